@@ -1,0 +1,1 @@
+"""HTTP: nothing but requests and answers."""

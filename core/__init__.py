@@ -1,0 +1,1 @@
+"""Potstill's engine, its job spec and its store."""

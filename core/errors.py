@@ -1,0 +1,227 @@
+"""Every error that Potstill shows to somebody, as one tree.
+
+A domain error carries a stable ``code``, the HTTP status that it maps to and a detail that names the
+fix. The API renders it as an RFC 9457 problem, the worker stores it in ``job.error``, the command
+line prints it. Programming mistakes are assertions and are not part of this tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing that is wrong with a document: where (RFC 6901 pointer) and what to do about it."""
+
+    pointer: str
+    detail: str
+
+
+class PotstillError(Exception):
+    """Something went wrong that a caller can be told about."""
+
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+    status: ClassVar[int] = 500
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.extra = dict(extra or {})
+
+
+# --- what a caller sent -------------------------------------------------------------------------
+
+
+class InvalidRequest(PotstillError):
+    """The request is well-formed, but what it asks for is not valid."""
+
+    code = "invalid_request"
+    title = "The request is not valid"
+    status = 422
+
+
+class InvalidSpec(InvalidRequest):
+    """A job spec that cannot run: a field is wrong, or the parts do not fit together."""
+
+    code = "invalid_spec"
+    title = "The job spec is not valid"
+
+
+class NotAvailable(InvalidRequest):
+    """The contract names this, but this version does not offer it."""
+
+    code = "not_available"
+    title = "Not available in this version"
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """The same Idempotency-Key came with another body."""
+
+    code = "idempotency_key_reused"
+    title = "This Idempotency-Key was used for another request"
+
+
+class MalformedRequest(PotstillError):
+    """The body cannot be read at all."""
+
+    code = "malformed_request"
+    title = "The request cannot be read"
+    status = 400
+
+
+class PayloadTooLarge(PotstillError):
+    """More bytes than the service takes."""
+
+    code = "payload_too_large"
+    title = "The request is too large"
+    status = 413
+
+
+class UnsupportedMedia(PotstillError):
+    """A file of a kind that is never read here (a pickle, say)."""
+
+    code = "unsupported_media_type"
+    title = "This kind of file is not accepted"
+    status = 415
+
+
+class NotAuthenticated(PotstillError):
+    """No key, or one that is unknown, expired or revoked."""
+
+    code = "not_authenticated"
+    title = "A valid API key is needed"
+    status = 401
+
+
+class Forbidden(PotstillError):
+    """The key is valid, but its scopes do not allow this."""
+
+    code = "forbidden"
+    title = "This key may not do that"
+    status = 403
+
+
+class NotFound(PotstillError):
+    """No such object in the caller's project."""
+
+    code = "not_found"
+    title = "Not found"
+    status = 404
+
+
+# --- what clashes with the state of things ------------------------------------------------------
+
+
+class Conflict(PotstillError):
+    """The request clashes with the present state."""
+
+    code = "conflict"
+    title = "The request clashes with the present state"
+    status = 409
+
+
+class InvalidState(Conflict):
+    """A move that the job's status does not allow."""
+
+    code = "invalid_state"
+    title = "The job's status does not allow this"
+
+
+class InUse(Conflict):
+    """Something still needs the object that was to be deleted."""
+
+    code = "in_use"
+    title = "Still in use"
+
+
+class RequestInFlight(Conflict):
+    """The first request with this Idempotency-Key has not been answered yet."""
+
+    code = "idempotency_key_in_flight"
+    title = "The first request with this Idempotency-Key is still running"
+
+
+class Unavailable(PotstillError):
+    """A part that is needed cannot be reached; the same request may work later."""
+
+    code = "unavailable"
+    title = "Temporarily unavailable"
+    status = 503
+
+
+# --- what ends a job, a dataset or a model ------------------------------------------------------
+
+
+class RunError(PotstillError):
+    """A run cannot go on. ``fault`` says whose it is: spec, data, capacity, infrastructure, service."""
+
+    code = "run_failed"
+    title = "The run failed"
+    fault: ClassVar[str] = "service"
+
+
+class SpecCannotRun(RunError):
+    """The spec passed every check at submission, yet its parts do not work together."""
+
+    code = "spec_cannot_run"
+    fault = "spec"
+
+
+class NonFiniteLoss(RunError):
+    """A term of the loss became NaN or infinite; no step was taken with it."""
+
+    code = "non_finite_loss"
+    fault = "spec"
+
+
+class WeightsUnavailable(RunError):
+    """Weights that the spec asks for cannot be had (hub out of reach, no such weights)."""
+
+    code = "weights_unavailable"
+    fault = "spec"
+
+
+class WeightsMismatch(RunError):
+    """Weights do not fit the architecture that they are said to be for."""
+
+    code = "weights_mismatch"
+    fault = "data"
+
+
+class DatasetRejected(RunError):
+    """An archive or folder that cannot become a dataset."""
+
+    code = "dataset_rejected"
+    fault = "data"
+
+
+class OutOfMemory(RunError):
+    """The device or the process ran out of memory."""
+
+    code = "out_of_memory"
+    fault = "capacity"
+
+
+class ExportMismatch(RunError):
+    """An exported file does not give what the trained student gives, so it is not published."""
+
+    code = "export_mismatch"
+    fault = "service"
+
+
+class StorageFailed(RunError):
+    """The artefact store refused a write or lost a file."""
+
+    code = "storage_failed"
+    fault = "infrastructure"

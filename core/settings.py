@@ -1,0 +1,92 @@
+"""All settings of all processes: environment variables ``POTSTILL_*``, one typed class.
+
+Only the surfaces (``api``, ``worker``, ``server``) and the store read settings; the engine is a
+library and gets plain arguments.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things are and how often they are looked at. Durations are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="POTSTILL_", frozen=True, extra="ignore")
+
+    home: Path = Field(
+        default=Path("potstill-home"),
+        description="Folder for everything that this machine keeps: database, artefacts, caches, scratch.",
+    )
+    database_url: str = Field(
+        default="",
+        description="SQLAlchemy URL, `postgresql+psycopg://…` in production. Empty: SQLite in `HOME`.",
+    )
+    broker_url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        description="Redis or Valkey: wakes workers up and carries the inspector's questions. Never the truth.",
+    )
+    storage_url: str = Field(
+        default="",
+        description="Where artefacts live: `file:///…`. Empty: `HOME/artifacts`.",
+    )
+    secret_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Signs dashboard cookies. Empty: made on first start and kept in `HOME/secret-key`.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    accelerator: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="What this machine's job workers run on. `auto`: CUDA if there is one."
+    )
+    job_threads: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="Threads of a job whose spec leaves `resources.threads` open.",
+    )
+
+    lease_seconds: float = Field(default=20.0, gt=0, description="A worker silent for so long has lost its job.")
+    heartbeat_seconds: float = Field(default=5.0, gt=0, description="How often a worker renews its lease.")
+    control_seconds: float = Field(
+        default=1.0, gt=0, description="How often a running job looks for cancel, pause and stop."
+    )
+    force_cancel_seconds: float = Field(
+        default=6.0, gt=0, description="A cancelled job that does not react for so long is killed."
+    )
+    scheduler_seconds: float = Field(default=1.0, gt=0, description="Rhythm of the scheduler's rounds.")
+    collect_seconds: float = Field(
+        default=300.0, gt=0, description="Rhythm of the collection of orphaned files and old records."
+    )
+    max_losses: int = Field(
+        default=3, ge=1, description="Losses of a worker in a row, without a checkpoint between, that fail a job."
+    )
+    inspect_seconds: float = Field(default=10.0, gt=0, description="Longest time for one question to the inspector.")
+    idempotency_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is remembered.")
+
+    max_upload_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest uploaded file.")
+    max_unpacked_bytes: int = Field(default=20 * 1024**3, gt=0, description="Largest content of an archive.")
+    max_unpack_ratio: float = Field(
+        default=200.0, gt=1, description="An archive that unpacks to more than this many times its size is a bomb."
+    )
+    max_archive_files: int = Field(default=1_000_000, gt=0, description="Most files in one archive.")
+    max_image_pixels: int = Field(default=64_000_000, gt=0, description="Most pixels in one image.")
+
+    def resolved_database_url(self) -> str:
+        """The database URL with the embedded default filled in."""
+        return self.database_url or f"sqlite:///{self.home.resolve()}/potstill.db"
+
+    def resolved_storage_url(self) -> str:
+        """The artefact store's URL with the embedded default filled in."""
+        return self.storage_url or f"file://{self.home.resolve()}/artifacts"
+
+
+@cache
+def load_settings() -> Settings:
+    """Read the environment once per process."""
+    return Settings()

@@ -1,0 +1,212 @@
+"""The job spec: one typed, immutable document from the request to the report."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from core.spec.document import Document, not_available
+from core.spec.methods import MethodSpec
+
+REFERENCE = re.compile(r"(mdl|job)_\w+")
+
+Augmentation = Literal["none", "flip", "light", "strong"]
+Precision = Literal["auto", "fp32", "bf16"]
+ExportFormat = Literal["safetensors", "onnx"]
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+def _weights(value: str) -> str:
+    if value in {"random", "pretrained", "train"} or REFERENCE.fullmatch(value):
+        return value
+    raise PydanticCustomError(
+        "weights",
+        "weights must be random, pretrained, train (teachers only), an uploaded model (mdl_…) or a job's "
+        "student (job_…)",
+    )
+
+
+Weights = Annotated[str, Field(max_length=64), AfterValidator(_weights)]
+
+
+class ModelSpec(Document):
+    """A timm model: architecture, what its constructor is given, and where its weights come from."""
+
+    architecture: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        description="A timm name; `GET /v1/architectures` lists them."
+    )
+    arguments: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Keyword arguments for `timm.create_model`. `num_classes` and `in_chans` come from the dataset.",
+    )
+
+    @field_validator("arguments")
+    @classmethod
+    def _no_foreign_arguments(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for taken in ("num_classes", "in_chans"):
+            if taken in arguments:
+                raise PydanticCustomError(
+                    "argument_from_dataset", "{name} comes from the dataset; leave it out", {"name": taken}
+                )
+        for refused in ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"):
+            if refused in arguments:
+                raise PydanticCustomError(
+                    "argument_refused", "{name} is not accepted here; use weights", {"name": refused}
+                )
+        return arguments
+
+
+class StudentSpec(ModelSpec):
+    """The model that is to be made."""
+
+    weights: Weights = Field(default="random", description="`random`, `pretrained`, `mdl_…` or `job_…`.")
+
+    @field_validator("weights")
+    @classmethod
+    def _not_train(cls, weights: str) -> str:
+        if weights == "train":
+            raise PydanticCustomError("weights", "train is for teachers; a student starts from random or given weights")
+        return weights
+
+
+class TrainingBase(Document):
+    """What training a student and training a teacher have in common."""
+
+    epochs: int = Field(default=20, ge=1, le=10_000, description="Passes over the training split.")
+    batch_size: int = Field(default=128, ge=1, le=65_536)
+    learning_rate: float = Field(default=1e-3, gt=0, le=10, description="Peak rate of AdamW.")
+    min_learning_rate: float = Field(default=1e-5, ge=0, le=10, description="Where the cosine ends.")
+    weight_decay: float = Field(default=0.05, ge=0, le=10, description="Not applied to norms, biases and tokens.")
+    warmup_epochs: float = Field(default=1.0, ge=0, le=10_000, description="Linear warm-up from zero.")
+    gradient_clip: float | None = Field(default=1.0, gt=0, description="Largest gradient norm; null: no clipping.")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    drop_path: float = Field(default=0.0, ge=0, lt=1, description="Stochastic depth, where the model has it.")
+    augmentation: Augmentation = Field(
+        default="light", description="`none`, `flip`, `light` (crop, flip) or `strong` (resized crop, colour, erase)."
+    )
+    precision: Precision = Field(default="auto", description="`auto`: bf16 on CUDA, fp32 on a CPU.")
+    seed: Seed = Field(default=0, description="Every random draw of the training comes from it.")
+    image_size: int | None = Field(
+        default=None, ge=4, le=1024, description="Pixels a side. Null: the student's own size, else the dataset's."
+    )
+
+    @model_validator(mode="after")
+    def _rates_in_order(self) -> Self:
+        if self.min_learning_rate > self.learning_rate and "min_learning_rate" in self.model_fields_set:
+            raise PydanticCustomError("rates", "min_learning_rate must not be above learning_rate")
+        return self
+
+
+class TrainingSpec(TrainingBase):
+    """How the student is trained."""
+
+    views: int | None = Field(
+        default=None, ge=1, le=10_000, description="Augmented views of each image, used in turn. Null: new ones always."
+    )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of a moving average of the weights, which is then what is exported.",
+    )
+    checkpoint_every_epochs: int = Field(
+        default=1, ge=1, le=10_000, description="A checkpoint to resume from, at the latest after so many epochs."
+    )
+    keep_weights_every_epochs: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Keep the student's weights every so many epochs. Null: only the last.",
+    )
+
+
+class TeacherTrainingSpec(TrainingBase):
+    """How a teacher with `weights: train` is trained, before the student, from the same data."""
+
+
+class TeacherSpec(ModelSpec):
+    """A model that the student learns from."""
+
+    weights: Weights = Field(default="pretrained", description="`pretrained`, `train`, `random`, `mdl_…` or `job_…`.")
+    training: TeacherTrainingSpec | None = Field(default=None, description="Only with `weights: train`.")
+
+    @model_validator(mode="after")
+    def _training_only_with_train(self) -> Self:
+        if self.training is not None and self.weights != "train":
+            raise PydanticCustomError("training", "training is read only with weights train; leave it out")
+        return self
+
+
+class ResourcesSpec(Document):
+    """What the job runs on."""
+
+    accelerator: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="`auto`: whatever claims the job first; kept for later attempts."
+    )
+    devices: int = Field(default=1, ge=1, le=64)
+    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads. Null: the service's default.")
+
+    @field_validator("devices")
+    @classmethod
+    def _one_device(cls, devices: int) -> int:
+        if devices > 1:
+            raise not_available("more than one device")
+        return devices
+
+
+class JobSpec(Document):
+    """Everything that a distillation job is."""
+
+    name: Name | None = None
+    dataset: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="`ds_…`")
+    teachers: tuple[TeacherSpec, ...] = Field(default=(), max_length=8)
+    student: StudentSpec
+    method: MethodSpec = Field(description="One object, told apart by `name`; `GET /v1/methods` lists them.")
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+    compression: tuple[dict[str, JsonValue], ...] = Field(default=(), max_length=16)
+    export: tuple[ExportFormat, ...] = Field(default=("safetensors", "onnx"), max_length=8)
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
+        default_factory=dict, max_length=16
+    )
+
+    @field_validator("compression")
+    @classmethod
+    def _no_compression_yet(cls, steps: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        if steps:
+            raise not_available("compression")
+        return steps
+
+    @field_validator("export")
+    @classmethod
+    def _safetensors_always(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(("safetensors", *formats)))
+
+    @model_validator(mode="after")
+    def _teachers_as_the_method_needs(self) -> Self:
+        needs = self.method.about.needs
+        count = len(self.teachers)
+        if count < needs.min_teachers:
+            raise PydanticCustomError(
+                "teachers",
+                "{method} needs at least {least} teacher(s); add one to teachers",
+                {"method": self.method.name, "least": needs.min_teachers},
+            )
+        if needs.max_teachers is not None and count > needs.max_teachers:
+            raise PydanticCustomError(
+                "teachers",
+                "{method} takes at most {most} teacher(s), {count} are given",
+                {"method": self.method.name, "most": needs.max_teachers, "count": count},
+            )
+        return self
+
+    def references(self) -> tuple[str, ...]:
+        """The ids of stored models and jobs that this spec reads weights from."""
+        weights = (self.student.weights, *(teacher.weights for teacher in self.teachers))
+        return tuple(dict.fromkeys(w for w in weights if REFERENCE.fullmatch(w)))

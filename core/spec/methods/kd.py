@@ -1,0 +1,29 @@
+"""Parameters of ``kd``: soft labels (Hinton et al. 2015)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from core.spec.methods.base import About, MethodParams, Needs
+
+
+class KdParams(MethodParams):
+    """Match the teacher's softened class probabilities."""
+
+    about: ClassVar[About] = About(
+        summary="The student matches the teacher's class probabilities, softened by a temperature.",
+        paper="Distilling the Knowledge in a Neural Network, arXiv:1503.02531",
+        year=2015,
+        when="The first thing to try: any teacher, any student, cheap and hard to beat.",
+        needs=Needs(min_teachers=1, max_teachers=1),
+        caches=("logits",),
+    )
+    name: Literal["kd"] = Field(description="The method's name.")
+    temperature: float = Field(default=4.0, gt=0, le=100, description="Softens both distributions.")
+    alpha: float = Field(default=0.9, ge=0, le=1, description="Weight of the teacher; the labels weigh 1 − alpha.")
+    reduction: Literal["sample", "element"] = Field(
+        default="sample",
+        description="`sample` divides the divergence by the batch size, `element` by batch size times classes.",
+    )

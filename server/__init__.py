@@ -1,0 +1,1 @@
+"""`potstill-server`: the processes one by one, and all of them embedded."""

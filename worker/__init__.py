@@ -1,0 +1,1 @@
+"""Celery workers, the scheduler and the inspector."""
