@@ -96,6 +96,22 @@ class UnsupportedMedia(PotstillError):
     status = 415
 
 
+class MethodNotAllowed(PotstillError):
+    """The path exists, but not with this HTTP method."""
+
+    code = "method_not_allowed"
+    title = "This method is not allowed here"
+    status = 405
+
+
+class RangeNotSatisfiable(PotstillError):
+    """The bytes that were asked for lie behind the end of the file."""
+
+    code = "range_not_satisfiable"
+    title = "The range lies behind the end of the file"
+    status = 416
+
+
 class NotAuthenticated(PotstillError):
     """No key, or one that is unknown, expired or revoked."""
 
@@ -225,3 +241,31 @@ class StorageFailed(RunError):
 
     code = "storage_failed"
     fault = "infrastructure"
+
+
+# --- over the wire between our own processes ------------------------------------------------------
+
+
+def error_document(error: PotstillError) -> dict[str, Any]:
+    """The JSON form in which one process hands an error to another."""
+    return {
+        "code": error.code,
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "errors": [{"pointer": e.pointer, "detail": e.detail} for e in error.errors],
+        "extra": error.extra,
+    }
+
+
+def restore_error(document: dict[str, Any]) -> PotstillError:
+    """The error that :func:`error_document` described; of an unknown code, the base class."""
+    kinds: list[type[PotstillError]] = [PotstillError]
+    for kind in kinds:  # grows while it is walked: every class of the tree, parents first
+        kinds.extend(kind.__subclasses__())
+    kind = next((k for k in kinds if k.code == document["code"]), PotstillError)
+    return kind(
+        document["detail"],
+        errors=[FieldError(e["pointer"], e["detail"]) for e in document["errors"]],
+        extra=document["extra"],
+    )

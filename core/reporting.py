@@ -36,7 +36,7 @@ class Control(StrEnum):
     DRAIN = "drain"
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to leave
+class Interrupted(Exception):
     """The engine left on request, after it saved a checkpoint; ``control`` says on whose."""
 
     def __init__(self, control: Control) -> None:
@@ -78,9 +78,11 @@ class SavedCheckpoint:
 class Reporter(Protocol):
     """The caller's side of a run. Every method may raise ``Interrupted`` or a ``RunError``."""
 
-    def stage_started(self, stage: Stage) -> None: ...
+    def stage_started(self, stage: Stage) -> None:
+        """A stage begins, or is entered again by a later attempt."""
 
-    def stage_finished(self, stage: Stage) -> None: ...
+    def stage_finished(self, stage: Stage) -> None:
+        """A stage is done and its product is kept."""
 
     def progress(self, progress: Progress) -> None:
         """Say how far the run is. Cheap; the caller decides how often it is stored."""
@@ -131,8 +133,11 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run leaves: ``result`` as in the contract's job object (without ``model``), and the
-    files to hand out, by their public names, in a folder of the workspace."""
+    """What a run leaves.
+
+    ``result`` is the contract's job result without ``model``; ``artifacts`` are the files to hand out,
+    by their public names, in a folder of the workspace.
+    """
 
     result: dict[str, Any]
     artifacts: Mapping[str, Path]

@@ -1,0 +1,6 @@
+"""What a job hands out: weights and config for timm, ONNX, a model card and a report."""
+
+from core.export.onnx_file import export_onnx, open_session
+from core.export.student import export_student
+
+__all__ = ["export_onnx", "export_student", "open_session"]

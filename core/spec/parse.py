@@ -26,12 +26,12 @@ def parse_job_spec(data: Any) -> JobSpec:
     try:
         return JobSpec.model_validate(data)
     except ValidationError as error:
-        raise spec_error(error.errors(include_url=False), data) from None
+        raise spec_error(error.errors(include_url=False)) from None
 
 
-def spec_error(errors: Sequence[Mapping[str, Any]], data: Any) -> PotstillError:
+def spec_error(errors: Sequence[Mapping[str, Any]]) -> PotstillError:
     """The one error that says everything that is wrong with a job spec."""
-    found = [_field_error(error, data) for error in errors]
+    found = [_field_error(error) for error in errors]
     summary = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in found[:3])
     if len(found) > 3:
         summary += f"; and {len(found) - 3} more"
@@ -56,8 +56,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
-def _field_error(error: Mapping[str, Any], data: Any) -> FieldError:
-    location = _without_tag(error["loc"], data)
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    location = _without_tag(error["loc"])
     where = pointer(location)
     match error["type"]:
         case "extra_forbidden":
@@ -78,7 +78,7 @@ def _field_error(error: Mapping[str, Any], data: Any) -> FieldError:
             return FieldError(where, _lower_first(str(error["msg"])))
 
 
-def _without_tag(location: Sequence[str | int], data: Any) -> tuple[str | int, ...]:
+def _without_tag(location: Sequence[str | int]) -> tuple[str | int, ...]:
     """Drop the tag that pydantic puts behind ``method`` in a discriminated union's location."""
     if len(location) > 1 and location[0] == "method" and location[1] in METHODS:
         return ("method", *location[2:])

@@ -1,0 +1,1 @@
+"""Teachers: running them frozen, training them in a job, finding them again."""

@@ -1,0 +1,127 @@
+"""The HTTP application: its parts put together, from the edge inwards."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.types import Scope
+
+from api import architectures, health, methods, openapi, problems, reference, workers
+from api.auth import Gate
+from api.bodies import MAX_JSON_BYTES
+from api.dashboard.endpoints import router as dashboard_router
+from api.dashboard.session import signing_secret
+from api.datasets import endpoints as datasets
+from api.deps import ServiceParts
+from api.edge import Edge
+from api.inspector import Inspector
+from api.jobs import endpoints as jobs
+from api.jobs import files as job_files
+from api.live import Live
+from api.models import endpoints as models
+from api.telemetry import Telemetry
+from api.uploads import FORM_OVERHEAD_BYTES
+from core.queue import Hints
+from core.settings import Settings, load_settings
+from core.store.artifacts import ArtifactStore, open_store
+from core.store.db import Database, open_database
+
+_STALE_SECONDS = 24 * 3600  # an upload that is older was left by a process that died
+
+_ROUTERS = (
+    health.router,
+    datasets.router,
+    architectures.router,
+    models.router,
+    methods.router,
+    jobs.router,
+    job_files.router,
+    workers.router,
+    reference.router,
+    dashboard_router,
+)
+_UPLOAD_PATHS = frozenset({"/v1/datasets", "/v1/models"})
+
+
+def create_app(settings: Settings, database: Database, store: ArtifactStore, hints: Hints) -> FastAPI:
+    """The application with these parts. The caller closes them after it."""
+    secret = signing_secret(settings)
+    parts = ServiceParts(
+        settings=settings,
+        database=database,
+        store=store,
+        hints=hints,
+        inspector=Inspector(hints, seconds=settings.inspect_seconds),
+        live=Live(settings.broker_url),
+        telemetry=Telemetry(),
+        gate=Gate(database, secret),
+        cookie_secret=secret,
+    )
+    app = FastAPI(
+        title=openapi.TITLE,
+        version=version("potstill"),
+        lifespan=_lifespan,
+        docs_url=None,  # ours needs no internet: api.reference
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.parts = parts
+    problems.install(app)
+    openapi.install(app)
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.add_middleware(Edge, observe=parts.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings))
+    return app
+
+
+def make_app() -> FastAPI:
+    """The application with the parts that the environment's settings name, for ``uvicorn --factory``."""
+    settings = load_settings()
+    return create_app(
+        settings,
+        open_database(settings),
+        open_store(settings.resolved_storage_url()),
+        Hints(settings.broker_url),
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    parts: ServiceParts = app.state.parts
+    _remove_stale(parts.incoming)
+    tasks = [asyncio.create_task(parts.live.run()), asyncio.create_task(parts.inspector.run())]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await parts.hints.aclose()
+
+
+def _body_limit(scope: Scope, settings: Settings) -> int:
+    if scope["path"] in _UPLOAD_PATHS and _is_form(scope):
+        return settings.max_upload_bytes + FORM_OVERHEAD_BYTES
+    return MAX_JSON_BYTES
+
+
+def _is_form(scope: Scope) -> bool:
+    return any(name == b"content-type" and b"multipart/form-data" in value.lower() for name, value in scope["headers"])
+
+
+def _remove_stale(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.stat().st_mtime < time.time() - _STALE_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)

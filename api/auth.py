@@ -1,0 +1,60 @@
+"""Who sends a request: a bearer key, or the dashboard's signed cookie."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from fastapi import Request
+
+from api.dashboard.session import COOKIE_NAME, SAFE_METHODS, is_same_origin, read_cookie
+from core.errors import Forbidden, NotAuthenticated
+from core.store import keys
+from core.store.db import Database, DatabaseUnavailable
+from core.store.keys import TOUCH_EVERY, Caller
+
+__all__ = ["Caller", "Gate"]
+
+
+class Gate:
+    """Knows callers by what they send. Thread-safe; asks the database each time, so a revoked key ends at once."""
+
+    def __init__(self, database: Database, cookie_secret: str) -> None:
+        self._database = database
+        self._cookie_secret = cookie_secret
+        self._touched: dict[str, float] = {}  # key id -> monotonic time
+
+    def identify(self, request: Request) -> Caller:
+        """The caller. Raises :class:`NotAuthenticated`, or :class:`Forbidden` for a request forged across sites."""
+        header = request.headers.get("authorization")
+        who = self._by_cookie(request) if header is None else self._by_header(header)
+        self._touch(who)
+        return who
+
+    def _by_header(self, header: str) -> Caller:
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise NotAuthenticated("Send the key as `Authorization: Bearer ps_…`.")
+        with self._database.read() as session:
+            return keys.authenticate(session, token.strip())
+
+    def _by_cookie(self, request: Request) -> Caller:
+        cookie = request.cookies.get(COOKIE_NAME)
+        key_id = read_cookie(self._cookie_secret, cookie) if cookie else None
+        if key_id is None:
+            raise NotAuthenticated("A key is needed: send `Authorization: Bearer ps_…`, or sign in at /login.")
+        # A browser sends the cookie whoever's page asks it to.
+        if request.method not in SAFE_METHODS and not is_same_origin(request.headers):
+            raise Forbidden("A request with the dashboard's cookie must come from the dashboard's own pages.")
+        with self._database.read() as session:
+            return keys.caller_of(session, key_id)
+
+    def _touch(self, who: Caller) -> None:
+        """Remember the use of a key, now and then: a write a request would be too dear."""
+        now = time.monotonic()
+        if now - self._touched.get(who.key_id, -1e9) < TOUCH_EVERY.total_seconds():
+            return
+        self._touched[who.key_id] = now
+        # When a key was last used is not worth failing for.
+        with suppress(DatabaseUnavailable), self._database.write() as session:
+            keys.touch(session, who.key_id)

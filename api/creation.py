@@ -1,0 +1,105 @@
+"""Creating requests: checked, made once per ``Idempotency-Key``, and answered the same however often they are sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import anyio
+from anyio import to_thread
+from fastapi import Depends, Header
+from fastapi.responses import JSONResponse, Response
+
+from api.deps import ServiceParts
+from api.problems import problems
+from api.schemas import Out
+from core.errors import IdempotencyKeyReused, InvalidRequest, PotstillError, RequestInFlight
+from core.store import idempotency
+from core.store.db import Session
+from core.store.keys import Caller
+
+MAX_KEY_CHARACTERS = 255
+REPLAYED = "Idempotent-Replayed"
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+Make = Callable[[Session], Out]
+
+
+def idempotency_key(
+    idempotency_key: Annotated[
+        str | None,
+        Header(description="Any text of your own, 1 to 255 visible ASCII characters: the request is done once."),
+    ] = None,
+) -> str | None:
+    """The request's key. Raises :class:`InvalidRequest` where it cannot be one."""
+    if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
+        raise InvalidRequest("Idempotency-Key must be 1 to 255 visible ASCII characters, a UUID for example.")
+    return idempotency_key
+
+
+IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]
+
+
+def created(*kinds: type[PotstillError], status: int) -> dict[int | str, dict[str, Any]]:
+    """What a creating operation may answer, for OpenAPI."""
+    replayed = {
+        REPLAYED: {"description": "`true` where this answers an earlier request.", "schema": {"type": "string"}}
+    }
+    return {**problems(*kinds, IdempotencyKeyReused, RequestInFlight), status: {"headers": replayed}}
+
+
+async def answer_once(
+    parts: ServiceParts,
+    who: Caller,
+    key: str | None,
+    *,
+    request: Any,
+    prepare: Callable[[], Awaitable[Make]],
+    status: int,
+) -> Response:
+    """Create something and answer it, or repeat the answer that this key had before.
+
+    ``request`` is all that makes this request what it is, as JSON. ``prepare`` checks it and returns what
+    creates the object; that and the record of the answer are one transaction.
+    """
+    new: idempotency.New | None = None
+    if key is not None:
+        begun = await to_thread.run_sync(_begin, parts, who, key, _fingerprint(request))
+        if isinstance(begun, idempotency.Replay):
+            return JSONResponse(begun.body, begun.status, headers={REPLAYED: "true"})
+        new = begun
+    try:
+        make = await prepare()
+        body = await to_thread.run_sync(_make, parts, make, new, status)
+    except BaseException:
+        if new is not None:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(_abandon, parts, new)
+        raise
+    return JSONResponse(body, status)
+
+
+def _begin(parts: ServiceParts, who: Caller, key: str, fingerprint: str) -> idempotency.New | idempotency.Replay:
+    with parts.database.write() as session:
+        return idempotency.begin(session, who.project_id, key, fingerprint)
+
+
+def _make(parts: ServiceParts, make: Make, new: idempotency.New | None, status: int) -> dict[str, Any]:
+    with parts.database.write() as session:
+        body = make(session).model_dump(mode="json")
+        if new is not None:
+            idempotency.finish(session, new, status, body)
+    return body
+
+
+def _abandon(parts: ServiceParts, new: idempotency.New) -> None:
+    """Nothing was created, so the client may mend its request and use the key again."""
+    with parts.database.write() as session:
+        idempotency.abandon(session, new)
+
+
+def _fingerprint(request: Any) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

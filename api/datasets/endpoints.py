@@ -1,0 +1,124 @@
+"""``/v1/datasets``: parse, delegate, status code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, BackgroundTasks, Request, Response
+
+from api.bodies import read_json, validated
+from api.creation import IdempotencyKey, answer_once, created
+from api.datasets import service
+from api.datasets.schemas import DatasetCreate, DatasetOut, UploadedDataset
+from api.deps import After, Limit, Parts, Reader, ServiceParts, Writer
+from api.problems import problems
+from api.schemas import Page
+from api.sniffing import require_archive
+from api.uploads import FormRules, is_form, received_form
+from core.errors import InUse, MalformedRequest, NotAvailable, NotFound, PayloadTooLarge, UnsupportedMedia
+from core.store import datasets
+from core.store.db import Session
+from core.store.keys import Caller
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+_BODIES: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/DatasetCreate"},
+                "example": {"name": "digits", "source": {"type": "builtin", "name": "digits"}},
+            },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "A zip or tar of an image folder.",
+                        },
+                        "name": {"type": "string", "maxLength": 200},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=DatasetOut,
+    responses=created(MalformedRequest, NotAvailable, PayloadTooLarge, UnsupportedMedia, status=202),
+    openapi_extra=_BODIES,
+)
+async def create_dataset(
+    who: Writer, key: IdempotencyKey, request: Request, parts: Parts, background: BackgroundTasks
+) -> Response:
+    """Make a dataset from a builtin, or from an archive that is sent along.
+
+    An archive holds `train/CLASS/*.jpg` with `test/` or `val/` beside it, or one level of folders (a split
+    is made), or images alone (unlabelled). It is checked in the background: `processing`, then `ready` or
+    `failed`. A broken image is listed under `rejected` and left out.
+    """
+    background.add_task(parts.hints.look_for_datasets)
+    if is_form(request):
+        return await _from_file(who, key, request, parts)
+    asked = validated(DatasetCreate, await read_json(request))
+    source = service.builtin_of(asked)
+
+    async def prepare() -> Callable[[Session], DatasetOut]:
+        return lambda session: service.dataset_out(
+            service.create_builtin(session, who.project_id, name=asked.name, source=source)
+        )
+
+    identity = ["POST /v1/datasets", asked.model_dump(mode="json")]
+    return await answer_once(parts, who, key, request=identity, prepare=prepare, status=202)
+
+
+async def _from_file(who: Caller, key: str | None, request: Request, parts: ServiceParts) -> Response:
+    rules = FormRules(frozenset({"name"}), parts.settings.max_upload_bytes, require_archive)
+    async with received_form(request, rules, parts.incoming) as form:
+        name = validated(UploadedDataset, form.fields).name
+
+        async def prepare() -> Callable[[Session], DatasetOut]:
+            dataset_id, stored = await to_thread.run_sync(service.store_upload, parts.store, form)
+            return lambda session: service.dataset_out(
+                service.create_uploaded(
+                    session, who.project_id, dataset_id=dataset_id, name=name, form=form, stored=stored
+                )
+            )
+
+        identity = ["POST /v1/datasets", form.fields, form.file.sha256]
+        return await answer_once(parts, who, key, request=identity, prepare=prepare, status=202)
+
+
+@router.get("", response_model=Page[DatasetOut], responses=problems())
+def list_datasets(who: Reader, parts: Parts, limit: Limit = 20, after: After = None) -> Page[DatasetOut]:
+    """Datasets, newest first."""
+    with parts.database.read() as session:
+        page = datasets.list_datasets(session, who.project_id, limit=limit, after=after)
+        return Page(data=[service.dataset_out(each) for each in page.items], has_more=page.has_more)
+
+
+@router.get("/{dataset_id}", response_model=DatasetOut, responses=problems(NotFound))
+def get_dataset(dataset_id: str, who: Reader, parts: Parts) -> DatasetOut:
+    """One dataset."""
+    with parts.database.read() as session:
+        return service.dataset_out(datasets.get(session, who.project_id, dataset_id))
+
+
+@router.delete("/{dataset_id}", status_code=204, responses=problems(NotFound, InUse))
+def delete_dataset(dataset_id: str, who: Writer, parts: Parts) -> None:
+    """Delete a dataset that no unfinished job needs."""
+    with parts.database.write() as session:
+        files = datasets.delete(session, who.project_id, dataset_id)
+    for key in files:
+        parts.store.delete(key)

@@ -1,0 +1,88 @@
+"""What the dataset endpoints do, without HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from api.datasets.schemas import BuiltinSource, DatasetCreate, DatasetOut
+from api.uploads import Form
+from core.errors import FieldError, NotAvailable
+from core.ids import new_id
+from core.store import datasets
+from core.store.artifacts import ArtifactStore, StoredFile
+from core.store.db import Session
+from core.store.tables import Dataset
+
+_NAME_CHARACTERS = 200
+
+
+def builtin_of(request: DatasetCreate) -> BuiltinSource:
+    """The source, if this version reads it. Raises :class:`NotAvailable`; nothing is connected to."""
+    if isinstance(request.source, BuiltinSource):
+        return request.source
+    detail = (
+        f"sources of the type {request.source.type} are not available in this version; send the archive "
+        "itself as multipart/form-data with the part `file`"
+    )
+    raise NotAvailable(f"/source/type: {detail}.", errors=[FieldError("/source/type", detail)])
+
+
+def create_builtin(session: Session, project_id: str, *, name: str | None, source: BuiltinSource) -> Dataset:
+    """Add a dataset that comes with the service; the ingest worker makes it ready."""
+    return datasets.create(session, project_id, name=name or source.name, source=source.model_dump(mode="json"))
+
+
+def store_upload(store: ArtifactStore, form: Form) -> tuple[str, StoredFile]:
+    """Keep the sent file for the ingest worker; the id of the dataset that it will be, and the file."""
+    dataset_id = new_id("ds")
+    return dataset_id, store.put(f"uploads/{dataset_id}/file", form.file.path)
+
+
+def create_uploaded(
+    session: Session, project_id: str, *, dataset_id: str, name: str | None, form: Form, stored: StoredFile
+) -> Dataset:
+    """Add a dataset whose file is stored. If this is rolled back, the collector finds the file."""
+    source: dict[str, Any] = {
+        "type": "file",
+        "filename": form.file.filename[:_NAME_CHARACTERS],
+        "size_bytes": stored.size_bytes,
+        "sha256": stored.sha256,
+    }
+    return datasets.create(
+        session,
+        project_id,
+        name=name or title_of(form.file.filename),
+        source=source,
+        upload_key=stored.key,
+        dataset_id=dataset_id,
+    )
+
+
+def title_of(filename: str) -> str:
+    """What to call something whose file has this name: without folders and endings."""
+    last = filename.replace("\\", "/").rsplit("/", 1)[-1].strip()
+    stem = last.partition(".")[0] if not last.startswith(".") else last
+    return stem[:_NAME_CHARACTERS] or "unnamed"
+
+
+def dataset_out(dataset: Dataset) -> DatasetOut:
+    """The dataset as everybody sees it."""
+    return DatasetOut.model_validate(
+        {
+            "id": dataset.id,
+            "name": dataset.name,
+            "status": dataset.status,
+            "source": dataset.source,
+            "splits": dataset.splits,
+            "num_classes": dataset.num_classes,
+            "classes": dataset.classes,
+            "channels": dataset.channels,
+            "image_size": dataset.image_size,
+            "fingerprint": dataset.fingerprint,
+            "size_bytes": dataset.size_bytes,
+            "rejected": dataset.rejected,
+            "error": dataset.error,
+            "created_at": dataset.created_at,
+            "finished_at": dataset.finished_at,
+        }
+    )

@@ -1,0 +1,88 @@
+"""What endpoints ask for: the parts of the service, the caller, the page of a list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Query, Request, Security
+from fastapi.security import HTTPBearer
+
+from api.auth import Caller, Gate
+from api.inspector import Inspector
+from api.live import Live
+from api.telemetry import Telemetry
+from core.errors import Forbidden
+from core.queue import Hints
+from core.settings import Settings
+from core.store.artifacts import ArtifactStore
+from core.store.db import Database
+
+__all__ = ["After", "Caller", "Limit", "Parts", "Reader", "ServiceParts", "Writer", "caller", "reader", "writer"]
+
+MAX_LIMIT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceParts:
+    """Everything that lives as long as the app. The dashboard finds it in ``app.state.parts`` too."""
+
+    settings: Settings
+    database: Database
+    store: ArtifactStore
+    hints: Hints
+    inspector: Inspector
+    live: Live
+    telemetry: Telemetry
+    gate: Gate
+    cookie_secret: str
+
+    @property
+    def incoming(self) -> Path:
+        """Where uploads are while they arrive."""
+        return self.settings.home / "incoming"
+
+
+def service_parts(request: Request) -> ServiceParts:
+    """The parts of the app that serves this request."""
+    parts: ServiceParts = request.app.state.parts
+    return parts
+
+
+Parts = Annotated[ServiceParts, Depends(service_parts)]
+
+# For OpenAPI alone: the header is read in api.auth, which knows the dashboard's cookie too.
+_bearer = HTTPBearer(auto_error=False, scheme_name="api_key", description="`Authorization: Bearer ps_…`")
+
+
+def caller(request: Request, parts: Parts, _: Annotated[object, Security(_bearer)]) -> Caller:
+    """Whoever sent the request. Raises :class:`NotAuthenticated`."""
+    return parts.gate.identify(request)
+
+
+def reader(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    """A caller who may read. Raises :class:`Forbidden`."""
+    return _with_scope(who, "read")
+
+
+def writer(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    """A caller who may change things. Raises :class:`Forbidden`."""
+    return _with_scope(who, "write")
+
+
+Reader = Annotated[Caller, Depends(reader)]
+Writer = Annotated[Caller, Depends(writer)]
+
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="At most so many.")]
+After = Annotated[
+    str | None, Query(max_length=64, description="The id of the last object of the page before.", examples=[None])
+]
+
+
+def _with_scope(who: Caller, scope: str) -> Caller:
+    # admin includes write includes read
+    enough = {"read": {"read", "write", "admin"}, "write": {"write", "admin"}}[scope]
+    if not enough & set(who.scopes):
+        raise Forbidden(f"This needs a key with the scope {scope}; this one has {', '.join(who.scopes) or 'none'}.")
+    return who

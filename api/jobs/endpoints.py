@@ -1,0 +1,175 @@
+"""``/v1/jobs`` and ``/v1/estimates``: parse, delegate, status code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, cast
+
+from anyio import to_thread
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
+
+from api.bodies import json_body, read_json
+from api.creation import IdempotencyKey, answer_once, created
+from api.deps import After, Limit, Parts, Reader, ServiceParts, Writer
+from api.jobs import service
+from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut, JobStatus
+from api.jobs.stream import wait_until_terminal
+from api.problems import problems
+from api.schemas import Page
+from core.errors import (
+    InUse,
+    InvalidSpec,
+    InvalidState,
+    MalformedRequest,
+    NotAvailable,
+    NotFound,
+    PayloadTooLarge,
+    UnsupportedMedia,
+)
+from core.queue import Accelerator
+from core.spec import JobSpec, parse_job_spec
+from core.store import jobs
+from core.store.db import Session
+from core.store.tables import Job
+
+router = APIRouter(tags=["jobs"])
+
+MAX_WAIT_SECONDS = 60
+_SPEC_PROBLEMS = (InvalidSpec, NotAvailable, MalformedRequest, PayloadTooLarge, UnsupportedMedia)
+
+
+async def job_spec(request: Request) -> JobSpec:
+    """The body as a job spec. Raises :class:`InvalidSpec` and what ``read_json`` raises."""
+    return parse_job_spec(await read_json(request))
+
+
+Spec = Annotated[JobSpec, Depends(job_spec)]
+
+
+@router.post(
+    "/v1/jobs",
+    status_code=201,
+    response_model=JobOut,
+    responses=created(*_SPEC_PROBLEMS, status=201),
+    openapi_extra=json_body(JobSpec, example=EXAMPLE_SPEC),
+)
+async def create_job(
+    who: Writer, key: IdempotencyKey, spec: Spec, parts: Parts, background: BackgroundTasks
+) -> Response:
+    """Queue a distillation job.
+
+    The spec is checked in full before it is queued: architectures, arguments, sizes, classes, and
+    whether the method can bridge teacher and student. Once this has answered 201 the job is not lost.
+    """
+
+    async def prepare() -> Callable[[Session], JobOut]:
+        inputs = await _inputs(parts, who.project_id, spec)
+        resolution = await service.resolve(parts.inspector, spec, inputs, threads=parts.settings.job_threads)
+        return lambda session: service.job_out(service.create(session, who.project_id, spec, resolution))
+
+    background.add_task(parts.hints.look_for_jobs, spec.resources.accelerator)
+    request = ["POST /v1/jobs", spec.model_dump(mode="json")]
+    return await answer_once(parts, who, key, request=request, prepare=prepare, status=201)
+
+
+@router.post(
+    "/v1/estimates",
+    response_model=EstimateOut,
+    openapi_extra=json_body(JobSpec, example=EXAMPLE_SPEC),
+    responses=problems(*_SPEC_PROBLEMS),
+)
+async def estimate_job(who: Reader, spec: Spec, parts: Parts) -> Any:
+    """What a job would take and give; nothing is queued."""
+    inputs = await _inputs(parts, who.project_id, spec)
+    question = service.question(spec, inputs, threads=parts.settings.job_threads)
+    return (await parts.inspector.ask("resolve", question))["estimate"]
+
+
+@router.get("/v1/jobs", response_model=Page[JobOut], responses=problems())
+def list_jobs(
+    who: Reader,
+    parts: Parts,
+    status: Annotated[JobStatus | None, Query(description="Only jobs of this status.")] = None,
+    limit: Limit = 20,
+    after: After = None,
+) -> Page[JobOut]:
+    """Jobs, newest first."""
+    with parts.database.read() as session:
+        page = jobs.list_jobs(session, who.project_id, status=status, limit=limit, after=after)
+        return Page(data=[service.job_out(job) for job in page.items], has_more=page.has_more)
+
+
+@router.get("/v1/jobs/{job_id}", response_model=JobOut, responses=problems(NotFound))
+async def get_job(
+    job_id: str,
+    who: Reader,
+    parts: Parts,
+    wait: Annotated[
+        float,
+        Query(ge=0, le=MAX_WAIT_SECONDS, description="Answer when the job is terminal, or after so many seconds."),
+    ] = 0,
+) -> JobOut:
+    """One job; with `wait`, as soon as it has ended."""
+    job = await wait_until_terminal(parts.live, parts.database, who.project_id, job_id, seconds=wait)
+    return service.job_out(job)
+
+
+@router.delete("/v1/jobs/{job_id}", status_code=204, responses=problems(NotFound, InvalidState, InUse))
+def delete_job(job_id: str, who: Writer, parts: Parts) -> None:
+    """Delete a job that has ended, with its files. Its student stays as a model."""
+    with parts.database.write() as session:
+        files = jobs.delete(session, who.project_id, job_id)
+    for key in files:
+        parts.store.delete(key)
+
+
+_MOVE_PROBLEMS = problems(NotFound, InvalidState)
+
+
+@router.post("/v1/jobs/{job_id}/cancel", response_model=JobOut, responses=_MOVE_PROBLEMS)
+def cancel_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
+    """End a job without a student; its checkpoints are kept."""
+    return _moved(jobs.cancel, job_id, who.project_id, parts, background)
+
+
+@router.post("/v1/jobs/{job_id}/pause", response_model=JobOut, responses=_MOVE_PROBLEMS)
+def pause_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
+    """Put a job aside at its next step; it keeps its place."""
+    return _moved(jobs.pause, job_id, who.project_id, parts, background)
+
+
+@router.post("/v1/jobs/{job_id}/resume", response_model=JobOut, responses=_MOVE_PROBLEMS)
+def resume_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
+    """Queue a paused job again; it goes on where it was."""
+    return _moved(jobs.resume, job_id, who.project_id, parts, background)
+
+
+@router.post("/v1/jobs/{job_id}/stop", response_model=JobOut, responses=_MOVE_PROBLEMS)
+def stop_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
+    """End training early, then evaluate and export what there is."""
+    return _moved(jobs.stop, job_id, who.project_id, parts, background)
+
+
+@router.post("/v1/jobs/{job_id}/retry", response_model=JobOut, responses=_MOVE_PROBLEMS)
+def retry_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
+    """Queue a failed or cancelled job again, from its last checkpoint."""
+    return _moved(jobs.retry, job_id, who.project_id, parts, background)
+
+
+def _moved(
+    move: Callable[[Session, str, str], Job],
+    job_id: str,
+    project_id: str,
+    parts: ServiceParts,
+    background: BackgroundTasks,
+) -> JobOut:
+    with parts.database.write() as session:
+        job = move(session, project_id, job_id)
+    background.add_task(parts.hints.changed, job.id)
+    if job.status == "queued":
+        background.add_task(parts.hints.look_for_jobs, cast("Accelerator", job.accelerator))
+    return service.job_out(job)
+
+
+async def _inputs(parts: ServiceParts, project_id: str, spec: JobSpec) -> service.Inputs:
+    return await to_thread.run_sync(service.find_inputs, parts.database, project_id, spec)

@@ -1,0 +1,90 @@
+"""Waiting for a job without holding a thread: the event stream and the long poll."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from api.jobs.schemas import EventOut
+from api.jobs.service import event_out
+from api.live import Live
+from core.store import events, jobs
+from core.store.db import Database
+from core.store.tables import Event, Job
+
+PING_SECONDS = 15.0  # well below the patience of proxies
+RETRY_MILLISECONDS = 2000
+_BATCH = 200
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx would hold events back
+}
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What there is after a place in a job's log, and whether it is the end of it."""
+
+    events: Sequence[Event]
+    ended: bool
+
+
+def look(database: Database, project_id: str, job_id: str, after_seq: int) -> News:
+    """Read the log from a place on. Raises ``NotFound`` where the job is gone."""
+    with database.read() as session:
+        job = jobs.get(session, project_id, job_id)
+        page = events.list_events(session, project_id, job_id, after_seq=after_seq, limit=_BATCH)
+        # The job was read first: what it says of its last event is true of this page or of a later one.
+        last = page.items[-1].seq if page.items else after_seq
+        return News(page.items, ended=job.terminal and last >= job.last_seq)
+
+
+async def event_stream(
+    live: Live, database: Database, project_id: str, job_id: str, *, after_seq: int
+) -> AsyncIterator[bytes]:
+    """The log as server-sent events, from a place on, live until the job has ended."""
+    yield b"retry: %d\n\n" % RETRY_MILLISECONDS
+    with live.watch(job_id) as changed:
+        pinged_at = time.monotonic()
+        while True:
+            changed.clear()  # before looking: what happens meanwhile sets it again
+            read = partial(look, database, project_id, job_id, after_seq)
+            news = await live.once(("events", project_id, job_id, after_seq), read)
+            if news.events:
+                yield b"".join(_message(event) for event in news.events)
+                after_seq = news.events[-1].seq
+                pinged_at = time.monotonic()
+            if news.ended:
+                return
+            if news.events:
+                continue
+            if time.monotonic() - pinged_at >= PING_SECONDS:
+                yield b": still here\n\n"
+                pinged_at = time.monotonic()
+            await live.news(changed, PING_SECONDS)
+
+
+async def wait_until_terminal(live: Live, database: Database, project_id: str, job_id: str, *, seconds: float) -> Job:
+    """The job once it is terminal, or as it is after so many seconds. Raises ``NotFound``."""
+
+    def find() -> Job:
+        with database.read() as session:
+            return jobs.get(session, project_id, job_id)
+
+    ends = time.monotonic() + seconds
+    with live.watch(job_id) as changed:
+        while True:
+            changed.clear()
+            job = await live.once(("job", project_id, job_id), find)
+            left = ends - time.monotonic()
+            if job.terminal or left <= 0:
+                return job
+            await live.news(changed, left)
+
+
+def _message(event: Event) -> bytes:
+    data = EventOut.model_dump_json(event_out(event))
+    return f"id: {event.seq}\nevent: {event.type}\ndata: {data}\n\n".encode()

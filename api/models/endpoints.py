@@ -1,0 +1,103 @@
+"""``/v1/models``: parse, delegate, status code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, BackgroundTasks, Request, Response
+
+from api.creation import IdempotencyKey, answer_once, created
+from api.deps import After, Limit, Parts, Reader, Writer
+from api.models import service
+from api.models.schemas import ModelOut
+from api.problems import problems
+from api.schemas import Page
+from api.sniffing import require_weights
+from api.uploads import FormRules, received_form
+from core.errors import InUse, MalformedRequest, NotFound, PayloadTooLarge, UnsupportedMedia
+from core.store import models
+from core.store.db import Session
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+_JSON_TEXT = {"type": "string", "contentMediaType": "application/json"}
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "architecture"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "file": {"type": "string", "format": "binary", "description": "safetensors, nothing else."},
+                        "architecture": {"type": "string", "maxLength": 200, "description": "A timm name."},
+                        "arguments": {**_JSON_TEXT, "description": "An object for `timm.create_model`."},
+                        "name": {"type": "string", "maxLength": 200},
+                        "normalization": {**_JSON_TEXT, "description": '`{"mean": […], "std": […]}`'},
+                        "classes": {**_JSON_TEXT, "description": "The class names, in order of index."},
+                    },
+                },
+                "example": {"architecture": "resnet18", "arguments": '{"num_classes": 10}', "name": "my teacher"},
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=ModelOut,
+    responses=created(MalformedRequest, PayloadTooLarge, UnsupportedMedia, status=202),
+    openapi_extra=_FORM,
+)
+async def create_model(
+    who: Writer, key: IdempotencyKey, request: Request, parts: Parts, background: BackgroundTasks
+) -> Response:
+    """Upload weights for a timm architecture.
+
+    Only safetensors is read; its header is checked at once. Then the file is loaded strictly and run
+    once in the background: `processing`, then `ready`, or `failed` with what does not fit.
+    """
+    rules = FormRules(service.FORM_FIELDS, parts.settings.max_upload_bytes, require_weights)
+    background.add_task(parts.hints.look_for_models)
+    async with received_form(request, rules, parts.incoming) as form:
+        asked = service.parse_form(form)
+
+        async def prepare() -> Callable[[Session], ModelOut]:
+            await parts.inspector.require_architecture(asked.architecture)
+            model_id, upload_key = await to_thread.run_sync(service.store_upload, parts.store, form)
+            return lambda session: service.model_out(
+                service.create(session, who.project_id, asked, model_id=model_id, upload_key=upload_key, form=form)
+            )
+
+        identity = ["POST /v1/models", asked.model_dump(mode="json"), form.file.sha256]
+        return await answer_once(parts, who, key, request=identity, prepare=prepare, status=202)
+
+
+@router.get("", response_model=Page[ModelOut], responses=problems())
+def list_models(who: Reader, parts: Parts, limit: Limit = 20, after: After = None) -> Page[ModelOut]:
+    """Models, newest first: uploads and the students of jobs."""
+    with parts.database.read() as session:
+        page = models.list_models(session, who.project_id, limit=limit, after=after)
+        return Page(data=[service.model_out(each) for each in page.items], has_more=page.has_more)
+
+
+@router.get("/{model_id}", response_model=ModelOut, responses=problems(NotFound))
+def get_model(model_id: str, who: Reader, parts: Parts) -> ModelOut:
+    """One model."""
+    with parts.database.read() as session:
+        return service.model_out(models.get(session, who.project_id, model_id))
+
+
+@router.delete("/{model_id}", status_code=204, responses=problems(NotFound, InUse))
+def delete_model(model_id: str, who: Writer, parts: Parts) -> None:
+    """Delete a model that no unfinished job needs. The job whose student it is keeps its files."""
+    with parts.database.write() as session:
+        files = models.delete(session, who.project_id, model_id)
+    for key in files:
+        parts.store.delete(key)

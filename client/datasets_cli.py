@@ -1,0 +1,91 @@
+"""``potstill datasets``."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from client.configuration import connect
+from client.console import count, dataset_table, out, print_json
+from client.documents import Dataset
+
+app = typer.Typer(no_args_is_help=True, help="Image datasets.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the documents as JSON.")]
+
+
+@app.command("add")
+def add(
+    source: Annotated[
+        str, typer.Argument(help="A zip or tar, a folder of images, or builtin:digits, builtin:mnist-5k.")
+    ],
+    name: Annotated[str | None, typer.Option(help="What to call it; else the name of the source.")] = None,
+    *,
+    wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Add a dataset and wait until it is ready."""
+    with connect() as potstill:
+        kind, _, builtin = source.partition(":")
+        if kind == "builtin":
+            dataset = potstill.datasets.create({"type": "builtin", "name": builtin}, name=name)
+        else:
+            dataset = potstill.datasets.upload(Path(source), name=name)
+        if wait:
+            dataset = potstill.datasets.wait(dataset["id"])
+    if as_json:
+        print_json(dataset)
+    else:
+        _describe(dataset)
+
+
+@app.command("list")
+def list_datasets(
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20, *, as_json: AsJson = False
+) -> None:
+    """The newest datasets."""
+    with connect() as potstill:
+        datasets = list(islice(potstill.datasets.list(), limit))
+    if as_json:
+        print_json(datasets)
+    elif datasets:
+        out.print(dataset_table(datasets))
+    else:
+        out.print("No datasets yet. Add one: [bold]potstill datasets add builtin:digits[/]")
+
+
+@app.command("show")
+def show(dataset_id: str, *, as_json: AsJson = False) -> None:
+    """One dataset, with what was left out of it and why."""
+    with connect() as potstill:
+        dataset = potstill.datasets.get(dataset_id)
+    if as_json:
+        print_json(dataset)
+    else:
+        _describe(dataset)
+
+
+@app.command("delete")
+def delete(dataset_id: str) -> None:
+    """Delete a dataset that no job needs."""
+    with connect() as potstill:
+        potstill.datasets.delete(dataset_id)
+    out.print(f"{dataset_id} is deleted")
+
+
+def _describe(dataset: Dataset) -> None:
+    splits = dataset["splits"] or {}
+    parts = [f"{count(split['num_samples'])} {name}" for name, split in splits.items()]
+    if dataset["num_classes"]:
+        parts.append(f"{dataset['num_classes']} classes")
+    out.print(f"[bold]{dataset['id']}[/]  {escape(dataset['name'])}  {dataset['status']}  {', '.join(parts)}")
+    if dataset["error"]:
+        out.print(f"  [red]{escape(dataset['error']['message'])}[/]")
+    for rejected in dataset["rejected"][:20]:
+        out.print(f"  [yellow]left out[/] {escape(rejected['path'])}: {escape(rejected['reason'])}")
+    if len(dataset["rejected"]) > 20:
+        out.print(f"  [dim]and {len(dataset['rejected']) - 20} more; --json lists them all[/]")

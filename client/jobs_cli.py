@@ -1,0 +1,209 @@
+"""``potstill jobs``."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+
+from client.configuration import connect
+from client.console import duration, err, job_table, measures_table, out, print_json, print_json_line, status_text
+from client.documents import Job, Move
+from client.errors import ClientError
+from client.sdk import Potstill
+from client.watch import follow, progress_words
+
+app = typer.Typer(no_args_is_help=True, help="Distillation jobs.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the documents as JSON.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="job_…")]
+
+_EXIT_UNSUCCESSFUL = 3
+
+
+@app.command("submit")
+def submit(
+    spec: Annotated[str, typer.Argument(help="A job spec as JSON or YAML; - reads standard input.")],
+    dataset: Annotated[str | None, typer.Option(help="Use this dataset instead of the spec's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Use this name instead of the spec's.")] = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a job."""
+    document = _read_spec(spec)
+    document |= {key: value for key, value in (("dataset", dataset), ("name", name)) if value is not None}
+    with connect() as potstill:
+        job = potstill.jobs.submit(document)
+        if watch:
+            _watch(potstill, job["id"], as_json=as_json)
+        elif as_json:
+            print_json(job)
+        else:
+            out.print(f"[bold]{job['id']}[/] is {job['status']}. Follow it: potstill jobs watch {job['id']}")
+
+
+@app.command("list")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="Only jobs in this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """The newest jobs."""
+    with connect() as potstill:
+        jobs = list(islice(potstill.jobs.list(status=status), limit))
+    if as_json:
+        print_json(jobs)
+    elif jobs:
+        out.print(job_table(jobs))
+    else:
+        out.print("No jobs here yet. Queue one: [bold]potstill jobs submit spec.yaml[/]")
+
+
+@app.command("show")
+def show(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """One job: state, stages, result or error."""
+    with connect() as potstill:
+        job = potstill.jobs.get(job_id)
+    if as_json:
+        print_json(job)
+    else:
+        _describe(job)
+
+
+@app.command("watch")
+def watch(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """Follow a job until it ends; the exit status says whether it succeeded."""
+    with connect() as potstill:
+        _watch(potstill, job_id, as_json=as_json)
+
+
+@app.command("cancel")
+def cancel(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """End a job; its last checkpoint is kept."""
+    _move(job_id, "cancel", as_json=as_json)
+
+
+@app.command("pause")
+def pause(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """Put a job aside; it keeps its place at the last step."""
+    _move(job_id, "pause", as_json=as_json)
+
+
+@app.command("resume")
+def resume(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """Queue a paused job again."""
+    _move(job_id, "resume", as_json=as_json)
+
+
+@app.command("stop")
+def stop(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """End training early; what is there is still evaluated and exported."""
+    _move(job_id, "stop", as_json=as_json)
+
+
+@app.command("retry")
+def retry(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """Queue a failed or cancelled job again, from its last checkpoint."""
+    _move(job_id, "retry", as_json=as_json)
+
+
+@app.command("delete")
+def delete(job_id: JobId) -> None:
+    """Delete a job that has ended, with its files."""
+    with connect() as potstill:
+        potstill.jobs.delete(job_id)
+    out.print(f"{job_id} is deleted")
+
+
+@app.command("download")
+def download(
+    job_id: JobId,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; else one named after the job.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this file; may be given several times.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a job's student and reports, each file verified by its SHA-256."""
+    with connect() as potstill:
+        paths = potstill.jobs.download(job_id, folder or Path(job_id), names=only)
+    if as_json:
+        print_json([str(path) for path in paths])
+    else:
+        for path in paths:
+            out.print(str(path), soft_wrap=True)
+
+
+def _read_spec(source: str) -> dict[str, Any]:
+    text = sys.stdin.read() if source == "-" else _read_file(Path(source))
+    try:
+        document = yaml.safe_load(text)  # JSON is YAML too
+    except yaml.YAMLError as error:
+        raise ClientError(f"{source} is neither JSON nor YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ClientError(f"{source} does not hold a job spec: an object with dataset, student and method is expected")
+    return document
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClientError(f"{path} cannot be read: {error}") from error
+
+
+def _move(job_id: str, move: Move, *, as_json: bool) -> None:
+    with connect() as potstill:
+        job = potstill.jobs.move(job_id, move)
+    if as_json:
+        print_json(job)
+    elif job["pending_action"]:
+        out.print(f"[bold]{job['id']}[/] is {job['status']}; {job['pending_action']} is on its way")
+    else:
+        out.print(f"[bold]{job['id']}[/] is {job['status']}")
+
+
+def _watch(potstill: Potstill, job_id: str, *, as_json: bool) -> None:
+    try:
+        if as_json:
+            for event in potstill.jobs.events(job_id):
+                print_json_line(event)
+            job = potstill.jobs.get(job_id)
+            print_json_line(job)
+        else:
+            job = follow(potstill, job_id, console=out)
+            _describe(job)
+    except KeyboardInterrupt:
+        err.print(f"\nThe job goes on. Watch it again: potstill jobs watch {job_id}")
+        raise typer.Exit(130) from None
+    if job["status"] != "succeeded":
+        raise typer.Exit(_EXIT_UNSUCCESSFUL)
+
+
+def _describe(job: Job) -> None:
+    out.print(f"[bold]{job['id']}[/]  {escape(job['name'] or '')}  ", status_text(job["status"]))
+    words = progress_words(job)
+    if words:
+        out.print(f"  {words}")
+    for stage in job["stages"]:
+        seconds = stage["seconds"]
+        out.print(f"  [dim]{stage['name']:<9}[/] {'…' if seconds is None else duration(seconds)}")
+    if job["error"]:
+        out.print(f"  [red]{escape(job['error']['code'])}[/]  {escape(job['error']['message'])}")
+    result = job.get("result")
+    if result:
+        rows = [("student", result["student"])]
+        rows += [(f"teacher {index}", teacher) for index, teacher in enumerate(result["teachers"])]
+        out.print(measures_table(rows))
+        if result["agreement"] is not None:
+            out.print(f"  agreement with the teacher {result['agreement']:.1%}")
+    if job["next_actions"]:
+        out.print(f"  [dim]possible now: {', '.join(job['next_actions'])}[/]")
+    if job["status"] == "succeeded":
+        out.print(f"  [dim]fetch it: potstill jobs download {job['id']}[/]")

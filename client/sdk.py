@@ -1,0 +1,311 @@
+"""The Python SDK.
+
+>>> with Potstill("http://127.0.0.1:8000", "ps_…") as potstill:
+...     dataset = potstill.datasets.wait(potstill.datasets.create({"type": "builtin", "name": "digits"})["id"])
+...     job = potstill.jobs.wait(potstill.jobs.submit({"dataset": dataset["id"], ...})["id"])
+...     potstill.jobs.download(job["id"], Path("student"))
+
+Documents are plain dictionaries, typed in :mod:`client.documents`. Every call raises
+:class:`client.errors.ApiError` where the service refuses and :class:`client.errors.ServiceUnreachable`
+where no answer comes; both after retries that cannot do a thing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import httpx
+
+from client.documents import Artifact, Dataset, Event, Job, Model, Move, Series
+from client.errors import ApiError, IngestFailed, NotReady, ServiceUnreachable
+from client.files import download, packed
+from client.streams import read_messages
+from client.transport import Transport, new_idempotency_key, pause_seconds
+
+_PAGE = 100
+_LONG_POLL_SECONDS = 30
+_STREAM_SILENCE_SECONDS = 45.0  # the service pings at least every 15 s
+_STREAM_BREAKS = 8  # in a row, without a message between
+
+
+class Potstill:
+    """A connection to one service. Close it, or use it as a context manager."""
+
+    def __init__(
+        self, base_url: str, api_key: str, *, max_retries: int = 4, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self._transport = Transport(base_url, api_key, max_retries=max_retries, transport=transport)
+        self.base_url = self._transport.base_url
+        self.datasets = Datasets(self._transport)
+        self.models = Models(self._transport)
+        self.jobs = Jobs(self._transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._transport.close()
+
+    def architectures(self, search: str = "", *, limit: int = 20) -> list[dict[str, Any]]:
+        """The timm architectures that match, best first."""
+        found = self._transport.get("/v1/architectures", params={"search": search or None, "limit": limit})
+        return cast("list[dict[str, Any]]", found["data"])
+
+    def methods(self) -> list[dict[str, Any]]:
+        """Every method with its parameters as JSON Schema."""
+        return cast("list[dict[str, Any]]", self._transport.get("/v1/methods")["data"])
+
+    def estimate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """What a job would take and give; nothing is queued."""
+        return cast("dict[str, Any]", self._transport.query("/v1/estimates", dict(spec)))
+
+    def workers(self) -> dict[str, Any]:
+        """Who is alive, on what device, doing which job."""
+        return cast("dict[str, Any]", self._transport.get("/v1/workers"))
+
+
+class Datasets:
+    """``/v1/datasets``."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(
+        self, source: Mapping[str, Any], *, name: str | None = None, idempotency_key: str | None = None
+    ) -> Dataset:
+        """Make a dataset from something that the service can read itself, e.g. a builtin."""
+        document = {"name": name or str(source.get("name", "dataset")), "source": dict(source)}
+        made = self._transport.create("/v1/datasets", lambda _: {"json": document}, idempotency_key=idempotency_key)
+        return cast("Dataset", made)
+
+    def upload(self, path: Path, *, name: str | None = None, idempotency_key: str | None = None) -> Dataset:
+        """Upload an archive, or a folder (it is packed first)."""
+        with packed(path) as archive:
+            made = self._transport.create(
+                "/v1/datasets",
+                lambda stack: {
+                    "data": {"name": name or path.resolve().stem},
+                    "files": {"file": (archive.name, stack.enter_context(archive.open("rb")))},
+                },
+                idempotency_key=idempotency_key,
+            )
+        return cast("Dataset", made)
+
+    def get(self, dataset_id: str) -> Dataset:
+        """One dataset as it is now."""
+        return cast("Dataset", self._transport.get(f"/v1/datasets/{dataset_id}"))
+
+    def list(self) -> Iterator[Dataset]:
+        """All datasets, newest first; pages are fetched as they are needed."""
+        return cast("Iterator[Dataset]", _pages(self._transport, "/v1/datasets"))
+
+    def wait(self, dataset_id: str, *, timeout_seconds: float = 600.0) -> Dataset:
+        """The dataset once it is ready. Raises :class:`IngestFailed` or :class:`NotReady`."""
+        return cast("Dataset", _until_ingested(lambda: self.get(dataset_id), "dataset", timeout_seconds))
+
+    def delete(self, dataset_id: str) -> None:
+        """Delete a dataset that no job needs."""
+        self._transport.delete(f"/v1/datasets/{dataset_id}")
+
+
+class Models:
+    """``/v1/models``."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def upload(
+        self,
+        path: Path,
+        *,
+        architecture: str,
+        arguments: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        normalization: Mapping[str, Any] | None = None,
+        classes: list[str] | None = None,
+    ) -> Model:
+        """Upload a safetensors file with the timm architecture that it is for."""
+        fields = {
+            "name": name or path.stem,
+            "architecture": architecture,
+            "arguments": json.dumps(dict(arguments or {})),
+        }
+        if normalization is not None:
+            fields["normalization"] = json.dumps(dict(normalization))
+        if classes is not None:
+            fields["classes"] = json.dumps(classes)
+        made = self._transport.create(
+            "/v1/models",
+            lambda stack: {"data": fields, "files": {"file": (path.name, stack.enter_context(path.open("rb")))}},
+        )
+        return cast("Model", made)
+
+    def get(self, model_id: str) -> Model:
+        """One model as it is now."""
+        return cast("Model", self._transport.get(f"/v1/models/{model_id}"))
+
+    def list(self) -> Iterator[Model]:
+        """All models, newest first."""
+        return cast("Iterator[Model]", _pages(self._transport, "/v1/models"))
+
+    def wait(self, model_id: str, *, timeout_seconds: float = 600.0) -> Model:
+        """The model once it is ready. Raises :class:`IngestFailed` or :class:`NotReady`."""
+        return cast("Model", _until_ingested(lambda: self.get(model_id), "model", timeout_seconds))
+
+    def delete(self, model_id: str) -> None:
+        """Delete a model that no job needs."""
+        self._transport.delete(f"/v1/models/{model_id}")
+
+
+class Jobs:
+    """``/v1/jobs``."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Queue a job. It is made once, however often the request has to be sent."""
+        document = dict(spec)
+        made = self._transport.create(
+            "/v1/jobs", lambda _: {"json": document}, idempotency_key=idempotency_key or new_idempotency_key()
+        )
+        return cast("Job", made)
+
+    def get(self, job_id: str, *, wait_seconds: int | None = None) -> Job:
+        """One job; with ``wait_seconds`` (at most 60) as soon as it is terminal, or after so long."""
+        read_seconds = 30.0 + (wait_seconds or 0)
+        return cast(
+            "Job",
+            self._transport.get(f"/v1/jobs/{job_id}", params={"wait": wait_seconds}, read_seconds=read_seconds),
+        )
+
+    def list(self, *, status: str | None = None) -> Iterator[Job]:
+        """All jobs, newest first; pages are fetched as they are needed."""
+        return cast("Iterator[Job]", _pages(self._transport, "/v1/jobs", status=status))
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its files."""
+        self._transport.delete(f"/v1/jobs/{job_id}")
+
+    def move(self, job_id: str, move: Move) -> Job:
+        """Cancel, pause, resume, stop or retry. Raises :class:`ApiError` ``invalid_state`` where it can't be."""
+        # A retry of a job that is queued again is refused, so it alone must not be sent twice.
+        return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/{move}", repeatable=move != "retry"))
+
+    def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
+        """The job once it is terminal, whatever its end. Raises :class:`NotReady` after the time-out."""
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while True:
+            left = _LONG_POLL_SECONDS if deadline is None else deadline - time.monotonic()
+            job = self.get(job_id, wait_seconds=max(0, min(_LONG_POLL_SECONDS, round(left))))
+            if job["terminal"]:
+                return job
+            if deadline is not None and time.monotonic() >= deadline:
+                raise NotReady(f"job {job_id} is still {job['status']} after {timeout_seconds:g} s")
+
+    def events(self, job_id: str, *, after_seq: int = 0) -> Iterator[Event]:
+        """The job's log from ``after_seq`` on, live until its end; broken connections go on without a gap."""
+        breaks = 0
+        while True:
+            try:
+                for event in self._stream(job_id, after_seq):
+                    breaks, after_seq = 0, event["seq"]
+                    yield event
+                # A service that shuts down ends the stream too, so its end alone is no proof.
+                if self.get(job_id)["terminal"]:
+                    yield from (event for event in self.past_events(job_id) if event["seq"] > after_seq)
+                    return
+            except httpx.TransportError as error:
+                if breaks >= _STREAM_BREAKS:
+                    raise ServiceUnreachable(f"the event stream keeps breaking: {error}") from error
+            except ApiError as error:
+                if error.status not in {429, 502, 503, 504} or breaks >= _STREAM_BREAKS:
+                    raise
+            time.sleep(pause_seconds(breaks))
+            breaks += 1
+
+    def past_events(self, job_id: str, *, after_id: str | None = None) -> Iterator[Event]:
+        """What the log holds now behind the event ``after_id``, oldest first."""
+        return cast("Iterator[Event]", _pages(self._transport, f"/v1/jobs/{job_id}/events", after=after_id))
+
+    def metrics(self, job_id: str, *, name: str | None = None, max_points: int | None = None) -> Sequence[Series]:
+        """The measured series, thinned to ``max_points`` each if asked."""
+        answer = self._transport.get(f"/v1/jobs/{job_id}/metrics", params={"name": name, "max_points": max_points})
+        return cast("Sequence[Series]", answer["series"])
+
+    def artifacts(self, job_id: str) -> Sequence[Artifact]:
+        """The files that the job hands out."""
+        return cast("Sequence[Artifact]", self._transport.get(f"/v1/jobs/{job_id}/artifacts")["data"])
+
+    def download(
+        self,
+        job_id: str,
+        folder: Path,
+        *,
+        names: Sequence[str] | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Sequence[Path]:
+        """Fetch the artefacts (all, or those named) into ``folder``, each verified by its SHA-256.
+
+        ``on_bytes`` is told the size of every block that arrives. Raises :class:`DownloadDamaged`.
+        """
+        listed = {artifact["name"]: artifact for artifact in self.artifacts(job_id)}
+        unknown = [name for name in names or () if name not in listed]
+        if unknown:
+            raise NotReady(f"job {job_id} has no {', '.join(unknown)}; it has {', '.join(listed) or 'no files yet'}")
+        return [
+            download(
+                self._transport,
+                f"/v1/jobs/{job_id}/artifacts/{name}",
+                listed[name],
+                folder,
+                on_bytes=on_bytes,
+                pause=time.sleep,
+            )
+            for name in names or listed
+        ]
+
+    def _stream(self, job_id: str, after_seq: int) -> Iterator[Event]:
+        headers = {"Accept": "text/event-stream"}
+        if after_seq:
+            headers["Last-Event-ID"] = str(after_seq)
+        path = f"/v1/jobs/{job_id}/events"
+        with self._transport.stream(path, headers=headers, read_seconds=_STREAM_SILENCE_SECONDS) as answer:
+            for message in read_messages(answer.iter_lines()):
+                event: Event = json.loads(message.data)
+                if event["seq"] > after_seq:
+                    yield event
+
+
+def _pages(transport: Transport, path: str, *, after: str | None = None, **params: Any) -> Iterator[Any]:
+    while True:
+        page = transport.get(path, params={**params, "limit": _PAGE, "after": after})
+        yield from page["data"]
+        if not page["has_more"]:
+            return
+        after = page["data"][-1]["id"]
+
+
+def _until_ingested(look: Callable[[], Any], what: str, timeout_seconds: float) -> Any:
+    deadline = time.monotonic() + timeout_seconds
+    pause = 0.1
+    while True:
+        found = look()
+        if found["status"] == "ready":
+            return found
+        if found["status"] == "failed":
+            reason = (found["error"] or {}).get("message", "no reason was given")
+            raise IngestFailed(f"{what} {found['id']} failed: {reason}")
+        if time.monotonic() >= deadline:
+            raise NotReady(f"{what} {found['id']} is still {found['status']} after {timeout_seconds:g} s")
+        time.sleep(pause)
+        pause = min(2.0, pause * 1.5)

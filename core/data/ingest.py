@@ -1,0 +1,200 @@
+"""Ingestion: from an archive, a folder or a built-in set to a stored dataset. Torch-free.
+
+Every image is decoded once, to check it and to take the fingerprint. A file that cannot be used is
+reported and left out; the dataset fails only where nothing sensible would remain, or where the source
+as a whole is hostile or damaged.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.data.images import BrokenImage, decode
+from core.data.ingest_builtin import builtin_files
+from core.data.ingest_layout import Layout, arrange
+from core.data.ingest_limits import IngestLimits, Rejected
+from core.data.ingest_names import shown
+from core.data.ingest_sources import SourceFile, archive_files, folder_files
+from core.data.stored import INDEX, Index
+from core.data.stored_writer import StoredWriter
+from core.errors import DatasetRejected
+
+__all__ = ["IngestLimits", "IngestReport", "Rejected", "ingest_archive", "ingest_builtin", "ingest_folder"]
+
+MAX_LISTED = 1_000  # rejected files that are named; more are only counted
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestReport:
+    """What was made. ``num_rejected`` counts all files left out, ``rejected`` names the first 1,000."""
+
+    num_classes: int | None
+    classes: tuple[str, ...] | None
+    channels: int
+    image_size: int
+    splits: dict[str, dict[str, int]]
+    fingerprint: str
+    size_bytes: int
+    rejected: tuple[Rejected, ...]
+    num_rejected: int
+
+
+def ingest_archive(
+    path: Path,
+    out_folder: Path,
+    limits: IngestLimits | None = None,
+    *,
+    seed: int = 0,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Make a stored dataset of a zip or tar archive of images; ``arrange`` says which layouts are read.
+
+    ``out_folder`` must not exist yet, or be empty; it is there whole or not at all. ``seed`` decides
+    which images become the test split where the archive has none. ``progress`` is called with the
+    number of files seen, now and then; what it raises ends the work. Raises :class:`DatasetRejected`.
+    """
+    limits = limits or IngestLimits()
+    return _ingest(
+        archive_files(path, limits), out_folder, limits=limits, seed=seed, name=name or path.name, progress=progress
+    )
+
+
+def ingest_folder(
+    folder: Path,
+    out_folder: Path,
+    limits: IngestLimits | None = None,
+    *,
+    seed: int = 0,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Make a stored dataset of a folder of one's own; the same as :func:`ingest_archive` of it packed."""
+    limits = limits or IngestLimits()
+    files = folder_files(folder, limits)
+    name = name or folder.resolve().name
+    return _ingest(files, out_folder, limits=limits, seed=seed, name=name, progress=progress)
+
+
+def ingest_builtin(name: str, out_folder: Path, *, seed: int = 0, progress: Progress | None = None) -> IngestReport:
+    """Make a stored dataset of ``digits`` or ``mnist-5k``. Raises :class:`core.errors.InvalidRequest` for others."""
+    return _ingest(builtin_files(name), out_folder, limits=IngestLimits(), seed=seed, name=name, progress=progress)
+
+
+def _ingest(
+    files: Generator[SourceFile],
+    out_folder: Path,
+    *,
+    limits: IngestLimits,
+    seed: int,
+    name: str,
+    progress: Progress | None,
+) -> IngestReport:
+    rejections = _Rejections()
+    with _whole_or_not_at_all(out_folder) as folder, closing(files), closing(StoredWriter(folder)) as writer:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow thinks of odd but readable files is nobody's concern
+            _store_files(files, writer, rejections, limits, progress)
+        if not writer.paths():
+            raise _nothing_left(rejections)
+        layout = _arranged(writer, rejections, seed)
+        for rejected in layout.rejected:
+            rejections.add(shown(rejected.path), rejected.reason)
+        index = writer.finish(layout, name=name)
+        size_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    return _report(index, rejections, size_bytes)
+
+
+def _store_files(
+    files: Iterable[SourceFile],
+    writer: StoredWriter,
+    rejections: _Rejections,
+    limits: IngestLimits,
+    progress: Progress | None,
+) -> None:
+    for count, file in enumerate(files, start=1):
+        if progress is not None and count % 64 == 0:
+            progress(count)
+        if file.problem is not None:
+            rejections.add(file.path, file.problem)
+        elif file.path in writer:
+            rejections.add(file.path, "there is another file with this path, which was taken")
+        else:
+            try:
+                picture = decode(file.content, max_pixels=limits.max_image_pixels)
+            except BrokenImage as reason:
+                rejections.add(file.path, str(reason))
+            else:
+                writer.add(file.path, file.content, picture)
+
+
+def _arranged(writer: StoredWriter, rejections: _Rejections, seed: int) -> Layout:
+    try:
+        return arrange(writer.paths(), seed=seed)
+    except DatasetRejected as error:  # what was left out may be why
+        error.extra["rejected"] = rejections.document()
+        raise
+
+
+class _Rejections:
+    """The files left out so far. A hostile archive may have a million: only the first are kept."""
+
+    def __init__(self) -> None:
+        self.listed: list[Rejected] = []
+        self.count = 0
+
+    def add(self, path: str, reason: str) -> None:
+        self.count += 1
+        if len(self.listed) < MAX_LISTED:
+            self.listed.append(Rejected(path, reason))
+
+    def document(self) -> list[dict[str, str]]:
+        return [{"path": rejected.path, "reason": rejected.reason} for rejected in self.listed]
+
+
+def _nothing_left(rejections: _Rejections) -> DatasetRejected:
+    if not rejections.count:
+        return DatasetRejected("there are no files in it; send a folder of images, one folder a class")
+    first = rejections.listed[0]
+    return DatasetRejected(
+        f"none of the {rejections.count:,} files is an image that can be read; {first.path}: {first.reason}",
+        extra={"rejected": rejections.document()},
+    )
+
+
+def _report(index: Index, rejections: _Rejections, size_bytes: int) -> IngestReport:
+    return IngestReport(
+        num_classes=None if index.classes is None else len(index.classes),
+        classes=index.classes,
+        channels=index.channels,
+        image_size=index.image_size,
+        splits={name: {"num_samples": split.num_samples} for name, split in index.splits.items()},
+        fingerprint=index.fingerprint,
+        size_bytes=size_bytes,
+        rejected=tuple(rejections.listed),
+        num_rejected=rejections.count,
+    )
+
+
+@contextmanager
+def _whole_or_not_at_all(out_folder: Path) -> Iterator[Path]:
+    """A folder beside the wanted place, renamed to it at the end or removed on any error."""
+    out_folder.parent.mkdir(parents=True, exist_ok=True)
+    if (out_folder / INDEX).exists():
+        raise FileExistsError(f"{out_folder} already holds a stored dataset")
+    beside = out_folder.with_name(f".{out_folder.name}-{secrets.token_hex(8)}")
+    beside.mkdir()
+    try:
+        yield beside
+        beside.rename(out_folder)  # takes the place of an empty folder, fails for any other
+    except BaseException:
+        shutil.rmtree(beside)
+        raise

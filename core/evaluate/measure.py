@@ -1,0 +1,104 @@
+"""All figures of one model: what is right, how large, how dear, how fast.
+
+``evaluate_exported`` measures the file that is handed out, loaded back from disk, never the network
+that was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.evaluate.accuracy import Accuracy, LabelledPictures, evaluate_accuracy
+from core.evaluate.flops import count_flops
+from core.evaluate.latency import Latency, measure_latency
+from core.models.built import BuiltModel
+from core.models.meta import build_on_meta, count_parameters
+from core.models.weights import WEIGHTS, load_folder
+
+STATE_ENTRY_BYTES = 90  # a tensor's entry in a safetensors header, on average
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Figures of one model. ``flops`` are of one picture, 2 for a multiply-add; ``latency`` by batch size."""
+
+    accuracy: Accuracy
+    parameters: int
+    flops: int
+    size_bytes: int
+    latency: tuple[Latency, ...]
+
+    def figures(self) -> dict[str, Any]:
+        """The contract's figures of a model; ``latency_ms`` is that of a single picture."""
+        return {
+            "top1": self.accuracy.top1,
+            "top5": self.accuracy.top5,
+            "parameters": self.parameters,
+            "flops": self.flops,
+            "size_bytes": self.size_bytes,
+            "latency_ms": round(self.latency[0].milliseconds, 4),
+        }
+
+    def details(self, classes: tuple[str, ...] | None = None) -> dict[str, Any]:
+        """What the report says beyond the figures."""
+        names = classes or tuple(str(index) for index in range(len(self.accuracy.per_class)))
+        return {
+            "num_samples": self.accuracy.num_samples,
+            "per_class": dict(zip(names, self.accuracy.per_class, strict=True)),
+            "latency": [latency.to_json() for latency in self.latency],
+            "flops_rule": "one forward pass of one picture; a multiply-add counts as 2",
+        }
+
+
+def evaluate_exported(
+    folder: Path,
+    pixels: LabelledPictures,
+    *,
+    device: torch.device | str = "cpu",
+    poll: Callable[[], None] | None = None,
+) -> Measured:
+    """Measure ``model.safetensors`` of a folder on a split; size is that of the file."""
+    built = load_folder(folder)
+    size = (folder / WEIGHTS).stat().st_size
+    return measure_model(built, pixels, size_bytes=size, device=device, poll=poll)
+
+
+def measure_model(
+    built: BuiltModel,
+    pixels: LabelledPictures,
+    *,
+    size_bytes: int | None = None,
+    device: torch.device | str = "cpu",
+    poll: Callable[[], None] | None = None,
+) -> Measured:
+    """Measure a model in memory on a split. It is moved to ``device`` and left in evaluation mode."""
+    module = built.module.to(device).eval()
+    accuracy = evaluate_accuracy(built, pixels, device=device, poll=poll)
+    picture_1CHW = torch.from_numpy(np.ascontiguousarray(pixels.images[:1])).to(device).float() / 255
+    latency = measure_latency(module, built.preprocessing(picture_1CHW)[0], poll=poll)
+    return Measured(
+        accuracy=accuracy,
+        parameters=count_parameters(module),
+        flops=model_flops(built),
+        size_bytes=state_bytes(built) if size_bytes is None else size_bytes,
+        latency=latency,
+    )
+
+
+def model_flops(built: BuiltModel) -> int:
+    """Operations for one picture, counted on the meta device so that no figure depends on the kernels in use."""
+    shape = (1, built.preprocessing.channels, built.preprocessing.image_size, built.preprocessing.image_size)
+    return count_flops(build_on_meta(built.architecture, built.arguments), torch.empty(shape, device="meta"))
+
+
+def state_bytes(built: BuiltModel) -> int:
+    """About how large the model is as a safetensors file."""
+    tensors: list[Tensor] = list(built.module.state_dict().values())
+    return sum(t.numel() * t.element_size() for t in tensors) + STATE_ENTRY_BYTES * len(tensors)

@@ -1,0 +1,312 @@
+"""From a job spec to one with nothing left open, and to what it will cost; nothing real is allocated.
+
+Teacher, student, dataset and method are brought together on the meta device. Everything that cannot
+work is found here and said with a pointer into the spec and a fix, before anything is queued.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.data.views import steps_per_epoch
+from core.errors import FieldError, InvalidSpec
+from core.evaluate.appraisal import Appraisal, appraise, has_drop_path
+from core.evaluate.estimate import Load, estimate_memory, estimate_seconds
+from core.models import catalog
+from core.models.arguments import model_arguments, refused, square_size
+from core.models.build import DISTILLATION_TOKEN, check_reference, class_mismatch
+from core.models.distilled import distilled_twin
+from core.spec import JobSpec, StudentSpec, TeacherSpec, TeacherTrainingSpec
+from core.spec.facts import DatasetFacts, Facts, ModelFacts
+
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """A spec with every default filled in, and the contract's answer to ``POST /v1/estimates``."""
+
+    spec: JobSpec
+    estimate: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """One model of the job as it will be built."""
+
+    architecture: str
+    arguments: dict[str, Any]
+    image_size: int
+    appraisal: Appraisal
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What is wrong or worth a word; every part of the spec is looked at before any error is raised."""
+
+    errors: list[FieldError] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def collect(self, base: str, look: Callable[[], _Model]) -> _Model | None:
+        """Run one look; pointers of what it refuses are placed under ``base``."""
+        try:
+            return look()
+        except InvalidSpec as error:
+            found = error.errors or (FieldError("/arguments", error.detail),)
+            for e in found:
+                inside = e.pointer.startswith((base, "/training", "/dataset"))
+                self.errors.append(e if inside else FieldError(f"{base}{e.pointer}", e.detail))
+            return None
+
+    def raise_if_any(self) -> None:
+        if self.errors:
+            summary = "; ".join(f"{e.pointer}: {e.detail}" for e in self.errors[:3])
+            more = f"; and {len(self.errors) - 3} more" if len(self.errors) > 3 else ""
+            raise InvalidSpec(summary + more, errors=self.errors)
+
+
+def resolve(spec: JobSpec, facts: DatasetFacts, models: Mapping[str, ModelFacts], *, threads: int) -> Resolution:
+    """Fill in what ``spec`` leaves open and check that its parts work together.
+
+    ``models`` has the facts of every ``mdl_…`` and ``job_…`` that the spec refers to; ``threads`` is
+    what a job gets that asks for none. Resolving a resolved spec changes nothing.
+
+    Raises:
+        InvalidSpec: With one ``FieldError`` for each thing that cannot be.
+    """
+    findings = _Findings()
+    _check_dataset(spec, facts, findings)
+    student = findings.collect("/student", lambda: _student(spec, facts.for_models(), models))
+    teachers = [
+        findings.collect(
+            f"/teachers/{index}",
+            lambda teacher=teacher: _teacher(teacher, facts, models, student.image_size if student else None),  # type: ignore[misc]
+        )
+        for index, teacher in enumerate(spec.teachers)
+    ]
+    findings.raise_if_any()
+    assert student is not None
+    ready = [teacher for teacher in teachers if teacher is not None]
+    resolved = _filled(spec, student, ready, threads)
+    _warn(resolved, facts, models, student, findings)
+    return Resolution(resolved, _estimate(resolved, facts, student, ready, findings.warnings))
+
+
+def _check_dataset(spec: JobSpec, facts: DatasetFacts, findings: _Findings) -> None:
+    if spec.method.about.needs.labels and facts.num_classes is None:
+        findings.errors.append(
+            FieldError(
+                "/dataset", f"it has no labels, and {spec.method.name} learns from labels; use a dataset with classes"
+            )
+        )
+    for name, count in (("train", facts.num_train), ("test", facts.num_test)):
+        if count == 0:
+            findings.errors.append(FieldError("/dataset", f"its {name} split is empty"))
+    if facts.num_train == 1:
+        findings.errors.append(FieldError("/dataset", "its train split has a single image; at least two are needed"))
+
+
+def _student(spec: JobSpec, facts: Facts, models: Mapping[str, ModelFacts]) -> _Model:
+    student = spec.student
+    architecture = catalog.require(student.architecture)
+    stored = _reference(student, models)
+    size = _one_size(
+        square_size(student.arguments.get("img_size"), pointer="/arguments/img_size"),
+        spec.training.image_size,
+        "/training/image_size",
+    )
+    if size is None and stored is not None:
+        size = stored.image_size
+    if size is None and catalog.takes_image_size(architecture):
+        size = catalog.native_image_size(student.architecture)
+    size = _in_range(size or max(facts.image_size, MIN_IMAGE_SIZE))
+    _check_family(spec, architecture)
+    inherited = {} if stored is None else _own_arguments(stored)
+    completed = student.model_copy(update={"arguments": {**inherited, **student.arguments}})
+    arguments = model_arguments(completed, facts, size)
+    if DISTILLATION_TOKEN in spec.method.about.needs.student:
+        appraise(architecture, arguments, image_size=size)  # what is wrong with the plain model is said first
+        architecture, arguments = distilled_twin(architecture, arguments)
+    return _Model(architecture, arguments, size, appraise(architecture, arguments, image_size=size))
+
+
+def _teacher(
+    teacher: TeacherSpec, facts: DatasetFacts, models: Mapping[str, ModelFacts], student_size: int | None
+) -> _Model:
+    architecture = catalog.require(teacher.architecture)
+    stored = _reference(teacher, models)
+    given = square_size(teacher.arguments.get("img_size"), pointer="/arguments/img_size")
+    if stored is not None:
+        size = stored.image_size or student_size or facts.image_size
+        _check_classes(teacher, stored.num_classes, stored.classes, facts)
+        return _appraised(architecture, stored.arguments, size)
+    if teacher.weights == "pretrained":
+        own = catalog.published(teacher.architecture)
+        size = given or own.image_size
+        _check_classes(teacher, own.num_classes or 0, None, facts)
+        return _appraised(architecture, model_arguments(teacher, own, size), size)
+    if teacher.weights == "train":
+        asked = None if teacher.training is None else teacher.training.image_size
+        given = _one_size(given, asked, "/training/image_size")
+    size = _in_range(given or student_size or facts.image_size)
+    return _appraised(architecture, model_arguments(teacher, facts.for_models(), size), size)
+
+
+def _appraised(architecture: str, arguments: Mapping[str, Any], size: int) -> _Model:
+    return _Model(architecture, dict(arguments), size, appraise(architecture, arguments, image_size=size))
+
+
+def _reference(spec: StudentSpec | TeacherSpec, models: Mapping[str, ModelFacts]) -> ModelFacts | None:
+    """The stored model that a spec starts from, if it does, and found to agree with the spec."""
+    if spec.weights in {"random", "train"}:
+        return None
+    if spec.weights == "pretrained":
+        if not catalog.has_pretrained(spec.architecture):
+            tags = catalog.pretrained_tags(spec.architecture.partition(".")[0])
+            hint = f"known: {', '.join(tags)}" if tags else "use random, train or an uploaded model"
+            raise refused("/weights", f"there are no pretrained weights for {spec.architecture}; {hint}")
+        return None
+    if spec.weights not in models:
+        raise refused("/weights", f"there is no {spec.weights} with weights to use")
+    stored = models[spec.weights]
+    check_reference(spec, stored.architecture, stored.arguments)
+    return stored
+
+
+def _own_arguments(stored: ModelFacts) -> dict[str, Any]:
+    """The stored model's dimensions, less what comes from the dataset at hand."""
+    return {k: v for k, v in stored.arguments.items() if k not in {"num_classes", "in_chans", "img_size"}}
+
+
+def _one_size(given: int | None, asked: int | None, pointer: str) -> int | None:
+    if given is not None and asked is not None and given != asked:
+        raise refused("/arguments/img_size", f"img_size is {given} and {pointer} is {asked}; give one of them")
+    return given or asked
+
+
+def _in_range(size: int) -> int:
+    if not MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE:
+        raise refused("/arguments/img_size", f"{MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels a side are accepted")
+    return size
+
+
+def _check_family(spec: JobSpec, architecture: str) -> None:
+    families = spec.method.about.needs.student_families
+    family = catalog.family(architecture)
+    if families and family not in families:
+        raise refused(
+            "/architecture",
+            f"{spec.method.name} needs a {' or '.join(families)} as student and {architecture} is a {family}; use a "
+            "vit_* or deit_*, or another method",
+        )
+
+
+def _check_classes(
+    teacher: TeacherSpec, num_classes: int, classes: tuple[str, ...] | None, facts: DatasetFacts
+) -> None:
+    if facts.num_classes is None:
+        return
+    if num_classes != facts.num_classes:
+        raise refused("/weights", class_mismatch(teacher, num_classes, facts.num_classes))
+    if classes and facts.classes and classes != facts.classes and set(classes) == set(facts.classes):
+        raise refused(
+            "/weights",
+            f"the teacher has the dataset's classes in another order ({', '.join(classes[:4])}…; the dataset: "
+            f"{', '.join(facts.classes[:4])}…), so its answers would be taken for others",
+        )
+
+
+def _filled(spec: JobSpec, student: _Model, teachers: list[_Model], threads: int) -> JobSpec:
+    training = spec.training.model_copy(
+        update={
+            "image_size": student.image_size,
+            "min_learning_rate": min(spec.training.min_learning_rate, spec.training.learning_rate),
+        }
+    )
+    filled = tuple(_filled_teacher(t, m) for t, m in zip(spec.teachers, teachers, strict=True))
+    resources = spec.resources.model_copy(update={"threads": spec.resources.threads or threads})
+    update = {"training": training, "teachers": filled, "resources": resources}
+    # Validated again: what is stored must be a spec that anybody could send.
+    return JobSpec.model_validate(spec.model_copy(update=update).model_dump(mode="json"))
+
+
+def _filled_teacher(teacher: TeacherSpec, model: _Model) -> TeacherSpec:
+    if teacher.weights != "train":
+        return teacher
+    training = teacher.training or TeacherTrainingSpec()
+    rate = min(training.min_learning_rate, training.learning_rate)
+    filled = training.model_copy(update={"image_size": model.image_size, "min_learning_rate": rate})
+    return teacher.model_copy(update={"training": filled})
+
+
+def _warn(
+    spec: JobSpec, facts: DatasetFacts, models: Mapping[str, ModelFacts], student: _Model, findings: _Findings
+) -> None:
+    if spec.training.batch_size > facts.num_train:
+        findings.warnings.append(
+            f"training.batch_size {spec.training.batch_size} is above the {facts.num_train} training images: an epoch "
+            "is one step"
+        )
+    drop_path = spec.training.drop_path
+    if drop_path > 0 and not has_drop_path(student.architecture, json.dumps(student.arguments, sort_keys=True)):
+        findings.warnings.append(f"{student.architecture} has no stochastic depth; training.drop_path has no effect")
+    for index, teacher in enumerate(spec.teachers):
+        if teacher.weights == "random":
+            findings.warnings.append(f"teachers/{index} has random weights: it knows nothing that it could teach")
+        stored = models.get(teacher.weights)
+        if stored and stored.classes and facts.classes and set(stored.classes) != set(facts.classes):
+            findings.warnings.append(
+                f"teachers/{index} names its classes otherwise than the dataset; they are matched by their position"
+            )
+    stored = models.get(spec.student.weights)
+    if stored is not None and stored.num_classes != facts.num_classes:
+        findings.warnings.append(
+            f"the student's weights are for {stored.num_classes} classes: its head starts at random for "
+            f"{facts.num_classes}"
+        )
+
+
+def _estimate(
+    spec: JobSpec, facts: DatasetFacts, student: _Model, teachers: list[_Model], warnings: list[str]
+) -> dict[str, Any]:
+    batch = min(spec.training.batch_size, facts.num_train)
+    total_steps = spec.training.epochs * steps_per_epoch(facts.num_train, spec.training.batch_size)
+    training = Load(student.appraisal, batch, total_steps, trains=True)
+    online = [Load(teacher.appraisal, batch, total_steps, trains=False) for teacher in teachers]
+    before = [
+        Load(
+            model.appraisal,
+            min(teacher.training.batch_size, facts.num_train),
+            teacher.training.epochs * steps_per_epoch(facts.num_train, teacher.training.batch_size),
+            trains=True,
+        )
+        for teacher, model in zip(spec.teachers, teachers, strict=True)
+        if teacher.training is not None
+    ]
+    test = [Load(model.appraisal, 256, -(-facts.num_test // 256), trains=False) for model in (student, *teachers)]
+    threads = spec.resources.threads or 1
+    seconds = estimate_seconds(
+        [training, *online, *before, *test], threads=threads, accelerator=spec.resources.accelerator
+    )
+    return {
+        "student": _figures(student),
+        "teachers": [_figures(teacher) for teacher in teachers],
+        "total_steps": total_steps,
+        "seconds": round(seconds, 1),
+        "memory_bytes": estimate_memory(training, online, before, ema=spec.training.ema is not None),
+        "teacher_cache": {"bytes": 0, "hit": False},
+        "warnings": warnings,
+    }
+
+
+def _figures(model: _Model) -> dict[str, Any]:
+    return {
+        "architecture": model.architecture,
+        "image_size": model.image_size,
+        "parameters": model.appraisal.parameters,
+        "flops": model.appraisal.flops,
+        "size_bytes": model.appraisal.size_bytes,
+    }

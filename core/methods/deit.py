@@ -1,0 +1,51 @@
+"""A distillation token: one head learns from the labels, the other from the teacher.
+
+Touvron et al. 2021, arXiv:2012.12877, on timm's distilled ViT. At inference the model averages the two
+heads' logits by itself, so nothing is thrown away at export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from core.errors import SpecCannotRun
+from core.losses import token_divergence
+from core.methods.base import Batch, Method, Outputs, Setting
+from core.spec.methods.deit import DeitParams
+
+
+class Deit(Method):
+    """Distillation through a token of its own, from one teacher's decisions or soft labels."""
+
+    def __init__(self, params: DeitParams, setting: Setting) -> None:
+        super().__init__(setting)
+        self.params = params
+
+    def prepare_student(self, student: nn.Module) -> None:
+        """Make the student return both heads' logits while it trains.
+
+        The switch is a plain attribute of timm's model, in no state dict. Raises ``SpecCannotRun`` for a
+        student without a distillation token.
+        """
+        switch = getattr(student, "set_distilled_training", None)
+        if switch is None:
+            raise SpecCannotRun(
+                f"deit needs a student with a distillation token, {type(student).__name__} has none; "
+                "choose a ViT as student, or method kd"
+            )
+        switch(True)
+
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
+        """Two terms, ``label`` (class head) and ``distillation`` (distillation head)."""
+        (token_logits,) = student.token_logits
+        divergence = token_divergence(
+            token_logits,
+            teachers[0].logits,
+            distillation_type=self.params.distillation_type,
+            temperature=self.params.temperature,
+            reduction=self.params.reduction,
+        )
+        alpha = self.params.alpha
+        return {"label": (1 - alpha) * self.label_loss(student.logits, batch), "distillation": alpha * divergence}

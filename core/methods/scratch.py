@@ -1,0 +1,21 @@
+"""Labels alone: the baseline of every report, and how teachers are trained in a job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from core.methods.base import Batch, Method, Outputs, Setting
+from core.spec.methods.scratch import ScratchParams
+
+
+class Scratch(Method):
+    """Cross-entropy with the labels. Teachers are ignored."""
+
+    def __init__(self, params: ScratchParams, setting: Setting) -> None:  # noqa: ARG002 - it has no parameters
+        super().__init__(setting)
+
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:  # noqa: ARG002
+        """One term, ``label``."""
+        return {"label": self.label_loss(student.logits, batch)}

@@ -1,0 +1,99 @@
+"""What a model's constructor is given: the spec's arguments, completed from the dataset and checked.
+
+The constructor is timm's; what it refuses is refused with its own words. Checked here is what timm
+would let pass and what must not come from outside.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from core.errors import FieldError, InvalidSpec
+from core.models import catalog
+from core.spec import ModelSpec
+from core.spec.facts import Facts
+
+# Not properties of a classifier: they change what is built, where, or with which weights.
+_REFUSED = frozenset(
+    """cache_dir checkpoint_path device dtype exportable feature_cfg feature_cls features_only img_layer kwargs_filter
+    model_cfg no_jit out_indices pretrained pretrained_cfg pretrained_cfg_overlay pretrained_filter_fn
+    pretrained_model_args pretrained_strict pruned scriptable use_naflex""".split()  # noqa: SIM905 - one word a line would be a page
+)
+_TRAINERS = {"drop_path_rate": "training.drop_path"}
+MAX_NUMBER = 65_536  # no width, size or count of a real model is above
+MAX_LENGTH = 64
+MAX_DEPTH = 256  # blocks are built one by one, so a mad depth would cost time, even without memory
+
+
+def model_arguments(spec: ModelSpec, facts: Facts, image_size: int) -> dict[str, Any]:
+    """Everything that ``timm.create_model`` is given for ``spec`` on this dataset.
+
+    ``img_size`` is added where the architecture takes it; ``drop_path_rate`` is the trainer's to add.
+
+    Raises:
+        InvalidSpec: An argument that is not accepted, or ``img_size`` that differs from ``image_size``.
+    """
+    check_arguments(spec.arguments, pointer="/arguments")
+    architecture = catalog.require(spec.architecture)
+    arguments = {name: value for name, value in spec.arguments.items() if value is not None}
+    arguments["num_classes"] = facts.num_classes or 0
+    arguments["in_chans"] = facts.channels
+    given = square_size(arguments.get("img_size"), pointer="/arguments/img_size")
+    if given is not None and given != image_size:
+        raise refused("/arguments/img_size", f"img_size {given} and image_size {image_size} differ; give one of them")
+    if given is not None or catalog.takes_image_size(architecture):
+        arguments["img_size"] = image_size
+    return arguments
+
+
+def check_arguments(arguments: Mapping[str, Any], *, pointer: str) -> None:
+    """Refuse what is not an argument of a classifier, and numbers that no model has.
+
+    Raises:
+        InvalidSpec: With the pointer of the first such argument.
+    """
+    for name, value in arguments.items():
+        where = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
+        if name in _REFUSED or name.startswith("_"):
+            raise refused(where, f"{name[:80]} is not accepted here")
+        if name in _TRAINERS:
+            raise refused(where, f"{name} belongs to the training; use {_TRAINERS[name]}")
+        if name == "weight_init" and value == "skip":
+            raise refused(where, "weight_init skip leaves weights undefined; leave it out")
+        numbers = [abs(number) for number in _numbers(value)]
+        if re.search(r"depth|layers|blocks", name) and sum(numbers) > MAX_DEPTH:
+            raise refused(where, f"at most {MAX_DEPTH} blocks are accepted")
+        if max(numbers, default=0) > MAX_NUMBER:
+            raise refused(where, f"numbers of at most {MAX_NUMBER} are accepted")
+        if len(numbers) > MAX_LENGTH:
+            raise refused(where, f"at most {MAX_LENGTH} numbers are accepted")
+
+
+def square_size(value: Any, *, pointer: str) -> int | None:
+    """``img_size`` as pixels a side: an integer or two equal ones. Raises InvalidSpec for anything else."""
+    if value is None:
+        return None
+    sides = value if isinstance(value, list | tuple) else [value]
+    if len(sides) in {1, 2} and all(type(side) is int and side == sides[0] for side in sides):
+        side = int(sides[0])
+        if 1 <= side <= MAX_NUMBER:
+            return side
+    raise refused(pointer, "img_size is a whole number of pixels a side; images are square")
+
+
+def refused(pointer: str, detail: str) -> InvalidSpec:
+    """The error of one field."""
+    return InvalidSpec(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _numbers(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _numbers(part)

@@ -1,0 +1,69 @@
+"""Models without memory: built on torch's meta device to learn their shapes, parameters and cost.
+
+Nothing here allocates a weight, whatever size is asked for. Weight initialisation is skipped as well:
+it would take five times as long as the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+_FILLS = frozenset(
+    {
+        "normal_", "uniform_", "erfinv_", "mul_", "add_", "sub_", "div_", "clamp_", "fill_", "zero_", "copy_",
+        "trunc_normal_", "constant_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_",
+    }
+)  # fmt: skip
+
+
+class _SkipInitialisation(TorchFunctionMode):
+    """Turns in-place fills into nothing: a meta tensor has no values to set."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _FILLS:
+            target = args[0] if args else (kwargs or {}).get("tensor")
+            if isinstance(target, torch.Tensor) and target.is_meta:
+                return target
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Everything built inside has shapes and no memory."""
+    logger = logging.getLogger("timm.models")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # "no pretrained configuration": said by the catalogue already
+    try:
+        with torch.device("meta"), _SkipInitialisation():
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def build_on_meta(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """``timm.create_model`` on the meta device, in evaluation mode. Raises whatever timm raises."""
+    with on_meta():
+        module: nn.Module = timm.create_model(architecture, pretrained=False, **arguments)
+    return module.eval()
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers are trained: ``sum(p.numel())`` over all parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def parameters_on_meta(architecture: str) -> int | None:
+    """Parameters of an architecture as timm registers it; None where it cannot be built without weights."""
+    try:
+        return count_parameters(build_on_meta(architecture, {}))
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError):
+        return None

@@ -1,0 +1,278 @@
+"""Weights in and out: folders with ``model.safetensors`` and ``config.json`` that timm opens as they are.
+
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` rebuilds the model with all its arguments.
+The top-level key ``potstill`` in ``config.json`` is ours; timm does not look at it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.models import get_pretrained_cfg
+from timm.models._input import _get_global_pool
+from torch import Tensor, nn
+
+from core.errors import InvalidSpec, WeightsMismatch
+from core.models import catalog
+from core.models.arguments import check_arguments, square_size
+from core.models.built import BuiltModel
+from core.models.header import read_facts, read_header
+from core.models.meta import build_on_meta, count_parameters
+from core.models.preprocessing import Preprocessing, normalized, plain_preprocessing
+from core.spec.facts import ModelFacts, Normalization
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+FORMAT = 1
+REFUSALS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
+            ValueError, ZeroDivisionError)  # fmt: skip
+"""What timm and torch raise at arguments that cannot be."""
+
+_CFG_KEYS = ("first_conv", "classifier", "pool_size", "fixed_input_size")
+_TRAINING_ONLY = frozenset({"drop_path_rate"})
+
+
+def save_folder(
+    module: nn.Module,
+    folder: Path,
+    *,
+    architecture: str,
+    arguments: Mapping[str, Any],
+    preprocessing: Preprocessing,
+    classes: Sequence[str] | None = None,
+    any_size: bool = False,
+) -> None:
+    """Write ``model.safetensors`` and ``config.json`` into ``folder``, whole or not at all.
+
+    ``arguments`` are all that ``timm.create_model`` was given. ``any_size`` marks weights of which no
+    input size is known, so that a job may run them at its own. The bytes depend only on the arguments
+    and the weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model_config(
+        module,
+        architecture=architecture,
+        arguments=arguments,
+        preprocessing=preprocessing,
+        classes=classes,
+        any_size=any_size,
+    )
+    write_weights(module, folder / WEIGHTS)
+    write_whole(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def model_config(
+    module: nn.Module,
+    *,
+    architecture: str,
+    arguments: Mapping[str, Any],
+    preprocessing: Preprocessing,
+    classes: Sequence[str] | None,
+    any_size: bool = False,
+) -> dict[str, Any]:
+    """``config.json`` in the form that timm reads."""
+    own = getattr(module, "pretrained_cfg", {})
+    cfg = {key: own[key] for key in _CFG_KEYS if key in own} | preprocessing.to_config()
+    num_classes = int(arguments["num_classes"])
+    cfg |= {"num_classes": num_classes, "custom_load": False}
+    if classes is not None:
+        cfg["label_names"] = list(classes)
+    config: dict[str, Any] = {
+        "architecture": architecture.partition(".")[0],
+        "num_classes": num_classes,
+        "num_features": module.num_features,
+    }
+    pool = _get_global_pool(module)
+    if pool:
+        config["global_pool"] = pool
+    config["model_args"] = {k: v for k, v in arguments.items() if k not in _TRAINING_ONLY}
+    config["pretrained_cfg"] = cfg
+    config["potstill"] = {"format": FORMAT, "parameters": count_parameters(module), "any_size": any_size}
+    return config
+
+
+def load_folder(folder: Path, *, image_size: int | None = None) -> BuiltModel:
+    """Rebuild a stored model exactly, in evaluation mode. Leaves torch's random state as it was.
+
+    ``image_size`` is what weights of no known size are run at; others keep their own.
+
+    Raises:
+        WeightsMismatch: The folder is damaged, or its weights do not fit its own config.
+    """
+    facts = read_facts(folder)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = timm.create_model(facts.architecture, pretrained=False, **facts.arguments)
+    except REFUSALS as error:
+        raise WeightsMismatch(f"{facts.architecture} cannot be built: {error}") from error
+    load_strictly(module, load_file(folder / WEIGHTS), name=facts.architecture)
+    cfg = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["pretrained_cfg"]
+    preprocessing = normalized(
+        cfg["mean"],
+        cfg["std"],
+        image_size=facts.image_size or image_size or cfg["input_size"][-1],
+        channels=facts.channels,
+        interpolation=cfg["interpolation"],
+    )
+    return BuiltModel(module.eval(), facts.architecture, facts.arguments, preprocessing, facts.classes)
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
+    """Load weights that must fit exactly.
+
+    Raises:
+        WeightsMismatch: Names the first tensors that are missing, too many or of another shape.
+    """
+    problems = differences({n: tuple(t.shape) for n, t in state.items()}, module)
+    if problems:
+        raise WeightsMismatch(f"The weights do not fit {name}: {problems}.")
+    module.load_state_dict(dict(state), strict=True)
+
+
+def differences(shapes: Mapping[str, tuple[int, ...]], module: nn.Module) -> str:
+    """How given tensors differ from a module's, in words; empty where they fit."""
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    wrong = [f"{n} is {list(shapes[n])}, should be {list(own[n])}" for n in own if n in shapes and shapes[n] != own[n]]
+    parts = [
+        _first("missing", [n for n in own if n not in shapes]),
+        _first("not in the model", [n for n in shapes if n not in own]),
+        _first("of another shape", wrong),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def check_upload(
+    file: Path,
+    architecture: str,
+    arguments: Mapping[str, Any],
+    *,
+    normalization: Normalization | None,
+    classes: Sequence[str] | None,
+    out_folder: Path,
+) -> ModelFacts:
+    """Load an uploaded file strictly, run it once and store it as a folder.
+
+    Raises:
+        UnsupportedMedia: The file is not safetensors.
+        InvalidSpec: The architecture or its arguments cannot be; pointers are those of ``POST /v1/models``.
+        WeightsMismatch: The weights do not fit, are not finite, or give no finite answer.
+    """
+    header = read_header(file)
+    name = catalog.require(architecture)
+    check_arguments(arguments, pointer="/arguments")
+    full = _upload_arguments(name, arguments)
+    try:
+        meta = build_on_meta(name, full)
+    except REFUSALS as error:
+        detail = f"timm refuses these arguments for {name}: {error or type(error).__name__}"
+        raise InvalidSpec(detail) from error
+    problems = differences({n: entry.shape for n, entry in header.tensors.items()}, meta)
+    if problems:
+        raise WeightsMismatch(f"The weights do not fit {name} with these arguments: {problems}.")
+    num_classes = int(full.get("num_classes", meta.num_classes))
+    if classes is not None and len(classes) != num_classes:
+        raise WeightsMismatch(f"{len(classes)} classes are named and the model has {num_classes}.")
+    full |= {"num_classes": num_classes, "in_chans": int(full.get("in_chans", 3))}
+    module = timm.create_model(name, pretrained=False, **full).eval()
+    load_strictly(module, _as_float32(load_file(file)), name=name)
+    size, any_size = _upload_size(name, full)
+    preprocessing = _upload_preprocessing(name, full, normalization, size)
+    _run_once(module, preprocessing)
+    save_folder(
+        module,
+        out_folder,
+        architecture=name,
+        arguments=full,
+        preprocessing=preprocessing,
+        classes=classes,
+        any_size=any_size,
+    )
+    return read_facts(out_folder)
+
+
+def write_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's weights and buffers as safetensors, whole or not at all."""
+    # Tied tensors are written once for each name: safetensors refuses shared memory.
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    beside = path.with_name(f".{path.name}.part")
+    save_file(state, beside, metadata={"format": "pt"})
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there, so that it is whole or absent."""
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _first(what: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what}: {', '.join(names[:3])}{more}"
+
+
+def _upload_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    full = {key: value for key, value in arguments.items() if value is not None}
+    size = square_size(full.get("img_size"), pointer="/arguments/img_size")
+    if size is not None:
+        full["img_size"] = size
+    elif catalog.takes_image_size(name):
+        full["img_size"] = catalog.native_image_size(name)
+    return full
+
+
+def _upload_size(name: str, full: Mapping[str, Any]) -> tuple[int, bool]:
+    """The size to run at, and whether any other would do: a CNN's weights do not tell."""
+    if "img_size" in full:
+        return int(full["img_size"]), False
+    return catalog.native_image_size(name), True
+
+
+def _upload_preprocessing(
+    name: str, full: Mapping[str, Any], normalization: Normalization | None, size: int
+) -> Preprocessing:
+    channels = int(full["in_chans"])
+    try:
+        if normalization is not None:
+            return normalized(normalization.mean, normalization.std, image_size=size, channels=channels)
+        cfg = get_pretrained_cfg(name)
+        if cfg is not None:
+            return normalized(cfg.mean, cfg.std, image_size=size, channels=channels)
+    except ValueError as error:
+        raise WeightsMismatch(f"normalization does not fit {channels} channels: {error}") from error
+    return plain_preprocessing(image_size=size, channels=channels)
+
+
+def _as_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise WeightsMismatch(f"The weights hold NaN or infinity. {_first('In', broken)}.")
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def _run_once(module: nn.Module, preprocessing: Preprocessing) -> None:
+    size = preprocessing.image_size
+    picture = torch.full((1, preprocessing.channels, size, size), 0.5)
+    try:
+        with torch.inference_mode():
+            logits = module(preprocessing(picture))
+    except REFUSALS as error:
+        raise WeightsMismatch(f"The model cannot run on {size} by {size} pixels: {error}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise WeightsMismatch("The model does not answer with one row of logits for each picture.")
+    if not logits.isfinite().all():
+        raise WeightsMismatch("The model answers NaN or infinity to a grey picture.")

@@ -1,0 +1,329 @@
+"""A job from its spec to its files: prepare, teacher, distill, evaluate, export.
+
+The engine's one entry. It knows nothing of HTTP, Celery or a database: the caller passes a workspace to
+read and write in, and a reporter that is told everything and asked what to do. Every stage can be
+entered again by a later attempt, and the student's bits do not depend on how often that happens.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.data.stored import StoredDataset
+from core.errors import OutOfMemory, SpecCannotRun
+from core.evaluate import Measured, agreement, evaluate_exported, measure_model
+from core.methods import Setting, build_method
+from core.models.build import build_student, build_teacher
+from core.models.built import BuiltModel
+from core.models.weights import save_folder
+from core.reporting import Progress, Reporter, RunResult, Stage, Workspace
+from core.spec import JobSpec, TeacherSpec
+from core.teacher.frozen import FrozenTeacher
+from core.teacher.training import TrainedTeacher
+from core.train.context import RunContext
+from core.train.environment import is_out_of_memory, reproducible
+from core.train.loop import Saving, Task, Trainer
+from core.train.precision import choose_arithmetic, choose_device
+from core.train.probe import probe
+from core.train.record import Span, Track
+from core.train.schedule import Schedule
+from core.train.seeds import derive_seed
+
+_STUDENT = "distill"  # the student's track
+_PREPARED, _TRAINED, _EVALUATED = 0.01, 0.95, 0.97  # fractions of a job that are done by then
+
+
+def run(spec: JobSpec, workspace: Workspace, reporter: Reporter) -> RunResult:
+    """Run a resolved spec to its end.
+
+    Raises:
+        Interrupted: The reporter asked to pause, cancel or drain; a checkpoint is saved.
+        RunError: The run cannot go on; its ``code`` says why.
+    """
+    threads = spec.resources.threads
+    assert threads is not None, "a resolved spec says how many threads"
+    device = choose_device(spec.resources.accelerator)
+    with StoredDataset.open(workspace.dataset) as stored, reproducible(threads=threads, device=device):
+        context = RunContext(
+            stored=stored,
+            arithmetic=choose_arithmetic(device, spec.training.precision),
+            threads=threads,
+            reporter=reporter,
+            root=workspace.root,
+            cache=workspace.cache,
+        )
+        try:
+            return _Pipeline(spec, workspace, context).run()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"there is not enough memory on {device.type}: {error}. Lower training.batch_size or "
+                "training.image_size, or take a smaller model."
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What the first stage leaves: the student's task, still without teachers, and the teachers by index.
+
+    ``lessons`` are the trainings of the teachers that are not there yet.
+    """
+
+    task: Task
+    teachers: dict[int, BuiltModel]
+    lessons: dict[int, Task]
+    checkpoint: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluated:
+    """What was measured on the test split. ``folder`` holds the student's files, as they are handed out."""
+
+    folder: Path
+    student: Measured
+    teachers: tuple[Measured, ...]
+
+    @property
+    def agreement(self) -> float | None:
+        """How often student and teacher decide alike; the mean over several teachers, None without one."""
+        if not self.teachers:
+            return None
+        mine = self.student.accuracy.predictions
+        return sum(agreement(mine, teacher.accuracy.predictions) for teacher in self.teachers) / len(self.teachers)
+
+    def result(self) -> dict[str, Any]:
+        """The contract's job result, without the model's id."""
+        return {
+            "student": self.student.figures(),
+            "teachers": [teacher.figures() for teacher in self.teachers],
+            "compressed": [],
+            "agreement": self.agreement,
+        }
+
+
+class _Pipeline:
+    """One attempt of one job."""
+
+    def __init__(self, spec: JobSpec, workspace: Workspace, context: RunContext) -> None:
+        assert spec.training.image_size is not None, "a resolved spec says how large pictures are"
+        self.spec = spec
+        self.context = context
+        self.reporter = context.reporter
+        self.image_size: int = spec.training.image_size
+        self.models = workspace.models
+        self.seconds: dict[str, float] = {}
+        self.spans = _spans(spec)
+        self.learners = {
+            index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context)
+            for index, teacher in enumerate(spec.teachers)
+            if teacher.weights == "train"
+        }
+
+    def run(self) -> RunResult:
+        """The stages in order."""
+        with self._stage(Stage.PREPARE):
+            prepared = self._prepare()
+        if prepared.lessons:
+            with self._stage(Stage.TEACHER):
+                self._train_teachers(prepared)
+        with self._stage(Stage.DISTILL):
+            step = self._distill(prepared)
+        with self._stage(Stage.EVALUATE):
+            evaluated = self._evaluate(prepared)
+            self._progress(_EVALUATED, step)
+        with self._stage(Stage.EXPORT):
+            artifacts = self._export(evaluated)
+            self._progress(1.0, step)
+        return RunResult(evaluated.result(), artifacts)
+
+    @contextmanager
+    def _stage(self, stage: Stage) -> Iterator[None]:
+        self.reporter.stage_started(stage)
+        self.context.poll()
+        began = time.monotonic()
+        yield
+        self.seconds[stage.value] = round(time.monotonic() - began, 3)
+        self.reporter.stage_finished(stage)
+
+    # --- prepare ------------------------------------------------------------------------------------
+
+    def _prepare(self) -> _Prepared:
+        num_classes = self.context.stored.num_classes
+        if num_classes is None:
+            raise SpecCannotRun(f"{self.spec.method.name} learns from labels, and this dataset has none")
+        teachers: dict[int, BuiltModel] = {}
+        lessons: dict[int, Task] = {}
+        for index, teacher in enumerate(self.spec.teachers):
+            built = self._teacher(index, teacher)
+            if built is None:
+                lessons[index] = self.learners[index].task()
+            else:
+                teachers[index] = built
+        student = self._student()
+        networks = [teachers[i] if i in teachers else lessons[i].student for i in range(len(self.spec.teachers))]
+        task = self._task(student, networks, num_classes)
+        prepared = _Prepared(task, teachers, lessons, self.reporter.newest_checkpoint(_STUDENT))
+        if prepared.checkpoint is None:
+            self._probe(prepared, networks)
+        return prepared
+
+    def _teacher(self, index: int, spec: TeacherSpec) -> BuiltModel | None:
+        """A teacher that is there already: given, or found by its recipe."""
+        if index in self.learners:
+            found = self.learners[index].find()
+            if found is not None:
+                self.reporter.event(
+                    "teacher.found",
+                    f"{spec.architecture} was trained by an earlier job with the same recipe",
+                    data={"teacher": index, "recipe": self.learners[index].recipe},
+                )
+            return found
+        torch.manual_seed(derive_seed(self.spec.training.seed, f"teacher-{index}"))
+        return build_teacher(spec, facts=self.context.facts, image_size=self.image_size, models=self.models)
+
+    def _student(self) -> BuiltModel:
+        training = self.spec.training
+        torch.manual_seed(derive_seed(training.seed, "student"))
+        return build_student(
+            self.spec.student,
+            method=self.spec.method,
+            facts=self.context.facts,
+            image_size=self.image_size,
+            drop_path=training.drop_path,
+            models=self.models,
+        )
+
+    def _task(self, student: BuiltModel, networks: list[BuiltModel], num_classes: int) -> Task:
+        training = self.spec.training
+        torch.manual_seed(derive_seed(training.seed, "method"))
+        setting = Setting(
+            student=student.module,
+            teachers=[network.module for network in networks],
+            num_classes=num_classes,
+            label_smoothing=training.label_smoothing,
+        )
+        return Task(
+            training=training,
+            student=student,
+            method=build_method(self.spec.method, setting),
+            teachers=(),
+            feed=self.context.feed(training, image_size=self.image_size, views=training.views),
+            arithmetic=self.context.arithmetic,
+            ema=training.ema,
+        )
+
+    def _probe(self, prepared: _Prepared, networks: list[BuiltModel]) -> None:
+        """Try one step of every training that is to come, with copies of teachers that still have to learn."""
+        self.context.poll()
+        copies = [replace(network, module=copy.deepcopy(network.module)) for network in networks]
+        frozen = [FrozenTeacher(network, self.context.arithmetic) for network in copies]
+        probed = probe(replace(prepared.task, teachers=frozen), self.context.root)
+        for lesson in prepared.lessons.values():
+            self.context.poll()
+            probe(lesson, self.context.root)
+        self.reporter.event(
+            "probe.passed",
+            f"a training step takes about {1000 * probed.step_seconds:.1f} ms",
+            data={
+                "step_seconds": probed.step_seconds,
+                "memory_bytes": probed.memory_bytes,
+                "checkpoint_bytes": probed.checkpoint_bytes,
+                "device": self.context.arithmetic.device.type,
+                "threads": self.context.threads,
+            },
+        )
+
+    # --- training -----------------------------------------------------------------------------------
+
+    def _train_teachers(self, prepared: _Prepared) -> None:
+        steps = Schedule.of(self.spec.training, steps_per_epoch=prepared.task.feed.steps_per_epoch).total_steps
+        for index, lesson in prepared.lessons.items():
+            learner = self.learners[index]
+            prepared.teachers[index] = learner.train(lesson, span=self.spans[f"teacher-{index}"], student_steps=steps)
+            self.context.poll()
+
+    def _distill(self, prepared: _Prepared) -> int:
+        """Train the student and return the number of steps it took."""
+        training = self.spec.training
+        frozen = [FrozenTeacher(prepared.teachers[i], self.context.arithmetic) for i in sorted(prepared.teachers)]
+        trainer = Trainer(
+            replace(prepared.task, teachers=frozen),
+            track=Track(name=_STUDENT, series="train", span=self.spans[_STUDENT]),
+            reporter=self.reporter,
+            scratch=self.context.root / "checkpoints",
+            saving=Saving(
+                every_epochs=training.checkpoint_every_epochs, keep_every_epochs=training.keep_weights_every_epochs
+            ),
+            watch=self.context.watch("eval/top1", training, image_size=self.image_size),
+        )
+        trainer.resume(prepared.checkpoint)
+        if trainer.step == 0:
+            self._look_at_teachers(frozen)
+        trainer.run()
+        trainer.stepper.settle()
+        return trainer.step
+
+    def _look_at_teachers(self, frozen: list[FrozenTeacher]) -> None:
+        """The line that the student's curve is drawn against."""
+        pictures = self.context.looked_at(self.image_size)
+        for index, teacher in enumerate(frozen):
+            accuracy = self.context.top1(teacher.logits, pictures)
+            self.reporter.metrics(0, {f"teacher/{index}/top1": accuracy})
+
+    # --- results ------------------------------------------------------------------------------------
+
+    def _evaluate(self, prepared: _Prepared) -> _Evaluated:
+        """Write the student's files, and measure the file that is handed out."""
+        student = prepared.task.student
+        folder = self.context.root / "export"
+        save_folder(
+            student.module,
+            folder,
+            architecture=student.architecture,
+            arguments=student.arguments,
+            preprocessing=student.preprocessing,
+            classes=self.context.stored.classes,
+        )
+        pixels = self.context.pixels("test", self.image_size)
+        device, poll = self.context.arithmetic.device, self.context.poll
+        return _Evaluated(
+            folder,
+            evaluate_exported(folder, pixels, device=device, poll=poll),
+            tuple(
+                measure_model(prepared.teachers[index], pixels, device=device, poll=poll)
+                for index in sorted(prepared.teachers)
+            ),
+        )
+
+    def _progress(self, fraction: float, step: int) -> None:
+        """Progress after the training."""
+        training = self.spec.training
+        total = self._total_steps()
+        self.reporter.progress(
+            Progress(fraction=fraction, step=step, total_steps=total, epoch=step * training.epochs // total)
+        )
+
+
+def _spans(spec: JobSpec) -> dict[str, Span]:
+    """The part of the job's progress that each training is: by its number of epochs, as all see the same data."""
+    epochs = {
+        f"teacher-{index}": teacher.training.epochs
+        for index, teacher in enumerate(spec.teachers)
+        if teacher.training is not None
+    }
+    epochs[_STUDENT] = spec.training.epochs
+    spans, start = {}, _PREPARED
+    for track, count in epochs.items():
+        width = (_TRAINED - _PREPARED) * count / sum(epochs.values())
+        spans[track] = Span(start, width)
+        start += width
+    return spans

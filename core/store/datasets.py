@@ -1,0 +1,139 @@
+"""Datasets: created by a caller, made ready by the ingest worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.ids import new_id
+from core.store import intake
+from core.store.artifacts import StoredFile
+from core.store.db import utc_now
+from core.store.intake import Holding
+from core.store.pages import Page, missing, newest_first, require_id
+from core.store.references import release
+from core.store.tables import Dataset
+
+
+def create(
+    session: Session,
+    project_id: str,
+    *,
+    name: str,
+    source: Mapping[str, Any],
+    upload_key: str | None = None,
+    dataset_id: str | None = None,
+) -> Dataset:
+    """Add a dataset that waits to be ingested; ``upload_key`` says where the sent file is stored."""
+    dataset = Dataset(
+        id=dataset_id or new_id("ds"),
+        project_id=project_id,
+        name=name,
+        source=dict(source),
+        status="processing",
+        upload_key=upload_key,
+        created_at=utc_now(session),
+    )
+    session.add(dataset)
+    session.flush()
+    return dataset
+
+
+def get(session: Session, project_id: str, dataset_id: str) -> Dataset:
+    """One dataset of the project. Raises ``NotFound``."""
+    return _find(session, project_id, dataset_id, lock=False)
+
+
+def list_datasets(session: Session, project_id: str, *, limit: int = 20, after: str | None = None) -> Page[Dataset]:
+    """The project's datasets, newest first."""
+    statement = select(Dataset).where(Dataset.project_id == project_id)
+    return newest_first(session, statement, Dataset.id, limit=limit, after=after, prefix="ds")
+
+
+def delete(session: Session, project_id: str, dataset_id: str) -> list[str]:
+    """Delete a dataset, also one that is being ingested.
+
+    Returns the keys of its files: delete them after the commit, or leave them to the collector.
+    Raises ``NotFound``, and ``InUse`` where an unfinished job reads it.
+    """
+    dataset = _find(session, project_id, dataset_id, lock=True)
+    release(session, dataset.id, "dataset")
+    keys = [file["key"] for file in dataset.files]
+    session.delete(dataset)
+    session.flush()
+    return keys if dataset.upload_key is None else [*keys, dataset.upload_key]
+
+
+# --- the ingest worker ------------------------------------------------------------------------------
+
+
+def claim(session: Session, *, worker_id: str, lease_seconds: float) -> Dataset | None:
+    """Take the oldest dataset that waits; None if there is none. Continue with ``Holding.of(dataset)``."""
+    return intake.claim(session, Dataset, worker_id=worker_id, lease_seconds=lease_seconds)
+
+
+def waiting(session: Session) -> int:
+    """How many datasets could be claimed now."""
+    return intake.waiting(session, Dataset)
+
+
+def beat(session: Session, holding: Holding, lease_seconds: float) -> None:
+    """Renew the lease. Raises ``LeaseLost``, also where the dataset was deleted meanwhile."""
+    intake.beat(session, Dataset, holding, lease_seconds)
+
+
+def hand_back(session: Session, holding: Holding) -> Dataset:
+    """Leave it for another worker. Raises ``LeaseLost``."""
+    return intake.hand_back(session, Dataset, holding)
+
+
+def ready(
+    session: Session,
+    holding: Holding,
+    *,
+    files: Sequence[StoredFile],
+    splits: Mapping[str, Any],
+    num_classes: int | None,
+    classes: Sequence[str] | None,
+    channels: int,
+    image_size: int,
+    fingerprint: str,
+    size_bytes: int,
+    rejected: Sequence[Mapping[str, str]] = (),
+) -> Dataset:
+    """The dataset is stored and can be learnt from. Raises ``LeaseLost``."""
+    return intake.ready(
+        session,
+        Dataset,
+        holding,
+        files=[file.as_json() for file in files],
+        splits=dict(splits),
+        num_classes=num_classes,
+        classes=None if classes is None else list(classes),
+        channels=channels,
+        image_size=image_size,
+        fingerprint=fingerprint,
+        size_bytes=size_bytes,
+        rejected=[dict(one) for one in rejected],
+        upload_key=None,
+    )
+
+
+def fail(
+    session: Session, holding: Holding, error: Mapping[str, Any], *, rejected: Sequence[Mapping[str, str]] = ()
+) -> Dataset:
+    """The dataset cannot be used. Raises ``LeaseLost``."""
+    facts = {"rejected": [dict(one) for one in rejected], "upload_key": None}
+    return intake.fail(session, Dataset, holding, dict(error), **facts)
+
+
+def _find(session: Session, project_id: str, dataset_id: str, *, lock: bool) -> Dataset:
+    require_id(dataset_id, "ds", "dataset")
+    statement = select(Dataset).where(Dataset.id == dataset_id, Dataset.project_id == project_id)
+    found = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
+    if found is None:
+        raise missing("dataset", dataset_id)
+    return found

@@ -1,0 +1,84 @@
+"""A job's log: ``seq`` counts 1, 2, 3, … without a gap, as it is taken in the transaction that writes the event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.ids import new_id
+from core.store.db import utc_now
+from core.store.leases import Attempt, change_where, hold
+from core.store.pages import Page
+from core.store.tables import Event, Job
+
+Level = Literal["info", "warning", "error"]
+
+TERMINAL_TYPES = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
+
+
+def append(
+    session: Session,
+    attempt: Attempt,
+    type: str,  # noqa: A002 - the wire's word
+    message: str,
+    *,
+    level: Level = "info",
+    data: Mapping[str, Any] | None = None,
+) -> Event:
+    """Add what a worker reports. Raises :class:`~core.store.leases.LeaseLost`."""
+    hold(session, attempt)
+    return record(session, attempt.job_id, type, message, level=level, data=data)
+
+
+def record(
+    session: Session,
+    job_id: str,
+    type: str,  # noqa: A002 - the wire's word
+    message: str,
+    *,
+    level: Level = "info",
+    data: Mapping[str, Any] | None = None,
+) -> Event:
+    """Add to the log of a job that this transaction has already changed or locked; for the store's own use."""
+    job = change_where(session, Job.id == job_id, last_seq=Job.last_seq + 1)
+    assert job is not None, job_id
+    event = Event(
+        job_id=job.id,
+        seq=job.last_seq,
+        id=new_id("evt"),
+        project_id=job.project_id,
+        type=type,
+        level=level,
+        message=message,
+        data=dict(data or {}),
+        attempt=job.attempt,
+        created_at=utc_now(session),
+    )
+    session.add(event)
+    session.flush()
+    return event
+
+
+def list_events(
+    session: Session, project_id: str, job_id: str, *, after_seq: int = 0, limit: int | None = None
+) -> Page[Event]:
+    """The events after ``after_seq``, ascending. Of a job that is not the project's: none."""
+    statement = (
+        select(Event)
+        .where(Event.project_id == project_id, Event.job_id == job_id, Event.seq > after_seq)
+        .order_by(Event.seq)
+    )
+    if limit is None:
+        return Page(session.scalars(statement).all(), has_more=False)
+    rows = session.scalars(statement.limit(limit + 1)).all()
+    return Page(rows[:limit], len(rows) > limit)
+
+
+def seq_of(session: Session, project_id: str, job_id: str, event_id: str) -> int | None:
+    """The place of an event in its job's log, or None where there is no such event."""
+    return session.scalars(
+        select(Event.seq).where(Event.project_id == project_id, Event.job_id == job_id, Event.id == event_id)
+    ).one_or_none()

@@ -1,0 +1,60 @@
+"""Jobs: every state change is one function, one guarded UPDATE and one event in the same transaction.
+
+``records``: creating and finding. ``moves``: what a caller may ask. ``queue``: claiming and taking back.
+``attempts``: what the worker that holds a job may do.
+"""
+
+from core.store.jobs.attempts import (
+    NewArtifact,
+    beat,
+    cancelled,
+    current,
+    fail,
+    finish_stage,
+    flags,
+    hand_back,
+    paused,
+    record_progress,
+    set_spec,
+    start_stage,
+    succeed,
+)
+from core.store.jobs.moves import cancel, next_actions, pause, resume, retry, stop
+from core.store.jobs.queue import WORKER_LOST, claim, claimable, expire_leases
+from core.store.jobs.records import create, delete, get, get_artifact, list_artifacts, list_jobs
+from core.store.leases import Attempt, Flags, LeaseLost
+
+__all__ = [
+    "WORKER_LOST",
+    "Attempt",
+    "Flags",
+    "LeaseLost",
+    "NewArtifact",
+    "beat",
+    "cancel",
+    "cancelled",
+    "claim",
+    "claimable",
+    "create",
+    "current",
+    "delete",
+    "expire_leases",
+    "fail",
+    "finish_stage",
+    "flags",
+    "get",
+    "get_artifact",
+    "hand_back",
+    "list_artifacts",
+    "list_jobs",
+    "next_actions",
+    "pause",
+    "paused",
+    "record_progress",
+    "resume",
+    "retry",
+    "set_spec",
+    "start_stage",
+    "stop",
+    "succeed",
+]

@@ -1,0 +1,149 @@
+"""Creating, finding and deleting jobs, and the files that they hand out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.errors import FieldError, InvalidSpec, InvalidState
+from core.ids import new_id
+from core.store import events
+from core.store.db import utc_now
+from core.store.jobs.moves import lock, next_actions
+from core.store.jobs.rows import first_progress
+from core.store.pages import Page, missing, newest_first, require_id
+from core.store.references import release
+from core.store.tables import Artifact, Checkpoint, Dataset, Job, JobReference, Model
+
+
+def create(
+    session: Session,
+    project_id: str,
+    *,
+    spec: Mapping[str, Any],
+    resolved: bool,
+    dataset_id: str,
+    references: Iterable[str] = (),
+    name: str | None = None,
+    priority: int = 0,
+    accelerator: str = "auto",
+    metadata: Mapping[str, Any] | None = None,
+    total_steps: int | None = None,
+) -> Job:
+    """Queue a job. Raises ``InvalidSpec`` where its dataset or what ``references`` names cannot be read.
+
+    What the job reads is locked until the transaction ends, so that nobody deletes it meanwhile.
+    """
+    inputs = tuple(dict.fromkeys((dataset_id, *references)))
+    _require_inputs(session, project_id, spec, dataset_id, inputs[1:])
+    job = Job(
+        id=new_id("job"),
+        project_id=project_id,
+        name=name,
+        status="queued",
+        stages=[],
+        progress=first_progress(total_steps),
+        spec=dict(spec),
+        resolved=resolved,
+        dataset_id=dataset_id,
+        priority=priority,
+        accelerator=accelerator,
+        metadata_=dict(metadata or {}),
+        created_at=utc_now(session),
+    )
+    session.add(job)
+    session.flush()
+    session.add_all(JobReference(job_id=job.id, object_id=one, project_id=project_id) for one in inputs)
+    events.record(session, job.id, "job.created", "Queued; waiting for a worker.", data={"status": "queued"})
+    return job
+
+
+def get(session: Session, project_id: str, job_id: str) -> Job:
+    """One job of the project. Raises ``NotFound``."""
+    require_id(job_id, "job", "job")
+    job = session.scalars(select(Job).where(Job.id == job_id, Job.project_id == project_id)).one_or_none()
+    if job is None:
+        raise missing("job", job_id)
+    return job
+
+
+def list_jobs(
+    session: Session,
+    project_id: str,
+    *,
+    status: str | Sequence[str] | None = None,
+    limit: int = 20,
+    after: str | None = None,
+) -> Page[Job]:
+    """The project's jobs, newest first. Raises ``InvalidRequest`` for an ``after`` that is no job's id."""
+    statement = select(Job).where(Job.project_id == project_id)
+    if status is not None:
+        statement = statement.where(Job.status.in_([status] if isinstance(status, str) else list(status)))
+    return newest_first(session, statement, Job.id, limit=limit, after=after, prefix="job")
+
+
+def delete(session: Session, project_id: str, job_id: str) -> list[str]:
+    """Delete a finished job with its events, metrics, checkpoints and artefacts; its student model stays.
+
+    Returns the keys of files that nothing names any more: delete them after the commit, or leave them
+    to the collector. Raises ``NotFound``, ``InvalidState``, ``InUse``.
+    """
+    job = lock(session, project_id, job_id)
+    if not job.terminal:
+        raise InvalidState(
+            f"A job that is {job.status} cannot be deleted; cancel it first.", extra={"next_actions": next_actions(job)}
+        )
+    release(session, job.id, "job's student")
+    keys = set(session.scalars(select(Artifact.key).where(Artifact.job_id == job.id)))
+    for files in session.scalars(select(Checkpoint.files).where(Checkpoint.job_id == job.id)):
+        keys |= {file["key"] for file in files}
+    for files in session.scalars(select(Model.files).where(Model.job_id == job.id)):
+        keys -= {file["key"] for file in files}
+    session.execute(sql_delete(Job).where(Job.id == job.id).execution_options(synchronize_session=False))
+    session.expunge(job)
+    return sorted(keys)
+
+
+def list_artifacts(session: Session, project_id: str, job_id: str) -> list[Artifact]:
+    """What a succeeded job hands out, by name; nothing before. Raises ``NotFound``."""
+    get(session, project_id, job_id)
+    return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)))
+
+
+def get_artifact(session: Session, project_id: str, job_id: str, name: str) -> Artifact:
+    """One of them. Raises ``NotFound``, naming what there is."""
+    found = {artifact.name: artifact for artifact in list_artifacts(session, project_id, job_id)}
+    if name not in found:
+        there_is = f"it has {', '.join(found)}" if found else "it has none until it has succeeded"
+        error = missing("artefact", name)
+        error.detail = f"This job has no artefact {name[:60]!r}; {there_is}."
+        raise error
+    return found[name]
+
+
+def _require_inputs(
+    session: Session, project_id: str, spec: Mapping[str, Any], dataset_id: str, others: Sequence[str]
+) -> None:
+    errors = []
+    of_project = select(Dataset.status).where(Dataset.id == dataset_id, Dataset.project_id == project_id)
+    if (status := session.scalars(of_project.with_for_update(read=True)).one_or_none()) != "ready":
+        detail = f"dataset {dataset_id} is {status}, not ready" if status else f"there is no dataset {dataset_id}"
+        errors.append(FieldError("/dataset", detail))
+    for one in others:
+        table, needed = (Job, "succeeded") if one.startswith("job_") else (Model, "ready")
+        statement = select(table.status).where(table.id == one, table.project_id == project_id)
+        if (status := session.scalars(statement.with_for_update(read=True)).one_or_none()) != needed:
+            detail = f"{one} is {status}, not {needed}" if status else f"there is no {one} in this project"
+            errors.extend(FieldError(pointer, detail) for pointer in _pointers(spec, one))
+    if errors:
+        raise InvalidSpec("; ".join(f"{e.pointer}: {e.detail}" for e in errors), errors=errors)
+
+
+def _pointers(spec: Mapping[str, Any], weights: str) -> list[str]:
+    models = {"/student/weights": spec["student"]}
+    models |= {f"/teachers/{k}/weights": teacher for k, teacher in enumerate(spec.get("teachers", ()))}
+    return [pointer for pointer, model in models.items() if model.get("weights") == weights]

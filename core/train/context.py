@@ -1,0 +1,90 @@
+"""What every training of one job shares: the data, the device, and whom to tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from core.data.pixels import Pixels, load_pixels
+from core.data.stored import SplitName, StoredDataset
+from core.evaluate import evaluate_accuracy
+from core.reporting import Control, Interrupted, Reporter
+from core.spec import TrainingBase
+from core.spec.facts import Facts
+from core.train.feed import Feed
+from core.train.loop import Watch
+from core.train.precision import Arithmetic
+
+_LEAVE = (Control.PAUSE, Control.CANCEL, Control.DRAIN)
+_MAX_LOOKS = 20
+_MAX_LOOKED_AT = 2_000  # pictures of the test split
+_LOOKING_SHARE = 0.1  # of the training's work, a look costing a third of a training step
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """The surroundings of a run. ``root`` is its scratch folder, ``cache`` is shared by runs."""
+
+    stored: StoredDataset
+    arithmetic: Arithmetic
+    threads: int
+    reporter: Reporter
+    root: Path
+    cache: Path
+
+    @property
+    def facts(self) -> Facts:
+        """What a model takes from the dataset."""
+        return Facts(self.stored.num_classes, self.stored.channels, self.stored.image_size)
+
+    def poll(self) -> None:
+        """Raise ``Interrupted`` where the caller wants the run to leave. A stop is the training's business."""
+        control = self.reporter.control()
+        if control in _LEAVE:
+            raise Interrupted(control)
+
+    def pixels(self, split: SplitName, image_size: int) -> Pixels:
+        """A split, decoded at a size."""
+        return load_pixels(
+            self.stored,
+            split,
+            image_size,
+            self.cache,
+            threads=self.threads,
+            progress=lambda _done, _total: self.poll(),
+        )
+
+    def feed(self, training: TrainingBase, *, image_size: int, views: int | None = None) -> Feed:
+        """The training split as a training block wants it."""
+        return Feed(
+            self.pixels("train", image_size),
+            batch_size=training.batch_size,
+            augmentation=training.augmentation,
+            views=views,
+            seed=training.seed,
+            device=self.arithmetic.device,
+        )
+
+    def watch(self, name: str, training: TrainingBase, *, image_size: int) -> Watch:
+        """A look at the accuracy on the test split, now and then, to be shown and never to decide anything.
+
+        At most 2,000 evenly spaced pictures at most 20 times, and for at most a tenth of the training's work.
+        """
+        sample = self.looked_at(image_size)
+        work = training.epochs * len(self.stored.split("train"))
+        looks = max(1, min(_MAX_LOOKS, training.epochs, int(3 * _LOOKING_SHARE * work / len(sample))))
+        return Watch(name, math.ceil(training.epochs / looks), lambda logits: self.top1(logits, sample))
+
+    def looked_at(self, image_size: int) -> Pixels:
+        """The part of the test split that is looked at while training."""
+        whole = self.pixels("test", image_size)
+        stride = math.ceil(len(whole) / _MAX_LOOKED_AT)
+        return Pixels(images=whole.images[::stride], labels=whole.labels[::stride])
+
+    def top1(self, logits: Callable[[Tensor], Tensor], pixels: Pixels) -> float:
+        """The fraction of pictures that a network gets right. Raises ``Interrupted`` on request."""
+        return evaluate_accuracy(logits, pixels, device=self.arithmetic.device, poll=self.poll).top1

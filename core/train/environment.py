@@ -1,0 +1,40 @@
+"""The process-wide switches that decide whether the same run gives the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.utils.deterministic
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+@contextmanager
+def reproducible(*, threads: int, device: torch.device) -> Iterator[None]:
+    """Compute with this many CPU threads, and on a CPU by deterministic kernels alone; undone on leaving.
+
+    The number of threads decides the order of sums and so the last bits of a result. On CUDA kernels are
+    left free: there the same bits are not promised, and deterministic ones cost speed.
+    """
+    before_threads = torch.get_num_threads()
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before_fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.set_num_threads(threads)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging, and not for free
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before_threads)
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = before_fill
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the process has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)

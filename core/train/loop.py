@@ -1,0 +1,288 @@
+"""The training loop: students and teachers alike, whatever the method."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core.errors import NonFiniteLoss
+from core.methods.base import Method, Outputs
+from core.models.built import BuiltModel
+from core.reporting import Control, Interrupted, Reporter, SavedCheckpoint
+from core.spec import TrainingBase
+from core.train.checkpoint import Trained, read_checkpoint, write_checkpoint
+from core.train.ema import Ema
+from core.train.feed import Feed
+from core.train.optimizer import build_optimizer, clip_gradients, gradient_norm
+from core.train.precision import Arithmetic
+from core.train.record import Recorder, Track
+from core.train.schedule import Schedule
+from core.train.seeds import derive_seed, seed_generators, step_seed
+
+Teacher = Callable[[Tensor], Outputs]
+"""A frozen network: augmented pictures (B, C, H, W) in 0…1 to what it says of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saving:
+    """When checkpoints are written, besides the end and an interruption. Seconds are of wall clock."""
+
+    every_epochs: int = 1
+    keep_every_epochs: int | None = None
+    every_seconds: float = 300.0
+    least_seconds: float = 2.0  # tiny trainings would spend their time on saving
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A look at the student now and then, for display alone: nothing is decided by it."""
+
+    name: str
+    every_epochs: int
+    measure: Callable[[Callable[[Tensor], Tensor]], float]  # given pictures in 0…1 to logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """All that makes a training what it is. ``student`` and ``method`` are changed by it."""
+
+    training: TrainingBase
+    student: BuiltModel
+    method: Method
+    teachers: Sequence[Teacher]
+    feed: Feed
+    arithmetic: Arithmetic
+    ema: float | None = None
+
+
+class Stepper:
+    """One training's moving parts, and a single step of it."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.schedule = Schedule.of(task.training, steps_per_epoch=task.feed.steps_per_epoch)
+        self._device = task.arithmetic.device
+        module = task.student.module.to(self._device)
+        task.method.to(self._device)
+        task.method.prepare_student(module)
+        self.trained = Trained(
+            student=module,
+            method=task.method,
+            optimizer=build_optimizer(
+                [module, task.method],
+                learning_rate=task.training.learning_rate,
+                weight_decay=task.training.weight_decay,
+            ),
+            ema=None if task.ema is None else Ema(module, task.ema),
+        )
+        self._parameters = [p for g in self.trained.optimizer.param_groups for p in g["params"]]
+        self._step_seeds = derive_seed(task.training.seed, "steps")
+        self.train_mode()
+
+    def train_mode(self) -> None:
+        """Switch student and method to training."""
+        self.trained.student.train()
+        self.trained.method.train()
+
+    def take(self, step: int) -> dict[str, float]:
+        """Take step ``step`` (counted from 0) and return its measurements.
+
+        Raises:
+            NonFiniteLoss: A term of the loss or the gradient is not finite; the weights are untouched.
+        """
+        trained, task = self.trained, self.task
+        seed_generators(step_seed(self._step_seeds, step), self._device)
+        batch = task.feed.batch(step)
+        teachers = [teacher(batch.images) for teacher in task.teachers]
+        with task.arithmetic.forward_context():
+            student = Outputs.of(task.student(batch.images))
+        terms = task.method.loss(batch, student, teachers)
+        loss = torch.stack(tuple(terms.values())).sum()
+        trained.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        # A parameter that took no part in this step has no gradient.
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = gradient_norm(gradients)
+        # The one place where the host waits for the device: no step is taken before the loss is known.
+        *values, total, size = torch.stack((*terms.values(), loss, norm)).detach().tolist()
+        measured = dict(zip(terms, values, strict=True))
+        if not math.isfinite(total + size):
+            raise _not_finite(step, self.schedule.epoch(step), measured, size)
+        rate = self.schedule.rate(step)
+        self._apply(gradients, norm, rate)
+        return {"loss": total, **measured, "learning_rate": rate, "gradient_norm": size}
+
+    def _apply(self, gradients: list[Tensor], norm: Tensor, rate: float) -> None:
+        limit = self.task.training.gradient_clip
+        if limit is not None:
+            clip_gradients(gradients, norm, limit)
+        for group in self.trained.optimizer.param_groups:
+            group["lr"] = rate
+        self.trained.optimizer.step()
+        if self.trained.ema is not None:
+            self.trained.ema.update()
+
+    def logits(self, images_BCHW: Tensor) -> Tensor:
+        """What the weights that count now say of pictures in 0…1, as at inference. Needs :meth:`evaluating`."""
+        student = self.task.student
+        inputs = student.preprocessing(images_BCHW.to(self._device))
+        with self.task.arithmetic.forward_context():
+            if self.trained.ema is None:
+                answer: Tensor = student.module(inputs)
+            else:
+                answer = torch.func.functional_call(student.module, self.trained.ema.weights, (inputs,))
+        return answer.float()
+
+    def measure(self, watch: Watch) -> float:
+        """Look at the student as it would be exported now, and go back to training."""
+        self.trained.student.eval()
+        try:
+            with torch.no_grad():  # not inference mode: what a model caches then could not be trained with
+                return watch.measure(self.logits)
+        finally:
+            self.train_mode()
+
+    def settle(self) -> None:
+        """End the training: the weights that count become the student's own, in evaluation mode."""
+        if self.trained.ema is not None:
+            self.trained.student.load_state_dict(self.trained.ema.weights)
+        self.trained.student.eval()
+
+
+class Trainer:
+    """Runs a training to its end, to a stop or to an interruption; saves and resumes it."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        track: Track,
+        reporter: Reporter,
+        scratch: Path,
+        saving: Saving | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self.stepper = Stepper(task)
+        self.schedule = self.stepper.schedule
+        self.step = 0
+        self._track = track
+        self._reporter = reporter
+        self._scratch = scratch
+        self._saving = saving or Saving()
+        self._watch = watch
+        self._recorder = Recorder(reporter, track, self.schedule, task.feed.batch_size)
+        self._saved_step = 0
+        self._saved_at = time.monotonic()
+        self._latest: dict[str, float] = {}
+
+    def resume(self, checkpoint: Path | None) -> None:
+        """Go on from a checkpoint of this track; None is the start. Raises ``StorageFailed`` if it cannot be read."""
+        if checkpoint is None:
+            return
+        self.step = self._saved_step = read_checkpoint(checkpoint, self.stepper.trained)
+        self._reporter.event(
+            "training.resumed",
+            f"{self._track.name} goes on from step {self.step} of {self.schedule.total_steps}",
+            data={"track": self._track.name, "step": self.step},
+        )
+
+    def run(self) -> bool:
+        """Train to the last step, from where a checkpoint left off.
+
+        Returns whether the last step was reached; False after a stop on request.
+
+        Raises:
+            Interrupted: On request, with a checkpoint saved.
+            NonFiniteLoss: The loss left the numbers; the step that did it was not taken.
+        """
+        self._recorder.begin(self.step)
+        while self.step < self.schedule.total_steps:
+            control = self._reporter.control()
+            if control is not Control.GO:
+                self._recorder.progress(self.step, force=True)
+                self.save()
+                if control is Control.STOP:
+                    self._stopped()
+                    return False
+                raise Interrupted(control)
+            values = self.stepper.take(self.step)
+            self.step += 1
+            if self._recorder.wants(self.step):
+                self._recorder.metrics(self.step, values)
+            self._recorder.progress(self.step)
+            self._after_step(values)
+        self._recorder.progress(self.step, force=True)
+        self.save()
+        return True
+
+    def save(self, *, keep: bool = False) -> None:
+        """Write a checkpoint, unless the newest one is of this very step."""
+        if self.step == self._saved_step and not keep:
+            return
+        folder = self._scratch / f"{self._track.name}-{self.step:09d}"
+        write_checkpoint(folder, self.stepper.trained, step=self.step)
+        self._recorder.progress(self.step, force=True)
+        epoch = self.schedule.epoch(self.step)
+        self._reporter.save_checkpoint(
+            SavedCheckpoint(folder, self._track.name, self.step, epoch, metrics=dict(self._latest), keep=keep)
+        )
+        shutil.rmtree(folder, ignore_errors=True)  # the caller has stored it, by moving or by copying
+        self._saved_step, self._saved_at = self.step, time.monotonic()
+
+    def _stopped(self) -> None:
+        self._reporter.event(
+            "training.stopped",
+            f"{self._track.name} was ended early, at step {self.step} of {self.schedule.total_steps}",
+            data={"track": self._track.name, "step": self.step},
+        )
+
+    def _after_step(self, values: Mapping[str, float]) -> None:
+        """Look at the student and save it where the time has come."""
+        epoch, within = divmod(self.step, self.schedule.steps_per_epoch)
+        since = time.monotonic() - self._saved_at
+        if within:
+            if since >= self._saving.every_seconds:
+                self._note(values)
+                self.save()
+            return
+        self._note(values)
+        self._look(epoch)
+        keep = self._saving.keep_every_epochs
+        if keep is not None and epoch % keep == 0:
+            self.save(keep=True)
+        elif epoch % self._saving.every_epochs == 0 and since >= self._saving.least_seconds:
+            self.save()
+
+    def _note(self, values: Mapping[str, float]) -> None:
+        self._latest[f"{self._track.series}/loss"] = values["loss"]
+
+    def _look(self, epoch: int) -> None:
+        watch = self._watch
+        if watch is None or (epoch % watch.every_epochs and self.step != self.schedule.total_steps):
+            return
+        try:
+            value = self.stepper.measure(watch)
+        except Interrupted:  # asked for while looking: the loop saves this step first, then leaves
+            return
+        self._latest[watch.name] = value
+        self._reporter.metrics(self.step, {watch.name: value})
+
+
+def _not_finite(step: int, epoch: int, terms: Mapping[str, float], norm: float) -> NonFiniteLoss:
+    poor = {name: value for name, value in terms.items() if not math.isfinite(value)}
+    what = (
+        " and ".join(f"the loss term {name!r} became {value}" for name, value in poor.items())
+        or f"the loss is finite, but the norm of its gradient became {norm}"
+    )
+    return NonFiniteLoss(
+        f"at step {step} (epoch {epoch}) {what}; no step was taken with it. Lower training.learning_rate, warm up "
+        "for longer, or set training.gradient_clip.",
+        extra={"step": step, "terms": {name: str(value) for name, value in poor.items()}},
+    )

@@ -1,0 +1,42 @@
+"""Where and in which precision the networks compute. Losses are float32 whatever is chosen here."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from core.errors import SpecCannotRun
+from core.spec.job import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """A device and the precision of the forward passes on it. Weights are always float32."""
+
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+
+    def forward_context(self) -> AbstractContextManager[object]:
+        """The context in which a network is called."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def choose_device(accelerator: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device of a run. Raises ``SpecCannotRun`` where CUDA is asked for and not there."""
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SpecCannotRun("resources.accelerator is cuda, but this machine has no CUDA device; use cpu or auto")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_arithmetic(device: torch.device, precision: Precision) -> Arithmetic:
+    """``auto`` is bf16 on CUDA and fp32 on a CPU."""
+    if precision == "auto":
+        return Arithmetic(device, "bf16" if device.type == "cuda" else "fp32")
+    return Arithmetic(device, precision)

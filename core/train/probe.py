@@ -1,0 +1,78 @@
+"""One real step before the long part, on copies: what cannot work or does not fit fails in seconds."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import shutil
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from core.errors import SpecCannotRun
+from core.models.weights import REFUSALS
+from core.train.checkpoint import read_checkpoint, write_checkpoint
+from core.train.environment import is_out_of_memory
+from core.train.loop import Stepper, Task
+
+_QUICK_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a probe measured. ``memory_bytes`` is the peak of the process, or of the device on CUDA."""
+
+    step_seconds: float
+    checkpoint_bytes: int
+    memory_bytes: int
+
+
+def probe(task: Task, scratch: Path) -> Probed:
+    """Take one step of ``task`` with real data, write a checkpoint and read it back.
+
+    ``task`` is left as it was: the step is taken by copies of its student and method.
+
+    Raises:
+        SpecCannotRun: Student, teachers, method and data do not work together; says why.
+        NonFiniteLoss: The very first loss is not finite.
+    """
+    copied = replace(
+        task,
+        student=replace(task.student, module=copy.deepcopy(task.student.module)),
+        method=copy.deepcopy(task.method),
+    )
+    folder = scratch / "probe"
+    try:
+        stepper = Stepper(copied)
+        seconds = _timed(stepper, 0)
+        if seconds < _QUICK_SECONDS:  # the first step also pays for what is set up once
+            seconds = _timed(stepper, 1)
+        write_checkpoint(folder, stepper.trained, step=1)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        read_checkpoint(folder, stepper.trained)
+    except REFUSALS as error:
+        if is_out_of_memory(error):
+            raise
+        raise SpecCannotRun(
+            f"one training step with a real batch failed: {type(error).__name__}: {error}. Student, teachers, method "
+            "and image_size do not work together."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Probed(step_seconds=seconds, checkpoint_bytes=size, memory_bytes=_peak_memory(task.arithmetic.device))
+
+
+def _timed(stepper: Stepper, step: int) -> float:
+    began = time.perf_counter()
+    stepper.take(step)
+    return time.perf_counter() - began
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kibibytes on Linux, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

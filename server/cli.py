@@ -1,0 +1,152 @@
+"""``potstill-server``: every process of the service, and all of them embedded.
+
+Each command imports what it needs when it runs: the API must start without torch, the supervisor
+without either, and an image holds only the packages of its own role.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+app.add_typer(keys, name="keys")
+
+Home = Annotated[
+    Path | None, typer.Option(help="Folder for all state of this machine. Default: POTSTILL_HOME, else ./potstill-home.")
+]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+
+
+@app.command()
+def up(
+    home: Home = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Jobs that run at the same time.")] = 1,
+) -> None:
+    """Run the whole stack in the foreground: API, workers, inspector, scheduler and a broker of its own."""
+    from server.embedded import CannotStart, StackOptions, up as run  # the other roles do without it
+
+    try:
+        run(StackOptions(_home(home), host, port, workers))
+    except CannotStart as error:
+        typer.echo(f"potstill-server: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def api(home: Home = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Serve HTTP."""
+    _home(home)
+    from server.roles import serve_api
+
+    serve_api(host, port)
+
+
+@app.command()
+def worker(
+    home: Home = None,
+    queues: Annotated[
+        str, typer.Option(help="`jobs` (this machine's accelerator), `ingest`, or the name of a queue.")
+    ] = "jobs",
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Pieces of work at the same time.")] = 1,
+) -> None:
+    """Run jobs, or take datasets and models in."""
+    _home(home)
+    from server.roles import serve_queue
+
+    raise typer.Exit(serve_queue(queues, concurrency))
+
+
+@app.command()
+def inspector(home: Home = None) -> None:
+    """Answer the API's questions about specs and architectures."""
+    _home(home)
+    from server.roles import serve_queue
+
+    raise typer.Exit(serve_queue("inspect", 1))
+
+
+@app.command()
+def scheduler(home: Home = None) -> None:
+    """Take back what lost its worker, wake workers up, and collect what nobody needs."""
+    _home(home)
+    from server.roles import serve_scheduler
+
+    serve_scheduler()
+
+
+@app.command()
+def migrate(home: Home = None) -> None:
+    """Bring the database to this version's schema. Safe to run twice, and from two places at once."""
+    _home(home)
+    from server.roles import migrate_database
+
+    migrate_database()
+
+
+@app.command(hidden=True)
+def prepare(home: Home = None) -> None:
+    """What `up` does before anything else: migrate, and make the first key."""
+    _home(home)
+    from server.roles import prepare_home
+
+    prepare_home()
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "command line",
+    scopes: Annotated[str, typer.Option(help="Comma-separated: read, write, admin.")] = "read,write,admin",
+    project: Annotated[str | None, typer.Option(help="The project's id. Default: the first one.")] = None,
+    home: Home = None,
+) -> None:
+    """Make a key and print it. It is stored hashed, so this is the only time that it is shown."""
+    _home(home)
+    from server.keys import create
+
+    typer.echo(create(name=name, scopes=scopes.split(","), project=project))
+
+
+@keys.command("list")
+def list_keys(home: Home = None) -> None:
+    """List the keys: id, prefix, name, scopes, when it was made, last used and revoked."""
+    _home(home)
+    from server.keys import lines
+
+    for line in lines():
+        typer.echo(line)
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="`key_…`, as listed.")], home: Home = None) -> None:
+    """Make a key useless, at once and for good."""
+    _home(home)
+    from server.keys import revoke
+
+    revoke(key_id)
+
+
+def main() -> None:
+    """Run the command line; domain errors become one line on standard error."""
+    from core.errors import PotstillError
+
+    try:
+        app(prog_name="potstill-server")
+    except PotstillError as error:
+        print(f"potstill-server: {error.detail}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _home(home: Path | None) -> Path:
+    """The folder, absolute. Settings are read from the environment, so that is where it goes."""
+    folder = (home or Path(os.environ.get("POTSTILL_HOME", "potstill-home"))).resolve()
+    os.environ["POTSTILL_HOME"] = str(folder)
+    return folder

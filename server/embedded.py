@@ -1,0 +1,201 @@
+"""The whole stack on one machine: ``potstill-server up``."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.broker import EmbeddedBroker
+from server.logs import short
+from server.processes import Role
+from server.supervisor import Supervisor
+
+BROKER_SECONDS = 20.0
+PREPARE_SECONDS = 300.0  # a migration of a large database takes its time
+_PROBE_SECONDS = 0.2
+_PATIENCE_SECONDS = 15.0  # between two lines about what the stack waits for
+_PORT_SECONDS = 5.0  # processes of a stack that was just killed may hold the port for a moment
+
+
+class CannotStart(Exception):
+    """The stack cannot run as asked; the message names the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What ``up`` was asked for."""
+
+    home: Path
+    host: str
+    port: int
+    workers: int = 1
+
+    @property
+    def reachable_host(self) -> str:
+        """The host under which this machine reaches the API."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+
+    @property
+    def url(self) -> str:
+        """Where the API answers."""
+        host = self.reachable_host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def up(options: StackOptions) -> None:
+    """Run the stack until SIGTERM, SIGINT or SIGHUP. Raises :class:`CannotStart`."""
+    options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _claimed(options.home):
+        _require_free_port(options)
+        with Supervisor(options.home / "logs", on_line=_show_line, on_news=_show_news) as supervisor:
+            try:
+                _start(supervisor, options)
+                _wait_until_ready(supervisor, options)
+                supervisor.run()
+            finally:
+                if supervisor.stopping:
+                    say("stopping")
+                supervisor.stop(last=["valkey"])
+    say("stopped")
+
+
+def say(text: str) -> None:
+    """Print for whoever watches; a closed terminal must not end the stack."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+def _start(supervisor: Supervisor, options: StackOptions) -> None:
+    environment = _environment(options)
+    if "POTSTILL_BROKER_URL" not in environment:
+        broker = EmbeddedBroker.choose()
+        environment["POTSTILL_BROKER_URL"] = broker.url
+        supervisor.start(broker.role(options.home / "valkey", environment))
+        _wait_for_broker(supervisor, broker)
+    # The folder stands on each command line, so that `ps` tells two stacks apart.
+    command = [sys.executable, "-P", "-m", "server"]
+    home = ["--home", str(options.home)]
+    status = supervisor.finish(
+        Role("prepare", [*command, "prepare", *home], environment, restart=False), timeout=PREPARE_SECONDS
+    )
+    if status is None:
+        return
+    if status != 0:
+        raise CannotStart(f"The database could not be prepared; {options.home / 'logs' / 'prepare.log'} says why.")
+    address = ["--host", options.host, "--port", str(options.port)]
+    light = environment | _LIGHT
+    supervisor.start(Role("inspector", [*command, "inspector", *home], light))
+    supervisor.start(Role("api", [*command, "api", *home, *address], light))
+    supervisor.start(
+        Role("worker", [*command, "worker", *home, "--concurrency", str(options.workers)], environment)
+    )
+    supervisor.start(Role("ingest", [*command, "worker", *home, "--queues", "ingest"], light))
+    supervisor.start(Role("scheduler", [*command, "scheduler", *home], light))
+
+
+# Processes that compute little: no pools of threads, and fewer of malloc's arenas, for the sake of memory.
+_LIGHT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
+
+def _environment(options: StackOptions) -> dict[str, str]:
+    environment = dict(os.environ)
+    environment["POTSTILL_HOME"] = str(options.home)
+    environment["PYTHONUNBUFFERED"] = "1"
+    if options.workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // options.workers)
+        environment.setdefault("POTSTILL_JOB_THREADS", str(threads))
+    return environment
+
+
+def _wait_for_broker(supervisor: Supervisor, broker: EmbeddedBroker) -> None:
+    ends = time.monotonic() + BROKER_SECONDS
+    while not supervisor.stopping and not broker.answers():
+        if time.monotonic() > ends:
+            raise CannotStart("The embedded broker did not start; logs/valkey.log says why.")
+        supervisor.step(0.02)
+
+
+def _wait_until_ready(supervisor: Supervisor, options: StackOptions) -> None:
+    said = time.monotonic()
+    while not supervisor.stopping:
+        status, body = _probe(options)
+        if status == http.HTTPStatus.OK:
+            say(f"ready {options.url}")
+            return
+        if time.monotonic() - said > _PATIENCE_SECONDS:
+            said = time.monotonic()
+            say(f"waiting: {body or 'the API does not answer yet'}")
+        supervisor.step(_PROBE_SECONDS)
+
+
+def _probe(options: StackOptions) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(options.reachable_host, options.port, timeout=2.0)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        return answer.status, _readable(answer.read())
+    except (OSError, http.client.HTTPException):
+        return 0, ""
+    finally:
+        connection.close()
+
+
+def _readable(body: bytes) -> str:
+    with contextlib.suppress(ValueError):
+        return json.dumps(json.loads(body))
+    return body.decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _claimed(home: Path) -> Iterator[None]:
+    """Hold the folder for this stack alone. The lock goes with the process, so a stale file means nothing."""
+    with (home / "stack.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CannotStart(
+                f"{home} is in use by a running stack (process {file.read().strip() or 'unknown'}); "
+                "stop that one, or give another folder with --home."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _require_free_port(options: StackOptions) -> None:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    ends = time.monotonic() + _PORT_SECONDS
+    while True:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((options.host, options.port))
+            except OSError as error:
+                if time.monotonic() > ends:
+                    raise CannotStart(
+                        f"Cannot listen on {options.host}:{options.port} ({error.strerror}); choose another --port."
+                    ) from None
+            else:
+                return
+        time.sleep(0.1)
+
+
+def _show_line(role: str, line: bytes) -> None:
+    text = short(role, line)
+    if text is not None:
+        say(text)
+
+
+def _show_news(role: str, text: str) -> None:
+    say(f"{time.strftime('%H:%M:%S')} {role:<10} {text}")

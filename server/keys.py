@@ -1,0 +1,63 @@
+"""API keys from the command line: the way in before there is a first key, and the way back where all are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from core.errors import InvalidRequest, NotAuthenticated, NotFound
+from core.settings import load_settings
+from core.store import keys, projects
+from core.store.db import Database, Session, open_database
+
+FIRST_PROJECT = "default"
+
+
+def create(*, name: str, scopes: Sequence[str], project: str | None) -> str:
+    """Make a key and return its token. Raises ``InvalidRequest``, ``NotFound``."""
+    unknown = [scope for scope in scopes if scope not in keys.SCOPES]
+    if unknown:
+        raise InvalidRequest(f"There is no scope {unknown[0]!r}; known: {', '.join(keys.SCOPES)}.")
+    with _database().write() as session:
+        return keys.create(session, _project(session, project), name=name, scopes=scopes).token
+
+
+def is_valid(token: str) -> bool:
+    """Whether a key still opens this database."""
+    try:
+        with _database().read() as session:
+            keys.authenticate(session, token)
+    except NotAuthenticated:
+        return False
+    return True
+
+
+def lines() -> Iterator[str]:
+    """A line for each key, by project."""
+    with _database().read() as session:
+        for project in projects.list_projects(session):
+            for key in keys.list_keys(session, project.id):
+                state = "revoked" if key.revoked_at else f"last used {key.last_used_at or 'never'}"
+                yield f"{key.id}  {key.prefix}…  {project.name}  {','.join(key.scopes)}  {key.name}  {state}"
+
+
+def revoke(key_id: str) -> None:
+    """Make a key useless. Raises ``NotFound``."""
+    with _database().write() as session:
+        for project in projects.list_projects(session):
+            if any(key.id == key_id for key in keys.list_keys(session, project.id)):
+                keys.revoke(session, project.id, key_id)
+                return
+    raise NotFound(f"There is no key {key_id}; `potstill-server keys list` shows them.")
+
+
+def _database() -> Database:
+    return open_database(load_settings())
+
+
+def _project(session: Session, project_id: str | None) -> str:
+    known = projects.list_projects(session)
+    if project_id is None:
+        return known[0].id if known else projects.create(session, FIRST_PROJECT).id
+    if project_id not in {project.id for project in known}:
+        raise NotFound(f"There is no project {project_id}; known: {', '.join(p.id for p in known) or 'none'}.")
+    return project_id

@@ -1,0 +1,75 @@
+"""Logs: one JSON object a line on standard error, from our own code and from libraries alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+# What says more than anybody wants to read, and from which level on it matters.
+_QUIET = {"celery": "WARNING", "kombu": "WARNING", "uvicorn.access": "WARNING", "uvicorn": "WARNING", "alembic": "WARNING"}
+
+
+def configure(role: str, level: str) -> None:
+    """Send everything that this process logs to standard error as JSON; call it once, before anything else."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        lambda _logger, _name, event: {**event, "role": role},
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(default=str),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name, quiet in _QUIET.items():
+        logging.getLogger(name).setLevel(max(logging.getLevelName(quiet), root.level))
+    logging.captureWarnings(capture=True)
+
+
+def short(role: str, line: bytes) -> str | None:
+    """One line for a person: time, role, event and its fields. None where it is nothing that they need to see."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return f"{role:<10} {line.decode(errors='replace')}" if line.strip() else None
+    if not isinstance(event, dict) or not _worth_showing(event):
+        return None
+    time = str(event.pop("timestamp", ""))[11:19]
+    name, level = event.pop("event", ""), event.pop("level", "info")
+    for hidden in ("logger", "role", "exception"):
+        event.pop(hidden, None)
+    fields = " ".join(f"{key}={value}" for key, value in event.items())
+    mark = "" if level == "info" else f"{level.upper()} "
+    return f"{time} {role:<10} {mark}{name} {fields}".rstrip()
+
+
+def _worth_showing(event: dict[str, Any]) -> bool:
+    return event.get("level") not in {"debug", "info"} or str(event.get("event", "")).startswith(
+        ("job.", "dataset.", "model.", "broker.")
+    )

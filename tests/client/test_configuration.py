@@ -1,0 +1,38 @@
+import pytest
+
+from client.configuration import Connection, configuration_file, load_connection, save_connection
+from client.errors import NotConfigured
+
+
+@pytest.fixture(autouse=True)
+def _own_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("POTSTILL_URL", raising=False)
+    monkeypatch.delenv("POTSTILL_API_KEY", raising=False)
+
+
+def test_what_was_kept_is_found_again_and_is_private():
+    path = save_connection(Connection("http://a", "ps_1"))
+
+    assert load_connection() == Connection("http://a", "ps_1")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_environment_wins_over_the_file(monkeypatch):
+    save_connection(Connection("http://a", "ps_1"))
+    monkeypatch.setenv("POTSTILL_URL", "http://b")
+
+    assert load_connection() == Connection("http://b", "ps_1")
+
+
+def test_without_either_the_way_out_is_named():
+    with pytest.raises(NotConfigured, match="potstill login"):
+        load_connection()
+
+
+def test_a_damaged_file_is_named():
+    configuration_file().parent.mkdir(parents=True)
+    configuration_file().write_text("{")
+
+    with pytest.raises(NotConfigured, match=r"config\.json cannot be read"):
+        load_connection()

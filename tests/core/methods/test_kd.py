@@ -1,0 +1,28 @@
+"""Soft labels and labels, weighted."""
+
+import pytest
+import torch.nn.functional as F
+
+from core.losses import kd
+from core.methods import Outputs, build_method
+from core.spec.methods.kd import KdParams
+
+
+def test_kd_weighs_labels_and_teacher_by_alpha(setting, batch, logits):
+    method = build_method(KdParams(name="kd", temperature=2.0, alpha=0.7), setting)
+
+    terms = method.loss(batch, Outputs(logits(1)), [Outputs(logits(2))])
+
+    assert list(terms) == ["label", "distillation"]
+    assert terms["label"].item() == pytest.approx(0.3 * F.cross_entropy(logits(1), batch.labels).item(), rel=1e-6)
+    assert terms["distillation"].item() == pytest.approx(
+        0.7 * kd(logits(1), logits(2), temperature=2.0).item(), rel=1e-6
+    )
+
+
+def test_kd_of_a_student_that_agrees_leaves_the_labels_alone(setting, batch, logits):
+    method = build_method(KdParams(name="kd"), setting)
+
+    terms = method.loss(batch, Outputs(logits(1)), [Outputs(logits(1))])
+
+    assert terms["distillation"].item() == pytest.approx(0.0, abs=1e-6)

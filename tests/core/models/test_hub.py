@@ -1,0 +1,104 @@
+import http.server
+import socket
+import threading
+import time
+
+import pytest
+import timm
+from safetensors.torch import save_file
+
+from core.errors import WeightsUnavailable
+from core.models import hub
+
+NAME = "test_vit.r160_in1k"
+COMMIT = "0" * 40
+
+
+@pytest.fixture
+def closed_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A server that answers as the hub does, with the files of a folder; returns the folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def answer(self):
+            file = folder / self.path.removeprefix(f"/timm/{NAME}/resolve/main/")
+            content = file.read_bytes() if self.path != "/" and file.is_file() else b""
+            self.send_response(200 if content or self.path == "/" else 404)
+            self.send_header("ETag", '"abc"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            return content
+
+        def do_HEAD(self):
+            self.answer()
+
+        def do_GET(self):
+            self.wfile.write(self.answer())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_weights_in_the_cache_are_used_without_asking_the_hub(tmp_path, monkeypatch, closed_port):
+    monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
+    snapshot = tmp_path / "models--timm--test_vit.r160_in1k" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text(COMMIT)
+    (snapshot / "model.safetensors").write_bytes(b"x")
+
+    assert hub.pretrained_weights(NAME, hub=tmp_path) == snapshot / "model.safetensors"
+
+
+def test_a_hub_out_of_reach_is_said_at_once(tmp_path, monkeypatch, closed_port):
+    monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
+    began = time.monotonic()
+    with pytest.raises(WeightsUnavailable, match="cannot be reached from here; fill the hub's cache"):
+        hub.pretrained_weights("resnet18", hub=tmp_path)
+
+    assert time.monotonic() - began < 3
+
+
+def test_offline_mode_is_respected(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+
+    with pytest.raises(WeightsUnavailable, match="HF_HUB_OFFLINE"):
+        hub.pretrained_weights("resnet18", hub=tmp_path)
+
+
+def test_weights_are_downloaded_and_kept(tmp_path, served):
+    save_file(timm.create_model("test_vit").state_dict(), served / "model.safetensors")
+    path = hub.pretrained_weights(NAME, hub=tmp_path / "cache")
+
+    assert path.read_bytes() == (served / "model.safetensors").read_bytes()
+    (served / "model.safetensors").unlink()
+    assert hub.pretrained_weights(NAME, hub=tmp_path / "cache") == path
+
+
+def test_a_pickle_is_never_fetched(tmp_path, served):
+    (served / "pytorch_model.bin").write_bytes(b"\x80\x04")
+
+    with pytest.raises(WeightsUnavailable, match="not read here"):
+        hub.pretrained_weights(NAME, hub=tmp_path / "cache")
+
+
+def test_a_model_without_published_weights_is_said(tmp_path):
+    with pytest.raises(WeightsUnavailable, match="no pretrained weights for vit_small_patch16_36x1_224"):
+        hub.pretrained_weights("vit_small_patch16_36x1_224", hub=tmp_path)

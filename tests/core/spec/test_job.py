@@ -1,0 +1,110 @@
+"""The job spec: what is accepted, what is refused and how the refusal reads."""
+
+import pytest
+
+from core.errors import InvalidSpec, NotAvailable
+from core.spec import METHODS, JobSpec, parse_job_spec
+from core.spec.methods import MethodParams
+
+STUDENT = {"architecture": "vit_tiny_patch16_224"}
+TEACHER = {"architecture": "resnet18", "weights": "train"}
+
+
+def spec(**changes):
+    return {"dataset": "ds_1", "student": STUDENT, "method": {"name": "scratch"}, **changes}
+
+
+def refusal(**changes):
+    with pytest.raises(InvalidSpec) as caught:
+        parse_job_spec(spec(**changes))
+    return {error.pointer: error.detail for error in caught.value.errors}
+
+
+def test_three_fields_are_enough():
+    parsed = parse_job_spec(spec())
+
+    assert parsed.training.epochs == 20
+    assert parsed.export == ("safetensors", "onnx")
+    assert parsed.teachers == ()
+
+
+def test_a_spec_survives_the_way_over_the_wire():
+    parsed = parse_job_spec(spec(method={"name": "deit", "distillation_type": "soft"}, teachers=[TEACHER]))
+
+    assert JobSpec.model_validate_json(parsed.model_dump_json()) == parsed
+
+
+def test_a_method_keeps_its_own_parameters_when_it_is_dumped():
+    dumped = parse_job_spec(spec(method={"name": "kd", "temperature": 2}, teachers=[TEACHER])).model_dump()
+
+    assert dumped["method"] == {"name": "kd", "temperature": 2.0, "alpha": 0.9, "reduction": "sample"}
+
+
+def test_safetensors_are_always_exported():
+    assert parse_job_spec(spec(export=["onnx"])).export == ("safetensors", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "words"),
+    [
+        ({"training": {"epoch": 3}}, "/training/epoch", "Did you mean epochs"),
+        ({"datset": "ds_1"}, "/datset", "Did you mean dataset"),
+        ({"method": {"name": "kdd"}}, "/method/name", "Did you mean kd"),
+        ({"method": {}}, "/method/name", "name is missing"),
+        ({"method": None}, "/method", "valid dictionary"),
+        ({"method": {"name": "kd", "temprature": 2}}, "/method/temprature", "Did you mean temperature"),
+        ({"method": {"name": "kd", "temperature": -1}}, "/method/temperature", "greater than 0"),
+        ({"method": {"name": "kd"}}, "/teachers", "needs at least 1 teacher"),
+        ({"teachers": [TEACHER]}, "/teachers", "takes at most 0 teacher"),
+        ({"student": [1, 2]}, "/student", "valid dictionary"),
+        ({"student": {**STUDENT, "weights": "train"}}, "/student/weights", "train is for teachers"),
+        ({"student": {**STUDENT, "weights": "somewhere"}}, "/student/weights", "weights must be"),
+        ({"student": {**STUDENT, "arguments": {"num_classes": 3}}}, "/student/arguments", "comes from the dataset"),
+        ({"student": {**STUDENT, "arguments": {"pretrained": True}}}, "/student/arguments", "use weights"),
+        ({"training": {"epochs": 10**9}}, "/training/epochs", "less than or equal"),
+        ({"training": {"learning_rate": float("nan")}}, "/training/learning_rate", "finite"),
+        ({"training": {"min_learning_rate": 1.0}}, "/training", "must not be above"),
+        ({"name": "x" * 100_000}, "/name", "at most 200"),
+        ({"teachers": [{**TEACHER, "weights": "random", "training": {}}]}, "/teachers/0", "only with weights train"),
+        ({"teachers": [{**TEACHER, "training": {"ema": 0.9}}]}, "/teachers/0/training/ema", "unknown field"),
+    ],
+)
+def test_a_refusal_says_where_and_what_to_do(changes, where, words):
+    assert words in refusal(**changes)[where]
+
+
+def test_everything_that_is_wrong_is_said_at_once():
+    assert set(refusal(training={"epochs": 0, "batch_size": -4}, nonsense=1)) == {
+        "/training/epochs",
+        "/training/batch_size",
+        "/nonsense",
+    }
+
+
+@pytest.mark.parametrize("changes", [{"compression": [{"name": "prune"}]}, {"resources": {"devices": 2}}])
+def test_what_is_not_built_yet_says_so(changes):
+    with pytest.raises(NotAvailable):
+        parse_job_spec(spec(**changes))
+
+
+def test_weights_that_are_references_are_found():
+    parsed = parse_job_spec(
+        spec(
+            method={"name": "kd"},
+            student={**STUDENT, "weights": "job_b"},
+            teachers=[{"architecture": "resnet18", "weights": "mdl_a"}],
+        )
+    )
+
+    assert parsed.references() == ("job_b", "mdl_a")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_describes_itself(name):
+    params: type[MethodParams] = METHODS[name].params
+    schema = params.model_json_schema()
+
+    assert params.about.summary.endswith(".")
+    assert params.about.when
+    assert all("description" in field for field in schema["properties"].values())
+    assert schema["properties"]["name"]["const"] == name

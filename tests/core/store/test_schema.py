@@ -1,0 +1,116 @@
+"""The migrations: up, down, no drift, from anywhere, two at once."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect
+
+from core.store import schema
+from core.store.db import Database, DatabaseUnavailable, make_engine, migrate
+from core.store.tables import Base
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def tables(url):
+    engine = make_engine(url)
+    try:
+        return set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+
+
+def test_up_and_down_and_up_again(empty_url):
+    wanted = {*Base.metadata.tables, "alembic_version"}
+
+    migrate(empty_url)
+    assert tables(empty_url) == wanted
+    schema.downgrade(empty_url, revision="base")
+    assert tables(empty_url) == {"alembic_version"}
+    migrate(empty_url)
+    assert tables(empty_url) == wanted
+
+
+def test_alembic_check_finds_no_drift(empty_url):
+    migrate(empty_url)
+
+    run = subprocess.run(
+        [str(Path(sys.executable).with_name("alembic")), "check"],
+        cwd=ROOT,
+        env={**os.environ, "POTSTILL_DATABASE_URL": empty_url},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_database_says_whether_it_is_current(empty_url):
+    Path(empty_url.removeprefix("sqlite:///")).parent.mkdir(exist_ok=True) if "sqlite" in empty_url else None
+    database = Database(make_engine(empty_url))
+
+    assert database.schema_is_current() is False
+    migrate(empty_url)
+    assert database.schema_is_current() is True
+    database.dispose()
+
+
+def test_two_starters_at_once_do_not_clash(empty_url):
+    failures = []
+
+    def start():
+        try:
+            migrate(empty_url)
+        except Exception as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert "jobs" in tables(empty_url)
+
+
+def test_it_works_from_any_folder(tmp_path):
+    code = "import sys; from core.store.db import migrate; migrate(sys.argv[1])"
+    url = f"sqlite:///{tmp_path}/deep/er/store.db"
+    subprocess.run([sys.executable, "-c", code, url], cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT)})
+
+    assert "jobs" in tables(url)
+
+
+def test_a_migration_that_breaks_a_foreign_key_is_undone(sqlite_template, tmp_path):
+    path = tmp_path / "store.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    url = f"sqlite:///{path}"
+
+    with pytest.raises(RuntimeError, match="foreign keys"), schema.migration_connection(url) as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO api_keys (id, project_id, name, prefix, secret_hash, scopes, created_at)"
+            " VALUES ('key_1', 'prj_gone', 'n', 'p', 's', '[]', '2026-01-01 00:00:00.000000')"
+        )
+    engine = make_engine(url)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM api_keys").scalar() == 0
+    engine.dispose()
+
+
+def test_every_owned_table_names_its_project():
+    owned = set(Base.metadata.tables) - {"projects", "workers"}
+
+    assert {name for name in owned if "project_id" not in Base.metadata.tables[name].c} == set()
+    assert {name for name in owned if Base.metadata.tables[name].c.project_id.nullable} == set()
+
+
+def test_a_server_that_is_away_is_an_ordinary_error():
+    database = Database(make_engine("postgresql+psycopg://nobody@127.0.0.1:1/nothing"))
+
+    with pytest.raises(DatabaseUnavailable):
+        database.schema_is_current()
+    database.dispose()

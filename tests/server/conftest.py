@@ -1,0 +1,81 @@
+"""A supervisor in a process of its own: it adopts and kills whatever is below it."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+SCRIPT = """
+import json, os, signal, sys
+from pathlib import Path
+from server import supervisor
+from server.processes import Role
+
+folder, roles = Path(sys.argv[1]), json.loads(sys.argv[2])
+supervisor.STOP_SECONDS = float(sys.argv[3])
+
+def news(role, text):
+    with (folder / "news").open("a") as file:
+        file.write(f"{role} {text}\\n")
+
+with supervisor.Supervisor(folder, on_line=lambda role, line: None, on_news=news) as running:
+    for name, code in roles.items():
+        running.start(Role(name, [sys.executable, "-c", code, name, str(folder)], dict(os.environ)))
+    try:
+        running.run()
+    finally:
+        running.stop(last=["last"])
+"""
+
+SPEAK = "import pathlib, os, sys; pathlib.Path(sys.argv[2], sys.argv[1] + '.pid').write_text(str(os.getpid()));"
+
+
+@pytest.fixture
+def supervised(tmp_path):
+    """Start a supervisor over roles given as Python code; each writes its pid into `<name>.pid` first."""
+    started = []
+
+    def start(stop_seconds: float = 5.0, **roles: str) -> "Running":
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(tmp_path), json.dumps({k: SPEAK + v for k, v in roles.items()}),
+             str(stop_seconds)],
+        )  # fmt: skip
+        started.append(process)
+        return Running(process, tmp_path)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+class Running:
+    def __init__(self, process: subprocess.Popen, folder: Path) -> None:
+        self.process = process
+        self.folder = folder
+
+    def pid(self, name: str, other_than: int | None = None) -> int:
+        return self.until(lambda: self._pid(name, other_than))
+
+    def _pid(self, name: str, other_than: int | None) -> int | None:
+        file = self.folder / f"{name}.pid"
+        text = file.read_text() if file.exists() else ""
+        return int(text) if text and int(text) != other_than else None
+
+    def until(self, found, seconds: float = 10.0):
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            if value := found():
+                return value
+            time.sleep(0.01)
+        pytest.fail("it did not come to that in time")
+
+    def gone(self, pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True

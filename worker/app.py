@@ -1,0 +1,109 @@
+"""The Celery app of every worker: settings that were tried, each with its reason."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import socket
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from core.queue import HINT_EXPIRES_SECONDS, INGEST_QUEUE, INSPECT_QUEUE, JOB_QUEUES
+from core.settings import Settings
+from worker.context import begin
+from worker.flags import DRAIN, READY
+from worker.heart import Heart
+
+log = structlog.get_logger(__name__)
+
+_MONTH = 30 * 24 * 3600
+
+# What a pool's process imports before it takes work. The parent never does: it stays small, and a fork of a
+# process that ran a tensor operation would inherit OpenMP's locks without its threads.
+PRELOAD = {INSPECT_QUEUE: "worker.inspector", INGEST_QUEUE: "worker.ingest"} | dict.fromkeys(
+    JOB_QUEUES.values(), "worker.runner"
+)
+
+
+def make_app(settings: Settings) -> Celery:
+    """The app; it connects to nothing yet."""
+    app = Celery("potstill", broker=settings.broker_url, backend=settings.broker_url, include=["worker.tasks"])
+    app.conf.update(
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        result_accept_content=["json"],
+        # A message is a hint and the claim decides, so redelivery is harmless, but it is useless too.
+        task_acks_late=True,
+        task_reject_on_worker_lost=False,
+        worker_prefetch_multiplier=1,
+        worker_enable_prefetch_count_reduction=False,
+        broker_transport_options={
+            "visibility_timeout": _MONTH,
+            "socket_connect_timeout": 2.0,
+            "socket_timeout": 15.0,  # longer than the blocking pop of the transport
+            "socket_keepalive": True,
+        },
+        # A job outlives a restart of the broker.
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        task_ignore_result=True,
+        result_expires=int(HINT_EXPIRES_SECONDS),
+        redis_socket_connect_timeout=1.0,
+        redis_socket_timeout=2.0,
+        result_backend_transport_options={"retry_policy": {"max_retries": 1, "interval_start": 0.1}},
+        # The pool's process imports torch before it says that it is up; Celery's own patience is 4 seconds.
+        worker_proc_alive_timeout=180.0,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        enable_utc=True,
+    )
+    app.steps["worker"].add(Heart)
+    return app
+
+
+def serve(settings: Settings, queue: str, *, concurrency: int = 1) -> int:
+    """Serve one queue in this process and its pool until a signal; the exit status."""
+    app = make_app(settings)
+    begin(settings, queue)
+    _connect_signals(queue)
+    worker = app.Worker(
+        queues=[queue],
+        concurrency=concurrency,
+        pool="prefork",
+        hostname=f"{queue}@{socket.gethostname()}-{os.getpid()}",
+        loglevel="WARNING",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _connect_signals(queue: str) -> None:
+    @signals.setup_logging.connect(weak=False)
+    def _keep_logging(**_: Any) -> None:
+        """Take the place of Celery's own set-up: the process has set its logging up already."""
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def _drain(**_: Any) -> None:
+        DRAIN.set(1)
+
+    @signals.worker_process_init.connect(weak=False)
+    def _warm_up(**_: Any) -> None:
+        # The group's SIGTERM must not kill a process that saves; billiard's reset leaves SIG_IGN as it is.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        READY.set(0)
+        importlib.import_module(PRELOAD[queue])
+        gc.collect()
+        gc.freeze()  # what was imported is never looked at again, so that forks go on sharing its memory
+        READY.set(1)
+        log.info("worker.warm", queue=queue, pid=os.getpid())

@@ -1,0 +1,128 @@
+"""Watches over one piece of work in a process of its own: beats its lease, carries requests, ends it by force.
+
+The work cannot hold this up: an export that keeps the interpreter's lock for a minute loses no lease,
+and a job that does not react to a cancel is killed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import structlog
+
+from core.reporting import Control
+from core.store.db import DatabaseUnavailable
+from core.store.leases import LeaseLost
+from worker.flags import DRAIN, SharedByte
+from worker.fresh import FreshProcess
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.1  # how soon a drain is seen
+DRAIN_SECONDS = 16.0  # to save and hand back; the supervisor's patience is longer
+
+CONTROLS = tuple(Control)  # a control travels to the working process as its place in this tuple
+
+
+class Ending(StrEnum):
+    """How the work came to its end."""
+
+    DONE = "done"  # it said so itself and left its mark in the database
+    CRASHED = "crashed"  # it ended without a word
+    LEASE_LOST = "lease_lost"  # somebody else has it now
+    FORCED = "forced"  # it was killed as it did not react to `Guardian.asked`
+
+
+class Beat(Protocol):
+    """Renews the lease and says what was asked for. Raises ``LeaseLost`` or ``DatabaseUnavailable``."""
+
+    def __call__(self) -> Control:
+        """Renew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often, how long; in seconds."""
+
+    beat: float
+    lease: float
+    force_cancel: float
+    drain: float = DRAIN_SECONDS
+
+
+class Guardian:
+    """Starts the work and stays with it to its end."""
+
+    def __init__(self, beat: Beat, rhythm: Rhythm) -> None:
+        self._beat = beat
+        self._rhythm = rhythm
+        self._shared = SharedByte()
+        self._renewed_at = time.monotonic()
+        self._asked_at: float | None = None
+        self._requested = Control.GO  # by the database; a drain is this worker's own
+        self.asked = Control.GO
+
+    def run(self, work: Callable[[Callable[[], Control]], int]) -> Ending:
+        """Fork, call ``work(control)`` there, and watch. It ends with status 0 if it ended as it should."""
+        process = FreshProcess(lambda: work(self.control))
+        try:
+            return self._watch(process)
+        finally:
+            process.kill()  # nothing to do for one that has ended
+
+    def _watch(self, process: FreshProcess) -> Ending:
+        self._renewed_at, next_beat = time.monotonic(), time.monotonic() + self._rhythm.beat
+        while (status := process.wait(POLL_SECONDS)) is None:
+            if time.monotonic() >= next_beat:
+                next_beat = time.monotonic() + self._rhythm.beat
+                if not self._renew():
+                    return Ending.LEASE_LOST
+            self._ask(_stronger(self._requested, Control.DRAIN) if DRAIN.get() else self._requested)
+            if self._is_overdue():
+                log.warning("work.killed", asked=self.asked, pid=process.pid)
+                return Ending.FORCED
+        if status == 0:
+            return Ending.DONE
+        log.warning("work.crashed", status=status, pid=process.pid)
+        return Ending.CRASHED
+
+    def control(self) -> Control:
+        """What the work is to do: read by its process before every step."""
+        return CONTROLS[self._shared.get()]
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _renew(self) -> bool:
+        """Beat. False: the lease is gone, so nothing that the work does counts any more."""
+        try:
+            self._requested = self._beat()
+        except LeaseLost:
+            log.warning("lease.lost")
+            return False
+        except DatabaseUnavailable:
+            silent = time.monotonic() - self._renewed_at
+            log.warning("database.away", silent_seconds=round(silent, 1))
+            return silent < self._rhythm.lease
+        self._renewed_at = time.monotonic()
+        return True
+
+    def _ask(self, control: Control) -> None:
+        if control is self.asked:
+            return
+        self.asked, self._asked_at = control, time.monotonic()
+        self._shared.set(CONTROLS.index(control))
+
+    def _is_overdue(self) -> bool:
+        patience = {Control.CANCEL: self._rhythm.force_cancel, Control.DRAIN: self._rhythm.drain}.get(self.asked)
+        return patience is not None and self._asked_at is not None and time.monotonic() - self._asked_at > patience
+
+
+_STRENGTH = (Control.GO, Control.STOP, Control.DRAIN, Control.PAUSE, Control.CANCEL)
+
+
+def _stronger(one: Control, other: Control) -> Control:
+    return max(one, other, key=_STRENGTH.index)

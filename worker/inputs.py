@@ -1,0 +1,70 @@
+"""What a job reads, brought to this machine: its dataset and the stored models that its spec names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.data.stored import StoredDataset
+from core.models.header import read_facts
+from core.reporting import Workspace
+from core.spec import JobSpec
+from core.spec.facts import DatasetFacts, ModelFacts
+from core.store import datasets, jobs, models
+from core.store.artifacts import StoredFile
+from core.store.db import Session
+from core.store.tables import Job
+from worker.context import Context
+from worker.files import fetch_folder, link_folder, stored_files
+
+STUDENT_FILES = ("model.safetensors", "config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Folders on this machine."""
+
+    dataset: Path
+    models: Mapping[str, Path]
+
+    @classmethod
+    def gather(cls, context: Context, job: Job, spec: JobSpec, scratch: Path) -> Inputs:
+        """Bring everything that the spec names below ``scratch``. Raises ``StorageFailed``."""
+        with context.database.read() as session:
+            dataset = stored_files(datasets.get(session, job.project_id, job.dataset_id).files)
+            models_ = {one: _model_files(session, job.project_id, one) for one in spec.references()}
+        return cls(
+            link_folder(context.store, dataset, scratch / "dataset"),
+            {one: fetch_folder(context.store, files, scratch / "models" / one) for one, files in models_.items()},
+        )
+
+    def workspace(self, context: Context, scratch: Path) -> Workspace:
+        """Where the engine reads and writes."""
+        root, cache = scratch / "run", context.settings.home.resolve() / "cache"
+        for folder in (root, cache):
+            folder.mkdir(parents=True, exist_ok=True)
+        return Workspace(root, cache, self.dataset, self.models)
+
+    def dataset_facts(self) -> DatasetFacts:
+        """What a spec needs to know of the dataset to be resolved."""
+        with StoredDataset.open(self.dataset) as stored:
+            return DatasetFacts(
+                num_classes=stored.num_classes,
+                classes=stored.classes,
+                channels=stored.channels,
+                image_size=stored.image_size,
+                num_train=len(stored.split("train")),
+                num_test=len(stored.split("test")),
+            )
+
+    def model_facts(self) -> dict[str, ModelFacts]:
+        """What a spec needs to know of the stored models."""
+        return {one: read_facts(folder) for one, folder in self.models.items()}
+
+
+def _model_files(session: Session, project_id: str, reference: str) -> Sequence[StoredFile]:
+    if reference.startswith("mdl_"):
+        return stored_files(models.get(session, project_id, reference).files)
+    named = {name: jobs.get_artifact(session, project_id, reference, name) for name in STUDENT_FILES}
+    return [StoredFile(one.key, one.size_bytes, one.sha256) for one in named.values()]

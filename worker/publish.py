@@ -1,0 +1,57 @@
+"""What a finished job hands out: published, read back, named by one guarded UPDATE."""
+
+from __future__ import annotations
+
+from core.models.header import read_facts
+from core.reporting import Control, Interrupted, RunResult
+from core.spec import JobSpec
+from core.store import jobs, models
+from core.store.db import Session
+from core.store.jobs import NewArtifact
+from core.store.leases import Attempt
+from core.store.tables import Job
+from worker.context import Context
+from worker.files import publish_file
+from worker.inputs import STUDENT_FILES
+from worker.reporter import JobReporter
+
+MEDIA_TYPES = {
+    ".safetensors": "application/octet-stream",
+    ".onnx": "application/octet-stream",
+    ".json": "application/json",
+    ".md": "text/markdown; charset=utf-8",
+}
+
+
+def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter: JobReporter) -> None:
+    """Publish the artefacts and let the job succeed, together with the student as a model of the project.
+
+    Raises ``Interrupted`` where a cancel came first: then nothing is named, and the collector finds the files.
+    """
+    artifacts = []
+    for name, path in sorted(run.artifacts.items()):
+        if reporter.control() is Control.CANCEL:
+            raise Interrupted(Control.CANCEL)
+        stored = publish_file(context.store, f"jobs/{job.id}/a{job.attempt}/artifacts/{name}", path)
+        artifacts.append(NewArtifact(name, MEDIA_TYPES.get(path.suffix, "application/octet-stream"), stored))
+    facts = read_facts(run.artifacts["config.json"].parent)
+    attempt = Attempt.of(job)
+
+    def finish(session: Session) -> None:
+        model = models.create_from_job(
+            session,
+            attempt,
+            name=spec.name or job.id,
+            architecture=facts.architecture,
+            arguments=facts.arguments,
+            files=[artifact.file for artifact in artifacts if artifact.name in STUDENT_FILES],
+            normalization=None if facts.normalization is None else facts.normalization.model_dump(mode="json"),
+            classes=facts.classes,
+            num_classes=facts.num_classes,
+            channels=facts.channels,
+            image_size=facts.image_size,
+            parameters=facts.parameters,
+        )
+        jobs.succeed(session, attempt, result=run.result, artifacts=artifacts, model_id=model.id)
+
+    reporter.write(finish)
