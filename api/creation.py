@@ -6,9 +6,11 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import anyio
+import structlog
 from anyio import to_thread
 from fastapi import Depends, Header
 from fastapi.responses import JSONResponse, Response
@@ -18,12 +20,14 @@ from api.problems import problems
 from api.schemas import Out
 from core.errors import IdempotencyKeyReused, InvalidRequest, PotstillError, RequestInFlight
 from core.store import idempotency
-from core.store.db import Session
+from core.store.db import DatabaseUnavailable, Session
 from core.store.keys import Caller
 
-MAX_KEY_CHARACTERS = 255
 REPLAYED = "Idempotent-Replayed"
+_CREATED = {"job": "job.created", "dataset": "dataset.created", "model": "model.created"}
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+log = structlog.get_logger(__name__)
 
 Make = Callable[[Session], Out]
 
@@ -31,7 +35,10 @@ Make = Callable[[Session], Out]
 def idempotency_key(
     idempotency_key: Annotated[
         str | None,
-        Header(description="Any text of your own, 1 to 255 visible ASCII characters: the request is done once."),
+        Header(
+            alias="Idempotency-Key",
+            description="Any text of your own, 1 to 255 visible ASCII characters: the request is done once.",
+        ),
     ] = None,
 ) -> str | None:
     """The request's key. Raises :class:`InvalidRequest` where it cannot be one."""
@@ -79,6 +86,7 @@ async def answer_once(
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(_abandon, parts, new)
         raise
+    log.info(_CREATED[body["object"]], id=body["id"], project_id=who.project_id)
     return JSONResponse(body, status)
 
 
@@ -97,7 +105,8 @@ def _make(parts: ServiceParts, make: Make, new: idempotency.New | None, status: 
 
 def _abandon(parts: ServiceParts, new: idempotency.New) -> None:
     """Nothing was created, so the client may mend its request and use the key again."""
-    with parts.database.write() as session:
+    # Without a database the record is forgotten by itself, a minute later.
+    with suppress(DatabaseUnavailable), parts.database.write() as session:
         idempotency.abandon(session, new)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import problem, unexpected
@@ -60,6 +61,8 @@ class Edge:
             await self._app(scope, limited, answer)
         except PayloadTooLarge as error:
             await problem(error, request)(scope, receive, answer)
+        except ClientDisconnect:
+            log.info("http.client_left")
         except Exception as error:
             response = await unexpected(request, error)
             if answer.status is not None:  # half an answer is out: only a broken connection tells the client

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import structlog
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from zipstream import ZIP_STORED, ZipStream
 
 from api.problems import MEDIA_TYPE
-from core.errors import NotFound, RangeNotSatisfiable
+from core.errors import NotFound, RangeNotSatisfiable, StorageFailed
 from core.store.artifacts import ArtifactStore
 from core.store.tables import Artifact
+
+log = structlog.get_logger(__name__)
 
 _RANGE = re.compile(r"bytes\s*=\s*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))\s*")
 
@@ -73,6 +76,15 @@ def zip_answer(request: Request, store: ArtifactStore, name: str, artifacts: Ite
     }
     body = _nothing() if request.method == "HEAD" else iter(archive)
     return StreamingResponse(body, headers=headers, media_type="application/zip")
+
+
+def discard(store: ArtifactStore, keys: Iterable[str]) -> None:
+    """Delete files that no row names any more; what cannot be deleted now is left to the collector."""
+    for key in keys:
+        try:
+            store.delete(key)
+        except StorageFailed as error:
+            log.warning("storage.left_behind", key=key, detail=error.detail)
 
 
 def attachment(filename: str) -> str:

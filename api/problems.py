@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError, ResponseValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from core.errors import (
     FieldError,
@@ -24,6 +25,7 @@ from core.errors import (
     NotFound,
     PayloadTooLarge,
     PotstillError,
+    RangeNotSatisfiable,
     RequestInFlight,
     Unavailable,
 )
@@ -92,6 +94,8 @@ def _headers(error: PotstillError) -> dict[str, str]:
         headers["Retry-After"] = str(RETRY_SECONDS)
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(error.extra.get("allowed", ()))
+    if isinstance(error, RangeNotSatisfiable):
+        headers["Content-Range"] = f"bytes */{error.extra['size_bytes']}"
     return headers
 
 
@@ -182,7 +186,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         case HTTPStatus.NOT_FOUND:
             domain = NotFound(f"There is nothing at {path}; /docs lists what there is.")
         case HTTPStatus.METHOD_NOT_ALLOWED:
-            allowed = sorted(part.strip() for part in (error.headers or {}).get("Allow", "").split(",") if part)
+            allowed = _allowed_methods(request)
             domain = MethodNotAllowed(
                 f"{request.method[:20]} is not allowed on {path}. Allowed: {', '.join(allowed)}.",
                 extra={"allowed": allowed},
@@ -194,6 +198,17 @@ async def _http_error(request: Request, error: Exception) -> Response:
         case _:
             domain = PotstillError("Something went wrong in the service; it was logged under this request_id.")
     return problem(domain, request)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Every method of this path; the framework names only those of the first route that fits."""
+    scope = {"type": "http", "path": request.scope["path"], "root_path": "", "headers": []}
+    routes = request.app.router.routes
+    return [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 async def unexpected(request: Request, error: Exception) -> Response:

@@ -16,7 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.bodies import media_type
-from core.errors import FieldError, InvalidRequest, MalformedRequest, PayloadTooLarge, UnsupportedMedia
+from core.errors import FieldError, InvalidRequest, MalformedRequest, PayloadTooLarge, Unavailable, UnsupportedMedia
 from core.spec.parse import did_you_mean
 
 if TYPE_CHECKING:  # it exists for type checkers alone
@@ -148,7 +148,10 @@ class _Receiver:
     def flush(self) -> None:
         for block in self._waiting:
             self._digest.update(block)
-            self._file.write(block)
+            try:
+                self._file.write(block)
+            except OSError as error:
+                raise Unavailable(f"The upload cannot be kept now: {error.strerror}. Try again later.") from error
         self._waiting.clear()
         self.waiting_bytes = 0
 

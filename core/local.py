@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 from core.reporting import Control, Progress, SavedCheckpoint, Stage
 

@@ -20,6 +20,7 @@ import torch
 from core.data.stored import StoredDataset
 from core.errors import OutOfMemory, SpecCannotRun
 from core.evaluate import Measured, agreement, evaluate_exported, measure_model
+from core.export import export_student
 from core.methods import Setting, build_method
 from core.models.build import build_student, build_teacher
 from core.models.built import BuiltModel
@@ -37,6 +38,7 @@ from core.train.record import Span, Track
 from core.train.schedule import Schedule
 from core.train.seeds import derive_seed
 
+_PARITY_PICTURES = 64
 _STUDENT = "distill"  # the student's track
 _PREPARED, _TRAINED, _EVALUATED = 0.01, 0.95, 0.97  # fractions of a job that are done by then
 
@@ -137,12 +139,13 @@ class _Pipeline:
                 self._train_teachers(prepared)
         with self._stage(Stage.DISTILL):
             step = self._distill(prepared)
+        schedule = _schedule(prepared.task)
         with self._stage(Stage.EVALUATE):
             evaluated = self._evaluate(prepared)
-            self._progress(_EVALUATED, step)
+            self._progress(_EVALUATED, step, schedule)
         with self._stage(Stage.EXPORT):
             artifacts = self._export(evaluated)
-            self._progress(1.0, step)
+            self._progress(1.0, step, schedule)
         return RunResult(evaluated.result(), artifacts)
 
     @contextmanager
@@ -245,7 +248,7 @@ class _Pipeline:
     # --- training -----------------------------------------------------------------------------------
 
     def _train_teachers(self, prepared: _Prepared) -> None:
-        steps = Schedule.of(self.spec.training, steps_per_epoch=prepared.task.feed.steps_per_epoch).total_steps
+        steps = _schedule(prepared.task).total_steps
         for index, lesson in prepared.lessons.items():
             learner = self.learners[index]
             prepared.teachers[index] = learner.train(lesson, span=self.spans[f"teacher-{index}"], student_steps=steps)
@@ -304,13 +307,42 @@ class _Pipeline:
             ),
         )
 
-    def _progress(self, fraction: float, step: int) -> None:
-        """Progress after the training."""
-        training = self.spec.training
-        total = self._total_steps()
-        self.reporter.progress(
-            Progress(fraction=fraction, step=step, total_steps=total, epoch=step * training.epochs // total)
+    def _export(self, evaluated: _Evaluated) -> dict[str, Path]:
+        """Complete the student's folder with everything else that is handed out."""
+        stored = self.context.stored
+        dataset = {
+            "id": self.spec.dataset,
+            "name": stored.name,
+            "fingerprint": stored.fingerprint,
+            "num_train": len(stored.split("train")),
+            "num_test": len(stored.split("test")),
+            "num_classes": stored.num_classes,
+            "channels": stored.channels,
+        }
+        details = {
+            "student": evaluated.student.details(stored.classes),
+            "teachers": [teacher.details(stored.classes) for teacher in evaluated.teachers],
+        }
+        return export_student(
+            evaluated.folder,
+            spec=self.spec,
+            dataset=dataset,
+            result=evaluated.result(),
+            details=details,
+            stages=self.seconds,
+            samples_NCHW=self.context.pixels("train", self.image_size).images[:_PARITY_PICTURES],
+            poll=self.context.poll,
         )
+
+    def _progress(self, fraction: float, step: int, schedule: Schedule) -> None:
+        """Progress after the training."""
+        self.reporter.progress(
+            Progress(fraction=fraction, step=step, total_steps=schedule.total_steps, epoch=schedule.epoch(step))
+        )
+
+
+def _schedule(task: Task) -> Schedule:
+    return Schedule.of(task.training, steps_per_epoch=task.feed.steps_per_epoch)
 
 
 def _spans(spec: JobSpec) -> dict[str, Span]:

@@ -97,8 +97,8 @@ class Hints:
 
     # --- hints: best effort, never raise -------------------------------------------------------
 
-    def look_for_jobs(self, accelerator: Accelerator = "auto") -> None:
-        """Say that a job for this accelerator may be claimable."""
+    def look_for_jobs(self, accelerator: str = "auto") -> None:
+        """Say that a job for this accelerator (``cpu``, ``cuda``, ``auto``) may be claimable."""
         self._best_effort(lambda: self._look_for_jobs(accelerator))
 
     def look_for_datasets(self) -> None:
@@ -206,8 +206,8 @@ class Hints:
             self._away_until = time.monotonic() + AWAY_SECONDS
             log.warning("broker.away", error=str(error))
 
-    def _look_for_jobs(self, accelerator: Accelerator) -> None:
-        if accelerator != "auto":
+    def _look_for_jobs(self, accelerator: str) -> None:
+        if accelerator in JOB_QUEUES:
             self._hint(JOBS_LOOK, JOB_QUEUES[accelerator])
             return
         alive = [queue for queue in JOB_QUEUES.values() if self._redis.exists(alive_key(queue))]

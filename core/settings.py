@@ -63,6 +63,15 @@ class Settings(BaseSettings):
     collect_seconds: float = Field(
         default=300.0, gt=0, description="Rhythm of the collection of orphaned files and old records."
     )
+    orphan_seconds: float = Field(
+        default=3600.0, ge=0, description="Stored files that nothing names are deleted when they are older than this."
+    )
+    cache_bytes: int = Field(
+        default=50 * 1024**3, ge=0, description="Most that `HOME/cache` may hold; what was used longest ago goes first."
+    )
+    teacher_days: float = Field(
+        default=90.0, gt=0, description="A trained teacher that no job has used for so long is forgotten."
+    )
     max_losses: int = Field(
         default=3, ge=1, description="Losses of a worker in a row, without a checkpoint between, that fail a job."
     )

@@ -20,7 +20,7 @@ dir {folder}
 save ""
 appendonly no
 daemonize no
-loglevel notice
+loglevel warning
 """
 
 

@@ -18,7 +18,8 @@ keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(keys, name="keys")
 
 Home = Annotated[
-    Path | None, typer.Option(help="Folder for all state of this machine. Default: POTSTILL_HOME, else ./potstill-home.")
+    Path | None,
+    typer.Option(help="Folder for all state of this machine. Default: POTSTILL_HOME, else ./potstill-home."),
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
@@ -32,7 +33,8 @@ def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Jobs that run at the same time.")] = 1,
 ) -> None:
     """Run the whole stack in the foreground: API, workers, inspector, scheduler and a broker of its own."""
-    from server.embedded import CannotStart, StackOptions, up as run  # the other roles do without it
+    from server.embedded import CannotStart, StackOptions  # the other roles do without it
+    from server.embedded import up as run
 
     try:
         run(StackOptions(_home(home), host, port, workers))

@@ -95,9 +95,7 @@ def _start(supervisor: Supervisor, options: StackOptions) -> None:
     light = environment | _LIGHT
     supervisor.start(Role("inspector", [*command, "inspector", *home], light))
     supervisor.start(Role("api", [*command, "api", *home, *address], light))
-    supervisor.start(
-        Role("worker", [*command, "worker", *home, "--concurrency", str(options.workers)], environment)
-    )
+    supervisor.start(Role("worker", [*command, "worker", *home, "--concurrency", str(options.workers)], environment))
     supervisor.start(Role("ingest", [*command, "worker", *home, "--queues", "ingest"], light))
     supervisor.start(Role("scheduler", [*command, "scheduler", *home], light))
 

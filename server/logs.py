@@ -10,7 +10,13 @@ from typing import Any
 import structlog
 
 # What says more than anybody wants to read, and from which level on it matters.
-_QUIET = {"celery": "WARNING", "kombu": "WARNING", "uvicorn.access": "WARNING", "uvicorn": "WARNING", "alembic": "WARNING"}
+_QUIET = {
+    "celery": "WARNING",
+    "kombu": "WARNING",
+    "uvicorn.access": "WARNING",
+    "uvicorn": "WARNING",
+    "alembic": "WARNING",
+}
 
 
 def configure(role: str, level: str) -> None:
@@ -57,6 +63,8 @@ def short(role: str, line: bytes) -> str | None:
     try:
         event = json.loads(line)
     except ValueError:
+        if role == "valkey":
+            return None  # it has its own way to say things, and its log keeps them
         return f"{role:<10} {line.decode(errors='replace')}" if line.strip() else None
     if not isinstance(event, dict) or not _worth_showing(event):
         return None

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 from server.processes import Child, Role, RotatedLog, adopt_orphans
 
@@ -42,7 +43,7 @@ class Supervisor:
         self.stopping = False
         self._hurried = False
 
-    def __enter__(self) -> Supervisor:
+    def __enter__(self) -> Self:
         adopt_orphans()
         for end in (self._wake, self._woken):
             end.setblocking(False)

@@ -7,10 +7,12 @@ import importlib
 import os
 import signal
 import socket
+import warnings
 from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 
 from core.queue import HINT_EXPIRES_SECONDS, INGEST_QUEUE, INSPECT_QUEUE, JOB_QUEUES
 from core.settings import Settings
@@ -71,6 +73,8 @@ def make_app(settings: Settings) -> Celery:
 
 def serve(settings: Settings, queue: str, *, concurrency: int = 1) -> int:
     """Serve one queue in this process and its pool until a signal; the exit status."""
+    # It warns of root because of pickles, and none is ever read here.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     app = make_app(settings)
     begin(settings, queue)
     _connect_signals(queue)
@@ -80,30 +84,35 @@ def serve(settings: Settings, queue: str, *, concurrency: int = 1) -> int:
         pool="prefork",
         hostname=f"{queue}@{socket.gethostname()}-{os.getpid()}",
         loglevel="WARNING",
+        quiet=True,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
     )
+    # What is imported by now is never looked at again: the pool's processes go on sharing its memory.
+    gc.collect()
+    gc.freeze()
     worker.start()
     return int(worker.exitcode or 0)
 
 
 def _connect_signals(queue: str) -> None:
-    @signals.setup_logging.connect(weak=False)
-    def _keep_logging(**_: Any) -> None:
+    def keep_logging(**_: Any) -> None:
         """Take the place of Celery's own set-up: the process has set its logging up already."""
 
-    @signals.worker_shutting_down.connect(weak=False)
-    def _drain(**_: Any) -> None:
+    def drain(**_: Any) -> None:
         DRAIN.set(1)
 
-    @signals.worker_process_init.connect(weak=False)
-    def _warm_up(**_: Any) -> None:
+    def warm_up(**_: Any) -> None:
         # The group's SIGTERM must not kill a process that saves; billiard's reset leaves SIG_IGN as it is.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         READY.set(0)
-        importlib.import_module(PRELOAD[queue])
+        importlib.import_module(PRELOAD[queue]).warm_up()
         gc.collect()
-        gc.freeze()  # what was imported is never looked at again, so that forks go on sharing its memory
+        gc.freeze()  # as in the parent: a job's process is forked from this one
         READY.set(1)
         log.info("worker.warm", queue=queue, pid=os.getpid())
+
+    signals.setup_logging.connect(keep_logging, weak=False)
+    signals.worker_shutting_down.connect(drain, weak=False)
+    signals.worker_process_init.connect(warm_up, weak=False)

@@ -6,7 +6,7 @@ import mmap
 
 
 class SharedByte:
-    """A number from 0 to 255 in memory that a fork does not copy. A byte needs no lock, so signal handlers may write."""
+    """A number from 0 to 255 that forked processes share. It needs no lock, so signal handlers may write it."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import select
 import signal
 import sys
@@ -64,6 +65,15 @@ def die_with_parent(parent: int) -> None:
         os._exit(CRASHED)
 
 
+def limit_memory(num_bytes: int) -> None:
+    """Let this process, and what it starts, ask for no more memory than this beyond mapped files.
+
+    Beyond it an allocation fails (``MemoryError``), instead of the machine running out for everybody.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, hard))
+
+
 def _be_the_child(parent: int, work: Callable[[], int]) -> None:
     """Work and exit; never return into the parent's stack of frames."""
     status = CRASHED
@@ -72,7 +82,7 @@ def _be_the_child(parent: int, work: Callable[[], int]) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         status = work()
-    except BaseException:  # noqa: BLE001 - the last frame of this process: say it and leave
+    except BaseException:
         log.exception("process.crashed")
     finally:
         sys.stdout.flush()

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import structlog
@@ -13,49 +14,116 @@ import structlog
 from core.queue import Hints
 from core.reporting import Control
 from core.store import datasets, models
-from core.store.db import Database, DatabaseUnavailable, Session
+from core.store.db import DatabaseUnavailable, Session
 from core.store.intake import Holding
 from core.store.leases import LeaseLost
 from core.store.tables import Dataset, Model
 from worker.context import Context, current
+from worker.flags import DRAIN
 from worker.guardian import Ending, Guardian, Rhythm
 
 log = structlog.get_logger(__name__)
 
-Work = Callable[[Context, Dataset | Model], int]
-
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Datasets or models: where their state is, what is done with one, how to say that more wait."""
+    """Datasets or models: where their state is kept, what is done with one, how to say that more wait."""
 
-    store: ModuleType
-    work: str  # the function of worker.ingest
+    store: ModuleType  # core.store.datasets or core.store.models: claim, beat, hand_back, waiting
+    work: str  # a function of worker.ingest
     look: Callable[[Hints], None]
 
 
-DATASETS = Kind(datasets, "ingest_dataset", Hints.look_for_datasets)
+DATASETS = Kind(datasets, "take_in_dataset", Hints.look_for_datasets)
 MODELS = Kind(models, "check_model", Hints.look_for_models)
 
 
-def take_in_next(kind: Kind) -> None:
+def take_next(kind: Kind) -> None:
     """Claim the oldest one that waits and stay with it to its end; nothing where none waits."""
     context = current()
     row = _claim(context, kind)
     if row is None:
         return
     holding = Holding.of(row)
+    scratch = context.settings.home.resolve() / "work" / f"{row.id}-a{row.attempt}"
     with structlog.contextvars.bound_contextvars(object_id=row.id, attempt=row.attempt):
-        guardian = Guardian(_beat(context, kind, holding), _rhythm(context))
+        log.info("intake.claimed")
+        guardian = Guardian(_Beat(context, kind, holding), _rhythm(context))
         context.database.dispose()  # its connections must not cross the fork
-        ending = guardian.run(lambda control: _work(context.in_this_process(), kind, row, control))
-        if ending is not Ending.DONE:
-            _see_to(context, kind, holding, ending)
-        shutil.rmtree(scratch_of(context, row), ignore_errors=True)
+        ending = guardian.run(lambda control: _work(context.in_this_process(), kind, row, scratch, control))
+        if ending in {Ending.CRASHED, Ending.FORCED}:
+            _write(context, lambda session: _leave(session, kind, holding, ending))
+        shutil.rmtree(scratch, ignore_errors=True)
         log.info("intake.left", ending=ending)
     _look_for_more(context, kind)
 
 
-def scratch_of(context: Context, row: Dataset | Model) -> object:
-    """The folder for what only this attempt needs."""
-    return context.settings.home.resolve() / "work" / f"{row.id}-a{row.attempt}"
+def _work(context: Context, kind: Kind, row: Dataset | Model, scratch: Path, control: Callable[[], Control]) -> int:
+    from worker import ingest  # decoders: imported by the pool's process when it started (worker.app.PRELOAD)
+
+    status: int = getattr(ingest, kind.work)(context, row, scratch, control)
+    return status
+
+
+class _Beat:
+    """Renews the lease. A dataset or model knows no cancel: a deleted one has lost its lease."""
+
+    def __init__(self, context: Context, kind: Kind, holding: Holding) -> None:
+        self._context = context
+        self._kind = kind
+        self._holding = holding
+        self._renewed_at = time.monotonic()
+
+    def __call__(self) -> Control:
+        settings = self._context.settings
+        if time.monotonic() - self._renewed_at >= settings.heartbeat_seconds:
+            with self._context.database.write() as session:
+                self._kind.store.beat(session, self._holding, settings.lease_seconds)
+            self._renewed_at = time.monotonic()
+        return Control.GO
+
+
+def _rhythm(context: Context) -> Rhythm:
+    settings = context.settings
+    return Rhythm(
+        beat=settings.control_seconds, lease=settings.lease_seconds, force_cancel=settings.force_cancel_seconds
+    )
+
+
+def _claim(context: Context, kind: Kind) -> Dataset | Model | None:
+    if DRAIN.get():
+        return None
+    try:
+        with context.database.write() as session:
+            row: Dataset | Model | None = kind.store.claim(
+                session, worker_id=context.worker_id, lease_seconds=context.settings.lease_seconds
+            )
+    except DatabaseUnavailable as error:
+        log.warning("claim.failed", error=str(error))  # the scheduler says "look" again
+        return None
+    return row
+
+
+def _leave(session: Session, kind: Kind, holding: Holding, ending: Ending) -> None:
+    if ending is Ending.FORCED:
+        kind.store.hand_back(session, holding)
+    else:
+        kind.store.beat(session, holding, -1.0)  # the process is dead: its lease runs out now, and counts as a loss
+
+
+def _write(context: Context, work: Callable[[Session], object]) -> None:
+    try:
+        with context.database.write() as session:
+            work(session)
+    except (LeaseLost, DatabaseUnavailable) as error:
+        log.warning("intake.not_left", error=str(error))  # the lease runs out by itself
+
+
+def _look_for_more(context: Context, kind: Kind) -> None:
+    try:
+        with context.database.read() as session:
+            waiting = kind.store.waiting(session)
+    except DatabaseUnavailable:
+        return  # the scheduler says it when the database is back
+    if waiting:
+        kind.look(context.hints)

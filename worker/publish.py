@@ -38,19 +38,12 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
     attempt = Attempt.of(job)
 
     def finish(session: Session) -> None:
-        model = models.create_from_job(
+        model = models.create_student(
             session,
             attempt,
             name=spec.name or job.id,
-            architecture=facts.architecture,
-            arguments=facts.arguments,
+            facts=facts,
             files=[artifact.file for artifact in artifacts if artifact.name in STUDENT_FILES],
-            normalization=None if facts.normalization is None else facts.normalization.model_dump(mode="json"),
-            classes=facts.classes,
-            num_classes=facts.num_classes,
-            channels=facts.channels,
-            image_size=facts.image_size,
-            parameters=facts.parameters,
         )
         jobs.succeed(session, attempt, result=run.result, artifacts=artifacts, model_id=model.id)
 

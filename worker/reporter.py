@@ -125,14 +125,13 @@ class JobReporter:
 
     def find_teacher(self, recipe: str) -> Path | None:
         """Bring a teacher that some job of this project trained by the same recipe."""
-        found = self.write(lambda session: teachers.find(session, self._attempt, recipe))
+        found = self.write(lambda session: teachers.find(session, self._project_id, recipe))
         if found is None:
             return None
         try:
             return fetch_folder(self._context.store, stored_files(found.files), self._scratch / "teachers" / recipe)
         except StorageFailed as error:
-            log.warning("teacher.damaged", recipe=recipe, error=error.detail)
-            self.write(lambda session: teachers.forget(session, self._attempt, recipe))  # it is trained once more
+            log.warning("teacher.damaged", recipe=recipe, error=error.detail)  # trained once more, it replaces this
             return None
 
     def keep_teacher(self, recipe: str, folder: Path) -> None:
@@ -177,7 +176,7 @@ class JobReporter:
 
     def _store(self, session: Session, rows: list[tuple[str, int, float]], progress: Progress | None) -> None:
         if rows:
-            metrics.log(session, self._attempt, rows)
+            metrics.insert(session, self._attempt, rows)
         if progress is not None:
             jobs.record_progress(session, self._attempt, progress)
 

@@ -35,6 +35,10 @@ _MESSAGE_LENGTH = 2_000
 log = structlog.get_logger(__name__)
 
 
+def warm_up() -> None:
+    """Nothing beyond the imports: an operation here would start OpenMP's threads, which a fork does not take along."""
+
+
 def run_job(context: Context, job: Job, control: Callable[[], Control]) -> int:
     """Run the attempt that ``job`` was claimed for; its exit status, 0 where the database says how it ended."""
     attempt = Attempt.of(job)
@@ -63,8 +67,9 @@ def _run(context: Context, job: Job, scratch: Path, reporter: JobReporter) -> No
     attempt = Attempt.of(job)
     shutil.rmtree(scratch, ignore_errors=True)  # a lost attempt's; what counts of it is in the store
     scratch.mkdir(mode=0o700, parents=True)
-    inputs = Inputs.gather(context, job)
-    spec = _resolved(context, job, inputs, reporter)
+    spec = parse_job_spec(job.spec)
+    inputs = Inputs.gather(context, job, spec, scratch)
+    spec = _resolved(context, job, spec, inputs, reporter)
     workspace = inputs.workspace(context, scratch)
     result = pipeline.run(spec, workspace, reporter)
     reporter.flush()
@@ -72,12 +77,13 @@ def _run(context: Context, job: Job, scratch: Path, reporter: JobReporter) -> No
     log.info("job.succeeded", attempt=attempt.attempt)
 
 
-def _resolved(context: Context, job: Job, inputs: Inputs, reporter: JobReporter) -> JobSpec:
+def _resolved(context: Context, job: Job, spec: JobSpec, inputs: Inputs, reporter: JobReporter) -> JobSpec:
     """The spec with every default filled in; done here where no inspector was there to do it."""
-    spec = parse_job_spec(job.spec)
     if job.resolved:
         return spec
-    resolution = inspection.resolve(spec, inputs.dataset_facts, inputs.model_facts, threads=context.settings.job_threads)
+    resolution = inspection.resolve(
+        spec, inputs.dataset_facts(), inputs.model_facts(), threads=context.settings.job_threads
+    )
     document = resolution.spec.model_dump(mode="json")
     total_steps = resolution.estimate["total_steps"]
     reporter.write(lambda session: jobs.set_spec(session, Attempt.of(job), document, total_steps=total_steps))

@@ -10,26 +10,26 @@ from core.queue import DATASETS_LOOK, INSPECT_PREFIX, JOBS_LOOK, MODELS_LOOK
 from worker import intake, jobs
 
 
-@shared_task(name=JOBS_LOOK)
+@shared_task(name=JOBS_LOOK)  # type: ignore[untyped-decorator]
 def look_for_jobs() -> None:
     """Claim the best queued job of this worker's accelerator and stay with it to its end."""
     jobs.run_next()
 
 
-@shared_task(name=DATASETS_LOOK)
+@shared_task(name=DATASETS_LOOK)  # type: ignore[untyped-decorator]
 def look_for_datasets() -> None:
     """Claim a dataset that waits to be taken in, and take it in."""
-    intake.take_in_next_dataset()
+    intake.take_next(intake.DATASETS)
 
 
-@shared_task(name=MODELS_LOOK)
+@shared_task(name=MODELS_LOOK)  # type: ignore[untyped-decorator]
 def look_for_models() -> None:
     """Claim an uploaded model that waits to be checked, and check it."""
-    intake.check_next_model()
+    intake.take_next(intake.MODELS)
 
 
 def _question(name: str) -> None:
-    @shared_task(name=INSPECT_PREFIX + name, ignore_result=False)
+    @shared_task(name=INSPECT_PREFIX + name, ignore_result=False)  # type: ignore[untyped-decorator]
     def _answer(payload: dict[str, Any]) -> dict[str, Any]:
         from worker.inspector import answer  # torch: imported by the pool's process when it started
 

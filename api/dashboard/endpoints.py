@@ -6,21 +6,23 @@ An error on a page is a page too (:class:`PageRoute`), and whoever is not signed
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import quote, urlencode, urlsplit
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
 
+from api.auth import Caller
 from api.dashboard import service, session, views
 from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, page
-from api.deps import Caller, Parts, ServiceParts, reader, writer
+from api.deps import Parts, ServiceParts, reader, writer
 from api.jobs.schemas import JobStatus, Move
 from core.errors import Forbidden, InvalidState, NotAuthenticated, NotFound, PotstillError
+from core.queue import Accelerator
 from core.store import keys
 
 JOBS_PER_PAGE = 25
@@ -133,8 +135,8 @@ def jobs_page(
         status=status,
         filters=_FILTERS,
         refresh_seconds=views.list_refresh_seconds(found.jobs),
-        older=f"/jobs?{urlencode(older)}" if older else None,
-        newest=f"/jobs?{urlencode(here)}" if after else None,
+        older=_address("/jobs", older) if older else None,
+        newest=_address("/jobs", here) if after else None,
         base_url=str(request.base_url).rstrip("/"),
     )
 
@@ -146,15 +148,15 @@ def job_page(parts: Parts, who: Viewer, job_id: str) -> Response:
 
 
 @router.post("/jobs/{job_id}/{move}")
-def move_job(parts: Parts, who: Operator, job_id: str, move: Move) -> Response:
+def move_job(parts: Parts, who: Operator, background: BackgroundTasks, job_id: str, move: Move) -> Response:
     """A button was pressed."""
     try:
         job = service.move_job(parts.database, who.project_id, job_id, move)
     except InvalidState as error:  # the state moved on while the reader looked at the button
         return _job_page(parts, who, job_id, problem=error.detail)
-    parts.hints.changed(job.id)
+    background.add_task(parts.hints.changed, job.id)
     if job.status == "queued":
-        parts.hints.look_for_jobs(job.accelerator)
+        background.add_task(parts.hints.look_for_jobs, cast("Accelerator", job.accelerator))
     return _see_other(f"/jobs/{job.id}")
 
 
@@ -190,6 +192,10 @@ def _to_gate(request: Request) -> Response:
 
 def _see_other(path: str) -> RedirectResponse:
     return RedirectResponse(path, status_code=HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})
+
+
+def _address(path: str, query: Mapping[str, str]) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 def _local(path: str) -> str:

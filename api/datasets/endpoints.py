@@ -13,6 +13,7 @@ from api.creation import IdempotencyKey, answer_once, created
 from api.datasets import service
 from api.datasets.schemas import DatasetCreate, DatasetOut, UploadedDataset
 from api.deps import After, Limit, Parts, Reader, ServiceParts, Writer
+from api.files import discard
 from api.problems import problems
 from api.schemas import Page
 from api.sniffing import require_archive
@@ -120,5 +121,4 @@ def delete_dataset(dataset_id: str, who: Writer, parts: Parts) -> None:
     """Delete a dataset that no unfinished job needs."""
     with parts.database.write() as session:
         files = datasets.delete(session, who.project_id, dataset_id)
-    for key in files:
-        parts.store.delete(key)
+    discard(parts.store, files)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Respons
 from api.bodies import json_body, read_json
 from api.creation import IdempotencyKey, answer_once, created
 from api.deps import After, Limit, Parts, Reader, ServiceParts, Writer
+from api.files import discard
 from api.jobs import service
 from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut, JobStatus
 from api.jobs.stream import wait_until_terminal
@@ -119,8 +120,7 @@ def delete_job(job_id: str, who: Writer, parts: Parts) -> None:
     """Delete a job that has ended, with its files. Its student stays as a model."""
     with parts.database.write() as session:
         files = jobs.delete(session, who.project_id, job_id)
-    for key in files:
-        parts.store.delete(key)
+    discard(parts.store, files)
 
 
 _MOVE_PROBLEMS = problems(NotFound, InvalidState)

@@ -17,6 +17,7 @@ from api.jobs.stream import HEADERS, event_stream, look
 from api.problems import problems
 from api.schemas import Page
 from core.errors import Conflict, InvalidRequest, NotFound
+from core.ids import is_id
 from core.store import checkpoints, events, jobs, metrics
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
@@ -49,7 +50,8 @@ async def list_events(
     limit: Limit = 20,
     after: After = None,
     last_event_id: Annotated[
-        str | None, Header(max_length=20, description="Of a stream: the `seq` after which to go on.")
+        str | None,
+        Header(alias="Last-Event-ID", max_length=20, description="Of a stream: the `seq` after which to go on."),
     ] = None,
 ) -> Any:
     """The job's log, ascending by `seq`; live as server-sent events if that is what `Accept` asks for."""
@@ -82,7 +84,7 @@ def _place(parts: ServiceParts, project_id: str, job_id: str, after: str | None,
         return 0
     with parts.database.read() as session:
         jobs.get(session, project_id, job_id)
-        seq = events.seq_of(session, project_id, job_id, after)
+        seq = events.seq_of(session, project_id, job_id, after) if is_id(after, "evt") else None
     if seq is None:
         raise InvalidRequest(f"after: this job has no event {after!r}; give the id of the last event that you have.")
     return seq

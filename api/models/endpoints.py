@@ -10,6 +10,7 @@ from fastapi import APIRouter, BackgroundTasks, Request, Response
 
 from api.creation import IdempotencyKey, answer_once, created
 from api.deps import After, Limit, Parts, Reader, Writer
+from api.files import discard
 from api.models import service
 from api.models.schemas import ModelOut
 from api.problems import problems
@@ -99,5 +100,4 @@ def delete_model(model_id: str, who: Writer, parts: Parts) -> None:
     """Delete a model that no unfinished job needs. The job whose student it is keeps its files."""
     with parts.database.write() as session:
         files = models.delete(session, who.project_id, model_id)
-    for key in files:
-        parts.store.delete(key)
+    discard(parts.store, files)

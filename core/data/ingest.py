@@ -28,13 +28,14 @@ from core.errors import DatasetRejected
 __all__ = ["IngestLimits", "IngestReport", "Rejected", "ingest_archive", "ingest_builtin", "ingest_folder"]
 
 MAX_LISTED = 1_000  # rejected files that are named; more are only counted
+_STRIDE = 8  # files between two calls of ``progress``: large images take a while each
 
 Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestReport:
-    """What was made. ``num_rejected`` counts all files left out, ``rejected`` names the first 1,000."""
+    """What was made. ``num_rejected`` counts all files left out; ``rejected`` names 1,000 and says how many more."""
 
     num_classes: int | None
     classes: tuple[str, ...] | None
@@ -121,7 +122,7 @@ def _store_files(
     progress: Progress | None,
 ) -> None:
     for count, file in enumerate(files, start=1):
-        if progress is not None and count % 64 == 0:
+        if progress is not None and count % _STRIDE == 0:
             progress(count)
         if file.problem is not None:
             rejections.add(file.path, file.problem)
@@ -156,8 +157,12 @@ class _Rejections:
         if len(self.listed) < MAX_LISTED:
             self.listed.append(Rejected(path, reason))
 
+    def summary(self) -> tuple[Rejected, ...]:
+        more = self.count - len(self.listed)
+        return (*self.listed, Rejected("…", f"{more:,} more files are left out")) if more else tuple(self.listed)
+
     def document(self) -> list[dict[str, str]]:
-        return [{"path": rejected.path, "reason": rejected.reason} for rejected in self.listed]
+        return [{"path": rejected.path, "reason": rejected.reason} for rejected in self.summary()]
 
 
 def _nothing_left(rejections: _Rejections) -> DatasetRejected:
@@ -179,7 +184,7 @@ def _report(index: Index, rejections: _Rejections, size_bytes: int) -> IngestRep
         splits={name: {"num_samples": split.num_samples} for name, split in index.splits.items()},
         fingerprint=index.fingerprint,
         size_bytes=size_bytes,
-        rejected=tuple(rejections.listed),
+        rejected=rejections.summary(),
         num_rejected=rejections.count,
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.data.stored import SplitName, StoredDataset, StoredSplit
 
-_BLOCK = 256  # images decoded between two calls of ``progress``
+_BLOCK = 32  # images decoded between two calls of ``progress``
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,8 @@ def predict(
         for start in range(0, len(images_NCHW), batch_size):
             if poll is not None:
                 poll()
-            batch_BCHW = torch.from_numpy(np.ascontiguousarray(images_NCHW[start : start + batch_size]))
+            # A copy: the pictures are a read-only memory map, and torch takes no read-only memory.
+            batch_BCHW = torch.from_numpy(np.array(images_NCHW[start : start + batch_size]))
             answers.append(logits(batch_BCHW.to(device).float() / 255).float().cpu())
     return torch.cat(answers)
 

@@ -81,7 +81,7 @@ def measure_model(
     """Measure a model in memory on a split. It is moved to ``device`` and left in evaluation mode."""
     module = built.module.to(device).eval()
     accuracy = evaluate_accuracy(built, pixels, device=device, poll=poll)
-    picture_1CHW = torch.from_numpy(np.ascontiguousarray(pixels.images[:1])).to(device).float() / 255
+    picture_1CHW = torch.from_numpy(np.array(pixels.images[:1])).to(device).float() / 255
     latency = measure_latency(module, built.preprocessing(picture_1CHW)[0], poll=poll)
     return Measured(
         accuracy=accuracy,

@@ -39,7 +39,7 @@ def export_onnx(
         ExportMismatch: torch cannot express the network in ONNX, or ONNX Runtime answers otherwise.
     """
     module = student.module.cpu().eval()
-    pictures = torch.from_numpy(np.ascontiguousarray(samples_NCHW[:PARITY_IMAGES])).float() / 255
+    pictures = torch.from_numpy(np.array(samples_NCHW[:PARITY_IMAGES])).float() / 255
     inputs = student.preprocessing(pictures)
     beside = path.with_name(f".{path.name}.part")
     try:

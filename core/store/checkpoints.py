@@ -74,16 +74,16 @@ def save(
     others = [old for old in before if old.step != step]
     garbage = [key for old in again for key in _drop(session, old)]
     garbage += _retain(session, [saved, *others])
-    _get_on(session, attempt, job, saved, others)
+    _get_on(session, attempt, job, saved, before)
     session.flush()
     data = {"track": track, "step": step, "epoch": epoch, "checkpoint": saved.id}
     events.record(session, job.id, "checkpoint.saved", f"Checkpoint at step {step}.", data=data)
     return Saved(saved, tuple(garbage))
 
 
-def _get_on(session: Session, attempt: Attempt, job: Job, saved: Checkpoint, others: Sequence[Checkpoint]) -> None:
+def _get_on(session: Session, attempt: Attempt, job: Job, saved: Checkpoint, before: Sequence[Checkpoint]) -> None:
     values: dict[str, Any] = {}
-    if all(saved.step > old.step for old in others):
+    if all(saved.step > old.step for old in before):
         values["losses"] = 0
     if saved.track == PUBLIC_TRACK:
         values["checkpoint_step"] = max(job.checkpoint_step, saved.step)

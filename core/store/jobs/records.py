@@ -9,7 +9,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.errors import FieldError, InvalidSpec, InvalidState
+from core.errors import FieldError, InvalidSpec, InvalidState, NotFound
 from core.ids import new_id
 from core.store import events
 from core.store.db import utc_now
@@ -119,9 +119,7 @@ def get_artifact(session: Session, project_id: str, job_id: str, name: str) -> A
     found = {artifact.name: artifact for artifact in list_artifacts(session, project_id, job_id)}
     if name not in found:
         there_is = f"it has {', '.join(found)}" if found else "it has none until it has succeeded"
-        error = missing("artefact", name)
-        error.detail = f"This job has no artefact {name[:60]!r}; {there_is}."
-        raise error
+        raise NotFound(f"This job has no artefact {name[:60]!r}; {there_is}.")
     return found[name]
 
 

@@ -5,9 +5,14 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from core.data.ingest import ingest_archive
+
+# How long an example takes says more about the machine's other work than about the code.
+settings.register_profile("data", deadline=None)
+settings.load_profile("data")
 
 
 @pytest.fixture(autouse=True, scope="session")

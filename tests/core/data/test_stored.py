@@ -77,7 +77,7 @@ def test_a_file_that_is_cut_off_is_noticed(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1])
 
-    with pytest.raises(StorageFailed, match="damaged|not copied whole"):
+    with pytest.raises(StorageFailed, match=r"damaged|not copied whole"):
         StoredDataset.open(folder)
 
 
@@ -102,7 +102,8 @@ def test_a_damaged_image_is_noticed_when_it_is_read(folder):
     content[40] ^= 1
     (folder / "images.bin").write_bytes(content)
 
-    with StoredDataset.open(folder) as stored, pytest.raises(StorageFailed, match="is damaged"):
-        for split in ("train", "test"):
-            for index in range(len(stored.split(split))):
-                stored.split(split).read(index)
+    with StoredDataset.open(folder) as stored:
+        train = stored.split("train")
+
+        with pytest.raises(StorageFailed, match="is damaged"):
+            train.read(0)  # the first file of the archive

@@ -1,3 +1,6 @@
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 import torch
 
@@ -8,3 +11,17 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    images: np.ndarray
+    labels: torch.Tensor
+
+
+@pytest.fixture
+def pictures():
+    """60 random grey pictures of 8 pixels, labels 0, 1, 2 in turn."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
+    images.setflags(write=False)  # as a memory map is
+    return Pictures(images, torch.arange(60) % 3)

@@ -49,7 +49,7 @@ class RememberingReporter(FolderReporter):
         super().progress(progress)
         self.progresses.append(progress)
 
-    def event(self, type, message, *, level="info", data=None):
+    def event(self, type, message, *, level="info", data=None):  # noqa: A002 - the wire's word
         self.events.append(type)
 
     def save_checkpoint(self, checkpoint):

@@ -44,7 +44,9 @@ def test_every_step_logs_loss_terms_rate_and_gradient_norm(task, training, remem
 
 def test_the_total_is_the_sum_of_the_terms(task, training, remembering, tmp_path, pixels):
     reporter = remembering()
-    teacher = lambda images: Outputs(torch.linspace(0, 1, 4 * len(images)).view(-1, 4))
+
+    def teacher(images):
+        return Outputs(torch.linspace(0, 1, 4 * len(images)).view(-1, 4))
 
     trainer(task(training(epochs=1), method="kd", teachers=(teacher,)), reporter, tmp_path).run()
 
@@ -108,7 +110,9 @@ def test_a_stop_ends_the_training_with_a_checkpoint_and_no_exception(task, train
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_term(task, training, remembering, tmp_path):
-    broken = lambda images: Outputs(torch.full((len(images), 4), float("nan")))
+    def broken(images):
+        return Outputs(torch.full((len(images), 4), float("nan")))
+
     poisoned = trainer(task(training(), method="kd", teachers=(broken,)), remembering(), tmp_path)
     before = weights(poisoned)
 

@@ -1,0 +1,162 @@
+"""Datasets over HTTP."""
+
+import hashlib
+
+import pytest
+
+from core.store import datasets
+
+
+@pytest.fixture
+def archive(zip_of):
+    return zip_of({"train/a/1.png": b"1", "train/b/1.png": b"2"})
+
+
+class TestBuiltin:
+    @pytest.mark.parametrize("name", ["digits", "mnist-5k"])
+    def test_it_is_accepted_and_the_ingest_worker_is_told(self, server, http, name):
+        answer = http.post("/v1/datasets", json={"name": "mine", "source": {"type": "builtin", "name": name}})
+        dataset = answer.json()
+
+        assert answer.status_code == 202
+        assert dataset["id"].startswith("ds_")
+        assert (dataset["object"], dataset["name"], dataset["status"]) == ("dataset", "mine", "processing")
+        assert (dataset["splits"], dataset["rejected"], dataset["error"]) == (None, [], None)
+        assert http.get(f"/v1/datasets/{dataset['id']}").json() == dataset
+        assert server.hints.was_told("datasets")
+
+    def test_without_a_name_it_has_its_sources(self, http):
+        answer = http.post("/v1/datasets", json={"source": {"type": "builtin", "name": "digits"}})
+
+        assert answer.json()["name"] == "digits"
+
+    def test_the_same_idempotency_key_makes_one(self, http):
+        body, headers = {"source": {"type": "builtin", "name": "digits"}}, {"Idempotency-Key": "k"}
+        first, second = (http.post("/v1/datasets", json=body, headers=headers) for _ in range(2))
+
+        assert first.json()["id"] == second.json()["id"]
+        assert second.status_code == 202
+
+    @pytest.mark.parametrize(
+        ("body", "pointer"),
+        [
+            ({}, "/source"),
+            ({"source": None}, "/source"),
+            ({"source": {"type": "builtin"}}, "/source/builtin/name"),
+            ({"source": {"type": "builtin", "name": "cifar"}}, "/source/builtin/name"),
+            ({"source": {"type": "ftp"}}, "/source"),
+            ({"source": {"type": "builtin", "name": "digits"}, "nmae": "x"}, "/nmae"),
+            ({"source": {"type": "builtin", "name": "digits"}, "name": "x" * 201}, "/name"),
+            ({"source": {"type": "builtin", "name": "digits"}, "name": ""}, "/name"),
+            ({"source": {"type": "builtin", "name": "digits"}, "name": 7}, "/name"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_where_it_stands(self, http, body, pointer):
+        answer = http.post("/v1/datasets", json=body)
+
+        assert answer.status_code == 422
+        assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            {"type": "url", "url": "http://169.254.169.254/latest/meta-data"},
+            {"type": "url", "url": "file:///etc/passwd"},
+            {"type": "url", "url": ["nonsense"]},
+            {"type": "huggingface", "repo": "a/b", "revision": "main", "split": "train"},
+            {"type": "upload", "upload": "up_x"},
+        ],
+    )
+    def test_sources_of_later_versions_are_not_available(self, http, source):
+        answer = http.post("/v1/datasets", json={"name": "u", "source": source})
+
+        assert (answer.status_code, answer.json()["code"]) == (422, "not_available")
+        assert answer.json()["errors"][0]["pointer"] == "/source/type"
+
+
+class TestUpload:
+    def test_the_file_is_kept_for_the_ingest_worker(self, server, http, tenant, archive):
+        answer = http.post("/v1/datasets", data={"name": "mine"}, files={"file": ("x.zip", archive)})
+        dataset = answer.json()
+        with server.database.read() as session:
+            key = datasets.get(session, tenant.project_id, dataset["id"]).upload_key
+
+        assert answer.status_code == 202
+        assert (dataset["name"], dataset["status"]) == ("mine", "processing")
+        assert dataset["source"]["sha256"] == hashlib.sha256(archive).hexdigest()
+        assert b"".join(server.store.open(key)) == archive
+
+    @pytest.mark.parametrize(
+        ("filename", "name"),
+        [("pets.tar.gz", "pets"), ("../../etc/x.zip", "x"), ("C:\\data\\my cats.zip", "my cats"), ("", "unnamed"),
+         (".zip", ".zip"), ("ä" * 300 + ".zip", "ä" * 200)],
+    )  # fmt: skip
+    def test_without_a_name_it_has_its_files(self, http, archive, filename, name):
+        body = (
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="'
+            + filename.replace("\\", "\\\\").encode()
+            + b'"\r\n\r\n'
+            + archive
+            + b"\r\n--b--\r\n"
+        )
+        answer = http.post("/v1/datasets", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
+
+        assert (answer.status_code, answer.json().get("name")) == (202, name), answer.text
+
+    def test_the_same_file_sent_twice_with_one_key_makes_one(self, http, archive):
+        headers = {"Idempotency-Key": "k"}
+        first, second = (
+            http.post("/v1/datasets", files={"file": ("x.zip", archive)}, headers=headers) for _ in range(2)
+        )
+        other = http.post("/v1/datasets", files={"file": ("x.zip", archive + b" ")}, headers=headers)
+
+        assert first.json()["id"] == second.json()["id"]
+        assert second.headers["Idempotent-Replayed"] == "true"
+        assert other.json()["code"] == "idempotency_key_reused"
+
+    def test_what_is_no_archive_is_415_at_once(self, http, server):
+        answer = http.post("/v1/datasets", files={"file": ("x.zip", b"hello")})
+
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+        assert http.get("/v1/datasets").json()["data"] == []
+        assert list((server.settings.home / "incoming").iterdir()) == []
+
+    def test_one_that_is_too_large_is_413(self, make_server, make_tenant):
+        tenant = make_tenant(of=make_server(max_upload_bytes=1000))
+        answer = tenant.http.post("/v1/datasets", files={"file": ("x.zip", b"PK\x03\x04" + b"x" * 2000)})
+        far = tenant.http.post("/v1/datasets", files={"file": ("x.zip", b"PK\x03\x04" + b"x" * 6_000_000)})
+
+        assert (answer.status_code, far.status_code) == (413, 413)
+        assert "1,000" in answer.json()["detail"]
+
+
+class TestRead:
+    def test_a_ready_one_says_what_it_holds(self, http, tenant):
+        dataset_id = tenant.ready_dataset(rejected=[{"path": "train/a/x.png", "reason": "broken"}])
+        dataset = http.get(f"/v1/datasets/{dataset_id}").json()
+
+        assert dataset["status"] == "ready"
+        assert dataset["classes"] == ["a", "b", "c"]
+        assert dataset["splits"] == {"train": {"num_samples": 80}, "test": {"num_samples": 20}}
+        assert dataset["rejected"] == [{"path": "train/a/x.png", "reason": "broken"}]
+
+    def test_pages(self, http, tenant):
+        made = [tenant.ready_dataset() for _ in range(3)]
+        first = http.get("/v1/datasets?limit=2").json()
+        rest = http.get(f"/v1/datasets?limit=2&after={first['data'][-1]['id']}").json()
+
+        assert {each["id"] for each in first["data"] + rest["data"]} == set(made)
+        assert (first["has_more"], rest["has_more"]) == (True, False)
+
+    def test_one_that_is_deleted_is_gone(self, http, tenant):
+        path = f"/v1/datasets/{tenant.ready_dataset()}"
+
+        assert http.delete(path).status_code == 204
+        assert http.get(path).status_code == 404
+        assert http.delete(path).status_code == 404
+
+    def test_an_upload_that_is_deleted_takes_its_file_with_it(self, server, http, archive):
+        made = http.post("/v1/datasets", files={"file": ("x.zip", archive)}).json()
+        http.delete(f"/v1/datasets/{made['id']}")
+
+        assert list(server.store.list_prefix(f"uploads/{made['id']}")) == []

@@ -1,0 +1,131 @@
+"""Models over HTTP."""
+
+import json
+import struct
+
+import pytest
+
+from core.store import models
+
+
+def safetensors(header=None, data=b"\0" * 8):
+    document = header or {"weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    text = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def post(http, content=None, headers=None, **fields):
+    form = {"architecture": "resnet18", "arguments": '{"num_classes": 2}', **fields}
+    sent = {name: value for name, value in form.items() if value is not None}
+    return http.post(
+        "/v1/models", data=sent, files={"file": ("w.safetensors", content or safetensors())}, headers=headers
+    )
+
+
+def test_an_upload_waits_to_be_checked(server, http, tenant):
+    answer = post(
+        http, name="mine", classes='["cat", "dog"]', normalization='{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'
+    )
+    model = answer.json()
+    with server.database.read() as session:
+        key = models.get(session, tenant.project_id, model["id"]).upload_key
+
+    assert answer.status_code == 202
+    assert model["id"].startswith("mdl_")
+    assert (model["object"], model["name"], model["status"], model["job"]) == ("model", "mine", "processing", None)
+    assert (model["arguments"], model["classes"]) == ({"num_classes": 2}, ["cat", "dog"])
+    assert http.get(f"/v1/models/{model['id']}").json() == model
+    assert http.get("/v1/models").json()["data"] == [model]
+    assert b"".join(server.store.open(key)) == safetensors()
+    assert server.hints.was_told("models")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04\x95" + b"0" * 64,
+        b"PK\x03\x04" + b"0" * 64,
+        b"hello",
+        b"\x80",
+        safetensors()[:-1],
+        safetensors(data=b"\0" * 9),
+        safetensors({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 8]}}),
+        safetensors({"w": {"dtype": "X", "shape": [2], "data_offsets": [0, 8]}}),
+        safetensors(b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1e999]}}'),
+        safetensors(b'{"w": ' * 5000),
+        safetensors(b"{}", b""),
+        struct.pack("<Q", 2**40) + b"{}",
+    ],
+)
+def test_what_is_no_safetensors_file_is_refused_at_once(http, content):
+    answer = post(http, content)
+
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert "safetensors" in answer.json()["detail"]
+    assert http.get("/v1/models").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"architecture": None}, "/architecture"),
+        ({"architecture": "x" * 201}, "/architecture"),
+        ({"arguments": "{"}, "/arguments"),
+        ({"arguments": "[1]"}, "/arguments"),
+        ({"arguments": "1e999"}, "/arguments"),
+        ({"arguments": '{"a": 1' + "0" * 30 + "}"}, "/arguments/a"),
+        ({"arguments": '{"pretrained": true}'}, "/arguments/pretrained"),
+        ({"arguments": '{"checkpoint_path": "/etc/passwd"}'}, "/arguments/checkpoint_path"),
+        ({"normalization": '{"mean": [0.5]}'}, "/normalization/std"),
+        ({"normalization": '{"mean": [0.5], "std": [0]}'}, "/normalization/std/0"),
+        ({"classes": '{"a": 1}'}, "/classes"),
+        ({"classes": '["", "b"]'}, "/classes/0"),
+        ({"architecure": "x"}, "/architecure"),
+        ({"name": ""}, "/name"),
+    ],
+)
+def test_a_field_that_is_wrong_is_pointed_at(http, fields, pointer):
+    answer = post(http, **fields)
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+def test_an_architecture_that_timm_does_not_have_is_refused_with_the_nearest(http):
+    answer = post(http, architecture="resnett18")
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/architecture"
+    assert "resnet18" in answer.json()["detail"]
+
+
+def test_empty_optional_fields_are_as_good_as_none(http):
+    assert post(http, arguments="", classes="", normalization="").status_code == 202
+
+
+def test_json_instead_of_a_form_says_what_is_wanted(http):
+    answer = http.post("/v1/models", json={"architecture": "resnet18"})
+
+    assert answer.status_code == 415
+    assert "multipart/form-data" in answer.json()["detail"]
+
+
+def test_the_same_idempotency_key_makes_one(http):
+    first, second = (post(http, headers={"Idempotency-Key": "k"}) for _ in range(2))
+
+    assert first.json()["id"] == second.json()["id"]
+    assert post(http, name="other", headers={"Idempotency-Key": "k"}).json()["code"] == "idempotency_key_reused"
+
+
+def test_one_that_is_deleted_is_gone_with_its_file(server, http):
+    made = post(http).json()["id"]
+
+    assert http.delete(f"/v1/models/{made}").status_code == 204
+    assert http.get(f"/v1/models/{made}").status_code == 404
+    assert list(server.store.list_prefix(f"uploads/{made}")) == []
+
+
+@pytest.mark.parametrize("model_id", ["mdl_nothing", "x", "ds_" + "0" * 26, "%00"])
+def test_what_is_no_model_is_404(http, model_id):
+    assert http.get(f"/v1/models/{model_id}").status_code == 404
+    assert http.delete(f"/v1/models/{model_id}").status_code == 404

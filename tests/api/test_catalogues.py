@@ -1,0 +1,58 @@
+"""What can be chosen from: methods and architectures."""
+
+import jsonschema
+import pytest
+
+from core.spec import METHODS
+from core.spec.parse import parse_job_spec
+
+
+def test_every_method_of_the_registry_is_listed(http):
+    assert [method["name"] for method in http.get("/v1/methods").json()["data"]] == list(METHODS)
+
+
+def test_the_schema_of_a_method_accepts_what_a_spec_accepts(http):
+    method = http.get("/v1/methods/deit").json()
+    schema = method["parameters"]
+
+    jsonschema.validate({"name": "deit", "distillation_type": "soft"}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"name": "deit", "alpha": 2}, schema)
+    assert schema["properties"]["distillation_type"]["default"] == "hard"
+    assert method["needs"]["student_families"] == ["transformer"]
+    assert method["paper"]
+
+
+@pytest.mark.parametrize("name", ["dei", "%00", "x" * 3000])
+def test_an_unknown_method_is_404_and_names_those_that_there_are(http, name):
+    answer = http.get(f"/v1/methods/{name}")
+
+    assert answer.status_code == 404
+    assert "deit" in answer.json()["detail"]
+
+
+def test_architectures_are_searched_by_name(http):
+    found = http.get("/v1/architectures", params={"search": "deit_tiny", "limit": 2}).json()
+
+    assert found["object"] == "list"
+    assert all("deit_tiny" in each["name"] for each in found["data"])
+    assert found["data"][0]["family"] == "transformer"
+    assert found["data"][0]["parameters"] > 1_000_000
+    assert found["data"][0]["input_size"] == [3, 224, 224]
+
+
+def test_there_are_more_than_one_page_of_them(http):
+    found = http.get("/v1/architectures", params={"search": "resnet", "limit": 3}).json()
+
+    assert (len(found["data"]), found["has_more"]) == (3, True)
+
+
+@pytest.mark.parametrize("params", [{"search": "x" * 201}, {"search": "a\0b"}, {"limit": 0}, {"limit": 1000}])
+def test_a_search_that_cannot_be_is_422(http, params):
+    assert http.get("/v1/architectures", params=params).status_code == 422
+
+
+def test_the_example_of_the_reference_is_a_spec():
+    from api.jobs.schemas import EXAMPLE_SPEC
+
+    assert parse_job_spec(EXAMPLE_SPEC).method.name == "deit"

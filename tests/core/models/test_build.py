@@ -1,0 +1,212 @@
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from core.errors import InvalidSpec, SpecCannotRun, WeightsMismatch, WeightsUnavailable
+from core.models.build import Facts, accepts_drop_path, build_student, build_teacher
+from core.models.preprocessing import plain_preprocessing
+from core.models.weights import save_folder
+from core.spec import StudentSpec, TeacherSpec
+from core.spec.methods.deit import DeitParams
+from core.spec.methods.kd import KdParams
+
+KD, DEIT = KdParams(name="kd"), DeitParams(name="deit")
+FACTS = Facts(num_classes=10, channels=1, image_size=8)
+VIT = "vit_tiny_patch16_224"
+
+
+@pytest.fixture
+def student(tiny_vit):
+    return StudentSpec(architecture=VIT, arguments=tiny_vit)
+
+
+@pytest.fixture
+def stored(student, tmp_path):
+    """A stored model for 10 classes of grey 8 px pictures; returns its folder and module."""
+    built = build_student(student, method=KD, facts=FACTS, image_size=8, models={})
+    save_folder(
+        built.module,
+        tmp_path / "stored",
+        architecture=built.architecture,
+        arguments=built.arguments,
+        preprocessing=built.preprocessing,
+    )
+    return tmp_path / "stored", built.module
+
+
+def build(spec, method=KD, facts=FACTS, size=8, seed=0, **options):
+    torch.manual_seed(seed)
+    return build_student(spec, method=method, facts=facts, image_size=size, models={}, **options)
+
+
+def test_a_random_student_takes_its_form_from_the_dataset(student):
+    built = build(student)
+
+    assert built.architecture == VIT
+    assert built.num_classes == 10
+    assert built.arguments["in_chans"] == 1
+    assert built.preprocessing == plain_preprocessing(image_size=8, channels=1)
+    assert built.module.training
+    assert built(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+    assert built(torch.rand(3, 3, 20, 20)).shape == (3, 10)
+
+
+@pytest.mark.parametrize("method", [KD, DEIT])
+def test_the_same_seed_gives_the_same_bits(student, method):
+    first, second, other = build(student, method), build(student, method), build(student, method, seed=1)
+
+    assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True))
+    assert not torch.equal(first.module.pos_embed, other.module.pos_embed)
+
+
+def test_deit_gets_the_distilled_twin(student):
+    built = build(student, DEIT)
+    built.module.set_distilled_training(True)
+
+    assert built.architecture == "deit_tiny_distilled_patch16_224"
+    assert [logits.shape for logits in built(torch.rand(3, 1, 8, 8))] == [(3, 10), (3, 10)]
+    again = timm.create_model(built.architecture, **built.arguments)
+    assert again.state_dict().keys() == built.module.state_dict().keys()
+
+
+def test_deit_refuses_a_cnn():
+    with pytest.raises(InvalidSpec, match="ResNet"):
+        build(StudentSpec(architecture="resnet18"), DEIT)
+
+
+@pytest.mark.parametrize("method", [KD, DEIT])
+def test_drop_path_is_set_and_not_part_of_the_recipe(student, method):
+    built = build(student, method, drop_path=0.2)
+
+    assert built.module.blocks[1].drop_path1.drop_prob == pytest.approx(0.2)
+    assert "drop_path_rate" not in built.arguments
+
+
+def test_drop_path_is_left_out_where_there_is_none():
+    assert not accepts_drop_path("vgg11", {"num_classes": 10})
+    assert build(StudentSpec(architecture="vgg11"), size=32, drop_path=0.2).num_classes == 10
+
+
+def test_impossible_arguments_are_refused_in_the_words_of_timm():
+    with pytest.raises(InvalidSpec, match="divisible by num_heads"):
+        build(StudentSpec(architecture=VIT, arguments={"embed_dim": 33, "num_heads": 2}))
+
+
+def test_a_student_goes_on_from_stored_weights(stored, tiny_vit):
+    folder, module = stored
+    spec = StudentSpec(architecture=VIT, weights="mdl_a")
+    built = build_student(spec, method=KD, facts=FACTS, image_size=8, models={"mdl_a": folder}, drop_path=0.1)
+
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), built.module.parameters(), strict=True))
+    assert built.arguments == {**tiny_vit, "num_classes": 10, "in_chans": 1, "img_size": 8}
+
+
+def test_stored_weights_are_adapted_to_another_dataset(stored):
+    folder, module = stored
+    facts = Facts(num_classes=3, channels=3, image_size=16)
+    spec = StudentSpec(architecture=VIT, weights="mdl_a")
+    built = build_student(spec, method=DEIT, facts=facts, image_size=16, models={"mdl_a": folder})
+
+    assert built.architecture == "deit_tiny_distilled_patch16_224"
+    assert built(torch.rand(2, 3, 16, 16)).shape == (2, 3)
+    assert torch.equal(built.module.blocks[1].attn.qkv.weight, module.blocks[1].attn.qkv.weight)
+    assert torch.equal(built.module.dist_token, module.cls_token)
+
+
+@pytest.mark.parametrize(
+    ("spec", "pointer"),
+    [
+        ({"architecture": "deit_tiny_patch16_224"}, "/architecture"),
+        ({"architecture": VIT, "arguments": {"depth": 3}}, "/arguments/depth"),
+        ({"architecture": VIT, "arguments": {"mlp_ratio": 2.0}}, "/arguments/mlp_ratio"),
+    ],
+)
+def test_a_spec_that_contradicts_its_weights_is_refused(stored, spec, pointer):
+    with pytest.raises(InvalidSpec, match="the weights mdl_a") as refusal:
+        build_student(
+            StudentSpec(weights="mdl_a", **spec), method=KD, facts=FACTS, image_size=8, models={"mdl_a": stored[0]}
+        )
+
+    assert refusal.value.errors[0].pointer == pointer
+
+
+def test_weights_that_are_not_at_hand_are_said():
+    with pytest.raises(WeightsUnavailable, match="job_b"):
+        build_teacher(TeacherSpec(architecture=VIT, weights="job_b"), facts=FACTS, image_size=8, models={})
+
+
+def test_a_teacher_to_be_trained_is_built_from_the_dataset():
+    spec = TeacherSpec(architecture="resnet18", weights="train")
+    built = build_teacher(spec, facts=FACTS, image_size=16, models={})
+
+    assert not built.module.training
+    assert built.preprocessing.image_size == 16
+    assert built(torch.rand(2, 1, 16, 16)).shape == (2, 10)
+
+
+def test_a_stored_teacher_keeps_its_own_form(stored):
+    folder, module = stored
+    facts = Facts(num_classes=10, channels=3, image_size=64)
+    spec = TeacherSpec(architecture=VIT, weights="mdl_a")
+    built = build_teacher(spec, facts=facts, image_size=64, models={"mdl_a": folder})
+    images = torch.rand(2, 3, 8, 8)
+    grey = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+    assert built.preprocessing.image_size == 8
+    assert torch.allclose(module.eval()((grey - 0.5) / 0.5), built(images), atol=1e-6)
+
+
+def test_a_teacher_of_other_classes_is_refused_with_both_numbers(stored):
+    spec = TeacherSpec(architecture=VIT, weights="mdl_a")
+    with pytest.raises(SpecCannotRun, match=r"tells 10 classes apart and the dataset has 7"):
+        build_teacher(spec, facts=Facts(7, 1, 8), image_size=8, models={"mdl_a": stored[0]})
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A folder that stands for the hub, with weights of timm's smallest ViT; returns it and the model."""
+    model = timm.create_model("test_vit").eval()
+    repo = tmp_path / "hub" / "models--timm--test_vit.r160_in1k"
+    (repo / "snapshots" / "1").mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("1")
+    save_file(model.state_dict(), repo / "snapshots" / "1" / "model.safetensors")
+    return tmp_path / "hub", model
+
+
+def test_a_pretrained_teacher_comes_from_the_hub_as_it_was_published(hub):
+    folder, model = hub
+    spec = TeacherSpec(architecture="test_vit.r160_in1k", weights="pretrained")
+    built = build_teacher(spec, facts=Facts(1000, 1, 28), image_size=28, models={}, hub=folder)
+    images = torch.rand(2, 3, 160, 160)
+    mean, std = (torch.tensor(model.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+
+    assert built.preprocessing.image_size == 160
+    assert torch.allclose(model((images - mean) / std), built(images), atol=1e-5)
+    assert built(torch.rand(2, 1, 28, 28)).shape == (2, 1000)
+
+
+def test_a_pretrained_student_gets_a_new_head_and_its_own_channels(hub):
+    folder, model = hub
+    spec = StudentSpec(architecture="test_vit", weights="pretrained")
+    built = build_student(spec, method=DEIT, facts=FACTS, image_size=64, models={}, hub=folder)
+
+    assert built(torch.rand(2, 1, 64, 64)).shape == (2, 10)
+    assert torch.equal(built.module.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)
+    assert len(built.preprocessing.mean) == 1
+
+
+def test_damaged_weights_are_said(stored):
+    folder, module = stored
+    state = module.state_dict()
+    save_file({**state, "blocks.0.attn.qkv.weight": torch.zeros(2, 2)}, folder / "model.safetensors")
+
+    with pytest.raises(WeightsMismatch, match="do not fit"):
+        build_student(
+            StudentSpec(architecture=VIT, weights="mdl_a"),
+            method=KD,
+            facts=FACTS,
+            image_size=8,
+            models={"mdl_a": folder},
+        )

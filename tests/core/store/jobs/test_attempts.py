@@ -1,0 +1,286 @@
+"""What the worker that holds a job may do, and that nobody else may."""
+
+import inspect
+import math
+import threading
+from datetime import timedelta
+
+import pytest
+
+from core.reporting import Progress
+from core.spec.facts import ModelFacts
+from core.store import checkpoints, events, jobs, metrics, models, teachers
+from core.store.jobs import Attempt, Flags, LeaseLost, NewArtifact
+
+FACTS = ModelFacts(
+    architecture="vit", arguments={"depth": 2}, num_classes=2, channels=1, image_size=8, parameters=9, size_bytes=36
+)
+
+
+def save_checkpoint(session, attempt):
+    from core.store.artifacts import StoredFile
+
+    files = [StoredFile(f"jobs/{attempt.job_id}/stale/model.safetensors", 1, "0" * 64)]
+    checkpoints.save(session, attempt, track="distill", step=1, epoch=1, files=files)
+
+
+# Everything that a worker can write or ask with its token.
+WORKER_SIDE = {
+    "jobs.current": jobs.current,
+    "jobs.flags": jobs.flags,
+    "jobs.beat": lambda s, a: jobs.beat(s, a, 60),
+    "jobs.set_spec": lambda s, a: jobs.set_spec(s, a, {"stale": True}),
+    "jobs.start_stage": lambda s, a: jobs.start_stage(s, a, "distill"),
+    "jobs.finish_stage": lambda s, a: jobs.finish_stage(s, a, "distill"),
+    "jobs.record_progress": lambda s, a: jobs.record_progress(s, a, Progress(0.5, 1, 2, 3)),
+    "jobs.hand_back": jobs.hand_back,
+    "jobs.paused": jobs.paused,
+    "jobs.cancelled": jobs.cancelled,
+    "jobs.fail": lambda s, a: jobs.fail(s, a, {"code": "stale", "message": "stale"}),
+    "jobs.succeed": lambda s, a: jobs.succeed(s, a, result={"stale": True}, artifacts=[]),
+    "events.append": lambda s, a: events.append(s, a, "stale", "stale"),
+    "metrics.insert": lambda s, a: metrics.insert(s, a, [("train/loss", 1, 1.0)]),
+    "metrics.drop_after": lambda s, a: metrics.drop_after(s, a, 0),
+    "checkpoints.save": save_checkpoint,
+    "checkpoints.newest": checkpoints.newest,
+    "checkpoints.discard": lambda s, a: checkpoints.discard(s, a, "ckpt_x"),
+    "checkpoints.retire": checkpoints.retire,
+    "teachers.keep": lambda s, a: teachers.keep(s, a, "recipe", []),
+    "teachers.forget": lambda s, a: teachers.forget(s, a, "recipe"),
+    "models.create_student": lambda s, a: models.create_student(s, a, name="n", facts=FACTS, files=[]),
+}
+
+
+def make_stale(world, attempt, how):
+    """Take the job away from an attempt, in every way that there is."""
+    match how:
+        case "lost, queued":
+            world.lose()
+        case "lost, claimed by another":
+            world.lose()
+            world.claim("other")
+        case "lost, failed":
+            world.lose(max_losses=1)
+        case "paused":
+            world.do(jobs.pause, world.project, attempt.job_id)
+            world.do(jobs.paused, attempt)
+        case "cancelled":
+            world.do(jobs.cancel, world.project, attempt.job_id)
+            world.do(jobs.cancelled, attempt)
+        case "succeeded":
+            world.do(jobs.succeed, attempt, result={}, artifacts=[])
+
+
+@pytest.mark.parametrize(
+    "how", ["lost, queued", "lost, claimed by another", "lost, failed", "paused", "cancelled", "succeeded"]
+)
+def test_a_stale_attempt_can_write_nothing(world, how):
+    attempt = world.attempt()
+    world.do(metrics.insert, attempt, [("train/loss", 1, 1.0), ("train/loss", 2, 1.0)])
+    world.checkpoint(attempt, 5)
+    world.do(teachers.keep, attempt, "recipe", [world.file()])
+    make_stale(world, attempt, how)
+    before = world.rows()
+
+    for name, function in WORKER_SIDE.items():
+        with pytest.raises(LeaseLost):
+            world.do(function, attempt)
+            pytest.fail(name)
+
+    assert world.rows() == before
+
+
+def test_no_function_of_a_worker_is_left_out_of_the_fencing_test():
+    taking_a_token = {
+        f"{module.__name__.rsplit('.', 1)[-1]}.{name}"
+        for module in (jobs, events, metrics, checkpoints, teachers, models)
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_")
+        and function.__module__.startswith(module.__name__)
+        and "attempt" in inspect.signature(function).parameters
+    }
+
+    assert taking_a_token == set(WORKER_SIDE)
+
+
+def test_a_write_that_is_under_way_finishes_before_the_job_is_taken_back(world):
+    """On PostgreSQL the row is locked, on SQLite the database: nothing falls between the two."""
+    attempt = world.attempt()
+    with world.db.write() as session:
+        events.append(session, attempt, "note", "under way")
+        thief = threading.Thread(target=world.lose)
+        thief.start()
+        thief.join(0.05)
+        events.append(session, attempt, "note", "still mine")
+    thief.join()
+    if world.get(attempt.job_id).status == "running":  # the thief passed over the locked row
+        world.lose()
+
+    log = world.ask(events.list_events, world.project, attempt.job_id).items
+    assert [event.type for event in log][-3:] == ["note", "note", "worker.lost"]
+
+
+def test_flags_say_what_was_asked(world):
+    attempt = world.attempt()
+    assert world.ask(jobs.flags, attempt) == Flags(cancel=False, pause=False, stop=False)
+
+    world.do(jobs.stop, world.project, attempt.job_id)
+    world.do(jobs.pause, world.project, attempt.job_id)
+
+    assert world.ask(jobs.flags, attempt) == Flags(cancel=False, pause=True, stop=True)
+    assert world.do(jobs.beat, attempt, 60) == Flags(cancel=False, pause=True, stop=True)
+
+
+def test_the_resolved_spec_is_kept(world):
+    attempt = world.attempt()
+
+    job = world.do(jobs.set_spec, attempt, {"training": {"epochs": 3}}, total_steps=30)
+
+    assert (job.spec, job.resolved, job.progress["total_steps"]) == ({"training": {"epochs": 3}}, True, 30)
+
+
+# --- stages -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(world, monkeypatch):
+    """A clock for the stages that moves only when it is told to."""
+    from core.store.db import utc_now
+    from core.store.jobs import attempts
+
+    class Clock:
+        ahead = timedelta()
+
+        def forward(self, seconds):
+            self.ahead += timedelta(seconds=seconds)
+
+    clock, start = Clock(), world.ask(utc_now)
+    monkeypatch.setattr(attempts, "utc_now", lambda _session: start + clock.ahead)
+    return clock
+
+
+def test_a_stage_has_its_times(world, clock):
+    attempt = world.attempt()
+    world.do(jobs.start_stage, attempt, "prepare")
+    clock.forward(2)
+    world.do(jobs.finish_stage, attempt, "prepare")
+    job = world.do(jobs.start_stage, attempt, "distill")
+
+    assert job.stage == "distill"
+    first, second = job.stages
+    assert (first["name"], first["seconds"], first["started_at"] < first["finished_at"]) == ("prepare", 2.0, True)
+    assert (second["name"], second["seconds"], second["finished_at"]) == ("distill", None, None)
+
+
+def test_a_stages_time_counts_the_work_of_all_attempts_without_the_pause(world, clock):
+    attempt = world.attempt()
+    world.do(jobs.start_stage, attempt, "distill")
+    clock.forward(3)
+    world.do(jobs.hand_back, attempt)
+    clock.forward(1000)
+    attempt = Attempt.of(world.claim())
+    world.do(jobs.start_stage, attempt, "distill")
+    clock.forward(4)
+
+    (stage,) = world.do(jobs.finish_stage, attempt, "distill").stages
+
+    assert stage["seconds"] == 7.0
+
+
+def test_a_stage_that_is_entered_again_is_open_again(world):
+    attempt = world.attempt()
+    world.do(jobs.start_stage, attempt, "prepare")
+    world.do(jobs.finish_stage, attempt, "prepare")
+
+    job = world.do(jobs.start_stage, attempt, "prepare")
+
+    assert [(s["name"], s["finished_at"]) for s in job.stages] == [("prepare", None)]
+
+
+# --- progress -----------------------------------------------------------------------------------
+
+
+def test_progress_is_an_object_from_the_start(world):
+    progress = world.get(world.job(total_steps=300)).progress
+
+    assert (progress["fraction"], progress["step"], progress["total_steps"], progress["epoch"]) == (0.0, 0, 300, 0)
+    assert {"images_per_second", "eta_seconds"} <= set(progress)
+
+
+def test_progress_never_falls_below_the_newest_checkpoint(world):
+    attempt = world.attempt()
+    world.do(jobs.record_progress, attempt, Progress(0.4, step=48, total_steps=100, epoch=4))
+    world.checkpoint(attempt, 40)
+    assert world.get(attempt.job_id).progress["step"] == 48
+    world.checkpoint(attempt, 50)
+    assert world.get(attempt.job_id).progress["step"] == 50
+
+    world.lose()
+    again = Attempt.of(world.claim())
+    job = world.do(jobs.record_progress, again, Progress(0.01, step=0, total_steps=100, epoch=0))
+
+    assert (job.progress["step"], job.progress["epoch"], job.progress["fraction"]) == (50, 5, 0.4)
+    assert world.do(jobs.record_progress, again, Progress(0.51, 51, 100, 5)).progress["step"] == 51
+
+
+def test_a_fraction_is_one(world):
+    attempt = world.attempt()
+
+    job = world.do(jobs.record_progress, attempt, Progress(1.0000001, step=1, total_steps=1, epoch=1))
+
+    assert job.progress["fraction"] == 1.0
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+def test_a_success_names_its_files_and_its_student(world):
+    attempt = world.attempt()
+    stored = world.file(f"jobs/{attempt.job_id}/a1/artifacts/model.safetensors")
+
+    def finish(session):
+        model = models.create_student(session, attempt, name="s", facts=FACTS, files=[stored])
+        new = [NewArtifact("model.safetensors", "application/octet-stream", stored)]
+        return jobs.succeed(session, attempt, result={"agreement": 0.9}, artifacts=new, model_id=model.id)
+
+    job = world.do(finish)
+
+    assert (job.status, job.terminal, job.progress["fraction"]) == ("succeeded", True, 1.0)
+    assert job.result == {"model": job.model_id, "agreement": 0.9}
+    student = world.ask(models.get, world.project, job.model_id)
+    assert (student.status, student.job_id, models.facts(student)) == ("ready", job.id, FACTS)
+    (artifact,) = world.ask(jobs.list_artifacts, world.project, job.id)
+    assert (artifact.name, artifact.key, artifact.sha256) == ("model.safetensors", stored.key, stored.sha256)
+    assert world.ask(events.list_events, world.project, job.id).items[-1].type in events.TERMINAL_TYPES
+
+
+def test_a_success_drops_what_only_resuming_needed(world):
+    attempt = world.attempt()
+    world.checkpoint(attempt, 10, track="teacher-0")
+    world.checkpoint(attempt, 10)
+    world.do(jobs.succeed, attempt, result={}, artifacts=[])
+
+    (kept,) = world.ask(checkpoints.list_checkpoints, world.project, attempt.job_id).items
+    assert (kept.resumable, [f["key"].rsplit("/", 1)[-1] for f in kept.files]) == (False, ["model.safetensors"])
+
+
+def test_a_failure_says_why(world):
+    attempt = world.attempt()
+
+    job = world.do(jobs.fail, attempt, {"code": "non_finite_loss", "message": "kd became NaN"})
+
+    assert (job.status, job.error) == ("failed", {"code": "non_finite_loss", "message": "kd became NaN"})
+    last = world.ask(events.list_events, world.project, job.id).items[-1]
+    assert (last.type, last.level, last.message) == ("job.failed", "error", "kd became NaN")
+
+
+def test_a_failed_job_goes_on_from_its_last_checkpoint(world):
+    attempt = world.attempt()
+    saved = world.checkpoint(attempt, 10).checkpoint
+    world.do(jobs.fail, attempt, {"code": "x", "message": "x"})
+    world.do(jobs.retry, world.project, attempt.job_id)
+
+    again = Attempt.of(world.claim())
+
+    assert [one.id for one in world.ask(checkpoints.newest, again)] == [saved.id]
+    assert math.isclose(world.get(attempt.job_id).progress["step"], 10)

@@ -1,0 +1,214 @@
+"""Creating, finding and deleting jobs."""
+
+import threading
+
+import pytest
+
+from core.errors import InUse, InvalidRequest, InvalidSpec, InvalidState, NotFound
+from core.ids import new_id
+from core.store import datasets, events, jobs, models
+from core.store.jobs import Attempt, NewArtifact
+from core.store.models import ModelFacts
+from core.store.tables import Checkpoint, Event, JobReference, Metric
+
+
+@pytest.fixture
+def finished(world):
+    """A job that has succeeded and left a model."""
+
+    def finish():
+        attempt = world.attempt()
+        stored = world.file(f"jobs/{attempt.job_id}/a1/artifacts/model.safetensors")
+        report = world.file(f"jobs/{attempt.job_id}/a1/artifacts/report.json")
+        facts = ModelFacts(
+            architecture="vit", arguments={}, num_classes=2, channels=1, image_size=8, parameters=1, size_bytes=4
+        )
+
+        def end(session):
+            model = models.create_student(session, attempt, name="s", facts=facts, files=[stored])
+            new = [NewArtifact(one.name, "application/octet-stream", one) for one in (stored, report)]
+            return jobs.succeed(session, attempt, result={}, artifacts=new, model_id=model.id)
+
+        return world.do(end)
+
+    return finish
+
+
+def test_a_new_job_waits(world):
+    job_id = world.job(name="n", priority=3, metadata={"team": "search"})
+    job = world.get(job_id)
+
+    assert (job.status, job.attempt, job.stage, job.stages, job.error, job.result) == ("queued", 0, None, [], None, None)
+    assert (job.name, job.priority, job.metadata_, job.pending_action) == ("n", 3, {"team": "search"}, None)
+    (event,) = world.ask(events.list_events, world.project, job_id).items
+    assert (event.seq, event.type, event.data) == (1, "job.created", {"status": "queued"})
+
+
+@pytest.mark.parametrize("wanted", ["job_nothing", "", "ds_01", "job_\x00", new_id("job")])
+def test_a_job_that_is_not_there(world, wanted):
+    with pytest.raises(NotFound):
+        world.get(wanted)
+
+
+def test_somebody_elses_job_is_not_there(world, stranger):
+    job_id = world.job()
+
+    with pytest.raises(NotFound):
+        world.ask(jobs.get, stranger, job_id)
+    with pytest.raises(NotFound):
+        world.ask(jobs.list_artifacts, stranger, job_id)
+    with pytest.raises(NotFound):
+        world.do(jobs.delete, stranger, job_id)
+    assert world.ask(jobs.list_jobs, stranger).items == []
+
+
+def test_pages_are_newest_first_and_hold_everything_once(world):
+    made = [world.job() for _ in range(5)]
+
+    seen, after = [], None
+    while True:
+        page = world.ask(jobs.list_jobs, world.project, limit=2, after=after)
+        seen += [job.id for job in page.items]
+        if not page.has_more:
+            break
+        after = seen[-1]
+    assert seen == sorted(made, reverse=True)
+
+
+def test_a_list_can_be_of_some_statuses(world):
+    queued, cancelled, paused = (world.job() for _ in range(3))
+    world.do(jobs.cancel, world.project, cancelled)
+    world.do(jobs.pause, world.project, paused)
+
+    assert [j.id for j in world.ask(jobs.list_jobs, world.project, status="queued").items] == [queued]
+    both = world.ask(jobs.list_jobs, world.project, status=["cancelled", "paused"]).items
+    assert {j.id for j in both} == {cancelled, paused}
+
+
+def test_a_page_after_something_that_is_no_job(world):
+    with pytest.raises(InvalidRequest):
+        world.ask(jobs.list_jobs, world.project, after="ds_1")
+
+
+# --- what a job reads ------------------------------------------------------------------------------
+
+
+def test_a_job_needs_a_dataset_that_is_ready(world, stranger):
+    theirs = world.ready_dataset(stranger)
+    processing = world.do(datasets.create, world.project, name="d", source={}).id
+
+    for dataset, words in ((processing, "processing"), (theirs, "no dataset"), (new_id("ds"), "no dataset")):
+        with pytest.raises(InvalidSpec) as caught:
+            world.job(dataset=dataset)
+        assert [(e.pointer, words in e.detail) for e in caught.value.errors] == [("/dataset", True)]
+
+
+def test_a_job_needs_the_models_that_it_names(world, finished):
+    done, running = finished(), world.attempt()
+    gone = new_id("mdl")
+    spec = {
+        "student": {"weights": done.model_id},
+        "teachers": [{"weights": done.id}, {"weights": running.job_id}, {"weights": gone}],
+    }
+
+    with pytest.raises(InvalidSpec) as caught:
+        world.job(spec=spec, references=[done.model_id, done.id, running.job_id, gone])
+
+    assert {e.pointer: e.detail.split()[-3:] for e in caught.value.errors} == {
+        "/teachers/1/weights": ["running,", "not", "succeeded"],
+        "/teachers/2/weights": ["in", "this", "project"],
+    }
+
+
+def test_what_an_unfinished_job_reads_cannot_be_deleted(world, finished):
+    done = finished()
+    spec = {"student": {"weights": done.model_id}, "teachers": [{"weights": done.id}]}
+    reader = world.job(spec=spec, references=[done.model_id, done.id])
+
+    for delete, wanted in ((datasets.delete, world.dataset), (models.delete, done.model_id), (jobs.delete, done.id)):
+        with pytest.raises(InUse) as caught:
+            world.do(delete, world.project, wanted)
+        assert caught.value.extra["jobs"] == [reader]
+
+    world.do(jobs.cancel, world.project, reader)
+    for delete, wanted in ((models.delete, done.model_id), (jobs.delete, done.id), (datasets.delete, world.dataset)):
+        world.do(delete, world.project, wanted)
+    assert world.get(reader).missing_input == done.model_id
+
+
+def test_a_retry_and_a_delete_at_once_leave_no_job_without_its_dataset(world):
+    """Whoever comes second is refused."""
+    for _ in range(5):
+        dataset = world.ready_dataset()
+        job_id = world.job(dataset=dataset)
+        world.do(jobs.cancel, world.project, job_id)
+        start, outcomes = threading.Barrier(2), []
+
+        def act(function, *args, start=start, outcomes=outcomes):
+            start.wait()
+            try:
+                world.do(function, *args)
+                outcomes.append(function.__name__)
+            except (InUse, InvalidState):
+                pass
+
+        threads = [
+            threading.Thread(target=act, args=(jobs.retry, world.project, job_id)),
+            threading.Thread(target=act, args=(datasets.delete, world.project, dataset)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert len(outcomes) == 1
+        assert world.get(job_id).status == ("queued" if outcomes == ["retry"] else "cancelled")
+
+
+# --- deleting ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "paused"])
+def test_an_unfinished_job_is_not_deleted(world, status):
+    job_id = world.job()
+    if status == "paused":
+        world.do(jobs.pause, world.project, job_id)
+    elif status == "running":
+        world.claim()
+
+    with pytest.raises(InvalidState, match="cancel it first"):
+        world.do(jobs.delete, world.project, job_id)
+
+
+def test_a_deleted_job_leaves_nothing_but_its_student(world, finished):
+    done = finished()
+
+    garbage = world.do(jobs.delete, world.project, done.id)
+
+    assert garbage == [f"jobs/{done.id}/a1/artifacts/report.json"]
+    with pytest.raises(NotFound):
+        world.get(done.id)
+    with world.db.read() as session:
+        for table in (Event, Metric, Checkpoint, JobReference):
+            assert session.query(table).filter_by(job_id=done.id).count() == 0
+    assert world.ask(models.get, world.project, done.model_id).status == "ready"
+
+
+def test_a_deleted_job_gives_back_its_checkpoints(world):
+    attempt = world.attempt()
+    world.checkpoint(attempt, 10)
+    world.do(jobs.fail, attempt, {"code": "x", "message": "x"})
+
+    garbage = world.do(jobs.delete, world.project, attempt.job_id)
+
+    assert [key.rsplit("/", 1)[-1] for key in garbage] == ["model.safetensors", "state.pt"]
+
+
+def test_an_artefact_that_is_not_there_names_those_that_are(world, finished):
+    done, waiting = finished(), world.job()
+
+    with pytest.raises(NotFound, match=r"model\.safetensors, report\.json"):
+        world.ask(jobs.get_artifact, world.project, done.id, "model.onnx")
+    with pytest.raises(NotFound, match="none until it has succeeded"):
+        world.ask(jobs.get_artifact, world.project, waiting, "model.onnx")
+    assert world.ask(jobs.get_artifact, world.project, done.id, "report.json").attempt == Attempt.of(done).attempt

@@ -1,0 +1,94 @@
+"""A job's log has no gap, whoever writes at the same time."""
+
+import threading
+
+from core.store import events, jobs
+from core.store.jobs import Attempt
+
+
+def seqs(world, job_id):
+    return [event.seq for event in world.ask(events.list_events, world.project, job_id).items]
+
+
+def test_an_event_keeps_what_was_said(world):
+    attempt = world.attempt()
+    world.do(events.append, attempt, "note", "hello\x00", level="warning", data={"a": [1, None]})
+
+    last = world.ask(events.list_events, world.project, attempt.job_id).items[-1]
+
+    assert (last.type, last.message, last.level, last.data) == ("note", "hello\ufffd", "warning", {"a": [1, None]})
+    assert (last.attempt, last.id[:4], last.project_id) == (1, "evt_", world.project)
+    assert world.ask(events.seq_of, world.project, attempt.job_id, last.id) == last.seq
+    assert world.ask(events.seq_of, world.project, attempt.job_id, "evt_x") is None
+
+
+def test_concurrent_writers_leave_no_gap_and_readers_never_see_one(world):
+    attempts = [world.attempt() for _ in range(2)]
+    done, seen = threading.Event(), []
+
+    def write(attempt):
+        for k in range(15):
+            world.do(events.append, attempt, "note", str(k))
+
+    def ask():
+        for _ in range(5):
+            world.do(jobs.pause, world.project, attempts[0].job_id)
+            world.do(jobs.resume, world.project, attempts[0].job_id)
+
+    def read():
+        while not done.is_set():
+            seen.append(seqs(world, attempts[0].job_id))
+
+    threads = [threading.Thread(target=write, args=(attempt,)) for attempt in attempts for _ in range(2)]
+    threads.append(threading.Thread(target=ask))
+    reader = threading.Thread(target=read)
+    for thread in (*threads, reader):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    reader.join()
+
+    assert len(seqs(world, attempts[0].job_id)) == 2 + 30 + 10
+    for found in (*seen, *(seqs(world, attempt.job_id) for attempt in attempts)):
+        assert found == list(range(1, len(found) + 1))
+
+
+def test_a_unit_of_work_that_fails_takes_its_event_with_it(world):
+    attempt = world.attempt()
+
+    try:
+        with world.db.write() as session:
+            events.append(session, attempt, "note", "lost")
+            raise KeyError
+    except KeyError:
+        world.do(events.append, attempt, "note", "kept")
+
+    assert seqs(world, attempt.job_id) == [1, 2, 3]
+
+
+def test_pages_go_upwards(world):
+    attempt = world.attempt()
+    for k in range(4):
+        world.do(events.append, attempt, "note", str(k))
+
+    first = world.ask(events.list_events, world.project, attempt.job_id, limit=4)
+    rest = world.ask(events.list_events, world.project, attempt.job_id, after_seq=4, limit=4)
+
+    assert ([e.seq for e in first.items], first.has_more) == ([1, 2, 3, 4], True)
+    assert ([e.seq for e in rest.items], rest.has_more) == ([5, 6], False)
+
+
+def test_somebody_elses_log_is_empty(world, stranger):
+    job_id = world.job()
+
+    assert world.ask(events.list_events, stranger, job_id).items == []
+
+
+def test_the_log_of_a_second_attempt_goes_on_counting(world):
+    attempt = world.attempt()
+    world.do(jobs.hand_back, attempt)
+    world.do(events.append, Attempt.of(world.claim()), "note", "again")
+
+    log = world.ask(events.list_events, world.project, attempt.job_id).items
+    assert [(e.seq, e.attempt) for e in log] == [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]

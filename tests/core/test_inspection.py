@@ -1,0 +1,245 @@
+import json
+import time
+
+import pytest
+
+from core.errors import InvalidSpec
+from core.inspection import resolve
+from core.models import catalog
+from core.spec import parse_job_spec
+from core.spec.facts import DatasetFacts, ModelFacts
+
+DIGITS = DatasetFacts(
+    num_classes=10, classes=tuple("0123456789"), channels=1, image_size=8, num_train=1437, num_test=360
+)
+VIT = "vit_tiny_patch16_224"
+SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
+STORED = ModelFacts(
+    architecture=VIT,
+    arguments={**SMALL, "num_classes": 10, "in_chans": 3},
+    num_classes=10,
+    channels=3,
+    image_size=8,
+    parameters=26_000,
+    size_bytes=100_000,
+)
+CNN = ModelFacts(
+    architecture="resnet18",
+    arguments={"num_classes": 10, "in_chans": 3},
+    num_classes=10,
+    channels=3,
+    parameters=11_000_000,
+    size_bytes=44_000_000,
+)
+
+
+def spec(**change):
+    document = {
+        "dataset": "ds_x",
+        "student": {"architecture": VIT, "arguments": SMALL},
+        "teachers": [{"architecture": "resnet18", "weights": "train"}],
+        "method": {"name": "kd"},
+        "training": {"epochs": 12, "batch_size": 64},
+        **change,
+    }
+    return parse_job_spec(document)
+
+
+def refusal(*, facts=DIGITS, models=None, **change):
+    with pytest.raises(InvalidSpec) as caught:
+        resolve(spec(**change), facts, models or {}, threads=2)
+    return {error.pointer: error.detail for error in caught.value.errors}
+
+
+def test_everything_that_was_open_is_filled_in():
+    resolved = resolve(spec(), DIGITS, {}, threads=3).spec
+
+    assert resolved.training.image_size == 8
+    assert resolved.teachers[0].training.image_size == 8
+    assert resolved.resources.threads == 3
+
+
+def test_resolving_twice_changes_nothing():
+    once = resolve(spec(training={"learning_rate": 1e-6}), DIGITS, {}, threads=3)
+    sent = json.loads(once.spec.model_dump_json())
+
+    assert resolve(parse_job_spec(sent), DIGITS, {}, threads=5) == once
+    assert once.spec.training.min_learning_rate == 1e-6
+
+
+def test_the_estimate_has_the_contracts_form():
+    estimate = resolve(spec(), DIGITS, {}, threads=2).estimate
+    json.dumps(estimate)
+
+    assert set(estimate) == {
+        "student", "teachers", "total_steps", "seconds", "memory_bytes", "teacher_cache", "warnings",
+    }  # fmt: skip
+    assert {"parameters", "flops", "size_bytes"} <= set(estimate["student"])
+    assert estimate["student"]["parameters"] == 26_538
+    assert estimate["teachers"][0]["parameters"] == 11_175_370
+    assert estimate["total_steps"] == 12 * 23
+    assert estimate["teacher_cache"] == {"bytes": 0, "hit": False}
+    assert estimate["warnings"] == []
+
+
+def test_a_student_for_deit_is_told_as_what_it_will_be():
+    estimate = resolve(spec(method={"name": "deit"}), DIGITS, {}, threads=2).estimate
+
+    assert estimate["student"]["architecture"] == "deit_tiny_distilled_patch16_224"
+    assert estimate["student"]["parameters"] == 26_932
+
+
+@pytest.mark.parametrize(
+    ("student", "training", "expected"),
+    [
+        ({"architecture": VIT, "arguments": SMALL}, {}, 8),
+        ({"architecture": VIT, "arguments": {"patch_size": 8}}, {"image_size": 32}, 32),
+        ({"architecture": VIT}, {}, 224),
+        ({"architecture": "resnet18"}, {}, 8),
+        ({"architecture": "resnet18"}, {"image_size": 16}, 16),
+        ({"architecture": VIT, "weights": "mdl_a"}, {}, 8),
+        ({"architecture": "resnet18", "weights": "mdl_b"}, {}, 8),
+    ],
+)
+def test_the_image_size_is_the_students_own_else_the_datasets(student, training, expected):
+    found = resolve(spec(student=student, training=training), DIGITS, {"mdl_a": STORED, "mdl_b": CNN}, threads=2)
+
+    assert found.spec.training.image_size == expected
+    assert found.estimate["student"]["image_size"] == expected
+
+
+def test_a_teachers_own_size_goes_before_that_of_the_student():
+    stored = {"architecture": VIT, "weights": "train", "arguments": {"img_size": 16, "patch_size": 4, "depth": 1}}
+    asked = {"architecture": "resnet18", "weights": "train", "training": {"image_size": 32}}
+
+    assert resolve(spec(teachers=[stored]), DIGITS, {}, threads=2).spec.teachers[0].training.image_size == 16
+    assert resolve(spec(teachers=[asked]), DIGITS, {}, threads=2).spec.teachers[0].training.image_size == 32
+
+
+def student(architecture=VIT, *, method="kd", size=None, **more):
+    return {
+        "student": {"architecture": architecture, **more},
+        "method": {"name": method},
+        "training": {"image_size": size},
+    }
+
+
+def teacher(weights, **more):
+    return {"teachers": [{"architecture": "resnet18", "weights": weights, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "words"),
+    [
+        (student("vit_tyni"), "/student/architecture", "Did you mean vit_tiny_patch16_224"),
+        (student(arguments={"embed_dim": 33, "num_heads": 2}), "/student/arguments", "divisible"),
+        (student(arguments=SMALL, size=16), "/student/arguments/img_size", "8"),
+        (student(size=30), "/student/arguments/patch_size", "16 or 32"),
+        (student(arguments={"img_size": 2048}), "/student/arguments/img_size", "1024"),
+        (student(weights="job_a"), "/student/weights", "there is no job_a"),
+        (student("resnet18", method="deit"), "/student/architecture", "transformer"),
+        (student("swin_tiny_patch4_window7_224", method="deit"), "/student/architecture", "plain ViT"),
+        (student("vit_small_patch16_36x1_224", weights="pretrained"), "/student/weights", "no pretrained"),
+        (teacher("pretrained"), "/teachers/0/weights", "tells 1000 classes"),
+        (teacher("mdl_z"), "/teachers/0/weights", "there is no mdl_z"),
+        (
+            teacher("train", arguments={"drop_path_rate": 1}),
+            "/teachers/0/arguments/drop_path_rate",
+            "training.drop_path",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_place(change, pointer, words):
+    found = refusal(**change)
+
+    assert list(found) == [pointer]
+    assert words in found[pointer]
+
+
+def test_everything_wrong_is_said_at_once():
+    found = refusal(
+        student={"architecture": "vit_tyni"},
+        teachers=[{"architecture": "resnet81", "weights": "train"}],
+        facts=DIGITS.model_copy(update={"num_classes": None, "classes": None, "num_test": 0}),
+    )
+
+    assert list(found) == ["/dataset", "/student/architecture", "/teachers/0/architecture"]
+
+
+def test_an_unlabelled_dataset_is_refused():
+    unlabelled = DIGITS.model_copy(update={"num_classes": None, "classes": None})
+
+    assert "no labels" in refusal(facts=unlabelled)["/dataset"]
+
+
+def test_a_stored_model_must_be_what_the_spec_says():
+    models = {"mdl_a": STORED}
+    other = {"architecture": VIT, "weights": "mdl_a", "arguments": {"depth": 3}}
+
+    assert "made with depth 2, not 3" in refusal(models=models, teachers=[other])["/teachers/0/arguments/depth"]
+    wrong = {"architecture": "resnet18", "weights": "mdl_a"}
+    assert "those of a vit_tiny" in refusal(models=models, teachers=[wrong])["/teachers/0/architecture"]
+
+
+def test_a_teacher_with_the_classes_in_another_order_is_refused():
+    turned = STORED.model_copy(update={"classes": tuple("9876543210")})
+    stored = {"architecture": VIT, "weights": "mdl_a"}
+
+    assert "another order" in refusal(models={"mdl_a": turned}, teachers=[stored])["/teachers/0/weights"]
+
+
+def test_a_stored_cnn_without_a_size_runs_at_the_students():
+    stored = {"architecture": "resnet18", "weights": "mdl_b"}
+    estimate = resolve(spec(teachers=[stored]), DIGITS, {"mdl_b": CNN}, threads=2).estimate
+
+    assert estimate["teachers"][0]["image_size"] == 8
+
+
+def test_what_is_doubtful_is_warned_of():
+    facts = DIGITS.model_copy(update={"num_train": 40})
+    named = STORED.model_copy(update={"classes": tuple("abcdefghij")})
+    other = STORED.model_copy(update={"num_classes": 3, "arguments": {**STORED.arguments, "num_classes": 3}})
+    found = resolve(
+        spec(
+            student={"architecture": VIT, "weights": "mdl_c"},
+            teachers=[{"architecture": VIT, "weights": "mdl_a"}],
+            training={"batch_size": 64},
+        ),
+        facts,
+        {"mdl_a": named, "mdl_c": other},
+        threads=2,
+    )
+    plain = resolve(
+        spec(
+            student={"architecture": "vgg11"},
+            teachers=[{"architecture": "resnet18", "weights": "random"}],
+            training={"drop_path": 0.1, "image_size": 32},
+        ),
+        DIGITS,
+        {},
+        threads=2,
+    )
+
+    assert [words.split(" ")[0] for words in found.estimate["warnings"]] == ["training.batch_size", "teachers/0", "the"]
+    assert [words.split(" ")[0] for words in plain.estimate["warnings"]] == ["vgg11", "teachers/0"]
+
+
+def test_a_pretrained_teacher_of_the_same_number_of_classes_is_taken_at_its_own_size():
+    facts = DIGITS.model_copy(update={"num_classes": 1000, "classes": None})
+    stored = {"architecture": "resnet18.a1_in1k", "weights": "pretrained"}
+    estimate = resolve(spec(teachers=[stored]), facts, {}, threads=2).estimate
+
+    assert estimate["teachers"][0]["image_size"] == catalog.native_image_size("resnet18") == 224
+
+
+def test_a_small_pair_is_resolved_in_a_moment():
+    resolve(spec(), DIGITS, {}, threads=2)
+    change = {"student": {"architecture": VIT, "arguments": {**SMALL, "embed_dim": 48}}}
+    times = []
+    for width in (48, 64, 96):
+        change["student"]["arguments"]["embed_dim"] = width
+        began = time.process_time()
+        resolve(spec(**change), DIGITS, {}, threads=2)
+        times.append(time.process_time() - began)
+
+    assert min(times) < 0.1
