@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo up test test-all check format bench constraints
+.PHONY: install demo up test test-all check format docs bench constraints
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -32,6 +32,10 @@ check: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Rewrites what the docs take from the code; a test holds them together.
+docs: install
+	$(BIN)/python -m server.reference
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -63,6 +63,8 @@ def build(app: FastAPI) -> dict[str, Any]:
             schemas.setdefault(name, schema)
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    described = schemas["JobOut"]["properties"]["spec"]["description"]
+    schemas["JobOut"]["properties"]["spec"] = {"$ref": "#/components/schemas/JobSpec", "description": described}
     _declare_request_ids(found)
     return found
 

@@ -23,7 +23,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from client.console import duration, err, out, short, size
-from client.documents import Job, Measures
+from client.documents import Event, Job, Measures
 from client.errors import ClientError, NotReady
 from client.sdk import Potstill
 from client.watch import follow
@@ -146,7 +146,7 @@ def show_addresses(url: str) -> None:
 
 def _finish(potstill: Potstill, name: str, job_id: str) -> Job:
     began = time.monotonic()
-    job = follow(potstill, job_id, console=out, label=name, on_event=lambda _: None)
+    job = follow(potstill, job_id, console=out, label=name, on_event=_ignore if out.is_terminal else None)
     if job["status"] != "succeeded":
         reason = job["error"]["message"] if job["error"] else job["status"]
         raise NotReady(f"the job {name} ({job_id}) did not succeed: {reason}")
@@ -218,6 +218,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         process.kill()
         process.wait()
+
+
+def _ignore(_: Event) -> None:
+    """The bar says it all."""
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -46,7 +46,9 @@ def follow(
         _Detail(),
     )
     seen: str | None = None
-    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as progress:
+    # Without a terminal a bar would leave one line for every change: the events alone are told.
+    live = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not live, refresh_per_second=4) as progress:
         task = progress.add_task(escape(label or job_id), total=1.0, detail="")
         tell = on_event or _printer(progress.console)
         while True:

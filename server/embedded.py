@@ -22,6 +22,7 @@ from server.supervisor import Supervisor
 BROKER_SECONDS = 20.0
 PREPARE_SECONDS = 300.0  # a migration of a large database takes its time
 _PROBE_SECONDS = 0.2
+_HEAD_START_SECONDS = 10.0
 _PATIENCE_SECONDS = 15.0  # between two lines about what the stack waits for
 _PORT_SECONDS = 5.0  # processes of a stack that was just killed may hold the port for a moment
 
@@ -59,7 +60,6 @@ def up(options: StackOptions) -> None:
         with Supervisor(options.home / "logs", on_line=_show_line, on_news=_show_news) as supervisor:
             try:
                 _start(supervisor, options)
-                _wait_until_ready(supervisor, options)
                 supervisor.run()
             finally:
                 if supervisor.stopping:
@@ -81,23 +81,37 @@ def _start(supervisor: Supervisor, options: StackOptions) -> None:
         environment["POTSTILL_BROKER_URL"] = broker.url
         supervisor.start(broker.role(options.home / "valkey", environment))
         _wait_for_broker(supervisor, broker)
-    # The folder stands on each command line, so that `ps` tells two stacks apart.
-    command = [sys.executable, "-P", "-m", "server"]
-    home = ["--home", str(options.home)]
-    status = supervisor.finish(
-        Role("prepare", [*command, "prepare", *home], environment, restart=False), timeout=PREPARE_SECONDS
-    )
+    prepare = Role("prepare", _command(options, "prepare"), environment, restart=False)
+    status = supervisor.finish(prepare, timeout=PREPARE_SECONDS)
     if status is None:
         return
     if status != 0:
         raise CannotStart(f"The database could not be prepared; {options.home / 'logs' / 'prepare.log'} says why.")
+    for role in _first_roles(options, environment):
+        supervisor.start(role)
+    _wait_until_ready(supervisor, options, _other_roles(options, environment))
+
+
+def _first_roles(options: StackOptions, environment: dict[str, str]) -> list[Role]:
+    """What `/readyz` waits for. Its start takes all of a small machine, so the others come a moment later."""
     address = ["--host", options.host, "--port", str(options.port)]
-    light = environment | _LIGHT
-    supervisor.start(Role("inspector", [*command, "inspector", *home], light))
-    supervisor.start(Role("api", [*command, "api", *home, *address], light))
-    supervisor.start(Role("worker", [*command, "worker", *home, "--concurrency", str(options.workers)], environment))
-    supervisor.start(Role("ingest", [*command, "worker", *home, "--queues", "ingest"], light))
-    supervisor.start(Role("scheduler", [*command, "scheduler", *home], light))
+    return [
+        Role("inspector", _command(options, "inspector"), environment | _LIGHT),
+        Role("api", _command(options, "api", *address), environment | _LIGHT),
+    ]
+
+
+def _other_roles(options: StackOptions, environment: dict[str, str]) -> list[Role]:
+    return [
+        Role("worker", _command(options, "worker", "--concurrency", str(options.workers)), environment),
+        Role("scheduler", _command(options, "scheduler"), environment | _LIGHT),
+        Role("ingest", _command(options, "worker", "--queues", "ingest"), environment | _LIGHT),
+    ]
+
+
+def _command(options: StackOptions, role: str, *arguments: str) -> list[str]:
+    """A command line with the role as a word, and the folder, so that `ps` tells two stacks apart."""
+    return [sys.executable, "-P", "-m", "server", role, "--home", str(options.home), *arguments]
 
 
 # Processes that compute little: no pools of threads, and fewer of malloc's arenas, for the sake of memory.
@@ -122,10 +136,15 @@ def _wait_for_broker(supervisor: Supervisor, broker: EmbeddedBroker) -> None:
         supervisor.step(0.02)
 
 
-def _wait_until_ready(supervisor: Supervisor, options: StackOptions) -> None:
-    said = time.monotonic()
+def _wait_until_ready(supervisor: Supervisor, options: StackOptions, others: list[Role]) -> None:
+    """Start the others once the API answers at all; say so when it answers that it is ready."""
+    began = said = time.monotonic()
     while not supervisor.stopping:
         status, body = _probe(options)
+        if others and (status or time.monotonic() - began > _HEAD_START_SECONDS):
+            for role in others:
+                supervisor.start(role)
+            others = []
         if status == http.HTTPStatus.OK:
             say(f"ready {options.url}")
             return
@@ -148,8 +167,9 @@ def _probe(options: StackOptions) -> tuple[int, str]:
 
 
 def _readable(body: bytes) -> str:
-    with contextlib.suppress(ValueError):
-        return json.dumps(json.loads(body))
+    """What the API says is missing, in a line."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(body)["detail"])
     return body.decode(errors="replace")
 
 

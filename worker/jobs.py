@@ -14,6 +14,7 @@ from core.store.db import DatabaseUnavailable, Session
 from core.store.leases import Attempt, LeaseLost
 from core.store.tables import Job
 from worker.context import Context, current
+from worker.flags import DRAIN
 from worker.guardian import Ending, Guardian, Rhythm
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,8 @@ def _work(context: Context, job: Job, control: Callable[[], Control]) -> int:
 
 
 def _claim(context: Context) -> Job | None:
+    if DRAIN.get():
+        return None  # this worker is asked to end; the scheduler tells another one
     try:
         with context.database.write() as session:
             return jobs.claim(

@@ -7,10 +7,12 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from api.schemas import Failure, Moment, Out
-from core.spec import JobSpec
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Move = Literal["cancel", "pause", "resume", "stop", "retry"]
+
+# Not parsed again: a job that an older version accepted must stay readable. `api.openapi` puts the schema in.
+StoredSpec = dict[str, Any]
 
 EXAMPLE_SPEC: dict[str, Any] = {
     "name": "deit on digits",
@@ -87,7 +89,7 @@ class JobOut(Out):
     stage: str | None
     stages: list[StageOut]
     progress: ProgressOut
-    spec: JobSpec = Field(description="With every default filled in; enough to run it again.")
+    spec: StoredSpec = Field(description="With every default filled in; enough to run it again.")
     attempt: int
     created_at: Moment
     started_at: Moment | None

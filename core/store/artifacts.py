@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -249,13 +248,21 @@ def _move(partial: Path, target: Path) -> None:
         except FileNotFoundError:
             continue
     else:
-        shutil.move(partial, target)
+        raise StorageFailed(f"The folder of {target} is deleted as often as it is made.")
     for folder in (target.parent, target.parent.parent):
+        _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder as durable as the bytes behind them."""
+    try:
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)  # the name is as durable as the bytes
-        finally:
-            os.close(handle)
+    except FileNotFoundError:  # deleted again at once by somebody, with what was in it
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _read(source: BinaryIO) -> Iterator[bytes]:

@@ -96,7 +96,9 @@ def test_without_a_boundary_there_is_no_form(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "head", [b"PK\x03\x04....", tar(), tar("gz"), tar("bz2"), tar("xz"), b"PK\x05\x06" + b"\0" * 18]
+    "head",
+    [b"PK\x03\x04....", tar(), tar("gz"), tar("bz2"), tar("xz"), b"PK\x05\x06" + b"\0" * 18],
+    ids=["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "empty zip"],
 )
 def test_archives_are_known_by_their_first_bytes(head):
     require_archive(head[:1024])

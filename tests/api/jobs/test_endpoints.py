@@ -246,6 +246,13 @@ class TestOne:
         assert http.delete(f"/v1/jobs/{job_id}").status_code == 404
         assert http.post(f"/v1/jobs/{job_id}/cancel").status_code == 404
 
+    def test_a_job_that_an_older_version_accepted_stays_readable(self, http, tenant, spec_of):
+        spec = spec_of(tenant.ready_dataset(), a_field_of_old=1)
+        with tenant.database.write() as session:
+            job = jobs.create(session, tenant.project_id, spec=spec, resolved=True, dataset_id=spec["dataset"])
+
+        assert http.get(f"/v1/jobs/{job.id}").json()["spec"] == spec
+
 
 class TestMoves:
     def test_the_table_of_a_queued_job(self, http, tenant, server):

@@ -140,12 +140,14 @@ def test_publishing_survives_a_neighbour_who_tidies_up(store, source):
             store.delete("jobs/a/b/gone")
             store.delete("jobs/a/b/file")
 
-    thread = threading.Thread(target=tidy)
+    thread = threading.Thread(target=tidy, daemon=True)
     thread.start()
-    for _ in range(50):
-        store.put("jobs/a/b/file", io.BytesIO(b"x"))
-    stop.set()
-    thread.join()
+    try:
+        for _ in range(50):
+            store.put("jobs/a/b/file", io.BytesIO(b"x"))
+    finally:
+        stop.set()
+        thread.join()
 
     assert store.put("jobs/a/b/file", source).sha256 == DIGEST
 

@@ -27,7 +27,7 @@ def test_an_unlabelled_dataset_has_no_classes(world):
     assert (found.classes, found.num_classes, found.rejected) == (None, None, rejected)
 
 
-@pytest.mark.parametrize("wanted", ["ds_nothing", "mdl_1", "ds_\x00", new_id("ds")])
+@pytest.mark.parametrize("wanted", ["ds_nothing", "mdl_1", "ds_\x00", "ds_01m85jzb7r4z265qka2x1zqddn"])
 def test_a_dataset_that_is_not_there(world, wanted):
     with pytest.raises(NotFound):
         world.ask(datasets.get, world.project, wanted)

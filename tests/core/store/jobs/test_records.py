@@ -44,7 +44,7 @@ def test_a_new_job_waits(world):
     assert (event.seq, event.type, event.data) == (1, "job.created", {"status": "queued"})
 
 
-@pytest.mark.parametrize("wanted", ["job_nothing", "", "ds_01", "job_\x00", new_id("job")])
+@pytest.mark.parametrize("wanted", ["job_nothing", "", "ds_01", "job_\x00", "job_01m85jzaqtgcah8cygag6s4yhy"])
 def test_a_job_that_is_not_there(world, wanted):
     with pytest.raises(NotFound):
         world.get(wanted)

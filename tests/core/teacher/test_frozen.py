@@ -1,0 +1,47 @@
+"""A teacher that answers and never learns."""
+
+import timm
+import torch
+
+from core.models.built import BuiltModel
+from core.models.preprocessing import plain_preprocessing
+from core.teacher.frozen import FrozenTeacher
+from core.train.precision import Arithmetic
+
+CPU = torch.device("cpu")
+ARGUMENTS = {"num_classes": 4, "in_chans": 3}
+
+
+def resnet():
+    torch.manual_seed(0)
+    module = timm.create_model("resnet10t", **ARGUMENTS)
+    return BuiltModel(module, "resnet10t", ARGUMENTS, plain_preprocessing(image_size=32, channels=3))
+
+
+def test_a_teacher_brings_its_own_size_channels_and_evaluation_mode():
+    built = resnet()
+    teacher = FrozenTeacher(built, Arithmetic(CPU, "fp32"))
+    pictures = torch.rand(5, 1, 8, 8)
+
+    outputs = teacher(pictures)
+
+    assert outputs.logits.shape == (5, 4)
+    assert teacher(pictures[:1]).logits.allclose(outputs.logits[:1], atol=1e-5)  # batch statistics play no part
+    assert not built.module.training
+
+
+def test_its_answers_can_be_used_by_autograd_and_its_weights_do_not_learn():
+    built = resnet()
+    teacher = FrozenTeacher(built, Arithmetic(CPU, "fp32"))
+    student = torch.zeros(2, 4, requires_grad=True)
+
+    ((student - teacher(torch.rand(2, 3, 8, 8)).logits) ** 2).sum().backward()
+
+    assert student.grad is not None
+    assert not any(parameter.requires_grad for parameter in built.module.parameters())
+
+
+def test_in_bf16_the_logits_are_still_float32():
+    teacher = FrozenTeacher(resnet(), Arithmetic(CPU, "bf16"))
+
+    assert teacher.logits(torch.rand(2, 3, 8, 8)).dtype == torch.float32

@@ -1,0 +1,37 @@
+"""Process-wide switches are put back."""
+
+import pytest
+import torch
+
+from core.train.environment import is_out_of_memory, reproducible
+
+CPU = torch.device("cpu")
+
+
+def test_threads_and_determinism_hold_inside_and_are_undone_after():
+    before = torch.get_num_threads()
+
+    with reproducible(threads=before + 1, device=CPU):
+        inside = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+
+    assert inside == (before + 1, True)
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (before, False)
+
+
+def test_they_are_undone_after_an_error_too():
+    before = torch.get_num_threads()
+
+    with pytest.raises(KeyError), reproducible(threads=before + 1, device=CPU):
+        raise KeyError
+
+    assert torch.get_num_threads() == before
+
+
+def test_a_real_refusal_of_memory_is_known_for_one():
+    with pytest.raises(RuntimeError) as refusal:
+        torch.empty(2**60)
+
+    assert is_out_of_memory(refusal.value)
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+    assert not is_out_of_memory(ValueError("out of memory"))

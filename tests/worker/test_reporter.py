@@ -1,0 +1,163 @@
+"""What the engine tells is written down under its attempt, and survives it."""
+
+import pytest
+
+from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage
+from core.store import checkpoints, events, jobs, metrics, teachers
+from core.store.leases import LeaseLost
+from worker.reporter import JobReporter
+
+
+@pytest.fixture
+def job(service):
+    return service.claimed()
+
+
+@pytest.fixture
+def asked():
+    return [Control.GO]
+
+
+@pytest.fixture
+def reporter(service, job, tmp_path, asked):
+    return JobReporter(service.context, job, tmp_path / "scratch", lambda: asked[0])
+
+
+def again(service, tmp_path):
+    """The next attempt at the same job, as another worker makes it."""
+    job = service.do(jobs.claim, worker_id="wrk_next", accelerator="cpu", lease_seconds=20)
+    return job, JobReporter(service.context, job, tmp_path / "scratch", lambda: Control.GO)
+
+
+def saved(tmp_path, step, *, track="distill", keep=False, content=b"state"):
+    folder = tmp_path / f"{track}-{step}"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights %d" % step)
+    (folder / "state.pt").write_bytes(content)
+    return SavedCheckpoint(folder, track, step, step // 10, {"loss": 1.0}, keep)
+
+
+def series(service, job):
+    found = service.ask(metrics.series, service.project, job.id)
+    return {one.name: list(one.points) for one in found}
+
+
+def test_metrics_and_progress_are_there_after_a_flush(service, job, reporter):
+    for step in range(5):
+        reporter.metrics(step, {"train/loss": 1.0 / (step + 1)})
+    reporter.progress(Progress(fraction=0.5, step=4, total_steps=100, epoch=1))
+    reporter.flush()
+
+    assert [step for step, _ in series(service, job)["train/loss"]] == [0, 1, 2, 3, 4]
+    assert service.see(job).progress["step"] == 4
+
+
+def test_stages_and_events_are_written_at_once(service, job, reporter):
+    reporter.stage_started(Stage.PREPARE)
+    reporter.event("probe.passed", "It fits.", data={"bytes": 3})
+    reporter.stage_finished(Stage.PREPARE)
+
+    types = [event.type for event in service.ask(events.list_events, service.project, job.id).items]
+    assert types[-3:] == ["stage.started", "probe.passed", "stage.finished"]
+    assert service.see(job).stages[0]["seconds"] is not None
+
+
+@pytest.mark.parametrize("control", [Control.CANCEL, Control.PAUSE, Control.DRAIN])
+def test_no_stage_begins_for_a_job_that_is_to_leave(reporter, asked, control):
+    asked[0] = control
+
+    with pytest.raises(Interrupted) as interrupted:
+        reporter.stage_started(Stage.EXPORT)
+    assert interrupted.value.control is control
+
+
+def test_a_stop_lets_the_next_stages_begin(reporter, asked):
+    asked[0] = Control.STOP
+    reporter.stage_started(Stage.EVALUATE)
+
+
+def test_the_next_attempt_finds_the_newest_checkpoint(service, job, reporter, tmp_path):
+    for step in (10, 20, 30):
+        reporter.save_checkpoint(saved(tmp_path, step))
+    service.do(jobs.hand_back, jobs.Attempt.of(job))
+    _, next_reporter = again(service, tmp_path)
+    folder = next_reporter.newest_checkpoint("distill")
+
+    assert (folder / "model.safetensors").read_bytes() == b"weights 30"
+    assert (folder / "state.pt").read_bytes() == b"state"
+    assert next_reporter.newest_checkpoint("teacher-0") is None
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(service, job, reporter, tmp_path, store):
+    for step in (10, 20):
+        reporter.save_checkpoint(saved(tmp_path, step))
+    newest = service.do(checkpoints.newest, jobs.Attempt.of(job))[0]
+    store.local_path(newest.files[0]["key"]).write_bytes(b"bit rot")
+    folder = reporter.newest_checkpoint("distill")
+
+    assert (folder / "model.safetensors").read_bytes() == b"weights 10"
+    listed = service.ask(checkpoints.list_checkpoints, service.project, job.id).items
+    assert [one.step for one in listed] == [10]
+
+
+def test_files_of_checkpoints_that_are_not_kept_go_away(service, reporter, tmp_path, store):
+    for step in (10, 20, 30, 40):
+        reporter.save_checkpoint(saved(tmp_path, step, keep=step == 10))
+
+    names = sorted(listed.key.rsplit("/", 1)[-1] for listed in store.list_prefix("jobs"))
+    assert names == ["model.safetensors"] * 3 + ["state.pt"] * 2
+
+
+def test_what_was_measured_after_the_checkpoint_comes_again(service, job, reporter, tmp_path):
+    reporter.save_checkpoint(saved(tmp_path, 3))
+    for step in range(6):
+        reporter.metrics(step, {"train/loss": 1.0, "teacher/0/loss": 2.0})
+    reporter.flush()
+    service.do(jobs.hand_back, jobs.Attempt.of(job))
+    again(service, tmp_path)[1].newest_checkpoint("distill")
+
+    assert [step for step, _ in series(service, job)["train/loss"]] == [0, 1, 2, 3]
+    assert [step for step, _ in series(service, job)["teacher/0/loss"]] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_worker_without_its_lease_can_write_nothing(service, job, reporter, tmp_path):
+    service.do(jobs.hand_back, jobs.Attempt.of(job))
+    again(service, tmp_path)
+    reporter.metrics(1, {"train/loss": 1.0})
+
+    for write in (
+        reporter.flush,
+        lambda: reporter.event("late", "Too late."),
+        lambda: reporter.save_checkpoint(saved(tmp_path, 10)),
+        lambda: reporter.keep_teacher("recipe", saved(tmp_path, 11).folder),
+    ):
+        with pytest.raises(LeaseLost):
+            write()
+    assert service.see(job).attempt == 2
+    assert series(service, job) == {}
+
+
+def test_a_kept_teacher_is_found_by_its_recipe(service, job, reporter, tmp_path):
+    assert reporter.find_teacher("recipe") is None
+    reporter.keep_teacher("recipe", saved(tmp_path, 1).folder)
+    found = reporter.find_teacher("recipe")
+
+    assert (found / "model.safetensors").read_bytes() == b"weights 1"
+    assert service.ask(teachers.known, service.project, "recipe")
+
+
+def test_a_damaged_teacher_is_not_used(service, reporter, tmp_path, store):
+    reporter.keep_teacher("recipe", saved(tmp_path, 1).folder)
+    for listed in store.list_prefix("teachers"):
+        store.local_path(listed.key).write_bytes(b"bit rot")
+
+    assert reporter.find_teacher("recipe") is None
+
+
+def test_followers_are_woken(service, job, reporter):
+    with service.context.hints._redis.pubsub(ignore_subscribe_messages=True) as following:
+        following.subscribe(f"potstill:job:{job.id}")
+        following.get_message(timeout=1)
+        reporter.event("probe.passed", "It fits.")
+
+        assert following.get_message(timeout=2) is not None
