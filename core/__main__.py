@@ -35,6 +35,7 @@ from core.spec.facts import DatasetFacts
 
 WORK = ".work"
 _BUILTIN = "builtin:"
+_MAX_DATASET = 200  # characters of the spec's field, which says here where the data came from
 _EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -86,13 +87,13 @@ class _LocalJob:
         cls, spec_file: Path, dataset: str, out: Path, *, cache: Path | None, resume: bool, console: Console
     ) -> _LocalJob:
         """Read the spec, take the dataset in, fill in every default. Raises ``PotstillError``."""
+        document, models = _local_models(_read(spec_file))
+        spec = parse_job_spec({**document, "dataset": dataset[-_MAX_DATASET:]})
         work = out / WORK
         if work.exists() and not resume:
             console.print(f"Starting over; the unfinished run in {work} is dropped (--resume would go on with it).")
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
-        document, models = _local_models(_read(spec_file))
-        spec = parse_job_spec({"dataset": dataset, **document})
         stored = _take_in(dataset, work / "dataset")
         resolution = inspection.resolve(
             spec, _facts(stored), {name: read_facts(folder) for name, folder in models.items()}, threads=_threads()

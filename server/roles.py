@@ -52,6 +52,8 @@ def serve_queue(queue: str, concurrency: int) -> int:
     # libgomp's threads spin while they wait for each other, which on a machine that does anything else besides
     # makes a training step ten times slower. It is read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A pool's process forks, so it must have one thread, and numpy's BLAS starts its own at the import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     settings = _begin({"inspect": "inspector", "ingest": "ingest"}.get(queue, "worker"))
     from worker.app import serve  # Celery, which not every role needs
     from worker.device import accelerator_of

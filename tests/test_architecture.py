@@ -26,7 +26,8 @@ def test_import_contracts_hold():
 
 @pytest.mark.parametrize("package", ["api.app", "core.store", "core.queue", "client.sdk"])
 def test_a_process_without_torch_stays_without_it(package):
-    code = f"import sys, {package}; print([m for m in ('torch', 'timm', 'torchvision', 'onnxruntime') if m in sys.modules])"
+    heavy = ("torch", "timm", "torchvision", "onnxruntime")
+    code = f"import sys, {package}; print([module for module in {heavy} if module in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
     assert run.stdout.strip() == "[]", run.stdout + run.stderr

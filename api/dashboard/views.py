@@ -59,7 +59,7 @@ class StageView:
     name: str
     label: str
     state: StageState
-    seconds: float | None
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,13 @@ def moves(job: Document) -> list[Move]:
 def stages(job: Document) -> list[StageView]:
     """Every station that the job passed or will pass, in order."""
     times = {stage["name"]: stage for stage in job["stages"]}
-    teachers = job["spec"].get("teachers") or []
-    planned = {Stage.PREPARE, Stage.DISTILL, Stage.EVALUATE, Stage.EXPORT}
-    if any(teacher.get("weights") == "train" for teacher in teachers):
-        planned.add(Stage.TEACHER)
+    planned = [Stage.PREPARE, Stage.DISTILL, Stage.EVALUATE, Stage.EXPORT]
+    if any(teacher.get("weights") == "train" for teacher in job["spec"].get("teachers") or []):
+        planned.insert(1, Stage.TEACHER)
     return [
-        StageView(stage.value, _STAGE_WORDS[stage], _stage_state(job, times.get(stage.value)), _seconds(times, stage))
+        StageView(stage.value, _STAGE_WORDS[stage], *_stage_state(job, stage, times))
         for stage in Stage
-        if stage.value in times or (stage in planned and job["status"] != "succeeded")
+        if stage.value in times or stage in planned
     ]
 
 
@@ -160,10 +159,10 @@ def facts(job: Document, dataset_name: str | None) -> list[tuple[str, str]]:
     spec = job["spec"]
     training = spec.get("training") or {}
     method = spec["method"]
-    parameters = ", ".join(f"{key} {value}" for key, value in method.items() if key != "name" and value is not None)
     rows = [
         ("Dataset", dataset_name or spec["dataset"]),
-        ("Method", f"{method['name']}{f' ({parameters})' if parameters else ''}"),
+        ("Method", method["name"]),
+        *((_words(key), value) for key, value in method.items() if key != "name"),
         *(("Teacher", f"{t['architecture']}, {t['weights']}") for t in spec.get("teachers") or []),
         ("Student", f"{spec['student']['architecture']}, {spec['student'].get('weights', 'random')}"),
         ("Image size", _pixels(training.get("image_size"))),
@@ -178,16 +177,19 @@ def facts(job: Document, dataset_name: str | None) -> list[tuple[str, str]]:
     return [(label, str(value)) for label, value in rows if value is not None]
 
 
-def _stage_state(job: Document, times: Document | None) -> StageState:
-    if times is not None and times["finished_at"] is not None:
-        return "done"
-    if times is None:
-        return "skipped" if job["terminal"] else "ahead"
-    return "stopped" if job["terminal"] else "current"
-
-
-def _seconds(times: Mapping[str, Document], stage: Stage) -> float | None:
-    return times[stage.value]["seconds"] if stage.value in times else None
+def _stage_state(job: Document, stage: Stage, times: Mapping[str, Document]) -> tuple[StageState, str]:
+    """How far a station is, and a word on it."""
+    own = times.get(stage.value)
+    if own is None:
+        order = list(Stage)
+        if any(order.index(Stage(name)) > order.index(stage) for name in times):
+            return "done", "reused"  # a teacher that an earlier job trained by the same recipe
+        return ("skipped" if job["terminal"] else "ahead"), ""
+    if own["finished_at"] is not None:
+        return "done", formats.duration(own["seconds"])
+    if job["terminal"]:
+        return "stopped", "" if own["seconds"] is None else formats.duration(own["seconds"])
+    return "current", "now" if job["status"] == "running" else "waiting"
 
 
 def _retention(student: Document, best: Document | None) -> tuple[str, bool]:
@@ -203,6 +205,10 @@ def _ratio(theirs: float, ours: float, words: tuple[str, str]) -> tuple[str, boo
     if factor < 1.05:
         return "about the same", False
     return f"{formats.times(factor)} {words[0] if is_gain else words[1]}", is_gain
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def _pixels(side: int | None) -> str | None:

@@ -241,8 +241,8 @@ def _copy(source: Path | BinaryIO, target: Path, *, durable: bool = True) -> tup
 
 def _move(partial: Path, target: Path) -> None:
     for _ in range(100):  # a folder may be pruned by a delete just after it was made
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(target)
             break
         except FileNotFoundError:

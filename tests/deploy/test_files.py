@@ -1,4 +1,4 @@
-"""`Dockerfile` and `docker-compose.yml` cannot be built here, so they are held to what can be checked without Docker."""
+"""`Dockerfile` and `docker-compose.yml` cannot be built here: they are held to what can be checked without Docker."""
 
 import json
 import re
@@ -69,12 +69,7 @@ def test_every_image_is_a_target_of_the_dockerfile(name):
 
 def test_every_file_that_the_dockerfile_copies_is_in_the_build_context():
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {
-        source
-        for line in instructions("COPY")
-        if not line.startswith("--from")
-        for source in line.split()[:-1]
-    }
+    copied = {source for line in instructions("COPY") if not line.startswith("--from") for source in line.split()[:-1]}
 
     assert copied <= allowed
     assert all((ROOT / source).exists() for source in copied)

@@ -162,8 +162,7 @@ const isLevel = (series) => series.points.length === 1 && series.name.startsWith
 function smoothed(values) {
   const reach = Math.max(2, Math.round(values.length / 50));
   return values.map((value, at) => {
-    const near = Math.min(reach, at, values.length - 1 - at); // symmetric, also at the ends
-    const window = values.slice(at - near, at + near + 1).filter(Number.isFinite);
+    const window = values.slice(Math.max(0, at - reach), at + reach + 1).filter(Number.isFinite);
     return window.length ? window.reduce((sum, one) => sum + one, 0) / window.length : value;
   });
 }

@@ -39,6 +39,17 @@ def test_stations_are_those_behind_and_ahead(make_job):
     }
 
 
+def test_a_teacher_of_an_earlier_job_is_said_to_be_reused(make_job):
+    job = make_job()
+    del job["stages"][1]
+
+    assert [(stage.name, stage.state, stage.note) for stage in views.stages(job)][:3] == [
+        ("prepare", "done", "1.5 s"),
+        ("teacher", "done", "reused"),
+        ("distill", "current", "now"),
+    ]
+
+
 def test_a_job_without_a_trained_teacher_has_no_such_station(make_job):
     queued = make_job(status="queued", stage=None, stages=[])
     queued["spec"]["teachers"] = []
@@ -104,7 +115,8 @@ def test_the_recipe_names_what_matters(make_job):
     facts = dict(views.facts(make_job(), "digits"))
 
     assert facts["Dataset"] == "digits"
-    assert facts["Method"] == "deit (distillation_type hard, alpha 0.5)"
+    assert facts["Method"] == "deit"
+    assert facts["Distillation type"] == "hard"
     assert facts["Image size"] == "28 × 28"
     assert dict(views.facts(make_job(), None))["Dataset"] == "ds_1"
 

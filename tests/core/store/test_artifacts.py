@@ -114,7 +114,12 @@ def test_a_file_that_is_not_there(store, tmp_path):
     ],
 )
 def test_no_key_leaves_the_store(store, source, key):
-    for use in (lambda: store.put(key, source), lambda: store.open(key), lambda: store.delete(key), lambda: store.size(key)):
+    for use in (
+        lambda: store.put(key, source),
+        lambda: store.open(key),
+        lambda: store.delete(key),
+        lambda: store.size(key),
+    ):
         with pytest.raises(ValueError, match="is not a key"):
             use()
 

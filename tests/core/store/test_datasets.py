@@ -3,7 +3,6 @@
 import pytest
 
 from core.errors import NotFound
-from core.ids import new_id
 from core.store import datasets
 from core.store.intake import Holding
 
@@ -21,7 +20,9 @@ def test_an_unlabelled_dataset_has_no_classes(world):
     holding = Holding.of(world.do(datasets.claim, worker_id="w", lease_seconds=60))
     facts = {"splits": {"train": {"num_samples": 1}}, "channels": 3, "image_size": 8, "fingerprint": "f"}
     rejected = [{"path": "a.png", "reason": "broken"}]
-    world.do(datasets.ready, holding, files=[], num_classes=None, classes=None, size_bytes=1, rejected=rejected, **facts)
+    world.do(
+        datasets.ready, holding, files=[], num_classes=None, classes=None, size_bytes=1, rejected=rejected, **facts
+    )
 
     found = world.ask(datasets.get, world.project, made.id)
     assert (found.classes, found.num_classes, found.rejected) == (None, None, rejected)

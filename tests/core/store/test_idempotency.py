@@ -50,9 +50,12 @@ def test_a_request_that_died_is_taken_over_and_cannot_answer_any_more(world):
     heir = world.do(idempotency.begin, world.project, "k", "f")
     assert isinstance(heir, New)
 
-    with pytest.raises(RequestInFlight), world.db.write() as session:
+    def answer_late(session):
         projects.create(session, "made twice")
         idempotency.finish(session, dead, 201, {})
+
+    with pytest.raises(RequestInFlight):
+        world.do(answer_late)
     world.do(idempotency.abandon, dead)  # not its record any more
     world.do(idempotency.finish, heir, 201, BODY)
 

@@ -24,7 +24,9 @@ def test_the_secret_is_not_in_the_database(world):
     assert made.token.rsplit("_", 1)[-1] not in repr(world.rows())
 
 
-@pytest.mark.parametrize("change", [lambda t: "", lambda t: "nope", lambda t: t[:-1], lambda t: t + "0", lambda t: t[3:]])
+@pytest.mark.parametrize(
+    "change", [lambda t: "", lambda t: "nope", lambda t: t[:-1], lambda t: t + "0", lambda t: t[3:]]
+)
 def test_what_is_not_the_token_is_refused(world, change):
     made = world.do(keys.create, world.project, name="laptop")
 

@@ -20,7 +20,11 @@ def test_a_default_and_the_same_value_written_out_are_one_recipe():
 
 
 def test_a_size_from_the_job_and_the_same_one_of_the_teachers_own_are_one_recipe():
-    assert digest(image_size=8) == digest(image_size=8, **{"batch_size": 128})
+    def of(**training):
+        spec = TeacherSpec(architecture="resnet18", weights="train", training=training)
+        return recipe_digest(spec, image_size=8, fingerprint="f", threads=1, arithmetic=CPU)
+
+    assert of() == of(image_size=8) == digest()
 
 
 @pytest.mark.parametrize(

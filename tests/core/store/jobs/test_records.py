@@ -38,7 +38,14 @@ def test_a_new_job_waits(world):
     job_id = world.job(name="n", priority=3, metadata={"team": "search"})
     job = world.get(job_id)
 
-    assert (job.status, job.attempt, job.stage, job.stages, job.error, job.result) == ("queued", 0, None, [], None, None)
+    assert (job.status, job.attempt, job.stage, job.stages, job.error, job.result) == (
+        "queued",
+        0,
+        None,
+        [],
+        None,
+        None,
+    )
     assert (job.name, job.priority, job.metadata_, job.pending_action) == ("n", 3, {"team": "search"}, None)
     (event,) = world.ask(events.list_events, world.project, job_id).items
     assert (event.seq, event.type, event.data) == (1, "job.created", {"status": "queued"})

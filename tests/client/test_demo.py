@@ -1,0 +1,71 @@
+import subprocess
+import sys
+
+import pytest
+
+from client import demo
+from client.errors import NotReady
+
+
+def test_a_stack_that_dies_at_its_start_is_reported_with_its_last_words(tmp_path, monkeypatch):
+    server = tmp_path / "potstill-server"
+    server.write_text(f"#!{sys.executable}\nprint('this folder is in use by a live stack')\nraise SystemExit(1)\n")
+    server.chmod(0o755)
+    monkeypatch.setattr(demo, "_server", lambda: str(server))
+
+    with pytest.raises(NotReady, match="in use by a live stack"), demo.stack(tmp_path / "home"):
+        pass
+
+
+def test_the_stack_is_asked_to_stop_whatever_happens(tmp_path, monkeypatch, service, answer):
+    service.on("GET", "/readyz", answer({"status": "ready"}))
+    server = tmp_path / "potstill-server"
+    server.write_text(
+        f"#!{sys.executable}\n"
+        "import pathlib, signal, sys\n"
+        "home = pathlib.Path(sys.argv[3])\n"
+        "(home / 'api-key').write_text('ps_1')\n"
+        "signal.signal(signal.SIGTERM, lambda *_: ((home / 'stopped').touch(), sys.exit(0)))\n"
+        "(home / 'started').touch()\n"
+        "signal.pause()\n"
+    )
+    server.chmod(0o755)
+    monkeypatch.setattr(demo, "_server", lambda: str(server))
+    monkeypatch.setattr(demo, "_free_port", lambda: int(service.url.rpartition(":")[2]))
+    home = tmp_path / "home"
+
+    def wait(process, url, log):
+        while not (home / "started").exists():
+            assert process.poll() is None, log.read_text()
+
+    monkeypatch.setattr(demo, "_wait_until_ready", wait)
+    seen = []
+
+    def use():
+        with demo.stack(home) as address:
+            seen.append(address)
+            raise RuntimeError("in the middle of it")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        use()
+
+    assert seen == [(service.url, "ps_1")]
+    assert (home / "stopped").exists()
+
+
+def test_a_stack_that_ignores_the_request_is_killed(monkeypatch):
+    monkeypatch.setattr(demo, "STOP_SECONDS", 0.05)
+    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+
+        demo._stop(process)
+
+    assert process.returncode == -9
+
+
+def test_both_runs_differ_in_the_teacher_alone():
+    distilled, labels = demo.RUNS["distilled"], demo.RUNS["from-labels"]
+
+    assert distilled["teachers"] == [demo.TEACHER]
+    assert labels == {"method": {"name": "scratch"}}

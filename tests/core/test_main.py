@@ -1,0 +1,151 @@
+"""`python -m core run`: the same job without a service."""
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from core.__main__ import app
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of 40 pictures of two classes, without a split."""
+    for label in range(2):
+        folder = tmp_path / "pictures" / f"class{label}"
+        folder.mkdir(parents=True)
+        for index in range(20):
+            Image.fromarray(np.full((8, 8), 100 * label + index, np.uint8)).save(folder / f"{index}.png")
+    return tmp_path / "pictures"
+
+
+def document(**more):
+    return {
+        "student": {
+            "architecture": "vit_tiny_patch16_224",
+            "arguments": {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
+        },
+        "method": {"name": "scratch"},
+        "training": {"epochs": 2, "batch_size": 16, "image_size": 8},
+        "export": ["safetensors"],
+        "resources": {"threads": 1},
+        **more,
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the command with a spec given as a dict."""
+
+    def make(spec, dataset, *options, out="out", suffix="json"):
+        path = tmp_path / f"spec.{suffix}"
+        path.write_text(json.dumps(spec) if suffix == "json" else yaml.safe_dump(spec))
+        words = ["run", str(path), "--dataset", str(dataset), "--out", str(tmp_path / out), *options]
+        return CliRunner().invoke(app, words)
+
+    return make
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_a_run_leaves_the_students_files_and_nothing_else(suffix, run, pictures, tmp_path):
+    outcome = run(document(), pictures, suffix=suffix)
+
+    assert outcome.exit_code == 0, outcome.output
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"model.safetensors", "config.json", "README.md", "report.json", "metrics.jsonl"}
+    assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).num_classes == 2
+
+
+def test_a_folder_as_weights_continues_that_student(run, pictures, tmp_path):
+    run(document(), pictures, out="first")
+    student = {**document()["student"], "weights": str(tmp_path / "first")}
+    teachers = [{"architecture": "vit_tiny_patch16_224", "weights": str(tmp_path / "first")}]
+
+    outcome = run(document(student=student, teachers=teachers, method={"name": "kd"}), pictures, out="second")
+
+    assert outcome.exit_code == 0, outcome.output
+    assert len(json.loads((tmp_path / "second" / "report.json").read_text())["result"]["teachers"]) == 1
+
+
+def test_a_bad_spec_is_said_in_words_with_its_place(run, pictures):
+    outcome = run(document(training={"epoch": 3}), pictures)
+
+    assert outcome.exit_code == 1
+    assert "/training/epoch: unknown field. Did you mean epochs" in " ".join(outcome.output.split())
+
+
+def test_a_dataset_that_is_not_there_is_said(run):
+    outcome = run(document(), "/nowhere/at/all")
+
+    assert outcome.exit_code == 1
+    assert "there is no dataset" in outcome.output
+
+
+def test_a_file_that_is_no_spec_is_said(run, pictures, tmp_path):
+    (tmp_path / "broken.json").write_text("{not json")
+
+    outcome = CliRunner().invoke(
+        app, ["run", str(tmp_path / "broken.json"), "--dataset", str(pictures), "--out", str(tmp_path / "out")]
+    )
+
+    assert outcome.exit_code == 1
+    assert "cannot be read" in " ".join(outcome.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def interrupt_after_a_checkpoint(folder, known):
+    """Press Ctrl-C once a checkpoint beyond the known ones is there."""
+
+    def press():
+        while not [path for path in folder.glob("*") if path.name.isdigit() and path.name not in known]:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_ctrl_c_saves_a_checkpoint_that_resume_goes_on_from(run, pictures, tmp_path):
+    endless = document(training={**document()["training"], "epochs": 10_000})
+    folder = tmp_path / "out" / ".work" / "run" / "checkpoints" / "distill"
+
+    interrupt_after_a_checkpoint(folder, known=())
+    first = run(endless, pictures)
+    reached = {path.name for path in folder.iterdir()}
+    interrupt_after_a_checkpoint(folder, known=reached)
+    second = run(endless, pictures, "--resume")
+
+    assert (first.exit_code, second.exit_code) == (130, 130)
+    assert "with --resume goes on from it" in " ".join(first.output.split())
+    assert re.search(rf"goes on from step {int(max(reached))} of 20000", " ".join(second.output.split()))
+    assert max(path.name for path in folder.iterdir()) > max(reached)
+
+
+def test_resume_with_another_spec_is_refused(run, pictures, tmp_path):
+    endless = document(training={**document()["training"], "epochs": 10_000})
+    interrupt_after_a_checkpoint(tmp_path / "out" / ".work" / "run" / "checkpoints" / "distill", known=())
+    run(endless, pictures)
+
+    outcome = run(document(), pictures, "--resume")
+
+    assert outcome.exit_code == 1
+    assert "another spec" in outcome.output

@@ -1,0 +1,347 @@
+"""Whole runs of tiny jobs: what comes out, and that no interruption can be seen in it."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from core import inspection, pipeline
+from core.data.ingest import ingest_folder
+from core.data.stored import StoredDataset
+from core.errors import NonFiniteLoss, SpecCannotRun
+from core.local import FolderReporter
+from core.models.header import read_facts
+from core.reporting import Control, Interrupted, Stage, Workspace
+from core.spec import parse_job_spec
+from core.spec.facts import DatasetFacts
+
+SIZE = 8
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """90 training and 30 test pictures of three classes, told apart by which band is bright."""
+    root = tmp_path_factory.mktemp("bands")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 30), ("test", 10)):
+        for label in range(3):
+            folder = root / "images" / split / f"band{label}"
+            folder.mkdir(parents=True)
+            for index in range(count):
+                picture = generator.integers(0, 120, (SIZE, SIZE), dtype=np.uint8)
+                picture[2 * label : 2 * label + 2] += 120
+                Image.fromarray(picture).save(folder / f"{index:02d}.png")
+    ingest_folder(root / "images", root / "stored")
+    return root / "stored"
+
+
+def vit(width=16, **more):
+    return {
+        "architecture": "vit_tiny_patch16_224",
+        "arguments": {"patch_size": 4, "embed_dim": width, "depth": 1, "num_heads": 2},
+        **more,
+    }
+
+
+def document(**more):
+    return {
+        "dataset": "ds_bands",
+        "teachers": [
+            vit(24, weights="train", training={"epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "drop_path": 0.1})
+        ],
+        "student": vit(),
+        "method": {"name": "kd"},
+        "training": {"epochs": 4, "batch_size": 16, "learning_rate": 3e-3, "image_size": SIZE, "drop_path": 0.1},
+        "export": ["safetensors"],
+        "resources": {"threads": 1},
+        **more,
+    }
+
+
+def resolved(dataset, models=None, **more):
+    with StoredDataset.open(dataset) as stored:
+        facts = DatasetFacts(
+            num_classes=stored.num_classes,
+            classes=stored.classes,
+            channels=stored.channels,
+            image_size=stored.image_size,
+            num_train=len(stored.split("train")),
+            num_test=len(stored.split("test")),
+        )
+    known = {name: read_facts(folder) for name, folder in (models or {}).items()}
+    return inspection.resolve(parse_job_spec(document(**more)), facts, known, threads=1).spec
+
+
+class Telling(FolderReporter):
+    """Remembers stages and events, and wishes for something when a number of questions was asked in a stage."""
+
+    def __init__(self, root, *, teachers, wish=Control.GO, stage=None, after=0):
+        super().__init__(root, teachers=teachers)
+        self.stages, self.events, self.told, self.fractions = [], [], {}, []
+        self._wish, self._wish_stage, self._after = wish, stage, after
+
+    def stage_started(self, stage):
+        super().stage_started(stage)
+        self.stages.append(stage.value)
+
+    def event(self, type, message, *, level="info", data=None):  # noqa: A002 - the wire's word
+        self.events.append(type)
+
+    def metrics(self, step, values):
+        super().metrics(step, values)
+        for name, value in values.items():
+            self.told.setdefault(name, []).append((step, value))
+
+    def progress(self, progress):
+        super().progress(progress)
+        self.fractions.append(progress.fraction)
+
+    def control(self):
+        if self.stage is self._wish_stage:
+            self._after -= 1
+            if self._after < 0:
+                return self._wish
+        return Control.GO
+
+
+@pytest.fixture
+def attempt(dataset, tmp_path):
+    """Runs a spec as one attempt of a job; attempts of one name share their folder, all share ``teachers``."""
+
+    def make(spec, name="job", *, models=None, teachers=None, **wishes):
+        root = tmp_path / name
+        root.mkdir(exist_ok=True)
+        workspace = Workspace(root=root / "run", cache=tmp_path / "cache", dataset=dataset, models=models or {})
+        with Telling(root, teachers=teachers or root / "teachers", **wishes) as reporter:
+            return pipeline.run(spec, workspace, reporter), reporter
+
+    return make
+
+
+def digest(result):
+    return hashlib.sha256(result.artifacts["model.safetensors"].read_bytes()).hexdigest()
+
+
+def test_a_job_ends_with_the_contracts_result_and_files_that_timm_opens(attempt, dataset):
+    result, told = attempt(
+        resolved(dataset, export=["safetensors", "onnx"], training={**document()["training"], "epochs": 15})
+    )
+
+    assert set(result.artifacts) == {"model.safetensors", "config.json", "model.onnx", "README.md", "report.json"}
+    assert set(result.result) == {"student", "teachers", "compressed", "agreement"}
+    figures = {"top1", "top5", "parameters", "flops", "size_bytes", "latency_ms"}
+    assert figures <= set(result.result["student"])
+    assert [figures <= set(teacher) for teacher in result.result["teachers"]] == [True]
+    assert result.result["student"]["top1"] > 0.5
+    assert told.stages == ["prepare", "teacher", "distill", "evaluate", "export"]
+    assert told.events == ["probe.passed", "teacher.trained"]
+    assert told.fractions == sorted(told.fractions)
+    assert told.fractions[-1] == 1.0
+    assert {len(told.told["train/loss"]), len(told.told["train/distillation"])} == {90}
+    assert told.told["teacher/0/top1"][0][0] == 0
+    assert 1 <= len(told.told["eval/top1"]) <= 20
+    folder = result.artifacts["config.json"].parent
+    opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert opened(torch.zeros(2, 1, SIZE, SIZE)).shape == (2, 3)
+    assert sum(p.numel() for p in opened.parameters()) == result.result["student"]["parameters"]
+    report = json.loads(result.artifacts["report.json"].read_text())
+    assert set(report["stages"]) == {"prepare", "teacher", "distill", "evaluate"}
+
+
+def test_threads_and_determinism_are_as_before_after_a_run(attempt, dataset):
+    before = torch.get_num_threads()
+
+    attempt(resolved(dataset, method={"name": "scratch"}, teachers=[], resources={"threads": before + 1}))
+
+    assert torch.get_num_threads() == before
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+FRESH = """
+import json, sys
+from pathlib import Path
+from core import pipeline
+from core.local import FolderReporter
+from core.reporting import Workspace
+from core.spec import parse_job_spec
+root, cache, dataset, spec = (Path(word) for word in sys.argv[1:])
+with FolderReporter(root, teachers=root / "teachers") as reporter:
+    workspace = Workspace(root / "run", cache, dataset)
+    result = pipeline.run(parse_job_spec(json.loads(spec.read_text())), workspace, reporter)
+print(result.artifacts["model.safetensors"])
+"""
+
+
+def interrupted(attempt, spec, *moments):
+    for wish, stage, after in moments:
+        with pytest.raises(Interrupted) as leaving:
+            attempt(spec, "shaken", wish=wish, stage=stage, after=after)
+        assert leaving.value.control is wish
+
+
+def test_a_job_that_is_interrupted_and_ends_in_a_fresh_process_gives_the_same_bits(attempt, dataset, tmp_path):
+    training = {**document()["training"], "ema": 0.99, "augmentation": "strong", "views": 3}
+    spec = resolved(dataset, training=training)
+    calm, _ = attempt(spec, "calm")
+
+    interrupted(
+        attempt,
+        spec,
+        (Control.PAUSE, Stage.PREPARE, 1),
+        (Control.DRAIN, Stage.TEACHER, 8),
+        (Control.PAUSE, Stage.TEACHER, 5),
+        (Control.DRAIN, Stage.DISTILL, 10),
+    )
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    words = [str(tmp_path / "shaken"), str(tmp_path / "cache"), str(dataset), str(tmp_path / "spec.json")]
+    fresh = subprocess.run([sys.executable, "-c", FRESH, *words], capture_output=True, text=True, check=False)
+
+    assert fresh.returncode == 0, fresh.stderr
+    assert hashlib.sha256(Path(fresh.stdout.strip()).read_bytes()).hexdigest() == digest(calm)
+
+
+def test_a_job_that_is_cancelled_and_retried_and_paused_after_training_gives_the_same_bits(attempt, dataset, tmp_path):
+    spec = resolved(dataset)
+    calm, _ = attempt(spec, "calm")
+
+    interrupted(attempt, spec, (Control.CANCEL, Stage.DISTILL, 12), (Control.PAUSE, Stage.EVALUATE, 1))
+    steps = sorted(path.name for path in (tmp_path / "shaken" / "checkpoints" / "distill").iterdir())
+    last, told = attempt(spec, "shaken")
+
+    assert steps[-1] == "000000024"
+    assert told.events == ["teacher.found", "training.resumed"]  # and no probe: that was done
+    assert digest(last) == digest(calm)
+
+
+def test_a_teacher_is_found_again_by_its_recipe_and_teaches_the_same(attempt, dataset, tmp_path):
+    shared = tmp_path / "teachers"
+    first, told_first = attempt(resolved(dataset), "first", teachers=shared)
+    second, told_second = attempt(resolved(dataset, name="another job"), "second", teachers=shared)
+
+    assert "teacher.trained" in told_first.events
+    assert told_second.events == ["teacher.found", "probe.passed"]
+    assert "teacher" not in told_second.stages
+    assert digest(second) == digest(first)
+
+
+def test_a_stop_ends_early_and_still_evaluates_and_exports(attempt, dataset, tmp_path):
+    result, told = attempt(resolved(dataset), wish=Control.STOP, stage=Stage.DISTILL, after=9)
+
+    assert told.stages[-2:] == ["evaluate", "export"]
+    assert "training.stopped" in told.events
+    assert 1 <= told.latest.step < told.latest.total_steps == 24
+    assert told.latest.fraction == 1.0
+    assert result.result["student"]["top1"] is not None
+
+
+def test_a_stop_while_a_teacher_learns_ends_everything_early_and_keeps_no_teacher(attempt, dataset, tmp_path):
+    result, told = attempt(resolved(dataset), wish=Control.STOP, stage=Stage.TEACHER, after=4)
+
+    assert "teacher.trained" not in told.events
+    assert not (tmp_path / "job" / "teachers").exists()
+    assert len(result.result["teachers"]) == 1
+
+
+def test_deit_exports_timms_distilled_vit_and_is_not_kd(attempt, dataset, tmp_path):
+    shared = tmp_path / "teachers"
+    kd, _ = attempt(resolved(dataset), "kd", teachers=shared)
+    deit, told = attempt(resolved(dataset, method={"name": "deit"}), "deit", teachers=shared)
+
+    opened = timm.create_model(f"local-dir:{deit.artifacts['config.json'].parent}", pretrained=True)
+    weights = load_file(deit.artifacts["model.safetensors"])
+    assert type(opened).__name__ == "VisionTransformerDistilled"
+    assert not weights["head.weight"].equal(weights["head_dist.weight"])
+    assert not weights["head.weight"].equal(load_file(kd.artifacts["model.safetensors"])["head.weight"])
+    assert len(told.told["train/distillation"]) == 24
+    assert deit.result["student"]["parameters"] > kd.result["student"]["parameters"]
+
+
+def test_both_heads_of_a_deit_student_learn(attempt, dataset):
+    training = {**document()["training"], "epochs": 15, "learning_rate": 1e-2}
+
+    deit, told = attempt(resolved(dataset, method={"name": "deit"}, training=training))
+
+    label, distillation = (told.told[f"train/{name}"] for name in ("label", "distillation"))
+    assert label[-1][1] < 0.7 * label[0][1]
+    assert distillation[-1][1] < 0.7 * distillation[0][1]
+    assert deit.result["student"]["top1"] > 0.6
+
+
+def test_another_seed_is_another_student_and_the_same_seed_the_same(attempt, dataset):
+    def student(name, seed):
+        spec = resolved(
+            dataset, method={"name": "scratch"}, teachers=[], training={**document()["training"], "seed": seed}
+        )
+        return digest(attempt(spec, name)[0])
+
+    assert student("a", 0) == student("b", 0) != student("c", 1)
+
+
+def test_the_average_is_what_is_exported(attempt, dataset):
+    def weights(name, ema):
+        spec = resolved(
+            dataset, method={"name": "scratch"}, teachers=[], training={**document()["training"], "ema": ema}
+        )
+        return load_file(attempt(spec, name)[0].artifacts["model.safetensors"])
+
+    assert not weights("average", 0.9)["head.weight"].equal(weights("plain", None)["head.weight"])
+
+
+def test_a_student_of_an_earlier_job_teaches_and_is_continued(attempt, dataset):
+    first, _ = attempt(resolved(dataset, method={"name": "scratch"}, teachers=[]), "first")
+    models = {"job_first": first.artifacts["config.json"].parent}
+    spec = resolved(
+        dataset, models, teachers=[vit(weights="job_first")], student=vit(weights="job_first"), method={"name": "kd"}
+    )
+
+    second, told = attempt(spec, "second", models=models)
+
+    assert "teacher" not in told.stages
+    assert second.result["teachers"][0]["top1"] == first.result["student"]["top1"]
+    assert told.told["train/distillation"][0][1] < 0.1  # it begins as its own teacher, drop-path aside
+
+
+def test_poisoned_teacher_weights_fail_before_any_step(attempt, dataset, tmp_path):
+    first, _ = attempt(resolved(dataset, method={"name": "scratch"}, teachers=[]), "first")
+    folder = first.artifacts["config.json"].parent
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: torch.full_like(t, float("nan")) for n, t in weights.items()}, folder / "model.safetensors")
+    models = {"mdl_bad": folder}
+    spec = resolved(dataset, models, teachers=[vit(weights="mdl_bad")])
+
+    with pytest.raises(NonFiniteLoss, match="distillation"):
+        attempt(spec, "second", models=models)
+
+    assert not (tmp_path / "second" / "checkpoints" / "distill").exists()
+
+
+def test_kept_weights_come_every_so_many_epochs(attempt, dataset, tmp_path):
+    training = {**document()["training"], "keep_weights_every_epochs": 2}
+
+    attempt(resolved(dataset, method={"name": "scratch"}, teachers=[], training=training))
+
+    kept = sorted(path.name for path in (tmp_path / "job" / "weights").iterdir())
+    assert kept == ["distill-epoch-00002.safetensors", "distill-epoch-00004.safetensors"]
+
+
+def test_a_dataset_without_labels_is_refused(attempt, dataset, tmp_path):
+    spec = resolved(dataset, method={"name": "scratch"}, teachers=[])
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(10):
+        Image.fromarray(np.full((SIZE, SIZE), index, np.uint8)).save(folder / f"{index}.png")
+    ingest_folder(folder, tmp_path / "unlabelled")
+    (tmp_path / "run").mkdir()
+
+    with FolderReporter(tmp_path / "run", teachers=tmp_path / "teachers") as reporter:
+        workspace = Workspace(tmp_path / "run", tmp_path / "cache", tmp_path / "unlabelled")
+        with pytest.raises(SpecCannotRun, match="labels"):
+            pipeline.run(spec, workspace, reporter)

@@ -1,0 +1,61 @@
+"""``make demo`` as a newcomer runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+
+def start(folder):
+    return subprocess.Popen(
+        [sys.executable, "-m", "client.demo"],
+        cwd=folder,
+        env={**os.environ, "DEMO_EXIT": "1", "COLUMNS": "120"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def descendants(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demo_leaves_two_students_and_no_process(tmp_path):
+    with start(tmp_path) as demo:
+        words, _ = demo.communicate(timeout=850)
+
+    assert demo.returncode == 0, words
+    assert "student, distilled" in words
+    for name in ("distilled", "from-labels"):
+        files = {path.name for path in (tmp_path / "demo" / name).iterdir()}
+        assert {"model.safetensors", "config.json", "model.onnx", "README.md", "report.json"} <= files
+    accuracy = {
+        name: json.loads((tmp_path / "demo" / name / "report.json").read_text())["result"]["student"]["top1"]
+        for name in ("distilled", "from-labels")
+    }
+    assert accuracy["distilled"] > accuracy["from-labels"] > 0.5
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_demo_and_everything_that_it_started(tmp_path):
+    with start(tmp_path) as demo:
+        deadline = time.monotonic() + 90
+        while not (tmp_path / "demo" / "home" / "api-key").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        started = descendants(demo)
+        assert started
+
+        demo.send_signal(signal.SIGINT)
+        words, _ = demo.communicate(timeout=60)
+
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
+    assert "Traceback" not in words

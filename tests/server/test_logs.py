@@ -1,0 +1,49 @@
+"""Logs: JSON for machines, short lines for whoever watches."""
+
+import json
+import subprocess
+import sys
+
+from server.logs import short
+
+SCRIPT = """
+import logging, warnings, structlog
+from server.logs import configure
+configure("api", "info")
+with structlog.contextvars.bound_contextvars(request_id="req_1"):
+    structlog.get_logger("api").info("job.created", job_id="job_1")
+    logging.getLogger("library").warning("said %s", "so")
+structlog.get_logger("api").debug("too.much")
+warnings.warn("old")
+try:
+    1 / 0
+except ZeroDivisionError:
+    structlog.get_logger("api").exception("it.broke")
+"""
+
+
+def test_every_line_is_one_json_object_whoever_logs_it():
+    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
+    lines = [json.loads(line) for line in run.stderr.splitlines()]
+
+    assert [line["event"] for line in lines[:2]] == ["job.created", "said so"]
+    assert all(line["role"] == "api" for line in lines)
+    assert [line.get("request_id") for line in lines[:2]] == ["req_1", "req_1"]
+    assert "old" in lines[2]["event"]
+    assert "ZeroDivisionError" in lines[3]["exception"]
+    assert len(lines) == 4
+
+
+def test_a_person_sees_what_happens_to_jobs_and_what_goes_wrong():
+    told = b'{"event": "job.claimed", "level": "info", "job_id": "job_1", "timestamp": "2026-01-01T10:11:12.0Z"}'
+    trouble = b'{"event": "lease.lost", "level": "warning", "timestamp": "2026-01-01T10:11:12.0Z"}'
+
+    assert short("worker", told) == "10:11:12 worker     job.claimed job_id=job_1"
+    assert "WARNING lease.lost" in short("worker", trouble)
+    assert short("api", b'{"event": "http.request", "level": "info"}') is None
+
+
+def test_what_is_no_json_is_shown_as_it_is():
+    assert short("worker", b"Segmentation fault") == "worker     Segmentation fault"
+    assert short("worker", b"   ") is None
+    assert short("valkey", b"Ready to accept connections") is None
