@@ -11,15 +11,18 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 from torch import Tensor
 
 from core.errors import ExportMismatch
 from core.models.built import BuiltModel
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 INPUT, OUTPUT = "images", "logits"
 ABSOLUTE, RELATIVE = 1e-4, 1e-3
@@ -57,6 +60,9 @@ def export_onnx(
 
 def open_session(path: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session on the CPU, with as many threads as torch has unless told otherwise."""
+    # Its import starts a thread, and a worker forks each job from a process that has imported this module.
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = _LOGGING_ERRORS_ONLY

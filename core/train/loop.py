@@ -105,7 +105,8 @@ class Stepper:
             student = Outputs.of(task.student(batch.images))
         terms = task.method.loss(batch, student, teachers)
         loss = torch.stack(tuple(terms.values())).sum()
-        trained.optimizer.zero_grad()
+        for parameter in self._parameters:  # as zero_grad does, without its bookkeeping
+            parameter.grad = None
         torch.autograd.backward(loss)
         # A parameter that took no part in this step has no gradient.
         gradients = [p.grad for p in self._parameters if p.grad is not None]

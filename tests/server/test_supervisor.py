@@ -62,7 +62,7 @@ def test_a_second_signal_ends_the_patience(supervised):
     stack.process.wait(10)
 
     assert stack.gone(pid)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # of the 60 s of patience
 
 
 def test_no_process_outlives_a_supervisor_that_was_killed(supervised):

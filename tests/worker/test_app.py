@@ -13,7 +13,9 @@ import pytest
 from core.errors import InvalidSpec
 from core.queue import Hints
 from core.settings import Settings
-from core.store import datasets
+from core.spec import parse_job_spec
+from core.store import datasets, jobs
+from worker import intake
 from worker.app import make_app
 
 SECONDS = 90
@@ -93,6 +95,50 @@ def test_the_ingest_worker_takes_hints_and_its_pool_dies_with_it(service, starte
     process.kill()
     process.wait()
     until(lambda: not pool.is_running() or pool.status() == psutil.STATUS_ZOMBIE, 5)
+
+
+@pytest.fixture
+def long_job(service):
+    """A job that nobody has resolved, of many short epochs, on real pictures."""
+    dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
+    intake.take_next(intake.DATASETS)
+    size = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    spec = {
+        "dataset": dataset.id,
+        "student": {"architecture": "vit_tiny_patch16_224", "arguments": size},
+        "method": {"name": "scratch"},
+        "training": {"epochs": 5000, "batch_size": 256, "augmentation": "none", "checkpoint_every_epochs": 1},
+        "resources": {"threads": 1},
+    }
+    document = parse_job_spec(spec).model_dump(mode="json")
+    return service.do(jobs.create, service.project, spec=document, resolved=False, dataset_id=dataset.id)
+
+
+def test_a_job_goes_on_after_its_process_was_killed_and_is_handed_back_on_sigterm(service, started, long_job):
+    parent, process = started("worker")
+    hints = service.context.hints
+    until(lambda: hints.is_alive("jobs.cpu"))
+    pool = parent.children()[0]
+    assert (parent.num_threads(), pool.num_threads()) == (1, 1)
+
+    hints.look_for_jobs("cpu")
+    until(lambda: service.see(long_job).checkpoint_step > 0)
+    reached = service.see(long_job)
+    assert (reached.resolved, reached.spec["training"]["image_size"]) == (True, 8)
+    pool.children()[0].kill()
+    until(lambda: service.see(long_job).attempt == 2 and service.see(long_job).stage == "distill")
+    assert service.see(long_job).progress["step"] >= reached.checkpoint_step
+    assert pool.is_running()  # only the job's own process was lost
+
+    until(lambda: service.see(long_job).checkpoint_step > reached.checkpoint_step)
+    began = time.monotonic()
+    process.terminate()
+    assert process.wait(30) == 0
+    left = service.see(long_job)
+    assert (left.status, left.losses, left.worker_id) == ("queued", 0, None)
+    assert left.progress["step"] == left.checkpoint_step  # what was trained is saved, not lost
+    assert time.monotonic() - began < 20
+    assert not pool.is_running()
 
 
 def test_messages_are_json_and_a_job_outlives_its_broker():

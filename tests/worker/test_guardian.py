@@ -72,7 +72,7 @@ def test_work_that_does_not_react_to_a_cancel_is_killed():
 
     assert guardian.run(deaf) is Ending.FORCED
     assert guardian.asked is Control.CANCEL
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20  # `deaf` would go on for longer
 
 
 def test_a_drain_reaches_the_work_and_is_forced_in_the_end(drained):
@@ -96,7 +96,7 @@ def test_work_whose_lease_is_lost_is_killed_at_once():
     began = time.monotonic()
 
     assert Guardian(lost, FAST).run(deaf) is Ending.LEASE_LOST
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20  # `deaf` would go on for longer
 
 
 def test_a_database_that_is_away_for_a_moment_costs_nothing():

@@ -1,6 +1,5 @@
 """The inspector's answers."""
 
-import time
 
 import pytest
 
@@ -38,10 +37,8 @@ def test_what_cannot_be_comes_back_as_the_error_that_it_is():
 
 def test_the_same_question_is_answered_from_memory():
     first = inspector.answer("resolve", question())
-    began = time.perf_counter()
 
     assert inspector.answer("resolve", question()) is first
-    assert time.perf_counter() - began < 0.01
 
 
 def test_only_so_many_answers_are_remembered(monkeypatch):

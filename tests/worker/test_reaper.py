@@ -6,7 +6,7 @@ import time
 import pytest
 
 from core.settings import Settings
-from core.store import datasets, jobs, workers
+from core.store import datasets, workers
 from worker import housekeeping
 from worker.reaper import Scheduler
 

@@ -67,20 +67,32 @@ def _fresh_database(server_url, name):
     yield server_url.replace("/postgres?", f"/{name}?")
 
 
+@pytest.fixture(scope="session")
+def sqlite_database(sqlite_template, tmp_path_factory):
+    path = tmp_path_factory.mktemp("sqlite") / "store.db"
+    shutil.copyfile(sqlite_template, path)
+    yield from _opened(f"sqlite:///{path}")
+
+
+@pytest.fixture(scope="session")
+def pg_database(pg_migrated):
+    yield from _opened(pg_migrated)
+
+
+def _opened(url):
+    database = Database(make_engine(url))  # one for the session: an engine keeps the statements that it compiled
+    yield database
+    database.dispose()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
+def db(request):
     """A migrated database without rows."""
-    if request.param == "sqlite":
-        path = tmp_path / "store.db"
-        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
-        return f"sqlite:///{path}"
-    url = request.getfixturevalue("pg_migrated")
-    engine = make_engine(url)
-    with engine.begin() as connection:
+    database = request.getfixturevalue("sqlite_database" if request.param == "sqlite" else "pg_database")
+    with database.engine.begin() as connection:
         for table in reversed(Base.metadata.sorted_tables):
             connection.execute(table.delete())
-    engine.dispose()
-    return url
+    return database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -89,13 +101,6 @@ def empty_url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'folder' / 'empty.db'}"
     return request.getfixturevalue("pg_empty")
-
-
-@pytest.fixture
-def db(url):
-    database = Database(make_engine(url))
-    yield database
-    database.dispose()
 
 
 @dataclass
@@ -180,8 +185,8 @@ class World:
 
 
 @pytest.fixture
-def world(db, url):
-    made = World(db, url)
+def world(db):
+    made = World(db, db.engine.url.render_as_string(hide_password=False))
     made.project = made.do(projects.create, "mine").id
     made.dataset = made.ready_dataset()
     return made
