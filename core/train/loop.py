@@ -97,7 +97,7 @@ class Stepper:
         Raises:
             NonFiniteLoss: A term of the loss or the gradient is not finite; the weights are untouched.
         """
-        trained, task = self.trained, self.task
+        task = self.task
         seed_generators(step_seed(self._step_seeds, step), self._device)
         batch = task.feed.batch(step)
         teachers = [teacher(batch.images) for teacher in task.teachers]

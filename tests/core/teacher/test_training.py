@@ -1,5 +1,7 @@
 """A teacher that a job trains depends on its recipe alone."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 import torch
@@ -34,8 +36,10 @@ def stored(tmp_path):
 def learner(stored, tmp_path):
     """Makes the same teacher in surroundings of its own; jobs share the folder of kept teachers."""
 
+    open_ones = ExitStack()
+
     def make(name, **training):
-        reporter = FolderReporter(tmp_path / name, teachers=tmp_path / "teachers")
+        reporter = open_ones.enter_context(FolderReporter(tmp_path / name, teachers=tmp_path / "teachers"))
         context = RunContext(stored, Arithmetic(CPU, "fp32"), 1, reporter, tmp_path / name, tmp_path / "cache")
         spec = TeacherSpec(
             architecture="vit_tiny_patch16_224",
@@ -45,7 +49,7 @@ def learner(stored, tmp_path):
         )
         return TrainedTeacher(spec, 0, image_size=8, context=context)
 
-    with reproducible(threads=1, device=CPU):
+    with open_ones, reproducible(threads=1, device=CPU):
         yield make
 
 
