@@ -92,7 +92,8 @@ def test_a_key_that_opens_nothing_any_more_is_replaced(command, tmp_path):
 
 
 def test_help_comes_without_loading_the_service():
-    code = "import sys, server.cli; print([m for m in ('torch', 'sqlalchemy', 'celery', 'fastapi') if m in sys.modules])"
+    heavy = ("torch", "sqlalchemy", "celery", "fastapi")
+    code = f"import sys, server.cli; print([m for m in {heavy} if m in sys.modules])"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

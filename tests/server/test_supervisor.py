@@ -5,7 +5,9 @@ import signal
 import time
 
 FOREVER = "import time; time.sleep(600)"
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+)
 WITH_CHILD = (
     "import subprocess, time;"
     "c = subprocess.Popen(['sleep', '600'], start_new_session=True);"
@@ -25,7 +27,8 @@ def test_a_killed_process_is_started_again(supervised):
 
 def test_a_process_that_fails_at_once_is_restarted_later_each_time(supervised):
     stack = supervised(a="import time; open(sys.argv[2] + '/starts', 'a').write(f'{time.time()}\\n'); sys.exit(3)")
-    times = stack.until(lambda: t if (starts := stack.folder / "starts").exists() and len(t := starts.read_text().split()) >= 4 else None)
+    starts = stack.folder / "starts"
+    times = stack.until(lambda: t if starts.exists() and len(t := starts.read_text().split()) >= 4 else None)
     first, second, third, fourth = map(float, times[:4])
 
     assert fourth - third > third - second > second - first

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 from worker.flags import SharedByte
 from worker.fresh import CRASHED, FreshProcess, limit_memory
@@ -55,6 +56,6 @@ def test_it_has_one_thread_whatever_its_parent_has():
     thread = threading.Thread(target=stop.wait)
     thread.start()
 
-    assert FreshProcess(lambda: len(os.listdir("/proc/self/task"))).wait(10) == 1
+    assert FreshProcess(lambda: len(list(Path("/proc/self/task").iterdir()))).wait(10) == 1
     stop.set()
     thread.join()

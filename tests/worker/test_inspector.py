@@ -1,6 +1,5 @@
 """The inspector's answers."""
 
-
 import pytest
 
 from core.errors import InvalidSpec, restore_error
@@ -61,4 +60,4 @@ def test_a_question_that_takes_too_long_or_too_much_is_the_spec_s_fault(monkeypa
 def test_the_catalogue_is_searched():
     found = inspector.answer("architectures", {"search": "deit_tiny", "limit": 2})["ok"]["data"]
 
-    assert [entry["name"] for entry in found][0].startswith("deit_tiny")
+    assert found[0]["name"].startswith("deit_tiny")

@@ -1,4 +1,4 @@
-"""Claiming a job and answering for its end, whatever the process that runs it does. (The engine is not part of this.)"""
+"""Claiming a job and answering for its end, whatever the process that runs it does."""
 
 import os
 import signal
