@@ -39,22 +39,26 @@ TEACHER: dict[str, Any] = {
     "architecture": "resnet18",
     "weights": "train",
     "arguments": {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]},
-    "training": {"epochs": 6, "batch_size": 64, "learning_rate": 3e-3, "augmentation": "light"},
+    "training": {"epochs": 4, "batch_size": 64, "learning_rate": 3e-3, "augmentation": "none"},
 }
 STUDENT: dict[str, Any] = {
     "architecture": "vit_tiny_patch16_224",
     "arguments": {"patch_size": 7, "embed_dim": 64, "depth": 4, "num_heads": 4},
 }
 TRAINING: dict[str, Any] = {
-    "epochs": 20,
+    "epochs": 10,
     "batch_size": 64,
     "learning_rate": 2e-3,
-    "augmentation": "light",
+    "augmentation": "none",  # a mirrored digit is another sign
     "image_size": 28,
     "seed": 0,
 }
 RUNS: dict[str, dict[str, Any]] = {
-    "distilled": {"method": {"name": "deit", "distillation_type": "hard"}, "teachers": [TEACHER]},
+    # Soft labels beat hard ones in this setting (about two points, one seed): ten classes, few images.
+    "distilled": {
+        "method": {"name": "deit", "distillation_type": "soft", "temperature": 4.0, "alpha": 0.9},
+        "teachers": [TEACHER],
+    },
     "from-labels": {"method": {"name": "scratch"}},
 }
 

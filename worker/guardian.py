@@ -23,6 +23,7 @@ from worker.fresh import FreshProcess
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.1  # how soon a drain is seen
+LEAVE_SECONDS = 1.0  # between the last write of work that ends and the end of its process
 DRAIN_SECONDS = 16.0  # to save and hand back; the supervisor's patience is longer
 
 CONTROLS = tuple(Control)  # a control travels to the working process as its place in this tuple
@@ -80,7 +81,8 @@ class Guardian:
             if time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + self._rhythm.beat
                 if not self._renew():
-                    return Ending.LEASE_LOST
+                    # Work that has just left by itself holds no lease either, and is about to exit.
+                    return Ending.DONE if process.wait(LEAVE_SECONDS) == 0 else Ending.LEASE_LOST
             self._ask(_stronger(self._requested, Control.DRAIN) if DRAIN.get() else self._requested)
             if self._is_overdue():
                 log.warning("work.killed", asked=self.asked, pid=process.pid)
@@ -101,7 +103,6 @@ class Guardian:
         try:
             self._requested = self._beat()
         except LeaseLost:
-            log.warning("lease.lost")
             return False
         except DatabaseUnavailable:
             silent = time.monotonic() - self._renewed_at

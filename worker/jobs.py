@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from core.reporting import Control
-from core.store import jobs
+from core.store import jobs, workers
 from core.store.db import DatabaseUnavailable, Session
 from core.store.leases import Attempt, LeaseLost
 from core.store.tables import Job
@@ -50,12 +50,15 @@ def _claim(context: Context) -> Job | None:
         return None  # this worker is asked to end; the scheduler tells another one
     try:
         with context.database.write() as session:
-            return jobs.claim(
+            job = jobs.claim(
                 session,
                 worker_id=context.worker_id,
                 accelerator=context.accelerator,
                 lease_seconds=context.settings.lease_seconds,
             )
+            if job is not None:
+                workers.beat(session, context.worker_id, job_id=job.id)
+            return job
     except DatabaseUnavailable as error:
         log.warning("claim.failed", error=str(error))  # the scheduler says "look" again
         return None
@@ -122,9 +125,10 @@ def _write(context: Context, work: Callable[[Session], object]) -> None:
 
 
 def _look_for_more(context: Context) -> None:
-    """Say "look" once more where jobs wait: this worker is free now."""
+    """This worker is free now: say so, and say "look" once more where jobs wait."""
     try:
-        with context.database.read() as session:
+        with context.database.write() as session:
+            workers.beat(session, context.worker_id)
             waiting = jobs.claimable(session)
     except DatabaseUnavailable:
         return  # the scheduler says it when the database is back

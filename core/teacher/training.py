@@ -15,6 +15,7 @@ from core.spec.methods.scratch import ScratchParams
 from core.teacher.recipe import recipe_digest
 from core.train.context import RunContext
 from core.train.loop import Task, Trainer
+from core.train.precision import choose_arithmetic
 from core.train.record import Span, Track
 from core.train.seeds import derive_seed
 
@@ -30,12 +31,13 @@ class TrainedTeacher:
         self.index = index
         self.training: TeacherTrainingSpec = spec.training
         self.image_size = spec.training.image_size or image_size
+        self.arithmetic = choose_arithmetic(context.arithmetic.device, spec.training.precision)
         self.recipe = recipe_digest(
             spec,
             image_size=self.image_size,
             fingerprint=context.stored.fingerprint,
             threads=context.threads,
-            arithmetic=context.arithmetic,
+            arithmetic=self.arithmetic,
         )
         self._context = context
 
@@ -62,7 +64,7 @@ class TrainedTeacher:
             method=build_method(_LABELS, setting),
             teachers=(),
             feed=self._context.feed(self.training, image_size=self.image_size),
-            arithmetic=self._context.arithmetic,
+            arithmetic=self.arithmetic,
         )
 
     def train(self, task: Task, *, span: Span, student_steps: int) -> BuiltModel:

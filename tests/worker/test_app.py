@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 
-from core.errors import InvalidSpec
-from core.queue import Hints
+from core.errors import InvalidSpec, Unavailable
+from core.queue import Hints, InspectorBusy
 from core.settings import Settings
 from core.spec import parse_job_spec
 from core.store import datasets, jobs
@@ -26,15 +26,13 @@ def started(service):
     """Start a role of the server beside this process."""
     processes = []
 
-    def start(*role):
+    def start(*role, interpreter=("-P", "-m", "server")):
         environment = {
             **os.environ,
             "POTSTILL_HOME": str(service.settings.home),
             "POTSTILL_BROKER_URL": service.settings.broker_url,
         }
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "server", *role], env=environment, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen([sys.executable, *interpreter, *role], env=environment, stderr=subprocess.DEVNULL)
         processes.append(process)
         return psutil.Process(process.pid), process
 
@@ -63,7 +61,14 @@ def ask(hints, question, payload=None, patience=30.0):
     return asyncio.run(once())
 
 
-def test_the_inspector_answers_and_comes_back_after_its_pool_was_killed(service, started):
+def answered(hints):
+    try:
+        return ask(hints, "ping")
+    except Unavailable:
+        return None
+
+
+def test_the_inspector_answers_and_ends_cleanly(service, started):
     parent, process = started("inspector")
     hints: Hints = service.context.hints
     until(lambda: hints.is_alive("inspect"))
@@ -80,6 +85,47 @@ def test_the_inspector_answers_and_comes_back_after_its_pool_was_killed(service,
     assert process.wait(20) == 0
     assert not pool.is_running()
     assert not hints.is_alive("inspect")
+
+
+MAD = """
+import sys, time, types
+import worker.app
+from core.settings import load_settings
+
+def warm_up():
+    from worker import inspector
+    inspector._QUESTIONS["ping"] = lambda payload: hang(payload["deaf"]) if "deaf" in payload else {"torch": "stub"}
+
+def hang(deaf):
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            if not deaf:
+                raise
+
+sys.modules["mad"] = types.SimpleNamespace(warm_up=warm_up)
+worker.app.PRELOAD["inspect"] = "mad"
+worker.app.serve(load_settings(), "inspect")
+"""
+
+
+@pytest.mark.slow
+def test_a_question_that_never_ends_is_refused_and_at_the_worst_costs_its_process(service, started):
+    parent, _ = started("-c", MAD, interpreter=())
+    hints = service.context.hints
+    until(lambda: hints.is_alive("inspect"))
+    pool = parent.children()[0]
+    # The process that answers imports torch at its first question here.
+    assert ask(hints, "ping", patience=60.0) == {"torch": "stub"}
+
+    with pytest.raises(InvalidSpec, match="too long"):
+        ask(hints, "ping", {"deaf": False}, patience=3.0)
+    assert pool.is_running()
+    with pytest.raises(InspectorBusy):
+        ask(hints, "ping", {"deaf": True}, patience=3.0)
+    until(lambda: not pool.is_running())
+    until(lambda: answered(hints))
 
 
 def test_the_ingest_worker_takes_hints_and_its_pool_dies_with_it(service, started):

@@ -38,9 +38,9 @@ def learner(stored, tmp_path):
 
     open_ones = ExitStack()
 
-    def make(name, **training):
+    def make(name, *, precision="fp32", **training):
         reporter = open_ones.enter_context(FolderReporter(tmp_path / name, teachers=tmp_path / "teachers"))
-        context = RunContext(stored, Arithmetic(CPU, "fp32"), 1, reporter, tmp_path / name, tmp_path / "cache")
+        context = RunContext(stored, Arithmetic(CPU, precision), 1, reporter, tmp_path / name, tmp_path / "cache")
         spec = TeacherSpec(
             architecture="vit_tiny_patch16_224",
             arguments={"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2},
@@ -93,3 +93,10 @@ def test_drop_path_is_for_training_alone(learner):
     assert one.task().student.arguments.get("drop_path_rate", 0.0) in {0.0, 0.2}
     assert one.task().student.module.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
     assert isinstance(train(one).module.blocks[-1].drop_path1, torch.nn.Identity)
+
+
+def test_the_students_precision_is_no_part_of_a_teachers_recipe(learner):
+    one, other = learner("first"), learner("second", precision="bf16")
+
+    assert other.recipe == one.recipe
+    assert other.task().arithmetic.precision == "fp32"
