@@ -1,5 +1,6 @@
 """One real stack for the whole session, and a real browser in front of it."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -55,6 +56,14 @@ class Stack:
 
     def processes(self) -> list[psutil.Process]:
         return [self.process_of_supervisor(), *self.process_of_supervisor().children(recursive=True)]
+
+    def memory_bytes(self) -> int:
+        """Proportional memory of all processes; one that ends meanwhile counts nothing."""
+        used = 0
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+                used += process.memory_full_info().pss
+        return used
 
     def process_of_supervisor(self) -> psutil.Process:
         return psutil.Process(self.process.pid)
