@@ -5,8 +5,10 @@ The same layout as a ULID (Crockford's base 32), in lower case.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import threading
 import time
 from typing import Literal
 
@@ -14,13 +16,36 @@ Prefix = Literal["ds", "mdl", "job", "evt", "ckpt", "up", "swp", "wh", "key", "p
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
+_STEP_BITS = 64
 _LENGTH = 26
 _PATTERN = re.compile(rf"[a-z]+_[{_ALPHABET}]{{{_LENGTH}}}")
 
 
+class _Clock:
+    """Numbers that only grow: milliseconds with random bits below, or a random step past the last one."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Begin with an open lock: a fork while another thread draws would leave the child a shut one."""
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        with self._lock:
+            drawn = (time.time_ns() // 1_000_000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+            self._last = max(drawn, self._last + 1 + secrets.randbits(_STEP_BITS))
+            return self._last
+
+
+_clock = _Clock()
+os.register_at_fork(after_in_child=_clock.unlock)
+
+
 def new_id(prefix: Prefix) -> str:
-    """Return a new id; later ids of one prefix sort after earlier ones (to the millisecond)."""
-    number = (time.time_ns() // 1_000_000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+    """Return a new id; it sorts after all that this process made before, and across processes to the millisecond."""
+    number = _clock.next()
     digits = (_ALPHABET[(number >> shift) & 31] for shift in range(5 * (_LENGTH - 1), -1, -5))
     return f"{prefix}_{''.join(digits)}"
 

@@ -20,5 +20,8 @@ def test_later_ids_sort_later(monkeypatch):
     assert ids == sorted(ids)
 
 
-def test_ids_of_one_millisecond_differ():
-    assert len({new_id("evt") for _ in range(1000)}) == 1000
+def test_ids_of_one_millisecond_differ_and_keep_their_order():
+    ids = [new_id("evt") for _ in range(1000)]
+
+    assert len(set(ids)) == 1000
+    assert ids == sorted(ids)

@@ -241,6 +241,7 @@ def test_a_cancelled_job_leaves_within_ten_seconds_and_can_be_retried(http, digi
     wait_until(path, lambda j: j["status"] == "cancelled", 10)
     retried = http.post(f"{path}/retry").json()
     http.post(f"{path}/cancel")
+    wait_until(path, lambda j: j["status"] == "cancelled", 10)
 
     assert retried["status"] == "queued"
     assert http.post(f"{path}/pause").json()["code"] == "invalid_state"
