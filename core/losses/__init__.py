@@ -1,10 +1,70 @@
 """Pure loss functions of tensors: no state, no modules, always float32.
 
-Logits are (B, C), labels (B,) int64 or (B, C) probabilities. Teachers' tensors are detached inside.
-Hyper-parameters are keyword-only, and every function returns a scalar unless it says otherwise.
+Logits are (B, C), labels (B,) int64 or (B, C) probabilities, pooled features (B, D), maps (B, D, H, W), tokens
+(B, N, D). Teachers' tensors are detached inside. Hyper-parameters are keyword-only, and every function returns a
+scalar unless it says otherwise. Shapes that cannot be are a ``ValueError``.
 """
 
-from core.losses.divergence import Reduction, kd
-from core.losses.token import DistillationType, deit, token_divergence
+from core.losses.divergence import Reduction, binary_kd, cross_entropy_kd, kd
+from core.losses.groups import smallest_groups
+from core.losses.logit_relations import batch_correlation, class_correlation, dist, standardize
+from core.losses.maps import (
+    attention_transfer,
+    hierarchical_context,
+    masked_generation,
+    neuron_selectivity,
+    target_aware,
+)
+from core.losses.noise import noise_adaptation, noise_matrix
+from core.losses.patches import hidden_relation, manifold, qkv_relation
+from core.losses.probe import attention_concentration, attention_probe, wild_scores
+from core.losses.relations import (
+    correlation,
+    probabilistic_transfer,
+    relational_angle,
+    relational_distance,
+    similarity_preserving,
+)
+from core.losses.sparse import dense_soft_labels, sparse_soft_labels
+from core.losses.target_class import decoupled, normalized, one_for_all, weighted_soft_labels
+from core.losses.token import DistillationType, co_advise, deit, token_divergence
 
-__all__ = ["DistillationType", "Reduction", "deit", "kd", "token_divergence"]
+__all__ = [
+    "DistillationType",
+    "Reduction",
+    "attention_concentration",
+    "attention_probe",
+    "attention_transfer",
+    "batch_correlation",
+    "binary_kd",
+    "class_correlation",
+    "co_advise",
+    "correlation",
+    "cross_entropy_kd",
+    "decoupled",
+    "deit",
+    "dense_soft_labels",
+    "dist",
+    "hidden_relation",
+    "hierarchical_context",
+    "kd",
+    "manifold",
+    "masked_generation",
+    "neuron_selectivity",
+    "noise_adaptation",
+    "noise_matrix",
+    "normalized",
+    "one_for_all",
+    "probabilistic_transfer",
+    "qkv_relation",
+    "relational_angle",
+    "relational_distance",
+    "similarity_preserving",
+    "smallest_groups",
+    "sparse_soft_labels",
+    "standardize",
+    "target_aware",
+    "token_divergence",
+    "weighted_soft_labels",
+    "wild_scores",
+]

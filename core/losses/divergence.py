@@ -7,6 +7,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.losses.shapes import require_logits
+
 Reduction = Literal["sample", "element"]
 
 
@@ -16,7 +18,28 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float, reduction: Reduc
     Both logits (B, C). ``sample`` divides the sum by B as the paper does, ``element`` by B·C as DeiT's
     official code does. The factor T² keeps the gradient's size independent of the temperature.
     """
+    require_logits(student, teacher)
     log_student_BC = F.log_softmax(student.float() / temperature, dim=1)
     log_teacher_BC = F.log_softmax(teacher.detach().float() / temperature, dim=1)
     total = F.kl_div(log_student_BC, log_teacher_BC, reduction="sum", log_target=True) * temperature**2
     return total / (student.numel() if reduction == "element" else student.shape[0])
+
+
+def cross_entropy_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """T² · mean over the batch of −Σ p_t log p_s: :func:`kd` plus T² · the teacher's entropy, with its gradient.
+
+    Both logits (B, C). MiniViT's and TinyViT's form is this at T = 1.
+    """
+    require_logits(student, teacher)
+    log_student_BC = F.log_softmax(student.float() / temperature, dim=1)
+    teacher_BC = F.softmax(teacher.detach().float() / temperature, dim=1)
+    return -(teacher_BC * log_student_BC).sum(dim=1).mean() * temperature**2
+
+
+def binary_kd(student: Tensor, teacher: Tensor) -> Tensor:
+    """Binary cross-entropy of each student's logit with the teacher's softmax, mean over B·C.
+
+    The form that OFA-KD (Hao et al. 2023, arXiv:2310.19444) trains with BCE labels. Both logits (B, C).
+    """
+    require_logits(student, teacher)
+    return F.binary_cross_entropy_with_logits(student.float(), F.softmax(teacher.detach().float(), dim=1))

@@ -1,13 +1,17 @@
-"""The loss of DeiT's distillation token (Touvron et al. 2021, arXiv:2012.12877)."""
+"""Losses of distillation tokens: DeiT's (Touvron et al. 2021, arXiv:2012.12877) and one for each of many teachers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from core.losses.divergence import Reduction, kd
+from core.losses.labels import require_labels
+from core.losses.shapes import require_logits
 
 DistillationType = Literal["none", "soft", "hard"]
 
@@ -25,6 +29,7 @@ def token_divergence(
     ``hard``: cross-entropy with the teacher's decision, where temperature and reduction play no part.
     ``soft``: :func:`kd`.
     """
+    require_logits(distillation_logits, teacher)
     if distillation_type == "hard":
         return F.cross_entropy(distillation_logits.float(), teacher.detach().argmax(dim=1))
     return kd(distillation_logits, teacher, temperature=temperature, reduction=reduction)
@@ -59,3 +64,30 @@ def deit(
         reduction=reduction,
     )
     return (1 - alpha) * base + alpha * divergence
+
+
+def co_advise(
+    class_logits: Tensor,
+    token_logits: Sequence[Tensor],
+    teachers: Sequence[Tensor],
+    target: Tensor,
+    *,
+    temperature: float = 1.0,
+    weights: Sequence[float] | None = None,
+) -> Tensor:
+    """Co-advise: the label's cross-entropy plus :func:`kd` of each token with its own teacher (Ren et al. 2022).
+
+    arXiv:2106.12378. Logits (B, C); ``weights``, one for each teacher, are 1 unless given. Raises ``ValueError``
+    where tokens, teachers and weights differ in number.
+    """
+    shares = [1.0] * len(teachers) if weights is None else weights
+    if not len(token_logits) == len(teachers) == len(shares):
+        counts = f"{len(token_logits)}, {len(teachers)} and {len(shares)}"
+        raise ValueError(f"needs as many tokens as teachers and weights, not {counts}")
+    require_labels(target, class_logits)
+    label = F.cross_entropy(class_logits.float(), target)
+    advice = [
+        share * kd(token, teacher, temperature=temperature)
+        for share, token, teacher in zip(shares, token_logits, teachers, strict=True)
+    ]
+    return torch.stack([label, *advice]).sum()

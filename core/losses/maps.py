@@ -1,0 +1,118 @@
+"""Losses of spatial maps (B, D, H, W), one pair each. P = H·W positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.losses.precision import outside_autocast
+from core.losses.shapes import require_maps
+
+CONTEXT_GRIDS = (4, 2, 1)
+
+
+def attention_transfer(student_map: Tensor, teacher_map: Tensor, *, power: float = 2) -> Tensor:
+    """AT: squared distance of the unit maps of mean_D f^power (Zagoruyko and Komodakis 2017, arXiv:1612.03928).
+
+    Mean over B and positions. The larger map is pooled to the grid of the smaller; widths may
+    differ. An odd power keeps the sign.
+    """
+    student_map, teacher_map = _on_one_grid(student_map, teacher_map)
+    student_BP = F.normalize(student_map.pow(power).mean(dim=1).flatten(1), dim=1)
+    teacher_BP = F.normalize(teacher_map.pow(power).mean(dim=1).flatten(1), dim=1)
+    return (student_BP - teacher_BP).square().mean()
+
+
+@outside_autocast
+def neuron_selectivity(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """NST: maximum mean discrepancy of the channels' unit maps, kernel (a·b)² (Huang and Wang 2017).
+
+    arXiv:1707.01219. The larger map is pooled to the grid of the smaller; widths may differ.
+    """
+    student_map, teacher_map = _on_one_grid(student_map, teacher_map)
+    student_BDP = F.normalize(student_map.flatten(2), dim=2)
+    teacher_BDP = F.normalize(teacher_map.flatten(2), dim=2)
+
+    def kernel(a_BDP: Tensor, b_BDP: Tensor) -> Tensor:
+        return (a_BDP @ b_BDP.transpose(1, 2)).square().mean()
+
+    return kernel(teacher_BDP, teacher_BDP) + kernel(student_BDP, student_BDP) - 2 * kernel(student_BDP, teacher_BDP)
+
+
+def _on_one_grid(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float32, the teacher's detached, pooled to the smaller height and width of the two."""
+    require_maps(student_map, teacher_map)
+    student, teacher = student_map.float(), teacher_map.detach().float()
+    if student.shape[2:] == teacher.shape[2:]:
+        return student, teacher
+    grid = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+    return F.adaptive_avg_pool2d(student, grid), F.adaptive_avg_pool2d(teacher, grid)
+
+
+def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """ReviewKD's HCL: MSE at full size and on pooled grids of 4, 2 and 1, each weighing half the one before.
+
+    Chen et al. 2021, arXiv:2104.09044; divided by the sum of weights. Grids that are not smaller than
+    the map are left out. Maps must have one shape.
+    """
+    require_maps(student_map, teacher_map)
+    if student_map.shape != teacher_map.shape:
+        shapes = f"{tuple(student_map.shape)} and {tuple(teacher_map.shape)}"
+        raise ValueError(f"fused maps must have one shape, not {shapes}")
+    student, teacher = student_map.float(), teacher_map.detach().float()
+    total, weight, sum_of_weights = F.mse_loss(student, teacher), 1.0, 1.0
+    for grid in CONTEXT_GRIDS:
+        if grid < min(student.shape[2:]):
+            weight /= 2
+            sum_of_weights += weight
+            pooled = F.adaptive_avg_pool2d(student, grid), F.adaptive_avg_pool2d(teacher, grid)
+            total = total + weight * F.mse_loss(*pooled)
+    return total / sum_of_weights
+
+
+@outside_autocast
+def target_aware(query: Tensor, key: Tensor, value: Tensor, target: Tensor, *, heads: int = 1) -> Tensor:
+    """TaT: each teacher's pixel from all pixels of the student (Lin et al. 2022, arXiv:2205.10793).
+
+    Maps (B, C, H, W) alike: ``query`` and ``value`` embed the student's map, ``key`` and ``target`` the teacher's.
+    MSE of softmax(q·k) v with the target, the products unscaled; ``heads`` split the channels into neighbours.
+    """
+    shapes = {tuple(embedded.shape) for embedded in (query, key, value, target)}
+    if len(shapes) > 1 or query.ndim != 4:
+        raise ValueError(f"query, key, value and target must be (B, C, H, W) alike, not {sorted(shapes)}")
+    if query.shape[1] % heads:
+        raise ValueError(f"{heads} heads do not divide {query.shape[1]} channels")
+
+    batch, channels = query.shape[:2]
+
+    def split(embedded: Tensor) -> Tensor:
+        return embedded.float().reshape(batch, heads, channels // heads, -1).transpose(2, 3)
+
+    query_BhPd, key_BhPd, value_BhPd, target_BhPd = map(split, (query, key.detach(), value, target.detach()))
+    attention_BhPP = (query_BhPd @ key_BhPd.transpose(2, 3)).softmax(dim=3)
+    return F.mse_loss(attention_BhPP @ value_BhPd, target_BhPd)
+
+
+def masked_generation(
+    student_map: Tensor,
+    teacher_map: Tensor,
+    align: Callable[[Tensor], Tensor],
+    generate: Callable[[Tensor], Tensor],
+    mask: Tensor,
+    *,
+    alpha: float,
+) -> Tensor:
+    """MGD: the teacher's map generated from a masked student's (Yang et al. 2022, arXiv:2205.01529).
+
+    alpha · squared error, summed, / B. ``align`` brings the student's map to the teacher's width; ``mask``, of a
+    shape that spreads over it, is 1 where it is kept (the official code draws whole channels, (B, C, 1, 1)). A sum:
+    alpha depends on the map's size.
+    """
+    require_maps(student_map, teacher_map)
+    generated = generate(align(student_map) * mask)
+    if generated.shape != teacher_map.shape:
+        shapes = f"{tuple(generated.shape)}, not {tuple(teacher_map.shape)}"
+        raise ValueError(f"the generated map must have the teacher's shape: it is {shapes}")
+    return alpha * F.mse_loss(generated.float(), teacher_map.detach().float(), reduction="sum") / len(teacher_map)

@@ -1,0 +1,33 @@
+"""Soft labels of which only the likeliest classes were stored (TinyViT, Wu et al. 2022, arXiv:2207.10666)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dense_soft_labels(index: Tensor, probability: Tensor, *, num_classes: int, clamp: bool = True) -> Tensor:
+    """Probabilities (B, C) from the K stored, ``index`` and ``probability`` (B, K); the others share evenly.
+
+    Half-precision probabilities can sum above 1. ``clamp`` makes the share 0 then; the official code leaves it
+    negative. Raises ``ValueError`` for unlike shapes and for more stored than there are classes.
+    """
+    if index.ndim != 2 or index.shape != probability.shape:
+        shapes = f"{tuple(index.shape)} and {tuple(probability.shape)}"
+        raise ValueError(f"stored classes and probabilities must be (B, K) alike, not {shapes}")
+    num_stored = index.shape[1]
+    if num_stored > num_classes:
+        raise ValueError(f"{num_stored} stored probabilities do not fit {num_classes} classes")
+    stored_BK = probability.detach().float()
+    share_B1 = (1 - stored_BK.sum(dim=1, keepdim=True)) / max(num_classes - num_stored, 1)
+    if clamp:
+        share_B1 = share_B1.clamp_min(0)
+    return share_B1.repeat(1, num_classes).scatter(1, index.long(), stored_BK)
+
+
+def sparse_soft_labels(student: Tensor, index: Tensor, probability: Tensor, *, clamp: bool = True) -> Tensor:
+    """Cross-entropy of the student's logits (B, C) with :func:`dense_soft_labels`, mean over B."""
+    if student.ndim != 2 or len(index) != len(student):
+        raise ValueError(f"stored labels {tuple(index.shape)} are not those of logits {tuple(student.shape)}")
+    target_BC = dense_soft_labels(index, probability, num_classes=student.shape[1], clamp=clamp)
+    return -(target_BC * F.log_softmax(student.float(), dim=1)).sum(dim=1).mean()

@@ -1,0 +1,88 @@
+"""Divergences that treat the label's class apart from the others.
+
+Logits (B, C); a target is (B,) int64, or (B, C) probabilities, of which the likeliest class counts.
+O are the C − 1 classes that the label is not.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.losses.divergence import kd
+from core.losses.labels import hard_labels, of_label, of_others
+from core.losses.shapes import require_logits
+
+
+def decoupled(
+    student: Tensor, teacher: Tensor, target: Tensor, *, alpha: float, beta: float, temperature: float
+) -> Tensor:
+    """DKD: alpha · target-class divergence + beta · divergence among the others (Zhao et al. 2022, arXiv:2203.08679).
+
+    Both terms carry T² and are divided by B. The warm-up of the official recipe is the caller's.
+    """
+    require_logits(student, teacher, num_classes=2)
+    label_B = hard_labels(target, student)
+    student_BC, teacher_BC = student.float(), teacher.detach().float()
+    two_way = kd(
+        _label_or_not(student_BC / temperature, label_B),
+        _label_or_not(teacher_BC / temperature, label_B),
+        temperature=1.0,
+    )
+    others = kd(of_others(student_BC, label_B), of_others(teacher_BC, label_B), temperature=temperature)
+    return alpha * temperature**2 * two_way + beta * others
+
+
+def _label_or_not(logits_BC: Tensor, label_B: Tensor) -> Tensor:
+    """Logits (B, 2) of the label's class against all the others together."""
+    others_B = of_others(logits_BC, label_B).logsumexp(dim=1)
+    return torch.stack([of_label(logits_BC, label_B), others_B], dim=1)
+
+
+def normalized(student: Tensor, teacher: Tensor, target: Tensor, *, gamma: float, temperature: float) -> Tensor:
+    """NKD: −p_t[y] log p_s[y] − gamma · T² · Σ p̂_t log p̂_s over the others (Yang et al. 2023, arXiv:2303.13005).
+
+    The probabilities p̂ of the others are normalised to one. The target's term is at T = 1, as in the official code.
+    """
+    require_logits(student, teacher, num_classes=2)
+    label_B = hard_labels(target, student)
+    student_BC, teacher_BC = student.float(), teacher.detach().float()
+    log_student_B = of_label(F.log_softmax(student_BC, dim=1), label_B)
+    teacher_B = of_label(F.softmax(teacher_BC, dim=1), label_B)
+    log_student_BO = F.log_softmax(of_others(student_BC, label_B) / temperature, dim=1)
+    teacher_BO = F.softmax(of_others(teacher_BC, label_B) / temperature, dim=1)
+    others = -(teacher_BO * log_student_BO).sum(dim=1).mean() * temperature**2
+    return -(teacher_B * log_student_B).mean() + gamma * others
+
+
+def weighted_soft_labels(
+    student: Tensor, teacher: Tensor, target: Tensor, *, alpha: float, temperature: float
+) -> Tensor:
+    """WSLD: soft labels weigh less on samples that the student knows better (Zhou et al. 2021, arXiv:2102.00650).
+
+    alpha · T² · mean of (1 − exp(−CE_s / CE_t)) · −Σ p_t log p_s, the weight without gradient.
+    """
+    require_logits(student, teacher)
+    label_B = hard_labels(target, student)
+    student_BC, teacher_BC = student.float(), teacher.detach().float()
+    student_error_B = F.cross_entropy(student_BC.detach(), label_B, reduction="none")
+    teacher_error_B = F.cross_entropy(teacher_BC, label_B, reduction="none")
+    weight_B = -torch.expm1(-student_error_B / (teacher_error_B + 1e-7))
+    log_student_BC = F.log_softmax(student_BC / temperature, dim=1)
+    soft_B = -(F.softmax(teacher_BC / temperature, dim=1) * log_student_BC).sum(dim=1)
+    return alpha * temperature**2 * (weight_B * soft_B).mean()
+
+
+def one_for_all(student: Tensor, teacher: Tensor, target: Tensor, *, epsilon: float, temperature: float) -> Tensor:
+    """OFA: Σ −((p_t + m)^epsilon − m) log p_s with m the label's one-hot, mean over B (Hao et al. 2023).
+
+    arXiv:2310.19444. No factor T². At epsilon = T = 1 its gradient is that of :func:`core.losses.kd`.
+    """
+    require_logits(student, teacher)
+    label_B1 = hard_labels(target, student).unsqueeze(1)
+    label_BC = torch.zeros_like(student, dtype=torch.float32).scatter(1, label_B1, 1.0)
+    teacher_BC = F.softmax(teacher.detach().float() / temperature, dim=1)
+    log_student_BC = F.log_softmax(student.float() / temperature, dim=1)
+    weight_BC = (teacher_BC + label_BC).pow(epsilon) - label_BC
+    return -(weight_BC * log_student_BC).sum(dim=1).mean()

@@ -1,0 +1,237 @@
+"""What holds of every loss: float32, no gradient to the teacher, finite where student and teacher agree, any device."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from core import losses
+
+B, C, D, N, GRID = 4, 6, 8, 5, 4
+
+
+def randn(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+LOGITS = randn(B, C, seed=1), randn(B, C, seed=2)
+POOLED = randn(B, D, seed=3), randn(B, D, seed=4)
+MAPS = randn(B, D, GRID, GRID, seed=5), randn(B, D, GRID, GRID, seed=6)
+TOKENS = randn(B, N, D, seed=7), randn(B, N, D, seed=8)
+LAYERS = randn(3, B, N, D, seed=9), randn(3, B, N, D, seed=10)
+LABELS = torch.tensor([0, 3, 5, 2])
+FREE = randn(C, C - 1, seed=11)
+SOFT, POWERED = {"temperature": 2.0}, {"alpha": 1.0, "beta": 2.0, "temperature": 2.0}
+
+
+def labelled(loss, **options):
+    return lambda s, t: loss(s, t, LABELS.to(s.device), **options)
+
+
+def manifold(s, t):
+    return torch.stack(losses.manifold(s, t, num_random=7, generator=torch.Generator().manual_seed(0))).sum()
+
+
+def generated(s, t):
+    scale = nn.Parameter(torch.ones((), device=s.device))
+    keep = torch.ones(B, D, 1, 1, device=s.device, dtype=torch.bool)
+    return losses.masked_generation(s, t, lambda x: x * scale, nn.Identity(), keep, alpha=0.1)
+
+
+def deit(s, t):
+    return losses.deit(s, s, t, s.float().sum() * 0, distillation_type="soft", alpha=1.0, temperature=2.0)
+
+
+# Each: a pair of inputs, a loss of the pair, and whether it is zero where student and teacher are the same.
+LOSSES = {
+    "attention_probe": (LAYERS, losses.attention_probe, True),
+    "attention_transfer": (MAPS, losses.attention_transfer, True),
+    "batch_correlation": (LOGITS, lambda s, t: losses.batch_correlation(s, t, **SOFT), True),
+    "binary_kd": (LOGITS, losses.binary_kd, False),
+    "class_correlation": (LOGITS, lambda s, t: losses.class_correlation(s, t, **SOFT), True),
+    "co_advise": (LOGITS, labelled(lambda s, t, y: losses.co_advise(s, [s, s], [t, t.flip(0)], y)), False),
+    "correlation": (POOLED, losses.correlation, True),
+    "cross_entropy_kd": (LOGITS, lambda s, t: losses.cross_entropy_kd(s, t, **SOFT), False),
+    "decoupled": (LOGITS, labelled(losses.decoupled, **POWERED), True),
+    "deit": (LOGITS, deit, True),
+    "dist": (LOGITS, lambda s, t: losses.dist(s, t, beta=1.0, gamma=2.0, **SOFT), True),
+    "hidden_relation": (TOKENS, losses.hidden_relation, True),
+    "hierarchical_context": (MAPS, losses.hierarchical_context, True),
+    "kd": (LOGITS, lambda s, t: losses.kd(s, t, **SOFT), True),
+    "manifold": (TOKENS, manifold, True),
+    "masked_generation": (MAPS, generated, True),
+    "neuron_selectivity": (MAPS, losses.neuron_selectivity, True),
+    "noise_adaptation": (
+        LOGITS,
+        lambda s, t: losses.noise_adaptation(s, t, FREE.to(s.device), teacher_accuracy=0.9),
+        False,
+    ),
+    "normalized": (LOGITS, labelled(losses.normalized, gamma=1.5, **SOFT), False),
+    "one_for_all": (LOGITS, labelled(losses.one_for_all, epsilon=1.5, **SOFT), False),
+    "probabilistic_transfer": (POOLED, losses.probabilistic_transfer, True),
+    "qkv_relation": (TOKENS, lambda s, t: losses.qkv_relation((s, s, s), (t, t, t), relation_heads=2), False),
+    "relational_angle": (POOLED, losses.relational_angle, True),
+    "relational_distance": (POOLED, losses.relational_distance, True),
+    "similarity_preserving": (MAPS, losses.similarity_preserving, True),
+    "sparse_soft_labels": (
+        LOGITS,
+        lambda s, t: losses.sparse_soft_labels(s, *reversed(t.softmax(dim=1).topk(3))),
+        False,
+    ),
+    "target_aware": (MAPS, lambda s, t: losses.target_aware(s, t, s, t, heads=2), False),
+    "token_divergence": (
+        LOGITS,
+        lambda s, t: losses.token_divergence(s, t, distillation_type="hard", temperature=1.0),
+        False,
+    ),
+    "weighted_soft_labels": (LOGITS, labelled(losses.weighted_soft_labels, alpha=2.0, **SOFT), False),
+}
+NOT_OF_A_PAIR = {
+    "attention_concentration",
+    "dense_soft_labels",
+    "noise_matrix",
+    "smallest_groups",
+    "standardize",
+    "wild_scores",
+}
+
+every_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+def leaf(tensor):
+    return tensor.clone().requires_grad_()
+
+
+def test_no_public_loss_is_left_out():
+    public = {name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))}
+
+    assert public == LOSSES.keys() | NOT_OF_A_PAIR
+
+
+def test_every_option_must_be_named():
+    tensors = {"student", "teacher", "target", "logits", "base", "index", "probability", "free", "norms", "count"}
+    tensors |= {"query", "key", "value", "mask", "align", "generate", "teachers", "cls_attention"}
+    positional = {
+        f"{name}.{parameter.name}"
+        for name in LOSSES.keys() | NOT_OF_A_PAIR
+        for parameter in inspect.signature(getattr(losses, name)).parameters.values()
+        if parameter.kind is not parameter.KEYWORD_ONLY
+        and not parameter.name.endswith(("_logits", "_map", "_tokens", "_features", "_qkv"))
+        and parameter.name not in tensors
+    }
+
+    assert positional == set()
+
+
+@every_loss
+def test_it_is_a_scalar_with_a_gradient_for_the_student_alone(name):
+    (student, teacher), loss, _ = LOSSES[name]
+    student, teacher = leaf(student), leaf(teacher)
+
+    value = loss(student, teacher)
+    value.backward()
+
+    assert value.shape == ()
+    assert student.grad.norm() > 0
+    assert teacher.grad is None
+
+
+@every_loss
+def test_it_is_computed_in_float32_even_under_autocast(name):
+    (student, teacher), loss, _ = LOSSES[name]
+    expected = loss(student, teacher)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(student, teacher)
+
+    assert value.dtype == torch.float32
+    assert value.item() == expected.item()
+
+
+@pytest.mark.parametrize(
+    "name", sorted(LOSSES.keys() - {"sparse_soft_labels"})
+)  # its example rounds the labels it makes
+def test_half_precision_inputs_are_widened_first(name):
+    (student, teacher), loss, _ = LOSSES[name]
+    student, teacher = student.bfloat16(), teacher.bfloat16()
+
+    assert loss(student, teacher).item() == pytest.approx(loss(student.float(), teacher.float()).item(), rel=1e-6)
+
+
+@every_loss
+def test_where_student_and_teacher_agree_it_is_at_its_floor(name):
+    (_, teacher), loss, is_zero = LOSSES[name]
+    student = leaf(teacher)
+
+    value = loss(student, teacher)
+    value.backward()
+
+    assert student.grad.isfinite().all()
+    if is_zero:
+        assert value.item() == pytest.approx(0, abs=1e-4)  # DIST's floor in the denominator leaves 2e-5
+        assert student.grad.norm().item() == pytest.approx(0, abs=1e-5)
+
+
+@every_loss
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+def test_it_and_its_gradient_stay_finite_where_all_entries_are_alike(name, constant):
+    (student, teacher), loss, _ = LOSSES[name]
+    student = leaf(torch.full_like(student, constant))
+
+    for taught_by in (torch.full_like(teacher, constant), teacher):
+        value = loss(student, taught_by)
+        (gradient,) = torch.autograd.grad(value, student)
+        assert value.isfinite()
+        assert gradient.isfinite().all()
+
+
+@every_loss
+def test_it_stays_finite_for_very_sure_networks(name):
+    (student, teacher), loss, _ = LOSSES[name]
+    student = leaf(1e4 * student)
+
+    value = loss(student, 1e4 * teacher)
+    value.backward()
+
+    assert value.isfinite()
+    assert student.grad.isfinite().all()
+
+
+@every_loss
+def test_it_asks_nothing_of_the_values_and_so_runs_on_the_meta_device(name):
+    (student, teacher), loss, _ = LOSSES[name]
+
+    assert loss(student.to("meta"), teacher.to("meta")).shape == ()
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"correlation", "manifold", "co_advise"}))
+def test_the_order_of_the_batch_does_not_matter(name, monkeypatch):
+    (student, teacher), loss, _ = LOSSES[name]
+    expected = loss(student, teacher).item()
+    axis = 1 if name == "attention_probe" else 0
+    order = torch.tensor([2, 0, 3, 1])
+    monkeypatch.setitem(globals(), "LABELS", LABELS[order])
+
+    value = loss(student.index_select(axis, order), teacher.index_select(axis, order))
+
+    assert value.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["decoupled", "normalized", "one_for_all", "weighted_soft_labels"])
+def test_a_mixed_label_counts_as_its_likeliest_class(name, monkeypatch):
+    (student, teacher), loss, _ = LOSSES[name]
+    expected = loss(student, teacher).item()
+    mixed = torch.full((B, C), 0.05).scatter(1, LABELS.unsqueeze(1), 0.75)
+    monkeypatch.setitem(globals(), "LABELS", mixed)
+
+    assert loss(student, teacher).item() == expected
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"co_advise"}))
+def test_a_teacher_of_another_batch_is_refused(name):
+    (student, teacher), loss, _ = LOSSES[name]
+    fewer = teacher[:, :3] if name == "attention_probe" else teacher[:3]
+
+    with pytest.raises(ValueError, match=r"\(4, |\(3, 4|labels"):
+        loss(student, fewer)
