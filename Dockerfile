@@ -20,6 +20,7 @@ RUN pip install --constraint constraints.txt '.[api]'
 FROM base AS worker-build
 COPY api api
 COPY core core
+COPY potstill_models potstill_models
 COPY worker worker
 COPY server server
 COPY client client

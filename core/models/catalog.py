@@ -26,8 +26,8 @@ from core.spec.parse import did_you_mean
 
 # timm's modules by what their models are made of. What is not named here is a convolutional network.
 _TRANSFORMERS = frozenset(
-    """beit cait crossvit davit deepseek_vit deit eva gcvit gemma4_vit hiera hieradet_sam2 mvitv2 naflexvit nest pit
-    pvt_v2 qwen3_vit swin_transformer swin_transformer_v2 swin_transformer_v2_cr tnt twins vision_transformer
+    """beit cait crossvit davit deepseek_vit deit eva flexible_vit gcvit gemma4_vit hiera hieradet_sam2 mvitv2 naflexvit
+    nest pit pvt_v2 qwen3_vit swin_transformer swin_transformer_v2 swin_transformer_v2_cr tnt twins vision_transformer
     vision_transformer_relpos vision_transformer_sam volo xcit""".split()  # noqa: SIM905 - one word a line would be a page
 )
 _HYBRIDS = frozenset(

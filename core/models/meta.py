@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+import potstill_models  # noqa: F401 - timm knows potstill_vit from here on, wherever models are built
+
 _FILLS = frozenset(
     {
         "normal_", "uniform_", "erfinv_", "mul_", "add_", "sub_", "div_", "clamp_", "fill_", "zero_", "copy_",

@@ -1,0 +1,131 @@
+"""What a ``potstill_vit`` has beyond a plain ViT, as plain values, and what goes with what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_TOKENS = 16
+STEM_TOKENS = 2  # one from each stem
+_STEMS = ("patch", "co_advise")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSize:
+    """One block's widths: value dimensions of each kept head, and hidden units of the MLP."""
+
+    value_dims: tuple[int, ...]
+    hidden: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """The arguments of ``potstill_vit`` that timm's ViT does not have.
+
+    ``distillation_tokens``: learned tokens after the class token, each with a head of its own.
+    ``stem``: ``patch``, or ``co_advise``, whose two stems also give the two distillation tokens.
+    ``repeats``: runs of each stored block; ``depth`` counts runs. ``head_transforms`` and
+    ``relative_position`` are each run's own.
+    ``block_heads``, ``block_dims``, ``block_hidden``: what is kept of each stored block: heads (of the
+    dimension ``embed_dim / num_heads``), value dimensions in each kept head, hidden units.
+    ``lift_width``: width that all tokens are lifted to after the final norm.
+    ``wide_last``, ``wide_last_heads``: width and heads of the last block, of norm and of classifier.
+    ``local_blocks``: how many first blocks have gated positional attention.
+    """
+
+    distillation_tokens: int = 0
+    stem: str = "patch"
+    repeats: int = 1
+    head_transforms: bool = False
+    relative_position: bool = False
+    block_heads: Sequence[int] | None = None
+    block_dims: Sequence[Sequence[int]] | None = None
+    block_hidden: Sequence[int] | None = None
+    lift_width: int | None = None
+    wide_last: int | None = None
+    wide_last_heads: int | None = None
+    local_blocks: int = 0
+
+    @property
+    def multiplexed(self) -> bool:
+        """Whether blocks are made of shared weights and runs."""
+        return self.repeats > 1 or self.head_transforms or self.relative_position
+
+    @property
+    def sized(self) -> bool:
+        """Whether blocks have widths of their own."""
+        return any(given is not None for given in (self.block_heads, self.block_dims, self.block_hidden))
+
+    def size(self, index: int, *, num_heads: int, head_dim: int, hidden: int) -> BlockSize:
+        """Widths of a stored block; what is not given is the plain block's."""
+        heads = num_heads if self.block_heads is None else self.block_heads[index]
+        value_dims = (head_dim,) * heads if self.block_dims is None else tuple(self.block_dims[index])
+        return BlockSize(value_dims, hidden if self.block_hidden is None else self.block_hidden[index])
+
+    def check(self, *, embed_dim: int, depth: int, num_heads: int) -> None:
+        """Refuse what cannot be built. Raises ValueError with the reason."""
+        if num_heads < 1 or embed_dim % num_heads:
+            raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
+        if not 0 <= self.distillation_tokens <= MAX_TOKENS:
+            raise ValueError(f"distillation_tokens is 0 to {MAX_TOKENS}, not {self.distillation_tokens}")
+        if self.stem not in _STEMS:
+            raise ValueError(f"stem is {' or '.join(_STEMS)}, not {self.stem!r}")
+        if self.stem == "co_advise" and self.distillation_tokens != STEM_TOKENS:
+            raise ValueError("the stem co_advise gives two tokens: set distillation_tokens to 2")
+        if self.repeats < 1 or depth % self.repeats:
+            raise ValueError(f"depth {depth} is not a multiple of repeats {self.repeats}")
+        if not 0 <= self.local_blocks <= depth:
+            raise ValueError(f"local_blocks is 0 to {depth}, the depth, not {self.local_blocks}")
+        if self.local_blocks and self.multiplexed:
+            raise ValueError(
+                "each of local_blocks has its gate, which runs of a stored block cannot have: leave one out"
+            )
+        if self.lift_width is not None and self.lift_width < 1:
+            raise ValueError("lift_width is at least 1")
+        self._check_sizes(depth // self.repeats, num_heads, embed_dim // num_heads)
+        self._check_wide_last(depth, embed_dim // num_heads)
+
+    def check_pooling(self, *, global_pool: str, class_token: bool, fc_norm: bool | None, patch_drop: float) -> None:
+        """Refuse what does not go with the plain ViT's own options. Raises ValueError with the reason."""
+        if global_pool not in {"token", "avg"}:
+            raise ValueError(f"global_pool is token or avg, not {global_pool!r}")
+        if global_pool == "token" and not class_token:
+            raise ValueError("global_pool token needs the class token: set class_token, or global_pool avg")
+        if self.distillation_tokens and not (class_token and global_pool == "token"):
+            raise ValueError("distillation_tokens follow the class token and are read as it is: set global_pool token")
+        if self.lift_width is not None and fc_norm:
+            raise ValueError("lift_width follows the final norm, which fc_norm puts after pooling: leave one out")
+        if patch_drop > 0 and (self.local_blocks or self.relative_position):
+            raise ValueError("patch_drop_rate removes patches, and local_blocks and relative_position need all of them")
+
+    def wide_heads(self, head_dim: int) -> int:
+        """Heads of the wide last block; heads of the usual dimension unless told otherwise."""
+        assert self.wide_last is not None
+        return self.wide_last_heads or max(1, self.wide_last // head_dim)
+
+    def _check_sizes(self, stored: int, num_heads: int, head_dim: int) -> None:
+        for name in ("block_heads", "block_dims", "block_hidden"):
+            given = getattr(self, name)
+            if given is not None and len(given) != stored:
+                raise ValueError(f"{name} has {len(given)} entries, and there are {stored} stored blocks")
+        if any(not 1 <= heads <= num_heads for heads in self.block_heads or ()):
+            raise ValueError(f"each of block_heads is 1 to {num_heads}; to leave out a block, lower depth")
+        if any(hidden < 1 for hidden in self.block_hidden or ()):
+            raise ValueError("each of block_hidden is at least 1")
+        for index, dims in enumerate(self.block_dims or ()):
+            heads = num_heads if self.block_heads is None else self.block_heads[index]
+            if len(dims) != heads or any(not 1 <= dim <= head_dim for dim in dims):
+                raise ValueError(f"block_dims[{index}] should be {heads} numbers of 1 to {head_dim}, one for each head")
+
+    def _check_wide_last(self, depth: int, head_dim: int) -> None:
+        if self.wide_last is None:
+            if self.wide_last_heads is not None:
+                raise ValueError("wide_last_heads needs wide_last")
+            return
+        if self.multiplexed or self.sized:
+            raise ValueError("wide_last makes a last block of its own: leave out repeats, transforms and widths")
+        if self.local_blocks == depth or not depth:
+            raise ValueError("wide_last needs a last block that is not among local_blocks")
+        heads = self.wide_heads(head_dim)
+        if self.wide_last < 1 or heads < 1 or self.wide_last % heads:
+            raise ValueError(f"wide_last {self.wide_last} is not a multiple of its {heads} heads: set wide_last_heads")

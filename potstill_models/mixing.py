@@ -1,0 +1,86 @@
+"""What each run of a shared block adds to the attention (MiniViT, Zhang et al. 2022, arXiv:2204.07154).
+
+Shapes: B pictures, H heads, T tokens, d dimensions of a head, K buckets of relative positions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+# Image relative position encoding (Wu et al. 2021, arXiv:2107.14222), with the ratio that MiniViT takes.
+_RATIO = 1.9
+_EXACT, _LARGEST, _FAR = _RATIO, 2 * _RATIO, 8 * _RATIO
+
+
+class HeadMixing(nn.Module):
+    """Transforms over the heads before and after the softmax, and relative positions of the keys."""
+
+    def __init__(self, heads: int, *, transforms: bool, relative: RelativeKeys | None, **dd: Any) -> None:
+        super().__init__()
+        self.conv_l = nn.Conv2d(heads, heads, 1, bias=False, **dd) if transforms else None
+        self.conv_w = nn.Conv2d(heads, heads, 1, bias=False, **dd) if transforms else None
+        self.relative = relative
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Begin as the authors' code does: near zero, not at the identity."""
+        for conv in (self.conv_l, self.conv_w):
+            if conv is not None:
+                trunc_normal_(conv.weight, std=0.02)
+
+    def before(self, scores_BHTT: Tensor, q_BHTd: Tensor) -> Tensor:
+        """Scores as the softmax gets them; ``q_BHTd`` is scaled already."""
+        if self.relative is not None:
+            scores_BHTT = scores_BHTT + self.relative(q_BHTd)
+        return scores_BHTT if self.conv_l is None else self.conv_l(scores_BHTT)
+
+    def after(self, weights_BHTT: Tensor) -> Tensor:
+        """Weights as the values get them."""
+        return weights_BHTT if self.conv_w is None else self.conv_w(weights_BHTT)
+
+
+class RelativeKeys(nn.Module):
+    """Contextual relative positions, method "product", one table for all heads, zero at the start.
+
+    Deviation: class and distillation tokens share one bucket more, with whatever they are compared.
+    """
+
+    def __init__(self, head_dim: int, *, grid_size: tuple[int, int], num_prefix_tokens: int, **dd: Any) -> None:
+        super().__init__()
+        bucket_TT, buckets = relative_buckets(grid_size, num_prefix_tokens)
+        self.table = nn.Parameter(torch.zeros(head_dim, buckets, **dd))
+        self.bucket: Tensor
+        self.register_buffer("bucket", bucket_TT.to(dd.get("device")), persistent=False)
+
+    def forward(self, q_BHTd: Tensor) -> Tensor:
+        """What to add to the scores."""
+        by_bucket_BHTK = q_BHTd @ self.table
+        B, H, T, _ = q_BHTd.shape
+        return by_bucket_BHTK.gather(-1, self.bucket.expand(B, H, T, T))
+
+
+def relative_buckets(grid_size: tuple[int, int], num_prefix_tokens: int) -> tuple[Tensor, int]:
+    """The bucket of each pair of tokens (T, T), and how many buckets there are."""
+    height, width = grid_size
+    largest = int(_LARGEST)
+    side = 2 * largest + 1
+    rows = torch.tensor([[_bucket(i - j) + largest for j in range(height)] for i in range(height)])
+    columns = torch.tensor([[_bucket(i - j) + largest for j in range(width)] for i in range(width)])
+    patches = rows[:, None, :, None] * side + columns[None, :, None, :]
+    bucket_TT = torch.nn.functional.pad(
+        patches.reshape(height * width, height * width), (num_prefix_tokens, 0, num_prefix_tokens, 0), value=side * side
+    )
+    return bucket_TT, side * side + (1 if num_prefix_tokens else 0)
+
+
+def _bucket(distance: int) -> int:
+    """Near distances one by one, far ones by their logarithm."""
+    if abs(distance) <= _EXACT:
+        return distance
+    far = _EXACT + math.log(abs(distance) / _EXACT) / math.log(_FAR / _EXACT) * (_LARGEST - _EXACT)
+    return int(math.copysign(min(int(_LARGEST), round(far)), distance))

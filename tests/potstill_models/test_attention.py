@@ -1,0 +1,110 @@
+import pytest
+import torch
+from timm.layers import Attention
+
+from potstill_models.attention import LocalAttention, SizedAttention, head_centres, patch_offsets
+
+
+@pytest.fixture
+def tokens():
+    return torch.randn(2, 6, 12, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_narrow_head_is_a_full_one_whose_other_values_are_nothing(tokens):
+    """What is cut off is what a full head would multiply by zero."""
+    torch.manual_seed(0)
+    dims, head_dim = [1, 4, 2], 4
+    narrow = SizedAttention(12, head_dim=head_dim, value_dims=dims, qkv_bias=True)
+    full = Attention(12, num_heads=3, qkv_bias=True)
+    kept = [head * head_dim + i for head, width in enumerate(dims) for i in range(width)]
+    with torch.no_grad():
+        full.qkv.weight[:24], full.qkv.bias[:24] = narrow.qkv.weight[:24], narrow.qkv.bias[:24]
+        rows = torch.tensor(kept) + 24
+        full.qkv.weight[rows], full.qkv.bias[rows] = narrow.qkv.weight[24:], narrow.qkv.bias[24:]
+        full.proj.weight.zero_()
+        full.proj.weight[:, kept] = narrow.proj.weight
+        full.proj.bias.copy_(narrow.proj.bias)
+
+    assert narrow.qkv.weight.shape == (24 + 7, 12)
+    assert narrow.proj.weight.shape == (12, 7)
+    assert torch.allclose(narrow(tokens), full(tokens), atol=1e-6)
+
+
+def test_with_full_heads_it_is_timms_attention(tokens):
+    sized, timms = SizedAttention(12, head_dim=4, value_dims=[4, 4, 4]), Attention(12, num_heads=3)
+    timms.load_state_dict(sized.state_dict(), strict=True)
+
+    assert torch.equal(sized(tokens), timms(tokens))
+
+
+def test_a_mask_is_refused(tokens):
+    with pytest.raises(ValueError, match="mask"):
+        SizedAttention(12, head_dim=4, value_dims=[4])(tokens, is_causal=True)
+
+
+def local(heads=4, prefix=2):
+    torch.manual_seed(0)
+    attention = LocalAttention(
+        16, head_dim=16 // heads, value_dims=[16 // heads] * heads, grid_size=(2, 3), num_prefix_tokens=prefix
+    )
+    attention.init_weights()
+    return attention
+
+
+def test_heads_of_a_square_number_look_at_the_cells_of_a_square():
+    """ConViT's centres: with four heads half a patch off in each direction, with nine a full one."""
+    assert head_centres(4) == [[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]
+    assert head_centres(9)[0] == [-1, -1]
+    assert head_centres(9)[4] == [0, 0]
+    assert head_centres(3) == [[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5]]
+    assert head_centres(1) == [[0, 0]]
+
+
+def test_a_head_begins_with_minus_the_squared_distance_from_its_cell():
+    attention = local()
+    offsets = patch_offsets((2, 3))
+    scores = attention.pos_proj(offsets)
+    centre = torch.tensor(head_centres(4)[1])
+    expected = -(offsets[..., :2] - centre).square().sum(-1) + centre.square().sum()
+
+    assert torch.allclose(scores[..., 1], expected, atol=1e-5)
+    assert torch.equal(attention.gating, torch.ones(4))
+    assert offsets[0, 5].tolist() == [2, 1, 5]
+
+
+def test_patches_attend_by_gated_place_and_tokens_by_content_alone():
+    """Entry by entry, from the formula."""
+    attention = local()
+    x = torch.randn(1, 8, 16)
+    q, k, v = attention.split(x)
+    content = (q @ k.transpose(-2, -1) / 2).softmax(-1)[0]
+    place = attention.pos_proj(patch_offsets((2, 3))).permute(2, 0, 1).softmax(-1)
+    gate = torch.sigmoid(torch.tensor(1.0))
+    weights = content.clone()
+    for head in range(4):
+        for row in range(2, 8):
+            for column in range(2, 8):
+                weights[head, row, column] *= 1 - gate
+                weights[head, row, column] += gate * place[head, row - 2, column - 2]
+    weights = weights / weights.sum(-1, keepdim=True)
+    expected = attention.proj((weights @ v[0]).transpose(0, 1).reshape(1, 8, 16))
+
+    assert torch.allclose(weights[:, :2], content[:, :2], atol=1e-6)
+    assert torch.allclose(attention(x), expected, atol=1e-5)
+
+
+def test_with_a_closed_gate_it_is_plain_attention():
+    attention = local(prefix=0)
+    timms = Attention(16, num_heads=4)
+    timms.load_state_dict({n: w for n, w in attention.state_dict().items() if n.startswith(("qkv", "proj."))})
+    with torch.no_grad():
+        attention.gating.fill_(-100)
+    x = torch.randn(2, 6, 16)
+
+    assert torch.allclose(attention(x), timms(x), atol=1e-6)
+
+
+def test_places_are_not_stored():
+    assert set(local().state_dict()) == {
+        "qkv.weight", "proj.weight", "proj.bias", "pos_proj.weight", "pos_proj.bias", "gating",
+    }  # fmt: skip

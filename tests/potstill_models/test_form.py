@@ -1,0 +1,66 @@
+import pytest
+
+from potstill_models import Form
+from potstill_models.form import BlockSize
+
+DIMENSIONS = {"embed_dim": 32, "depth": 4, "num_heads": 4}
+POOLING = {"global_pool": "token", "class_token": True, "fc_norm": None, "patch_drop": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"distillation_tokens": -1}, "0 to 16"),
+        ({"distillation_tokens": 1000}, "0 to 16"),
+        ({"stem": "conv"}, "patch or co_advise"),
+        ({"stem": "co_advise"}, "set distillation_tokens to 2"),
+        ({"repeats": 3}, "not a multiple of repeats 3"),
+        ({"repeats": 0}, "not a multiple of repeats 0"),
+        ({"local_blocks": 5}, "0 to 4"),
+        ({"local_blocks": 1, "repeats": 2}, "leave one out"),
+        ({"lift_width": 0}, "at least 1"),
+        ({"block_heads": [1, 2]}, "2 entries, and there are 4"),
+        ({"block_heads": [1, 2], "repeats": 4}, "2 entries, and there are 1"),
+        ({"block_heads": [0, 1, 1, 1]}, "1 to 4"),
+        ({"block_heads": [5, 1, 1, 1]}, "1 to 4"),
+        ({"block_hidden": [0, 1, 1, 1]}, "at least 1"),
+        ({"block_dims": [[1, 1, 1, 1]] * 3 + [[1, 1, 1]]}, r"block_dims\[3\] should be 4 numbers of 1 to 8"),
+        ({"block_dims": [[9, 1, 1, 1]] * 4}, r"block_dims\[0\]"),
+        ({"wide_last_heads": 2}, "needs wide_last"),
+        ({"wide_last": 48, "repeats": 2}, "leave out repeats"),
+        ({"wide_last": 48, "block_hidden": [1] * 4}, "leave out repeats"),
+        ({"wide_last": 48, "local_blocks": 4}, "not among local_blocks"),
+        ({"wide_last": 50}, "set wide_last_heads"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_the_reason(form, words):
+    with pytest.raises(ValueError, match=words):
+        Form(**form).check(**DIMENSIONS)
+
+
+@pytest.mark.parametrize(
+    ("form", "pooling", "words"),
+    [
+        ({}, {"global_pool": "map"}, "token or avg"),
+        ({}, {"class_token": False}, "needs the class token"),
+        ({"distillation_tokens": 1}, {"global_pool": "avg"}, "set global_pool token"),
+        ({"lift_width": 8}, {"fc_norm": True}, "leave one out"),
+        ({"local_blocks": 1}, {"patch_drop": 0.1}, "patch_drop_rate"),
+        ({"relative_position": True}, {"patch_drop": 0.1}, "patch_drop_rate"),
+    ],
+)
+def test_what_does_not_go_with_the_pooling_is_refused(form, pooling, words):
+    with pytest.raises(ValueError, match=words):
+        Form(**form).check_pooling(**{**POOLING, **pooling})
+
+
+def test_width_is_a_multiple_of_the_heads():
+    with pytest.raises(ValueError, match="embed_dim 30"):
+        Form().check(embed_dim=30, depth=4, num_heads=4)
+
+
+def test_a_block_has_what_is_kept_of_it():
+    form = Form(block_heads=[2, 3], block_dims=[[1, 2], [8, 8, 8]], block_hidden=[5, 6])
+
+    assert form.size(0, num_heads=4, head_dim=8, hidden=128) == BlockSize((1, 2), 5)
+    assert Form().size(0, num_heads=4, head_dim=8, hidden=128) == BlockSize((8, 8, 8, 8), 128)
