@@ -10,22 +10,23 @@ from __future__ import annotations
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.data.images import BrokenImage, decode
 from core.data.ingest_builtin import builtin_files
+from core.data.ingest_files import Labels, Row, SourceFile
 from core.data.ingest_layout import Layout, arrange
 from core.data.ingest_limits import IngestLimits, Rejected
 from core.data.ingest_names import shown
-from core.data.ingest_sources import SourceFile, archive_files, folder_files
+from core.data.ingest_sources import archive_files, folder_files
 from core.data.stored import INDEX, Index
 from core.data.stored_writer import StoredWriter
 from core.errors import DatasetRejected
 
-__all__ = ["IngestLimits", "IngestReport", "Rejected", "ingest_archive", "ingest_builtin", "ingest_folder"]
+__all__ = ["IngestLimits", "IngestReport", "Labels", "Rejected", "ingest_archive", "ingest_builtin", "ingest_folder"]
 
 MAX_LISTED = 1_000  # rejected files that are named; more are only counted
 _STRIDE = 8  # files between two calls of ``progress``: large images take a while each
@@ -55,18 +56,20 @@ def ingest_archive(
     *,
     seed: int = 0,
     name: str | None = None,
+    labels: Labels = "auto",
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Make a stored dataset of a zip or tar archive of images; ``arrange`` says which layouts are read.
+    """Make a stored dataset of a zip or tar archive of images, or of Parquet; ``arrange`` says which layouts are read.
 
     ``out_folder`` must not exist yet, or be empty; it is there whole or not at all. ``seed`` decides
-    which images become the test split where the archive has none. ``progress`` is called with the
+    which images become the test split where the archive has none. ``labels`` none makes a dataset without
+    classes, whatever the folders or columns say. ``progress`` is called with the
     number of files seen, now and then; what it raises ends the work. Raises :class:`DatasetRejected`.
     """
     limits = limits or IngestLimits()
-    return _ingest(
-        archive_files(path, limits), out_folder, limits=limits, seed=seed, name=name or path.name, progress=progress
-    )
+    files = archive_files(path, limits, labels=labels, scratch=out_folder.parent)
+    name = name or path.name
+    return _ingest(files, out_folder, limits=limits, seed=seed, name=name, labels=labels, progress=progress)
 
 
 def ingest_folder(
@@ -76,18 +79,20 @@ def ingest_folder(
     *,
     seed: int = 0,
     name: str | None = None,
+    labels: Labels = "auto",
     progress: Progress | None = None,
 ) -> IngestReport:
     """Make a stored dataset of a folder of one's own; the same as :func:`ingest_archive` of it packed."""
     limits = limits or IngestLimits()
-    files = folder_files(folder, limits)
+    files = folder_files(folder, limits, labels=labels)
     name = name or folder.resolve().name
-    return _ingest(files, out_folder, limits=limits, seed=seed, name=name, progress=progress)
+    return _ingest(files, out_folder, limits=limits, seed=seed, name=name, labels=labels, progress=progress)
 
 
 def ingest_builtin(name: str, out_folder: Path, *, seed: int = 0, progress: Progress | None = None) -> IngestReport:
     """Make a stored dataset of ``digits`` or ``mnist-5k``. Raises :class:`core.errors.InvalidRequest` for others."""
-    return _ingest(builtin_files(name), out_folder, limits=IngestLimits(), seed=seed, name=name, progress=progress)
+    files = builtin_files(name)
+    return _ingest(files, out_folder, limits=IngestLimits(), seed=seed, name=name, labels="auto", progress=progress)
 
 
 def _ingest(
@@ -97,16 +102,17 @@ def _ingest(
     limits: IngestLimits,
     seed: int,
     name: str,
+    labels: Labels,
     progress: Progress | None,
 ) -> IngestReport:
     rejections = _Rejections()
     with _whole_or_not_at_all(out_folder) as folder, closing(files), closing(StoredWriter(folder)) as writer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow thinks of odd but readable files is nobody's concern
-            _store_files(files, writer, rejections, limits, progress)
+            rows = _store_files(files, writer, rejections, limits, progress)
         if not writer.paths():
             raise _nothing_left(rejections)
-        layout = _arranged(writer, rejections, seed)
+        layout = _arranged(writer, rejections, seed, labels, rows)
         for rejected in layout.rejected:
             rejections.add(shown(rejected.path), rejected.reason)
         index = writer.finish(layout, name=name)
@@ -120,7 +126,9 @@ def _store_files(
     rejections: _Rejections,
     limits: IngestLimits,
     progress: Progress | None,
-) -> None:
+) -> dict[str, Row]:
+    """Store what can be decoded. What tables say of their images, by path."""
+    rows: dict[str, Row] = {}
     for count, file in enumerate(files, start=1):
         if progress is not None and count % _STRIDE == 0:
             progress(count)
@@ -135,11 +143,16 @@ def _store_files(
                 rejections.add(file.path, str(reason))
             else:
                 writer.add(file.path, file.content, picture)
+                if file.row is not None:
+                    rows[file.path] = file.row
+    return rows
 
 
-def _arranged(writer: StoredWriter, rejections: _Rejections, seed: int) -> Layout:
+def _arranged(
+    writer: StoredWriter, rejections: _Rejections, seed: int, labels: Labels, rows: Mapping[str, Row]
+) -> Layout:
     try:
-        return arrange(writer.paths(), seed=seed)
+        return arrange(writer.paths(), seed=seed, labels=labels, rows=rows)
     except DatasetRejected as error:  # what was left out may be why
         error.extra["rejected"] = rejections.document()
         raise

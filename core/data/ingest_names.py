@@ -12,6 +12,7 @@ _ARCHIVES = frozenset(
     {".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".jar", ".cab"}
 )
 _MAX_PATH = 1024  # characters
+_MAX_LABEL = 200
 _MAX_SHOWN = 300
 
 
@@ -49,6 +50,21 @@ def check_kind(path: str) -> None:
     if suffix in _ARCHIVES:
         raise NotAccepted("an archive within the dataset is not opened; unpack it first")
     raise NotAccepted(f"not an image file by its name; accepted are {', '.join(sorted(SUFFIXES))}")
+
+
+def clean_label(text: str) -> str:
+    """A class or split that a table names, with composed letters (NFC) and no space around it.
+
+    Raises :class:`NotAccepted` for one that cannot be stored or is empty.
+    """
+    label = unicodedata.normalize("NFC", text.strip())
+    if not label:
+        raise NotAccepted("the label is empty")
+    if len(label) > _MAX_LABEL:
+        raise NotAccepted(f"the label is longer than {_MAX_LABEL} characters")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in label):
+        raise NotAccepted("the label has control characters")
+    return label
 
 
 def shown(name: str) -> str:

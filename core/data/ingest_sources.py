@@ -1,4 +1,7 @@
-"""The files of a folder or an archive, one after the other. Nothing is ever unpacked to disk.
+"""The files of a folder or an archive, one after the other.
+
+Nothing is unpacked to a path of the archive's choosing: images stay in memory, and a Parquet table, which is
+read from its end, goes through a temporary file without a name.
 
 An archive is hostile until shown otherwise. Sizes are checked as declared, before anything is read,
 and again as read; links, devices and nested archives are reported, never followed or opened.
@@ -8,17 +11,24 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
 from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
+from core.data.ingest_files import Labels, SourceFile
 from core.data.ingest_limits import Budget, IngestLimits, readable, too_many_files
 from core.data.ingest_names import NotAccepted, check_kind, clean_path, shown
 from core.data.ingest_tar import TarEntry, looks_like_tar, tar_entries
 from core.errors import DatasetRejected
+
+if TYPE_CHECKING:
+    from core.data.ingest_parquet import Tables
+
+__all__ = ["SourceFile", "archive_files", "folder_files"]
 
 _UTF8_NAME = 0x800  # zip general purpose bits
 _ENCRYPTED = 0x1
@@ -26,73 +36,80 @@ _ENTRY_SIGNATURE = b"PK\x01\x02"
 
 _SPECIAL = "a link or special file is not followed; pack the image itself"
 
+_PARQUET = b"PAR1"
+_TABLE_SUFFIXES = (".parquet", ".parq")
+_ONE_TABLE = "data.parquet"  # whatever its name was: the same content makes the same dataset
+_CHUNK = 1 << 20
+
 _REFUSED_KINDS = {
-    b"PAR1": "a Parquet file; this version reads archives of image files, so write the images out first",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; send a zip or a tar instead",
     b"Rar!": "a RAR archive; send a zip or a tar instead",
     b"\x28\xb5\x2f\xfd": "compressed by zstd, which is not read here; send a zip or a tar.gz instead",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """One file: its clean path and content, or its name as found and the reason why it is left out."""
+def archive_files(
+    path: Path, limits: IngestLimits, *, labels: Labels = "auto", scratch: Path | None = None
+) -> Generator[SourceFile]:
+    """The files of a zip or tar archive (plain, gz, bz2, xz) or of one Parquet file, known by content, not by name.
 
-    path: str
-    content: bytes = b""
-    problem: str | None = None
-
-
-def archive_files(path: Path, limits: IngestLimits) -> Generator[SourceFile]:
-    """The files of a zip or tar archive (plain, gz, bz2, xz), told apart by content, not by name.
-
-    Raises :class:`DatasetRejected` for anything else, for a damaged archive and for a bomb.
+    ``labels`` is for Parquet files: whether their label column is looked for. ``scratch`` is where packed
+    ones are put while they are read, the system's own place by default. Raises :class:`DatasetRejected`
+    for anything else, for a damaged archive and for a bomb.
     """
     with path.open("rb") as file:
         head = file.read(512)
     for magic, kind in _REFUSED_KINDS.items():
         if head.startswith(magic):
             raise DatasetRejected(f"the file is {kind}")
+    tables = _Spool(limits, packed_bytes=path.stat().st_size, labels=labels, scratch=scratch)
+    if head.startswith(_PARQUET):
+        return _one_table(path, tables)
     if looks_like_tar(head):
-        return _tar_files(path, limits)
+        return _tar_files(path, limits, tables)
     if zipfile.is_zipfile(path):
-        return _zip_files(path, limits)
+        return _zip_files(path, limits, tables)
     if head.startswith(b"PK"):
         raise DatasetRejected("the zip archive is cut off: its directory is missing; upload it again")
-    raise DatasetRejected("the file is not an archive that is read here; send a zip or a tar (plain, gz, bz2 or xz)")
+    raise DatasetRejected(
+        "the file is not an archive that is read here; send a zip or a tar (plain, gz, bz2 or xz), or a Parquet file"
+    )
 
 
-def folder_files(folder: Path, limits: IngestLimits) -> Generator[SourceFile]:
+def folder_files(folder: Path, limits: IngestLimits, *, labels: Labels = "auto") -> Generator[SourceFile]:
     """The files below a folder of one's own machine; linked files are read, linked folders are not entered."""
     if not folder.is_dir():
         raise DatasetRejected(f"{folder} is not a folder")
     budget = Budget(limits, packed_bytes=None)
+    tables = _Spool(limits, packed_bytes=None, labels=labels, scratch=None)
     for parent, folders, names in os.walk(folder):
         folders.sort()
         links = [name for name in folders if Path(parent, name).is_symlink()]
         for name in sorted(names) + links:
             found = Path(parent, name)
-            file = _folder_file(found, found.relative_to(folder).as_posix(), limits, budget)
-            if file is not None:
-                yield file
+            yield from _folder_file(found, found.relative_to(folder).as_posix(), limits, budget, tables)
 
 
-def _folder_file(found: Path, name: str, limits: IngestLimits, budget: Budget) -> SourceFile | None:
+def _folder_file(found: Path, name: str, limits: IngestLimits, budget: Budget, tables: _Spool) -> Iterator[SourceFile]:
     budget.count_file()
     try:
         path = clean_path(name)
         if path is None:
-            return None
+            return
         status = found.stat()
         _check_ordinary(status.st_mode)
+        if _is_table(path):
+            yield from tables.rows(path, found)
+            return
         check_kind(path)
         _check_file_size(status.st_size, limits)
         budget.count_bytes(status.st_size)
-        return SourceFile(path, found.read_bytes())
+        file = SourceFile(path, found.read_bytes())
     except NotAccepted as reason:
-        return SourceFile(shown(name), problem=str(reason))
+        file = SourceFile(shown(name), problem=str(reason))
     except OSError as error:  # a broken link, a file without read permission: the others are still good
-        return SourceFile(shown(name), problem=f"the file cannot be read: {error.strerror}")
+        file = SourceFile(shown(name), problem=f"the file cannot be read: {error.strerror}")
+    yield file
 
 
 def _check_ordinary(mode: int) -> None:
@@ -124,7 +141,7 @@ class _CountedDirectory(BufferedReader):
         return data
 
 
-def _zip_files(path: Path, limits: IngestLimits) -> Generator[SourceFile]:
+def _zip_files(path: Path, limits: IngestLimits, tables: _Spool) -> Generator[SourceFile]:
     budget = Budget(limits, packed_bytes=path.stat().st_size)
     with _CountedDirectory(path, limits) as file:
         try:
@@ -137,23 +154,27 @@ def _zip_files(path: Path, limits: IngestLimits) -> Generator[SourceFile]:
                 budget.count_file()
                 budget.count_bytes(entry.file_size)
             for entry in archive.infolist():
-                found = _zip_file(archive, entry, limits)
-                if found is not None:
-                    yield found
+                yield from _zip_file(archive, entry, limits, tables)
 
 
-def _zip_file(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: IngestLimits) -> SourceFile | None:
+def _zip_file(
+    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: IngestLimits, tables: _Spool
+) -> Iterator[SourceFile]:
     name = _zip_name(entry)
     try:
         path = clean_path(name)
         if path is None or name.endswith(("/", "\\")):
-            return None
+            return
         _check_zip_entry(entry)
+        if _is_table(path):
+            yield from tables.spooled_rows(path, lambda file: _zip_copy(archive, entry, file))
+            return
         check_kind(path)
         _check_file_size(entry.file_size, limits)
-        return SourceFile(path, _zip_content(archive, entry))
+        file = SourceFile(path, _zip_content(archive, entry))
     except NotAccepted as reason:
-        return SourceFile(shown(name), problem=str(reason))
+        file = SourceFile(shown(name), problem=str(reason))
+    yield file
 
 
 def _zip_name(entry: zipfile.ZipInfo) -> str:
@@ -178,40 +199,94 @@ def _check_zip_entry(entry: zipfile.ZipInfo) -> None:
 
 
 def _zip_content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    try:
-        with archive.open(entry) as stream:
-            content = stream.read(entry.file_size)
-            stream.read(1)  # the checksum is looked at when the end is reached
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise NotAccepted(f"the file is damaged in the archive: {error or 'it ends too early'}") from error
+    content = b"".join(_zip_blocks(archive, entry, entry.file_size))
     if len(content) != entry.file_size:
         raise NotAccepted("the file is damaged in the archive: it is shorter than declared")
     return content
 
 
+def _zip_copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -> None:
+    for block in _zip_blocks(archive, entry, _CHUNK):
+        file.write(block)
+    if file.tell() != entry.file_size:
+        raise NotAccepted("the file is damaged in the archive: it is shorter than declared")
+
+
+def _zip_blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> Iterator[bytes]:
+    """A member in blocks; its checksum is looked at when the end is reached."""
+    try:
+        with archive.open(entry) as stream:
+            while block := stream.read(max(1, size)):
+                yield block
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise NotAccepted(f"the file is damaged in the archive: {error or 'it ends too early'}") from error
+
+
 # --- tar ----------------------------------------------------------------------------------------
 
 
-def _tar_files(path: Path, limits: IngestLimits) -> Generator[SourceFile]:
+def _tar_files(path: Path, limits: IngestLimits, tables: _Spool) -> Generator[SourceFile]:
     for entry in tar_entries(path, limits):
-        found = _tar_file(entry, limits)
-        if found is not None:
-            yield found
+        yield from _tar_file(entry, limits, tables)
 
 
-def _tar_file(entry: TarEntry, limits: IngestLimits) -> SourceFile | None:
+def _tar_file(entry: TarEntry, limits: IngestLimits, tables: _Spool) -> Iterator[SourceFile]:
     try:
         path = clean_path(entry.name)
         if path is None or entry.is_folder:
-            return None
+            return
         _check_plain(entry)
+        if _is_table(path):
+            yield from tables.spooled_rows(path, entry.copy_to)
+            return
         check_kind(path)
         _check_file_size(entry.size, limits)
-        return SourceFile(path, entry.read())
+        file = SourceFile(path, entry.read())
     except NotAccepted as reason:
-        return SourceFile(shown(entry.name), problem=str(reason))
+        file = SourceFile(shown(entry.name), problem=str(reason))
+    yield file
 
 
 def _check_plain(entry: TarEntry) -> None:
     if not entry.is_plain:
         raise NotAccepted(_SPECIAL)
+
+
+# --- parquet ------------------------------------------------------------------------------------
+
+
+class _Spool:
+    """The upload's Parquet tables; their reader is made when the first one comes."""
+
+    def __init__(self, limits: IngestLimits, *, packed_bytes: int | None, labels: Labels, scratch: Path | None) -> None:
+        self._limits = limits
+        self._packed_bytes = packed_bytes
+        self._labels: Labels = labels
+        self._scratch = scratch
+        self._tables: Tables | None = None
+
+    def rows(self, path: str, source: Path | IO[bytes]) -> Iterator[SourceFile]:
+        """The rows of a table that lies on disk."""
+        if self._tables is None:
+            from core.data.ingest_parquet import Tables  # slow to import and needed here alone
+
+            self._tables = Tables(self._limits, packed_bytes=self._packed_bytes, labels=self._labels)
+        yield from self._tables.files(path, source)
+
+    def spooled_rows(self, path: str, copy_to: Callable[[IO[bytes]], None]) -> Iterator[SourceFile]:
+        """The rows of a packed table. Whoever packed it has counted its bytes."""
+        with tempfile.TemporaryFile(dir=self._scratch) as file:
+            copy_to(file)
+            file.seek(0)
+            yield from self.rows(path, file)
+
+
+def _is_table(path: str) -> bool:
+    return path.casefold().endswith(_TABLE_SUFFIXES)
+
+
+def _one_table(path: Path, tables: _Spool) -> Generator[SourceFile]:
+    try:
+        yield from tables.rows(_ONE_TABLE, path)
+    except NotAccepted as reason:
+        raise DatasetRejected(str(reason)) from reason

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.data.stored import SplitName, StoredDataset, StoredSplit
+from core.data.stored import UNLABELLED, SplitName, StoredDataset, StoredSplit
 
 _BLOCK = 32  # images decoded between two calls of ``progress``
 
@@ -25,18 +25,25 @@ class Pixels:
     """All pictures of a split, in the order of their paths, with their labels.
 
     ``images`` is a read-only uint8 array (N, C, H, W) on disk; ``labels`` is int64 (N,), −1 throughout
-    where the dataset has no classes.
+    where the dataset has no classes. ``places``: which of the images these are; None: all of them.
     """
 
     images: npt.NDArray[np.uint8]
     labels: Tensor
+    places: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     def batch(self, indices: Tensor) -> Tensor:
         """The pictures at ``indices`` (int64, on the CPU): uint8 (B, C, H, W), a copy of its own."""
-        return torch.from_numpy(self.images[indices.numpy()])
+        rows = indices.numpy() if self.places is None else self.places[indices.numpy()]
+        return torch.from_numpy(self.images[rows])
+
+    def unlabelled(self, places: npt.NDArray[np.int64]) -> Pixels:
+        """Some of all pictures without their labels; nothing is read."""
+        assert self.places is None, "taken from all pictures"
+        return Pixels(self.images, torch.full((len(places),), UNLABELLED), places)
 
 
 def load_pixels(

@@ -49,7 +49,7 @@ class Column(IntEnum):
     ERASE_RED = 14
     ERASE_GREEN = 15
     ERASE_BLUE = 16
-    MIX_PARTNER = 17
+    MIX_PARTNER = 17  # this one and the next four are read by core.data.mixing
     MIX_LAMBDA = 18
     MIX_KIND = 19
     MIX_X = 20

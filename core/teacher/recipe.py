@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import timm
 import torch
 
-from core.spec import TeacherSpec
+from core.data.mixing import Mixing
+from core.spec import TeacherSpec, TeacherTrainingSpec
 from core.train.precision import Arithmetic
 
 _FORMAT = 1  # raised when training changes so that the same recipe gives another teacher
@@ -27,7 +29,7 @@ def recipe_digest(
         "format": _FORMAT,
         "architecture": teacher.architecture,
         "arguments": teacher.arguments,
-        "training": teacher.training.model_copy(update={"image_size": image_size}).model_dump(mode="json"),
+        "training": _training(teacher.training, image_size),
         "dataset": fingerprint,
         "threads": threads,
         "device": arithmetic.device.type,
@@ -36,3 +38,12 @@ def recipe_digest(
         "timm": timm.__version__,
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _training(training: TeacherTrainingSpec, image_size: int) -> dict[str, Any]:
+    """The training block as it counts: without the words on mixing where nothing is mixed."""
+    block = training.model_copy(update={"image_size": image_size}).model_dump(mode="json")
+    if Mixing.of(training) is None:
+        for name in ("mixup", "cutmix", "mix_probability"):
+            del block[name]
+    return block

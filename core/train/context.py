@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from core.data.mixing import Mixing
 from core.data.pixels import Pixels, load_pixels
-from core.data.stored import SplitName, StoredDataset
+from core.data.stored import UNLABELLED, SplitName, StoredDataset
 from core.evaluate import evaluate_accuracy
 from core.reporting import Control, Interrupted, Reporter
 from core.spec import TrainingBase
@@ -49,8 +51,17 @@ class RunContext:
 
     def pixels(self, split: SplitName, image_size: int) -> Pixels:
         """A split, decoded at a size."""
+        return self._decoded(self.stored, split, image_size)
+
+    def pool(self, folder: Path, image_size: int) -> Pixels:
+        """The training split of another stored dataset without its labels, decoded at a size."""
+        with StoredDataset.open(folder) as stored:
+            whole = self._decoded(stored, "train", image_size)
+        return Pixels(whole.images, torch.full((len(whole),), UNLABELLED))
+
+    def _decoded(self, stored: StoredDataset, split: SplitName, image_size: int) -> Pixels:
         return load_pixels(
-            self.stored,
+            stored,
             split,
             image_size,
             self.cache,
@@ -58,15 +69,21 @@ class RunContext:
             progress=lambda _done, _total: self.poll(),
         )
 
-    def feed(self, training: TrainingBase, *, image_size: int, views: int | None = None) -> Feed:
-        """The training split as a training block wants it."""
+    def feed(
+        self, training: TrainingBase, *, image_size: int, views: int | None = None, pixels: Pixels | None = None
+    ) -> Feed:
+        """The training split, or other ``pixels`` of its size, as a training block wants them."""
+        pixels = pixels or self.pixels("train", image_size)
+        labelled = bool((pixels.labels != UNLABELLED).any())
         return Feed(
-            self.pixels("train", image_size),
+            pixels,
             batch_size=training.batch_size,
             augmentation=training.augmentation,
             views=views,
             seed=training.seed,
             device=self.arithmetic.device,
+            mixing=Mixing.of(training),
+            num_classes=self.stored.num_classes if labelled else None,
         )
 
     def watch(self, name: str, training: TrainingBase, *, image_size: int) -> Watch:

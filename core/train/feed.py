@@ -6,9 +6,12 @@ A batch is a function of (pixels, seed, step) alone, so a training can be entere
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from core.data.mixing import Mixing, mix_labels, mix_pictures
 from core.data.pixels import Pixels
+from core.data.stored import UNLABELLED
 from core.data.views import apply_view, batches, epoch_order, steps_per_epoch, view_of_epoch, view_table
 from core.methods.base import Batch
 from core.spec.job import Augmentation
@@ -18,6 +21,8 @@ class Feed:
     """The training split in batches of augmented pictures.
 
     ``views``: how many views of each sample are used in turn, epoch by epoch; None is a new one every epoch.
+    ``mixing``: None shows pictures as they are, with int64 labels (B,). Else the labels are float32
+    probabilities (B, ``num_classes``), of every sample of every batch; without classes they stay −1.
     """
 
     def __init__(
@@ -29,13 +34,19 @@ class Feed:
         views: int | None,
         seed: int,
         device: torch.device,
+        mixing: Mixing | None = None,
+        num_classes: int | None = None,
     ) -> None:
+        if mixing is not None and num_classes is None:
+            assert bool((pixels.labels == UNLABELLED).all()), "mixed labels need the number of classes"
         self.pixels = pixels
         self.batch_size = batch_size
         self.augmentation: Augmentation = augmentation
         self.views = views
         self.seed = seed
         self.device = device
+        self.mixing = mixing
+        self.num_classes = num_classes
         self.steps_per_epoch = steps_per_epoch(len(pixels), batch_size)
         self._epoch = -1
         self._batches: list[Tensor] = []
@@ -48,10 +59,36 @@ class Feed:
         if epoch != self._epoch:
             self._enter(epoch)
         indices_B = self._batches[position]
+        images_BCHW = self._seen(indices_B)
+        labels_B = self.pixels.labels[indices_B]
+        if self.mixing is not None:
+            images_BCHW, labels_B = self._mixed(self.mixing, indices_B, images_BCHW, labels_B)
+        return Batch(images_BCHW, labels_B.to(self.device, non_blocking=True), indices_B)
+
+    def _seen(self, indices_B: Tensor) -> Tensor:
+        """Samples of the split, each as its own row of the epoch's view augments it, on the device."""
         rows_BK = self._table[indices_B].to(self.device, non_blocking=True)
         pictures = self.pixels.batch(indices_B).to(self.device, non_blocking=True)
-        labels_B = self.pixels.labels[indices_B].to(self.device, non_blocking=True)
-        return Batch(apply_view(pictures, rows_BK, self.augmentation), labels_B, indices_B)
+        return apply_view(pictures, rows_BK, self.augmentation)
+
+    def _mixed(self, mixing: Mixing, indices_B: Tensor, images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch with partners mixed in, which are augmented by their own rows and not mixed themselves."""
+        if self.num_classes is not None:
+            labels_B = self._probabilities(labels_B, self.num_classes)
+        height, width = images_BCHW.shape[-2:]
+        draws = mixing.draw(self._table[indices_B], num_samples=len(self.pixels), height=height, width=width)
+        if len(draws.places) == 0:
+            return images_BCHW, labels_B
+        places_M = draws.places.to(self.device)
+        images_BCHW[places_M] = mix_pictures(images_BCHW[places_M], self._seen(draws.partners), draws)
+        if self.num_classes is not None:
+            partners_MC = self._probabilities(self.pixels.labels[draws.partners], self.num_classes)
+            labels_B[draws.places] = mix_labels(labels_B[draws.places], partners_MC, draws)
+        return images_BCHW, labels_B
+
+    @staticmethod
+    def _probabilities(labels_B: Tensor, num_classes: int) -> Tensor:
+        return F.one_hot(labels_B, num_classes).to(torch.float32)
 
     def _enter(self, epoch: int) -> None:
         self._epoch = epoch

@@ -1,8 +1,11 @@
 import io
+import json
 import tarfile
 import zipfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import settings
@@ -70,6 +73,25 @@ def tarred():
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
+        return out.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def parquet():
+    """Make a Parquet file as the Hugging Face hub has them, of (image file, label) pairs."""
+
+    def make(samples, names=None, **more):
+        cells = [{"bytes": content, "path": None} for content, _ in samples]
+        image = pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+        features = {"image": {"_type": "Image"}}
+        if names is not None:
+            features["label"] = {"_type": "ClassLabel", "names": list(names)}
+        table = pa.table({"image": image, "label": [label for _, label in samples], **more})
+        out = io.BytesIO()
+        hub = json.dumps({"info": {"features": features}})
+        pq.write_table(table.replace_schema_metadata({"huggingface": hub}), out)
         return out.getvalue()
 
     return make

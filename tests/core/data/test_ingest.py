@@ -148,6 +148,120 @@ def test_nothing_is_left_of_a_refused_dataset(ingest, zipped, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["upload"]
 
 
+# --- Parquet ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shards(parquet, encoded):
+    """The files of a dataset on the hub; its class names are not in alphabetical order."""
+    names = ("wolf", "cat", "dog")
+
+    def samples(first, count):
+        return [(encoded(seed=first + k), k % 3) for k in range(count)]
+
+    return {
+        "data/train-00000-of-00002.parquet": parquet(samples(0, 6), names),
+        "data/train-00001-of-00002.parquet": parquet(samples(6, 3), names),
+        "data/test-00000-of-00001.parquet": parquet(samples(9, 3), names),
+    }
+
+
+def test_shards_become_a_dataset_with_their_splits_and_their_order_of_classes(ingest, zipped, shards, tmp_path):
+    report = ingest(zipped({"pets/README.md": b"#"} | {f"pets/{name}": content for name, content in shards.items()}))
+
+    assert report.classes == ("wolf", "cat", "dog")
+    assert report.splits == {"train": {"num_samples": 9}, "test": {"num_samples": 3}}
+    assert [rejected.path for rejected in report.rejected] == ["pets/README.md"]
+    with StoredDataset.open(tmp_path / "stored") as stored:
+        train = stored.split("train")
+        assert train.paths[0] == "train-00000-of-00002.parquet#0"
+        assert train.labels.tolist() == [0, 1, 2] * 3
+
+
+def test_shards_packed_otherwise_are_the_same_dataset(ingest, zipped, tarred, shards, tmp_path):
+    for name, content in shards.items():
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(content)
+
+    reports = [
+        ingest(zipped(shards), "a"),
+        ingest(tarred(dict(reversed(shards.items())), "w:gz"), "b"),
+        ingest_folder(tmp_path / "folder", tmp_path / "c"),
+    ]
+
+    assert len({report.fingerprint for report in reports}) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "folder", "upload"]
+
+
+def test_one_parquet_file_gets_a_stratified_test_split(ingest, parquet, encoded):
+    samples = [(encoded(seed=k), k % 2 + 5) for k in range(20)]
+
+    report = ingest(parquet(samples))
+
+    assert report.classes == ("5", "6")
+    assert report.splits == {"train": {"num_samples": 16}, "test": {"num_samples": 4}}
+
+
+def test_a_broken_row_is_reported_and_left_out(ingest, parquet, encoded):
+    samples = [(encoded(seed=k), k % 2) for k in range(20)]
+
+    report = ingest(parquet([*samples, (b"not an image", 0)], ("a", "b")))
+
+    assert [rejected.path for rejected in report.rejected] == ["data.parquet#20"]
+    assert "not an image" in report.rejected[0].reason
+
+
+def test_a_damaged_shard_is_reported_and_the_others_are_read(ingest, zipped, shards):
+    shards["data/train-00001-of-00002.parquet"] = b"PAR1 nothing PAR1"
+
+    report = ingest(zipped(shards))
+
+    assert [rejected.path for rejected in report.rejected] == ["data/train-00001-of-00002.parquet"]
+    assert report.splits["train"] == {"num_samples": 6}
+
+
+def test_a_damaged_parquet_file_is_refused(ingest):
+    with pytest.raises(DatasetRejected, match="Parquet file is damaged"):
+        ingest(b"PAR1 nothing PAR1")
+
+
+def test_the_label_column_can_be_left_unread(ingest, parquet, encoded):
+    report = ingest(parquet([(encoded(seed=k), k % 2) for k in range(10)], ("a", "b")), labels="none")
+
+    assert (report.classes, report.num_classes) == (None, None)
+    assert report.splits == {"train": {"num_samples": 8}, "test": {"num_samples": 2}}
+
+
+# --- without classes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", ["auto", "none"])
+def test_a_folder_of_images_alone_has_no_classes(ingest, zipped, encoded, labels, tmp_path):
+    report = ingest(zipped({f"photos/{k}.png": encoded(seed=k) for k in range(10)}), labels=labels)
+
+    assert (report.classes, report.num_classes) == (None, None)
+    assert report.splits == {"train": {"num_samples": 8}, "test": {"num_samples": 2}}
+    with StoredDataset.open(tmp_path / "stored") as stored:
+        assert stored.split("train").labels.tolist() == [-1] * 8
+
+
+def test_folders_are_no_classes_where_none_are_wanted(ingest, zipped, tree, tmp_path):
+    files = tree()
+    for name, content in files.items():
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(content)
+
+    report = ingest(zipped(files), labels="none")
+
+    assert report.classes is None
+    assert report.splits == {"train": {"num_samples": 10}, "test": {"num_samples": 4}}
+    assert report.fingerprint != ingest(zipped(files), "labelled").fingerprint
+    assert report.fingerprint == ingest_folder(tmp_path / "folder", tmp_path / "again", labels="none").fingerprint
+
+
+# --- the work itself ----------------------------------------------------------------------------
+
+
 def test_an_existing_dataset_is_not_overwritten(ingest, zipped, tree):
     ingest(zipped(tree()))
 
@@ -192,9 +306,10 @@ def test_an_unknown_built_in_dataset_is_refused_with_the_known_ones(tmp_path):
         ingest_builtin("imagenet", tmp_path / "x")
 
 
-def test_ingestion_needs_no_torch():
+def test_ingestion_needs_no_torch_and_reads_parquet_only_on_demand():
     code = (
-        "import sys, core.data.ingest, core.data.stored; print([m for m in ('torch', 'sklearn') if m in sys.modules])"
+        "import sys, core.data.ingest, core.data.stored; "
+        "print([m for m in ('torch', 'sklearn', 'pyarrow') if m in sys.modules])"
     )
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

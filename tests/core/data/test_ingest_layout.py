@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.data.ingest_files import Row
 from core.data.ingest_layout import arrange
 from core.errors import DatasetRejected
 
@@ -135,15 +136,120 @@ def test_too_few_images_are_refused():
         arrange(["a/1.png", "b/1.png"], seed=0)
 
 
+# --- without classes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folders", [("a/", "b/"), ("a/b/", "a/c/", ""), ("photos/",)])
+def test_folders_are_not_classes_where_none_are_wanted(folders):
+    layout = arrange(names(*folders), seed=0, labels="none")
+
+    assert layout.classes is None
+    assert sorted(sources(layout, "train") + sources(layout, "test")) == sorted(names(*folders))
+    assert len(layout.splits["test"]) == len(folders)
+    assert layout.rejected == []
+
+
+def test_splits_are_still_splits_where_no_classes_are_wanted():
+    found = [*names("x/train/a/b/", "x/train/"), *names("x/val/c/", "x/other/", count=2)]
+
+    layout = arrange(found, seed=0, labels="none")
+
+    assert sources(layout, "train") == sorted(names("x/train/a/b/", "x/train/"))
+    assert sources(layout, "test") == names("x/val/c/", count=2)
+    assert [r.path for r in layout.rejected] == names("x/other/", count=2)
+
+
+def test_one_class_alone_is_fine_where_none_are_wanted():
+    layout = arrange(names("train/a/"), seed=0, labels="none")
+
+    assert (layout.classes, len(layout.splits["train"])) == (None, 4)
+
+
+# --- rows of tables -----------------------------------------------------------------------------
+
+
+def rows(*groups, names=None):
+    """Rows from (split, label, count)."""
+    table = [Row(split, label, names) for split, label, count in groups for _ in range(count)]
+    return {f"t.parquet#{number}": row for number, row in enumerate(table)}
+
+
+def arranged(table, beside=()):
+    return arrange([*table, *beside], seed=0, rows=table)
+
+
+def labels_of(layout, split):
+    return sorted(placed.label for placed in layout.splits[split])
+
+
+def test_rows_say_their_splits_and_classes():
+    layout = arranged(rows(("train", 0, 3), ("train", 2, 2), ("test", 2, 1), names=("z", "y", "x")))
+
+    assert layout.classes == ("z", "y", "x")
+    assert labels_of(layout, "train") == [0, 0, 0, 2, 2]
+    assert labels_of(layout, "test") == [2]
+
+
+def test_numbers_are_classes_in_their_own_order():
+    layout = arranged(rows(("", 2, 5), ("", 10, 5), ("", -1, 5)))
+
+    assert layout.classes == ("-1", "2", "10")
+    assert labels_of(layout, "test") == [0, 1, 2]
+
+
+def test_a_test_split_with_hidden_labels_gives_way_to_validation():
+    layout = arranged(rows(("train", "a", 2), ("train", "b", 2), ("test", None, 3), ("validation", "b", 2)))
+
+    assert labels_of(layout, "test") == [1, 1]
+    assert [(r.path, r.reason) for r in layout.rejected] == [
+        ("test", "3 rows are not used: the test split is read from validation")
+    ]
+
+
+def test_rows_that_have_no_place_are_reported():
+    table = rows(("train", "a", 5), ("train", "b", 5), ("train", None, 1), ("test", "a", 1), ("test", "c", 1))
+
+    layout = arranged(table, beside=["extra.png"])
+
+    assert {r.path: r.reason for r in layout.rejected} == {
+        "extra.png": "the image lies beside Parquet files, which are what is read",
+        "t.parquet#10": "the row has no label",
+        "t.parquet#12": "class c is not among the training classes",
+    }
+    assert layout.classes == ("a", "b")
+
+
+def test_the_only_split_is_divided_whatever_it_is_called():
+    layout = arranged(rows(("validation", "a", 5), ("validation", "b", 5)))
+
+    assert labels_of(layout, "train") == [0] * 4 + [1] * 4
+    assert labels_of(layout, "test") == [0, 1]
+
+
+def test_rows_without_labels_are_unlabelled():
+    layout = arranged(rows(("train", None, 4), ("test", None, 2)))
+
+    assert layout.classes is None
+    assert labels_of(layout, "test") == [-1, -1]
+
+
+def test_rows_of_one_class_are_refused_also_where_more_are_declared():
+    with pytest.raises(DatasetRejected, match=r"one class only \(a\)"):
+        arranged(rows(("train", 0, 5), names=("a", "b")))
+
+
+# --- whatever comes -----------------------------------------------------------------------------
+
+
 part = st.sampled_from(["train", "test", "val", "a", "b", "Train", "x y"])
 tree = st.sets(st.lists(part, max_size=3).map(lambda parts: "/".join([*parts, ""])), max_size=6)
 
 
-@given(tree, st.integers(1, 6), st.integers(0, 3))
-def test_every_image_is_placed_once_or_reported(folders, count, seed):
+@given(tree, st.integers(1, 6), st.integers(0, 3), st.sampled_from(["auto", "none"]))
+def test_every_image_is_placed_once_or_reported(folders, count, seed, labels):
     paths = names(*folders, count=count)
     try:
-        layout = arrange(paths, seed=seed)
+        layout = arrange(paths, seed=seed, labels=labels)
     except DatasetRejected:
         return
 

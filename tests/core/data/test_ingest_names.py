@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.data.ingest_names import NotAccepted, check_kind, clean_path, shown
+from core.data.ingest_names import NotAccepted, check_kind, clean_label, clean_path, shown
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,13 @@ def test_a_shown_name_is_printable_and_short(name):
     assert text.isprintable()
     assert len(text) <= 300
     text.encode()
+
+
+def test_a_label_has_one_form():
+    assert clean_label(" cafe\u0301 ") == "caf\u00e9"
+
+
+@pytest.mark.parametrize("text", ["", "  ", "a\0b", "a\udcffb", "x" * 201])
+def test_a_label_that_cannot_be_stored_is_not_accepted(text):
+    with pytest.raises(NotAccepted, match="label"):
+        clean_label(text)

@@ -123,7 +123,7 @@ def test_a_directory_of_too_many_entries_is_refused_before_it_is_parsed(listed, 
     [
         (b"hello", "not an archive that is read here; send a zip or a tar"),
         (b"", "not an archive"),
-        (b"PAR1" + b"\0" * 600, "Parquet"),
+        (b"PAR1" + b"\0" * 600, "the Parquet file is damaged"),
         (b"7z\xbc\xaf\x27\x1c" + b"\0" * 600, "send a zip or a tar"),
         (b"Rar!\x1a\x07", "send a zip or a tar"),
         (b"\x28\xb5\x2f\xfd" + b"\0" * 600, r"tar\.gz"),
@@ -209,3 +209,26 @@ def test_a_folder_has_limits_too(tmp_path):
         list(folder_files(tmp_path, IngestLimits(max_archive_files=2)))
     with pytest.raises(DatasetRejected, match="unpacked"):
         list(folder_files(tmp_path, IngestLimits(max_unpacked_bytes=250)))
+
+
+def test_a_packed_table_goes_through_the_scratch_folder_and_leaves_nothing(zipped, parquet, encoded, tmp_path):
+    path, scratch = tmp_path / "upload", tmp_path / "scratch"
+    scratch.mkdir()
+    path.write_bytes(zipped({"a/train.parquet": parquet([(encoded(), 1)]), "b.png": encoded()}))
+
+    files = list(archive_files(path, IngestLimits(), scratch=scratch))
+
+    assert [file.path for file in files] == ["a/train.parquet#0", "b.png"]
+    assert files[0].content == encoded()
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_packed_table_that_is_damaged_is_reported(zipped, parquet, encoded, listed):
+    table = parquet([(encoded(size=(64, 64)), 1)])
+    content = bytearray(zipped({"train.parquet": table, "b.png": encoded()}))
+    content[100] ^= 255
+
+    found = listed(bytes(content))
+
+    assert "damaged in the archive" in found["train.parquet"]
+    assert found["b.png"] == encoded()

@@ -1,7 +1,11 @@
 """Batches are a function of (pixels, seed, step)."""
 
+import pytest
 import torch
 
+from core.data.mixing import Mixing, mix_pictures
+from core.data.pixels import Pixels
+from core.data.views import apply_view, view_table
 from core.train.feed import Feed
 
 CPU = torch.device("cpu")
@@ -60,3 +64,87 @@ def test_without_views_every_epoch_is_new(pixels):
     one = feed(pixels, augmentation="strong")
 
     assert not by_sample(one, 0).equal(by_sample(one, 2))
+
+
+BOTH = Mixing(mixup=0.8, cutmix=1.0)
+
+
+def mixed_by_hand(pixels, augmentation, seed, view, index):
+    """One sample's mixed picture and label, alone."""
+    table = view_table(seed, view, len(pixels))
+    draws = BOTH.draw(table[index : index + 1], num_samples=len(pixels), height=8, width=8)
+    pair = torch.tensor([index, draws.partners.item()])
+    own, partner = apply_view(pixels.batch(pair), table[pair], augmentation).split(1)
+    labels = torch.eye(4)[pixels.labels[pair]]
+    share = draws.shares.item()
+    return mix_pictures(own, partner, draws)[0], share * labels[0] + (1 - share) * labels[1]
+
+
+def test_a_mixed_sample_is_a_function_of_seed_view_and_index(pixels):
+    one = feed(pixels, augmentation="strong", mixing=BOTH, num_classes=4, seed=3)
+
+    for step in (0, 7):
+        batch = one.batch(step)
+        for image, label, index in zip(batch.images, batch.labels, batch.indices.tolist(), strict=True):
+            picture, expected = mixed_by_hand(pixels, "strong", 3, step // 5, index)
+            assert image.equal(picture)
+            assert label.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("mixing", [BOTH, Mixing(0.0, 1.0, 0.3), Mixing(0.2, 0.0)])
+@pytest.mark.parametrize("augmentation", ["light", "strong"])
+def test_mixed_batches_of_any_size_show_the_same(pixels, mixing, augmentation):
+    def epoch(batch_size):
+        one = feed(pixels, batch_size=batch_size, augmentation=augmentation, mixing=mixing, num_classes=4)
+        batches = [one.batch(step) for step in range(one.steps_per_epoch)]
+        order = torch.cat([batch.indices for batch in batches]).argsort()
+        images, labels = torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches])
+        return images[order], labels[order]
+
+    images, labels = epoch(40)
+
+    for size in (1, 7):
+        some_images, some_labels = epoch(size)
+        assert images.equal(some_images)
+        assert labels.equal(some_labels)
+
+
+def test_mixed_labels_are_probabilities_that_differ_from_the_own_label(pixels):
+    labels = feed(pixels, mixing=BOTH, num_classes=4).batch(0).labels
+
+    assert labels.dtype == torch.float32
+    assert labels.shape == (8, 4)
+    assert labels.sum(1).tolist() == pytest.approx([1.0] * 8)
+    assert (labels.max(1).values < 1).any()
+
+
+def test_where_no_picture_of_a_batch_is_mixed_labels_are_still_probabilities(pixels):
+    batch = feed(pixels, mixing=Mixing(0.8, 0.0, 1e-9), num_classes=4, augmentation="strong").batch(0)
+
+    assert batch.labels.equal(torch.eye(4)[pixels.labels[batch.indices]])
+    assert batch.images.equal(feed(pixels, augmentation="strong").batch(0).images)
+
+
+def test_pictures_without_classes_are_mixed_and_their_labels_stay(pixels):
+    unlabelled = Pixels(images=pixels.images, labels=torch.full((40,), -1))
+    plain, mixed = feed(unlabelled), feed(unlabelled, mixing=BOTH)
+
+    assert mixed.batch(0).labels.equal(torch.full((8,), -1))
+    assert not mixed.batch(0).images.equal(plain.batch(0).images)
+
+
+def test_one_class_can_be_mixed(pixels):
+    single = Pixels(images=pixels.images, labels=torch.zeros(40, dtype=torch.int64))
+
+    assert feed(single, mixing=BOTH, num_classes=1).batch(0).labels.flatten().tolist() == pytest.approx([1.0] * 8)
+
+
+def test_mixed_labels_train_with_label_smoothing(pixels, task, training):
+    given = task(training(label_smoothing=0.1))
+    batch = feed(pixels, mixing=BOTH, num_classes=4).batch(0)
+    logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+
+    loss = given.method.label_loss(logits, batch)
+
+    smoothed = batch.labels * 0.9 + 0.1 / 4
+    assert loss.item() == pytest.approx(-(smoothed * logits.log_softmax(1)).sum(1).mean().item(), abs=1e-6)
