@@ -7,22 +7,34 @@ work is found here and said with a pointer into the spec and a fix, before anyth
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from core.data.views import steps_per_epoch
 from core.errors import FieldError, InvalidSpec
 from core.evaluate.appraisal import Appraisal, appraise, has_drop_path
 from core.evaluate.estimate import Load, estimate_memory, estimate_seconds
+from core.methods import Method, Setting, build_method, student_form
 from core.models import catalog
+from core.models.anatomy import examine
 from core.models.arguments import model_arguments, refused, square_size
-from core.models.build import DISTILLATION_TOKEN, check_reference, class_mismatch
-from core.models.distilled import distilled_twin
+from core.models.build import check_reference, class_mismatch
+from core.models.built import BuiltModel
+from core.models.meta import build_on_meta, on_meta
+from core.models.preprocessing import plain_preprocessing
 from core.spec import JobSpec, StudentSpec, TeacherSpec, TeacherTrainingSpec
 from core.spec.facts import DatasetFacts, Facts, ModelFacts
+from core.spec.methods import Family
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 1024
+_EXAMPLES: dict[Family, str] = {
+    "transformer": "a vit_* or deit_*",
+    "cnn": "a resnet* or convnext_*",
+    "hybrid": "a levit_* or mobilevit_*",
+    "mlp": "a mixer_*",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +69,7 @@ class _Findings:
         except InvalidSpec as error:
             found = error.errors or (FieldError("/arguments", error.detail),)
             for e in found:
-                inside = e.pointer.startswith((base, "/training", "/dataset"))
+                inside = e.pointer.startswith((base, "/training", "/dataset", "/method", "/teachers"))
                 self.errors.append(e if inside else FieldError(f"{base}{e.pointer}", e.detail))
             return None
 
@@ -68,31 +80,50 @@ class _Findings:
             raise InvalidSpec(summary + more, errors=self.errors)
 
 
-def resolve(spec: JobSpec, facts: DatasetFacts, models: Mapping[str, ModelFacts], *, threads: int) -> Resolution:
+def resolve(
+    spec: JobSpec,
+    facts: DatasetFacts,
+    models: Mapping[str, ModelFacts],
+    *,
+    threads: int,
+    datasets: Mapping[str, DatasetFacts] = MappingProxyType({}),
+) -> Resolution:
     """Fill in what ``spec`` leaves open and check that its parts work together.
 
-    ``models`` has the facts of every ``mdl_…`` and ``job_…`` that the spec refers to; ``threads`` is
-    what a job gets that asks for none. Resolving a resolved spec changes nothing.
+    ``models`` has the facts of every ``mdl_…`` and ``job_…`` that the spec refers to, ``datasets`` those of
+    the datasets that its method reads; ``threads`` is what a job gets that asks for none. Resolving a
+    resolved spec changes nothing.
 
     Raises:
         InvalidSpec: With one ``FieldError`` for each thing that cannot be.
     """
     findings = _Findings()
     _check_dataset(spec, facts, findings)
+    _check_pools(spec, facts, datasets, findings)
     student = findings.collect("/student", lambda: _student(spec, facts.for_models(), models))
     teachers = [
         findings.collect(
             f"/teachers/{index}",
-            lambda teacher=teacher: _teacher(teacher, facts, models, student.image_size if student else None),  # type: ignore[misc]
+            lambda teacher=teacher: _teacher(spec, teacher, facts, models, student.image_size if student else None),  # type: ignore[misc]
         )
         for index, teacher in enumerate(spec.teachers)
     ]
     findings.raise_if_any()
     assert student is not None
     ready = [teacher for teacher in teachers if teacher is not None]
+    asked = student
+    student = findings.collect("/student", lambda: _in_form(spec, asked, ready))
+    findings.raise_if_any()
+    assert student is not None
+    num_pool = sum(datasets[one].num_train for one in spec.method.datasets().values())
+    method = _check_method(spec, facts, num_pool, student, ready)
     resolved = _filled(spec, student, ready, threads)
     _warn(resolved, facts, models, student, findings)
-    return Resolution(resolved, _estimate(resolved, facts, student, ready, findings.warnings))
+    num_pictures = method.num_gathered or facts.num_train
+    estimate = _estimate(
+        resolved, facts, student, ready, findings.warnings, num_pictures=num_pictures, num_pool=num_pool
+    )
+    return Resolution(resolved, estimate)
 
 
 def _check_dataset(spec: JobSpec, facts: DatasetFacts, findings: _Findings) -> None:
@@ -109,6 +140,21 @@ def _check_dataset(spec: JobSpec, facts: DatasetFacts, findings: _Findings) -> N
         findings.errors.append(FieldError("/dataset", "its train split has a single image; at least two are needed"))
 
 
+def _check_pools(spec: JobSpec, facts: DatasetFacts, datasets: Mapping[str, DatasetFacts], findings: _Findings) -> None:
+    """What the method reads beside the job's dataset; labels are never looked at there."""
+    for name, reference in spec.method.datasets().items():
+        pool = datasets.get(reference)
+        if pool is None:
+            detail = f"there is no dataset {reference} with pictures to use"
+        elif pool.num_train < 2:
+            detail = f"its train split has {pool.num_train} pictures; at least two are needed"
+        elif pool.channels != facts.channels:
+            detail = f"its pictures have {pool.channels} channels and those of the job's dataset {facts.channels}"
+        else:
+            continue
+        findings.errors.append(FieldError(f"/method/{name}", detail))
+
+
 def _student(spec: JobSpec, facts: Facts, models: Mapping[str, ModelFacts]) -> _Model:
     student = spec.student
     architecture = catalog.require(student.architecture)
@@ -123,20 +169,60 @@ def _student(spec: JobSpec, facts: Facts, models: Mapping[str, ModelFacts]) -> _
     if size is None and catalog.takes_image_size(architecture):
         size = catalog.native_image_size(student.architecture)
     size = _in_range(size or max(facts.image_size, MIN_IMAGE_SIZE))
-    _check_family(spec, architecture)
+    _check_family(spec, architecture, spec.method.about.needs.student_families, "student")
     inherited = {} if stored is None else _own_arguments(stored)
     completed = student.model_copy(update={"arguments": {**inherited, **student.arguments}})
     arguments = model_arguments(completed, facts, size)
-    if DISTILLATION_TOKEN in spec.method.about.needs.student:
-        appraise(architecture, arguments, image_size=size)  # what is wrong with the plain model is said first
-        architecture, arguments = distilled_twin(architecture, arguments)
     return _Model(architecture, arguments, size, appraise(architecture, arguments, image_size=size))
 
 
+def _in_form(spec: JobSpec, asked: _Model, teachers: list[_Model]) -> _Model:
+    """The student in the form that the method gives it."""
+    form = student_form(
+        spec.method,
+        asked.architecture,
+        asked.arguments,
+        image_size=asked.image_size,
+        teachers=lambda: [examine(t.architecture, t.arguments, t.image_size) for t in teachers],
+    )
+    if form is None:
+        return asked
+    architecture, arguments = form.shape(asked.architecture, asked.arguments)
+    return _appraised(architecture, arguments, asked.image_size)
+
+
+def _check_method(spec: JobSpec, facts: DatasetFacts, num_pool: int, student: _Model, teachers: list[_Model]) -> Method:
+    """Build the method for these networks, without memory: what it cannot work with it refuses itself."""
+    setting = Setting(
+        student=_unreal(student),
+        teachers=[_unreal(teacher) for teacher in teachers],
+        num_classes=facts.num_classes,
+        num_samples=facts.num_train,
+        num_pool=num_pool or None,
+        student_has_weights=spec.student.weights != "random",
+        label_smoothing=spec.training.label_smoothing,
+        batch_size=spec.training.batch_size,
+        seed=spec.training.seed,
+    )
+    with on_meta():
+        return build_method(spec.method, setting)
+
+
+def _unreal(model: _Model) -> BuiltModel:
+    module = build_on_meta(model.architecture, model.arguments)
+    preprocessing = plain_preprocessing(image_size=model.image_size, channels=int(model.arguments["in_chans"]))
+    return BuiltModel(module, model.architecture, model.arguments, preprocessing)
+
+
 def _teacher(
-    teacher: TeacherSpec, facts: DatasetFacts, models: Mapping[str, ModelFacts], student_size: int | None
+    spec: JobSpec,
+    teacher: TeacherSpec,
+    facts: DatasetFacts,
+    models: Mapping[str, ModelFacts],
+    student_size: int | None,
 ) -> _Model:
     architecture = catalog.require(teacher.architecture)
+    _check_family(spec, architecture, spec.method.about.needs.teacher_families, "teacher")
     stored = _reference(teacher, models)
     given = square_size(teacher.arguments.get("img_size"), pointer="/arguments/img_size")
     if stored is not None:
@@ -193,14 +279,14 @@ def _in_range(size: int) -> int:
     return size
 
 
-def _check_family(spec: JobSpec, architecture: str) -> None:
-    families = spec.method.about.needs.student_families
+def _check_family(spec: JobSpec, architecture: str, families: Sequence[Family], role: str) -> None:
     family = catalog.family(architecture)
     if families and family not in families:
+        examples = " or ".join(_EXAMPLES[wanted] for wanted in families)
         raise refused(
             "/architecture",
-            f"{spec.method.name} needs a {' or '.join(families)} as student and {architecture} is a {family}; use a "
-            "vit_* or deit_*, or another method",
+            f"{spec.method.name} needs a {' or '.join(families)} as {role} and {architecture} is a {family}; use "
+            f"{examples}, or another method",
         )
 
 
@@ -270,10 +356,17 @@ def _warn(
 
 
 def _estimate(
-    spec: JobSpec, facts: DatasetFacts, student: _Model, teachers: list[_Model], warnings: list[str]
+    spec: JobSpec,
+    facts: DatasetFacts,
+    student: _Model,
+    teachers: list[_Model],
+    warnings: list[str],
+    *,
+    num_pictures: int,
+    num_pool: int,
 ) -> dict[str, Any]:
-    batch = min(spec.training.batch_size, facts.num_train)
-    total_steps = spec.training.epochs * steps_per_epoch(facts.num_train, spec.training.batch_size)
+    batch = min(spec.training.batch_size, num_pictures)
+    total_steps = spec.training.epochs * steps_per_epoch(num_pictures, spec.training.batch_size)
     training = Load(student.appraisal, batch, total_steps, trains=True)
     online = [Load(teacher.appraisal, batch, total_steps, trains=False) for teacher in teachers]
     before = [
@@ -287,9 +380,10 @@ def _estimate(
         if teacher.training is not None
     ]
     test = [Load(model.appraisal, 256, -(-facts.num_test // 256), trains=False) for model in (student, *teachers)]
+    looks = [Load(teacher.appraisal, 256, -(-num_pool // 256), trains=False) for teacher in teachers if num_pool]
     threads = spec.resources.threads or 1
     seconds = estimate_seconds(
-        [training, *online, *before, *test], threads=threads, accelerator=spec.resources.accelerator
+        [training, *online, *before, *looks, *test], threads=threads, accelerator=spec.resources.accelerator
     )
     return {
         "student": _figures(student),

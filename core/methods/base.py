@@ -1,13 +1,27 @@
-"""What every method is: a module that turns what student and teachers said of a batch into named losses."""
+"""What every method is: a module that turns what student and teachers said of a batch into named losses.
+
+A method is built twice for a job: on the meta device when its spec is resolved, so that a pair that it
+cannot serve is refused at once, and for real when it runs. So ``__init__`` checks the anatomies of its
+networks, and reads no weights unless it needs a copy of them.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from core.data.pixels import Pixels
+from core.errors import FieldError, InvalidSpec
+from core.models.anatomy import Anatomy, anatomy_of
+from core.models.built import BuiltModel
+from core.models.forms import Form
+from core.models.taps import Outputs, Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,54 +36,155 @@ class Batch:
     labels: Tensor
     indices: Tensor
 
+    @property
+    def hard_labels(self) -> Tensor:
+        """One class a picture, (B,): the likelier one of a mixed picture."""
+        return self.labels if self.labels.ndim == 1 else self.labels.argmax(dim=1)
+
 
 @dataclass(frozen=True, slots=True)
-class Outputs:
-    """What one network said of a batch.
+class Moment:
+    """Where in the training a step is. ``step`` counts from 0, ``epoch`` is a fraction that grows to ``epochs``."""
 
-    ``logits`` (B, classes). ``token_logits``: logits of further heads, e.g. that of a distillation token.
-    ``taps``: inner tensors by name, for methods that ask for them.
+    step: int = 0
+    total_steps: int = 1
+    epoch: float = 0.0
+    epochs: int = 1
+
+    @property
+    def fraction(self) -> float:
+        """How much of the training is done, 0…1."""
+        return self.step / self.total_steps
+
+
+class Teacher(Protocol):
+    """A frozen network that answers without a gradient. ``built`` is for methods that run it in their own way."""
+
+    @property
+    def built(self) -> BuiltModel:
+        """The network itself, frozen."""
+
+    def __call__(self, images_BCHW: Tensor) -> Outputs:
+        """What it says of augmented pictures in 0…1, as far as the method wanted it, in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a step can be taught with: the student as it is trained now, its teachers, and the time."""
+
+    student: Callable[[Tensor], Outputs]
+    teachers: Sequence[Teacher]
+    moment: Moment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where pictures to train on can come from, once the teachers are there.
+
+    ``pool`` is the unlabelled dataset that the parameters name. ``kept`` is a folder for what is made only
+    once, shared by the attempts of a job; ``poll`` raises where the caller wants the run to leave.
     """
 
-    logits: Tensor
-    token_logits: tuple[Tensor, ...] = ()
-    taps: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, answer: Tensor | tuple[Tensor, ...]) -> Outputs:
-        """Wrap what a timm model returned: logits, or a tuple of logits with the class head's first."""
-        if isinstance(answer, Tensor):
-            return cls(answer)
-        return cls(answer[0], tuple(answer[1:]))
+    train: Pixels
+    pool: Pixels | None
+    teachers: Sequence[Teacher]
+    seed: int
+    kept: Path
+    poll: Callable[[], None]
+    event: Callable[[str, str, dict[str, Any]], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a method is built into: the networks as they are before training, and what the spec says of labels."""
+    """What a method is built into: the networks as they are before training, and what the spec says of the data.
 
-    student: nn.Module
-    teachers: Sequence[nn.Module]
-    num_classes: int
+    The modules are on the meta device while a spec is resolved. ``num_samples`` is the size of the training
+    split, ``num_classes`` is None where it has no labels. ``num_pool`` is the size of the dataset that the
+    parameters name, if they do. ``student_has_weights`` is False where the student starts at random.
+    """
+
+    student: BuiltModel
+    teachers: Sequence[BuiltModel] = ()
+    num_classes: int | None = None
+    num_samples: int = 1
+    num_pool: int | None = None
+    student_has_weights: bool = True
     label_smoothing: float = 0.0
+    batch_size: int = 1
+    seed: int = 0
+
+    @property
+    def student_anatomy(self) -> Anatomy:
+        """What the student has that can be tapped."""
+        return anatomy_of(self.student)
+
+    @property
+    def teacher_anatomies(self) -> tuple[Anatomy, ...]:
+        """What the teachers have that can be tapped."""
+        return tuple(anatomy_of(teacher) for teacher in self.teachers)
 
 
 class Method(nn.Module, ABC):
     """A way to teach. Its parameters are trained with the student and never exported.
 
-    One file a method. The training loop knows methods only by this interface.
+    One file a method. The training loop knows methods only by this interface. ``student_wants`` and
+    ``teacher_wants`` say what is tapped; set them in ``__init__``. So is ``num_gathered``, how many pictures
+    :meth:`gather` will return; None where it returns none.
     """
+
+    held_out: ClassVar[float] = 0.0
+    """The part of the training split that is kept from training, for what has to be chosen at the end."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.label_smoothing = setting.label_smoothing
+        self.student_wants = Wanted()
+        self.teacher_wants = Wanted()
+        self.num_gathered: int | None = None
 
-    @abstractmethod
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
-        """The weighted terms of the loss by name, float32 scalars; their sum is what is minimised."""
+    @classmethod
+    def form(cls, params: Any, student: Anatomy, teachers: Sequence[Anatomy]) -> Form | None:
+        """The form that the asked student takes with this method; None leaves it as it is.
+
+        Raises ``InvalidSpec`` where it cannot take it.
+        """
+        return None
+
+    def gather(self, sources: Sources) -> Pixels | None:
+        """The pictures to train on, where they are not the training split. The same ones on every attempt."""
+        return None
 
     def prepare_student(self, student: nn.Module) -> None:
-        """Put the student into the form that this method trains, each time it was built or loaded."""
+        """Put the student into the state that this method trains, each time it was built or loaded."""
+
+    def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
+        """The weighted terms of one step's loss by name, float32 scalars; their sum is what is minimised."""
+        teachers = [teacher(batch.images) for teacher in room.teachers]
+        return self.loss(batch, room.student(batch.images), teachers, room.moment)
+
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
+        """:meth:`terms` of what student and teachers said of the batch; enough for most methods."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither loss nor terms")
+
+    def after_step(self, student: nn.Module, moment: Moment) -> None:
+        """What changes after each step of the optimiser, without a gradient. Buffers are kept in checkpoints."""
+
+    def finished(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
+        """The model that is evaluated and exported, from the student at the end of its training, on the CPU."""
+        return student
 
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of ``logits`` (B, C) with the batch's labels, smoothed as the spec says."""
         return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+
+
+def refuse(parameter: str, detail: str) -> InvalidSpec:
+    """The error of one of the method's parameters; an empty name points at the method itself."""
+    pointer = f"/method/{parameter}" if parameter else "/method"
+    return InvalidSpec(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])
+
+
+def refuse_pair(whose: str, detail: str) -> InvalidSpec:
+    """The error of a network that cannot give what a method needs; ``whose`` is ``student`` or ``teachers/0``."""
+    pointer = f"/{whose}/architecture"
+    return InvalidSpec(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])

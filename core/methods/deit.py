@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from core.errors import SpecCannotRun
 from core.losses import token_divergence
-from core.methods.base import Batch, Method, Outputs, Setting
+from core.methods.base import Batch, Method, Moment, Setting
+from core.models.anatomy import Anatomy
+from core.models.forms import Form
+from core.models.taps import Outputs
 from core.spec.methods.deit import DeitParams
 
 
@@ -22,6 +25,11 @@ class Deit(Method):
     def __init__(self, params: DeitParams, setting: Setting) -> None:
         super().__init__(setting)
         self.params = params
+
+    @classmethod
+    def form(cls, params: DeitParams, student: Anatomy, teachers: Sequence[Anatomy]) -> Form:
+        """Timm's distilled ViT with the same arguments."""
+        return Form("distilled")
 
     def prepare_student(self, student: nn.Module) -> None:
         """Make the student return both heads' logits while it trains.
@@ -37,7 +45,7 @@ class Deit(Method):
             )
         switch(True)
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
         """Two terms, ``label`` (class head) and ``distillation`` (distillation head)."""
         (token_logits,) = student.token_logits
         divergence = token_divergence(

@@ -5,29 +5,22 @@ Hinton et al. 2015, arXiv:1503.02531: alpha · T² · KL(teacher ‖ student) + 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from core.losses import kd
-from core.methods.base import Batch, Method, Outputs, Setting
+from core.methods.base import Batch, Setting
+from core.methods.logits import LogitMethod
 from core.spec.methods.kd import KdParams
 
 
-class Kd(Method):
-    """Knowledge distillation from one teacher's logits."""
+class Kd(LogitMethod):
+    """Knowledge distillation from logits."""
 
     def __init__(self, params: KdParams, setting: Setting) -> None:
-        super().__init__(setting)
+        super().__init__(params, setting)
         self.params = params
+        self.label_weight, self.distillation_weight = 1 - params.alpha, params.alpha
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
-        """Two terms, ``label`` and ``distillation``."""
-        alpha = self.params.alpha
-        divergence = kd(
-            student.logits,
-            teachers[0].logits,
-            temperature=self.params.temperature,
-            reduction=self.params.reduction,
-        )
-        return {"label": (1 - alpha) * self.label_loss(student.logits, batch), "distillation": alpha * divergence}
+    def distance(self, student_BC: Tensor, teacher_BC: Tensor, batch: Batch) -> Tensor:
+        """T² · KL(teacher ‖ student)."""
+        return kd(student_BC, teacher_BC, temperature=self.params.temperature, reduction=self.params.reduction)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
 from core.methods.base import Method, Setting
+from core.models.anatomy import Anatomy, examine
+from core.models.forms import Form
 from core.spec.methods import METHODS, MethodParams
 
 
@@ -22,3 +26,21 @@ def build_method(params: MethodParams, setting: Setting) -> Method:
     method = build(params, setting)
     assert isinstance(method, Method)
     return method
+
+
+def student_form(
+    params: MethodParams,
+    architecture: str,
+    arguments: Mapping[str, Any],
+    *,
+    image_size: int,
+    teachers: Callable[[], Sequence[Anatomy]],
+) -> Form | None:
+    """The form that the asked student takes with a method; None leaves it as it is.
+
+    Raises ``InvalidSpec`` where the student cannot take it.
+    """
+    method = implementation(params.name)
+    if method.form.__func__ is Method.form.__func__:  # type: ignore[attr-defined]
+        return None  # no need to look at anybody
+    return method.form(params, examine(architecture, arguments, image_size), teachers())

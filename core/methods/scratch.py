@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from core.methods.base import Batch, Method, Outputs, Setting
+from core.methods.base import Batch, Method, Moment, Setting
+from core.models.taps import Outputs
 from core.spec.methods.scratch import ScratchParams
 
 
 class Scratch(Method):
     """Cross-entropy with the labels. Teachers are ignored."""
 
-    def __init__(self, params: ScratchParams, setting: Setting) -> None:  # noqa: ARG002 - it has no parameters
+    def __init__(self, params: ScratchParams, setting: Setting) -> None:
         super().__init__(setting)
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:  # noqa: ARG002
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
         """One term, ``label``."""
         return {"label": self.label_loss(student.logits, batch)}

@@ -6,7 +6,7 @@ the same spec gives the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +18,58 @@ from core.errors import InvalidSpec, SpecCannotRun, WeightsMismatch, WeightsUnav
 from core.models import catalog
 from core.models.arguments import model_arguments, refused, square_size
 from core.models.built import BuiltModel
-from core.models.distilled import distilled_twin, widen_state
+from core.models.forms import Form
 from core.models.header import read_facts
 from core.models.hub import pretrained_weights
 from core.models.meta import build_on_meta
 from core.models.preprocessing import Preprocessing, normalized, plain_preprocessing
 from core.models.weights import REFUSALS, load_folder, load_strictly
-from core.spec import MethodParams, ModelSpec, StudentSpec, TeacherSpec
+from core.spec import ModelSpec, StudentSpec, TeacherSpec
 from core.spec.facts import Facts
 
 __all__ = ["BuiltModel", "Facts", "accepts_drop_path", "build_student", "build_teacher", "model_arguments"]
 
-DISTILLATION_TOKEN = "distillation token"  # noqa: S105 - a word of core.spec.methods.base.Needs
+Shaping = Callable[[str, Mapping[str, Any]], Form | None]
 _FROM_DATASET = ("num_classes", "in_chans", "img_size")
 
 
 def build_student(
     spec: StudentSpec,
     *,
-    method: MethodParams,
     facts: Facts,
     image_size: int,
     drop_path: float = 0.0,
     models: Mapping[str, Path],
+    shaping: Shaping | None = None,
     hub: Path | None = None,
 ) -> BuiltModel:
     """Build the model that is to be trained, in training mode, on the CPU.
 
     ``drop_path`` is set where the architecture has stochastic depth. ``models`` maps ``mdl_…`` and
-    ``job_…`` to folders, ``hub`` is a folder in the form of the hub's cache. A method that needs a
-    distillation token gets timm's distilled ViT; ``set_distilled_training`` is left to the method.
+    ``job_…`` to folders, ``hub`` is a folder in the form of the hub's cache. ``shaping`` tells, from
+    the asked model's name and full arguments, the form that the method gives it; switches of that form are
+    left to the method.
 
     Raises:
         InvalidSpec: The arguments cannot be, or do not agree with the weights that are asked for.
         WeightsUnavailable, WeightsMismatch: Weights that cannot be had or do not fit.
     """
-    wants_token = DISTILLATION_TOKEN in method.about.needs.student
     if spec.weights == "random":
         name, arguments = catalog.require(spec.architecture), model_arguments(spec, facts, image_size)
-        if wants_token:
-            name, arguments = distilled_twin(name, arguments)
+        form = shaping(name, arguments) if shaping else None
+        if form is not None:
+            name, arguments = form.shape(name, arguments)
         module = _create(name, _with_drop_path(name, arguments, drop_path))
         return BuiltModel(module, name, arguments, plain_preprocessing(image_size=image_size, channels=facts.channels))
     name, arguments, module, preprocessing = _student_from_weights(spec, facts, image_size, models, hub)
-    final_name, final = distilled_twin(name, arguments) if wants_token else (name, arguments)
-    if drop_path > 0 or final_name != name:
-        # Built again: stochastic depth belongs to the constructor, and so does the token.
+    form = shaping(name, arguments) if shaping else None
+    final_name, final = (name, arguments) if form is None else form.shape(name, arguments)
+    changed = (final_name, final) != (name, arguments)
+    if drop_path > 0 or changed:
+        # Built again: stochastic depth belongs to the constructor, and so does the form.
         state = module.state_dict()
         module = _create(final_name, _with_drop_path(final_name, final, drop_path))
-        load_strictly(module, widen_state(state, module) if final_name != name else state, name=final_name)
+        load_strictly(module, form.fit(state, module) if form and changed else state, name=final_name)
     return BuiltModel(module, final_name, final, preprocessing)
 
 

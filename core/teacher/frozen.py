@@ -5,27 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.methods.base import Outputs
 from core.models.built import BuiltModel
+from core.models.taps import Outputs, Wanted, run_tapped
 from core.train.precision import Arithmetic
 
 
 class FrozenTeacher:
     """A teacher that answers and never learns."""
 
-    def __init__(self, built: BuiltModel, arithmetic: Arithmetic) -> None:
+    def __init__(self, built: BuiltModel, arithmetic: Arithmetic, wanted: Wanted | None = None) -> None:
         self.built = built
         self._arithmetic = arithmetic
+        self._wanted = wanted or Wanted()
         built.module.to(arithmetic.device).eval().requires_grad_(False)
 
+    @torch.no_grad()  # not inference mode: autograd must be able to keep what is said for the student's backward pass
     def __call__(self, images_BCHW: Tensor) -> Outputs:
-        """What the teacher says of augmented pictures in 0…1: float32 logits without a gradient."""
-        with torch.inference_mode(), self._arithmetic.forward_context():
-            answer = self.built(images_BCHW)
-        logits: Tensor = answer
-        # A copy made outside inference mode: what autograd saves must not be an inference tensor.
-        return Outputs(logits.float() if logits.dtype != torch.float32 else logits.clone())
+        """What the teacher says of augmented pictures in 0…1: in float32, without a gradient."""
+        with self._arithmetic.forward_context():
+            answer = run_tapped(self.built.module, self.built.preprocessing(images_BCHW), self._wanted)
+        return answer.map(Tensor.float)
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """The logits alone, for evaluation."""
-        return self(images_BCHW).logits
+        with torch.inference_mode(), self._arithmetic.forward_context():
+            return Outputs.of(self.built(images_BCHW)).logits.float()

@@ -51,13 +51,12 @@ class TrainedTeacher:
         torch.manual_seed(derive_seed(self.training.seed, "student"))
         built = build_student(
             StudentSpec(architecture=self.spec.architecture, arguments=self.spec.arguments),
-            method=_LABELS,
             facts=self._context.facts,
             image_size=self.image_size,
             drop_path=self.training.drop_path,
             models={},
         )
-        setting = Setting(built.module, (), built.num_classes, label_smoothing=self.training.label_smoothing)
+        setting = Setting(student=built, num_classes=built.num_classes, label_smoothing=self.training.label_smoothing)
         return Task(
             training=self.training,
             student=built,

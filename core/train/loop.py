@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from core.errors import NonFiniteLoss
-from core.methods.base import Method, Outputs
+from core.methods.base import Method, Moment, Room, Teacher
 from core.models.built import BuiltModel
+from core.models.taps import Outputs, run_tapped
 from core.reporting import Control, Interrupted, Reporter, SavedCheckpoint
 from core.spec import TrainingBase
 from core.train.checkpoint import Trained, read_checkpoint, write_checkpoint
@@ -25,9 +26,6 @@ from core.train.precision import Arithmetic
 from core.train.record import Recorder, Track
 from core.train.schedule import Schedule
 from core.train.seeds import derive_seed, seed_generators, step_seed
-
-Teacher = Callable[[Tensor], Outputs]
-"""A frozen network: augmented pictures (B, C, H, W) in 0…1 to what it says of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +98,8 @@ class Stepper:
         task = self.task
         seed_generators(step_seed(self._step_seeds, step), self._device)
         batch = task.feed.batch(step)
-        teachers = [teacher(batch.images) for teacher in task.teachers]
-        with task.arithmetic.forward_context():
-            student = Outputs.of(task.student(batch.images))
-        terms = task.method.loss(batch, student, teachers)
+        moment = self.moment(step)
+        terms = task.method.terms(batch, Room(self._ask_student, task.teachers, moment))
         loss = torch.stack(tuple(terms.values())).sum()
         for parameter in self._parameters:  # as zero_grad does, without its bookkeeping
             parameter.grad = None
@@ -118,6 +114,9 @@ class Stepper:
             raise _not_finite(step, self.schedule.epoch(step), measured, size)
         rate = self.schedule.rate(step)
         self._apply(gradients, norm, rate)
+        task.method.after_step(self.trained.student, moment)
+        if self.trained.ema is not None:
+            self.trained.ema.update()
         return {"loss": total, **measured, "learning_rate": rate, "gradient_norm": size}
 
     def _apply(self, gradients: list[Tensor], norm: Tensor, rate: float) -> None:
@@ -127,8 +126,21 @@ class Stepper:
         for group in self.trained.optimizer.param_groups:
             group["lr"] = rate
         self.trained.optimizer.step()
-        if self.trained.ema is not None:
-            self.trained.ema.update()
+
+    def moment(self, step: int) -> Moment:
+        """Where in the training a step is."""
+        return Moment(
+            step=step,
+            total_steps=self.schedule.total_steps,
+            epoch=step / self.schedule.steps_per_epoch,
+            epochs=self.task.training.epochs,
+        )
+
+    def _ask_student(self, images_BCHW: Tensor) -> Outputs:
+        """What the student says, in the precision of the training; inner tensors as far as the method wants them."""
+        built = self.task.student
+        with self.task.arithmetic.forward_context():
+            return run_tapped(built.module, built.preprocessing(images_BCHW), self.task.method.student_wants)
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """What the weights that count now say of pictures in 0…1, as at inference. Needs :meth:`evaluating`."""

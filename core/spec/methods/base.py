@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import Field
 
 from core.spec.document import Document
 
 Family = Literal["transformer", "cnn", "hybrid", "mlp"]
+
+_READS_DATASET: Final = "reads a dataset"  # marks the fields that name one
+DatasetReference = Annotated[str, Field(min_length=1, max_length=200), _READS_DATASET]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +25,7 @@ class Needs:
     teacher: tuple[str, ...] = ("logits",)
     student: tuple[str, ...] = ("logits",)
     student_families: tuple[Family, ...] = ()  # empty: any
+    teacher_families: tuple[Family, ...] = ()
     labels: bool = True
 
 
@@ -32,6 +39,7 @@ class About:
     when: str
     needs: Needs
     caches: tuple[str, ...] = ()
+    example: Mapping[str, Any] = field(default_factory=dict)  # parameters that have no default
 
 
 class MethodParams(Document):
@@ -39,3 +47,8 @@ class MethodParams(Document):
 
     about: ClassVar[About]
     name: str
+
+    def datasets(self) -> dict[str, str]:
+        """The datasets that the method reads beside the job's own, by the field that names each."""
+        marked = (name for name, field in type(self).model_fields.items() if _READS_DATASET in field.metadata)
+        return {name: getattr(self, name) for name in marked}

@@ -6,10 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.base import About, Needs
+from core.spec.methods.composition import LogitParams
 
 
-class KdParams(MethodParams):
+class KdParams(LogitParams):
     """Match the teacher's softened class probabilities."""
 
     about: ClassVar[About] = About(
@@ -17,7 +18,7 @@ class KdParams(MethodParams):
         paper="Distilling the Knowledge in a Neural Network, arXiv:1503.02531",
         year=2015,
         when="The first thing to try: any teacher, any student, cheap and hard to beat.",
-        needs=Needs(min_teachers=1, max_teachers=1),
+        needs=Needs(max_teachers=None),
         caches=("logits",),
     )
     name: Literal["kd"] = Field(description="The method's name.")

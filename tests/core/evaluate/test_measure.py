@@ -5,9 +5,9 @@ import torch
 
 from core.evaluate import agreement, evaluate_exported, measure_model, predict
 from core.models.build import Facts, build_student
+from core.models.forms import Form
 from core.models.weights import load_folder, save_folder
 from core.spec import StudentSpec
-from core.spec.methods.deit import DeitParams
 
 FACTS = Facts(num_classes=3, channels=1, image_size=8)
 
@@ -18,7 +18,7 @@ def student():
     spec = StudentSpec(
         architecture="vit_tiny_patch16_224", arguments={"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
     )
-    return build_student(spec, method=DeitParams(name="deit"), facts=FACTS, image_size=8, models={})
+    return build_student(spec, shaping=lambda *_: Form("distilled"), facts=FACTS, image_size=8, models={})
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from core.models.build import Facts, build_student
+from core.models.forms import Form
 from core.models.weights import save_folder
 from core.spec import JobSpec
 
@@ -46,7 +47,7 @@ def spec():
 def student(spec):
     torch.manual_seed(0)
     facts = Facts(num_classes=3, channels=1, image_size=8)
-    return build_student(spec.student, method=spec.method, facts=facts, image_size=8, models={})
+    return build_student(spec.student, shaping=lambda *_: Form("distilled"), facts=facts, image_size=8, models={})
 
 
 @pytest.fixture

@@ -1,21 +1,125 @@
-"""What the methods' tests share: a batch, and tiny networks."""
+"""What the methods' tests share: batches, tiny networks, and lessons that bring them together."""
+
+from dataclasses import dataclass, replace
 
 import pytest
 import timm
 import torch
-from torch import nn
 
-from core.methods import Batch, Setting
+from core.methods import Batch, Method, Moment, Room, Setting, build_method, student_form
+from core.models.anatomy import anatomy_of
+from core.models.build import build_student
+from core.models.built import BuiltModel
+from core.models.preprocessing import plain_preprocessing
+from core.models.taps import Outputs, run_tapped
+from core.spec import METHODS, StudentSpec
+from core.spec.facts import Facts
+from core.teacher.frozen import FrozenTeacher
+from core.train.precision import Arithmetic
+
+CPU = torch.device("cpu")
+SIZE = 16
+FACTS = Facts(num_classes=4, channels=1, image_size=SIZE)
+STUDENTS = {
+    "transformer": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}),
+    "cnn": ("resnet10t", {}),
+}
+TEACHERS = {
+    "transformer": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 24, "depth": 6, "num_heads": 3}),
+    "cnn": ("resnet10t", {}),
+}
+
+
+def model(architecture, arguments, *, seed=0):
+    """A model for 4 classes of grey pictures 16 × 16, in training mode."""
+    torch.manual_seed(seed)
+    spec = StudentSpec(architecture=architecture, arguments=arguments)
+    return build_student(spec, facts=FACTS, image_size=SIZE, models={})
+
+
+@dataclass
+class Lesson:
+    """A method between a student and its teachers."""
+
+    method: Method
+    student: BuiltModel
+    teachers: list[FrozenTeacher]
+
+    def room(self, moment=None):
+        return Room(self.ask, self.teachers, moment or Moment(step=3, total_steps=10, epoch=0.6, epochs=2))
+
+    def ask(self, images):
+        built = self.student
+        return run_tapped(built.module, built.preprocessing(images), self.method.student_wants)
+
+    def terms(self, batch, moment=None):
+        """The terms of a step; every draw of it is seeded."""
+        torch.manual_seed(5)
+        return self.method.terms(batch, self.room(moment))
+
+    def parameters(self):
+        """Everything that is trained, by name."""
+        return dict(self.student.module.named_parameters()) | {
+            f"method.{name}": parameter for name, parameter in self.method.named_parameters()
+        }
+
+
+@pytest.fixture
+def lesson():
+    """Makes a lesson: ``lesson("kd", student="transformer", teachers=("cnn",), temperature=2.0)``.
+
+    Families that are left out are those that the method needs. A pair (architecture, arguments) is taken as it is.
+    """
+
+    def make(name, *, student=None, teachers=None, num_samples=24, **params):
+        needs = METHODS[name].params.about.needs
+        parameters = METHODS[name].params.model_validate({"name": name, **METHODS[name].params.about.example, **params})
+        student = student or (needs.student_families or ("transformer",))[0]
+        if teachers is None:
+            family = (needs.teacher_families or ("transformer",))[0]
+            teachers = (family, "cnn", "transformer")[: max(needs.min_teachers, 1 if needs.max_teachers != 0 else 0)]
+        built = [
+            replace(model(*(TEACHERS[t] if isinstance(t, str) else t), seed=10 + i)) for i, t in enumerate(teachers)
+        ]
+        architecture, arguments = STUDENTS[student] if isinstance(student, str) else student
+
+        def shaping(asked, full):
+            return student_form(
+                parameters, asked, full, image_size=SIZE, teachers=lambda: [anatomy_of(t) for t in built]
+            )
+
+        torch.manual_seed(0)
+        spec = StudentSpec(architecture=architecture, arguments=arguments)
+        pupil = build_student(spec, shaping=shaping, facts=FACTS, image_size=SIZE, models={})
+        setting = Setting(
+            student=pupil, teachers=built, num_classes=4, num_samples=num_samples, batch_size=6, label_smoothing=0.0
+        )
+        torch.manual_seed(1)
+        method = build_method(parameters, setting)
+        method.prepare_student(pupil.module)
+        frozen = [FrozenTeacher(t, Arithmetic(CPU, "fp32"), method.teacher_wants) for t in built]
+        return Lesson(method.train(), pupil, frozen)
+
+    return make
 
 
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(1)
     return Batch(
-        images=torch.rand(6, 1, 8, 8, generator=generator),
+        images=torch.rand(6, 1, SIZE, SIZE, generator=generator),
         labels=torch.arange(6) % 4,
         indices=torch.arange(6),
     )
+
+
+@pytest.fixture
+def mixed(batch):
+    """The batch with labels as mixup leaves them."""
+    labels = 0.7 * torch.nn.functional.one_hot(batch.labels, 4) + 0.3 * torch.nn.functional.one_hot(
+        batch.labels.roll(1), 4
+    )
+    return Batch(batch.images, labels, batch.indices)
 
 
 @pytest.fixture
@@ -33,7 +137,7 @@ def distilled_vit():
     torch.manual_seed(0)
     return timm.create_model(
         "deit_tiny_distilled_patch16_224",
-        img_size=8,
+        img_size=SIZE,
         patch_size=4,
         embed_dim=16,
         depth=1,
@@ -45,4 +149,11 @@ def distilled_vit():
 
 @pytest.fixture
 def setting():
-    return Setting(student=nn.Linear(1, 4), teachers=(nn.Linear(1, 4),), num_classes=4)
+    """Two tiny ViTs, for methods that only look at logits."""
+    return Setting(
+        student=model(*STUDENTS["transformer"]),
+        teachers=(model(*TEACHERS["transformer"], seed=1),),
+        num_classes=4,
+        num_samples=24,
+        batch_size=6,
+    )

@@ -1,14 +1,24 @@
 """Every method's parameters, implementation and registry line hold together."""
 
+import ast
+import inspect
+
 import pytest
 import torch
 
-from core.methods import Method, Outputs, build_method, implementation
+from core.methods import Method, Moment, Outputs, implementation
 from core.spec import METHODS
 
+START = Moment(step=9, total_steps=10, epoch=1.8, epochs=2)
+BEGINNING = Moment(step=0, total_steps=10, epoch=0.0, epochs=2)
 
-def parameters(name):
-    return METHODS[name].params(name=name)
+
+def gradients(lesson, batch, moment=START):
+    """By parameter name, what one step would change."""
+    parameters = lesson.parameters()
+    terms = lesson.terms(batch, moment)
+    found = torch.autograd.grad(sum(terms.values()), list(parameters.values()), allow_unused=True)
+    return terms, dict(zip(parameters, found, strict=True))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -20,31 +30,57 @@ def test_each_name_has_an_implementation_in_the_file_of_that_name(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_gives_finite_named_terms_and_teaches_the_student_alone(name, setting, batch, logits):
-    method = build_method(parameters(name), setting)
-    student = Outputs(logits(1).requires_grad_(), (logits(2).requires_grad_(),))
-    teacher = Outputs(logits(3).requires_grad_())
+def test_methods_do_not_know_each_other(name):
+    tree = ast.parse(inspect.getsource(inspect.getmodule(implementation(name))))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
 
-    terms = method.loss(batch, student, [teacher])
-    sum(terms.values()).backward()
-
-    assert "label" in terms
-    assert all(term.ndim == 0 and term.dtype == torch.float32 and term.isfinite() for term in terms.values())
-    assert student.logits.grad.abs().sum() > 0
-    assert teacher.logits.grad is None
+    assert not imported & {f"core.methods.{other}" for other in METHODS}
+    assert not imported & {f"core.spec.methods.{other}" for other in METHODS if other != name}
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_gives_the_same_for_a_batch_in_another_order(name, setting, batch, logits):
-    method = build_method(parameters(name), setting)
-    order = torch.tensor([3, 1, 5, 0, 4, 2])
+def test_a_method_gives_finite_named_terms_and_teaches_the_student_alone(name, lesson, batch):
+    made = lesson(name)
+    terms, changes = gradients(made, batch)
 
-    def total(rows):
-        permuted = type(batch)(batch.images[rows], batch.labels[rows], batch.indices[rows])
-        student = Outputs(logits(1)[rows], (logits(2)[rows],))
-        return sum(method.loss(permuted, student, [Outputs(logits(3)[rows])]).values()).item()
+    assert terms
+    assert all(term.ndim == 0 and term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+    assert any(g is not None and g.abs().sum() > 0 for n, g in changes.items() if not n.startswith("method."))
+    assert not any(p.requires_grad for teacher in made.teachers for p in teacher.built.module.parameters())
+    _, at_first = gradients(made, batch, BEGINNING)  # some learn in a part of the training alone
+    unmoved = [n for n, g in changes.items() if n.startswith("method.") and g is None and at_first[n] is None]
+    assert not unmoved, "these modules of the method would never learn"
 
-    assert total(order) == pytest.approx(total(torch.arange(6)), rel=1e-6)
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_takes_mixed_labels(name, lesson, mixed):
+    terms = lesson(name).terms(mixed, START)
+
+    assert all(term.isfinite() for term in terms.values())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in {"kd", "scratch"}])
+@pytest.mark.parametrize("other", ["kd", "scratch"])
+def test_a_method_teaches_something_else_than_the_baselines(name, other, lesson, batch):
+    student = (METHODS[name].params.about.needs.student_families or ("transformer",))[0]
+    terms, mine = gradients(lesson(name), batch)
+    others, theirs = gradients(lesson(other, student=student), batch)
+
+    assert terms.keys() != others.keys() or any(terms[n] != others[n] for n in terms)
+    shared = [n for n in theirs if mine.get(n) is not None and theirs[n] is not None]
+    same = [mine[n].shape == theirs[n].shape and torch.allclose(mine[n], theirs[n]) for n in shared]
+    assert not all(same) or mine.keys() != theirs.keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_goes_on_from_its_state(name, lesson, batch):
+    first, second = lesson(name), lesson(name)
+    first.terms(batch, START)
+    second.method.load_state_dict(first.method.state_dict(), strict=True)
+    second.student.module.load_state_dict(first.student.module.state_dict(), strict=True)
+
+    again = {n: t.item() for n, t in second.terms(batch, START).items()}
+    assert again == {n: t.item() for n, t in first.terms(batch, START).items()}
 
 
 def test_outputs_of_a_model_with_two_heads_keep_the_class_head_apart(logits):

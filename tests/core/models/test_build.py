@@ -5,13 +5,17 @@ from safetensors.torch import save_file
 
 from core.errors import InvalidSpec, SpecCannotRun, WeightsMismatch, WeightsUnavailable
 from core.models.build import Facts, accepts_drop_path, build_student, build_teacher
+from core.models.forms import Form
 from core.models.preprocessing import plain_preprocessing
 from core.models.weights import save_folder
 from core.spec import StudentSpec, TeacherSpec
-from core.spec.methods.deit import DeitParams
-from core.spec.methods.kd import KdParams
 
-KD, DEIT = KdParams(name="kd"), DeitParams(name="deit")
+
+def distilled(_architecture, _arguments):
+    """What deit makes of a student."""
+    return Form("distilled")
+
+
 FACTS = Facts(num_classes=10, channels=1, image_size=8)
 VIT = "vit_tiny_patch16_224"
 
@@ -24,7 +28,7 @@ def student(tiny_vit):
 @pytest.fixture
 def stored(student, tmp_path):
     """A stored model for 10 classes of grey 8 px pictures; returns its folder and module."""
-    built = build_student(student, method=KD, facts=FACTS, image_size=8, models={})
+    built = build_student(student, facts=FACTS, image_size=8, models={})
     save_folder(
         built.module,
         tmp_path / "stored",
@@ -35,9 +39,9 @@ def stored(student, tmp_path):
     return tmp_path / "stored", built.module
 
 
-def build(spec, method=KD, facts=FACTS, size=8, seed=0, **options):
+def build(spec, facts=FACTS, size=8, seed=0, **options):
     torch.manual_seed(seed)
-    return build_student(spec, method=method, facts=facts, image_size=size, models={}, **options)
+    return build_student(spec, facts=facts, image_size=size, models={}, **options)
 
 
 def test_a_random_student_takes_its_form_from_the_dataset(student):
@@ -52,16 +56,17 @@ def test_a_random_student_takes_its_form_from_the_dataset(student):
     assert built(torch.rand(3, 3, 20, 20)).shape == (3, 10)
 
 
-@pytest.mark.parametrize("method", [KD, DEIT])
-def test_the_same_seed_gives_the_same_bits(student, method):
-    first, second, other = build(student, method), build(student, method), build(student, method, seed=1)
+@pytest.mark.parametrize("shaping", [None, distilled])
+def test_the_same_seed_gives_the_same_bits(student, shaping):
+    first, second = build(student, shaping=shaping), build(student, shaping=shaping)
+    other = build(student, shaping=shaping, seed=1)
 
     assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True))
     assert not torch.equal(first.module.pos_embed, other.module.pos_embed)
 
 
 def test_deit_gets_the_distilled_twin(student):
-    built = build(student, DEIT)
+    built = build(student, shaping=distilled)
     built.module.set_distilled_training(True)
 
     assert built.architecture == "deit_tiny_distilled_patch16_224"
@@ -72,12 +77,12 @@ def test_deit_gets_the_distilled_twin(student):
 
 def test_deit_refuses_a_cnn():
     with pytest.raises(InvalidSpec, match="ResNet"):
-        build(StudentSpec(architecture="resnet18"), DEIT)
+        build(StudentSpec(architecture="resnet18"), shaping=distilled)
 
 
-@pytest.mark.parametrize("method", [KD, DEIT])
-def test_drop_path_is_set_and_not_part_of_the_recipe(student, method):
-    built = build(student, method, drop_path=0.2)
+@pytest.mark.parametrize("shaping", [None, distilled])
+def test_drop_path_is_set_and_not_part_of_the_recipe(student, shaping):
+    built = build(student, shaping=shaping, drop_path=0.2)
 
     assert built.module.blocks[1].drop_path1.drop_prob == pytest.approx(0.2)
     assert "drop_path_rate" not in built.arguments
@@ -96,7 +101,7 @@ def test_impossible_arguments_are_refused_in_the_words_of_timm():
 def test_a_student_goes_on_from_stored_weights(stored, tiny_vit):
     folder, module = stored
     spec = StudentSpec(architecture=VIT, weights="mdl_a")
-    built = build_student(spec, method=KD, facts=FACTS, image_size=8, models={"mdl_a": folder}, drop_path=0.1)
+    built = build_student(spec, facts=FACTS, image_size=8, models={"mdl_a": folder}, drop_path=0.1)
 
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), built.module.parameters(), strict=True))
     assert built.arguments == {**tiny_vit, "num_classes": 10, "in_chans": 1, "img_size": 8}
@@ -106,7 +111,7 @@ def test_stored_weights_are_adapted_to_another_dataset(stored):
     folder, module = stored
     facts = Facts(num_classes=3, channels=3, image_size=16)
     spec = StudentSpec(architecture=VIT, weights="mdl_a")
-    built = build_student(spec, method=DEIT, facts=facts, image_size=16, models={"mdl_a": folder})
+    built = build_student(spec, shaping=distilled, facts=facts, image_size=16, models={"mdl_a": folder})
 
     assert built.architecture == "deit_tiny_distilled_patch16_224"
     assert built(torch.rand(2, 3, 16, 16)).shape == (2, 3)
@@ -124,9 +129,7 @@ def test_stored_weights_are_adapted_to_another_dataset(stored):
 )
 def test_a_spec_that_contradicts_its_weights_is_refused(stored, spec, pointer):
     with pytest.raises(InvalidSpec, match="the weights mdl_a") as refusal:
-        build_student(
-            StudentSpec(weights="mdl_a", **spec), method=KD, facts=FACTS, image_size=8, models={"mdl_a": stored[0]}
-        )
+        build_student(StudentSpec(weights="mdl_a", **spec), facts=FACTS, image_size=8, models={"mdl_a": stored[0]})
 
     assert refusal.value.errors[0].pointer == pointer
 
@@ -190,7 +193,7 @@ def test_a_pretrained_teacher_comes_from_the_hub_as_it_was_published(hub):
 def test_a_pretrained_student_gets_a_new_head_and_its_own_channels(hub):
     folder, model = hub
     spec = StudentSpec(architecture="test_vit", weights="pretrained")
-    built = build_student(spec, method=DEIT, facts=FACTS, image_size=64, models={}, hub=folder)
+    built = build_student(spec, shaping=distilled, facts=FACTS, image_size=64, models={}, hub=folder)
 
     assert built(torch.rand(2, 1, 64, 64)).shape == (2, 10)
     assert torch.equal(built.module.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)
@@ -205,7 +208,6 @@ def test_damaged_weights_are_said(stored):
     with pytest.raises(WeightsMismatch, match="do not fit"):
         build_student(
             StudentSpec(architecture=VIT, weights="mdl_a"),
-            method=KD,
             facts=FACTS,
             image_size=8,
             models={"mdl_a": folder},

@@ -1,0 +1,58 @@
+"""Methods that compare inner features, beside a logit term and the labels."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from core.methods.base import Batch, Method, Moment, Setting
+from core.methods.logits import LogitMethod
+from core.methods.registry import build_method
+from core.models.taps import Outputs
+from core.spec.methods import METHODS
+from core.spec.methods.composition import FeatureParams
+
+
+class FeatureMethod(Method):
+    """Terms ``label``, ``distillation`` (where asked for), and those of :meth:`feature_terms`, which are weighted."""
+
+    def __init__(self, params: FeatureParams, setting: Setting) -> None:
+        super().__init__(setting)
+        self.composition = params
+        self.logit_method = _logit_method(params, setting)
+
+    @abstractmethod
+    def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
+        """The terms that are this method's own, unweighted scalars in float32."""
+
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
+        """All terms, weighted."""
+        asked = self.composition
+        terms: dict[str, Tensor] = {}
+        if asked.label_weight > 0:
+            terms["label"] = asked.label_weight * self.label_loss(student.logits, batch)
+        if self.logit_method is not None and asked.logits_weight > 0:
+            divergence = self.logit_method.distillation(student.logits, teachers, batch)
+            terms["distillation"] = asked.logits_weight * self.logit_method.warmup(moment) * divergence
+        weight = asked.weight * warmed_up(moment, asked.warmup_epochs)
+        return terms | {name: weight * value for name, value in self.feature_terms(batch, student, teachers).items()}
+
+
+def warmed_up(moment: Moment, epochs: float) -> float:
+    """A factor that grows linearly from 0 to 1 over so many epochs; the first step counts as done."""
+    if epochs <= 0:
+        return 1.0
+    a_step = moment.epochs / moment.total_steps
+    return min(1.0, (moment.epoch + a_step) / epochs)
+
+
+def _logit_method(params: FeatureParams, setting: Setting) -> LogitMethod | None:
+    if params.logits == "none":
+        return None
+    entry = METHODS[params.logits]
+    given = {} if params.temperature is None else {"temperature": params.temperature}
+    built = build_method(entry.params.model_validate({"name": params.logits, **given}), setting)
+    assert isinstance(built, LogitMethod), f"{params.logits} compares more than logits"
+    return built
