@@ -120,7 +120,12 @@ def task(pixels, vit):
 
     def make(training, *, student=None, method="scratch", teachers=(), pixels=pixels, **params):
         student = student or vit()
-        setting = Setting(student=student, num_classes=4, label_smoothing=training.label_smoothing)
+        setting = Setting(
+            student=student,
+            teachers=[student] * len(teachers),
+            num_classes=4,
+            label_smoothing=training.label_smoothing,
+        )
         feed = Feed(
             pixels,
             batch_size=training.batch_size,
