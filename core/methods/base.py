@@ -178,6 +178,14 @@ class Method(nn.Module, ABC):
         return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
 
 
+def warmed_up(moment: Moment, epochs: float) -> float:
+    """A factor that grows linearly from 0 to 1 over so many epochs; the first step counts as done."""
+    if epochs <= 0:
+        return 1.0
+    a_step = moment.epochs / moment.total_steps
+    return min(1.0, (moment.epoch + a_step) / epochs)
+
+
 def refuse(parameter: str, detail: str) -> InvalidSpec:
     """The error of one of the method's parameters; an empty name points at the method itself."""
     pointer = f"/method/{parameter}" if parameter else "/method"

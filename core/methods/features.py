@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from core.methods.base import Batch, Method, Moment, Setting
+from core.methods.base import Batch, Method, Moment, Setting, warmed_up
 from core.methods.logits import LogitMethod
 from core.methods.registry import build_method
 from core.models.taps import Outputs
@@ -38,14 +38,6 @@ class FeatureMethod(Method):
             terms["distillation"] = asked.logits_weight * self.logit_method.warmup(moment) * divergence
         weight = asked.weight * warmed_up(moment, asked.warmup_epochs)
         return terms | {name: weight * value for name, value in self.feature_terms(batch, student, teachers).items()}
-
-
-def warmed_up(moment: Moment, epochs: float) -> float:
-    """A factor that grows linearly from 0 to 1 over so many epochs; the first step counts as done."""
-    if epochs <= 0:
-        return 1.0
-    a_step = moment.epochs / moment.total_steps
-    return min(1.0, (moment.epoch + a_step) / epochs)
 
 
 def _logit_method(params: FeatureParams, setting: Setting) -> LogitMethod | None:

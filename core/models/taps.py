@@ -16,7 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from timm.layers import Attention as TimmAttention
 from torch import Tensor, nn
+
+from potstill_models.attention import SizedAttention
+
+_PLAIN = (TimmAttention, SizedAttention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +255,17 @@ def _projects_at_once(part: nn.Module) -> bool:
 
 def _attention(module: Any, qkv: Tensor) -> Attention:
     merged = qkv.flatten(1, -2) if qkv.ndim > 3 else qkv  # windows keep their tokens in rows and columns
-    query, key, value = merged.chunk(3, dim=-1)
+    width = int(getattr(module, "attn_dim", qkv.shape[-1] // 3))  # values can be narrower than queries and keys
+    query, key, value = merged.tensor_split((width, 2 * width), dim=-1)
     return Attention(query, key, value, int(module.num_heads), _weights(module, query, key))
 
 
 def _weights(module: Any, query: Tensor, key: Tensor) -> Tensor | None:
-    """softmax(q kᵀ · scale) of timm's plain ``Attention``, in float32; None where something else is added."""
-    if not (hasattr(module, "q_norm") and hasattr(module, "scale")) or hasattr(module, "window_size"):
+    """softmax(q kᵀ · scale) of timm's plain ``Attention``, in float32.
+
+    None for every other class, as what it adds (rotations of positions, biases, mixed heads) is not seen here.
+    """
+    if type(module) not in _PLAIN:
         return None
     heads = module.num_heads
     shape = (*query.shape[:-1], heads, -1)

@@ -64,24 +64,27 @@ def inverted_pixels(
     """Pictures (C, H, W) = ``shape`` of all classes in turn, with the classes as labels.
 
     Finished batches are kept in ``folder``, whole or not at all, so that a run that left goes on with
-    the next one and every attempt has the same pictures. ``poll`` is called at each step and may raise.
+    the next one and every attempt has the same pictures. Runs that make the same at once do the work
+    twice and do not harm each other. ``poll`` is called at each step and may raise.
     """
     labels = torch.arange(inversion.num_images) % teacher.num_classes
     path = folder / "inverted.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        pieces = []
+        parts: dict[Path, npt.NDArray[np.uint8]] = {}
         for start in range(0, len(labels), inversion.batch_size):
-            piece = folder / f"inverted-{start:07d}.npy"
-            pieces.append(piece)
-            if not piece.exists():
+            part = folder / f"inverted-{start:07d}.npy"
+            try:
+                parts[part] = np.load(part, allow_pickle=False)
+            except FileNotFoundError:
                 wanted_B = labels[start : start + inversion.batch_size]
                 own = derive_seed(seed, f"inversion-{start}")
                 images = invert(teacher, inversion, wanted_B, shape=shape, seed=own, poll=poll)
-                _write(piece, (images * 255).round().to(torch.uint8).numpy())
-        _write(path, np.concatenate([np.load(piece) for piece in pieces]))
-        for piece in pieces:
-            piece.unlink()
+                parts[part] = (images * 255).round().to(torch.uint8).numpy()
+                _write(part, parts[part])
+        _write(path, np.concatenate(list(parts.values())))
+        for part in parts:
+            part.unlink(missing_ok=True)
     return Pixels(images=np.load(path, mmap_mode="r", allow_pickle=False), labels=labels)
 
 
@@ -185,7 +188,7 @@ def _norm_distances(module: nn.Module) -> Iterator[list[Tensor]]:
 
 def _write(path: Path, images: npt.NDArray[np.uint8]) -> None:
     """Beside its place, then renamed, so that it is there whole or not at all."""
-    beside = path.with_suffix(".partial")
+    beside = path.with_suffix(f".{os.getpid()}.partial")
     with beside.open("wb") as file:
         np.save(file, images)
         file.flush()

@@ -1,0 +1,63 @@
+"""Decoupled distillation: the official value, its weights and its warm-up."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core.losses import decoupled, kd
+from core.methods import Batch, Moment, Outputs, build_method
+from core.spec.methods.dkd import DkdParams
+
+LATE = Moment(step=9, total_steps=10, epoch=9.0, epochs=10)
+
+
+@pytest.fixture
+def official():
+    """The draws of the official code's value."""
+    torch.manual_seed(0)
+    student, teacher = 3 * torch.randn(4, 7), 3 * torch.randn(4, 7)
+    return student, teacher, Batch(torch.zeros(4, 1, 1, 1), torch.randint(0, 7, (4,)), torch.arange(4))
+
+
+def build(setting, **params):
+    return build_method(DkdParams(name="dkd", **params), setting)
+
+
+def test_dkd_is_the_official_value(setting, official):
+    student, teacher, batch = official
+
+    method = build(setting, alpha=1.0, beta=0.5, temperature=1.0)
+
+    assert method.distance(student, teacher, batch).item() == pytest.approx(0.910620106, rel=1e-5)
+
+
+def test_dkd_has_the_papers_weights_for_small_images(setting, batch, logits):
+    terms = build(setting).loss(batch, Outputs(logits(1)), [Outputs(logits(2))], LATE)
+
+    expected = decoupled(logits(1), logits(2), batch.labels, alpha=1.0, beta=8.0, temperature=4.0)
+    assert terms["distillation"].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert terms["label"].item() == pytest.approx(F.cross_entropy(logits(1), batch.labels).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs", "expected"), [(None, 24, 0.25), (None, 240, 0.025), (4.0, 24, 0.125), (0, 24, 1)]
+)
+def test_the_distillation_grows_over_a_twelfth_of_the_training_or_as_asked(given, epochs, expected, setting):
+    moment = Moment(step=0, total_steps=2 * epochs, epoch=0.0, epochs=epochs)
+
+    assert build(setting, warmup_epochs=given).warmup(moment) == pytest.approx(expected)
+
+
+def test_the_warm_up_ends(setting):
+    assert build(setting).warmup(Moment(step=4, total_steps=48, epoch=2.0, epochs=24)) == 1
+
+
+def test_beta_above_the_teachers_doubt_listens_more_to_the_other_classes_than_kd(setting, batch, logits):
+    """With beta the teacher's own mass beside the label, dkd is kd."""
+    one = Batch(batch.images[:1], batch.labels[:1], batch.indices[:1])
+    student, teacher = logits(1)[:1], logits(2)[:1]
+    doubt = 1 - (teacher / 4).softmax(dim=1)[0, one.labels[0]].item()
+
+    assert build(setting, beta=doubt).distance(student, teacher, one).item() == pytest.approx(
+        kd(student, teacher, temperature=4.0).item(), rel=1e-4
+    )

@@ -1,0 +1,42 @@
+"""Normalised distillation: the official value and the weights of its terms."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core.losses import normalized
+from core.methods import Batch, Moment, Outputs, build_method
+from core.spec.methods.nkd import NkdParams
+
+
+def build(setting, **params):
+    return build_method(NkdParams(name="nkd", **params), setting)
+
+
+def test_nkd_is_the_official_value(setting):
+    torch.manual_seed(0)
+    student, teacher = 3 * torch.randn(4, 7), 3 * torch.randn(4, 7)
+    batch = Batch(torch.zeros(4, 1, 1, 1), torch.randint(0, 7, (4,)), torch.arange(4))
+
+    assert build(setting, gamma=1.0).distance(student, teacher, batch).item() == pytest.approx(2.673235983, rel=1e-5)
+
+
+def test_nkd_adds_its_terms_to_the_labels(setting, batch, logits):
+    terms = build(setting, weight=0.5, label_weight=2.0).loss(batch, Outputs(logits(1)), [Outputs(logits(2))], Moment())
+
+    expected = normalized(logits(1), logits(2), batch.labels, gamma=1.5, temperature=1.0)
+    assert terms["distillation"].item() == pytest.approx(0.5 * expected.item(), rel=1e-6)
+    assert terms["label"].item() == pytest.approx(2 * F.cross_entropy(logits(1), batch.labels).item(), rel=1e-6)
+
+
+def test_a_teacher_that_doubts_the_label_weighs_it_less(setting, logits):
+    """The weight of the label's class is the teacher's probability of it."""
+    student = logits(1)[:1].requires_grad_()
+    batch = Batch(torch.zeros(1, 1, 1, 1), torch.tensor([0]), torch.tensor([0]))
+    sure, doubtful = torch.tensor([[5.0, 0, 0, 0]]), torch.tensor([[1.0, 0, 0, 0]])
+    method = build(setting, gamma=0.0)
+
+    pulls = [torch.autograd.grad(method.distance(student, t, batch), student)[0][0, 0].item() for t in (sure, doubtful)]
+
+    believed = [t.softmax(dim=1)[0, 0].item() for t in (sure, doubtful)]
+    assert pulls[0] / pulls[1] == pytest.approx(believed[0] / believed[1], rel=1e-5)

@@ -1,0 +1,83 @@
+"""Features on another grid and of another width."""
+
+import pytest
+import torch
+
+from core.models.align import TokenProjector, coarser, resampled
+from core.models.taps import Feature
+
+
+def feature(height, width, prefixes=0):
+    generator = torch.Generator().manual_seed(1)
+    prefix = torch.randn(2, prefixes, 3, generator=generator) if prefixes else None
+    return Feature(torch.randn(2, height * width, 3, generator=generator), (height, width), prefix)
+
+
+def test_a_grid_that_fits_is_left_alone():
+    given = feature(4, 4)
+
+    assert resampled(given, (4, 4)) is given
+
+
+def test_a_coarser_grid_averages_its_area():
+    given = feature(4, 6)
+
+    found = resampled(given, (2, 3))
+
+    expected = given.map.reshape(2, 3, 2, 2, 3, 2).mean(dim=(3, 5))
+    assert found.grid == (2, 3)
+    torch.testing.assert_close(found.map, expected)
+
+
+def test_a_grid_of_one_place_is_the_mean():
+    given = feature(3, 5)
+
+    torch.testing.assert_close(resampled(given, (1, 1)).tokens[:, 0], given.pooled)
+
+
+def test_a_finer_grid_is_interpolated_between_the_tokens():
+    ramp = Feature(torch.tensor([[[0.0], [1.0]]]), (1, 2))
+
+    found = resampled(ramp, (2, 4))
+
+    torch.testing.assert_close(found.map[0, 0], torch.tensor([[0.0, 0.25, 0.75, 1.0]] * 2))
+
+
+@pytest.mark.parametrize("grid", [(2, 8), (8, 8), (1, 3)])
+def test_a_constant_stays_constant_on_any_grid(grid):
+    flat = Feature(torch.full((2, 16, 3), 0.7), (4, 4))
+
+    torch.testing.assert_close(resampled(flat, grid).tokens, torch.full((2, grid[0] * grid[1], 3), 0.7))
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (8, 8)])
+def test_prefix_tokens_stay_as_they_are(grid):
+    given = feature(4, 4, prefixes=2)
+
+    assert resampled(given, grid).prefix is given.prefix
+
+
+def test_the_gradient_reaches_every_token():
+    given = Feature(torch.randn(1, 15, 2, requires_grad=True), (3, 5))
+
+    resampled(given, (2, 2)).tokens.sum().backward()
+
+    assert (given.tokens.grad > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"), [((4, 4), (7, 7), (4, 4)), ((14, 14), (7, 7), (7, 7)), ((2, 9), (4, 4), (4, 4))]
+)
+def test_the_coarser_grid_has_fewer_tokens(one, other, expected):
+    assert coarser(one, other) == coarser(other, one) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_projector_is_a_linear_layer_in_single_precision(dtype):
+    torch.manual_seed(0)
+    projector, tokens = TokenProjector(3, 5), feature(2, 2).tokens.to(dtype)
+
+    found = projector(tokens)
+
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, tokens.float() @ projector.linear.weight.T + projector.linear.bias)

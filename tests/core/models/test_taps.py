@@ -1,0 +1,399 @@
+"""What is tapped is what the network computed, and tapping changes nothing."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from core.models.taps import Attention, Feature, Outputs, Wanted, run_tapped
+from potstill_models.attention import SizedAttention
+
+VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}
+SWIN = {"img_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 2}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A tiny network of a family: how many levels, prefix tokens at them, and readable attentions it has."""
+
+    architecture: str
+    arguments: dict
+    size: int
+    levels: int
+    prefixes: int = 0
+    attentions: int = 0
+
+
+FAMILIES = {
+    "vit": Family("vit_tiny_patch16_224", VIT, 16, levels=3, prefixes=1, attentions=3),
+    "vit without class token": Family(
+        "vit_tiny_patch16_224", {**VIT, "class_token": False, "global_pool": "avg"}, 16, levels=3, attentions=3
+    ),
+    "vit with registers": Family("vit_tiny_patch16_224", {**VIT, "reg_tokens": 2}, 16, 3, prefixes=3, attentions=3),
+    "deit distilled": Family("deit_tiny_distilled_patch16_224", VIT, 16, levels=3, prefixes=2, attentions=3),
+    "cait": Family("cait_xxs24_224", VIT, 16, levels=3, attentions=3),
+    "swin": Family("swin_tiny_patch4_window7_224", SWIN, 16, levels=2, attentions=3),
+    "convnext": Family("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}, 32, levels=4),
+    "resnet": Family("resnet10t", {"channels": (4, 8, 12, 16), "stem_width": 4}, 32, levels=5),
+    "regnet": Family("regnetx_002", {}, 32, levels=5),
+}
+PLAIN_ATTENTION = ["vit", "vit without class token", "vit with registers", "deit distilled"]
+
+every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+@cache
+def network(name):
+    torch.manual_seed(0)
+    family = FAMILIES[name]
+    module = timm.create_model(family.architecture, num_classes=4, in_chans=1, **family.arguments)
+    with torch.no_grad():
+        for parameter in module.parameters():  # what starts at zero (tokens, CaiT's scales) has to count as well
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return module.eval()
+
+
+def pictures(name):
+    size = FAMILIES[name].size
+    return torch.rand(2, 1, size, size, generator=torch.Generator().manual_seed(3))
+
+
+def everything(name):
+    family = FAMILIES[name]
+    levels, attentions = tuple(range(family.levels)), tuple(range(family.attentions))
+    return Wanted(levels=levels, last=True, embedding=True, attentions=attentions)
+
+
+def tap(name, **wanted):
+    return run_tapped(network(name), pictures(name), Wanted(**wanted) if wanted else everything(name))
+
+
+def seen_by_hooks(name, *parts):
+    """What the modules of these names returned in a plain run, and its logits."""
+    module, found = network(name), []
+    hooks = [
+        module.get_submodule(part).register_forward_hook(lambda _module, _inputs, output: found.append(output))
+        for part in parts
+    ]
+    try:
+        logits = module(pictures(name))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found, logits
+
+
+@every_family
+def test_taps_do_not_change_the_logits(name):
+    plain = network(name)(pictures(name))
+
+    torch.testing.assert_close(tap(name).logits, plain, rtol=1e-6, atol=1e-6)
+    assert plain.std() > 1e-4
+
+
+@every_family
+@pytest.mark.parametrize("part", ["levels", "last", "embedding", "attentions"])
+def test_each_thing_can_be_wanted_alone(name, part):
+    whole = everything(name)
+    wanted = Wanted(**{part: getattr(whole, part)})
+
+    found = run_tapped(network(name), pictures(name), wanted)
+
+    torch.testing.assert_close(found.logits, network(name)(pictures(name)), rtol=1e-6, atol=1e-6)
+    assert list(found.levels) == list(wanted.levels)
+    assert (found.last is not None, found.embedding is not None) == (wanted.last, wanted.embedding)
+    assert list(found.attentions) == list(wanted.attentions)
+
+
+@every_family
+def test_levels_are_tokens_on_their_grid_beside_the_prefix_tokens(name):
+    family, found = FAMILIES[name], tap(name)
+
+    for feature in found.levels.values():
+        size, tokens, width = feature.tokens.shape
+        assert (size, tokens) == (2, feature.grid[0] * feature.grid[1])
+        assert feature.map.shape == (2, width, *feature.grid)
+        assert (0 if feature.prefix is None else feature.prefix.shape[1]) == family.prefixes
+        assert feature.all_tokens.shape == (2, family.prefixes + tokens, width)
+
+
+@pytest.mark.parametrize("name", PLAIN_ATTENTION)
+def test_levels_of_a_vit_are_what_its_blocks_return(name):
+    blocks, _ = seen_by_hooks(name, "blocks.0", "blocks.1", "blocks.2")
+
+    found = tap(name, levels=(0, 1, 2))
+
+    for index, block in enumerate(blocks):
+        torch.testing.assert_close(found.levels[index].all_tokens, block)
+
+
+def test_levels_of_cait_are_what_its_patch_blocks_return():
+    blocks, _ = seen_by_hooks("cait", "blocks.0", "blocks.2")
+
+    found = tap("cait", levels=(0, 2))
+
+    torch.testing.assert_close(found.levels[0].tokens, blocks[0])
+    torch.testing.assert_close(found.levels[2].tokens, blocks[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("resnet", ["act1", "layer1", "layer2", "layer3", "layer4"]),
+        ("regnet", ["stem", "s1", "s2", "s3", "s4"]),
+        ("convnext", ["stages.0", "stages.1", "stages.2", "stages.3"]),
+    ],
+)
+def test_levels_of_a_cnn_are_what_its_stages_return(name, parts):
+    stages, _ = seen_by_hooks(name, *parts)
+
+    found = tap(name)
+
+    assert len(found.levels) == len(stages)
+    for index, stage in enumerate(stages):
+        torch.testing.assert_close(found.levels[index].map, stage)
+
+
+def test_levels_of_a_swin_are_what_its_stages_return():
+    stages, _ = seen_by_hooks("swin", "layers.0", "layers.1")
+
+    found = tap("swin")
+
+    for index, stage_BHWD in enumerate(stages):
+        torch.testing.assert_close(found.levels[index].map, stage_BHWD.permute(0, 3, 1, 2))
+
+
+@every_family
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_single_level_is_the_same_as_among_all(name, index):
+    alone, among = tap(name, levels=(index,)).levels[index], tap(name).levels[index]
+
+    torch.testing.assert_close(alone.all_tokens, among.all_tokens)
+
+
+def test_the_last_features_of_a_vit_are_behind_its_norm():
+    (normed,), _ = seen_by_hooks("vit", "norm")
+
+    last = tap("vit").last
+
+    torch.testing.assert_close(last.all_tokens, normed)
+    assert last.grid == (4, 4)
+
+
+def test_the_last_features_of_cait_have_the_class_token_in_front():
+    (normed,), _ = seen_by_hooks("cait", "norm")
+
+    last = tap("cait").last
+
+    torch.testing.assert_close(last.all_tokens, normed)
+    assert last.prefix.shape == (2, 1, 16)
+
+
+def test_the_last_features_of_a_swin_are_read_row_by_row():
+    (normed_BHWD,), _ = seen_by_hooks("swin", "norm")
+
+    torch.testing.assert_close(tap("swin").last.tokens, normed_BHWD.flatten(1, 2))
+
+
+def test_the_last_features_of_a_resnet_are_its_last_stage():
+    (stage,), _ = seen_by_hooks("resnet", "layer4")
+
+    torch.testing.assert_close(tap("resnet").last.map, stage)
+
+
+@pytest.mark.parametrize("name", ["resnet", "regnet", "swin", "vit without class token"])
+def test_pooled_last_features_are_the_embedding_where_nothing_lies_between(name):
+    found = tap(name)
+    between = getattr(network(name), "fc_norm", None) or nn.Identity()
+
+    torch.testing.assert_close(between(found.last.pooled), found.embedding)
+
+
+@every_family
+def test_the_embedding_is_what_the_classifier_reads(name):
+    found = tap(name, embedding=True)
+    classifier = network(name).get_classifier()
+    head = classifier[0] if isinstance(classifier, tuple) else classifier
+
+    logits = head(found.embedding)
+
+    if name == "deit distilled":  # its answer is the mean of two heads
+        (read,), _ = seen_by_hooks(name, "head")
+        torch.testing.assert_close(logits, read)
+    else:
+        torch.testing.assert_close(logits, found.logits)
+
+
+def test_a_distilled_vit_in_training_keeps_its_heads_apart():
+    module = network("deit distilled")
+    module.set_distilled_training(True)
+    module.train()
+    try:
+        found = tap("deit distilled", levels=(2,), embedding=True)
+        heads = module(pictures("deit distilled"))
+    finally:
+        module.set_distilled_training(False)
+        module.eval()
+
+    torch.testing.assert_close(found.logits, heads[0])
+    torch.testing.assert_close(found.token_logits[0], heads[1])
+    torch.testing.assert_close(module.head(found.embedding), found.logits)
+
+
+@pytest.mark.parametrize("name", PLAIN_ATTENTION)
+def test_attentions_are_those_that_the_blocks_use(name):
+    module, (returned, *_) = network(name), seen_by_hooks(name, "blocks.1.attn")
+
+    seen = tap(name).attentions[1]
+
+    value_BhTd = seen.value.unflatten(2, (seen.heads, -1)).transpose(1, 2)
+    mixed = (seen.weights @ value_BhTd).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(module.blocks[1].attn.proj(mixed), returned[0], rtol=1e-4, atol=1e-5)
+    assert seen.weights.shape == (2, 2, *[16 + FAMILIES[name].prefixes] * 2)
+
+
+def test_attentions_with_normalised_queries_and_keys_are_right_as_well():
+    torch.manual_seed(0)
+    module = timm.create_model("vit_tiny_patch16_224", num_classes=4, in_chans=1, qk_norm=True, **VIT).eval()
+    outputs = []
+    module.blocks[0].attn.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+
+    seen = run_tapped(module, pictures("vit"), Wanted(attentions=(0,))).attentions[0]
+
+    value_BhTd = seen.value.unflatten(2, (2, -1)).transpose(1, 2)
+    mixed = (seen.weights @ value_BhTd).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(module.blocks[0].attn.proj(mixed), outputs[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "vit_small_patch16_dinov3",  # rotates queries and keys by their positions
+        "vit_relpos_small_patch16_224",  # adds a bias to the logits
+    ],
+)
+def test_weights_of_an_attention_that_adds_something_are_not_made_up(architecture):
+    module = timm.create_model(architecture, num_classes=4, in_chans=1, **VIT).eval()
+
+    seen = run_tapped(module, pictures("vit"), Wanted(attentions=(0, 1, 2))).attentions
+
+    assert [attention.weights for attention in seen.values()] == [None] * 3
+    assert all(attention.query.shape[-1] == 16 for attention in seen.values())
+
+
+def test_values_narrower_than_queries_are_read_as_such():
+    torch.manual_seed(0)
+    module = nn.Sequential(SizedAttention(16, head_dim=8, value_dims=(5, 2), qkv_bias=True))
+    tokens = torch.randn(2, 6, 16)
+
+    seen = run_tapped(module, tokens, Wanted(attentions=(0,))).attentions[0]
+
+    _, key_BhTd, _ = module[0].split(tokens)
+    assert [tensor.shape[-1] for tensor in seen.qkv] == [16, 16, 7]
+    torch.testing.assert_close(seen.key.unflatten(2, (2, 8)).transpose(1, 2), key_BhTd)
+    torch.testing.assert_close(seen.value, module[0].qkv(tokens)[..., 32:])
+    mixed = [seen.weights[:, 0] @ seen.value[..., :5], seen.weights[:, 1] @ seen.value[..., 5:]]
+    torch.testing.assert_close(module[0].proj(torch.cat(mixed, dim=2)), module(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_attentions_of_a_swin_are_counted_by_window_and_without_weights():
+    seen = tap("swin").attentions
+
+    assert [attention.query.shape for attention in seen.values()] == [(32, 4, 8), (8, 4, 16), (8, 4, 16)]
+    assert [attention.heads for attention in seen.values()] == [1, 2, 2]
+    assert all(attention.weights is None for attention in seen.values())
+
+
+@every_family
+def test_what_is_tapped_can_be_learned_from(name):
+    inputs = pictures(name).requires_grad_()
+
+    found = run_tapped(network(name), inputs, everything(name))
+    tapped = [found.levels[0].tokens, found.last.tokens, found.embedding]
+    tapped += [attention.query for attention in found.attentions.values()][:1]
+
+    for tensor in tapped:
+        (gradient,) = torch.autograd.grad(tensor.square().sum(), inputs, retain_graph=True)
+        assert gradient.abs().sum() > 0
+
+
+@every_family
+def test_nothing_stays_hooked(name):
+    tap(name)
+
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network(name).modules())
+
+
+def test_nothing_stays_hooked_after_an_error():
+    with pytest.raises(AssertionError):
+        run_tapped(network("vit"), torch.zeros(1, 1, 20, 20), everything("vit"))
+
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network("vit").modules())
+
+
+def test_batch_statistics_are_updated_once():
+    torch.manual_seed(0)
+    module = timm.create_model("resnet10t", num_classes=4, in_chans=1, channels=(4, 8, 12, 16), stem_width=4).train()
+
+    run_tapped(module, pictures("resnet"), everything("resnet"))
+
+    assert {m.num_batches_tracked.item() for m in module.modules() if isinstance(m, nn.BatchNorm2d)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("module", "wanted", "words"),
+    [
+        (nn.Flatten(), Wanted(levels=(0,)), "Flatten does not give its features by level"),
+        (nn.Flatten(), Wanted(last=True), "Flatten does not give its features by level"),
+        (network("vit"), Wanted(attentions=(0, 3)), "no readable attention 3"),
+        (network("resnet"), Wanted(attentions=(0,)), "no readable attention 0"),
+    ],
+)
+def test_what_a_network_has_not_got_is_refused(module, wanted, words):
+    with pytest.raises(ValueError, match=words):
+        run_tapped(module, torch.zeros(1, 1, 16, 16), wanted)
+
+
+def test_a_headless_network_has_no_embedding_to_read():
+    headless = timm.create_model("vit_tiny_patch16_224", num_classes=0, in_chans=1, **VIT).eval()
+
+    found = run_tapped(headless, pictures("vit"), Wanted(embedding=True))
+
+    torch.testing.assert_close(found.embedding, found.logits)
+
+
+def test_nothing_wanted_is_a_plain_run():
+    assert not Wanted()
+    assert run_tapped(nn.Flatten(), torch.ones(1, 2, 2), Wanted()).logits.equal(torch.ones(1, 4))
+
+
+def test_a_map_is_read_row_by_row():
+    feature = Feature(torch.arange(6.0).reshape(1, 6, 1), (2, 3))
+
+    assert feature.map[0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert feature.pooled.tolist() == [[2.5]]
+    assert feature.all_tokens is feature.tokens
+
+
+def test_every_tensor_of_the_outputs_is_changed():
+    one = torch.ones(1, 2, 4)
+    given = Outputs(
+        logits=torch.ones(1, 4),
+        token_logits=(torch.ones(1, 4),),
+        levels={3: Feature(one, (1, 2), one)},
+        last=Feature(one, (1, 2)),
+        embedding=torch.ones(1, 4),
+        attentions={1: Attention(one, one, one, heads=2, weights=torch.ones(1, 2, 2, 2))},
+    )
+
+    found = given.map(lambda tensor: tensor + 1)
+
+    level, attention = found.levels[3], found.attentions[1]
+    tensors = [found.logits, *found.token_logits, level.tokens, level.prefix, found.last.tokens, found.embedding]
+    tensors += [*attention.qkv, attention.weights]
+    assert all((tensor == 2).all() for tensor in tensors)
+    assert found.last.prefix is None
+    assert attention.heads == 2
