@@ -1,0 +1,41 @@
+"""Parameters of ``mgd``: masked generative distillation (Yang et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from core.spec.methods.base import About, Needs
+from core.spec.methods.composition import LayeredParams, Weight
+
+
+class MgdParams(LayeredParams):
+    """Generate the teacher's features from a part of the student's."""
+
+    about: ClassVar[About] = About(
+        summary="A small network generates the teacher's full features from the student's, of which a random part is "
+        "masked.",
+        paper="Masked Generative Distillation, arXiv:2205.01529",
+        year=2022,
+        when="Where imitating features as they are, as fitnets does, holds the student back.",
+        needs=Needs(teacher=("logits", "levels"), student=("logits", "levels")),
+        caches=("levels",),
+    )
+    name: Literal["mgd"] = Field(description="The method's name.")
+    weight: Weight = Field(
+        default=7e-5,
+        description="Weight of the squared error, which is summed over channels and positions: the paper's for a "
+        "ResNet-50 teacher at 224 pixels, about 100,000 entries a picture. In proportion more for smaller features.",
+    )
+    masked: float = Field(
+        default=0.15,
+        ge=0,
+        lt=1,
+        description="Part that is masked: 0.15 in the official code, whose documentation says 0.5.",
+    )
+    mask: Literal["channels", "positions"] = Field(
+        default="channels",
+        description="What is masked: whole channels, as in the official code for classification, or "
+        "positions of the picture.",
+    )

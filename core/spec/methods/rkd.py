@@ -1,0 +1,33 @@
+"""Parameters of ``rkd``: distances and angles in the batch (Park et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from core.spec.methods.base import About, Needs
+from core.spec.methods.composition import FeatureParams, Weight
+
+
+class RkdParams(FeatureParams):
+    """Match how far the samples of a batch are from each other, and at which angles."""
+
+    about: ClassVar[About] = About(
+        summary="The student's embeddings of a batch lie to each other as the teacher's do: distances between two "
+        "samples and angles between three.",
+        paper="Relational Knowledge Distillation, arXiv:1904.05068",
+        year=2019,
+        when="Embeddings that are compared later, as in retrieval; widths may differ. Batches of 64 or more.",
+        needs=Needs(teacher=("logits", "embedding"), student=("logits", "embedding")),
+        caches=("embedding",),
+    )
+    name: Literal["rkd"] = Field(description="The method's name.")
+    distance_weight: Weight = Field(default=25.0, description="Weight of the distances.")
+    angle_weight: Weight = Field(default=50.0, description="Weight of the angles.")
+    angle_samples: int = Field(
+        default=128,
+        ge=3,
+        le=512,
+        description="Angles are taken between the first so many samples of a batch: their memory grows with the cube.",
+    )

@@ -1,0 +1,80 @@
+"""Attention transfer: where features are strong, at pairs of levels."""
+
+import math
+
+import pytest
+import torch
+
+from core.errors import InvalidSpec
+from core.losses import neuron_selectivity
+from core.methods import Outputs
+from core.models.taps import Feature, Wanted
+
+ONE_PATCH = ("vit_tiny_patch16_224", {"patch_size": 16, "embed_dim": 8, "depth": 2, "num_heads": 2})
+
+
+def outputs(levels):
+    return Outputs(torch.zeros(2, 4), levels={index: Feature(tokens, (2, 2)) for index, tokens in levels.items()})
+
+
+def attention(tokens_ND, power):
+    strength = [sum(x**power for x in row) / len(row) for row in tokens_ND.tolist()]
+    return [x / math.hypot(*strength) for x in strength]
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_the_term_is_the_sum_over_pairs_of_the_distance_of_unit_maps(lesson, batch, power):
+    method = lesson("attention_transfer", layers=[(0, 1), (3, 2)], power=power).method
+    torch.manual_seed(0)
+    mine, guide = {i: torch.randn(2, 4, 3) for i in (0, 3)}, {i: torch.randn(2, 4, 5) for i in (1, 2)}
+
+    terms = method.feature_terms(batch, outputs(mine), [outputs(guide)])
+
+    expected = 0.0
+    for s, t in ((0, 1), (3, 2)):
+        for b in range(2):
+            units = attention(mine[s][b], power), attention(guide[t][b], power)
+            expected += sum((x - y) ** 2 for x, y in zip(*units, strict=True)) / (2 * 4)
+    assert list(terms) == ["attention"]
+    assert terms["attention"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_selectivity_compares_channels_on_the_same_pairs(lesson, batch):
+    made = lesson("attention_transfer", statistic="selectivity", weight=50.0)
+    student, teacher = made.ask(batch.images), made.teachers[0](batch.images)
+
+    found = made.terms(batch)["selectivity"].item()
+
+    pairs = [neuron_selectivity(student.levels[s].map, teacher.levels[t].map).item() for s, t in made.method.pairs]
+    assert found == pytest.approx(50 * sum(pairs), rel=1e-4)
+
+
+def test_four_pairs_are_compared_by_themselves(lesson):
+    method = lesson("attention_transfer").method
+
+    assert method.student_wants == Wanted(levels=(0, 1, 2, 3))
+    assert method.teacher_wants == Wanted(levels=(1, 2, 4, 5))
+
+
+def test_levels_of_one_position_say_nothing_and_are_left_out(lesson, batch):
+    made = lesson("attention_transfer", teachers=("cnn",))
+    guide = made.teachers[0](batch.images)
+
+    assert 0 < len(made.method.pairs) < 4
+    assert all(guide.levels[t].tokens.shape[1] > 1 for _, t in made.method.pairs)
+
+
+def test_a_level_of_one_position_that_was_asked_for_is_refused(lesson):
+    with pytest.raises(InvalidSpec, match="/method/layers: one of the levels 3 and 4 has a single position"):
+        lesson("attention_transfer", teachers=("cnn",), layers=[(0, 0), (3, 4)])
+
+
+@pytest.mark.parametrize(
+    ("networks", "pointer"),
+    [({"student": ONE_PATCH}, "/student/architecture"), ({"teachers": (ONE_PATCH,)}, "/teachers/0/architecture")],
+)
+def test_a_network_of_one_position_is_refused(lesson, networks, pointer):
+    with pytest.raises(InvalidSpec) as caught:
+        lesson("attention_transfer", **networks)
+
+    assert [error.pointer for error in caught.value.errors] == [pointer]

@@ -1,0 +1,60 @@
+"""Variational information: the official code's number, and variances that learn."""
+
+import pytest
+import torch
+
+from core.methods.vid import Prediction
+from core.models.taps import Wanted
+
+
+def tokens(picture):
+    return picture.flatten(2).transpose(1, 2)
+
+
+def test_a_prediction_gives_the_value_of_the_official_code(filled):
+    torch.manual_seed(0)
+    mine, guide = torch.randn(2, 6, 4, 4).requires_grad_(), torch.randn(2, 9, 4, 4)
+    prediction = Prediction(6, 9, variance=5.0)
+    filled(prediction.mean)
+
+    loss = prediction(tokens(mine), tokens(guide))
+
+    assert loss.item() == pytest.approx(0.9131374479919641, rel=1e-5)
+    assert torch.autograd.grad(loss, mine)[0].norm().item() == pytest.approx(4.11535808326875e-05, rel=1e-4)
+
+
+@pytest.mark.parametrize("variance", [1e-3, 1.0, 5.0, 1e4])
+def test_variances_start_where_asked(variance):
+    torch.testing.assert_close(Prediction(2, 3, variance=variance).variance, torch.full((3,), variance))
+
+
+def test_variances_learn_how_well_each_channel_is_predicted():
+    prediction = Prediction(2, 2, variance=1.0)
+    guess = torch.randn(1, 8, 2)
+    error = torch.tensor([0.1, 10.0])
+
+    (slope,) = torch.autograd.grad(prediction(guess, prediction.mean(guess) + error), prediction.scale)
+
+    assert slope[0] > 0 > slope[1]  # the first channel's variance falls, the second's grows
+
+
+def test_the_pairs_predictions_are_summed_on_the_coarser_grid(lesson, batch):
+    made = lesson("vid", teachers=("cnn",), layers=[(1, 1), (3, 3)])
+    student, teacher = made.ask(batch.images), made.teachers[0](batch.images)
+
+    found = made.terms(batch)["information"].item()
+
+    expected = 0.0
+    for (s, t), prediction in zip(made.method.pairs, made.method.predictions, strict=True):
+        own, guide = student.levels[s].map, teacher.levels[t].map
+        grid = min(own.shape[2:], guide.shape[2:])
+        pooled = (torch.nn.functional.adaptive_avg_pool2d(picture, grid) for picture in (own, guide))
+        expected += prediction(*map(tokens, pooled)).item()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_four_pairs_are_compared_by_themselves(lesson):
+    method = lesson("vid").method
+
+    assert method.student_wants == Wanted(levels=(0, 1, 2, 3))
+    assert method.teacher_wants == Wanted(levels=(1, 2, 4, 5))
