@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from core.data.pixels import Pixels
 from core.models.built import BuiltModel
 from core.models.taps import Wanted, run_tapped
-from core.train.seeds import derive_seed
+from core.seeds import derive_seed
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _FIRST_NORM = 10.0

@@ -10,6 +10,7 @@ from core.methods import Setting, build_method
 from core.models.build import build_student
 from core.models.built import BuiltModel
 from core.models.weights import load_folder, save_folder
+from core.seeds import derive_seed
 from core.spec import StudentSpec, TeacherSpec, TeacherTrainingSpec
 from core.spec.methods.scratch import ScratchParams
 from core.teacher.recipe import recipe_digest
@@ -17,7 +18,6 @@ from core.train.context import RunContext
 from core.train.loop import Task, Trainer
 from core.train.precision import choose_arithmetic
 from core.train.record import Span, Track
-from core.train.seeds import derive_seed
 
 _LABELS = ScratchParams(name="scratch")
 

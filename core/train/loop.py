@@ -17,6 +17,7 @@ from core.methods.base import Method, Moment, Room, Teacher
 from core.models.built import BuiltModel
 from core.models.taps import Outputs, run_tapped
 from core.reporting import Control, Interrupted, Reporter, SavedCheckpoint
+from core.seeds import derive_seed, seed_generators, step_seed
 from core.spec import TrainingBase
 from core.train.checkpoint import Trained, read_checkpoint, write_checkpoint
 from core.train.ema import Ema
@@ -25,7 +26,6 @@ from core.train.optimizer import build_optimizer, clip_gradients, gradient_norm
 from core.train.precision import Arithmetic
 from core.train.record import Recorder, Track
 from core.train.schedule import Schedule
-from core.train.seeds import derive_seed, seed_generators, step_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

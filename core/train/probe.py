@@ -49,7 +49,8 @@ def probe(task: Task, scratch: Path) -> Probed:
     try:
         stepper = Stepper(copied)
         seconds = _timed(stepper, 0)
-        for step in range(1, min(_WARM_STEPS, stepper.schedule.total_steps)):  # the first steps also pay for what is set up once
+        # The first steps also pay for what is set up once.
+        for step in range(1, min(_WARM_STEPS, stepper.schedule.total_steps)):
             if seconds < _QUICK_SECONDS:
                 seconds = min(seconds, _timed(stepper, step))
         write_checkpoint(folder, stepper.trained, step=1)

@@ -2,7 +2,7 @@
 
 import torch
 
-from core.train.seeds import derive_seed, seed_generators, step_seed
+from core.seeds import derive_seed, seed_generators, step_seed
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from core.models.built import BuiltModel
-from core.models.preprocessing import Preprocessing
-from core.teacher.inversion import (
+from core.methods.inversion import (
     Inversion,
     intra_divergence,
     invert,
@@ -16,6 +14,8 @@ from core.teacher.inversion import (
     objective,
     total_variation,
 )
+from core.models.built import BuiltModel
+from core.models.preprocessing import Preprocessing
 
 SHAPE = (1, 16, 16)
 

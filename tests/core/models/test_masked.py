@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from core.teacher.masked import seeing_only, sees_patches
+from core.models.masked import seeing_only, sees_patches
 
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4, "in_chans": 1}
 

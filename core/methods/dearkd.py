@@ -1,0 +1,162 @@
+"""Early layers of a CNN teach early blocks of a ViT; then labels alone: DearKD.
+
+Chen et al. 2022, arXiv:2204.12997; no official code, and details of the paper that could not be
+confirmed are said here. First stage: (1 − alpha) · labels on the class token + alpha · the teacher's
+decision on the distillation token + weight · mean squared error between early maps, the student's
+through an aligner (depth-wise convolution, layer norm, GELU, 1 × 1 convolution). Second stage: labels
+alone, so that the teacher's limits are not the student's. One learning-rate schedule spans both.
+
+The first blocks' attention is gated between content and place (the paper's multi-head convolutional
+attention), and stays in the exported student; aligners are dropped. Deviations: both maps are
+compared behind a layer norm over their channels, on the coarser grid of the two; in the second stage
+both heads learn the labels, as the exported student averages them.
+
+With ``data_free`` the training pictures are made by inverting the teacher (:mod:`core.methods.inversion`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.data.pixels import Pixels
+from core.errors import SpecCannotRun
+from core.losses import token_divergence
+from core.methods.base import Batch, Method, Room, Setting, Sources, refuse
+from core.methods.inversion import Inversion, inverted_pixels
+from core.methods.pairing import Pairs, check_levels, evenly, pair_levels
+from core.models.align import coarser, resampled
+from core.models.anatomy import Anatomy
+from core.models.forms import Form
+from core.models.taps import Feature, Outputs, Wanted
+from core.spec.methods.dearkd import DearkdParams
+
+_PAIRS = 2
+
+
+class Dearkd(Method):
+    """Terms ``label``, ``distillation`` and ``early`` in the first stage, ``label`` in the second."""
+
+    def __init__(self, params: DearkdParams, setting: Setting) -> None:
+        super().__init__(setting)
+        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        if params.data_free:
+            _check_invertible(theirs, setting)
+            self.num_gathered = params.num_images
+        self.params = params
+        given = params.layers or early_pairs(mine, theirs)
+        self.pairs = pair_levels(mine, theirs, given, count=len(given), method=params.name)
+        self.aligners = nn.ModuleList(Aligner(mine.levels[s].width, theirs.levels[t].width) for s, t in self.pairs)
+        self.student_wants = Wanted(levels=tuple(s for s, _ in self.pairs))
+        self.teacher_wants = Wanted(levels=tuple(t for _, t in self.pairs))
+
+    @classmethod
+    def form(cls, params: DearkdParams, student: Anatomy, teachers: Sequence[Anatomy]) -> Form:
+        """A ViT with a distillation token whose first blocks' attention may begin local."""
+        depth = len(check_levels(student, "student", params.name))
+        local = early_depth(depth) if params.local_blocks is None else params.local_blocks
+        if local > depth:
+            raise refuse("local_blocks", f"the student {student.architecture} has {depth} blocks, not {local}")
+        return Form("flexible", {"distillation_tokens": 1, "local_blocks": local})
+
+    def gather(self, sources: Sources) -> Pixels | None:
+        """Pictures made from the teacher, where the training is free of data."""
+        if not self.params.data_free:
+            return None
+        wanted = Inversion(
+            num_images=self.params.num_images, iterations=self.params.iterations, diversity=self.params.diversity
+        )
+        made = f"{wanted.num_images} pictures made from the teacher stand in for the training split"
+        sources.event("data.inversion", made, {"images": wanted.num_images, "iterations": wanted.iterations})
+        channels, height, width = sources.train.images.shape[1:]
+        return inverted_pixels(
+            sources.teachers[0].built,
+            wanted,
+            shape=(channels, height, width),
+            seed=sources.seed,
+            folder=sources.kept,
+            poll=sources.poll,
+        )
+
+    def prepare_student(self, student: nn.Module) -> None:
+        """Make the student return both heads' logits while it trains.
+
+        Raises ``SpecCannotRun`` for a student without a distillation token.
+        """
+        switch = getattr(student, "set_distilled_training", None)
+        if switch is None:
+            raise SpecCannotRun(
+                f"dearkd needs a student with a distillation token, {type(student).__name__} has none; "
+                "choose a plain ViT as student, or method kd"
+            )
+        switch(True)
+
+    def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
+        """What the stage has; the second one asks no teacher."""
+        student = room.student(batch.images)
+        (token_logits,) = student.token_logits
+        if room.moment.fraction >= self.params.first_stage:
+            both = self.label_loss(student.logits, batch) + self.label_loss(token_logits, batch)
+            return {"label": both / 2}
+        teacher, alpha = room.teachers[0](batch.images), self.params.alpha
+        decision = token_divergence(token_logits, teacher.logits, distillation_type="hard", temperature=1.0)
+        return {
+            "label": (1 - alpha) * self.label_loss(student.logits, batch),
+            "distillation": alpha * decision,
+            "early": self.params.weight * self.early(student, teacher),
+        }
+
+    def early(self, student: Outputs, teacher: Outputs) -> Tensor:
+        """The aligned maps' squared error, mean over entries and pairs."""
+        errors = []
+        for (mine, theirs), aligner in zip(self.pairs, self.aligners, strict=True):
+            guess, guide = aligner(student.levels[mine]), teacher.levels[theirs]
+            grid = coarser(guess.grid, guide.grid)
+            errors.append(F.mse_loss(_normal(resampled(guess, grid)), _normal(resampled(guide, grid))))
+        return torch.stack(errors).mean()
+
+
+class Aligner(nn.Module):
+    """From patch tokens to a CNN's map on the same grid: depth-wise 3 × 3, layer norm, GELU, 1 × 1."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, channels)  # the 1 × 1 convolution, place by place
+
+    def forward(self, feature: Feature) -> Feature:
+        """The same places with the CNN's channels."""
+        mixed_BND = self.depthwise(feature.map.float()).flatten(2).transpose(1, 2)
+        return Feature(self.project(F.gelu(self.norm(mixed_BND))), feature.grid)
+
+
+def early_depth(depth: int) -> int:
+    """How many of a ViT's blocks are early: a third, rounded up."""
+    return -(-depth // 3)
+
+
+def early_pairs(student: Anatomy, teacher: Anatomy) -> Pairs:
+    """Two pairs in the first third of the student's blocks and the first half of the teacher's stages."""
+    blocks = early_depth(len(check_levels(student, "student", "dearkd")))
+    stages = -(-len(check_levels(teacher, "teachers/0", "dearkd")) // 2)
+    count = min(_PAIRS, blocks, stages)
+    return tuple(zip(evenly(blocks, count), evenly(stages, count), strict=True))
+
+
+def _normal(feature: Feature) -> Tensor:
+    return F.layer_norm(feature.tokens.float(), feature.tokens.shape[-1:])
+
+
+def _check_invertible(teacher: Anatomy, setting: Setting) -> None:
+    if teacher.num_batch_norms == 0:
+        raise refuse(
+            "data_free",
+            f"pictures are made from the statistics in the teacher's batch norms, and {teacher.architecture} has "
+            "none; use a teacher with batch norms, such as a ResNet or RegNet, or train on the dataset",
+        )
+    if setting.num_classes is None:
+        raise refuse("data_free", "pictures are made class by class, and the dataset has no classes")

@@ -1,0 +1,46 @@
+"""Parameters of ``manifold``: fine-grained manifold distillation (Hao et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from core.spec.methods.base import About, Needs
+from core.spec.methods.composition import LayeredParams, Weight
+
+
+class ManifoldParams(LayeredParams):
+    """Match how patches lie to each other; the defaults are the authors' recipe, which leaves out the labels."""
+
+    about: ClassVar[About] = About(
+        summary="The cosines between the student's patches, in an image and across the batch, match the teacher's.",
+        paper="Learning Efficient Vision Transformers via Fine-Grained Manifold Distillation, arXiv:2107.01378",
+        year=2022,
+        when="ViT teacher and student on the same grid of patches; widths and depths may differ, and nothing is added "
+        "to the student.",
+        needs=Needs(
+            teacher=("logits", "levels"),
+            student=("logits", "levels"),
+            student_families=("transformer",),
+            teacher_families=("transformer",),
+        ),
+        caches=("levels",),
+    )
+    name: Literal["manifold"] = Field(description="The method's name.")
+    label_weight: Weight = Field(
+        default=0.0,
+        description="Weight of the labels' cross-entropy; the authors' recipe leaves it out.",
+    )
+    temperature: float | None = Field(
+        default=1.0, gt=0, le=100, description="Temperature of the logit term. Null: that method's own default."
+    )
+    patch_weight: Weight = Field(default=4.0, description="Weight of the cosines among the patches of an image.")
+    sample_weight: Weight = Field(default=0.1, description="Weight of the cosines among the images at a patch.")
+    random_weight: Weight = Field(default=0.2, description="Weight of the cosines among patches drawn from the batch.")
+    num_random: int | None = Field(
+        default=None,
+        ge=1,
+        le=8192,
+        description="How many patches are drawn from the batch at each step. Null: 192, or all where there are fewer.",
+    )

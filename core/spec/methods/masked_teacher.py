@@ -1,0 +1,47 @@
+"""Parameters of ``masked_teacher``: a teacher that sees what the student looks at (Son et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.composition import Weight
+
+
+class MaskedTeacherParams(MethodParams):
+    """Show the teacher only the patches that the student's class token attends to."""
+
+    about: ClassVar[About] = About(
+        summary="The ViT teacher sees only the patches that the student attends to most, which makes it cheaper; "
+        "its logits then teach as in any logit method.",
+        paper="The Role of Masking for Efficient Supervised Knowledge Distillation of Vision Transformers, "
+        "arXiv:2302.10494",
+        year=2024,
+        when="The teacher is a large ViT and most of a step's time is its own.",
+        needs=Needs(
+            student=("logits", "attention"),
+            teacher=("logits", "patch tokens"),
+            student_families=("transformer",),
+            teacher_families=("transformer",),
+        ),
+    )
+    name: Literal["masked_teacher"] = Field(description="The method's name.")
+    keep: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of the patches that the teacher sees; 1 is the logit method without masking.",
+    )
+    label_weight: Weight = Field(default=0.5, description="Weight of the labels' cross-entropy.")
+    logits: Literal["kd", "dkd", "nkd", "dist", "logit_standardization", "wsld"] = Field(
+        default="kd", description="The logit method that compares student and teacher."
+    )
+    logits_weight: Weight = Field(default=0.5, description="Weight of the logit term.")
+    temperature: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="Temperature of the logit term. Null: 1 for `kd`, as in the paper, and the default of any other.",
+    )

@@ -1,0 +1,37 @@
+"""Parameters of ``target_aware``: knowledge distillation via the target-aware transformer (Lin et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from core.spec.methods.base import About, Needs
+from core.spec.methods.composition import LayeredParams, Weight
+
+
+class TargetAwareParams(LayeredParams):
+    """Make each pixel of the teacher's last map from all pixels of the student's; defaults of the variant with KD."""
+
+    about: ClassVar[About] = About(
+        summary="Every pixel of the teacher's last feature map is rebuilt from the student's whole map, by attention.",
+        paper="Knowledge Distillation via the Target-aware Transformer, arXiv:2205.10793",
+        year=2022,
+        when="Teacher and student that see places differently, such as CNNs with unlike receptive fields; the last "
+        "maps should have more than a few pixels.",
+        needs=Needs(teacher=("logits", "last"), student=("logits", "last")),
+        caches=("last",),
+    )
+    name: Literal["target_aware"] = Field(description="The method's name.")
+    weight: Weight = Field(default=0.1, description="Weight of the feature term.")
+    label_weight: Weight = Field(default=0.5, description="Weight of the labels' cross-entropy.")
+    logits_weight: Weight = Field(default=0.5, description="Weight of the logit term.")
+    temperature: float | None = Field(
+        default=1.0, gt=0, le=100, description="Temperature of the logit term. Null: that method's own default."
+    )
+    heads: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Groups of channels that attend on their own; it must divide the teacher's width.",
+    )

@@ -1,0 +1,93 @@
+"""A token for each teacher: the authors' numbers, who teaches whom, and what is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from core.errors import InvalidSpec, SpecCannotRun
+from core.losses import co_advise
+from core.methods import Batch, Moment, Outputs
+
+
+@pytest.fixture
+def answers():
+    """Golden draws: class head, both tokens' heads, both teachers, mixed labels."""
+    torch.manual_seed(0)
+    drawn = [3 * torch.randn(4, 7) for _ in range(5)]
+    labels = torch.randn(4, 7).softmax(dim=1)
+    heads = [logits.requires_grad_() for logits in drawn[:3]]
+    return heads, drawn[3:], Batch(torch.zeros(4, 1, 16, 16), labels, torch.arange(4))
+
+
+def test_the_terms_are_those_of_the_authors_code(lesson, answers):
+    (head, *tokens), teachers, batch = answers
+    method = lesson("co_advise").method
+
+    terms = method.loss(batch, Outputs(head, tuple(tokens)), [Outputs(t) for t in teachers], Moment())
+
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {"label": 3.541103646, "teacher_0": 3.187916476, "teacher_1": 3.041264254}, rel=1e-5
+    )
+    whole = co_advise(head, tokens, teachers, batch.labels)
+    assert sum(terms.values()).item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_each_term_teaches_its_own_head(lesson, answers):
+    (head, *tokens), teachers, batch = answers
+    method = lesson("co_advise").method
+    terms = method.loss(batch, Outputs(head, tuple(tokens)), [Outputs(t) for t in teachers], Moment())
+
+    for place, term in enumerate(terms.values()):
+        slopes = torch.autograd.grad(term, (head, *tokens), allow_unused=True)
+        assert [slope is not None for slope in slopes] == [index == place for index in range(3)]
+
+
+def test_weights_and_temperature_are_the_loss_functions(lesson, answers):
+    (head, *tokens), teachers, batch = answers
+    method = lesson("co_advise", temperature=2.0, teacher_weights=(0.5, 2.0), label_weight=0.0).method
+
+    terms = method.loss(batch, Outputs(head, tuple(tokens)), [Outputs(t) for t in teachers], Moment())
+
+    whole = co_advise(head, tokens, teachers, batch.labels, temperature=2.0, weights=(0.5, 2.0))
+    label = nn.functional.cross_entropy(head, batch.labels)
+    assert sum(terms.values()).item() == pytest.approx((whole - label).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("teachers", "stem"), [(("cnn", "transformer"), "co_advise"), (("cnn", "cnn", "transformer"), "patch")]
+)
+def test_the_student_has_a_head_for_each_teacher_and_averages_them_when_it_serves(teachers, stem, lesson, batch):
+    made = lesson("co_advise", teachers=teachers, stem=stem)
+    heads = made.ask(batch.images)
+
+    assert len(heads.token_logits) == len(teachers)
+    assert list(made.terms(batch)) == ["label", *(f"teacher_{index}" for index in range(len(teachers)))]
+    module = made.student.module.eval()
+    pictures = made.student.preprocessing(batch.images)
+    tokens = module.forward_features(pictures)
+    logits = [head(tokens[:, place]) for place, head in enumerate(module.get_classifier())]
+    torch.testing.assert_close(module(pictures), torch.stack(logits).mean(dim=0))
+
+
+def test_every_teacher_reaches_the_body(lesson, batch):
+    made = lesson("co_advise", stem="co_advise")
+    terms = made.terms(batch)
+
+    for term in terms.values():
+        (slope,) = torch.autograd.grad(term, made.student.module.blocks[0].attn.qkv.weight, retain_graph=True)
+        assert slope.abs().sum() > 0
+
+
+def test_weights_in_another_number_than_teachers_are_refused(lesson):
+    with pytest.raises(InvalidSpec, match="/method/teacher_weights: 3 weights are given for 2 teachers"):
+        lesson("co_advise", teacher_weights=(1, 1, 1))
+
+
+def test_the_papers_stems_need_two_teachers(lesson):
+    with pytest.raises(InvalidSpec, match="two teachers, and there are 3"):
+        lesson("co_advise", teachers=("cnn", "cnn", "transformer"), stem="co_advise")
+
+
+def test_a_student_without_tokens_is_refused(lesson):
+    with pytest.raises(SpecCannotRun, match="distillation tokens"):
+        lesson("co_advise").method.prepare_student(nn.Linear(1, 4))

@@ -1,0 +1,106 @@
+"""From a CNN's map into a ViT's attention and tokens."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core.models.cross_attention import Discriminator, GroupwiseProjector, PartialCrossAttention
+from core.models.taps import Attention
+
+
+def drawn(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def teacher(width=6, heads=2):
+    return Attention(*(drawn(3, 4, width, seed=i) for i in range(3)), heads, None)
+
+
+def slowly(own, guide, heads):
+    """Both terms of L_proj1 by loops; ``own`` and ``guide`` are three tensors (B, N, D) each."""
+    outputs, relations = [], []
+    (query, key, value), (guide_query, guide_key, guide_value), raw = own[:3], guide, own[3]
+    d = value.shape[2] // heads
+    for picture in range(len(value)):
+        for head in range(heads):
+            part = slice(head * d, (head + 1) * d)
+
+            def attend(q, k, v, *, picture=picture, part=part):
+                scores = q[picture, :, part] @ k[picture, :, part].T / math.sqrt(d)
+                return F.softmax(scores, dim=1) @ v[picture, :, part]
+
+            outputs.append((attend(query, key, value) - attend(guide_query, guide_key, guide_value)).square().mean())
+            mine, theirs = raw[picture, :, part], guide_value[picture, :, part]
+            relations.append(((mine @ mine.T - theirs @ theirs.T) / math.sqrt(d)).square().mean())
+    return torch.stack(outputs).mean() + torch.stack(relations).mean()
+
+
+def projected(module, maps):
+    return [conv(maps).flatten(2).transpose(1, 2) for conv in (module.query, module.key, module.value)]
+
+
+def test_the_students_attention_is_compared_head_by_head():
+    torch.manual_seed(0)
+    module, maps, guide = PartialCrossAttention(5, 6, teacher_share=0.0), drawn(3, 5, 2, 2, seed=9), teacher()
+
+    own = projected(module, maps)
+
+    assert module(maps, guide).item() == pytest.approx(slowly([*own, own[2]], guide.qkv, 2).item(), rel=1e-5)
+
+
+def test_the_teacher_stands_in_for_some_but_not_in_the_relation_of_values():
+    torch.manual_seed(0)
+    module, maps, guide = PartialCrossAttention(5, 6, teacher_share=0.5), drawn(3, 5, 2, 2, seed=9), teacher()
+
+    torch.manual_seed(3)
+    found = module(maps, guide)
+
+    torch.manual_seed(3)
+    own, mixed = projected(module, maps), []
+    for mine, theirs in zip(own, guide.qkv, strict=True):
+        chosen = torch.rand(3) < 0.5
+        mixed.append(torch.stack([theirs[i] if chosen[i] else mine[i] for i in range(3)]))
+    assert any(not mix.equal(mine) for mix, mine in zip(mixed, own, strict=True))
+    assert found.item() == pytest.approx(slowly([*mixed, own[2]], guide.qkv, 2).item(), rel=1e-5)
+
+
+def test_neighbouring_places_share_a_linear_layer():
+    torch.manual_seed(0)
+    projector = GroupwiseProjector(5, 6, (5, 3), group_size=2, dropout=0.0)
+    tokens = drawn(2, 15, 5, seed=1)
+
+    found = projector(tokens)
+
+    assert len(projector.linears) == 3 * 2
+    for row in range(5):
+        for column in range(3):
+            linear = projector.linears[2 * (row // 2) + column // 2]
+            torch.testing.assert_close(found[:, 3 * row + column], linear(tokens[:, 3 * row + column]))
+
+
+def test_the_students_term_moves_the_student_and_the_discriminators_the_discriminator():
+    torch.manual_seed(0)
+    judge = Discriminator(6)
+    student, guide = drawn(3, 6, seed=1).requires_grad_(), drawn(3, 6, seed=2).requires_grad_()
+
+    fooled, told = judge(student, guide)
+
+    weights = list(judge.parameters())
+    assert all(g is None for g in torch.autograd.grad(fooled, weights, allow_unused=True, retain_graph=True))
+    assert torch.autograd.grad(fooled, student)[0].abs().sum() > 0
+    assert torch.autograd.grad(told, [student, guide], allow_unused=True, retain_graph=True) == (None, None)
+    assert all(g is not None for g in torch.autograd.grad(told, weights))
+
+
+def test_the_terms_are_those_of_a_non_saturating_game():
+    torch.manual_seed(0)
+    judge = Discriminator(6)
+    student, guide = drawn(3, 6, seed=1), drawn(3, 6, seed=2)
+
+    fooled, told = judge(student, guide)
+
+    real, fake = torch.sigmoid(judge.layers(guide)), torch.sigmoid(judge.layers(student))
+    assert fooled.item() == pytest.approx(-fake.log().mean().item(), rel=1e-5)
+    assert told.item() == pytest.approx((-real.log() - (1 - fake).log()).mean().item(), rel=1e-5)
