@@ -6,16 +6,14 @@ work is found here and said with a pointer into the spec and a fix, before anyth
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from core.data.views import steps_per_epoch
 from core.errors import FieldError, InvalidSpec
-from core.evaluate.appraisal import Appraisal, appraise, has_drop_path
-from core.evaluate.estimate import Load, estimate_memory, estimate_seconds
+from core.evaluate.appraisal import appraise
+from core.forecast import PlannedModel, estimate_of, warnings_of
 from core.methods import Method, Setting, build_method, student_form
 from core.models import catalog
 from core.models.anatomy import examine
@@ -45,24 +43,13 @@ class Resolution:
     estimate: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """One model of the job as it will be built."""
-
-    architecture: str
-    arguments: dict[str, Any]
-    image_size: int
-    appraisal: Appraisal
-
-
 @dataclass(slots=True)
 class _Findings:
-    """What is wrong or worth a word; every part of the spec is looked at before any error is raised."""
+    """What is wrong; every part of the spec is looked at before any error is raised."""
 
     errors: list[FieldError] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
-    def collect(self, base: str, look: Callable[[], _Model]) -> _Model | None:
+    def collect(self, base: str, look: Callable[[], PlannedModel]) -> PlannedModel | None:
         """Run one look; pointers of what it refuses are placed under ``base``."""
         try:
             return look()
@@ -118,11 +105,9 @@ def resolve(
     num_pool = sum(datasets[one].num_train for one in spec.method.datasets().values())
     method = _check_method(spec, facts, num_pool, student, ready)
     resolved = _filled(spec, student, ready, threads)
-    _warn(resolved, facts, models, student, findings)
     num_pictures = method.num_gathered or facts.num_train
-    estimate = _estimate(
-        resolved, facts, student, ready, findings.warnings, num_pictures=num_pictures, num_pool=num_pool
-    )
+    warnings = warnings_of(resolved, facts, models, student)
+    estimate = estimate_of(resolved, facts, student, ready, warnings, num_pictures=num_pictures, num_pool=num_pool)
     return Resolution(resolved, estimate)
 
 
@@ -155,7 +140,7 @@ def _check_pools(spec: JobSpec, facts: DatasetFacts, datasets: Mapping[str, Data
         findings.errors.append(FieldError(f"/method/{name}", detail))
 
 
-def _student(spec: JobSpec, facts: Facts, models: Mapping[str, ModelFacts]) -> _Model:
+def _student(spec: JobSpec, facts: Facts, models: Mapping[str, ModelFacts]) -> PlannedModel:
     student = spec.student
     architecture = catalog.require(student.architecture)
     stored = _reference(student, models)
@@ -173,10 +158,10 @@ def _student(spec: JobSpec, facts: Facts, models: Mapping[str, ModelFacts]) -> _
     inherited = {} if stored is None else _own_arguments(stored)
     completed = student.model_copy(update={"arguments": {**inherited, **student.arguments}})
     arguments = model_arguments(completed, facts, size)
-    return _Model(architecture, arguments, size, appraise(architecture, arguments, image_size=size))
+    return PlannedModel(architecture, arguments, size, appraise(architecture, arguments, image_size=size))
 
 
-def _in_form(spec: JobSpec, asked: _Model, teachers: list[_Model]) -> _Model:
+def _in_form(spec: JobSpec, asked: PlannedModel, teachers: list[PlannedModel]) -> PlannedModel:
     """The student in the form that the method gives it."""
     form = student_form(
         spec.method,
@@ -191,7 +176,9 @@ def _in_form(spec: JobSpec, asked: _Model, teachers: list[_Model]) -> _Model:
     return _appraised(architecture, arguments, asked.image_size)
 
 
-def _check_method(spec: JobSpec, facts: DatasetFacts, num_pool: int, student: _Model, teachers: list[_Model]) -> Method:
+def _check_method(
+    spec: JobSpec, facts: DatasetFacts, num_pool: int, student: PlannedModel, teachers: list[PlannedModel]
+) -> Method:
     """Build the method for these networks, without memory: what it cannot work with it refuses itself."""
     setting = Setting(
         student=_unreal(student),
@@ -208,7 +195,7 @@ def _check_method(spec: JobSpec, facts: DatasetFacts, num_pool: int, student: _M
         return build_method(spec.method, setting)
 
 
-def _unreal(model: _Model) -> BuiltModel:
+def _unreal(model: PlannedModel) -> BuiltModel:
     module = build_on_meta(model.architecture, model.arguments)
     preprocessing = plain_preprocessing(image_size=model.image_size, channels=int(model.arguments["in_chans"]))
     return BuiltModel(module, model.architecture, model.arguments, preprocessing)
@@ -220,7 +207,7 @@ def _teacher(
     facts: DatasetFacts,
     models: Mapping[str, ModelFacts],
     student_size: int | None,
-) -> _Model:
+) -> PlannedModel:
     architecture = catalog.require(teacher.architecture)
     _check_family(spec, architecture, spec.method.about.needs.teacher_families, "teacher")
     stored = _reference(teacher, models)
@@ -241,8 +228,8 @@ def _teacher(
     return _appraised(architecture, model_arguments(teacher, facts.for_models(), size), size)
 
 
-def _appraised(architecture: str, arguments: Mapping[str, Any], size: int) -> _Model:
-    return _Model(architecture, dict(arguments), size, appraise(architecture, arguments, image_size=size))
+def _appraised(architecture: str, arguments: Mapping[str, Any], size: int) -> PlannedModel:
+    return PlannedModel(architecture, dict(arguments), size, appraise(architecture, arguments, image_size=size))
 
 
 def _reference(spec: StudentSpec | TeacherSpec, models: Mapping[str, ModelFacts]) -> ModelFacts | None:
@@ -305,7 +292,7 @@ def _check_classes(
         )
 
 
-def _filled(spec: JobSpec, student: _Model, teachers: list[_Model], threads: int) -> JobSpec:
+def _filled(spec: JobSpec, student: PlannedModel, teachers: list[PlannedModel], threads: int) -> JobSpec:
     training = spec.training.model_copy(
         update={
             "image_size": student.image_size,
@@ -319,88 +306,10 @@ def _filled(spec: JobSpec, student: _Model, teachers: list[_Model], threads: int
     return JobSpec.model_validate(spec.model_copy(update=update).model_dump(mode="json"))
 
 
-def _filled_teacher(teacher: TeacherSpec, model: _Model) -> TeacherSpec:
+def _filled_teacher(teacher: TeacherSpec, model: PlannedModel) -> TeacherSpec:
     if teacher.weights != "train":
         return teacher
     training = teacher.training or TeacherTrainingSpec()
     rate = min(training.min_learning_rate, training.learning_rate)
     filled = training.model_copy(update={"image_size": model.image_size, "min_learning_rate": rate})
     return teacher.model_copy(update={"training": filled})
-
-
-def _warn(
-    spec: JobSpec, facts: DatasetFacts, models: Mapping[str, ModelFacts], student: _Model, findings: _Findings
-) -> None:
-    if spec.training.batch_size > facts.num_train:
-        findings.warnings.append(
-            f"training.batch_size {spec.training.batch_size} is above the {facts.num_train} training images: an epoch "
-            "is one step"
-        )
-    drop_path = spec.training.drop_path
-    if drop_path > 0 and not has_drop_path(student.architecture, json.dumps(student.arguments, sort_keys=True)):
-        findings.warnings.append(f"{student.architecture} has no stochastic depth; training.drop_path has no effect")
-    for index, teacher in enumerate(spec.teachers):
-        if teacher.weights == "random":
-            findings.warnings.append(f"teachers/{index} has random weights: it knows nothing that it could teach")
-        stored = models.get(teacher.weights)
-        if stored and stored.classes and facts.classes and set(stored.classes) != set(facts.classes):
-            findings.warnings.append(
-                f"teachers/{index} names its classes otherwise than the dataset; they are matched by their position"
-            )
-    stored = models.get(spec.student.weights)
-    if stored is not None and stored.num_classes != facts.num_classes:
-        findings.warnings.append(
-            f"the student's weights are for {stored.num_classes} classes: its head starts at random for "
-            f"{facts.num_classes}"
-        )
-
-
-def _estimate(
-    spec: JobSpec,
-    facts: DatasetFacts,
-    student: _Model,
-    teachers: list[_Model],
-    warnings: list[str],
-    *,
-    num_pictures: int,
-    num_pool: int,
-) -> dict[str, Any]:
-    batch = min(spec.training.batch_size, num_pictures)
-    total_steps = spec.training.epochs * steps_per_epoch(num_pictures, spec.training.batch_size)
-    training = Load(student.appraisal, batch, total_steps, trains=True)
-    online = [Load(teacher.appraisal, batch, total_steps, trains=False) for teacher in teachers]
-    before = [
-        Load(
-            model.appraisal,
-            min(teacher.training.batch_size, facts.num_train),
-            teacher.training.epochs * steps_per_epoch(facts.num_train, teacher.training.batch_size),
-            trains=True,
-        )
-        for teacher, model in zip(spec.teachers, teachers, strict=True)
-        if teacher.training is not None
-    ]
-    test = [Load(model.appraisal, 256, -(-facts.num_test // 256), trains=False) for model in (student, *teachers)]
-    looks = [Load(teacher.appraisal, 256, -(-num_pool // 256), trains=False) for teacher in teachers if num_pool]
-    threads = spec.resources.threads or 1
-    seconds = estimate_seconds(
-        [training, *online, *before, *looks, *test], threads=threads, accelerator=spec.resources.accelerator
-    )
-    return {
-        "student": _figures(student),
-        "teachers": [_figures(teacher) for teacher in teachers],
-        "total_steps": total_steps,
-        "seconds": round(seconds, 1),
-        "memory_bytes": estimate_memory(training, online, before, ema=spec.training.ema is not None),
-        "teacher_cache": {"bytes": 0, "hit": False},
-        "warnings": warnings,
-    }
-
-
-def _figures(model: _Model) -> dict[str, Any]:
-    return {
-        "architecture": model.architecture,
-        "image_size": model.image_size,
-        "parameters": model.appraisal.parameters,
-        "flops": model.appraisal.flops,
-        "size_bytes": model.appraisal.size_bytes,
-    }

@@ -221,7 +221,7 @@ def test_what_is_doubtful_is_warned_of():
     )
 
     assert [words.split(" ")[0] for words in found.estimate["warnings"]] == ["training.batch_size", "teachers/0", "the"]
-    assert [words.split(" ")[0] for words in plain.estimate["warnings"]] == ["vgg11", "teachers/0"]
+    assert [words.split(" ")[0] for words in plain.estimate["warnings"]] == ["the", "vgg11", "teachers/0"]
 
 
 def test_a_pretrained_teacher_of_the_same_number_of_classes_is_taken_at_its_own_size():
