@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core import inspection, pipeline
-from core.data.ingest import ingest_archive, ingest_builtin, ingest_folder
+from core.data.ingest import Labels, ingest_archive, ingest_builtin, ingest_folder
 from core.data.stored import INDEX, StoredDataset
 from core.errors import InvalidRequest, InvalidSpec, PotstillError
 from core.local import METRICS_FILE, ConsoleReporter
@@ -49,12 +49,16 @@ def main() -> None:
 @app.command()
 def run(
     spec: Annotated[Path, typer.Argument(help="A job spec, JSON or YAML.", exists=True, dir_okay=False)],
-    dataset: Annotated[str, typer.Option(help="A folder or archive of images, or `builtin:digits`.")],
+    dataset: Annotated[str, typer.Option(help="A folder or archive of images, Parquet, or `builtin:digits`.")],
     out: Annotated[Path, typer.Option(help="Where the student's files go.", file_okay=False)],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,  # noqa: FBT002 - a flag
+    *,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for trained teachers and decoded images, shared by runs.")
     ] = None,
+    labels: Annotated[
+        Labels, typer.Option(help="`none`: take the dataset as unlabelled, whatever its folders or columns say.")
+    ] = "auto",
 ) -> None:
     """Run one job and leave the student in OUT.
 
@@ -62,7 +66,7 @@ def run(
     """
     console = Console(stderr=True)
     try:
-        job = _LocalJob.prepare(spec, dataset, out, cache=cache, resume=resume, console=console)
+        job = _LocalJob.prepare(spec, dataset, out, cache=cache, resume=resume, labels=labels, console=console)
         result = job.run(console)
     except Interrupted:
         console.print("Interrupted; a checkpoint is saved. The same command with --resume goes on from it.")
@@ -84,7 +88,15 @@ class _LocalJob:
 
     @classmethod
     def prepare(
-        cls, spec_file: Path, dataset: str, out: Path, *, cache: Path | None, resume: bool, console: Console
+        cls,
+        spec_file: Path,
+        dataset: str,
+        out: Path,
+        *,
+        cache: Path | None,
+        resume: bool,
+        labels: Labels,
+        console: Console,
     ) -> _LocalJob:
         """Read the spec, take the dataset in, fill in every default. Raises ``PotstillError``."""
         document, models = _local_models(_read(spec_file))
@@ -94,15 +106,22 @@ class _LocalJob:
             console.print(f"Starting over; the unfinished run in {work} is dropped (--resume would go on with it).")
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
-        stored = _take_in(dataset, work / "dataset")
+        stored = _take_in(dataset, work / "dataset", labels)
+        # What the method reads beside is named in the spec as --dataset would be.
+        others = {one: _take_in(one, work / field, "none") for field, one in spec.method.datasets().items()}
         resolution = inspection.resolve(
-            spec, _facts(stored), {name: read_facts(folder) for name, folder in models.items()}, threads=_threads()
+            spec,
+            _facts(stored),
+            {name: read_facts(folder) for name, folder in models.items()},
+            datasets={one: _facts(folder) for one, folder in others.items()},
+            threads=_threads(),
         )
         for warning in resolution.estimate["warnings"]:
             console.print(f"Note: {warning}", style="yellow", markup=False, highlight=False)
         _same_as_before(work / "spec.json", resolution.spec)
         shared = work / "cache" if cache is None else cache
-        return cls(resolution.spec, out, Workspace(root=work / "run", cache=shared, dataset=stored, models=models))
+        workspace = Workspace(root=work / "run", cache=shared, dataset=stored, models=models, datasets=others)
+        return cls(resolution.spec, out, workspace)
 
     def run(self, console: Console) -> RunResult:
         """Run it, and put the files in their place. Raises ``PotstillError`` or ``Interrupted``."""
@@ -156,7 +175,7 @@ def _local_models(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, P
     return replaced, models
 
 
-def _take_in(dataset: str, target: Path) -> Path:
+def _take_in(dataset: str, target: Path, labels: Labels) -> Path:
     """The stored dataset that ``--dataset`` names; made in ``target`` unless it is one, or an earlier run made it."""
     if (Path(dataset) / INDEX).is_file():
         return Path(dataset).resolve()
@@ -165,9 +184,9 @@ def _take_in(dataset: str, target: Path) -> Path:
     if dataset.startswith(_BUILTIN):
         ingest_builtin(dataset.removeprefix(_BUILTIN), target)
     elif Path(dataset).is_dir():
-        ingest_folder(Path(dataset), target)
+        ingest_folder(Path(dataset), target, labels=labels)
     elif Path(dataset).is_file():
-        ingest_archive(Path(dataset), target)
+        ingest_archive(Path(dataset), target, labels=labels)
     else:
         raise InvalidRequest(f"there is no dataset {dataset!r}: give a folder, an archive or builtin:digits")
     return target
@@ -225,8 +244,7 @@ def _table(result: RunResult) -> Table:
     for name, figures in rows:
         table.add_row(
             name,
-            f"{100 * figures['top1']:.2f}",
-            f"{100 * figures['top5']:.2f}",
+            *("—" if figures[key] is None else f"{100 * figures[key]:.2f}" for key in ("top1", "top5")),
             f"{figures['parameters']:,}",
             f"{figures['size_bytes'] / 1e6:.2f}",
             f"{figures['latency_ms']:.2f}",

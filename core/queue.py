@@ -162,7 +162,8 @@ class Hints:
         ========================  ==================================================  ===========================
         ``ping``                  ``{}``                                              ``torch``, ``timm`` (versions)
         ``resolve``               ``spec`` (JSON), ``dataset`` (DatasetFacts),        ``spec`` (resolved),
-                                  ``models`` (id -> ModelFacts), ``threads``          ``estimate``
+                                  ``datasets`` (id -> DatasetFacts, others),          ``estimate``
+                                  ``models`` (id -> ModelFacts), ``threads``
         ``architectures``         ``search`` (text or null), ``limit``                ``data`` (list)
         ========================  ==================================================  ===========================
 

@@ -122,13 +122,15 @@ class Workspace:
 
     ``root`` is this run's own scratch folder. ``cache`` is shared by runs on this machine and holds
     only what can be computed again. ``dataset`` is a stored dataset (``core.data.stored``). ``models``
-    maps ``mdl_…`` and ``job_…`` references to folders with ``config.json`` and ``model.safetensors``.
+    maps ``mdl_…`` and ``job_…`` references to folders with ``config.json`` and ``model.safetensors``,
+    ``datasets`` the ids of further datasets that the method reads to stored datasets.
     """
 
     root: Path
     cache: Path
     dataset: Path
     models: Mapping[str, Path] = field(default_factory=dict)
+    datasets: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,14 @@ def _ingested(context: Context, dataset: Dataset, folder: Path, scratch: Path, c
     if dataset.source["type"] == "builtin":
         return ingest_builtin(dataset.source["name"], folder, progress=progress)
     upload = _upload(context, dataset, scratch)
-    return ingest_archive(upload, folder, _limits(context.settings), name=dataset.name, progress=progress)
+    return ingest_archive(
+        upload,
+        folder,
+        _limits(context.settings),
+        name=dataset.name,
+        labels=dataset.source.get("labels", "auto"),  # absent in rows from before it could be said
+        progress=progress,
+    )
 
 
 def _limits(settings: Settings) -> IngestLimits:

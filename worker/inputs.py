@@ -27,6 +27,7 @@ class Inputs:
 
     dataset: Path
     models: Mapping[str, Path]
+    datasets: Mapping[str, Path]  # what the method reads beside
 
     @classmethod
     def gather(cls, context: Context, job: Job, spec: JobSpec, scratch: Path) -> Inputs:
@@ -34,9 +35,14 @@ class Inputs:
         with context.database.read() as session:
             dataset = stored_files(datasets.get(session, job.project_id, job.dataset_id).files)
             models_ = {one: _model_files(session, job.project_id, one) for one in spec.references()}
+            others = {
+                one: stored_files(datasets.get(session, job.project_id, one).files)
+                for one in spec.method.datasets().values()
+            }
         return cls(
             link_folder(context.store, dataset, scratch / "dataset"),
             {one: fetch_folder(context.store, files, scratch / "models" / one) for one, files in models_.items()},
+            {one: link_folder(context.store, files, scratch / "datasets" / one) for one, files in others.items()},
         )
 
     def workspace(self, context: Context, scratch: Path) -> Workspace:
@@ -44,23 +50,31 @@ class Inputs:
         root, cache = scratch / "run", context.settings.home.resolve() / "cache"
         for folder in (root, cache):
             folder.mkdir(parents=True, exist_ok=True)
-        return Workspace(root, cache, self.dataset, self.models)
+        return Workspace(root, cache, self.dataset, self.models, self.datasets)
 
     def dataset_facts(self) -> DatasetFacts:
         """What a spec needs to know of the dataset to be resolved."""
-        with StoredDataset.open(self.dataset) as stored:
-            return DatasetFacts(
-                num_classes=stored.num_classes,
-                classes=stored.classes,
-                channels=stored.channels,
-                image_size=stored.image_size,
-                num_train=len(stored.split("train")),
-                num_test=len(stored.split("test")),
-            )
+        return _facts(self.dataset)
+
+    def other_facts(self) -> dict[str, DatasetFacts]:
+        """The same of what the method reads beside."""
+        return {one: _facts(folder) for one, folder in self.datasets.items()}
 
     def model_facts(self) -> dict[str, ModelFacts]:
         """What a spec needs to know of the stored models."""
         return {one: read_facts(folder) for one, folder in self.models.items()}
+
+
+def _facts(folder: Path) -> DatasetFacts:
+    with StoredDataset.open(folder) as stored:
+        return DatasetFacts(
+            num_classes=stored.num_classes,
+            classes=stored.classes,
+            channels=stored.channels,
+            image_size=stored.image_size,
+            num_train=len(stored.split("train")),
+            num_test=len(stored.split("test")),
+        )
 
 
 def _model_files(session: Session, project_id: str, reference: str) -> Sequence[StoredFile]:

@@ -75,6 +75,7 @@ def _resolve(payload: dict[str, Any]) -> Answer:
         parse_job_spec(payload["spec"]),
         DatasetFacts.model_validate(payload["dataset"]),
         {name: ModelFacts.model_validate(facts) for name, facts in payload["models"].items()},
+        datasets={name: DatasetFacts.model_validate(facts) for name, facts in payload["datasets"].items()},
         threads=payload["threads"],
     )
     return {"spec": resolution.spec.model_dump(mode="json"), "estimate": resolution.estimate}

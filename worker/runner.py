@@ -82,7 +82,11 @@ def _resolved(context: Context, job: Job, spec: JobSpec, inputs: Inputs, reporte
     if job.resolved:
         return spec
     resolution = inspection.resolve(
-        spec, inputs.dataset_facts(), inputs.model_facts(), threads=context.settings.job_threads
+        spec,
+        inputs.dataset_facts(),
+        inputs.model_facts(),
+        datasets=inputs.other_facts(),
+        threads=context.settings.job_threads,
     )
     document = resolution.spec.model_dump(mode="json")
     total_steps = resolution.estimate["total_steps"]

@@ -13,7 +13,7 @@ from core.store import datasets, jobs, models
 from core.store.db import Database, Session
 from core.store.tables import Artifact, Checkpoint, Dataset, Event, Job, Model
 
-Inputs = tuple[DatasetFacts, dict[str, ModelFacts]]
+Inputs = tuple[dict[str, DatasetFacts], dict[str, ModelFacts]]  # both by id
 Resolution = dict[str, Any]  # the inspector's: `spec` and `estimate`
 
 
@@ -27,20 +27,21 @@ def find_inputs(database: Database, project_id: str, spec: JobSpec) -> Inputs:
     """
     errors: list[FieldError] = []
     found: dict[str, ModelFacts] = {}
-    dataset = None
+    known: dict[str, DatasetFacts] = {}
     with database.read() as session:
-        try:
-            dataset = _dataset_facts(session, project_id, spec.dataset)
-        except InvalidSpec as error:
-            errors.extend(error.errors)
+        for at, dataset_id in spec.datasets().items():
+            try:
+                known[dataset_id] = _dataset_facts(session, project_id, dataset_id)
+            except InvalidSpec as error:
+                errors.append(FieldError(at, error.detail))
         for reference in spec.references():
             try:
                 found[reference] = _model_facts(session, project_id, reference)
             except InvalidSpec as error:
                 errors.extend(FieldError(at, error.detail) for at in _places(spec, reference))
-    if errors or dataset is None:
+    if errors:
         raise InvalidSpec("; ".join(f"{e.pointer}: {e.detail}" for e in errors), errors=errors)
-    return dataset, found
+    return known, found
 
 
 async def resolve(inspector: Inspector, spec: JobSpec, inputs: Inputs, *, threads: int) -> Resolution | None:
@@ -53,10 +54,12 @@ async def resolve(inspector: Inspector, spec: JobSpec, inputs: Inputs, *, thread
 
 def question(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str, Any]:
     """What the inspector is asked about a spec."""
-    dataset, known_models = inputs
+    known, known_models = inputs
+    others = {one: known[one].model_dump(mode="json") for one in spec.method.datasets().values()}
     return {
         "spec": spec.model_dump(mode="json"),
-        "dataset": dataset.model_dump(mode="json"),
+        "dataset": known[spec.dataset].model_dump(mode="json"),
+        "datasets": others,
         "models": {name: facts.model_dump(mode="json") for name, facts in known_models.items()},
         "threads": threads,
     }
@@ -71,7 +74,7 @@ def create(session: Session, project_id: str, spec: JobSpec, resolution: Resolut
         spec=document,
         resolved=resolution is not None,
         dataset_id=spec.dataset,
-        references=spec.references(),
+        references=(*spec.references(), *spec.method.datasets().values()),
         name=spec.name,
         priority=spec.priority,
         accelerator=spec.resources.accelerator,
@@ -84,9 +87,9 @@ def _dataset_facts(session: Session, project_id: str, dataset_id: str) -> Datase
     try:
         dataset = datasets.get(session, project_id, dataset_id)
     except NotFound as error:
-        raise _unusable("/dataset", f"{error.detail} GET /v1/datasets lists them.") from None
+        raise _unusable("", f"{error.detail} GET /v1/datasets lists them.") from None
     if dataset.status != "ready":
-        raise _unusable("/dataset", _not_ready("dataset", dataset))
+        raise _unusable("", _not_ready("dataset", dataset))
     splits = dataset.splits or {}
     return DatasetFacts.model_validate(
         {

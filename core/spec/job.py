@@ -89,6 +89,23 @@ class TrainingBase(Document):
     augmentation: Augmentation = Field(
         default="light", description="`none`, `flip`, `light` (crop, flip) or `strong` (resized crop, colour, erase)."
     )
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Alpha of mixup: another picture and its label are added, with a share from Beta(alpha, alpha). "
+        "0: off. DeiT uses 0.8.",
+    )
+    cutmix: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Alpha of cutmix: a rectangle of another picture is put in, of an area from Beta(alpha, alpha). "
+        "0: off. DeiT uses 1. With mixup on as well, each takes half of the mixed pictures.",
+    )
+    mix_probability: float = Field(
+        default=1.0, ge=0, le=1, description="Part of the pictures that is mixed, where mixup or cutmix is on."
+    )
     precision: Precision = Field(default="auto", description="`auto`: bf16 on CUDA, fp32 on a CPU.")
     seed: Seed = Field(default=0, description="Every random draw of the training comes from it.")
     image_size: int | None = Field(
@@ -205,6 +222,11 @@ class JobSpec(Document):
                 {"method": self.method.name, "most": needs.max_teachers, "count": count},
             )
         return self
+
+    def datasets(self) -> dict[str, str]:
+        """The ids of all datasets that this spec reads, by pointer; the job's own is the first."""
+        others = {f"/method/{field}": dataset for field, dataset in self.method.datasets().items()}
+        return {"/dataset": self.dataset, **others}
 
     def references(self) -> tuple[str, ...]:
         """The ids of stored models and jobs that this spec reads weights from."""

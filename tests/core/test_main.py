@@ -99,6 +99,23 @@ def test_a_dataset_that_is_not_there_is_said(run):
     assert "there is no dataset" in outcome.output
 
 
+def test_folders_are_no_classes_where_labels_are_not_wanted(run, pictures):
+    found = run(document(), pictures, "--labels", "none")
+
+    assert found.exit_code == 1
+    assert "it has no labels" in found.output
+
+
+def test_a_run_mixes_its_pictures_where_asked(run, pictures, tmp_path):
+    training = {**document()["training"], "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
+    for out, more in (("plain", {}), ("mixed", {"training": training}), ("again", {"training": training})):
+        assert run(document(**more), pictures, out=out).exit_code == 0
+
+    plain, mixed, again = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("plain", "mixed", "again"))
+    assert mixed == again
+    assert mixed != plain
+
+
 def test_a_file_that_is_no_spec_is_said(run, pictures, tmp_path):
     (tmp_path / "broken.json").write_text("{not json")
 
@@ -149,3 +166,17 @@ def test_resume_with_another_spec_is_refused(run, pictures, tmp_path):
 
     assert outcome.exit_code == 1
     assert "another spec" in outcome.output
+
+
+def test_a_pool_is_a_folder_of_pictures_too(run, pictures, tmp_path):
+    pool = tmp_path / "wild"
+    pool.mkdir()
+    for index in range(24):
+        Image.fromarray(np.full((8, 8), 10 * index, np.uint8)).save(pool / f"{index}.png")
+    teacher = {**document()["student"], "weights": "train", "training": {"epochs": 1, "batch_size": 16}}
+    method = {"name": "attention_probe", "pool": str(pool), "num_select": 10}
+
+    outcome = run(document(method=method, teachers=[teacher]), pictures)
+
+    assert outcome.exit_code == 0, outcome.output
+    assert "10 of" in outcome.output

@@ -12,7 +12,7 @@ VIT = {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
 def question(**student):
     model = {"architecture": "vit_tiny_patch16_224", "arguments": VIT, **student}
     spec = {"dataset": "ds_1", "student": model, "method": {"name": "scratch"}, "training": {"image_size": 8}}
-    return {"spec": spec, "dataset": DATASET, "models": {}, "threads": 3}
+    return {"spec": spec, "dataset": DATASET, "datasets": {}, "models": {}, "threads": 3}
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,8 @@ import io
 import json
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -34,13 +36,12 @@ def archive(per_class=4, broken=False):
 def sent(service, store, tmp_path):
     """A dataset that was uploaded and waits."""
 
-    def send(content):
+    def send(content, **source_fields):
         source = tmp_path / "sent"
         source.write_bytes(content)
         key = store.put("uploads/x/file", source).key
-        return service.do(
-            datasets.create, service.project, name="sent", source={"type": "file", "filename": "a.zip"}, upload_key=key
-        )
+        described = {"type": "file", "filename": "a.zip", **source_fields}
+        return service.do(datasets.create, service.project, name="sent", source=described, upload_key=key)
 
     return send
 
@@ -59,6 +60,34 @@ def test_an_archive_becomes_a_dataset_and_its_upload_goes_away(service, store, s
     assert [store.measure(file["key"]).sha256 for file in ready.files] == [file["sha256"] for file in ready.files]
     assert list(store.list_prefix("uploads")) == []
     assert list((service.settings.home / "work").iterdir()) == []
+
+
+def test_a_parquet_file_becomes_a_dataset(service, sent):
+    pictures = []
+    for k in range(20):
+        picture = io.BytesIO()
+        Image.new("RGB", (8, 8), (k, 0, 0)).save(picture, "PNG")
+        pictures.append({"bytes": picture.getvalue(), "path": None})
+    table = io.BytesIO()
+    pq.write_table(
+        pa.table({"image": [*pictures, {"bytes": b"x", "path": None}], "label": ["b", "a"] * 10 + ["a"]}), table
+    )
+
+    dataset = sent(table.getvalue())
+    intake.take_next(intake.DATASETS)
+
+    ready = see(service, dataset)
+    assert (ready.status, ready.classes, ready.splits["train"]["num_samples"]) == ("ready", ["a", "b"], 16)
+    assert [one["path"] for one in ready.rejected] == ["data.parquet#20"]
+
+
+def test_folders_become_an_unlabelled_dataset_where_no_labels_are_wanted(service, sent):
+    dataset = sent(archive(), labels="none")
+    intake.take_next(intake.DATASETS)
+
+    ready = see(service, dataset)
+    assert (ready.status, ready.num_classes, ready.classes) == ("ready", None, None)
+    assert ready.splits == {"train": {"num_samples": 8}, "test": {"num_samples": 8}}
 
 
 def test_a_builtin_dataset_needs_no_upload(service):

@@ -19,6 +19,13 @@ from core.store.pages import Page, missing, newest_first, require_id
 from core.store.references import release
 from core.store.tables import Artifact, Checkpoint, Dataset, Job, JobReference, Model
 
+# What a job may read, by the prefix of its id, and the status in which it can be read.
+_READABLE: dict[str, tuple[type[Dataset | Job | Model], str]] = {
+    "ds": (Dataset, "ready"),
+    "job": (Job, "succeeded"),
+    "mdl": (Model, "ready"),
+}
+
 
 def create(
     session: Session,
@@ -132,7 +139,7 @@ def _require_inputs(
         detail = f"dataset {dataset_id} is {status}, not ready" if status else f"there is no dataset {dataset_id}"
         errors.append(FieldError("/dataset", detail))
     for one in others:
-        table, needed = (Job, "succeeded") if one.startswith("job_") else (Model, "ready")
+        table, needed = _READABLE[one.partition("_")[0]]
         statement = select(table.status).where(table.id == one, table.project_id == project_id)
         if (status := session.scalars(statement.with_for_update(read=True)).one_or_none()) != needed:
             detail = f"{one} is {status}, not {needed}" if status else f"there is no {one} in this project"
@@ -141,7 +148,9 @@ def _require_inputs(
         raise InvalidSpec("; ".join(f"{e.pointer}: {e.detail}" for e in errors), errors=errors)
 
 
-def _pointers(spec: Mapping[str, Any], weights: str) -> list[str]:
+def _pointers(spec: Mapping[str, Any], reference: str) -> list[str]:
     models = {"/student/weights": spec["student"]}
     models |= {f"/teachers/{k}/weights": teacher for k, teacher in enumerate(spec.get("teachers", ()))}
-    return [pointer for pointer, model in models.items() if model.get("weights") == weights]
+    places = {pointer: model.get("weights") for pointer, model in models.items()}
+    places |= {f"/method/{name}": value for name, value in spec.get("method", {}).items()}
+    return [pointer for pointer, named in places.items() if named == reference]

@@ -99,6 +99,22 @@ class TestCreate:
         assert "processing" in answer.json()["errors"][1]["detail"]
         assert "queued" in answer.json()["errors"][2]["detail"]
 
+    def test_a_pool_is_looked_for_checked_and_kept_from_deletion(self, http, tenant, spec):
+        own = {"architecture": "vit_tiny_patch16_224", "arguments": spec["student"]["arguments"], "weights": "train"}
+
+        def answer(pool):
+            method = {"name": "attention_probe", "pool": pool}
+            return http.post("/v1/jobs", json=spec | {"method": method, "teachers": [own]})
+
+        unlabelled = {"num_classes": None, "classes": None}
+        grey, pool = tenant.ready_dataset(channels=1, **unlabelled), tenant.ready_dataset(**unlabelled)
+        assert pointers(answer("ds_" + "0" * 26)) == ["/method/pool"]
+        assert pointers(answer(grey)) == ["/method/pool"]
+        job = answer(pool)
+        assert job.status_code == 201, job.text
+        assert http.delete(f"/v1/datasets/{pool}").status_code == 409
+        assert http.delete(f"/v1/datasets/{grey}").status_code == 204
+
     def test_a_dataset_that_failed_says_why(self, http, server, tenant, spec):
         created = http.post("/v1/datasets", json={"source": {"type": "builtin", "name": "digits"}}).json()
         answer = http.post("/v1/jobs", json=spec | {"dataset": created["id"]})

@@ -37,7 +37,13 @@ def test_a_spec_survives_the_way_over_the_wire():
 def test_a_method_keeps_its_own_parameters_when_it_is_dumped():
     dumped = parse_job_spec(spec(method={"name": "kd", "temperature": 2}, teachers=[TEACHER])).model_dump()
 
-    assert dumped["method"] == {"name": "kd", "temperature": 2.0, "alpha": 0.9, "reduction": "sample"}
+    assert dumped["method"] == {
+        "name": "kd",
+        "temperature": 2.0,
+        "alpha": 0.9,
+        "reduction": "sample",
+        "teacher_weights": None,
+    }
 
 
 def test_safetensors_are_always_exported():
@@ -108,3 +114,17 @@ def test_every_method_describes_itself(name):
     assert params.about.when
     assert all("description" in field for field in schema["properties"].values())
     assert schema["properties"]["name"]["const"] == name
+
+
+def test_all_datasets_are_listed_where_they_are_named():
+    document = {
+        "dataset": "ds_a",
+        "teachers": [{"architecture": "vit_tiny_patch16_224"}],
+        "student": {"architecture": "vit_tiny_patch16_224"},
+    }
+
+    probing = parse_job_spec({**document, "method": {"name": "attention_probe", "pool": "ds_b"}})
+    plain = parse_job_spec({**document, "method": {"name": "kd"}})
+
+    assert probing.datasets() == {"/dataset": "ds_a", "/method/pool": "ds_b"}
+    assert plain.datasets() == {"/dataset": "ds_a"}

@@ -127,6 +127,22 @@ def test_a_job_needs_the_models_that_it_names(world, finished):
     }
 
 
+def test_a_job_needs_the_datasets_that_its_method_names(world, stranger):
+    theirs, own = world.ready_dataset(stranger), world.ready_dataset()
+    processing = world.do(datasets.create, world.project, name="d", source={}).id
+
+    for pool, words in ((processing, "processing"), (theirs, "no ds_"), (new_id("ds"), "no ds_")):
+        spec = {"student": {}, "method": {"name": "attention_probe", "pool": pool}}
+        with pytest.raises(InvalidSpec) as caught:
+            world.job(spec=spec, references=[pool])
+        assert [(e.pointer, words in e.detail) for e in caught.value.errors] == [("/method/pool", True)]
+
+    reader = world.job(spec={"student": {}, "method": {"pool": own}}, references=[own])
+    with pytest.raises(InUse) as refused:
+        world.do(datasets.delete, world.project, own)
+    assert refused.value.extra["jobs"] == [reader]
+
+
 def test_what_an_unfinished_job_reads_cannot_be_deleted(world, finished):
     done = finished()
     spec = {"student": {"weights": done.model_id}, "teachers": [{"weights": done.id}]}
