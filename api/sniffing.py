@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.errors import NotAvailable, UnsupportedMedia
+from core.errors import UnsupportedMedia
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")  # a tar may be inside: the ingest worker sees
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -14,12 +14,10 @@ _MAX_WEIGHTS_HEADER_BYTES = 8 * 1024 * 1024
 
 
 def require_archive(head: bytes) -> None:
-    """Accept the beginning of a zip or tar. Raises :class:`UnsupportedMedia`, or :class:`NotAvailable` for Parquet."""
-    if head.startswith(_PARQUET):
-        raise NotAvailable("Parquet is not available in this version; send a zip or tar of an image folder.")
-    if not (head.startswith(_ZIP) or head.startswith(_COMPRESSED) or _is_tar(head)):
+    """Accept the beginning of a zip, a tar or a Parquet file. Raises :class:`UnsupportedMedia`."""
+    if not (head.startswith((*_ZIP, *_COMPRESSED, _PARQUET)) or _is_tar(head)):
         raise UnsupportedMedia(
-            "The file is neither a zip nor a tar (plain, gz, bz2 or xz). Pack an image folder "
+            "The file is neither a zip nor a tar (plain, gz, bz2 or xz) nor Parquet. Pack an image folder "
             "(train/CLASS/*.jpg, test/ beside it) into one and send that."
         )
 

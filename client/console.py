@@ -80,7 +80,7 @@ def job_table(jobs: Iterable[Job]) -> Table:
             status_text(job["status"]),
             job["stage"] or "—",
             f"{job['progress']['fraction']:.0%}",
-            f"{result['student']['top1']:.1%}" if result else "—",
+            _percent(result["student"]["top1"]) if result else "—",
             ago(job["created_at"]),
         )
     return table
@@ -117,7 +117,7 @@ def measures_table(rows: Iterable[tuple[str, Measures]]) -> Table:
     for name, measures in rows:
         table.add_row(
             escape(name),
-            f"{measures['top1']:.1%}",
+            _percent(measures["top1"]),
             short(measures["parameters"]),
             short(measures["flops"]),
             size(measures["size_bytes"]),
@@ -158,3 +158,8 @@ def ago(moment: str) -> str:
     """How long ago an RFC 3339 time was."""
     seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
     return f"{duration(max(0.0, seconds))} ago"
+
+
+def _percent(fraction: float | None) -> str:
+    """A model that no labels judge has no accuracy."""
+    return "—" if fraction is None else f"{fraction:.1%}"

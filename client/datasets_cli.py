@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -21,10 +21,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the documents as JSO
 @app.command("add")
 def add(
     source: Annotated[
-        str, typer.Argument(help="A zip or tar, a folder of images, or builtin:digits, builtin:mnist-5k.")
+        str, typer.Argument(help="A zip or tar, a folder, a Parquet file, or builtin:digits, builtin:mnist-5k.")
     ],
     name: Annotated[str | None, typer.Option(help="What to call it; else the name of the source.")] = None,
     *,
+    labels: Annotated[
+        Literal["auto", "none"], typer.Option(help="none: without classes, whatever the folders or columns say.")
+    ] = "auto",
     wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -34,7 +37,7 @@ def add(
         if kind == "builtin":
             dataset = potstill.datasets.create({"type": "builtin", "name": builtin}, name=name)
         else:
-            dataset = potstill.datasets.upload(Path(source), name=name)
+            dataset = potstill.datasets.upload(Path(source), name=name, labels=labels)
         if wait:
             dataset = potstill.datasets.wait(dataset["id"])
     if as_json:

@@ -36,9 +36,9 @@ class StageTimes(TypedDict):
 
 
 class Measures(TypedDict):
-    """What was measured of one model, on the file that is handed out. ``top1`` is a fraction."""
+    """What was measured of one model, on the file that is handed out. ``top1`` is a fraction, null without labels."""
 
-    top1: float
+    top1: float | None
     top5: NotRequired[float | None]
     parameters: int
     flops: float

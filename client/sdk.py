@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import httpx
 
@@ -87,13 +87,24 @@ class Datasets:
         made = self._transport.create("/v1/datasets", lambda _: {"json": document}, idempotency_key=idempotency_key)
         return cast("Dataset", made)
 
-    def upload(self, path: Path, *, name: str | None = None, idempotency_key: str | None = None) -> Dataset:
-        """Upload an archive, or a folder (it is packed first)."""
+    def upload(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        labels: Literal["auto", "none"] = "auto",
+        idempotency_key: str | None = None,
+    ) -> Dataset:
+        """Upload an archive, a Parquet file, or a folder (it is packed first).
+
+        ``labels`` none makes an unlabelled dataset, whatever the folders or columns say.
+        """
+        fields = {"name": name or path.resolve().stem} | ({} if labels == "auto" else {"labels": labels})
         with packed(path) as archive:
             made = self._transport.create(
                 "/v1/datasets",
                 lambda stack: {
-                    "data": {"name": name or path.resolve().stem},
+                    "data": fields,
                     "files": {"file": (archive.name, stack.enter_context(archive.open("rb")))},
                 },
                 idempotency_key=idempotency_key,

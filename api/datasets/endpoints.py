@@ -42,9 +42,16 @@ _BODIES: dict[str, Any] = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": "A zip or tar of an image folder.",
+                            "description": "A zip or tar of an image folder or of Parquet files, or a Parquet file.",
                         },
                         "name": {"type": "string", "maxLength": 200},
+                        "labels": {
+                            "type": "string",
+                            "enum": ["auto", "none"],
+                            "default": "auto",
+                            "description": "`auto`: folders, or a table's label column, are the classes. "
+                            "`none`: the dataset is unlabelled, whatever the folders or columns say.",
+                        },
                     },
                 }
             },
@@ -63,11 +70,19 @@ _BODIES: dict[str, Any] = {
 async def create_dataset(
     who: Writer, key: IdempotencyKey, request: Request, parts: Parts, background: BackgroundTasks
 ) -> Response:
-    """Make a dataset from a builtin, or from an archive that is sent along.
+    """Make a dataset from a builtin, or from a file that is sent along.
 
-    An archive holds `train/CLASS/*.jpg` with `test/` or `val/` beside it, or one level of folders (a split
-    is made), or images alone (unlabelled). It is checked in the background: `processing`, then `ready` or
-    `failed`. A broken image is listed under `rejected` and left out.
+    It is checked in the background: `processing`, then `ready` or `failed`. A broken image is listed under
+    `rejected` and left out. The file is one of
+
+    * a zip or tar of `train/CLASS/*.jpg` with `test/` or `val/` beside it;
+    * of one level of folders, which are the classes: a fifth of each is set apart as `test`;
+    * of images alone, or under `train/` and `test/` without class folders: unlabelled, `num_classes` is null;
+    * of any folders, with the field `labels` set to `none`: unlabelled, too; `train/` and `test/` stay splits;
+    * a Parquet file, or a zip or tar of shards (`train-*.parquet`, `test-*.parquet`), as on the Hugging Face
+      hub: a column of encoded images (bytes, or a struct with `bytes`), one called `label` (numbers or words;
+      class names are taken from the file's `huggingface` metadata), and if you like one called `split`.
+      Rejected rows are called `FILE.parquet#ROW`, counted from 0.
     """
     background.add_task(parts.hints.look_for_datasets)
     if is_form(request):
@@ -85,15 +100,15 @@ async def create_dataset(
 
 
 async def _from_file(who: Caller, key: str | None, request: Request, parts: ServiceParts) -> Response:
-    rules = FormRules(frozenset({"name"}), parts.settings.max_upload_bytes, require_archive)
+    rules = FormRules(frozenset({"name", "labels"}), parts.settings.max_upload_bytes, require_archive)
     async with received_form(request, rules, parts.incoming) as form:
-        name = validated(UploadedDataset, form.fields).name
+        fields = validated(UploadedDataset, form.fields)
 
         async def prepare() -> Callable[[Session], DatasetOut]:
             dataset_id, stored = await to_thread.run_sync(service.store_upload, parts.store, form)
             return lambda session: service.dataset_out(
                 service.create_uploaded(
-                    session, who.project_id, dataset_id=dataset_id, name=name, form=form, stored=stored
+                    session, who.project_id, dataset_id=dataset_id, fields=fields, form=form, stored=stored
                 )
             )
 

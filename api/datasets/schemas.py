@@ -56,7 +56,7 @@ class DatasetOut(Out):
     status: Literal["processing", "ready", "failed"]
     source: dict[str, Any]
     splits: dict[str, SplitOut] | None
-    num_classes: int | None
+    num_classes: int | None = Field(description="Null while processing, and for an unlabelled dataset.")
     classes: list[str] | None = Field(description="Null while processing, and for an unlabelled dataset.")
     channels: int | None
     image_size: int | None = Field(description="Pixels a side that jobs use where nobody says a size.")
@@ -72,3 +72,4 @@ class UploadedDataset(Document):
     """The fields beside the file."""
 
     name: Name | None = None
+    labels: Literal["auto", "none"] = "auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.datasets.schemas import BuiltinSource, DatasetCreate, DatasetOut
+from api.datasets.schemas import BuiltinSource, DatasetCreate, DatasetOut, UploadedDataset
 from api.uploads import Form
 from core.errors import FieldError, NotAvailable
 from core.ids import new_id
@@ -39,7 +39,7 @@ def store_upload(store: ArtifactStore, form: Form) -> tuple[str, StoredFile]:
 
 
 def create_uploaded(
-    session: Session, project_id: str, *, dataset_id: str, name: str | None, form: Form, stored: StoredFile
+    session: Session, project_id: str, *, dataset_id: str, fields: UploadedDataset, form: Form, stored: StoredFile
 ) -> Dataset:
     """Add a dataset whose file is stored. If this is rolled back, the collector finds the file."""
     source: dict[str, Any] = {
@@ -47,11 +47,12 @@ def create_uploaded(
         "filename": form.file.filename[:_NAME_CHARACTERS],
         "size_bytes": stored.size_bytes,
         "sha256": stored.sha256,
+        "labels": fields.labels,
     }
     return datasets.create(
         session,
         project_id,
-        name=name or title_of(form.file.filename),
+        name=fields.name or title_of(form.file.filename),
         source=source,
         upload_key=stored.key,
         dataset_id=dataset_id,

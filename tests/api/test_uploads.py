@@ -13,7 +13,7 @@ from fastapi import Request
 
 from api.sniffing import require_archive, require_weights
 from api.uploads import FormRules, received_form
-from core.errors import InvalidRequest, MalformedRequest, NotAvailable, PayloadTooLarge, UnsupportedMedia
+from core.errors import InvalidRequest, MalformedRequest, PayloadTooLarge, UnsupportedMedia
 
 HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.zip"\r\n\r\n'
 ZIP = b"PK\x03\x04" + b"z" * 100
@@ -97,8 +97,8 @@ def test_without_a_boundary_there_is_no_form(tmp_path, kind):
 
 @pytest.mark.parametrize(
     "head",
-    [b"PK\x03\x04....", tar(), tar("gz"), tar("bz2"), tar("xz"), b"PK\x05\x06" + b"\0" * 18],
-    ids=["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "empty zip"],
+    [b"PK\x03\x04....", tar(), tar("gz"), tar("bz2"), tar("xz"), b"PK\x05\x06" + b"\0" * 18, b"PAR1...."],
+    ids=["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "empty zip", "parquet"],
 )
 def test_archives_are_known_by_their_first_bytes(head):
     require_archive(head[:1024])
@@ -110,11 +110,6 @@ def test_archives_are_known_by_their_first_bytes(head):
 def test_what_is_no_archive_is_refused(head):
     with pytest.raises(UnsupportedMedia):
         require_archive(head)
-
-
-def test_parquet_is_said_to_come_later():
-    with pytest.raises(NotAvailable):
-        require_archive(b"PAR1....")
 
 
 @pytest.mark.parametrize(

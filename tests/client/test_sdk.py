@@ -105,6 +105,17 @@ def test_an_upload_is_sent_whole_at_every_try(service, potstill, answer, tmp_pat
     for received in service.received:
         assert b"zip" * 1000 in received.body
         assert b'name="name"\r\n\r\npets\r\n' in received.body
+        assert b'name="labels"' not in received.body
+
+
+def test_an_upload_says_that_labels_are_not_wanted(service, potstill, answer, tmp_path):
+    archive = tmp_path / "pets.zip"
+    archive.write_bytes(b"zip")
+    service.on("POST", "/v1/datasets", answer({"id": "ds_1", "name": "pets", "status": "processing"}, 202))
+
+    potstill.datasets.upload(archive, labels="none")
+
+    assert b'name="labels"\r\n\r\nnone\r\n' in service.received[0].body
 
 
 def test_a_model_goes_with_its_architecture_and_arguments(service, potstill, answer, tmp_path):

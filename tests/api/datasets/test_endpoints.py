@@ -114,6 +114,19 @@ class TestUpload:
         assert second.headers["Idempotent-Replayed"] == "true"
         assert other.json()["code"] == "idempotency_key_reused"
 
+    def test_it_says_whether_labels_are_looked_for(self, http, archive):
+        said = http.post("/v1/datasets", data={"labels": "none"}, files={"file": ("x.zip", archive)})
+        unsaid = http.post("/v1/datasets", files={"file": ("x.zip", archive)})
+        wrong = http.post("/v1/datasets", data={"labels": "some"}, files={"file": ("x.zip", archive)})
+
+        assert (said.json()["source"]["labels"], unsaid.json()["source"]["labels"]) == ("none", "auto")
+        assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/labels")
+
+    def test_parquet_is_kept_too(self, http):
+        answer = http.post("/v1/datasets", files={"file": ("pets.parquet", b"PAR1" + b"\0" * 100 + b"PAR1")})
+
+        assert (answer.status_code, answer.json()["name"]) == (202, "pets")
+
     def test_what_is_no_archive_is_415_at_once(self, http, server):
         answer = http.post("/v1/datasets", files={"file": ("x.zip", b"hello")})
 
@@ -139,6 +152,13 @@ class TestRead:
         assert dataset["classes"] == ["a", "b", "c"]
         assert dataset["splits"] == {"train": {"num_samples": 80}, "test": {"num_samples": 20}}
         assert dataset["rejected"] == [{"path": "train/a/x.png", "reason": "broken"}]
+
+    def test_an_unlabelled_one_has_no_classes(self, http, tenant):
+        dataset_id = tenant.ready_dataset(num_classes=None, classes=None)
+
+        dataset = http.get(f"/v1/datasets/{dataset_id}").json()
+
+        assert (dataset["status"], dataset["num_classes"], dataset["classes"]) == ("ready", None, None)
 
     def test_pages(self, http, tenant):
         made = [tenant.ready_dataset() for _ in range(3)]
