@@ -199,7 +199,7 @@ def test_an_uploaded_zip_teaches_a_distilled_vit(http, wait_until, tmp_path):
 @pytest.mark.timeout(900)
 def test_a_killed_worker_loses_nothing(http, stack, digits, finished_job, wait_until):
     """The worker is killed while it trains; the job goes on from its checkpoint to the same bits."""
-    spec = small_job(digits, epochs=150, export=["safetensors"])
+    spec = small_job(digits, epochs=80, export=["safetensors"])
     calm = wait_until(f"/v1/jobs/{submit(http, spec)}", finished, 300)
     job = submit(http, spec)
     path = f"/v1/jobs/{job}"
