@@ -53,7 +53,7 @@ def warnings_of(
                 f"teachers/{index} names its classes otherwise than the dataset; they are matched by their position"
             )
     stored = models.get(spec.student.weights)
-    if stored is not None and stored.num_classes != facts.num_classes:
+    if stored is not None and facts.num_classes is not None and stored.num_classes != facts.num_classes:
         found.append(
             f"the student's weights are for {stored.num_classes} classes: its head starts at random for "
             f"{facts.num_classes}"

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from core.data.holdout import num_held_out
 from core.errors import FieldError, InvalidSpec
 from core.evaluate.appraisal import appraise
 from core.forecast import PlannedModel, estimate_of, warnings_of
-from core.methods import Method, Setting, build_method, student_form
+from core.methods import Method, Setting, build_method, implementation, student_form
 from core.models import catalog
 from core.models.anatomy import examine
 from core.models.arguments import model_arguments, refused, square_size
@@ -87,7 +88,7 @@ def resolve(
     findings = _Findings()
     _check_dataset(spec, facts, findings)
     _check_pools(spec, facts, datasets, findings)
-    student = findings.collect("/student", lambda: _student(spec, facts.for_models(), models))
+    student = findings.collect("/student", lambda: _student(spec, _facts_for(spec, facts), models))
     teachers = [
         findings.collect(
             f"/teachers/{index}",
@@ -105,8 +106,8 @@ def resolve(
     num_pool = sum(datasets[one].num_train for one in spec.method.datasets().values())
     method = _check_method(spec, facts, num_pool, student, ready)
     resolved = _filled(spec, student, ready, threads)
-    num_pictures = method.num_gathered or facts.num_train
-    warnings = warnings_of(resolved, facts, models, student)
+    num_pictures = method.num_gathered or _num_trained_on(spec, facts)
+    warnings = warnings_of(resolved, _seen_by(spec, facts), models, student)
     estimate = estimate_of(resolved, facts, student, ready, warnings, num_pictures=num_pictures, num_pool=num_pool)
     return Resolution(resolved, estimate)
 
@@ -138,6 +139,17 @@ def _check_pools(spec: JobSpec, facts: DatasetFacts, datasets: Mapping[str, Data
         else:
             continue
         findings.errors.append(FieldError(f"/method/{name}", detail))
+
+
+def _seen_by(spec: JobSpec, facts: DatasetFacts) -> DatasetFacts:
+    """The dataset as the method's networks know it: without classes where there is no classifier."""
+    if not spec.method.about.needs.headless:
+        return facts
+    return facts.model_copy(update={"num_classes": None, "classes": None})
+
+
+def _facts_for(spec: JobSpec, facts: DatasetFacts) -> Facts:
+    return _seen_by(spec, facts).for_models()
 
 
 def _student(spec: JobSpec, facts: Facts, models: Mapping[str, ModelFacts]) -> PlannedModel:
@@ -184,15 +196,21 @@ def _check_method(
         student=_unreal(student),
         teachers=[_unreal(teacher) for teacher in teachers],
         num_classes=facts.num_classes,
-        num_samples=facts.num_train,
+        num_samples=_num_trained_on(spec, facts),
         num_pool=num_pool or None,
         student_has_weights=spec.student.weights != "random",
         label_smoothing=spec.training.label_smoothing,
+        drop_path=spec.training.drop_path,
         batch_size=spec.training.batch_size,
         seed=spec.training.seed,
     )
     with on_meta():
         return build_method(spec.method, setting)
+
+
+def _num_trained_on(spec: JobSpec, facts: DatasetFacts) -> int:
+    """The training split's pictures, less what the method wants to be held out."""
+    return facts.num_train - num_held_out(facts.num_train, implementation(spec.method.name).held_out)
 
 
 def _unreal(model: PlannedModel) -> BuiltModel:
@@ -214,18 +232,21 @@ def _teacher(
     given = square_size(teacher.arguments.get("img_size"), pointer="/arguments/img_size")
     if stored is not None:
         size = stored.image_size or student_size or facts.image_size
-        _check_classes(teacher, stored.num_classes, stored.classes, facts)
+        _check_classes(teacher, stored.num_classes, stored.classes, _seen_by(spec, facts))
         return _appraised(architecture, stored.arguments, size)
     if teacher.weights == "pretrained":
         own = catalog.published(teacher.architecture)
         size = given or own.image_size
-        _check_classes(teacher, own.num_classes or 0, None, facts)
+        _check_classes(teacher, own.num_classes or 0, None, _seen_by(spec, facts))
         return _appraised(architecture, model_arguments(teacher, own, size), size)
     if teacher.weights == "train":
+        if facts.num_classes is None:
+            raise refused("/weights", "there are no labels that a teacher could learn from; give it weights")
         asked = None if teacher.training is None else teacher.training.image_size
         given = _one_size(given, asked, "/training/image_size")
     size = _in_range(given or student_size or facts.image_size)
-    return _appraised(architecture, model_arguments(teacher, facts.for_models(), size), size)
+    from_dataset = facts.for_models() if teacher.weights == "train" else _facts_for(spec, facts)
+    return _appraised(architecture, model_arguments(teacher, from_dataset, size), size)
 
 
 def _appraised(architecture: str, arguments: Mapping[str, Any], size: int) -> PlannedModel:

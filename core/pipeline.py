@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,26 +17,30 @@ from typing import Any
 
 import torch
 
+from core.data.pixels import Pixels
 from core.data.stored import StoredDataset
 from core.errors import OutOfMemory, SpecCannotRun
 from core.evaluate import Measured, agreement, evaluate_exported, measure_model
 from core.export import export_student
-from core.methods import Setting, build_method
+from core.methods import Setting, build_method, student_form
+from core.models.anatomy import anatomy_of
 from core.models.build import build_student, build_teacher
 from core.models.built import BuiltModel
+from core.models.forms import Form
 from core.models.weights import save_folder
 from core.reporting import Progress, Reporter, RunResult, Stage, Workspace
+from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
 from core.teacher.frozen import FrozenTeacher
 from core.teacher.training import TrainedTeacher
 from core.train.context import RunContext
 from core.train.environment import is_out_of_memory, reproducible
+from core.train.gathering import Gathering, planned_schedule
 from core.train.loop import Saving, Task, Trainer
 from core.train.precision import choose_arithmetic, choose_device
 from core.train.probe import probe
 from core.train.record import Span, Track
 from core.train.schedule import Schedule
-from core.train.seeds import derive_seed
 
 _PARITY_PICTURES = 64
 _STUDENT = "distill"  # the student's track
@@ -77,12 +81,14 @@ def run(spec: JobSpec, workspace: Workspace, reporter: Reporter) -> RunResult:
 class _Prepared:
     """What the first stage leaves: the student's task, still without teachers, and the teachers by index.
 
-    ``lessons`` are the trainings of the teachers that are not there yet.
+    ``lessons`` are the trainings of the teachers that are not there yet, ``pool`` is the dataset that the
+    method reads beside.
     """
 
     task: Task
     teachers: dict[int, BuiltModel]
     lessons: dict[int, Task]
+    pool: Pixels | None
     checkpoint: Path | None
 
 
@@ -96,11 +102,12 @@ class _Evaluated:
 
     @property
     def agreement(self) -> float | None:
-        """How often student and teacher decide alike; the mean over several teachers, None without one."""
-        if not self.teachers:
+        """How often student and teacher decide alike, the mean over several teachers. None: without one, or labels."""
+        judged = [teacher.accuracy for teacher in self.teachers if teacher.accuracy is not None]
+        mine = self.student.accuracy
+        if mine is None or not judged:
             return None
-        mine = self.student.accuracy.predictions
-        return sum(agreement(mine, teacher.accuracy.predictions) for teacher in self.teachers) / len(self.teachers)
+        return sum(agreement(mine.predictions, theirs.predictions) for theirs in judged) / len(judged)
 
     def result(self) -> dict[str, Any]:
         """The contract's job result, without the model's id."""
@@ -122,6 +129,9 @@ class _Pipeline:
         self.reporter = context.reporter
         self.image_size: int = spec.training.image_size
         self.models = workspace.models
+        self.headless = spec.method.about.needs.headless
+        self.facts = replace(context.facts, num_classes=None) if self.headless else context.facts
+        self.gathering = Gathering(spec, context, workspace.datasets)
         self.seconds: dict[str, float] = {}
         self.spans = _spans(spec)
         self.learners = {
@@ -139,9 +149,10 @@ class _Pipeline:
                 self._train_teachers(prepared)
         with self._stage(Stage.DISTILL):
             step = self._distill(prepared)
-        schedule = _schedule(prepared.task)
+            student = self._finished(prepared.task)
+        schedule = planned_schedule(prepared.task)
         with self._stage(Stage.EVALUATE):
-            evaluated = self._evaluate(prepared)
+            evaluated = self._evaluate(prepared, student)
             self._progress(_EVALUATED, step, schedule)
         with self._stage(Stage.EXPORT):
             artifacts = self._export(evaluated)
@@ -160,8 +171,7 @@ class _Pipeline:
     # --- prepare ------------------------------------------------------------------------------------
 
     def _prepare(self) -> _Prepared:
-        num_classes = self.context.stored.num_classes
-        if num_classes is None:
+        if self.context.stored.num_classes is None and self.spec.method.about.needs.labels:
             raise SpecCannotRun(f"{self.spec.method.name} learns from labels, and this dataset has none")
         teachers: dict[int, BuiltModel] = {}
         lessons: dict[int, Task] = {}
@@ -171,10 +181,11 @@ class _Pipeline:
                 lessons[index] = self.learners[index].task()
             else:
                 teachers[index] = built
-        student = self._student()
         networks = [teachers[i] if i in teachers else lessons[i].student for i in range(len(self.spec.teachers))]
-        task = self._task(student, networks, num_classes)
-        prepared = _Prepared(task, teachers, lessons, self.reporter.newest_checkpoint(_STUDENT))
+        student = self._student(networks)
+        pool = self.gathering.pool()
+        task = self._task(student, networks, pool)
+        prepared = _Prepared(task, teachers, lessons, pool, self.reporter.newest_checkpoint(_STUDENT))
         if prepared.checkpoint is None:
             self._probe(prepared, networks)
         return prepared
@@ -191,35 +202,53 @@ class _Pipeline:
                 )
             return found
         torch.manual_seed(derive_seed(self.spec.training.seed, f"teacher-{index}"))
-        return build_teacher(spec, facts=self.context.facts, image_size=self.image_size, models=self.models)
+        return build_teacher(spec, facts=self.facts, image_size=self.image_size, models=self.models)
 
-    def _student(self) -> BuiltModel:
+    def _student(self, teachers: list[BuiltModel]) -> BuiltModel:
         training = self.spec.training
+
+        def form(architecture: str, arguments: Mapping[str, Any]) -> Form | None:
+            return student_form(
+                self.spec.method,
+                architecture,
+                arguments,
+                image_size=self.image_size,
+                teachers=lambda: [anatomy_of(teacher) for teacher in teachers],
+            )
+
         torch.manual_seed(derive_seed(training.seed, "student"))
         return build_student(
             self.spec.student,
-            method=self.spec.method,
-            facts=self.context.facts,
+            shaping=form,
+            facts=self.facts,
             image_size=self.image_size,
             drop_path=training.drop_path,
             models=self.models,
         )
 
-    def _task(self, student: BuiltModel, networks: list[BuiltModel], num_classes: int) -> Task:
+    def _task(self, student: BuiltModel, networks: list[BuiltModel], pool: Pixels | None) -> Task:
+        """The student's training; where the method gathers its pictures, all of the pool stand in for them."""
         training = self.spec.training
         torch.manual_seed(derive_seed(training.seed, "method"))
+        pixels, _ = self.gathering.training_split()
         setting = Setting(
-            student=student.module,
-            teachers=[network.module for network in networks],
-            num_classes=num_classes,
+            student=student,
+            teachers=networks,
+            num_classes=self.context.stored.num_classes,
+            num_samples=len(pixels),
+            num_pool=None if pool is None else len(pool),
+            student_has_weights=self.spec.student.weights != "random",
             label_smoothing=training.label_smoothing,
+            drop_path=training.drop_path,
+            batch_size=training.batch_size,
+            seed=training.seed,
         )
         return Task(
             training=training,
             student=student,
             method=build_method(self.spec.method, setting),
             teachers=(),
-            feed=self.context.feed(training, image_size=self.image_size, views=training.views),
+            feed=self.context.feed(training, image_size=self.image_size, views=training.views, pixels=pool or pixels),
             arithmetic=self.context.arithmetic,
             ema=training.ema,
         )
@@ -228,8 +257,7 @@ class _Pipeline:
         """Try one step of every training that is to come, with copies of teachers that still have to learn."""
         self.context.poll()
         copies = [replace(network, module=copy.deepcopy(network.module)) for network in networks]
-        frozen = [FrozenTeacher(network, self.context.arithmetic) for network in copies]
-        probed = probe(replace(prepared.task, teachers=frozen), self.context.root)
+        probed = probe(replace(prepared.task, teachers=self._frozen(copies, prepared.task)), self.context.root)
         for lesson in prepared.lessons.values():
             self.context.poll()
             probe(lesson, self.context.root)
@@ -245,10 +273,14 @@ class _Pipeline:
             },
         )
 
+    def _frozen(self, teachers: Iterable[BuiltModel], task: Task) -> list[FrozenTeacher]:
+        """Teachers that give what the method wants of them."""
+        return [FrozenTeacher(teacher, self.context.arithmetic, task.method.teacher_wants) for teacher in teachers]
+
     # --- training -----------------------------------------------------------------------------------
 
     def _train_teachers(self, prepared: _Prepared) -> None:
-        steps = _schedule(prepared.task).total_steps
+        steps = planned_schedule(prepared.task).total_steps
         for index, lesson in prepared.lessons.items():
             learner = self.learners[index]
             prepared.teachers[index] = learner.train(lesson, span=self.spans[f"teacher-{index}"], student_steps=steps)
@@ -257,23 +289,30 @@ class _Pipeline:
     def _distill(self, prepared: _Prepared) -> int:
         """Train the student and return the number of steps it took."""
         training = self.spec.training
-        frozen = [FrozenTeacher(prepared.teachers[i], self.context.arithmetic) for i in sorted(prepared.teachers)]
+        frozen = self._frozen([prepared.teachers[i] for i in sorted(prepared.teachers)], prepared.task)
         trainer = Trainer(
-            replace(prepared.task, teachers=frozen),
+            self.gathering.gathered(replace(prepared.task, teachers=frozen), prepared.pool),
             track=Track(name=_STUDENT, series="train", span=self.spans[_STUDENT]),
             reporter=self.reporter,
             scratch=self.context.root / "checkpoints",
             saving=Saving(
                 every_epochs=training.checkpoint_every_epochs, keep_every_epochs=training.keep_weights_every_epochs
             ),
-            watch=self.context.watch("eval/top1", training, image_size=self.image_size),
+            watch=None if self.headless else self.context.watch("eval/top1", training, image_size=self.image_size),
         )
         trainer.resume(prepared.checkpoint)
-        if trainer.step == 0:
+        if trainer.step == 0 and not self.headless:
             self._look_at_teachers(frozen)
         trainer.run()
         trainer.stepper.settle()
         return trainer.step
+
+    def _finished(self, task: Task) -> BuiltModel:
+        """The model that the method makes of the trained student."""
+        task.student.module.cpu()
+        task.method.cpu()
+        _, held_out = self.gathering.training_split()
+        return task.method.finished(task.student, held_out)
 
     def _look_at_teachers(self, frozen: list[FrozenTeacher]) -> None:
         """The line that the student's curve is drawn against."""
@@ -284,9 +323,8 @@ class _Pipeline:
 
     # --- results ------------------------------------------------------------------------------------
 
-    def _evaluate(self, prepared: _Prepared) -> _Evaluated:
+    def _evaluate(self, prepared: _Prepared, student: BuiltModel) -> _Evaluated:
         """Write the student's files, and measure the file that is handed out."""
-        student = prepared.task.student
         folder = self.context.root / "export"
         save_folder(
             student.module,
@@ -294,15 +332,19 @@ class _Pipeline:
             architecture=student.architecture,
             arguments=student.arguments,
             preprocessing=student.preprocessing,
-            classes=self.context.stored.classes,
+            classes=None if self.headless else self.context.stored.classes,
         )
         pixels = self.context.pixels("test", self.image_size)
-        device, poll = self.context.arithmetic.device, self.context.poll
+        device, poll, judge = (
+            self.context.arithmetic.device,
+            self.context.poll,
+            self.context.judge(self.image_size) if self.headless else None,
+        )
         return _Evaluated(
             folder,
-            evaluate_exported(folder, pixels, device=device, poll=poll),
+            evaluate_exported(folder, pixels, device=device, poll=poll, judge=judge),
             tuple(
-                measure_model(prepared.teachers[index], pixels, device=device, poll=poll)
+                measure_model(prepared.teachers[index], pixels, device=device, poll=poll, judge=judge)
                 for index in sorted(prepared.teachers)
             ),
         )
@@ -339,10 +381,6 @@ class _Pipeline:
         self.reporter.progress(
             Progress(fraction=fraction, step=step, total_steps=schedule.total_steps, epoch=schedule.epoch(step))
         )
-
-
-def _schedule(task: Task) -> Schedule:
-    return Schedule.of(task.training, steps_per_epoch=task.feed.steps_per_epoch)
 
 
 def _spans(spec: JobSpec) -> dict[str, Span]:

@@ -40,6 +40,10 @@ class Pixels:
         rows = indices.numpy() if self.places is None else self.places[indices.numpy()]
         return torch.from_numpy(self.images[rows])
 
+    def without_labels(self) -> Pixels:
+        """The same pictures, whose labels nobody can read."""
+        return Pixels(self.images, torch.full((len(self),), UNLABELLED), self.places)
+
     def unlabelled(self, places: npt.NDArray[np.int64]) -> Pixels:
         """Some of all pictures without their labels; nothing is read."""
         assert self.places is None, "taken from all pictures"

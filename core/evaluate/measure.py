@@ -6,8 +6,8 @@ that was trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from core.evaluate.accuracy import Accuracy, LabelledPictures, evaluate_accuracy
+from core.evaluate.embeddings import Judged
 from core.evaluate.flops import count_flops
 from core.evaluate.latency import Latency, measure_latency
 from core.models.built import BuiltModel
@@ -27,19 +28,23 @@ STATE_ENTRY_BYTES = 90  # a tensor's entry in a safetensors header, on average
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Figures of one model. ``flops`` are of one picture, 2 for a multiply-add; ``latency`` by batch size."""
+    """Figures of one model. ``flops`` are of one picture, 2 for a multiply-add; ``latency`` by batch size.
 
-    accuracy: Accuracy
+    ``accuracy`` is None where there are no labels; ``judging`` is what the report says of how it was found.
+    """
+
+    accuracy: Accuracy | None
     parameters: int
     flops: int
     size_bytes: int
     latency: tuple[Latency, ...]
+    judging: Mapping[str, Any] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
         """The contract's figures of a model; ``latency_ms`` is that of a single picture."""
         return {
-            "top1": self.accuracy.top1,
-            "top5": self.accuracy.top5,
+            "top1": None if self.accuracy is None else self.accuracy.top1,
+            "top5": None if self.accuracy is None else self.accuracy.top5,
             "parameters": self.parameters,
             "flops": self.flops,
             "size_bytes": self.size_bytes,
@@ -48,10 +53,12 @@ class Measured:
 
     def details(self, classes: tuple[str, ...] | None = None) -> dict[str, Any]:
         """What the report says beyond the figures."""
-        names = classes or tuple(str(index) for index in range(len(self.accuracy.per_class)))
+        per_class = () if self.accuracy is None else self.accuracy.per_class
+        names = classes or tuple(str(index) for index in range(len(per_class)))
         return {
-            "num_samples": self.accuracy.num_samples,
-            "per_class": dict(zip(names, self.accuracy.per_class, strict=True)),
+            "num_samples": 0 if self.accuracy is None else self.accuracy.num_samples,
+            "per_class": dict(zip(names, per_class, strict=True)),
+            **self.judging,
             "latency": [latency.to_json() for latency in self.latency],
             "flops_rule": "one forward pass of one picture; a multiply-add counts as 2",
         }
@@ -63,11 +70,12 @@ def evaluate_exported(
     *,
     device: torch.device | str = "cpu",
     poll: Callable[[], None] | None = None,
+    judge: Callable[[BuiltModel], Judged] | None = None,
 ) -> Measured:
     """Measure ``model.safetensors`` of a folder on a split; size is that of the file."""
     built = load_folder(folder)
     size = (folder / WEIGHTS).stat().st_size
-    return measure_model(built, pixels, size_bytes=size, device=device, poll=poll)
+    return measure_model(built, pixels, size_bytes=size, device=device, poll=poll, judge=judge)
 
 
 def measure_model(
@@ -77,18 +85,23 @@ def measure_model(
     size_bytes: int | None = None,
     device: torch.device | str = "cpu",
     poll: Callable[[], None] | None = None,
+    judge: Callable[[BuiltModel], Judged] | None = None,
 ) -> Measured:
-    """Measure a model in memory on a split. It is moved to ``device`` and left in evaluation mode."""
+    """Measure a model in memory on a split. It is moved to ``device`` and left in evaluation mode.
+
+    ``judge`` says how often it is right, where that is not a matter of its logits.
+    """
     module = built.module.to(device).eval()
-    accuracy = evaluate_accuracy(built, pixels, device=device, poll=poll)
+    judged = judge(built) if judge else Judged(evaluate_accuracy(built, pixels, device=device, poll=poll))
     picture_1CHW = torch.from_numpy(np.array(pixels.images[:1])).to(device).float() / 255
     latency = measure_latency(module, built.preprocessing(picture_1CHW)[0], poll=poll)
     return Measured(
-        accuracy=accuracy,
+        accuracy=judged.accuracy,
         parameters=count_parameters(module),
         flops=model_flops(built),
         size_bytes=state_bytes(built) if size_bytes is None else size_bytes,
         latency=latency,
+        judging=judged.details,
     )
 
 

@@ -23,14 +23,18 @@ def model_card(
     result: Mapping[str, Any],
     threads: int,
     formats: Sequence[str],
+    rule: str | None = None,
 ) -> str:
-    """Markdown with the front matter that the Hugging Face hub reads."""
+    """Markdown with the front matter that the Hugging Face hub reads.
+
+    ``rule`` says what top-1 is of, where the student has no classifier.
+    """
     parts = [
         _front_matter(student),
         f"# {_inline(spec.name or student.architecture)}",
         _summary(spec, student),
         "## Measured",
-        _figures(result, dataset, threads),
+        _figures(result, dataset, threads, rule),
         "## Use",
         _usage(student, formats),
         "## Input",
@@ -45,9 +49,13 @@ def model_card(
 
 def _front_matter(student: BuiltModel) -> str:
     return (
-        "---\nlibrary_name: timm\npipeline_tag: image-classification\n"
-        f"tags:\n- timm\n- image-classification\n- distillation\n- {student.architecture}\n---"
+        f"---\nlibrary_name: timm\npipeline_tag: {_task(student)}\n"
+        f"tags:\n- timm\n- {_task(student)}\n- distillation\n- {student.architecture}\n---"
     )
+
+
+def _task(student: BuiltModel) -> str:
+    return "image-classification" if student.num_classes else "image-feature-extraction"
 
 
 def _summary(spec: JobSpec, student: BuiltModel) -> str:
@@ -56,11 +64,15 @@ def _summary(spec: JobSpec, student: BuiltModel) -> str:
         teachers = ", ".join(f"`{teacher.architecture}` ({teacher.weights})" for teacher in spec.teachers)
         how += f" from {teachers}"
     asked = spec.student.architecture
-    note = "" if asked == student.architecture else f" (`{asked}` with a distillation token)"
-    return f"An image classifier, timm's `{student.architecture}`{note}, trained {how} by Potstill."
+    change = (
+        f"`{asked}` with a distillation token" if "distilled" in student.architecture else f"`{asked}` was asked for"
+    )
+    note = "" if asked == student.architecture else f" ({change})"
+    what = "An image classifier" if student.num_classes else "An image backbone without a classifier"
+    return f"{what}, timm's `{student.architecture}`{note}, trained {how} by Potstill."
 
 
-def _figures(result: Mapping[str, Any], dataset: Mapping[str, Any], threads: int) -> str:
+def _figures(result: Mapping[str, Any], dataset: Mapping[str, Any], threads: int, rule: str | None) -> str:
     rows = [("student", result["student"])]
     rows += [(f"teacher {index}", figures) for index, figures in enumerate(result.get("teachers", []))]
     lines = [
@@ -69,21 +81,30 @@ def _figures(result: Mapping[str, Any], dataset: Mapping[str, Any], threads: int
     ]
     for name, figures in rows:
         lines.append(
-            f"| {name} | {100 * figures['top1']:.2f} % | {100 * figures['top5']:.2f} % | {figures['parameters']:,} | "
+            f"| {name} | {_percent(figures['top1'])} | {_percent(figures['top5'])} | {figures['parameters']:,} | "
             f"{figures['flops'] / 1e9:.4g} | {figures['size_bytes'] / 1e6:.2f} | {figures['latency_ms']:.2f} |"
         )
     note = f"On the test split of {_dataset(dataset)} ({dataset['num_test']:,} images); nothing was chosen "
     note += f"or tuned on it. Milliseconds: median of repeated runs of one picture, {threads} thread(s). "
     note += "A multiply-add counts as two FLOPs."
+    if rule:
+        note += f" Top-1 and top-5 are those of {rule}."
     agreement = result.get("agreement")
     if agreement is not None:
         note += f" Student and teacher decide alike on {100 * agreement:.2f} % of the images."
     return "\n".join(lines) + "\n\n" + note
 
 
+def _percent(fraction: float | None) -> str:
+    return "—" if fraction is None else f"{100 * fraction:.2f} %"
+
+
 def _usage(student: BuiltModel, formats: Sequence[str]) -> str:
     size, channels = student.preprocessing.image_size, student.preprocessing.channels
     mode = "L" if channels == 1 else "RGB"
+    answer = "embedding = model(transform(image).unsqueeze(0))"
+    if student.num_classes:
+        answer = "probabilities = model(transform(image).unsqueeze(0)).softmax(dim=1)"
     code = f"""```python
 import timm, torch
 from PIL import Image
@@ -92,7 +113,7 @@ model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True).eval
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
 image = Image.open("picture.png").convert("{mode}")
 with torch.inference_mode():
-    probabilities = model(transform(image).unsqueeze(0)).softmax(dim=1)
+    {answer}
 ```"""
     if "onnx" in formats:
         code += f"""

@@ -66,6 +66,7 @@ def export_student(
         result=result,
         threads=torch.get_num_threads(),
         formats=spec.export,
+        rule=details.get("student", {}).get("top1_is"),
     )
     report = build_report(spec=spec, dataset=dataset, result=result, details=measured, stages=stages)
     write_whole(folder / CARD, card.encode())

@@ -110,6 +110,7 @@ class Setting:
     num_pool: int | None = None
     student_has_weights: bool = True
     label_smoothing: float = 0.0
+    drop_path: float = 0.0
     batch_size: int = 1
     seed: int = 0
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from core.data.mixing import Mixing
 from core.data.pixels import Pixels, load_pixels
 from core.data.stored import UNLABELLED, SplitName, StoredDataset
-from core.evaluate import evaluate_accuracy
+from core.evaluate import EmbeddingJudge, evaluate_accuracy
 from core.reporting import Control, Interrupted, Reporter
 from core.spec import TrainingBase
 from core.spec.facts import Facts
@@ -101,6 +101,16 @@ class RunContext:
         whole = self.pixels("test", image_size)
         stride = math.ceil(len(whole) / _MAX_LOOKED_AT)
         return Pixels(images=whole.images[::stride], labels=whole.labels[::stride])
+
+    def judge(self, image_size: int) -> EmbeddingJudge:
+        """Who says how often a network without a classifier is right."""
+        return EmbeddingJudge(
+            train=self.pixels("train", image_size),
+            test=self.pixels("test", image_size),
+            num_classes=self.stored.num_classes,
+            device=self.arithmetic.device,
+            poll=self.poll,
+        )
 
     def top1(self, logits: Callable[[Tensor], Tensor], pixels: Pixels) -> float:
         """The fraction of pictures that a network gets right. Raises ``Interrupted`` on request."""

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
+from core.data.holdout import hold_out
 from core.data.pixels import Pixels
 from core.data.stored import StoredDataset
 from core.data.views import steps_per_epoch
-from core.methods import Sources, Teacher
+from core.methods import Sources, Teacher, implementation
 from core.seeds import derive_seed
 from core.spec import JobSpec
 from core.train.context import RunContext
@@ -40,6 +41,13 @@ class Gathering:
         for reference in self.spec.method.datasets().values():
             return self.context.pool(self.datasets[reference], self.image_size)
         return None
+
+    def training_split(self) -> tuple[Pixels, Pixels | None]:
+        """The training split, less what the method wants to be held out, and that."""
+        whole = self.context.pixels("train", self.image_size)
+        if not self.spec.method.about.needs.labels:
+            whole = whole.without_labels()
+        return hold_out(whole, implementation(self.spec.method.name).held_out, self.spec.training.seed)
 
     def gathered(self, task: Task, pool: Pixels | None) -> Task:
         """The task, its teachers being there, with the pictures that its method trains on."""

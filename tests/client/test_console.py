@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from client.console import ago, duration, short, size
+from client.console import ago, duration, measures_table, short, size
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,11 @@ def test_durations_read_as_one_says_them(seconds, text):
 
 def test_a_moment_is_told_from_now():
     assert ago((datetime.now(UTC) - timedelta(minutes=3)).isoformat()) == "3 min 00 s ago"
+
+
+def test_a_model_without_labels_to_judge_it_has_no_accuracy():
+    measures = {"top1": None, "parameters": 10, "flops": 20, "size_bytes": 40, "latency_ms": 1.0}
+
+    top1 = measures_table([("student", measures)]).columns[1]
+
+    assert list(top1.cells) == ["—"]

@@ -243,3 +243,83 @@ def test_a_small_pair_is_resolved_in_a_moment():
         times.append(time.process_time() - began)
 
     assert min(times) < 0.1
+
+
+POOL = DatasetFacts(channels=1, image_size=8, num_train=2000, num_test=500)
+
+
+def probing(**more):
+    return {
+        "method": {"name": "attention_probe", "pool": "ds_pool", **more},
+        "teachers": [{"architecture": VIT, "arguments": {**SMALL, "embed_dim": 48}, "weights": "train"}],
+    }
+
+
+def test_steps_are_counted_over_the_pictures_that_the_method_trains_on():
+    half = resolve(spec(**probing()), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
+    asked = resolve(spec(**probing(num_select=640)), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
+
+    assert half.estimate["total_steps"] == 12 * (1000 // 64 + 1)
+    assert asked.estimate["total_steps"] == 12 * 10
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"channels": 3}, "3 channels"), ({"num_train": 1}, "has 1 picture"), (None, "there is no dataset ds_pool")],
+)
+def test_a_pool_that_cannot_be_used_is_refused(change, words):
+    pools = {} if change is None else {"ds_pool": POOL.model_copy(update=change)}
+    with pytest.raises(InvalidSpec) as caught:
+        resolve(spec(**probing()), DIGITS, {}, threads=2, datasets=pools)
+
+    ((pointer, detail),) = [(error.pointer, error.detail) for error in caught.value.errors]
+    assert pointer == "/method/pool"
+    assert words in detail
+
+
+def test_more_pictures_than_the_pool_has_cannot_be_chosen():
+    with pytest.raises(InvalidSpec, match="/method/num_select"):
+        resolve(spec(**probing(num_select=3000)), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
+
+
+def test_pruning_needs_a_student_with_weights():
+    asked = {"method": {"name": "uvc"}, "teachers": []}
+
+    assert "weights" in refusal(**asked)["/student/weights"]
+    student = {"architecture": VIT, "arguments": SMALL, "weights": "mdl_1"}
+    found = resolve(spec(**asked, student=student), DIGITS, {"mdl_1": STORED}, threads=2)
+    assert found.estimate["student"]["architecture"] == "potstill_vit"
+
+
+UNLABELLED = DIGITS.model_copy(update={"num_classes": None, "classes": None})
+LABEL_FREE = {"method": {"name": "feature"}, "teachers": [{"architecture": VIT, "weights": "mdl_1"}]}
+FOUNDATION = STORED.model_copy(update={"num_classes": 700, "arguments": {**STORED.arguments, "num_classes": 700}})
+
+
+@pytest.mark.parametrize("facts", [DIGITS, UNLABELLED])
+def test_a_label_free_student_has_no_classifier_and_its_teacher_any_classes(facts):
+    found = resolve(spec(**LABEL_FREE), facts, {"mdl_1": FOUNDATION}, threads=2)
+    labelled = resolve(spec(method={"name": "scratch"}, teachers=[]), DIGITS, {}, threads=2)
+
+    assert found.estimate["student"]["parameters"] == labelled.estimate["student"]["parameters"] - 10 * (32 + 1)
+    assert found.estimate["warnings"] == []
+
+
+def test_a_teacher_cannot_be_trained_without_labels():
+    asked = {**LABEL_FREE, "teachers": [{"architecture": "resnet18", "weights": "train"}]}
+
+    assert "no labels" in refusal(facts=UNLABELLED, **asked)["/teachers/0/weights"]
+
+
+def test_what_is_held_out_is_not_counted_in_the_steps():
+    asked = {"teachers": [], "training": {"epochs": 2, "batch_size": 10}}
+    few = DIGITS.model_copy(update={"num_train": 100})
+
+    assert resolve(spec(**asked, method={"name": "mutual"}), few, {}, threads=2).estimate["total_steps"] == 2 * 9
+    assert resolve(spec(**asked, method={"name": "scratch"}), few, {}, threads=2).estimate["total_steps"] == 2 * 10
+
+
+def test_a_peer_that_cannot_be_is_refused():
+    asked = {"teachers": [], "method": {"name": "mutual", "peer": {"architecture": "resnet10", "arguments": {}}}}
+
+    assert "resnet10t" in refusal(**asked)["/method/peer/architecture"]

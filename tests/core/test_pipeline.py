@@ -18,10 +18,12 @@ from core.data.ingest import ingest_folder
 from core.data.stored import StoredDataset
 from core.errors import NonFiniteLoss, SpecCannotRun
 from core.local import FolderReporter
+from core.models.build import build_student
 from core.models.header import read_facts
+from core.models.weights import save_folder
 from core.reporting import Control, Interrupted, Stage, Workspace
-from core.spec import parse_job_spec
-from core.spec.facts import DatasetFacts
+from core.spec import StudentSpec, parse_job_spec
+from core.spec.facts import DatasetFacts, Facts
 
 SIZE = 8
 
@@ -345,3 +347,194 @@ def test_a_dataset_without_labels_is_refused(attempt, dataset, tmp_path):
         workspace = Workspace(tmp_path / "run", tmp_path / "cache", tmp_path / "unlabelled")
         with pytest.raises(SpecCannotRun, match="labels"):
             pipeline.run(spec, workspace, reporter)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """100 pictures without labels, 80 of them to train on."""
+    root = tmp_path_factory.mktemp("pool")
+    generator = np.random.default_rng(7)
+    (root / "images").mkdir()
+    for index in range(100):
+        Image.fromarray(generator.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)).save(root / "images" / f"{index}.png")
+    ingest_folder(root / "images", root / "stored")
+    return root / "stored"
+
+
+def test_a_student_of_the_pool_is_the_same_bits_after_interruptions(dataset, pool, tmp_path):
+    with StoredDataset.open(pool) as stored:
+        facts = DatasetFacts(channels=1, image_size=SIZE, num_train=len(stored.split("train")), num_test=1)
+    method = {"name": "attention_probe", "pool": "ds_pool", "num_select": 30, "balanced": True}
+    with StoredDataset.open(dataset) as stored:
+        own = DatasetFacts(
+            num_classes=3, classes=stored.classes, channels=1, image_size=SIZE, num_train=90, num_test=30
+        )
+    training = {**document()["training"], "mixup": 0.5}
+    resolution = inspection.resolve(
+        parse_job_spec(document(method=method, training=training)), own, {}, threads=1, datasets={"ds_pool": facts}
+    )
+
+    def run(name, cache, **wishes):
+        (tmp_path / name).mkdir(exist_ok=True)
+        root, shared = tmp_path / name, tmp_path / cache
+        workspace = Workspace(root / "run", shared, dataset, datasets={"ds_pool": pool})
+        with Telling(root, teachers=root / "teachers", **wishes) as reporter:
+            return pipeline.run(resolution.spec, workspace, reporter), reporter
+
+    calm, told = run("calm", "cache-calm")
+    with pytest.raises(Interrupted):
+        run("shaken", "cache-shaken", wish=Control.DRAIN, stage=Stage.DISTILL, after=2)
+    with pytest.raises(Interrupted):
+        run("shaken", "cache-shaken", wish=Control.PAUSE, stage=Stage.DISTILL, after=9)
+    last, told_again = run("shaken", "cache-shaken")
+
+    assert told.latest.total_steps == resolution.estimate["total_steps"] == 4 * 2
+    assert told.fractions[-1] == 1.0
+    assert [event for event in told.events if event.startswith("pool")] == ["pool.chosen"]
+    assert "training.resumed" in told_again.events
+    assert len(told.told["train/probe"]) == 8
+    assert digest(last) == digest(calm)
+
+
+def test_a_pruned_student_is_handed_out_small_and_the_same_after_an_interruption(attempt, dataset):
+    first, _ = attempt(resolved(dataset, method={"name": "scratch"}, teachers=[]), "first")
+    models = {"job_first": first.artifacts["config.json"].parent}
+    spec = resolved(
+        dataset, models, teachers=[], student=vit(weights="job_first"), method={"name": "uvc", "budget": 0.6}
+    )
+
+    calm, _ = attempt(spec, "calm", models=models)
+    with pytest.raises(Interrupted):
+        attempt(spec, "shaken", models=models, wish=Control.PAUSE, stage=Stage.DISTILL, after=7)
+    last, _ = attempt(spec, "shaken", models=models)
+
+    assert digest(last) == digest(calm)
+    assert calm.result["student"]["flops"] <= 0.6 * first.result["student"]["flops"]
+    assert calm.result["student"]["parameters"] < first.result["student"]["parameters"]
+    opened = timm.create_model(f"local-dir:{calm.artifacts['config.json'].parent}", pretrained=True)
+    assert sum(p.numel() for p in opened.parameters()) == calm.result["student"]["parameters"]
+
+
+def test_of_two_students_the_better_one_is_handed_out_and_the_same_after_interruptions(attempt, dataset):
+    peer = {"architecture": "vit_tiny_patch16_224", "arguments": {**vit(24)["arguments"], "depth": 2}}
+    training = {**document()["training"], "epochs": 8, "batch_size": 9, "learning_rate": 1e-2}
+    weak = {**vit(), "arguments": {"patch_size": 8, "embed_dim": 2, "depth": 1, "num_heads": 1}}
+    spec = resolved(dataset, method={"name": "mutual", "peer": peer}, teachers=[], student=weak, training=training)
+
+    calm, told = attempt(spec, "calm")
+    interrupted(attempt, spec, (Control.PAUSE, Stage.DISTILL, 20), (Control.DRAIN, Stage.EVALUATE, 0))
+    last, _ = attempt(spec, "shaken")
+
+    assert digest(last) == digest(calm)
+    weights = load_file(calm.artifacts["model.safetensors"])
+    assert weights["head.weight"].shape == (3, 24)
+    assert told.latest.total_steps == 8 * 9  # 81 of 90 pictures in batches of 9, the others are held out
+
+
+def test_what_a_student_learned_from_itself_is_the_same_after_an_interruption(attempt, dataset):
+    spec = resolved(dataset, method={"name": "self_distillation", "variant": "ema_teacher"}, teachers=[])
+
+    calm, told = attempt(spec, "calm")
+    interrupted(attempt, spec, (Control.PAUSE, Stage.DISTILL, 7))
+    last, _ = attempt(spec, "shaken")
+
+    assert digest(last) == digest(calm)
+    assert len(told.told["train/distillation"]) == 24
+    assert timm.create_model(f"local-dir:{calm.artifacts['config.json'].parent}", pretrained=True)
+
+
+FOUNDATION = {"architecture": "vit_tiny_patch16_224", "weights": "mdl_foundation"}
+
+
+def facts_of(folder):
+    with StoredDataset.open(folder) as stored:
+        return DatasetFacts(
+            num_classes=stored.num_classes,
+            classes=stored.classes,
+            channels=stored.channels,
+            image_size=stored.image_size,
+            num_train=len(stored.split("train")),
+            num_test=len(stored.split("test")),
+        )
+
+
+@pytest.fixture
+def foundation(tmp_path):
+    """A teacher for 7 classes of coloured pictures 16 × 16, which are not those of any dataset here."""
+    torch.manual_seed(0)
+    facts = Facts(num_classes=7, channels=3, image_size=16)
+    spec = StudentSpec.model_validate(vit(24))
+    built = build_student(spec, facts=facts, image_size=16, models={})
+    save_folder(
+        built.module,
+        tmp_path / "foundation",
+        architecture=built.architecture,
+        arguments=built.arguments,
+        preprocessing=built.preprocessing,
+    )
+    return tmp_path / "foundation"
+
+
+@pytest.fixture
+def backbone(foundation, tmp_path):
+    """Runs a job of ``feature`` on a dataset."""
+
+    def run(folder, name="job", **wishes):
+        models = {"mdl_foundation": foundation}
+        asked = document(method={"name": "feature"}, teachers=[FOUNDATION], export=["safetensors", "onnx"])
+        known = {"mdl_foundation": read_facts(foundation)}
+        resolution = inspection.resolve(parse_job_spec(asked), facts_of(folder), known, threads=1)
+        root = tmp_path / name
+        root.mkdir(exist_ok=True)
+        workspace = Workspace(root=root / "run", cache=tmp_path / "cache", dataset=folder, models=models)
+        with Telling(root, teachers=root / "teachers", **wishes) as reporter:
+            return pipeline.run(resolution.spec, workspace, reporter), reporter
+
+    return run
+
+
+def test_a_backbone_learns_from_pictures_without_labels(backbone, pool):
+    result, told = backbone(pool)
+
+    folder = result.artifacts["config.json"].parent
+    opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert opened(torch.zeros(2, 1, SIZE, SIZE)).shape == (2, 16)
+    assert result.result["student"]["top1"] is None
+    assert [teacher["top1"] for teacher in result.result["teachers"]] == [None]
+    assert result.result["agreement"] is None
+    assert {name for name in told.told if "top1" in name} == set()
+    assert len(told.told["train/embedding"]) == len(told.told["train/patches"]) == 4 * 5
+    assert told.told["train/loss"][-1][1] < told.told["train/loss"][0][1]
+    assert "without a classifier" in result.artifacts["README.md"].read_text()
+
+
+def test_a_backbone_is_judged_by_its_neighbours_where_there_are_labels(backbone, dataset):
+    result, _ = backbone(dataset)
+
+    report = json.loads(result.artifacts["report.json"].read_text())
+    assert result.result["student"]["top1"] > 0.5
+    assert 0 <= result.result["teachers"][0]["top1"] <= 1
+    assert "neighbours" in report["details"]["student"]["top1_is"]
+    assert report["details"]["student"]["linear_probe_top1"] > 0.5
+    assert "nearest neighbours" in result.artifacts["README.md"].read_text()
+    assert "label_names" not in json.loads(result.artifacts["config.json"].read_text())["pretrained_cfg"]
+
+
+def test_a_backbone_has_the_same_bits_after_an_interruption(backbone, dataset):
+    calm, _ = backbone(dataset, "calm")
+
+    with pytest.raises(Interrupted):
+        backbone(dataset, "shaken", wish=Control.PAUSE, stage=Stage.DISTILL, after=7)
+    last, _ = backbone(dataset, "shaken")
+
+    assert digest(last) == digest(calm)
+
+
+def test_a_backbone_goes_on_as_the_student_of_a_labelled_dataset(backbone, attempt, dataset):
+    first, _ = backbone(dataset, "first")
+    models = {"job_first": first.artifacts["config.json"].parent}
+    spec = resolved(dataset, models, method={"name": "scratch"}, teachers=[], student=vit(weights="job_first"))
+
+    result, _ = attempt(spec, "second", models=models)
+
+    assert result.result["student"]["top1"] is not None

@@ -27,6 +27,7 @@ class Needs:
     student_families: tuple[Family, ...] = ()  # empty: any
     teacher_families: tuple[Family, ...] = ()
     labels: bool = True
+    headless: bool = False  # the student has no classifier, and whose classes teachers know is all the same
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.data.pixels import load_pixels, square
+from core.data.pixels import Pixels, load_pixels, square
 from core.data.stored import StoredDataset
 
 
@@ -127,3 +127,13 @@ def test_shrinking_is_antialiased():
     small = np.asarray(square(stripes, 8)).astype(int)
 
     assert abs(small[2:-2, 2:-2] - 127).max() < 8
+
+
+def test_some_pictures_without_labels_are_the_same_pictures():
+    whole = Pixels(np.arange(5 * 4, dtype=np.uint8).reshape(5, 1, 2, 2), torch.arange(5))
+
+    some = whole.unlabelled(np.array([1, 4]))
+
+    assert len(some) == 2
+    assert some.labels.tolist() == [-1, -1]
+    assert torch.equal(some.batch(torch.tensor([1, 0])), whole.batch(torch.tensor([4, 1])))

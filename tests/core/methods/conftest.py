@@ -10,8 +10,7 @@ from core.methods import Batch, Method, Moment, Room, Setting, build_method, stu
 from core.models.anatomy import anatomy_of
 from core.models.build import build_student
 from core.models.built import BuiltModel
-from core.models.preprocessing import plain_preprocessing
-from core.models.taps import Outputs, run_tapped
+from core.models.taps import run_tapped
 from core.spec import METHODS, StudentSpec
 from core.spec.facts import Facts
 from core.teacher.frozen import FrozenTeacher
@@ -157,3 +156,16 @@ def setting():
         num_samples=24,
         batch_size=6,
     )
+
+
+@pytest.fixture
+def filled():
+    """Fills a module with the golden values' weights: 0.1 sin(j + i) for entry j of parameter i."""
+
+    @torch.no_grad()
+    def fill(module):
+        for number, parameter in enumerate(module.parameters()):
+            parameter.copy_((0.1 * (torch.arange(parameter.numel()) + number).sin()).view_as(parameter))
+        return module
+
+    return fill

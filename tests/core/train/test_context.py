@@ -67,3 +67,19 @@ def test_a_feed_has_the_splits_size(context):
 
     assert feed.steps_per_epoch == 3
     assert context.facts.num_classes == 2
+
+
+def test_a_pool_has_the_pictures_of_another_training_split_and_no_labels(context, tmp_path):
+    pool = context.pool(tmp_path / "stored", 8)
+
+    assert np.array_equal(pool.images, context.pixels("train", 8).images)
+    assert pool.labels.tolist() == [-1] * 40
+
+
+def test_a_feed_of_unlabelled_pictures_mixes_them_and_leaves_the_labels(context, tmp_path):
+    training = TrainingSpec(batch_size=16, mixup=0.8)
+
+    feed = context.feed(training, image_size=8, pixels=context.pool(tmp_path / "stored", 8))
+
+    assert set(feed.batch(0).labels.tolist()) == {-1}
+    assert context.feed(training, image_size=8).batch(0).labels.shape[1] == 2

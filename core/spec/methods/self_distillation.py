@@ -1,0 +1,65 @@
+"""Parameters of ``self_distillation``: the student is its own teacher."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.composition import Weight
+
+
+class SelfDistillationParams(MethodParams):
+    """Learn from labels and from oneself: from one's last layer, or from the average of one's own past."""
+
+    about: ClassVar[About] = About(
+        summary="No teacher: exits at a third and two thirds of the student's depth learn from its last layer, or the "
+        "student learns from a moving average of its own weights that sees another view.",
+        paper="Be Your Own Teacher, arXiv:1905.08094; Mean teachers are better role models, arXiv:1703.01780",
+        year=2019,
+        when="There is no teacher for the classes at hand, and none can be trained.",
+        needs=Needs(min_teachers=0, max_teachers=0, teacher=(), student=("logits", "levels")),
+    )
+    name: Literal["self_distillation"] = Field(description="The method's name.")
+    variant: Literal["exits", "ema_teacher"] = Field(
+        default="exits",
+        description="`exits`: early layers learn from the last one; `ema_teacher`: the student learns from the moving "
+        "average of its weights.",
+    )
+    alpha: float = Field(default=0.3, ge=0, le=1, description="Weight of the soft labels; the labels weigh 1 − alpha.")
+    temperature: float = Field(default=3.0, gt=0, le=100, description="Softens both distributions.")
+    exits: tuple[Annotated[int, Field(ge=0, le=1000)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=16,
+        description="Levels of the student that get an exit, counted from 0 and rising, without the last. Null: those "
+        "at a third and two thirds of the depth.",
+    )
+    hint_weight: Weight = Field(
+        default=0.03,
+        description="With `exits`: weight of the squared error between an exit's tokens and the last ones.",
+    )
+    momentum: float = Field(
+        default=0.996,
+        ge=0,
+        lt=1,
+        description="With `ema_teacher`: how much of the average stays at each step; grows to 1 by a cosine. The first "
+        "steps keep less, so that random first weights are soon forgotten.",
+    )
+    view: Literal["crop", "flip", "same"] = Field(
+        default="crop",
+        description="With `ema_teacher`: what it sees of each picture. `crop`: a part of at least `min_crop` of each "
+        "side; `flip`: the mirrored picture, not for digits or letters; `same`: what the student sees.",
+    )
+    min_crop: float = Field(
+        default=0.8, gt=0, le=1, description="The least side of a `crop`, as a part of the picture's."
+    )
+
+    @field_validator("exits")
+    @classmethod
+    def _rising(cls, exits: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if exits is not None and list(exits) != sorted(set(exits)):
+            raise PydanticCustomError("exits", "give each level once, from the first to the last")
+        return exits

@@ -1,0 +1,78 @@
+"""A foundation model's embeddings and patch features, matched without labels."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core.errors import InvalidSpec
+from core.methods import Batch, build_method
+from core.methods.feature import ChannelStatistics
+from core.models.anatomy import anatomy_of
+from core.spec.methods.feature import FoundationParams
+
+
+def test_both_terms_are_what_they_say(lesson, batch):
+    made = lesson("feature", teachers=("cnn",), embedding_weight=2.0, patch_weight=3.0)
+    student, teacher = made.ask(batch.images), made.teachers[0](batch.images)
+    mine = made.method.embed(student.embedding)
+    cosines = [(m @ t) / (m.norm() * t.norm()) for m, t in zip(mine, teacher.embedding, strict=True)]
+    tokens = teacher.last.tokens
+    goal = (tokens - tokens.mean(dim=(0, 1))) / tokens.std(dim=(0, 1), correction=0).clamp(min=1e-5)
+    guess = made.method.translate(F.adaptive_avg_pool2d(student.last.map, teacher.last.grid).flatten(2).mT)
+
+    terms = made.terms(batch)
+
+    assert list(terms) == ["embedding", "patches"]
+    assert terms["embedding"].item() == pytest.approx(2 * (1 - sum(cosines) / 6).item(), rel=1e-5)
+    gaps = (guess - goal).abs()
+    smooth = torch.where(gaps < 1, gaps.square() / 2, gaps - 0.5).mean()
+    assert terms["patches"].item() == pytest.approx(3 * smooth.item(), rel=1e-2)
+
+
+def test_labels_change_nothing(lesson, batch):
+    unlabelled = Batch(batch.images, torch.full((6,), -1), batch.indices)
+
+    known, unknown = lesson("feature").terms(batch), lesson("feature").terms(unlabelled)
+
+    assert {n: t.item() for n, t in known.items()} == {n: t.item() for n, t in unknown.items()}
+
+
+@pytest.mark.parametrize(("left_out", "left"), [("embedding_weight", "patches"), ("patch_weight", "embedding")])
+def test_a_term_of_no_weight_is_left_out_with_its_projection(lesson, batch, left_out, left):
+    made = lesson("feature", **{left_out: 0.0})
+
+    assert list(made.terms(batch)) == [left]
+    assert not hasattr(made.method, {"embedding_weight": "embed", "patch_weight": "translate"}[left_out])
+
+
+def test_channels_are_standardised_whatever_their_size():
+    torch.manual_seed(0)
+    statistics = ChannelStatistics(3)
+    sizes, shift = torch.tensor([1.0, 100.0, 0.01]), torch.tensor([0.0, 50.0, 3.0])
+
+    for _ in range(40):
+        standard = statistics(sizes * torch.randn(16, 9, 3) + shift)
+
+    assert standard.std(dim=(0, 1)).tolist() == pytest.approx([1, 1, 1], rel=0.15)
+    assert standard.mean(dim=(0, 1)).abs().max() < 0.3
+
+
+def test_statistics_stay_as_they_are_outside_of_training():
+    statistics = ChannelStatistics(2)
+    statistics(torch.randn(4, 3, 2))
+    before = {name: tensor.clone() for name, tensor in statistics.state_dict().items()}
+
+    statistics.eval()(torch.randn(4, 3, 2) + 5)
+
+    assert all(before[name].equal(tensor) for name, tensor in statistics.state_dict().items())
+
+
+def test_a_teacher_without_last_features_is_refused_and_told_the_fix(setting, monkeypatch):
+    monkeypatch.setattr(
+        "core.methods.base.anatomy_of", lambda built: replace(anatomy_of(built), last=None, architecture="odd")
+    )
+
+    with pytest.raises(InvalidSpec, match="patch_weight"):
+        build_method(FoundationParams(name="feature"), setting)

@@ -1,0 +1,48 @@
+"""The example job of each method is one that the method takes."""
+
+import pytest
+
+from core.spec import METHODS, parse_job_spec
+from core.spec.examples import example_job, example_student, example_teacher, teachers_of
+from core.spec.methods import Needs
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_has_an_example_that_parses(name):
+    spec = parse_job_spec(example_job(name))
+
+    assert spec.method.name == name
+    assert set(spec.datasets().values()) <= {"ds_pictures", "ds_pool"}
+
+
+def test_ids_can_be_chosen():
+    spec = parse_job_spec(example_job("attention_probe", dataset="ds_a", pool="ds_b"))
+
+    assert spec.datasets() == {"/dataset": "ds_a", "/method/pool": "ds_b"}
+
+
+def test_families_can_be_chosen():
+    document = example_job("kd", student_family="cnn", teacher_families=("cnn", "transformer"))
+
+    assert document["student"] == example_student("cnn")
+    assert document["teachers"] == [example_teacher("cnn"), example_teacher("transformer")]
+
+
+@pytest.mark.parametrize(
+    ("needs", "families"),
+    [
+        (Needs(), ("transformer",)),
+        (Needs(max_teachers=0), ()),
+        (Needs(min_teachers=0, teacher=()), ()),
+        (Needs(teacher_families=("cnn",)), ("cnn",)),
+        (Needs(min_teachers=2, max_teachers=None), ("transformer", "cnn")),
+    ],
+)
+def test_teachers_are_as_few_and_as_unlike_as_a_method_takes(needs, families):
+    assert teachers_of(needs) == families
+
+
+def test_the_grid_of_patches_does_not_depend_on_the_size_of_the_pictures():
+    sizes = [example_student("transformer", size)["arguments"]["patch_size"] for size in (4, 16, 32)]
+
+    assert sizes == [1, 2, 4]
