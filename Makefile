@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo up test test-all check format docs bench constraints
+.PHONY: install demo up test test-all check format docs bench gpu-check constraints
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -39,6 +39,10 @@ docs: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+# The paths that need a GPU, in less than ten minutes; skipped where there is none.
+gpu-check: install
+	$(BIN)/python -m benchmarks gpu_check
 
 # Rewrites the pins from what is installed now.
 constraints:

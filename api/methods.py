@@ -12,6 +12,8 @@ from api.problems import problems
 from api.schemas import Out, Page
 from core.errors import NotFound
 from core.spec import METHODS, MethodParams
+from core.spec.costs import relative_cost
+from core.spec.examples import example_job
 from core.spec.parse import did_you_mean
 
 router = APIRouter(prefix="/v1/methods", tags=["methods"])
@@ -25,6 +27,7 @@ class NeedsOut(Out):
     teacher: list[str]
     student: list[str]
     student_families: list[str] = Field(description="Empty: any.")
+    teacher_families: list[str] = Field(description="Empty: any.")
     labels: bool
 
 
@@ -40,6 +43,11 @@ class MethodOut(Out):
     parameters: dict[str, Any] = Field(description="JSON Schema of the spec's `method`, with defaults.")
     needs: NeedsOut
     caches: list[str] = Field(description="What of the teacher can be stored once and used again.")
+    cost: float | None = Field(
+        description="Seconds of a training step over those of `scratch` with the same student, the teachers' answers "
+        "included; measured on a small pair on a CPU. Null: not measured."
+    )
+    example: dict[str, Any] = Field(description="A small job of this method, with ids to be replaced.")
 
 
 @router.get("", response_model=Page[MethodOut], responses=problems())
@@ -65,6 +73,7 @@ def _method(name: str, params: type[MethodParams]) -> MethodOut:
         teacher=list(about.needs.teacher),
         student=list(about.needs.student),
         student_families=list(about.needs.student_families),
+        teacher_families=list(about.needs.teacher_families),
         labels=about.needs.labels,
     )
     return MethodOut(
@@ -76,4 +85,6 @@ def _method(name: str, params: type[MethodParams]) -> MethodOut:
         parameters=params.model_json_schema(),
         needs=needs,
         caches=list(about.caches),
+        cost=relative_cost(name),
+        example=example_job(name),
     )

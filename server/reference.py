@@ -1,4 +1,4 @@
-"""Writes the references that are made from the code: ``docs/settings.md`` and ``docs/openapi.json``."""
+"""Writes what the docs take from the code: ``docs/settings.md``, ``docs/openapi.json`` and ``docs/methods``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from core.queue import Hints
 from core.settings import Settings
 from core.store.artifacts import open_store
 from core.store.db import open_database
+from server.method_pages import method_pages
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -53,3 +54,5 @@ def _shown(default: Any) -> str:
 if __name__ == "__main__":
     (DOCS / "settings.md").write_text(settings_reference())
     (DOCS / "openapi.json").write_text(openapi_reference())
+    for name, page in method_pages().items():
+        (DOCS / "methods" / name).write_text(page)

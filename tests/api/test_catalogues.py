@@ -23,6 +23,32 @@ def test_the_schema_of_a_method_accepts_what_a_spec_accepts(http):
     assert method["paper"]
 
 
+def test_the_catalogue_says_all_of_each_method(http):
+    for method in http.get("/v1/methods").json()["data"]:
+        about = METHODS[method["name"]].params.about
+        properties = method["parameters"]["properties"]
+
+        assert all(method[word] for word in ("summary", "when", "year")), method["name"]
+        assert method["paper"] or method["name"] == "scratch"
+        assert method["needs"]["teacher_families"] == list(about.needs.teacher_families)
+        assert method["caches"] == list(about.caches)
+        assert method["cost"] is None or method["cost"] > 0
+        assert all(entry.get("description") for entry in properties.values()), method["name"]
+        jsonschema.validate(method["example"]["method"], method["parameters"])
+        assert parse_job_spec(method["example"]).method.name == method["name"]
+
+
+def test_the_schema_of_each_method_has_the_defaults_that_a_spec_gets(http):
+    for method in http.get("/v1/methods").json()["data"]:
+        filled = parse_job_spec(method["example"]).method.model_dump(mode="json")
+        asked = method["example"]["method"]
+        told = {
+            name: entry["default"] for name, entry in method["parameters"]["properties"].items() if "default" in entry
+        }
+
+        assert {**told, **asked} == filled, method["name"]
+
+
 @pytest.mark.parametrize("name", ["dei", "%00", "x" * 3000])
 def test_an_unknown_method_is_404_and_names_those_that_there_are(http, name):
     answer = http.get(f"/v1/methods/{name}")

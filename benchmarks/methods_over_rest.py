@@ -1,0 +1,261 @@
+"""Does every method do a small job over HTTP? Every pair of families that a method takes, on digits.
+
+Starts the embedded stack on a folder of its own and talks to it as any client does. One job at a time, so
+that the seconds per step can be compared; they are those of the probe that each job begins with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.engine import loss_terms
+from benchmarks.results import DOCS, RESULTS, machine, table, write_json
+from client.demo import stack
+from client.errors import ApiError, ClientError
+from client.sdk import Potstill
+from core.spec import METHODS
+from core.spec.costs import COSTS, costs_document
+from core.spec.examples import example_job, teachers_of
+from core.spec.methods import Family, Needs
+
+RESULT = RESULTS / "methods_over_rest.json"
+PAGE = DOCS / "methods_over_rest.md"
+IMAGE_SIZE, BATCH_SIZE = 16, 64
+_QUICK = {"epochs": 1, "learning_rate": 2e-3, "warmup_epochs": 0, "augmentation": "none"}
+MOST_SECONDS = 240.0  # for one job; it takes a few
+
+VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "fitnets + dkd": ("fitnets", {"logits": "dkd", "warmup_epochs": 0.5}, {}),
+    "lift, wide_last": ("lift", {"form": "wide_last"}, {}),
+    "dearkd, data_free": ("dearkd", {"data_free": True, "num_images": 64, "iterations": 20}, {}),
+    "tinyvit, 2 views, mixup, EMA": ("tinyvit", {}, {"views": 2, "mixup": 0.8, "ema": 0.9}),
+}
+"""By their label: method, parameters and changes of the training block that are worth a job of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One job to be tried. A pair that the method may refuse is ``optional``."""
+
+    label: str
+    document: dict[str, Any]
+    student: str
+    teachers: tuple[str, ...]
+    optional: bool = False
+
+
+@dataclass(slots=True)
+class Row:
+    """What came of a trial."""
+
+    method: str
+    student: str
+    teachers: tuple[str, ...]
+    status: str
+    top1: float | None = None
+    step_seconds: float | None = None
+    relative: float | None = None
+    terms: list[str] = field(default_factory=list)
+    seconds: float | None = None
+    problem: str = ""
+    optional: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether this is not as it should be; a pair that the method refuses is, where it was only tried."""
+        return self.status != "succeeded" and not (self.status == "refused" and self.optional)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run all, print and write the table; 1 where a method failed."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stack is stopped on the way out
+    chosen = options.methods.split(",") if options.methods else list(METHODS)
+    with tempfile.TemporaryDirectory(prefix="potstill-benchmark-") as folder:
+        home = options.home or Path(folder) / "home"
+        with stack(home) as (url, key), Potstill(url, key) as potstill:
+            rows = _run(potstill, chosen, second_pairs=not options.first_pairs)
+    _relate(rows)
+    failed = sum(row.failed for row in rows)
+    done = {row.method for row in rows if row.status == "succeeded"} & set(METHODS)
+    text = _table(rows)
+    print(text)
+    print(f"{len(done)} of {len(METHODS)} methods did a job over HTTP; {failed} of {len(rows)} jobs failed.")
+    if not options.methods:
+        _write(rows, text, len(done), costs=options.write_costs)
+    return 1 if failed else 0
+
+
+def trials(chosen: Sequence[str], ids: dict[str, str], *, second_pairs: bool) -> Iterator[Trial]:
+    """Each method with what it needs; with a CNN student and teacher as well, where it names no families."""
+    for name in chosen:
+        needs = METHODS[name].params.about.needs
+        first = (needs.student_families or ("transformer",))[0]
+        yield _trial(name, name, first, teachers_of(needs), ids)
+        others = _second(needs)
+        if second_pairs and others is not None:
+            yield _trial(name, name, *others, ids, optional=True)
+    for label, (name, parameters, training) in VARIANTS.items():
+        if name in chosen:
+            needs = METHODS[name].params.about.needs
+            first = (needs.student_families or ("transformer",))[0]
+            yield _trial(label, name, first, teachers_of(needs), ids, parameters=parameters, training=training)
+
+
+def _second(needs: Needs) -> tuple[Family, tuple[Family, ...]] | None:
+    """Another pair of families that a method may take: with a CNN on each side where it names none."""
+    if "weights" in needs.student:
+        return None  # there are trained weights of one student alone
+    count = len(teachers_of(needs))
+    student: Family = (*needs.student_families, "cnn", "cnn")[1] if needs.student_families else "cnn"
+    if needs.student_families and len(needs.student_families) == 1:
+        student = needs.student_families[0]
+    teacher: Family = needs.teacher_families[-1] if needs.teacher_families else "cnn"
+    pair = (student, (teacher,) * count)
+    return None if pair == ((needs.student_families or ("transformer",))[0], teachers_of(needs)) else pair
+
+
+def _trial(
+    label: str,
+    name: str,
+    student: Family,
+    teachers: tuple[Family, ...],
+    ids: dict[str, str],
+    *,
+    parameters: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    optional: bool = False,
+) -> Trial:
+    document = example_job(
+        name,
+        dataset=ids["digits"],
+        pool=ids["pool"],
+        trained=ids.get("trained", "job_none"),
+        image_size=IMAGE_SIZE,
+        student_family=student,
+        teacher_families=teachers,
+    )
+    document["name"] = label
+    document["export"] = ["safetensors"] if optional else ["safetensors", "onnx"]
+    document["method"] |= parameters or {}
+    document["training"] = {
+        **_QUICK, "batch_size": BATCH_SIZE, "image_size": IMAGE_SIZE, **(training or {}),
+    }  # fmt: skip
+    for teacher in document.get("teachers", ()):
+        teacher["training"] = {**_QUICK, "batch_size": BATCH_SIZE}
+    return Trial(label, document, student, teachers, optional)
+
+
+def _run(potstill: Potstill, chosen: Sequence[str], *, second_pairs: bool) -> list[Row]:
+    ids = {"digits": _dataset(potstill, "digits"), "pool": _dataset(potstill, "mnist-5k")}
+    baselines = ["scratch", *(name for name in chosen if name != "scratch")]
+    rows: list[Row] = []
+    for name in baselines:
+        for trial in trials([name], ids, second_pairs=second_pairs or name == "scratch"):
+            row, job_id = _tried(potstill, trial)
+            rows.append(row)
+            if name == "scratch" and row.student == "transformer" and job_id and not row.failed:
+                ids["trained"] = job_id
+            pair = f"{row.student} ← {', '.join(row.teachers) or 'labels'}"
+            print(f"{row.status:<10} {row.method:<30} {pair} {row.problem}", flush=True)
+    return rows
+
+
+def _dataset(potstill: Potstill, name: str) -> str:
+    made = potstill.datasets.create({"type": "builtin", "name": name})
+    return potstill.datasets.wait(made["id"])["id"]
+
+
+def _tried(potstill: Potstill, trial: Trial) -> tuple[Row, str | None]:
+    row = Row(trial.label, trial.student, trial.teachers, "refused", optional=trial.optional)
+    began = time.monotonic()
+    try:
+        job = potstill.jobs.submit(trial.document)
+    except ApiError as error:
+        row.problem = str(error)[:300]
+        return row, None
+    try:
+        job = potstill.jobs.wait(job["id"], timeout_seconds=MOST_SECONDS)
+        row.status = job["status"]
+        probed = [event for event in potstill.jobs.past_events(job["id"]) if event["type"] == "probe.passed"]
+        row.step_seconds = (probed[0].get("data") or {}).get("step_seconds") if probed else None
+        row.terms = loss_terms(series["name"] for series in potstill.jobs.metrics(job["id"]))
+    except ClientError as error:
+        row.status, row.problem = "lost", str(error)[:300]
+    row.seconds = round(time.monotonic() - began, 1)
+    result = job.get("result")
+    row.top1 = result["student"]["top1"] if result else None
+    if job["error"]:
+        row.problem = f"{job['error']['code']}: {job['error']['message']}"[:300]
+    elif row.status == "succeeded" and not row.terms:
+        row.status, row.problem = "silent", "no term of the loss was logged"
+    return row, job["id"]
+
+
+def _relate(rows: Sequence[Row]) -> None:
+    """Steps relative to plain training of the same student; a student of another form counts as what it was."""
+    base = {row.student: row.step_seconds for row in rows if row.method == "scratch" and row.step_seconds}
+    for row in rows:
+        plain = base.get(row.student)
+        if plain and row.step_seconds:
+            row.relative = row.step_seconds / plain
+
+
+def _table(rows: Sequence[Row]) -> str:
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    figures = ("top-1", "× scratch", "ms a step", "job, s")
+    headings = ("method", "student", "teachers", "status", *figures, "terms of the loss")
+    cells = (
+        (
+            row.method,
+            row.student,
+            ", ".join(row.teachers) or "none",
+            row.status,
+            number(row.top1, ".1%"),
+            number(row.relative, ".2f"),
+            number(None if row.step_seconds is None else 1000 * row.step_seconds, ".1f"),
+            number(row.seconds, ".1f"),
+            ", ".join(row.terms) or row.problem,
+        )
+        for row in rows
+    )
+    return table(headings, cells, right=figures)
+
+
+def _write(rows: Sequence[Row], text: str, done: int, *, costs: bool) -> None:
+    on = machine()
+    write_json(RESULT, {"machine": on, "rows": [asdict(row) for row in rows]})
+    where = f"{on['processor']}, {on['cpus']} CPUs, torch {on['torch']}"
+    PAGE.write_text(
+        "# Every method over HTTP\n"
+        "Made by `python -m benchmarks methods_over_rest`: the embedded stack, one job after the other. 1,437 digits "
+        f"at {IMAGE_SIZE} × {IMAGE_SIZE} pixels, batches of {BATCH_SIZE}, 1 epoch, teachers of 1 epoch that later jobs "
+        "find again. Top-1 after so few steps says nothing of a method: for that see "
+        "[quality](quality.md). A step includes the teachers' answers. `refused` marks second pairs that a method says "
+        "it cannot serve, with "
+        f"its reason. Machine: {where}.\n\n"
+        f"{done} of {len(METHODS)} methods did a job.\n\n{text}",
+        encoding="utf-8",
+    )
+    if costs:
+        measured = {row.method: row.relative for row in reversed(rows) if row.method in METHODS and row.relative}
+        COSTS.write_text(costs_document({n: measured[n] for n in METHODS if n in measured}, measured_on=where), "utf-8")
+        print("The costs are written; `make docs` takes them into the pages.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks methods_over_rest", description=__doc__)
+    parser.add_argument("--methods", default="", help="names with commas between; nothing is written then")
+    parser.add_argument("--first-pairs", action="store_true", help="one pair of families for each method")
+    parser.add_argument("--write-costs", action="store_true", help="keep the costs for GET /v1/methods and the docs")
+    parser.add_argument("--home", type=Path, help="keep the stack's folder here instead of a temporary one")
+    return parser

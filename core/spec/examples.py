@@ -1,0 +1,73 @@
+"""A small job for each method, made from what the method says that it needs: for the docs, benchmarks and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from core.spec.methods import METHODS, Family, Needs
+
+DATASET, POOL, TRAINED = "ds_pictures", "ds_pool", "job_trained"  # the ids that an example names unless told others
+
+_VIT = "vit_tiny_patch16_224"
+_PATCHES = 8  # along each side of a picture
+
+
+def example_job(
+    name: str,
+    *,
+    dataset: str = DATASET,
+    pool: str = POOL,
+    trained: str = TRAINED,
+    image_size: int = 32,
+    student_family: Family | None = None,
+    teacher_families: Sequence[Family] = (),
+) -> dict[str, Any]:
+    """A job spec of the method ``name``, as it is sent to ``POST /v1/jobs``.
+
+    ``pool`` is the dataset for methods that read one beside the job's own, ``trained`` the weights for those
+    that start from a trained student. Families that are left open are those that the method needs.
+    """
+    params = METHODS[name].params
+    needs = params.about.needs
+    method = {"name": name, **params.about.example}
+    method |= dict.fromkeys(params.model_validate(method).datasets(), pool)
+    student = example_student(student_family or (needs.student_families or ("transformer",))[0], image_size)
+    if "weights" in needs.student:
+        student["weights"] = trained
+    teachers = [example_teacher(family, image_size) for family in teacher_families or teachers_of(needs)]
+    return {
+        "dataset": dataset,
+        "student": student,
+        **({"teachers": teachers} if teachers else {}),
+        "method": method,
+        "training": {"epochs": 20, "batch_size": 64, "image_size": image_size},
+    }
+
+
+def teachers_of(needs: Needs) -> tuple[Family, ...]:
+    """As few teachers as a method takes, one at least where it takes any; several are of different families."""
+    count = 0 if needs.max_teachers == 0 or not needs.teacher else max(needs.min_teachers, 1)
+    first: Family = (needs.teacher_families or ("transformer",))[0]
+    others: tuple[Family, ...] = ("cnn", "transformer") if first == "transformer" else ("transformer", "cnn")
+    return tuple((first, *others, *others * count)[:count])
+
+
+def example_student(family: Family, image_size: int = 32) -> dict[str, Any]:
+    """A small student of a family, for pictures of this size."""
+    if family == "cnn":
+        return {"architecture": "resnet10t"}
+    return {"architecture": _VIT, "arguments": _arguments(image_size, embed_dim=48, depth=4, num_heads=3)}
+
+
+def example_teacher(family: Family, image_size: int = 32) -> dict[str, Any]:
+    """A teacher of a family that the job trains itself."""
+    training = {"epochs": 10, "batch_size": 64}
+    if family == "cnn":
+        return {"architecture": "resnet14t", "weights": "train", "training": training}
+    arguments = _arguments(image_size, embed_dim=96, depth=6, num_heads=6)
+    return {"architecture": _VIT, "weights": "train", "arguments": arguments, "training": training}
+
+
+def _arguments(image_size: int, **sizes: int) -> dict[str, Any]:
+    return {"patch_size": max(1, image_size // _PATCHES), **sizes}

@@ -1,0 +1,104 @@
+"""Which students and teachers go with a method: the answer to POST, given by the inspector's own code."""
+
+import pytest
+
+from core.errors import InvalidSpec
+from core.inspection import resolve
+from core.models import anatomy
+from core.spec import METHODS, parse_job_spec
+from core.spec.examples import example_job, example_student, example_teacher
+from core.spec.facts import DatasetFacts, ModelFacts
+
+PICTURES = DatasetFacts(
+    num_classes=10, classes=tuple("0123456789"), channels=3, image_size=32, num_train=900, num_test=100
+)
+VIT, CNN = example_teacher("transformer"), example_teacher("cnn")
+STUDENT = example_student("transformer")
+TRAINED = ModelFacts(
+    architecture=STUDENT["architecture"],
+    arguments={**STUDENT["arguments"], "img_size": 32, "num_classes": 10, "in_chans": 3},
+    num_classes=10,
+    channels=3,
+    image_size=32,
+    parameters=120_000,
+    size_bytes=480_000,
+)
+
+
+def resolved(document):
+    return resolve(
+        parse_job_spec(document), PICTURES, {"job_trained": TRAINED}, threads=1, datasets={"ds_pool": PICTURES}
+    )
+
+
+def refusal(name, *, parameters=None, **changes):
+    """Where and why a job of this method is refused; ``parameters`` change some of the method's."""
+    document = {**example_job(name), **changes}
+    document["method"] = {**document["method"], **(parameters or {})}
+    with pytest.raises(InvalidSpec) as caught:
+        resolved(document)
+    return {error.pointer: error.detail for error in caught.value.errors}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_example_of_each_method_is_accepted(name):
+    found = resolved(example_job(name))
+
+    assert found.spec.method.name == name
+    assert found.estimate["total_steps"] > 0
+    assert found.estimate["warnings"] == []
+
+
+LEVELLED = [name for name, entry in METHODS.items() if "levels" in entry.params.about.needs.student]
+FREE = [name for name in LEVELLED if not METHODS[name].params.about.needs.student_families]
+
+
+@pytest.fixture
+def without_levels(monkeypatch):
+    """Nearly every architecture of timm gives levels; here none does."""
+    monkeypatch.setattr(anatomy, "_levels", lambda module, pictures: ())
+    anatomy._examine.cache_clear()
+    yield
+    anatomy._examine.cache_clear()
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_an_architecture_without_levels_has_no_inner_features_to_teach(name, without_levels):
+    found = refusal(name)
+
+    assert "/student/architecture" in found
+    assert STUDENT["architecture"] in found["/student/architecture"]
+    assert "use another" in found["/student/architecture"]
+
+
+IMPOSSIBLE = [
+    (
+        "manifold",
+        {"teachers": [{**VIT, "arguments": {**VIT["arguments"], "patch_size": 8}}]},
+        "/student/architecture",
+        ("8 × 8", "4 × 4", "patch_size"),
+    ),
+    ("uvc", {"student": STUDENT}, "/student/weights", ("learned already", "give it weights")),
+    ("attention_probe", {"method": {"name": "attention_probe"}}, "/method/pool", ("required",)),
+    ("co_advise", {"teachers": [CNN]}, "/teachers", ("at least 2 teacher", "add one")),
+    ("cross_architecture", {"student": STUDENT}, "/student/architecture", ("needs a cnn", "resnet")),
+    ("deit", {"student": example_student("cnn")}, "/student/architecture", ("needs a transformer", "vit_")),
+    ("masked_teacher", {"teachers": [CNN]}, "/teachers/0/architecture", ("needs a transformer", "vit_")),
+    (
+        "dearkd",
+        {"teachers": [{"architecture": "convnext_atto", "weights": "train"}], "parameters": {"data_free": True}},
+        "/method/data_free",
+        ("batch norms", "resnet"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "pointer", "words"), IMPOSSIBLE, ids=[case[0] for case in IMPOSSIBLE])
+def test_an_impossible_pair_is_refused_with_its_place_and_the_fix(name, changes, pointer, words):
+    if name not in METHODS:
+        pytest.skip(f"{name} is not there yet")
+    found = refusal(name, **changes)
+
+    assert pointer in found, found
+    missing = [word for word in words if word.lower() not in found[pointer].lower()]
+    assert not missing, found[pointer]

@@ -1,0 +1,56 @@
+"""Without a GPU the check says so and is no failure; its table names methods that there are."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu_check
+from core.spec import METHODS, parse_job_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def without_cuda(monkeypatch):
+    monkeypatch.setattr(gpu_check, "cuda_name", lambda: None)
+
+
+def test_without_a_gpu_nothing_is_checked_and_nothing_fails(without_cuda, capsys):
+    assert gpu_check.main([]) == 0
+    assert capsys.readouterr().out == "skipped: no CUDA device\n"
+
+
+def test_make_knows_the_check():
+    run = subprocess.run(
+        ["make", "-n", "gpu-check", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert "benchmarks gpu_check" in run.stdout, run.stderr
+
+
+def test_the_check_can_be_rehearsed_on_a_cpu(capsys):
+    assert gpu_check.main(["--rehearse", "--only", "fork then start,all-reduce"]) == 0
+
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["passed", "passed"]
+
+
+def test_a_check_that_fails_is_told_and_fails_the_whole(monkeypatch, capsys):
+    def broken(bench):
+        raise AssertionError("the device is on fire")
+
+    monkeypatch.setattr(gpu_check, "all_reduce", broken)
+
+    assert gpu_check.main(["--rehearse", "--only", "all-reduce"]) == 1
+    assert "the device is on fire" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "parameters"), gpu_check.FAMILIES.values(), ids=str)
+def test_each_kind_of_method_has_a_job_that_parses(name, parameters, tmp_path):
+    if name not in METHODS:
+        pytest.skip(f"{name} is not there yet")
+    bench = gpu_check.Bench(gpu_check.Shelf(tmp_path, {}), "cuda")
+
+    assert parse_job_spec(bench.document(name, **parameters)).resources.accelerator == "cuda"
