@@ -29,6 +29,7 @@ class NeedsOut(Out):
     student_families: list[str] = Field(description="Empty: any.")
     teacher_families: list[str] = Field(description="Empty: any.")
     labels: bool
+    headless: bool = Field(description="The student has no classifier: its embedding is what is learned.")
 
 
 class MethodOut(Out):
@@ -75,6 +76,7 @@ def _method(name: str, params: type[MethodParams]) -> MethodOut:
         student_families=list(about.needs.student_families),
         teacher_families=list(about.needs.teacher_families),
         labels=about.needs.labels,
+        headless=about.needs.headless,
     )
     return MethodOut(
         name=name,

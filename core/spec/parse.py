@@ -72,6 +72,9 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
             )
         case "union_tag_not_found":
             return FieldError(f"{where}/name", f"name is missing. Known: {', '.join(METHODS)}.")
+        case "missing":
+            what = _description(location, error["loc"])
+            return FieldError(where, f"it is missing; {what}" if what else "it is missing")
         case "teachers":  # found by comparing two fields, so pydantic places it at the root
             return FieldError("/teachers", str(error["msg"]))
         case _:
@@ -94,6 +97,13 @@ def _fields_beside(location: Sequence[str | int], tagged: Sequence[str | int]) -
     if parents[:2] == ["teachers", "training"]:
         return tuple(TeacherTrainingSpec.model_fields)
     return tuple(_NESTED[parents[0]].model_fields)
+
+
+def _description(location: Sequence[str | int], tagged: Sequence[str | int]) -> str:
+    """What the parameters of a method say of a field; empty for anything else."""
+    if len(location) != 2 or location[0] != "method":
+        return ""
+    return _lower_first(METHODS[str(tagged[1])].params.model_fields[str(location[1])].description or "")
 
 
 def _lower_first(text: str) -> str:

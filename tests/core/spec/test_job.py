@@ -57,6 +57,7 @@ def test_safetensors_are_always_exported():
         ({"datset": "ds_1"}, "/datset", "Did you mean dataset"),
         ({"method": {"name": "kdd"}}, "/method/name", "Did you mean kd"),
         ({"method": {}}, "/method/name", "name is missing"),
+        ({"method": {"name": "attention_probe"}}, "/method/pool", "it is missing; `ds_…`"),
         ({"method": None}, "/method", "valid dictionary"),
         ({"method": {"name": "kd", "temprature": 2}}, "/method/temprature", "Did you mean temperature"),
         ({"method": {"name": "kd", "temperature": -1}}, "/method/temperature", "greater than 0"),
