@@ -176,6 +176,8 @@ function fractionRange(_, least, most) {
 const WORDS = { "eval/top1": "student", "train/loss": "total", "teacher/0/top1": "teacher" };
 
 function label(name) {
+  const further = /^teacher\/([1-9]\d*)\/top1$/.exec(name);
+  if (further) return `teacher ${Number(further[1]) + 1}`; // counted from 1, as the table beside it does
   return WORDS[name] ?? name.replace(/^(train|eval)\//, "").replace("teacher/0/", "").replaceAll("/", " ").replaceAll("_", " ");
 }
 
