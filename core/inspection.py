@@ -108,7 +108,16 @@ def resolve(
     resolved = _filled(spec, student, ready, threads)
     num_pictures = method.num_gathered or _num_trained_on(spec, facts)
     warnings = warnings_of(resolved, _seen_by(spec, facts), models, student)
-    estimate = estimate_of(resolved, facts, student, ready, warnings, num_pictures=num_pictures, num_pool=num_pool)
+    estimate = estimate_of(
+        resolved,
+        facts,
+        student,
+        ready,
+        warnings,
+        num_pictures=num_pictures,
+        num_pool=num_pool,
+        reads_answers=method.reads_answers,
+    )
     return Resolution(resolved, estimate)
 
 

@@ -31,6 +31,7 @@ from core.models.weights import save_folder
 from core.reporting import Progress, Reporter, RunResult, Stage, Workspace
 from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
+from core.teacher.answers import Tally, answers_for
 from core.teacher.frozen import FrozenTeacher
 from core.teacher.training import TrainedTeacher
 from core.train.context import RunContext
@@ -39,7 +40,7 @@ from core.train.gathering import Gathering, planned_schedule
 from core.train.loop import Saving, Task, Trainer
 from core.train.precision import choose_arithmetic, choose_device
 from core.train.probe import probe
-from core.train.record import Span, Track
+from core.train.record import Span, Track, plan_spans
 from core.train.schedule import Schedule
 
 _PARITY_PICTURES = 64
@@ -133,7 +134,9 @@ class _Pipeline:
         self.facts = replace(context.facts, num_classes=None) if self.headless else context.facts
         self.gathering = Gathering(spec, context, workspace.datasets)
         self.seconds: dict[str, float] = {}
-        self.spans = _spans(spec)
+        self.spans = plan_spans(spec, _STUDENT, Span(_PREPARED, _TRAINED - _PREPARED))
+        self.teacher_cache_bytes = workspace.teacher_cache_bytes
+        self.tally = Tally()
         self.learners = {
             index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context)
             for index, teacher in enumerate(spec.teachers)
@@ -290,8 +293,16 @@ class _Pipeline:
         """Train the student and return the number of steps it took."""
         training = self.spec.training
         frozen = self._frozen([prepared.teachers[i] for i in sorted(prepared.teachers)], prepared.task)
+        task = self.gathering.gathered(replace(prepared.task, teachers=frozen), prepared.pool)
+        answers = answers_for(
+            task,
+            self.context,
+            views=training.views,
+            pictures=f"{self.context.stored.fingerprint}-{self.image_size}-train",
+            max_bytes=self.teacher_cache_bytes,
+        )
         trainer = Trainer(
-            self.gathering.gathered(replace(prepared.task, teachers=frozen), prepared.pool),
+            replace(task, asked=answers),
             track=Track(name=_STUDENT, series="train", span=self.spans[_STUDENT]),
             reporter=self.reporter,
             scratch=self.context.root / "checkpoints",
@@ -305,6 +316,8 @@ class _Pipeline:
             self._look_at_teachers(frozen)
         trainer.run()
         trainer.stepper.settle()
+        if answers is not None:
+            self.tally = answers.finish()
         return trainer.step
 
     def _finished(self, task: Task) -> BuiltModel:
@@ -364,6 +377,7 @@ class _Pipeline:
         details = {
             "student": evaluated.student.details(stored.classes),
             "teachers": [teacher.details(stored.classes) for teacher in evaluated.teachers],
+            "teacher_cache": self.tally.figures(),
         }
         return export_student(
             evaluated.folder,
@@ -381,19 +395,3 @@ class _Pipeline:
         self.reporter.progress(
             Progress(fraction=fraction, step=step, total_steps=schedule.total_steps, epoch=schedule.epoch(step))
         )
-
-
-def _spans(spec: JobSpec) -> dict[str, Span]:
-    """The part of the job's progress that each training is: by its number of epochs, as all see the same data."""
-    epochs = {
-        f"teacher-{index}": teacher.training.epochs
-        for index, teacher in enumerate(spec.teachers)
-        if teacher.training is not None
-    }
-    epochs[_STUDENT] = spec.training.epochs
-    spans, start = {}, _PREPARED
-    for track, count in epochs.items():
-        width = (_TRAINED - _PREPARED) * count / sum(epochs.values())
-        spans[track] = Span(start, width)
-        start += width
-    return spans

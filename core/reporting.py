@@ -123,7 +123,8 @@ class Workspace:
     ``root`` is this run's own scratch folder. ``cache`` is shared by runs on this machine and holds
     only what can be computed again. ``dataset`` is a stored dataset (``core.data.stored``). ``models``
     maps ``mdl_…`` and ``job_…`` references to folders with ``config.json`` and ``model.safetensors``,
-    ``datasets`` the ids of further datasets that the method reads to stored datasets.
+    ``datasets`` the ids of further datasets that the method reads to stored datasets. What teachers said is
+    kept in ``cache`` up to ``teacher_cache_bytes``; the student's bits do not depend on it.
     """
 
     root: Path
@@ -131,6 +132,7 @@ class Workspace:
     dataset: Path
     models: Mapping[str, Path] = field(default_factory=dict)
     datasets: Mapping[str, Path] = field(default_factory=dict)
+    teacher_cache_bytes: int = 10 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,11 @@ class Settings(BaseSettings):
     cache_bytes: int = Field(
         default=50 * 1024**3, ge=0, description="Most that `HOME/cache` may hold; what was used longest ago goes first."
     )
+    teacher_cache_bytes: int = Field(
+        default=10 * 1024**3,
+        ge=0,
+        description="Most that stored answers of teachers may take of it. 0: teachers are asked in every job.",
+    )
     teacher_days: float = Field(
         default=90.0, gt=0, description="A trained teacher that no job has used for so long is forgotten."
     )

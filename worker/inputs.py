@@ -50,7 +50,8 @@ class Inputs:
         root, cache = scratch / "run", context.settings.home.resolve() / "cache"
         for folder in (root, cache):
             folder.mkdir(parents=True, exist_ok=True)
-        return Workspace(root, cache, self.dataset, self.models, self.datasets)
+        budget = context.settings.teacher_cache_bytes
+        return Workspace(root, cache, self.dataset, self.models, self.datasets, teacher_cache_bytes=budget)
 
     def dataset_facts(self) -> DatasetFacts:
         """What a spec needs to know of the dataset to be resolved."""

@@ -88,6 +88,11 @@ def view_of_epoch(epoch: int, views: int | None) -> int:
     return epoch if views is None else epoch % views
 
 
+def num_views(epochs: int, views: int | None) -> int:
+    """How many different views so many epochs show."""
+    return min(epochs, views or epochs)
+
+
 def epoch_order(seed: int, epoch: int, num_samples: int) -> Tensor:
     """The order of an epoch: int64 (N,), a permutation drawn from (seed, epoch)."""
     raw = _raw(_ORDER, seed, epoch, num_samples)

@@ -70,11 +70,21 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a step can be taught with: the student as it is trained now, its teachers, and the time."""
+    """What a step can be taught with: the student as it is trained now, its teachers, and the time.
+
+    ``answers`` looks up what the teachers said of the step's batch, where they were asked before.
+    """
 
     student: Callable[[Tensor], Outputs]
     teachers: Sequence[Teacher]
     moment: Moment
+    answers: Callable[[Batch], list[Outputs]] | None = None
+
+    def taught(self, batch: Batch) -> list[Outputs]:
+        """What each teacher says of the batch."""
+        if self.answers is not None:
+            return self.answers(batch)
+        return [teacher(batch.images) for teacher in self.teachers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +153,14 @@ class Method(nn.Module, ABC):
         self.teacher_wants = Wanted()
         self.num_gathered: int | None = None
 
+    @property
+    def reads_answers(self) -> bool:
+        """Whether its teachers' logits of each batch of the training split are all that it takes from them.
+
+        Then they may have been asked before, and elsewhere.
+        """
+        return type(self).terms is Method.terms and not self.teacher_wants and self.num_gathered is None
+
     @classmethod
     def form(cls, params: Any, student: Anatomy, teachers: Sequence[Anatomy]) -> Form | None:
         """The form that the asked student takes with this method; None leaves it as it is.
@@ -160,7 +178,7 @@ class Method(nn.Module, ABC):
 
     def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
         """The weighted terms of one step's loss by name, float32 scalars; their sum is what is minimised."""
-        teachers = [teacher(batch.images) for teacher in room.teachers]
+        teachers = room.taught(batch)
         return self.loss(batch, room.student(batch.images), teachers, room.moment)
 
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:

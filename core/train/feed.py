@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.data.mixing import Mixing, mix_labels, mix_pictures
+from core.data.mixing import Draws, Mixing, mix_labels, mix_pictures
 from core.data.pixels import Pixels
 from core.data.stored import UNLABELLED
 from core.data.views import apply_view, batches, epoch_order, steps_per_epoch, view_of_epoch, view_table
@@ -59,32 +59,44 @@ class Feed:
         if epoch != self._epoch:
             self._enter(epoch)
         indices_B = self._batches[position]
-        images_BCHW = self._seen(indices_B)
-        labels_B = self.pixels.labels[indices_B]
-        if self.mixing is not None:
-            images_BCHW, labels_B = self._mixed(self.mixing, indices_B, images_BCHW, labels_B)
+        images_BCHW, draws = self._shown(indices_B)
+        labels_B = self._labels(indices_B, draws)
         return Batch(images_BCHW, labels_B.to(self.device, non_blocking=True), indices_B)
 
+    def shown(self, view: int, indices_B: Tensor) -> Tensor:
+        """Samples as a view shows them, on the device: the same bits as in every batch that they are in."""
+        self._look_at(view)
+        images_BCHW, _ = self._shown(indices_B)
+        return images_BCHW
+
+    def _shown(self, indices_B: Tensor) -> tuple[Tensor, Draws | None]:
+        """Samples with partners mixed in, which are augmented by their own rows and not mixed themselves."""
+        images_BCHW = self._seen(indices_B)
+        if self.mixing is None:
+            return images_BCHW, None
+        height, width = images_BCHW.shape[-2:]
+        draws = self.mixing.draw(self._table[indices_B], num_samples=len(self.pixels), height=height, width=width)
+        if len(draws.places):
+            places_M = draws.places.to(self.device)
+            images_BCHW[places_M] = mix_pictures(images_BCHW[places_M], self._seen(draws.partners), draws)
+        return images_BCHW, draws
+
     def _seen(self, indices_B: Tensor) -> Tensor:
-        """Samples of the split, each as its own row of the epoch's view augments it, on the device."""
+        """Samples of the split, each as its own row of the view augments it, on the device."""
         rows_BK = self._table[indices_B].to(self.device, non_blocking=True)
         pictures = self.pixels.batch(indices_B).to(self.device, non_blocking=True)
         return apply_view(pictures, rows_BK, self.augmentation)
 
-    def _mixed(self, mixing: Mixing, indices_B: Tensor, images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch with partners mixed in, which are augmented by their own rows and not mixed themselves."""
-        if self.num_classes is not None:
-            labels_B = self._probabilities(labels_B, self.num_classes)
-        height, width = images_BCHW.shape[-2:]
-        draws = mixing.draw(self._table[indices_B], num_samples=len(self.pixels), height=height, width=width)
-        if len(draws.places) == 0:
-            return images_BCHW, labels_B
-        places_M = draws.places.to(self.device)
-        images_BCHW[places_M] = mix_pictures(images_BCHW[places_M], self._seen(draws.partners), draws)
-        if self.num_classes is not None:
+    def _labels(self, indices_B: Tensor, draws: Draws | None) -> Tensor:
+        """The samples' labels, on the CPU; where pictures are mixed, as probabilities that are mixed like them."""
+        labels_B = self.pixels.labels[indices_B]
+        if draws is None or self.num_classes is None:
+            return labels_B
+        labels_BC = self._probabilities(labels_B, self.num_classes)
+        if len(draws.places):
             partners_MC = self._probabilities(self.pixels.labels[draws.partners], self.num_classes)
-            labels_B[draws.places] = mix_labels(labels_B[draws.places], partners_MC, draws)
-        return images_BCHW, labels_B
+            labels_BC[draws.places] = mix_labels(labels_BC[draws.places], partners_MC, draws)
+        return labels_BC
 
     @staticmethod
     def _probabilities(labels_B: Tensor, num_classes: int) -> Tensor:
@@ -93,7 +105,9 @@ class Feed:
     def _enter(self, epoch: int) -> None:
         self._epoch = epoch
         self._batches = list(batches(epoch_order(self.seed, epoch, len(self.pixels)), self.batch_size))
-        view = view_of_epoch(epoch, self.views)
+        self._look_at(view_of_epoch(epoch, self.views))
+
+    def _look_at(self, view: int) -> None:
         if view != self._view:
             self._view = view
             self._table = view_table(self.seed, view, len(self.pixels))

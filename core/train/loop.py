@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from core.errors import NonFiniteLoss
-from core.methods.base import Method, Moment, Room, Teacher
+from core.methods.base import Batch, Method, Moment, Room, Teacher
 from core.models.built import BuiltModel
 from core.models.taps import Outputs, run_tapped
 from core.reporting import Control, Interrupted, Reporter, SavedCheckpoint
@@ -47,9 +48,22 @@ class Watch:
     measure: Callable[[Callable[[Tensor], Tensor]], float]  # given pictures in 0…1 to logits
 
 
+class Asked(Protocol):
+    """What the teachers said, where they are asked ahead of the training."""
+
+    def ready(self, step: int) -> None:
+        """Have the answers for a step's batch at hand. Raises ``Interrupted`` where the caller wants anything."""
+
+    def of(self, batch: Batch) -> list[Outputs]:
+        """What each teacher said of the batch of the step that was made ready."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """All that makes a training what it is. ``student`` and ``method`` are changed by it."""
+    """All that makes a training what it is. ``student`` and ``method`` are changed by it.
+
+    ``asked``: None where the teachers are asked about every batch as it comes.
+    """
 
     training: TrainingBase
     student: BuiltModel
@@ -58,6 +72,7 @@ class Task:
     feed: Feed
     arithmetic: Arithmetic
     ema: float | None = None
+    asked: Asked | None = None
 
 
 class Stepper:
@@ -99,7 +114,8 @@ class Stepper:
         seed_generators(step_seed(self._step_seeds, step), self._device)
         batch = task.feed.batch(step)
         moment = self.moment(step)
-        terms = task.method.terms(batch, Room(self._ask_student, task.teachers, moment))
+        answers = None if task.asked is None else task.asked.of
+        terms = task.method.terms(batch, Room(self._ask_student, task.teachers, moment, answers))
         loss = torch.stack(tuple(terms.values())).sum()
         for parameter in self._parameters:  # as zero_grad does, without its bookkeeping
             parameter.grad = None
@@ -217,7 +233,7 @@ class Trainer:
         """
         self._recorder.begin(self.step)
         while self.step < self.schedule.total_steps:
-            control = self._reporter.control()
+            control = self._control()
             if control is not Control.GO:
                 self._recorder.progress(self.step, force=True)
                 self.save()
@@ -248,6 +264,17 @@ class Trainer:
         )
         shutil.rmtree(folder, ignore_errors=True)  # the caller has stored it, by moving or by copying
         self._saved_step, self._saved_at = self.step, time.monotonic()
+
+    def _control(self) -> Control:
+        """What to do next, once the answers of the teachers for the next step are at hand."""
+        control = self._reporter.control()
+        asked = self.stepper.task.asked
+        if control is Control.GO and asked is not None:
+            try:
+                asked.ready(self.step)
+            except Interrupted as leaving:
+                return leaving.control
+        return control
 
     def _stopped(self) -> None:
         self._reporter.event(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.reporting import Progress, Reporter
+from core.spec import JobSpec
 from core.train.schedule import Schedule
 
 _DENSE_STEPS = 1_000  # so many first steps are logged one by one, and about as many of the rest
@@ -23,6 +24,22 @@ class Span:
     def at(self, done: float) -> float:
         """The job's fraction when this much (0…1) of the training is done."""
         return self.start + self.width * min(done, 1.0)
+
+
+def plan_spans(spec: JobSpec, student: str, whole: Span) -> dict[str, Span]:
+    """The part of ``whole`` that each track is: by its number of epochs, as all see the same data."""
+    epochs = {
+        f"teacher-{index}": teacher.training.epochs
+        for index, teacher in enumerate(spec.teachers)
+        if teacher.training is not None
+    }
+    epochs[student] = spec.training.epochs
+    spans, start = {}, whole.start
+    for track, count in epochs.items():
+        width = whole.width * count / sum(epochs.values())
+        spans[track] = Span(start, width)
+        start += width
+    return spans
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,21 @@ def test_the_estimate_has_the_contracts_form():
     assert estimate["student"]["parameters"] == 26_538
     assert estimate["teachers"][0]["parameters"] == 11_175_370
     assert estimate["total_steps"] == 12 * 23
-    assert estimate["teacher_cache"] == {"bytes": 0, "hit": False}
+    assert estimate["teacher_cache"] == {"bytes": 12 * 1437 * 10 * 2, "hit": False}
     assert estimate["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "num_bytes"),
+    [
+        ({"training": {"epochs": 12, "views": 3}}, 3 * 1437 * 10 * 2),
+        ({"training": {"epochs": 2, "views": 3}}, 2 * 1437 * 10 * 2),
+        ({"method": {"name": "rkd"}}, 0),  # reads embeddings
+        ({"method": {"name": "scratch"}, "teachers": []}, 0),
+    ],
+)
+def test_the_estimate_says_what_stored_answers_of_teachers_will_take(change, num_bytes):
+    assert resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["bytes"] == num_bytes
 
 
 def test_a_student_for_deit_is_told_as_what_it_will_be():

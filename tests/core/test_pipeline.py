@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from core.models.weights import save_folder
 from core.reporting import Control, Interrupted, Stage, Workspace
 from core.spec import StudentSpec, parse_job_spec
 from core.spec.facts import DatasetFacts, Facts
+from core.teacher.frozen import FrozenTeacher
 
 SIZE = 8
 
@@ -87,7 +89,7 @@ class Telling(FolderReporter):
 
     def __init__(self, root, *, teachers, wish=Control.GO, stage=None, after=0):
         super().__init__(root, teachers=teachers)
-        self.stages, self.events, self.told, self.fractions = [], [], {}, []
+        self.stages, self.events, self.data, self.told, self.fractions = [], [], {}, {}, []
         self._wish, self._wish_stage, self._after = wish, stage, after
 
     def stage_started(self, stage):
@@ -96,6 +98,7 @@ class Telling(FolderReporter):
 
     def event(self, type, message, *, level="info", data=None):  # noqa: A002 - the wire's word
         self.events.append(type)
+        self.data[type] = data
 
     def metrics(self, step, values):
         super().metrics(step, values)
@@ -118,10 +121,16 @@ class Telling(FolderReporter):
 def attempt(dataset, tmp_path):
     """Runs a spec as one attempt of a job; attempts of one name share their folder, all share ``teachers``."""
 
-    def make(spec, name="job", *, models=None, teachers=None, **wishes):
+    def make(spec, name="job", *, models=None, teachers=None, cache="cache", teacher_cache_bytes=10**9, **wishes):
         root = tmp_path / name
         root.mkdir(exist_ok=True)
-        workspace = Workspace(root=root / "run", cache=tmp_path / "cache", dataset=dataset, models=models or {})
+        workspace = Workspace(
+            root=root / "run",
+            cache=tmp_path / cache,
+            dataset=dataset,
+            models=models or {},
+            teacher_cache_bytes=teacher_cache_bytes,
+        )
         with Telling(root, teachers=teachers or root / "teachers", **wishes) as reporter:
             return pipeline.run(spec, workspace, reporter), reporter
 
@@ -144,7 +153,7 @@ def test_a_job_ends_with_the_contracts_result_and_files_that_timm_opens(attempt,
     assert [figures <= set(teacher) for teacher in result.result["teachers"]] == [True]
     assert result.result["student"]["top1"] > 0.5
     assert told.stages == ["prepare", "teacher", "distill", "evaluate", "export"]
-    assert told.events == ["probe.passed", "teacher.trained"]
+    assert told.events == ["probe.passed", "teacher.trained", "teacher.cached"]
     assert told.fractions == sorted(told.fractions)
     assert told.fractions[-1] == 1.0
     assert {len(told.told["train/loss"]), len(told.told["train/distillation"])} == {90}
@@ -229,9 +238,108 @@ def test_a_teacher_is_found_again_by_its_recipe_and_teaches_the_same(attempt, da
     second, told_second = attempt(resolved(dataset, name="another job"), "second", teachers=shared)
 
     assert "teacher.trained" in told_first.events
-    assert told_second.events == ["teacher.found", "probe.passed"]
+    assert told_second.events == ["teacher.found", "probe.passed", "teacher.cached"]
     assert "teacher" not in told_second.stages
     assert digest(second) == digest(first)
+
+
+# --- what a teacher said ------------------------------------------------------------------------
+
+
+def fixed_views(dataset, **more):
+    """A teacher that is quickly there, and two mixed views of each picture."""
+    training = {**document()["training"], "views": 2, "augmentation": "strong", "mixup": 0.5}
+    return resolved(dataset, teachers=[vit(24, weights="random")], training=training, **more)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How many pictures teachers are asked about at once, call by call."""
+    sizes = []
+    answer = FrozenTeacher.__call__
+
+    def counting(self, images):
+        sizes.append(len(images))
+        return answer(self, images)
+
+    monkeypatch.setattr(FrozenTeacher, "__call__", counting)
+    return sizes
+
+
+def test_what_a_teacher_said_is_never_asked_again(attempt, dataset, asked):
+    filling, told = attempt(fixed_views(dataset), "first")
+    in_blocks = [size for size in asked if size != 15]  # the probe asks about batches
+    asked.clear()
+    reading, told_again = attempt(fixed_views(dataset, name="another job"), "second")
+
+    assert in_blocks == [64, 26] * 2
+    assert set(asked) == {15}
+    assert digest(reading) == digest(filling)
+    found, again = told.data["teacher.cached"], told_again.data["teacher.cached"]
+    assert (found["hits"], found["misses"], found["saved_seconds"] > 0) == (2, 2, True)
+    assert (again["hits"], again["misses"], again["seconds"]) == (4, 0, 0.0)
+    report = json.loads(reading.artifacts["report.json"].read_text())
+    assert report["details"]["teacher_cache"] == again
+
+
+def test_a_job_that_has_no_room_to_store_what_its_teacher_says_gives_the_same_bits(attempt, dataset):
+    stored, _ = attempt(fixed_views(dataset), "rich")
+    not_stored, told = attempt(fixed_views(dataset), "poor", cache="other", teacher_cache_bytes=1_000)
+
+    assert told.data["teacher.not_stored"] == {"reason": "it would need 1,080 bytes and may take 1,000"}
+    assert told.data["teacher.cached"]["misses"] == 4
+    assert digest(not_stored) == digest(stored)
+
+
+def test_a_job_that_is_interrupted_while_its_teacher_is_asked_gives_the_same_bits(
+    attempt, dataset, tmp_path, monkeypatch
+):
+    calm, _ = attempt(fixed_views(dataset), "calm", cache="other")
+    monkeypatch.setattr("core.teacher.answers.SHARD_ROWS", 64)
+    shards = []
+    for after in (3, 4, 9):
+        interrupted(attempt, fixed_views(dataset), (Control.DRAIN, Stage.DISTILL, after))
+        shards.append(len(list((tmp_path / "cache" / "answers").rglob("*.shard"))))
+    last, _ = attempt(fixed_views(dataset), "shaken")
+
+    assert 0 <= shards[0] < shards[1] < 4
+    assert digest(last) == digest(calm)
+
+
+KILLED = """
+import os, signal
+from core.teacher.store import Entry
+write, written = Entry.write, []
+def die_at_the_second(self, number, shard):
+    written.append(number)
+    if len(written) == 2:
+        self._folder.mkdir()
+        self._path(self._folder, number).with_suffix(".partial").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, number, shard)
+Entry.write = die_at_the_second
+"""
+
+
+def test_a_job_that_is_killed_while_it_stores_what_its_teacher_said_gives_the_same_bits(attempt, dataset, tmp_path):
+    spec = fixed_views(dataset)
+    calm, _ = attempt(spec, "calm", cache="other")
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    words = [str(tmp_path / "killed"), str(tmp_path / "cache"), str(dataset), str(tmp_path / "spec.json")]
+    killed = subprocess.run([sys.executable, "-c", KILLED + FRESH, *words], capture_output=True, text=True, check=False)
+
+    last, told = attempt(spec, "killed")
+
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "training.resumed" in told.events or told.data["teacher.cached"]["hits"] > 2
+    assert digest(last) == digest(calm)
+
+
+def test_a_method_that_taps_its_teacher_asks_it_about_every_batch(attempt, dataset, asked):
+    _, told = attempt(fixed_views(dataset, method={"name": "rkd"}))
+
+    assert "teacher.cached" not in told.events
+    assert set(asked) == {15}
 
 
 def test_a_stop_ends_early_and_still_evaluates_and_exports(attempt, dataset, tmp_path):

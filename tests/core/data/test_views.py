@@ -10,6 +10,7 @@ from core.data.views import (
     apply_view,
     batches,
     epoch_order,
+    num_views,
     steps_per_epoch,
     view_of_epoch,
     view_table,
@@ -99,6 +100,12 @@ def test_no_column_is_named_twice_and_there_is_room_for_more():
 @pytest.mark.parametrize(("epoch", "count", "view"), [(0, None, 0), (7, None, 7), (7, 4, 3), (8, 4, 0), (5, 1, 0)])
 def test_views_are_shown_in_turn(epoch, count, view):
     assert view_of_epoch(epoch, count) == view
+
+
+@pytest.mark.parametrize(("epochs", "views", "count"), [(5, None, 5), (5, 2, 2), (5, 5, 5), (3, 8, 3), (1, 1, 1)])
+def test_as_many_views_are_shown_as_there_are_different_ones(epochs, views, count):
+    assert num_views(epochs, views) == count
+    assert len({view_of_epoch(epoch, views) for epoch in range(epochs)}) == count
 
 
 # --- order and batches --------------------------------------------------------------------------

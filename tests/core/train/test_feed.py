@@ -109,6 +109,25 @@ def test_mixed_batches_of_any_size_show_the_same(pixels, mixing, augmentation):
         assert labels.equal(some_labels)
 
 
+@pytest.mark.parametrize("mixing", [None, BOTH])
+def test_a_view_can_be_shown_in_any_blocks_and_has_the_bits_that_its_batches_have(pixels, mixing):
+    one = feed(pixels, augmentation="strong", views=2, mixing=mixing, num_classes=4)
+    blocks = torch.cat([one.shown(1, torch.arange(start, min(start + 16, 40))) for start in range(0, 40, 16)])
+
+    for step in (5, 9, 15):  # of view 1
+        batch = one.batch(step)
+        assert blocks[batch.indices].equal(batch.images)
+
+
+def test_looking_at_another_view_between_changes_no_batch(pixels):
+    calm, shaken = feed(pixels), feed(pixels)
+    calm.batch(0)
+    shaken.batch(0)
+    shaken.shown(1, torch.arange(40))
+
+    assert shaken.batch(5).images.equal(calm.batch(5).images)
+
+
 def test_mixed_labels_are_probabilities_that_differ_from_the_own_label(pixels):
     labels = feed(pixels, mixing=BOTH, num_classes=4).batch(0).labels
 

@@ -1,6 +1,7 @@
 """The loop: it learns, tells what it does, and does at once what it is asked for."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,6 +89,55 @@ def test_an_interruption_saves_the_very_step_and_leaves(control, task, training,
     assert leaving.value.control is control
     assert [c.step for c in reporter.saved] == [7]
     assert interrupted.step == 7
+
+
+class Asked:
+    """Answers that are asked for elsewhere; somebody wants something while those of one step are made ready."""
+
+    def __init__(self, wish=Control.PAUSE, at=None):
+        self.readied = []
+        self._wish, self._at = wish, at
+
+    def ready(self, step):
+        if step == self._at:
+            raise Interrupted(self._wish)
+        self.readied.append(step)
+
+    def of(self, batch):
+        return [Outputs(torch.full((len(batch.indices), 4), float(self.readied[-1])))]
+
+
+def never(images):
+    raise AssertionError("its answers were there")
+
+
+def test_a_teacher_whose_answers_are_at_hand_is_not_asked(task, training, remembering, tmp_path):
+    reporter, asked = remembering(), Asked()
+    given = replace(task(training(), method="kd", teachers=(never,)), asked=asked)
+
+    trainer(given, reporter, tmp_path).run()
+
+    assert asked.readied == list(range(20))
+    assert reporter.told[20]["train/distillation"] > 0
+
+
+def test_an_interruption_while_answers_are_made_ready_saves_the_step_and_leaves(task, training, remembering, tmp_path):
+    reporter = remembering()
+    given = replace(task(training(), method="kd", teachers=(never,)), asked=Asked(Control.DRAIN, at=7))
+
+    with pytest.raises(Interrupted) as leaving:
+        trainer(given, reporter, tmp_path).run()
+
+    assert leaving.value.control is Control.DRAIN
+    assert [c.step for c in reporter.saved] == [7]
+
+
+def test_a_stop_while_answers_are_made_ready_ends_the_training(task, training, remembering, tmp_path):
+    reporter = remembering()
+    given = replace(task(training(), method="kd", teachers=(never,)), asked=Asked(Control.STOP, at=7))
+
+    assert not trainer(given, reporter, tmp_path).run()
+    assert reporter.events == ["training.stopped"]
 
 
 def test_an_interruption_before_the_first_step_saves_nothing(task, training, remembering, tmp_path):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from core.spec import TrainingSpec
-from core.train.record import Recorder, Span, Track
+from core.spec import TrainingSpec, parse_job_spec
+from core.train.record import Recorder, Span, Track, plan_spans
 from core.train.schedule import Schedule
 
 TRACK = Track(name="distill", series="train", span=Span(0.1, 0.8))
@@ -55,3 +55,24 @@ def test_progress_is_not_told_at_every_step(remembering):
         recording.progress(step)
 
     assert len(reporter.progresses) < 100
+
+
+def test_trainings_share_the_progress_by_their_epochs():
+    teacher = {"architecture": "resnet18", "weights": "train", "training": {"epochs": 3}}
+    spec = parse_job_spec(
+        {
+            "dataset": "ds_a",
+            "teachers": [teacher, {"architecture": "resnet18", "weights": "random"}, teacher],
+            "student": {"architecture": "resnet10t"},
+            "method": {"name": "kd"},
+            "training": {"epochs": 4},
+        }
+    )
+
+    spans = plan_spans(spec, "distill", Span(0.1, 0.5))
+
+    assert {name: (round(one.start, 9), round(one.width, 9)) for name, one in spans.items()} == {
+        "teacher-0": (0.1, 0.15),
+        "teacher-2": (0.25, 0.15),
+        "distill": (0.4, 0.2),
+    }
