@@ -28,9 +28,8 @@ from core.teacher.store import AnswerStore, Entry, Shard
 from core.train.context import RunContext
 from core.train.loop import Task
 
-MOST_VIEW_BYTES = (
-    4 * 1024**3
-)  # of one view, held in memory while it is shown; beyond it teachers are asked batch by batch
+# Of one view, held in memory while it is shown; beyond it teachers are asked batch by batch.
+MOST_VIEW_BYTES = 4 * 1024**3
 SHARD_ROWS = 1024  # so much is lost at most when a run is killed
 _BLOCK_ROWS = {"cpu": 64, "cuda": 512}  # asked at once; SHARD_ROWS is a multiple of each
 _HEADER_BYTES = 128  # of a shard, at most
