@@ -79,7 +79,7 @@ IMPOSSIBLE = [
         ("8 × 8", "4 × 4", "patch_size"),
     ),
     ("uvc", {"student": STUDENT}, "/student/weights", ("learned already", "give it weights")),
-    ("attention_probe", {"method": {"name": "attention_probe"}}, "/method/pool", ("required",)),
+    ("attention_probe", {"method": {"name": "attention_probe"}}, "/method/pool", ("missing", "ds_")),
     ("co_advise", {"teachers": [CNN]}, "/teachers", ("at least 2 teacher", "add one")),
     ("cross_architecture", {"student": STUDENT}, "/student/architecture", ("needs a cnn", "resnet")),
     ("deit", {"student": example_student("cnn")}, "/student/architecture", ("needs a transformer", "vit_")),
