@@ -109,7 +109,7 @@ class SharedWindowAttention(WindowAttention):  # type: ignore[misc]
         q = q * self.scale
         scores = mixing.before(q @ k.transpose(-2, -1) + self._get_rel_pos_bias(), q)
         if mask is not None:
-            apart = scores.unflatten(0, (-1, mask.shape[0])) + mask[:, None]  # (B, n, H, T, T)
+            apart = scores.reshape(-1, mask.shape[0], self.num_heads, T, T) + mask[:, None]  # (B, n, H, T, T)
             scores = apart.flatten(0, 1)
         weights = mixing.after(scores.softmax(dim=-1))
         seen = (self.attn_drop(weights) @ v).transpose(1, 2).reshape(windows, T, -1)

@@ -92,7 +92,8 @@ class PotstillSwin(SwinTransformer):  # type: ignore[misc]
         stages = len(rates)
         windows = resolve_stage_window_sizes(sizes["window_size"], stages)
         head_dims, mlp_ratios = to_ntuple(stages)(sizes["head_dim"]), to_ntuple(stages)(sizes["mlp_ratio"])
-        for index, stage in enumerate(self.layers):
+        layers: Any = self.layers
+        for index, stage in enumerate(layers):
             stage.depth = len(rates[index])
             stage.blocks = multiplexed_blocks(
                 self.form,

@@ -1,13 +1,14 @@
 """Weight multiplexing: runs of shared blocks learn how a teacher's tokens relate to each other.
 
 Zhang et al. 2022, arXiv:2204.07154. The student is a ``potstill_vit`` or a ``potstill_swin`` whose stored blocks run
-several times (eq. 4 to 7), with what the authors' Mini-DeiT and Mini-Swin give each run. Its losses follow the authors' Mini-Swin: soft labels by cross-entropy without T², the cross-entropy of softmax
-relations among queries, keys and values (eq. 9), mean over nine pairs and the layers, and the squared difference of
-the hidden states' cosines (eq. 10) times 49. Their lists of layers are what :func:`alike` gives. Deviations: prefix
-tokens are cut by each network's own count; hidden states of a Swin are those of its stages; Mini-DeiT's own loss, which
-divides by the number of classes, is left to method ``deit``. Relations need the same windows of the same tokens on
-both sides, so a ViT can learn the hidden relations of a Swin's stage on its grid, and q, k and v only where the window
-is the whole map. Nothing is dropped at export: the transforms belong to the student.
+several times (eq. 4 to 7), with what the authors' Mini-DeiT and Mini-Swin give each run. Its losses follow Mini-Swin:
+soft labels by cross-entropy without T², the cross-entropy of softmax relations among queries, keys and values (eq. 9),
+mean over nine pairs and the layers, and the squared difference of the hidden states' cosines (eq. 10) times 49. Their
+lists of layers are what :func:`alike` gives. Deviations: prefix tokens are cut by each network's own count; hidden
+states of a Swin are those of its stages; Mini-DeiT's own loss, which divides by the number of classes, is left to
+method ``deit``. Relations need the same windows of the same tokens on both sides, so a ViT can learn the hidden relations of a
+Swin's stage on its grid, and q, k and v only where the window is the whole map. Nothing is dropped at export: the
+transforms belong to the student.
 """
 
 from __future__ import annotations

@@ -169,7 +169,8 @@ def architectures() -> list[ArchitectureInfo]:
 
 def _module(name: str) -> str:
     """The last name of the module that an architecture comes from."""
-    return model_entrypoint(name).__module__.rsplit(".", 1)[-1]
+    module: str = model_entrypoint(name).__module__
+    return module.rsplit(".", 1)[-1]
 
 
 @cache

@@ -62,7 +62,8 @@ def adapt_swin_state(state: Mapping[str, Tensor], module: nn.Module) -> dict[str
     fresh = module.state_dict()
     if {name: tensor.shape for name, tensor in state.items()} == {name: own.shape for name, own in fresh.items()}:
         return dict(state)  # weights of this very form
-    repeats = [module.form.runs(stage.depth) for stage in module.layers]
+    layers: Any = module.layers
+    repeats = [module.form.runs(stage.depth) for stage in layers]
     adapted: dict[str, Tensor] = {}
     for name, own in fresh.items():
         if name.endswith((".conv_l.weight", ".conv_w.weight")):
@@ -89,7 +90,9 @@ def _plain_twin(architecture: str, arguments: Mapping[str, Any]) -> dict[str, An
     own = {name: tensor.shape for name, tensor in twin.state_dict().items()}
     wanted = {name: tensor.shape for name, tensor in asked.state_dict().items()}
     differing = sorted(name for name in own.keys() | wanted.keys() if own.get(name) != wanted.get(name))
-    differing += [part for part in ("layers", "norm", "head") if repr(getattr(asked, part)) != repr(getattr(twin, part))]
+    differing += [
+        part for part in ("layers", "norm", "head") if repr(getattr(asked, part)) != repr(getattr(twin, part))
+    ]
     if type(asked.patch_embed) is not PatchEmbed or differing:
         raise _cannot(architecture, ", ".join(differing[:3]) or "patch_embed")
     return full

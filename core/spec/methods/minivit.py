@@ -30,8 +30,8 @@ class MinivitParams(MethodParams):
         default=2,
         ge=1,
         le=64,
-        description="How often each stored block runs in succession; depth counts runs. A Swin's stage with fewer "
-        "blocks stores one: the authors' Mini-Swin-T has 6, the others 2. 1: nothing is shared.",
+        description="How often each stored block runs in succession; depth counts runs. 1: nothing is shared. A Swin's "
+        "stage with fewer blocks stores one: the authors' Mini-Swin-T has 6, the others 2.",
     )
     head_transforms: bool = Field(
         default=True, description="Give each run its own linear maps over the heads, before and after the softmax."
@@ -42,8 +42,8 @@ class MinivitParams(MethodParams):
     )
     local_convolution: bool | None = Field(
         default=None,
-        description="Norm what reaches each run's MLP and add a depth-wise convolution of it, as the authors' Mini-Swin "
-        "does. Null: where a Swin's blocks are shared.",
+        description="Norm what reaches each run's MLP and add a depth-wise convolution of it, as the authors' "
+        "Mini-Swin does. Null: where a Swin's blocks are shared.",
     )
     label_weight: Weight = Field(
         default=0.0, description="Weight of the labels' cross-entropy; the authors learn from the teacher alone."

@@ -238,21 +238,25 @@ def test_windows_of_a_single_stage_have_no_prefix(lesson, batch):
 def test_only_a_vit_or_a_swin_of_the_first_version_shares_its_blocks(lesson):
     second = ("swinv2_tiny_window8_256", {"window_size": 2, "depths": [2, 2], "num_heads": [2, 2]})
 
-    with pytest.raises(InvalidSpec, match=r"swinv2_tiny_window8_256 is none; choose a vit_\*, deit_\* or swin_\*, or set"):
+    with pytest.raises(
+        InvalidSpec, match=r"swinv2_tiny_window8_256 is none; choose a vit_\*, deit_\* or swin_\*, or set"
+    ):
         lesson("minivit", student=second, teachers=(SWIN,))
 
 
 def test_runs_that_do_not_divide_a_swins_stages_are_refused(lesson):
     deep = (SWIN[0], SWIN[1] | {"depths": [2, 6]})
 
-    with pytest.raises(InvalidSpec, match=r"/method/repeats: .*stages of 2, 6 blocks.*set repeats to one of 1, 2, 3, 6"):
+    with pytest.raises(
+        InvalidSpec, match=r"/method/repeats: .*stages of 2, 6 blocks.*set repeats to one of 1, 2, 3, 6"
+    ):
         lesson("minivit", student=deep, teachers=(SWIN_TEACHER,), repeats=4)
 
 
 def test_transforms_of_the_other_family_are_refused(lesson):
-    with pytest.raises(InvalidSpec, match="/method/relative_position: .*leave it out"):
+    with pytest.raises(InvalidSpec, match=r"/method/relative_position: .*leave it out"):
         lesson("minivit", student=SWIN, teachers=(SWIN_TEACHER,), relative_position=True)
-    with pytest.raises(InvalidSpec, match="/method/local_convolution: .*leave it out"):
+    with pytest.raises(InvalidSpec, match=r"/method/local_convolution: .*leave it out"):
         lesson("minivit", local_convolution=True)
 
 

@@ -36,9 +36,12 @@ FAMILIES = {
     "deit distilled": Family("deit_tiny_distilled_patch16_224", VIT, 16, levels=3, prefixes=2, attentions=3),
     "cait": Family("cait_xxs24_224", VIT, 16, levels=3, attentions=3),
     "swin": Family("swin_tiny_patch4_window7_224", SWIN, 16, levels=2, attentions=3),
-    "shared swin": Family(  # fmt: skip
-        "potstill_swin", {**SWIN, "depths": [2, 2], "repeats": 2, "head_transforms": True, "local_convolution": True},
-        16, levels=2, attentions=4,
+    "shared swin": Family(
+        "potstill_swin",
+        {**SWIN, "depths": [2, 2], "repeats": 2, "head_transforms": True, "local_convolution": True},
+        16,
+        levels=2,
+        attentions=4,
     ),
     "convnext": Family("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}, 32, levels=4),
     "resnet": Family("resnet10t", {"channels": (4, 8, 12, 16), "stem_width": 4}, 32, levels=5),
