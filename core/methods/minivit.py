@@ -6,9 +6,9 @@ soft labels by cross-entropy without T², the cross-entropy of softmax relations
 mean over nine pairs and the layers, and the squared difference of the hidden states' cosines (eq. 10) times 49. Their
 lists of layers are what :func:`alike` gives. Deviations: prefix tokens are cut by each network's own count; hidden
 states of a Swin are those of its stages; Mini-DeiT's own loss, which divides by the number of classes, is left to
-method ``deit``. Relations need the same windows of the same tokens on both sides, so a ViT can learn the hidden relations of a
-Swin's stage on its grid, and q, k and v only where the window is the whole map. Nothing is dropped at export: the
-transforms belong to the student.
+method ``deit``. Relations need the same windows of the same tokens on both sides, so a ViT can learn the hidden
+relations of a Swin's stage on its grid, and q, k and v only where the window is the whole map. Nothing is dropped at
+export: the transforms belong to the student.
 """
 
 from __future__ import annotations
