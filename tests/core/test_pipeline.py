@@ -18,6 +18,7 @@ from core import inspection, pipeline
 from core.data.ingest import ingest_folder
 from core.data.stored import StoredDataset
 from core.errors import NonFiniteLoss, SpecCannotRun
+from core.export.onnx_file import open_session
 from core.local import FolderReporter
 from core.models.build import build_student
 from core.models.header import read_facts
@@ -217,6 +218,34 @@ def test_a_job_that_is_interrupted_and_ends_in_a_fresh_process_gives_the_same_bi
 
     assert fresh.returncode == 0, fresh.stderr
     assert hashlib.sha256(Path(fresh.stdout.strip()).read_bytes()).hexdigest() == digest(calm)
+
+
+def test_a_swin_with_shared_blocks_is_resumed_with_the_same_bits_and_opened_by_timm_and_onnx(attempt, dataset):
+    def swin(width, **more):
+        sizes = {"patch_size": 2, "window_size": 2, "embed_dim": width, "depths": [2, 2], "num_heads": [2, 2]}
+        return {"architecture": "swin_tiny_patch4_window7_224", "arguments": sizes, **more}
+
+    spec = resolved(
+        dataset,
+        teachers=[swin(12, weights="train", training={"epochs": 1, "batch_size": 16})],
+        student=swin(8),
+        method={"name": "minivit"},
+        training={**document()["training"], "epochs": 2},
+        export=["safetensors", "onnx"],
+    )
+    calm, told = attempt(spec.model_copy(update={"export": ("safetensors",)}), "calm")
+    interrupted(attempt, spec, (Control.DRAIN, Stage.DISTILL, 6))
+    again, _ = attempt(spec, "shaken")
+
+    opened = timm.create_model(f"local-dir:{again.artifacts['config.json'].parent}", pretrained=True).eval()
+    pictures = torch.randn(5, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    (logits,) = open_session(again.artifacts["model.onnx"]).run(["logits"], {"images": pictures.numpy()})
+
+    assert digest(again) == digest(calm)
+    assert {"train/distillation", "train/relation", "train/hidden"} <= told.told.keys()
+    assert sum(p.numel() for p in opened.parameters()) == again.result["student"]["parameters"]
+    assert [len(stage.blocks) for stage in opened.layers] == [1, 1]
+    torch.testing.assert_close(opened(pictures), torch.from_numpy(logits), rtol=1e-4, atol=1e-5)
 
 
 def test_a_job_that_is_cancelled_and_retried_and_paused_after_training_gives_the_same_bits(attempt, dataset, tmp_path):

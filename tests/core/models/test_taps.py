@@ -36,6 +36,13 @@ FAMILIES = {
     "deit distilled": Family("deit_tiny_distilled_patch16_224", VIT, 16, levels=3, prefixes=2, attentions=3),
     "cait": Family("cait_xxs24_224", VIT, 16, levels=3, attentions=3),
     "swin": Family("swin_tiny_patch4_window7_224", SWIN, 16, levels=2, attentions=3),
+    "shared swin": Family(
+        "potstill_swin",
+        {**SWIN, "depths": [2, 2], "repeats": 2, "head_transforms": True, "local_convolution": True},
+        16,
+        levels=2,
+        attentions=4,
+    ),
     "convnext": Family("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}, 32, levels=4),
     "resnet": Family("resnet10t", {"channels": (4, 8, 12, 16), "stem_width": 4}, 32, levels=5),
     "regnet": Family("regnetx_002", {}, 32, levels=5),
@@ -305,6 +312,19 @@ def test_attentions_of_a_swin_are_counted_by_window_and_without_weights():
     assert [attention.query.shape for attention in seen.values()] == [(32, 4, 8), (8, 4, 16), (8, 4, 16)]
     assert [attention.heads for attention in seen.values()] == [1, 2, 2]
     assert all(attention.weights is None for attention in seen.values())
+
+
+def test_attentions_of_a_shared_swin_block_are_counted_as_they_run():
+    module, tokens = network("shared swin"), []
+    layer = module.layers[1].blocks[0].attn.qkv
+    hook = layer.register_forward_hook(lambda _layer, _inputs, output: tokens.append(output))
+    seen = tap("shared swin").attentions
+    hook.remove()
+
+    assert [attention.query.shape for attention in seen.values()] == [(32, 4, 8)] * 2 + [(8, 4, 16)] * 2
+    for index, qkv in zip((2, 3), tokens, strict=True):
+        torch.testing.assert_close(torch.cat(seen[index].qkv, dim=-1), qkv)
+    assert not torch.allclose(seen[2].query, seen[3].query)
 
 
 @every_family
