@@ -49,12 +49,11 @@ class SharedFolder:
     def to_fill(self, key: str, num_bytes: int, poll: Callable[[], None]) -> Iterator[Path | None]:
         """An entry's folder, that nobody else reads or fills meanwhile, with room for ``num_bytes`` more."""
         with self._locked(key, fcntl.LOCK_EX, poll) as folder:
-            if self.stopped is None:
-                self._make_room(num_bytes)
+            self.make_room(num_bytes)
             yield folder
 
-    def keep_for_reading(self, key: str, poll: Callable[[], None]) -> IO[bytes] | None:
-        """The lock of an entry that is read until it is closed; None where nothing is held."""
+    def kept(self, key: str, poll: Callable[[], None]) -> IO[bytes] | None:
+        """The lock of an entry that nobody deletes until it is closed; None where nothing is held."""
         return None if self.stopped is not None else self._lock(key, fcntl.LOCK_SH, poll)
 
     @contextmanager
@@ -86,8 +85,10 @@ class SharedFolder:
     def _lock_path(self, key: str) -> Path:
         return self.root / f"{key}.lock"
 
-    def _make_room(self, num_bytes: int) -> None:
+    def make_room(self, num_bytes: int) -> None:
         """Delete entries that were used longest ago and are not in use, or stop."""
+        if self.stopped is not None:
+            return
         try:
             sizes = {folder.name: _size(folder) for folder in self.root.iterdir() if folder.is_dir()}
             surplus = sum(sizes.values()) + num_bytes - self.max_bytes
