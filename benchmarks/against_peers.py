@@ -21,9 +21,9 @@ from benchmarks.peers import peers, train
 
 GOALS_OF_SECOND = {"deit_tiny": "≥ 2.8", "deit_small": "≥ 7", "dla34": "≥ 1.2", "equal": None}
 SIZE_WORDS = {
-    "deit_tiny": "a teacher of deit_tiny's size",
-    "deit_small": "a teacher of deit_small's size",
-    "dla34": "a CNN teacher, dla34",
+    "deit_tiny": "a deit_tiny-sized teacher",
+    "deit_small": "a deit_small-sized teacher",
+    "dla34": "a dla34 teacher",
     "equal": "a teacher as big as the student",
 }
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)  # what the four students differ in
