@@ -76,7 +76,7 @@ def plot(figures: Sequence[Mapping[str, Any]]) -> str:
         *(part for place, (figure, goal) in enumerate(rows) for part in _row(figure, goal, axis, place)),
         (
             f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{bottom + 38}" text-anchor="middle" fill="#444">'
-            "times better than the goal, at most 10 times</text>"
+            "times better than the goal (10 at most)</text>"
         ),
         "</svg>",
     ]
