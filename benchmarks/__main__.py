@@ -15,13 +15,14 @@ QUESTIONS = {
     "methods_over_rest": "does every method do a small job over HTTP, and what does a step of it take? (minutes)",
     "cached_training": "does distilling from stored answers cost anything? (minutes)",
     "against_peers": "how long do jobs take against packages that ask the teacher every time? (20 minutes)",
+    "data": "what does it cost if decoded pictures have no room? (minutes)",
     "service": "what does a service around the engine cost? (minutes)",
     "quality": "what is each method worth on CIFAR-10 photographs? (hours, resumable)",
     "gpu_check": "do the paths that need a GPU work on this one? (minutes, skipped without CUDA)",
     "speed_page": "docs/speed.md from all that was measured (seconds)",
 }
 NOT_IN_ALL = ("quality", "gpu_check", "speed_page")
-COMPARISONS = ("cached_training", "against_peers", "service")  # these know --quick
+COMPARISONS = ("cached_training", "against_peers", "data", "service")  # these know --quick
 
 
 def main(arguments: list[str]) -> int:

@@ -23,7 +23,7 @@ from core.data.stored import StoredDataset
 from core.local import FolderReporter
 from core.models.build import build_student, build_teacher
 from core.models.built import BuiltModel
-from core.reporting import Control, Interrupted, Stage
+from core.reporting import PIXEL_CACHE_BYTES, Control, Interrupted, Stage
 from core.seeds import derive_seed
 from core.spec import JobSpec
 from core.spec.facts import Facts
@@ -114,11 +114,11 @@ def settled(epochs: Sequence[float]) -> float:
 class Classroom:
     """Runs trainings by the engine, and hands out the same networks and batches to whoever else trains them."""
 
-    def __init__(self, work: Path, sizes: Sizes, *, threads: int) -> None:
+    def __init__(self, work: Path, sizes: Sizes, *, threads: int, pixel_cache_bytes: int = PIXEL_CACHE_BYTES) -> None:
         folder, self.source = stored_pictures(work, sizes.pictures, side=IMAGE_SIZE)
         self.sizes = sizes
         self.threads = threads
-        self.shelf = Shelf(work, {"ds_pictures": folder})
+        self.shelf = Shelf(work, {"ds_pictures": folder}, pixel_cache_bytes=pixel_cache_bytes)
         self.folder = folder
 
     def spec(self, teacher: str | None, *, epochs: int | None = None, **method: Any) -> JobSpec:

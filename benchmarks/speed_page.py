@@ -12,7 +12,7 @@ from benchmarks.goal_plot import Goal, number, plot
 from benchmarks.results import DOCS, RESULTS, table
 
 PAGE, PLOT = "speed.md", "speed.svg"
-ORDER = ("cached_training", "against_peers", "service", "latency", "polling", "streams", "growth")
+ORDER = ("cached_training", "against_peers", "data", "service", "latency", "polling", "streams", "growth")
 _HEADINGS = ("question", "figure", "least to most", "repeats", "goal", "met", "what was done")
 
 _HOW = """\

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from benchmarks import against_peers, cached_training
+from benchmarks import against_peers, cached_training, data
 from benchmarks.lessons import Classroom, Sizes
 from benchmarks.peers import timm_step, torchdistill_step
 from core.data.stored import StoredDataset
@@ -63,11 +63,12 @@ def test_the_comparison_runs_and_says_what_it_found(tmp_path):
     assert document["machine"]["torch"] == str(torch.__version__)
 
 
-def test_cached_training_is_compared_with_training_from_labels(tmp_path):
-    assert cached_training.main(["--quick", "--repeats", "2", "--threads", "1", "--out", str(tmp_path / "c.json")]) == 0
+@pytest.mark.parametrize(("benchmark", "goal"), [(cached_training, "≥ 0.97"), (data, None)])
+def test_two_ways_of_training_are_compared(benchmark, goal, tmp_path):
+    assert benchmark.main(["--quick", "--repeats", "2", "--threads", "1", "--out", str(tmp_path / "c.json")]) == 0
 
     (figure,) = json.loads((tmp_path / "c.json").read_text())["figures"]
-    assert figure["goal"] == "≥ 0.97"
+    assert figure["goal"] == goal
     assert figure["spread"][0] <= figure["value"] <= figure["spread"][1]
 
 
