@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -28,6 +29,7 @@ Step = Callable[[Tensor, Tensor], Tensor]
 HOW_TO_INSTALL = ".venv/bin/python -m pip install --constraint constraints.txt 'torchdistill==1.1.5'"
 
 
+@cache
 def peers() -> Mapping[str, Callable[[JobSpec, BuiltModel, BuiltModel, int], Step]]:
     """By name, what makes a step of student and teacher; torchdistill is left out, with a word, where it is missing."""
     found: dict[str, Callable[[JobSpec, BuiltModel, BuiltModel, int], Step]] = {"timm.task": timm_step}
