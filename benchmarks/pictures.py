@@ -17,7 +17,7 @@ from core.data.ingest import ingest_folder
 from core.data.stored import INDEX
 
 NUM_CLASSES = 10
-TEST_PICTURES = 20  # as few as can be: a look at them after each epoch belongs to our own jobs alone
+TEST_PICTURES = 10  # as few as can be: a look at them after each epoch counts against our own jobs alone
 
 
 def stored_pictures(work: Path, num_train: int, *, side: int = 32) -> tuple[Path, str]:
@@ -26,7 +26,7 @@ def stored_pictures(work: Path, num_train: int, *, side: int = 32) -> tuple[Path
     Where there are fewer pictures than that, they are repeated with a pixel changed.
     """
     source = "CIFAR-10" if ARCHIVE.is_file() else "digits"
-    target = work / f"{source}-{num_train}-{side}"
+    target = work / f"{source}-{num_train}-{TEST_PICTURES}-{side}"
     if not (target / INDEX).is_file():
         loose = target.with_name(f".{target.name}-files")
         shutil.rmtree(loose, ignore_errors=True)
