@@ -68,12 +68,16 @@ class Sizes:
 
 
 class Course(FolderReporter):
-    """Notes when each step was done and how long each stage took; leaves after the training if asked to."""
+    """Notes when each epoch was done and how long each stage took; leaves after the training if asked to.
+
+    An epoch ends with a look at the test split, which is the one thing that is told when it happens: losses may come
+    later than their steps.
+    """
 
     def __init__(self, root: Path, *, teachers: Path, only_training: bool = False) -> None:
         super().__init__(root, teachers=teachers)
         self.only_training = only_training
-        self.step_at: list[float] = []
+        self.epoch_at: list[float] = []
         self.stages: dict[str, float] = {}
         self._began = 0.0
 
@@ -87,10 +91,10 @@ class Course(FolderReporter):
         self.stages[stage.value] = time.perf_counter() - self._began
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Note the time of every step."""
+        """Note the time of every look."""
         super().metrics(step, values)
-        if "train/loss" in values:
-            self.step_at.append(time.perf_counter())
+        if "eval/top1" in values:
+            self.epoch_at.append(time.perf_counter())
 
     def control(self) -> Control:
         """Go on, as long as there is something to be measured."""
@@ -149,9 +153,9 @@ class Classroom:
         with suppress(Interrupted):
             run(self.shelf, spec, root, course)
         whole = time.perf_counter() - began
-        a_epoch = len(course.step_at) // spec.training.epochs
-        ends = course.step_at[a_epoch - 1 :: a_epoch]
-        first = course.stages["distill"] - (course.step_at[-1] - ends[0])  # what comes before and after is its
+        ends = course.epoch_at
+        assert len(ends) == spec.training.epochs, "with so few test pictures every epoch is looked at"
+        first = course.stages["distill"] - (ends[-1] - ends[0])  # what comes before and after is its
         later = [end - start for start, end in pairwise(ends)]
         return Ran(whole, course.stages["distill"], (first, *later))
 
