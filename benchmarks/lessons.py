@@ -5,6 +5,7 @@ What weights say does not change how long they take to say it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -146,7 +147,7 @@ class Classroom:
 
     def run(self, spec: JobSpec, *, only_training: bool = False) -> Ran:
         """A job by the engine's one entry, from the beginning, in a folder of its own."""
-        root = self.shelf.work / "run"
+        root = self.shelf.work / f"run-{os.getpid()}"  # two may work in one folder
         shutil.rmtree(root, ignore_errors=True)
         course = Course(root, teachers=self.shelf.work / "teachers", only_training=only_training)
         began = time.perf_counter()
