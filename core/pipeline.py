@@ -66,6 +66,7 @@ def run(spec: JobSpec, workspace: Workspace, reporter: Reporter) -> RunResult:
             reporter=reporter,
             root=workspace.root,
             cache=workspace.cache,
+            pixel_cache_bytes=workspace.pixel_cache_bytes,
         )
         try:
             return _Pipeline(spec, workspace, context).run()

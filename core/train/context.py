@@ -14,7 +14,7 @@ from core.data.mixing import Mixing
 from core.data.pixels import Pixels, load_pixels
 from core.data.stored import UNLABELLED, SplitName, StoredDataset
 from core.evaluate import EmbeddingJudge, evaluate_accuracy
-from core.reporting import Control, Interrupted, Reporter
+from core.reporting import PIXEL_CACHE_BYTES, Control, Interrupted, Reporter
 from core.spec import TrainingBase
 from core.spec.facts import Facts
 from core.train.feed import Feed
@@ -29,7 +29,10 @@ _LOOKING_SHARE = 0.1  # of the training's work, a look costing a third of a trai
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """The surroundings of a run. ``root`` is its scratch folder, ``cache`` is shared by runs."""
+    """The surroundings of a run. ``root`` is its scratch folder, ``cache`` is shared by runs.
+
+    ``pixel_cache_bytes``: most that decoded pictures may take of the cache; no result depends on it.
+    """
 
     stored: StoredDataset
     arithmetic: Arithmetic
@@ -37,6 +40,7 @@ class RunContext:
     reporter: Reporter
     root: Path
     cache: Path
+    pixel_cache_bytes: int = PIXEL_CACHE_BYTES
 
     @property
     def facts(self) -> Facts:
@@ -65,6 +69,7 @@ class RunContext:
             split,
             image_size,
             self.cache,
+            max_bytes=self.pixel_cache_bytes,
             threads=self.threads,
             progress=lambda _done, _total: self.poll(),
         )

@@ -122,7 +122,17 @@ class Telling(FolderReporter):
 def attempt(dataset, tmp_path):
     """Runs a spec as one attempt of a job; attempts of one name share their folder, all share ``teachers``."""
 
-    def make(spec, name="job", *, models=None, teachers=None, cache="cache", teacher_cache_bytes=10**9, **wishes):
+    def make(
+        spec,
+        name="job",
+        *,
+        models=None,
+        teachers=None,
+        cache="cache",
+        teacher_cache_bytes=10**9,
+        pixel_cache_bytes=10**9,
+        **wishes,
+    ):
         root = tmp_path / name
         root.mkdir(exist_ok=True)
         workspace = Workspace(
@@ -131,6 +141,7 @@ def attempt(dataset, tmp_path):
             dataset=dataset,
             models=models or {},
             teacher_cache_bytes=teacher_cache_bytes,
+            pixel_cache_bytes=pixel_cache_bytes,
         )
         with Telling(root, teachers=teachers or root / "teachers", **wishes) as reporter:
             return pipeline.run(spec, workspace, reporter), reporter
@@ -318,6 +329,14 @@ def test_a_job_that_has_no_room_to_store_what_its_teacher_says_gives_the_same_bi
     assert told.data["teacher.not_stored"] == {"reason": "it would need 1,080 bytes and may take 1,000"}
     assert told.data["teacher.cached"]["misses"] == 4
     assert digest(not_stored) == digest(stored)
+
+
+def test_a_job_that_has_no_room_for_decoded_pictures_gives_the_same_bits(attempt, dataset, tmp_path):
+    mapped, _ = attempt(fixed_views(dataset), "rich")
+    on_demand, _ = attempt(fixed_views(dataset), "poor", cache="other", pixel_cache_bytes=0)
+
+    assert not (tmp_path / "other" / "pixels").exists()
+    assert digest(on_demand) == digest(mapped)
 
 
 def test_a_job_that_is_interrupted_while_its_teacher_is_asked_gives_the_same_bits(
