@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.data.views import num_views, steps_per_epoch
+from core.data.views import steps_per_epoch
 from core.evaluate.appraisal import Appraisal, has_drop_path
 from core.evaluate.estimate import Load, estimate_memory, estimate_seconds
+from core.methods import Method
 from core.spec import JobSpec
 from core.spec.facts import DatasetFacts, ModelFacts
-from core.teacher.answers import MOST_VIEW_BYTES, view_bytes
+from core.teacher.answers import asked_views, can_be_stored
+from core.teacher.layout import lay_out, row_bytes
 
 _ENLARGED = 2  # times the dataset's own size: nothing is learned from blown-up pixels, and each costs
 
@@ -71,11 +73,11 @@ def estimate_of(
     *,
     num_pictures: int,
     num_pool: int,
-    reads_answers: bool,
+    method: Method,
 ) -> dict[str, Any]:
     """The contract's answer to ``POST /v1/estimates``; ``num_pictures`` are trained on, ``num_pool`` only looked at.
 
-    ``reads_answers``: whether the method takes nothing but logits from its teachers, so that they can be stored.
+    ``method`` is the one that was built for these networks.
     """
     batch = min(spec.training.batch_size, num_pictures)
     total_steps = spec.training.epochs * steps_per_epoch(num_pictures, spec.training.batch_size)
@@ -103,15 +105,21 @@ def estimate_of(
         "total_steps": total_steps,
         "seconds": round(seconds, 1),
         "memory_bytes": estimate_memory(training, online, before, ema=spec.training.ema is not None),
-        "teacher_cache": {"bytes": _answers_bytes(spec, facts, num_pictures) if reads_answers else 0, "hit": False},
+        "teacher_cache": {"bytes": _answers_bytes(spec, teachers, method, num_pictures), "hit": False},
         "warnings": list(warnings),
     }
 
 
-def _answers_bytes(spec: JobSpec, facts: DatasetFacts, num_pictures: int) -> int:
+def _answers_bytes(spec: JobSpec, teachers: Sequence[PlannedModel], method: Method, num_pictures: int) -> int:
     """What all answers of the teachers take that the job will store; 0 where they are asked batch by batch."""
-    a_view = view_bytes(num_pictures, facts.num_classes or 0, len(spec.teachers))
-    return a_view * num_views(spec.training.epochs, spec.training.views) if a_view <= MOST_VIEW_BYTES else 0
+    if not method.reads_answers:
+        return 0
+    asks, sparse = method.asks, method.sparse_answers
+    layouts = [lay_out(one.architecture, one.arguments, one.image_size, asks, sparse) for one in teachers]
+    if not can_be_stored(num_pictures, layouts):
+        return 0
+    views = asked_views(spec.training.epochs, spec.training.views, method.taught_share)
+    return num_pictures * row_bytes(layouts) * views
 
 
 def _figures(model: PlannedModel) -> dict[str, Any]:

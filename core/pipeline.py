@@ -31,8 +31,9 @@ from core.models.weights import save_folder
 from core.reporting import Progress, Reporter, RunResult, Stage, Workspace
 from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
-from core.teacher.answers import Tally, answers_for
+from core.teacher.answers import answers_for
 from core.teacher.frozen import FrozenTeacher
+from core.teacher.tally import Tally
 from core.teacher.training import TrainedTeacher
 from core.train.context import RunContext
 from core.train.environment import is_out_of_memory, reproducible
@@ -278,7 +279,7 @@ class _Pipeline:
 
     def _frozen(self, teachers: Iterable[BuiltModel], task: Task) -> list[FrozenTeacher]:
         """Teachers that give what the method wants of them."""
-        return [FrozenTeacher(teacher, self.context.arithmetic, task.method.teacher_wants) for teacher in teachers]
+        return [FrozenTeacher(teacher, self.context.arithmetic, task.method.asks) for teacher in teachers]
 
     # --- training -----------------------------------------------------------------------------------
 

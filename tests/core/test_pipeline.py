@@ -266,11 +266,16 @@ def asked(monkeypatch):
     return sizes
 
 
-def test_what_a_teacher_said_is_never_asked_again(attempt, dataset, asked):
-    filling, told = attempt(fixed_views(dataset), "first")
+TAPPING = {"name": "fitnets", "logits": "none"}  # levels, and nothing behind them
+each_kind = pytest.mark.parametrize("method", [{"name": "kd"}, TAPPING], ids=["logits", "features"])
+
+
+@each_kind
+def test_what_a_teacher_said_is_never_asked_again(attempt, dataset, asked, method):
+    filling, told = attempt(fixed_views(dataset, method=method), "first")
     in_blocks = [size for size in asked if size != 15]  # the probe asks about batches
     asked.clear()
-    reading, told_again = attempt(fixed_views(dataset, name="another job"), "second")
+    reading, told_again = attempt(fixed_views(dataset, name="another job", method=method), "second")
 
     assert in_blocks == [64, 26] * 2
     assert set(asked) == {15}
@@ -282,13 +287,29 @@ def test_what_a_teacher_said_is_never_asked_again(attempt, dataset, asked):
     assert report["details"]["teacher_cache"] == again
 
 
-def test_a_job_that_has_no_room_to_store_what_its_teacher_says_gives_the_same_bits(attempt, dataset):
-    stored, _ = attempt(fixed_views(dataset), "rich")
-    not_stored, told = attempt(fixed_views(dataset), "poor", cache="other", teacher_cache_bytes=1_000)
+@pytest.mark.parametrize(("method", "needed"), [({"name": "kd"}, 2 * 90 * 3 * 2), (TAPPING, 2 * 90 * 5 * 24 * 2)])
+def test_a_job_that_has_no_room_to_store_what_its_teacher_says_gives_the_same_bits(attempt, dataset, method, needed):
+    spec = fixed_views(dataset, method=method)
+    stored, _ = attempt(spec, "rich")
+    not_stored, told = attempt(spec, "poor", cache="other", teacher_cache_bytes=1_000)
 
-    assert told.data["teacher.not_stored"] == {"reason": "it would need 1,080 bytes and may take 1,000"}
+    assert told.data["teacher.not_stored"] == {"reason": f"it would need {needed:,} bytes and may take 1,000"}
     assert told.data["teacher.cached"]["misses"] == 4
     assert digest(not_stored) == digest(stored)
+
+
+@each_kind
+def test_rows_that_stay_on_disk_give_the_same_bits_as_those_in_memory(attempt, dataset, monkeypatch, method):
+    spec = fixed_views(dataset, method=method)
+    held, _ = attempt(spec, "held")
+    monkeypatch.setattr("core.teacher.answers.MOST_HELD_BYTES", 0)
+    reading, told = attempt(spec, "reading")
+    monkeypatch.setattr("core.teacher.answers.SHARD_ROWS", 64)
+    filling, _ = attempt(spec, "filling", cache="other")
+    poor, _ = attempt(spec, "poor", cache="another", teacher_cache_bytes=0)
+
+    assert told.data["teacher.cached"]["misses"] == 0
+    assert {digest(reading), digest(filling), digest(poor)} == {digest(held)}
 
 
 def test_a_job_that_is_interrupted_while_its_teacher_is_asked_gives_the_same_bits(
@@ -321,8 +342,11 @@ Entry.write = die_at_the_second
 """
 
 
-def test_a_job_that_is_killed_while_it_stores_what_its_teacher_said_gives_the_same_bits(attempt, dataset, tmp_path):
-    spec = fixed_views(dataset)
+@each_kind
+def test_a_job_that_is_killed_while_it_stores_what_its_teacher_said_gives_the_same_bits(
+    attempt, dataset, tmp_path, method
+):
+    spec = fixed_views(dataset, method=method)
     calm, _ = attempt(spec, "calm", cache="other")
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     words = [str(tmp_path / "killed"), str(tmp_path / "cache"), str(dataset), str(tmp_path / "spec.json")]
@@ -335,11 +359,21 @@ def test_a_job_that_is_killed_while_it_stores_what_its_teacher_said_gives_the_sa
     assert digest(last) == digest(calm)
 
 
-def test_a_method_that_taps_its_teacher_asks_it_about_every_batch(attempt, dataset, asked):
-    _, told = attempt(fixed_views(dataset, method={"name": "rkd"}))
+def test_a_method_that_shows_its_teacher_a_part_of_each_picture_asks_it_about_every_batch(attempt, dataset, asked):
+    _, told = attempt(fixed_views(dataset, method={"name": "masked_teacher"}))
 
     assert "teacher.cached" not in told.events
     assert set(asked) == {15}
+
+
+def test_no_teacher_is_asked_about_views_of_a_stage_without_one(attempt, dataset, asked):
+    training = {**document()["training"], "views": None}
+    method = {"name": "dearkd", "first_stage": 0.5}
+    teacher = {"architecture": "resnet10t", "weights": "random"}
+    _, told = attempt(resolved(dataset, teachers=[teacher], training=training, method=method))
+
+    assert told.data["teacher.cached"]["misses"] == told.data["teacher.cached"]["views"] == 2
+    assert [size for size in asked if size != 15] == [64, 26] * 2
 
 
 def test_a_stop_ends_early_and_still_evaluates_and_exports(attempt, dataset, tmp_path):

@@ -22,7 +22,7 @@ class MinivitParams(MethodParams):
         when="The student has to be small on disk: half the weights at the same depth, in the same time. "
         "With relation_weight and hidden_weight 0 any teacher will do.",
         needs=Needs(teacher=("logits", "attentions", "levels"), student_families=("transformer",)),
-        caches=("logits",),
+        caches=("levels", "attentions", "logits"),
     )
     name: Literal["minivit"] = Field(description="The method's name.")
     repeats: int = Field(
