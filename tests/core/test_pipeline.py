@@ -366,6 +366,23 @@ def test_a_method_that_shows_its_teacher_a_part_of_each_picture_asks_it_about_ev
     assert set(asked) == {15}
 
 
+def test_a_teacher_is_evaluated_once_for_all_jobs(attempt, dataset, monkeypatch):
+    first, told = attempt(fixed_views(dataset), "first")
+    measured, looks = [], []
+    measure, logits = pipeline.measure_model, FrozenTeacher.logits
+    monkeypatch.setattr(pipeline, "measure_model", lambda *args, **more: measured.append(1) or measure(*args, **more))
+    monkeypatch.setattr(FrozenTeacher, "logits", lambda self, images: looks.append(1) or logits(self, images))
+    second, told_again = attempt(fixed_views(dataset, method={"name": "dkd"}), "second")
+
+    assert (measured, looks) == ([], [])
+    assert second.result["teachers"] == first.result["teachers"]
+    assert told_again.told["teacher/0/top1"] == told.told["teacher/0/top1"]
+    reports = [json.loads(one.artifacts["report.json"].read_text()) for one in (first, second)]
+    before, now = (report["details"]["teachers"][0]["evaluation"] for report in reports)
+    assert (before["hit"], before["saved_seconds"]) == (False, 0.0)
+    assert (now["hit"], now["saved_seconds"] > 0) == (True, True)
+
+
 def test_no_teacher_is_asked_about_views_of_a_stage_without_one(attempt, dataset, asked):
     training = {**document()["training"], "views": None}
     method = {"name": "dearkd", "first_stage": 0.5}
