@@ -14,6 +14,7 @@ from core.methods import Method
 from core.spec import JobSpec
 from core.spec.facts import DatasetFacts, ModelFacts
 from core.teacher.answers import asked_views, can_be_stored
+from core.teacher.asked import asked_of_teachers
 from core.teacher.layout import lay_out, row_bytes
 
 _ENLARGED = 2  # times the dataset's own size: nothing is learned from blown-up pixels, and each costs
@@ -105,21 +106,29 @@ def estimate_of(
         "total_steps": total_steps,
         "seconds": round(seconds, 1),
         "memory_bytes": estimate_memory(training, online, before, ema=spec.training.ema is not None),
-        "teacher_cache": {"bytes": _answers_bytes(spec, teachers, method, num_pictures), "hit": False},
+        "teacher_cache": _teacher_cache(spec, teachers, method, num_pictures),
         "warnings": list(warnings),
     }
 
 
-def _answers_bytes(spec: JobSpec, teachers: Sequence[PlannedModel], method: Method, num_pictures: int) -> int:
-    """What all answers of the teachers take that the job will store; 0 where they are asked batch by batch."""
-    if not method.reads_answers:
-        return 0
+def _teacher_cache(
+    spec: JobSpec, teachers: Sequence[PlannedModel], method: Method, num_pictures: int
+) -> dict[str, Any]:
+    """What all answers of the teachers take that the job will store; 0 where they are asked batch by batch.
+
+    ``hit`` is for somebody to fill in who knows which jobs there were: those that ``asked`` the same of ``views``.
+    """
     asks, sparse = method.asks, method.sparse_answers
     layouts = [lay_out(one.architecture, one.arguments, one.image_size, asks, sparse) for one in teachers]
-    if not can_be_stored(num_pictures, layouts):
-        return 0
+    if not (method.reads_answers and can_be_stored(num_pictures, layouts)):
+        return {"bytes": 0, "hit": False, "views": 0, "asked": None}
     views = asked_views(spec.training.epochs, spec.training.views, method.taught_share)
-    return num_pictures * row_bytes(layouts) * views
+    return {
+        "bytes": num_pictures * row_bytes(layouts) * views,
+        "hit": False,
+        "views": views,
+        "asked": asked_of_teachers(spec, method, num_pictures),
+    }
 
 
 def _figures(model: PlannedModel) -> dict[str, Any]:

@@ -301,7 +301,7 @@ class _Pipeline:
         answers = answers_for(
             task,
             self.context,
-            views=training.views,
+            spec=self.spec,
             pictures=f"{self.context.stored.fingerprint}-{self.image_size}-train",
             max_bytes=self.teacher_cache_bytes,
         )

@@ -168,7 +168,10 @@ class ModelMeasures(Out):
 
 
 class TeacherCacheOut(Out):
-    """What the teacher's answers take on disk, and whether they are there already."""
+    """What the teachers' answers take on disk, and whether a job of this project has stored them already.
+
+    A worker with another disk, or one that needed the room since, asks its teachers again.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

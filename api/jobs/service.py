@@ -9,7 +9,7 @@ from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from core.errors import FieldError, InvalidSpec, NotFound
 from core.spec import JobSpec
 from core.spec.facts import DatasetFacts, ModelFacts
-from core.store import datasets, jobs, models
+from core.store import asked, datasets, jobs, models
 from core.store.db import Database, Session
 from core.store.tables import Artifact, Checkpoint, Dataset, Event, Job, Model
 
@@ -63,6 +63,16 @@ def question(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str, Any]:
         "models": {name: facts.model_dump(mode="json") for name, facts in known_models.items()},
         "threads": threads,
     }
+
+
+def with_hit(database: Database, project_id: str, spec: JobSpec, estimate: dict[str, Any]) -> dict[str, Any]:
+    """The estimate with what the project's jobs tell: whether one has stored what this job would ask its teachers."""
+    cache = estimate["teacher_cache"]
+    hit = False
+    if cache["asked"] is not None:
+        with database.read() as session:
+            hit = asked.was_stored(session, project_id, spec.dataset, asked=cache["asked"], views=cache["views"])
+    return {**estimate, "teacher_cache": {"bytes": cache["bytes"], "views": cache["views"], "hit": hit}}
 
 
 def create(session: Session, project_id: str, spec: JobSpec, resolution: Resolution | None) -> Job:

@@ -22,6 +22,8 @@ from core.data.views import num_views, view_of_epoch
 from core.methods import Batch, Teacher
 from core.models.taps import Outputs
 from core.reporting import Control, Interrupted, Reporter
+from core.spec import JobSpec
+from core.teacher.asked import asked_of_teachers
 from core.teacher.layout import Layout, layout_of, row_bytes
 from core.teacher.question import Question, teacher_digest
 from core.teacher.said import Held, Mapped, Said
@@ -48,7 +50,7 @@ def asked_views(epochs: int, views: int | None, taught_share: float) -> int:
     return num_views(max(1, math.ceil(epochs * taught_share)), views)
 
 
-def answers_for(task: Task, context: RunContext, *, views: int | None, pictures: str, max_bytes: int) -> Answers | None:
+def answers_for(task: Task, context: RunContext, *, spec: JobSpec, pictures: str, max_bytes: int) -> Answers | None:
     """Where a training's teachers are asked ahead of it; None where they are asked about every batch as it comes.
 
     Stored are all views of a training or none: with less room than that a view would be gone before it is
@@ -62,7 +64,9 @@ def answers_for(task: Task, context: RunContext, *, views: int | None, pictures:
     if not can_be_stored(num_pictures, layouts):
         return None
     store = AnswerStore(context.cache / "answers", max_bytes)
-    needed = num_pictures * row_bytes(layouts) * asked_views(task.training.epochs, views, method.taught_share)
+    needed = (
+        num_pictures * row_bytes(layouts) * asked_views(task.training.epochs, spec.training.views, method.taught_share)
+    )
     if needed > max_bytes:
         store.stop(f"it would need {needed:,} bytes and may take {max_bytes:,}")
     question = Question(
@@ -72,7 +76,8 @@ def answers_for(task: Task, context: RunContext, *, views: int | None, pictures:
         threads=context.threads,
         block=_BLOCK_ROWS[task.arithmetic.device.type],
     )
-    return Answers(list(zip(task.teachers, layouts, strict=True)), question, store, context.reporter)
+    asked = asked_of_teachers(spec, method, num_pictures)
+    return Answers(list(zip(task.teachers, layouts, strict=True)), question, store, context.reporter, asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +95,14 @@ class Answers:
     """The answers about the view that is shown now, (N, W) a teacher."""
 
     def __init__(
-        self, teachers: Sequence[tuple[Teacher, Layout]], question: Question, store: AnswerStore, reporter: Reporter
+        self,
+        teachers: Sequence[tuple[Teacher, Layout]],
+        question: Question,
+        store: AnswerStore,
+        reporter: Reporter,
+        asked: str,
     ) -> None:
-        self.tally = Tally()
+        self.tally = Tally(asked=asked)
         self._teachers = teachers
         self._question = question
         self._store = store

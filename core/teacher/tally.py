@@ -17,6 +17,7 @@ class Tally:
     bytes: int = 0  # read or made
     stopped: str | None = None  # why nothing more is stored
     views: int = 0  # of the training, up to the last one that was shown
+    asked: str | None = None  # the name of what was asked, see core.teacher.asked
 
     def figures(self) -> dict[str, Any]:
         """As it is reported."""
@@ -28,4 +29,5 @@ class Tally:
             "bytes": self.bytes,
             "stopped": self.stopped,
             "views": self.views,
+            "asked": self.asked,
         }

@@ -70,7 +70,7 @@ def document(**more):
     }
 
 
-def resolved(dataset, models=None, **more):
+def resolution(dataset, models=None, **more):
     with StoredDataset.open(dataset) as stored:
         facts = DatasetFacts(
             num_classes=stored.num_classes,
@@ -81,7 +81,11 @@ def resolved(dataset, models=None, **more):
             num_test=len(stored.split("test")),
         )
     known = {name: read_facts(folder) for name, folder in (models or {}).items()}
-    return inspection.resolve(parse_job_spec(document(**more)), facts, known, threads=1).spec
+    return inspection.resolve(parse_job_spec(document(**more)), facts, known, threads=1)
+
+
+def resolved(dataset, models=None, **more):
+    return resolution(dataset, models, **more).spec
 
 
 class Telling(FolderReporter):
@@ -364,6 +368,18 @@ def test_a_method_that_shows_its_teacher_a_part_of_each_picture_asks_it_about_ev
 
     assert "teacher.cached" not in told.events
     assert set(asked) == {15}
+
+
+@each_kind
+def test_a_job_stores_what_its_estimate_announced(attempt, dataset, tmp_path, method):
+    found = resolution(dataset, teachers=[vit(24, weights="random")], method=method)
+    _, told = attempt(found.spec)
+    shards = list((tmp_path / "cache" / "answers").rglob("*.shard"))
+    estimate, cached = found.estimate["teacher_cache"], told.data["teacher.cached"]
+
+    assert estimate["bytes"] == cached["bytes"]
+    assert 0 < sum(file.stat().st_size for file in shards) - estimate["bytes"] <= 192 * len(shards)
+    assert (estimate["asked"], estimate["views"]) == (cached["asked"], cached["views"])
 
 
 def test_a_teacher_is_evaluated_once_for_all_jobs(attempt, dataset, monkeypatch):

@@ -16,6 +16,7 @@ from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
 from core.models.taps import Wanted
 from core.reporting import Control, Interrupted
+from core.spec import parse_job_spec
 from core.teacher import answers as answers_module
 from core.teacher.answers import answers_for
 from core.train.feed import Feed
@@ -102,7 +103,9 @@ def asking(tmp_path):
             ),
         )  # fmt: skip
         context = SimpleNamespace(cache=cache or tmp_path / "cache", threads=1, reporter=reporter)
-        found = answers_for(task, context, views=views, pictures="p", max_bytes=max_bytes)
+        document = {"dataset": "d", "student": {"architecture": "a"}, "method": {"name": "scratch"}}
+        spec = parse_job_spec({**document, "training": {"views": views}})
+        found = answers_for(task, context, spec=spec, pictures="p", max_bytes=max_bytes)
         return Asking(found, teachers, feed, reporter)
 
     yield make
@@ -147,7 +150,7 @@ def test_a_teacher_is_asked_once_about_each_view_and_by_no_later_job(asking):
     assert (summary["hits"], summary["misses"]) == (2, 2)  # views 0 and 1, each shown twice
     assert second.answers.finish().figures() | {"saved_seconds": 0} == {
         "hits": 4, "misses": 0, "seconds": 0.0, "saved_seconds": 0, "bytes": 4 * N * C * 2, "stopped": None,
-        "views": 2,
+        "views": 2, "asked": first.answers.tally.asked,
     }  # fmt: skip
     assert second.answers.tally.saved_seconds > 0
 
