@@ -9,7 +9,7 @@ from typing import Any
 
 from core.data.views import steps_per_epoch
 from core.evaluate.appraisal import Appraisal, has_drop_path
-from core.evaluate.estimate import Load, estimate_memory, estimate_seconds
+from core.evaluate.estimate import Load, estimate_memory, estimate_seconds, load_seconds
 from core.methods import Method
 from core.spec import JobSpec
 from core.spec.facts import DatasetFacts, ModelFacts
@@ -81,9 +81,12 @@ def estimate_of(
     ``method`` is the one that was built for these networks.
     """
     batch = min(spec.training.batch_size, num_pictures)
-    total_steps = spec.training.epochs * steps_per_epoch(num_pictures, spec.training.batch_size)
+    an_epoch = steps_per_epoch(num_pictures, spec.training.batch_size)
+    total_steps = spec.training.epochs * an_epoch
     training = Load(student.appraisal, batch, total_steps, trains=True)
-    online = [Load(teacher.appraisal, batch, total_steps, trains=False) for teacher in teachers]
+    cache = _teacher_cache(spec, teachers, method, num_pictures)
+    asked_steps = an_epoch * cache["views"] or total_steps
+    asking = [Load(teacher.appraisal, batch, asked_steps, trains=False) for teacher in teachers]
     before = [
         Load(
             model.appraisal,
@@ -97,16 +100,16 @@ def estimate_of(
     test = [Load(model.appraisal, 256, -(-facts.num_test // 256), trains=False) for model in (student, *teachers)]
     looks = [Load(teacher.appraisal, 256, -(-num_pool // 256), trains=False) for teacher in teachers if num_pool]
     threads = spec.resources.threads or 1
-    seconds = estimate_seconds(
-        [training, *online, *before, *looks, *test], threads=threads, accelerator=spec.resources.accelerator
-    )
+    on: dict[str, Any] = {"threads": threads, "accelerator": spec.resources.accelerator}
+    seconds = estimate_seconds([training, *asking, *before, *looks, *test], **on)
+    answers = sum(load_seconds(load, **on) for load in asking) if cache["views"] else 0.0
     return {
         "student": _figures(student),
         "teachers": [_figures(teacher) for teacher in teachers],
         "total_steps": total_steps,
         "seconds": round(seconds, 1),
-        "memory_bytes": estimate_memory(training, online, before, ema=spec.training.ema is not None),
-        "teacher_cache": _teacher_cache(spec, teachers, method, num_pictures),
+        "memory_bytes": estimate_memory(training, asking, before, ema=spec.training.ema is not None),
+        "teacher_cache": {**cache, "seconds": round(answers, 1)},
         "warnings": list(warnings),
     }
 

@@ -177,6 +177,11 @@ class TeacherCacheOut(Out):
 
     bytes: int
     hit: bool
+    views: int = Field(
+        description="How many views of each picture teachers are asked about. 0: about every batch anew."
+    )
+    seconds: float = Field(description="About how long teachers take to answer.")
+    saved_seconds: float = Field(description="How much of that the job is spared; `seconds` of the job counts it out.")
 
 
 class EstimateOut(Out):

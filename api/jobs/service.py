@@ -67,12 +67,14 @@ def question(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str, Any]:
 
 def with_hit(database: Database, project_id: str, spec: JobSpec, estimate: dict[str, Any]) -> dict[str, Any]:
     """The estimate with what the project's jobs tell: whether one has stored what this job would ask its teachers."""
-    cache = estimate["teacher_cache"]
-    hit = False
-    if cache["asked"] is not None:
+    cache = dict(estimate["teacher_cache"])
+    name, hit = cache.pop("asked"), False
+    if name is not None:
         with database.read() as session:
-            hit = asked.was_stored(session, project_id, spec.dataset, asked=cache["asked"], views=cache["views"])
-    return {**estimate, "teacher_cache": {"bytes": cache["bytes"], "views": cache["views"], "hit": hit}}
+            hit = asked.was_stored(session, project_id, spec.dataset, asked=name, views=cache["views"])
+    saved = cache["seconds"] if hit else 0.0
+    seconds = round(estimate["seconds"] - saved, 1)
+    return {**estimate, "seconds": seconds, "teacher_cache": {**cache, "hit": hit, "saved_seconds": saved}}
 
 
 def create(session: Session, project_id: str, spec: JobSpec, resolution: Resolution | None) -> Job:

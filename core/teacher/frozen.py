@@ -18,7 +18,7 @@ class FrozenTeacher:
         self.built = built
         self._arithmetic = arithmetic
         self._wanted = wanted or Wanted()
-        # Convolutions of larger pictures are 5 to 13 % faster so on a CPU, and never slower; see ADR 0011.
+        # Convolutions of larger pictures are 5 to 13 % faster so on a CPU, and never slower; see ADR 0014.
         convolves = catalog.family(built.architecture) == "cnn"
         self._memory = torch.channels_last if convolves else torch.contiguous_format
         built.module.to(arithmetic.device).eval().requires_grad_(False)

@@ -99,6 +99,15 @@ def test_the_estimate_says_what_stored_answers_of_teachers_will_take(change, num
     assert resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["bytes"] == num_bytes
 
 
+def test_teachers_whose_answers_are_stored_cost_no_more_than_their_views():
+    few, many = (resolve(spec(training={"epochs": 12, "views": n}), DIGITS, {}, threads=2).estimate for n in (1, None))
+    online = resolve(spec(teachers=[], method={"name": "scratch"}), DIGITS, {}, threads=2).estimate
+
+    assert few["teacher_cache"]["seconds"] * 12 == pytest.approx(many["teacher_cache"]["seconds"], abs=1.0)
+    assert many["seconds"] - few["seconds"] == pytest.approx(11 / 12 * many["teacher_cache"]["seconds"], abs=0.3)
+    assert online["teacher_cache"]["seconds"] == 0
+
+
 def asked(**change):
     return resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["asked"]
 

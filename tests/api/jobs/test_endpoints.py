@@ -359,8 +359,14 @@ class TestEstimate:
         tenant.succeed(attempt, tmp_path)
         other = {**spec, "method": {"name": "rkd"}}
 
-        assert before == {"bytes": 2 * 80 * 3 * 2, "views": 2, "hit": False}
-        assert http.post("/v1/estimates", json=spec).json()["teacher_cache"] == {**before, "hit": True}
+        after = http.post("/v1/estimates", json=spec).json()["teacher_cache"]
+        assert (before["bytes"], before["views"], before["hit"], before["saved_seconds"]) == (
+            2 * 80 * 3 * 2,
+            2,
+            False,
+            0,
+        )
+        assert after == {**before, "hit": True, "saved_seconds": before["seconds"]}
         assert not http.post("/v1/estimates", json=other).json()["teacher_cache"]["hit"]
 
     def test_a_spec_that_cannot_be_is_refused_alike(self, http, spec):
