@@ -88,6 +88,11 @@ class Minivit(Method):
             )
         return Form("flexible", asked | {"relative_position": params.relative_position})
 
+    @property
+    def reads_teacher_logits(self) -> bool:
+        """Only in ``distillation``."""
+        return self.params.logits_weight > 0
+
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
         """All terms, weighted."""
         asked, (teacher,) = self.params, teachers

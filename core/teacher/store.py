@@ -1,8 +1,9 @@
 """What teachers said, on disk: numbers by sample, in shards that are whole or not there.
 
-``<root>/<key>/<number>.shard`` is a BLAKE2b digest, a line of JSON and float16 rows. The digest covers key
-and number as well, so that a damaged, torn or misplaced shard is noticed when it is read, and made again.
-Whoever fills reads again first, so that work is done once. Locks and room are those of a shared folder.
+``<root>/<key>/<number>.shard`` is a BLAKE2b digest, a line of JSON and float16 rows, which begin at a multiple
+of 64 bytes. The digest covers key and number as well, so that a damaged, torn or misplaced shard is noticed when
+it is read, and made again. Whoever fills reads again first, so that work is done once. Locks and room are those of
+a shared folder.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from core.shared_folder import SharedFolder, in_words
 
 _DIGEST_BYTES = 32
+_ALIGNMENT = 64  # of rows in their file, so that they can be mapped
 
 Rows = npt.NDArray[np.float16]
 
@@ -28,7 +30,7 @@ Rows = npt.NDArray[np.float16]
 class Shard:
     """Some rows of an entry, and how long the teacher took for them."""
 
-    rows: Rows  # (N, C)
+    rows: Rows  # (N, W)
     seconds: float
 
 
@@ -40,12 +42,16 @@ class Entry:
         self._key = key
         self._folder = folder
 
-    def read(self, number: int) -> Shard | None:
-        """A shard, or None where there is none that is whole."""
+    def read(self, number: int, *, mapped: bool = False) -> Shard | None:
+        """A shard, or None where there is none that is whole. ``mapped`` leaves its rows on disk once it was checked.
+
+        Nothing changes a shard under its mapping: others only take its name away, or give it to another file.
+        """
         if self._folder is None:
             return None
+        path = self._path(self._folder, number)
         try:
-            content = self._path(self._folder, number).read_bytes()
+            content = path.read_bytes()
         except OSError:
             return None
         digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
@@ -53,14 +59,22 @@ class Entry:
             return None
         line, _, data = body.partition(b"\n")
         facts = json.loads(line)
-        return Shard(np.frombuffer(data, dtype="<f2").reshape(facts["rows"], -1), facts["seconds"])
+        if not mapped:
+            return Shard(np.frombuffer(data, dtype="<f2").reshape(facts["rows"], -1), facts["seconds"])
+        try:
+            rows = np.memmap(path, dtype="<f2", mode="r", offset=len(content) - len(data))
+        except OSError:
+            return None
+        return Shard(np.asarray(rows).reshape(facts["rows"], -1), facts["seconds"])
 
     def write(self, number: int, shard: Shard) -> None:
         """Keep a shard, unless the store has stopped. Needs the entry for filling."""
         if self._folder is None or self._store.stopped is not None:
             return
         facts = {"rows": len(shard.rows), "seconds": round(shard.seconds, 6)}
-        body = json.dumps(facts).encode() + b"\n" + shard.rows.astype("<f2", copy=False).tobytes()
+        line = json.dumps(facts).encode()
+        line += b" " * (-(_DIGEST_BYTES + len(line) + 1) % _ALIGNMENT) + b"\n"
+        body = line + shard.rows.astype("<f2", copy=False).tobytes()
         path = self._path(self._folder, number)
         beside = path.with_suffix(".partial")  # one name: the lock's holder alone writes it
         try:

@@ -104,7 +104,7 @@ class RunContext:
     def looked_at(self, image_size: int) -> Pixels:
         """The part of the test split that is looked at while training."""
         whole = self.pixels("test", image_size)
-        stride = math.ceil(len(whole) / _MAX_LOOKED_AT)
+        stride = look_stride(len(whole))
         return Pixels(images=whole.images[::stride], labels=whole.labels[::stride])
 
     def judge(self, image_size: int) -> EmbeddingJudge:
@@ -120,3 +120,8 @@ class RunContext:
     def top1(self, logits: Callable[[Tensor], Tensor], pixels: Pixels) -> float:
         """The fraction of pictures that a network gets right. Raises ``Interrupted`` on request."""
         return evaluate_accuracy(logits, pixels, device=self.arithmetic.device, poll=self.poll).top1
+
+
+def look_stride(num_pictures: int) -> int:
+    """Of so many test pictures each how-manyth is looked at while training."""
+    return math.ceil(num_pictures / _MAX_LOOKED_AT)

@@ -390,6 +390,37 @@ def test_nothing_wanted_is_a_plain_run():
     assert run_tapped(nn.Flatten(), torch.ones(1, 2, 2), Wanted()).logits.equal(torch.ones(1, 4))
 
 
+@every_family
+@pytest.mark.parametrize("index", [0, -1])
+def test_a_network_that_is_left_at_a_level_has_the_same_level_and_no_logits(name, index):
+    level = range(FAMILIES[name].levels)[index]
+    whole = tap(name, levels=(level,))
+    runs = []
+    hooks = [part.register_forward_hook(lambda *_: runs.append(1)) for part in network(name).modules()]
+    tap(name, levels=(level,))
+    needed = len(runs)
+    early = tap(name, levels=(level,), logits=False)
+    for hook in hooks:
+        hook.remove()
+
+    assert early.logits.shape == (2, 0)
+    assert early.levels[level].all_tokens.equal(whole.levels[level].all_tokens)
+    assert len(runs) - needed < needed
+
+
+@every_family
+def test_without_logits_all_the_rest_is_the_same(name):
+    family = FAMILIES[name]
+    early, whole = tap(name, levels=(0,), last=True, logits=False), tap(name, levels=(0,), last=True)
+    embedding = tap(name, levels=(0,), embedding=True, logits=False).embedding
+
+    assert early.logits.shape == (2, 0)
+    assert early.levels[0].tokens.equal(whole.levels[0].tokens)
+    assert early.last.all_tokens.equal(whole.last.all_tokens)
+    assert embedding.equal(tap(name, levels=(0,), embedding=True).embedding)
+    assert len(tap(name, attentions=tuple(range(family.attentions)), logits=False).attentions) == family.attentions
+
+
 def test_a_map_is_read_row_by_row():
     feature = Feature(torch.arange(6.0).reshape(1, 6, 1), (2, 3))
 
