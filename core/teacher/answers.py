@@ -36,7 +36,7 @@ from core.train.loop import Task
 MOST_VIEW_BYTES = 4 * 1024**3
 MOST_HELD_BYTES = 256 * 1024**2  # of one view and teacher; beyond it rows stay on disk once they are stored
 SHARD_ROWS = 1024  # so much is lost at most when a run is killed
-_BLOCK_ROWS = {"cpu": 64, "cuda": 512}  # asked at once; SHARD_ROWS is a multiple of each
+_SMALL_PIXELS = 64  # a side; more of smaller pictures fill a GPU, and larger ones its memory
 _HEADER_BYTES = 192  # of a shard, at most
 
 
@@ -48,6 +48,14 @@ def can_be_stored(num_pictures: int, layouts: Sequence[Layout]) -> bool:
 def asked_views(epochs: int, views: int | None, taught_share: float) -> int:
     """How many views teachers are asked about in a training, of which they teach this share."""
     return num_views(max(1, math.ceil(epochs * taught_share)), views)
+
+
+def _block_rows(task: Task) -> int:
+    """How many pictures teachers are asked about at once; SHARD_ROWS is a multiple of it."""
+    if task.arithmetic.device.type == "cpu":
+        return 64
+    largest = max(teacher.built.preprocessing.image_size for teacher in task.teachers)
+    return 512 if largest <= _SMALL_PIXELS else 128
 
 
 def answers_for(task: Task, context: RunContext, *, spec: JobSpec, pictures: str, max_bytes: int) -> Answers | None:
@@ -64,9 +72,8 @@ def answers_for(task: Task, context: RunContext, *, spec: JobSpec, pictures: str
     if not can_be_stored(num_pictures, layouts):
         return None
     store = AnswerStore(context.cache / "answers", max_bytes)
-    needed = (
-        num_pictures * row_bytes(layouts) * asked_views(task.training.epochs, spec.training.views, method.taught_share)
-    )
+    shown = asked_views(task.training.epochs, spec.training.views, method.taught_share)
+    needed = num_pictures * row_bytes(layouts) * shown
     if needed > max_bytes:
         store.stop(f"it would need {needed:,} bytes and may take {max_bytes:,}")
     question = Question(
@@ -74,7 +81,7 @@ def answers_for(task: Task, context: RunContext, *, spec: JobSpec, pictures: str
         feed=task.feed,
         arithmetic=task.arithmetic,
         threads=context.threads,
-        block=_BLOCK_ROWS[task.arithmetic.device.type],
+        block=_block_rows(task),
     )
     asked = asked_of_teachers(spec, method, num_pictures)
     return Answers(list(zip(task.teachers, layouts, strict=True)), question, store, context.reporter, asked)

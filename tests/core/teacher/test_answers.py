@@ -18,7 +18,7 @@ from core.models.taps import Wanted
 from core.reporting import Control, Interrupted
 from core.spec import parse_job_spec
 from core.teacher import answers as answers_module
-from core.teacher.answers import answers_for
+from core.teacher.answers import answers_for, asked_views
 from core.train.feed import Feed
 from core.train.precision import Arithmetic
 
@@ -247,3 +247,32 @@ def test_a_view_that_is_too_big_for_memory_is_asked_batch_by_batch(asking, monke
 
     assert asking(teachers=[Teacher(), Teacher(1)]).answers is None
     assert asking(teachers=[Teacher()]).answers is not None
+
+
+def test_views_of_a_stage_without_a_teacher_need_no_room(asking):
+    assert asked_views(10, None, 0.83) == 9
+    assert asked_views(10, 4, 0.5) == 4
+    assert asked_views(3, None, 0.01) == 1
+    assert asking(epochs=4, views=None, taught_share=0.5, max_bytes=2 * N * C * 2).answers._store.stopped is None
+
+
+def test_a_view_that_is_not_held_reads_the_same_from_disk(asking, monkeypatch, tmp_path):
+    told = asking("held").walk(range(16))
+    monkeypatch.setattr(answers_module, "MOST_HELD_BYTES", 0)
+    reading, filling = asking("reading"), asking("filling", cache=tmp_path / "other")
+
+    assert reading.walk(range(16)).equal(told)
+    assert filling.walk(range(16)).equal(told)
+    assert (reading.asked, filling.asked) == (0, 2 * N)
+
+
+def test_a_gpu_is_asked_about_fewer_pictures_of_many_pixels():
+    def task(size, device):
+        preprocessing = plain_preprocessing(image_size=size, channels=1)
+        built = BuiltModel(nn.Identity(), "none", {}, preprocessing)
+        arithmetic = Arithmetic(torch.device(device), "fp32")
+        return SimpleNamespace(arithmetic=arithmetic, teachers=[SimpleNamespace(built=built)])
+
+    blocks = [answers_module._block_rows(task(*one)) for one in ((32, "cpu"), (32, "cuda"), (224, "cuda"))]
+    assert blocks == [64, 512, 128]
+    assert all(answers_module.SHARD_ROWS % block == 0 for block in blocks)
