@@ -20,8 +20,8 @@ class MinivitParams(MethodParams):
         paper="MiniViT: Compressing Vision Transformers with Weight Multiplexing, arXiv:2204.07154",
         year=2022,
         when="The student, a ViT or a Swin, has to be small on disk: half the weights at the same depth, in about the "
-        "same time. A Swin learns its relations from a Swin with the same windows. With relation_weight and hidden_weight 0 "
-        "any teacher will do.",
+        "same time. A Swin learns its relations from a Swin with the same windows. With relation_weight and "
+        "hidden_weight 0 any teacher will do.",
         needs=Needs(teacher=("logits", "attentions", "levels"), student_families=("transformer",)),
         caches=("logits",),
     )
