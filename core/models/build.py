@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.layers import DropPath
 from timm.models import get_pretrained_cfg
 from torch import nn
 
@@ -59,7 +60,7 @@ def build_student(
         form = shaping(name, arguments) if shaping else None
         if form is not None:
             name, arguments = form.shape(name, arguments)
-        module = _create(name, _with_drop_path(name, arguments, drop_path))
+        module = _create_dropping(name, arguments, drop_path)
         return BuiltModel(module, name, arguments, plain_preprocessing(image_size=image_size, channels=facts.channels))
     name, arguments, module, preprocessing = _student_from_weights(spec, facts, image_size, models, hub)
     form = shaping(name, arguments) if shaping else None
@@ -68,8 +69,10 @@ def build_student(
     if drop_path > 0 or changed:
         # Built again: stochastic depth belongs to the constructor, and so does the form.
         state = module.state_dict()
-        module = _create(final_name, _with_drop_path(final_name, final, drop_path))
+        module = _create_dropping(final_name, final, drop_path)
         load_strictly(module, form.fit(state, module) if form and changed else state, name=final_name)
+    else:
+        _drop_nothing(module)
     return BuiltModel(module, final_name, final, preprocessing)
 
 
@@ -188,10 +191,19 @@ def _create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False
     return module.train()
 
 
-def _with_drop_path(name: str, arguments: Mapping[str, Any], drop_path: float) -> dict[str, Any]:
+def _create_dropping(name: str, arguments: Mapping[str, Any], drop_path: float) -> nn.Module:
+    """The model with this much stochastic depth, where it has any; some of timm's have it unless told otherwise."""
     if drop_path > 0 and accepts_drop_path(name, arguments):
-        return {**arguments, "drop_path_rate": drop_path}
-    return dict(arguments)
+        return _create(name, {**arguments, "drop_path_rate": drop_path})
+    module = _create(name, arguments)
+    _drop_nothing(module)
+    return module
+
+
+def _drop_nothing(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, DropPath):
+            part.drop_prob = 0.0
 
 
 def _stored(reference: str, models: Mapping[str, Path]) -> Path:

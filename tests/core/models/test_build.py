@@ -2,6 +2,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import DropPath
 
 from core.errors import InvalidSpec, SpecCannotRun, WeightsMismatch, WeightsUnavailable
 from core.models.build import Facts, accepts_drop_path, build_student, build_teacher
@@ -86,6 +87,32 @@ def test_drop_path_is_set_and_not_part_of_the_recipe(student, shaping):
 
     assert built.module.blocks[1].drop_path1.drop_prob == pytest.approx(0.2)
     assert "drop_path_rate" not in built.arguments
+
+
+SWIN = {"patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2]}
+
+
+def dropped(module):
+    return {part.drop_prob for part in module.modules() if isinstance(part, DropPath)}
+
+
+def test_no_drop_path_is_none_also_where_timm_has_some_by_default(tmp_path):
+    spec = StudentSpec(architecture="swin_tiny_patch4_window7_224", arguments=SWIN)
+    built = build(spec, size=16)
+    save_folder(
+        built.module,
+        tmp_path,
+        architecture=built.architecture,
+        arguments=built.arguments,
+        preprocessing=built.preprocessing,
+    )
+
+    again = build_student(
+        spec.model_copy(update={"weights": "mdl_a"}), facts=FACTS, image_size=16, models={"mdl_a": tmp_path}
+    )
+
+    assert dropped(timm.create_model(spec.architecture, img_size=16, **SWIN)) != {0.0}
+    assert dropped(built.module) == dropped(again.module) == {0.0}
 
 
 def test_drop_path_is_left_out_where_there_is_none():
