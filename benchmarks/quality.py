@@ -202,7 +202,6 @@ class Bench:
             figures, exported, reporter = self._train(self._document(entry, seed), label, self._shelf_of(entry, seed))
             result |= {"validation_top1": figures["top1"], **{name: figures[name] for name in _FIGURES}}
             result |= {"test_top1": self._tested(exported), "status": "succeeded", "terms": reporter.terms}
-            result["step_seconds"] = reporter.step_seconds
         except PotstillError as error:
             result |= {"status": error.code, "problem": error.detail[:500]}
         result |= {"seconds": round(time.monotonic() - began, 1), "machine": machine()}

@@ -71,7 +71,7 @@ def page(
     failed = [result for result in results if result["status"] != "succeeded"]
     return "".join((
         _head(budget, results),
-        _table(rows, baseline, results),
+        _table(rows, baseline),
         _words(rows, baseline, noise),
         _missing(entries, rows, failed),
     ))  # fmt: skip
@@ -114,20 +114,19 @@ def _head(budget: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> st
         "which stand `scratch` and `kd` with that student.\n"
         f"- `attention_probe` never sees the training pictures but chooses from {budget['pool']:,} others without "
         "labels; `uvc` starts from the student of `scratch`, so it is trained twice as long, and makes it cheaper.\n"
-        f"- Top-1 in percent, with a 95 % interval of the mean where there are several seeds. {hours:.1f} hours on "
-        f"{on['processor']}, {on['cpus']} CPUs, torch {on['torch']}.\n\n"
+        "- What a step of each method costs is measured apart: [methods](methods/README.md).\n"
+        "- Top-1 in percent, with a 95 % interval of the mean where there are several seeds.\n"
+        f"- {hours:.1f} hours for all runs together, beside other work, on {on['processor']}, {on['cpus']} CPUs, torch "
+        f"{on['torch']}.\n\n"
     )
 
 
-def _table(rows: Mapping[str, Measured], baseline: Callable[[Any], str], results: Sequence[Mapping[str, Any]]) -> str:
-    first = [run for run in results if run["method"] == "scratch" and run.get("step_seconds")]
-    plain = {run["student"]: run["step_seconds"] for run in first}
+def _table(rows: Mapping[str, Measured], baseline: Callable[[Any], str]) -> str:
     cells = []
     for row in sorted(rows.values(), key=lambda row: -row.mean):
         run, entry = row.runs[0], row.entry
         other = rows.get(baseline(entry))
         gain = f"{row.mean - other.mean:+.1f}" if other is not None and entry.method not in {"scratch", "kd"} else ""
-        step = run.get("step_seconds")
         cells.append((
             f"`{entry.method}`" + (f" ({entry.name.partition(', ')[2]})" if ", " in entry.name else ""),
             " and ".join(entry.teachers) or "none",
@@ -136,9 +135,8 @@ def _table(rows: Mapping[str, Measured], baseline: Callable[[Any], str], results
             f"{100 * statistics.fmean(r['validation_top1'] for r in row.runs):.1f}",
             str(len(row.runs)),
             f"{run['parameters'] / 1e6:.2f} M",
-            f"{step / plain[entry.student]:.2f}" if step and entry.student in plain else "",
         ))  # fmt: skip
-    figures = ("top-1", "over kd", "validation", "seeds", "parameters", "step × scratch")
+    figures = ("top-1", "over kd", "validation", "seeds", "parameters")
     return table(("method", "teacher", *figures), cells, right=figures)
 
 

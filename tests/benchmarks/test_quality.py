@@ -31,7 +31,7 @@ def result(name, top1, *, seed=0, validation=None, **more):
     return {
         "entry": name, **asdict(entry), "seed": seed, "budget": asdict(BUDGET), "status": "succeeded", "cnn": "dla34",
         "test_top1": top1, "validation_top1": validation or top1, "parameters": 300_000, "seconds": 60.0,
-        "step_seconds": 0.1, "machine": {"processor": "CPU", "cpus": 2, "torch": "2"}, **more,
+        "machine": {"processor": "CPU", "cpus": 2, "torch": "2"}, **more,
     }  # fmt: skip
 
 
