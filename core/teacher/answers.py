@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.data.transfer import sent
 from core.data.views import num_views, view_of_epoch
 from core.methods import Batch, Teacher
 from core.models.taps import Outputs
@@ -120,7 +121,7 @@ class Answers:
     def of(self, batch: Batch) -> list[Outputs]:
         """What each teacher said of a batch of the step that was made ready: float32, on the device."""
         device = self._question.arithmetic.device
-        return [Outputs(said_NC[batch.indices].to(device, non_blocking=True).float()) for said_NC in self._said]
+        return [Outputs(sent(said_NC[batch.indices], device).float()) for said_NC in self._said]
 
     def finish(self) -> Tally:
         """Tell what was asked and what was found."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from torch import Tensor
 from core.data.mixing import Mixing
 from core.data.pixels import Pixels, load_pixels
 from core.data.stored import UNLABELLED, SplitName, StoredDataset
+from core.errors import OutOfMemory
 from core.evaluate import EmbeddingJudge, evaluate_accuracy
-from core.reporting import Control, Interrupted, Reporter
-from core.spec import TrainingBase
+from core.reporting import Control, Interrupted, Reporter, Workspace
+from core.spec import JobSpec, TrainingBase
 from core.spec.facts import Facts
+from core.train.environment import is_out_of_memory, reproducible
 from core.train.feed import Feed
 from core.train.loop import Watch
-from core.train.precision import Arithmetic
+from core.train.precision import Arithmetic, choose_arithmetic, choose_device
 
 _LEAVE = (Control.PAUSE, Control.CANCEL, Control.DRAIN)
 _MAX_LOOKS = 20
@@ -115,3 +118,34 @@ class RunContext:
     def top1(self, logits: Callable[[Tensor], Tensor], pixels: Pixels) -> float:
         """The fraction of pictures that a network gets right. Raises ``Interrupted`` on request."""
         return evaluate_accuracy(logits, pixels, device=self.arithmetic.device, poll=self.poll).top1
+
+
+@contextmanager
+def opened(
+    spec: JobSpec, workspace: Workspace, reporter: Reporter, *, threads: int, rank: int = 0
+) -> Iterator[RunContext]:
+    """The surroundings of a run in this process, whose torch computes as the spec says until they are left.
+
+    Raises:
+        SpecCannotRun: The device is not there.
+        OutOfMemory: What is done there asked for more than there is.
+    """
+    device = choose_device(spec.resources.accelerator, devices=spec.resources.devices, rank=rank)
+    with StoredDataset.open(workspace.dataset) as stored, reproducible(threads=threads, device=device):
+        context = RunContext(
+            stored=stored,
+            arithmetic=choose_arithmetic(device, spec.training.precision),
+            threads=threads,
+            reporter=reporter,
+            root=workspace.root,
+            cache=workspace.cache,
+        )
+        try:
+            yield context
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"there is not enough memory on {device.type}: {error}. Lower training.batch_size or "
+                "training.image_size, or take a smaller model."
+            ) from error
