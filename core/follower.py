@@ -21,7 +21,7 @@ from core.pipeline import students_task
 from core.reporting import Control, Progress, SavedCheckpoint, Stage
 from core.train.checkpoint import read_checkpoint
 from core.train.context import opened
-from core.train.followers import Orders, tell_failure, threads_each
+from core.train.followers import Orders, tell_failure
 from core.train.loop import Stepper
 from core.train.parts import parted
 from core.train.ranks import joined
@@ -78,7 +78,7 @@ class Silent:
 def follow(orders: Orders, rank: int, size: int) -> None:
     """Train to the last step, unless this process is ended before."""
     spec, workspace = orders.job(), orders.workspace(rank)
-    with opened(spec, workspace, Silent(orders), threads=threads_each(spec), rank=rank) as context:
+    with opened(spec, workspace, Silent(orders), rank=rank) as context:
         task = students_task(spec, workspace, context)
         orders.ready(rank).touch()
         with joined(orders.meeting, rank=rank, size=size, device=context.arithmetic.device) as ranks:

@@ -33,8 +33,8 @@ from core.spec import JobSpec, TeacherSpec
 from core.teacher.answers import Answers, Tally, answers_for
 from core.teacher.frozen import FrozenTeacher
 from core.teacher.training import TrainedTeacher
-from core.train.context import RunContext, opened
-from core.train.followers import Orders, led, threads_each
+from core.train.context import RunContext, opened, threads_each
+from core.train.followers import Orders, led
 from core.train.gathering import Gathering, planned_schedule
 from core.train.loop import Saving, Task, Trainer
 from core.train.parts import parted
@@ -54,9 +54,7 @@ def run(spec: JobSpec, workspace: Workspace, reporter: Reporter) -> RunResult:
         Interrupted: The reporter asked to pause, cancel or drain; a checkpoint is saved.
         RunError: The run cannot go on; its ``code`` says why.
     """
-    threads = spec.resources.threads
-    assert threads is not None, "a resolved spec says how many threads"
-    with opened(spec, workspace, reporter, threads=threads) as context:
+    with opened(spec, workspace, reporter) as context:
         return _Pipeline(spec, workspace, context).run()
 
 

@@ -120,22 +120,31 @@ class RunContext:
         return evaluate_accuracy(logits, pixels, device=self.arithmetic.device, poll=self.poll).top1
 
 
+def threads_each(spec: JobSpec) -> int:
+    """CPU threads of each process while several train together; all of them where there is one."""
+    assert spec.resources.threads is not None, "a resolved spec says how many threads"
+    return max(1, spec.resources.threads // spec.resources.devices)
+
+
 @contextmanager
-def opened(
-    spec: JobSpec, workspace: Workspace, reporter: Reporter, *, threads: int, rank: int = 0
-) -> Iterator[RunContext]:
+def opened(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, rank: int = 0) -> Iterator[RunContext]:
     """The surroundings of a run in this process, whose torch computes as the spec says until they are left.
+
+    Each of several ranks has its part of the threads; the context's own ``threads`` are the job's, by which its
+    products are known.
 
     Raises:
         SpecCannotRun: The device is not there.
         OutOfMemory: What is done there asked for more than there is.
     """
+    assert spec.resources.threads is not None, "a resolved spec says how many threads"
     device = choose_device(spec.resources.accelerator, devices=spec.resources.devices, rank=rank)
+    threads = spec.resources.threads if rank == 0 else threads_each(spec)
     with StoredDataset.open(workspace.dataset) as stored, reproducible(threads=threads, device=device):
         context = RunContext(
             stored=stored,
             arithmetic=choose_arithmetic(device, spec.training.precision),
-            threads=threads,
+            threads=spec.resources.threads,
             reporter=reporter,
             root=workspace.root,
             cache=workspace.cache,

@@ -25,6 +25,7 @@ from core.errors import PotstillError, ProcessLost, error_document, restore_erro
 from core.lifeline import CRASHED
 from core.reporting import Workspace
 from core.spec import JobSpec, parse_job_spec
+from core.train.context import threads_each
 from core.train.ranks import ALONE, Ranks, joined
 
 MODULE = "core.follower"
@@ -32,12 +33,6 @@ _LOOK_SECONDS = 0.05
 _TOLD_SECONDS = 3.0  # after an error here, for another process to be seen dead
 _STUCK_SECONDS = 30.0  # after the end of another process, for this one to have noticed
 _LAST_WORDS = 300  # characters
-
-
-def threads_each(spec: JobSpec) -> int:
-    """CPU threads of each process while they train together."""
-    assert spec.resources.threads is not None, "a resolved spec says how many threads"
-    return max(1, spec.resources.threads // spec.resources.devices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
