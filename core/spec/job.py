@@ -199,7 +199,9 @@ class JobSpec(Document):
     compression: tuple[dict[str, JsonValue], ...] = Field(default=(), max_length=16)
     export: tuple[ExportFormat, ...] = Field(default=("safetensors", "onnx"), max_length=8)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
-    priority: int = Field(default=0, ge=-100, le=100, description="Of a project's jobs the higher goes first; projects take turns.")
+    priority: int = Field(
+        default=0, ge=-100, le=100, description="Of a project's jobs the higher goes first; projects take turns."
+    )
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=16
     )

@@ -350,9 +350,10 @@ def test_a_job_for_several_devices_stays_as_it_is():
 
 
 def test_a_method_that_compares_samples_wants_one_device():
-    assert "rkd with these parameters compares the samples" in refusal(**on_devices(2, method={"name": "rkd"}))[
-        "/resources/devices"
-    ]
+    assert (
+        "rkd with these parameters compares the samples"
+        in refusal(**on_devices(2, method={"name": "rkd"}))["/resources/devices"]
+    )
     feature = {"name": "fitnets", "logits": "dist"}
     assert "set devices to 1" in refusal(**on_devices(2, method=feature))["/resources/devices"]
     assert resolve(spec(**on_devices(1, method=feature)), DIGITS, {}, threads=2)

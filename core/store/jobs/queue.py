@@ -22,7 +22,8 @@ def claim(session: Session, *, worker_id: str, accelerator: Literal["cpu", "cuda
 
     Projects take turns: the one with the fewest running jobs comes first, then the one that was served longest
     ago, so that none can starve the others, whatever priorities it gives. Of its jobs the one with the highest
-    priority is taken, then the oldest. The claim starts a new attempt, which outdates every earlier one, and pins an accelerator that was `auto`.
+    priority is taken, then the oldest. The claim starts a new attempt, which outdates every earlier one, and pins
+    an accelerator that was `auto`.
     """
     job_id = session.scalars(_candidates(accelerator).limit(1)).one_or_none()
     if job_id is None:

@@ -80,7 +80,9 @@ def test_one_device_starts_nobody(orders):
 def test_one_that_ends_while_it_starts_is_told_with_its_last_words(orders, other):
     other("raise SystemExit('there is no such student')")
 
-    with pytest.raises(ProcessLost, match="process 1 of the 2 .* ended with status 1; its last words: there is no such"):
+    with pytest.raises(
+        ProcessLost, match=r"process 1 of the 2 .* ended with status 1; its last words: there is no such"
+    ):
         lead(orders)
 
 
