@@ -37,7 +37,9 @@ format: install
 docs: install
 	$(BIN)/python -m server.reference
 
+# The packages to measure against are no part of the installation; without them, and a network, they are left out.
 bench: install
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
 # The paths that need a GPU, in less than ten minutes; skipped where there is none.

@@ -43,7 +43,10 @@ class MethodOut(Out):
     year: int
     parameters: dict[str, Any] = Field(description="JSON Schema of the spec's `method`, with defaults.")
     needs: NeedsOut
-    caches: list[str] = Field(description="What of the teacher can be stored once and used again.")
+    caches: list[str] = Field(
+        description="What teachers say of a view that is stored once and used by every job that asks the same. Empty "
+        "where the method asks them in every step."
+    )
     cost: float | None = Field(
         description="Seconds of a training step over those of `scratch` with the same student, the teachers' answers "
         "included; measured on a small pair on a CPU. Null: not measured."

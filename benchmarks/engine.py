@@ -13,7 +13,7 @@ from core import inspection, pipeline
 from core.data.stored import StoredDataset
 from core.local import FolderReporter
 from core.models.header import read_facts
-from core.reporting import Control, RunResult, Stage, Workspace
+from core.reporting import PIXEL_CACHE_BYTES, Control, RunResult, Stage, Workspace
 from core.spec import JobSpec, parse_job_spec
 from core.spec.facts import DatasetFacts
 
@@ -25,6 +25,7 @@ class Shelf:
     work: Path
     datasets: Mapping[str, Path]
     models: Mapping[str, Path] = field(default_factory=dict)
+    pixel_cache_bytes: int = PIXEL_CACHE_BYTES
 
     def resolve(self, document: Mapping[str, Any], *, threads: int) -> JobSpec:
         """The spec with nothing left open. Raises ``InvalidSpec``."""
@@ -38,7 +39,12 @@ class Shelf:
         others = {name: self.datasets[name] for name in spec.method.datasets().values()}
         cache = self.work / "cache"
         return Workspace(
-            root=root, cache=cache, dataset=self.datasets[spec.dataset], models=self.models, datasets=others
+            root=root,
+            cache=cache,
+            dataset=self.datasets[spec.dataset],
+            models=self.models,
+            datasets=others,
+            pixel_cache_bytes=self.pixel_cache_bytes,
         )
 
 

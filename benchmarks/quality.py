@@ -18,11 +18,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.engine import Shelf, Watching, run
 from benchmarks.photographs import (
     FINAL,
     IMAGE_SIZE,
     LESSONS,
+    NUM_CLASSES,
     STUDENTS,
     Deal,
     NothingToMeasureOn,
@@ -31,10 +34,11 @@ from benchmarks.photographs import (
 )
 from benchmarks.quality_page import page
 from benchmarks.results import DOCS, RESULTS, ROOT, machine, write_json
-from core.data.pixels import load_pixels
-from core.data.stored import StoredDataset
+from core.data.pixels import Pixels, load_pixels
+from core.data.stored import SplitName, StoredDataset
 from core.errors import PotstillError
-from core.evaluate import evaluate_exported
+from core.evaluate import EmbeddingJudge, evaluate_accuracy
+from core.models.weights import load_folder
 from core.reporting import Interrupted
 from core.spec import METHODS
 
@@ -49,6 +53,7 @@ _CNN_STUDENT = {
     "arguments": {"layers": [1, 1, 1, 1], "channels": [24, 48, 96, 192]},
 }
 _TEACHER = {"embed_dim": 128, "depth": 6, "num_heads": 4}
+_FIGURES = ("parameters", "flops", "size_bytes")
 _ATTENTIVE = {"attention", "attentions", "patch tokens"}  # what a CNN teacher does not have
 
 
@@ -60,7 +65,7 @@ class Budget:
     validation: int = 1_000
     pool: int = 3_000
     lessons: int = 6_000
-    epochs: int = 20
+    epochs: int = 12
     views: int = 4
     teacher_epochs: int = 12
     batch_size: int = 64
@@ -182,7 +187,7 @@ class Bench:
                 "training": self._training(0) | {"epochs": self.budget.teacher_epochs},
                 "export": ["safetensors"],
             }
-            exported, _ = self._train(document, folder.name, self.shelf)
+            _, exported, _ = self._train(document, folder.name, self.shelf)
             shutil.copytree(exported, folder)
         self.teachers = {"cnn": cnn, "vit": _vit(_TEACHER) | {"weights": "mdl_vit"}}
         self.shelf = replace(self.shelf, models={**models, "mdl_vit": folder})
@@ -194,18 +199,21 @@ class Bench:
         result["cnn"] = self.teachers["cnn"]["architecture"]
         began = time.monotonic()
         try:
-            exported, reporter = self._train(self._document(entry, seed), label, self._shelf_of(entry, seed))
-            result |= self._measured(exported, entry, seed) | {"status": "succeeded", "terms": reporter.terms}
+            figures, exported, reporter = self._train(self._document(entry, seed), label, self._shelf_of(entry, seed))
+            result |= {"validation_top1": figures["top1"], **{name: figures[name] for name in _FIGURES}}
+            result |= {"test_top1": self._tested(exported), "status": "succeeded", "terms": reporter.terms}
             result["step_seconds"] = reporter.step_seconds
         except PotstillError as error:
             result |= {"status": error.code, "problem": error.detail[:500]}
         result |= {"seconds": round(time.monotonic() - began, 1), "machine": machine()}
         write_json(self.folder / f"{label}.json", result)
+        if entry == _entry("scratch") and result["status"] == "succeeded":
+            self._keep(exported, seed)
         shutil.rmtree(self.work / "runs" / label, ignore_errors=True)
         print(result["status"], f"{result.get('validation_top1', 0):.1%}", f"{result['seconds']} s", flush=True)
 
-    def _train(self, document: Mapping[str, Any], label: str, shelf: Shelf) -> tuple[Path, Watching]:
-        """Run a job, or go on with it. Raises ``Interrupted`` at the end of the time."""
+    def _train(self, document: Mapping[str, Any], label: str, shelf: Shelf) -> tuple[dict[str, Any], Path, Watching]:
+        """Run a job, or go on with it: the student's figures, its files. Raises ``Interrupted`` when time is over."""
         root = self.work / "runs" / label
         spec = shelf.resolve(document, threads=self.threads)
         said = root / "spec.json"
@@ -214,24 +222,31 @@ class Bench:
         root.mkdir(parents=True, exist_ok=True)
         said.write_text(spec.model_dump_json(), encoding="utf-8")
         reporter = Watching(root, teachers=self.work / "teachers", deadline=self.deadline)
-        run(shelf, spec, root, reporter)
-        return root / "export", reporter
+        done = run(shelf, spec, root, reporter)
+        return done.result["student"], root / "export", reporter
 
-    def _measured(self, exported: Path, entry: Entry, seed: int) -> dict[str, Any]:
-        """The finished student on both splits; of the plain one the weights are kept, for methods that need them."""
-        found: dict[str, Any] = {}
-        for name, dataset in (("validation", STUDENTS), ("test", FINAL)):
-            with StoredDataset.open(self.shelf.datasets[dataset]) as stored:
-                pixels = load_pixels(stored, "test", IMAGE_SIZE, self.work / "cache", threads=self.threads)
-            measured = evaluate_exported(exported, pixels)
-            assert measured.accuracy is not None, "these pictures have labels"
-            found[f"{name}_top1"] = measured.accuracy.top1
-            found |= {"parameters": measured.parameters, "flops": measured.flops, "size_bytes": measured.size_bytes}
-        if entry == _entry("scratch"):
-            target = self._scratch(seed)
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(exported, target)
-        return found
+    def _tested(self, exported: Path) -> float:
+        """The finished student's top-1 on the pictures that nothing else looks at; by its neighbours without a head."""
+        built = load_folder(exported)
+        built.module.eval()
+        test = self._pixels(FINAL, "test")
+        if built.num_classes:
+            return evaluate_accuracy(built, test).top1
+        train = self._pixels(STUDENTS, "train")
+        judge = EmbeddingJudge(train, test, NUM_CLASSES, device=torch.device("cpu"), poll=lambda: None)
+        judged = judge(built).accuracy
+        assert judged is not None, "these pictures have labels"
+        return judged.top1
+
+    def _pixels(self, dataset: str, split: SplitName) -> Pixels:
+        with StoredDataset.open(self.shelf.datasets[dataset]) as stored:
+            return load_pixels(stored, split, IMAGE_SIZE, self.work / "cache", threads=self.threads)
+
+    def _keep(self, exported: Path, seed: int) -> None:
+        """Keep the plain student's weights, for methods that start from them."""
+        target = self._scratch(seed)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(exported, target)
 
     def _document(self, entry: Entry, seed: int) -> dict[str, Any]:
         params = METHODS[entry.method].params

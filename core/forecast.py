@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.data.views import num_views, steps_per_epoch
+from core.data.views import steps_per_epoch
 from core.evaluate.appraisal import Appraisal, has_drop_path
-from core.evaluate.estimate import Load, estimate_memory, estimate_seconds
+from core.evaluate.estimate import Load, estimate_memory, estimate_seconds, load_seconds
+from core.methods import Method
 from core.spec import JobSpec
 from core.spec.facts import DatasetFacts, ModelFacts
-from core.teacher.answers import MOST_VIEW_BYTES, view_bytes
+from core.teacher.answers import asked_views, can_be_stored
+from core.teacher.asked import asked_of_teachers
+from core.teacher.layout import lay_out, row_bytes
 
 _ENLARGED = 2  # times the dataset's own size: nothing is learned from blown-up pixels, and each costs
 
@@ -71,16 +74,19 @@ def estimate_of(
     *,
     num_pictures: int,
     num_pool: int,
-    reads_answers: bool,
+    method: Method,
 ) -> dict[str, Any]:
     """The contract's answer to ``POST /v1/estimates``; ``num_pictures`` are trained on, ``num_pool`` only looked at.
 
-    ``reads_answers``: whether the method takes nothing but logits from its teachers, so that they can be stored.
+    ``method`` is the one that was built for these networks.
     """
     batch = min(spec.training.batch_size, num_pictures)
-    total_steps = spec.training.epochs * steps_per_epoch(num_pictures, spec.training.batch_size)
+    an_epoch = steps_per_epoch(num_pictures, spec.training.batch_size)
+    total_steps = spec.training.epochs * an_epoch
     training = Load(student.appraisal, batch, total_steps, trains=True)
-    online = [Load(teacher.appraisal, batch, total_steps, trains=False) for teacher in teachers]
+    cache = _teacher_cache(spec, teachers, method, num_pictures)
+    asked_steps = an_epoch * cache["views"] or total_steps
+    asking = [Load(teacher.appraisal, batch, asked_steps, trains=False) for teacher in teachers]
     before = [
         Load(
             model.appraisal,
@@ -94,24 +100,38 @@ def estimate_of(
     test = [Load(model.appraisal, 256, -(-facts.num_test // 256), trains=False) for model in (student, *teachers)]
     looks = [Load(teacher.appraisal, 256, -(-num_pool // 256), trains=False) for teacher in teachers if num_pool]
     threads = spec.resources.threads or 1
-    seconds = estimate_seconds(
-        [training, *online, *before, *looks, *test], threads=threads, accelerator=spec.resources.accelerator
-    )
+    on: dict[str, Any] = {"threads": threads, "accelerator": spec.resources.accelerator}
+    seconds = estimate_seconds([training, *asking, *before, *looks, *test], **on)
+    answers = sum(load_seconds(load, **on) for load in asking) if cache["views"] else 0.0
     return {
         "student": _figures(student),
         "teachers": [_figures(teacher) for teacher in teachers],
         "total_steps": total_steps,
         "seconds": round(seconds, 1),
-        "memory_bytes": estimate_memory(training, online, before, ema=spec.training.ema is not None),
-        "teacher_cache": {"bytes": _answers_bytes(spec, facts, num_pictures) if reads_answers else 0, "hit": False},
+        "memory_bytes": estimate_memory(training, asking, before, ema=spec.training.ema is not None),
+        "teacher_cache": {**cache, "seconds": round(answers, 1)},
         "warnings": list(warnings),
     }
 
 
-def _answers_bytes(spec: JobSpec, facts: DatasetFacts, num_pictures: int) -> int:
-    """What all answers of the teachers take that the job will store; 0 where they are asked batch by batch."""
-    a_view = view_bytes(num_pictures, facts.num_classes or 0, len(spec.teachers))
-    return a_view * num_views(spec.training.epochs, spec.training.views) if a_view <= MOST_VIEW_BYTES else 0
+def _teacher_cache(
+    spec: JobSpec, teachers: Sequence[PlannedModel], method: Method, num_pictures: int
+) -> dict[str, Any]:
+    """What all answers of the teachers take that the job will store; 0 where they are asked batch by batch.
+
+    ``hit`` is for somebody to fill in who knows which jobs there were: those that ``asked`` the same of ``views``.
+    """
+    asks, sparse = method.asks, method.sparse_answers
+    layouts = [lay_out(one.architecture, one.arguments, one.image_size, asks, sparse) for one in teachers]
+    if not (method.reads_answers and can_be_stored(num_pictures, layouts)):
+        return {"bytes": 0, "hit": False, "views": 0, "asked": None}
+    views = asked_views(spec.training.epochs, spec.training.views, method.taught_share)
+    return {
+        "bytes": num_pictures * row_bytes(layouts) * views,
+        "hit": False,
+        "views": views,
+        "asked": asked_of_teachers(spec, method, num_pictures),
+    }
 
 
 def _figures(model: PlannedModel) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def resolve(
         warnings,
         num_pictures=num_pictures,
         num_pool=num_pool,
-        reads_answers=method.reads_answers,
+        method=method,
     )
     return Resolution(resolved, estimate)
 

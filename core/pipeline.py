@@ -30,8 +30,10 @@ from core.models.weights import save_folder
 from core.reporting import Progress, Reporter, RunResult, Stage, Workspace
 from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
-from core.teacher.answers import Answers, Tally, answers_for
+from core.teacher.answers import Answers, answers_for
 from core.teacher.frozen import FrozenTeacher
+from core.teacher.measured import Evaluation, Evaluations
+from core.teacher.tally import Tally
 from core.teacher.training import TrainedTeacher
 from core.train.context import RunContext, opened, threads_each
 from core.train.followers import Orders, led
@@ -88,12 +90,13 @@ class _Evaluated:
 
     folder: Path
     student: Measured
-    teachers: tuple[Measured, ...]
+    teachers: tuple[Evaluation, ...]
 
     @property
     def agreement(self) -> float | None:
         """How often student and teacher decide alike, the mean over several teachers. None: without one, or labels."""
-        judged = [teacher.accuracy for teacher in self.teachers if teacher.accuracy is not None]
+        known = [teacher.measured.accuracy for teacher in self.teachers]
+        judged = [accuracy for accuracy in known if accuracy is not None]
         mine = self.student.accuracy
         if mine is None or not judged:
             return None
@@ -103,7 +106,7 @@ class _Evaluated:
         """The contract's job result, without the model's id."""
         return {
             "student": self.student.figures(),
-            "teachers": [teacher.figures() for teacher in self.teachers],
+            "teachers": [teacher.measured.figures() for teacher in self.teachers],
             "compressed": [],
             "agreement": self.agreement,
         }
@@ -125,6 +128,7 @@ class _Pipeline:
         self.seconds: dict[str, float] = {}
         self.spans = plan_spans(spec, _STUDENT, Span(_PREPARED, _TRAINED - _PREPARED))
         self.tally = Tally()
+        self.evaluations = Evaluations.of_job(context, self.image_size, headless=self.headless)
         self.learners = {
             index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context)
             for index, teacher in enumerate(spec.teachers)
@@ -268,7 +272,7 @@ class _Pipeline:
 
     def _frozen(self, teachers: Iterable[BuiltModel], task: Task) -> list[FrozenTeacher]:
         """Teachers that give what the method wants of them."""
-        return [FrozenTeacher(teacher, self.context.arithmetic, task.method.teacher_wants) for teacher in teachers]
+        return [FrozenTeacher(teacher, self.context.arithmetic, task.method.asks) for teacher in teachers]
 
     # --- training -----------------------------------------------------------------------------------
 
@@ -286,7 +290,7 @@ class _Pipeline:
         answers = answers_for(
             task,
             replace(self.context, threads=threads_each(self.spec)),
-            views=self.spec.training.views,
+            spec=self.spec,
             pictures=f"{self.context.stored.fingerprint}-{self.image_size}-train",
             max_bytes=self.workspace.teacher_cache_bytes,
         )
@@ -330,8 +334,9 @@ class _Pipeline:
         pictures = self.context.looked_at(self.image_size)
         for index, teacher in enumerate(frozen):
             assert isinstance(teacher, FrozenTeacher)
-            accuracy = self.context.top1(teacher.logits, pictures)
-            self.reporter.metrics(0, {f"teacher/{index}/top1": accuracy})
+            known = self.evaluations.top1(teacher.built, pictures)
+            top1 = self.context.top1(teacher.logits, pictures) if known is None else known
+            self.reporter.metrics(0, {f"teacher/{index}/top1": top1})
 
     # --- results ------------------------------------------------------------------------------------
 
@@ -347,16 +352,13 @@ class _Pipeline:
             classes=None if self.headless else self.context.stored.classes,
         )
         pixels = self.context.pixels("test", self.image_size)
-        device, poll, judge = (
-            self.context.arithmetic.device,
-            self.context.poll,
-            self.context.judge(self.image_size) if self.headless else None,
-        )
+        judge = self.context.judge(self.image_size) if self.headless else None
+        how: dict[str, Any] = {"device": self.context.arithmetic.device, "poll": self.context.poll, "judge": judge}
         return _Evaluated(
             folder,
-            evaluate_exported(folder, pixels, device=device, poll=poll, judge=judge),
+            evaluate_exported(folder, pixels, **how),
             tuple(
-                measure_model(prepared.teachers[index], pixels, device=device, poll=poll, judge=judge)
+                self.evaluations.of(prepared.teachers[index], lambda teacher: measure_model(teacher, pixels, **how))
                 for index in sorted(prepared.teachers)
             ),
         )

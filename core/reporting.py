@@ -13,6 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+PIXEL_CACHE_BYTES = 20 * 1024**3
+
 
 class Stage(StrEnum):
     """The stages of a job, in the order in which they run."""
@@ -124,7 +126,8 @@ class Workspace:
     only what can be computed again. ``dataset`` is a stored dataset (``core.data.stored``). ``models``
     maps ``mdl_…`` and ``job_…`` references to folders with ``config.json`` and ``model.safetensors``,
     ``datasets`` the ids of further datasets that the method reads to stored datasets. What teachers said is
-    kept in ``cache`` up to ``teacher_cache_bytes``; the student's bits do not depend on it.
+    kept in ``cache`` up to ``teacher_cache_bytes``, decoded pictures up to ``pixel_cache_bytes``; the student's
+    bits depend on neither.
     """
 
     root: Path
@@ -133,6 +136,7 @@ class Workspace:
     models: Mapping[str, Path] = field(default_factory=dict)
     datasets: Mapping[str, Path] = field(default_factory=dict)
     teacher_cache_bytes: int = 10 * 1024**3
+    pixel_cache_bytes: int = PIXEL_CACHE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

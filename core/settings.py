@@ -74,6 +74,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Most that stored answers of teachers may take of it. 0: teachers are asked in every job.",
     )
+    pixel_cache_bytes: int = Field(
+        default=20 * 1024**3,
+        ge=0,
+        description="Most that decoded pictures may take of it. A split that does not fit is decoded again and again, "
+        "ahead of the training.",
+    )
     teacher_days: float = Field(
         default=90.0, gt=0, description="A trained teacher that no job has used for so long is forgotten."
     )

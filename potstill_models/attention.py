@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
+from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 from potstill_models.mixing import HeadMixing
@@ -90,6 +91,30 @@ class SharedAttention(SizedAttention):
         scores_BHTT = mixing.before(q_BHTd @ k_BHTd.transpose(-2, -1), q_BHTd)
         weights_BHTT = mixing.after(scores_BHTT.softmax(dim=-1))
         return self.join(self.attn_drop(weights_BHTT) @ v_BHTd)
+
+
+class SharedWindowAttention(WindowAttention):  # type: ignore[misc]
+    """A Swin's attention whose weights serve several runs, its table of positions included (Mini-Swin).
+
+    Shapes: n windows of a picture.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, mixing: HeadMixing | None = None) -> Tensor:
+        """Attend within windows (Bn, T, D) as one run does; ``mask`` (n, T, T) is added behind its first transform."""
+        if mixing is None:
+            plain: Tensor = super().forward(x, mask=mask)
+            return plain
+        windows, T, _ = x.shape
+        q, k, v = self.qkv(x).reshape(windows, T, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q = q * self.scale
+        scores = mixing.before(q @ k.transpose(-2, -1) + self._get_rel_pos_bias(), q)
+        if mask is not None:
+            apart = scores.reshape(-1, mask.shape[0], self.num_heads, T, T) + mask[:, None]  # (B, n, H, T, T)
+            scores = apart.flatten(0, 1)
+        weights = mixing.after(scores.softmax(dim=-1))
+        seen = (self.attn_drop(weights) @ v).transpose(1, 2).reshape(windows, T, -1)
+        joined: Tensor = self.proj_drop(self.proj(seen))
+        return joined
 
 
 class LocalAttention(SizedAttention):

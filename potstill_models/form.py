@@ -1,4 +1,4 @@
-"""What a ``potstill_vit`` has beyond a plain ViT, as plain values, and what goes with what."""
+"""What a ``potstill_vit`` and a ``potstill_swin`` have beyond timm's, as plain values, and what goes with what."""
 
 from __future__ import annotations
 
@@ -129,3 +129,37 @@ class Form:
         heads = self.wide_heads(head_dim)
         if self.wide_last < 1 or heads < 1 or self.wide_last % heads:
             raise ValueError(f"wide_last {self.wide_last} is not a multiple of its {heads} heads: set wide_last_heads")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwinForm:
+    """The arguments of ``potstill_swin`` that timm's Swin does not have.
+
+    ``repeats``: runs of each stored block; ``depths`` count runs. A stage with fewer stores one block.
+    ``head_transforms`` and ``local_convolution`` (before the MLP) are each run's own.
+    """
+
+    repeats: int = 1
+    head_transforms: bool = False
+    local_convolution: bool = False
+
+    @property
+    def multiplexed(self) -> bool:
+        """Whether blocks are made of shared weights and runs."""
+        return self.repeats > 1 or self.head_transforms or self.local_convolution
+
+    def runs(self, depth: int) -> int:
+        """How often each stored block of a stage runs."""
+        return min(self.repeats, depth)
+
+    def check(self, depths: Sequence[int]) -> None:
+        """Refuse what cannot be built. Raises ValueError with the reason."""
+        if not depths or min(depths) < 1:
+            raise ValueError("each of depths is at least 1")
+        fitting = [times for times in range(1, max(depths) + 1) if all(d % min(times, d) == 0 for d in depths)]
+        if self.repeats not in fitting:
+            stages = ", ".join(str(depth) for depth in depths)
+            raise ValueError(
+                f"stages of {stages} blocks cannot be runs of {self.repeats} each; set repeats to one of "
+                f"{', '.join(str(times) for times in fitting)}, or change depths"
+            )

@@ -1,11 +1,13 @@
-"""What each run of a shared block adds to the attention (MiniViT, Zhang et al. 2022, arXiv:2204.07154).
+"""What each run of a shared block has for itself (MiniViT, Zhang et al. 2022, arXiv:2204.07154).
 
-Shapes: B pictures, H heads, T tokens, d dimensions of a head, K buckets of relative positions.
+Shapes: B pictures, H heads, T tokens, d dimensions of a head, K buckets of relative positions. Of maps: H rows, W
+columns, D width.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,12 +20,17 @@ _EXACT, _LARGEST, _FAR = _RATIO, 2 * _RATIO, 8 * _RATIO
 
 
 class HeadMixing(nn.Module):
-    """Transforms over the heads before and after the softmax, and relative positions of the keys."""
+    """Transforms over the heads before and after the softmax, and relative positions of the keys.
 
-    def __init__(self, heads: int, *, transforms: bool, relative: RelativeKeys | None, **dd: Any) -> None:
+    The authors' transforms have a ``bias`` in Mini-Swin and none in Mini-DeiT.
+    """
+
+    def __init__(
+        self, heads: int, *, transforms: bool, relative: RelativeKeys | None, bias: bool = False, **dd: Any
+    ) -> None:
         super().__init__()
-        self.conv_l = nn.Conv2d(heads, heads, 1, bias=False, **dd) if transforms else None
-        self.conv_w = nn.Conv2d(heads, heads, 1, bias=False, **dd) if transforms else None
+        self.conv_l = nn.Conv2d(heads, heads, 1, bias=bias, **dd) if transforms else None
+        self.conv_w = nn.Conv2d(heads, heads, 1, bias=bias, **dd) if transforms else None
         self.relative = relative
 
     @torch.no_grad()
@@ -32,16 +39,24 @@ class HeadMixing(nn.Module):
         for conv in (self.conv_l, self.conv_w):
             if conv is not None:
                 trunc_normal_(conv.weight, std=0.02)
+                if conv.bias is not None:
+                    conv.bias.zero_()
 
     def before(self, scores_BHTT: Tensor, q_BHTd: Tensor) -> Tensor:
         """Scores as the softmax gets them; ``q_BHTd`` is scaled already."""
         if self.relative is not None:
             scores_BHTT = scores_BHTT + self.relative(q_BHTd)
-        return scores_BHTT if self.conv_l is None else self.conv_l(scores_BHTT)
+        return scores_BHTT if self.conv_l is None else _mixed(scores_BHTT, self.conv_l)
 
     def after(self, weights_BHTT: Tensor) -> Tensor:
         """Weights as the values get them."""
-        return weights_BHTT if self.conv_w is None else self.conv_w(weights_BHTT)
+        return weights_BHTT if self.conv_w is None else _mixed(weights_BHTT, self.conv_w)
+
+
+def _mixed(x_BHTT: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The 1 × 1 convolution as one matrix product: with few heads and many windows torch's takes ten times as long."""
+    mixed_BHTT = torch.einsum("gh,bhij->bgij", conv.weight[:, :, 0, 0], x_BHTT)
+    return mixed_BHTT if conv.bias is None else mixed_BHTT + conv.bias[:, None, None]
 
 
 class RelativeKeys(nn.Module):
@@ -62,6 +77,26 @@ class RelativeKeys(nn.Module):
         by_bucket_BHTK = q_BHTd @ self.table
         B, H, T, _ = q_BHTd.shape
         return by_bucket_BHTK.gather(-1, self.bucket.expand(B, H, T, T))
+
+
+class LocalConvolution(nn.Module):
+    """What Mini-Swin has before each run's MLP: a norm, then what is near by a depth-wise convolution.
+
+    The residual stream itself is replaced by its norm, as in the authors' code.
+    """
+
+    _SIDE = 7
+
+    def __init__(self, dim: int, *, norm_layer: Callable[..., nn.Module], bias: bool, **dd: Any) -> None:
+        super().__init__()
+        self.norm = norm_layer(dim, **dd)
+        self.conv = nn.Conv2d(dim, dim, self._SIDE, padding=self._SIDE // 2, groups=dim, bias=bias, **dd)
+
+    def forward(self, x_BHWD: Tensor) -> Tensor:
+        """The normed map and its convolution."""
+        x_BHWD = self.norm(x_BHWD)
+        near_BDHW: Tensor = self.conv(x_BHWD.permute(0, 3, 1, 2))
+        return x_BHWD + near_BDHW.permute(0, 2, 3, 1)
 
 
 def relative_buckets(grid_size: tuple[int, int], num_prefix_tokens: int) -> tuple[Tensor, int]:

@@ -48,7 +48,7 @@ def _page(name: str, params: type[MethodParams]) -> str:
         "student": _kinds(needs.student_families) + _gives(needs.student),
         "labels": "used" if needs.labels else "not needed",
         "other datasets": ", ".join(f"`{field}`" for field in _datasets(name, params)) or "none",
-        "what of the teacher could be stored once": ", ".join(about.caches) or "nothing",
+        "what of the teacher is stored once": ", ".join(about.caches) or "nothing",
         "cost": _cost(name),
     }
     listed = "".join(f"- {what}: {value}\n" for what, value in facts.items())

@@ -50,8 +50,15 @@ class Inputs:
         root, cache = scratch / "run", context.settings.home.resolve() / "cache"
         for folder in (root, cache):
             folder.mkdir(parents=True, exist_ok=True)
-        budget = context.settings.teacher_cache_bytes
-        return Workspace(root, cache, self.dataset, self.models, self.datasets, teacher_cache_bytes=budget)
+        return Workspace(
+            root,
+            cache,
+            self.dataset,
+            self.models,
+            self.datasets,
+            teacher_cache_bytes=context.settings.teacher_cache_bytes,
+            pixel_cache_bytes=context.settings.pixel_cache_bytes,
+        )
 
     def dataset_facts(self) -> DatasetFacts:
         """What a spec needs to know of the dataset to be resolved."""

@@ -1,7 +1,8 @@
 """What the engine tells, written down under the attempt that runs; what was asked of the job, told to the engine.
 
-Small things (metrics, progress) are gathered and written together about once a second, events and
-checkpoints at once. A write after the lease is lost raises ``LeaseLost``, which ends the process.
+Small things (metrics, progress) are gathered and written together about once a second, beside the training, which
+does not wait for the database; events and checkpoints are written at once, after what was gathered before. A write
+after the lease is lost raises ``LeaseLost``, which ends the process.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from core.store import checkpoints, events, jobs, metrics, teachers
 from core.store.db import DatabaseUnavailable, Session
 from core.store.leases import Attempt
 from core.store.tables import Checkpoint, Job
+from worker.beside import Beside
 from worker.context import Context
 from worker.files import fetch_folder, publish_folder, stored_files
 
 FLUSH_SECONDS = 1.0
 FLUSH_ROWS = 2_000
+MOST_ROWS = 100_000  # gathered while the database is away; then the training waits for it
 PATIENCE_SECONDS = 15.0  # with a database that is away, for what must be written
 _PAUSE_SECONDS = 0.25
 
@@ -45,6 +48,7 @@ class JobReporter:
         self._metrics: list[tuple[str, int, float]] = []
         self._progress: Progress | None = None
         self._flushed_at = time.monotonic()
+        self._beside = Beside()
 
     # --- cheap: gathered --------------------------------------------------------------------------
 
@@ -143,18 +147,21 @@ class JobReporter:
     # --- what the runner needs too ------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write what was gathered."""
-        rows, progress = self._metrics, self._progress
-        self._metrics, self._progress = [], None
-        self._flushed_at = time.monotonic()
-        if rows or progress is not None:
-            self.write(lambda session: self._store(session, rows, progress))
+        """Have all that was gathered written. Raises as :meth:`write` does."""
+        self._write_gathered()
+        self._beside.wait()
 
     def write(self, work: Callable[[Session], Value]) -> Value:
         """Do ``work`` in one transaction, again and again while the database is away for a moment; tell who follows.
 
         Raises ``LeaseLost``; ``DatabaseUnavailable`` after ``PATIENCE_SECONDS``.
         """
+        self._beside.wait()
+        return self._written(work)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _written(self, work: Callable[[Session], Value]) -> Value:
         ends = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -168,11 +175,18 @@ class JobReporter:
         self._context.hints.changed(self._attempt.job_id)
         return value
 
-    # --- inside -----------------------------------------------------------------------------------
-
     def _flush_if_due(self) -> None:
-        if len(self._metrics) >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
-            self.flush()
+        due = len(self._metrics) >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS
+        if due and (not self._beside.busy or len(self._metrics) >= MOST_ROWS):
+            self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        """Start writing what was gathered, after what is being written."""
+        rows, progress = self._metrics, self._progress
+        self._metrics, self._progress = [], None
+        self._flushed_at = time.monotonic()
+        if rows or progress is not None:
+            self._beside.start(lambda: self._written(lambda session: self._store(session, rows, progress)))
 
     def _store(self, session: Session, rows: list[tuple[str, int, float]], progress: Progress | None) -> None:
         if rows:

@@ -83,7 +83,8 @@ async def estimate_job(who: Reader, spec: Spec, parts: Parts) -> Any:
     """What a job would take and give; nothing is queued."""
     inputs = await _inputs(parts, who.project_id, spec)
     question = service.question(spec, inputs, threads=parts.settings.job_threads)
-    return (await parts.inspector.ask("resolve", question))["estimate"]
+    estimate = (await parts.inspector.ask("resolve", question))["estimate"]
+    return await to_thread.run_sync(service.with_hit, parts.database, who.project_id, spec, estimate)
 
 
 @router.get("/v1/jobs", response_model=Page[JobOut], responses=problems())

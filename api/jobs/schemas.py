@@ -168,12 +168,20 @@ class ModelMeasures(Out):
 
 
 class TeacherCacheOut(Out):
-    """What the teacher's answers take on disk, and whether they are there already."""
+    """What the teachers' answers take on disk, and whether a job of this project has stored them already.
+
+    A worker with another disk, or one that needed the room since, asks its teachers again.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     bytes: int
     hit: bool
+    views: int = Field(
+        description="How many views of each picture teachers are asked about. 0: about every batch anew."
+    )
+    seconds: float = Field(description="About how long teachers take to answer.")
+    saved_seconds: float = Field(description="How much of that the job is spared; `seconds` of the job counts it out.")
 
 
 class EstimateOut(Out):

@@ -9,7 +9,7 @@ from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from core.errors import FieldError, InvalidSpec, NotFound
 from core.spec import JobSpec
 from core.spec.facts import DatasetFacts, ModelFacts
-from core.store import datasets, jobs, models
+from core.store import asked, datasets, jobs, models
 from core.store.db import Database, Session
 from core.store.tables import Artifact, Checkpoint, Dataset, Event, Job, Model
 
@@ -63,6 +63,18 @@ def question(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str, Any]:
         "models": {name: facts.model_dump(mode="json") for name, facts in known_models.items()},
         "threads": threads,
     }
+
+
+def with_hit(database: Database, project_id: str, spec: JobSpec, estimate: dict[str, Any]) -> dict[str, Any]:
+    """The estimate with what the project's jobs tell: whether one has stored what this job would ask its teachers."""
+    cache = dict(estimate["teacher_cache"])
+    name, hit = cache.pop("asked"), False
+    if name is not None:
+        with database.read() as session:
+            hit = asked.was_stored(session, project_id, spec.dataset, asked=name, views=cache["views"])
+    saved = cache["seconds"] if hit else 0.0
+    seconds = round(estimate["seconds"] - saved, 1)
+    return {**estimate, "seconds": seconds, "teacher_cache": {**cache, "hit": hit, "saved_seconds": saved}}
 
 
 def create(session: Session, project_id: str, spec: JobSpec, resolution: Resolution | None) -> Job:

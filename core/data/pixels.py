@@ -1,34 +1,59 @@
-"""Decoded pixels of one split at one size: made once, kept in a cache folder, mapped into memory."""
+"""Decoded pixels of one split at one size: mapped into memory where they fit a budget, else decoded on demand.
+
+Nothing that is trained with them shows which.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import math
 import os
-from collections.abc import Callable
+import time
+import weakref
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
+from core.data.decoding import DecodedOnDemand, decode_on_demand, decoded, square
 from core.data.stored import UNLABELLED, SplitName, StoredDataset, StoredSplit
+from core.reporting import PIXEL_CACHE_BYTES
+from core.shared_folder import SharedFolder
+
+__all__ = ["Images", "Pixels", "load_pixels", "square"]
 
 _BLOCK = 32  # images decoded between two calls of ``progress``
+_WAIT_SECONDS = 0.05  # between two looks at what another process decodes
+_FILE = "images.npy"
+
+
+class Images(Protocol):
+    """Pictures (N, C, H, W) uint8: an array of them, or what is indexed like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, C, H, W."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
     """All pictures of a split, in the order of their paths, with their labels.
 
-    ``images`` is a read-only uint8 array (N, C, H, W) on disk; ``labels`` is int64 (N,), −1 throughout
+    ``images`` are read-only, on disk or decoded on demand; ``labels`` is int64 (N,), −1 throughout
     where the dataset has no classes. ``places``: which of the images these are; None: all of them.
     """
 
-    images: npt.NDArray[np.uint8]
+    images: Images
     labels: Tensor
     places: npt.NDArray[np.int64] | None = None
 
@@ -37,8 +62,17 @@ class Pixels:
 
     def batch(self, indices: Tensor) -> Tensor:
         """The pictures at ``indices`` (int64, on the CPU): uint8 (B, C, H, W), a copy of its own."""
-        rows = indices.numpy() if self.places is None else self.places[indices.numpy()]
-        return torch.from_numpy(self.images[rows])
+        return torch.from_numpy(self.images[self._rows(indices)])
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether it helps to say which pictures come next."""
+        return isinstance(self.images, DecodedOnDemand)
+
+    def expect(self, batches: Sequence[Tensor]) -> None:
+        """Say which pictures are asked for next, batch by batch, in place of what was said before."""
+        if isinstance(self.images, DecodedOnDemand):
+            self.images.expect([self._rows(indices) for indices in batches])
 
     def without_labels(self) -> Pixels:
         """The same pictures, whose labels nobody can read."""
@@ -49,6 +83,9 @@ class Pixels:
         assert self.places is None, "taken from all pictures"
         return Pixels(self.images, torch.full((len(places),), UNLABELLED), places)
 
+    def _rows(self, indices: Tensor) -> npt.NDArray[np.int64]:
+        return indices.numpy() if self.places is None else self.places[indices.numpy()]
+
 
 def load_pixels(
     stored: StoredDataset,
@@ -56,75 +93,123 @@ def load_pixels(
     image_size: int,
     cache: Path,
     *,
+    max_bytes: int = PIXEL_CACHE_BYTES,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pixels:
-    """Decode a split to ``image_size`` pixels a side, or find it decoded in ``cache/pixels``.
+    """A split at ``image_size`` pixels a side: decoded now, found decoded in ``cache/pixels``, or to be decoded.
 
-    Each picture is the largest square at its centre, resized by Pillow's antialiased bicubic filter.
-    ``progress(done, total)`` is called now and then while decoding; what it raises ends the work.
-    Processes that ask for the same at once do the work once. Raises :class:`core.errors.StorageFailed`
-    where a stored image is damaged.
+    Each picture is the largest square at its centre, resized by Pillow's antialiased bicubic filter. All splits of
+    all runs take at most ``max_bytes``; those used longest ago make room. Where that, or the disk, has no room,
+    pictures are decoded by ``threads`` threads when they are asked for.
+
+    ``progress(done, total)`` is called now and then while decoding and while another process does; what it raises
+    ends the work. Processes that ask for the same at once do the work once. Raises
+    :class:`core.errors.StorageFailed` where a stored image is damaged; on demand, it is raised later.
     """
     samples = stored.split(split)
     shape = (len(samples), stored.channels, image_size, image_size)
-    folder = cache / "pixels"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{stored.fingerprint}-{image_size}-{split}.npy"
-    images = _kept(path, shape)
+    images: Images | None = None
+    if math.prod(shape) <= max_bytes:
+        kept = SharedFolder(cache / "pixels", max_bytes)
+        key = f"{stored.fingerprint}-{image_size}-{split}"
+        images = _Decoding(samples, shape, threads, progress or _nobody_listens).kept_in(kept, key)
     if images is None:
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go of by the kernel, also if this process is killed
-            images = _kept(path, shape)
-            if images is None:
-                _decode_to(path, samples, shape, threads, progress)
-                images = np.load(path, mmap_mode="r")
+        images = decode_on_demand(stored.folder, split, image_size, threads=threads)
     return Pixels(images=images, labels=torch.from_numpy(samples.labels.copy()))
 
 
-def square(picture: Image.Image, side: int) -> Image.Image:
-    """The largest square at a picture's centre, ``side`` pixels wide."""
-    width, height = picture.size
-    edge = min(width, height)
-    left, top = (width - edge) / 2, (height - edge) / 2
-    return picture.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge))
+@dataclass(frozen=True, slots=True)
+class _Decoding:
+    """The work on one split: ``shape`` is that of the array that it makes, ``progress`` may end it."""
 
+    samples: StoredSplit
+    shape: tuple[int, ...]
+    threads: int
+    progress: Callable[[int, int], None]
 
-def _kept(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
-    """The array in the cache, or None where there is none that is whole."""
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):  # a damaged file is made again: this is a cache
-        return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None
+    def kept_in(self, folder: SharedFolder, key: str) -> npt.NDArray[np.uint8] | None:
+        """The array, which nobody deletes while it is used; None where there is no room for it."""
+        used = folder.kept(key, self._poll)
+        if used is None:
+            return None
+        images = None
+        try:
+            path = folder.root / key / _FILE
+            images = self._whole(path)
+            if images is None:
+                images = self._made(folder, path)
+        finally:
+            if images is None:
+                used.close()
+            else:
+                weakref.finalize(images, used.close)
+        return images
 
+    def _made(self, folder: SharedFolder, path: Path) -> npt.NDArray[np.uint8] | None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.with_suffix(".lock").open("w") as lock:
+                self._wait_for(lock)
+                images = self._whole(path)
+                if images is not None:
+                    return images
+                folder.make_room(math.prod(self.shape))
+                if folder.stopped is not None:
+                    return None
+                self._decode_to(path)
+                return self._whole(path)
+        except OSError:  # a disk that refuses is no reason to fail: pictures can be decoded on demand
+            return None
 
-def _decode_to(
-    path: Path,
-    samples: StoredSplit,
-    shape: tuple[int, ...],
-    threads: int,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """Write the array beside its place, then rename it, so that it is there whole or not at all."""
-    beside = path.with_suffix(".partial")  # one name: the lock's holder alone writes it, leftovers are overwritten
-    images = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=shape)
+    def _wait_for(self, lock: IO[str]) -> None:
+        """Hold a lock against whoever decodes the same; the kernel lets go of it, also if this process is killed."""
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._poll()
+                time.sleep(_WAIT_SECONDS)
+            else:
+                return
 
-    def decode(index: int) -> None:
-        picture = np.asarray(square(samples.read(index), shape[-1]))
-        images[index] = picture.reshape(shape[2], shape[3], shape[1]).transpose(2, 0, 1)
+    def _whole(self, path: Path) -> npt.NDArray[np.uint8] | None:
+        """The array in the cache, or None where there is none that is whole."""
+        try:
+            images = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (FileNotFoundError, ValueError, EOFError):  # a damaged file is made again: this is a cache
+            return None
+        return images if images.shape == self.shape and images.dtype == np.uint8 else None
 
-    try:
-        with ThreadPoolExecutor(max_workers=threads) as pool:
-            for start in range(0, shape[0], _BLOCK):
-                end = min(start + _BLOCK, shape[0])
+    def _decode_to(self, path: Path) -> None:
+        """Write the array beside its place, then rename it, so that it is there whole or not at all."""
+        beside = path.with_suffix(".partial")  # one name: the lock's holder alone writes it, leftovers are overwritten
+        try:
+            images = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=self.shape)
+            self._fill(images)
+            images.flush()
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+
+    def _fill(self, images: npt.NDArray[np.uint8]) -> None:
+        total = self.shape[0]
+
+        def decode(index: int) -> None:
+            images[index] = decoded(self.samples, index, self.shape[-1])
+
+        with ThreadPoolExecutor(max_workers=self.threads) as pool:
+            for start in range(0, total, _BLOCK):
+                end = min(start + _BLOCK, total)
                 list(pool.map(decode, range(start, end)))
-                if progress is not None:
-                    progress(end, shape[0])
-        images.flush()
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+                self.progress(end, total)
+
+    def _poll(self) -> None:
+        self.progress(0, self.shape[0])
+
+
+def _nobody_listens(_done: int, _total: int) -> None:
+    """Progress that nobody asked for."""

@@ -165,19 +165,19 @@ def _flip(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
 
 def _moved(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
     """A crop of the same size, at whole pixels, of the picture with a black border of an eighth."""
-    size_B, size_C, height, width = images_BCHW.shape
+    size_B, _, height, width = images_BCHW.shape
     border_y, border_x = max(1, height // 8), max(1, width // 8)
     padded = F.pad(images_BCHW, (border_x, border_x, border_y, border_y))
-    y_BH = _offsets(rows_BK[:, Column.CROP_Y], border_y) + torch.arange(height, device=padded.device)
-    x_BW = _offsets(rows_BK[:, Column.CROP_X], border_x) + torch.arange(width, device=padded.device)
-    sample = torch.arange(size_B, device=padded.device)[:, None, None, None]
-    channel = torch.arange(size_C, device=padded.device)[None, :, None, None]
-    return padded[sample, channel, y_BH[:, None, :, None], x_BW[:, None, None, :]]
+    # All crops that there are, as views of the same memory; one a sample is copied, row by row.
+    crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+    y_B = _offsets(rows_BK[:, Column.CROP_Y], border_y)
+    x_B = _offsets(rows_BK[:, Column.CROP_X], border_x)
+    return crops[torch.arange(size_B, device=padded.device), :, y_B, x_B]
 
 
 def _offsets(draws_B: Tensor, border: int) -> Tensor:
-    """Whole offsets 0 … 2·border, shaped (B, 1)."""
-    return (draws_B * (2 * border + 1)).long().clamp(max=2 * border)[:, None]
+    """Whole offsets 0 … 2·border, (B,)."""
+    return (draws_B * (2 * border + 1)).long().clamp(max=2 * border)
 
 
 def _ratio(draws: Tensor, largest: float) -> Tensor:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from core.data.pixels import Images
 
 BATCH_SIZE = 256
 
@@ -21,8 +22,8 @@ class LabelledPictures(Protocol):
     """Decoded pictures ``(N, C, H, W)`` uint8 with labels ``(N,)``; ``core.data.pixels.Pixels`` is one."""
 
     @property
-    def images(self) -> npt.NDArray[np.uint8]:
-        """All pictures; may be a memory map."""
+    def images(self) -> Images:
+        """All pictures; may be a memory map, or decoded on demand."""
 
     @property
     def labels(self) -> Tensor:
@@ -42,7 +43,7 @@ class Accuracy:
 
 def predict(
     logits: Callable[[Tensor], Any],
-    images_NCHW: npt.NDArray[np.uint8],
+    images_NCHW: Images,
     *,
     batch_size: int = BATCH_SIZE,
     device: torch.device | str = "cpu",

@@ -30,13 +30,17 @@ class Load:
 
 def estimate_seconds(loads: list[Load], *, threads: int, accelerator: str) -> float:
     """Seconds of all loads, one after the other, start and export included."""
+    return START_AND_EXPORT_SECONDS + sum(
+        load_seconds(load, threads=threads, accelerator=accelerator) for load in loads
+    )
+
+
+def load_seconds(load: Load, *, threads: int, accelerator: str) -> float:
+    """Seconds of one load."""
     rate = CUDA_FLOPS if accelerator == "cuda" else CPU_FLOPS_PER_THREAD * threads**0.9
-    total = START_AND_EXPORT_SECONDS
-    for load in loads:
-        factor = TRAINING_FACTOR if load.trains else 1
-        step = factor * (load.model.flops * load.batch_size / rate + load.model.calls * CALL_SECONDS)
-        total += step * load.steps
-    return total
+    factor = TRAINING_FACTOR if load.trains else 1
+    step = factor * (load.model.flops * load.batch_size / rate + load.model.calls * CALL_SECONDS)
+    return step * load.steps
 
 
 def estimate_memory(student: Load, teachers: list[Load], trained_teachers: list[Load], *, ema: bool) -> int:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from core.data.pixels import Images
 from core.errors import ExportMismatch
 from core.models.built import BuiltModel
 
@@ -33,9 +33,7 @@ _LARGEST_BATCH = 65_536
 _LOGGING_ERRORS_ONLY = 3
 
 
-def export_onnx(
-    student: BuiltModel, path: Path, *, samples_NCHW: npt.NDArray[np.uint8], classes: Sequence[str] | None
-) -> float:
+def export_onnx(student: BuiltModel, path: Path, *, samples_NCHW: Images, classes: Sequence[str] | None) -> float:
     """Write ``path``, whole or not at all, and return the largest difference of a logit on real pictures.
 
     Raises:

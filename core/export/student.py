@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from core.data.pixels import Images
 from core.export.card import model_card
 from core.export.onnx_file import ABSOLUTE, PARITY_IMAGES, RELATIVE, export_onnx
 from core.export.report import build_report
@@ -30,7 +29,7 @@ def export_student(
     result: Mapping[str, Any],
     details: Mapping[str, Any],
     stages: Mapping[str, float],
-    samples_NCHW: npt.NDArray[np.uint8],
+    samples_NCHW: Images,
     poll: Callable[[], None] | None = None,
 ) -> dict[str, Path]:
     """Complete a folder that ``save_folder`` wrote and return its files by their public names.

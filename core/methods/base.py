@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -147,6 +147,8 @@ class Method(nn.Module, ABC):
 
     held_out: ClassVar[float] = 0.0
     """The part of the training split that is kept from training, for what has to be chosen at the end."""
+    taught_alone: ClassVar[bool] = False
+    """With ``terms`` of its own: whether they ask teachers by ``room.taught`` of the step's batch and no other way."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -155,14 +157,27 @@ class Method(nn.Module, ABC):
         self.teacher_wants = Wanted()
         self.num_gathered: int | None = None
         self.per_sample = True
+        self.sparse_answers: int | None = None  # it sees no more of a teacher than so many likeliest classes
+        self.taught_share = 1.0  # of the training; after it, no teacher is asked any more
+
+    @property
+    def asks(self) -> Wanted:
+        """All that its teachers are asked for."""
+        return replace(self.teacher_wants, logits=self.reads_teacher_logits)
+
+    @property
+    def reads_teacher_logits(self) -> bool:
+        """Whether teachers' logits play a part, beside what is tapped."""
+        return True
 
     @property
     def reads_answers(self) -> bool:
-        """Whether its teachers' logits of each batch of the training split are all that it takes from them.
+        """Whether all that it takes from its teachers is what they say of the training split as each view shows it.
 
         Then they may have been asked before, and elsewhere.
         """
-        return type(self).terms is Method.terms and not self.teacher_wants and self.num_gathered is None
+        own_terms = type(self).terms is not Method.terms
+        return self.num_gathered is None and (self.taught_alone or not own_terms)
 
     @classmethod
     def form(cls, params: Any, student: Anatomy, teachers: Sequence[Anatomy]) -> Form | None:

@@ -37,6 +37,8 @@ _PAIRS = 1  # the last features of both, as in the paper
 class CrossArchitecture(FeatureMethod):
     """Terms ``attention``, ``projection``, ``adversarial`` and ``discriminator``, each a mean over the pairs."""
 
+    taught_alone = True
+
     def __init__(self, params: CrossArchitectureParams, setting: Setting) -> None:
         super().__init__(params, setting)
         mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
@@ -69,7 +71,7 @@ class CrossArchitecture(FeatureMethod):
         """All terms, weighted: the student saw a view of what the teacher saw."""
         views = self.views.draw(len(batch.images), batch.images.device)
         student = room.student(views.of(batch.images))
-        teachers = [self._seen_through(teacher(batch.images), views.places) for teacher in room.teachers]
+        teachers = [self._seen_through(teacher, views.places) for teacher in room.taught(batch)]
         return self.loss(batch, student, teachers, room.moment)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:

@@ -40,6 +40,8 @@ _POOLING = {"SelectAdaptivePool2d", "AdaptiveAvgPool2d", "FastAdaptiveAvgPool", 
 class CumulativeSpatial(Method):
     """Three terms: ``label`` (class head), ``distillation`` (token) and ``spatial`` (patches)."""
 
+    taught_alone = True
+
     def __init__(self, params: CumulativeSpatialParams, setting: Setting) -> None:
         super().__init__(setting)
         _check_teacher(setting.teachers[0], setting.teacher_anatomies[0])
@@ -72,7 +74,7 @@ class CumulativeSpatial(Method):
         """``label``, ``distillation`` and ``spatial``, weighted."""
         params, moment = self.params, room.moment
         (teacher,) = room.teachers
-        guide, student = teacher(batch.images), room.student(batch.images)
+        (guide,), student = room.taught(batch), room.student(batch.images)
         (token_logits,) = student.token_logits
         local = predictions(teacher.built.module.get_classifier(), guide.last)  # type: ignore[operator]
         share = local_share(params.decay, moment.fraction)

@@ -40,6 +40,8 @@ _PAIRS = 2
 class Dearkd(Method):
     """Terms ``label``, ``distillation`` and ``early`` in the first stage, ``label`` in the second."""
 
+    taught_alone = True
+
     def __init__(self, params: DearkdParams, setting: Setting) -> None:
         super().__init__(setting)
         mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
@@ -52,6 +54,7 @@ class Dearkd(Method):
         self.aligners = nn.ModuleList(Aligner(mine.levels[s].width, theirs.levels[t].width) for s, t in self.pairs)
         self.student_wants = Wanted(levels=tuple(s for s, _ in self.pairs))
         self.teacher_wants = Wanted(levels=tuple(t for _, t in self.pairs))
+        self.taught_share = params.first_stage
 
     @classmethod
     def form(cls, params: DearkdParams, student: Anatomy, teachers: Sequence[Anatomy]) -> Form:
@@ -101,7 +104,7 @@ class Dearkd(Method):
         if room.moment.fraction >= self.params.first_stage:
             both = self.label_loss(student.logits, batch) + self.label_loss(token_logits, batch)
             return {"label": both / 2}
-        teacher, alpha = room.teachers[0](batch.images), self.params.alpha
+        (teacher,), alpha = room.taught(batch), self.params.alpha
         decision = token_divergence(token_logits, teacher.logits, distillation_type="hard", temperature=1.0)
         return {
             "label": (1 - alpha) * self.label_loss(student.logits, batch),

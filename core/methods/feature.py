@@ -44,6 +44,11 @@ class FoundationFeatures(Method):
             self.per_sample = False  # standardised by the batch
         self.student_wants = self.teacher_wants = Wanted(last=reads_patches, embedding=reads)
 
+    @property
+    def reads_teacher_logits(self) -> bool:
+        """Never: whose classes the teacher knows is all the same."""
+        return False
+
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
         """All terms, weighted; labels are not looked at."""
         (teacher,), terms = teachers, {}

@@ -24,6 +24,11 @@ class FeatureMethod(Method):
         self.logit_method = _logit_method(params, setting)
         self.per_sample = self.logit_method is None or self.logit_method.per_sample
 
+    @property
+    def reads_teacher_logits(self) -> bool:
+        """Only in the logit term."""
+        return self.logit_method is not None and self.composition.logits_weight > 0
+
     @abstractmethod
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """The terms that are this method's own, unweighted scalars in float32."""

@@ -1,18 +1,20 @@
 """Weight multiplexing: runs of shared blocks learn how a teacher's tokens relate to each other.
 
-Zhang et al. 2022, arXiv:2204.07154. The student is a ``potstill_vit`` whose stored blocks run several times (eq. 4 to
-7). Its losses follow the authors' Mini-Swin: soft labels by cross-entropy without T², the cross-entropy of softmax
-relations among queries, keys and values (eq. 9), mean over nine pairs and the layers, and the squared difference of
-the hidden states' cosines (eq. 10) times 49. Their lists of layers are what :func:`alike` gives. Deviations: prefix
-tokens are cut by each network's own count; hidden states of a Swin are those of its stages; Mini-DeiT's own loss, which
-divides by the number of classes, is left to method ``deit``. Relations need the same windows of the same tokens on
-both sides, so a ViT can learn the hidden relations of a Swin's stage on its grid, and q, k and v only where the window
-is the whole map. Nothing is dropped at export: the transforms belong to the student.
+Zhang et al. 2022, arXiv:2204.07154. The student is a ``potstill_vit`` or a ``potstill_swin`` whose stored blocks run
+several times (eq. 4 to 7), with what the authors' Mini-DeiT and Mini-Swin give each run. Its losses follow Mini-Swin:
+soft labels by cross-entropy without T², the cross-entropy of softmax relations among queries, keys and values (eq. 9),
+mean over nine pairs and the layers, and the squared difference of the hidden states' cosines (eq. 10) times 49. Their
+lists of layers are what :func:`alike` gives. Deviations: prefix tokens are cut by each network's own count; hidden
+states of a Swin are those of its stages; Mini-DeiT's own loss, which divides by the number of classes, is left to
+method ``deit``. Relations need the same windows of the same tokens on both sides, so a ViT can learn the hidden
+relations of a Swin's stage on its grid, and q, k and v only where the window is the whole map. Nothing is dropped at
+export: the transforms belong to the student.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from core.losses import cross_entropy_kd, hidden_relation, qkv_relation
 from core.methods.base import Batch, Method, Moment, Setting, refuse, refuse_pair
 from core.methods.grids import way_to_grid
 from core.methods.pairing import Pairs, evenly
+from core.models import catalog
 from core.models.anatomy import Anatomy
 from core.models.forms import Form
 from core.models.taps import Outputs, Wanted
@@ -58,13 +61,22 @@ class Minivit(Method):
     @classmethod
     def form(cls, params: MinivitParams, student: Anatomy, teachers: Sequence[Anatomy]) -> Form | None:
         """Blocks that are stored once for several runs; none where nothing is shared and nothing added."""
-        if params.repeats == 1 and not (params.head_transforms or params.relative_position):
+        added = params.head_transforms or params.relative_position or params.local_convolution
+        if params.repeats == 1 and not added:
             return None
+        asked = {"repeats": params.repeats, "head_transforms": params.head_transforms}
+        if catalog.is_swin(student.architecture):
+            return _swin_form(params, asked)
         if not student.is_vit:
             raise refuse_pair(
                 "student",
-                f"only a plain ViT can share its blocks here, and {student.architecture} is none; choose a vit_* or "
-                "deit_*, or set repeats to 1 and head_transforms to false for the losses alone",
+                "only a plain ViT or a Swin of the first version can share its blocks here, and "
+                f"{student.architecture} is none; choose a vit_*, deit_* or swin_*, or set repeats to 1 and "
+                "head_transforms to false for the losses alone",
+            )
+        if params.local_convolution:
+            raise refuse(
+                "local_convolution", "the blocks of a ViT have none, as in the authors' Mini-DeiT; leave it out"
             )
         depth = len(student.levels)
         if depth % params.repeats:
@@ -74,8 +86,12 @@ class Minivit(Method):
                 f"{depth} blocks cannot be runs of {params.repeats} each; set repeats to one of {', '.join(fits)}, or "
                 "change the student's depth",
             )
-        asked = {"repeats": params.repeats, "head_transforms": params.head_transforms}
         return Form("flexible", asked | {"relative_position": params.relative_position})
+
+    @property
+    def reads_teacher_logits(self) -> bool:
+        """Only in ``distillation``."""
+        return self.params.logits_weight > 0
 
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
         """All terms, weighted."""
@@ -103,10 +119,22 @@ class Minivit(Method):
         return torch.stack(found).mean()
 
 
+def _swin_form(params: MinivitParams, asked: dict[str, Any]) -> Form:
+    """A Swin with shared blocks; whether ``repeats`` divide its stages is seen where it is built."""
+    if params.relative_position:
+        raise refuse(
+            "relative_position", "a Swin has a table of relative positions, which its runs share; leave it out"
+        )
+    local = params.repeats > 1 if params.local_convolution is None else params.local_convolution
+    return Form("flexible_swin", asked | {"local_convolution": local})
+
+
 def num_prefixes(anatomy: Anatomy) -> int:
     """Tokens before the patches in each attention. Counted, as a CaiT's class token joins after its attentions."""
     if not (anatomy.is_vit and anatomy.attentions):
         return 0
+    if catalog.is_swin(anatomy.architecture) or anatomy.attentions[0].windows > 1:
+        return 0  # a Swin of one stage is on one grid too, and a window is not all of it
     return anatomy.attentions[0].tokens - anatomy.levels[0].tokens
 
 
@@ -152,7 +180,8 @@ def _relations(params: MinivitParams, setting: Setting) -> Pairs:
 def _hidden(params: MinivitParams, setting: Setting) -> Pairs:
     mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
     grids, others = [level.grid for level in mine.levels], [level.grid for level in theirs.levels]
-    by_block = mine.is_vit and theirs.is_vit  # a Swin's levels are stages, which layers do not count
+    swins = any(catalog.is_swin(anatomy.architecture) for anatomy in (mine, theirs))
+    by_block = mine.is_vit and theirs.is_vit and not swins  # a Swin's levels are stages, which layers do not count
     pairs = params.layers if params.layers is not None and by_block else alike(grids, others)
     _check(pairs, grids, others, given=params.layers is not None and by_block)
     if not pairs:

@@ -4,8 +4,9 @@ Wu et al. 2022, arXiv:2207.10666: cross-entropy with the K largest probabilities
 over the other classes. No labels and no temperature, so label smoothing has no effect either. The classes are those
 of the dataset all the same: they make the student's head. The paper stores the K probabilities of every view and
 replays the views; which views are seen again is training.views, as with every method. Its K is 100 of 22 thousand
-classes; K is at most one less than the classes here, which keeps everything. Probabilities are taken in float32; the
-official ones are rounded to half precision when they are stored. Nothing is added to the student.
+classes; K is at most one less than the classes here, which keeps everything. Probabilities are taken in float32
+from the K largest logits and the mean weight of the rest, stored in half precision where that takes less room than all
+logits; the official code stores probabilities. Nothing is added to the student.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Tinyvit(LogitMethod):
                 f"{num_classes - 1}, or leave it out",
             )
         self.top_k = params.top_k or min(_TOP_K, num_classes - 1)
+        self.sparse_answers = self.top_k
 
     def distance(self, student_BC: Tensor, teacher_BC: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy with the teacher's sparse soft labels."""

@@ -26,9 +26,9 @@ from core.spec.parse import did_you_mean
 
 # timm's modules by what their models are made of. What is not named here is a convolutional network.
 _TRANSFORMERS = frozenset(
-    """beit cait crossvit davit deepseek_vit deit eva flexible_vit gcvit gemma4_vit hiera hieradet_sam2 mvitv2 naflexvit
-    nest pit pvt_v2 qwen3_vit swin_transformer swin_transformer_v2 swin_transformer_v2_cr tnt twins vision_transformer
-    vision_transformer_relpos vision_transformer_sam volo xcit""".split()  # noqa: SIM905 - one word a line would be a page
+    """beit cait crossvit davit deepseek_vit deit eva flexible_swin flexible_vit gcvit gemma4_vit hiera hieradet_sam2
+    mvitv2 naflexvit nest pit pvt_v2 qwen3_vit swin_transformer swin_transformer_v2 swin_transformer_v2_cr tnt twins
+    vision_transformer vision_transformer_relpos vision_transformer_sam volo xcit""".split()  # noqa: SIM905 - one word a line would be a page
 )
 _HYBRIDS = frozenset(
     """byoanet coat convit csatv2 edgenext efficientformer efficientformer_v2 efficientvim efficientvit_mit
@@ -36,6 +36,7 @@ _HYBRIDS = frozenset(
     sequencer shvit swiftformer tiny_vit visformer vision_transformer_hybrid vitamin""".split()  # noqa: SIM905
 )
 _MLPS = frozenset({"mlp_mixer"})
+_SWINS = frozenset({"swin_transformer", "flexible_swin"})  # of the first version: the second attends by cosines
 _NEAR = 0.7  # least similarity of a name that is offered instead of an unknown one
 _COUNTING_SECONDS = 2.0
 _HYBRID_NAME = re.compile(r"_hybrid|^mobilenetv4_hybrid")
@@ -66,12 +67,17 @@ def names() -> tuple[str, ...]:
 
 def family(name: str) -> Family:
     """What an architecture is made of. ``name`` may carry a pretrained tag and has to exist."""
-    module = model_entrypoint(name).__module__.rsplit(".", 1)[-1]
+    module = _module(name)
     if module in _HYBRIDS or _HYBRID_NAME.search(name):
         return "hybrid"
     if module in _TRANSFORMERS:
         return "transformer"
     return "mlp" if module in _MLPS else "cnn"
+
+
+def is_swin(name: str) -> bool:
+    """Whether an architecture is a Swin of the first version. ``name`` has to exist."""
+    return _module(name) in _SWINS
 
 
 def require(name: str, *, pointer: str = "/architecture") -> str:
@@ -159,6 +165,12 @@ def search(text: str = "", limit: int = 20) -> list[ArchitectureInfo]:
 def architectures() -> list[ArchitectureInfo]:
     """The whole catalogue, without parameter counts."""
     return [info(name) for name in names()]
+
+
+def _module(name: str) -> str:
+    """The last name of the module that an architecture comes from."""
+    module: str = model_entrypoint(name).__module__
+    return module.rsplit(".", 1)[-1]
 
 
 @cache

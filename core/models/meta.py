@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-import potstill_models  # noqa: F401 - timm knows potstill_vit from here on, wherever models are built
+import potstill_models  # noqa: F401 - timm knows our students from here on, wherever models are built
 
 _FILLS = frozenset(
     {

@@ -10,7 +10,7 @@ Shapes: B batch, N patch tokens on a grid (H, W), P prefix tokens, T = P + N, D 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,23 +80,33 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which inner tensors a method asks of a network. Levels and attentions count from 0."""
+    """Which tensors a method asks of a network, beside its logits. Levels and attentions count from 0.
+
+    True where it asks for anything beside them. Without ``logits`` the network is left as soon as all the
+    rest is known.
+    """
 
     levels: tuple[int, ...] = ()
     last: bool = False  # the features behind the final norm
     embedding: bool = False  # what the classifier reads
     attentions: tuple[int, ...] = ()
+    logits: bool = True
 
     def __bool__(self) -> bool:
         return bool(self.levels or self.last or self.embedding or self.attentions)
+
+    @property
+    def levels_alone(self) -> bool:
+        """Whether nothing of the network counts behind the deepest level."""
+        return bool(self.levels) and not (self.last or self.embedding or self.attentions or self.logits)
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """What one network said of a batch.
 
-    ``logits`` (B, classes). ``token_logits``: logits of further heads, e.g. that of a distillation token.
-    The rest is there as far as it was wanted.
+    ``logits`` (B, classes), or (B, 0) where they were not wanted and not computed. ``token_logits``: logits of
+    further heads, e.g. that of a distillation token. The rest is there as far as it was wanted.
     """
 
     logits: Tensor
@@ -126,7 +136,7 @@ class Outputs:
 
 
 def run_tapped(module: nn.Module, inputs_BCHW: Tensor, wanted: Wanted) -> Outputs:
-    """Run a network once and return its logits and whatever is wanted of it.
+    """Run a network once, as far as it takes, and return its logits and whatever is wanted of it.
 
     Raises:
         ValueError: The network has not got what is wanted; :mod:`core.models.anatomy` tells beforehand.
@@ -146,6 +156,8 @@ def run_tapped(module: nn.Module, inputs_BCHW: Tensor, wanted: Wanted) -> Output
     missing = [index for index in wanted.attentions if index not in seen]
     if missing:
         raise ValueError(f"{type(module).__name__} has no readable attention {missing[0]}")
+    if answer is None or not wanted.logits:
+        answer = inputs_BCHW.new_empty(len(inputs_BCHW), 0)
     return Outputs.of(
         answer, levels=levels, last=last, embedding=embeddings[0] if embeddings else None, attentions=seen
     )
@@ -153,7 +165,7 @@ def run_tapped(module: nn.Module, inputs_BCHW: Tensor, wanted: Wanted) -> Output
 
 def _run_by_levels(
     module: nn.Module, inputs: Tensor, wanted: Wanted
-) -> tuple[Tensor | tuple[Tensor, ...], dict[int, Feature], Feature | None]:
+) -> tuple[Tensor | tuple[Tensor, ...] | None, dict[int, Feature], Feature | None]:
     forward: Any = getattr(module, "forward_intermediates", None)
     if forward is None:
         raise ValueError(f"{type(module).__name__} does not give its features by level")
@@ -162,14 +174,28 @@ def _run_by_levels(
     prefixes = getattr(module, "num_prefix_tokens", None) != 0  # without any, some of timm's fail if asked for them
     if prefixes and "return_prefix_tokens" in inspect.signature(forward).parameters:
         options["return_prefix_tokens"] = True
+    if wanted.levels_alone:
+        return None, _levels(indices, forward(inputs, indices=indices, **options, **_leaving_early(forward))), None
     # A level has to be asked for, also where only the last features are wanted.
     final, found = forward(inputs, indices=indices or [0], **options)
-    levels = {index: _feature(item) for index, item in zip(indices, found, strict=bool(indices))} if indices else {}
+    levels = _levels(indices, found)
     last = None
     if wanted.last:
         grid = tuple(_map_of(found[-1]).shape[-2:]) if final.ndim == 3 else None
         last = _last(module, final, grid)
+    if not (wanted.logits or wanted.embedding):
+        return None, levels, last
     return module.forward_head(final), levels, last  # type: ignore[operator]
+
+
+def _leaving_early(forward: Any) -> dict[str, Any]:
+    """The options with which timm gives levels alone, and runs nothing behind the deepest one where it can."""
+    early = {"stop_early": True} if "stop_early" in inspect.signature(forward).parameters else {}
+    return {"intermediates_only": True, **early}
+
+
+def _levels(indices: list[int], found: Sequence[Any]) -> dict[int, Feature]:
+    return {index: _feature(item) for index, item in zip(indices, found, strict=True)} if indices else {}
 
 
 def _map_of(item: Any) -> Tensor:

@@ -5,17 +5,16 @@ they are stored: float16, also in the run that stores them, and also where the s
 is full. So neither budget nor disk nor who came first can be seen in a student's bits; whether a training
 reads answers at all follows from its method and the sizes alone (:func:`answers_for`).
 
-Shapes: N samples of the feed, B batch, C classes.
+Shapes: N samples of the feed, B batch, W numbers of a row (see :mod:`core.teacher.layout`).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,38 +23,51 @@ from core.data.views import num_views, view_of_epoch
 from core.methods import Batch, Teacher
 from core.models.taps import Outputs
 from core.reporting import Control, Interrupted, Reporter
+from core.spec import JobSpec
+from core.teacher.asked import asked_of_teachers
+from core.teacher.layout import Layout, layout_of, row_bytes
 from core.teacher.question import Question, teacher_digest
+from core.teacher.said import Held, Mapped, Said
 from core.teacher.store import AnswerStore, Entry, Shard
+from core.teacher.tally import Tally
 from core.train.context import RunContext
 from core.train.loop import Task
 
-# Of one view, held in memory while it is shown; beyond it teachers are asked batch by batch.
+# One view of all teachers; beyond it they are asked batch by batch. What cannot be stored is held in memory.
 MOST_VIEW_BYTES = 4 * 1024**3
+MOST_HELD_BYTES = 256 * 1024**2  # of one view and teacher; beyond it rows stay on disk once they are stored
 SHARD_ROWS = 1024  # so much is lost at most when a run is killed
 _BLOCK_ROWS = {"cpu": 64, "cuda": 512}  # asked at once; SHARD_ROWS is a multiple of each
-_HEADER_BYTES = 128  # of a shard, at most
-_LARGEST = float(np.finfo(np.float16).max)
+_HEADER_BYTES = 192  # of a shard, at most
 
 
-def view_bytes(num_pictures: int, num_classes: int, num_teachers: int) -> int:
-    """What the answers of all teachers about one view take."""
-    return 2 * num_pictures * num_classes * num_teachers
+def can_be_stored(num_pictures: int, layouts: Sequence[Layout]) -> bool:
+    """Whether teachers are asked view by view; it depends on spec, method and data alone, and never on a disk."""
+    return 0 < num_pictures * row_bytes(layouts) <= MOST_VIEW_BYTES
 
 
-def answers_for(task: Task, context: RunContext, *, views: int | None, pictures: str, max_bytes: int) -> Answers | None:
+def asked_views(epochs: int, views: int | None, taught_share: float) -> int:
+    """How many views teachers are asked about in a training, of which they teach this share."""
+    return num_views(max(1, math.ceil(epochs * taught_share)), views)
+
+
+def answers_for(task: Task, context: RunContext, *, spec: JobSpec, pictures: str, max_bytes: int) -> Answers | None:
     """Where a training's teachers are asked ahead of it; None where they are asked about every batch as it comes.
 
     Stored are all views of a training or none: with less room than that a view would be gone before it is
     shown again. Then every view is asked anew each time it is shown.
     """
-    if not (task.teachers and task.method.reads_answers):
+    method = task.method
+    if not (task.teachers and method.reads_answers):
         return None
-    widths = [teacher.built.num_classes for teacher in task.teachers]
-    a_view = sum(view_bytes(len(task.feed.pixels), width, 1) for width in widths)
-    if a_view > MOST_VIEW_BYTES:
+    layouts = [layout_of(teacher.built, method.asks, method.sparse_answers) for teacher in task.teachers]
+    num_pictures = len(task.feed.pixels)
+    if not can_be_stored(num_pictures, layouts):
         return None
     store = AnswerStore(context.cache / "answers", max_bytes)
-    needed = a_view * num_views(task.training.epochs, views)
+    needed = (
+        num_pictures * row_bytes(layouts) * asked_views(task.training.epochs, spec.training.views, method.taught_share)
+    )
     if needed > max_bytes:
         store.stop(f"it would need {needed:,} bytes and may take {max_bytes:,}")
     question = Question(
@@ -65,44 +77,40 @@ def answers_for(task: Task, context: RunContext, *, views: int | None, pictures:
         threads=context.threads,
         block=_BLOCK_ROWS[task.arithmetic.device.type],
     )
-    return Answers(task.teachers, question, store, context.reporter)
+    asked = asked_of_teachers(spec, method, num_pictures)
+    return Answers(list(zip(task.teachers, layouts, strict=True)), question, store, context.reporter, asked)
 
 
-@dataclass(slots=True)
-class Tally:
-    """What asking and looking up came to: views found whole and views asked about, each once a teacher."""
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One view of one teacher, and the name of what it says of it."""
 
-    hits: int = 0
-    misses: int = 0
-    seconds: float = 0.0  # that teachers took in this attempt
-    saved_seconds: float = 0.0  # that they took in other attempts or jobs for what was found
-    bytes: int = 0  # read or made
-    stopped: str | None = None  # why nothing more is stored
-
-    def figures(self) -> dict[str, Any]:
-        """As it is reported."""
-        return {
-            "hits": self.hits,
-            "misses": self.misses,
-            "seconds": round(self.seconds, 3),
-            "saved_seconds": round(self.saved_seconds, 3),
-            "bytes": self.bytes,
-            "stopped": self.stopped,
-        }
+    view: int
+    teacher: Teacher
+    layout: Layout
+    key: str
+    mapped: bool
 
 
 class Answers:
-    """The answers about the view that is shown now, one (N, C) tensor a teacher."""
+    """The answers about the view that is shown now, (N, W) a teacher."""
 
-    def __init__(self, teachers: Sequence[Teacher], question: Question, store: AnswerStore, reporter: Reporter) -> None:
-        self.tally = Tally()
+    def __init__(
+        self,
+        teachers: Sequence[tuple[Teacher, Layout]],
+        question: Question,
+        store: AnswerStore,
+        reporter: Reporter,
+        asked: str,
+    ) -> None:
+        self.tally = Tally(asked=asked)
         self._teachers = teachers
         self._question = question
         self._store = store
         self._reporter = reporter
         self._digests: list[str] = []
         self._view: int | None = None
-        self._said: list[Tensor] = []
+        self._said: list[Said] = []
 
     def ready(self, step: int) -> None:
         """Have the answers of the step's view at hand. Raises ``Interrupted`` where the caller wants anything."""
@@ -110,18 +118,23 @@ class Answers:
         view = view_of_epoch(step // feed.steps_per_epoch, feed.views)
         if view == self._view:
             return
-        self._digests = self._digests or [teacher_digest(teacher.built) for teacher in self._teachers]
-        self._said = [
-            self._about(view, teacher, self._question.key(digest, view))
-            for teacher, digest in zip(self._teachers, self._digests, strict=True)
-        ]
+        self._digests = self._digests or [teacher_digest(teacher.built) for teacher, _ in self._teachers]
+        self._said, self._view = [], None  # the last view makes room for this one
+        for (teacher, layout), digest in zip(self._teachers, self._digests, strict=True):
+            mapped = self._num_samples * row_bytes([layout]) > MOST_HELD_BYTES
+            key = self._question.key(digest, view, layout)
+            self._said.append(self._about(_Ask(view, teacher, layout, key, mapped)))
         self._view = view
+        self.tally.views = max(self.tally.views, view + 1)
         self._tell_if_stopped()
 
     def of(self, batch: Batch) -> list[Outputs]:
         """What each teacher said of a batch of the step that was made ready: float32, on the device."""
         device = self._question.arithmetic.device
-        return [Outputs(sent(said_NC[batch.indices], device).float()) for said_NC in self._said]
+        return [
+            layout.unpack(sent(said.rows(batch.indices), device))
+            for said, (_, layout) in zip(self._said, self._teachers, strict=True)
+        ]
 
     def finish(self) -> Tally:
         """Tell what was asked and what was found."""
@@ -137,51 +150,49 @@ class Answers:
 
     # --- one view of one teacher --------------------------------------------------------------------
 
-    def _about(self, view: int, teacher: Teacher, key: str) -> Tensor:
-        with self._store.reading(key, self._poll) as entry:
-            found = {number: entry.read(number) for number in range(self._num_shards)}
+    def _about(self, ask: _Ask) -> Said:
+        with self._store.reading(ask.key, self._poll) as entry:
+            found = {number: entry.read(number, mapped=ask.mapped) for number in range(self._num_shards)}
         missing = [number for number, shard in found.items() if shard is None]
-        made = self._fill(found, missing, view, teacher, key) if missing else set()
+        made = self._fill(found, missing, ask) if missing else set()
         shards = {number: shard for number, shard in found.items() if shard is not None}
-        said_NC = torch.from_numpy(np.concatenate([shard.rows for shard in shards.values()]))
         self.tally.misses += bool(made)
         self.tally.hits += not made
         self.tally.saved_seconds += sum(shard.seconds for number, shard in shards.items() if number not in made)
-        self.tally.bytes += said_NC.nbytes
-        return said_NC
+        rows = [shard.rows for shard in shards.values()]
+        self.tally.bytes += sum(one.nbytes for one in rows)
+        return Mapped(rows, SHARD_ROWS) if ask.mapped else Held(rows)
 
-    def _fill(
-        self, found: dict[int, Shard | None], missing: list[int], view: int, teacher: Teacher, key: str
-    ) -> set[int]:
+    def _fill(self, found: dict[int, Shard | None], missing: list[int], ask: _Ask) -> set[int]:
         """Complete a view's shards, and return the numbers of those that no other process has made meanwhile."""
         made = set()
         rows = min(len(missing) * SHARD_ROWS, self._num_samples)
-        room = view_bytes(rows, teacher.built.num_classes, 1) + _HEADER_BYTES * len(missing)
-        with self._store.filling(key, room, self._poll) as entry:
+        room = rows * row_bytes([ask.layout]) + _HEADER_BYTES * len(missing)
+        with self._store.filling(ask.key, room, self._poll) as entry:
             for number in missing:
-                found[number] = entry.read(number)
+                found[number] = entry.read(number, mapped=ask.mapped)
                 if found[number] is None:
-                    found[number] = self._made(entry, number, view, teacher)
+                    found[number] = self._made(entry, number, ask)
                     made.add(number)
         return made
 
-    def _made(self, entry: Entry, number: int, view: int, teacher: Teacher) -> Shard:
+    def _made(self, entry: Entry, number: int, ask: _Ask) -> Shard:
         began = time.monotonic()
         first = number * SHARD_ROWS
         end = min(first + SHARD_ROWS, self._num_samples)
-        blocks = [self._ask(teacher, view, start, end) for start in range(first, end, self._question.block)]
-        shard = Shard(torch.cat(blocks).cpu().numpy(), time.monotonic() - began)
+        blocks = [self._ask(ask, start, end) for start in range(first, end, self._question.block)]
+        shard = Shard(torch.cat(blocks).numpy(), time.monotonic() - began)
         self.tally.seconds += shard.seconds
         entry.write(number, shard)
-        return shard
+        # What lies on disk needs no memory; without a place there it stays where it is.
+        return (entry.read(number, mapped=True) if ask.mapped else None) or shard
 
-    def _ask(self, teacher: Teacher, view: int, start: int, end: int) -> Tensor:
-        """A block's logits as they are stored; what float16 cannot hold becomes the largest that it can."""
+    def _ask(self, ask: _Ask, start: int, end: int) -> Tensor:
+        """A block's rows as they are stored, on the CPU."""
         self._poll()
         indices_B = torch.arange(start, min(start + self._question.block, end))
-        answer = teacher(self._question.feed.shown(view, indices_B))
-        assert not answer.token_logits, "a teacher in evaluation mode has one answer"
-        return answer.logits.clamp(-_LARGEST, _LARGEST).half()
+        with torch.inference_mode():
+            return ask.layout.pack(ask.teacher(self._question.feed.shown(ask.view, indices_B))).cpu()
 
     @property
     def _num_samples(self) -> int:

@@ -10,15 +10,16 @@ import timm
 import torch
 
 from core.models.built import BuiltModel
+from core.teacher.layout import Layout
 from core.train.feed import Feed
 from core.train.precision import Arithmetic
 
-_FORMAT = 1  # raised when pictures or answers change for the same words below
+_FORMAT = 2  # raised when pictures or answers change for the same words below
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What all teachers of a training are asked, view by view: their logits of each picture of the feed.
+    """What all teachers of a training are asked, view by view, about each picture of the feed.
 
     ``pictures`` names the split before any part of it was held out. Answers depend in their last bits on how
     many pictures are asked at once (``block``), on threads, precision, kind of machine and library versions.
@@ -30,7 +31,7 @@ class Question:
     threads: int
     block: int
 
-    def key(self, teacher: str, view: int) -> str:
+    def key(self, teacher: str, view: int, layout: Layout) -> str:
         """A sha256 over everything that the answers of a teacher of this digest about a view depend on."""
         feed, places = self.feed, self.feed.pixels.places
         asked = {
@@ -43,12 +44,12 @@ class Question:
             "mixing": None if feed.mixing is None else asdict(feed.mixing),
             "seed": feed.seed,
             "view": view,
-            "tapped": "logits",
+            "tapped": layout.words(),
             "stored": "float16",
             "block": self.block,
             "threads": self.threads,
             "precision": self.arithmetic.precision,
-            "machine": _machine(self.arithmetic.device),
+            "machine": machine_of(self.arithmetic.device),
             "torch": str(torch.__version__),
             "timm": timm.__version__,
         }
@@ -69,7 +70,8 @@ def teacher_digest(built: BuiltModel) -> str:
     return digest.hexdigest()
 
 
-def _machine(device: torch.device) -> str:
+def machine_of(device: torch.device) -> str:
+    """The kind of device, as far as the last bits of an answer may depend on it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"

@@ -16,7 +16,7 @@ from core.data.pixels import Pixels, load_pixels
 from core.data.stored import UNLABELLED, SplitName, StoredDataset
 from core.errors import OutOfMemory
 from core.evaluate import EmbeddingJudge, evaluate_accuracy
-from core.reporting import Control, Interrupted, Reporter, Workspace
+from core.reporting import PIXEL_CACHE_BYTES, Control, Interrupted, Reporter, Workspace
 from core.spec import JobSpec, TrainingBase
 from core.spec.facts import Facts
 from core.train.environment import is_out_of_memory, reproducible
@@ -32,7 +32,10 @@ _LOOKING_SHARE = 0.1  # of the training's work, a look costing a third of a trai
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """The surroundings of a run. ``root`` is its scratch folder, ``cache`` is shared by runs."""
+    """The surroundings of a run. ``root`` is its scratch folder, ``cache`` is shared by runs.
+
+    ``pixel_cache_bytes``: most that decoded pictures may take of the cache; no result depends on it.
+    """
 
     stored: StoredDataset
     arithmetic: Arithmetic
@@ -40,6 +43,7 @@ class RunContext:
     reporter: Reporter
     root: Path
     cache: Path
+    pixel_cache_bytes: int = PIXEL_CACHE_BYTES
 
     @property
     def facts(self) -> Facts:
@@ -68,6 +72,7 @@ class RunContext:
             split,
             image_size,
             self.cache,
+            max_bytes=self.pixel_cache_bytes,
             threads=self.threads,
             progress=lambda _done, _total: self.poll(),
         )
@@ -102,7 +107,7 @@ class RunContext:
     def looked_at(self, image_size: int) -> Pixels:
         """The part of the test split that is looked at while training."""
         whole = self.pixels("test", image_size)
-        stride = math.ceil(len(whole) / _MAX_LOOKED_AT)
+        stride = look_stride(len(whole))
         return Pixels(images=whole.images[::stride], labels=whole.labels[::stride])
 
     def judge(self, image_size: int) -> EmbeddingJudge:
@@ -118,6 +123,11 @@ class RunContext:
     def top1(self, logits: Callable[[Tensor], Tensor], pixels: Pixels) -> float:
         """The fraction of pictures that a network gets right. Raises ``Interrupted`` on request."""
         return evaluate_accuracy(logits, pixels, device=self.arithmetic.device, poll=self.poll).top1
+
+
+def look_stride(num_pictures: int) -> int:
+    """Of so many test pictures each how-manyth is looked at while training."""
+    return math.ceil(num_pictures / _MAX_LOOKED_AT)
 
 
 def threads_each(spec: JobSpec) -> int:
@@ -148,6 +158,7 @@ def opened(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, rank: int
             reporter=reporter,
             root=workspace.root,
             cache=workspace.cache,
+            pixel_cache_bytes=workspace.pixel_cache_bytes,
         )
         try:
             yield context

@@ -1,6 +1,7 @@
 """Batches for training: which samples at which step, in which augmented view.
 
-A batch is a function of (pixels, seed, step) alone, so a training can be entered at any step.
+A batch is a function of (pixels, seed, step) alone, so a training can be entered at any step, and it is known
+which pictures the next steps want.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from core.data.transfer import sent
 from core.data.views import apply_view, batches, epoch_order, steps_per_epoch, view_of_epoch, view_table
 from core.methods.base import Batch
 from core.spec.job import Augmentation
+
+_AHEAD = 2  # batches whose pictures are decoded while one is trained on, where pictures are decoded on demand
 
 
 class Feed:
@@ -54,8 +57,7 @@ class Feed:
         self.num_classes = num_classes
         self.steps_per_epoch = steps_per_epoch(len(pixels), batch_size)
         self._rank, self._size = 0, 1
-        self._epoch = -1
-        self._batches: list[Tensor] = []
+        self._orders: dict[int, list[Tensor]] = {}
         self._view = -1
         self._table = torch.empty(0)
 
@@ -76,6 +78,9 @@ class Feed:
     def batch(self, step: int) -> Batch:
         """The batch of a step (counted from 0 over all epochs), or the part of it that is shown, on the device."""
         indices_B = self._own(self._indices(step))
+        self._look_at(view_of_epoch(step // self.steps_per_epoch, self.views))
+        if self.pixels.on_demand:
+            self._expect_from(step)
         images_BCHW, draws = self._shown(indices_B)
         labels_B = self._labels(indices_B, draws)
         return Batch(images_BCHW, sent(labels_B, self.device), indices_B)
@@ -83,6 +88,10 @@ class Feed:
     def shown(self, view: int, indices_B: Tensor) -> Tensor:
         """Samples as a view shows them, on the device: the same bits as in every batch that they are in."""
         self._look_at(view)
+        if self.pixels.on_demand:  # a whole view is asked for block by block
+            following = indices_B + len(indices_B)
+            blocks = (indices_B, following[following < len(self.pixels)])
+            self.pixels.expect([self._pictures_of(block) for block in blocks])
         images_BCHW, _ = self._shown(indices_B)
         return images_BCHW
 
@@ -122,19 +131,37 @@ class Feed:
     def _indices(self, step: int) -> Tensor:
         """The samples of a step's whole batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._enter(epoch)
-        return self._batches[position]
+        return self._batches(epoch)[position]
 
     def _own(self, indices_B: Tensor) -> Tensor:
         return indices_B if self._size == 1 else indices_B.tensor_split(self._size)[self._rank]
 
-    def _enter(self, epoch: int) -> None:
-        self._epoch = epoch
-        self._batches = list(batches(epoch_order(self.seed, epoch, len(self.pixels)), self.batch_size))
-        self._look_at(view_of_epoch(epoch, self.views))
+    def _batches(self, epoch: int) -> list[Tensor]:
+        """The samples of an epoch in its order, batch by batch."""
+        if epoch not in self._orders:
+            # Two: the next one is looked at while one ends.
+            self._orders = {known: order for known, order in self._orders.items() if known == epoch - 1}
+            self._orders[epoch] = list(batches(epoch_order(self.seed, epoch, len(self.pixels)), self.batch_size))
+        return self._orders[epoch]
 
     def _look_at(self, view: int) -> None:
         if view != self._view:
             self._view = view
             self._table = view_table(self.seed, view, len(self.pixels))
+
+    def _expect_from(self, step: int) -> None:
+        """Have the pictures of this step and of the next ones decoded in the background."""
+        coming = []
+        for number in range(step, step + 1 + _AHEAD):
+            indices_B = self._own(self._indices(number))
+            same_view = view_of_epoch(number // self.steps_per_epoch, self.views) == self._view
+            coming.append(self._pictures_of(indices_B) if same_view else indices_B)
+        self.pixels.expect(coming)
+
+    def _pictures_of(self, indices_B: Tensor) -> Tensor:
+        """Samples, and those that the view at hand mixes with them."""
+        if self.mixing is None:
+            return indices_B
+        height, width = self.pixels.images.shape[-2:]
+        draws = self.mixing.draw(self._table[indices_B], num_samples=len(self.pixels), height=height, width=width)
+        return torch.cat((indices_B, draws.partners))

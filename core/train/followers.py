@@ -50,6 +50,7 @@ class Orders:
     models: Mapping[str, str] = field(default_factory=dict)
     datasets: Mapping[str, str] = field(default_factory=dict)
     teacher_cache_bytes: int = 0
+    pixel_cache_bytes: int = 0
     teachers: Mapping[str, str] = field(default_factory=dict)
     checkpoint: str | None = None
 
@@ -70,6 +71,7 @@ class Orders:
             models=paths(workspace.models),
             datasets=paths(workspace.datasets),
             teacher_cache_bytes=workspace.teacher_cache_bytes,
+            pixel_cache_bytes=workspace.pixel_cache_bytes,
             teachers=paths(teachers),
             checkpoint=None if checkpoint is None else str(checkpoint.resolve()),
         )
@@ -101,6 +103,7 @@ class Orders:
             models={name: Path(folder) for name, folder in self.models.items()},
             datasets={name: Path(folder) for name, folder in self.datasets.items()},
             teacher_cache_bytes=self.teacher_cache_bytes,
+            pixel_cache_bytes=self.pixel_cache_bytes,
         )
 
     @property

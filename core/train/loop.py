@@ -313,8 +313,8 @@ class Trainer:
     def _control(self) -> Control:
         """What to do next, once the answers of the teachers for the next step are at hand."""
         control = self._reporter.control()
-        asked = self.stepper.task.asked
-        if control is Control.GO and asked is not None:
+        asked, taught = self.stepper.task.asked, self.stepper.task.method.taught_share
+        if control is Control.GO and asked is not None and self.stepper.moment(self.step).fraction < taught:
             try:
                 asked.ready(self.step)
             except Interrupted as leaving:

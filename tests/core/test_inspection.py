@@ -78,7 +78,8 @@ def test_the_estimate_has_the_contracts_form():
     assert estimate["student"]["parameters"] == 26_538
     assert estimate["teachers"][0]["parameters"] == 11_175_370
     assert estimate["total_steps"] == 12 * 23
-    assert estimate["teacher_cache"] == {"bytes": 12 * 1437 * 10 * 2, "hit": False}
+    cache = estimate["teacher_cache"]
+    assert (cache["bytes"], cache["views"], cache["hit"]) == (12 * 1437 * 10 * 2, 12, False)
     assert estimate["warnings"] == []
 
 
@@ -87,12 +88,44 @@ def test_the_estimate_has_the_contracts_form():
     [
         ({"training": {"epochs": 12, "views": 3}}, 3 * 1437 * 10 * 2),
         ({"training": {"epochs": 2, "views": 3}}, 2 * 1437 * 10 * 2),
-        ({"method": {"name": "rkd"}}, 0),  # reads embeddings
+        ({"method": {"name": "rkd"}}, 12 * 1437 * (512 + 10) * 2),  # embeddings beside the logits
+        ({"method": {"name": "rkd", "logits": "none"}}, 12 * 1437 * 512 * 2),
+        ({"method": {"name": "tinyvit"}}, 12 * 1437 * 10 * 2),  # 9 of 10 classes, their places and the rest are more
+        ({"method": {"name": "dearkd", "first_stage": 0.5}}, 6 * 1437 * (128 + 10) * 2),
         ({"method": {"name": "scratch"}, "teachers": []}, 0),
     ],
 )
 def test_the_estimate_says_what_stored_answers_of_teachers_will_take(change, num_bytes):
     assert resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["bytes"] == num_bytes
+
+
+def test_teachers_whose_answers_are_stored_cost_no_more_than_their_views():
+    few, many = (resolve(spec(training={"epochs": 12, "views": n}), DIGITS, {}, threads=2).estimate for n in (1, None))
+    online = resolve(spec(teachers=[], method={"name": "scratch"}), DIGITS, {}, threads=2).estimate
+
+    assert few["teacher_cache"]["seconds"] * 12 == pytest.approx(many["teacher_cache"]["seconds"], abs=1.0)
+    assert many["seconds"] - few["seconds"] == pytest.approx(11 / 12 * many["teacher_cache"]["seconds"], abs=0.3)
+    assert online["teacher_cache"]["seconds"] == 0
+
+
+def asked(**change):
+    return resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["asked"]
+
+
+def test_what_is_asked_of_teachers_has_a_name_that_student_and_epochs_do_not_change():
+    small = {"architecture": VIT, "arguments": {**SMALL, "depth": 1}}
+
+    assert asked() is not None
+    assert asked(student=small, method={"name": "dkd"}, training={"epochs": 3, "batch_size": 32}) == asked()
+    assert asked(method={"name": "scratch"}, teachers=[]) is None
+    different = [
+        {"method": {"name": "rkd"}},
+        {"training": {"seed": 1}},
+        {"training": {"augmentation": "strong"}},
+        {"teachers": [{"architecture": "resnet18", "weights": "train", "training": {"epochs": 2}}]},
+        {"resources": {"threads": 1}},
+    ]
+    assert len({asked(), *(asked(**change) for change in different)}) == len(different) + 1
 
 
 def test_a_student_for_deit_is_told_as_what_it_will_be():

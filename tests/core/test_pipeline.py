@@ -18,6 +18,7 @@ from core import inspection, pipeline
 from core.data.ingest import ingest_folder
 from core.data.stored import StoredDataset
 from core.errors import NonFiniteLoss, SpecCannotRun
+from core.export.onnx_file import open_session
 from core.local import FolderReporter
 from core.models.build import build_student
 from core.models.header import read_facts
@@ -70,7 +71,7 @@ def document(**more):
     }
 
 
-def resolved(dataset, models=None, **more):
+def resolution(dataset, models=None, **more):
     with StoredDataset.open(dataset) as stored:
         facts = DatasetFacts(
             num_classes=stored.num_classes,
@@ -81,7 +82,11 @@ def resolved(dataset, models=None, **more):
             num_test=len(stored.split("test")),
         )
     known = {name: read_facts(folder) for name, folder in (models or {}).items()}
-    return inspection.resolve(parse_job_spec(document(**more)), facts, known, threads=1).spec
+    return inspection.resolve(parse_job_spec(document(**more)), facts, known, threads=1)
+
+
+def resolved(dataset, models=None, **more):
+    return resolution(dataset, models, **more).spec
 
 
 class Telling(FolderReporter):
@@ -121,7 +126,17 @@ class Telling(FolderReporter):
 def attempt(dataset, tmp_path):
     """Runs a spec as one attempt of a job; attempts of one name share their folder, all share ``teachers``."""
 
-    def make(spec, name="job", *, models=None, teachers=None, cache="cache", teacher_cache_bytes=10**9, **wishes):
+    def make(
+        spec,
+        name="job",
+        *,
+        models=None,
+        teachers=None,
+        cache="cache",
+        teacher_cache_bytes=10**9,
+        pixel_cache_bytes=10**9,
+        **wishes,
+    ):
         root = tmp_path / name
         root.mkdir(exist_ok=True)
         workspace = Workspace(
@@ -130,6 +145,7 @@ def attempt(dataset, tmp_path):
             dataset=dataset,
             models=models or {},
             teacher_cache_bytes=teacher_cache_bytes,
+            pixel_cache_bytes=pixel_cache_bytes,
         )
         with Telling(root, teachers=teachers or root / "teachers", **wishes) as reporter:
             return pipeline.run(spec, workspace, reporter), reporter
@@ -219,6 +235,34 @@ def test_a_job_that_is_interrupted_and_ends_in_a_fresh_process_gives_the_same_bi
     assert hashlib.sha256(Path(fresh.stdout.strip()).read_bytes()).hexdigest() == digest(calm)
 
 
+def test_a_swin_with_shared_blocks_is_resumed_with_the_same_bits_and_opened_by_timm_and_onnx(attempt, dataset):
+    def swin(width, **more):
+        sizes = {"patch_size": 2, "window_size": 2, "embed_dim": width, "depths": [2, 2], "num_heads": [2, 2]}
+        return {"architecture": "swin_tiny_patch4_window7_224", "arguments": sizes, **more}
+
+    spec = resolved(
+        dataset,
+        teachers=[swin(12, weights="train", training={"epochs": 1, "batch_size": 16})],
+        student=swin(8),
+        method={"name": "minivit"},
+        training={**document()["training"], "epochs": 2},
+        export=["safetensors", "onnx"],
+    )
+    calm, told = attempt(spec.model_copy(update={"export": ("safetensors",)}), "calm")
+    interrupted(attempt, spec, (Control.DRAIN, Stage.DISTILL, 6))
+    again, _ = attempt(spec, "shaken")
+
+    opened = timm.create_model(f"local-dir:{again.artifacts['config.json'].parent}", pretrained=True).eval()
+    pictures = torch.randn(5, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    (logits,) = open_session(again.artifacts["model.onnx"]).run(["logits"], {"images": pictures.numpy()})
+
+    assert digest(again) == digest(calm)
+    assert {"train/distillation", "train/relation", "train/hidden"} <= told.told.keys()
+    assert sum(p.numel() for p in opened.parameters()) == again.result["student"]["parameters"]
+    assert [len(stage.blocks) for stage in opened.layers] == [1, 1]
+    torch.testing.assert_close(opened(pictures), torch.from_numpy(logits), rtol=1e-4, atol=1e-5)
+
+
 def test_a_job_that_is_cancelled_and_retried_and_paused_after_training_gives_the_same_bits(attempt, dataset, tmp_path):
     spec = resolved(dataset)
     calm, _ = attempt(spec, "calm")
@@ -266,11 +310,16 @@ def asked(monkeypatch):
     return sizes
 
 
-def test_what_a_teacher_said_is_never_asked_again(attempt, dataset, asked):
-    filling, told = attempt(fixed_views(dataset), "first")
+TAPPING = {"name": "fitnets", "logits": "none"}  # levels, and nothing behind them
+each_kind = pytest.mark.parametrize("method", [{"name": "kd"}, TAPPING], ids=["logits", "features"])
+
+
+@each_kind
+def test_what_a_teacher_said_is_never_asked_again(attempt, dataset, asked, method):
+    filling, told = attempt(fixed_views(dataset, method=method), "first")
     in_blocks = [size for size in asked if size != 15]  # the probe asks about batches
     asked.clear()
-    reading, told_again = attempt(fixed_views(dataset, name="another job"), "second")
+    reading, told_again = attempt(fixed_views(dataset, name="another job", method=method), "second")
 
     assert in_blocks == [64, 26] * 2
     assert set(asked) == {15}
@@ -282,13 +331,37 @@ def test_what_a_teacher_said_is_never_asked_again(attempt, dataset, asked):
     assert report["details"]["teacher_cache"] == again
 
 
-def test_a_job_that_has_no_room_to_store_what_its_teacher_says_gives_the_same_bits(attempt, dataset):
-    stored, _ = attempt(fixed_views(dataset), "rich")
-    not_stored, told = attempt(fixed_views(dataset), "poor", cache="other", teacher_cache_bytes=1_000)
+@pytest.mark.parametrize(("method", "needed"), [({"name": "kd"}, 2 * 90 * 3 * 2), (TAPPING, 2 * 90 * 5 * 24 * 2)])
+def test_a_job_that_has_no_room_to_store_what_its_teacher_says_gives_the_same_bits(attempt, dataset, method, needed):
+    spec = fixed_views(dataset, method=method)
+    stored, _ = attempt(spec, "rich")
+    not_stored, told = attempt(spec, "poor", cache="other", teacher_cache_bytes=1_000)
 
-    assert told.data["teacher.not_stored"] == {"reason": "it would need 1,080 bytes and may take 1,000"}
+    assert told.data["teacher.not_stored"] == {"reason": f"it would need {needed:,} bytes and may take 1,000"}
     assert told.data["teacher.cached"]["misses"] == 4
     assert digest(not_stored) == digest(stored)
+
+
+def test_a_job_that_has_no_room_for_decoded_pictures_gives_the_same_bits(attempt, dataset, tmp_path):
+    mapped, _ = attempt(fixed_views(dataset), "rich")
+    on_demand, _ = attempt(fixed_views(dataset), "poor", cache="other", pixel_cache_bytes=0)
+
+    assert not (tmp_path / "other" / "pixels").exists()
+    assert digest(on_demand) == digest(mapped)
+
+
+@each_kind
+def test_rows_that_stay_on_disk_give_the_same_bits_as_those_in_memory(attempt, dataset, monkeypatch, method):
+    spec = fixed_views(dataset, method=method)
+    held, _ = attempt(spec, "held")
+    monkeypatch.setattr("core.teacher.answers.MOST_HELD_BYTES", 0)
+    reading, told = attempt(spec, "reading")
+    monkeypatch.setattr("core.teacher.answers.SHARD_ROWS", 64)
+    filling, _ = attempt(spec, "filling", cache="other")
+    poor, _ = attempt(spec, "poor", cache="another", teacher_cache_bytes=0)
+
+    assert told.data["teacher.cached"]["misses"] == 0
+    assert {digest(reading), digest(filling), digest(poor)} == {digest(held)}
 
 
 def test_a_job_that_is_interrupted_while_its_teacher_is_asked_gives_the_same_bits(
@@ -321,8 +394,11 @@ Entry.write = die_at_the_second
 """
 
 
-def test_a_job_that_is_killed_while_it_stores_what_its_teacher_said_gives_the_same_bits(attempt, dataset, tmp_path):
-    spec = fixed_views(dataset)
+@each_kind
+def test_a_job_that_is_killed_while_it_stores_what_its_teacher_said_gives_the_same_bits(
+    attempt, dataset, tmp_path, method
+):
+    spec = fixed_views(dataset, method=method)
     calm, _ = attempt(spec, "calm", cache="other")
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     words = [str(tmp_path / "killed"), str(tmp_path / "cache"), str(dataset), str(tmp_path / "spec.json")]
@@ -335,11 +411,50 @@ def test_a_job_that_is_killed_while_it_stores_what_its_teacher_said_gives_the_sa
     assert digest(last) == digest(calm)
 
 
-def test_a_method_that_taps_its_teacher_asks_it_about_every_batch(attempt, dataset, asked):
-    _, told = attempt(fixed_views(dataset, method={"name": "rkd"}))
+def test_a_method_that_shows_its_teacher_a_part_of_each_picture_asks_it_about_every_batch(attempt, dataset, asked):
+    _, told = attempt(fixed_views(dataset, method={"name": "masked_teacher"}))
 
     assert "teacher.cached" not in told.events
     assert set(asked) == {15}
+
+
+@each_kind
+def test_a_job_stores_what_its_estimate_announced(attempt, dataset, tmp_path, method):
+    found = resolution(dataset, teachers=[vit(24, weights="random")], method=method)
+    _, told = attempt(found.spec)
+    shards = list((tmp_path / "cache" / "answers").rglob("*.shard"))
+    estimate, cached = found.estimate["teacher_cache"], told.data["teacher.cached"]
+
+    assert estimate["bytes"] == cached["bytes"]
+    assert 0 < sum(file.stat().st_size for file in shards) - estimate["bytes"] <= 192 * len(shards)
+    assert (estimate["asked"], estimate["views"]) == (cached["asked"], cached["views"])
+
+
+def test_a_teacher_is_evaluated_once_for_all_jobs(attempt, dataset, monkeypatch):
+    first, told = attempt(fixed_views(dataset), "first")
+    measured, looks = [], []
+    measure, logits = pipeline.measure_model, FrozenTeacher.logits
+    monkeypatch.setattr(pipeline, "measure_model", lambda *args, **more: measured.append(1) or measure(*args, **more))
+    monkeypatch.setattr(FrozenTeacher, "logits", lambda self, images: looks.append(1) or logits(self, images))
+    second, told_again = attempt(fixed_views(dataset, method={"name": "dkd"}), "second")
+
+    assert (measured, looks) == ([], [])
+    assert second.result["teachers"] == first.result["teachers"]
+    assert told_again.told["teacher/0/top1"] == told.told["teacher/0/top1"]
+    reports = [json.loads(one.artifacts["report.json"].read_text()) for one in (first, second)]
+    before, now = (report["details"]["teachers"][0]["evaluation"] for report in reports)
+    assert (before["hit"], before["saved_seconds"]) == (False, 0.0)
+    assert (now["hit"], now["saved_seconds"] > 0) == (True, True)
+
+
+def test_no_teacher_is_asked_about_views_of_a_stage_without_one(attempt, dataset, asked):
+    training = {**document()["training"], "views": None}
+    method = {"name": "dearkd", "first_stage": 0.5}
+    teacher = {"architecture": "resnet10t", "weights": "random"}
+    _, told = attempt(resolved(dataset, teachers=[teacher], training=training, method=method))
+
+    assert told.data["teacher.cached"]["misses"] == told.data["teacher.cached"]["views"] == 2
+    assert [size for size in asked if size != 15] == [64, 26] * 2
 
 
 def test_a_stop_ends_early_and_still_evaluates_and_exports(attempt, dataset, tmp_path):

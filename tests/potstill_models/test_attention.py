@@ -1,8 +1,16 @@
 import pytest
 import torch
 from timm.layers import Attention
+from timm.models.swin_transformer import WindowAttention
 
-from potstill_models.attention import LocalAttention, SizedAttention, head_centres, patch_offsets
+from potstill_models.attention import (
+    LocalAttention,
+    SharedWindowAttention,
+    SizedAttention,
+    head_centres,
+    patch_offsets,
+)
+from potstill_models.mixing import HeadMixing
 
 
 @pytest.fixture
@@ -108,3 +116,42 @@ def test_places_are_not_stored():
     assert set(local().state_dict()) == {
         "qkv.weight", "proj.weight", "proj.bias", "pos_proj.weight", "pos_proj.bias", "gating",
     }  # fmt: skip
+
+
+@pytest.fixture
+def windows():
+    """Two pictures of three windows of four tokens, and the mask of each window."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.zeros(3, 4, 4)
+    mask[2, 0, 3] = mask[1, :, 2] = -100.0
+    return torch.randn(6, 4, 8, generator=generator), mask
+
+
+def shared():
+    torch.manual_seed(0)
+    attention = SharedWindowAttention(8, num_heads=2, window_size=(2, 2))
+    mixing = HeadMixing(2, transforms=True, relative=None, bias=True)
+    return attention, mixing
+
+
+def test_window_attention_without_mixing_is_timms(windows):
+    attention, _ = shared()
+    timms = WindowAttention(8, num_heads=2, window_size=(2, 2))
+    timms.load_state_dict(attention.state_dict(), strict=True)
+
+    assert torch.equal(attention(*windows), timms(*windows))
+
+
+def test_the_mask_of_a_window_comes_behind_the_first_transform(windows):
+    """Entry by entry, from the formula."""
+    attention, mixing = shared()
+    x, mask = windows
+    q, k, v = attention.qkv(x).reshape(6, 4, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    scores = q @ k.transpose(-2, -1) / 2 + attention._get_rel_pos_bias()
+    first, second = mixing.conv_l, mixing.conv_w
+    mixed = torch.einsum("gh,bhij->bgij", first.weight[:, :, 0, 0], scores) + first.bias[:, None, None]
+    weights = torch.stack([(mixed[index] + mask[index % 3]).softmax(-1) for index in range(6)])
+    weights = torch.einsum("gh,bhij->bgij", second.weight[:, :, 0, 0], weights) + second.bias[:, None, None]
+    expected = attention.proj((weights @ v).transpose(1, 2).reshape(6, 4, 8))
+
+    assert torch.allclose(attention(x, mask, mixing), expected, atol=1e-6)

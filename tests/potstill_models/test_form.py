@@ -1,6 +1,6 @@
 import pytest
 
-from potstill_models import Form
+from potstill_models import Form, SwinForm
 from potstill_models.form import BlockSize
 
 DIMENSIONS = {"embed_dim": 32, "depth": 4, "num_heads": 4}
@@ -64,3 +64,33 @@ def test_a_block_has_what_is_kept_of_it():
 
     assert form.size(0, num_heads=4, head_dim=8, hidden=128) == BlockSize((1, 2), 5)
     assert Form().size(0, num_heads=4, head_dim=8, hidden=128) == BlockSize((8, 8, 8, 8), 128)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "words"),
+    [
+        (4, "stages of 2, 2, 6, 2 blocks cannot be runs of 4 each; set repeats to one of 1, 2, 3, 6, or change depths"),
+        (0, "one of 1, 2, 3, 6"),
+        (12, "one of 1, 2, 3, 6"),
+    ],
+)
+def test_runs_that_do_not_divide_the_stages_of_a_swin_are_refused(repeats, words):
+    with pytest.raises(ValueError, match=words):
+        SwinForm(repeats=repeats).check([2, 2, 6, 2])
+
+
+@pytest.mark.parametrize("depths", [[], [2, 0]])
+def test_each_stage_of_a_swin_has_a_block(depths):
+    with pytest.raises(ValueError, match="at least 1"):
+        SwinForm().check(depths)
+
+
+@pytest.mark.parametrize(
+    ("depths", "repeats", "stored"),
+    [([2, 2, 6, 2], 6, [1, 1, 1, 1]), ([2, 2, 18, 2], 2, [1, 1, 9, 1]), ([2, 2, 6, 2], 3, [1, 1, 2, 1])],
+)
+def test_stored_blocks_are_those_of_the_authors_configurations(depths, repeats, stored):
+    form = SwinForm(repeats=repeats)
+    form.check(depths)
+
+    assert [depth // form.runs(depth) for depth in depths] == stored

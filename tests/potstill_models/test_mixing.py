@@ -1,7 +1,7 @@
 import torch
 
 from potstill_models.attention import SharedAttention
-from potstill_models.mixing import HeadMixing, RelativeKeys, relative_buckets
+from potstill_models.mixing import HeadMixing, LocalConvolution, RelativeKeys, relative_buckets
 
 
 def test_near_places_have_buckets_of_their_own_and_far_ones_share():
@@ -60,3 +60,23 @@ def test_transforms_begin_near_zero():
     mixing.init_weights()
 
     assert 0.01 < mixing.conv_l.weight.std() < 0.03
+
+
+def test_a_bias_of_the_transforms_begins_at_zero():
+    mixing = HeadMixing(4, transforms=True, relative=None, bias=True)
+    mixing.init_weights()
+
+    assert torch.equal(mixing.conv_l.bias, torch.zeros(4))
+    assert HeadMixing(4, transforms=True, relative=None).conv_w.bias is None
+
+
+def test_what_is_near_is_added_to_the_normed_map_channel_by_channel():
+    torch.manual_seed(0)
+    local = LocalConvolution(3, norm_layer=torch.nn.LayerNorm, bias=True)
+    x = torch.randn(1, 9, 9, 3)
+    normed = local.norm(x)
+    cell = normed[0, 1:8, 1:8]  # around (4, 4), all 49 of it
+    expected = normed[0, 4, 4] + (local.conv.weight[:, 0].permute(1, 2, 0) * cell).sum((0, 1)) + local.conv.bias
+
+    assert torch.allclose(local(x)[0, 4, 4], expected, atol=1e-5)
+    assert local(x).shape == x.shape

@@ -1,5 +1,7 @@
 """What the engine tells is written down under its attempt, and survives it."""
 
+import threading
+
 import pytest
 
 from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage
@@ -50,6 +52,44 @@ def test_metrics_and_progress_are_there_after_a_flush(service, job, reporter):
 
     assert [step for step, _ in series(service, job)["train/loss"]] == [0, 1, 2, 3, 4]
     assert service.see(job).progress["step"] == 4
+
+
+def test_the_training_does_not_wait_for_the_database(service, job, reporter, monkeypatch):
+    free, arrived = threading.Event(), threading.Event()
+    insert = metrics.insert
+
+    def slowly(*args):
+        arrived.set()
+        assert free.wait(30)
+        insert(*args)
+
+    monkeypatch.setattr(metrics, "insert", slowly)
+    monkeypatch.setattr("worker.reporter.FLUSH_SECONDS", 0.0)
+    for step in range(5):
+        reporter.metrics(step, {"train/loss": 1.0})  # the first is being written, the others are gathered
+    assert arrived.wait(30)
+    free.set()
+    reporter.flush()
+
+    assert [step for step, _ in series(service, job)["train/loss"]] == [0, 1, 2, 3, 4]
+
+
+def test_what_is_written_beside_comes_before_what_is_written_at_once(service, job, reporter, monkeypatch):
+    monkeypatch.setattr("worker.reporter.FLUSH_SECONDS", 0.0)
+    reporter.metrics(1, {"train/loss": 1.0})
+    reporter.event("probe.passed", "It fits.")
+
+    assert series(service, job)["train/loss"] == [(1, 1.0)]
+
+
+def test_a_lease_that_is_lost_while_writing_beside_is_told(service, job, reporter, tmp_path, monkeypatch):
+    service.do(jobs.hand_back, jobs.Attempt.of(job))
+    again(service, tmp_path)
+    monkeypatch.setattr("worker.reporter.FLUSH_SECONDS", 0.0)
+
+    reporter.metrics(1, {"train/loss": 1.0})
+    with pytest.raises(LeaseLost):
+        reporter.flush()
 
 
 def test_stages_and_events_are_written_at_once(service, job, reporter):

@@ -26,6 +26,7 @@ class AttentionProbeParams(MethodParams):
             student_families=("transformer",),
             teacher_families=("transformer",),
         ),
+        caches=("levels", "logits"),
         example={"pool": "ds_pool"},
     )
     name: Literal["attention_probe"] = Field(description="The method's name.")

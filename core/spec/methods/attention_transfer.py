@@ -20,7 +20,7 @@ class AttentionTransferParams(LayeredParams):
         year=2017,
         when="Networks of unlike width, most of all CNNs with stages; cheap, as no module is added.",
         needs=Needs(teacher=("logits", "levels"), student=("logits", "levels")),
-        caches=("levels",),
+        caches=("levels", "logits"),
     )
     name: Literal["attention_transfer"] = Field(description="The method's name.")
     weight: Weight = Field(

@@ -32,7 +32,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """The method's entry in the catalogue."""
+    """The method's entry in the catalogue. ``caches``: what it asks of teachers once for each view, if anything."""
 
     summary: str
     paper: str

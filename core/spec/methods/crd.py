@@ -21,7 +21,7 @@ class CrdParams(FeatureParams):
         when="A student whose embedding is used later, and a training split that is not huge: two embeddings a "
         "sample are kept, also in each checkpoint.",
         needs=Needs(teacher=("logits", "embedding"), student=("logits", "embedding")),
-        caches=("embedding",),
+        caches=("embedding", "logits"),
     )
     name: Literal["crd"] = Field(description="The method's name.")
     weight: Weight = Field(default=0.8, description="Weight of the contrastive term.")

@@ -25,6 +25,7 @@ class CrossArchitectureParams(LayeredParams):
             student_families=("cnn",),
             teacher_families=("transformer",),
         ),
+        caches=("levels", "attentions", "logits"),
     )
     name: Literal["cross_architecture"] = Field(description="The method's name.")
     logits: LogitTerm = Field(

@@ -26,7 +26,7 @@ class DearkdParams(MethodParams):
             student_families=("transformer",),
             teacher_families=("cnn",),
         ),
-        caches=("logits",),
+        caches=("levels", "logits"),
     )
     name: Literal["dearkd"] = Field(description="The method's name.")
     first_stage: float = Field(

@@ -23,6 +23,7 @@ class FoundationParams(MethodParams):
         needs=Needs(
             teacher=("embedding", "last features"), student=("embedding", "last features"), labels=False, headless=True
         ),
+        caches=("embedding", "last"),
     )
     name: Literal["feature"] = Field(description="The method's name.")
     embedding_weight: Weight = Field(

@@ -19,7 +19,7 @@ class FitnetsParams(LayeredParams):
         year=2014,
         when="Student and teacher of one family, the student not much narrower than the teacher.",
         needs=Needs(teacher=("logits", "levels"), student=("logits", "levels")),
-        caches=("levels",),
+        caches=("levels", "logits"),
     )
     name: Literal["fitnets"] = Field(description="The method's name.")
     weight: Weight = Field(default=1.0, description="Weight of the feature terms; 100 in the CNN literature.")

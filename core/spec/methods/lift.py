@@ -21,7 +21,7 @@ class LiftParams(FeatureParams):
         year=2025,
         when="The student is much narrower than its teacher and feature losses do not help, for a few more weights.",
         needs=Needs(teacher=("logits", "last"), student=("logits", "last"), student_families=("transformer",)),
-        caches=("last",),
+        caches=("last", "logits"),
     )
     name: Literal["lift"] = Field(description="The method's name.")
     form: Literal["lift", "wide_last"] = Field(

@@ -25,7 +25,7 @@ class ManifoldParams(LayeredParams):
             student_families=("transformer",),
             teacher_families=("transformer",),
         ),
-        caches=("levels",),
+        caches=("levels", "logits"),
     )
     name: Literal["manifold"] = Field(description="The method's name.")
     label_weight: Weight = Field(

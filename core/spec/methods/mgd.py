@@ -20,7 +20,7 @@ class MgdParams(LayeredParams):
         year=2022,
         when="Where imitating features as they are, as fitnets does, holds the student back.",
         needs=Needs(teacher=("logits", "levels"), student=("logits", "levels")),
-        caches=("levels",),
+        caches=("levels", "logits"),
     )
     name: Literal["mgd"] = Field(description="The method's name.")
     weight: Weight = Field(

@@ -19,24 +19,31 @@ class MinivitParams(MethodParams):
         "states match the teacher's.",
         paper="MiniViT: Compressing Vision Transformers with Weight Multiplexing, arXiv:2204.07154",
         year=2022,
-        when="The student has to be small on disk: half the weights at the same depth, in the same time. "
-        "With relation_weight and hidden_weight 0 any teacher will do.",
+        when="The student, a ViT or a Swin, has to be small on disk: half the weights at the same depth, in about the "
+        "same time. A Swin learns its relations from a Swin with the same windows. With relation_weight and "
+        "hidden_weight 0 any teacher will do.",
         needs=Needs(teacher=("logits", "attentions", "levels"), student_families=("transformer",)),
-        caches=("logits",),
+        caches=("levels", "attentions", "logits"),
     )
     name: Literal["minivit"] = Field(description="The method's name.")
     repeats: int = Field(
         default=2,
         ge=1,
         le=64,
-        description="How often each stored block runs in succession; depth counts runs. 1: nothing is shared.",
+        description="How often each stored block runs in succession; depth counts runs. 1: nothing is shared. A Swin's "
+        "stage with fewer blocks stores one: the authors' Mini-Swin-T has 6, the others 2.",
     )
     head_transforms: bool = Field(
         default=True, description="Give each run its own linear maps over the heads, before and after the softmax."
     )
     relative_position: bool = Field(
         default=False,
-        description="Give each run its own relative positions of the keys, as the authors' Mini-DeiT has.",
+        description="Give each run of a ViT its own relative positions of the keys, as the authors' Mini-DeiT has.",
+    )
+    local_convolution: bool | None = Field(
+        default=None,
+        description="Norm what reaches each run's MLP and add a depth-wise convolution of it, as the authors' "
+        "Mini-Swin does. Null: where a Swin's blocks are shared.",
     )
     label_weight: Weight = Field(
         default=0.0, description="Weight of the labels' cross-entropy; the authors learn from the teacher alone."

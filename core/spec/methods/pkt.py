@@ -19,7 +19,7 @@ class PktParams(FeatureParams):
         year=2018,
         when="Networks of unlike width or kind, as nothing is projected. Keep the batch size: the term depends on it.",
         needs=Needs(teacher=("logits", "embedding"), student=("logits", "embedding")),
-        caches=("embedding",),
+        caches=("embedding", "logits"),
     )
     name: Literal["pkt"] = Field(description="The method's name.")
     weight: Weight = Field(

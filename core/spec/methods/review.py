@@ -20,7 +20,7 @@ class ReviewParams(LayeredParams):
         year=2021,
         when="CNNs and other networks with stages, where it is among the best feature methods.",
         needs=Needs(teacher=("logits", "levels", "embedding"), student=("logits", "levels", "embedding")),
-        caches=("levels", "embedding"),
+        caches=("levels", "embedding", "logits"),
     )
     name: Literal["review"] = Field(description="The method's name.")
     warmup_epochs: float = Field(

@@ -20,7 +20,7 @@ class RkdParams(FeatureParams):
         year=2019,
         when="Embeddings that are compared later, as in retrieval; widths may differ. Batches of 64 or more.",
         needs=Needs(teacher=("logits", "embedding"), student=("logits", "embedding")),
-        caches=("embedding",),
+        caches=("embedding", "logits"),
     )
     name: Literal["rkd"] = Field(description="The method's name.")
     distance_weight: Weight = Field(default=25.0, description="Weight of the distances.")

@@ -19,7 +19,7 @@ class SimilarityParams(FeatureParams):
         year=2019,
         when="Networks of unlike width or kind, as nothing is projected. Keep the batch size: the term depends on it.",
         needs=Needs(teacher=("logits", "embedding"), student=("logits", "embedding")),
-        caches=("embedding", "last"),
+        caches=("embedding", "last", "logits"),
     )
     name: Literal["similarity"] = Field(description="The method's name.")
     weight: Weight = Field(

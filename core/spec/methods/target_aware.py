@@ -20,7 +20,7 @@ class TargetAwareParams(LayeredParams):
         when="Teacher and student that see places differently, such as CNNs with unlike receptive fields; the last "
         "maps should have more than a few pixels.",
         needs=Needs(teacher=("logits", "last"), student=("logits", "last")),
-        caches=("last",),
+        caches=("last", "logits"),
     )
     name: Literal["target_aware"] = Field(description="The method's name.")
     weight: Weight = Field(default=0.1, description="Weight of the feature term.")

@@ -20,7 +20,7 @@ class VidParams(LayeredParams):
         year=2019,
         when="Instead of fitnets where some channels of the teacher are out of the student's reach or very large.",
         needs=Needs(teacher=("logits", "levels"), student=("logits", "levels")),
-        caches=("levels",),
+        caches=("levels", "logits"),
     )
     name: Literal["vid"] = Field(description="The method's name.")
     initial_variance: float = Field(

@@ -25,7 +25,7 @@ class VitkdParams(LayeredParams):
             student_families=("transformer",),
             teacher_families=("transformer",),
         ),
-        caches=("levels", "last"),
+        caches=("levels", "last", "logits"),
     )
     name: Literal["vitkd"] = Field(description="The method's name.")
     layers: tuple[LayerPair, ...] | None = Field(

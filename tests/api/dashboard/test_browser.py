@@ -230,6 +230,18 @@ def test_a_small_screen_has_no_sideways_scrolling(sign_in, tenant, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_curves_follow_a_window_that_is_made_narrower(sign_in, tenant, server):
+    attempt = tenant.running_job()
+    with server.database.write() as session:
+        metrics.insert(session, attempt, [("train/loss", step, 2.0 / step) for step in range(1, 5)])
+    page = sign_in(tenant, f"/jobs/{attempt.job_id}")
+    page.locator(".chart canvas").first.wait_for()
+
+    page.set_viewport_size({"width": 360, "height": 740})
+
+    page.wait_for_function("document.documentElement.scrollWidth <= 360")
+
+
 def test_everything_can_be_reached_by_keyboard(sign_in, tenant):
     job = tenant.queued_job()
     page = sign_in(tenant, f"/jobs/{job}")

@@ -7,8 +7,11 @@ import uuid
 import httpx
 import pytest
 
+from api.jobs import service
 from core.queue import Hints
-from core.store import jobs
+from core.spec import parse_job_spec
+from core.store import events, jobs
+from worker import inspector
 
 
 @pytest.fixture
@@ -343,6 +346,29 @@ class TestEstimate:
         assert estimate["total_steps"] == 10
         assert {"seconds", "memory_bytes", "teacher_cache", "warnings"} <= set(estimate)
         assert http.get("/v1/jobs").json()["data"] == []
+
+    def test_it_says_that_the_teachers_answers_are_there_once_a_job_has_stored_them(self, http, tenant, tmp_path):
+        attempt = tenant.running_job()
+        spec = http.get(f"/v1/jobs/{attempt.job_id}").json()["spec"]
+        before = http.post("/v1/estimates", json=spec).json()["teacher_cache"]
+        with tenant.server.database.write() as session:
+            facts = service.find_inputs(tenant.server.database, tenant.project_id, parse_job_spec(spec))
+            question = service.question(parse_job_spec(spec), facts, threads=tenant.server.settings.job_threads)
+            told = inspector.answer("resolve", question)["ok"]["estimate"]["teacher_cache"]
+            data = {"asked": told["asked"], "views": told["views"], "stopped": None}
+            events.append(session, attempt, "teacher.cached", "stored", data=data)
+        tenant.succeed(attempt, tmp_path)
+        other = {**spec, "method": {"name": "rkd"}}
+
+        after = http.post("/v1/estimates", json=spec).json()["teacher_cache"]
+        assert (before["bytes"], before["views"], before["hit"], before["saved_seconds"]) == (
+            2 * 80 * 3 * 2,
+            2,
+            False,
+            0,
+        )
+        assert after == {**before, "hit": True, "saved_seconds": before["seconds"]}
+        assert not http.post("/v1/estimates", json=other).json()["teacher_cache"]["hit"]
 
     def test_a_spec_that_cannot_be_is_refused_alike(self, http, spec):
         answer = http.post("/v1/estimates", json=spec | {"student": {"architecture": "vit_tyni"}})

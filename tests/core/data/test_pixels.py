@@ -1,4 +1,6 @@
+import gc
 import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +68,7 @@ def test_the_number_of_threads_changes_nothing(stored, tmp_path):
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY\x01\x00v\x00{broken", b"x" * 500])
 def test_a_damaged_cache_is_made_again(stored, tmp_path, damage):
     good = np.array(load_pixels(stored, "train", 5, tmp_path / "cache").images)
-    (path,) = (tmp_path / "cache" / "pixels").glob("*.npy")
+    (path,) = (tmp_path / "cache" / "pixels").glob("*/images.npy")
     path.write_bytes(damage)
 
     assert np.array_equal(load_pixels(stored, "train", 5, tmp_path / "cache").images, good)
@@ -74,7 +76,7 @@ def test_a_damaged_cache_is_made_again(stored, tmp_path, damage):
 
 def test_a_cache_that_was_cut_off_is_made_again(stored, tmp_path):
     good = np.array(load_pixels(stored, "train", 5, tmp_path / "cache").images)
-    (path,) = (tmp_path / "cache" / "pixels").glob("*.npy")
+    (path,) = (tmp_path / "cache" / "pixels").glob("*/images.npy")
     path.write_bytes(path.read_bytes()[:-10])
 
     assert np.array_equal(load_pixels(stored, "train", 5, tmp_path / "cache").images, good)
@@ -87,7 +89,8 @@ def test_work_that_is_ended_leaves_no_half_array(stored, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         load_pixels(stored, "train", 5, tmp_path / "cache", progress=stop)
 
-    assert [path.suffix for path in (tmp_path / "cache" / "pixels").iterdir()] == [".lock"]
+    files = [path for path in (tmp_path / "cache" / "pixels").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".lock"}
     assert len(load_pixels(stored, "train", 5, tmp_path / "cache")) == 10
 
 
@@ -95,7 +98,7 @@ def _load(folder, cache, queue):
     calls = []
     with StoredDataset.open(Path(folder)) as stored:
         pixels = load_pixels(stored, "train", 7, Path(cache), progress=lambda *done: calls.append(done))
-        queue.put((len(calls), int(pixels.images.sum())))
+        queue.put((sum(done > 0 for done, _ in calls), int(pixels.images.sum())))
 
 
 def test_processes_that_ask_at_once_do_the_work_once(stored, tmp_path):
@@ -137,3 +140,71 @@ def test_some_pictures_without_labels_are_the_same_pictures():
     assert len(some) == 2
     assert some.labels.tolist() == [-1, -1]
     assert torch.equal(some.batch(torch.tensor([1, 0])), whole.batch(torch.tensor([4, 1])))
+
+
+# --- room ---------------------------------------------------------------------------------------
+
+BYTES = 10 * 3 * 5 * 5  # of the training split at 5 pixels
+
+
+def entries(cache):
+    return {path.name.split("-", 1)[1] for path in (cache / "pixels").iterdir() if path.is_dir()}
+
+
+def test_what_does_not_fit_is_decoded_on_demand_with_the_same_bits(stored, tmp_path):
+    kept = load_pixels(stored, "train", 5, tmp_path / "cache")
+
+    loose = load_pixels(stored, "train", 5, tmp_path / "other", max_bytes=BYTES - 1, threads=3)
+
+    assert loose.on_demand
+    assert not kept.on_demand
+    assert not (tmp_path / "other").exists()
+    assert loose.images.shape == kept.images.shape
+    assert loose.labels.equal(kept.labels)
+    wanted = torch.tensor([7, 2, 7])
+    assert loose.batch(wanted).equal(kept.batch(wanted))
+    assert np.array_equal(np.array(loose.images), kept.images)
+
+
+def test_pictures_used_longest_ago_make_room(stored, tmp_path):
+    for size in (5, 6):
+        load_pixels(stored, "train", size, tmp_path, max_bytes=10_000)
+    for size, used_at in ((5, 2_000), (6, 1_000)):
+        (lock,) = (tmp_path / "pixels").glob(f"*-{size}-train.lock")
+        os.utime(lock, (used_at, used_at))
+
+    load_pixels(stored, "train", 7, tmp_path, max_bytes=10 * 3 * (5 * 5 + 7 * 7) + 1_000)
+
+    assert entries(tmp_path) == {"5-train", "7-train"}
+
+
+def test_pictures_in_use_are_kept_and_others_decoded_on_demand(stored, tmp_path):
+    used = load_pixels(stored, "train", 5, tmp_path, max_bytes=BYTES + 1_000)
+
+    other = load_pixels(stored, "train", 6, tmp_path, max_bytes=BYTES + 1_000)
+
+    assert other.on_demand
+    assert entries(tmp_path) >= {"5-train"}
+    view = used.images[::2]
+    del used
+    gc.collect()
+    assert load_pixels(stored, "train", 6, tmp_path, max_bytes=BYTES + 1_000).on_demand  # a part is in use as well
+    del view
+    gc.collect()
+    assert not load_pixels(stored, "train", 6, tmp_path, max_bytes=BYTES + 1_000).on_demand
+
+
+def test_a_disk_that_refuses_is_done_without(stored, tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+
+    assert load_pixels(stored, "train", 5, tmp_path / "cache").on_demand
+
+
+def test_an_array_that_was_deleted_while_it_is_used_is_made_again_beside_it(stored, tmp_path):
+    first = load_pixels(stored, "train", 5, tmp_path)
+    (path,) = (tmp_path / "pixels").glob("*/images.npy")
+    path.unlink()
+
+    again = load_pixels(stored, "train", 5, tmp_path)
+
+    assert np.array_equal(first.images, again.images)

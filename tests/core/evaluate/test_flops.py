@@ -24,6 +24,17 @@ def test_attention_is_counted_fused_or_not():
     assert count_flops(model, torch.rand(1, 3, 8, 8)) == fused
 
 
+def test_every_run_of_a_shared_block_is_counted_with_what_it_has_for_itself():
+    side, width, heads, tokens, runs = 8, 16, 2, 16, 2
+    arguments = {"img_size": 16, "patch_size": 2, "window_size": 4, "embed_dim": width, "depths": [2], "num_heads": [2]}
+    plain = count_flops(timm.create_model("potstill_swin", **arguments).eval(), torch.rand(1, 3, 16, 16))
+    form = {"repeats": runs, "head_transforms": True, "local_convolution": True}
+    shared = count_flops(timm.create_model("potstill_swin", **arguments, **form).eval(), torch.rand(1, 3, 16, 16))
+
+    mixing = 2 * 2 * side * side * tokens * heads * heads
+    assert shared - plain == runs * (mixing + 2 * side * side * width * 49)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "size"),
     [
@@ -34,6 +45,21 @@ def test_attention_is_counted_fused_or_not():
             "swin_tiny_patch4_window7_224",
             {"img_size": 32, "patch_size": 2, "window_size": 2, "depths": [1, 1, 2, 1]},
             32,
+        ),
+        (
+            "potstill_swin",
+            {
+                "img_size": 20,
+                "patch_size": 2,
+                "window_size": 4,
+                "embed_dim": 24,
+                "depths": [2, 4],
+                "num_heads": [2, 4],
+                "repeats": 2,
+                "head_transforms": True,
+                "local_convolution": True,
+            },
+            20,
         ),
         ("eva02_tiny_patch14_224", {"img_size": 28, "depth": 2}, 28),
         ("levit_128s", {"img_size": 64}, 64),

@@ -96,7 +96,7 @@ def lesson():
         torch.manual_seed(1)
         method = build_method(parameters, setting)
         method.prepare_student(pupil.module)
-        frozen = [FrozenTeacher(t, Arithmetic(CPU, "fp32"), method.teacher_wants) for t in built]
+        frozen = [FrozenTeacher(t, Arithmetic(CPU, "fp32"), method.asks) for t in built]
         return Lesson(method.train(), pupil, frozen)
 
     return make

@@ -20,6 +20,8 @@ SWIN = (
     {"patch_size": 4, "window_size": 2, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2]},
 )
 ONE_WINDOW = (SWIN[0], SWIN[1] | {"window_size": 4})
+ONE_STAGE = (SWIN[0], SWIN[1] | {"depths": [2], "num_heads": [2]})
+SWIN_TEACHER = (SWIN[0], SWIN[1] | {"embed_dim": 12, "depths": [2, 4]})
 LOSSES_ALONE = {"repeats": 1, "head_transforms": False}
 
 
@@ -177,9 +179,85 @@ def test_a_depth_that_runs_do_not_divide_is_refused(lesson):
         lesson("minivit", repeats=3)
 
 
-def test_only_a_vit_shares_its_blocks(lesson):
-    with pytest.raises(InvalidSpec, match="set repeats to 1 and head_transforms to false"):
-        lesson("minivit", student=SWIN, teachers=(SWIN,))
+def test_a_swin_stores_each_pair_of_blocks_once_with_their_own_transforms(lesson):
+    made = lesson("minivit", student=SWIN, teachers=(SWIN_TEACHER,))
+    stages = made.student.module.layers
+
+    assert made.student.architecture == "potstill_swin"
+    assert [[len(block.runs) for block in stage.blocks] for stage in stages] == [[2], [2]]
+    assert all(run.mixing and run.local for stage in stages for block in stage.blocks for run in block.runs)
+
+
+def test_each_term_teaches_what_the_runs_of_a_swin_share(lesson, batch):
+    made = lesson("minivit", student=SWIN, teachers=(SWIN_TEACHER,), label_weight=1.0)
+    terms = made.terms(batch)
+    weight = made.student.module.layers[0].blocks[0].attn.qkv.weight
+
+    assert made.method.relations == ((1, 1), (3, 5))
+    assert made.method.hidden == ((0, 0), (1, 1))
+    assert list(terms) == ["label", "distillation", "relation", "hidden"]
+    for name, term in terms.items():
+        (slope,) = torch.autograd.grad(term, weight, retain_graph=True)
+        assert slope.abs().sum() > 0, name
+
+
+def test_a_later_run_of_a_swins_block_is_read_where_it_runs(lesson, batch):
+    """Block 1 is the second run of the first stored block: its own norm counts, and nothing behind q, k and v."""
+    made = lesson("minivit", student=SWIN, teachers=(SWIN_TEACHER,), layers=[(1, 1)], hidden_weight=0)
+    run = made.student.module.layers[0].blocks[0].runs[1]
+    before, behind = torch.autograd.grad(
+        made.terms(batch)["relation"], (run.norm1.weight, run.norm2.weight), allow_unused=True
+    )
+
+    assert before.abs().sum() > 0
+    assert behind is None
+
+
+@pytest.mark.parametrize(
+    ("params", "form"),
+    [
+        ({}, (2, True, True)),
+        ({"local_convolution": False}, (2, True, False)),
+        ({"repeats": 1}, (1, True, False)),
+        ({"repeats": 1, "head_transforms": False, "local_convolution": True}, (1, False, True)),
+    ],
+)
+def test_a_swin_has_the_transforms_that_are_asked_for(params, form, lesson):
+    made = lesson("minivit", student=SWIN, teachers=(SWIN_TEACHER,), **params).student.module.form
+
+    assert (made.repeats, made.head_transforms, made.local_convolution) == form
+
+
+def test_windows_of_a_single_stage_have_no_prefix(lesson, batch):
+    made = lesson("minivit", student=ONE_STAGE, teachers=(SWIN_TEACHER,), layers=[(1, 1)], hidden_weight=0)
+
+    assert made.method.prefixes == (0, 0)
+    assert made.terms(batch)["relation"].isfinite()
+
+
+def test_only_a_vit_or_a_swin_of_the_first_version_shares_its_blocks(lesson):
+    second = ("swinv2_tiny_window8_256", {"window_size": 2, "depths": [2, 2], "num_heads": [2, 2]})
+
+    with pytest.raises(
+        InvalidSpec, match=r"swinv2_tiny_window8_256 is none; choose a vit_\*, deit_\* or swin_\*, or set"
+    ):
+        lesson("minivit", student=second, teachers=(SWIN,))
+
+
+def test_runs_that_do_not_divide_a_swins_stages_are_refused(lesson):
+    deep = (SWIN[0], SWIN[1] | {"depths": [2, 6]})
+
+    with pytest.raises(
+        InvalidSpec, match=r"/method/repeats: .*stages of 2, 6 blocks.*set repeats to one of 1, 2, 3, 6"
+    ):
+        lesson("minivit", student=deep, teachers=(SWIN_TEACHER,), repeats=4)
+
+
+def test_transforms_of_the_other_family_are_refused(lesson):
+    with pytest.raises(InvalidSpec, match=r"/method/relative_position: .*leave it out"):
+        lesson("minivit", student=SWIN, teachers=(SWIN_TEACHER,), relative_position=True)
+    with pytest.raises(InvalidSpec, match=r"/method/local_convolution: .*leave it out"):
+        lesson("minivit", local_convolution=True)
 
 
 def test_blocks_that_are_not_there_or_not_alike_are_refused(lesson):

@@ -2,12 +2,26 @@
 
 import ast
 import inspect
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from core.methods import Batch, Method, Moment, Outputs, implementation
+from core.models.built import BuiltModel
 from core.spec import METHODS
+from core.teacher.layout import layout_of
+
+
+@dataclass
+class Silent:
+    """A teacher that is there and says nothing."""
+
+    built: BuiltModel
+
+    def __call__(self, images):
+        raise AssertionError("asked")
+
 
 NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
 START = Moment(step=9, total_steps=10, epoch=1.8, epochs=2)
@@ -135,6 +149,36 @@ def test_a_method_that_draws_says_whether_it_compares_samples(name, lesson):
 )
 def test_whether_samples_are_compared_depends_on_the_parameters(name, params, per_sample, lesson):
     assert lesson(name, **params).method.per_sample is per_sample
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_that_reads_answers_learns_the_same_from_stored_ones_and_asks_no_teacher(name, lesson, batch):
+    made = lesson(name)
+    if not (made.method.reads_answers and made.teachers):
+        pytest.skip("its teachers are asked in every step")
+    online = {name: term.item() for name, term in lesson(name).terms(batch, BEGINNING).items()}
+    layouts = [layout_of(t.built, made.method.asks, made.method.sparse_answers) for t in made.teachers]
+    said = [layout.pack(t(batch.images)) for layout, t in zip(layouts, made.teachers, strict=True)]
+
+    def stored(_batch):
+        return [layout.unpack(rows) for layout, rows in zip(layouts, said, strict=True)]
+
+    made.teachers = [Silent(teacher.built) for teacher in made.teachers]
+    torch.manual_seed(5)
+    terms = made.method.terms(batch, replace(made.room(BEGINNING), answers=stored))
+
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(online, rel=0.02, abs=0.02)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_the_catalogue_says_of_a_methods_store_is_what_it_does(name, lesson):
+    method, about = lesson(name).method, METHODS[name].params.about
+    stored = bool(method.reads_answers and about.needs.max_teachers != 0)
+    tapped = {word for word in ("levels", "last", "embedding", "attentions") if getattr(method.asks, word)}
+    logits = {"sparse logits" if method.sparse_answers else "logits"} if method.asks.logits else set()
+
+    assert set(about.caches) >= (tapped | logits if stored else set())
+    assert bool(about.caches) == stored
 
 
 def test_outputs_of_a_model_with_two_heads_keep_the_class_head_apart(logits):

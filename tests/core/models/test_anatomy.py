@@ -25,6 +25,7 @@ NETWORKS = {
     "deit distilled": ("deit_tiny_distilled_patch16_224", VIT, 16),
     "cait": ("cait_xxs24_224", VIT, 16),
     "swin": ("swin_tiny_patch4_window7_224", SWIN, 16),
+    "shared swin": ("potstill_swin", {**SWIN, "depths": [2, 4], "repeats": 2, "head_transforms": True}, 16),
     "convnext": ("convnext_atto", {**HEAD, "depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}, 32),
     "resnet": ("resnet10t", {**HEAD, "channels": [4, 8, 12, 16], "stem_width": 4}, 32),
     "regnet": ("regnetx_002", HEAD, 32),
@@ -48,6 +49,10 @@ EXPECTED = {
     "swin": (
         "transformer", stages(8, 16, side=8), 16,
         (attention(8, 1, 4, windows=16), attention(16, 2, 4, windows=4)), 0, False, False, 0,
+    ),
+    "shared swin": (
+        "transformer", stages(8, 16, side=8), 16,
+        (attention(8, 1, 4, windows=16),) * 2 + (attention(16, 2, 4, windows=4),) * 4, 0, False, False, 0,
     ),
     "convnext": ("cnn", stages(4, 8, 12, 16, side=8), 16, (), 0, False, False, 0),
     "resnet": ("cnn", stages(8, 4, 8, 12, 16, side=16), 16, (), 0, False, False, 15),

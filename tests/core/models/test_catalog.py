@@ -43,6 +43,19 @@ def test_families(name, family):
     assert catalog.family(name) == family
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("swin_s3_tiny_224", True),
+        ("potstill_swin", True),
+        ("swinv2_tiny_window8_256", False),
+        ("vit_tiny_patch16_224", False),
+    ],
+)
+def test_a_swin_is_one_of_the_first_version(name, expected):
+    assert catalog.is_swin(name) is expected
+
+
 def test_the_catalogue_is_whole():
     entries = catalog.architectures()
 

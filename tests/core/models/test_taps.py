@@ -36,6 +36,13 @@ FAMILIES = {
     "deit distilled": Family("deit_tiny_distilled_patch16_224", VIT, 16, levels=3, prefixes=2, attentions=3),
     "cait": Family("cait_xxs24_224", VIT, 16, levels=3, attentions=3),
     "swin": Family("swin_tiny_patch4_window7_224", SWIN, 16, levels=2, attentions=3),
+    "shared swin": Family(
+        "potstill_swin",
+        {**SWIN, "depths": [2, 2], "repeats": 2, "head_transforms": True, "local_convolution": True},
+        16,
+        levels=2,
+        attentions=4,
+    ),
     "convnext": Family("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}, 32, levels=4),
     "resnet": Family("resnet10t", {"channels": (4, 8, 12, 16), "stem_width": 4}, 32, levels=5),
     "regnet": Family("regnetx_002", {}, 32, levels=5),
@@ -307,6 +314,19 @@ def test_attentions_of_a_swin_are_counted_by_window_and_without_weights():
     assert all(attention.weights is None for attention in seen.values())
 
 
+def test_attentions_of_a_shared_swin_block_are_counted_as_they_run():
+    module, tokens = network("shared swin"), []
+    layer = module.layers[1].blocks[0].attn.qkv
+    hook = layer.register_forward_hook(lambda _layer, _inputs, output: tokens.append(output))
+    seen = tap("shared swin").attentions
+    hook.remove()
+
+    assert [attention.query.shape for attention in seen.values()] == [(32, 4, 8)] * 2 + [(8, 4, 16)] * 2
+    for index, qkv in zip((2, 3), tokens, strict=True):
+        torch.testing.assert_close(torch.cat(seen[index].qkv, dim=-1), qkv)
+    assert not torch.allclose(seen[2].query, seen[3].query)
+
+
 @every_family
 def test_what_is_tapped_can_be_learned_from(name):
     inputs = pictures(name).requires_grad_()
@@ -368,6 +388,37 @@ def test_a_headless_network_has_no_embedding_to_read():
 def test_nothing_wanted_is_a_plain_run():
     assert not Wanted()
     assert run_tapped(nn.Flatten(), torch.ones(1, 2, 2), Wanted()).logits.equal(torch.ones(1, 4))
+
+
+@every_family
+@pytest.mark.parametrize("index", [0, -1])
+def test_a_network_that_is_left_at_a_level_has_the_same_level_and_no_logits(name, index):
+    level = range(FAMILIES[name].levels)[index]
+    whole = tap(name, levels=(level,))
+    runs = []
+    hooks = [part.register_forward_hook(lambda *_: runs.append(1)) for part in network(name).modules()]
+    tap(name, levels=(level,))
+    needed = len(runs)
+    early = tap(name, levels=(level,), logits=False)
+    for hook in hooks:
+        hook.remove()
+
+    assert early.logits.shape == (2, 0)
+    assert early.levels[level].all_tokens.equal(whole.levels[level].all_tokens)
+    assert len(runs) - needed < needed
+
+
+@every_family
+def test_without_logits_all_the_rest_is_the_same(name):
+    family = FAMILIES[name]
+    early, whole = tap(name, levels=(0,), last=True, logits=False), tap(name, levels=(0,), last=True)
+    embedding = tap(name, levels=(0,), embedding=True, logits=False).embedding
+
+    assert early.logits.shape == (2, 0)
+    assert early.levels[0].tokens.equal(whole.levels[0].tokens)
+    assert early.last.all_tokens.equal(whole.last.all_tokens)
+    assert embedding.equal(tap(name, levels=(0,), embedding=True).embedding)
+    assert len(tap(name, attentions=tuple(range(family.attentions)), logits=False).attentions) == family.attentions
 
 
 def test_a_map_is_read_row_by_row():

@@ -14,9 +14,11 @@ from core.local import FolderReporter
 from core.methods import Outputs
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
+from core.models.taps import Wanted
 from core.reporting import Control, Interrupted
+from core.spec import parse_job_spec
 from core.teacher import answers as answers_module
-from core.teacher.answers import answers_for, view_bytes
+from core.teacher.answers import answers_for
 from core.train.feed import Feed
 from core.train.precision import Arithmetic
 
@@ -84,7 +86,7 @@ def asking(tmp_path):
     made = []
 
     def make(name="job", *, teachers=None, views=2, epochs=4, batch_size=40, max_bytes=PLENTY, wish=Control.GO,
-             after=0, reads=True, mixing=None, cache=None):  # fmt: skip
+ after=0, reads=True, sparse=None, taught_share=1.0, mixing=None, cache=None):  # fmt: skip
         generator = np.random.default_rng(0)
         images = generator.integers(0, 256, size=(N, 1, SIZE, SIZE), dtype=np.uint8)
         feed = Feed(
@@ -96,10 +98,14 @@ def asking(tmp_path):
         made.append(reporter)
         task = SimpleNamespace(
             teachers=teachers, feed=feed, arithmetic=CPU, training=SimpleNamespace(epochs=epochs),
-            method=SimpleNamespace(reads_answers=reads),
+            method=SimpleNamespace(
+                reads_answers=reads, asks=Wanted(), sparse_answers=sparse, taught_share=taught_share
+            ),
         )  # fmt: skip
         context = SimpleNamespace(cache=cache or tmp_path / "cache", threads=1, reporter=reporter)
-        found = answers_for(task, context, views=views, pictures="p", max_bytes=max_bytes)
+        document = {"dataset": "d", "student": {"architecture": "a"}, "method": {"name": "scratch"}}
+        spec = parse_job_spec({**document, "training": {"views": views}})
+        found = answers_for(task, context, spec=spec, pictures="p", max_bytes=max_bytes)
         return Asking(found, teachers, feed, reporter)
 
     yield make
@@ -144,6 +150,7 @@ def test_a_teacher_is_asked_once_about_each_view_and_by_no_later_job(asking):
     assert (summary["hits"], summary["misses"]) == (2, 2)  # views 0 and 1, each shown twice
     assert second.answers.finish().figures() | {"saved_seconds": 0} == {
         "hits": 4, "misses": 0, "seconds": 0.0, "saved_seconds": 0, "bytes": 4 * N * C * 2, "stopped": None,
+        "views": 2, "asked": first.answers.tally.asked,
     }  # fmt: skip
     assert second.answers.tally.saved_seconds > 0
 
@@ -230,13 +237,13 @@ def test_answers_beyond_half_precision_become_the_largest_number_and_stay_finite
     assert told.isfinite().all()
 
 
-def test_a_method_that_takes_more_than_logits_asks_batch_by_batch(asking):
+def test_a_method_that_shows_its_teachers_other_pictures_asks_batch_by_batch(asking):
     assert asking(reads=False).answers is None
     assert asking(teachers=[]).answers is None
 
 
 def test_a_view_that_is_too_big_for_memory_is_asked_batch_by_batch(asking, monkeypatch):
-    monkeypatch.setattr(answers_module, "MOST_VIEW_BYTES", view_bytes(N, C, 2) - 1)
+    monkeypatch.setattr(answers_module, "MOST_VIEW_BYTES", 2 * 2 * N * C - 1)
 
     assert asking(teachers=[Teacher(), Teacher(1)]).answers is None
     assert asking(teachers=[Teacher()]).answers is not None

@@ -5,6 +5,7 @@ import torch
 
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
+from core.models.taps import Wanted
 from core.teacher.frozen import FrozenTeacher
 from core.train.precision import Arithmetic
 
@@ -45,3 +46,13 @@ def test_in_bf16_the_logits_are_still_float32():
     teacher = FrozenTeacher(resnet(), Arithmetic(CPU, "bf16"))
 
     assert teacher.logits(torch.rand(2, 3, 8, 8)).dtype == torch.float32
+
+
+def test_an_answer_does_not_depend_on_how_pictures_lie_in_memory():
+    teacher = FrozenTeacher(resnet(), Arithmetic(CPU, "fp32"), Wanted(levels=(2,)))
+    pictures = torch.rand(3, 3, 8, 8)
+
+    one, other = teacher(pictures), teacher(pictures.contiguous(memory_format=torch.channels_last))
+
+    assert one.logits.equal(other.logits)
+    assert one.levels[2].tokens.equal(other.levels[2].tokens)

@@ -9,6 +9,8 @@ from core.data.mixing import Mixing
 from core.data.pixels import Pixels
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
+from core.models.taps import Wanted
+from core.teacher.layout import lay_out
 from core.teacher.question import Question, teacher_digest
 from core.train.feed import Feed
 from core.train.precision import Arithmetic
@@ -23,9 +25,9 @@ def feed(pixels=PIXELS, **more):
     return Feed(pixels, **options)
 
 
-def key(teacher="t", view=0, **more):
+def key(teacher="t", view=0, num_classes=3, sparse=None, **more):
     asked = {"pictures": "p", "feed": feed(), "arithmetic": Arithmetic(CPU, "fp32"), "threads": 1, "block": 64, **more}
-    return Question(**asked).key(teacher, view)
+    return Question(**asked).key(teacher, view, lay_out("linear", {"num_classes": num_classes}, 8, Wanted(), sparse))
 
 
 def test_what_cannot_change_an_answer_changes_no_key():
@@ -40,6 +42,7 @@ def test_what_cannot_change_an_answer_changes_no_key():
     [
         {"teacher": "u"},
         {"view": 1},
+        {"num_classes": 4},
         {"pictures": "q"},
         {"threads": 2},
         {"block": 32},

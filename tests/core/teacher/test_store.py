@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from core import shared_folder
 from core.teacher import store as store_module
 from core.teacher.store import AnswerStore, Shard
 
@@ -174,7 +175,7 @@ def test_a_disk_that_is_full_stops_the_store_and_leaves_nothing_half(store, monk
 
 def test_a_disk_that_is_nearly_full_is_left_alone(store, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=ROOM)
-    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shared_folder.shutil, "disk_usage", lambda path: usage)
 
     fill(store)
 

@@ -1,10 +1,15 @@
 """Batches are a function of (pixels, seed, step)."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from core.data import decoding
+from core.data.ingest import ingest_folder
 from core.data.mixing import Mixing, mix_pictures
-from core.data.pixels import Pixels
+from core.data.pixels import Pixels, load_pixels
+from core.data.stored import StoredDataset
 from core.data.views import apply_view, view_table
 from core.train.feed import Feed
 
@@ -167,3 +172,54 @@ def test_mixed_labels_train_with_label_smoothing(pixels, task, training):
 
     smoothed = batch.labels * 0.9 + 0.1 / 4
     assert loss.item() == pytest.approx(-(smoothed * logits.log_softmax(1)).sum(1).mean().item(), abs=1e-6)
+
+
+@pytest.fixture
+def stored_pixels(tmp_path):
+    """The same 40 pictures mapped into memory, and decoded on demand."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 1)):
+        for label in range(2):
+            folder = tmp_path / "pictures" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 256, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    ingest_folder(tmp_path / "pictures", tmp_path / "stored")
+    with StoredDataset.open(tmp_path / "stored") as stored:
+        return (
+            load_pixels(stored, "train", 8, tmp_path / "cache"),
+            load_pixels(stored, "train", 8, tmp_path / "cache", max_bytes=0, threads=2),
+        )
+
+
+@pytest.mark.parametrize("mixing", [None, BOTH])
+@pytest.mark.parametrize("views", [None, 1, 2])
+def test_pictures_on_demand_give_the_same_batches(stored_pixels, mixing, views):
+    mapped, loose = (
+        feed(pixels, views=views, mixing=mixing, num_classes=2 if mixing else None) for pixels in stored_pixels
+    )
+
+    for step in (*range(12), 3, 30):
+        one, other = mapped.batch(step), loose.batch(step)
+        assert one.images.equal(other.images)
+        assert one.labels.equal(other.labels)
+        assert one.indices.equal(other.indices)
+    block = torch.arange(8, 16)
+    assert mapped.shown(1, block).equal(loose.shown(1, block))
+    assert mapped.batch(30).images.equal(loose.batch(30).images)
+
+
+@pytest.mark.parametrize("mixing", [None, BOTH])
+def test_the_next_steps_pictures_are_on_their_way(stored_pixels, mixing, monkeypatch):
+    _, pixels = stored_pixels
+    one = feed(pixels, views=1, mixing=mixing, num_classes=2 if mixing else None)
+    one.batch(3)  # the next ones are the last of an epoch, and the first of the next
+    begun = []
+    monkeypatch.setattr(decoding.Decoder, "_begin", lambda _, place: begun.append(place))
+    monkeypatch.setattr(decoding.Decoder, "expect", lambda *_: None)
+
+    one.batch(4)
+    one.batch(5)
+
+    assert begun == []

@@ -1,0 +1,140 @@
+"""Other packages' distillation, by their own code: timm's ``LogitDistillationTask`` and torchdistill's box.
+
+Both run the teacher on every batch. They get what the engine's job gets: the same networks with the same weights,
+the same batches out of memory, the same loss, optimiser, schedule and clipping. So training is compared, and not
+how pictures are loaded; what their own scripts do beside (looking at the test split, saving) is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.util import find_spec
+from itertools import pairwise
+from typing import Any
+
+import torch
+from timm.task import LogitDistillationTask
+from torch import Tensor, nn
+
+from benchmarks.lessons import Classroom
+from core.models.built import BuiltModel
+from core.spec import JobSpec
+
+Step = Callable[[Tensor, Tensor], Tensor]
+"""One training step: the student's inputs (B, C, H, W) and labels (B,) to the loss, a scalar."""
+
+HOW_TO_INSTALL = ".venv/bin/python -m pip install --constraint constraints.txt 'torchdistill==1.1.5'"
+
+
+@cache
+def peers() -> Mapping[str, Callable[[JobSpec, BuiltModel, BuiltModel, int], Step]]:
+    """By name, what makes a step of student and teacher; torchdistill is left out, with a word, where it is missing."""
+    found: dict[str, Callable[[JobSpec, BuiltModel, BuiltModel, int], Step]] = {"timm.task": timm_step}
+    if find_spec("torchdistill") is None:
+        print(f"torchdistill is not installed and is left out; {HOW_TO_INSTALL}", flush=True)
+    else:
+        found["torchdistill"] = torchdistill_step
+    return found
+
+
+def train(classroom: Classroom, spec: JobSpec, peer: str) -> list[float]:
+    """Train by a peer, from building the networks on; the seconds of each epoch."""
+    began = time.perf_counter()
+    student, teacher = classroom.networks(spec)
+    feed = classroom.feed(spec)
+    step = peers()[peer](spec, student, teacher, spec.training.epochs * feed.steps_per_epoch)
+    ends = []
+    for number in range(spec.training.epochs * feed.steps_per_epoch):
+        batch = feed.batch(number)
+        step(student.preprocessing(batch.images), batch.labels).item()  # a loss is looked at, as all of them do
+        if (number + 1) % feed.steps_per_epoch == 0:
+            ends.append(time.perf_counter())
+    return [end - start for start, end in pairwise([began, *ends])]
+
+
+def timm_step(spec: JobSpec, student: BuiltModel, teacher: BuiltModel, total_steps: int) -> Step:
+    """As timm's ``train.py`` does it."""
+    training, method = spec.training, _kd(spec)
+    for network in (student, teacher):  # timm's task undoes the one and does the other by what stands here
+        network.module.pretrained_cfg |= {"mean": network.preprocessing.mean, "std": network.preprocessing.std}
+    task = LogitDistillationTask(
+        student.module,
+        teacher.module.requires_grad_(False),
+        criterion=nn.CrossEntropyLoss(),
+        distill_loss_weight=method["alpha"],
+        task_loss_weight=1 - method["alpha"],
+        temperature=method["temperature"],
+        verbose=False,
+    )
+    task.train()
+    parameters = list(student.module.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total_steps)
+
+    def step(inputs_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+        loss: Tensor = task(inputs_BCHW, labels_B)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        if training.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
+        optimizer.step()
+        schedule.step()
+        return loss
+
+    return step
+
+
+def torchdistill_step(spec: JobSpec, student: BuiltModel, teacher: BuiltModel, total_steps: int) -> Step:
+    """As torchdistill's example for image classification does it."""
+    # Not installed by `make install`, and its import reads all of its registries.
+    from torchdistill.core.distillation import DistillationBox
+
+    logging.getLogger("torchdistill").setLevel(logging.WARNING)
+    box = DistillationBox(
+        teacher.module.eval(),
+        student.module,
+        {},
+        _torchdistill_config(spec, total_steps),
+        torch.device("cpu"),
+        None,
+        distributed=False,
+        lr_factor=1,
+    )
+    box.pre_epoch_process(epoch=0)
+
+    def step(inputs_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+        loss: Tensor = box.forward_process(inputs_BCHW, targets=labels_B, supp_dict=None)
+        box.post_forward_process(loss=loss)
+        return loss
+
+    return step
+
+
+def _torchdistill_config(spec: JobSpec, total_steps: int) -> dict[str, Any]:
+    training, method = spec.training, _kd(spec)
+    logits = {"student_module_path": ".", "student_module_io": "output", "teacher_module_path": "."}
+    weights = {"temperature": method["temperature"], "alpha": 1 - method["alpha"], "beta": method["alpha"]}
+    divergence = {"key": "KDLoss", "kwargs": {**logits, "teacher_module_io": "output", **weights}}
+    return {
+        "num_epochs": training.epochs,
+        "teacher": {"requires_grad": False, "forward_proc": "forward_batch_only"},
+        "student": {"requires_grad": True, "forward_proc": "forward_batch_only"},
+        "optimizer": {
+            "key": "AdamW",
+            "kwargs": {"lr": training.learning_rate, "weight_decay": training.weight_decay, "fused": True},
+            "max_grad_norm": training.gradient_clip,
+        },
+        "scheduler": {"key": "CosineAnnealingLR", "kwargs": {"T_max": total_steps}, "scheduling_step": 1},
+        "criterion": {
+            "key": "WeightedSumLoss",
+            "kwargs": {"sub_terms": {"kd": {"criterion": divergence, "weight": 1.0}}},
+        },
+    }
+
+
+def _kd(spec: JobSpec) -> dict[str, Any]:
+    assert spec.method.name == "kd", "peers are measured on soft labels"
+    return spec.method.model_dump()

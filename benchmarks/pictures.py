@@ -1,0 +1,68 @@
+"""A few small pictures to measure speed on: of CIFAR-10 where its archive is there, else scikit-learn's digits."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from benchmarks.photographs import ARCHIVE
+from core.data.ingest import ingest_folder
+from core.data.stored import INDEX
+
+NUM_CLASSES = 10
+TEST_PICTURES = 10  # as few as can be: a look at them after each epoch counts against our own jobs alone
+
+
+def stored_pictures(work: Path, num_train: int, *, side: int = 32) -> tuple[Path, str]:
+    """A stored dataset of so many training pictures, and what they are. Digits are brought to ``side`` pixels, in RGB.
+
+    Where there are fewer pictures than that, they are repeated with a pixel changed.
+    """
+    source = "CIFAR-10" if ARCHIVE.is_file() else "digits"
+    target = work / f"{source}-{num_train}-{TEST_PICTURES}-{side}"
+    if not (target / INDEX).is_file():
+        loose = target.with_name(f".{target.name}-files")
+        shutil.rmtree(loose, ignore_errors=True)
+        numbers = {"train": num_train, "test": TEST_PICTURES}
+        for split, count in numbers.items():
+            made = _photographs(split) if source == "CIFAR-10" else _digits(split, side)
+            for number, (label, content) in zip(range(count), made, strict=False):
+                path = loose / split / label / f"{number:06d}.{'jpg' if source == 'CIFAR-10' else 'png'}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        ingest_folder(loose, target)
+        shutil.rmtree(loose)
+    return target, source
+
+
+def _photographs(split: str) -> Iterator[tuple[str, bytes]]:
+    """The archive's pictures, class after class in turn."""
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        names = sorted(name for name in archive.namelist() if name.startswith(f"{split}/") and name.endswith(".jpg"))
+        classes = sorted({name.split("/")[1] for name in names})
+        columns = [[name for name in names if name.split("/")[1] == label] for label in classes]
+        for row in zip(*columns, strict=False):
+            for label, name in zip(classes, row, strict=True):
+                yield label, archive.read(name)
+
+
+def _digits(split: str, side: int) -> Iterator[tuple[str, bytes]]:
+    digits = load_digits()
+    half = len(digits.images) // 2
+    places = range(half) if split == "train" else range(half, len(digits.images))
+    for turn in range(1_000):
+        for place in places:
+            small = np.rint(digits.images[place] * (255 / 16)).astype(np.uint8)
+            large = np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))
+            large = large.copy()
+            large[0, 0] = (turn % 256, turn // 256, 0)  # else pictures that are the same would be left out
+            file = io.BytesIO()
+            Image.fromarray(large).save(file, format="PNG")
+            yield str(digits.target[place]), file.getvalue()

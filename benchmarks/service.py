@@ -1,0 +1,115 @@
+"""What does a service around the engine cost? One spec through the embedded stack, and by the library alone.
+
+In turn: the library in this process with no service running, then the stack is started and does the same job over
+HTTP. The stack's worker streams metrics and events, beats its lease and stores checkpoints meanwhile; API, inspector,
+scheduler and Valkey run beside it on the same processors. Every repeat has a seed of its own, so that both fill the
+teacher's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.engine import Shelf, run
+from benchmarks.figures import keep, ratio
+from benchmarks.lessons import STUDENT, TINY, Course
+from client.demo import stack
+from client.sdk import Potstill
+from core.data.ingest import ingest_builtin
+
+MOST_SECONDS = 600.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print and write."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stack is stopped on the way out
+    taken: dict[str, dict[str, list[float]]] = {"library": {}, "service": {}}
+    with tempfile.TemporaryDirectory(prefix="potstill-benchmark-") as folder:
+        work = Path(folder)
+        ingest_builtin("digits", work / "digits")
+        shelf = Shelf(work, {"ds_digits": work / "digits"})
+        for repeat in range(options.repeats):
+            both = {
+                "library": _library(shelf, _document("ds_digits", repeat, options)),
+                "service": _service(work / "home", repeat, options),
+            }
+            for side, seconds in both.items():
+                for part, value in seconds.items():
+                    taken[side].setdefault(part, []).append(value)
+            print(f"repeat {repeat + 1}:", both, flush=True)
+    epochs = _epochs(options)
+    detail = f"1,437 digits, {epochs} epochs, {'tiny networks' if options.quick else 'teacher as big as the student'}"
+    service, library = taken["service"], taken["library"]
+    figures = [
+        ratio("training by the service against the library", service["distill"], library["distill"],
+              goal="≤ 1.03", detail=detail),
+        ratio("a whole job by the service against the library", service["whole"], library["whole"],
+              goal="≤ 1.03", detail=f"{detail}; from the claim to the stored student"),
+    ]  # fmt: skip
+    if not options.quick or options.out:
+        keep("service", (__doc__ or "").strip(), figures, path=options.out, seconds=taken)
+    return 0
+
+
+def _epochs(options: argparse.Namespace) -> int:
+    return 2 if options.quick else 3
+
+
+def _document(dataset: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    network = TINY if options.quick else STUDENT
+    return {
+        "dataset": dataset,
+        "teachers": [network],
+        "student": network,
+        "method": {"name": "kd"},
+        "training": {
+            "epochs": _epochs(options), "batch_size": 64, "image_size": 32, "views": 1, "seed": seed,
+            "augmentation": "none",
+        },
+        "export": ["safetensors"],
+        "resources": {"threads": options.threads},
+    }  # fmt: skip
+
+
+def _library(shelf: Shelf, document: dict[str, Any]) -> dict[str, float]:
+    """Seconds of the stages by name, and of the whole."""
+    root = shelf.work / "run"
+    shutil.rmtree(root, ignore_errors=True)
+    course = Course(root, teachers=shelf.work / "teachers")
+    began = datetime.now().astimezone()
+    run(shelf, shelf.resolve(document, threads=document["resources"]["threads"]), root, course)
+    return {**course.stages, "whole": (datetime.now().astimezone() - began).total_seconds()}
+
+
+def _service(home: Path, seed: int, options: argparse.Namespace) -> dict[str, float]:
+    """The same of a job over HTTP, from when a worker claimed it."""
+    with stack(home) as (url, key), Potstill(url, key) as potstill:
+        made = potstill.datasets.create({"type": "builtin", "name": "digits"})
+        dataset = potstill.datasets.wait(made["id"])["id"]
+        job = potstill.jobs.submit(_document(dataset, seed, options))
+        job = potstill.jobs.wait(job["id"], timeout_seconds=MOST_SECONDS)
+    if job["status"] != "succeeded":
+        raise RuntimeError(f"the job came to {job['status']}: {job['error']}")
+    stages = {stage["name"]: stage["seconds"] for stage in job["stages"]}
+    began, ended = (datetime.fromisoformat(job[moment]) for moment in ("started_at", "finished_at"))
+    return {**stages, "whole": (ended - began).total_seconds()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks service", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="tiny networks, to see that it works; nothing is written")
+    parser.add_argument("--out", type=Path, help="write the result here")
+    return parser

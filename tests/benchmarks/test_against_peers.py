@@ -1,0 +1,81 @@
+"""The comparison with other packages runs, and compares the same training; no time is judged here."""
+
+import json
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from benchmarks import against_peers, cached_training, data
+from benchmarks.lessons import Classroom, Sizes
+from benchmarks.peers import timm_step, torchdistill_step
+from core.data.stored import StoredDataset
+from core.methods import Setting, build_method
+from core.methods.base import Moment, Room
+from core.models.taps import Outputs
+from core.teacher.frozen import FrozenTeacher
+from core.train.precision import Arithmetic
+
+STEPS = {"timm.task": timm_step, "torchdistill": torchdistill_step}
+
+
+@pytest.fixture
+def room(tmp_path):
+    return Classroom(tmp_path, Sizes(pictures=20, epochs=1, batch_size=10, tiny=True), threads=1)
+
+
+@pytest.mark.parametrize("peer", STEPS)
+def test_a_peer_minimises_what_the_engine_does(room, peer):
+    if peer == "torchdistill" and find_spec("torchdistill") is None:
+        pytest.skip("torchdistill is not installed")
+    spec = room.spec("deit_tiny", temperature=3.0, alpha=0.7)
+    student, teacher = room.networks(spec)
+    batch = room.feed(spec).batch(0)
+    method = build_method(spec.method, Setting(student=student, teachers=[teacher], num_classes=10))
+    frozen = FrozenTeacher(teacher, Arithmetic(torch.device("cpu"), "fp32"))
+    asked = Room(lambda images: Outputs.of(student(images)), [frozen], Moment(0, 10, 0.0, 1))
+    ours = sum(method.terms(batch, asked).values()).item()
+
+    theirs = STEPS[peer](spec, student, teacher, 10)(student.preprocessing(batch.images), batch.labels).item()
+
+    assert theirs == pytest.approx(ours, rel=1e-5)
+
+
+def test_networks_are_those_of_the_engine_and_the_same_every_time(room):
+    spec = room.spec("deit_tiny")
+    one, other = room.networks(spec), room.networks(spec)
+
+    for mine, theirs in zip(one, other, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine.module.parameters(), theirs.module.parameters(), strict=True))
+
+
+def test_the_comparison_runs_and_says_what_it_found(tmp_path):
+    assert (
+        against_peers.main(["--quick", "--repeats", "1", "--threads", "1", "--out", str(tmp_path / "peers.json")]) == 0
+    )
+
+    document = json.loads((tmp_path / "peers.json").read_text())
+    questions = [figure["question"] for figure in document["figures"]]
+    assert any(question.startswith("first job against timm.task") for question in questions)
+    assert sum(question.startswith("second job") for question in questions) == 4
+    assert any(question.startswith("four students") for question in questions)
+    assert all(figure["value"] > 0 and figure["repeats"] == 1 for figure in document["figures"])
+    assert document["machine"]["torch"] == str(torch.__version__)
+
+
+@pytest.mark.parametrize(("benchmark", "goal"), [(cached_training, "≥ 0.97"), (data, None)])
+def test_two_ways_of_training_are_compared(benchmark, goal, tmp_path):
+    assert benchmark.main(["--quick", "--repeats", "2", "--threads", "1", "--out", str(tmp_path / "c.json")]) == 0
+
+    (figure,) = json.loads((tmp_path / "c.json").read_text())["figures"]
+    assert figure["goal"] == goal
+    assert figure["spread"][0] <= figure["value"] <= figure["spread"][1]
+
+
+def test_pictures_are_all_there_and_found_again(room, tmp_path):
+    with StoredDataset.open(room.folder) as stored:
+        assert len(stored.split("train")) == 20
+        assert stored.num_classes == 10
+    changed = room.folder.stat().st_mtime_ns
+
+    assert Classroom(tmp_path, room.sizes, threads=1).folder.stat().st_mtime_ns == changed
