@@ -23,9 +23,12 @@ from safetensors.torch import load_file
 from benchmarks.engine import Shelf, Watching, run, run_afresh
 from benchmarks.results import RESULTS, machine, write_json
 from core.data.ingest import ingest_builtin
+from core.pipeline import students_task
 from core.reporting import Interrupted
 from core.spec import METHODS
 from core.spec.examples import example_job
+from core.train.context import opened
+from core.train.loop import Stepper
 from worker.device import cuda_name
 from worker.fresh import FreshProcess
 
@@ -57,6 +60,10 @@ FAMILIES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "without labels": ("feature", {}),
 }
 """One method of each kind of machinery, with parameters that keep it short."""
+
+
+class NotHereError(Exception):
+    """What is to be checked is not on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,43 @@ def resume(bench: Bench) -> str:
     return f"largest difference of a weight {difference:.1e}"
 
 
+def queued_ahead(bench: Bench) -> str:
+    """Steps are queued without a wait of the host for the device, and what they measured is read in order."""
+    spec = bench.shelf.resolve(bench.document("scratch"), threads=2)
+    root, waiting_is = bench.shelf.work / "runs" / "ahead", torch.cuda.set_sync_debug_mode
+    workspace = bench.shelf.workspace(spec, root)
+    with Watching(root, teachers=root / "teachers") as reporter, opened(spec, workspace, reporter) as context:
+        stepper = Stepper(students_task(spec, workspace, context), lag=2)
+        stepper.take(0)  # what is set up once may wait
+        on_cuda = bench.accelerator == "cuda"
+        if on_cuda:
+            waiting_is("error")
+        try:
+            for step in range(1, 9):
+                stepper.queue(step)
+        finally:
+            if on_cuda:
+                waiting_is("default")
+        read = [reading.step for reading in stepper.settled()]
+    assert read == list(range(1, 9)), read
+    return "eight steps were queued without a wait"
+
+
+def several_devices(bench: Bench) -> str:
+    """Two devices train the student that one trains, as far as sums in another order allow."""
+    if bench.accelerator == "cuda" and torch.cuda.device_count() < 2:
+        raise NotHereError("this machine has one device")
+    document = bench.document("kd")
+    document["training"] |= {"precision": "fp32", "epochs": 2}
+    alone, _ = run_afresh(bench.shelf, document, "alone", threads=2)
+    document["resources"]["devices"] = 2
+    together, _ = run_afresh(bench.shelf, document, "together", threads=2)
+    expected, found = (load_file(one.artifacts["model.safetensors"]) for one in (alone, together))
+    difference = max(float((found[name].double() - expected[name].double()).abs().max()) for name in expected)
+    assert difference <= RESUME_TOLERANCE, f"weights differ by {difference:.2e}, more than {RESUME_TOLERANCE:.0e}"
+    return f"largest difference of a weight {difference:.1e}"
+
+
 def onnx_parity(bench: Bench) -> str:
     """The student that was trained on the device answers as its ONNX file does; the export refuses anything else."""
     document = bench.document("scratch") | {"export": ["safetensors", "onnx"]}
@@ -207,6 +251,8 @@ def _checked(bench: Bench, only: Sequence[str] | None) -> list[dict[str, Any]]:
         "bf16 step": lambda: bf16_step(bench),
         "all-reduce": lambda: all_reduce(bench),
         "resume": lambda: resume(bench),
+        "queued ahead": lambda: queued_ahead(bench),
+        "several devices": lambda: several_devices(bench),
         "ONNX parity": lambda: onnx_parity(bench),
         **families(bench),
     }
@@ -224,6 +270,8 @@ def _one(name: str, check: Callable[[], str], *, late: bool) -> dict[str, Any]:
     began = time.monotonic()
     try:
         status, said = ("not run", "the time is over") if late else ("passed", check())
+    except NotHereError as reason:
+        status, said = "not run", str(reason)
     except Exception as error:  # noqa: BLE001 - every check is tried, and each failure is told
         status, said = "failed", f"{type(error).__name__}: {error}"
         traceback.print_exc()

@@ -243,6 +243,13 @@ class StorageFailed(RunError):
     fault = "infrastructure"
 
 
+class ProcessLost(Unavailable):
+    """One of the processes that train a student together ended before the others; another attempt may go well."""
+
+    code = "process_lost"
+    title = "A process of the job ended"
+
+
 # --- over the wire between our own processes ------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from core.data.holdout import num_held_out
+from core.devices import device_errors, device_warnings
 from core.errors import FieldError, InvalidSpec
 from core.evaluate.appraisal import appraise
 from core.forecast import PlannedModel, estimate_of, warnings_of
@@ -107,7 +108,10 @@ def resolve(
     method = _check_method(spec, facts, num_pool, student, ready)
     resolved = _filled(spec, student, ready, threads)
     num_pictures = method.num_gathered or _num_trained_on(spec, facts)
+    findings.errors += device_errors(resolved, method, num_pictures)
+    findings.raise_if_any()
     warnings = warnings_of(resolved, _seen_by(spec, facts), models, student)
+    warnings += device_warnings(resolved, _unreal(student), method)
     estimate = estimate_of(
         resolved,
         facts,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +18,10 @@ from typing import Any
 import torch
 
 from core.data.pixels import Pixels
-from core.data.stored import StoredDataset
-from core.errors import OutOfMemory, SpecCannotRun
+from core.errors import SpecCannotRun
 from core.evaluate import Measured, agreement, evaluate_exported, measure_model
 from core.export import export_student
-from core.methods import Setting, build_method, student_form
+from core.methods import Setting, Teacher, build_method, student_form
 from core.models.anatomy import anatomy_of
 from core.models.build import build_student, build_teacher
 from core.models.built import BuiltModel
@@ -31,16 +30,16 @@ from core.models.weights import save_folder
 from core.reporting import Progress, Reporter, RunResult, Stage, Workspace
 from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
-from core.teacher.answers import answers_for
+from core.teacher.answers import Answers, answers_for
 from core.teacher.frozen import FrozenTeacher
 from core.teacher.measured import Evaluation, Evaluations
 from core.teacher.tally import Tally
 from core.teacher.training import TrainedTeacher
-from core.train.context import RunContext
-from core.train.environment import is_out_of_memory, reproducible
+from core.train.context import RunContext, opened, threads_each
+from core.train.followers import Orders, led
 from core.train.gathering import Gathering, planned_schedule
 from core.train.loop import Saving, Task, Trainer
-from core.train.precision import choose_arithmetic, choose_device
+from core.train.parts import parted
 from core.train.probe import probe
 from core.train.record import Span, Track, plan_spans
 from core.train.schedule import Schedule
@@ -57,28 +56,17 @@ def run(spec: JobSpec, workspace: Workspace, reporter: Reporter) -> RunResult:
         Interrupted: The reporter asked to pause, cancel or drain; a checkpoint is saved.
         RunError: The run cannot go on; its ``code`` says why.
     """
-    threads = spec.resources.threads
-    assert threads is not None, "a resolved spec says how many threads"
-    device = choose_device(spec.resources.accelerator)
-    with StoredDataset.open(workspace.dataset) as stored, reproducible(threads=threads, device=device):
-        context = RunContext(
-            stored=stored,
-            arithmetic=choose_arithmetic(device, spec.training.precision),
-            threads=threads,
-            reporter=reporter,
-            root=workspace.root,
-            cache=workspace.cache,
-            pixel_cache_bytes=workspace.pixel_cache_bytes,
-        )
-        try:
-            return _Pipeline(spec, workspace, context).run()
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemory(
-                f"there is not enough memory on {device.type}: {error}. Lower training.batch_size or "
-                "training.image_size, or take a smaller model."
-            ) from error
+    with opened(spec, workspace, reporter) as context:
+        return _Pipeline(spec, workspace, context).run()
+
+
+def students_task(spec: JobSpec, workspace: Workspace, context: RunContext) -> Task:
+    """The student's training as every process of it builds it, for a reporter that finds all teachers."""
+    pipeline = _Pipeline(spec, workspace, context)
+    prepared = pipeline.prepare()
+    assert not prepared.lessons, "whoever trains them does so before"
+    task, _ = pipeline.taught(prepared)
+    return task
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +121,12 @@ class _Pipeline:
         self.context = context
         self.reporter = context.reporter
         self.image_size: int = spec.training.image_size
-        self.models = workspace.models
+        self.workspace = workspace
         self.headless = spec.method.about.needs.headless
         self.facts = replace(context.facts, num_classes=None) if self.headless else context.facts
         self.gathering = Gathering(spec, context, workspace.datasets)
         self.seconds: dict[str, float] = {}
         self.spans = plan_spans(spec, _STUDENT, Span(_PREPARED, _TRAINED - _PREPARED))
-        self.teacher_cache_bytes = workspace.teacher_cache_bytes
         self.tally = Tally()
         self.evaluations = Evaluations.of_job(context, self.image_size, headless=self.headless)
         self.learners = {
@@ -151,7 +138,9 @@ class _Pipeline:
     def run(self) -> RunResult:
         """The stages in order."""
         with self._stage(Stage.PREPARE):
-            prepared = self._prepare()
+            prepared = self.prepare()
+            if prepared.checkpoint is None:
+                self._probe(prepared)
         if prepared.lessons:
             with self._stage(Stage.TEACHER):
                 self._train_teachers(prepared)
@@ -178,7 +167,8 @@ class _Pipeline:
 
     # --- prepare ------------------------------------------------------------------------------------
 
-    def _prepare(self) -> _Prepared:
+    def prepare(self) -> _Prepared:
+        """Build all networks; teachers that have to learn first are left as lessons."""
         if self.context.stored.num_classes is None and self.spec.method.about.needs.labels:
             raise SpecCannotRun(f"{self.spec.method.name} learns from labels, and this dataset has none")
         teachers: dict[int, BuiltModel] = {}
@@ -193,10 +183,7 @@ class _Pipeline:
         student = self._student(networks)
         pool = self.gathering.pool()
         task = self._task(student, networks, pool)
-        prepared = _Prepared(task, teachers, lessons, pool, self.reporter.newest_checkpoint(_STUDENT))
-        if prepared.checkpoint is None:
-            self._probe(prepared, networks)
-        return prepared
+        return _Prepared(task, teachers, lessons, pool, self.reporter.newest_checkpoint(_STUDENT))
 
     def _teacher(self, index: int, spec: TeacherSpec) -> BuiltModel | None:
         """A teacher that is there already: given, or found by its recipe."""
@@ -210,7 +197,7 @@ class _Pipeline:
                 )
             return found
         torch.manual_seed(derive_seed(self.spec.training.seed, f"teacher-{index}"))
-        return build_teacher(spec, facts=self.facts, image_size=self.image_size, models=self.models)
+        return build_teacher(spec, facts=self.facts, image_size=self.image_size, models=self.workspace.models)
 
     def _student(self, teachers: list[BuiltModel]) -> BuiltModel:
         training = self.spec.training
@@ -231,7 +218,7 @@ class _Pipeline:
             facts=self.facts,
             image_size=self.image_size,
             drop_path=training.drop_path,
-            models=self.models,
+            models=self.workspace.models,
         )
 
     def _task(self, student: BuiltModel, networks: list[BuiltModel], pool: Pixels | None) -> Task:
@@ -261,11 +248,13 @@ class _Pipeline:
             ema=training.ema,
         )
 
-    def _probe(self, prepared: _Prepared, networks: list[BuiltModel]) -> None:
+    def _probe(self, prepared: _Prepared) -> None:
         """Try one step of every training that is to come, with copies of teachers that still have to learn."""
         self.context.poll()
-        copies = [replace(network, module=copy.deepcopy(network.module)) for network in networks]
-        probed = probe(replace(prepared.task, teachers=self._frozen(copies, prepared.task)), self.context.root)
+        networks = prepared.teachers | {index: lesson.student for index, lesson in prepared.lessons.items()}
+        copies = [replace(networks[index], module=copy.deepcopy(networks[index].module)) for index in sorted(networks)]
+        frozen, feed = self._frozen(copies, prepared.task), prepared.task.feed.part(0, self.spec.resources.devices)
+        probed = probe(replace(prepared.task, teachers=frozen, feed=feed), self.context.root)
         for lesson in prepared.lessons.values():
             self.context.poll()
             probe(lesson, self.context.root)
@@ -294,32 +283,40 @@ class _Pipeline:
             prepared.teachers[index] = learner.train(lesson, span=self.spans[f"teacher-{index}"], student_steps=steps)
             self.context.poll()
 
-    def _distill(self, prepared: _Prepared) -> int:
-        """Train the student and return the number of steps it took."""
-        training = self.spec.training
+    def taught(self, prepared: _Prepared) -> tuple[Task, Answers | None]:
+        """The student's training, its teachers being there, and where they are asked ahead of it."""
         frozen = self._frozen([prepared.teachers[i] for i in sorted(prepared.teachers)], prepared.task)
         task = self.gathering.gathered(replace(prepared.task, teachers=frozen), prepared.pool)
         answers = answers_for(
             task,
-            self.context,
+            replace(self.context, threads=threads_each(self.spec)),
             spec=self.spec,
             pictures=f"{self.context.stored.fingerprint}-{self.image_size}-train",
-            max_bytes=self.teacher_cache_bytes,
+            max_bytes=self.workspace.teacher_cache_bytes,
         )
-        trainer = Trainer(
-            replace(task, asked=answers),
-            track=Track(name=_STUDENT, series="train", span=self.spans[_STUDENT]),
-            reporter=self.reporter,
-            scratch=self.context.root / "checkpoints",
-            saving=Saving(
-                every_epochs=training.checkpoint_every_epochs, keep_every_epochs=training.keep_weights_every_epochs
-            ),
-            watch=None if self.headless else self.context.watch("eval/top1", training, image_size=self.image_size),
-        )
-        trainer.resume(prepared.checkpoint)
-        if trainer.step == 0 and not self.headless:
-            self._look_at_teachers(frozen)
-        trainer.run()
+        return replace(task, asked=answers), answers
+
+    def _distill(self, prepared: _Prepared) -> int:
+        """Train the student and return the number of steps it took."""
+        training, context = self.spec.training, self.context
+        task, answers = self.taught(prepared)
+        watch = None if self.headless else context.watch("eval/top1", training, image_size=self.image_size)
+        found = {one.recipe: one.folder for one in self.learners.values() if one.folder is not None}
+        orders = Orders.of(self.spec, self.workspace, teachers=found, checkpoint=prepared.checkpoint)
+        with led(orders, spec=self.spec, device=context.arithmetic.device, poll=context.poll) as ranks:
+            trainer = Trainer(
+                parted(task, ranks),
+                track=Track(name=_STUDENT, series="train", span=self.spans[_STUDENT]),
+                reporter=self.reporter,
+                scratch=context.root / "checkpoints",
+                saving=Saving.of(training),
+                watch=watch,
+                ranks=ranks,
+            )
+            trainer.resume(prepared.checkpoint)
+            if trainer.step == 0 and not self.headless:
+                self._look_at_teachers(task.teachers)
+            trainer.run()
         trainer.stepper.settle()
         if answers is not None:
             self.tally = answers.finish()
@@ -332,10 +329,11 @@ class _Pipeline:
         _, held_out = self.gathering.training_split()
         return task.method.finished(task.student, held_out)
 
-    def _look_at_teachers(self, frozen: list[FrozenTeacher]) -> None:
+    def _look_at_teachers(self, frozen: Sequence[Teacher]) -> None:
         """The line that the student's curve is drawn against."""
         pictures = self.context.looked_at(self.image_size)
         for index, teacher in enumerate(frozen):
+            assert isinstance(teacher, FrozenTeacher)
             known = self.evaluations.top1(teacher.built, pictures)
             top1 = self.context.top1(teacher.logits, pictures) if known is None else known
             self.reporter.metrics(0, {f"teacher/{index}/top1": top1})

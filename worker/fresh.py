@@ -6,7 +6,6 @@ The fork costs milliseconds where importing torch costs seconds, and what a job 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import select
@@ -16,12 +15,9 @@ from collections.abc import Callable
 
 import structlog
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+from core.lifeline import CRASHED, die_with_parent
 
 log = structlog.get_logger(__name__)
-
-CRASHED = 70  # exit status after an exception that nobody caught (EX_SOFTWARE)
 
 
 class FreshProcess:
@@ -56,13 +52,6 @@ class FreshProcess:
         if self.status is None:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             self.wait(60.0)
-
-
-def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before prctl: no signal will come
-        os._exit(CRASHED)
 
 
 def limit_memory(num_bytes: int) -> None:

@@ -17,6 +17,7 @@ import structlog
 
 from core.data.ingest import IngestLimits, IngestReport, ingest_archive, ingest_builtin
 from core.errors import OutOfMemory, PotstillError, RunError, StorageFailed, Unavailable, restore_error
+from core.lifeline import die_with_parent
 from core.reporting import Control, Interrupted
 from core.settings import Settings
 from core.spec.facts import ModelFacts
@@ -26,7 +27,7 @@ from core.store.leases import LeaseLost
 from core.store.tables import Dataset, Model
 from worker.context import Context
 from worker.files import publish_folder
-from worker.fresh import die_with_parent, limit_memory
+from worker.fresh import limit_memory
 
 DONE, LEASE_LOST, TEMPORARY = 0, 3, 75
 INGEST_BYTES = 4 * 1024**3  # what hostile images can make a decoder ask for

@@ -23,6 +23,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
+from core.data.transfer import sent
 from core.data.views import Column
 from core.spec.job import TrainingBase
 
@@ -96,11 +97,11 @@ def mix_pictures(own_MCHW: Tensor, partners_MCHW: Tensor, draws: Draws) -> Tenso
     """Mix augmented pictures, float32 in 0…1, on their device."""
     device = own_MCHW.device
     height, width = own_MCHW.shape[-2:]
-    left, top, right, bottom = draws.boxes.to(device)[:, :, None, None, None].unbind(1)  # (M, 1, 1, 1) each
+    left, top, right, bottom = sent(draws.boxes, device)[:, :, None, None, None].unbind(1)  # (M, 1, 1, 1) each
     x = torch.arange(width, device=device)
     y = torch.arange(height, device=device)[:, None]
     inside = (x >= left) & (x < right) & (y >= top) & (y < bottom)
-    return torch.where(inside, partners_MCHW, _blend(own_MCHW, partners_MCHW, draws.weights.to(device)))
+    return torch.where(inside, partners_MCHW, _blend(own_MCHW, partners_MCHW, sent(draws.weights, device)))
 
 
 def mix_labels(own_MC: Tensor, partners_MC: Tensor, draws: Draws) -> Tensor:

@@ -140,7 +140,9 @@ class Method(nn.Module, ABC):
 
     One file a method. The training loop knows methods only by this interface. ``student_wants`` and
     ``teacher_wants`` say what is tapped; set them in ``__init__``. So is ``num_gathered``, how many pictures
-    :meth:`gather` will return; None where it returns none.
+    :meth:`gather` will return; None where it returns none. ``per_sample`` says whether the loss is a mean of what
+    each sample says by itself; a method that compares the samples of a batch sets it to False, and is then trained
+    on one device alone. (Batch norms do not count: they are the networks' own.)
     """
 
     held_out: ClassVar[float] = 0.0
@@ -154,6 +156,7 @@ class Method(nn.Module, ABC):
         self.student_wants = Wanted()
         self.teacher_wants = Wanted()
         self.num_gathered: int | None = None
+        self.per_sample = True
         self.sparse_answers: int | None = None  # it sees no more of a teacher than so many likeliest classes
         self.taught_share = 1.0  # of the training; after it, no teacher is asked any more
 

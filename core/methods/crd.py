@@ -79,6 +79,7 @@ class Crd(FeatureMethod):
     def __init__(self, params: CrdParams, setting: Setting) -> None:
         super().__init__(params, setting)
         self.params = params
+        self.per_sample = False  # the memories take in whole batches
         self.negatives = _negatives(params, setting.num_samples)
         widths = (
             embedding_width(setting.student_anatomy, "student", params.name),

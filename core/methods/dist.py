@@ -23,6 +23,7 @@ class Dist(LogitMethod):
         super().__init__(params, setting)
         self.params = params
         self.label_weight, self.distillation_weight = params.label_weight, 1.0
+        self.per_sample = params.gamma == 0
 
     def distance(self, student_BC: Tensor, teacher_BC: Tensor, batch: Batch) -> Tensor:
         """T² · (beta · (1 − correlation of classes) + gamma · (1 − correlation of samples))."""

@@ -41,6 +41,7 @@ class FoundationFeatures(Method):
             goal = _last(theirs, "teachers/0")
             self.translate = _projector(_last(mine, "student").width, goal.width)
             self.statistics = ChannelStatistics(goal.width)
+            self.per_sample = False  # standardised by the batch
         self.student_wants = self.teacher_wants = Wanted(last=reads_patches, embedding=reads)
 
     @property

@@ -22,6 +22,7 @@ class FeatureMethod(Method):
         super().__init__(setting)
         self.composition = params
         self.logit_method = _logit_method(params, setting)
+        self.per_sample = self.logit_method is None or self.logit_method.per_sample
 
     @property
     def reads_teacher_logits(self) -> bool:

@@ -36,6 +36,7 @@ class Manifold(FeatureMethod):
         mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
         layers = params.layers or both_ends(len(mine.levels), len(theirs.levels))
         self.pairs = pair_levels(mine, theirs, layers, count=len(layers), method=params.name)
+        self.per_sample = self.per_sample and params.sample_weight == params.random_weight == 0
         self.weights = {"patch": params.patch_weight, "sample": params.sample_weight, "random": params.random_weight}
         for s, t in self.pairs:
             _check_grids(setting, s, t)

@@ -48,6 +48,7 @@ class MaskedTeacher(Method):
         self.last = len(mine.attentions) - 1
         self.student_wants = Wanted(attentions=(self.last,))
         self.logit_method = _logit_method(params, setting)
+        self.per_sample = self.logit_method.per_sample
 
     def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
         """``label`` and ``distillation``, weighted; the student answers before its teacher does."""

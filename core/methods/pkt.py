@@ -24,6 +24,7 @@ class Pkt(FeatureMethod):
 
     def __init__(self, params: PktParams, setting: Setting) -> None:
         super().__init__(params, setting)
+        self.per_sample = False
         check_batch(setting, params.name)
         embedding_width(setting.student_anatomy, "student", params.name)
         embedding_width(setting.teacher_anatomies[0], "teachers/0", params.name)

@@ -26,6 +26,7 @@ class Rkd(FeatureMethod):
     def __init__(self, params: RkdParams, setting: Setting) -> None:
         super().__init__(params, setting)
         self.params = params
+        self.per_sample = False
         check_batch(setting, params.name)
         embedding_width(setting.student_anatomy, "student", params.name)
         embedding_width(setting.teacher_anatomies[0], "teachers/0", params.name)

@@ -26,6 +26,7 @@ class Similarity(FeatureMethod):
     def __init__(self, params: SimilarityParams, setting: Setting) -> None:
         super().__init__(params, setting)
         self.params = params
+        self.per_sample = False
         check_batch(setting, params.name)
         for whose, anatomy in ("student", setting.student_anatomy), ("teachers/0", setting.teacher_anatomies[0]):
             if params.features == "embedding":

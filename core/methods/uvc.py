@@ -50,6 +50,7 @@ class Uvc(Method):
         if not setting.student_has_weights:
             raise refused("/student/weights", "uvc prunes a student that has learned already; give it weights")
         self.params = params
+        self.per_sample = False  # the gates learn from a gradient that is not a parameter's
         module = setting.student.module
         if not isinstance(module, PotstillVit) or module.form != VitForm():
             raise refuse_pair("student", "uvc prunes plain ViTs, and this student is one of another form already")

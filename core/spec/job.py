@@ -17,6 +17,8 @@ Augmentation = Literal["none", "flip", "light", "strong"]
 Precision = Literal["auto", "fp32", "bf16"]
 ExportFormat = Literal["safetensors", "onnx"]
 
+MOST_ON_CPU = 8  # processes that share a training on the cores of one machine
+
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -165,15 +167,24 @@ class ResourcesSpec(Document):
     accelerator: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="`auto`: whatever claims the job first; kept for later attempts."
     )
-    devices: int = Field(default=1, ge=1, le=64)
+    devices: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Devices of one machine that train the student together, each on a part of every batch; on a CPU "
+        "processes, at most 8.",
+    )
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads. Null: the service's default.")
 
-    @field_validator("devices")
-    @classmethod
-    def _one_device(cls, devices: int) -> int:
-        if devices > 1:
-            raise not_available("more than one device")
-        return devices
+    @model_validator(mode="after")
+    def _few_on_a_cpu(self) -> Self:
+        if self.accelerator == "cpu" and self.devices > MOST_ON_CPU:
+            raise PydanticCustomError(
+                "devices",
+                "a job on a CPU has at most {most} processes, {count} are asked for; lower devices",
+                {"most": MOST_ON_CPU, "count": self.devices},
+            )
+        return self
 
 
 class JobSpec(Document):
@@ -188,7 +199,9 @@ class JobSpec(Document):
     compression: tuple[dict[str, JsonValue], ...] = Field(default=(), max_length=16)
     export: tuple[ExportFormat, ...] = Field(default=("safetensors", "onnx"), max_length=8)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
-    priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
+    priority: int = Field(
+        default=0, ge=-100, le=100, description="Of a project's jobs the higher goes first; projects take turns."
+    )
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=16
     )

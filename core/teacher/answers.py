@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.data.transfer import sent
 from core.data.views import num_views, view_of_epoch
 from core.methods import Batch, Teacher
 from core.models.taps import Outputs
@@ -138,7 +139,7 @@ class Answers:
         """What each teacher said of a batch of the step that was made ready: float32, on the device."""
         device = self._question.arithmetic.device
         return [
-            layout.unpack(said.rows(batch.indices).to(device, non_blocking=True))
+            layout.unpack(sent(said.rows(batch.indices), device))
             for said, (_, layout) in zip(self._said, self._teachers, strict=True)
         ]
 

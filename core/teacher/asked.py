@@ -45,4 +45,6 @@ def asked_of_teachers(spec: JobSpec, method: Method, num_pictures: int) -> str:
         "torch": str(torch.__version__),
         "timm": timm.__version__,
     }
+    if spec.resources.devices > 1:  # which share the threads
+        words["devices"] = spec.resources.devices
     return hashlib.sha256(json.dumps(words, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -40,11 +40,12 @@ class TrainedTeacher:
             arithmetic=self.arithmetic,
         )
         self._context = context
+        self.folder: Path | None = None  # where the teacher is, once it is there
 
     def find(self) -> BuiltModel | None:
         """The teacher as an earlier job with the same recipe left it."""
-        folder = self._context.reporter.find_teacher(self.recipe)
-        return None if folder is None else load_folder(folder)
+        self.folder = self._context.reporter.find_teacher(self.recipe)
+        return None if self.folder is None else load_folder(self.folder)
 
     def task(self) -> Task:
         """Its training from random weights: that of a student of the labels."""
@@ -78,7 +79,7 @@ class TrainedTeacher:
         trainer = Trainer(task, track=track, reporter=reporter, scratch=self._context.root / "checkpoints")
         trainer.resume(reporter.newest_checkpoint(track.name))
         finished = trainer.run()
-        folder = self._save(task.student)
+        self.folder = folder = self._save(task.student)
         teacher = load_folder(folder)
         if finished:
             reporter.keep_teacher(self.recipe, folder)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from torch import Tensor
 from core.data.mixing import Mixing
 from core.data.pixels import Pixels, load_pixels
 from core.data.stored import UNLABELLED, SplitName, StoredDataset
+from core.errors import OutOfMemory
 from core.evaluate import EmbeddingJudge, evaluate_accuracy
-from core.reporting import PIXEL_CACHE_BYTES, Control, Interrupted, Reporter
-from core.spec import TrainingBase
+from core.reporting import PIXEL_CACHE_BYTES, Control, Interrupted, Reporter, Workspace
+from core.spec import JobSpec, TrainingBase
 from core.spec.facts import Facts
+from core.train.environment import is_out_of_memory, reproducible
 from core.train.feed import Feed
 from core.train.loop import Watch
-from core.train.precision import Arithmetic
+from core.train.precision import Arithmetic, choose_arithmetic, choose_device
 
 _LEAVE = (Control.PAUSE, Control.CANCEL, Control.DRAIN)
 _MAX_LOOKS = 20
@@ -125,3 +128,44 @@ class RunContext:
 def look_stride(num_pictures: int) -> int:
     """Of so many test pictures each how-manyth is looked at while training."""
     return math.ceil(num_pictures / _MAX_LOOKED_AT)
+
+
+def threads_each(spec: JobSpec) -> int:
+    """CPU threads of each process while several train together; all of them where there is one."""
+    assert spec.resources.threads is not None, "a resolved spec says how many threads"
+    return max(1, spec.resources.threads // spec.resources.devices)
+
+
+@contextmanager
+def opened(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, rank: int = 0) -> Iterator[RunContext]:
+    """The surroundings of a run in this process, whose torch computes as the spec says until they are left.
+
+    Each of several ranks has its part of the threads; the context's own ``threads`` are the job's, by which its
+    products are known.
+
+    Raises:
+        SpecCannotRun: The device is not there.
+        OutOfMemory: What is done there asked for more than there is.
+    """
+    assert spec.resources.threads is not None, "a resolved spec says how many threads"
+    device = choose_device(spec.resources.accelerator, devices=spec.resources.devices, rank=rank)
+    threads = spec.resources.threads if rank == 0 else threads_each(spec)
+    with StoredDataset.open(workspace.dataset) as stored, reproducible(threads=threads, device=device):
+        context = RunContext(
+            stored=stored,
+            arithmetic=choose_arithmetic(device, spec.training.precision),
+            threads=spec.resources.threads,
+            reporter=reporter,
+            root=workspace.root,
+            cache=workspace.cache,
+            pixel_cache_bytes=workspace.pixel_cache_bytes,
+        )
+        try:
+            yield context
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"there is not enough memory on {device.type}: {error}. Lower training.batch_size or "
+                "training.image_size, or take a smaller model."
+            ) from error

@@ -6,6 +6,9 @@ which pictures the next steps want.
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +16,7 @@ from torch import Tensor
 from core.data.mixing import Draws, Mixing, mix_labels, mix_pictures
 from core.data.pixels import Pixels
 from core.data.stored import UNLABELLED
+from core.data.transfer import sent
 from core.data.views import apply_view, batches, epoch_order, steps_per_epoch, view_of_epoch, view_table
 from core.methods.base import Batch
 from core.spec.job import Augmentation
@@ -24,6 +28,7 @@ class Feed:
     """The training split in batches of augmented pictures.
 
     ``views``: how many views of each sample are used in turn, epoch by epoch; None is a new one every epoch.
+    :meth:`part` is the same for one of several processes that share each batch.
     ``mixing``: None shows pictures as they are, with int64 labels (B,). Else the labels are float32
     probabilities (B, ``num_classes``), of every sample of every batch; without classes they stay −1.
     """
@@ -51,20 +56,34 @@ class Feed:
         self.mixing = mixing
         self.num_classes = num_classes
         self.steps_per_epoch = steps_per_epoch(len(pixels), batch_size)
+        self._rank, self._size = 0, 1
         self._orders: dict[int, list[Tensor]] = {}
         self._view = -1
         self._table = torch.empty(0)
 
+    def part(self, rank: int, size: int) -> Self:
+        """The same batches, of which only the ``rank``-th of ``size`` contiguous parts is shown.
+
+        Parts of one batch differ by one sample at most.
+        """
+        parted = copy.copy(self)
+        parted._rank, parted._size = rank, size  # noqa: SLF001 - its own copy
+        return parted
+
+    def share(self, step: int) -> float:
+        """How much of a step's batch is shown here: 1 unless this is a part."""
+        whole_B = self._indices(step)
+        return len(self._own(whole_B)) / len(whole_B)
+
     def batch(self, step: int) -> Batch:
-        """The batch of a step (counted from 0 over all epochs), on the device."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        indices_B = self._batches(epoch)[position]
-        self._look_at(view_of_epoch(epoch, self.views))
+        """The batch of a step (counted from 0 over all epochs), or the part of it that is shown, on the device."""
+        indices_B = self._own(self._indices(step))
+        self._look_at(view_of_epoch(step // self.steps_per_epoch, self.views))
         if self.pixels.on_demand:
             self._expect_from(step)
         images_BCHW, draws = self._shown(indices_B)
         labels_B = self._labels(indices_B, draws)
-        return Batch(images_BCHW, labels_B.to(self.device, non_blocking=True), indices_B)
+        return Batch(images_BCHW, sent(labels_B, self.device), indices_B)
 
     def shown(self, view: int, indices_B: Tensor) -> Tensor:
         """Samples as a view shows them, on the device: the same bits as in every batch that they are in."""
@@ -84,14 +103,14 @@ class Feed:
         height, width = images_BCHW.shape[-2:]
         draws = self.mixing.draw(self._table[indices_B], num_samples=len(self.pixels), height=height, width=width)
         if len(draws.places):
-            places_M = draws.places.to(self.device)
+            places_M = sent(draws.places, self.device)
             images_BCHW[places_M] = mix_pictures(images_BCHW[places_M], self._seen(draws.partners), draws)
         return images_BCHW, draws
 
     def _seen(self, indices_B: Tensor) -> Tensor:
         """Samples of the split, each as its own row of the view augments it, on the device."""
-        rows_BK = self._table[indices_B].to(self.device, non_blocking=True)
-        pictures = self.pixels.batch(indices_B).to(self.device, non_blocking=True)
+        rows_BK = sent(self._table[indices_B], self.device)
+        pictures = sent(self.pixels.batch(indices_B), self.device)
         return apply_view(pictures, rows_BK, self.augmentation)
 
     def _labels(self, indices_B: Tensor, draws: Draws | None) -> Tensor:
@@ -108,6 +127,14 @@ class Feed:
     @staticmethod
     def _probabilities(labels_B: Tensor, num_classes: int) -> Tensor:
         return F.one_hot(labels_B, num_classes).to(torch.float32)
+
+    def _indices(self, step: int) -> Tensor:
+        """The samples of a step's whole batch."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self._batches(epoch)[position]
+
+    def _own(self, indices_B: Tensor) -> Tensor:
+        return indices_B if self._size == 1 else indices_B.tensor_split(self._size)[self._rank]
 
     def _batches(self, epoch: int) -> list[Tensor]:
         """The samples of an epoch in its order, batch by batch."""
@@ -126,9 +153,8 @@ class Feed:
         """Have the pictures of this step and of the next ones decoded in the background."""
         coming = []
         for number in range(step, step + 1 + _AHEAD):
-            epoch, position = divmod(number, self.steps_per_epoch)
-            indices_B = self._batches(epoch)[position]
-            same_view = view_of_epoch(epoch, self.views) == self._view
+            indices_B = self._own(self._indices(number))
+            same_view = view_of_epoch(number // self.steps_per_epoch, self.views) == self._view
             coming.append(self._pictures_of(indices_B) if same_view else indices_B)
         self.pixels.expect(coming)
 

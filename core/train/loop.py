@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -19,12 +19,14 @@ from core.models.built import BuiltModel
 from core.models.taps import Outputs, run_tapped
 from core.reporting import Control, Interrupted, Reporter, SavedCheckpoint
 from core.seeds import derive_seed, seed_generators, step_seed
-from core.spec import TrainingBase
+from core.spec import TrainingBase, TrainingSpec
 from core.train.checkpoint import Trained, read_checkpoint, write_checkpoint
 from core.train.ema import Ema
 from core.train.feed import Feed
 from core.train.optimizer import build_optimizer, clip_gradients, gradient_norm
 from core.train.precision import Arithmetic
+from core.train.ranks import ALONE, Ranks, synchronised
+from core.train.readings import LAG_STEPS, Reading, Readings
 from core.train.record import Recorder, Track
 from core.train.schedule import Schedule
 
@@ -37,6 +39,11 @@ class Saving:
     keep_every_epochs: int | None = None
     every_seconds: float = 300.0
     least_seconds: float = 2.0  # tiny trainings would spend their time on saving
+
+    @classmethod
+    def of(cls, training: TrainingSpec) -> Self:
+        """As a student's training block asks."""
+        return cls(every_epochs=training.checkpoint_every_epochs, keep_every_epochs=training.keep_weights_every_epochs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +83,21 @@ class Task:
 
 
 class Stepper:
-    """One training's moving parts, and a single step of it."""
+    """One training's moving parts, and a single step of it.
 
-    def __init__(self, task: Task) -> None:
+    ``lag``: how many steps further the host is when it reads what a step measured; None is what suits the device.
+    Without a lag it looks before the step is taken. With one, the device itself leaves out the first step that is
+    not finite and all behind it, and the host is told when it reads; :meth:`settled` comes before anything that is
+    kept or shown.
+    """
+
+    def __init__(self, task: Task, *, ranks: Ranks = ALONE, lag: int | None = None) -> None:
         self.task = task
+        self.ranks = ranks
         self.schedule = Schedule.of(task.training, steps_per_epoch=task.feed.steps_per_epoch)
         self._device = task.arithmetic.device
-        module = task.student.module.to(self._device)
-        task.method.to(self._device)
+        module = synchronised(task.student.module.to(self._device), ranks, self._device)
+        synchronised(task.method.to(self._device), ranks, self._device)
         task.method.prepare_student(module)
         self.trained = Trained(
             student=module,
@@ -96,7 +110,16 @@ class Stepper:
             ema=None if task.ema is None else Ema(module, task.ema),
         )
         self._parameters = [p for g in self.trained.optimizer.param_groups for p in g["params"]]
-        self._step_seeds = derive_seed(task.training.seed, "steps")
+        self._terms = ranks.terms(module, task.method)
+        # Each rank drops other units of its own pictures.
+        self._step_seeds = derive_seed(task.training.seed, f"steps-{ranks.rank}" if ranks.rank else "steps")
+        self._readings = Readings(LAG_STEPS[self._device.type] if lag is None else lag)
+        self._read: list[Reading] = []
+        self._poisoned: Tensor | None = None
+        if self._readings.lag > 0:
+            self._poisoned = torch.zeros((), device=self._device)
+            # What GradScaler sets: where it is 1, the fused step changes nothing.
+            self.trained.optimizer.found_inf = self._poisoned  # type: ignore[attr-defined]
         self.train_mode()
 
     def train_mode(self) -> None:
@@ -105,35 +128,55 @@ class Stepper:
         self.trained.method.train()
 
     def take(self, step: int) -> dict[str, float]:
-        """Take step ``step`` (counted from 0) and return its measurements.
+        """:meth:`queue` a step and wait for its measurements."""
+        self.queue(step)
+        return self.settled()[-1].values()
+
+    def queue(self, step: int) -> None:
+        """Take step ``step`` (counted from 0); without waiting for the device, where reading lags.
 
         Raises:
-            NonFiniteLoss: A term of the loss or the gradient is not finite; the weights are untouched.
+            NonFiniteLoss: A term of the loss or the gradient is not finite, of this step or of one that was still to
+                be read; its step was not taken.
         """
         task = self.task
         seed_generators(step_seed(self._step_seeds, step), self._device)
-        batch = task.feed.batch(step)
-        moment = self.moment(step)
+        share, batch, moment = task.feed.share(step), task.feed.batch(step), self.moment(step)
         answers = None if task.asked is None else task.asked.of
-        terms = task.method.terms(batch, Room(self._ask_student, task.teachers, moment, answers))
+        terms = self._terms(batch, Room(self._ask_student, task.teachers, moment, answers))
         loss = torch.stack(tuple(terms.values())).sum()
         for parameter in self._parameters:  # as zero_grad does, without its bookkeeping
             parameter.grad = None
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss if self.ranks.size == 1 else loss * self.ranks.factor(share))
         # A parameter that took no part in this step has no gradient.
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = gradient_norm(gradients)
-        # The one place where the host waits for the device: no step is taken before the loss is known.
-        *values, total, size = torch.stack((*terms.values(), loss, norm)).detach().tolist()
-        measured = dict(zip(terms, values, strict=True))
-        if not math.isfinite(total + size):
-            raise _not_finite(step, self.schedule.epoch(step), measured, size)
         rate = self.schedule.rate(step)
+        measured = self.ranks.whole(torch.stack((*terms.values(), loss)).detach(), share)
+        self._readings.put(step, tuple(terms), torch.cat((measured, norm.detach().view(1))), learning_rate=rate)
+        if self._poisoned is not None:
+            self._poisoned.logical_or_(~torch.isfinite(measured[-1] + norm))
+        self._keep(self._readings.due())
         self._apply(gradients, norm, rate)
         task.method.after_step(self.trained.student, moment)
         if self.trained.ema is not None:
             self.trained.ema.update()
-        return {"loss": total, **measured, "learning_rate": rate, "gradient_norm": size}
+
+    def known(self) -> list[Reading]:
+        """What was read since this was asked last, in the order of the steps."""
+        read, self._read = self._read, []
+        return read
+
+    def settled(self) -> list[Reading]:
+        """The same of all steps that were taken; waits for the device. Raises ``NonFiniteLoss``."""
+        self._keep(self._readings.rest())
+        return self.known()
+
+    def _keep(self, readings: Iterable[Reading]) -> None:
+        for reading in readings:
+            if not math.isfinite(reading.loss + reading.gradient_norm):
+                raise _not_finite(reading, self.schedule.epoch(reading.step))
+            self._read.append(reading)
 
     def _apply(self, gradients: list[Tensor], norm: Tensor, rate: float) -> None:
         limit = self.task.training.gradient_clip
@@ -197,8 +240,10 @@ class Trainer:
         scratch: Path,
         saving: Saving | None = None,
         watch: Watch | None = None,
+        ranks: Ranks = ALONE,
+        lag: int | None = None,
     ) -> None:
-        self.stepper = Stepper(task)
+        self.stepper = Stepper(task, ranks=ranks, lag=lag)
         self.schedule = self.stepper.schedule
         self.step = 0
         self._track = track
@@ -241,18 +286,18 @@ class Trainer:
                     self._stopped()
                     return False
                 raise Interrupted(control)
-            values = self.stepper.take(self.step)
+            self.stepper.queue(self.step)
             self.step += 1
-            if self._recorder.wants(self.step):
-                self._recorder.metrics(self.step, values)
+            self._tell(self.stepper.known())
             self._recorder.progress(self.step)
-            self._after_step(values)
+            self._after_step()
         self._recorder.progress(self.step, force=True)
         self.save()
         return True
 
     def save(self, *, keep: bool = False) -> None:
-        """Write a checkpoint, unless the newest one is of this very step."""
+        """Write a checkpoint, unless the newest one is of this very step. Raises ``NonFiniteLoss``: nothing is kept."""
+        self._tell(self.stepper.settled())
         if self.step == self._saved_step and not keep:
             return
         folder = self._scratch / f"{self._track.name}-{self.step:09d}"
@@ -283,16 +328,22 @@ class Trainer:
             data={"track": self._track.name, "step": self.step},
         )
 
-    def _after_step(self, values: Mapping[str, float]) -> None:
+    def _tell(self, readings: Sequence[Reading]) -> None:
+        """Log what is known of steps by now."""
+        for reading in readings:
+            done = reading.step + 1
+            if self._recorder.wants(done):
+                self._recorder.metrics(done, reading.values())
+            self._latest[f"{self._track.series}/loss"] = reading.loss
+
+    def _after_step(self) -> None:
         """Look at the student and save it where the time has come."""
         epoch, within = divmod(self.step, self.schedule.steps_per_epoch)
         since = time.monotonic() - self._saved_at
         if within:
             if since >= self._saving.every_seconds:
-                self._note(values)
                 self.save()
             return
-        self._note(values)
         self._look(epoch)
         keep = self._saving.keep_every_epochs
         if keep is not None and epoch % keep == 0:
@@ -300,13 +351,11 @@ class Trainer:
         elif epoch % self._saving.every_epochs == 0 and since >= self._saving.least_seconds:
             self.save()
 
-    def _note(self, values: Mapping[str, float]) -> None:
-        self._latest[f"{self._track.series}/loss"] = values["loss"]
-
     def _look(self, epoch: int) -> None:
         watch = self._watch
         if watch is None or (epoch % watch.every_epochs and self.step != self.schedule.total_steps):
             return
+        self._tell(self.stepper.settled())
         try:
             value = self.stepper.measure(watch)
         except Interrupted:  # asked for while looking: the loop saves this step first, then leaves
@@ -315,14 +364,14 @@ class Trainer:
         self._reporter.metrics(self.step, {watch.name: value})
 
 
-def _not_finite(step: int, epoch: int, terms: Mapping[str, float], norm: float) -> NonFiniteLoss:
-    poor = {name: value for name, value in terms.items() if not math.isfinite(value)}
+def _not_finite(reading: Reading, epoch: int) -> NonFiniteLoss:
+    poor = {name: value for name, value in reading.terms.items() if not math.isfinite(value)}
     what = (
         " and ".join(f"the loss term {name!r} became {value}" for name, value in poor.items())
-        or f"the loss is finite, but the norm of its gradient became {norm}"
+        or f"the loss is finite, but the norm of its gradient became {reading.gradient_norm}"
     )
     return NonFiniteLoss(
-        f"at step {step} (epoch {epoch}) {what}; no step was taken with it. Lower training.learning_rate, warm up "
-        "for longer, or set training.gradient_clip.",
-        extra={"step": step, "terms": {name: str(value) for name, value in poor.items()}},
+        f"at step {reading.step} (epoch {epoch}) {what}; no step was taken with it. Lower training.learning_rate, warm "
+        "up for longer, or set training.gradient_clip.",
+        extra={"step": reading.step, "terms": {name: str(value) for name, value in poor.items()}},
     )

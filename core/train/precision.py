@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from core.errors import SpecCannotRun
-from core.spec.job import Precision
+from core.spec.job import MOST_ON_CPU, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,30 @@ class Arithmetic:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-def choose_device(accelerator: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device of a run. Raises ``SpecCannotRun`` where CUDA is asked for and not there."""
+def choose_device(accelerator: Literal["auto", "cpu", "cuda"], *, devices: int = 1, rank: int = 0) -> torch.device:
+    """The device of a run, or of one of several processes that share a training.
+
+    Raises ``SpecCannotRun`` where CUDA is asked for and not there, or where fewer devices can be seen than asked for.
+    """
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        if devices > MOST_ON_CPU:
+            raise SpecCannotRun(
+                f"resources.devices is {devices}, and a job on a CPU has at most {MOST_ON_CPU} processes"
+            )
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise SpecCannotRun("resources.accelerator is cuda, but this machine has no CUDA device; use cpu or auto")
-    return torch.device("cuda", torch.cuda.current_device())
+    if devices == 1:
+        return torch.device("cuda", torch.cuda.current_device())
+    seen = torch.cuda.device_count()
+    if devices > seen:
+        raise SpecCannotRun(
+            f"resources.devices is {devices}, and this worker sees {seen} CUDA device(s); ask for fewer, or start a "
+            "worker whose CUDA_VISIBLE_DEVICES names as many"
+        )
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def choose_arithmetic(device: torch.device, precision: Precision) -> Arithmetic:

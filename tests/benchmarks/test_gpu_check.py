@@ -31,10 +31,20 @@ def test_make_knows_the_check():
 
 
 def test_the_check_can_be_rehearsed_on_a_cpu(capsys):
-    assert gpu_check.main(["--rehearse", "--only", "fork then start,all-reduce"]) == 0
+    assert gpu_check.main(["--rehearse", "--only", "fork then start,all-reduce,queued ahead"]) == 0
 
     told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told] == ["passed", "passed"]
+    assert [line.split()[0] for line in told] == ["passed"] * 3
+
+
+def test_what_is_not_on_the_machine_is_not_run_and_no_failure(monkeypatch, capsys):
+    def missing(bench):
+        raise gpu_check.NotHereError("this machine has one device")
+
+    monkeypatch.setattr(gpu_check, "several_devices", missing)
+
+    assert gpu_check.main(["--rehearse", "--only", "several devices"]) == 0
+    assert capsys.readouterr().out.startswith("not run")
 
 
 def test_a_check_that_fails_is_told_and_fails_the_whole(monkeypatch, capsys):

@@ -369,3 +369,45 @@ def test_a_peer_that_cannot_be_is_refused():
     asked = {"teachers": [], "method": {"name": "mutual", "peer": {"architecture": "resnet10", "arguments": {}}}}
 
     assert "resnet10t" in refusal(**asked)["/method/peer/architecture"]
+
+
+def on_devices(devices, accelerator="cpu", **change):
+    return {"resources": {"devices": devices, "accelerator": accelerator}, **change}
+
+
+def test_a_job_for_several_devices_stays_as_it_is():
+    found = resolve(spec(**on_devices(2)), DIGITS, {}, threads=4)
+
+    assert (found.spec.resources.devices, found.spec.resources.threads) == (2, 4)
+    assert resolve(found.spec, DIGITS, {}, threads=9) == found
+
+
+def test_a_method_that_compares_samples_wants_one_device():
+    assert (
+        "rkd with these parameters compares the samples"
+        in refusal(**on_devices(2, method={"name": "rkd"}))["/resources/devices"]
+    )
+    feature = {"name": "fitnets", "logits": "dist"}
+    assert "set devices to 1" in refusal(**on_devices(2, method=feature))["/resources/devices"]
+    assert resolve(spec(**on_devices(1, method=feature)), DIGITS, {}, threads=2)
+
+
+def test_every_device_needs_two_pictures_of_every_batch():
+    assert resolve(spec(**on_devices(4, training={"batch_size": 9, "epochs": 1})), DIGITS, {}, threads=2)
+    detail = refusal(**on_devices(4, training={"batch_size": 7, "epochs": 1}))["/resources/devices"]
+
+    assert "a batch has only 6 pictures" in detail
+
+
+def warnings(**change):
+    return " ".join(resolve(spec(**change), DIGITS, {}, threads=2).estimate["warnings"])
+
+
+def test_what_several_devices_do_otherwise_is_said():
+    cnn = {"architecture": "resnet10t"}
+    assert "batch norms see the part" in warnings(**on_devices(2, student=cnn))
+    assert "on a CPU batch norms see the part" in warnings(**on_devices(2, "auto", student=cnn))
+    assert "batch norms" not in warnings(**on_devices(2, "cuda", student=cnn))
+    assert "batch norms" not in warnings(**on_devices(2))
+    assert "trained on one device" in warnings(**on_devices(2))
+    assert "devices" not in warnings()

@@ -146,6 +146,10 @@ def test_the_ingest_worker_takes_hints_and_its_pool_dies_with_it(service, starte
 @pytest.fixture
 def long_job(service):
     """A job that nobody has resolved, of many short epochs, on real pictures."""
+    return make_long_job(service)
+
+
+def make_long_job(service, **resources):
     dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
     intake.take_next(intake.DATASETS)
     size = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -154,7 +158,7 @@ def long_job(service):
         "student": {"architecture": "vit_tiny_patch16_224", "arguments": size},
         "method": {"name": "scratch"},
         "training": {"epochs": 5000, "batch_size": 256, "augmentation": "none", "checkpoint_every_epochs": 1},
-        "resources": {"threads": 1},
+        "resources": {"threads": 1, **resources},
     }
     document = parse_job_spec(spec).model_dump(mode="json")
     return service.do(jobs.create, service.project, spec=document, resolved=False, dataset_id=dataset.id)
@@ -185,6 +189,29 @@ def test_a_job_goes_on_after_its_process_was_killed_and_is_handed_back_on_sigter
     assert left.progress["step"] == left.checkpoint_step  # what was trained is saved, not lost
     assert time.monotonic() - began < 20
     assert not pool.is_running()
+
+
+def test_a_job_on_two_devices_goes_on_after_one_of_its_processes_was_killed(service, started):
+    job = make_long_job(service, devices=2)
+    parent, _ = started("worker")
+    hints = service.context.hints
+    until(lambda: hints.is_alive("jobs.cpu"))
+    pool = parent.children()[0]
+
+    hints.look_for_jobs("cpu")
+    until(lambda: service.see(job).checkpoint_step > 0)
+    reached = service.see(job).checkpoint_step
+    first, (second,) = pool.children()[0], pool.children()[0].children()
+    second.kill()
+    until(lambda: service.see(job).attempt == 2)
+    until(lambda: service.see(job).checkpoint_step > reached)
+    assert (service.see(job).losses, service.see(job).worker_id is not None) == (0, True)  # it got on, so none counts
+    assert not first.is_running()
+
+    (third,) = pool.children()[0].children()
+    service.do(jobs.stop, service.project, job.id)
+    until(lambda: service.see(job).status == "succeeded")
+    assert not third.is_running()
 
 
 def test_messages_are_json_and_a_job_outlives_its_broker():

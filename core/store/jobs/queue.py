@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from core.store import events
@@ -20,8 +20,10 @@ WORKER_LOST = "worker_lost"
 def claim(session: Session, *, worker_id: str, accelerator: Literal["cpu", "cuda"], lease_seconds: float) -> Job | None:
     """Take the best queued job that this accelerator can run, or None.
 
-    Highest priority first, then the project with the fewest running jobs, then the oldest. The claim
-    starts a new attempt, which outdates every earlier one, and pins an accelerator that was `auto`.
+    Projects take turns: the one with the fewest running jobs comes first, then the one that was served longest
+    ago, so that none can starve the others, whatever priorities it gives. Of its jobs the one with the highest
+    priority is taken, then the oldest. The claim starts a new attempt, which outdates every earlier one, and pins
+    an accelerator that was `auto`.
     """
     job_id = session.scalars(_candidates(accelerator).limit(1)).one_or_none()
     if job_id is None:
@@ -46,17 +48,24 @@ def claim(session: Session, *, worker_id: str, accelerator: Literal["cpu", "cuda
 
 
 def _candidates(accelerator: str) -> Select[str]:
-    running = (
-        select(Job.project_id, func.count().label("jobs"))
-        .where(Job.status == "running")
+    waiting = select(Job.project_id).where(Job.status == "queued")
+    served_at = case((Job.started_at.is_not(None), func.coalesce(Job.finished_at, Job.started_at)))
+    turns = (
+        select(
+            Job.project_id,
+            func.sum(case((Job.status == "running", 1), else_=0)).label("running"),
+            func.max(served_at).label("served_at"),
+        )
+        .where(Job.project_id.in_(waiting))
         .group_by(Job.project_id)
-        .subquery("running")
+        .subquery("turns")
     )
+    never_first = turns.c.served_at.is_not(None)
     return (
         select(Job.id)
-        .outerjoin(running, running.c.project_id == Job.project_id)
+        .join(turns, turns.c.project_id == Job.project_id)
         .where(Job.status == "queued", Job.accelerator.in_(("auto", accelerator)))
-        .order_by(Job.priority.desc(), func.coalesce(running.c.jobs, 0), Job.created_at, Job.id)
+        .order_by(turns.c.running, never_first, turns.c.served_at, Job.priority.desc(), Job.created_at, Job.id)
         .with_for_update(skip_locked=True, of=Job)
     )
 

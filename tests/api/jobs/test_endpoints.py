@@ -63,7 +63,8 @@ class TestCreate:
             ({"name": "x" * 100_000}, "/name"),
             ({"priority": 2**63 - 1}, "/priority"),
             ({"compression": [{"name": "quantize"}]}, "/compression"),
-            ({"resources": {"devices": 2}}, "/resources/devices"),
+            ({"resources": {"devices": 65}}, "/resources/devices"),
+            ({"resources": {"accelerator": "cpu", "devices": 9}}, "/resources"),
         ],
     )
     def test_what_cannot_be_is_refused_where_it_stands(self, http, spec, change, pointer):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from core.methods import Method, Moment, Outputs, implementation
+from core.methods import Batch, Method, Moment, Outputs, implementation
 from core.models.built import BuiltModel
 from core.spec import METHODS
 from core.teacher.layout import layout_of
@@ -23,6 +23,7 @@ class Silent:
         raise AssertionError("asked")
 
 
+NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
 START = Moment(step=9, total_steps=10, epoch=1.8, epochs=2)
 BEGINNING = Moment(step=0, total_steps=10, epoch=0.0, epochs=2)
 
@@ -95,6 +96,59 @@ def test_a_method_goes_on_from_its_state(name, lesson, batch):
 
     again = {n: t.item() for n, t in second.terms(batch, START).items()}
     assert again == {n: t.item() for n, t in first.terms(batch, START).items()}
+
+
+# Their terms draw something for each picture, or ask a network that draws; what is drawn differs in a part.
+DRAWING = {"mgd", "vitkd", "cross_architecture", "uvc", "crd", "manifold"}
+WHOLE_BATCHES = {"dist", "rkd", "pkt", "similarity", "crd", "manifold", "uvc", "feature"}
+
+
+def mean_of_parts(lesson, name, batch, **params):
+    """The terms of the whole batch, and the means of those of its two halves."""
+    middle = len(batch.labels) // 2
+    halves = [
+        Batch(batch.images[part], batch.labels[part], batch.indices[part])
+        for part in (slice(0, middle), slice(middle, None))
+    ]
+    found = []
+    for part in (batch, *halves):
+        made = lesson(name, **params)
+        for whole in (made.student.module, made.method):  # statistics of a part are its own, and are not meant here
+            for module in whole.modules():
+                if isinstance(module, NORMS):
+                    module.eval()
+        found.append(made.terms(part, START))
+    whole, one, other = found
+    return whole, {term: (one[term] + other[term]) / 2 for term in whole}
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - DRAWING))
+def test_a_method_that_says_so_is_the_mean_of_its_parts(name, lesson, batch):
+    whole, parts = mean_of_parts(lesson, name, batch)
+    alike = all(torch.allclose(whole[term], parts[term], rtol=1e-4, atol=1e-6) for term in whole)
+
+    assert lesson(name).method.per_sample == (name not in WHOLE_BATCHES)
+    assert alike == (name not in WHOLE_BATCHES)
+
+
+@pytest.mark.parametrize("name", sorted(DRAWING))
+def test_a_method_that_draws_says_whether_it_compares_samples(name, lesson):
+    assert lesson(name).method.per_sample == (name not in WHOLE_BATCHES)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "per_sample"),
+    [
+        ("dist", {"gamma": 0.0}, True),
+        ("manifold", {"sample_weight": 0.0, "random_weight": 0.0}, True),
+        ("fitnets", {"logits": "dist"}, False),
+        ("manifold", {"sample_weight": 0.0, "random_weight": 0.0, "logits": "dist"}, False),
+        ("masked_teacher", {"logits": "dist"}, False),
+        ("feature", {"patch_weight": 0.0}, True),
+    ],
+)
+def test_whether_samples_are_compared_depends_on_the_parameters(name, params, per_sample, lesson):
+    assert lesson(name, **params).method.per_sample is per_sample
 
 
 @pytest.mark.parametrize("name", METHODS)

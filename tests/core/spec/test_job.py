@@ -88,10 +88,17 @@ def test_everything_that_is_wrong_is_said_at_once():
     }
 
 
-@pytest.mark.parametrize("changes", [{"compression": [{"name": "prune"}]}, {"resources": {"devices": 2}}])
+@pytest.mark.parametrize("changes", [{"compression": [{"name": "prune"}]}])
 def test_what_is_not_built_yet_says_so(changes):
     with pytest.raises(NotAvailable):
         parse_job_spec(spec(**changes))
+
+
+def test_a_job_on_a_cpu_has_few_processes():
+    assert parse_job_spec(spec(resources={"accelerator": "cpu", "devices": 8})).resources.devices == 8
+    assert parse_job_spec(spec(resources={"accelerator": "cuda", "devices": 9})).resources.devices == 9
+    with pytest.raises(InvalidSpec, match="at most 8 processes"):
+        parse_job_spec(spec(resources={"accelerator": "cpu", "devices": 9}))
 
 
 def test_weights_that_are_references_are_found():

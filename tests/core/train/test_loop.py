@@ -10,6 +10,7 @@ from core.errors import NonFiniteLoss
 from core.methods import Outputs
 from core.reporting import Control, Interrupted
 from core.train.loop import Saving, Stepper, Trainer, Watch
+from core.train.readings import Reading
 from core.train.record import Span, Track
 
 TRACK = Track(name="distill", series="train", span=Span(0.0, 1.0))
@@ -185,6 +186,59 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(task, training):
     assert head.equal(before)
 
 
+def poisoned_at(step, **more):
+    """A teacher whose answers are not finite from a step on."""
+    asked = []
+
+    def teacher(images):
+        asked.append(1)
+        return Outputs(torch.full((len(images), 4), float("nan") if len(asked) > step else 0.5))
+
+    return {"method": "kd", "teachers": (teacher,), **more}
+
+
+@pytest.mark.parametrize("lag", [1, 2, 5])
+def test_reading_later_changes_nothing_but_when_the_host_knows(lag, task, training, remembering, tmp_path):
+    at_once, later = remembering("at once"), remembering("later")
+    saving = Saving(least_seconds=0.0)
+    calm = trainer(task(training(ema=0.9)), at_once, tmp_path, saving=saving)
+    lagging = trainer(task(training(ema=0.9)), later, tmp_path, saving=saving, lag=lag)
+
+    calm.run()
+    lagging.run()
+
+    assert later.told == at_once.told
+    assert weights(lagging).equal(weights(calm))
+    assert [c.metrics for c in later.saved] == [c.metrics for c in at_once.saved]
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2, 5])
+def test_a_step_that_is_not_finite_is_never_applied_however_late_it_is_read(lag, task, training, remembering, tmp_path):
+    calm = trainer(task(training(), **poisoned_at(99)), remembering("calm", wish_at=7), tmp_path)
+    with pytest.raises(Interrupted):
+        calm.run()
+    reporter = remembering()
+    poisoned = trainer(task(training(), **poisoned_at(7)), reporter, tmp_path, lag=lag)
+
+    with pytest.raises(NonFiniteLoss, match=r"step 7 \(epoch 1\).*'distillation' became nan") as failure:
+        poisoned.run()
+
+    assert failure.value.extra["step"] == 7
+    assert weights(poisoned).equal(weights(calm))
+    assert max(reporter.told) == 7  # the last step that was finite, counted from 1
+    assert reporter.saved == []
+
+
+def test_what_is_not_finite_is_known_before_anything_is_saved(task, training, remembering, tmp_path):
+    reporter = remembering(wish_at=8)
+    poisoned = trainer(task(training(), **poisoned_at(7)), reporter, tmp_path, lag=5)
+
+    with pytest.raises(NonFiniteLoss, match="step 7 "):
+        poisoned.run()
+
+    assert reporter.saved == []
+
+
 def test_gradients_are_clipped_to_the_given_norm(task, training):
     stepper = Stepper(task(training(gradient_clip=1e-3)))
 
@@ -276,8 +330,9 @@ def test_frozen_parameters_stay(task, training, vit):
 
 def test_reporting_and_control_cost_far_less_than_half_a_millisecond_a_step(remembering, task, training, tmp_path):
     run = trainer(task(training(epochs=1000)), remembering(), tmp_path)
-    values = {"loss": 1.0, "label": 1.0, "learning_rate": 1e-3, "gradient_norm": 1.0}
-    run.stepper.take = lambda step: values
+    queued = []
+    run.stepper.queue = queued.append
+    run.stepper.known = lambda: [Reading(queued.pop(), {"label": 1.0}, 1.0, 1.0, 1e-3)] if queued else []
 
     began = time.process_time()
     run.run()

@@ -29,3 +29,20 @@ def test_cuda_that_is_not_there_is_said():
 
 def test_cpu_is_a_cpu():
     assert choose_device("cpu") == torch.device("cpu")
+
+
+class TestSeveralDevices:
+    def test_a_cpu_has_room_for_a_few_processes(self):
+        assert choose_device("cpu", devices=8, rank=7) == torch.device("cpu")
+        with pytest.raises(SpecCannotRun, match="at most 8 processes"):
+            choose_device("cpu", devices=9)
+
+    def test_as_many_as_can_be_seen_on_cuda(self, monkeypatch):
+        chosen = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+
+        assert choose_device("auto", devices=2, rank=1) == torch.device("cuda", 1) == chosen[0]
+        with pytest.raises(SpecCannotRun, match=r"this worker sees 2 CUDA device\(s\).*CUDA_VISIBLE_DEVICES"):
+            choose_device("cuda", devices=3)

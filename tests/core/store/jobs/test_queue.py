@@ -44,6 +44,43 @@ def test_projects_take_turns(world):
     assert claimed_in_order(world, 5) == [mine[0], theirs[0], mine[1], theirs[1], mine[2]]
 
 
+def ended(world, project, job_id):
+    """Somebody ends a running job; the worker writes it down."""
+    world.do(jobs.cancel, project, job_id)
+    world.do(jobs.cancelled, Attempt(job_id, 1))
+
+
+def test_a_single_worker_serves_the_project_that_waited_longest(world):
+    other, third = (world.do(projects.create, name).id for name in ("other", "third"))
+    mine = [world.job() for _ in range(4)]
+    theirs = [world.job(project=other, dataset=world.ready_dataset(other)) for _ in range(2)]
+    last = world.job(project=third, dataset=world.ready_dataset(third))
+    owner = {**dict.fromkeys(mine, world.project), **dict.fromkeys(theirs, other), last: third}
+
+    order = []
+    for _ in owner:
+        order.append(world.claim().id)
+        ended(world, owner[order[-1]], order[-1])
+    assert order == [mine[0], theirs[0], last, mine[1], theirs[1], mine[2], mine[3]]
+
+
+def test_no_priority_takes_another_projects_turn(world):
+    other = world.do(projects.create, "other").id
+    loud = [world.job(priority=100) for _ in range(3)]
+    quiet = world.job(project=other, dataset=world.ready_dataset(other), priority=-100)
+
+    first, second = world.claim().id, world.claim().id
+    assert (first, second) == (loud[0], quiet)
+
+
+def test_priorities_order_a_projects_own_jobs_at_its_turn(world):
+    other = world.do(projects.create, "other").id
+    low, high = world.job(priority=1), world.job(priority=2)
+    theirs = world.job(project=other, dataset=world.ready_dataset(other))
+
+    assert claimed_in_order(world, 3) == [high, theirs, low]
+
+
 def test_an_accelerator_claims_what_it_can_run_and_pins_it(world):
     cuda, either = world.job(accelerator="cuda"), world.job(accelerator="auto")
     assert world.ask(jobs.claimable) == {"auto": 1, "cpu": 0, "cuda": 1}

@@ -1,0 +1,109 @@
+"""``python -m core.follower ORDERS RANK SIZE``: one of the other processes of a training on several devices.
+
+Started by :mod:`core.train.followers` and ended by it. It builds the same training as the first rank does, takes
+its part of every batch, and has nothing to say: no reporter, no checkpoints, no choice.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+# As in core.__main__: before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from core.errors import PotstillError
+from core.lifeline import CRASHED
+from core.pipeline import students_task
+from core.reporting import Control, Progress, SavedCheckpoint, Stage
+from core.train.checkpoint import read_checkpoint
+from core.train.context import opened
+from core.train.followers import Orders, tell_failure
+from core.train.loop import Stepper
+from core.train.parts import parted
+from core.train.ranks import joined
+
+
+class Silent:
+    """A reporter that passes nothing on, and finds what the orders name."""
+
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+
+    def stage_started(self, stage: Stage) -> None:
+        """The first rank tells."""
+
+    def stage_finished(self, stage: Stage) -> None:
+        """The first rank tells."""
+
+    def progress(self, progress: Progress) -> None:
+        """The first rank tells."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """The first rank tells."""
+
+    def event(
+        self,
+        type: str,  # noqa: A002 - the wire's word
+        message: str,
+        *,
+        level: Literal["info", "warning", "error"] = "info",
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """The first rank tells."""
+
+    def control(self) -> Control:
+        """Go on: the first rank decides, and ends this process when it leaves."""
+        return Control.GO
+
+    def save_checkpoint(self, checkpoint: SavedCheckpoint) -> None:
+        """The first rank saves."""
+
+    def newest_checkpoint(self, track: str) -> Path | None:  # noqa: ARG002 - only the student is trained here
+        """Where the first rank goes on from."""
+        return None if self._orders.checkpoint is None else Path(self._orders.checkpoint)
+
+    def find_teacher(self, recipe: str) -> Path | None:
+        """A teacher that the first rank has."""
+        folder = self._orders.teachers.get(recipe)
+        return None if folder is None else Path(folder)
+
+    def keep_teacher(self, recipe: str, folder: Path) -> None:
+        """The first rank keeps."""
+
+
+def follow(orders: Orders, rank: int, size: int) -> None:
+    """Train to the last step, unless this process is ended before."""
+    spec, workspace = orders.job(), orders.workspace(rank)
+    with opened(spec, workspace, Silent(orders), rank=rank) as context:
+        task = students_task(spec, workspace, context)
+        orders.ready(rank).touch()
+        with joined(orders.meeting, rank=rank, size=size, device=context.arithmetic.device) as ranks:
+            task = parted(task, ranks)
+            stepper = Stepper(task, ranks=ranks)
+            done = 0 if orders.checkpoint is None else read_checkpoint(Path(orders.checkpoint), stepper.trained)
+            for step in range(done, stepper.schedule.total_steps):
+                if task.asked is not None:
+                    task.asked.ready(step)
+                stepper.queue(step)
+                stepper.known()
+            stepper.settled()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Follow the orders in a file; the exit status, 0 after the last step."""
+    path, rank, size = arguments
+    orders = Orders.read(Path(path))
+    try:
+        follow(orders, int(rank), int(size))
+    except PotstillError as error:
+        tell_failure(orders, int(rank), error)
+        return CRASHED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
