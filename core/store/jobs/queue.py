@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, union, union_all
 from sqlalchemy.orm import Session
 
 from core.store import events
 from core.store.db import utc_now
 from core.store.jobs.rows import NO_FLAGS, landed, landing, off_worker
 from core.store.leases import change_where
-from core.store.tables import Job
+from core.store.tables import Job, is_now
 
 WORKER_LOST = "worker_lost"
 
@@ -23,7 +25,7 @@ def claim(session: Session, *, worker_id: str, accelerator: Literal["cpu", "cuda
     Highest priority first, then the project with the fewest running jobs, then the oldest. The claim
     starts a new attempt, which outdates every earlier one, and pins an accelerator that was `auto`.
     """
-    job_id = session.scalars(_candidates(accelerator).limit(1)).one_or_none()
+    job_id = next((found for place in places(session, accelerator) if (found := _lock(session, place))), None)
     if job_id is None:
         return None
     now = utc_now(session)
@@ -45,27 +47,110 @@ def claim(session: Session, *, worker_id: str, accelerator: Literal["cpu", "cuda
     return job
 
 
-def _candidates(accelerator: str) -> Select[str]:
-    running = (
-        select(Job.project_id, func.count().label("jobs"))
-        .where(Job.status == "running")
-        .group_by(Job.project_id)
-        .subquery("running")
-    )
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where queued jobs wait in one line, the oldest first: of one priority and one project."""
+
+    accelerators: tuple[str, ...]
+    priority: int
+    project_id: str
+
+
+def places(session: Session, accelerator: str) -> Iterator[Place]:
+    """The lines of queued jobs in the order in which they are to be served.
+
+    What it costs grows with the number of projects that wait, and not with the jobs: of each project the
+    index gives the oldest job alone.
+    """
+    runs = ("auto", accelerator)
+    below: int | None = None
+    while (priority := session.scalars(highest_priority(runs, below)).one_or_none()) is not None:
+        rows = session.execute(lines(runs, priority)).all()
+        for row in sorted(rows, key=lambda row: (row.running, row.created_at, row.project_id)):
+            yield Place(runs, priority, row.project_id)
+        below = priority
+
+
+def highest_priority(accelerators: Sequence[str], below: int | None) -> Select[Any]:
+    """The highest priority below one (None: of all) of a queued job for any of these accelerators."""
+    best = []
+    for accelerator in accelerators:
+        of_all = select(func.max(Job.priority)).where(is_now("queued"), Job.accelerator == accelerator)
+        best.append(of_all if below is None else of_all.where(Job.priority < below))
+    each = union_all(*(select(one.scalar_subquery().label("priority")) for one in best)).subquery("each")
+    return select(func.max(each.c.priority))
+
+
+def lines(accelerators: Sequence[str], priority: int) -> Select[Any]:
+    """Each project that waits at this priority, with its oldest job's age and how many jobs of it run."""
+    waiting = union(*(_waiting_projects(one, priority) for one in accelerators)).subquery("waiting")
+    oldest = [
+        select(func.min(Job.created_at))
+        .where(*_in_line(one, priority), Job.project_id == waiting.c.project_id)
+        .scalar_subquery()
+        for one in accelerators
+    ]
+    each = [select(waiting.c.project_id, one.label("created_at")) for one in oldest]
+    eldest = union_all(*each).subquery("eldest")
+    running = select(func.count()).where(is_now("running"), Job.project_id == eldest.c.project_id).scalar_subquery()
     return (
-        select(Job.id)
-        .outerjoin(running, running.c.project_id == Job.project_id)
-        .where(Job.status == "queued", Job.accelerator.in_(("auto", accelerator)))
-        .order_by(Job.priority.desc(), func.coalesce(running.c.jobs, 0), Job.created_at, Job.id)
-        .with_for_update(skip_locked=True, of=Job)
+        select(eldest.c.project_id, func.min(eldest.c.created_at).label("created_at"), running.label("running"))
+        .where(eldest.c.created_at.is_not(None))
+        .group_by(eldest.c.project_id)
+    )
+
+
+def _waiting_projects(accelerator: str, priority: int) -> Select[Any]:
+    """The projects with such jobs, by skipping through the index from one to the next."""
+    here = _in_line(accelerator, priority)
+    found = (
+        select(func.min(Job.project_id).label("project_id")).where(*here).cte(f"found_{accelerator}", recursive=True)
+    )
+    next_one = select(func.min(Job.project_id)).where(*here, Job.project_id > found.c.project_id).scalar_subquery()
+    found = found.union_all(select(next_one).where(found.c.project_id.is_not(None)))
+    return select(found.c.project_id).where(found.c.project_id.is_not(None))
+
+
+def _in_line(accelerator: str, priority: int) -> tuple[ColumnElement[bool], ...]:
+    return (is_now("queued"), Job.accelerator == accelerator, Job.priority == priority)
+
+
+def _lock(session: Session, place: Place) -> str | None:
+    """Lock the oldest job of a place that nobody else is claiming; its id, or None."""
+    heads = []
+    for accelerator in place.accelerators:
+        head = oldest_in(place, accelerator).with_for_update(skip_locked=True)
+        heads += [(row.created_at, row.id) for row in session.execute(head)]
+    return min(heads)[1] if heads else None
+
+
+def oldest_in(place: Place, accelerator: str) -> Select[str, datetime]:
+    """The oldest queued job of a place."""
+    return (
+        select(Job.id, Job.created_at)
+        .where(*_in_line(accelerator, place.priority), Job.project_id == place.project_id)
+        .order_by(Job.created_at, Job.id)
+        .limit(1)
     )
 
 
 def claimable(session: Session) -> dict[str, int]:
     """How many queued jobs wait for `cpu`, for `cuda`, and for whichever comes first (`auto`)."""
-    statement = select(Job.accelerator, func.count()).where(Job.status == "queued").group_by(Job.accelerator)
+    statement = select(Job.accelerator, func.count()).where(is_now("queued")).group_by(Job.accelerator)
     found = {row[0]: row[1] for row in session.execute(statement)}
     return {"auto": 0, "cpu": 0, "cuda": 0, **found}
+
+
+def waiting(session: Session) -> frozenset[str]:
+    """For which of `auto`, `cpu` and `cuda` a job is queued; as cheap however many there are."""
+    kinds = ("auto", "cpu", "cuda")
+    # The highest priority, and not whether there is any: that would be looked for among all rows.
+    highest = [
+        select(func.max(Job.priority)).where(is_now("queued"), Job.accelerator == kind).scalar_subquery()
+        for kind in kinds
+    ]
+    found = session.execute(select(*highest)).one()
+    return frozenset(kind for kind, priority in zip(kinds, found, strict=True) if priority is not None)
 
 
 def expire_leases(session: Session, max_losses: int, *, worker_id: str | None = None) -> list[Job]:
@@ -81,7 +166,7 @@ def expire_leases(session: Session, max_losses: int, *, worker_id: str | None = 
         over = or_(over, Job.worker_id == worker_id)
     statement = (
         select(Job)
-        .where(Job.status == "running", over)
+        .where(is_now("running"), over)
         .order_by(Job.id)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)

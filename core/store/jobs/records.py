@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import Select, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.errors import FieldError, InvalidSpec, InvalidState, NotFound
@@ -87,10 +87,17 @@ def list_jobs(
     after: str | None = None,
 ) -> Page[Job]:
     """The project's jobs, newest first. Raises ``InvalidRequest`` for an ``after`` that is no job's id."""
-    statement = select(Job).where(Job.project_id == project_id)
-    if status is not None:
-        statement = statement.where(Job.status.in_([status] if isinstance(status, str) else list(status)))
-    return newest_first(session, statement, Job.id, limit=limit, after=after, prefix="job")
+    page = newest_first(session, of_project(project_id, status), Job.id, limit=limit, after=after, prefix="job")
+    found = select(Job).where(Job.id.in_(page.items)).order_by(Job.id.desc())
+    return Page(session.scalars(found).all(), page.has_more)
+
+
+def of_project(project_id: str, status: str | Sequence[str] | None) -> Select[str]:
+    """The ids alone: an index holds them all, so that no planner thinks of walking through the rows of others."""
+    statement = select(Job.id).where(Job.project_id == project_id)
+    if status is None:
+        return statement
+    return statement.where(Job.status == status if isinstance(status, str) else Job.status.in_(status))
 
 
 def delete(session: Session, project_id: str, job_id: str) -> list[str]:
