@@ -11,6 +11,7 @@ QUESTIONS = {
     "quality": "what is each method worth on CIFAR-10 photographs? (hours, resumable)",
     "growth": "do lists, claims and series stay fast with a million jobs in PostgreSQL? (ten minutes)",
     "streams": "does an API process serve a thousand event streams, and miss nothing? (minutes)",
+    "polling": "how fast is polling a job beside a bare FastAPI endpoint? (minutes, needs wrk)",
     "gpu_check": "do the paths that need a GPU work on this one? (minutes, skipped without CUDA)",
 }
 

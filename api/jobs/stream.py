@@ -12,6 +12,7 @@ from api.jobs.service import event_out
 from api.live import Live
 from core.store import events, jobs
 from core.store.db import Database
+from core.store.keys import Caller
 from core.store.tables import Event, Job
 
 PING_SECONDS = 15.0  # well below the patience of proxies
@@ -72,18 +73,21 @@ async def event_stream(
             await live.news(changed, PING_SECONDS)
 
 
-async def wait_until_terminal(live: Live, database: Database, project_id: str, job_id: str, *, seconds: float) -> Job:
-    """The job once it is terminal, or as it is after so many seconds. Raises ``NotFound``."""
+async def wait_until_terminal(live: Live, database: Database, who: Caller, job_id: str, *, seconds: float) -> Job:
+    """The job once it is terminal, or as it is after so many seconds; the key is looked at each time.
+
+    Raises ``NotFound``, and ``NotAuthenticated`` where the key is not good any more.
+    """
 
     def find() -> Job:
         with database.read() as session:
-            return jobs.get(session, project_id, job_id)
+            return jobs.get_for(session, who, job_id)
 
     ends = time.monotonic() + seconds
     with live.watch(job_id) as changed:
         while True:
             changed.clear()
-            job = await live.once(("job", project_id, job_id), find)
+            job = await live.once(("job", who.key_id, job_id), find)
             left = ends - time.monotonic()
             if job.terminal or left <= 0:
                 return job

@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 
 from core.errors import FieldError, InvalidSpec, InvalidState, NotFound
 from core.ids import new_id
-from core.store import events
+from core.store import events, keys
 from core.store.db import utc_now
 from core.store.jobs.moves import lock, next_actions
 from core.store.jobs.rows import first_progress
+from core.store.keys import Caller
 from core.store.pages import Page, missing, newest_first, require_id
 from core.store.references import release
 from core.store.tables import Artifact, Checkpoint, Dataset, Job, JobReference, Model
@@ -74,6 +75,20 @@ def get(session: Session, project_id: str, job_id: str) -> Job:
     require_id(job_id, "job", "job")
     job = session.scalars(select(Job).where(Job.id == job_id, Job.project_id == project_id)).one_or_none()
     if job is None:
+        raise missing("job", job_id)
+    return job
+
+
+def get_for(session: Session, who: Caller, job_id: str) -> Job:
+    """One job for a caller who was authenticated before: key and job are looked at in one statement.
+
+    Raises ``NotFound``, and ``NotAuthenticated`` where the key is not good any more.
+    """
+    require_id(job_id, "job", "job")
+    mine = (Job.id == job_id, Job.project_id == who.project_id, keys.in_force(session, who.key_id))
+    job = session.scalars(select(Job).where(*mine)).one_or_none()
+    if job is None:
+        keys.caller_of(session, who.key_id)
         raise missing("job", job_id)
     return job
 
