@@ -11,7 +11,7 @@ import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,15 @@ from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
 from core.teacher.answers import Tally, answers_for
 from core.teacher.frozen import FrozenTeacher
+from core.teacher.looks import look_at_teachers
 from core.teacher.training import TrainedTeacher
 from core.train.context import RunContext
 from core.train.environment import is_out_of_memory, reproducible
 from core.train.gathering import Gathering, planned_schedule
 from core.train.loop import Saving, Task, Trainer
+from core.train.notes import Notes
 from core.train.precision import choose_arithmetic, choose_device
-from core.train.probe import probe
+from core.train.probe import Probed, probe, probed_part
 from core.train.record import Span, Track, plan_spans
 from core.train.schedule import Schedule
 
@@ -257,10 +259,16 @@ class _Pipeline:
         )
 
     def _probe(self, prepared: _Prepared, networks: list[BuiltModel]) -> None:
-        """Try one step of every training that is to come, with copies of teachers that still have to learn."""
+        """Try one step of every training that is to come, unless such a job was tried before; teachers are copied."""
         self.context.poll()
-        copies = [replace(network, module=copy.deepcopy(network.module)) for network in networks]
-        probed = probe(replace(prepared.task, teachers=self._frozen(copies, prepared.task)), self.context.root)
+        notes = Notes(self.context.cache, self.context.arithmetic, self.context.threads)
+        of = {"spec": probed_part(self.spec), "pictures": self.context.stored.fingerprint}
+        if not prepared.lessons and (known := notes.find("probe", of)) is not None:
+            probed = Probed(**known)
+        else:
+            copies = [replace(network, module=copy.deepcopy(network.module)) for network in networks]
+            probed = probe(replace(prepared.task, teachers=self._frozen(copies, prepared.task)), self.context.root)
+            notes.keep("probe", of, asdict(probed))
         for lesson in prepared.lessons.values():
             self.context.poll()
             probe(lesson, self.context.root)
@@ -313,7 +321,7 @@ class _Pipeline:
         )
         trainer.resume(prepared.checkpoint)
         if trainer.step == 0 and not self.headless:
-            self._look_at_teachers(frozen)
+            look_at_teachers(frozen, self.context, self.image_size)
         trainer.run()
         trainer.stepper.settle()
         if answers is not None:
@@ -326,13 +334,6 @@ class _Pipeline:
         task.method.cpu()
         _, held_out = self.gathering.training_split()
         return task.method.finished(task.student, held_out)
-
-    def _look_at_teachers(self, frozen: list[FrozenTeacher]) -> None:
-        """The line that the student's curve is drawn against."""
-        pictures = self.context.looked_at(self.image_size)
-        for index, teacher in enumerate(frozen):
-            accuracy = self.context.top1(teacher.logits, pictures)
-            self.reporter.metrics(0, {f"teacher/{index}/top1": accuracy})
 
     # --- results ------------------------------------------------------------------------------------
 
