@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections import OrderedDict
 from contextlib import suppress
 
 from fastapi import Request
@@ -16,6 +18,9 @@ from core.store.keys import TOUCH_EVERY, Caller
 __all__ = ["Caller", "Gate"]
 
 
+_REMEMBERED = 1024
+
+
 class Gate:
     """Knows callers by what they send. Thread-safe; asks the database each time, so a revoked key ends at once."""
 
@@ -23,12 +28,26 @@ class Gate:
         self._database = database
         self._cookie_secret = cookie_secret
         self._touched: dict[str, float] = {}  # key id -> monotonic time
+        self._known: OrderedDict[bytes, Caller] = OrderedDict()  # by the digest of the header
+
+    def recall(self, request: Request) -> Caller | None:
+        """Whom :meth:`identify` found by the same header before; by now the key may be revoked or too old.
+
+        For what reads on the caller's behalf with :func:`core.store.keys.in_force`, and so asks once, not twice.
+        """
+        header = request.headers.get("authorization")
+        who = None if header is None else self._known.get(_digest(header))
+        return None if who is None or self._is_to_touch(who) else who
 
     def identify(self, request: Request) -> Caller:
         """The caller. Raises :class:`NotAuthenticated`, or :class:`Forbidden` for a request forged across sites."""
         header = request.headers.get("authorization")
         who = self._by_cookie(request) if header is None else self._by_header(header)
         self._touch(who)
+        if header is not None:
+            self._known[_digest(header)] = who
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
         return who
 
     def _by_header(self, header: str) -> Caller:
@@ -51,10 +70,17 @@ class Gate:
 
     def _touch(self, who: Caller) -> None:
         """Remember the use of a key, now and then: a write a request would be too dear."""
-        now = time.monotonic()
-        if now - self._touched.get(who.key_id, -1e9) < TOUCH_EVERY.total_seconds():
+        if not self._is_to_touch(who):
             return
-        self._touched[who.key_id] = now
+        self._touched[who.key_id] = time.monotonic()
         # When a key was last used is not worth failing for.
         with suppress(DatabaseUnavailable), self._database.write() as session:
             keys.touch(session, who.key_id)
+
+    def _is_to_touch(self, who: Caller) -> bool:
+        return time.monotonic() - self._touched.get(who.key_id, -1e9) >= TOUCH_EVERY.total_seconds()
+
+
+def _digest(header: str) -> bytes:
+    """A key is kept by nobody, not even in memory."""
+    return hashlib.sha256(header.encode("latin-1", "replace")).digest()

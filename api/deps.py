@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPBearer
 
@@ -19,7 +20,19 @@ from core.settings import Settings
 from core.store.artifacts import ArtifactStore
 from core.store.db import Database
 
-__all__ = ["After", "Caller", "Limit", "Parts", "Reader", "ServiceParts", "Writer", "caller", "reader", "writer"]
+__all__ = [
+    "After",
+    "Caller",
+    "Limit",
+    "Parts",
+    "Reader",
+    "RecalledReader",
+    "ServiceParts",
+    "Writer",
+    "caller",
+    "reader",
+    "writer",
+]
 
 MAX_LIMIT = 100
 
@@ -44,7 +57,10 @@ class ServiceParts:
         return self.settings.home / "incoming"
 
 
-def service_parts(request: Request) -> ServiceParts:
+# Those below that wait for nothing are `async` all the same: FastAPI sends every other one through the thread pool.
+
+
+async def service_parts(request: Request) -> ServiceParts:
     """The parts of the app that serves this request."""
     parts: ServiceParts = request.app.state.parts
     return parts
@@ -56,22 +72,34 @@ Parts = Annotated[ServiceParts, Depends(service_parts)]
 _bearer = HTTPBearer(auto_error=False, scheme_name="api_key", description="`Authorization: Bearer ps_…`")
 
 
-def caller(request: Request, parts: Parts, _: Annotated[object, Security(_bearer)]) -> Caller:
+async def caller(request: Request, parts: Parts, _: Annotated[object, Security(_bearer)]) -> Caller:
     """Whoever sent the request. Raises :class:`NotAuthenticated`."""
-    return parts.gate.identify(request)
+    return await to_thread.run_sync(parts.gate.identify, request)
 
 
-def reader(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def reader(who: Annotated[Caller, Depends(caller)]) -> Caller:
     """A caller who may read. Raises :class:`Forbidden`."""
     return _with_scope(who, "read")
 
 
-def writer(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def recalled_reader(request: Request, parts: Parts, _: Annotated[object, Security(_bearer)]) -> Caller:
+    """A caller who might read when last asked about: whoever takes this looks at the key again, with what it reads.
+
+    Raises :class:`NotAuthenticated`, :class:`Forbidden`.
+    """
+    who = parts.gate.recall(request)
+    if who is None:
+        who = await to_thread.run_sync(parts.gate.identify, request)
+    return _with_scope(who, "read")
+
+
+async def writer(who: Annotated[Caller, Depends(caller)]) -> Caller:
     """A caller who may change things. Raises :class:`Forbidden`."""
     return _with_scope(who, "write")
 
 
 Reader = Annotated[Caller, Depends(reader)]
+RecalledReader = Annotated[Caller, Depends(recalled_reader)]
 Writer = Annotated[Caller, Depends(writer)]
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="At most so many.")]

@@ -18,6 +18,10 @@ QUESTIONS = {
     "data": "what does it cost if decoded pictures have no room? (minutes)",
     "service": "what does a service around the engine cost? (minutes)",
     "quality": "what is each method worth on CIFAR-10 photographs? (hours, resumable)",
+    "growth": "do lists, claims and series stay fast with a million jobs in PostgreSQL? (ten minutes)",
+    "streams": "does an API process serve a thousand event streams, and miss nothing? (minutes)",
+    "polling": "how fast is polling a job beside a bare FastAPI endpoint? (minutes, needs wrk)",
+    "latency": "how long from POST to the first training step, and until the inspector answers? (minutes)",
     "gpu_check": "do the paths that need a GPU work on this one? (minutes, skipped without CUDA)",
     "speed_page": "docs/speed.md from all that was measured (seconds)",
 }

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from core.data.pixels import Pixels
 from core.errors import SpecCannotRun
 from core.evaluate import Measured, agreement, evaluate_exported, measure_model
 from core.export import export_student
-from core.methods import Setting, Teacher, build_method, student_form
+from core.methods import Setting, build_method, student_form
 from core.models.anatomy import anatomy_of
 from core.models.build import build_student, build_teacher
 from core.models.built import BuiltModel
@@ -39,8 +39,9 @@ from core.train.context import RunContext, opened, threads_each
 from core.train.followers import Orders, led
 from core.train.gathering import Gathering, planned_schedule
 from core.train.loop import Saving, Task, Trainer
+from core.train.notes import Notes
 from core.train.parts import parted
-from core.train.probe import probe
+from core.train.probe import Probed, probe, probed_part
 from core.train.record import Span, Track, plan_spans
 from core.train.schedule import Schedule
 
@@ -249,12 +250,15 @@ class _Pipeline:
         )
 
     def _probe(self, prepared: _Prepared) -> None:
-        """Try one step of every training that is to come, with copies of teachers that still have to learn."""
+        """Try one step of every training that is to come, unless such a job was tried before; teachers are copied."""
         self.context.poll()
-        networks = prepared.teachers | {index: lesson.student for index, lesson in prepared.lessons.items()}
-        copies = [replace(networks[index], module=copy.deepcopy(networks[index].module)) for index in sorted(networks)]
-        frozen, feed = self._frozen(copies, prepared.task), prepared.task.feed.part(0, self.spec.resources.devices)
-        probed = probe(replace(prepared.task, teachers=frozen, feed=feed), self.context.root)
+        notes = Notes(self.context.cache, self.context.arithmetic, self.context.threads)
+        of = {"spec": probed_part(self.spec), "pictures": self.context.stored.fingerprint}
+        if not prepared.lessons and (known := notes.find("probe", of)) is not None:
+            probed = Probed(**known)
+        else:
+            probed = self._probed(prepared)
+            notes.keep("probe", of, asdict(probed))
         for lesson in prepared.lessons.values():
             self.context.poll()
             probe(lesson, self.context.root)
@@ -269,6 +273,12 @@ class _Pipeline:
                 "threads": self.context.threads,
             },
         )
+
+    def _probed(self, prepared: _Prepared) -> Probed:
+        networks = prepared.teachers | {index: lesson.student for index, lesson in prepared.lessons.items()}
+        copies = [replace(networks[index], module=copy.deepcopy(networks[index].module)) for index in sorted(networks)]
+        frozen, feed = self._frozen(copies, prepared.task), prepared.task.feed.part(0, self.spec.resources.devices)
+        return probe(replace(prepared.task, teachers=frozen, feed=feed), self.context.root)
 
     def _frozen(self, teachers: Iterable[BuiltModel], task: Task) -> list[FrozenTeacher]:
         """Teachers that give what the method wants of them."""
@@ -315,7 +325,7 @@ class _Pipeline:
             )
             trainer.resume(prepared.checkpoint)
             if trainer.step == 0 and not self.headless:
-                self._look_at_teachers(task.teachers)
+                self.evaluations.look_at(task.teachers, context, self.image_size)
             trainer.run()
         trainer.stepper.settle()
         if answers is not None:
@@ -328,15 +338,6 @@ class _Pipeline:
         task.method.cpu()
         _, held_out = self.gathering.training_split()
         return task.method.finished(task.student, held_out)
-
-    def _look_at_teachers(self, frozen: Sequence[Teacher]) -> None:
-        """The line that the student's curve is drawn against."""
-        pictures = self.context.looked_at(self.image_size)
-        for index, teacher in enumerate(frozen):
-            assert isinstance(teacher, FrozenTeacher)
-            known = self.evaluations.top1(teacher.built, pictures)
-            top1 = self.context.top1(teacher.logits, pictures) if known is None else known
-            self.reporter.metrics(0, {f"teacher/{index}/top1": top1})
 
     # --- results ------------------------------------------------------------------------------------
 

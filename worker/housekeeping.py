@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import select
 
 from core.store.db import Database
-from core.store.tables import Dataset, Job, Model
+from core.store.tables import Dataset, Job, Model, is_now
 
 YOUNG_SECONDS = 300.0  # a folder that was touched just now may belong to work that is being claimed
 _ATTEMPT = re.compile(r"-a\d+$")
@@ -28,7 +28,7 @@ def clean_scratch(database: Database, home: Path) -> list[str]:
     if not folders:
         return []
     with database.read() as session:
-        busy = set(session.scalars(select(Job.id).where(Job.status == "running")))
+        busy = set(session.scalars(select(Job.id).where(is_now("running"))))
         for table in (Dataset, Model):
             busy |= set(session.scalars(select(table.id).where(table.status == "processing")))
     idle = [name for name in folders if _ATTEMPT.sub("", name) not in busy]

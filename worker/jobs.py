@@ -129,8 +129,8 @@ def _look_for_more(context: Context) -> None:
     try:
         with context.database.write() as session:
             workers.beat(session, context.worker_id)
-            waiting = jobs.claimable(session)
+            waiting = jobs.waiting(session)
     except DatabaseUnavailable:
         return  # the scheduler says it when the database is back
-    if waiting["auto"] + waiting[context.accelerator] > 0:
+    if waiting & {"auto", context.accelerator}:
         context.hints.look_for_jobs(context.accelerator)

@@ -58,17 +58,17 @@ class Scheduler:
     def wake_up(self) -> None:
         """Say "look" where something waits and no message says so. Without a broker there is nobody to tell."""
         with self._database.read() as session:
-            waiting = jobs.claimable(session)
+            waiting = jobs.waiting(session)
             pending = (datasets.waiting(session), models.waiting(session))
-        if not any(waiting.values()) and not any(pending):
+        if not waiting and not any(pending):
             return
         lengths = self._hints.queue_lengths()
         if lengths is None:
             return
         for accelerator, queue in JOB_QUEUES.items():
-            if lengths[queue] == 0 and waiting[accelerator]:
+            if lengths[queue] == 0 and accelerator in waiting:
                 self._hints.look_for_jobs(accelerator)
-        if waiting["auto"] and all(lengths[queue] == 0 for queue in JOB_QUEUES.values()):
+        if "auto" in waiting and all(lengths[queue] == 0 for queue in JOB_QUEUES.values()):
             self._hints.look_for_jobs("auto")
         if lengths[INGEST_QUEUE] == 0:
             if pending[0]:

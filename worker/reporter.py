@@ -49,6 +49,7 @@ class JobReporter:
         self._progress: Progress | None = None
         self._flushed_at = time.monotonic()
         self._beside = Beside()
+        self._training = False
 
     # --- cheap: gathered --------------------------------------------------------------------------
 
@@ -58,8 +59,11 @@ class JobReporter:
         self._flush_if_due()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Keep the values; they are written with the next flush."""
+        """Keep the values; they are written with the next flush. The student's first step is told at once."""
         self._metrics.extend((name, step, value) for name, value in values.items())
+        if not self._training and any(name.startswith("train/") for name in values):
+            self._training = True
+            self.event("training.started", f"The student's training is at step {step}.", data={"step": step})
         self._flush_if_due()
 
     def control(self) -> Control:

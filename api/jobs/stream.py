@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from api.jobs.service import event_out
 from api.live import Live
 from core.store import events, jobs
 from core.store.db import Database
+from core.store.keys import Caller
 from core.store.tables import Event, Job
 
 PING_SECONDS = 15.0  # well below the patience of proxies
@@ -26,20 +27,25 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What there is after a place in a job's log, and whether it is the end of it."""
+    """What there is after a place in a job's log, as it is sent, up to which `seq`, and whether it is the end of it."""
 
-    events: Sequence[Event]
+    messages: bytes
+    last_seq: int
     ended: bool
 
 
 def look(database: Database, project_id: str, job_id: str, after_seq: int) -> News:
-    """Read the log from a place on. Raises ``NotFound`` where the job is gone."""
+    """Read the log from a place on. Raises ``NotFound`` where the job is gone.
+
+    The messages are written here, once for all who follow the job from this place.
+    """
     with database.read() as session:
         job = jobs.get(session, project_id, job_id)
         page = events.list_events(session, project_id, job_id, after_seq=after_seq, limit=_BATCH)
         # The job was read first: what it says of its last event is true of this page or of a later one.
         last = page.items[-1].seq if page.items else after_seq
-        return News(page.items, ended=job.terminal and last >= job.last_seq)
+        messages = b"".join(map(_message, page.items))
+        return News(messages, last, ended=job.terminal and last >= job.last_seq)
 
 
 async def event_stream(
@@ -53,13 +59,13 @@ async def event_stream(
             changed.clear()  # before looking: what happens meanwhile sets it again
             read = partial(look, database, project_id, job_id, after_seq)
             news = await live.once(("events", project_id, job_id, after_seq), read)
-            if news.events:
-                yield b"".join(_message(event) for event in news.events)
-                after_seq = news.events[-1].seq
+            if news.messages:
+                yield news.messages
+                after_seq = news.last_seq
                 pinged_at = time.monotonic()
             if news.ended:
                 return
-            if news.events:
+            if news.messages:
                 continue
             if time.monotonic() - pinged_at >= PING_SECONDS:
                 yield b": still here\n\n"
@@ -67,18 +73,21 @@ async def event_stream(
             await live.news(changed, PING_SECONDS)
 
 
-async def wait_until_terminal(live: Live, database: Database, project_id: str, job_id: str, *, seconds: float) -> Job:
-    """The job once it is terminal, or as it is after so many seconds. Raises ``NotFound``."""
+async def wait_until_terminal(live: Live, database: Database, who: Caller, job_id: str, *, seconds: float) -> Job:
+    """The job once it is terminal, or as it is after so many seconds; the key is looked at each time.
+
+    Raises ``NotFound``, and ``NotAuthenticated`` where the key is not good any more.
+    """
 
     def find() -> Job:
         with database.read() as session:
-            return jobs.get(session, project_id, job_id)
+            return jobs.get_for(session, who, job_id)
 
     ends = time.monotonic() + seconds
     with live.watch(job_id) as changed:
         while True:
             changed.clear()
-            job = await live.once(("job", project_id, job_id), find)
+            job = await live.once(("job", who.key_id, job_id), find)
             left = ends - time.monotonic()
             if job.terminal or left <= 0:
                 return job

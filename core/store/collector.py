@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from core.store.artifacts import ArtifactStore
 from core.store.db import Database
-from core.store.tables import Artifact, Checkpoint, Dataset, Job, Model, Teacher
+from core.store.tables import Artifact, Checkpoint, Dataset, Job, Model, Teacher, is_now
 
 _BATCH = 500
 
@@ -89,7 +89,7 @@ def _of_intake(row: Dataset | Model | None) -> _Kept:
 
 def _of_teachers(session: Session, project_id: str, _keys: list[str]) -> _Kept:
     named = _keys_of(session.scalars(select(Teacher.files).where(Teacher.project_id == project_id)))
-    running = session.execute(select(Job.id, Job.attempt).where(Job.project_id == project_id, Job.status == "running"))
+    running = session.execute(select(Job.id, Job.attempt).where(Job.project_id == project_id, is_now("running")))
     return _Kept(named, {f"{job_id}-a{attempt}" for job_id, attempt in running})
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.errors import NotAuthenticated
@@ -93,6 +93,14 @@ def caller_of(session: Session, key_id: str) -> Caller:
     if key is None:
         raise NotAuthenticated(_REFUSED)
     return _caller(session, key)
+
+
+def in_force(session: Session, key_id: str) -> ColumnElement[bool]:
+    """That a key which was authenticated before is still good: for the WHERE of what is read on its behalf."""
+    on_postgresql = session.get_bind().dialect.name == "postgresql"
+    now = func.clock_timestamp() if on_postgresql else utc_now(session)
+    good = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now)
+    return select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None), good).exists()
 
 
 def touch(session: Session, key_id: str) -> None:

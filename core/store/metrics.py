@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from core.store import spans
 from core.store.checkpoints import PUBLIC_TRACK
 from core.store.leases import Attempt, hold
-from core.store.tables import Metric
+from core.store.spans import Point, Span, height
+from core.store.tables import Metric, MetricSpan
 
-Point = tuple[int, float | None]
-
+# A series up to here is thinned from its points, a longer one from the lows and highs of its spans.
+MOST_POINTS_READ = 4096
 _ROWS_A_STATEMENT = 1000  # below SQLite's limit of 32,766 values
 
 
@@ -42,6 +44,8 @@ def insert(session: Session, attempt: Attempt, values: Iterable[tuple[str, int, 
     )
     for start in range(0, len(rows), _ROWS_A_STATEMENT):
         session.execute(statement, rows[start : start + _ROWS_A_STATEMENT])
+    if latest:
+        spans.add(session, job, latest)
 
 
 def drop_after(session: Session, attempt: Attempt, step: int, *, track: str = PUBLIC_TRACK) -> None:
@@ -51,15 +55,18 @@ def drop_after(session: Session, attempt: Attempt, step: int, *, track: str = PU
     Raises ``LeaseLost``.
     """
     job = hold(session, attempt)
-    if track == PUBLIC_TRACK:
-        of_track = ~Metric.name.startswith("teacher/")
-    else:
-        of_track = Metric.name.startswith(track.replace("-", "/") + "/", autoescape=True)
+
+    def of_track(name: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+        if track == PUBLIC_TRACK:
+            return ~name.startswith("teacher/")
+        return name.startswith(track.replace("-", "/") + "/", autoescape=True)
+
     session.execute(
         delete(Metric)
-        .where(Metric.job_id == job.id, Metric.step > step, of_track)
+        .where(Metric.job_id == job.id, Metric.step > step, of_track(Metric.name))
         .execution_options(synchronize_session=False)
     )
+    spans.drop_after(session, job, step, of_track(MetricSpan.name))
 
 
 def series(
@@ -67,17 +74,18 @@ def series(
 ) -> list[Series]:
     """The series of a job, or the one called ``name``, each thinned to at most ``max_points``.
 
-    Of a job that is not the project's: none.
+    Of a job that is not the project's: none. However long a series is, about ``MOST_POINTS_READ`` rows of it
+    are read where ``max_points`` is not more.
     """
-    statement = select(Metric.name, Metric.step, Metric.value).where(
-        Metric.project_id == project_id, Metric.job_id == job_id
-    )
-    if name is not None:
-        statement = statement.where(Metric.name == name)
-    found: dict[str, list[Point]] = {}
-    for series_name, step, value in session.execute(statement.order_by(Metric.name, Metric.step)):
-        found.setdefault(series_name, []).append((step, value))
-    return [Series(key, points if max_points is None else thin(points, max_points)) for key, points in found.items()]
+    if max_points is None:
+        return _whole(session, project_id, job_id, None if name is None else [name])
+    most_read = max(max_points, MOST_POINTS_READ)
+    summed_up = spans.of_job(session, project_id, job_id, name)
+    long = {key: found for key, found in summed_up.items() if sum(one.num_points for one in found) > most_read}
+    short = _whole(session, project_id, job_id, [key for key in summed_up if key not in long])
+    found = [Series(one.name, thin(one.points, max_points)) for one in short]
+    found += [Series(key, thin(_outline(session, job_id, key, parts), max_points)) for key, parts in long.items()]
+    return sorted(found, key=lambda one: one.name)
 
 
 def thin(points: Sequence[Point], max_points: int) -> Sequence[Point]:
@@ -93,10 +101,29 @@ def thin(points: Sequence[Point], max_points: int) -> Sequence[Point]:
     chosen = [points[0]]
     for k in range(slices):
         part = inner[k * len(inner) // slices : (k + 1) * len(inner) // slices]
-        low, high = min(part, key=_height), max(part, key=_height)
+        low, high = min(part, key=height), max(part, key=height)
         chosen += sorted({low, high}, key=lambda point: point[0])
     return [*chosen, points[-1]]
 
 
-def _height(point: Point) -> float:
-    return math.inf if point[1] is None else point[1]  # a value that was not finite is the tallest spike
+def _whole(session: Session, project_id: str, job_id: str, names: Collection[str] | None) -> list[Series]:
+    """Every point of the series with these names, or of all."""
+    statement = select(Metric.name, Metric.step, Metric.value).where(
+        Metric.project_id == project_id, Metric.job_id == job_id
+    )
+    if names is not None:
+        statement = statement.where(Metric.name.in_(names))
+    found: dict[str, list[Point]] = {}
+    for series_name, step, value in session.execute(statement.order_by(Metric.name, Metric.step)):
+        found.setdefault(series_name, []).append((step, value))
+    return [Series(key, points) for key, points in found.items()]
+
+
+def _outline(session: Session, job_id: str, name: str, parts: Sequence[Span]) -> list[Point]:
+    """First and last point of a series, and the lows and highs of its spans: every spike is among them."""
+    ends = (parts[0].first_step, parts[-1].last_step)
+    read = select(Metric.step, Metric.value).where(Metric.job_id == job_id, Metric.name == name, Metric.step.in_(ends))
+    points: dict[int, float | None] = {row[0]: row[1] for row in session.execute(read)}
+    for part in parts:
+        points.update(part.extremes())
+    return sorted(points.items())

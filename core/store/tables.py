@@ -9,11 +9,14 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
     MetaData,
     String,
+    literal_column,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -56,6 +59,18 @@ def _one_of(column: str, *words: str) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(repr(w) for w in words)})", name=column)
 
 
+def _some(name: str, status: str, *columns: str) -> Index:
+    """An index of the jobs of one status alone. Ask for them by :func:`is_now`."""
+    where = text(f"status = '{status}'")
+    return Index(name, *columns, postgresql_where=where, sqlite_where=where)
+
+
+def _kept(name: str, column: str) -> Index:
+    """An index of the rows that have a value here; most have none."""
+    where = text(f"{column} IS NOT NULL")
+    return Index(name, column, postgresql_where=where, sqlite_where=where)
+
+
 class Project(Base):
     """What owns everything else."""
 
@@ -64,6 +79,7 @@ class Project(Base):
     id: Mapped[Id] = mapped_column(primary_key=True)
     name: Mapped[str]
     created_at: Mapped[datetime]
+    served_at: Mapped[datetime | None]  # when a job of it was last claimed
 
 
 class ApiKey(Base):
@@ -106,6 +122,7 @@ class Dataset(Leased, Base):
         _one_of("status", "processing", "ready", "failed"),
         Index("ix_datasets_list", "project_id", "id"),
         Index("ix_datasets_waiting", "status", "lease_expires_at"),
+        _kept("ix_datasets_upload_key", "upload_key"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
@@ -130,6 +147,7 @@ class Model(Leased, Base):
         _one_of("status", "processing", "ready", "failed"),
         Index("ix_models_list", "project_id", "id"),
         Index("ix_models_waiting", "status", "lease_expires_at"),
+        _kept("ix_models_upload_key", "upload_key"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
@@ -156,8 +174,12 @@ class Job(Base):
         _one_of("status", "queued", "running", "paused", *TERMINAL),
         _one_of("accelerator", "auto", "cpu", "cuda"),
         Index("ix_jobs_list", "project_id", "id"),
-        Index("ix_jobs_claim", "status", "priority", "created_at"),
-        Index("ix_jobs_lease", "status", "lease_expires_at"),
+        Index("ix_jobs_list_by_status", "project_id", "status", "id"),
+        # Few of many jobs wait or run: what looks for those reads an index that holds nothing else. No column of
+        # these changes while a job runs, so a heartbeat writes to no index.
+        _some("ix_jobs_queued", "queued", "accelerator", "project_id", "priority", "created_at", "id"),
+        _some("ix_jobs_running", "running", "project_id", "id"),
+        Index("ix_jobs_status", "status"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
@@ -205,6 +227,11 @@ class Job(Base):
         return next((action for action, is_asked in asked.items() if is_asked), None)
 
 
+def is_now(status: str) -> ColumnElement[bool]:
+    """That a job has this status, one of our own words; written out, or no index of that status alone is used."""
+    return Job.status == literal_column(f"'{status}'")
+
+
 class JobReference(Base):
     """That a job reads an object: its dataset, a model, another job's student."""
 
@@ -243,6 +270,26 @@ class Metric(Base):
     step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     project_id: Mapped[OwnedBy]
     value: Mapped[float | None]
+
+
+class MetricSpan(Base):
+    """What up to 256 neighbouring points of a series are at most and at least; ``core.store.spans`` keeps it true.
+
+    ``high`` is None where one of them was not finite, which counts as the highest.
+    """
+
+    __tablename__ = "metric_spans"
+
+    job_id: Mapped[OfJob]
+    name: Mapped[str] = mapped_column(String(120), primary_key=True)
+    first_step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    last_step: Mapped[int]
+    project_id: Mapped[OwnedBy]
+    num_points: Mapped[int]
+    low_step: Mapped[int]
+    low: Mapped[float | None]
+    high_step: Mapped[int]
+    high: Mapped[float | None]
 
 
 class Checkpoint(Base):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,9 @@ import torch
 
 from core.data.pixels import Pixels
 from core.evaluate import Accuracy, Latency, Measured, agreement
+from core.methods import Teacher
 from core.models.built import BuiltModel
+from core.teacher.frozen import FrozenTeacher
 from core.teacher.question import machine_of, teacher_digest
 from core.train.context import RunContext, look_stride
 
@@ -66,6 +68,15 @@ class Evaluations:
             device=context.arithmetic.device,
             threads=context.threads,
         )
+
+    def look_at(self, teachers: Sequence[Teacher], context: RunContext, image_size: int) -> None:
+        """Log the lines that the student's curve is drawn against. Raises ``Interrupted`` on request."""
+        pictures = context.looked_at(image_size)
+        for index, teacher in enumerate(teachers):
+            assert isinstance(teacher, FrozenTeacher)
+            known = self.top1(teacher.built, pictures)
+            top1 = context.top1(teacher.logits, pictures) if known is None else known
+            context.reporter.metrics(0, {f"teacher/{index}/top1": top1})
 
     def top1(self, teacher: BuiltModel, looked_at: Pixels) -> float | None:
         """How often a teacher is right on the part of the split that is looked at, where an earlier job found out."""

@@ -9,17 +9,27 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from core.errors import SpecCannotRun
 from core.models.weights import REFUSALS
+from core.spec import JobSpec
 from core.train.checkpoint import read_checkpoint, write_checkpoint
 from core.train.environment import is_out_of_memory
 from core.train.loop import Stepper, Task
 
 _QUICK_SECONDS = 0.5
 _WARM_STEPS = 4
+
+
+# Of a resolved spec: what no step fails at, whatever it says. A loss that is not finite is found by the training.
+_OF_NO_WEIGHT = ("name", "metadata", "priority", "export", "compression")
+_OF_NO_WEIGHT_IN_TRAINING = (
+    "seed", "epochs", "warmup_epochs", "learning_rate", "min_learning_rate", "weight_decay",
+    "checkpoint_every_epochs", "keep_weights_every_epochs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,14 @@ class Probed:
     step_seconds: float
     checkpoint_bytes: int
     memory_bytes: int
+
+
+def probed_part(spec: JobSpec) -> dict[str, Any]:
+    """What of a resolved spec a probe depends on."""
+    document = {name: value for name, value in spec.model_dump(mode="json").items() if name not in _OF_NO_WEIGHT}
+    training = document["training"]
+    document["training"] = {k: v for k, v in training.items() if k not in _OF_NO_WEIGHT_IN_TRAINING}
+    return document
 
 
 def probe(task: Task, scratch: Path) -> Probed:

@@ -322,7 +322,7 @@ def test_what_a_teacher_said_is_never_asked_again(attempt, dataset, asked, metho
     reading, told_again = attempt(fixed_views(dataset, name="another job", method=method), "second")
 
     assert in_blocks == [64, 26] * 2
-    assert set(asked) == {15}
+    assert asked == []  # nor is another probe made for a job of the same form
     assert digest(reading) == digest(filling)
     found, again = told.data["teacher.cached"], told_again.data["teacher.cached"]
     assert (found["hits"], found["misses"], found["saved_seconds"] > 0) == (2, 2, True)
@@ -415,7 +415,7 @@ def test_a_method_that_shows_its_teacher_a_part_of_each_picture_asks_it_about_ev
     _, told = attempt(fixed_views(dataset, method={"name": "masked_teacher"}))
 
     assert "teacher.cached" not in told.events
-    assert set(asked) == {15}
+    assert asked == []  # nor is another probe made for a job of the same form
 
 
 @each_kind

@@ -83,11 +83,12 @@ def test_what_is_written_beside_comes_before_what_is_written_at_once(service, jo
 
 
 def test_a_lease_that_is_lost_while_writing_beside_is_told(service, job, reporter, tmp_path, monkeypatch):
+    reporter.metrics(1, {"train/loss": 2.0})
     service.do(jobs.hand_back, jobs.Attempt.of(job))
     again(service, tmp_path)
     monkeypatch.setattr("worker.reporter.FLUSH_SECONDS", 0.0)
 
-    reporter.metrics(1, {"train/loss": 1.0})
+    reporter.metrics(2, {"train/loss": 1.0})
     with pytest.raises(LeaseLost):
         reporter.flush()
 
@@ -163,7 +164,7 @@ def test_what_was_measured_after_the_checkpoint_comes_again(service, job, report
 def test_a_worker_without_its_lease_can_write_nothing(service, job, reporter, tmp_path):
     service.do(jobs.hand_back, jobs.Attempt.of(job))
     again(service, tmp_path)
-    reporter.metrics(1, {"train/loss": 1.0})
+    reporter.metrics(1, {"eval/top1": 1.0})
 
     for write in (
         reporter.flush,
@@ -201,3 +202,12 @@ def test_followers_are_woken(service, job, reporter):
         reporter.event("probe.passed", "It fits.")
 
         assert following.get_message(timeout=2) is not None
+
+
+def test_the_students_first_step_is_told_once_and_at_once(service, job, reporter):
+    reporter.metrics(0, {"teacher/0/top1": 0.5})
+    reporter.metrics(1, {"train/loss": 1.0})
+    reporter.metrics(2, {"train/loss": 0.5})
+
+    types = [event.type for event in service.ask(events.list_events, service.project, job.id).items]
+    assert types.count("training.started") == 1

@@ -20,8 +20,8 @@ from core.store.jobs.attempts import (
     succeed,
 )
 from core.store.jobs.moves import cancel, next_actions, pause, resume, retry, stop
-from core.store.jobs.queue import WORKER_LOST, claim, claimable, expire_leases
-from core.store.jobs.records import create, delete, get, get_artifact, list_artifacts, list_jobs
+from core.store.jobs.queue import WORKER_LOST, claim, claimable, expire_leases, waiting
+from core.store.jobs.records import create, delete, get, get_artifact, get_for, list_artifacts, list_jobs
 from core.store.leases import Attempt, Flags, LeaseLost
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "flags",
     "get",
     "get_artifact",
+    "get_for",
     "hand_back",
     "list_artifacts",
     "list_jobs",
@@ -57,4 +58,5 @@ __all__ = [
     "start_stage",
     "stop",
     "succeed",
+    "waiting",
 ]

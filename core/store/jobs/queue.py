@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, union, union_all, update
 from sqlalchemy.orm import Session
 
 from core.store import events
 from core.store.db import utc_now
 from core.store.jobs.rows import NO_FLAGS, landed, landing, off_worker
 from core.store.leases import change_where
-from core.store.tables import Job
+from core.store.tables import Job, Project, is_now
 
 WORKER_LOST = "worker_lost"
 
@@ -25,7 +27,7 @@ def claim(session: Session, *, worker_id: str, accelerator: Literal["cpu", "cuda
     priority is taken, then the oldest. The claim starts a new attempt, which outdates every earlier one, and pins
     an accelerator that was `auto`.
     """
-    job_id = session.scalars(_candidates(accelerator).limit(1)).one_or_none()
+    job_id = next((found for place in places(session, accelerator) if (found := _lock(session, place))), None)
     if job_id is None:
         return None
     now = utc_now(session)
@@ -42,39 +44,113 @@ def claim(session: Session, *, worker_id: str, accelerator: Literal["cpu", "cuda
     )
     if job is None:  # PostgreSQL read a row that changed under it; the next hint finds what is left
         return None
+    session.execute(update(Project).where(Project.id == job.project_id).values(served_at=now))
     data = {"status": job.status, "attempt": job.attempt, "worker": worker_id, "accelerator": accelerator}
     events.record(session, job.id, "job.started", f"Attempt {job.attempt} started.", data=data)
     return job
 
 
-def _candidates(accelerator: str) -> Select[str]:
-    waiting = select(Job.project_id).where(Job.status == "queued")
-    served_at = case((Job.started_at.is_not(None), func.coalesce(Job.finished_at, Job.started_at)))
-    turns = (
-        select(
-            Job.project_id,
-            func.sum(case((Job.status == "running", 1), else_=0)).label("running"),
-            func.max(served_at).label("served_at"),
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where queued jobs wait in one line, the oldest first: of one project and one priority."""
+
+    accelerators: tuple[str, ...]
+    project_id: str
+    priority: int
+
+
+def places(session: Session, accelerator: str) -> Iterator[Place]:
+    """The lines of queued jobs in the order in which they are to be served.
+
+    What it costs grows with the number of projects that wait, and not with the jobs: the index is asked for one
+    job of each alone.
+    """
+    runs = ("auto", accelerator)
+    for project_id in _in_turn(session.execute(turns(runs)).all()):
+        below: int | None = None
+        while (priority := session.scalars(highest_priority(runs, project_id, below)).one()) is not None:
+            yield Place(runs, project_id, priority)
+            below = priority
+
+
+def _in_turn(rows: Sequence[Any]) -> list[str]:
+    """Project ids: fewest running jobs, then never served, then served longest ago, then the oldest project."""
+    return [
+        row.id
+        for row in sorted(
+            rows, key=lambda row: (row.running, row.served_at.timestamp() if row.served_at else 0, row.id)
         )
-        .where(Job.project_id.in_(waiting))
-        .group_by(Job.project_id)
-        .subquery("turns")
+    ]
+
+
+def turns(accelerators: Sequence[str]) -> Select[Any]:
+    """Each project that waits for any of these accelerators, when it was served and how many jobs of it run."""
+    waits = union(*(_waiting_projects(one) for one in accelerators)).subquery("waits")
+    running = select(func.count()).where(is_now("running"), Job.project_id == Project.id).scalar_subquery()
+    return select(Project.id, Project.served_at, running.label("running")).join(waits, waits.c.project_id == Project.id)
+
+
+def _waiting_projects(accelerator: str) -> Select[Any]:
+    """The projects with such jobs, by skipping through the index from one to the next."""
+    here = (is_now("queued"), Job.accelerator == accelerator)
+    found = (
+        select(func.min(Job.project_id).label("project_id")).where(*here).cte(f"found_{accelerator}", recursive=True)
     )
-    never_first = turns.c.served_at.is_not(None)
+    next_one = select(func.min(Job.project_id)).where(*here, Job.project_id > found.c.project_id).scalar_subquery()
+    found = found.union_all(select(next_one).where(found.c.project_id.is_not(None)))
+    return select(found.c.project_id).where(found.c.project_id.is_not(None))
+
+
+def highest_priority(accelerators: Sequence[str], project_id: str, below: int | None) -> Select[Any]:
+    """The highest priority below one (None: of all) of a project's queued jobs for any of these accelerators."""
+    best = []
+    for accelerator in accelerators:
+        of_all = select(func.max(Job.priority)).where(*_in_line(accelerator, project_id))
+        best.append(of_all if below is None else of_all.where(Job.priority < below))
+    each = union_all(*(select(one.scalar_subquery().label("priority")) for one in best)).subquery("each")
+    return select(func.max(each.c.priority))
+
+
+def _in_line(accelerator: str, project_id: str) -> tuple[ColumnElement[bool], ...]:
+    return (is_now("queued"), Job.accelerator == accelerator, Job.project_id == project_id)
+
+
+def _lock(session: Session, place: Place) -> str | None:
+    """Lock the oldest job of a place that nobody else is claiming; its id, or None."""
+    heads = []
+    for accelerator in place.accelerators:
+        head = oldest_in(place, accelerator).with_for_update(skip_locked=True)
+        heads += [(row.created_at, row.id) for row in session.execute(head)]
+    return min(heads)[1] if heads else None
+
+
+def oldest_in(place: Place, accelerator: str) -> Select[str, datetime]:
+    """The oldest queued job of a place."""
     return (
-        select(Job.id)
-        .join(turns, turns.c.project_id == Job.project_id)
-        .where(Job.status == "queued", Job.accelerator.in_(("auto", accelerator)))
-        .order_by(turns.c.running, never_first, turns.c.served_at, Job.priority.desc(), Job.created_at, Job.id)
-        .with_for_update(skip_locked=True, of=Job)
+        select(Job.id, Job.created_at)
+        .where(*_in_line(accelerator, place.project_id), Job.priority == place.priority)
+        .order_by(Job.created_at, Job.id)
+        .limit(1)
     )
 
 
 def claimable(session: Session) -> dict[str, int]:
     """How many queued jobs wait for `cpu`, for `cuda`, and for whichever comes first (`auto`)."""
-    statement = select(Job.accelerator, func.count()).where(Job.status == "queued").group_by(Job.accelerator)
+    statement = select(Job.accelerator, func.count()).where(is_now("queued")).group_by(Job.accelerator)
     found = {row[0]: row[1] for row in session.execute(statement)}
     return {"auto": 0, "cpu": 0, "cuda": 0, **found}
+
+
+def waiting(session: Session) -> frozenset[str]:
+    """For which of `auto`, `cpu` and `cuda` a job is queued; as cheap however many there are."""
+    kinds = ("auto", "cpu", "cuda")
+    # The first project, and not whether there is any job: that would be looked for among all rows.
+    first = [
+        select(func.min(Job.project_id)).where(is_now("queued"), Job.accelerator == kind).scalar_subquery()
+        for kind in kinds
+    ]
+    found = session.execute(select(*first)).one()
+    return frozenset(kind for kind, project in zip(kinds, found, strict=True) if project is not None)
 
 
 def expire_leases(session: Session, max_losses: int, *, worker_id: str | None = None) -> list[Job]:
@@ -90,7 +166,7 @@ def expire_leases(session: Session, max_losses: int, *, worker_id: str | None = 
         over = or_(over, Job.worker_id == worker_id)
     statement = (
         select(Job)
-        .where(Job.status == "running", over)
+        .where(is_now("running"), over)
         .order_by(Job.id)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)

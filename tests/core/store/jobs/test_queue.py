@@ -81,6 +81,38 @@ def test_priorities_order_a_projects_own_jobs_at_its_turn(world):
     assert claimed_in_order(world, 3) == [high, theirs, low]
 
 
+def test_of_projects_that_were_never_served_the_oldest_is_first(world):
+    others = [world.do(projects.create, name).id for name in ("b", "c")]
+    datasets = {project: world.ready_dataset(project) for project in others}
+    last, first, second = [
+        world.job(project=project, dataset=datasets.get(project), accelerator=accelerator)
+        for project, accelerator in [(others[1], "cpu"), (world.project, "auto"), (others[0], "cpu")]
+    ]
+
+    assert claimed_in_order(world, 4) == [first, second, last, None]
+
+
+def test_within_a_project_the_oldest_goes_first_whatever_it_asks_for(world):
+    made = [world.job(accelerator=accelerator) for accelerator in ("cpu", "auto", "cpu", "auto")]
+
+    assert claimed_in_order(world, 4) == made
+
+
+def test_what_cannot_run_here_holds_nothing_up(world):
+    world.job(accelerator="cuda", priority=9)
+    low = world.job(accelerator="cpu", priority=-9)
+
+    assert claimed_in_order(world, 2, "cpu") == [low, None]
+
+
+def test_what_waits_is_known_without_counting(world):
+    assert world.ask(jobs.waiting) == frozenset()
+    world.job(accelerator="cuda")
+    world.job()
+
+    assert world.ask(jobs.waiting) == {"auto", "cuda"}
+
+
 def test_an_accelerator_claims_what_it_can_run_and_pins_it(world):
     cuda, either = world.job(accelerator="cuda"), world.job(accelerator="auto")
     assert world.ask(jobs.claimable) == {"auto": 1, "cpu": 0, "cuda": 1}

@@ -1,0 +1,121 @@
+"""How fast is ``GET /v1/jobs/{id}`` beside a bare FastAPI endpoint with the same query and the same answer?
+
+Both are served by uvicorn with the same settings from the same database, each asked in turn by `wrk` (which must be
+installed) for jobs of its choice out of many, over kept connections. The answers are compared byte for byte first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.api_process import Service, free_port, process, service, wait_for
+from benchmarks.results import RESULTS, machine, write_json
+
+RESULT = RESULTS / "polling.json"
+GOAL = 0.8
+JOBS, CONNECTIONS = 200, 16
+_SCRIPT = """
+local ids = {{ {ids} }}
+local next = 0
+request = function()
+  next = next % #ids + 1
+  return wrk.format("GET", "/v1/jobs/" .. ids[next], {{ ["Authorization"] = "Bearer {token}" }})
+end
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and write; 1 where the goal is missed."""
+    options = _parser().parse_args(arguments)
+    if shutil.which("wrk") is None:
+        print("This needs wrk: apt-get install wrk")
+        return 2
+    figures = []
+    for database in options.databases.split(","):
+        with tempfile.TemporaryDirectory(prefix="pg-") as folder, service(Path(folder), database) as api:
+            figures += _compare(api, Path(folder), database, options.repeats, options.seconds)
+        for one in figures[-3:]:
+            print(f"{one['question']:<60} {one['value']:>9} {one['unit']}", one["spread"], one["detail"], flush=True)
+    if not options.dry:
+        on = {"jobs": JOBS, "connections": CONNECTIONS, "seconds": options.seconds}
+        write_json(RESULT, {"machine": machine(), **on, "figures": figures})
+    return 0 if all(one["goal"] is None or one["value"] >= one["goal"] for one in figures) else 1
+
+
+def _compare(api: Service, folder: Path, name: str, repeats: int, seconds: float) -> list[dict[str, Any]]:
+    database = api.open_database()
+    ids = [api.job(database) for _ in range(JOBS)]
+    database.dispose()
+    script = folder / "poll.lua"
+    script.write_text(_SCRIPT.format(ids=", ".join(f'"{one}"' for one in ids), token=api.token))
+    with ExitStack() as stack:
+        port = free_port()
+        command = [sys.executable, "-m", "benchmarks.bare", api.database_url, api.project_id, str(port)]
+        stack.enter_context(process(command, folder / "bare.log", api.environment))
+        bare = f"http://127.0.0.1:{port}"
+        wait_for(f"{bare}/v1/jobs/{ids[0]}")
+        _require_the_same(api, bare, ids[0])
+        _ask(api.url, script, 2.0)  # warm
+        _ask(bare, script, 2.0)
+        ours, theirs = [], []
+        for _ in range(repeats):
+            ours.append(_ask(api.url, script, seconds))
+            theirs.append(_ask(bare, script, seconds))
+    ratios = [round(one / other, 3) for one, other in zip(ours, theirs, strict=True)]
+    return [
+        _figure(f"polling on {name}: ours against a bare endpoint", ratios, "×", GOAL, "pairs measured in turn"),
+        _figure(f"polling on {name}: ours", ours, "requests/s", None, "key, request id, log line, metrics"),
+        _figure(f"polling on {name}: bare endpoint", theirs, "requests/s", None, "same query, same answer"),
+    ]
+
+
+def _require_the_same(api: Service, bare: str, job_id: str) -> None:
+    key = {"Authorization": f"Bearer {api.token}"}
+    ours = httpx.get(f"{api.url}/v1/jobs/{job_id}", headers=key, trust_env=False)
+    theirs = httpx.get(f"{bare}/v1/jobs/{job_id}", trust_env=False)
+    if ours.json() != theirs.json():
+        raise AssertionError(f"the answers differ:\n{ours.text}\n{theirs.text}")
+
+
+def _ask(url: str, script: Path, seconds: float) -> float:
+    """Requests a second. Raises ``RuntimeError`` where one was not answered 200."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script), url]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise RuntimeError(said)
+    found = re.search(r"Requests/sec:\s+([0-9.]+)", said)
+    assert found is not None, said
+    return float(found[1])
+
+
+def _figure(question: str, values: Sequence[float], unit: str, goal: float | None, detail: str) -> dict[str, Any]:
+    return {
+        "question": question,
+        "value": round(statistics.median(values), 3),
+        "unit": unit,
+        "goal": goal,
+        "spread": [min(values), max(values)],
+        "repeats": len(values),
+        "detail": detail,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks polling", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7, help="pairs of measurements")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--databases", default="postgresql,sqlite", help="with commas between")
+    parser.add_argument("--dry", action="store_true", help="write no result")
+    return parser
