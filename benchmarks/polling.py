@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     if not options.dry:
         on = {"jobs": JOBS, "connections": CONNECTIONS, "seconds": options.seconds}
         write_json(RESULT, {"machine": machine(), **on, "figures": figures})
-    return 0 if all(one["goal"] is None or one["value"] >= one["goal"] for one in figures) else 1
+    return 0 if all(one["goal"] is None or one["value"] >= GOAL for one in figures) else 1
 
 
 def _compare(api: Service, folder: Path, name: str, repeats: int, seconds: float) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ def _figure(question: str, values: Sequence[float], unit: str, goal: float | Non
         "question": question,
         "value": round(statistics.median(values), 3),
         "unit": unit,
-        "goal": goal,
+        "goal": None if goal is None else f"≥ {goal}",
         "spread": [min(values), max(values)],
         "repeats": len(values),
         "detail": detail,

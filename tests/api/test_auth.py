@@ -43,6 +43,22 @@ def test_a_revoked_key_ends_at_once(make_tenant, server):
     assert tenant.http.get("/v1/jobs").status_code == 401
 
 
+def test_a_key_that_was_recalled_ends_at_once_too(make_tenant, server):
+    tenant = make_tenant()
+    path = f"/v1/jobs/{tenant.queued_job()}"
+    assert [tenant.http.get(path).status_code for _ in range(3)] == [200] * 3
+    with server.database.write() as session:
+        keys.revoke(session, tenant.project_id, tenant.key_id)
+
+    assert tenant.http.get(path).status_code == 401
+
+
+def test_a_recalled_key_opens_nothing_of_others(make_tenant, tenant):
+    path = f"/v1/jobs/{make_tenant().queued_job()}"
+
+    assert [tenant.http.get(path).status_code for _ in range(2)] == [404] * 2
+
+
 def test_a_key_that_may_only_read_cannot_change_anything(make_tenant):
     tenant = make_tenant("read")
     refused = tenant.http.post("/v1/datasets", json={"name": "d", "source": {"type": "builtin", "name": "digits"}})
