@@ -31,10 +31,17 @@ def test_make_knows_the_check():
 
 
 def test_the_check_can_be_rehearsed_on_a_cpu(capsys):
-    assert gpu_check.main(["--rehearse", "--only", "fork then start,all-reduce,queued ahead"]) == 0
+    assert gpu_check.main(["--rehearse", "--only", "fork then start,all-reduce"]) == 0
 
     told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told] == ["passed"] * 3
+    assert [line.split()[0] for line in told] == ["passed", "passed"]
+
+
+def test_steps_that_are_queued_ahead_can_be_rehearsed():
+    command = [sys.executable, "-m", "benchmarks", "gpu_check", "--rehearse", "--only", "queued ahead"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # its threads stay out of this process
+
+    assert run.stdout.startswith("passed"), run.stdout + run.stderr
 
 
 def test_what_is_not_on_the_machine_is_not_run_and_no_failure(monkeypatch, capsys):

@@ -68,9 +68,10 @@ def resolved(dataset, devices, *, method="kd", **training):
         "method": {"name": method},
         "training": {"epochs": 3, "batch_size": 14, "learning_rate": 3e-3, "image_size": SIZE, **training},
         "export": ["safetensors"],
-        "resources": {"accelerator": "cpu", "devices": devices, "threads": 2},
+        # One thread each: a pool of them in this process would hang what later tests fork from it.
+        "resources": {"accelerator": "cpu", "devices": devices, "threads": 1},
     }
-    return inspection.resolve(parse_job_spec(document), facts, {}, threads=2).spec
+    return inspection.resolve(parse_job_spec(document), facts, {}, threads=1).spec
 
 
 def followers(parent):
