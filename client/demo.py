@@ -54,9 +54,9 @@ TRAINING: dict[str, Any] = {
     "seed": 0,
 }
 RUNS: dict[str, dict[str, Any]] = {
-    # Soft labels beat hard ones in this setting (about two points, one seed): ten classes, few images.
+    # What serves it best here (one seed, top-1): dist 94.3, kd 93.1, deit with soft labels 91.7, labels alone 91.5.
     "distilled": {
-        "method": {"name": "deit", "distillation_type": "soft", "temperature": 4.0, "alpha": 0.9},
+        "method": {"name": "dist"},
         "teachers": [TEACHER],
     },
     "from-labels": {"method": {"name": "scratch"}},
