@@ -25,7 +25,9 @@ class DkdParams(LogitParams):
     name: Literal["dkd"] = Field(description="The method's name.")
     alpha: Weight = Field(default=1.0, description="Weight of the divergence in the label's class against the rest.")
     beta: Weight = Field(
-        default=8.0, description="Weight of the divergence among the other classes: 8 for CIFAR, 0.5 for ImageNet."
+        default=1.0,
+        description="Weight of the divergence among the other classes: 8 in the paper for CIFAR-100, 0.5 for ImageNet. "
+        "With few pictures 8 drowns the labels (docs/quality.md).",
     )
     temperature: float = Field(
         default=4.0, gt=0, le=100, description="Softens both distributions: 4 for CIFAR, 1 for ImageNet."

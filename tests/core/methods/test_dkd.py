@@ -31,10 +31,10 @@ def test_dkd_is_the_official_value(setting, official):
     assert method.distance(student, teacher, batch).item() == pytest.approx(0.910620106, rel=1e-5)
 
 
-def test_dkd_has_the_papers_weights_for_small_images(setting, batch, logits):
+def test_dkd_takes_both_divergences_as_they_are_unless_asked_otherwise(setting, batch, logits):
     terms = build(setting).loss(batch, Outputs(logits(1)), [Outputs(logits(2))], LATE)
 
-    expected = decoupled(logits(1), logits(2), batch.labels, alpha=1.0, beta=8.0, temperature=4.0)
+    expected = decoupled(logits(1), logits(2), batch.labels, alpha=1.0, beta=1.0, temperature=4.0)
     assert terms["distillation"].item() == pytest.approx(expected.item(), rel=1e-6)
     assert terms["label"].item() == pytest.approx(F.cross_entropy(logits(1), batch.labels).item(), rel=1e-6)
 
