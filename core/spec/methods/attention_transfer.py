@@ -24,9 +24,9 @@ class AttentionTransferParams(LayeredParams):
     )
     name: Literal["attention_transfer"] = Field(description="The method's name.")
     weight: Weight = Field(
-        default=1000.0,
-        description="Weight of the feature terms, summed over the pairs: 1000 in the CNN literature, where the mean "
-        "over positions makes the terms small; 50 for `selectivity`.",
+        default=50.0,
+        description="Weight of the feature terms, summed over the pairs: 1000 in the CNN literature, for `attention`, "
+        "which does a small ViT more harm than good (docs/quality.md); 50 for `selectivity`.",
     )
     statistic: Literal["attention", "selectivity"] = Field(
         default="attention",
