@@ -29,9 +29,9 @@ student, a package that asks it every time takes 1 + *t*, a second job 1. A firs
 *V* views in *E* epochs it gains (1 + *t*) / (1 + *t V* / *E*): much where epochs are many, and nothing where every
 epoch shows new views.
 
-Not measured here: GPUs (see [gpu](gpu.md)), pictures of 224 pixels, several devices in one job, methods that need the
-teacher's features (they ask it about every batch unless their page says otherwise), the peers' own data loading, and
-how good the students are ([methods](methods/README.md) says what each is for).
+Not measured here: GPUs (see [gpu](gpu.md)), pictures of 224 pixels, several devices in one job, methods that tap the
+teacher's features (their pages say what of it is stored), the peers' own data loading, and how good the students are
+(see [quality](quality.md)).
 """
 
 
