@@ -24,8 +24,9 @@ from core.evaluate import Accuracy, Latency, Measured, agreement
 from core.methods import Teacher
 from core.models.built import BuiltModel
 from core.teacher.frozen import FrozenTeacher
-from core.teacher.question import machine_of, teacher_digest
+from core.teacher.question import teacher_digest
 from core.train.context import RunContext, look_stride
+from core.train.precision import machine_of
 
 _FORMAT = 1  # raised when figures of the same teacher and data change
 

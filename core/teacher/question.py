@@ -12,7 +12,7 @@ import torch
 from core.models.built import BuiltModel
 from core.teacher.layout import Layout
 from core.train.feed import Feed
-from core.train.precision import Arithmetic
+from core.train.precision import Arithmetic, machine_of
 
 _FORMAT = 2  # raised when pictures or answers change for the same words below
 
@@ -68,10 +68,3 @@ def teacher_digest(built: BuiltModel) -> str:
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def machine_of(device: torch.device) -> str:
-    """The kind of device, as far as the last bits of an answer may depend on it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import timm
 import torch
 
-from core.train.precision import Arithmetic
+from core.train.precision import Arithmetic, machine_of
 
 _FORMAT = 1  # raised when what is noted changes for the same words
 
@@ -32,7 +31,7 @@ class Notes:
             "device": arithmetic.device.type,
             "precision": arithmetic.precision,
             "threads": threads,
-            "machine": _machine(arithmetic.device),
+            "machine": machine_of(arithmetic.device),
             "torch": str(torch.__version__),
             "timm": timm.__version__,
         }
@@ -60,9 +59,3 @@ class Notes:
     def _path(self, kind: str, of: Mapping[str, Any]) -> Path:
         words = json.dumps([kind, self._surroundings, of], sort_keys=True, separators=(",", ":"))
         return self._folder / f"{hashlib.sha256(words.encode()).hexdigest()}.json"
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

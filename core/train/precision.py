@@ -57,3 +57,10 @@ def choose_arithmetic(device: torch.device, precision: Precision) -> Arithmetic:
     if precision == "auto":
         return Arithmetic(device, "bf16" if device.type == "cuda" else "fp32")
     return Arithmetic(device, precision)
+
+
+def machine_of(device: torch.device) -> str:
+    """The kind of device, as far as the last bits of an answer may depend on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
