@@ -13,7 +13,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.types import Scope
 
-from api import architectures, health, methods, openapi, problems, reference, workers
+from api import architectures, audit, health, methods, openapi, problems, reference, usage, workers
 from api.auth import Gate
 from api.bodies import MAX_JSON_BYTES
 from api.dashboard.endpoints import router as dashboard_router
@@ -21,11 +21,14 @@ from api.dashboard.session import signing_secret
 from api.datasets import endpoints as datasets
 from api.deps import ServiceParts
 from api.edge import Edge
+from api.headers import StrictTransport
 from api.inspector import Inspector
 from api.jobs import endpoints as jobs
 from api.jobs import files as job_files
+from api.keys import endpoints as keys
 from api.live import Live
 from api.models import endpoints as models
+from api.rates import Rates
 from api.telemetry import Telemetry
 from api.uploads import FORM_OVERHEAD_BYTES
 from core.queue import Hints
@@ -43,6 +46,9 @@ _ROUTERS = (
     methods.router,
     jobs.router,
     job_files.router,
+    keys.router,
+    usage.router,
+    audit.router,
     workers.router,
     reference.router,
     dashboard_router,
@@ -61,7 +67,8 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, hin
         inspector=Inspector(hints, seconds=settings.inspect_seconds),
         live=Live(settings.broker_url),
         telemetry=Telemetry(),
-        gate=Gate(database, secret),
+        gate=Gate(database, secret, wrong_keys_per_minute=settings.rate_wrong_keys_per_minute),
+        rates=Rates(settings),
         cookie_secret=secret,
     )
     app = FastAPI(
@@ -79,6 +86,8 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, hin
     for router in _ROUTERS:
         app.include_router(router)
     app.add_middleware(Edge, observe=parts.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings))
+    if settings.behind_tls:
+        app.add_middleware(StrictTransport)
     return app
 
 
@@ -106,6 +115,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+        await parts.rates.aclose()
         await parts.hints.aclose()
 
 

@@ -91,6 +91,7 @@ class _Answer:
             headers = MutableHeaders(raw=list(message.get("headers", [])))
             headers[REQUEST_ID] = self._request_id
             headers.setdefault("X-Content-Type-Options", "nosniff")
+            headers.setdefault("Cache-Control", "no-store")  # what a key opens is nobody else's to keep
             message = {**message, "headers": headers.raw}
         await self._send(message)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import structlog
 
+from core.redaction import redact_event
+
 # What says more than anybody wants to read, and from which level on it matters.
 _QUIET = {
     "celery": "WARNING",
@@ -46,6 +48,7 @@ def configure(role: str, level: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                redact_event,  # last, so that a traceback is looked through too
                 structlog.processors.JSONRenderer(default=str),
             ],
         )
