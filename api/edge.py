@@ -18,7 +18,7 @@ from core.errors import PayloadTooLarge
 from core.ids import new_id
 
 REQUEST_ID = "X-Request-Id"
-_USABLE_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_USABLE_ID = re.compile(r"(?!ps_)[A-Za-z0-9_.:-]{1,64}")  # and not the beginning of somebody's key
 _QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 log = structlog.get_logger(__name__)

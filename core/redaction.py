@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 _HIDDEN = "[hidden]"
@@ -26,7 +26,7 @@ def redact(text: str) -> str:
     return _SECRETS.sub(_without, text)
 
 
-def redact_event(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+def redact_event(_logger: object, _method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
     """The same for a log event, as a processor of structlog; a field that is named for a secret is hidden whole."""
     return {name: _field(name, value, _DEEPEST) for name, value in event.items()}
 

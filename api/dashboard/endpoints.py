@@ -226,6 +226,7 @@ def _address(path: str, query: Mapping[str, str]) -> str:
 
 def _local(path: str) -> str:
     """The path if it stays on this service; an open redirect would send people elsewhere with our name on it."""
+    path = redact(path)
     parts = urlsplit(path)
     stays = path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
     return path if stays and path.isprintable() else "/jobs"

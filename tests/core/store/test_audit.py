@@ -32,9 +32,12 @@ def test_an_entry_says_who_did_what_to_what_when_and_from_where(world, who):
 
 
 def test_it_is_gone_with_the_change_that_was_rolled_back(world, who):
-    with pytest.raises(RuntimeError), world.db.write() as session:
+    def fail_late(session):
         audit.record(session, who, "job.cancel", "job_1")
         raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        world.do(fail_late)
 
     assert found(world) == []
 

@@ -13,7 +13,17 @@ from core.store import audit, checkpoints, events, idempotency, jobs, metrics, o
 from core.store.db import Database, make_engine, migrate
 from core.store.jobs import Attempt
 
-BIG = ("jobs", "metrics", "metric_spans", "events", "job_references", "checkpoints", "idempotency", "audit_log", "artifacts")
+BIG = (
+    "jobs",
+    "metrics",
+    "metric_spans",
+    "events",
+    "job_references",
+    "checkpoints",
+    "idempotency",
+    "audit_log",
+    "artifacts",
+)
 MINE = project_id(1)
 RUNNING = job_id(SMALL.jobs - SMALL.queued - 1)
 # Where the table is empty here, or all of it is counted, a planner is right to read it whole as long as it is small.

@@ -137,7 +137,7 @@ def test_unfinished_jobs_are_limited_and_the_refusal_says_how_to_go_on(world, st
     paused, queued = world.job(), world.job()
     world.do(jobs.pause, world.project, paused)
 
-    with pytest.raises(QuotaExceeded, match="has 3 unfinished jobs.*may have 3.*cancel some") as refused:
+    with pytest.raises(QuotaExceeded, match=r"has 3 unfinished jobs.*may have 3.*cancel some") as refused:
         world.ask(quotas.require_job, world.project, settings)
     assert refused.value.extra == {"quota": "jobs", "limit": 3, "used": 3}
     world.ask(quotas.require_job, stranger, settings)
