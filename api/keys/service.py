@@ -9,7 +9,7 @@ from core.errors import FieldError, Forbidden, InvalidRequest
 from core.store import keys
 from core.store.db import Session, utc_now
 from core.store.keys import Caller, NewKey
-from core.store.tables import ApiKey
+from core.store.owners import ApiKey
 
 
 def create(session: Session, who: Caller, asked: KeyCreate) -> NewKey:

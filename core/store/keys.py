@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 from core.errors import Conflict, LastAdminKey, NotAuthenticated
 from core.ids import new_id
 from core.store.db import utc_now
+from core.store.owners import ApiKey
 from core.store.pages import Page, missing, newest_first, require_id
-from core.store.tables import ApiKey
 
 SCOPES = ("read", "write", "admin")  # each includes those before it
 TOUCH_EVERY = timedelta(minutes=1)  # "last used" need not be exact, and a write a request would cost

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from core.errors import QuotaExceeded
 from core.settings import Settings
-from core.store.tables import TERMINAL, Artifact, Dataset, Job, Model, Project, ProjectUsage
+from core.store.owners import Project, ProjectUsage
+from core.store.tables import TERMINAL, Artifact, Dataset, Job, Model
 
 UNFINISHED = ("queued", "running", "paused")
 assert not set(UNFINISHED) & set(TERMINAL)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.store.tables import Project
+from core.store.owners import Project
 
 
 @pytest.fixture

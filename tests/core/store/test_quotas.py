@@ -10,7 +10,7 @@ from core.spec.facts import ModelFacts
 from core.store import datasets, intake, jobs, models, projects, quotas
 from core.store.artifacts import StoredFile
 from core.store.jobs import NewArtifact
-from core.store.tables import Project, ProjectUsage
+from core.store.owners import Project, ProjectUsage
 
 FACTS = ModelFacts(
     architecture="vit", arguments={}, num_classes=2, channels=1, image_size=8, parameters=1, size_bytes=40
