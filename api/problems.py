@@ -131,7 +131,11 @@ def _declared(status: int, kinds: Iterable[type[PotstillError]]) -> dict[str, An
         "errors": [],
     }
     schema = {"$ref": "#/components/schemas/Problem"}
-    return {"description": "\n".join(lines), "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}
+    declared = {"description": "\n".join(lines), "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+        retry = {"description": "Seconds to wait before the same request is sent again.", "schema": {"type": "integer"}}
+        declared["headers"] = {"Retry-After": retry}
+    return declared
 
 
 def _summary(kind: type[PotstillError]) -> str:

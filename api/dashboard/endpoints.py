@@ -188,7 +188,7 @@ def _is_secure(parts: ServiceParts, request: Request) -> bool:
 
 def _job_page(parts: ServiceParts, who: Caller, job_id: str, *, problem: str | None = None) -> Response:
     found = service.read_job(parts.database, who.project_id, job_id)
-    may_write = bool({"write", "admin"} & set(who.scopes))
+    may_write = who.may("write")
     return page(
         "job.html",
         status_code=HTTPStatus.CONFLICT if problem else HTTPStatus.OK,

@@ -128,9 +128,11 @@ INSERT INTO jobs (id, project_id, status, stages, progress, spec, resolved, data
 INSERT INTO artifacts (job_id, name, project_id, media_type, size_bytes, sha256, key, attempt, created_at)
     VALUES ('job_1', 'model.safetensors', 'prj_1', 'm', 70, 's', 'k', 1, '2026-01-01 00:00:00');
 INSERT INTO models (id, project_id, name, job_id, architecture, arguments, created_at, status, attempt, losses, files,
-    size_bytes) VALUES ('mdl_1', 'prj_1', 'student', 'job_1', 'a', '{}', '2026-01-01 00:00:00', 'ready', 1, 0, '[]', 900);
+    size_bytes)
+    VALUES ('mdl_1', 'prj_1', 'student', 'job_1', 'a', '{}', '2026-01-01 00:00:00', 'ready', 1, 0, '[]', 900);
 INSERT INTO models (id, project_id, name, job_id, architecture, arguments, created_at, status, attempt, losses, files,
-    size_bytes) VALUES ('mdl_2', 'prj_1', 'orphan', 'job_0', 'a', '{}', '2026-01-01 00:00:00', 'ready', 1, 0, '[]', 1000);
+    size_bytes)
+    VALUES ('mdl_2', 'prj_1', 'orphan', 'job_0', 'a', '{}', '2026-01-01 00:00:00', 'ready', 1, 0, '[]', 1000);
 INSERT INTO models (id, project_id, name, architecture, arguments, created_at, status, attempt, losses, files,
     size_bytes) VALUES ('mdl_3', 'prj_1', 'upload', 'a', '{}', '2026-01-01 00:00:00', 'ready', 1, 0, '[]', 20000);
 """
