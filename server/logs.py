@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -19,12 +20,19 @@ _QUIET = {
 }
 
 
-class _Lines(structlog.WriteLogger):
+class _Lines:
     """Writes whole lines to standard error, and knows the name under which it was asked for."""
 
     def __init__(self, name: str = "") -> None:
-        super().__init__(sys.stderr)
         self.name = name
+
+    def msg(self, line: str) -> None:
+        """Write a line. Where that cannot be done (a full disk, nobody reads any more), nothing else is to end."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+
+    debug = info = warning = error = critical = msg
 
 
 def configure(role: str, level: str) -> None:
