@@ -52,10 +52,9 @@ class Gate:
         header = request.headers.get("authorization")
         if header is None:
             who = self._by_cookie(request)
-        elif _digest(header) in self._known:
-            who = self._by_header(header)
         else:
-            with self._guess(request):
+            was_right = _digest(header) in self._known
+            with self._guess(request, trusted=was_right):
                 who = self._by_header(header)
         self._touch(who)
         if header is not None:
@@ -70,14 +69,20 @@ class Gate:
             return keys.authenticate(session, token)
 
     @contextmanager
-    def _guess(self, request: Request) -> Iterator[None]:
-        """Something that may be a guess is looked at: counted if it was wrong, and not looked at after too many."""
+    def _guess(self, request: Request, *, trusted: bool = False) -> Iterator[None]:
+        """Something that may be a guess is looked at: counted if it was wrong, and not looked at after too many.
+
+        What was right before is ``trusted`` to be looked at, until it is wrong.
+        """
         address = client_address(request)
-        self._guesses.check(address)
+        if not trusted:
+            self._guesses.check(address)
         try:
             yield
         except NotAuthenticated:
             self._guesses.count(address)
+            if trusted:
+                self._known.pop(_digest(request.headers["authorization"]), None)
             raise
 
     def _by_header(self, header: str) -> Caller:

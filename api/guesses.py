@@ -44,7 +44,7 @@ class Guesses:
             wait = max(1, math.ceil((spent - self._per_minute + 1) * _MINUTE / self._per_minute))
             raise RateLimited(
                 f"Too many wrong keys came from your address; check the key and try again in {wait} s.",
-                retry_after_seconds=wait,
+                extra={"retry_after_seconds": wait},
             )
 
     def count(self, address: str) -> None:

@@ -167,5 +167,5 @@ def _too_many(kind: RateClass, limit: int, *, seconds: float) -> RateLimited:
     }[kind]
     return RateLimited(
         f"This key may ask for {limit:,} {what} a minute and has asked for more; try again in {wait} s.",
-        retry_after_seconds=wait,
+        extra={"retry_after_seconds": wait},
     )

@@ -137,14 +137,14 @@ class QuotaExceeded(PotstillError):
 
 
 class RateLimited(PotstillError):
-    """Too many requests of this kind with this key, or too many wrong keys from this address; wait a little."""
+    """Too many requests of this kind with this key, or too many wrong keys from this address; wait a little.
+
+    ``extra`` holds ``retry_after_seconds``.
+    """
 
     code = "rate_limited"
     title = "Too many requests"
     status = 429
-
-    def __init__(self, detail: str, *, retry_after_seconds: int) -> None:
-        super().__init__(detail, extra={"retry_after_seconds": retry_after_seconds})
 
 
 class NotFound(PotstillError):

@@ -127,6 +127,12 @@ def test_what_another_site_asks_for_changes_nothing_and_is_not_logged(route, ten
     assert tenant.http.get("/v1/audit-log").json()["data"] == before
 
 
+def test_the_address_is_the_one_that_a_trusted_proxy_names(tenant):
+    tenant.http.post(f"/v1/jobs/{tenant.queued_job()}/pause", headers={"X-Forwarded-For": "198.51.100.7"})
+
+    assert tenant.http.get("/v1/audit-log").json()["data"][0]["client_address"] == "198.51.100.7"
+
+
 def test_what_was_refused_left_no_entry(tenant):
     done = job(tenant, status="cancelled")
     assert tenant.http.post(f"/v1/jobs/{done}/pause").status_code == 409

@@ -6,6 +6,7 @@ import pytest
 from api.dashboard.session import COOKIE_NAME, issue_cookie
 from api.guesses import Guesses
 from core.errors import RateLimited
+from core.store import keys
 
 WRONG = {"Authorization": "Bearer ps_" + "0" * 26 + "_" + "0" * 64}
 
@@ -34,6 +35,15 @@ def test_after_too_many_wrong_keys_an_address_has_to_wait(strict, make_tenant):
     with httpx.Client(base_url=strict.url, cookies={COOKIE_NAME: session}, trust_env=False) as browser:
         assert browser.get("/v1/jobs").status_code == 200
     assert new.http.get("/v1/jobs").status_code == 429
+
+
+def test_a_key_that_was_revoked_is_a_wrong_one_like_any_other(strict, make_tenant):
+    tenant = make_tenant(of=strict)
+    assert tenant.http.get("/v1/jobs").status_code == 200
+    with strict.database.write() as session:
+        keys.revoke(session, tenant.project_id, tenant.key_id)
+
+    assert [tenant.http.get("/v1/jobs").status_code for _ in range(5)] == [401, 401, 401, 429, 429]
 
 
 def test_a_wrong_key_at_the_gate_and_a_forged_cookie_count_too(strict):
