@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     behind_tls: bool = Field(
         default=False,
         description="Users reach the service over HTTPS, which a proxy in front ends: cookies are `Secure` and every "
-        "answer carries HSTS. Give uvicorn the proxy's address in `FORWARDED_ALLOW_IPS`, or it is taken for everybody's.",
+        "answer carries HSTS. Name its address in `FORWARDED_ALLOW_IPS` (uvicorn), or it is taken for everybody's.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
