@@ -17,7 +17,8 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 _SECRET_FIELDS = re.compile(
-    r"(?:.*[_-])?(?:authorization|cookies?|password|passwd|secret|token|api[_-]key)$", re.IGNORECASE
+    r"(?:.*[_-])?(?:authorization|cookies?|password|passwd|secret|token|api[_-]key|secret[_-](?:access[_-])?key)$",
+    re.IGNORECASE,
 )
 _SIGNS = ("ps_", "://", "earer", "asic", "EARER", "ASIC", "potstill_session")  # no text without one holds a secret
 _DEEPEST = 6  # of a log event's fields

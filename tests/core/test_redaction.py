@@ -45,6 +45,7 @@ def test_every_field_of_a_log_event_is_looked_through():
         "error": ValueError(f"unknown {TOKEN}"),
         "idempotency_keys": 3,
         "api_token": None,
+        "aws_secret_access_key": SECRET,
         "exception": f"Traceback…\nOperationalError: postgresql://u:{SECRET}@db/x",
     }
     found = redact_event(None, "info", event)
