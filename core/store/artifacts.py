@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import re
 import secrets
 import time
@@ -25,6 +26,7 @@ from core.errors import StorageFailed
 _CHUNK = 1024 * 1024
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # no part begins with a dot, so none is `.` or `..`
 _LONGEST_KEY = 512
+_OUT_OF_STEP_SECONDS = 0.002
 _PARTIAL = ".partial"  # no key begins with a dot, so nothing here is ever listed or read
 
 
@@ -250,7 +252,7 @@ def _move(partial: Path, target: Path) -> None:
             partial.replace(target)
             break
         except FileNotFoundError:
-            continue
+            time.sleep(random.uniform(0, _OUT_OF_STEP_SECONDS))  # noqa: S311 - or both go on in step
     else:
         raise StorageFailed(f"The folder of {target} is deleted as often as it is made.")
     for folder in (target.parent, target.parent.parent):
