@@ -253,7 +253,7 @@ def _move(partial: Path, target: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(target)
             break
-        except FileNotFoundError:  # a delete may prune the folder just after it was made
+        except (FileNotFoundError, FileExistsError):  # a delete may prune a folder just as, or after, it is made
             if time.monotonic() >= ends:
                 raise StorageFailed(f"The folder of {target} is deleted as often as it is made.") from None
             time.sleep(random.uniform(0, _OUT_OF_STEP_SECONDS))  # noqa: S311 - or both go on in step
