@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import Scope
 
-from api import architectures, health, methods, openapi, problems, reference, workers
+from api import architectures, audit, health, methods, openapi, problems, reference, usage, workers
 from api.auth import Gate
 from api.bodies import MAX_JSON_BYTES
 from api.dashboard.endpoints import router as dashboard_router
@@ -23,11 +23,14 @@ from api.dashboard.session import signing_secret
 from api.datasets import endpoints as datasets
 from api.deps import ServiceParts
 from api.edge import Edge
+from api.headers import StrictTransport
 from api.inspector import Inspector
 from api.jobs import endpoints as jobs
 from api.jobs import files as job_files
+from api.keys import endpoints as keys
 from api.live import Live
 from api.models import endpoints as models
+from api.rates import Rates
 from api.telemetry import Telemetry
 from api.uploads import FORM_OVERHEAD_BYTES
 from core.queue import Hints
@@ -45,6 +48,9 @@ _ROUTERS = (
     architectures.router,
     models.router,
     methods.router,
+    keys.router,
+    usage.router,
+    audit.router,
     workers.router,
     reference.router,
     dashboard_router,
@@ -63,7 +69,8 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, hin
         inspector=Inspector(hints, seconds=settings.inspect_seconds),
         live=Live(settings.broker_url),
         telemetry=Telemetry(),
-        gate=Gate(database, secret),
+        gate=Gate(database, secret, wrong_keys_per_minute=settings.rate_wrong_keys_per_minute),
+        rates=Rates(settings),
         cookie_secret=secret,
     )
     app = FastAPI(
@@ -82,6 +89,8 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, hin
     for router in _ROUTERS:
         app.include_router(router)
     app.add_middleware(Edge, observe=parts.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings))
+    if settings.behind_tls:
+        app.add_middleware(StrictTransport)
     return app
 
 
@@ -109,6 +118,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+        await parts.rates.aclose()
         await parts.hints.aclose()
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Literal
 
-Prefix = Literal["ds", "mdl", "job", "evt", "ckpt", "up", "swp", "wh", "key", "prj", "wrk", "req"]
+Prefix = Literal["ds", "mdl", "job", "evt", "ckpt", "up", "swp", "wh", "key", "prj", "wrk", "req", "aud"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80

@@ -42,6 +42,11 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="Signs dashboard cookies. Empty: made on first start and kept in `HOME/secret-key`.",
     )
+    behind_tls: bool = Field(
+        default=False,
+        description="Users reach the service over HTTPS, which a proxy in front ends: cookies are `Secure` and every "
+        "answer carries HSTS. Name its address in `FORWARDED_ALLOW_IPS` (uvicorn), or it is taken for everybody's.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     accelerator: Literal["auto", "cpu", "cuda"] = Field(
@@ -90,6 +95,33 @@ class Settings(BaseSettings):
     )
     inspect_seconds: float = Field(default=10.0, gt=0, description="Longest time for one question to the inspector.")
     idempotency_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is remembered.")
+
+    rate_reads_per_minute: int = Field(
+        default=60_000, ge=0, description="Reads that a key may send in a minute. 0, here and below: no limit."
+    )
+    rate_writes_per_minute: int = Field(
+        default=6_000, ge=0, description="Changes (moves, deletions, keys) that a key may ask for in a minute."
+    )
+    rate_jobs_per_minute: int = Field(default=1_200, ge=0, description="Jobs that a key may create in a minute.")
+    rate_uploads_per_minute: int = Field(
+        default=600, ge=0, description="Datasets and models that a key may create in a minute."
+    )
+    rate_questions_per_minute: int = Field(
+        default=1_200, ge=0, description="Questions to the inspector (estimates, architectures) of a key in a minute."
+    )
+    rate_wrong_keys_per_minute: int = Field(
+        default=120, ge=0, description="Wrong keys that an address may send in a minute before it has to wait."
+    )
+    quota_jobs: int = Field(
+        default=10_000,
+        ge=0,
+        description="Unfinished jobs (queued, running, paused) of a project. 0, here and below: no limit. "
+        "`potstill-server projects set` gives a project limits of its own.",
+    )
+    quota_stored_bytes: int = Field(
+        default=0, ge=0, description="Bytes of datasets, models and artefacts that a project may store."
+    )
+    audit_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
 
     max_upload_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest uploaded file.")
     max_unpacked_bytes: int = Field(default=20 * 1024**3, gt=0, description="Largest content of an archive.")

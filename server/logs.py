@@ -10,6 +10,8 @@ from typing import Any
 
 import structlog
 
+from core.redaction import redact_event
+
 # What says more than anybody wants to read, and from which level on it matters.
 _QUIET = {
     "celery": "WARNING",
@@ -48,7 +50,11 @@ def configure(role: str, level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         lambda _logger, _name, event: {**event, "role": role},
     ]
-    rendered: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    rendered: list[Any] = [
+        structlog.processors.format_exc_info,
+        redact_event,  # after that, so that a traceback is looked through too
+        structlog.processors.JSONRenderer(default=str),
+    ]
     structlog.configure(
         processors=[*shared, *rendered],
         logger_factory=_Lines,

@@ -17,9 +17,17 @@ from api.files import discard
 from api.problems import problems
 from api.schemas import Page
 from api.sniffing import require_archive
-from api.uploads import FormRules, is_form, received_form
-from core.errors import InUse, MalformedRequest, NotAvailable, NotFound, PayloadTooLarge, UnsupportedMedia
-from core.store import datasets
+from api.uploads import FormRules, admit_upload, is_form, received_form
+from core.errors import (
+    InUse,
+    MalformedRequest,
+    NotAvailable,
+    NotFound,
+    PayloadTooLarge,
+    QuotaExceeded,
+    UnsupportedMedia,
+)
+from core.store import datasets, quotas
 from core.store.db import Session
 from core.store.keys import Caller
 
@@ -64,7 +72,7 @@ _BODIES: dict[str, Any] = {
     "",
     status_code=202,
     response_model=DatasetOut,
-    responses=created(MalformedRequest, NotAvailable, PayloadTooLarge, UnsupportedMedia, status=202),
+    responses=created(MalformedRequest, NotAvailable, PayloadTooLarge, QuotaExceeded, UnsupportedMedia, status=202),
     openapi_extra=_BODIES,
 )
 async def create_dataset(
@@ -100,17 +108,22 @@ async def create_dataset(
 
 
 async def _from_file(who: Caller, key: str | None, request: Request, parts: ServiceParts) -> Response:
-    rules = FormRules(frozenset({"name", "labels"}), parts.settings.max_upload_bytes, require_archive)
+    most = await to_thread.run_sync(admit_upload, parts, who)
+    rules = FormRules(frozenset({"name", "labels"}), most, require_archive)
     async with received_form(request, rules, parts.incoming) as form:
         fields = validated(UploadedDataset, form.fields)
 
         async def prepare() -> Callable[[Session], DatasetOut]:
             dataset_id, stored = await to_thread.run_sync(service.store_upload, parts.store, form)
-            return lambda session: service.dataset_out(
-                service.create_uploaded(
+
+            def make(session: Session) -> DatasetOut:
+                made = service.create_uploaded(
                     session, who.project_id, dataset_id=dataset_id, fields=fields, form=form, stored=stored
                 )
-            )
+                quotas.require_room(session, who.project_id, parts.settings)
+                return service.dataset_out(made)
+
+            return make
 
         identity = ["POST /v1/datasets", form.fields, form.file.sha256]
         return await answer_once(parts, who, key, request=identity, prepare=prepare, status=202)
@@ -134,6 +147,6 @@ def get_dataset(dataset_id: str, who: Reader, parts: Parts) -> DatasetOut:
 @router.delete("/{dataset_id}", status_code=204, responses=problems(NotFound, InUse))
 def delete_dataset(dataset_id: str, who: Writer, parts: Parts) -> None:
     """Delete a dataset that no unfinished job needs."""
-    with parts.database.write() as session:
+    with parts.change(who, "dataset.delete", dataset_id) as session:
         files = datasets.delete(session, who.project_id, dataset_id)
     discard(parts.store, files)

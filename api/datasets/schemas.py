@@ -61,7 +61,7 @@ class DatasetOut(Out):
     channels: int | None
     image_size: int | None = Field(description="Pixels a side that jobs use where nobody says a size.")
     fingerprint: str | None = Field(description="Of the decoded content and labels, whatever the packing.")
-    size_bytes: int | None
+    size_bytes: int | None = Field(description="As it is stored; while processing, of the file that was sent.")
     rejected: list[RejectedOut] = Field(description="Files that were left out, each with the reason.")
     error: Failure | None
     created_at: Moment

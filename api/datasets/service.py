@@ -55,6 +55,7 @@ def create_uploaded(
         name=fields.name or title_of(form.file.filename),
         source=source,
         upload_key=stored.key,
+        size_bytes=stored.size_bytes,
         dataset_id=dataset_id,
     )
 

@@ -67,7 +67,7 @@ def test_the_process_starts_without_what_takes_long():
     assert run.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("path", ["/v1/uploads", "/v1/sweeps", "/v1/webhooks", "/v1/api-keys", "/v1/jobs/", "/v1"])
+@pytest.mark.parametrize("path", ["/v1/uploads", "/v1/sweeps", "/v1/webhooks", "/v1/jobs/", "/v1"])
 def test_what_is_not_built_yet_is_not_there(http, path):
     answer = http.get(path)
 

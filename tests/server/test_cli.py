@@ -73,6 +73,45 @@ def test_what_cannot_be_is_one_line_that_names_the_fix(command):
     assert "Traceback" not in unknown.stderr + gone.stderr
 
 
+def test_a_key_may_be_good_for_some_days(command):
+    command("migrate")
+    command("keys", "create", "--days", "30")
+
+    assert "until 20" in command("keys", "list").stdout
+
+
+def test_a_project_is_made_with_a_key_and_limits_of_its_own(command):
+    command("migrate")
+    project = command("projects", "create", "research").stdout.strip()
+    assert command("keys", "create", "--project", project).returncode == 0
+    assert command("projects", "set", project, "--jobs", "7", "--stored-bytes", "0").returncode == 0
+    listed = command("projects", "list").stdout
+    assert project.startswith("prj_")
+    assert "research  0 unfinished jobs, 0 B  max_jobs=7 max_stored_bytes=0" in listed
+
+    command("projects", "set", project, "--jobs", "default", "--stored-bytes", "default")
+    assert "limits of the settings" in command("projects", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--jobs", "many"), ("--jobs", "-1"), ("--upload-bytes", "0"), ("--jobs", "9" * 30)]
+)
+def test_what_is_no_limit_is_refused_with_the_fix(command, option, value):
+    command("migrate")
+    project = command("projects", "create", "p").stdout.strip()
+    refused = command("projects", "set", project, f"{option}={value}")
+
+    assert refused.returncode == 1
+    assert "or `default`" in refused.stderr
+
+
+def test_a_project_that_is_not_there_names_those_that_are(command):
+    command("migrate")
+    known = command("projects", "create", "p").stdout.strip()
+
+    assert known in command("projects", "set", "prj_x", "--jobs", "1").stderr
+
+
 def test_preparing_twice_keeps_the_first_key(command, tmp_path):
     file = tmp_path / "home" / "api-key"
     assert command("prepare").returncode == 0

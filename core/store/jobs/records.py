@@ -18,6 +18,7 @@ from core.store.jobs.moves import lock, next_actions
 from core.store.jobs.rows import first_progress
 from core.store.keys import Caller
 from core.store.pages import Page, missing, newest_first, require_id
+from core.store.quotas import add_stored
 from core.store.references import release
 from core.store.tables import Artifact, Checkpoint, Dataset, Job, JobReference, Model
 
@@ -135,11 +136,15 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
             f"A job that is {job.status} cannot be deleted; cancel it first.", extra={"next_actions": next_actions(job)}
         )
     release(session, job.id, "job's student")
-    keys = set(session.scalars(select(Artifact.key).where(Artifact.job_id == job.id)))
+    files_of_job = session.execute(select(Artifact.key, Artifact.size_bytes).where(Artifact.job_id == job.id)).all()
+    keys = {key for key, _ in files_of_job}
     for files in session.scalars(select(Checkpoint.files).where(Checkpoint.job_id == job.id)):
         keys |= {file["key"] for file in files}
-    for files in session.scalars(select(Model.files).where(Model.job_id == job.id)):
+    kept_bytes = 0  # of a student that stays as a model
+    for files, size_bytes in session.execute(select(Model.files, Model.size_bytes).where(Model.job_id == job.id)):
         keys -= {file["key"] for file in files}
+        kept_bytes += size_bytes or 0
+    add_stored(session, project_id, kept_bytes - sum(size_bytes for _, size_bytes in files_of_job))
     session.execute(sql_delete(Job).where(Job.id == job.id).execution_options(synchronize_session=False))
     session.expunge(job)
     return sorted(keys)
