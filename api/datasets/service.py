@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from api.datasets.schemas import BuiltinSource, DatasetCreate, DatasetOut, UploadedDataset
+from api.datasets.schemas import BuiltinSource, DatasetCreate, DatasetOut, UploadedDataset, UrlSource
 from api.uploads import Form
 from core.errors import FieldError, NotAvailable
+from core.fetch.targets import Reach, parse_target
 from core.ids import new_id
+from core.refusals import UrlNotAllowed
 from core.store import datasets
 from core.store.artifacts import ArtifactStore, StoredFile
 from core.store.db import Session
@@ -16,9 +19,19 @@ from core.store.tables import Dataset
 _NAME_CHARACTERS = 200
 
 
-def builtin_of(request: DatasetCreate) -> BuiltinSource:
-    """The source, if this version reads it. Raises :class:`NotAvailable`; nothing is connected to."""
+def source_of(request: DatasetCreate, reach: Reach) -> BuiltinSource | UrlSource:
+    """The source, if this version reads it. Nothing is connected to, no name is looked up.
+
+    Raises :class:`NotAvailable`, and :class:`UrlNotAllowed` for a URL that will never be fetched.
+    """
     if isinstance(request.source, BuiltinSource):
+        return request.source
+    if isinstance(request.source, UrlSource):
+        try:
+            parse_target(request.source.url, reach)
+        except UrlNotAllowed as error:
+            at = "/source/url"
+            raise UrlNotAllowed(f"{at}: {error.detail}.", errors=[FieldError(at, error.detail)]) from None
         return request.source
     detail = (
         f"sources of the type {request.source.type} are not available in this version; send the archive "
@@ -27,9 +40,10 @@ def builtin_of(request: DatasetCreate) -> BuiltinSource:
     raise NotAvailable(f"/source/type: {detail}.", errors=[FieldError("/source/type", detail)])
 
 
-def create_builtin(session: Session, project_id: str, *, name: str | None, source: BuiltinSource) -> Dataset:
-    """Add a dataset that comes with the service; the ingest worker makes it ready."""
-    return datasets.create(session, project_id, name=name or source.name, source=source.model_dump(mode="json"))
+def create_from(session: Session, project_id: str, *, name: str | None, source: BuiltinSource | UrlSource) -> Dataset:
+    """Add a dataset that the ingest worker gets by itself."""
+    own = source.name if isinstance(source, BuiltinSource) else title_of(unquote(urlsplit(source.url).path))
+    return datasets.create(session, project_id, name=name or own, source=source.model_dump(mode="json"))
 
 
 def store_upload(store: ArtifactStore, form: Form) -> tuple[str, StoredFile]:

@@ -4,7 +4,7 @@ JSON comes in on stdin: ``{"file", "architecture", "arguments", "normalization",
 One line of JSON goes out on stdout: ``{"ok": ModelFacts}``, with the model stored in ``out_folder``, or
 ``{"error": {...}}`` as ``core.errors.error_document`` writes it. The exit status is 0 in both cases;
 anything else means that the process itself died (memory, a time limit). Whoever calls it sets the
-limits and needs no torch.
+limits and needs no torch; network and other programs this process gives up by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import torch
 from pydantic import Field
 
+from core.confinement import confine
 from core.errors import OutOfMemory, PotstillError, error_document
 from core.models.weights import check_upload
 from core.spec.document import Document
@@ -60,4 +61,5 @@ def check(upload: Upload) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    confine()
     main(sys.stdin, sys.stdout)

@@ -102,7 +102,7 @@ def test_what_is_no_archive_ends_failed_with_the_reason(service, store, sent):
     intake.take_next(intake.DATASETS)
 
     failed = see(service, dataset)
-    assert (failed.status, failed.error["code"]) == ("failed", "dataset_rejected")
+    assert (failed.status, failed.error["code"]) == ("failed", "archive_unreadable")
     assert list(store.list_prefix("uploads")) == []
 
 
