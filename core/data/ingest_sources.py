@@ -169,8 +169,8 @@ def _check_places(archive: zipfile.ZipFile) -> None:
     """Refuse members that share bytes, which is how small zips unpack to petabytes, and parts of a split archive."""
     behind = archive.start_dir
     for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset, reverse=True):
-        if entry.header_offset < 0:
-            raise ArchiveUnreadable("the zip archive is damaged: a file begins before it; pack or upload it again")
+        if not 0 <= entry.header_offset < archive.start_dir:
+            raise ArchiveUnreadable("the zip archive is damaged: a file lies outside of it; pack or upload it again")
         if entry.volume:
             raise ArchiveUnreadable("the zip archive is one of several parts; join them or pack it whole")
         if entry.header_offset + _LOCAL_HEADER_BYTES + entry.compress_size > behind:

@@ -40,8 +40,17 @@ class Deadline:
         """So many seconds, or those that are left. Raises :class:`DownloadFailed` where none are."""
         left = self._ends - time.monotonic()
         if left <= 0:
-            raise DownloadFailed(f"the download took longer than {self._seconds:g} s; use a faster or smaller source")
+            raise self.passed()
         return min(seconds, left)
+
+    def passed(self) -> DownloadFailed:
+        """The error for being late."""
+        return DownloadFailed(f"the download took longer than {self._seconds:g} s; use a faster or smaller source")
+
+    @property
+    def is_past(self) -> bool:
+        """Whether there is no time left."""
+        return time.monotonic() >= self._ends
 
 
 def resolve(host: str) -> Sequence[Address]:

@@ -58,7 +58,7 @@ class Downloader:
             with self._answer(target, deadline, trust) as answer:
                 if answer.status not in _REDIRECTS:
                     self._require_file(target, answer)
-                    return self._save(target, answer, path, look, keep_going)
+                    return self._save(target, _pieces(target, answer, deadline), path, look, keep_going)
                 location = _header(answer, "location")
             if not location:
                 raise DownloadFailed(f"{target.host} redirects to nowhere (status {answer.status})")
@@ -78,7 +78,7 @@ class Downloader:
             ("Accept-Encoding", "identity"),
         )
         with httpcore.ConnectionPool(ssl_context=trust, network_backend=backend, max_connections=1) as pool:
-            with _told(target):
+            with _told(target, deadline):
                 request = httpcore.Request("GET", url, headers=headers, extensions={"timeout": timeouts})
                 answer = pool.handle_request(request)
             try:
@@ -98,14 +98,14 @@ class Downloader:
     def _save(
         self,
         target: Target,
-        answer: httpcore.Response,
+        pieces: Iterator[bytes],
         path: Path,
         look: Callable[[bytes], None],
         keep_going: Callable[[], None],
     ) -> int:
         size, head = 0, bytearray()
         with path.open("xb") as file:
-            for piece in _pieces(target, answer):
+            for piece in pieces:
                 keep_going()
                 size += len(piece)
                 if size > self.limits.max_bytes:
@@ -124,19 +124,21 @@ class Downloader:
         return DownloadTooLarge(f"the file at {target.host} is too large: at most {most}; send a part of it")
 
 
-def _pieces(target: Target, answer: httpcore.Response) -> Iterator[bytes]:
-    with _told(target):
+def _pieces(target: Target, answer: httpcore.Response, deadline: Deadline) -> Iterator[bytes]:
+    with _told(target, deadline):
         yield from answer.iter_stream()
 
 
 @contextmanager
-def _told(target: Target) -> Iterator[None]:
+def _told(target: Target, deadline: Deadline) -> Iterator[None]:
     """Say what went wrong between us and the host."""
     try:
         yield
-    except httpcore.ConnectTimeout:
-        raise DownloadFailed(f"{target.host} does not take connections in time; try again later") from None
-    except httpcore.TimeoutException:
+    except httpcore.TimeoutException as error:
+        if deadline.is_past:
+            raise deadline.passed() from None
+        if isinstance(error, httpcore.ConnectTimeout):
+            raise DownloadFailed(f"{target.host} does not take connections in time; try again later") from None
         raise DownloadFailed(f"{target.host} fell silent in the middle; try again later") from None
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         words = " ".join(str(error).split())[:200]

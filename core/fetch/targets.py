@@ -17,6 +17,7 @@ MAX_URL_CHARACTERS = 4096
 
 _CHARACTERS = re.compile(r"[!#-;=?-\[\]_a-z~]+")  # RFC 3986 without what parsers disagree about, a backslash first
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
+_BRACKETED = re.compile(r"\[[^\[\]]+\](:[0-9]*)?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _THIS_MACHINE = ("localhost", ".localhost", "localhost.localdomain")  # by RFC 6761, whatever a resolver says
 _OWN_STORE = "an object store of one's own is named in POTSTILL_FETCH_ALLOW by whoever runs the service"
@@ -96,6 +97,8 @@ def parse_target(url: str, reach: Reach) -> Target:
     if port not in reach.ports:
         known = ", ".join(map(str, sorted(reach.ports)))
         raise UrlNotAllowed(f"port {port} is not connected to, {known} is; more are allowed by POTSTILL_FETCH_PORTS")
+    if "[" in parts.netloc and not (_BRACKETED.fullmatch(parts.netloc) and ":" in (parts.hostname or "")):
+        raise UrlNotAllowed("the URL's host has brackets and is no IPv6 address")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     target = Target(_checked_host((parts.hostname or "").removesuffix("."), reach), port, path)
     if target.address is not None and not reach.admits(target.host, target.address):

@@ -85,14 +85,15 @@ def read_facts(folder: Path) -> ModelFacts:
 
 
 def _read(file: IO[bytes], size: int) -> Header:
-    start = file.read(8)
-    if start[:1] == b"\x80" or start[:2] in {b"PK", b"\x1f\x8b", b"BZ"}:
+    start, opening = file.read(8), file.read(1)
+    # Not by the first bytes alone: a length may well be 0x80, or spell PK.
+    if opening != b"{" and (start[:1] == b"\x80" or start[:2] in {b"PK", b"\x1f\x8b", b"BZ"}):
         raise ModelNotSafetensors(f"This is a pickle or an archive, which is never opened here; {_FIX}.")
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
         raise ModelNotSafetensors(f"This is not a safetensors file, or not all of it; {_FIX}.")
     try:
-        entries = json.loads(file.read(length), object_pairs_hook=_without_twins)
+        entries = json.loads(opening + file.read(length - 1), object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
         raise ModelNotSafetensors(f"This is not a safetensors file: its header is not JSON; {_FIX}.") from error
     if not isinstance(entries, dict):
