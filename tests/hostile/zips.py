@@ -67,7 +67,8 @@ def central_entry(name, offset, *, packed, size, crc, method=8, extra=b""):
 
 def with_directory(body, entries, *, before=b""):
     directory = b"".join(entries)
-    end = struct.pack("<4s4H2IH", END, 0, 0, len(entries), len(entries), len(directory), len(body), 0)
+    count = min(len(entries), 0xFFFF)
+    end = struct.pack("<4s4H2IH", END, 0, 0, count, count, len(directory), len(body), 0)
     return body + directory + before + end
 
 
