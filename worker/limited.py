@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+import core.refusals  # noqa: F401 - only an error whose class is known can be restored
 from core.confinement import forgo_privileges
 from core.errors import ProcessLost, restore_error
 from core.lifeline import die_with_parent
