@@ -3,8 +3,8 @@
 JSON comes in on stdin (:class:`Archive`). One line of JSON goes out on stdout: ``{"ok": {...}}``, the fields of an
 :class:`core.data.ingest.IngestReport`, with the dataset stored in ``out_folder``, or ``{"error": {...}}`` as
 ``core.errors.error_document`` writes it. The exit status is 0 in both cases; anything else means that the process
-itself died. Whoever calls it sets limits of memory, time and file sizes; network and other programs it gives up
-by itself before it looks at the archive.
+itself died. Whoever calls it sets limits of memory, time and file sizes; network, other programs and other
+files it gives up by itself before it looks at the archive.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ class Archive(Document):
 
 
 def main(source: TextIO, target: TextIO) -> None:
-    """Read an archive's description from ``source``, write the answer to ``target``."""
+    """Read an archive's description from ``source``, write the answer to ``target``. Confines this process."""
     archive = Archive.model_validate_json(source.read())
+    confine(readable=[archive.file], writable=[archive.out_folder.parent])
     target.write(json.dumps(answer(archive)) + "\n")
 
 
@@ -79,5 +80,4 @@ def _of_the_disk(error: OSError, limits: IngestLimits) -> PotstillError:
 
 
 if __name__ == "__main__":
-    confine()
     main(sys.stdin, sys.stdout)

@@ -40,10 +40,11 @@ def in_a_limited_process(archive, report):
         limit_memory(data_bytes() + MEMORY_BYTES)
         resource.setrlimit(resource.RLIMIT_FSIZE, (archive.limits.max_unpacked_bytes,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        confine()
-        before = peak_bytes_from_now()
-        document = answer(archive)
-        report.write_text(json.dumps({**document, "peak": peak_bytes() - before}))
+        with report.open("w") as out:
+            before = peak_bytes_from_now()
+            confine(readable=[archive.file], writable=[archive.out_folder.parent])
+            document = answer(archive)
+            json.dump({**document, "peak": peak_bytes() - before}, out)
         return 0
 
     process = FreshProcess(work)
