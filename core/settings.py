@@ -127,7 +127,7 @@ class Settings(BaseSettings):
         "an object store of one's own, say. Like `minio.internal,10.1.0.0/16`.",
     )
     fetch_ports: Ports = Field(default=(HTTPS_PORT,), description="Ports that URLs may name, with commas between.")
-    fetch_seconds: float = Field(default=3600.0, gt=0, description="Longest time for fetching one file from a URL.")
+    fetch_seconds: float = Field(default=900.0, gt=0, description="Longest time for fetching one file from a URL.")
     fetch_idle_seconds: float = Field(
         default=30.0, gt=0, description="A download in which nothing arrives for so long is given up."
     )

@@ -71,7 +71,7 @@ def archive_files(
         return _one_table(path, tables)
     if looks_like_tar(head):
         return _tar_files(path, limits, tables)
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         return _zip_files(path, limits, tables)
     if head.startswith(b"PK"):
         raise ArchiveUnreadable("the zip archive is cut off: its directory is missing; upload it again")
@@ -130,6 +130,13 @@ def _check_file_size(num_bytes: int, limits: IngestLimits) -> None:
 
 
 # --- zip ----------------------------------------------------------------------------------------
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it is one, and says of itself that it cannot be read
+        return True
 
 
 class _CountedDirectory(BufferedReader):

@@ -216,6 +216,13 @@ def zip_in_several_parts():
     return patched(zipped(tree()), "train/cat/0.png", central=34, value=3)
 
 
+@fails("archive_unreadable")
+def zip64_in_several_parts():
+    archive = zipped(tree())
+    place = archive.rfind(END)
+    return archive[:place] + struct.pack("<4sLQL", b"PK\x06\x07", 0, place, 3) + archive[place:]
+
+
 @fails("no_images")
 def zip_of_nothing():
     return zipped({})
