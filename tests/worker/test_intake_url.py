@@ -7,6 +7,7 @@ import zipfile
 import pytest
 from PIL import Image
 
+from core.reporting import Control
 from core.settings import Settings
 from core.store import datasets
 from tests.worker.conftest import new_service
@@ -71,6 +72,16 @@ def test_what_is_no_archive_fails_the_dataset_after_its_first_kilobyte(fetched, 
     )
 
     assert (dataset.status, dataset.error["code"]) == ("failed", "archive_unreadable")
+
+
+def test_a_drained_worker_hands_a_download_back(fetched, tls_server, monkeypatch):
+    server = tls_server(sending(archive()))
+    work = intake._work
+    drained = lambda context, kind, row, scratch, _: work(context, kind, row, scratch, lambda: Control.DRAIN)  # noqa: E731
+    monkeypatch.setattr(intake, "_work", drained)
+    dataset = fetched(f"https://localhost:{server.port}/x", fetch_allow="localhost", fetch_ports=str(server.port))
+
+    assert (dataset.status, dataset.losses, dataset.worker_id) == ("processing", 0, None)
 
 
 def test_a_file_larger_than_uploads_may_be_fails_the_dataset(fetched, tls_server):
