@@ -18,6 +18,7 @@ from starlette.types import Scope
 from api import architectures, audit, health, methods, openapi, problems, reference, usage, workers
 from api.auth import Gate
 from api.bodies import MAX_JSON_BYTES
+from api.dashboard.dataset_pages import router as datasets_page_router
 from api.dashboard.endpoints import router as dashboard_router
 from api.dashboard.session import signing_secret
 from api.datasets import endpoints as datasets
@@ -54,6 +55,7 @@ _ROUTERS = (
     workers.router,
     reference.router,
     dashboard_router,
+    datasets_page_router,
 )
 _UPLOAD_PATHS = frozenset({"/v1/datasets", "/v1/models"})
 

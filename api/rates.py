@@ -31,6 +31,7 @@ CLASSES: tuple[RateClass, ...] = get_args(RateClass)
 CLASS_OF: Mapping[str, RateClass] = {
     "create_job": "jobs",
     "create_dataset": "uploads",
+    "add_dataset": "uploads",
     "create_model": "uploads",
     "estimate_job": "questions",
     "list_architectures": "questions",

@@ -98,6 +98,23 @@ class Datasets:
         made = self._transport.create("/v1/datasets", lambda _: {"json": document}, idempotency_key=idempotency_key)
         return cast("Dataset", made)
 
+    def add(
+        self,
+        *,
+        url: str,
+        name: str | None = None,
+        labels: Literal["auto", "none"] = "auto",
+        idempotency_key: str | None = None,
+    ) -> Dataset:
+        """Make a dataset of an archive or a Parquet file that the service fetches from an https address.
+
+        Without a ``name`` it has the file's. ``labels`` as for :meth:`upload`.
+        """
+        source = {"type": "url", "url": url} | ({} if labels == "auto" else {"labels": labels})
+        document = {"source": source} | ({} if name is None else {"name": name})
+        made = self._transport.create("/v1/datasets", lambda _: {"json": document}, idempotency_key=idempotency_key)
+        return cast("Dataset", made)
+
     def upload(
         self,
         path: Path,

@@ -9,10 +9,21 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from core.fetch.targets import HTTPS_PORT, Reach
+
+
+def _split(value: Any) -> Any:
+    """A list as an environment variable holds it."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -123,13 +134,48 @@ class Settings(BaseSettings):
     )
     audit_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
 
-    max_upload_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest uploaded file.")
+    max_upload_bytes: int = Field(
+        default=2 * 1024**3, gt=0, description="Largest file that is uploaded, or fetched from a URL."
+    )
     max_unpacked_bytes: int = Field(default=20 * 1024**3, gt=0, description="Largest content of an archive.")
     max_unpack_ratio: float = Field(
         default=200.0, gt=1, description="An archive that unpacks to more than this many times its size is a bomb."
     )
     max_archive_files: int = Field(default=1_000_000, gt=0, description="Most files in one archive.")
-    max_image_pixels: int = Field(default=64_000_000, gt=0, description="Most pixels in one image.")
+    max_file_bytes: int = Field(
+        default=256 * 1024**2, gt=0, description="Largest image file; a larger one is left out of its dataset."
+    )
+    max_image_pixels: int = Field(
+        default=64_000_000, gt=0, description="Most pixels in one image; a larger one is left out of its dataset."
+    )
+    ingest_seconds: float = Field(
+        default=4 * 3600.0, gt=0, description="Longest time for reading and decoding the files of one dataset."
+    )
+    ingest_memory_bytes: int = Field(
+        default=4 * 1024**3, gt=0, description="Most memory of the process that reads a dataset's files."
+    )
+
+    fetch_allow: Names = Field(
+        default=(),
+        description="Host names and networks, with commas between, that URLs may name though they are not public: "
+        "an object store of one's own, say. Like `minio.internal,10.1.0.0/16`.",
+    )
+    fetch_ports: Ports = Field(default=(HTTPS_PORT,), description="Ports that URLs may name, with commas between.")
+    fetch_seconds: float = Field(default=900.0, gt=0, description="Longest time for fetching one file from a URL.")
+    fetch_idle_seconds: float = Field(
+        default=30.0, gt=0, description="A download in which nothing arrives for so long is given up."
+    )
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _known_places(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
+        Reach.of(allow)
+        return allow
+
+    @property
+    def reach(self) -> Reach:
+        """What URLs from outside may lead to."""
+        return Reach.of(self.fetch_allow, self.fetch_ports)
 
     def resolved_database_url(self) -> str:
         """The database URL with the embedded default filled in."""

@@ -19,6 +19,7 @@ _QUIET = {
     "uvicorn.access": "WARNING",
     "uvicorn": "WARNING",
     "alembic": "WARNING",
+    "httpcore": "WARNING",  # it would tell addresses whole, with the signatures in them
 }
 
 

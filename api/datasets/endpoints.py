@@ -27,6 +27,7 @@ from core.errors import (
     QuotaExceeded,
     UnsupportedMedia,
 )
+from core.refusals import UrlNotAllowed
 from core.store import datasets, quotas
 from core.store.db import Session
 from core.store.keys import Caller
@@ -72,13 +73,21 @@ _BODIES: dict[str, Any] = {
     "",
     status_code=202,
     response_model=DatasetOut,
-    responses=created(MalformedRequest, NotAvailable, PayloadTooLarge, QuotaExceeded, UnsupportedMedia, status=202),
+    responses=created(
+        MalformedRequest,
+        NotAvailable,
+        UrlNotAllowed,
+        PayloadTooLarge,
+        QuotaExceeded,
+        UnsupportedMedia,
+        status=202,
+    ),
     openapi_extra=_BODIES,
 )
 async def create_dataset(
     who: Writer, key: IdempotencyKey, request: Request, parts: Parts, background: BackgroundTasks
 ) -> Response:
-    """Make a dataset from a builtin, or from a file that is sent along.
+    """Make a dataset from a builtin, from a file that is sent along, or from one that is fetched from a URL.
 
     It is checked in the background: `processing`, then `ready` or `failed`. A broken image is listed under
     `rejected` and left out. The file is one of
@@ -91,16 +100,20 @@ async def create_dataset(
       hub: a column of encoded images (bytes, or a struct with `bytes`), one called `label` (numbers or words;
       class names are taken from the file's `huggingface` metadata), and if you like one called `split`.
       Rejected rows are called `FILE.parquet#ROW`, counted from 0.
+
+    A URL is `{"type": "url", "url": "https://…"}`. It is fetched by the ingest worker, from public addresses alone
+    and within the limits of uploads; what cannot be fetched makes the dataset `failed`, with the code
+    `url_not_allowed`, `download_failed` or `download_too_large`.
     """
     background.add_task(parts.hints.look_for_datasets)
     if is_form(request):
         return await _from_file(who, key, request, parts)
     asked = validated(DatasetCreate, await read_json(request))
-    source = service.builtin_of(asked)
+    source = service.source_of(asked, parts.settings.reach)
 
     async def prepare() -> Callable[[Session], DatasetOut]:
         return lambda session: service.dataset_out(
-            service.create_builtin(session, who.project_id, name=asked.name, source=source)
+            service.create_from(session, who.project_id, parts.settings, name=asked.name, source=source)
         )
 
     identity = ["POST /v1/datasets", asked.model_dump(mode="json")]

@@ -117,6 +117,21 @@ def test_jobs_and_datasets_are_listed(service, answer, run, make_job):
     assert "4,000" in run("datasets", "list").stdout
 
 
+def test_a_dataset_is_added_from_an_address(service, answer, run):
+    dataset = {"id": "ds_1", "name": "pets", "status": "processing", "splits": None, "num_classes": None, "error": None}
+    service.on("POST", "/v1/datasets", answer({**dataset, "rejected": []}, 202))
+
+    done = run("datasets", "add", "https://example.com/pets.zip", "--labels", "none", "--no-wait")
+
+    assert done.returncode == 0, done.stderr
+    assert "ds_1" in done.stdout
+    assert json.loads(service.received[0].body)["source"] == {
+        "type": "url",
+        "url": "https://example.com/pets.zip",
+        "labels": "none",
+    }
+
+
 def test_login_tries_the_key_and_keeps_it(service, answer, run, tmp_path):
     service.on("GET", "/v1/methods", answer({"data": []}))
 

@@ -118,6 +118,20 @@ def test_an_upload_says_that_labels_are_not_wanted(service, potstill, answer, tm
     assert b'name="labels"\r\n\r\nnone\r\n' in service.received[0].body
 
 
+def test_an_address_is_sent_and_fetched_by_the_service(service, potstill, answer):
+    service.on("POST", "/v1/datasets", *[answer({"id": "ds_1", "name": "pets", "status": "processing"}, 202)] * 2)
+
+    potstill.datasets.add(url="https://example.com/pets.zip")
+    potstill.datasets.add(url="https://example.com/pets.zip", name="mine", labels="none")
+
+    plain, named = (json.loads(received.body) for received in service.received)
+    assert plain == {"source": {"type": "url", "url": "https://example.com/pets.zip"}}
+    assert named == {
+        "name": "mine",
+        "source": {"type": "url", "url": "https://example.com/pets.zip", "labels": "none"},
+    }
+
+
 def test_a_model_goes_with_its_architecture_and_arguments(service, potstill, answer, tmp_path):
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"12345678")
