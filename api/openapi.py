@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.datasets.schemas import DatasetCreate
+from api.links import add_links
 from api.models.schemas import ModelCreate
 from api.problems import Problem
 from core.spec import JobSpec
@@ -66,6 +67,7 @@ def build(app: FastAPI) -> dict[str, Any]:
     described = schemas["JobOut"]["properties"]["spec"]["description"]
     schemas["JobOut"]["properties"]["spec"] = {"$ref": "#/components/schemas/JobSpec", "description": described}
     _declare_request_ids(found)
+    add_links(found)
     return found
 
 

@@ -13,8 +13,9 @@ import structlog
 
 from core.settings import load_settings
 from server.broker import EmbeddedBroker
+from server.claim import CannotStart, claimed
 from server.cli import main
-from server.embedded import CannotStart, StackOptions, _claimed, _require_free_port
+from server.embedded import StackOptions, _require_free_port
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,14 @@ def test_help_comes_without_loading_the_service():
 
 
 def test_a_folder_in_use_is_refused_and_names_who_uses_it(tmp_path):
-    with _claimed(tmp_path), pytest.raises(CannotStart, match=str(os.getpid())), _claimed(tmp_path):
+    with claimed(tmp_path), pytest.raises(CannotStart, match=str(os.getpid())), claimed(tmp_path):
         pass
 
 
 def test_a_lock_file_of_a_dead_stack_is_no_obstacle(tmp_path):
     (tmp_path / "stack.lock").write_text("12345")
 
-    with _claimed(tmp_path):
+    with claimed(tmp_path):
         assert (tmp_path / "stack.lock").read_text() == str(os.getpid())
 
 
