@@ -134,7 +134,7 @@ def service(make_server, tmp_path_factory):
     workers = Workers(server.database, server.store, tmp_path_factory.mktemp("files"))
     jobs_by_status = {
         status: job_that_is(status, tenant, workers)
-        for status in ("queued", "running", "succeeded", "failed", "paused", "cancelled")
+        for status in ("running", "succeeded", "failed", "paused", "cancelled", "queued")
     }
     tenant.extra = {"workers": workers, "jobs": jobs_by_status, "dataset": tenant.ready_dataset()}
     assert tenant.http.get("/v1/architectures?limit=1").status_code == 200  # the inspector's imports take a while
@@ -173,7 +173,7 @@ class Sender:
     weights: bytes
     cases: Counter = field(default_factory=Counter)  # (operation, status) -> answers
 
-    def before_call(self, context, case, kwargs):
+    def before_call(self, case):
         self.be_quick(case)
         self.spare_what_all_need(case)
         if case.meta is not None and case.meta.generation.mode.is_positive and isinstance(case.body, dict):
@@ -207,7 +207,7 @@ class Sender:
             case "create_model" if "file" in case.body:
                 case.body = {"file": self.weights, "architecture": "resnet18", "arguments": '{"num_classes": 3}'}
 
-    def after_call(self, context, case, response):
+    def after_call(self, case, response):
         self.cases[case.operation.label, response.status_code] += 1
         if case.method == "POST" and response.status_code in {200, 201, 202}:
             workers = self.tenant.extra["workers"]
@@ -224,11 +224,17 @@ def sender(service, spec_of, zip_of):
         archive=zip_of({"train/a/1.jpg": b"not an image", "test/b/2.jpg": b"neither"}),
         weights=safetensors.numpy.save({"fc.weight": np.zeros((3, 4), np.float32)}),
     )
-    hooks = (made.before_call, made.after_call)
-    for hook in hooks:
+
+    def before_call(context, case, kwargs):
+        made.before_call(case)
+
+    def after_call(context, case, response):
+        made.after_call(case, response)
+
+    for hook in (before_call, after_call):
         schemathesis.hook(hook)
     yield made
-    for hook in hooks:
+    for hook in (before_call, after_call):
         GLOBAL_HOOK_DISPATCHER.unregister(hook)
 
 
