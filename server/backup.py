@@ -2,8 +2,9 @@
 
 The database is the truth, so its snapshot decides what belongs to a backup: every file that it names. Named files
 never change, but a job that goes on replaces its checkpoints, so that a file of the snapshot may be deleted before
-it is copied. Therefore most is copied first, then the snapshot is taken, then what is new since; where a file
-slipped away meanwhile, a newer snapshot is taken.
+it is copied. Therefore most is copied first; then a transaction that only reads holds the snapshot still, what is
+new since is copied, and the database is written out last, which may take long. Where a file slipped away between
+snapshot and copy, a newer snapshot is taken.
 """
 
 from __future__ import annotations
@@ -73,14 +74,13 @@ def _back_up(settings: Settings, folder: Path) -> Backup:
     target = open_store(f"file://{(folder / ARTIFACTS).resolve()}")
     copied, _ = _copy(source, target, folder, _named_now(url))
     for _ in range(MOST_SNAPSHOTS):
-        with snapshot(url, folder) as (named, publish):
+        with snapshot(url) as (named, write):
             more, missing = _copy(source, target, folder, named)
             copied += more
             if missing:
                 log.info("backup.again", missing=len(missing), first=missing[0])
                 continue
-            os.sync()  # the files first: a database must not name what a power cut takes away
-            publish()
+            write(folder)
         num_bytes = _forget_others(target, folder, named)
         return Backup(len(named), copied, num_bytes)
     raise BackupFailed(
@@ -128,39 +128,49 @@ def _forget_others(target: ArtifactStore, folder: Path, named: Named) -> int:
 
 # --- the database at one moment ---------------------------------------------------------------------
 
-Snapshot = tuple[Named, Callable[[], object]]  # the files that it names, and what puts it in its place
+Snapshot = tuple[Named, Callable[[Path], None]]  # the files that it names, and what writes it into a folder
 
 
 @contextmanager
-def _sqlite_snapshot(url: str, folder: Path) -> Iterator[Snapshot]:
-    file, partial = sqlite_file(url), folder / f".{SQLITE_FILE}"
+def _sqlite_snapshot(url: str) -> Iterator[Snapshot]:
+    file = sqlite_file(url)
     if file is None or not file.is_file():
         raise BackupFailed(f"There is no database at {file}; give the service's folder with --home.")
-    partial.unlink(missing_ok=True)
-    with closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as connection:
-        connection.execute("VACUUM INTO ?", (str(partial),))  # one read transaction: writers go on meanwhile
+    engine = make_engine(url)
     try:
-        with closing(sqlite3.connect(partial)) as connection:
-            (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
+        # In WAL mode a transaction goes on reading what it saw first, and lets others write.
+        with engine.connect().execution_options(rw=False) as connection, Session(connection) as session:
+            named = named_files(session)
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            yield named, lambda folder: _write_sqlite(driver, folder)
+    finally:
+        engine.dispose()
+
+
+def _write_sqlite(connection: sqlite3.Connection, folder: Path) -> None:
+    partial, final = folder / f".{SQLITE_FILE}", folder / SQLITE_FILE
+    partial.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(partial)) as copy:
+            connection.backup(copy)
+            (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
         if verdict != "ok":
             raise BackupFailed(f"The copy of the database is damaged: {verdict[:200]}")
-        yield _named_now(f"sqlite:///{partial.resolve()}"), lambda: _put_sqlite(partial, folder / SQLITE_FILE)
+        os.sync()  # what the database names, and the database, before it is called by its name
+        for beside in ("-wal", "-shm"):  # of the database that goes: they would be taken for the new one's
+            final.with_name(final.name + beside).unlink(missing_ok=True)
+        partial.replace(final)
     finally:
-        partial.unlink(missing_ok=True)
-
-
-def _put_sqlite(partial: Path, final: Path) -> None:
-    for beside in ("-wal", "-shm"):  # of the database that goes: they would be taken for the new one's
-        final.with_name(final.name + beside).unlink(missing_ok=True)
-    partial.replace(final)
+        for left in (partial, *(partial.with_name(partial.name + end) for end in ("-wal", "-shm", "-journal"))):
+            left.unlink(missing_ok=True)
 
 
 @contextmanager
-def _postgresql_snapshot(url: str, folder: Path) -> Iterator[Snapshot]:
+def _postgresql_snapshot(url: str) -> Iterator[Snapshot]:
     program = shutil.which("pg_dump")
     if program is None:
         raise BackupFailed("A backup of PostgreSQL needs its `pg_dump`, of the server's version or newer, on the PATH.")
-    partial = folder / f".{POSTGRESQL_FILE}"
     engine = make_engine(url)
     try:
         # The dump sees what this transaction sees, and so what it reads of the files.
@@ -168,18 +178,26 @@ def _postgresql_snapshot(url: str, folder: Path) -> Iterator[Snapshot]:
             moment = connection.execute(select(func.pg_export_snapshot())).scalar_one()
             with Session(connection) as session:
                 named = named_files(session)
-            _dump(program, url, partial, moment)
-        yield named, lambda: partial.replace(folder / POSTGRESQL_FILE)
+                yield named, lambda folder: _write_postgresql(program, url, moment, folder)
     finally:
         engine.dispose()
+
+
+def _write_postgresql(program: str, url: str, moment: str, folder: Path) -> None:
+    partial = folder / f".{POSTGRESQL_FILE}"
+    try:
+        _dump(program, url, moment, partial)
+        os.sync()
+        partial.replace(folder / POSTGRESQL_FILE)
+    finally:
         partial.unlink(missing_ok=True)
 
 
-def _dump(program: str, url: str, file: Path, moment: str) -> None:
+def _dump(program: str, url: str, moment: str, file: Path) -> None:
     parts = make_url(url)
     # The password goes by the environment: everybody on the machine can read command lines.
     environment = os.environ | ({"PGPASSWORD": str(parts.password)} if parts.password else {})
-    address = parts.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+    address = parts.set(drivername="postgresql")._replace(password=None).render_as_string(hide_password=False)
     command = [program, "--format=custom", "--no-owner", f"--snapshot={moment}", f"--file={file}", address]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - ours
     if run.returncode != 0:

@@ -241,7 +241,7 @@ def test_the_password_is_not_on_a_command_line(tmp_path, monkeypatch):
     fake = tmp_path / "pg_dump"
     fake.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/line\necho "$PGPASSWORD" > {tmp_path}/password\n')
     fake.chmod(0o700)
-    _dump(str(fake), "postgresql+psycopg://me:s3cret@db:5432/potstill", tmp_path / "out", "0-1")
+    _dump(str(fake), "postgresql+psycopg://me:s3cret@db:5432/potstill", "0-1", tmp_path / "out")
 
     assert (tmp_path / "password").read_text().strip() == "s3cret"
     assert "s3cret" not in (tmp_path / "line").read_text()
@@ -253,5 +253,5 @@ def test_without_pg_dump_a_backup_of_postgresql_says_what_it_needs(tmp_path, mon
 
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(BackupFailed, match="pg_dump"), _postgresql_snapshot("postgresql+psycopg://x/y", tmp_path):
+    with pytest.raises(BackupFailed, match="pg_dump"), _postgresql_snapshot("postgresql+psycopg://x/y"):
         pass
