@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Only files whose hash the lock names are installed, and only wheels: nothing of a package runs while it is installed.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := $(PIP) --require-hashes --only-binary :all: --requirement
-UV := uv==0.9.13
+UV := uv==0.13.9
 
 .PHONY: install demo up test test-all check audit sbom fuzz format docs bench gpu-check constraints lock
 
