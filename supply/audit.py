@@ -18,6 +18,9 @@ from typing import Any
 LOCK = Path("locks/bench.txt")  # the one that names them all
 SERVICES = ("osv", "pypi")  # either knows of everything; the second is asked where the first cannot be reached
 
+# What its traceback ends with where there is no way to the service.
+_OUT_OF_REACH = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError")
+
 # Advisories that we live with, each with the reason and what ends it. Nothing so far.
 ACCEPTED: Mapping[str, str] = {}
 
@@ -27,20 +30,25 @@ class Verdict:
     """What a service said. ``findings`` are lines; ``num_audited`` 0: it knew of no package, so it said nothing."""
 
     num_audited: int
+    num_unknown: int
     findings: tuple[str, ...]
 
 
 def ask(service: str, lock: Path = LOCK) -> Verdict | None:
-    """The verdict of an advisory service, or None where it cannot be reached."""
+    """The verdict of an advisory service, or None where it cannot be reached.
+
+    Raises ``RuntimeError`` where pip-audit itself fails: no lock, a lock that it cannot read, no pip-audit.
+    """
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), "--require-hashes", "--disable-pip"]
     command += ["--vulnerability-service", service, "--format", "json", "--progress-spinner", "off", "--timeout", "10"]
     for advisory in ACCEPTED:
         command += ["--ignore-vuln", advisory]
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command line
-    try:
+    if run.stdout.lstrip().startswith("{"):
         return read(json.loads(run.stdout))
-    except ValueError:  # no report at all: pip-audit ends with a connection's error
+    if any(word in run.stderr for word in _OUT_OF_REACH):
         return None
+    raise RuntimeError(f"pip-audit failed: {run.stderr.strip()[-500:]}")
 
 
 def read(report: Mapping[str, Any]) -> Verdict:
@@ -51,7 +59,7 @@ def read(report: Mapping[str, Any]) -> Verdict:
         for package in audited
         for found in package["vulns"]
     )
-    return Verdict(len(audited), findings)
+    return Verdict(len(audited), len(report["dependencies"]) - len(audited), findings)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,7 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
         if verdict is None or not verdict.num_audited:
             continue
         print(*verdict.findings, sep="\n", end="\n" if verdict.findings else "")
-        print(f"{verdict.num_audited} packages audited by {service}, {len(verdict.findings)} vulnerabilities known")
+        print(
+            f"{verdict.num_audited} packages audited by {service}, {len(verdict.findings)} vulnerabilities known; "
+            f"{verdict.num_unknown} packages are unknown to it"
+        )
         return 1 if verdict.findings else 0
     print(f"NOT AUDITED: none of {', '.join(SERVICES)} can be reached from here; nothing is known of {LOCK}.")
     return 1 if strict else 0

@@ -29,7 +29,7 @@ def _keep_json_types(schema: Any) -> None:
             # Not strict: that would refuse 3.0, which is an integer in JSON.
             inner = {**schema, "metadata": {**schema.get("metadata", {}), "potstill_number": True}}
             schema.clear()
-            schema |= core_schema.no_info_before_validator_function(_number, inner)  # type: ignore[arg-type]
+            schema |= core_schema.no_info_before_validator_function(_number, inner)
         case None:  # fields or choices by name
             for each in schema.values():
                 _keep_json_types(each)

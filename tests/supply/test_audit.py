@@ -26,7 +26,7 @@ def services(monkeypatch):
 
 
 def test_a_report_is_read_package_by_package():
-    assert audit.read(REPORT) == Verdict(2, ("bad 2.0: PYSEC-1, mended in 2.1",))
+    assert audit.read(REPORT) == Verdict(2, 1, ("bad 2.0: PYSEC-1, mended in 2.1",))
 
 
 def test_what_is_known_fails_the_audit(services, capsys):
@@ -37,13 +37,14 @@ def test_what_is_known_fails_the_audit(services, capsys):
 
 
 def test_nothing_known_passes_with_the_number_of_packages(services, capsys):
-    services(osv=None, pypi=Verdict(150, ()))
+    services(osv=None, pypi=Verdict(150, 3, ()))
 
     assert audit.main([]) == 0
-    assert "150 packages audited by pypi, 0 vulnerabilities" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "150 packages audited by pypi, 0 vulnerabilities known; 3 packages are unknown" in said
 
 
-@pytest.mark.parametrize("nothing", [None, Verdict(0, ())])
+@pytest.mark.parametrize("nothing", [None, Verdict(0, 150, ())])
 def test_a_service_that_says_nothing_is_no_audit(services, nothing, capsys):
     services(osv=None, pypi=nothing)
 
@@ -60,3 +61,11 @@ def test_a_service_out_of_reach_has_no_verdict(tmp_path, monkeypatch):
     lock.write_text(f"six==1.17.0 --hash=sha256:{'0' * 64}\n")
 
     assert audit.ask("osv", lock) is None
+
+
+def test_a_lock_that_cannot_be_read_is_no_service_out_of_reach(tmp_path):
+    lock = tmp_path / "lock.txt"
+    lock.write_text("six=1\n")
+
+    with pytest.raises(RuntimeError, match="pip-audit failed"):
+        audit.ask("osv", lock)
