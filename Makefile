@@ -49,7 +49,7 @@ sbom: install
 CASES ?= 10000
 SEED ?=
 fuzz: install
-	CASES=$(CASES) SEED=$(SEED) $(BIN)/python -m pytest -n0 -m slow tests/api/test_fuzz.py
+	PYTHONHASHSEED=0 CASES=$(CASES) SEED=$(SEED) $(BIN)/python -m pytest -n0 -m slow tests/api/test_fuzz.py -k for_long
 
 format: install
 	$(BIN)/ruff format .
