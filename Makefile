@@ -45,11 +45,13 @@ sbom: install
 	mkdir -p dist
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON --output-file dist/sbom.json $(BIN)/python
 
-# Schemathesis over the whole API for long: `make fuzz CASES=10000`. The seed is printed; SEED= repeats one.
+# Schemathesis over the whole API for long: `make fuzz CASES=10000`, on SQLite or with DATABASE=postgresql.
+# CASES counts those that are drawn at random. The seed is printed; SEED= repeats one.
 CASES ?= 10000
 SEED ?=
+DATABASE ?= sqlite
 fuzz: install
-	PYTHONHASHSEED=0 CASES=$(CASES) SEED=$(SEED) $(BIN)/python -m pytest -n0 -m slow tests/api/test_fuzz.py -k for_long
+	PYTHONHASHSEED=0 CASES=$(CASES) SEED=$(SEED) DATABASE=$(DATABASE) $(BIN)/python -m pytest -n0 -m slow tests/api/test_fuzz.py -k for_long
 
 format: install
 	$(BIN)/ruff format .

@@ -34,6 +34,7 @@ from core.spec.facts import ModelFacts
 from core.store import checkpoints, datasets, jobs, models
 from core.store import metrics as series
 from core.store.artifacts import StoredFile
+from core.store.db import migrate
 from core.store.intake import Holding
 from core.store.jobs import Attempt, NewArtifact
 
@@ -147,9 +148,13 @@ def counted_ids():
 
 
 @pytest.fixture(scope="module")
-def service(counted_ids, make_server, tmp_path_factory):
-    """A server of its own, and a project on it that has one of everything."""
-    server = make_server(**settings_of_the_fuzzed_app())
+def service(counted_ids, make_server, tmp_path_factory, request):
+    """A server of its own, and a project on it that has one of everything; with `DATABASE=postgresql` on that."""
+    settings = settings_of_the_fuzzed_app()
+    if os.environ.get("DATABASE") == "postgresql":
+        settings["database_url"] = request.getfixturevalue("pg_new")("fuzz")
+        migrate(settings["database_url"])
+    server = make_server(**settings)
     tenant = server.tenant()
     workers = Workers(server.database, server.store, tmp_path_factory.mktemp("files"))
     tenant.extra = {"workers": workers, "dataset": tenant.ready_dataset()}
@@ -381,7 +386,8 @@ def test_a_short_round(service, sender):
 def test_so_it_is_for_long(service, sender, capsys):
     wanted = int(os.environ.get("CASES") or 2000)
     seed = int(os.environ.get("SEED") or secrets.randbits(32))
-    say(capsys, f"seed {seed}: `make fuzz CASES={wanted} SEED={seed}` asks the same again")
+    database = os.environ.get("DATABASE") or "sqlite"
+    say(capsys, f"seed {seed}: `make fuzz CASES={wanted} SEED={seed} DATABASE={database}` asks the same again")
     failures, began, number = [], time.monotonic(), 0
     while sum(sender.phases[phase] for phase in DRAWN) < wanted:
         failures += run(schema_of(service, seed + number, fuzzing=40, stateful=150, first=number == 0))

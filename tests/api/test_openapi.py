@@ -99,3 +99,10 @@ def test_lists_lead_to_their_objects_and_a_job_to_its_student(document):
         "job_id": "$request.path.job_id",
         "name": "$response.body#/data/0/id",
     }
+
+
+def test_a_search_declares_that_it_takes_no_nul(document):
+    (search,) = (one for one in document["paths"]["/v1/architectures"]["get"]["parameters"] if one["name"] == "search")
+
+    assert re.fullmatch(search["schema"]["pattern"], "vit tiny")
+    assert not re.fullmatch(search["schema"]["pattern"], "vit\0")
