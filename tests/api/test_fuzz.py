@@ -165,7 +165,7 @@ def service(counted_ids, make_server, tmp_path_factory, request):
 
 def settings_of_the_fuzzed_app():
     """Limits of requests a minute, off: they would answer 429 to a fuzzer, and have tests of their own."""
-    return {name: 0 for name in Settings.model_fields if name.startswith("rate_")}
+    return {name: 0 for name in Settings.model_fields if name.startswith(("rate_", "quota_"))}
 
 
 def job_that_is(status, tenant, workers):
