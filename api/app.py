@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.types import Scope
 
 from api import architectures, health, methods, openapi, problems, reference, workers
@@ -36,13 +38,13 @@ from core.store.db import Database, open_database
 _STALE_SECONDS = 24 * 3600  # an upload that is older was left by a process that died
 
 _ROUTERS = (
+    jobs.router,  # first, as a path is looked for in one after the other, and jobs are polled
+    job_files.router,
     health.router,
     datasets.router,
     architectures.router,
     models.router,
     methods.router,
-    jobs.router,
-    job_files.router,
     workers.router,
     reference.router,
     dashboard_router,
@@ -72,6 +74,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, hin
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
+        telemetry=_telemetry(),
     )
     app.state.parts = parts
     problems.install(app)
@@ -107,6 +110,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             with suppress(asyncio.CancelledError):
                 await task
         await parts.hints.aclose()
+
+
+def _telemetry() -> TelemetryConfig:
+    """FastAPI's own traces, for whoever runs us with OpenTelemetry; else it would look for it at every request."""
+    on = any(name.startswith("OTEL_") for name in os.environ)
+    return {"tracing": on, "metrics": on, "logs": on}
 
 
 def _body_limit(scope: Scope, settings: Settings) -> int:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import Depends, Query, Request, Security
-from fastapi.security import HTTPBearer
+from fastapi import Depends, Query, Request
 
 from api.auth import Caller, Gate
 from api.inspector import Inspector
@@ -26,11 +25,11 @@ __all__ = [
     "Limit",
     "Parts",
     "Reader",
-    "RecalledReader",
     "ServiceParts",
     "Writer",
     "caller",
     "reader",
+    "recalled_reader",
     "writer",
 ]
 
@@ -57,7 +56,9 @@ class ServiceParts:
         return self.settings.home / "incoming"
 
 
-# Those below that wait for nothing are `async` all the same: FastAPI sends every other one through the thread pool.
+# What waits for nothing is `async` all the same: FastAPI sends every other one through the thread pool. And each takes
+# the request alone: a dependency of a dependency costs FastAPI as much as all that we do to answer a poll. That the
+# operations need a key, `api.openapi` declares.
 
 
 async def service_parts(request: Request) -> ServiceParts:
@@ -66,40 +67,34 @@ async def service_parts(request: Request) -> ServiceParts:
     return parts
 
 
-Parts = Annotated[ServiceParts, Depends(service_parts)]
-
-# For OpenAPI alone: the header is read in api.auth, which knows the dashboard's cookie too.
-_bearer = HTTPBearer(auto_error=False, scheme_name="api_key", description="`Authorization: Bearer ps_…`")
-
-
-async def caller(request: Request, parts: Parts, _: Annotated[object, Security(_bearer)]) -> Caller:
+async def caller(request: Request) -> Caller:
     """Whoever sent the request. Raises :class:`NotAuthenticated`."""
+    parts = await service_parts(request)
     return await to_thread.run_sync(parts.gate.identify, request)
 
 
-async def reader(who: Annotated[Caller, Depends(caller)]) -> Caller:
-    """A caller who may read. Raises :class:`Forbidden`."""
-    return _with_scope(who, "read")
+async def reader(request: Request) -> Caller:
+    """A caller who may read. Raises :class:`NotAuthenticated`, :class:`Forbidden`."""
+    return _with_scope(await caller(request), "read")
 
 
-async def recalled_reader(request: Request, parts: Parts, _: Annotated[object, Security(_bearer)]) -> Caller:
+async def recalled_reader(request: Request) -> Caller:
     """A caller who might read when last asked about: whoever takes this looks at the key again, with what it reads.
 
     Raises :class:`NotAuthenticated`, :class:`Forbidden`.
     """
-    who = parts.gate.recall(request)
-    if who is None:
-        who = await to_thread.run_sync(parts.gate.identify, request)
+    parts = await service_parts(request)
+    who = parts.gate.recall(request) or await caller(request)
     return _with_scope(who, "read")
 
 
-async def writer(who: Annotated[Caller, Depends(caller)]) -> Caller:
-    """A caller who may change things. Raises :class:`Forbidden`."""
-    return _with_scope(who, "write")
+async def writer(request: Request) -> Caller:
+    """A caller who may change things. Raises :class:`NotAuthenticated`, :class:`Forbidden`."""
+    return _with_scope(await caller(request), "write")
 
 
+Parts = Annotated[ServiceParts, Depends(service_parts)]
 Reader = Annotated[Caller, Depends(reader)]
-RecalledReader = Annotated[Caller, Depends(recalled_reader)]
 Writer = Annotated[Caller, Depends(writer)]
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="At most so many.")]

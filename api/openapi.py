@@ -66,9 +66,20 @@ def build(app: FastAPI) -> dict[str, Any]:
         schemas.pop(unused, None)
     described = schemas["JobOut"]["properties"]["spec"]["description"]
     schemas["JobOut"]["properties"]["spec"] = {"$ref": "#/components/schemas/JobSpec", "description": described}
+    _declare_keys(found)
     _declare_request_ids(found)
     add_links(found)
     return found
+
+
+def _declare_keys(document: dict[str, Any]) -> None:
+    """Everything under /v1 needs a key; ``api.deps`` sees to it."""
+    described = {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer ps_…`"}
+    document["components"]["securitySchemes"] = {"api_key": described}
+    for path, operations in document["paths"].items():
+        if path.startswith("/v1/"):
+            for operation in operations.values():
+                operation["security"] = [{"api_key": []}]
 
 
 def _declare_request_ids(document: dict[str, Any]) -> None:

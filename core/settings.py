@@ -34,7 +34,9 @@ class Settings(BaseSettings):
     )
     storage_url: str = Field(
         default="",
-        description="Where artefacts live: `file:///…`. Empty: `HOME/artifacts`.",
+        description="Where artefacts live: `file:///…`, or `s3://bucket/prefix` with credentials, region and endpoint "
+        "in the environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`) or from "
+        "the machine's role. Empty: `HOME/artifacts`.",
     )
     secret_key: SecretStr = Field(
         default=SecretStr(""),

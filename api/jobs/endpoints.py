@@ -10,7 +10,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Respons
 
 from api.bodies import json_body, read_json
 from api.creation import IdempotencyKey, answer_once, created
-from api.deps import After, Limit, Parts, Reader, RecalledReader, ServiceParts, Writer
+from api.deps import After, Limit, Parts, Reader, ServiceParts, Writer, recalled_reader, service_parts
 from api.files import discard
 from api.jobs import service
 from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut, JobStatus
@@ -104,16 +104,16 @@ def list_jobs(
 @router.get("/v1/jobs/{job_id}", response_model=JobOut, responses=problems(NotFound))
 async def get_job(
     job_id: str,
-    who: RecalledReader,
-    parts: Parts,
+    request: Request,
     wait: Annotated[
         float,
         Query(ge=0, le=MAX_WAIT_SECONDS, description="Answer when the job is terminal, or after so many seconds."),
     ] = 0,
 ) -> Response:
     """One job; with `wait`, as soon as it has ended."""
+    # This is asked more often than all else. So it takes nothing by way of FastAPI, which would also check the answer.
+    parts, who = await service_parts(request), await recalled_reader(request)
     job = await wait_until_terminal(parts.live, parts.database, who, job_id, seconds=wait)
-    # Written here: FastAPI would check the document once more, and this is asked more often than all else.
     return Response(service.job_out(job).model_dump_json(), media_type="application/json")
 
 

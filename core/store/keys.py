@@ -12,12 +12,14 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.errors import NotAuthenticated
 from core.ids import new_id
+from core.store.columns import UtcDateTime
 from core.store.db import utc_now
 from core.store.pages import missing, require_id
 from core.store.tables import ApiKey
@@ -95,12 +97,21 @@ def caller_of(session: Session, key_id: str) -> Caller:
     return _caller(session, key)
 
 
-def in_force(session: Session, key_id: str) -> ColumnElement[bool]:
-    """That a key which was authenticated before is still good: for the WHERE of what is read on its behalf."""
-    on_postgresql = session.get_bind().dialect.name == "postgresql"
-    now = func.clock_timestamp() if on_postgresql else utc_now(session)
+def in_force(dialect: str) -> ColumnElement[bool]:
+    """That a key which was authenticated before is still good: for the WHERE of what is read on its behalf.
+
+    Its parameters are those of :func:`in_force_of`.
+    """
+    now = func.clock_timestamp() if dialect == "postgresql" else bindparam("now", type_=UtcDateTime())
     good = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now)
-    return select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None), good).exists()
+    return select(ApiKey.id).where(ApiKey.id == bindparam("key_id"), ApiKey.revoked_at.is_(None), good).exists()
+
+
+def in_force_of(session: Session, key_id: str) -> dict[str, Any]:
+    """What :func:`in_force` is asked of."""
+    if session.get_bind().dialect.name == "postgresql":
+        return {"key_id": key_id}
+    return {"key_id": key_id, "now": utc_now(session)}
 
 
 def touch(session: Session, key_id: str) -> None:

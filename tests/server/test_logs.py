@@ -34,6 +34,11 @@ def test_every_line_is_one_json_object_whoever_logs_it():
     assert len(lines) == 4
 
 
+def test_a_log_that_cannot_be_written_ends_nothing():
+    script = SCRIPT + 'import sys; sys.stderr.close(); structlog.get_logger("api").info("lost"); print("went on")'
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "went on\n"
+
+
 def test_a_person_sees_what_happens_to_jobs_and_what_goes_wrong():
     told = b'{"event": "job.claimed", "level": "info", "job_id": "job_1", "timestamp": "2026-01-01T10:11:12.0Z"}'
     trouble = b'{"event": "lease.lost", "level": "warning", "timestamp": "2026-01-01T10:11:12.0Z"}'
