@@ -69,6 +69,7 @@ def back_up(settings: Settings, folder: Path) -> Backup:
 
 def _back_up(settings: Settings, folder: Path) -> Backup:
     url = settings.resolved_database_url()
+    _require_database(url)
     snapshot = _sqlite_snapshot if is_sqlite(url) else _postgresql_snapshot
     source = open_store(settings.resolved_storage_url())
     target = open_store(f"file://{(folder / ARTIFACTS).resolve()}")
@@ -87,6 +88,13 @@ def _back_up(settings: Settings, folder: Path) -> Backup:
         f"{len(missing)} files that the database names are not in the store, first {missing[0]}. A running job may "
         "have replaced it just now: try again. If it is the same file again, the store has lost it."
     )
+
+
+def _require_database(url: str) -> None:
+    """SQLite would make an empty one where there is none."""
+    file = sqlite_file(url)
+    if is_sqlite(url) and (file is None or not file.is_file()):
+        raise BackupFailed(f"There is no database at {file}; give the service's folder with --home.")
 
 
 def _named_now(url: str) -> Named:
@@ -133,9 +141,6 @@ Snapshot = tuple[Named, Callable[[Path], None]]  # the files that it names, and 
 
 @contextmanager
 def _sqlite_snapshot(url: str) -> Iterator[Snapshot]:
-    file = sqlite_file(url)
-    if file is None or not file.is_file():
-        raise BackupFailed(f"There is no database at {file}; give the service's folder with --home.")
     engine = make_engine(url)
     try:
         # In WAL mode a transaction goes on reading what it saw first, and lets others write.

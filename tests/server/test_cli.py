@@ -128,3 +128,20 @@ def test_the_broker_s_password_is_nobody_else_s_business(tmp_path):
     assert file.stat().st_mode & 0o777 == 0o600
     assert broker.password not in " ".join(role.command)
     assert broker.password in file.read_text()
+
+
+def test_a_backup_of_nothing_says_what_is_missing(command, tmp_path):
+    failed = command("backup", "--to", str(tmp_path / "backup"))
+
+    assert failed.returncode == 1
+    assert "There is no database at" in failed.stderr
+    assert not (tmp_path / "home" / "potstill.db").exists()
+
+
+def test_a_backup_says_what_it_holds(command, tmp_path):
+    command("migrate")
+    made = command("backup", "--to", str(tmp_path / "backup"))
+
+    assert made.returncode == 0, made.stderr
+    assert "0 files (0 new), 0 bytes, and the database" in made.stdout
+    assert (tmp_path / "backup" / "potstill.db").exists()
