@@ -1,7 +1,6 @@
 """A stack whose files are all in a bucket: another place, the same service."""
 
 import hashlib
-import os
 
 import boto3
 import pytest
