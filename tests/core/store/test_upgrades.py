@@ -4,6 +4,8 @@
 """
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from core.store.schema import MIGRATIONS, is_current
 
 RELEASES = sorted(path.stem for path in (Path(__file__).parent / "releases").glob("*.sql"))
 REVISIONS = sorted(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+ROOT = Path(__file__).resolve().parents[3]
 SECRET = "0" * 64
 JOBS_BY_STATUS = ["cancelled", "failed", "paused", "queued", "running", "succeeded"]
 
@@ -147,6 +150,15 @@ def assert_works(service):
 def test_the_rows_of_every_release_are_kept():
     """Releases are those that `releases/` has; migrations after the last of them are being made."""
     assert REVISIONS[: len(RELEASES)] == RELEASES
+
+
+def test_the_rows_of_this_version_can_be_written_for_later_ones(opened):
+    script = Path(__file__).parent / "releases" / "make.py"
+    made = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    again = Upgraded(opened("head", made))
+
+    assert_readable(again)
+    assert_works(again)
 
 
 def test_everything_is_readable_after_the_upgrade(upgraded):
