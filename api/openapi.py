@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from api.datasets.schemas import DatasetCreate
 from api.keys.schemas import KeyCreate, KeyRotate
+from api.links import add_links
 from api.models.schemas import ModelCreate
 from api.problems import Problem
 from core.spec import JobSpec
@@ -71,6 +72,7 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas["JobOut"]["properties"]["spec"] = {"$ref": "#/components/schemas/JobSpec", "description": described}
     _declare_keys(found)
     _declare_request_ids(found)
+    add_links(found)
     return found
 
 

@@ -35,7 +35,8 @@ def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Jobs that run at the same time.")] = 1,
 ) -> None:
     """Run the whole stack in the foreground: API, workers, inspector, scheduler and a broker of its own."""
-    from server.embedded import CannotStart, StackOptions  # the other roles do without it
+    from server.claim import CannotStart
+    from server.embedded import StackOptions  # the other roles do without it
     from server.embedded import up as run
 
     try:
@@ -94,6 +95,25 @@ def migrate(home: Home = None) -> None:
     from server.roles import migrate_database
 
     migrate_database()
+
+
+@app.command()
+def backup(
+    to: Annotated[Path, typer.Option(help="Folder for the backup. What an earlier one left there is kept and used.")],
+    home: Home = None,
+) -> None:
+    """Copy database and artefacts into a folder, while the service runs or not; see docs/operations.md."""
+    _home(home)
+    from core.settings import load_settings
+    from server.backup import back_up
+    from server.claim import CannotStart
+
+    try:
+        made = back_up(load_settings(), to.resolve())
+    except CannotStart as error:
+        typer.echo(f"potstill-server: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{to}: {made.num_files} files ({made.num_copied} new), {made.num_bytes:,} bytes, and the database")
 
 
 @app.command(hidden=True)

@@ -1,7 +1,6 @@
 """A stack whose files are all in a bucket: another place, the same service."""
 
 import hashlib
-import os
 
 import boto3
 import pytest
@@ -52,4 +51,4 @@ def test_a_job_leaves_nothing_on_the_machine_and_all_in_the_bucket(bucket, tmp_p
     stored = {one["Key"] for one in boto3.client("s3").list_objects_v2(Bucket="artefacts")["Contents"]}
     assert {f"here/jobs/{job}/a1/artifacts/{artifact['name']}" for artifact in listed} <= stored
     assert not (tmp_path / "artifacts").exists()
-    assert os.listdir(tmp_path / "work") == []
+    assert list((tmp_path / "work").iterdir()) == []

@@ -13,8 +13,9 @@ import structlog
 
 from core.settings import load_settings
 from server.broker import EmbeddedBroker
+from server.claim import CannotStart, claimed
 from server.cli import main
-from server.embedded import CannotStart, StackOptions, _claimed, _require_free_port
+from server.embedded import StackOptions, _require_free_port
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,14 @@ def test_help_comes_without_loading_the_service():
 
 
 def test_a_folder_in_use_is_refused_and_names_who_uses_it(tmp_path):
-    with _claimed(tmp_path), pytest.raises(CannotStart, match=str(os.getpid())), _claimed(tmp_path):
+    with claimed(tmp_path), pytest.raises(CannotStart, match=str(os.getpid())), claimed(tmp_path):
         pass
 
 
 def test_a_lock_file_of_a_dead_stack_is_no_obstacle(tmp_path):
     (tmp_path / "stack.lock").write_text("12345")
 
-    with _claimed(tmp_path):
+    with claimed(tmp_path):
         assert (tmp_path / "stack.lock").read_text() == str(os.getpid())
 
 
@@ -166,3 +167,20 @@ def test_the_broker_s_password_is_nobody_else_s_business(tmp_path):
     assert file.stat().st_mode & 0o777 == 0o600
     assert broker.password not in " ".join(role.command)
     assert broker.password in file.read_text()
+
+
+def test_a_backup_of_nothing_says_what_is_missing(command, tmp_path):
+    failed = command("backup", "--to", str(tmp_path / "backup"))
+
+    assert failed.returncode == 1
+    assert "There is no database at" in failed.stderr
+    assert not (tmp_path / "home" / "potstill.db").exists()
+
+
+def test_a_backup_says_what_it_holds(command, tmp_path):
+    command("migrate")
+    made = command("backup", "--to", str(tmp_path / "backup"))
+
+    assert made.returncode == 0, made.stderr
+    assert "0 files (0 new), 0 bytes, and the database" in made.stdout
+    assert (tmp_path / "backup" / "potstill.db").exists()

@@ -58,6 +58,20 @@ def test_a_database_says_whether_it_is_current(empty_url):
     database.dispose()
 
 
+def test_a_newer_versions_schema_will_do_and_is_left_as_it_is(empty_url):
+    """While processes of two versions run at once, and after going back to the older one."""
+    migrate(empty_url)
+    database = Database(make_engine(empty_url))
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+
+    assert database.schema_is_current() is True
+    migrate(empty_url)
+    with database.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "9999"
+    database.dispose()
+
+
 def test_two_starters_at_once_do_not_clash(empty_url):
     failures = []
 
