@@ -1,0 +1,118 @@
+"""A process that is killed between any two statements that matter costs nothing but time."""
+
+import itertools
+
+import pytest
+
+from core.faultpoints import POINTS
+
+# The n-th passage of a job that trains a teacher (one checkpoint), then a student (two): the student's first
+# checkpoint, where there is a choice. The probes of both trainings write one as well; the student's is remembered.
+NTH = {
+    "checkpoint.weights": 3,
+    "checkpoint.written": 3,
+    "checkpoint.renamed": 3,
+    "checkpoint.published": 2,
+    "checkpoint.uncommitted": 2,
+    "checkpoint.named": 2,
+    "checkpoint.superseded": 3,
+    "store.copied": 2,
+    "store.moved": 9,
+    "stage.started": 3,
+    "stage.finished": 4,
+    "file.written": 2,
+    "artifact.published": 3,
+}
+FIRST_CHECKPOINT = 46  # steps
+ONLY_WITH_ONNX = {"onnx.written"}
+ONLY_WHEN_RESUMING = {"store.fetched"}
+AFTER_THE_END = {"success.committed"}
+
+
+def seqs(events):
+    return [event["seq"] for event in events]
+
+
+def assert_each_attempt_has_its_turn(events):
+    """Attempts follow each other, each begins once, and nothing is written for one that is over."""
+    attempts = [event["attempt"] for event in events]
+    started = [event["data"]["attempt"] for event in events if event["type"] == "job.started"]
+
+    assert attempts == sorted(attempts)
+    assert started == list(range(1, max(attempts) + 1))
+
+
+def assert_it_went_on_from_its_checkpoint(events):
+    """Every attempt resumes from the newest checkpoint that earlier ones left, of each training."""
+    newest, by_attempt = {}, itertools.groupby(events, key=lambda event: event["attempt"])
+    for attempt, told in by_attempt:
+        left_by_earlier = dict(newest)
+        for event in told:
+            track, step = event["data"].get("track"), event["data"].get("step")
+            if event["type"] == "training.resumed":
+                assert step >= left_by_earlier[track], f"attempt {attempt}"
+            if event["type"] == "training.started" and "distill" in left_by_earlier:
+                assert step > left_by_earlier["distill"], f"attempt {attempt} began from zero"
+            if event["type"] == "checkpoint.saved":
+                newest[track] = step
+
+
+@pytest.mark.parametrize("point", sorted(POINTS.keys() - ONLY_WITH_ONNX - ONLY_WHEN_RESUMING))
+def test_a_kill_costs_nothing(lab, calm, point):
+    job = lab.submit()
+    lab.live(point, nth=NTH.get(point, 1))
+    assert lab.happened(), f"{point} was not passed"
+    lab.assert_nothing_half(job)
+    hit = lab.finish(job)
+
+    assert hit["status"] == "succeeded", hit["error"]
+    assert hit["attempt"] == (1 if point in AFTER_THE_END else 2)
+    assert lab.student(job) == calm
+    lab.assert_nothing_half(job)
+    events = lab.events(job)
+    assert seqs(events) == list(range(1, len(events) + 1))
+    assert_each_attempt_has_its_turn(events)
+    assert_it_went_on_from_its_checkpoint(events)
+
+
+def test_a_kill_while_a_checkpoint_is_brought_back_costs_nothing(lab, calm):
+    job = lab.submit()
+    lab.live("checkpoint.superseded", nth=2)
+    lab.live("store.fetched")
+    assert lab.happened()
+    hit = lab.finish(job)
+
+    assert (hit["status"], hit["attempt"]) == ("succeeded", 3), hit["error"]
+    assert lab.student(job) == calm
+    assert_it_went_on_from_its_checkpoint(lab.events(job))
+
+
+def test_metrics_of_a_job_that_was_killed_have_no_gap_and_are_those_of_one_that_was_not(lab, calm):
+    def losses(job):
+        answer = lab.http.get(f"/v1/jobs/{job}/metrics", params={"name": "train/loss"}).json()
+        return answer["series"][0]["points"]
+
+    undisturbed, hit = lab.submit(), None
+    lab.finish(undisturbed)
+    hit = lab.submit(teacher_is_new=False)
+    lab.live("checkpoint.superseded", nth=1)
+    assert lab.happened()
+    lab.finish(hit)
+
+    assert [step for step, _ in losses(hit)] == list(range(1, 93))
+    assert losses(hit) == losses(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_kill_beside_an_onnx_file_costs_nothing(lab):
+    calm = lab.submit(export=["safetensors", "onnx"])
+    assert lab.finish(calm)["status"] == "succeeded"
+    job = lab.submit(export=["safetensors", "onnx"])
+    lab.live("onnx.written")
+    assert lab.happened()
+    assert lab.artifacts(job) == {}
+    hit = lab.finish(job)
+
+    assert hit["status"] == "succeeded", hit["error"]
+    assert lab.student(job) == lab.student(calm)
+    assert set(lab.artifacts(job)) == set(lab.artifacts(calm))
