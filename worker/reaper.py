@@ -43,7 +43,7 @@ class Listening:
         self._began = self._heard = -math.inf
 
     def heard(self) -> bool:
-        """The database has answered just now: is its silence about a worker to be believed?"""
+        """Whether a silence is to be believed, now that the database has answered."""
         now = time.monotonic()
         if now - self._heard > self._grace:
             self._began = now

@@ -1,10 +1,13 @@
 """A process that is killed between any two statements that matter costs nothing but time."""
 
-import itertools
-
 import pytest
 
 from core.faultpoints import POINTS
+from tests.chaos.logs import (
+    assert_each_attempt_has_its_turn,
+    assert_it_went_on_from_its_checkpoint,
+    assert_no_gap,
+)
 
 # The n-th passage of a job that trains a teacher (one checkpoint), then a student (two): the student's first
 # checkpoint, where there is a choice. The probes of both trainings write one as well; the student's is remembered.
@@ -29,34 +32,6 @@ ONLY_WHEN_RESUMING = {"store.fetched"}
 AFTER_THE_END = {"success.committed"}
 
 
-def seqs(events):
-    return [event["seq"] for event in events]
-
-
-def assert_each_attempt_has_its_turn(events):
-    """Attempts follow each other, each begins once, and nothing is written for one that is over."""
-    attempts = [event["attempt"] for event in events]
-    started = [event["data"]["attempt"] for event in events if event["type"] == "job.started"]
-
-    assert attempts == sorted(attempts)
-    assert started == list(range(1, max(attempts) + 1))
-
-
-def assert_it_went_on_from_its_checkpoint(events):
-    """Every attempt resumes from the newest checkpoint that earlier ones left, of each training."""
-    newest, by_attempt = {}, itertools.groupby(events, key=lambda event: event["attempt"])
-    for attempt, told in by_attempt:
-        left_by_earlier = dict(newest)
-        for event in told:
-            track, step = event["data"].get("track"), event["data"].get("step")
-            if event["type"] == "training.resumed":
-                assert step >= left_by_earlier[track], f"attempt {attempt}"
-            if event["type"] == "training.started" and "distill" in left_by_earlier:
-                assert step > left_by_earlier["distill"], f"attempt {attempt} began from zero"
-            if event["type"] == "checkpoint.saved":
-                newest[track] = step
-
-
 @pytest.mark.parametrize("point", sorted(POINTS.keys() - ONLY_WITH_ONNX - ONLY_WHEN_RESUMING))
 def test_a_kill_costs_nothing(lab, calm, point):
     job = lab.submit()
@@ -70,7 +45,7 @@ def test_a_kill_costs_nothing(lab, calm, point):
     assert lab.student(job) == calm
     lab.assert_nothing_half(job)
     events = lab.events(job)
-    assert seqs(events) == list(range(1, len(events) + 1))
+    assert_no_gap(events)
     assert_each_attempt_has_its_turn(events)
     assert_it_went_on_from_its_checkpoint(events)
 
