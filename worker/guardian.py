@@ -107,7 +107,7 @@ class Guardian:
         except DatabaseUnavailable:
             silent = time.monotonic() - self._renewed_at
             log.warning("database.away", silent_seconds=round(silent, 1))
-            # Going on does no harm: every write needs the lease, which is renewed if nobody has taken the job meanwhile.
+            # Going on does no harm: every write needs the lease, and it is renewed if nobody took the job meanwhile.
             return silent < self._rhythm.outage
         self._renewed_at = time.monotonic()
         return True

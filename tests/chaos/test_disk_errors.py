@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from core.store import checkpoints
 from tests.chaos.logs import assert_it_went_on_from_its_checkpoint, assert_no_gap
 
 FIRST_CHECKPOINT = 46  # steps, of the student
@@ -74,13 +75,11 @@ def test_a_disk_that_refuses_while_a_checkpoint_is_brought_back_costs_no_checkpo
 
 
 def test_a_checkpoint_that_is_damaged_is_not_gone_on_from(lab, calm):
-    """The other side of the same: a file that is not what was stored is taken off the list, and the one before serves."""
+    """A file that is not what was stored is taken off the list, and the one before serves."""
     job = lab.submit(epochs=4)
     lab.live("student.measured")
     assert lab.checkpoint_steps(job) == [92, 46]
     with lab.database.read() as session:
-        from core.store import checkpoints
-
         newest = checkpoints.list_checkpoints(session, lab.project, job).items[0]
     lab.store.delete(newest.files[0]["key"])
     done = lab.finish(job)

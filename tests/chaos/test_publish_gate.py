@@ -1,12 +1,18 @@
 """`succeeded` means: the file that is handed out loads, and is as good as the service says."""
 
+import pytest
 import timm
 import torch
+from sqlalchemy import select
 
 from core.data.pixels import load_pixels
 from core.data.stored import StoredDataset
-from core.store import datasets
+from core.errors import StorageFailed
+from core.store import collector, datasets
+from core.store.artifacts import StoredFile
+from core.store.tables import Artifact, Checkpoint, Dataset, Model, Teacher
 from tests.chaos.logs import assert_no_gap
+from worker.files import publish_file
 
 
 def download(lab, job, folder):
@@ -49,11 +55,8 @@ def test_a_student_that_survived_kills_and_errors_is_as_good_as_reported(lab, tm
     assert abs(top1(lab, download(lab, job, tmp_path)) - reported) < 1e-9 + 2**-24
 
 
-def test_a_published_file_that_is_not_what_was_written_is_never_named(lab, monkeypatch):
+def test_a_published_file_that_is_not_what_was_written_is_never_named():
     """The store is read back before anything is named: a lying disk fails the job."""
-    from core.errors import StorageFailed
-    from core.store.artifacts import StoredFile
-    from worker.files import publish_file
 
     class Lying:
         """A store that keeps something else than it was given."""
@@ -64,21 +67,15 @@ def test_a_published_file_that_is_not_what_was_written_is_never_named(lab, monke
         def measure(self, key):
             return StoredFile(key, 1, "f" * 64)
 
-    try:
+    with pytest.raises(StorageFailed, match="not what was written"):
         publish_file(Lying(), "jobs/job_1/a1/artifacts/model.safetensors", None)
-    except StorageFailed as error:
-        assert "not what was written" in error.detail
-    else:
-        raise AssertionError("it was believed")
 
 
 def test_the_collector_leaves_nothing_of_what_was_published_in_vain(lab):
-    from core.store import collector
-
     job = lab.submit()
     lab.live("artifacts.published")
     lab.finish(job)
-    named = {file for file in _named(lab)}
+    named = set(_named(lab))
     collector.collect(lab.database, lab.store, min_age_seconds=-1)
 
     assert {listed.key for listed in lab.store.list_prefix()} == named
@@ -86,10 +83,6 @@ def test_the_collector_leaves_nothing_of_what_was_published_in_vain(lab):
 
 
 def _named(lab):
-    from sqlalchemy import select
-
-    from core.store.tables import Artifact, Checkpoint, Dataset, Model, Teacher
-
     with lab.database.read() as session:
         yield from session.scalars(select(Artifact.key))
         for table in (Checkpoint, Dataset, Model, Teacher):
