@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := $(PIP) --require-hashes --only-binary :all: --requirement
 UV := uv==0.13.9
 
-.PHONY: install demo up test test-all check audit sbom fuzz format docs bench gpu-check constraints lock
+.PHONY: install demo up test test-all check audit sbom fuzz chaos format docs bench gpu-check constraints lock
 
 .venv/installed: pyproject.toml locks/install.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -52,6 +52,12 @@ SEED ?=
 DATABASE ?= sqlite
 fuzz: install
 	PYTHONHASHSEED=0 CASES=$(CASES) SEED=$(SEED) DATABASE=$(DATABASE) $(BIN)/python -m pytest -n0 -m slow tests/api/test_fuzz.py -k for_long
+
+# A real stack whose processes are killed or stopped at random while jobs train: `make chaos N=100`. The seed is
+# printed; SEED= repeats one.
+N ?= 40
+chaos: install
+	$(BIN)/python -m tests.chaos --n $(N) $(if $(SEED),--seed $(SEED))
 
 format: install
 	$(BIN)/ruff format .

@@ -269,6 +269,10 @@ class StorageFailed(RunError):
     fault = "infrastructure"
 
 
+class StoredFileDamaged(StorageFailed):
+    """A stored file is not there, or not what was stored: another try gives the same, so do without it."""
+
+
 class ProcessLost(Unavailable):
     """One of the processes that train a student together ended before the others; another attempt may go well."""
 

@@ -71,6 +71,11 @@ class Settings(BaseSettings):
 
     lease_seconds: float = Field(default=20.0, gt=0, description="A worker silent for so long has lost its job.")
     heartbeat_seconds: float = Field(default=5.0, gt=0, description="How often a worker renews its lease.")
+    outage_seconds: float = Field(
+        default=120.0,
+        ge=0,
+        description="How long a running job trains on while the database is away, before it leaves its worker.",
+    )
     control_seconds: float = Field(
         default=1.0, gt=0, description="How often a running job looks for cancel, pause and stop."
     )

@@ -29,10 +29,12 @@ class Beside:
         self._thread = threading.Thread(target=self._run, args=(work,), name="beside", daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Until nothing is under way. Raises what the work raised."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Until nothing is under way, or for so long. Raises what the work raised."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                return
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from core.ids import new_id
@@ -26,6 +27,10 @@ class Context:
     def accelerator(self) -> Literal["cpu", "cuda"]:
         """What this worker claims jobs for."""
         return "cuda" if self.queue == JOB_QUEUES["cuda"] else "cpu"
+
+    def scratch(self, object_id: str, attempt: int) -> Path:
+        """The folder of one attempt: one that lost its lease may still be writing in its own."""
+        return self.settings.home.resolve() / "work" / f"{object_id}-a{attempt}"
 
     @cached_property
     def database(self) -> Database:

@@ -50,7 +50,7 @@ class Rhythm:
     """How often, how long; in seconds."""
 
     beat: float
-    lease: float
+    outage: float  # the work goes on for so long while the database is away
     force_cancel: float
     drain: float = DRAIN_SECONDS
 
@@ -107,7 +107,8 @@ class Guardian:
         except DatabaseUnavailable:
             silent = time.monotonic() - self._renewed_at
             log.warning("database.away", silent_seconds=round(silent, 1))
-            return silent < self._rhythm.lease
+            # Going on does no harm: every write needs the lease, and it is renewed if nobody took the job meanwhile.
+            return silent < self._rhythm.outage
         self._renewed_at = time.monotonic()
         return True
 

@@ -45,7 +45,7 @@ def take_next(kind: Kind) -> None:
     if row is None:
         return
     holding = Holding.of(row)
-    scratch = context.settings.home.resolve() / "work" / f"{row.id}-a{row.attempt}"
+    scratch = context.scratch(row.id, row.attempt)
     with structlog.contextvars.bound_contextvars(object_id=row.id, attempt=row.attempt):
         log.info("intake.claimed")
         guardian = Guardian(_Beat(context, kind, holding), _rhythm(context))
@@ -86,7 +86,7 @@ class _Beat:
 def _rhythm(context: Context) -> Rhythm:
     settings = context.settings
     return Rhythm(
-        beat=settings.control_seconds, lease=settings.lease_seconds, force_cancel=settings.force_cancel_seconds
+        beat=settings.control_seconds, outage=settings.outage_seconds, force_cancel=settings.force_cancel_seconds
     )
 
 

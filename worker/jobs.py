@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from core.faultpoints import passing
 from core.reporting import Control
 from core.store import jobs, workers
 from core.store.db import DatabaseUnavailable, Session
@@ -29,6 +30,7 @@ def run_next() -> None:
     attempt = Attempt.of(job)
     with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
         log.info("job.claimed")
+        passing("claim.committed")
         context.hints.changed(job.id)
         guardian = Guardian(_Beat(context, attempt), _rhythm(context))
         context.database.dispose()  # its connections must not cross the fork
@@ -91,7 +93,7 @@ class _Beat:
 def _rhythm(context: Context) -> Rhythm:
     settings = context.settings
     return Rhythm(
-        beat=settings.control_seconds, lease=settings.lease_seconds, force_cancel=settings.force_cancel_seconds
+        beat=settings.control_seconds, outage=settings.outage_seconds, force_cancel=settings.force_cancel_seconds
     )
 
 
@@ -99,7 +101,7 @@ def _see_to(context: Context, attempt: Attempt, ending: Ending, asked: Control) 
     """Write down how the attempt ended, where its process could not."""
     if ending is Ending.DONE:
         return
-    shutil.rmtree(context.settings.home / "work" / attempt.job_id, ignore_errors=True)
+    shutil.rmtree(context.scratch(attempt.job_id, attempt.attempt), ignore_errors=True)
     if ending is Ending.LEASE_LOST:
         return
     if ending is Ending.FORCED:
@@ -107,13 +109,7 @@ def _see_to(context: Context, attempt: Attempt, ending: Ending, asked: Control) 
         _write(context, lambda session: leave(session, attempt))
     else:
         max_losses = context.settings.max_losses
-        _write(context, lambda session: _give_up(session, attempt, max_losses))
-
-
-def _give_up(session: Session, attempt: Attempt, max_losses: int) -> None:
-    """Let the lease run out now: the process is dead, and nobody need wait to find that out."""
-    jobs.beat(session, attempt, -1.0)
-    jobs.expire_leases(session, max_losses)
+        _write(context, lambda session: jobs.lose(session, attempt, max_losses))
 
 
 def _write(context: Context, work: Callable[[Session], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core.faultpoints import passing
 from core.models.header import read_facts
 from core.reporting import Control, Interrupted, RunResult
 from core.spec import JobSpec
@@ -34,6 +35,8 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
             raise Interrupted(Control.CANCEL)
         stored = publish_file(context.store, f"jobs/{job.id}/a{job.attempt}/artifacts/{name}", path)
         artifacts.append(NewArtifact(name, MEDIA_TYPES.get(path.suffix, "application/octet-stream"), stored))
+        passing("artifact.published")
+    passing("artifacts.published")
     facts = read_facts(run.artifacts["config.json"].parent)
     attempt = Attempt.of(job)
 
@@ -46,5 +49,8 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
             files=[artifact.file for artifact in artifacts if artifact.name in STUDENT_FILES],
         )
         jobs.succeed(session, attempt, result=run.result, artifacts=artifacts, model_id=model.id)
+        session.flush()
+        passing("success.uncommitted")
 
     reporter.write(finish)
+    passing("success.committed")

@@ -6,12 +6,14 @@ done again in the next round.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -21,6 +23,7 @@ from core.settings import Settings
 from core.store import audit, collector, datasets, idempotency, jobs, models, projects, quotas, teachers, workers
 from core.store.artifacts import open_store
 from core.store.db import DatabaseUnavailable, open_database
+from core.store.tables import Job
 from worker import housekeeping
 
 ROW_SECONDS = 5.0
@@ -28,6 +31,29 @@ RECOUNT_SECONDS = 24 * 3600.0
 FORGET_SECONDS = 60.0  # a silent process is not listed after 15 seconds, and not remembered after this
 
 log = structlog.get_logger(__name__)
+
+
+class Listening:
+    """Whether workers have had the time to be heard: they beat again within ``grace`` seconds of an outage.
+
+    Nobody hears them while the database is away or stands still, nor while this process does.
+    """
+
+    def __init__(self, grace: float) -> None:
+        self._grace = grace
+        self._began = self._heard = -math.inf
+
+    def heard(self) -> bool:
+        """Whether a silence is to be believed, now that the database has answered."""
+        now = time.monotonic()
+        if now - self._heard > self._grace:
+            self._began = now
+        self._heard = now
+        return now - self._began >= self._grace
+
+
+class _NotHeardForLong(Exception):
+    """Take nothing back yet."""
 
 
 class Scheduler:
@@ -39,6 +65,7 @@ class Scheduler:
         self._store = open_store(settings.resolved_storage_url())
         self._hints = Hints(settings.broker_url)
         self._id = new_id("wrk")
+        self._listening = Listening(settings.heartbeat_seconds + settings.control_seconds)
         self._next: dict[str, float] = {}
 
     def round(self) -> None:
@@ -51,8 +78,12 @@ class Scheduler:
 
     def take_back(self) -> None:
         """Take back the jobs whose worker fell silent."""
-        with self._database.write() as session:
-            lost = jobs.expire_leases(session, self._settings.max_losses)
+        lost: list[Job] = []
+        with suppress(_NotHeardForLong), self._database.write() as session:
+            expired = jobs.expire_leases(session, self._settings.max_losses)
+            if not self._listening.heard():  # asked last, as the database may have stood still just now
+                raise _NotHeardForLong
+            lost = expired
         for job in lost:
             log.warning("job.taken_back", job_id=job.id, attempt=job.attempt, status=job.status, losses=job.losses)
             self._hints.changed(job.id)

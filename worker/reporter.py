@@ -1,25 +1,30 @@
 """What the engine tells, written down under the attempt that runs; what was asked of the job, told to the engine.
 
 Small things (metrics, progress) are gathered and written together about once a second, beside the training, which
-does not wait for the database; events and checkpoints are written at once, after what was gathered before. A write
-after the lease is lost raises ``LeaseLost``, which ends the process.
+does not wait for the database. Checkpoints are listed after what was gathered before: at once, or, while the database
+is away, when it is back. Events and stages are written at once. A write after the lease is lost raises ``LeaseLost``,
+which ends the process.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import structlog
 
-from core.errors import StorageFailed
+from core.errors import StorageFailed, StoredFileDamaged
+from core.faultpoints import passing
 from core.ids import new_id
 from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage
 from core.store import checkpoints, events, jobs, metrics, teachers
+from core.store.artifacts import StoredFile
 from core.store.db import DatabaseUnavailable, Session
 from core.store.leases import Attempt
+from core.store.once import Once
 from core.store.tables import Checkpoint, Job
 from worker.beside import Beside
 from worker.context import Context
@@ -28,7 +33,7 @@ from worker.files import fetch_folder, publish_folder, stored_files
 FLUSH_SECONDS = 1.0
 FLUSH_ROWS = 2_000
 MOST_ROWS = 100_000  # gathered while the database is away; then the training waits for it
-PATIENCE_SECONDS = 15.0  # with a database that is away, for what must be written
+MOST_UNLISTED = 8  # checkpoints that are published meanwhile; then the training waits
 _PAUSE_SECONDS = 0.25
 
 Value = TypeVar("Value")
@@ -48,7 +53,9 @@ class JobReporter:
         self._metrics: list[tuple[str, int, float]] = []
         self._progress: Progress | None = None
         self._flushed_at = time.monotonic()
+        self._outbox: deque[Callable[[], None]] = deque()  # is written beside the training, in this order
         self._beside = Beside()
+        self._away = False  # the database, when it was last asked
         self._training = False
 
     # --- cheap: gathered --------------------------------------------------------------------------
@@ -76,6 +83,7 @@ class JobReporter:
         """A stage begins; not for a job that is to leave its worker now. Raises ``Interrupted``."""
         self.flush()
         self.write(lambda session: jobs.start_stage(session, self._attempt, stage.value))
+        passing("stage.started")
         if (control := self.control()) in {Control.CANCEL, Control.PAUSE, Control.DRAIN}:
             raise Interrupted(control)
 
@@ -83,6 +91,7 @@ class JobReporter:
         """A stage is done."""
         self.flush()
         self.write(lambda session: jobs.finish_stage(session, self._attempt, stage.value))
+        passing("stage.finished")
 
     def event(
         self,
@@ -97,27 +106,21 @@ class JobReporter:
 
     def save_checkpoint(self, checkpoint: SavedCheckpoint) -> None:
         """Publish the files, then list them. A checkpoint that is listed is whole."""
-        self.flush()
         checkpoint_id = new_id("ckpt")
         files = publish_folder(
             self._context.store,
             checkpoint.folder,
             f"jobs/{self._attempt.job_id}/a{self._attempt.attempt}/checkpoints/{checkpoint_id}",
         )
-        saved = self.write(
-            lambda session: checkpoints.save(
-                session,
-                self._attempt,
-                track=checkpoint.track,
-                step=checkpoint.step,
-                epoch=checkpoint.epoch,
-                files=files,
-                metrics=checkpoint.metrics,
-                keep=checkpoint.keep,
-                checkpoint_id=checkpoint_id,
-            )
-        )
-        self._delete(saved.garbage)
+        passing("checkpoint.published")
+        self._put_gathered()
+        self._outbox.append(lambda: self._list(checkpoint, checkpoint_id, files))
+        self._send()
+        while self._unwritten and not (self._away and len(self._outbox) < MOST_UNLISTED):
+            self._beside.wait(_PAUSE_SECONDS)
+            self._send()
+        if not self._unwritten:
+            self._beside.wait()  # raises what was found while writing, a lost lease say
 
     def newest_checkpoint(self, track: str) -> Path | None:
         """Bring the newest whole checkpoint of a track here; what was measured after it comes again."""
@@ -135,12 +138,17 @@ class JobReporter:
 
     def find_teacher(self, recipe: str) -> Path | None:
         """Bring a teacher that some job of this project trained by the same recipe."""
-        found = self.write(lambda session: teachers.find(session, self._project_id, recipe))
-        if found is None:
+
+        def find(session: Session) -> list[StoredFile]:
+            found = teachers.find(session, self._project_id, recipe)
+            return [] if found is None else stored_files(found.files)
+
+        files = self.write(find)
+        if not files:
             return None
         try:
-            return fetch_folder(self._context.store, stored_files(found.files), self._scratch / "teachers" / recipe)
-        except StorageFailed as error:
+            return fetch_folder(self._context.store, files, self._scratch / "teachers" / recipe)
+        except StoredFileDamaged as error:
             log.warning("teacher.damaged", recipe=recipe, error=error.detail)  # trained once more, it replaces this
             return None
 
@@ -148,51 +156,102 @@ class JobReporter:
         """Publish a trained teacher for every later job with the same recipe."""
         prefix = f"teachers/{self._project_id}/{recipe}/{self._attempt.job_id}-a{self._attempt.attempt}"
         files = publish_folder(self._context.store, folder, prefix)
+        passing("teacher.published")
         self.write(lambda session: teachers.keep(session, self._attempt, recipe, files))
+        passing("teacher.kept")
 
     # --- what the runner needs too ------------------------------------------------------------------
 
     def flush(self) -> None:
         """Have all that was gathered written. Raises as :meth:`write` does."""
-        self._write_gathered()
-        self._beside.wait()
+        self._put_gathered()
+        self._empty_outbox()
 
     def write(self, work: Callable[[Session], Value]) -> Value:
-        """Do ``work`` in one transaction, again and again while the database is away for a moment; tell who follows.
+        """Do ``work`` once, in one transaction, whenever the database is there; then tell who follows.
 
-        Raises ``LeaseLost``; ``DatabaseUnavailable`` after ``PATIENCE_SECONDS``.
+        Raises ``LeaseLost``; ``DatabaseUnavailable`` where it is away for longer than ``OUTAGE_SECONDS``.
         """
-        self._beside.wait()
+        self._empty_outbox()
         return self._written(work)
 
     # --- inside -----------------------------------------------------------------------------------
 
     def _written(self, work: Callable[[Session], Value]) -> Value:
-        ends = time.monotonic() + PATIENCE_SECONDS
+        ends = time.monotonic() + self._context.settings.outage_seconds
+        once = Once(self._context.database, work)
         while True:
             try:
-                with self._context.database.write() as session:
-                    value = work(session)
+                value = once.attempt()
                 break
             except DatabaseUnavailable:
+                self._away = True
                 if time.monotonic() > ends:
                     raise
                 time.sleep(_PAUSE_SECONDS)
+        self._away = False
         self._context.hints.changed(self._attempt.job_id)
         return value
 
     def _flush_if_due(self) -> None:
         due = len(self._metrics) >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS
-        if due and (not self._beside.busy or len(self._metrics) >= MOST_ROWS):
-            self._write_gathered()
+        if len(self._metrics) >= MOST_ROWS:
+            self.flush()
+        elif due and not self._beside.busy:
+            self._put_gathered()
+            self._send()
 
-    def _write_gathered(self) -> None:
-        """Start writing what was gathered, after what is being written."""
+    def _put_gathered(self) -> None:
+        """Let what was gathered be the next thing to be written."""
         rows, progress = self._metrics, self._progress
         self._metrics, self._progress = [], None
         self._flushed_at = time.monotonic()
         if rows or progress is not None:
-            self._beside.start(lambda: self._written(lambda session: self._store(session, rows, progress)))
+            self._outbox.append(lambda: self._written(lambda session: self._store(session, rows, progress)))
+
+    def _send(self) -> None:
+        """Have the outbox written beside the training, unless that is under way. Raises what that raised before."""
+        if self._outbox and not self._beside.busy:
+            self._beside.start(self._write_outbox)
+
+    @property
+    def _unwritten(self) -> bool:
+        return bool(self._outbox) or self._beside.busy
+
+    def _write_outbox(self) -> None:
+        while self._outbox:
+            self._outbox.popleft()()
+
+    def _empty_outbox(self) -> None:
+        """Wait until all of the outbox is written. Raises as :meth:`write` does."""
+        self._beside.wait()
+        while self._outbox:
+            self._send()
+            self._beside.wait()
+
+    def _list(self, checkpoint: SavedCheckpoint, checkpoint_id: str, files: Sequence[StoredFile]) -> None:
+        """Name a published checkpoint, and delete the files of those that it outdates."""
+
+        def save(session: Session) -> checkpoints.Saved:
+            saved = checkpoints.save(
+                session,
+                self._attempt,
+                track=checkpoint.track,
+                step=checkpoint.step,
+                epoch=checkpoint.epoch,
+                files=files,
+                metrics=checkpoint.metrics,
+                keep=checkpoint.keep,
+                checkpoint_id=checkpoint_id,
+            )
+            session.flush()
+            passing("checkpoint.uncommitted")
+            return saved
+
+        saved = self._written(save)
+        passing("checkpoint.named")
+        self._delete(saved.garbage)
+        passing("checkpoint.superseded")
 
     def _store(self, session: Session, rows: list[tuple[str, int, float]], progress: Progress | None) -> None:
         if rows:
@@ -205,7 +264,7 @@ class JobReporter:
         folder = self._scratch / "checkpoints" / checkpoint.id
         try:
             return fetch_folder(self._context.store, stored_files(checkpoint.files), folder)
-        except StorageFailed as error:
+        except StoredFileDamaged as error:
             log.warning("checkpoint.damaged", checkpoint=checkpoint.id, error=error.detail)
             self._delete(self.write(lambda session: checkpoints.discard(session, self._attempt, checkpoint.id)))
             return None

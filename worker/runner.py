@@ -5,7 +5,6 @@ Imported by a job worker's pool process before any job comes; it runs no tensor 
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,9 @@ import structlog
 import torch
 
 from core import inspection, pipeline
-from core.errors import PotstillError, Unavailable
+from core.disk import REFUSALS, why
+from core.errors import PotstillError, StorageFailed, Unavailable
+from core.faultpoints import passing
 from core.methods import implementation
 from core.reporting import Control, Interrupted
 from core.spec import JobSpec, parse_job_spec
@@ -46,7 +47,7 @@ def warm_up() -> None:
 def run_job(context: Context, job: Job, control: Callable[[], Control]) -> int:
     """Run the attempt that ``job`` was claimed for; its exit status, 0 where the database says how it ended."""
     attempt = Attempt.of(job)
-    scratch = context.settings.home.resolve() / "work" / job.id
+    scratch = context.scratch(job.id, job.attempt)
     reporter = JobReporter(context, job, scratch, control)
     try:
         try:
@@ -69,10 +70,13 @@ def run_job(context: Context, job: Job, control: Callable[[], Control]) -> int:
 
 def _run(context: Context, job: Job, scratch: Path, reporter: JobReporter) -> None:
     attempt = Attempt.of(job)
-    shutil.rmtree(scratch, ignore_errors=True)  # a lost attempt's; what counts of it is in the store
+    for earlier in range(1, job.attempt + 1):  # what counts of a lost attempt is in the store
+        shutil.rmtree(context.scratch(job.id, earlier), ignore_errors=True)
     scratch.mkdir(mode=0o700, parents=True)
+    passing("attempt.begun")
     spec = parse_job_spec(job.spec)
     inputs = Inputs.gather(context, job, spec, scratch)
+    passing("inputs.gathered")
     spec = _resolved(context, job, spec, inputs, reporter)
     workspace = inputs.workspace(context, scratch)
     result = pipeline.run(spec, workspace, reporter)
@@ -124,8 +128,8 @@ def describe(error: Exception) -> dict[str, str]:
             code, message = error.code, error.detail
         case torch.OutOfMemoryError() | MemoryError():
             code, message = "out_of_memory", "There was not enough memory; a smaller batch or model needs less."
-        case OSError() if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            code, message = "storage_failed", "The disk is full; the job can be retried once there is room."
+        case OSError() if error.errno in REFUSALS:
+            code, message = StorageFailed.code, f"This machine's disk failed the job: {why(error)}."
         case _:
             code, message = "internal_error", f"{type(error).__name__}: {error}"
     return {"code": code, "message": message[:_MESSAGE_LENGTH]}

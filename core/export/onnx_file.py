@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from core.data.pixels import Images
+from core.disk import writing
 from core.errors import ExportMismatch
+from core.faultpoints import passing
 from core.models.built import BuiltModel
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def export_onnx(student: BuiltModel, path: Path, *, samples_NCHW: Images, classe
     """Write ``path``, whole or not at all, and return the largest difference of a logit on real pictures.
 
     Raises:
+        StorageFailed: The disk refuses.
         ExportMismatch: torch cannot express the network in ONNX, or ONNX Runtime answers otherwise.
     """
     module = student.module.cpu().eval()
@@ -48,9 +51,11 @@ def export_onnx(student: BuiltModel, path: Path, *, samples_NCHW: Images, classe
         with torch.inference_mode():
             expected = module(inputs)
         difference = _check(beside, inputs, expected)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with writing(path.name):
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            passing("onnx.written")
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
     return difference
@@ -101,7 +106,8 @@ def _write(
             "classes": json.dumps(list(classes) if classes is not None else None, ensure_ascii=False),
         }
     )
-    program.save(str(path), external_data=False)
+    with writing(path.name):
+        program.save(str(path), external_data=False)
 
 
 def _check(path: Path, inputs: Tensor, expected: Tensor) -> float:

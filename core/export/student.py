@@ -13,6 +13,7 @@ from core.data.pixels import Images
 from core.export.card import model_card
 from core.export.onnx_file import ABSOLUTE, PARITY_IMAGES, RELATIVE, export_onnx
 from core.export.report import build_report
+from core.faultpoints import passing
 from core.models.weights import CONFIG, WEIGHTS, load_folder, write_whole
 from core.spec import JobSpec
 
@@ -70,4 +71,5 @@ def export_student(
     report = build_report(spec=spec, dataset=dataset, result=result, details=measured, stages=stages)
     write_whole(folder / CARD, card.encode())
     write_whole(folder / REPORT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+    passing("student.exported")
     return files | {CARD: folder / CARD, REPORT: folder / REPORT}

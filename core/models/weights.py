@@ -14,12 +14,15 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.models import get_pretrained_cfg
 from timm.models._input import _get_global_pool
 from torch import Tensor, nn
 
+from core.disk import writing
 from core.errors import InvalidSpec, WeightsMismatch
+from core.faultpoints import passing
 from core.models import catalog
 from core.models.arguments import check_arguments, square_size
 from core.models.built import BuiltModel
@@ -199,24 +202,29 @@ def check_upload(
 
 
 def write_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's weights and buffers as safetensors, whole or not at all."""
+    """Write a module's weights and buffers as safetensors, whole or not at all. Raises ``StorageFailed``."""
     # Tied tensors are written once for each name: safetensors refuses shared memory.
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     beside = path.with_name(f".{path.name}.part")
-    save_file(state, beside, metadata={"format": "pt"})
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with writing(path.name, SafetensorError):
+        save_file(state, beside, metadata={"format": "pt"})
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        passing("weights.written")
+        beside.replace(path)
+        passing("weights.renamed")
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there, so that it is whole or absent."""
+    """Write a file beside its place and move it there, so that it is whole or absent. Raises ``StorageFailed``."""
     beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with writing(path.name):
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        passing("file.written")
+        beside.replace(path)
 
 
 def _first(what: str, names: Sequence[str]) -> str:

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
-from core.errors import StorageFailed
+from core.disk import why
+from core.errors import StorageFailed, StoredFileDamaged
+from core.faultpoints import passing
 
 _CHUNK = 1024 * 1024
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # no part begins with a dot, so none is `.` or `..`
@@ -64,7 +66,11 @@ class Listed:
 
 
 class ArtifactStore(Protocol):
-    """Where files live. Raises ``StorageFailed``; ``ValueError`` for a key that could leave the store."""
+    """Where files live. Raises ``StorageFailed``; ``ValueError`` for a key that could leave the store.
+
+    ``StoredFileDamaged`` says that a file is gone or is not what was stored, and nothing else: a store that is full,
+    read-only or out of reach has lost nothing.
+    """
 
     def put(self, key: str, source: Path | BinaryIO) -> StoredFile:
         """Publish a file: whole under its key, or not there."""
@@ -130,14 +136,16 @@ class LocalArtifactStore:
         try:
             with _failing(key):
                 size, digest = _copy(source, partial)
+                passing("store.copied")
                 _move(partial, target)
+                passing("store.moved")
         finally:
             partial.unlink(missing_ok=True)
         return StoredFile(key, size, digest)
 
     def measure(self, key: str) -> StoredFile:
         """Read a file back and hash what is really there."""
-        with _failing(key), self._path(key).open("rb") as file:
+        with _reading(key), self._path(key).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
             return StoredFile(key, os.fstat(file.fileno()).st_size, digest.hexdigest())
 
@@ -145,18 +153,21 @@ class LocalArtifactStore:
         """Copy a file to a local path (whole or not there), checked against ``sha256`` if given."""
         partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         try:
-            with _failing(key):
+            with _reading(key):
+                source = self._path(key).open("rb")
+            with source, _failing(key):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _, digest = _copy(self._path(key), partial, durable=False)
+                _, digest = _copy(source, partial, durable=False)
                 if sha256 is not None and digest != sha256:
-                    raise StorageFailed(f"The stored file {key} is not what was stored (its sha256 differs).")
+                    raise StoredFileDamaged(f"The stored file {key} is not what was stored (its sha256 differs).")
+                passing("store.fetched")
                 partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
 
     def open(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes from ``start``, in chunks. Raises at once where there is no such file."""
-        with _failing(key):
+        with _reading(key):
             file = self._path(key).open("rb")
             file.seek(start)
         return _chunks(file, length)
@@ -227,10 +238,17 @@ class LocalArtifactStore:
 def _failing(key: str) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError as error:
-        raise StorageFailed(f"The stored file {key} is not there.") from error
     except OSError as error:
-        raise StorageFailed(f"The artefact store failed at {key}: {error.strerror or error}.") from error
+        raise StorageFailed(f"The artefact store failed at {key}: {why(error)}.") from error
+
+
+@contextmanager
+def _reading(key: str) -> Iterator[None]:
+    with _failing(key):
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StoredFileDamaged(f"The stored file {key} is not there.") from error
 
 
 def _copy(source: Path | BinaryIO, target: Path, *, durable: bool = True) -> tuple[int, str]:

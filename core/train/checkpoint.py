@@ -19,7 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from core.disk import writing
 from core.errors import StorageFailed
+from core.faultpoints import passing
 from core.train.ema import Ema
 
 MODEL_FILE = "model.safetensors"
@@ -42,13 +44,9 @@ class Trained:
 
 
 def write_checkpoint(folder: Path, trained: Trained, *, step: int) -> None:
-    """Write a checkpoint after ``step`` steps: beside ``folder`` first, then renamed."""
-    beside = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    """Write a checkpoint after ``step`` steps: beside ``folder`` first, then renamed. Raises ``StorageFailed``."""
     # A copy of each tensor, as safetensors refuses weights that share storage.
     exported = {name: tensor.detach().clone() for name, tensor in trained.exported_weights().items()}
-    save_file(exported, beside / MODEL_FILE, metadata={"format": "pt"})
     state: dict[str, Any] = {
         "format": _FORMAT,
         "step": step,
@@ -58,7 +56,20 @@ def write_checkpoint(folder: Path, trained: Trained, *, step: int) -> None:
     if trained.ema is not None:
         state["ema_updates"] = trained.ema.num_updates
         state["student"] = trained.student.state_dict()
+    # torch says RuntimeError where the disk refuses.
+    with writing(f"The checkpoint at step {step}", SafetensorError, RuntimeError):
+        _write(folder, exported, state)
+    passing("checkpoint.renamed")
+
+
+def _write(folder: Path, exported: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    beside = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    save_file(dict(exported), beside / MODEL_FILE, metadata={"format": "pt"})
+    passing("checkpoint.weights")
     torch.save(state, beside / STATE_FILE)
+    passing("checkpoint.written")
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
 

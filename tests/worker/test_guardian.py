@@ -13,7 +13,7 @@ from core.store.leases import LeaseLost
 from worker.flags import DRAIN
 from worker.guardian import Ending, Guardian, Rhythm
 
-FAST = Rhythm(beat=0.05, lease=0.4, force_cancel=0.3, drain=0.3)
+FAST = Rhythm(beat=0.05, outage=0.4, force_cancel=0.3, drain=0.3)
 
 
 def until_asked(control, wanted=None, seconds=10.0):
@@ -111,7 +111,7 @@ def test_a_database_that_is_away_for_a_moment_costs_nothing():
     assert Guardian(beat, FAST).run(until_asked) is Ending.DONE
 
 
-def test_a_database_that_is_away_for_longer_than_the_lease_ends_the_work():
+def test_a_database_that_is_away_for_longer_than_the_work_may_go_on_ends_it():
     def away():
         raise DatabaseUnavailable("away")
 

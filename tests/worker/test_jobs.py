@@ -76,7 +76,7 @@ def test_the_lease_is_renewed_while_the_job_runs(service, working):
 
 def test_a_deaf_job_is_killed_and_cancelled(service, working, monkeypatch):
     job = service.job()
-    monkeypatch.setattr(worker_jobs, "_rhythm", lambda _: worker_jobs.Rhythm(beat=0.05, lease=20, force_cancel=0.2))
+    monkeypatch.setattr(worker_jobs, "_rhythm", lambda _: worker_jobs.Rhythm(beat=0.05, outage=20, force_cancel=0.2))
 
     def work(context, job, _control):
         with context.database.write() as session:
@@ -154,3 +154,14 @@ def test_a_job_that_was_given_to_somebody_else_is_left_alone(service, working):
 
     seen = service.see(job)
     assert (seen.status, seen.attempt, seen.worker_id) == ("running", 2, "wrk_other")
+
+
+def test_the_end_of_one_process_takes_nothing_from_others(service, working):
+    """Its own job is given up at once; another one's lease may only have had no chance to be renewed."""
+    other = service.claimed(lease_seconds=-1)
+    job = service.job()
+    working(lambda _context, _job, _control: 1)
+    worker_jobs.run_next()
+
+    assert (service.see(job).status, service.see(job).losses) == ("queued", 1)
+    assert service.see(other).status == "running"

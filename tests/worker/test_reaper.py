@@ -6,14 +6,16 @@ import time
 import pytest
 
 from core.settings import Settings
-from core.store import audit, datasets, keys, quotas, workers
+from core.store import audit, datasets, jobs, keys, quotas, workers
 from worker import housekeeping
-from worker.reaper import Scheduler
+from worker.reaper import Listening, Scheduler
 
 
 @pytest.fixture
 def scheduler(service):
+    """One that has listened for long."""
     scheduler = Scheduler(service.settings)
+    scheduler._listening = Listening(grace=0.0)
     yield scheduler
     scheduler.close()
 
@@ -35,6 +37,34 @@ def test_a_job_whose_worker_beats_is_left_alone(service, scheduler):
     scheduler.round()
 
     assert service.see(job).status == "running"
+
+
+def test_a_scheduler_that_has_just_begun_to_listen_takes_nothing_back_yet(service):
+    """The database may have been away until now; a worker that trained on has its job's lease renewed meanwhile."""
+    job = service.claimed(lease_seconds=-1)
+    scheduler = Scheduler(service.settings)
+    grace = scheduler._listening = Listening(grace=0.5)
+    scheduler.round()
+    assert service.see(job).status == "running"
+
+    service.do(jobs.beat, jobs.Attempt.of(job), 20.0)
+    grace._grace = 0.0
+    scheduler.round()
+    scheduler.close()
+
+    assert (service.see(job).status, service.see(job).losses) == ("running", 0)
+
+
+def test_a_database_that_was_away_is_listened_to_again_before_anything_is_taken_back(service, scheduler, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("worker.reaper.time.monotonic", lambda: clock[0])
+    listening = Listening(grace=6.0)
+    heard = []
+    for moment in (100.0, 103.0, 106.0, 107.0, 130.0, 133.0, 136.0):  # nothing was heard from 107 to 130
+        clock[0] = moment
+        heard.append(listening.heard())
+
+    assert heard == [False, False, True, True, False, False, True]
 
 
 def test_a_queued_job_is_announced_once_until_the_message_is_taken(service, scheduler):
@@ -70,6 +100,7 @@ def test_leases_are_taken_back_while_the_broker_is_away(service):
     job = service.claimed(lease_seconds=-1)
     away = Settings(home=service.settings.home, broker_url="redis://127.0.0.1:1/0")
     scheduler = Scheduler(away)
+    scheduler._listening = Listening(grace=0.0)
     scheduler.round()
     scheduler.close()
 

@@ -4,8 +4,10 @@ import threading
 
 import pytest
 
+from core.errors import StorageFailed
 from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage
 from core.store import checkpoints, events, jobs, metrics, teachers
+from core.store.db import Database, DatabaseUnavailable
 from core.store.leases import LeaseLost
 from worker.reporter import JobReporter
 
@@ -212,3 +214,84 @@ def test_the_students_first_step_is_told_once_and_at_once(service, job, reporter
 
     types = [event.type for event in service.ask(events.list_events, service.project, job.id).items]
     assert types.count("training.started") == 1
+
+
+class Outage:
+    """The database of a process, which is away between ``begin`` and ``end``."""
+
+    def __init__(self, database: Database, monkeypatch) -> None:
+        self.away = False
+        self.asked = threading.Event()
+        write = database.write
+
+        def refused_while_away():
+            if self.away:
+                self.asked.set()
+                raise DatabaseUnavailable("away")
+            return write()
+
+        monkeypatch.setattr(database, "write", refused_while_away)
+
+
+@pytest.fixture
+def outage(service, monkeypatch):
+    return Outage(service.context.database, monkeypatch)
+
+
+def test_the_training_goes_on_while_the_database_is_away_and_everything_is_there_afterwards(
+    service, job, reporter, tmp_path, monkeypatch, outage, database
+):
+    monkeypatch.setattr("worker.reporter.FLUSH_SECONDS", 0.0)
+    reporter.metrics(1, {"train/loss": 1.0})
+    outage.away = True
+    for step in range(2, 40):
+        reporter.metrics(step, {"train/loss": 1.0 / step})
+        if step % 10 == 0:
+            reporter.save_checkpoint(saved(tmp_path, step))
+    assert outage.asked.is_set()
+    with database.read() as session:
+        assert checkpoints.list_checkpoints(session, service.project, job.id).items == []
+    outage.away = False
+    reporter.flush()
+
+    assert [step for step, _ in series(service, job)["train/loss"]] == list(range(1, 40))
+    listed = service.ask(checkpoints.list_checkpoints, service.project, job.id).items
+    assert [one.step for one in listed] == [30, 20]
+    told = [event.data.get("step") for event in service.ask(events.list_events, service.project, job.id).items]
+    assert told[-3:] == [10, 20, 30]
+
+
+def test_only_so_many_checkpoints_wait_for_the_database(service, job, reporter, tmp_path, monkeypatch, outage):
+    monkeypatch.setattr("worker.reporter.MOST_UNLISTED", 2)
+    outage.away = True
+    reporter.save_checkpoint(saved(tmp_path, 10))
+    threading.Timer(1.0, lambda: setattr(outage, "away", False)).start()
+    for step in (20, 30, 40):
+        reporter.save_checkpoint(saved(tmp_path, step))  # waits until the database is back
+
+    assert outage.away is False
+
+
+def test_a_database_that_stays_away_ends_the_attempt(service, job, reporter, monkeypatch, outage):
+    settings = service.context.settings.model_copy(update={"outage_seconds": 0.3})
+    monkeypatch.setattr(service.context, "settings", settings)
+    outage.away = True
+
+    with pytest.raises(DatabaseUnavailable):
+        reporter.event("probe.passed", "It fits.")
+
+
+def test_a_full_disk_is_no_damage_so_the_checkpoint_stays_listed(service, job, reporter, tmp_path, monkeypatch):
+    reporter.save_checkpoint(saved(tmp_path, 10))
+    service.do(jobs.hand_back, jobs.Attempt.of(job))
+    _, second = again(service, tmp_path)
+
+    def full(*_args, **_options):
+        raise StorageFailed("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.context.store, "fetch", full)
+        with pytest.raises(StorageFailed, match="full"):
+            second.newest_checkpoint("distill")
+
+    assert second.newest_checkpoint("distill") is not None

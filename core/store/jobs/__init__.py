@@ -20,7 +20,7 @@ from core.store.jobs.attempts import (
     succeed,
 )
 from core.store.jobs.moves import cancel, next_actions, pause, resume, retry, stop
-from core.store.jobs.queue import WORKER_LOST, claim, claimable, expire_leases, waiting
+from core.store.jobs.queue import WORKER_LOST, claim, claimable, expire_leases, lose, waiting
 from core.store.jobs.records import create, delete, get, get_artifact, get_for, list_artifacts, list_jobs
 from core.store.leases import Attempt, Flags, LeaseLost
 
@@ -48,6 +48,7 @@ __all__ = [
     "hand_back",
     "list_artifacts",
     "list_jobs",
+    "lose",
     "next_actions",
     "pause",
     "paused",

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from core.store import events
 from core.store.db import utc_now
 from core.store.jobs.rows import NO_FLAGS, landed, landing, off_worker
-from core.store.leases import change_where
+from core.store.leases import Attempt, change_where, hold
 from core.store.owners import Project
 from core.store.tables import Job, is_now
 
@@ -173,6 +173,11 @@ def expire_leases(session: Session, max_losses: int, *, worker_id: str | None = 
         .execution_options(populate_existing=True)
     )
     return [_take_back(session, job, max_losses) for job in session.scalars(statement).all()]
+
+
+def lose(session: Session, attempt: Attempt, max_losses: int) -> Job:
+    """Take back a job whose process is known to be dead; nobody need wait for its lease. Raises ``LeaseLost``."""
+    return _take_back(session, hold(session, attempt), max_losses)
 
 
 def _take_back(session: Session, job: Job, max_losses: int) -> Job:

@@ -75,7 +75,7 @@ def test_a_publication_that_breaks_off_leaves_nothing(store, root):
                 raise OSError(28, "No space left on device")
             return super().read(size)
 
-    with pytest.raises(StorageFailed, match="No space left"):
+    with pytest.raises(StorageFailed, match="the disk is full"):
         store.put(KEY, Broken(CONTENT))
 
     assert store.size(KEY) is None

@@ -1,0 +1,1 @@
+"""Attacks on a service that promises to lose nothing."""

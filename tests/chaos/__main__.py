@@ -1,0 +1,98 @@
+"""``python -m tests.chaos --n N --seed S``: N hits at random on a running stack, and what became of them.
+
+Exits with 1 if anything was not as promised (docs/reliability.md). The seed is printed first; it repeats the order of
+the hits and their moments, as far as a machine repeats anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import secrets
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.chaos.kills import CARDS, Attack, Hit
+from tests.chaos.stack import Stack
+
+
+def main() -> int:
+    options = _options()
+    cards = [card for card in CARDS if card[0] in options.targets and card[1] in options.signals]
+    _say(f"seed {options.seed}: {options.n} hits")
+    with _home() as home:
+        stack = Stack(home)
+        hits: list[Hit] = []
+        try:
+            stack.start()
+            attack = Attack(stack, random.Random(options.seed), epochs=options.epochs, say=_say)
+            attack.prepare()
+            began = time.monotonic()
+            for hit in attack.hits(options.n, cards):
+                hits.append(hit)
+            seconds = time.monotonic() - began
+            problems = attack.problems()
+        finally:
+            left = stack.stop()
+        problems += [f"a process was left: {line}" for line in left]
+        problems += [f"{hit.target} {hit.signal}, {hit.job}: {hit.problem}" for hit in hits if not hit.recovered]
+        if problems:
+            _say(f"the logs are kept: {shutil.copytree(home, Path(tempfile.mkdtemp(prefix='chaos-failed-')) / 'home')}")
+    _say(table(hits))
+    _say(f"{len(hits)} hits in {seconds:.0f} s, on {len({hit.job for hit in hits})} jobs")
+    for problem in problems:
+        _say(f"NOT AS PROMISED: {problem}")
+    if options.json:
+        report = {"seed": options.seed, "seconds": seconds, "hits": [asdict(hit) for hit in hits], "problems": problems}
+        options.json.write_text(json.dumps(report, indent=1))
+    return 1 if problems else 0
+
+
+def table(hits: list[Hit]) -> str:
+    """By target and signal: hits, how many were overcome, and how fast (seconds)."""
+    lines = ["| target | signal | hits | recovered | median s | worst s |", "| --- | --- | --- | --- | --- | --- |"]
+    for target, how in CARDS:
+        of = [hit for hit in hits if (hit.target, hit.signal) == (target, how)]
+        took = [hit.seconds for hit in of if hit.seconds is not None]
+        if of:
+            times = f"{statistics.median(took):.1f} | {max(took):.1f}" if took else "- | -"
+            lines.append(f"| {target} | {how} | {len(of)} | {sum(hit.recovered for hit in of)} | {times} |")
+    return "\n".join(lines)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--n", type=int, default=10, help="hits")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32))
+    parser.add_argument("--epochs", type=int, default=600, help="of each job")
+    parser.add_argument("--targets", type=lambda text: text.split(","), default=sorted({card[0] for card in CARDS}))
+    parser.add_argument("--signals", type=lambda text: text.split(","), default=sorted({card[1] for card in CARDS}))
+    parser.add_argument("--json", type=Path, help="write every hit to this file")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def _home() -> Iterator[Path]:
+    """A folder for the stack, which goes with it."""
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    try:
+        yield folder / "home"
+    finally:
+        shutil.rmtree(folder)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
