@@ -36,8 +36,9 @@ from api.telemetry import Telemetry
 from api.uploads import FORM_OVERHEAD_BYTES
 from core.queue import Hints
 from core.settings import Settings, load_settings
-from core.store.artifacts import ArtifactStore, open_store
+from core.store.artifacts import ArtifactStore
 from core.store.db import Database, open_database
+from core.store.place import open_store
 
 _STALE_SECONDS = 24 * 3600  # an upload that is older was left by a process that died
 

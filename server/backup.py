@@ -24,9 +24,10 @@ from sqlalchemy.orm import Session
 
 from core.errors import PotstillError, StorageFailed
 from core.settings import Settings
-from core.store.artifacts import ArtifactStore, StoredFile, check_key, open_store
+from core.store.artifacts import ArtifactStore, StoredFile, check_key
 from core.store.engine import is_sqlite, make_engine, sqlite_file
 from core.store.named import named_files
+from core.store.place import open_store
 from server.claim import claimed
 
 SQLITE_FILE = "potstill.db"  # as in a home, so that a backup is one

@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 from api.app import create_app
 from core.queue import Hints
 from core.settings import Settings
-from core.store.artifacts import open_store
 from core.store.db import open_database
+from core.store.place import open_store
 from server.method_pages import method_pages
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

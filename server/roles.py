@@ -40,7 +40,7 @@ def serve_api(host: str, port: int) -> None:
 
     from api.app import create_app
     from core.queue import Hints
-    from core.store.artifacts import open_store
+    from core.store.place import open_store
     from core.store.db import open_database
 
     app = create_app(

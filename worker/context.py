@@ -10,8 +10,9 @@ from typing import Literal
 from core.ids import new_id
 from core.queue import JOB_QUEUES, Hints
 from core.settings import Settings
-from core.store.artifacts import ArtifactStore, open_store
+from core.store.artifacts import ArtifactStore
 from core.store.db import Database, open_database
+from core.store.place import open_store
 
 
 class Context:

@@ -21,8 +21,8 @@ from core.ids import new_id
 from core.queue import INGEST_QUEUE, JOB_QUEUES, Hints
 from core.settings import Settings
 from core.store import audit, collector, datasets, idempotency, jobs, models, projects, quotas, teachers, workers
-from core.store.artifacts import open_store
 from core.store.db import DatabaseUnavailable, open_database
+from core.store.place import open_store
 from core.store.tables import Job
 from worker import housekeeping
 

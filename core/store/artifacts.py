@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
-from urllib.parse import unquote, urlsplit
 
 from core.disk import why
 from core.errors import StorageFailed, StoredFileDamaged
@@ -101,18 +100,6 @@ class ArtifactStore(Protocol):
 
     def remove_partials(self, older_than_seconds: float) -> int:
         """Delete what was never published whole; returns how many files."""
-
-
-def open_store(url: str) -> ArtifactStore:
-    """Open the store of a URL: ``file:///folder``, or ``s3://bucket/prefix``. Raises ``ValueError`` for any other."""
-    parts = urlsplit(url)
-    if parts.scheme == "file" and not parts.netloc and parts.path:
-        return LocalArtifactStore(Path(unquote(parts.path)))
-    if parts.scheme == "s3" and parts.netloc and not parts.query:
-        from core.store.s3 import S3ArtifactStore  # only where it is used: most installations have no bucket
-
-        return S3ArtifactStore(parts.netloc, unquote(parts.path).strip("/"))
-    raise ValueError(f"STORAGE_URL must be file:///an/absolute/folder or s3://bucket/prefix, not {url!r}")
 
 
 def check_key(key: str) -> str:

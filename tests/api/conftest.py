@@ -25,11 +25,12 @@ from core.queue import Hints
 from core.reporting import Progress
 from core.settings import Settings
 from core.store import checkpoints, datasets, jobs, keys, models, projects
-from core.store.artifacts import ArtifactStore, open_store
+from core.store.artifacts import ArtifactStore
 from core.store.db import Database, migrate, open_database
 from core.store.intake import Holding
 from core.store.jobs import NewArtifact
 from core.store.leases import Attempt
+from core.store.place import open_store
 
 VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
 

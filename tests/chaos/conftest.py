@@ -16,8 +16,9 @@ from api.app import create_app
 from core.queue import Hints
 from core.settings import Settings
 from core.store import checkpoints, jobs, keys, projects
-from core.store.artifacts import ArtifactStore, open_store
+from core.store.artifacts import ArtifactStore
 from core.store.db import Database, migrate, open_database
+from core.store.place import open_store
 from core.store.tables import Teacher
 from tests.chaos.specs import small_job
 from tests.chaos.workbench import Workbench

@@ -17,8 +17,8 @@ import psutil
 
 from core.settings import Settings
 from core.store import collector
-from core.store.artifacts import open_store
 from core.store.db import open_database
+from core.store.place import open_store
 from tests.chaos.logs import (
     assert_each_attempt_has_its_turn,
     assert_it_went_on_from_its_checkpoint,

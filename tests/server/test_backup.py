@@ -14,11 +14,11 @@ import pytest
 
 from core.settings import Settings
 from core.store import checkpoints, collector, datasets, jobs, projects
-from core.store.artifacts import open_store
 from core.store.db import migrate, open_database
 from core.store.intake import Holding
 from core.store.jobs import Attempt, NewArtifact
 from core.store.named import named_files
+from core.store.place import open_store
 from server.backup import BackupFailed, back_up
 from server.claim import CannotStart, claimed
 

@@ -8,8 +8,9 @@ import pytest
 
 from core.settings import Settings
 from core.store import datasets, intake, jobs, projects
-from core.store.artifacts import StoredFile, open_store
+from core.store.artifacts import StoredFile
 from core.store.db import migrate, open_database
+from core.store.place import open_store
 from worker import context as worker_context
 
 

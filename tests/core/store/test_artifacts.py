@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from core.errors import StorageFailed
-from core.store.artifacts import LocalArtifactStore, StoredFile, open_store
+from core.store.artifacts import LocalArtifactStore, StoredFile
+from core.store.place import open_store
 
 CONTENT = os.urandom(3_000_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -5,9 +5,9 @@ import io
 import pytest
 
 from core.store import collector, datasets, jobs, models, teachers
-from core.store.artifacts import open_store
 from core.store.jobs import Attempt, NewArtifact
 from core.store.models import ModelFacts
+from core.store.place import open_store
 
 FACTS = ModelFacts(
     architecture="vit", arguments={}, num_classes=2, channels=1, image_size=8, parameters=1, size_bytes=4

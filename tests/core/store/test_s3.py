@@ -10,7 +10,8 @@ from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 
 from core.errors import StorageFailed
-from core.store.artifacts import StoredFile, open_store
+from core.store.artifacts import StoredFile
+from core.store.place import open_store
 from core.store.s3 import S3ArtifactStore
 
 CONTENT = os.urandom(3_000_000)
