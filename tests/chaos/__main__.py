@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import random
 import secrets
 import shutil
@@ -24,8 +25,9 @@ from tests.chaos.kills import CARDS, Attack, Hit
 from tests.chaos.stack import Stack
 
 
-def main() -> int:
-    options = _options()
+def main(arguments: list[str] | None = None) -> int:
+    """Run the hits; 1 if anything was not as promised."""
+    options = _options(arguments)
     cards = [card for card in CARDS if card[0] in options.targets and card[1] in options.signals]
     _say(f"seed {options.seed}: {options.n} hits")
     with _home() as home:
@@ -36,7 +38,7 @@ def main() -> int:
             attack = Attack(stack, random.Random(options.seed), epochs=options.epochs, say=_say)
             attack.prepare()
             began = time.monotonic()
-            for hit in attack.hits(options.n, cards):
+            for hit in attack.hits(options.n, cards, options.seconds):
                 hits.append(hit)
             seconds = time.monotonic() - began
             problems = attack.problems()
@@ -68,15 +70,16 @@ def table(hits: list[Hit]) -> str:
     return "\n".join(lines)
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--n", type=int, default=10, help="hits")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32))
+    parser.add_argument("--seconds", type=float, default=math.inf, help="no hit comes later than this after the first")
     parser.add_argument("--epochs", type=int, default=600, help="of each job")
     parser.add_argument("--targets", type=lambda text: text.split(","), default=sorted({card[0] for card in CARDS}))
     parser.add_argument("--signals", type=lambda text: text.split(","), default=sorted({card[1] for card in CARDS}))
     parser.add_argument("--json", type=Path, help="write every hit to this file")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 @contextlib.contextmanager

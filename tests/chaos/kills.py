@@ -32,7 +32,7 @@ STOPPED_SECONDS = LEASE_SECONDS + 1.5
 RECOVERY_SECONDS = 60.0
 JOB_SECONDS = 300.0
 CHECKPOINT_EPOCHS = 5
-LATEST_HIT = 0.7  # of the job's steps: what is hit must have something left to do
+LATEST_HIT = 0.8  # of the job's steps: what is hit must have something left to do
 MOMENT_SECONDS = 1.0  # a hit comes at a random moment of so long
 
 # A job loses its worker to these, and to nothing else. Who trains goes on while the others are away, and where its own
@@ -98,10 +98,13 @@ class Attack:
         self._calm = self._weights(calm)
         self._say(f"undisturbed: {time.monotonic() - began:.0f} s, model.safetensors {self._calm[:16]}…")
 
-    def hits(self, number: int, cards: list[tuple[str, str]]) -> Iterator[Hit]:
-        """So many hits; each card comes once before any comes again."""
+    def hits(self, number: int, cards: list[tuple[str, str]], seconds: float) -> Iterator[Hit]:
+        """So many hits, as far as they fit into the time; each card comes once before any comes again."""
+        ends = time.monotonic() + seconds
         deck: list[tuple[str, str]] = []
         for _ in range(number):
+            if time.monotonic() > ends:
+                return
             if not deck:
                 deck = self._draw.sample(cards, len(cards))
             target, how = deck.pop()

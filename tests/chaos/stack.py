@@ -20,7 +20,7 @@ READY_SECONDS = 90.0
 STOP_SECONDS = 45.0
 PART_SECONDS = 20.0  # for a process to be there again
 LEASE_SECONDS = 4.0
-ORPHAN_SECONDS = 10.0
+ORPHAN_SECONDS = 8.0
 
 # Everything that takes its time in production is quick here, so that a hit takes seconds.
 HASTE = {
