@@ -21,9 +21,10 @@ REFUSALS = {
 @contextmanager
 def writing(what: str, *also: type[Exception]) -> Iterator[None]:
     """Raise ``StorageFailed`` where ``what`` cannot be written. ``also``: what a library raises instead of OSError."""
+    refusals: tuple[type[Exception], ...] = (OSError, *also)
     try:
         yield
-    except (OSError, *also) as error:
+    except refusals as error:
         raise StorageFailed(f"{what} cannot be written: {why(error)}.") from error
 
 

@@ -20,7 +20,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from core.errors import StorageFailed
+from core.errors import StorageFailed, StoredFileDamaged
 from core.store.artifacts import Listed, StoredFile, check_key
 
 _CHUNK = 1024 * 1024
@@ -84,7 +84,7 @@ class S3ArtifactStore:
                         out.write(chunk)
                         digest.update(chunk)
                 if sha256 is not None and digest.hexdigest() != sha256:
-                    raise StorageFailed(f"The stored file {key} is not what was stored (its sha256 differs).")
+                    raise StoredFileDamaged(f"The stored file {key} is not what was stored (its sha256 differs).")
                 partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ class S3ArtifactStore:
         check_key(key)
         size = self.size(key)
         if size is None:
-            raise StorageFailed(f"The stored file {key} is not there.")
+            raise StoredFileDamaged(f"The stored file {key} is not there.")
         end = size if length is None else min(size, start + length)
         if start >= end:
             return iter(())
