@@ -188,6 +188,13 @@ class Attack:
                 return job
             time.sleep(0.05)
 
+    def _is_replaced(self, target: str, victims: list[psutil.Process]) -> bool:
+        """Whether another process has the part of one that was killed."""
+        if not victims:
+            return True
+        found = self._stack.look_for(target)
+        return found is not None and found.pid not in {process.pid for process in victims}
+
     def _answers_again(self, target: str, since: datetime) -> bool:
         match target:
             case "api":
@@ -204,7 +211,7 @@ class Attack:
                     for one in listed["data"]
                 )
             case _:
-                return self._stack.ready()
+                return self._stack.whole()
 
     # --- jobs ---------------------------------------------------------------------------------------
 

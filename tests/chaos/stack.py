@@ -99,9 +99,10 @@ class Stack:
 
         ``worker`` talks to the broker, ``pool`` claims a job and watches over it, ``job`` trains.
         """
-        return self.until(lambda: self._look_for(part), PART_SECONDS, f"no process is {part}")
+        return self.until(lambda: self.look_for(part), PART_SECONDS, f"no process is {part}")
 
-    def _look_for(self, part: str) -> psutil.Process | None:
+    def look_for(self, part: str) -> psutil.Process | None:
+        """As :meth:`find`, without patience."""
         for process in self.everything():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 if part == self._part(process):
@@ -130,6 +131,11 @@ class Stack:
 
     def ready(self) -> bool:
         return self._answers("GET", "/readyz", 200)
+
+    def whole(self) -> bool:
+        """Ready, and with a broker and an inspector that are there."""
+        found = self.look("/readyz")
+        return found is not None and found["degraded"] == []
 
     def alive(self) -> bool:
         return self._answers("GET", "/healthz", 200)

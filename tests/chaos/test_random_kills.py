@@ -9,7 +9,7 @@ SEED = 7
 
 def test_hits_on_a_running_stack_cost_nothing_but_time(tmp_path, capsys):
     report = tmp_path / "report.json"
-    arguments = ["--n", "3", "--seed", str(SEED), "--epochs", "40", "--json", str(report)]
+    arguments = ["--n", "3", "--seed", str(SEED), "--epochs", "30", "--json", str(report)]
     status = main([*arguments, "--targets", "pool,job,scheduler", "--signals", "SIGKILL"])
     told = capsys.readouterr().out
 
