@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.chaos.parts import Postgres
+
 READY_SECONDS = 90.0
 STOP_SECONDS = 45.0
 PART_SECONDS = 20.0  # for a process to be there again
@@ -36,9 +38,13 @@ HASTE = {
 class Stack:
     """``potstill-server up`` on a folder, through deaths and restarts."""
 
-    def __init__(self, home: Path, **environment: str) -> None:
+    def __init__(self, home: Path, postgres: Postgres | None = None) -> None:
         self.home = home
-        self._environment = {**os.environ, **HASTE, **environment}
+        self.postgres = postgres  # SQLite without it
+        self.database_url = postgres.url if postgres is not None else ""
+        self._environment = {**os.environ, **HASTE}
+        if postgres is not None:
+            self._environment["POTSTILL_DATABASE_URL"] = postgres.url
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
@@ -48,7 +54,9 @@ class Stack:
     # --- its life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start it and wait until it is ready."""
+        """Start it and wait until it is ready; its database too, after a power cut."""
+        if self.postgres is not None and not self.postgres.runs():
+            self.postgres.start()
         self.home.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-P", "-m", "server", "up", "--home", str(self.home), "--port", str(self._port)]
         with (self.home / "up.log").open("ab") as log:
@@ -61,6 +69,8 @@ class Stack:
     def cut_power(self) -> None:
         """Kill every process at once."""
         everything = self.everything()
+        if self.postgres is not None:
+            self.postgres.kill()
         for process in everything:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

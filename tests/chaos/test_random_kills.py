@@ -14,7 +14,7 @@ def test_hits_on_a_running_stack_cost_nothing_but_time(tmp_path, capsys):
     told = capsys.readouterr().out
 
     assert status == 0, told
-    assert told.startswith(f"seed {SEED}: 3 hits")
+    assert told.startswith(f"seed {SEED}: 3 hits, sqlite")
     found = json.loads(report.read_text())
     assert {hit["target"]: hit["attempt_after"] - hit["attempt"] for hit in found["hits"]} == {
         "pool": 1,
