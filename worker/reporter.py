@@ -119,6 +119,8 @@ class JobReporter:
         while self._unwritten and not (self._away and len(self._outbox) < MOST_UNLISTED):
             self._beside.wait(_PAUSE_SECONDS)
             self._send()
+        if not self._unwritten:
+            self._beside.wait()  # raises what was found while writing, a lost lease say
 
     def newest_checkpoint(self, track: str) -> Path | None:
         """Bring the newest whole checkpoint of a track here; what was measured after it comes again."""

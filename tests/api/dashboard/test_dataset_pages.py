@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 
-from api.dashboard.rendering import SECURITY_HEADERS
+from api.headers import PAGE_HEADERS
 from core.store import datasets
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
@@ -44,7 +44,7 @@ def test_an_empty_list_says_how_to_begin(browser):
     page = browser.get("/datasets")
 
     assert "No datasets yet" in page.text
-    assert {name: page.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    assert {name: page.headers[name] for name in PAGE_HEADERS} == PAGE_HEADERS
     assert not re.findall(r"<script(?![^>]*\ssrc=)[^>]*>|<style|\sstyle=|\son\w+=|javascript:", page.text)
 
 

@@ -30,6 +30,7 @@ WORKER_SIDE = {
     "jobs.current": jobs.current,
     "jobs.flags": jobs.flags,
     "jobs.beat": lambda s, a: jobs.beat(s, a, 60),
+    "jobs.lose": lambda s, a: jobs.lose(s, a, 3),
     "jobs.set_spec": lambda s, a: jobs.set_spec(s, a, {"stale": True}),
     "jobs.start_stage": lambda s, a: jobs.start_stage(s, a, "distill"),
     "jobs.finish_stage": lambda s, a: jobs.finish_stage(s, a, "distill"),

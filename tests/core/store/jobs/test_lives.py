@@ -41,6 +41,7 @@ CONTRACT = {
 # Everything that a worker may write.
 WRITES = {
     "beat": lambda s, attempt: jobs.beat(s, attempt, 60),
+    "lose": lambda s, attempt: jobs.lose(s, attempt, 3),
     "event": lambda s, attempt: events.append(s, attempt, "stale", "stale"),
     "spec": lambda s, attempt: jobs.set_spec(s, attempt, {"stale": True}),
     "stage": lambda s, attempt: jobs.start_stage(s, attempt, "evaluate"),
