@@ -53,11 +53,11 @@ DATABASE ?= sqlite
 fuzz: install
 	PYTHONHASHSEED=0 CASES=$(CASES) SEED=$(SEED) DATABASE=$(DATABASE) $(BIN)/python -m pytest -n0 -m slow tests/api/test_fuzz.py -k for_long
 
-# A real stack whose processes are killed or stopped at random while jobs train: `make chaos N=100`. The seed is
-# printed; SEED= repeats one.
+# A real stack whose processes are killed or stopped at random while jobs train: `make chaos N=100`, on SQLite or with
+# DATABASE=postgresql, which is killed and stopped too. The seed is printed; SEED= repeats one.
 N ?= 40
 chaos: install
-	$(BIN)/python -m tests.chaos --n $(N) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos --n $(N) --database $(DATABASE) $(if $(SEED),--seed $(SEED))
 
 format: install
 	$(BIN)/ruff format .

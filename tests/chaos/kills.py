@@ -29,10 +29,11 @@ from tests.chaos.stack import LEASE_SECONDS, ORPHAN_SECONDS, Stack
 
 SIGKILL, SIGSTOP = "SIGKILL", "SIGSTOP"
 STOPPED_SECONDS = LEASE_SECONDS + 1.5
+AWAY_SECONDS = 2.0  # a database that is started again by hand
 RECOVERY_SECONDS = 60.0
 JOB_SECONDS = 300.0
 CHECKPOINT_EPOCHS = 5
-LATEST_HIT = 0.7  # of the job's steps: what is hit must have something left to do
+LATEST_HIT = 0.8  # of the job's steps: what is hit must have something left to do
 MOMENT_SECONDS = 1.0  # a hit comes at a random moment of so long
 
 # A job loses its worker to these, and to nothing else. Who trains goes on while the others are away, and where its own
@@ -46,6 +47,7 @@ CARDS = [
     ),
     ("everything", SIGKILL),
 ]
+CARDS_OF_POSTGRESQL = [("postgres", SIGKILL), ("postgres", SIGSTOP)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,13 @@ class Attack:
         self._calm = self._weights(calm)
         self._say(f"undisturbed: {time.monotonic() - began:.0f} s, model.safetensors {self._calm[:16]}…")
 
-    def hits(self, number: int, cards: list[tuple[str, str]]) -> Iterator[Hit]:
-        """So many hits; each card comes once before any comes again."""
+    def hits(self, number: int, cards: list[tuple[str, str]], seconds: float) -> Iterator[Hit]:
+        """So many hits, as far as they fit into the time; each card comes once before any comes again."""
+        ends = time.monotonic() + seconds
         deck: list[tuple[str, str]] = []
         for _ in range(number):
+            if time.monotonic() > ends:
+                return
             if not deck:
                 deck = self._draw.sample(cards, len(cards))
             target, how = deck.pop()
@@ -127,13 +132,13 @@ class Attack:
 
     def _hit(self, target: str, how: str, after_seconds: float) -> Hit:
         job = self._job_to_hit()
-        victims = [] if target == "everything" else [self._stack.find(target)]
+        victims = self._victims(target)
         time.sleep(after_seconds)
         checkpoint = self._newest_checkpoint(job)
         before = self._stack.get(f"/v1/jobs/{job}")
         assert (before["status"], before["stage"]) == ("running", "distill"), before
         began, began_at = time.monotonic(), datetime.now(UTC)
-        self._strike(victims, how)
+        self._strike(target, victims, how)
         seen, seconds, problem = _Seen(job, before), None, ""
         try:
             self._stack.until(
@@ -154,10 +159,19 @@ class Attack:
         self._say(_line(hit))
         return hit
 
-    def _strike(self, victims: list[psutil.Process], how: str) -> None:
-        if not victims:
+    def _victims(self, target: str) -> list[psutil.Process]:
+        if target == "everything":
+            return self._stack.everything()
+        return self._stack.postgres.processes() if target == "postgres" else [self._stack.find(target)]
+
+    def _strike(self, target: str, victims: list[psutil.Process], how: str) -> None:
+        if target == "everything":
             self._stack.cut_power()
             self._stack.start()
+        elif (target, how) == ("postgres", SIGKILL):
+            self._stack.postgres.kill()
+            time.sleep(AWAY_SECONDS)
+            self._stack.postgres.start()
         elif how == SIGKILL:
             for process in victims:
                 process.kill()
@@ -185,6 +199,13 @@ class Attack:
                 return job
             time.sleep(0.05)
 
+    def _is_replaced(self, target: str, victims: list[psutil.Process]) -> bool:
+        """Whether another process has the part of one that was killed."""
+        if target in {"everything", "postgres"}:
+            return True
+        found = self._stack.look_for(target)
+        return found is not None and found.pid not in {process.pid for process in victims}
+
     def _answers_again(self, target: str, since: datetime) -> bool:
         match target:
             case "api":
@@ -201,7 +222,7 @@ class Attack:
                     for one in listed["data"]
                 )
             case _:
-                return self._stack.ready()
+                return self._stack.whole()
 
     # --- jobs ---------------------------------------------------------------------------------------
 
@@ -245,7 +266,7 @@ class Attack:
     def _leftovers(self) -> list[str]:
         """Files that nothing names: folders of attempts, files that were being written, stored ones without a row."""
         home = self._stack.home
-        settings = Settings(home=home)
+        settings = Settings(home=home, database_url=self._stack.database_url)
         work = [str(path.relative_to(home)) for path in (home / "work").glob("*")]
         partial = [str(path.relative_to(home)) for path in home.rglob("*.partial/*")]
         beside = [str(path.relative_to(home)) for path in home.rglob("*.partial") if path.is_file()]

