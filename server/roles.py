@@ -40,8 +40,8 @@ def serve_api(host: str, port: int) -> None:
 
     from api.app import create_app
     from core.queue import Hints
-    from core.store.place import open_store
     from core.store.db import open_database
+    from core.store.place import open_store
 
     app = create_app(
         settings, open_database(settings), open_store(settings.resolved_storage_url()), Hints(settings.broker_url)
