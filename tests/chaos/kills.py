@@ -1,4 +1,10 @@
-"""Hits on a running stack, at random, and what has to be true after each and after all of them."""
+"""Hits on a running stack, at random, and what has to be true after each and after all of them.
+
+Of each hit: the job trained when it came; a new attempt where the job lost its worker and none elsewhere; no step below
+the newest checkpoint that was there; the job got on, and what was hit answers again, by another process if killed.
+At the end: every job succeeded with the weights of an undisturbed run, a gapless log with one turn an attempt, no file
+that nothing names, no process.
+"""
 
 from __future__ import annotations
 
