@@ -26,6 +26,7 @@ from tests.chaos.workbench import Workbench
 WORKER_LOST_AFTER = 3
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks, also where this folder alone is run
 def pytest_collection_modifyitems(items):
     """What shares a workbench stays on one xdist worker."""
     for item in items:
