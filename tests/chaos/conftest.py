@@ -26,14 +26,6 @@ from tests.chaos.workbench import Workbench
 WORKER_LOST_AFTER = 3
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks, also where this folder alone is run
-def pytest_collection_modifyitems(items):
-    """What shares a workbench stays on one xdist worker."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group(f"chaos-{item.path.stem}"))
-
-
 @dataclass
 class Lab:
     """What a test sees: HTTP as a client, the store through its interface, and the worker's lives."""

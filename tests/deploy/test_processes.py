@@ -9,7 +9,7 @@ import pytest
 PROCESSES = ("api", "worker", "ingest", "inspector", "scheduler")
 VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.stack]
+pytestmark = pytest.mark.stack
 
 
 def until(client, path, done):

@@ -22,10 +22,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 def pytest_collection_modifyitems(items):
-    """Every test of this folder shares the one stack, so they stay on one xdist worker."""
+    """Every test of this folder talks to a running stack."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("stack"))
             item.add_marker(pytest.mark.stack)
 
 
