@@ -75,6 +75,7 @@ class JobReporter:
     def stage_started(self, stage: Stage) -> None:
         """A stage begins; not for a job that is to leave its worker now. Raises ``Interrupted``."""
         self.flush()
+        log.info("stage.started", stage=stage.value)
         self.write(lambda session: jobs.start_stage(session, self._attempt, stage.value))
         if (control := self.control()) in {Control.CANCEL, Control.PAUSE, Control.DRAIN}:
             raise Interrupted(control)
@@ -93,6 +94,7 @@ class JobReporter:
         data: Mapping[str, Any] | None = None,
     ) -> None:
         """Add to the job's log."""
+        log.info(type, message=message)
         self.write(lambda session: events.append(session, self._attempt, type, message, level=level, data=data))
 
     def save_checkpoint(self, checkpoint: SavedCheckpoint) -> None:
@@ -117,6 +119,7 @@ class JobReporter:
                 checkpoint_id=checkpoint_id,
             )
         )
+        log.info("checkpoint.saved", track=checkpoint.track, step=checkpoint.step)
         self._delete(saved.garbage)
 
     def newest_checkpoint(self, track: str) -> Path | None:

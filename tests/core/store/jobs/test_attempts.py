@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from core.faults import Cause
 from core.reporting import Progress
 from core.spec.facts import ModelFacts
 from core.store import checkpoints, events, jobs, metrics, models, teachers
@@ -38,6 +39,7 @@ WORKER_SIDE = {
     "jobs.paused": jobs.paused,
     "jobs.cancelled": jobs.cancelled,
     "jobs.fail": lambda s, a: jobs.fail(s, a, {"code": "stale", "message": "stale"}),
+    "jobs.lose": lambda s, a: jobs.lose(s, a, Cause("stale", "stale", "service"), 3),
     "jobs.succeed": lambda s, a: jobs.succeed(s, a, result={"stale": True}, artifacts=[]),
     "events.append": lambda s, a: events.append(s, a, "stale", "stale"),
     "metrics.insert": lambda s, a: metrics.insert(s, a, [("train/loss", 1, 1.0)]),
