@@ -6,18 +6,21 @@ FROM python:${PYTHON_VERSION}-slim AS base
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PATH=/opt/potstill/bin:$PATH
 RUN python -m venv /opt/potstill
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml README.md ./
+COPY locks locks
 
 FROM base AS api-build
+RUN pip install --require-hashes --only-binary :all: --requirement locks/api.txt
 COPY api api
 COPY core core
 COPY worker worker
 COPY server server
 COPY client client
 COPY migrations migrations
-RUN pip install --constraint constraints.txt '.[api]'
+RUN pip install --no-deps --no-build-isolation '.[api]'
 
 FROM base AS worker-build
+RUN pip install --require-hashes --only-binary :all: --requirement locks/worker.txt
 COPY api api
 COPY core core
 COPY potstill_models potstill_models
@@ -25,7 +28,7 @@ COPY worker worker
 COPY server server
 COPY client client
 COPY migrations migrations
-RUN pip install --constraint constraints.txt '.[worker]'
+RUN pip install --no-deps --no-build-isolation '.[worker]'
 
 FROM python:${PYTHON_VERSION}-slim AS runtime
 ENV PYTHONUNBUFFERED=1 PATH=/opt/potstill/bin:$PATH POTSTILL_HOME=/var/lib/potstill

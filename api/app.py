@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -11,21 +12,26 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.types import Scope
 
-from api import architectures, health, methods, openapi, problems, reference, workers
+from api import architectures, audit, health, methods, openapi, problems, reference, usage, workers
 from api.auth import Gate
 from api.bodies import MAX_JSON_BYTES
+from api.dashboard.dataset_pages import router as datasets_page_router
 from api.dashboard.endpoints import router as dashboard_router
 from api.dashboard.session import signing_secret
 from api.datasets import endpoints as datasets
 from api.deps import ServiceParts
 from api.edge import Edge
+from api.headers import StrictTransport
 from api.inspector import Inspector
 from api.jobs import endpoints as jobs
 from api.jobs import files as job_files
+from api.keys import endpoints as keys
 from api.live import Live
 from api.models import endpoints as models
+from api.rates import Rates
 from api.telemetry import Telemetry
 from api.uploads import FORM_OVERHEAD_BYTES
 from core.queue import Hints
@@ -36,16 +42,20 @@ from core.store.db import Database, open_database
 _STALE_SECONDS = 24 * 3600  # an upload that is older was left by a process that died
 
 _ROUTERS = (
+    jobs.router,  # first, as a path is looked for in one after the other, and jobs are polled
+    job_files.router,
     health.router,
     datasets.router,
     architectures.router,
     models.router,
     methods.router,
-    jobs.router,
-    job_files.router,
+    keys.router,
+    usage.router,
+    audit.router,
     workers.router,
     reference.router,
     dashboard_router,
+    datasets_page_router,
 )
 _UPLOAD_PATHS = frozenset({"/v1/datasets", "/v1/models"})
 
@@ -61,7 +71,8 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, hin
         inspector=Inspector(hints, seconds=settings.inspect_seconds),
         live=Live(settings.broker_url),
         telemetry=Telemetry(),
-        gate=Gate(database, secret),
+        gate=Gate(database, secret, wrong_keys_per_minute=settings.rate_wrong_keys_per_minute),
+        rates=Rates(settings),
         cookie_secret=secret,
     )
     app = FastAPI(
@@ -72,6 +83,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, hin
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
+        telemetry=_telemetry(),
     )
     app.state.parts = parts
     problems.install(app)
@@ -79,6 +91,8 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, hin
     for router in _ROUTERS:
         app.include_router(router)
     app.add_middleware(Edge, observe=parts.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings))
+    if settings.behind_tls:
+        app.add_middleware(StrictTransport)
     return app
 
 
@@ -106,7 +120,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+        await parts.rates.aclose()
         await parts.hints.aclose()
+
+
+def _telemetry() -> TelemetryConfig:
+    """FastAPI's own traces, for whoever runs us with OpenTelemetry; else it would look for it at every request."""
+    on = any(name.startswith("OTEL_") for name in os.environ)
+    return {"tracing": on, "metrics": on, "logs": on}
 
 
 def _body_limit(scope: Scope, settings: Settings) -> int:

@@ -14,6 +14,8 @@ from core.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/architectures", tags=["models"])
 
+_NO_NUL = r"^[^\x00]*$"  # declared here, refused below with a better word than a pattern's
+
 
 class ArchitectureOut(Out):
     """One timm architecture."""
@@ -32,7 +34,10 @@ class ArchitectureOut(Out):
 async def list_architectures(
     _: Reader,
     parts: Parts,
-    search: Annotated[str, Query(max_length=200, description="Words that the name must have.")] = "",
+    search: Annotated[
+        str,
+        Query(max_length=200, json_schema_extra={"pattern": _NO_NUL}, description="Words that the name must have."),
+    ] = "",
     limit: Limit = 20,
 ) -> Page[ArchitectureOut]:
     """The architectures whose name matches, best first; with no match, the nearest names."""

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -19,12 +20,11 @@ from api.deps import ServiceParts
 from api.problems import problems
 from api.schemas import Out
 from core.errors import IdempotencyKeyReused, InvalidRequest, PotstillError, RequestInFlight
-from core.store import idempotency
+from core.store import audit, idempotency
 from core.store.db import DatabaseUnavailable, Session
 from core.store.keys import Caller
 
 REPLAYED = "Idempotent-Replayed"
-_CREATED = {"job": "job.created", "dataset": "dataset.created", "model": "model.created"}
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 log = structlog.get_logger(__name__)
@@ -66,11 +66,14 @@ async def answer_once(
     request: Any,
     prepare: Callable[[], Awaitable[Make]],
     status: int,
+    action: str = "create",
+    shown_once: frozenset[str] = frozenset(),
 ) -> Response:
     """Create something and answer it, or repeat the answer that this key had before.
 
     ``request`` is all that makes this request what it is, as JSON. ``prepare`` checks it and returns what
-    creates the object; that and the record of the answer are one transaction.
+    creates the object; that, the record of the answer and the entry of the audit log are one transaction.
+    Fields that are ``shown_once`` are kept nowhere: they are null when the answer is repeated.
     """
     new: idempotency.New | None = None
     if key is not None:
@@ -80,13 +83,15 @@ async def answer_once(
         new = begun
     try:
         make = await prepare()
-        body = await to_thread.run_sync(_make, parts, make, new, status)
+        create = partial(_make, parts, who, make, new=new, status=status, action=action, shown_once=shown_once)
+        body = await to_thread.run_sync(create)
     except BaseException:
         if new is not None:
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(_abandon, parts, new)
         raise
-    log.info(_CREATED[body["object"]], id=body["id"], project_id=who.project_id)
+    event = f"{body['object']}.created"
+    log.info(event, id=body["id"], project_id=who.project_id)
     return JSONResponse(body, status)
 
 
@@ -95,11 +100,21 @@ def _begin(parts: ServiceParts, who: Caller, key: str, fingerprint: str) -> idem
         return idempotency.begin(session, who.project_id, key, fingerprint)
 
 
-def _make(parts: ServiceParts, make: Make, new: idempotency.New | None, status: int) -> dict[str, Any]:
+def _make(
+    parts: ServiceParts,
+    who: Caller,
+    make: Make,
+    *,
+    new: idempotency.New | None,
+    status: int,
+    action: str,
+    shown_once: frozenset[str],
+) -> dict[str, Any]:
     with parts.database.write() as session:
         body = make(session).model_dump(mode="json")
+        audit.record(session, who, f"{body['object']}.{action}", body["id"])
         if new is not None:
-            idempotency.finish(session, new, status, body)
+            idempotency.finish(session, new, status, {**body, **dict.fromkeys(shown_once)})
     return body
 
 

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import Depends, Query, Request, Security
-from fastapi.security import HTTPBearer
+from fastapi import Depends, Query, Request
 
 from api.auth import Caller, Gate
+from api.guesses import client_address
 from api.inspector import Inspector
 from api.live import Live
+from api.rates import Rates, class_of
 from api.telemetry import Telemetry
 from core.errors import Forbidden
 from core.queue import Hints
 from core.settings import Settings
+from core.store import audit
 from core.store.artifacts import ArtifactStore
-from core.store.db import Database
+from core.store.db import Database, Session
 
 __all__ = [
+    "Admin",
     "After",
     "Caller",
     "Limit",
     "Parts",
     "Reader",
-    "RecalledReader",
     "ServiceParts",
     "Writer",
     "caller",
     "reader",
+    "recalled_reader",
     "writer",
 ]
 
@@ -49,6 +54,7 @@ class ServiceParts:
     live: Live
     telemetry: Telemetry
     gate: Gate
+    rates: Rates
     cookie_secret: str
 
     @property
@@ -56,8 +62,20 @@ class ServiceParts:
         """Where uploads are while they arrive."""
         return self.settings.home / "incoming"
 
+    @contextmanager
+    def change(self, who: Caller, action: str, object_id: str | None) -> Iterator[Session]:
+        """A unit of work that changes something on the caller's behalf, and says so in the audit log.
 
-# Those below that wait for nothing are `async` all the same: FastAPI sends every other one through the thread pool.
+        Raises what :meth:`Database.write` raises. Nothing is written where the block raises.
+        """
+        with self.database.write() as session:
+            yield session
+            audit.record(session, who, action, object_id)
+
+
+# What waits for nothing is `async` all the same: FastAPI sends every other one through the thread pool. And each takes
+# the request alone: a dependency of a dependency costs FastAPI as much as all that we do to answer a poll. That the
+# operations need a key, `api.openapi` declares.
 
 
 async def service_parts(request: Request) -> ServiceParts:
@@ -66,41 +84,52 @@ async def service_parts(request: Request) -> ServiceParts:
     return parts
 
 
-Parts = Annotated[ServiceParts, Depends(service_parts)]
-
-# For OpenAPI alone: the header is read in api.auth, which knows the dashboard's cookie too.
-_bearer = HTTPBearer(auto_error=False, scheme_name="api_key", description="`Authorization: Bearer ps_…`")
-
-
-async def caller(request: Request, parts: Parts, _: Annotated[object, Security(_bearer)]) -> Caller:
-    """Whoever sent the request. Raises :class:`NotAuthenticated`."""
-    return await to_thread.run_sync(parts.gate.identify, request)
+async def caller(request: Request) -> Caller:
+    """Whoever sent the request. Raises :class:`NotAuthenticated`, :class:`RateLimited`."""
+    parts = await service_parts(request)
+    who = await to_thread.run_sync(parts.gate.identify, request)
+    await parts.rates.require(who.key_id, class_of(request))
+    return who
 
 
-async def reader(who: Annotated[Caller, Depends(caller)]) -> Caller:
-    """A caller who may read. Raises :class:`Forbidden`."""
-    return _with_scope(who, "read")
+async def reader(request: Request) -> Caller:
+    """A caller who may read. Raises :class:`NotAuthenticated`, :class:`Forbidden`."""
+    return _with_scope(await caller(request), "read")
 
 
-async def recalled_reader(request: Request, parts: Parts, _: Annotated[object, Security(_bearer)]) -> Caller:
+async def recalled_reader(request: Request) -> Caller:
     """A caller who might read when last asked about: whoever takes this looks at the key again, with what it reads.
 
-    Raises :class:`NotAuthenticated`, :class:`Forbidden`.
+    Raises :class:`NotAuthenticated`, :class:`Forbidden`, :class:`RateLimited`.
     """
+    parts = await service_parts(request)
     who = parts.gate.recall(request)
     if who is None:
-        who = await to_thread.run_sync(parts.gate.identify, request)
+        who = await caller(request)
+    elif not parts.rates.spend(who.key_id, "reads"):
+        await parts.rates.require(who.key_id, "reads")
     return _with_scope(who, "read")
 
 
-async def writer(who: Annotated[Caller, Depends(caller)]) -> Caller:
-    """A caller who may change things. Raises :class:`Forbidden`."""
-    return _with_scope(who, "write")
+async def writer(request: Request) -> Caller:
+    """A caller who may change things. Raises :class:`NotAuthenticated`, :class:`Forbidden`."""
+    return from_request(_with_scope(await caller(request), "write"), request)
 
 
+async def admin(request: Request) -> Caller:
+    """A caller who may manage keys. Raises :class:`NotAuthenticated`, :class:`Forbidden`."""
+    return from_request(_with_scope(await caller(request), "admin"), request)
+
+
+def from_request(who: Caller, request: Request) -> Caller:
+    """The caller with what the audit log says of a change: in which request, and from where."""
+    return replace(who, request_id=request.scope["state"]["request_id"], client_address=client_address(request))
+
+
+Parts = Annotated[ServiceParts, Depends(service_parts)]
 Reader = Annotated[Caller, Depends(reader)]
-RecalledReader = Annotated[Caller, Depends(recalled_reader)]
 Writer = Annotated[Caller, Depends(writer)]
+Admin = Annotated[Caller, Depends(admin)]
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="At most so many.")]
 After = Annotated[
@@ -109,8 +138,6 @@ After = Annotated[
 
 
 def _with_scope(who: Caller, scope: str) -> Caller:
-    # admin includes write includes read
-    enough = {"read": {"read", "write", "admin"}, "write": {"write", "admin"}}[scope]
-    if not enough & set(who.scopes):
+    if not who.may(scope):
         raise Forbidden(f"This needs a key with the scope {scope}; this one has {', '.join(who.scopes) or 'none'}.")
     return who

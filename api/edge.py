@@ -18,7 +18,7 @@ from core.errors import PayloadTooLarge
 from core.ids import new_id
 
 REQUEST_ID = "X-Request-Id"
-_USABLE_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_USABLE_ID = re.compile(r"(?!ps_)[A-Za-z0-9_.:-]{1,64}")  # and not the beginning of somebody's key
 _QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 log = structlog.get_logger(__name__)
@@ -91,6 +91,7 @@ class _Answer:
             headers = MutableHeaders(raw=list(message.get("headers", [])))
             headers[REQUEST_ID] = self._request_id
             headers.setdefault("X-Content-Type-Options", "nosniff")
+            headers.setdefault("Cache-Control", "no-store")  # what a key opens is nobody else's to keep
             message = {**message, "headers": headers.raw}
         await self._send(message)
 

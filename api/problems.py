@@ -26,9 +26,11 @@ from core.errors import (
     PayloadTooLarge,
     PotstillError,
     RangeNotSatisfiable,
+    RateLimited,
     RequestInFlight,
     Unavailable,
 )
+from core.redaction import redact
 from core.spec.document import NOT_AVAILABLE
 from core.spec.parse import did_you_mean, pointer
 
@@ -66,13 +68,15 @@ def problem(error: PotstillError, request: Request) -> Response:
         "type": problem_type(error.code),
         "title": error.title,
         "status": error.status,
-        "detail": error.detail[:_DETAIL_CHARACTERS],
+        "detail": redact(error.detail[:_DETAIL_CHARACTERS]),
         "code": error.code,
         "request_id": request_id(request),
-        "errors": [{"pointer": e.pointer, "detail": e.detail[:_DETAIL_CHARACTERS]} for e in error.errors],
+        "errors": [
+            {"pointer": redact(e.pointer), "detail": redact(e.detail[:_DETAIL_CHARACTERS])} for e in error.errors
+        ],
     }
     return JSONResponse(
-        {**error.extra, **content}, status_code=error.status, headers=_headers(error), media_type=MEDIA_TYPE
+        {**error.extra, **content}, status_code=error.status, headers=problem_headers(error), media_type=MEDIA_TYPE
     )
 
 
@@ -86,12 +90,15 @@ def request_id(request: Request) -> str:
     return str(request.scope["state"]["request_id"])
 
 
-def _headers(error: PotstillError) -> dict[str, str]:
+def problem_headers(error: PotstillError) -> dict[str, str]:
+    """What an error says in headers, beside its document."""
     headers: dict[str, str] = {}
     if isinstance(error, NotAuthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="potstill"'
     if isinstance(error, Unavailable | RequestInFlight):
         headers["Retry-After"] = str(RETRY_SECONDS)
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(error.extra["retry_after_seconds"])
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(error.extra.get("allowed", ()))
     if isinstance(error, RangeNotSatisfiable):
@@ -108,7 +115,7 @@ def problems(*kinds: type[PotstillError]) -> dict[int | str, dict[str, Any]]:
 
 
 # What every operation under /v1 may answer.
-ALWAYS: tuple[type[PotstillError], ...] = (NotAuthenticated, Forbidden, InvalidRequest, Unavailable)
+ALWAYS: tuple[type[PotstillError], ...] = (NotAuthenticated, Forbidden, InvalidRequest, RateLimited, Unavailable)
 
 
 def _declared(status: int, kinds: Iterable[type[PotstillError]]) -> dict[str, Any]:
@@ -124,7 +131,11 @@ def _declared(status: int, kinds: Iterable[type[PotstillError]]) -> dict[str, An
         "errors": [],
     }
     schema = {"$ref": "#/components/schemas/Problem"}
-    return {"description": "\n".join(lines), "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}
+    declared = {"description": "\n".join(lines), "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+        retry = {"description": "Seconds to wait before the same request is sent again.", "schema": {"type": "integer"}}
+        declared["headers"] = {"Retry-After": retry}
+    return declared
 
 
 def _summary(kind: type[PotstillError]) -> str:

@@ -12,16 +12,14 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
+from api.headers import PAGE_HEADERS
 from api.openapi import TAGS
 from core.errors import PotstillError
 
 router = APIRouter(include_in_schema=False)
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-}
+_STYLE_HEADERS = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -35,13 +33,13 @@ def reference_page(request: Request) -> Response:
         schemas=sorted(document["components"]["schemas"].items()),
         problems=problem_kinds(),
     )
-    return HTMLResponse(content, headers=_HEADERS)
+    return HTMLResponse(content, headers=PAGE_HEADERS)
 
 
 @router.get("/docs/reference.css")
 def reference_style() -> Response:
     """How it looks."""
-    return Response((_TEMPLATES / "reference.css").read_bytes(), media_type="text/css", headers=_HEADERS)
+    return Response((_TEMPLATES / "reference.css").read_bytes(), media_type="text/css", headers=_STYLE_HEADERS)
 
 
 def problem_kinds() -> list[tuple[str, int, str, str]]:

@@ -16,8 +16,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.bodies import media_type
+from api.deps import Caller, ServiceParts
 from core.errors import FieldError, InvalidRequest, MalformedRequest, PayloadTooLarge, Unavailable, UnsupportedMedia
 from core.spec.parse import did_you_mean
+from core.store import quotas
 
 if TYPE_CHECKING:  # it exists for type checkers alone
     from python_multipart.multipart import MultipartCallbacks
@@ -81,6 +83,13 @@ async def received_form(request: Request, rules: FormRules, scratch: Path) -> As
         yield receiver.form(Path(folder.name) / "file")
     finally:
         await to_thread.run_sync(folder.cleanup)
+
+
+def admit_upload(parts: ServiceParts, who: Caller) -> int:
+    """How large a file the caller may send now. Raises :class:`QuotaExceeded` where there is no room for any."""
+    with parts.database.read() as session:
+        quotas.require_room(session, who.project_id, parts.settings)
+        return quotas.of_project(session, who.project_id, parts.settings).upload_bytes
 
 
 def is_form(request: Request) -> bool:

@@ -34,6 +34,25 @@ class Figure:
         )
 
 
+def figure(
+    question: str,
+    values: Sequence[float],
+    unit: str,
+    *,
+    goal: str | None = None,
+    detail: str = "",
+    percentile: int | None = None,
+) -> Figure:
+    """The median of what was measured, or that percentile of it."""
+    ordered = sorted(values)
+    if percentile is None:
+        value = statistics.median(ordered)
+    else:
+        value = ordered[min(len(ordered) - 1, len(ordered) * percentile // 100)]
+    spread = (round(ordered[0], 3), round(ordered[-1], 3))
+    return Figure(question, round(value, 3), unit, goal, spread, len(ordered), detail)
+
+
 def ratio(
     question: str, above: Sequence[float], below: Sequence[float], *, goal: str | None = None, detail: str = ""
 ) -> Figure:
@@ -52,10 +71,10 @@ def ratio(
 
 def keep(name: str, about: str, figures: Sequence[Figure], *, path: Path | None = None, **more: Any) -> Path:
     """Print the figures and write them beside the machine that they were taken on; ``more`` are raw measurements."""
-    for figure in figures:
-        print(figure, flush=True)
+    for each in figures:
+        print(each, flush=True)
     target = path or RESULTS / f"{name}.json"
-    document = {"about": about, "machine": machine(), "figures": [asdict(figure) for figure in figures], **more}
+    document = {"about": about, "machine": machine(), "figures": [asdict(each) for each in figures], **more}
     write_json(target, document)
     print(f"written to {target}", flush=True)
     return target

@@ -18,13 +18,12 @@ from typing import Any
 
 from sqlalchemy import create_engine, text
 
+from benchmarks.figures import Figure, figure, keep
 from benchmarks.growth_rows import FULL, Scale, fill, job_id, project_id
-from benchmarks.results import RESULTS, machine, write_json
 from core.store import events, jobs, metrics, overview
 from core.store.db import Database, Session, make_engine, migrate
 from core.store.jobs import Attempt
 
-RESULT = RESULTS / "growth.json"
 YOUNG = Scale(jobs=1_000, queued=100, running=10, metrics=20_000, long_points=10_000)
 _FIRST, _SECOND = project_id(1), project_id(2)
 _BATCH = [(name, step, 0.5) for name in ("train/loss", "train/label", "train/rate") for step in range(1, 301)]
@@ -37,14 +36,11 @@ def main(arguments: Sequence[str]) -> int:
         young = _measure(_filled(server, "young", YOUNG), YOUNG, options.repeats)
         old = _measure(_filled(server, "grown", FULL, keep=options.keep), FULL, options.repeats)
     figures = [_figure(name, goal, old[name], young[name]) for name, (_, goal) in _questions(FULL).items()]
-    write_json(RESULT, {"machine": machine(), "rows": _rows(), "figures": figures})
-    for one in figures:
-        goal = "" if one["goal"] is None else f"  (goal {one['goal']})"
-        print(f"{one['question']:<58} {one['value']:>8} ms{goal}  {one['detail']}")
+    keep("growth", (__doc__ or "").strip(), figures, path=options.out, rows=_rows())
     return 0
 
 
-def _questions(scale: Scale) -> dict[str, tuple[Callable[[Session], Any], float | None]]:
+def _questions(scale: Scale) -> dict[str, tuple[Callable[[Session], Any], str | None]]:
     """What is asked of the store, and within how many milliseconds at full size."""
     half, running = job_id(scale.jobs // 2), job_id(scale.jobs - scale.queued - 1)
 
@@ -68,7 +64,7 @@ def _questions(scale: Scale) -> dict[str, tuple[Callable[[Session], Any], float 
         ),
         "read the long series (a million points), 1,000 points": (
             lambda s: metrics.series(s, _FIRST, job_id(1), max_points=1_000),
-            100.0,
+            "≤ 100",
         ),
         "count jobs by status (all projects, for /metrics)": (overview.jobs_by_status, None),
         "count queued jobs (for GET /v1/workers)": (jobs.claimable, None),
@@ -92,17 +88,9 @@ def _measure(database: Database, scale: Scale, repeats: int) -> dict[str, list[f
     return found
 
 
-def _figure(name: str, goal: float | None, old: list[float], young: list[float]) -> dict[str, Any]:
-    before = statistics.median(young)
-    return {
-        "question": name,
-        "value": round(statistics.median(old), 2),
-        "unit": "ms",
-        "goal": goal,
-        "spread": [round(min(old), 2), round(max(old), 2)],
-        "repeats": len(old),
-        "detail": f"{before:.2f} ms with {YOUNG.jobs:,} jobs and {YOUNG.metrics:,} points",
-    }
+def _figure(question: str, goal: str | None, old: Sequence[float], young: Sequence[float]) -> Figure:
+    before = f"{statistics.median(young):.2f} ms with {YOUNG.jobs:,} jobs and {YOUNG.metrics:,} points"
+    return figure(question, old, "ms", goal=goal, detail=before)
 
 
 def _rows() -> dict[str, Any]:
@@ -154,4 +142,5 @@ def _parser() -> argparse.ArgumentParser:
         "--url", help="the postgres database of a server to use instead: postgresql+psycopg://…/postgres?…"
     )
     parser.add_argument("--keep", action="store_true", help="use what an earlier run has filled on that server")
+    parser.add_argument("--out", type=Path, help="write the result here instead")
     return parser

@@ -20,12 +20,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import RESULTS, machine, write_json
+from benchmarks.figures import Figure, figure, keep
 from client.demo import stack
 from client.sdk import Potstill
 
-RESULT = RESULTS / "latency.json"
-STEP_GOAL_MS, INSPECTOR_GOAL_MS = 250.0, 100.0
+STEP_GOAL_MS, INSPECTOR_GOAL_MS = 250, 100
 _QUICK = {"epochs": 1, "batch_size": 32, "augmentation": "none", "warmup_epochs": 0}
 _TEACHER = {
     "architecture": "vit_tiny_patch16_224",
@@ -47,16 +46,13 @@ def main(arguments: Sequence[str]) -> int:
             answers = _ask_inspector(potstill, dataset, options.questions)
             delays, parts = _send_jobs(potstill, dataset, options.jobs)
     figures = [
-        _figure("POST to the first training step, p95", delays, STEP_GOAL_MS, "kd of a small ViT, teacher found"),
-        _figure("inspector answers a spec it never saw, p95", answers, INSPECTOR_GOAL_MS, "kd, two ViTs, over HTTP"),
+        _p95("POST to the first training step, p95", delays, STEP_GOAL_MS, "kd of a small ViT, teacher found"),
+        _p95("inspector answers a spec it never saw, p95", answers, INSPECTOR_GOAL_MS, "kd, two ViTs, over HTTP"),
     ]
-    for one in figures:
-        print(f"{one['question']:<50} {one['value']:>8} ms (goal {one['goal']}) {one['spread']} {one['detail']}")
-    for name, values in parts.items():
-        print(f"  {name:<40} {statistics.median(values):8.1f} ms")
-    if not options.dry:
-        middle = {name: round(statistics.median(values), 1) for name, values in parts.items()}
-        write_json(RESULT, {"machine": machine(), "figures": figures, "milliseconds_between_events": middle})
+    middle = {name: round(statistics.median(values), 1) for name, values in parts.items()}
+    for name, value in middle.items():
+        print(f"  {name:<60} {value:8.1f} ms")
+    keep("latency", (__doc__ or "").strip(), figures, path=options.out, milliseconds_between_events=middle)
     return 0
 
 
@@ -119,17 +115,9 @@ def _seconds(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
 
 
-def _figure(question: str, values: Sequence[float], goal: float, detail: str) -> dict[str, Any]:
-    ordered = sorted(values)
-    return {
-        "question": question,
-        "value": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 1),
-        "unit": "ms",
-        "goal": goal,
-        "spread": [round(ordered[0], 1), round(ordered[-1], 1)],
-        "repeats": len(ordered),
-        "detail": f"{detail}; median {statistics.median(ordered):.0f} ms",
-    }
+def _p95(question: str, values: Sequence[float], goal_ms: int, detail: str) -> Figure:
+    median = f"{detail}; median {statistics.median(values):.0f} ms"
+    return figure(question, values, "ms", goal=f"≤ {goal_ms}", detail=median, percentile=95)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,5 +125,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=25, help="to send, one after the other")
     parser.add_argument("--questions", type=int, default=60, help="to the inspector")
     parser.add_argument("--home", type=Path, help="keep the stack's folder here instead of a temporary one")
-    parser.add_argument("--dry", action="store_true", help="write no result")
+    parser.add_argument("--out", type=Path, help="write the result here instead")
     return parser

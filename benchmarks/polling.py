@@ -9,23 +9,21 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from benchmarks.api_process import Service, free_port, process, service, wait_for
-from benchmarks.results import RESULTS, machine, write_json
+from benchmarks.figures import Figure, figure, keep, ratio
 
-RESULT = RESULTS / "polling.json"
 GOAL = 0.8
 JOBS, CONNECTIONS = 200, 16
+_PAIRS = "pairs measured in turn"
 _SCRIPT = """
 local ids = {{ {ids} }}
 local next = 0
@@ -42,19 +40,16 @@ def main(arguments: Sequence[str]) -> int:
     if shutil.which("wrk") is None:
         print("This needs wrk: apt-get install wrk")
         return 2
-    figures = []
+    figures: list[Figure] = []
     for database in options.databases.split(","):
         with tempfile.TemporaryDirectory(prefix="pg-") as folder, service(Path(folder), database) as api:
             figures += _compare(api, Path(folder), database, options.repeats, options.seconds)
-        for one in figures[-3:]:
-            print(f"{one['question']:<60} {one['value']:>9} {one['unit']}", one["spread"], one["detail"], flush=True)
-    if not options.dry:
-        on = {"jobs": JOBS, "connections": CONNECTIONS, "seconds": options.seconds}
-        write_json(RESULT, {"machine": machine(), **on, "figures": figures})
-    return 0 if all(one["goal"] is None or one["value"] >= GOAL for one in figures) else 1
+    on = {"jobs": JOBS, "connections": CONNECTIONS, "seconds": options.seconds}
+    keep("polling", (__doc__ or "").strip(), figures, path=options.out, **on)
+    return 0 if all(one.goal is None or one.value >= GOAL for one in figures) else 1
 
 
-def _compare(api: Service, folder: Path, name: str, repeats: int, seconds: float) -> list[dict[str, Any]]:
+def _compare(api: Service, folder: Path, name: str, repeats: int, seconds: float) -> list[Figure]:
     database = api.open_database()
     ids = [api.job(database) for _ in range(JOBS)]
     database.dispose()
@@ -73,11 +68,10 @@ def _compare(api: Service, folder: Path, name: str, repeats: int, seconds: float
         for _ in range(repeats):
             ours.append(_ask(api.url, script, seconds))
             theirs.append(_ask(bare, script, seconds))
-    ratios = [round(one / other, 3) for one, other in zip(ours, theirs, strict=True)]
     return [
-        _figure(f"polling on {name}: ours against a bare endpoint", ratios, "×", GOAL, "pairs measured in turn"),
-        _figure(f"polling on {name}: ours", ours, "requests/s", None, "key, request id, log line, metrics"),
-        _figure(f"polling on {name}: bare endpoint", theirs, "requests/s", None, "same query, same answer"),
+        ratio(f"polling on {name}: ours against a bare endpoint", ours, theirs, goal=f"≥ {GOAL}", detail=_PAIRS),
+        figure(f"polling on {name}: ours", ours, "requests/s", detail="key, request id, log line, metrics"),
+        figure(f"polling on {name}: bare endpoint", theirs, "requests/s", detail="same query, same answer"),
     ]
 
 
@@ -100,22 +94,10 @@ def _ask(url: str, script: Path, seconds: float) -> float:
     return float(found[1])
 
 
-def _figure(question: str, values: Sequence[float], unit: str, goal: float | None, detail: str) -> dict[str, Any]:
-    return {
-        "question": question,
-        "value": round(statistics.median(values), 3),
-        "unit": unit,
-        "goal": None if goal is None else f"≥ {goal}",
-        "spread": [min(values), max(values)],
-        "repeats": len(values),
-        "detail": detail,
-    }
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks polling", description=__doc__)
     parser.add_argument("--repeats", type=int, default=7, help="pairs of measurements")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--databases", default="postgresql,sqlite", help="with commas between")
-    parser.add_argument("--dry", action="store_true", help="write no result")
+    parser.add_argument("--out", type=Path, help="write the result here instead")
     return parser

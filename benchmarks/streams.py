@@ -23,12 +23,11 @@ from typing import Any
 import psutil
 
 from benchmarks.api_process import Service, service
-from benchmarks.results import RESULTS, machine, write_json
+from benchmarks.figures import Figure, figure, keep
 from core.queue import Hints
 from core.store import events, jobs
 from core.store.leases import Attempt
 
-RESULT = RESULTS / "streams.json"
 _MESSAGE = re.compile(rb"id: (\d+)\nevent: ([^\n]*)\ndata: ([^\n]*)\n\n")
 _WRITTEN_AT = re.compile(rb'"at":([0-9.]+)')
 _ENDED = b"job.failed"
@@ -77,17 +76,13 @@ class Load:
 def main(arguments: Sequence[str]) -> int:
     """Run the scenarios; 1 where an event was missed."""
     options = _parser().parse_args(arguments)
-    figures, runs = [], []
+    figures: list[Figure] = []
+    runs = []
     for scenario in SCENARIOS[: options.scenarios]:
         results = [_run(scenario, options.clients, options.seconds) for _ in range(options.repeats)]
         runs += results
         figures += _figures(scenario, results)
-        for one in figures[-4:]:
-            print(
-                f"{one['question']:<76} {one['value']:>9} {one['unit']}  {one['spread']}  {one['detail']}", flush=True
-            )
-    if not options.dry:
-        write_json(RESULT, {"machine": machine(), "seconds": options.seconds, "figures": figures, "runs": runs})
+    keep("streams", (__doc__ or "").strip(), figures, path=options.out, seconds=options.seconds, runs=runs)
     return 1 if any(run["missed"] or run["doubled"] or run["disordered"] for run in runs) else 0
 
 
@@ -200,25 +195,20 @@ def _judge(seen: Sequence[Client], load: Load) -> dict[str, Any]:
     }
 
 
-def _figures(scenario: Scenario, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    def figure(what: str, values: Sequence[float], unit: str, goal: float | None, detail: str = "") -> dict[str, Any]:
-        name = f"{results[0]['clients']:,} event streams, {scenario.name}: {what}"
-        return {
-            "question": name, "value": statistics.median(values), "unit": unit, "goal": goal,
-            "spread": [min(values), max(values)], "repeats": len(values), "detail": detail,
-        }  # fmt: skip
-
+def _figures(scenario: Scenario, results: Sequence[dict[str, Any]]) -> list[Figure]:
+    first = results[0]
+    about = f"{first['clients']:,} event streams, {scenario.name}"
     wrong = [one["missed"] + one["doubled"] + one["disordered"] for one in results]
-    tails = f"p50 {results[0]['delay_ms']['p50']}, p99 {results[0]['delay_ms']['p99']} ms"
-    rate = scenario.events_a_second * results[0]["clients"]
+    sent = f"of {first['messages']:,} messages; {first['reconnects']} reconnects"
+    tails = f"p50 {first['delay_ms']['p50']}, p99 {first['delay_ms']['p99']} ms"
+    rate = f"{scenario.events_a_second * first['clients']:,.0f} messages a second"
+    p95, busy = [one["delay_ms"]["p95"] for one in results], [one["cpu_percent"] for one in results]
     return [
-        figure("events missed, doubled or out of order", wrong, "events", 0.0,
-               f"of {results[0]['messages']:,} messages; {results[0]['reconnects']} reconnects"),
-        figure("delivery p95", [one["delay_ms"]["p95"] for one in results], "ms", None, tails),
-        figure("processor of the API", [one["cpu_percent"] for one in results], "% of a core", None,
-               f"{rate:,.0f} messages a second"),
-        figure("memory of the API", [one["memory_mib"] for one in results], "MiB", None),
-    ]  # fmt: skip
+        figure(f"{about}: events missed, doubled or out of order", wrong, "events", goal="≤ 0", detail=sent),
+        figure(f"{about}: delivery p95", p95, "ms", detail=tails),
+        figure(f"{about}: processor of the API", busy, "% of a core", detail=rate),
+        figure(f"{about}: memory of the API", [one["memory_mib"] for one in results], "MiB"),
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -227,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=20.0, help="of events in each run")
     parser.add_argument("--repeats", type=int, default=3, help="of each scenario")
     parser.add_argument("--scenarios", type=int, default=len(SCENARIOS), help="only the first ones")
-    parser.add_argument("--dry", action="store_true", help="write no result")
+    parser.add_argument("--out", type=Path, help="write the result here instead")
     return parser
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from client import datasets_cli, jobs_cli
+from client import datasets_cli, jobs_cli, keys_cli
 from client.configuration import KEY_VARIABLE, URL_VARIABLE, Connection, save_connection
 from client.console import out, print_error, print_json
 from client.errors import ClientError
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(datasets_cli.app, name="datasets")
 app.add_typer(jobs_cli.app, name="jobs")
+app.add_typer(keys_cli.app, name="keys")
 
 
 @app.command("login")

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from client.documents import Dataset, Job, Measures
+from client.documents import ApiKey, Dataset, Job, Measures
 from client.errors import ApiError, ClientError
 
 out = Console(highlight=False)
@@ -106,6 +106,26 @@ def dataset_table(datasets: Iterable[Dataset]) -> Table:
             ago(dataset["created_at"]),
         )
     return table
+
+
+def key_table(keys: Iterable[ApiKey]) -> Table:
+    """Keys, one a line."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("key", "name", "scopes", "last used", "state"):
+        table.add_column(heading, no_wrap=heading == "key")
+    for key in keys:
+        last_used = ago(key["last_used_at"]) if key["last_used_at"] else "never"
+        table.add_row(key["id"], escape(key["name"]), ", ".join(key["scopes"]), last_used, _key_state(key))
+    return table
+
+
+def _key_state(key: ApiKey) -> str:
+    if key["revoked_at"]:
+        return f"revoked {ago(key['revoked_at'])}"
+    if key["expires_at"] is None:
+        return "good"
+    over = datetime.fromisoformat(key["expires_at"]) <= datetime.now(UTC)
+    return f"expired {ago(key['expires_at'])}" if over else f"good until {key['expires_at']}"
 
 
 def measures_table(rows: Iterable[tuple[str, Measures]]) -> Table:

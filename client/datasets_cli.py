@@ -21,7 +21,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the documents as JSO
 @app.command("add")
 def add(
     source: Annotated[
-        str, typer.Argument(help="A zip or tar, a folder, a Parquet file, or builtin:digits, builtin:mnist-5k.")
+        str,
+        typer.Argument(
+            help="A zip or tar, a folder, a Parquet file, its https address, or builtin:digits, builtin:mnist-5k."
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="What to call it; else the name of the source.")] = None,
     *,
@@ -36,6 +39,8 @@ def add(
         kind, _, builtin = source.partition(":")
         if kind == "builtin":
             dataset = potstill.datasets.create({"type": "builtin", "name": builtin}, name=name)
+        elif "://" in source:
+            dataset = potstill.datasets.add(url=source, name=name, labels=labels)
         else:
             dataset = potstill.datasets.upload(Path(source), name=name, labels=labels)
         if wait:

@@ -131,6 +131,22 @@ class Dataset(TypedDict):
     error: Failure | None
 
 
+class ApiKey(TypedDict):
+    """A key. ``token`` is there in the answer that made it alone, and null where that was lost and asked for again."""
+
+    id: str
+    object: Literal["api_key"]
+    name: str
+    prefix: str
+    scopes: list[Literal["read", "write", "admin"]]
+    created_at: str
+    last_used_at: str | None
+    expires_at: str | None
+    revoked_at: str | None
+    replaces: str | None
+    token: NotRequired[str | None]
+
+
 class Model(TypedDict):
     """Uploaded weights, or the student of a job."""
 

@@ -30,6 +30,10 @@ class IngestFailed(ClientError):
     """A dataset or model was uploaded, but the service could not use it; the message is its reason."""
 
 
+class TokenLost(ClientError):
+    """A key was made, but the answer that showed its token was lost on the way, and it is shown once."""
+
+
 class ApiError(ClientError):
     """The service refused: an RFC 9457 problem. ``code`` is stable, ``errors`` names fields."""
 

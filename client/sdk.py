@@ -21,8 +21,8 @@ from typing import Any, Literal, Self, cast
 
 import httpx
 
-from client.documents import Artifact, Dataset, Event, Job, Model, Move, Series
-from client.errors import ApiError, IngestFailed, NotReady, ServiceUnreachable
+from client.documents import ApiKey, Artifact, Dataset, Event, Job, Model, Move, Series
+from client.errors import ApiError, IngestFailed, NotReady, ServiceUnreachable, TokenLost
 from client.files import download, packed
 from client.streams import read_messages
 from client.transport import Transport, new_idempotency_key, pause_seconds
@@ -44,6 +44,7 @@ class Potstill:
         self.datasets = Datasets(self._transport)
         self.models = Models(self._transport)
         self.jobs = Jobs(self._transport)
+        self.keys = Keys(self._transport)
 
     def __enter__(self) -> Self:
         return self
@@ -68,6 +69,16 @@ class Potstill:
         """What a job would take and give; nothing is queued."""
         return cast("dict[str, Any]", self._transport.query("/v1/estimates", dict(spec)))
 
+    def usage(self) -> dict[str, Any]:
+        """What the project has and may have, and how much this key may ask."""
+        return cast("dict[str, Any]", self._transport.get("/v1/usage"))
+
+    def audit_log(
+        self, *, key: str | None = None, action: str | None = None, object_id: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Who changed what, newest first; for keys with the scope admin."""
+        return _pages(self._transport, "/v1/audit-log", key=key, action=action, object_id=object_id)
+
     def workers(self) -> dict[str, Any]:
         """Who is alive, on what device, doing which job."""
         return cast("dict[str, Any]", self._transport.get("/v1/workers"))
@@ -84,6 +95,23 @@ class Datasets:
     ) -> Dataset:
         """Make a dataset from something that the service can read itself, e.g. a builtin."""
         document = {"name": name or str(source.get("name", "dataset")), "source": dict(source)}
+        made = self._transport.create("/v1/datasets", lambda _: {"json": document}, idempotency_key=idempotency_key)
+        return cast("Dataset", made)
+
+    def add(
+        self,
+        *,
+        url: str,
+        name: str | None = None,
+        labels: Literal["auto", "none"] = "auto",
+        idempotency_key: str | None = None,
+    ) -> Dataset:
+        """Make a dataset of an archive or a Parquet file that the service fetches from an https address.
+
+        Without a ``name`` it has the file's. ``labels`` as for :meth:`upload`.
+        """
+        source = {"type": "url", "url": url} | ({} if labels == "auto" else {"labels": labels})
+        document = {"source": source} | ({} if name is None else {"name": name})
         made = self._transport.create("/v1/datasets", lambda _: {"json": document}, idempotency_key=idempotency_key)
         return cast("Dataset", made)
 
@@ -295,6 +323,48 @@ class Jobs:
                 event: Event = json.loads(message.data)
                 if event["seq"] > after_seq:
                     yield event
+
+
+class Keys:
+    """``/v1/api-keys``, for keys with the scope admin."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(
+        self,
+        name: str,
+        *,
+        scopes: Sequence[str] = ("read", "write"),
+        expires_in_days: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> ApiKey:
+        """Make a key; its ``token`` is shown this once. Raises :class:`TokenLost`."""
+        document = {"name": name, "scopes": list(scopes), "expires_in_days": expires_in_days}
+        return self._made("/v1/api-keys", document, idempotency_key)
+
+    def rotate(self, key_id: str, *, overlap_seconds: int | None = None, idempotency_key: str | None = None) -> ApiKey:
+        """Replace a key; the old one stays good for ``overlap_seconds`` (a day). Raises :class:`TokenLost`."""
+        document = {} if overlap_seconds is None else {"overlap_seconds": overlap_seconds}
+        return self._made(f"/v1/api-keys/{key_id}/rotate", document, idempotency_key)
+
+    def get(self, key_id: str) -> ApiKey:
+        """One key, without its token."""
+        return cast("ApiKey", self._transport.get(f"/v1/api-keys/{key_id}"))
+
+    def list(self) -> Iterator[ApiKey]:
+        """All keys, newest first, revoked ones included."""
+        return cast("Iterator[ApiKey]", _pages(self._transport, "/v1/api-keys"))
+
+    def revoke(self, key_id: str) -> None:
+        """End a key, at once and for good."""
+        self._transport.delete(f"/v1/api-keys/{key_id}")
+
+    def _made(self, path: str, document: Mapping[str, Any], idempotency_key: str | None) -> ApiKey:
+        made = self._transport.create(path, lambda _: {"json": document}, idempotency_key=idempotency_key)
+        if made["token"] is None:
+            raise TokenLost(f"{made['id']} was made, but its token was shown before; revoke it and make another key")
+        return cast("ApiKey", made)
 
 
 def _pages(transport: Transport, path: str, *, after: str | None = None, **params: Any) -> Iterator[Any]:

@@ -1,7 +1,8 @@
 """One HTTP connection pool with retries that cannot do a thing twice.
 
-A request is sent again when nothing reached the service (connection refused), or when sending it again
-is harmless: reads, and creating requests, which always carry an ``Idempotency-Key``.
+A request is sent again when nothing reached the service (connection refused), when it was one too many (429, after
+the time that the service names), or when sending it again is harmless: reads, and creating requests, which always
+carry an ``Idempotency-Key``.
 """
 
 from __future__ import annotations
@@ -114,7 +115,9 @@ class Transport:
             if not answer.is_error:
                 return answer
             problem = api_error(answer)
-            if last or not repeatable or not _passes(problem):
+            # Too many requests: this one was refused before anything was done, so any may be sent again.
+            refused = answer.status_code == httpx.codes.TOO_MANY_REQUESTS
+            if last or not (repeatable or refused) or not _passes(problem):
                 raise problem
             time.sleep(_asked_pause(answer) or pause_seconds(attempt))
         raise AssertionError("the last try returns or raises")

@@ -132,6 +132,25 @@ class Forbidden(PotstillError):
     status = 403
 
 
+class QuotaExceeded(PotstillError):
+    """The project has as much as it may have; waiting alone does not help, making room does."""
+
+    code = "quota_exceeded"
+    title = "The project's quota is used up"
+    status = 403
+
+
+class RateLimited(PotstillError):
+    """Too many requests of this kind with this key, or too many wrong keys from this address; wait a little.
+
+    ``extra`` holds ``retry_after_seconds``.
+    """
+
+    code = "rate_limited"
+    title = "Too many requests"
+    status = 429
+
+
 class NotFound(PotstillError):
     """No such object in the caller's project."""
 
@@ -163,6 +182,13 @@ class InUse(Conflict):
 
     code = "in_use"
     title = "Still in use"
+
+
+class LastAdminKey(Conflict):
+    """Without this key nobody could manage the project's keys any more."""
+
+    code = "last_admin_key"
+    title = "The project's last admin key"
 
 
 class RequestInFlight(Conflict):

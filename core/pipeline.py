@@ -11,7 +11,7 @@ import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,8 @@ from core.train.context import RunContext, opened, threads_each
 from core.train.followers import Orders, led
 from core.train.gathering import Gathering, planned_schedule
 from core.train.loop import Saving, Task, Trainer
-from core.train.notes import Notes
 from core.train.parts import parted
-from core.train.probe import Probed, probe, probed_part
+from core.train.probe import Probed, probe, probed_once
 from core.train.record import Span, Track, plan_spans
 from core.train.schedule import Schedule
 
@@ -252,27 +251,12 @@ class _Pipeline:
     def _probe(self, prepared: _Prepared) -> None:
         """Try one step of every training that is to come, unless such a job was tried before; teachers are copied."""
         self.context.poll()
-        notes = Notes(self.context.cache, self.context.arithmetic, self.context.threads)
-        of = {"spec": probed_part(self.spec), "pictures": self.context.stored.fingerprint}
-        if not prepared.lessons and (known := notes.find("probe", of)) is not None:
-            probed = Probed(**known)
-        else:
-            probed = self._probed(prepared)
-            notes.keep("probe", of, asdict(probed))
+        probed = probed_once(self.spec, self.context, lambda: self._probed(prepared), anew=bool(prepared.lessons))
         for lesson in prepared.lessons.values():
             self.context.poll()
             probe(lesson, self.context.root)
-        self.reporter.event(
-            "probe.passed",
-            f"a training step takes about {1000 * probed.step_seconds:.1f} ms",
-            data={
-                "step_seconds": probed.step_seconds,
-                "memory_bytes": probed.memory_bytes,
-                "checkpoint_bytes": probed.checkpoint_bytes,
-                "device": self.context.arithmetic.device.type,
-                "threads": self.context.threads,
-            },
-        )
+        seconds, about = probed.step_seconds, probed.details(self.context)
+        self.reporter.event("probe.passed", f"a training step takes about {1000 * seconds:.1f} ms", data=about)
 
     def _probed(self, prepared: _Prepared) -> Probed:
         networks = prepared.teachers | {index: lesson.student for index, lesson in prepared.lessons.items()}

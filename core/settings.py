@@ -9,10 +9,21 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from core.fetch.targets import HTTPS_PORT, Reach
+
+
+def _split(value: Any) -> Any:
+    """A list as an environment variable holds it."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -34,11 +45,18 @@ class Settings(BaseSettings):
     )
     storage_url: str = Field(
         default="",
-        description="Where artefacts live: `file:///…`. Empty: `HOME/artifacts`.",
+        description="Where artefacts live: `file:///…`, or `s3://bucket/prefix` with credentials, region and endpoint "
+        "in the environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`) or from "
+        "the machine's role. Empty: `HOME/artifacts`.",
     )
     secret_key: SecretStr = Field(
         default=SecretStr(""),
         description="Signs dashboard cookies. Empty: made on first start and kept in `HOME/secret-key`.",
+    )
+    behind_tls: bool = Field(
+        default=False,
+        description="Users reach the service over HTTPS, which a proxy in front ends: cookies are `Secure` and every "
+        "answer carries HSTS. Name its address in `FORWARDED_ALLOW_IPS` (uvicorn), or it is taken for everybody's.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -107,13 +125,75 @@ class Settings(BaseSettings):
     inspect_seconds: float = Field(default=10.0, gt=0, description="Longest time for one question to the inspector.")
     idempotency_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is remembered.")
 
-    max_upload_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest uploaded file.")
+    rate_reads_per_minute: int = Field(
+        default=60_000, ge=0, description="Reads that a key may send in a minute. 0, here and below: no limit."
+    )
+    rate_writes_per_minute: int = Field(
+        default=6_000, ge=0, description="Changes (moves, deletions, keys) that a key may ask for in a minute."
+    )
+    rate_jobs_per_minute: int = Field(default=1_200, ge=0, description="Jobs that a key may create in a minute.")
+    rate_uploads_per_minute: int = Field(
+        default=600, ge=0, description="Datasets and models that a key may create in a minute."
+    )
+    rate_questions_per_minute: int = Field(
+        default=1_200, ge=0, description="Questions to the inspector (estimates, architectures) of a key in a minute."
+    )
+    rate_wrong_keys_per_minute: int = Field(
+        default=120, ge=0, description="Wrong keys that an address may send in a minute before it has to wait."
+    )
+    quota_jobs: int = Field(
+        default=10_000,
+        ge=0,
+        description="Unfinished jobs (queued, running, paused) of a project. 0, here and below: no limit. "
+        "`potstill-server projects set` gives a project limits of its own.",
+    )
+    quota_stored_bytes: int = Field(
+        default=0, ge=0, description="Bytes of datasets, models and artefacts that a project may store."
+    )
+    audit_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
+
+    max_upload_bytes: int = Field(
+        default=2 * 1024**3, gt=0, description="Largest file that is uploaded, or fetched from a URL."
+    )
     max_unpacked_bytes: int = Field(default=20 * 1024**3, gt=0, description="Largest content of an archive.")
     max_unpack_ratio: float = Field(
         default=200.0, gt=1, description="An archive that unpacks to more than this many times its size is a bomb."
     )
     max_archive_files: int = Field(default=1_000_000, gt=0, description="Most files in one archive.")
-    max_image_pixels: int = Field(default=64_000_000, gt=0, description="Most pixels in one image.")
+    max_file_bytes: int = Field(
+        default=256 * 1024**2, gt=0, description="Largest image file; a larger one is left out of its dataset."
+    )
+    max_image_pixels: int = Field(
+        default=64_000_000, gt=0, description="Most pixels in one image; a larger one is left out of its dataset."
+    )
+    ingest_seconds: float = Field(
+        default=4 * 3600.0, gt=0, description="Longest time for reading and decoding the files of one dataset."
+    )
+    ingest_memory_bytes: int = Field(
+        default=4 * 1024**3, gt=0, description="Most memory of the process that reads a dataset's files."
+    )
+
+    fetch_allow: Names = Field(
+        default=(),
+        description="Host names and networks, with commas between, that URLs may name though they are not public: "
+        "an object store of one's own, say. Like `minio.internal,10.1.0.0/16`.",
+    )
+    fetch_ports: Ports = Field(default=(HTTPS_PORT,), description="Ports that URLs may name, with commas between.")
+    fetch_seconds: float = Field(default=900.0, gt=0, description="Longest time for fetching one file from a URL.")
+    fetch_idle_seconds: float = Field(
+        default=30.0, gt=0, description="A download in which nothing arrives for so long is given up."
+    )
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _known_places(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
+        Reach.of(allow)
+        return allow
+
+    @property
+    def reach(self) -> Reach:
+        """What URLs from outside may lead to."""
+        return Reach.of(self.fetch_allow, self.fetch_ports)
 
     def resolved_database_url(self) -> str:
         """The database URL with the embedded default filled in."""

@@ -16,6 +16,8 @@ import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(keys, name="keys")
+projects = typer.Typer(no_args_is_help=True, help="Make projects, and give them limits of their own.")
+app.add_typer(projects, name="projects")
 
 Home = Annotated[
     Path | None,
@@ -33,7 +35,8 @@ def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Jobs that run at the same time.")] = 1,
 ) -> None:
     """Run the whole stack in the foreground: API, workers, inspector, scheduler and a broker of its own."""
-    from server.embedded import CannotStart, StackOptions  # the other roles do without it
+    from server.claim import CannotStart
+    from server.embedded import StackOptions  # the other roles do without it
     from server.embedded import up as run
 
     try:
@@ -94,6 +97,25 @@ def migrate(home: Home = None) -> None:
     migrate_database()
 
 
+@app.command()
+def backup(
+    to: Annotated[Path, typer.Option(help="Folder for the backup. What an earlier one left there is kept and used.")],
+    home: Home = None,
+) -> None:
+    """Copy database and artefacts into a folder, while the service runs or not; see docs/operations.md."""
+    _home(home)
+    from core.settings import load_settings
+    from server.backup import back_up
+    from server.claim import CannotStart
+
+    try:
+        made = back_up(load_settings(), to.resolve())
+    except CannotStart as error:
+        typer.echo(f"potstill-server: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{to}: {made.num_files} files ({made.num_copied} new), {made.num_bytes:,} bytes, and the database")
+
+
 @app.command(hidden=True)
 def prepare(home: Home = None) -> None:
     """What `up` does before anything else: migrate, and make the first key."""
@@ -108,13 +130,14 @@ def create_key(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "command line",
     scopes: Annotated[str, typer.Option(help="Comma-separated: read, write, admin.")] = "read,write,admin",
     project: Annotated[str | None, typer.Option(help="The project's id. Default: the first one.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.0, help="For how long it is good. Default: for ever.")] = None,
     home: Home = None,
 ) -> None:
     """Make a key and print it. It is stored hashed, so this is the only time that it is shown."""
     _home(home)
     from server.keys import create
 
-    typer.echo(create(name=name, scopes=scopes.split(","), project=project))
+    typer.echo(create(name=name, scopes=scopes.split(","), project=project, days=days))
 
 
 @keys.command("list")
@@ -134,6 +157,42 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="`key_…`, as listed.
     from server.keys import revoke
 
     revoke(key_id)
+
+
+@projects.command("list")
+def list_projects(home: Home = None) -> None:
+    """List the projects: id, name, what they store, and their own limits."""
+    _home(home)
+    from server.projects import lines
+
+    for line in lines():
+        typer.echo(line)
+
+
+@projects.command("create")
+def create_project(name: Annotated[str, typer.Argument(help="What to call it.")], home: Home = None) -> None:
+    """Make a project and print its id; `keys create --project ID` makes a key for it."""
+    _home(home)
+    from server.projects import create
+
+    typer.echo(create(name))
+
+
+@projects.command("set")
+def set_project(
+    project_id: Annotated[str, typer.Argument(help="`prj_…`, as listed.")],
+    jobs: Annotated[str | None, typer.Option(help="Unfinished jobs. A number, 0 for no limit, or `default`.")] = None,
+    stored_bytes: Annotated[str | None, typer.Option(help="Bytes of datasets, models and artefacts; likewise.")] = None,
+    upload_bytes: Annotated[
+        str | None, typer.Option(help="Largest file of an upload, at most POTSTILL_MAX_UPLOAD_BYTES; or `default`.")
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Give a project limits of its own; what is left out stays as it is. They hold from the next request on."""
+    _home(home)
+    from server.projects import set_limits
+
+    set_limits(project_id, max_jobs=jobs, max_stored_bytes=stored_bytes, max_upload_bytes=upload_bytes)
 
 
 def main() -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.broker import EmbeddedBroker
+from server.claim import CannotStart, claimed
 from server.logs import short
 from server.processes import Role
 from server.supervisor import Supervisor
@@ -25,10 +24,6 @@ _PROBE_SECONDS = 0.2
 _HEAD_START_SECONDS = 10.0
 _PATIENCE_SECONDS = 15.0  # between two lines about what the stack waits for
 _PORT_SECONDS = 5.0  # processes of a stack that was just killed may hold the port for a moment
-
-
-class CannotStart(Exception):
-    """The stack cannot run as asked; the message names the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +50,7 @@ class StackOptions:
 def up(options: StackOptions) -> None:
     """Run the stack until SIGTERM, SIGINT or SIGHUP. Raises :class:`CannotStart`."""
     options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _claimed(options.home):
+    with claimed(options.home):
         _require_free_port(options)
         with Supervisor(options.home / "logs", on_line=_show_line, on_news=_show_news) as supervisor:
             try:
@@ -171,24 +166,6 @@ def _readable(body: bytes) -> str:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return str(json.loads(body)["detail"])
     return body.decode(errors="replace")
-
-
-@contextlib.contextmanager
-def _claimed(home: Path) -> Iterator[None]:
-    """Hold the folder for this stack alone. The lock goes with the process, so a stale file means nothing."""
-    with (home / "stack.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise CannotStart(
-                f"{home} is in use by a running stack (process {file.read().strip() or 'unknown'}); "
-                "stop that one, or give another folder with --home."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def _require_free_port(options: StackOptions) -> None:

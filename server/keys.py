@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 from core.errors import InvalidRequest, NotAuthenticated, NotFound
 from core.settings import load_settings
 from core.store import keys, projects
-from core.store.db import Database, Session, open_database
+from core.store.db import Database, Session, open_database, utc_now
 
 FIRST_PROJECT = "default"
 
 
-def create(*, name: str, scopes: Sequence[str], project: str | None) -> str:
-    """Make a key and return its token. Raises ``InvalidRequest``, ``NotFound``."""
+def create(*, name: str, scopes: Sequence[str], project: str | None, days: float | None = None) -> str:
+    """Make a key, good for so many days, and return its token. Raises ``InvalidRequest``, ``NotFound``."""
     unknown = [scope for scope in scopes if scope not in keys.SCOPES]
     if unknown:
         raise InvalidRequest(f"There is no scope {unknown[0]!r}; known: {', '.join(keys.SCOPES)}.")
     with _database().write() as session:
-        return keys.create(session, _project(session, project), name=name, scopes=scopes).token
+        expires_at = None if days is None else utc_now(session) + timedelta(days=days)
+        owner = _project(session, project)
+        return keys.create(session, owner, name=name, scopes=scopes, expires_at=expires_at).token
 
 
 def is_valid(token: str) -> bool:
@@ -37,6 +40,8 @@ def lines() -> Iterator[str]:
         for project in projects.list_projects(session):
             for key in keys.list_keys(session, project.id):
                 state = "revoked" if key.revoked_at else f"last used {key.last_used_at or 'never'}"
+                if key.expires_at:
+                    state += f", until {key.expires_at}"
                 yield f"{key.id}  {key.prefix}…  {project.name}  {','.join(key.scopes)}  {key.name}  {state}"
 
 
@@ -55,9 +60,7 @@ def _database() -> Database:
 
 
 def _project(session: Session, project_id: str | None) -> str:
+    if project_id is not None:
+        return projects.get(session, project_id).id
     known = projects.list_projects(session)
-    if project_id is None:
-        return known[0].id if known else projects.create(session, FIRST_PROJECT).id
-    if project_id not in {project.id for project in known}:
-        raise NotFound(f"There is no project {project_id}; known: {', '.join(p.id for p in known) or 'none'}.")
-    return project_id
+    return known[0].id if known else projects.create(session, FIRST_PROJECT).id

@@ -47,6 +47,8 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
     text = str(default.get_secret_value()) if hasattr(default, "get_secret_value") else str(default)
     return f"`{text}`" if text else "empty"
 

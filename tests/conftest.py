@@ -4,10 +4,13 @@ import fcntl
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -89,3 +92,93 @@ def valkey(tmp_path_factory):
     yield url
     process.kill()
     process.wait()
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority of our own, and a server's certificate for some names that it signed."""
+
+    folder: Path
+
+    @property
+    def certificate(self):
+        return self.folder / "ca.pem"
+
+    def server_context(self):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.folder / "server.pem", self.folder / "server.key")
+        return context
+
+    def trust(self):
+        """What a client has that trusts this authority alone."""
+        return ssl.create_default_context(cafile=str(self.certificate))
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """For `files.example`, `other.example`, `localhost`. Made by openssl; without it, skipped outside of CI."""
+    if shutil.which("openssl") is None:
+        message = "no openssl found: install it to run the tests of TLS"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    folder = tmp_path_factory.mktemp("authority")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = "DNS:files.example,DNS:other.example,DNS:localhost,IP:93.184.216.34"
+    (folder / "names").write_text(f"subjectAltName={names}\nbasicConstraints=CA:FALSE\n")
+    made = [*key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=tests", "-days", "2"]
+    usage = ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign"]
+    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "server.pem", "-extfile", "names"]
+    for command in (
+        ["req", "-x509", *made, *usage],
+        ["req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=files.example"],
+        ["x509", "-req", "-in", "server.csr", *signed, "-days", "2"],
+    ):
+        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+    return Authority(folder)
+
+
+class TlsServer:
+    """Accepts on loopback and lets a function answer each connection, as well or as badly as it likes."""
+
+    def __init__(self, context, handle):
+        self.requests = []
+        self.names = []  # that clients asked for (SNI)
+        context.sni_callback = lambda _socket, name, _context: self.names.append(name)
+        self._context = context
+        self._handle = handle
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self):
+        while True:
+            try:
+                plain, _ = self._listener.accept()
+            except OSError:  # closed: the test is over
+                return
+            plain.settimeout(5)
+            with suppress(OSError), self._context.wrap_socket(plain, server_side=True) as connection:
+                request = b""
+                while b"\r\n\r\n" not in request and (more := connection.recv(4096)):
+                    request += more
+                self.requests.append(request)
+                self._handle(connection, request)
+
+    def close(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def tls_server(authority):
+    """Starts servers with `authority`'s certificate; ``handle(connection, request)`` answers."""
+    running = []
+
+    def start(handle):
+        running.append(TlsServer(authority.server_context(), handle))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.close()

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +10,11 @@ from typing import Any
 
 import structlog
 
-from core.data.ingest import IngestLimits, IngestReport, ingest_archive, ingest_builtin
-from core.errors import OutOfMemory, PotstillError, RunError, StorageFailed, Unavailable, restore_error
-from core.lifeline import die_with_parent
+from core.data.ingest import IngestLimits, IngestReport, Rejected, ingest_builtin
+from core.data.kinds import WANTED, may_be_archive
+from core.errors import DatasetRejected, OutOfMemory, PotstillError, StorageFailed, Unavailable
+from core.fetch.download import Downloader, DownloadLimits
+from core.refusals import ArchiveUnreadable, IngestCrashed, IngestTimeout, ModelCheckFailed, ModelCheckTimeout
 from core.reporting import Control, Interrupted
 from core.settings import Settings
 from core.spec.facts import ModelFacts
@@ -27,10 +24,9 @@ from core.store.leases import LeaseLost
 from core.store.tables import Dataset, Model
 from worker.context import Context
 from worker.files import publish_folder
-from worker.fresh import limit_memory
+from worker.limited import Crashed, OutOfTime, ProcessLimits, ask
 
 DONE, LEASE_LOST, TEMPORARY = 0, 3, 75
-INGEST_BYTES = 4 * 1024**3  # what hostile images can make a decoder ask for
 CHECK_BYTES = 16 * 1024**3  # for torch and one model
 CHECK_SECONDS = 300.0
 _MESSAGE_LENGTH = 2_000
@@ -40,13 +36,6 @@ log = structlog.get_logger(__name__)
 Asked = Callable[[], Control]
 
 
-class CheckFailed(RunError):
-    """An uploaded model that cannot be checked."""
-
-    code = "model_check_failed"
-    fault = "data"
-
-
 def warm_up() -> None:
     """Nothing beyond the imports."""
 
@@ -54,7 +43,6 @@ def warm_up() -> None:
 def take_in_dataset(context: Context, row: Dataset | Model, scratch: Path, control: Asked) -> int:
     """Validate and store a dataset; the exit status, 0 where the database says how it ended."""
     assert isinstance(row, Dataset)
-    limit_memory(INGEST_BYTES)
     return _answered(lambda: _store_dataset(context, row, scratch, control), datasets, context, row)
 
 
@@ -79,7 +67,7 @@ def _answered(work: Callable[[], None], store: ModuleType, context: Context, row
         except Exception as error:
             log.warning("intake.failed", exc_info=error)
             with context.database.write() as session:
-                store.fail(session, holding, _described(error))
+                store.fail(session, holding, _described(error), **_facts(error))
     except LeaseLost as lost:
         log.warning("intake.lease_lost", error=str(lost))
         return LEASE_LOST
@@ -119,15 +107,29 @@ def _ingested(context: Context, dataset: Dataset, folder: Path, scratch: Path, c
 
     if dataset.source["type"] == "builtin":
         return ingest_builtin(dataset.source["name"], folder, progress=progress)
-    upload = _upload(context, dataset, scratch)
-    return ingest_archive(
-        upload,
-        folder,
-        _limits(context.settings),
-        name=dataset.name,
-        labels=dataset.source.get("labels", "auto"),  # absent in rows from before it could be said
-        progress=progress,
-    )
+    fetched = dataset.source["type"] == "url"
+    file = _download(context, dataset, scratch, control) if fetched else _upload(context, dataset, scratch)
+    question = {
+        "file": str(file),
+        "out_folder": str(folder),
+        "name": dataset.name,
+        "labels": dataset.source.get("labels", "auto"),  # absent in rows from before it could be said
+        "limits": asdict(_limits(context.settings)),
+    }
+    limits = _process_limits(context.settings)
+    try:
+        answer = ask("core.data.ingest_process", question, limits, scratch=scratch, control=control)
+    except OutOfTime:
+        raise IngestTimeout(
+            f"Reading and decoding the files took longer than {limits.seconds:g} s; send fewer or smaller ones."
+        ) from None
+    except Crashed as crashed:
+        raise IngestCrashed(
+            f"The process that read the files ended {crashed.how}: one of them makes its decoder crash. "
+            "Write them anew, or send parts to find which."
+        ) from None
+    answer["rejected"] = tuple(Rejected(**rejected) for rejected in answer["rejected"])
+    return IngestReport(**answer)
 
 
 def _limits(settings: Settings) -> IngestLimits:
@@ -136,6 +138,15 @@ def _limits(settings: Settings) -> IngestLimits:
         max_unpack_ratio=settings.max_unpack_ratio,
         max_archive_files=settings.max_archive_files,
         max_image_pixels=settings.max_image_pixels,
+        max_file_bytes=settings.max_file_bytes,
+    )
+
+
+def _process_limits(settings: Settings) -> ProcessLimits:
+    return ProcessLimits(
+        memory_bytes=settings.ingest_memory_bytes,
+        file_bytes=settings.max_unpacked_bytes,
+        seconds=settings.ingest_seconds,
     )
 
 
@@ -150,48 +161,20 @@ def _store_model(context: Context, model: Model, scratch: Path, control: Asked) 
         "classes": model.classes,
         "out_folder": str(folder),
     }
-    facts = ModelFacts.model_validate(_asked(question, control))
+    # Half precision is stored as single: twice the bytes.
+    file_bytes = 2 * context.settings.max_upload_bytes
+    limits = ProcessLimits(memory_bytes=CHECK_BYTES, file_bytes=file_bytes, seconds=CHECK_SECONDS)
+    try:
+        answer = ask("core.models.check", question, limits, scratch=scratch, control=control)
+    except OutOfTime:
+        raise ModelCheckTimeout("Loading and running the model took too long; upload a smaller one.") from None
+    except Crashed as crashed:
+        raise ModelCheckFailed(
+            f"The process that loaded the model ended {crashed.how}; it may need more memory than there is."
+        ) from None
     files = publish_folder(context.store, folder, f"models/{model.id}/a{model.attempt}")
     with context.database.write() as session:
-        models.ready(session, Holding.of(model), files=files, facts=facts)
-
-
-def _asked(question: dict[str, Any], control: Asked) -> dict[str, Any]:
-    """Ask ``core.models.check`` in a process with limits; its facts, or the error that it found."""
-    parent = os.getpid()
-
-    def prepare() -> None:
-        die_with_parent(parent)
-        limit_memory(CHECK_BYTES)
-
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "core.models.check"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        preexec_fn=prepare,  # noqa: PLW1509 - this process has one thread
-        text=True,
-    )
-    ends = time.monotonic() + CHECK_SECONDS
-    message: str | None = json.dumps(question)
-    with process:
-        while True:
-            try:
-                answer, _ = process.communicate(message, timeout=0.5)
-                break
-            except subprocess.TimeoutExpired:
-                message = None  # communicate() keeps what it has not written yet
-                if control() is Control.DRAIN:
-                    process.kill()
-                    raise Interrupted(Control.DRAIN) from None
-                if time.monotonic() > ends:
-                    process.kill()
-                    raise CheckFailed("Loading and running the model took too long; upload a smaller one.") from None
-    if process.returncode != 0:
-        raise CheckFailed("The process that loaded the model died; it may need more memory than there is.")
-    document: dict[str, Any] = json.loads(answer)
-    if "error" in document:
-        raise restore_error(document["error"])
-    return dict(document["ok"])
+        models.ready(session, Holding.of(model), files=files, facts=ModelFacts.model_validate(answer))
 
 
 def _upload(context: Context, row: Dataset | Model, scratch: Path) -> Path:
@@ -201,6 +184,26 @@ def _upload(context: Context, row: Dataset | Model, scratch: Path) -> Path:
     if local is not None:
         return local
     context.store.fetch(row.upload_key, scratch / "upload")
+    return scratch / "upload"
+
+
+def _download(context: Context, dataset: Dataset, scratch: Path, control: Asked) -> Path:
+    """What the URL leads to, on this machine's disk."""
+    settings = context.settings
+
+    def look(head: bytes) -> None:
+        if not may_be_archive(head):
+            raise ArchiveUnreadable(WANTED)
+
+    def keep_going() -> None:
+        if control() is Control.DRAIN:
+            raise Interrupted(Control.DRAIN)
+
+    limits = DownloadLimits(
+        max_bytes=settings.max_upload_bytes, seconds=settings.fetch_seconds, idle_seconds=settings.fetch_idle_seconds
+    )
+    downloader = Downloader(reach=settings.reach, limits=limits)
+    downloader.save(dataset.source["url"], scratch / "upload", look=look, keep_going=keep_going)
     return scratch / "upload"
 
 
@@ -215,6 +218,12 @@ def _described(error: Exception) -> dict[str, str]:
         case _:
             code, message = "internal_error", f"{type(error).__name__}: {error}"
     return {"code": code, "message": message[:_MESSAGE_LENGTH]}
+
+
+def _facts(error: Exception) -> dict[str, Any]:
+    """Which files were left out, where that is why nothing is left."""
+    rejected = error.extra.get("rejected") if isinstance(error, DatasetRejected) else None
+    return {"rejected": rejected} if rejected else {}
 
 
 def _delete(context: Context, key: str) -> None:

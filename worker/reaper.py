@@ -18,12 +18,13 @@ import structlog
 from core.ids import new_id
 from core.queue import INGEST_QUEUE, JOB_QUEUES, Hints
 from core.settings import Settings
-from core.store import collector, datasets, idempotency, jobs, models, teachers, workers
+from core.store import audit, collector, datasets, idempotency, jobs, models, projects, quotas, teachers, workers
 from core.store.artifacts import open_store
 from core.store.db import DatabaseUnavailable, open_database
 from worker import housekeeping
 
 ROW_SECONDS = 5.0
+RECOUNT_SECONDS = 24 * 3600.0
 FORGET_SECONDS = 60.0  # a silent process is not listed after 15 seconds, and not remembered after this
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,7 @@ class Scheduler:
         self._step(self.wake_up)
         self._every(ROW_SECONDS, self.beat)
         self._every(self._settings.collect_seconds, self.collect)
+        self._every(RECOUNT_SECONDS, self.recount)
 
     def take_back(self) -> None:
         """Take back the jobs whose worker fell silent."""
@@ -91,17 +93,29 @@ class Scheduler:
         with self._database.write() as session:
             forgotten = idempotency.expire(session, settings.idempotency_hours)
             teachers_ = teachers.prune(session, settings.teacher_days)
+            entries = audit.expire(session, settings.audit_days)
         garbage = collector.collect(self._database, self._store, min_age_seconds=settings.orphan_seconds)
         folders = housekeeping.clean_scratch(self._database, settings.home)
         won = housekeeping.shrink_cache(settings.home / "cache", settings.cache_bytes)
         log.info(
             "scheduler.collected",
             idempotency_keys=forgotten,
+            audit_entries=entries,
             teachers=teachers_,
             files=len(garbage),
             folders=len(folders),
             cache_bytes=won,
         )
+
+    def recount(self) -> None:
+        """Count anew what each project stores: at the start, as an older version may have run before, and daily."""
+        with self._database.read() as session:
+            found = projects.list_projects(session)
+        for project in found:
+            with self._database.write() as session:
+                wrong = quotas.recount(session, project.id)
+            if wrong:
+                log.warning("quota.recounted", project_id=project.id, wrong_by_bytes=wrong)
 
     def close(self) -> None:
         """Say goodbye."""

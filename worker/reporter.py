@@ -124,6 +124,8 @@ class JobReporter:
 
     def newest_checkpoint(self, track: str) -> Path | None:
         """Bring the newest whole checkpoint of a track here; what was measured after it comes again."""
+        if self._attempt.attempt == 1:
+            return None  # nothing came before
         self.flush()
         listed = self.write(lambda session: checkpoints.newest(session, self._attempt))
         for checkpoint in (one for one in listed if one.track == track):

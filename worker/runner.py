@@ -16,8 +16,10 @@ import torch
 
 from core import inspection, pipeline
 from core.errors import Unavailable
+from core.methods import implementation
 from core.reporting import Control, Interrupted
 from core.spec import JobSpec, parse_job_spec
+from core.spec.methods import METHODS
 from core.store import jobs
 from core.store.db import Session
 from core.store.leases import Attempt, LeaseLost
@@ -36,7 +38,9 @@ log = structlog.get_logger(__name__)
 
 
 def warm_up() -> None:
-    """Nothing beyond the imports: an operation here would start OpenMP's threads, which a fork does not take along."""
+    """Import the methods too. No operation: it would start OpenMP's threads, which a fork does not take along."""
+    for name in METHODS:
+        implementation(name)
 
 
 def run_job(context: Context, job: Job, control: Callable[[], Control]) -> int:

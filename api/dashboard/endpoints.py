@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
 
+import structlog
 from fastapi import APIRouter, BackgroundTasks, Depends, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse, Response
@@ -19,15 +21,20 @@ from fastapi.routing import APIRoute
 from api.auth import Caller
 from api.dashboard import service, session, views
 from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, page
-from api.deps import Parts, ServiceParts, reader, writer
+from api.deps import Parts, ServiceParts, from_request, reader, writer
+from api.guesses import client_address
+from api.jobs.moving import move_job
 from api.jobs.schemas import JobStatus, Move
+from api.problems import problem_headers
 from core.errors import Forbidden, InvalidState, NotAuthenticated, NotFound, PotstillError
-from core.queue import Accelerator
-from core.store import keys
+from core.redaction import redact
+from core.store import audit, keys
 
 JOBS_PER_PAGE = 25
 _FILTERS = (("", "All"), *((status, status.capitalize()) for status in views.STATUSES))
 _FOR_EVER = "public, max-age=31536000, immutable"
+
+log = structlog.get_logger(__name__)
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -39,17 +46,19 @@ class PageRoute(APIRoute):
         """Wrap the endpoint."""
         handle = super().get_route_handler()
 
-        async def answer(request: Request) -> Response:
+        async def served(request: Request) -> Response:
             try:
                 return await handle(request)
             except NotAuthenticated:
                 return _to_gate(request)
             except PotstillError as error:
-                return _problem_page(error.status, error.title, error.detail)
+                answer = _problem_page(error.status, error.title, error.detail)
+                answer.headers.update(problem_headers(error))
+                return answer
             except RequestValidationError:
                 return _problem_page(422, "This address is not valid", "Something in it is not what this page takes.")
 
-        return answer
+        return served
 
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -91,11 +100,13 @@ def login(
     if not session.is_same_origin(request.headers):
         raise Forbidden("Sign in from this page itself, not from another site.")
     try:
-        with parts.database.read() as unit:
-            who = keys.authenticate(unit, key.strip())
+        who = parts.gate.sign_in(request, key.strip())
     except NotAuthenticated:
+        _note_refusal(parts, request, key.strip())
         problem = "This key is not known here, or it was revoked. Check that it was copied whole."
         return page("login.html", status_code=HTTPStatus.UNAUTHORIZED, section="", next=_local(next), problem=problem)
+    with parts.change(from_request(who, request), "session.sign_in", who.key_id):
+        pass  # nothing else changes
     answer = _see_other(_local(next))
     answer.set_cookie(
         session.COOKIE_NAME,
@@ -103,18 +114,22 @@ def login(
         max_age=session.MAX_AGE_SECONDS,
         httponly=True,
         samesite="lax",  # a link to a job from a chat must work; unsafe requests prove their origin apart
-        secure=request.url.scheme == "https",
+        secure=_is_secure(parts, request),
     )
     return answer
 
 
 @router.post("/logout")
-def logout(request: Request) -> Response:
+def logout(request: Request, parts: Parts) -> Response:
     """End the session in this browser."""
     if not session.is_same_origin(request.headers):
         raise Forbidden("Sign out from a page of this dashboard.")
+    with suppress(NotAuthenticated):  # the session was over before
+        who = from_request(parts.gate.identify(request), request)
+        with parts.change(who, "session.sign_out", who.key_id):
+            pass  # nothing else changes
     answer = _see_other("/login")
-    answer.delete_cookie(session.COOKIE_NAME, httponly=True, samesite="lax", secure=request.url.scheme == "https")
+    answer.delete_cookie(session.COOKIE_NAME, httponly=True, samesite="lax", secure=_is_secure(parts, request))
     return answer
 
 
@@ -148,21 +163,32 @@ def job_page(parts: Parts, who: Viewer, job_id: str) -> Response:
 
 
 @router.post("/jobs/{job_id}/{move}")
-def move_job(parts: Parts, who: Operator, background: BackgroundTasks, job_id: str, move: Move) -> Response:
+def press_button(parts: Parts, who: Operator, background: BackgroundTasks, job_id: str, move: Move) -> Response:
     """A button was pressed."""
     try:
-        job = service.move_job(parts.database, who.project_id, job_id, move)
+        job = move_job(parts, who, job_id, move, background)
     except InvalidState as error:  # the state moved on while the reader looked at the button
         return _job_page(parts, who, job_id, problem=error.detail)
-    background.add_task(parts.hints.changed, job.id)
-    if job.status == "queued":
-        background.add_task(parts.hints.look_for_jobs, cast("Accelerator", job.accelerator))
     return _see_other(f"/jobs/{job.id}")
+
+
+def _note_refusal(parts: ServiceParts, request: Request, token: str) -> None:
+    """Tell the project of the key that this claims to be. What claims to be none of ours is in the log alone."""
+    with parts.database.write() as unit:
+        claimed = keys.named_by(unit, token)
+        if claimed is not None:
+            who = from_request(Caller(claimed.id, claimed.project_id, frozenset()), request)
+            audit.record(unit, who, "session.sign_in", claimed.id, outcome="refused")
+    log.warning("session.refused", client_address=client_address(request), key_id=claimed.id if claimed else None)
+
+
+def _is_secure(parts: ServiceParts, request: Request) -> bool:
+    return parts.settings.behind_tls or request.url.scheme == "https"
 
 
 def _job_page(parts: ServiceParts, who: Caller, job_id: str, *, problem: str | None = None) -> Response:
     found = service.read_job(parts.database, who.project_id, job_id)
-    may_write = bool({"write", "admin"} & set(who.scopes))
+    may_write = who.may("write")
     return page(
         "job.html",
         status_code=HTTPStatus.CONFLICT if problem else HTTPStatus.OK,
@@ -180,13 +206,13 @@ def _job_page(parts: ServiceParts, who: Caller, job_id: str, *, problem: str | N
 
 
 def _problem_page(status: int, title: str, detail: str) -> Response:
-    return page("problem.html", status_code=HTTPStatus(status), section="", title=title, detail=detail)
+    return page("problem.html", status_code=HTTPStatus(status), section="", title=title, detail=redact(detail))
 
 
 def _to_gate(request: Request) -> Response:
     if request.method != "GET":
         return _see_other("/login")
-    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    here = redact(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
     return _see_other("/login" if here == "/jobs" else f"/login?next={quote(here, safe='/')}")
 
 
@@ -200,6 +226,7 @@ def _address(path: str, query: Mapping[str, str]) -> str:
 
 def _local(path: str) -> str:
     """The path if it stays on this service; an open redirect would send people elsewhere with our name on it."""
+    path = redact(path)
     parts = urlsplit(path)
     stays = path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
     return path if stays and path.isprintable() else "/jobs"

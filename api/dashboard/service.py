@@ -1,29 +1,19 @@
-"""What the pages show and do, without HTTP: it takes a project and a database."""
+"""What the pages show, without HTTP: it takes a project and a database."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from api.jobs.schemas import Move
 from api.jobs.service import artifact_out, event_out, job_out
 from core.errors import NotFound
 from core.store import datasets, events, jobs
 from core.store.db import Database, Session
-from core.store.tables import Job
 
 NUM_EVENTS = 200  # the newest; a page is for people
 
 Document = Mapping[str, Any]
-
-_MOVES: dict[Move, Callable[[Session, str, str], Job]] = {
-    "cancel": jobs.cancel,
-    "pause": jobs.pause,
-    "resume": jobs.resume,
-    "stop": jobs.stop,
-    "retry": jobs.retry,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +54,6 @@ def read_job(database: Database, project_id: str, job_id: str) -> JobPage:
             artifacts=[_document(artifact_out(one)) for one in jobs.list_artifacts(session, project_id, job_id)],
             dataset_name=_dataset_name(session, project_id, job.dataset_id),
         )
-
-
-def move_job(database: Database, project_id: str, job_id: str, move: Move) -> Job:
-    """Do a move. Raises ``NotFound``, ``InvalidState``."""
-    with database.write() as session:
-        return _MOVES[move](session, project_id, job_id)
 
 
 def _dataset_name(session: Session, project_id: str, dataset_id: str) -> str | None:

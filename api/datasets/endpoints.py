@@ -17,9 +17,18 @@ from api.files import discard
 from api.problems import problems
 from api.schemas import Page
 from api.sniffing import require_archive
-from api.uploads import FormRules, is_form, received_form
-from core.errors import InUse, MalformedRequest, NotAvailable, NotFound, PayloadTooLarge, UnsupportedMedia
-from core.store import datasets
+from api.uploads import FormRules, admit_upload, is_form, received_form
+from core.errors import (
+    InUse,
+    MalformedRequest,
+    NotAvailable,
+    NotFound,
+    PayloadTooLarge,
+    QuotaExceeded,
+    UnsupportedMedia,
+)
+from core.refusals import UrlNotAllowed
+from core.store import datasets, quotas
 from core.store.db import Session
 from core.store.keys import Caller
 
@@ -64,13 +73,21 @@ _BODIES: dict[str, Any] = {
     "",
     status_code=202,
     response_model=DatasetOut,
-    responses=created(MalformedRequest, NotAvailable, PayloadTooLarge, UnsupportedMedia, status=202),
+    responses=created(
+        MalformedRequest,
+        NotAvailable,
+        UrlNotAllowed,
+        PayloadTooLarge,
+        QuotaExceeded,
+        UnsupportedMedia,
+        status=202,
+    ),
     openapi_extra=_BODIES,
 )
 async def create_dataset(
     who: Writer, key: IdempotencyKey, request: Request, parts: Parts, background: BackgroundTasks
 ) -> Response:
-    """Make a dataset from a builtin, or from a file that is sent along.
+    """Make a dataset from a builtin, from a file that is sent along, or from one that is fetched from a URL.
 
     It is checked in the background: `processing`, then `ready` or `failed`. A broken image is listed under
     `rejected` and left out. The file is one of
@@ -83,16 +100,20 @@ async def create_dataset(
       hub: a column of encoded images (bytes, or a struct with `bytes`), one called `label` (numbers or words;
       class names are taken from the file's `huggingface` metadata), and if you like one called `split`.
       Rejected rows are called `FILE.parquet#ROW`, counted from 0.
+
+    A URL is `{"type": "url", "url": "https://…"}`. It is fetched by the ingest worker, from public addresses alone
+    and within the limits of uploads; what cannot be fetched makes the dataset `failed`, with the code
+    `url_not_allowed`, `download_failed` or `download_too_large`.
     """
     background.add_task(parts.hints.look_for_datasets)
     if is_form(request):
         return await _from_file(who, key, request, parts)
     asked = validated(DatasetCreate, await read_json(request))
-    source = service.builtin_of(asked)
+    source = service.source_of(asked, parts.settings.reach)
 
     async def prepare() -> Callable[[Session], DatasetOut]:
         return lambda session: service.dataset_out(
-            service.create_builtin(session, who.project_id, name=asked.name, source=source)
+            service.create_from(session, who.project_id, parts.settings, name=asked.name, source=source)
         )
 
     identity = ["POST /v1/datasets", asked.model_dump(mode="json")]
@@ -100,17 +121,22 @@ async def create_dataset(
 
 
 async def _from_file(who: Caller, key: str | None, request: Request, parts: ServiceParts) -> Response:
-    rules = FormRules(frozenset({"name", "labels"}), parts.settings.max_upload_bytes, require_archive)
+    most = await to_thread.run_sync(admit_upload, parts, who)
+    rules = FormRules(frozenset({"name", "labels"}), most, require_archive)
     async with received_form(request, rules, parts.incoming) as form:
         fields = validated(UploadedDataset, form.fields)
 
         async def prepare() -> Callable[[Session], DatasetOut]:
             dataset_id, stored = await to_thread.run_sync(service.store_upload, parts.store, form)
-            return lambda session: service.dataset_out(
-                service.create_uploaded(
+
+            def make(session: Session) -> DatasetOut:
+                made = service.create_uploaded(
                     session, who.project_id, dataset_id=dataset_id, fields=fields, form=form, stored=stored
                 )
-            )
+                quotas.require_room(session, who.project_id, parts.settings)
+                return service.dataset_out(made)
+
+            return make
 
         identity = ["POST /v1/datasets", form.fields, form.file.sha256]
         return await answer_once(parts, who, key, request=identity, prepare=prepare, status=202)
@@ -134,6 +160,6 @@ def get_dataset(dataset_id: str, who: Reader, parts: Parts) -> DatasetOut:
 @router.delete("/{dataset_id}", status_code=204, responses=problems(NotFound, InUse))
 def delete_dataset(dataset_id: str, who: Writer, parts: Parts) -> None:
     """Delete a dataset that no unfinished job needs."""
-    with parts.database.write() as session:
+    with parts.change(who, "dataset.delete", dataset_id) as session:
         files = datasets.delete(session, who.project_id, dataset_id)
     discard(parts.store, files)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.schemas import Failure, Moment, Out
+from core.fetch.targets import MAX_URL_CHARACTERS
 from core.spec.document import Document
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
@@ -19,19 +20,29 @@ class BuiltinSource(Document):
     name: Literal["digits", "mnist-5k"]
 
 
+class UrlSource(Document):
+    """A file that the ingest worker fetches."""
+
+    type: Literal["url"]
+    url: Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS)] = Field(
+        description="https, of a public address; a signed link may be used.", examples=["https://example.com/pets.zip"]
+    )
+    labels: Literal["auto", "none"] = Field(default="auto", description="As for a file that is sent along.")
+
+
 class LaterSource(BaseModel):
     """Named by the contract, not offered by this version: answered 422 `not_available`, and never looked at."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    type: Literal["upload", "url", "huggingface"]
+    type: Literal["upload", "huggingface"]
 
 
 class DatasetCreate(Document):
     """A dataset from a source that the service reads by itself."""
 
     name: Name | None = Field(default=None, description="Null: the source's own name.")
-    source: Annotated[BuiltinSource | LaterSource, Field(discriminator="type")]
+    source: Annotated[BuiltinSource | UrlSource | LaterSource, Field(discriminator="type")]
 
 
 class SplitOut(Out):
@@ -44,7 +55,8 @@ class RejectedOut(Out):
     """A file that was left out."""
 
     path: str
-    reason: str
+    reason: str = Field(description="In words.")
+    code: str | None = Field(default=None, description="A stable word for it; null in datasets of earlier versions.")
 
 
 class DatasetOut(Out):
@@ -61,7 +73,7 @@ class DatasetOut(Out):
     channels: int | None
     image_size: int | None = Field(description="Pixels a side that jobs use where nobody says a size.")
     fingerprint: str | None = Field(description="Of the decoded content and labels, whatever the packing.")
-    size_bytes: int | None
+    size_bytes: int | None = Field(description="As it is stored; while processing, of the file that was sent.")
     rejected: list[RejectedOut] = Field(description="Files that were left out, each with the reason.")
     error: Failure | None
     created_at: Moment

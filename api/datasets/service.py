@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from api.datasets.schemas import BuiltinSource, DatasetCreate, DatasetOut, UploadedDataset
+from api.datasets.schemas import BuiltinSource, DatasetCreate, DatasetOut, UploadedDataset, UrlSource
 from api.uploads import Form
 from core.errors import FieldError, NotAvailable
+from core.fetch.targets import Reach, parse_target
 from core.ids import new_id
-from core.store import datasets
+from core.refusals import UrlNotAllowed
+from core.settings import Settings
+from core.store import datasets, quotas
 from core.store.artifacts import ArtifactStore, StoredFile
 from core.store.db import Session
 from core.store.tables import Dataset
@@ -16,9 +20,19 @@ from core.store.tables import Dataset
 _NAME_CHARACTERS = 200
 
 
-def builtin_of(request: DatasetCreate) -> BuiltinSource:
-    """The source, if this version reads it. Raises :class:`NotAvailable`; nothing is connected to."""
+def source_of(request: DatasetCreate, reach: Reach) -> BuiltinSource | UrlSource:
+    """The source, if this version reads it. Nothing is connected to, no name is looked up.
+
+    Raises :class:`NotAvailable`, and :class:`UrlNotAllowed` for a URL that will never be fetched.
+    """
     if isinstance(request.source, BuiltinSource):
+        return request.source
+    if isinstance(request.source, UrlSource):
+        try:
+            parse_target(request.source.url, reach)
+        except UrlNotAllowed as error:
+            at = "/source/url"
+            raise UrlNotAllowed(f"{at}: {error.detail}.", errors=[FieldError(at, error.detail)]) from None
         return request.source
     detail = (
         f"sources of the type {request.source.type} are not available in this version; send the archive "
@@ -27,9 +41,20 @@ def builtin_of(request: DatasetCreate) -> BuiltinSource:
     raise NotAvailable(f"/source/type: {detail}.", errors=[FieldError("/source/type", detail)])
 
 
-def create_builtin(session: Session, project_id: str, *, name: str | None, source: BuiltinSource) -> Dataset:
-    """Add a dataset that comes with the service; the ingest worker makes it ready."""
-    return datasets.create(session, project_id, name=name or source.name, source=source.model_dump(mode="json"))
+def create_from(
+    session: Session,
+    project_id: str,
+    settings: Settings,
+    *,
+    name: str | None,
+    source: BuiltinSource | UrlSource,
+    dataset_id: str | None = None,
+) -> Dataset:
+    """Add a dataset that the ingest worker gets by itself. Raises ``QuotaExceeded`` where the project is full."""
+    quotas.require_room(session, project_id, settings)
+    own = source.name if isinstance(source, BuiltinSource) else title_of(unquote(urlsplit(source.url).path))
+    document = source.model_dump(mode="json")
+    return datasets.create(session, project_id, name=name or own, source=document, dataset_id=dataset_id)
 
 
 def store_upload(store: ArtifactStore, form: Form) -> tuple[str, StoredFile]:
@@ -55,6 +80,7 @@ def create_uploaded(
         name=fields.name or title_of(form.file.filename),
         source=source,
         upload_key=stored.key,
+        size_bytes=stored.size_bytes,
         dataset_id=dataset_id,
     )
 

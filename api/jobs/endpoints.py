@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 
 from api.bodies import json_body, read_json
 from api.creation import IdempotencyKey, answer_once, created
-from api.deps import After, Limit, Parts, Reader, RecalledReader, ServiceParts, Writer
+from api.deps import After, Limit, Parts, Reader, ServiceParts, Writer, recalled_reader, service_parts
 from api.files import discard
 from api.jobs import service
+from api.jobs.moving import move_job
 from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut, JobStatus
 from api.jobs.stream import wait_until_terminal
 from api.problems import problems
@@ -25,13 +26,12 @@ from core.errors import (
     NotAvailable,
     NotFound,
     PayloadTooLarge,
+    QuotaExceeded,
     UnsupportedMedia,
 )
-from core.queue import Accelerator
 from core.spec import JobSpec, parse_job_spec
-from core.store import jobs
+from core.store import jobs, quotas
 from core.store.db import Session
-from core.store.tables import Job
 
 router = APIRouter(tags=["jobs"])
 
@@ -51,7 +51,7 @@ Spec = Annotated[JobSpec, Depends(job_spec)]
     "/v1/jobs",
     status_code=201,
     response_model=JobOut,
-    responses=created(*_SPEC_PROBLEMS, status=201),
+    responses=created(*_SPEC_PROBLEMS, QuotaExceeded, status=201),
     openapi_extra=json_body(JobSpec, example=EXAMPLE_SPEC),
 )
 async def create_job(
@@ -66,7 +66,12 @@ async def create_job(
     async def prepare() -> Callable[[Session], JobOut]:
         inputs = await _inputs(parts, who.project_id, spec)
         resolution = await service.resolve(parts.inspector, spec, inputs, threads=parts.settings.job_threads)
-        return lambda session: service.job_out(service.create(session, who.project_id, spec, resolution))
+
+        def make(session: Session) -> JobOut:
+            quotas.require_job(session, who.project_id, parts.settings)
+            return service.job_out(service.create(session, who.project_id, spec, resolution))
+
+        return make
 
     background.add_task(parts.hints.look_for_jobs, spec.resources.accelerator)
     request = ["POST /v1/jobs", spec.model_dump(mode="json")]
@@ -104,23 +109,23 @@ def list_jobs(
 @router.get("/v1/jobs/{job_id}", response_model=JobOut, responses=problems(NotFound))
 async def get_job(
     job_id: str,
-    who: RecalledReader,
-    parts: Parts,
+    request: Request,
     wait: Annotated[
         float,
         Query(ge=0, le=MAX_WAIT_SECONDS, description="Answer when the job is terminal, or after so many seconds."),
     ] = 0,
 ) -> Response:
     """One job; with `wait`, as soon as it has ended."""
+    # This is asked more often than all else. So it takes nothing by way of FastAPI, which would also check the answer.
+    parts, who = await service_parts(request), await recalled_reader(request)
     job = await wait_until_terminal(parts.live, parts.database, who, job_id, seconds=wait)
-    # Written here: FastAPI would check the document once more, and this is asked more often than all else.
     return Response(service.job_out(job).model_dump_json(), media_type="application/json")
 
 
 @router.delete("/v1/jobs/{job_id}", status_code=204, responses=problems(NotFound, InvalidState, InUse))
 def delete_job(job_id: str, who: Writer, parts: Parts) -> None:
     """Delete a job that has ended, with its files. Its student stays as a model."""
-    with parts.database.write() as session:
+    with parts.change(who, "job.delete", job_id) as session:
         files = jobs.delete(session, who.project_id, job_id)
     discard(parts.store, files)
 
@@ -131,46 +136,33 @@ _MOVE_PROBLEMS = problems(NotFound, InvalidState)
 @router.post("/v1/jobs/{job_id}/cancel", response_model=JobOut, responses=_MOVE_PROBLEMS)
 def cancel_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
     """End a job without a student; its checkpoints are kept."""
-    return _moved(jobs.cancel, job_id, who.project_id, parts, background)
+    return service.job_out(move_job(parts, who, job_id, "cancel", background))
 
 
 @router.post("/v1/jobs/{job_id}/pause", response_model=JobOut, responses=_MOVE_PROBLEMS)
 def pause_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
     """Put a job aside at its next step; it keeps its place."""
-    return _moved(jobs.pause, job_id, who.project_id, parts, background)
+    return service.job_out(move_job(parts, who, job_id, "pause", background))
 
 
 @router.post("/v1/jobs/{job_id}/resume", response_model=JobOut, responses=_MOVE_PROBLEMS)
 def resume_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
     """Queue a paused job again; it goes on where it was."""
-    return _moved(jobs.resume, job_id, who.project_id, parts, background)
+    return service.job_out(move_job(parts, who, job_id, "resume", background))
 
 
 @router.post("/v1/jobs/{job_id}/stop", response_model=JobOut, responses=_MOVE_PROBLEMS)
 def stop_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
     """End training early, then evaluate and export what there is."""
-    return _moved(jobs.stop, job_id, who.project_id, parts, background)
+    return service.job_out(move_job(parts, who, job_id, "stop", background))
 
 
-@router.post("/v1/jobs/{job_id}/retry", response_model=JobOut, responses=_MOVE_PROBLEMS)
+@router.post(
+    "/v1/jobs/{job_id}/retry", response_model=JobOut, responses=problems(NotFound, InvalidState, QuotaExceeded)
+)
 def retry_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
     """Queue a failed or cancelled job again, from its last checkpoint."""
-    return _moved(jobs.retry, job_id, who.project_id, parts, background)
-
-
-def _moved(
-    move: Callable[[Session, str, str], Job],
-    job_id: str,
-    project_id: str,
-    parts: ServiceParts,
-    background: BackgroundTasks,
-) -> JobOut:
-    with parts.database.write() as session:
-        job = move(session, project_id, job_id)
-    background.add_task(parts.hints.changed, job.id)
-    if job.status == "queued":
-        background.add_task(parts.hints.look_for_jobs, cast("Accelerator", job.accelerator))
-    return service.job_out(job)
+    return service.job_out(move_job(parts, who, job_id, "retry", background))
 
 
 async def _inputs(parts: ServiceParts, project_id: str, spec: JobSpec) -> service.Inputs:

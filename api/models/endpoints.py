@@ -16,9 +16,9 @@ from api.models.schemas import ModelOut
 from api.problems import problems
 from api.schemas import Page
 from api.sniffing import require_weights
-from api.uploads import FormRules, received_form
-from core.errors import InUse, MalformedRequest, NotFound, PayloadTooLarge, UnsupportedMedia
-from core.store import models
+from api.uploads import FormRules, admit_upload, received_form
+from core.errors import InUse, MalformedRequest, NotFound, PayloadTooLarge, QuotaExceeded, UnsupportedMedia
+from core.store import models, quotas
 from core.store.db import Session
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -53,7 +53,7 @@ _FORM: dict[str, Any] = {
     "",
     status_code=202,
     response_model=ModelOut,
-    responses=created(MalformedRequest, PayloadTooLarge, UnsupportedMedia, status=202),
+    responses=created(MalformedRequest, PayloadTooLarge, QuotaExceeded, UnsupportedMedia, status=202),
     openapi_extra=_FORM,
 )
 async def create_model(
@@ -64,7 +64,8 @@ async def create_model(
     Only safetensors is read; its header is checked at once. Then the file is loaded strictly and run
     once in the background: `processing`, then `ready`, or `failed` with what does not fit.
     """
-    rules = FormRules(service.FORM_FIELDS, parts.settings.max_upload_bytes, require_weights)
+    most = await to_thread.run_sync(admit_upload, parts, who)
+    rules = FormRules(service.FORM_FIELDS, most, require_weights)
     background.add_task(parts.hints.look_for_models)
     async with received_form(request, rules, parts.incoming) as form:
         asked = service.parse_form(form)
@@ -72,9 +73,15 @@ async def create_model(
         async def prepare() -> Callable[[Session], ModelOut]:
             await parts.inspector.require_architecture(asked.architecture)
             model_id, upload_key = await to_thread.run_sync(service.store_upload, parts.store, form)
-            return lambda session: service.model_out(
-                service.create(session, who.project_id, asked, model_id=model_id, upload_key=upload_key, form=form)
-            )
+
+            def make(session: Session) -> ModelOut:
+                made = service.create(
+                    session, who.project_id, asked, model_id=model_id, upload_key=upload_key, form=form
+                )
+                quotas.require_room(session, who.project_id, parts.settings)
+                return service.model_out(made)
+
+            return make
 
         identity = ["POST /v1/models", asked.model_dump(mode="json"), form.file.sha256]
         return await answer_once(parts, who, key, request=identity, prepare=prepare, status=202)
@@ -98,6 +105,6 @@ def get_model(model_id: str, who: Reader, parts: Parts) -> ModelOut:
 @router.delete("/{model_id}", status_code=204, responses=problems(NotFound, InUse))
 def delete_model(model_id: str, who: Writer, parts: Parts) -> None:
     """Delete a model that no unfinished job needs. The job whose student it is keeps its files."""
-    with parts.database.write() as session:
+    with parts.change(who, "model.delete", model_id) as session:
         files = models.delete(session, who.project_id, model_id)
     discard(parts.store, files)

@@ -60,6 +60,7 @@ def create(
         normalization=None if asked.normalization is None else asked.normalization.model_dump(mode="json"),
         classes=asked.classes,
         upload_key=upload_key,
+        size_bytes=form.file.size_bytes,
         model_id=model_id,
     )
 

@@ -19,11 +19,17 @@ SUFFIXES = frozenset(
 
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _BACKGROUND = 255  # transparent pixels are shown on white, as a viewer does
+_START_OF_SCAN = b"\xff\xda"  # within the data of a scan, 0xFF is always followed by zero or a restart mark
+_MAX_SCANS = 100
 _MAX_REASON = 200  # characters of a decoder's own words
 
 
 class BrokenImage(Exception):
-    """These bytes are not an image that can be read; the text says why."""
+    """These bytes are not an image that can be read; the text says why, ``code`` in one stable word."""
+
+    def __init__(self, reason: str, *, code: str = "image_unreadable") -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 def decode(content: bytes, *, max_pixels: int) -> Image.Image:
@@ -37,6 +43,7 @@ def decode(content: bytes, *, max_pixels: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image.size, max_pixels)
+            _check_scans(image, content)
             image.load()
             return _plain(ImageOps.exif_transpose(image))
     except (BrokenImage, MemoryError):
@@ -44,7 +51,9 @@ def decode(content: bytes, *, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError:
         raise BrokenImage(_unidentified(content)) from None
     except Image.DecompressionBombError:
-        raise BrokenImage(f"far more than {max_pixels:,} pixels; make the image smaller") from None
+        raise BrokenImage(
+            f"far more than {max_pixels:,} pixels; make the image smaller", code="image_too_large"
+        ) from None
     except Exception as error:
         # A decoder raises whatever its parser ran into (SyntaxError, struct.error, KeyError, ...).
         raise BrokenImage(f"the image cannot be decoded: {_words(error)}") from error
@@ -56,8 +65,15 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise BrokenImage("the image has no pixels")
     if width * height > max_pixels:
         raise BrokenImage(
-            f"the image has {width}×{height} pixels, at most {max_pixels:,} are accepted; make it smaller"
+            f"the image has {width}×{height} pixels, at most {max_pixels:,} are accepted; make it smaller",
+            code="image_too_large",
         )
+
+
+def _check_scans(image: Image.Image, content: bytes) -> None:
+    """Refuse a progressive JPEG that goes over all pixels again for every few bytes."""
+    if image.format == "JPEG" and (scans := content.count(_START_OF_SCAN)) > _MAX_SCANS:
+        raise BrokenImage(f"the image has {scans:,} scans, ordinary ones have about ten; save it anew")
 
 
 def _plain(image: Image.Image) -> Image.Image:

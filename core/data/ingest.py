@@ -12,7 +12,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.data.images import BrokenImage, decode
@@ -25,9 +25,20 @@ from core.data.ingest_sources import archive_files, folder_files
 from core.data.stored import INDEX, Index
 from core.data.stored_writer import StoredWriter
 from core.errors import DatasetRejected
+from core.refusals import (
+    ArchiveEncrypted,
+    FileTooLarge,
+    ImageTooLarge,
+    NestedArchive,
+    NoImages,
+    SpecialFile,
+    UnsafePath,
+)
 
 __all__ = ["IngestLimits", "IngestReport", "Labels", "Rejected", "ingest_archive", "ingest_builtin", "ingest_folder"]
 
+# Where every file is left out for the same one of these reasons, it is the dataset's.
+_ONE_REASON = (ArchiveEncrypted, FileTooLarge, ImageTooLarge, NestedArchive, SpecialFile, UnsafePath)
 MAX_LISTED = 1_000  # rejected files that are named; more are only counted
 _STRIDE = 8  # files between two calls of ``progress``: large images take a while each
 
@@ -114,7 +125,7 @@ def _ingest(
             raise _nothing_left(rejections)
         layout = _arranged(writer, rejections, seed, labels, rows)
         for rejected in layout.rejected:
-            rejections.add(shown(rejected.path), rejected.reason)
+            rejections.add(shown(rejected.path), rejected.reason, rejected.code)
         index = writer.finish(layout, name=name)
         size_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return _report(index, rejections, size_bytes)
@@ -133,14 +144,14 @@ def _store_files(
         if progress is not None and count % _STRIDE == 0:
             progress(count)
         if file.problem is not None:
-            rejections.add(file.path, file.problem)
+            rejections.add(file.path, file.problem, file.code)
         elif file.path in writer:
-            rejections.add(file.path, "there is another file with this path, which was taken")
+            rejections.add(file.path, "there is another file with this path, which was taken", "duplicate_path")
         else:
             try:
                 picture = decode(file.content, max_pixels=limits.max_image_pixels)
             except BrokenImage as reason:
-                rejections.add(file.path, str(reason))
+                rejections.add(file.path, str(reason), reason.code)
             else:
                 writer.add(file.path, file.content, picture)
                 if file.row is not None:
@@ -164,25 +175,30 @@ class _Rejections:
     def __init__(self) -> None:
         self.listed: list[Rejected] = []
         self.count = 0
+        self.codes: set[str] = set()
 
-    def add(self, path: str, reason: str) -> None:
+    def add(self, path: str, reason: str, code: str) -> None:
         self.count += 1
+        self.codes.add(code)
         if len(self.listed) < MAX_LISTED:
-            self.listed.append(Rejected(path, reason))
+            self.listed.append(Rejected(path, reason, code))
 
     def summary(self) -> tuple[Rejected, ...]:
         more = self.count - len(self.listed)
-        return (*self.listed, Rejected("…", f"{more:,} more files are left out")) if more else tuple(self.listed)
+        rest = (Rejected("…", f"{more:,} more files are left out", "more"),) if more else ()
+        return (*self.listed, *rest)
 
     def document(self) -> list[dict[str, str]]:
-        return [{"path": rejected.path, "reason": rejected.reason} for rejected in self.summary()]
+        return [asdict(rejected) for rejected in self.summary()]
 
 
 def _nothing_left(rejections: _Rejections) -> DatasetRejected:
     if not rejections.count:
-        return DatasetRejected("there are no files in it; send a folder of images, one folder a class")
+        return NoImages("there are no files in it; send a folder of images, one folder a class")
     first = rejections.listed[0]
-    return DatasetRejected(
+    (code,) = rejections.codes if len(rejections.codes) == 1 else (NoImages.code,)
+    kind = next((kind for kind in _ONE_REASON if kind.code == code), NoImages)
+    return kind(
         f"none of the {rejections.count:,} files is an image that can be read; {first.path}: {first.reason}",
         extra={"rejected": rejections.document()},
     )

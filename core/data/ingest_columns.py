@@ -12,7 +12,7 @@ from pyarrow import types
 
 from core.data.ingest_files import Labels
 from core.data.ingest_names import NotAccepted, clean_label, shown
-from core.errors import DatasetRejected
+from core.refusals import TableUnclear
 
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "class_name", "fine_label")
@@ -41,7 +41,7 @@ def find_columns(schema: pa.Schema, *, labels: Labels) -> Columns:
     """Find the columns by what the hub's ``datasets`` notes in the file, else by their types and names.
 
     The image is encoded bytes, or a struct with the field ``bytes``. A label is an integer or a string.
-    Raises :class:`NotAccepted` where no column holds images, and :class:`DatasetRejected` where it is
+    Raises :class:`NotAccepted` where no column holds images, and :class:`TableUnclear` where it is
     unclear which one is meant.
     """
     features = _features(schema)
@@ -54,7 +54,8 @@ def find_columns(schema: pa.Schema, *, labels: Labels) -> Columns:
     if image is None:
         raise NotAccepted(
             "no column of the Parquet file holds encoded images (bytes, or a struct with the field bytes); "
-            f"its columns are {shown(', '.join(schema.names))}"
+            f"its columns are {shown(', '.join(schema.names))}",
+            code="table_unclear",
         )
     label = None if labels == "none" else _label_column(schema, features)
     names = None if label is None else _class_names(features.get(label))
@@ -75,7 +76,7 @@ def _label_column(schema: pa.Schema, features: dict[str, Any]) -> str | None:
     known = [name for name in LABEL_NAMES if name in usable]
     chosen = _choose("label", declared, known[:1], LABEL_NAMES)
     if chosen is None and usable:
-        raise DatasetRejected(
+        raise TableUnclear(
             f"it is not clear which column is the label ({shown(', '.join(usable))}); call it {LABEL_NAMES[0]}, "
             "or send labels: none for a dataset without classes"
         )
@@ -89,7 +90,7 @@ def _choose(what: str, declared: Sequence[str], possible: Sequence[str], names: 
         return group[0] if group else None
     named = [name for name in names if name in group]
     if not named:
-        raise DatasetRejected(
+        raise TableUnclear(
             f"it is not clear which column is the {what} ({shown(', '.join(group))}); call it {names[0]}"
         )
     return named[0]
@@ -137,11 +138,11 @@ def _class_names(feature: Any) -> tuple[str, ...] | None:
     if names is None:
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DatasetRejected("the class names in the Parquet file are not a list of words; write it again")
+        raise TableUnclear("the class names in the Parquet file are not a list of words; write it again")
     try:
         cleaned = tuple(clean_label(name) for name in names)
     except NotAccepted as reason:
-        raise DatasetRejected(f"a class name in the Parquet file cannot be used: {reason}") from None
+        raise TableUnclear(f"a class name in the Parquet file cannot be used: {reason}") from None
     if len(set(cleaned)) < len(cleaned):
-        raise DatasetRejected("two classes in the Parquet file have the same name; rename one")
+        raise TableUnclear("two classes in the Parquet file have the same name; rename one")
     return cleaned

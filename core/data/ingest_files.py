@@ -30,7 +30,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file: its clean path and content, or its name as found and the reason why it is left out.
+    """One file: its clean path and content, or its name as found and why it is left out (in words, and a stable one).
 
     ``row`` is there for an image from a table, whose path is the table's with ``#`` and the row's number.
     """
@@ -38,4 +38,5 @@ class SourceFile:
     path: str
     content: bytes = b""
     problem: str | None = None
+    code: str = ""
     row: Row | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from core.data.ingest_files import Labels, Row
 from core.data.ingest_limits import Rejected
 from core.data.stored import UNLABELLED, SplitName
-from core.errors import DatasetRejected
+from core.refusals import TooFewImages
 
 _TRAIN_NAMES = frozenset({"train", "training"})
 _TEST_NAMES = ("test", "testing", "val", "valid", "validation")  # the first that has images is the test split
@@ -60,7 +60,7 @@ def arrange(
     * Where there is no test split, a fifth of each class is set apart: the images whose digest of seed
       and path is smallest. So the choice depends on neither the packing nor the other images.
 
-    Deeper folders belong to their class. Raises :class:`DatasetRejected` where no two classes or no
+    Deeper folders belong to their class. Raises :class:`TooFewImages` where no two classes or no
     test split come out.
     """
     ordered = sorted(sources)
@@ -78,7 +78,7 @@ def arrange(
     if not test:
         train, test = _set_apart(train, seed)
     if not train or not test:
-        raise DatasetRejected("there are too few images for a training and a test split; send at least two of a class")
+        raise TooFewImages("there are too few images for a training and a test split; send at least two of a class")
     splits: dict[SplitName, list[Placed]] = {"train": train, "test": test}
     return Layout(classes, splits, tree.rejected)
 
@@ -120,9 +120,9 @@ def _with_splits(paths: Mapping[str, str], labels: Labels) -> _Tree | None:
     for top, sources in tops.items():
         if top in candidates:  # one line for the whole folder
             why = "its images are not in class folders" if test is None else f"the test split is read from {test}/"
-            tree.rejected.append(Rejected(f"{top}/", f"{len(sources)} images are not used: {why}"))
+            tree.rejected.append(_unused(f"{top}/", f"{len(sources)} images are not used: {why}"))
         else:
-            tree.rejected += [Rejected(s, f"the image is outside {train}/ and the test split") for s in sources]
+            tree.rejected += [_unused(s, f"the image is outside {train}/ and the test split") for s in sources]
     return tree
 
 
@@ -150,7 +150,7 @@ def _of_rows(ordered: Sequence[str], rows: Mapping[str, Row]) -> _Tree:
         if source in rows:
             by_split[rows[source].split].append(source)
         else:
-            tree.rejected.append(Rejected(source, "the image lies beside Parquet files, which are what is read"))
+            tree.rejected.append(_unused(source, "the image lies beside Parquet files, which are what is read"))
     labelled = any(row.label is not None for row in rows.values())
     tests = [
         name
@@ -166,7 +166,7 @@ def _of_rows(ordered: Sequence[str], rows: Mapping[str, Row]) -> _Tree:
                 groups[rows[source].class_name].append(source)
         else:
             why = "no other split is used for tests" if test is None else f"the test split is read from {test}"
-            tree.rejected.append(Rejected(split, f"{len(sources)} rows are not used: {why}"))
+            tree.rejected.append(_unused(split, f"{len(sources)} rows are not used: {why}"))
     return tree
 
 
@@ -190,7 +190,7 @@ def _classes(tree: _Tree, order: tuple[str, ...] | None = None) -> tuple[str, ..
     if not names:
         return None
     if len(names) == 1:
-        raise DatasetRejected(f"there is one class only ({names[0]}), and at least two are needed; {_LAYOUTS}")
+        raise TooFewImages(f"there is one class only ({names[0]}), and at least two are needed; {_LAYOUTS}")
     return tuple(names) if order is None else order
 
 
@@ -209,12 +209,16 @@ def _placed(
         if name in labels:
             found += [Placed(source, paths[source], labels[name]) for source in sources]
         elif name is None:
-            rejected += [Rejected(source, homeless) for source in sources]
+            rejected += [_unused(source, homeless) for source in sources]
         elif classes is None:
-            rejected += [Rejected(source, "the training images have no classes") for source in sources]
+            rejected += [_unused(source, "the training images have no classes") for source in sources]
         else:
-            rejected += [Rejected(source, f"class {name} is not among the training classes") for source in sources]
+            rejected += [_unused(source, f"class {name} is not among the training classes") for source in sources]
     return sorted(found, key=lambda placed: placed.path)
+
+
+def _unused(path: str, reason: str) -> Rejected:
+    return Rejected(path, reason, "not_in_layout")
 
 
 def _set_apart(samples: Sequence[Placed], seed: int) -> tuple[list[Placed], list[Placed]]:

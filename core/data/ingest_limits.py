@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.errors import DatasetRejected
+from core.refusals import ArchiveBomb, TooManyFiles, UnpackedTooLarge
 
 # Small archives may compress as well as they like: what they unpack to harms nobody.
 _HARMLESS_BYTES = 64 * 1024**2
@@ -23,10 +24,11 @@ class IngestLimits:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A file that was left out, and why."""
+    """A file that was left out, and why: in words, and in a stable one."""
 
     path: str
     reason: str
+    code: str
 
 
 class Budget:
@@ -46,25 +48,29 @@ class Budget:
 
     def count_bytes(self, num_bytes: int) -> None:
         """So many more unpacked bytes."""
+        self.require_room(num_bytes)
         self._num_bytes += num_bytes
-        if self._num_bytes > self._limits.max_unpacked_bytes:
-            raise DatasetRejected(
-                f"the files take more than {readable(self._limits.max_unpacked_bytes)} unpacked, which is the most "
-                "that is accepted; make the images smaller or send a part of them"
-            )
         if self._packed_bytes is None:
             return
         if self._num_bytes > max(_HARMLESS_BYTES, self._limits.max_unpack_ratio * self._packed_bytes):
-            raise DatasetRejected(
+            raise ArchiveBomb(
                 f"an archive of {readable(self._packed_bytes)} that unpacks to {readable(self._num_bytes)} or more "
                 f"is taken for a decompression bomb (at most {self._limits.max_unpack_ratio:g} times its size is "
                 "accepted); pack ordinary image files"
             )
 
+    def require_room(self, num_bytes: int) -> None:
+        """Refuse so many more bytes, where they are too many, without counting them."""
+        if self._num_bytes + num_bytes > self._limits.max_unpacked_bytes:
+            raise UnpackedTooLarge(
+                f"the files take more than {readable(self._limits.max_unpacked_bytes)} unpacked, which is the most "
+                "that is accepted; make the images smaller or send a part of them"
+            )
+
 
 def too_many_files(limits: IngestLimits) -> DatasetRejected:
     """The error for too many entries."""
-    return DatasetRejected(f"there are more than {limits.max_archive_files:,} files; send fewer")
+    return TooManyFiles(f"there are more than {limits.max_archive_files:,} files; send fewer")
 
 
 def readable(num_bytes: float) -> str:

@@ -17,7 +17,11 @@ _MAX_SHOWN = 300
 
 
 class NotAccepted(Exception):
-    """This file is left out; the text is the reason that is reported."""
+    """This file is left out; the text is the reason that is reported, ``code`` a stable word for it."""
+
+    def __init__(self, reason: str, *, code: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 def clean_path(name: str) -> str | None:
@@ -30,14 +34,14 @@ def clean_path(name: str) -> str | None:
     unified = name.replace("\\", "/")
     parts = [part for part in unified.split("/") if part not in {"", "."}]
     if ".." in parts or unified.startswith("/") or _DRIVE.match(unified):
-        raise NotAccepted("the path leads outside the archive")
+        raise NotAccepted("the path leads outside the archive", code="unsafe_path")
     if not parts or any(_is_clutter(part) for part in parts):
         return None
     path = unicodedata.normalize("NFC", "/".join(parts))
     if len(path) > _MAX_PATH:
-        raise NotAccepted(f"the path is longer than {_MAX_PATH} characters")
+        raise NotAccepted(f"the path is longer than {_MAX_PATH} characters", code="unsafe_path")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in path):
-        raise NotAccepted("the path has control characters or is not UTF-8")
+        raise NotAccepted("the path has control characters or is not UTF-8", code="unsafe_path")
     return path
 
 
@@ -48,8 +52,8 @@ def check_kind(path: str) -> None:
     if suffix in SUFFIXES:
         return
     if suffix in _ARCHIVES:
-        raise NotAccepted("an archive within the dataset is not opened; unpack it first")
-    raise NotAccepted(f"not an image file by its name; accepted are {', '.join(sorted(SUFFIXES))}")
+        raise NotAccepted("an archive within the dataset is not opened; unpack it first", code="nested_archive")
+    raise NotAccepted(f"not an image file by its name; accepted are {', '.join(sorted(SUFFIXES))}", code="not_an_image")
 
 
 def clean_label(text: str) -> str:
@@ -59,11 +63,11 @@ def clean_label(text: str) -> str:
     """
     label = unicodedata.normalize("NFC", text.strip())
     if not label:
-        raise NotAccepted("the label is empty")
+        raise NotAccepted("the label is empty", code="label_invalid")
     if len(label) > _MAX_LABEL:
-        raise NotAccepted(f"the label is longer than {_MAX_LABEL} characters")
+        raise NotAccepted(f"the label is longer than {_MAX_LABEL} characters", code="label_invalid")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in label):
-        raise NotAccepted("the label has control characters")
+        raise NotAccepted("the label has control characters", code="label_invalid")
     return label
 
 

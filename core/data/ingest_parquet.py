@@ -20,7 +20,7 @@ from core.data.ingest_files import Labels, Row, SourceFile
 from core.data.ingest_limits import Budget, IngestLimits, readable
 from core.data.ingest_names import NotAccepted, clean_label, shown
 from core.data.stored import UNLABELLED
-from core.errors import DatasetRejected
+from core.refusals import TableUnclear, TooManyFiles
 
 SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
@@ -48,7 +48,7 @@ class Tables:
         """The rows of one table as files called ``PATH#ROW``, rows counted from 0.
 
         Raises :class:`NotAccepted` for a file that cannot be read, also in its middle, and
-        :class:`DatasetRejected` for a bomb, for unclear columns, and for files that do not fit together.
+        :class:`core.errors.DatasetRejected` for a bomb, for unclear columns, and for files that do not fit together.
         """
         try:
             with pq.ParquetFile(
@@ -69,13 +69,14 @@ class Tables:
             raise
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             words = " ".join(str(error).split())[:_MAX_REASON]
-            raise NotAccepted(f"the Parquet file is damaged or of a kind that is not read here: {words}") from error
+            reason = f"the Parquet file is damaged or of a kind that is not read here: {words}"
+            raise NotAccepted(reason, code="table_unreadable") from error
 
     def _check_declared(self, metadata: pq.FileMetaData) -> None:
         # Of row groups, not of columns: asking a damaged column for its size can end the whole process.
         declared = Budget(self._limits, packed_bytes=self._packed_bytes)
         if metadata.num_rows > self._limits.max_archive_files:
-            raise DatasetRejected(f"there are more than {self._limits.max_archive_files:,} rows; send fewer")
+            raise TooManyFiles(f"there are more than {self._limits.max_archive_files:,} rows; send fewer")
         for group in range(metadata.num_row_groups):
             declared.count_bytes(max(0, metadata.row_group(group).total_byte_size))
 
@@ -84,7 +85,7 @@ class Tables:
             return
         kind = (columns.label_kind, columns.names)
         if self._kind is not None and self._kind != kind:
-            raise DatasetRejected(
+            raise TableUnclear(
                 f"{path} has other classes, or labels of another kind, than the Parquet files before it; "
                 "write all of them from one dataset"
             )
@@ -99,7 +100,7 @@ class Tables:
                 written = batch.column(columns.split)[0].as_py()
                 split = split if written is None else clean_label(written).casefold()
         except NotAccepted as reason:
-            return SourceFile(path, problem=str(reason))
+            return SourceFile(path, problem=str(reason), code=reason.code)
         row = self._rows.setdefault((split, label), Row(split, label, columns.names))
         return SourceFile(path, content, row=row)
 
@@ -107,14 +108,16 @@ class Tables:
         if columns.image_is_struct and cell.is_valid:
             cell = cell["bytes"]
             if not cell.is_valid:
-                raise NotAccepted("the row names an image file instead of holding it; embed the images")
+                raise NotAccepted(
+                    "the row names an image file instead of holding it; embed the images", code="row_invalid"
+                )
         if not cell.is_valid:
-            raise NotAccepted("the row has no image")
+            raise NotAccepted("the row has no image", code="row_invalid")
         size = cell.as_buffer().size
         self._budget.count_bytes(size)
         if size > self._limits.max_file_bytes:
             most = readable(self._limits.max_file_bytes)
-            raise NotAccepted(f"the image has {readable(size)}, at most {most} are accepted")
+            raise NotAccepted(f"the image has {readable(size)}, at most {most} are accepted", code="file_too_large")
         content: bytes = cell.as_py()
         return content
 
@@ -137,5 +140,6 @@ def _label(batch: pa.RecordBatch, columns: Columns) -> int | str | None:
     if value == UNLABELLED:  # the hub's mark of a hidden label
         return None
     if not 0 <= value < len(columns.names):
-        raise NotAccepted(f"the label {shown(str(value))} is not one of the {len(columns.names)} classes")
+        reason = f"the label {shown(str(value))} is not one of the {len(columns.names)} classes"
+        raise NotAccepted(reason, code="label_invalid")
     return int(value)

@@ -24,6 +24,7 @@ from core.data.ingest_limits import Budget, IngestLimits, readable, too_many_fil
 from core.data.ingest_names import NotAccepted, check_kind, clean_path, shown
 from core.data.ingest_tar import TarEntry, looks_like_tar, tar_entries
 from core.errors import DatasetRejected
+from core.refusals import ArchiveBomb, ArchiveUnreadable, TableUnclear
 
 if TYPE_CHECKING:
     from core.data.ingest_parquet import Tables
@@ -33,7 +34,10 @@ __all__ = ["SourceFile", "archive_files", "folder_files"]
 _UTF8_NAME = 0x800  # zip general purpose bits
 _ENCRYPTED = 0x1
 _ENTRY_SIGNATURE = b"PK\x01\x02"
+_LOCAL_HEADER_BYTES = 30  # the least that stands before a member
+_MAX_DIRECTORY_BYTES = 512 * 1024**2  # a million entries with names of usual length have a fifth of it
 
+_SHORT = "the file is damaged in the archive: it is shorter than declared"
 _SPECIAL = "a link or special file is not followed; pack the image itself"
 
 _PARQUET = b"PAR1"
@@ -61,17 +65,17 @@ def archive_files(
         head = file.read(512)
     for magic, kind in _REFUSED_KINDS.items():
         if head.startswith(magic):
-            raise DatasetRejected(f"the file is {kind}")
+            raise ArchiveUnreadable(f"the file is {kind}")
     tables = _Spool(limits, packed_bytes=path.stat().st_size, labels=labels, scratch=scratch)
     if head.startswith(_PARQUET):
         return _one_table(path, tables)
     if looks_like_tar(head):
         return _tar_files(path, limits, tables)
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         return _zip_files(path, limits, tables)
     if head.startswith(b"PK"):
-        raise DatasetRejected("the zip archive is cut off: its directory is missing; upload it again")
-    raise DatasetRejected(
+        raise ArchiveUnreadable("the zip archive is cut off: its directory is missing; upload it again")
+    raise ArchiveUnreadable(
         "the file is not an archive that is read here; send a zip or a tar (plain, gz, bz2 or xz), or a Parquet file"
     )
 
@@ -106,35 +110,45 @@ def _folder_file(found: Path, name: str, limits: IngestLimits, budget: Budget, t
         budget.count_bytes(status.st_size)
         file = SourceFile(path, found.read_bytes())
     except NotAccepted as reason:
-        file = SourceFile(shown(name), problem=str(reason))
+        file = SourceFile(shown(name), problem=str(reason), code=reason.code)
     except OSError as error:  # a broken link, a file without read permission: the others are still good
-        file = SourceFile(shown(name), problem=f"the file cannot be read: {error.strerror}")
+        file = SourceFile(shown(name), problem=f"the file cannot be read: {error.strerror}", code="file_unreadable")
     yield file
 
 
 def _check_ordinary(mode: int) -> None:
     if stat.S_ISDIR(mode):
-        raise NotAccepted("a linked folder is not entered; copy it")
+        raise NotAccepted("a linked folder is not entered; copy it", code="special_file")
     if not stat.S_ISREG(mode):
-        raise NotAccepted("not an ordinary file")
+        raise NotAccepted("not an ordinary file", code="special_file")
 
 
 def _check_file_size(num_bytes: int, limits: IngestLimits) -> None:
     if num_bytes > limits.max_file_bytes:
-        raise NotAccepted(f"the file has {readable(num_bytes)}, at most {readable(limits.max_file_bytes)} are accepted")
+        most = readable(limits.max_file_bytes)
+        raise NotAccepted(f"the file has {readable(num_bytes)}, at most {most} are accepted", code="file_too_large")
 
 
 # --- zip ----------------------------------------------------------------------------------------
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it is one, and says of itself that it cannot be read
+        return True
+
+
 class _CountedDirectory(BufferedReader):
-    """Refuses a zip directory with too many entries before ``zipfile`` makes an object of each."""
+    """Refuses a zip directory of too many entries or bytes before ``zipfile`` makes an object of each."""
 
     def __init__(self, path: Path, limits: IngestLimits) -> None:
         super().__init__(FileIO(path))
         self._limits = limits
 
     def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_DIRECTORY_BYTES:
+            raise ArchiveBomb("the zip archive has a directory of absurd size; pack ordinary files")
         data = super().read(size)
         if data.count(_ENTRY_SIGNATURE) > self._limits.max_archive_files:
             raise too_many_files(self._limits)
@@ -146,15 +160,29 @@ def _zip_files(path: Path, limits: IngestLimits, tables: _Spool) -> Generator[So
     with _CountedDirectory(path, limits) as file:
         try:
             archive = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-            raise DatasetRejected(f"the zip archive is damaged ({error}); pack or upload it again") from error
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, OSError) as error:
+            raise ArchiveUnreadable(f"the zip archive is damaged ({error}); pack or upload it again") from error
         with archive:
+            _check_places(archive)
             # Before anything is read: zipfile never reads more of a member than it declares.
             for entry in archive.infolist():
                 budget.count_file()
                 budget.count_bytes(entry.file_size)
             for entry in archive.infolist():
                 yield from _zip_file(archive, entry, limits, tables)
+
+
+def _check_places(archive: zipfile.ZipFile) -> None:
+    """Refuse members that share bytes, which is how small zips unpack to petabytes, and parts of a split archive."""
+    behind = archive.start_dir
+    for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset, reverse=True):
+        if not 0 <= entry.header_offset < archive.start_dir:
+            raise ArchiveUnreadable("the zip archive is damaged: a file lies outside of it; pack or upload it again")
+        if entry.volume:
+            raise ArchiveUnreadable("the zip archive is one of several parts; join them or pack it whole")
+        if entry.header_offset + _LOCAL_HEADER_BYTES + entry.compress_size > behind:
+            raise ArchiveBomb("files of the zip archive overlap, as no archiver writes them; pack it again")
+        behind = entry.header_offset
 
 
 def _zip_file(
@@ -173,35 +201,37 @@ def _zip_file(
         _check_file_size(entry.file_size, limits)
         file = SourceFile(path, _zip_content(archive, entry))
     except NotAccepted as reason:
-        file = SourceFile(shown(name), problem=str(reason))
+        file = SourceFile(shown(name), problem=str(reason), code=reason.code)
     yield file
 
 
 def _zip_name(entry: zipfile.ZipInfo) -> str:
     """The entry's name; UTF-8 also where the archiver forgot to say so (``zipfile`` takes it for cp437)."""
+    name = entry.orig_filename  # zipfile's own ends at the first NUL
     if entry.flag_bits & _UTF8_NAME:
-        return entry.filename
+        return name
     try:
-        return entry.filename.encode("cp437").decode("utf-8")
+        return name.encode("cp437").decode("utf-8")
     except UnicodeError:
-        return entry.filename
+        return name
 
 
 def _check_zip_entry(entry: zipfile.ZipInfo) -> None:
     mode = entry.external_attr >> 16  # zero where the archive was not made on Unix
     if stat.S_IFMT(mode) not in {0, stat.S_IFREG}:
-        raise NotAccepted(_SPECIAL)
+        raise NotAccepted(_SPECIAL, code="special_file")
     if entry.flag_bits & _ENCRYPTED:
-        raise NotAccepted("the file is encrypted; pack without a password")
+        raise NotAccepted("the file is encrypted; pack without a password", code="archive_encrypted")
     if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         # zipfile's bzip2 and LZMA readers unpack without a bound on what one read may give.
-        raise NotAccepted("the file is compressed by another method than deflate; pack the usual way")
+        reason = "the file is compressed by another method than deflate; pack the usual way"
+        raise NotAccepted(reason, code="compression_unknown")
 
 
 def _zip_content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     content = b"".join(_zip_blocks(archive, entry, entry.file_size))
     if len(content) != entry.file_size:
-        raise NotAccepted("the file is damaged in the archive: it is shorter than declared")
+        raise NotAccepted(_SHORT, code="file_damaged")
     return content
 
 
@@ -209,7 +239,7 @@ def _zip_copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes])
     for block in _zip_blocks(archive, entry, _CHUNK):
         file.write(block)
     if file.tell() != entry.file_size:
-        raise NotAccepted("the file is damaged in the archive: it is shorter than declared")
+        raise NotAccepted(_SHORT, code="file_damaged")
 
 
 def _zip_blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> Iterator[bytes]:
@@ -218,8 +248,17 @@ def _zip_blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> 
         with archive.open(entry) as stream:
             while block := stream.read(max(1, size)):
                 yield block
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise NotAccepted(f"the file is damaged in the archive: {error or 'it ends too early'}") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OverflowError,
+    ) as error:
+        reason = f"the file is damaged in the archive: {error or 'it ends too early'}"
+        raise NotAccepted(reason, code="file_damaged") from error
 
 
 # --- tar ----------------------------------------------------------------------------------------
@@ -243,13 +282,13 @@ def _tar_file(entry: TarEntry, limits: IngestLimits, tables: _Spool) -> Iterator
         _check_file_size(entry.size, limits)
         file = SourceFile(path, entry.read())
     except NotAccepted as reason:
-        file = SourceFile(shown(entry.name), problem=str(reason))
+        file = SourceFile(shown(entry.name), problem=str(reason), code=reason.code)
     yield file
 
 
 def _check_plain(entry: TarEntry) -> None:
     if not entry.is_plain:
-        raise NotAccepted(_SPECIAL)
+        raise NotAccepted(_SPECIAL, code="special_file")
 
 
 # --- parquet ------------------------------------------------------------------------------------
@@ -289,4 +328,5 @@ def _one_table(path: Path, tables: _Spool) -> Generator[SourceFile]:
     try:
         yield from tables.rows(_ONE_TABLE, path)
     except NotAccepted as reason:
-        raise DatasetRejected(str(reason)) from reason
+        kind = TableUnclear if reason.code == TableUnclear.code else ArchiveUnreadable
+        raise kind(str(reason)) from reason

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, Self, cast
+from typing import IO, NoReturn, Protocol, Self, cast
 
 from core.data.ingest_limits import Budget, IngestLimits
-from core.errors import DatasetRejected
+from core.refusals import ArchiveBomb, ArchiveUnreadable
 
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
 _BLOCK = 512
@@ -58,7 +58,7 @@ def looks_like_tar(head: bytes) -> bool:
 def tar_entries(path: Path, limits: IngestLimits) -> Iterator[TarEntry]:
     """The entries of a tar archive, in its order.
 
-    Raises :class:`DatasetRejected` for a bomb, and for an archive that is damaged or cut off: unlike a
+    Raises :class:`core.errors.DatasetRejected` for a bomb, and for an archive that is damaged or cut off: unlike a
     zip's, its later files cannot be found then.
     """
     budget = Budget(limits, packed_bytes=path.stat().st_size)
@@ -72,7 +72,7 @@ def _damage_told() -> Iterator[None]:
         yield
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RecursionError) as error:
         # OSError: what gzip and bz2 raise for bad data; RecursionError: headers that describe headers for ever.
-        raise DatasetRejected(f"the tar archive is damaged or cut off ({error}); pack or upload it again") from error
+        raise ArchiveUnreadable(f"the tar archive is damaged or cut off ({error}); pack or upload it again") from error
 
 
 def _entries(stream: _Metered, budget: Budget) -> Iterator[TarEntry]:
@@ -88,16 +88,18 @@ def _entries(stream: _Metered, budget: Budget) -> Iterator[TarEntry]:
         for info in archive:
             archive.members = []  # type: ignore[attr-defined]  # else every entry is kept, for going back
             budget.count_file()
+            # tarfile would go on reading at the end of the file for as many megabytes as a header states.
+            budget.require_room(info.size)
             yield TarEntry(
                 name=info.name,
                 size=info.size,
                 is_folder=info.isdir(),
-                is_plain=info.isreg() and not info.issparse(),
+                is_plain=info.isreg(),
                 read=lambda info=info: _content(archive, info),  # type: ignore[misc]
                 copy_to=lambda file, info=info: _copy(archive, info, file),  # type: ignore[misc]
             )
     if not headers.ended:  # tarfile takes a damaged header in the middle for the end, silently
-        raise DatasetRejected("the tar archive is damaged or cut off: its end mark is missing; upload it again")
+        raise ArchiveUnreadable("the tar archive is damaged or cut off: its end mark is missing; upload it again")
     while stream.read(_CHUNK):  # to the end, where gzip and xz keep the checksum of it all
         pass
 
@@ -137,10 +139,20 @@ def _guarded_headers() -> type[_Headers]:
             cls.ended = cls.ended or (len(buf) == _BLOCK and not any(buf))
             header = super().frombuf(buf, encoding, errors)
             cls.num_global += header.type == tarfile.XGLTYPE
+            if header.type == tarfile.GNUTYPE_SPARSE:
+                cls.refuse_holes()
             too_large = header.type in _EXTENSIONS and header.size > _MAX_EXTENSION
             if too_large or cls.num_global > _MAX_GLOBAL_HEADERS:
-                raise DatasetRejected("the tar archive has headers of absurd size; pack ordinary files")
+                raise ArchiveBomb("the tar archive has headers of absurd size; pack ordinary files")
             return header
+
+        @classmethod
+        def refuse_holes(cls, *_: object) -> NoReturn:
+            # Lists of holes grow while they are read, out of a few compressed bytes.
+            raise ArchiveUnreadable("the tar archive has sparse files; pack it without --sparse")
+
+        # What tarfile calls at the three ways in which pax headers say it.
+        _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = refuse_holes
 
     return Guarded
 

@@ -4,11 +4,12 @@ JSON comes in on stdin: ``{"file", "architecture", "arguments", "normalization",
 One line of JSON goes out on stdout: ``{"ok": ModelFacts}``, with the model stored in ``out_folder``, or
 ``{"error": {...}}`` as ``core.errors.error_document`` writes it. The exit status is 0 in both cases;
 anything else means that the process itself died (memory, a time limit). Whoever calls it sets the
-limits and needs no torch.
+limits and needs no torch; network, other programs and other files this process gives up by itself.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, TextIO
 import torch
 from pydantic import Field
 
+from core.confinement import confine
 from core.errors import OutOfMemory, PotstillError, error_document
 from core.models.weights import check_upload
 from core.spec.document import Document
@@ -60,4 +62,7 @@ def check(upload: Upload) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.stdin, sys.stdout)
+    asked = sys.stdin.read()
+    known = Upload.model_validate_json(asked)
+    confine(readable=[known.file], writable=[known.out_folder.parent])
+    main(io.StringIO(asked), sys.stdout)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from core.errors import UnsupportedMedia, WeightsMismatch
+from core.errors import WeightsMismatch
+from core.refusals import ModelHeaderInvalid, ModelNotSafetensors
 from core.spec.facts import ModelFacts
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -24,6 +25,8 @@ _DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
     "U8": 1, "BOOL": 1,
 }  # fmt: skip
+_MAX_DIMENSIONS = 64  # torch's own limit; a product of millions of numbers would take minutes
+_MAX_NUMBER = 2**63
 _FIX = "save the weights with safetensors.torch.save_file and send that file"
 
 
@@ -48,7 +51,8 @@ def read_header(source: Path | bytes) -> Header:
     """Read and check the head of a whole safetensors file.
 
     Raises:
-        UnsupportedMedia: A pickle, an archive or anything else that is not a whole safetensors file.
+        ModelNotSafetensors: A pickle, an archive or anything else.
+        ModelHeaderInvalid: The header does not describe the file: cut off, overlapping or missing tensors.
     """
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), len(source))
@@ -81,43 +85,61 @@ def read_facts(folder: Path) -> ModelFacts:
 
 
 def _read(file: IO[bytes], size: int) -> Header:
-    start = file.read(8)
-    if start[:1] == b"\x80" or start[:2] in {b"PK", b"\x1f\x8b", b"BZ"}:
-        raise UnsupportedMedia(f"This is a pickle or an archive, which is never opened here; {_FIX}.")
+    start, opening = file.read(8), file.read(1)
+    # Not by the first bytes alone: a length may well be 0x80, or spell PK.
+    if opening != b"{" and (start[:1] == b"\x80" or start[:2] in {b"PK", b"\x1f\x8b", b"BZ"}):
+        raise ModelNotSafetensors(f"This is a pickle or an archive, which is never opened here; {_FIX}.")
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-        raise UnsupportedMedia(f"This is not a safetensors file, or not all of it; {_FIX}.")
+        raise ModelNotSafetensors(f"This is not a safetensors file, or not all of it; {_FIX}.")
     try:
-        entries = json.loads(file.read(length))
+        entries = json.loads(opening + file.read(length - 1), object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
-        raise UnsupportedMedia(f"This is not a safetensors file: its header is not JSON; {_FIX}.") from error
+        raise ModelNotSafetensors(f"This is not a safetensors file: its header is not JSON; {_FIX}.") from error
     if not isinstance(entries, dict):
-        raise UnsupportedMedia(f"This is not a safetensors file: its header is not an object; {_FIX}.")
+        raise ModelNotSafetensors(f"This is not a safetensors file: its header is not an object; {_FIX}.")
     metadata = entries.pop("__metadata__", {})
     if not entries or len(entries) > MAX_TENSORS or not isinstance(metadata, dict):
-        raise UnsupportedMedia(f"The file holds {len(entries)} tensors; {_FIX}.")
+        raise ModelHeaderInvalid(f"The file holds {len(entries)} tensors; {_FIX}.")
     tensors = _tensors(entries, data_bytes=size - 8 - length)
     return Header(tensors=tensors, size_bytes=size, metadata=metadata)
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose every name comes once: of two, one reader takes the first and another the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ModelHeaderInvalid(f"A name comes twice in the header; {_FIX}.")
+    return found
 
 
 def _tensors(entries: dict[str, Any], *, data_bytes: int) -> dict[str, TensorEntry]:
     tensors, spans = {}, []
     for name, entry in entries.items():
         try:
-            shape = tuple(int(side) for side in entry["shape"])
-            begin, end = (int(offset) for offset in entry["data_offsets"])
+            shape = _whole_numbers(entry["shape"], most=_MAX_DIMENSIONS)
+            begin, end = _whole_numbers(entry["data_offsets"], most=2)
             width = _DTYPE_BYTES[entry["dtype"]]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:  # int(Infinity) overflows
-            raise UnsupportedMedia(f"Tensor {name[:80]!r} has a malformed header entry; {_FIX}.") from error
-        if min(shape, default=0) < 0 or begin < 0 or end - begin != width * math.prod(shape):
-            raise UnsupportedMedia(f"Tensor {name[:80]!r} does not have the size that its header says; {_FIX}.")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelHeaderInvalid(f"Tensor {name[:80]!r} has a malformed header entry; {_FIX}.") from error
+        if end - begin != width * math.prod(shape):
+            raise ModelHeaderInvalid(f"Tensor {name[:80]!r} does not have the size that its header says; {_FIX}.")
         tensors[name] = TensorEntry(entry["dtype"], shape)
         spans.append((begin, end))
     position = 0
     for begin, end in sorted(spans):
         if begin != position:
-            raise UnsupportedMedia(f"The tensors overlap or leave holes; {_FIX}.")
+            raise ModelHeaderInvalid(f"The tensors overlap or leave holes; {_FIX}.")
         position = end
     if position != data_bytes:
-        raise UnsupportedMedia(f"The file should hold {position} bytes of tensors and holds {data_bytes}; {_FIX}.")
+        raise ModelHeaderInvalid(f"The file should hold {position} bytes of tensors and holds {data_bytes}; {_FIX}.")
     return tensors
+
+
+def _whole_numbers(values: Any, *, most: int) -> tuple[int, ...]:
+    """A short list of numbers as sizes and offsets are. Raises ``ValueError`` for anything else."""
+    if not isinstance(values, list) or len(values) > most:
+        raise ValueError("not a short list")
+    if not all(type(value) is int and 0 <= value < _MAX_NUMBER for value in values):
+        raise ValueError("not whole numbers from zero up")
+    return tuple(values)

@@ -26,6 +26,7 @@ from core.models.built import BuiltModel
 from core.models.header import read_facts, read_header
 from core.models.meta import build_on_meta, count_parameters
 from core.models.preprocessing import Preprocessing, normalized, plain_preprocessing
+from core.refusals import ModelNotFinite
 from core.spec.facts import ModelFacts, Normalization
 
 WEIGHTS = "model.safetensors"
@@ -260,7 +261,7 @@ def _upload_preprocessing(
 def _as_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
-        raise WeightsMismatch(f"The weights hold NaN or infinity. {_first('In', broken)}.")
+        raise ModelNotFinite(f"The weights hold NaN or infinity. {_first('In', broken)}.")
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
@@ -275,4 +276,4 @@ def _run_once(module: nn.Module, preprocessing: Preprocessing) -> None:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise WeightsMismatch("The model does not answer with one row of logits for each picture.")
     if not logits.isfinite().all():
-        raise WeightsMismatch("The model answers NaN or infinity to a grey picture.")
+        raise ModelNotFinite("The model answers NaN or infinity to a grey picture.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import re
 import secrets
 import time
@@ -25,6 +26,8 @@ from core.errors import StorageFailed
 _CHUNK = 1024 * 1024
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # no part begins with a dot, so none is `.` or `..`
 _LONGEST_KEY = 512
+_PATIENCE_SECONDS = 10.0  # with a neighbour who deletes
+_OUT_OF_STEP_SECONDS = 0.002
 _PARTIAL = ".partial"  # no key begins with a dot, so nothing here is ever listed or read
 
 
@@ -95,11 +98,15 @@ class ArtifactStore(Protocol):
 
 
 def open_store(url: str) -> ArtifactStore:
-    """Open the store of a URL: ``file:///folder``."""
+    """Open the store of a URL: ``file:///folder``, or ``s3://bucket/prefix``. Raises ``ValueError`` for any other."""
     parts = urlsplit(url)
-    if parts.scheme != "file" or parts.netloc or not parts.path:
-        raise ValueError(f"STORAGE_URL must be file:///an/absolute/folder, not {url!r}; other stores come later")
-    return LocalArtifactStore(Path(unquote(parts.path)))
+    if parts.scheme == "file" and not parts.netloc and parts.path:
+        return LocalArtifactStore(Path(unquote(parts.path)))
+    if parts.scheme == "s3" and parts.netloc and not parts.query:
+        from core.store.s3 import S3ArtifactStore  # only where it is used: most installations have no bucket
+
+        return S3ArtifactStore(parts.netloc, unquote(parts.path).strip("/"))
+    raise ValueError(f"STORAGE_URL must be file:///an/absolute/folder or s3://bucket/prefix, not {url!r}")
 
 
 def check_key(key: str) -> str:
@@ -240,15 +247,16 @@ def _copy(source: Path | BinaryIO, target: Path, *, durable: bool = True) -> tup
 
 
 def _move(partial: Path, target: Path) -> None:
-    for _ in range(100):  # a folder may be pruned by a delete just after it was made
+    ends = time.monotonic() + _PATIENCE_SECONDS
+    while True:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(target)
             break
-        except FileNotFoundError:
-            continue
-    else:
-        raise StorageFailed(f"The folder of {target} is deleted as often as it is made.")
+        except (FileNotFoundError, FileExistsError):  # a delete may prune a folder just as, or after, it is made
+            if time.monotonic() >= ends:
+                raise StorageFailed(f"The folder of {target} is deleted as often as it is made.") from None
+            time.sleep(random.uniform(0, _OUT_OF_STEP_SECONDS))  # noqa: S311 - or both go on in step
     for folder in (target.parent, target.parent.parent):
         _sync(folder)
 

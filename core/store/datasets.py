@@ -14,6 +14,7 @@ from core.store.artifacts import StoredFile
 from core.store.db import utc_now
 from core.store.intake import Holding
 from core.store.pages import Page, missing, newest_first, require_id
+from core.store.quotas import add_stored
 from core.store.references import release
 from core.store.tables import Dataset
 
@@ -25,9 +26,10 @@ def create(
     name: str,
     source: Mapping[str, Any],
     upload_key: str | None = None,
+    size_bytes: int | None = None,
     dataset_id: str | None = None,
 ) -> Dataset:
-    """Add a dataset that waits to be ingested; ``upload_key`` says where the sent file is stored."""
+    """Add a dataset that waits to be ingested; ``upload_key`` says where the sent file is stored, which has a size."""
     dataset = Dataset(
         id=dataset_id or new_id("ds"),
         project_id=project_id,
@@ -35,10 +37,12 @@ def create(
         source=dict(source),
         status="processing",
         upload_key=upload_key,
+        size_bytes=size_bytes,
         created_at=utc_now(session),
     )
     session.add(dataset)
     session.flush()
+    add_stored(session, project_id, size_bytes or 0)
     return dataset
 
 
@@ -64,6 +68,7 @@ def delete(session: Session, project_id: str, dataset_id: str) -> list[str]:
     keys = [file["key"] for file in dataset.files]
     session.delete(dataset)
     session.flush()
+    add_stored(session, project_id, -(dataset.size_bytes or 0))
     return keys if dataset.upload_key is None else [*keys, dataset.upload_key]
 
 
@@ -126,7 +131,7 @@ def fail(
     session: Session, holding: Holding, error: Mapping[str, Any], *, rejected: Sequence[Mapping[str, str]] = ()
 ) -> Dataset:
     """The dataset cannot be used. Raises ``LeaseLost``."""
-    facts = {"rejected": [dict(one) for one in rejected], "upload_key": None}
+    facts = {"rejected": [dict(one) for one in rejected], "upload_key": None, "size_bytes": None}
     return intake.fail(session, Dataset, holding, dict(error), **facts)
 
 

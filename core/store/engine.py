@@ -6,12 +6,15 @@ it never has to upgrade a snapshot, which is what "database is locked" comes fro
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 
 BUSY_SECONDS = 5  # how long a SQLite writer waits for another one
+_LOCKED_SECONDS = 0.01
 PG_CONNECT_SECONDS = 5
 PG_RECYCLE_SECONDS = 1800  # before a firewall on the way forgets the connection
 
@@ -47,7 +50,7 @@ def _sqlite_engine(url: str, *, busy_seconds: float, foreign_keys: bool) -> Engi
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself
-        connection.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(connection, busy_seconds)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
 
@@ -59,3 +62,17 @@ def _sqlite_engine(url: str, *, busy_seconds: float, foreign_keys: bool) -> Engi
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _write_ahead(connection: sqlite3.Connection, busy_seconds: float) -> None:
+    """Set the journal mode, which a file keeps. For this alone SQLite does not wait while another one does the same."""
+    ends = time.monotonic() + busy_seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() >= ends:
+                raise
+            time.sleep(_LOCKED_SECONDS)
+        else:
+            return

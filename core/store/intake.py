@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from core.store.db import utc_now
 from core.store.leases import LeaseLost
+from core.store.quotas import add_stored
 from core.store.tables import Dataset, Model
 
 MAX_LOSSES = 3  # an upload that takes its worker down so often is not tried again
@@ -73,12 +74,12 @@ def hand_back(session: Session, table: type[Row], holding: Holding) -> Row:
 
 def ready(session: Session, table: type[Row], holding: Holding, **facts: Any) -> Row:
     """Its files are published and ``facts`` fill its columns. Raises ``LeaseLost``."""
-    return change(session, table, holding, **_over(session, "ready"), **facts)
+    return _end(session, table, holding, **_over(session, "ready"), **facts)
 
 
 def fail(session: Session, table: type[Row], holding: Holding, error: dict[str, Any], **facts: Any) -> Row:
     """It cannot be used; ``error`` (``code``, ``message``) says why. Raises ``LeaseLost``."""
-    return change(session, table, holding, **_over(session, "failed"), error=error, **facts)
+    return _end(session, table, holding, **_over(session, "failed"), error=error, **facts)
 
 
 def change(session: Session, table: type[Row], holding: Holding, **values: Any) -> Row:
@@ -96,6 +97,14 @@ def change(session: Session, table: type[Row], holding: Holding, **values: Any) 
 
 
 # --- inside ---------------------------------------------------------------------------------------
+
+
+def _end(session: Session, table: type[Row], holding: Holding, **values: Any) -> Row:
+    """Change it for good; its size, and with it what the project stores, is another one from here on."""
+    before = session.scalars(select(table.size_bytes).where(table.id == holding.object_id)).one_or_none() or 0
+    row = change(session, table, holding, **values)
+    add_stored(session, row.project_id, (row.size_bytes or 0) - before)
+    return row
 
 
 def _claimable(session: Session, table: type[Row]) -> tuple[ColumnElement[bool], ...]:

@@ -16,8 +16,9 @@ from core.store.db import utc_now
 from core.store.intake import Holding
 from core.store.leases import Attempt, hold
 from core.store.pages import Page, missing, newest_first, require_id
+from core.store.quotas import add_stored
 from core.store.references import release
-from core.store.tables import Model
+from core.store.tables import Job, Model
 
 
 def create(
@@ -30,9 +31,10 @@ def create(
     upload_key: str,
     normalization: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    size_bytes: int | None = None,
     model_id: str | None = None,
 ) -> Model:
-    """Add an uploaded model that waits to be checked."""
+    """Add an uploaded model that waits to be checked; ``size_bytes`` are those of the file that was sent."""
     model = Model(
         id=model_id or new_id("mdl"),
         project_id=project_id,
@@ -43,10 +45,12 @@ def create(
         normalization=None if normalization is None else dict(normalization),
         classes=None if classes is None else list(classes),
         upload_key=upload_key,
+        size_bytes=size_bytes,
         created_at=utc_now(session),
     )
     session.add(model)
     session.flush()
+    add_stored(session, project_id, size_bytes or 0)
     return model
 
 
@@ -106,6 +110,8 @@ def delete(session: Session, project_id: str, model_id: str) -> list[str]:
     release(session, model.id, "model")
     # A student's files are its job's; the collector sees to them once neither is there.
     keys = [file["key"] for file in model.files] if model.job_id is None else []
+    if model.job_id is None or session.get(Job, model.job_id) is None:
+        add_stored(session, project_id, -(model.size_bytes or 0))
     session.delete(model)
     session.flush()
     return keys if model.upload_key is None else [*keys, model.upload_key]
@@ -142,7 +148,7 @@ def ready(session: Session, holding: Holding, *, files: Sequence[StoredFile], fa
 
 def fail(session: Session, holding: Holding, error: Mapping[str, Any]) -> Model:
     """The model cannot be used. Raises ``LeaseLost``."""
-    return intake.fail(session, Model, holding, dict(error), upload_key=None)
+    return intake.fail(session, Model, holding, dict(error), upload_key=None, size_bytes=None)
 
 
 def _known(facts: ModelFacts) -> dict[str, Any]:

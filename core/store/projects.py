@@ -5,9 +5,10 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.errors import NotFound
 from core.ids import new_id
 from core.store.db import utc_now
-from core.store.tables import Project
+from core.store.owners import Project
 
 
 def create(session: Session, name: str) -> Project:
@@ -16,6 +17,14 @@ def create(session: Session, name: str) -> Project:
     session.add(project)
     session.flush()
     return project
+
+
+def get(session: Session, project_id: str) -> Project:
+    """One project. Raises ``NotFound``, naming those that there are."""
+    known = {project.id: project for project in list_projects(session)}
+    if project_id not in known:
+        raise NotFound(f"There is no project {project_id[:60]}; known: {', '.join(known) or 'none'}.")
+    return known[project_id]
 
 
 def list_projects(session: Session) -> list[Project]:

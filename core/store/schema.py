@@ -23,9 +23,16 @@ ADVISORY_LOCK = 0x706F7473  # any number that nobody else uses in the same Postg
 
 
 def migrate(url: str, *, revision: str = "head") -> None:
-    """Bring the database up to ``revision``. Two processes may do this at once: one waits for the other."""
+    """Bring the database up to ``revision``. Two processes may do this at once: one waits for the other.
+
+    A newer version's schema is left as it is: this version works on it, too (docs/operations.md).
+    """
     with migration_connection(url) as connection:
-        command.upgrade(_config(connection), revision)
+        newer = _is_newer(_revisions(connection))
+        if connection.dialect.name == "postgresql":
+            connection.rollback()  # Alembic begins and commits a transaction for each migration itself
+        if not newer:
+            command.upgrade(_config(connection), revision)
 
 
 def downgrade(url: str, *, revision: str) -> None:
@@ -35,15 +42,32 @@ def downgrade(url: str, *, revision: str) -> None:
 
 
 def is_current(engine: Engine) -> bool:
-    """Whether the database has the schema that this code needs."""
+    """Whether the database has a schema that this code works on: its own, or that of a newer version.
+
+    Migrations only add, so that processes of two versions may run at once while one replaces the other.
+    """
     with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_heads()
-    return set(found) == _heads()
+        found = _revisions(connection)
+    return found == _heads() or _is_newer(found)
+
+
+def _revisions(connection: Connection) -> frozenset[str]:
+    return frozenset(MigrationContext.configure(connection).get_current_heads())
+
+
+def _is_newer(found: frozenset[str]) -> bool:
+    """Whether these are revisions that this version has never heard of."""
+    return bool(found) and found.isdisjoint(_known())
 
 
 @cache
 def _heads() -> frozenset[str]:
     return frozenset(ScriptDirectory.from_config(_config()).get_heads())
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config(connection: Connection | None = None) -> Config:

@@ -1,57 +1,26 @@
-"""The tables. Every owned one carries its project; types are those that every dialect has."""
+"""The tables of what a project has. Every one carries its project; those of projects are in ``core.store.owners``."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from sqlalchemy import (
-    JSON,
-    BigInteger,
     CheckConstraint,
     ColumnElement,
-    Float,
     ForeignKey,
     Index,
-    MetaData,
     String,
     literal_column,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-from core.store.columns import CleanText, UtcDateTime
-
-Id = Annotated[str, mapped_column(String(40))]
-Word = Annotated[str, mapped_column(String(40))]  # one of a few words of ours
-Json = JSON(none_as_null=True)
+import core.store.owners  # noqa: F401 - foreign keys name its tables
+from core.store.base import Base, Id, OwnedBy, Word
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 
-
-class Base(DeclarativeBase):
-    """Constraint names are fixed, so that migrations can speak of them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(column_0_N_label)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        str: CleanText(),
-        int: BigInteger(),
-        float: Float(53),
-        datetime: UtcDateTime(),
-        dict[str, Any]: Json,
-        list[Any]: Json,
-    }
-
-
-OwnedBy = Annotated[str, mapped_column(String(40), ForeignKey("projects.id"))]
 OfJob = Annotated[str, mapped_column(String(40), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)]
 
 
@@ -69,34 +38,6 @@ def _kept(name: str, column: str) -> Index:
     """An index of the rows that have a value here; most have none."""
     where = text(f"{column} IS NOT NULL")
     return Index(name, column, postgresql_where=where, sqlite_where=where)
-
-
-class Project(Base):
-    """What owns everything else."""
-
-    __tablename__ = "projects"
-
-    id: Mapped[Id] = mapped_column(primary_key=True)
-    name: Mapped[str]
-    created_at: Mapped[datetime]
-    served_at: Mapped[datetime | None]  # when a job of it was last claimed
-
-
-class ApiKey(Base):
-    """A key to a project. The secret is not here, only its hash."""
-
-    __tablename__ = "api_keys"
-
-    id: Mapped[Id] = mapped_column(primary_key=True)
-    project_id: Mapped[OwnedBy] = mapped_column(index=True)
-    name: Mapped[str]
-    prefix: Mapped[Word]  # what may be shown of the token
-    secret_hash: Mapped[str] = mapped_column(String(64))
-    scopes: Mapped[list[Any]]
-    created_at: Mapped[datetime]
-    last_used_at: Mapped[datetime | None]
-    expires_at: Mapped[datetime | None]
-    revoked_at: Mapped[datetime | None]
 
 
 class Leased:
@@ -318,6 +259,7 @@ class Artifact(Base):
     """A file that a succeeded job hands out."""
 
     __tablename__ = "artifacts"
+    __table_args__ = (Index("ix_artifacts_project", "project_id", "size_bytes"),)
 
     job_id: Mapped[OfJob]
     name: Mapped[str] = mapped_column(String(200), primary_key=True)

@@ -1,22 +1,12 @@
-"""What was measured of a teacher on a test split, kept for every later job with the same teacher and data.
-
-``<cache>/measured/<key>.json`` is a digest and the figures, written beside and renamed. What is damaged, or
-cannot be read or written, is measured again: nothing here reaches a job but figures that are whole.
-"""
+"""What was measured of a teacher on a test split, noted for every later job with the same teacher and data."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 
 from core.data.pixels import Pixels
@@ -26,9 +16,9 @@ from core.models.built import BuiltModel
 from core.teacher.frozen import FrozenTeacher
 from core.teacher.question import teacher_digest
 from core.train.context import RunContext, look_stride
-from core.train.precision import machine_of
+from core.train.notes import Notes
 
-_FORMAT = 1  # raised when figures of the same teacher and data change
+_KIND = "evaluation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +40,19 @@ class Evaluations:
     """What is known of teachers on one split of one dataset.
 
     ``pictures`` names the split with its size, ``judged`` how it is found how often a teacher is right.
-    Latency belongs to a kind of machine with so many threads, and so does the key.
     """
 
-    root: Path
+    notes: Notes
     pictures: str
     judged: str
-    device: torch.device
-    threads: int
 
     @classmethod
     def of_job(cls, context: RunContext, image_size: int, *, headless: bool) -> Evaluations:
         """Those on the test split of a job's dataset."""
         return cls(
-            context.cache / "measured",
+            context.notes,
             pictures=f"{context.stored.fingerprint}-{image_size}-test",
             judged="embeddings" if headless else "logits",
-            device=context.arithmetic.device,
-            threads=context.threads,
         )
 
     def look_at(self, teachers: Sequence[Teacher], context: RunContext, image_size: int) -> None:
@@ -81,7 +66,7 @@ class Evaluations:
 
     def top1(self, teacher: BuiltModel, looked_at: Pixels) -> float | None:
         """How often a teacher is right on the part of the split that is looked at, where an earlier job found out."""
-        known = _read(self._path(teacher))
+        known = self._known(teacher)
         accuracy = None if known is None else known.measured.accuracy
         if accuracy is None:
             return None
@@ -89,51 +74,21 @@ class Evaluations:
 
     def of(self, teacher: BuiltModel, measure: Callable[[BuiltModel], Measured]) -> Evaluation:
         """What is known of a teacher; ``measure`` finds it out where nobody did, for this job and all later ones."""
-        path = self._path(teacher)
-        found = _read(path)
-        if found is not None:
-            return found
+        known = self._known(teacher)
+        if known is not None:
+            return known
         began = time.monotonic()
-        evaluation = Evaluation(measure(teacher), time.monotonic() - began, found=False)
-        _write(path, evaluation)
-        return evaluation
+        measured = measure(teacher)
+        seconds = round(time.monotonic() - began, 6)
+        self.notes.keep(_KIND, self._words(teacher), {"figures": _figures(measured), "seconds": seconds})
+        return Evaluation(measured, seconds, found=False)
 
-    def _path(self, teacher: BuiltModel) -> Path:
-        words = {
-            "format": _FORMAT,
-            "teacher": teacher_digest(teacher),
-            "pictures": self.pictures,
-            "judged": self.judged,
-            "machine": machine_of(self.device),
-            "threads": self.threads,
-            "torch": str(torch.__version__),
-            "timm": timm.__version__,
-        }
-        return self.root / f"{_digest(words)}.json"
+    def _known(self, teacher: BuiltModel) -> Evaluation | None:
+        found = self.notes.find(_KIND, self._words(teacher))
+        return None if found is None else Evaluation(_measured(found["figures"]), found["seconds"], found=True)
 
-
-def _read(path: Path) -> Evaluation | None:
-    try:
-        document = json.loads(path.read_bytes())
-        known = document["known"]
-        if document["digest"] != _digest(known):
-            return None
-        os.utime(path)  # what was used longest ago goes first
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return Evaluation(_measured(known["figures"]), known["seconds"], found=True)
-
-
-def _write(path: Path, evaluation: Evaluation) -> None:
-    known = {"figures": _figures(evaluation.measured), "seconds": round(evaluation.seconds, 6)}
-    beside = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps({"digest": _digest(known), "known": known}))
-        beside.replace(path)
-    except OSError:  # a full disk is no reason to end a job: the next one measures again
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
+    def _words(self, teacher: BuiltModel) -> dict[str, str]:
+        return {"teacher": teacher_digest(teacher), "pictures": self.pictures, "judged": self.judged}
 
 
 def _figures(measured: Measured) -> dict[str, Any]:
@@ -155,7 +110,3 @@ def _measured(figures: Mapping[str, Any]) -> Measured:
         accuracy = Accuracy(**accuracy | {"predictions": predictions, "per_class": tuple(accuracy["per_class"])})
     latency = tuple(Latency(**one) for one in figures["latency"])
     return Measured(**{**figures, "accuracy": accuracy, "latency": latency})
-
-
-def _digest(words: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(words, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -22,6 +22,7 @@ from core.spec.facts import Facts
 from core.train.environment import is_out_of_memory, reproducible
 from core.train.feed import Feed
 from core.train.loop import Watch
+from core.train.notes import Notes
 from core.train.precision import Arithmetic, choose_arithmetic, choose_device
 
 _LEAVE = (Control.PAUSE, Control.CANCEL, Control.DRAIN)
@@ -49,6 +50,11 @@ class RunContext:
     def facts(self) -> Facts:
         """What a model takes from the dataset."""
         return Facts(self.stored.num_classes, self.stored.channels, self.stored.image_size)
+
+    @property
+    def notes(self) -> Notes:
+        """What earlier runs on such a machine found out."""
+        return Notes(self.cache, self.arithmetic.device, self.threads)
 
     def poll(self) -> None:
         """Raise ``Interrupted`` where the caller wants the run to leave. A stop is the training's business."""

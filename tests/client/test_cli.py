@@ -117,6 +117,21 @@ def test_jobs_and_datasets_are_listed(service, answer, run, make_job):
     assert "4,000" in run("datasets", "list").stdout
 
 
+def test_a_dataset_is_added_from_an_address(service, answer, run):
+    dataset = {"id": "ds_1", "name": "pets", "status": "processing", "splits": None, "num_classes": None, "error": None}
+    service.on("POST", "/v1/datasets", answer({**dataset, "rejected": []}, 202))
+
+    done = run("datasets", "add", "https://example.com/pets.zip", "--labels", "none", "--no-wait")
+
+    assert done.returncode == 0, done.stderr
+    assert "ds_1" in done.stdout
+    assert json.loads(service.received[0].body)["source"] == {
+        "type": "url",
+        "url": "https://example.com/pets.zip",
+        "labels": "none",
+    }
+
+
 def test_login_tries_the_key_and_keeps_it(service, answer, run, tmp_path):
     service.on("GET", "/v1/methods", answer({"data": []}))
 
@@ -143,3 +158,43 @@ def test_a_spec_that_is_no_object_is_refused_before_it_is_sent(run, service):
     assert done.returncode == 1
     assert "does not hold a job spec" in done.stderr
     assert service.received == []
+
+
+KEY = {
+    "id": "key_2",
+    "name": "laptop",
+    "scopes": ["read", "write"],
+    "last_used_at": None,
+    "expires_at": None,
+    "revoked_at": None,
+    "replaces": None,
+}
+
+
+def test_a_key_is_made_and_its_token_stands_alone_on_a_line(service, answer, run):
+    service.on("POST", "/v1/api-keys", answer({**KEY, "token": "ps_2_x"}, 201))
+
+    done = run("keys", "create", "laptop", "--scopes", "read, write", "--days", "30")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "ps_2_x"
+    assert json.loads(service.received[0].body) == {
+        "name": "laptop",
+        "scopes": ["read", "write"],
+        "expires_in_days": 30,
+    }
+
+
+def test_keys_are_rotated_listed_and_revoked(service, answer, run):
+    service.on("POST", "/v1/api-keys/key_1/rotate", answer({**KEY, "replaces": "key_1", "token": "ps_2_x"}, 201))
+    service.on("DELETE", "/v1/api-keys/key_1", answer(status=204, body=b""))
+    listed = [KEY, {**KEY, "id": "key_1", "revoked_at": "2026-01-01T00:00:00.000Z"}]
+    service.on("GET", "/v1/api-keys", answer({"data": listed, "has_more": False}))
+
+    rotated = run("keys", "rotate", "key_1", "--overlap-seconds", "60", "--json")
+    assert json.loads(rotated.stdout)["token"] == "ps_2_x"
+    assert json.loads(service.received[0].body) == {"overlap_seconds": 60}
+    assert "key_1 is revoked" in run("keys", "revoke", "key_1").stdout
+    table = run("keys", "list").stdout
+    assert "good" in table
+    assert "revoked" in table

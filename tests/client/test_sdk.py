@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from client.errors import ApiError, IngestFailed, NotReady
+from client.errors import ApiError, IngestFailed, NotReady, TokenLost
 
 
 def page(*ids, more=False):
@@ -118,6 +118,20 @@ def test_an_upload_says_that_labels_are_not_wanted(service, potstill, answer, tm
     assert b'name="labels"\r\n\r\nnone\r\n' in service.received[0].body
 
 
+def test_an_address_is_sent_and_fetched_by_the_service(service, potstill, answer):
+    service.on("POST", "/v1/datasets", *[answer({"id": "ds_1", "name": "pets", "status": "processing"}, 202)] * 2)
+
+    potstill.datasets.add(url="https://example.com/pets.zip")
+    potstill.datasets.add(url="https://example.com/pets.zip", name="mine", labels="none")
+
+    plain, named = (json.loads(received.body) for received in service.received)
+    assert plain == {"source": {"type": "url", "url": "https://example.com/pets.zip"}}
+    assert named == {
+        "name": "mine",
+        "source": {"type": "url", "url": "https://example.com/pets.zip", "labels": "none"},
+    }
+
+
 def test_a_model_goes_with_its_architecture_and_arguments(service, potstill, answer, tmp_path):
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"12345678")
@@ -168,3 +182,50 @@ def test_methods_architectures_and_estimates_are_read(service, potstill, answer)
     assert potstill.architectures("deit", limit=3) == [{"name": "deit"}]
     assert potstill.estimate({"a": 1}) == {"total_steps": 5}
     assert service.received[1].query == {"search": ["deit"], "limit": ["3"]}
+
+
+def make_key(**changes):
+    key = {
+        "id": "key_2",
+        "object": "api_key",
+        "name": "laptop",
+        "prefix": "ps_2",
+        "scopes": ["read"],
+        "created_at": "2026-11-24T08:00:00.000Z",
+        "last_used_at": None,
+        "expires_at": None,
+        "revoked_at": None,
+        "replaces": None,
+    }
+    return {**key, **changes}
+
+
+def test_a_key_is_made_rotated_and_revoked(service, potstill, answer):
+    service.on("POST", "/v1/api-keys", answer(make_key(token="ps_2_x"), 201))
+    service.on("POST", "/v1/api-keys/key_2/rotate", answer(make_key(id="key_3", token="ps_3_x"), 201))
+    service.on("DELETE", "/v1/api-keys/key_3", answer(status=204, body=b""))
+    service.on("GET", "/v1/api-keys", answer({"data": [make_key()], "has_more": False}))
+
+    assert potstill.keys.create("laptop", scopes=["read"], expires_in_days=7)["token"] == "ps_2_x"
+    assert potstill.keys.rotate("key_2", overlap_seconds=0)["token"] == "ps_3_x"
+    potstill.keys.revoke("key_3")
+    assert [key["id"] for key in potstill.keys.list()] == ["key_2"]
+
+    bodies = [json.loads(one.body) for one in service.received if one.method == "POST"]
+    assert bodies == [{"name": "laptop", "scopes": ["read"], "expires_in_days": 7}, {"overlap_seconds": 0}]
+
+
+def test_a_token_that_was_lost_on_the_way_is_told(service, potstill, answer):
+    made = make_key(token="ps_2_x")
+    service.on("POST", "/v1/api-keys", answer(made, 201, cut_after=5), answer({**made, "token": None}, 201))
+
+    with pytest.raises(TokenLost, match=r"key_2 was made.*revoke it"):
+        potstill.keys.create("laptop")
+
+
+def test_the_audit_log_is_read_page_by_page(service, potstill, answer):
+    pages = [{"data": [{"id": "aud_2"}], "has_more": True}, {"data": [{"id": "aud_1"}], "has_more": False}]
+    service.on("GET", "/v1/audit-log", *map(answer, pages))
+
+    assert [entry["id"] for entry in potstill.audit_log(action="job.create")] == ["aud_2", "aud_1"]
+    assert service.received[1].query == {"action": ["job.create"], "limit": ["100"], "after": ["aud_2"]}

@@ -97,6 +97,38 @@ def test_the_service_may_say_how_long_to_wait(service, potstill, answer, monkeyp
     assert slept == [7.0]
 
 
+LIMITED = {"title": "Too many requests", "detail": "later", "code": "rate_limited", "status": 429}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "call"),
+    [
+        ("GET", "/v1/workers", lambda p: p.workers()),
+        ("POST", "/v1/jobs/job_1/retry", lambda p: p.jobs.move("job_1", "retry")),
+        ("DELETE", "/v1/jobs/job_1", lambda p: p.jobs.delete("job_1")),
+    ],
+)
+def test_whatever_was_one_too_many_is_sent_again_when_the_service_says(
+    service, potstill, answer, monkeypatch, method, path, call
+):
+    slept = []
+    monkeypatch.setattr("client.transport.time.sleep", slept.append)
+    service.on(method, path, answer(LIMITED, 429, headers={"Retry-After": "9"}), answer({}))
+
+    call(potstill)
+
+    assert slept == [9.0]
+    assert len(service.received) == 2
+
+
+def test_a_quota_that_is_used_up_is_not_tried_again(service, potstill, answer):
+    service.on("POST", "/v1/jobs", answer({"title": "t", "detail": "full", "code": "quota_exceeded"}, 403))
+
+    with pytest.raises(ApiError, match="quota_exceeded"):
+        potstill.jobs.submit({})
+    assert len(service.received) == 1
+
+
 def test_pauses_grow_up_to_a_limit():
     assert 0.1 <= pause_seconds(0) <= 0.2
     assert 2.5 <= pause_seconds(30) <= 5.0

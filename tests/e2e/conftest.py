@@ -110,6 +110,20 @@ def stack(tmp_path_factory):
     stop_stack(running)
 
 
+@pytest.fixture
+def another_stack():
+    """Starts a second stack on a folder, which ends with the test."""
+    running = []
+
+    def start(home: Path) -> Stack:
+        running.append(start_stack(home))
+        return running[-1]
+
+    yield start
+    for each in running:
+        stop_stack(each)
+
+
 @pytest.fixture(scope="session")
 def http(stack):
     with stack.client() as client:

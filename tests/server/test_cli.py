@@ -13,8 +13,9 @@ import structlog
 
 from core.settings import load_settings
 from server.broker import EmbeddedBroker
+from server.claim import CannotStart, claimed
 from server.cli import main
-from server.embedded import CannotStart, StackOptions, _claimed, _require_free_port
+from server.embedded import StackOptions, _require_free_port
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,45 @@ def test_what_cannot_be_is_one_line_that_names_the_fix(command):
     assert "Traceback" not in unknown.stderr + gone.stderr
 
 
+def test_a_key_may_be_good_for_some_days(command):
+    command("migrate")
+    command("keys", "create", "--days", "30")
+
+    assert "until 20" in command("keys", "list").stdout
+
+
+def test_a_project_is_made_with_a_key_and_limits_of_its_own(command):
+    command("migrate")
+    project = command("projects", "create", "research").stdout.strip()
+    assert command("keys", "create", "--project", project).returncode == 0
+    assert command("projects", "set", project, "--jobs", "7", "--stored-bytes", "0").returncode == 0
+    listed = command("projects", "list").stdout
+    assert project.startswith("prj_")
+    assert "research  0 unfinished jobs, 0 B  max_jobs=7 max_stored_bytes=0" in listed
+
+    command("projects", "set", project, "--jobs", "default", "--stored-bytes", "default")
+    assert "limits of the settings" in command("projects", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--jobs", "many"), ("--jobs", "-1"), ("--upload-bytes", "0"), ("--jobs", "9" * 30)]
+)
+def test_what_is_no_limit_is_refused_with_the_fix(command, option, value):
+    command("migrate")
+    project = command("projects", "create", "p").stdout.strip()
+    refused = command("projects", "set", project, f"{option}={value}")
+
+    assert refused.returncode == 1
+    assert "or `default`" in refused.stderr
+
+
+def test_a_project_that_is_not_there_names_those_that_are(command):
+    command("migrate")
+    known = command("projects", "create", "p").stdout.strip()
+
+    assert known in command("projects", "set", "prj_x", "--jobs", "1").stderr
+
+
 def test_preparing_twice_keeps_the_first_key(command, tmp_path):
     file = tmp_path / "home" / "api-key"
     assert command("prepare").returncode == 0
@@ -99,14 +139,14 @@ def test_help_comes_without_loading_the_service():
 
 
 def test_a_folder_in_use_is_refused_and_names_who_uses_it(tmp_path):
-    with _claimed(tmp_path), pytest.raises(CannotStart, match=str(os.getpid())), _claimed(tmp_path):
+    with claimed(tmp_path), pytest.raises(CannotStart, match=str(os.getpid())), claimed(tmp_path):
         pass
 
 
 def test_a_lock_file_of_a_dead_stack_is_no_obstacle(tmp_path):
     (tmp_path / "stack.lock").write_text("12345")
 
-    with _claimed(tmp_path):
+    with claimed(tmp_path):
         assert (tmp_path / "stack.lock").read_text() == str(os.getpid())
 
 
@@ -127,3 +167,20 @@ def test_the_broker_s_password_is_nobody_else_s_business(tmp_path):
     assert file.stat().st_mode & 0o777 == 0o600
     assert broker.password not in " ".join(role.command)
     assert broker.password in file.read_text()
+
+
+def test_a_backup_of_nothing_says_what_is_missing(command, tmp_path):
+    failed = command("backup", "--to", str(tmp_path / "backup"))
+
+    assert failed.returncode == 1
+    assert "There is no database at" in failed.stderr
+    assert not (tmp_path / "home" / "potstill.db").exists()
+
+
+def test_a_backup_says_what_it_holds(command, tmp_path):
+    command("migrate")
+    made = command("backup", "--to", str(tmp_path / "backup"))
+
+    assert made.returncode == 0, made.stderr
+    assert "0 files (0 new), 0 bytes, and the database" in made.stdout
+    assert (tmp_path / "backup" / "potstill.db").exists()

@@ -34,6 +34,36 @@ def test_every_line_is_one_json_object_whoever_logs_it():
     assert len(lines) == 4
 
 
+SECRETS = """
+import logging, structlog
+from server.logs import configure
+configure("api", "info")
+token = "ps_" + "0" * 26 + "_" + "ab" * 32
+structlog.get_logger("api").info("http.request", path=f"/v1/jobs/{token}", headers={"authorization": "Bearer x"})
+logging.getLogger("library").warning("cannot reach %s", "postgresql://me:hunter2@db/x")
+try:
+    raise ValueError(f"no key {token}")
+except ValueError:
+    structlog.get_logger("api").exception("it.broke")
+"""
+
+
+def test_secrets_are_hidden_whoever_logs_them():
+    run = subprocess.run([sys.executable, "-c", SECRETS], capture_output=True, text=True)
+    lines = [json.loads(line) for line in run.stderr.splitlines()]
+
+    assert len(lines) == 3
+    assert "hunter2" not in run.stderr
+    assert "abab" not in run.stderr
+    assert lines[0]["headers"] == {"authorization": "[hidden]"}
+    assert "no key ps_00000000000000000000000000_[hidden]" in lines[2]["exception"]
+
+
+def test_a_log_that_cannot_be_written_ends_nothing():
+    script = SCRIPT + 'import sys; sys.stderr.close(); structlog.get_logger("api").info("lost"); print("went on")'
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "went on\n"
+
+
 def test_a_person_sees_what_happens_to_jobs_and_what_goes_wrong():
     told = b'{"event": "job.claimed", "level": "info", "job_id": "job_1", "timestamp": "2026-01-01T10:11:12.0Z"}'
     trouble = b'{"event": "lease.lost", "level": "warning", "timestamp": "2026-01-01T10:11:12.0Z"}'

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from core.errors import ProcessLost
 from core.store import datasets, models
 from worker import intake
 from worker.flags import DRAIN
+from worker.limited import Crashed, OutOfTime
 
 TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 3}
 
@@ -102,7 +104,7 @@ def test_what_is_no_archive_ends_failed_with_the_reason(service, store, sent):
     intake.take_next(intake.DATASETS)
 
     failed = see(service, dataset)
-    assert (failed.status, failed.error["code"]) == ("failed", "dataset_rejected")
+    assert (failed.status, failed.error["code"]) == ("failed", "archive_unreadable")
     assert list(store.list_prefix("uploads")) == []
 
 
@@ -199,3 +201,66 @@ def test_a_model_that_does_not_fit_ends_failed_with_what_differs(service, model)
 
     failed = service.ask(models.get, service.project, waiting.id)
     assert (failed.status, failed.error["code"]) == ("failed", "weights_mismatch")
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (OutOfTime(), "ingest_timeout"),
+        (Crashed("by SIGSEGV"), "ingest_crashed"),
+        (RuntimeError("a bug"), "internal_error"),
+    ],
+)
+def test_a_dataset_whose_process_ends_badly_is_failed_with_the_reason(service, sent, monkeypatch, end, code):
+    def ended(*_, **__):
+        raise end
+
+    monkeypatch.setattr("worker.ingest.ask", ended)
+    dataset = sent(archive())
+    intake.take_next(intake.DATASETS)
+
+    failed = see(service, dataset)
+    assert (failed.status, failed.error["code"]) == ("failed", code)
+
+
+def test_a_dataset_whose_process_was_killed_is_tried_again(service, sent, monkeypatch):
+    def killed(*_, **__):
+        raise ProcessLost("killed")
+
+    dataset = sent(archive())
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.ingest.ask", killed)
+        intake.take_next(intake.DATASETS)
+    assert see(service, dataset).status == "processing"
+    intake.take_next(intake.DATASETS)
+
+    assert (see(service, dataset).status, see(service, dataset).losses) == ("ready", 1)
+
+
+def test_a_dataset_without_an_image_says_which_files_were_left_out(service, sent):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as packed:
+        packed.writestr("../outside.png", b"x")
+        packed.writestr("train/notes.txt", b"x")
+    dataset = sent(out.getvalue())
+    intake.take_next(intake.DATASETS)
+
+    failed = see(service, dataset)
+    assert (failed.status, failed.error["code"]) == ("failed", "no_images")
+    assert [(one["path"], one["code"]) for one in failed.rejected] == [
+        ("../outside.png", "unsafe_path"),
+        ("train/notes.txt", "not_an_image"),
+    ]
+
+
+@pytest.mark.parametrize(("end", "code"), [(OutOfTime(), "model_check_timeout"), (Crashed("x"), "model_check_failed")])
+def test_a_model_whose_process_ends_badly_is_failed_with_the_reason(service, model, monkeypatch, end, code):
+    def ended(*_, **__):
+        raise end
+
+    monkeypatch.setattr("worker.ingest.ask", ended)
+    waiting = model(TINY)
+    intake.take_next(intake.MODELS)
+
+    failed = service.ask(models.get, service.project, waiting.id)
+    assert (failed.status, failed.error["code"]) == ("failed", code)

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from core.settings import Settings
-from core.store import datasets, workers
+from core.store import audit, datasets, keys, quotas, workers
 from worker import housekeeping
 from worker.reaper import Scheduler
 
@@ -119,3 +119,21 @@ def test_the_cache_loses_first_what_was_used_longest_ago(tmp_path):
 
     assert housekeeping.shrink_cache(tmp_path, 250) == 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+
+
+def test_what_projects_store_is_counted_anew_at_the_start(service, scheduler):
+    right = service.ask(quotas.stored, service.project)
+    service.do(quotas.add_stored, service.project, 12345)
+    scheduler.round()
+
+    assert service.ask(quotas.stored, service.project) == right
+
+
+def test_old_entries_of_the_audit_log_are_forgotten(service):
+    who = keys.Caller("key_a", service.project, frozenset())
+    service.do(audit.record, who, "job.create", "job_1")
+    kept, forgetful = (Scheduler(service.settings.model_copy(update={"audit_days": days})) for days in (1.0, 1e-9))
+    for scheduler, left in ((kept, 1), (forgetful, 0)):
+        scheduler.collect()
+        assert len(service.ask(audit.list_entries, service.project).items) == left
+        scheduler.close()

@@ -134,7 +134,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(service, job, re
         reporter.save_checkpoint(saved(tmp_path, step))
     newest = service.do(checkpoints.newest, jobs.Attempt.of(job))[0]
     store.local_path(newest.files[0]["key"]).write_bytes(b"bit rot")
-    folder = reporter.newest_checkpoint("distill")
+    service.do(jobs.hand_back, jobs.Attempt.of(job))
+    folder = again(service, tmp_path)[1].newest_checkpoint("distill")
 
     assert (folder / "model.safetensors").read_bytes() == b"weights 10"
     listed = service.ask(checkpoints.list_checkpoints, service.project, job.id).items

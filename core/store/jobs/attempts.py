@@ -17,6 +17,7 @@ from core.store.artifacts import StoredFile
 from core.store.db import utc_now
 from core.store.jobs.rows import NO_FLAGS, landed, landing, off_worker, stages_entered, stages_left, stamp
 from core.store.leases import Attempt, Flags, LeaseLost, change, held, hold, look
+from core.store.quotas import add_stored
 from core.store.tables import Artifact, Job
 
 
@@ -172,6 +173,7 @@ def succeed(
                 created_at=now,
             )
         )
+    add_stored(session, job.project_id, sum(new.file.size_bytes for new in artifacts))
     checkpoints.retire(session, attempt)
     changed = change(session, attempt, **values)
     events.record(session, job.id, "job.succeeded", "The student is ready.", data={"status": "succeeded"})

@@ -16,7 +16,8 @@ from core.store import events
 from core.store.db import utc_now
 from core.store.jobs.rows import NO_FLAGS, landed, landing, off_worker
 from core.store.leases import Attempt, change_where, hold
-from core.store.tables import Job, Project, is_now
+from core.store.owners import Project
+from core.store.tables import Job, is_now
 
 WORKER_LOST = WorkerLost.code
 

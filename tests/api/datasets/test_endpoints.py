@@ -1,6 +1,7 @@
 """Datasets over HTTP."""
 
 import hashlib
+import socket
 
 import pytest
 
@@ -45,6 +46,10 @@ class TestBuiltin:
             ({"source": {"type": "builtin"}}, "/source/builtin/name"),
             ({"source": {"type": "builtin", "name": "cifar"}}, "/source/builtin/name"),
             ({"source": {"type": "ftp"}}, "/source"),
+            ({"source": {"type": "url"}}, "/source/url/url"),
+            ({"source": {"type": "url", "url": ["nonsense"]}}, "/source/url/url"),
+            ({"source": {"type": "url", "url": "https://example.com/" + "x" * 5000}}, "/source/url/url"),
+            ({"source": {"type": "url", "url": "https://example.com/a", "labels": "some"}}, "/source/url/labels"),
             ({"source": {"type": "builtin", "name": "digits"}, "nmae": "x"}, "/nmae"),
             ({"source": {"type": "builtin", "name": "digits"}, "name": "x" * 201}, "/name"),
             ({"source": {"type": "builtin", "name": "digits"}, "name": ""}, "/name"),
@@ -60,9 +65,6 @@ class TestBuiltin:
     @pytest.mark.parametrize(
         "source",
         [
-            {"type": "url", "url": "http://169.254.169.254/latest/meta-data"},
-            {"type": "url", "url": "file:///etc/passwd"},
-            {"type": "url", "url": ["nonsense"]},
             {"type": "huggingface", "repo": "a/b", "revision": "main", "split": "train"},
             {"type": "upload", "upload": "up_x"},
         ],
@@ -72,6 +74,57 @@ class TestBuiltin:
 
         assert (answer.status_code, answer.json()["code"]) == (422, "not_available")
         assert answer.json()["errors"][0]["pointer"] == "/source/type"
+
+
+class TestUrl:
+    def test_it_is_accepted_without_a_look_at_the_address(self, server, http, monkeypatch):
+        looked_up, look_up = [], socket.getaddrinfo
+        monkeypatch.setattr(
+            socket, "getaddrinfo", lambda host, *rest, **more: looked_up.append(host) or look_up(host, *rest, **more)
+        )
+        source = {"type": "url", "url": "https://nowhere.example/data/my%20pets.tar.gz?signature=s", "labels": "none"}
+        answer = http.post("/v1/datasets", json={"source": source})
+        dataset = answer.json()
+
+        assert (answer.status_code, dataset["status"], dataset["name"]) == (202, "processing", "my pets")
+        assert dataset["source"] == source
+        assert "nowhere.example" not in looked_up
+        assert server.hints.was_told("datasets")
+
+    @pytest.mark.parametrize(
+        ("url", "words"),
+        [
+            ("http://example.com/x.zip", "only https"),
+            ("file:///etc/passwd", "only https"),
+            ("gopher://example.com/x", "only https"),
+            ("https://127.0.0.1/x.zip", "no public address"),
+            ("https://localhost/x.zip", "own machine"),
+            ("https://169.254.169.254/latest/meta-data", "no public address"),
+            ("https://[::1]/x.zip", "no public address"),
+            ("https://2130706433/x.zip", "number"),
+            ("https://me:secret@example.com/x.zip", "signed link"),
+            ("https://example.com:8443/x.zip", "port 8443"),
+            ("https://exa mple.com/x.zip", "percent-encode"),
+            ("nonsense", "only https"),
+        ],
+    )
+    def test_what_will_never_be_fetched_is_refused_at_once(self, http, url, words):
+        answer = http.post("/v1/datasets", json={"source": {"type": "url", "url": url}})
+        problem = answer.json()
+
+        assert (answer.status_code, problem["code"]) == (422, "url_not_allowed")
+        assert [error["pointer"] for error in problem["errors"]] == ["/source/url"]
+        assert words in problem["detail"]
+        assert "secret" not in answer.text
+
+    def test_what_the_operator_allows_is_accepted(self, make_server, make_tenant):
+        tenant = make_tenant(of=make_server(fetch_allow="10.1.0.0/16, store.internal", fetch_ports="443,9000"))
+
+        def status(url):
+            return tenant.http.post("/v1/datasets", json={"source": {"type": "url", "url": url}}).status_code
+
+        assert (status("https://10.1.2.3:9000/x.zip"), status("https://store.internal/x.zip")) == (202, 202)
+        assert (status("https://10.2.0.1:9000/x.zip"), status("http://10.1.2.3:9000/x.zip")) == (422, 422)
 
 
 class TestUpload:
@@ -145,13 +198,15 @@ class TestUpload:
 
 class TestRead:
     def test_a_ready_one_says_what_it_holds(self, http, tenant):
-        dataset_id = tenant.ready_dataset(rejected=[{"path": "train/a/x.png", "reason": "broken"}])
+        broken = {"path": "train/a/x.png", "reason": "broken", "code": "image_unreadable"}
+        from_before = {"path": "train/a/y.png", "reason": "broken"}  # rows of earlier versions have no code
+        dataset_id = tenant.ready_dataset(rejected=[broken, from_before])
         dataset = http.get(f"/v1/datasets/{dataset_id}").json()
 
         assert dataset["status"] == "ready"
         assert dataset["classes"] == ["a", "b", "c"]
         assert dataset["splits"] == {"train": {"num_samples": 80}, "test": {"num_samples": 20}}
-        assert dataset["rejected"] == [{"path": "train/a/x.png", "reason": "broken"}]
+        assert dataset["rejected"] == [broken, {**from_before, "code": None}]
 
     def test_an_unlabelled_one_has_no_classes(self, http, tenant):
         dataset_id = tenant.ready_dataset(num_classes=None, classes=None)

@@ -47,20 +47,33 @@ def test_an_upload_waits_to_be_checked(server, http, tenant):
         b"PK\x03\x04" + b"0" * 64,
         b"hello",
         b"\x80",
+        safetensors(b'{"w": ' * 5000),
+        struct.pack("<Q", 2**40) + b"{}",
+    ],
+)
+def test_what_is_no_safetensors_file_is_refused_at_once(http, content):
+    _refused(http, content, "model_not_safetensors")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
         safetensors()[:-1],
         safetensors(data=b"\0" * 9),
         safetensors({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 8]}}),
         safetensors({"w": {"dtype": "X", "shape": [2], "data_offsets": [0, 8]}}),
         safetensors(b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1e999]}}'),
-        safetensors(b'{"w": ' * 5000),
         safetensors(b"{}", b""),
-        struct.pack("<Q", 2**40) + b"{}",
     ],
 )
-def test_what_is_no_safetensors_file_is_refused_at_once(http, content):
+def test_a_header_that_does_not_fit_its_file_is_refused_at_once(http, content):
+    _refused(http, content, "model_header_invalid")
+
+
+def _refused(http, content, code):
     answer = post(http, content)
 
-    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert (answer.status_code, answer.json()["code"]) == (415, code)
     assert "safetensors" in answer.json()["detail"]
     assert http.get("/v1/models").json()["data"] == []
 

@@ -41,4 +41,4 @@ def test_a_fault_of_the_upload_is_an_answer(tmp_path):
     out = io.StringIO()
     main(io.StringIO(json.dumps(upload)), out)
 
-    assert json.loads(out.getvalue())["error"]["code"] == "unsupported_media_type"
+    assert json.loads(out.getvalue())["error"]["code"] == "model_not_safetensors"

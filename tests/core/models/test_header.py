@@ -64,6 +64,14 @@ def test_anything_else_is_refused(content):
         read_header(content)
 
 
+@pytest.mark.parametrize("first_bytes", [b"\x80", b"PK", b"\x1f\x8b", b"BZ"])
+def test_a_length_that_looks_like_the_mark_of_a_pickle_is_a_length(first_bytes):
+    length = int.from_bytes(first_bytes, "little")
+    text = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
+
+    assert list(read_header(length.to_bytes(8, "little") + text + b"0000").tensors) == ["a"]
+
+
 def test_overlapping_tensors_are_refused():
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from core.errors import Unavailable
 from core.store import projects
 from core.store.db import Database, DatabaseUnavailable, make_engine, utc_now
-from core.store.tables import Project
+from core.store.owners import Project
 
 
 def test_what_is_written_is_read(world):
@@ -130,3 +130,28 @@ def test_sqlite_is_set_up_for_several_processes(sqlite_template):
 
     assert found == {"journal_mode": "wal", "foreign_keys": 1}
     database.dispose()
+
+
+def test_many_who_open_a_new_file_at_once_wait_for_each_other(tmp_path):
+    failures = []
+
+    def open_it(url, start):
+        engine = make_engine(url)
+        start.wait()
+        try:
+            with engine.begin() as connection:
+                connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS t (x)")
+        except Exception as error:  # noqa: BLE001
+            failures.append(error)
+        engine.dispose()
+
+    for number in range(60):  # one in twelve failed, before
+        start = threading.Barrier(4)
+        arguments = (f"sqlite:///{tmp_path}/{number}.db", start)
+        threads = [threading.Thread(target=open_it, args=arguments) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert failures == []

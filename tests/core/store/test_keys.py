@@ -1,10 +1,11 @@
 """API keys."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from core.errors import NotAuthenticated, NotFound
+from core.errors import Conflict, LastAdminKey, NotAuthenticated, NotFound
 from core.store import keys
 
 
@@ -76,3 +77,106 @@ def test_a_key_remembers_roughly_when_it_was_used(world):
 def test_an_unknown_scope_is_a_mistake(world):
     with pytest.raises(ValueError, match="unknown scopes"):
         world.do(keys.create, world.project, name="x", scopes=["everything"])
+
+
+def test_a_scope_includes_those_below_it():
+    def allowed(*scopes):
+        caller = keys.Caller("key_x", "prj_x", frozenset(scopes))
+        return [scope for scope in keys.SCOPES if caller.may(scope)]
+
+    assert [allowed("read"), allowed("write"), allowed("admin"), allowed()] == [
+        ["read"],
+        ["read", "write"],
+        ["read", "write", "admin"],
+        [],
+    ]
+
+
+def test_a_rotated_key_has_a_successor_and_is_good_for_the_overlap(world):
+    old = world.do(keys.create, world.project, name="laptop", scopes=["read"])
+    made = world.do(keys.rotate, world.project, old.key.id, overlap=timedelta(hours=1))
+
+    assert (made.key.name, made.key.scopes, made.key.replaces) == ("laptop", ["read"], old.key.id)
+    assert made.key.expires_at is None
+    assert world.ask(keys.authenticate, old.token).key_id == old.key.id
+    left = world.ask(keys.get, world.project, old.key.id).expires_at - datetime.now(UTC)
+    assert timedelta(minutes=59) < left <= timedelta(hours=1)
+
+
+def test_without_an_overlap_the_old_key_ends_at_once(world):
+    old = world.do(keys.create, world.project, name="laptop")
+    made = world.do(keys.rotate, world.project, old.key.id, overlap=timedelta(0))
+
+    with pytest.raises(NotAuthenticated):
+        world.ask(keys.authenticate, old.token)
+    assert world.ask(keys.authenticate, made.token).key_id == made.key.id
+
+
+def test_rotating_never_makes_a_key_live_longer_and_the_new_one_lives_as_long(world):
+    end = datetime.now(UTC) + timedelta(minutes=10)
+    old = world.do(keys.create, world.project, name="short", expires_at=end)
+    made = world.do(keys.rotate, world.project, old.key.id, overlap=timedelta(days=1))
+
+    assert world.ask(keys.get, world.project, old.key.id).expires_at == end
+    assert made.key.expires_at - made.key.created_at == pytest.approx(timedelta(minutes=10), abs=timedelta(seconds=5))
+
+
+def test_what_is_over_or_was_rotated_before_is_not_rotated(world, stranger):
+    revoked, rotated = (world.do(keys.create, world.project, name=name) for name in "ab")
+    world.do(keys.revoke, world.project, revoked.key.id)
+    successor = world.do(keys.rotate, world.project, rotated.key.id, overlap=timedelta(days=1))
+
+    for key_id, word in ((revoked.key.id, "revoked or expired"), (rotated.key.id, successor.key.id)):
+        with pytest.raises(Conflict, match=word):
+            world.do(keys.rotate, world.project, key_id, overlap=timedelta(days=1))
+    with pytest.raises(NotFound):
+        world.do(keys.rotate, stranger, successor.key.id, overlap=timedelta(days=1))
+
+
+def test_the_last_admin_key_in_force_stays_where_that_is_asked(world):
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    world.do(keys.create, world.project, name="expired", expires_at=past)
+    world.do(keys.create, world.project, name="reader", scopes=["read"])
+    last = world.do(keys.create, world.project, name="last")
+
+    with pytest.raises(LastAdminKey, match="make another one first"):
+        world.do(keys.revoke, world.project, last.key.id, keep_an_admin=True)
+    other = world.do(keys.create, world.project, name="other")
+    world.do(keys.revoke, world.project, last.key.id, keep_an_admin=True)
+    world.do(keys.revoke, world.project, other.key.id)
+
+    assert all(key.revoked_at or "admin" not in key.scopes or key.expires_at for key in world.ask(all_keys, world))
+
+
+def all_keys(session, world):
+    return keys.list_keys(session, world.project)
+
+
+def test_two_who_revoke_each_other_s_key_at_once_leave_one(world):
+    admins = [world.do(keys.create, world.project, name=name).key.id for name in "ab"]
+    refused, start = [], threading.Barrier(2)
+
+    def revoke(key_id):
+        start.wait()
+        try:
+            world.do(keys.revoke, world.project, key_id, keep_an_admin=True)
+        except LastAdminKey:
+            refused.append(key_id)
+
+    threads = [threading.Thread(target=revoke, args=(key_id,)) for key_id in admins]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(refused) == 1
+
+
+def test_keys_are_paged_newest_first(world, stranger):
+    made = [world.do(keys.create, world.project, name=name).key.id for name in "abc"]
+    world.do(keys.create, stranger, name="theirs")
+    first = world.ask(keys.page, world.project, limit=2)
+    second = world.ask(keys.page, world.project, limit=2, after=first.items[-1].id)
+
+    assert [key.id for key in (*first.items, *second.items)] == made[::-1]
+    assert (first.has_more, second.has_more) == (True, False)

@@ -8,15 +8,36 @@ from sqlalchemy import event, text
 
 from benchmarks import growth_rows
 from benchmarks.growth_rows import SMALL, job_id, project_id
-from core.store import checkpoints, events, idempotency, jobs, metrics, overview, workers
+from core.settings import Settings
+from core.store import audit, checkpoints, events, idempotency, jobs, metrics, overview, quotas, workers
 from core.store.db import Database, make_engine, migrate
 from core.store.jobs import Attempt
 
-BIG = ("jobs", "metrics", "metric_spans", "events", "job_references", "checkpoints", "idempotency")
+BIG = (
+    "jobs",
+    "metrics",
+    "metric_spans",
+    "events",
+    "job_references",
+    "checkpoints",
+    "idempotency",
+    "audit_log",
+    "artifacts",
+)
 MINE = project_id(1)
 RUNNING = job_id(SMALL.jobs - SMALL.queued - 1)
 # Where the table is empty here, or all of it is counted, a planner is right to read it whole as long as it is small.
-SMALL_HERE = {"checkpoints", "old idempotency keys", "workers", "count by status"}
+SMALL_HERE = {
+    "checkpoints",
+    "old idempotency keys",
+    "workers",
+    "count by status",
+    "audit log",
+    "audit log of an object",
+    "audit log of a key",
+    "old audit entries",
+    "count stored bytes",
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +103,13 @@ HOT = {
     "checkpoints": lambda s: checkpoints.list_checkpoints(s, MINE, job_id(1)),
     "old idempotency keys": lambda s: idempotency.expire(s, 24),
     "count by status": overview.jobs_by_status,
+    "room for a job": lambda s: quotas.require_job(s, MINE, Settings(quota_jobs=100_000, quota_stored_bytes=1)),
+    "unfinished jobs": lambda s: quotas.unfinished(s, MINE),
+    "count stored bytes": lambda s: quotas.recount(s, MINE),
+    "audit log": lambda s: audit.list_entries(s, MINE),
+    "audit log of an object": lambda s: audit.list_entries(s, MINE, object_id=job_id(1)),
+    "audit log of a key": lambda s: audit.list_entries(s, MINE, key_id="key_x", action="job.create"),
+    "old audit entries": lambda s: audit.expire(s, 365),
     "workers": lambda s: workers.list_workers(s, alive_seconds=15),
 }
 

@@ -58,6 +58,20 @@ def test_a_database_says_whether_it_is_current(empty_url):
     database.dispose()
 
 
+def test_a_newer_versions_schema_will_do_and_is_left_as_it_is(empty_url):
+    """While processes of two versions run at once, and after going back to the older one."""
+    migrate(empty_url)
+    database = Database(make_engine(empty_url))
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+
+    assert database.schema_is_current() is True
+    migrate(empty_url)
+    with database.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "9999"
+    database.dispose()
+
+
 def test_two_starters_at_once_do_not_clash(empty_url):
     failures = []
 
@@ -114,3 +128,41 @@ def test_a_server_that_is_away_is_an_ordinary_error():
     with pytest.raises(DatabaseUnavailable):
         database.schema_is_current()
     database.dispose()
+
+
+OLD_ROWS = """
+INSERT INTO projects (id, name, created_at) VALUES ('prj_1', 'p', '2026-01-01 00:00:00');
+INSERT INTO projects (id, name, created_at) VALUES ('prj_2', 'empty', '2026-01-01 00:00:00');
+INSERT INTO datasets (id, project_id, name, source, rejected, created_at, status, attempt, losses, files, size_bytes)
+    VALUES ('ds_1', 'prj_1', 'd', '{}', '[]', '2026-01-01 00:00:00', 'ready', 1, 0, '[]', 5);
+INSERT INTO jobs (id, project_id, status, stages, progress, spec, resolved, dataset_id, priority, accelerator, attempt,
+    losses, checkpoint_step, last_seq, cancel_requested, pause_requested, stop_requested, metadata, created_at)
+    VALUES ('job_1', 'prj_1', 'succeeded', '[]', '{}', '{}', true, 'ds_1', 0, 'cpu', 1, 0, 0, 0, false, false, false,
+    '{}', '2026-01-01 00:00:00');
+INSERT INTO artifacts (job_id, name, project_id, media_type, size_bytes, sha256, key, attempt, created_at)
+    VALUES ('job_1', 'model.safetensors', 'prj_1', 'm', 70, 's', 'k', 1, '2026-01-01 00:00:00');
+INSERT INTO models (id, project_id, name, job_id, architecture, arguments, created_at, status, attempt, losses, files,
+    size_bytes)
+    VALUES ('mdl_1', 'prj_1', 'student', 'job_1', 'a', '{}', '2026-01-01 00:00:00', 'ready', 1, 0, '[]', 900);
+INSERT INTO models (id, project_id, name, job_id, architecture, arguments, created_at, status, attempt, losses, files,
+    size_bytes)
+    VALUES ('mdl_2', 'prj_1', 'orphan', 'job_0', 'a', '{}', '2026-01-01 00:00:00', 'ready', 1, 0, '[]', 1000);
+INSERT INTO models (id, project_id, name, architecture, arguments, created_at, status, attempt, losses, files,
+    size_bytes) VALUES ('mdl_3', 'prj_1', 'upload', 'a', '{}', '2026-01-01 00:00:00', 'ready', 1, 0, '[]', 20000);
+"""
+
+
+def test_what_is_stored_when_quotas_come_is_counted(empty_url):
+    migrate(empty_url, revision="0002")
+    engine = make_engine(empty_url)
+    with engine.begin() as connection:
+        for statement in filter(str.strip, OLD_ROWS.split(";")):
+            connection.exec_driver_sql(statement)
+    migrate(empty_url)
+
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT project_id, stored_bytes FROM project_usage ORDER BY project_id"
+        ).all()
+    engine.dispose()
+    assert [tuple(row) for row in found] == [("prj_1", 21_075), ("prj_2", 0)]

@@ -1,0 +1,74 @@
+"""What the key endpoints do, without HTTP."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from api.keys.schemas import ApiKeyOut, KeyCreate, KeyRotate, NewApiKeyOut
+from core.errors import FieldError, Forbidden, InvalidRequest
+from core.store import keys
+from core.store.db import Session, utc_now
+from core.store.keys import Caller, NewKey
+from core.store.owners import ApiKey
+
+
+def create(session: Session, who: Caller, asked: KeyCreate) -> NewKey:
+    """Make a key for the caller's project.
+
+    Raises :class:`InvalidRequest` where it would be expired already, and :class:`Forbidden` where it would be
+    allowed more than the caller.
+    """
+    beyond = [scope for scope in asked.scopes if not who.may(scope)]
+    if beyond:
+        raise Forbidden(f"This key has no scope {', '.join(beyond)} itself, so it cannot make a key that has.")
+    scopes = [scope for scope in keys.SCOPES if scope in asked.scopes]
+    expires_at = _expiry(session, asked)
+    return keys.create(session, who.project_id, name=asked.name, scopes=scopes, expires_at=expires_at)
+
+
+def rotate(session: Session, who: Caller, key_id: str, asked: KeyRotate) -> NewKey:
+    """Replace a key. Raises what :func:`create` and :func:`core.store.keys.rotate` raise."""
+    old = keys.get(session, who.project_id, key_id)
+    if not all(who.may(scope) for scope in old.scopes):
+        raise Forbidden("This key has fewer scopes than the one that it is to replace.")
+    overlap = timedelta(seconds=asked.overlap_seconds)
+    return keys.rotate(session, who.project_id, key_id, overlap=overlap, expires_at=_expiry(session, asked))
+
+
+def key_out(key: ApiKey) -> ApiKeyOut:
+    """The key as its project sees it."""
+    return ApiKeyOut.model_validate(_document(key))
+
+
+def new_key_out(made: NewKey) -> NewApiKeyOut:
+    """The key with its token, for the one answer that shows it."""
+    return NewApiKeyOut.model_validate({**_document(made.key), "token": made.token})
+
+
+def _document(key: ApiKey) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": key.scopes,
+        "created_at": key.created_at,
+        "last_used_at": key.last_used_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "replaces": key.replaces,
+    }
+
+
+def _expiry(session: Session, asked: KeyCreate | KeyRotate) -> datetime | None:
+    if asked.expires_at is not None and asked.expires_in_days is not None:
+        raise _invalid("/expires_in_days", "give expires_at or expires_in_days, not both")
+    now = utc_now(session)
+    if asked.expires_in_days is not None:
+        return now + timedelta(days=asked.expires_in_days)
+    if asked.expires_at is not None and asked.expires_at <= now:
+        raise _invalid("/expires_at", "this moment is past; give one to come, or leave it out")
+    return asked.expires_at
+
+
+def _invalid(pointer: str, detail: str) -> InvalidRequest:
+    return InvalidRequest(f"{pointer}: {detail}.", errors=[FieldError(pointer, detail)])

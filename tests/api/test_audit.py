@@ -1,0 +1,192 @@
+"""Every change leaves an entry in the audit log: every unsafe route of the app is made to change something.
+
+A new route fails the test until it says below how it is made to change something, or why it does not.
+"""
+
+import io
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import save
+
+from api.dashboard.session import COOKIE_NAME, issue_cookie
+from core.store import audit, jobs
+from core.store.keys import Caller
+
+UNSAFE = {"POST", "PUT", "PATCH", "DELETE"}
+CHANGES_NOTHING = {("POST", "/v1/estimates"): "a question"}
+SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
+WEIGHTS = save({"weight": torch.zeros(2, 2)})
+
+
+def job(tenant, *, status):
+    """A job in this state."""
+    made = tenant.queued_job()
+    with tenant.database.write() as session:
+        if status == "paused":
+            jobs.pause(session, tenant.project_id, made)
+        elif status == "cancelled":
+            jobs.cancel(session, tenant.project_id, made)
+    return made
+
+
+# How each unsafe route is made to change something: the request, and the action and object that the log then names.
+# The object is None where it is what the answer's `id` says.
+DRIVES = {
+    ("POST", "/v1/datasets"): lambda t: (
+        {"url": "/v1/datasets", "json": {"source": {"type": "builtin", "name": "digits"}}},
+        "dataset.create",
+        None,
+    ),
+    ("DELETE", "/v1/datasets/{dataset_id}"): lambda t: deletion("dataset", "/v1/datasets", t.ready_dataset()),
+    ("POST", "/v1/models"): lambda t: (
+        {
+            "url": "/v1/models",
+            "files": {"file": ("w.safetensors", io.BytesIO(WEIGHTS))},
+            "data": {"architecture": "resnet18"},
+        },
+        "model.create",
+        None,
+    ),
+    ("DELETE", "/v1/models/{model_id}"): lambda t: deletion("model", "/v1/models", t.own_model(None)),
+    ("POST", "/v1/jobs"): lambda t: (
+        {"url": "/v1/jobs", "json": t.extra["spec_of"](t.ready_dataset())},
+        "job.create",
+        None,
+    ),
+    ("DELETE", "/v1/jobs/{job_id}"): lambda t: deletion("job", "/v1/jobs", job(t, status="cancelled")),
+    ("POST", "/v1/jobs/{job_id}/cancel"): lambda t: move(t, "cancel", "queued"),
+    ("POST", "/v1/jobs/{job_id}/pause"): lambda t: move(t, "pause", "queued"),
+    ("POST", "/v1/jobs/{job_id}/resume"): lambda t: move(t, "resume", "paused"),
+    ("POST", "/v1/jobs/{job_id}/stop"): lambda t: move(t, "stop", "paused"),
+    ("POST", "/v1/jobs/{job_id}/retry"): lambda t: move(t, "retry", "cancelled"),
+    ("POST", "/v1/api-keys"): lambda t: ({"url": "/v1/api-keys", "json": {"name": "n"}}, "api_key.create", None),
+    ("DELETE", "/v1/api-keys/{key_id}"): lambda t: deletion("api_key", "/v1/api-keys", another_key(t), verb="revoke"),
+    ("POST", "/v1/api-keys/{key_id}/rotate"): lambda t: (
+        {"url": f"/v1/api-keys/{another_key(t)}/rotate"},
+        "api_key.rotate",
+        None,
+    ),
+    ("POST", "/datasets"): lambda t: (
+        {"url": "/datasets", "data": {"url": "https://example.com/pictures.zip"}},
+        "dataset.create",
+        newest_dataset,
+    ),
+    ("POST", "/jobs/{job_id}/{move}"): lambda t: move(t, "cancel", "queued", prefix="/jobs"),
+    ("POST", "/login"): lambda t: ({"url": "/login", "data": {"key": t.token}}, "session.sign_in", t.key_id),
+    ("POST", "/logout"): lambda t: ({"url": "/logout"}, "session.sign_out", t.key_id),
+}
+
+
+def deletion(what, path, object_id, verb="delete"):
+    return {"url": f"{path}/{object_id}"}, f"{what}.{verb}", object_id
+
+
+def newest_dataset(tenant):
+    return tenant.http.get("/v1/datasets").json()["data"][0]["id"]
+
+
+def move(tenant, name, status, prefix="/v1/jobs"):
+    job_id = job(tenant, status=status)
+    return {"url": f"{prefix}/{job_id}/{name}"}, f"job.{name}", job_id
+
+
+def another_key(tenant):
+    return tenant.http.post("/v1/api-keys", json={"name": "another"}).json()["id"]
+
+
+@pytest.fixture
+def browser(server, tenant, spec_of):
+    """Signed in, so that the dashboard's routes can be driven as the others are."""
+    tenant.extra["spec_of"] = spec_of
+    cookie = issue_cookie(server.app.state.parts.cookie_secret, tenant.key_id)
+    with httpx.Client(
+        base_url=server.url, cookies={COOKIE_NAME: cookie}, headers=SAME_ORIGIN, trust_env=False
+    ) as client:
+        yield client
+
+
+def test_every_unsafe_route_is_known_here(app_routes):
+    unsafe = {(route.method, route.path) for route in app_routes if route.method in UNSAFE}
+
+    assert unsafe == set(DRIVES) | set(CHANGES_NOTHING)
+
+
+@pytest.mark.parametrize("route", DRIVES, ids=" ".join)
+def test_every_change_leaves_an_entry(route, tenant, browser):
+    request, action, object_id = DRIVES[route](tenant)
+    answer = browser.request(route[0], **request, headers={"X-Request-Id": "the-change"})
+    assert answer.status_code < 400, answer.text
+
+    entry = tenant.http.get("/v1/audit-log").json()["data"][0]
+    made = object_id(tenant) if callable(object_id) else object_id or answer.json()["id"]
+    assert (entry["action"], entry["object_id"], entry["outcome"]) == (action, made, "done")
+    assert (entry["key"], entry["request_id"], entry["client_address"]) == (tenant.key_id, "the-change", "127.0.0.1")
+
+
+@pytest.mark.parametrize("route", DRIVES, ids=" ".join)
+def test_what_another_site_asks_for_changes_nothing_and_is_not_logged(route, tenant, browser):
+    request, _, _ = DRIVES[route](tenant)
+    before = tenant.http.get("/v1/audit-log").json()["data"]
+    answer = browser.request(route[0], **request, headers={"Sec-Fetch-Site": "cross-site"})
+
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+    assert tenant.http.get("/v1/audit-log").json()["data"] == before
+
+
+def test_the_address_is_the_one_that_a_trusted_proxy_names(tenant):
+    tenant.http.post(f"/v1/jobs/{tenant.queued_job()}/pause", headers={"X-Forwarded-For": "198.51.100.7"})
+
+    assert tenant.http.get("/v1/audit-log").json()["data"][0]["client_address"] == "198.51.100.7"
+
+
+def test_what_was_refused_left_no_entry(tenant):
+    done = job(tenant, status="cancelled")
+    assert tenant.http.post(f"/v1/jobs/{done}/pause").status_code == 409
+
+    assert tenant.http.get("/v1/audit-log").json()["data"] == []
+
+
+def test_a_repeated_request_is_one_change(tenant):
+    document = {"source": {"type": "builtin", "name": "digits"}}
+    for _ in range(2):
+        tenant.http.post("/v1/datasets", json=document, headers={"Idempotency-Key": "once"})
+
+    assert len(tenant.http.get("/v1/audit-log").json()["data"]) == 1
+
+
+def test_the_log_is_filtered_by_key_action_and_object(tenant, server):
+    job_id = tenant.queued_job()
+    tenant.http.post(f"/v1/jobs/{job_id}/pause")
+    tenant.http.post(f"/v1/jobs/{job_id}/resume")
+    with server.database.write() as session:
+        audit.record(session, Caller("key_other", tenant.project_id, frozenset()), "job.pause", "job_x")
+
+    def found(**filters):
+        return [(e["key"], e["action"]) for e in tenant.http.get("/v1/audit-log", params=filters).json()["data"]]
+
+    assert found(object_id=job_id) == [(tenant.key_id, "job.resume"), (tenant.key_id, "job.pause")]
+    assert found(action="job.pause") == [("key_other", "job.pause"), (tenant.key_id, "job.pause")]
+    assert found(key="key_other") == [("key_other", "job.pause")]
+    assert found(key="key_none") == []
+
+
+class TestRefusedSignIns:
+    def sign_in(self, server, key):
+        return httpx.post(f"{server.url}/login", data={"key": key}, headers=SAME_ORIGIN, trust_env=False)
+
+    def test_one_with_a_key_of_ours_is_told_to_its_project(self, server, tenant):
+        wrong = tenant.token[:-1] + ("0" if tenant.token[-1] != "0" else "1")
+        assert self.sign_in(server, wrong).status_code == 401
+
+        (entry,) = tenant.http.get("/v1/audit-log").json()["data"]
+        assert (entry["action"], entry["outcome"], entry["key"]) == ("session.sign_in", "refused", tenant.key_id)
+        assert entry["client_address"] == "127.0.0.1"
+
+    def test_one_with_no_key_of_ours_is_told_to_nobody(self, server, tenant):
+        for key in ("", "ps_x", "ps_" + "0" * 26 + "_" + "0" * 64):
+            assert self.sign_in(server, key).status_code == 401
+
+        assert tenant.http.get("/v1/audit-log").json()["data"] == []

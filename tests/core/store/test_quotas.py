@@ -1,0 +1,180 @@
+"""What a project has and may have."""
+
+import threading
+
+import pytest
+
+from core.errors import QuotaExceeded
+from core.settings import Settings
+from core.spec.facts import ModelFacts
+from core.store import datasets, intake, jobs, models, projects, quotas
+from core.store.artifacts import StoredFile
+from core.store.jobs import NewArtifact
+from core.store.owners import Project, ProjectUsage
+
+FACTS = ModelFacts(
+    architecture="vit", arguments={}, num_classes=2, channels=1, image_size=8, parameters=1, size_bytes=40
+)
+UPLOAD = {"name": "u", "source": {"type": "file"}, "upload_key": "uploads/x/file"}
+MODEL = {"name": "m", "architecture": "vit", "arguments": {}, "upload_key": "uploads/y/file"}
+
+
+def stored(world, project=None):
+    """What is kept, which must be what the rows add up to."""
+    project = project or world.project
+    kept = world.ask(quotas.stored, project)
+    assert world.do(quotas.recount, project) == 0
+
+    return kept
+
+
+def artifact(name, size_bytes):
+    return NewArtifact(name, "application/octet-stream", StoredFile(f"jobs/x/a1/{name}", size_bytes, "0" * 64))
+
+
+def succeed(world, attempt, **options):
+    files = [artifact("model.safetensors", 40), artifact("config.json", 7)]
+    return world.do(jobs.succeed, attempt, result={}, artifacts=files, **options)
+
+
+def test_a_dataset_counts_from_the_moment_it_is_sent(world):
+    before = stored(world)
+    sent = world.do(datasets.create, world.project, **UPLOAD, size_bytes=500)
+    assert stored(world) == before + 500
+
+    holding = intake.Holding.of(world.do(datasets.claim, worker_id="w", lease_seconds=60))
+    facts = {"num_classes": None, "classes": None, "channels": 1, "image_size": 8, "fingerprint": "0" * 64}
+    world.do(datasets.ready, holding, files=[], splits={}, size_bytes=300, **facts)
+    assert stored(world) == before + 300
+
+    world.do(datasets.delete, world.project, sent.id)
+    assert stored(world) == before
+
+
+def test_what_failed_its_checks_counts_no_more(world):
+    before = stored(world)
+    world.do(datasets.create, world.project, **UPLOAD, size_bytes=500)
+    world.do(models.create, world.project, **MODEL, size_bytes=50)
+    assert stored(world) == before + 550
+
+    error = {"code": "dataset_rejected", "message": "no"}
+    holding = intake.Holding.of(world.do(datasets.claim, worker_id="w", lease_seconds=60))
+    world.do(datasets.fail, holding, error)
+    holding = intake.Holding.of(world.do(models.claim, worker_id="w", lease_seconds=60))
+    world.do(models.fail, holding, error)
+
+    assert stored(world) == before
+
+
+def test_a_model_counts_as_it_is_stored(world):
+    before = stored(world)
+    made = world.do(models.create, world.project, **MODEL, size_bytes=50)
+    holding = intake.Holding.of(world.do(models.claim, worker_id="w", lease_seconds=60))
+    world.do(models.ready, holding, files=[], facts=FACTS)
+    assert stored(world) == before + 40
+
+    world.do(models.delete, world.project, made.id)
+    assert stored(world) == before
+
+
+def test_a_student_that_outlives_its_job_counts_once_at_every_time(world):
+    before = stored(world)
+    attempt = world.attempt()
+    student = world.do(models.create_student, attempt, name="s", facts=FACTS, files=[])
+    succeed(world, attempt, model_id=student.id)
+    assert stored(world) == before + 47
+
+    world.do(jobs.delete, world.project, attempt.job_id)
+    assert stored(world) == before + 40
+    world.do(models.delete, world.project, student.id)
+    assert stored(world) == before
+
+
+def test_a_job_that_outlives_its_student_keeps_counting(world):
+    before = stored(world)
+    attempt = world.attempt()
+    student = world.do(models.create_student, attempt, name="s", facts=FACTS, files=[])
+    succeed(world, attempt, model_id=student.id)
+
+    world.do(models.delete, world.project, student.id)
+    assert stored(world) == before + 47
+    world.do(jobs.delete, world.project, attempt.job_id)
+    assert stored(world) == before
+
+
+def test_a_number_that_is_wrong_is_made_right(world, stranger):
+    right = stored(world)
+    world.do(set_stored, world.project, right + 999)
+
+    assert world.do(quotas.recount, world.project) == 999
+    assert stored(world) == right
+    assert stored(world, stranger) == 0
+
+
+def set_stored(session, project, value):
+    session.get(ProjectUsage, project).stored_bytes = value
+
+
+def test_files_added_at_the_same_time_all_count(world):
+    before = stored(world)
+    threads = [
+        threading.Thread(
+            target=world.do, args=(datasets.create, world.project), kwargs={**UPLOAD, "size_bytes": 10 + number}
+        )
+        for number in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert stored(world) == before + 46
+
+
+def test_unfinished_jobs_are_limited_and_the_refusal_says_how_to_go_on(world, stranger):
+    settings = Settings(quota_jobs=3)
+    running = world.attempt()
+    paused, queued = world.job(), world.job()
+    world.do(jobs.pause, world.project, paused)
+
+    with pytest.raises(QuotaExceeded, match=r"has 3 unfinished jobs.*may have 3.*cancel some") as refused:
+        world.ask(quotas.require_job, world.project, settings)
+    assert refused.value.extra == {"quota": "jobs", "limit": 3, "used": 3}
+    world.ask(quotas.require_job, stranger, settings)
+    world.ask(quotas.require_job, world.project, Settings(quota_jobs=0))
+
+    succeed(world, running)
+    world.ask(quotas.require_job, world.project, settings)
+    assert world.ask(quotas.unfinished, world.project) == 2
+    assert world.ask(quotas.unfinished, world.project, most=1) == 1
+    assert world.get(queued).status == "queued"
+
+
+def test_stored_bytes_are_limited_and_the_refusal_says_how_to_go_on(world):
+    world.do(datasets.create, world.project, **UPLOAD, size_bytes=90)
+    used = stored(world)
+
+    world.ask(quotas.require_room, world.project, Settings(quota_stored_bytes=used))
+    for ask in (quotas.require_room, quotas.require_job):
+        with pytest.raises(QuotaExceeded, match="Delete what is not needed") as refused:
+            world.ask(ask, world.project, Settings(quota_stored_bytes=used - 1))
+        assert refused.value.extra["used"] == used
+
+
+def test_a_project_may_have_limits_of_its_own(world, stranger):
+    world.do(set_limits, world.project, max_jobs=0, max_stored_bytes=7, max_upload_bytes=5)
+    settings = Settings(quota_jobs=1, quota_stored_bytes=2, max_upload_bytes=3)
+
+    assert world.ask(quotas.of_project, world.project, settings) == quotas.Quotas(0, 7, 3)
+    assert world.ask(quotas.of_project, stranger, settings) == quotas.Quotas(1, 2, 3)
+    assert world.ask(quotas.of_project, world.project, Settings(max_upload_bytes=9)).upload_bytes == 5
+
+
+def set_limits(session, project, **limits):
+    found = session.get(Project, project)
+    for name, value in limits.items():
+        setattr(found, name, value)
+
+
+def test_a_project_is_found_by_its_id_alone(world):
+    assert world.ask(projects.get, world.project).name == "mine"

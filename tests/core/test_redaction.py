@@ -1,0 +1,56 @@
+"""Secrets are not written down."""
+
+import pytest
+
+from core.redaction import redact, redact_event
+
+TOKEN = "ps_" + "0" * 26 + "_" + "ab" * 32
+SECRET = "ab" * 8
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        (f"no job {TOKEN!r} here", "no job 'ps_00000000000000000000000000_[hidden]' here"),
+        (f"cut short {TOKEN[:50]}", "cut short ps_00000000000000000000000000_[hidden]"),
+        (f"Authorization: Bearer {TOKEN}", "Authorization: Bearer ps_00000000000000000000000000_[hidden]"),
+        ("sent Bearer eyJhbGciOi.J9.x-y", "sent Bearer [hidden]"),
+        ("potstill_session=ImtleV8x.Zq3.abc; other=1", "potstill_session=[hidden]; other=1"),
+        ("postgresql+psycopg://me:s3cr+t@db:5432/x is away", "postgresql+psycopg://me:[hidden]@db:5432/x is away"),
+        ("redis://:pass@valkey:6379/0", "redis://:[hidden]@valkey:6379/0"),
+    ],
+)
+def test_secrets_are_hidden_and_the_rest_stays(text, rest):
+    assert redact(text) == rest
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Send the key as `Authorization: Bearer ps_…`.",
+        "http://127.0.0.1:8000/v1/jobs",
+        "basic authentication is not offered",
+        "a mail to me@example.org at 12:30@noon",
+    ],
+)
+def test_what_is_no_secret_stays(text):
+    assert redact(text) == text
+
+
+def test_every_field_of_a_log_event_is_looked_through():
+    event = {
+        "event": f"http.request /v1/jobs/{TOKEN}",
+        "headers": {"Cookie": "a=b", "Authorization": "Basic dXNlcjpwYXNz", "Accept": "text/html"},
+        "args": [f"Bearer {TOKEN}", 7, None, {"api_key": "x", "database_password": "y"}],
+        "error": ValueError(f"unknown {TOKEN}"),
+        "idempotency_keys": 3,
+        "api_token": None,
+        "aws_secret_access_key": SECRET,
+        "exception": f"Traceback…\nOperationalError: postgresql://u:{SECRET}@db/x",
+    }
+    found = redact_event(None, "info", event)
+
+    assert SECRET not in repr(found)
+    assert (found["idempotency_keys"], found["api_token"], found["args"][1:3]) == (3, None, [7, None])
+    assert found["headers"] == {"Cookie": "[hidden]", "Authorization": "[hidden]", "Accept": "text/html"}
+    assert set(found["args"][3].values()) == {"[hidden]"}

