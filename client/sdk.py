@@ -240,6 +240,17 @@ class Jobs:
         # A retry of a job that is queued again is refused, so it alone must not be sent twice.
         return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/{move}", repeatable=move != "retry"))
 
+    def retry(self, job_id: str, *, apply_fix: bool = False, changes: Mapping[str, Any] | None = None) -> Job:
+        """Queue a failed or cancelled job again, from its last checkpoint.
+
+        ``apply_fix`` changes its spec as its ``error["fix"]`` says, ``changes`` as this merge patch says (RFC 7396).
+        Raises :class:`ApiError` ``invalid_state`` where it can't be, ``invalid_spec`` for changes that cannot be.
+        """
+        if not apply_fix and not changes:
+            return self.move(job_id, "retry")
+        document = {"apply_fix": apply_fix, "changes": dict(changes or {})}
+        return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/retry", repeatable=False, document=document))
+
     def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
         """The job once it is terminal, whatever its end. Raises :class:`NotReady` after the time-out."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds

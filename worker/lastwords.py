@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from core.redaction import redact, redact_event
 from core.settings import Settings
 
 NUM_LINES = 50
@@ -29,9 +30,8 @@ _TRACEBACK_LINES = 35
 _FRAMES = 12  # of each thread, the most recent call first
 
 _SAID_ANYWAY = ("role", "logger", "job_id", "attempt", "timestamp", "level", "event", "exception")
-_HIDDEN = "***"
+_HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(SECRET|TOKEN|PASSWORD|CREDENTIAL|API_?KEY|ACCESS_KEY)", re.IGNORECASE)
-_SECRET_SHAPE = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)|(?i:(?<=bearer ))\S+")
 _SHORTEST_SECRET = 6  # a shorter one would be found in innocent words
 
 
@@ -49,7 +49,7 @@ def redacted(text: str, secrets: Iterable[str] = ()) -> str:
     """The text without secrets, and without anything that has the shape of credentials."""
     for secret in secrets:
         text = text.replace(secret, _HIDDEN)
-    return _SECRET_SHAPE.sub(_HIDDEN, text)
+    return redact(text)
 
 
 class LastWords:
@@ -137,6 +137,7 @@ class _Keeper(logging.Handler):
                 ],
                 processors=[
                     structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    redact_event,
                     structlog.processors.format_exc_info,
                     _as_text,
                 ],

@@ -7,6 +7,7 @@ from typing import Any
 from api.inspector import Inspector
 from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from core.errors import FieldError, InvalidSpec, NotFound
+from core.settings import Settings
 from core.spec import JobSpec
 from core.spec.facts import DatasetFacts, ModelFacts
 from core.store import asked, datasets, jobs, models
@@ -20,12 +21,12 @@ Resolution = dict[str, Any]  # the inspector's: `spec` and `estimate`
 # --- from a spec to a job -------------------------------------------------------------------------
 
 
-def find_inputs(database: Database, project_id: str, spec: JobSpec) -> Inputs:
+def find_inputs(database: Database, project_id: str, spec: JobSpec, settings: Settings) -> Inputs:
     """What is known of everything that the spec reads.
 
-    Raises :class:`InvalidSpec` that names each input which is missing or not ready.
+    Raises :class:`InvalidSpec` that names each input which is missing or not ready, and what is beyond a limit.
     """
-    errors: list[FieldError] = []
+    errors: list[FieldError] = _beyond(spec, settings)
     found: dict[str, ModelFacts] = {}
     known: dict[str, DatasetFacts] = {}
     with database.read() as session:
@@ -95,6 +96,15 @@ def create(session: Session, project_id: str, spec: JobSpec, resolution: Resolut
     )
 
 
+def _beyond(spec: JobSpec, settings: Settings) -> list[FieldError]:
+    asked, roof = spec.resources.max_seconds, settings.max_job_seconds
+    if not roof or asked is None or asked <= roof:
+        return []
+    return [
+        FieldError("/resources/max_seconds", f"no job may run for longer than {roof:g} s here; ask for at most that")
+    ]
+
+
 def _dataset_facts(session: Session, project_id: str, dataset_id: str) -> DatasetFacts:
     try:
         dataset = datasets.get(session, project_id, dataset_id)
@@ -151,6 +161,10 @@ def _places(spec: JobSpec, reference: str) -> list[str]:
 # --- from rows to documents -----------------------------------------------------------------------
 
 
+# What a job that failed under an earlier version does not say.
+_UNKNOWN: dict[str, Any] = {"fault": None, "advice": None, "fix": None, "log": [], "machine": None}
+
+
 def job_out(job: Job) -> JobOut:
     """The job as everybody sees it."""
     return JobOut.model_validate(
@@ -169,7 +183,7 @@ def job_out(job: Job) -> JobOut:
             "created_at": job.created_at,
             "started_at": job.started_at,
             "finished_at": job.finished_at,
-            "error": job.error,
+            "error": None if job.error is None else {**_UNKNOWN, **job.error},
             "metadata": job.metadata_,
             "result": job.result,
         }

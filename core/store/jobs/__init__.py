@@ -21,7 +21,7 @@ from core.store.jobs.attempts import (
     succeed,
 )
 from core.store.jobs.clock import running_seconds
-from core.store.jobs.moves import cancel, next_actions, pause, resume, retry, stop
+from core.store.jobs.moves import cancel, next_actions, pause, require_retry, resume, retry, stop
 from core.store.jobs.queue import WORKER_LOST, claim, claimable, expire_leases, lose, waiting
 from core.store.jobs.records import create, delete, get, get_artifact, get_for, list_artifacts, list_jobs
 from core.store.jobs.revisions import Revision, retry_revised
@@ -57,6 +57,7 @@ __all__ = [
     "pause",
     "paused",
     "record_progress",
+    "require_retry",
     "resume",
     "retry",
     "retry_revised",
