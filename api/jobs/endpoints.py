@@ -177,4 +177,4 @@ async def retry_job(job_id: str, request: Request, who: Writer, parts: Parts, ba
 
 
 async def _inputs(parts: ServiceParts, project_id: str, spec: JobSpec) -> service.Inputs:
-    return await to_thread.run_sync(service.find_inputs, parts.database, project_id, spec, parts.settings)
+    return await to_thread.run_sync(service.inputs_of, parts, project_id, spec)

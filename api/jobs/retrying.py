@@ -51,7 +51,7 @@ async def retry_changed(
     """
     old = await to_thread.run_sync(_job, parts.database, who.project_id, job_id)
     spec = revised(old.spec, _patch(old, asked))
-    inputs = await to_thread.run_sync(service.find_inputs, parts.database, who.project_id, spec, parts.settings)
+    inputs = await to_thread.run_sync(service.inputs_of, parts, who.project_id, spec)
     resolution = await service.resolve(parts.inspector, spec, inputs, threads=parts.settings.job_threads)
     revision = _revision(old, spec, resolution)
     return await to_thread.run_sync(_queue_again, parts, who, job_id, revision, background)

@@ -80,22 +80,26 @@ class ResultOut(Out):
 class DeviceOut(Out):
     """The accelerator's memory, as a job's process saw it."""
 
-    name: str
-    memory_bytes: int = Field(description="Reserved by the process.")
-    memory_peak_bytes: int
-    memory_free_bytes: int
-    memory_total_bytes: int
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str | None = None
+    memory_bytes: int | None = Field(default=None, description="Reserved by the process.")
+    memory_peak_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    memory_total_bytes: int | None = None
 
 
 class MachineOut(Out):
-    """What was seen of the machine when a job failed."""
+    """What was seen of the machine when a job failed; null where nobody could see it."""
 
-    memory_bytes: int | None = Field(description="Of the job's process, at its end.")
-    memory_peak_bytes: int | None
-    memory_limit_bytes: int | None = Field(description="What the process may ask for; null: any.")
-    memory_free_bytes: int | None = Field(description="What new work could get.")
-    disk_free_bytes: int | None = Field(description="Where the service keeps its files on that machine.")
-    device: DeviceOut | None
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    memory_bytes: int | None = Field(default=None, description="Of the job's process, at its end.")
+    memory_peak_bytes: int | None = None
+    memory_limit_bytes: int | None = Field(default=None, description="What the process may ask for; null: any.")
+    memory_free_bytes: int | None = Field(default=None, description="What new work could get.")
+    disk_free_bytes: int | None = Field(default=None, description="Where the service keeps its files on that machine.")
+    device: DeviceOut | None = None
 
 
 class JobFailure(Failure):

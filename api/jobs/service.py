@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from api.deps import ServiceParts
 from api.inspector import Inspector
 from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from core.errors import FieldError, InvalidSpec, NotFound
-from core.settings import Settings
 from core.spec import JobSpec
 from core.spec.facts import DatasetFacts, ModelFacts
 from core.store import asked, datasets, jobs, models
@@ -21,12 +21,13 @@ Resolution = dict[str, Any]  # the inspector's: `spec` and `estimate`
 # --- from a spec to a job -------------------------------------------------------------------------
 
 
-def find_inputs(database: Database, project_id: str, spec: JobSpec, settings: Settings) -> Inputs:
+def find_inputs(database: Database, project_id: str, spec: JobSpec, *, most_seconds: float = 0.0) -> Inputs:
     """What is known of everything that the spec reads.
 
-    Raises :class:`InvalidSpec` that names each input which is missing or not ready, and what is beyond a limit.
+    Raises :class:`InvalidSpec` that names each input which is missing or not ready, and where the job asks to run
+    for longer than ``most_seconds`` (0: no limit).
     """
-    errors: list[FieldError] = _beyond(spec, settings)
+    errors: list[FieldError] = _beyond(spec, most_seconds)
     found: dict[str, ModelFacts] = {}
     known: dict[str, DatasetFacts] = {}
     with database.read() as session:
@@ -43,6 +44,11 @@ def find_inputs(database: Database, project_id: str, spec: JobSpec, settings: Se
     if errors:
         raise InvalidSpec("; ".join(f"{e.pointer}: {e.detail}" for e in errors), errors=errors)
     return known, found
+
+
+def inputs_of(parts: ServiceParts, project_id: str, spec: JobSpec) -> Inputs:
+    """The same within this service's limits."""
+    return find_inputs(parts.database, project_id, spec, most_seconds=parts.settings.max_job_seconds)
 
 
 async def resolve(inspector: Inspector, spec: JobSpec, inputs: Inputs, *, threads: int) -> Resolution | None:
@@ -96,8 +102,8 @@ def create(session: Session, project_id: str, spec: JobSpec, resolution: Resolut
     )
 
 
-def _beyond(spec: JobSpec, settings: Settings) -> list[FieldError]:
-    asked, roof = spec.resources.max_seconds, settings.max_job_seconds
+def _beyond(spec: JobSpec, roof: float) -> list[FieldError]:
+    asked = spec.resources.max_seconds
     if not roof or asked is None or asked <= roof:
         return []
     return [
