@@ -76,9 +76,9 @@ def _fault(error: PotstillError) -> Fault:
 def of_death(guardian: Guardian, settings: Settings) -> Cause:
     """What is known of work that ended without a word."""
     usage = guardian.watchdog.usage
-    if usage is not None and guardian.peak_bytes is not None:
-        usage = machine.Usage(usage.resident, max(usage.peak, guardian.peak_bytes), usage.data)
     seen = machine.seen(settings.home, usage, limit=settings.job_memory_bytes)
+    # Its most is told at its end, also of work that ended before anybody looked.
+    seen["memory_peak_bytes"] = max(seen["memory_peak_bytes"] or 0, guardian.peak_bytes or 0) or None
     code, message, fault = _death(guardian, usage, settings.job_memory_bytes)
     return Cause(code, message, fault, guardian.last_words, seen)
 
