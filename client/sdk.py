@@ -241,14 +241,9 @@ class Jobs:
         return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/{move}", repeatable=move != "retry"))
 
     def retry(self, job_id: str, *, apply_fix: bool = False, changes: Mapping[str, Any] | None = None) -> Job:
-        """Queue a failed or cancelled job again, from its last checkpoint.
-
-        ``apply_fix`` changes its spec as its ``error["fix"]`` says, ``changes`` as this merge patch says (RFC 7396).
-        Raises :class:`ApiError` ``invalid_state`` where it can't be, ``invalid_spec`` for changes that cannot be.
-        """
-        if not apply_fix and not changes:
-            return self.move(job_id, "retry")
-        document = {"apply_fix": apply_fix, "changes": dict(changes or {})}
+        """Queue a job again, its spec changed by its error's ``fix`` and a merge patch. Raises as :meth:`move`."""
+        asked = apply_fix or changes
+        document = {"apply_fix": apply_fix, "changes": dict(changes or {})} if asked else None
         return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/retry", repeatable=False, document=document))
 
     def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
