@@ -68,12 +68,12 @@ def validated(model: type[Model], data: Any) -> Model:
         raise refused(error, model=model) from None
 
 
-def json_body(model: type[BaseModel], *, example: Any = None) -> dict[str, Any]:
+def json_body(model: type[BaseModel], *, example: Any = None, required: bool = True) -> dict[str, Any]:
     """``openapi_extra`` of an operation whose body is ``model`` as JSON; ``api.openapi`` adds the schema."""
     content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
     if example is not None:
         content["example"] = example
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+    return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
 def _malformed(detail: str, at: str) -> MalformedRequest | InvalidRequest:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.datasets.schemas import DatasetCreate
+from api.jobs.retrying import RetryRequest
 from api.keys.schemas import KeyCreate, KeyRotate
 from api.links import add_links
 from api.models.schemas import ModelCreate
@@ -35,7 +36,7 @@ TAGS = [
     {"name": "project", "description": "Keys, what the project has and may have, and who changed what."},
     {"name": "service", "description": "How the service itself is."},
 ]
-_REQUEST_BODIES: tuple[type[BaseModel], ...] = (JobSpec, DatasetCreate, ModelCreate, KeyCreate, KeyRotate)
+_REQUEST_BODIES: tuple[type[BaseModel], ...] = (JobSpec, DatasetCreate, ModelCreate, RetryRequest, KeyCreate, KeyRotate)
 _REF = "#/components/schemas/{model}"
 
 

@@ -26,6 +26,16 @@ class Failure(TypedDict):
     message: str
 
 
+class JobError(Failure):
+    """Why a job failed, and what would help. A service of an earlier version says only the first two."""
+
+    fault: NotRequired[Literal["spec", "data", "capacity", "infrastructure", "service"] | None]
+    advice: NotRequired[str | None]
+    fix: NotRequired[dict[str, Any] | None]
+    log: NotRequired[list[str]]
+    machine: NotRequired[dict[str, Any] | None]
+
+
 class StageTimes(TypedDict):
     """When a stage ran; ``finished_at`` and ``seconds`` are null until it is done."""
 
@@ -74,7 +84,7 @@ class Job(TypedDict):
     created_at: str
     started_at: str | None
     finished_at: str | None
-    error: Failure | None
+    error: JobError | None
     metadata: dict[str, str]
     result: NotRequired[Result | None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.markup import escape
 
 from client.configuration import connect
 from client.console import duration, err, job_table, measures_table, out, print_json, print_json_line, status_text
-from client.documents import Job, Move
+from client.documents import Job, JobError, Move
 from client.errors import ClientError
 from client.sdk import Potstill
 from client.watch import follow, progress_words
@@ -24,6 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the documents as JSO
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="job_…")]
 
 _EXIT_UNSUCCESSFUL = 3
+_SHOWN_LOG_LINES = 10
 
 
 @app.command("submit")
@@ -109,9 +111,21 @@ def stop(job_id: JobId, *, as_json: AsJson = False) -> None:
 
 
 @app.command("retry")
-def retry(job_id: JobId, *, as_json: AsJson = False) -> None:
-    """Queue a failed or cancelled job again, from its last checkpoint."""
-    _move(job_id, "retry", as_json=as_json)
+def retry(
+    job_id: JobId,
+    *,
+    apply_fix: Annotated[bool, typer.Option("--apply-fix", help="Change its spec as its error says.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of its spec: training.batch_size=64."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a failed or cancelled job again, from its last checkpoint where what is changed lets it."""
+    changes = _changes(set_ or [])
+    with connect() as potstill:
+        job = potstill.jobs.retry(job_id, apply_fix=apply_fix, changes=changes)
+    _tell(job, as_json=as_json)
 
 
 @app.command("delete")
@@ -161,6 +175,35 @@ def _read_file(path: Path) -> str:
 def _move(job_id: str, move: Move, *, as_json: bool) -> None:
     with connect() as potstill:
         job = potstill.jobs.move(job_id, move)
+    _tell(job, as_json=as_json)
+
+
+def _changes(settings: list[str]) -> dict[str, Any]:
+    """A merge patch from ``training.batch_size=64`` and the like; values are JSON, or plain words."""
+    patch: dict[str, Any] = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        *folders, field = path.split(".")
+        if not equals or not all([*folders, field]):
+            raise ClientError(f"--set {setting}: expected FIELD=VALUE, for example training.batch_size=64")
+        inner = patch
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+            if not isinstance(inner, dict):
+                raise ClientError(f"--set {setting}: another --set gives {folder} a value of its own")
+        inner[field] = _value(text)
+    return patch
+
+
+def _value(text: str) -> Any:
+    """JSON where it is that; else the words as they are."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _tell(job: Job, *, as_json: bool) -> None:
     if as_json:
         print_json(job)
     elif job["pending_action"]:
@@ -186,6 +229,17 @@ def _watch(potstill: Potstill, job_id: str, *, as_json: bool) -> None:
         raise typer.Exit(_EXIT_UNSUCCESSFUL)
 
 
+def _describe_error(error: JobError) -> None:
+    fault = f" ({error['fault']})" if error.get("fault") else ""
+    out.print(f"  [red]{escape(error['code'])}[/]{fault}  {escape(error['message'])}")
+    if advice := error.get("advice"):
+        out.print(f"  {escape(advice)}")
+    if error.get("fix"):
+        out.print(f"  [dim]potstill jobs retry --apply-fix would change: {escape(json.dumps(error['fix']))}[/]")
+    for line in error.get("log", [])[-_SHOWN_LOG_LINES:]:
+        out.print(f"  [dim]{escape(line)}[/]", soft_wrap=True)
+
+
 def _describe(job: Job) -> None:
     out.print(f"[bold]{job['id']}[/]  {escape(job['name'] or '')}  ", status_text(job["status"]))
     words = progress_words(job)
@@ -195,7 +249,7 @@ def _describe(job: Job) -> None:
         seconds = stage["seconds"]
         out.print(f"  [dim]{stage['name']:<9}[/] {'…' if seconds is None else duration(seconds)}")
     if job["error"]:
-        out.print(f"  [red]{escape(job['error']['code'])}[/]  {escape(job['error']['message'])}")
+        _describe_error(job["error"])
     result = job.get("result")
     if result:
         rows = [("student", result["student"])]

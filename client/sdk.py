@@ -240,6 +240,12 @@ class Jobs:
         # A retry of a job that is queued again is refused, so it alone must not be sent twice.
         return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/{move}", repeatable=move != "retry"))
 
+    def retry(self, job_id: str, *, apply_fix: bool = False, changes: Mapping[str, Any] | None = None) -> Job:
+        """Queue a job again, its spec changed by its error's ``fix`` and a merge patch. Raises as :meth:`move`."""
+        asked = apply_fix or changes
+        document = {"apply_fix": apply_fix, "changes": dict(changes or {})} if asked else None
+        return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/retry", repeatable=False, document=document))
+
     def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
         """The job once it is terminal, whatever its end. Raises :class:`NotReady` after the time-out."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds

@@ -65,9 +65,10 @@ class Transport:
         headers = {"Idempotency-Key": idempotency_key or new_idempotency_key()}
         return self._send("POST", path, body, repeatable=True, headers=headers).json()
 
-    def post(self, path: str, *, repeatable: bool) -> Any:
+    def post(self, path: str, *, repeatable: bool, document: Any = None) -> Any:
         """Ask for a move. ``repeatable`` says that asking twice does the same as asking once."""
-        return self._send("POST", path, _no_body, repeatable=repeatable).json()
+        body = _no_body if document is None else lambda _: {"json": document}
+        return self._send("POST", path, body, repeatable=repeatable).json()
 
     def query(self, path: str, document: Any) -> Any:
         """A POST that changes nothing."""

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+# What has to change before a failed job can go well: what was asked, what was sent to learn from, how much memory,
+# time or room there is, what the service stands on (disks, machines, networks), or the service itself.
+Fault = Literal["spec", "data", "capacity", "infrastructure", "service"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +210,11 @@ class Unavailable(PotstillError):
 
 
 class RunError(PotstillError):
-    """A run cannot go on. ``fault`` says whose it is: spec, data, capacity, infrastructure, service."""
+    """A run cannot go on. ``fault`` says what has to change: see :data:`Fault`."""
 
     code = "run_failed"
     title = "The run failed"
-    fault: ClassVar[str] = "service"
+    fault: ClassVar[Fault] = "service"
 
 
 class SpecCannotRun(RunError):
@@ -271,6 +275,27 @@ class StorageFailed(RunError):
 
 class StoredFileDamaged(StorageFailed):
     """A stored file is not there, or not what was stored: another try gives the same, so do without it."""
+
+
+class TimeLimitReached(RunError):
+    """The job has run for as long as it may."""
+
+    code = "time_limit"
+    fault = "capacity"
+
+
+class WorkStalled(RunError):
+    """The job's process did nothing for too long, and was ended."""
+
+    code = "stalled"
+    fault = "service"
+
+
+class WorkerLost(RunError):
+    """The job's process, or its worker, ended without a word."""
+
+    code = "worker_lost"
+    fault = "infrastructure"
 
 
 class ProcessLost(Unavailable):

@@ -109,6 +109,24 @@ class Settings(BaseSettings):
     max_losses: int = Field(
         default=3, ge=1, description="Losses of a worker in a row, without a checkpoint between, that fail a job."
     )
+    job_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Most memory that each process of a job may ask for, mapped files aside. A job that asks for more "
+        "fails with `out_of_memory`, instead of the machine running out for everybody. 0: no limit.",
+    )
+    max_job_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="Longest running time of any job, over all its attempts, without waits and pauses; "
+        "`resources.max_seconds` may ask for less. 0: no limit.",
+    )
+    stall_seconds: float = Field(
+        default=1800.0,
+        ge=0,
+        description="A job's process that takes no step and looks for no request for so long is ended, its traceback "
+        "logged; it counts as a loss of its worker. Longer than the longest step and download. 0: never.",
+    )
     inspect_seconds: float = Field(default=10.0, gt=0, description="Longest time for one question to the inspector.")
     idempotency_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is remembered.")
 

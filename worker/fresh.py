@@ -38,14 +38,21 @@ class FreshProcess:
         self._poll = select.poll()
         self._poll.register(self._pidfd, select.POLLIN)
         self.status: int | None = None
+        self.peak_bytes: int | None = None  # of resident memory, once it has ended
 
     def wait(self, seconds: float) -> int | None:
         """Wait for at most so long; the exit status (negative: the signal that ended it), or None."""
         if self.status is None and self._poll.poll(max(0.0, seconds) * 1000):
-            _, status = os.waitpid(self.pid, 0)
+            _, status, used = os.wait4(self.pid, 0)
+            self.peak_bytes = used.ru_maxrss * 1024  # counted in kibibytes
             self.status = os.waitstatus_to_exitcode(status)
             os.close(self._pidfd)
         return self.status
+
+    def signal(self, number: int) -> None:
+        """Send it a signal; nothing to do for one that has ended."""
+        if self.status is None:
+            signal.pidfd_send_signal(self._pidfd, number)
 
     def kill(self) -> None:
         """End it by force and wait for its end."""
@@ -61,6 +68,12 @@ def limit_memory(num_bytes: int) -> None:
     """
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, hard))
+
+
+def lift_memory_limit() -> None:
+    """Take :func:`limit_memory` back, for what this process still has to say."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
 def _be_the_child(parent: int, work: Callable[[], int]) -> None:

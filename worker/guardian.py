@@ -19,6 +19,7 @@ from core.store.db import DatabaseUnavailable
 from core.store.leases import LeaseLost
 from worker.flags import DRAIN, SharedByte
 from worker.fresh import FreshProcess
+from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class Ending(StrEnum):
     CRASHED = "crashed"  # it ended without a word
     LEASE_LOST = "lease_lost"  # somebody else has it now
     FORCED = "forced"  # it was killed as it did not react to `Guardian.asked`
+    STALLED = "stalled"  # it was killed as it did nothing for too long
 
 
 class Beat(Protocol):
@@ -58,9 +60,13 @@ class Rhythm:
 class Guardian:
     """Starts the work and stays with it to its end."""
 
-    def __init__(self, beat: Beat, rhythm: Rhythm) -> None:
+    def __init__(self, beat: Beat, rhythm: Rhythm, watchdog: Watchdog | None = None) -> None:
         self._beat = beat
         self._rhythm = rhythm
+        self.watchdog = watchdog or Watchdog()
+        self.status: int | None = None  # of the process, once it has ended; negative: the signal that ended it
+        self.peak_bytes: int | None = None
+        self.last_words: list[str] = []
         self._shared = SharedByte()
         self._renewed_at = time.monotonic()
         self._asked_at: float | None = None
@@ -69,11 +75,14 @@ class Guardian:
 
     def run(self, work: Callable[[Callable[[], Control]], int]) -> Ending:
         """Fork, call ``work(control)`` there, and watch. It ends with status 0 if it ended as it should."""
-        process = FreshProcess(lambda: work(self.control))
+        process = FreshProcess(lambda: self._begin(work))
         try:
             return self._watch(process)
         finally:
             process.kill()  # nothing to do for one that has ended
+            self.status, self.peak_bytes = process.status, process.peak_bytes
+            self.last_words = self.watchdog.words.lines()
+            self.watchdog.words.close()
 
     def _watch(self, process: FreshProcess) -> Ending:
         self._renewed_at, next_beat = time.monotonic(), time.monotonic() + self._rhythm.beat
@@ -83,10 +92,15 @@ class Guardian:
                 if not self._renew():
                     # Work that has just left by itself holds no lease either, and is about to exit.
                     return Ending.DONE if process.wait(LEAVE_SECONDS) == 0 else Ending.LEASE_LOST
-            self._ask(_stronger(self._requested, Control.DRAIN) if DRAIN.get() else self._requested)
+            is_to_leave = DRAIN.get() or self.watchdog.time_is_over()
+            self._ask(_stronger(self._requested, Control.DRAIN) if is_to_leave else self._requested)
             if self._is_overdue():
                 log.warning("work.killed", asked=self.asked, pid=process.pid)
                 return Ending.FORCED
+            self.watchdog.look(process)
+            if self.watchdog.is_stalled():
+                self.watchdog.ask_where_it_stands(process)
+                return Ending.STALLED
         if status == 0:
             return Ending.DONE
         log.warning("work.crashed", status=status, pid=process.pid)
@@ -94,9 +108,14 @@ class Guardian:
 
     def control(self) -> Control:
         """What the work is to do: read by its process before every step."""
+        self.watchdog.touch()
         return CONTROLS[self._shared.get()]
 
     # --- inside --------------------------------------------------------------------------------
+
+    def _begin(self, work: Callable[[Callable[[], Control]], int]) -> int:
+        self.watchdog.begin()
+        return work(self.control)
 
     def _renew(self) -> bool:
         """Beat. False: the lease is gone, so nothing that the work does counts any more."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -10,13 +12,18 @@ import structlog
 
 from core.faultpoints import passing
 from core.reporting import Control
+from core.settings import Settings
 from core.store import jobs, workers
 from core.store.db import DatabaseUnavailable, Session
 from core.store.leases import Attempt, LeaseLost
 from core.store.tables import Job
+from worker import causes
 from worker.context import Context, current
 from worker.flags import DRAIN
+from worker.fresh import limit_memory
 from worker.guardian import Ending, Guardian, Rhythm
+from worker.lastwords import secrets_of
+from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +31,7 @@ log = structlog.get_logger(__name__)
 def run_next() -> None:
     """Claim the best queued job and stay with it to its end; nothing where none waits."""
     context = current()
-    job = _claim(context)
+    job, left_seconds = _claim(context)
     if job is None:
         return
     attempt = Attempt.of(job)
@@ -32,24 +39,27 @@ def run_next() -> None:
         log.info("job.claimed")
         passing("claim.committed")
         context.hints.changed(job.id)
-        guardian = Guardian(_Beat(context, attempt), _rhythm(context))
+        guardian = Guardian(_Beat(context, attempt), _rhythm(context), _watchdog(context, left_seconds))
         context.database.dispose()  # its connections must not cross the fork
         ending = guardian.run(lambda control: _work(context.in_this_process(), job, control))
-        _see_to(context, attempt, ending, guardian.asked)
+        _see_to(context, attempt, ending, guardian)
         log.info("job.left", ending=ending, asked=guardian.asked)
     context.hints.changed(job.id)
     _look_for_more(context)
 
 
 def _work(context: Context, job: Job, control: Callable[[], Control]) -> int:
+    if context.settings.job_memory_bytes:
+        limit_memory(context.settings.job_memory_bytes)
     from worker.runner import run_job  # torch: imported by the pool's process when it started (worker.app.PRELOAD)
 
     return run_job(context, job, control)
 
 
-def _claim(context: Context) -> Job | None:
+def _claim(context: Context) -> tuple[Job | None, float]:
+    """The job that is to be run, and for how many seconds it still may."""
     if DRAIN.get():
-        return None  # this worker is asked to end; the scheduler tells another one
+        return None, math.inf  # this worker is asked to end; the scheduler tells another one
     try:
         with context.database.write() as session:
             job = jobs.claim(
@@ -58,12 +68,23 @@ def _claim(context: Context) -> Job | None:
                 accelerator=context.accelerator,
                 lease_seconds=context.settings.lease_seconds,
             )
-            if job is not None:
-                workers.beat(session, context.worker_id, job_id=job.id)
-            return job
+            if job is None:
+                return None, math.inf
+            workers.beat(session, context.worker_id, job_id=job.id)
+            limit = causes.seconds_allowed(job, context.settings)
+            return job, math.inf if limit is None else limit - jobs.running_seconds(session, job.id)
     except DatabaseUnavailable as error:
         log.warning("claim.failed", error=str(error))  # the scheduler says "look" again
-        return None
+        return None, math.inf
+
+
+def _watchdog(context: Context, left_seconds: float) -> Watchdog:
+    settings = context.settings
+    return Watchdog(
+        stall_seconds=settings.stall_seconds or math.inf,
+        left_seconds=left_seconds,
+        secrets=secrets_of(settings, os.environ),
+    )
 
 
 class _Beat:
@@ -97,19 +118,29 @@ def _rhythm(context: Context) -> Rhythm:
     )
 
 
-def _see_to(context: Context, attempt: Attempt, ending: Ending, asked: Control) -> None:
+def _see_to(context: Context, attempt: Attempt, ending: Ending, guardian: Guardian) -> None:
     """Write down how the attempt ended, where its process could not."""
     if ending is Ending.DONE:
         return
     shutil.rmtree(context.scratch(attempt.job_id, attempt.attempt), ignore_errors=True)
     if ending is Ending.LEASE_LOST:
         return
-    if ending is Ending.FORCED:
-        leave = jobs.cancelled if asked is Control.CANCEL else jobs.hand_back
-        _write(context, lambda session: leave(session, attempt))
+    _write(context, lambda session: _left(session, attempt, ending, guardian, context.settings))
+
+
+def _left(session: Session, attempt: Attempt, ending: Ending, guardian: Guardian, settings: Settings) -> None:
+    if ending is Ending.FORCED and guardian.asked is Control.CANCEL:
+        jobs.cancelled(session, attempt)
+    elif ending is Ending.FORCED and guardian.watchdog.time_is_over():
+        job = jobs.current(session, attempt)
+        cause = causes.of_time(session, job, settings, log=guardian.last_words, usage=guardian.watchdog.usage)
+        jobs.fail(session, attempt, causes.error_of(job, cause))
+    elif ending is Ending.FORCED:
+        jobs.hand_back(session, attempt)
+    elif ending is Ending.STALLED:
+        jobs.lose(session, attempt, causes.of_stall(guardian, settings), settings.max_losses)
     else:
-        max_losses = context.settings.max_losses
-        _write(context, lambda session: jobs.lose(session, attempt, max_losses))
+        jobs.lose(session, attempt, causes.of_death(guardian, settings), settings.max_losses)
 
 
 def _write(context: Context, work: Callable[[Session], object]) -> None:

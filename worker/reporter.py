@@ -82,6 +82,7 @@ class JobReporter:
     def stage_started(self, stage: Stage) -> None:
         """A stage begins; not for a job that is to leave its worker now. Raises ``Interrupted``."""
         self.flush()
+        log.info("stage.started", stage=stage.value)
         self.write(lambda session: jobs.start_stage(session, self._attempt, stage.value))
         passing("stage.started")
         if (control := self.control()) in {Control.CANCEL, Control.PAUSE, Control.DRAIN}:
@@ -102,6 +103,7 @@ class JobReporter:
         data: Mapping[str, Any] | None = None,
     ) -> None:
         """Add to the job's log."""
+        log.info(type, message=message)
         self.write(lambda session: events.append(session, self._attempt, type, message, level=level, data=data))
 
     def save_checkpoint(self, checkpoint: SavedCheckpoint) -> None:
@@ -113,6 +115,7 @@ class JobReporter:
             f"jobs/{self._attempt.job_id}/a{self._attempt.attempt}/checkpoints/{checkpoint_id}",
         )
         passing("checkpoint.published")
+        log.info("checkpoint.saved", track=checkpoint.track, step=checkpoint.step)
         self._put_gathered()
         self._outbox.append(lambda: self._list(checkpoint, checkpoint_id, files))
         self._send()

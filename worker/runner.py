@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ import structlog
 import torch
 
 from core import inspection, pipeline
-from core.disk import REFUSALS, why
-from core.errors import PotstillError, StorageFailed, Unavailable
+from core.errors import Unavailable
 from core.faultpoints import passing
 from core.methods import implementation
 from core.reporting import Control, Interrupted
@@ -25,6 +25,8 @@ from core.store import jobs
 from core.store.db import Session
 from core.store.leases import Attempt, LeaseLost
 from core.store.tables import Job
+from core.train.environment import is_out_of_memory
+from worker import causes, fresh, machine, watchdog
 from worker.context import Context
 from worker.inputs import Inputs
 from worker.publish import publish
@@ -32,8 +34,6 @@ from worker.reporter import JobReporter
 
 DONE = 0
 LEASE_LOST = 3
-TEMPORARY = 75  # something that we need is away: another attempt may go well (EX_TEMPFAIL)
-_MESSAGE_LENGTH = 2_000
 
 log = structlog.get_logger(__name__)
 
@@ -53,14 +53,14 @@ def run_job(context: Context, job: Job, control: Callable[[], Control]) -> int:
         try:
             _run(context, job, scratch, reporter)
         except Interrupted as interrupted:
-            _leave(reporter, attempt, interrupted.control)
+            _leave(context, reporter, attempt, interrupted.control)
         except LeaseLost:
             raise
         except Unavailable:
             log.exception("job.interrupted")
-            return TEMPORARY
+            return causes.TEMPORARY
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
-            _fail(reporter, attempt, error)
+            _fail(context, reporter, attempt, error)
     except LeaseLost as lost:
         log.warning("job.lease_lost", error=str(lost))
         return LEASE_LOST
@@ -102,9 +102,12 @@ def _resolved(context: Context, job: Job, spec: JobSpec, inputs: Inputs, reporte
     return resolution.spec
 
 
-def _leave(reporter: JobReporter, attempt: Attempt, control: Control) -> None:
+def _leave(context: Context, reporter: JobReporter, attempt: Attempt, control: Control) -> None:
     """Give the job back where somebody asked for it; its newest checkpoint is stored."""
     reporter.flush()
+    if control is Control.DRAIN and watchdog.current().time_is_over():
+        reporter.write(lambda session: _fail_by_time(session, attempt, context))
+        return
     leave: Mapping[Control, Callable[[Session, Attempt], Any]] = {
         Control.CANCEL: jobs.cancelled,
         Control.PAUSE: jobs.paused,
@@ -114,22 +117,31 @@ def _leave(reporter: JobReporter, attempt: Attempt, control: Control) -> None:
     log.info("job.interrupted", control=control)
 
 
-def _fail(reporter: JobReporter, attempt: Attempt, error: Exception) -> None:
-    document = describe(error)
-    log.error("job.failed", code=document["code"], exc_info=error)
+def _fail_by_time(session: Session, attempt: Attempt, context: Context) -> None:
+    job = jobs.current(session, attempt)
+    lines, usage = watchdog.current().words.lines(), machine.own_usage()
+    cause = causes.of_time(session, job, context.settings, log=lines, usage=usage)
+    jobs.fail(session, attempt, causes.error_of(job, cause))
+
+
+def _fail(context: Context, reporter: JobReporter, attempt: Attempt, error: Exception) -> None:
+    fresh.lift_memory_limit()  # what it was there for has happened, and this still has to be said
+    found = causes.of_error(error, context.settings, out_of_memory=is_out_of_memory(error), device=_device())
+    log.error("job.failed", code=found.code, exc_info=error)
+    cause = replace(found, log=watchdog.current().words.lines())
     reporter.flush()
-    reporter.write(lambda session: jobs.fail(session, attempt, document))
+    reporter.write(lambda session: jobs.fail(session, attempt, causes.error_of(jobs.current(session, attempt), cause)))
 
 
-def describe(error: Exception) -> dict[str, str]:
-    """What ended a job, as its ``error`` says it."""
-    match error:
-        case PotstillError():
-            code, message = error.code, error.detail
-        case torch.OutOfMemoryError() | MemoryError():
-            code, message = "out_of_memory", "There was not enough memory; a smaller batch or model needs less."
-        case OSError() if error.errno in REFUSALS:
-            code, message = StorageFailed.code, f"This machine's disk failed the job: {why(error)}."
-        case _:
-            code, message = "internal_error", f"{type(error).__name__}: {error}"
-    return {"code": code, "message": message[:_MESSAGE_LENGTH]}
+def _device() -> dict[str, Any] | None:
+    """What is seen of the accelerator's memory by a process that has used it."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "name": torch.cuda.get_device_name(),
+        "memory_bytes": torch.cuda.memory_reserved(),
+        "memory_peak_bytes": torch.cuda.max_memory_reserved(),
+        "memory_free_bytes": free,
+        "memory_total_bytes": total,
+    }

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
 
 import structlog
+from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse, Response
@@ -24,9 +25,17 @@ from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, page
 from api.deps import Parts, ServiceParts, from_request, reader, writer
 from api.guesses import client_address
 from api.jobs.moving import move_job
+from api.jobs.retrying import RetryRequest, retry_changed
 from api.jobs.schemas import JobStatus, Move
 from api.problems import problem_headers
-from core.errors import Forbidden, InvalidState, NotAuthenticated, NotFound, PotstillError
+from core.errors import (
+    Forbidden,
+    InvalidRequest,
+    InvalidState,
+    NotAuthenticated,
+    NotFound,
+    PotstillError,
+)
 from core.redaction import redact
 from core.store import audit, keys
 
@@ -160,6 +169,17 @@ def jobs_page(
 def job_page(parts: Parts, who: Viewer, job_id: str) -> Response:
     """One job."""
     return _job_page(parts, who, job_id)
+
+
+@router.post("/jobs/{job_id}/retry-fixed")
+async def retry_fixed(parts: Parts, who: Operator, background: BackgroundTasks, job_id: str) -> Response:
+    """Retry a job with its error's own fix."""
+    try:
+        job = await retry_changed(parts, who, job_id, RetryRequest(apply_fix=True), background)
+    except (InvalidState, InvalidRequest) as error:
+        problem = error.detail
+        return await to_thread.run_sync(lambda: _job_page(parts, who, job_id, problem=problem))
+    return _see_other(f"/jobs/{job.id}")
 
 
 @router.post("/jobs/{job_id}/{move}")

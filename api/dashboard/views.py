@@ -177,6 +177,22 @@ def facts(job: Document, dataset_name: str | None) -> list[tuple[str, str]]:
     return [(label, str(value)) for label, value in rows if value is not None]
 
 
+def machine(error: Document) -> list[tuple[str, str]]:
+    """What was seen of memory and disk when a job failed, as label and value; what nobody saw is left out."""
+    seen = error.get("machine") or {}
+    device = seen.get("device") or {}
+    rows = [
+        ("Memory at its end", seen.get("memory_bytes")),
+        ("Memory at most", seen.get("memory_peak_bytes")),
+        ("Memory it may have", seen.get("memory_limit_bytes")),
+        ("Memory free", seen.get("memory_free_bytes")),
+        ("Disk free", seen.get("disk_free_bytes")),
+        ("Device memory at most", device.get("memory_peak_bytes")),
+        ("Device memory free", device.get("memory_free_bytes")),
+    ]
+    return [(label, formats.size(value)) for label, value in rows if value is not None]
+
+
 def _stage_state(job: Document, stage: Stage, times: Mapping[str, Document]) -> tuple[StageState, str]:
     """How far a station is, and a word on it."""
     own = times.get(stage.value)

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 
-from api.bodies import json_body, read_json
+from api.bodies import json_body, read_json, validated
 from api.creation import IdempotencyKey, answer_once, created
 from api.deps import After, Limit, Parts, Reader, ServiceParts, Writer, recalled_reader, service_parts
 from api.files import discard
 from api.jobs import service
 from api.jobs.moving import move_job
+from api.jobs.retrying import RetryRequest, retry_changed
 from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut, JobStatus
 from api.jobs.stream import wait_until_terminal
 from api.problems import problems
@@ -158,12 +159,22 @@ def stop_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks
 
 
 @router.post(
-    "/v1/jobs/{job_id}/retry", response_model=JobOut, responses=problems(NotFound, InvalidState, QuotaExceeded)
+    "/v1/jobs/{job_id}/retry",
+    response_model=JobOut,
+    responses=problems(NotFound, InvalidState, QuotaExceeded, *_SPEC_PROBLEMS),
+    openapi_extra=json_body(RetryRequest, example={"apply_fix": True}, required=False),
 )
-def retry_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
-    """Queue a failed or cancelled job again, from its last checkpoint."""
-    return service.job_out(move_job(parts, who, job_id, "retry", background))
+async def retry_job(job_id: str, request: Request, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
+    """Queue a failed or cancelled job again, from its last checkpoint; with a body, with another spec.
+
+    Changes are checked as a new spec is. A student that depends on what is changed begins anew.
+    """
+    body = await request.body()
+    asked = validated(RetryRequest, await read_json(request)) if body.strip() else RetryRequest()
+    if asked.asks_for_changes:
+        return service.job_out(await retry_changed(parts, who, job_id, asked, background))
+    return service.job_out(await to_thread.run_sync(move_job, parts, who, job_id, "retry", background))
 
 
 async def _inputs(parts: ServiceParts, project_id: str, spec: JobSpec) -> service.Inputs:
-    return await to_thread.run_sync(service.find_inputs, parts.database, project_id, spec)
+    return await to_thread.run_sync(service.inputs_of, parts, project_id, spec)

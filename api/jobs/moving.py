@@ -30,7 +30,12 @@ def move_job(parts: ServiceParts, who: Caller, job_id: str, move: Move, backgrou
         if move == "retry":  # the one move that makes a finished job unfinished
             quotas.require_job(session, who.project_id, parts.settings)
         job = _MOVES[move](session, who.project_id, job_id)
+    announce(parts, job, background)
+    return job
+
+
+def announce(parts: ServiceParts, job: Job, background: BackgroundTasks) -> None:
+    """Tell those who follow a job that was moved, and the workers where it waits for one."""
     background.add_task(parts.hints.changed, job.id)
     if job.status == "queued":
         background.add_task(parts.hints.look_for_jobs, cast("Accelerator", job.accelerator))
-    return job

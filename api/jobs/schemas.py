@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from api.schemas import Failure, Moment, Out
+from core.errors import Fault
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Move = Literal["cancel", "pause", "resume", "stop", "retry"]
@@ -76,6 +77,48 @@ class ResultOut(Out):
     agreement: float | None = Field(description="How often student and teacher decide alike.")
 
 
+class DeviceOut(Out):
+    """The accelerator's memory, as a job's process saw it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str | None = None
+    memory_bytes: int | None = Field(default=None, description="Reserved by the process.")
+    memory_peak_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    memory_total_bytes: int | None = None
+
+
+class MachineOut(Out):
+    """What was seen of the machine when a job failed; null where nobody could see it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    memory_bytes: int | None = Field(default=None, description="Of the job's process, at its end.")
+    memory_peak_bytes: int | None = None
+    memory_limit_bytes: int | None = Field(default=None, description="What the process may ask for; null: any.")
+    memory_free_bytes: int | None = Field(default=None, description="What new work could get.")
+    disk_free_bytes: int | None = Field(default=None, description="Where the service keeps its files on that machine.")
+    device: DeviceOut | None = None
+
+
+class JobFailure(Failure):
+    """Why a job failed, and what would help."""
+
+    fault: Fault | None = Field(
+        description="What has to change: `spec` (what was asked), `data` (what was sent to learn from), `capacity` "
+        "(memory, time or room), `infrastructure` (machines, disks, networks) or `service` (this software). Null: "
+        "the job failed under an earlier version."
+    )
+    advice: str | None = Field(description="What would help, in words; null where the message says it.")
+    fix: dict[str, Any] | None = Field(
+        description="A change of the spec that would help, where one is known: a merge patch, which a retry with "
+        "`apply_fix` applies."
+    )
+    log: list[str] = Field(description="The last lines that the attempt logged, at most 50, without secrets.")
+    machine: MachineOut | None
+
+
 class JobOut(Out):
     """A distillation job."""
 
@@ -94,7 +137,7 @@ class JobOut(Out):
     created_at: Moment
     started_at: Moment | None
     finished_at: Moment | None
-    error: Failure | None
+    error: JobFailure | None
     metadata: dict[str, str]
     result: ResultOut | None
 

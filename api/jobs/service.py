@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from api.deps import ServiceParts
 from api.inspector import Inspector
 from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from core.errors import FieldError, InvalidSpec, NotFound
@@ -20,12 +21,13 @@ Resolution = dict[str, Any]  # the inspector's: `spec` and `estimate`
 # --- from a spec to a job -------------------------------------------------------------------------
 
 
-def find_inputs(database: Database, project_id: str, spec: JobSpec) -> Inputs:
+def find_inputs(database: Database, project_id: str, spec: JobSpec, *, most_seconds: float = 0.0) -> Inputs:
     """What is known of everything that the spec reads.
 
-    Raises :class:`InvalidSpec` that names each input which is missing or not ready.
+    Raises :class:`InvalidSpec` that names each input which is missing or not ready, and where the job asks to run
+    for longer than ``most_seconds`` (0: no limit).
     """
-    errors: list[FieldError] = []
+    errors: list[FieldError] = _beyond(spec, most_seconds)
     found: dict[str, ModelFacts] = {}
     known: dict[str, DatasetFacts] = {}
     with database.read() as session:
@@ -42,6 +44,11 @@ def find_inputs(database: Database, project_id: str, spec: JobSpec) -> Inputs:
     if errors:
         raise InvalidSpec("; ".join(f"{e.pointer}: {e.detail}" for e in errors), errors=errors)
     return known, found
+
+
+def inputs_of(parts: ServiceParts, project_id: str, spec: JobSpec) -> Inputs:
+    """The same within this service's limits."""
+    return find_inputs(parts.database, project_id, spec, most_seconds=parts.settings.max_job_seconds)
 
 
 async def resolve(inspector: Inspector, spec: JobSpec, inputs: Inputs, *, threads: int) -> Resolution | None:
@@ -93,6 +100,15 @@ def create(session: Session, project_id: str, spec: JobSpec, resolution: Resolut
         metadata=spec.metadata,
         total_steps=None if resolution is None else resolution["estimate"]["total_steps"],
     )
+
+
+def _beyond(spec: JobSpec, roof: float) -> list[FieldError]:
+    asked = spec.resources.max_seconds
+    if not roof or asked is None or asked <= roof:
+        return []
+    return [
+        FieldError("/resources/max_seconds", f"no job may run for longer than {roof:g} s here; ask for at most that")
+    ]
 
 
 def _dataset_facts(session: Session, project_id: str, dataset_id: str) -> DatasetFacts:
@@ -151,6 +167,10 @@ def _places(spec: JobSpec, reference: str) -> list[str]:
 # --- from rows to documents -----------------------------------------------------------------------
 
 
+# What a job that failed under an earlier version does not say.
+_UNKNOWN: dict[str, Any] = {"fault": None, "advice": None, "fix": None, "log": [], "machine": None}
+
+
 def job_out(job: Job) -> JobOut:
     """The job as everybody sees it."""
     return JobOut.model_validate(
@@ -169,7 +189,7 @@ def job_out(job: Job) -> JobOut:
             "created_at": job.created_at,
             "started_at": job.started_at,
             "finished_at": job.finished_at,
-            "error": job.error,
+            "error": None if job.error is None else {**_UNKNOWN, **job.error},
             "metadata": job.metadata_,
             "result": job.result,
         }

@@ -175,6 +175,14 @@ class ResourcesSpec(Document):
         "processes, at most 8.",
     )
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads. Null: the service's default.")
+    max_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=10**9,
+        description="Longest running time over all attempts, without waits and pauses; then the job fails with "
+        "`time_limit`, its last checkpoint kept. Null: as long as the service lets it. Kept by the service's workers "
+        "alone; no result depends on it.",
+    )
 
     @model_validator(mode="after")
     def _few_on_a_cpu(self) -> Self:

@@ -126,6 +126,13 @@ def retire(session: Session, attempt: Attempt) -> tuple[str, ...]:
     return tuple(garbage)
 
 
+def drop_tracks(session: Session, job_id: str, tracks: Sequence[str]) -> list[str]:
+    """Of a job that begins anew, which the caller has locked: forget these tracks; returns the keys of their files."""
+    garbage = [key for track in tracks for one in _of_track(session, job_id, track) for key in _drop(session, one)]
+    session.flush()
+    return garbage
+
+
 def list_checkpoints(
     session: Session, project_id: str, job_id: str, *, limit: int = 20, after: str | None = None
 ) -> Page[Checkpoint]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.utils.deterministic
 
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+# In the words of torch's allocators, of errno, of C++ and of ONNX Runtime.
+_NO_MEMORY = (
+    "can't allocate memory", "cannot allocate memory", "failed to allocate memory", "not enough memory",
+    "out of memory", "bad_alloc", "bad allocation",
+)  # fmt: skip
 
 
 @contextmanager
@@ -34,7 +39,19 @@ def reproducible(*, threads: int, device: torch.device) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device or the process has no memory left."""
+    """Whether an error, or what it was raised from, says that the device or the process has no memory left."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if _says_so(seen):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def _says_so(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    speaks = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    return speaks and any(words in str(error).lower() for words in _NO_MEMORY)

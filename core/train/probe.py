@@ -67,6 +67,7 @@ def probed_part(spec: JobSpec) -> dict[str, Any]:
     document = {name: value for name, value in spec.model_dump(mode="json").items() if name not in _OF_NO_WEIGHT}
     training = document["training"]
     document["training"] = {k: v for k, v in training.items() if k not in _OF_NO_WEIGHT_IN_TRAINING}
+    document["resources"] = {k: v for k, v in document["resources"].items() if k != "max_seconds"}
     return document
 
 

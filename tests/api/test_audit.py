@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from api.dashboard.session import COOKIE_NAME, issue_cookie
+from core.faults import Cause
 from core.store import audit, jobs
 from core.store.keys import Caller
 
@@ -73,6 +74,7 @@ DRIVES = {
         "dataset.create",
         newest_dataset,
     ),
+    ("POST", "/jobs/{job_id}/retry-fixed"): lambda t: retry_with_a_fix(t),  # noqa: PLW0108 - it stands below
     ("POST", "/jobs/{job_id}/{move}"): lambda t: move(t, "cancel", "queued", prefix="/jobs"),
     ("POST", "/login"): lambda t: ({"url": "/login", "data": {"key": t.token}}, "session.sign_in", t.key_id),
     ("POST", "/logout"): lambda t: ({"url": "/logout"}, "session.sign_out", t.key_id),
@@ -90,6 +92,17 @@ def newest_dataset(tenant):
 def move(tenant, name, status, prefix="/v1/jobs"):
     job_id = job(tenant, status=status)
     return {"url": f"{prefix}/{job_id}/{name}"}, f"job.{name}", job_id
+
+
+def retry_with_a_fix(tenant):
+    spec = tenant.extra["spec_of"](tenant.ready_dataset(), priority=100)
+    job_id = tenant.http.post("/v1/jobs", json=spec).json()["id"]
+    with tenant.database.write() as session:
+        while (claimed := jobs.claim(session, worker_id="w", accelerator="cpu", lease_seconds=600)).id != job_id:
+            pass  # another test's
+        error = Cause("out_of_memory", "m", "capacity").document(spec=claimed.spec, stage="distill", fraction=0.0)
+        jobs.fail(session, jobs.Attempt.of(claimed), error)
+    return {"url": f"/jobs/{job_id}/retry-fixed"}, "job.retry", job_id
 
 
 def another_key(tenant):

@@ -13,6 +13,7 @@ import uvicorn
 from sqlalchemy import delete
 
 from api.app import create_app
+from core.faults import SILENT
 from core.queue import Hints
 from core.settings import Settings
 from core.store import checkpoints, jobs, keys, projects
@@ -68,7 +69,7 @@ class Lab:
         """Do what the scheduler does once a lease has run out: the worker of the bench is dead between its lives."""
         with self.database.write() as session:
             for job in jobs.list_jobs(session, self.project, status="running").items:
-                jobs.lose(session, jobs.Attempt.of(job), WORKER_LOST_AFTER)
+                jobs.lose(session, jobs.Attempt.of(job), SILENT, WORKER_LOST_AFTER)
 
     def finish(self, job_id: str) -> dict:
         """Undisturbed lives until the job is terminal."""

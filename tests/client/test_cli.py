@@ -198,3 +198,35 @@ def test_keys_are_rotated_listed_and_revoked(service, answer, run):
     table = run("keys", "list").stdout
     assert "good" in table
     assert "revoked" in table
+
+
+def test_a_retry_takes_fields_and_the_fix(service, answer, run, make_job):
+    service.on("POST", "/v1/jobs/job_1/retry", answer(make_job(status="queued", terminal=False)))
+
+    settings = ["--set", "training.batch_size=64", "--set", "training.learning_rate=1e-4", "--set", "name=second try"]
+    done = run("jobs", "retry", "job_1", "--apply-fix", *settings)
+
+    assert done.returncode == 0, done.stderr
+    changes = {"training": {"batch_size": 64, "learning_rate": 1e-4}, "name": "second try"}
+    assert json.loads(service.received[0].body) == {"apply_fix": True, "changes": changes}
+
+
+def test_a_field_without_a_value_is_refused_before_anything_is_sent(service, run):
+    done = run("jobs", "retry", "job_1", "--set", "training.batch_size")
+
+    assert done.returncode == 1
+    assert "expected FIELD=VALUE" in done.stderr
+    assert service.received == []
+
+
+def test_a_failed_job_is_told_with_what_would_help(service, answer, run, make_job):
+    error = {"code": "out_of_memory", "message": "too big", "fault": "capacity", "advice": "Halve the batch."}
+    error |= {"fix": {"training": {"batch_size": 64}}, "log": ["[the last line]"], "machine": None}
+    service.on("GET", "/v1/jobs/job_1", answer(make_job(status="failed", error=error)))
+
+    shown = run("jobs", "show", "job_1").stdout
+
+    assert "out_of_memory (capacity)  too big" in shown
+    assert "Halve the batch." in shown
+    assert '{"training": {"batch_size": 64}}' in shown
+    assert "[the last line]" in shown

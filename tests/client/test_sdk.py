@@ -229,3 +229,16 @@ def test_the_audit_log_is_read_page_by_page(service, potstill, answer):
 
     assert [entry["id"] for entry in potstill.audit_log(action="job.create")] == ["aud_2", "aud_1"]
     assert service.received[1].query == {"action": ["job.create"], "limit": ["100"], "after": ["aud_2"]}
+
+
+def test_a_retry_says_what_is_to_be_changed(service, potstill, answer, make_job):
+    service.on("POST", "/v1/jobs/job_1/retry", answer(make_job(status="queued", terminal=False)))
+
+    potstill.jobs.retry("job_1")
+    potstill.jobs.retry("job_1", apply_fix=True)
+    potstill.jobs.retry("job_1", changes={"training": {"batch_size": 64}})
+
+    plain, fixed, changed = service.received
+    assert plain.body == b""
+    assert json.loads(fixed.body) == {"apply_fix": True, "changes": {}}
+    assert json.loads(changed.body) == {"apply_fix": False, "changes": {"training": {"batch_size": 64}}}

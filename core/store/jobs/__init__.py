@@ -1,7 +1,8 @@
 """Jobs: every state change is one function, one guarded UPDATE and one event in the same transaction.
 
 ``records``: creating and finding. ``moves``: what a caller may ask. ``queue``: claiming and taking back.
-``attempts``: what the worker that holds a job may do.
+``attempts``: what the worker that holds a job may do. ``revisions``: a retry with another spec. ``clock``: how long
+it has run.
 """
 
 from core.store.jobs.attempts import (
@@ -19,9 +20,11 @@ from core.store.jobs.attempts import (
     start_stage,
     succeed,
 )
-from core.store.jobs.moves import cancel, next_actions, pause, resume, retry, stop
+from core.store.jobs.clock import running_seconds
+from core.store.jobs.moves import cancel, next_actions, pause, require_retry, resume, retry, stop
 from core.store.jobs.queue import WORKER_LOST, claim, claimable, expire_leases, lose, waiting
 from core.store.jobs.records import create, delete, get, get_artifact, get_for, list_artifacts, list_jobs
+from core.store.jobs.revisions import Revision, retry_revised
 from core.store.leases import Attempt, Flags, LeaseLost
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "Flags",
     "LeaseLost",
     "NewArtifact",
+    "Revision",
     "beat",
     "cancel",
     "cancelled",
@@ -53,8 +57,11 @@ __all__ = [
     "pause",
     "paused",
     "record_progress",
+    "require_retry",
     "resume",
     "retry",
+    "retry_revised",
+    "running_seconds",
     "set_spec",
     "start_stage",
     "stop",

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.faults import in_short
 from core.reporting import Control, Interrupted, Progress
 from core.store import checkpoints, events
 from core.store.artifacts import StoredFile
@@ -122,17 +123,17 @@ def cancelled(session: Session, attempt: Attempt) -> Job:
 
 
 def fail(session: Session, attempt: Attempt, error: Mapping[str, Any]) -> Job:
-    """End the job with ``error`` (``code``, ``message``); cancelled where that was asked for before."""
+    """End the job with ``error`` (see ``core.faults``); cancelled where that was asked for before."""
     job = hold(session, attempt)
     now = utc_now(session)
     if job.cancel_requested:
         changed = change(session, attempt, **landed(job, "cancelled", now))
-        data = {"status": "cancelled", "error": dict(error)}
+        data = {"status": "cancelled", "error": in_short(error)}
         events.record(session, job.id, "job.cancelled", "Cancelled.", data=data)
         return changed
     over = {"status": "failed", "error": dict(error), "finished_at": now}
     changed = change(session, attempt, **off_worker(job, now), **NO_FLAGS, **over)
-    data = {"status": "failed", "error": dict(error)}
+    data = {"status": "failed", "error": in_short(error)}
     events.record(session, job.id, "job.failed", str(error["message"]), level="error", data=data)
     return changed
 

@@ -5,6 +5,7 @@ The row is locked, the table is read, and one guarded UPDATE does the move with 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -94,15 +95,8 @@ def stop(session: Session, project_id: str, job_id: str) -> Job:
 def retry(session: Session, project_id: str, job_id: str) -> Job:
     """Queue a failed or cancelled job again, from its last checkpoint. Raises ``NotFound``, ``InvalidState``."""
     job = lock(session, project_id, job_id)
-    if job.status not in {"failed", "cancelled"}:
-        raise refused(job, "retry")
-    if job.missing_input is not None:
-        raise InvalidState(
-            f"{job.missing_input}, which this job reads, was deleted; create a new job instead.",
-            extra={"next_actions": next_actions(job)},
-        )
-    changed = _change(session, job, status="queued", losses=0, error=None, result=None, finished_at=None, **NO_FLAGS)
-    return _say(session, changed, "job.retried", "Queued again, from its last checkpoint.")
+    require_retry(job)
+    return queue_again(session, job, "Queued again, from its last checkpoint.")
 
 
 # --- inside ---------------------------------------------------------------------------------------
@@ -128,6 +122,27 @@ def refused(job: Job, move: str) -> InvalidState:
     allowed = next_actions(job)
     instead = f"allowed now: {', '.join(allowed)}" if allowed else "nothing can be asked of it now"
     return InvalidState(f"A job that is {job.status} cannot {move}; {instead}.", extra={"next_actions": allowed})
+
+
+def require_retry(job: Job) -> None:
+    """Raise ``InvalidState`` for a locked job that cannot be retried."""
+    if job.status not in {"failed", "cancelled"}:
+        raise refused(job, "retry")
+    if job.missing_input is not None:
+        raise InvalidState(
+            f"{job.missing_input}, which this job reads, was deleted; create a new job instead.",
+            extra={"next_actions": next_actions(job)},
+        )
+
+
+def queue_again(
+    session: Session, job: Job, message: str, *, data: Mapping[str, Any] | None = None, **values: Any
+) -> Job:
+    """Queue a locked job that may be retried, with other ``values`` of its row."""
+    fresh = {"status": "queued", "losses": 0, "error": None, "result": None, "finished_at": None, **NO_FLAGS}
+    changed = _change(session, job, **fresh, **values)
+    events.record(session, job.id, "job.retried", message, data={"status": "queued", **(data or {})})
+    return changed
 
 
 def _ask(session: Session, job: Job, move: str) -> Job:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, union, union_all, update
 from sqlalchemy.orm import Session
 
+from core.errors import WorkerLost
+from core.faults import SILENT, Cause, in_short
 from core.store import events
 from core.store.db import utc_now
 from core.store.jobs.rows import NO_FLAGS, landed, landing, off_worker
@@ -17,7 +19,7 @@ from core.store.leases import Attempt, change_where, hold
 from core.store.owners import Project
 from core.store.tables import Job, is_now
 
-WORKER_LOST = "worker_lost"
+WORKER_LOST = WorkerLost.code
 
 
 def claim(session: Session, *, worker_id: str, accelerator: Literal["cpu", "cuda"], lease_seconds: float) -> Job | None:
@@ -175,24 +177,31 @@ def expire_leases(session: Session, max_losses: int, *, worker_id: str | None = 
     return [_take_back(session, job, max_losses) for job in session.scalars(statement).all()]
 
 
-def lose(session: Session, attempt: Attempt, max_losses: int) -> Job:
-    """Take back a job whose process is known to be dead; nobody need wait for its lease. Raises ``LeaseLost``."""
-    return _take_back(session, hold(session, attempt), max_losses)
+def lose(session: Session, attempt: Attempt, cause: Cause, max_losses: int) -> Job:
+    """Take the job back from an attempt whose process is known to be dead, which is a loss like any other.
+
+    ``cause`` is what ended it, and the job's error if this was a loss too many. Raises ``LeaseLost``.
+    """
+    return _take_back(session, hold(session, attempt), max_losses, cause)
 
 
-def _take_back(session: Session, job: Job, max_losses: int) -> Job:
+def _take_back(session: Session, job: Job, max_losses: int, cause: Cause = SILENT) -> Job:
     now = utc_now(session)
     losses, lost_by = job.losses + 1, job.worker_id
     to = landing(job)
-    # Nobody knows when the worker went: the time since its last sign of life is not counted as work.
-    values: dict[str, Any] = {**landed(job, to, now), "stages": list(job.stages), "losses": losses}
-    message = "Its worker went silent"
+    values: dict[str, Any] = {**landed(job, to, now), "losses": losses}
+    message = cause.message
     level: events.Level = "warning"
     if to == "queued" and losses >= max_losses:
-        message = f"Lost its worker {losses} times in a row without a new checkpoint in between."
-        error = {"code": WORKER_LOST, "message": message + " It may need more memory than there is."}
-        values = {**off_worker(job, now), **NO_FLAGS, "stages": list(job.stages), "losses": losses}
+        message = _too_often(losses, cause)
+        error = replace(cause, message=message).document(
+            spec=job.spec, stage=job.stage, fraction=job.progress["fraction"]
+        )
+        values = {**off_worker(job, now), **NO_FLAGS, "losses": losses}
         values |= {"status": "failed", "error": error, "finished_at": now}
+    if cause is SILENT:
+        # Nobody knows when the worker went: the time since its last sign of life is not counted as work.
+        values["stages"] = list(job.stages)
     guard = and_(Job.id == job.id, Job.status == "running", Job.attempt == job.attempt)
     changed = change_where(session, guard, **values)
     assert changed is not None, "the row is locked, so nobody else can have changed it"
@@ -202,9 +211,16 @@ def _take_back(session: Session, job: Job, max_losses: int) -> Job:
         "cancelled": ("job.cancelled", f"{message}; cancelled, as was asked."),
         "failed": ("job.failed", message),
     }[changed.status]
-    data: dict[str, Any] = {"status": changed.status, "worker": lost_by, "losses": losses}
+    data: dict[str, Any] = {"status": changed.status, "worker": lost_by, "losses": losses, "code": cause.code}
     if changed.error is not None and changed.status == "failed":
-        data["error"] = changed.error
+        data["error"] = in_short(changed.error)
         level = "error"
     events.record(session, changed.id, type_, text, level=level, data=data)
     return changed
+
+
+def _too_often(losses: int, cause: Cause) -> str:
+    if cause.code == WORKER_LOST:
+        last = "" if cause is SILENT else f" {cause.message}."
+        return f"Lost its worker {losses} times in a row without a new checkpoint in between.{last}"
+    return f"{cause.message}, {losses} losses in a row without a new checkpoint in between."

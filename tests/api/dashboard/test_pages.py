@@ -7,6 +7,7 @@ import pytest
 
 from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, static_url
 from api.dashboard.session import COOKIE_NAME
+from core.faults import Cause
 from core.store import jobs, keys
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
@@ -196,6 +197,32 @@ def test_a_failed_job_shows_its_reason(browser, tenant, server):
     assert "&lt;b&gt;train/kd&lt;/b&gt; became NaN" in page
     assert "non_finite_loss" in page
     assert f'action="/jobs/{attempt.job_id}/retry"' in page
+
+
+def test_a_failed_job_shows_what_would_help_and_does_it(browser, tenant, server, spec_of):
+    spec = spec_of(tenant.ready_dataset())
+    job_id = tenant.http.post("/v1/jobs", json={**spec, "priority": 100}).json()["id"]
+    with server.database.write() as session:
+        while (job := jobs.claim(session, worker_id="w", accelerator="cpu", lease_seconds=600)).id != job_id:
+            pass  # another test's
+        machine = {"memory_peak_bytes": 3 * 2**30, "device": None}
+        cause = Cause("out_of_memory", "too big", "capacity", log=["<i>the last line</i>"], machine=machine)
+        error = cause.document(spec=job.spec, stage="distill", fraction=0.5)
+        jobs.fail(session, jobs.Attempt.of(job), error)
+
+    page = browser.get(f"/jobs/{job_id}").text
+    assert "fault <code>capacity</code>" in page
+    assert "keeps the learning rate" in page
+    assert "&lt;i&gt;the last line&lt;/i&gt;" in page
+    assert "Memory at most" in page
+
+    answer = browser.post(f"/jobs/{job_id}/retry-fixed", headers=SAME_ORIGIN)
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/jobs/{job_id}")
+    job = tenant.http.get(f"/v1/jobs/{job_id}").json()
+    assert (job["status"], job["spec"]["training"]["batch_size"]) == ("queued", 8)
+
+    answer = browser.post(f"/jobs/{job_id}/retry-fixed", headers=SAME_ORIGIN)
+    assert answer.status_code == 409  # it waits by now
 
 
 def test_a_button_does_its_move_and_leads_back(browser, tenant, server):

@@ -1,5 +1,7 @@
 """Process-wide switches are put back."""
 
+import errno
+
 import pytest
 import torch
 
@@ -35,3 +37,25 @@ def test_a_real_refusal_of_memory_is_known_for_one():
     assert is_out_of_memory(torch.OutOfMemoryError())
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried …"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_a_lack_of_memory_is_known_in_whatever_words(error):
+    assert is_out_of_memory(error)
+
+    wrapped = ValueError("the model cannot be built")
+    wrapped.__cause__ = error
+
+    assert is_out_of_memory(wrapped)
+
+
+def test_another_trouble_with_a_file_is_no_lack_of_memory():
+    assert not is_out_of_memory(OSError(errno.ENOSPC, "No space left on device"))

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from core.faults import Cause
 from core.reporting import Progress
 from core.spec.facts import ModelFacts
 from core.store import checkpoints, events, jobs, metrics, models, teachers
@@ -30,7 +31,6 @@ WORKER_SIDE = {
     "jobs.current": jobs.current,
     "jobs.flags": jobs.flags,
     "jobs.beat": lambda s, a: jobs.beat(s, a, 60),
-    "jobs.lose": lambda s, a: jobs.lose(s, a, 3),
     "jobs.set_spec": lambda s, a: jobs.set_spec(s, a, {"stale": True}),
     "jobs.start_stage": lambda s, a: jobs.start_stage(s, a, "distill"),
     "jobs.finish_stage": lambda s, a: jobs.finish_stage(s, a, "distill"),
@@ -39,6 +39,7 @@ WORKER_SIDE = {
     "jobs.paused": jobs.paused,
     "jobs.cancelled": jobs.cancelled,
     "jobs.fail": lambda s, a: jobs.fail(s, a, {"code": "stale", "message": "stale"}),
+    "jobs.lose": lambda s, a: jobs.lose(s, a, Cause("stale", "stale", "service"), 3),
     "jobs.succeed": lambda s, a: jobs.succeed(s, a, result={"stale": True}, artifacts=[]),
     "events.append": lambda s, a: events.append(s, a, "stale", "stale"),
     "metrics.insert": lambda s, a: metrics.insert(s, a, [("train/loss", 1, 1.0)]),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from core.errors import InvalidState, NotFound
+from core.faults import SILENT
 from core.reporting import Interrupted, Progress
 from core.store import checkpoints, events, jobs, metrics
 from core.store.artifacts import StoredFile
@@ -41,7 +42,7 @@ CONTRACT = {
 # Everything that a worker may write.
 WRITES = {
     "beat": lambda s, attempt: jobs.beat(s, attempt, 60),
-    "lose": lambda s, attempt: jobs.lose(s, attempt, 3),
+    "lose": lambda s, attempt: jobs.lose(s, attempt, SILENT, 3),
     "event": lambda s, attempt: events.append(s, attempt, "stale", "stale"),
     "spec": lambda s, attempt: jobs.set_spec(s, attempt, {"stale": True}),
     "stage": lambda s, attempt: jobs.start_stage(s, attempt, "evaluate"),

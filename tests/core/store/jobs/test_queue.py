@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from core.faults import Cause
 from core.reporting import Control, Interrupted
 from core.store import events, jobs, projects
 from core.store.jobs import Attempt
@@ -233,6 +234,31 @@ def test_three_losses_in_a_row_fail_the_job(world):
     assert (failed.status, failed.error["code"], failed.finished_at is not None) == ("failed", "worker_lost", True)
     assert world.get(job_id).attempt == 3
     assert world.ask(events.list_events, world.project, job_id).items[-1].type == "job.failed"
+
+
+def test_a_job_that_lost_its_workers_says_whose_fault_it_is_and_what_to_do(world):
+    world.attempt()
+    (failed,) = world.lose(max_losses=1)
+
+    error = failed.error
+    assert (error["fault"], error["fix"], error["log"], error["machine"]) == ("infrastructure", None, [], None)
+    assert "retry" in error["advice"]
+
+
+def test_a_loss_of_which_the_cause_is_known_ends_the_job_with_that_cause(world):
+    hung = Cause("stalled", "Its process did nothing for 9 s and was ended", "service", log=["line"], machine={"x": 1})
+    attempt = world.attempt()
+    assert world.do(jobs.lose, attempt, hung, 2).status == "queued"
+    lost = world.ask(events.list_events, world.project, attempt.job_id).items[-1]
+    assert (lost.type, lost.level, lost.data["code"]) == ("worker.lost", "warning", "stalled")
+
+    failed = world.do(jobs.lose, Attempt.of(world.claim()), hung, 2)
+
+    assert (failed.status, failed.losses) == ("failed", 2)
+    assert (failed.error["code"], failed.error["log"], failed.error["machine"]) == ("stalled", ["line"], {"x": 1})
+    assert "2 losses in a row without a new checkpoint" in failed.error["message"]
+    ended = world.ask(events.list_events, world.project, attempt.job_id).items[-1]
+    assert (ended.type, set(ended.data["error"])) == ("job.failed", {"code", "message", "fault", "advice", "fix"})
 
 
 def test_losses_between_which_it_got_on_do_not_count(world):

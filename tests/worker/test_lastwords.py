@@ -1,0 +1,116 @@
+"""What a process said last, whatever became of it."""
+
+import logging
+import os
+import signal
+import time
+
+import pytest
+
+from core.settings import Settings
+from worker.fresh import FreshProcess
+from worker.lastwords import NUM_BYTES, NUM_LINES, TRACEBACK_SIGNAL, LastWords, redacted, secrets_of
+
+
+@pytest.fixture
+def words():
+    words = LastWords(secrets=["hunter2-hunter2"])
+    yield words
+    words.close()
+
+
+def die_after(words, work):
+    def listened():
+        words.listen()
+        work()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert FreshProcess(listened).wait(10) == -signal.SIGKILL
+    return words.lines()
+
+
+def test_lines_outlive_a_kill_and_say_how_grave_they_are(words):
+    log = logging.getLogger("worker.anything")
+    lines = die_after(words, lambda: log.error("the %s is full", "disk"))
+
+    assert [line[9:] for line in lines] == ["error the disk is full"]
+
+
+def test_a_traceback_is_several_lines(words):
+    def fail():
+        try:
+            int("nothing")
+        except ValueError:
+            logging.getLogger().exception("it failed")
+
+    lines = die_after(words, fail)
+
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == "ValueError: invalid literal for int() with base 10: 'nothing'"
+
+
+def test_only_the_newest_are_kept_and_they_have_a_bound(words):
+    words.keep(f"line {number}" for number in range(1000))
+    assert words.lines() == [f"line {number}" for number in range(1000 - NUM_LINES, 1000)]
+
+    words.keep("é" * 10_000 for _ in range(1000))
+    assert 1 < len(words.lines()) <= NUM_LINES
+    assert sum(len(line.encode()) for line in words.lines()) <= NUM_BYTES
+
+
+def test_no_line_holds_a_secret(words):
+    log = logging.getLogger("worker.anything")
+    said = "connecting to postgresql://u:pass-word@db/x with hunter2-hunter2"
+    (line,) = die_after(words, lambda: log.warning(said))
+
+    assert "hunter2" not in line
+    assert "pass-word" not in line
+    assert "postgresql://" in line
+
+
+def test_secrets_are_those_of_the_settings_and_of_the_environment():
+    settings = Settings(
+        database_url="postgresql+psycopg://u:db-password@h/x",
+        broker_url="redis://:broker-password@h/0",
+        secret_key="cookie-signing-key",
+    )
+    environment = {
+        "AWS_SECRET_ACCESS_KEY": "bucket-secret",
+        "HF_TOKEN": "hf_abcdef",
+        "TOKENIZERS": "no",
+        "PATH": "/bin",
+    }
+
+    found = secrets_of(settings, environment)
+
+    assert set(found) == {"db-password", "broker-password", "cookie-signing-key", "bucket-secret", "hf_abcdef"}
+    assert redacted("the key is bucket-secret", found) == "the key is [hidden]"
+
+
+def test_a_process_that_hangs_says_where_when_it_is_asked(words):
+    def hang():
+        words.listen()
+        logging.getLogger().warning("about to hang")
+        words.keep(["about to hang"])
+        time.sleep(60)
+
+    process = FreshProcess(hang)
+    while not words.lines():
+        assert process.wait(0.01) is None
+    process.signal(TRACEBACK_SIGNAL)
+    while not words.traceback().count("\n") > 2:
+        assert process.wait(0.01) is None
+    process.kill()
+
+    lines = words.lines()
+    assert lines[0] == "about to hang"
+    assert any("in hang" in line for line in lines)
+
+
+def test_a_fatal_signal_leaves_a_traceback(words):
+    def crash():
+        words.listen()
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    assert FreshProcess(crash).wait(10) == -signal.SIGSEGV
+    assert words.lines()[0] == "Fatal Python error: Segmentation fault"

@@ -1,0 +1,101 @@
+"""Real jobs that end badly: what they say of it, and whether a retry mends it."""
+
+import os
+
+from core.settings import Settings
+from core.spec import parse_job_spec
+from core.spec.patch import merge_patch
+from core.spec.revision import restart
+from core.store import checkpoints, datasets, jobs
+from core.store.jobs import Revision
+from worker import context as worker_context
+from worker import intake
+from worker import jobs as worker_jobs
+from worker.machine import Usage
+
+LIMIT = 530 * 1024**2  # between what the two batches need
+SIZE = {"img_size": 16, "patch_size": 2, "embed_dim": 32, "depth": 4, "num_heads": 2}
+
+
+def with_settings(service, **changes):
+    """The same service with other settings, in this process and in those that it forks."""
+    settings = Settings(**(service.settings.model_dump() | changes))
+    service.context = worker_context.Context(settings, service.context.queue, service.context.worker_id)
+    worker_context._Current.context = service.context
+
+
+def new_job(service, *, training=None, resources=None, arguments=SIZE):
+    dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
+    intake.take_next(intake.DATASETS)
+    spec = {
+        "dataset": dataset.id,
+        "student": {"architecture": "vit_tiny_patch16_224", "arguments": arguments},
+        "method": {"name": "scratch"},
+        "training": {"epochs": 1, "batch_size": 64, "augmentation": "none", **(training or {})},
+        "resources": {"threads": 1, **(resources or {})},
+        "export": ["safetensors"],
+    }
+    document = parse_job_spec(spec).model_dump(mode="json")
+    return service.do(jobs.create, service.project, spec=document, resolved=False, dataset_id=dataset.id)
+
+
+def retried(service, job, patch):
+    """What the API does with a fix: see `api.jobs.retrying`."""
+    old = service.see(job)
+    new = parse_job_spec(merge_patch(old.spec, patch)).model_dump(mode="json")
+    tracks = restart(old.spec, new).tracks
+    revision = Revision(
+        of_attempt=old.attempt, spec=new, resolved=True, total_steps=None, changes=["the fix"], tracks=tracks
+    )
+    return service.do(jobs.retry_revised, service.project, job.id, revision)
+
+
+def baseline():
+    """The data that a job's process has before it begins: what is imported."""
+    from worker import runner  # noqa: F401 - as the pool's process has it
+
+    return Usage.of(os.getpid()).data
+
+
+def test_a_job_beyond_its_memory_limit_says_so_and_its_fix_fits(service):
+    with_settings(service, job_memory_bytes=baseline() + LIMIT)
+    job = new_job(service, training={"batch_size": 1400})
+    worker_jobs.run_next()
+
+    failed = service.see(job)
+    assert failed.status == "failed"
+    error = failed.error
+    assert (error["code"], error["fault"]) == ("out_of_memory", "capacity"), error
+    assert error["fix"] == {"training": {"batch_size": 700}}
+    assert error["machine"]["memory_limit_bytes"] == service.settings.job_memory_bytes
+    assert error["machine"]["disk_free_bytes"] > 0
+
+    retried(service, job, error["fix"])
+    worker_jobs.run_next()
+
+    assert service.see(job).status == "succeeded", service.see(job).error
+
+
+def test_a_job_beyond_its_time_keeps_its_checkpoint_and_goes_on_with_more(service):
+    job = new_job(service, training={"epochs": 4000}, resources={"max_seconds": 3})
+    worker_jobs.run_next()
+
+    failed = service.see(job)
+    error = failed.error
+    assert (failed.status, error["code"], error["fault"]) == ("failed", "time_limit", "capacity"), error
+    assert failed.checkpoint_step > 0
+    assert failed.progress["step"] == failed.checkpoint_step  # saved when it left, not lost
+    assert error["fix"]["resources"]["max_seconds"] > 6
+    assert service.ask(jobs.running_seconds, job.id) >= 3
+
+    worker_jobs.run_next()  # nothing waits
+    service.do(jobs.retry, service.project, job.id)
+    worker_jobs.run_next()
+    assert service.see(job).error["code"] == "time_limit"  # as it was, so it has no time left
+
+    before = service.see(job).checkpoint_step
+    again, _ = retried(service, job, {"resources": {"max_seconds": 10**6}})
+    assert again.checkpoint_step == before
+    service.do(jobs.claim, worker_id="wrk_other", accelerator="cpu", lease_seconds=60)
+    attempt = jobs.Attempt.of(service.see(job))
+    assert service.ask(checkpoints.newest, attempt)[0].step == before

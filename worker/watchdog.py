@@ -1,0 +1,124 @@
+"""What a guardian and the work that it guards share: a pulse, the time that is left, the last words.
+
+Made before the fork. The work touches the pulse whenever it looks for requests, which the engine does before every
+step; where nothing touches it for long, the work hangs.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+from worker.fresh import FreshProcess
+from worker.lastwords import TRACEBACK_SIGNAL, LastWords
+from worker.machine import Usage, oom_counter, oom_kills
+
+LOOK_SECONDS = 1.0
+TRACEBACK_SECONDS = 1.0  # for work that hangs to say where; one that is stopped cannot
+_RECENT_SECONDS = 5.0  # a kill by the kernel that was counted within so long may have been of this work
+
+log = structlog.get_logger(__name__)
+
+
+class SharedMoment:
+    """A moment of the monotonic clock that forked processes share."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 8)
+        self.touch()
+
+    def touch(self) -> None:
+        """Let it be now."""
+        struct.pack_into("d", self._memory, 0, time.monotonic())
+
+    def age(self) -> float:
+        """The seconds since it was touched."""
+        (moment,) = struct.unpack_from("d", self._memory, 0)
+        return time.monotonic() - float(moment)
+
+
+class Watchdog:
+    """Sees whether work still does anything, and for how long it may go on. Seconds; infinite: no limit."""
+
+    def __init__(
+        self, *, stall_seconds: float = math.inf, left_seconds: float = math.inf, secrets: Iterable[str] = ()
+    ) -> None:
+        self.words = LastWords(secrets)
+        self.usage: Usage | None = None  # as it was last seen
+        self._pulse = SharedMoment()
+        self._stall_seconds = stall_seconds
+        self._ends_at = time.monotonic() + left_seconds
+        self._looked_at = -math.inf
+        self._counter: Path | None = None
+        self._kills: list[tuple[float, int]] = []  # when how many processes had been ended by the kernel
+
+    # --- both sides -------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """Say that the work gets on."""
+        self._pulse.touch()
+
+    def time_is_over(self) -> bool:
+        """Whether the work has run for as long as it may."""
+        return time.monotonic() >= self._ends_at
+
+    # --- the work's side --------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Called first thing in the work's process."""
+        self.touch()
+        self.words.listen()
+        _Current.watchdog = self
+
+    # --- the guardian's side ----------------------------------------------------------------------
+
+    def look(self, process: FreshProcess) -> None:
+        """Note what is seen of the process; cheap, about once a second."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        if self._looked_at == -math.inf:
+            self._counter = oom_counter(process.pid)
+        self._looked_at = now
+        self.usage = Usage.of(process.pid) or self.usage
+        if self._counter is not None and (kills := oom_kills(self._counter)) is not None:
+            recent = [one for one in self._kills if one[0] > now - _RECENT_SECONDS]
+            self._kills = [*(recent or self._kills[-1:]), (now, kills)]
+
+    def saw_a_kill_for_memory(self) -> bool:
+        """Whether the kernel has ended something here for want of memory within the last seconds."""
+        if self._counter is None or not self._kills:
+            return False
+        kills = oom_kills(self._counter)
+        return kills is not None and kills > self._kills[0][1]
+
+    def is_stalled(self) -> bool:
+        """Whether the work has done nothing for too long."""
+        return self._pulse.age() > self._stall_seconds
+
+    def ask_where_it_stands(self, process: FreshProcess) -> None:
+        """Have the tracebacks of all its threads written, if it can still do that."""
+        process.signal(TRACEBACK_SIGNAL)
+        process.wait(TRACEBACK_SECONDS)
+        log.error(
+            "work.stalled", pid=process.pid, silent_seconds=round(self._pulse.age(), 1), where=self.words.traceback()
+        )
+
+
+class _Current:
+    """The watchdog of the work that this process was forked for."""
+
+    watchdog: Watchdog | None = None
+
+
+def current() -> Watchdog:
+    """The watchdog of this process's work; one without limits where nobody guards it."""
+    if _Current.watchdog is None:
+        _Current.watchdog = Watchdog()
+    return _Current.watchdog
