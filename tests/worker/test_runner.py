@@ -1,6 +1,9 @@
 """Real jobs that end badly: what they say of it, and whether a retry mends it."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 from core.settings import Settings
 from core.spec import parse_job_spec
@@ -9,10 +12,12 @@ from core.spec.revision import restart
 from core.store import checkpoints, datasets, jobs
 from core.store.jobs import Revision
 from worker import context as worker_context
-from worker import intake
+from worker import intake, runner  # noqa: F401 - the runner as the pool's process has it: imported before any job comes
 from worker import jobs as worker_jobs
 from worker.machine import Usage
 
+ROOT = Path(__file__).resolve().parents[2]
+FRESH = "POTSTILL_TEST_IN_A_FRESH_PROCESS"
 LIMIT = 530 * 1024**2  # between what the two batches need
 SIZE = {"img_size": 16, "patch_size": 2, "embed_dim": 32, "depth": 4, "num_heads": 2}
 
@@ -52,12 +57,26 @@ def retried(service, job, patch):
 
 def baseline():
     """The data that a job's process has before it begins: what is imported."""
-    from worker import runner  # noqa: F401 - as the pool's process has it
-
     return Usage.of(os.getpid()).data
 
 
-def test_a_job_beyond_its_memory_limit_says_so_and_its_fix_fits(service):
+def in_a_fresh_process(request):
+    """Run a test in a process that has done nothing else; whether this is that process.
+
+    What earlier tests freed stays with a process: its jobs could take that, and no limit would be felt.
+    """
+    if os.environ.get(FRESH) == "1":
+        return True
+    command = [sys.executable, "-m", "pytest", "-n0", "-q", f"{__file__}::{request.node.name}"]
+    run = subprocess.run(command, env={**os.environ, FRESH: "1"}, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    return False
+
+
+def test_a_job_beyond_its_memory_limit_says_so_and_its_fix_fits(request):
+    if not in_a_fresh_process(request):
+        return
+    service = request.getfixturevalue("service")
     with_settings(service, job_memory_bytes=baseline() + LIMIT)
     job = new_job(service, training={"batch_size": 1400})
     worker_jobs.run_next()
