@@ -66,18 +66,15 @@ class LastWords:
         """In the child: keep what is logged from here on. A fatal signal leaves a traceback, `TRACEBACK_SIGNAL` too."""
         faulthandler.enable(file=self._traceback, all_threads=True)
         faulthandler.register(TRACEBACK_SIGNAL, file=self._traceback, all_threads=True, chain=False)
-        logging.getLogger().addHandler(_Keeper(self))
+        keeper = _Keeper(self)
+        logging.getLogger().addHandler(keeper)
+        # Our own lines do not pass through the library. Into the list itself, as loggers that were used hold it.
+        structlog.get_config()["processors"].insert(-1, keeper.overhear)
 
     def keep(self, lines: Iterable[str]) -> None:
         """In the child: let these be the last words."""
-        kept: deque[bytes] = deque()
-        room = NUM_BYTES
-        for line in reversed([*lines][-NUM_LINES:]):
-            data = redacted(line, self._secrets)[:_LINE_LENGTH].encode(errors="replace") + b"\n"
-            if (room := room - len(data)) < 0:
-                break
-            kept.appendleft(data)
-        text = b"".join(kept)
+        kept = _bounded([self._shown(line) for line in [*lines][-NUM_LINES:]])
+        text = "".join(f"{line}\n" for line in kept).encode(errors="replace")
         other = 1 - self._memory[0]
         at = 1 + other * _SLOT
         self._memory[at : at + 4] = len(text).to_bytes(4, "big")
@@ -89,7 +86,7 @@ class LastWords:
         at = 1 + self._memory[0] * _SLOT
         text = self._memory[at + 4 : at + 4 + int.from_bytes(self._memory[at : at + 4], "big")]
         said = text.decode(errors="replace").splitlines()
-        stood = [redacted(line, self._secrets)[:_LINE_LENGTH] for line in _shortened(self.traceback().splitlines())]
+        stood = [self._shown(line) for line in _shortened(self.traceback().splitlines())]
         stood = stood[-_TRACEBACK_LINES:]  # the main thread comes last
         return _bounded([*said[len(stood) - NUM_LINES :], *stood])
 
@@ -100,6 +97,9 @@ class LastWords:
     def close(self) -> None:
         """Forget the traceback. Lines can be read no more."""
         os.close(self._traceback)
+
+    def _shown(self, line: str) -> str:
+        return redacted(line, self._secrets)[:_LINE_LENGTH]
 
 
 def _shortened(traceback: list[str]) -> list[str]:
@@ -116,7 +116,7 @@ def _bounded(lines: list[str]) -> list[str]:
     """The last lines that together stay within `NUM_BYTES`."""
     room, kept = NUM_BYTES, deque[str]()
     for line in reversed(lines):
-        if (room := room - len(line.encode()) - 1) < 0:
+        if (room := room - len(line.encode(errors="replace")) - 1) < 0:
             break
         kept.appendleft(line)
     return list(kept)
@@ -147,10 +147,18 @@ class _Keeper(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the record."""
         try:
-            self._lines.extend(self.format(record).splitlines())
-            self._words.keep(self._lines)
+            self._hear(self.format(record))
         except Exception:  # noqa: BLE001 - as every handler of the library: a log line must not end the work
             self.handleError(record)
+
+    def overhear(self, logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """As structlog's last processor but the one that renders: keep what passes, and let it pass as it is."""
+        self._hear(_as_text(logger, name, structlog.processors.format_exc_info(logger, name, dict(event))))
+        return event
+
+    def _hear(self, text: str) -> None:
+        self._lines.extend(text.splitlines())
+        self._words.keep(self._lines)
 
 
 def _as_text(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> str:

@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -34,6 +36,39 @@ def test_lines_outlive_a_kill_and_say_how_grave_they_are(words):
     lines = die_after(words, lambda: log.error("the %s is full", "disk"))
 
     assert [line[9:] for line in lines] == ["error the disk is full"]
+
+
+def test_our_own_lines_are_among_them_as_a_worker_logs_them():
+    """In a process of its own: a worker sets its logs up once, long before the fork."""
+    script = """
+import os, structlog
+from server.logs import configure
+from worker.fresh import FreshProcess
+from worker.lastwords import LastWords
+configure("worker", "info")
+log = structlog.get_logger("worker.anything")
+log.info("used.before")
+words = LastWords()
+
+def work():
+    words.listen()
+    log.info("stage.started", stage="distill")
+    log.debug("too.much")
+    try:
+        int("nothing")
+    except ValueError as error:
+        log.error("job.failed", exc_info=error)
+    return 0
+
+FreshProcess(work).wait(30)
+print("\\n".join(line[9:] if line[2:3] == ":" else line for line in words.lines()))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    told = run.stdout.splitlines()
+
+    assert told[:3] == ["info stage.started stage=distill", "error job.failed", "Traceback (most recent call last):"]
+    assert told[-1] == "ValueError: invalid literal for int() with base 10: 'nothing'"
+    assert '"event": "stage.started"' in run.stderr
 
 
 def test_a_traceback_is_several_lines(words):
