@@ -7,14 +7,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 
-from api.deps import Limit, Parts, Reader
+from api.deps import NO_NUL, Limit, Parts, Reader
 from api.problems import problems
 from api.schemas import Out, Page
 from core.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/architectures", tags=["models"])
-
-_NO_NUL = r"^[^\x00]*$"  # declared here, refused below with a better word than a pattern's
 
 
 class ArchitectureOut(Out):
@@ -36,7 +34,8 @@ async def list_architectures(
     parts: Parts,
     search: Annotated[
         str,
-        Query(max_length=200, json_schema_extra={"pattern": _NO_NUL}, description="Words that the name must have."),
+        # Declared, and refused below with a better word than a pattern's.
+        Query(max_length=200, json_schema_extra={"pattern": NO_NUL}, description="Words that the name must have."),
     ] = "",
     limit: Limit = 20,
 ) -> Page[ArchitectureOut]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from api.deps import Admin, After, Limit, Parts
+from api.deps import NO_NUL, Admin, After, Limit, Parts
 from api.problems import problems
 from api.schemas import Moment, Out, Page
 from core.store import audit
@@ -15,8 +15,7 @@ from core.store.owners import AuditEntry
 
 router = APIRouter(prefix="/v1/audit-log", tags=["project"])
 
-# A NUL character is in no entry, and no database takes it.
-_Word = Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")]
+_Word = Annotated[str | None, Query(max_length=64, pattern=NO_NUL)]
 
 
 class AuditEntryOut(Out):

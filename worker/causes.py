@@ -27,10 +27,9 @@ from core.store import jobs
 from core.store.db import Session
 from core.store.tables import Job
 from worker import machine
-from worker.guardian import Guardian
+from worker.guardian import TEMPORARY, Guardian
 from worker.lastwords import redacted, secrets_of
 
-TEMPORARY = 75  # exit status where something that is needed is away, and another attempt may go well (EX_TEMPFAIL)
 _MESSAGE_LENGTH = 2_000
 _NEARLY = 0.9  # of a limit on memory: the next allocation may have been refused
 

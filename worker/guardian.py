@@ -27,6 +27,11 @@ POLL_SECONDS = 0.1  # how soon a drain is seen
 LEAVE_SECONDS = 1.0  # between the last write of work that ends and the end of its process
 DRAIN_SECONDS = 16.0  # to save and hand back; the supervisor's patience is longer
 
+# Exit statuses of work. Of all others nobody knows how it ended.
+DONE = 0  # the database says how it ended
+LEASE_LOST = 3
+TEMPORARY = 75  # something that is needed is away, and another attempt may go well (EX_TEMPFAIL)
+
 CONTROLS = tuple(Control)  # a control travels to the working process as its place in this tuple
 
 
@@ -91,7 +96,7 @@ class Guardian:
                 next_beat = time.monotonic() + self._rhythm.beat
                 if not self._renew():
                     # Work that has just left by itself holds no lease either, and is about to exit.
-                    return Ending.DONE if process.wait(LEAVE_SECONDS) == 0 else Ending.LEASE_LOST
+                    return Ending.DONE if process.wait(LEAVE_SECONDS) == DONE else Ending.LEASE_LOST
             is_to_leave = DRAIN.get() or self.watchdog.time_is_over()
             self._ask(_stronger(self._requested, Control.DRAIN) if is_to_leave else self._requested)
             if self._is_overdue():
@@ -101,7 +106,7 @@ class Guardian:
             if self.watchdog.is_stalled():
                 self.watchdog.ask_where_it_stands(process)
                 return Ending.STALLED
-        if status == 0:
+        if status == DONE:
             return Ending.DONE
         log.warning("work.crashed", status=status, pid=process.pid)
         return Ending.CRASHED

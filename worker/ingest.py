@@ -24,9 +24,9 @@ from core.store.leases import LeaseLost
 from core.store.tables import Dataset, Model
 from worker.context import Context
 from worker.files import publish_folder
+from worker.guardian import DONE, LEASE_LOST, TEMPORARY
 from worker.limited import Crashed, OutOfTime, ProcessLimits, ask
 
-DONE, LEASE_LOST, TEMPORARY = 0, 3, 75
 CHECK_BYTES = 16 * 1024**3  # for torch and one model
 CHECK_SECONDS = 300.0
 _MESSAGE_LENGTH = 2_000
@@ -101,12 +101,8 @@ def _store_dataset(context: Context, dataset: Dataset, scratch: Path, control: A
 
 
 def _ingested(context: Context, dataset: Dataset, folder: Path, scratch: Path, control: Asked) -> IngestReport:
-    def progress(_num_files: int) -> None:
-        if control() is Control.DRAIN:
-            raise Interrupted(Control.DRAIN)
-
     if dataset.source["type"] == "builtin":
-        return ingest_builtin(dataset.source["name"], folder, progress=progress)
+        return ingest_builtin(dataset.source["name"], folder, progress=lambda _num_files: _leave_if_asked(control))
     fetched = dataset.source["type"] == "url"
     file = _download(context, dataset, scratch, control) if fetched else _upload(context, dataset, scratch)
     question = {
@@ -195,16 +191,17 @@ def _download(context: Context, dataset: Dataset, scratch: Path, control: Asked)
         if not may_be_archive(head):
             raise ArchiveUnreadable(WANTED)
 
-    def keep_going() -> None:
-        if control() is Control.DRAIN:
-            raise Interrupted(Control.DRAIN)
-
     limits = DownloadLimits(
         max_bytes=settings.max_upload_bytes, seconds=settings.fetch_seconds, idle_seconds=settings.fetch_idle_seconds
     )
     downloader = Downloader(reach=settings.reach, limits=limits)
-    downloader.save(dataset.source["url"], scratch / "upload", look=look, keep_going=keep_going)
+    downloader.save(dataset.source["url"], scratch / "upload", look=look, keep_going=lambda: _leave_if_asked(control))
     return scratch / "upload"
+
+
+def _leave_if_asked(control: Asked) -> None:
+    if control() is Control.DRAIN:
+        raise Interrupted(Control.DRAIN)
 
 
 def _described(error: Exception) -> dict[str, str]:

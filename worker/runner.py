@@ -28,12 +28,10 @@ from core.store.tables import Job
 from core.train.environment import is_out_of_memory
 from worker import causes, fresh, machine, watchdog
 from worker.context import Context
+from worker.guardian import DONE, LEASE_LOST, TEMPORARY
 from worker.inputs import Inputs
 from worker.publish import publish
 from worker.reporter import JobReporter
-
-DONE = 0
-LEASE_LOST = 3
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +56,7 @@ def run_job(context: Context, job: Job, control: Callable[[], Control]) -> int:
             raise
         except Unavailable:
             log.exception("job.interrupted")
-            return causes.TEMPORARY
+            return TEMPORARY
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
             _fail(context, reporter, attempt, error)
     except LeaseLost as lost:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -22,8 +21,6 @@ router = APIRouter(prefix="/v1/api-keys", tags=["project"])
 
 _TOKEN = frozenset({"token"})
 _BODY_PROBLEMS = (MalformedRequest, PayloadTooLarge, UnsupportedMedia)
-_ROTATE_BODY: dict[str, Any] = json_body(KeyRotate, example={"overlap_seconds": 3600})
-_ROTATE_BODY["requestBody"]["required"] = False
 
 
 @router.post(
@@ -78,7 +75,7 @@ def revoke_key(key_id: str, who: Admin, parts: Parts) -> None:
     status_code=201,
     response_model=NewApiKeyOut,
     responses=created(*_BODY_PROBLEMS, NotFound, Conflict, status=201),
-    openapi_extra=_ROTATE_BODY,
+    openapi_extra=json_body(KeyRotate, example={"overlap_seconds": 3600}, required=False),
 )
 async def rotate_key(key_id: str, who: Admin, key: IdempotencyKey, request: Request, parts: Parts) -> Response:
     """Replace a key by a new one with the same name and scopes, which `replaces` it.

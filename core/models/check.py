@@ -9,7 +9,6 @@ limits and needs no torch; network, other programs and other files this process 
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -37,8 +36,9 @@ class Upload(Document):
 
 
 def main(source: TextIO, target: TextIO) -> None:
-    """Read an upload from ``source``, write the answer to ``target``."""
+    """Read an upload from ``source``, write the answer to ``target``. Confines this process."""
     upload = Upload.model_validate_json(source.read())
+    confine(readable=[upload.file], writable=[upload.out_folder.parent])
     target.write(json.dumps(check(upload)) + "\n")
 
 
@@ -62,7 +62,4 @@ def check(upload: Upload) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asked = sys.stdin.read()
-    known = Upload.model_validate_json(asked)
-    confine(readable=[known.file], writable=[known.out_folder.parent])
-    main(io.StringIO(asked), sys.stdout)
+    main(sys.stdin, sys.stdout)

@@ -92,15 +92,22 @@ class S3ArtifactStore:
     def open(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes from ``start``, in chunks. Raises at once where there is no such file."""
         check_key(key)
-        size = self.size(key)
+        if start == 0 and length is None:
+            return _chunks(key, self._get(key, {}))
+        size = self.size(key)  # a range behind the end would be an error
         if size is None:
-            raise StoredFileDamaged(f"The stored file {key} is not there.")
+            raise _absent(key)
         end = size if length is None else min(size, start + length)
         if start >= end:
             return iter(())
+        return _chunks(key, self._get(key, {"range": (start, end)}))
+
+    def _get(self, key: str, options: Any) -> Any:
         with _failing(key):
-            found = obstore.get(self._store, key, options={"range": (start, end)})
-        return _chunks(key, found)
+            try:
+                return obstore.get(self._store, key, options=options)
+            except FileNotFoundError as error:
+                raise _absent(key) from error
 
     def size(self, key: str) -> int | None:
         """The size in bytes, or None where there is no such file."""
@@ -141,6 +148,10 @@ class S3ArtifactStore:
     def remove_partials(self, older_than_seconds: float) -> int:  # noqa: ARG002 - the bucket's own rule does it
         """Nothing here: a bucket shows no object that is not whole."""
         return 0
+
+
+def _absent(key: str) -> StoredFileDamaged:
+    return StoredFileDamaged(f"The stored file {key} is not there.")
 
 
 def _chunks(key: str, found: Any) -> Iterator[bytes]:

@@ -1,12 +1,9 @@
-import io
 import json
 import subprocess
 import sys
 
 import timm
 from safetensors.torch import save_file
-
-from core.models.check import main
 
 
 def run(upload):
@@ -38,7 +35,5 @@ def test_a_process_of_its_own_answers_in_json(tmp_path, tiny_vit):
 def test_a_fault_of_the_upload_is_an_answer(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(b"\x80\x04")
     upload = {"file": str(tmp_path / "m.safetensors"), "architecture": "resnet18", "out_folder": str(tmp_path / "o")}
-    out = io.StringIO()
-    main(io.StringIO(json.dumps(upload)), out)
 
-    assert json.loads(out.getvalue())["error"]["code"] == "model_not_safetensors"
+    assert run(upload)["error"]["code"] == "model_not_safetensors"

@@ -1,6 +1,5 @@
 """The artefact store: whole or absent, known by hash, and no way out of it."""
 
-import hashlib
 import io
 import os
 import threading
@@ -10,10 +9,7 @@ import pytest
 from core.errors import StorageFailed
 from core.store.artifacts import LocalArtifactStore, StoredFile
 from core.store.place import open_store
-
-CONTENT = os.urandom(3_000_000)
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
-KEY = "jobs/job_1/a1/model.safetensors"
+from tests.core.store.content import CONTENT, DIGEST, KEY
 
 
 @pytest.fixture
@@ -26,13 +22,6 @@ def store(root):
     return open_store(f"file://{root}")
 
 
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "source"
-    path.write_bytes(CONTENT)
-    return path
-
-
 def test_what_is_published_is_read_back(store, source):
     stored = store.put(KEY, source)
 
@@ -42,18 +31,6 @@ def test_what_is_published_is_read_back(store, source):
     assert b"".join(store.open(KEY)) == CONTENT
     assert store.size(KEY) == len(CONTENT)
     assert store.local_path(KEY).read_bytes() == CONTENT
-
-
-def test_a_stream_can_be_published(store):
-    assert store.put(KEY, io.BytesIO(CONTENT)).sha256 == DIGEST
-
-
-@pytest.mark.parametrize(("start", "length"), [(0, 8), (5, 2_000_000), (2_999_999, 10), (3_000_000, None), (7, None)])
-def test_ranges(store, source, start, length):
-    store.put(KEY, source)
-
-    wanted = CONTENT[start:] if length is None else CONTENT[start : start + length]
-    assert b"".join(store.open(KEY, start, length)) == wanted
 
 
 def test_a_copy_is_checked(store, source, tmp_path):
@@ -82,47 +59,6 @@ def test_a_publication_that_breaks_off_leaves_nothing(store, root):
     assert store.size(KEY) is None
     assert list(store.list_prefix()) == []
     assert list((root / ".partial").iterdir()) == []
-
-
-def test_a_file_that_is_not_there(store, tmp_path):
-    assert store.size(KEY) is None
-    assert store.local_path(KEY) is None
-    for read in (store.open, store.measure, lambda key: store.fetch(key, tmp_path / "x")):
-        with pytest.raises(StorageFailed, match="is not there"):
-            read(KEY)
-    store.delete(KEY)
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "",
-        "/etc/passwd",
-        "../x",
-        "a/../x",
-        "a/./x",
-        "a//x",
-        "a/",
-        ".hidden",
-        ".partial/x",
-        "a/.hidden",
-        "a\\..\\x",
-        "a\x00b",
-        "a/\nb",
-        "a b",
-        "é",
-        "x" * 600,
-    ],
-)
-def test_no_key_leaves_the_store(store, source, key):
-    for use in (
-        lambda: store.put(key, source),
-        lambda: store.open(key),
-        lambda: store.delete(key),
-        lambda: store.size(key),
-    ):
-        with pytest.raises(ValueError, match="is not a key"):
-            use()
 
 
 def test_listing_and_deleting(store, source, root):
