@@ -39,6 +39,13 @@ class Settings(BaseSettings):
         default="",
         description="SQLAlchemy URL, `postgresql+psycopg://…` in production. Empty: SQLite in `HOME`.",
     )
+    statement_seconds: float = Field(
+        default=15.0,
+        ge=0,
+        description="PostgreSQL: how long one statement may take, and a transaction do nothing. What takes longer, "
+        "waits longer for a lock, or is not answered as the server stands still, is broken off: the API says 503, "
+        "workers try again. 0: no limit.",
+    )
     broker_url: str = Field(
         default="redis://127.0.0.1:6379/0",
         description="Redis or Valkey: wakes workers up and carries the inspector's questions. Never the truth.",

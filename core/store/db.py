@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine, func, select
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -82,13 +82,22 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+    except (DBAPIError, PoolTimeoutError) as error:
+        if not _is_absence(error):
+            raise
         raise DatabaseUnavailable("The database cannot be reached or is too busy; try again soon.") from error
+
+
+def _is_absence(error: DBAPIError | PoolTimeoutError) -> bool:
+    # PostgreSQL calls the end of a session that was idle for too long an internal error.
+    kinds = (OperationalError, InterfaceError, PoolTimeoutError)
+    return isinstance(error, kinds) or (isinstance(error, DBAPIError) and error.connection_invalidated)
 
 
 def open_database(settings: Settings) -> Database:
     """Open the database of these settings (``migrate`` it first)."""
-    return Database(make_engine(settings.resolved_database_url()))
+    url, seconds = settings.resolved_database_url(), settings.statement_seconds
+    return Database(make_engine(url, statement_seconds=seconds))
 
 
 def utc_now(session: Session) -> datetime:

@@ -13,18 +13,30 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 
+from core.store.impatience import GRACE_SECONDS, ImpatientConnection, limits
+
 BUSY_SECONDS = 5  # how long a SQLite writer waits for another one
 _LOCKED_SECONDS = 0.01
+POOL_SECONDS = 10  # how long a unit of work waits for a connection
 PG_CONNECT_SECONDS = 5
 PG_RECYCLE_SECONDS = 1800  # before a firewall on the way forgets the connection
 
 
-def make_engine(url: str, *, busy_seconds: float = BUSY_SECONDS, foreign_keys: bool = True) -> Engine:
-    """Make an engine; it does not connect yet. The options are SQLite's."""
+def make_engine(
+    url: str,
+    *,
+    busy_seconds: float = BUSY_SECONDS,
+    foreign_keys: bool = True,
+    statement_seconds: float = 0,
+) -> Engine:
+    """Make an engine; it does not connect yet.
+
+    ``busy_seconds`` and ``foreign_keys`` are SQLite's. ``statement_seconds`` is PostgreSQL's: what takes longer, or is
+    not answered, breaks its connection (:mod:`core.store.impatience`); 0: no limit, as a migration or a backup needs.
+    """
     if is_sqlite(url):
         return _sqlite_engine(url, busy_seconds=busy_seconds, foreign_keys=foreign_keys)
-    arguments = {} if "connect_timeout" in make_url(url).query else {"connect_timeout": PG_CONNECT_SECONDS}
-    return create_engine(url, pool_pre_ping=True, pool_recycle=PG_RECYCLE_SECONDS, connect_args=arguments)
+    return _postgresql_engine(url, statement_seconds)
 
 
 def is_sqlite(url: str) -> bool:
@@ -38,12 +50,31 @@ def sqlite_file(url: str) -> Path | None:
     return Path(database) if is_sqlite(url) and database not in (None, "", ":memory:") else None
 
 
+def _postgresql_engine(url: str, statement_seconds: float) -> Engine:
+    named = make_url(url).query
+    arguments: dict[str, Any] = {} if "connect_timeout" in named else {"connect_timeout": PG_CONNECT_SECONDS}
+    if statement_seconds:
+        arguments["options"] = limits(statement_seconds, named.get("options", ""))
+    engine = create_engine(
+        url, pool_pre_ping=True, pool_recycle=PG_RECYCLE_SECONDS, pool_timeout=POOL_SECONDS, connect_args=arguments
+    )
+    if statement_seconds:
+
+        @event.listens_for(engine, "do_connect")
+        def _connect(_dialect: Any, _record: Any, where: tuple[Any, ...], how: dict[str, Any]) -> ImpatientConnection:
+            connection = ImpatientConnection.connect(*where, **how)
+            connection.answer_seconds = statement_seconds + GRACE_SECONDS
+            return connection
+
+    return engine
+
+
 def _sqlite_engine(url: str, *, busy_seconds: float, foreign_keys: bool) -> Engine:
     engine = create_engine(
         url,
         pool_size=10,
         max_overflow=0,
-        pool_timeout=10,
+        pool_timeout=POOL_SECONDS,
         connect_args={"timeout": busy_seconds, "check_same_thread": False},
     )
 

@@ -44,12 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
                 hits.append(hit)
             seconds = time.monotonic() - began
             problems = attack.problems()
+        except BaseException:
+            _keep(home)
+            raise
         finally:
             left = stack.stop()
         problems += [f"a process was left: {line}" for line in left]
         problems += [f"{hit.target} {hit.signal}, {hit.job}: {hit.problem}" for hit in hits if not hit.recovered]
         if problems:
-            _say(f"the logs are kept: {shutil.copytree(home, Path(tempfile.mkdtemp(prefix='chaos-failed-')) / 'home')}")
+            _keep(home)
     _say(table(hits))
     _say(f"{len(hits)} hits in {seconds:.0f} s, on {len({hit.job for hit in hits})} jobs")
     for problem in problems:
@@ -104,6 +107,11 @@ def _database(kind: str) -> Iterator[Postgres | None]:
         return
     with contextlib.closing(Postgres()) as server:
         yield server
+
+
+def _keep(home: Path) -> None:
+    """Logs, database and artefacts of a stack that did what it should not."""
+    _say(f"the logs are kept: {shutil.copytree(home, Path(tempfile.mkdtemp(prefix='chaos-failed-')) / 'home')}")
 
 
 def _say(text: str) -> None:

@@ -35,6 +35,7 @@ HASTE = {
     "POTSTILL_HEARTBEAT_SECONDS": "1",
     "POTSTILL_CONTROL_SECONDS": "0.3",
     "POTSTILL_SCHEDULER_SECONDS": "0.5",
+    "POTSTILL_STATEMENT_SECONDS": "1",
 }
 START_SECONDS = 90.0
 
@@ -120,6 +121,16 @@ class Postgres:
         """Let it be away, without a goodbye."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def stand_still(self) -> None:
+        """Let all of it stop where it is: connections stay open, and nothing comes over them."""
+        for process in self.processes():  # the one that makes others first
+            process.suspend()
+
+    def go_on(self) -> None:
+        """From where it stood."""
+        for process in self.processes():
+            process.resume()
 
     def close(self) -> None:
         if self._process.poll() is None:

@@ -54,24 +54,33 @@ def published(parts, job):
     return {one.key.split("/")[-2] for one in store.list_prefix(f"jobs/{job}") if "/checkpoints/" in one.key}
 
 
-def test_a_running_job_trains_on_while_the_database_is_away_and_catches_up(parts, dataset, calm):
+AWAY = {
+    "killed": (lambda database: database.kill(), lambda database: database.start()),
+    "standing still": (lambda database: database.stand_still(), lambda database: database.go_on()),
+}
+
+
+@pytest.mark.parametrize("how", AWAY)
+def test_a_running_job_trains_on_while_the_database_is_away_and_catches_up(parts, dataset, calm, how):
+    leave, come_back = AWAY[how]
     _, _, undisturbed = calm
     job = parts.http.post("/v1/jobs", json=small_job(dataset, epochs=EPOCHS)).json()["id"]
     until(lambda: parts.see(job)["progress"]["step"] > 60, 60, "the job does not train")
     before = parts.see(job)
     assert (before["status"], before["stage"]) == ("running", "distill")
     saved_before = published(parts, job)
-    parts.database.kill()
+    leave(parts.database)
     gone_at = time.monotonic()
     refused = [parts.http.get(f"/v1/jobs/{job}"), parts.http.post("/v1/jobs", json=small_job(dataset, epochs=1))]
     until(lambda: published(parts, job) - saved_before, 30, "no checkpoint while the database was away")
     time.sleep(max(0.0, gone_at + AWAY_SECONDS - time.monotonic()))
-    parts.database.start()
+    come_back(parts.database)
     done = parts.finished(job)
 
     for answer in refused:
         assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
         assert int(answer.headers["Retry-After"]) > 0
+        assert answer.elapsed.total_seconds() < 12  # the limit of a statement, its grace, and one more connection
     assert (done["status"], done["attempt"]) == ("succeeded", 1), done["error"]
     events = parts.events(job)
     assert_no_gap(events)
