@@ -192,7 +192,7 @@ class _Pipeline:
             if found is not None:
                 self.reporter.event(
                     "teacher.found",
-                    f"{spec.architecture} was trained by an earlier job with the same recipe",
+                    f"the teacher {spec.architecture} was trained by an earlier job with the same recipe",
                     data={"teacher": index, "recipe": self.learners[index].recipe},
                 )
             return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from api.dashboard import formats
@@ -76,7 +76,9 @@ class ComparisonRow:
 def moves(job: Document) -> list[Move]:
     """The buttons: exactly the job's next actions, in a steady order."""
     allowed = set(job["next_actions"])
-    return [move for name, move in MOVES.items() if name in allowed]
+    shown = [move for name, move in MOVES.items() if name in allowed]
+    has_fix = bool(job["error"] and job["error"]["fix"])  # its own button comes first then
+    return [replace(move, style="plain") if has_fix and move.name == "retry" else move for move in shown]
 
 
 def stages(job: Document) -> list[StageView]:

@@ -85,7 +85,7 @@ class TrainedTeacher:
             reporter.keep_teacher(self.recipe, folder)
             reporter.event(
                 "teacher.trained",
-                f"{self.spec.architecture} was trained for {trainer.step} steps and is kept for later jobs",
+                f"the teacher {self.spec.architecture} was trained for {trainer.step} steps and is kept for later jobs",
                 data={"teacher": self.index, "recipe": self.recipe, "steps": trainer.step},
             )
         return teacher

@@ -23,6 +23,15 @@ def test_the_buttons_are_exactly_the_next_actions(make_job):
     assert views.moves(make_job(next_actions=[])) == []
 
 
+@pytest.mark.parametrize(("fix", "style"), [(None, "primary"), ({"training": {"batch_size": 8}}, "plain")])
+def test_where_there_is_a_fix_a_plain_retry_comes_second(make_job, fix, style):
+    failed = make_job(
+        status="failed", terminal=True, next_actions=["retry"], error={"code": "out_of_memory", "fix": fix}
+    )
+
+    assert [(move.name, move.style) for move in views.moves(failed)] == [("retry", style)]
+
+
 def test_only_a_cancel_is_confirmed():
     assert [move.name for move in views.MOVES.values() if move.confirm] == ["cancel"]
 
