@@ -68,7 +68,7 @@ def job_table(jobs: Iterable[Job]) -> Table:
     """Jobs, one a line."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for heading in ("job", "name", "status", "stage"):
-        table.add_column(heading, no_wrap=heading == "job")
+        table.add_column(heading, no_wrap=heading != "name", overflow="fold")
     table.add_column("done", justify="right")
     table.add_column("top-1", justify="right")
     table.add_column("created")
@@ -90,7 +90,7 @@ def dataset_table(datasets: Iterable[Dataset]) -> Table:
     """Datasets, one a line."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for heading in ("dataset", "name", "status"):
-        table.add_column(heading, no_wrap=heading == "dataset")
+        table.add_column(heading, no_wrap=heading != "name", overflow="fold")
     for heading in ("classes", "train", "test"):
         table.add_column(heading, justify="right")
     table.add_column("created")
@@ -112,7 +112,7 @@ def key_table(keys: Iterable[ApiKey]) -> Table:
     """Keys, one a line."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for heading in ("key", "name", "scopes", "last used", "state"):
-        table.add_column(heading, no_wrap=heading == "key")
+        table.add_column(heading, no_wrap=heading == "key", overflow="fold")
     for key in keys:
         last_used = ago(key["last_used_at"]) if key["last_used_at"] else "never"
         table.add_row(key["id"], escape(key["name"]), ", ".join(key["scopes"]), last_used, _key_state(key))
@@ -125,7 +125,7 @@ def _key_state(key: ApiKey) -> str:
     if key["expires_at"] is None:
         return "good"
     over = datetime.fromisoformat(key["expires_at"]) <= datetime.now(UTC)
-    return f"expired {ago(key['expires_at'])}" if over else f"good until {key['expires_at']}"
+    return f"expired {ago(key['expires_at'])}" if over else f"good until {key['expires_at'][:10]}"
 
 
 def measures_table(rows: Iterable[tuple[str, Measures]]) -> Table:
@@ -175,9 +175,13 @@ def duration(seconds: float) -> str:
 
 
 def ago(moment: str) -> str:
-    """How long ago an RFC 3339 time was."""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    return f"{duration(max(0.0, seconds))} ago"
+    """How long ago an RFC 3339 time was, in the largest unit that fits: ``45 s ago``, ``3 min ago``, ``2 days ago``."""
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            whole = int(seconds // length)
+            return f"{whole} {'day' if unit == 'days' and whole == 1 else unit} ago"
+    return f"{int(seconds)} s ago"
 
 
 def _percent(fraction: float | None) -> str:

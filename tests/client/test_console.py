@@ -1,8 +1,10 @@
+import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rich.console import Console
 
-from client.console import ago, duration, measures_table, short, size
+from client.console import ago, duration, job_table, measures_table, short, size
 
 
 @pytest.mark.parametrize(
@@ -23,8 +25,37 @@ def test_durations_read_as_one_says_them(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_moment_is_told_from_now():
-    assert ago((datetime.now(UTC) - timedelta(minutes=3)).isoformat()) == "3 min 00 s ago"
+@pytest.mark.parametrize(
+    ("passed", "text"),
+    [
+        (timedelta(seconds=9.5), "9 s ago"),
+        (timedelta(minutes=3, seconds=50), "3 min ago"),
+        (timedelta(hours=23, minutes=59), "23 h ago"),
+        (timedelta(days=1), "1 day ago"),
+        (timedelta(days=40), "40 days ago"),
+        (timedelta(seconds=-5), "0 s ago"),  # clocks differ
+    ],
+)
+def test_a_moment_is_told_from_now_in_one_unit(passed, text):
+    assert ago((datetime.now(UTC) - passed).isoformat()) == text
+
+
+def test_a_list_of_jobs_fits_a_narrow_terminal_and_cuts_neither_id_nor_status():
+    job = {
+        "id": "job_01m891nehfty2tddc3wqvwvt95",
+        "name": "deit tiny from a convnext",
+        "status": "succeeded",
+        "stage": "evaluate",
+        "progress": {"fraction": 1.0},
+        "result": {"student": {"top1": 0.5}},
+        "created_at": (datetime.now(UTC) - timedelta(days=40)).isoformat(),
+    }
+    narrow = Console(width=80, file=io.StringIO())
+
+    narrow.print(job_table([job]))
+
+    shown = narrow.file.getvalue()
+    assert all(word in shown for word in ("job_01m891nehfty2tddc3wqvwvt95", "succeeded", "evaluate", "50.0%"))
 
 
 def test_a_model_without_labels_to_judge_it_has_no_accuracy():
