@@ -153,7 +153,10 @@ class Settings(BaseSettings):
         "`potstill-server projects set` gives a project limits of its own.",
     )
     quota_stored_bytes: int = Field(
-        default=0, ge=0, description="Bytes of datasets, models and artefacts that a project may store."
+        default=0,
+        ge=0,
+        description="Bytes of datasets, models, artefacts and checkpoints that a project may store. Beyond it new "
+        "jobs, retries and uploads are refused; a job that was accepted goes on, and its checkpoints may go beyond.",
     )
     audit_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
 
