@@ -103,6 +103,12 @@ class Settings(BaseSettings):
         description="Most that decoded pictures may take of it. A split that does not fit is decoded again and again, "
         "ahead of the training.",
     )
+    input_cache_bytes: int = Field(
+        default=20 * 1024**3,
+        ge=0,
+        description="Most that datasets and models out of a bucket may take of it. What does not fit is fetched for "
+        "each attempt. 0: everything is.",
+    )
     teacher_days: float = Field(
         default=90.0, gt=0, description="A trained teacher that no job has used for so long is forgotten."
     )
