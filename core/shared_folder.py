@@ -90,6 +90,7 @@ class SharedFolder:
         if self.stopped is not None:
             return
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
             sizes = self.sizes()
             surplus = sum(sizes.values()) + num_bytes - self.max_bytes
             in_vain = num_bytes > self.max_bytes  # then room on the disk is all that can be made

@@ -58,16 +58,17 @@ class KeptInputs:
         ``StorageFailed``, and ``StoredFileDamaged`` where a file is lost or is not what was stored.
         """
         kept = None
-        if files and all(self._store.local_path(file.key) is None for file in files):
-            kept = self._kept(files, poll)
+        if self._max_bytes and files and all(self._store.local_path(file.key) is None for file in files):
+            shared = SharedFolder(self._root, self._max_bytes)  # a new one: where it has no room, it stops for good
+            kept = self._kept(shared, files, poll)
+            if kept is None:
+                log.warning("inputs.not_kept", num_bytes=_size(files), reason=shared.stopped)
         return fetch_folder(self._store, files, folder) if kept is None else kept
 
-    def _kept(self, files: Sequence[StoredFile], poll: Poll) -> Path | None:
-        """The entry's folder, in use from now on; None where it cannot be kept."""
-        shared = SharedFolder(self._root, self._max_bytes)
-        num_bytes = _size(files)
-        if num_bytes > self._max_bytes:
-            shared.make_room(num_bytes)  # on the disk, where these files go too
+    def _kept(self, shared: SharedFolder, files: Sequence[StoredFile], poll: Poll) -> Path | None:
+        """The entry's folder, in use from now on; None where it cannot be kept, and ``shared`` says why."""
+        if _size(files) > self._max_bytes:
+            shared.make_room(_size(files))  # on the disk, where these files go too
             return None
         key = _key(files)
         lock = shared.kept(key, poll)
@@ -81,7 +82,6 @@ class KeptInputs:
             raise
         if not is_whole:
             lock.close()
-            log.warning("inputs.not_kept", num_bytes=num_bytes, reason=shared.stopped)
             return None
         self._in_use.append(lock)
         return entry.files
@@ -122,18 +122,17 @@ class _Entry:
 
     def _fetch(self, files: Sequence[StoredFile]) -> None:
         """Nothing shows before all of it is here. Who reads what it replaces keeps what was opened."""
-        beside = self._beside
         try:
             for file in files:
                 self._poll()
-                self._store.fetch(file.key, beside / file.name, sha256=file.sha256)
-                _sync(beside / file.name)
+                self._store.fetch(file.key, self._beside / file.name, sha256=file.sha256)
+                _sync(self._beside / file.name)
             self.files.mkdir(exist_ok=True)
             for file in files:
-                (beside / file.name).replace(self.files / file.name)
+                (self._beside / file.name).replace(self.files / file.name)
             _sync(self.files)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(self._beside, ignore_errors=True)
 
     def _replaced(self, files: Sequence[StoredFile]) -> int:
         """The bytes of damaged files, which make room when they are replaced."""

@@ -79,7 +79,8 @@ def unfinished(session: Session, project_id: str, *, most: int | None = None) ->
 def stored(session: Session, project_id: str) -> int:
     """Bytes of the project's datasets, models, artefacts and checkpoints, what is still being checked included."""
     found = select(ProjectUsage.stored_bytes).where(ProjectUsage.project_id == project_id)
-    return session.scalars(found).one_or_none() or 0
+    # Below 0 it is only between an upgrade and the recount: a version that did not count checkpoints wrote some.
+    return max(0, session.scalars(found).one_or_none() or 0)
 
 
 def add_stored(session: Session, project_id: str, num_bytes: int) -> None:
