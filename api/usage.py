@@ -28,7 +28,10 @@ class UsageOut(Out):
 
     object: Literal["usage"] = "usage"
     jobs: UseOut = Field(description="Unfinished jobs: queued, running and paused.")
-    stored_bytes: UseOut = Field(description="Of datasets, models and artefacts; checkpoints do not count.")
+    stored_bytes: UseOut = Field(
+        description="Of datasets, models, artefacts and checkpoints. A running job is never ended for them: beyond the "
+        "limit, new jobs, retries and uploads are refused."
+    )
     max_upload_bytes: int = Field(description="Largest file of one upload; beyond it 413 `payload_too_large`.")
     requests_per_minute: dict[str, int | None] = Field(
         description="What one key may send, by class: `reads`, `writes`, `jobs` (created), `uploads` (datasets and "

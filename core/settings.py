@@ -110,6 +110,12 @@ class Settings(BaseSettings):
         description="Most that decoded pictures may take of it. A split that does not fit is decoded again and again, "
         "ahead of the training.",
     )
+    input_cache_bytes: int = Field(
+        default=20 * 1024**3,
+        ge=0,
+        description="Most that datasets and models out of a bucket may take of it. What does not fit is fetched for "
+        "each attempt. 0: everything is.",
+    )
     teacher_days: float = Field(
         default=90.0, gt=0, description="A trained teacher that no job has used for so long is forgotten."
     )
@@ -160,7 +166,10 @@ class Settings(BaseSettings):
         "`potstill-server projects set` gives a project limits of its own.",
     )
     quota_stored_bytes: int = Field(
-        default=0, ge=0, description="Bytes of datasets, models and artefacts that a project may store."
+        default=0,
+        ge=0,
+        description="Bytes of datasets, models, artefacts and checkpoints that a project may store. Beyond it new "
+        "jobs, retries and uploads are refused; a job that was accepted goes on, and its checkpoints may go beyond.",
     )
     audit_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
 

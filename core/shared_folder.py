@@ -1,8 +1,8 @@
 """Entries by key in a folder that all runs on this machine share, of at most so many bytes together.
 
 ``<root>/<key>/`` is an entry. ``<root>/<key>.lock`` is held shared by who reads it and alone by who fills or deletes
-it; its time of change is when the entry was last used. Those used longest ago make room for others, never one whose
-lock is held.
+it; its time of change is when the entry was last used. Those used longest ago make room for others, and for everybody
+else on a disk that runs full, never one whose lock is held.
 
 No trouble with the disk reaches the caller: a folder that cannot be written stops, says why, and holds nothing from
 then on.
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 _WAIT_SECONDS = 0.05  # between two looks at a lock that another process holds
 _SPARE_BYTES = 256 * 1024**2  # that the disk keeps free for everybody else
@@ -90,27 +90,37 @@ class SharedFolder:
         if self.stopped is not None:
             return
         try:
-            sizes = {folder.name: _size(folder) for folder in self.root.iterdir() if folder.is_dir()}
+            self.root.mkdir(parents=True, exist_ok=True)
+            sizes = self.sizes()
             surplus = sum(sizes.values()) + num_bytes - self.max_bytes
-            for key in sorted(sizes, key=self._used_at):
-                if surplus <= 0:
+            in_vain = num_bytes > self.max_bytes  # then room on the disk is all that can be made
+            for key in sorted(sizes, key=self.used_at):
+                if (surplus <= 0 or in_vain) and self._disk_has(num_bytes):
                     break
-                if self._evict(key):
+                if self.evict(key):
                     surplus -= sizes[key]
             if surplus > 0:
                 self.stop(f"it would need {num_bytes:,} bytes, {surplus:,} more than its {self.max_bytes:,} leave free")
-            elif shutil.disk_usage(self.root).free < num_bytes + _SPARE_BYTES:
+            elif not self._disk_has(num_bytes):
                 self.stop(f"the disk has no room for {num_bytes:,} bytes")
         except OSError as error:
             self.stop(in_words(error))
 
-    def _used_at(self, key: str) -> float:
+    def _disk_has(self, num_bytes: int) -> bool:
+        return shutil.disk_usage(self.root).free >= num_bytes + _SPARE_BYTES
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each entry, by its key."""
+        return {folder.name: _size(folder) for folder in self.root.iterdir() if folder.is_dir()}
+
+    def used_at(self, key: str) -> float:
+        """When an entry was last begun to be used, in seconds since the epoch."""
         try:
             return self._lock_path(key).stat().st_mtime
         except FileNotFoundError:
             return 0.0
 
-    def _evict(self, key: str) -> bool:
+    def evict(self, key: str) -> bool:
         """Delete an entry, unless it is in use."""
         path = self._lock_path(key)
         with path.open("ab") as lock:
@@ -121,6 +131,19 @@ class SharedFolder:
             return True
 
 
+@contextmanager
+def alone(lock_path: Path, poll: Callable[[], None]) -> Iterator[None]:
+    """Be the only process that does a work, such as filling an entry that others may be reading.
+
+    ``poll`` is called while another one does it, and may raise. If this process is killed, the kernel lets go.
+    """
+    with lock_path.open("w") as lock:
+        while not _try_lock(lock, fcntl.LOCK_EX):
+            poll()
+            time.sleep(_WAIT_SECONDS)
+        yield
+
+
 def in_words(error: OSError) -> str:
     """Why the disk refused, for a person."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -128,7 +151,7 @@ def in_words(error: OSError) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _try_lock(lock: IO[bytes], how: int) -> bool:
+def _try_lock(lock: IO[Any], how: int) -> bool:
     try:
         fcntl.flock(lock, how | fcntl.LOCK_NB)  # let go of by the kernel, also if this process is killed
     except BlockingIOError:
@@ -146,6 +169,6 @@ def _is_still(lock: IO[bytes], path: Path) -> bool:
 
 def _size(folder: Path) -> int:
     try:
-        return sum(path.stat().st_size for path in folder.iterdir())
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     except FileNotFoundError:  # deleted meanwhile
         return 0

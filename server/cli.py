@@ -182,7 +182,9 @@ def create_project(name: Annotated[str, typer.Argument(help="What to call it.")]
 def set_project(
     project_id: Annotated[str, typer.Argument(help="`prj_…`, as listed.")],
     jobs: Annotated[str | None, typer.Option(help="Unfinished jobs. A number, 0 for no limit, or `default`.")] = None,
-    stored_bytes: Annotated[str | None, typer.Option(help="Bytes of datasets, models and artefacts; likewise.")] = None,
+    stored_bytes: Annotated[
+        str | None, typer.Option(help="Bytes of datasets, models, artefacts and checkpoints; likewise.")
+    ] = None,
     upload_bytes: Annotated[
         str | None, typer.Option(help="Largest file of an upload, at most POTSTILL_MAX_UPLOAD_BYTES; or `default`.")
     ] = None,

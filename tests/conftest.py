@@ -1,6 +1,7 @@
 """Settings of the whole suite's processes, made before anything imports torch, and its real servers."""
 
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -182,3 +183,30 @@ def tls_server(authority):
     yield start
     for server in running:
         server.close()
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    """The address of a server that speaks S3, with the environment that names it."""
+    from moto.server import ThreadedMotoServer  # half a second, which most tests do not need
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "tests")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_REGION", "us-east-1")
+        yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint, request):
+    """A new bucket's name."""
+    import boto3
+
+    name = "b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:30]
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=name)
+    return name

@@ -13,6 +13,7 @@ from core.settings import Settings
 from core.store.artifacts import ArtifactStore
 from core.store.db import Database, open_database
 from core.store.place import open_store
+from worker.kept import KeptInputs
 
 
 class Context:
@@ -42,6 +43,12 @@ class Context:
     def store(self) -> ArtifactStore:
         """The artefact store."""
         return open_store(self.settings.resolved_storage_url())
+
+    @cached_property
+    def inputs(self) -> KeptInputs:
+        """What was brought here out of a bucket."""
+        root = self.settings.home.resolve() / "cache" / "inputs"
+        return KeptInputs(self.store, root, self.settings.input_cache_bytes)
 
     @cached_property
     def hints(self) -> Hints:

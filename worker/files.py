@@ -35,11 +35,11 @@ def fetch_folder(store: ArtifactStore, files: Sequence[StoredFile], folder: Path
     return folder
 
 
-def link_folder(store: ArtifactStore, files: Sequence[StoredFile], folder: Path) -> Path:
-    """As :func:`fetch_folder`, but files that are on this machine's disk already are linked, not copied."""
+def link_folder(store: ArtifactStore, files: Sequence[StoredFile], folder: Path) -> Path | None:
+    """A folder of links to files that are on this machine's disk already; None where they are not."""
     here = {file.name: store.local_path(file.key) for file in files}
     if None in here.values():
-        return fetch_folder(store, files, folder)
+        return None
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in here.items():
         (folder / name).unlink(missing_ok=True)

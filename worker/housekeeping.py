@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 from sqlalchemy import select
 
+from core.shared_folder import SharedFolder
 from core.store.db import Database
 from core.store.tables import Dataset, Job, Model, is_now
 
@@ -38,19 +40,28 @@ def clean_scratch(database: Database, home: Path) -> list[str]:
 
 
 def shrink_cache(cache: Path, max_bytes: int) -> int:
-    """Delete the files that were used longest ago until the cache is no larger; returns the bytes won.
+    """Delete what was used longest ago until the cache is no larger; returns the bytes won.
 
-    A file that a job has mapped stays readable for it.
+    An entry of a shared folder goes as a whole, and never while a job uses it; a file that a job has mapped stays
+    readable for it.
     """
-    files = sorted(((max(f.st_atime, f.st_mtime), f.st_size, path) for path, f in _files(cache)), reverse=True)
+    pieces = sorted((*_shared(cache), *_files(cache)), key=lambda piece: piece.used_at, reverse=True)
     kept = won = 0
-    for used_at, size, path in files:
-        kept += size
-        if kept > max_bytes and used_at < time.time() - YOUNG_SECONDS:
-            path.unlink(missing_ok=True)
-            kept -= size
-            won += size
+    for piece in pieces:
+        kept += piece.num_bytes
+        if kept > max_bytes and piece.used_at < time.time() - YOUNG_SECONDS and piece.delete():
+            kept -= piece.num_bytes
+            won += piece.num_bytes
     return won
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What is deleted at once. ``delete`` says whether it is gone."""
+
+    used_at: float
+    num_bytes: int
+    delete: Callable[[], bool]
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -64,11 +75,29 @@ def _touched(path: Path) -> float:
         return time.time()
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    for path in folder.rglob("*"):
+def _is_shared(folder: Path) -> bool:
+    """Whether it holds entries, each with its lock beside it."""
+    return any(folder.glob("*.lock"))
+
+
+def _shared(cache: Path) -> Iterator[_Piece]:
+    for root in filter(_is_shared, _entries(cache)):
+        shared = SharedFolder(root, max_bytes=0)
+        for key, num_bytes in shared.sizes().items():
+            yield _Piece(shared.used_at(key), num_bytes, partial(shared.evict, key))
+
+
+def _files(cache: Path) -> Iterator[_Piece]:
+    shared = {root for root in _entries(cache) if _is_shared(root)}
+    for path in cache.rglob("*"):
         try:
             facts = path.lstat()
         except FileNotFoundError:
             continue
-        if path.is_file() and not path.is_symlink():
-            yield path, facts
+        if path.is_file() and not path.is_symlink() and shared.isdisjoint(path.parents):
+            yield _Piece(max(facts.st_atime, facts.st_mtime), facts.st_size, partial(_unlink, path))
+
+
+def _unlink(path: Path) -> bool:
+    path.unlink(missing_ok=True)
+    return True

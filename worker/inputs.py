@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from core.store.artifacts import StoredFile
 from core.store.db import Session
 from core.store.tables import Job
 from worker.context import Context
-from worker.files import fetch_folder, link_folder, stored_files
+from worker.files import link_folder, stored_files
 
 STUDENT_FILES = ("model.safetensors", "config.json")
 
@@ -30,8 +30,15 @@ class Inputs:
     datasets: Mapping[str, Path]  # what the method reads beside
 
     @classmethod
-    def gather(cls, context: Context, job: Job, spec: JobSpec, scratch: Path) -> Inputs:
-        """Bring everything that the spec names below ``scratch``. Raises ``StorageFailed``."""
+    def gather(cls, context: Context, job: Job, spec: JobSpec, scratch: Path, poll: Callable[[], None]) -> Inputs:
+        """Bring everything that the spec names below ``scratch``, or find it kept on this machine.
+
+        ``poll`` is called meanwhile, and may raise. Raises ``StorageFailed``.
+        """
+
+        def dataset_at(files: Sequence[StoredFile], folder: Path) -> Path:
+            return link_folder(context.store, files, folder) or context.inputs.bring(files, folder, poll)
+
         with context.database.read() as session:
             dataset = stored_files(datasets.get(session, job.project_id, job.dataset_id).files)
             models_ = {one: _model_files(session, job.project_id, one) for one in spec.references()}
@@ -40,9 +47,9 @@ class Inputs:
                 for one in spec.method.datasets().values()
             }
         return cls(
-            link_folder(context.store, dataset, scratch / "dataset"),
-            {one: fetch_folder(context.store, files, scratch / "models" / one) for one, files in models_.items()},
-            {one: link_folder(context.store, files, scratch / "datasets" / one) for one, files in others.items()},
+            dataset_at(dataset, scratch / "dataset"),
+            {one: context.inputs.bring(files, scratch / "models" / one, poll) for one, files in models_.items()},
+            {one: dataset_at(files, scratch / "datasets" / one) for one, files in others.items()},
         )
 
     def workspace(self, context: Context, scratch: Path) -> Workspace:

@@ -77,6 +77,11 @@ class JobReporter:
         """What to do next: a byte in shared memory that the guardian writes."""
         return self._control()
 
+    def poll(self) -> None:
+        """Raise ``Interrupted`` where the job is to leave its worker now."""
+        if (control := self.control()) in {Control.CANCEL, Control.PAUSE, Control.DRAIN}:
+            raise Interrupted(control)
+
     # --- at once ----------------------------------------------------------------------------------
 
     def stage_started(self, stage: Stage) -> None:
@@ -85,8 +90,7 @@ class JobReporter:
         log.info("stage.started", stage=stage.value)
         self.write(lambda session: jobs.start_stage(session, self._attempt, stage.value))
         passing("stage.started")
-        if (control := self.control()) in {Control.CANCEL, Control.PAUSE, Control.DRAIN}:
-            raise Interrupted(control)
+        self.poll()
 
     def stage_finished(self, stage: Stage) -> None:
         """A stage is done."""
@@ -150,7 +154,7 @@ class JobReporter:
         if not files:
             return None
         try:
-            return fetch_folder(self._context.store, files, self._scratch / "teachers" / recipe)
+            return self._context.inputs.bring(files, self._scratch / "teachers" / recipe, self.poll)
         except StoredFileDamaged as error:
             log.warning("teacher.damaged", recipe=recipe, error=error.detail)  # trained once more, it replaces this
             return None

@@ -73,13 +73,14 @@ def _run(context: Context, job: Job, scratch: Path, reporter: JobReporter) -> No
     scratch.mkdir(mode=0o700, parents=True)
     passing("attempt.begun")
     spec = parse_job_spec(job.spec)
-    inputs = Inputs.gather(context, job, spec, scratch)
-    passing("inputs.gathered")
-    spec = _resolved(context, job, spec, inputs, reporter)
-    workspace = inputs.workspace(context, scratch)
-    result = pipeline.run(spec, workspace, reporter)
-    reporter.flush()
-    publish(context, job, spec, result, reporter)
+    with context.inputs:
+        inputs = Inputs.gather(context, job, spec, scratch, reporter.poll)
+        passing("inputs.gathered")
+        spec = _resolved(context, job, spec, inputs, reporter)
+        workspace = inputs.workspace(context, scratch)
+        result = pipeline.run(spec, workspace, reporter)
+        reporter.flush()
+        publish(context, job, spec, result, reporter)
     log.info("job.succeeded", attempt=attempt.attempt)
 
 

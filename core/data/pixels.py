@@ -5,16 +5,14 @@ Nothing that is trained with them shows which.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +22,11 @@ from torch import Tensor
 from core.data.decoding import DecodedOnDemand, decode_on_demand, decoded, square
 from core.data.stored import UNLABELLED, SplitName, StoredDataset, StoredSplit
 from core.reporting import PIXEL_CACHE_BYTES
-from core.shared_folder import SharedFolder
+from core.shared_folder import SharedFolder, alone
 
 __all__ = ["Images", "Pixels", "load_pixels", "square"]
 
 _BLOCK = 32  # images decoded between two calls of ``progress``
-_WAIT_SECONDS = 0.05  # between two looks at what another process decodes
 _FILE = "images.npy"
 
 
@@ -149,8 +146,7 @@ class _Decoding:
     def _made(self, folder: SharedFolder, path: Path) -> npt.NDArray[np.uint8] | None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.with_suffix(".lock").open("w") as lock:
-                self._wait_for(lock)
+            with alone(path.with_suffix(".lock"), self._poll):
                 images = self._whole(path)
                 if images is not None:
                     return images
@@ -161,17 +157,6 @@ class _Decoding:
                 return self._whole(path)
         except OSError:  # a disk that refuses is no reason to fail: pictures can be decoded on demand
             return None
-
-    def _wait_for(self, lock: IO[str]) -> None:
-        """Hold a lock against whoever decodes the same; the kernel lets go of it, also if this process is killed."""
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._poll()
-                time.sleep(_WAIT_SECONDS)
-            else:
-                return
 
     def _whole(self, path: Path) -> npt.NDArray[np.uint8] | None:
         """The array in the cache, or None where there is none that is whole."""

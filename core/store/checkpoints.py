@@ -1,6 +1,7 @@
 """Checkpoints: the newest two of each track to resume from, and weights that were asked to be kept.
 
-Tracks called ``teacher-K`` are for resuming alone and are never listed.
+Tracks called ``teacher-K`` are for resuming alone and are never listed. All files of all tracks count as stored by
+the project; that is noted last in each unit of work, once the job is held (see ``core.store.quotas``).
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from core.store.artifacts import StoredFile
 from core.store.db import utc_now
 from core.store.leases import Attempt, change, hold, look
 from core.store.pages import Page, missing, newest_first, require_id
+from core.store.quotas import add_stored
 from core.store.tables import Checkpoint, Job
 
 PUBLIC_TRACK = "distill"
 WEIGHTS = "model.safetensors"
 RESUMABLE = 2  # the newest, and one before in case the newest turns out to be damaged
+
+File = Mapping[str, Any]  # a stored file as a row keeps it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ def save(
     """List a checkpoint whose files (``model.safetensors`` and what else resuming needs) are published.
 
     A step further than any before clears the job's losses. Delete ``garbage`` after the commit, or
-    leave it to the collector. Raises ``LeaseLost``.
+    leave it to the collector. No quota is asked: a job that runs goes on, however full its project is.
+    Raises ``LeaseLost``.
     """
     job = hold(session, attempt)
     before = _of_track(session, job.id, track)
@@ -72,13 +77,15 @@ def save(
     session.add(saved)
     again = [old for old in before if old.step == step]  # the same state, saved twice
     others = [old for old in before if old.step != step]
-    garbage = [key for old in again for key in _drop(session, old)]
+    garbage = [file for old in again for file in _drop(session, old)]
     garbage += _retain(session, [saved, *others])
     _get_on(session, attempt, job, saved, before)
     session.flush()
     data = {"track": track, "step": step, "epoch": epoch, "checkpoint": saved.id}
     events.record(session, job.id, "checkpoint.saved", f"Checkpoint at step {step}.", data=data)
-    return Saved(saved, tuple(garbage))
+    # Mostly nothing: a checkpoint replaces one of the same size.
+    add_stored(session, job.project_id, sum(file.size_bytes for file in files) - _size(garbage))
+    return Saved(saved, _keys(garbage))
 
 
 def _get_on(session: Session, attempt: Attempt, job: Job, saved: Checkpoint, before: Sequence[Checkpoint]) -> None:
@@ -106,31 +113,40 @@ def discard(session: Session, attempt: Attempt, checkpoint_id: str) -> tuple[str
     damaged = session.get(Checkpoint, checkpoint_id)
     if damaged is None or damaged.job_id != job.id:
         return ()
-    keys = _drop(session, damaged)
+    garbage = _drop(session, damaged)
     session.flush()
     step = max((one.step for one in _of_track(session, job.id, PUBLIC_TRACK) if one.resumable), default=0)
     change(session, attempt, checkpoint_step=step)
     data = {"track": damaged.track, "step": damaged.step, "checkpoint": damaged.id}
     message = f"The checkpoint at step {damaged.step} is damaged; going on from the one before."
     events.record(session, job.id, "checkpoint.damaged", message, level="warning", data=data)
-    return tuple(keys)
+    add_stored(session, job.project_id, -_size(garbage))
+    return _keys(garbage)
 
 
 def retire(session: Session, attempt: Attempt) -> tuple[str, ...]:
     """Of a job that succeeds: keep the weights of the listed checkpoints, drop what only resuming needed."""
     job = hold(session, attempt)
-    garbage: list[str] = []
+    garbage: list[File] = []
     for one in session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id)).all():
         garbage += _shrink(one) if one.track == PUBLIC_TRACK else _drop(session, one)
     session.flush()
-    return tuple(garbage)
+    add_stored(session, job.project_id, -_size(garbage))
+    return _keys(garbage)
 
 
-def drop_tracks(session: Session, job_id: str, tracks: Sequence[str]) -> list[str]:
+def drop_tracks(session: Session, job: Job, tracks: Sequence[str]) -> list[str]:
     """Of a job that begins anew, which the caller has locked: forget these tracks; returns the keys of their files."""
-    garbage = [key for track in tracks for one in _of_track(session, job_id, track) for key in _drop(session, one)]
+    garbage = [file for track in tracks for one in _of_track(session, job.id, track) for file in _drop(session, one)]
     session.flush()
-    return garbage
+    add_stored(session, job.project_id, -_size(garbage))
+    return list(_keys(garbage))
+
+
+def files_of(session: Session, job_id: str) -> list[StoredFile]:
+    """All files of all checkpoints of a job."""
+    listed = session.scalars(select(Checkpoint.files).where(Checkpoint.job_id == job_id))
+    return [StoredFile.from_json(file) for files in listed for file in files]
 
 
 def list_checkpoints(
@@ -171,22 +187,30 @@ def _of_track(session: Session, job_id: str, track: str) -> list[Checkpoint]:
     return list(session.scalars(statement.order_by(Checkpoint.step.desc(), Checkpoint.id.desc())))
 
 
-def _retain(session: Session, checkpoints: Sequence[Checkpoint]) -> list[str]:
-    garbage: list[str] = []
+def _retain(session: Session, checkpoints: Sequence[Checkpoint]) -> list[File]:
+    garbage: list[File] = []
     resumable = sorted((one for one in checkpoints if one.resumable), key=lambda one: one.step, reverse=True)
     for old in resumable[RESUMABLE:]:
         garbage += _shrink(old) if old.kept else _drop(session, old)
     return garbage
 
 
-def _shrink(checkpoint: Checkpoint) -> list[str]:
+def _shrink(checkpoint: Checkpoint) -> list[File]:
     weights = weights_file(checkpoint).key
-    garbage = [file["key"] for file in checkpoint.files if file["key"] != weights]
+    garbage = [file for file in checkpoint.files if file["key"] != weights]
     checkpoint.resumable = False
     checkpoint.files = [file for file in checkpoint.files if file["key"] == weights]
     return garbage
 
 
-def _drop(session: Session, checkpoint: Checkpoint) -> list[str]:
+def _drop(session: Session, checkpoint: Checkpoint) -> list[File]:
     session.delete(checkpoint)
-    return [file["key"] for file in checkpoint.files]
+    return list(checkpoint.files)
+
+
+def _size(files: Sequence[File]) -> int:
+    return sum(int(file["size_bytes"]) for file in files)
+
+
+def _keys(files: Sequence[File]) -> tuple[str, ...]:
+    return tuple(str(file["key"]) for file in files)

@@ -20,7 +20,9 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from core.disk import why
 from core.errors import StorageFailed, StoredFileDamaged
+from core.faultpoints import passing
 from core.store.artifacts import Listed, StoredFile, check_key
 
 _CHUNK = 1024 * 1024
@@ -85,6 +87,7 @@ class S3ArtifactStore:
                         digest.update(chunk)
                 if sha256 is not None and digest.hexdigest() != sha256:
                     raise StoredFileDamaged(f"The stored file {key} is not what was stored (its sha256 differs).")
+                passing("store.fetched")
                 partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -166,7 +169,9 @@ def _failing(key: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise StorageFailed(f"The stored file {key} is not there.") from error
-    except (BaseError, OSError) as error:
+    except OSError as error:  # the disk that a copy is written to, or read from
+        raise StorageFailed(f"The artefact store failed at {key}: {why(error)}.") from error
+    except BaseError as error:
         raise StorageFailed(f"The artefact store failed at {key}: {_first_line(error)}.") from error
 
 

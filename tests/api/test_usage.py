@@ -89,6 +89,25 @@ def test_stored_bytes_are_limited(http, limit, zip_of):
     assert upload(http, content).status_code == 202
 
 
+def test_a_job_that_runs_goes_on_beyond_the_quota_and_a_new_one_is_refused(tenant, http, limit, spec_of, tmp_path):
+    attempt = tenant.running_job()
+    spec = spec_of(tenant.ready_dataset())
+    used = http.get("/v1/usage").json()["stored_bytes"]["used"]
+    limit(max_stored_bytes=used)
+    assert http.post("/v1/jobs", json=spec).status_code == 201
+
+    saved = sum(file["size_bytes"] for step in (1, 2) for file in tenant.checkpoint(attempt, tmp_path, step).files)
+    assert http.get("/v1/usage").json()["stored_bytes"] == {"used": used + saved, "limit": used}
+    refused = http.post("/v1/jobs", json=spec)
+    assert (refused.status_code, refused.json()["quota"]) == (403, "stored_bytes")
+    assert "with its checkpoints" in refused.json()["detail"]
+
+    tenant.succeed(attempt, tmp_path)
+    assert http.get(f"/v1/jobs/{attempt.job_id}").json()["status"] == "succeeded"
+    http.delete(f"/v1/jobs/{attempt.job_id}")
+    assert http.post("/v1/jobs", json=spec).status_code == 201
+
+
 def test_a_project_that_is_full_need_not_send_anything(tenant, http, limit, zip_of):
     tenant.ready_dataset()
     limit(max_stored_bytes=1)

@@ -1,10 +1,12 @@
 """Entries that runs share: who uses one keeps it, and what was used longest ago makes room."""
 
 import os
+import shutil
 import threading
 
 import pytest
 
+from core import shared_folder
 from core.shared_folder import SharedFolder
 
 
@@ -61,6 +63,30 @@ def test_a_folder_without_room_stops_and_holds_nothing(tmp_path):
     assert folder.kept("a", nobody_asks) is None
     with folder.to_read("a", nobody_asks) as reading, folder.to_fill("a", 1, nobody_asks) as filling:
         assert (reading, filling) == (None, None)
+
+
+def test_what_can_never_fit_costs_the_others_nothing(tmp_path):
+    folder = SharedFolder(tmp_path, 250)
+    fill(folder, "a")
+    folder.make_room(251)
+
+    assert "101 more than its 250" in folder.stopped
+    assert keys(folder) == {"a"}
+
+
+def test_a_disk_that_runs_full_gets_room_from_what_was_used_longest_ago(tmp_path, monkeypatch):
+    folder = SharedFolder(tmp_path, 1_000)
+    for key, used_at in (("a", 1_000), ("b", 2_000)):
+        fill(folder, key)
+        os.utime(tmp_path / f"{key}.lock", (used_at, used_at))
+    plenty = shutil.disk_usage("/")._replace(free=2**40)
+    monkeypatch.setattr(
+        shared_folder.shutil, "disk_usage", lambda _: plenty._replace(free=0) if "a" in keys(folder) else plenty
+    )
+
+    folder.make_room(100)
+
+    assert (keys(folder), folder.stopped) == ({"b"}, None)
 
 
 def test_a_folder_that_cannot_be_made_stops(tmp_path):

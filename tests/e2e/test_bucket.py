@@ -31,7 +31,14 @@ def bucket():
     server.stop()
 
 
-def test_a_job_leaves_nothing_on_the_machine_and_all_in_the_bucket(bucket, tmp_path):
+def forget(prefix):
+    """Delete what the bucket has below a prefix."""
+    bucket = boto3.resource("s3").Bucket("artefacts")
+    assert len(list(bucket.objects.filter(Prefix=prefix))) > 0
+    bucket.objects.filter(Prefix=prefix).delete()
+
+
+def test_a_job_leaves_nothing_on_the_machine_but_its_dataset_and_all_in_the_bucket(bucket, tmp_path):
     stack = start_stack(tmp_path, **bucket)
     try:
         with stack.client() as http:
@@ -45,6 +52,10 @@ def test_a_job_leaves_nothing_on_the_machine_and_all_in_the_bucket(bucket, tmp_p
             for artifact in listed:
                 content = http.get(f"/v1/jobs/{job}/artifacts/{artifact['name']}").content
                 assert hashlib.sha256(content).hexdigest() == artifact["sha256"]
+            forget(f"here/datasets/{dataset['id']}/")  # from here on this machine alone has it
+            second = submit(http, small_job(dataset["id"], epochs=1))
+            done = until(http, f"/v1/jobs/{second}", finished)
+            assert done["status"] == "succeeded", done["error"]
     finally:
         stop_stack(stack)
 

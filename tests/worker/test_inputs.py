@@ -14,6 +14,10 @@ from worker.inputs import Inputs
 VIT = {"architecture": "vit_tiny_patch16_224", "arguments": {"patch_size": 4}}
 
 
+def nobody_asks():
+    pass
+
+
 @pytest.fixture
 def stored(service, store, tmp_path):
     """Makes a dataset that is ready and really stored."""
@@ -57,7 +61,7 @@ def test_the_pool_is_there_beside_the_dataset(service, stored, tmp_path):
         references=[pool],
     )
 
-    inputs = Inputs.gather(service.context, job, spec, tmp_path / "scratch")
+    inputs = Inputs.gather(service.context, job, spec, tmp_path / "scratch", nobody_asks)
     workspace = inputs.workspace(service.context, tmp_path / "scratch")
 
     with StoredDataset.open(workspace.dataset) as own, StoredDataset.open(workspace.datasets[pool]) as wild:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import FieldError, InvalidSpec, InvalidState, NotFound
 from core.ids import new_id
-from core.store import events, keys
+from core.store import checkpoints, events, keys
 from core.store.db import utc_now
 from core.store.jobs.moves import lock, next_actions
 from core.store.jobs.rows import first_progress
@@ -20,7 +20,7 @@ from core.store.keys import Caller
 from core.store.pages import Page, missing, newest_first, require_id
 from core.store.quotas import add_stored
 from core.store.references import release
-from core.store.tables import Artifact, Checkpoint, Dataset, Job, JobReference, Model
+from core.store.tables import Artifact, Dataset, Job, JobReference, Model
 
 # What a job may read, by the prefix of its id, and the status in which it can be read.
 _READABLE: dict[str, tuple[type[Dataset | Job | Model], str]] = {
@@ -137,16 +137,16 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
         )
     release(session, job.id, "job's student")
     files_of_job = session.execute(select(Artifact.key, Artifact.size_bytes).where(Artifact.job_id == job.id)).all()
-    keys = {key for key, _ in files_of_job}
-    for files in session.scalars(select(Checkpoint.files).where(Checkpoint.job_id == job.id)):
-        keys |= {file["key"] for file in files}
+    checkpoint_files = checkpoints.files_of(session, job.id)
+    keys = {key for key, _ in files_of_job} | {file.key for file in checkpoint_files}
+    gone_bytes = sum(size_bytes for _, size_bytes in files_of_job) + sum(file.size_bytes for file in checkpoint_files)
     kept_bytes = 0  # of a student that stays as a model
     for files, size_bytes in session.execute(select(Model.files, Model.size_bytes).where(Model.job_id == job.id)):
         keys -= {file["key"] for file in files}
         kept_bytes += size_bytes or 0
-    add_stored(session, project_id, kept_bytes - sum(size_bytes for _, size_bytes in files_of_job))
     session.execute(sql_delete(Job).where(Job.id == job.id).execution_options(synchronize_session=False))
     session.expunge(job)
+    add_stored(session, project_id, kept_bytes - gone_bytes)
     return sorted(keys)
 
 

@@ -54,7 +54,7 @@ def retry_revised(session: Session, project_id: str, job_id: str, revision: Revi
     }
     if spec["resources"]["accelerator"] != job.spec.get("resources", {}).get("accelerator"):
         values["accelerator"] = spec["resources"]["accelerator"]  # else the claim that pinned it still holds
-    garbage = checkpoints.drop_tracks(session, job.id, revision.tracks)
+    garbage = checkpoints.drop_tracks(session, job, revision.tracks)
     if PUBLIC_TRACK in revision.tracks:
         values |= {"checkpoint_step": 0, "progress": first_progress(revision.total_steps)}
     message = f"Queued again with {', '.join(revision.changes) or 'the same spec'}; {_from_where(revision.tracks)}."

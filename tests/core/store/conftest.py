@@ -1,6 +1,5 @@
 """Every test of the store runs on SQLite and on a real PostgreSQL, one server for the session."""
 
-import hashlib
 import shutil
 from dataclasses import dataclass, field
 
@@ -173,30 +172,3 @@ def source(tmp_path):
     path = tmp_path / "source"
     path.write_bytes(CONTENT)
     return path
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    """The address of a server that speaks S3, with the environment that names it."""
-    from moto.server import ThreadedMotoServer  # half a second, which the tests of the database do not need
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "tests")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_REGION", "us-east-1")
-        yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(endpoint, request):
-    """A new bucket's name."""
-    import boto3
-
-    name = "b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:30]
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=name)
-    return name

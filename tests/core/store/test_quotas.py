@@ -178,3 +178,10 @@ def set_limits(session, project, **limits):
 
 def test_a_project_is_found_by_its_id_alone(world):
     assert world.ask(projects.get, world.project).name == "mine"
+
+
+def test_a_number_that_an_upgrade_left_below_nothing_is_shown_as_nothing(world):
+    world.do(set_stored, world.project, -5)
+
+    assert world.ask(quotas.stored, world.project) == 0
+    assert world.do(quotas.recount, world.project) == -15

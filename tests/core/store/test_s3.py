@@ -7,6 +7,7 @@ import pytest
 from obstore.store import S3Store
 
 from core.errors import StorageFailed
+from core.faultpoints import Fault, arm
 from core.store.artifacts import StoredFile
 from core.store.place import open_store
 from core.store.s3 import S3ArtifactStore
@@ -47,6 +48,17 @@ def test_a_copy_is_checked(store, source, tmp_path):
     with pytest.raises(StorageFailed, match="sha256 differs"):
         store.fetch(KEY, tmp_path / "other" / "copy", sha256=DIGEST)
     assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_a_copy_that_a_full_disk_refuses_says_so_and_is_not_there(store, source, tmp_path):
+    store.put(KEY, source)
+    arm(Fault("store.fetched", "ENOSPC", tmp_path / "once"))
+    try:
+        with pytest.raises(StorageFailed, match="the disk is full; make room"):
+            store.fetch(KEY, tmp_path / "deep" / "copy", sha256=DIGEST)
+    finally:
+        arm(None)
+    assert list((tmp_path / "deep").iterdir()) == []
 
 
 def test_listing_and_deleting(store, source):

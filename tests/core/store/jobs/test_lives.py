@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from core.errors import InvalidState, NotFound
 from core.faults import SILENT
 from core.reporting import Interrupted, Progress
-from core.store import checkpoints, events, jobs, metrics
+from core.store import checkpoints, events, jobs, metrics, quotas
 from core.store.artifacts import StoredFile
 from core.store.jobs import Attempt, LeaseLost
 from core.store.tables import Base, Job
@@ -118,6 +118,7 @@ class JobLives(RuleBasedStateMachine):
         with self.world.db.engine.begin() as connection:
             for table in (Base.metadata.tables[name] for name in ("job_references", "jobs")):
                 connection.execute(table.delete())
+        self.do(quotas.recount, self.world.project)  # behind the back of what counts
 
     def do(self, function, *args, **options):
         return self.world.do(function, *args, **options)
@@ -192,7 +193,8 @@ class JobLives(RuleBasedStateMachine):
         life.step += steps
         life.saved += 1
         life.reported = max(life.reported, life.step)
-        files = [StoredFile(f"jobs/{life.job_id}/a{life.attempts}/c{life.saved}/model.safetensors", 1, "0" * 64)]
+        folder = f"jobs/{life.job_id}/a{life.attempts}/c{life.saved}"
+        files = [StoredFile(f"{folder}/{name}", 1 + steps, "0" * 64) for name in ("model.safetensors", "state.pt")]
         self.do(checkpoints.save, life.attempt, track="distill", step=life.step, epoch=0, files=files)
 
     def report(self, life, steps):
@@ -294,6 +296,12 @@ class JobLives(RuleBasedStateMachine):
             steps = [one.step for one in saved]
             assert len(steps) == len(set(steps)) <= 2, "the newest two, and no step twice"
             assert max(steps, default=0) == life.step * bool(life.saved)
+
+    @invariant()
+    def what_is_stored_is_what_the_rows_add_up_to(self):
+        with self.world.db.read() as session:
+            kept = quotas.stored(session, self.world.project)
+            assert kept == quotas.counted(session, self.world.project) >= 10, "its dataset is always there"
 
 
 def columns(job):
