@@ -39,6 +39,23 @@ def test_a_moment_is_shared():
     assert moment.age() < 0.05 + 10
 
 
+def test_a_moment_is_never_read_half_written():
+    """Or work that runs is ended as work that hangs: it touches before every step, and steps may take a millisecond."""
+    moment = SharedMoment()
+
+    def touch_for_ever():
+        while True:
+            moment.touch()
+
+    busy = FreshProcess(touch_for_ever)
+    try:
+        oldest = max(moment.age() for _ in range(500_000))
+    finally:
+        busy.kill()
+
+    assert oldest < 60  # of a moment half written it is the age of the machine
+
+
 def test_work_that_hangs_is_ended_and_says_where_it_stood():
     began = time.monotonic()
     guardian, ending = guarded(hang, stall_seconds=0.2)
