@@ -93,3 +93,18 @@ def test_output_goes_to_the_role_s_log(supervised):
     stack.pid("a")
 
     stack.until(lambda: "hello" in (stack.folder / "a.log").read_text())
+
+
+def test_a_full_disk_ends_nothing(supervised, tmp_path):
+    (tmp_path / "a.log").symlink_to("/dev/full")
+    stack = supervised(
+        a="import time\nfor n in range(9): print('x' * 500, flush=True)\n"
+        "open(sys.argv[2] + '/said', 'w').close()\ntime.sleep(600)"
+    )
+    pid = stack.pid("a")
+    stack.until((stack.folder / "said").exists)
+    os.kill(pid, signal.SIGKILL)
+    stack.pid("a", other_than=pid)
+    stack.process.terminate()
+
+    assert stack.process.wait(10) == 0
