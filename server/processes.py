@@ -164,8 +164,11 @@ class Child:
         self.unfinished = b""
         if not restart:
             return
-        now = time.monotonic()
-        if now - self.started_at > STEADY_SECONDS:
+        if time.monotonic() - self.started_at > STEADY_SECONDS:
             self.delay = FIRST_DELAY
-        self.restart_at = now + self.delay
+        self.postpone()
+
+    def postpone(self) -> None:
+        """Plan the next start, each time later than the last."""
+        self.restart_at = time.monotonic() + self.delay
         self.delay = min(2 * self.delay, LONGEST_DELAY)

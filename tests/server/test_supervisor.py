@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 FOREVER = "import time; time.sleep(600)"
@@ -32,6 +33,21 @@ def test_a_process_that_fails_at_once_is_restarted_later_each_time(supervised):
     first, second, third, fourth = map(float, times[:4])
 
     assert fourth - third > third - second > second - first
+
+
+def test_a_process_that_cannot_be_started_now_is_started_later_and_the_others_go_on(supervised, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    stack = supervised(python=str(python), a=FOREVER, b=FOREVER)
+    first, other = stack.pid("a"), stack.pid("b")
+    python.rename(tmp_path / "elsewhere")
+    os.kill(first, signal.SIGKILL)
+    stack.until(lambda: "a cannot be started now" in stack.news())
+    (tmp_path / "elsewhere").rename(python)
+    stack.pid("a", other_than=first)
+
+    assert not stack.gone(other)
 
 
 def test_sigterm_ends_every_process_and_the_supervisor(supervised):
