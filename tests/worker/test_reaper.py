@@ -1,10 +1,12 @@
 """The scheduler's rounds."""
 
 import os
+import threading
 import time
 
 import pytest
 
+from core.errors import StorageFailed
 from core.settings import Settings
 from core.store import audit, datasets, jobs, keys, quotas, workers
 from worker import housekeeping
@@ -156,8 +158,43 @@ def test_what_projects_store_is_counted_anew_at_the_start(service, scheduler):
     right = service.ask(quotas.stored, service.project)
     service.do(quotas.add_stored, service.project, 12345)
     scheduler.round()
+    scheduler._slow.wait()
 
     assert service.ask(quotas.stored, service.project) == right
+
+
+def test_a_lost_worker_is_noticed_while_files_are_collected(service, scheduler, monkeypatch):
+    """A bucket of a million files takes minutes to look through, and one that is away takes its time to say so."""
+    collecting, go_on, was_told = threading.Event(), threading.Event(), []
+
+    def slowly(*_, **__):
+        collecting.set()
+        was_told.append(go_on.wait(10))
+        return []
+
+    monkeypatch.setattr("worker.reaper.collector.collect", slowly)
+    scheduler.round()
+    assert collecting.wait(10)
+    job = service.claimed(lease_seconds=-1)
+    scheduler.round()
+
+    assert service.see(job).status == "queued"
+    go_on.set()
+    scheduler._slow.wait()
+    assert was_told == [True]
+
+
+def test_a_store_that_is_away_keeps_no_folder_on_this_machine(service, scheduler, monkeypatch):
+    def away(*_, **__):
+        raise StorageFailed("The artefact store failed: it is away.")
+
+    monkeypatch.setattr("worker.reaper.collector.collect", away)
+    folder = service.settings.home / "work" / "job_finished-a1"
+    folder.mkdir(parents=True)
+    os.utime(folder, (time.time() - 3600,) * 2)
+    scheduler.collect()
+
+    assert not folder.exists()
 
 
 def test_old_entries_of_the_audit_log_are_forgotten(service):
