@@ -12,8 +12,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import datetime
 
 import structlog
 
@@ -21,7 +22,7 @@ from core.ids import new_id
 from core.queue import INGEST_QUEUE, JOB_QUEUES, Hints
 from core.settings import Settings
 from core.store import audit, collector, datasets, idempotency, jobs, models, projects, quotas, teachers, workers
-from core.store.db import DatabaseUnavailable, open_database
+from core.store.db import DatabaseUnavailable, open_database, utc_now
 from core.store.place import open_store
 from core.store.tables import Job
 from worker import housekeeping
@@ -38,19 +39,23 @@ log = structlog.get_logger(__name__)
 class Listening:
     """Whether workers have had the time to be heard: they beat again within ``grace`` seconds of an outage.
 
-    Nobody hears them while the database is away or stands still, nor while this process does.
+    Nobody hears them while the database is away or stands still, nor while this process does. And nobody has heard
+    them on a clock that was set forward, or that went on while the machine slept: by it every lease has run out.
     """
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
         self._began = self._heard = -math.inf
+        self._moment: datetime | None = None
 
-    def heard(self) -> bool:
-        """Whether a silence is to be believed, now that the database has answered."""
+    def heard(self, moment: datetime) -> bool:
+        """Whether a silence is to be believed, now that the database has answered. ``moment``: what leases go by."""
         now = time.monotonic()
-        if now - self._heard > self._grace:
+        passed = now - self._heard
+        leapt = 0.0 if self._moment is None else (moment - self._moment).total_seconds() - passed
+        if max(passed, leapt) > self._grace:
             self._began = now
-        self._heard = now
+        self._heard, self._moment = now, moment
         return now - self._began >= self._grace
 
 
@@ -81,14 +86,14 @@ class Scheduler:
             return
         slow = {self.collect: self._settings.collect_seconds, self.recount: RECOUNT_SECONDS}
         if due := [step for step, seconds in slow.items() if self._is_due(step, seconds)]:
-            self._slow.start(lambda: [self._step(step) for step in due])
+            self._slow.start(lambda: self._do(due))
 
     def take_back(self) -> None:
         """Take back the jobs whose worker fell silent."""
         lost: list[Job] = []
         with suppress(_NotHeardForLong), self._database.write() as session:
             expired = jobs.expire_leases(session, self._settings.max_losses)
-            if not self._listening.heard():  # asked last, as the database may have stood still just now
+            if not self._listening.heard(utc_now(session)):  # asked last, as the database may have stood still just now
                 raise _NotHeardForLong
             lost = expired
         for job in lost:
@@ -127,8 +132,7 @@ class Scheduler:
 
     def collect(self) -> None:
         """Delete records, files and folders that nobody needs. Trouble with one of these does not keep the others."""
-        for step in (self.forget_records, self.delete_files, self.clean_folders):
-            self._step(step)
+        self._do([self.forget_records, self.delete_files, self.clean_folders])
 
     def forget_records(self) -> None:
         """Delete rows that are too old to be of use."""
@@ -180,6 +184,10 @@ class Scheduler:
             return False
         self._next[step.__name__] = time.monotonic() + seconds
         return True
+
+    def _do(self, steps: Iterable[Callable[[], None]]) -> None:
+        for step in steps:
+            self._step(step)
 
     def _step(self, step: Callable[[], None]) -> None:
         try:

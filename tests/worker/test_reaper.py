@@ -1,8 +1,11 @@
 """The scheduler's rounds."""
 
+import math
 import os
 import threading
 import time
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,9 +67,33 @@ def test_a_database_that_was_away_is_listened_to_again_before_anything_is_taken_
     heard = []
     for moment in (100.0, 103.0, 106.0, 107.0, 130.0, 133.0, 136.0):  # nothing was heard from 107 to 130
         clock[0] = moment
-        heard.append(listening.heard())
+        heard.append(listening.heard(datetime.fromtimestamp(moment, UTC)))
 
     assert heard == [False, False, True, True, False, False, True]
+
+
+def test_a_clock_that_is_set_forward_or_a_machine_that_slept_takes_no_job_from_its_worker(monkeypatch):
+    """The monotonic clock stands still while a machine sleeps, and nobody sets it; leases go by the other one."""
+    clock = [100.0]
+    monkeypatch.setattr("worker.reaper.time.monotonic", lambda: clock[0])
+    listening = Listening(grace=6.0)
+    heard = []
+    for moment, set_forward in ((100, 0), (103, 0), (106, 0), (107, 3600), (110, 3600), (113, 3600), (114, 3600)):
+        clock[0] = float(moment)
+        heard.append(listening.heard(datetime.fromtimestamp(moment + set_forward, UTC)))
+
+    assert heard == [False, False, True, False, False, True, True]
+
+
+def test_a_worker_that_lives_keeps_its_job_though_the_clock_is_set_forward(service, scheduler, monkeypatch):
+    job = service.claimed()
+    scheduler.round()
+    scheduler._listening._grace, scheduler._listening._began = 0.5, -math.inf  # it has listened for long
+    leap = timedelta(hours=1)
+    monkeypatch.setattr("core.store.db.datetime", SimpleNamespace(now=lambda zone: datetime.now(zone) + leap))
+    scheduler.round()
+
+    assert (service.see(job).status, service.see(job).losses) == ("running", 0)
 
 
 def test_a_queued_job_is_announced_once_until_the_message_is_taken(service, scheduler):
