@@ -9,10 +9,12 @@ from contextlib import contextmanager
 import torch
 import torch.utils.deterministic
 
-# In the words of torch's allocators, of errno, of C++ and of ONNX Runtime.
+# In the words of torch's allocators, of errno, of C++ and of ONNX Runtime; then of CUDA's libraries, which allocate
+# beside torch: cuBLAS, cuSOLVER, cuFFT and cuDNN before version 9, cuDNN from there on, NCCL.
 _NO_MEMORY = (
     "can't allocate memory", "cannot allocate memory", "failed to allocate memory", "not enough memory",
     "out of memory", "bad_alloc", "bad allocation",
+    "alloc_failed", "allocation_failed", "failed to cuda calloc",
 )  # fmt: skip
 
 
