@@ -305,6 +305,10 @@ class ProcessLost(Unavailable):
     title = "A process of the job ended"
 
 
+class KilledForMemory(ProcessLost):
+    """The kernel ended one of them for want of memory, of which something else here may have taken too much."""
+
+
 # --- over the wire between our own processes ------------------------------------------------------
 
 

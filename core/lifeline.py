@@ -12,6 +12,7 @@ import signal
 import sys
 
 CRASHED = 70  # exit status of a process that ended without having done its work (EX_SOFTWARE)
+NO_MEMORY = 71  # of one that lost a process of its own to the kernel, for want of memory (EX_OSERR)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 

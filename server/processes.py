@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -44,32 +46,46 @@ def die_with(parent: int) -> None:
 
 
 class RotatedLog:
-    """A log file that never grows beyond ``LOG_BYTES``; ``name.log.1`` is its youngest predecessor."""
+    """A log file that never grows beyond ``LOG_BYTES``; ``name.log.1`` is its youngest predecessor.
+
+    A disk that refuses costs lines, and never whoever writes them: a full one must not end the whole stack.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._file = self._open()
+        self._lost_bytes = 0
 
     def write(self, data: bytes) -> None:
-        """Append, rotating first where the file is full."""
-        if self._file.tell() + len(data) > LOG_BYTES:
-            self._rotate()
-        self._file.write(data)
-        self._file.flush()
+        """Append, rotating first where the file is full; where the disk refuses, say so once it takes lines again."""
+        try:
+            if self._file.tell() + len(data) > LOG_BYTES:
+                self._rotate()
+            if self._lost_bytes:
+                self._file.write(b"(%d bytes are missing here: the disk refused them)\n" % self._lost_bytes)
+                self._lost_bytes = 0
+            self._file.write(data)
+        except OSError:
+            self._lost_bytes += len(data)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def _open(self) -> FileIO:
+        # Without a buffer: what the disk refused would be left in it, for the next write to fail with.
+        return self.path.open("ab", buffering=0)
 
     def _rotate(self) -> None:
-        self._file.close()
         for number in range(LOG_PREDECESSORS, 0, -1):
             older = self.path.with_name(f"{self.path.name}.{number}")
             newer = self.path.with_name(f"{self.path.name}.{number - 1}") if number > 1 else self.path
             if newer.exists():
                 newer.replace(older)
-        self._file = self.path.open("ab")
+        full, self._file = self._file, self._open()
+        full.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +164,11 @@ class Child:
         self.unfinished = b""
         if not restart:
             return
-        now = time.monotonic()
-        if now - self.started_at > STEADY_SECONDS:
+        if time.monotonic() - self.started_at > STEADY_SECONDS:
             self.delay = FIRST_DELAY
-        self.restart_at = now + self.delay
+        self.postpone()
+
+    def postpone(self) -> None:
+        """Plan the next start, each time later than the last."""
+        self.restart_at = time.monotonic() + self.delay
         self.delay = min(2 * self.delay, LONGEST_DELAY)

@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -154,8 +155,13 @@ class Supervisor:
 
     def _restart_due(self) -> None:
         for child in self._children.values():
-            if child.restart_at is not None and time.monotonic() >= child.restart_at:
+            if child.restart_at is None or time.monotonic() < child.restart_at:
+                continue
+            try:
                 self._launch(child)
+            except (OSError, subprocess.SubprocessError) as error:  # no memory for a fork, say: the others go on
+                child.postpone()
+                self._on_news(child.role.name, f"cannot be started now ({error}), trying again")
 
     def _end(self, children: Iterable[Child], patience: float) -> None:
         here = list(children)

@@ -22,6 +22,7 @@ from core.errors import (
     WorkStalled,
 )
 from core.faults import INTERNAL_ERROR, Cause, Clock
+from core.lifeline import NO_MEMORY
 from core.settings import Settings
 from core.store import jobs
 from core.store.db import Session
@@ -79,6 +80,9 @@ def of_death(guardian: Guardian, settings: Settings) -> Cause:
 
 def _death(guardian: Guardian, usage: machine.Usage | None, limit: int) -> tuple[str, str, Fault]:
     status = guardian.status or 0
+    if status == NO_MEMORY:
+        message = "The kernel ended one of its processes, as the machine or its control group had no memory left"
+        return OutOfMemory.code, message, OutOfMemory.fault
     if status == -signal.SIGKILL and guardian.watchdog.saw_a_kill_for_memory():
         message = "The kernel ended its process, as the machine or its control group had no memory left"
         return OutOfMemory.code, message, OutOfMemory.fault

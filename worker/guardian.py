@@ -75,6 +75,7 @@ class Guardian:
         self._shared = SharedByte()
         self._renewed_at = time.monotonic()
         self._asked_at: float | None = None
+        self._to_leave_at: float | None = None  # since when this worker wants its work gone, whatever else was asked
         self._requested = Control.GO  # by the database; a drain is this worker's own
         self.asked = Control.GO
 
@@ -98,6 +99,8 @@ class Guardian:
                     # Work that has just left by itself holds no lease either, and is about to exit.
                     return Ending.DONE if process.wait(LEAVE_SECONDS) == DONE else Ending.LEASE_LOST
             is_to_leave = DRAIN.get() or self.watchdog.time_is_over()
+            if is_to_leave and self._to_leave_at is None:
+                self._to_leave_at = time.monotonic()
             self._ask(_stronger(self._requested, Control.DRAIN) if is_to_leave else self._requested)
             if self._is_overdue():
                 log.warning("work.killed", asked=self.asked, pid=process.pid)
@@ -143,8 +146,14 @@ class Guardian:
         self._shared.set(CONTROLS.index(control))
 
     def _is_overdue(self) -> bool:
-        patience = {Control.CANCEL: self._rhythm.force_cancel, Control.DRAIN: self._rhythm.drain}.get(self.asked)
-        return patience is not None and self._asked_at is not None and time.monotonic() - self._asked_at > patience
+        # A pause alone may take its time. One that was asked for before a drain must not hold the drain up.
+        return self._is_past(self._to_leave_at, self._rhythm.drain) or (
+            self.asked is Control.CANCEL and self._is_past(self._asked_at, self._rhythm.force_cancel)
+        )
+
+    @staticmethod
+    def _is_past(moment: float | None, patience: float) -> bool:
+        return moment is not None and time.monotonic() - moment > patience
 
 
 _STRENGTH = (Control.GO, Control.STOP, Control.DRAIN, Control.PAUSE, Control.CANCEL)

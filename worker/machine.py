@@ -1,4 +1,4 @@
-"""What is seen of a process and of its machine: memory, disk, and whether the kernel ended something for want of it."""
+"""What is seen of a process and of its machine: memory and disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 _PROC = Path("/proc")
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,40 +32,6 @@ class Usage:
         if "VmRSS" not in found:  # it has ended
             return None
         return cls(found["VmRSS"], found["VmHWM"], found["VmData"])
-
-
-def oom_counter(pid: int, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Path | None:
-    """The file that counts what the kernel has ended for want of memory where this process is; None: nobody counts.
-
-    That of its control group, of either version, else that of the whole machine. Ask while the process lives.
-    """
-    files = (file for file in _counters(pid, proc, cgroups) if oom_kills(file) is not None)
-    return next(files, None)
-
-
-def oom_kills(counter: Path) -> int | None:
-    """How many processes were ended for want of memory; None where the file does not say."""
-    try:
-        found = re.search(r"^oom_kill (\d+)$", counter.read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) if found else None
-
-
-def _counters(pid: int, proc: Path, cgroups: Path) -> list[Path]:
-    try:
-        groups = (proc / str(pid) / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        groups = []
-    files: list[Path] = []
-    for line in groups:
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            files.insert(0, cgroups / path.lstrip("/") / "memory.events")
-        elif "memory" in controllers.split(","):
-            files.append(cgroups / "memory" / path.lstrip("/") / "memory.oom_control")
-    # In a container the files may lie at the top, whatever path the host knows.
-    return [*files, cgroups / "memory.events", cgroups / "memory" / "memory.oom_control", proc / "vmstat"]
 
 
 def free_memory(proc: Path = _PROC) -> int | None:

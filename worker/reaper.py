@@ -12,8 +12,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import datetime
 
 import structlog
 
@@ -21,13 +22,15 @@ from core.ids import new_id
 from core.queue import INGEST_QUEUE, JOB_QUEUES, Hints
 from core.settings import Settings
 from core.store import audit, collector, datasets, idempotency, jobs, models, projects, quotas, teachers, workers
-from core.store.db import DatabaseUnavailable, open_database
+from core.store.db import DatabaseUnavailable, open_database, utc_now
 from core.store.place import open_store
 from core.store.tables import Job
 from worker import housekeeping
+from worker.beside import Beside
 
 ROW_SECONDS = 5.0
 RECOUNT_SECONDS = 24 * 3600.0
+LEAVE_SECONDS = 3.0
 FORGET_SECONDS = 60.0  # a silent process is not listed after 15 seconds, and not remembered after this
 
 log = structlog.get_logger(__name__)
@@ -36,19 +39,23 @@ log = structlog.get_logger(__name__)
 class Listening:
     """Whether workers have had the time to be heard: they beat again within ``grace`` seconds of an outage.
 
-    Nobody hears them while the database is away or stands still, nor while this process does.
+    Nobody hears them while the database is away or stands still, nor while this process does. And nobody has heard
+    them on a clock that was set forward, or that went on while the machine slept: by it every lease has run out.
     """
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
         self._began = self._heard = -math.inf
+        self._moment: datetime | None = None
 
-    def heard(self) -> bool:
-        """Whether a silence is to be believed, now that the database has answered."""
+    def heard(self, moment: datetime) -> bool:
+        """Whether a silence is to be believed, now that the database has answered. ``moment``: what leases go by."""
         now = time.monotonic()
-        if now - self._heard > self._grace:
+        passed = now - self._heard
+        leapt = 0.0 if self._moment is None else (moment - self._moment).total_seconds() - passed
+        if max(passed, leapt) > self._grace:
             self._began = now
-        self._heard = now
+        self._heard, self._moment = now, moment
         return now - self._began >= self._grace
 
 
@@ -67,21 +74,26 @@ class Scheduler:
         self._id = new_id("wrk")
         self._listening = Listening(settings.heartbeat_seconds + settings.control_seconds)
         self._next: dict[str, float] = {}
+        self._slow = Beside()
 
     def round(self) -> None:
-        """Everything that is due."""
+        """Everything that is due. What may take long is begun here and done beside: lost workers cannot wait for it."""
         self._step(self.take_back)
         self._step(self.wake_up)
-        self._every(ROW_SECONDS, self.beat)
-        self._every(self._settings.collect_seconds, self.collect)
-        self._every(RECOUNT_SECONDS, self.recount)
+        if self._is_due(self.beat, ROW_SECONDS):
+            self._step(self.beat)
+        if self._slow.busy:
+            return
+        slow = {self.collect: self._settings.collect_seconds, self.recount: RECOUNT_SECONDS}
+        if due := [step for step, seconds in slow.items() if self._is_due(step, seconds)]:
+            self._slow.start(lambda: self._do(due))
 
     def take_back(self) -> None:
         """Take back the jobs whose worker fell silent."""
         lost: list[Job] = []
         with suppress(_NotHeardForLong), self._database.write() as session:
             expired = jobs.expire_leases(session, self._settings.max_losses)
-            if not self._listening.heard():  # asked last, as the database may have stood still just now
+            if not self._listening.heard(utc_now(session)):  # asked last, as the database may have stood still just now
                 raise _NotHeardForLong
             lost = expired
         for job in lost:
@@ -119,24 +131,29 @@ class Scheduler:
             workers.prune(session, FORGET_SECONDS)
 
     def collect(self) -> None:
-        """Delete records, files and folders that nobody needs."""
+        """Delete records, files and folders that nobody needs. Trouble with one of these does not keep the others."""
+        self._do([self.forget_records, self.delete_files, self.clean_folders])
+
+    def forget_records(self) -> None:
+        """Delete rows that are too old to be of use."""
         settings = self._settings
         with self._database.write() as session:
             forgotten = idempotency.expire(session, settings.idempotency_hours)
             teachers_ = teachers.prune(session, settings.teacher_days)
             entries = audit.expire(session, settings.audit_days)
-        garbage = collector.collect(self._database, self._store, min_age_seconds=settings.orphan_seconds)
+        log.info("scheduler.forgot", idempotency_keys=forgotten, audit_entries=entries, teachers=teachers_)
+
+    def delete_files(self) -> None:
+        """Delete stored files that no row names."""
+        garbage = collector.collect(self._database, self._store, min_age_seconds=self._settings.orphan_seconds)
+        log.info("scheduler.collected", files=len(garbage))
+
+    def clean_folders(self) -> None:
+        """Delete what lies on this machine without being of use."""
+        settings = self._settings
         folders = housekeeping.clean_scratch(self._database, settings.home)
         won = housekeeping.shrink_cache(settings.home / "cache", settings.cache_bytes)
-        log.info(
-            "scheduler.collected",
-            idempotency_keys=forgotten,
-            audit_entries=entries,
-            teachers=teachers_,
-            files=len(garbage),
-            folders=len(folders),
-            cache_bytes=won,
-        )
+        log.info("scheduler.cleaned", folders=len(folders), cache_bytes=won)
 
     def recount(self) -> None:
         """Count anew what each project stores: at the start, as an older version may have run before, and daily."""
@@ -149,7 +166,8 @@ class Scheduler:
                 log.warning("quota.recounted", project_id=project.id, wrong_by_bytes=wrong)
 
     def close(self) -> None:
-        """Say goodbye."""
+        """Say goodbye. What is done beside can be left in the middle."""
+        self._slow.wait(LEAVE_SECONDS)
         self._step(self._leave)
         self._database.dispose()
         self._hints.close()
@@ -160,9 +178,15 @@ class Scheduler:
         with self._database.write() as session:
             workers.remove(session, self._id)
 
-    def _every(self, seconds: float, step: Callable[[], None]) -> None:
-        if time.monotonic() >= self._next.get(step.__name__, 0.0):
-            self._next[step.__name__] = time.monotonic() + seconds
+    def _is_due(self, step: Callable[[], None], seconds: float) -> bool:
+        """Whether a step is to be done again after so many seconds; it counts as done from here on."""
+        if time.monotonic() < self._next.get(step.__name__, 0.0):
+            return False
+        self._next[step.__name__] = time.monotonic() + seconds
+        return True
+
+    def _do(self, steps: Iterable[Callable[[], None]]) -> None:
+        for step in steps:
             self._step(step)
 
     def _step(self, step: Callable[[], None]) -> None:

@@ -15,8 +15,9 @@ import structlog
 import torch
 
 from core import inspection, pipeline
-from core.errors import Unavailable
+from core.errors import KilledForMemory, Unavailable
 from core.faultpoints import passing
+from core.lifeline import NO_MEMORY
 from core.methods import implementation
 from core.reporting import Control, Interrupted
 from core.spec import JobSpec, parse_job_spec
@@ -54,9 +55,9 @@ def run_job(context: Context, job: Job, control: Callable[[], Control]) -> int:
             _leave(context, reporter, attempt, interrupted.control)
         except LeaseLost:
             raise
-        except Unavailable:
+        except Unavailable as error:
             log.exception("job.interrupted")
-            return TEMPORARY
+            return NO_MEMORY if isinstance(error, KilledForMemory) else TEMPORARY
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
             _fail(context, reporter, attempt, error)
     except LeaseLost as lost:

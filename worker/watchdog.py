@@ -10,17 +10,15 @@ import math
 import mmap
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import structlog
 
+from core.memory_kills import LOOK_SECONDS, MemoryKills
 from worker.fresh import FreshProcess
 from worker.lastwords import TRACEBACK_SIGNAL, LastWords
-from worker.machine import Usage, oom_counter, oom_kills
+from worker.machine import Usage
 
-LOOK_SECONDS = 1.0
 TRACEBACK_SECONDS = 1.0  # for work that hangs to say where; one that is stopped cannot
-_RECENT_SECONDS = 5.0  # a kill by the kernel that was counted within so long may have been of this work
 
 log = structlog.get_logger(__name__)
 
@@ -57,8 +55,7 @@ class Watchdog:
         self._stall_seconds = stall_seconds
         self._ends_at = time.monotonic() + left_seconds
         self._looked_at = -math.inf
-        self._counter: Path | None = None
-        self._kills: list[tuple[float, int]] = []  # when how many processes had been ended by the kernel
+        self._kills = MemoryKills()
 
     # --- both sides -------------------------------------------------------------------------------
 
@@ -85,20 +82,13 @@ class Watchdog:
         now = time.monotonic()
         if now - self._looked_at < LOOK_SECONDS:
             return
-        if self._looked_at == -math.inf:
-            self._counter = oom_counter(process.pid)
         self._looked_at = now
         self.usage = Usage.of(process.pid) or self.usage
-        if self._counter is not None and (kills := oom_kills(self._counter)) is not None:
-            recent = [one for one in self._kills if one[0] > now - _RECENT_SECONDS]
-            self._kills = [*(recent or self._kills[-1:]), (now, kills)]
+        self._kills.look(process.pid)
 
     def saw_a_kill_for_memory(self) -> bool:
         """Whether the kernel has ended something here for want of memory within the last seconds."""
-        if self._counter is None or not self._kills:
-            return False
-        kills = oom_kills(self._counter)
-        return kills is not None and kills > self._kills[0][1]
+        return self._kills.lately()
 
     def is_stalled(self) -> bool:
         """Whether the work has done nothing for too long."""

@@ -10,8 +10,9 @@ from functools import partial
 from api.jobs.schemas import EventOut
 from api.jobs.service import event_out
 from api.live import Live
+from core.errors import NotFound
 from core.store import events, jobs
-from core.store.db import Database
+from core.store.db import Database, DatabaseUnavailable
 from core.store.keys import Caller
 from core.store.tables import Event, Job
 
@@ -51,14 +52,22 @@ def look(database: Database, project_id: str, job_id: str, after_seq: int) -> Ne
 async def event_stream(
     live: Live, database: Database, project_id: str, job_id: str, *, after_seq: int
 ) -> AsyncIterator[bytes]:
-    """The log as server-sent events, from a place on, live until the job has ended."""
+    """The log as server-sent events, from a place on, live until the job has ended.
+
+    The database may be away meanwhile.
+    """
     yield b"retry: %d\n\n" % RETRY_MILLISECONDS
     with live.watch(job_id) as changed:
         pinged_at = time.monotonic()
         while True:
             changed.clear()  # before looking: what happens meanwhile sets it again
             read = partial(look, database, project_id, job_id, after_seq)
-            news = await live.once(("events", project_id, job_id, after_seq), read)
+            try:
+                news = await live.once(("events", project_id, job_id, after_seq), read)
+            except DatabaseUnavailable:  # it comes back, and whoever connects anew meanwhile is only told to wait
+                news = News(b"", after_seq, ended=False)
+            except NotFound:  # deleted, so nothing follows
+                return
             if news.messages:
                 yield news.messages
                 after_seq = news.last_seq

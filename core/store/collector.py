@@ -13,14 +13,18 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
 from typing import Any
 
+import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.errors import StorageFailed
 from core.store.artifacts import ArtifactStore
 from core.store.db import Database
 from core.store.tables import Artifact, Checkpoint, Dataset, Job, Model, Teacher, is_now
 
 _BATCH = 500
+
+log = structlog.get_logger(__name__)
 
 
 def collect(database: Database, store: ArtifactStore, *, min_age_seconds: float = 3600) -> list[str]:
@@ -35,10 +39,18 @@ def collect(database: Database, store: ArtifactStore, *, min_age_seconds: float 
     for batch in _batches(old):
         with database.read() as session:
             found = orphans(session, batch)
-        for key in found:
-            store.delete(key)
-        garbage += found
+        garbage += [key for key in found if _deleted(store, key)]
     return garbage
+
+
+def _deleted(store: ArtifactStore, key: str) -> bool:
+    """Delete a file. One that cannot be deleted keeps none of the others; the next round tries again."""
+    try:
+        store.delete(key)
+    except StorageFailed as error:
+        log.warning("garbage.left", key=key, error=error.detail)
+        return False
+    return True
 
 
 def orphans(session: Session, keys: Iterable[str]) -> list[str]:

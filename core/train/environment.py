@@ -9,10 +9,12 @@ from contextlib import contextmanager
 import torch
 import torch.utils.deterministic
 
-# In the words of torch's allocators, of errno, of C++ and of ONNX Runtime.
+# In the words of torch's allocators, errno, C++, ONNX Runtime and Python; then of CUDA's libraries, which allocate
+# beside torch: cuBLAS, cuSOLVER, cuFFT and cuDNN before version 9, cuDNN from there on, NCCL.
 _NO_MEMORY = (
     "can't allocate memory", "cannot allocate memory", "failed to allocate memory", "not enough memory",
-    "out of memory", "bad_alloc", "bad allocation",
+    "out of memory", "bad_alloc", "bad allocation", "memoryerror",
+    "alloc_failed", "allocation_failed", "failed to cuda calloc",
 )  # fmt: skip
 
 
@@ -54,4 +56,9 @@ def _says_so(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     speaks = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
-    return speaks and any(words in str(error).lower() for words in _NO_MEMORY)
+    return speaks and tells_of_no_memory(str(error))
+
+
+def tells_of_no_memory(said: str) -> bool:
+    """Whether the last words of a process say so."""
+    return any(words in said.lower() for words in _NO_MEMORY)

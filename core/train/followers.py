@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,11 +22,20 @@ from typing import Self
 
 import torch
 
-from core.errors import PotstillError, ProcessLost, error_document, restore_error
-from core.lifeline import CRASHED
+from core.errors import (
+    KilledForMemory,
+    OutOfMemory,
+    PotstillError,
+    ProcessLost,
+    error_document,
+    restore_error,
+)
+from core.lifeline import CRASHED, NO_MEMORY
+from core.memory_kills import MemoryKills
 from core.reporting import Workspace
 from core.spec import JobSpec, parse_job_spec
 from core.train.context import threads_each
+from core.train.environment import tells_of_no_memory
 from core.train.ranks import ALONE, Ranks, joined
 
 MODULE = "core.follower"
@@ -137,7 +147,7 @@ def led(orders: Orders, *, spec: JobSpec, device: torch.device, poll: Callable[[
     Meanwhile this one has its part of the job's threads.
 
     Raises:
-        ProcessLost: One of the others ended.
+        ProcessLost: One of the others ended; ``KilledForMemory`` where the kernel ended it for want of memory.
         RunError: What one of the others could not go on for, as it said itself.
     """
     size = spec.resources.devices
@@ -167,6 +177,8 @@ class _Followers:
     def __init__(self, orders: Orders, size: int) -> None:
         self._orders = orders
         self._size = size
+        self._kills = MemoryKills()
+        self._kills.look(os.getpid())
         path = orders.write()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         try:
@@ -195,6 +207,7 @@ class _Followers:
         """Wait until all have built their training. Raises what ended one of them, or whatever ``poll`` raises."""
         while not all(self._orders.ready(rank).exists() for rank in self._processes):
             poll()
+            self._kills.look(os.getpid())
             lost = self.lost(0.0)
             if lost is not None:
                 raise lost
@@ -210,14 +223,34 @@ class _Followers:
         for rank in self._processes:
             if self._orders.failure(rank).exists():
                 return restore_error(json.loads(self._orders.failure(rank).read_text(encoding="utf-8")))
+        for rank in failed:
+            # Nobody is left to say so where an import or a library in C++ found no memory.
+            if last := [line for line in self._words(rank).splitlines() if tells_of_no_memory(line)]:
+                return OutOfMemory(
+                    f"there is not enough memory: {self._named(rank)} said {last[-1][-_LAST_WORDS:]!r}. Lower "
+                    "training.batch_size or training.image_size, or take a smaller model."
+                )
         # Who was killed comes before who could not go on without it.
         rank, status = min(failed.items(), key=lambda one: one[1])
+        if self._was_for_memory(failed):
+            return KilledForMemory(
+                f"the kernel ended {self._named(rank)}, as the machine or its control group had no memory left"
+            )
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        words = self._orders.output(rank).read_text(encoding="utf-8", errors="replace").strip()
+        words = self._words(rank)
         return ProcessLost(
-            f"process {rank} of the {self._size} that train together {how}"
+            f"{self._named(rank)} {how}"
             + (f"; its last words: {words[-_LAST_WORDS:]}" if words and status >= 0 else "")
         )
+
+    def _named(self, rank: int) -> str:
+        return f"process {rank} of the {self._size} that train together"
+
+    def _words(self, rank: int) -> str:
+        return self._orders.output(rank).read_text(encoding="utf-8", errors="replace").strip()
+
+    def _was_for_memory(self, failed: Mapping[int, int]) -> bool:
+        return -signal.SIGKILL in failed.values() and self._kills.lately()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -234,9 +267,13 @@ class _Followers:
 
     def _watch(self, left: threading.Event) -> None:
         while not left.wait(_LOOK_SECONDS * 10):
-            if self._failed() and not left.wait(_STUCK_SECONDS):
+            self._kills.look(os.getpid())
+            if not (failed := self._failed()):
+                continue
+            status = NO_MEMORY if self._was_for_memory(failed) else CRASHED  # asked now, not when it is long ago
+            if not left.wait(_STUCK_SECONDS):
                 sys.stderr.write(f"waiting for processes that have ended (rank: status): {self._failed()}\n")
-                os._exit(CRASHED)
+                os._exit(status)
 
     def end(self) -> None:
         """Kill those that are left and wait for their end."""

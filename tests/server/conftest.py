@@ -24,7 +24,7 @@ def news(role, text):
 
 with supervisor.Supervisor(folder, on_line=lambda role, line: None, on_news=news) as running:
     for name, code in roles.items():
-        running.start(Role(name, [sys.executable, "-c", code, name, str(folder)], dict(os.environ)))
+        running.start(Role(name, [sys.argv[4], "-c", code, name, str(folder)], dict(os.environ)))
     try:
         running.run()
     finally:
@@ -39,10 +39,10 @@ def supervised(tmp_path):
     """Start a supervisor over roles given as Python code; each writes its pid into `<name>.pid` first."""
     started = []
 
-    def start(stop_seconds: float = 5.0, **roles: str) -> "Running":
+    def start(stop_seconds: float = 5.0, python: str = sys.executable, **roles: str) -> "Running":
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(tmp_path), json.dumps({k: SPEAK + v for k, v in roles.items()}),
-             str(stop_seconds)],
+             str(stop_seconds), python],
         )  # fmt: skip
         started.append(process)
         return Running(process, tmp_path)
@@ -73,6 +73,10 @@ class Running:
                 return value
             time.sleep(0.01)
         pytest.fail("it did not come to that in time")
+
+    def news(self) -> str:
+        file = self.folder / "news"
+        return file.read_text() if file.exists() else ""
 
     def gone(self, pid: int) -> bool:
         try:

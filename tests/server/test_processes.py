@@ -1,5 +1,8 @@
 """Log files."""
 
+import errno
+from pathlib import Path
+
 from server import processes
 from server.processes import RotatedLog
 
@@ -14,3 +17,31 @@ def test_a_full_log_is_set_aside_and_only_so_many_are_kept(tmp_path, monkeypatch
     assert (tmp_path / "a.log").read_text() == "line 7\n"
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["a.log", "a.log.1", "a.log.2", "a.log.3"]
     assert (tmp_path / "a.log.1").read_text() == "line 6\n"
+
+
+def test_a_disk_that_refuses_costs_lines_and_the_log_says_so_when_it_takes_them_again(tmp_path):
+    path = tmp_path / "a.log"
+    path.symlink_to("/dev/full")
+    log = RotatedLog(path)
+    log.write(b"lost\n")
+    log.close()
+    path.unlink()
+    log._file = path.open("ab", buffering=0)  # as if room had been made
+    log.write(b"kept\n")
+    log.close()
+
+    assert path.read_text() == "(5 bytes are missing here: the disk refused them)\nkept\n"
+
+
+def test_a_log_that_cannot_be_set_aside_is_set_aside_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "LOG_BYTES", 10)
+    log = RotatedLog(tmp_path / "a.log")
+    log.write(b"line 0\n")
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "read-only")))
+        log.write(b"line 1\n")
+    log.write(b"line 2\n")
+    log.close()
+
+    assert (tmp_path / "a.log.1").read_text() == "line 0\n"
+    assert (tmp_path / "a.log").read_text() == "(7 bytes are missing here: the disk refused them)\nline 2\n"

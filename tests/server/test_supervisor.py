@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 FOREVER = "import time; time.sleep(600)"
@@ -32,6 +33,21 @@ def test_a_process_that_fails_at_once_is_restarted_later_each_time(supervised):
     first, second, third, fourth = map(float, times[:4])
 
     assert fourth - third > third - second > second - first
+
+
+def test_a_process_that_cannot_be_started_now_is_started_later_and_the_others_go_on(supervised, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    stack = supervised(python=str(python), a=FOREVER, b=FOREVER)
+    first, other = stack.pid("a"), stack.pid("b")
+    python.rename(tmp_path / "elsewhere")
+    os.kill(first, signal.SIGKILL)
+    stack.until(lambda: "a cannot be started now" in stack.news())
+    (tmp_path / "elsewhere").rename(python)
+    stack.pid("a", other_than=first)
+
+    assert not stack.gone(other)
 
 
 def test_sigterm_ends_every_process_and_the_supervisor(supervised):
@@ -93,3 +109,18 @@ def test_output_goes_to_the_role_s_log(supervised):
     stack.pid("a")
 
     stack.until(lambda: "hello" in (stack.folder / "a.log").read_text())
+
+
+def test_a_full_disk_ends_nothing(supervised, tmp_path):
+    (tmp_path / "a.log").symlink_to("/dev/full")
+    stack = supervised(
+        a="import time\nfor n in range(9): print('x' * 500, flush=True)\n"
+        "open(sys.argv[2] + '/said', 'w').close()\ntime.sleep(600)"
+    )
+    pid = stack.pid("a")
+    stack.until((stack.folder / "said").exists)
+    os.kill(pid, signal.SIGKILL)
+    stack.pid("a", other_than=pid)
+    stack.process.terminate()
+
+    assert stack.process.wait(10) == 0

@@ -82,6 +82,19 @@ def test_a_drain_reaches_the_work_and_is_forced_in_the_end(drained):
     assert guardian.asked is Control.DRAIN
 
 
+def test_a_pause_that_the_work_does_not_see_to_holds_up_no_drain(drained):
+    guardian = Guardian(lambda: Control.PAUSE, FAST)
+
+    assert guardian.run(deaf) is Ending.FORCED
+    assert guardian.asked is Control.PAUSE
+
+
+def test_a_pause_alone_may_take_its_time():
+    guardian = Guardian(lambda: Control.PAUSE, FAST)
+
+    assert guardian.run(lambda _control: time.sleep(3 * FAST.drain) or 0) is Ending.DONE
+
+
 def test_a_cancel_is_stronger_than_a_drain(drained):
     guardian = Guardian(lambda: Control.CANCEL, FAST)
     guardian.run(lambda control: until_asked(lambda: control() if control() is Control.CANCEL else Control.GO))

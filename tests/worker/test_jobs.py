@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 
+from core.lifeline import NO_MEMORY
 from core.reporting import Control
 from core.settings import Settings
 from core.store import jobs
@@ -221,6 +222,17 @@ def test_a_job_that_the_kernel_ended_for_want_of_memory_fails_as_out_of_memory(s
     worker_jobs.run_next()
     assert service.see(job).status == "queued"  # another process may have been the cause
     for _ in range(service.settings.max_losses - 1):
+        worker_jobs.run_next()
+
+    error = service.see(job).error
+    assert (error["code"], error["fault"]) == ("out_of_memory", "capacity")
+    assert error["fix"] == {"training": {"batch_size": 64}}
+
+
+def test_so_does_one_of_several_processes_that_lost_another_one_to_the_kernel(service, working):
+    job = service.job(spec={"dataset": service.dataset, "training": {"batch_size": 128}})
+    working(lambda _context, _job, _control: NO_MEMORY)
+    for _ in range(service.settings.max_losses):
         worker_jobs.run_next()
 
     error = service.see(job).error

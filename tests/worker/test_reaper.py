@@ -1,10 +1,15 @@
 """The scheduler's rounds."""
 
+import math
 import os
+import threading
 import time
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
+from core.errors import StorageFailed
 from core.settings import Settings
 from core.store import audit, datasets, jobs, keys, quotas, workers
 from worker import housekeeping
@@ -62,9 +67,33 @@ def test_a_database_that_was_away_is_listened_to_again_before_anything_is_taken_
     heard = []
     for moment in (100.0, 103.0, 106.0, 107.0, 130.0, 133.0, 136.0):  # nothing was heard from 107 to 130
         clock[0] = moment
-        heard.append(listening.heard())
+        heard.append(listening.heard(datetime.fromtimestamp(moment, UTC)))
 
     assert heard == [False, False, True, True, False, False, True]
+
+
+def test_a_clock_that_is_set_forward_or_a_machine_that_slept_takes_no_job_from_its_worker(monkeypatch):
+    """The monotonic clock stands still while a machine sleeps, and nobody sets it; leases go by the other one."""
+    clock = [100.0]
+    monkeypatch.setattr("worker.reaper.time.monotonic", lambda: clock[0])
+    listening = Listening(grace=6.0)
+    heard = []
+    for moment, set_forward in ((100, 0), (103, 0), (106, 0), (107, 3600), (110, 3600), (113, 3600), (114, 3600)):
+        clock[0] = float(moment)
+        heard.append(listening.heard(datetime.fromtimestamp(moment + set_forward, UTC)))
+
+    assert heard == [False, False, True, False, False, True, True]
+
+
+def test_a_worker_that_lives_keeps_its_job_though_the_clock_is_set_forward(service, scheduler, monkeypatch):
+    job = service.claimed()
+    scheduler.round()
+    scheduler._listening._grace, scheduler._listening._began = 0.5, -math.inf  # it has listened for long
+    leap = timedelta(hours=1)
+    monkeypatch.setattr("core.store.db.datetime", SimpleNamespace(now=lambda zone: datetime.now(zone) + leap))
+    scheduler.round()
+
+    assert (service.see(job).status, service.see(job).losses) == ("running", 0)
 
 
 def test_a_queued_job_is_announced_once_until_the_message_is_taken(service, scheduler):
@@ -156,8 +185,43 @@ def test_what_projects_store_is_counted_anew_at_the_start(service, scheduler):
     right = service.ask(quotas.stored, service.project)
     service.do(quotas.add_stored, service.project, 12345)
     scheduler.round()
+    scheduler._slow.wait()
 
     assert service.ask(quotas.stored, service.project) == right
+
+
+def test_a_lost_worker_is_noticed_while_files_are_collected(service, scheduler, monkeypatch):
+    """A bucket of a million files takes minutes to look through, and one that is away takes its time to say so."""
+    collecting, go_on, was_told = threading.Event(), threading.Event(), []
+
+    def slowly(*_, **__):
+        collecting.set()
+        was_told.append(go_on.wait(10))
+        return []
+
+    monkeypatch.setattr("worker.reaper.collector.collect", slowly)
+    scheduler.round()
+    assert collecting.wait(10)
+    job = service.claimed(lease_seconds=-1)
+    scheduler.round()
+
+    assert service.see(job).status == "queued"
+    go_on.set()
+    scheduler._slow.wait()
+    assert was_told == [True]
+
+
+def test_a_store_that_is_away_keeps_no_folder_on_this_machine(service, scheduler, monkeypatch):
+    def away(*_, **__):
+        raise StorageFailed("The artefact store failed: it is away.")
+
+    monkeypatch.setattr("worker.reaper.collector.collect", away)
+    folder = service.settings.home / "work" / "job_finished-a1"
+    folder.mkdir(parents=True)
+    os.utime(folder, (time.time() - 3600,) * 2)
+    scheduler.collect()
+
+    assert not folder.exists()
 
 
 def test_old_entries_of_the_audit_log_are_forgotten(service):

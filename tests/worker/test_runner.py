@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from core.errors import KilledForMemory
 from core.settings import Settings
 from core.spec import parse_job_spec
 from core.spec.patch import merge_patch
@@ -12,7 +13,7 @@ from core.spec.revision import restart
 from core.store import checkpoints, datasets, jobs
 from core.store.jobs import Revision
 from worker import context as worker_context
-from worker import intake, runner  # noqa: F401 - the runner as the pool's process has it: imported before any job comes
+from worker import intake, runner  # the runner as the pool's process has it: imported before any job comes
 from worker import jobs as worker_jobs
 from worker.machine import Usage
 
@@ -93,6 +94,24 @@ def test_a_job_beyond_its_memory_limit_says_so_and_its_fix_fits(request):
     worker_jobs.run_next()
 
     assert service.see(job).status == "succeeded", service.see(job).error
+
+
+def test_a_job_of_several_processes_that_lost_one_to_the_kernel_says_so_and_has_a_fix(service, monkeypatch):
+    def lose(*_):
+        raise KilledForMemory("the kernel ended process 1 of the 2 that train together")
+
+    with_settings(service, max_losses=1)
+    job = new_job(service)
+    monkeypatch.setattr(runner.pipeline, "run", lose)
+    worker_jobs.run_next()
+
+    error = service.see(job).error
+    assert (error["code"], error["fault"], error["fix"]) == (
+        "out_of_memory",
+        "capacity",
+        {"training": {"batch_size": 32}},
+    )
+    assert any("the kernel ended process 1 of the 2" in line for line in error["log"])
 
 
 def test_a_job_beyond_its_time_keeps_its_checkpoint_and_goes_on_with_more(service):

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from core.reporting import Control
-from worker import watchdog as module
 from worker.fresh import FreshProcess
 from worker.guardian import Ending, Guardian, Rhythm
-from worker.machine import oom_counter, oom_kills
 from worker.watchdog import SharedMoment, Watchdog, current
 
 FAST = Rhythm(beat=0.05, outage=5.0, force_cancel=0.3, drain=0.3)
@@ -106,7 +104,7 @@ def test_work_that_does_not_leave_when_its_time_is_over_is_ended():
 def test_a_kill_for_want_of_memory_is_known_by_the_counter(monkeypatch, tmp_path):
     counter = tmp_path / "memory.events"
     counter.write_text("oom_kill 3\n")
-    monkeypatch.setattr(module, "oom_counter", lambda _pid: counter)
+    monkeypatch.setattr("core.memory_kills.oom_counter", lambda _pid: counter)
 
     def work(_control):
         while counter.read_text() == "oom_kill 3\n":
@@ -175,4 +173,3 @@ class _Late(Watchdog):
 def test_whoever_is_guarded_by_nobody_has_no_limits():
     assert not Watchdog().time_is_over()
     assert not Watchdog(stall_seconds=math.inf).is_stalled()
-    assert oom_kills(oom_counter(os.getpid())) is not None

@@ -9,8 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from api.jobs import stream
+from api.jobs.stream import look
+from core.errors import NotFound
 from core.queue import Hints
 from core.store import events, jobs
+from core.store.db import DatabaseUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,31 @@ class TestEventStream:
         http.post(f"{job}/cancel")
 
         assert [seq for seq, _, _ in read_stream(http, f"{job}/events", {"Last-Event-ID": "2"})] == [3]
+
+    def test_it_goes_on_where_it_was_when_a_database_that_was_away_is_back(self, http, tenant, monkeypatch):
+        job = tenant.queued_job()
+        looks = []
+
+        def away_at_first(*arguments):
+            looks.append(arguments)
+            if len(looks) == 1:
+                raise DatabaseUnavailable("The database cannot be reached.")
+            return look(*arguments)
+
+        monkeypatch.setattr(stream, "look", away_at_first)
+        http.post(f"/v1/jobs/{job}/cancel")
+
+        assert [seq for seq, _, _ in read_stream(http, f"/v1/jobs/{job}/events")] == [1, 2]
+
+    def test_it_ends_where_its_job_is_deleted(self, http, tenant, monkeypatch):
+        job = tenant.queued_job()
+
+        def deleted(*_):
+            raise NotFound("There is no such job.")
+
+        monkeypatch.setattr(stream, "look", deleted)
+
+        assert read_stream(http, f"/v1/jobs/{job}/events") == []
 
     def test_whoever_has_seen_it_all_is_told_not_to_come_again(self, http, tenant):
         job = f"/v1/jobs/{tenant.queued_job()}"

@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from core.errors import StorageFailed
 from core.store import collector, datasets, jobs, models, teachers
 from core.store.jobs import Attempt, NewArtifact
 from core.store.models import ModelFacts
@@ -86,6 +87,21 @@ def test_datasets_models_teachers_and_uploads(world, store, put):
     assert left(world, store) == sorted([upload, half, ready, kept.key, soon])
     world.do(jobs.hand_back, attempt)
     assert soon not in left(world, store)
+
+
+def test_a_file_that_cannot_be_deleted_keeps_none_of_the_others(world, store, put, monkeypatch):
+    stuck, other = put("jobs/job_gone/a1/a").key, put("jobs/job_gone/a1/b").key
+    delete = store.delete
+
+    def refusing(key):
+        if key == stuck:
+            raise StorageFailed(f"The artefact store failed at {key}: it may not be deleted.")
+        delete(key)
+
+    monkeypatch.setattr(store, "delete", refusing)
+
+    assert collector.collect(world.db, store, min_age_seconds=-1) == [other]
+    assert [listed.key for listed in store.list_prefix()] == [stuck]
 
 
 def test_what_is_not_ours_is_left_alone(world, store, put):

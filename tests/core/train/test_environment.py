@@ -46,6 +46,15 @@ def test_a_real_refusal_of_memory_is_known_for_one():
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried …"),
         RuntimeError("std::bad_alloc"),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported …"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        torch.distributed.DistBackendError(
+            "NCCL error in: …, unhandled cuda error\nLast error:\nFailed to CUDA calloc 10485760 bytes"
+        ),
     ],
 )
 def test_a_lack_of_memory_is_known_in_whatever_words(error):
@@ -55,6 +64,18 @@ def test_a_lack_of_memory_is_known_in_whatever_words(error):
     wrapped.__cause__ = error
 
     assert is_out_of_memory(wrapped)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: device-side assert triggered",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+    ],
+)
+def test_another_trouble_of_the_device_is_no_lack_of_memory(said):
+    assert not is_out_of_memory(torch.AcceleratorError(said))
 
 
 def test_another_trouble_with_a_file_is_no_lack_of_memory():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.errors import OutOfMemory, ProcessLost
+from core.errors import KilledForMemory, OutOfMemory, ProcessLost
 from core.reporting import Control, Interrupted, Workspace
 from core.spec import parse_job_spec
 from core.train import followers
@@ -95,6 +95,36 @@ def test_what_another_process_says_of_itself_is_raised(orders, other):
 
     with pytest.raises(OutOfMemory, match="too large"):
         lead(orders, told)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "raise MemoryError",
+        "import os; os.write(2, b\"terminate called after throwing an instance of 'std::bad_alloc'\\n\"); os.abort()",
+        "raise RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`')",
+    ],
+)
+def test_one_that_found_no_memory_says_so_with_its_last_words(orders, other, code):
+    other(code)
+
+    with pytest.raises(OutOfMemory, match="process 1 of the 2 that train together said"):
+        lead(orders)
+
+
+def test_one_that_the_kernel_ends_for_want_of_memory_is_told_from_one_that_somebody_killed(
+    orders, other, monkeypatch, tmp_path
+):
+    counter = tmp_path / "memory.events"
+    counter.write_text("oom_kill 3\n")
+    monkeypatch.setattr("core.memory_kills.oom_counter", lambda _pid: counter)
+    other("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+
+    with pytest.raises(ProcessLost, match="was ended by signal 9") as lost:
+        lead(orders)
+    assert not isinstance(lost.value, KilledForMemory)
+    with pytest.raises(KilledForMemory, match="the kernel ended process 1 of the 2"):
+        lead(orders, lambda: counter.write_text("oom_kill 4\n"))
 
 
 def test_a_job_can_be_interrupted_while_the_others_start(orders, other):
