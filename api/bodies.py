@@ -83,9 +83,9 @@ def _malformed(detail: str, at: str) -> MalformedRequest | InvalidRequest:
 
 
 def _unusable(value: Any, location: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Where what is that cannot be used. A place is written down where something is wrong with it, not for each value:
+    """Where what is that cannot be used.
 
-    half a million numbers may lie two hundred levels deep.
+    The place of a value is written down where something is wrong with it: half a million may lie two hundred levels deep.
     """
     match value:
         case dict() if any("\0" in key for key in value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from api.keys.schemas import ApiKeyOut, KeyCreate, KeyRotate, NewApiKeyOut
 from core.errors import FieldError, Forbidden, InvalidRequest
@@ -65,9 +65,14 @@ def _expiry(session: Session, asked: KeyCreate | KeyRotate) -> datetime | None:
     now = utc_now(session)
     if asked.expires_in_days is not None:
         return now + timedelta(days=asked.expires_in_days)
-    if asked.expires_at is not None and asked.expires_at <= now:
+    if asked.expires_at is None:
+        return None
+    if asked.expires_at <= now:
         raise _invalid("/expires_at", "this moment is past; give one to come, or leave it out")
-    return asked.expires_at
+    try:
+        return asked.expires_at.astimezone(UTC)
+    except OverflowError:  # the last hours of the year 9999 somewhere west
+        raise _invalid("/expires_at", "in UTC this is no date any more; for a key without an end leave it out") from None
 
 
 def _invalid(pointer: str, detail: str) -> InvalidRequest:

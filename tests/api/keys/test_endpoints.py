@@ -88,6 +88,7 @@ def test_nobody_makes_a_key_that_may_do_more_than_their_own(server, make_tenant)
         ({"expires_in_days": 0}, "/expires_in_days"),
         ({"expires_at": "2020-01-01T00:00:00Z"}, "/expires_at"),
         ({"expires_at": "2030-01-01T00:00:00"}, "/expires_at"),
+        ({"expires_at": "9999-12-31T23:59:59-14:00"}, "/expires_at"),
         ({"expires_at": "2100-01-01T00:00:00Z", "expires_in_days": 1}, "/expires_in_days"),
         ({"expires": 1}, "/expires"),
     ],
@@ -131,6 +132,17 @@ def test_without_an_overlap_the_old_key_ends_at_once(server, make_tenant):
     made = tenant.http.post(f"/v1/api-keys/{tenant.key_id}/rotate", json={"overlap_seconds": 0}).json()
 
     assert [opens(server, token) for token in (tenant.token, made["token"])] == [401, 200]
+
+
+def test_a_key_whose_end_is_the_end_of_all_dates_has_a_successor_too(make_tenant):
+    """As people write "never"; nothing is later, so the successor's end is the same."""
+    tenant = make_tenant()
+    last = "9999-12-31T23:59:59.999Z"
+    made = make(tenant.http, expires_at=last).json()
+    answer = tenant.http.post(f"/v1/api-keys/{made['id']}/rotate")
+
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["expires_at"] == last
 
 
 def test_a_repeated_request_makes_no_second_key_and_shows_no_token(server, make_tenant):
