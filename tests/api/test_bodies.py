@@ -1,6 +1,7 @@
 """JSON bodies from people who mean it badly: always a 4xx problem, never a crash."""
 
 import json
+import re
 import tracemalloc
 
 import pytest
@@ -42,6 +43,17 @@ def test_hostile_json_is_refused(http, path, body):
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["detail"]
     assert len(answer.content) < 20_000
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/datasets"])
+def test_a_hundred_thousand_wrong_fields_are_counted_and_not_all_named(http, path):
+    """Each would come back with all the fields that there are: 25 times what was sent."""
+    answer = http.post(path, json={f"x{number}": 0 for number in range(50_000)})
+
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 100
+    assert re.search(r"and (49|50)\d{3} more$", answer.json()["detail"])
+    assert len(answer.content) < 50_000
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "a/b/c"])
