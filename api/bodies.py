@@ -85,7 +85,7 @@ def _malformed(detail: str, at: str) -> MalformedRequest | InvalidRequest:
 def _unusable(value: Any, location: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Where what is that cannot be used.
 
-    The place of a value is written down where something is wrong with it: half a million may lie two hundred levels deep.
+    A place is written down where something is wrong there, not for each value: half a million may lie very deep.
     """
     match value:
         case dict() if any("\0" in key for key in value):

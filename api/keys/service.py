@@ -72,7 +72,9 @@ def _expiry(session: Session, asked: KeyCreate | KeyRotate) -> datetime | None:
     try:
         return asked.expires_at.astimezone(UTC)
     except OverflowError:  # the last hours of the year 9999 somewhere west
-        raise _invalid("/expires_at", "in UTC this is no date any more; for a key without an end leave it out") from None
+        raise _invalid(
+            "/expires_at", "in UTC this is no date any more; for a key without an end leave it out"
+        ) from None
 
 
 def _invalid(pointer: str, detail: str) -> InvalidRequest:
