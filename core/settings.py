@@ -155,6 +155,9 @@ class Settings(BaseSettings):
     quota_stored_bytes: int = Field(
         default=0, ge=0, description="Bytes of datasets, models and artefacts that a project may store."
     )
+    quota_keys: int = Field(
+        default=1_000, ge=0, description="API keys in force of a project; each has rates of its own."
+    )
     audit_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
 
     max_upload_bytes: int = Field(

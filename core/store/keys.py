@@ -204,6 +204,13 @@ def rotate(
     return made
 
 
+def count_in_force(session: Session, project_id: str) -> int:
+    """How many keys of the project are good now."""
+    good = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > utc_now(session))
+    found = select(func.count()).where(ApiKey.project_id == project_id, ApiKey.revoked_at.is_(None), good)
+    return session.scalars(found).one()
+
+
 def _locked(session: Session, project_id: str, key_id: str) -> ApiKey:
     """A key, with all others of its project: whoever else revokes one of them waits, and sees what this one did."""
     require_id(key_id, "key", "API key")
