@@ -82,23 +82,32 @@ def _malformed(detail: str, at: str) -> MalformedRequest | InvalidRequest:
     return MalformedRequest(detail)
 
 
-def _unusable(document: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    todo: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
-    while todo:
-        location, value = todo.pop()
-        match value:
-            case dict():
-                if any("\0" in key for key in value):
-                    yield location, "a field's name holds a NUL character; leave it out"
-                else:
-                    todo.extend(((*location, key), child) for key, child in value.items())
-            case list():
-                todo.extend(((*location, index), child) for index, child in enumerate(value))
-            case str() if "\0" in value:
-                yield location, "the text holds a NUL character; leave it out"
-            case bool():
-                pass
-            case int() if not -_INT64 <= value < _INT64:
-                yield location, "the number does not fit into 64 bits"
-            case float() if not math.isfinite(value):
-                yield location, "the number is not finite"
+def _unusable(value: Any, location: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Where what is that cannot be used.
+
+    A place is written down where something is wrong there, not for each value: half a million may lie very deep.
+    """
+    match value:
+        case dict() if any("\0" in key for key in value):
+            yield location, "a field's name holds a NUL character; leave it out"
+        case dict() | list():
+            for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+                if isinstance(child, dict | list):
+                    yield from _unusable(child, (*location, key))
+                elif what := _wrong(child):
+                    yield (*location, key), what
+        case _ if what := _wrong(value):
+            yield location, what
+
+
+def _wrong(value: Any) -> str | None:
+    match value:
+        case str() if "\0" in value:
+            return "the text holds a NUL character; leave it out"
+        case bool():
+            return None
+        case int() if not -_INT64 <= value < _INT64:
+            return "the number does not fit into 64 bits"
+        case float() if not math.isfinite(value):
+            return "the number is not finite"
+    return None

@@ -1,8 +1,13 @@
-"""``/healthz``, ``/readyz`` and ``/metrics``: for machines, without a key."""
+"""``/healthz``, ``/readyz`` and ``/metrics``: for machines, without a key.
+
+The last two ask database, store and broker. Whoever asks at the same time shares one look, so that nobody without a
+key can take all threads of those who have one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any, Literal
 
@@ -57,11 +62,15 @@ async def healthz() -> HealthOut:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model=ReadyOut, responses=_NOT_READY)
-def readyz(parts: Parts) -> ReadyOut:
+async def readyz(parts: Parts) -> ReadyOut:
     """Whether requests can be served: database, artefact store, and an inspector that has answered once.
 
     Without its broker the service still takes jobs and loses none, so that is said but not an error.
     """
+    return await parts.live.once("readyz", partial(_ready, parts))
+
+
+def _ready(parts: ServiceParts) -> ReadyOut:
     missing = {what: why for what, look in _NEEDED.items() if (why := look(parts)) is not None}
     if missing:
         detail = "; ".join(f"{what}: {why}" for what, why in missing.items())
@@ -72,12 +81,16 @@ def readyz(parts: Parts) -> ReadyOut:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def metrics(parts: Parts) -> Response:
+async def metrics(parts: Parts) -> Response:
     """Metrics for Prometheus."""
+    return Response(await parts.live.once("metrics", partial(_rendered, parts)), media_type=CONTENT_TYPE)
+
+
+def _rendered(parts: ServiceParts) -> bytes:
     queues = parts.hints.queue_lengths()
     counts = _job_counts(parts)
     up = [("database", counts is not None), ("broker", queues is not None), ("inspector", parts.inspector.answered)]
-    return Response(parts.telemetry.render(jobs=counts, queues=queues, up=up), media_type=CONTENT_TYPE)
+    return parts.telemetry.render(jobs=counts, queues=queues, up=up)
 
 
 def _database(parts: ServiceParts) -> str | None:

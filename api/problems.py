@@ -32,7 +32,7 @@ from core.errors import (
 )
 from core.redaction import redact
 from core.spec.document import NOT_AVAILABLE
-from core.spec.parse import did_you_mean, pointer
+from core.spec.parse import MOST_NAMED, did_you_mean, pointer, summary_of
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2  # what a client is told to wait where the same request may work later
@@ -145,11 +145,9 @@ def _summary(kind: type[PotstillError]) -> str:
 def invalid(
     errors: Sequence[Mapping[str, Any]], *, model: type[BaseModel] | None = None, where: str = ""
 ) -> PotstillError:
-    """Everything that pydantic found wrong, as one error. ``model`` is what unknown fields are compared with."""
-    found = [_field_error(error, model, where) for error in errors]
-    summary = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in found[:3])
-    if len(found) > 3:
-        summary += f"; and {len(found) - 3} more"
+    """What pydantic found wrong, as one error. ``model`` is what unknown fields are compared with."""
+    found = [_field_error(error, model, where) for error in errors[:MOST_NAMED]]
+    summary = summary_of(found, num_wrong=len(errors))
     if errors and all(error["type"] == NOT_AVAILABLE for error in errors):
         return NotAvailable(summary, errors=found)
     return InvalidRequest(summary, errors=found)

@@ -9,11 +9,12 @@ from typing import Any
 
 _HIDDEN = "[hidden]"
 # What a key's holder may recognise it by stays; of its secret not even a part does (a message may cut it short).
+# A scheme has an end: strangers choose the texts, and from each letter of a long word it would be looked for anew.
 _SECRETS = re.compile(
     r"(?P<key>ps_[0-9a-z]{26})_[0-9a-f]+"
     r"|(?P<scheme>\b(?:bearer|basic)\s+)(?!ps_)(?=\S*[\d+/=])[\w.~+/=-]{8,}"
     r"|(?P<cookie>potstill_session[=:]\s*)[^;,\s'\"]+"
-    r"|(?P<url>[a-z][a-z0-9+.-]*://[^\s:/@'\"]*:)[^\s@/'\"]+(?=@)",
+    r"|(?P<url>[a-z][a-z0-9+.-]{0,31}://[^\s:/@'\"]*:)[^\s@/'\"]+(?=@)",
     re.IGNORECASE,
 )
 _SECRET_FIELDS = re.compile(

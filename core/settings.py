@@ -171,6 +171,9 @@ class Settings(BaseSettings):
         description="Bytes of datasets, models, artefacts and checkpoints that a project may store. Beyond it new "
         "jobs, retries and uploads are refused; a job that was accepted goes on, and its checkpoints may go beyond.",
     )
+    quota_keys: int = Field(
+        default=1_000, ge=0, description="API keys in force of a project; each has rates of its own."
+    )
     audit_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
 
     max_upload_bytes: int = Field(

@@ -42,6 +42,7 @@ def serve_api(host: str, port: int) -> None:
     from core.queue import Hints
     from core.store.db import open_database
     from core.store.place import open_store
+    from server.heads import BoundedHeads
 
     app = create_app(
         settings, open_database(settings), open_store(settings.resolved_storage_url()), Hints(settings.broker_url)
@@ -54,6 +55,8 @@ def serve_api(host: str, port: int) -> None:
         access_log=False,  # the application writes its own, with request ids
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         server_header=False,
+        http=BoundedHeads,
+        ws="none",  # nothing here speaks it
     )
 
 

@@ -66,7 +66,7 @@ def ask(
     """
     asked, answered = scratch / "question.json", scratch / "answer.json"
     asked.write_text(json.dumps(question))
-    with asked.open("rb") as stdin, answered.open("wb") as stdout:
+    with asked.open("rb") as stdin, answered.open("w+b") as stdout:
         process = subprocess.Popen(  # noqa: S603 - a module of ours
             [sys.executable, "-P", "-m", module],
             stdin=stdin,
@@ -75,10 +75,10 @@ def ask(
             preexec_fn=_preparation(limits),  # noqa: PLW1509 - this process has one thread
         )
         status = _watched(process, limits.seconds, control)
-    if status != 0:
-        raise _ended(status)
-    with answered.open("rb") as file:
-        document: dict[str, Any] = json.loads(file.read(MAX_ANSWER_BYTES))
+        if status != 0:
+            raise _ended(status)
+        stdout.seek(0)  # not opened by its name again: it lies in a folder where the process may put other things
+        document: dict[str, Any] = json.loads(stdout.read(MAX_ANSWER_BYTES))
     if "error" in document:
         raise restore_error(document["error"])
     return dict(document["ok"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
@@ -38,8 +39,10 @@ from core.errors import (
 )
 from core.redaction import redact
 from core.store import audit, keys
+from core.store.db import utc_now
 
 JOBS_PER_PAGE = 25
+REFUSALS_TOLD_EVERY = timedelta(minutes=1)  # of one key
 _FILTERS = (("", "All"), *((status, status.capitalize()) for status in views.STATUSES))
 _FOR_EVER = "public, max-age=31536000, immutable"
 
@@ -99,7 +102,7 @@ def login_page(next: str = "/jobs") -> Response:  # noqa: A002 - the word that b
 
 
 @router.post("/login")
-def login(
+async def login(
     request: Request,
     parts: Parts,
     key: Annotated[str, Form(max_length=500)] = "",
@@ -109,13 +112,12 @@ def login(
     if not session.is_same_origin(request.headers):
         raise Forbidden("Sign in from this page itself, not from another site.")
     try:
-        who = parts.gate.sign_in(request, key.strip())
+        who = await to_thread.run_sync(parts.gate.sign_in, request, key.strip())
     except NotAuthenticated:
-        _note_refusal(parts, request, key.strip())
+        await to_thread.run_sync(_note_refusal, parts, request, key.strip())
         problem = "This key is not known here, or it was revoked. Check that it was copied whole."
         return page("login.html", status_code=HTTPStatus.UNAUTHORIZED, section="", next=_local(next), problem=problem)
-    with parts.change(from_request(who, request), "session.sign_in", who.key_id):
-        pass  # nothing else changes
+    await _note(parts, from_request(who, request), "session.sign_in")
     answer = _see_other(_local(next))
     answer.set_cookie(
         session.COOKIE_NAME,
@@ -129,14 +131,13 @@ def login(
 
 
 @router.post("/logout")
-def logout(request: Request, parts: Parts) -> Response:
+async def logout(request: Request, parts: Parts) -> Response:
     """End the session in this browser."""
     if not session.is_same_origin(request.headers):
         raise Forbidden("Sign out from a page of this dashboard.")
     with suppress(NotAuthenticated):  # the session was over before
-        who = from_request(parts.gate.identify(request), request)
-        with parts.change(who, "session.sign_out", who.key_id):
-            pass  # nothing else changes
+        who = await to_thread.run_sync(parts.gate.identify, request)
+        await _note(parts, from_request(who, request), "session.sign_out")
     answer = _see_other("/login")
     answer.delete_cookie(session.COOKIE_NAME, httponly=True, samesite="lax", secure=_is_secure(parts, request))
     return answer
@@ -192,14 +193,34 @@ def press_button(parts: Parts, who: Operator, background: BackgroundTasks, job_i
     return _see_other(f"/jobs/{job.id}")
 
 
+async def _note(parts: ServiceParts, who: Caller, action: str) -> None:
+    """Write in the audit log that a session began or ended; as every change, it counts against the key's rates."""
+    await parts.rates.require(who.key_id, "writes")
+
+    def note() -> None:
+        with parts.change(who, action, who.key_id):
+            pass  # nothing else changes
+
+    await to_thread.run_sync(note)
+
+
 def _note_refusal(parts: ServiceParts, request: Request, token: str) -> None:
-    """Tell the project of the key that this claims to be. What claims to be none of ours is in the log alone."""
-    with parts.database.write() as unit:
+    """Tell the project of the key that this claims to be. What claims to be none of ours is in the log alone.
+
+    Whoever tries may do so from many addresses, so their tries are no reason to write each time: a project is told
+    once in a while, and nothing is written for what is nobody's key.
+    """
+    with parts.database.read() as unit:
         claimed = keys.named_by(unit, token)
-        if claimed is not None:
-            who = from_request(Caller(claimed.id, claimed.project_id, frozenset()), request)
-            audit.record(unit, who, "session.sign_in", claimed.id, outcome="refused")
-    log.warning("session.refused", client_address=client_address(request), key_id=claimed.id if claimed else None)
+        log.warning("session.refused", client_address=client_address(request), key_id=claimed.id if claimed else None)
+        if claimed is None:
+            return
+        who = from_request(Caller(claimed.id, claimed.project_id, frozenset()), request)
+        told = audit.last_refusal(unit, who, "session.sign_in", who.key_id)
+        if told is not None and utc_now(unit) - told < REFUSALS_TOLD_EVERY:
+            return
+    with parts.database.write() as unit:
+        audit.record(unit, who, "session.sign_in", who.key_id, outcome="refused")
 
 
 def _is_secure(parts: ServiceParts, request: Request) -> bool:

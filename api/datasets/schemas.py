@@ -66,7 +66,7 @@ class DatasetOut(Out):
     object: Literal["dataset"] = "dataset"
     name: str
     status: Literal["processing", "ready", "failed"]
-    source: dict[str, Any]
+    source: dict[str, Any] = Field(description="As it was given; of a URL without its query, which may be a secret.")
     splits: dict[str, SplitOut] | None
     num_classes: int | None = Field(description="Null while processing, and for an unlabelled dataset.")
     classes: list[str] | None = Field(description="Null while processing, and for an unlabelled dataset.")

@@ -59,10 +59,10 @@ async def list_events(
         return await to_thread.run_sync(_event_page, parts, who.project_id, job_id, limit, after)
     place = await to_thread.run_sync(_place, parts, who.project_id, job_id, after, last_event_id)
     # Looked at before the answer begins, so that a job which is not there is a 404.
-    news = await to_thread.run_sync(look, parts.database, who.project_id, job_id, place)
+    news = await to_thread.run_sync(look, parts.database, who, job_id, place)
     if last_event_id and news.ended and not news.messages:
         return Response(status_code=204)
-    stream = event_stream(parts.live, parts.database, who.project_id, job_id, after_seq=place)
+    stream = event_stream(parts.live, parts.database, who, job_id, after_seq=place)
     return StreamingResponse(stream, headers=HEADERS, media_type="text/event-stream")
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from api.jobs.schemas import EventOut
 from api.jobs.service import event_out
 from api.live import Live
-from core.errors import NotFound
+from core.errors import NotAuthenticated, NotFound
 from core.store import events, jobs
 from core.store.db import Database, DatabaseUnavailable
 from core.store.keys import Caller
@@ -35,14 +35,15 @@ class News:
     ended: bool
 
 
-def look(database: Database, project_id: str, job_id: str, after_seq: int) -> News:
-    """Read the log from a place on. Raises ``NotFound`` where the job is gone.
+def look(database: Database, who: Caller, job_id: str, after_seq: int) -> News:
+    """Read the log from a place on.
 
-    The messages are written here, once for all who follow the job from this place.
+    The messages are written here, once for all who follow the job from this place with this key. Raises
+    ``NotFound`` where the job is gone, and ``NotAuthenticated`` where the key is not good any more.
     """
     with database.read() as session:
-        job = jobs.get(session, project_id, job_id)
-        page = events.list_events(session, project_id, job_id, after_seq=after_seq, limit=_BATCH)
+        job = jobs.get_for(session, who, job_id)
+        page = events.list_events(session, who.project_id, job_id, after_seq=after_seq, limit=_BATCH)
         # The job was read first: what it says of its last event is true of this page or of a later one.
         last = page.items[-1].seq if page.items else after_seq
         messages = b"".join(map(_message, page.items))
@@ -50,23 +51,24 @@ def look(database: Database, project_id: str, job_id: str, after_seq: int) -> Ne
 
 
 async def event_stream(
-    live: Live, database: Database, project_id: str, job_id: str, *, after_seq: int
+    live: Live, database: Database, who: Caller, job_id: str, *, after_seq: int
 ) -> AsyncIterator[bytes]:
-    """The log as server-sent events, from a place on, live until the job has ended.
+    """The log as server-sent events, from a place on, live until the job has ended, or the key is not good any more.
 
-    The database may be away meanwhile.
+    Then, as where the job was deleted, the stream ends: whoever comes back is told why. The database may be away
+    meanwhile.
     """
     yield b"retry: %d\n\n" % RETRY_MILLISECONDS
     with live.watch(job_id) as changed:
         pinged_at = time.monotonic()
         while True:
             changed.clear()  # before looking: what happens meanwhile sets it again
-            read = partial(look, database, project_id, job_id, after_seq)
+            read = partial(look, database, who, job_id, after_seq)
             try:
-                news = await live.once(("events", project_id, job_id, after_seq), read)
+                news = await live.once(("events", who.key_id, job_id, after_seq), read)
             except DatabaseUnavailable:  # it comes back, and whoever connects anew meanwhile is only told to wait
                 news = News(b"", after_seq, ended=False)
-            except NotFound:  # deleted, so nothing follows
+            except (NotAuthenticated, NotFound):
                 return
             if news.messages:
                 yield news.messages

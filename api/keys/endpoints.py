@@ -13,21 +13,29 @@ from api.keys import service
 from api.keys.schemas import ApiKeyOut, KeyCreate, KeyRotate, NewApiKeyOut
 from api.problems import problems
 from api.schemas import Page
-from core.errors import Conflict, LastAdminKey, MalformedRequest, NotFound, PayloadTooLarge, UnsupportedMedia
+from core.errors import (
+    Conflict,
+    LastAdminKey,
+    MalformedRequest,
+    NotFound,
+    PayloadTooLarge,
+    QuotaExceeded,
+    UnsupportedMedia,
+)
 from core.store import keys
 from core.store.db import Session
 
 router = APIRouter(prefix="/v1/api-keys", tags=["project"])
 
 _TOKEN = frozenset({"token"})
-_BODY_PROBLEMS = (MalformedRequest, PayloadTooLarge, UnsupportedMedia)
+_PROBLEMS = (MalformedRequest, PayloadTooLarge, UnsupportedMedia, QuotaExceeded)
 
 
 @router.post(
     "",
     status_code=201,
     response_model=NewApiKeyOut,
-    responses=created(*_BODY_PROBLEMS, status=201),
+    responses=created(*_PROBLEMS, status=201),
     openapi_extra=json_body(KeyCreate, example={"name": "laptop", "scopes": ["read", "write"], "expires_in_days": 90}),
 )
 async def create_key(who: Admin, key: IdempotencyKey, request: Request, parts: Parts) -> Response:
@@ -37,9 +45,10 @@ async def create_key(who: Admin, key: IdempotencyKey, request: Request, parts: P
     same `Idempotency-Key` makes no second key, but is answered with `token` null.
     """
     asked = validated(KeyCreate, await read_json(request))
+    most = parts.settings.quota_keys
 
     async def prepare() -> Callable[[Session], NewApiKeyOut]:
-        return lambda session: service.new_key_out(service.create(session, who, asked))
+        return lambda session: service.new_key_out(service.create(session, who, asked, most=most))
 
     identity = ["POST /v1/api-keys", asked.model_dump(mode="json")]
     return await answer_once(parts, who, key, request=identity, prepare=prepare, status=201, shown_once=_TOKEN)
@@ -74,7 +83,7 @@ def revoke_key(key_id: str, who: Admin, parts: Parts) -> None:
     "/{key_id}/rotate",
     status_code=201,
     response_model=NewApiKeyOut,
-    responses=created(*_BODY_PROBLEMS, NotFound, Conflict, status=201),
+    responses=created(*_PROBLEMS, NotFound, Conflict, status=201),
     openapi_extra=json_body(KeyRotate, example={"overlap_seconds": 3600}, required=False),
 )
 async def rotate_key(key_id: str, who: Admin, key: IdempotencyKey, request: Request, parts: Parts) -> Response:
@@ -85,9 +94,10 @@ async def rotate_key(key_id: str, who: Admin, key: IdempotencyKey, request: Requ
     shown once, as it is when a key is made. The body may be empty.
     """
     asked = validated(KeyRotate, await read_json(request) if await request.body() else {})
+    most = parts.settings.quota_keys
 
     async def prepare() -> Callable[[Session], NewApiKeyOut]:
-        return lambda session: service.new_key_out(service.rotate(session, who, key_id, asked))
+        return lambda session: service.new_key_out(service.rotate(session, who, key_id, asked, most=most))
 
     identity = ["POST /v1/api-keys/rotate", key_id, asked.model_dump(mode="json")]
     return await answer_once(

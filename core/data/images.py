@@ -71,8 +71,11 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _check_scans(image: Image.Image, content: bytes) -> None:
-    """Refuse a progressive JPEG that goes over all pixels again for every few bytes."""
-    if image.format == "JPEG" and (scans := content.count(_START_OF_SCAN)) > _MAX_SCANS:
+    """Refuse a progressive JPEG that goes over all pixels again for every few bytes.
+
+    Pillow calls it MPO where its header says that other pictures follow, whether they do or not.
+    """
+    if image.format in {"JPEG", "MPO"} and (scans := content.count(_START_OF_SCAN)) > _MAX_SCANS:
         raise BrokenImage(f"the image has {scans:,} scans, ordinary ones have about ten; save it anew")
 
 

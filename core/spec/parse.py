@@ -13,6 +13,10 @@ from core.spec.document import NOT_AVAILABLE, Document
 from core.spec.job import JobSpec, ResourcesSpec, StudentSpec, TeacherSpec, TeacherTrainingSpec, TrainingSpec
 from core.spec.methods import METHODS
 
+# Of wrong fields, of which a body of a megabyte can have a hundred thousand: each is compared with what is known, and
+# the answer says all that is known beside each.
+MOST_NAMED = 100
+
 _NESTED: dict[str, type[Document]] = {
     "student": StudentSpec,
     "teachers": TeacherSpec,
@@ -30,14 +34,18 @@ def parse_job_spec(data: Any) -> JobSpec:
 
 
 def spec_error(errors: Sequence[Mapping[str, Any]]) -> PotstillError:
-    """The one error that says everything that is wrong with a job spec."""
-    found = [_field_error(error) for error in errors]
-    summary = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in found[:3])
-    if len(found) > 3:
-        summary += f"; and {len(found) - 3} more"
+    """The one error that says what is wrong with a job spec: everything, if that is not more than anybody reads."""
+    found = [_field_error(error) for error in errors[:MOST_NAMED]]
+    summary = summary_of(found, num_wrong=len(errors))
     if all(error["type"] == NOT_AVAILABLE for error in errors):
         return NotAvailable(summary, errors=found)
     return InvalidSpec(summary, errors=found)
+
+
+def summary_of(found: Sequence[FieldError], *, num_wrong: int) -> str:
+    """The first of many wrong fields in a line, and how many there are besides."""
+    summary = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in found[:3])
+    return f"{summary}; and {num_wrong - 3} more" if num_wrong > 3 else summary
 
 
 def pointer(location: Iterable[str | int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from sqlalchemy import delete, select
@@ -33,6 +33,18 @@ def record(session: Session, who: Caller, action: str, object_id: str | None, *,
         )
     )
     session.flush()
+
+
+def last_refusal(session: Session, who: Caller, action: str, object_id: str) -> datetime | None:
+    """When the project was last told that this was refused to this key; None: never, or long ago."""
+    told = select(AuditEntry.created_at).where(
+        AuditEntry.project_id == who.project_id,
+        AuditEntry.object_id == object_id,
+        AuditEntry.key_id == who.key_id,
+        AuditEntry.action == action,
+        AuditEntry.outcome == "refused",
+    )
+    return session.scalars(told.order_by(AuditEntry.id.desc()).limit(1)).one_or_none()
 
 
 def list_entries(

@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
@@ -27,6 +27,7 @@ from core.store.pages import Page, missing, newest_first, require_id
 SCOPES = ("read", "write", "admin")  # each includes those before it
 TOUCH_EVERY = timedelta(minutes=1)  # "last used" need not be exact, and a write a request would cost
 
+_LAST_MOMENT = datetime.max.replace(tzinfo=UTC)  # as some write "never"
 _TOKEN = re.compile(r"ps_([0-9a-z]{26})_([0-9a-f]{64})")
 _REFUSED = "This API key is unknown, expired or revoked. Send `Authorization: Bearer ps_…`."
 
@@ -193,7 +194,7 @@ def rotate(
     if (replaced_by := successor.first()) is not None:
         raise Conflict(f"{old.id} was rotated before, into {replaced_by}; rotate that one, or make a new key.")
     if expires_at is None and old.expires_at is not None:
-        expires_at = now + (old.expires_at - old.created_at)
+        expires_at = now + min(old.expires_at - old.created_at, _LAST_MOMENT - now)
     made = create(session, project_id, name=old.name, scopes=old.scopes, expires_at=expires_at, replaces=old.id)
     if overlap:
         old.expires_at = min(now + overlap, old.expires_at or now + overlap)
@@ -201,6 +202,13 @@ def rotate(
         old.revoked_at = now
     session.flush()
     return made
+
+
+def count_in_force(session: Session, project_id: str) -> int:
+    """How many keys of the project are good now."""
+    good = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > utc_now(session))
+    found = select(func.count()).where(ApiKey.project_id == project_id, ApiKey.revoked_at.is_(None), good)
+    return session.scalars(found).one()
 
 
 def _locked(session: Session, project_id: str, key_id: str) -> ApiKey:

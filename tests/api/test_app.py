@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -35,6 +36,24 @@ def test_without_an_inspector_the_service_is_not_ready_and_says_so(make_server):
     assert answer.json()["code"] == "not_ready"
     assert list(answer.json()["missing"]) == ["inspector"]
     assert answer.headers["Retry-After"] == "2"
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics"])
+def test_however_many_ask_without_a_key_one_look_is_made_for_them_all(server, monkeypatch, path):
+    looks, ping, lengths = [], server.database.ping, server.hints.queue_lengths
+
+    def slow(look):
+        looks.append(1)
+        time.sleep(0.3)
+        return look()
+
+    monkeypatch.setattr(server.database, "ping", lambda: slow(ping))
+    monkeypatch.setattr(server.hints, "queue_lengths", lambda: slow(lengths))
+    with ThreadPoolExecutor(60) as pool:
+        statuses = {answer.status_code for answer in pool.map(lambda _: get(server, path), range(60))}
+
+    assert statuses == {200}
+    assert len(looks) < 10  # two, if they come at the very same moment
 
 
 def test_prometheus_can_scrape(server, tenant):

@@ -190,6 +190,21 @@ class TestRefusedSignIns:
     def sign_in(self, server, key):
         return httpx.post(f"{server.url}/login", data={"key": key}, headers=SAME_ORIGIN, trust_env=False)
 
+    def test_a_flood_of_them_is_told_once_and_then_only_read(self, server, tenant, monkeypatch):
+        wrong = tenant.token[:-1] + ("0" if tenant.token[-1] != "0" else "1")
+        writes, write = [], server.database.write
+
+        def counted():
+            writes.append(1)
+            return write()
+
+        monkeypatch.setattr(server.database, "write", counted)
+        for key in [wrong] * 5 + ["ps_" + "0" * 26 + "_" + "0" * 64] * 5:
+            assert self.sign_in(server, key).status_code == 401
+
+        assert len(writes) == 1
+        assert len(tenant.http.get("/v1/audit-log").json()["data"]) == 1
+
     def test_one_with_a_key_of_ours_is_told_to_its_project(self, server, tenant):
         wrong = tenant.token[:-1] + ("0" if tenant.token[-1] != "0" else "1")
         assert self.sign_in(server, wrong).status_code == 401

@@ -4,6 +4,7 @@ import time
 from functools import partial
 
 import anyio
+import httpx
 import pytest
 
 from api.rates import CLASS_OF, CLASSES, Rates
@@ -56,6 +57,16 @@ def test_the_refusal_says_what_is_limited_and_for_how_long(key):
     wait = int(answer.headers["Retry-After"])
     assert problem["retry_after_seconds"] == wait
     assert 15 <= wait <= 20  # a third of a minute
+
+
+def test_signing_in_and_out_counts_as_writes(key, limited):
+    """Each leaves an entry in the audit log, so whoever may only read could fill it."""
+    with httpx.Client(base_url=limited.url, headers={"Sec-Fetch-Site": "same-origin"}, trust_env=False) as browser:
+        found = statuses(partial(browser.post, "/login", data={"key": key.token}), 2)
+        found += statuses(partial(browser.post, "/logout"), 1)
+        found += statuses(partial(browser.post, "/login", data={"key": key.token}), 2)
+
+    assert found == [303, 303, 303, 429, 429]
 
 
 def test_polling_one_job_counts_as_reads(key):

@@ -177,6 +177,14 @@ def jpeg_that_goes_over_its_pixels_ten_thousand_times():
     return scans(8_000, 10_000)
 
 
+@breaks("jpg")
+def jpeg_that_says_it_is_the_first_of_two_and_goes_over_its_pixels_ten_thousand_times():
+    several = encoded(Image.new("L", (8, 8)), "MPO", save_all=True, append_images=[Image.new("L", (8, 8))])
+    at = several.index(b"\xff\xe2")
+    (length,) = struct.unpack_from(">H", several, at + 2)
+    return b"\xff\xd8" + several[at : at + 2 + length] + scans(8_000, 10_000)[2:]
+
+
 @breaks("tif")
 def tiff_with_a_tile_of_sixteen_gigabytes():
     return tiff({256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: 131_072, 323: 131_072, 324: 8, 325: 100})

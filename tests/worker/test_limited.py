@@ -63,6 +63,13 @@ def test_its_home_and_temporary_files_are_in_the_scratch_folder(run, tmp_path):
     assert seen["paths"] == [str(tmp_path / "scratch")] * 2
 
 
+def test_its_answer_is_what_it_printed_and_not_what_it_put_in_its_place(run, tmp_path):
+    (tmp_path / "secret.json").write_text('{"ok": {"secret": 1}}')
+    swap = f"os.unlink('answer.json'); os.symlink({str(tmp_path / 'secret.json')!r}, 'answer.json')\n"
+
+    assert run("os.chdir(os.environ['HOME'])\n" + swap + says("{'mine': 1}")) == {"mine": 1}
+
+
 def test_its_limits_are_set_and_cannot_be_raised(run):
     code = """
 names = ("DATA", "FSIZE", "NOFILE", "CORE", "CPU")

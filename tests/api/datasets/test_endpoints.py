@@ -87,9 +87,18 @@ class TestUrl:
         dataset = answer.json()
 
         assert (answer.status_code, dataset["status"], dataset["name"]) == (202, "processing", "my pets")
-        assert dataset["source"] == source
+        assert dataset["source"] == {**source, "url": "https://nowhere.example/data/my%20pets.tar.gz?[hidden]"}
         assert "nowhere.example" not in looked_up
         assert server.hints.was_told("datasets")
+
+    def test_what_opens_a_signed_link_is_shown_to_nobody(self, http):
+        """It may open more than this one file, and every key of the project may look."""
+        source = {"type": "url", "url": "https://nowhere.example/pets.zip?sig=geheim"}
+        answers = [http.post("/v1/datasets", json={"source": source}, headers={"Idempotency-Key": "k"}) for _ in "ab"]
+        answers += [http.get("/v1/datasets"), http.get(f"/v1/datasets/{answers[0].json()['id']}")]
+
+        assert [answer.status_code for answer in answers] == [202, 202, 200, 200]
+        assert not any("geheim" in answer.text for answer in answers)
 
     @pytest.mark.parametrize(
         ("url", "words"),

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from api.jobs import stream
 from api.jobs.stream import look
 from core.errors import NotFound
 from core.queue import Hints
-from core.store import events, jobs
+from core.store import events, jobs, keys
 from core.store.db import DatabaseUnavailable
 
 
@@ -141,6 +142,29 @@ class TestEventStream:
         assert [event["seq"] for _, event in seen] == list(range(1, 9))
         assert seen[2][0] - said_at[0] < 1.0
         assert seen[-1][1]["type"] == "job.failed"
+
+    @pytest.mark.parametrize("end", ["revoked", "expired"])
+    def test_it_ends_with_the_key_that_it_was_asked_for_with(self, live, broker_server, end):
+        attempt = live.running_job()
+        with live.database.write() as session:
+            other = keys.create(session, live.project_id, name="lost", scopes=["read"])
+            key_id, token = other.key.id, other.token
+        headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
+        with httpx.Client(base_url=broker_server.url, headers=headers, timeout=20, trust_env=False) as client:
+            with client.stream("GET", f"/v1/jobs/{attempt.job_id}/events") as answer:
+                lines = answer.iter_lines()
+                while not next(lines).startswith("data: "):
+                    pass
+                with live.database.write() as session:
+                    if end == "revoked":
+                        keys.revoke(session, live.project_id, key_id)
+                    else:
+                        keys.get(session, live.project_id, key_id).expires_at = datetime.now(UTC)
+                say(live, attempt, "not for you")
+                rest = "".join(lines)  # it ends by itself, though the job goes on
+
+            assert "not for you" not in rest
+            assert client.get(f"/v1/jobs/{attempt.job_id}/events").status_code == 401
 
     def test_many_readers_miss_nothing(self, live, broker_server):
         attempt = live.running_job()

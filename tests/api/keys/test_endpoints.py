@@ -73,10 +73,11 @@ def test_nobody_makes_a_key_that_may_do_more_than_their_own(server, make_tenant)
     writer = Caller("key_x", tenant.project_id, frozenset({"write"}))
     with server.database.write() as session:
         with pytest.raises(Forbidden, match="no scope admin itself"):
-            service.create(session, writer, KeyCreate(name="more", scopes=["read", "admin"]))
+            service.create(session, writer, KeyCreate(name="more", scopes=["read", "admin"]), most=0)
         with pytest.raises(Forbidden, match="fewer scopes"):
-            service.rotate(session, writer, tenant.key_id, KeyRotate())
-        assert service.create(session, writer, KeyCreate(name="less", scopes=["read"])).key.scopes == ["read"]
+            service.rotate(session, writer, tenant.key_id, KeyRotate(), most=0)
+        less = service.create(session, writer, KeyCreate(name="less", scopes=["read"]), most=0)
+        assert less.key.scopes == ["read"]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,7 @@ def test_nobody_makes_a_key_that_may_do_more_than_their_own(server, make_tenant)
         ({"expires_in_days": 0}, "/expires_in_days"),
         ({"expires_at": "2020-01-01T00:00:00Z"}, "/expires_at"),
         ({"expires_at": "2030-01-01T00:00:00"}, "/expires_at"),
+        ({"expires_at": "9999-12-31T23:59:59-14:00"}, "/expires_at"),
         ({"expires_at": "2100-01-01T00:00:00Z", "expires_in_days": 1}, "/expires_in_days"),
         ({"expires": 1}, "/expires"),
     ],
@@ -97,6 +99,21 @@ def test_what_cannot_be_names_the_field(http, document, pointer):
 
     assert answer.status_code == 422
     assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+
+
+def test_a_project_has_only_so_many_keys_in_force_as_each_has_rates_of_its_own(make_server, make_tenant):
+    tenant = make_tenant(of=make_server(quota_keys=3))
+    made = [make(tenant.http) for _ in range(3)]
+    extra = made[1].json()["id"]
+    rotate = f"/v1/api-keys/{extra}/rotate"
+
+    assert [answer.status_code for answer in made] == [201, 201, 403]
+    assert made[2].json()["code"] == "quota_exceeded"
+    assert (made[2].json()["quota"], made[2].json()["limit"]) == ("keys", 3)
+    assert tenant.http.post(rotate).status_code == 403
+    assert tenant.http.post(rotate, json={"overlap_seconds": 0}).status_code == 201
+    assert tenant.http.delete(f"/v1/api-keys/{made[0].json()['id']}").status_code == 204
+    assert [make(tenant.http).status_code for _ in range(2)] == [201, 403]
 
 
 def test_the_last_admin_key_is_not_revoked(server, make_tenant):
@@ -131,6 +148,17 @@ def test_without_an_overlap_the_old_key_ends_at_once(server, make_tenant):
     made = tenant.http.post(f"/v1/api-keys/{tenant.key_id}/rotate", json={"overlap_seconds": 0}).json()
 
     assert [opens(server, token) for token in (tenant.token, made["token"])] == [401, 200]
+
+
+def test_a_key_whose_end_is_the_end_of_all_dates_has_a_successor_too(make_tenant):
+    """As people write "never"; nothing is later, so the successor's end is the same."""
+    tenant = make_tenant()
+    last = "9999-12-31T23:59:59.999Z"
+    made = make(tenant.http, expires_at=last).json()
+    answer = tenant.http.post(f"/v1/api-keys/{made['id']}/rotate")
+
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["expires_at"] == last
 
 
 def test_a_repeated_request_makes_no_second_key_and_shows_no_token(server, make_tenant):

@@ -9,6 +9,7 @@ from safetensors.torch import save, save_file
 
 from core.errors import UnsupportedMedia, WeightsMismatch
 from core.models.header import TensorEntry, read_facts, read_header
+from core.refusals import ModelHeaderInvalid
 
 STATE = {"a.weight": torch.zeros(3, 4), "b": torch.zeros(2, dtype=torch.int64), "scalar": torch.zeros(())}
 
@@ -36,6 +37,16 @@ def test_a_header_says_what_the_file_holds(tmp_path):
     }
     assert header.metadata == {"format": "pt"}
     assert header.size_bytes == (tmp_path / "m.safetensors").stat().st_size
+
+
+def test_a_header_that_parsed_would_fill_the_memory_is_not_parsed(tmp_path):
+    """The API reads headers by itself; of each three bytes here come fifty-six."""
+    header = b'{"a":[' + b"[]," * 3_000_000 + b"[]]}"
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+
+    with pytest.raises(ModelHeaderInvalid, match=r"9,000,010 bytes, at most 8,388,608 are read"):
+        read_header(file)
 
 
 @pytest.mark.parametrize(
