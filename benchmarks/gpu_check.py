@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from benchmarks.engine import Shelf, Watching, run, run_afresh
 from benchmarks.results import RESULTS, machine, write_json
-from core.data.ingest import ingest_builtin
+from core.data.ingest.dataset import ingest_builtin
 from core.pipeline import students_task
 from core.reporting import Interrupted
 from core.spec import METHODS

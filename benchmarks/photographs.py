@@ -17,8 +17,8 @@ import timm
 from safetensors.torch import load_file
 
 from benchmarks.results import ROOT
-from core.data.ingest import ingest_folder
-from core.data.ingest_files import Labels
+from core.data.ingest.dataset import ingest_folder
+from core.data.ingest.files import Labels
 from core.data.stored import INDEX
 from core.models.preprocessing import normalized
 from core.models.weights import CONFIG, save_folder

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from benchmarks.photographs import ARCHIVE
-from core.data.ingest import ingest_folder
+from core.data.ingest.dataset import ingest_folder
 from core.data.stored import INDEX
 
 NUM_CLASSES = 10

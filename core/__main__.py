@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core import inspection, pipeline
-from core.data.ingest import Labels, ingest_archive, ingest_builtin, ingest_folder
+from core.data.ingest.dataset import Labels, ingest_archive, ingest_builtin, ingest_folder
 from core.data.stored import INDEX, StoredDataset
 from core.errors import InvalidRequest, InvalidSpec, PotstillError
 from core.local import METRICS_FILE, ConsoleReporter

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from core.data.ingest import IngestLimits, IngestReport, Rejected, ingest_builtin
+from core.data.ingest.dataset import IngestLimits, IngestReport, Rejected, ingest_builtin
 from core.data.kinds import WANTED, may_be_archive
 from core.errors import DatasetRejected, OutOfMemory, PotstillError, StorageFailed, Unavailable
 from core.fetch.download import Downloader, DownloadLimits
@@ -114,7 +114,7 @@ def _ingested(context: Context, dataset: Dataset, folder: Path, scratch: Path, c
     }
     limits = _process_limits(context.settings)
     try:
-        answer = ask("core.data.ingest_process", question, limits, scratch=scratch, control=control)
+        answer = ask("core.data.ingest.process", question, limits, scratch=scratch, control=control)
     except OutOfTime:
         raise IngestTimeout(
             f"Reading and decoding the files took longer than {limits.seconds:g} s; send fewer or smaller ones."

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from core.data.ingest_layout import Layout, Placed
+from core.data.ingest.layout import Layout, Placed
 from core.data.stored import BLOB, FORMAT, INDEX, RECORD, Index, SplitIndex, SplitName, StoredFile
 
 _PACK = struct.Struct("<qqiiiI")  # one RECORD

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from core import inspection, pipeline
-from core.data.ingest import ingest_folder
+from core.data.ingest.dataset import ingest_folder
 from core.data.stored import StoredDataset
 from core.errors import ProcessLost
 from core.follower import Silent

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from core import inspection, pipeline
-from core.data.ingest import ingest_folder
+from core.data.ingest.dataset import ingest_folder
 from core.data.stored import StoredDataset
 from core.errors import NonFiniteLoss, SpecCannotRun
 from core.export.onnx_file import open_session

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from core.confinement import confine
-from core.data import ingest_parquet  # noqa: F401 - imported late by the code, once here for all cases
-from core.data.ingest_process import Archive, Limits, answer
+from core.data.ingest import parquet  # noqa: F401 - imported late by the code, once here for all cases
+from core.data.ingest.process import Archive, Limits, answer
 from core.data.stored import StoredDataset
 from tests.hostile import pictures, tables, tars, zips  # noqa: F401 - they fill the corpus
 from tests.hostile.corpus import CASES, LIMITS, tree

@@ -29,7 +29,7 @@ def ingested(tmp_path):
         process = ProcessLimits(memory_bytes=memory_bytes, file_bytes=file_bytes, seconds=seconds)
         before = time.monotonic()
         try:
-            return ask("core.data.ingest_process", question, process, scratch=scratch, control=lambda: Control.GO)
+            return ask("core.data.ingest.process", question, process, scratch=scratch, control=lambda: Control.GO)
         finally:
             assert time.monotonic() - before < seconds + 5
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data.ingest import ingest_folder
+from core.data.ingest.dataset import ingest_folder
 from core.data.stored import StoredDataset
 from core.spec import parse_job_spec
 from core.store import datasets, intake, jobs

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data.ingest import ingest_folder
+from core.data.ingest.dataset import ingest_folder
 from core.data.stored import StoredDataset
 from core.errors import StorageFailed, StoredFileDamaged
 from core.faultpoints import VARIABLE, Fault, arm

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from core.data.ingest_layout import arrange
+from core.data.ingest.layout import arrange
 from core.data.stored import StoredDataset
 from core.data.stored_writer import StoredWriter
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.data.ingest import ingest_folder
+from core.data.ingest.dataset import ingest_folder
 from core.data.stored import StoredDataset
 from core.local import FolderReporter
 from core.spec import TeacherSpec

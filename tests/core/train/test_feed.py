@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from core.data import decoding
-from core.data.ingest import ingest_folder
+from core.data.ingest.dataset import ingest_folder
 from core.data.mixing import Mixing, mix_pictures
 from core.data.pixels import Pixels, load_pixels
 from core.data.stored import StoredDataset

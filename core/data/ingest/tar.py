@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn, Protocol, Self, cast
 
-from core.data.ingest_limits import Budget, IngestLimits
+from core.data.ingest.limits import Budget, IngestLimits
 from core.refusals import ArchiveBomb, ArchiveUnreadable
 
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.data.ingest_files import Row
-from core.data.ingest_layout import arrange
+from core.data.ingest.files import Row
+from core.data.ingest.layout import arrange
 from core.errors import DatasetRejected
 
 

@@ -1,7 +1,7 @@
-"""``python -m core.data.ingest_process``: take in one archive in a process of its own.
+"""``python -m core.data.ingest.process``: take in one archive in a process of its own.
 
 JSON comes in on stdin (:class:`Archive`). One line of JSON goes out on stdout: ``{"ok": {...}}``, the fields of an
-:class:`core.data.ingest.IngestReport`, with the dataset stored in ``out_folder``, or ``{"error": {...}}`` as
+:class:`core.data.ingest.dataset.IngestReport`, with the dataset stored in ``out_folder``, or ``{"error": {...}}`` as
 ``core.errors.error_document`` writes it. The exit status is 0 in both cases; anything else means that the process
 itself died. Whoever calls it sets limits of memory, time and file sizes; network, other programs and other
 files it gives up by itself before it looks at the archive.
@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from core.confinement import confine
-from core.data.ingest import IngestLimits, ingest_archive
-from core.data.ingest_files import Labels
-from core.data.ingest_limits import readable
+from core.data.ingest.dataset import IngestLimits, ingest_archive
+from core.data.ingest.files import Labels
+from core.data.ingest.limits import readable
 from core.errors import OutOfMemory, PotstillError, StorageFailed, error_document
 from core.refusals import UnpackedTooLarge
 from core.spec.document import Document
 
 
 class Limits(Document):
-    """The fields of :class:`core.data.ingest.IngestLimits`."""
+    """The fields of :class:`core.data.ingest.limits.IngestLimits`."""
 
     max_unpacked_bytes: int
     max_unpack_ratio: float

@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.data.images import BrokenImage, decode
-from core.data.ingest_builtin import builtin_files
-from core.data.ingest_files import Labels, Row, SourceFile
-from core.data.ingest_layout import Layout, arrange
-from core.data.ingest_limits import IngestLimits, Rejected
-from core.data.ingest_names import shown
-from core.data.ingest_sources import archive_files, folder_files
+from core.data.ingest.builtin import builtin_files
+from core.data.ingest.files import Labels, Row, SourceFile
+from core.data.ingest.layout import Layout, arrange
+from core.data.ingest.limits import IngestLimits, Rejected
+from core.data.ingest.names import shown
+from core.data.ingest.sources import archive_files, folder_files
 from core.data.stored import INDEX, Index
 from core.data.stored_writer import StoredWriter
 from core.errors import DatasetRejected

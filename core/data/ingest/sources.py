@@ -19,15 +19,15 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from core.data.ingest_files import Labels, SourceFile
-from core.data.ingest_limits import Budget, IngestLimits, readable, too_many_files
-from core.data.ingest_names import NotAccepted, check_kind, clean_path, shown
-from core.data.ingest_tar import TarEntry, looks_like_tar, tar_entries
+from core.data.ingest.files import Labels, SourceFile
+from core.data.ingest.limits import Budget, IngestLimits, readable, too_many_files
+from core.data.ingest.names import NotAccepted, check_kind, clean_path, shown
+from core.data.ingest.tar import TarEntry, looks_like_tar, tar_entries
 from core.errors import DatasetRejected
 from core.refusals import ArchiveBomb, ArchiveUnreadable, TableUnclear
 
 if TYPE_CHECKING:
-    from core.data.ingest_parquet import Tables
+    from core.data.ingest.parquet import Tables
 
 __all__ = ["SourceFile", "archive_files", "folder_files"]
 
@@ -307,7 +307,7 @@ class _Spool:
     def rows(self, path: str, source: Path | IO[bytes]) -> Iterator[SourceFile]:
         """The rows of a table that lies on disk."""
         if self._tables is None:
-            from core.data.ingest_parquet import Tables  # slow to import and needed here alone
+            from core.data.ingest.parquet import Tables  # slow to import and needed here alone
 
             self._tables = Tables(self._limits, packed_bytes=self._packed_bytes, labels=self._labels)
         yield from self._tables.files(path, source)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from core.data.ingest_files import SourceFile
+from core.data.ingest.files import SourceFile
 from core.errors import InvalidRequest
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # pictures (N, H, W), labels (N,)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.data.ingest_names import NotAccepted, check_kind, clean_label, clean_path, shown
+from core.data.ingest.names import NotAccepted, check_kind, clean_label, clean_path, shown
 
 
 @pytest.mark.parametrize(

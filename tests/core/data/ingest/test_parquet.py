@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.data.ingest_files import Row
-from core.data.ingest_limits import IngestLimits
-from core.data.ingest_names import NotAccepted
-from core.data.ingest_parquet import Tables, split_of
+from core.data.ingest.files import Row
+from core.data.ingest.limits import IngestLimits
+from core.data.ingest.names import NotAccepted
+from core.data.ingest.parquet import Tables, split_of
 from core.errors import DatasetRejected
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

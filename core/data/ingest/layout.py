@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from core.data.ingest_files import Labels, Row
-from core.data.ingest_limits import Rejected
+from core.data.ingest.files import Labels, Row
+from core.data.ingest.limits import Rejected
 from core.data.stored import UNLABELLED, SplitName
 from core.refusals import TooFewImages
 

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from core.data.ingest import MAX_LISTED, ingest_builtin, ingest_folder
+from core.data.ingest.dataset import MAX_LISTED, ingest_builtin, ingest_folder
 from core.data.stored import StoredDataset
 from core.errors import DatasetRejected, InvalidRequest
 
@@ -308,7 +308,7 @@ def test_an_unknown_built_in_dataset_is_refused_with_the_known_ones(tmp_path):
 
 def test_ingestion_needs_no_torch_and_reads_parquet_only_on_demand():
     code = (
-        "import sys, core.data.ingest, core.data.stored; "
+        "import sys, core.data.ingest.dataset, core.data.stored; "
         "print([m for m in ('torch', 'sklearn', 'pyarrow') if m in sys.modules])"
     )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data.ingest_builtin import builtin_files
+from core.data.ingest.builtin import builtin_files
 
 
 @pytest.mark.parametrize(("name", "count", "size"), [("digits", 1797, (8, 8)), ("mnist-5k", 5000, (28, 28))])

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.data.ingest_limits import IngestLimits
-from core.data.ingest_sources import archive_files, folder_files
+from core.data.ingest.limits import IngestLimits
+from core.data.ingest.sources import archive_files, folder_files
 from core.errors import DatasetRejected
 
 

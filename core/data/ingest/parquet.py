@@ -15,10 +15,10 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.data.ingest_columns import Columns, find_columns
-from core.data.ingest_files import Labels, Row, SourceFile
-from core.data.ingest_limits import Budget, IngestLimits, readable
-from core.data.ingest_names import NotAccepted, clean_label, shown
+from core.data.ingest.columns import Columns, find_columns
+from core.data.ingest.files import Labels, Row, SourceFile
+from core.data.ingest.limits import Budget, IngestLimits, readable
+from core.data.ingest.names import NotAccepted, clean_label, shown
 from core.data.stored import UNLABELLED
 from core.refusals import TableUnclear, TooManyFiles
 

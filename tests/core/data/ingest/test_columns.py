@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from core.data.ingest_columns import Columns, find_columns
+from core.data.ingest.columns import Columns, find_columns
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

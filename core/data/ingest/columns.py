@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import types
 
-from core.data.ingest_files import Labels
-from core.data.ingest_names import NotAccepted, clean_label, shown
+from core.data.ingest.files import Labels
+from core.data.ingest.names import NotAccepted, clean_label, shown
 from core.refusals import TableUnclear
 
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")

@@ -5,9 +5,9 @@ import tarfile
 
 import pytest
 
-from core.data.ingest_limits import IngestLimits
-from core.data.ingest_sources import archive_files
-from core.data.ingest_tar import looks_like_tar, tar_entries
+from core.data.ingest.limits import IngestLimits
+from core.data.ingest.sources import archive_files
+from core.data.ingest.tar import looks_like_tar, tar_entries
 from core.errors import DatasetRejected
 
 FILES = {"a/1.png": b"one", "a/2.png": b"two" * 1000, "b/empty.png": b""}

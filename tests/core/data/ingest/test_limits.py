@@ -1,6 +1,6 @@
 import pytest
 
-from core.data.ingest_limits import Budget, IngestLimits, readable
+from core.data.ingest.limits import Budget, IngestLimits, readable
 from core.errors import DatasetRejected
 
 

@@ -1,0 +1,1 @@
+"""Ingestion: what users send becomes a stored dataset."""
