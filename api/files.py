@@ -14,7 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 from zipstream import ZIP_STORED, ZipStream
 
 from api.problems import MEDIA_TYPE
-from core.errors import NotFound, RangeNotSatisfiable, StorageFailed
+from core.errors import NotFound, RangeNotSatisfiable, StorageFailed, StoredFileDamaged
 from core.store.artifacts import ArtifactStore
 from core.store.tables import Artifact
 
@@ -58,7 +58,10 @@ def file_answer(request: Request, store: ArtifactStore, content: StoredContent) 
     headers["Content-Length"] = str(end - start)
     if part is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{content.size_bytes}"
-    body = _nothing() if request.method == "HEAD" else store.open(content.key, start, end - start)
+    try:
+        body = _nothing() if request.method == "HEAD" else store.open(content.key, start, end - start)
+    except StoredFileDamaged:  # a checkpoint that a newer one has just outdated
+        raise NotFound(f"{content.filename} is not stored any more.") from None
     return StreamingResponse(body, 206 if part else 200, headers, media_type=content.media_type)
 
 

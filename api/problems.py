@@ -28,6 +28,7 @@ from core.errors import (
     RangeNotSatisfiable,
     RateLimited,
     RequestInFlight,
+    StorageFailed,
     Unavailable,
 )
 from core.redaction import redact
@@ -39,6 +40,12 @@ RETRY_SECONDS = 2  # what a client is told to wait where the same request may wo
 _DETAIL_CHARACTERS = 2000
 
 log = structlog.get_logger(__name__)
+
+
+class StorageUnavailable(Unavailable):
+    """The artefact store is full, read-only or out of reach."""
+
+    code = "storage_unavailable"
 
 
 class FieldProblem(BaseModel):
@@ -174,6 +181,8 @@ async def _domain_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PotstillError)
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable):
         log.error("http.failed", code=error.code, detail=error.detail, exc_info=error)
+    if isinstance(error, StorageFailed):  # what ends a job is for a request a reason to come again
+        error = StorageUnavailable("Files cannot be stored or read at the moment; try again soon.")
     return problem(error, request)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,12 +63,14 @@ async def received_form(request: Request, rules: FormRules, scratch: Path) -> As
     """Receive the request's form into a folder below ``scratch`` that goes away at the end.
 
     Raises :class:`MalformedRequest`, :class:`InvalidRequest`, :class:`PayloadTooLarge`, or what ``sniff`` raises,
-    as soon as it is known.
+    as soon as it is known; :class:`Unavailable` where the disk refuses.
     """
     boundary = _boundary(request)
-    folder = await to_thread.run_sync(lambda: _folder(scratch))
+    with _kept():
+        folder = await to_thread.run_sync(lambda: _folder(scratch))
     try:
-        with (Path(folder.name) / "file").open("w+b") as file:
+        # Closing writes what is still in the file's buffer.
+        with _kept(), (Path(folder.name) / "file").open("w+b") as file:
             receiver = _Receiver(rules, file)
             parser = MultipartParser(boundary, receiver.callbacks())
             try:
@@ -95,6 +97,15 @@ def admit_upload(parts: ServiceParts, who: Caller) -> int:
 def is_form(request: Request) -> bool:
     """Whether the body is a multipart form."""
     return media_type(request) == "multipart/form-data"
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Raise :class:`Unavailable` where the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"The upload cannot be kept now: {error.strerror}. Try again later.") from error
 
 
 def _folder(scratch: Path) -> TemporaryDirectory[str]:
@@ -157,10 +168,7 @@ class _Receiver:
     def flush(self) -> None:
         for block in self._waiting:
             self._digest.update(block)
-            try:
-                self._file.write(block)
-            except OSError as error:
-                raise Unavailable(f"The upload cannot be kept now: {error.strerror}. Try again later.") from error
+            self._file.write(block)
         self._waiting.clear()
         self.waiting_bytes = 0
 

@@ -14,7 +14,10 @@ REFUSALS = {
     errno.EDQUOT: "the disk's quota is used up; make room, then retry the job",
     errno.EFBIG: "the file is larger than may be written; raise the limit, then retry the job",
     errno.EROFS: "the disk is read-only; make it writable, then retry the job",
+    errno.EACCES: "the service's user may not use this file or folder; set its owner or mode right, then retry the job",
+    errno.EPERM: "the service's user may not do this here; set the owner or mode right, then retry the job",
     errno.ENODEV: "the disk is gone; mount it again, then retry the job",
+    errno.ENOTCONN: "the disk's server is gone; mount it again, then retry the job",
     errno.ESTALE: "the disk's server forgot it; mount it again, then retry the job",
     errno.EIO: "the disk failed; repair or replace it, then retry the job",
 }

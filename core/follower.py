@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +16,13 @@ from typing import Any, Literal
 # As in core.__main__: before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from core.errors import PotstillError
+from core.errors import OutOfMemory, PotstillError
 from core.lifeline import CRASHED
 from core.pipeline import students_task
 from core.reporting import Control, Progress, SavedCheckpoint, Stage
 from core.train.checkpoint import read_checkpoint
 from core.train.context import opened
+from core.train.environment import is_out_of_memory
 from core.train.followers import Orders, tell_failure
 from core.train.loop import Stepper
 from core.train.parts import parted
@@ -99,10 +101,23 @@ def main(arguments: Sequence[str]) -> int:
     orders = Orders.read(Path(path))
     try:
         follow(orders, int(rank), int(size))
-    except PotstillError as error:
-        tell_failure(orders, int(rank), error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the first rank is to say so in this one's place
+        if not isinstance(error, PotstillError):
+            traceback.print_exc()
+        tell_failure(orders, int(rank), _told(error, int(rank)))
         return CRASHED
     return 0
+
+
+def _told(error: Exception, rank: int) -> PotstillError:
+    """As the first rank would be failed by the same error."""
+    said = f"{type(error).__name__}: {error}"
+    match error:
+        case PotstillError():
+            return error
+        case _ if is_out_of_memory(error):
+            return OutOfMemory(f"there is not enough memory for process {rank} of those that train together: {said}")
+    return PotstillError(f"process {rank} of those that train together ended with {said}")
 
 
 if __name__ == "__main__":

@@ -122,10 +122,10 @@ def _see_to(context: Context, attempt: Attempt, ending: Ending, guardian: Guardi
     """Write down how the attempt ended, where its process could not."""
     if ending is Ending.DONE:
         return
+    if ending is not Ending.LEASE_LOST:
+        _write(context, lambda session: _left(session, attempt, ending, guardian, context.settings))
+    # After that: nobody renews the lease any more, and a large folder can take longer than what is left of it.
     shutil.rmtree(context.scratch(attempt.job_id, attempt.attempt), ignore_errors=True)
-    if ending is Ending.LEASE_LOST:
-        return
-    _write(context, lambda session: _left(session, attempt, ending, guardian, context.settings))
 
 
 def _left(session: Session, attempt: Attempt, ending: Ending, guardian: Guardian, settings: Settings) -> None:

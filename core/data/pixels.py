@@ -5,6 +5,7 @@ Nothing that is trained with them shows which.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import weakref
@@ -171,6 +172,7 @@ class _Decoding:
         beside = path.with_suffix(".partial")  # one name: the lock's holder alone writes it, leftovers are overwritten
         try:
             images = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=self.shape)
+            _take_room(beside)
             self._fill(images)
             images.flush()
             with beside.open("rb") as file:
@@ -194,6 +196,19 @@ class _Decoding:
 
     def _poll(self) -> None:
         self.progress(0, self.shape[0])
+
+
+def _take_room(path: Path) -> None:
+    """Have the disk give a file all of its room now. A write to a mapped page that finds none is no error: it kills."""
+    allocate = getattr(os, "posix_fallocate", None)  # macOS has none
+    if allocate is None:
+        return
+    with path.open("r+b") as file:
+        try:
+            allocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # some file systems cannot promise it
+                raise
 
 
 def _nobody_listens(_done: int, _total: int) -> None:

@@ -42,8 +42,7 @@ def claim(session: Session, table: type[Row], *, worker_id: str, lease_seconds: 
         was_lost = found.worker_id is not None
         losses = found.losses + was_lost
         if losses >= MAX_LOSSES:
-            message = f"Its worker was lost {losses} times; it may need more memory than there is."
-            _update(session, table, found, **_over(session, "failed"), losses=losses, error=_error(message))
+            _give_up(session, table, found, losses)
             continue
         return _update(
             session,
@@ -97,6 +96,15 @@ def change(session: Session, table: type[Row], holding: Holding, **values: Any) 
 
 
 # --- inside ---------------------------------------------------------------------------------------
+
+
+def _give_up(session: Session, table: type[Row], row: Row, losses: int) -> None:
+    """As :func:`fail`, of one that no worker holds: what was sent is of no use any more, and takes no room."""
+    message = f"Its worker was lost {losses} times; it may need more memory than there is."
+    sent = row.size_bytes or 0
+    nothing: dict[str, Any] = {"upload_key": None, "size_bytes": None}
+    _update(session, table, row, **_over(session, "failed"), losses=losses, error=_error(message), **nothing)
+    add_stored(session, row.project_id, -sent)
 
 
 def _end(session: Session, table: type[Row], holding: Holding, **values: Any) -> Row:

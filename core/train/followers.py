@@ -136,7 +136,10 @@ class Orders:
 
 def tell_failure(orders: Orders, rank: int, error: PotstillError) -> None:
     """Leave word of what ended this rank."""
-    orders.failure(rank).write_text(json.dumps(error_document(error)), encoding="utf-8")
+    path = orders.failure(rank)
+    beside = path.with_suffix(".partial")
+    beside.write_text(json.dumps(error_document(error)), encoding="utf-8")
+    beside.replace(path)  # whole, whenever it is seen
 
 
 @contextmanager
@@ -220,9 +223,11 @@ class _Followers:
             if time.monotonic() >= ends:
                 return None
             time.sleep(_LOOK_SECONDS)
-        for rank in self._processes:
-            if self._orders.failure(rank).exists():
-                return restore_error(json.loads(self._orders.failure(rank).read_text(encoding="utf-8")))
+        told = [path for rank in self._processes if (path := self._orders.failure(rank)).exists()]
+        if told and min(failed.values()) >= 0:
+            # The first one is the cause: the others could not go on without it.
+            first = min(told, key=lambda path: path.stat().st_mtime_ns)
+            return restore_error(json.loads(first.read_text(encoding="utf-8")))
         for rank in failed:
             # Nobody is left to say so where an import or a library in C++ found no memory.
             if last := [line for line in self._words(rank).splitlines() if tells_of_no_memory(line)]:
@@ -230,7 +235,7 @@ class _Followers:
                     f"there is not enough memory: {self._named(rank)} said {last[-1][-_LAST_WORDS:]!r}. Lower "
                     "training.batch_size or training.image_size, or take a smaller model."
                 )
-        # Who was killed comes before who could not go on without it.
+        # Who was killed comes before who could not go on without it, whatever that one says.
         rank, status = min(failed.items(), key=lambda one: one[1])
         if self._was_for_memory(failed):
             return KilledForMemory(

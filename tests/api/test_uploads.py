@@ -3,6 +3,7 @@
 import io
 import os
 import socket
+import subprocess
 import tarfile
 import time
 import tracemalloc
@@ -13,7 +14,7 @@ from fastapi import Request
 
 from api.sniffing import require_archive, require_weights
 from api.uploads import FormRules, received_form
-from core.errors import InvalidRequest, MalformedRequest, PayloadTooLarge, UnsupportedMedia
+from core.errors import InvalidRequest, MalformedRequest, PayloadTooLarge, Unavailable, UnsupportedMedia
 
 HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.zip"\r\n\r\n'
 ZIP = b"PK\x03\x04" + b"z" * 100
@@ -197,3 +198,38 @@ def test_a_client_that_leaves_halfway_leaves_nothing_behind(server, tenant):
 
     assert list(incoming.iterdir()) == []
     assert tenant.http.get("/v1/datasets").json()["data"] == []
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """The scratch folder on a disk without room for a single byte; skipped where this user may not mount one."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(scratch)], capture_output=True)
+    if made.returncode:
+        pytest.skip("this user may not mount a small disk")
+    filler = scratch / "filler"
+    filler.write_bytes(b"x" * 4096)
+    yield filler
+    subprocess.run(["umount", str(scratch)], check=True)
+
+
+def test_a_file_that_finds_no_room_at_its_last_byte_is_a_reason_to_come_again(tmp_path, full_disk):
+    """It is small enough for the buffer, so it is not before it is closed that the disk refuses it."""
+
+    async def refused():
+        body = [{"type": "http.request", "body": HEAD + ZIP + b"\r\n--b--\r\n", "more_body": False}]
+
+        async def next_message():
+            return body.pop()
+
+        headers = [(b"content-type", b"multipart/form-data; boundary=b")]
+        scope = {"type": "http", "method": "POST", "headers": headers}
+        rules = FormRules(frozenset(), 10_000, require_archive)
+        async with received_form(Request(scope, next_message), rules, tmp_path / "scratch"):
+            raise AssertionError("there is no room for it")
+
+    with pytest.raises(Unavailable, match="cannot be kept now"):
+        anyio.run(refused)
+
+    assert list((tmp_path / "scratch").iterdir()) == [full_disk]

@@ -5,6 +5,7 @@ dropout, drop-path and batch norm: each process draws its own masks and has stat
 """
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -16,15 +17,17 @@ import psutil
 import pytest
 from PIL import Image
 
-from core import inspection, pipeline
+from core import follower, inspection, pipeline
 from core.data.ingest.dataset import ingest_folder
 from core.data.stored import StoredDataset
-from core.errors import ProcessLost
+from core.errors import NonFiniteLoss, ProcessLost, restore_error
 from core.follower import Silent
+from core.lifeline import CRASHED
 from core.local import FolderReporter
 from core.reporting import Control, Interrupted, Workspace
 from core.spec import parse_job_spec
 from core.spec.facts import DatasetFacts
+from core.train.followers import Orders
 
 SIZE = 8
 TOLERANCE = 1e-5  # relative, of a loss
@@ -199,3 +202,27 @@ def test_a_follower_has_nothing_to_say():
 
     assert silent.control() is Control.GO
     assert silent.event("probe.passed", "it fits") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("shapes do not fit"), "internal_error"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "out_of_memory"),
+        (NonFiniteLoss("at step 3"), "non_finite_loss"),
+    ],
+)
+def test_it_says_why_it_fails_whatever_the_error(dataset, tmp_path, monkeypatch, error, code):
+    """Else a mistake that every process makes would be told as a lost worker, and tried again."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(follower, "follow", fail)
+    workspace = Workspace(root=tmp_path / "run", cache=tmp_path / "cache", dataset=dataset)
+    orders = Orders.of(resolved(dataset, 2), workspace, teachers={}, checkpoint=None)
+
+    assert follower.main([str(orders.write()), "1", "2"]) == CRASHED
+    told = restore_error(json.loads(orders.failure(1).read_text()))
+    assert told.code == code
+    assert str(error) in told.detail

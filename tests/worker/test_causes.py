@@ -37,6 +37,8 @@ from worker import causes
         (StorageFailed("x"), "storage_failed", "infrastructure"),
         (OSError(errno.ENOSPC, "No space left on device"), "storage_failed", "infrastructure"),
         (OSError(errno.EROFS, "Read-only file system"), "storage_failed", "infrastructure"),
+        (PermissionError(errno.EACCES, "Permission denied"), "storage_failed", "infrastructure"),
+        (OSError(errno.ENOTCONN, "Transport endpoint is not connected"), "storage_failed", "infrastructure"),
         (Unavailable("x"), "unavailable", "infrastructure"),
         (ExportMismatch("x"), "export_mismatch", "service"),
         (ZeroDivisionError("x"), "internal_error", "service"),

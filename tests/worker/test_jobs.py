@@ -229,6 +229,18 @@ def test_a_job_that_the_kernel_ended_for_want_of_memory_fails_as_out_of_memory(s
     assert error["fix"] == {"training": {"batch_size": 64}}
 
 
+def test_why_it_ended_is_written_down_before_its_folder_is_deleted_which_may_outlast_its_lease(
+    service, working, monkeypatch
+):
+    job = service.job()
+    seen = []
+    monkeypatch.setattr(worker_jobs.shutil, "rmtree", lambda *_, **__: seen.append(service.see(job).status))
+    working(lambda _context, _job, _control: os.kill(os.getpid(), signal.SIGKILL))
+    worker_jobs.run_next()
+
+    assert seen == ["queued"]
+
+
 def test_so_does_one_of_several_processes_that_lost_another_one_to_the_kernel(service, working):
     job = service.job(spec={"dataset": service.dataset, "training": {"batch_size": 128}})
     working(lambda _context, _job, _control: NO_MEMORY)

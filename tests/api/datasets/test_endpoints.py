@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from core.errors import StorageFailed
 from core.store import datasets
 
 
@@ -175,6 +176,18 @@ class TestUpload:
         assert first.json()["id"] == second.json()["id"]
         assert second.headers["Idempotent-Replayed"] == "true"
         assert other.json()["code"] == "idempotency_key_reused"
+
+    def test_one_that_a_full_disk_refuses_can_be_sent_again_with_its_key(self, server, http, archive, monkeypatch):
+        def full(key, _source):
+            raise StorageFailed(f"The artefact store failed at {key}: the disk is full.")
+
+        sent = {"headers": {"Idempotency-Key": "k-full"}, "files": {"file": ("a.zip", archive)}}
+        with monkeypatch.context() as refusing:
+            refusing.setattr(server.store, "put", full)
+            refused = http.post("/v1/datasets", **sent)
+
+        assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
+        assert http.post("/v1/datasets", **sent).status_code == 202
 
     def test_it_says_whether_labels_are_looked_for(self, http, archive):
         said = http.post("/v1/datasets", data={"labels": "none"}, files={"file": ("x.zip", archive)})

@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 
+from core.errors import StorageFailed, StoredFileDamaged
 from core.store import metrics
 
 
@@ -160,6 +161,16 @@ class TestArtifacts:
         assert int(answer.headers["Content-Length"]) == len(contents["model.safetensors"])
         assert answer.headers["Accept-Ranges"] == "bytes"
 
+    def test_one_that_is_deleted_while_it_is_asked_for_is_404(self, server, http, done, monkeypatch):
+        job, _ = done
+
+        def gone(key, *_):
+            raise StoredFileDamaged(f"The stored file {key} is not there.")
+
+        monkeypatch.setattr(server.store, "open", gone)
+
+        assert http.get(f"{job}/artifacts/model.safetensors").status_code == 404
+
     @pytest.mark.parametrize("name", ["nothing.bin", "..%2f..%2fpotstill.db", "%00", "a" * 3000, "state.pt"])
     def test_another_name_is_404(self, http, done, name):
         assert http.get(f"{done[0]}/artifacts/{name}").status_code == 404
@@ -172,6 +183,19 @@ class TestArtifacts:
             409,
             "no_artifacts",
         )
+
+
+def test_a_store_that_is_away_is_a_reason_to_come_again(server, http, done, monkeypatch):
+    job, _ = done
+
+    def away(key, *_):
+        raise StorageFailed(f"The artefact store failed at {key}: it is away.")
+
+    monkeypatch.setattr(server.store, "open", away)
+    answer = http.get(f"{job}/artifacts/model.safetensors")
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
+    assert answer.headers["Retry-After"]
 
 
 class TestDownload:

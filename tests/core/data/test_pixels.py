@@ -1,6 +1,7 @@
 import gc
 import multiprocessing
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from core.data.pixels import Pixels, load_pixels, square
 from core.data.stored import StoredDataset
+from core.shared_folder import SharedFolder
 
 
 @pytest.fixture
@@ -208,3 +210,28 @@ def test_an_array_that_was_deleted_while_it_is_used_is_made_again_beside_it(stor
     again = load_pixels(stored, "train", 5, tmp_path)
 
     assert np.array_equal(first.images, again.images)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 KiB; skipped where this user may not mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if made.returncode:
+        pytest.skip("this user may not mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_another_one_fills_meanwhile_ends_no_process(stored, small_disk, monkeypatch):
+    """There was room when it was looked at. A write to a mapped file that finds none would be a SIGBUS."""
+    monkeypatch.setattr(SharedFolder, "make_room", lambda *_: None)
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: os._exit(0 if load_pixels(stored, "train", 64, small_disk / "cache").on_demand else 1)
+    )
+    process.start()
+    process.join(30)
+
+    assert process.exitcode == 0
+    assert [path.name for path in (small_disk / "cache").rglob("*.partial")] == []

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from core.spec.facts import ModelFacts
-from core.store import datasets, models
+from core.store import datasets, intake, models, quotas
 from core.store.intake import Holding
 from core.store.leases import LeaseLost
 
@@ -20,8 +20,8 @@ class Kind:
     def __init__(self, world, name):
         self.world, self.module = world, {"datasets": datasets, "models": models}[name]
 
-    def create(self):
-        facts = {"name": "n", "upload_key": f"uploads/{self.world.serial}"}
+    def create(self, size_bytes=None):
+        facts = {"name": "n", "upload_key": f"uploads/{self.world.serial}", "size_bytes": size_bytes}
         self.world.serial += 1
         if self.module is datasets:
             return self.world.do(datasets.create, self.world.project, source={"type": "file"}, **facts).id
@@ -60,6 +60,19 @@ def test_the_oldest_is_claimed_and_made_ready(world, kind):
     assert done.finished_at is not None
     assert kind.claim().object_id == second
     assert kind.claim() is None
+
+
+def test_what_failed_as_its_worker_was_lost_too_often_holds_neither_its_upload_nor_its_room(world, kind):
+    wanted = kind.create(size_bytes=100)
+    before = world.ask(quotas.stored, world.project)
+    for _ in range(intake.MAX_LOSSES):
+        kind.claim(lease_seconds=-1)
+    assert kind.claim() is None
+
+    failed = kind.get(wanted)
+    assert (failed.status, failed.error["code"]) == ("failed", "worker_lost")
+    assert (failed.upload_key, failed.size_bytes) == (None, None)
+    assert world.ask(quotas.stored, world.project) == before - 100
 
 
 def test_a_failure_says_why(world, kind):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.errors import KilledForMemory, OutOfMemory, ProcessLost
+from core.errors import KilledForMemory, OutOfMemory, PotstillError, ProcessLost
 from core.reporting import Control, Interrupted, Workspace
 from core.spec import parse_job_spec
 from core.train import followers
@@ -95,6 +95,33 @@ def test_what_another_process_says_of_itself_is_raised(orders, other):
 
     with pytest.raises(OutOfMemory, match="too large"):
         lead(orders, told)
+
+
+def test_whoever_failed_first_is_the_cause_and_whoever_was_killed_before_all(orders, other):
+    other(
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "fate = Path(sys.argv[1]).parent / f'fate-{sys.argv[2]}'\n"
+        "while not fate.exists(): time.sleep(0.01)\n"
+        "os.kill(os.getpid(), signal.SIGKILL) if fate.read_text() == 'killed' else sys.exit(70)\n"
+    )
+    four = SPEC.resources.model_copy(update={"devices": 4})
+    spec = SPEC.model_copy(update={"resources": four})
+
+    def ended(fate):
+        def poll():
+            for rank in (2, 1):
+                if not orders.failure(rank).exists():
+                    tell_failure(orders, rank, PotstillError(f"of rank {rank}"))
+            (orders.failure(3).parent / "fate-new").write_text(fate)
+            (orders.failure(3).parent / "fate-new").replace(orders.failure(3).parent / "fate-3")
+
+        with pytest.raises(PotstillError) as failed, led(orders, spec=spec, device=CPU, poll=poll):
+            raise AssertionError("they cannot have met")
+        return failed.value.detail
+
+    assert ended("failed") == "of rank 2"
+    assert ended("killed").startswith("process 3 of the 4 that train together was ended by signal 9")
 
 
 @pytest.mark.parametrize(
