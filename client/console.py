@@ -40,6 +40,14 @@ def print_json_line(document: Any) -> None:
     print(json.dumps(document, ensure_ascii=False), flush=True)
 
 
+def shown(text: str) -> str:
+    """Somebody else's words for a line to print: neither rich's markup nor what a terminal would obey is left."""
+    plain = (
+        character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1] for character in text
+    )
+    return escape("".join(plain))
+
+
 def print_error(error: ClientError, *, as_json: bool) -> None:
     """An error on standard error: what is wrong, where, and the id to quote."""
     if as_json:
@@ -47,16 +55,16 @@ def print_error(error: ClientError, *, as_json: bool) -> None:
         err.out(json.dumps(error.problem if isinstance(error, ApiError) else document, ensure_ascii=False))
         return
     if not isinstance(error, ApiError):
-        err.print(f"[bold red]error[/]  {escape(str(error))}")
+        err.print(f"[bold red]error[/]  {shown(str(error))}")
         return
-    err.print(f"[bold red]{error.code}[/]  {escape(error.title)}")
+    err.print(f"[bold red]{error.code}[/]  {shown(error.title)}")
     if error.errors:
         for field in error.errors:
-            err.print(f"  [bold]{escape(field.get('pointer') or '/')}[/]  {escape(field.get('detail', ''))}")
+            err.print(f"  [bold]{shown(field.get('pointer') or '/')}[/]  {shown(field.get('detail', ''))}")
     else:
-        err.print(f"  {escape(error.detail)}")
+        err.print(f"  {shown(error.detail)}")
     if error.status >= 500 and error.request_id:
-        err.print(f"  [dim]request {escape(str(error.request_id))}[/]")
+        err.print(f"  [dim]request {shown(str(error.request_id))}[/]")
 
 
 def status_text(status: str) -> Text:
@@ -76,7 +84,7 @@ def job_table(jobs: Iterable[Job]) -> Table:
         result = job.get("result")
         table.add_row(
             job["id"],
-            escape(job["name"] or "—"),
+            shown(job["name"] or "—"),
             status_text(job["status"]),
             job["stage"] or "—",
             f"{job['progress']['fraction']:.0%}",
@@ -98,7 +106,7 @@ def dataset_table(datasets: Iterable[Dataset]) -> Table:
         splits = dataset["splits"] or {}
         table.add_row(
             dataset["id"],
-            escape(dataset["name"] or "—"),
+            shown(dataset["name"] or "—"),
             status_text(dataset["status"]),
             count(dataset["num_classes"]),
             count(splits.get("train", {}).get("num_samples")),
@@ -115,7 +123,7 @@ def key_table(keys: Iterable[ApiKey]) -> Table:
         table.add_column(heading, no_wrap=heading == "key", overflow="fold")
     for key in keys:
         last_used = ago(key["last_used_at"]) if key["last_used_at"] else "never"
-        table.add_row(key["id"], escape(key["name"]), ", ".join(key["scopes"]), last_used, _key_state(key))
+        table.add_row(key["id"], shown(key["name"]), ", ".join(key["scopes"]), last_used, _key_state(key))
     return table
 
 
@@ -136,7 +144,7 @@ def measures_table(rows: Iterable[tuple[str, Measures]]) -> Table:
         table.add_column(heading, justify="right")
     for name, measures in rows:
         table.add_row(
-            escape(name),
+            shown(name),
             _percent(measures["top1"]),
             short(measures["parameters"]),
             short(measures["flops"]),

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from client.configuration import connect
-from client.console import count, dataset_table, out, print_json
+from client.console import count, dataset_table, out, print_json, shown
 from client.documents import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Image datasets.")
@@ -90,10 +89,10 @@ def _describe(dataset: Dataset) -> None:
     parts = [f"{count(split['num_samples'])} {name}" for name, split in splits.items()]
     if dataset["num_classes"]:
         parts.append(f"{dataset['num_classes']} classes")
-    out.print(f"[bold]{dataset['id']}[/]  {escape(dataset['name'])}  {dataset['status']}  {', '.join(parts)}")
+    out.print(f"[bold]{dataset['id']}[/]  {shown(dataset['name'])}  {dataset['status']}  {', '.join(parts)}")
     if dataset["error"]:
-        out.print(f"  [red]{escape(dataset['error']['message'])}[/]")
+        out.print(f"  [red]{shown(dataset['error']['message'])}[/]")
     for rejected in dataset["rejected"][:20]:
-        out.print(f"  [yellow]left out[/] {escape(rejected['path'])}: {escape(rejected['reason'])}")
+        out.print(f"  [yellow]left out[/] {shown(rejected['path'])}: {shown(rejected['reason'])}")
     if len(dataset["rejected"]) > 20:
         out.print(f"  [dim]and {len(dataset['rejected']) - 20} more; --json lists them all[/]")

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from client.console import duration, err, out, short, size
+from client.console import duration, err, out, short, shown, size
 from client.documents import Event, Job, Measures
 from client.errors import ClientError, NotReady
 from client.sdk import Potstill
@@ -80,7 +79,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130 if time.monotonic() - began < 1 else 0)
     except ClientError as error:
-        err.print(f"[bold red]The demo ended early.[/] {escape(str(error))}")
+        err.print(f"[bold red]The demo ended early.[/] {shown(str(error))}")
         sys.exit(1)
 
 

@@ -10,10 +10,19 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.markup import escape
 
 from client.configuration import connect
-from client.console import duration, err, job_table, measures_table, out, print_json, print_json_line, status_text
+from client.console import (
+    duration,
+    err,
+    job_table,
+    measures_table,
+    out,
+    print_json,
+    print_json_line,
+    shown,
+    status_text,
+)
 from client.documents import Job, JobError, Move
 from client.errors import ClientError
 from client.sdk import Potstill
@@ -231,17 +240,17 @@ def _watch(potstill: Potstill, job_id: str, *, as_json: bool) -> None:
 
 def _describe_error(error: JobError) -> None:
     fault = f" ({error['fault']})" if error.get("fault") else ""
-    out.print(f"  [red]{escape(error['code'])}[/]{fault}  {escape(error['message'])}")
+    out.print(f"  [red]{shown(error['code'])}[/]{fault}  {shown(error['message'])}")
     if advice := error.get("advice"):
-        out.print(f"  {escape(advice)}")
+        out.print(f"  {shown(advice)}")
     if error.get("fix"):
-        out.print(f"  [dim]potstill jobs retry --apply-fix would change: {escape(json.dumps(error['fix']))}[/]")
+        out.print(f"  [dim]potstill jobs retry --apply-fix would change: {shown(json.dumps(error['fix']))}[/]")
     for line in error.get("log", [])[-_SHOWN_LOG_LINES:]:
-        out.print(f"  [dim]{escape(line)}[/]", soft_wrap=True)
+        out.print(f"  [dim]{shown(line)}[/]", soft_wrap=True)
 
 
 def _describe(job: Job) -> None:
-    out.print(f"[bold]{job['id']}[/]  {escape(job['name'] or '')}  ", status_text(job["status"]))
+    out.print(f"[bold]{job['id']}[/]  {shown(job['name'] or '')}  ", status_text(job["status"]))
     words = progress_words(job)
     if words:
         out.print(f"  {words}")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from client.configuration import connect
-from client.console import key_table, out, print_json
+from client.console import key_table, out, print_json, shown
 from client.documents import ApiKey
 
 app = typer.Typer(no_args_is_help=True, help="API keys of your project; needs a key with the scope admin.")
@@ -69,7 +68,7 @@ def _show(made: ApiKey, *, as_json: bool) -> None:
     if as_json:
         print_json(made)
         return
-    out.print(f"[bold]{made['id']}[/]  {escape(made['name'])}  {', '.join(made['scopes'])}")
+    out.print(f"[bold]{made['id']}[/]  {shown(made['name'])}  {', '.join(made['scopes'])}")
     if made["replaces"]:
         out.print(f"  it replaces {made['replaces']}")
     print(made["token"])  # alone on its line, untouched by width and colour

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from client.console import duration
+from client.console import duration, shown
 from client.documents import Event, Job
 from client.sdk import Potstill
 
@@ -49,14 +48,14 @@ def follow(
     # Without a terminal a bar would leave one line for every change: the events alone are told.
     live = console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not live, refresh_per_second=4) as progress:
-        task = progress.add_task(escape(label or job_id), total=1.0, detail="")
+        task = progress.add_task(shown(label or job_id), total=1.0, detail="")
         tell = on_event or _printer(progress.console)
         while True:
             job = potstill.jobs.get(job_id, wait_seconds=_LOOK_SECONDS)
             progress.update(
                 task,
                 completed=job["progress"]["fraction"],
-                description=f"{escape(label or job['name'] or job_id)} [blue]{job['stage'] or job['status']}[/]",
+                description=f"{shown(label or job['name'] or job_id)} [blue]{job['stage'] or job['status']}[/]",
                 detail=progress_words(job),
             )
             if on_look is not None:
@@ -89,6 +88,6 @@ def _printer(console: Console) -> Callable[[Event], None]:
     def tell(event: Event) -> None:
         time = event["created_at"][11:19]
         style = styles.get(event["level"], "default")
-        console.print(f"[dim]{time}[/] [{style}]{escape(event['message'])}[/]", highlight=False)
+        console.print(f"[dim]{time}[/] [{style}]{shown(event['message'])}[/]", highlight=False)
 
     return tell

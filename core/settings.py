@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core.fetch.targets import HTTPS_PORT, Reach
 
+MIN_SECRET_CHARACTERS = 32
+
 
 def _split(value: Any) -> Any:
     """A list as an environment variable holds it."""
@@ -29,7 +31,8 @@ Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, B
 class Settings(BaseSettings):
     """Where things are and how often they are looked at. Durations are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="POTSTILL_", frozen=True, extra="ignore")
+    # Inputs are hidden as the wrong one may be a secret, and errors at the start are logged.
+    model_config = SettingsConfigDict(env_prefix="POTSTILL_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     home: Path = Field(
         default=Path("potstill-home"),
@@ -58,7 +61,8 @@ class Settings(BaseSettings):
     )
     secret_key: SecretStr = Field(
         default=SecretStr(""),
-        description="Signs dashboard cookies. Empty: made on first start and kept in `HOME/secret-key`.",
+        description="Signs dashboard cookies; 32 characters or more. Empty: made on first start and kept in "
+        "`HOME/secret-key`.",
     )
     behind_tls: bool = Field(
         default=False,
@@ -207,6 +211,16 @@ class Settings(BaseSettings):
     fetch_idle_seconds: float = Field(
         default=30.0, gt=0, description="A download in which nothing arrives for so long is given up."
     )
+
+    @field_validator("secret_key")
+    @classmethod
+    def _hard_to_guess(cls, secret: SecretStr) -> SecretStr:
+        """Whoever has one cookie can try secrets at home, and with the right one sign in as any key."""
+        if 0 < len(secret.get_secret_value()) < MIN_SECRET_CHARACTERS:
+            raise ValueError(
+                f"a secret has at least {MIN_SECRET_CHARACTERS} characters; `openssl rand -hex 32` makes one"
+            )
+        return secret
 
     @field_validator("fetch_allow")
     @classmethod

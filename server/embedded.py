@@ -49,6 +49,7 @@ class StackOptions:
 
 def up(options: StackOptions) -> None:
     """Run the stack until SIGTERM, SIGINT or SIGHUP. Raises :class:`CannotStart`."""
+    os.umask(0o077)  # a folder that was there before may be open to other users of the machine; what is in it is not
     options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with claimed(options.home):
         _require_free_port(options)

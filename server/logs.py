@@ -84,7 +84,7 @@ def short(role: str, line: bytes) -> str | None:
     except ValueError:
         if role == "valkey":
             return None  # it has its own way to say things, and its log keeps them
-        return f"{role:<10} {line.decode(errors='replace')}" if line.strip() else None
+        return _printable(f"{role:<10} {line.decode(errors='replace').rstrip()}") if line.strip() else None
     if not isinstance(event, dict) or not _worth_showing(event):
         return None
     time = str(event.pop("timestamp", ""))[11:19]
@@ -93,7 +93,12 @@ def short(role: str, line: bytes) -> str | None:
         event.pop(hidden, None)
     fields = " ".join(f"{key}={value}" for key, value in event.items())
     mark = "" if level == "info" else f"{level.upper()} "
-    return f"{time} {role:<10} {mark}{name} {fields}".rstrip()
+    return _printable(f"{time} {role:<10} {mark}{name} {fields}".rstrip())
+
+
+def _printable(text: str) -> str:
+    """One line, and nothing that a terminal would obey: strangers' words are in it."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def _worth_showing(event: dict[str, Any]) -> bool:

@@ -99,7 +99,7 @@ def dataset_out(dataset: Dataset) -> DatasetOut:
             "id": dataset.id,
             "name": dataset.name,
             "status": dataset.status,
-            "source": _shown(dataset.source),
+            "source": datasets.shown(dataset.source),
             "splits": dataset.splits,
             "num_classes": dataset.num_classes,
             "classes": dataset.classes,
@@ -113,11 +113,3 @@ def dataset_out(dataset: Dataset) -> DatasetOut:
             "finished_at": dataset.finished_at,
         }
     )
-
-
-def _shown(source: dict[str, Any]) -> dict[str, Any]:
-    """The source as every key of the project may see it: what opens a signed link stands in its query."""
-    if source["type"] != "url":
-        return source
-    address, mark, _ = source["url"].partition("?")
-    return {**source, "url": f"{address}?[hidden]" if mark else address}

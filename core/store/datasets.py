@@ -124,6 +124,7 @@ def ready(
         size_bytes=size_bytes,
         rejected=[dict(one) for one in rejected],
         upload_key=None,
+        **_source_without_secret(session, holding),
     )
 
 
@@ -132,7 +133,21 @@ def fail(
 ) -> Dataset:
     """The dataset cannot be used. Raises ``LeaseLost``."""
     facts = {"rejected": [dict(one) for one in rejected], "upload_key": None, "size_bytes": None}
-    return intake.fail(session, Dataset, holding, dict(error), **facts)
+    return intake.fail(session, Dataset, holding, dict(error), **facts, **_source_without_secret(session, holding))
+
+
+def shown(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A source as every key of the project may see it: what opens a signed link stands in its query."""
+    if source.get("type") != "url":
+        return dict(source)
+    address, mark, _ = source["url"].partition("?")
+    return {**source, "url": f"{address}?[hidden]" if mark else address}
+
+
+def _source_without_secret(session: Session, holding: Holding) -> dict[str, Any]:
+    """What opens a link is kept, and in backups, for as long as something is still to be fetched."""
+    row = session.get(Dataset, holding.object_id)
+    return {} if row is None else {"source": shown(row.source)}
 
 
 def _find(session: Session, project_id: str, dataset_id: str, *, lock: bool) -> Dataset:

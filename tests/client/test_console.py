@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from client.console import ago, duration, job_table, measures_table, short, size
+from client.console import ago, dataset_table, duration, job_table, measures_table, short, shown, size
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,14 @@ def test_a_model_without_labels_to_judge_it_has_no_accuracy():
     top1 = measures_table([("student", measures)]).columns[1]
 
     assert list(top1.cells) == ["—"]
+
+
+def test_a_name_commands_no_terminal():
+    """Whoever may write chooses it, whoever lists reads it: this one would change the clipboard, and read backwards."""
+    name = "cat\x1b]52;c;ZXZpbA==\x07\u202egpj"
+    dataset = {"id": "ds_1", "name": name, "status": "processing", "splits": None, "num_classes": None}
+    printed = Console(file=io.StringIO(), force_terminal=True, width=200)
+    printed.print(dataset_table([{**dataset, "created_at": "2026-11-24T08:00:00.000Z"}]))
+
+    assert r"cat\x1b]52;c;ZXZpbA==\x07\u202egpj" in printed.file.getvalue()
+    assert shown("[red]tab\there\nnext, naïve 猫") == r"\[red]tab" + "\there\nnext, naïve 猫"

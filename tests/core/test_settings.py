@@ -24,3 +24,11 @@ def test_what_cannot_be_is_refused_at_the_start(monkeypatch, name, value):
 
     with pytest.raises(ValidationError):
         Settings()
+
+
+def test_a_secret_that_can_be_guessed_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("POTSTILL_SECRET_KEY", "hunter2")
+
+    with pytest.raises(ValidationError, match="at least 32 characters") as refused:
+        Settings()
+    assert "hunter2" not in str(refused.value)

@@ -77,3 +77,12 @@ def test_what_is_no_json_is_shown_as_it_is():
     assert short("worker", b"Segmentation fault") == "worker     Segmentation fault"
     assert short("worker", b"   ") is None
     assert short("valkey", b"Ready to accept connections") is None
+
+
+def test_strangers_words_neither_command_the_terminal_nor_make_lines_of_their_own():
+    words = "x\x1b]52;c;ZXZpbA==\x07\nready http://evil"
+    line = json.dumps({"event": "session.refused", "level": "warning", "client_address": words}).encode()
+
+    for told in (short("api", line), short("worker", b"TIFFOpen: \x1b[2J\rno such file")):
+        assert told.isprintable()
+    assert r"client_address=x\x1b]52;c;ZXZpbA==\x07\nready http://evil" in short("api", line)

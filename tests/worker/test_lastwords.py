@@ -107,7 +107,7 @@ def test_secrets_are_those_of_the_settings_and_of_the_environment():
     settings = Settings(
         database_url="postgresql+psycopg://u:db-password@h/x",
         broker_url="redis://:broker-password@h/0",
-        secret_key="cookie-signing-key",
+        secret_key="cookie-signing-key-of-32-characters",
     )
     environment = {
         "AWS_SECRET_ACCESS_KEY": "bucket-secret",
@@ -118,7 +118,13 @@ def test_secrets_are_those_of_the_settings_and_of_the_environment():
 
     found = secrets_of(settings, environment)
 
-    assert set(found) == {"db-password", "broker-password", "cookie-signing-key", "bucket-secret", "hf_abcdef"}
+    assert set(found) == {
+        "db-password",
+        "broker-password",
+        "cookie-signing-key-of-32-characters",
+        "bucket-secret",
+        "hf_abcdef",
+    }
     assert redacted("the key is bucket-secret", found) == "the key is [hidden]"
 
 

@@ -1,0 +1,33 @@
+"""The embedded stack as far as it can be seen without a job; the rest is in ``tests/e2e``."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+
+def test_other_users_of_the_machine_read_nothing_even_in_a_folder_that_was_open_to_them(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-P", "-m", "server", "up", "--home", str(home), "--port", str(port)]
+    old = os.umask(0o022)
+    try:
+        stack = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finally:
+        os.umask(old)
+    try:
+        deadline = time.monotonic() + 120
+        while not (home / "api-key").exists() and time.monotonic() < deadline:
+            assert stack.poll() is None
+            time.sleep(0.1)
+        open_to_others = [path for path in home.rglob("*") if path.exists() and path.stat().st_mode & 0o077]
+    finally:
+        stack.terminate()
+        stack.wait(60)
+
+    assert (home / "potstill.db").exists()
+    assert open_to_others == []
