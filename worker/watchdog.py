@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import struct
 import time
 from collections.abc import Iterable
 
@@ -28,17 +27,18 @@ class SharedMoment:
     """A moment of the monotonic clock that forked processes share."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 8)
+        # Written at one go. `struct.pack_into` clears the place first, and whoever looked just then saw a moment
+        # before the machine was started.
+        self._moment = memoryview(mmap.mmap(-1, 8)).cast("d")
         self.touch()
 
     def touch(self) -> None:
         """Let it be now."""
-        struct.pack_into("d", self._memory, 0, time.monotonic())
+        self._moment[0] = time.monotonic()
 
     def age(self) -> float:
         """The seconds since it was touched."""
-        (moment,) = struct.unpack_from("d", self._memory, 0)
-        return time.monotonic() - float(moment)
+        return time.monotonic() - self._moment[0]
 
 
 class Watchdog:

@@ -28,6 +28,19 @@ def hang(control):
     return 0
 
 
+def test_a_moment_is_never_seen_half_written():
+    """Else work that gets on would look as if it had done nothing since the machine was started."""
+    moment = SharedMoment()
+    process = FreshProcess(lambda: [moment.touch() for _ in range(10**9)] and 0)
+    ends = time.monotonic() + 2.0
+    oldest = 0.0
+    while time.monotonic() < ends:
+        oldest = max(oldest, *(moment.age() for _ in range(1000)))
+    process.kill()
+
+    assert oldest < 60
+
+
 def test_a_moment_is_shared():
     moment = SharedMoment()
     time.sleep(0.05)
