@@ -85,7 +85,7 @@ def _revision(old: Job, spec: JobSpec, resolution: service.Resolution | None) ->
     document = spec.model_dump(mode="json") if resolution is None else resolution["spec"]
     total_steps = old.progress["total_steps"] if resolution is None else resolution["estimate"]["total_steps"]
     return Revision(
-        of_attempt=old.attempt,
+        of_seq=old.last_seq,
         spec=document,
         resolved=resolution is not None,
         total_steps=total_steps,

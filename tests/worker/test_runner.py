@@ -51,7 +51,7 @@ def retried(service, job, patch):
     new = parse_job_spec(merge_patch(old.spec, patch)).model_dump(mode="json")
     tracks = restart(old.spec, new).tracks
     revision = Revision(
-        of_attempt=old.attempt, spec=new, resolved=True, total_steps=None, changes=["the fix"], tracks=tracks
+        of_seq=old.last_seq, spec=new, resolved=True, total_steps=None, changes=["the fix"], tracks=tracks
     )
     return service.do(jobs.retry_revised, service.project, job.id, revision)
 

@@ -18,13 +18,13 @@ from core.store.tables import Job
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """Another spec for a job that failed or was cancelled, derived from the one it had in attempt ``of_attempt``.
+    """Another spec for a job that failed or was cancelled, derived from the one it had at event ``of_seq``.
 
     ``tracks`` are those whose checkpoints were made with settings that do not hold any more; ``changes`` say in
     words what is different.
     """
 
-    of_attempt: int
+    of_seq: int  # its newest: a retry that was cancelled before its claim is no attempt, yet changed the spec
     spec: Mapping[str, Any]
     resolved: bool
     total_steps: int | None
@@ -40,7 +40,7 @@ def retry_revised(session: Session, project_id: str, job_id: str, revision: Revi
     """
     job = lock(session, project_id, job_id)
     require_retry(job)
-    if job.attempt != revision.of_attempt:
+    if job.last_seq != revision.of_seq:
         raise InvalidState(
             "This job was retried meanwhile; look at it again.", extra={"next_actions": next_actions(job)}
         )

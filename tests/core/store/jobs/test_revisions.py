@@ -30,7 +30,7 @@ def failed(world):
 def revision(world, job_id, *, tracks=(), **changes):
     job = world.get(job_id)
     values = {
-        "of_attempt": job.attempt,
+        "of_seq": job.last_seq,
         "spec": {**job.spec, "name": "again", "priority": 7, "metadata": {"k": "v"}},
         "resolved": True,
         "total_steps": 200,
@@ -73,6 +73,16 @@ def test_the_accelerator_that_a_claim_pinned_holds_unless_another_is_asked_for(w
     moved, _ = retried(world, failed, spec={**spec, "resources": {**spec["resources"], "accelerator": "cuda"}})
 
     assert moved.accelerator == "cuda"
+
+
+def test_a_retry_that_was_cancelled_before_its_claim_is_not_overwritten_by_one_that_had_not_seen_it(world, failed):
+    late = revision(world, failed)
+    retried(world, failed, spec={**world.get(failed).spec, "name": "of somebody else"})
+    world.do(jobs.cancel, world.project, failed)
+
+    with pytest.raises(InvalidState, match="meanwhile"):
+        world.do(jobs.retry_revised, world.project, failed, late)
+    assert world.get(failed).spec["name"] == "of somebody else"
 
 
 def test_a_job_that_was_retried_meanwhile_is_left_alone(world, failed):
