@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from psycopg.errors import FeatureNotSupported, ReadOnlySqlTransaction
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -54,7 +55,7 @@ class Database:
 
         Raises :class:`DatabaseUnavailable` where the database is away or busy for too long.
         """
-        with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with _translated(writing=True), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -79,19 +80,23 @@ class Database:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(*, writing: bool = False) -> Iterator[None]:
     try:
         yield
     except (DBAPIError, PoolTimeoutError) as error:
-        if not _is_absence(error):
+        if not _is_absence(error, writing=writing):
             raise
         raise DatabaseUnavailable("The database cannot be reached or is too busy; try again soon.") from error
 
 
-def _is_absence(error: DBAPIError | PoolTimeoutError) -> bool:
+def _is_absence(error: DBAPIError | PoolTimeoutError, *, writing: bool) -> bool:
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
+        return True
+    # A standby, to which a failover has led this process, may only be read from. In a unit of work that only reads it
+    # would be a mistake of ours.
+    is_standby = writing and isinstance(error.orig, ReadOnlySqlTransaction | FeatureNotSupported)
     # PostgreSQL calls the end of a session that was idle for too long an internal error.
-    kinds = (OperationalError, InterfaceError, PoolTimeoutError)
-    return isinstance(error, kinds) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    return is_standby or error.connection_invalidated
 
 
 def open_database(settings: Settings) -> Database:

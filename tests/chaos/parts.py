@@ -122,6 +122,12 @@ class Postgres:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
+    def become_standby(self) -> None:
+        """Start again as one that waits for a first server, and may only be read from."""
+        self.kill()
+        (self._data / "standby.signal").touch()
+        self.start()
+
     def stand_still(self) -> None:
         """Let all of it stop where it is: connections stay open, and nothing comes over them."""
         for process in self.processes():  # the one that makes others first
