@@ -104,7 +104,7 @@ def _database(parts: ServiceParts) -> str | None:
 
 
 def _storage(parts: ServiceParts) -> str | None:
-    key = f"readiness/{new_id('req')}"
+    key = f"uploads/readiness-{new_id('req')}"  # left by a crash, it is collected as uploads are
     try:
         parts.store.put(key, BytesIO(b"ready"))
         parts.store.delete(key)
