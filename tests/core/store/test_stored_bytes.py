@@ -96,7 +96,7 @@ class Lives:
         if job is None:
             return
         spec = {**job.spec, "name": "again", "priority": 0, "metadata": {}, "resources": {"accelerator": "cpu"}}
-        changed = {"spec": spec, "resolved": True, "total_steps": 10, "changes": ["x"], "of_attempt": job.attempt}
+        changed = {"spec": spec, "resolved": True, "total_steps": 10, "changes": ["x"], "of_seq": job.last_seq}
         revision = Revision(**changed, tracks=("distill", "teacher-0"))
         self.world.do(jobs.retry_revised, self.world.project, job.id, revision)
 
