@@ -1,10 +1,12 @@
-"""What a disk refuses, as the one error that a job ends with."""
+"""What a disk refuses, as the one error that a job ends with; and what it is to keep for good."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from core.errors import StorageFailed
 
@@ -31,6 +33,15 @@ def writing(what: str, *also: type[Exception]) -> Iterator[None]:
         yield
     except refusals as error:
         raise StorageFailed(f"{what} cannot be written: {why(error)}.") from error
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, durable."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def why(error: Exception) -> str:

@@ -33,6 +33,25 @@ def one_at_a_time(name):
         yield
 
 
+@pytest.fixture
+def make_disk(tmp_path):
+    """Makes a real file system of a size (``16m``) and returns its folder; skips where this user may not mount one."""
+    mounted = []
+
+    def make(size, name="disk"):
+        folder = tmp_path / name
+        folder.mkdir()
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+        if made.returncode:
+            pytest.skip("this user may not mount a small disk")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 @pytest.fixture(scope="session")
 def pg_server():
     """The URL of an empty database on a real server; works as root too (the server gets a user of its own)."""

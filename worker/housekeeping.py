@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,8 @@ def shrink_cache(cache: Path, max_bytes: int) -> int:
     An entry of a shared folder goes as a whole, and never while a job uses it; a file that a job has mapped stays
     readable for it.
     """
-    pieces = sorted((*_shared(cache), *_files(cache)), key=lambda piece: piece.used_at, reverse=True)
+    shared = [folder for folder in _entries(cache) if any(folder.glob("*.lock"))]  # an entry has its lock beside it
+    pieces = sorted((*_shared(shared), *_files(cache, shared)), key=lambda piece: piece.used_at, reverse=True)
     kept = won = 0
     for piece in pieces:
         kept += piece.num_bytes
@@ -75,26 +76,20 @@ def _touched(path: Path) -> float:
         return time.time()
 
 
-def _is_shared(folder: Path) -> bool:
-    """Whether it holds entries, each with its lock beside it."""
-    return any(folder.glob("*.lock"))
-
-
-def _shared(cache: Path) -> Iterator[_Piece]:
-    for root in filter(_is_shared, _entries(cache)):
+def _shared(roots: Iterable[Path]) -> Iterator[_Piece]:
+    for root in roots:
         shared = SharedFolder(root, max_bytes=0)
         for key, num_bytes in shared.sizes().items():
             yield _Piece(shared.used_at(key), num_bytes, partial(shared.evict, key))
 
 
-def _files(cache: Path) -> Iterator[_Piece]:
-    shared = {root for root in _entries(cache) if _is_shared(root)}
+def _files(cache: Path, shared: Collection[Path]) -> Iterator[_Piece]:
     for path in cache.rglob("*"):
         try:
             facts = path.lstat()
         except FileNotFoundError:
             continue
-        if path.is_file() and not path.is_symlink() and shared.isdisjoint(path.parents):
+        if path.is_file() and not path.is_symlink() and not any(path.is_relative_to(root) for root in shared):
             yield _Piece(max(facts.st_atime, facts.st_mtime), facts.st_size, partial(_unlink, path))
 
 

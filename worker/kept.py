@@ -11,7 +11,6 @@ A cache that cannot be written, or has no room, costs time alone: then files go 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import IO, Self
 
 import structlog
 
-from core.disk import REFUSALS
+from core.disk import REFUSALS, sync
 from core.errors import StorageFailed
 from core.shared_folder import SharedFolder, alone, in_words
 from core.store.artifacts import ArtifactStore, StoredFile
@@ -126,11 +125,11 @@ class _Entry:
             for file in files:
                 self._poll()
                 self._store.fetch(file.key, self._beside / file.name, sha256=file.sha256)
-                _sync(self._beside / file.name)
+                sync(self._beside / file.name)
             self.files.mkdir(exist_ok=True)
             for file in files:
                 (self._beside / file.name).replace(self.files / file.name)
-            _sync(self.files)
+            sync(self.files)
         finally:
             shutil.rmtree(self._beside, ignore_errors=True)
 
@@ -166,12 +165,3 @@ def _key(files: Sequence[StoredFile]) -> str:
 
 def _size(files: Sequence[StoredFile]) -> int:
     return sum(file.size_bytes for file in files)
-
-
-def _sync(path: Path) -> None:
-    """Make a file's bytes, or the names in a folder, durable."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -14,13 +14,13 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
 
-from core.disk import why
+from core.disk import sync, why
 from core.errors import StorageFailed, StoredFileDamaged
 from core.faultpoints import passing
 
@@ -262,20 +262,9 @@ def _move(partial: Path, target: Path) -> None:
             if time.monotonic() >= ends:
                 raise StorageFailed(f"The folder of {target} is deleted as often as it is made.") from None
             time.sleep(random.uniform(0, _OUT_OF_STEP_SECONDS))  # noqa: S311 - or both go on in step
-    for folder in (target.parent, target.parent.parent):
-        _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder as durable as the bytes behind them."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:  # deleted again at once by somebody, with what was in it
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    for folder in (target.parent, target.parent.parent):  # the names, as durable as the bytes behind them
+        with suppress(FileNotFoundError):  # deleted again at once by somebody, with what was in it
+            sync(folder)
 
 
 def _read(source: BinaryIO) -> Iterator[bytes]:

@@ -100,15 +100,9 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(lab, calm):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(make_disk):
     """A real file system of 16 megabytes; only root may make one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], capture_output=True)
-    if made.returncode != 0:
-        pytest.skip("this user may not mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    return make_disk("16m")
 
 
 def test_a_disk_that_is_really_full_fails_the_job_and_making_room_lets_it_go_on(lab, calm, small_disk):

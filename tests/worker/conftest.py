@@ -4,14 +4,18 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from core.data.ingest.dataset import ingest_folder
 from core.settings import Settings
 from core.store import datasets, intake, jobs, projects
 from core.store.artifacts import StoredFile
 from core.store.db import migrate, open_database
 from core.store.place import open_store
 from worker import context as worker_context
+from worker.files import publish_folder
 
 
 @pytest.fixture(scope="session")
@@ -100,3 +104,32 @@ def database(service):
     database = open_database(service.settings)
     yield database
     database.dispose()
+
+
+@pytest.fixture
+def make_dataset(service, store, tmp_path):
+    """Makes a dataset that is ready and really stored."""
+
+    def make(name, count):
+        folder = tmp_path / name
+        folder.mkdir()
+        for index in range(count):
+            Image.fromarray(np.full((8, 8), 5 * index, np.uint8)).save(folder / f"{index:02d}.png")
+        ingest_folder(folder, tmp_path / f"{name}-stored")
+        made = service.do(datasets.create, service.project, name=name, source={}).id
+        holding = intake.Holding.of(service.do(datasets.claim, worker_id="wrk_test", lease_seconds=60))
+        service.do(
+            datasets.ready,
+            holding,
+            files=publish_folder(store, tmp_path / f"{name}-stored", f"datasets/{name}"),
+            splits={"train": {"num_samples": 2}, "test": {"num_samples": 2}},
+            num_classes=None,
+            classes=None,
+            channels=1,
+            image_size=8,
+            fingerprint="0" * 64,
+            size_bytes=1,
+        )
+        return made
+
+    return make

@@ -1,14 +1,8 @@
 """What a job reads is brought to this machine: also the datasets that its method names."""
 
-import numpy as np
-import pytest
-from PIL import Image
-
-from core.data.ingest.dataset import ingest_folder
 from core.data.stored import StoredDataset
 from core.spec import parse_job_spec
-from core.store import datasets, intake, jobs
-from worker.files import publish_folder
+from core.store import jobs
 from worker.inputs import Inputs
 
 VIT = {"architecture": "vit_tiny_patch16_224", "arguments": {"patch_size": 4}}
@@ -18,37 +12,8 @@ def nobody_asks():
     pass
 
 
-@pytest.fixture
-def stored(service, store, tmp_path):
-    """Makes a dataset that is ready and really stored."""
-
-    def make(name, count):
-        folder = tmp_path / name
-        folder.mkdir()
-        for index in range(count):
-            Image.fromarray(np.full((8, 8), 5 * index, np.uint8)).save(folder / f"{index:02d}.png")
-        ingest_folder(folder, tmp_path / f"{name}-stored")
-        made = service.do(datasets.create, service.project, name=name, source={}).id
-        holding = intake.Holding.of(service.do(datasets.claim, worker_id="wrk_test", lease_seconds=60))
-        service.do(
-            datasets.ready,
-            holding,
-            files=publish_folder(store, tmp_path / f"{name}-stored", f"datasets/{name}"),
-            splits={"train": {"num_samples": 2}, "test": {"num_samples": 2}},
-            num_classes=None,
-            classes=None,
-            channels=1,
-            image_size=8,
-            fingerprint="0" * 64,
-            size_bytes=1,
-        )
-        return made
-
-    return make
-
-
-def test_the_pool_is_there_beside_the_dataset(service, stored, tmp_path):
-    dataset, pool = stored("own", 10), stored("wild", 20)
+def test_the_pool_is_there_beside_the_dataset(service, make_dataset, tmp_path):
+    dataset, pool = make_dataset("own", 10), make_dataset("wild", 20)
     spec = parse_job_spec(
         {"dataset": dataset, "teachers": [VIT], "student": VIT, "method": {"name": "attention_probe", "pool": pool}}
     )

@@ -10,18 +10,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from core.data.ingest.dataset import ingest_folder
 from core.data.stored import StoredDataset
 from core.errors import StorageFailed, StoredFileDamaged
 from core.faultpoints import VARIABLE, Fault, arm
 from core.reporting import Control, Interrupted
 from core.shared_folder import SharedFolder
 from core.spec import parse_job_spec
-from core.store import datasets, intake, jobs, models
+from core.store import intake, jobs, models
 from core.store.s3 import S3ArtifactStore
 from tests.core.store.test_quotas import FACTS
 from worker import housekeeping
@@ -327,26 +324,9 @@ def context(service, store, bucket):
 
 
 @pytest.fixture
-def spec(service, store, tmp_path):
+def spec(service, store, make_dataset, tmp_path):
     """That of a job with a dataset and a model of its own, both in the bucket."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for index in range(20):
-        Image.fromarray(np.full((8, 8), 5 * index, np.uint8)).save(source / f"{index:02d}.png")
-    ingest_folder(source, tmp_path / "stored")
-    dataset = service.do(datasets.create, service.project, name="d", source={}).id
-    service.do(
-        datasets.ready,
-        intake.Holding.of(service.do(datasets.claim, worker_id="wrk_test", lease_seconds=60)),
-        files=publish_folder(store, tmp_path / "stored", f"datasets/{dataset}"),
-        splits={"train": {"num_samples": 2}, "test": {"num_samples": 2}},
-        num_classes=None,
-        classes=None,
-        channels=1,
-        image_size=8,
-        fingerprint="0" * 64,
-        size_bytes=1,
-    )
+    dataset = make_dataset("d", 20)
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"weights")
