@@ -65,7 +65,7 @@ format: install
 
 # Rewrites what the docs take from the code; a test holds them together.
 docs: install
-	$(BIN)/python -m server.reference
+	$(BIN)/python -m server.docs_reference
 
 # The packages to measure against are no part of the installation; without them, and a network, they are left out.
 bench: install

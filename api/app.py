@@ -15,30 +15,30 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import Scope
 
-from api import architectures, audit, health, methods, openapi, problems, reference, usage, workers
-from api.auth import Gate
-from api.bodies import MAX_JSON_BYTES
+from api import architectures, audit, docs_page, health, methods, openapi, problems, usage, workers
+from api.auth import Authenticator
 from api.dashboard.dataset_pages import router as datasets_page_router
 from api.dashboard.endpoints import router as dashboard_router
-from api.dashboard.session import signing_secret
 from api.datasets import endpoints as datasets
-from api.deps import ServiceParts
-from api.edge import Edge
+from api.deps import AppState
 from api.headers import StrictTransport
 from api.inspector import Inspector
+from api.job_watch import JobWatcher
 from api.jobs import endpoints as jobs
-from api.jobs import files as job_files
+from api.jobs import outputs as job_files
 from api.keys import endpoints as keys
-from api.live import Live
+from api.middleware import RequestMiddleware
 from api.models import endpoints as models
-from api.rates import Rates
+from api.multipart import FORM_OVERHEAD_BYTES
+from api.rate_limit import Rates
+from api.request_body import MAX_JSON_BYTES
+from api.session_cookie import signing_secret
 from api.telemetry import Telemetry
-from api.uploads import FORM_OVERHEAD_BYTES
-from core.queue import Hints
+from core.broker import Broker
 from core.settings import Settings, load_settings
-from core.store.artifacts import ArtifactStore
+from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, open_database
-from core.store.place import open_store
+from core.store.storage_url import open_store
 
 _STALE_SECONDS = 24 * 3600  # an upload that is older was left by a process that died
 
@@ -54,25 +54,25 @@ _ROUTERS = (
     usage.router,
     audit.router,
     workers.router,
-    reference.router,
+    docs_page.router,
     dashboard_router,
     datasets_page_router,
 )
 _UPLOAD_PATHS = frozenset({"/v1/datasets", "/v1/models"})
 
 
-def create_app(settings: Settings, database: Database, store: ArtifactStore, hints: Hints) -> FastAPI:
+def create_app(settings: Settings, database: Database, store: ArtifactStore, hints: Broker) -> FastAPI:
     """The application with these parts. The caller closes them after it."""
     secret = signing_secret(settings)
-    parts = ServiceParts(
+    parts = AppState(
         settings=settings,
         database=database,
         store=store,
         hints=hints,
-        inspector=Inspector(hints, seconds=settings.inspect_seconds),
-        live=Live(settings.broker_url),
+        inspector=Inspector(hints, seconds=settings.inspect_timeout_seconds),
+        live=JobWatcher(settings.broker_url),
         telemetry=Telemetry(),
-        gate=Gate(database, secret, wrong_keys_per_minute=settings.rate_wrong_keys_per_minute),
+        gate=Authenticator(database, secret, wrong_keys_per_minute=settings.rate_wrong_keys_per_minute),
         rates=Rates(settings),
         cookie_secret=secret,
     )
@@ -80,7 +80,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, hin
         title=openapi.TITLE,
         version=version("potstill"),
         lifespan=_lifespan,
-        docs_url=None,  # ours needs no internet: api.reference
+        docs_url=None,  # ours needs no internet: api.docs_page
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
@@ -91,7 +91,9 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, hin
     openapi.install(app)
     for router in _ROUTERS:
         app.include_router(router)
-    app.add_middleware(Edge, observe=parts.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings))
+    app.add_middleware(
+        RequestMiddleware, observe=parts.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings)
+    )
     if settings.behind_tls:
         app.add_middleware(StrictTransport)
     return app
@@ -104,13 +106,13 @@ def make_app() -> FastAPI:
         settings,
         open_database(settings),
         open_store(settings.resolved_storage_url()),
-        Hints(settings.broker_url),
+        Broker(settings.broker_url),
     )
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    parts: ServiceParts = app.state.parts
+    parts: AppState = app.state.parts
     _remove_stale(parts.incoming)
     tasks = [asyncio.create_task(parts.live.run()), asyncio.create_task(parts.inspector.run())]
     try:

@@ -11,7 +11,7 @@ from api.deps import NO_NUL, Admin, After, Limit, Parts
 from api.problems import problems
 from api.schemas import Moment, Out, Page
 from core.store import audit
-from core.store.owners import AuditEntry
+from core.store.project_tables import AuditEntry
 
 router = APIRouter(prefix="/v1/audit-log", tags=["project"])
 

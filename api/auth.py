@@ -10,26 +10,26 @@ from contextlib import contextmanager, suppress
 
 from fastapi import Request
 
-from api.dashboard.session import COOKIE_NAME, SAFE_METHODS, is_same_origin, read_cookie
-from api.guesses import Guesses, client_address
+from api.auth_throttle import AuthThrottle, client_address
+from api.session_cookie import COOKIE_NAME, SAFE_METHODS, is_same_origin, read_cookie
 from core.errors import Forbidden, NotAuthenticated
 from core.store import keys
 from core.store.db import Database, DatabaseUnavailable
 from core.store.keys import TOUCH_EVERY, Caller
 
-__all__ = ["Caller", "Gate"]
+__all__ = ["Authenticator", "Caller"]
 
 
 _REMEMBERED = 1024
 
 
-class Gate:
+class Authenticator:
     """Knows callers by what they send. Thread-safe; asks the database each time, so a revoked key ends at once."""
 
     def __init__(self, database: Database, cookie_secret: str, *, wrong_keys_per_minute: int = 0) -> None:
         self._database = database
         self._cookie_secret = cookie_secret
-        self._guesses = Guesses(wrong_keys_per_minute)
+        self._guesses = AuthThrottle(wrong_keys_per_minute)
         self._touched: dict[str, float] = {}  # key id -> monotonic time
         self._known: OrderedDict[bytes, Caller] = OrderedDict()  # by the digest of the header
 

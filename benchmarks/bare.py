@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from core.store.db import make_engine
 from core.store.jobs import next_actions
-from core.store.jobs.rows import stamp
+from core.store.jobs.row_values import stamp
 from core.store.tables import Job
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core import inspection, pipeline
+from core import pipeline
 from core.data.stored import StoredDataset
-from core.local import FolderReporter
-from core.models.header import read_facts
+from core.local_reporter import FolderReporter
+from core.models.safetensors_header import read_model_info
 from core.reporting import PIXEL_CACHE_BYTES, Control, RunResult, Stage, Workspace
+from core.resolve import resolver
 from core.spec import JobSpec, parse_job_spec
-from core.spec.facts import DatasetFacts
+from core.spec.facts import DatasetInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,8 @@ class Shelf:
         """The spec with nothing left open. Raises ``InvalidSpec``."""
         spec = parse_job_spec(dict(document))
         facts = {name: dataset_facts(folder) for name, folder in self.datasets.items()}
-        models = {name: read_facts(folder) for name, folder in self.models.items() if name in spec.references()}
-        return inspection.resolve(spec, facts[spec.dataset], models, datasets=facts, threads=threads).spec
+        models = {name: read_model_info(folder) for name, folder in self.models.items() if name in spec.references()}
+        return resolver.resolve(spec, facts[spec.dataset], models, datasets=facts, threads=threads).spec
 
     def workspace(self, spec: JobSpec, root: Path) -> Workspace:
         """Where a run reads and writes."""
@@ -62,7 +63,7 @@ class Watching(FolderReporter):
 
     def event(self, type: str, message: str, **more: Any) -> None:  # noqa: A002, ARG002 - the wire's word
         """Note how long a step takes."""
-        if type == "probe.passed":
+        if type == "preflight.passed":
             self.step_seconds = more["data"]["step_seconds"]
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -107,10 +108,10 @@ def loss_terms(series: Iterable[str]) -> list[str]:
     return sorted(found - {"loss", "learning_rate", "gradient_norm"})
 
 
-def dataset_facts(folder: Path) -> DatasetFacts:
+def dataset_facts(folder: Path) -> DatasetInfo:
     """What a spec is resolved with."""
     with StoredDataset.open(folder) as stored:
-        return DatasetFacts(
+        return DatasetInfo(
             num_classes=stored.num_classes,
             classes=stored.classes,
             channels=stored.channels,

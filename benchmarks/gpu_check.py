@@ -22,15 +22,15 @@ from safetensors.torch import load_file
 
 from benchmarks.engine import Shelf, Watching, run, run_afresh
 from benchmarks.results import RESULTS, machine, write_json
-from core.data.ingest.dataset import ingest_builtin
-from core.pipeline import students_task
+from core.ingest.dataset import ingest_builtin
+from core.pipeline import build_student_setup
 from core.reporting import Interrupted
 from core.spec import METHODS
 from core.spec.examples import example_job
-from core.train.context import opened
-from core.train.loop import Stepper
+from core.train.context import open_run
+from core.train.trainer import TrainStep
 from worker.device import cuda_name
-from worker.fresh import FreshProcess
+from worker.process.forked import ForkedProcess
 
 SKIPPED = "skipped: no CUDA device"
 RESULT = RESULTS / "gpu_check.json"
@@ -121,7 +121,7 @@ def fork_then_start(bench: Bench) -> str:
 
     if bench.accelerator == "cuda" and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         raise AssertionError("this process has opened CUDA already, so a fork of it proves nothing")
-    process = FreshProcess(work)
+    process = ForkedProcess(work)
     try:
         status = process.wait(120.0)
     finally:
@@ -184,19 +184,19 @@ def queued_ahead(bench: Bench) -> str:
     spec = bench.shelf.resolve(bench.document("scratch"), threads=2)
     root, waiting_is = bench.shelf.work / "runs" / "ahead", torch.cuda.set_sync_debug_mode
     workspace = bench.shelf.workspace(spec, root)
-    with Watching(root, teachers=root / "teachers") as reporter, opened(spec, workspace, reporter) as context:
-        stepper = Stepper(students_task(spec, workspace, context), lag=2)
-        stepper.take(0)  # what is set up once may wait
+    with Watching(root, teachers=root / "teachers") as reporter, open_run(spec, workspace, reporter) as context:
+        stepper = TrainStep(build_student_setup(spec, workspace, context), lag=2)
+        stepper.run(0)  # what is set up once may wait
         on_cuda = bench.accelerator == "cuda"
         if on_cuda:
             waiting_is("error")
         try:
             for step in range(1, 9):
-                stepper.queue(step)
+                stepper.enqueue(step)
         finally:
             if on_cuda:
                 waiting_is("default")
-        read = [reading.step for reading in stepper.settled()]
+        read = [reading.step for reading in stepper.drain_all()]
     assert read == list(range(1, 9)), read
     return "eight steps were queued without a wait"
 

@@ -20,9 +20,9 @@ from sqlalchemy import create_engine, text
 
 from benchmarks.figures import Figure, figure, keep
 from benchmarks.growth_rows import FULL, Scale, fill, job_id, project_id
-from core.store import events, jobs, metrics, overview
+from core.store import events, jobs, metrics
 from core.store.db import Database, Session, make_engine, migrate
-from core.store.jobs import Attempt
+from core.store.jobs import LeaseToken, records
 
 YOUNG = Scale(jobs=1_000, queued=100, running=10, metrics=20_000, long_points=10_000)
 _FIRST, _SECOND = project_id(1), project_id(2)
@@ -44,9 +44,9 @@ def _questions(scale: Scale) -> dict[str, tuple[Callable[[Session], Any], str | 
     """What is asked of the store, and within how many milliseconds at full size."""
     half, running = job_id(scale.jobs // 2), job_id(scale.jobs - scale.queued - 1)
 
-    def attempt(session: Session) -> Attempt:
+    def attempt(session: Session) -> LeaseToken:
         owner = session.execute(text("SELECT project_id FROM jobs WHERE id = :id"), {"id": running}).scalar_one()
-        return Attempt.of(jobs.get(session, owner, running))
+        return LeaseToken.of(jobs.get(session, owner, running))
 
     return {
         "list jobs, first page": (lambda s: jobs.list_jobs(s, _FIRST), None),
@@ -66,7 +66,7 @@ def _questions(scale: Scale) -> dict[str, tuple[Callable[[Session], Any], str | 
             lambda s: metrics.series(s, _FIRST, job_id(1), max_points=1_000),
             "≤ 100",
         ),
-        "count jobs by status (all projects, for /metrics)": (overview.jobs_by_status, None),
+        "count jobs by status (all projects, for /metrics)": (records.jobs_by_status, None),
         "count queued jobs (for GET /v1/workers)": (jobs.claimable, None),
     }
 

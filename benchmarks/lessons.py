@@ -21,14 +21,14 @@ from benchmarks.engine import Shelf, dataset_facts, run
 from benchmarks.pictures import stored_pictures
 from core.data.pixels import load_pixels
 from core.data.stored import StoredDataset
-from core.local import FolderReporter
+from core.local_reporter import FolderReporter
 from core.models.build import build_student, build_teacher
 from core.models.built import BuiltModel
 from core.reporting import PIXEL_CACHE_BYTES, Control, Interrupted, Stage
 from core.seeds import derive_seed
 from core.spec import JobSpec
-from core.spec.facts import Facts
-from core.train.feed import Feed
+from core.spec.facts import InputInfo
+from core.train.loader import BatchLoader
 
 IMAGE_SIZE = 32
 _PATCHES = {"patch_size": 4}
@@ -167,19 +167,19 @@ class Classroom:
     def networks(self, spec: JobSpec) -> tuple[BuiltModel, BuiltModel]:
         """Student and teacher with the weights that the engine's job begins with."""
         facts = dataset_facts(self.folder)
-        built_for = Facts(facts.num_classes, facts.channels, facts.image_size)
+        built_for = InputInfo(facts.num_classes, facts.channels, facts.image_size)
         torch.manual_seed(derive_seed(spec.training.seed, "teacher-0"))
         teacher = build_teacher(spec.teachers[0], facts=built_for, image_size=IMAGE_SIZE, models={})
         torch.manual_seed(derive_seed(spec.training.seed, "student"))
         student = build_student(spec.student, facts=built_for, image_size=IMAGE_SIZE, models={})
         return student, teacher
 
-    def feed(self, spec: JobSpec) -> Feed:
+    def feed(self, spec: JobSpec) -> BatchLoader:
         """The job's own batches: the same pictures in the same augmented views, in memory."""
         training = spec.training
         with StoredDataset.open(self.folder) as stored:
             pixels = load_pixels(stored, "train", IMAGE_SIZE, self.shelf.work / "cache", threads=self.threads)
-        return Feed(
+        return BatchLoader(
             pixels,
             batch_size=training.batch_size,
             augmentation=training.augmentation,

@@ -23,7 +23,7 @@ from client.sdk import Potstill
 from core.spec import METHODS
 from core.spec.costs import COSTS, costs_document
 from core.spec.examples import example_job, teachers_of
-from core.spec.methods import Family, Needs
+from core.spec.methods import Family, Requirements
 
 RESULT = RESULTS / "methods_over_rest.json"
 PAGE = DOCS / "methods_over_rest.md"
@@ -109,7 +109,7 @@ def trials(chosen: Sequence[str], ids: dict[str, str], *, second_pairs: bool) ->
             yield _trial(label, name, first, teachers_of(needs), ids, parameters=parameters, training=training)
 
 
-def _second(needs: Needs) -> tuple[Family, tuple[Family, ...]] | None:
+def _second(needs: Requirements) -> tuple[Family, tuple[Family, ...]] | None:
     """Another pair of families that a method may take: with a CNN on each side where it names none."""
     if "weights" in needs.student:
         return None  # there are trained weights of one student alone
@@ -184,7 +184,7 @@ def _tried(potstill: Potstill, trial: Trial) -> tuple[Row, str | None]:
     try:
         job = potstill.jobs.wait(job["id"], timeout_seconds=MOST_SECONDS)
         row.status = job["status"]
-        probed = [event for event in potstill.jobs.past_events(job["id"]) if event["type"] == "probe.passed"]
+        probed = [event for event in potstill.jobs.past_events(job["id"]) if event["type"] == "preflight.passed"]
         row.step_seconds = (probed[0].get("data") or {}).get("step_seconds") if probed else None
         row.terms = loss_terms(series["name"] for series in potstill.jobs.metrics(job["id"]))
     except ClientError as error:

@@ -44,7 +44,7 @@ def train(classroom: Classroom, spec: JobSpec, peer: str) -> list[float]:
     """Train by a peer, from building the networks on; the seconds of each epoch."""
     began = time.perf_counter()
     student, teacher = classroom.networks(spec)
-    feed = classroom.feed(spec)
+    feed = classroom.loader(spec)
     step = peers()[peer](spec, student, teacher, spec.training.epochs * feed.steps_per_epoch)
     ends = []
     for number in range(spec.training.epochs * feed.steps_per_epoch):

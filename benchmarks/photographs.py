@@ -17,9 +17,9 @@ import timm
 from safetensors.torch import load_file
 
 from benchmarks.results import ROOT
-from core.data.ingest.dataset import ingest_folder
-from core.data.ingest.files import Labels
 from core.data.stored import INDEX
+from core.ingest.dataset import ingest_folder
+from core.ingest.source_files import Labels
 from core.models.preprocessing import normalized
 from core.models.weights import CONFIG, save_folder
 

@@ -13,8 +13,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from benchmarks.photographs import ARCHIVE
-from core.data.ingest.dataset import ingest_folder
 from core.data.stored import INDEX
+from core.ingest.dataset import ingest_folder
 
 NUM_CLASSES = 10
 TEST_PICTURES = 10  # as few as can be: a look at them after each epoch counts against our own jobs alone

@@ -37,7 +37,7 @@ from benchmarks.results import DOCS, RESULTS, ROOT, machine, write_json
 from core.data.pixels import Pixels, load_pixels
 from core.data.stored import SplitName, StoredDataset
 from core.errors import PotstillError
-from core.evaluate import EmbeddingJudge, evaluate_accuracy
+from core.evaluate import EmbeddingEvaluator, evaluate_accuracy
 from core.models.weights import load_folder
 from core.reporting import Interrupted
 from core.spec import METHODS
@@ -232,7 +232,7 @@ class Bench:
         if built.num_classes:
             return evaluate_accuracy(built, test).top1
         train = self._pixels(STUDENTS, "train")
-        judge = EmbeddingJudge(train, test, NUM_CLASSES, device=torch.device("cpu"), poll=lambda: None)
+        judge = EmbeddingEvaluator(train, test, NUM_CLASSES, device=torch.device("cpu"), poll=lambda: None)
         judged = judge(built).accuracy
         assert judged is not None, "these pictures have labels"
         return judged.top1

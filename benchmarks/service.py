@@ -28,7 +28,7 @@ from benchmarks.figures import keep, ratio
 from benchmarks.lessons import STUDENT, TINY, Course
 from client.demo import stack
 from client.sdk import Potstill
-from core.data.ingest.dataset import ingest_builtin
+from core.ingest.dataset import ingest_builtin
 
 MOST_SECONDS = 600.0
 _IDLE_SECONDS = 5.0  # after the start of the stack: some of its processes are still importing

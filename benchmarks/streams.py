@@ -24,9 +24,9 @@ import psutil
 
 from benchmarks.api_process import Service, service
 from benchmarks.figures import Figure, figure, keep
-from core.queue import Hints
+from core.broker import Broker
 from core.store import events, jobs
-from core.store.leases import Attempt
+from core.store.job_leases import LeaseToken
 
 _MESSAGE = re.compile(rb"id: (\d+)\nevent: ([^\n]*)\ndata: ([^\n]*)\n\n")
 _WRITTEN_AT = re.compile(rb'"at":([0-9.]+)')
@@ -97,7 +97,9 @@ def _run(scenario: Scenario, clients: int | None, seconds: float) -> dict[str, A
         return {"scenario": scenario.name, "database": scenario.database, **_judge(seen, load)}
 
 
-async def _follow(api: Service, attempts: Sequence[Attempt], seen: list[Client], rate: float, seconds: float) -> Load:
+async def _follow(
+    api: Service, attempts: Sequence[LeaseToken], seen: list[Client], rate: float, seconds: float
+) -> Load:
     tasks = []
     for client in seen:
         tasks.append(asyncio.create_task(_client(api, attempts[client.job].job_id, client)))
@@ -117,11 +119,13 @@ async def _follow(api: Service, attempts: Sequence[Attempt], seen: list[Client],
     return load
 
 
-def write_events(database_url: str, broker_url: str, attempts: Sequence[Attempt], rate: float, seconds: float) -> None:
+def write_events(
+    database_url: str, broker_url: str, attempts: Sequence[LeaseToken], rate: float, seconds: float
+) -> None:
     """What the workers of these jobs do: an event each, evenly spread over time; at the end the jobs fail."""
     from core.store.db import Database, make_engine  # in a process of its own
 
-    database, hints = Database(make_engine(database_url)), Hints(broker_url)
+    database, hints = Database(make_engine(database_url)), Broker(broker_url)
     turns = [(turn / rate + place / rate / len(attempts), attempt)
              for turn in range(int(seconds * rate)) for place, attempt in enumerate(attempts)]  # fmt: skip
     began = time.monotonic()
@@ -129,11 +133,11 @@ def write_events(database_url: str, broker_url: str, attempts: Sequence[Attempt]
         time.sleep(max(0.0, began + due - time.monotonic()))
         with database.write() as session:
             events.append(session, attempt, "note", "An event.", data={"at": time.time()})
-        hints.changed(attempt.job_id)
+        hints.publish_job_change(attempt.job_id)
     for attempt in attempts:
         with database.write() as session:
             jobs.fail(session, attempt, {"code": "benchmark", "message": "over"})
-        hints.changed(attempt.job_id)
+        hints.publish_job_change(attempt.job_id)
     database.dispose()
 
 

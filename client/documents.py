@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-Move = Literal["cancel", "pause", "resume", "stop", "retry"]
+JobAction = Literal["cancel", "pause", "resume", "stop", "retry"]
 
 
 class Progress(TypedDict):

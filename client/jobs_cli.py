@@ -23,7 +23,7 @@ from client.console import (
     shown,
     status_text,
 )
-from client.documents import Job, JobError, Move
+from client.documents import Job, JobAction, JobError
 from client.errors import ClientError
 from client.sdk import Potstill
 from client.watch import follow, progress_words
@@ -181,7 +181,7 @@ def _read_file(path: Path) -> str:
         raise ClientError(f"{path} cannot be read: {error}") from error
 
 
-def _move(job_id: str, move: Move, *, as_json: bool) -> None:
+def _move(job_id: str, move: JobAction, *, as_json: bool) -> None:
     with connect() as potstill:
         job = potstill.jobs.move(job_id, move)
     _tell(job, as_json=as_json)

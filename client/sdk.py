@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, cast
 
 import httpx
 
-from client.documents import ApiKey, Artifact, Dataset, Event, Job, Model, Move, Series
+from client.documents import ApiKey, Artifact, Dataset, Event, Job, JobAction, Model, Series
 from client.errors import ApiError, IngestFailed, NotReady, ServiceUnreachable, TokenLost
 from client.files import download, packed
 from client.streams import read_messages
@@ -235,7 +235,7 @@ class Jobs:
         """Delete a job that has ended, with its files."""
         self._transport.delete(f"/v1/jobs/{job_id}")
 
-    def move(self, job_id: str, move: Move) -> Job:
+    def move(self, job_id: str, move: JobAction) -> Job:
         """Cancel, pause, resume, stop or retry. Raises :class:`ApiError` ``invalid_state`` where it can't be."""
         # A retry of a job that is queued again is refused, so it alone must not be sent twice.
         return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/{move}", repeatable=move != "retry"))

@@ -23,15 +23,16 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from core import inspection, pipeline
-from core.data.ingest.dataset import Labels, ingest_archive, ingest_builtin, ingest_folder
+from core import pipeline
 from core.data.stored import INDEX, StoredDataset
 from core.errors import InvalidRequest, InvalidSpec, PotstillError
-from core.local import METRICS_FILE, ConsoleReporter
-from core.models.header import read_facts
+from core.ingest.dataset import Labels, ingest_archive, ingest_builtin, ingest_folder
+from core.local_reporter import METRICS_FILE, ConsoleReporter
+from core.models.safetensors_header import read_model_info
 from core.reporting import Control, Interrupted, RunResult, Workspace
+from core.resolve import resolver
 from core.spec import JobSpec, parse_job_spec
-from core.spec.facts import DatasetFacts
+from core.spec.facts import DatasetInfo
 
 WORK = ".work"
 _BUILTIN = "builtin:"
@@ -109,10 +110,10 @@ class _LocalJob:
         stored = _take_in(dataset, work / "dataset", labels)
         # What the method reads beside is named in the spec as --dataset would be.
         others = {one: _take_in(one, work / field, "none") for field, one in spec.method.datasets().items()}
-        resolution = inspection.resolve(
+        resolution = resolver.resolve(
             spec,
             _facts(stored),
-            {name: read_facts(folder) for name, folder in models.items()},
+            {name: read_model_info(folder) for name, folder in models.items()},
             datasets={one: _facts(folder) for one, folder in others.items()},
             threads=_threads(),
         )
@@ -192,9 +193,9 @@ def _take_in(dataset: str, target: Path, labels: Labels) -> Path:
     return target
 
 
-def _facts(folder: Path) -> DatasetFacts:
+def _facts(folder: Path) -> DatasetInfo:
     with StoredDataset.open(folder) as stored:
-        return DatasetFacts(
+        return DatasetInfo(
             num_classes=stored.num_classes,
             classes=stored.classes,
             channels=stored.channels,
@@ -224,7 +225,7 @@ def _interruptible(reporter: ConsoleReporter) -> Iterator[None]:
     before: Mapping[signal.Signals, Any] = {number: signal.getsignal(number) for number in signals}
 
     def ask(_number: int, _frame: FrameType | None) -> None:
-        reporter.wish = Control.PAUSE
+        reporter.control_override = Control.PAUSE
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -19,30 +19,29 @@ import torch
 
 from core.data.pixels import Pixels
 from core.errors import SpecCannotRun
-from core.evaluate import Measured, agreement, evaluate_exported, measure_model
+from core.evaluate import ModelMetrics, agreement, evaluate_exported, measure_model
 from core.export import export_student
-from core.methods import Setting, build_method, student_form
-from core.models.anatomy import anatomy_of
+from core.methods import MethodContext, build_method, student_form
 from core.models.build import build_student, build_teacher
 from core.models.built import BuiltModel
-from core.models.forms import Form
+from core.models.structure import structure_of
+from core.models.student_variants import StudentVariant
 from core.models.weights import save_folder
 from core.reporting import Progress, Reporter, RunResult, Stage, Workspace
 from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
-from core.teacher.answers import Answers, answers_for
+from core.teacher.evaluation_cache import Evaluation, EvaluationCache
 from core.teacher.frozen import FrozenTeacher
-from core.teacher.measured import Evaluation, Evaluations
-from core.teacher.tally import Tally
+from core.teacher.output_cache import CachedOutputs, CacheStats, cached_outputs_for
 from core.teacher.training import TrainedTeacher
-from core.train.context import RunContext, opened, threads_each
-from core.train.followers import Orders, led
-from core.train.gathering import Gathering, planned_schedule
-from core.train.loop import Saving, Task, Trainer
-from core.train.parts import parted
-from core.train.probe import Probed, probe, probed_once
-from core.train.record import Span, Track, plan_spans
+from core.train.context import RunContext, open_run, threads_each
+from core.train.data_parallel import shard_setup
+from core.train.preflight import PreflightResult, preflight, preflight_once
+from core.train.progress import ProgressRange, Track, plan_spans
+from core.train.rank_launcher import RankConfig, launch_ranks
 from core.train.schedule import Schedule
+from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
+from core.train.training_set import TrainingSet, planned_schedule
 
 _PARITY_PICTURES = 64
 _STUDENT = "distill"  # the student's track
@@ -56,15 +55,15 @@ def run(spec: JobSpec, workspace: Workspace, reporter: Reporter) -> RunResult:
         Interrupted: The reporter asked to pause, cancel or drain; a checkpoint is saved.
         RunError: The run cannot go on; its ``code`` says why.
     """
-    with opened(spec, workspace, reporter) as context:
+    with open_run(spec, workspace, reporter) as context:
         return _Pipeline(spec, workspace, context).run()
 
 
-def students_task(spec: JobSpec, workspace: Workspace, context: RunContext) -> Task:
+def build_student_setup(spec: JobSpec, workspace: Workspace, context: RunContext) -> TrainingSetup:
     """The student's training as every process of it builds it, for a reporter that finds all teachers."""
     pipeline = _Pipeline(spec, workspace, context)
     prepared = pipeline.prepare()
-    assert not prepared.lessons, "whoever trains them does so before"
+    assert not prepared.pending_trainings, "whoever trains them does so before"
     task, _ = pipeline.taught(prepared)
     return task
 
@@ -77,10 +76,10 @@ class _Prepared:
     method reads beside.
     """
 
-    task: Task
+    setup: TrainingSetup
     teachers: dict[int, BuiltModel]
-    lessons: dict[int, Task]
-    pool: Pixels | None
+    pending_trainings: dict[int, TrainingSetup]
+    unlabeled_pool: Pixels | None
     checkpoint: Path | None
 
 
@@ -89,7 +88,7 @@ class _Evaluated:
     """What was measured on the test split. ``folder`` holds the student's files, as they are handed out."""
 
     folder: Path
-    student: Measured
+    student: ModelMetrics
     teachers: tuple[Evaluation, ...]
 
     @property
@@ -124,12 +123,12 @@ class _Pipeline:
         self.workspace = workspace
         self.headless = spec.method.about.needs.headless
         self.facts = replace(context.facts, num_classes=None) if self.headless else context.facts
-        self.gathering = Gathering(spec, context, workspace.datasets)
+        self.gathering = TrainingSet(spec, context, workspace.datasets)
         self.seconds: dict[str, float] = {}
-        self.spans = plan_spans(spec, _STUDENT, Span(_PREPARED, _TRAINED - _PREPARED))
-        self.tally = Tally()
-        self.evaluations = Evaluations.of_job(context, self.image_size, headless=self.headless)
-        self.learners = {
+        self.spans = plan_spans(spec, _STUDENT, ProgressRange(_PREPARED, _TRAINED - _PREPARED))
+        self.tally = CacheStats()
+        self.evaluations = EvaluationCache.of_job(context, self.image_size, headless=self.headless)
+        self.trained_teachers = {
             index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context)
             for index, teacher in enumerate(spec.teachers)
             if teacher.weights == "train"
@@ -141,13 +140,13 @@ class _Pipeline:
             prepared = self.prepare()
             if prepared.checkpoint is None:
                 self._probe(prepared)
-        if prepared.lessons:
+        if prepared.pending_trainings:
             with self._stage(Stage.TEACHER):
                 self._train_teachers(prepared)
         with self._stage(Stage.DISTILL):
             step = self._distill(prepared)
-            student = self._finished(prepared.task)
-        schedule = planned_schedule(prepared.task)
+            student = self._finished(prepared.setup)
+        schedule = planned_schedule(prepared.setup)
         with self._stage(Stage.EVALUATE):
             evaluated = self._evaluate(prepared, student)
             self._progress(_EVALUATED, step, schedule)
@@ -172,28 +171,28 @@ class _Pipeline:
         if self.context.stored.num_classes is None and self.spec.method.about.needs.labels:
             raise SpecCannotRun(f"{self.spec.method.name} learns from labels, and this dataset has none")
         teachers: dict[int, BuiltModel] = {}
-        lessons: dict[int, Task] = {}
+        lessons: dict[int, TrainingSetup] = {}
         for index, teacher in enumerate(self.spec.teachers):
             built = self._teacher(index, teacher)
             if built is None:
-                lessons[index] = self.learners[index].task()
+                lessons[index] = self.trained_teachers[index].task()
             else:
                 teachers[index] = built
         networks = [teachers[i] if i in teachers else lessons[i].student for i in range(len(self.spec.teachers))]
         student = self._student(networks)
-        pool = self.gathering.pool()
+        pool = self.gathering.unlabeled_pool()
         task = self._task(student, networks, pool)
         return _Prepared(task, teachers, lessons, pool, self.reporter.newest_checkpoint(_STUDENT))
 
     def _teacher(self, index: int, spec: TeacherSpec) -> BuiltModel | None:
         """A teacher that is there already: given, or found by its recipe."""
-        if index in self.learners:
-            found = self.learners[index].find()
+        if index in self.trained_teachers:
+            found = self.trained_teachers[index].find()
             if found is not None:
                 self.reporter.event(
-                    "teacher.found",
+                    "teacher.reused",
                     f"the teacher {spec.architecture} was trained by an earlier job with the same recipe",
-                    data={"teacher": index, "recipe": self.learners[index].recipe},
+                    data={"teacher": index, "recipe": self.trained_teachers[index].fingerprint},
                 )
             return found
         torch.manual_seed(derive_seed(self.spec.training.seed, f"teacher-{index}"))
@@ -202,31 +201,31 @@ class _Pipeline:
     def _student(self, teachers: list[BuiltModel]) -> BuiltModel:
         training = self.spec.training
 
-        def form(architecture: str, arguments: Mapping[str, Any]) -> Form | None:
+        def form(architecture: str, arguments: Mapping[str, Any]) -> StudentVariant | None:
             return student_form(
                 self.spec.method,
                 architecture,
                 arguments,
                 image_size=self.image_size,
-                teachers=lambda: [anatomy_of(teacher) for teacher in teachers],
+                teachers=lambda: [structure_of(teacher) for teacher in teachers],
             )
 
         torch.manual_seed(derive_seed(training.seed, "student"))
         return build_student(
             self.spec.student,
-            shaping=form,
+            variant_for=form,
             facts=self.facts,
             image_size=self.image_size,
             drop_path=training.drop_path,
             models=self.workspace.models,
         )
 
-    def _task(self, student: BuiltModel, networks: list[BuiltModel], pool: Pixels | None) -> Task:
+    def _task(self, student: BuiltModel, networks: list[BuiltModel], pool: Pixels | None) -> TrainingSetup:
         """The student's training; where the method gathers its pictures, all of the pool stand in for them."""
         training = self.spec.training
         torch.manual_seed(derive_seed(training.seed, "method"))
         pixels, _ = self.gathering.training_split()
-        setting = Setting(
+        setting = MethodContext(
             student=student,
             teachers=networks,
             num_classes=self.context.stored.num_classes,
@@ -238,72 +237,78 @@ class _Pipeline:
             batch_size=training.batch_size,
             seed=training.seed,
         )
-        return Task(
+        return TrainingSetup(
             training=training,
             student=student,
             method=build_method(self.spec.method, setting),
             teachers=(),
-            feed=self.context.feed(training, image_size=self.image_size, views=training.views, pixels=pool or pixels),
-            arithmetic=self.context.arithmetic,
+            loader=self.context.loader(
+                training, image_size=self.image_size, views=training.views, pixels=pool or pixels
+            ),
+            compute=self.context.compute,
             ema=training.ema,
         )
 
     def _probe(self, prepared: _Prepared) -> None:
         """Try one step of every training that is to come, unless such a job was tried before; teachers are copied."""
         self.context.poll()
-        probed = probed_once(self.spec, self.context, lambda: self._probed(prepared), anew=bool(prepared.lessons))
-        for lesson in prepared.lessons.values():
+        probed = preflight_once(
+            self.spec, self.context, lambda: self._probed(prepared), anew=bool(prepared.pending_trainings)
+        )
+        for lesson in prepared.pending_trainings.values():
             self.context.poll()
-            probe(lesson, self.context.root)
+            preflight(lesson, self.context.root)
         seconds, about = probed.step_seconds, probed.details(self.context)
-        self.reporter.event("probe.passed", f"a training step takes about {1000 * seconds:.1f} ms", data=about)
+        self.reporter.event("preflight.passed", f"a training step takes about {1000 * seconds:.1f} ms", data=about)
 
-    def _probed(self, prepared: _Prepared) -> Probed:
-        networks = prepared.teachers | {index: lesson.student for index, lesson in prepared.lessons.items()}
+    def _probed(self, prepared: _Prepared) -> PreflightResult:
+        networks = prepared.teachers | {index: lesson.student for index, lesson in prepared.pending_trainings.items()}
         copies = [replace(networks[index], module=copy.deepcopy(networks[index].module)) for index in sorted(networks)]
-        frozen, feed = self._frozen(copies, prepared.task), prepared.task.feed.part(0, self.spec.resources.devices)
-        return probe(replace(prepared.task, teachers=frozen, feed=feed), self.context.root)
+        frozen, feed = self._frozen(copies, prepared.setup), prepared.setup.loader.part(0, self.spec.resources.devices)
+        return preflight(replace(prepared.setup, teachers=frozen, loader=feed), self.context.root)
 
-    def _frozen(self, teachers: Iterable[BuiltModel], task: Task) -> list[FrozenTeacher]:
+    def _frozen(self, teachers: Iterable[BuiltModel], task: TrainingSetup) -> list[FrozenTeacher]:
         """Teachers that give what the method wants of them."""
-        return [FrozenTeacher(teacher, self.context.arithmetic, task.method.asks) for teacher in teachers]
+        return [FrozenTeacher(teacher, self.context.compute, task.method.teacher_request) for teacher in teachers]
 
     # --- training -----------------------------------------------------------------------------------
 
     def _train_teachers(self, prepared: _Prepared) -> None:
-        steps = planned_schedule(prepared.task).total_steps
-        for index, lesson in prepared.lessons.items():
-            learner = self.learners[index]
+        steps = planned_schedule(prepared.setup).total_steps
+        for index, lesson in prepared.pending_trainings.items():
+            learner = self.trained_teachers[index]
             prepared.teachers[index] = learner.train(lesson, span=self.spans[f"teacher-{index}"], student_steps=steps)
             self.context.poll()
 
-    def taught(self, prepared: _Prepared) -> tuple[Task, Answers | None]:
+    def taught(self, prepared: _Prepared) -> tuple[TrainingSetup, CachedOutputs | None]:
         """The student's training, its teachers being there, and where they are asked ahead of it."""
-        frozen = self._frozen([prepared.teachers[i] for i in sorted(prepared.teachers)], prepared.task)
-        task = self.gathering.gathered(replace(prepared.task, teachers=frozen), prepared.pool)
-        answers = answers_for(
+        frozen = self._frozen([prepared.teachers[i] for i in sorted(prepared.teachers)], prepared.setup)
+        task = self.gathering.gathered(replace(prepared.setup, teachers=frozen), prepared.unlabeled_pool)
+        answers = cached_outputs_for(
             task,
             replace(self.context, threads=threads_each(self.spec)),
             spec=self.spec,
             pictures=f"{self.context.stored.fingerprint}-{self.image_size}-train",
             max_bytes=self.workspace.teacher_cache_bytes,
         )
-        return replace(task, asked=answers), answers
+        return replace(task, teacher_outputs=answers), answers
 
     def _distill(self, prepared: _Prepared) -> int:
         """Train the student and return the number of steps it took."""
         training, context = self.spec.training, self.context
         task, answers = self.taught(prepared)
-        watch = None if self.headless else context.watch("eval/top1", training, image_size=self.image_size)
-        found = {one.recipe: one.folder for one in self.learners.values() if one.folder is not None}
-        orders = Orders.of(self.spec, self.workspace, teachers=found, checkpoint=prepared.checkpoint)
-        with led(orders, spec=self.spec, device=context.arithmetic.device, poll=context.poll) as ranks:
+        watch = (
+            None if self.headless else context.validation_callback("eval/top1", training, image_size=self.image_size)
+        )
+        found = {one.fingerprint: one.folder for one in self.trained_teachers.values() if one.folder is not None}
+        orders = RankConfig.of(self.spec, self.workspace, teachers=found, checkpoint=prepared.checkpoint)
+        with launch_ranks(orders, spec=self.spec, device=context.compute.device, poll=context.poll) as ranks:
             trainer = Trainer(
-                parted(task, ranks),
+                shard_setup(task, ranks),
                 track=Track(name=_STUDENT, series="train", span=self.spans[_STUDENT]),
                 reporter=self.reporter,
                 scratch=context.root / "checkpoints",
-                saving=Saving.of(training),
+                saving=CheckpointPolicy.of(training),
                 watch=watch,
                 ranks=ranks,
             )
@@ -311,17 +316,17 @@ class _Pipeline:
             if trainer.step == 0 and not self.headless:
                 self.evaluations.look_at(task.teachers, context, self.image_size)
             trainer.run()
-        trainer.stepper.settle()
+        trainer.stepper.finalize_weights()
         if answers is not None:
             self.tally = answers.finish()
         return trainer.step
 
-    def _finished(self, task: Task) -> BuiltModel:
+    def _finished(self, task: TrainingSetup) -> BuiltModel:
         """The model that the method makes of the trained student."""
         task.student.module.cpu()
         task.method.cpu()
         _, held_out = self.gathering.training_split()
-        return task.method.finished(task.student, held_out)
+        return task.method.finalize(task.student, held_out)
 
     # --- results ------------------------------------------------------------------------------------
 
@@ -337,8 +342,8 @@ class _Pipeline:
             classes=None if self.headless else self.context.stored.classes,
         )
         pixels = self.context.pixels("test", self.image_size)
-        judge = self.context.judge(self.image_size) if self.headless else None
-        how: dict[str, Any] = {"device": self.context.arithmetic.device, "poll": self.context.poll, "judge": judge}
+        judge = self.context.embedding_evaluator(self.image_size) if self.headless else None
+        how: dict[str, Any] = {"device": self.context.compute.device, "poll": self.context.poll, "judge": judge}
         return _Evaluated(
             folder,
             evaluate_exported(folder, pixels, **how),

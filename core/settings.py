@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from core.fetch.targets import HTTPS_PORT, Reach
+from core.fetch.targets import HTTPS_PORT, NetworkPolicy
 
 MIN_SECRET_CHARACTERS = 32
 
@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         default="",
         description="SQLAlchemy URL, `postgresql+psycopg://…` in production. Empty: SQLite in `HOME`.",
     )
-    statement_seconds: float = Field(
+    statement_timeout_seconds: float = Field(
         default=15.0,
         ge=0,
         description="PostgreSQL: how long one statement may take, and a transaction do nothing. What takes longer, "
@@ -87,17 +87,17 @@ class Settings(BaseSettings):
         ge=0,
         description="How long a running job trains on while the database is away, before it leaves its worker.",
     )
-    control_seconds: float = Field(
+    control_poll_seconds: float = Field(
         default=1.0, gt=0, description="How often a running job looks for cancel, pause and stop."
     )
-    force_cancel_seconds: float = Field(
+    cancel_grace_seconds: float = Field(
         default=6.0, gt=0, description="A cancelled job that does not react for so long is killed."
     )
-    scheduler_seconds: float = Field(default=1.0, gt=0, description="Rhythm of the scheduler's rounds.")
-    collect_seconds: float = Field(
+    scheduler_interval_seconds: float = Field(default=1.0, gt=0, description="Rhythm of the scheduler's rounds.")
+    gc_interval_seconds: float = Field(
         default=300.0, gt=0, description="Rhythm of the collection of orphaned files and old records."
     )
-    orphan_seconds: float = Field(
+    gc_min_age_seconds: float = Field(
         default=3600.0, ge=0, description="Stored files that nothing names are deleted when they are older than this."
     )
     cache_bytes: int = Field(
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         description="Most that datasets and models out of a bucket may take of it. What does not fit is fetched for "
         "each attempt. 0: everything is.",
     )
-    teacher_days: float = Field(
+    teacher_retention_days: float = Field(
         default=90.0, gt=0, description="A trained teacher that no job has used for so long is forgotten."
     )
     max_losses: int = Field(
@@ -138,14 +138,16 @@ class Settings(BaseSettings):
         description="Longest running time of any job, over all its attempts, without waits and pauses; "
         "`resources.max_seconds` may ask for less. 0: no limit.",
     )
-    stall_seconds: float = Field(
+    stall_timeout_seconds: float = Field(
         default=1800.0,
         ge=0,
         description="A job's process that takes no step and looks for no request for so long is ended, its traceback "
         "logged; it counts as a loss of its worker. Longer than the longest step and download. 0: never.",
     )
-    inspect_seconds: float = Field(default=10.0, gt=0, description="Longest time for one question to the inspector.")
-    idempotency_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is remembered.")
+    inspect_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Longest time for one question to the inspector."
+    )
+    idempotency_ttl_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is remembered.")
 
     rate_reads_per_minute: int = Field(
         default=60_000, ge=0, description="Reads that a key may send in a minute. 0, here and below: no limit."
@@ -157,7 +159,7 @@ class Settings(BaseSettings):
     rate_uploads_per_minute: int = Field(
         default=600, ge=0, description="Datasets and models that a key may create in a minute."
     )
-    rate_questions_per_minute: int = Field(
+    rate_inspector_per_minute: int = Field(
         default=1_200, ge=0, description="Questions to the inspector (estimates, architectures) of a key in a minute."
     )
     rate_wrong_keys_per_minute: int = Field(
@@ -178,7 +180,7 @@ class Settings(BaseSettings):
     quota_keys: int = Field(
         default=1_000, ge=0, description="API keys in force of a project; each has rates of its own."
     )
-    audit_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
+    audit_retention_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
 
     max_upload_bytes: int = Field(
         default=2 * 1024**3, gt=0, description="Largest file that is uploaded, or fetched from a URL."
@@ -225,13 +227,13 @@ class Settings(BaseSettings):
     @field_validator("fetch_allow")
     @classmethod
     def _known_places(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
-        Reach.of(allow)
+        NetworkPolicy.of(allow)
         return allow
 
     @property
-    def reach(self) -> Reach:
+    def network_policy(self) -> NetworkPolicy:
         """What URLs from outside may lead to."""
-        return Reach.of(self.fetch_allow, self.fetch_ports)
+        return NetworkPolicy.of(self.fetch_allow, self.fetch_ports)
 
     def resolved_database_url(self) -> str:
         """The database URL with the embedded default filled in."""

@@ -8,7 +8,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from core.settings import load_settings
-from core.store.columns import CleanText, UtcDateTime
+from core.store.base import CleanText, UtcDateTime
 from core.store.schema import migration_connection
 from core.store.tables import Base
 

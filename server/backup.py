@@ -24,11 +24,11 @@ from sqlalchemy.orm import Session
 
 from core.errors import PotstillError, StorageFailed
 from core.settings import Settings
-from core.store.artifacts import ArtifactStore, StoredFile, check_key
+from core.store.artifact_store import ArtifactStore, StoredFile, check_key
 from core.store.engine import is_sqlite, make_engine, sqlite_file
-from core.store.named import named_files
-from core.store.place import open_store
-from server.claim import claimed
+from core.store.garbage import referenced_files
+from core.store.storage_url import open_store
+from server.home_lock import lock_home
 
 SQLITE_FILE = "potstill.db"  # as in a home, so that a backup is one
 POSTGRESQL_FILE = "potstill.dump"
@@ -61,10 +61,10 @@ def back_up(settings: Settings, folder: Path) -> Backup:
 
     On SQLite the folder is then a home: ``potstill-server up --home`` starts from it. On PostgreSQL it holds a
     ``pg_dump`` beside the artefacts. No key and no secret is in it, but all data are, so only its owner may read it.
-    Raises :class:`BackupFailed`, and :class:`~server.claim.CannotStart` where a stack runs on the folder.
+    Raises :class:`BackupFailed`, and :class:`~server.home_lock.CannotStart` where a stack runs on the folder.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with claimed(folder):
+    with lock_home(folder):
         return _back_up(settings, folder)
 
 
@@ -102,7 +102,7 @@ def _named_now(url: str) -> Named:
     engine = make_engine(url)
     try:
         with Session(engine) as session:
-            return named_files(session)
+            return referenced_files(session)
     finally:
         engine.dispose()
 
@@ -146,7 +146,7 @@ def _sqlite_snapshot(url: str) -> Iterator[Snapshot]:
     try:
         # In WAL mode a transaction goes on reading what it saw first, and lets others write.
         with engine.connect().execution_options(rw=False) as connection, Session(connection) as session:
-            named = named_files(session)
+            named = referenced_files(session)
             driver = connection.connection.driver_connection
             assert isinstance(driver, sqlite3.Connection)
             yield named, lambda folder: _write_sqlite(driver, folder)
@@ -183,7 +183,7 @@ def _postgresql_snapshot(url: str) -> Iterator[Snapshot]:
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             moment = connection.execute(select(func.pg_export_snapshot())).scalar_one()
             with Session(connection) as session:
-                named = named_files(session)
+                named = referenced_files(session)
                 yield named, lambda folder: _write_postgresql(program, url, moment, folder)
     finally:
         engine.dispose()

@@ -35,9 +35,9 @@ def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Jobs that run at the same time.")] = 1,
 ) -> None:
     """Run the whole stack in the foreground: API, workers, inspector, scheduler and a broker of its own."""
-    from server.claim import CannotStart
     from server.embedded import StackOptions  # the other roles do without it
     from server.embedded import up as run
+    from server.home_lock import CannotStart
 
     try:
         run(StackOptions(_home(home), host, port, workers))
@@ -106,7 +106,7 @@ def backup(
     _home(home)
     from core.settings import load_settings
     from server.backup import back_up
-    from server.claim import CannotStart
+    from server.home_lock import CannotStart
 
     try:
         made = back_up(load_settings(), to.resolve())

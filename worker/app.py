@@ -14,11 +14,11 @@ import structlog
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 
-from core.queue import HINT_EXPIRES_SECONDS, INGEST_QUEUE, INSPECT_QUEUE, JOB_QUEUES
+from core.broker import HINT_EXPIRES_SECONDS, INGEST_QUEUE, INSPECT_QUEUE, JOB_QUEUES
 from core.settings import Settings
 from worker.context import begin
-from worker.flags import DRAIN, READY
-from worker.heart import Heart
+from worker.heartbeat import Heartbeat
+from worker.process.shared_flags import DRAIN, READY
 
 log = structlog.get_logger(__name__)
 
@@ -26,8 +26,8 @@ _MONTH = 30 * 24 * 3600
 
 # What a pool's process imports before it takes work. The parent never does: it stays small, and a fork of a
 # process that ran a tensor operation would inherit OpenMP's locks without its threads.
-PRELOAD = {INSPECT_QUEUE: "worker.inspector", INGEST_QUEUE: "worker.ingest"} | dict.fromkeys(
-    JOB_QUEUES.values(), "worker.runner"
+PRELOAD = {INSPECT_QUEUE: "worker.inspector", INGEST_QUEUE: "worker.ingest.child"} | dict.fromkeys(
+    JOB_QUEUES.values(), "worker.jobs.child"
 )
 
 
@@ -67,7 +67,7 @@ def make_app(settings: Settings) -> Celery:
         worker_redirect_stdouts=False,
         enable_utc=True,
     )
-    app.steps["worker"].add(Heart)
+    app.steps["worker"].add(Heartbeat)
     return app
 
 

@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from core.broker import JOB_QUEUES, Broker
 from core.ids import new_id
-from core.queue import JOB_QUEUES, Hints
 from core.settings import Settings
-from core.store.artifacts import ArtifactStore
+from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, open_database
-from core.store.place import open_store
-from worker.kept import KeptInputs
+from core.store.storage_url import open_store
+from worker.input_cache import InputCache
 
 
 class Context:
@@ -45,15 +45,15 @@ class Context:
         return open_store(self.settings.resolved_storage_url())
 
     @cached_property
-    def inputs(self) -> KeptInputs:
+    def inputs(self) -> InputCache:
         """What was brought here out of a bucket."""
         root = self.settings.home.resolve() / "cache" / "inputs"
-        return KeptInputs(self.store, root, self.settings.input_cache_bytes)
+        return InputCache(self.store, root, self.settings.input_cache_bytes)
 
     @cached_property
-    def hints(self) -> Hints:
+    def hints(self) -> Broker:
         """The broker."""
-        return Hints(self.settings.broker_url)
+        return Broker(self.settings.broker_url)
 
     def in_this_process(self) -> Context:
         """The same worker, with connections of its own: for a process that was just forked."""

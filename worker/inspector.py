@@ -17,11 +17,11 @@ import torch
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from core.errors import InvalidRequest, InvalidSpec, PotstillError, error_document
-from core.inspection import resolve
 from core.models import catalog
+from core.resolve.resolver import resolve
 from core.spec import parse_job_spec
-from core.spec.facts import DatasetFacts, ModelFacts
-from worker.fresh import limit_memory
+from core.spec.facts import DatasetInfo, ModelInfo
+from worker.process.forked import limit_memory
 
 Answer = dict[str, Any]
 
@@ -73,9 +73,9 @@ def _ping(_: dict[str, Any]) -> Answer:
 def _resolve(payload: dict[str, Any]) -> Answer:
     resolution = resolve(
         parse_job_spec(payload["spec"]),
-        DatasetFacts.model_validate(payload["dataset"]),
-        {name: ModelFacts.model_validate(facts) for name, facts in payload["models"].items()},
-        datasets={name: DatasetFacts.model_validate(facts) for name, facts in payload["datasets"].items()},
+        DatasetInfo.model_validate(payload["dataset"]),
+        {name: ModelInfo.model_validate(facts) for name, facts in payload["models"].items()},
+        datasets={name: DatasetInfo.model_validate(facts) for name, facts in payload["datasets"].items()},
         threads=payload["threads"],
     )
     return {"spec": resolution.spec.model_dump(mode="json"), "estimate": resolution.estimate}

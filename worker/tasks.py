@@ -6,26 +6,27 @@ from typing import Any
 
 from celery import shared_task
 
-from core.queue import DATASETS_LOOK, INSPECT_PREFIX, JOBS_LOOK, MODELS_LOOK
-from worker import intake, jobs
+from core.broker import DATASETS_WAKE, INSPECT_PREFIX, JOBS_WAKE, MODELS_WAKE
+from worker.ingest import parent as ingest_parent
+from worker.jobs import parent as job_parent
 
 
-@shared_task(name=JOBS_LOOK)  # type: ignore[untyped-decorator]
-def look_for_jobs() -> None:
+@shared_task(name=JOBS_WAKE)  # type: ignore[untyped-decorator]
+def claim_job() -> None:
     """Claim the best queued job of this worker's accelerator and stay with it to its end."""
-    jobs.run_next()
+    job_parent.run_next()
 
 
-@shared_task(name=DATASETS_LOOK)  # type: ignore[untyped-decorator]
-def look_for_datasets() -> None:
+@shared_task(name=DATASETS_WAKE)  # type: ignore[untyped-decorator]
+def claim_dataset() -> None:
     """Claim a dataset that waits to be taken in, and take it in."""
-    intake.take_next(intake.DATASETS)
+    ingest_parent.take_next(ingest_parent.DATASETS)
 
 
-@shared_task(name=MODELS_LOOK)  # type: ignore[untyped-decorator]
-def look_for_models() -> None:
+@shared_task(name=MODELS_WAKE)  # type: ignore[untyped-decorator]
+def claim_model() -> None:
     """Claim an uploaded model that waits to be checked, and check it."""
-    intake.take_next(intake.MODELS)
+    ingest_parent.take_next(ingest_parent.MODELS)
 
 
 def _question(name: str) -> None:

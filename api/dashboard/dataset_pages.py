@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Form
 from fastapi.responses import RedirectResponse, Response
 
-from api.bodies import validated
 from api.dashboard.endpoints import Operator, PageRoute, Viewer
 from api.dashboard.rendering import page
 from api.datasets import service
 from api.datasets.schemas import DatasetCreate
-from api.deps import Caller, Parts, ServiceParts
+from api.deps import AppState, Caller, Parts
+from api.request_body import validated
 from core.errors import InvalidRequest, QuotaExceeded
 from core.fetch.targets import MAX_URL_CHARACTERS
 from core.ids import new_id
@@ -45,7 +45,7 @@ def add_dataset(
     document = {"name": name.strip() or None, "source": {"type": "url", "url": url.strip(), "labels": labels}}
     try:
         asked = validated(DatasetCreate, document)
-        source = service.source_of(asked, parts.settings.reach)
+        source = service.source_of(asked, parts.settings.network_policy)
         dataset_id = new_id("ds")
         with parts.change(who, "dataset.create", dataset_id) as session:
             service.create_from(
@@ -55,12 +55,12 @@ def add_dataset(
         return _page(parts, who, problem=error.errors[0].detail, url=url)
     except QuotaExceeded as error:
         return _page(parts, who, problem=error.detail, url=url)
-    background.add_task(parts.hints.look_for_datasets)
+    background.add_task(parts.hints.wake_dataset_workers)
     return RedirectResponse("/datasets", HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})
 
 
 def _page(
-    parts: ServiceParts, who: Caller, *, after: str | None = None, problem: str | None = None, url: str = ""
+    parts: AppState, who: Caller, *, after: str | None = None, problem: str | None = None, url: str = ""
 ) -> Response:
     with parts.database.read() as session:
         found = datasets.list_datasets(session, who.project_id, limit=DATASETS_PER_PAGE, after=after)

@@ -20,14 +20,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
 
+from api import session_cookie
 from api.auth import Caller
-from api.dashboard import service, session, views
+from api.auth_throttle import client_address
+from api.dashboard import service, views
 from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, page
-from api.deps import Parts, ServiceParts, from_request, reader, writer
-from api.guesses import client_address
-from api.jobs.moving import move_job
-from api.jobs.retrying import RetryRequest, retry_changed
-from api.jobs.schemas import JobStatus, Move
+from api.deps import AppState, Parts, from_request, reader, writer
+from api.jobs.actions import move_job
+from api.jobs.retry import RetryRequest, retry_changed
+from api.jobs.schemas import JobAction, JobStatus
 from api.problems import problem_headers
 from core.errors import (
     Forbidden,
@@ -109,7 +110,7 @@ async def login(
     next: Annotated[str, Form(max_length=2000)] = "/jobs",  # noqa: A002
 ) -> Response:
     """Exchange a key for a session."""
-    if not session.is_same_origin(request.headers):
+    if not session_cookie.is_same_origin(request.headers):
         raise Forbidden("Sign in from this page itself, not from another site.")
     try:
         who = await to_thread.run_sync(parts.gate.sign_in, request, key.strip())
@@ -120,9 +121,9 @@ async def login(
     await _note(parts, from_request(who, request), "session.sign_in")
     answer = _see_other(_local(next))
     answer.set_cookie(
-        session.COOKIE_NAME,
-        session.issue_cookie(parts.cookie_secret, who.key_id),
-        max_age=session.MAX_AGE_SECONDS,
+        session_cookie.COOKIE_NAME,
+        session_cookie.issue_cookie(parts.cookie_secret, who.key_id),
+        max_age=session_cookie.MAX_AGE_SECONDS,
         httponly=True,
         samesite="lax",  # a link to a job from a chat must work; unsafe requests prove their origin apart
         secure=_is_secure(parts, request),
@@ -133,13 +134,13 @@ async def login(
 @router.post("/logout")
 async def logout(request: Request, parts: Parts) -> Response:
     """End the session in this browser."""
-    if not session.is_same_origin(request.headers):
+    if not session_cookie.is_same_origin(request.headers):
         raise Forbidden("Sign out from a page of this dashboard.")
     with suppress(NotAuthenticated):  # the session was over before
         who = await to_thread.run_sync(parts.gate.identify, request)
         await _note(parts, from_request(who, request), "session.sign_out")
     answer = _see_other("/login")
-    answer.delete_cookie(session.COOKIE_NAME, httponly=True, samesite="lax", secure=_is_secure(parts, request))
+    answer.delete_cookie(session_cookie.COOKIE_NAME, httponly=True, samesite="lax", secure=_is_secure(parts, request))
     return answer
 
 
@@ -184,7 +185,7 @@ async def retry_fixed(parts: Parts, who: Operator, background: BackgroundTasks, 
 
 
 @router.post("/jobs/{job_id}/{move}")
-def press_button(parts: Parts, who: Operator, background: BackgroundTasks, job_id: str, move: Move) -> Response:
+def post_action(parts: Parts, who: Operator, background: BackgroundTasks, job_id: str, move: JobAction) -> Response:
     """A button was pressed."""
     try:
         job = move_job(parts, who, job_id, move, background)
@@ -193,7 +194,7 @@ def press_button(parts: Parts, who: Operator, background: BackgroundTasks, job_i
     return _see_other(f"/jobs/{job.id}")
 
 
-async def _note(parts: ServiceParts, who: Caller, action: str) -> None:
+async def _note(parts: AppState, who: Caller, action: str) -> None:
     """Write in the audit log that a session began or ended; as every change, it counts against the key's rates."""
     await parts.rates.require(who.key_id, "writes")
 
@@ -204,7 +205,7 @@ async def _note(parts: ServiceParts, who: Caller, action: str) -> None:
     await to_thread.run_sync(note)
 
 
-def _note_refusal(parts: ServiceParts, request: Request, token: str) -> None:
+def _note_refusal(parts: AppState, request: Request, token: str) -> None:
     """Tell the project of the key that this claims to be. What claims to be none of ours is in the log alone.
 
     Whoever tries may do so from many addresses, so their tries are no reason to write each time: a project is told
@@ -223,11 +224,11 @@ def _note_refusal(parts: ServiceParts, request: Request, token: str) -> None:
         audit.record(unit, who, "session.sign_in", who.key_id, outcome="refused")
 
 
-def _is_secure(parts: ServiceParts, request: Request) -> bool:
+def _is_secure(parts: AppState, request: Request) -> bool:
     return parts.settings.behind_tls or request.url.scheme == "https"
 
 
-def _job_page(parts: ServiceParts, who: Caller, job_id: str, *, problem: str | None = None) -> Response:
+def _job_page(parts: AppState, who: Caller, job_id: str, *, problem: str | None = None) -> Response:
     found = service.read_job(parts.database, who.project_id, job_id)
     may_write = who.may("write")
     return page(

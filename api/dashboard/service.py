@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from api.jobs.service import artifact_out, event_out, job_out
+from api.jobs.service import artifact_out, event_out, to_job_out
 from core.errors import NotFound
 from core.store import datasets, events, jobs
 from core.store.db import Database, Session
@@ -40,7 +40,7 @@ def list_jobs(
     """The newest jobs. Raises ``InvalidRequest`` for an ``after`` that is no job's id."""
     with database.read() as session:
         page = jobs.list_jobs(session, project_id, status=status, limit=limit, after=after)
-        return JobList([_document(job_out(job)) for job in page.items], page.has_more)
+        return JobList([_document(to_job_out(job)) for job in page.items], page.has_more)
 
 
 def read_job(database: Database, project_id: str, job_id: str) -> JobPage:
@@ -49,7 +49,7 @@ def read_job(database: Database, project_id: str, job_id: str) -> JobPage:
         job = jobs.get(session, project_id, job_id)
         log = events.list_events(session, project_id, job_id, after_seq=max(0, job.last_seq - NUM_EVENTS))
         return JobPage(
-            job=_document(job_out(job)),
+            job=_document(to_job_out(job)),
             events=[_document(event_out(event)) for event in log.items],
             artifacts=[_document(artifact_out(one)) for one in jobs.list_artifacts(session, project_id, job_id)],
             dataset_name=_dataset_name(session, project_id, job.dataset_id),

@@ -30,7 +30,7 @@ _STAGE_WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class JobAction:
     """A button: a move that the job's state allows."""
 
     name: str
@@ -41,11 +41,11 @@ class Move:
 
 
 MOVES = {
-    "resume": Move("resume", "Resume", "primary", "Queue the job again; it goes on where it stopped."),
-    "retry": Move("retry", "Retry", "primary", "Queue the job again, from its last checkpoint."),
-    "pause": Move("pause", "Pause", "plain", "Put the job aside at its next step."),
-    "stop": Move("stop", "Finish early", "plain", "End training now, then evaluate and export what is there."),
-    "cancel": Move("cancel", "Cancel", "danger", "End the job without a student.", confirm=True),
+    "resume": JobAction("resume", "Resume", "primary", "Queue the job again; it goes on where it stopped."),
+    "retry": JobAction("retry", "Retry", "primary", "Queue the job again, from its last checkpoint."),
+    "pause": JobAction("pause", "Pause", "plain", "Put the job aside at its next step."),
+    "stop": JobAction("stop", "Finish early", "plain", "End training now, then evaluate and export what is there."),
+    "cancel": JobAction("cancel", "Cancel", "danger", "End the job without a student.", confirm=True),
 }
 
 
@@ -73,7 +73,7 @@ class ComparisonRow:
     is_gain: bool
 
 
-def moves(job: Document) -> list[Move]:
+def moves(job: Document) -> list[JobAction]:
     """The buttons: exactly the job's next actions, in a steady order."""
     allowed = set(job["next_actions"])
     shown = [move for name, move in MOVES.items() if name in allowed]

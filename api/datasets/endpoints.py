@@ -8,16 +8,16 @@ from typing import Any
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Request, Response
 
-from api.bodies import read_json, validated
-from api.creation import IdempotencyKey, answer_once, created
 from api.datasets import service
 from api.datasets.schemas import DatasetCreate, DatasetOut, UploadedDataset
-from api.deps import After, Limit, Parts, Reader, ServiceParts, Writer
-from api.files import discard
+from api.deps import After, AppState, Limit, Parts, Reader, Writer
+from api.downloads import discard
+from api.idempotency import IdempotencyKey, created, idempotent_create
+from api.multipart import FormRules, admit_upload, is_form, received_form
 from api.problems import problems
+from api.request_body import read_json, validated
 from api.schemas import Page
 from api.sniffing import require_archive
-from api.uploads import FormRules, admit_upload, is_form, received_form
 from core.errors import (
     InUse,
     MalformedRequest,
@@ -27,7 +27,7 @@ from core.errors import (
     QuotaExceeded,
     UnsupportedMedia,
 )
-from core.refusals import UrlNotAllowed
+from core.ingest_errors import UrlNotAllowed
 from core.store import datasets, quotas
 from core.store.db import Session
 from core.store.keys import Caller
@@ -105,11 +105,11 @@ async def create_dataset(
     and within the limits of uploads; what cannot be fetched makes the dataset `failed`, with the code
     `url_not_allowed`, `download_failed` or `download_too_large`.
     """
-    background.add_task(parts.hints.look_for_datasets)
+    background.add_task(parts.hints.wake_dataset_workers)
     if is_form(request):
         return await _from_file(who, key, request, parts)
     asked = validated(DatasetCreate, await read_json(request))
-    source = service.source_of(asked, parts.settings.reach)
+    source = service.source_of(asked, parts.settings.network_policy)
 
     async def prepare() -> Callable[[Session], DatasetOut]:
         return lambda session: service.dataset_out(
@@ -117,10 +117,10 @@ async def create_dataset(
         )
 
     identity = ["POST /v1/datasets", asked.model_dump(mode="json")]
-    return await answer_once(parts, who, key, request=identity, prepare=prepare, status=202)
+    return await idempotent_create(parts, who, key, request=identity, prepare=prepare, status=202)
 
 
-async def _from_file(who: Caller, key: str | None, request: Request, parts: ServiceParts) -> Response:
+async def _from_file(who: Caller, key: str | None, request: Request, parts: AppState) -> Response:
     most = await to_thread.run_sync(admit_upload, parts, who)
     rules = FormRules(frozenset({"name", "labels"}), most, require_archive)
     async with received_form(request, rules, parts.incoming) as form:
@@ -139,7 +139,7 @@ async def _from_file(who: Caller, key: str | None, request: Request, parts: Serv
             return make
 
         identity = ["POST /v1/datasets", form.fields, form.file.sha256]
-        return await answer_once(parts, who, key, request=identity, prepare=prepare, status=202)
+        return await idempotent_create(parts, who, key, request=identity, prepare=prepare, status=202)
 
 
 @router.get("", response_model=Page[DatasetOut], responses=problems())

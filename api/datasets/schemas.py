@@ -8,19 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.schemas import Failure, Moment, Out
 from core.fetch.targets import MAX_URL_CHARACTERS
-from core.spec.document import Document
+from core.spec.document import StrictModel
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
-class BuiltinSource(Document):
+class BuiltinSource(StrictModel):
     """Data that comes with the service."""
 
     type: Literal["builtin"]
     name: Literal["digits", "mnist-5k"]
 
 
-class UrlSource(Document):
+class UrlSource(StrictModel):
     """A file that the ingest worker fetches."""
 
     type: Literal["url"]
@@ -38,7 +38,7 @@ class LaterSource(BaseModel):
     type: Literal["upload", "huggingface"]
 
 
-class DatasetCreate(Document):
+class DatasetCreate(StrictModel):
     """A dataset from a source that the service reads by itself."""
 
     name: Name | None = Field(default=None, description="Null: the source's own name.")
@@ -80,7 +80,7 @@ class DatasetOut(Out):
     finished_at: Moment | None
 
 
-class UploadedDataset(Document):
+class UploadedDataset(StrictModel):
     """The fields beside the file."""
 
     name: Name | None = None

@@ -6,21 +6,21 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from api.datasets.schemas import BuiltinSource, DatasetCreate, DatasetOut, UploadedDataset, UrlSource
-from api.uploads import Form
+from api.multipart import Form
 from core.errors import FieldError, NotAvailable
-from core.fetch.targets import Reach, parse_target
+from core.fetch.targets import NetworkPolicy, parse_target
 from core.ids import new_id
-from core.refusals import UrlNotAllowed
+from core.ingest_errors import UrlNotAllowed
 from core.settings import Settings
 from core.store import datasets, quotas
-from core.store.artifacts import ArtifactStore, StoredFile
+from core.store.artifact_store import ArtifactStore, StoredFile
 from core.store.db import Session
 from core.store.tables import Dataset
 
 _NAME_CHARACTERS = 200
 
 
-def source_of(request: DatasetCreate, reach: Reach) -> BuiltinSource | UrlSource:
+def source_of(request: DatasetCreate, reach: NetworkPolicy) -> BuiltinSource | UrlSource:
     """The source, if this version reads it. Nothing is connected to, no name is looked up.
 
     Raises :class:`NotAvailable`, and :class:`UrlNotAllowed` for a URL that will never be fetched.

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 
-from api.bodies import json_body, read_json, validated
-from api.creation import IdempotencyKey, answer_once, created
-from api.deps import After, Limit, Parts, Reader, ServiceParts, Writer, recalled_reader, service_parts
-from api.files import discard
+from api.deps import After, AppState, Limit, Parts, Reader, Writer, recalled_reader, service_parts
+from api.downloads import discard
+from api.idempotency import IdempotencyKey, created, idempotent_create
 from api.jobs import service
-from api.jobs.moving import move_job
-from api.jobs.retrying import RetryRequest, retry_changed
+from api.jobs.actions import move_job
+from api.jobs.retry import RetryRequest, retry_changed
 from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut, JobStatus
 from api.jobs.stream import wait_until_terminal
 from api.problems import problems
+from api.request_body import json_body, read_json, validated
 from api.schemas import Page
 from core.errors import (
     InUse,
@@ -70,13 +70,13 @@ async def create_job(
 
         def make(session: Session) -> JobOut:
             quotas.require_job(session, who.project_id, parts.settings)
-            return service.job_out(service.create(session, who.project_id, spec, resolution))
+            return service.to_job_out(service.create(session, who.project_id, spec, resolution))
 
         return make
 
-    background.add_task(parts.hints.look_for_jobs, spec.resources.accelerator)
+    background.add_task(parts.hints.wake_job_workers, spec.resources.accelerator)
     request = ["POST /v1/jobs", spec.model_dump(mode="json")]
-    return await answer_once(parts, who, key, request=request, prepare=prepare, status=201)
+    return await idempotent_create(parts, who, key, request=request, prepare=prepare, status=201)
 
 
 @router.post(
@@ -104,7 +104,7 @@ def list_jobs(
     """Jobs, newest first."""
     with parts.database.read() as session:
         page = jobs.list_jobs(session, who.project_id, status=status, limit=limit, after=after)
-        return Page(data=[service.job_out(job) for job in page.items], has_more=page.has_more)
+        return Page(data=[service.to_job_out(job) for job in page.items], has_more=page.has_more)
 
 
 @router.get("/v1/jobs/{job_id}", response_model=JobOut, responses=problems(NotFound))
@@ -120,7 +120,7 @@ async def get_job(
     # This is asked more often than all else. So it takes nothing by way of FastAPI, which would also check the answer.
     parts, who = await service_parts(request), await recalled_reader(request)
     job = await wait_until_terminal(parts.live, parts.database, who, job_id, seconds=wait)
-    return Response(service.job_out(job).model_dump_json(), media_type="application/json")
+    return Response(service.to_job_out(job).model_dump_json(), media_type="application/json")
 
 
 @router.delete("/v1/jobs/{job_id}", status_code=204, responses=problems(NotFound, InvalidState, InUse))
@@ -137,25 +137,25 @@ _MOVE_PROBLEMS = problems(NotFound, InvalidState)
 @router.post("/v1/jobs/{job_id}/cancel", response_model=JobOut, responses=_MOVE_PROBLEMS)
 def cancel_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
     """End a job without a student; its checkpoints are kept."""
-    return service.job_out(move_job(parts, who, job_id, "cancel", background))
+    return service.to_job_out(move_job(parts, who, job_id, "cancel", background))
 
 
 @router.post("/v1/jobs/{job_id}/pause", response_model=JobOut, responses=_MOVE_PROBLEMS)
 def pause_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
     """Put a job aside at its next step; it keeps its place."""
-    return service.job_out(move_job(parts, who, job_id, "pause", background))
+    return service.to_job_out(move_job(parts, who, job_id, "pause", background))
 
 
 @router.post("/v1/jobs/{job_id}/resume", response_model=JobOut, responses=_MOVE_PROBLEMS)
 def resume_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
     """Queue a paused job again; it goes on where it was."""
-    return service.job_out(move_job(parts, who, job_id, "resume", background))
+    return service.to_job_out(move_job(parts, who, job_id, "resume", background))
 
 
 @router.post("/v1/jobs/{job_id}/stop", response_model=JobOut, responses=_MOVE_PROBLEMS)
 def stop_job(job_id: str, who: Writer, parts: Parts, background: BackgroundTasks) -> JobOut:
     """End training early, then evaluate and export what there is."""
-    return service.job_out(move_job(parts, who, job_id, "stop", background))
+    return service.to_job_out(move_job(parts, who, job_id, "stop", background))
 
 
 @router.post(
@@ -172,9 +172,9 @@ async def retry_job(job_id: str, request: Request, who: Writer, parts: Parts, ba
     body = await request.body()
     asked = validated(RetryRequest, await read_json(request)) if body.strip() else RetryRequest()
     if asked.asks_for_changes:
-        return service.job_out(await retry_changed(parts, who, job_id, asked, background))
-    return service.job_out(await to_thread.run_sync(move_job, parts, who, job_id, "retry", background))
+        return service.to_job_out(await retry_changed(parts, who, job_id, asked, background))
+    return service.to_job_out(await to_thread.run_sync(move_job, parts, who, job_id, "retry", background))
 
 
-async def _inputs(parts: ServiceParts, project_id: str, spec: JobSpec) -> service.Inputs:
+async def _inputs(parts: AppState, project_id: str, spec: JobSpec) -> service.Inputs:
     return await to_thread.run_sync(service.inputs_of, parts, project_id, spec)

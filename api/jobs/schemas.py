@@ -10,7 +10,7 @@ from api.schemas import Failure, Moment, Out
 from core.errors import Fault
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-Move = Literal["cancel", "pause", "resume", "stop", "retry"]
+JobAction = Literal["cancel", "pause", "resume", "stop", "retry"]
 
 # Not parsed again: a job that an older version accepted must stay readable. `api.openapi` puts the schema in.
 StoredSpec = dict[str, Any]
@@ -127,7 +127,7 @@ class JobOut(Out):
     name: str | None
     status: JobStatus
     terminal: bool = Field(description="Nothing happens to it any more by itself.")
-    next_actions: list[Move] = Field(description="The moves that are allowed now.")
+    next_actions: list[JobAction] = Field(description="The moves that are allowed now.")
     pending_action: Literal["cancel", "pause", "stop"] | None = Field(description="Asked for and not yet done.")
     stage: str | None
     stages: list[StageOut]

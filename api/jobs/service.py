@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.deps import ServiceParts
+from api.deps import AppState
 from api.inspector import Inspector
 from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from core.errors import FieldError, InvalidSpec, NotFound
 from core.spec import JobSpec
-from core.spec.facts import DatasetFacts, ModelFacts
-from core.store import asked, datasets, jobs, models
+from core.spec.facts import DatasetInfo, ModelInfo
+from core.store import datasets, jobs, models, teachers
 from core.store.db import Database, Session
 from core.store.tables import Artifact, Checkpoint, Dataset, Event, Job, Model
 
-Inputs = tuple[dict[str, DatasetFacts], dict[str, ModelFacts]]  # both by id
+Inputs = tuple[dict[str, DatasetInfo], dict[str, ModelInfo]]  # both by id
 Resolution = dict[str, Any]  # the inspector's: `spec` and `estimate`
 
 
@@ -28,8 +28,8 @@ def find_inputs(database: Database, project_id: str, spec: JobSpec, *, most_seco
     for longer than ``most_seconds`` (0: no limit).
     """
     errors: list[FieldError] = _beyond(spec, most_seconds)
-    found: dict[str, ModelFacts] = {}
-    known: dict[str, DatasetFacts] = {}
+    found: dict[str, ModelInfo] = {}
+    known: dict[str, DatasetInfo] = {}
     with database.read() as session:
         for at, dataset_id in spec.datasets().items():
             try:
@@ -46,7 +46,7 @@ def find_inputs(database: Database, project_id: str, spec: JobSpec, *, most_seco
     return known, found
 
 
-def inputs_of(parts: ServiceParts, project_id: str, spec: JobSpec) -> Inputs:
+def inputs_of(parts: AppState, project_id: str, spec: JobSpec) -> Inputs:
     """The same within this service's limits."""
     return find_inputs(parts.database, project_id, spec, most_seconds=parts.settings.max_job_seconds)
 
@@ -78,7 +78,7 @@ def with_hit(database: Database, project_id: str, spec: JobSpec, estimate: dict[
     name, hit = cache.pop("asked"), False
     if name is not None:
         with database.read() as session:
-            hit = asked.was_stored(session, project_id, spec.dataset, asked=name, views=cache["views"])
+            hit = teachers.has_cached_outputs(session, project_id, spec.dataset, asked=name, views=cache["views"])
     saved = cache["seconds"] if hit else 0.0
     seconds = round(estimate["seconds"] - saved, 1)
     return {**estimate, "seconds": seconds, "teacher_cache": {**cache, "hit": hit, "saved_seconds": saved}}
@@ -111,7 +111,7 @@ def _beyond(spec: JobSpec, roof: float) -> list[FieldError]:
     ]
 
 
-def _dataset_facts(session: Session, project_id: str, dataset_id: str) -> DatasetFacts:
+def _dataset_facts(session: Session, project_id: str, dataset_id: str) -> DatasetInfo:
     try:
         dataset = datasets.get(session, project_id, dataset_id)
     except NotFound as error:
@@ -119,7 +119,7 @@ def _dataset_facts(session: Session, project_id: str, dataset_id: str) -> Datase
     if dataset.status != "ready":
         raise _unusable("", _not_ready("dataset", dataset))
     splits = dataset.splits or {}
-    return DatasetFacts.model_validate(
+    return DatasetInfo.model_validate(
         {
             "num_classes": dataset.num_classes,
             "classes": dataset.classes,
@@ -131,7 +131,7 @@ def _dataset_facts(session: Session, project_id: str, dataset_id: str) -> Datase
     )
 
 
-def _model_facts(session: Session, project_id: str, reference: str) -> ModelFacts:
+def _model_facts(session: Session, project_id: str, reference: str) -> ModelInfo:
     try:
         model_id = reference
         if reference.startswith("job_"):
@@ -171,7 +171,7 @@ def _places(spec: JobSpec, reference: str) -> list[str]:
 _UNKNOWN: dict[str, Any] = {"fault": None, "advice": None, "fix": None, "log": [], "machine": None}
 
 
-def job_out(job: Job) -> JobOut:
+def to_job_out(job: Job) -> JobOut:
     """The job as everybody sees it."""
     return JobOut.model_validate(
         {

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 
+from api.job_watch import JobWatcher
 from api.jobs.schemas import EventOut
 from api.jobs.service import event_out
-from api.live import Live
 from core.errors import NotAuthenticated, NotFound
 from core.store import events, jobs
 from core.store.db import Database, DatabaseUnavailable
@@ -27,7 +27,7 @@ HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class EventBatch:
     """What there is after a place in a job's log, as it is sent, up to which `seq`, and whether it is the end of it."""
 
     messages: bytes
@@ -35,7 +35,7 @@ class News:
     ended: bool
 
 
-def look(database: Database, who: Caller, job_id: str, after_seq: int) -> News:
+def look(database: Database, who: Caller, job_id: str, after_seq: int) -> EventBatch:
     """Read the log from a place on.
 
     The messages are written here, once for all who follow the job from this place with this key. Raises
@@ -47,11 +47,11 @@ def look(database: Database, who: Caller, job_id: str, after_seq: int) -> News:
         # The job was read first: what it says of its last event is true of this page or of a later one.
         last = page.items[-1].seq if page.items else after_seq
         messages = b"".join(map(_message, page.items))
-        return News(messages, last, ended=job.terminal and last >= job.last_seq)
+        return EventBatch(messages, last, ended=job.terminal and last >= job.last_seq)
 
 
 async def event_stream(
-    live: Live, database: Database, who: Caller, job_id: str, *, after_seq: int
+    live: JobWatcher, database: Database, who: Caller, job_id: str, *, after_seq: int
 ) -> AsyncIterator[bytes]:
     """The log as server-sent events, from a place on, live until the job has ended, or the key is not good any more.
 
@@ -65,9 +65,9 @@ async def event_stream(
             changed.clear()  # before looking: what happens meanwhile sets it again
             read = partial(look, database, who, job_id, after_seq)
             try:
-                news = await live.once(("events", who.key_id, job_id, after_seq), read)
+                news = await live.coalesce(("events", who.key_id, job_id, after_seq), read)
             except DatabaseUnavailable:  # it comes back, and whoever connects anew meanwhile is only told to wait
-                news = News(b"", after_seq, ended=False)
+                news = EventBatch(b"", after_seq, ended=False)
             except (NotAuthenticated, NotFound):
                 return
             if news.messages:
@@ -84,7 +84,7 @@ async def event_stream(
             await live.news(changed, PING_SECONDS)
 
 
-async def wait_until_terminal(live: Live, database: Database, who: Caller, job_id: str, *, seconds: float) -> Job:
+async def wait_until_terminal(live: JobWatcher, database: Database, who: Caller, job_id: str, *, seconds: float) -> Job:
     """The job once it is terminal, or as it is after so many seconds; the key is looked at each time.
 
     Raises ``NotFound``, and ``NotAuthenticated`` where the key is not good any more.
@@ -98,7 +98,7 @@ async def wait_until_terminal(live: Live, database: Database, who: Caller, job_i
     with live.watch(job_id) as changed:
         while True:
             changed.clear()
-            job = await live.once(("job", who.key_id, job_id), find)
+            job = await live.coalesce(("job", who.key_id, job_id), find)
             left = ends - time.monotonic()
             if job.terminal or left <= 0:
                 return job

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from fastapi import APIRouter, Request, Response
 
-from api.bodies import json_body, read_json, validated
-from api.creation import IdempotencyKey, answer_once, created
 from api.deps import Admin, After, Limit, Parts
+from api.idempotency import IdempotencyKey, created, idempotent_create
 from api.keys import service
 from api.keys.schemas import ApiKeyOut, KeyCreate, KeyRotate, NewApiKeyOut
 from api.problems import problems
+from api.request_body import json_body, read_json, validated
 from api.schemas import Page
 from core.errors import (
     Conflict,
@@ -51,7 +51,7 @@ async def create_key(who: Admin, key: IdempotencyKey, request: Request, parts: P
         return lambda session: service.new_key_out(service.create(session, who, asked, most=most))
 
     identity = ["POST /v1/api-keys", asked.model_dump(mode="json")]
-    return await answer_once(parts, who, key, request=identity, prepare=prepare, status=201, shown_once=_TOKEN)
+    return await idempotent_create(parts, who, key, request=identity, prepare=prepare, status=201, shown_once=_TOKEN)
 
 
 @router.get("", response_model=Page[ApiKeyOut], responses=problems())
@@ -100,6 +100,6 @@ async def rotate_key(key_id: str, who: Admin, key: IdempotencyKey, request: Requ
         return lambda session: service.new_key_out(service.rotate(session, who, key_id, asked, most=most))
 
     identity = ["POST /v1/api-keys/rotate", key_id, asked.model_dump(mode="json")]
-    return await answer_once(
+    return await idempotent_create(
         parts, who, key, request=identity, prepare=prepare, status=201, action="rotate", shown_once=_TOKEN
     )

@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field
 
 from api.datasets.schemas import Name
 from api.schemas import Moment, Out
-from core.spec.document import Document
+from core.spec.document import StrictModel
 
 Scope = Literal["read", "write", "admin"]
 
@@ -23,7 +23,7 @@ Expiry = Annotated[
 ExpiryDays = Annotated[float | None, Field(gt=0, le=MAX_DAYS, description="The same, in days from now.")]
 
 
-class KeyCreate(Document):
+class KeyCreate(StrictModel):
     """A key to make."""
 
     name: Name = Field(description="What it is for.")
@@ -37,7 +37,7 @@ class KeyCreate(Document):
     expires_in_days: ExpiryDays = None
 
 
-class KeyRotate(Document):
+class KeyRotate(StrictModel):
     """How to replace a key."""
 
     overlap_seconds: int = Field(

@@ -9,7 +9,7 @@ from core.errors import FieldError, Forbidden, InvalidRequest, QuotaExceeded
 from core.store import keys
 from core.store.db import Session, utc_now
 from core.store.keys import Caller, NewKey
-from core.store.owners import ApiKey
+from core.store.project_tables import ApiKey
 
 
 def create(session: Session, who: Caller, asked: KeyCreate, *, most: int) -> NewKey:

@@ -8,15 +8,15 @@ from typing import Any
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Request, Response
 
-from api.creation import IdempotencyKey, answer_once, created
 from api.deps import After, Limit, Parts, Reader, Writer
-from api.files import discard
+from api.downloads import discard
+from api.idempotency import IdempotencyKey, created, idempotent_create
 from api.models import service
 from api.models.schemas import ModelOut
+from api.multipart import FormRules, admit_upload, received_form
 from api.problems import problems
 from api.schemas import Page
 from api.sniffing import require_weights
-from api.uploads import FormRules, admit_upload, received_form
 from core.errors import InUse, MalformedRequest, NotFound, PayloadTooLarge, QuotaExceeded, UnsupportedMedia
 from core.store import models, quotas
 from core.store.db import Session
@@ -66,7 +66,7 @@ async def create_model(
     """
     most = await to_thread.run_sync(admit_upload, parts, who)
     rules = FormRules(service.FORM_FIELDS, most, require_weights)
-    background.add_task(parts.hints.look_for_models)
+    background.add_task(parts.hints.wake_model_workers)
     async with received_form(request, rules, parts.incoming) as form:
         asked = service.parse_form(form)
 
@@ -84,7 +84,7 @@ async def create_model(
             return make
 
         identity = ["POST /v1/models", asked.model_dump(mode="json"), form.file.sha256]
-        return await answer_once(parts, who, key, request=identity, prepare=prepare, status=202)
+        return await idempotent_create(parts, who, key, request=identity, prepare=prepare, status=202)
 
 
 @router.get("", response_model=Page[ModelOut], responses=problems())

@@ -8,13 +8,13 @@ from pydantic import Field, JsonValue
 
 from api.datasets.schemas import Name
 from api.schemas import Failure, Moment, Out
-from core.spec.document import Document
+from core.spec.document import StrictModel
 from core.spec.facts import Normalization
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class ModelCreate(Document):
+class ModelCreate(StrictModel):
     """The fields beside the file; `arguments`, `normalization` and `classes` are JSON texts in the form."""
 
     name: Name | None = Field(default=None, description="Null: the file's name.")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.bodies import parse_json, validated
 from api.datasets.service import title_of
 from api.models.schemas import ModelCreate, ModelOut
-from api.uploads import Form
+from api.multipart import Form
+from api.request_body import parse_json, validated
 from core.errors import FieldError, InvalidRequest
 from core.ids import new_id
-from core.models.header import read_header
+from core.models.safetensors_header import read_header
 from core.store import models
-from core.store.artifacts import ArtifactStore
+from core.store.artifact_store import ArtifactStore
 from core.store.db import Session
 from core.store.tables import Model
 

@@ -31,5 +31,5 @@ def hold_out(pixels: Pixels, share: float, seed: int) -> tuple[Pixels, Pixels | 
 
 
 def _some(pixels: Pixels, chosen: npt.NDArray[np.int64]) -> Pixels:
-    places = chosen if pixels.places is None else pixels.places[chosen]
+    places = chosen if pixels.indices is None else pixels.indices[chosen]
     return Pixels(pixels.images, pixels.labels[torch.from_numpy(chosen)], places)

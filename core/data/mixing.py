@@ -23,7 +23,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from core.data.transfer import sent
+from core.data.transfer import to_device
 from core.data.views import Column
 from core.spec.job import TrainingBase
 
@@ -43,7 +43,7 @@ class Draws:
     label's part. Both are float32; all are on the CPU.
     """
 
-    places: Tensor
+    indices: Tensor
     partners: Tensor
     boxes: Tensor
     weights: Tensor
@@ -80,7 +80,7 @@ class Mixing:
         top, bottom = _stretch(rows_MK[:, Column.MIX_Y], side_M, height)
         uncovered_M = 1.0 - (right - left) * (bottom - top) / (width * height)
         return Draws(
-            places=torch.from_numpy(places),
+            indices=torch.from_numpy(places),
             partners=torch.from_numpy(_floor(rows_MK[:, Column.MIX_PARTNER] * num_samples)),
             boxes=torch.from_numpy(np.stack((left, top, right, bottom), axis=1)),
             weights=_float32(np.where(cut_M, 1.0, share_M)),
@@ -97,11 +97,11 @@ def mix_pictures(own_MCHW: Tensor, partners_MCHW: Tensor, draws: Draws) -> Tenso
     """Mix augmented pictures, float32 in 0…1, on their device."""
     device = own_MCHW.device
     height, width = own_MCHW.shape[-2:]
-    left, top, right, bottom = sent(draws.boxes, device)[:, :, None, None, None].unbind(1)  # (M, 1, 1, 1) each
+    left, top, right, bottom = to_device(draws.boxes, device)[:, :, None, None, None].unbind(1)  # (M, 1, 1, 1) each
     x = torch.arange(width, device=device)
     y = torch.arange(height, device=device)[:, None]
     inside = (x >= left) & (x < right) & (y >= top) & (y < bottom)
-    return torch.where(inside, partners_MCHW, _blend(own_MCHW, partners_MCHW, sent(draws.weights, device)))
+    return torch.where(inside, partners_MCHW, _blend(own_MCHW, partners_MCHW, to_device(draws.weights, device)))
 
 
 def mix_labels(own_MC: Tensor, partners_MC: Tensor, draws: Draws) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from core.data.decoding import DecodedOnDemand, decode_on_demand, decoded, square
 from core.data.stored import UNLABELLED, SplitName, StoredDataset, StoredSplit
 from core.reporting import PIXEL_CACHE_BYTES
-from core.shared_folder import SharedFolder, alone
+from core.system.disk_cache import DiskCache, alone
 
 __all__ = ["Images", "Pixels", "load_pixels", "square"]
 
@@ -53,7 +53,7 @@ class Pixels:
 
     images: Images
     labels: Tensor
-    places: npt.NDArray[np.int64] | None = None
+    indices: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,15 +74,15 @@ class Pixels:
 
     def without_labels(self) -> Pixels:
         """The same pictures, whose labels nobody can read."""
-        return Pixels(self.images, torch.full((len(self),), UNLABELLED), self.places)
+        return Pixels(self.images, torch.full((len(self),), UNLABELLED), self.indices)
 
     def unlabelled(self, places: npt.NDArray[np.int64]) -> Pixels:
         """Some of all pictures without their labels; nothing is read."""
-        assert self.places is None, "taken from all pictures"
+        assert self.indices is None, "taken from all pictures"
         return Pixels(self.images, torch.full((len(places),), UNLABELLED), places)
 
     def _rows(self, indices: Tensor) -> npt.NDArray[np.int64]:
-        return indices.numpy() if self.places is None else self.places[indices.numpy()]
+        return indices.numpy() if self.indices is None else self.indices[indices.numpy()]
 
 
 def load_pixels(
@@ -109,7 +109,7 @@ def load_pixels(
     shape = (len(samples), stored.channels, image_size, image_size)
     images: Images | None = None
     if math.prod(shape) <= max_bytes:
-        kept = SharedFolder(cache / "pixels", max_bytes)
+        kept = DiskCache(cache / "pixels", max_bytes)
         key = f"{stored.fingerprint}-{image_size}-{split}"
         images = _Decoding(samples, shape, threads, progress or _nobody_listens).kept_in(kept, key)
     if images is None:
@@ -126,7 +126,7 @@ class _Decoding:
     threads: int
     progress: Callable[[int, int], None]
 
-    def kept_in(self, folder: SharedFolder, key: str) -> npt.NDArray[np.uint8] | None:
+    def kept_in(self, folder: DiskCache, key: str) -> npt.NDArray[np.uint8] | None:
         """The array, which nobody deletes while it is used; None where there is no room for it."""
         used = folder.kept(key, self._poll)
         if used is None:
@@ -144,7 +144,7 @@ class _Decoding:
                 weakref.finalize(images, used.close)
         return images
 
-    def _made(self, folder: SharedFolder, path: Path) -> npt.NDArray[np.uint8] | None:
+    def _made(self, folder: DiskCache, path: Path) -> npt.NDArray[np.uint8] | None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with alone(path.with_suffix(".lock"), self._poll):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on ``device``; the same one where that is the CPU.
 
     CUDA copies from ordinary memory only when the stream is idle, so it goes by pinned memory, which torch keeps

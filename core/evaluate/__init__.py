@@ -1,18 +1,18 @@
 """Measuring models: accuracy, agreement, cost and speed, on the file that is handed out."""
 
 from core.evaluate.accuracy import Accuracy, LabelledPictures, agreement, evaluate_accuracy, predict, score
-from core.evaluate.embeddings import EmbeddingJudge, Judged
+from core.evaluate.embeddings import EmbeddingEvaluator, EvaluationResult
 from core.evaluate.flops import count_flops
 from core.evaluate.latency import Latency, measure_latency
-from core.evaluate.measure import Measured, evaluate_exported, measure_model, model_flops, state_bytes
+from core.evaluate.measure import ModelMetrics, evaluate_exported, measure_model, model_flops, state_bytes
 
 __all__ = [
     "Accuracy",
-    "EmbeddingJudge",
-    "Judged",
+    "EmbeddingEvaluator",
+    "EvaluationResult",
     "LabelledPictures",
     "Latency",
-    "Measured",
+    "ModelMetrics",
     "agreement",
     "count_flops",
     "evaluate_accuracy",

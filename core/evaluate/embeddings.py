@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.evaluate.accuracy import Accuracy, LabelledPictures, predict, score
 from core.models.built import BuiltModel
-from core.models.taps import Outputs, Wanted, run_tapped
+from core.models.taps import FeatureRequest, Outputs, run_tapped
 
 NEIGHBOURS = 20
 MOST_LEARNED_FROM = 50_000  # pictures of the training split, evenly spaced
@@ -29,7 +29,7 @@ _AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class EvaluationResult:
     """How often a model is right, and what the report says of that beside. None: there are no labels."""
 
     accuracy: Accuracy | None
@@ -37,7 +37,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingJudge:
+class EmbeddingEvaluator:
     """Judges a network by its embeddings; ``num_classes`` None: there are no labels to judge by."""
 
     train: LabelledPictures
@@ -46,23 +46,23 @@ class EmbeddingJudge:
     device: torch.device
     poll: Callable[[], None]
 
-    def __call__(self, built: BuiltModel) -> Judged:
+    def __call__(self, built: BuiltModel) -> EvaluationResult:
         """The neighbours' decisions, with the probe's accuracy in the details. ``built`` is on the device."""
         if self.num_classes is None:
-            return Judged(None, {"top1_is": None})
+            return EvaluationResult(None, {"top1_metric": None})
         stride = -(-len(self.train.labels) // MOST_LEARNED_FROM)
         known_ND, labels_N = self._embedded(built, self.train, stride), self.train.labels[::stride]
         asked_MD = self._embedded(built, self.test, 1)
         votes_MK = neighbours_votes(known_ND, labels_N, asked_MD, self.num_classes)
         probe_MK = linear_probe(known_ND, labels_N, asked_MD, self.num_classes)
         probed = score(probe_MK, self.test.labels).top1
-        return Judged(score(votes_MK, self.test.labels), {"top1_is": RULE, "linear_probe_top1": probed})
+        return EvaluationResult(score(votes_MK, self.test.labels), {"top1_metric": RULE, "linear_probe_top1": probed})
 
     def _embedded(self, built: BuiltModel, pixels: LabelledPictures, stride: int) -> Tensor:
         def embed(images_BCHW: Tensor) -> Tensor:
             if built.num_classes == 0:
                 return Outputs.of(built(images_BCHW)).logits
-            outputs = run_tapped(built.module, built.preprocessing(images_BCHW), Wanted(embedding=True))
+            outputs = run_tapped(built.module, built.preprocessing(images_BCHW), FeatureRequest(embedding=True))
             assert outputs.embedding is not None
             return outputs.embedding
 

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from core.evaluate.accuracy import Accuracy, LabelledPictures, evaluate_accuracy
-from core.evaluate.embeddings import Judged
+from core.evaluate.embeddings import EvaluationResult
 from core.evaluate.flops import count_flops
 from core.evaluate.latency import Latency, measure_latency
-from core.faultpoints import passing
 from core.models.built import BuiltModel
-from core.models.meta import build_on_meta, count_parameters
+from core.models.meta_device import build_on_meta, count_parameters
 from core.models.weights import WEIGHTS, load_folder
+from core.system.fault_injection import fault_point
 
 STATE_ENTRY_BYTES = 90  # a tensor's entry in a safetensors header, on average
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ModelMetrics:
     """Figures of one model. ``flops`` are of one picture, 2 for a multiply-add; ``latency`` by batch size.
 
     ``accuracy`` is None where there are no labels; ``judging`` is what the report says of how it was found.
@@ -61,7 +61,7 @@ class Measured:
             "per_class": dict(zip(names, per_class, strict=True)),
             **self.judging,
             "latency": [latency.to_json() for latency in self.latency],
-            "flops_rule": "one forward pass of one picture; a multiply-add counts as 2",
+            "flops_convention": "one forward pass of one picture; a multiply-add counts as 2",
         }
 
 
@@ -71,13 +71,13 @@ def evaluate_exported(
     *,
     device: torch.device | str = "cpu",
     poll: Callable[[], None] | None = None,
-    judge: Callable[[BuiltModel], Judged] | None = None,
-) -> Measured:
+    judge: Callable[[BuiltModel], EvaluationResult] | None = None,
+) -> ModelMetrics:
     """Measure ``model.safetensors`` of a folder on a split; size is that of the file."""
     built = load_folder(folder)
     size = (folder / WEIGHTS).stat().st_size
     measured = measure_model(built, pixels, size_bytes=size, device=device, poll=poll, judge=judge)
-    passing("student.measured")
+    fault_point("student.measured")
     return measured
 
 
@@ -88,17 +88,17 @@ def measure_model(
     size_bytes: int | None = None,
     device: torch.device | str = "cpu",
     poll: Callable[[], None] | None = None,
-    judge: Callable[[BuiltModel], Judged] | None = None,
-) -> Measured:
+    judge: Callable[[BuiltModel], EvaluationResult] | None = None,
+) -> ModelMetrics:
     """Measure a model in memory on a split. It is moved to ``device`` and left in evaluation mode.
 
     ``judge`` says how often it is right, where that is not a matter of its logits.
     """
     module = built.module.to(device).eval()
-    judged = judge(built) if judge else Judged(evaluate_accuracy(built, pixels, device=device, poll=poll))
+    judged = judge(built) if judge else EvaluationResult(evaluate_accuracy(built, pixels, device=device, poll=poll))
     picture_1CHW = torch.from_numpy(np.array(pixels.images[:1])).to(device).float() / 255
     latency = measure_latency(module, built.preprocessing(picture_1CHW)[0], poll=poll)
-    return Measured(
+    return ModelMetrics(
         accuracy=judged.accuracy,
         parameters=count_parameters(module),
         flops=model_flops(built),

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from core.data.pixels import Images
-from core.disk import writing
 from core.errors import ExportMismatch
-from core.faultpoints import passing
 from core.models.built import BuiltModel
+from core.system.disk import writing
+from core.system.fault_injection import fault_point
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -54,7 +54,7 @@ def export_onnx(student: BuiltModel, path: Path, *, samples_NCHW: Images, classe
         with writing(path.name):
             with beside.open("rb") as file:
                 os.fsync(file.fileno())
-            passing("onnx.written")
+            fault_point("onnx.written")
             beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

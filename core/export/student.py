@@ -13,9 +13,10 @@ from core.data.pixels import Images
 from core.export.card import model_card
 from core.export.onnx_file import ABSOLUTE, PARITY_IMAGES, RELATIVE, export_onnx
 from core.export.report import build_report
-from core.faultpoints import passing
-from core.models.weights import CONFIG, WEIGHTS, load_folder, write_whole
+from core.models.weights import CONFIG, WEIGHTS, load_folder
 from core.spec import JobSpec
+from core.system.disk import write_atomic
+from core.system.fault_injection import fault_point
 
 ONNX = "model.onnx"
 CARD = "README.md"
@@ -66,10 +67,10 @@ def export_student(
         result=result,
         threads=torch.get_num_threads(),
         formats=spec.export,
-        rule=details.get("student", {}).get("top1_is"),
+        rule=details.get("student", {}).get("top1_metric"),
     )
     report = build_report(spec=spec, dataset=dataset, result=result, details=measured, stages=stages)
-    write_whole(folder / CARD, card.encode())
-    write_whole(folder / REPORT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
-    passing("student.exported")
+    write_atomic(folder / CARD, card.encode())
+    write_atomic(folder / REPORT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+    fault_point("student.exported")
     return files | {CARD: folder / CARD, REPORT: folder / REPORT}

@@ -18,8 +18,8 @@ from typing import Any
 import httpcore
 
 from core.fetch.addresses import Address
-from core.fetch.targets import Reach, require_admitted
-from core.refusals import DownloadFailed
+from core.fetch.targets import NetworkPolicy, require_admitted
+from core.ingest_errors import DownloadFailed
 
 CONNECT_SECONDS = 10.0
 RESOLVE_SECONDS = 10.0
@@ -82,7 +82,7 @@ class CheckedBackend(httpcore.NetworkBackend):
     """What httpcore connects through. ``resolver`` and ``connector`` are the system's own outside of tests."""
 
     def __init__(
-        self, reach: Reach, deadline: Deadline, *, resolver: Resolver = resolve, connector: Connector = connect
+        self, reach: NetworkPolicy, deadline: Deadline, *, resolver: Resolver = resolve, connector: Connector = connect
     ) -> None:
         self._reach = reach
         self._deadline = deadline
@@ -97,7 +97,7 @@ class CheckedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 - httpcore's interface
         socket_options: Iterable[Any] | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
-        """Resolve, check, and connect to what was checked. Raises :class:`core.refusals.UrlNotAllowed`."""
+        """Resolve, check, and connect to what was checked. Raises :class:`core.ingest_errors.UrlNotAllowed`."""
         addresses = self._addresses(host)
         require_admitted(host, addresses, self._reach)
         failure: Exception = httpcore.ConnectError(f"{host} has no address")

@@ -17,8 +17,8 @@ from urllib.parse import urljoin
 import httpcore
 
 from core.fetch.connection import CONNECT_SECONDS, CheckedBackend, Connector, Deadline, Resolver, connect, resolve
-from core.fetch.targets import Reach, Target, parse_target
-from core.refusals import DownloadFailed, DownloadTooLarge
+from core.fetch.targets import NetworkPolicy, Target, parse_target
+from core.ingest_errors import DownloadFailed, DownloadTooLarge
 
 MAX_REDIRECTS = 5
 HEAD_BYTES = 1024  # enough to see what kind of file it is
@@ -39,7 +39,7 @@ class DownloadLimits:
 class Downloader:
     """Fetches files. ``resolver``, ``connector`` and ``trust`` are the system's own outside of tests."""
 
-    reach: Reach
+    reach: NetworkPolicy
     limits: DownloadLimits
     resolver: Resolver = resolve
     connector: Connector = connect
@@ -49,7 +49,7 @@ class Downloader:
         """Fetch a URL into a new file; its size in bytes.
 
         ``look`` is given the first kilobyte, ``keep_going`` is called for every piece; what they raise ends it.
-        Raises :class:`core.refusals.UrlNotAllowed`, :class:`DownloadFailed`, :class:`DownloadTooLarge`.
+        Raises :class:`core.ingest_errors.UrlNotAllowed`, :class:`DownloadFailed`, :class:`DownloadTooLarge`.
         """
         deadline = Deadline(self.limits.seconds)
         trust = self.trust()

@@ -10,7 +10,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from core.fetch.addresses import Address, Network, carried, is_public
-from core.refusals import UrlNotAllowed
+from core.ingest_errors import UrlNotAllowed
 
 HTTPS_PORT = 443
 MAX_URL_CHARACTERS = 4096
@@ -24,7 +24,7 @@ _OWN_STORE = "an object store of one's own is named in POTSTILL_FETCH_ALLOW by w
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class NetworkPolicy:
     """Where the service may connect to: the public internet, and what its operator names beyond that."""
 
     names: frozenset[str] = frozenset()
@@ -79,7 +79,7 @@ class Target:
         return f"https://{self.authority}{self.path}"
 
 
-def parse_target(url: str, reach: Reach) -> Target:
+def parse_target(url: str, reach: NetworkPolicy) -> Target:
     """Check what can be checked without a connection. Raises :class:`UrlNotAllowed`."""
     if len(url) > MAX_URL_CHARACTERS:
         raise UrlNotAllowed(f"a URL of more than {MAX_URL_CHARACTERS:,} characters is not read")
@@ -106,7 +106,7 @@ def parse_target(url: str, reach: Reach) -> Target:
     return target
 
 
-def require_admitted(host: str, addresses: Iterable[Address], reach: Reach) -> None:
+def require_admitted(host: str, addresses: Iterable[Address], reach: NetworkPolicy) -> None:
     """Raise :class:`UrlNotAllowed` if a host stands for any address that must not be connected to.
 
     One is enough: whoever mixes public and private answers is up to something. The address itself is not named:
@@ -116,7 +116,7 @@ def require_admitted(host: str, addresses: Iterable[Address], reach: Reach) -> N
         raise UrlNotAllowed(f"{host} stands for an address that is not public; {_OWN_STORE}")
 
 
-def _checked_host(host: str, reach: Reach) -> str:
+def _checked_host(host: str, reach: NetworkPolicy) -> str:
     if not host:
         raise UrlNotAllowed("the URL names no host")
     try:

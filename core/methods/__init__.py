@@ -1,19 +1,19 @@
 """How a student is taught: one file a method."""
 
-from core.methods.base import Batch, Method, Moment, Room, Setting, Sources, Teacher
+from core.methods.base import Batch, ImageSources, Method, MethodContext, StepContext, StepInfo, Teacher
 from core.methods.registry import build_method, implementation, student_form
-from core.models.taps import Outputs, Wanted
+from core.models.taps import FeatureRequest, Outputs
 
 __all__ = [
     "Batch",
+    "FeatureRequest",
+    "ImageSources",
     "Method",
-    "Moment",
+    "MethodContext",
     "Outputs",
-    "Room",
-    "Setting",
-    "Sources",
+    "StepContext",
+    "StepInfo",
     "Teacher",
-    "Wanted",
     "build_method",
     "implementation",
     "student_form",

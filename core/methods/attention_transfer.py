@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from core.losses import attention_transfer, neuron_selectivity
-from core.methods.base import Batch, Setting, refuse, refuse_pair
-from core.methods.features import FeatureMethod
-from core.methods.pairing import Pairs, pair_levels
-from core.models.anatomy import Anatomy
-from core.models.taps import Outputs, Wanted
+from core.methods.base import Batch, MethodContext, invalid_architecture, invalid_param
+from core.methods.compatibility import Pairs, pair_levels
+from core.methods.feature_base import FeatureMethod
+from core.models.structure import ModelStructure
+from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.attention_transfer import AttentionTransferParams
 
 _PAIRS = 4  # stages of a CNN
@@ -28,12 +28,12 @@ _PAIRS = 4  # stages of a CNN
 class AttentionTransfer(FeatureMethod):
     """One comparison for each pair of layers."""
 
-    def __init__(self, params: AttentionTransferParams, setting: Setting) -> None:
+    def __init__(self, params: AttentionTransferParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.params = params
-        self.pairs = _with_places(setting.student_anatomy, setting.teacher_anatomies[0], params)
-        self.student_wants = Wanted(levels=tuple(s for s, _ in self.pairs))
-        self.teacher_wants = Wanted(levels=tuple(t for _, t in self.pairs))
+        self.pairs = _with_places(setting.student_structure, setting.teacher_structures[0], params)
+        self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs))
+        self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs))
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``attention`` or ``selectivity``, the sum over the pairs."""
@@ -46,15 +46,19 @@ class AttentionTransfer(FeatureMethod):
         return attention_transfer(student_BDHW, teacher_BDHW, power=self.params.power)
 
 
-def _with_places(student: Anatomy, teacher: Anatomy, params: AttentionTransferParams) -> Pairs:
+def _with_places(student: ModelStructure, teacher: ModelStructure, params: AttentionTransferParams) -> Pairs:
     """The pairs of levels; a map of one position says nothing, and is left out or, where it was asked for, refused."""
     pairs = pair_levels(student, teacher, params.layers, count=_PAIRS, method=params.name)
     telling = tuple((s, t) for s, t in pairs if min(student.levels[s].tokens, teacher.levels[t].tokens) > 1)
     if params.layers is not None and telling != pairs:
         s, t = next(pair for pair in pairs if pair not in telling)
-        raise refuse("layers", f"one of the levels {s} and {t} has a single position; choose levels with more of them")
+        raise invalid_param(
+            "layers", f"one of the levels {s} and {t} has a single position; choose levels with more of them"
+        )
     if not telling:
         alone = teacher if all(level.tokens == 1 for level in teacher.levels) else student
         whose = "teachers/0" if alone is teacher else "student"
-        raise refuse_pair(whose, f"the levels of {alone.architecture} have a single position at this size; enlarge it")
+        raise invalid_architecture(
+            whose, f"the levels of {alone.architecture} have a single position at this size; enlarge it"
+        )
     return telling

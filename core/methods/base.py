@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from core.data.pixels import Pixels
 from core.errors import FieldError, InvalidSpec
-from core.models.anatomy import Anatomy, anatomy_of
 from core.models.built import BuiltModel
-from core.models.forms import Form
-from core.models.taps import Outputs, Wanted
+from core.models.structure import ModelStructure, structure_of
+from core.models.student_variants import StudentVariant
+from core.models.taps import FeatureRequest, Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class StepInfo:
     """Where in the training a step is. ``step`` counts from 0, ``epoch`` is a fraction that grows to ``epochs``."""
 
     step: int = 0
@@ -69,7 +69,7 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class StepContext:
     """What a step can be taught with: the student as it is trained now, its teachers, and the time.
 
     ``answers`` looks up what the teachers said of the step's batch, where they were asked before.
@@ -77,18 +77,18 @@ class Room:
 
     student: Callable[[Tensor], Outputs]
     teachers: Sequence[Teacher]
-    moment: Moment
-    answers: Callable[[Batch], list[Outputs]] | None = None
+    info: StepInfo
+    cached_outputs: Callable[[Batch], list[Outputs]] | None = None
 
-    def taught(self, batch: Batch) -> list[Outputs]:
+    def teacher_outputs(self, batch: Batch) -> list[Outputs]:
         """What each teacher says of the batch."""
-        if self.answers is not None:
-            return self.answers(batch)
+        if self.cached_outputs is not None:
+            return self.cached_outputs(batch)
         return [teacher(batch.images) for teacher in self.teachers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class ImageSources:
     """Where pictures to train on can come from, once the teachers are there.
 
     ``pool`` is the unlabelled dataset that the parameters name. ``kept`` is a folder for what is made only
@@ -96,16 +96,16 @@ class Sources:
     """
 
     train: Pixels
-    pool: Pixels | None
+    unlabeled_pool: Pixels | None
     teachers: Sequence[Teacher]
     seed: int
-    kept: Path
+    cache_dir: Path
     poll: Callable[[], None]
     event: Callable[[str, str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class MethodContext:
     """What a method is built into: the networks as they are before training, and what the spec says of the data.
 
     The modules are on the meta device while a spec is resolved. ``num_samples`` is the size of the training
@@ -125,21 +125,21 @@ class Setting:
     seed: int = 0
 
     @property
-    def student_anatomy(self) -> Anatomy:
+    def student_structure(self) -> ModelStructure:
         """What the student has that can be tapped."""
-        return anatomy_of(self.student)
+        return structure_of(self.student)
 
     @property
-    def teacher_anatomies(self) -> tuple[Anatomy, ...]:
+    def teacher_structures(self) -> tuple[ModelStructure, ...]:
         """What the teachers have that can be tapped."""
-        return tuple(anatomy_of(teacher) for teacher in self.teachers)
+        return tuple(structure_of(teacher) for teacher in self.teachers)
 
 
 class Method(nn.Module, ABC):
     """A way to teach. Its parameters are trained with the student and never exported.
 
-    One file a method. The training loop knows methods only by this interface. ``student_wants`` and
-    ``teacher_wants`` say what is tapped; set them in ``__init__``. So is ``num_gathered``, how many pictures
+    One file a method. The training loop knows methods only by this interface. ``student_taps`` and
+    ``teacher_taps`` say what is tapped; set them in ``__init__``. So is ``num_images``, how many pictures
     :meth:`gather` will return; None where it returns none. ``per_sample`` says whether the loss is a mean of what
     each sample says by itself; a method that compares the samples of a batch sets it to False, and is then trained
     on one device alone. (Batch norms do not count: they are the networks' own.)
@@ -147,23 +147,23 @@ class Method(nn.Module, ABC):
 
     held_out: ClassVar[float] = 0.0
     """The part of the training split that is kept from training, for what has to be chosen at the end."""
-    taught_alone: ClassVar[bool] = False
+    uses_cached_outputs: ClassVar[bool] = False
     """With ``terms`` of its own: whether they ask teachers by ``room.taught`` of the step's batch and no other way."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MethodContext) -> None:
         super().__init__()
         self.label_smoothing = setting.label_smoothing
-        self.student_wants = Wanted()
-        self.teacher_wants = Wanted()
-        self.num_gathered: int | None = None
+        self.student_taps = FeatureRequest()
+        self.teacher_taps = FeatureRequest()
+        self.num_images: int | None = None
         self.per_sample = True
-        self.sparse_answers: int | None = None  # it sees no more of a teacher than so many likeliest classes
-        self.taught_share = 1.0  # of the training; after it, no teacher is asked any more
+        self.top_k: int | None = None  # it sees no more of a teacher than so many likeliest classes
+        self.teacher_fraction = 1.0  # of the training; after it, no teacher is asked any more
 
     @property
-    def asks(self) -> Wanted:
+    def teacher_request(self) -> FeatureRequest:
         """All that its teachers are asked for."""
-        return replace(self.teacher_wants, logits=self.reads_teacher_logits)
+        return replace(self.teacher_taps, logits=self.reads_teacher_logits)
 
     @property
     def reads_teacher_logits(self) -> bool:
@@ -171,42 +171,44 @@ class Method(nn.Module, ABC):
         return True
 
     @property
-    def reads_answers(self) -> bool:
+    def cacheable(self) -> bool:
         """Whether all that it takes from its teachers is what they say of the training split as each view shows it.
 
         Then they may have been asked before, and elsewhere.
         """
         own_terms = type(self).terms is not Method.terms
-        return self.num_gathered is None and (self.taught_alone or not own_terms)
+        return self.num_images is None and (self.uses_cached_outputs or not own_terms)
 
     @classmethod
-    def form(cls, params: Any, student: Anatomy, teachers: Sequence[Anatomy]) -> Form | None:
+    def student_variant(
+        cls, params: Any, student: ModelStructure, teachers: Sequence[ModelStructure]
+    ) -> StudentVariant | None:
         """The form that the asked student takes with this method; None leaves it as it is.
 
         Raises ``InvalidSpec`` where it cannot take it.
         """
         return None
 
-    def gather(self, sources: Sources) -> Pixels | None:
+    def prepare_images(self, sources: ImageSources) -> Pixels | None:
         """The pictures to train on, where they are not the training split. The same ones on every attempt."""
         return None
 
     def prepare_student(self, student: nn.Module) -> None:
         """Put the student into the state that this method trains, each time it was built or loaded."""
 
-    def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
         """The weighted terms of one step's loss by name, float32 scalars; their sum is what is minimised."""
-        teachers = room.taught(batch)
-        return self.loss(batch, room.student(batch.images), teachers, room.moment)
+        teachers = room.teacher_outputs(batch)
+        return self.loss(batch, room.student(batch.images), teachers, room.info)
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
         """:meth:`terms` of what student and teachers said of the batch; enough for most methods."""
         raise NotImplementedError(f"{type(self).__name__} defines neither loss nor terms")
 
-    def after_step(self, student: nn.Module, moment: Moment) -> None:
+    def after_step(self, student: nn.Module, moment: StepInfo) -> None:
         """What changes after each step of the optimiser, without a gradient. Buffers are kept in checkpoints."""
 
-    def finished(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
+    def finalize(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
         """The model that is evaluated and exported, from the student at the end of its training, on the CPU."""
         return student
 
@@ -215,7 +217,7 @@ class Method(nn.Module, ABC):
         return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
 
 
-def warmed_up(moment: Moment, epochs: float) -> float:
+def warmup_factor(moment: StepInfo, epochs: float) -> float:
     """A factor that grows linearly from 0 to 1 over so many epochs; the first step counts as done."""
     if epochs <= 0:
         return 1.0
@@ -223,13 +225,13 @@ def warmed_up(moment: Moment, epochs: float) -> float:
     return min(1.0, (moment.epoch + a_step) / epochs)
 
 
-def refuse(parameter: str, detail: str) -> InvalidSpec:
+def invalid_param(parameter: str, detail: str) -> InvalidSpec:
     """The error of one of the method's parameters; an empty name points at the method itself."""
     pointer = f"/method/{parameter}" if parameter else "/method"
     return InvalidSpec(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])
 
 
-def refuse_pair(whose: str, detail: str) -> InvalidSpec:
+def invalid_architecture(whose: str, detail: str) -> InvalidSpec:
     """The error of a network that cannot give what a method needs; ``whose`` is ``student`` or ``teachers/0``."""
     pointer = f"/{whose}/architecture"
     return InvalidSpec(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from core.errors import SpecCannotRun
 from core.losses import kd
-from core.methods.base import Batch, Method, Moment, Setting, refuse
-from core.models.anatomy import Anatomy
-from core.models.forms import Form
+from core.methods.base import Batch, Method, MethodContext, StepInfo, invalid_param
+from core.models.structure import ModelStructure
+from core.models.student_variants import StudentVariant
 from core.models.taps import Outputs
 from core.spec.methods.co_advise import CoAdviseParams
 
@@ -26,25 +26,27 @@ _STEMS = 2
 class CoAdvise(Method):
     """Terms ``label`` and ``teacher_0``, ``teacher_1``, and so on."""
 
-    def __init__(self, params: CoAdviseParams, setting: Setting) -> None:
+    def __init__(self, params: CoAdviseParams, setting: MethodContext) -> None:
         super().__init__(setting)
         self.params = params
         count = len(setting.teachers)
         self.weights = (1.0,) * count if params.teacher_weights is None else params.teacher_weights
         if len(self.weights) != count:
             detail = f"{len(self.weights)} weights are given for {count} teachers; give one for each"
-            raise refuse("teacher_weights", detail)
+            raise invalid_param("teacher_weights", detail)
 
     @classmethod
-    def form(cls, params: CoAdviseParams, student: Anatomy, teachers: Sequence[Anatomy]) -> Form:
+    def student_variant(
+        cls, params: CoAdviseParams, student: ModelStructure, teachers: Sequence[ModelStructure]
+    ) -> StudentVariant:
         """A ViT with as many distillation tokens as there are teachers."""
         if params.stem == "co_advise" and len(teachers) != _STEMS:
-            raise refuse(
+            raise invalid_param(
                 "stem",
                 f"the paper's two stems make the tokens of two teachers, and there are {len(teachers)}; leave out the "
                 "others, or set stem to patch",
             )
-        return Form("flexible", {"distillation_tokens": len(teachers), "stem": params.stem})
+        return StudentVariant("flexible", {"distillation_tokens": len(teachers), "stem": params.stem})
 
     def prepare_student(self, student: nn.Module) -> None:
         """Make the student return the logits of all heads while it trains.
@@ -59,7 +61,7 @@ class CoAdvise(Method):
             )
         switch(True)
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted."""
         terms = {"label": self.params.label_weight * self.label_loss(student.logits, batch)}
         advice = zip(self.weights, student.token_logits, teachers, strict=True)

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.methods.base import Batch, Moment, Setting, refuse
-from core.methods.features import FeatureMethod
-from core.methods.relations import embedding_width
+from core.methods.base import Batch, MethodContext, StepInfo, invalid_param
+from core.methods.compatibility import embedding_width
+from core.methods.feature_base import FeatureMethod
 from core.models.align import TokenProjector
-from core.models.taps import Outputs, Wanted
+from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.crd import CrdParams
 
 _NEGATIVES = 16_384
@@ -76,14 +76,14 @@ class Crd(FeatureMethod):
 
     classes: Tensor
 
-    def __init__(self, params: CrdParams, setting: Setting) -> None:
+    def __init__(self, params: CrdParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.params = params
         self.per_sample = False  # the memories take in whole batches
         self.negatives = _negatives(params, setting.num_samples)
         widths = (
-            embedding_width(setting.student_anatomy, "student", params.name),
-            embedding_width(setting.teacher_anatomies[0], "teachers/0", params.name),
+            embedding_width(setting.student_structure, "student", params.name),
+            embedding_width(setting.teacher_structures[0], "teachers/0", params.name),
         )
         self.project_student, self.project_teacher = (TokenProjector(width, params.width) for width in widths)
         self.student_memory, self.teacher_memory = (
@@ -97,7 +97,7 @@ class Crd(FeatureMethod):
         )
         self.register_buffer("classes", torch.full((setting.num_samples,), -1))  # -1: not seen yet
         self._seen: tuple[Tensor, ...] | None = None  # between a step's loss and its end
-        self.student_wants = self.teacher_wants = Wanted(embedding=True)
+        self.student_taps = self.teacher_taps = FeatureRequest(embedding=True)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``contrast``, of the student's vectors with the teacher's memory and the other way round."""
@@ -127,7 +127,7 @@ class Crd(FeatureMethod):
                 drawn_BK = torch.where(self.classes[drawn_BK] == labels_B.unsqueeze(1), others(), drawn_BK)
         return drawn_BK
 
-    def after_step(self, student: nn.Module, moment: Moment) -> None:
+    def after_step(self, student: nn.Module, moment: StepInfo) -> None:
         """The batch enters the memories."""
         if self._seen is None:
             return
@@ -140,11 +140,11 @@ class Crd(FeatureMethod):
 
 def _negatives(params: CrdParams, num_samples: int) -> int:
     if num_samples < 2:
-        raise refuse("", "crd contrasts training samples with each other, and there is only one")
+        raise invalid_param("", "crd contrasts training samples with each other, and there is only one")
     if params.negatives is None:
         return min(_NEGATIVES, num_samples - 1)
     if params.negatives >= num_samples:
-        raise refuse(
+        raise invalid_param(
             "negatives",
             f"{num_samples} training samples have {num_samples - 1} others, not {params.negatives}; leave it out for "
             "all of them",

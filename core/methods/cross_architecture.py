@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.methods.base import Batch, Room, Setting, refuse_pair
-from core.methods.features import FeatureMethod
-from core.methods.pairing import pair_levels
+from core.methods.base import Batch, MethodContext, StepContext, invalid_architecture
+from core.methods.compatibility import pair_levels
+from core.methods.feature_base import FeatureMethod
 from core.methods.random_views import RandomViews, moved
 from core.models.align import resampled
-from core.models.anatomy import Anatomy
 from core.models.cross_attention import Discriminator, GroupwiseProjector, PartialCrossAttention
-from core.models.taps import Attention, Feature, Outputs, Wanted
+from core.models.structure import ModelStructure
+from core.models.taps import Attention, Feature, FeatureRequest, Outputs
 from core.spec.methods.cross_architecture import CrossArchitectureParams
 
 _PAIRS = 1  # the last features of both, as in the paper
@@ -37,11 +37,11 @@ _PAIRS = 1  # the last features of both, as in the paper
 class CrossArchitecture(FeatureMethod):
     """Terms ``attention``, ``projection``, ``adversarial`` and ``discriminator``, each a mean over the pairs."""
 
-    taught_alone = True
+    uses_cached_outputs = True
 
-    def __init__(self, params: CrossArchitectureParams, setting: Setting) -> None:
+    def __init__(self, params: CrossArchitectureParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         self.params = params
         self.pairs = pair_levels(mine, theirs, params.layers, count=_PAIRS, method=params.name)
         _check_teacher(theirs)
@@ -64,15 +64,15 @@ class CrossArchitecture(FeatureMethod):
             grid=self.grid,
         )
         guided = tuple(t for _, t in self.pairs)
-        self.student_wants = Wanted(levels=tuple(s for s, _ in self.pairs))
-        self.teacher_wants = Wanted(levels=guided, attentions=guided)
+        self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs))
+        self.teacher_taps = FeatureRequest(levels=guided, attentions=guided)
 
-    def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
         """All terms, weighted: the student saw a view of what the teacher saw."""
         views = self.views.draw(len(batch.images), batch.images.device)
         student = room.student(views.of(batch.images))
-        teachers = [self._seen_through(teacher, views.places) for teacher in room.taught(batch)]
-        return self.loss(batch, student, teachers, room.moment)
+        teachers = [self._seen_through(teacher, views.places) for teacher in room.teacher_outputs(batch)]
+        return self.loss(batch, student, teachers, room.info)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """The means over the pairs, by name."""
@@ -116,12 +116,12 @@ class CrossArchitecture(FeatureMethod):
         return replace(teacher, levels=levels, attentions=attentions)
 
 
-def _check_teacher(anatomy: Anatomy) -> None:
+def _check_teacher(anatomy: ModelStructure) -> None:
     tokens = anatomy.num_prefix_tokens + (anatomy.levels[0].tokens if anatomy.levels else 0)
     whole = all(attention.tokens == tokens and attention.windows == 1 for attention in anatomy.attentions)
     if anatomy.is_vit and len(anatomy.attentions) == len(anatomy.levels) and whole:
         return
-    raise refuse_pair(
+    raise invalid_architecture(
         "teachers/0",
         f"cross_architecture reads queries, keys and values over all patches in every block, and "
         f"{anatomy.architecture} does not give them; use a plain ViT (vit_*, deit_*)",

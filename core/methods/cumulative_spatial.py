@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from core.errors import SpecCannotRun
 from core.losses import token_divergence
-from core.methods.base import Batch, Method, Room, Setting, refuse_pair
+from core.methods.base import Batch, Method, MethodContext, StepContext, invalid_architecture
 from core.models.align import coarser, resampled
-from core.models.anatomy import Anatomy, Level
 from core.models.built import BuiltModel
-from core.models.forms import Form
-from core.models.meta import build_on_meta
-from core.models.taps import Feature, Outputs, Wanted
+from core.models.meta_device import build_on_meta
+from core.models.structure import FeatureLevel, ModelStructure
+from core.models.student_variants import StudentVariant
+from core.models.taps import Feature, FeatureRequest, Outputs
 from core.spec.methods.cumulative_spatial import CumulativeSpatialParams
 
 # Parts between the last map and the logits that a mean over positions passes through. Dropout rests in a teacher.
@@ -40,21 +40,23 @@ _POOLING = {"SelectAdaptivePool2d", "AdaptiveAvgPool2d", "FastAdaptiveAvgPool", 
 class CumulativeSpatial(Method):
     """Three terms: ``label`` (class head), ``distillation`` (token) and ``spatial`` (patches)."""
 
-    taught_alone = True
+    uses_cached_outputs = True
 
-    def __init__(self, params: CumulativeSpatialParams, setting: Setting) -> None:
+    def __init__(self, params: CumulativeSpatialParams, setting: MethodContext) -> None:
         super().__init__(setting)
-        _check_teacher(setting.teachers[0], setting.teacher_anatomies[0])
+        _check_teacher(setting.teachers[0], setting.teacher_structures[0])
         self.params = params
-        self.student_wants = Wanted(last=True)
-        self.teacher_wants = Wanted(last=True)
+        self.student_taps = FeatureRequest(last=True)
+        self.teacher_taps = FeatureRequest(last=True)
         # Not trained here: the tuple hides the student's own layer from this module.
         self._token_head: tuple[nn.Module] | None = None
 
     @classmethod
-    def form(cls, params: CumulativeSpatialParams, student: Anatomy, teachers: Sequence[Anatomy]) -> Form:
+    def student_variant(
+        cls, params: CumulativeSpatialParams, student: ModelStructure, teachers: Sequence[ModelStructure]
+    ) -> StudentVariant:
         """Timm's distilled ViT with the same arguments."""
-        return Form("distilled")
+        return StudentVariant("distilled")
 
     def prepare_student(self, student: nn.Module) -> None:
         """Make the student return both heads' logits while it trains, and find its distillation head.
@@ -70,11 +72,11 @@ class CumulativeSpatial(Method):
         switch(True)
         self._token_head = (head,)
 
-    def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
         """``label``, ``distillation`` and ``spatial``, weighted."""
-        params, moment = self.params, room.moment
+        params, moment = self.params, room.info
         (teacher,) = room.teachers
-        (guide,), student = room.taught(batch), room.student(batch.images)
+        (guide,), student = room.teacher_outputs(batch), room.student(batch.images)
         (token_logits,) = student.token_logits
         local = predictions(teacher.built.module.get_classifier(), guide.last)  # type: ignore[operator]
         share = local_share(params.decay, moment.fraction)
@@ -113,11 +115,11 @@ def local_share(decay: str, fraction: float) -> float:
     return math.cos(math.pi / 2 * fraction) if decay == "cosine" else 1 - fraction
 
 
-def _check_teacher(teacher: BuiltModel, anatomy: Anatomy) -> None:
+def _check_teacher(teacher: BuiltModel, anatomy: ModelStructure) -> None:
     """Raises ``InvalidSpec`` unless the logits are one linear layer of the mean of the last map."""
     if anatomy.last is not None and _ends_in_mean_and_linear(teacher, anatomy.last):
         return
-    raise refuse_pair(
+    raise invalid_architecture(
         "teachers/0",
         f"cumulative_spatial applies the teacher's classifier at every place, which needs one linear layer right "
         f"behind global average pooling, and {anatomy.architecture} does not end so; use a ResNet, RegNet or "
@@ -125,7 +127,7 @@ def _check_teacher(teacher: BuiltModel, anatomy: Anatomy) -> None:
     )
 
 
-def _ends_in_mean_and_linear(teacher: BuiltModel, last: Level) -> bool:
+def _ends_in_mean_and_linear(teacher: BuiltModel, last: FeatureLevel) -> bool:
     module = build_on_meta(teacher.architecture, teacher.arguments).eval()
     parts: list[nn.Module] = []
     leaves = [part for part in module.modules() if not list(part.children())]

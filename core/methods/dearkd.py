@@ -11,7 +11,7 @@ attention), and stays in the exported student; aligners are dropped. Deviations:
 compared behind a layer norm over their channels, on the coarser grid of the two; in the second stage
 both heads learn the labels, as the exported student averages them.
 
-With ``data_free`` the training pictures are made by inverting the teacher (:mod:`core.methods.inversion`).
+With ``data_free`` the training pictures are made by inverting the teacher (:mod:`core.methods.deep_inversion`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from core.data.pixels import Pixels
 from core.errors import SpecCannotRun
 from core.losses import token_divergence
-from core.methods.base import Batch, Method, Room, Setting, Sources, refuse
-from core.methods.inversion import Inversion, inverted_pixels
-from core.methods.pairing import Pairs, check_levels, evenly, pair_levels
+from core.methods.base import Batch, ImageSources, Method, MethodContext, StepContext, invalid_param
+from core.methods.compatibility import Pairs, check_levels, evenly_spaced, pair_levels
+from core.methods.deep_inversion import Inversion, inverted_pixels
 from core.models.align import coarser, resampled
-from core.models.anatomy import Anatomy
-from core.models.forms import Form
-from core.models.taps import Feature, Outputs, Wanted
+from core.models.structure import ModelStructure
+from core.models.student_variants import StudentVariant
+from core.models.taps import Feature, FeatureRequest, Outputs
 from core.spec.methods.dearkd import DearkdParams
 
 _PAIRS = 2
@@ -40,32 +40,34 @@ _PAIRS = 2
 class Dearkd(Method):
     """Terms ``label``, ``distillation`` and ``early`` in the first stage, ``label`` in the second."""
 
-    taught_alone = True
+    uses_cached_outputs = True
 
-    def __init__(self, params: DearkdParams, setting: Setting) -> None:
+    def __init__(self, params: DearkdParams, setting: MethodContext) -> None:
         super().__init__(setting)
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         if params.data_free:
             _check_invertible(theirs, setting)
-            self.num_gathered = params.num_images
+            self.num_images = params.num_images
         self.params = params
         given = params.layers or early_pairs(mine, theirs)
         self.pairs = pair_levels(mine, theirs, given, count=len(given), method=params.name)
         self.aligners = nn.ModuleList(Aligner(mine.levels[s].width, theirs.levels[t].width) for s, t in self.pairs)
-        self.student_wants = Wanted(levels=tuple(s for s, _ in self.pairs))
-        self.teacher_wants = Wanted(levels=tuple(t for _, t in self.pairs))
-        self.taught_share = params.first_stage
+        self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs))
+        self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs))
+        self.teacher_fraction = params.first_stage
 
     @classmethod
-    def form(cls, params: DearkdParams, student: Anatomy, teachers: Sequence[Anatomy]) -> Form:
+    def student_variant(
+        cls, params: DearkdParams, student: ModelStructure, teachers: Sequence[ModelStructure]
+    ) -> StudentVariant:
         """A ViT with a distillation token whose first blocks' attention may begin local."""
         depth = len(check_levels(student, "student", params.name))
         local = early_depth(depth) if params.local_blocks is None else params.local_blocks
         if local > depth:
-            raise refuse("local_blocks", f"the student {student.architecture} has {depth} blocks, not {local}")
-        return Form("flexible", {"distillation_tokens": 1, "local_blocks": local})
+            raise invalid_param("local_blocks", f"the student {student.architecture} has {depth} blocks, not {local}")
+        return StudentVariant("flexible", {"distillation_tokens": 1, "local_blocks": local})
 
-    def gather(self, sources: Sources) -> Pixels | None:
+    def prepare_images(self, sources: ImageSources) -> Pixels | None:
         """Pictures made from the teacher, where the training is free of data."""
         if not self.params.data_free:
             return None
@@ -80,7 +82,7 @@ class Dearkd(Method):
             wanted,
             shape=(channels, height, width),
             seed=sources.seed,
-            folder=sources.kept,
+            folder=sources.cache_dir,
             poll=sources.poll,
         )
 
@@ -97,14 +99,14 @@ class Dearkd(Method):
             )
         switch(True)
 
-    def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
         """What the stage has; the second one asks no teacher."""
         student = room.student(batch.images)
         (token_logits,) = student.token_logits
-        if room.moment.fraction >= self.params.first_stage:
+        if room.info.fraction >= self.params.first_stage:
             both = self.label_loss(student.logits, batch) + self.label_loss(token_logits, batch)
             return {"label": both / 2}
-        (teacher,), alpha = room.taught(batch), self.params.alpha
+        (teacher,), alpha = room.teacher_outputs(batch), self.params.alpha
         decision = token_divergence(token_logits, teacher.logits, distillation_type="hard", temperature=1.0)
         return {
             "label": (1 - alpha) * self.label_loss(student.logits, batch),
@@ -142,24 +144,24 @@ def early_depth(depth: int) -> int:
     return -(-depth // 3)
 
 
-def early_pairs(student: Anatomy, teacher: Anatomy) -> Pairs:
+def early_pairs(student: ModelStructure, teacher: ModelStructure) -> Pairs:
     """Two pairs in the first third of the student's blocks and the first half of the teacher's stages."""
     blocks = early_depth(len(check_levels(student, "student", "dearkd")))
     stages = -(-len(check_levels(teacher, "teachers/0", "dearkd")) // 2)
     count = min(_PAIRS, blocks, stages)
-    return tuple(zip(evenly(blocks, count), evenly(stages, count), strict=True))
+    return tuple(zip(evenly_spaced(blocks, count), evenly_spaced(stages, count), strict=True))
 
 
 def _normal(feature: Feature) -> Tensor:
     return F.layer_norm(feature.tokens.float(), feature.tokens.shape[-1:])
 
 
-def _check_invertible(teacher: Anatomy, setting: Setting) -> None:
+def _check_invertible(teacher: ModelStructure, setting: MethodContext) -> None:
     if teacher.num_batch_norms == 0:
-        raise refuse(
+        raise invalid_param(
             "data_free",
             f"pictures are made from the statistics in the teacher's batch norms, and {teacher.architecture} has "
             "none; use a teacher with batch norms, such as a ResNet or RegNet, or train on the dataset",
         )
     if setting.num_classes is None:
-        raise refuse("data_free", "pictures are made class by class, and the dataset has no classes")
+        raise invalid_param("data_free", "pictures are made class by class, and the dataset has no classes")

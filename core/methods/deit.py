@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from core.errors import SpecCannotRun
 from core.losses import token_divergence
-from core.methods.base import Batch, Method, Moment, Setting
-from core.models.anatomy import Anatomy
-from core.models.forms import Form
+from core.methods.base import Batch, Method, MethodContext, StepInfo
+from core.models.structure import ModelStructure
+from core.models.student_variants import StudentVariant
 from core.models.taps import Outputs
 from core.spec.methods.deit import DeitParams
 
@@ -22,14 +22,16 @@ from core.spec.methods.deit import DeitParams
 class Deit(Method):
     """Distillation through a token of its own, from one teacher's decisions or soft labels."""
 
-    def __init__(self, params: DeitParams, setting: Setting) -> None:
+    def __init__(self, params: DeitParams, setting: MethodContext) -> None:
         super().__init__(setting)
         self.params = params
 
     @classmethod
-    def form(cls, params: DeitParams, student: Anatomy, teachers: Sequence[Anatomy]) -> Form:
+    def student_variant(
+        cls, params: DeitParams, student: ModelStructure, teachers: Sequence[ModelStructure]
+    ) -> StudentVariant:
         """Timm's distilled ViT with the same arguments."""
-        return Form("distilled")
+        return StudentVariant("distilled")
 
     def prepare_student(self, student: nn.Module) -> None:
         """Make the student return both heads' logits while it trains.
@@ -45,7 +47,7 @@ class Deit(Method):
             )
         switch(True)
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
         """Two terms, ``label`` (class head) and ``distillation`` (distillation head)."""
         (token_logits,) = student.token_logits
         divergence = token_divergence(

@@ -11,15 +11,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.losses import dist
-from core.methods.base import Batch, Setting
-from core.methods.logits import LogitMethod
+from core.methods.base import Batch, MethodContext
+from core.methods.logit_base import LogitMethod
 from core.spec.methods.dist import DistParams
 
 
 class Dist(LogitMethod):
     """Distillation from a stronger teacher."""
 
-    def __init__(self, params: DistParams, setting: Setting) -> None:
+    def __init__(self, params: DistParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.params = params
         self.label_weight, self.distillation_weight = params.label_weight, 1.0

@@ -13,8 +13,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.losses import decoupled
-from core.methods.base import Batch, Moment, Setting, warmed_up
-from core.methods.logits import LogitMethod
+from core.methods.base import Batch, MethodContext, StepInfo, warmup_factor
+from core.methods.logit_base import LogitMethod
 from core.spec.methods.dkd import DkdParams
 
 _WARMUP = 20 / 240  # of the training, in the paper's recipe for CIFAR-100
@@ -23,7 +23,7 @@ _WARMUP = 20 / 240  # of the training, in the paper's recipe for CIFAR-100
 class Dkd(LogitMethod):
     """Decoupled knowledge distillation."""
 
-    def __init__(self, params: DkdParams, setting: Setting) -> None:
+    def __init__(self, params: DkdParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.params = params
         self.label_weight, self.distillation_weight = params.label_weight, 1.0
@@ -35,7 +35,7 @@ class Dkd(LogitMethod):
             student_BC, teacher_BC, batch.labels, alpha=asked.alpha, beta=asked.beta, temperature=asked.temperature
         )
 
-    def warmup(self, moment: Moment) -> float:
+    def warmup(self, moment: StepInfo) -> float:
         """Grows to 1 over the epochs asked for, or over a twelfth of the training."""
         asked = self.params.warmup_epochs
-        return warmed_up(moment, _WARMUP * moment.epochs if asked is None else asked)
+        return warmup_factor(moment, _WARMUP * moment.epochs if asked is None else asked)

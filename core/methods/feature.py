@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.methods.base import Batch, Method, Moment, Setting, refuse_pair
+from core.methods.base import Batch, Method, MethodContext, StepInfo, invalid_architecture
 from core.models.align import TokenProjector, resampled
-from core.models.anatomy import Anatomy, Level
-from core.models.taps import Outputs, Wanted
+from core.models.structure import FeatureLevel, ModelStructure
+from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.feature import FoundationParams
 
 _LEAST_SHARE = 0.01  # of a batch in the running statistics; the first batches count alike
@@ -29,11 +29,11 @@ _EPSILON = 1e-5
 class FoundationFeatures(Method):
     """Terms ``embedding`` and ``patches``; one of weight 0 is left out."""
 
-    def __init__(self, params: FoundationParams, setting: Setting) -> None:
+    def __init__(self, params: FoundationParams, setting: MethodContext) -> None:
         super().__init__(setting)
         self.params = params
         self.headless = setting.student.num_classes == 0
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         reads, reads_patches = params.embedding_weight > 0, params.patch_weight > 0
         if reads:
             self.embed = _projector(_embedding(mine, "student"), _embedding(theirs, "teachers/0"))
@@ -42,14 +42,14 @@ class FoundationFeatures(Method):
             self.translate = _projector(_last(mine, "student").width, goal.width)
             self.statistics = ChannelStatistics(goal.width)
             self.per_sample = False  # standardised by the batch
-        self.student_wants = self.teacher_wants = Wanted(last=reads_patches, embedding=reads)
+        self.student_taps = self.teacher_taps = FeatureRequest(last=reads_patches, embedding=reads)
 
     @property
     def reads_teacher_logits(self) -> bool:
         """Never: whose classes the teacher knows is all the same."""
         return False
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted; labels are not looked at."""
         (teacher,), terms = teachers, {}
         if teacher.embedding is not None:
@@ -95,9 +95,9 @@ def _projector(width: int, wanted: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), TokenProjector(width, wanted))
 
 
-def _embedding(anatomy: Anatomy, whose: str) -> int:
+def _embedding(anatomy: ModelStructure, whose: str) -> int:
     if anatomy.embedding is None:
-        raise refuse_pair(
+        raise invalid_architecture(
             whose,
             f"timm's {anatomy.architecture} has no embedding that can be read; use another one, or set "
             "method.embedding_weight to 0",
@@ -105,9 +105,9 @@ def _embedding(anatomy: Anatomy, whose: str) -> int:
     return anatomy.embedding
 
 
-def _last(anatomy: Anatomy, whose: str) -> Level:
+def _last(anatomy: ModelStructure, whose: str) -> FeatureLevel:
     if anatomy.last is None:
-        raise refuse_pair(
+        raise invalid_architecture(
             whose,
             f"timm's {anatomy.architecture} does not give its last features; use another one, or set "
             "method.patch_weight to 0",

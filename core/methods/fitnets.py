@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.methods.base import Batch, Setting
-from core.methods.features import FeatureMethod
-from core.methods.pairing import pair_levels
+from core.methods.base import Batch, MethodContext
+from core.methods.compatibility import pair_levels
+from core.methods.feature_base import FeatureMethod
 from core.models.align import TokenProjector, coarser, resampled
-from core.models.taps import Outputs, Wanted
+from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.fitnets import FitnetsParams
 
 _PAIRS = 1  # the paper has one hint, in the middle; the last pair serves later layers as well
@@ -43,14 +43,14 @@ class ConvolutionalRegressor(nn.Module):
 class Fitnets(FeatureMethod):
     """One regressor for each pair of layers."""
 
-    def __init__(self, params: FitnetsParams, setting: Setting) -> None:
+    def __init__(self, params: FitnetsParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         self.pairs = pair_levels(mine, theirs, params.layers, count=_PAIRS, method=params.name)
         regressor = TokenProjector if params.regressor == "linear" else ConvolutionalRegressor
         self.regressors = nn.ModuleList(regressor(mine.levels[s].width, theirs.levels[t].width) for s, t in self.pairs)
-        self.student_wants = Wanted(levels=tuple(s for s, _ in self.pairs))
-        self.teacher_wants = Wanted(levels=tuple(t for _, t in self.pairs))
+        self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs))
+        self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs))
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``hint``, the mean over the pairs."""

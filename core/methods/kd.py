@@ -8,15 +8,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.losses import kd
-from core.methods.base import Batch, Setting
-from core.methods.logits import LogitMethod
+from core.methods.base import Batch, MethodContext
+from core.methods.logit_base import LogitMethod
 from core.spec.methods.kd import KdParams
 
 
 class Kd(LogitMethod):
     """Knowledge distillation from logits."""
 
-    def __init__(self, params: KdParams, setting: Setting) -> None:
+    def __init__(self, params: KdParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.params = params
         self.label_weight, self.distillation_weight = 1 - params.alpha, params.alpha

@@ -15,33 +15,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.methods.base import Batch, Setting, refuse_pair
-from core.methods.features import FeatureMethod
+from core.methods.base import Batch, MethodContext, invalid_architecture
+from core.methods.feature_base import FeatureMethod
 from core.models.align import coarser, resampled
-from core.models.anatomy import Anatomy, Level
-from core.models.forms import Form
-from core.models.taps import Feature, Outputs, Wanted
+from core.models.structure import FeatureLevel, ModelStructure
+from core.models.student_variants import StudentVariant
+from core.models.taps import Feature, FeatureRequest, Outputs
 from core.spec.methods.lift import LiftParams
 
 
 class Lift(FeatureMethod):
     """One feature term, ``last``."""
 
-    def __init__(self, params: LiftParams, setting: Setting) -> None:
+    def __init__(self, params: LiftParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         width = _last(mine, "student").width
         assert width == _last(theirs, "teachers/0").width, "the student has not the form that the method gave it"
         self.with_class_token = _ends_with_class_token(mine) and _ends_with_class_token(theirs)
-        self.student_wants = self.teacher_wants = Wanted(last=True)
+        self.student_taps = self.teacher_taps = FeatureRequest(last=True)
 
     @classmethod
-    def form(cls, params: LiftParams, student: Anatomy, teachers: Sequence[Anatomy]) -> Form:
+    def student_variant(
+        cls, params: LiftParams, student: ModelStructure, teachers: Sequence[ModelStructure]
+    ) -> StudentVariant:
         """A student that ends at the teacher's width."""
         width = _last(teachers[0], "teachers/0").width
         if params.form == "lift":
-            return Form("flexible", {"lift_width": width})
-        return Form("flexible", {"wide_last": width, "wide_last_heads": wide_heads(student, width)})
+            return StudentVariant("flexible", {"lift_width": width})
+        return StudentVariant("flexible", {"wide_last": width, "wide_last_heads": wide_heads(student, width)})
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``last``, the mean squared error of the last tokens."""
@@ -59,7 +61,7 @@ class Lift(FeatureMethod):
         return torch.cat((feature.prefix[:, :1].float(), patches), dim=1)
 
 
-def wide_heads(student: Anatomy, width: int) -> int | None:
+def wide_heads(student: ModelStructure, width: int) -> int | None:
     """Heads of a block of that width, as near as can be to the student's own size of a head."""
     if not student.attentions:
         return None  # no ViT, which the form itself refuses
@@ -67,9 +69,9 @@ def wide_heads(student: Anatomy, width: int) -> int | None:
     return next(heads for heads in range(max(1, width // size), 0, -1) if width % heads == 0)
 
 
-def _last(anatomy: Anatomy, whose: str) -> Level:
+def _last(anatomy: ModelStructure, whose: str) -> FeatureLevel:
     if anatomy.last is None:
-        raise refuse_pair(
+        raise invalid_architecture(
             whose,
             f"lift compares the last tokens, and timm's {anatomy.architecture} does not give them; use another "
             "architecture, or method kd",
@@ -77,6 +79,6 @@ def _last(anatomy: Anatomy, whose: str) -> Level:
     return anatomy.last
 
 
-def _ends_with_class_token(anatomy: Anatomy) -> bool:
+def _ends_with_class_token(anatomy: ModelStructure) -> bool:
     """Whether the class token is the first of the tokens behind the final norm."""
     return anatomy.is_vit and anatomy.has_class_token and anatomy.num_prefix_tokens > 0

@@ -11,8 +11,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.losses import decoupled, kd, standardize
-from core.methods.base import Batch, Moment, Setting, warmed_up
-from core.methods.logits import LogitMethod
+from core.methods.base import Batch, MethodContext, StepInfo, warmup_factor
+from core.methods.logit_base import LogitMethod
 from core.spec.methods.logit_standardization import LogitStandardizationParams
 
 _LABEL_WEIGHTS = {"kd": 0.1, "dkd": 1.0}
@@ -22,7 +22,7 @@ _WARMUP = {"kd": 0.0, "dkd": 20 / 240}  # of the training
 class LogitStandardization(LogitMethod):
     """A logit loss of standardised logits."""
 
-    def __init__(self, params: LogitStandardizationParams, setting: Setting) -> None:
+    def __init__(self, params: LogitStandardizationParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.params = params
         asked = params.label_weight
@@ -39,6 +39,6 @@ class LogitStandardization(LogitMethod):
             student_BC, teacher_BC, batch.labels, alpha=asked.alpha, beta=asked.beta, temperature=asked.temperature
         )
 
-    def warmup(self, moment: Moment) -> float:
+    def warmup(self, moment: StepInfo) -> float:
         """Base dkd grows to 1 over a twelfth of the training."""
-        return warmed_up(moment, _WARMUP[self.params.base] * moment.epochs)
+        return warmup_factor(moment, _WARMUP[self.params.base] * moment.epochs)

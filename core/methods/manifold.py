@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from core.losses import manifold
-from core.methods.base import Batch, Setting, refuse, refuse_pair
-from core.methods.features import FeatureMethod
-from core.methods.grids import way_to_grid
-from core.methods.pairing import Pairs, pair_levels
-from core.models.taps import Outputs, Wanted
+from core.methods.base import Batch, MethodContext, invalid_architecture, invalid_param
+from core.methods.compatibility import Pairs, grid_hint, pair_levels
+from core.methods.feature_base import FeatureMethod
+from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.manifold import ManifoldParams
 
 _NUM_RANDOM = 192
@@ -31,9 +30,9 @@ _BLOCKS_AT_EACH_END = 4  # of 12 and of 24 blocks, as in the authors' recipe; fe
 class Manifold(FeatureMethod):
     """Gram matrices of the first and of the last blocks."""
 
-    def __init__(self, params: ManifoldParams, setting: Setting) -> None:
+    def __init__(self, params: ManifoldParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         layers = params.layers or both_ends(len(mine.levels), len(theirs.levels))
         self.pairs = pair_levels(mine, theirs, layers, count=len(layers), method=params.name)
         self.per_sample = self.per_sample and params.sample_weight == params.random_weight == 0
@@ -42,8 +41,8 @@ class Manifold(FeatureMethod):
             _check_grids(setting, s, t)
         _check_draws(params, setting, max(mine.levels[s].tokens for s, _ in self.pairs))
         self.num_random = params.num_random or _NUM_RANDOM
-        self.student_wants = Wanted(levels=tuple(s for s, _ in self.pairs))
-        self.teacher_wants = Wanted(levels=tuple(t for _, t in self.pairs))
+        self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs))
+        self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs))
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``patch``, ``sample`` and ``random``, each the mean over the pairs; rows are drawn anew for each pair."""
@@ -66,13 +65,13 @@ def both_ends(mine: int, theirs: int) -> Pairs:
     return tuple(dict.fromkeys([*first, *last]))
 
 
-def _check_grids(setting: Setting, student_level: int, teacher_level: int) -> None:
-    student, teacher = setting.student_anatomy, setting.teacher_anatomies[0]
+def _check_grids(setting: MethodContext, student_level: int, teacher_level: int) -> None:
+    student, teacher = setting.student_structure, setting.teacher_structures[0]
     mine, theirs = student.levels[student_level].grid, teacher.levels[teacher_level].grid
     if mine != theirs:
         one_grid = student.is_vit and teacher.is_vit
-        fix = way_to_grid(setting, theirs) if one_grid else "choose layers that have one grid, or ViTs on both sides"
-        raise refuse_pair(
+        fix = grid_hint(setting, theirs) if one_grid else "choose layers that have one grid, or ViTs on both sides"
+        raise invalid_architecture(
             "student",
             f"manifold compares patch by patch: level {student_level} of the student has {mine[0]} × {mine[1]} patches "
             f"and level {teacher_level} of the teacher {theirs[0]} × {theirs[1]}; {fix}, or use method fitnets, "
@@ -80,10 +79,10 @@ def _check_grids(setting: Setting, student_level: int, teacher_level: int) -> No
         )
 
 
-def _check_draws(params: ManifoldParams, setting: Setting, num_patches: int) -> None:
+def _check_draws(params: ManifoldParams, setting: MethodContext, num_patches: int) -> None:
     there = num_patches * min(setting.batch_size, setting.num_samples)
     if params.num_random is not None and params.num_random > there:
-        raise refuse(
+        raise invalid_param(
             "num_random",
             f"a batch has {there} patches, {params.num_random} cannot be drawn; leave it out or choose {there} at most",
         )

@@ -15,13 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
-from core.methods.base import Batch, Method, Room, Setting, refuse_pair
-from core.methods.logits import LogitMethod
+from core.methods.base import Batch, Method, MethodContext, StepContext, invalid_architecture
+from core.methods.logit_base import LogitMethod
 from core.methods.registry import build_method
 from core.models.align import resampled
-from core.models.anatomy import Anatomy
-from core.models.masked import seeing_only, sees_patches
-from core.models.taps import Feature, Outputs, Wanted
+from core.models.patch_masking import seeing_only, sees_patches
+from core.models.structure import ModelStructure
+from core.models.taps import Feature, FeatureRequest, Outputs
 from core.spec.methods import METHODS
 from core.spec.methods.masked_teacher import MaskedTeacherParams
 
@@ -31,12 +31,12 @@ _PAPERS_TEMPERATURE = 1.0  # of kd
 class MaskedTeacher(Method):
     """Any logit term from a teacher that sees a part of each picture."""
 
-    def __init__(self, params: MaskedTeacherParams, setting: Setting) -> None:
+    def __init__(self, params: MaskedTeacherParams, setting: MethodContext) -> None:
         super().__init__(setting)
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         _check_student(mine)
         if not sees_patches(setting.teachers[0].module) or not theirs.is_vit:
-            raise refuse_pair(
+            raise invalid_architecture(
                 "teachers/0",
                 f"masked_teacher leaves out patches of a plain ViT (vit_*, deit_*), and {theirs.architecture} is "
                 "none; choose such a teacher, or method kd",
@@ -46,11 +46,11 @@ class MaskedTeacher(Method):
         self.teacher_grid = theirs.levels[0].grid
         self.num_seen = max(1, round(params.keep * theirs.levels[0].tokens))
         self.last = len(mine.attentions) - 1
-        self.student_wants = Wanted(attentions=(self.last,))
+        self.student_taps = FeatureRequest(attentions=(self.last,))
         self.logit_method = _logit_method(params, setting)
         self.per_sample = self.logit_method.per_sample
 
-    def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
         """``label`` and ``distillation``, weighted; the student answers before its teacher does."""
         student = room.student(batch.images)
         (teacher,) = room.teachers
@@ -70,18 +70,18 @@ class MaskedTeacher(Method):
         return on_grid.tokens.squeeze(2).topk(self.num_seen, dim=1).indices
 
 
-def _check_student(anatomy: Anatomy) -> None:
+def _check_student(anatomy: ModelStructure) -> None:
     last = anatomy.attentions[-1] if anatomy.attentions else None
     readable = last is not None and last.has_weights and last.windows == 1
     if not (anatomy.is_vit and anatomy.has_class_token and readable):
-        raise refuse_pair(
+        raise invalid_architecture(
             "student",
             f"masked_teacher reads the attention of the class token in the last block, and {anatomy.architecture} "
             "has none that can be read; use a plain ViT with a class token, or method kd",
         )
 
 
-def _logit_method(params: MaskedTeacherParams, setting: Setting) -> LogitMethod:
+def _logit_method(params: MaskedTeacherParams, setting: MethodContext) -> LogitMethod:
     given: dict[str, Any] = {"name": params.logits}
     if params.temperature is not None or params.logits == "kd":
         given["temperature"] = params.temperature or _PAPERS_TEMPERATURE

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from core.losses import masked_generation
-from core.methods.base import Batch, Setting
-from core.methods.features import FeatureMethod
-from core.methods.pairing import pair_levels
-from core.models.align import coarser, resampled
-from core.models.generator import map_generator
-from core.models.taps import Outputs, Wanted
+from core.methods.base import Batch, MethodContext
+from core.methods.compatibility import pair_levels
+from core.methods.feature_base import FeatureMethod
+from core.models.align import coarser, map_generator, resampled
+from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.mgd import MgdParams
 
 _PAIRS = 1  # the last
@@ -43,16 +42,16 @@ class MaskedGenerator(nn.Module):
 class Mgd(FeatureMethod):
     """One generator for each pair of layers."""
 
-    def __init__(self, params: MgdParams, setting: Setting) -> None:
+    def __init__(self, params: MgdParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.params = params
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         self.pairs = pair_levels(mine, theirs, params.layers, count=_PAIRS, method=params.name)
         self.generators = nn.ModuleList(
             MaskedGenerator(mine.levels[s].width, theirs.levels[t].width) for s, t in self.pairs
         )
-        self.student_wants = Wanted(levels=tuple(s for s, _ in self.pairs))
-        self.teacher_wants = Wanted(levels=tuple(t for _, t in self.pairs))
+        self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs))
+        self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs))
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``generation``, the sum over the pairs."""

@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from core.losses import cross_entropy_kd, hidden_relation, qkv_relation
-from core.methods.base import Batch, Method, Moment, Setting, refuse, refuse_pair
-from core.methods.grids import way_to_grid
-from core.methods.pairing import Pairs, evenly
+from core.methods.base import Batch, Method, MethodContext, StepInfo, invalid_architecture, invalid_param
+from core.methods.compatibility import Pairs, evenly_spaced, grid_hint
 from core.models import catalog
-from core.models.anatomy import Anatomy
-from core.models.forms import Form
-from core.models.taps import Outputs, Wanted
+from core.models.structure import ModelStructure
+from core.models.student_variants import StudentVariant
+from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.minivit import MinivitParams
 
 Shape = tuple[int, ...]  # what has to be alike of two places: windows and patches in each, or a grid
@@ -39,10 +38,10 @@ _WITHOUT = "or set relation_weight and hidden_weight to 0, to learn from the tea
 class Minivit(Method):
     """Terms ``label``, ``distillation``, ``relation`` and ``hidden``, as far as they have a weight."""
 
-    def __init__(self, params: MinivitParams, setting: Setting) -> None:
+    def __init__(self, params: MinivitParams, setting: MethodContext) -> None:
         super().__init__(setting)
         self.params = params
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         self.prefixes = num_prefixes(mine), num_prefixes(theirs)
         self.relations = _relations(params, setting) if params.relation_weight > 0 else ()
         self.hidden = _hidden(params, setting) if params.hidden_weight > 0 else ()
@@ -50,16 +49,20 @@ class Minivit(Method):
             for width in (mine.attentions[s].width, theirs.attentions[t].width):
                 if width % params.relation_heads:
                     heads = params.relation_heads
-                    raise refuse("relation_heads", f"{heads} heads do not divide a width of {width}; 1 always does")
-        self.student_wants = Wanted(
+                    raise invalid_param(
+                        "relation_heads", f"{heads} heads do not divide a width of {width}; 1 always does"
+                    )
+        self.student_taps = FeatureRequest(
             levels=tuple(s for s, _ in self.hidden), attentions=tuple(s for s, _ in self.relations)
         )
-        self.teacher_wants = Wanted(
+        self.teacher_taps = FeatureRequest(
             levels=tuple(t for _, t in self.hidden), attentions=tuple(t for _, t in self.relations)
         )
 
     @classmethod
-    def form(cls, params: MinivitParams, student: Anatomy, teachers: Sequence[Anatomy]) -> Form | None:
+    def student_variant(
+        cls, params: MinivitParams, student: ModelStructure, teachers: Sequence[ModelStructure]
+    ) -> StudentVariant | None:
         """Blocks that are stored once for several runs; none where nothing is shared and nothing added."""
         added = params.head_transforms or params.relative_position or params.local_convolution
         if params.repeats == 1 and not added:
@@ -68,32 +71,32 @@ class Minivit(Method):
         if catalog.is_swin(student.architecture):
             return _swin_form(params, asked)
         if not student.is_vit:
-            raise refuse_pair(
+            raise invalid_architecture(
                 "student",
                 "only a plain ViT or a Swin of the first version can share its blocks here, and "
                 f"{student.architecture} is none; choose a vit_*, deit_* or swin_*, or set repeats to 1 and "
                 "head_transforms to false for the losses alone",
             )
         if params.local_convolution:
-            raise refuse(
+            raise invalid_param(
                 "local_convolution", "the blocks of a ViT have none, as in the authors' Mini-DeiT; leave it out"
             )
         depth = len(student.levels)
         if depth % params.repeats:
             fits = [str(times) for times in range(1, depth + 1) if depth % times == 0]
-            raise refuse(
+            raise invalid_param(
                 "repeats",
                 f"{depth} blocks cannot be runs of {params.repeats} each; set repeats to one of {', '.join(fits)}, or "
                 "change the student's depth",
             )
-        return Form("flexible", asked | {"relative_position": params.relative_position})
+        return StudentVariant("flexible", asked | {"relative_position": params.relative_position})
 
     @property
     def reads_teacher_logits(self) -> bool:
         """Only in ``distillation``."""
         return self.params.logits_weight > 0
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted."""
         asked, (teacher,) = self.params, teachers
         terms: dict[str, Tensor] = {}
@@ -119,17 +122,17 @@ class Minivit(Method):
         return torch.stack(found).mean()
 
 
-def _swin_form(params: MinivitParams, asked: dict[str, Any]) -> Form:
+def _swin_form(params: MinivitParams, asked: dict[str, Any]) -> StudentVariant:
     """A Swin with shared blocks; whether ``repeats`` divide its stages is seen where it is built."""
     if params.relative_position:
-        raise refuse(
+        raise invalid_param(
             "relative_position", "a Swin has a table of relative positions, which its runs share; leave it out"
         )
     local = params.repeats > 1 if params.local_convolution is None else params.local_convolution
-    return Form("flexible_swin", asked | {"local_convolution": local})
+    return StudentVariant("flexible_swin", asked | {"local_convolution": local})
 
 
-def num_prefixes(anatomy: Anatomy) -> int:
+def num_prefixes(anatomy: ModelStructure) -> int:
     """Tokens before the patches in each attention. Counted, as a CaiT's class token joins after its attentions."""
     if not (anatomy.is_vit and anatomy.attentions):
         return 0
@@ -149,16 +152,16 @@ def alike(mine: Sequence[Shape], theirs: Sequence[Shape]) -> Pairs:
         ours = [place for place, own in enumerate(mine) if own == shape]
         others = [place for place, own in enumerate(theirs) if own == shape]
         count = min(_MOST_PAIRS, -(-min(len(ours), len(others)) // 2))
-        chosen = zip(evenly(len(ours), count), evenly(len(others), count), strict=True)
+        chosen = zip(evenly_spaced(len(ours), count), evenly_spaced(len(others), count), strict=True)
         pairs += [(ours[s], others[t]) for s, t in chosen]
     return tuple(sorted(pairs))
 
 
-def _relations(params: MinivitParams, setting: Setting) -> Pairs:
-    mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+def _relations(params: MinivitParams, setting: MethodContext) -> Pairs:
+    mine, theirs = setting.student_structure, setting.teacher_structures[0]
     for anatomy, whose in ((mine, "student"), (theirs, "teachers/0")):
         if not anatomy.attentions:
-            raise refuse_pair(
+            raise invalid_architecture(
                 whose,
                 f"minivit compares queries, keys and values, and {anatomy.architecture} shows none; choose a "
                 f"vit_*, deit_* or swin_*, {_WITHOUT}",
@@ -168,8 +171,8 @@ def _relations(params: MinivitParams, setting: Setting) -> Pairs:
     _check(pairs, shapes, others, given=params.layers is not None)
     if not pairs:
         whole = theirs.levels and (1, theirs.levels[-1].tokens) in others
-        fix = way_to_grid(setting, theirs.levels[-1].grid) if whole else "choose a ViT as teacher"
-        raise refuse_pair(
+        fix = grid_hint(setting, theirs.levels[-1].grid) if whole else "choose a ViT as teacher"
+        raise invalid_architecture(
             "student",
             f"relations compare token by token: an attention of the student sees {_words(shapes)}, of the teacher "
             f"{_words(others)}; {fix}, or set relation_weight to 0",
@@ -177,24 +180,24 @@ def _relations(params: MinivitParams, setting: Setting) -> Pairs:
     return pairs
 
 
-def _hidden(params: MinivitParams, setting: Setting) -> Pairs:
-    mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+def _hidden(params: MinivitParams, setting: MethodContext) -> Pairs:
+    mine, theirs = setting.student_structure, setting.teacher_structures[0]
     grids, others = [level.grid for level in mine.levels], [level.grid for level in theirs.levels]
     swins = any(catalog.is_swin(anatomy.architecture) for anatomy in (mine, theirs))
     by_block = mine.is_vit and theirs.is_vit and not swins  # a Swin's levels are stages, which layers do not count
     pairs = params.layers if params.layers is not None and by_block else alike(grids, others)
     _check(pairs, grids, others, given=params.layers is not None and by_block)
     if not pairs:
-        raise refuse_pair(
+        raise invalid_architecture(
             "student",
             f"hidden states are compared patch by patch: the student's are on grids {_grids(grids)} and the teacher's "
             f"on {_grids(others)}; "
-            + (f"{way_to_grid(setting, others[-1])}, {_WITHOUT}" if others else f"choose a ViT or a Swin, {_WITHOUT}"),
+            + (f"{grid_hint(setting, others[-1])}, {_WITHOUT}" if others else f"choose a ViT or a Swin, {_WITHOUT}"),
         )
     return pairs
 
 
-def _attention_shapes(anatomy: Anatomy) -> list[Shape]:
+def _attention_shapes(anatomy: ModelStructure) -> list[Shape]:
     cut = num_prefixes(anatomy)
     return [(attention.windows, attention.tokens - cut) for attention in anatomy.attentions]
 
@@ -206,9 +209,9 @@ def _check(pairs: Pairs, mine: Sequence[Shape], theirs: Sequence[Shape], *, give
     for s, t in pairs:
         for place, shapes, whose in ((s, mine, "student"), (t, theirs, "teacher")):
             if place >= len(shapes):
-                raise refuse("layers", f"the {whose} has blocks 0 to {len(shapes) - 1}, there is no {place}")
+                raise invalid_param("layers", f"the {whose} has blocks 0 to {len(shapes) - 1}, there is no {place}")
         if mine[s] != theirs[t]:
-            raise refuse(
+            raise invalid_param(
                 "layers",
                 f"the student's block {s} sees {_words([mine[s]])} and the teacher's block {t} {_words([theirs[t]])}; "
                 "choose blocks that see the same, or leave layers out",

@@ -17,13 +17,13 @@ from torch import Tensor
 from core.data.pixels import Pixels
 from core.errors import FieldError, InvalidSpec
 from core.losses import kd
-from core.methods.base import Batch, Method, Room, Setting
-from core.methods.companion import precision_of
+from core.methods.base import Batch, Method, MethodContext, StepContext
+from core.methods.ema_teacher import precision_of
 from core.models.build import build_student
 from core.models.built import BuiltModel
 from core.models.taps import Outputs
 from core.spec import StudentSpec
-from core.spec.facts import Facts
+from core.spec.facts import InputInfo
 from core.spec.methods.mutual import MutualParams, PeerSpec
 
 _FROM_DATASET = ("num_classes", "in_chans", "img_size")
@@ -35,7 +35,7 @@ class Mutual(Method):
 
     held_out: ClassVar[float] = 0.1
 
-    def __init__(self, params: MutualParams, setting: Setting) -> None:
+    def __init__(self, params: MutualParams, setting: MethodContext) -> None:
         super().__init__(setting)
         self.params = params
         self.built = _peer(params.peer, setting)
@@ -46,7 +46,7 @@ class Mutual(Method):
         own = getattr(self.peer, "no_weight_decay", None)
         return {f"peer.{name}" for name in own()} if own is not None else set()
 
-    def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
         """Both students' losses."""
         student = room.student(batch.images)
         with precision_of(student.logits):
@@ -59,13 +59,13 @@ class Mutual(Method):
             "peer_distillation": asked.weight * kd(peer.logits, student.logits, temperature=asked.temperature),
         }
 
-    def finished(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
+    def finalize(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
         """The better of the two on the held-out pictures."""
         assert held_out is not None, "a tenth of the training split is held out for this"
         return self.built if _hits(self.built, held_out) > _hits(student, held_out) else student
 
 
-def _peer(asked: PeerSpec | None, setting: Setting) -> BuiltModel:
+def _peer(asked: PeerSpec | None, setting: MethodContext) -> BuiltModel:
     """The other student, built for the same pictures and classes. Raises ``InvalidSpec`` where it cannot be."""
     student = setting.student
     arguments: Mapping[str, Any] = student.arguments if asked is None else asked.arguments
@@ -74,7 +74,7 @@ def _peer(asked: PeerSpec | None, setting: Setting) -> BuiltModel:
         architecture=student.architecture if asked is None else asked.architecture, arguments=own, weights="random"
     )
     size, channels = student.preprocessing.image_size, student.preprocessing.channels
-    facts = Facts(num_classes=student.num_classes, channels=channels, image_size=size)
+    facts = InputInfo(num_classes=student.num_classes, channels=channels, image_size=size)
     try:
         return build_student(spec, facts=facts, image_size=size, drop_path=setting.drop_path, models={})
     except InvalidSpec as error:

@@ -11,15 +11,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.losses import normalized
-from core.methods.base import Batch, Setting
-from core.methods.logits import LogitMethod
+from core.methods.base import Batch, MethodContext
+from core.methods.logit_base import LogitMethod
 from core.spec.methods.nkd import NkdParams
 
 
 class Nkd(LogitMethod):
     """Normalised knowledge distillation."""
 
-    def __init__(self, params: NkdParams, setting: Setting) -> None:
+    def __init__(self, params: NkdParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.params = params
         self.label_weight, self.distillation_weight = params.label_weight, params.weight

@@ -12,23 +12,23 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from core.losses import probabilistic_transfer
-from core.methods.base import Batch, Setting
-from core.methods.features import FeatureMethod
-from core.methods.relations import check_batch, embedding_width
-from core.models.taps import Outputs, Wanted
+from core.methods.base import Batch, MethodContext
+from core.methods.compatibility import check_batch, embedding_width
+from core.methods.feature_base import FeatureMethod
+from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.pkt import PktParams
 
 
 class Pkt(FeatureMethod):
     """One relation of embeddings."""
 
-    def __init__(self, params: PktParams, setting: Setting) -> None:
+    def __init__(self, params: PktParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.per_sample = False
         check_batch(setting, params.name)
-        embedding_width(setting.student_anatomy, "student", params.name)
-        embedding_width(setting.teacher_anatomies[0], "teachers/0", params.name)
-        self.student_wants = self.teacher_wants = Wanted(embedding=True)
+        embedding_width(setting.student_structure, "student", params.name)
+        embedding_width(setting.teacher_structures[0], "teachers/0", params.name)
+        self.student_taps = self.teacher_taps = FeatureRequest(embedding=True)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``neighbours``."""

@@ -20,12 +20,12 @@ class Views:
     """One view of each picture: the change of its places (B, 2, 3), and which patches are shown (B, 1, H, W)."""
 
     places: Tensor
-    shown: Tensor
+    augmented: Tensor
 
     def of(self, images_BCHW: Tensor) -> Tensor:
         """The pictures as the views show them."""
         turned = moved(images_BCHW, self.places)
-        shown = F.interpolate(self.shown, size=turned.shape[-2:], mode="nearest")
+        shown = F.interpolate(self.augmented, size=turned.shape[-2:], mode="nearest")
         return turned * shown + _BLANK * (1 - shown)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from core.methods.base import Method, Setting
-from core.models.anatomy import Anatomy, examine
-from core.models.forms import Form
+from core.methods.base import Method, MethodContext
+from core.models.structure import ModelStructure, inspect_structure
+from core.models.student_variants import StudentVariant
 from core.spec.methods import METHODS, MethodParams
 
 
@@ -20,7 +20,7 @@ def implementation(name: str) -> type[Method]:
     return found
 
 
-def build_method(params: MethodParams, setting: Setting) -> Method:
+def build_method(params: MethodParams, setting: MethodContext) -> Method:
     """Build the method that ``params`` are for; its modules draw their first weights from torch's generator."""
     build: type = implementation(params.name)
     method = build(params, setting)
@@ -34,13 +34,13 @@ def student_form(
     arguments: Mapping[str, Any],
     *,
     image_size: int,
-    teachers: Callable[[], Sequence[Anatomy]],
-) -> Form | None:
+    teachers: Callable[[], Sequence[ModelStructure]],
+) -> StudentVariant | None:
     """The form that the asked student takes with a method; None leaves it as it is.
 
     Raises ``InvalidSpec`` where the student cannot take it.
     """
     method = implementation(params.name)
-    if method.form.__func__ is Method.form.__func__:  # type: ignore[attr-defined]
+    if method.student_variant.__func__ is Method.student_variant.__func__:  # type: ignore[attr-defined]
         return None  # no need to look at anybody
-    return method.form(params, examine(architecture, arguments, image_size), teachers())
+    return method.student_variant(params, inspect_structure(architecture, arguments, image_size), teachers())

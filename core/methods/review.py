@@ -19,11 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.losses import hierarchical_context
-from core.methods.base import Batch, Setting
-from core.methods.features import FeatureMethod
-from core.methods.pairing import pair_levels
-from core.methods.relations import check_batch, embedding_width
-from core.models.taps import Outputs, Wanted
+from core.methods.base import Batch, MethodContext
+from core.methods.compatibility import check_batch, embedding_width, pair_levels
+from core.methods.feature_base import FeatureMethod
+from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.review import ReviewParams
 
 _PAIRS = 4  # stages of a CNN
@@ -79,9 +78,9 @@ class Fusions(nn.Module):
 class Review(FeatureMethod):
     """A chain of fusions from the embedding back to the first level."""
 
-    def __init__(self, params: ReviewParams, setting: Setting) -> None:
+    def __init__(self, params: ReviewParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         check_batch(setting, params.name)
         pairs = pair_levels(mine, theirs, params.layers, count=_PAIRS, method=params.name)
         self.pairs = tuple(sorted(pairs))
@@ -91,8 +90,8 @@ class Review(FeatureMethod):
         )
         widths = [(mine.levels[s].width, theirs.levels[t].width) for s, t in self.pairs]
         self.fusions = Fusions([*widths, ends], params.width or min(_WIDEST, ends[0]))
-        self.student_wants = Wanted(levels=tuple(s for s, _ in self.pairs), embedding=True)
-        self.teacher_wants = Wanted(levels=tuple(t for _, t in self.pairs), embedding=True)
+        self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs), embedding=True)
+        self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs), embedding=True)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``review``, the sum over the levels."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from core.methods.base import Batch, Method, Moment, Setting
+from core.methods.base import Batch, Method, MethodContext, StepInfo
 from core.models.taps import Outputs
 from core.spec.methods.scratch import ScratchParams
 
@@ -14,9 +14,9 @@ from core.spec.methods.scratch import ScratchParams
 class Scratch(Method):
     """Cross-entropy with the labels. Teachers are ignored."""
 
-    def __init__(self, params: ScratchParams, setting: Setting) -> None:
+    def __init__(self, params: ScratchParams, setting: MethodContext) -> None:
         super().__init__(setting)
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
         """One term, ``label``."""
         return {"label": self.label_loss(student.logits, batch)}

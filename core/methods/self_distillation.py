@@ -22,13 +22,13 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from core.losses import kd
-from core.methods.base import Batch, Method, Moment, Room, Setting, refuse, refuse_pair
-from core.methods.companion import AveragedSelf, precision_of
-from core.methods.pairing import check_levels
+from core.methods.base import Batch, Method, MethodContext, StepContext, StepInfo, invalid_architecture, invalid_param
+from core.methods.compatibility import check_levels
+from core.methods.ema_teacher import EmaTeacher, precision_of
 from core.methods.random_views import RandomViews
 from core.models.align import TokenProjector, resampled
-from core.models.anatomy import Anatomy, Level
-from core.models.taps import Feature, Outputs, Wanted
+from core.models.structure import FeatureLevel, ModelStructure
+from core.models.taps import Feature, FeatureRequest, Outputs
 from core.spec.methods.self_distillation import SelfDistillationParams
 
 _MOST_HEADS = 4
@@ -37,22 +37,24 @@ _MOST_HEADS = 4
 class SelfDistillation(Method):
     """Term ``label``; with ``exits`` those that begin so, with ``ema_teacher`` ``distillation``."""
 
-    def __init__(self, params: SelfDistillationParams, setting: Setting) -> None:
+    def __init__(self, params: SelfDistillationParams, setting: MethodContext) -> None:
         super().__init__(setting)
         self.params = params
-        self.average: AveragedSelf | None = None
+        self.average: EmaTeacher | None = None
         if params.variant == "ema_teacher":
-            self.average = AveragedSelf(setting.student, params.momentum, copy.deepcopy(setting.student.module))
+            self.average = EmaTeacher(setting.student, params.momentum, copy.deepcopy(setting.student.module))
             return
-        mine = setting.student_anatomy
+        mine = setting.student_structure
         self.places = _places(mine, params.exits)
         if mine.last is None:
-            raise refuse_pair("student", f"timm's {mine.architecture} does not give its last features; use another one")
+            raise invalid_architecture(
+                "student", f"timm's {mine.architecture} does not give its last features; use another one"
+            )
         last, num_classes = mine.last, setting.student.num_classes
         self.exits = nn.ModuleList(HintExit(mine.levels[place], last, num_classes) for place in self.places)
-        self.student_wants = Wanted(levels=self.places, last=True)
+        self.student_taps = FeatureRequest(levels=self.places, last=True)
 
-    def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
         """The terms of the variant that was asked for."""
         student = room.student(batch.images)
         if self.average is None:
@@ -64,7 +66,7 @@ class SelfDistillation(Method):
         label = (1 - asked.alpha) * self.label_loss(student.logits, batch)
         return {"label": label, "distillation": asked.alpha * divergence}
 
-    def after_step(self, student: nn.Module, moment: Moment) -> None:
+    def after_step(self, student: nn.Module, moment: StepInfo) -> None:
         """The average follows the student."""
         if self.average is not None:
             self.average.update(student, moment.step, moment.total_steps)
@@ -98,7 +100,7 @@ class SelfDistillation(Method):
 class HintExit(nn.Module):
     """Patch tokens of a level, brought to grid and width of the last features, and logits of their mean. In float32."""
 
-    def __init__(self, level: Level, last: Level, num_classes: int) -> None:
+    def __init__(self, level: FeatureLevel, last: FeatureLevel, num_classes: int) -> None:
         super().__init__()
         self.grid = last.grid
         heads = max(count for count in range(1, _MOST_HEADS + 1) if level.width % count == 0)
@@ -114,11 +116,11 @@ class HintExit(nn.Module):
         return self.head(tokens_BND.mean(dim=1)), tokens_BND
 
 
-def _places(student: Anatomy, given: Sequence[int] | None) -> tuple[int, ...]:
+def _places(student: ModelStructure, given: Sequence[int] | None) -> tuple[int, ...]:
     """Levels with an exit, none of them the last. Raises ``InvalidSpec`` where the student has them not."""
     depth = len(check_levels(student, "student", "self_distillation"))
     if depth < 2:
-        raise refuse_pair(
+        raise invalid_architecture(
             "student",
             f"{student.architecture} has a single level here, and exits leave before the last; give it more depth, or "
             "set variant to ema_teacher",
@@ -126,5 +128,7 @@ def _places(student: Anatomy, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is None:
         return tuple(sorted({max(round(depth * part / 3), 1) - 1 for part in (1, 2)}))
     if given[-1] >= depth - 1:
-        raise refuse("exits", f"the student {student.architecture} has levels 0 to {depth - 2} before its last one")
+        raise invalid_param(
+            "exits", f"the student {student.architecture} has levels 0 to {depth - 2} before its last one"
+        )
     return tuple(given)

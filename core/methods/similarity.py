@@ -13,30 +13,30 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from core.losses import similarity_preserving
-from core.methods.base import Batch, Setting, refuse_pair
-from core.methods.features import FeatureMethod
-from core.methods.relations import check_batch, embedding_width
-from core.models.taps import Outputs, Wanted
+from core.methods.base import Batch, MethodContext, invalid_architecture
+from core.methods.compatibility import check_batch, embedding_width
+from core.methods.feature_base import FeatureMethod
+from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.similarity import SimilarityParams
 
 
 class Similarity(FeatureMethod):
     """One relation of the last features."""
 
-    def __init__(self, params: SimilarityParams, setting: Setting) -> None:
+    def __init__(self, params: SimilarityParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.params = params
         self.per_sample = False
         check_batch(setting, params.name)
-        for whose, anatomy in ("student", setting.student_anatomy), ("teachers/0", setting.teacher_anatomies[0]):
+        for whose, anatomy in ("student", setting.student_structure), ("teachers/0", setting.teacher_structures[0]):
             if params.features == "embedding":
                 embedding_width(anatomy, whose, params.name)
             elif anatomy.last is None:
-                raise refuse_pair(
+                raise invalid_architecture(
                     whose, f"timm's {anatomy.architecture} does not show its last features; use features: embedding"
                 )
         on_embedding = params.features == "embedding"
-        self.student_wants = self.teacher_wants = Wanted(embedding=on_embedding, last=not on_embedding)
+        self.student_taps = self.teacher_taps = FeatureRequest(embedding=on_embedding, last=not on_embedding)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``similarity``."""

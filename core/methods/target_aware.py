@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from core.losses import target_aware
-from core.methods.base import Batch, Setting, refuse, refuse_pair
-from core.methods.features import FeatureMethod
-from core.methods.pairing import pair_levels
+from core.methods.base import Batch, MethodContext, invalid_architecture, invalid_param
+from core.methods.compatibility import pair_levels
+from core.methods.feature_base import FeatureMethod
 from core.models.align import coarser, resampled
-from core.models.anatomy import Anatomy, Level
-from core.models.taps import Feature, Outputs, Wanted
+from core.models.structure import FeatureLevel, ModelStructure
+from core.models.taps import Feature, FeatureRequest, Outputs
 from core.spec.methods.target_aware import TargetAwareParams
 
 _MOST_PIXELS = 32 * 32
@@ -32,9 +32,9 @@ Place = int | None  # a level, or None for the features behind the final norm
 class TargetAware(FeatureMethod):
     """The last maps of both networks that have more than one pixel, unless pairs of levels are given."""
 
-    def __init__(self, params: TargetAwareParams, setting: Setting) -> None:
+    def __init__(self, params: TargetAwareParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         self.heads = params.heads
         self.pairs: tuple[tuple[Place, Place], ...]
         if params.layers is None:
@@ -47,8 +47,8 @@ class TargetAware(FeatureMethod):
         widths = [(one.width, other.width) for one, other in levels]
         self.queries = nn.ModuleList(Embed(width, wanted) for width, wanted in widths)
         self.values = nn.ModuleList(Embed(width, wanted) for width, wanted in widths)
-        self.student_wants = _wanted([s for s, _ in self.pairs])
-        self.teacher_wants = _wanted([t for _, t in self.pairs])
+        self.student_taps = _wanted([s for s, _ in self.pairs])
+        self.teacher_taps = _wanted([t for _, t in self.pairs])
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``target_aware``, the mean over the pairs."""
@@ -74,13 +74,13 @@ class Embed(nn.Sequential):
         return embedded
 
 
-def _last_map(anatomy: Anatomy, whose: str) -> Place:
+def _last_map(anatomy: ModelStructure, whose: str) -> Place:
     """The last features, or the deepest level with more than one pixel: CNNs shrink small pictures to one."""
     if anatomy.last is not None and anatomy.last.tokens > 1:
         return None
     deepest = [index for index, level in enumerate(anatomy.levels) if level.tokens > 1]
     if not deepest:
-        raise refuse_pair(
+        raise invalid_architecture(
             whose,
             f"target_aware compares maps of more than one pixel, and {anatomy.architecture} shows none; use larger "
             "images, another architecture, or method kd",
@@ -88,17 +88,21 @@ def _last_map(anatomy: Anatomy, whose: str) -> Place:
     return deepest[-1]
 
 
-def _level(anatomy: Anatomy, place: Place) -> Level:
+def _level(anatomy: ModelStructure, place: Place) -> FeatureLevel:
     found = anatomy.last if place is None else anatomy.levels[place]
     assert found is not None
     return found
 
 
-def _check(mine: Level, theirs: Level, *, heads: int) -> None:
+def _check(mine: FeatureLevel, theirs: FeatureLevel, *, heads: int) -> None:
     if min(mine.tokens, theirs.tokens) == 1:
-        raise refuse("layers", "a level of one pixel has no places to attend to; choose earlier ones, or leave it out")
+        raise invalid_param(
+            "layers", "a level of one pixel has no places to attend to; choose earlier ones, or leave it out"
+        )
     if theirs.width % heads:
-        raise refuse("heads", f"{heads} heads do not divide the teacher's width {theirs.width}; choose a divisor of it")
+        raise invalid_param(
+            "heads", f"{heads} heads do not divide the teacher's width {theirs.width}; choose a divisor of it"
+        )
 
 
 def _feature(outputs: Outputs, place: Place) -> Feature:
@@ -107,8 +111,8 @@ def _feature(outputs: Outputs, place: Place) -> Feature:
     return found
 
 
-def _wanted(places: Sequence[Place]) -> Wanted:
-    return Wanted(levels=tuple(place for place in places if place is not None), last=None in places)
+def _wanted(places: Sequence[Place]) -> FeatureRequest:
+    return FeatureRequest(levels=tuple(place for place in places if place is not None), last=None in places)
 
 
 def _on_one_grid(one: Feature, other: Feature) -> tuple[Feature, Feature]:

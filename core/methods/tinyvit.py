@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from core.losses import sparse_soft_labels
-from core.methods.base import Batch, Moment, Setting, refuse
-from core.methods.logits import LogitMethod
+from core.methods.base import Batch, MethodContext, StepInfo, invalid_param
+from core.methods.logit_base import LogitMethod
 from core.models.taps import Outputs
 from core.spec.methods.tinyvit import TinyvitParams
 
@@ -28,24 +28,23 @@ _TOP_K = 100
 class Tinyvit(LogitMethod):
     """One term, ``distillation``."""
 
-    def __init__(self, params: TinyvitParams, setting: Setting) -> None:
+    def __init__(self, params: TinyvitParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.label_weight, self.distillation_weight = 0.0, 1.0
         num_classes = setting.student.num_classes
         if params.top_k is not None and params.top_k >= num_classes:
-            raise refuse(
+            raise invalid_param(
                 "top_k",
                 f"{params.top_k} classes cannot be told apart from the rest of {num_classes}; give at most "
                 f"{num_classes - 1}, or leave it out",
             )
-        self.top_k = params.top_k or min(_TOP_K, num_classes - 1)
-        self.sparse_answers = self.top_k
+        self.top_k: int = params.top_k or min(_TOP_K, num_classes - 1)
 
     def distance(self, student_BC: Tensor, teacher_BC: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy with the teacher's sparse soft labels."""
         probability_BK, index_BK = torch.softmax(teacher_BC.float(), dim=1).topk(self.top_k, dim=1)
         return sparse_soft_labels(student_BC, index_BK, probability_BK)
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: Moment) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
         """The teachers' term alone."""
         return {"distillation": self.distillation(student.logits, teachers, batch)}

@@ -26,14 +26,14 @@ from torch.utils.hooks import RemovableHandle
 
 from core.data.pixels import Pixels
 from core.losses import token_divergence
-from core.methods.base import Batch, Method, Moment, Room, Setting, refuse, refuse_pair
-from core.methods.pruning import PruningSearch
-from core.models.anatomy import Anatomy
+from core.methods.base import Batch, Method, MethodContext, StepContext, StepInfo, invalid_architecture, invalid_param
+from core.methods.uvc_search import PruningSearch
 from core.models.arguments import refused
-from core.models.budget import least_share
 from core.models.built import BuiltModel
-from core.models.forms import Form
 from core.models.pruned import VitSize, prune
+from core.models.pruning_budget import least_share
+from core.models.structure import ModelStructure
+from core.models.student_variants import StudentVariant
 from core.models.taps import Outputs
 from core.spec.methods.uvc import UvcParams
 from potstill_models import Form as VitForm
@@ -45,7 +45,7 @@ _SOFTNESS = 0.5  # of the draw of the gates
 class Uvc(Method):
     """Terms ``label`` and ``distillation``."""
 
-    def __init__(self, params: UvcParams, setting: Setting) -> None:
+    def __init__(self, params: UvcParams, setting: MethodContext) -> None:
         super().__init__(setting)
         if not setting.student_has_weights:
             raise refused("/student/weights", "uvc prunes a student that has learned already; give it weights")
@@ -53,11 +53,13 @@ class Uvc(Method):
         self.per_sample = False  # the gates learn from a gradient that is not a parameter's
         module = setting.student.module
         if not isinstance(module, PotstillVit) or module.form != VitForm():
-            raise refuse_pair("student", "uvc prunes plain ViTs, and this student is one of another form already")
+            raise invalid_architecture(
+                "student", "uvc prunes plain ViTs, and this student is one of another form already"
+            )
         size = VitSize.of(module)
         least = least_share(size, params.prune)
         if params.budget <= least:
-            raise refuse(
+            raise invalid_param(
                 "budget", f"a share of {least:.3f} remains when all is pruned that may be; give more than that"
             )
         self.search = PruningSearch(size, budget=params.budget, parts=params.prune)
@@ -68,9 +70,11 @@ class Uvc(Method):
         self._hooks: list[RemovableHandle] = []
 
     @classmethod
-    def form(cls, params: UvcParams, student: Anatomy, teachers: Sequence[Anatomy]) -> Form:
+    def student_variant(
+        cls, params: UvcParams, student: ModelStructure, teachers: Sequence[ModelStructure]
+    ) -> StudentVariant:
         """The flexible ViT without any form: what is exported is one with fewer blocks and narrower ones."""
-        return Form("flexible")
+        return StudentVariant("flexible")
 
     def prepare_student(self, student: nn.Module) -> None:
         """Multiply what goes through the student's blocks with masks and gates."""
@@ -79,9 +83,9 @@ class Uvc(Method):
         blocks: Any = student.blocks
         self._hooks = [hook for index, block in enumerate(blocks) for hook in self._watch(index, block)]
 
-    def terms(self, batch: Batch, room: Room) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
         """Both terms; the given student answers in the precision of the training."""
-        searching = self._warmup_steps(room.moment) <= room.moment.step < self._search_steps(room.moment)
+        searching = self._warmup_steps(room.info) <= room.info.step < self._search_steps(room.info)
         self._gates = self.search.gates.clone().requires_grad_() if searching else None
         student = room.student(batch.images)
         guide = self._guide(batch.images, student.logits.dtype)
@@ -96,7 +100,7 @@ class Uvc(Method):
         return {"label": (1 - alpha) * self.label_loss(student.logits, batch), "distillation": alpha * divergence}
 
     @torch.no_grad()
-    def after_step(self, student: nn.Module, moment: Moment) -> None:
+    def after_step(self, student: nn.Module, moment: StepInfo) -> None:
         """A step of the search, or its end."""
         steps, warmup = self._search_steps(moment), self._warmup_steps(moment)
         blocks: Any = student.blocks
@@ -105,19 +109,19 @@ class Uvc(Method):
             self.search.update(blocks, gradient, steps=steps - warmup)
         self._gates = None
         if moment.step + 1 == steps:
-            self.search.settle(blocks)
+            self.search.finalize(blocks)
 
     @torch.no_grad()
-    def finished(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
+    def finalize(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
         """The smaller model. A training that was stopped while it searched is settled as it is."""
-        if not self.search.settled:
-            self.search.settle(student.module.blocks)  # type: ignore[arg-type]
+        if not self.search.is_finalized:
+            self.search.finalize(student.module.blocks)  # type: ignore[arg-type]
         return prune(student, self.search.kept())
 
-    def _search_steps(self, moment: Moment) -> int:
+    def _search_steps(self, moment: StepInfo) -> int:
         return max(1, round(self.params.search_share * moment.total_steps))
 
-    def _warmup_steps(self, moment: Moment) -> int:
+    def _warmup_steps(self, moment: StepInfo) -> int:
         return int(self.params.warmup_share * self._search_steps(moment))
 
     def _guide(self, images_BCHW: Tensor, dtype: torch.dtype) -> Tensor:

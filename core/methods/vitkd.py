@@ -17,13 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.methods.base import Batch, Setting, refuse_pair
-from core.methods.features import FeatureMethod
-from core.methods.pairing import check_levels, pair_levels
-from core.models.align import TokenProjector, coarser, resampled
-from core.models.anatomy import Anatomy, Level
-from core.models.generator import map_generator
-from core.models.taps import Feature, Outputs, Wanted
+from core.methods.base import Batch, MethodContext, invalid_architecture
+from core.methods.compatibility import check_levels, pair_levels
+from core.methods.feature_base import FeatureMethod
+from core.models.align import TokenProjector, coarser, map_generator, resampled
+from core.models.structure import FeatureLevel, ModelStructure
+from core.models.taps import Feature, FeatureRequest, Outputs
 from core.spec.methods.vitkd import VitkdParams
 
 _IMITATED = 2
@@ -54,18 +53,18 @@ class TokenGenerator(nn.Module):
 class Vitkd(FeatureMethod):
     """Imitation and generation."""
 
-    def __init__(self, params: VitkdParams, setting: Setting) -> None:
+    def __init__(self, params: VitkdParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.params = params
-        mine, theirs = setting.student_anatomy, setting.teacher_anatomies[0]
+        mine, theirs = setting.student_structure, setting.teacher_structures[0]
         ends = _last(mine, "student", params.name), _last(theirs, "teachers/0", params.name)
         depth = min(_IMITATED, len(mine.levels), len(theirs.levels))
         first = params.layers or tuple((block, block) for block in range(depth))
         self.pairs = pair_levels(mine, theirs, first, count=depth, method=params.name)
         self.imitations = nn.ModuleList(_aligner(mine.levels[s].width, theirs.levels[t].width) for s, t in self.pairs)
         self.generator = TokenGenerator(ends[0].width, ends[1].width, masked=params.masked)
-        self.student_wants = Wanted(levels=tuple(s for s, _ in self.pairs), last=True)
-        self.teacher_wants = Wanted(levels=tuple(t for _, t in self.pairs), last=True)
+        self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs), last=True)
+        self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs), last=True)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``imitation``, the sum over the pairs, and ``generation``, each with its weight."""
@@ -94,11 +93,11 @@ def _on_one_grid(student: Feature, teacher: Feature) -> tuple[Feature, Feature]:
     return resampled(student, grid), resampled(teacher, grid)
 
 
-def _last(anatomy: Anatomy, whose: str, method: str) -> Level:
+def _last(anatomy: ModelStructure, whose: str, method: str) -> FeatureLevel:
     """The last tokens of a plain ViT. Raises ``InvalidSpec`` for other networks."""
     check_levels(anatomy, whose, method)
     if anatomy.last is None or not anatomy.is_vit:
-        raise refuse_pair(
+        raise invalid_architecture(
             whose,
             f"{method} compares the blocks of plain ViTs, and {anatomy.architecture} is none; use a vit_* or deit_* "
             "architecture, or mgd",

@@ -12,15 +12,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.losses import weighted_soft_labels
-from core.methods.base import Batch, Setting
-from core.methods.logits import LogitMethod
+from core.methods.base import Batch, MethodContext
+from core.methods.logit_base import LogitMethod
 from core.spec.methods.wsld import WsldParams
 
 
 class Wsld(LogitMethod):
     """Weighted soft labels."""
 
-    def __init__(self, params: WsldParams, setting: Setting) -> None:
+    def __init__(self, params: WsldParams, setting: MethodContext) -> None:
         super().__init__(params, setting)
         self.params = params
         self.label_weight, self.distillation_weight = params.label_weight, params.alpha

@@ -13,7 +13,7 @@ from typing import Any
 from core.errors import FieldError, InvalidSpec
 from core.models import catalog
 from core.spec import ModelSpec
-from core.spec.facts import Facts
+from core.spec.facts import InputInfo
 
 # Not properties of a classifier: they change what is built, where, or with which weights.
 _REFUSED = frozenset(
@@ -27,7 +27,7 @@ MAX_LENGTH = 64
 MAX_DEPTH = 256  # blocks are built one by one, so a mad depth would cost time, even without memory
 
 
-def model_arguments(spec: ModelSpec, facts: Facts, image_size: int) -> dict[str, Any]:
+def model_arguments(spec: ModelSpec, facts: InputInfo, image_size: int) -> dict[str, Any]:
     """Everything that ``timm.create_model`` is given for ``spec`` on this dataset.
 
     ``img_size`` is added where the architecture takes it; ``drop_path_rate`` is the trainer's to add.

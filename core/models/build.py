@@ -19,29 +19,29 @@ from core.errors import InvalidSpec, SpecCannotRun, WeightsMismatch, WeightsUnav
 from core.models import catalog
 from core.models.arguments import model_arguments, refused, square_size
 from core.models.built import BuiltModel
-from core.models.forms import Form
-from core.models.header import read_facts
 from core.models.hub import pretrained_weights
-from core.models.meta import build_on_meta
+from core.models.meta_device import build_on_meta
 from core.models.preprocessing import Preprocessing, normalized, plain_preprocessing
+from core.models.safetensors_header import read_model_info
+from core.models.student_variants import StudentVariant
 from core.models.weights import REFUSALS, load_folder, load_strictly
 from core.spec import ModelSpec, StudentSpec, TeacherSpec
-from core.spec.facts import Facts
+from core.spec.facts import InputInfo
 
-__all__ = ["BuiltModel", "Facts", "accepts_drop_path", "build_student", "build_teacher", "model_arguments"]
+__all__ = ["BuiltModel", "InputInfo", "accepts_drop_path", "build_student", "build_teacher", "model_arguments"]
 
-Shaping = Callable[[str, Mapping[str, Any]], Form | None]
+Shaping = Callable[[str, Mapping[str, Any]], StudentVariant | None]
 _FROM_DATASET = ("num_classes", "in_chans", "img_size")
 
 
 def build_student(
     spec: StudentSpec,
     *,
-    facts: Facts,
+    facts: InputInfo,
     image_size: int,
     drop_path: float = 0.0,
     models: Mapping[str, Path],
-    shaping: Shaping | None = None,
+    variant_for: Shaping | None = None,
     hub: Path | None = None,
 ) -> BuiltModel:
     """Build the model that is to be trained, in training mode, on the CPU.
@@ -57,20 +57,20 @@ def build_student(
     """
     if spec.weights == "random":
         name, arguments = catalog.require(spec.architecture), model_arguments(spec, facts, image_size)
-        form = shaping(name, arguments) if shaping else None
+        form = variant_for(name, arguments) if variant_for else None
         if form is not None:
-            name, arguments = form.shape(name, arguments)
+            name, arguments = form.architecture_and_arguments(name, arguments)
         module = _create_dropping(name, arguments, drop_path)
         return BuiltModel(module, name, arguments, plain_preprocessing(image_size=image_size, channels=facts.channels))
     name, arguments, module, preprocessing = _student_from_weights(spec, facts, image_size, models, hub)
-    form = shaping(name, arguments) if shaping else None
-    final_name, final = (name, arguments) if form is None else form.shape(name, arguments)
+    form = variant_for(name, arguments) if variant_for else None
+    final_name, final = (name, arguments) if form is None else form.architecture_and_arguments(name, arguments)
     changed = (final_name, final) != (name, arguments)
     if drop_path > 0 or changed:
         # Built again: stochastic depth belongs to the constructor, and so does the form.
         state = module.state_dict()
         module = _create_dropping(final_name, final, drop_path)
-        load_strictly(module, form.fit(state, module) if form and changed else state, name=final_name)
+        load_strictly(module, form.adapt_weights(state, module) if form and changed else state, name=final_name)
     else:
         _drop_nothing(module)
     return BuiltModel(module, final_name, final, preprocessing)
@@ -79,7 +79,7 @@ def build_student(
 def build_teacher(
     spec: TeacherSpec,
     *,
-    facts: Facts,
+    facts: InputInfo,
     image_size: int,
     models: Mapping[str, Path],
     hub: Path | None = None,
@@ -102,7 +102,7 @@ def build_teacher(
         built = _pretrained_teacher(spec, hub)
     else:
         folder = _stored(spec.weights, models)
-        check_reference(spec, read_facts(folder).architecture, read_facts(folder).arguments)
+        check_reference(spec, read_model_info(folder).architecture, read_model_info(folder).arguments)
         built = load_folder(folder, image_size=image_size)
     if facts.num_classes is not None and built.num_classes != facts.num_classes:
         raise SpecCannotRun(class_mismatch(spec, built.num_classes, facts.num_classes))
@@ -140,7 +140,7 @@ def accepts_drop_path(architecture: str, arguments: Mapping[str, Any]) -> bool:
 
 
 def _student_from_weights(
-    spec: StudentSpec, facts: Facts, image_size: int, models: Mapping[str, Path], hub: Path | None
+    spec: StudentSpec, facts: InputInfo, image_size: int, models: Mapping[str, Path], hub: Path | None
 ) -> tuple[str, dict[str, Any], nn.Module, Preprocessing]:
     """A student that starts from given weights: timm adapts head, first convolution and positions to the dataset."""
     name = catalog.require(spec.architecture)
@@ -152,7 +152,7 @@ def _student_from_weights(
         mean, std = cfg.mean, cfg.std
     else:
         folder = _stored(spec.weights, models)
-        stored = read_facts(folder)
+        stored = read_model_info(folder)
         check_reference(spec, stored.architecture, stored.arguments)
         inherited = {k: v for k, v in stored.arguments.items() if k not in _FROM_DATASET}
         completed = spec.model_copy(update={"arguments": {**inherited, **spec.arguments}})

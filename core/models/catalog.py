@@ -19,8 +19,8 @@ from timm.models import (
 )
 
 from core.errors import FieldError, InvalidSpec
-from core.models.meta import parameters_on_meta
-from core.spec.facts import Facts
+from core.models.meta_device import parameters_on_meta
+from core.spec.facts import InputInfo
 from core.spec.methods import Family
 from core.spec.parse import did_you_mean
 
@@ -110,10 +110,10 @@ def native_image_size(architecture: str) -> int:
     return info(architecture).input_size[-1]
 
 
-def published(name: str) -> Facts:
+def published(name: str) -> InputInfo:
     """Classes, channels and image size of the pretrained weights of ``name``, which has to have some."""
     cfg = get_pretrained_cfg(name)
-    return Facts(num_classes=cfg.num_classes, channels=cfg.input_size[0], image_size=cfg.input_size[-1])
+    return InputInfo(num_classes=cfg.num_classes, channels=cfg.input_size[0], image_size=cfg.input_size[-1])
 
 
 @cache

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from core.errors import InvalidSpec
 from core.models.arguments import refused
-from core.models.distilled import _PASSED_ON, _dimensions
-from core.models.meta import build_on_meta
+from core.models.distilled_vit import _PASSED_ON, _dimensions
+from core.models.meta_device import build_on_meta
 from potstill_models import PotstillVit
 
 FLEXIBLE = "potstill_vit"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.errors import InvalidSpec
 from core.models.arguments import refused
-from core.models.meta import build_on_meta
+from core.models.meta_device import build_on_meta
 from potstill_models import PotstillSwin
 
 FLEXIBLE_SWIN = "potstill_swin"

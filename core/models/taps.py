@@ -79,7 +79,7 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class FeatureRequest:
     """Which tensors a method asks of a network, beside its logits. Levels and attentions count from 0.
 
     True where it asks for anything beside them. Without ``logits`` the network is left as soon as all the
@@ -135,11 +135,11 @@ class Outputs:
         )
 
 
-def run_tapped(module: nn.Module, inputs_BCHW: Tensor, wanted: Wanted) -> Outputs:
+def run_tapped(module: nn.Module, inputs_BCHW: Tensor, wanted: FeatureRequest) -> Outputs:
     """Run a network once, as far as it takes, and return its logits and whatever is wanted of it.
 
     Raises:
-        ValueError: The network has not got what is wanted; :mod:`core.models.anatomy` tells beforehand.
+        ValueError: The network has not got what is wanted; :mod:`core.models.structure` tells beforehand.
     """
     if not wanted:
         return Outputs.of(module(inputs_BCHW))
@@ -164,7 +164,7 @@ def run_tapped(module: nn.Module, inputs_BCHW: Tensor, wanted: Wanted) -> Output
 
 
 def _run_by_levels(
-    module: nn.Module, inputs: Tensor, wanted: Wanted
+    module: nn.Module, inputs: Tensor, wanted: FeatureRequest
 ) -> tuple[Tensor | tuple[Tensor, ...] | None, dict[int, Feature], Feature | None]:
     forward: Any = getattr(module, "forward_intermediates", None)
     if forward is None:

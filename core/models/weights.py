@@ -7,7 +7,6 @@ The top-level key ``potstill`` in ``config.json`` is ours; timm does not look at
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,17 @@ from timm.models import get_pretrained_cfg
 from timm.models._input import _get_global_pool
 from torch import Tensor, nn
 
-from core.disk import writing
 from core.errors import InvalidSpec, WeightsMismatch
-from core.faultpoints import passing
+from core.ingest_errors import ModelNotFinite
 from core.models import catalog
 from core.models.arguments import check_arguments, square_size
 from core.models.built import BuiltModel
-from core.models.header import read_facts, read_header
-from core.models.meta import build_on_meta, count_parameters
+from core.models.meta_device import build_on_meta, count_parameters
 from core.models.preprocessing import Preprocessing, normalized, plain_preprocessing
-from core.refusals import ModelNotFinite
-from core.spec.facts import ModelFacts, Normalization
+from core.models.safetensors_header import read_header, read_model_info
+from core.spec.facts import ModelInfo, Normalization
+from core.system.disk import atomic_path, write_atomic, writing
+from core.system.fault_injection import fault_point
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -69,7 +68,7 @@ def save_folder(
         any_size=any_size,
     )
     write_weights(module, folder / WEIGHTS)
-    write_whole(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def model_config(
@@ -110,7 +109,7 @@ def load_folder(folder: Path, *, image_size: int | None = None) -> BuiltModel:
     Raises:
         WeightsMismatch: The folder is damaged, or its weights do not fit its own config.
     """
-    facts = read_facts(folder)
+    facts = read_model_info(folder)
     try:
         with torch.random.fork_rng(devices=[]):
             module = timm.create_model(facts.architecture, pretrained=False, **facts.arguments)
@@ -160,7 +159,7 @@ def check_upload(
     normalization: Normalization | None,
     classes: Sequence[str] | None,
     out_folder: Path,
-) -> ModelFacts:
+) -> ModelInfo:
     """Load an uploaded file strictly, run it once and store it as a folder.
 
     Raises:
@@ -198,33 +197,18 @@ def check_upload(
         classes=classes,
         any_size=any_size,
     )
-    return read_facts(out_folder)
+    return read_model_info(out_folder)
 
 
 def write_weights(module: nn.Module, path: Path) -> None:
     """Write a module's weights and buffers as safetensors, whole or not at all. Raises ``StorageFailed``."""
     # Tied tensors are written once for each name: safetensors refuses shared memory.
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-    beside = path.with_name(f".{path.name}.part")
     with writing(path.name, SafetensorError):
-        save_file(state, beside, metadata={"format": "pt"})
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        passing("weights.written")
-        beside.replace(path)
-        passing("weights.renamed")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there, so that it is whole or absent. Raises ``StorageFailed``."""
-    beside = path.with_name(f".{path.name}.part")
-    with writing(path.name):
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        passing("file.written")
-        beside.replace(path)
+        with atomic_path(path, unique=False) as temporary:
+            save_file(state, temporary, metadata={"format": "pt"})
+            fault_point("weights.written")
+        fault_point("weights.renamed")
 
 
 def _first(what: str, names: Sequence[str]) -> str:

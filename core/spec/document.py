@@ -44,7 +44,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-class Document(BaseModel):
+class StrictModel(BaseModel):
     """A value that somebody sent; it is never edited, only derived from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())

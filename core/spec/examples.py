@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from core.spec.methods import METHODS, Family, Needs
+from core.spec.methods import METHODS, Family, Requirements
 
 DATASET, POOL, TRAINED = "ds_pictures", "ds_pool", "job_trained"  # the ids that an example names unless told others
 
@@ -45,7 +45,7 @@ def example_job(
     }
 
 
-def teachers_of(needs: Needs) -> tuple[Family, ...]:
+def teachers_of(needs: Requirements) -> tuple[Family, ...]:
     """As few teachers as a method takes, one at least where it takes any; several are of different families."""
     count = 0 if needs.max_teachers == 0 or not needs.teacher else max(needs.min_teachers, 1)
     first: Family = (needs.teacher_families or ("transformer",))[0]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from core.spec.document import Document, not_available
+from core.spec.document import StrictModel, not_available
 from core.spec.methods import MethodSpec
 
 REFERENCE = re.compile(r"(mdl|job)_\w+")
@@ -36,7 +36,7 @@ def _weights(value: str) -> str:
 Weights = Annotated[str, Field(max_length=64), AfterValidator(_weights)]
 
 
-class ModelSpec(Document):
+class ModelSpec(StrictModel):
     """A timm model: architecture, what its constructor is given, and where its weights come from."""
 
     architecture: Annotated[str, Field(min_length=1, max_length=200)] = Field(
@@ -76,7 +76,7 @@ class StudentSpec(ModelSpec):
         return weights
 
 
-class TrainingBase(Document):
+class TrainingBase(StrictModel):
     """What training a student and training a teacher have in common."""
 
     epochs: int = Field(default=20, ge=1, le=10_000, description="Passes over the training split.")
@@ -161,7 +161,7 @@ class TeacherSpec(ModelSpec):
         return self
 
 
-class ResourcesSpec(Document):
+class ResourcesSpec(StrictModel):
     """What the job runs on."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = Field(
@@ -195,7 +195,7 @@ class ResourcesSpec(Document):
         return self
 
 
-class JobSpec(Document):
+class JobSpec(StrictModel):
     """Everything that a distillation job is."""
 
     name: Name | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.errors import FieldError, InvalidSpec, NotAvailable, PotstillError
-from core.spec.document import NOT_AVAILABLE, Document
+from core.spec.document import NOT_AVAILABLE, StrictModel
 from core.spec.job import JobSpec, ResourcesSpec, StudentSpec, TeacherSpec, TeacherTrainingSpec, TrainingSpec
 from core.spec.methods import METHODS
 
@@ -17,7 +17,7 @@ from core.spec.methods import METHODS
 # the answer says all that is known beside each.
 MOST_NAMED = 100
 
-_NESTED: dict[str, type[Document]] = {
+_NESTED: dict[str, type[StrictModel]] = {
     "student": StudentSpec,
     "teachers": TeacherSpec,
     "training": TrainingSpec,

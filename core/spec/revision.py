@@ -26,7 +26,7 @@ _OF_TEACHERS_TOO: tuple[Place, ...] = (("resources", "threads"), ("resources", "
 
 
 @dataclass(frozen=True, slots=True)
-class Restart:
+class RestartScope:
     """What has to begin anew: the student's training, and those of these teachers."""
 
     student: bool
@@ -38,7 +38,7 @@ class Restart:
         return (*(f"teacher-{index}" for index in self.teachers), *((STUDENT_TRACK,) if self.student else ()))
 
 
-def revised(document: Mapping[str, Any], patch: Mapping[str, Any]) -> JobSpec:
+def apply_patch(document: Mapping[str, Any], patch: Mapping[str, Any]) -> JobSpec:
     """A job's spec with a merge patch applied: valid, and still of the same job.
 
     Raises ``InvalidSpec``, and ``NotAvailable`` as any spec does.
@@ -67,13 +67,13 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def restart(old: Mapping[str, Any], new: Mapping[str, Any]) -> Restart:
+def restart(old: Mapping[str, Any], new: Mapping[str, Any]) -> RestartScope:
     """What begins anew where a job goes on with another spec. Both are documents, with all defaults filled in."""
     places = [at for at in differences(old, new) if not _is_under(at, _WITHOUT_WEIGHT)]
     shared = any(_is_under(at, _OF_TEACHERS_TOO) for at in places)
     own = {at[1] for at in places if at[0] == "teachers" and len(at) > 1}
     taught = [k for k, teacher in enumerate(new.get("teachers", ())) if teacher.get("weights") == "train"]
-    return Restart(bool(places), tuple(k for k in taught if shared or k in own))
+    return RestartScope(bool(places), tuple(k for k in taught if shared or k in own))
 
 
 def _different(old: JobSpec, new: JobSpec) -> list[Place]:

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from core.ids import new_id
 from core.store.db import utc_now
 from core.store.keys import Caller
-from core.store.owners import AuditEntry
-from core.store.pages import Page, newest_first
+from core.store.pagination import Page, newest_first
+from core.store.project_tables import AuditEntry
 
 Outcome = Literal["done", "refused"]
 

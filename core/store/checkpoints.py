@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 
 from core.ids import new_id
 from core.store import events
-from core.store.artifacts import StoredFile
+from core.store.artifact_store import StoredFile
 from core.store.db import utc_now
-from core.store.leases import Attempt, change, hold, look
-from core.store.pages import Page, missing, newest_first, require_id
+from core.store.job_leases import LeaseToken, change, lock_job, read_job
+from core.store.pagination import Page, missing, newest_first, require_id
 from core.store.quotas import add_stored
 from core.store.tables import Checkpoint, Job
 
@@ -39,7 +39,7 @@ class Saved:
 
 def save(
     session: Session,
-    attempt: Attempt,
+    attempt: LeaseToken,
     *,
     track: str,
     step: int,
@@ -55,7 +55,7 @@ def save(
     leave it to the collector. No quota is asked: a job that runs goes on, however full its project is.
     Raises ``LeaseLost``.
     """
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     before = _of_track(session, job.id, track)
     weights = next(file for file in files if file.name == WEIGHTS)
     saved = Checkpoint(
@@ -88,7 +88,7 @@ def save(
     return Saved(saved, _keys(garbage))
 
 
-def _get_on(session: Session, attempt: Attempt, job: Job, saved: Checkpoint, before: Sequence[Checkpoint]) -> None:
+def _get_on(session: Session, attempt: LeaseToken, job: Job, saved: Checkpoint, before: Sequence[Checkpoint]) -> None:
     values: dict[str, Any] = {}
     if all(saved.step > old.step for old in before):
         values["losses"] = 0
@@ -100,16 +100,16 @@ def _get_on(session: Session, attempt: Attempt, job: Job, saved: Checkpoint, bef
         change(session, attempt, **values)
 
 
-def newest(session: Session, attempt: Attempt) -> list[Checkpoint]:
+def newest(session: Session, attempt: LeaseToken) -> list[Checkpoint]:
     """What this attempt may resume from, every track, newest first. Raises ``LeaseLost``."""
-    job = look(session, attempt)
+    job = read_job(session, attempt)
     statement = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.resumable)
     return list(session.scalars(statement.order_by(Checkpoint.step.desc(), Checkpoint.id.desc())))
 
 
-def discard(session: Session, attempt: Attempt, checkpoint_id: str) -> tuple[str, ...]:
+def discard(session: Session, attempt: LeaseToken, checkpoint_id: str) -> tuple[str, ...]:
     """Take a damaged checkpoint off the list; returns the keys of its files. Raises ``LeaseLost``."""
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     damaged = session.get(Checkpoint, checkpoint_id)
     if damaged is None or damaged.job_id != job.id:
         return ()
@@ -124,9 +124,9 @@ def discard(session: Session, attempt: Attempt, checkpoint_id: str) -> tuple[str
     return _keys(garbage)
 
 
-def retire(session: Session, attempt: Attempt) -> tuple[str, ...]:
+def prune_checkpoints(session: Session, attempt: LeaseToken) -> tuple[str, ...]:
     """Of a job that succeeds: keep the weights of the listed checkpoints, drop what only resuming needed."""
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     garbage: list[File] = []
     for one in session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id)).all():
         garbage += _shrink(one) if one.track == PUBLIC_TRACK else _drop(session, one)

@@ -9,13 +9,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.ids import new_id
-from core.store import intake
-from core.store.artifacts import StoredFile
+from core.store import ingest_leases
+from core.store.artifact_store import StoredFile
 from core.store.db import utc_now
-from core.store.intake import Holding
-from core.store.pages import Page, missing, newest_first, require_id
+from core.store.ingest_leases import IngestLeaseToken
+from core.store.pagination import Page, missing, newest_first, require_id
 from core.store.quotas import add_stored
-from core.store.references import release
+from core.store.references import require_unreferenced
 from core.store.tables import Dataset
 
 
@@ -64,7 +64,7 @@ def delete(session: Session, project_id: str, dataset_id: str) -> list[str]:
     Raises ``NotFound``, and ``InUse`` where an unfinished job reads it.
     """
     dataset = _find(session, project_id, dataset_id, lock=True)
-    release(session, dataset.id, "dataset")
+    require_unreferenced(session, dataset.id, "dataset")
     keys = [file["key"] for file in dataset.files]
     session.delete(dataset)
     session.flush()
@@ -77,27 +77,27 @@ def delete(session: Session, project_id: str, dataset_id: str) -> list[str]:
 
 def claim(session: Session, *, worker_id: str, lease_seconds: float) -> Dataset | None:
     """Take the oldest dataset that waits; None if there is none. Continue with ``Holding.of(dataset)``."""
-    return intake.claim(session, Dataset, worker_id=worker_id, lease_seconds=lease_seconds)
+    return ingest_leases.claim(session, Dataset, worker_id=worker_id, lease_seconds=lease_seconds)
 
 
 def waiting(session: Session) -> int:
     """How many datasets could be claimed now."""
-    return intake.waiting(session, Dataset)
+    return ingest_leases.waiting(session, Dataset)
 
 
-def beat(session: Session, holding: Holding, lease_seconds: float) -> None:
+def renew_lease(session: Session, holding: IngestLeaseToken, lease_seconds: float) -> None:
     """Renew the lease. Raises ``LeaseLost``, also where the dataset was deleted meanwhile."""
-    intake.beat(session, Dataset, holding, lease_seconds)
+    ingest_leases.renew_lease(session, Dataset, holding, lease_seconds)
 
 
-def hand_back(session: Session, holding: Holding) -> Dataset:
+def release(session: Session, holding: IngestLeaseToken) -> Dataset:
     """Leave it for another worker. Raises ``LeaseLost``."""
-    return intake.hand_back(session, Dataset, holding)
+    return ingest_leases.release(session, Dataset, holding)
 
 
 def ready(
     session: Session,
-    holding: Holding,
+    holding: IngestLeaseToken,
     *,
     files: Sequence[StoredFile],
     splits: Mapping[str, Any],
@@ -110,7 +110,7 @@ def ready(
     rejected: Sequence[Mapping[str, str]] = (),
 ) -> Dataset:
     """The dataset is stored and can be learnt from. Raises ``LeaseLost``."""
-    return intake.ready(
+    return ingest_leases.ready(
         session,
         Dataset,
         holding,
@@ -129,11 +129,13 @@ def ready(
 
 
 def fail(
-    session: Session, holding: Holding, error: Mapping[str, Any], *, rejected: Sequence[Mapping[str, str]] = ()
+    session: Session, holding: IngestLeaseToken, error: Mapping[str, Any], *, rejected: Sequence[Mapping[str, str]] = ()
 ) -> Dataset:
     """The dataset cannot be used. Raises ``LeaseLost``."""
     facts = {"rejected": [dict(one) for one in rejected], "upload_key": None, "size_bytes": None}
-    return intake.fail(session, Dataset, holding, dict(error), **facts, **_source_without_secret(session, holding))
+    return ingest_leases.fail(
+        session, Dataset, holding, dict(error), **facts, **_source_without_secret(session, holding)
+    )
 
 
 def shown(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def shown(source: Mapping[str, Any]) -> dict[str, Any]:
     return {**source, "url": f"{address}?[hidden]" if mark else address}
 
 
-def _source_without_secret(session: Session, holding: Holding) -> dict[str, Any]:
+def _source_without_secret(session: Session, holding: IngestLeaseToken) -> dict[str, Any]:
     """What opens a link is kept, and in backups, for as long as something is still to be fetched."""
     row = session.get(Dataset, holding.object_id)
     return {} if row is None else {"source": shown(row.source)}

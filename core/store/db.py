@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import Unavailable
 from core.settings import Settings
-from core.store.columns import CleanText, UtcDateTime
+from core.store.base import CleanText, UtcDateTime
 from core.store.engine import make_engine
 from core.store.schema import is_current, migrate
 
@@ -101,7 +101,7 @@ def _is_absence(error: DBAPIError | PoolTimeoutError, *, writing: bool) -> bool:
 
 def open_database(settings: Settings) -> Database:
     """Open the database of these settings (``migrate`` it first)."""
-    url, seconds = settings.resolved_database_url(), settings.statement_seconds
+    url, seconds = settings.resolved_database_url(), settings.statement_timeout_seconds
     return Database(make_engine(url, statement_seconds=seconds))
 
 

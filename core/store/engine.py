@@ -6,14 +6,15 @@ it never has to upgrade a snapshot, which is what "database is locked" comes fro
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from psycopg.abc import RV, PQGen
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-
-from core.store.impatience import GRACE_SECONDS, ImpatientConnection, limits
 
 BUSY_SECONDS = 5  # how long a SQLite writer waits for another one
 _LOCKED_SECONDS = 0.01
@@ -32,7 +33,7 @@ def make_engine(
     """Make an engine; it does not connect yet.
 
     ``busy_seconds`` and ``foreign_keys`` are SQLite's. ``statement_seconds`` is PostgreSQL's: what takes longer, or is
-    not answered, breaks its connection (:mod:`core.store.impatience`); 0: no limit, as a migration or a backup needs.
+    not answered, breaks its connection (:mod:`core.store.engine`); 0: no limit, as a migration or a backup needs.
     """
     if is_sqlite(url):
         return _sqlite_engine(url, busy_seconds=busy_seconds, foreign_keys=foreign_keys)
@@ -61,8 +62,8 @@ def _postgresql_engine(url: str, statement_seconds: float) -> Engine:
     if statement_seconds:
 
         @event.listens_for(engine, "do_connect")
-        def _connect(_dialect: Any, _record: Any, where: tuple[Any, ...], how: dict[str, Any]) -> ImpatientConnection:
-            connection = ImpatientConnection.connect(*where, **how)
+        def _connect(_dialect: Any, _record: Any, where: tuple[Any, ...], how: dict[str, Any]) -> TimeoutConnection:
+            connection = TimeoutConnection.connect(*where, **how)
             connection.answer_seconds = statement_seconds + GRACE_SECONDS
             return connection
 
@@ -107,3 +108,33 @@ def _write_ahead(connection: sqlite3.Connection, busy_seconds: float) -> None:
             time.sleep(_LOCKED_SECONDS)
         else:
             return
+
+
+GRACE_SECONDS = 2.0  # for the server, which breaks off by itself if it can
+
+
+class TimeoutConnection(psycopg.Connection[Any]):
+    """Gives up an answer that does not come: raises ``psycopg.OperationalError`` and is closed then."""
+
+    answer_seconds = math.inf  # how long any answer may take
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """Run one exchange with the server to its end, within ``answer_seconds``."""
+        limit = self.answer_seconds if timeout is None else min(timeout, self.answer_seconds)
+        try:
+            return super().wait(gen, interval, limit)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                self.close()  # its answer may still come, and would be taken for that to the next question
+            raise
+
+
+def limits(statement_seconds: float, options: str | tuple[str, ...]) -> str:
+    """What to tell the server at the start of a connection; ``options`` are the user's own, which come last and win.
+
+    A transaction that does nothing for as long is ended, too: its process was stopped, and others wait for its locks.
+    """
+    limit = round(statement_seconds * 1000)  # ms
+    ours = [f"-c {name}={limit}" for name in ("statement_timeout", "idle_in_transaction_session_timeout")]
+    own = [options] if isinstance(options, str) else options
+    return " ".join([*ours, *own]).strip()

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from core.ids import new_id
 from core.store.db import utc_now
-from core.store.leases import Attempt, change_where, hold
-from core.store.pages import Page
+from core.store.job_leases import LeaseToken, change_where, lock_job
+from core.store.pagination import Page
 from core.store.tables import Event, Job
 
 Level = Literal["info", "warning", "error"]
@@ -21,15 +21,15 @@ TERMINAL_TYPES = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
 
 def append(
     session: Session,
-    attempt: Attempt,
+    attempt: LeaseToken,
     type: str,  # noqa: A002 - the wire's word
     message: str,
     *,
     level: Level = "info",
     data: Mapping[str, Any] | None = None,
 ) -> Event:
-    """Add what a worker reports. Raises :class:`~core.store.leases.LeaseLost`."""
-    hold(session, attempt)
+    """Add what a worker reports. Raises :class:`~core.store.job_leases.LeaseLost`."""
+    lock_job(session, attempt)
     return record(session, attempt.job_id, type, message, level=level, data=data)
 
 

@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 
 from core.errors import Conflict, LastAdminKey, NotAuthenticated
 from core.ids import new_id
-from core.store.columns import UtcDateTime
+from core.store.base import UtcDateTime
 from core.store.db import utc_now
-from core.store.owners import ApiKey
-from core.store.pages import Page, missing, newest_first, require_id
+from core.store.pagination import Page, missing, newest_first, require_id
+from core.store.project_tables import ApiKey
 
 SCOPES = ("read", "write", "admin")  # each includes those before it
 TOUCH_EVERY = timedelta(minutes=1)  # "last used" need not be exact, and a write a request would cost
@@ -106,7 +106,7 @@ def caller_of(session: Session, key_id: str) -> Caller:
     return _caller(session, key)
 
 
-def in_force(dialect: str) -> ColumnElement[bool]:
+def active(dialect: str) -> ColumnElement[bool]:
     """That a key which was authenticated before is still good: for the WHERE of what is read on its behalf.
 
     Its parameters are those of :func:`in_force_of`.

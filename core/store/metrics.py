@@ -10,11 +10,11 @@ from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from core.store import spans
+from core.store import metric_rollups
 from core.store.checkpoints import PUBLIC_TRACK
-from core.store.leases import Attempt, hold
-from core.store.spans import Point, Span, height
-from core.store.tables import Metric, MetricSpan
+from core.store.job_leases import LeaseToken, lock_job
+from core.store.metric_rollups import MetricRollup, Point, height
+from core.store.tables import Metric, MetricRollupRow
 
 # A series up to here is thinned from its points, a longer one from the lows and highs of its spans.
 MOST_POINTS_READ = 4096
@@ -29,9 +29,9 @@ class Series:
     points: Sequence[Point]
 
 
-def insert(session: Session, attempt: Attempt, values: Iterable[tuple[str, int, float]]) -> None:
+def insert(session: Session, attempt: LeaseToken, values: Iterable[tuple[str, int, float]]) -> None:
     """Write a batch of (name, step, value); what is there already is replaced. Raises ``LeaseLost``."""
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     latest = {(name, step): value if math.isfinite(value) else None for name, step, value in values}
     rows = [
         {"job_id": job.id, "project_id": job.project_id, "name": name, "step": step, "value": value}
@@ -45,16 +45,16 @@ def insert(session: Session, attempt: Attempt, values: Iterable[tuple[str, int, 
     for start in range(0, len(rows), _ROWS_A_STATEMENT):
         session.execute(statement, rows[start : start + _ROWS_A_STATEMENT])
     if latest:
-        spans.add(session, job, latest)
+        metric_rollups.add(session, job, latest)
 
 
-def drop_after(session: Session, attempt: Attempt, step: int, *, track: str = PUBLIC_TRACK) -> None:
+def drop_after(session: Session, attempt: LeaseToken, step: int, *, track: str = PUBLIC_TRACK) -> None:
     """Forget what was logged beyond the checkpoint that a track resumes from (``step``; -1: all of it).
 
     The series of the track ``teacher-K`` begin with ``teacher/K/``; all others are the student's.
     Raises ``LeaseLost``.
     """
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
 
     def of_track(name: InstrumentedAttribute[str]) -> ColumnElement[bool]:
         if track == PUBLIC_TRACK:
@@ -66,7 +66,7 @@ def drop_after(session: Session, attempt: Attempt, step: int, *, track: str = PU
         .where(Metric.job_id == job.id, Metric.step > step, of_track(Metric.name))
         .execution_options(synchronize_session=False)
     )
-    spans.drop_after(session, job, step, of_track(MetricSpan.name))
+    metric_rollups.drop_after(session, job, step, of_track(MetricRollupRow.name))
 
 
 def series(
@@ -80,7 +80,7 @@ def series(
     if max_points is None:
         return _whole(session, project_id, job_id, None if name is None else [name])
     most_read = max(max_points, MOST_POINTS_READ)
-    summed_up = spans.of_job(session, project_id, job_id, name)
+    summed_up = metric_rollups.of_job(session, project_id, job_id, name)
     long = {key: found for key, found in summed_up.items() if sum(one.num_points for one in found) > most_read}
     short = _whole(session, project_id, job_id, [key for key in summed_up if key not in long])
     found = [Series(one.name, thin(one.points, max_points)) for one in short]
@@ -119,7 +119,7 @@ def _whole(session: Session, project_id: str, job_id: str, names: Collection[str
     return [Series(key, points) for key, points in found.items()]
 
 
-def _outline(session: Session, job_id: str, name: str, parts: Sequence[Span]) -> list[Point]:
+def _outline(session: Session, job_id: str, name: str, parts: Sequence[MetricRollup]) -> list[Point]:
     """First and last point of a series, and the lows and highs of its spans: every spike is among them."""
     ends = (parts[0].first_step, parts[-1].last_step)
     read = select(Metric.step, Metric.value).where(Metric.job_id == job_id, Metric.name == name, Metric.step.in_(ends))

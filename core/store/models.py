@@ -9,15 +9,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.ids import new_id
-from core.spec.facts import ModelFacts
-from core.store import intake
-from core.store.artifacts import StoredFile
+from core.spec.facts import ModelInfo
+from core.store import ingest_leases
+from core.store.artifact_store import StoredFile
 from core.store.db import utc_now
-from core.store.intake import Holding
-from core.store.leases import Attempt, hold
-from core.store.pages import Page, missing, newest_first, require_id
+from core.store.ingest_leases import IngestLeaseToken
+from core.store.job_leases import LeaseToken, lock_job
+from core.store.pagination import Page, missing, newest_first, require_id
 from core.store.quotas import add_stored
-from core.store.references import release
+from core.store.references import require_unreferenced
 from core.store.tables import Job, Model
 
 
@@ -55,14 +55,14 @@ def create(
 
 
 def create_student(
-    session: Session, attempt: Attempt, *, name: str, facts: ModelFacts, files: Sequence[StoredFile]
+    session: Session, attempt: LeaseToken, *, name: str, facts: ModelInfo, files: Sequence[StoredFile]
 ) -> Model:
     """Add a job's student, in the unit of work in which the job succeeds. Raises ``LeaseLost``.
 
     ``files`` are the job's own published ``config.json`` and ``model.safetensors``: they are kept for as
     long as the model or the job is there.
     """
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     now = utc_now(session)
     model = Model(
         id=new_id("mdl"),
@@ -84,9 +84,9 @@ def create_student(
     return model
 
 
-def facts(model: Model) -> ModelFacts:
+def facts(model: Model) -> ModelInfo:
     """What the inspector and a run need to know of a model that is ready."""
-    return ModelFacts.model_validate(model.facts)
+    return ModelInfo.model_validate(model.facts)
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model:
@@ -107,7 +107,7 @@ def delete(session: Session, project_id: str, model_id: str) -> list[str]:
     to the collector. Raises ``NotFound``, and ``InUse`` where an unfinished job reads it.
     """
     model = _find(session, project_id, model_id, lock=True)
-    release(session, model.id, "model")
+    require_unreferenced(session, model.id, "model")
     # A student's files are its job's; the collector sees to them once neither is there.
     keys = [file["key"] for file in model.files] if model.job_id is None else []
     if model.job_id is None or session.get(Job, model.job_id) is None:
@@ -122,36 +122,36 @@ def delete(session: Session, project_id: str, model_id: str) -> list[str]:
 
 def claim(session: Session, *, worker_id: str, lease_seconds: float) -> Model | None:
     """Take the oldest model that waits; None if there is none. Continue with ``Holding.of(model)``."""
-    return intake.claim(session, Model, worker_id=worker_id, lease_seconds=lease_seconds)
+    return ingest_leases.claim(session, Model, worker_id=worker_id, lease_seconds=lease_seconds)
 
 
 def waiting(session: Session) -> int:
     """How many models could be claimed now."""
-    return intake.waiting(session, Model)
+    return ingest_leases.waiting(session, Model)
 
 
-def beat(session: Session, holding: Holding, lease_seconds: float) -> None:
+def renew_lease(session: Session, holding: IngestLeaseToken, lease_seconds: float) -> None:
     """Renew the lease. Raises ``LeaseLost``, also where the model was deleted meanwhile."""
-    intake.beat(session, Model, holding, lease_seconds)
+    ingest_leases.renew_lease(session, Model, holding, lease_seconds)
 
 
-def hand_back(session: Session, holding: Holding) -> Model:
+def release(session: Session, holding: IngestLeaseToken) -> Model:
     """Leave it for another worker. Raises ``LeaseLost``."""
-    return intake.hand_back(session, Model, holding)
+    return ingest_leases.release(session, Model, holding)
 
 
-def ready(session: Session, holding: Holding, *, files: Sequence[StoredFile], facts: ModelFacts) -> Model:
+def ready(session: Session, holding: IngestLeaseToken, *, files: Sequence[StoredFile], facts: ModelInfo) -> Model:
     """The model was loaded strictly and run once. Raises ``LeaseLost``."""
     documents = [file.as_json() for file in files]
-    return intake.ready(session, Model, holding, files=documents, upload_key=None, **_known(facts))
+    return ingest_leases.ready(session, Model, holding, files=documents, upload_key=None, **_known(facts))
 
 
-def fail(session: Session, holding: Holding, error: Mapping[str, Any]) -> Model:
+def fail(session: Session, holding: IngestLeaseToken, error: Mapping[str, Any]) -> Model:
     """The model cannot be used. Raises ``LeaseLost``."""
-    return intake.fail(session, Model, holding, dict(error), upload_key=None, size_bytes=None)
+    return ingest_leases.fail(session, Model, holding, dict(error), upload_key=None, size_bytes=None)
 
 
-def _known(facts: ModelFacts) -> dict[str, Any]:
+def _known(facts: ModelInfo) -> dict[str, Any]:
     return {
         "num_classes": facts.num_classes,
         "channels": facts.channels,

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from core.errors import NotFound
 from core.ids import new_id
 from core.store.db import utc_now
-from core.store.owners import Project
+from core.store.project_tables import Project
 
 
 def create(session: Session, name: str) -> Project:

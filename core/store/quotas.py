@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import QuotaExceeded
 from core.settings import Settings
-from core.store.owners import Project, ProjectUsage
+from core.store.project_tables import Project, ProjectUsage
 from core.store.tables import TERMINAL, Artifact, Checkpoint, Dataset, Job, Model
 
 UNFINISHED = ("queued", "running", "paused")

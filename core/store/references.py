@@ -9,7 +9,7 @@ from core.errors import InUse
 from core.store.tables import TERMINAL, Job, JobReference
 
 
-def release(session: Session, object_id: str, what: str) -> None:
+def require_unreferenced(session: Session, object_id: str, what: str) -> None:
     """Allow an object, locked by this transaction, to be deleted, or raise ``InUse``.
 
     Finished jobs that read it are marked: they cannot be retried any more. They are marked before the

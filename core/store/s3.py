@@ -20,10 +20,10 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from core.disk import why
 from core.errors import StorageFailed, StoredFileDamaged
-from core.faultpoints import passing
-from core.store.artifacts import Listed, StoredFile, check_key
+from core.store.artifact_store import Listed, StoredFile, check_key
+from core.system.disk import why
+from core.system.fault_injection import fault_point
 
 _CHUNK = 1024 * 1024
 _PART = 16 * 1024 * 1024  # of what is sent in parts; held in memory, a few at a time
@@ -87,7 +87,7 @@ class S3ArtifactStore:
                         digest.update(chunk)
                 if sha256 is not None and digest.hexdigest() != sha256:
                     raise StoredFileDamaged(f"The stored file {key} is not what was stored (its sha256 differs).")
-                passing("store.fetched")
+                fault_point("store.fetched")
                 partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)

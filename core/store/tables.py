@@ -1,4 +1,4 @@
-"""The tables of what a project has. Every one carries its project; those of projects are in ``core.store.owners``."""
+"""The tables of what a project has. Every one carries its project; those of projects are in ``core.store.project_tables``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-import core.store.owners  # noqa: F401 - foreign keys name its tables
+import core.store.project_tables  # noqa: F401 - foreign keys name its tables
 from core.store.base import Base, Id, OwnedBy, Word
 
 TERMINAL = ("succeeded", "failed", "cancelled")
@@ -40,7 +40,7 @@ def _kept(name: str, column: str) -> Index:
     return Index(name, column, postgresql_where=where, sqlite_where=where)
 
 
-class Leased:
+class IngestLeaseMixin:
     """What a dataset and a model have in common: a worker of the ingest queue makes them ready."""
 
     status: Mapped[Word]  # processing, ready, failed
@@ -55,7 +55,7 @@ class Leased:
     finished_at: Mapped[datetime | None]
 
 
-class Dataset(Leased, Base):
+class Dataset(IngestLeaseMixin, Base):
     """Images to learn from, validated and stored in one form."""
 
     __tablename__ = "datasets"
@@ -80,7 +80,7 @@ class Dataset(Leased, Base):
     created_at: Mapped[datetime]
 
 
-class Model(Leased, Base):
+class Model(IngestLeaseMixin, Base):
     """Weights that jobs may start from or learn from: uploaded, or a job's student."""
 
     __tablename__ = "models"
@@ -168,7 +168,7 @@ class Job(Base):
         return next((action for action, is_asked in asked.items() if is_asked), None)
 
 
-def is_now(status: str) -> ColumnElement[bool]:
+def status_is(status: str) -> ColumnElement[bool]:
     """That a job has this status, one of our own words; written out, or no index of that status alone is used."""
     return Job.status == literal_column(f"'{status}'")
 
@@ -213,8 +213,8 @@ class Metric(Base):
     value: Mapped[float | None]
 
 
-class MetricSpan(Base):
-    """What up to 256 neighbouring points of a series are at most and at least; ``core.store.spans`` keeps it true.
+class MetricRollupRow(Base):
+    """What up to 256 neighbouring points of a series are at most and at least; ``core.store.metric_rollups`` keeps it true.
 
     ``high`` is None where one of them was not finite, which counts as the highest.
     """

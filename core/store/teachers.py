@@ -10,10 +10,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from core.store import events
-from core.store.artifacts import StoredFile
+from core.store.artifact_store import StoredFile
 from core.store.db import utc_now
-from core.store.leases import Attempt, hold
-from core.store.tables import Teacher
+from core.store.job_leases import LeaseToken, lock_job
+from core.store.tables import Event, Job, Teacher
 
 
 def find(session: Session, project_id: str, recipe: str) -> Teacher | None:
@@ -30,12 +30,12 @@ def known(session: Session, project_id: str, recipe: str) -> bool:
     return session.get(Teacher, (project_id, recipe)) is not None
 
 
-def keep(session: Session, attempt: Attempt, recipe: str, files: Sequence[StoredFile]) -> Teacher:
+def keep(session: Session, attempt: LeaseToken, recipe: str, files: Sequence[StoredFile]) -> Teacher:
     """Keep a teacher whose files are published. Raises ``LeaseLost``.
 
     One that is there already is replaced: it was damaged, or another job trained the same at the same time.
     """
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     now = utc_now(session)
     new = {"job_id": job.id, "files": [file.as_json() for file in files], "created_at": now, "last_used_at": now}
     upsert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
@@ -45,13 +45,13 @@ def keep(session: Session, attempt: Attempt, recipe: str, files: Sequence[Stored
         .on_conflict_do_update(index_elements=["project_id", "recipe"], set_=new)
     )
     data = {"recipe": recipe}
-    events.record(session, job.id, "teacher.kept", "The trained teacher is kept for later jobs.", data=data)
+    events.record(session, job.id, "teacher.saved", "The trained teacher is kept for later jobs.", data=data)
     return session.get_one(Teacher, (job.project_id, recipe), populate_existing=True)
 
 
-def forget(session: Session, attempt: Attempt, recipe: str) -> None:
+def forget(session: Session, attempt: LeaseToken, recipe: str) -> None:
     """Forget a teacher whose files turned out to be damaged. Raises ``LeaseLost``."""
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     _delete(session, Teacher.project_id == job.project_id, Teacher.recipe == recipe)
 
 
@@ -69,3 +69,29 @@ def list_teachers(session: Session, project_id: str) -> list[Teacher]:
 def _delete(session: Session, *where: object) -> int:
     statement = delete(Teacher).where(*where).returning(Teacher.recipe)  # type: ignore[arg-type]
     return len(session.execute(statement.execution_options(synchronize_session=False)).all())
+
+
+EVENT = "teacher_cache.summary"  # the engine's, with what was asked and how many views of it
+_LOOKED_AT = 1_000  # newest jobs of a dataset
+
+
+def has_cached_outputs(session: Session, project_id: str, dataset_id: str, *, asked: str, views: int) -> bool:
+    """Whether a job of the project has stored at least so many views of what is asked.
+
+    Where a worker has evicted them since, or has another disk, they are asked again: this is about what was done.
+    """
+    told = session.scalars(
+        select(Event.data)
+        .join(Job, Job.id == Event.job_id)
+        .where(
+            Job.project_id == project_id,
+            Job.dataset_id == dataset_id,
+            Job.status == "succeeded",
+            Event.type == EVENT,
+        )
+        .order_by(Job.id.desc(), Event.seq.desc())
+        .limit(_LOOKED_AT)
+    )
+    return any(
+        one.get("asked") == asked and one.get("stopped") is None and one.get("views", 0) >= views for one in told
+    )

@@ -37,7 +37,7 @@ def register(
     return worker
 
 
-def beat(session: Session, worker_id: str, *, job_id: str | None = None) -> bool:
+def record_heartbeat(session: Session, worker_id: str, *, job_id: str | None = None) -> bool:
     """Give a sign of life and say which job is at hand; False where it is unknown (by now): register again."""
     worker = session.get(Worker, worker_id)
     if worker is None:
@@ -49,7 +49,7 @@ def beat(session: Session, worker_id: str, *, job_id: str | None = None) -> bool
 
 def set_job(session: Session, worker_id: str, job_id: str | None) -> None:
     """Say which job a worker has at hand (None: none any more), as a sign of life; nothing for an unknown worker."""
-    beat(session, worker_id, job_id=job_id)
+    record_heartbeat(session, worker_id, job_id=job_id)
 
 
 def list_workers(session: Session, *, alive_seconds: float | None = None) -> list[Worker]:

@@ -7,17 +7,17 @@ from torch import Tensor
 
 from core.models import catalog
 from core.models.built import BuiltModel
-from core.models.taps import Outputs, Wanted, run_tapped
-from core.train.precision import Arithmetic
+from core.models.taps import FeatureRequest, Outputs, run_tapped
+from core.train.precision import ComputeConfig
 
 
 class FrozenTeacher:
     """A teacher that answers and never learns."""
 
-    def __init__(self, built: BuiltModel, arithmetic: Arithmetic, wanted: Wanted | None = None) -> None:
+    def __init__(self, built: BuiltModel, arithmetic: ComputeConfig, wanted: FeatureRequest | None = None) -> None:
         self.built = built
         self._arithmetic = arithmetic
-        self._wanted = wanted or Wanted()
+        self._wanted = wanted or FeatureRequest()
         # Convolutions of larger pictures are 5 to 13 % faster so on a CPU, and never slower; see ADR 0014.
         convolves = catalog.family(built.architecture) == "cnn"
         self._memory = torch.channels_last if convolves else torch.contiguous_format

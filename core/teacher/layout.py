@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from core.models.built import BuiltModel
-from core.models.meta import build_on_meta
-from core.models.taps import Outputs, Wanted, run_tapped
+from core.models.meta_device import build_on_meta
+from core.models.taps import FeatureRequest, Outputs, run_tapped
 
 _LARGEST = float(np.finfo(np.float16).max)
 _PICTURES = 2  # of the template
@@ -35,9 +35,9 @@ class Layout:
     classes that they belong to. Weights of attentions are not kept: they follow from queries and keys.
     """
 
-    wanted: Wanted
+    request: FeatureRequest
     template: Outputs
-    likeliest: int | None
+    top_k: int | None
 
     @property
     def width(self) -> int:
@@ -45,10 +45,10 @@ class Layout:
         tapped = sum(_size(one) for one in _tensors(self.template)[1:])
         return self._logits_width + tapped
 
-    def words(self) -> dict[str, Any]:
+    def key_fields(self) -> dict[str, Any]:
         """As it counts in the digest of a question."""
         shapes = [list(one.shape[1:]) for one in _tensors(self.template)]
-        return {"wanted": asdict(self.wanted), "shapes": shapes, "likeliest": self.likeliest}
+        return {"wanted": asdict(self.request), "shapes": shapes, "likeliest": self.top_k}
 
     def pack(self, said: Outputs) -> Tensor:
         """Rows (B, W) in float16; what it cannot hold becomes the largest number that it can."""
@@ -81,16 +81,16 @@ class Layout:
 
     @property
     def _logits_width(self) -> int:
-        if self.likeliest is None:
+        if self.top_k is None:
             return self._num_classes
-        return _sparse_width(self.likeliest, self._num_classes)
+        return _sparse_width(self.top_k, self._num_classes)
 
     def _packed_logits(self, logits_BC: Tensor) -> Tensor:
-        if self.likeliest is None:
+        if self.top_k is None:
             return _half(logits_BC)
-        values_BK, places_BK = logits_BC.float().topk(self.likeliest, dim=1)
+        values_BK, places_BK = logits_BC.float().topk(self.top_k, dim=1)
         others_BC = logits_BC.float().scatter(1, places_BK, -math.inf)
-        mean_B1 = others_BC.logsumexp(dim=1, keepdim=True) - math.log(self._num_classes - self.likeliest)
+        mean_B1 = others_BC.logsumexp(dim=1, keepdim=True) - math.log(self._num_classes - self.top_k)
         parts = [places_BK] if self._num_classes <= _NARROW else [places_BK & (_NARROW - 1), places_BK >> _BITS]
         # Whole numbers go by their bits; numbers above 32,767 wrap around and come back below.
         numbers = torch.cat(parts, dim=1).to(torch.int32).to(torch.int16)
@@ -98,9 +98,9 @@ class Layout:
 
     def _read_logits(self, rows_BR: Tensor) -> Tensor:
         """All logits (B, C); where not all were kept, every other class has the one that keeps the mass of the rest."""
-        if self.likeliest is None:
+        if self.top_k is None:
             return rows_BR.float()
-        kept = self.likeliest
+        kept = self.top_k
         values = rows_BR[:, : kept + 1].float()
         numbers = rows_BR[:, kept + 1 :].contiguous().view(torch.int16).long() & (_NARROW - 1)
         places_BK = numbers[:, :kept]
@@ -109,12 +109,14 @@ class Layout:
         return values[:, kept:].repeat(1, self._num_classes).scatter_(1, places_BK, values[:, :kept])
 
 
-def layout_of(built: BuiltModel, wanted: Wanted, sparse: int | None = None) -> Layout:
+def layout_of(built: BuiltModel, wanted: FeatureRequest, sparse: int | None = None) -> Layout:
     """The layout of a teacher's answers; ``sparse``: the likeliest classes that count, where not all do."""
-    return lay_out(built.architecture, built.arguments, built.preprocessing.image_size, wanted, sparse)
+    return layout_for(built.architecture, built.arguments, built.preprocessing.image_size, wanted, sparse)
 
 
-def lay_out(architecture: str, arguments: Any, image_size: int, wanted: Wanted, sparse: int | None = None) -> Layout:
+def layout_for(
+    architecture: str, arguments: Any, image_size: int, wanted: FeatureRequest, sparse: int | None = None
+) -> Layout:
     """The same of ``timm.create_model(architecture, **arguments)`` at ``image_size`` pixels a side.
 
     Sparse answers are taken where they make shorter rows than all logits.
@@ -123,7 +125,7 @@ def lay_out(architecture: str, arguments: Any, image_size: int, wanted: Wanted, 
 
 
 @lru_cache(maxsize=256)
-def _lay_out(architecture: str, arguments: str, image_size: int, wanted: Wanted, sparse: int | None) -> Layout:
+def _lay_out(architecture: str, arguments: str, image_size: int, wanted: FeatureRequest, sparse: int | None) -> Layout:
     options = json.loads(arguments)
     if wanted:
         pictures = torch.empty(_PICTURES, int(options.get("in_chans", 3)), image_size, image_size, device="meta")

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from core.disk import writing
 from core.errors import StorageFailed
-from core.faultpoints import passing
+from core.system.disk import writing
+from core.system.fault_injection import fault_point
 from core.train.ema import Ema
 
 MODEL_FILE = "model.safetensors"
@@ -30,7 +30,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainState:
     """All that a training changes: student, the method's modules, the optimiser and, if asked for, the average."""
 
     student: nn.Module
@@ -43,7 +43,7 @@ class Trained:
         return self.ema.weights if self.ema is not None else self.student.state_dict()
 
 
-def write_checkpoint(folder: Path, trained: Trained, *, step: int) -> None:
+def write_checkpoint(folder: Path, trained: TrainState, *, step: int) -> None:
     """Write a checkpoint after ``step`` steps: beside ``folder`` first, then renamed. Raises ``StorageFailed``."""
     # A copy of each tensor, as safetensors refuses weights that share storage.
     exported = {name: tensor.detach().clone() for name, tensor in trained.exported_weights().items()}
@@ -59,7 +59,7 @@ def write_checkpoint(folder: Path, trained: Trained, *, step: int) -> None:
     # torch says RuntimeError where the disk refuses.
     with writing(f"The checkpoint at step {step}", SafetensorError, RuntimeError):
         _write(folder, exported, state)
-    passing("checkpoint.renamed")
+    fault_point("checkpoint.renamed")
 
 
 def _write(folder: Path, exported: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -67,14 +67,14 @@ def _write(folder: Path, exported: Mapping[str, Tensor], state: Mapping[str, Any
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     save_file(dict(exported), beside / MODEL_FILE, metadata={"format": "pt"})
-    passing("checkpoint.weights")
+    fault_point("checkpoint.weights")
     torch.save(state, beside / STATE_FILE)
-    passing("checkpoint.written")
+    fault_point("checkpoint.written")
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
 
 
-def read_checkpoint(folder: Path, trained: Trained) -> int:
+def read_checkpoint(folder: Path, trained: TrainState) -> int:
     """Load a checkpoint into ``trained`` and return the number of steps that were done.
 
     Raises ``StorageFailed`` where the folder is not a checkpoint of this training.
@@ -90,7 +90,7 @@ def read_checkpoint(folder: Path, trained: Trained) -> int:
     return int(state["step"])
 
 
-def _restore(state: Mapping[str, Any], exported: Mapping[str, Tensor], trained: Trained) -> None:
+def _restore(state: Mapping[str, Any], exported: Mapping[str, Tensor], trained: TrainState) -> None:
     if trained.ema is not None:
         trained.ema.load(exported, state["ema_updates"])
         trained.student.load_state_dict(state["student"], strict=True)

@@ -15,15 +15,15 @@ from core.data.mixing import Mixing
 from core.data.pixels import Pixels, load_pixels
 from core.data.stored import UNLABELLED, SplitName, StoredDataset
 from core.errors import OutOfMemory
-from core.evaluate import EmbeddingJudge, evaluate_accuracy
+from core.evaluate import EmbeddingEvaluator, evaluate_accuracy
 from core.reporting import PIXEL_CACHE_BYTES, Control, Interrupted, Reporter, Workspace
 from core.spec import JobSpec, TrainingBase
-from core.spec.facts import Facts
+from core.spec.facts import InputInfo
 from core.train.environment import is_out_of_memory, reproducible
-from core.train.feed import Feed
-from core.train.loop import Watch
-from core.train.notes import Notes
-from core.train.precision import Arithmetic, choose_arithmetic, choose_device
+from core.train.loader import BatchLoader
+from core.train.precision import ComputeConfig, choose_arithmetic, choose_device
+from core.train.result_cache import ResultCache
+from core.train.trainer import ValidationCallback
 
 _LEAVE = (Control.PAUSE, Control.CANCEL, Control.DRAIN)
 _MAX_LOOKS = 20
@@ -39,7 +39,7 @@ class RunContext:
     """
 
     stored: StoredDataset
-    arithmetic: Arithmetic
+    compute: ComputeConfig
     threads: int
     reporter: Reporter
     root: Path
@@ -47,14 +47,14 @@ class RunContext:
     pixel_cache_bytes: int = PIXEL_CACHE_BYTES
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> InputInfo:
         """What a model takes from the dataset."""
-        return Facts(self.stored.num_classes, self.stored.channels, self.stored.image_size)
+        return InputInfo(self.stored.num_classes, self.stored.channels, self.stored.image_size)
 
     @property
-    def notes(self) -> Notes:
+    def result_cache(self) -> ResultCache:
         """What earlier runs on such a machine found out."""
-        return Notes(self.cache, self.arithmetic.device, self.threads)
+        return ResultCache(self.cache, self.compute.device, self.threads)
 
     def poll(self) -> None:
         """Raise ``Interrupted`` where the caller wants the run to leave. A stop is the training's business."""
@@ -83,55 +83,55 @@ class RunContext:
             progress=lambda _done, _total: self.poll(),
         )
 
-    def feed(
+    def loader(
         self, training: TrainingBase, *, image_size: int, views: int | None = None, pixels: Pixels | None = None
-    ) -> Feed:
+    ) -> BatchLoader:
         """The training split, or other ``pixels`` of its size, as a training block wants them."""
         pixels = pixels or self.pixels("train", image_size)
         labelled = bool((pixels.labels != UNLABELLED).any())
-        return Feed(
+        return BatchLoader(
             pixels,
             batch_size=training.batch_size,
             augmentation=training.augmentation,
             views=views,
             seed=training.seed,
-            device=self.arithmetic.device,
+            device=self.compute.device,
             mixing=Mixing.of(training),
             num_classes=self.stored.num_classes if labelled else None,
         )
 
-    def watch(self, name: str, training: TrainingBase, *, image_size: int) -> Watch:
+    def validation_callback(self, name: str, training: TrainingBase, *, image_size: int) -> ValidationCallback:
         """A look at the accuracy on the test split, now and then, to be shown and never to decide anything.
 
         At most 2,000 evenly spaced pictures at most 20 times, and for at most a tenth of the training's work.
         """
-        sample = self.looked_at(image_size)
+        sample = self.validation_subset(image_size)
         work = training.epochs * len(self.stored.split("train"))
         looks = max(1, min(_MAX_LOOKS, training.epochs, int(3 * _LOOKING_SHARE * work / len(sample))))
-        return Watch(name, math.ceil(training.epochs / looks), lambda logits: self.top1(logits, sample))
+        return ValidationCallback(name, math.ceil(training.epochs / looks), lambda logits: self.top1(logits, sample))
 
-    def looked_at(self, image_size: int) -> Pixels:
+    def validation_subset(self, image_size: int) -> Pixels:
         """The part of the test split that is looked at while training."""
         whole = self.pixels("test", image_size)
-        stride = look_stride(len(whole))
+        stride = validation_stride(len(whole))
         return Pixels(images=whole.images[::stride], labels=whole.labels[::stride])
 
-    def judge(self, image_size: int) -> EmbeddingJudge:
+    def embedding_evaluator(self, image_size: int) -> EmbeddingEvaluator:
         """Who says how often a network without a classifier is right."""
-        return EmbeddingJudge(
+        return EmbeddingEvaluator(
             train=self.pixels("train", image_size),
             test=self.pixels("test", image_size),
             num_classes=self.stored.num_classes,
-            device=self.arithmetic.device,
+            device=self.compute.device,
             poll=self.poll,
         )
 
     def top1(self, logits: Callable[[Tensor], Tensor], pixels: Pixels) -> float:
         """The fraction of pictures that a network gets right. Raises ``Interrupted`` on request."""
-        return evaluate_accuracy(logits, pixels, device=self.arithmetic.device, poll=self.poll).top1
+        return evaluate_accuracy(logits, pixels, device=self.compute.device, poll=self.poll).top1
 
 
-def look_stride(num_pictures: int) -> int:
+def validation_stride(num_pictures: int) -> int:
     """Of so many test pictures each how-manyth is looked at while training."""
     return math.ceil(num_pictures / _MAX_LOOKED_AT)
 
@@ -143,7 +143,7 @@ def threads_each(spec: JobSpec) -> int:
 
 
 @contextmanager
-def opened(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, rank: int = 0) -> Iterator[RunContext]:
+def open_run(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, rank: int = 0) -> Iterator[RunContext]:
     """The surroundings of a run in this process, whose torch computes as the spec says until they are left.
 
     Each of several ranks has its part of the threads; the context's own ``threads`` are the job's, by which its
@@ -159,7 +159,7 @@ def opened(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, rank: int
     with StoredDataset.open(workspace.dataset) as stored, reproducible(threads=threads, device=device):
         context = RunContext(
             stored=stored,
-            arithmetic=choose_arithmetic(device, spec.training.precision),
+            compute=choose_arithmetic(device, spec.training.precision),
             threads=spec.resources.threads,
             reporter=reporter,
             root=workspace.root,

@@ -13,7 +13,7 @@ from core.spec.job import MOST_ON_CPU, Precision
 
 
 @dataclass(frozen=True, slots=True)
-class Arithmetic:
+class ComputeConfig:
     """A device and the precision of the forward passes on it. Weights are always float32."""
 
     device: torch.device
@@ -52,11 +52,11 @@ def choose_device(accelerator: Literal["auto", "cpu", "cuda"], *, devices: int =
     return device
 
 
-def choose_arithmetic(device: torch.device, precision: Precision) -> Arithmetic:
+def choose_arithmetic(device: torch.device, precision: Precision) -> ComputeConfig:
     """``auto`` is bf16 on CUDA and fp32 on a CPU."""
     if precision == "auto":
-        return Arithmetic(device, "bf16" if device.type == "cuda" else "fp32")
-    return Arithmetic(device, precision)
+        return ComputeConfig(device, "bf16" if device.type == "cuda" else "fp32")
+    return ComputeConfig(device, precision)
 
 
 def machine_of(device: torch.device) -> str:

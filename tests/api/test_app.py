@@ -28,9 +28,9 @@ def test_health_and_readiness_need_no_key(server):
 
 
 def test_without_an_inspector_the_service_is_not_ready_and_says_so(make_server):
-    from core.queue import Hints
+    from core.broker import Broker
 
-    answer = get(make_server(Hints("redis://127.0.0.1:1/0")), "/readyz")
+    answer = get(make_server(Broker("redis://127.0.0.1:1/0")), "/readyz")
 
     assert answer.status_code == 503
     assert answer.json()["code"] == "not_ready"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from api.dashboard.session import COOKIE_NAME, issue_cookie
-from core.faults import Cause
+from api.session_cookie import COOKIE_NAME, issue_cookie
+from core.job_failure import FailureCause
 from core.store import audit, jobs
 from core.store.keys import Caller
 
@@ -100,8 +100,10 @@ def retry_with_a_fix(tenant):
     with tenant.database.write() as session:
         while (claimed := jobs.claim(session, worker_id="w", accelerator="cpu", lease_seconds=600)).id != job_id:
             pass  # another test's
-        error = Cause("out_of_memory", "m", "capacity").document(spec=claimed.spec, stage="distill", fraction=0.0)
-        jobs.fail(session, jobs.Attempt.of(claimed), error)
+        error = FailureCause("out_of_memory", "m", "capacity").document(
+            spec=claimed.spec, stage="distill", fraction=0.0
+        )
+        jobs.fail(session, jobs.LeaseToken.of(claimed), error)
     return {"url": f"/jobs/{job_id}/retry-fixed"}, "job.retry", job_id
 
 

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from api.dashboard.session import COOKIE_NAME, issue_cookie
+from api.session_cookie import COOKIE_NAME, issue_cookie
 from core.store import keys
 
 

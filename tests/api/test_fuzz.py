@@ -30,13 +30,13 @@ from schemathesis.openapi.checks import EnsureResourceAvailability
 from core import ids
 from core.reporting import Progress
 from core.settings import Settings
-from core.spec.facts import ModelFacts
+from core.spec.facts import ModelInfo
 from core.store import checkpoints, datasets, jobs, models
 from core.store import metrics as series
-from core.store.artifacts import StoredFile
+from core.store.artifact_store import StoredFile
 from core.store.db import migrate
-from core.store.intake import Holding
-from core.store.jobs import Attempt, NewArtifact
+from core.store.ingest_leases import IngestLeaseToken
+from core.store.jobs import LeaseToken, NewArtifact
 
 SEED = 20261125
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -71,7 +71,7 @@ class Workers:
                 return
             datasets.ready(
                 session,
-                Holding.of(found),
+                IngestLeaseToken.of(found),
                 files=[],
                 splits={"train": {"num_samples": 80}, "test": {"num_samples": 20}},
                 num_classes=3,
@@ -88,7 +88,7 @@ class Workers:
             found = models.claim(session, worker_id="wrk_fuzz", lease_seconds=600)
             if found is None:
                 return
-            facts = ModelFacts(
+            facts = ModelInfo(
                 architecture=found.architecture,
                 arguments=found.arguments,
                 num_classes=3,
@@ -96,14 +96,14 @@ class Workers:
                 parameters=10,
                 size_bytes=40,
             )
-            models.ready(session, Holding.of(found), files=[], facts=facts)
+            models.ready(session, IngestLeaseToken.of(found), files=[], facts=facts)
 
     def take_job(self):
         with self.database.write() as session:
             job = jobs.claim(session, worker_id="wrk_fuzz", accelerator="cpu", lease_seconds=6000)
             if job is None:
                 return
-            attempt = Attempt.of(job)
+            attempt = LeaseToken.of(job)
             jobs.start_stage(session, attempt, "distill")
             series.insert(session, attempt, [("train/loss", step, 1 / (step + 1)) for step in range(20)])
             files = [self.stored(attempt, "checkpoints/s5", name) for name in ("model.safetensors", "state.pt")]
@@ -120,13 +120,13 @@ class Workers:
                     jobs.fail(session, attempt, {"code": "out_of_memory", "message": "Ask for a smaller batch."})
                 case 3:
                     jobs.finish_stage(session, attempt, "distill")
-                    jobs.hand_back(session, attempt)
+                    jobs.release(session, attempt)
 
     def succeed(self, session, attempt):
         handed_out = [self.stored(attempt, "artifacts", name) for name in ("model.safetensors", "config.json")]
         measured = {"top1": 0.9, "top5": 1.0, "parameters": 10, "flops": 1e6, "size_bytes": 40, "latency_ms": 1.0}
         result = {"student": measured, "teachers": [measured], "compressed": [], "agreement": 0.9}
-        facts = ModelFacts(architecture="vit", arguments={}, num_classes=3, channels=3, parameters=10, size_bytes=40)
+        facts = ModelInfo(architecture="vit", arguments={}, num_classes=3, channels=3, parameters=10, size_bytes=40)
         student = models.create_student(session, attempt, name="student", facts=facts, files=handed_out)
         artifacts = [NewArtifact(file.name, "application/octet-stream", file) for file in handed_out]
         jobs.succeed(session, attempt, result=result, artifacts=artifacts, model_id=student.id)

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import httpx
 import pytest
 
-from api.dashboard.session import COOKIE_NAME, issue_cookie
 from api.headers import HSTS, PAGE_HEADERS
+from api.session_cookie import COOKIE_NAME, issue_cookie
 
 PARAMETERS = {"job_id", "move", "version", "name"}
 HANDLERS = re.compile(r"on[a-z]+$")

@@ -3,18 +3,18 @@
 import pytest
 
 from core.errors import InvalidSpec
-from core.inspection import resolve
-from core.models import anatomy
+from core.models import structure
+from core.resolve.resolver import resolve
 from core.spec import METHODS, parse_job_spec
 from core.spec.examples import example_job, example_student, example_teacher
-from core.spec.facts import DatasetFacts, ModelFacts
+from core.spec.facts import DatasetInfo, ModelInfo
 
-PICTURES = DatasetFacts(
+PICTURES = DatasetInfo(
     num_classes=10, classes=tuple("0123456789"), channels=3, image_size=32, num_train=900, num_test=100
 )
 VIT, CNN = example_teacher("transformer"), example_teacher("cnn")
 STUDENT = example_student("transformer")
-TRAINED = ModelFacts(
+TRAINED = ModelInfo(
     architecture=STUDENT["architecture"],
     arguments={**STUDENT["arguments"], "img_size": 32, "num_classes": 10, "in_chans": 3},
     num_classes=10,
@@ -56,10 +56,10 @@ FREE = [name for name in LEVELLED if not METHODS[name].params.about.needs.studen
 @pytest.fixture
 def without_levels(monkeypatch):
     """Nearly every architecture of timm gives levels; here none does."""
-    monkeypatch.setattr(anatomy, "_levels", lambda module, pictures: ())
-    anatomy._examine.cache_clear()
+    monkeypatch.setattr(structure, "_levels", lambda module, pictures: ())
+    structure._examine.cache_clear()
     yield
-    anatomy._examine.cache_clear()
+    structure._examine.cache_clear()
 
 
 @pytest.mark.parametrize("name", FREE)

@@ -9,7 +9,7 @@ import re
 import httpx
 import pytest
 
-from api.dashboard.session import COOKIE_NAME, issue_cookie
+from api.session_cookie import COOKIE_NAME, issue_cookie
 from core.store import datasets
 
 PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.store.owners import Project
+from core.store.project_tables import Project
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from benchmarks import against_peers, cached_training, data
 from benchmarks.lessons import Classroom, Sizes
 from benchmarks.peers import timm_step, torchdistill_step
 from core.data.stored import StoredDataset
-from core.methods import Setting, build_method
-from core.methods.base import Moment, Room
+from core.methods import MethodContext, build_method
+from core.methods.base import StepContext, StepInfo
 from core.models.taps import Outputs
 from core.teacher.frozen import FrozenTeacher
-from core.train.precision import Arithmetic
+from core.train.precision import ComputeConfig
 
 STEPS = {"timm.task": timm_step, "torchdistill": torchdistill_step}
 
@@ -30,10 +30,10 @@ def test_a_peer_minimises_what_the_engine_does(room, peer):
         pytest.skip("torchdistill is not installed")
     spec = room.spec("deit_tiny", temperature=3.0, alpha=0.7)
     student, teacher = room.networks(spec)
-    batch = room.feed(spec).batch(0)
-    method = build_method(spec.method, Setting(student=student, teachers=[teacher], num_classes=10))
-    frozen = FrozenTeacher(teacher, Arithmetic(torch.device("cpu"), "fp32"))
-    asked = Room(lambda images: Outputs.of(student(images)), [frozen], Moment(0, 10, 0.0, 1))
+    batch = room.loader(spec).batch(0)
+    method = build_method(spec.method, MethodContext(student=student, teachers=[teacher], num_classes=10))
+    frozen = FrozenTeacher(teacher, ComputeConfig(torch.device("cpu"), "fp32"))
+    asked = StepContext(lambda images: Outputs.of(student(images)), [frozen], StepInfo(0, 10, 0.0, 1))
     ours = sum(method.terms(batch, asked).values()).item()
 
     theirs = STEPS[peer](spec, student, teacher, 10)(student.preprocessing(batch.images), batch.labels).item()

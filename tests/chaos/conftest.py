@@ -13,13 +13,13 @@ import uvicorn
 from sqlalchemy import delete
 
 from api.app import create_app
-from core.faults import SILENT
-from core.queue import Hints
+from core.broker import Broker
+from core.job_failure import SILENT
 from core.settings import Settings
 from core.store import checkpoints, jobs, keys, projects
-from core.store.artifacts import ArtifactStore
+from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, migrate, open_database
-from core.store.place import open_store
+from core.store.storage_url import open_store
 from core.store.tables import Teacher
 from tests.chaos.specs import small_job
 from tests.chaos.workbench import Workbench
@@ -69,7 +69,7 @@ class Lab:
         """Do what the scheduler does once a lease has run out: the worker of the bench is dead between its lives."""
         with self.database.write() as session:
             for job in jobs.list_jobs(session, self.project, status="running").items:
-                jobs.lose(session, jobs.Attempt.of(job), SILENT, WORKER_LOST_AFTER)
+                jobs.record_loss(session, jobs.LeaseToken.of(job), SILENT, WORKER_LOST_AFTER)
 
     def finish(self, job_id: str) -> dict:
         """Undisturbed lives until the job is terminal."""
@@ -145,9 +145,9 @@ class _Api:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, valkey):
     home = tmp_path_factory.mktemp("lab")
-    settings = Settings(home=home, broker_url=valkey, control_seconds=0.05)
+    settings = Settings(home=home, broker_url=valkey, control_poll_seconds=0.05)
     migrate(settings.resolved_database_url())
-    database, hints = open_database(settings), Hints(valkey)
+    database, hints = open_database(settings), Broker(valkey)
     store = open_store(settings.resolved_storage_url())
     with database.write() as session:
         project = projects.create(session, "chaos").id

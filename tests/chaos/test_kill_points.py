@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.faultpoints import POINTS
+from core.system.fault_injection import POINTS
 from tests.chaos.logs import (
     assert_each_attempt_has_its_turn,
     assert_it_went_on_from_its_checkpoint,

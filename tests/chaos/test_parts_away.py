@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from core.store.place import open_store
+from core.store.storage_url import open_store
 from tests.chaos.logs import assert_no_gap
 from tests.chaos.parts import Parts, until
 from tests.chaos.specs import STEPS_PER_EPOCH, small_job

@@ -8,11 +8,11 @@ from sqlalchemy import select
 from core.data.pixels import load_pixels
 from core.data.stored import StoredDataset
 from core.errors import StorageFailed
-from core.store import collector, datasets
-from core.store.artifacts import StoredFile
+from core.store import datasets, garbage
+from core.store.artifact_store import StoredFile
 from core.store.tables import Artifact, Checkpoint, Dataset, Model, Teacher
 from tests.chaos.logs import assert_no_gap
-from worker.files import publish_file
+from worker.stored_files import publish_file
 
 
 def download(lab, job, folder):
@@ -76,7 +76,7 @@ def test_the_collector_leaves_nothing_of_what_was_published_in_vain(lab):
     lab.live("artifacts.published")
     lab.finish(job)
     named = set(_named(lab))
-    collector.collect(lab.database, lab.store, min_age_seconds=-1)
+    garbage.collect(lab.database, lab.store, min_age_seconds=-1)
 
     assert {listed.key for listed in lab.store.list_prefix()} == named
     lab.assert_nothing_half(job)

@@ -1,7 +1,7 @@
 """A job worker whose lives are one command each, without the seconds that a worker's start takes.
 
 ``python -m tests.chaos.workbench HOME BROKER`` imports what a job needs, as a pool's process does, and forks a life for
-each line of standard input: a fault (see ``core.faultpoints``), or ``-`` for none. A life claims a job and stays with
+each line of standard input: a fault (see ``core.system.fault_injection``), or ``-`` for none. A life claims a job and stays with
 it, with the worker's own code. Its wait status is the answer, a line on standard output.
 """
 
@@ -58,36 +58,44 @@ class Workbench:
 def serve(settings: Settings) -> None:
     """The child's side: fork a life for every line."""
     from server.logs import configure
-    from worker import context, intake, jobs, runner
+    from worker import context
+    from worker.ingest import parent as ingest_parent
+    from worker.jobs import child
+    from worker.jobs import parent as job_parent
 
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the log is not to be taken for answers
     configure("worker", "info")
     context.begin(settings, "jobs.cpu")
-    runner.warm_up()
+    child.warm_up()
     print("warm", file=answers, flush=True)
     for line in sys.stdin:
         life = os.fork()
         if life == 0:
-            _live(line.strip(), intake, jobs)
+            _live(line.strip(), ingest_parent, job_parent)
             os._exit(0)
         _, status = os.waitpid(life, 0)
         print(status, file=answers, flush=True)
 
 
-def _live(fault: str, intake, jobs) -> None:
-    from core import faultpoints
+def _live(fault: str, ingest_parent, job_parent) -> None:
+    from core.system import fault_injection
 
     if fault != "-":
-        faultpoints.arm(faultpoints.Fault.parse(fault))
-    intake.take_next(intake.DATASETS)
-    jobs.run_next()
+        fault_injection.arm(fault_injection.Fault.parse(fault))
+    ingest_parent.take_next(ingest_parent.DATASETS)
+    job_parent.run_next()
 
 
 if __name__ == "__main__":
     folder, url = sys.argv[1:]
     serve(
         Settings(
-            home=Path(folder), broker_url=url, control_seconds=0.05, heartbeat_seconds=0.5, job_threads=1, max_losses=3
+            home=Path(folder),
+            broker_url=url,
+            control_poll_seconds=0.05,
+            heartbeat_seconds=0.5,
+            job_threads=1,
+            max_losses=3,
         )
     )

@@ -14,18 +14,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from core import inspection, pipeline
-from core.data.ingest.dataset import ingest_folder
+from core import pipeline
 from core.data.stored import StoredDataset
 from core.errors import NonFiniteLoss, SpecCannotRun
 from core.export.onnx_file import open_session
-from core.local import FolderReporter
+from core.ingest.dataset import ingest_folder
+from core.local_reporter import FolderReporter
 from core.models.build import build_student
-from core.models.header import read_facts
+from core.models.safetensors_header import read_model_info
 from core.models.weights import save_folder
 from core.reporting import Control, Interrupted, Stage, Workspace
+from core.resolve import resolver
 from core.spec import StudentSpec, parse_job_spec
-from core.spec.facts import DatasetFacts, Facts
+from core.spec.facts import DatasetInfo, InputInfo
 from core.teacher.frozen import FrozenTeacher
 
 SIZE = 8
@@ -73,7 +74,7 @@ def document(**more):
 
 def resolution(dataset, models=None, **more):
     with StoredDataset.open(dataset) as stored:
-        facts = DatasetFacts(
+        facts = DatasetInfo(
             num_classes=stored.num_classes,
             classes=stored.classes,
             channels=stored.channels,
@@ -81,8 +82,8 @@ def resolution(dataset, models=None, **more):
             num_train=len(stored.split("train")),
             num_test=len(stored.split("test")),
         )
-    known = {name: read_facts(folder) for name, folder in (models or {}).items()}
-    return inspection.resolve(parse_job_spec(document(**more)), facts, known, threads=1)
+    known = {name: read_model_info(folder) for name, folder in (models or {}).items()}
+    return resolver.resolve(parse_job_spec(document(**more)), facts, known, threads=1)
 
 
 def resolved(dataset, models=None, **more):
@@ -169,7 +170,7 @@ def test_a_job_ends_with_the_contracts_result_and_files_that_timm_opens(attempt,
     assert [figures <= set(teacher) for teacher in result.result["teachers"]] == [True]
     assert result.result["student"]["top1"] > 0.5
     assert told.stages == ["prepare", "teacher", "distill", "evaluate", "export"]
-    assert told.events == ["probe.passed", "teacher.trained", "teacher.cached"]
+    assert told.events == ["preflight.passed", "teacher.trained", "teacher_cache.summary"]
     assert told.fractions == sorted(told.fractions)
     assert told.fractions[-1] == 1.0
     assert {len(told.told["train/loss"]), len(told.told["train/distillation"])} == {90}
@@ -272,7 +273,7 @@ def test_a_job_that_is_cancelled_and_retried_and_paused_after_training_gives_the
     last, told = attempt(spec, "shaken")
 
     assert steps[-1] == "000000024"
-    assert told.events == ["teacher.found", "training.resumed"]  # and no probe: that was done
+    assert told.events == ["teacher.reused", "training.resumed"]  # and no probe: that was done
     assert digest(last) == digest(calm)
 
 
@@ -282,7 +283,7 @@ def test_a_teacher_is_found_again_by_its_recipe_and_teaches_the_same(attempt, da
     second, told_second = attempt(resolved(dataset, name="another job"), "second", teachers=shared)
 
     assert "teacher.trained" in told_first.events
-    assert told_second.events == ["teacher.found", "probe.passed", "teacher.cached"]
+    assert told_second.events == ["teacher.reused", "preflight.passed", "teacher_cache.summary"]
     assert "teacher" not in told_second.stages
     assert digest(second) == digest(first)
 
@@ -324,7 +325,7 @@ def test_what_a_teacher_said_is_never_asked_again(attempt, dataset, asked, metho
     assert in_blocks == [64, 26] * 2
     assert asked == []  # nor is another probe made for a job of the same form
     assert digest(reading) == digest(filling)
-    found, again = told.data["teacher.cached"], told_again.data["teacher.cached"]
+    found, again = told.data["teacher_cache.summary"], told_again.data["teacher_cache.summary"]
     assert (found["hits"], found["misses"], found["saved_seconds"] > 0) == (2, 2, True)
     assert (again["hits"], again["misses"], again["seconds"]) == (4, 0, 0.0)
     report = json.loads(reading.artifacts["report.json"].read_text())
@@ -337,8 +338,8 @@ def test_a_job_that_has_no_room_to_store_what_its_teacher_says_gives_the_same_bi
     stored, _ = attempt(spec, "rich")
     not_stored, told = attempt(spec, "poor", cache="other", teacher_cache_bytes=1_000)
 
-    assert told.data["teacher.not_stored"] == {"reason": f"it would need {needed:,} bytes and may take 1,000"}
-    assert told.data["teacher.cached"]["misses"] == 4
+    assert told.data["teacher_cache.disabled"] == {"reason": f"it would need {needed:,} bytes and may take 1,000"}
+    assert told.data["teacher_cache.summary"]["misses"] == 4
     assert digest(not_stored) == digest(stored)
 
 
@@ -354,13 +355,13 @@ def test_a_job_that_has_no_room_for_decoded_pictures_gives_the_same_bits(attempt
 def test_rows_that_stay_on_disk_give_the_same_bits_as_those_in_memory(attempt, dataset, monkeypatch, method):
     spec = fixed_views(dataset, method=method)
     held, _ = attempt(spec, "held")
-    monkeypatch.setattr("core.teacher.answers.MOST_HELD_BYTES", 0)
+    monkeypatch.setattr("core.teacher.output_cache.MOST_HELD_BYTES", 0)
     reading, told = attempt(spec, "reading")
-    monkeypatch.setattr("core.teacher.answers.SHARD_ROWS", 64)
+    monkeypatch.setattr("core.teacher.output_cache.SHARD_ROWS", 64)
     filling, _ = attempt(spec, "filling", cache="other")
     poor, _ = attempt(spec, "poor", cache="another", teacher_cache_bytes=0)
 
-    assert told.data["teacher.cached"]["misses"] == 0
+    assert told.data["teacher_cache.summary"]["misses"] == 0
     assert {digest(reading), digest(filling), digest(poor)} == {digest(held)}
 
 
@@ -368,7 +369,7 @@ def test_a_job_that_is_interrupted_while_its_teacher_is_asked_gives_the_same_bit
     attempt, dataset, tmp_path, monkeypatch
 ):
     calm, _ = attempt(fixed_views(dataset), "calm", cache="other")
-    monkeypatch.setattr("core.teacher.answers.SHARD_ROWS", 64)
+    monkeypatch.setattr("core.teacher.output_cache.SHARD_ROWS", 64)
     shards = []
     for after in (3, 4, 9):
         interrupted(attempt, fixed_views(dataset), (Control.DRAIN, Stage.DISTILL, after))
@@ -407,14 +408,14 @@ def test_a_job_that_is_killed_while_it_stores_what_its_teacher_said_gives_the_sa
     last, told = attempt(spec, "killed")
 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert "training.resumed" in told.events or told.data["teacher.cached"]["hits"] > 2
+    assert "training.resumed" in told.events or told.data["teacher_cache.summary"]["hits"] > 2
     assert digest(last) == digest(calm)
 
 
 def test_a_method_that_shows_its_teacher_a_part_of_each_picture_asks_it_about_every_batch(attempt, dataset, asked):
     _, told = attempt(fixed_views(dataset, method={"name": "masked_teacher"}))
 
-    assert "teacher.cached" not in told.events
+    assert "teacher_cache.summary" not in told.events
     assert set(asked) == {15}
 
 
@@ -423,7 +424,7 @@ def test_a_job_stores_what_its_estimate_announced(attempt, dataset, tmp_path, me
     found = resolution(dataset, teachers=[vit(24, weights="random")], method=method)
     _, told = attempt(found.spec)
     shards = list((tmp_path / "cache" / "answers").rglob("*.shard"))
-    estimate, cached = found.estimate["teacher_cache"], told.data["teacher.cached"]
+    estimate, cached = found.estimate["teacher_cache"], told.data["teacher_cache.summary"]
 
     assert estimate["bytes"] == cached["bytes"]
     assert 0 < sum(file.stat().st_size for file in shards) - estimate["bytes"] <= 192 * len(shards)
@@ -453,7 +454,7 @@ def test_no_teacher_is_asked_about_views_of_a_stage_without_one(attempt, dataset
     teacher = {"architecture": "resnet10t", "weights": "random"}
     _, told = attempt(resolved(dataset, teachers=[teacher], training=training, method=method))
 
-    assert told.data["teacher.cached"]["misses"] == told.data["teacher.cached"]["views"] == 2
+    assert told.data["teacher_cache.summary"]["misses"] == told.data["teacher_cache.summary"]["views"] == 2
     assert [size for size in asked if size != 15] == [64, 26] * 2
 
 
@@ -586,14 +587,12 @@ def pool(tmp_path_factory):
 
 def test_a_student_of_the_pool_is_the_same_bits_after_interruptions(dataset, pool, tmp_path):
     with StoredDataset.open(pool) as stored:
-        facts = DatasetFacts(channels=1, image_size=SIZE, num_train=len(stored.split("train")), num_test=1)
+        facts = DatasetInfo(channels=1, image_size=SIZE, num_train=len(stored.split("train")), num_test=1)
     method = {"name": "attention_probe", "pool": "ds_pool", "num_select": 30, "balanced": True}
     with StoredDataset.open(dataset) as stored:
-        own = DatasetFacts(
-            num_classes=3, classes=stored.classes, channels=1, image_size=SIZE, num_train=90, num_test=30
-        )
+        own = DatasetInfo(num_classes=3, classes=stored.classes, channels=1, image_size=SIZE, num_train=90, num_test=30)
     training = {**document()["training"], "mixup": 0.5}
-    resolution = inspection.resolve(
+    resolution = resolver.resolve(
         parse_job_spec(document(method=method, training=training)), own, {}, threads=1, datasets={"ds_pool": facts}
     )
 
@@ -671,7 +670,7 @@ FOUNDATION = {"architecture": "vit_tiny_patch16_224", "weights": "mdl_foundation
 
 def facts_of(folder):
     with StoredDataset.open(folder) as stored:
-        return DatasetFacts(
+        return DatasetInfo(
             num_classes=stored.num_classes,
             classes=stored.classes,
             channels=stored.channels,
@@ -685,7 +684,7 @@ def facts_of(folder):
 def foundation(tmp_path):
     """A teacher for 7 classes of coloured pictures 16 × 16, which are not those of any dataset here."""
     torch.manual_seed(0)
-    facts = Facts(num_classes=7, channels=3, image_size=16)
+    facts = InputInfo(num_classes=7, channels=3, image_size=16)
     spec = StudentSpec.model_validate(vit(24))
     built = build_student(spec, facts=facts, image_size=16, models={})
     save_folder(
@@ -705,8 +704,8 @@ def backbone(foundation, tmp_path):
     def run(folder, name="job", **wishes):
         models = {"mdl_foundation": foundation}
         asked = document(method={"name": "feature"}, teachers=[FOUNDATION], export=["safetensors", "onnx"])
-        known = {"mdl_foundation": read_facts(foundation)}
-        resolution = inspection.resolve(parse_job_spec(asked), facts_of(folder), known, threads=1)
+        known = {"mdl_foundation": read_model_info(foundation)}
+        resolution = resolver.resolve(parse_job_spec(asked), facts_of(folder), known, threads=1)
         root = tmp_path / name
         root.mkdir(exist_ok=True)
         workspace = Workspace(root=root / "run", cache=tmp_path / "cache", dataset=folder, models=models)
@@ -737,7 +736,7 @@ def test_a_backbone_is_judged_by_its_neighbours_where_there_are_labels(backbone,
     report = json.loads(result.artifacts["report.json"].read_text())
     assert result.result["student"]["top1"] > 0.5
     assert 0 <= result.result["teachers"][0]["top1"] <= 1
-    assert "neighbours" in report["details"]["student"]["top1_is"]
+    assert "neighbours" in report["details"]["student"]["top1_metric"]
     assert report["details"]["student"]["linear_probe_top1"] > 0.5
     assert "nearest neighbours" in result.artifacts["README.md"].read_text()
     assert "label_names" not in json.loads(result.artifacts["config.json"].read_text())["pretrained_cfg"]

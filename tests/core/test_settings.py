@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from core.fetch.targets import Reach
+from core.fetch.targets import NetworkPolicy
 from core.settings import Settings
 
 
@@ -9,11 +9,11 @@ def test_lists_are_written_with_commas(monkeypatch):
     monkeypatch.setenv("POTSTILL_FETCH_ALLOW", "minio.internal, 10.1.0.0/16")
     monkeypatch.setenv("POTSTILL_FETCH_PORTS", "443,9000")
 
-    assert Settings().reach == Reach.of(["minio.internal", "10.1.0.0/16"], [443, 9000])
+    assert Settings().network_policy == NetworkPolicy.of(["minio.internal", "10.1.0.0/16"], [443, 9000])
 
 
 def test_by_default_only_the_public_internet_is_reached():
-    assert Settings().reach == Reach()
+    assert Settings().network_policy == NetworkPolicy()
 
 
 @pytest.mark.parametrize(

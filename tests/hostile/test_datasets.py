@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from core.confinement import confine
-from core.data.ingest import parquet  # noqa: F401 - imported late by the code, once here for all cases
-from core.data.ingest.process import Archive, Limits, answer
 from core.data.stored import StoredDataset
+from core.ingest import parquet  # noqa: F401 - imported late by the code, once here for all cases
+from core.ingest.sandboxed_main import Archive, Limits, answer
+from core.system.sandbox import confine
 from tests.hostile import pictures, tables, tars, zips  # noqa: F401 - they fill the corpus
 from tests.hostile.corpus import CASES, LIMITS, tree
-from worker.fresh import FreshProcess, limit_memory
+from worker.process.forked import ForkedProcess, limit_memory
 
 MEMORY_BYTES = 700_000_000  # what one case may take beyond what this process has
 PEAK_BYTES = 400_000_000  # what it may touch of that
@@ -48,7 +48,7 @@ def in_a_limited_process(archive, report):
             json.dump({**document, "peak": peak_bytes() - before, "seconds": time.monotonic() - started}, out)
         return 0
 
-    process = FreshProcess(work)
+    process = ForkedProcess(work)
     status = process.wait(SECONDS)
     process.kill()
     assert status == 0, "it took too long" if status is None else f"the process ended with {status}"

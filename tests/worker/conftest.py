@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data.ingest.dataset import ingest_folder
+from core.ingest.dataset import ingest_folder
 from core.settings import Settings
-from core.store import datasets, intake, jobs, projects
-from core.store.artifacts import StoredFile
+from core.store import datasets, ingest_leases, jobs, projects
+from core.store.artifact_store import StoredFile
 from core.store.db import migrate, open_database
-from core.store.place import open_store
+from core.store.storage_url import open_store
 from worker import context as worker_context
-from worker.files import publish_folder
+from worker.stored_files import publish_folder
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def new_service(settings: Settings, template: Path) -> Service:
         claimed = datasets.claim(session, worker_id="wrk_test", lease_seconds=60)
         datasets.ready(
             session,
-            intake.Holding.of(claimed),
+            ingest_leases.IngestLeaseToken.of(claimed),
             files=[StoredFile("datasets/x/index.json", 1, "0" * 64)],
             splits={"train": {"num_samples": 2}, "test": {"num_samples": 2}},
             num_classes=2,
@@ -85,7 +85,7 @@ def new_service(settings: Settings, template: Path) -> Service:
 
 @pytest.fixture
 def service(tmp_path, template, valkey):
-    settings = Settings(home=tmp_path / "home", broker_url=valkey, control_seconds=0.05, heartbeat_seconds=0.1)
+    settings = Settings(home=tmp_path / "home", broker_url=valkey, control_poll_seconds=0.05, heartbeat_seconds=0.1)
     service = new_service(settings, template)
     service.context.hints._redis.flushall()
     yield service
@@ -117,7 +117,7 @@ def make_dataset(service, store, tmp_path):
             Image.fromarray(np.full((8, 8), 5 * index, np.uint8)).save(folder / f"{index:02d}.png")
         ingest_folder(folder, tmp_path / f"{name}-stored")
         made = service.do(datasets.create, service.project, name=name, source={}).id
-        holding = intake.Holding.of(service.do(datasets.claim, worker_id="wrk_test", lease_seconds=60))
+        holding = ingest_leases.IngestLeaseToken.of(service.do(datasets.claim, worker_id="wrk_test", lease_seconds=60))
         service.do(
             datasets.ready,
             holding,

@@ -10,13 +10,13 @@ import time
 import psutil
 import pytest
 
+from core.broker import Broker, InspectorTimeout
 from core.errors import InvalidSpec, Unavailable
-from core.queue import Hints, InspectorBusy
 from core.settings import Settings
 from core.spec import parse_job_spec
 from core.store import datasets, jobs
-from worker import intake
 from worker.app import make_app
+from worker.ingest import parent
 
 SECONDS = 90
 
@@ -70,7 +70,7 @@ def answered(hints):
 
 def test_the_inspector_answers_and_ends_cleanly(service, started):
     parent, process = started("inspector")
-    hints: Hints = service.context.hints
+    hints: Broker = service.context.hints
     until(lambda: hints.is_alive("inspect"))
 
     assert "torch" in ask(hints, "ping")
@@ -122,7 +122,7 @@ def test_a_question_that_never_ends_is_refused_and_at_the_worst_costs_its_proces
     with pytest.raises(InvalidSpec, match="too long"):
         ask(hints, "ping", {"deaf": False}, patience=3.0)
     assert pool.is_running()
-    with pytest.raises(InspectorBusy):
+    with pytest.raises(InspectorTimeout):
         ask(hints, "ping", {"deaf": True}, patience=3.0)
     until(lambda: not pool.is_running())
     until(lambda: answered(hints))
@@ -133,7 +133,7 @@ def test_the_ingest_worker_takes_hints_and_its_pool_dies_with_it(service, starte
     hints = service.context.hints
     until(lambda: hints.is_alive("ingest"))
     dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
-    hints.look_for_datasets()
+    hints.wake_dataset_workers()
     until(lambda: service.ask(datasets.get, service.project, dataset.id).status == "ready")
 
     assert "torch" not in " ".join(m.path for m in parent.children()[0].memory_maps())
@@ -151,7 +151,7 @@ def long_job(service):
 
 def make_long_job(service, **resources):
     dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
-    intake.take_next(intake.DATASETS)
+    parent.take_next(parent.DATASETS)
     size = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
     spec = {
         "dataset": dataset.id,
@@ -171,7 +171,7 @@ def test_a_job_goes_on_after_its_process_was_killed_and_is_handed_back_on_sigter
     pool = parent.children()[0]
     assert (parent.num_threads(), pool.num_threads()) == (1, 1)
 
-    hints.look_for_jobs("cpu")
+    hints.wake_job_workers("cpu")
     until(lambda: service.see(long_job).checkpoint_step > 0)
     reached = service.see(long_job)
     assert (reached.resolved, reached.spec["training"]["image_size"]) == (True, 8)
@@ -198,7 +198,7 @@ def test_a_job_on_two_devices_goes_on_after_one_of_its_processes_was_killed(serv
     until(lambda: hints.is_alive("jobs.cpu"))
     pool = parent.children()[0]
 
-    hints.look_for_jobs("cpu")
+    hints.wake_job_workers("cpu")
     until(lambda: service.see(job).checkpoint_step > 0)
     reached = service.see(job).checkpoint_step
     first, (second,) = pool.children()[0], pool.children()[0].children()

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from core.spec.methods.attention_probe import AttentionProbeParams
 from core.spec.methods.attention_transfer import AttentionTransferParams
-from core.spec.methods.base import About, Family, MethodParams, Needs
+from core.spec.methods.base import Family, MethodInfo, MethodParams, Requirements
 from core.spec.methods.co_advise import CoAdviseParams
 from core.spec.methods.crd import CrdParams
 from core.spec.methods.cross_architecture import CrossArchitectureParams
@@ -103,4 +103,4 @@ else:
         Field(discriminator="name"),
     ]
 
-__all__ = ["METHODS", "About", "Family", "MethodEntry", "MethodParams", "MethodSpec", "Needs"]
+__all__ = ["METHODS", "Family", "MethodEntry", "MethodInfo", "MethodParams", "MethodSpec", "Requirements"]

@@ -6,21 +6,21 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, DatasetReference, MethodParams, Needs
+from core.spec.methods.base import DatasetReference, MethodInfo, MethodParams, Requirements
 from core.spec.methods.composition import LayerPair, Weight
 
 
 class AttentionProbeParams(MethodParams):
     """Train on the pictures of an unlabelled pool that the teacher is surest of; the training split is not used."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The teacher chooses pictures from an unlabelled pool; on these the student matches its probabilities "
         "and where its class token looks, and never sees the dataset's own training pictures.",
         paper="Attention Probe: Vision Transformer Distillation in the Wild, ICASSP 2022",
         year=2022,
         when="A ViT teacher whose training data cannot be used, and many pictures of about the same kind without "
         "labels.",
-        needs=Needs(
+        needs=Requirements(
             teacher=("logits", "levels", "attention"),
             student=("logits", "levels"),
             student_families=("transformer",),

@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LayeredParams, Weight
 
 
 class AttentionTransferParams(LayeredParams):
     """Match at which positions of a picture the features are strong."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="At chosen layers the student's features are strong at the same positions of a picture as the "
         "teacher's. Nothing is projected, so widths may differ.",
         paper="Paying More Attention to Attention, arXiv:1612.03928",
         year=2017,
         when="Networks of unlike width, most of all CNNs with stages; cheap, as no module is added.",
-        needs=Needs(teacher=("logits", "levels"), student=("logits", "levels")),
+        needs=Requirements(teacher=("logits", "levels"), student=("logits", "levels")),
         caches=("levels", "logits"),
     )
     name: Literal["attention_transfer"] = Field(description="The method's name.")

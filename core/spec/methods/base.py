@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from core.spec.document import Document
+from core.spec.document import StrictModel
 
 Family = Literal["transformer", "cnn", "hybrid", "mlp"]
 
@@ -17,7 +17,7 @@ DatasetReference = Annotated[str, Field(min_length=1, max_length=200), _READS_DA
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class Requirements:
     """What a method asks of a job. ``max_teachers`` ``None`` means any number."""
 
     min_teachers: int = 1
@@ -31,22 +31,22 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class MethodInfo:
     """The method's entry in the catalogue. ``caches``: what it asks of teachers once for each view, if anything."""
 
     summary: str
     paper: str
     year: int
     when: str
-    needs: Needs
+    needs: Requirements
     caches: tuple[str, ...] = ()
     example: Mapping[str, Any] = field(default_factory=dict)  # parameters that have no default
 
 
-class MethodParams(Document):
+class MethodParams(StrictModel):
     """Base of every method's parameters; ``name`` tells them apart on the wire."""
 
-    about: ClassVar[About]
+    about: ClassVar[MethodInfo]
     name: str
 
     def datasets(self) -> dict[str, str]:

@@ -6,19 +6,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.base import MethodInfo, MethodParams, Requirements
 from core.spec.methods.composition import Weight
 
 
 class CoAdviseParams(MethodParams):
     """Give each teacher a token of the student's own, and average the heads."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="Each teacher advises a distillation token of its own; the class token learns from the labels.",
         paper="Co-advise: Cross Inductive Bias Distillation, arXiv:2106.12378",
         year=2022,
         when="Two or more teachers that err in different ways, such as a CNN and a transformer; light ones will do.",
-        needs=Needs(min_teachers=2, max_teachers=None, student_families=("transformer",)),
+        needs=Requirements(min_teachers=2, max_teachers=None, student_families=("transformer",)),
         caches=("logits",),
     )
     name: Literal["co_advise"] = Field(description="The method's name.")

@@ -6,21 +6,21 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import FeatureParams, Weight
 
 
 class CrdParams(FeatureParams):
     """Tell a sample's pair of embeddings from pairs with other samples."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The student's embedding of a sample is close to the teacher's of the same sample and far from the "
         "teacher's of many others, which are kept in a memory.",
         paper="Contrastive Representation Distillation, arXiv:1910.10699",
         year=2019,
         when="A student whose embedding is used later, and a training split that is not huge: two embeddings a "
         "sample are kept, also in each checkpoint.",
-        needs=Needs(teacher=("logits", "embedding"), student=("logits", "embedding")),
+        needs=Requirements(teacher=("logits", "embedding"), student=("logits", "embedding")),
         caches=("embedding", "logits"),
     )
     name: Literal["crd"] = Field(description="The method's name.")

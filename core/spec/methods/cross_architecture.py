@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LayeredParams, LogitTerm, Weight
 
 
 class CrossArchitectureParams(LayeredParams):
     """Project a CNN's features into a ViT's attention space and token space."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The CNN student's features are projected to queries, keys and values and to tokens that match the "
         "ViT teacher's, under random views, with a discriminator between the two.",
         paper="Cross-Architecture Knowledge Distillation, arXiv:2207.05273",
         year=2022,
         when="ViT teacher, CNN student.",
-        needs=Needs(
+        needs=Requirements(
             student=("logits", "levels"),
             teacher=("logits", "levels", "attention"),
             student_families=("cnn",),

@@ -6,21 +6,21 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.base import MethodInfo, MethodParams, Requirements
 from core.spec.methods.composition import Weight
 
 
 class CumulativeSpatialParams(MethodParams):
     """Patch tokens learn what a CNN predicts at their place, a distillation token what it predicts of the whole."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="Patch tokens learn the CNN teacher's predictions at their places, first the local ones, towards the "
         "end the global one; a distillation token learns the global one all along.",
         paper="Cumulative Spatial Knowledge Distillation for Vision Transformers, arXiv:2307.08500",
         year=2023,
         when="ViT student and a CNN teacher that ends in global average pooling and one linear layer, such as a "
         "ResNet or RegNet.",
-        needs=Needs(
+        needs=Requirements(
             student=("logits", "distillation token", "patch tokens"),
             teacher=("logits", "last map"),
             student_families=("transformer",),

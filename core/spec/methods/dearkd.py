@@ -6,21 +6,21 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.base import MethodInfo, MethodParams, Requirements
 from core.spec.methods.composition import LayerPair, Weight
 
 
 class DearkdParams(MethodParams):
     """Take a CNN's inductive bias over in a first stage, and train by labels in a second."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="Early blocks of the ViT student, whose attention may begin local as a convolution's, learn the "
         "early features of a CNN; the last part of the training has labels alone. Works without any real picture "
         "where the teacher has batch norms.",
         paper="DearKD: Data-Efficient Early Knowledge Distillation for Vision Transformers, arXiv:2204.12997",
         year=2022,
         when="ViT student, CNN teacher, few pictures; or none, with `data_free`.",
-        needs=Needs(
+        needs=Requirements(
             student=("logits", "distillation token", "levels"),
             teacher=("logits", "levels"),
             student_families=("transformer",),

@@ -6,19 +6,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.base import MethodInfo, MethodParams, Requirements
 
 
 class DeitParams(MethodParams):
     """Add a token to the student that learns from the teacher while the class token learns from labels."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="A distillation token with a head of its own learns from the teacher, the class token from "
         "the labels; at inference both heads are averaged.",
         paper="Training data-efficient image transformers & distillation through attention, arXiv:2012.12877",
         year=2020,
         when="ViT student; most of all with a CNN teacher, whose inductive bias it takes over.",
-        needs=Needs(
+        needs=Requirements(
             min_teachers=1,
             max_teachers=1,
             student=("logits", "distillation token"),

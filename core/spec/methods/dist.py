@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LogitParams, Weight
 
 
 class DistParams(LogitParams):
     """Match how the teacher ranks the classes of a sample, and the samples of a class."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The student's probabilities correlate with the teacher's, over the classes of each sample and over "
         "the batch in each class.",
         paper="Knowledge Distillation from A Stronger Teacher, arXiv:2205.10536",
         year=2022,
         when="A teacher much stronger than the student, whose probabilities it cannot reach. Batches of 64 or more.",
-        needs=Needs(max_teachers=None),
+        needs=Requirements(max_teachers=None),
         caches=("logits",),
     )
     name: Literal["dist"] = Field(description="The method's name.")

@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LogitParams, Weight
 
 
 class DkdParams(LogitParams):
     """Match the teacher's view of the label's class and of the other classes apart."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The teacher's confidence in the right class and its ranking of the others are two terms with "
         "weights of their own.",
         paper="Decoupled Knowledge Distillation, arXiv:2203.08679",
         year=2022,
         when="A confident teacher: what it says of the wrong classes would drown in plain kd.",
-        needs=Needs(max_teachers=None),
+        needs=Requirements(max_teachers=None),
         caches=("logits",),
     )
     name: Literal["dkd"] = Field(description="The method's name.")

@@ -6,21 +6,21 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.base import MethodInfo, MethodParams, Requirements
 from core.spec.methods.composition import Weight
 
 
 class FoundationParams(MethodParams):
     """Match a foundation model's embeddings of pictures whose labels are never read; the student has no classifier."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The student matches the embedding and the patch features of a foundation model, on pictures whose "
         "labels are never read. What is exported is a backbone without a classifier.",
         paper="AM-RADIO: Agglomerative Vision Foundation Model, arXiv:2312.06709",
         year=2024,
         when="Many pictures without labels and a teacher such as DINOv2 or CLIP; the small backbone is for search, or "
         "for later training.",
-        needs=Needs(
+        needs=Requirements(
             teacher=("embedding", "last features"), student=("embedding", "last features"), labels=False, headless=True
         ),
         caches=("embedding", "last"),

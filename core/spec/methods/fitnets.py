@@ -6,19 +6,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LayeredParams, Weight
 
 
 class FitnetsParams(LayeredParams):
     """Regress the teacher's features from the student's by a linear layer."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The student's features, projected to the teacher's width, match the teacher's at chosen layers.",
         paper="FitNets: Hints for Thin Deep Nets, arXiv:1412.6550",
         year=2014,
         when="Student and teacher of one family, the student not much narrower than the teacher.",
-        needs=Needs(teacher=("logits", "levels"), student=("logits", "levels")),
+        needs=Requirements(teacher=("logits", "levels"), student=("logits", "levels")),
         caches=("levels", "logits"),
     )
     name: Literal["fitnets"] = Field(description="The method's name.")

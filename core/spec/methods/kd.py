@@ -6,19 +6,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LogitParams
 
 
 class KdParams(LogitParams):
     """Match the teacher's softened class probabilities."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The student matches the teacher's class probabilities, softened by a temperature.",
         paper="Distilling the Knowledge in a Neural Network, arXiv:1503.02531",
         year=2015,
         when="The first thing to try: any teacher, any student, cheap and hard to beat.",
-        needs=Needs(max_teachers=None),
+        needs=Requirements(max_teachers=None),
         caches=("logits",),
     )
     name: Literal["kd"] = Field(description="The method's name.")

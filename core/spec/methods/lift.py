@@ -6,21 +6,21 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import FeatureParams
 
 
 class LiftParams(FeatureParams):
     """Keep at inference what brings a narrow student to the teacher's width, and match the last tokens there."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="A narrow student ends at the teacher's width, by a linear layer or a wide last block that it keeps; "
         "its last tokens match the teacher's.",
         paper="From Per-Image Low-Rank to Encoding Mismatch: Rethinking Feature Distillation in Vision Transformers, "
         "arXiv:2511.15572",
         year=2025,
         when="The student is much narrower than its teacher and feature losses do not help, for a few more weights.",
-        needs=Needs(teacher=("logits", "last"), student=("logits", "last"), student_families=("transformer",)),
+        needs=Requirements(teacher=("logits", "last"), student=("logits", "last"), student_families=("transformer",)),
         caches=("last", "logits"),
     )
     name: Literal["lift"] = Field(description="The method's name.")

@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LogitParams, Weight
 
 
 class LogitStandardizationParams(LogitParams):
     """Standardise both networks' logits in each sample before they are compared."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="Both networks' logits are brought to mean 0 and deviation 1 in each sample, so that the student "
         "matches the teacher's ranking and not its scale.",
         paper="Logit Standardization in Knowledge Distillation, arXiv:2403.01427",
         year=2024,
         when="A student far smaller than its teacher: it need not reach the size of the teacher's logits.",
-        needs=Needs(max_teachers=None),
+        needs=Requirements(max_teachers=None),
         caches=("logits",),
     )
     name: Literal["logit_standardization"] = Field(description="The method's name.")

@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LayeredParams, Weight
 
 
 class ManifoldParams(LayeredParams):
     """Match how patches lie to each other; the defaults are the authors' recipe, which leaves out the labels."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The cosines between the student's patches, in an image and across the batch, match the teacher's.",
         paper="Learning Efficient Vision Transformers via Fine-Grained Manifold Distillation, arXiv:2107.01378",
         year=2022,
         when="ViT teacher and student on the same grid of patches; widths and depths may differ, and nothing is added "
         "to the student.",
-        needs=Needs(
+        needs=Requirements(
             teacher=("logits", "levels"),
             student=("logits", "levels"),
             student_families=("transformer",),

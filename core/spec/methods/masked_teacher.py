@@ -6,21 +6,21 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.base import MethodInfo, MethodParams, Requirements
 from core.spec.methods.composition import Weight
 
 
 class MaskedTeacherParams(MethodParams):
     """Show the teacher only the patches that the student's class token attends to."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The ViT teacher sees only the patches that the student attends to most, which makes it cheaper; "
         "its logits then teach as in any logit method.",
         paper="The Role of Masking for Efficient Supervised Knowledge Distillation of Vision Transformers, "
         "arXiv:2302.10494",
         year=2024,
         when="The teacher is a large ViT and most of a step's time is its own.",
-        needs=Needs(
+        needs=Requirements(
             student=("logits", "attention"),
             teacher=("logits", "patch tokens"),
             student_families=("transformer",),

@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LayeredParams, Weight
 
 
 class MgdParams(LayeredParams):
     """Generate the teacher's features from a part of the student's."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="A small network generates the teacher's full features from the student's, of which a random part is "
         "masked.",
         paper="Masked Generative Distillation, arXiv:2205.01529",
         year=2022,
         when="Where imitating features as they are, as fitnets does, holds the student back.",
-        needs=Needs(teacher=("logits", "levels"), student=("logits", "levels")),
+        needs=Requirements(teacher=("logits", "levels"), student=("logits", "levels")),
         caches=("levels", "logits"),
     )
     name: Literal["mgd"] = Field(description="The method's name.")

@@ -7,14 +7,14 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.base import MethodInfo, MethodParams, Requirements
 from core.spec.methods.composition import LayerPair, Weight
 
 
 class MinivitParams(MethodParams):
     """Share each block's weights among several runs, and learn how the teacher relates token to token."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="Blocks of the student share their weights in runs; relations of its queries, keys, values and hidden "
         "states match the teacher's.",
         paper="MiniViT: Compressing Vision Transformers with Weight Multiplexing, arXiv:2204.07154",
@@ -22,7 +22,7 @@ class MinivitParams(MethodParams):
         when="The student, a ViT or a Swin, has to be small on disk: half the weights at the same depth, in about the "
         "same time. A Swin learns its relations from a Swin with the same windows. With relation_weight and "
         "hidden_weight 0 any teacher will do.",
-        needs=Needs(teacher=("logits", "attentions", "levels"), student_families=("transformer",)),
+        needs=Requirements(teacher=("logits", "attentions", "levels"), student_families=("transformer",)),
         caches=("levels", "attentions", "logits"),
     )
     name: Literal["minivit"] = Field(description="The method's name.")

@@ -6,12 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from core.spec.document import Document
-from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.document import StrictModel
+from core.spec.methods.base import MethodInfo, MethodParams, Requirements
 from core.spec.methods.composition import Weight
 
 
-class PeerSpec(Document):
+class PeerSpec(StrictModel):
     """The model that learns beside the student, from random weights."""
 
     architecture: Annotated[str, Field(min_length=1, max_length=200)] = Field(
@@ -26,13 +26,13 @@ class PeerSpec(Document):
 class MutualParams(MethodParams):
     """Train two students at once, each from the labels and from what the other one says."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="No teacher: two students are trained together, each matches the labels and the other's class "
         "probabilities. A tenth of the training images is held out, and the student that is better there is exported.",
         paper="Deep Mutual Learning, arXiv:1706.00384",
         year=2018,
         when="There is no teacher for the classes at hand, and twice the cost of a training is no trouble.",
-        needs=Needs(min_teachers=0, max_teachers=0, teacher=()),
+        needs=Requirements(min_teachers=0, max_teachers=0, teacher=()),
     )
     name: Literal["mutual"] = Field(description="The method's name.")
     peer: PeerSpec | None = Field(

@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LogitParams, Weight
 
 
 class NkdParams(LogitParams):
     """Weigh the label by the teacher's confidence, and match the other classes after normalising them."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The label counts as much as the teacher believes in it; the probabilities of the other classes "
         "are brought to a sum of 1 and matched.",
         paper="From Knowledge Distillation to Self-Knowledge Distillation, arXiv:2303.13005",
         year=2023,
         when="Like dkd, and without its warm-up; the logit term that ViTKD was published with.",
-        needs=Needs(max_teachers=None),
+        needs=Requirements(max_teachers=None),
         caches=("logits",),
     )
     name: Literal["nkd"] = Field(description="The method's name.")

@@ -7,21 +7,21 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LogitParams, Weight
 
 
 class OfaParams(LogitParams):
     """Let each stage of the student answer for itself, and match each answer with the teacher's logits."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="Exits at four stages of the student answer for themselves, and each answer matches the teacher's "
         "logits, the right class counting more. The exits are left out of the finished student.",
         paper="One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation, "
         "arXiv:2310.19444",
         year=2023,
         when="Teacher and student of different kinds, whose inner features cannot be compared.",
-        needs=Needs(max_teachers=None, student=("logits", "levels")),
+        needs=Requirements(max_teachers=None, student=("logits", "levels")),
         caches=("logits",),
     )
     name: Literal["ofa"] = Field(description="The method's name.")

@@ -6,19 +6,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import FeatureParams, Weight
 
 
 class PktParams(FeatureParams):
     """Match how likely each sample of a batch is another's neighbour."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="Each sample's distribution over its neighbours in the batch is the same for student and teacher.",
         paper="Learning Deep Representations with Probabilistic Knowledge Transfer, arXiv:1803.10837",
         year=2018,
         when="Networks of unlike width or kind, as nothing is projected. Keep the batch size: the term depends on it.",
-        needs=Needs(teacher=("logits", "embedding"), student=("logits", "embedding")),
+        needs=Requirements(teacher=("logits", "embedding"), student=("logits", "embedding")),
         caches=("embedding", "logits"),
     )
     name: Literal["pkt"] = Field(description="The method's name.")

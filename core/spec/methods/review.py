@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LayeredParams
 
 
 class ReviewParams(LayeredParams):
     """Let deep layers of the student help to learn the teacher's shallow ones."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="From the deepest level to the first, the student's features are fused with those of the level behind, "
         "and each fusion matches the teacher's features on several scales.",
         paper="Distilling Knowledge via Knowledge Review, arXiv:2104.09044",
         year=2021,
         when="CNNs and other networks with stages, where it is among the best feature methods.",
-        needs=Needs(teacher=("logits", "levels", "embedding"), student=("logits", "levels", "embedding")),
+        needs=Requirements(teacher=("logits", "levels", "embedding"), student=("logits", "levels", "embedding")),
         caches=("levels", "embedding", "logits"),
     )
     name: Literal["review"] = Field(description="The method's name.")

@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import FeatureParams, Weight
 
 
 class RkdParams(FeatureParams):
     """Match how far the samples of a batch are from each other, and at which angles."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The student's embeddings of a batch lie to each other as the teacher's do: distances between two "
         "samples and angles between three.",
         paper="Relational Knowledge Distillation, arXiv:1904.05068",
         year=2019,
         when="Embeddings that are compared later, as in retrieval; widths may differ. Batches of 64 or more.",
-        needs=Needs(teacher=("logits", "embedding"), student=("logits", "embedding")),
+        needs=Requirements(teacher=("logits", "embedding"), student=("logits", "embedding")),
         caches=("embedding", "logits"),
     )
     name: Literal["rkd"] = Field(description="The method's name.")

@@ -7,20 +7,20 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.base import MethodInfo, MethodParams, Requirements
 from core.spec.methods.composition import Weight
 
 
 class SelfDistillationParams(MethodParams):
     """Learn from labels and from oneself: from one's last layer, or from the average of one's own past."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="No teacher: exits at a third and two thirds of the student's depth learn from its last layer, or the "
         "student learns from a moving average of its own weights that sees another view.",
         paper="Be Your Own Teacher, arXiv:1905.08094; Mean teachers are better role models, arXiv:1703.01780",
         year=2019,
         when="There is no teacher for the classes at hand, and none can be trained.",
-        needs=Needs(min_teachers=0, max_teachers=0, teacher=(), student=("logits", "levels")),
+        needs=Requirements(min_teachers=0, max_teachers=0, teacher=(), student=("logits", "levels")),
     )
     name: Literal["self_distillation"] = Field(description="The method's name.")
     variant: Literal["exits", "ema_teacher"] = Field(

@@ -6,19 +6,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import FeatureParams, Weight
 
 
 class SimilarityParams(FeatureParams):
     """Match which samples of a batch are alike."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="Samples of a batch that the teacher's features find alike are alike for the student's as well.",
         paper="Similarity-Preserving Knowledge Distillation, arXiv:1907.09682",
         year=2019,
         when="Networks of unlike width or kind, as nothing is projected. Keep the batch size: the term depends on it.",
-        needs=Needs(teacher=("logits", "embedding"), student=("logits", "embedding")),
+        needs=Requirements(teacher=("logits", "embedding"), student=("logits", "embedding")),
         caches=("embedding", "last", "logits"),
     )
     name: Literal["similarity"] = Field(description="The method's name.")

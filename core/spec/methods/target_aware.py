@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LayeredParams, Weight
 
 
 class TargetAwareParams(LayeredParams):
     """Make each pixel of the teacher's last map from all pixels of the student's; defaults of the variant with KD."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="Every pixel of the teacher's last feature map is rebuilt from the student's whole map, by attention.",
         paper="Knowledge Distillation via the Target-aware Transformer, arXiv:2205.10793",
         year=2022,
         when="Teacher and student that see places differently, such as CNNs with unlike receptive fields; the last "
         "maps should have more than a few pixels.",
-        needs=Needs(teacher=("logits", "last"), student=("logits", "last")),
+        needs=Requirements(teacher=("logits", "last"), student=("logits", "last")),
         caches=("last", "logits"),
     )
     name: Literal["target_aware"] = Field(description="The method's name.")

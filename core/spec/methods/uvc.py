@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from core.spec.methods.base import About, MethodParams, Needs
+from core.spec.methods.base import MethodInfo, MethodParams, Requirements
 
 Part = Literal["heads", "dims", "hidden", "blocks"]
 
@@ -14,13 +14,13 @@ Part = Literal["heads", "dims", "hidden", "blocks"]
 class UvcParams(MethodParams):
     """Prune a ViT that has learned already until it costs a share of its operations, and let its old self teach it."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="Heads, dimensions of heads, hidden units and whole blocks of the student are removed together under "
         "one budget of operations, found while training; the student as it was given is the teacher.",
         paper="Unified Visual Transformer Compression, arXiv:2203.08243",
         year=2022,
         when="A trained ViT has to become cheaper and should stay as alike as it can.",
-        needs=Needs(
+        needs=Requirements(
             min_teachers=0,
             max_teachers=0,
             teacher=(),

@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LayeredParams, LayerPair, Weight
 
 
 class VitkdParams(LayeredParams):
     """Imitate the teacher's first blocks, and generate its last tokens from a part of the student's."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="The student imitates the tokens of the teacher's first blocks, and a small network generates the "
         "teacher's last tokens at places where the student's are masked.",
         paper="ViTKD: Practical Guidelines for ViT feature knowledge distillation, arXiv:2209.02432",
         year=2022,
         when="ViT teacher and student, best together with a logit method; nkd in the paper.",
-        needs=Needs(
+        needs=Requirements(
             teacher=("logits", "levels", "last"),
             student=("logits", "levels", "last"),
             student_families=("transformer",),

@@ -6,20 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.methods.base import About, Needs
+from core.spec.methods.base import MethodInfo, Requirements
 from core.spec.methods.composition import LogitParams, Weight
 
 
 class WsldParams(LogitParams):
     """Listen less to the teacher on samples that the student knows better."""
 
-    about: ClassVar[About] = About(
+    about: ClassVar[MethodInfo] = MethodInfo(
         summary="Soft labels count less on samples whose label the student finds easier than the teacher does.",
         paper="Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective, "
         "arXiv:2102.00650",
         year=2021,
         when="A teacher that is wrong now and then, so that the student is not taught its errors.",
-        needs=Needs(max_teachers=None),
+        needs=Requirements(max_teachers=None),
         caches=("logits",),
     )
     name: Literal["wsld"] = Field(description="The method's name.")

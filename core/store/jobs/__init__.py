@@ -5,36 +5,43 @@
 it has run.
 """
 
+from core.store.job_leases import Flags, LeaseLost, LeaseToken
+from core.store.jobs.actions import cancel, next_actions, pause, require_retry, resume, retry, stop
 from core.store.jobs.attempts import (
     NewArtifact,
-    beat,
     cancelled,
     current,
     fail,
     finish_stage,
     flags,
-    hand_back,
     paused,
     record_progress,
+    release,
+    renew_lease,
     set_spec,
     start_stage,
     succeed,
 )
-from core.store.jobs.clock import running_seconds
-from core.store.jobs.moves import cancel, next_actions, pause, require_retry, resume, retry, stop
-from core.store.jobs.queue import WORKER_LOST, claim, claimable, expire_leases, lose, waiting
-from core.store.jobs.records import create, delete, get, get_artifact, get_for, list_artifacts, list_jobs
+from core.store.jobs.claims import WORKER_LOST, claim, claimable, expire_leases, record_loss, waiting
+from core.store.jobs.records import (
+    create,
+    delete,
+    get,
+    get_artifact,
+    get_for,
+    list_artifacts,
+    list_jobs,
+    running_seconds,
+)
 from core.store.jobs.revisions import Revision, retry_revised
-from core.store.leases import Attempt, Flags, LeaseLost
 
 __all__ = [
     "WORKER_LOST",
-    "Attempt",
     "Flags",
     "LeaseLost",
+    "LeaseToken",
     "NewArtifact",
     "Revision",
-    "beat",
     "cancel",
     "cancelled",
     "claim",
@@ -49,14 +56,15 @@ __all__ = [
     "get",
     "get_artifact",
     "get_for",
-    "hand_back",
     "list_artifacts",
     "list_jobs",
-    "lose",
     "next_actions",
     "pause",
     "paused",
+    "record_loss",
     "record_progress",
+    "release",
+    "renew_lease",
     "require_retry",
     "resume",
     "retry",

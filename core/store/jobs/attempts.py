@@ -10,13 +10,21 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.faults import in_short
+from core.job_failure import in_short
 from core.reporting import Control, Interrupted, Progress
 from core.store import checkpoints, events
-from core.store.artifacts import StoredFile
+from core.store.artifact_store import StoredFile
 from core.store.db import utc_now
-from core.store.jobs.rows import NO_FLAGS, landed, landing, off_worker, stages_entered, stages_left, stamp
-from core.store.leases import Attempt, Flags, LeaseLost, change, held, hold, look
+from core.store.job_leases import Flags, LeaseLost, LeaseToken, change, lease_filter, lock_job, read_job
+from core.store.jobs.row_values import (
+    NO_FLAGS,
+    next_status,
+    release_values,
+    stages_entered,
+    stages_left,
+    stamp,
+    status_values,
+)
 from core.store.quotas import add_stored
 from core.store.tables import Artifact, Job
 
@@ -30,47 +38,47 @@ class NewArtifact:
     file: StoredFile
 
 
-def current(session: Session, attempt: Attempt) -> Job:
+def current(session: Session, attempt: LeaseToken) -> Job:
     """The job as it is now, read only."""
-    return look(session, attempt)
+    return read_job(session, attempt)
 
 
-def flags(session: Session, attempt: Attempt) -> Flags:
+def flags(session: Session, attempt: LeaseToken) -> Flags:
     """What was asked of the job; one small read, in a unit of work that only reads."""
     columns = select(Job.cancel_requested, Job.pause_requested, Job.stop_requested)
-    row = session.execute(columns.where(*held(attempt))).one_or_none()
+    row = session.execute(columns.where(*lease_filter(attempt))).one_or_none()
     if row is None:
         raise LeaseLost(f"{attempt.job_id} is not held by attempt {attempt.attempt} any more")
     return Flags(cancel=row[0], pause=row[1], stop=row[2])
 
 
-def beat(session: Session, attempt: Attempt, lease_seconds: float) -> Flags:
+def renew_lease(session: Session, attempt: LeaseToken, lease_seconds: float) -> Flags:
     """Renew the lease and return what was asked of the job."""
     job = change(session, attempt, lease_expires_at=utc_now(session) + timedelta(seconds=lease_seconds))
     return Flags(cancel=job.cancel_requested, pause=job.pause_requested, stop=job.stop_requested)
 
 
-def set_spec(session: Session, attempt: Attempt, spec: Mapping[str, Any], *, total_steps: int | None = None) -> Job:
+def set_spec(session: Session, attempt: LeaseToken, spec: Mapping[str, Any], *, total_steps: int | None = None) -> Job:
     """Keep the spec with every default filled in."""
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     progress = {**job.progress, "total_steps": total_steps or job.progress["total_steps"]}
     changed = change(session, attempt, spec=dict(spec), resolved=True, progress=progress)
     events.record(session, job.id, "job.resolved", "Every default of the spec is filled in.")
     return changed
 
 
-def start_stage(session: Session, attempt: Attempt, stage: str) -> Job:
+def start_stage(session: Session, attempt: LeaseToken, stage: str) -> Job:
     """Enter a stage, for the first time or again."""
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     now = utc_now(session)
     changed = change(session, attempt, stage=stage, stage_entered_at=now, stages=stages_entered(job, stage, now))
     events.record(session, job.id, "stage.started", f"Stage {stage} started.", data={"stage": stage})
     return changed
 
 
-def finish_stage(session: Session, attempt: Attempt, stage: str) -> Job:
+def finish_stage(session: Session, attempt: LeaseToken, stage: str) -> Job:
     """Leave a stage whose product is kept. ``seconds`` counts the work of all attempts, without the pauses."""
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     now = utc_now(session)
     stages = [
         {**one, "finished_at": stamp(now), "seconds": one["seconds"] or 0.0} if one["name"] == stage else one
@@ -83,9 +91,9 @@ def finish_stage(session: Session, attempt: Attempt, stage: str) -> Job:
     return changed
 
 
-def record_progress(session: Session, attempt: Attempt, progress: Progress) -> Job:
+def record_progress(session: Session, attempt: LeaseToken, progress: Progress) -> Job:
     """Keep how far the job is. Its step never falls below that of its newest checkpoint."""
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     values = asdict(progress)
     values["fraction"] = min(1.0, max(0.0, progress.fraction))
     if progress.step < job.checkpoint_step:
@@ -95,14 +103,14 @@ def record_progress(session: Session, attempt: Attempt, progress: Progress) -> J
     return change(session, attempt, progress=values)
 
 
-def hand_back(session: Session, attempt: Attempt, reason: str = "Its worker is shutting down") -> Job:
+def release(session: Session, attempt: LeaseToken, reason: str = "Its worker is shutting down") -> Job:
     """Leave the job unfinished, with its place kept; it counts as no loss.
 
     It lands where what was asked meanwhile says: cancelled, paused, or else queued again.
     """
-    job = hold(session, attempt)
-    to = landing(job)
-    changed = change(session, attempt, **landed(job, to, utc_now(session)))
+    job = lock_job(session, attempt)
+    to = next_status(job)
+    changed = change(session, attempt, **status_values(job, to, utc_now(session)))
     type_, message = {
         "queued": ("job.queued", f"{reason}; queued again."),
         "paused": ("job.paused", "Paused."),
@@ -112,27 +120,27 @@ def hand_back(session: Session, attempt: Attempt, reason: str = "Its worker is s
     return changed
 
 
-def paused(session: Session, attempt: Attempt) -> Job:
+def paused(session: Session, attempt: LeaseToken) -> Job:
     """Let go because a pause was asked for; queued again where it was taken back meanwhile."""
-    return hand_back(session, attempt, "The pause was taken back")
+    return release(session, attempt, "The pause was taken back")
 
 
-def cancelled(session: Session, attempt: Attempt) -> Job:
+def cancelled(session: Session, attempt: LeaseToken) -> Job:
     """Let go because a cancel was asked for."""
-    return hand_back(session, attempt, "Nobody asked to cancel")
+    return release(session, attempt, "Nobody asked to cancel")
 
 
-def fail(session: Session, attempt: Attempt, error: Mapping[str, Any]) -> Job:
-    """End the job with ``error`` (see ``core.faults``); cancelled where that was asked for before."""
-    job = hold(session, attempt)
+def fail(session: Session, attempt: LeaseToken, error: Mapping[str, Any]) -> Job:
+    """End the job with ``error`` (see ``core.job_failure``); cancelled where that was asked for before."""
+    job = lock_job(session, attempt)
     now = utc_now(session)
     if job.cancel_requested:
-        changed = change(session, attempt, **landed(job, "cancelled", now))
+        changed = change(session, attempt, **status_values(job, "cancelled", now))
         data = {"status": "cancelled", "error": in_short(error)}
         events.record(session, job.id, "job.cancelled", "Cancelled.", data=data)
         return changed
     over = {"status": "failed", "error": dict(error), "finished_at": now}
-    changed = change(session, attempt, **off_worker(job, now), **NO_FLAGS, **over)
+    changed = change(session, attempt, **release_values(job, now), **NO_FLAGS, **over)
     data = {"status": "failed", "error": in_short(error)}
     events.record(session, job.id, "job.failed", str(error["message"]), level="error", data=data)
     return changed
@@ -140,7 +148,7 @@ def fail(session: Session, attempt: Attempt, error: Mapping[str, Any]) -> Job:
 
 def succeed(
     session: Session,
-    attempt: Attempt,
+    attempt: LeaseToken,
     *,
     result: Mapping[str, Any],
     artifacts: Sequence[NewArtifact],
@@ -151,11 +159,11 @@ def succeed(
     Raises ``Interrupted(Control.CANCEL)`` where a cancel was asked for before: then nothing of this
     unit of work may stay, and the worker calls :func:`cancelled` in the next one.
     """
-    job = hold(session, attempt)
+    job = lock_job(session, attempt)
     if job.cancel_requested:
         raise Interrupted(Control.CANCEL)
     now = utc_now(session)
-    values = off_worker(job, now) | NO_FLAGS
+    values = release_values(job, now) | NO_FLAGS
     values["progress"] = {**values["progress"], "fraction": 1.0, "eta_seconds": 0.0}
     values |= {"status": "succeeded", "result": {"model": model_id, **result}, "model_id": model_id}
     values |= {"finished_at": now, "error": None, "losses": 0}
@@ -174,7 +182,7 @@ def succeed(
             )
         )
     add_stored(session, job.project_id, sum(new.file.size_bytes for new in artifacts))
-    checkpoints.retire(session, attempt)
+    checkpoints.prune_checkpoints(session, attempt)
     changed = change(session, attempt, **values)
     events.record(session, job.id, "job.succeeded", "The student is ready.", data={"status": "succeeded"})
     return changed

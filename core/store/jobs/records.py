@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
@@ -14,13 +15,14 @@ from core.errors import FieldError, InvalidSpec, InvalidState, NotFound
 from core.ids import new_id
 from core.store import checkpoints, events, keys
 from core.store.db import utc_now
-from core.store.jobs.moves import lock, next_actions
-from core.store.jobs.rows import first_progress
+from core.store.events import TERMINAL_TYPES
+from core.store.jobs.actions import lock, next_actions
+from core.store.jobs.row_values import first_progress
 from core.store.keys import Caller
-from core.store.pages import Page, missing, newest_first, require_id
+from core.store.pagination import Page, missing, newest_first, require_id
 from core.store.quotas import add_stored
-from core.store.references import release
-from core.store.tables import Artifact, Dataset, Job, JobReference, Model
+from core.store.references import require_unreferenced
+from core.store.tables import TERMINAL, Artifact, Dataset, Event, Job, JobReference, Model
 
 # What a job may read, by the prefix of its id, and the status in which it can be read.
 _READABLE: dict[str, tuple[type[Dataset | Job | Model], str]] = {
@@ -99,7 +101,7 @@ def get_for(session: Session, who: Caller, job_id: str) -> Job:
 def _for_caller(dialect: str) -> Select[Job]:
     """Made once: to make such a statement takes longer than to ask it."""
     mine = (Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"))
-    return select(Job).where(*mine, keys.in_force(dialect))
+    return select(Job).where(*mine, keys.active(dialect))
 
 
 def list_jobs(
@@ -135,7 +137,7 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
         raise InvalidState(
             f"A job that is {job.status} cannot be deleted; cancel it first.", extra={"next_actions": next_actions(job)}
         )
-    release(session, job.id, "job's student")
+    require_unreferenced(session, job.id, "job's student")
     files_of_job = session.execute(select(Artifact.key, Artifact.size_bytes).where(Artifact.job_id == job.id)).all()
     checkpoint_files = checkpoints.files_of(session, job.id)
     keys = {key for key, _ in files_of_job} | {file.key for file in checkpoint_files}
@@ -189,3 +191,40 @@ def _pointers(spec: Mapping[str, Any], reference: str) -> list[str]:
     places = {pointer: model.get("weights") for pointer, model in models.items()}
     places |= {f"/method/{name}": value for name, value in spec.get("method", {}).items()}
     return [pointer for pointer, named in places.items() if named == reference]
+
+
+def jobs_by_status(session: Session) -> dict[str, int]:
+    """How many jobs there are of each status; every status is named."""
+    found = {row[0]: row[1] for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
+    return {status: found.get(status, 0) for status in ("queued", "running", "paused", *TERMINAL)}
+
+
+def waiting_uploads(session: Session) -> dict[str, int]:
+    """How many datasets and models are not ready yet."""
+    counts = {}
+    for what, table in (("datasets", Dataset), ("models", Model)):
+        waiting = select(func.count()).select_from(table).where(table.status == "processing")
+        counts[what] = session.scalars(waiting).one()
+    return counts
+
+
+_BEGINS = "job.started"
+_ENDS = frozenset({"job.queued", "job.paused", "worker.lost"}) | TERMINAL_TYPES
+
+
+def running_seconds(session: Session, job_id: str) -> float:
+    """The time that workers have had the job, all attempts together, up to now for one that runs.
+
+    Waits and pauses do not count. A worker that was lost had the job until that was noticed.
+    """
+    statement = select(Event.type, Event.created_at).where(Event.job_id == job_id, Event.type.in_({_BEGINS, *_ENDS}))
+    total, began = 0.0, None
+    for type_, moment in session.execute(statement.order_by(Event.seq)):
+        if began is not None:
+            total += _between(began, moment)
+        began = moment if type_ == _BEGINS else None
+    return total if began is None else total + _between(began, utc_now(session))
+
+
+def _between(began: datetime, ended: datetime) -> float:
+    return max(0.0, (ended - began).total_seconds())

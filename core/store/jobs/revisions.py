@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from core.errors import InvalidState
 from core.store import checkpoints
 from core.store.checkpoints import PUBLIC_TRACK
-from core.store.jobs.moves import lock, next_actions, queue_again, require_retry
-from core.store.jobs.rows import first_progress
+from core.store.jobs.actions import lock, next_actions, queue_again, require_retry
+from core.store.jobs.row_values import first_progress
 from core.store.tables import Job
 
 

@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, static_url
-from api.dashboard.session import COOKIE_NAME
-from core.faults import Cause
+from api.session_cookie import COOKIE_NAME
+from core.job_failure import FailureCause
 from core.store import jobs, keys
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
@@ -206,9 +206,9 @@ def test_a_failed_job_shows_what_would_help_and_does_it(browser, tenant, server,
         while (job := jobs.claim(session, worker_id="w", accelerator="cpu", lease_seconds=600)).id != job_id:
             pass  # another test's
         machine = {"memory_peak_bytes": 3 * 2**30, "device": None}
-        cause = Cause("out_of_memory", "too big", "capacity", log=["<i>the last line</i>"], machine=machine)
+        cause = FailureCause("out_of_memory", "too big", "capacity", log=["<i>the last line</i>"], machine=machine)
         error = cause.document(spec=job.spec, stage="distill", fraction=0.5)
-        jobs.fail(session, jobs.Attempt.of(job), error)
+        jobs.fail(session, jobs.LeaseToken.of(job), error)
 
     page = browser.get(f"/jobs/{job_id}").text
     assert "fault <code>capacity</code>" in page

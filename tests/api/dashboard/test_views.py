@@ -3,7 +3,7 @@ from typing import get_args
 import pytest
 
 from api.dashboard import views
-from api.jobs.schemas import JobStatus, Move
+from api.jobs.schemas import JobAction, JobStatus
 
 TEACHER = {"top1": 0.97, "top5": 0.99, "parameters": 11_000_000, "flops": 1e8, "size_bytes": 4e7, "latency_ms": 4.0}
 STUDENT = {"top1": 0.91, "top5": None, "parameters": 200_000, "flops": 1e7, "size_bytes": 8e5, "latency_ms": 5.0}
@@ -14,7 +14,7 @@ def verdicts(student, *teachers):
 
 
 def test_there_is_a_button_for_every_move_and_a_filter_for_every_status():
-    assert set(views.MOVES) == set(get_args(Move))
+    assert set(views.MOVES) == set(get_args(JobAction))
     assert set(views.STATUSES) == set(get_args(JobStatus))
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from api.jobs import service
-from core.queue import Hints
+from core.broker import Broker
 from core.spec import parse_job_spec
 from core.store import events, jobs
 from worker import inspector
@@ -200,7 +200,7 @@ class TestWithoutABroker:
         return answer, time.monotonic() - began, tenant
 
     def test_a_job_is_accepted_when_the_broker_is_gone(self, make_server, make_tenant, spec_of):
-        server = make_server(Hints("redis://127.0.0.1:1/0"))
+        server = make_server(Broker("redis://127.0.0.1:1/0"))
         answer, seconds, tenant = self._seconds_of_post(server, make_tenant, spec_of)
         with server.database.read() as session:
             job = jobs.get(session, tenant.project_id, answer.json()["id"])
@@ -213,7 +213,7 @@ class TestWithoutABroker:
         assert tenant.http.get("/v1/architectures").status_code == 503
 
     def test_a_job_is_accepted_when_the_broker_hangs(self, make_server, make_tenant, spec_of, valkey):
-        server = make_server(Hints(valkey.url), broker_url=valkey.url)
+        server = make_server(Broker(valkey.url), broker_url=valkey.url)
         valkey.freeze()
         answer, seconds, _ = self._seconds_of_post(server, make_tenant, spec_of)
         valkey.thaw()
@@ -222,7 +222,7 @@ class TestWithoutABroker:
         assert seconds < 3
 
     def test_static_checks_are_made_nevertheless(self, make_server, make_tenant, spec_of):
-        tenant = make_tenant(of=make_server(Hints("redis://127.0.0.1:1/0")))
+        tenant = make_tenant(of=make_server(Broker("redis://127.0.0.1:1/0")))
         spec = spec_of(tenant.ready_dataset())
 
         assert tenant.http.post("/v1/jobs", json=spec | {"epoch": 1}).status_code == 422
@@ -356,7 +356,7 @@ class TestEstimate:
             question = service.question(parse_job_spec(spec), facts, threads=tenant.server.settings.job_threads)
             told = inspector.answer("resolve", question)["ok"]["estimate"]["teacher_cache"]
             data = {"asked": told["asked"], "views": told["views"], "stopped": None}
-            events.append(session, attempt, "teacher.cached", "stored", data=data)
+            events.append(session, attempt, "teacher_cache.summary", "stored", data=data)
         tenant.succeed(attempt, tmp_path)
         other = {**spec, "method": {"name": "rkd"}}
 

@@ -12,15 +12,15 @@ import pytest
 
 from api.jobs import stream
 from api.jobs.stream import look
+from core.broker import Broker
 from core.errors import NotFound
-from core.queue import Hints
 from core.store import events, jobs, keys
 from core.store.db import DatabaseUnavailable
 
 
 @pytest.fixture(scope="module")
 def broker_server(make_server, module_valkey):
-    return make_server(Hints(module_valkey.url), broker_url=module_valkey.url)
+    return make_server(Broker(module_valkey.url), broker_url=module_valkey.url)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def read_stream(client, path, headers=None):
 def say(tenant, attempt, text):
     with tenant.database.write() as session:
         events.append(session, attempt, "test.said", text)
-    tenant.server.hints.changed(attempt.job_id)
+    tenant.server.hints.publish_job_change(attempt.job_id)
 
 
 class TestEventStream:
@@ -135,7 +135,7 @@ class TestEventStream:
             say(live, attempt, f"number {number}")
         with live.database.write() as session:
             jobs.fail(session, attempt, {"code": "test", "message": "over"})
-        live.server.hints.changed(attempt.job_id)
+        live.server.hints.publish_job_change(attempt.job_id)
         follower.join(10)
 
         assert not follower.is_alive()
@@ -180,7 +180,7 @@ class TestEventStream:
                 say(live, attempt, str(number))
             with live.database.write() as session:
                 jobs.fail(session, attempt, {"code": "test", "message": "over"})
-            live.server.hints.changed(attempt.job_id)
+            live.server.hints.publish_job_change(attempt.job_id)
             found = [future.result(20) for future in reading]
 
         assert found == [list(range(1, 34))] * 20
@@ -195,7 +195,7 @@ class TestWait:
             time.sleep(0.3)
             with live.database.write() as session:
                 jobs.fail(session, attempt, {"code": "test", "message": "over"})
-            live.server.hints.changed(attempt.job_id)
+            live.server.hints.publish_job_change(attempt.job_id)
             answer = waiting.result(20).json()
 
         assert (answer["status"], answer["error"]["code"]) == ("failed", "test")
@@ -240,7 +240,7 @@ class TestWait:
                 answered = sum(one.done() for one in waiting)
                 with live.database.write() as session:
                     jobs.fail(session, attempt, {"code": "test", "message": "over"})
-                live.server.hints.changed(attempt.job_id)
+                live.server.hints.publish_job_change(attempt.job_id)
                 return fine.status_code, answered, [(await one).json()["status"] for one in waiting]
 
         status, answered, answers = asyncio.run(wait_all())

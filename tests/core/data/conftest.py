@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from core.data.ingest.dataset import ingest_archive
+from core.ingest.dataset import ingest_archive
 
 # How long an example takes says more about the machine's other work than about the code.
 settings.register_profile("data", deadline=None)

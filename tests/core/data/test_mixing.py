@@ -129,9 +129,9 @@ def test_draws_of_a_sample_are_the_same_in_every_batch(seed, mixup, cutmix, prob
     whole = drawn(mixing, rows, num_samples=1000, height=height, width=width)
     some = drawn(mixing, rows[chosen], num_samples=1000, height=height, width=width)
 
-    position = {place: i for i, place in enumerate(whole.places.tolist())}
+    position = {place: i for i, place in enumerate(whole.indices.tolist())}
     expected = [position[i] for i in chosen.tolist() if i in position]
-    assert chosen[some.places].tolist() == [i for i in chosen.tolist() if i in position]
+    assert chosen[some.indices].tolist() == [i for i in chosen.tolist() if i in position]
     for name in ("partners", "boxes", "weights", "shares"):
         assert torch.equal(getattr(some, name), getattr(whole, name)[expected])
     assert np.all((whole.shares.numpy() >= 0) & (whole.shares.numpy() <= 1))

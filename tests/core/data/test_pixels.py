@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.data.pixels import Pixels, load_pixels, square
 from core.data.stored import StoredDataset
-from core.shared_folder import SharedFolder
+from core.system.disk_cache import DiskCache
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def small_disk(make_disk):
 
 def test_a_disk_that_another_one_fills_meanwhile_ends_no_process(stored, small_disk, monkeypatch):
     """There was room when it was looked at. A write to a mapped file that finds none would be a SIGBUS."""
-    monkeypatch.setattr(SharedFolder, "make_room", lambda *_: None)
+    monkeypatch.setattr(DiskCache, "make_room", lambda *_: None)
     process = multiprocessing.get_context("fork").Process(
         target=lambda: os._exit(0 if load_pixels(stored, "train", 64, small_disk / "cache").on_demand else 1)
     )

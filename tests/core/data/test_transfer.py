@@ -2,10 +2,10 @@
 
 import torch
 
-from core.data.transfer import sent
+from core.data.transfer import to_device
 
 
 def test_on_a_cpu_nothing_is_copied():
     tensor = torch.arange(3)
 
-    assert sent(tensor, torch.device("cpu")) is tensor
+    assert to_device(tensor, torch.device("cpu")) is tensor

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from core.data.pixels import Pixels
-from core.evaluate.embeddings import RULE, EmbeddingJudge, linear_probe, neighbours_votes
+from core.evaluate.embeddings import RULE, EmbeddingEvaluator, linear_probe, neighbours_votes
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
 
@@ -62,7 +62,7 @@ def judged(num_classes):
     labels = torch.tensor([0] * 30 + [1] * 30)
     train, test = Pixels(images, labels), Pixels(images[25:35], labels[25:35])
     built = BuiltModel(Mean(), "mean", {"num_classes": 0}, plain_preprocessing(image_size=4, channels=1))
-    judge = EmbeddingJudge(
+    judge = EmbeddingEvaluator(
         train=train, test=test, num_classes=num_classes, device=torch.device("cpu"), poll=lambda: None
     )
     return judge(built)
@@ -72,7 +72,7 @@ def test_a_network_without_a_classifier_is_judged_by_its_embeddings():
     found = judged(2)
 
     assert found.accuracy.top1 == 1.0
-    assert found.details == {"top1_is": RULE, "linear_probe_top1": 1.0}
+    assert found.details == {"top1_metric": RULE, "linear_probe_top1": 1.0}
 
 
 def test_without_labels_nothing_is_judged():

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from core.evaluate import count_flops
-from core.models.meta import build_on_meta
+from core.models.meta_device import build_on_meta
 
 
 def test_a_multiply_add_is_two_operations():

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from core.evaluate import agreement, evaluate_exported, measure_model, predict
-from core.models.build import Facts, build_student
-from core.models.forms import Form
+from core.models.build import InputInfo, build_student
+from core.models.student_variants import StudentVariant
 from core.models.weights import load_folder, save_folder
 from core.spec import StudentSpec
 
-FACTS = Facts(num_classes=3, channels=1, image_size=8)
+FACTS = InputInfo(num_classes=3, channels=1, image_size=8)
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def student():
     spec = StudentSpec(
         architecture="vit_tiny_patch16_224", arguments={"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
     )
-    return build_student(spec, shaping=lambda *_: Form("distilled"), facts=FACTS, image_size=8, models={})
+    return build_student(spec, variant_for=lambda *_: StudentVariant("distilled"), facts=FACTS, image_size=8, models={})
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.models.build import Facts, build_student
-from core.models.forms import Form
+from core.models.build import InputInfo, build_student
+from core.models.student_variants import StudentVariant
 from core.models.weights import save_folder
 from core.spec import JobSpec
 
@@ -46,8 +46,10 @@ def spec():
 @pytest.fixture
 def student(spec):
     torch.manual_seed(0)
-    facts = Facts(num_classes=3, channels=1, image_size=8)
-    return build_student(spec.student, shaping=lambda *_: Form("distilled"), facts=facts, image_size=8, models={})
+    facts = InputInfo(num_classes=3, channels=1, image_size=8)
+    return build_student(
+        spec.student, variant_for=lambda *_: StudentVariant("distilled"), facts=facts, image_size=8, models={}
+    )
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from core.fetch.connection import connect
 from core.fetch.download import Downloader, DownloadLimits
-from core.fetch.targets import Reach
+from core.fetch.targets import NetworkPolicy
 
 PUBLIC = "93.184.216.34"
 
@@ -59,7 +59,7 @@ def fetch(internet, authority, tls_server, tmp_path):
         server = tls_server(handle or (lambda *_: pytest.fail("nobody should connect")))
         internet.port = server.port
         downloader = Downloader(
-            reach=reach or Reach(),
+            reach=reach or NetworkPolicy(),
             limits=DownloadLimits(max_bytes=max_bytes, seconds=seconds, idle_seconds=idle_seconds),
             resolver=internet.resolve,
             connector=internet.connect,

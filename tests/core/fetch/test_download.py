@@ -10,8 +10,8 @@ import pytest
 
 from core.errors import PotstillError
 from core.fetch.connection import resolve
-from core.fetch.targets import Reach
-from core.refusals import DownloadFailed, DownloadTooLarge, UrlNotAllowed
+from core.fetch.targets import NetworkPolicy
+from core.ingest_errors import DownloadFailed, DownloadTooLarge, UrlNotAllowed
 
 URL = "https://files.example/pets.zip?signature=geheim"
 PUBLIC = "93.184.216.34"
@@ -375,11 +375,11 @@ def test_what_is_asked_on_the_way_may_end_it(fetch, what):
 def test_a_store_of_ones_own_is_reached_where_it_is_allowed(fetch, internet):
     internet.names["files.example"] = [["10.1.2.3"]]
 
-    assert fetch(URL, file_of(), reach=Reach.of(["10.1.0.0/16"]))[1] == len(BODY)
+    assert fetch(URL, file_of(), reach=NetworkPolicy.of(["10.1.0.0/16"]))[1] == len(BODY)
     assert internet.dialled == [("10.1.2.3", 443)]
 
 
 def test_another_port_is_reached_where_it_is_allowed(fetch, internet):
-    assert fetch("https://files.example:9000/a", file_of(), reach=Reach.of([], [9000]))[1] == len(BODY)
+    assert fetch("https://files.example:9000/a", file_of(), reach=NetworkPolicy.of([], [9000]))[1] == len(BODY)
     assert internet.dialled == [(PUBLIC, 9000)]
     assert b"Host: files.example:9000\r\n" in fetch.server.requests[0]

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.fetch.addresses import is_public
-from core.fetch.targets import Reach, Target, parse_target, require_admitted
-from core.refusals import UrlNotAllowed
+from core.fetch.targets import NetworkPolicy, Target, parse_target, require_admitted
+from core.ingest_errors import UrlNotAllowed
 
-ANYWHERE = Reach()
+ANYWHERE = NetworkPolicy()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_this_machine_and_its_network_are_refused_however_they_are_written(host)
 
 
 def test_what_the_operator_names_is_admitted():
-    reach = Reach.of(["store.internal", "10.1.0.0/16", "fd12::/16", "LOCALHOST"], [443, 9000])
+    reach = NetworkPolicy.of(["store.internal", "10.1.0.0/16", "fd12::/16", "LOCALHOST"], [443, 9000])
 
     for url in ("https://10.1.2.3:9000/", "https://[fd12::1]/", "https://[::ffff:10.1.2.3]/", "https://localhost/"):
         parse_target(url, reach)
@@ -109,7 +109,7 @@ def test_what_the_operator_names_is_admitted():
 )
 def test_a_setting_that_cannot_be_is_refused_at_the_start(entry):
     with pytest.raises(ValueError, match="neither a host name nor a network"):
-        Reach.of([entry])
+        NetworkPolicy.of([entry])
 
 
 def test_one_private_answer_is_enough_and_is_not_told():

@@ -6,19 +6,19 @@ import pytest
 import timm
 import torch
 
-from core.methods import Batch, Method, Moment, Room, Setting, build_method, student_form
-from core.models.anatomy import anatomy_of
+from core.methods import Batch, Method, MethodContext, StepContext, StepInfo, build_method, student_form
 from core.models.build import build_student
 from core.models.built import BuiltModel
+from core.models.structure import structure_of
 from core.models.taps import run_tapped
 from core.spec import METHODS, StudentSpec
-from core.spec.facts import Facts
+from core.spec.facts import InputInfo
 from core.teacher.frozen import FrozenTeacher
-from core.train.precision import Arithmetic
+from core.train.precision import ComputeConfig
 
 CPU = torch.device("cpu")
 SIZE = 16
-FACTS = Facts(num_classes=4, channels=1, image_size=SIZE)
+FACTS = InputInfo(num_classes=4, channels=1, image_size=SIZE)
 STUDENTS = {
     "transformer": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}),
     "cnn": ("resnet10t", {}),
@@ -45,11 +45,11 @@ class Lesson:
     teachers: list[FrozenTeacher]
 
     def room(self, moment=None):
-        return Room(self.ask, self.teachers, moment or Moment(step=3, total_steps=10, epoch=0.6, epochs=2))
+        return StepContext(self.ask, self.teachers, moment or StepInfo(step=3, total_steps=10, epoch=0.6, epochs=2))
 
     def ask(self, images):
         built = self.student
-        return run_tapped(built.module, built.preprocessing(images), self.method.student_wants)
+        return run_tapped(built.module, built.preprocessing(images), self.method.student_taps)
 
     def terms(self, batch, moment=None):
         """The terms of a step; every draw of it is seeded."""
@@ -84,19 +84,19 @@ def lesson():
 
         def shaping(asked, full):
             return student_form(
-                parameters, asked, full, image_size=SIZE, teachers=lambda: [anatomy_of(t) for t in built]
+                parameters, asked, full, image_size=SIZE, teachers=lambda: [structure_of(t) for t in built]
             )
 
         torch.manual_seed(0)
         spec = StudentSpec(architecture=architecture, arguments=arguments)
-        pupil = build_student(spec, shaping=shaping, facts=FACTS, image_size=SIZE, models={})
-        setting = Setting(
+        pupil = build_student(spec, variant_for=shaping, facts=FACTS, image_size=SIZE, models={})
+        setting = MethodContext(
             student=pupil, teachers=built, num_classes=4, num_samples=num_samples, batch_size=6, label_smoothing=0.0
         )
         torch.manual_seed(1)
         method = build_method(parameters, setting)
         method.prepare_student(pupil.module)
-        frozen = [FrozenTeacher(t, Arithmetic(CPU, "fp32"), method.asks) for t in built]
+        frozen = [FrozenTeacher(t, ComputeConfig(CPU, "fp32"), method.teacher_request) for t in built]
         return Lesson(method.train(), pupil, frozen)
 
     return make
@@ -149,7 +149,7 @@ def distilled_vit():
 @pytest.fixture
 def setting():
     """Two tiny ViTs, for methods that only look at logits."""
-    return Setting(
+    return MethodContext(
         student=model(*STUDENTS["transformer"]),
         teachers=(model(*TEACHERS["transformer"], seed=1),),
         num_classes=4,

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from core.data.pixels import Pixels
 from core.errors import InvalidSpec
 from core.losses import kd, noise_adaptation
-from core.methods import Setting, Sources, build_method
+from core.methods import ImageSources, MethodContext, build_method
 from core.methods.attention_probe import choose
-from core.models.taps import Wanted, run_tapped
+from core.models.taps import FeatureRequest, run_tapped
 from core.spec.methods.attention_probe import AttentionProbeParams
 
 START = {"pool": "ds_pool"}
@@ -30,12 +30,12 @@ def sources(tmp_path):
 
     def make(lesson, *, labels=None, pool=None):
         events = []
-        made = Sources(
+        made = ImageSources(
             train=pixels(30, seed=1, labels=labels),
-            pool=pool or pixels(40, seed=2),
+            unlabeled_pool=pool or pixels(40, seed=2),
             teachers=lesson.teachers,
             seed=3,
-            kept=tmp_path,
+            cache_dir=tmp_path,
             poll=lambda: None,
             event=lambda *told: events.append(told),
         )
@@ -50,7 +50,7 @@ def probing(lesson):
 
     def make(num_pool=40, **params):
         made = lesson("attention_probe", **params)
-        setting = Setting(
+        setting = MethodContext(
             student=made.student, teachers=[t.built for t in made.teachers], num_classes=4, num_pool=num_pool
         )
         parameters = AttentionProbeParams.model_validate({"name": "attention_probe", **START, **params})
@@ -65,7 +65,9 @@ def scores(teacher, images, *, blocks, confidence, attention):
     for image in images:
         with torch.no_grad():
             one = torch.from_numpy(image[None]).float() / 255
-            said = run_tapped(teacher.built.module, teacher.built.preprocessing(one), Wanted(attentions=tuple(blocks)))
+            said = run_tapped(
+                teacher.built.module, teacher.built.preprocessing(one), FeatureRequest(attentions=tuple(blocks))
+            )
         value = confidence * -math.log(said.logits.softmax(dim=1).max().item())
         for block in blocks:
             row = said.attentions[block].weights[0, 0, 0, 1:].tolist()
@@ -80,24 +82,24 @@ def test_the_lowest_scores_are_chosen(confidence, attention, probing, sources):
     given, _ = sources(made)
     theirs = made.method.pairs[0][1], made.method.pairs[1][1]
 
-    chosen = made.method.gather(given)
+    chosen = made.method.prepare_images(given)
 
     expected = scores(
-        made.teachers[0], given.pool.images, blocks=theirs, confidence=confidence, attention=attention
+        made.teachers[0], given.unlabeled_pool.images, blocks=theirs, confidence=confidence, attention=attention
     ).argsort()[:15]
     assert theirs == (1, 3)
-    assert chosen.places.tolist() == sorted(expected.tolist())
-    assert np.array_equal(chosen.batch(torch.tensor([2])).numpy()[0], given.pool.images[sorted(expected)[2]])
-    assert len(chosen) == made.method.num_gathered == 15
+    assert chosen.indices.tolist() == sorted(expected.tolist())
+    assert np.array_equal(chosen.batch(torch.tensor([2])).numpy()[0], given.unlabeled_pool.images[sorted(expected)[2]])
+    assert len(chosen) == made.method.num_images == 15
 
 
 def test_half_of_the_pool_is_chosen_and_labels_are_not_handed_on(probing, sources):
     made = probing()
     given, events = sources(made, pool=pixels(40, seed=2, labels=torch.arange(40) % 4))
 
-    chosen = made.method.gather(given)
+    chosen = made.method.prepare_images(given)
 
-    assert len(chosen) == made.method.num_gathered == 20
+    assert len(chosen) == made.method.num_images == 20
     assert chosen.labels.tolist() == [-1] * 20
     ((kind, _, data),) = events
     assert (kind, data["chosen"], data["pool"]) == ("pool.chosen", 20, 40)
@@ -106,12 +108,12 @@ def test_half_of_the_pool_is_chosen_and_labels_are_not_handed_on(probing, source
 def test_the_pool_is_looked_at_once(probing, sources):
     first, second = probing(), probing()
     given, _ = sources(first)
-    chosen = first.method.gather(given)
+    chosen = first.method.prepare_images(given)
     blind = replace(given, teachers=[None])
 
-    again = second.method.gather(blind)
+    again = second.method.prepare_images(blind)
 
-    assert again.places.tolist() == chosen.places.tolist()
+    assert again.indices.tolist() == chosen.indices.tolist()
     assert second.method.teacher_accuracy == first.method.teacher_accuracy
 
 
@@ -123,7 +125,7 @@ def test_the_teachers_accuracy_is_measured_where_there_are_labels(labelled, prob
         named = made.teachers[0](torch.from_numpy(images).float() / 255).logits.argmax(dim=1)
     given, _ = sources(made, labels=named if labelled else None)
 
-    made.method.gather(given)
+    made.method.prepare_images(given)
 
     assert made.method.teacher_accuracy == (0.99 if labelled else 0.8)
 
@@ -131,7 +133,7 @@ def test_the_teachers_accuracy_is_measured_where_there_are_labels(labelled, prob
 def test_a_given_accuracy_is_taken(probing, sources):
     made = probing(teacher_accuracy=0.6)
 
-    made.method.gather(sources(made)[0])
+    made.method.prepare_images(sources(made)[0])
 
     assert made.method.teacher_accuracy == 0.6
 

@@ -8,7 +8,7 @@ import torch
 from core.errors import InvalidSpec
 from core.losses import neuron_selectivity
 from core.methods import Outputs
-from core.models.taps import Feature, Wanted
+from core.models.taps import Feature, FeatureRequest
 
 ONE_PATCH = ("vit_tiny_patch16_224", {"patch_size": 16, "embed_dim": 8, "depth": 2, "num_heads": 2})
 
@@ -52,8 +52,8 @@ def test_selectivity_compares_channels_on_the_same_pairs(lesson, batch):
 def test_four_pairs_are_compared_by_themselves(lesson):
     method = lesson("attention_transfer").method
 
-    assert method.student_wants == Wanted(levels=(0, 1, 2, 3))
-    assert method.teacher_wants == Wanted(levels=(1, 2, 4, 5))
+    assert method.student_taps == FeatureRequest(levels=(0, 1, 2, 3))
+    assert method.teacher_taps == FeatureRequest(levels=(1, 2, 4, 5))
 
 
 def test_levels_of_one_position_say_nothing_and_are_left_out(lesson, batch):

@@ -6,7 +6,7 @@ from torch import nn
 
 from core.errors import InvalidSpec, SpecCannotRun
 from core.losses import co_advise
-from core.methods import Batch, Moment, Outputs
+from core.methods import Batch, Outputs, StepInfo
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_the_terms_are_those_of_the_authors_code(lesson, answers):
     (head, *tokens), teachers, batch = answers
     method = lesson("co_advise").method
 
-    terms = method.loss(batch, Outputs(head, tuple(tokens)), [Outputs(t) for t in teachers], Moment())
+    terms = method.loss(batch, Outputs(head, tuple(tokens)), [Outputs(t) for t in teachers], StepInfo())
 
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
         {"label": 3.541103646, "teacher_0": 3.187916476, "teacher_1": 3.041264254}, rel=1e-5
@@ -35,7 +35,7 @@ def test_the_terms_are_those_of_the_authors_code(lesson, answers):
 def test_each_term_teaches_its_own_head(lesson, answers):
     (head, *tokens), teachers, batch = answers
     method = lesson("co_advise").method
-    terms = method.loss(batch, Outputs(head, tuple(tokens)), [Outputs(t) for t in teachers], Moment())
+    terms = method.loss(batch, Outputs(head, tuple(tokens)), [Outputs(t) for t in teachers], StepInfo())
 
     for place, term in enumerate(terms.values()):
         slopes = torch.autograd.grad(term, (head, *tokens), allow_unused=True)
@@ -46,7 +46,7 @@ def test_weights_and_temperature_are_the_loss_functions(lesson, answers):
     (head, *tokens), teachers, batch = answers
     method = lesson("co_advise", temperature=2.0, teacher_weights=(0.5, 2.0), label_weight=0.0).method
 
-    terms = method.loss(batch, Outputs(head, tuple(tokens)), [Outputs(t) for t in teachers], Moment())
+    terms = method.loss(batch, Outputs(head, tuple(tokens)), [Outputs(t) for t in teachers], StepInfo())
 
     whole = co_advise(head, tokens, teachers, batch.labels, temperature=2.0, weights=(0.5, 2.0))
     label = nn.functional.cross_entropy(head, batch.labels)

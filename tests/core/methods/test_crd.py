@@ -67,7 +67,7 @@ def test_new_memories_hold_vectors_of_about_unit_length():
 def step(made, batch):
     terms = made.terms(batch)
     sum(terms.values()).backward()
-    made.method.after_step(made.student.module, made.room().moment)
+    made.method.after_step(made.student.module, made.room().info)
     return terms["contrast"].item()
 
 

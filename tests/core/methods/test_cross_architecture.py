@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.errors import InvalidSpec
-from core.methods import Moment
+from core.methods import StepInfo
 from core.models.align import resampled
 
 PLAIN = {"view_probability": 0.0, "dropout": 0.0, "teacher_share": 0.0}
@@ -75,7 +75,7 @@ def test_without_its_weight_there_is_no_discriminator(lesson, batch):
 
 def test_the_feature_terms_grow_with_the_warmup(lesson, batch):
     cold, warm = lesson("cross_architecture", warmup_epochs=2.0), lesson("cross_architecture")
-    moment = Moment(step=4, total_steps=10, epoch=0.8, epochs=2)
+    moment = StepInfo(step=4, total_steps=10, epoch=0.8, epochs=2)
 
     assert cold.terms(batch, moment)["projection"].item() == pytest.approx(
         0.5 * warm.terms(batch, moment)["projection"].item(), rel=1e-5

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from core.errors import InvalidSpec, SpecCannotRun
-from core.methods import Moment
+from core.methods import StepInfo
 from core.methods.cumulative_spatial import local_share
 from core.models.taps import Feature
 
@@ -38,7 +38,7 @@ def reference(made, batch, *, share, soft_at=None):
 def test_each_place_learns_the_mixture_of_its_own_and_the_global_prediction(kind, lesson, batch):
     made = lesson("cumulative_spatial", teachers=(WITH_A_MAP,), spatial_type=kind, weight=2.0, temperature=3.0)
 
-    terms = made.terms(batch, Moment(step=3, total_steps=10))
+    terms = made.terms(batch, StepInfo(step=3, total_steps=10))
 
     wanted = reference(made, batch, share=0.7, soft_at=3.0 if kind == "soft" else None)
     assert list(terms) == ["label", "distillation", "spatial"]

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 
 from core.data.pixels import Pixels
 from core.errors import InvalidSpec, SpecCannotRun
-from core.methods import Moment, Room, Sources
+from core.methods import ImageSources, StepContext, StepInfo
 from core.methods.dearkd import early_pairs
-from core.models.anatomy import examine
+from core.models.structure import inspect_structure
 from core.models.taps import Outputs
 
-FIRST, SECOND = Moment(step=2, total_steps=10), Moment(step=9, total_steps=10)
+FIRST, SECOND = StepInfo(step=2, total_steps=10), StepInfo(step=9, total_steps=10)
 
 
 def aligned(aligner, feature):
@@ -55,7 +55,7 @@ def test_the_first_stage_has_labels_decisions_and_early_maps(lesson, batch):
 def test_the_second_stage_has_labels_for_both_heads_and_asks_no_teacher(lesson, batch, logits):
     method = lesson("dearkd").method
 
-    terms = method.terms(batch, Room(lambda _images: Outputs(logits(1), (logits(2),)), [None], SECOND))
+    terms = method.terms(batch, StepContext(lambda _images: Outputs(logits(1), (logits(2),)), [None], SECOND))
 
     mean = (F.cross_entropy(logits(1), batch.labels) + F.cross_entropy(logits(2), batch.labels)) / 2
     assert list(terms) == ["label"]
@@ -66,7 +66,7 @@ def test_the_second_stage_has_labels_for_both_heads_and_asks_no_teacher(lesson, 
 def test_the_first_stage_is_a_share_of_the_training(step, count, lesson, batch):
     made = lesson("dearkd", first_stage=0.5)
 
-    assert len(made.terms(batch, Moment(step=step, total_steps=10))) == count
+    assert len(made.terms(batch, StepInfo(step=step, total_steps=10))) == count
 
 
 def test_early_maps_reach_early_blocks_alone(lesson, batch):
@@ -81,7 +81,7 @@ def test_early_maps_reach_early_blocks_alone(lesson, batch):
 
 
 def test_pairs_lie_in_a_third_of_the_blocks_and_half_of_the_stages():
-    vit, cnn = examine("vit_tiny_patch16_224", {}, 224), examine("resnet18", {}, 224)
+    vit, cnn = inspect_structure("vit_tiny_patch16_224", {}, 224), inspect_structure("resnet18", {}, 224)
 
     assert early_pairs(vit, cnn) == ((1, 1), (3, 2))
 
@@ -118,12 +118,12 @@ def test_without_batch_norms_there_is_no_training_without_data(lesson):
 
 
 def sources(made, folder, told=None):
-    return Sources(
+    return ImageSources(
         train=Pixels(np.zeros((7, 1, 16, 16), np.uint8), torch.arange(7) % 4),
-        pool=None,
+        unlabeled_pool=None,
         teachers=made.teachers,
         seed=3,
-        kept=folder,
+        cache_dir=folder,
         poll=lambda: None,
         event=lambda *said: None if told is None else told.append(said),
     )
@@ -132,18 +132,18 @@ def sources(made, folder, told=None):
 def test_real_pictures_are_used_where_nothing_else_is_asked_for(lesson, tmp_path):
     made = lesson("dearkd")
 
-    assert made.method.num_gathered is None
-    assert made.method.gather(sources(made, tmp_path)) is None
+    assert made.method.num_images is None
+    assert made.method.prepare_images(sources(made, tmp_path)) is None
 
 
 def test_pictures_are_made_once_from_the_teacher(lesson, tmp_path):
     made, told = lesson("dearkd", data_free=True, num_images=6, iterations=2), []
 
-    pixels = made.method.gather(sources(made, tmp_path, told))
-    again = made.method.gather(sources(made, tmp_path))
+    pixels = made.method.prepare_images(sources(made, tmp_path, told))
+    again = made.method.prepare_images(sources(made, tmp_path))
 
     assert (pixels.images.shape, pixels.images.dtype) == ((6, 1, 16, 16), np.uint8)
     assert pixels.labels.tolist() == [0, 1, 2, 3, 0, 1]
-    assert len(pixels) == made.method.num_gathered
+    assert len(pixels) == made.method.num_images
     assert np.array_equal(pixels.images, again.images)
     assert told[0][0] == "data.inversion"

@@ -7,7 +7,7 @@ from torch import nn
 
 from core.errors import SpecCannotRun
 from core.losses import deit
-from core.methods import Moment, Outputs, build_method
+from core.methods import Outputs, StepInfo, build_method
 from core.spec.methods.deit import DeitParams
 
 
@@ -15,7 +15,9 @@ from core.spec.methods.deit import DeitParams
 def test_the_terms_sum_up_to_the_loss_function(kind, setting, batch, logits):
     params = DeitParams(name="deit", distillation_type=kind, alpha=0.3, temperature=2.0, reduction="element")
 
-    terms = build_method(params, setting).loss(batch, Outputs(logits(1), (logits(2),)), [Outputs(logits(3))], Moment())
+    terms = build_method(params, setting).loss(
+        batch, Outputs(logits(1), (logits(2),)), [Outputs(logits(3))], StepInfo()
+    )
 
     base = F.cross_entropy(logits(1), batch.labels)
     whole = deit(
@@ -29,7 +31,7 @@ def test_labels_teach_the_class_head_and_the_teacher_the_token_head(setting, bat
     method = build_method(DeitParams(name="deit"), setting)
     class_logits, token_logits = logits(1).requires_grad_(), logits(2).requires_grad_()
 
-    terms = method.loss(batch, Outputs(class_logits, (token_logits,)), [Outputs(logits(3))], Moment())
+    terms = method.loss(batch, Outputs(class_logits, (token_logits,)), [Outputs(logits(3))], StepInfo())
 
     assert torch.autograd.grad(terms["label"], token_logits, allow_unused=True, retain_graph=True) == (None,)
     assert torch.autograd.grad(terms["distillation"], class_logits, allow_unused=True) == (None,)

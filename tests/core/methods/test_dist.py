@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.methods import Batch, Moment, Outputs, build_method
+from core.methods import Batch, Outputs, StepInfo, build_method
 from core.spec.methods.dist import DistParams
 
 
@@ -25,7 +25,7 @@ def test_dist_is_the_official_value(beta, gamma, expected, setting):
 
 
 def test_dist_has_the_papers_weights_for_small_images(setting, batch, logits):
-    terms = build(setting).loss(batch, Outputs(logits(1)), [Outputs(logits(2))], Moment())
+    terms = build(setting).loss(batch, Outputs(logits(1)), [Outputs(logits(2))], StepInfo())
 
     alike = build(setting, beta=2, gamma=2, temperature=4).distance(logits(1), logits(2), batch)
     assert terms["distillation"].item() == pytest.approx(alike.item(), rel=1e-6)

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from core.losses import decoupled, kd
-from core.methods import Batch, Moment, Outputs, build_method
+from core.methods import Batch, Outputs, StepInfo, build_method
 from core.spec.methods.dkd import DkdParams
 
-LATE = Moment(step=9, total_steps=10, epoch=9.0, epochs=10)
+LATE = StepInfo(step=9, total_steps=10, epoch=9.0, epochs=10)
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def test_dkd_takes_both_divergences_as_they_are_unless_asked_otherwise(setting, 
     ("given", "epochs", "expected"), [(None, 24, 0.25), (None, 240, 0.025), (4.0, 24, 0.125), (0, 24, 1)]
 )
 def test_the_distillation_grows_over_a_twelfth_of_the_training_or_as_asked(given, epochs, expected, setting):
-    moment = Moment(step=0, total_steps=2 * epochs, epoch=0.0, epochs=epochs)
+    moment = StepInfo(step=0, total_steps=2 * epochs, epoch=0.0, epochs=epochs)
 
     assert build(setting, warmup_epochs=given).warmup(moment) == pytest.approx(expected)
 
 
 def test_the_warm_up_ends(setting):
-    assert build(setting).warmup(Moment(step=4, total_steps=48, epoch=2.0, epochs=24)) == 1
+    assert build(setting).warmup(StepInfo(step=4, total_steps=48, epoch=2.0, epochs=24)) == 1
 
 
 def test_beta_above_the_teachers_doubt_listens_more_to_the_other_classes_than_kd(setting, batch, logits):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from core.errors import InvalidSpec
 from core.methods import Batch, build_method
 from core.methods.feature import ChannelStatistics
-from core.models.anatomy import anatomy_of
+from core.models.structure import structure_of
 from core.spec.methods.feature import FoundationParams
 
 
@@ -71,7 +71,7 @@ def test_statistics_stay_as_they_are_outside_of_training():
 
 def test_a_teacher_without_last_features_is_refused_and_told_the_fix(setting, monkeypatch):
     monkeypatch.setattr(
-        "core.methods.base.anatomy_of", lambda built: replace(anatomy_of(built), last=None, architecture="odd")
+        "core.methods.base.anatomy_of", lambda built: replace(structure_of(built), last=None, architecture="odd")
     )
 
     with pytest.raises(InvalidSpec, match="patch_weight"):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from core.errors import InvalidSpec
 from core.methods import Outputs
 from core.methods.fitnets import ConvolutionalRegressor
-from core.models.taps import Feature, Wanted
+from core.models.taps import Feature, FeatureRequest
 
 
 def tokens(picture):
@@ -68,8 +68,8 @@ def test_several_hints_are_averaged(lesson, batch):
         for (s, t), regressor in zip(made.method.pairs, made.method.regressors, strict=True)
     ]
 
-    assert made.method.student_wants == Wanted(levels=(0, 3))
-    assert made.method.teacher_wants == Wanted(levels=(1, 5))
+    assert made.method.student_taps == FeatureRequest(levels=(0, 3))
+    assert made.method.teacher_taps == FeatureRequest(levels=(1, 5))
     assert both == pytest.approx(sum(alone) / 2, rel=1e-5)
 
 

@@ -4,14 +4,14 @@ import pytest
 import torch.nn.functional as F
 
 from core.losses import kd
-from core.methods import Moment, Outputs, build_method
+from core.methods import Outputs, StepInfo, build_method
 from core.spec.methods.kd import KdParams
 
 
 def test_kd_weighs_labels_and_teacher_by_alpha(setting, batch, logits):
     method = build_method(KdParams(name="kd", temperature=2.0, alpha=0.7), setting)
 
-    terms = method.loss(batch, Outputs(logits(1)), [Outputs(logits(2))], Moment())
+    terms = method.loss(batch, Outputs(logits(1)), [Outputs(logits(2))], StepInfo())
 
     assert list(terms) == ["label", "distillation"]
     assert terms["label"].item() == pytest.approx(0.3 * F.cross_entropy(logits(1), batch.labels).item(), rel=1e-6)
@@ -23,6 +23,6 @@ def test_kd_weighs_labels_and_teacher_by_alpha(setting, batch, logits):
 def test_kd_of_a_student_that_agrees_leaves_the_labels_alone(setting, batch, logits):
     method = build_method(KdParams(name="kd"), setting)
 
-    terms = method.loss(batch, Outputs(logits(1)), [Outputs(logits(1))], Moment())
+    terms = method.loss(batch, Outputs(logits(1)), [Outputs(logits(1))], StepInfo())
 
     assert terms["distillation"].item() == pytest.approx(0.0, abs=1e-6)

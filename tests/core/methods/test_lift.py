@@ -7,7 +7,7 @@ import torch
 
 from core.errors import InvalidSpec
 from core.methods.lift import Lift, wide_heads
-from core.models.anatomy import anatomy_of
+from core.models.structure import structure_of
 from core.spec.methods.lift import LiftParams
 
 
@@ -16,7 +16,7 @@ def test_the_student_ends_at_the_teachers_width_and_keeps_that(form, argument, l
     built = lesson("lift", form=form).student
 
     assert (built.module.embed_dim, built.module.head.in_features) == (16, 24)
-    assert anatomy_of(built).last.width == 24
+    assert structure_of(built).last.width == 24
     assert built.arguments[argument] == 24
 
 
@@ -58,7 +58,7 @@ def test_the_last_tokens_teach_body_and_lift_but_not_the_head(lesson, batch):
 
 
 def test_a_wide_block_has_heads_of_the_students_size_where_that_divides(lesson):
-    student = anatomy_of(lesson("kd").student)  # heads of 8
+    student = structure_of(lesson("kd").student)  # heads of 8
 
     assert [wide_heads(student, width) for width in (24, 50, 7, 512)] == [3, 5, 1, 64]
 
@@ -72,7 +72,7 @@ def test_a_student_that_is_no_plain_vit_is_refused(lesson):
 
 def test_a_teacher_that_does_not_show_its_last_tokens_is_refused(lesson):
     made = lesson("kd")
-    student, teacher = anatomy_of(made.student), anatomy_of(made.teachers[0].built)
+    student, teacher = structure_of(made.student), structure_of(made.teachers[0].built)
 
     with pytest.raises(InvalidSpec, match="/teachers/0/architecture: lift compares the last tokens"):
-        Lift.form(LiftParams(name="lift"), student, [replace(teacher, last=None)])
+        Lift.student_variant(LiftParams(name="lift"), student, [replace(teacher, last=None)])

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from core.losses import decoupled, standardize
-from core.methods import Batch, Moment, Outputs, build_method
+from core.methods import Batch, Outputs, StepInfo, build_method
 from core.spec.methods.logit_standardization import LogitStandardizationParams
 
-LATE = Moment(step=9, total_steps=10, epoch=9.0, epochs=10)
+LATE = StepInfo(step=9, total_steps=10, epoch=9.0, epochs=10)
 
 
 def build(setting, **params):
@@ -55,6 +55,6 @@ def test_labels_weigh_as_in_the_official_recipe_of_the_base(base, given, expecte
 
 @pytest.mark.parametrize(("base", "expected"), [("kd", 1.0), ("dkd", 0.25)])
 def test_base_dkd_alone_is_warmed_up(base, expected, setting):
-    moment = Moment(step=0, total_steps=48, epoch=0.0, epochs=24)
+    moment = StepInfo(step=0, total_steps=48, epoch=0.0, epochs=24)
 
     assert build(setting, base=base).warmup(moment) == pytest.approx(expected)

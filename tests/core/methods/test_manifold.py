@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.errors import InvalidSpec
-from core.methods import Batch, Moment, Outputs
+from core.methods import Batch, Outputs, StepInfo
 from core.methods.manifold import both_ends
 from core.models.taps import Feature
 
@@ -35,7 +35,7 @@ def test_the_authors_recipe_gives_the_terms_of_the_authors_code(lesson):
     s0.requires_grad_()
 
     torch.manual_seed(123)
-    terms = method.loss(batch, tapped(mine, s0, s1), [tapped(theirs, t0, t1)], Moment())
+    terms = method.loss(batch, tapped(mine, s0, s1), [tapped(theirs, t0, t1)], StepInfo())
 
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
         {"distillation": 0.776041746, "sample": 0.015737647, "patch": 0.671711087, "random": 0.037032738}, rel=1e-5

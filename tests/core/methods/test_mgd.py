@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from core.methods.mgd import MaskedGenerator
-from core.models.taps import Wanted
+from core.models.taps import FeatureRequest
 
 
 def test_a_generator_gives_the_value_of_the_official_code(filled):
@@ -51,4 +51,4 @@ def test_the_last_levels_are_paired_and_a_larger_map_is_averaged(lesson, batch):
     own = nn.functional.adaptive_avg_pool2d(student.levels[3].map, guide.shape[2:])
     error = (generator.generate(generator.align(own)) - guide).square().sum().item()
     assert found == pytest.approx(7e-5 * error / len(guide), rel=1e-5)
-    assert lesson("mgd").method.teacher_wants == Wanted(levels=(5,))
+    assert lesson("mgd").method.teacher_taps == FeatureRequest(levels=(5,))

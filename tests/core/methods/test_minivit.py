@@ -5,9 +5,9 @@ import torch
 from pydantic import ValidationError
 
 from core.errors import InvalidSpec
-from core.methods import Batch, Moment, Outputs
+from core.methods import Batch, Outputs, StepInfo
 from core.methods.minivit import alike, num_prefixes
-from core.models.anatomy import anatomy_of
+from core.models.structure import structure_of
 from core.models.taps import Attention, Feature
 from core.spec.methods.minivit import MinivitParams
 
@@ -40,7 +40,7 @@ def test_relations_of_two_layers_give_the_value_of_the_authors_code(lesson, batc
         attentions = {i: Attention(*map(noised, qkv), heads=2, weights=None) for i, qkv in enumerate(layers)}
         return Outputs(torch.zeros(6, 4), attentions=attentions)
 
-    term = method.loss(batch, outputs(mine), [outputs(theirs)], Moment())["relation"]
+    term = method.loss(batch, outputs(mine), [outputs(theirs)], StepInfo())["relation"]
     slopes = torch.autograd.grad(term, (mine[0][0], mine[1][2]))
 
     assert term.item() == pytest.approx(2.321107388, rel=1e-5)
@@ -54,7 +54,7 @@ def test_soft_labels_are_the_authors_cross_entropy(temperature, value, lesson):
     method = lesson("minivit", temperature=temperature, relation_weight=0, hidden_weight=0).method
     batch = Batch(torch.zeros(4, 1, 16, 16), torch.zeros(4, dtype=torch.int64), torch.arange(4))
 
-    terms = method.loss(batch, Outputs(mine), [Outputs(theirs)], Moment())
+    terms = method.loss(batch, Outputs(mine), [Outputs(theirs)], StepInfo())
 
     assert {name: term.item() for name, term in terms.items()} == pytest.approx({"distillation": value}, rel=1e-5)
 
@@ -71,7 +71,7 @@ def test_hidden_states_are_compared_by_the_cosines_of_their_patches(lesson, batc
     def cosines(picture):
         return [[torch.cosine_similarity(a, b, dim=0) for b in picture] for a in picture]
 
-    term = method.loss(batch, outputs(mine), [outputs(theirs)], Moment())["hidden"]
+    term = method.loss(batch, outputs(mine), [outputs(theirs)], StepInfo())["hidden"]
 
     gaps = [
         (torch.tensor(cosines(one)) - torch.tensor(cosines(other))).square().mean()
@@ -123,7 +123,7 @@ def test_places_without_a_like_are_left_out():
 def test_prefix_tokens_are_counted_where_attention_sees_them(teacher, count, lesson):
     made = lesson("minivit", teachers=(teacher,), relation_weight=0, hidden_weight=0)
 
-    assert num_prefixes(anatomy_of(made.teachers[0].built)) == count
+    assert num_prefixes(structure_of(made.teachers[0].built)) == count
 
 
 @pytest.mark.parametrize("teacher", [CAIT, ONE_WINDOW])

@@ -81,7 +81,7 @@ def test_the_better_one_on_held_out_pictures_is_exported(lesson, student_says, p
     # Of 4 pictures the 3 at these places are held out; the first one's class would decide otherwise.
     pixels = Pixels(np.zeros((4, 1, 16, 16), np.uint8), torch.tensor([2, 2, 1]), np.array([1, 2, 3]))
 
-    finished = made.method.finished(made.student, pixels)
+    finished = made.method.finalize(made.student, pixels)
 
     assert finished.architecture == {"student": made.student.architecture, "peer": "resnet10t"}[exported]
     assert finished.module is (made.student.module if exported == "student" else made.method.peer)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from core.losses import normalized
-from core.methods import Batch, Moment, Outputs, build_method
+from core.methods import Batch, Outputs, StepInfo, build_method
 from core.spec.methods.nkd import NkdParams
 
 
@@ -22,7 +22,9 @@ def test_nkd_is_the_official_value(setting):
 
 
 def test_nkd_adds_its_terms_to_the_labels(setting, batch, logits):
-    terms = build(setting, weight=0.5, label_weight=2.0).loss(batch, Outputs(logits(1)), [Outputs(logits(2))], Moment())
+    terms = build(setting, weight=0.5, label_weight=2.0).loss(
+        batch, Outputs(logits(1)), [Outputs(logits(2))], StepInfo()
+    )
 
     expected = normalized(logits(1), logits(2), batch.labels, gamma=1.5, temperature=1.0)
     assert terms["distillation"].item() == pytest.approx(0.5 * expected.item(), rel=1e-6)

@@ -7,8 +7,8 @@ import torch
 
 from core.errors import InvalidSpec
 from core.losses import one_for_all
-from core.methods import Batch, Moment, build_method
-from core.models.exits import ConvExit, TokenExit
+from core.methods import Batch, StepInfo, build_method
+from core.models.early_exits import ConvExit, TokenExit
 from core.models.taps import Outputs
 from core.spec.methods.ofa import OfaParams
 
@@ -42,7 +42,7 @@ def test_each_exit_and_the_student_itself_answer_to_the_teacher(lesson, batch):
     student = made.ask(batch.images)
     teacher = made.teachers[0](batch.images).logits
 
-    terms = made.method.loss(batch, student, [Outputs(teacher)], Moment())
+    terms = made.method.loss(batch, student, [Outputs(teacher)], StepInfo())
 
     def distance(answer):
         return one_for_all(answer, teacher, batch.labels, epsilon=1.5, temperature=1.0).item()
@@ -60,7 +60,7 @@ def test_each_exit_and_the_student_itself_answer_to_the_teacher(lesson, batch):
 def test_a_vit_has_its_exits_at_the_papers_relative_depths(depth, stages, lesson):
     method = lesson("ofa", student=vit(depth)).method
 
-    assert method.stages == stages == method.student_wants.levels
+    assert method.stages == stages == method.student_taps.levels
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_the_student_keeps_nothing_of_the_exits(lesson, batch):
     made.terms(batch)
 
     assert set(made.student.module.state_dict()) == names
-    assert made.method.finished(made.student, None) is made.student
+    assert made.method.finalize(made.student, None) is made.student
     assert any(name.startswith("exits.") for name in made.method.state_dict())
 
 

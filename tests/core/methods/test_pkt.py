@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.methods import Outputs
-from core.models.taps import Wanted
+from core.models.taps import FeatureRequest
 
 
 def neighbours(rows):
@@ -35,6 +35,6 @@ def test_a_vit_learns_from_a_cnn_with_the_weight_of_the_literature(lesson, batch
     made = lesson("pkt", teachers=("cnn",))
     plain = lesson("pkt", teachers=("cnn",), weight=1.0)
 
-    assert made.method.student_wants == made.method.teacher_wants == Wanted(embedding=True)
+    assert made.method.student_taps == made.method.teacher_taps == FeatureRequest(embedding=True)
     assert not list(made.method.parameters())
     assert made.terms(batch)["neighbours"].item() == pytest.approx(30_000 * plain.terms(batch)["neighbours"].item())

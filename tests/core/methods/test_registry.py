@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from core.methods import Batch, Method, Moment, Outputs, implementation
+from core.methods import Batch, Method, Outputs, StepInfo, implementation
 from core.models.built import BuiltModel
 from core.spec import METHODS
 from core.teacher.layout import layout_of
@@ -24,8 +24,8 @@ class Silent:
 
 
 NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
-START = Moment(step=9, total_steps=10, epoch=1.8, epochs=2)
-BEGINNING = Moment(step=0, total_steps=10, epoch=0.0, epochs=2)
+START = StepInfo(step=9, total_steps=10, epoch=1.8, epochs=2)
+BEGINNING = StepInfo(step=0, total_steps=10, epoch=0.0, epochs=2)
 
 
 def gradients(lesson, batch, moment=START):
@@ -154,10 +154,10 @@ def test_whether_samples_are_compared_depends_on_the_parameters(name, params, pe
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_that_reads_answers_learns_the_same_from_stored_ones_and_asks_no_teacher(name, lesson, batch):
     made = lesson(name)
-    if not (made.method.reads_answers and made.teachers):
+    if not (made.method.cacheable and made.teachers):
         pytest.skip("its teachers are asked in every step")
     online = {name: term.item() for name, term in lesson(name).terms(batch, BEGINNING).items()}
-    layouts = [layout_of(t.built, made.method.asks, made.method.sparse_answers) for t in made.teachers]
+    layouts = [layout_of(t.built, made.method.teacher_request, made.method.top_k) for t in made.teachers]
     said = [layout.pack(t(batch.images)) for layout, t in zip(layouts, made.teachers, strict=True)]
 
     def stored(_batch):
@@ -173,9 +173,9 @@ def test_a_method_that_reads_answers_learns_the_same_from_stored_ones_and_asks_n
 @pytest.mark.parametrize("name", METHODS)
 def test_what_the_catalogue_says_of_a_methods_store_is_what_it_does(name, lesson):
     method, about = lesson(name).method, METHODS[name].params.about
-    stored = bool(method.reads_answers and about.needs.max_teachers != 0)
-    tapped = {word for word in ("levels", "last", "embedding", "attentions") if getattr(method.asks, word)}
-    logits = {"sparse logits" if method.sparse_answers else "logits"} if method.asks.logits else set()
+    stored = bool(method.cacheable and about.needs.max_teachers != 0)
+    tapped = {word for word in ("levels", "last", "embedding", "attentions") if getattr(method.teacher_request, word)}
+    logits = {"sparse logits" if method.top_k else "logits"} if method.teacher_request.logits else set()
 
     assert set(about.caches) >= (tapped | logits if stored else set())
     assert bool(about.caches) == stored

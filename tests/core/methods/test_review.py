@@ -5,7 +5,7 @@ import torch
 
 from core.errors import InvalidSpec
 from core.methods.review import Fusions
-from core.models.taps import Wanted
+from core.models.taps import FeatureRequest
 
 
 def test_the_fusions_give_the_value_of_the_official_code(filled):
@@ -41,8 +41,8 @@ def test_deep_features_reach_the_shallow_comparison():
 def test_four_levels_and_the_embedding_are_reviewed(lesson):
     method = lesson("review").method
 
-    assert method.student_wants == Wanted(levels=(0, 1, 2, 3), embedding=True)
-    assert method.teacher_wants == Wanted(levels=(1, 2, 4, 5), embedding=True)
+    assert method.student_taps == FeatureRequest(levels=(0, 1, 2, 3), embedding=True)
+    assert method.teacher_taps == FeatureRequest(levels=(1, 2, 4, 5), embedding=True)
 
 
 def test_the_chain_goes_from_the_deepest_level_whatever_the_order_of_the_pairs(lesson):

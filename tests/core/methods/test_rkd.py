@@ -5,7 +5,7 @@ import torch
 
 from core.losses import relational_angle, relational_distance
 from core.methods import Outputs
-from core.models.taps import Wanted
+from core.models.taps import FeatureRequest
 
 
 def embedded(rows):
@@ -50,6 +50,6 @@ def test_angles_are_taken_between_the_first_samples_alone(lesson, batch, embeddi
 def test_embeddings_of_a_vit_and_a_cnn_are_compared_as_they_are(lesson, batch):
     made = lesson("rkd", teachers=("cnn",))
 
-    assert made.method.student_wants == made.method.teacher_wants == Wanted(embedding=True)
+    assert made.method.student_taps == made.method.teacher_taps == FeatureRequest(embedding=True)
     assert not list(made.method.parameters())
     assert made.terms(batch)["angle"] > 0

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from core.errors import InvalidSpec
-from core.methods import Batch, Moment
+from core.methods import Batch, StepInfo
 
 ONE_BLOCK = ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2})
 TWELVE_BLOCKS = ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 16, "depth": 12, "num_heads": 2})
@@ -112,7 +112,7 @@ def test_the_average_follows_the_student_and_slows_down(lesson):
     with torch.no_grad():
         made.student.module.head.weight.add_(1.0)
 
-    made.method.after_step(made.student.module, Moment(step=500, total_steps=1000))
+    made.method.after_step(made.student.module, StepInfo(step=500, total_steps=1000))
 
     moved = average.network.head.weight - before
     assert average.kept(500, 1000) == pytest.approx(1 - 0.1 * (math.cos(math.pi / 2) + 1) / 2)

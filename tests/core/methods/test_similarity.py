@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.methods import Outputs
-from core.models.taps import Feature, Wanted
+from core.models.taps import Feature, FeatureRequest
 
 
 def literal(mine, guide):
@@ -26,7 +26,7 @@ def test_embeddings_are_compared_by_themselves(lesson, batch):
         batch, Outputs(torch.zeros(6, 4), embedding=mine), [Outputs(torch.zeros(6, 4), embedding=guide)]
     )
 
-    assert method.student_wants == method.teacher_wants == Wanted(embedding=True)
+    assert method.student_taps == method.teacher_taps == FeatureRequest(embedding=True)
     assert {n: t.item() for n, t in terms.items()} == {"similarity": pytest.approx(literal(mine, guide), rel=1e-4)}
 
 
@@ -41,7 +41,7 @@ def test_all_positions_of_the_last_features_are_compared_where_asked_for(lesson,
         [Outputs(torch.zeros(6, 4), last=Feature(guide, (1, 1)))],
     )
 
-    assert method.student_wants == method.teacher_wants == Wanted(last=True)
+    assert method.student_taps == method.teacher_taps == FeatureRequest(last=True)
     assert terms["similarity"].item() == pytest.approx(literal(mine, guide), rel=1e-4)
 
 

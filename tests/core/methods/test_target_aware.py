@@ -8,7 +8,7 @@ from core.errors import InvalidSpec
 from core.losses import target_aware
 from core.methods import Outputs
 from core.methods.target_aware import Embed
-from core.models.taps import Feature, Wanted
+from core.models.taps import Feature, FeatureRequest
 
 STUDENT = ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 6, "depth": 1, "num_heads": 2})
 TEACHER = ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2})
@@ -51,12 +51,12 @@ def test_embeddings_and_attention_give_the_value_of_the_authors_code(lesson, bat
 def test_the_last_features_of_both_are_read(lesson):
     method = lesson("target_aware").method
 
-    assert (method.student_wants, method.teacher_wants) == (Wanted(last=True), Wanted(last=True))
+    assert (method.student_taps, method.teacher_taps) == (FeatureRequest(last=True), FeatureRequest(last=True))
 
 
 def test_a_cnn_that_ends_in_one_pixel_is_read_where_it_still_has_places(lesson, batch):
     made = lesson("target_aware", teachers=("cnn",))
-    (level,) = made.method.teacher_wants.levels
+    (level,) = made.method.teacher_taps.levels
 
     assert made.teachers[0](batch.images).levels[level].grid == (2, 2)  # 16 pixels at a stride of 8
     assert made.terms(batch)["target_aware"].isfinite()
@@ -88,7 +88,7 @@ def test_large_maps_are_averaged_before_pixels_attend_to_pixels(lesson, batch):
 def test_pairs_of_levels_can_be_chosen(lesson, batch):
     made = lesson("target_aware", layers=[(1, 2), (3, 5)])
 
-    assert made.method.student_wants == Wanted(levels=(1, 3))
+    assert made.method.student_taps == FeatureRequest(levels=(1, 3))
     assert made.terms(batch)["target_aware"].isfinite()
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from core.errors import InvalidSpec
-from core.methods import Batch, Moment, Outputs, build_method
+from core.methods import Batch, Outputs, StepInfo, build_method
 from core.spec.methods.tinyvit import TinyvitParams
 
 
@@ -47,7 +47,7 @@ def test_labels_are_never_looked_at(setting, batch, logits):
     others = Batch(batch.images, torch.full_like(batch.labels, -1), batch.indices)
 
     with_labels, without = (
-        method.loss(seen, Outputs(logits(1)), [Outputs(logits(2))], Moment()) for seen in (batch, others)
+        method.loss(seen, Outputs(logits(1)), [Outputs(logits(2))], StepInfo()) for seen in (batch, others)
     )
 
     assert list(without) == ["distillation"]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from core.errors import InvalidSpec
 from core.evaluate.flops import count_flops
 from core.losses import kd
-from core.methods import Moment, Setting, build_method
+from core.methods import MethodContext, StepInfo, build_method
 from core.methods.base import Batch
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
@@ -23,7 +23,7 @@ def taught(made, batch, *, first=0, last=STEPS):
     """Steps of plain gradient descent, as the loop would take them."""
     for step in range(first, last):
         torch.manual_seed(step)
-        moment = Moment(step=step, total_steps=STEPS, epoch=step / 4, epochs=3)
+        moment = StepInfo(step=step, total_steps=STEPS, epoch=step / 4, epochs=3)
         terms = made.method.terms(batch, made.room(moment))
         parameters = list(made.student.module.parameters())
         for parameter in parameters:
@@ -49,7 +49,7 @@ def test_what_is_exported_meets_the_budget_and_answers_as_the_masked_student(bud
     masked = answers(made.student, batch)
     whole = timm.create_model("potstill_vit", **made.student.arguments).eval()
 
-    finished = made.method.finished(made.student, None)
+    finished = made.method.finalize(made.student, None)
 
     one = batch.images[:1]
     assert count_flops(finished.module, one) <= budget * count_flops(whole, one)
@@ -62,7 +62,7 @@ def test_what_is_exported_meets_the_budget_and_answers_as_the_masked_student(bud
 def test_each_part_can_be_pruned_alone(part, lesson, batch):
     made = taught(lesson("uvc", budget=0.85, prune=[part]), batch)
 
-    arguments = made.method.finished(made.student, None).arguments
+    arguments = made.method.finalize(made.student, None).arguments
 
     assert (arguments["depth"] < 4) == (part == "blocks")
     assert any(heads < 2 for heads in arguments["block_heads"]) == (part == "heads")
@@ -89,7 +89,7 @@ def test_while_it_warms_up_the_student_is_whole(lesson, batch):
     whole = timm.create_model("potstill_vit", **made.student.arguments)
     whole.load_state_dict(given)
 
-    made.method.terms(batch, made.room(Moment(step=0, total_steps=STEPS)))
+    made.method.terms(batch, made.room(StepInfo(step=0, total_steps=STEPS)))
 
     torch.testing.assert_close(answers(made.student, batch), answers(replace(made.student, module=whole), batch))
 
@@ -102,7 +102,7 @@ def test_the_terms_are_the_labels_and_the_divergence_from_the_given_student(less
             parameter.add_(0.05)
     student = answers(made.student, batch)
 
-    terms = made.terms(batch, Moment(step=5, total_steps=STEPS))
+    terms = made.terms(batch, StepInfo(step=5, total_steps=STEPS))
 
     assert list(terms) == ["label", "distillation"]
     assert terms["label"].item() == pytest.approx(0.7 * F.cross_entropy(student, batch.labels).item(), rel=1e-5)
@@ -114,7 +114,7 @@ def test_a_stopped_search_ends_with_the_budget_as_well(lesson, batch):
     made = taught(lesson("uvc", budget=0.5, search_share=0.9), batch, last=3)
     whole = count_flops(made.student.module.eval(), batch.images[:1])
 
-    finished = made.method.finished(made.student, None)
+    finished = made.method.finalize(made.student, None)
 
     assert count_flops(finished.module, batch.images[:1]) <= 0.5 * whole
 
@@ -173,7 +173,7 @@ def student(**form):
     ],
 )
 def test_what_cannot_be_pruned_is_refused(pointer, asked, more):
-    setting = Setting(**{"student": student(), "num_classes": 4, **more})
+    setting = MethodContext(**{"student": student(), "num_classes": 4, **more})
 
     with pytest.raises(InvalidSpec) as caught:
         build_method(UvcParams(name="uvc", **asked), setting)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.methods.vid import Prediction
-from core.models.taps import Wanted
+from core.models.taps import FeatureRequest
 
 
 def tokens(picture):
@@ -56,5 +56,5 @@ def test_the_pairs_predictions_are_summed_on_the_coarser_grid(lesson, batch):
 def test_four_pairs_are_compared_by_themselves(lesson):
     method = lesson("vid").method
 
-    assert method.student_wants == Wanted(levels=(0, 1, 2, 3))
-    assert method.teacher_wants == Wanted(levels=(1, 2, 4, 5))
+    assert method.student_taps == FeatureRequest(levels=(0, 1, 2, 3))
+    assert method.teacher_taps == FeatureRequest(levels=(1, 2, 4, 5))

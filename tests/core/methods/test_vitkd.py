@@ -7,7 +7,7 @@ from torch import nn
 from core.errors import InvalidSpec
 from core.methods import Outputs
 from core.methods.vitkd import TokenGenerator
-from core.models.taps import Feature, Wanted
+from core.models.taps import Feature, FeatureRequest
 
 STUDENT = ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 6, "depth": 2, "num_heads": 2})
 TEACHER = ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 9, "depth": 3, "num_heads": 3})
@@ -78,7 +78,7 @@ def test_a_teacher_of_one_block_and_a_coarser_grid_is_imitated_as_far_as_it_goes
 
     terms = made.terms(batch)
 
-    assert made.method.student_wants == made.method.teacher_wants == Wanted(levels=(0,), last=True)
+    assert made.method.student_taps == made.method.teacher_taps == FeatureRequest(levels=(0,), last=True)
     assert terms["imitation"] > 0
     assert terms["generation"] > 0
 
@@ -86,7 +86,7 @@ def test_a_teacher_of_one_block_and_a_coarser_grid_is_imitated_as_far_as_it_goes
 def test_the_imitated_blocks_can_be_chosen(lesson):
     method = lesson("vitkd", layers=[(1, 2), (2, 4)]).method
 
-    assert (method.student_wants.levels, method.teacher_wants.levels) == ((1, 2), (2, 4))
+    assert (method.student_taps.levels, method.teacher_taps.levels) == ((1, 2), (2, 4))
 
 
 def test_networks_with_stages_are_refused(lesson):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from core.methods import Batch, Moment, Outputs, build_method
+from core.methods import Batch, Outputs, StepInfo, build_method
 from core.spec.methods.wsld import WsldParams
 
 
@@ -27,7 +27,7 @@ def literal(student, teacher, label, temperature):
 
 
 def test_wsld_is_the_papers_formula(setting, batch, logits):
-    terms = build(setting).loss(batch, Outputs(logits(1)), [Outputs(logits(2))], Moment())
+    terms = build(setting).loss(batch, Outputs(logits(1)), [Outputs(logits(2))], StepInfo())
 
     rows = zip(logits(1).tolist(), logits(2).tolist(), batch.labels.tolist(), strict=True)
     expected = 2.25 * 4**2 * sum(literal(s, t, y, 4) for s, t, y in rows) / 6

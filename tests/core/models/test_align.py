@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.models.align import TokenProjector, coarser, resampled
+from core.models.align import TokenProjector, coarser, map_generator, resampled
 from core.models.taps import Feature
 
 
@@ -81,3 +81,16 @@ def test_a_projector_is_a_linear_layer_in_single_precision(dtype):
 
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, tokens.float() @ projector.linear.weight.T + projector.linear.bias)
+
+
+def test_a_map_keeps_its_shape_and_each_place_sees_its_neighbours():
+    picture = torch.randn(1, 3, 7, 7).requires_grad_()
+
+    made = map_generator(3)(picture)
+    (slope,) = torch.autograd.grad(made[0, :, 3, 3].sum(), picture)
+
+    seen = slope.abs().sum(dim=(0, 1)) > 0
+    assert made.shape == picture.shape
+    assert not seen[0].any()
+    assert not seen[6].any()
+    assert seen[1:6, 1:6].any(dim=0).all()

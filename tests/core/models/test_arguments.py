@@ -3,9 +3,9 @@ import pytest
 from core.errors import InvalidSpec
 from core.models.arguments import check_arguments, model_arguments, square_size
 from core.spec import ModelSpec
-from core.spec.facts import Facts
+from core.spec.facts import InputInfo
 
-FACTS = Facts(num_classes=7, channels=1, image_size=28)
+FACTS = InputInfo(num_classes=7, channels=1, image_size=28)
 
 
 def test_classes_and_channels_come_from_the_dataset_and_the_size_where_it_is_taken():

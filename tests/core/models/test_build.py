@@ -5,19 +5,19 @@ from safetensors.torch import save_file
 from timm.layers import DropPath
 
 from core.errors import InvalidSpec, SpecCannotRun, WeightsMismatch, WeightsUnavailable
-from core.models.build import Facts, accepts_drop_path, build_student, build_teacher
-from core.models.forms import Form
+from core.models.build import InputInfo, accepts_drop_path, build_student, build_teacher
 from core.models.preprocessing import plain_preprocessing
+from core.models.student_variants import StudentVariant
 from core.models.weights import save_folder
 from core.spec import StudentSpec, TeacherSpec
 
 
 def distilled(_architecture, _arguments):
     """What deit makes of a student."""
-    return Form("distilled")
+    return StudentVariant("distilled")
 
 
-FACTS = Facts(num_classes=10, channels=1, image_size=8)
+FACTS = InputInfo(num_classes=10, channels=1, image_size=8)
 VIT = "vit_tiny_patch16_224"
 
 
@@ -136,9 +136,9 @@ def test_a_student_goes_on_from_stored_weights(stored, tiny_vit):
 
 def test_stored_weights_are_adapted_to_another_dataset(stored):
     folder, module = stored
-    facts = Facts(num_classes=3, channels=3, image_size=16)
+    facts = InputInfo(num_classes=3, channels=3, image_size=16)
     spec = StudentSpec(architecture=VIT, weights="mdl_a")
-    built = build_student(spec, shaping=distilled, facts=facts, image_size=16, models={"mdl_a": folder})
+    built = build_student(spec, variant_for=distilled, facts=facts, image_size=16, models={"mdl_a": folder})
 
     assert built.architecture == "deit_tiny_distilled_patch16_224"
     assert built(torch.rand(2, 3, 16, 16)).shape == (2, 3)
@@ -177,7 +177,7 @@ def test_a_teacher_to_be_trained_is_built_from_the_dataset():
 
 def test_a_stored_teacher_keeps_its_own_form(stored):
     folder, module = stored
-    facts = Facts(num_classes=10, channels=3, image_size=64)
+    facts = InputInfo(num_classes=10, channels=3, image_size=64)
     spec = TeacherSpec(architecture=VIT, weights="mdl_a")
     built = build_teacher(spec, facts=facts, image_size=64, models={"mdl_a": folder})
     images = torch.rand(2, 3, 8, 8)
@@ -190,7 +190,7 @@ def test_a_stored_teacher_keeps_its_own_form(stored):
 def test_a_teacher_of_other_classes_is_refused_with_both_numbers(stored):
     spec = TeacherSpec(architecture=VIT, weights="mdl_a")
     with pytest.raises(SpecCannotRun, match=r"tells 10 classes apart and the dataset has 7"):
-        build_teacher(spec, facts=Facts(7, 1, 8), image_size=8, models={"mdl_a": stored[0]})
+        build_teacher(spec, facts=InputInfo(7, 1, 8), image_size=8, models={"mdl_a": stored[0]})
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def hub(tmp_path):
 def test_a_pretrained_teacher_comes_from_the_hub_as_it_was_published(hub):
     folder, model = hub
     spec = TeacherSpec(architecture="test_vit.r160_in1k", weights="pretrained")
-    built = build_teacher(spec, facts=Facts(1000, 1, 28), image_size=28, models={}, hub=folder)
+    built = build_teacher(spec, facts=InputInfo(1000, 1, 28), image_size=28, models={}, hub=folder)
     images = torch.rand(2, 3, 160, 160)
     mean, std = (torch.tensor(model.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
 
@@ -220,7 +220,7 @@ def test_a_pretrained_teacher_comes_from_the_hub_as_it_was_published(hub):
 def test_a_pretrained_student_gets_a_new_head_and_its_own_channels(hub):
     folder, model = hub
     spec = StudentSpec(architecture="test_vit", weights="pretrained")
-    built = build_student(spec, shaping=distilled, facts=FACTS, image_size=64, models={}, hub=folder)
+    built = build_student(spec, variant_for=distilled, facts=FACTS, image_size=64, models={}, hub=folder)
 
     assert built(torch.rand(2, 1, 64, 64)).shape == (2, 10)
     assert torch.equal(built.module.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)

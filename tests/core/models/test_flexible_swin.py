@@ -11,7 +11,7 @@ from core.export.onnx_file import export_onnx
 from core.models import catalog
 from core.models.built import BuiltModel
 from core.models.flexible_swin import adapt_swin_state, swin_twin
-from core.models.meta import build_on_meta, count_parameters
+from core.models.meta_device import build_on_meta, count_parameters
 from core.models.preprocessing import plain_preprocessing
 from core.models.weights import differences, load_folder, load_strictly, save_folder
 

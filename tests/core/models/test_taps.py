@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from core.models.taps import Attention, Feature, Outputs, Wanted, run_tapped
+from core.models.taps import Attention, Feature, FeatureRequest, Outputs, run_tapped
 from potstill_models.attention import SizedAttention
 
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}
@@ -71,11 +71,11 @@ def pictures(name):
 def everything(name):
     family = FAMILIES[name]
     levels, attentions = tuple(range(family.levels)), tuple(range(family.attentions))
-    return Wanted(levels=levels, last=True, embedding=True, attentions=attentions)
+    return FeatureRequest(levels=levels, last=True, embedding=True, attentions=attentions)
 
 
 def tap(name, **wanted):
-    return run_tapped(network(name), pictures(name), Wanted(**wanted) if wanted else everything(name))
+    return run_tapped(network(name), pictures(name), FeatureRequest(**wanted) if wanted else everything(name))
 
 
 def seen_by_hooks(name, *parts):
@@ -105,7 +105,7 @@ def test_taps_do_not_change_the_logits(name):
 @pytest.mark.parametrize("part", ["levels", "last", "embedding", "attentions"])
 def test_each_thing_can_be_wanted_alone(name, part):
     whole = everything(name)
-    wanted = Wanted(**{part: getattr(whole, part)})
+    wanted = FeatureRequest(**{part: getattr(whole, part)})
 
     found = run_tapped(network(name), pictures(name), wanted)
 
@@ -268,7 +268,7 @@ def test_attentions_with_normalised_queries_and_keys_are_right_as_well():
     outputs = []
     module.blocks[0].attn.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
 
-    seen = run_tapped(module, pictures("vit"), Wanted(attentions=(0,))).attentions[0]
+    seen = run_tapped(module, pictures("vit"), FeatureRequest(attentions=(0,))).attentions[0]
 
     value_BhTd = seen.value.unflatten(2, (2, -1)).transpose(1, 2)
     mixed = (seen.weights @ value_BhTd).transpose(1, 2).flatten(2)
@@ -285,7 +285,7 @@ def test_attentions_with_normalised_queries_and_keys_are_right_as_well():
 def test_weights_of_an_attention_that_adds_something_are_not_made_up(architecture):
     module = timm.create_model(architecture, num_classes=4, in_chans=1, **VIT).eval()
 
-    seen = run_tapped(module, pictures("vit"), Wanted(attentions=(0, 1, 2))).attentions
+    seen = run_tapped(module, pictures("vit"), FeatureRequest(attentions=(0, 1, 2))).attentions
 
     assert [attention.weights for attention in seen.values()] == [None] * 3
     assert all(attention.query.shape[-1] == 16 for attention in seen.values())
@@ -296,7 +296,7 @@ def test_values_narrower_than_queries_are_read_as_such():
     module = nn.Sequential(SizedAttention(16, head_dim=8, value_dims=(5, 2), qkv_bias=True))
     tokens = torch.randn(2, 6, 16)
 
-    seen = run_tapped(module, tokens, Wanted(attentions=(0,))).attentions[0]
+    seen = run_tapped(module, tokens, FeatureRequest(attentions=(0,))).attentions[0]
 
     _, key_BhTd, _ = module[0].split(tokens)
     assert [tensor.shape[-1] for tensor in seen.qkv] == [16, 16, 7]
@@ -366,10 +366,10 @@ def test_batch_statistics_are_updated_once():
 @pytest.mark.parametrize(
     ("module", "wanted", "words"),
     [
-        (nn.Flatten(), Wanted(levels=(0,)), "Flatten does not give its features by level"),
-        (nn.Flatten(), Wanted(last=True), "Flatten does not give its features by level"),
-        (network("vit"), Wanted(attentions=(0, 3)), "no readable attention 3"),
-        (network("resnet"), Wanted(attentions=(0,)), "no readable attention 0"),
+        (nn.Flatten(), FeatureRequest(levels=(0,)), "Flatten does not give its features by level"),
+        (nn.Flatten(), FeatureRequest(last=True), "Flatten does not give its features by level"),
+        (network("vit"), FeatureRequest(attentions=(0, 3)), "no readable attention 3"),
+        (network("resnet"), FeatureRequest(attentions=(0,)), "no readable attention 0"),
     ],
 )
 def test_what_a_network_has_not_got_is_refused(module, wanted, words):
@@ -380,14 +380,14 @@ def test_what_a_network_has_not_got_is_refused(module, wanted, words):
 def test_a_headless_network_has_no_embedding_to_read():
     headless = timm.create_model("vit_tiny_patch16_224", num_classes=0, in_chans=1, **VIT).eval()
 
-    found = run_tapped(headless, pictures("vit"), Wanted(embedding=True))
+    found = run_tapped(headless, pictures("vit"), FeatureRequest(embedding=True))
 
     torch.testing.assert_close(found.embedding, found.logits)
 
 
 def test_nothing_wanted_is_a_plain_run():
-    assert not Wanted()
-    assert run_tapped(nn.Flatten(), torch.ones(1, 2, 2), Wanted()).logits.equal(torch.ones(1, 4))
+    assert not FeatureRequest()
+    assert run_tapped(nn.Flatten(), torch.ones(1, 2, 2), FeatureRequest()).logits.equal(torch.ones(1, 4))
 
 
 @every_family

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.errors import InvalidSpec, UnsupportedMedia, WeightsMismatch
-from core.models.distilled import distilled_twin
-from core.models.header import read_facts
+from core.models.distilled_vit import distilled_twin
 from core.models.preprocessing import Preprocessing, plain_preprocessing
+from core.models.safetensors_header import read_model_info
 from core.models.weights import check_upload, load_folder, save_folder
 from core.spec.facts import Normalization
 
@@ -44,7 +44,7 @@ def test_timm_opens_the_folder_as_it_is(tmp_path, arguments, kind):
 
     assert opened.pretrained_cfg["input_size"] == (1, 8, 8)
     assert torch.equal(module(images), opened(images))
-    assert read_facts(tmp_path).parameters == sum(p.numel() for p in opened.parameters())
+    assert read_model_info(tmp_path).parameters == sum(p.numel() for p in opened.parameters())
     assert opened.pretrained_cfg["label_names"] == list(CLASSES)
 
 
@@ -84,7 +84,7 @@ def test_the_drop_rate_of_the_training_is_not_in_the_config(tmp_path, arguments)
 
 def test_facts_are_read_without_loading(tmp_path, arguments):
     saved(tmp_path, VIT, arguments)
-    facts = read_facts(tmp_path)
+    facts = read_model_info(tmp_path)
 
     assert (facts.architecture, facts.arguments, facts.num_classes) == (VIT, arguments, 3)
     assert (facts.channels, facts.image_size, facts.classes) == (1, 8, CLASSES)
@@ -130,7 +130,7 @@ def test_an_upload_becomes_a_stored_model(tmp_path, upload, tiny_vit):
     facts = checked(tmp_path, **tiny_vit, img_size=16, num_classes=3, normalization=statistics, classes=CLASSES)
     built = load_folder(tmp_path / "model")
 
-    assert facts == read_facts(tmp_path / "model")
+    assert facts == read_model_info(tmp_path / "model")
     assert (facts.image_size, facts.channels, facts.num_classes, facts.classes) == (16, 3, 3, CLASSES)
     assert built.preprocessing == Preprocessing(16, 3, statistics.mean, statistics.std)
     images = torch.randn(2, 3, 16, 16)

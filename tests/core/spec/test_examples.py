@@ -4,7 +4,7 @@ import pytest
 
 from core.spec import METHODS, parse_job_spec
 from core.spec.examples import example_job, example_student, example_teacher, teachers_of
-from core.spec.methods import Needs
+from core.spec.methods import Requirements
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -31,11 +31,11 @@ def test_families_can_be_chosen():
 @pytest.mark.parametrize(
     ("needs", "families"),
     [
-        (Needs(), ("transformer",)),
-        (Needs(max_teachers=0), ()),
-        (Needs(min_teachers=0, teacher=()), ()),
-        (Needs(teacher_families=("cnn",)), ("cnn",)),
-        (Needs(min_teachers=2, max_teachers=None), ("transformer", "cnn")),
+        (Requirements(), ("transformer",)),
+        (Requirements(max_teachers=0), ()),
+        (Requirements(min_teachers=0, teacher=()), ()),
+        (Requirements(teacher_families=("cnn",)), ("cnn",)),
+        (Requirements(min_teachers=2, max_teachers=None), ("transformer", "cnn")),
     ],
 )
 def test_teachers_are_as_few_and_as_unlike_as_a_method_takes(needs, families):

@@ -4,7 +4,7 @@ import pytest
 
 from core.errors import InvalidSpec
 from core.spec import parse_job_spec
-from core.spec.revision import Restart, changes, restart, revised
+from core.spec.revision import RestartScope, apply_patch, changes, restart
 
 SPEC = parse_job_spec(
     {
@@ -27,7 +27,7 @@ def taught(**training):
 
 
 def restarted(patch):
-    return restart(SPEC, revised(SPEC, patch).model_dump(mode="json"))
+    return restart(SPEC, apply_patch(SPEC, patch).model_dump(mode="json"))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def restarted(patch):
 )
 def test_what_makes_a_job_this_job_cannot_be_changed(patch, pointer):
     with pytest.raises(InvalidSpec) as refused:
-        revised(SPEC, patch)
+        apply_patch(SPEC, patch)
 
     assert pointer in [error.pointer for error in refused.value.errors]
     assert "A retry may change name, metadata" in refused.value.detail
@@ -61,14 +61,14 @@ def test_what_makes_a_job_this_job_cannot_be_changed(patch, pointer):
 )
 def test_a_change_is_checked_as_a_new_spec_is(patch, pointer):
     with pytest.raises(InvalidSpec) as refused:
-        revised(SPEC, patch)
+        apply_patch(SPEC, patch)
 
     assert [error.pointer for error in refused.value.errors] == [pointer]
 
 
 def test_null_brings_a_default_back():
-    assert revised(SPEC, {"training": {"batch_size": None}}).training.batch_size == 128
-    assert revised(SPEC, {"resources": {"max_seconds": None}}).resources.max_seconds is None
+    assert apply_patch(SPEC, {"training": {"batch_size": None}}).training.batch_size == 128
+    assert apply_patch(SPEC, {"resources": {"max_seconds": None}}).resources.max_seconds is None
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_what_no_bit_depends_on_lets_a_job_go_on(patch):
     ],
 )
 def test_what_makes_other_bits_begins_the_student_anew_and_leaves_its_teachers(patch):
-    assert restarted(patch) == Restart(student=True)
+    assert restarted(patch) == RestartScope(student=True)
 
 
 @pytest.mark.parametrize("patch", [taught(learning_rate=1e-4), {"resources": {"threads": 1}}])
@@ -111,7 +111,7 @@ def test_what_a_teacher_depends_on_begins_both_anew(patch):
 def test_changes_are_told_in_words():
     patch = {"training": {"batch_size": 64, "learning_rate": 0.0005}, "resources": {"max_seconds": 60}, "export": []}
 
-    assert changes(SPEC, revised(SPEC, patch).model_dump(mode="json")) == [
+    assert changes(SPEC, apply_patch(SPEC, patch).model_dump(mode="json")) == [
         "training.batch_size 128 → 64",
         "training.learning_rate 0.001 → 0.0005",
         "export",

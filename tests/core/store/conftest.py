@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from core.store import datasets, intake, jobs, projects
-from core.store.artifacts import StoredFile
+from core.store import datasets, ingest_leases, jobs, projects
+from core.store.artifact_store import StoredFile
 from core.store.db import Database, make_engine, migrate
 from core.store.tables import Base
 from tests.core.store.content import CONTENT
@@ -95,7 +95,7 @@ class World:
     def ready_dataset(self, project=None):
         project = project or self.project
         made = self.do(datasets.create, project, name="digits", source={"type": "builtin", "name": "digits"})
-        holding = intake.Holding.of(self.do(datasets.claim, worker_id="w", lease_seconds=60))
+        holding = ingest_leases.IngestLeaseToken.of(self.do(datasets.claim, worker_id="w", lease_seconds=60))
         self.do(
             datasets.ready,
             holding,
@@ -130,7 +130,7 @@ class World:
     def attempt(self, **options):
         """A new job that runs."""
         self.job(**options)
-        return jobs.Attempt.of(self.claim())
+        return jobs.LeaseToken.of(self.claim())
 
     def lose(self, worker="w", max_losses=3):
         return self.do(jobs.expire_leases, max_losses, worker_id=worker)

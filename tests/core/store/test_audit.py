@@ -9,7 +9,7 @@ from core.errors import InvalidRequest
 from core.store import audit
 from core.store.db import utc_now
 from core.store.keys import Caller
-from core.store.owners import AuditEntry
+from core.store.project_tables import AuditEntry
 
 
 @pytest.fixture

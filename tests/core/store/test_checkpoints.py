@@ -4,7 +4,7 @@ import pytest
 
 from core.errors import NotFound
 from core.store import checkpoints, jobs
-from core.store.jobs import Attempt
+from core.store.jobs import LeaseToken
 
 
 def listed(world, job_id):
@@ -87,9 +87,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(world):
 def test_a_later_attempt_finds_what_an_earlier_one_saved(world):
     attempt = world.attempt()
     world.checkpoint(attempt, 10)
-    world.do(jobs.hand_back, attempt)
+    world.do(jobs.release, attempt)
 
-    again = Attempt.of(world.claim())
+    again = LeaseToken.of(world.claim())
 
     assert [(one.step, one.attempt) for one in world.ask(checkpoints.newest, again)] == [(10, 1)]
 

@@ -4,7 +4,7 @@ import pytest
 
 from core.errors import NotFound
 from core.store import datasets
-from core.store.intake import Holding
+from core.store.ingest_leases import IngestLeaseToken
 
 
 def test_a_ready_dataset_has_its_facts(world):
@@ -17,7 +17,7 @@ def test_a_ready_dataset_has_its_facts(world):
 
 def test_an_unlabelled_dataset_has_no_classes(world):
     made = world.do(datasets.create, world.project, name="u", source={})
-    holding = Holding.of(world.do(datasets.claim, worker_id="w", lease_seconds=60))
+    holding = IngestLeaseToken.of(world.do(datasets.claim, worker_id="w", lease_seconds=60))
     facts = {"splits": {"train": {"num_samples": 1}}, "channels": 3, "image_size": 8, "fingerprint": "f"}
     rejected = [{"path": "a.png", "reason": "broken"}]
     world.do(

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from core.errors import Unavailable
 from core.store import projects
 from core.store.db import Database, DatabaseUnavailable, make_engine, utc_now
-from core.store.owners import Project
+from core.store.project_tables import Project
 
 
 def test_what_is_written_is_read(world):

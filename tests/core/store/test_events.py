@@ -4,7 +4,7 @@ import contextlib
 import threading
 
 from core.store import events, jobs
-from core.store.jobs import Attempt
+from core.store.jobs import LeaseToken
 
 
 def seqs(world, job_id):
@@ -89,8 +89,8 @@ def test_somebody_elses_log_is_empty(world, stranger):
 
 def test_the_log_of_a_second_attempt_goes_on_counting(world):
     attempt = world.attempt()
-    world.do(jobs.hand_back, attempt)
-    world.do(events.append, Attempt.of(world.claim()), "note", "again")
+    world.do(jobs.release, attempt)
+    world.do(events.append, LeaseToken.of(world.claim()), "note", "again")
 
     log = world.ask(events.list_events, world.project, attempt.job_id).items
     assert [(e.seq, e.attempt) for e in log] == [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.store import jobs, metrics
-from core.store.jobs import Attempt
+from core.store.jobs import LeaseToken
 from core.store.metrics import thin
 
 
@@ -48,8 +48,8 @@ def test_a_resume_forgets_what_lies_beyond_its_checkpoint(world):
     attempt = world.attempt()
     names = ("train/loss", "eval/top1", "teacher/0/loss", "teacher/10/loss")
     world.do(metrics.insert, attempt, [(name, step, 0.0) for name in names for step in (0, 5, 6)])
-    world.do(jobs.hand_back, attempt)
-    again = Attempt.of(world.claim())
+    world.do(jobs.release, attempt)
+    again = LeaseToken.of(world.claim())
 
     world.do(metrics.drop_after, again, 5)
     steps = {name: [step for step, _ in series] for name, series in points(world, attempt.job_id).items()}

@@ -3,11 +3,11 @@
 import pytest
 
 from core.errors import NotFound
-from core.spec.facts import ModelFacts
+from core.spec.facts import ModelInfo
 from core.store import models
-from core.store.intake import Holding
+from core.store.ingest_leases import IngestLeaseToken
 
-FACTS = ModelFacts(
+FACTS = ModelInfo(
     architecture="vit",
     arguments={"depth": 1, "num_classes": 2},
     num_classes=2,
@@ -35,7 +35,7 @@ def upload(world):
 
 def test_a_checked_model_knows_its_facts(world):
     made = upload(world)
-    holding = Holding.of(world.do(models.claim, worker_id="w", lease_seconds=60))
+    holding = IngestLeaseToken.of(world.do(models.claim, worker_id="w", lease_seconds=60))
     world.do(models.ready, holding, files=[world.file()], facts=FACTS)
 
     found = world.ask(models.get, world.project, made.id)

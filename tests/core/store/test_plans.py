@@ -9,9 +9,9 @@ from sqlalchemy import event, text
 from benchmarks import growth_rows
 from benchmarks.growth_rows import SMALL, job_id, project_id
 from core.settings import Settings
-from core.store import audit, checkpoints, events, idempotency, jobs, metrics, overview, quotas, workers
+from core.store import audit, checkpoints, events, idempotency, jobs, metrics, quotas, workers
 from core.store.db import Database, make_engine, migrate
-from core.store.jobs import Attempt
+from core.store.jobs import LeaseToken, records
 
 BIG = (
     "jobs",
@@ -77,7 +77,7 @@ def nodes(plan):
 
 
 def attempt_of(session):
-    return Attempt.of(jobs.get(session, project_of(session), RUNNING))
+    return LeaseToken.of(jobs.get(session, project_of(session), RUNNING))
 
 
 def project_of(session):
@@ -92,7 +92,7 @@ HOT = {
     "waiting": jobs.waiting,
     "claimable": jobs.claimable,
     "expire leases": lambda s: jobs.expire_leases(s, 3),
-    "beat": lambda s: jobs.beat(s, attempt_of(s), 60),
+    "beat": lambda s: jobs.renew_lease(s, attempt_of(s), 60),
     "log": lambda s: events.list_events(s, MINE, job_id(1), limit=20),
     "place in the log": lambda s: events.seq_of(s, MINE, job_id(1), "evt_x"),
     "write to the log": lambda s: events.append(s, attempt_of(s), "note", "n"),
@@ -102,7 +102,7 @@ HOT = {
     "long series": lambda s: metrics.series(s, MINE, job_id(1), max_points=500),
     "checkpoints": lambda s: checkpoints.list_checkpoints(s, MINE, job_id(1)),
     "old idempotency keys": lambda s: idempotency.expire(s, 24),
-    "count by status": overview.jobs_by_status,
+    "count by status": records.jobs_by_status,
     "room for a job": lambda s: quotas.require_job(s, MINE, Settings(quota_jobs=100_000, quota_stored_bytes=1)),
     "unfinished jobs": lambda s: quotas.unfinished(s, MINE),
     "count stored bytes": lambda s: quotas.recount(s, MINE),

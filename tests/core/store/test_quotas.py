@@ -6,13 +6,13 @@ import pytest
 
 from core.errors import QuotaExceeded
 from core.settings import Settings
-from core.spec.facts import ModelFacts
-from core.store import datasets, intake, jobs, models, projects, quotas
-from core.store.artifacts import StoredFile
+from core.spec.facts import ModelInfo
+from core.store import datasets, ingest_leases, jobs, models, projects, quotas
+from core.store.artifact_store import StoredFile
 from core.store.jobs import NewArtifact
-from core.store.owners import Project, ProjectUsage
+from core.store.project_tables import Project, ProjectUsage
 
-FACTS = ModelFacts(
+FACTS = ModelInfo(
     architecture="vit", arguments={}, num_classes=2, channels=1, image_size=8, parameters=1, size_bytes=40
 )
 UPLOAD = {"name": "u", "source": {"type": "file"}, "upload_key": "uploads/x/file"}
@@ -42,7 +42,7 @@ def test_a_dataset_counts_from_the_moment_it_is_sent(world):
     sent = world.do(datasets.create, world.project, **UPLOAD, size_bytes=500)
     assert stored(world) == before + 500
 
-    holding = intake.Holding.of(world.do(datasets.claim, worker_id="w", lease_seconds=60))
+    holding = ingest_leases.IngestLeaseToken.of(world.do(datasets.claim, worker_id="w", lease_seconds=60))
     facts = {"num_classes": None, "classes": None, "channels": 1, "image_size": 8, "fingerprint": "0" * 64}
     world.do(datasets.ready, holding, files=[], splits={}, size_bytes=300, **facts)
     assert stored(world) == before + 300
@@ -58,9 +58,9 @@ def test_what_failed_its_checks_counts_no_more(world):
     assert stored(world) == before + 550
 
     error = {"code": "dataset_rejected", "message": "no"}
-    holding = intake.Holding.of(world.do(datasets.claim, worker_id="w", lease_seconds=60))
+    holding = ingest_leases.IngestLeaseToken.of(world.do(datasets.claim, worker_id="w", lease_seconds=60))
     world.do(datasets.fail, holding, error)
-    holding = intake.Holding.of(world.do(models.claim, worker_id="w", lease_seconds=60))
+    holding = ingest_leases.IngestLeaseToken.of(world.do(models.claim, worker_id="w", lease_seconds=60))
     world.do(models.fail, holding, error)
 
     assert stored(world) == before
@@ -69,7 +69,7 @@ def test_what_failed_its_checks_counts_no_more(world):
 def test_a_model_counts_as_it_is_stored(world):
     before = stored(world)
     made = world.do(models.create, world.project, **MODEL, size_bytes=50)
-    holding = intake.Holding.of(world.do(models.claim, worker_id="w", lease_seconds=60))
+    holding = ingest_leases.IngestLeaseToken.of(world.do(models.claim, worker_id="w", lease_seconds=60))
     world.do(models.ready, holding, files=[], facts=FACTS)
     assert stored(world) == before + 40
 

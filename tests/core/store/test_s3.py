@@ -7,10 +7,10 @@ import pytest
 from obstore.store import S3Store
 
 from core.errors import StorageFailed
-from core.faultpoints import Fault, arm
-from core.store.artifacts import StoredFile
-from core.store.place import open_store
+from core.store.artifact_store import StoredFile
 from core.store.s3 import S3ArtifactStore
+from core.store.storage_url import open_store
+from core.system.fault_injection import Fault, arm
 from tests.core.store.content import CONTENT, DIGEST, KEY
 
 

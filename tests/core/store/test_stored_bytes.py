@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from core.store import checkpoints, datasets, jobs, models, quotas
-from core.store.artifacts import StoredFile
-from core.store.jobs import Attempt, NewArtifact, Revision
-from core.store.owners import ProjectUsage
+from core.store.artifact_store import StoredFile
+from core.store.jobs import LeaseToken, NewArtifact, Revision
+from core.store.project_tables import ProjectUsage
 from core.store.tables import Artifact, Checkpoint, Dataset, Model
 from tests.core.store.test_quotas import FACTS
 
@@ -58,13 +58,13 @@ class Lives:
         ]
         step = job.checkpoint_step + number % 2  # the same again, or further
         more = {"step": step, "epoch": 0, "files": files, "keep": number % 5 == 0}
-        self.world.do(checkpoints.save, Attempt.of(job), track=track, **more)
+        self.world.do(checkpoints.save, LeaseToken.of(job), track=track, **more)
 
     def discard(self, number):
         job = self.some(number, "running")
-        newest = job and self.world.ask(checkpoints.newest, Attempt.of(job))
+        newest = job and self.world.ask(checkpoints.newest, LeaseToken.of(job))
         if newest:
-            self.world.do(checkpoints.discard, Attempt.of(job), newest[number % len(newest)].id)
+            self.world.do(checkpoints.discard, LeaseToken.of(job), newest[number % len(newest)].id)
 
     def succeed(self, number):
         job = self.some(number, "running")
@@ -74,15 +74,15 @@ class Lives:
         files = [StoredFile(key, size, "0" * 64) for key, size in zip(keys, (40, number), strict=True)]
 
         def end(session):
-            student = models.create_student(session, Attempt.of(job), name="s", facts=FACTS, files=files)
+            student = models.create_student(session, LeaseToken.of(job), name="s", facts=FACTS, files=files)
             new = [NewArtifact(file.name, "application/octet-stream", file) for file in files]
-            jobs.succeed(session, Attempt.of(job), result={}, artifacts=new, model_id=student.id)
+            jobs.succeed(session, LeaseToken.of(job), result={}, artifacts=new, model_id=student.id)
 
         self.world.do(end)
 
     def fail(self, number):
         if job := self.some(number, "running"):
-            self.world.do(jobs.fail, Attempt.of(job), {"code": "x", "message": "x"})
+            self.world.do(jobs.fail, LeaseToken.of(job), {"code": "x", "message": "x"})
 
     def lose(self, number):
         self.world.lose()

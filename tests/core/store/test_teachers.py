@@ -1,7 +1,9 @@
 """Trained teachers are found again by their recipe."""
 
-from core.store import projects, teachers
-from core.store.jobs import Attempt
+import pytest
+
+from core.store import events, jobs, projects, teachers
+from core.store.jobs import LeaseToken
 
 
 def test_a_teacher_is_found_by_every_later_job(world, stranger):
@@ -38,7 +40,7 @@ def test_a_teacher_of_another_project_is_not_touched(world):
     other = world.do(projects.create, "other").id
     theirs = world.attempt(project=other, dataset=world.ready_dataset(other))
     world.do(teachers.keep, theirs, "r", [world.file()])
-    mine = Attempt.of(world.claim()) if world.job() else None
+    mine = LeaseToken.of(world.claim()) if world.job() else None
     world.do(teachers.forget, mine, "r")
 
     assert world.ask(teachers.known, other, "r") is True
@@ -49,3 +51,49 @@ def test_unused_teachers_are_pruned(world):
 
     assert world.do(teachers.prune, 1) == 0
     assert world.do(teachers.prune, -1) == 1
+
+
+WHOLE = {"asked": "a", "views": 4, "stopped": None}
+
+
+@pytest.fixture
+def told(world):
+    """Makes a job that told what it asked; its dataset."""
+
+    def make(data, *, succeeds=True, **options):
+        attempt = world.attempt(**options)
+        world.do(events.append, attempt, "teacher_cache.summary", "some views", data=data)
+        if succeeds:
+            world.do(jobs.succeed, attempt, result={}, artifacts=[], model_id=None)
+        return world.get(attempt.job_id).dataset_id
+
+    return make
+
+
+def known(world, dataset, *, project=None, question="a", views=4):
+    return world.ask(teachers.has_cached_outputs, project or world.project, dataset, asked=question, views=views)
+
+
+def test_what_a_job_stored_is_known_to_the_next_one(world, told):
+    dataset = told(WHOLE)
+
+    assert known(world, dataset)
+    assert known(world, dataset, views=3)
+    assert not known(world, dataset, views=5)
+    assert not known(world, dataset, question="b")
+    assert not known(world, "ds_other")
+
+
+@pytest.mark.parametrize("data", [{**WHOLE, "stopped": "the disk is full"}, {**WHOLE, "views": 2}, {"hits": 1}, {}])
+def test_what_was_not_stored_whole_is_no_hit(world, told, data):
+    assert not known(world, told(data))
+
+
+def test_a_job_that_did_not_succeed_is_no_hit(world, told):
+    assert not known(world, told(WHOLE, succeeds=False))
+
+
+def test_what_another_project_asked_stays_its_own(world, told, stranger):
+    dataset = told(WHOLE)
+
+    assert not known(world, dataset, project=stranger)

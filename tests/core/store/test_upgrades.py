@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import inspect
 
 from api.datasets.service import dataset_out
-from api.jobs.service import artifact_out, checkpoint_out, event_out, job_out
+from api.jobs.service import artifact_out, checkpoint_out, event_out, to_job_out
 from api.models.service import model_out
 from core.store import checkpoints, datasets, events, idempotency, jobs, keys, metrics, models, workers
 from core.store.db import Database, make_engine, migrate
-from core.store.jobs import Attempt
-from core.store.named import named_files
+from core.store.garbage import referenced_files
+from core.store.jobs import LeaseToken
 from core.store.schema import MIGRATIONS, is_current
 
 RELEASES = sorted(path.stem for path in (Path(__file__).parent / "releases").glob("*.sql"))
@@ -104,7 +104,7 @@ def beside(opened):
 
 def assert_readable(service):
     """All that the project has is shown as this version shows it."""
-    found = [job_out(job) for job in service.jobs()]
+    found = [to_job_out(job) for job in service.jobs()]
     succeeded = service.job("succeeded")
     log = service.do(events.list_events, service.project, succeeded.id).items
     (series,) = service.do(metrics.series, service.project, succeeded.id, max_points=8)
@@ -136,7 +136,7 @@ def assert_works(service):
     service.do(jobs.resume, service.project, service.job("paused").id)
     done = set()
     while (job := service.do(jobs.claim, worker_id="w", accelerator="cpu", lease_seconds=60)) is not None:
-        attempt = Attempt.of(job)
+        attempt = LeaseToken.of(job)
         assert service.do(checkpoints.newest, attempt)[0].step == 5
         service.do(metrics.insert, attempt, [("train/loss", step, 0.5) for step in range(6, 10)])
         service.do(jobs.succeed, attempt, result={}, artifacts=[])
@@ -170,7 +170,7 @@ def test_jobs_of_the_release_before_are_finished_after_the_upgrade(upgraded):
 
 
 def test_an_upgrade_keeps_every_named_file_and_every_process(upgraded):
-    named = upgraded.do(named_files)
+    named = upgraded.do(referenced_files)
 
     assert len(named) == 1 + 1 + 2 + 1 + 5 * 2, "a dataset, an upload, a student, its weights, five checkpoints"
     assert [worker.role for worker in upgraded.do(workers.list_workers, alive_seconds=1e9)] == ["worker"]

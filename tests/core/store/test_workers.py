@@ -9,7 +9,7 @@ def hello(world, worker_id="wrk_1", **options):
 
 def test_a_worker_says_hello_beats_and_says_goodbye(world):
     hello(world, accelerator="cpu", device="2 cores", details={"version": "1"})
-    assert world.do(workers.beat, "wrk_1", job_id="job_1") is True
+    assert world.do(workers.record_heartbeat, "wrk_1", job_id="job_1") is True
 
     (found,) = world.ask(workers.list_workers, alive_seconds=60)
     assert (found.id, found.accelerator, found.job_id, found.details) == ("wrk_1", "cpu", "job_1", {"version": "1"})
@@ -29,7 +29,7 @@ def test_saying_hello_again_is_fine(world):
 
 
 def test_an_unknown_worker_is_told_to_register(world):
-    assert world.do(workers.beat, "wrk_x") is False
+    assert world.do(workers.record_heartbeat, "wrk_x") is False
 
 
 def test_the_silent_are_forgotten(world):

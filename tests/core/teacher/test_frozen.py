@@ -5,9 +5,9 @@ import torch
 
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
-from core.models.taps import Wanted
+from core.models.taps import FeatureRequest
 from core.teacher.frozen import FrozenTeacher
-from core.train.precision import Arithmetic
+from core.train.precision import ComputeConfig
 
 CPU = torch.device("cpu")
 ARGUMENTS = {"num_classes": 4, "in_chans": 3}
@@ -21,7 +21,7 @@ def resnet():
 
 def test_a_teacher_brings_its_own_size_channels_and_evaluation_mode():
     built = resnet()
-    teacher = FrozenTeacher(built, Arithmetic(CPU, "fp32"))
+    teacher = FrozenTeacher(built, ComputeConfig(CPU, "fp32"))
     pictures = torch.rand(5, 1, 8, 8)
 
     outputs = teacher(pictures)
@@ -33,7 +33,7 @@ def test_a_teacher_brings_its_own_size_channels_and_evaluation_mode():
 
 def test_its_answers_can_be_used_by_autograd_and_its_weights_do_not_learn():
     built = resnet()
-    teacher = FrozenTeacher(built, Arithmetic(CPU, "fp32"))
+    teacher = FrozenTeacher(built, ComputeConfig(CPU, "fp32"))
     student = torch.zeros(2, 4, requires_grad=True)
 
     ((student - teacher(torch.rand(2, 3, 8, 8)).logits) ** 2).sum().backward()
@@ -43,13 +43,13 @@ def test_its_answers_can_be_used_by_autograd_and_its_weights_do_not_learn():
 
 
 def test_in_bf16_the_logits_are_still_float32():
-    teacher = FrozenTeacher(resnet(), Arithmetic(CPU, "bf16"))
+    teacher = FrozenTeacher(resnet(), ComputeConfig(CPU, "bf16"))
 
     assert teacher.logits(torch.rand(2, 3, 8, 8)).dtype == torch.float32
 
 
 def test_an_answer_does_not_depend_on_how_pictures_lie_in_memory():
-    teacher = FrozenTeacher(resnet(), Arithmetic(CPU, "fp32"), Wanted(levels=(2,)))
+    teacher = FrozenTeacher(resnet(), ComputeConfig(CPU, "fp32"), FeatureRequest(levels=(2,)))
     pictures = torch.rand(3, 3, 8, 8)
 
     one, other = teacher(pictures), teacher(pictures.contiguous(memory_format=torch.channels_last))

@@ -6,8 +6,8 @@ import torch
 
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
-from core.models.taps import Attention, Feature, Outputs, Wanted, run_tapped
-from core.teacher.layout import Layout, lay_out, layout_of, row_bytes
+from core.models.taps import Attention, Feature, FeatureRequest, Outputs, run_tapped
+from core.teacher.layout import Layout, layout_for, layout_of, row_bytes
 
 VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 3, "in_chans": 1}
 SWIN = {"img_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 2}
@@ -31,7 +31,7 @@ def said_by(name, wanted, count=5):
 @pytest.mark.parametrize("logits", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_everything_that_can_be_tapped_comes_back(name, logits):
-    wanted = Wanted(levels=(0, 1), last=True, embedding=True, attentions=NETWORKS[name][3], logits=logits)
+    wanted = FeatureRequest(levels=(0, 1), last=True, embedding=True, attentions=NETWORKS[name][3], logits=logits)
     said, layout = said_by(name, wanted)
     rows = layout.pack(said)
 
@@ -55,7 +55,7 @@ def test_everything_that_can_be_tapped_comes_back(name, logits):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_rows_of_some_pictures_are_what_was_said_of_them(name):
-    wanted = Wanted(levels=(1,), attentions=NETWORKS[name][3])
+    wanted = FeatureRequest(levels=(1,), attentions=NETWORKS[name][3])
     said, layout = said_by(name, wanted)
 
     some = layout.unpack(layout.pack(said)[[3, 1]])
@@ -69,7 +69,7 @@ def test_the_rows_of_some_pictures_are_what_was_said_of_them(name):
 
 def test_features_beyond_half_precision_become_the_largest_number():
     template = Outputs(torch.empty(2, 1, device="meta"), last=Feature(torch.empty(2, 1, 2, device="meta"), (1, 1)))
-    layout = Layout(Wanted(last=True), template, None)
+    layout = Layout(FeatureRequest(last=True), template, None)
 
     said = Outputs(torch.tensor([[1e9]]), last=Feature(torch.tensor([[[-1e9, 2.0]]]), (1, 1)))
 
@@ -77,7 +77,9 @@ def test_features_beyond_half_precision_become_the_largest_number():
 
 
 def test_attentions_of_the_same_network_with_other_taps_are_another_question():
-    words = [lay_out(*NETWORKS["vit"][:3], Wanted(levels=levels)).words() for levels in ((0,), (1,), (0, 1))]
+    words = [
+        layout_for(*NETWORKS["vit"][:3], FeatureRequest(levels=levels)).key_fields() for levels in ((0,), (1,), (0, 1))
+    ]
 
     assert len({str(one) for one in words}) == 3
     assert isinstance(Attention, type)
@@ -87,7 +89,7 @@ def test_attentions_of_the_same_network_with_other_taps_are_another_question():
 
 
 def sparse(num_classes, kept):
-    return lay_out("any", {"num_classes": num_classes}, 8, Wanted(), kept)
+    return layout_for("any", {"num_classes": num_classes}, 8, FeatureRequest(), kept)
 
 
 @pytest.mark.parametrize(("num_classes", "kept", "width"), [(1000, 100, 201), (21_841, 100, 201), (100_000, 10, 31)])
@@ -109,7 +111,7 @@ def test_the_likeliest_classes_and_the_mass_of_the_rest_come_back(num_classes, k
 
 
 def test_all_logits_are_kept_where_that_takes_no_more():
-    assert sparse(10, 9).likeliest is None
+    assert sparse(10, 9).top_k is None
     assert sparse(10, 9).width == 10
-    assert sparse(100, 49).likeliest == 49
-    assert sparse(100, 50).likeliest is None
+    assert sparse(100, 49).top_k == 49
+    assert sparse(100, 50).top_k is None

@@ -8,15 +8,15 @@ import timm
 import torch
 
 from core.data.pixels import Pixels
-from core.local import FolderReporter
-from core.methods import Setting, build_method
+from core.local_reporter import FolderReporter
+from core.methods import MethodContext, build_method
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
 from core.reporting import Control
 from core.spec import METHODS, TrainingSpec
-from core.train.feed import Feed
-from core.train.loop import Task
-from core.train.precision import Arithmetic
+from core.train.loader import BatchLoader
+from core.train.precision import ComputeConfig
+from core.train.trainer import TrainingSetup
 
 CPU = torch.device("cpu")
 
@@ -120,13 +120,13 @@ def task(pixels, vit):
 
     def make(training, *, student=None, method="scratch", teachers=(), pixels=pixels, **params):
         student = student or vit()
-        setting = Setting(
+        setting = MethodContext(
             student=student,
             teachers=[student] * len(teachers),
             num_classes=4,
             label_smoothing=training.label_smoothing,
         )
-        feed = Feed(
+        feed = BatchLoader(
             pixels,
             batch_size=training.batch_size,
             augmentation=training.augmentation,
@@ -134,13 +134,13 @@ def task(pixels, vit):
             seed=training.seed,
             device=CPU,
         )
-        return Task(
+        return TrainingSetup(
             training=training,
             student=student,
             method=build_method(METHODS[method].params(name=method, **params), setting),
             teachers=teachers,
-            feed=feed,
-            arithmetic=Arithmetic(CPU, "fp32"),
+            loader=feed,
+            compute=ComputeConfig(CPU, "fp32"),
             ema=training.ema,
         )
 

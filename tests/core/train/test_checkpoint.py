@@ -8,10 +8,10 @@ from core.errors import StorageFailed
 from core.methods import Outputs
 from core.reporting import Control, Interrupted
 from core.train.checkpoint import read_checkpoint, write_checkpoint
-from core.train.loop import Stepper, Trainer
-from core.train.record import Span, Track
+from core.train.progress import ProgressRange, Track
+from core.train.trainer import Trainer, TrainStep
 
-TRACK = Track(name="distill", series="train", span=Span(0.0, 1.0))
+TRACK = Track(name="distill", series="train", span=ProgressRange(0.0, 1.0))
 
 
 def state(stepper):
@@ -34,17 +34,17 @@ def assert_same(left, right):
 @pytest.mark.parametrize("augmentation", ["none", "strong"])
 def test_ten_steps_are_five_a_reload_and_five(ema, augmentation, task, training, tmp_path):
     block = training(ema=ema, augmentation=augmentation)
-    calm, first, second = (Stepper(task(block)) for _ in range(3))
+    calm, first, second = (TrainStep(task(block)) for _ in range(3))
     for step in range(10):
-        calm.take(step)
+        calm.run(step)
     for step in range(5):
-        first.take(step)
+        first.run(step)
 
     write_checkpoint(tmp_path / "five", first.trained, step=5)
     torch.manual_seed(12345)  # whatever happened in between
     done = read_checkpoint(tmp_path / "five", second.trained)
     for step in range(done, 10):
-        second.take(step)
+        second.run(step)
 
     assert done == 5
     assert_same(state(second), state(calm))
@@ -88,8 +88,8 @@ def test_metrics_of_steps_that_come_again_are_told_once(task, training, remember
 
 
 def test_a_checkpoints_model_is_what_would_be_exported(task, training, tmp_path):
-    stepper = Stepper(task(training(ema=0.9)))
-    stepper.take(0)
+    stepper = TrainStep(task(training(ema=0.9)))
+    stepper.run(0)
 
     write_checkpoint(tmp_path / "one", stepper.trained, step=1)
 
@@ -99,7 +99,7 @@ def test_a_checkpoints_model_is_what_would_be_exported(task, training, tmp_path)
 
 
 def test_a_checkpoint_replaces_one_of_the_same_step_whole(task, training, tmp_path):
-    stepper = Stepper(task(training()))
+    stepper = TrainStep(task(training()))
     folder = tmp_path / "one"
     folder.mkdir()
     (folder / "left behind").touch()
@@ -111,7 +111,7 @@ def test_a_checkpoint_replaces_one_of_the_same_step_whole(task, training, tmp_pa
 
 @pytest.mark.parametrize("damage", ["model.safetensors", "state.pt"])
 def test_a_damaged_checkpoint_is_said_to_be_one(damage, task, training, tmp_path):
-    stepper = Stepper(task(training()))
+    stepper = TrainStep(task(training()))
     write_checkpoint(tmp_path / "one", stepper.trained, step=0)
     (tmp_path / "one" / damage).write_bytes(b"nonsense")
 
@@ -120,8 +120,8 @@ def test_a_damaged_checkpoint_is_said_to_be_one(damage, task, training, tmp_path
 
 
 def test_a_checkpoint_of_another_student_is_refused(task, training, vit, tmp_path):
-    write_checkpoint(tmp_path / "one", Stepper(task(training())).trained, step=0)
-    other = Stepper(task(training(), student=vit(embed_dim=32)))
+    write_checkpoint(tmp_path / "one", TrainStep(task(training())).trained, step=0)
+    other = TrainStep(task(training(), student=vit(embed_dim=32)))
 
     with pytest.raises(StorageFailed):
         read_checkpoint(tmp_path / "one", other.trained)
@@ -139,10 +139,10 @@ def test_views_used_in_turn_show_the_teacher_the_same_pictures_again(task, train
     batches = []
     original = whole.feed.batch
     whole.feed.batch = lambda step: batches.append(original(step)) or batches[-1]
-    stepper = Stepper(whole)
+    stepper = TrainStep(whole)
 
     for step in range(20):
-        stepper.take(step)
+        stepper.run(step)
 
     assert all(len(views) == 4 for views in seen.values())
     assert all(views[0].equal(views[2]) and views[1].equal(views[3]) for views in seen.values())

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from core.data.ingest.dataset import ingest_folder
 from core.data.stored import StoredDataset
+from core.ingest.dataset import ingest_folder
 from core.reporting import Control, Interrupted
 from core.spec import TrainingSpec
 from core.train.context import RunContext
-from core.train.precision import Arithmetic
+from core.train.precision import ComputeConfig
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def context(tmp_path, remembering):
                 Image.fromarray(np.full((8, 8), 100 * label + index, np.uint8)).save(folder / f"{index:02d}.png")
     ingest_folder(tmp_path / "pictures", tmp_path / "stored")
     with StoredDataset.open(tmp_path / "stored") as stored:
-        arithmetic = Arithmetic(torch.device("cpu"), "fp32")
+        arithmetic = ComputeConfig(torch.device("cpu"), "fp32")
         yield RunContext(stored, arithmetic, 1, remembering(), tmp_path / "root", tmp_path / "cache")
 
 
@@ -63,7 +63,7 @@ def test_a_stop_is_left_to_the_training(context):
 
 
 def test_a_feed_has_the_splits_size(context):
-    feed = context.feed(TrainingSpec(batch_size=16), image_size=8)
+    feed = context.loader(TrainingSpec(batch_size=16), image_size=8)
 
     assert feed.steps_per_epoch == 3
     assert context.facts.num_classes == 2
@@ -79,7 +79,7 @@ def test_a_pool_has_the_pictures_of_another_training_split_and_no_labels(context
 def test_a_feed_of_unlabelled_pictures_mixes_them_and_leaves_the_labels(context, tmp_path):
     training = TrainingSpec(batch_size=16, mixup=0.8)
 
-    feed = context.feed(training, image_size=8, pixels=context.pool(tmp_path / "stored", 8))
+    feed = context.loader(training, image_size=8, pixels=context.pool(tmp_path / "stored", 8))
 
     assert set(feed.batch(0).labels.tolist()) == {-1}
-    assert context.feed(training, image_size=8).batch(0).labels.shape[1] == 2
+    assert context.loader(training, image_size=8).batch(0).labels.shape[1] == 2

@@ -8,19 +8,19 @@ from datetime import timedelta
 
 import pytest
 
-from core.faults import Cause
+from core.job_failure import FailureCause
 from core.reporting import Progress
-from core.spec.facts import ModelFacts
+from core.spec.facts import ModelInfo
 from core.store import checkpoints, events, jobs, metrics, models, teachers
-from core.store.jobs import Attempt, Flags, LeaseLost, NewArtifact
+from core.store.jobs import Flags, LeaseLost, LeaseToken, NewArtifact
 
-FACTS = ModelFacts(
+FACTS = ModelInfo(
     architecture="vit", arguments={"depth": 2}, num_classes=2, channels=1, image_size=8, parameters=9, size_bytes=36
 )
 
 
 def save_checkpoint(session, attempt):
-    from core.store.artifacts import StoredFile
+    from core.store.artifact_store import StoredFile
 
     files = [StoredFile(f"jobs/{attempt.job_id}/stale/model.safetensors", 1, "0" * 64)]
     checkpoints.save(session, attempt, track="distill", step=1, epoch=1, files=files)
@@ -30,16 +30,16 @@ def save_checkpoint(session, attempt):
 WORKER_SIDE = {
     "jobs.current": jobs.current,
     "jobs.flags": jobs.flags,
-    "jobs.beat": lambda s, a: jobs.beat(s, a, 60),
+    "jobs.beat": lambda s, a: jobs.renew_lease(s, a, 60),
     "jobs.set_spec": lambda s, a: jobs.set_spec(s, a, {"stale": True}),
     "jobs.start_stage": lambda s, a: jobs.start_stage(s, a, "distill"),
     "jobs.finish_stage": lambda s, a: jobs.finish_stage(s, a, "distill"),
     "jobs.record_progress": lambda s, a: jobs.record_progress(s, a, Progress(0.5, 1, 2, 3)),
-    "jobs.hand_back": jobs.hand_back,
+    "jobs.hand_back": jobs.release,
     "jobs.paused": jobs.paused,
     "jobs.cancelled": jobs.cancelled,
     "jobs.fail": lambda s, a: jobs.fail(s, a, {"code": "stale", "message": "stale"}),
-    "jobs.lose": lambda s, a: jobs.lose(s, a, Cause("stale", "stale", "service"), 3),
+    "jobs.lose": lambda s, a: jobs.record_loss(s, a, FailureCause("stale", "stale", "service"), 3),
     "jobs.succeed": lambda s, a: jobs.succeed(s, a, result={"stale": True}, artifacts=[]),
     "events.append": lambda s, a: events.append(s, a, "stale", "stale"),
     "metrics.insert": lambda s, a: metrics.insert(s, a, [("train/loss", 1, 1.0)]),
@@ -47,7 +47,7 @@ WORKER_SIDE = {
     "checkpoints.save": save_checkpoint,
     "checkpoints.newest": checkpoints.newest,
     "checkpoints.discard": lambda s, a: checkpoints.discard(s, a, "ckpt_x"),
-    "checkpoints.retire": checkpoints.retire,
+    "checkpoints.retire": checkpoints.prune_checkpoints,
     "teachers.keep": lambda s, a: teachers.keep(s, a, "recipe", []),
     "teachers.forget": lambda s, a: teachers.forget(s, a, "recipe"),
     "models.create_student": lambda s, a: models.create_student(s, a, name="n", facts=FACTS, files=[]),
@@ -134,7 +134,7 @@ def test_flags_say_what_was_asked(world):
     world.do(jobs.pause, world.project, attempt.job_id)
 
     assert world.ask(jobs.flags, attempt) == Flags(cancel=False, pause=True, stop=True)
-    assert world.do(jobs.beat, attempt, 60) == Flags(cancel=False, pause=True, stop=True)
+    assert world.do(jobs.renew_lease, attempt, 60) == Flags(cancel=False, pause=True, stop=True)
 
 
 def test_the_resolved_spec_is_kept(world):
@@ -182,9 +182,9 @@ def test_a_stages_time_counts_the_work_of_all_attempts_without_the_pause(world, 
     attempt = world.attempt()
     world.do(jobs.start_stage, attempt, "distill")
     clock.forward(3)
-    world.do(jobs.hand_back, attempt)
+    world.do(jobs.release, attempt)
     clock.forward(1000)
-    attempt = Attempt.of(world.claim())
+    attempt = LeaseToken.of(world.claim())
     world.do(jobs.start_stage, attempt, "distill")
     clock.forward(4)
 
@@ -222,7 +222,7 @@ def test_progress_never_falls_below_the_newest_checkpoint(world):
     assert world.get(attempt.job_id).progress["step"] == 50
 
     world.lose()
-    again = Attempt.of(world.claim())
+    again = LeaseToken.of(world.claim())
     job = world.do(jobs.record_progress, again, Progress(0.01, step=0, total_steps=100, epoch=0))
 
     assert (job.progress["step"], job.progress["epoch"], job.progress["fraction"]) == (50, 5, 0.4)
@@ -286,7 +286,7 @@ def test_a_failed_job_goes_on_from_its_last_checkpoint(world):
     world.do(jobs.fail, attempt, {"code": "x", "message": "x"})
     world.do(jobs.retry, world.project, attempt.job_id)
 
-    again = Attempt.of(world.claim())
+    again = LeaseToken.of(world.claim())
 
     assert [one.id for one in world.ask(checkpoints.newest, again)] == [saved.id]
     assert math.isclose(world.get(attempt.job_id).progress["step"], 10)

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from core.errors import InvalidState, NotFound
-from core.faults import SILENT
+from core.job_failure import SILENT
 from core.reporting import Interrupted, Progress
 from core.store import checkpoints, events, jobs, metrics, quotas
-from core.store.artifacts import StoredFile
-from core.store.jobs import Attempt, LeaseLost
+from core.store.artifact_store import StoredFile
+from core.store.jobs import LeaseLost, LeaseToken
 from core.store.tables import Base, Job
 
 MAX_LOSSES = 3
@@ -41,8 +41,8 @@ CONTRACT = {
 
 # Everything that a worker may write.
 WRITES = {
-    "beat": lambda s, attempt: jobs.beat(s, attempt, 60),
-    "lose": lambda s, attempt: jobs.lose(s, attempt, SILENT, 3),
+    "beat": lambda s, attempt: jobs.renew_lease(s, attempt, 60),
+    "lose": lambda s, attempt: jobs.record_loss(s, attempt, SILENT, 3),
     "event": lambda s, attempt: events.append(s, attempt, "stale", "stale"),
     "spec": lambda s, attempt: jobs.set_spec(s, attempt, {"stale": True}),
     "stage": lambda s, attempt: jobs.start_stage(s, attempt, "evaluate"),
@@ -53,7 +53,7 @@ WRITES = {
     "checkpoint": lambda s, attempt: checkpoints.save(
         s, attempt, track="distill", step=99, epoch=9, files=[StoredFile("jobs/x/model.safetensors", 1, "1" * 64)]
     ),
-    "hand back": jobs.hand_back,
+    "hand back": jobs.release,
     "paused": jobs.paused,
     "cancelled": jobs.cancelled,
     "fail": lambda s, attempt: jobs.fail(s, attempt, {"code": "stale", "message": "stale"}),
@@ -81,7 +81,7 @@ class Life:
 
     @property
     def attempt(self):
-        return Attempt(self.job_id, self.attempts)
+        return LeaseToken(self.job_id, self.attempts)
 
     def ends_or_waits(self, status):
         """It leaves its worker for ``status``."""
@@ -179,12 +179,12 @@ class JobLives(RuleBasedStateMachine):
             assert job.attempt == best.attempts
 
     def beat(self, life, _):
-        flags = self.do(jobs.beat, life.attempt, 60)
+        flags = self.do(jobs.renew_lease, life.attempt, 60)
         life.silent = False
         assert {name for name in ("cancel", "pause", "stop") if getattr(flags, name)} == life.asked
 
     def go_silent(self, life, _):
-        self.do(jobs.beat, life.attempt, -1)
+        self.do(jobs.renew_lease, life.attempt, -1)
         life.silent = True
 
     def save(self, life, steps):
@@ -208,7 +208,7 @@ class JobLives(RuleBasedStateMachine):
         self.do(events.append, life.attempt, "note", "still here")
 
     def leave(self, life, steps):
-        leave = (jobs.hand_back, jobs.paused, jobs.cancelled, jobs.hand_back)[steps]
+        leave = (jobs.release, jobs.paused, jobs.cancelled, jobs.release)[steps]
         job = self.do(leave, life.attempt)
         life.leaves()
         assert job.status == life.status
@@ -251,7 +251,7 @@ class JobLives(RuleBasedStateMachine):
             return
         before = self.world.rows()
         with pytest.raises(LeaseLost):
-            self.do(WRITES[what], Attempt(life.job_id, life.attempts - back))
+            self.do(WRITES[what], LeaseToken(life.job_id, life.attempts - back))
 
         assert self.world.rows() == before
 

@@ -1,14 +1,16 @@
 """Creating, finding and deleting jobs."""
 
 import threading
+from datetime import timedelta
 
 import pytest
 
 from core.errors import InUse, InvalidRequest, InvalidSpec, InvalidState, NotFound
 from core.ids import new_id
 from core.store import datasets, events, jobs, models
-from core.store.jobs import Attempt, NewArtifact
-from core.store.models import ModelFacts
+from core.store.db import utc_now
+from core.store.jobs import LeaseToken, NewArtifact, records
+from core.store.models import ModelInfo
 from core.store.tables import Checkpoint, Event, JobReference, Metric
 
 
@@ -20,7 +22,7 @@ def finished(world):
         attempt = world.attempt()
         stored = world.file(f"jobs/{attempt.job_id}/a1/artifacts/model.safetensors")
         report = world.file(f"jobs/{attempt.job_id}/a1/artifacts/report.json")
-        facts = ModelFacts(
+        facts = ModelInfo(
             architecture="vit", arguments={}, num_classes=2, channels=1, image_size=8, parameters=1, size_bytes=4
         )
 
@@ -234,4 +236,88 @@ def test_an_artefact_that_is_not_there_names_those_that_are(world, finished):
         world.ask(jobs.get_artifact, world.project, done.id, "model.onnx")
     with pytest.raises(NotFound, match="none until it has succeeded"):
         world.ask(jobs.get_artifact, world.project, waiting, "model.onnx")
-    assert world.ask(jobs.get_artifact, world.project, done.id, "report.json").attempt == Attempt.of(done).attempt
+    assert world.ask(jobs.get_artifact, world.project, done.id, "report.json").attempt == LeaseToken.of(done).attempt
+
+
+def test_jobs_are_counted_by_status(world):
+    world.attempt()
+    world.do(jobs.cancel, world.project, world.job())
+    world.job()
+
+    assert world.ask(records.jobs_by_status) == {
+        "queued": 1,
+        "running": 1,
+        "paused": 0,
+        "succeeded": 0,
+        "failed": 0,
+        "cancelled": 1,
+    }
+
+
+def test_uploads_that_wait_are_counted(world):
+    world.do(datasets.create, world.project, name="d", source={})
+
+    assert world.ask(records.waiting_uploads) == {"datasets": 1, "models": 0}
+
+
+@pytest.fixture
+def wait(world, monkeypatch):
+    """Lets time pass for all who ask what time it is."""
+    start, passed = world.ask(utc_now), [0.0]
+
+    def now(_session):
+        return start + timedelta(seconds=passed[0])
+
+    for module in (events, records):
+        monkeypatch.setattr(module, "utc_now", now)
+
+    def pass_by(seconds):
+        passed[0] += seconds
+
+    return pass_by
+
+
+def ran(world, job_id):
+    return world.ask(jobs.running_seconds, job_id)
+
+
+def test_a_job_that_waits_has_not_run(world, wait):
+    job_id = world.job()
+    wait(5)
+
+    assert ran(world, job_id) == 0
+
+
+def test_attempts_add_up_without_waits_and_pauses(world, wait):
+    attempt = world.attempt()
+    wait(10)
+    world.do(jobs.pause, world.project, attempt.job_id)
+    world.do(jobs.paused, attempt)
+    wait(1000)
+    world.do(jobs.resume, world.project, attempt.job_id)
+    wait(1000)
+    attempt = LeaseToken.of(world.claim())
+    wait(7)
+    assert ran(world, attempt.job_id) == 17  # up to now, as it runs
+
+    world.do(jobs.release, attempt)
+    wait(1000)
+    world.claim()
+    wait(2)
+    world.lose()
+    wait(1000)
+
+    assert ran(world, attempt.job_id) == 19
+
+
+def test_what_a_failed_job_ran_counts_after_a_retry(world, wait):
+    attempt = world.attempt()
+    wait(30)
+    world.do(jobs.fail, attempt, {"code": "time_limit", "message": "over"})
+    wait(1000)
+    world.do(jobs.retry, world.project, attempt.job_id)
+    wait(1000)
+    world.claim()
+    wait(3)
+
+    assert ran(world, attempt.job_id) == 33

@@ -5,7 +5,7 @@ import pytest
 from core.errors import InvalidState
 from core.spec import parse_job_spec
 from core.store import checkpoints, events, jobs
-from core.store.jobs import Attempt, Revision
+from core.store.jobs import LeaseToken, Revision
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_student_that_begins_anew_has_no_checkpoint_and_no_progress(world, fai
 
     assert (job.checkpoint_step, job.progress["step"], job.progress["total_steps"]) == (0, 0, 200)
     assert len(garbage) == 4  # two files of each of the two checkpoints
-    left = world.ask(checkpoints.newest, Attempt.of(world.claim()))
+    left = world.ask(checkpoints.newest, LeaseToken.of(world.claim()))
     assert [one.track for one in left] == ["teacher-0"]  # what its teacher has learnt is of use
     last = [event for event in world.ask(events.list_events, world.project, failed).items if "retried" in event.type]
     assert "the training of the student begins anew" in last[-1].message

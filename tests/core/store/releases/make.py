@@ -18,13 +18,13 @@ from sqlalchemy import Boolean
 
 from core.ids import new_id
 from core.reporting import Progress
-from core.spec.facts import ModelFacts
+from core.spec.facts import ModelInfo
 from core.store import checkpoints, datasets, events, idempotency, jobs, keys, metrics, models, projects, teachers
 from core.store import workers as processes
-from core.store.artifacts import StoredFile
+from core.store.artifact_store import StoredFile
 from core.store.db import Database, make_engine, migrate
-from core.store.intake import Holding
-from core.store.jobs import Attempt, NewArtifact
+from core.store.ingest_leases import IngestLeaseToken
+from core.store.jobs import LeaseToken, NewArtifact
 from core.store.tables import Base
 
 SECRET = "0" * 64  # of the key: `ps_` + its id + this
@@ -35,7 +35,7 @@ SPEC = {
     "method": {"name": "scratch"},
     "training": {"epochs": 2, "batch_size": 16, "image_size": 8},
 }
-FACTS = ModelFacts(architecture="vit", arguments={}, num_classes=2, channels=1, parameters=10, size_bytes=40)
+FACTS = ModelInfo(architecture="vit", arguments={}, num_classes=2, channels=1, parameters=10, size_bytes=40)
 MEASURED = {"top1": 0.9, "top5": 1.0, "parameters": 10, "flops": 1e6, "size_bytes": 40, "latency_ms": 1.0}
 ID = re.compile(r"\b(ds|mdl|job|evt|ckpt|up|key|prj|wrk|ps)_([0-9a-hjkmnp-tv-z]{26})\b")
 
@@ -75,7 +75,7 @@ class World:
         made = self.do(datasets.create, self.project, name="digits", source={"type": "builtin", "name": "digits"})
         self.do(
             datasets.ready,
-            Holding.of(self.do(datasets.claim, worker_id="w", lease_seconds=60)),
+            IngestLeaseToken.of(self.do(datasets.claim, worker_id="w", lease_seconds=60)),
             files=[StoredFile(f"datasets/{made.id}/a1/index.json", 10, "0" * 64)],
             splits={"train": {"num_samples": 80}, "test": {"num_samples": 20}},
             num_classes=2,
@@ -92,7 +92,7 @@ class World:
         """A job that a worker holds, in the middle of its training."""
         spec = {**SPEC, "dataset": self.dataset}
         self.do(jobs.create, self.project, spec=spec, resolved=True, dataset_id=self.dataset, metadata={"team": "x"})
-        attempt = Attempt.of(self.do(jobs.claim, worker_id="wrk_gone", accelerator="cpu", lease_seconds=-1))
+        attempt = LeaseToken.of(self.do(jobs.claim, worker_id="wrk_gone", accelerator="cpu", lease_seconds=-1))
         self.do(jobs.start_stage, attempt, "distill")
         self.do(events.append, attempt, "training.started", "The student's first step.")
         self.do(metrics.insert, attempt, [("train/loss", step, 2.0 - step / 16) for step in range(16)])
@@ -128,7 +128,7 @@ class World:
         self.do(jobs.stop, self.project, self.attempt().job_id)
 
     def hand_back(self):
-        self.do(jobs.hand_back, self.attempt())
+        self.do(jobs.release, self.attempt())
 
     def pause(self):
         attempt = self.attempt()

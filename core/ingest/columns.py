@@ -1,0 +1,148 @@
+"""Which columns of a table hold the image, its label and its split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import types
+
+from core.ingest.paths import NotAccepted, clean_label, shown
+from core.ingest.source_files import Labels
+from core.ingest_errors import TableUnclear
+
+IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
+LABEL_NAMES = ("label", "labels", "class", "target", "category", "class_name", "fine_label")
+SPLIT_NAME = "split"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns by name. ``names`` are the classes in order where the file declares them; ``read``: the leaves."""
+
+    image: str
+    image_is_struct: bool
+    label: str | None
+    label_kind: str
+    names: tuple[str, ...] | None
+    split: str | None
+
+    @property
+    def read(self) -> list[str]:
+        """What is read of the file, as paths in its schema."""
+        image = f"{self.image}.bytes" if self.image_is_struct else self.image
+        return [image, *(name for name in (self.label, self.split) if name is not None)]
+
+
+def find_columns(schema: pa.Schema, *, labels: Labels) -> Columns:
+    """Find the columns by what the hub's ``datasets`` notes in the file, else by their types and names.
+
+    The image is encoded bytes, or a struct with the field ``bytes``. A label is an integer or a string.
+    Raises :class:`NotAccepted` where no column holds images, and :class:`TableUnclear` where it is
+    unclear which one is meant.
+    """
+    features = _features(schema)
+    image = _choose(
+        "image",
+        [name for name in _declared(features, "Image") if _is_image(schema, name)],
+        [name for name in schema.names if _is_image(schema, name)],
+        IMAGE_NAMES,
+    )
+    if image is None:
+        raise NotAccepted(
+            "no column of the Parquet file holds encoded images (bytes, or a struct with the field bytes); "
+            f"its columns are {shown(', '.join(schema.names))}",
+            code="table_unclear",
+        )
+    label = None if labels == "none" else _label_column(schema, features)
+    names = None if label is None else _class_names(features.get(label))
+    written = None if label is None else schema.field(label).type
+    return Columns(
+        image=image,
+        image_is_struct=types.is_struct(schema.field(image).type),
+        label=label,
+        label_kind="none" if written is None else "integer" if types.is_integer(written) else "string",
+        names=names if written is not None and types.is_integer(written) else None,
+        split=SPLIT_NAME if SPLIT_NAME in schema.names and _is_text(schema.field(SPLIT_NAME).type) else None,
+    )
+
+
+def _label_column(schema: pa.Schema, features: dict[str, Any]) -> str | None:
+    usable = [name for name in schema.names if _is_label(schema, name) and name != SPLIT_NAME]
+    declared = [name for name in _declared(features, "ClassLabel") if name in usable]
+    known = [name for name in LABEL_NAMES if name in usable]
+    chosen = _choose("label", declared, known[:1], LABEL_NAMES)
+    if chosen is None and usable:
+        raise TableUnclear(
+            f"it is not clear which column is the label ({shown(', '.join(usable))}); call it {LABEL_NAMES[0]}, "
+            "or send labels: none for a dataset without classes"
+        )
+    return chosen
+
+
+def _choose(what: str, declared: Sequence[str], possible: Sequence[str], names: Sequence[str]) -> str | None:
+    """The only one, else the first of the usual names; what is declared goes before what is possible."""
+    group = declared or possible
+    if len(group) <= 1:
+        return group[0] if group else None
+    named = [name for name in names if name in group]
+    if not named:
+        raise TableUnclear(
+            f"it is not clear which column is the {what} ({shown(', '.join(group))}); call it {names[0]}"
+        )
+    return named[0]
+
+
+def _is_image(schema: pa.Schema, name: str) -> bool:
+    kind = schema.field(name).type
+    if types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_bytes(kind.field(index).type)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_label(schema: pa.Schema, name: str) -> bool:
+    kind = schema.field(name).type
+    return bool(types.is_integer(kind) or _is_text(kind))
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """The columns as the hub's ``datasets`` describes them; empty where it did not write the file."""
+    try:
+        document = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = document["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _declared(features: dict[str, Any], kind: str) -> list[str]:
+    return [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == kind]
+
+
+def _class_names(feature: Any) -> tuple[str, ...] | None:
+    names = feature.get("names") if isinstance(feature, dict) else None
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TableUnclear("the class names in the Parquet file are not a list of words; write it again")
+    try:
+        cleaned = tuple(clean_label(name) for name in names)
+    except NotAccepted as reason:
+        raise TableUnclear(f"a class name in the Parquet file cannot be used: {reason}") from None
+    if len(set(cleaned)) < len(cleaned):
+        raise TableUnclear("two classes in the Parquet file have the same name; rename one")
+    return cleaned

@@ -1,0 +1,148 @@
+"""The head of a safetensors file, read with the standard library alone.
+
+The API checks an upload with it before anything is stored, in a process without torch. The format
+(https://github.com/huggingface/safetensors#format): eight bytes little-endian length N, N bytes of
+JSON ``{name: {dtype, shape, data_offsets}}``, then the data without holes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from core.errors import WeightsMismatch
+from core.ingest_errors import ModelHeaderInvalid, ModelNotSafetensors
+from core.spec.facts import ModelInfo
+
+# The format allows 100 MB, which parsed is 3 GB of the API's own memory; timm's largest need 0.3 MB.
+MAX_HEADER_BYTES = 8 * 1024**2
+MAX_TENSORS = 100_000
+_DTYPE_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
+    "U8": 1, "BOOL": 1,
+}  # fmt: skip
+_MAX_DIMENSIONS = 64  # torch's own limit; a product of millions of numbers would take minutes
+_MAX_NUMBER = 2**63
+_FIX = "save the weights with safetensors.torch.save_file and send that file"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor's form."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a safetensors file holds, without its data. ``size_bytes`` is the whole file's."""
+
+    tensors: Mapping[str, TensorEntry]
+    size_bytes: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_header(source: Path | bytes) -> Header:
+    """Read and check the head of a whole safetensors file.
+
+    Raises:
+        ModelNotSafetensors: A pickle, an archive or anything else.
+        ModelHeaderInvalid: The header does not describe the file: cut off, overlapping or missing tensors.
+    """
+    if isinstance(source, bytes):
+        return _read(io.BytesIO(source), len(source))
+    with source.open("rb") as file:
+        return _read(file, source.stat().st_size)
+
+
+def read_model_info(folder: Path) -> ModelInfo:
+    """What is known of a folder with ``config.json`` and ``model.safetensors``, without loading it.
+
+    Raises:
+        WeightsMismatch: The folder is not one that ``core.models.weights.save_folder`` wrote.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        cfg = config["pretrained_cfg"]
+        return ModelInfo(
+            architecture=config["architecture"],
+            arguments=config["model_args"],
+            num_classes=config["num_classes"],
+            channels=cfg["input_size"][0],
+            image_size=None if config["potstill"]["any_size"] else cfg["input_size"][-1],
+            parameters=config["potstill"]["parameters"],
+            size_bytes=(folder / "model.safetensors").stat().st_size,
+            classes=tuple(cfg["label_names"]) if cfg.get("label_names") else None,
+            normalization={"mean": cfg["mean"], "std": cfg["std"]},
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsMismatch(f"{folder.name} is not a stored model: {error!r}") from error
+
+
+def _read(file: IO[bytes], size: int) -> Header:
+    start, opening = file.read(8), file.read(1)
+    # Not by the first bytes alone: a length may well be 0x80, or spell PK.
+    if opening != b"{" and (start[:1] == b"\x80" or start[:2] in {b"PK", b"\x1f\x8b", b"BZ"}):
+        raise ModelNotSafetensors(f"This is a pickle or an archive, which is never opened here; {_FIX}.")
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 2 <= length <= size - 8:
+        raise ModelNotSafetensors(f"This is not a safetensors file, or not all of it; {_FIX}.")
+    if length > MAX_HEADER_BYTES:
+        raise ModelHeaderInvalid(f"The header has {length:,} bytes, at most {MAX_HEADER_BYTES:,} are read; {_FIX}.")
+    try:
+        entries = json.loads(opening + file.read(length - 1), object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError) as error:
+        raise ModelNotSafetensors(f"This is not a safetensors file: its header is not JSON; {_FIX}.") from error
+    if not isinstance(entries, dict):
+        raise ModelNotSafetensors(f"This is not a safetensors file: its header is not an object; {_FIX}.")
+    metadata = entries.pop("__metadata__", {})
+    if not entries or len(entries) > MAX_TENSORS or not isinstance(metadata, dict):
+        raise ModelHeaderInvalid(f"The file holds {len(entries)} tensors; {_FIX}.")
+    tensors = _tensors(entries, data_bytes=size - 8 - length)
+    return Header(tensors=tensors, size_bytes=size, metadata=metadata)
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose every name comes once: of two, one reader takes the first and another the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ModelHeaderInvalid(f"A name comes twice in the header; {_FIX}.")
+    return found
+
+
+def _tensors(entries: dict[str, Any], *, data_bytes: int) -> dict[str, TensorEntry]:
+    tensors, spans = {}, []
+    for name, entry in entries.items():
+        try:
+            shape = _whole_numbers(entry["shape"], most=_MAX_DIMENSIONS)
+            begin, end = _whole_numbers(entry["data_offsets"], most=2)
+            width = _DTYPE_BYTES[entry["dtype"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelHeaderInvalid(f"Tensor {name[:80]!r} has a malformed header entry; {_FIX}.") from error
+        if end - begin != width * math.prod(shape):
+            raise ModelHeaderInvalid(f"Tensor {name[:80]!r} does not have the size that its header says; {_FIX}.")
+        tensors[name] = TensorEntry(entry["dtype"], shape)
+        spans.append((begin, end))
+    position = 0
+    for begin, end in sorted(spans):
+        if begin != position:
+            raise ModelHeaderInvalid(f"The tensors overlap or leave holes; {_FIX}.")
+        position = end
+    if position != data_bytes:
+        raise ModelHeaderInvalid(f"The file should hold {position} bytes of tensors and holds {data_bytes}; {_FIX}.")
+    return tensors
+
+
+def _whole_numbers(values: Any, *, most: int) -> tuple[int, ...]:
+    """A short list of numbers as sizes and offsets are. Raises ``ValueError`` for anything else."""
+    if not isinstance(values, list) or len(values) > most:
+        raise ValueError("not a short list")
+    if not all(type(value) is int and 0 <= value < _MAX_NUMBER for value in values):
+        raise ValueError("not whole numbers from zero up")
+    return tuple(values)

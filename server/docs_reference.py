@@ -1,0 +1,60 @@
+"""Writes what the docs take from the code: ``docs/settings.md``, ``docs/openapi.json`` and ``docs/methods``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from api.app import create_app
+from core.broker import Broker
+from core.settings import Settings
+from core.store.db import open_database
+from core.store.storage_url import open_store
+from server.docs_methods import method_pages
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+_HEAD = """# Settings
+Environment variables, read once at the start of each process. Made from `core/settings.py` by `make docs`.
+
+| variable | default | what it is |
+| --- | --- | --- |
+"""
+
+
+def settings_reference() -> str:
+    """Every setting with its default and its meaning, as a table."""
+    return _HEAD + "".join(_row(name, field) for name, field in Settings.model_fields.items())
+
+
+def openapi_reference() -> str:
+    """The API's OpenAPI document. Building the application touches no database and no broker."""
+    with tempfile.TemporaryDirectory() as home:
+        settings = Settings(home=Path(home))
+        store = open_store(settings.resolved_storage_url())
+        app = create_app(settings, open_database(settings), store, Broker(settings.broker_url))
+        document: dict[str, Any] = app.openapi()
+    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = "number of CPUs" if field.default_factory else _shown(field.default)
+    return f"| `POTSTILL_{name.upper()}` | {default} | {field.description or ''} |\n"
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    text = str(default.get_secret_value()) if hasattr(default, "get_secret_value") else str(default)
+    return f"`{text}`" if text else "empty"
+
+
+if __name__ == "__main__":
+    (DOCS / "settings.md").write_text(settings_reference())
+    (DOCS / "openapi.json").write_text(openapi_reference())
+    for name, page in method_pages().items():
+        (DOCS / "methods" / name).write_text(page)

@@ -1,0 +1,49 @@
+"""Columns are found by what the file declares, then by types and names."""
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from core.ingest.columns import Columns, find_columns
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def schema(features=None, **columns):
+    metadata = None if features is None else {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema(list(columns.items()), metadata)
+
+
+def test_the_hubs_layout_is_found():
+    features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["a", "b"]}}
+
+    found = find_columns(schema(features, img=IMAGE, label=pa.int64()), labels="auto")
+
+    assert found == Columns("img", True, "label", "integer", ("a", "b"), None)
+    assert found.read == ["img.bytes", "label"]
+
+
+def test_a_declared_image_goes_before_other_bytes():
+    features = {"scan": {"_type": "Image"}}
+
+    assert find_columns(schema(features, image=pa.binary(), scan=IMAGE), labels="auto").image == "scan"
+
+
+def test_class_names_belong_to_numbers_only():
+    features = {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}
+
+    found = find_columns(schema(features, image=pa.binary(), label=pa.string()), labels="auto")
+
+    assert (found.label_kind, found.names) == ("string", None)
+
+
+@pytest.mark.parametrize(("kind", "found"), [(pa.string(), "split"), (pa.int64(), None)])
+def test_a_split_is_written_in_words(kind, found):
+    assert find_columns(schema(image=pa.binary(), label=pa.int8(), split=kind), labels="auto").split == found
+
+
+def test_no_label_is_looked_for_where_none_is_wanted():
+    found = find_columns(schema(image=pa.binary(), label=pa.int64()), labels="none")
+
+    assert (found.label, found.read) == (None, ["image"])

@@ -1,0 +1,413 @@
+import json
+import time
+
+import pytest
+
+from core.errors import InvalidSpec
+from core.models import catalog
+from core.resolve.resolver import resolve
+from core.spec import parse_job_spec
+from core.spec.facts import DatasetInfo, ModelInfo
+
+DIGITS = DatasetInfo(
+    num_classes=10, classes=tuple("0123456789"), channels=1, image_size=8, num_train=1437, num_test=360
+)
+VIT = "vit_tiny_patch16_224"
+SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
+STORED = ModelInfo(
+    architecture=VIT,
+    arguments={**SMALL, "num_classes": 10, "in_chans": 3},
+    num_classes=10,
+    channels=3,
+    image_size=8,
+    parameters=26_000,
+    size_bytes=100_000,
+)
+CNN = ModelInfo(
+    architecture="resnet18",
+    arguments={"num_classes": 10, "in_chans": 3},
+    num_classes=10,
+    channels=3,
+    parameters=11_000_000,
+    size_bytes=44_000_000,
+)
+
+
+def spec(**change):
+    document = {
+        "dataset": "ds_x",
+        "student": {"architecture": VIT, "arguments": SMALL},
+        "teachers": [{"architecture": "resnet18", "weights": "train"}],
+        "method": {"name": "kd"},
+        "training": {"epochs": 12, "batch_size": 64},
+        **change,
+    }
+    return parse_job_spec(document)
+
+
+def refusal(*, facts=DIGITS, models=None, **change):
+    with pytest.raises(InvalidSpec) as caught:
+        resolve(spec(**change), facts, models or {}, threads=2)
+    return {error.pointer: error.detail for error in caught.value.errors}
+
+
+def test_everything_that_was_open_is_filled_in():
+    resolved = resolve(spec(), DIGITS, {}, threads=3).spec
+
+    assert resolved.training.image_size == 8
+    assert resolved.teachers[0].training.image_size == 8
+    assert resolved.resources.threads == 3
+
+
+def test_resolving_twice_changes_nothing():
+    once = resolve(spec(training={"learning_rate": 1e-6}), DIGITS, {}, threads=3)
+    sent = json.loads(once.spec.model_dump_json())
+
+    assert resolve(parse_job_spec(sent), DIGITS, {}, threads=5) == once
+    assert once.spec.training.min_learning_rate == 1e-6
+
+
+def test_the_estimate_has_the_contracts_form():
+    estimate = resolve(spec(), DIGITS, {}, threads=2).estimate
+    json.dumps(estimate)
+
+    assert set(estimate) == {
+        "student", "teachers", "total_steps", "seconds", "memory_bytes", "teacher_cache", "warnings",
+    }  # fmt: skip
+    assert {"parameters", "flops", "size_bytes"} <= set(estimate["student"])
+    assert estimate["student"]["parameters"] == 26_538
+    assert estimate["teachers"][0]["parameters"] == 11_175_370
+    assert estimate["total_steps"] == 12 * 23
+    cache = estimate["teacher_cache"]
+    assert (cache["bytes"], cache["views"], cache["hit"]) == (12 * 1437 * 10 * 2, 12, False)
+    assert estimate["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "num_bytes"),
+    [
+        ({"training": {"epochs": 12, "views": 3}}, 3 * 1437 * 10 * 2),
+        ({"training": {"epochs": 2, "views": 3}}, 2 * 1437 * 10 * 2),
+        ({"method": {"name": "rkd"}}, 12 * 1437 * (512 + 10) * 2),  # embeddings beside the logits
+        ({"method": {"name": "rkd", "logits": "none"}}, 12 * 1437 * 512 * 2),
+        ({"method": {"name": "tinyvit"}}, 12 * 1437 * 10 * 2),  # 9 of 10 classes, their places and the rest are more
+        ({"method": {"name": "dearkd", "first_stage": 0.5}}, 6 * 1437 * (128 + 10) * 2),
+        ({"method": {"name": "scratch"}, "teachers": []}, 0),
+    ],
+)
+def test_the_estimate_says_what_stored_answers_of_teachers_will_take(change, num_bytes):
+    assert resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["bytes"] == num_bytes
+
+
+def test_teachers_whose_answers_are_stored_cost_no_more_than_their_views():
+    few, many = (resolve(spec(training={"epochs": 12, "views": n}), DIGITS, {}, threads=2).estimate for n in (1, None))
+    online = resolve(spec(teachers=[], method={"name": "scratch"}), DIGITS, {}, threads=2).estimate
+
+    assert few["teacher_cache"]["seconds"] * 12 == pytest.approx(many["teacher_cache"]["seconds"], abs=1.0)
+    assert many["seconds"] - few["seconds"] == pytest.approx(11 / 12 * many["teacher_cache"]["seconds"], abs=0.3)
+    assert online["teacher_cache"]["seconds"] == 0
+
+
+def asked(**change):
+    return resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["asked"]
+
+
+def test_what_is_asked_of_teachers_has_a_name_that_student_and_epochs_do_not_change():
+    small = {"architecture": VIT, "arguments": {**SMALL, "depth": 1}}
+
+    assert asked() is not None
+    assert asked(student=small, method={"name": "dkd"}, training={"epochs": 3, "batch_size": 32}) == asked()
+    assert asked(method={"name": "scratch"}, teachers=[]) is None
+    different = [
+        {"method": {"name": "rkd"}},
+        {"training": {"seed": 1}},
+        {"training": {"augmentation": "strong"}},
+        {"teachers": [{"architecture": "resnet18", "weights": "train", "training": {"epochs": 2}}]},
+        {"resources": {"threads": 1}},
+    ]
+    assert len({asked(), *(asked(**change) for change in different)}) == len(different) + 1
+
+
+def test_a_student_for_deit_is_told_as_what_it_will_be():
+    estimate = resolve(spec(method={"name": "deit"}), DIGITS, {}, threads=2).estimate
+
+    assert estimate["student"]["architecture"] == "deit_tiny_distilled_patch16_224"
+    assert estimate["student"]["parameters"] == 26_932
+
+
+@pytest.mark.parametrize(
+    ("student", "training", "expected"),
+    [
+        ({"architecture": VIT, "arguments": SMALL}, {}, 8),
+        ({"architecture": VIT, "arguments": {"patch_size": 8}}, {"image_size": 32}, 32),
+        ({"architecture": VIT}, {}, 224),
+        ({"architecture": "resnet18"}, {}, 8),
+        ({"architecture": "resnet18"}, {"image_size": 16}, 16),
+        ({"architecture": VIT, "weights": "mdl_a"}, {}, 8),
+        ({"architecture": "resnet18", "weights": "mdl_b"}, {}, 8),
+    ],
+)
+def test_the_image_size_is_the_students_own_else_the_datasets(student, training, expected):
+    found = resolve(spec(student=student, training=training), DIGITS, {"mdl_a": STORED, "mdl_b": CNN}, threads=2)
+
+    assert found.spec.training.image_size == expected
+    assert found.estimate["student"]["image_size"] == expected
+
+
+def test_a_teachers_own_size_goes_before_that_of_the_student():
+    stored = {"architecture": VIT, "weights": "train", "arguments": {"img_size": 16, "patch_size": 4, "depth": 1}}
+    asked = {"architecture": "resnet18", "weights": "train", "training": {"image_size": 32}}
+
+    assert resolve(spec(teachers=[stored]), DIGITS, {}, threads=2).spec.teachers[0].training.image_size == 16
+    assert resolve(spec(teachers=[asked]), DIGITS, {}, threads=2).spec.teachers[0].training.image_size == 32
+
+
+def student(architecture=VIT, *, method="kd", size=None, **more):
+    return {
+        "student": {"architecture": architecture, **more},
+        "method": {"name": method},
+        "training": {"image_size": size},
+    }
+
+
+def teacher(weights, **more):
+    return {"teachers": [{"architecture": "resnet18", "weights": weights, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "words"),
+    [
+        (student("vit_tyni"), "/student/architecture", "Did you mean vit_tiny_patch16_224"),
+        (student(arguments={"embed_dim": 33, "num_heads": 2}), "/student/arguments", "divisible"),
+        (student(arguments=SMALL, size=16), "/student/arguments/img_size", "8"),
+        (student(size=30), "/student/arguments/patch_size", "16 or 32"),
+        (student(arguments={"img_size": 2048}), "/student/arguments/img_size", "1024"),
+        (student(weights="job_a"), "/student/weights", "there is no job_a"),
+        (student("resnet18", method="deit"), "/student/architecture", "transformer"),
+        (student("swin_tiny_patch4_window7_224", method="deit"), "/student/architecture", "plain ViT"),
+        (student("vit_small_patch16_36x1_224", weights="pretrained"), "/student/weights", "no pretrained"),
+        (teacher("pretrained"), "/teachers/0/weights", "tells 1000 classes"),
+        (teacher("mdl_z"), "/teachers/0/weights", "there is no mdl_z"),
+        (
+            teacher("train", arguments={"drop_path_rate": 1}),
+            "/teachers/0/arguments/drop_path_rate",
+            "training.drop_path",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_place(change, pointer, words):
+    found = refusal(**change)
+
+    assert list(found) == [pointer]
+    assert words in found[pointer]
+
+
+def test_everything_wrong_is_said_at_once():
+    found = refusal(
+        student={"architecture": "vit_tyni"},
+        teachers=[{"architecture": "resnet81", "weights": "train"}],
+        facts=DIGITS.model_copy(update={"num_classes": None, "classes": None, "num_test": 0}),
+    )
+
+    assert list(found) == ["/dataset", "/student/architecture", "/teachers/0/architecture"]
+
+
+def test_an_unlabelled_dataset_is_refused():
+    unlabelled = DIGITS.model_copy(update={"num_classes": None, "classes": None})
+
+    assert "no labels" in refusal(facts=unlabelled)["/dataset"]
+
+
+def test_a_stored_model_must_be_what_the_spec_says():
+    models = {"mdl_a": STORED}
+    other = {"architecture": VIT, "weights": "mdl_a", "arguments": {"depth": 3}}
+
+    assert "made with depth 2, not 3" in refusal(models=models, teachers=[other])["/teachers/0/arguments/depth"]
+    wrong = {"architecture": "resnet18", "weights": "mdl_a"}
+    assert "those of a vit_tiny" in refusal(models=models, teachers=[wrong])["/teachers/0/architecture"]
+
+
+def test_a_teacher_with_the_classes_in_another_order_is_refused():
+    turned = STORED.model_copy(update={"classes": tuple("9876543210")})
+    stored = {"architecture": VIT, "weights": "mdl_a"}
+
+    assert "another order" in refusal(models={"mdl_a": turned}, teachers=[stored])["/teachers/0/weights"]
+
+
+def test_a_stored_cnn_without_a_size_runs_at_the_students():
+    stored = {"architecture": "resnet18", "weights": "mdl_b"}
+    estimate = resolve(spec(teachers=[stored]), DIGITS, {"mdl_b": CNN}, threads=2).estimate
+
+    assert estimate["teachers"][0]["image_size"] == 8
+
+
+def test_what_is_doubtful_is_warned_of():
+    facts = DIGITS.model_copy(update={"num_train": 40})
+    named = STORED.model_copy(update={"classes": tuple("abcdefghij")})
+    other = STORED.model_copy(update={"num_classes": 3, "arguments": {**STORED.arguments, "num_classes": 3}})
+    found = resolve(
+        spec(
+            student={"architecture": VIT, "weights": "mdl_c"},
+            teachers=[{"architecture": VIT, "weights": "mdl_a"}],
+            training={"batch_size": 64},
+        ),
+        facts,
+        {"mdl_a": named, "mdl_c": other},
+        threads=2,
+    )
+    plain = resolve(
+        spec(
+            student={"architecture": "vgg11"},
+            teachers=[{"architecture": "resnet18", "weights": "random"}],
+            training={"drop_path": 0.1, "image_size": 32},
+        ),
+        DIGITS,
+        {},
+        threads=2,
+    )
+
+    assert [words.split(" ")[0] for words in found.estimate["warnings"]] == ["training.batch_size", "teachers/0", "the"]
+    assert [words.split(" ")[0] for words in plain.estimate["warnings"]] == ["the", "vgg11", "teachers/0"]
+
+
+def test_a_pretrained_teacher_of_the_same_number_of_classes_is_taken_at_its_own_size():
+    facts = DIGITS.model_copy(update={"num_classes": 1000, "classes": None})
+    stored = {"architecture": "resnet18.a1_in1k", "weights": "pretrained"}
+    estimate = resolve(spec(teachers=[stored]), facts, {}, threads=2).estimate
+
+    assert estimate["teachers"][0]["image_size"] == catalog.native_image_size("resnet18") == 224
+
+
+def test_a_small_pair_is_resolved_in_a_moment():
+    resolve(spec(), DIGITS, {}, threads=2)
+    change = {"student": {"architecture": VIT, "arguments": {**SMALL, "embed_dim": 48}}}
+    times = []
+    for width in (48, 64, 96):
+        change["student"]["arguments"]["embed_dim"] = width
+        began = time.process_time()
+        resolve(spec(**change), DIGITS, {}, threads=2)
+        times.append(time.process_time() - began)
+
+    assert min(times) < 0.1
+
+
+POOL = DatasetInfo(channels=1, image_size=8, num_train=2000, num_test=500)
+
+
+def probing(**more):
+    return {
+        "method": {"name": "attention_probe", "pool": "ds_pool", **more},
+        "teachers": [{"architecture": VIT, "arguments": {**SMALL, "embed_dim": 48}, "weights": "train"}],
+    }
+
+
+def test_steps_are_counted_over_the_pictures_that_the_method_trains_on():
+    half = resolve(spec(**probing()), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
+    asked = resolve(spec(**probing(num_select=640)), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
+
+    assert half.estimate["total_steps"] == 12 * (1000 // 64 + 1)
+    assert asked.estimate["total_steps"] == 12 * 10
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"channels": 3}, "3 channels"), ({"num_train": 1}, "has 1 picture"), (None, "there is no dataset ds_pool")],
+)
+def test_a_pool_that_cannot_be_used_is_refused(change, words):
+    pools = {} if change is None else {"ds_pool": POOL.model_copy(update=change)}
+    with pytest.raises(InvalidSpec) as caught:
+        resolve(spec(**probing()), DIGITS, {}, threads=2, datasets=pools)
+
+    ((pointer, detail),) = [(error.pointer, error.detail) for error in caught.value.errors]
+    assert pointer == "/method/pool"
+    assert words in detail
+
+
+def test_more_pictures_than_the_pool_has_cannot_be_chosen():
+    with pytest.raises(InvalidSpec, match="/method/num_select"):
+        resolve(spec(**probing(num_select=3000)), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
+
+
+def test_pruning_needs_a_student_with_weights():
+    asked = {"method": {"name": "uvc"}, "teachers": []}
+
+    assert "weights" in refusal(**asked)["/student/weights"]
+    student = {"architecture": VIT, "arguments": SMALL, "weights": "mdl_1"}
+    found = resolve(spec(**asked, student=student), DIGITS, {"mdl_1": STORED}, threads=2)
+    assert found.estimate["student"]["architecture"] == "potstill_vit"
+
+
+UNLABELLED = DIGITS.model_copy(update={"num_classes": None, "classes": None})
+LABEL_FREE = {"method": {"name": "feature"}, "teachers": [{"architecture": VIT, "weights": "mdl_1"}]}
+FOUNDATION = STORED.model_copy(update={"num_classes": 700, "arguments": {**STORED.arguments, "num_classes": 700}})
+
+
+@pytest.mark.parametrize("facts", [DIGITS, UNLABELLED])
+def test_a_label_free_student_has_no_classifier_and_its_teacher_any_classes(facts):
+    found = resolve(spec(**LABEL_FREE), facts, {"mdl_1": FOUNDATION}, threads=2)
+    labelled = resolve(spec(method={"name": "scratch"}, teachers=[]), DIGITS, {}, threads=2)
+
+    assert found.estimate["student"]["parameters"] == labelled.estimate["student"]["parameters"] - 10 * (32 + 1)
+    assert found.estimate["warnings"] == []
+
+
+def test_a_teacher_cannot_be_trained_without_labels():
+    asked = {**LABEL_FREE, "teachers": [{"architecture": "resnet18", "weights": "train"}]}
+
+    assert "no labels" in refusal(facts=UNLABELLED, **asked)["/teachers/0/weights"]
+
+
+def test_what_is_held_out_is_not_counted_in_the_steps():
+    asked = {"teachers": [], "training": {"epochs": 2, "batch_size": 10}}
+    few = DIGITS.model_copy(update={"num_train": 100})
+
+    assert resolve(spec(**asked, method={"name": "mutual"}), few, {}, threads=2).estimate["total_steps"] == 2 * 9
+    assert resolve(spec(**asked, method={"name": "scratch"}), few, {}, threads=2).estimate["total_steps"] == 2 * 10
+
+
+def test_a_peer_that_cannot_be_is_refused():
+    asked = {"teachers": [], "method": {"name": "mutual", "peer": {"architecture": "resnet10", "arguments": {}}}}
+
+    assert "resnet10t" in refusal(**asked)["/method/peer/architecture"]
+
+
+def on_devices(devices, accelerator="cpu", **change):
+    return {"resources": {"devices": devices, "accelerator": accelerator}, **change}
+
+
+def test_a_job_for_several_devices_stays_as_it_is():
+    found = resolve(spec(**on_devices(2)), DIGITS, {}, threads=4)
+
+    assert (found.spec.resources.devices, found.spec.resources.threads) == (2, 4)
+    assert resolve(found.spec, DIGITS, {}, threads=9) == found
+
+
+def test_a_method_that_compares_samples_wants_one_device():
+    assert (
+        "rkd with these parameters compares the samples"
+        in refusal(**on_devices(2, method={"name": "rkd"}))["/resources/devices"]
+    )
+    feature = {"name": "fitnets", "logits": "dist"}
+    assert "set devices to 1" in refusal(**on_devices(2, method=feature))["/resources/devices"]
+    assert resolve(spec(**on_devices(1, method=feature)), DIGITS, {}, threads=2)
+
+
+def test_every_device_needs_two_pictures_of_every_batch():
+    assert resolve(spec(**on_devices(4, training={"batch_size": 9, "epochs": 1})), DIGITS, {}, threads=2)
+    detail = refusal(**on_devices(4, training={"batch_size": 7, "epochs": 1}))["/resources/devices"]
+
+    assert "a batch has only 6 pictures" in detail
+
+
+def warnings(**change):
+    return " ".join(resolve(spec(**change), DIGITS, {}, threads=2).estimate["warnings"])
+
+
+def test_what_several_devices_do_otherwise_is_said():
+    cnn = {"architecture": "resnet10t"}
+    assert "batch norms see the part" in warnings(**on_devices(2, student=cnn))
+    assert "on a CPU batch norms see the part" in warnings(**on_devices(2, "auto", student=cnn))
+    assert "batch norms" not in warnings(**on_devices(2, "cuda", student=cnn))
+    assert "batch norms" not in warnings(**on_devices(2))
+    assert "trained on one device" in warnings(**on_devices(2))
+    assert "devices" not in warnings()

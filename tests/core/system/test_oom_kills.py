@@ -1,0 +1,82 @@
+"""Who was ended by the kernel for want of memory, as its counters tell it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from core.system import oom_kills as oom_kills_module
+from core.system.oom_kills import OomKillMonitor, oom_counter, oom_kills
+
+
+@pytest.fixture
+def system(tmp_path):
+    """A machine's files: `/proc` with a process 7, and its control groups."""
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "7").mkdir(parents=True)
+    (proc / "vmstat").write_text("nr_free_pages 1\noom_kill 40\n")
+
+    def install(groups, files):
+        (proc / "7" / "cgroup").write_text(groups)
+        for name, content in files.items():
+            (cgroups / name).parent.mkdir(parents=True, exist_ok=True)
+            (cgroups / name).write_text(content)
+        return oom_counter(7, proc, cgroups)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("groups", "files"),
+    [
+        ("0::/jobs/a\n", {"jobs/a/memory.events": "low 0\noom 3\noom_kill 2\noom_group_kill 0\n"}),
+        ("4:memory:/jobs/a\n0::/\n", {"memory/jobs/a/memory.oom_control": "under_oom 0\noom_kill 2\n"}),
+        ("0::/on/the/host\n", {"memory.events": "oom_kill 2\n"}),
+        ("4:memory:/on/the/host\n", {"memory/memory.oom_control": "oom_kill 2\n"}),
+    ],
+)
+def test_the_control_group_counts_whom_the_kernel_ended(system, groups, files):
+    assert oom_kills(system(groups, files)) == 2
+
+
+def test_without_one_the_machine_counts(system):
+    assert oom_kills(system("0::/\n", {})) == 40
+
+
+def test_this_machine_counts_somewhere():
+    assert oom_kills(oom_counter(os.getpid())) >= 0
+    assert oom_kills(Path("/nowhere")) is None
+
+
+@pytest.fixture
+def counter(tmp_path, monkeypatch):
+    """A counter that stands at 3."""
+    file = tmp_path / "memory.events"
+    file.write_text("oom_kill 3\n")
+    monkeypatch.setattr(oom_kills_module, "oom_counter", lambda _pid: file)
+    return file
+
+
+def test_a_kill_is_known_by_its_count(counter):
+    kills = OomKillMonitor()
+    kills.look(7)
+    assert not kills.lately()
+    counter.write_text("oom_kill 4\n")
+
+    assert kills.lately()
+
+
+def test_one_of_long_ago_is_nobody_s_cause(counter, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(oom_kills.time, "monotonic", lambda: clock[0])
+    kills = OomKillMonitor()
+    kills.look(7)
+    counter.write_text("oom_kill 4\n")
+    for clock[0] in (101.0, 104.0, 107.0):
+        kills.look(7)
+
+    assert not kills.lately()
+
+
+def test_where_nobody_looked_nothing_is_known():
+    assert not OomKillMonitor().lately()

@@ -1,0 +1,202 @@
+"""A confined process: each test starts one, as nothing can be taken back in this one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRIES = """
+import ctypes, json, os, platform, resource, signal, socket, subprocess, sys, threading
+from pathlib import Path
+from core.confinement import close_ways_out as confine
+
+def outcome(work):
+    try:
+        work()
+    except Exception as error:
+        return type(error).__name__
+    return "done"
+
+def call(x86_64, aarch64, *arguments):
+    if libc.syscall({"x86_64": x86_64, "aarch64": aarch64}[platform.machine()], *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
+def a_thread():
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+
+def a_process():
+    if os.fork() == 0:
+        os._exit(0)
+
+libc = ctypes.CDLL(None, use_errno=True)
+other, secret = os.getppid(), Path(sys.argv[1])
+socket_before = socket.socket()
+tries = {
+    "network": lambda: socket.socket(),
+    "udp": lambda: socket.socket(type=socket.SOCK_DGRAM),
+    "unix": lambda: socket.socket(socket.AF_UNIX),
+    "connect": lambda: socket_before.connect(("127.0.0.1", 9)),
+    "program": lambda: subprocess.run(["true"], check=True),
+    "exec": lambda: os.execv("/bin/true", ["true"]),
+    "kill": lambda: os.kill(other, 0),
+    "kill a thread": lambda: call(234, 131, other, other, 0),
+    "kill by the old call": lambda: call(200, 130, other, 0),
+    "limits of others": lambda: resource.prlimit(other, resource.RLIMIT_CPU),
+    "priority of others": lambda: os.setpriority(os.PRIO_PROCESS, other, 19),
+    "a process": a_process,
+    "mode": lambda: secret.chmod(0o666),
+    "owner": lambda: os.chown(secret, os.getuid(), os.getgid()),
+    "times": lambda: os.utime(secret, (0, 0)),
+    "attribute": lambda: os.setxattr(secret, "user.a", b"x"),
+    "truncate": lambda: os.truncate(secret, 0),
+    "a thread": a_thread,
+    "signal to oneself": lambda: signal.raise_signal(signal.SIGCONT),
+    "own limits": lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+    "read": lambda: open(__file__).read() if "__file__" in globals() else open("/proc/self/status").read(),
+    "write": lambda: open(os.devnull, "w").write("x"),
+    "compute": lambda: sum(range(1000)),
+}
+confined = confine()
+print(json.dumps({"confined": confined, **{name: outcome(work) for name, work in tries.items()}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def confined(tmp_path_factory):
+    secret = tmp_path_factory.mktemp("confined") / "secret"
+    secret.write_text("secret")
+    done = subprocess.run([sys.executable, "-c", TRIES, str(secret)], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    if not found["confined"]:
+        pytest.skip("this system cannot confine a process (seccomp)")
+    return found
+
+
+@pytest.mark.parametrize("what", ["network", "udp", "unix", "connect", "program", "exec"])
+def test_the_way_out_is_closed(confined, what):
+    assert confined[what] == "PermissionError"
+
+
+@pytest.mark.parametrize(
+    "what", ["kill", "kill a thread", "kill by the old call", "limits of others", "priority of others"]
+)
+def test_other_processes_are_out_of_reach(confined, what):
+    assert confined[what] == "PermissionError"
+
+
+def test_it_leaves_no_process_behind(confined):
+    """One that it forked would live on when it is ended, outside of its limits of time."""
+    assert confined["a process"] == "PermissionError"
+
+
+@pytest.mark.parametrize("what", ["mode", "owner", "times", "attribute", "truncate"])
+def test_what_landlock_leaves_open_of_other_files_is_closed(confined, what):
+    assert confined[what] == "PermissionError"
+
+
+@pytest.mark.parametrize("what", ["read", "write", "compute", "a thread", "signal to oneself", "own limits"])
+def test_the_work_itself_goes_on(confined, what):
+    assert confined[what] == "done"
+
+
+FILES = """
+import json, os, sys
+from pathlib import Path
+from core.confinement import keep_to
+
+folder = Path(sys.argv[1])
+
+def outcome(work):
+    try:
+        work()
+    except Exception as error:
+        return type(error).__name__
+    return "done"
+
+def late():
+    import xml.dom.minidom
+
+tries = {
+    "own file": lambda: (folder / "upload").read_bytes(),
+    "write to own file": lambda: (folder / "upload").open("r+b"),
+    "own folder": lambda: (folder / "scratch" / "new").write_text("x"),
+    "rename in own folder": lambda: (folder / "scratch" / "new").rename(folder / "scratch" / "newer"),
+    "list own folder": lambda: os.listdir(folder / "scratch"),
+    "folder in own folder": lambda: (folder / "scratch" / "deeper").mkdir(),
+    "delete in own folder": lambda: (folder / "scratch" / "newer").unlink(),
+    "late import": late,
+    "link in own folder": lambda: (folder / "scratch" / "to-secret").symlink_to(folder / "secret"),
+    "hard link in own folder": lambda: os.link(folder / "secret", folder / "scratch" / "hard"),
+    "pipe in own folder": lambda: os.mkfifo(folder / "scratch" / "pipe"),
+    "other file": lambda: (folder / "secret").read_bytes(),
+    "other folder": lambda: os.listdir(folder),
+    "new file": lambda: (folder / "new").write_text("x"),
+    "delete": lambda: (folder / "secret").unlink(),
+    "truncate": lambda: os.truncate(folder / "secret", 0),
+    "passwords": lambda: Path("/etc/passwd").read_bytes(),
+    "parent's environment": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+    "parent's memory": lambda: Path(f"/proc/{os.getppid()}/mem").open("rb"),
+    "through a link": lambda: (folder / "scratch" / "link").read_bytes(),
+    "climbing": lambda: (folder / "scratch" / ".." / "secret").read_bytes(),
+}
+kept = keep_to(readable=[folder / "upload"], writable=[folder / "scratch"])
+print(json.dumps({"kept": kept, **{name: outcome(work) for name, work in tries.items()}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "scratch").mkdir()
+    (folder / "upload").write_text("upload")
+    (folder / "secret").write_text("secret")
+    (folder / "scratch" / "link").symlink_to(folder / "secret")
+    done = subprocess.run([sys.executable, "-c", FILES, str(folder)], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    if not found["kept"]:
+        pytest.skip("this system cannot keep a process from files (Landlock)")
+    assert (folder / "secret").read_text() == "secret"
+    return found
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["own file", "own folder", "rename in own folder", "list own folder", "folder in own folder",
+     "delete in own folder", "late import"],
+)  # fmt: skip
+def test_what_it_was_started_for_is_there(kept, what):
+    assert kept[what] == "done"
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["write to own file", "other file", "other folder", "new file", "delete", "truncate", "passwords",
+     "parent's environment", "parent's memory", "through a link", "climbing"],
+)  # fmt: skip
+def test_nothing_else_is(kept, what):
+    assert kept[what] == "PermissionError"
+
+
+@pytest.mark.parametrize("what", ["link in own folder", "pipe in own folder", "hard link in own folder"])
+def test_it_leaves_nothing_in_its_folder_that_leads_whoever_reads_it_elsewhere(kept, what):
+    assert kept[what] in {"PermissionError", "OSError"}  # EXDEV for a hard link
+
+
+def test_this_machine_is_one_that_can():
+    """Every Linux of the last ten years can; if this fails, uploads are read by a process with a network."""
+    if os.uname().machine not in {"x86_64", "aarch64"} or not Path("/proc/self/status").exists():
+        pytest.skip("no Linux of a known architecture")
+    code = (
+        "from core.system.sandbox import close_ways_out, keep_to\n"
+        "print(keep_to(readable=[], writable=[]) and close_ways_out(), open('/proc/self/status').read())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.startswith("True")
+    assert "NoNewPrivs:\t1" in done.stdout
+    assert "Seccomp:\t2" in done.stdout

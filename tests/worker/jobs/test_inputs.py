@@ -1,0 +1,37 @@
+"""What a job reads is brought to this machine: also the datasets that its method names."""
+
+from core.data.stored import StoredDataset
+from core.spec import parse_job_spec
+from core.store import jobs
+from worker.jobs.inputs import Inputs
+
+VIT = {"architecture": "vit_tiny_patch16_224", "arguments": {"patch_size": 4}}
+
+
+def nobody_asks():
+    pass
+
+
+def test_the_pool_is_there_beside_the_dataset(service, make_dataset, tmp_path):
+    dataset, pool = make_dataset("own", 10), make_dataset("wild", 20)
+    spec = parse_job_spec(
+        {"dataset": dataset, "teachers": [VIT], "student": VIT, "method": {"name": "attention_probe", "pool": pool}}
+    )
+    job = service.do(
+        jobs.create,
+        service.project,
+        spec=spec.model_dump(mode="json"),
+        resolved=False,
+        dataset_id=dataset,
+        references=[pool],
+    )
+
+    inputs = Inputs.gather(service.context, job, spec, tmp_path / "scratch", nobody_asks)
+    workspace = inputs.workspace(service.context, tmp_path / "scratch")
+
+    with StoredDataset.open(workspace.dataset) as own, StoredDataset.open(workspace.datasets[pool]) as wild:
+        assert own.fingerprint != wild.fingerprint
+        num_train = len(wild.split("train"))
+    assert list(workspace.datasets) == [pool]
+    assert inputs.other_facts()[pool].num_train == num_train
+    assert inputs.dataset_facts().num_train != num_train

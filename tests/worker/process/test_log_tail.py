@@ -1,0 +1,157 @@
+"""What a process said last, whatever became of it."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from core.settings import Settings
+from worker.process.forked import ForkedProcess
+from worker.process.log_tail import NUM_BYTES, NUM_LINES, TRACEBACK_SIGNAL, LogTail, redacted, secrets_of
+
+
+@pytest.fixture
+def words():
+    words = LogTail(secrets=["hunter2-hunter2"])
+    yield words
+    words.close()
+
+
+def die_after(words, work):
+    def listened():
+        words.listen()
+        work()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert ForkedProcess(listened).wait(10) == -signal.SIGKILL
+    return words.lines()
+
+
+def test_lines_outlive_a_kill_and_say_how_grave_they_are(words):
+    log = logging.getLogger("worker.anything")
+    lines = die_after(words, lambda: log.error("the %s is full", "disk"))
+
+    assert [line[9:] for line in lines] == ["error the disk is full"]
+
+
+def test_our_own_lines_are_among_them_as_a_worker_logs_them():
+    """In a process of its own: a worker sets its logs up once, long before the fork."""
+    script = """
+import os, structlog
+from server.logs import configure
+from worker.fresh import FreshProcess
+from worker.lastwords import LastWords
+configure("worker", "info")
+log = structlog.get_logger("worker.anything")
+log.info("used.before")
+words = LastWords()
+
+def work():
+    words.listen()
+    log.info("stage.started", stage="distill")
+    log.debug("too.much")
+    try:
+        int("nothing")
+    except ValueError as error:
+        log.error("job.failed", exc_info=error)
+    return 0
+
+FreshProcess(work).wait(30)
+print("\\n".join(line[9:] if line[2:3] == ":" else line for line in words.lines()))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    told = run.stdout.splitlines()
+
+    assert told[:3] == ["info stage.started stage=distill", "error job.failed", "Traceback (most recent call last):"]
+    assert told[-1] == "ValueError: invalid literal for int() with base 10: 'nothing'"
+    assert '"event": "stage.started"' in run.stderr
+
+
+def test_a_traceback_is_several_lines(words):
+    def fail():
+        try:
+            int("nothing")
+        except ValueError:
+            logging.getLogger().exception("it failed")
+
+    lines = die_after(words, fail)
+
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == "ValueError: invalid literal for int() with base 10: 'nothing'"
+
+
+def test_only_the_newest_are_kept_and_they_have_a_bound(words):
+    words.keep(f"line {number}" for number in range(1000))
+    assert words.lines() == [f"line {number}" for number in range(1000 - NUM_LINES, 1000)]
+
+    words.keep("é" * 10_000 for _ in range(1000))
+    assert 1 < len(words.lines()) <= NUM_LINES
+    assert sum(len(line.encode()) for line in words.lines()) <= NUM_BYTES
+
+
+def test_no_line_holds_a_secret(words):
+    log = logging.getLogger("worker.anything")
+    said = "connecting to postgresql://u:pass-word@db/x with hunter2-hunter2"
+    (line,) = die_after(words, lambda: log.warning(said))
+
+    assert "hunter2" not in line
+    assert "pass-word" not in line
+    assert "postgresql://" in line
+
+
+def test_secrets_are_those_of_the_settings_and_of_the_environment():
+    settings = Settings(
+        database_url="postgresql+psycopg://u:db-password@h/x",
+        broker_url="redis://:broker-password@h/0",
+        secret_key="cookie-signing-key-of-32-characters",
+    )
+    environment = {
+        "AWS_SECRET_ACCESS_KEY": "bucket-secret",
+        "HF_TOKEN": "hf_abcdef",
+        "TOKENIZERS": "no",
+        "PATH": "/bin",
+    }
+
+    found = secrets_of(settings, environment)
+
+    assert set(found) == {
+        "db-password",
+        "broker-password",
+        "cookie-signing-key-of-32-characters",
+        "bucket-secret",
+        "hf_abcdef",
+    }
+    assert redacted("the key is bucket-secret", found) == "the key is [hidden]"
+
+
+def test_a_process_that_hangs_says_where_when_it_is_asked(words):
+    def hang():
+        words.listen()
+        logging.getLogger().warning("about to hang")
+        words.keep(["about to hang"])
+        time.sleep(60)
+
+    process = ForkedProcess(hang)
+    while not words.lines():
+        assert process.wait(0.01) is None
+    process.signal(TRACEBACK_SIGNAL)
+    while not words.traceback().count("\n") > 2:
+        assert process.wait(0.01) is None
+    process.kill()
+
+    lines = words.lines()
+    assert lines[0] == "about to hang"
+    assert any("in hang" in line for line in lines)
+
+
+def test_a_fatal_signal_leaves_a_traceback(words):
+    def crash():
+        words.listen()
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    assert ForkedProcess(crash).wait(10) == -signal.SIGSEGV
+    assert words.lines()[0] == "Fatal Python error: Segmentation fault"

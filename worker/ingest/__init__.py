@@ -1,0 +1,1 @@
+"""An upload on an ingest worker: the parent process claims and monitors, the child process runs the sandbox."""

@@ -1,0 +1,1 @@
+"""Child processes of a worker: fork, monitor, log tail, watchdog, memory usage."""

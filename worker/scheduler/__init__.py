@@ -1,0 +1,1 @@
+"""The scheduler: requeues expired leases, wakes workers, and runs housekeeping."""
