@@ -25,8 +25,8 @@ def test_every_test_that_a_page_names_exists(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_promise_names_a_test(page):
+def test_every_guarantee_names_a_test(page):
     rows = [line for line in (ROOT / page).read_text().splitlines() if line.startswith("| ")]
-    promises = [row for row in rows if row.count("|") == 3 and not row.startswith(("| promise", "| ---"))]
+    guarantees = [row for row in rows if row.count("|") == 3 and not row.startswith(("| guarantee", "| ---"))]
 
-    assert [row for row in promises if not TEST_ID.search(row)] == []
+    assert [row for row in guarantees if not TEST_ID.search(row)] == []
