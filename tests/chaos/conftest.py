@@ -14,7 +14,7 @@ from sqlalchemy import delete
 
 from api.app import create_app
 from core.broker import Broker
-from core.job_failure import SILENT
+from core.job_failure import WORKER_SILENT
 from core.settings import Settings
 from core.store import checkpoints, jobs, keys, projects
 from core.store.artifact_store import ArtifactStore
@@ -69,7 +69,7 @@ class Lab:
         """Do what the scheduler does once a lease has run out: the worker of the bench is dead between its lives."""
         with self.database.write() as session:
             for job in jobs.list_jobs(session, self.project, status="running").items:
-                jobs.record_loss(session, jobs.LeaseToken.of(job), SILENT, WORKER_LOST_AFTER)
+                jobs.record_loss(session, jobs.LeaseToken.of(job), WORKER_SILENT, WORKER_LOST_AFTER)
 
     def finish(self, job_id: str) -> dict:
         """Undisturbed lives until the job is terminal."""

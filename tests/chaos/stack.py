@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ import httpx
 import psutil
 
 from tests.chaos.parts import Postgres
+from tests.support.ports import free_port
+from tests.support.waiting import until
 
 READY_SECONDS = 90.0
 STOP_SECONDS = 45.0
@@ -45,9 +45,7 @@ class Stack:
         self._environment = {**os.environ, **HASTE}
         if postgres is not None:
             self._environment["POTSTILL_DATABASE_URL"] = postgres.url
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=10, trust_env=False)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -63,7 +61,7 @@ class Stack:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=self._environment
             )
-        self.until(self.ready, READY_SECONDS, "the stack did not get ready")
+        until(self.ready, READY_SECONDS, "the stack did not get ready")
         self._client.headers["Authorization"] = f"Bearer {(self.home / 'api-key').read_text().strip()}"
 
     def cut_power(self) -> None:
@@ -109,7 +107,7 @@ class Stack:
 
         ``worker`` talks to the broker, ``pool`` claims a job and watches over it, ``job`` trains.
         """
-        return self.until(lambda: self.look_for(part), PART_SECONDS, f"no process is {part}")
+        return until(lambda: self.look_for(part), PART_SECONDS, f"no process is {part}")
 
     def look_for(self, part: str) -> psutil.Process | None:
         """As :meth:`find`, without patience."""
@@ -169,7 +167,7 @@ class Stack:
                 return None if found.status_code in {502, 503} else found
             return None
 
-        return self.until(answer, seconds, f"{method} {path} was not answered")
+        return until(answer, seconds, f"{method} {path} was not answered")
 
     def get(self, path: str, **more: Any) -> Any:
         answer = self.call("GET", path, **more)
@@ -192,17 +190,6 @@ class Stack:
             found += page["data"]
             if not page["has_more"]:
                 return found
-
-    @staticmethod
-    def until(look: Callable[[], Any], seconds: float, otherwise: str) -> Any:
-        """What ``look`` gives once that is something. Raises ``TimeoutError``."""
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
-            found = look()
-            if found:
-                return found
-            time.sleep(0.05)
-        raise TimeoutError(f"{otherwise} within {seconds:.0f} s")
 
 
 def _leads(process: psutil.Process) -> bool:

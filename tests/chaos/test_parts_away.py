@@ -6,8 +6,9 @@ import pytest
 
 from core.store.storage_url import open_store
 from tests.chaos.logs import assert_no_gap
-from tests.chaos.parts import Parts, until
+from tests.chaos.parts import Parts
 from tests.chaos.specs import STEPS_PER_EPOCH, small_job
+from tests.support.waiting import until
 
 EPOCHS = 120
 AWAY_SECONDS = 8.0  # of the database: twice a lease

@@ -66,7 +66,7 @@ def serve(settings: Settings) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the log is not to be taken for answers
     configure("worker", "info")
-    context.begin(settings, "jobs.cpu")
+    context.init_context(settings, "jobs.cpu")
     child.warm_up()
     print("warm", file=answers, flush=True)
     for line in sys.stdin:

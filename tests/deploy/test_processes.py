@@ -1,25 +1,16 @@
 """The services of `docker-compose.yml`, run as it says, do the main job on PostgreSQL and Valkey."""
 
 import re
-import time
 
 import httpx
 import pytest
+
+from tests.support.waiting import until_resource
 
 PROCESSES = ("api", "worker", "ingest", "inspector", "scheduler")
 VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
 pytestmark = pytest.mark.stack
-
-
-def until(client, path, done):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        answer = client.get(path).json()
-        if done(answer):
-            return answer
-        time.sleep(0.1)
-    pytest.fail(f"{path} did not get there: {answer.get('stage')} {answer.get('progress')}")
 
 
 def test_a_job_runs_on_the_composed_services_and_all_stop_when_asked(composed):
@@ -34,7 +25,7 @@ def test_a_job_runs_on_the_composed_services_and_all_stop_when_asked(composed):
     ) as client:
         source = {"type": "builtin", "name": "digits"}
         dataset = client.post("/v1/datasets", json={"name": "digits", "source": source}).json()
-        until(client, f"/v1/datasets/{dataset['id']}", lambda d: d["status"] == "ready")
+        until_resource(client, f"/v1/datasets/{dataset['id']}", lambda d: d["status"] == "ready")
         spec = {
             "dataset": dataset["id"],
             "student": {"architecture": "vit_tiny_patch16_224", "arguments": VIT},
@@ -44,7 +35,7 @@ def test_a_job_runs_on_the_composed_services_and_all_stop_when_asked(composed):
         }
         created = client.post("/v1/jobs", json=spec)
         assert created.status_code == 201, created.text
-        job = until(client, f"/v1/jobs/{created.json()['id']}", lambda j: j["terminal"])
+        job = until_resource(client, f"/v1/jobs/{created.json()['id']}", lambda j: j["terminal"])
         weights = client.get(f"/v1/jobs/{job['id']}/artifacts/model.safetensors")
 
     assert job["status"] == "succeeded", (job["error"], composed.logs())

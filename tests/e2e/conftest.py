@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+
+from tests.support.ports import free_port
+from tests.support.waiting import until_resource
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = Path(sys.executable).with_name("potstill-server")
@@ -26,12 +28,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.stack)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass
@@ -133,24 +129,13 @@ def http(stack):
 def digits(http) -> str:
     """The id of a ready dataset of handwritten digits."""
     dataset = http.post("/v1/datasets", json={"name": "digits", "source": {"type": "builtin", "name": "digits"}}).json()
-    return until(http, f"/v1/datasets/{dataset['id']}", lambda d: d["status"] != "processing")["id"]
-
-
-def until(http: httpx.Client, path: str, done, seconds: float = 120):
-    """Poll until `done`; fail with the last answer otherwise."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        answer = http.get(path)
-        if answer.status_code == 200 and done(answer.json()):
-            return answer.json()
-        time.sleep(0.1)
-    pytest.fail(f"{path} did not get there: {answer.text[:2000]}")
+    return until_resource(http, f"/v1/datasets/{dataset['id']}", lambda d: d["status"] != "processing")["id"]
 
 
 @pytest.fixture(scope="session")
 def wait_until(http):
     def wait(path, done, seconds=120):
-        return until(http, path, done, seconds)
+        return until_resource(http, path, done, seconds)
 
     return wait
 

@@ -3,8 +3,9 @@
 import hashlib
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from tests.support.waiting import until_resource
 
 SERVER = Path(sys.executable).with_name("potstill-server")
 VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -18,16 +19,6 @@ def spec(dataset, epochs):
         "training": {"epochs": epochs, "batch_size": 256, "image_size": 8, "checkpoint_every_epochs": 20},
         "export": ["safetensors"],
     }
-
-
-def until(http, path, done, seconds=90):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        answer = http.get(path).json()
-        if done(answer):
-            return answer
-        time.sleep(0.1)
-    raise AssertionError(f"{path} did not get there: {answer}")
 
 
 def test_another_stack_goes_on_from_a_backup(stack, http, digits, wait_until, another_stack, tmp_path):
@@ -49,10 +40,12 @@ def test_another_stack_goes_on_from_a_backup(stack, http, digits, wait_until, an
         for artifact in there.get(f"/v1/jobs/{done['id']}/artifacts").json()["data"]:
             content = there.get(f"/v1/jobs/{done['id']}/artifacts/{artifact['name']}").content
             assert hashlib.sha256(content).hexdigest() == artifact["sha256"]
-        goes_on = until(there, f"/v1/jobs/{running}", lambda job: job["attempt"] == 2 and job["stage"] == "distill")
+        goes_on = until_resource(
+            there, f"/v1/jobs/{running}", lambda job: job["attempt"] == 2 and job["stage"] == "distill"
+        )
         assert goes_on["progress"]["step"] >= saved["step"]
         there.post(f"/v1/jobs/{running}/stop")
-        ended = until(there, f"/v1/jobs/{running}", lambda job: job["terminal"])
+        ended = until_resource(there, f"/v1/jobs/{running}", lambda job: job["terminal"])
         assert ended["status"] == "succeeded", ended["error"]
         log = there.get(f"/v1/jobs/{running}/events?limit=100").json()["data"]
         resumed = [event for event in log if event["type"] == "training.resumed"]

@@ -6,8 +6,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.e2e.conftest import start_stack, stop_stack, until
+from tests.e2e.conftest import start_stack, stop_stack
 from tests.e2e.test_service import finished, small_job, submit
+from tests.support.waiting import until_resource
 
 
 @pytest.fixture
@@ -43,10 +44,10 @@ def test_a_job_leaves_nothing_on_the_machine_but_its_dataset_and_all_in_the_buck
     try:
         with stack.client() as http:
             made = http.post("/v1/datasets", json={"name": "d", "source": {"type": "builtin", "name": "digits"}}).json()
-            dataset = until(http, f"/v1/datasets/{made['id']}", lambda d: d["status"] != "processing")
+            dataset = until_resource(http, f"/v1/datasets/{made['id']}", lambda d: d["status"] != "processing")
             assert dataset["status"] == "ready", dataset
             job = submit(http, small_job(dataset["id"], epochs=2))
-            done = until(http, f"/v1/jobs/{job}", finished)
+            done = until_resource(http, f"/v1/jobs/{job}", finished)
             assert done["status"] == "succeeded", done["error"]
             listed = http.get(f"/v1/jobs/{job}/artifacts").json()["data"]
             for artifact in listed:
@@ -54,7 +55,7 @@ def test_a_job_leaves_nothing_on_the_machine_but_its_dataset_and_all_in_the_buck
                 assert hashlib.sha256(content).hexdigest() == artifact["sha256"]
             forget(f"here/datasets/{dataset['id']}/")  # from here on this machine alone has it
             second = submit(http, small_job(dataset["id"], epochs=1))
-            done = until(http, f"/v1/jobs/{second}", finished)
+            done = until_resource(http, f"/v1/jobs/{second}", finished)
             assert done["status"] == "succeeded", done["error"]
     finally:
         stop_stack(stack)

@@ -1,18 +1,17 @@
 """The embedded stack as far as it can be seen without a job; the rest is in ``tests/e2e``."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
+
+from tests.support.ports import free_port
 
 
 def test_other_users_of_the_machine_read_nothing_even_in_a_folder_that_was_open_to_them(tmp_path):
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-P", "-m", "server", "up", "--home", str(home), "--port", str(port)]
     old = os.umask(0o022)
     try:
