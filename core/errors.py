@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 # What has to change before a failed job can go well: what was asked, what was sent to learn from, how much memory,
 # time or room there is, what the service stands on (disks, machines, networks), or the service itself.
+_NUM_QUOTED = 3  # field errors in the detail of an error for several fields
+
 Fault = Literal["spec", "data", "capacity", "infrastructure", "service"]
 
 
@@ -42,6 +44,23 @@ class PotstillError(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.extra = dict(extra or {})
+
+    @classmethod
+    def for_field(cls, pointer: str, detail: str) -> Self:
+        """Return the error for one field, given its JSON Pointer."""
+        return cls.for_fields([FieldError(pointer, detail)])
+
+    @classmethod
+    def for_fields(cls, errors: Sequence[FieldError], *, num_errors: int | None = None) -> Self:
+        """Return the error for several fields; its detail quotes the first three.
+
+        ``num_errors`` is the number of invalid fields if ``errors`` does not list all of them.
+        """
+        num_errors = len(errors) if num_errors is None else num_errors
+        detail = "; ".join(f"{error.pointer or '/'}: {error.detail}" for error in errors[:_NUM_QUOTED])
+        if num_errors > _NUM_QUOTED:
+            detail += f"; and {num_errors - _NUM_QUOTED} more"
+        return cls(detail, errors=errors)
 
 
 # --- what a caller sent -------------------------------------------------------------------------

@@ -1,15 +1,15 @@
-"""A job from its spec to its files: prepare, teacher, distill, evaluate, export.
+"""Run a job from its spec to its files: prepare, teacher, distill, evaluate, export.
 
-The engine's one entry. It knows nothing of HTTP, Celery or a database: the caller passes a workspace to
-read and write in, and a reporter that is told everything and asked what to do. Every stage can be
-entered again by a later attempt, and the student's bits do not depend on how often that happens.
+This is the engine's only entry point. It is independent of HTTP, Celery and the database: the caller passes a workspace
+of folders, and a reporter that receives events and returns control requests. A later attempt can re-enter any stage.
+The student's bits do not depend on the number of attempts.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,59 +21,58 @@ from core.data.pixels import Pixels
 from core.errors import SpecCannotRun
 from core.evaluate import ModelMetrics, agreement, evaluate_exported, measure_model
 from core.export import export_student
-from core.methods import MethodContext, build_method, student_form
-from core.models.build import build_student, build_teacher
+from core.methods import MethodContext, build_method, plan_student_variant
+from core.models.build import build_student, build_teacher, stored_models
 from core.models.built import BuiltModel
+from core.models.plan import model_inputs, plan_student, plan_teacher
 from core.models.structure import structure_of
-from core.models.student_variants import StudentVariant
 from core.models.weights import save_folder
-from core.reporting import Progress, Reporter, RunResult, Stage, Workspace
+from core.reporting import STUDENT_TRACK, Progress, Reporter, RunResult, Stage, Workspace, teacher_track
 from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
 from core.teacher.evaluation_cache import Evaluation, EvaluationCache
 from core.teacher.frozen import FrozenTeacher
 from core.teacher.output_cache import CachedOutputs, CacheStats, cached_outputs_for
 from core.teacher.training import TrainedTeacher
-from core.train.context import RunContext, open_run, threads_each
+from core.train.context import RunContext, open_run, threads_per_rank
 from core.train.data_parallel import shard_setup
-from core.train.preflight import PreflightResult, preflight, preflight_once
-from core.train.progress import ProgressRange, Track, plan_spans
+from core.train.preflight import PreflightResult, cached_preflight, preflight
+from core.train.progress import ProgressRange, Track, plan_ranges
 from core.train.rank_launcher import RankConfig, launch_ranks
 from core.train.schedule import Schedule
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
 from core.train.training_set import TrainingSet, planned_schedule
 
-_PARITY_PICTURES = 64
-_STUDENT = "distill"  # the student's track
-_PREPARED, _TRAINED, _EVALUATED = 0.01, 0.95, 0.97  # fractions of a job that are done by then
+_NUM_PARITY_IMAGES = 64
+_PREPARED, _TRAINED, _EVALUATED = 0.01, 0.95, 0.97  # a job's progress after these stages
 
 
 def run(spec: JobSpec, workspace: Workspace, reporter: Reporter) -> RunResult:
     """Run a resolved spec to its end.
 
     Raises:
-        Interrupted: The reporter asked to pause, cancel or drain; a checkpoint is saved.
-        RunError: The run cannot go on; its ``code`` says why.
+        Interrupted: The reporter requested a pause, cancel or drain; a checkpoint is saved.
+        RunError: The run failed; its ``code`` is the reason.
     """
     with open_run(spec, workspace, reporter) as context:
         return _Pipeline(spec, workspace, context).run()
 
 
 def build_student_setup(spec: JobSpec, workspace: Workspace, context: RunContext) -> TrainingSetup:
-    """The student's training as every process of it builds it, for a reporter that finds all teachers."""
+    """Build the student's training setup on a rank whose reporter finds all trained teachers."""
     pipeline = _Pipeline(spec, workspace, context)
     prepared = pipeline.prepare()
-    assert not prepared.pending_trainings, "whoever trains them does so before"
-    task, _ = pipeline.taught(prepared)
-    return task
+    assert not prepared.pending_trainings, "rank 0 trains the teachers before it starts other ranks"
+    setup, _ = pipeline.add_teachers(prepared)
+    return setup
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What the first stage leaves: the student's task, still without teachers, and the teachers by index.
+    """Result of the prepare stage: the student's setup, still without teachers, and the teachers by index.
 
-    ``lessons`` are the trainings of the teachers that are not there yet, ``pool`` is the dataset that the
-    method reads beside.
+    ``pending_trainings`` are the setups of the teachers that still have to be trained. ``unlabeled_pool`` is the
+    additional dataset of the method.
     """
 
     setup: TrainingSetup
@@ -85,7 +84,7 @@ class _Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Evaluated:
-    """What was measured on the test split. ``folder`` holds the student's files, as they are handed out."""
+    """Metrics on the test split. ``folder`` holds the student's exported files."""
 
     folder: Path
     student: ModelMetrics
@@ -93,19 +92,18 @@ class _Evaluated:
 
     @property
     def agreement(self) -> float | None:
-        """How often student and teacher decide alike, the mean over several teachers. None: without one, or labels."""
-        known = [teacher.measured.accuracy for teacher in self.teachers]
-        judged = [accuracy for accuracy in known if accuracy is not None]
-        mine = self.student.accuracy
-        if mine is None or not judged:
+        """Fraction of equal predictions of student and teacher, mean over teachers; None without teachers or labels."""
+        student = self.student.accuracy
+        teachers = [teacher.metrics.accuracy for teacher in self.teachers if teacher.metrics.accuracy is not None]
+        if student is None or not teachers:
             return None
-        return sum(agreement(mine.predictions, theirs.predictions) for theirs in judged) / len(judged)
+        return sum(agreement(student.predictions, teacher.predictions) for teacher in teachers) / len(teachers)
 
     def result(self) -> dict[str, Any]:
-        """The contract's job result, without the model's id."""
+        """Job result of the API contract, without the model's id."""
         return {
-            "student": self.student.figures(),
-            "teachers": [teacher.measured.figures() for teacher in self.teachers],
+            "student": self.student.summary(),
+            "teachers": [teacher.metrics.summary() for teacher in self.teachers],
             "compressed": [],
             "agreement": self.agreement,
         }
@@ -115,19 +113,18 @@ class _Pipeline:
     """One attempt of one job."""
 
     def __init__(self, spec: JobSpec, workspace: Workspace, context: RunContext) -> None:
-        assert spec.training.image_size is not None, "a resolved spec says how large pictures are"
+        assert spec.training.image_size is not None, "a resolved spec has an image size"
         self.spec = spec
         self.context = context
         self.reporter = context.reporter
         self.image_size: int = spec.training.image_size
         self.workspace = workspace
         self.headless = spec.method.about.needs.headless
-        self.facts = replace(context.facts, num_classes=None) if self.headless else context.facts
-        self.gathering = TrainingSet(spec, context, workspace.datasets)
-        self.seconds: dict[str, float] = {}
-        self.spans = plan_spans(spec, _STUDENT, ProgressRange(_PREPARED, _TRAINED - _PREPARED))
-        self.tally = CacheStats()
-        self.evaluations = EvaluationCache.of_job(context, self.image_size, headless=self.headless)
+        self.training_set = TrainingSet(spec, context, workspace.datasets)
+        self.stage_seconds: dict[str, float] = {}
+        self.progress_ranges = plan_ranges(spec, ProgressRange(_PREPARED, _TRAINED - _PREPARED))
+        self.cache_stats = CacheStats()
+        self.evaluation_cache = EvaluationCache.for_job(context, self.image_size, headless=self.headless)
         self.trained_teachers = {
             index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context)
             for index, teacher in enumerate(spec.teachers)
@@ -135,17 +132,17 @@ class _Pipeline:
         }
 
     def run(self) -> RunResult:
-        """The stages in order."""
+        """Run all stages in order."""
         with self._stage(Stage.PREPARE):
             prepared = self.prepare()
             if prepared.checkpoint is None:
-                self._probe(prepared)
+                self._preflight(prepared)
         if prepared.pending_trainings:
             with self._stage(Stage.TEACHER):
                 self._train_teachers(prepared)
         with self._stage(Stage.DISTILL):
             step = self._distill(prepared)
-            student = self._finished(prepared.setup)
+            student = self._finalize_student(prepared.setup)
         schedule = planned_schedule(prepared.setup)
         with self._stage(Stage.EVALUATE):
             evaluated = self._evaluate(prepared, student)
@@ -159,179 +156,176 @@ class _Pipeline:
     def _stage(self, stage: Stage) -> Iterator[None]:
         self.reporter.stage_started(stage)
         self.context.poll()
-        began = time.monotonic()
+        start = time.monotonic()
         yield
-        self.seconds[stage.value] = round(time.monotonic() - began, 3)
+        self.stage_seconds[stage.value] = round(time.monotonic() - start, 3)
         self.reporter.stage_finished(stage)
 
     # --- prepare ------------------------------------------------------------------------------------
 
     def prepare(self) -> _Prepared:
-        """Build all networks; teachers that have to learn first are left as lessons."""
+        """Build all networks, and the training setups of the teachers that have no weights yet."""
         if self.context.stored.num_classes is None and self.spec.method.about.needs.labels:
-            raise SpecCannotRun(f"{self.spec.method.name} learns from labels, and this dataset has none")
+            raise SpecCannotRun(f"{self.spec.method.name} needs labels, but the dataset has none")
         teachers: dict[int, BuiltModel] = {}
-        lessons: dict[int, TrainingSetup] = {}
+        pending: dict[int, TrainingSetup] = {}
         for index, teacher in enumerate(self.spec.teachers):
-            built = self._teacher(index, teacher)
+            built = self._load_teacher(index, teacher)
             if built is None:
-                lessons[index] = self.trained_teachers[index].task()
+                pending[index] = self.trained_teachers[index].build_setup()
             else:
                 teachers[index] = built
-        networks = [teachers[i] if i in teachers else lessons[i].student for i in range(len(self.spec.teachers))]
-        student = self._student(networks)
-        pool = self.gathering.unlabeled_pool()
-        task = self._task(student, networks, pool)
-        return _Prepared(task, teachers, lessons, pool, self.reporter.newest_checkpoint(_STUDENT))
+        networks = [teachers[i] if i in teachers else pending[i].student for i in range(len(self.spec.teachers))]
+        student = self._build_student(networks)
+        pool = self.training_set.unlabeled_pool()
+        setup = self._build_setup(student, networks, pool)
+        return _Prepared(setup, teachers, pending, pool, self.reporter.newest_checkpoint(STUDENT_TRACK))
 
-    def _teacher(self, index: int, spec: TeacherSpec) -> BuiltModel | None:
-        """A teacher that is there already: given, or found by its recipe."""
+    def _load_teacher(self, index: int, spec: TeacherSpec) -> BuiltModel | None:
+        """Build a teacher from given weights or from an earlier job; return None if it has to be trained."""
         if index in self.trained_teachers:
-            found = self.trained_teachers[index].find()
-            if found is not None:
+            teacher = self.trained_teachers[index]
+            built = teacher.find()
+            if built is not None:
                 self.reporter.event(
                     "teacher.reused",
-                    f"the teacher {spec.architecture} was trained by an earlier job with the same recipe",
-                    data={"teacher": index, "recipe": self.trained_teachers[index].fingerprint},
+                    f"Teacher {index} ({spec.architecture}) reused from an earlier job.",
+                    data={"teacher": index, "recipe": teacher.fingerprint},
                 )
-            return found
+            return built
+        folders, inputs = self.workspace.models, model_inputs(self.spec, self.context.input_info, spec)
+        plan = plan_teacher(spec, inputs, image_size=self.image_size, models=stored_models(spec, folders))
         torch.manual_seed(derive_seed(self.spec.training.seed, f"teacher-{index}"))
-        return build_teacher(spec, facts=self.facts, image_size=self.image_size, models=self.workspace.models)
+        return build_teacher(plan, num_classes=inputs.num_classes, folders=folders)
 
-    def _student(self, teachers: list[BuiltModel]) -> BuiltModel:
-        training = self.spec.training
-
-        def form(architecture: str, arguments: Mapping[str, Any]) -> StudentVariant | None:
-            return student_form(
-                self.spec.method,
-                architecture,
-                arguments,
-                image_size=self.image_size,
-                teachers=lambda: [structure_of(teacher) for teacher in teachers],
-            )
-
-        torch.manual_seed(derive_seed(training.seed, "student"))
-        return build_student(
-            self.spec.student,
-            variant_for=form,
-            facts=self.facts,
+    def _build_student(self, teachers: list[BuiltModel]) -> BuiltModel:
+        spec, folders = self.spec, self.workspace.models
+        requested = plan_student(
+            spec.student,
+            model_inputs(spec, self.context.input_info),
             image_size=self.image_size,
-            drop_path=training.drop_path,
-            models=self.workspace.models,
+            models=stored_models(spec.student, folders),
         )
+        plan = plan_student_variant(
+            spec.method, requested, teachers=lambda: [structure_of(teacher) for teacher in teachers]
+        )
+        torch.manual_seed(derive_seed(spec.training.seed, "student"))
+        return build_student(plan, drop_path=spec.training.drop_path, folders=folders)
 
-    def _task(self, student: BuiltModel, networks: list[BuiltModel], pool: Pixels | None) -> TrainingSetup:
-        """The student's training; where the method gathers its pictures, all of the pool stand in for them."""
+    def _build_setup(
+        self, student: BuiltModel, networks: list[BuiltModel], unlabeled_pool: Pixels | None
+    ) -> TrainingSetup:
+        """Build the student's setup. The complete pool is a placeholder for images that the method prepares later."""
         training = self.spec.training
         torch.manual_seed(derive_seed(training.seed, "method"))
-        pixels, _ = self.gathering.training_split()
-        setting = MethodContext(
+        pixels, _ = self.training_set.training_split()
+        method_context = MethodContext.from_spec(
+            self.spec,
             student=student,
             teachers=networks,
             num_classes=self.context.stored.num_classes,
             num_samples=len(pixels),
-            num_pool=None if pool is None else len(pool),
-            student_has_weights=self.spec.student.weights != "random",
-            label_smoothing=training.label_smoothing,
-            drop_path=training.drop_path,
-            batch_size=training.batch_size,
-            seed=training.seed,
+            num_pool=None if unlabeled_pool is None else len(unlabeled_pool),
         )
         return TrainingSetup(
             training=training,
             student=student,
-            method=build_method(self.spec.method, setting),
+            method=build_method(self.spec.method, method_context),
             teachers=(),
             loader=self.context.loader(
-                training, image_size=self.image_size, views=training.views, pixels=pool or pixels
+                training, image_size=self.image_size, views=training.views, pixels=unlabeled_pool or pixels
             ),
             compute=self.context.compute,
             ema=training.ema,
         )
 
-    def _probe(self, prepared: _Prepared) -> None:
-        """Try one step of every training that is to come, unless such a job was tried before; teachers are copied."""
+    def _preflight(self, prepared: _Prepared) -> None:
+        """Run one step of every pending training, unless the result of an equivalent job is cached."""
         self.context.poll()
-        probed = preflight_once(
-            self.spec, self.context, lambda: self._probed(prepared), anew=bool(prepared.pending_trainings)
+        result = cached_preflight(
+            self.spec, self.context, lambda: self._preflight_student(prepared), refresh=bool(prepared.pending_trainings)
         )
-        for lesson in prepared.pending_trainings.values():
+        for setup in prepared.pending_trainings.values():
             self.context.poll()
-            preflight(lesson, self.context.root)
-        seconds, about = probed.step_seconds, probed.details(self.context)
-        self.reporter.event("preflight.passed", f"a training step takes about {1000 * seconds:.1f} ms", data=about)
+            preflight(setup, self.context.root)
+        message = f"Preflight passed: a training step takes {1000 * result.step_seconds:.1f} ms."
+        self.reporter.event("preflight.passed", message, data=result.details(self.context))
 
-    def _probed(self, prepared: _Prepared) -> PreflightResult:
-        networks = prepared.teachers | {index: lesson.student for index, lesson in prepared.pending_trainings.items()}
+    def _preflight_student(self, prepared: _Prepared) -> PreflightResult:
+        networks = prepared.teachers | {index: setup.student for index, setup in prepared.pending_trainings.items()}
         copies = [replace(networks[index], module=copy.deepcopy(networks[index].module)) for index in sorted(networks)]
-        frozen, feed = self._frozen(copies, prepared.setup), prepared.setup.loader.part(0, self.spec.resources.devices)
-        return preflight(replace(prepared.setup, teachers=frozen, loader=feed), self.context.root)
+        teachers = self._freeze(copies, prepared.setup)
+        loader = prepared.setup.loader.shard(0, self.spec.resources.devices)
+        return preflight(replace(prepared.setup, teachers=teachers, loader=loader), self.context.root)
 
-    def _frozen(self, teachers: Iterable[BuiltModel], task: TrainingSetup) -> list[FrozenTeacher]:
-        """Teachers that give what the method wants of them."""
-        return [FrozenTeacher(teacher, self.context.compute, task.method.teacher_request) for teacher in teachers]
+    def _freeze(self, teachers: Iterable[BuiltModel], setup: TrainingSetup) -> list[FrozenTeacher]:
+        """Freeze teachers, which then return the features that the method requests."""
+        return [FrozenTeacher(teacher, self.context.compute, setup.method.teacher_request) for teacher in teachers]
 
     # --- training -----------------------------------------------------------------------------------
 
     def _train_teachers(self, prepared: _Prepared) -> None:
         steps = planned_schedule(prepared.setup).total_steps
-        for index, lesson in prepared.pending_trainings.items():
-            learner = self.trained_teachers[index]
-            prepared.teachers[index] = learner.train(lesson, span=self.spans[f"teacher-{index}"], student_steps=steps)
+        for index, setup in prepared.pending_trainings.items():
+            teacher = self.trained_teachers[index]
+            progress_range = self.progress_ranges[teacher_track(index)]
+            prepared.teachers[index] = teacher.train(setup, progress_range=progress_range, student_steps=steps)
             self.context.poll()
 
-    def taught(self, prepared: _Prepared) -> tuple[TrainingSetup, CachedOutputs | None]:
-        """The student's training, its teachers being there, and where they are asked ahead of it."""
-        frozen = self._frozen([prepared.teachers[i] for i in sorted(prepared.teachers)], prepared.setup)
-        task = self.gathering.gathered(replace(prepared.setup, teachers=frozen), prepared.unlabeled_pool)
-        answers = cached_outputs_for(
-            task,
-            replace(self.context, threads=threads_each(self.spec)),
+    def add_teachers(self, prepared: _Prepared) -> tuple[TrainingSetup, CachedOutputs | None]:
+        """Add the teachers to the student's setup; precompute their outputs where the method allows it."""
+        frozen = self._freeze([prepared.teachers[i] for i in sorted(prepared.teachers)], prepared.setup)
+        setup = self.training_set.prepare_setup(replace(prepared.setup, teachers=frozen), prepared.unlabeled_pool)
+        outputs = cached_outputs_for(
+            setup,
+            replace(self.context, threads=threads_per_rank(self.spec)),
             spec=self.spec,
-            pictures=f"{self.context.stored.fingerprint}-{self.image_size}-train",
+            split_id=f"{self.context.stored.fingerprint}-{self.image_size}-train",
             max_bytes=self.workspace.teacher_cache_bytes,
         )
-        return replace(task, teacher_outputs=answers), answers
+        return replace(setup, teacher_outputs=outputs), outputs
 
     def _distill(self, prepared: _Prepared) -> int:
         """Train the student and return the number of steps it took."""
         training, context = self.spec.training, self.context
-        task, answers = self.taught(prepared)
-        watch = (
+        setup, outputs = self.add_teachers(prepared)
+        validation = (
             None if self.headless else context.validation_callback("eval/top1", training, image_size=self.image_size)
         )
-        found = {one.fingerprint: one.folder for one in self.trained_teachers.values() if one.folder is not None}
-        orders = RankConfig.of(self.spec, self.workspace, teachers=found, checkpoint=prepared.checkpoint)
-        with launch_ranks(orders, spec=self.spec, device=context.compute.device, poll=context.poll) as ranks:
+        teachers = {t.fingerprint: t.folder for t in self.trained_teachers.values() if t.folder is not None}
+        config = RankConfig.from_spec(self.spec, self.workspace, teachers=teachers, checkpoint=prepared.checkpoint)
+        with launch_ranks(config, spec=self.spec, device=context.compute.device, poll=context.poll) as ranks:
             trainer = Trainer(
-                shard_setup(task, ranks),
-                track=Track(name=_STUDENT, series="train", span=self.spans[_STUDENT]),
+                shard_setup(setup, ranks),
+                track=Track(
+                    name=STUDENT_TRACK, metric_prefix="train", progress_range=self.progress_ranges[STUDENT_TRACK]
+                ),
                 reporter=self.reporter,
-                scratch=context.root / "checkpoints",
-                saving=CheckpointPolicy.of(training),
-                watch=watch,
+                scratch_dir=context.root / "checkpoints",
+                checkpoint_policy=CheckpointPolicy.from_spec(training),
+                validation=validation,
                 ranks=ranks,
             )
             trainer.resume(prepared.checkpoint)
             if trainer.step == 0 and not self.headless:
-                self.evaluations.look_at(task.teachers, context, self.image_size)
+                self.evaluation_cache.log_accuracy(setup.teachers, context, self.image_size)
             trainer.run()
-        trainer.stepper.finalize_weights()
-        if answers is not None:
-            self.tally = answers.finish()
+        trainer.train_step.finalize_weights()
+        if outputs is not None:
+            self.cache_stats = outputs.finish()
         return trainer.step
 
-    def _finished(self, task: TrainingSetup) -> BuiltModel:
-        """The model that the method makes of the trained student."""
-        task.student.module.cpu()
-        task.method.cpu()
-        _, held_out = self.gathering.training_split()
-        return task.method.finalize(task.student, held_out)
+    def _finalize_student(self, setup: TrainingSetup) -> BuiltModel:
+        """Build the exported model from the trained student, as the method defines it."""
+        setup.student.module.cpu()
+        setup.method.cpu()
+        _, held_out = self.training_set.training_split()
+        return setup.method.finalize(setup.student, held_out)
 
     # --- results ------------------------------------------------------------------------------------
 
     def _evaluate(self, prepared: _Prepared, student: BuiltModel) -> _Evaluated:
-        """Write the student's files, and measure the file that is handed out."""
+        """Write the student's files, and measure the exported file and the teachers."""
         folder = self.context.root / "export"
         save_folder(
             student.module,
@@ -342,19 +336,23 @@ class _Pipeline:
             classes=None if self.headless else self.context.stored.classes,
         )
         pixels = self.context.pixels("test", self.image_size)
-        judge = self.context.embedding_evaluator(self.image_size) if self.headless else None
-        how: dict[str, Any] = {"device": self.context.compute.device, "poll": self.context.poll, "judge": judge}
+        evaluator = self.context.embedding_evaluator(self.image_size) if self.headless else None
+        device, poll = self.context.compute.device, self.context.poll
+
+        def measure(teacher: BuiltModel) -> ModelMetrics:
+            return measure_model(teacher, pixels, device=device, poll=poll, evaluator=evaluator)
+
         return _Evaluated(
             folder,
-            evaluate_exported(folder, pixels, **how),
+            evaluate_exported(folder, pixels, device=device, poll=poll, evaluator=evaluator),
             tuple(
-                self.evaluations.of(prepared.teachers[index], lambda teacher: measure_model(teacher, pixels, **how))
+                self.evaluation_cache.get_or_measure(prepared.teachers[index], measure)
                 for index in sorted(prepared.teachers)
             ),
         )
 
     def _export(self, evaluated: _Evaluated) -> dict[str, Path]:
-        """Complete the student's folder with everything else that is handed out."""
+        """Export the remaining files to the student's folder."""
         stored = self.context.stored
         dataset = {
             "id": self.spec.dataset,
@@ -368,7 +366,7 @@ class _Pipeline:
         details = {
             "student": evaluated.student.details(stored.classes),
             "teachers": [teacher.details(stored.classes) for teacher in evaluated.teachers],
-            "teacher_cache": self.tally.figures(),
+            "teacher_cache": self.cache_stats.to_json(),
         }
         return export_student(
             evaluated.folder,
@@ -376,13 +374,13 @@ class _Pipeline:
             dataset=dataset,
             result=evaluated.result(),
             details=details,
-            stages=self.seconds,
-            samples_NCHW=self.context.pixels("train", self.image_size).images[:_PARITY_PICTURES],
+            stages=self.stage_seconds,
+            samples_NCHW=self.context.pixels("train", self.image_size).images[:_NUM_PARITY_IMAGES],
             poll=self.context.poll,
         )
 
     def _progress(self, fraction: float, step: int, schedule: Schedule) -> None:
-        """Progress after the training."""
+        """Report progress of the stages after training."""
         self.reporter.progress(
             Progress(fraction=fraction, step=step, total_steps=schedule.total_steps, epoch=schedule.epoch(step))
         )

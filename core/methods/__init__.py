@@ -1,7 +1,7 @@
-"""How a student is taught: one file a method."""
+"""Distillation methods, one file per method."""
 
 from core.methods.base import Batch, ImageSources, Method, MethodContext, StepContext, StepInfo, Teacher
-from core.methods.registry import build_method, implementation, student_form
+from core.methods.registry import build_method, implementation, plan_student_variant
 from core.models.taps import FeatureRequest, Outputs
 
 __all__ = [
@@ -16,5 +16,5 @@ __all__ = [
     "Teacher",
     "build_method",
     "implementation",
-    "student_form",
+    "plan_student_variant",
 ]

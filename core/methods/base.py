@@ -1,8 +1,8 @@
-"""What every method is: a module that turns what student and teachers said of a batch into named losses.
+"""The interface of a distillation method: a module that turns student and teacher outputs into named loss terms.
 
-A method is built twice for a job: on the meta device when its spec is resolved, so that a pair that it
-cannot serve is refused at once, and for real when it runs. So ``__init__`` checks the anatomies of its
-networks, and reads no weights unless it needs a copy of them.
+A method is built twice per job: on the meta device when the spec is resolved, so that an unsupported pair of
+networks is rejected early, and with real weights for the training. ``__init__`` therefore checks the networks'
+structures and reads no weights unless it copies them.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.data.pixels import Pixels
-from core.errors import FieldError, InvalidSpec
+from core.errors import InvalidSpec
 from core.models.built import BuiltModel
 from core.models.structure import ModelStructure, structure_of
 from core.models.student_variants import StudentVariant
 from core.models.taps import FeatureRequest, Outputs
+from core.spec import JobSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One augmented batch, as every network of the step sees it before its own preprocessing.
+    """One augmented batch, before each network's own preprocessing.
 
     ``images`` (B, C, H, W) in 0…1, ``labels`` (B,) int64 or (B, classes) probabilities, ``indices`` (B,)
-    int64 on the CPU: the samples' places in the training split.
+    int64 on the CPU: positions of the samples in the training split.
     """
 
     images: Tensor
@@ -38,13 +39,13 @@ class Batch:
 
     @property
     def hard_labels(self) -> Tensor:
-        """One class a picture, (B,): the likelier one of a mixed picture."""
+        """One class per image, (B,) int64; the most probable class where images are mixed."""
         return self.labels if self.labels.ndim == 1 else self.labels.argmax(dim=1)
 
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """Where in the training a step is. ``step`` counts from 0, ``epoch`` is a fraction that grows to ``epochs``."""
+    """Position of a step in the training. ``step`` counts from 0; ``epoch`` is fractional and grows to ``epochs``."""
 
     step: int = 0
     total_steps: int = 1
@@ -53,26 +54,26 @@ class StepInfo:
 
     @property
     def fraction(self) -> float:
-        """How much of the training is done, 0…1."""
+        """Completed fraction of the training, 0…1."""
         return self.step / self.total_steps
 
 
 class Teacher(Protocol):
-    """A frozen network that answers without a gradient. ``built`` is for methods that run it in their own way."""
+    """A frozen network, called without gradients."""
 
     @property
     def built(self) -> BuiltModel:
-        """The network itself, frozen."""
+        """The frozen network itself, for methods that run it in their own way."""
 
     def __call__(self, images_BCHW: Tensor) -> Outputs:
-        """What it says of augmented pictures in 0…1, as far as the method wanted it, in float32."""
+        """Run augmented images in 0…1; return the outputs that the method requested, in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What a step can be taught with: the student as it is trained now, its teachers, and the time.
+    """Inputs of one training step: the student under training, its teachers and the position in the training.
 
-    ``answers`` looks up what the teachers said of the step's batch, where they were asked before.
+    ``cached_outputs`` returns the teacher outputs of the step's batch from the teacher cache, where one is used.
     """
 
     student: Callable[[Tensor], Outputs]
@@ -81,7 +82,7 @@ class StepContext:
     cached_outputs: Callable[[Batch], list[Outputs]] | None = None
 
     def teacher_outputs(self, batch: Batch) -> list[Outputs]:
-        """What each teacher says of the batch."""
+        """Outputs of each teacher for the batch, from the teacher cache where one is used."""
         if self.cached_outputs is not None:
             return self.cached_outputs(batch)
         return [teacher(batch.images) for teacher in self.teachers]
@@ -89,10 +90,11 @@ class StepContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSources:
-    """Where pictures to train on can come from, once the teachers are there.
+    """Sources of training images, available once the teachers are loaded.
 
-    ``pool`` is the unlabelled dataset that the parameters name. ``kept`` is a folder for what is made only
-    once, shared by the attempts of a job; ``poll`` raises where the caller wants the run to leave.
+    ``unlabeled_pool`` is the unlabeled dataset that the parameters name. ``cache_dir`` is shared by the attempts of
+    a job and holds results that are computed once. ``poll`` raises when the run has to stop. ``event`` records
+    (kind, message, data).
     """
 
     train: Pixels
@@ -106,11 +108,11 @@ class ImageSources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodContext:
-    """What a method is built into: the networks as they are before training, and what the spec says of the data.
+    """Inputs of a method's constructor: the networks before training, and properties of dataset and training.
 
     The modules are on the meta device while a spec is resolved. ``num_samples`` is the size of the training
-    split, ``num_classes`` is None where it has no labels. ``num_pool`` is the size of the dataset that the
-    parameters name, if they do. ``student_has_weights`` is False where the student starts at random.
+    split; ``num_classes`` is None where it has no labels. ``num_pool`` is the size of the unlabeled dataset that
+    the parameters name, if any. ``student_has_weights`` is False where the student starts from random weights.
     """
 
     student: BuiltModel
@@ -124,57 +126,89 @@ class MethodContext:
     batch_size: int = 1
     seed: int = 0
 
+    @classmethod
+    def from_spec(
+        cls,
+        spec: JobSpec,
+        *,
+        student: BuiltModel,
+        teachers: Sequence[BuiltModel],
+        num_classes: int | None,
+        num_samples: int,
+        num_pool: int | None,
+    ) -> MethodContext:
+        """Build the context of the job's method from its networks and data sizes."""
+        return cls(
+            student=student,
+            teachers=teachers,
+            num_classes=num_classes,
+            num_samples=num_samples,
+            num_pool=num_pool,
+            student_has_weights=spec.student.weights != "random",
+            label_smoothing=spec.training.label_smoothing,
+            drop_path=spec.training.drop_path,
+            batch_size=spec.training.batch_size,
+            seed=spec.training.seed,
+        )
+
     @property
     def student_structure(self) -> ModelStructure:
-        """What the student has that can be tapped."""
+        """The student's levels, attentions and embedding."""
         return structure_of(self.student)
 
     @property
     def teacher_structures(self) -> tuple[ModelStructure, ...]:
-        """What the teachers have that can be tapped."""
+        """The same of each teacher."""
         return tuple(structure_of(teacher) for teacher in self.teachers)
 
 
 class Method(nn.Module, ABC):
-    """A way to teach. Its parameters are trained with the student and never exported.
+    """A distillation method. Its own parameters are trained with the student and never exported.
 
-    One file a method. The training loop knows methods only by this interface. ``student_taps`` and
-    ``teacher_taps`` say what is tapped; set them in ``__init__``. So is ``num_images``, how many pictures
-    :meth:`gather` will return; None where it returns none. ``per_sample`` says whether the loss is a mean of what
-    each sample says by itself; a method that compares the samples of a batch sets it to False, and is then trained
-    on one device alone. (Batch norms do not count: they are the networks' own.)
+    There is one file per method, and the trainer knows methods only by this interface. A subclass implements
+    :meth:`loss`, or :meth:`terms` where it runs the networks itself, and sets these attributes in ``__init__``:
+
+    Attributes:
+        student_taps: Features that the student returns in addition to its logits.
+        teacher_taps: Features that each teacher returns in addition to its logits.
+        num_images: Number of images that :meth:`prepare_images` returns; None to train on the training split.
+        per_sample: True where the loss is a mean of independent per-sample losses. A method that compares the
+            samples of a batch sets False and trains on a single device. Batch norms of the networks do not count.
+        top_k: Number of most probable classes of a teacher that the loss reads; None for all.
+        teacher_fraction: Fraction of the training, from its start, in which teachers are used.
     """
 
     held_out: ClassVar[float] = 0.0
-    """The part of the training split that is kept from training, for what has to be chosen at the end."""
+    """Fraction of the training split that is held out of training, for a choice in :meth:`finalize`."""
     uses_cached_outputs: ClassVar[bool] = False
-    """With ``terms`` of its own: whether they ask teachers by ``room.taught`` of the step's batch and no other way."""
+    """Set by methods that override :meth:`terms`: True where ``step.teacher_outputs(batch)`` is their only use of
+    teachers."""
 
-    def __init__(self, setting: MethodContext) -> None:
+    def __init__(self, context: MethodContext) -> None:
         super().__init__()
-        self.label_smoothing = setting.label_smoothing
+        self.label_smoothing = context.label_smoothing
         self.student_taps = FeatureRequest()
         self.teacher_taps = FeatureRequest()
         self.num_images: int | None = None
         self.per_sample = True
-        self.top_k: int | None = None  # it sees no more of a teacher than so many likeliest classes
-        self.teacher_fraction = 1.0  # of the training; after it, no teacher is asked any more
+        self.top_k: int | None = None
+        self.teacher_fraction = 1.0
 
     @property
     def teacher_request(self) -> FeatureRequest:
-        """All that its teachers are asked for."""
+        """Everything requested of each teacher: ``teacher_taps``, and logits where the loss reads them."""
         return replace(self.teacher_taps, logits=self.reads_teacher_logits)
 
     @property
     def reads_teacher_logits(self) -> bool:
-        """Whether teachers' logits play a part, beside what is tapped."""
+        """Whether the loss reads the teachers' logits."""
         return True
 
     @property
     def cacheable(self) -> bool:
-        """Whether all that it takes from its teachers is what they say of the training split as each view shows it.
+        """Whether teacher outputs can be computed ahead of the training and read from the teacher cache.
 
-        Then they may have been asked before, and elsewhere.
+        True where the method reads nothing of its teachers but their outputs for the views of the training split.
         """
         own_terms = type(self).terms is not Method.terms
         return self.num_images is None and (self.uses_cached_outputs or not own_terms)
@@ -183,55 +217,54 @@ class Method(nn.Module, ABC):
     def student_variant(
         cls, params: Any, student: ModelStructure, teachers: Sequence[ModelStructure]
     ) -> StudentVariant | None:
-        """The form that the asked student takes with this method; None leaves it as it is.
+        """The variant of the requested student that this method trains; None keeps the student unchanged.
 
-        Raises ``InvalidSpec`` where it cannot take it.
+        Raises ``InvalidSpec`` where the student has no such variant.
         """
         return None
 
     def prepare_images(self, sources: ImageSources) -> Pixels | None:
-        """The pictures to train on, where they are not the training split. The same ones on every attempt."""
+        """The images to train on, if other than the training split. Every attempt of a job gets the same images."""
         return None
 
     def prepare_student(self, student: nn.Module) -> None:
-        """Put the student into the state that this method trains, each time it was built or loaded."""
+        """Set the student up for this method's training. Called each time the student is built or loaded."""
 
-    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
-        """The weighted terms of one step's loss by name, float32 scalars; their sum is what is minimised."""
-        teachers = room.teacher_outputs(batch)
-        return self.loss(batch, room.student(batch.images), teachers, room.info)
+    def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
+        """The weighted loss terms of one step by name, float32 scalars; their sum is minimized."""
+        teachers = step.teacher_outputs(batch)
+        return self.loss(batch, step.student(batch.images), teachers, step.info)
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
-        """:meth:`terms` of what student and teachers said of the batch; enough for most methods."""
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
+        """:meth:`terms` from the outputs of student and teachers for the batch. Sufficient for most methods."""
         raise NotImplementedError(f"{type(self).__name__} defines neither loss nor terms")
 
-    def after_step(self, student: nn.Module, moment: StepInfo) -> None:
-        """What changes after each step of the optimiser, without a gradient. Buffers are kept in checkpoints."""
+    def after_step(self, student: nn.Module, info: StepInfo) -> None:
+        """Update the method's state after each optimizer step, without gradients. Buffers are saved in checkpoints."""
 
     def finalize(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
-        """The model that is evaluated and exported, from the student at the end of its training, on the CPU."""
+        """Turn the trained student into the model that is evaluated and exported, on the CPU."""
         return student
 
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy of ``logits`` (B, C) with the batch's labels, smoothed as the spec says."""
+        """Cross-entropy of ``logits`` (B, C) with the batch's labels, with the spec's label smoothing."""
         return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
 
 
-def warmup_factor(moment: StepInfo, epochs: float) -> float:
-    """A factor that grows linearly from 0 to 1 over so many epochs; the first step counts as done."""
+def warmup_factor(info: StepInfo, epochs: float) -> float:
+    """Factor that grows linearly from 0 to 1 over ``epochs`` epochs; the first step counts as completed."""
     if epochs <= 0:
         return 1.0
-    a_step = moment.epochs / moment.total_steps
-    return min(1.0, (moment.epoch + a_step) / epochs)
+    epochs_per_step = info.epochs / info.total_steps
+    return min(1.0, (info.epoch + epochs_per_step) / epochs)
 
 
 def invalid_param(parameter: str, detail: str) -> InvalidSpec:
-    """The error of one of the method's parameters; an empty name points at the method itself."""
+    """Error for one of the method's parameters; an empty name points at the method itself."""
     pointer = f"/method/{parameter}" if parameter else "/method"
-    return InvalidSpec(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])
+    return InvalidSpec.for_field(pointer, detail)
 
 
-def invalid_architecture(whose: str, detail: str) -> InvalidSpec:
-    """The error of a network that cannot give what a method needs; ``whose`` is ``student`` or ``teachers/0``."""
-    pointer = f"/{whose}/architecture"
-    return InvalidSpec(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])
+def invalid_architecture(model_field: str, detail: str) -> InvalidSpec:
+    """Error for a network that lacks a feature the method needs; ``model_field`` is ``student`` or ``teachers/0``."""
+    return InvalidSpec.for_field(f"/{model_field}/architecture", detail)

@@ -1,93 +1,97 @@
-"""Which level of the student learns from which level of the teacher."""
+"""Checks that student and teacher offer what a method compares: levels, embeddings, patch grids, batches.
+
+Each check raises ``InvalidSpec`` at the field of the spec that has to change. ``model_field`` is ``student`` or
+``teachers/0``, and ``method`` is the method's name for the message.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from core.data.views import steps_per_epoch
-from core.errors import FieldError, InvalidSpec
+from core.errors import InvalidSpec
 from core.methods.base import MethodContext, invalid_architecture, invalid_param
 from core.models.structure import FeatureLevel, ModelStructure
 
 Pairs = tuple[tuple[int, int], ...]
 
 
+def check_levels(structure: ModelStructure, model_field: str, method: str) -> tuple[FeatureLevel, ...]:
+    """Return the feature levels of a network. Raises ``InvalidSpec`` if it exposes none."""
+    if not structure.levels:
+        raise invalid_architecture(
+            model_field,
+            f"{method} compares inner features, and timm's {structure.architecture} does not expose them; use another "
+            "architecture or a method that needs only logits, such as kd",
+        )
+    return structure.levels
+
+
 def pair_levels(
     student: ModelStructure,
     teacher: ModelStructure,
-    given: Sequence[tuple[int, int]] | None,
+    layers: Sequence[tuple[int, int]] | None,
     *,
     count: int,
     method: str,
 ) -> Pairs:
-    """Pairs of (student level, teacher level): those given, or ``count`` at equal relative depth, the last included.
+    """Pair student and teacher levels: ``layers`` if given, else ``count`` pairs at equal relative depth.
 
-    Raises ``InvalidSpec`` where a network shows no levels, or a given level does not exist.
+    Pairs at equal relative depth include the last level of both. Raises ``InvalidSpec`` if a network exposes no
+    levels, or a given level does not exist.
     """
     check_levels(student, "student", method)
     check_levels(teacher, "teachers/0", method)
-    if given is None:
+    if layers is None:
         count = min(count, len(student.levels), len(teacher.levels))
         return tuple(
             zip(evenly_spaced(len(student.levels), count), evenly_spaced(len(teacher.levels), count), strict=True)
         )
-    for mine, theirs in given:
-        _check_level(mine, len(student.levels), f"the student {student.architecture}")
-        _check_level(theirs, len(teacher.levels), f"the teacher {teacher.architecture}")
-    return tuple(given)
+    for student_level, teacher_level in layers:
+        _check_level(student_level, len(student.levels), f"the student {student.architecture}")
+        _check_level(teacher_level, len(teacher.levels), f"the teacher {teacher.architecture}")
+    return tuple(layers)
 
 
 def evenly_spaced(depth: int, count: int) -> tuple[int, ...]:
-    """``count`` of ``depth`` levels at even distances, the last one among them: (12, 4) gives 2, 5, 8, 11."""
-    return tuple(-(-depth * (place + 1) // count) - 1 for place in range(count))
+    """Indices of ``count`` of ``depth`` levels at equal distances, including the last: (12, 4) gives 2, 5, 8, 11."""
+    return tuple(-(-depth * (index + 1) // count) - 1 for index in range(count))
 
 
-def check_levels(anatomy: ModelStructure, whose: str, method: str) -> tuple[FeatureLevel, ...]:
-    """The levels of a network. Raises ``InvalidSpec`` where it shows none."""
-    if not anatomy.levels:
-        raise invalid_architecture(
-            whose,
-            f"{method} compares inner features, and timm's {anatomy.architecture} does not give them; use another "
-            "architecture or a method that needs logits alone, such as kd",
-        )
-    return anatomy.levels
-
-
-def _check_level(index: int, depth: int, whose: str) -> None:
+def _check_level(index: int, depth: int, network: str) -> None:
     if index >= depth:
-        raise invalid_param("layers", f"{whose} has levels 0 to {depth - 1}, there is no {index}")
+        raise invalid_param("layers", f"{network} has levels 0 to {depth - 1}; level {index} does not exist")
 
 
-def grid_hint(setting: MethodContext, grid: tuple[int, int]) -> str:
-    """What to change in the spec so that the student has the teacher's grid of patches, in words."""
-    size = setting.student.preprocessing.image_size
+def embedding_width(structure: ModelStructure, model_field: str, method: str) -> int:
+    """Return the width of the classifier's input. Raises ``InvalidSpec`` if it cannot be read."""
+    if structure.embedding is None:
+        raise invalid_architecture(
+            model_field,
+            f"{method} compares embeddings (the classifier's input), and timm's {structure.architecture} does not "
+            "expose it; use another architecture or a method that needs only logits, such as kd",
+        )
+    return structure.embedding
+
+
+def grid_hint(context: MethodContext, grid: tuple[int, int]) -> str:
+    """Describe how to change the spec so that the student's patch grid equals the teacher's ``grid``."""
+    size = context.student.preprocessing.image_size
     rows, columns = grid
-    if rows == columns and size % rows == 0 and setting.student_structure.is_vit:
+    if rows == columns and size % rows == 0 and context.student_structure.is_vit:
         return f"set the student's patch_size to {size // rows}, for the teacher's {rows} × {columns} patches"
     return (
-        f"choose image_size and patch_size so that the student has {rows} × {columns} patches as the teacher has, or "
+        f"choose image_size and patch_size so that the student has the teacher's {rows} × {columns} patches, or use "
         "another teacher"
     )
 
 
-def embedding_width(anatomy: ModelStructure, whose: str, method: str) -> int:
-    """Width of what the classifier reads. Raises ``InvalidSpec`` where nothing can be read."""
-    if anatomy.embedding is None:
-        raise invalid_architecture(
-            whose,
-            f"{method} compares what the classifiers read, and timm's {anatomy.architecture} does not show it; use "
-            "another architecture or a method that needs logits alone, such as kd",
-        )
-    return anatomy.embedding
-
-
-def check_batch(setting: MethodContext, method: str, *, num_samples: int = 2) -> None:
-    """Raise ``InvalidSpec`` where the smallest batch has fewer than ``num_samples`` samples to compare."""
-    smallest = setting.num_samples // steps_per_epoch(setting.num_samples, setting.batch_size)
+def check_batch(context: MethodContext, method: str, *, num_samples: int = 2) -> None:
+    """Raise ``InvalidSpec`` if the smallest batch has fewer than ``num_samples`` samples to compare."""
+    smallest = context.num_samples // steps_per_epoch(context.num_samples, context.batch_size)
     if smallest < num_samples:
-        pointer = "/training/batch_size"
-        detail = (
-            f"{method} compares the samples of a batch: with {setting.num_samples} training samples in batches of at "
-            f"most {setting.batch_size} some have only {smallest}; it needs {num_samples}"
+        raise InvalidSpec.for_field(
+            "/training/batch_size",
+            f"{method} compares the samples of a batch: with {context.num_samples} training samples in batches of at "
+            f"most {context.batch_size} some have only {smallest}; it needs {num_samples}",
         )
-        raise InvalidSpec(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])

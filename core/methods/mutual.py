@@ -1,7 +1,7 @@
 """Deep mutual learning: two students, each taught by the labels and by the other.
 
 Zhang et al. 2018, arXiv:1706.00384, eq. 6: L_i = CE_i + KL(p_j ‖ p_i), nothing flows back into p_j. Both losses are
-minimised in one step by the job's optimiser, where the official code updates one student after the other. The peer
+minimized in one step by the job's optimizer, where the official code updates one student after the other. The peer
 belongs to the method and starts at random. Of the two, the one that is right more often on the held-out part of the
 training split is exported; at a draw, the student. ``training.ema`` averages the student alone.
 """
@@ -21,13 +21,13 @@ from core.methods.base import Batch, Method, MethodContext, StepContext
 from core.methods.ema_teacher import precision_of
 from core.models.build import build_student
 from core.models.built import BuiltModel
+from core.models.plan import DATASET_ARGUMENTS, plan_student
 from core.models.taps import Outputs
 from core.spec import StudentSpec
-from core.spec.facts import InputInfo
+from core.spec.info import InputInfo
 from core.spec.methods.mutual import MutualParams, PeerSpec
 
-_FROM_DATASET = ("num_classes", "in_chans", "img_size")
-_LOOK = 128  # pictures at once
+_LOOK = 128  # images at once
 
 
 class Mutual(Method):
@@ -35,20 +35,20 @@ class Mutual(Method):
 
     held_out: ClassVar[float] = 0.1
 
-    def __init__(self, params: MutualParams, setting: MethodContext) -> None:
-        super().__init__(setting)
+    def __init__(self, params: MutualParams, context: MethodContext) -> None:
+        super().__init__(context)
         self.params = params
-        self.built = _peer(params.peer, setting)
+        self.built = _peer(params.peer, context)
         self.peer = self.built.module
 
     def no_weight_decay(self) -> set[str]:
-        """The optimiser treats the peer's parameters as it would a student's."""
+        """The optimizer treats the peer's parameters as it would a student's."""
         own = getattr(self.peer, "no_weight_decay", None)
         return {f"peer.{name}" for name in own()} if own is not None else set()
 
-    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
         """Both students' losses."""
-        student = room.student(batch.images)
+        student = step.student(batch.images)
         with precision_of(student.logits):
             peer = Outputs.of(self.peer(self.built.preprocessing(batch.images)))
         asked = self.params
@@ -60,32 +60,32 @@ class Mutual(Method):
         }
 
     def finalize(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
-        """The better of the two on the held-out pictures."""
+        """The better of the two on the held-out images."""
         assert held_out is not None, "a tenth of the training split is held out for this"
         return self.built if _hits(self.built, held_out) > _hits(student, held_out) else student
 
 
-def _peer(asked: PeerSpec | None, setting: MethodContext) -> BuiltModel:
-    """The other student, built for the same pictures and classes. Raises ``InvalidSpec`` where it cannot be."""
-    student = setting.student
+def _peer(asked: PeerSpec | None, context: MethodContext) -> BuiltModel:
+    """The other student, built for the same images and classes. Raises ``InvalidSpec`` where it cannot be."""
+    student = context.student
     arguments: Mapping[str, Any] = student.arguments if asked is None else asked.arguments
-    own = {name: value for name, value in arguments.items() if name not in _FROM_DATASET}
+    own = {name: value for name, value in arguments.items() if name not in DATASET_ARGUMENTS}
     spec = StudentSpec.model_construct(
         architecture=student.architecture if asked is None else asked.architecture, arguments=own, weights="random"
     )
     size, channels = student.preprocessing.image_size, student.preprocessing.channels
     facts = InputInfo(num_classes=student.num_classes, channels=channels, image_size=size)
     try:
-        return build_student(spec, facts=facts, image_size=size, drop_path=setting.drop_path, models={})
+        return build_student(plan_student(spec, facts, image_size=size), drop_path=context.drop_path)
     except InvalidSpec as error:
         found = error.errors or (FieldError("/arguments", error.detail),)
         placed = [FieldError(f"/method/peer{one.pointer}", one.detail) for one in found]
-        raise InvalidSpec("; ".join(f"{one.pointer}: {one.detail}" for one in placed), errors=placed) from error
+        raise InvalidSpec.for_fields(placed) from error
 
 
 @torch.no_grad()
 def _hits(built: BuiltModel, pixels: Pixels) -> int:
-    """How many pictures a network gets right."""
+    """How many images a network gets right."""
     built.module.eval()
     device = next(built.module.parameters()).device
     hits = 0

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from core.data.pixels import Pixels
+from core.errors import InvalidSpec
 from core.losses import token_divergence
 from core.methods.base import Batch, Method, MethodContext, StepContext, StepInfo, invalid_architecture, invalid_param
 from core.methods.uvc_search import PruningSearch
-from core.models.arguments import refused
 from core.models.built import BuiltModel
 from core.models.pruned import VitSize, prune
 from core.models.pruning_budget import least_share
@@ -45,13 +45,15 @@ _SOFTNESS = 0.5  # of the draw of the gates
 class Uvc(Method):
     """Terms ``label`` and ``distillation``."""
 
-    def __init__(self, params: UvcParams, setting: MethodContext) -> None:
-        super().__init__(setting)
-        if not setting.student_has_weights:
-            raise refused("/student/weights", "uvc prunes a student that has learned already; give it weights")
+    def __init__(self, params: UvcParams, context: MethodContext) -> None:
+        super().__init__(context)
+        if not context.student_has_weights:
+            raise InvalidSpec.for_field(
+                "/student/weights", "uvc prunes a student that has learned already; give it weights"
+            )
         self.params = params
         self.per_sample = False  # the gates learn from a gradient that is not a parameter's
-        module = setting.student.module
+        module = context.student.module
         if not isinstance(module, PotstillVit) or module.form != VitForm():
             raise invalid_architecture(
                 "student", "uvc prunes plain ViTs, and this student is one of another form already"
@@ -64,8 +66,8 @@ class Uvc(Method):
             )
         self.search = PruningSearch(size, budget=params.budget, parts=params.prune)
         frozen = copy.deepcopy(module).eval().requires_grad_(False)
-        # Not a submodule: it is made again on each attempt, so it belongs neither in checkpoints nor in the optimiser.
-        self._given = (replace(setting.student, module=frozen),)
+        # Not a submodule: it is made again on each attempt, so it belongs neither in checkpoints nor in the optimizer.
+        self._given = (replace(context.student, module=frozen),)
         self._gates: Tensor | None = None  # of the step at hand, where they are searched for
         self._hooks: list[RemovableHandle] = []
 
@@ -83,11 +85,11 @@ class Uvc(Method):
         blocks: Any = student.blocks
         self._hooks = [hook for index, block in enumerate(blocks) for hook in self._watch(index, block)]
 
-    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
         """Both terms; the given student answers in the precision of the training."""
-        searching = self._warmup_steps(room.info) <= room.info.step < self._search_steps(room.info)
+        searching = self._warmup_steps(step.info) <= step.info.step < self._search_steps(step.info)
         self._gates = self.search.gates.clone().requires_grad_() if searching else None
-        student = room.student(batch.images)
+        student = step.student(batch.images)
         guide = self._guide(batch.images, student.logits.dtype)
         divergence = token_divergence(
             student.logits,
@@ -100,15 +102,15 @@ class Uvc(Method):
         return {"label": (1 - alpha) * self.label_loss(student.logits, batch), "distillation": alpha * divergence}
 
     @torch.no_grad()
-    def after_step(self, student: nn.Module, moment: StepInfo) -> None:
+    def after_step(self, student: nn.Module, info: StepInfo) -> None:
         """A step of the search, or its end."""
-        steps, warmup = self._search_steps(moment), self._warmup_steps(moment)
+        steps, warmup = self._search_steps(info), self._warmup_steps(info)
         blocks: Any = student.blocks
-        if warmup <= moment.step < steps:
+        if warmup <= info.step < steps:
             gradient = None if self._gates is None else self._gates.grad
             self.search.update(blocks, gradient, steps=steps - warmup)
         self._gates = None
-        if moment.step + 1 == steps:
+        if info.step + 1 == steps:
             self.search.finalize(blocks)
 
     @torch.no_grad()
@@ -118,11 +120,11 @@ class Uvc(Method):
             self.search.finalize(student.module.blocks)  # type: ignore[arg-type]
         return prune(student, self.search.kept())
 
-    def _search_steps(self, moment: StepInfo) -> int:
-        return max(1, round(self.params.search_share * moment.total_steps))
+    def _search_steps(self, info: StepInfo) -> int:
+        return max(1, round(self.params.search_share * info.total_steps))
 
-    def _warmup_steps(self, moment: StepInfo) -> int:
-        return int(self.params.warmup_share * self._search_steps(moment))
+    def _warmup_steps(self, info: StepInfo) -> int:
+        return int(self.params.warmup_share * self._search_steps(info))
 
     def _guide(self, images_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
         (given,) = self._given

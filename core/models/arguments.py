@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from core.errors import FieldError, InvalidSpec
+from core.errors import InvalidSpec
 from core.models import catalog
 from core.spec import ModelSpec
-from core.spec.facts import InputInfo
+from core.spec.info import InputInfo
 
 # Not properties of a classifier: they change what is built, where, or with which weights.
 _REFUSED = frozenset(
@@ -42,7 +42,9 @@ def model_arguments(spec: ModelSpec, facts: InputInfo, image_size: int) -> dict[
     arguments["in_chans"] = facts.channels
     given = square_size(arguments.get("img_size"), pointer="/arguments/img_size")
     if given is not None and given != image_size:
-        raise refused("/arguments/img_size", f"img_size {given} and image_size {image_size} differ; give one of them")
+        raise InvalidSpec.for_field(
+            "/arguments/img_size", f"img_size {given} and image_size {image_size} differ; give one of them"
+        )
     if given is not None or catalog.takes_image_size(architecture):
         arguments["img_size"] = image_size
     return arguments
@@ -57,18 +59,18 @@ def check_arguments(arguments: Mapping[str, Any], *, pointer: str) -> None:
     for name, value in arguments.items():
         where = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
         if name in _REFUSED or name.startswith("_"):
-            raise refused(where, f"{name[:80]} is not accepted here")
+            raise InvalidSpec.for_field(where, f"{name[:80]} is not accepted here")
         if name in _TRAINERS:
-            raise refused(where, f"{name} belongs to the training; use {_TRAINERS[name]}")
+            raise InvalidSpec.for_field(where, f"{name} belongs to the training; use {_TRAINERS[name]}")
         if name == "weight_init" and value == "skip":
-            raise refused(where, "weight_init skip leaves weights undefined; leave it out")
+            raise InvalidSpec.for_field(where, "weight_init skip leaves weights undefined; leave it out")
         numbers = [abs(number) for number in _numbers(value)]
         if re.search(r"depth|layers|blocks", name) and sum(numbers) > MAX_DEPTH:
-            raise refused(where, f"at most {MAX_DEPTH} blocks are accepted")
+            raise InvalidSpec.for_field(where, f"at most {MAX_DEPTH} blocks are accepted")
         if max(numbers, default=0) > MAX_NUMBER:
-            raise refused(where, f"numbers of at most {MAX_NUMBER} are accepted")
+            raise InvalidSpec.for_field(where, f"numbers of at most {MAX_NUMBER} are accepted")
         if len(numbers) > MAX_LENGTH:
-            raise refused(where, f"at most {MAX_LENGTH} numbers are accepted")
+            raise InvalidSpec.for_field(where, f"at most {MAX_LENGTH} numbers are accepted")
 
 
 def square_size(value: Any, *, pointer: str) -> int | None:
@@ -80,12 +82,7 @@ def square_size(value: Any, *, pointer: str) -> int | None:
         side = int(sides[0])
         if 1 <= side <= MAX_NUMBER:
             return side
-    raise refused(pointer, "img_size is a whole number of pixels a side; images are square")
-
-
-def refused(pointer: str, detail: str) -> InvalidSpec:
-    """The error of one field."""
-    return InvalidSpec(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])
+    raise InvalidSpec.for_field(pointer, "img_size is a whole number of pixels a side; images are square")
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -18,9 +18,9 @@ from timm.models import (
     model_entrypoint,
 )
 
-from core.errors import FieldError, InvalidSpec
+from core.errors import InvalidSpec
 from core.models.meta_device import parameters_on_meta
-from core.spec.facts import InputInfo
+from core.spec.info import InputInfo
 from core.spec.methods import Family
 from core.spec.parse import did_you_mean
 
@@ -91,11 +91,15 @@ def require(name: str, *, pointer: str = "/architecture") -> str:
         renamed = get_deprecated_models().get(architecture)
         near = nearest_names(architecture)
         hint = f" It is called {renamed} now." if renamed else f" Did you mean {' or '.join(near)}?" if near else ""
-        raise _refused(pointer, f"there is no architecture {name[:80]!r}.{hint} GET /v1/architectures lists them.")
+        raise InvalidSpec.for_field(
+            pointer, f"there is no architecture {name[:80]!r}.{hint} GET /v1/architectures lists them."
+        )
     tags = pretrained_tags(architecture)
     if tag and tag not in tags:
         known = f"Known: {', '.join(tags)}." if tags else "It has none."
-        raise _refused(pointer, f"{architecture} has no pretrained tag {tag[:80]!r}.{did_you_mean(tag, tags)} {known}")
+        raise InvalidSpec.for_field(
+            pointer, f"{architecture} has no pretrained tag {tag[:80]!r}.{did_you_mean(tag, tags)} {known}"
+        )
     return architecture
 
 
@@ -199,7 +203,3 @@ def nearest_names(word: str, count: int = 3) -> list[str]:
         if matcher.quick_ratio() >= _NEAR and (score := matcher.ratio()) >= _NEAR:
             scored.append((name[0] != word[0], -score, len(name), name))  # few people mistype the first letter
     return [name for *_, name in sorted(scored)[:count]]
-
-
-def _refused(pointer: str, detail: str) -> InvalidSpec:
-    return InvalidSpec(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])

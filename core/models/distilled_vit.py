@@ -18,7 +18,6 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from core.errors import InvalidSpec
-from core.models.arguments import refused
 from core.models.meta_device import build_on_meta
 
 # The registered names, by width; any would do, as every dimension is passed, but a telling name is kind.
@@ -50,7 +49,7 @@ def distilled_twin(architecture: str, arguments: Mapping[str, Any]) -> tuple[str
     if isinstance(asked, VisionTransformerDistilled):
         return architecture, dict(arguments)
     if type(asked) is not VisionTransformer:
-        raise refused(
+        raise InvalidSpec.for_field(
             "/student/architecture",
             f"a distillation token needs a plain ViT (vit_* or deit_*), and {architecture} is a "
             f"{type(asked).__name__}; choose one, or another method",
@@ -136,13 +135,15 @@ def _compare(asked: nn.Module, twin: nn.Module, architecture: str) -> None:
     parts = ("patch_embed", "norm_pre", "blocks", "norm", "fc_norm")
     differing += [part for part in parts if repr(getattr(asked, part)) != repr(getattr(twin, part))]
     if getattr(asked, "global_pool", "token") != "token":
-        raise refused("/student/arguments/global_pool", "with a distillation token, global_pool has to be token")
+        raise InvalidSpec.for_field(
+            "/student/arguments/global_pool", "with a distillation token, global_pool has to be token"
+        )
     if not isinstance(asked.patch_embed, PatchEmbed) or differing:
         raise _no_twin(architecture, f"these differ: {', '.join(differing[:3]) or 'patch_embed'}")
 
 
 def _no_twin(architecture: str, why: str) -> InvalidSpec:
-    return refused(
+    return InvalidSpec.for_field(
         "/student/architecture",
         f"timm's distilled ViT cannot express {architecture} with these arguments ({why}); use a plain vit_* or "
         "deit_*, or another method",

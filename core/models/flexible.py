@@ -15,7 +15,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from core.errors import InvalidSpec
-from core.models.arguments import refused
 from core.models.distilled_vit import _PASSED_ON, _dimensions
 from core.models.meta_device import build_on_meta
 from potstill_models import PotstillVit
@@ -41,7 +40,7 @@ def flexible_twin(architecture: str, arguments: Mapping[str, Any], **form: Any) 
     elif type(asked) is VisionTransformer:
         full = _plain_twin(asked, architecture, arguments)
     else:
-        raise refused(
+        raise InvalidSpec.for_field(
             "/student/architecture",
             f"this method needs a plain ViT (vit_* or deit_*, without a distillation token of its own), and "
             f"{architecture} is a {type(asked).__name__}; choose one, or another method",
@@ -53,7 +52,7 @@ def flexible_twin(architecture: str, arguments: Mapping[str, Any], **form: Any) 
         build_on_meta(FLEXIBLE, full)
     except (ValueError, TypeError, AssertionError) as error:
         detail = f"{architecture} cannot have the form that the method asks for: {error}; change its dimensions"
-        raise refused("/student/architecture", detail) from error
+        raise InvalidSpec.for_field("/student/architecture", detail) from error
     return FLEXIBLE, full
 
 
@@ -144,7 +143,7 @@ def _source(name: str, repeats: int, *, multiplexed: bool, state: Mapping[str, T
 
 
 def _cannot(architecture: str, why: str) -> InvalidSpec:
-    return refused(
+    return InvalidSpec.for_field(
         "/student/architecture",
         f"a potstill_vit cannot express {architecture} with these arguments ({why}); use a plain vit_* or deit_*, "
         "or another method",

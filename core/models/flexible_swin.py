@@ -15,7 +15,6 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from core.errors import InvalidSpec
-from core.models.arguments import refused
 from core.models.meta_device import build_on_meta
 from potstill_models import PotstillSwin
 
@@ -38,7 +37,7 @@ def swin_twin(architecture: str, arguments: Mapping[str, Any], **form: Any) -> t
     elif type(asked) is SwinTransformer:
         full = _plain_twin(architecture, arguments)
     else:
-        raise refused(
+        raise InvalidSpec.for_field(
             "/student/architecture",
             f"this method needs a Swin of the first version (swin_*, not swinv2_*), and {architecture} is a "
             f"{type(asked).__name__}; choose one, or another method",
@@ -47,7 +46,7 @@ def swin_twin(architecture: str, arguments: Mapping[str, Any], **form: Any) -> t
     try:
         build_on_meta(FLEXIBLE_SWIN, full)
     except ValueError as error:
-        raise refused("/method/repeats", f"{architecture} cannot have this form: {error}") from error
+        raise InvalidSpec.for_field("/method/repeats", f"{architecture} cannot have this form: {error}") from error
     return FLEXIBLE_SWIN, full
 
 
@@ -81,7 +80,7 @@ def _plain_twin(architecture: str, arguments: Mapping[str, Any]) -> dict[str, An
     """Arguments of the ``potstill_swin`` without form that is the asked Swin."""
     asked: Any = build_on_meta(architecture, {**arguments, "drop_path_rate": 0.0})  # as ours has it: the trainer's
     if any(len(stage.blocks) == 0 for stage in asked.layers):
-        raise refused("/student/arguments/depths", "each stage needs a block; give depths of at least 1")
+        raise InvalidSpec.for_field("/student/arguments/depths", "each stage needs a block; give depths of at least 1")
     full = _dimensions(asked) | {name: value for name, value in arguments.items() if name in _PASSED_ON}
     try:
         twin: Any = build_on_meta(FLEXIBLE_SWIN, full)
@@ -139,7 +138,7 @@ def _source(name: str, repeats: list[int]) -> str:
 
 
 def _cannot(architecture: str, why: str) -> InvalidSpec:
-    return refused(
+    return InvalidSpec.for_field(
         "/student/architecture",
         f"a potstill_swin cannot express {architecture} with these arguments ({why}); use a plain swin_*, or another "
         "method",

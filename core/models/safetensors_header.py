@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from core.errors import WeightsMismatch
 from core.ingest_errors import ModelHeaderInvalid, ModelNotSafetensors
-from core.spec.facts import ModelInfo
+from core.spec.info import ModelInfo
 
 # The format allows 100 MB, which parsed is 3 GB of the API's own memory; timm's largest need 0.3 MB.
 MAX_HEADER_BYTES = 8 * 1024**2

@@ -20,8 +20,8 @@ from pydantic import Field
 from core.errors import OutOfMemory, PotstillError, error_document
 from core.models.weights import check_upload
 from core.spec.document import StrictModel
-from core.spec.facts import Normalization
-from core.system.sandbox import confine
+from core.spec.info import Normalization
+from core.system.sandbox import enter_sandbox
 
 
 class Upload(StrictModel):
@@ -38,7 +38,7 @@ class Upload(StrictModel):
 def main(source: TextIO, target: TextIO) -> None:
     """Read an upload from ``source``, write the answer to ``target``. Confines this process."""
     upload = Upload.model_validate_json(source.read())
-    confine(readable=[upload.file], writable=[upload.out_folder.parent])
+    enter_sandbox(readable=[upload.file], writable=[upload.out_folder.parent])
     target.write(json.dumps(check(upload)) + "\n")
 
 

@@ -27,7 +27,7 @@ from core.models.built import BuiltModel
 from core.models.meta_device import build_on_meta, count_parameters
 from core.models.preprocessing import Preprocessing, normalized, plain_preprocessing
 from core.models.safetensors_header import read_header, read_model_info
-from core.spec.facts import ModelInfo, Normalization
+from core.spec.info import ModelInfo, Normalization
 from core.system.disk import atomic_path, write_atomic, writing
 from core.system.fault_injection import fault_point
 

@@ -1,4 +1,4 @@
-"""What a model is and costs, learnt without its memory: built and run once on the meta device."""
+"""Size and cost of a model, measured on the meta device without allocating its weights."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from torch import Tensor, nn
 from core.errors import InvalidSpec
 from core.evaluate.flops import count_flops
 from core.evaluate.measure import STATE_ENTRY_BYTES
-from core.models.arguments import refused
 from core.models.build import accepts_drop_path
 from core.models.meta_device import build_on_meta, count_parameters
+from core.models.plan import ModelPlan
 from core.models.weights import REFUSALS
 from core.spec.parse import did_you_mean
 
 MAX_PARAMETERS = 2_000_000_000
-WORDS = 300  # of timm's or torch's refusal that are passed on
+_MAX_REASON_CHARACTERS = 300  # of timm's or torch's message in an error
 
 
 @dataclass(frozen=True, slots=True)
 class ModelProfile:
-    """Figures of one model at one image size.
+    """Size and cost of one model at one image size.
 
-    ``flops`` and ``activations`` (numbers kept for the backward pass) are of one picture, ``calls``
-    counts the modules that a forward pass runs, ``size_bytes`` is the weights as a file.
+    ``flops`` and ``activations`` (numbers saved for the backward pass) are for one image. ``calls`` is the number of
+    modules that a forward pass runs. ``size_bytes`` is the size of the weights file.
     """
 
     parameters: int
@@ -43,117 +43,126 @@ class ModelProfile:
     num_classes: int
 
 
+def profile_plan(plan: ModelPlan) -> ModelProfile:
+    """Profile the model of a plan. Raises InvalidSpec as :func:`profile_model` does."""
+    return profile_model(plan.architecture, plan.arguments, image_size=plan.image_size)
+
+
 def profile_model(architecture: str, arguments: Mapping[str, Any], *, image_size: int) -> ModelProfile:
-    """Appraise ``timm.create_model(architecture, **arguments)`` at ``image_size`` pixels a side.
+    """Profile ``timm.create_model(architecture, **arguments)`` at ``image_size`` pixels a side.
 
     Raises:
-        InvalidSpec: timm or torch refuses it, in their words, or it is larger than a service takes;
-            pointers start at the model's own object (``/arguments/patch_size``).
+        InvalidSpec: timm or torch rejects the model, or it is too large. The detail quotes their message; pointers
+            start at the model's own object (``/arguments/patch_size``).
     """
-    return _appraise(architecture, json.dumps(arguments, sort_keys=True), image_size)
+    return _profile(architecture, json.dumps(arguments, sort_keys=True), image_size)
 
 
 @lru_cache(maxsize=1024)
 def has_drop_path(architecture: str, arguments: str) -> bool:
-    """Whether the architecture has stochastic depth; ``arguments`` as JSON."""
+    """Return whether the architecture has stochastic depth; ``arguments`` is JSON."""
     return accepts_drop_path(architecture, json.loads(arguments))
 
 
 @lru_cache(maxsize=1024)
-def _appraise(architecture: str, arguments: str, image_size: int) -> ModelProfile:
+def _profile(architecture: str, arguments: str, image_size: int) -> ModelProfile:
     options = json.loads(arguments)
     try:
         module = build_on_meta(architecture, options)
     except REFUSALS as error:
-        raise _cannot_build(architecture, error) from error
+        raise _build_error(architecture, error) from error
     parameters = count_parameters(module)
     if parameters > MAX_PARAMETERS:
-        raise refused("/arguments", f"{parameters:,} parameters; at most {MAX_PARAMETERS:,} are accepted")
+        raise InvalidSpec.for_field("/arguments", f"{parameters:,} parameters; at most {MAX_PARAMETERS:,} are accepted")
     _check_patches(module, image_size)
     images = torch.empty(1, int(options["in_chans"]), image_size, image_size, device="meta")
-    kept = _Kept(module)
+    outputs = _OutputCounter(module)
     try:
         flops = count_flops(module, images)
     except REFUSALS as error:
-        raise _cannot_run(architecture, image_size, error) from error
+        raise InvalidSpec.for_field(
+            "/arguments", f"{architecture} cannot run on {image_size} by {image_size} pixels: {_reason(error)}"
+        ) from error
     finally:
-        kept.remove()
+        outputs.remove()
     tensors = list(module.state_dict().values())
     return ModelProfile(
         parameters=parameters,
         flops=flops,
         size_bytes=sum(t.numel() * t.element_size() for t in tensors) + STATE_ENTRY_BYTES * len(tensors),
-        activations=kept.numbers,
-        calls=kept.calls,
-        num_classes=kept.width(int(options["num_classes"])),
+        activations=outputs.numbers,
+        calls=outputs.calls,
+        num_classes=outputs.logits_width(int(options["num_classes"])),
     )
 
 
-class _Kept:
-    """Counts what each innermost module gives, which is about what the backward pass keeps."""
+class _OutputCounter:
+    """Counts the outputs of all leaf modules: about the numbers that a backward pass saves."""
 
     def __init__(self, module: nn.Module) -> None:
         self.numbers = 0
         self.calls = 0
-        self._last: Tensor | None = None
+        self._logits: Tensor | None = None
         leaves = [part for part in module.modules() if next(part.children(), None) is None]
-        self._hooks = [leaf.register_forward_hook(self._see) for leaf in leaves]
-        self._hooks.append(module.register_forward_hook(self._end))
+        self._hooks = [leaf.register_forward_hook(self._count) for leaf in leaves]
+        self._hooks.append(module.register_forward_hook(self._save_logits))
 
-    def _see(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    def _count(self, module: nn.Module, _inputs: Any, output: Any) -> None:
         self.calls += 1
-        if isinstance(output, Tensor) and not isinstance(_module, nn.Identity):
+        if isinstance(output, Tensor) and not isinstance(module, nn.Identity):
             self.numbers += output.numel()
 
-    def _end(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        self._last = output if isinstance(output, Tensor) else None
+    def _save_logits(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self._logits = output if isinstance(output, Tensor) else None
 
-    def width(self, wanted: int) -> int:
-        """Width of the logits; whatever is not one row of them a picture is refused."""
-        if self._last is None or self._last.ndim != 2 or (wanted and self._last.shape[1] != wanted):
-            shape = None if self._last is None else list(self._last.shape)
-            raise refused("/architecture", f"the model does not answer with {wanted} logits a picture but with {shape}")
-        return int(self._last.shape[1])
+    def logits_width(self, num_classes: int) -> int:
+        """Width of the logits. Raises InvalidSpec if the output is not one row of ``num_classes`` logits per image."""
+        logits = self._logits
+        if logits is None or logits.ndim != 2 or (num_classes and logits.shape[1] != num_classes):
+            shape = None if logits is None else list(logits.shape)
+            raise InvalidSpec.for_field(
+                "/architecture", f"the model's output should be {num_classes} logits per image, not {shape}"
+            )
+        return int(logits.shape[1])
 
     def remove(self) -> None:
+        """Remove all hooks."""
         for hook in self._hooks:
             hook.remove()
 
 
 def _check_patches(module: nn.Module, image_size: int) -> None:
-    """Refuse a picture that is no multiple of the patch: timm lets it pass and cuts its edge off."""
+    """Raise InvalidSpec if the image size is no multiple of the patch size: timm would silently crop the image."""
     embed = getattr(module, "patch_embed", None)
     if not isinstance(embed, PatchEmbed) or getattr(embed, "dynamic_img_pad", False):
         return
     patch = embed.patch_size[0]
     if image_size % patch:
         below, above = image_size // patch * patch, (image_size // patch + 1) * patch
-        raise refused(
+        raise InvalidSpec.for_field(
             "/arguments/patch_size",
             f"{image_size} pixels a side are not a multiple of the patch of {patch}; change patch_size, or the image "
             f"size to {f'{below} or ' if below else ''}{above}",
         )
 
 
-def _cannot_build(architecture: str, error: Exception) -> InvalidSpec:
+def _build_error(architecture: str, error: Exception) -> InvalidSpec:
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if unknown is None:
-        return refused("/arguments", f"{architecture} cannot be built with these: {_words(error)}")
+        return InvalidSpec.for_field("/arguments", f"{architecture} cannot be built with these: {_reason(error)}")
     name = unknown[1]
     if name == "img_size":
-        return refused(
-            "/arguments/img_size", f"{architecture} takes pictures of any size; use the image_size of training"
+        return InvalidSpec.for_field(
+            "/arguments/img_size", f"{architecture} takes images of any size; use training.image_size"
         )
-    known = inspect.signature(type(build_on_meta(architecture, {})).__init__).parameters
-    accepted = [word for word in known if word not in {"self", "kwargs", "args"}]
+    parameters = inspect.signature(type(build_on_meta(architecture, {})).__init__).parameters
+    accepted = [parameter for parameter in parameters if parameter not in {"self", "kwargs", "args"}]
     hint = did_you_mean(name, accepted)
-    return refused(f"/arguments/{name}", f"{architecture} has no argument {name}.{hint} Known: {', '.join(accepted)}.")
+    return InvalidSpec.for_field(
+        f"/arguments/{name}", f"{architecture} has no argument {name}.{hint} Known: {', '.join(accepted)}."
+    )
 
 
-def _cannot_run(architecture: str, image_size: int, error: Exception) -> InvalidSpec:
-    return refused("/arguments", f"{architecture} cannot run on {image_size} by {image_size} pixels: {_words(error)}")
-
-
-def _words(error: Exception) -> str:
-    words = f"unknown value {error}" if isinstance(error, KeyError) else str(error).strip()
-    return (words or type(error).__name__)[:WORDS]
+def _reason(error: Exception) -> str:
+    text = f"unknown value {error}" if isinstance(error, KeyError) else str(error).strip()
+    return (text or type(error).__name__)[:_MAX_REASON_CHARACTERS]

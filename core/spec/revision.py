@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import FieldError, InvalidSpec
+from core.reporting import STUDENT_TRACK, teacher_track
 from core.spec.job import JobSpec
 from core.spec.parse import parse_job_spec, pointer
 from core.spec.patch import Place, differences, merge_patch
 
-STUDENT_TRACK = "distill"
 CHANGEABLE = ("name", "metadata", "priority", "training", "teachers/K/training", "method", "export", "resources")
 
 _METHOD: Place = ("method", "name")
@@ -35,7 +35,7 @@ class RestartScope:
     @property
     def tracks(self) -> tuple[str, ...]:
         """The tracks of checkpoints that are of no use any more."""
-        return (*(f"teacher-{index}" for index in self.teachers), *((STUDENT_TRACK,) if self.student else ()))
+        return (*(teacher_track(index) for index in self.teachers), *((STUDENT_TRACK,) if self.student else ()))
 
 
 def apply_patch(document: Mapping[str, Any], patch: Mapping[str, Any]) -> JobSpec:

@@ -1,4 +1,4 @@
-"""Teachers with ``weights: train``: found again by their recipe, or trained in the job and kept."""
+"""Teachers with ``weights: train``: reused by their fingerprint, or trained in the job and saved for later jobs."""
 
 from __future__ import annotations
 
@@ -14,84 +14,87 @@ from core.data.mixing import Mixing
 from core.methods import MethodContext, build_method
 from core.models.build import build_student
 from core.models.built import BuiltModel
+from core.models.plan import plan_teacher
 from core.models.weights import load_folder, save_folder
 from core.seeds import derive_seed
-from core.spec import StudentSpec, TeacherSpec, TeacherTrainingSpec
+from core.spec import TeacherSpec, TeacherTrainingSpec
 from core.spec.methods.scratch import ScratchParams
 from core.train.context import RunContext
-from core.train.precision import ComputeConfig, choose_arithmetic
+from core.train.precision import ComputeConfig, choose_compute
 from core.train.progress import ProgressRange, Track
 from core.train.trainer import Trainer, TrainingSetup
 
-_LABELS = ScratchParams(name="scratch")
+_TEACHER_METHOD = ScratchParams(name="scratch")
 
 
 class TrainedTeacher:
-    """One teacher that the job's own data teaches. It depends on its recipe alone, not on the job around it."""
+    """One teacher that is trained on the job's dataset.
+
+    Its weights depend only on what its fingerprint covers, not on the rest of the job. ``folder`` is None until the
+    teacher is found or trained.
+    """
 
     def __init__(self, spec: TeacherSpec, index: int, *, image_size: int, context: RunContext) -> None:
-        assert spec.training is not None, "the resolved spec says how a teacher is trained"
+        assert spec.training is not None, "a resolved spec has the training of a teacher"
         self.spec = spec
         self.index = index
         self.training: TeacherTrainingSpec = spec.training
         self.image_size = spec.training.image_size or image_size
-        self.arithmetic = choose_arithmetic(context.compute.device, spec.training.precision)
-        self.fingerprint = recipe_digest(
+        self.compute = choose_compute(context.compute.device, spec.training.precision)
+        self.fingerprint = teacher_fingerprint(
             spec,
             image_size=self.image_size,
-            fingerprint=context.stored.fingerprint,
+            dataset_fingerprint=context.stored.fingerprint,
             threads=context.threads,
-            arithmetic=self.arithmetic,
+            compute=self.compute,
         )
         self._context = context
-        self.folder: Path | None = None  # where the teacher is, once it is there
+        self.folder: Path | None = None
 
     def find(self) -> BuiltModel | None:
-        """The teacher as an earlier job with the same recipe left it."""
+        """Load the teacher that an earlier job with the same fingerprint saved; None if there is none."""
         self.folder = self._context.reporter.find_teacher(self.fingerprint)
         return None if self.folder is None else load_folder(self.folder)
 
-    def task(self) -> TrainingSetup:
-        """Its training from random weights: that of a student of the labels."""
+    def build_setup(self) -> TrainingSetup:
+        """Build its training from random weights, with the labels as the only target."""
+        plan = plan_teacher(self.spec, self._context.input_info, image_size=self.image_size)
         torch.manual_seed(derive_seed(self.training.seed, "student"))
-        built = build_student(
-            StudentSpec(architecture=self.spec.architecture, arguments=self.spec.arguments),
-            facts=self._context.facts,
-            image_size=self.image_size,
-            drop_path=self.training.drop_path,
-            models={},
-        )
-        setting = MethodContext(
+        built = build_student(plan, drop_path=self.training.drop_path)
+        method_context = MethodContext(
             student=built, num_classes=built.num_classes, label_smoothing=self.training.label_smoothing
         )
         return TrainingSetup(
             training=self.training,
             student=built,
-            method=build_method(_LABELS, setting),
+            method=build_method(_TEACHER_METHOD, method_context),
             teachers=(),
             loader=self._context.loader(self.training, image_size=self.image_size),
-            compute=self.arithmetic,
+            compute=self.compute,
         )
 
-    def train(self, task: TrainingSetup, *, span: ProgressRange, student_steps: int) -> BuiltModel:
-        """Train, keep the teacher for later jobs, and return it as they will find it.
+    def train(self, setup: TrainingSetup, *, progress_range: ProgressRange, student_steps: int) -> BuiltModel:
+        """Train the teacher, save it for later jobs, and return it as loaded from its folder.
 
-        A teacher that was stopped early is used by this job and not kept: it is not what its recipe says.
+        This job uses a teacher that was stopped early, but does not save it: its fingerprint names the full training.
         """
         reporter = self._context.reporter
         track = Track(
-            name=f"teacher-{self.index}", series=f"teacher/{self.index}", span=span, student_steps=student_steps
+            name=f"teacher-{self.index}",
+            metric_prefix=f"teacher/{self.index}",
+            progress_range=progress_range,
+            student_steps=student_steps,
         )
-        trainer = Trainer(task, track=track, reporter=reporter, scratch=self._context.root / "checkpoints")
+        trainer = Trainer(setup, track=track, reporter=reporter, scratch_dir=self._context.root / "checkpoints")
         trainer.resume(reporter.newest_checkpoint(track.name))
-        finished = trainer.run()
-        self.folder = folder = self._save(task.student)
+        is_complete = trainer.run()
+        self.folder = folder = self._save(setup.student)
         teacher = load_folder(folder)
-        if finished:
-            reporter.keep_teacher(self.fingerprint, folder)
+        if is_complete:
+            reporter.save_teacher(self.fingerprint, folder)
             reporter.event(
                 "teacher.trained",
-                f"the teacher {self.spec.architecture} was trained for {trainer.step} steps and is kept for later jobs",
+                f"Teacher {self.spec.architecture} trained for {trainer.step} steps and saved for later jobs.",
                 data={"teacher": self.index, "recipe": self.fingerprint, "steps": trainer.step},
             )
         return teacher
@@ -109,37 +112,37 @@ class TrainedTeacher:
         return folder
 
 
-_FORMAT = 1  # raised when training changes so that the same recipe gives another teacher
+_FORMAT = 1  # incremented when a change of the training changes the weights of equal fields
 
 
-def recipe_digest(
-    teacher: TeacherSpec, *, image_size: int, fingerprint: str, threads: int, arithmetic: ComputeConfig
+def teacher_fingerprint(
+    teacher: TeacherSpec, *, image_size: int, dataset_fingerprint: str, threads: int, compute: ComputeConfig
 ) -> str:
-    """A sha256 over everything that the weights of a teacher trained in a job depend on.
+    """Return a SHA-256 over everything that the weights of a teacher trained in a job depend on.
 
-    That is architecture, arguments, training block, the dataset's content, and, as the bits depend on
-    them, threads, kind of device, precision and library versions.
+    These are architecture, arguments, training block and the dataset's content; and, as the last bits depend on them,
+    threads, device type, precision and library versions.
     """
-    assert teacher.training is not None, "the resolved spec says how a teacher is trained"
-    recipe = {
+    assert teacher.training is not None, "a resolved spec has the training of a teacher"
+    fields = {
         "format": _FORMAT,
         "architecture": teacher.architecture,
         "arguments": teacher.arguments,
-        "training": _training(teacher.training, image_size),
-        "dataset": fingerprint,
+        "training": _training_fields(teacher.training, image_size),
+        "dataset": dataset_fingerprint,
         "threads": threads,
-        "device": arithmetic.device.type,
-        "precision": arithmetic.precision,
+        "device": compute.device.type,
+        "precision": compute.precision,
         "torch": str(torch.__version__),
         "timm": timm.__version__,
     }
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _training(training: TeacherTrainingSpec, image_size: int) -> dict[str, Any]:
-    """The training block as it counts: without the words on mixing where nothing is mixed."""
-    block = training.model_copy(update={"image_size": image_size}).model_dump(mode="json")
-    if Mixing.of(training) is None:
+def _training_fields(training: TeacherTrainingSpec, image_size: int) -> dict[str, Any]:
+    """Return the training block with its effective image size; without the mixing fields where nothing is mixed."""
+    fields = training.model_copy(update={"image_size": image_size}).model_dump(mode="json")
+    if Mixing.from_training(training) is None:
         for name in ("mixup", "cutmix", "mix_probability"):
-            del block[name]
-    return block
+            del fields[name]
+    return fields

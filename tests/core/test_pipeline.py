@@ -21,12 +21,13 @@ from core.export.onnx_file import open_session
 from core.ingest.dataset import ingest_folder
 from core.local_reporter import FolderReporter
 from core.models.build import build_student
+from core.models.plan import plan_student
 from core.models.safetensors_header import read_model_info
 from core.models.weights import save_folder
 from core.reporting import Control, Interrupted, Stage, Workspace
 from core.resolve import resolver
 from core.spec import StudentSpec, parse_job_spec
-from core.spec.facts import DatasetInfo, InputInfo
+from core.spec.info import DatasetInfo, InputInfo
 from core.teacher.frozen import FrozenTeacher
 
 SIZE = 8
@@ -197,7 +198,7 @@ FRESH = """
 import json, sys
 from pathlib import Path
 from core import pipeline
-from core.local import FolderReporter
+from core.local_reporter import FolderReporter
 from core.reporting import Workspace
 from core.spec import parse_job_spec
 root, cache, dataset, spec = (Path(word) for word in sys.argv[1:])
@@ -338,7 +339,7 @@ def test_a_job_that_has_no_room_to_store_what_its_teacher_says_gives_the_same_bi
     stored, _ = attempt(spec, "rich")
     not_stored, told = attempt(spec, "poor", cache="other", teacher_cache_bytes=1_000)
 
-    assert told.data["teacher_cache.disabled"] == {"reason": f"it would need {needed:,} bytes and may take 1,000"}
+    assert told.data["teacher_cache.disabled"] == {"reason": f"it needs {needed:,} bytes, and its limit is 1,000 bytes"}
     assert told.data["teacher_cache.summary"]["misses"] == 4
     assert digest(not_stored) == digest(stored)
 
@@ -373,7 +374,7 @@ def test_a_job_that_is_interrupted_while_its_teacher_is_asked_gives_the_same_bit
     shards = []
     for after in (3, 4, 9):
         interrupted(attempt, fixed_views(dataset), (Control.DRAIN, Stage.DISTILL, after))
-        shards.append(len(list((tmp_path / "cache" / "answers").rglob("*.shard"))))
+        shards.append(len(list((tmp_path / "cache" / "teacher_outputs").rglob("*.shard"))))
     last, _ = attempt(fixed_views(dataset), "shaken")
 
     assert 0 <= shards[0] < shards[1] < 4
@@ -423,12 +424,12 @@ def test_a_method_that_shows_its_teacher_a_part_of_each_picture_asks_it_about_ev
 def test_a_job_stores_what_its_estimate_announced(attempt, dataset, tmp_path, method):
     found = resolution(dataset, teachers=[vit(24, weights="random")], method=method)
     _, told = attempt(found.spec)
-    shards = list((tmp_path / "cache" / "answers").rglob("*.shard"))
+    shards = list((tmp_path / "cache" / "teacher_outputs").rglob("*.shard"))
     estimate, cached = found.estimate["teacher_cache"], told.data["teacher_cache.summary"]
 
     assert estimate["bytes"] == cached["bytes"]
     assert 0 < sum(file.stat().st_size for file in shards) - estimate["bytes"] <= 192 * len(shards)
-    assert (estimate["asked"], estimate["views"]) == (cached["asked"], cached["views"])
+    assert (estimate["cache_key"], estimate["views"]) == (cached["cache_key"], cached["views"])
 
 
 def test_a_teacher_is_evaluated_once_for_all_jobs(attempt, dataset, monkeypatch):
@@ -686,7 +687,7 @@ def foundation(tmp_path):
     torch.manual_seed(0)
     facts = InputInfo(num_classes=7, channels=3, image_size=16)
     spec = StudentSpec.model_validate(vit(24))
-    built = build_student(spec, facts=facts, image_size=16, models={})
+    built = build_student(plan_student(spec, facts, image_size=16))
     save_folder(
         built.module,
         tmp_path / "foundation",

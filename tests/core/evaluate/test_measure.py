@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from core.evaluate import agreement, evaluate_exported, measure_model, predict
-from core.models.build import InputInfo, build_student
+from core.models.build import build_student
+from core.models.plan import plan_student
 from core.models.student_variants import StudentVariant
 from core.models.weights import load_folder, save_folder
 from core.spec import StudentSpec
+from core.spec.info import InputInfo
 
 FACTS = InputInfo(num_classes=3, channels=1, image_size=8)
 
@@ -18,7 +20,8 @@ def student():
     spec = StudentSpec(
         architecture="vit_tiny_patch16_224", arguments={"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
     )
-    return build_student(spec, variant_for=lambda *_: StudentVariant("distilled"), facts=FACTS, image_size=8, models={})
+    plan = plan_student(spec, FACTS, image_size=8)
+    return build_student(plan.with_variant(StudentVariant("distilled")))
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_the_file_is_measured_and_not_the_network(folder, student, pictures):
 def test_figures_are_the_contracts(folder, pictures):
     measured = evaluate_exported(folder, pictures)
     built = load_folder(folder)
-    figures = measured.figures()
+    figures = measured.summary()
 
     assert list(figures) == ["top1", "top5", "parameters", "flops", "size_bytes", "latency_ms"]
     assert figures["parameters"] == sum(p.numel() for p in built.module.parameters())

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from core.models.build import InputInfo, build_student
+from core.models.build import build_student
+from core.models.plan import plan_student
 from core.models.student_variants import StudentVariant
 from core.models.weights import save_folder
 from core.spec import JobSpec
+from core.spec.info import InputInfo
 
 CLASSES = ("cat", "dog`|", "é")
 SPEC = {
@@ -47,9 +49,8 @@ def spec():
 def student(spec):
     torch.manual_seed(0)
     facts = InputInfo(num_classes=3, channels=1, image_size=8)
-    return build_student(
-        spec.student, variant_for=lambda *_: StudentVariant("distilled"), facts=facts, image_size=8, models={}
-    )
+    plan = plan_student(spec.student, facts, image_size=8)
+    return build_student(plan.with_variant(StudentVariant("distilled")))
 
 
 @pytest.fixture

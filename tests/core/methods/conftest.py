@@ -6,13 +6,14 @@ import pytest
 import timm
 import torch
 
-from core.methods import Batch, Method, MethodContext, StepContext, StepInfo, build_method, student_form
+from core.methods import Batch, Method, MethodContext, StepContext, StepInfo, build_method, plan_student_variant
 from core.models.build import build_student
 from core.models.built import BuiltModel
+from core.models.plan import plan_student
 from core.models.structure import structure_of
 from core.models.taps import run_tapped
 from core.spec import METHODS, StudentSpec
-from core.spec.facts import InputInfo
+from core.spec.info import InputInfo
 from core.teacher.frozen import FrozenTeacher
 from core.train.precision import ComputeConfig
 
@@ -33,7 +34,7 @@ def model(architecture, arguments, *, seed=0):
     """A model for 4 classes of grey pictures 16 × 16, in training mode."""
     torch.manual_seed(seed)
     spec = StudentSpec(architecture=architecture, arguments=arguments)
-    return build_student(spec, facts=FACTS, image_size=SIZE, models={})
+    return build_student(plan_student(spec, FACTS, image_size=SIZE))
 
 
 @dataclass
@@ -82,14 +83,11 @@ def lesson():
         ]
         architecture, arguments = STUDENTS[student] if isinstance(student, str) else student
 
-        def shaping(asked, full):
-            return student_form(
-                parameters, asked, full, image_size=SIZE, teachers=lambda: [structure_of(t) for t in built]
-            )
-
         torch.manual_seed(0)
         spec = StudentSpec(architecture=architecture, arguments=arguments)
-        pupil = build_student(spec, variant_for=shaping, facts=FACTS, image_size=SIZE, models={})
+        requested = plan_student(spec, FACTS, image_size=SIZE)
+        plan = plan_student_variant(parameters, requested, teachers=lambda: [structure_of(t) for t in built])
+        pupil = build_student(plan)
         setting = MethodContext(
             student=pupil, teachers=built, num_classes=4, num_samples=num_samples, batch_size=6, label_smoothing=0.0
         )

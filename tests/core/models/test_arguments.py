@@ -3,7 +3,7 @@ import pytest
 from core.errors import InvalidSpec
 from core.models.arguments import check_arguments, model_arguments, square_size
 from core.spec import ModelSpec
-from core.spec.facts import InputInfo
+from core.spec.info import InputInfo
 
 FACTS = InputInfo(num_classes=7, channels=1, image_size=28)
 

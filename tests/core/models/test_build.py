@@ -5,19 +5,16 @@ from safetensors.torch import save_file
 from timm.layers import DropPath
 
 from core.errors import InvalidSpec, SpecCannotRun, WeightsMismatch, WeightsUnavailable
-from core.models.build import InputInfo, accepts_drop_path, build_student, build_teacher
+from core.models.build import accepts_drop_path, build_student, build_teacher, stored_models
+from core.models.plan import plan_student, plan_teacher
 from core.models.preprocessing import plain_preprocessing
 from core.models.student_variants import StudentVariant
 from core.models.weights import save_folder
 from core.spec import StudentSpec, TeacherSpec
+from core.spec.info import InputInfo
 
-
-def distilled(_architecture, _arguments):
-    """What deit makes of a student."""
-    return StudentVariant("distilled")
-
-
-FACTS = InputInfo(num_classes=10, channels=1, image_size=8)
+DISTILLED = StudentVariant("distilled")
+INPUTS = InputInfo(num_classes=10, channels=1, image_size=8)
 VIT = "vit_tiny_patch16_224"
 
 
@@ -29,7 +26,7 @@ def student(tiny_vit):
 @pytest.fixture
 def stored(student, tmp_path):
     """A stored model for 10 classes of grey 8 px pictures; returns its folder and module."""
-    built = build_student(student, facts=FACTS, image_size=8, models={})
+    built = build(student)
     save_folder(
         built.module,
         tmp_path / "stored",
@@ -40,9 +37,15 @@ def stored(student, tmp_path):
     return tmp_path / "stored", built.module
 
 
-def build(spec, facts=FACTS, size=8, seed=0, **options):
+def build(spec, info=INPUTS, size=8, seed=0, variant=None, folders=None, **options):
+    plan = plan_student(spec, info, image_size=size, models=stored_models(spec, folders or {}))
     torch.manual_seed(seed)
-    return build_student(spec, facts=facts, image_size=size, models={}, **options)
+    return build_student(plan.with_variant(variant), folders=folders or {}, **options)
+
+
+def build_as_teacher(spec, info=INPUTS, size=8, folders=None, **options):
+    plan = plan_teacher(spec, info, image_size=size, models=stored_models(spec, folders or {}))
+    return build_teacher(plan, num_classes=info.num_classes, folders=folders or {}, **options)
 
 
 def test_a_random_student_takes_its_form_from_the_dataset(student):
@@ -57,17 +60,17 @@ def test_a_random_student_takes_its_form_from_the_dataset(student):
     assert built(torch.rand(3, 3, 20, 20)).shape == (3, 10)
 
 
-@pytest.mark.parametrize("shaping", [None, distilled])
-def test_the_same_seed_gives_the_same_bits(student, shaping):
-    first, second = build(student, shaping=shaping), build(student, shaping=shaping)
-    other = build(student, shaping=shaping, seed=1)
+@pytest.mark.parametrize("variant", [None, DISTILLED])
+def test_the_same_seed_gives_the_same_bits(student, variant):
+    first, second = build(student, variant=variant), build(student, variant=variant)
+    other = build(student, variant=variant, seed=1)
 
     assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True))
     assert not torch.equal(first.module.pos_embed, other.module.pos_embed)
 
 
 def test_deit_gets_the_distilled_twin(student):
-    built = build(student, shaping=distilled)
+    built = build(student, variant=DISTILLED)
     built.module.set_distilled_training(True)
 
     assert built.architecture == "deit_tiny_distilled_patch16_224"
@@ -78,12 +81,12 @@ def test_deit_gets_the_distilled_twin(student):
 
 def test_deit_refuses_a_cnn():
     with pytest.raises(InvalidSpec, match="ResNet"):
-        build(StudentSpec(architecture="resnet18"), shaping=distilled)
+        build(StudentSpec(architecture="resnet18"), variant=DISTILLED)
 
 
-@pytest.mark.parametrize("shaping", [None, distilled])
-def test_drop_path_is_set_and_not_part_of_the_recipe(student, shaping):
-    built = build(student, shaping=shaping, drop_path=0.2)
+@pytest.mark.parametrize("variant", [None, DISTILLED])
+def test_drop_path_is_set_and_not_part_of_the_recipe(student, variant):
+    built = build(student, variant=variant, drop_path=0.2)
 
     assert built.module.blocks[1].drop_path1.drop_prob == pytest.approx(0.2)
     assert "drop_path_rate" not in built.arguments
@@ -107,9 +110,7 @@ def test_no_drop_path_is_none_also_where_timm_has_some_by_default(tmp_path):
         preprocessing=built.preprocessing,
     )
 
-    again = build_student(
-        spec.model_copy(update={"weights": "mdl_a"}), facts=FACTS, image_size=16, models={"mdl_a": tmp_path}
-    )
+    again = build(spec.model_copy(update={"weights": "mdl_a"}), size=16, folders={"mdl_a": tmp_path})
 
     assert dropped(timm.create_model(spec.architecture, img_size=16, **SWIN)) != {0.0}
     assert dropped(built.module) == dropped(again.module) == {0.0}
@@ -128,7 +129,7 @@ def test_impossible_arguments_are_refused_in_the_words_of_timm():
 def test_a_student_goes_on_from_stored_weights(stored, tiny_vit):
     folder, module = stored
     spec = StudentSpec(architecture=VIT, weights="mdl_a")
-    built = build_student(spec, facts=FACTS, image_size=8, models={"mdl_a": folder}, drop_path=0.1)
+    built = build(spec, folders={"mdl_a": folder}, drop_path=0.1)
 
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), built.module.parameters(), strict=True))
     assert built.arguments == {**tiny_vit, "num_classes": 10, "in_chans": 1, "img_size": 8}
@@ -136,9 +137,9 @@ def test_a_student_goes_on_from_stored_weights(stored, tiny_vit):
 
 def test_stored_weights_are_adapted_to_another_dataset(stored):
     folder, module = stored
-    facts = InputInfo(num_classes=3, channels=3, image_size=16)
+    info = InputInfo(num_classes=3, channels=3, image_size=16)
     spec = StudentSpec(architecture=VIT, weights="mdl_a")
-    built = build_student(spec, variant_for=distilled, facts=facts, image_size=16, models={"mdl_a": folder})
+    built = build(spec, info, 16, variant=DISTILLED, folders={"mdl_a": folder})
 
     assert built.architecture == "deit_tiny_distilled_patch16_224"
     assert built(torch.rand(2, 3, 16, 16)).shape == (2, 3)
@@ -156,19 +157,19 @@ def test_stored_weights_are_adapted_to_another_dataset(stored):
 )
 def test_a_spec_that_contradicts_its_weights_is_refused(stored, spec, pointer):
     with pytest.raises(InvalidSpec, match="the weights mdl_a") as refusal:
-        build_student(StudentSpec(weights="mdl_a", **spec), facts=FACTS, image_size=8, models={"mdl_a": stored[0]})
+        build(StudentSpec(weights="mdl_a", **spec), folders={"mdl_a": stored[0]})
 
     assert refusal.value.errors[0].pointer == pointer
 
 
 def test_weights_that_are_not_at_hand_are_said():
     with pytest.raises(WeightsUnavailable, match="job_b"):
-        build_teacher(TeacherSpec(architecture=VIT, weights="job_b"), facts=FACTS, image_size=8, models={})
+        build_as_teacher(TeacherSpec(architecture=VIT, weights="job_b"))
 
 
 def test_a_teacher_to_be_trained_is_built_from_the_dataset():
     spec = TeacherSpec(architecture="resnet18", weights="train")
-    built = build_teacher(spec, facts=FACTS, image_size=16, models={})
+    built = build_as_teacher(spec, size=16)
 
     assert not built.module.training
     assert built.preprocessing.image_size == 16
@@ -177,9 +178,9 @@ def test_a_teacher_to_be_trained_is_built_from_the_dataset():
 
 def test_a_stored_teacher_keeps_its_own_form(stored):
     folder, module = stored
-    facts = InputInfo(num_classes=10, channels=3, image_size=64)
+    info = InputInfo(num_classes=10, channels=3, image_size=64)
     spec = TeacherSpec(architecture=VIT, weights="mdl_a")
-    built = build_teacher(spec, facts=facts, image_size=64, models={"mdl_a": folder})
+    built = build_as_teacher(spec, info, 64, folders={"mdl_a": folder})
     images = torch.rand(2, 3, 8, 8)
     grey = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
@@ -189,26 +190,14 @@ def test_a_stored_teacher_keeps_its_own_form(stored):
 
 def test_a_teacher_of_other_classes_is_refused_with_both_numbers(stored):
     spec = TeacherSpec(architecture=VIT, weights="mdl_a")
-    with pytest.raises(SpecCannotRun, match=r"tells 10 classes apart and the dataset has 7"):
-        build_teacher(spec, facts=InputInfo(7, 1, 8), image_size=8, models={"mdl_a": stored[0]})
-
-
-@pytest.fixture
-def hub(tmp_path):
-    """A folder that stands for the hub, with weights of timm's smallest ViT; returns it and the model."""
-    model = timm.create_model("test_vit").eval()
-    repo = tmp_path / "hub" / "models--timm--test_vit.r160_in1k"
-    (repo / "snapshots" / "1").mkdir(parents=True)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("1")
-    save_file(model.state_dict(), repo / "snapshots" / "1" / "model.safetensors")
-    return tmp_path / "hub", model
+    with pytest.raises(SpecCannotRun, match=r"has 10 classes and the dataset has 7"):
+        build_as_teacher(spec, InputInfo(7, 1, 8), folders={"mdl_a": stored[0]})
 
 
 def test_a_pretrained_teacher_comes_from_the_hub_as_it_was_published(hub):
     folder, model = hub
     spec = TeacherSpec(architecture="test_vit.r160_in1k", weights="pretrained")
-    built = build_teacher(spec, facts=InputInfo(1000, 1, 28), image_size=28, models={}, hub=folder)
+    built = build_as_teacher(spec, InputInfo(1000, 1, 28), 28, hub=folder)
     images = torch.rand(2, 3, 160, 160)
     mean, std = (torch.tensor(model.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
 
@@ -220,7 +209,7 @@ def test_a_pretrained_teacher_comes_from_the_hub_as_it_was_published(hub):
 def test_a_pretrained_student_gets_a_new_head_and_its_own_channels(hub):
     folder, model = hub
     spec = StudentSpec(architecture="test_vit", weights="pretrained")
-    built = build_student(spec, variant_for=distilled, facts=FACTS, image_size=64, models={}, hub=folder)
+    built = build(spec, size=64, variant=DISTILLED, hub=folder)
 
     assert built(torch.rand(2, 1, 64, 64)).shape == (2, 10)
     assert torch.equal(built.module.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)
@@ -233,9 +222,4 @@ def test_damaged_weights_are_said(stored):
     save_file({**state, "blocks.0.attn.qkv.weight": torch.zeros(2, 2)}, folder / "model.safetensors")
 
     with pytest.raises(WeightsMismatch, match="do not fit"):
-        build_student(
-            StudentSpec(architecture=VIT, weights="mdl_a"),
-            facts=FACTS,
-            image_size=8,
-            models={"mdl_a": folder},
-        )
+        build(StudentSpec(architecture=VIT, weights="mdl_a"), folders={"mdl_a": folder})

@@ -11,7 +11,7 @@ from core.models.distilled_vit import distilled_twin
 from core.models.preprocessing import Preprocessing, plain_preprocessing
 from core.models.safetensors_header import read_model_info
 from core.models.weights import check_upload, load_folder, save_folder
-from core.spec.facts import Normalization
+from core.spec.info import Normalization
 
 VIT = "vit_tiny_patch16_224"
 CLASSES = ("cat", "dog", "é")

@@ -7,7 +7,7 @@ from core.errors import InvalidSpec
 from core.models import catalog
 from core.resolve.resolver import resolve
 from core.spec import parse_job_spec
-from core.spec.facts import DatasetInfo, ModelInfo
+from core.spec.info import DatasetInfo, ModelInfo
 
 DIGITS = DatasetInfo(
     num_classes=10, classes=tuple("0123456789"), channels=1, image_size=8, num_train=1437, num_test=360
@@ -109,7 +109,7 @@ def test_teachers_whose_answers_are_stored_cost_no_more_than_their_views():
 
 
 def asked(**change):
-    return resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["asked"]
+    return resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["cache_key"]
 
 
 def test_what_is_asked_of_teachers_has_a_name_that_student_and_epochs_do_not_change():
@@ -186,7 +186,7 @@ def teacher(weights, **more):
         (student("resnet18", method="deit"), "/student/architecture", "transformer"),
         (student("swin_tiny_patch4_window7_224", method="deit"), "/student/architecture", "plain ViT"),
         (student("vit_small_patch16_36x1_224", weights="pretrained"), "/student/weights", "no pretrained"),
-        (teacher("pretrained"), "/teachers/0/weights", "tells 1000 classes"),
+        (teacher("pretrained"), "/teachers/0/weights", "has 1000 classes"),
         (teacher("mdl_z"), "/teachers/0/weights", "there is no mdl_z"),
         (
             teacher("train", arguments={"drop_path_rate": 1}),
@@ -311,7 +311,7 @@ def test_steps_are_counted_over_the_pictures_that_the_method_trains_on():
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"channels": 3}, "3 channels"), ({"num_train": 1}, "has 1 picture"), (None, "there is no dataset ds_pool")],
+    [({"channels": 3}, "3 channels"), ({"num_train": 1}, "train split is 1"), (None, "there is no dataset ds_pool")],
 )
 def test_a_pool_that_cannot_be_used_is_refused(change, words):
     pools = {} if change is None else {"ds_pool": POOL.model_copy(update=change)}

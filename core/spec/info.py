@@ -39,7 +39,7 @@ class DatasetInfo(StrictModel):
     num_train: Annotated[int, Field(ge=0)]
     num_test: Annotated[int, Field(ge=0)]
 
-    def for_models(self) -> InputInfo:
+    def input_info(self) -> InputInfo:
         """The part that shapes models."""
         return InputInfo(num_classes=self.num_classes, channels=self.channels, image_size=self.image_size)
 

@@ -4,14 +4,14 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from core.spec.facts import DatasetInfo, InputInfo, ModelInfo, Normalization
+from core.spec.info import DatasetInfo, InputInfo, ModelInfo, Normalization
 
 
 def test_facts_of_a_dataset_travel_as_json():
     facts = DatasetInfo(num_classes=2, classes=("a", "b"), channels=3, image_size=32, num_train=8, num_test=2)
 
     assert DatasetInfo.model_validate_json(facts.model_dump_json()) == facts
-    assert facts.for_models() == InputInfo(num_classes=2, channels=3, image_size=32)
+    assert facts.input_info() == InputInfo(num_classes=2, channels=3, image_size=32)
 
 
 def test_facts_of_a_model_travel_as_json():
@@ -36,7 +36,7 @@ def test_a_standard_deviation_is_above_zero(std):
 
 
 def test_facts_and_headers_need_no_torch():
-    code = "import sys, core.spec.facts, core.models.safetensors_header; print('torch' in sys.modules)"
+    code = "import sys, core.spec.info, core.models.safetensors_header; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "False"

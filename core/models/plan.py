@@ -1,0 +1,238 @@
+"""Plans of a job's models: what will be built is decided here, once.
+
+The resolver checks and reports plans; ``core.models.build`` builds them. Planning allocates no weights and draws no
+random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from timm.models import get_pretrained_cfg
+
+from core.errors import InvalidSpec, WeightsMismatch
+from core.models import catalog
+from core.models.arguments import model_arguments, square_size
+from core.models.preprocessing import Preprocessing, normalized, plain_preprocessing
+from core.models.student_variants import StudentVariant
+from core.spec import JobSpec, StudentSpec, TeacherSpec
+from core.spec.info import InputInfo, ModelInfo, Normalization
+
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 1024  # pixels a side
+DATASET_ARGUMENTS = frozenset({"num_classes", "in_chans", "img_size"})
+"""Arguments that follow from the dataset; a student does not inherit them from its weights."""
+
+_NO_MODELS: Mapping[str, ModelInfo] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSource:
+    """Source of a model's first weights.
+
+    ``name`` is the timm name with its tag for ``pretrained``, and the id (``mdl_…``, ``job_…``) for ``stored``.
+    ``normalization`` holds the statistics of the images that the weights were trained with.
+    """
+
+    kind: Literal["random", "pretrained", "stored"] = "random"
+    name: str = ""
+    normalization: Normalization | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """One model: ``timm.create_model(architecture, **arguments)`` at ``image_size`` pixels a side.
+
+    ``variant`` is the student variant that the method requires. ``base`` is then the plan of the requested student:
+    given weights are loaded into it first, and adapted to the variant. ``classes`` are names in the order of the
+    logits, None if unknown.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    image_size: int
+    weights: WeightSource = field(default_factory=WeightSource)
+    classes: tuple[str, ...] | None = None
+    variant: StudentVariant | None = None
+    base: ModelPlan | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the logits; 0 without a classifier."""
+        return int(self.arguments["num_classes"])
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input images."""
+        return int(self.arguments["in_chans"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The model's preprocessing: statistics of its weights, or [-1, 1] for random weights.
+
+        Raises:
+            WeightsMismatch: The stored weights come without statistics.
+        """
+        if self.weights.kind == "random":
+            return plain_preprocessing(image_size=self.image_size, channels=self.channels)
+        statistics = self.weights.normalization
+        if statistics is None:
+            raise WeightsMismatch(f"{self.weights.name} has no normalization of its images")
+        return normalized(statistics.mean, statistics.std, image_size=self.image_size, channels=self.channels)
+
+    def with_variant(self, variant: StudentVariant | None) -> ModelPlan:
+        """Return the plan of the student variant. Raises InvalidSpec if the student cannot take it."""
+        if variant is None:
+            return self
+        architecture, arguments = variant.architecture_and_arguments(self.architecture, self.arguments)
+        return replace(self, architecture=architecture, arguments=arguments, variant=variant, base=self)
+
+
+def model_inputs(spec: JobSpec, dataset: InputInfo, teacher: TeacherSpec | None = None) -> InputInfo:
+    """Return the dataset properties that shape the student, or ``teacher``.
+
+    A method without a classifier ignores the classes; only teachers that are trained in the job use them.
+    """
+    if not spec.method.about.needs.headless or (teacher is not None and teacher.weights == "train"):
+        return dataset
+    return replace(dataset, num_classes=None)
+
+
+def plan_student(
+    spec: StudentSpec,
+    dataset: InputInfo,
+    *,
+    image_size: int | None = None,
+    models: Mapping[str, ModelInfo] = _NO_MODELS,
+) -> ModelPlan:
+    """Plan the requested student, without the method's variant.
+
+    ``image_size`` is ``training.image_size``. If neither it nor ``img_size`` is set, the size is that of the stored
+    model, of the architecture or of the dataset, in this order. ``models`` has the stored models by id.
+
+    Raises:
+        InvalidSpec: The architecture, its arguments, the image size or the weights are not valid.
+    """
+    architecture = catalog.require(spec.architecture)
+    stored = _stored_model(spec, models)
+    size = _one_size(square_size(spec.arguments.get("img_size"), pointer="/arguments/img_size"), image_size)
+    if size is None and stored is not None:
+        size = stored.image_size
+    if size is None and catalog.takes_image_size(architecture):
+        size = catalog.native_image_size(spec.architecture)
+    size = _in_range(size or max(dataset.image_size, MIN_IMAGE_SIZE))
+    inherited = {} if stored is None else {k: v for k, v in stored.arguments.items() if k not in DATASET_ARGUMENTS}
+    completed = spec.model_copy(update={"arguments": {**inherited, **spec.arguments}})
+    return ModelPlan(architecture, model_arguments(completed, dataset, size), size, _weight_source(spec, stored))
+
+
+def plan_teacher(
+    spec: TeacherSpec,
+    dataset: InputInfo,
+    *,
+    image_size: int | None = None,
+    models: Mapping[str, ModelInfo] = _NO_MODELS,
+) -> ModelPlan:
+    """Plan a teacher.
+
+    Pretrained and stored teachers keep their own classes, channels, size and normalization. ``image_size`` is the
+    student's; it is used by random and trained teachers and by weights without a size of their own.
+
+    Raises:
+        InvalidSpec: As for a student; also if a teacher is to be trained without labels.
+    """
+    architecture = catalog.require(spec.architecture)
+    stored = _stored_model(spec, models)
+    weights = _weight_source(spec, stored)
+    size = square_size(spec.arguments.get("img_size"), pointer="/arguments/img_size")
+    if stored is not None:
+        size = stored.image_size or image_size or dataset.image_size
+        return ModelPlan(architecture, dict(stored.arguments), size, weights, stored.classes)
+    if weights.kind == "pretrained":
+        published = catalog.published(spec.architecture)
+        size = size or published.image_size
+        return ModelPlan(architecture, model_arguments(spec, published, size), size, weights)
+    if spec.weights == "train" and dataset.num_classes is None:
+        raise InvalidSpec.for_field("/weights", "the dataset has no labels to train a teacher with; give it weights")
+    size = _one_size(size, None if spec.training is None else spec.training.image_size)
+    size = _in_range(size or image_size or dataset.image_size)
+    return ModelPlan(architecture, model_arguments(spec, dataset, size), size)
+
+
+def class_mismatch(plan: ModelPlan, num_classes: int | None) -> str | None:
+    """Return why a teacher with given weights cannot teach ``num_classes`` classes; None if it can.
+
+    ``num_classes`` is None where the student has no classifier.
+    """
+    if plan.weights.kind == "random" or num_classes is None or plan.num_classes == num_classes:
+        return None
+    return (
+        f"the teacher {plan.architecture} has {plan.num_classes} classes and the dataset has {num_classes}; "
+        "use a teacher made for these classes, or weights train"
+    )
+
+
+def _stored_model(spec: StudentSpec | TeacherSpec, models: Mapping[str, ModelInfo]) -> ModelInfo | None:
+    """Return the stored model that a spec refers to, checked against the spec; None for other weights."""
+    if spec.weights in {"random", "train"}:
+        return None
+    if spec.weights == "pretrained":
+        if not catalog.has_pretrained(spec.architecture):
+            tags = catalog.pretrained_tags(spec.architecture.partition(".")[0])
+            hint = f"known: {', '.join(tags)}" if tags else "use random, train or an uploaded model"
+            raise InvalidSpec.for_field("/weights", f"there are no pretrained weights for {spec.architecture}; {hint}")
+        return None
+    if spec.weights not in models:
+        raise InvalidSpec.for_field("/weights", f"there is no {spec.weights} with weights to use")
+    stored = models[spec.weights]
+    _check_reference(spec, stored)
+    return stored
+
+
+def _check_reference(spec: StudentSpec | TeacherSpec, stored: ModelInfo) -> None:
+    """Raise InvalidSpec if a spec contradicts the stored model that it refers to. Omitted arguments are inherited."""
+    if catalog.require(spec.architecture) != stored.architecture:
+        raise InvalidSpec.for_field(
+            "/architecture", f"the weights {spec.weights} are those of a {stored.architecture}; write that"
+        )
+    for name, value in spec.arguments.items():
+        own = stored.arguments.get(name)
+        if value is not None and name not in DATASET_ARGUMENTS and _as_json(own) != _as_json(value):
+            made = f"{name} {own!r}" if name in stored.arguments else f"{name} left out"
+            raise InvalidSpec.for_field(
+                f"/arguments/{name}", f"the weights {spec.weights} were made with {made}, not {value!r}"
+            )
+
+
+def _weight_source(spec: StudentSpec | TeacherSpec, stored: ModelInfo | None) -> WeightSource:
+    if stored is not None:
+        return WeightSource("stored", spec.weights, stored.normalization)
+    if spec.weights == "pretrained":
+        cfg = get_pretrained_cfg(spec.architecture)
+        return WeightSource("pretrained", spec.architecture, Normalization(mean=cfg.mean, std=cfg.std))
+    return WeightSource()
+
+
+def _one_size(argument: int | None, image_size: int | None) -> int | None:
+    """Return the size that ``img_size`` or ``training.image_size`` requests. Raises InvalidSpec if they differ."""
+    if argument is not None and image_size is not None and argument != image_size:
+        raise InvalidSpec.for_field(
+            "/arguments/img_size",
+            f"img_size is {argument} and /training/image_size is {image_size}; give one of them",
+        )
+    return argument or image_size
+
+
+def _in_range(size: int) -> int:
+    if not MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE:
+        raise InvalidSpec.for_field(
+            "/arguments/img_size", f"{MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels a side are accepted"
+        )
+    return size
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples as lists: JSON has no tuples."""
+    return list(value) if isinstance(value, tuple) else value
