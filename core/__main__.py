@@ -1,11 +1,11 @@
-"""``python -m core run``: a job without a service. Same spec, data and machine: the same student, bit for bit."""
+"""``python -m core run``: run a job without the service. Same spec, data and machine give a bit-identical student."""
 
 from __future__ import annotations
 
 import os
 
-# Threads that wait must sleep, not spin: on a busy machine spinning makes a small model's steps many times
-# slower. OpenMP reads this once, when torch is loaded.
+# Waiting threads must sleep: on a busy machine, spinning makes the steps of a small model many times slower. OpenMP
+# reads the variable once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import json
@@ -24,19 +24,18 @@ from rich.console import Console
 from rich.table import Table
 
 from core import pipeline
-from core.data.stored import INDEX, StoredDataset
+from core.data.stored import INDEX, read_dataset_info
 from core.errors import InvalidRequest, InvalidSpec, PotstillError
 from core.ingest.dataset import Labels, ingest_archive, ingest_builtin, ingest_folder
-from core.local_reporter import METRICS_FILE, ConsoleReporter
+from core.local_reporter import METRICS_FILE, WEIGHTS_DIR, ConsoleReporter
 from core.models.safetensors_header import read_model_info
 from core.reporting import Control, Interrupted, RunResult, Workspace
 from core.resolve import resolver
 from core.spec import JobSpec, parse_job_spec
-from core.spec.facts import DatasetInfo
 
-WORK = ".work"
+WORK_DIR = ".work"
 _BUILTIN = "builtin:"
-_MAX_DATASET = 200  # characters of the spec's field, which says here where the data came from
+_MAX_DATASET_CHARS = 200  # of the spec's field, which holds the value of --dataset here
 _EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -53,35 +52,35 @@ def run(
     dataset: Annotated[str, typer.Option(help="A folder or archive of images, Parquet, or `builtin:digits`.")],
     out: Annotated[Path, typer.Option(help="Where the student's files go.", file_okay=False)],
     *,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for trained teachers and decoded images, shared by runs.")
     ] = None,
     labels: Annotated[
-        Labels, typer.Option(help="`none`: take the dataset as unlabelled, whatever its folders or columns say.")
+        Labels, typer.Option(help="`none`: treat the dataset as unlabeled, regardless of its folders or columns.")
     ] = "auto",
 ) -> None:
-    """Run one job and leave the student in OUT.
+    """Run one job and write the student to OUT.
 
-    Ctrl-C saves a checkpoint; the same command with `--resume` goes on from it.
+    Ctrl-C saves a checkpoint; the same command with `--resume` continues from it.
     """
     console = Console(stderr=True)
     try:
         job = _LocalJob.prepare(spec, dataset, out, cache=cache, resume=resume, labels=labels, console=console)
         result = job.run(console)
     except Interrupted:
-        console.print("Interrupted; a checkpoint is saved. The same command with --resume goes on from it.")
+        console.print("Interrupted; a checkpoint is saved. Run the same command with --resume to continue.")
         raise typer.Exit(_EXIT_INTERRUPTED) from None
     except PotstillError as error:
         console.print(f"{error.title}: {error.detail}", style="red", markup=False, highlight=False)
         raise typer.Exit(_EXIT_FAILED) from None
-    console.print(_table(result))
+    console.print(_result_table(result))
     print(out.resolve())
 
 
 @dataclass(frozen=True, slots=True)
 class _LocalJob:
-    """A resolved spec and the folders of its run."""
+    """Resolved spec and folders of a run."""
 
     spec: JobSpec
     out: Path
@@ -90,7 +89,7 @@ class _LocalJob:
     @classmethod
     def prepare(
         cls,
-        spec_file: Path,
+        spec_path: Path,
         dataset: str,
         out: Path,
         *,
@@ -99,53 +98,54 @@ class _LocalJob:
         labels: Labels,
         console: Console,
     ) -> _LocalJob:
-        """Read the spec, take the dataset in, fill in every default. Raises ``PotstillError``."""
-        document, models = _local_models(_read(spec_file))
-        spec = parse_job_spec({**document, "dataset": dataset[-_MAX_DATASET:]})
-        work = out / WORK
+        """Read and resolve the spec, and ingest the datasets. Raises ``PotstillError``."""
+        document, models = _local_models(_read_spec(spec_path))
+        spec = parse_job_spec({**document, "dataset": dataset[-_MAX_DATASET_CHARS:]})
+        work = out / WORK_DIR
         if work.exists() and not resume:
-            console.print(f"Starting over; the unfinished run in {work} is dropped (--resume would go on with it).")
+            console.print(f"Starting over; the unfinished run in {work} is deleted (--resume would continue it).")
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
-        stored = _take_in(dataset, work / "dataset", labels)
-        # What the method reads beside is named in the spec as --dataset would be.
-        others = {one: _take_in(one, work / field, "none") for field, one in spec.method.datasets().items()}
+        stored = _ingest(dataset, work / "dataset", labels)
+        # In a local spec, the method's additional datasets have the form of --dataset.
+        datasets = spec.method.datasets()
+        others = {dataset: _ingest(dataset, work / field, "none") for field, dataset in datasets.items()}
         resolution = resolver.resolve(
             spec,
-            _facts(stored),
+            read_dataset_info(stored),
             {name: read_model_info(folder) for name, folder in models.items()},
-            datasets={one: _facts(folder) for one, folder in others.items()},
+            datasets={dataset: read_dataset_info(folder) for dataset, folder in others.items()},
             threads=_threads(),
         )
         for warning in resolution.estimate["warnings"]:
             console.print(f"Note: {warning}", style="yellow", markup=False, highlight=False)
-        _same_as_before(work / "spec.json", resolution.spec)
-        shared = work / "cache" if cache is None else cache
-        workspace = Workspace(root=work / "run", cache=shared, dataset=stored, models=models, datasets=others)
+        _check_same_spec(work / "spec.json", resolution.spec)
+        shared_cache = work / "cache" if cache is None else cache
+        workspace = Workspace(root=work / "run", cache=shared_cache, dataset=stored, models=models, datasets=others)
         return cls(resolution.spec, out, workspace)
 
     def run(self, console: Console) -> RunResult:
-        """Run it, and put the files in their place. Raises ``PotstillError`` or ``Interrupted``."""
+        """Run the job and move its files to the output folder. Raises ``PotstillError`` or ``Interrupted``."""
         root = self.workspace.root
         root.mkdir(exist_ok=True)
         with (
             ConsoleReporter(root, teachers=self.workspace.cache / "teachers", console=console) as reporter,
-            _interruptible(reporter),
+            _pause_on_signal(reporter),
         ):
             result = pipeline.run(self.spec, self.workspace, reporter)
         for name, path in result.artifacts.items():
             path.replace(self.out / name)
         (root / METRICS_FILE).replace(self.out / METRICS_FILE)
-        kept = root / "weights"
-        if kept.is_dir():
-            shutil.rmtree(self.out / kept.name, ignore_errors=True)
-            kept.rename(self.out / kept.name)
-        shutil.rmtree(self.out / WORK)
+        weights = root / WEIGHTS_DIR
+        if weights.is_dir():
+            shutil.rmtree(self.out / WEIGHTS_DIR, ignore_errors=True)
+            weights.rename(self.out / WEIGHTS_DIR)
+        shutil.rmtree(self.out / WORK_DIR)
         return result
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A spec file. YAML is read by the safe loader; JSON is YAML, but its own reader says better what is wrong."""
+def _read_spec(path: Path) -> dict[str, Any]:
+    """Read a spec file. JSON is valid YAML, but the JSON parser has better error messages."""
     text = path.read_text(encoding="utf-8")
     try:
         document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
@@ -157,10 +157,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _local_models(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Replace folders given as ``weights`` by references, as the spec knows no paths."""
+    """Replace folders given as ``weights`` by references, because a spec contains no paths."""
     models: dict[str, Path] = {}
 
-    def named(model: Any) -> Any:
+    def with_reference(model: Any) -> Any:
         weights = model.get("weights") if isinstance(model, dict) else None
         if not isinstance(weights, str) or not Path(weights).is_dir():
             return model
@@ -170,14 +170,14 @@ def _local_models(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, P
 
     replaced = dict(document)
     if "student" in document:
-        replaced["student"] = named(document["student"])
+        replaced["student"] = with_reference(document["student"])
     if isinstance(document.get("teachers"), list):
-        replaced["teachers"] = [named(teacher) for teacher in document["teachers"]]
+        replaced["teachers"] = [with_reference(teacher) for teacher in document["teachers"]]
     return replaced, models
 
 
-def _take_in(dataset: str, target: Path, labels: Labels) -> Path:
-    """The stored dataset that ``--dataset`` names; made in ``target`` unless it is one, or an earlier run made it."""
+def _ingest(dataset: str, target: Path, labels: Labels) -> Path:
+    """Return the folder of the stored dataset; ingest it to ``target`` unless it is stored already."""
     if (Path(dataset) / INDEX).is_file():
         return Path(dataset).resolve()
     if (target / INDEX).is_file():
@@ -193,52 +193,40 @@ def _take_in(dataset: str, target: Path, labels: Labels) -> Path:
     return target
 
 
-def _facts(folder: Path) -> DatasetInfo:
-    with StoredDataset.open(folder) as stored:
-        return DatasetInfo(
-            num_classes=stored.num_classes,
-            classes=stored.classes,
-            channels=stored.channels,
-            image_size=stored.image_size,
-            num_train=len(stored.split("train")),
-            num_test=len(stored.split("test")),
-        )
-
-
 def _threads() -> int:
-    """The same default as the service's ``job_threads``."""
+    """Default number of threads, equal to that of the service's ``job_threads``."""
     return os.cpu_count() or 1
 
 
-def _same_as_before(path: Path, spec: JobSpec) -> None:
-    """Refuse to go on with a run of another spec."""
+def _check_same_spec(path: Path, spec: JobSpec) -> None:
+    """Write the spec to ``path``. Raises ``InvalidRequest`` if it holds another one."""
     document = spec.model_dump_json(indent=2)
     if path.is_file() and path.read_text(encoding="utf-8") != document:
-        raise InvalidRequest(f"{path.parent} holds an unfinished run of another spec; leave --resume out to start over")
+        raise InvalidRequest(f"{path.parent} holds an unfinished run of another spec; omit --resume to start over")
     path.write_text(document, encoding="utf-8")
 
 
 @contextmanager
-def _interruptible(reporter: ConsoleReporter) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks for a checkpoint, the second ends at once."""
+def _pause_on_signal(reporter: ConsoleReporter) -> Iterator[None]:
+    """Pause with a checkpoint on the first Ctrl-C or SIGTERM; end at once on the second."""
     signals = (signal.SIGINT, signal.SIGTERM)
-    before: Mapping[signal.Signals, Any] = {number: signal.getsignal(number) for number in signals}
+    previous: Mapping[signal.Signals, Any] = {number: signal.getsignal(number) for number in signals}
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
+    def request_pause(_number: int, _frame: FrameType | None) -> None:
         reporter.control_override = Control.PAUSE
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
     for number in signals:
-        signal.signal(number, ask)
+        signal.signal(number, request_pause)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _table(result: RunResult) -> Table:
+def _result_table(result: RunResult) -> Table:
     table = Table("", "top-1", "top-5", "parameters", "MB", "ms")
     rows = [("student", result.result["student"])]
     rows += [(f"teacher {index}", figures) for index, figures in enumerate(result.result["teachers"])]

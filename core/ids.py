@@ -1,6 +1,6 @@
 """Typed ids that sort by time: ``job_`` + 26 characters (48 bits of milliseconds, 80 random).
 
-The same layout as a ULID (Crockford's base 32), in lower case.
+The layout is that of a ULID (Crockford's base 32), in lower case.
 """
 
 from __future__ import annotations
@@ -15,52 +15,52 @@ Prefix = Literal["ds", "mdl", "job", "evt", "ckpt", "up", "swp", "wh", "key", "p
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
-_STEP_BITS = 64
-_DRAWN_BYTES = 4096
+_INCREMENT_BITS = 64
+_BUFFER_BYTES = 4096
 _LENGTH = 26
 _PATTERN = re.compile(rf"[a-z]+_[{_ALPHABET}]{{{_LENGTH}}}")
 
 
 class _Clock:
-    """Numbers that only grow: milliseconds with random bits below, or a random step past the last one."""
+    """Strictly increasing numbers: milliseconds and random bits, or a random increment of the last number."""
 
     def __init__(self) -> None:
         self._last = 0
-        self.begin()
+        self.reset()
 
-    def begin(self) -> None:
-        """Begin with an open lock and bits of one's own: a fork would share the bits, and maybe leave the lock shut."""
+    def reset(self) -> None:
+        """Reset lock and random bits. A forked child shares its parent's bits, and may inherit a locked lock."""
         self._lock = threading.Lock()
-        self._drawn, self._used = b"", 0
+        self._buffer, self._offset = b"", 0
 
     def next(self) -> int:
         with self._lock:
             number = (time.time_ns() // 1_000_000) << _RANDOM_BITS | self._random(_RANDOM_BITS)
             if number <= self._last:
-                number = self._last + 1 + self._random(_STEP_BITS)
+                number = self._last + 1 + self._random(_INCREMENT_BITS)
             self._last = number
             return number
 
     def _random(self, bits: int) -> int:
-        """Random bits, drawn from the system many at a time: every request takes an id, and a draw a tenth of it."""
+        """Return random bits from a buffer: one ``os.urandom`` call per id would take a tenth of a request's time."""
         size = bits // 8
-        if self._used + size > len(self._drawn):
-            self._drawn, self._used = os.urandom(_DRAWN_BYTES), 0
-        self._used += size
-        return int.from_bytes(self._drawn[self._used - size : self._used])
+        if self._offset + size > len(self._buffer):
+            self._buffer, self._offset = os.urandom(_BUFFER_BYTES), 0
+        self._offset += size
+        return int.from_bytes(self._buffer[self._offset - size : self._offset])
 
 
 _clock = _Clock()
-os.register_at_fork(after_in_child=_clock.begin)
+os.register_at_fork(after_in_child=_clock.reset)
 
 
 def new_id(prefix: Prefix) -> str:
-    """Return a new id; it sorts after all that this process made before, and across processes to the millisecond."""
+    """Return a new id. It sorts after all earlier ids of this process, and after those of others to the millisecond."""
     number = _clock.next()
     digits = (_ALPHABET[(number >> shift) & 31] for shift in range(5 * (_LENGTH - 1), -1, -5))
     return f"{prefix}_{''.join(digits)}"
 
 
 def is_id(text: str, prefix: Prefix) -> bool:
-    """Say whether ``text`` has the form of an id of this kind (not whether such an object exists)."""
+    """Return whether ``text`` has the form of an id with this prefix, not whether such an object exists."""
     return text.startswith(f"{prefix}_") and _PATTERN.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""A run without a service: a reporter that keeps everything in a folder, and one that shows it as well."""
+"""Reporters of a run without the service: one writes to folders, one also draws a progress bar."""
 
 from __future__ import annotations
 
@@ -13,18 +13,27 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from core.reporting import Control, Progress, SavedCheckpoint, Stage
+from core.reporting import (
+    STUDENT_TRACK,
+    Control,
+    NullReporter,
+    Progress,
+    SavedCheckpoint,
+    Stage,
+    teacher_track,
+)
+from core.system.disk import atomic_path, write_atomic
 
-_NEWEST = 2  # checkpoints a track that are kept to resume from
+_NUM_CHECKPOINTS = 2  # per track, to resume from
 METRICS_FILE = "metrics.jsonl"
-_KEPT = "weights"
+WEIGHTS_DIR = "weights"  # of checkpoints that the spec requests to keep
 
 
-class FolderReporter:
-    """Keeps checkpoints, metrics and trained teachers in folders, and asks for whatever ``wish`` says.
+class FolderReporter(NullReporter):
+    """Write checkpoints, metrics and trained teachers to folders; request ``control_override``.
 
-    ``root`` is this run's own. ``teachers`` may be shared by many runs. A run that starts again on the
-    same ``root`` finds what an earlier one left.
+    ``root`` belongs to one run, ``teachers`` may be shared by many. A run that restarts with the same ``root`` resumes
+    from its checkpoints.
     """
 
     def __init__(self, root: Path, *, teachers: Path) -> None:
@@ -38,69 +47,54 @@ class FolderReporter:
         self._metrics = (root / METRICS_FILE).open("a", encoding="utf-8")
 
     def stage_started(self, stage: Stage) -> None:
-        """Note the stage."""
+        """Remember the stage."""
         self.stage = stage
 
-    def stage_finished(self, stage: Stage) -> None:
-        """Nothing is kept of a stage but its product."""
-
     def progress(self, progress: Progress) -> None:
-        """Keep the newest."""
+        """Remember the newest progress."""
         self.latest = progress
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append to ``metrics.jsonl``."""
         self._metrics.write(json.dumps({"step": step, **values}) + "\n")
 
-    def event(
-        self,
-        type: str,  # noqa: A002 - the wire's word
-        message: str,
-        *,
-        level: Literal["info", "warning", "error"] = "info",
-        data: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Nobody listens here."""
-
     def control(self) -> Control:
-        """Whatever was wished for."""
+        """Return ``control_override``."""
         return self.control_override
 
     def save_checkpoint(self, checkpoint: SavedCheckpoint) -> None:
-        """Move the checkpoint into place and drop older ones; weights to keep are copied out."""
+        """Move the checkpoint into its track and delete older ones; copy weights to keep."""
         self._metrics.flush()
         if checkpoint.keep:
-            kept = self.root / _KEPT / f"{checkpoint.track}-epoch-{checkpoint.epoch:05d}.safetensors"
-            kept.parent.mkdir(exist_ok=True)
-            shutil.copyfile(checkpoint.folder / "model.safetensors", kept)
+            weights = self.root / WEIGHTS_DIR / f"{checkpoint.track}-epoch-{checkpoint.epoch:05d}.safetensors"
+            weights.parent.mkdir(exist_ok=True)
+            shutil.copyfile(checkpoint.folder / "model.safetensors", weights)
         folder = self._track(checkpoint.track)
         folder.mkdir(exist_ok=True)
         target = folder / f"{checkpoint.step:09d}"
         shutil.rmtree(target, ignore_errors=True)
-        _move_whole(checkpoint.folder, target)
-        for old in self._steps(checkpoint.track)[:-_NEWEST]:
+        _move_folder(checkpoint.folder, target)
+        for old in self._steps(checkpoint.track)[:-_NUM_CHECKPOINTS]:
             shutil.rmtree(old)
 
     def newest_checkpoint(self, track: str) -> Path | None:
-        """The newest one in the folder. Metrics of later steps are dropped: they will come again."""
+        """Return the newest checkpoint folder. Delete the metrics of later steps, which will be logged again."""
         steps = self._steps(track)
-        self._drop_metrics(track, after=int(steps[-1].name) if steps else 0)
+        self._delete_metrics(track, after=int(steps[-1].name) if steps else 0)
         return steps[-1] if steps else None
 
-    def find_teacher(self, recipe: str) -> Path | None:
-        """A teacher that some run kept under this recipe."""
-        folder = self._teachers / recipe
+    def find_teacher(self, fingerprint: str) -> Path | None:
+        """Return the folder of a teacher that a run saved, or None."""
+        folder = self._teachers / fingerprint
         return folder if folder.is_dir() else None
 
-    def keep_teacher(self, recipe: str, folder: Path) -> None:
-        """Copy the teacher to where later runs look."""
-        target = self._teachers / recipe
+    def save_teacher(self, fingerprint: str, folder: Path) -> None:
+        """Copy the teacher into the shared folder."""
+        target = self._teachers / fingerprint
         if not target.is_dir():
             self._teachers.mkdir(parents=True, exist_ok=True)
-            copy = self._teachers / f".{recipe}.part"
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(folder, copy)
-            copy.rename(target)
+            with atomic_path(target, durable=False, unique=False) as temporary:
+                shutil.copytree(folder, temporary)
 
     def close(self) -> None:
         """Close ``metrics.jsonl``."""
@@ -123,18 +117,16 @@ class FolderReporter:
             return []
         return sorted(path for path in folder.iterdir() if path.name.isdigit())
 
-    def _drop_metrics(self, track: str, *, after: int) -> None:
+    def _delete_metrics(self, track: str, *, after: int) -> None:
         self._metrics.close()
         path = self.root / METRICS_FILE
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _stays(line, track, after)]
-        beside = path.with_suffix(".part")
-        beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        beside.replace(path)
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_retained(line, track, after)]
+        write_atomic(path, "".join(f"{line}\n" for line in lines).encode(), durable=False)
         self._metrics = path.open("a", encoding="utf-8")
 
 
 class ConsoleReporter(FolderReporter):
-    """Shows stages, events and a progress bar as well."""
+    """Folder reporter that also prints events and draws a progress bar."""
 
     def __init__(self, root: Path, *, teachers: Path, console: Console) -> None:
         super().__init__(root, teachers=teachers)
@@ -152,25 +144,25 @@ class ConsoleReporter(FolderReporter):
         self._bar.start()
 
     def stage_started(self, stage: Stage) -> None:
-        """Name the stage beside the bar."""
+        """Show the stage's name."""
         super().stage_started(stage)
         self._loss = ""
         self._bar.update(self._task, description=stage.value, note="")
 
     def progress(self, progress: Progress) -> None:
-        """Move the bar."""
+        """Update the bar."""
         super().progress(progress)
         step, total = progress.stage_step, progress.stage_total_steps
         parts = [f"step {step}/{total}" if step is not None else ""]
         if progress.images_per_second is not None:
             parts.append(f"{progress.images_per_second:,.0f} img/s")
         if progress.eta_seconds is not None:
-            parts.append(f"{_minutes(progress.eta_seconds)} left")
+            parts.append(f"{_format_minutes(progress.eta_seconds)} left")
         note = "  ".join([*filter(None, parts), self._loss])
         self._bar.update(self._task, completed=progress.fraction, note=note)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Keep the loss for the bar."""
+        """Remember the loss for the bar."""
         super().metrics(step, values)
         loss = next((value for name, value in values.items() if name.endswith("/loss")), None)
         if loss is not None:
@@ -178,48 +170,46 @@ class ConsoleReporter(FolderReporter):
 
     def event(
         self,
-        type: str,  # noqa: A002 - the wire's word
+        type: str,  # noqa: A002 - the name in the API
         message: str,
         *,
         level: Literal["info", "warning", "error"] = "info",
-        data: Mapping[str, Any] | None = None,  # noqa: ARG002 - the message says it in words
+        data: Mapping[str, Any] | None = None,  # noqa: ARG002 - the message contains it
     ) -> None:
         """Print a line above the bar."""
         style = {"info": "dim", "warning": "yellow", "error": "red"}[level]
         self._console.print(f"{type:<18} {message}", style=style, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop the bar, leaving it on screen."""
         self._bar.stop()
         super().close()
 
 
-def _stays(line: str, track: str, after: int) -> bool:
+def _is_retained(line: str, track: str, after: int) -> bool:
     try:
         entry = json.loads(line)
-    except ValueError:  # the last line of a run that was killed
+    except ValueError:  # incomplete last line of a killed run
         return False
     series = next((name for name in entry if name != "step"), "")
     return int(entry["step"]) <= after or _track_of(series) != track
 
 
 def _track_of(series: str) -> str:
-    """``teacher/0/loss`` belongs to track ``teacher-0``; every other series to the student's."""
+    """Return the track of a series: ``teacher-0`` for ``teacher/0/loss``, the student's for all others."""
     parts = series.split("/")
-    return f"teacher-{parts[1]}" if parts[0] == "teacher" else "distill"
+    return teacher_track(int(parts[1])) if parts[0] == "teacher" else STUDENT_TRACK
 
 
-def _move_whole(source: Path, target: Path) -> None:
-    """Move a folder, also to another file system, so that ``target`` is whole or absent."""
+def _move_folder(source: Path, target: Path) -> None:
+    """Move a folder atomically; copy it where ``target`` is on another file system."""
     try:
         source.rename(target)
     except OSError:
-        beside = target.with_name(f".{target.name}.part")
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(source, beside)
-        beside.rename(target)
+        with atomic_path(target, durable=False, unique=False) as temporary:
+            shutil.copytree(source, temporary)
 
 
-def _minutes(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+def _format_minutes(seconds: float) -> str:
+    minutes, remainder = divmod(round(seconds), 60)
+    return f"{minutes}:{remainder:02d}"

@@ -1,8 +1,7 @@
-"""What the engine tells its caller, and what the caller tells the engine.
+"""Interface between the engine and its caller: reporter, workspace, control requests and results.
 
-``core.pipeline.run`` knows nothing of HTTP, Celery or a database; whoever calls it passes a
-:class:`Reporter` and a :class:`Workspace`. The worker's reporter writes rows and beats a lease, the
-command line's draws a progress bar.
+``core.pipeline.run`` is independent of HTTP, Celery and the database. Its caller passes a :class:`Reporter` and a
+:class:`Workspace`. The worker's reporter writes rows and renews a lease; the command line's draws a progress bar.
 """
 
 from __future__ import annotations
@@ -14,10 +13,16 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 PIXEL_CACHE_BYTES = 20 * 1024**3
+STUDENT_TRACK = "distill"  # the student's checkpoints and progress
+
+
+def teacher_track(index: int) -> str:
+    """Name of the track of a teacher that the job trains."""
+    return f"teacher-{index}"
 
 
 class Stage(StrEnum):
-    """The stages of a job, in the order in which they run."""
+    """Stages of a job, in execution order."""
 
     PREPARE = "prepare"
     TEACHER = "teacher"
@@ -29,7 +34,7 @@ class Stage(StrEnum):
 
 
 class Control(StrEnum):
-    """What the caller wants the engine to do at its next step."""
+    """Request of the caller, which the engine handles at its next step."""
 
     GO = "go"
     PAUSE = "pause"
@@ -39,7 +44,7 @@ class Control(StrEnum):
 
 
 class Interrupted(Exception):
-    """The engine left on request, after it saved a checkpoint; ``control`` says on whose."""
+    """The engine ended on a request, after it saved a checkpoint. ``control`` is the request."""
 
     def __init__(self, control: Control) -> None:
         super().__init__(control.value)
@@ -48,25 +53,25 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the student's training is. ``step`` and ``epoch`` count what is done, from 0."""
+    """Progress of a job. ``step`` and ``epoch`` count completed ones of the student's training."""
 
-    fraction: float  # of the whole job, every stage included, 0…1
+    fraction: float  # of the job, all stages included, 0…1
     step: int
     total_steps: int
     epoch: int
     images_per_second: float | None = None
     eta_seconds: float | None = None
-    stage_step: int | None = None  # of the stage at hand, where it counts steps of its own
+    stage_step: int | None = None  # of the current stage, where it counts its own steps
     stage_total_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A checkpoint on local disk, complete and closed.
+    """A complete checkpoint on local disk.
 
-    ``folder`` holds ``model.safetensors`` (the student alone) and ``state.pt`` (everything else that
-    the next step depends on). ``track`` is ``distill`` or ``teacher-K``: a run resumes each track from
-    its newest. ``keep`` marks weights that the spec asked to keep; others are for resuming alone.
+    ``folder`` holds ``model.safetensors`` (the student's weights) and ``state.pt`` (everything else that the next step
+    depends on). ``track`` is ``distill`` or ``teacher-K``; a run resumes each track from its newest checkpoint.
+    ``keep`` marks weights that the spec requests to keep; other checkpoints are only for resuming.
     """
 
     folder: Path
@@ -78,56 +83,99 @@ class SavedCheckpoint:
 
 
 class Reporter(Protocol):
-    """The caller's side of a run. Every method may raise ``Interrupted`` or a ``RunError``."""
+    """Receiver of a run's events and source of its requests. Every method may raise ``Interrupted`` or ``RunError``."""
 
     def stage_started(self, stage: Stage) -> None:
-        """A stage begins, or is entered again by a later attempt."""
+        """A stage starts, in this attempt or again in a later one."""
 
     def stage_finished(self, stage: Stage) -> None:
-        """A stage is done and its product is kept."""
+        """A stage is complete and its result is saved."""
 
     def progress(self, progress: Progress) -> None:
-        """Say how far the run is. Cheap; the caller decides how often it is stored."""
+        """Report progress. Cheap; the reporter decides how often to store it."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Log one value per series at ``step``. Cheap; batched by the caller."""
+        """Log one value per series at ``step``. Cheap; the reporter batches writes."""
 
     def event(
         self,
-        type: str,  # noqa: A002 - the wire's word
+        type: str,  # noqa: A002 - the name in the API
         message: str,
         *,
         level: Literal["info", "warning", "error"] = "info",
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add to the job's log, e.g. ``teacher.trained``."""
+        """Add an event to the job's log, e.g. ``teacher.trained``."""
 
     def control(self) -> Control:
-        """What to do next. Called before every step, so it must not wait."""
+        """Return the pending request. Called before every step, so it must not block."""
 
     def save_checkpoint(self, checkpoint: SavedCheckpoint) -> None:
-        """Store a checkpoint durably before returning; the folder may be gone afterwards."""
+        """Store a checkpoint durably before returning. May move the folder."""
 
     def newest_checkpoint(self, track: str) -> Path | None:
-        """The folder of the track's newest whole checkpoint, from this attempt or an earlier one."""
+        """Return the folder of the track's newest complete checkpoint, of any attempt."""
 
-    def find_teacher(self, recipe: str) -> Path | None:
-        """A folder (``config.json``, ``model.safetensors``) of a teacher trained by this recipe before."""
+    def find_teacher(self, fingerprint: str) -> Path | None:
+        """Return the folder (``config.json``, ``model.safetensors``) of a saved teacher, or None."""
 
-    def keep_teacher(self, recipe: str, folder: Path) -> None:
-        """Keep a trained teacher for every later job with the same recipe."""
+    def save_teacher(self, fingerprint: str, folder: Path) -> None:
+        """Save a trained teacher for later jobs that need a teacher with the same fingerprint."""
+
+
+class NullReporter:
+    """Reporter that discards everything, requests nothing and finds nothing."""
+
+    def stage_started(self, stage: Stage) -> None:
+        """Discard."""
+
+    def stage_finished(self, stage: Stage) -> None:
+        """Discard."""
+
+    def progress(self, progress: Progress) -> None:
+        """Discard."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Discard."""
+
+    def event(
+        self,
+        type: str,  # noqa: A002 - the name in the API
+        message: str,
+        *,
+        level: Literal["info", "warning", "error"] = "info",
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Discard."""
+
+    def control(self) -> Control:
+        """Return ``GO``."""
+        return Control.GO
+
+    def save_checkpoint(self, checkpoint: SavedCheckpoint) -> None:
+        """Discard."""
+
+    def newest_checkpoint(self, track: str) -> Path | None:  # noqa: ARG002
+        """Return None."""
+        return None
+
+    def find_teacher(self, fingerprint: str) -> Path | None:  # noqa: ARG002
+        """Return None."""
+        return None
+
+    def save_teacher(self, fingerprint: str, folder: Path) -> None:
+        """Discard."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where a run reads and writes.
+    """Folders that a run reads and writes.
 
-    ``root`` is this run's own scratch folder. ``cache`` is shared by runs on this machine and holds
-    only what can be computed again. ``dataset`` is a stored dataset (``core.data.stored``). ``models``
-    maps ``mdl_…`` and ``job_…`` references to folders with ``config.json`` and ``model.safetensors``,
-    ``datasets`` the ids of further datasets that the method reads to stored datasets. What teachers said is
-    kept in ``cache`` up to ``teacher_cache_bytes``, decoded pictures up to ``pixel_cache_bytes``; the student's
-    bits depend on neither.
+    ``root`` is the scratch folder of this run. ``cache`` is shared by runs on this machine and holds only data that can
+    be recomputed. ``dataset`` is a stored dataset (``core.data.stored``). ``models`` maps ``mdl_…`` and ``job_…``
+    references to folders with ``config.json`` and ``model.safetensors``. ``datasets`` maps the ids of additional
+    datasets of the method to stored datasets. ``teacher_cache_bytes`` and ``pixel_cache_bytes`` limit teacher outputs
+    and decoded images in ``cache``; the student's bits depend on neither.
     """
 
     root: Path
@@ -141,10 +189,10 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run leaves.
+    """Result of a run.
 
-    ``result`` is the contract's job result without ``model``; ``artifacts`` are the files to hand out,
-    by their public names, in a folder of the workspace.
+    ``result`` is the contract's job result without ``model``. ``artifacts`` maps public names to files in a folder of
+    the workspace.
     """
 
     result: dict[str, Any]

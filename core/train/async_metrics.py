@@ -1,8 +1,7 @@
-"""Measurements of steps on their way from the device, which the host reads without holding the device up.
+"""Step metrics, read from the device asynchronously.
 
-On CUDA a step is only queued when the host goes on, and waiting for each would leave the device idle between
-them. So what a step measured is copied to pinned memory behind it, and read when ``lag`` further steps are
-queued. On a CPU nothing is queued, and nothing lags.
+CUDA steps are queued: a host that waits for each one leaves the device idle between steps. The metrics of a step are
+therefore copied to pinned memory, and read after ``lag`` further steps are queued. On a CPU the lag is 0.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LAG_STEPS = {"cpu": 0, "cuda": 2}  # by kind of device; two, so that one slow step of the host starves no device
+LAG_STEPS = {"cpu": 0, "cuda": 2}  # by device type; 2 keeps the device busy while one host step is slow
 
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """What one step (counted from 0) measured: the terms of its loss, their sum, and the norm of its gradient."""
+    """Metrics of one step (counted from 0): the loss terms, their sum, and the norm of the gradient."""
 
     step: int
     terms: dict[str, float]
@@ -28,7 +27,7 @@ class StepMetrics:
     learning_rate: float
 
     def values(self) -> dict[str, float]:
-        """All of it by name, as it is logged."""
+        """Metrics by the name under which they are logged."""
         return {
             "loss": self.loss,
             **self.terms,
@@ -38,45 +37,45 @@ class StepMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
-    """A reading that is on its way: ``measured`` are the terms, the loss and the norm; whole once ``arrived``."""
+class _PendingMetrics:
+    """Metrics being copied to the host: terms, loss and norm. ``values`` is valid after ``copied``."""
 
     step: int
     names: Sequence[str]
-    measured: Tensor
-    arrived: torch.cuda.Event | None
+    values: Tensor
+    copied: torch.cuda.Event | None
     learning_rate: float
 
     def read(self) -> StepMetrics:
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        *values, loss, norm = self.measured.tolist()
-        return StepMetrics(self.step, dict(zip(self.names, values, strict=True)), loss, norm, self.learning_rate)
+        if self.copied is not None:
+            self.copied.synchronize()
+        *terms, loss, norm = self.values.tolist()
+        return StepMetrics(self.step, dict(zip(self.names, terms, strict=True)), loss, norm, self.learning_rate)
 
 
 class MetricQueue:
-    """The readings of the newest ``lag`` steps, which nobody waits for."""
+    """Queue of the metrics of the newest ``lag`` steps, which are not waited for."""
 
     def __init__(self, lag: int) -> None:
         self.lag = lag
-        self._sent: deque[_Sent] = deque()
+        self._pending: deque[_PendingMetrics] = deque()
 
-    def put(self, step: int, names: Sequence[str], measured: Tensor, *, learning_rate: float) -> None:
-        """Send off what a step measured: (terms + 2,) with the loss and the norm of the gradient at the end."""
-        arrived = None
-        if measured.device.type == "cuda":
-            host = torch.empty(measured.shape, dtype=measured.dtype, pin_memory=True)
-            measured = host.copy_(measured, non_blocking=True)
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            arrived.record()
-        self._sent.append(_Sent(step, names, measured, arrived, learning_rate))
+    def put(self, step: int, names: Sequence[str], values: Tensor, *, learning_rate: float) -> None:
+        """Start copying the metrics of a step: shape (terms + 2,), loss and gradient norm last."""
+        copied = None
+        if values.device.type == "cuda":
+            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = host.copy_(values, non_blocking=True)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+        self._pending.append(_PendingMetrics(step, names, values, copied, learning_rate))
 
-    def due(self) -> Iterator[StepMetrics]:
-        """Those that lie further back than the lag, in the order of their steps."""
-        while len(self._sent) > self.lag:
-            yield self._sent.popleft().read()
+    def pop_due(self) -> Iterator[StepMetrics]:
+        """Yield the metrics of steps older than the lag, in step order."""
+        while len(self._pending) > self.lag:
+            yield self._pending.popleft().read()
 
-    def rest(self) -> Iterator[StepMetrics]:
-        """All that are left; waits for the device."""
-        while self._sent:
-            yield self._sent.popleft().read()
+    def drain(self) -> Iterator[StepMetrics]:
+        """Wait for the device and yield all remaining metrics, in step order."""
+        while self._pending:
+            yield self._pending.popleft().read()

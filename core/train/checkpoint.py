@@ -1,8 +1,7 @@
-"""Checkpoints: everything that the next step depends on, in a folder that is whole or absent.
+"""Checkpoints: everything that the next step depends on, in a folder that is complete or absent.
 
-``model.safetensors`` is the student as it would be exported now (the moving average where there is
-one), for whoever downloads a checkpoint. ``state.pt`` is the rest. Random draws need no place in it:
-they come from (seed, step).
+``model.safetensors`` holds the weights that would be exported now (the moving average, if any), for users who download
+a checkpoint. ``state.pt`` holds the rest. No random state is saved: draws depend on (seed, step) alone.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.errors import StorageFailed
-from core.system.disk import writing
+from core.system.disk import atomic_path, writing
 from core.system.fault_injection import fault_point
 from core.train.ema import Ema
 
@@ -31,7 +30,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class TrainState:
-    """All that a training changes: student, the method's modules, the optimiser and, if asked for, the average."""
+    """Mutable state of a training: student, the method's modules, optimizer and the optional moving average."""
 
     student: nn.Module
     method: nn.Module
@@ -39,62 +38,63 @@ class TrainState:
     ema: Ema | None = None
 
     def exported_weights(self) -> dict[str, Tensor]:
-        """The student's weights that count: the moving average where there is one."""
+        """Weights to export: the moving average if there is one, else the student's own."""
         return self.ema.weights if self.ema is not None else self.student.state_dict()
 
 
-def write_checkpoint(folder: Path, trained: TrainState, *, step: int) -> None:
-    """Write a checkpoint after ``step`` steps: beside ``folder`` first, then renamed. Raises ``StorageFailed``."""
-    # A copy of each tensor, as safetensors refuses weights that share storage.
-    exported = {name: tensor.detach().clone() for name, tensor in trained.exported_weights().items()}
-    state: dict[str, Any] = {
+def write_checkpoint(folder: Path, state: TrainState, *, step: int) -> None:
+    """Write a checkpoint after ``step`` steps to ``folder``, atomically. Raises ``StorageFailed``."""
+    # safetensors rejects tensors that share storage.
+    exported = {name: tensor.detach().clone() for name, tensor in state.exported_weights().items()}
+    content: dict[str, Any] = {
         "format": _FORMAT,
         "step": step,
-        "method": trained.method.state_dict(),
-        "optimizer": trained.optimizer.state_dict(),
+        "method": state.method.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
     }
-    if trained.ema is not None:
-        state["ema_updates"] = trained.ema.num_updates
-        state["student"] = trained.student.state_dict()
-    # torch says RuntimeError where the disk refuses.
+    if state.ema is not None:
+        content["ema_updates"] = state.ema.num_updates
+        content["student"] = state.student.state_dict()
+    # torch.save raises RuntimeError on a disk error.
     with writing(f"The checkpoint at step {step}", SafetensorError, RuntimeError):
-        _write(folder, exported, state)
+        _write(folder, exported, content)
     fault_point("checkpoint.renamed")
 
 
-def _write(folder: Path, exported: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    beside = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    save_file(dict(exported), beside / MODEL_FILE, metadata={"format": "pt"})
-    fault_point("checkpoint.weights")
-    torch.save(state, beside / STATE_FILE)
-    fault_point("checkpoint.written")
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+def _write(folder: Path, exported: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder, durable=False, unique=False) as temporary:
+        temporary.mkdir()
+        save_file(dict(exported), temporary / MODEL_FILE, metadata={"format": "pt"})
+        fault_point("checkpoint.weights")
+        torch.save(content, temporary / STATE_FILE)
+        fault_point("checkpoint.written")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_checkpoint(folder: Path, trained: TrainState) -> int:
-    """Load a checkpoint into ``trained`` and return the number of steps that were done.
+def read_checkpoint(folder: Path, state: TrainState) -> int:
+    """Load a checkpoint into ``state`` and return the number of completed steps.
 
-    Raises ``StorageFailed`` where the folder is not a checkpoint of this training.
+    Raises ``StorageFailed`` if the folder is not a checkpoint of this training.
     """
     try:
-        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+        content = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
         exported = load_file(folder / MODEL_FILE)
-        if state["format"] != _FORMAT:
-            raise StorageFailed(f"checkpoint {folder.name} has format {state['format']}, this version reads {_FORMAT}")
-        _restore(state, exported, trained)
+        if content["format"] != _FORMAT:
+            raise StorageFailed(
+                f"checkpoint {folder.name} has format {content['format']}, this version reads {_FORMAT}"
+            )
+        _restore(content, exported, state)
     except (OSError, KeyError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
         raise StorageFailed(f"checkpoint {folder.name} cannot be read: {error}") from error
-    return int(state["step"])
+    return int(content["step"])
 
 
-def _restore(state: Mapping[str, Any], exported: Mapping[str, Tensor], trained: TrainState) -> None:
-    if trained.ema is not None:
-        trained.ema.load(exported, state["ema_updates"])
-        trained.student.load_state_dict(state["student"], strict=True)
+def _restore(content: Mapping[str, Any], exported: Mapping[str, Tensor], state: TrainState) -> None:
+    if state.ema is not None:
+        state.ema.load(exported, content["ema_updates"])
+        state.student.load_state_dict(content["student"], strict=True)
     else:
-        trained.student.load_state_dict(exported, strict=True)
-    trained.method.load_state_dict(state["method"], strict=True)
-    trained.optimizer.load_state_dict(state["optimizer"])
+        state.student.load_state_dict(exported, strict=True)
+    state.method.load_state_dict(content["method"], strict=True)
+    state.optimizer.load_state_dict(content["optimizer"])

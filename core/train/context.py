@@ -1,4 +1,4 @@
-"""What every training of one job shares: the data, the device, and whom to tell."""
+"""Context shared by all trainings of one job: dataset, device, reporter and caches."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from torch import Tensor
 
 from core.data.mixing import Mixing
 from core.data.pixels import Pixels, load_pixels
-from core.data.stored import UNLABELLED, SplitName, StoredDataset
+from core.data.stored import UNLABELED, SplitName, StoredDataset
 from core.errors import OutOfMemory
 from core.evaluate import EmbeddingEvaluator, evaluate_accuracy
 from core.reporting import PIXEL_CACHE_BYTES, Control, Interrupted, Reporter, Workspace
 from core.spec import JobSpec, TrainingBase
-from core.spec.facts import InputInfo
+from core.spec.info import InputInfo
 from core.train.environment import is_out_of_memory, reproducible
 from core.train.loader import BatchLoader
-from core.train.precision import ComputeConfig, choose_arithmetic, choose_device
+from core.train.precision import ComputeConfig, choose_compute, choose_device
 from core.train.result_cache import ResultCache
 from core.train.trainer import ValidationCallback
 
-_LEAVE = (Control.PAUSE, Control.CANCEL, Control.DRAIN)
-_MAX_LOOKS = 20
-_MAX_LOOKED_AT = 2_000  # pictures of the test split
-_LOOKING_SHARE = 0.1  # of the training's work, a look costing a third of a training step
+_INTERRUPTING = (Control.PAUSE, Control.CANCEL, Control.DRAIN)
+_MAX_VALIDATIONS = 20
+_MAX_VALIDATION_IMAGES = 2_000  # of the test split
+_MAX_VALIDATION_FRACTION = 0.1  # of the training's compute
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """The surroundings of a run. ``root`` is its scratch folder, ``cache`` is shared by runs.
+    """Dataset, device and folders of a run. ``root`` is its scratch folder, ``cache`` is shared by runs.
 
-    ``pixel_cache_bytes``: most that decoded pictures may take of the cache; no result depends on it.
+    ``pixel_cache_bytes`` limits the decoded images in the cache; no result depends on it.
     """
 
     stored: StoredDataset
@@ -47,32 +47,32 @@ class RunContext:
     pixel_cache_bytes: int = PIXEL_CACHE_BYTES
 
     @property
-    def facts(self) -> InputInfo:
-        """What a model takes from the dataset."""
+    def input_info(self) -> InputInfo:
+        """Properties of the dataset that shape a model."""
         return InputInfo(self.stored.num_classes, self.stored.channels, self.stored.image_size)
 
     @property
     def result_cache(self) -> ResultCache:
-        """What earlier runs on such a machine found out."""
+        """Cached results of earlier runs with the same kind of device and number of threads."""
         return ResultCache(self.cache, self.compute.device, self.threads)
 
     def poll(self) -> None:
-        """Raise ``Interrupted`` where the caller wants the run to leave. A stop is the training's business."""
+        """Raise ``Interrupted`` on a pause, cancel or drain request. The trainer handles a stop request."""
         control = self.reporter.control()
-        if control in _LEAVE:
+        if control in _INTERRUPTING:
             raise Interrupted(control)
 
     def pixels(self, split: SplitName, image_size: int) -> Pixels:
-        """A split, decoded at a size."""
-        return self._decoded(self.stored, split, image_size)
+        """Load a split, decoded at ``image_size`` pixels a side."""
+        return self._load(self.stored, split, image_size)
 
-    def pool(self, folder: Path, image_size: int) -> Pixels:
-        """The training split of another stored dataset without its labels, decoded at a size."""
+    def unlabeled_pool(self, folder: Path, image_size: int) -> Pixels:
+        """Load the training split of another stored dataset, without its labels."""
         with StoredDataset.open(folder) as stored:
-            whole = self._decoded(stored, "train", image_size)
-        return Pixels(whole.images, torch.full((len(whole),), UNLABELLED))
+            pixels = self._load(stored, "train", image_size)
+        return Pixels(pixels.images, torch.full((len(pixels),), UNLABELED))
 
-    def _decoded(self, stored: StoredDataset, split: SplitName, image_size: int) -> Pixels:
+    def _load(self, stored: StoredDataset, split: SplitName, image_size: int) -> Pixels:
         return load_pixels(
             stored,
             split,
@@ -86,9 +86,9 @@ class RunContext:
     def loader(
         self, training: TrainingBase, *, image_size: int, views: int | None = None, pixels: Pixels | None = None
     ) -> BatchLoader:
-        """The training split, or other ``pixels`` of its size, as a training block wants them."""
+        """Build the loader of a training block over ``pixels``, by default the training split."""
         pixels = pixels or self.pixels("train", image_size)
-        labelled = bool((pixels.labels != UNLABELLED).any())
+        is_labeled = bool((pixels.labels != UNLABELED).any())
         return BatchLoader(
             pixels,
             batch_size=training.batch_size,
@@ -96,28 +96,30 @@ class RunContext:
             views=views,
             seed=training.seed,
             device=self.compute.device,
-            mixing=Mixing.of(training),
-            num_classes=self.stored.num_classes if labelled else None,
+            mixing=Mixing.from_training(training),
+            num_classes=self.stored.num_classes if is_labeled else None,
         )
 
     def validation_callback(self, name: str, training: TrainingBase, *, image_size: int) -> ValidationCallback:
-        """A look at the accuracy on the test split, now and then, to be shown and never to decide anything.
+        """Build the callback that measures accuracy on the test split during training, for display only.
 
-        At most 2,000 evenly spaced pictures at most 20 times, and for at most a tenth of the training's work.
+        It evaluates at most 2,000 evenly spaced images, at most 20 times, for at most 10% of the training's compute.
         """
-        sample = self.validation_subset(image_size)
-        work = training.epochs * len(self.stored.split("train"))
-        looks = max(1, min(_MAX_LOOKS, training.epochs, int(3 * _LOOKING_SHARE * work / len(sample))))
-        return ValidationCallback(name, math.ceil(training.epochs / looks), lambda logits: self.top1(logits, sample))
+        subset = self.validation_subset(image_size)
+        num_samples = training.epochs * len(self.stored.split("train"))
+        affordable = int(3 * _MAX_VALIDATION_FRACTION * num_samples / len(subset))  # a step costs 3 forward passes
+        num_validations = max(1, min(_MAX_VALIDATIONS, training.epochs, affordable))
+        every_epochs = math.ceil(training.epochs / num_validations)
+        return ValidationCallback(name, every_epochs, lambda logits: self.top1(logits, subset))
 
     def validation_subset(self, image_size: int) -> Pixels:
-        """The part of the test split that is looked at while training."""
-        whole = self.pixels("test", image_size)
-        stride = validation_stride(len(whole))
-        return Pixels(images=whole.images[::stride], labels=whole.labels[::stride])
+        """Evenly spaced images of the test split, at most 2,000, to evaluate during training."""
+        pixels = self.pixels("test", image_size)
+        stride = validation_stride(len(pixels))
+        return Pixels(images=pixels.images[::stride], labels=pixels.labels[::stride])
 
     def embedding_evaluator(self, image_size: int) -> EmbeddingEvaluator:
-        """Who says how often a network without a classifier is right."""
+        """Build the evaluator that measures the accuracy of a network without a classifier."""
         return EmbeddingEvaluator(
             train=self.pixels("train", image_size),
             test=self.pixels("test", image_size),
@@ -127,39 +129,39 @@ class RunContext:
         )
 
     def top1(self, logits: Callable[[Tensor], Tensor], pixels: Pixels) -> float:
-        """The fraction of pictures that a network gets right. Raises ``Interrupted`` on request."""
+        """Top-1 accuracy of a network on ``pixels``, 0…1. Raises ``Interrupted`` on request."""
         return evaluate_accuracy(logits, pixels, device=self.compute.device, poll=self.poll).top1
 
 
-def validation_stride(num_pictures: int) -> int:
-    """Of so many test pictures each how-manyth is looked at while training."""
-    return math.ceil(num_pictures / _MAX_LOOKED_AT)
+def validation_stride(num_images: int) -> int:
+    """Stride of the validation subset, so that at most 2,000 images are evaluated."""
+    return math.ceil(num_images / _MAX_VALIDATION_IMAGES)
 
 
-def threads_each(spec: JobSpec) -> int:
-    """CPU threads of each process while several train together; all of them where there is one."""
-    assert spec.resources.threads is not None, "a resolved spec says how many threads"
+def threads_per_rank(spec: JobSpec) -> int:
+    """CPU threads of each rank: the job's threads, divided by the number of ranks."""
+    assert spec.resources.threads is not None, "a resolved spec has a number of threads"
     return max(1, spec.resources.threads // spec.resources.devices)
 
 
 @contextmanager
 def open_run(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, rank: int = 0) -> Iterator[RunContext]:
-    """The surroundings of a run in this process, whose torch computes as the spec says until they are left.
+    """Open the dataset, choose the device and configure torch for one rank of a run; undo it on exit.
 
-    Each of several ranks has its part of the threads; the context's own ``threads`` are the job's, by which its
-    products are known.
+    Ranks above 0 compute with their share of the threads. ``RunContext.threads`` is always the job's number, because
+    cache keys contain it.
 
     Raises:
-        SpecCannotRun: The device is not there.
-        OutOfMemory: What is done there asked for more than there is.
+        SpecCannotRun: The device is not available.
+        OutOfMemory: The block ran out of device or host memory.
     """
-    assert spec.resources.threads is not None, "a resolved spec says how many threads"
+    assert spec.resources.threads is not None, "a resolved spec has a number of threads"
     device = choose_device(spec.resources.accelerator, devices=spec.resources.devices, rank=rank)
-    threads = spec.resources.threads if rank == 0 else threads_each(spec)
+    threads = spec.resources.threads if rank == 0 else threads_per_rank(spec)
     with StoredDataset.open(workspace.dataset) as stored, reproducible(threads=threads, device=device):
         context = RunContext(
             stored=stored,
-            compute=choose_arithmetic(device, spec.training.precision),
+            compute=choose_compute(device, spec.training.precision),
             threads=spec.resources.threads,
             reporter=reporter,
             root=workspace.root,

@@ -1,4 +1,4 @@
-"""One rank's part of a training that several processes share."""
+"""One rank's part of a data-parallel training."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from core.train.trainer import TeacherOutputSource, TrainingSetup
 
 @dataclass(slots=True)
 class RankZeroFirst:
-    """Answers of teachers that the first rank asks for and the others then find stored.
+    """Teacher outputs that rank 0 computes and caches before the other ranks read them.
 
-    Where they could not be stored, every rank asks by itself, all at the same time.
+    If they do not fit in the cache, all ranks compute their own at the same time.
     """
 
     source: TeacherOutputSource
@@ -25,20 +25,20 @@ class RankZeroFirst:
     _view: int | None = field(default=None, init=False)
 
     def load_step(self, step: int) -> None:
-        """Have a step's answers at hand; the ranks meet where a new view begins."""
+        """Load the outputs that a step needs; the ranks synchronize where a new view begins."""
         view = view_of_epoch(step // self.loader.steps_per_epoch, self.loader.views)
         if view != self._view:
-            self.ranks.after_first(lambda: self.source.load_step(step))
+            self.ranks.rank_zero_first(lambda: self.source.load_step(step))
             self._view = view
 
     def for_batch(self, batch: Batch) -> list[Outputs]:
-        """What each teacher said of this rank's part of the batch."""
+        """Return each teacher's outputs for this rank's part of the batch."""
         return self.source.for_batch(batch)
 
 
-def shard_setup(task: TrainingSetup, ranks: ProcessGroup) -> TrainingSetup:
-    """The task with its part of each batch."""
-    if ranks.size == 1:
-        return task
-    asked = None if task.teacher_outputs is None else RankZeroFirst(task.teacher_outputs, ranks, task.loader)
-    return replace(task, loader=task.loader.part(ranks.rank, ranks.size), teacher_outputs=asked)
+def shard_setup(setup: TrainingSetup, ranks: ProcessGroup) -> TrainingSetup:
+    """Restrict a training setup to this rank's part of each batch."""
+    if ranks.world_size == 1:
+        return setup
+    outputs = None if setup.teacher_outputs is None else RankZeroFirst(setup.teacher_outputs, ranks, setup.loader)
+    return replace(setup, loader=setup.loader.shard(ranks.rank, ranks.world_size), teacher_outputs=outputs)

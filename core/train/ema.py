@@ -1,4 +1,4 @@
-"""A moving average of the weights."""
+"""Exponential moving average of model weights."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _WARMUP = 10
 class Ema:
     """Exponential moving average of a module's parameters and floating-point buffers.
 
-    The decay is warmed up: update t (from 1) uses ``min(decay, (1 + t) / (10 + t))``, so that the random
-    first weights are forgotten however short the training is (the rule of TensorFlow's
-    ExponentialMovingAverage). Integer buffers are copied.
+    The decay is warmed up: update t (from 1) uses ``min(decay, (1 + t) / (10 + t))``, so that the random initial
+    weights have no effect even in a short training (the rule of TensorFlow's ExponentialMovingAverage). Integer
+    buffers are copied.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.num_updates = 0
-        live = module.state_dict()  # detached, but of the same storage: they follow the module
+        live = module.state_dict()  # detached tensors that share storage with the module
         self.weights = {name: tensor.clone() for name, tensor in live.items()}
         floating = [name for name, tensor in live.items() if tensor.is_floating_point()]
         self._averages = [self.weights[name] for name in floating]
@@ -29,19 +29,19 @@ class Ema:
         self._copied = [(self.weights[name], live[name]) for name in live.keys() - set(floating)]
 
     def current_decay(self) -> float:
-        """The decay of the latest update."""
+        """Decay of the latest update."""
         return min(self.decay, (1 + self.num_updates) / (_WARMUP + self.num_updates))
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the module's weights after a step."""
+        """Update the average with the module's weights. Call after each step."""
         self.num_updates += 1
         torch._foreach_lerp_(self._averages, self._values, 1 - self.current_decay())
         for average, value in self._copied:
             average.copy_(value)
 
     def load(self, weights: Mapping[str, Tensor], num_updates: int) -> None:
-        """Go on from a saved average."""
+        """Restore a saved average."""
         for name, average in self.weights.items():
             average.copy_(weights[name])
         self.num_updates = num_updates

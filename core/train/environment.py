@@ -1,4 +1,4 @@
-"""The process-wide switches that decide whether the same run gives the same bits."""
+"""Process-wide torch settings for reproducible runs, and detection of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import torch
 import torch.utils.deterministic
 
-# In the words of torch's allocators, errno, C++, ONNX Runtime and Python; then of CUDA's libraries, which allocate
-# beside torch: cuBLAS, cuSOLVER, cuFFT and cuDNN before version 9, cuDNN from there on, NCCL.
-_NO_MEMORY = (
+# Messages of torch's allocators, errno, C++, ONNX Runtime and Python; then of the CUDA libraries that have their own
+# allocators: cuBLAS, cuSOLVER, cuFFT and cuDNN before version 9, cuDNN since version 9, NCCL.
+_OUT_OF_MEMORY_MESSAGES = (
     "can't allocate memory", "cannot allocate memory", "failed to allocate memory", "not enough memory",
     "out of memory", "bad_alloc", "bad allocation", "memoryerror",
     "alloc_failed", "allocation_failed", "failed to cuda calloc",
@@ -20,10 +20,10 @@ _NO_MEMORY = (
 
 @contextmanager
 def reproducible(*, threads: int, device: torch.device) -> Iterator[None]:
-    """Compute with this many CPU threads, and on a CPU by deterministic kernels alone; undone on leaving.
+    """Set the number of CPU threads and, on a CPU, deterministic kernels; restore both on exit.
 
-    The number of threads decides the order of sums and so the last bits of a result. On CUDA kernels are
-    left free: there the same bits are not promised, and deterministic ones cost speed.
+    The number of threads determines the order of sums and so the last bits of a result. CUDA runs are not promised to
+    be bit-identical, because deterministic kernels are slower there.
     """
     before_threads = torch.get_num_threads()
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
@@ -31,7 +31,7 @@ def reproducible(*, threads: int, device: torch.device) -> Iterator[None]:
     torch.set_num_threads(threads)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # not for free
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costs time
     try:
         yield
     finally:
@@ -41,24 +41,24 @@ def reproducible(*, threads: int, device: torch.device) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, says that the device or the process has no memory left."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if _says_so(seen):
+    """Return whether an error, or one of its causes, means that the device or the process is out of memory."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if _is_memory_error(cause):
             return True
-        seen = seen.__cause__
+        cause = cause.__cause__
     return False
 
 
-def _says_so(error: BaseException) -> bool:
+def _is_memory_error(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    speaks = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
-    return speaks and tells_of_no_memory(str(error))
+    has_message = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    return has_message and mentions_out_of_memory(str(error))
 
 
-def tells_of_no_memory(said: str) -> bool:
-    """Whether the last words of a process say so."""
-    return any(words in said.lower() for words in _NO_MEMORY)
+def mentions_out_of_memory(text: str) -> bool:
+    """Return whether a log or an error message reports a failed allocation."""
+    return any(message in text.lower() for message in _OUT_OF_MEMORY_MESSAGES)

@@ -1,7 +1,7 @@
-"""Batches for training: which samples at which step, in which augmented view.
+"""Training batches: the samples of each step, in the augmented view of its epoch.
 
-A batch is a function of (pixels, seed, step) alone, so a training can be entered at any step, and it is known
-which pictures the next steps want.
+A batch is a function of (pixels, seed, step) alone. Training can therefore resume at any step, and the images of the
+next steps are known in advance.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.data.mixing import Draws, Mixing, mix_labels, mix_pictures
+from core.data.mixing import Draws, Mixing, mix_images, mix_labels
 from core.data.pixels import Pixels
-from core.data.stored import UNLABELLED
+from core.data.stored import UNLABELED
 from core.data.transfer import to_device
 from core.data.views import apply_view, batches, epoch_order, steps_per_epoch, view_of_epoch, view_table
 from core.methods.base import Batch
 from core.spec.job import Augmentation
 
-_AHEAD = 2  # batches whose pictures are decoded while one is trained on, where pictures are decoded on demand
+_PREFETCH_BATCHES = 2  # decoded during a step, where images are decoded on demand
 
 
 class BatchLoader:
-    """The training split in batches of augmented pictures.
+    """Batches of augmented images of a split.
 
-    ``views``: how many views of each sample are used in turn, epoch by epoch; None is a new one every epoch.
-    :meth:`part` is the same for one of several processes that share each batch.
-    ``mixing``: None shows pictures as they are, with int64 labels (B,). Else the labels are float32
-    probabilities (B, ``num_classes``), of every sample of every batch; without classes they stay −1.
+    Args:
+        views: Number of views per sample, cycled epoch by epoch; None draws a new view every epoch.
+        mixing: MixUp and CutMix settings. None leaves images unmixed, with int64 labels (B,). Otherwise all labels are
+            float32 probabilities (B, ``num_classes``); labels of an unlabeled dataset stay −1.
+
+    :meth:`shard` returns the loader of one rank.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class BatchLoader:
         num_classes: int | None = None,
     ) -> None:
         if mixing is not None and num_classes is None:
-            assert bool((pixels.labels == UNLABELLED).all()), "mixed labels need the number of classes"
+            assert bool((pixels.labels == UNLABELED).all()), "mixed labels need the number of classes"
         self.pixels = pixels
         self.batch_size = batch_size
         self.augmentation: Augmentation = augmentation
@@ -56,65 +58,65 @@ class BatchLoader:
         self.mixing = mixing
         self.num_classes = num_classes
         self.steps_per_epoch = steps_per_epoch(len(pixels), batch_size)
-        self._rank, self._size = 0, 1
+        self._rank, self._world_size = 0, 1
         self._orders: dict[int, list[Tensor]] = {}
         self._view = -1
         self._table = torch.empty(0)
 
-    def part(self, rank: int, size: int) -> Self:
-        """The same batches, of which only the ``rank``-th of ``size`` contiguous parts is shown.
+    def shard(self, rank: int, world_size: int) -> Self:
+        """Return a loader of the ``rank``-th of ``world_size`` contiguous parts of each batch.
 
-        Parts of one batch differ by one sample at most.
+        The parts of one batch differ by at most one sample.
         """
-        parted = copy.copy(self)
-        parted._rank, parted._size = rank, size  # noqa: SLF001 - its own copy
-        return parted
+        shard = copy.copy(self)
+        shard._rank, shard._world_size = rank, world_size  # noqa: SLF001 - a copy of this class
+        return shard
 
     def batch_fraction(self, step: int) -> float:
-        """How much of a step's batch is shown here: 1 unless this is a part."""
-        whole_B = self._indices(step)
-        return len(self._own(whole_B)) / len(whole_B)
+        """Fraction of a step's batch in this shard; 1 for an unsharded loader."""
+        indices_B = self._indices(step)
+        return len(self._own_part(indices_B)) / len(indices_B)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step (counted from 0 over all epochs), or the part of it that is shown, on the device."""
-        indices_B = self._own(self._indices(step))
-        self._look_at(view_of_epoch(step // self.steps_per_epoch, self.views))
-        if self.pixels.on_demand:
-            self._expect_from(step)
-        images_BCHW, draws = self._shown(indices_B)
+        """Return this shard's part of the batch of a step (counted from 0 over all epochs), on the device."""
+        indices_B = self._own_part(self._indices(step))
+        self._load_view(view_of_epoch(step // self.steps_per_epoch, self.views))
+        if self.pixels.is_decoded_on_demand:
+            self._prefetch_from(step)
+        images_BCHW, draws = self._augment_and_mix(indices_B)
         labels_B = self._labels(indices_B, draws)
         return Batch(images_BCHW, to_device(labels_B, self.device), indices_B)
 
     def augmented(self, view: int, indices_B: Tensor) -> Tensor:
-        """Samples as a view shows them, on the device: the same bits as in every batch that they are in."""
-        self._look_at(view)
-        if self.pixels.on_demand:  # a whole view is asked for block by block
+        """Return samples in a given view, on the device; bit-identical to the same samples in training batches."""
+        self._load_view(view)
+        if self.pixels.is_decoded_on_demand:  # a view is read block by block
             following = indices_B + len(indices_B)
             blocks = (indices_B, following[following < len(self.pixels)])
-            self.pixels.expect([self._pictures_of(block) for block in blocks])
-        images_BCHW, _ = self._shown(indices_B)
+            self.pixels.prefetch([self._with_partners(block) for block in blocks])
+        images_BCHW, _ = self._augment_and_mix(indices_B)
         return images_BCHW
 
-    def _shown(self, indices_B: Tensor) -> tuple[Tensor, Draws | None]:
-        """Samples with partners mixed in, which are augmented by their own rows and not mixed themselves."""
-        images_BCHW = self._seen(indices_B)
+    def _augment_and_mix(self, indices_B: Tensor) -> tuple[Tensor, Draws | None]:
+        """Augment samples and mix their partners in. Partners are augmented by their own rows, and are not mixed."""
+        images_BCHW = self._augment(indices_B)
         if self.mixing is None:
             return images_BCHW, None
         height, width = images_BCHW.shape[-2:]
         draws = self.mixing.draw(self._table[indices_B], num_samples=len(self.pixels), height=height, width=width)
         if len(draws.indices):
-            places_M = to_device(draws.indices, self.device)
-            images_BCHW[places_M] = mix_pictures(images_BCHW[places_M], self._seen(draws.partners), draws)
+            indices_M = to_device(draws.indices, self.device)
+            images_BCHW[indices_M] = mix_images(images_BCHW[indices_M], self._augment(draws.partners), draws)
         return images_BCHW, draws
 
-    def _seen(self, indices_B: Tensor) -> Tensor:
-        """Samples of the split, each as its own row of the view augments it, on the device."""
+    def _augment(self, indices_B: Tensor) -> Tensor:
+        """Augment samples by their rows of the current view table, on the device."""
         rows_BK = to_device(self._table[indices_B], self.device)
-        pictures = to_device(self.pixels.batch(indices_B), self.device)
-        return apply_view(pictures, rows_BK, self.augmentation)
+        images_BCHW = to_device(self.pixels.batch(indices_B), self.device)
+        return apply_view(images_BCHW, rows_BK, self.augmentation)
 
     def _labels(self, indices_B: Tensor, draws: Draws | None) -> Tensor:
-        """The samples' labels, on the CPU; where pictures are mixed, as probabilities that are mixed like them."""
+        """Return labels on the CPU; with mixing, probabilities mixed in the same proportions as the images."""
         labels_B = self.pixels.labels[indices_B]
         if draws is None or self.num_classes is None:
             return labels_B
@@ -129,37 +131,37 @@ class BatchLoader:
         return F.one_hot(labels_B, num_classes).to(torch.float32)
 
     def _indices(self, step: int) -> Tensor:
-        """The samples of a step's whole batch."""
+        """Return the sample indices of a step's complete batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         return self._batches(epoch)[position]
 
-    def _own(self, indices_B: Tensor) -> Tensor:
-        return indices_B if self._size == 1 else indices_B.tensor_split(self._size)[self._rank]
+    def _own_part(self, indices_B: Tensor) -> Tensor:
+        return indices_B if self._world_size == 1 else indices_B.tensor_split(self._world_size)[self._rank]
 
     def _batches(self, epoch: int) -> list[Tensor]:
-        """The samples of an epoch in its order, batch by batch."""
+        """Return the sample indices of an epoch's batches, in its shuffled order."""
         if epoch not in self._orders:
-            # Two: the next one is looked at while one ends.
-            self._orders = {known: order for known, order in self._orders.items() if known == epoch - 1}
+            # Keep two epochs: prefetching reads the next one while one ends.
+            self._orders = {cached: order for cached, order in self._orders.items() if cached == epoch - 1}
             self._orders[epoch] = list(batches(epoch_order(self.seed, epoch, len(self.pixels)), self.batch_size))
         return self._orders[epoch]
 
-    def _look_at(self, view: int) -> None:
+    def _load_view(self, view: int) -> None:
         if view != self._view:
             self._view = view
             self._table = view_table(self.seed, view, len(self.pixels))
 
-    def _expect_from(self, step: int) -> None:
-        """Have the pictures of this step and of the next ones decoded in the background."""
-        coming = []
-        for number in range(step, step + 1 + _AHEAD):
-            indices_B = self._own(self._indices(number))
-            same_view = view_of_epoch(number // self.steps_per_epoch, self.views) == self._view
-            coming.append(self._pictures_of(indices_B) if same_view else indices_B)
-        self.pixels.expect(coming)
+    def _prefetch_from(self, step: int) -> None:
+        """Decode the images of this step and of the next ones in the background."""
+        batches = []
+        for next_step in range(step, step + 1 + _PREFETCH_BATCHES):
+            indices_B = self._own_part(self._indices(next_step))
+            same_view = view_of_epoch(next_step // self.steps_per_epoch, self.views) == self._view
+            batches.append(self._with_partners(indices_B) if same_view else indices_B)
+        self.pixels.prefetch(batches)
 
-    def _pictures_of(self, indices_B: Tensor) -> Tensor:
-        """Samples, and those that the view at hand mixes with them."""
+    def _with_partners(self, indices_B: Tensor) -> Tensor:
+        """Return samples followed by the mixing partners that the current view gives them."""
         if self.mixing is None:
             return indices_B
         height, width = self.pixels.images.shape[-2:]

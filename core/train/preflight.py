@@ -1,4 +1,4 @@
-"""One real step before the long part, on copies: what cannot work or does not fit fails in seconds."""
+"""Preflight: one real training step on copies, so that a job that cannot run fails within seconds."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ from core.train.context import RunContext
 from core.train.environment import is_out_of_memory
 from core.train.trainer import TrainingSetup, TrainStep
 
-_QUICK_SECONDS = 0.5
-_WARM_STEPS = 4
+_QUICK_STEP_SECONDS = 0.5
+_MAX_STEPS = 4
 
-
-# Of a resolved spec: what no step fails at, whatever it says. A loss that is not finite is found by the training.
-_OF_NO_WEIGHT = ("name", "metadata", "priority", "export", "compression")
-_OF_NO_WEIGHT_IN_TRAINING = (
+# Spec fields that cannot make a step fail. The training itself detects a non-finite loss.
+_IGNORED_FIELDS = ("name", "metadata", "priority", "export", "compression")
+_IGNORED_TRAINING_FIELDS = (
     "seed", "epochs", "warmup_epochs", "learning_rate", "min_learning_rate", "weight_decay",
     "checkpoint_every_epochs", "keep_weights_every_epochs",
 )  # fmt: skip
@@ -36,68 +35,68 @@ _OF_NO_WEIGHT_IN_TRAINING = (
 
 @dataclass(frozen=True, slots=True)
 class PreflightResult:
-    """What a probe measured. ``memory_bytes`` is the peak of the process, or of the device on CUDA."""
+    """Measurements of a preflight. ``memory_bytes`` is the peak of the process, or of the device on CUDA."""
 
     step_seconds: float
     checkpoint_bytes: int
     memory_bytes: int
 
     def details(self, context: RunContext) -> dict[str, Any]:
-        """The figures, and where they were measured."""
+        """Measurements with device and number of threads, as an event's data."""
         return asdict(self) | {"device": context.compute.device.type, "threads": context.threads}
 
 
-def preflight_once(
-    spec: JobSpec, context: RunContext, run: Callable[[], PreflightResult], *, anew: bool
+def cached_preflight(
+    spec: JobSpec, context: RunContext, run: Callable[[], PreflightResult], *, refresh: bool
 ) -> PreflightResult:
-    """What ``run`` finds; unless ``anew``, what it found for an earlier job that a probe cannot tell from this one."""
-    of = {
-        "spec": probed_part(spec),
-        "pictures": context.stored.fingerprint,
+    """Return the cached result of an equivalent earlier job; call ``run`` if there is none, or on ``refresh``."""
+    key_fields = {
+        "spec": preflight_fields(spec),
+        "dataset": context.stored.fingerprint,
         "precision": context.compute.precision,
     }
-    known = None if anew else context.result_cache.find("probe", of)
-    if known is not None:
-        return PreflightResult(**known)
-    probed = run()
-    context.result_cache.keep("probe", of, asdict(probed))
-    return probed
+    cached = None if refresh else context.result_cache.get("preflight", key_fields)
+    if cached is not None:
+        return PreflightResult(**cached)
+    result = run()
+    context.result_cache.put("preflight", key_fields, asdict(result))
+    return result
 
 
-def probed_part(spec: JobSpec) -> dict[str, Any]:
-    """What of a resolved spec a probe depends on."""
-    document = {name: value for name, value in spec.model_dump(mode="json").items() if name not in _OF_NO_WEIGHT}
+def preflight_fields(spec: JobSpec) -> dict[str, Any]:
+    """Return the part of a resolved spec that a preflight depends on."""
+    document = {name: value for name, value in spec.model_dump(mode="json").items() if name not in _IGNORED_FIELDS}
     training = document["training"]
-    document["training"] = {k: v for k, v in training.items() if k not in _OF_NO_WEIGHT_IN_TRAINING}
+    document["training"] = {k: v for k, v in training.items() if k not in _IGNORED_TRAINING_FIELDS}
     document["resources"] = {k: v for k, v in document["resources"].items() if k != "max_seconds"}
     return document
 
 
-def preflight(task: TrainingSetup, scratch: Path) -> PreflightResult:
-    """Take a step of ``task`` with real data (a few, where they are quick), write a checkpoint and read it back.
+def preflight(setup: TrainingSetup, scratch_dir: Path) -> PreflightResult:
+    """Run one step of ``setup`` with real data (up to four if they are quick), then write and read a checkpoint.
 
-    ``task`` is left as it was: steps are taken by copies of its student and method.
+    The steps train copies of student and method, so ``setup`` does not change.
 
     Raises:
-        SpecCannotRun: Student, teachers, method and data do not work together; says why.
-        NonFiniteLoss: The very first loss is not finite.
+        SpecCannotRun: Student, teachers, method and data do not work together; the message says why.
+        NonFiniteLoss: The loss of the first step is not finite.
     """
-    copied = replace(
-        task,
-        student=replace(task.student, module=copy.deepcopy(task.student.module)),
-        method=copy.deepcopy(task.method),
+    setup_copy = replace(
+        setup,
+        student=replace(setup.student, module=copy.deepcopy(setup.student.module)),
+        method=copy.deepcopy(setup.method),
     )
-    folder = scratch / "probe"
+    folder = scratch_dir / "preflight"
     try:
-        stepper = TrainStep(copied)
-        seconds = _timed(stepper, 0)
-        # The first steps also pay for what is set up once.
-        for step in range(1, min(_WARM_STEPS, stepper.schedule.total_steps)):
-            if seconds < _QUICK_SECONDS:
-                seconds = min(seconds, _timed(stepper, step))
-        write_checkpoint(folder, stepper.trained, step=1)
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        read_checkpoint(folder, stepper.trained)
+        train_step = TrainStep(setup_copy)
+        seconds = _time_step(train_step, 0)
+        # The first steps include one-time initialization.
+        for step in range(1, min(_MAX_STEPS, train_step.schedule.total_steps)):
+            if seconds < _QUICK_STEP_SECONDS:
+                seconds = min(seconds, _time_step(train_step, step))
+        write_checkpoint(folder, train_step.state, step=1)
+        checkpoint_bytes = sum(file.stat().st_size for file in folder.iterdir())
+        read_checkpoint(folder, train_step.state)
     except REFUSALS as error:
         if is_out_of_memory(error):
             raise
@@ -107,17 +106,17 @@ def preflight(task: TrainingSetup, scratch: Path) -> PreflightResult:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return PreflightResult(step_seconds=seconds, checkpoint_bytes=size, memory_bytes=_peak_memory(task.compute.device))
+    return PreflightResult(seconds, checkpoint_bytes, memory_bytes=_peak_memory(setup.compute.device))
 
 
-def _timed(stepper: TrainStep, step: int) -> float:
-    began = time.perf_counter()
-    stepper.run(step)
-    return time.perf_counter() - began
+def _time_step(train_step: TrainStep, step: int) -> float:
+    start = time.perf_counter()
+    train_step.run(step)
+    return time.perf_counter() - start
 
 
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kibibytes on Linux, bytes on macOS
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: kibibytes on Linux, bytes on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

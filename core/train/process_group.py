@@ -1,8 +1,8 @@
-"""The processes that train one student together, one a device, and what they say to each other.
+"""Data-parallel training: the process group of the ranks, one per device.
 
-Every rank holds the whole student and takes a contiguous part of each batch. The loss of a part is a mean over
-its samples; weighted by the part's size, DDP's average of the gradients is that of the whole batch. Process
-groups are gloo on CPUs and NCCL on CUDA, and meet by a file: no port is opened beyond this machine.
+Every rank holds the complete student and trains on a contiguous part of each batch. The loss of a part is a mean over
+its samples; weighted by the part's size, DDP's average of the gradients is that of the complete batch. The backend is
+gloo on CPUs and NCCL on CUDA. Ranks rendezvous through a file: no port is reachable from other machines.
 """
 
 from __future__ import annotations
@@ -28,61 +28,61 @@ from core.methods.base import Batch, Method, StepContext
 
 Terms = Callable[[Batch, StepContext], dict[str, Tensor]]
 
-# One that is dead is noticed at once by its closed connections, or by whoever watches the processes; this is
-# for one that hangs, and has to outlast a checkpoint that the first rank uploads while the others wait.
-PATIENCE = timedelta(minutes=30)
-LONG_PATIENCE = timedelta(days=2)  # while the first rank asks the teachers about a whole view
+# For a rank that hangs; a dead one is detected by its closed connections or by the launcher. Longer than an upload of
+# a checkpoint by rank 0, while the others wait.
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+LONG_TIMEOUT = timedelta(days=2)  # while rank 0 computes the teacher outputs of a complete view
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
-class Joint(nn.Module):
-    """Student and method as the one module that DDP averages the gradients of: its forward is a step's loss."""
+class StudentAndMethod(nn.Module):
+    """Student and method as one module, so that DDP averages the gradients of both. Its forward returns loss terms."""
 
     def __init__(self, student: nn.Module, method: Method) -> None:
         super().__init__()
         self.student = student
         self.method = method
 
-    def forward(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
-        """The method's terms. They ask the student through ``room``."""
-        return self.method.terms(batch, room)
+    def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        """Return the method's loss terms. The method calls the student through ``context``."""
+        return self.method.terms(batch, context)
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """This process's place among those that train together. ``patient`` is their group for long waits."""
+    """Rank of this process and the collectives of a training. ``long_timeout_group`` is for long waits."""
 
     rank: int = 0
-    size: int = 1
-    patient: Any = None
+    world_size: int = 1
+    long_timeout_group: Any = None
 
-    def terms(self, student: nn.Module, method: Method) -> Terms:
-        """What gives the terms of a step, so that their backward pass leaves the gradient of the whole batch."""
-        if self.size == 1:
+    def wrap_terms(self, student: nn.Module, method: Method) -> Terms:
+        """Return the function from batch to loss terms whose backward pass gives the complete batch's gradient."""
+        if self.world_size == 1:
             return method.terms
-        # Which parameters take part can change from step to step (warm-ups, stages). It also keeps DDP from
-        # sorting its buckets anew behind the first step, which would change sums in a run that is resumed.
-        wrapped: Terms = DistributedDataParallel(Joint(student, method), find_unused_parameters=True)
+        # The parameters in use can change from step to step (warm-ups, stages). The flag also keeps DDP from
+        # rebuilding its buckets after the first step, which would change the sums of a resumed run.
+        wrapped: Terms = DistributedDataParallel(StudentAndMethod(student, method), find_unused_parameters=True)
         return wrapped
 
-    def factor(self, share: float) -> float:
-        """What a part's loss is multiplied by, given its share of the batch, as DDP divides by the number of ranks."""
-        return self.size * share
+    def loss_scale(self, batch_fraction: float) -> float:
+        """Factor of a part's loss. DDP divides the sum of the gradients by the number of ranks."""
+        return self.world_size * batch_fraction
 
-    def whole(self, measured: Tensor, share: float) -> Tensor:
-        """Means over the whole batch, from the means over each rank's share of it; the same on every rank."""
-        if self.size > 1:
-            measured = measured * share
-            dist.all_reduce(measured)
-        return measured
+    def reduce_mean(self, values: Tensor, batch_fraction: float) -> Tensor:
+        """All-reduce the means over each rank's part to means over the complete batch."""
+        if self.world_size > 1:
+            values = values * batch_fraction
+            dist.all_reduce(values)
+        return values
 
-    def after_first(self, work: Callable[[], None]) -> None:
-        """Do something on every rank, on the others once the first one has done it."""
+    def rank_zero_first(self, work: Callable[[], None]) -> None:
+        """Call ``work`` on rank 0, then on all other ranks."""
         if self.rank == 0:
             work()
-        if self.size > 1:
-            dist.barrier(group=self.patient)
+        if self.world_size > 1:
+            dist.barrier(group=self.long_timeout_group)
         if self.rank > 0:
             work()
 
@@ -90,44 +90,44 @@ class ProcessGroup:
 SINGLE_PROCESS = ProcessGroup()
 
 
-def synchronised(module: nn.Module, ranks: ProcessGroup, device: torch.device) -> nn.Module:
-    """The module with batch norms that see all parts of a batch. On CPUs torch has none: each sees its own part."""
-    if ranks.size == 1 or device.type != "cuda":
+def convert_batch_norm(module: nn.Module, ranks: ProcessGroup, device: torch.device) -> nn.Module:
+    """Convert batch norms to SyncBatchNorm on CUDA. torch has none for CPUs, so each rank normalizes its own part."""
+    if ranks.world_size == 1 or device.type != "cuda":
         return module
     converted: nn.Module = convert_sync_batchnorm(module)
     return converted
 
 
 @contextmanager
-def init_process_group(meeting: Path, *, rank: int, size: int, device: torch.device) -> Iterator[ProcessGroup]:
-    """Be one of ``size`` processes that meet by a file. Blocks until all are there."""
-    with _on_this_machine():
+def init_process_group(store_path: Path, *, rank: int, world_size: int, device: torch.device) -> Iterator[ProcessGroup]:
+    """Join a process group through a file store. Blocks until all ranks have joined."""
+    with _loopback_interface():
         dist.init_process_group(
             _BACKENDS[device.type],
-            store=FileStore(str(meeting), size),
+            store=FileStore(str(store_path), world_size),
             rank=rank,
-            world_size=size,
-            timeout=PATIENCE,
+            world_size=world_size,
+            timeout=COLLECTIVE_TIMEOUT,
         )
     try:
-        with _on_this_machine():
-            patient = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
-        yield ProcessGroup(rank, size, patient)
+        with _loopback_interface():
+            long_timeout_group = dist.new_group(backend="gloo", timeout=LONG_TIMEOUT)
+        yield ProcessGroup(rank, world_size, long_timeout_group)
     finally:
-        if device.type == "cuda":  # NCCL's own farewell waits for the others, who may be gone
+        if device.type == "cuda":  # NCCL's regular shutdown waits for other ranks, which may be dead
             _abort_process_group()
         else:
             dist.destroy_process_group()
 
 
 @contextmanager
-def _on_this_machine() -> Iterator[None]:
-    """Let connections be made over the loopback interface, unless somebody chose another."""
+def _loopback_interface() -> Iterator[None]:
+    """Connect over the loopback interface, unless the environment names another."""
     loopback = next((name for _, name in socket.if_nameindex() if name in {"lo", "lo0"}), None)
-    chosen = [] if loopback is None else [name for name in _INTERFACES if name not in os.environ]
-    os.environ.update(dict.fromkeys(chosen, loopback or ""))
+    unset = [] if loopback is None else [name for name in _INTERFACES if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, loopback or ""))
     try:
         yield
     finally:
-        for name in chosen:
+        for name in unset:
             del os.environ[name]

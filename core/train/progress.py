@@ -1,4 +1,4 @@
-"""What a training tells its caller: metrics by step, progress a few times a second."""
+"""Progress and metrics of one training, as the reporter receives them."""
 
 from __future__ import annotations
 
@@ -6,59 +6,59 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from core.reporting import Progress, Reporter
+from core.reporting import STUDENT_TRACK, Progress, Reporter, teacher_track
 from core.spec import JobSpec
 from core.train.schedule import Schedule
 
-_DENSE_STEPS = 1_000  # so many first steps are logged one by one, and about as many of the rest
+_DENSE_STEPS = 1_000  # logged one by one at the start; of the rest, about as many are logged
 _PROGRESS_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressRange:
-    """The part of the whole job's progress that one training is."""
+    """Part of a job's progress (0…1) that one training covers."""
 
     start: float
     width: float
 
-    def at(self, done: float) -> float:
-        """The job's fraction when this much (0…1) of the training is done."""
-        return self.start + self.width * min(done, 1.0)
+    def fraction(self, training_fraction: float) -> float:
+        """Convert the completed fraction of the training (0…1) to that of the job."""
+        return self.start + self.width * min(training_fraction, 1.0)
 
 
-def plan_spans(spec: JobSpec, student: str, whole: ProgressRange) -> dict[str, ProgressRange]:
-    """The part of ``whole`` that each track is: by its number of epochs, as all see the same data."""
+def plan_ranges(spec: JobSpec, total: ProgressRange) -> dict[str, ProgressRange]:
+    """Divide ``total`` among the tracks by their numbers of epochs, as all train on the same data."""
     epochs = {
-        f"teacher-{index}": teacher.training.epochs
+        teacher_track(index): teacher.training.epochs
         for index, teacher in enumerate(spec.teachers)
         if teacher.training is not None
     }
-    epochs[student] = spec.training.epochs
-    spans, start = {}, whole.start
-    for track, count in epochs.items():
-        width = whole.width * count / sum(epochs.values())
-        spans[track] = ProgressRange(start, width)
+    epochs[STUDENT_TRACK] = spec.training.epochs
+    ranges, start = {}, total.start
+    for track, num_epochs in epochs.items():
+        width = total.width * num_epochs / sum(epochs.values())
+        ranges[track] = ProgressRange(start, width)
         start += width
-    return spans
+    return ranges
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """Which training of a job this is.
+    """One training of a job: the student's, or that of a teacher.
 
-    ``name`` names its checkpoints, ``series`` begins the names of its metrics. ``student_steps`` is None
-    for the student's own training; for a teacher's, the steps that the student will take, as a job's
-    progress counts those alone.
+    ``name`` names its checkpoints, ``metric_prefix`` starts the names of its metric series. ``student_steps`` is None
+    for the student. For a teacher it is the number of steps of the student's training, because a job's progress counts
+    only those.
     """
 
     name: str
-    series: str
-    span: ProgressRange
+    metric_prefix: str
+    progress_range: ProgressRange
     student_steps: int | None = None
 
 
 class ProgressLogger:
-    """Passes on the steps of one training, and measures its speed."""
+    """Report the metrics, progress and speed of one training."""
 
     def __init__(self, reporter: Reporter, track: Track, schedule: Schedule, batch_size: int) -> None:
         self._reporter = reporter
@@ -66,48 +66,49 @@ class ProgressLogger:
         self._schedule = schedule
         self._batch_size = batch_size
         self._stride = max(1, schedule.total_steps // _DENSE_STEPS)
-        self._told_at = 0.0
-        self._told_step = 0
+        self._reported_at = 0.0
+        self._reported_step = 0
         self._rate: float | None = None
 
-    def wants(self, step: int) -> bool:
-        """Whether the metrics of this step (counted from 1) are logged."""
+    def should_log(self, step: int) -> bool:
+        """Return whether the metrics of this step (counted from 1) are logged."""
         return step <= _DENSE_STEPS or step % self._stride == 0 or step == self._schedule.total_steps
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Log values under the training's name."""
-        self._reporter.metrics(step, {f"{self._track.series}/{name}": value for name, value in values.items()})
+        """Log values with the track's prefix."""
+        self._reporter.metrics(step, {f"{self._track.metric_prefix}/{name}": value for name, value in values.items()})
 
     def begin(self, step: int) -> None:
-        """The training starts or goes on with ``step`` steps done."""
-        self._told_at, self._told_step = time.monotonic(), step
-        self._tell(step)
+        """Start measuring after ``step`` completed steps."""
+        self._reported_at, self._reported_step = time.monotonic(), step
+        self._report(step)
 
     def progress(self, step: int, *, force: bool = False) -> None:
-        """Say how far the training is, unless that was just done."""
+        """Report progress, at most every 0.1 s unless forced."""
         now = time.monotonic()
-        passed = now - self._told_at
-        if passed < _PROGRESS_SECONDS and not force:
+        elapsed = now - self._reported_at
+        if elapsed < _PROGRESS_SECONDS and not force:
             return
-        if passed > 0 and step > self._told_step:
-            rate = (step - self._told_step) / passed
-            # Averaged over the last few seconds, however often it is told.
-            weight = passed / (passed + 3.0)
+        if elapsed > 0 and step > self._reported_step:
+            rate = (step - self._reported_step) / elapsed
+            # Exponential average over about 3 s, independent of the interval between reports.
+            weight = elapsed / (elapsed + 3.0)
             self._rate = rate if self._rate is None else self._rate + weight * (rate - self._rate)
-        self._told_at, self._told_step = now, step
-        self._tell(step)
+        self._reported_at, self._reported_step = now, step
+        self._report(step)
 
-    def _tell(self, step: int) -> None:
-        total, span, rate = self._schedule.total_steps, self._track.span, self._rate
-        fraction = span.at(step / total)
-        eta = None if rate is None or span.width == 0 else (1 - fraction) / span.width * total / rate
-        students = self._track.student_steps
+    def _report(self, step: int) -> None:
+        total, progress_range, rate = self._schedule.total_steps, self._track.progress_range, self._rate
+        fraction = progress_range.fraction(step / total)
+        width = progress_range.width
+        eta = None if rate is None or width == 0 else (1 - fraction) / width * total / rate
+        student_steps = self._track.student_steps
         self._reporter.progress(
             Progress(
                 fraction=fraction,
-                step=step if students is None else 0,
-                total_steps=total if students is None else students,
-                epoch=self._schedule.epoch(step) if students is None else 0,
+                step=step if student_steps is None else 0,
+                total_steps=total if student_steps is None else student_steps,
+                epoch=self._schedule.epoch(step) if student_steps is None else 0,
                 images_per_second=None if rate is None else rate * self._batch_size,
                 eta_seconds=eta,
                 stage_step=step,

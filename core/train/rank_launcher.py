@@ -1,8 +1,8 @@
-"""The other processes of a training on several devices: started, watched and ended by the first one.
+"""Start, monitor and end the processes of ranks 1 and above of a data-parallel training.
 
-The first rank is the job's own process. It alone has a reporter, saves, and is asked to leave; the others own
-nothing and are told all they need by their :class:`Orders`, so they can be ended at any moment. None of them
-outlives it. They are fresh processes, not forks: by now this one has threads, and maybe a device.
+Rank 0 is the job's own process. It alone reports, saves checkpoints and receives control requests. The other ranks are
+stateless: they get everything from their :class:`RankConfig`, can be killed at any time, and die with rank 0. They are
+new processes, not forks, because rank 0 has threads and possibly a CUDA context.
 """
 
 from __future__ import annotations
@@ -32,27 +32,30 @@ from core.errors import (
 )
 from core.reporting import Workspace
 from core.spec import JobSpec, parse_job_spec
+from core.system.disk import write_atomic
 from core.system.oom_kills import OomKillMonitor
-from core.system.parent_death import CRASHED, NO_MEMORY
-from core.train.context import threads_each
-from core.train.environment import tells_of_no_memory
+from core.system.parent_death import EXIT_CRASHED, EXIT_OUT_OF_MEMORY
+from core.train.context import threads_per_rank
+from core.train.environment import mentions_out_of_memory
 from core.train.process_group import SINGLE_PROCESS, ProcessGroup, init_process_group
 
 MODULE = "core.rank_main"
-_LOOK_SECONDS = 0.05
-_TOLD_SECONDS = 3.0  # after an error here, for another process to be seen dead
-_STUCK_SECONDS = 30.0  # after the end of another process, for this one to have noticed
-_LAST_WORDS = 300  # characters
+_POLL_SECONDS = 0.05
+_WATCH_SECONDS = 0.5
+_FAILURE_TIMEOUT_SECONDS = 3.0  # after an error in rank 0, to find the rank whose exit caused it
+_HANG_TIMEOUT_SECONDS = 30.0  # after the exit of another rank, until rank 0 is ended if it still waits
+_LOG_TAIL_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankConfig:
-    """What another rank needs to build the same training: ``folder`` is where the ranks meet.
+    """Everything that another rank needs to build the same training.
 
-    ``teachers`` are the folders of those that the job trained, by recipe; ``checkpoint`` is where all go on from.
+    ``ranks_dir`` holds the files that the ranks exchange. ``teachers`` maps the fingerprints of the teachers that the
+    job trained to their folders. ``checkpoint`` is the folder that all ranks resume from.
     """
 
-    folder: str
+    ranks_dir: str
     spec: str
     root: str
     cache: str
@@ -65,15 +68,17 @@ class RankConfig:
     checkpoint: str | None = None
 
     @classmethod
-    def of(cls, spec: JobSpec, workspace: Workspace, *, teachers: Mapping[str, Path], checkpoint: Path | None) -> Self:
-        """Orders for a training of this job. Paths are made absolute."""
+    def from_spec(
+        cls, spec: JobSpec, workspace: Workspace, *, teachers: Mapping[str, Path], checkpoint: Path | None
+    ) -> Self:
+        """Build the configuration of a job's ranks, with absolute paths."""
 
         def paths(folders: Mapping[str, Path]) -> dict[str, str]:
             return {name: str(folder.resolve()) for name, folder in folders.items()}
 
         root = workspace.root.resolve()
         return cls(
-            folder=str(root / "ranks"),
+            ranks_dir=str(root / "ranks"),
             spec=spec.model_dump_json(),
             root=str(root),
             cache=str(workspace.cache.resolve()),
@@ -88,24 +93,24 @@ class RankConfig:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The orders in a file."""
+        """Read a configuration file."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
     def write(self) -> Path:
-        """Put them where the others read them, in an empty meeting place."""
-        path = Path(self.folder) / "orders.json"
+        """Write the configuration file to an emptied ``ranks_dir``; return its path."""
+        path = Path(self.ranks_dir) / "config.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        for old in path.parent.iterdir():  # an earlier attempt's
-            old.unlink()
+        for leftover in path.parent.iterdir():  # of an earlier attempt
+            leftover.unlink()
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
         return path
 
-    def job(self) -> JobSpec:
-        """The job's spec."""
+    def parse_spec(self) -> JobSpec:
+        """Parse the job's spec."""
         return parse_job_spec(json.loads(self.spec))
 
     def workspace(self, rank: int) -> Workspace:
-        """Where a rank reads; it writes nothing but into the shared cache."""
+        """Return the workspace of a rank, which writes to the shared cache only."""
         return Workspace(
             root=Path(self.root) / f"rank-{rank}",
             cache=Path(self.cache),
@@ -117,86 +122,85 @@ class RankConfig:
         )
 
     @property
-    def meeting(self) -> Path:
-        """The file by which the process group finds together."""
-        return Path(self.folder) / "meeting"
+    def store_path(self) -> Path:
+        """Rendezvous file of the process group."""
+        return Path(self.ranks_dir) / "store"
 
-    def ready(self, rank: int) -> Path:
-        """The file that is there once a rank has built its training."""
-        return Path(self.folder) / f"ready-{rank}"
+    def ready_path(self, rank: int) -> Path:
+        """File that a rank creates after it has built its training."""
+        return Path(self.ranks_dir) / f"ready-{rank}"
 
-    def failure(self, rank: int) -> Path:
-        """The file in which a rank says why it cannot go on."""
-        return Path(self.folder) / f"failure-{rank}.json"
+    def failure_path(self, rank: int) -> Path:
+        """File to which a rank writes the error that ended it."""
+        return Path(self.ranks_dir) / f"failure-{rank}.json"
 
-    def output(self, rank: int) -> Path:
-        """What a rank prints."""
-        return Path(self.folder) / f"output-{rank}.txt"
+    def log_path(self, rank: int) -> Path:
+        """Log file with a rank's stdout and stderr."""
+        return Path(self.ranks_dir) / f"rank-{rank}.log"
 
 
-def tell_failure(orders: RankConfig, rank: int, error: PotstillError) -> None:
-    """Leave word of what ended this rank."""
-    path = orders.failure(rank)
-    beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps(error_document(error)), encoding="utf-8")
-    beside.replace(path)  # whole, whenever it is seen
+def write_failure(config: RankConfig, rank: int, error: PotstillError) -> None:
+    """Write the error that ended a rank to the file that rank 0 reads."""
+    write_atomic(config.failure_path(rank), json.dumps(error_document(error)).encode(), durable=False)
 
 
 @contextmanager
 def launch_ranks(
-    orders: RankConfig, *, spec: JobSpec, device: torch.device, poll: Callable[[], None]
+    config: RankConfig, *, spec: JobSpec, device: torch.device, poll: Callable[[], None]
 ) -> Iterator[ProcessGroup]:
-    """Train with as many processes as the spec asks for devices, this one being the first.
+    """Run the block as rank 0 of as many processes as the spec has devices; end the others on exit.
 
-    The others are gone when this is left, however it is left. ``poll`` is called while they start, and may raise.
-    Meanwhile this one has its part of the job's threads.
+    ``poll`` is called while they start, and may raise. Inside the block this process uses its share of the job's
+    threads.
 
     Raises:
-        ProcessLost: One of the others ended; ``KilledForMemory`` where the kernel ended it for want of memory.
-        RunError: What one of the others could not go on for, as it said itself.
+        ProcessLost: Another rank ended; ``KilledForMemory`` if the kernel's OOM killer ended it.
+        RunError: The error that another rank reported.
     """
-    size = spec.resources.devices
-    if size == 1:
+    world_size = spec.resources.devices
+    if world_size == 1:
         yield SINGLE_PROCESS
         return
     before = torch.get_num_threads()
-    torch.set_num_threads(threads_each(spec))
-    followers = _Followers(orders, size)
+    torch.set_num_threads(threads_per_rank(spec))
+    processes = _RankProcesses(config, world_size)
     try:
-        followers.wait_until_ready(poll)
-        with followers.watched(), init_process_group(orders.meeting, rank=0, size=size, device=device) as ranks:
+        processes.wait_until_ready(poll)
+        with (
+            processes.watch(),
+            init_process_group(config.store_path, rank=0, world_size=world_size, device=device) as ranks,
+        ):
             yield ranks
-    except RuntimeError as error:  # what gloo and NCCL raise where a connection closes
-        lost = followers.lost(_TOLD_SECONDS)
-        if lost is None:
+    except RuntimeError as error:  # gloo and NCCL raise it when a connection closes
+        failure = processes.find_failure(_FAILURE_TIMEOUT_SECONDS)
+        if failure is None:
             raise
-        raise lost from error
+        raise failure from error
     finally:
-        followers.end()
+        processes.end()
         torch.set_num_threads(before)
 
 
-class _Followers:
-    """The processes of all ranks but the first."""
+class _RankProcesses:
+    """Processes of ranks 1 and above."""
 
-    def __init__(self, orders: RankConfig, size: int) -> None:
-        self._orders = orders
-        self._size = size
-        self._kills = OomKillMonitor()
-        self._kills.look(os.getpid())
-        path = orders.write()
+    def __init__(self, config: RankConfig, world_size: int) -> None:
+        self._config = config
+        self._world_size = world_size
+        self._oom_kills = OomKillMonitor()
+        self._oom_kills.poll(os.getpid())
+        path = config.write()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         try:
-            for rank in range(1, size):
+            for rank in range(1, world_size):
                 self._processes[rank] = self._start(path, rank)
         except OSError:
             self.end()
             raise
 
     def _start(self, path: Path, rank: int) -> subprocess.Popen[bytes]:
-        # A session of its own: a Ctrl-C or a SIGTERM for the group is the first rank's business.
-        # The words of torchrun, for whoever looks at the environment of a process.
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(self._size)}
+        # torchrun's variables, for tools that inspect a process's environment.
+        variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(self._world_size)}
         command = [
             sys.executable,
             "-P",
@@ -207,98 +211,99 @@ class _Followers:
             str(path),
             str(rank),
         ]
-        with self._orders.output(rank).open("wb") as output:
-            return subprocess.Popen(  # noqa: S603 - our own interpreter and words
-                [*command, str(self._size)],
+        with self._config.log_path(rank).open("wb") as output:
+            return subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+                [*command, str(self._world_size)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **place},
-                start_new_session=True,
+                env={**os.environ, **variables},
+                start_new_session=True,  # rank 0 handles a Ctrl-C or SIGTERM for the process group
             )
 
     def wait_until_ready(self, poll: Callable[[], None]) -> None:
-        """Wait until all have built their training. Raises what ended one of them, or whatever ``poll`` raises."""
-        while not all(self._orders.ready(rank).exists() for rank in self._processes):
+        """Wait until all ranks have built their training. Raises a rank's error, or one from ``poll``."""
+        while not all(self._config.ready_path(rank).exists() for rank in self._processes):
             poll()
-            self._kills.look(os.getpid())
-            lost = self.lost(0.0)
-            if lost is not None:
-                raise lost
-            time.sleep(_LOOK_SECONDS)
+            self._oom_kills.poll(os.getpid())
+            failure = self.find_failure(0.0)
+            if failure is not None:
+                raise failure
+            time.sleep(_POLL_SECONDS)
 
-    def lost(self, seconds: float) -> PotstillError | None:
-        """What ended one of them, if one is seen to have failed within so many seconds."""
-        ends = time.monotonic() + seconds
+    def find_failure(self, timeout_seconds: float) -> PotstillError | None:
+        """Return the error of a rank that fails within ``timeout_seconds``, or None."""
+        deadline = time.monotonic() + timeout_seconds
         while not (failed := self._failed()):
-            if time.monotonic() >= ends:
+            if time.monotonic() >= deadline:
                 return None
-            time.sleep(_LOOK_SECONDS)
-        told = [path for rank in self._processes if (path := self._orders.failure(rank)).exists()]
-        if told and min(failed.values()) >= 0:
-            # The first one is the cause: the others could not go on without it.
-            first = min(told, key=lambda path: path.stat().st_mtime_ns)
+            time.sleep(_POLL_SECONDS)
+        reports = [path for rank in self._processes if (path := self._config.failure_path(rank)).exists()]
+        if reports and min(failed.values()) >= 0:
+            # The earliest report is the cause; the other ranks failed because of it.
+            first = min(reports, key=lambda path: path.stat().st_mtime_ns)
             return restore_error(json.loads(first.read_text(encoding="utf-8")))
         for rank in failed:
-            # Nobody is left to say so where an import or a library in C++ found no memory.
-            if last := [line for line in self._words(rank).splitlines() if tells_of_no_memory(line)]:
+            # A failed allocation during an import or in C++ leaves no report, only a log line.
+            if lines := [line for line in self._read_log(rank).splitlines() if mentions_out_of_memory(line)]:
                 return OutOfMemory(
-                    f"there is not enough memory: {self._named(rank)} said {last[-1][-_LAST_WORDS:]!r}. Lower "
-                    "training.batch_size or training.image_size, or take a smaller model."
+                    f"there is not enough memory: {self._describe(rank)} logged {lines[-1][-_LOG_TAIL_CHARS:]!r}. "
+                    "Lower training.batch_size or training.image_size, or use a smaller model."
                 )
-        # Who was killed comes before who could not go on without it, whatever that one says.
-        rank, status = min(failed.items(), key=lambda one: one[1])
-        if self._was_for_memory(failed):
+        # A killed rank (negative status) is the cause; the others failed because of it.
+        rank, status = min(failed.items(), key=lambda item: item[1])
+        if self._is_oom_kill(failed):
             return KilledForMemory(
-                f"the kernel ended {self._named(rank)}, as the machine or its control group had no memory left"
+                f"the kernel killed {self._describe(rank)}, because the machine or its control group ran out of memory"
             )
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        words = self._words(rank)
+        log = self._read_log(rank)
         return ProcessLost(
-            f"{self._named(rank)} {how}"
-            + (f"; its last words: {words[-_LAST_WORDS:]}" if words and status >= 0 else "")
+            f"{self._describe(rank)} {how}"
+            + (f"; end of its log: {log[-_LOG_TAIL_CHARS:]}" if log and status >= 0 else "")
         )
 
-    def _named(self, rank: int) -> str:
-        return f"process {rank} of the {self._size} that train together"
+    def _describe(self, rank: int) -> str:
+        return f"rank {rank} of {self._world_size}"
 
-    def _words(self, rank: int) -> str:
-        return self._orders.output(rank).read_text(encoding="utf-8", errors="replace").strip()
+    def _read_log(self, rank: int) -> str:
+        return self._config.log_path(rank).read_text(encoding="utf-8", errors="replace").strip()
 
-    def _was_for_memory(self, failed: Mapping[int, int]) -> bool:
-        return -signal.SIGKILL in failed.values() and self._kills.lately()
+    def _is_oom_kill(self, failed: Mapping[int, int]) -> bool:
+        return -signal.SIGKILL in failed.values() and self._oom_kills.has_recent_kill()
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """End this process by force where another one has failed and this one still waits for it.
+    def watch(self) -> Iterator[None]:
+        """Exit this process if another rank has failed and this one still waits for it.
 
-        Gloo notices a closed connection by itself; NCCL can wait for ever, inside a call that nothing else ends.
+        Gloo detects a closed connection. NCCL can wait forever, in a call that only the end of the process interrupts.
         """
-        left = threading.Event()
-        threading.Thread(target=self._watch, args=(left,), name="ranks", daemon=True).start()
+        finished = threading.Event()
+        threading.Thread(target=self._watch, args=(finished,), name="ranks", daemon=True).start()
         try:
             yield
         finally:
-            left.set()
+            finished.set()
 
-    def _watch(self, left: threading.Event) -> None:
-        while not left.wait(_LOOK_SECONDS * 10):
-            self._kills.look(os.getpid())
+    def _watch(self, finished: threading.Event) -> None:
+        while not finished.wait(_WATCH_SECONDS):
+            self._oom_kills.poll(os.getpid())
             if not (failed := self._failed()):
                 continue
-            status = NO_MEMORY if self._was_for_memory(failed) else CRASHED  # asked now, not when it is long ago
-            if not left.wait(_STUCK_SECONDS):
-                sys.stderr.write(f"waiting for processes that have ended (rank: status): {self._failed()}\n")
+            # Read before the wait, because the monitor forgets old kills.
+            status = EXIT_OUT_OF_MEMORY if self._is_oom_kill(failed) else EXIT_CRASHED
+            if not finished.wait(_HANG_TIMEOUT_SECONDS):
+                sys.stderr.write(f"still waiting for ranks that have ended (rank: status): {self._failed()}\n")
                 os._exit(status)
 
     def end(self) -> None:
-        """Kill those that are left and wait for their end."""
+        """Kill the remaining processes and wait for their exit."""
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
             process.wait()
 
     def _failed(self) -> dict[int, int]:
-        """The exit statuses of those that did not end well, by rank."""
+        """Return the nonzero exit statuses by rank."""
         statuses = {rank: process.poll() for rank, process in self._processes.items()}
         return {rank: status for rank, status in statuses.items() if status}

@@ -1,7 +1,7 @@
-"""What was found out once on this machine and would be found again: small facts by all that they depend on.
+"""Cache of small measured results, keyed by everything that they depend on.
 
-``<cache>/notes/<key>.json`` is a digest and the fact, written beside and renamed. A note may go at any time, and
-whatever trouble there is with a file, there is no note: then the fact is found out anew.
+``<cache>/results/<key>.json`` holds a result and its digest. Entries may be deleted at any time; an unreadable or
+damaged one is a miss.
 """
 
 from __future__ import annotations
@@ -17,52 +17,50 @@ from typing import Any
 import timm
 import torch
 
-from core.train.precision import machine_of
+from core.system.disk import atomic_path
+from core.train.precision import device_description
 
-_FORMAT = 2  # raised when what is noted changes for the same words
+_FORMAT = 2  # increment when the result for the same key changes
 
 
 class ResultCache:
-    """The notes of a cache folder that hold for a kind of machine with so many threads."""
+    """Results in a cache folder that are valid for one kind of device and number of threads."""
 
     def __init__(self, cache: Path, device: torch.device, threads: int) -> None:
-        self._folder = cache / "notes"
-        self._surroundings = {
+        self._folder = cache / "results"
+        self._environment = {
             "format": _FORMAT,
-            "machine": machine_of(device),
+            "machine": device_description(device),
             "threads": threads,
             "torch": str(torch.__version__),
             "timm": timm.__version__,
         }
 
-    def find(self, kind: str, of: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What was noted of this, or None."""
-        path = self._path(kind, of)
+    def get(self, kind: str, key_fields: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return a cached result, or None."""
+        path = self._path(kind, key_fields)
         try:
             document = json.loads(path.read_bytes())
-            found: dict[str, Any] = document["found"]
-            if document["digest"] != _digest(found):
+            result: dict[str, Any] = document["result"]
+            if document["digest"] != _digest(result):
                 return None
-            os.utime(path)  # what was used longest ago goes first
+            os.utime(path)  # eviction deletes the least recently used entries
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        return found
+        return result
 
-    def keep(self, kind: str, of: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        """Note it, whole or not at all."""
-        path = self._path(kind, of)
-        beside = path.with_suffix(f".{os.getpid()}.partial")
-        try:
+    def put(self, kind: str, key_fields: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Store a result atomically. A disk error is ignored, as the next job can measure again."""
+        path = self._path(kind, key_fields)
+        content = json.dumps({"digest": _digest(result), "result": result})
+        with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps({"digest": _digest(found), "found": found}), encoding="utf-8")
-            beside.replace(path)
-        except OSError:  # a full disk is no reason to end a job: the next one finds it out again
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
+            with atomic_path(path, durable=False) as temporary:
+                temporary.write_text(content, encoding="utf-8")
 
-    def _path(self, kind: str, of: Mapping[str, Any]) -> Path:
-        return self._folder / f"{_digest([kind, self._surroundings, of])}.json"
+    def _path(self, kind: str, key_fields: Mapping[str, Any]) -> Path:
+        return self._folder / f"{_digest([kind, self._environment, key_fields])}.json"
 
 
-def _digest(words: Any) -> str:
-    return hashlib.sha256(json.dumps(words, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

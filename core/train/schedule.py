@@ -1,4 +1,4 @@
-"""How many steps a training takes, and the learning rate at each."""
+"""Number of steps of a training, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.spec import TrainingBase
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Linear warm-up from zero, then a cosine down to ``min_learning_rate`` at the last step."""
+    """Linear warm-up from zero, then cosine decay to ``min_learning_rate`` at the last step."""
 
     steps_per_epoch: int
     total_steps: int
@@ -19,11 +19,11 @@ class Schedule:
     min_learning_rate: float
 
     @classmethod
-    def of(cls, training: TrainingBase, *, steps_per_epoch: int) -> Schedule:
-        """The schedule of a training block.
+    def from_spec(cls, training: TrainingBase, *, steps_per_epoch: int) -> Schedule:
+        """Build the schedule of a training block.
 
-        Warm-up is at most half of the training: with the default of one epoch, a training of one
-        epoch would else never reach its learning rate.
+        Warm-up is limited to half of the training. Otherwise a training of one epoch, with the default warm-up of one
+        epoch, would never reach its learning rate.
         """
         total = training.epochs * steps_per_epoch
         return cls(
@@ -35,13 +35,13 @@ class Schedule:
         )
 
     def rate(self, step: int) -> float:
-        """The learning rate of step ``step``, counted from 0."""
+        """Learning rate of step ``step``, counted from 0."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
-        way = (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps)
-        height = (1 + math.cos(math.pi * min(way, 1.0))) / 2
-        return self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * height
+        progress = (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps)
+        factor = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+        return self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * factor
 
     def epoch(self, step: int) -> int:
-        """Whole epochs that are done after ``step`` steps."""
+        """Number of complete epochs after ``step`` steps."""
         return step // self.steps_per_epoch

@@ -1,4 +1,4 @@
-"""The training loop: students and teachers alike, whatever the method."""
+"""Training loop for students and teachers, independent of the method."""
 
 from __future__ import annotations
 
@@ -26,50 +26,53 @@ from core.train.ema import Ema
 from core.train.loader import BatchLoader
 from core.train.optimizer import build_optimizer, clip_gradients, gradient_norm
 from core.train.precision import ComputeConfig
-from core.train.process_group import SINGLE_PROCESS, ProcessGroup, synchronised
+from core.train.process_group import SINGLE_PROCESS, ProcessGroup, convert_batch_norm
 from core.train.progress import ProgressLogger, Track
 from core.train.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointPolicy:
-    """When checkpoints are written, besides the end and an interruption. Seconds are of wall clock."""
+    """When to write checkpoints besides the last step and an interruption. Seconds are wall-clock time."""
 
     every_epochs: int = 1
-    keep_every_epochs: int | None = None
+    keep_weights_every_epochs: int | None = None
     every_seconds: float = 300.0
-    least_seconds: float = 2.0  # tiny trainings would spend their time on saving
+    min_seconds: float = 2.0  # between saves; a tiny training would otherwise mostly write checkpoints
 
     @classmethod
-    def of(cls, training: TrainingSpec) -> Self:
-        """As a student's training block asks."""
-        return cls(every_epochs=training.checkpoint_every_epochs, keep_every_epochs=training.keep_weights_every_epochs)
+    def from_spec(cls, training: TrainingSpec) -> Self:
+        """Build the policy of a student's training block."""
+        return cls(
+            every_epochs=training.checkpoint_every_epochs,
+            keep_weights_every_epochs=training.keep_weights_every_epochs,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationCallback:
-    """A look at the student now and then, for display alone: nothing is decided by it."""
+    """Periodic evaluation of the student, for display only; no decision depends on its value."""
 
-    name: str
+    metric_name: str
     every_epochs: int
-    measure: Callable[[Callable[[Tensor], Tensor]], float]  # given pictures in 0…1 to logits
+    evaluate: Callable[[Callable[[Tensor], Tensor]], float]  # argument: maps images in 0…1 to logits
 
 
 class TeacherOutputSource(Protocol):
-    """What the teachers said, where they are asked ahead of the training."""
+    """Teacher outputs that are computed view by view, before the steps that use them."""
 
     def load_step(self, step: int) -> None:
-        """Have the answers for a step's batch at hand. Raises ``Interrupted`` where the caller wants anything."""
+        """Load or compute the outputs that a step needs. Raises ``Interrupted`` on any control request."""
 
     def for_batch(self, batch: Batch) -> list[Outputs]:
-        """What each teacher said of the batch of the step that was made ready."""
+        """Return each teacher's outputs for the batch of the step that was loaded last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSetup:
-    """All that makes a training what it is. ``student`` and ``method`` are changed by it.
+    """Everything that defines one training. The training modifies ``student`` and ``method`` in place.
 
-    ``asked``: None where the teachers are asked about every batch as it comes.
+    ``teacher_outputs`` is None where the teachers run on every batch.
     """
 
     training: TrainingBase
@@ -83,295 +86,295 @@ class TrainingSetup:
 
 
 class TrainStep:
-    """One training's moving parts, and a single step of it.
+    """State of one training, and the code of one optimizer step.
 
-    ``lag``: how many steps further the host is when it reads what a step measured; None is what suits the device.
-    Without a lag it looks before the step is taken. With one, the device itself leaves out the first step that is
-    not finite and all behind it, and the host is told when it reads; :meth:`settled` comes before anything that is
-    kept or shown.
+    ``lag`` is the number of steps by which the host reads metrics late; None selects the device's default. With a lag
+    of 0 the host checks the loss before it applies the step. With a larger lag the device skips the first non-finite
+    step and all later ones, and the host raises when it reads the metrics. Call :meth:`drain_all` before saving or
+    reporting anything.
     """
 
-    def __init__(self, task: TrainingSetup, *, ranks: ProcessGroup = SINGLE_PROCESS, lag: int | None = None) -> None:
-        self.task = task
+    def __init__(self, setup: TrainingSetup, *, ranks: ProcessGroup = SINGLE_PROCESS, lag: int | None = None) -> None:
+        self.setup = setup
         self.ranks = ranks
-        self.schedule = Schedule.of(task.training, steps_per_epoch=task.loader.steps_per_epoch)
-        self._device = task.compute.device
-        module = synchronised(task.student.module.to(self._device), ranks, self._device)
-        synchronised(task.method.to(self._device), ranks, self._device)
-        task.method.prepare_student(module)
-        self.trained = TrainState(
+        self.schedule = Schedule.from_spec(setup.training, steps_per_epoch=setup.loader.steps_per_epoch)
+        self._device = setup.compute.device
+        module = convert_batch_norm(setup.student.module.to(self._device), ranks, self._device)
+        convert_batch_norm(setup.method.to(self._device), ranks, self._device)
+        setup.method.prepare_student(module)
+        self.state = TrainState(
             student=module,
-            method=task.method,
+            method=setup.method,
             optimizer=build_optimizer(
-                [module, task.method],
-                learning_rate=task.training.learning_rate,
-                weight_decay=task.training.weight_decay,
+                [module, setup.method],
+                learning_rate=setup.training.learning_rate,
+                weight_decay=setup.training.weight_decay,
             ),
-            ema=None if task.ema is None else Ema(module, task.ema),
+            ema=None if setup.ema is None else Ema(module, setup.ema),
         )
-        self._parameters = [p for g in self.trained.optimizer.param_groups for p in g["params"]]
-        self._terms = ranks.terms(module, task.method)
-        # Each rank drops other units of its own pictures.
-        self._step_seeds = derive_seed(task.training.seed, f"steps-{ranks.rank}" if ranks.rank else "steps")
-        self._readings = MetricQueue(LAG_STEPS[self._device.type] if lag is None else lag)
-        self._read: list[StepMetrics] = []
-        self._poisoned: Tensor | None = None
-        if self._readings.lag > 0:
-            self._poisoned = torch.zeros((), device=self._device)
-            # What GradScaler sets: where it is 1, the fused step changes nothing.
-            self.trained.optimizer.found_inf = self._poisoned  # type: ignore[attr-defined]
+        self._parameters = [p for g in self.state.optimizer.param_groups for p in g["params"]]
+        self._terms = ranks.wrap_terms(module, setup.method)
+        # Each rank draws its own dropout masks, for its own images.
+        self._step_seeds = derive_seed(setup.training.seed, f"steps-{ranks.rank}" if ranks.rank else "steps")
+        self._queue = MetricQueue(LAG_STEPS[self._device.type] if lag is None else lag)
+        self._ready: list[StepMetrics] = []
+        self._found_inf: Tensor | None = None
+        if self._queue.lag > 0:
+            self._found_inf = torch.zeros((), device=self._device)
+            # The attribute that GradScaler sets: the fused optimizer changes nothing while it is 1.
+            self.state.optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
         self.train_mode()
 
     def train_mode(self) -> None:
-        """Switch student and method to training."""
-        self.trained.student.train()
-        self.trained.method.train()
+        """Switch student and method to training mode."""
+        self.state.student.train()
+        self.state.method.train()
 
     def run(self, step: int) -> dict[str, float]:
-        """:meth:`queue` a step and wait for its measurements."""
+        """:meth:`enqueue` a step, wait for it and return its metrics."""
         self.enqueue(step)
         return self.drain_all()[-1].values()
 
     def enqueue(self, step: int) -> None:
-        """Take step ``step`` (counted from 0); without waiting for the device, where reading lags.
+        """Run step ``step`` (counted from 0). Where metrics lag, do not wait for the device.
 
         Raises:
-            NonFiniteLoss: A term of the loss or the gradient is not finite, of this step or of one that was still to
-                be read; its step was not taken.
+            NonFiniteLoss: A loss term or the gradient of this step, or of an unread earlier one, is not finite. That
+                step did not change the weights.
         """
-        task = self.task
+        setup = self.setup
         seed_generators(step_seed(self._step_seeds, step), self._device)
-        share, batch, moment = task.loader.batch_fraction(step), task.loader.batch(step), self.moment(step)
-        answers = None if task.teacher_outputs is None else task.teacher_outputs.for_batch
-        terms = self._terms(batch, StepContext(self._ask_student, task.teachers, moment, answers))
+        fraction, batch, info = setup.loader.batch_fraction(step), setup.loader.batch(step), self.step_info(step)
+        cached_outputs = None if setup.teacher_outputs is None else setup.teacher_outputs.for_batch
+        terms = self._terms(batch, StepContext(self._run_student, setup.teachers, info, cached_outputs))
         loss = torch.stack(tuple(terms.values())).sum()
-        for parameter in self._parameters:  # as zero_grad does, without its bookkeeping
+        for parameter in self._parameters:  # zero_grad without its overhead
             parameter.grad = None
-        torch.autograd.backward(loss if self.ranks.size == 1 else loss * self.ranks.factor(share))
-        # A parameter that took no part in this step has no gradient.
+        torch.autograd.backward(loss if self.ranks.world_size == 1 else loss * self.ranks.loss_scale(fraction))
+        # A parameter that this step did not use has no gradient.
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = gradient_norm(gradients)
         rate = self.schedule.rate(step)
-        measured = self.ranks.whole(torch.stack((*terms.values(), loss)).detach(), share)
-        self._readings.put(step, tuple(terms), torch.cat((measured, norm.detach().view(1))), learning_rate=rate)
-        if self._poisoned is not None:
-            self._poisoned.logical_or_(~torch.isfinite(measured[-1] + norm))
-        self._keep(self._readings.due())
+        measured = self.ranks.reduce_mean(torch.stack((*terms.values(), loss)).detach(), fraction)
+        self._queue.put(step, tuple(terms), torch.cat((measured, norm.detach().view(1))), learning_rate=rate)
+        if self._found_inf is not None:
+            self._found_inf.logical_or_(~torch.isfinite(measured[-1] + norm))
+        self._check(self._queue.pop_due())
         self._apply(gradients, norm, rate)
-        task.method.after_step(self.trained.student, moment)
-        if self.trained.ema is not None:
-            self.trained.ema.update()
+        setup.method.after_step(self.state.student, info)
+        if self.state.ema is not None:
+            self.state.ema.update()
 
     def drain_ready(self) -> list[StepMetrics]:
-        """What was read since this was asked last, in the order of the steps."""
-        read, self._read = self._read, []
-        return read
+        """Return the metrics read elapsed the last call, in step order, without waiting."""
+        unread, self._ready = self._ready, []
+        return unread
 
     def drain_all(self) -> list[StepMetrics]:
-        """The same of all steps that were taken; waits for the device. Raises ``NonFiniteLoss``."""
-        self._keep(self._readings.rest())
+        """Wait for the device and return all metrics not yet returned. Raises ``NonFiniteLoss``."""
+        self._check(self._queue.drain())
         return self.drain_ready()
 
-    def _keep(self, readings: Iterable[StepMetrics]) -> None:
-        for reading in readings:
-            if not math.isfinite(reading.loss + reading.gradient_norm):
-                raise _not_finite(reading, self.schedule.epoch(reading.step))
-            self._read.append(reading)
+    def _check(self, steps: Iterable[StepMetrics]) -> None:
+        for metrics in steps:
+            if not math.isfinite(metrics.loss + metrics.gradient_norm):
+                raise _non_finite_loss(metrics, self.schedule.epoch(metrics.step))
+            self._ready.append(metrics)
 
     def _apply(self, gradients: list[Tensor], norm: Tensor, rate: float) -> None:
-        limit = self.task.training.gradient_clip
+        limit = self.setup.training.gradient_clip
         if limit is not None:
             clip_gradients(gradients, norm, limit)
-        for group in self.trained.optimizer.param_groups:
+        for group in self.state.optimizer.param_groups:
             group["lr"] = rate
-        self.trained.optimizer.step()
+        self.state.optimizer.step()
 
-    def moment(self, step: int) -> StepInfo:
-        """Where in the training a step is."""
+    def step_info(self, step: int) -> StepInfo:
+        """Return the position of a step in the training."""
         return StepInfo(
             step=step,
             total_steps=self.schedule.total_steps,
             epoch=step / self.schedule.steps_per_epoch,
-            epochs=self.task.training.epochs,
+            epochs=self.setup.training.epochs,
         )
 
-    def _ask_student(self, images_BCHW: Tensor) -> Outputs:
-        """What the student says, in the precision of the training; inner tensors as far as the method wants them."""
-        built = self.task.student
-        with self.task.compute.forward_context():
-            return run_tapped(built.module, built.preprocessing(images_BCHW), self.task.method.student_taps)
+    def _run_student(self, images_BCHW: Tensor) -> Outputs:
+        """Run the student in the training's precision; capture the features that the method requests."""
+        built = self.setup.student
+        with self.setup.compute.forward_context():
+            return run_tapped(built.module, built.preprocessing(images_BCHW), self.setup.method.student_taps)
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
-        """What the weights that count now say of pictures in 0…1, as at inference. Needs :meth:`evaluating`."""
-        student = self.task.student
+        """Logits of images in 0…1 from the weights that would be exported now. Needs evaluation mode."""
+        student = self.setup.student
         inputs = student.preprocessing(images_BCHW.to(self._device))
-        with self.task.compute.forward_context():
-            if self.trained.ema is None:
-                answer: Tensor = student.module(inputs)
+        with self.setup.compute.forward_context():
+            if self.state.ema is None:
+                logits: Tensor = student.module(inputs)
             else:
-                answer = torch.func.functional_call(student.module, self.trained.ema.weights, (inputs,))
-        return answer.float()
+                logits = torch.func.functional_call(student.module, self.state.ema.weights, (inputs,))
+        return logits.float()
 
-    def measure(self, watch: ValidationCallback) -> float:
-        """Look at the student as it would be exported now, and go back to training."""
-        self.trained.student.eval()
+    def validate(self, callback: ValidationCallback) -> float:
+        """Evaluate the student as it would be exported now, then return to training mode."""
+        self.state.student.eval()
         try:
-            with torch.no_grad():  # not inference mode: what a model caches then could not be trained with
-                return watch.measure(self.logits)
+            with torch.no_grad():  # not inference_mode: tensors that a model caches there cannot be used in training
+                return callback.evaluate(self.logits)
         finally:
             self.train_mode()
 
     def finalize_weights(self) -> None:
-        """End the training: the weights that count become the student's own, in evaluation mode."""
-        if self.trained.ema is not None:
-            self.trained.student.load_state_dict(self.trained.ema.weights)
-        self.trained.student.eval()
+        """Load the exported weights (the moving average, if any) into the student; switch it to evaluation mode."""
+        if self.state.ema is not None:
+            self.state.student.load_state_dict(self.state.ema.weights)
+        self.state.student.eval()
 
 
 class Trainer:
-    """Runs a training to its end, to a stop or to an interruption; saves and resumes it."""
+    """Run a training until its last step, a stop or an interruption; save and resume it."""
 
     def __init__(
         self,
-        task: TrainingSetup,
+        setup: TrainingSetup,
         *,
         track: Track,
         reporter: Reporter,
-        scratch: Path,
-        saving: CheckpointPolicy | None = None,
-        watch: ValidationCallback | None = None,
+        scratch_dir: Path,
+        checkpoint_policy: CheckpointPolicy | None = None,
+        validation: ValidationCallback | None = None,
         ranks: ProcessGroup = SINGLE_PROCESS,
         lag: int | None = None,
     ) -> None:
-        self.stepper = TrainStep(task, ranks=ranks, lag=lag)
-        self.schedule = self.stepper.schedule
+        self.train_step = TrainStep(setup, ranks=ranks, lag=lag)
+        self.schedule = self.train_step.schedule
         self.step = 0
         self._track = track
         self._reporter = reporter
-        self._scratch = scratch
-        self._saving = saving or CheckpointPolicy()
-        self._watch = watch
-        self._recorder = ProgressLogger(reporter, track, self.schedule, task.loader.batch_size)
+        self._scratch_dir = scratch_dir
+        self._policy = checkpoint_policy or CheckpointPolicy()
+        self._validation = validation
+        self._logger = ProgressLogger(reporter, track, self.schedule, setup.loader.batch_size)
         self._saved_step = 0
         self._saved_at = time.monotonic()
         self._latest: dict[str, float] = {}
 
     def resume(self, checkpoint: Path | None) -> None:
-        """Go on from a checkpoint of this track; None is the start. Raises ``StorageFailed`` if it cannot be read."""
+        """Load a checkpoint of this track; do nothing for None. Raises ``StorageFailed`` if it cannot be read."""
         if checkpoint is None:
             return
-        self.step = self._saved_step = read_checkpoint(checkpoint, self.stepper.trained)
+        self.step = self._saved_step = read_checkpoint(checkpoint, self.train_step.state)
         self._reporter.event(
             "training.resumed",
-            f"{self._track.name} goes on from step {self.step} of {self.schedule.total_steps}",
+            f"Track {self._track.name} resumed at step {self.step} of {self.schedule.total_steps}.",
             data={"track": self._track.name, "step": self.step},
         )
 
     def run(self) -> bool:
-        """Train to the last step, from where a checkpoint left off.
+        """Train from the current step to the last one.
 
-        Returns whether the last step was reached; False after a stop on request.
+        Returns True after the last step, False after a stop request.
 
         Raises:
-            Interrupted: On request, with a checkpoint saved.
-            NonFiniteLoss: The loss left the numbers; the step that did it was not taken.
+            Interrupted: On request, after a checkpoint is saved.
+            NonFiniteLoss: The loss is not finite; that step did not change the weights.
         """
-        self._recorder.begin(self.step)
+        self._logger.begin(self.step)
         while self.step < self.schedule.total_steps:
-            control = self._control()
+            control = self._next_control()
             if control is not Control.GO:
-                self._recorder.progress(self.step, force=True)
+                self._logger.progress(self.step, force=True)
                 self.save()
                 if control is Control.STOP:
-                    self._stopped()
+                    self._report_stop()
                     return False
                 raise Interrupted(control)
-            self.stepper.enqueue(self.step)
+            self.train_step.enqueue(self.step)
             self.step += 1
-            self._tell(self.stepper.drain_ready())
-            self._recorder.progress(self.step)
+            self._log(self.train_step.drain_ready())
+            self._logger.progress(self.step)
             self._after_step()
-        self._recorder.progress(self.step, force=True)
+        self._logger.progress(self.step, force=True)
         self.save()
         return True
 
     def save(self, *, keep: bool = False) -> None:
-        """Write a checkpoint, unless the newest one is of this very step. Raises ``NonFiniteLoss``: nothing is kept."""
-        self._tell(self.stepper.drain_all())
+        """Write a checkpoint unless this step has one. Raises ``NonFiniteLoss`` before it writes anything."""
+        self._log(self.train_step.drain_all())
         if self.step == self._saved_step and not keep:
             return
-        folder = self._scratch / f"{self._track.name}-{self.step:09d}"
-        write_checkpoint(folder, self.stepper.trained, step=self.step)
-        self._recorder.progress(self.step, force=True)
+        folder = self._scratch_dir / f"{self._track.name}-{self.step:09d}"
+        write_checkpoint(folder, self.train_step.state, step=self.step)
+        self._logger.progress(self.step, force=True)
         epoch = self.schedule.epoch(self.step)
         self._reporter.save_checkpoint(
             SavedCheckpoint(folder, self._track.name, self.step, epoch, metrics=dict(self._latest), keep=keep)
         )
-        shutil.rmtree(folder, ignore_errors=True)  # the caller has stored it, by moving or by copying
+        shutil.rmtree(folder, ignore_errors=True)  # the reporter has moved or copied it
         self._saved_step, self._saved_at = self.step, time.monotonic()
 
-    def _control(self) -> Control:
-        """What to do next, once the answers of the teachers for the next step are at hand."""
+    def _next_control(self) -> Control:
+        """Return the pending request; if there is none, load the teacher outputs for the next step."""
         control = self._reporter.control()
-        asked, taught = self.stepper.task.teacher_outputs, self.stepper.task.method.teacher_fraction
-        if control is Control.GO and asked is not None and self.stepper.moment(self.step).fraction < taught:
+        setup, fraction = self.train_step.setup, self.train_step.step_info(self.step).fraction
+        if control is Control.GO and setup.teacher_outputs is not None and fraction < setup.method.teacher_fraction:
             try:
-                asked.load_step(self.step)
-            except Interrupted as leaving:
-                return leaving.control
+                setup.teacher_outputs.load_step(self.step)
+            except Interrupted as interruption:
+                return interruption.control
         return control
 
-    def _stopped(self) -> None:
+    def _report_stop(self) -> None:
         self._reporter.event(
             "training.stopped",
-            f"{self._track.name} was ended early, at step {self.step} of {self.schedule.total_steps}",
+            f"Track {self._track.name} stopped early, at step {self.step} of {self.schedule.total_steps}.",
             data={"track": self._track.name, "step": self.step},
         )
 
-    def _tell(self, readings: Sequence[StepMetrics]) -> None:
-        """Log what is known of steps by now."""
-        for reading in readings:
-            done = reading.step + 1
-            if self._recorder.wants(done):
-                self._recorder.metrics(done, reading.values())
-            self._latest[f"{self._track.series}/loss"] = reading.loss
+    def _log(self, steps: Sequence[StepMetrics]) -> None:
+        """Log the metrics of steps, and remember the loss for the next checkpoint."""
+        for metrics in steps:
+            done = metrics.step + 1
+            if self._logger.should_log(done):
+                self._logger.metrics(done, metrics.values())
+            self._latest[f"{self._track.metric_prefix}/loss"] = metrics.loss
 
     def _after_step(self) -> None:
-        """Look at the student and save it where the time has come."""
-        epoch, within = divmod(self.step, self.schedule.steps_per_epoch)
-        since = time.monotonic() - self._saved_at
-        if within:
-            if since >= self._saving.every_seconds:
+        """Validate and save when due."""
+        epoch, remainder = divmod(self.step, self.schedule.steps_per_epoch)
+        elapsed = time.monotonic() - self._saved_at
+        if remainder:
+            if elapsed >= self._policy.every_seconds:
                 self.save()
             return
-        self._look(epoch)
-        keep = self._saving.keep_every_epochs
+        self._validate(epoch)
+        keep = self._policy.keep_weights_every_epochs
         if keep is not None and epoch % keep == 0:
             self.save(keep=True)
-        elif epoch % self._saving.every_epochs == 0 and since >= self._saving.least_seconds:
+        elif epoch % self._policy.every_epochs == 0 and elapsed >= self._policy.min_seconds:
             self.save()
 
-    def _look(self, epoch: int) -> None:
-        watch = self._watch
-        if watch is None or (epoch % watch.every_epochs and self.step != self.schedule.total_steps):
+    def _validate(self, epoch: int) -> None:
+        validation = self._validation
+        if validation is None or (epoch % validation.every_epochs and self.step != self.schedule.total_steps):
             return
-        self._tell(self.stepper.drain_all())
+        self._log(self.train_step.drain_all())
         try:
-            value = self.stepper.measure(watch)
-        except Interrupted:  # asked for while looking: the loop saves this step first, then leaves
+            value = self.train_step.validate(validation)
+        except Interrupted:  # the loop saves this step first, then leaves
             return
-        self._latest[watch.name] = value
-        self._reporter.metrics(self.step, {watch.name: value})
+        self._latest[validation.metric_name] = value
+        self._reporter.metrics(self.step, {validation.metric_name: value})
 
 
-def _not_finite(reading: StepMetrics, epoch: int) -> NonFiniteLoss:
-    poor = {name: value for name, value in reading.terms.items() if not math.isfinite(value)}
-    what = (
-        " and ".join(f"the loss term {name!r} became {value}" for name, value in poor.items())
-        or f"the loss is finite, but the norm of its gradient became {reading.gradient_norm}"
+def _non_finite_loss(metrics: StepMetrics, epoch: int) -> NonFiniteLoss:
+    terms = {name: value for name, value in metrics.terms.items() if not math.isfinite(value)}
+    cause = (
+        " and ".join(f"the loss term {name!r} became {value}" for name, value in terms.items())
+        or f"the loss is finite, but the norm of its gradient became {metrics.gradient_norm}"
     )
     return NonFiniteLoss(
-        f"at step {reading.step} (epoch {epoch}) {what}; no step was taken with it. Lower training.learning_rate, warm "
-        "up for longer, or set training.gradient_clip.",
-        extra={"step": reading.step, "terms": {name: str(value) for name, value in poor.items()}},
+        f"at step {metrics.step} (epoch {epoch}) {cause}; the step was not applied. Lower training.learning_rate, "
+        "increase training.warmup_epochs, or set training.gradient_clip.",
+        extra={"step": metrics.step, "terms": {name: str(value) for name, value in terms.items()}},
     )

@@ -1,4 +1,4 @@
-"""The pictures that a method trains on where they are not the training split."""
+"""Images that a method trains on: the training split, or images that the method prepares."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from core.train.trainer import TrainingSetup
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Where a job's method takes pictures from. ``datasets`` are the stored ones that its parameters name."""
+    """Image sources of a job's method. ``datasets`` are the stored datasets that its parameters name."""
 
     spec: JobSpec
     context: RunContext
@@ -31,45 +31,45 @@ class TrainingSet:
 
     @property
     def image_size(self) -> int:
-        """Pixels a side."""
+        """Image size, in pixels a side."""
         size = self.spec.training.image_size
-        assert size is not None, "a resolved spec says how large pictures are"
+        assert size is not None, "a resolved spec has an image size"
         return size
 
     def unlabeled_pool(self) -> Pixels | None:
-        """The dataset that the method's parameters name; no method names two."""
+        """Load the dataset that the method's parameters name, or None; no method names two."""
         for reference in self.spec.method.datasets().values():
-            return self.context.pool(self.datasets[reference], self.image_size)
+            return self.context.unlabeled_pool(self.datasets[reference], self.image_size)
         return None
 
     def training_split(self) -> tuple[Pixels, Pixels | None]:
-        """The training split, less what the method wants to be held out, and that."""
-        whole = self.context.pixels("train", self.image_size)
+        """Return the training split without the held-out samples, and those, as the method requires."""
+        pixels = self.context.pixels("train", self.image_size)
         if not self.spec.method.about.needs.labels:
-            whole = whole.without_labels()
-        return hold_out(whole, implementation(self.spec.method.name).held_out, self.spec.training.seed)
+            pixels = pixels.without_labels()
+        return hold_out(pixels, implementation(self.spec.method.name).held_out, self.spec.training.seed)
 
-    def gathered(self, task: TrainingSetup, pool: Pixels | None) -> TrainingSetup:
-        """The task, its teachers being there, with the pictures that its method trains on."""
-        if task.method.num_images is None:
-            return task
+    def prepare_setup(self, setup: TrainingSetup, unlabeled_pool: Pixels | None) -> TrainingSetup:
+        """Replace the loader of a setup with teachers by one of the images that its method prepares, if any."""
+        if setup.method.num_images is None:
+            return setup
         training, reporter = self.spec.training, self.context.reporter
         sources = ImageSources(
             train=self.context.pixels("train", self.image_size),
-            unlabeled_pool=pool,
-            teachers=task.teachers,
+            unlabeled_pool=unlabeled_pool,
+            teachers=setup.teachers,
             seed=derive_seed(training.seed, "gather"),
-            cache_dir=self._kept(task.teachers),
+            cache_dir=self._cache_dir(setup.teachers),
             poll=self.context.poll,
             event=lambda type_, message, data: reporter.event(type_, message, data=data),
         )
-        pixels = task.method.prepare_images(sources)
-        feed = self.context.loader(training, image_size=self.image_size, views=training.views, pixels=pixels)
-        assert len(feed.pixels) == task.method.num_images, "the schedule is made for that many"
-        return replace(task, loader=feed)
+        pixels = setup.method.prepare_images(sources)
+        loader = self.context.loader(training, image_size=self.image_size, views=training.views, pixels=pixels)
+        assert len(loader.pixels) == setup.method.num_images, "the schedule depends on this number"
+        return replace(setup, loader=loader)
 
-    def _kept(self, teachers: Iterable[Teacher]) -> Path:
-        """A folder of the cache, the same one for the same method, teachers, seed and pictures."""
+    def _cache_dir(self, teachers: Iterable[Teacher]) -> Path:
+        """Create the cache folder that is keyed by method, teachers, seed and datasets."""
         spec, digest = self.spec, hashlib.sha256()
         digest.update(f"{spec.method.model_dump_json()} {spec.training.seed} {self.image_size}".encode())
         digest.update(self.context.stored.fingerprint.encode())
@@ -79,12 +79,12 @@ class TrainingSet:
         for teacher in teachers:
             for tensor in teacher.built.module.state_dict().values():
                 digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        folder = self.context.cache / "gathered" / digest.hexdigest()
+        folder = self.context.cache / "prepared" / digest.hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
 
-def planned_schedule(task: TrainingSetup) -> Schedule:
-    """The schedule of a training whose pictures may still have to be gathered."""
-    num_pictures = task.method.num_images or len(task.loader.pixels)
-    return Schedule.of(task.training, steps_per_epoch=steps_per_epoch(num_pictures, task.training.batch_size))
+def planned_schedule(setup: TrainingSetup) -> Schedule:
+    """Build the schedule of a training whose images may not be prepared yet."""
+    num_images = setup.method.num_images or len(setup.loader.pixels)
+    return Schedule.from_spec(setup.training, steps_per_epoch=steps_per_epoch(num_images, setup.training.batch_size))

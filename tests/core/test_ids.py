@@ -1,11 +1,11 @@
-"""Ids: typed, unique, and in the order of their making."""
+"""Ids: typed, unique, and sorted by creation time."""
 
 import time
 
 from core.ids import is_id, new_id
 
 
-def test_an_id_says_what_it_names():
+def test_an_id_has_the_prefix_of_its_kind():
     assert is_id(new_id("job"), "job")
     assert not is_id(new_id("job"), "ds")
     assert not is_id("job_nothing", "job")

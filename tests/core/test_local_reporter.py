@@ -1,4 +1,4 @@
-"""A run's folder: what it keeps, and what a later attempt finds."""
+"""Folder and console reporters: files of a run, and what a later attempt reads."""
 
 import io
 import json
@@ -12,8 +12,8 @@ from core.reporting import Control, Progress, SavedCheckpoint, Stage
 
 @pytest.fixture
 def reporter(tmp_path):
-    with FolderReporter(tmp_path / "run", teachers=tmp_path / "teachers") as made:
-        yield made
+    with FolderReporter(tmp_path / "run", teachers=tmp_path / "teachers") as reporter:
+        yield reporter
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def checkpoint(tmp_path):
     return make
 
 
-def test_the_newest_of_each_track_is_found_and_only_two_are_kept(reporter, checkpoint):
+def test_the_newest_checkpoint_of_each_track_is_found_and_two_are_retained(reporter, checkpoint):
     for step in (5, 10, 15):
         reporter.save_checkpoint(checkpoint(step))
     reporter.save_checkpoint(checkpoint(99, track="teacher-0"))
@@ -38,22 +38,22 @@ def test_the_newest_of_each_track_is_found_and_only_two_are_kept(reporter, check
     assert len(list((reporter.root / "checkpoints" / "distill").iterdir())) == 2
 
 
-def test_weights_to_keep_stay(reporter, checkpoint):
+def test_weights_to_keep_are_not_deleted(reporter, checkpoint):
     reporter.save_checkpoint(checkpoint(5, keep=True))
     for step in (10, 15, 20):
         reporter.save_checkpoint(checkpoint(step))
 
-    kept = reporter.root / "weights" / "distill-epoch-00001.safetensors"
-    assert kept.read_text() == "weights of step 5"
+    weights = reporter.root / "weights" / "distill-epoch-00001.safetensors"
+    assert weights.read_text() == "weights of step 5"
 
 
-def test_a_resumed_track_drops_the_metrics_after_its_checkpoint_and_no_others(reporter, checkpoint):
+def test_a_resumed_track_deletes_only_its_metrics_after_its_checkpoint(reporter, checkpoint):
     for step in (1, 2, 3):
         reporter.metrics(step, {"train/loss": 1.0})
         reporter.metrics(step, {"teacher/0/loss": 1.0})
     reporter.save_checkpoint(checkpoint(2))
     with (reporter.root / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "train/lo')  # killed while it wrote
+        file.write('{"step": 4, "train/lo')  # killed during a write
 
     reporter.newest_checkpoint("distill")
 
@@ -62,20 +62,20 @@ def test_a_resumed_track_drops_the_metrics_after_its_checkpoint_and_no_others(re
     assert [e["step"] for e in entries if "teacher/0/loss" in e] == [1, 2, 3]
 
 
-def test_a_kept_teacher_is_found_by_its_recipe_alone(reporter, tmp_path):
+def test_a_saved_teacher_is_found_by_its_fingerprint(reporter, tmp_path):
     folder = tmp_path / "teacher"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
 
-    reporter.keep_teacher("abc", folder)
-    reporter.keep_teacher("abc", folder)
+    reporter.save_teacher("abc", folder)
+    reporter.save_teacher("abc", folder)
 
     assert (reporter.find_teacher("abc") / "config.json").read_text() == "{}"
     assert reporter.find_teacher("abd") is None
 
 
-def test_what_was_wished_for_is_answered(reporter):
-    reporter.wish = Control.STOP
+def test_control_returns_the_override(reporter):
+    reporter.control_override = Control.STOP
 
     assert reporter.control() is Control.STOP
 
@@ -90,8 +90,8 @@ def test_the_console_shows_stage_progress_loss_and_events(tmp_path):
         reporter.progress(
             Progress(0.5, 3, 6, 1, images_per_second=1234.0, eta_seconds=61.0, stage_step=3, stage_total_steps=6)
         )
-        reporter.event("teacher.reused", "there it is")
+        reporter.event("teacher.reused", "the event message")
 
     shown = output.getvalue()
-    assert all(words in shown for words in ("distill", "step 3/6", "1,234 img/s", "1:01 left", "loss 0.123"))
-    assert "there it is" in shown
+    assert all(text in shown for text in ("distill", "step 3/6", "1,234 img/s", "1:01 left", "loss 0.123"))
+    assert "the event message" in shown

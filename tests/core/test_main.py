@@ -1,4 +1,4 @@
-"""`python -m core run`: the same job without a service."""
+"""`python -m core run`: a job without the service."""
 
 import json
 import os
@@ -27,14 +27,14 @@ def _one_thread():
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A folder of 40 pictures of two classes, without a split."""
+def images(tmp_path):
+    """Folder of 40 images of two classes, without a split."""
     for label in range(2):
-        folder = tmp_path / "pictures" / f"class{label}"
+        folder = tmp_path / "images" / f"class{label}"
         folder.mkdir(parents=True)
         for index in range(20):
             Image.fromarray(np.full((8, 8), 100 * label + index, np.uint8)).save(folder / f"{index}.png")
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 def document(**more):
@@ -53,20 +53,20 @@ def document(**more):
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs the command with a spec given as a dict."""
+    """Run the command with a spec given as a dict."""
 
     def make(spec, dataset, *options, out="out", suffix="json"):
         path = tmp_path / f"spec.{suffix}"
         path.write_text(json.dumps(spec) if suffix == "json" else yaml.safe_dump(spec))
-        words = ["run", str(path), "--dataset", str(dataset), "--out", str(tmp_path / out), *options]
-        return CliRunner().invoke(app, words)
+        arguments = ["run", str(path), "--dataset", str(dataset), "--out", str(tmp_path / out), *options]
+        return CliRunner().invoke(app, arguments)
 
     return make
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
-def test_a_run_leaves_the_students_files_and_nothing_else(suffix, run, pictures, tmp_path):
-    outcome = run(document(), pictures, suffix=suffix)
+def test_a_run_writes_only_the_students_files(suffix, run, images, tmp_path):
+    outcome = run(document(), images, suffix=suffix)
 
     assert outcome.exit_code == 0, outcome.output
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -74,53 +74,55 @@ def test_a_run_leaves_the_students_files_and_nothing_else(suffix, run, pictures,
     assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).num_classes == 2
 
 
-def test_a_folder_as_weights_continues_that_student(run, pictures, tmp_path):
-    run(document(), pictures, out="first")
+def test_weights_can_be_a_folder(run, images, tmp_path):
+    run(document(), images, out="first")
     student = {**document()["student"], "weights": str(tmp_path / "first")}
     teachers = [{"architecture": "vit_tiny_patch16_224", "weights": str(tmp_path / "first")}]
 
-    outcome = run(document(student=student, teachers=teachers, method={"name": "kd"}), pictures, out="second")
+    outcome = run(document(student=student, teachers=teachers, method={"name": "kd"}), images, out="second")
 
     assert outcome.exit_code == 0, outcome.output
     assert len(json.loads((tmp_path / "second" / "report.json").read_text())["result"]["teachers"]) == 1
 
 
-def test_a_bad_spec_is_said_in_words_with_its_place(run, pictures):
-    outcome = run(document(training={"epoch": 3}), pictures)
+def test_an_invalid_spec_is_reported_with_the_field(run, images):
+    outcome = run(document(training={"epoch": 3}), images)
 
     assert outcome.exit_code == 1
     assert "/training/epoch: unknown field. Did you mean epochs" in " ".join(outcome.output.split())
 
 
-def test_a_dataset_that_is_not_there_is_said(run):
+def test_a_missing_dataset_is_reported(run):
     outcome = run(document(), "/nowhere/at/all")
 
     assert outcome.exit_code == 1
     assert "there is no dataset" in outcome.output
 
 
-def test_folders_are_no_classes_where_labels_are_not_wanted(run, pictures):
-    found = run(document(), pictures, "--labels", "none")
+def test_labels_none_ignores_class_folders(run, images):
+    outcome = run(document(), images, "--labels", "none")
 
-    assert found.exit_code == 1
-    assert "it has no labels" in found.output
+    assert outcome.exit_code == 1
+    assert "it has no labels" in outcome.output
 
 
-def test_a_run_mixes_its_pictures_where_asked(run, pictures, tmp_path):
+def test_a_run_mixes_images_if_configured(run, images, tmp_path):
     training = {**document()["training"], "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
-    for out, more in (("plain", {}), ("mixed", {"training": training}), ("again", {"training": training})):
-        assert run(document(**more), pictures, out=out).exit_code == 0
+    for out, more in (("plain", {}), ("mixed", {"training": training}), ("repeated", {"training": training})):
+        assert run(document(**more), images, out=out).exit_code == 0
 
-    plain, mixed, again = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("plain", "mixed", "again"))
-    assert mixed == again
+    plain, mixed, repeated = (
+        (tmp_path / out / "model.safetensors").read_bytes() for out in ("plain", "mixed", "repeated")
+    )
+    assert mixed == repeated
     assert mixed != plain
 
 
-def test_a_file_that_is_no_spec_is_said(run, pictures, tmp_path):
+def test_an_unreadable_spec_file_is_reported(run, images, tmp_path):
     (tmp_path / "broken.json").write_text("{not json")
 
     outcome = CliRunner().invoke(
-        app, ["run", str(tmp_path / "broken.json"), "--dataset", str(pictures), "--out", str(tmp_path / "out")]
+        app, ["run", str(tmp_path / "broken.json"), "--dataset", str(images), "--out", str(tmp_path / "out")]
     )
 
     assert outcome.exit_code == 1
@@ -128,55 +130,55 @@ def test_a_file_that_is_no_spec_is_said(run, pictures, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def interrupt_after_a_checkpoint(folder, known):
-    """Press Ctrl-C once a checkpoint beyond the known ones is there."""
+def interrupt_after_a_checkpoint(folder, existing):
+    """Send SIGINT to this process after the next checkpoint that is not among ``existing``."""
 
-    def press():
-        while not [path for path in folder.glob("*") if path.name.isdigit() and path.name not in known]:
+    def interrupt():
+        while not [path for path in folder.glob("*") if path.name.isdigit() and path.name not in existing]:
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=press, daemon=True)
+    thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     return thread
 
 
-def test_ctrl_c_saves_a_checkpoint_that_resume_goes_on_from(run, pictures, tmp_path):
+def test_ctrl_c_saves_a_checkpoint_and_resume_continues_from_it(run, images, tmp_path):
     endless = document(training={**document()["training"], "epochs": 10_000})
     folder = tmp_path / "out" / ".work" / "run" / "checkpoints" / "distill"
 
-    interrupt_after_a_checkpoint(folder, known=())
-    first = run(endless, pictures)
+    interrupt_after_a_checkpoint(folder, existing=())
+    first = run(endless, images)
     reached = {path.name for path in folder.iterdir()}
-    interrupt_after_a_checkpoint(folder, known=reached)
-    second = run(endless, pictures, "--resume")
+    interrupt_after_a_checkpoint(folder, existing=reached)
+    second = run(endless, images, "--resume")
 
     assert (first.exit_code, second.exit_code) == (130, 130)
-    assert "with --resume goes on from it" in " ".join(first.output.split())
-    assert re.search(rf"goes on from step {int(max(reached))} of 20000", " ".join(second.output.split()))
+    assert "with --resume to continue" in " ".join(first.output.split())
+    assert re.search(rf"resumed at step {int(max(reached))} of 20000", " ".join(second.output.split()))
     assert max(path.name for path in folder.iterdir()) > max(reached)
 
 
-def test_resume_with_another_spec_is_refused(run, pictures, tmp_path):
+def test_resume_with_another_spec_is_rejected(run, images, tmp_path):
     endless = document(training={**document()["training"], "epochs": 10_000})
-    interrupt_after_a_checkpoint(tmp_path / "out" / ".work" / "run" / "checkpoints" / "distill", known=())
-    run(endless, pictures)
+    interrupt_after_a_checkpoint(tmp_path / "out" / ".work" / "run" / "checkpoints" / "distill", existing=())
+    run(endless, images)
 
-    outcome = run(document(), pictures, "--resume")
+    outcome = run(document(), images, "--resume")
 
     assert outcome.exit_code == 1
     assert "another spec" in outcome.output
 
 
-def test_a_pool_is_a_folder_of_pictures_too(run, pictures, tmp_path):
-    pool = tmp_path / "wild"
+def test_a_pool_can_be_a_folder_of_images(run, images, tmp_path):
+    pool = tmp_path / "pool"
     pool.mkdir()
     for index in range(24):
         Image.fromarray(np.full((8, 8), 10 * index, np.uint8)).save(pool / f"{index}.png")
     teacher = {**document()["student"], "weights": "train", "training": {"epochs": 1, "batch_size": 16}}
     method = {"name": "attention_probe", "pool": str(pool), "num_select": 10}
 
-    outcome = run(document(method=method, teachers=[teacher]), pictures)
+    outcome = run(document(method=method, teachers=[teacher]), images)
 
     assert outcome.exit_code == 0, outcome.output
     assert "10 of" in outcome.output

@@ -1,4 +1,4 @@
-"""What the training tests share: a tiny learnable task and a reporter that remembers."""
+"""Fixtures of the training tests: a small training setup and a recording reporter."""
 
 from collections import defaultdict
 
@@ -29,56 +29,56 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-class RememberingReporter(FolderReporter):
-    """Keeps what it was told, and wishes for something once a number of steps is done."""
+class RecordingReporter(FolderReporter):
+    """Records all calls, and returns ``request`` from ``control`` after ``request_at`` calls."""
 
-    def __init__(self, root, *, wish_at=None, wish=Control.PAUSE):
+    def __init__(self, root, *, request_at=None, request=Control.PAUSE):
         super().__init__(root, teachers=root / "teachers")
-        self.told = defaultdict(dict)
+        self.logged = defaultdict(dict)
         self.events = []
-        self.saved = []
-        self.progresses = []
-        self.asked = 0
-        self._wish_at, self._wish = wish_at, wish
+        self.checkpoints = []
+        self.progress_reports = []
+        self.num_polls = 0
+        self._request_at, self._request = request_at, request
 
     def metrics(self, step, values):
         super().metrics(step, values)
-        self.told[step].update(values)
+        self.logged[step].update(values)
 
     def progress(self, progress):
         super().progress(progress)
-        self.progresses.append(progress)
+        self.progress_reports.append(progress)
 
-    def event(self, type, message, *, level="info", data=None):  # noqa: A002 - the wire's word
+    def event(self, type, message, *, level="info", data=None):  # noqa: A002 - the name in the API
         self.events.append(type)
 
     def save_checkpoint(self, checkpoint):
         super().save_checkpoint(checkpoint)
-        self.saved.append(checkpoint)
+        self.checkpoints.append(checkpoint)
 
     def control(self):
-        self.asked += 1
-        return self._wish if self._wish_at is not None and self.asked > self._wish_at else Control.GO
+        self.num_polls += 1
+        return self._request if self._request_at is not None and self.num_polls > self._request_at else Control.GO
 
 
 @pytest.fixture
-def remembering(tmp_path):
-    """Makes reporters that keep their files in one folder, as attempts of one job do."""
-    made = []
+def make_reporter(tmp_path):
+    """Factory of reporters; those of one name share a folder, as attempts of one job do."""
+    reporters = []
 
-    def make(name="run", **wishes):
-        reporter = RememberingReporter(tmp_path / name, **wishes)
-        made.append(reporter)
+    def make(name="run", **options):
+        reporter = RecordingReporter(tmp_path / name, **options)
+        reporters.append(reporter)
         return reporter
 
     yield make
-    for reporter in made:
+    for reporter in reporters:
         reporter.close()
 
 
 @pytest.fixture
 def pixels():
-    """40 pictures 8 × 8 of 4 classes, told apart by which band is bright, so that a mirrored one keeps its class."""
+    """40 images, 8 × 8, of 4 classes. A bright horizontal band marks the class, so mirroring preserves it."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 120, size=(40, 1, 8, 8), dtype=np.uint8)
     labels = np.arange(40) % 4
@@ -89,7 +89,7 @@ def pixels():
 
 @pytest.fixture
 def vit():
-    """Makes a tiny ViT with dropout and drop-path, so that random draws count."""
+    """Factory of a tiny ViT with dropout and drop-path, so that random draws affect results."""
 
     def make(seed=0, **more):
         arguments = {
@@ -106,7 +106,7 @@ def vit():
 
 @pytest.fixture
 def training():
-    """Makes a training block: 5 steps an epoch."""
+    """Factory of a training block with 5 steps per epoch."""
 
     def make(**more):
         return TrainingSpec(**{"epochs": 4, "batch_size": 8, "learning_rate": 3e-3, "augmentation": "flip", **more})
@@ -115,18 +115,18 @@ def training():
 
 
 @pytest.fixture
-def task(pixels, vit):
-    """Makes a whole task."""
+def make_setup(pixels, vit):
+    """Factory of a complete training setup."""
 
     def make(training, *, student=None, method="scratch", teachers=(), pixels=pixels, **params):
         student = student or vit()
-        setting = MethodContext(
+        context = MethodContext(
             student=student,
             teachers=[student] * len(teachers),
             num_classes=4,
             label_smoothing=training.label_smoothing,
         )
-        feed = BatchLoader(
+        loader = BatchLoader(
             pixels,
             batch_size=training.batch_size,
             augmentation=training.augmentation,
@@ -137,9 +137,9 @@ def task(pixels, vit):
         return TrainingSetup(
             training=training,
             student=student,
-            method=build_method(METHODS[method].params(name=method, **params), setting),
+            method=build_method(METHODS[method].params(name=method, **params), context),
             teachers=teachers,
-            loader=feed,
+            loader=loader,
             compute=ComputeConfig(CPU, "fp32"),
             ema=training.ema,
         )

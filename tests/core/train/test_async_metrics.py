@@ -1,4 +1,4 @@
-"""What a step measured comes in order, and as late as was agreed."""
+"""Metrics are returned in step order, with the configured lag."""
 
 import pytest
 import torch
@@ -6,31 +6,31 @@ import torch
 from core.train.async_metrics import LAG_STEPS, MetricQueue, StepMetrics
 
 
-def put(readings, step):
-    readings.put(step, ("label",), torch.tensor([1.0, 2.0, 3.0 + step]), learning_rate=0.5)
+def put(queue, step):
+    queue.put(step, ("label",), torch.tensor([1.0, 2.0, 3.0 + step]), learning_rate=0.5)
 
 
-def test_a_reading_has_terms_loss_norm_and_rate():
-    readings = MetricQueue(0)
-    put(readings, 4)
+def test_metrics_have_terms_loss_norm_and_rate():
+    queue = MetricQueue(0)
+    put(queue, 4)
 
-    (reading,) = readings.due()
-    assert reading == StepMetrics(4, {"label": 1.0}, 2.0, 7.0, 0.5)
-    assert reading.values() == {"loss": 2.0, "label": 1.0, "learning_rate": 0.5, "gradient_norm": 7.0}
+    (metrics,) = queue.pop_due()
+    assert metrics == StepMetrics(4, {"label": 1.0}, 2.0, 7.0, 0.5)
+    assert metrics.values() == {"loss": 2.0, "label": 1.0, "learning_rate": 0.5, "gradient_norm": 7.0}
 
 
 @pytest.mark.parametrize("lag", [0, 1, 3])
-def test_readings_are_due_once_so_many_more_were_put(lag):
-    readings, seen = MetricQueue(lag), []
+def test_metrics_are_due_after_lag_more_steps(lag):
+    queue, due = MetricQueue(lag), []
     for step in range(6):
-        put(readings, step)
-        seen.append([reading.step for reading in readings.due()])
+        put(queue, step)
+        due.append([metrics.step for metrics in queue.pop_due()])
 
-    assert seen == [[]] * lag + [[step] for step in range(6 - lag)]
-    assert [reading.step for reading in readings.rest()] == list(range(6 - lag, 6))
-    assert list(readings.rest()) == []
+    assert due == [[]] * lag + [[step] for step in range(6 - lag)]
+    assert [metrics.step for metrics in queue.drain()] == list(range(6 - lag, 6))
+    assert list(queue.drain()) == []
 
 
-def test_nothing_lags_on_a_cpu():
+def test_the_lag_is_0_on_a_cpu():
     assert LAG_STEPS["cpu"] == 0
     assert LAG_STEPS["cuda"] > 0

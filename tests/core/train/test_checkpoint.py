@@ -1,4 +1,4 @@
-"""Checkpoints: 10 steps are 5, a reload and 5, to the last bit."""
+"""Checkpoints: 5 steps, a reload and 5 steps give the same bits as 10 steps."""
 
 import pytest
 import torch
@@ -11,15 +11,15 @@ from core.train.checkpoint import read_checkpoint, write_checkpoint
 from core.train.progress import ProgressRange, Track
 from core.train.trainer import Trainer, TrainStep
 
-TRACK = Track(name="distill", series="train", span=ProgressRange(0.0, 1.0))
+TRACK = Track(name="distill", metric_prefix="train", progress_range=ProgressRange(0.0, 1.0))
 
 
-def state(stepper):
-    trained = stepper.trained
-    weights = trained.student.state_dict() | {
-        f"average {n}": t for n, t in (trained.ema.weights if trained.ema else {}).items()
+def snapshot(train_step):
+    state = train_step.state
+    weights = state.student.state_dict() | {
+        f"average {n}": t for n, t in (state.ema.weights if state.ema else {}).items()
     }
-    moments = trained.optimizer.state_dict()["state"]
+    moments = state.optimizer.state_dict()["state"]
     return {n: t.clone() for n, t in weights.items()} | {
         f"{index} {name}": value for index, entry in moments.items() for name, value in entry.items()
     }
@@ -32,52 +32,52 @@ def assert_same(left, right):
 
 @pytest.mark.parametrize("ema", [None, 0.99])
 @pytest.mark.parametrize("augmentation", ["none", "strong"])
-def test_ten_steps_are_five_a_reload_and_five(ema, augmentation, task, training, tmp_path):
+def test_five_steps_a_reload_and_five_steps_equal_ten_steps(ema, augmentation, make_setup, training, tmp_path):
     block = training(ema=ema, augmentation=augmentation)
-    calm, first, second = (TrainStep(task(block)) for _ in range(3))
+    uninterrupted, first, second = (TrainStep(make_setup(block)) for _ in range(3))
     for step in range(10):
-        calm.run(step)
+        uninterrupted.run(step)
     for step in range(5):
         first.run(step)
 
-    write_checkpoint(tmp_path / "five", first.trained, step=5)
-    torch.manual_seed(12345)  # whatever happened in between
-    done = read_checkpoint(tmp_path / "five", second.trained)
+    write_checkpoint(tmp_path / "five", first.state, step=5)
+    torch.manual_seed(12345)  # other draws in between have no effect
+    done = read_checkpoint(tmp_path / "five", second.state)
     for step in range(done, 10):
         second.run(step)
 
     assert done == 5
-    assert_same(state(second), state(calm))
+    assert_same(snapshot(second), snapshot(uninterrupted))
 
 
-def test_a_run_interrupted_again_and_again_gives_the_same_bits(task, training, remembering, tmp_path):
+def test_a_run_interrupted_many_times_gives_the_same_bits(make_setup, training, make_reporter, tmp_path):
     def attempt(reporter):
-        trainer = Trainer(task(training()), track=TRACK, reporter=reporter, scratch=tmp_path / "scratch")
+        trainer = Trainer(make_setup(training()), track=TRACK, reporter=reporter, scratch_dir=tmp_path / "scratch")
         trainer.resume(reporter.newest_checkpoint("distill"))
         try:
             trainer.run()
         except Interrupted:
             return None
-        return state(trainer.stepper)
+        return snapshot(trainer.train_step)
 
-    calm = attempt(remembering("calm"))
-    attempts = [attempt(remembering("shaken", wish_at=3, wish=Control.DRAIN)) for _ in range(6)]
-    shaken = next(a for a in [*attempts, attempt(remembering("shaken"))] if a is not None)
+    uninterrupted = attempt(make_reporter("uninterrupted"))
+    attempts = [attempt(make_reporter("interrupted", request_at=3, request=Control.DRAIN)) for _ in range(6)]
+    interrupted = next(a for a in [*attempts, attempt(make_reporter("interrupted"))] if a is not None)
 
     assert attempts[:6] == [None] * 6
-    assert_same(shaken, calm)
+    assert_same(interrupted, uninterrupted)
 
 
-def test_metrics_of_steps_that_come_again_are_told_once(task, training, remembering, tmp_path):
-    reporter = remembering(wish_at=7)
-    trainer = Trainer(task(training()), track=TRACK, reporter=reporter, scratch=tmp_path / "scratch")
+def test_metrics_of_repeated_steps_are_logged_once(make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter(request_at=7)
+    trainer = Trainer(make_setup(training()), track=TRACK, reporter=reporter, scratch_dir=tmp_path / "scratch")
     with pytest.raises(Interrupted):
         trainer.run()
-    reporter.metrics(8, {"train/loss": 1.0})  # of a step that no checkpoint holds
+    reporter.metrics(8, {"train/loss": 1.0})  # of a step after the last checkpoint
     reporter.close()
 
-    again = remembering()
-    resumed = Trainer(task(training()), track=TRACK, reporter=again, scratch=tmp_path / "scratch")
+    again = make_reporter()
+    resumed = Trainer(make_setup(training()), track=TRACK, reporter=again, scratch_dir=tmp_path / "scratch")
     resumed.resume(again.newest_checkpoint("distill"))
     resumed.run()
     again.close()
@@ -87,47 +87,47 @@ def test_metrics_of_steps_that_come_again_are_told_once(task, training, remember
     assert again.events == ["training.resumed"]
 
 
-def test_a_checkpoints_model_is_what_would_be_exported(task, training, tmp_path):
-    stepper = TrainStep(task(training(ema=0.9)))
-    stepper.run(0)
+def test_model_file_holds_the_weights_to_export(make_setup, training, tmp_path):
+    train_step = TrainStep(make_setup(training(ema=0.9)))
+    train_step.run(0)
 
-    write_checkpoint(tmp_path / "one", stepper.trained, step=1)
+    write_checkpoint(tmp_path / "one", train_step.state, step=1)
 
     saved = load_file(tmp_path / "one" / "model.safetensors")
-    assert_same(saved, stepper.trained.ema.weights)
-    assert not saved["head.weight"].equal(stepper.trained.student.head.weight)
+    assert_same(saved, train_step.state.ema.weights)
+    assert not saved["head.weight"].equal(train_step.state.student.head.weight)
 
 
-def test_a_checkpoint_replaces_one_of_the_same_step_whole(task, training, tmp_path):
-    stepper = TrainStep(task(training()))
+def test_a_checkpoint_replaces_an_existing_folder_completely(make_setup, training, tmp_path):
+    train_step = TrainStep(make_setup(training()))
     folder = tmp_path / "one"
     folder.mkdir()
-    (folder / "left behind").touch()
+    (folder / "leftover").touch()
 
-    write_checkpoint(folder, stepper.trained, step=0)
+    write_checkpoint(folder, train_step.state, step=0)
 
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model.safetensors", "one", "state.pt"]
 
 
 @pytest.mark.parametrize("damage", ["model.safetensors", "state.pt"])
-def test_a_damaged_checkpoint_is_said_to_be_one(damage, task, training, tmp_path):
-    stepper = TrainStep(task(training()))
-    write_checkpoint(tmp_path / "one", stepper.trained, step=0)
+def test_a_damaged_checkpoint_raises_storage_failed(damage, make_setup, training, tmp_path):
+    train_step = TrainStep(make_setup(training()))
+    write_checkpoint(tmp_path / "one", train_step.state, step=0)
     (tmp_path / "one" / damage).write_bytes(b"nonsense")
 
     with pytest.raises(StorageFailed, match="cannot be read"):
-        read_checkpoint(tmp_path / "one", stepper.trained)
+        read_checkpoint(tmp_path / "one", train_step.state)
 
 
-def test_a_checkpoint_of_another_student_is_refused(task, training, vit, tmp_path):
-    write_checkpoint(tmp_path / "one", TrainStep(task(training())).trained, step=0)
-    other = TrainStep(task(training(), student=vit(embed_dim=32)))
+def test_a_checkpoint_of_another_student_is_rejected(make_setup, training, vit, tmp_path):
+    write_checkpoint(tmp_path / "one", TrainStep(make_setup(training())).state, step=0)
+    other = TrainStep(make_setup(training(), student=vit(embed_dim=32)))
 
     with pytest.raises(StorageFailed):
-        read_checkpoint(tmp_path / "one", other.trained)
+        read_checkpoint(tmp_path / "one", other.state)
 
 
-def test_views_used_in_turn_show_the_teacher_the_same_pictures_again(task, training):
+def test_cycled_views_give_the_teacher_the_same_images_again(make_setup, training):
     seen = {}
 
     def teacher(images):
@@ -135,14 +135,14 @@ def test_views_used_in_turn_show_the_teacher_the_same_pictures_again(task, train
             seen.setdefault(index, []).append(image.clone())
         return Outputs(torch.zeros(len(images), 4))
 
-    whole = task(training(views=2, augmentation="strong"), method="kd", teachers=(teacher,))
+    setup = make_setup(training(views=2, augmentation="strong"), method="kd", teachers=(teacher,))
     batches = []
-    original = whole.feed.batch
-    whole.feed.batch = lambda step: batches.append(original(step)) or batches[-1]
-    stepper = TrainStep(whole)
+    original = setup.loader.batch
+    setup.loader.batch = lambda step: batches.append(original(step)) or batches[-1]
+    train_step = TrainStep(setup)
 
     for step in range(20):
-        stepper.run(step)
+        train_step.run(step)
 
     assert all(len(views) == 4 for views in seen.values())
     assert all(views[0].equal(views[2]) and views[1].equal(views[3]) for views in seen.values())

@@ -1,4 +1,4 @@
-"""The surroundings of a run: how often the test split is looked at, and when to leave."""
+"""RunContext: validation frequency, loaders and control requests."""
 
 import numpy as np
 import pytest
@@ -14,72 +14,72 @@ from core.train.precision import ComputeConfig
 
 
 @pytest.fixture
-def context(tmp_path, remembering):
-    """40 training and 20 test pictures."""
+def context(tmp_path, make_reporter):
+    """Context of a dataset with 40 training and 20 test images."""
     for split, count in (("train", 20), ("test", 10)):
         for label in range(2):
-            folder = tmp_path / "pictures" / split / f"class{label}"
+            folder = tmp_path / "images" / split / f"class{label}"
             folder.mkdir(parents=True)
             for index in range(count):
                 Image.fromarray(np.full((8, 8), 100 * label + index, np.uint8)).save(folder / f"{index:02d}.png")
-    ingest_folder(tmp_path / "pictures", tmp_path / "stored")
+    ingest_folder(tmp_path / "images", tmp_path / "stored")
     with StoredDataset.open(tmp_path / "stored") as stored:
-        arithmetic = ComputeConfig(torch.device("cpu"), "fp32")
-        yield RunContext(stored, arithmetic, 1, remembering(), tmp_path / "root", tmp_path / "cache")
+        compute = ComputeConfig(torch.device("cpu"), "fp32")
+        yield RunContext(stored, compute, 1, make_reporter(), tmp_path / "root", tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
     ("epochs", "every"),
     [(1, 1), (3, 3), (10, 2), (1000, 50)],
 )
-def test_looks_cost_at_most_a_tenth_of_the_training_and_are_at_most_twenty(context, epochs, every):
-    watch = context.watch("eval/top1", TrainingSpec(epochs=epochs), image_size=8)
+def test_validation_costs_at_most_a_tenth_of_the_training_and_runs_at_most_20_times(context, epochs, every):
+    callback = context.validation_callback("eval/top1", TrainingSpec(epochs=epochs), image_size=8)
 
-    assert watch.every_epochs == every
+    assert callback.every_epochs == every
 
 
-def test_a_look_measures_accuracy(context):
-    watch = context.watch("eval/top1", TrainingSpec(), image_size=8)
+def test_validation_measures_accuracy(context):
+    callback = context.validation_callback("eval/top1", TrainingSpec(), image_size=8)
 
-    bright = watch.measure(
+    top1 = callback.evaluate(
         lambda images: torch.stack([-images.mean(dim=(1, 2, 3)), images.mean(dim=(1, 2, 3)) - 0.4], 1)
     )
 
-    assert bright == 1.0
+    assert top1 == 1.0
 
 
 @pytest.mark.parametrize("control", [Control.PAUSE, Control.CANCEL, Control.DRAIN])
-def test_a_poll_leaves_where_it_is_asked_to(context, control):
-    context.reporter._wish, context.reporter._wish_at = control, 0
+def test_poll_raises_on_interrupting_requests(context, control):
+    context.reporter._request, context.reporter._request_at = control, 0
 
     with pytest.raises(Interrupted):
         context.poll()
 
 
-def test_a_stop_is_left_to_the_training(context):
-    context.reporter._wish, context.reporter._wish_at = Control.STOP, 0
+def test_poll_ignores_a_stop_request(context):
+    context.reporter._request, context.reporter._request_at = Control.STOP, 0
 
     context.poll()
 
 
-def test_a_feed_has_the_splits_size(context):
-    feed = context.loader(TrainingSpec(batch_size=16), image_size=8)
+def test_the_loader_covers_the_training_split(context):
+    loader = context.loader(TrainingSpec(batch_size=16), image_size=8)
 
-    assert feed.steps_per_epoch == 3
-    assert context.facts.num_classes == 2
+    assert loader.steps_per_epoch == 3
+    assert context.input_info.num_classes == 2
 
 
-def test_a_pool_has_the_pictures_of_another_training_split_and_no_labels(context, tmp_path):
-    pool = context.pool(tmp_path / "stored", 8)
+def test_an_unlabeled_pool_has_the_images_of_another_training_split_without_labels(context, tmp_path):
+    pool = context.unlabeled_pool(tmp_path / "stored", 8)
 
     assert np.array_equal(pool.images, context.pixels("train", 8).images)
     assert pool.labels.tolist() == [-1] * 40
 
 
-def test_a_feed_of_unlabelled_pictures_mixes_them_and_leaves_the_labels(context, tmp_path):
+def test_a_loader_of_unlabeled_images_mixes_images_and_keeps_labels(context, tmp_path):
     training = TrainingSpec(batch_size=16, mixup=0.8)
 
-    feed = context.loader(training, image_size=8, pixels=context.pool(tmp_path / "stored", 8))
+    loader = context.loader(training, image_size=8, pixels=context.unlabeled_pool(tmp_path / "stored", 8))
 
-    assert set(feed.batch(0).labels.tolist()) == {-1}
+    assert set(loader.batch(0).labels.tolist()) == {-1}
     assert context.loader(training, image_size=8).batch(0).labels.shape[1] == 2

@@ -1,4 +1,4 @@
-"""The moving average: forgets its start, and ends where it should."""
+"""Exponential moving average of weights."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_an_update_moves_the_average_by_one_minus_the_decay():
     assert module.weight.item() == 1.0
 
 
-def test_random_first_weights_are_forgotten_in_a_short_training():
+def test_initial_weights_have_no_effect_after_a_short_training():
     module = nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(100.0)
     ema = Ema(module, 0.9999)
@@ -56,7 +56,7 @@ def test_integer_buffers_are_copied_and_statistics_averaged():
     assert 0.0 < ema.weights["running_mean"][0].item() < module.running_mean[0].item()
 
 
-def test_a_loaded_average_goes_on_as_it_was():
+def test_a_loaded_average_continues_identically():
     module = nn.Linear(2, 2)
     ema, other = Ema(module, 0.9), Ema(module, 0.9)
     module.weight.data.add_(1.0)

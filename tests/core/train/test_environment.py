@@ -1,4 +1,4 @@
-"""Process-wide switches are put back."""
+"""Process-wide settings, and detection of out-of-memory errors."""
 
 import errno
 
@@ -10,7 +10,7 @@ from core.train.environment import is_out_of_memory, reproducible
 CPU = torch.device("cpu")
 
 
-def test_threads_and_determinism_hold_inside_and_are_undone_after():
+def test_threads_and_determinism_are_set_inside_and_restored_after():
     before = torch.get_num_threads()
 
     with reproducible(threads=before + 1, device=CPU):
@@ -20,7 +20,7 @@ def test_threads_and_determinism_hold_inside_and_are_undone_after():
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (before, False)
 
 
-def test_they_are_undone_after_an_error_too():
+def test_settings_are_restored_after_an_error():
     before = torch.get_num_threads()
 
     with pytest.raises(KeyError), reproducible(threads=before + 1, device=CPU):
@@ -29,11 +29,11 @@ def test_they_are_undone_after_an_error_too():
     assert torch.get_num_threads() == before
 
 
-def test_a_real_refusal_of_memory_is_known_for_one():
-    with pytest.raises(RuntimeError) as refusal:
+def test_a_failed_allocation_is_out_of_memory():
+    with pytest.raises(RuntimeError) as error:
         torch.empty(2**60)
 
-    assert is_out_of_memory(refusal.value)
+    assert is_out_of_memory(error.value)
     assert is_out_of_memory(torch.OutOfMemoryError())
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
     assert not is_out_of_memory(ValueError("out of memory"))
@@ -57,7 +57,7 @@ def test_a_real_refusal_of_memory_is_known_for_one():
         ),
     ],
 )
-def test_a_lack_of_memory_is_known_in_whatever_words(error):
+def test_out_of_memory_errors_of_all_libraries_are_detected(error):
     assert is_out_of_memory(error)
 
     wrapped = ValueError("the model cannot be built")
@@ -67,16 +67,16 @@ def test_a_lack_of_memory_is_known_in_whatever_words(error):
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "CUDA error: device-side assert triggered",
         "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`",
         "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
     ],
 )
-def test_another_trouble_of_the_device_is_no_lack_of_memory(said):
-    assert not is_out_of_memory(torch.AcceleratorError(said))
+def test_other_device_errors_are_not_out_of_memory(message):
+    assert not is_out_of_memory(torch.AcceleratorError(message))
 
 
-def test_another_trouble_with_a_file_is_no_lack_of_memory():
+def test_a_full_disk_is_not_out_of_memory():
     assert not is_out_of_memory(OSError(errno.ENOSPC, "No space left on device"))

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from core.data import decoding
-from core.data.mixing import Mixing, mix_pictures
+from core.data.mixing import Mixing, mix_images
 from core.data.pixels import Pixels, load_pixels
 from core.data.stored import StoredDataset
 from core.data.views import apply_view, view_table
@@ -16,92 +16,92 @@ from core.train.loader import BatchLoader
 CPU = torch.device("cpu")
 
 
-def feed(pixels, **more):
+def make_loader(pixels, **more):
     options = {"batch_size": 8, "augmentation": "light", "views": None, "seed": 0, "device": CPU, **more}
     return BatchLoader(pixels, **options)
 
 
-def test_an_epoch_shows_every_sample_once(pixels):
-    one = feed(pixels)
+def test_an_epoch_has_every_sample_once(pixels):
+    loader = make_loader(pixels)
 
-    seen = torch.cat([one.batch(step).indices for step in range(5, 10)])
+    seen = torch.cat([loader.batch(step).indices for step in range(5, 10)])
 
     assert sorted(seen.tolist()) == list(range(40))
 
 
-def test_labels_belong_to_their_pictures(pixels):
-    batch = feed(pixels, augmentation="none").batch(3)
+def test_labels_match_their_images(pixels):
+    batch = make_loader(pixels, augmentation="none").batch(3)
 
     assert batch.labels.equal(pixels.labels[batch.indices])
     assert torch.equal((batch.images * 255).round().to(torch.uint8), torch.from_numpy(pixels.images[batch.indices]))
 
 
-def test_a_feed_can_be_entered_at_any_step(pixels):
-    walked, entered = feed(pixels), feed(pixels)
+def test_a_loader_can_start_at_any_step(pixels):
+    sequential, direct = make_loader(pixels), make_loader(pixels)
     for step in range(17):
-        walked.batch(step)
+        sequential.batch(step)
 
-    assert entered.batch(17).images.equal(walked.batch(17).images)
-
-
-def test_another_seed_is_another_order_and_another_view(pixels):
-    one, other = feed(pixels).batch(0), feed(pixels, seed=1).batch(0)
-
-    assert not one.indices.equal(other.indices)
+    assert direct.batch(17).images.equal(sequential.batch(17).images)
 
 
-def by_sample(feed, epoch):
-    batches = [feed.batch(5 * epoch + step) for step in range(5)]
+def test_another_seed_gives_another_order(pixels):
+    batch, other = make_loader(pixels).batch(0), make_loader(pixels, seed=1).batch(0)
+
+    assert not batch.indices.equal(other.indices)
+
+
+def by_sample(loader, epoch):
+    batches = [loader.batch(5 * epoch + step) for step in range(5)]
     order = torch.cat([batch.indices for batch in batches])
     return torch.cat([batch.images for batch in batches])[order.argsort()]
 
 
-def test_v_views_come_again_after_v_epochs_in_another_order(pixels):
-    one = feed(pixels, views=2, augmentation="strong")
+def test_v_views_repeat_after_v_epochs_in_another_order(pixels):
+    loader = make_loader(pixels, views=2, augmentation="strong")
 
-    assert by_sample(one, 0).equal(by_sample(one, 2))
-    assert by_sample(one, 1).equal(by_sample(one, 3))
-    assert not by_sample(one, 0).equal(by_sample(one, 1))
-    assert not one.batch(0).indices.equal(one.batch(10).indices)
+    assert by_sample(loader, 0).equal(by_sample(loader, 2))
+    assert by_sample(loader, 1).equal(by_sample(loader, 3))
+    assert not by_sample(loader, 0).equal(by_sample(loader, 1))
+    assert not loader.batch(0).indices.equal(loader.batch(10).indices)
 
 
-def test_without_views_every_epoch_is_new(pixels):
-    one = feed(pixels, augmentation="strong")
+def test_without_views_every_epoch_has_a_new_view(pixels):
+    loader = make_loader(pixels, augmentation="strong")
 
-    assert not by_sample(one, 0).equal(by_sample(one, 2))
+    assert not by_sample(loader, 0).equal(by_sample(loader, 2))
 
 
 BOTH = Mixing(mixup=0.8, cutmix=1.0)
 
 
 def mixed_by_hand(pixels, augmentation, seed, view, index):
-    """One sample's mixed picture and label, alone."""
+    """Compute the mixed image and label of one sample alone."""
     table = view_table(seed, view, len(pixels))
     draws = BOTH.draw(table[index : index + 1], num_samples=len(pixels), height=8, width=8)
     pair = torch.tensor([index, draws.partners.item()])
     own, partner = apply_view(pixels.batch(pair), table[pair], augmentation).split(1)
     labels = torch.eye(4)[pixels.labels[pair]]
-    share = draws.shares.item()
-    return mix_pictures(own, partner, draws)[0], share * labels[0] + (1 - share) * labels[1]
+    share = draws.label_weights.item()
+    return mix_images(own, partner, draws)[0], share * labels[0] + (1 - share) * labels[1]
 
 
 def test_a_mixed_sample_is_a_function_of_seed_view_and_index(pixels):
-    one = feed(pixels, augmentation="strong", mixing=BOTH, num_classes=4, seed=3)
+    loader = make_loader(pixels, augmentation="strong", mixing=BOTH, num_classes=4, seed=3)
 
     for step in (0, 7):
-        batch = one.batch(step)
+        batch = loader.batch(step)
         for image, label, index in zip(batch.images, batch.labels, batch.indices.tolist(), strict=True):
-            picture, expected = mixed_by_hand(pixels, "strong", 3, step // 5, index)
-            assert image.equal(picture)
-            assert label.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+            expected_image, expected_label = mixed_by_hand(pixels, "strong", 3, step // 5, index)
+            assert image.equal(expected_image)
+            assert label.tolist() == pytest.approx(expected_label.tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("mixing", [BOTH, Mixing(0.0, 1.0, 0.3), Mixing(0.2, 0.0)])
 @pytest.mark.parametrize("augmentation", ["light", "strong"])
-def test_mixed_batches_of_any_size_show_the_same(pixels, mixing, augmentation):
+def test_mixed_samples_do_not_depend_on_the_batch_size(pixels, mixing, augmentation):
     def epoch(batch_size):
-        one = feed(pixels, batch_size=batch_size, augmentation=augmentation, mixing=mixing, num_classes=4)
-        batches = [one.batch(step) for step in range(one.steps_per_epoch)]
+        loader = make_loader(pixels, batch_size=batch_size, augmentation=augmentation, mixing=mixing, num_classes=4)
+        batches = [loader.batch(step) for step in range(loader.steps_per_epoch)]
         order = torch.cat([batch.indices for batch in batches]).argsort()
         images, labels = torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches])
         return images[order], labels[order]
@@ -115,26 +115,26 @@ def test_mixed_batches_of_any_size_show_the_same(pixels, mixing, augmentation):
 
 
 @pytest.mark.parametrize("mixing", [None, BOTH])
-def test_a_view_can_be_shown_in_any_blocks_and_has_the_bits_that_its_batches_have(pixels, mixing):
-    one = feed(pixels, augmentation="strong", views=2, mixing=mixing, num_classes=4)
-    blocks = torch.cat([one.augmented(1, torch.arange(start, min(start + 16, 40))) for start in range(0, 40, 16)])
+def test_a_view_read_in_blocks_has_the_bits_of_its_batches(pixels, mixing):
+    loader = make_loader(pixels, augmentation="strong", views=2, mixing=mixing, num_classes=4)
+    blocks = torch.cat([loader.augmented(1, torch.arange(start, min(start + 16, 40))) for start in range(0, 40, 16)])
 
     for step in (5, 9, 15):  # of view 1
-        batch = one.batch(step)
+        batch = loader.batch(step)
         assert blocks[batch.indices].equal(batch.images)
 
 
-def test_looking_at_another_view_between_changes_no_batch(pixels):
-    calm, shaken = feed(pixels), feed(pixels)
-    calm.batch(0)
-    shaken.batch(0)
-    shaken.augmented(1, torch.arange(40))
+def test_reading_another_view_between_batches_changes_no_batch(pixels):
+    reference, loader = make_loader(pixels), make_loader(pixels)
+    reference.batch(0)
+    loader.batch(0)
+    loader.augmented(1, torch.arange(40))
 
-    assert shaken.batch(5).images.equal(calm.batch(5).images)
+    assert loader.batch(5).images.equal(reference.batch(5).images)
 
 
-def test_mixed_labels_are_probabilities_that_differ_from_the_own_label(pixels):
-    labels = feed(pixels, mixing=BOTH, num_classes=4).batch(0).labels
+def test_mixed_labels_are_probabilities_that_differ_from_one_hot_labels(pixels):
+    labels = make_loader(pixels, mixing=BOTH, num_classes=4).batch(0).labels
 
     assert labels.dtype == torch.float32
     assert labels.shape == (8, 4)
@@ -142,33 +142,35 @@ def test_mixed_labels_are_probabilities_that_differ_from_the_own_label(pixels):
     assert (labels.max(1).values < 1).any()
 
 
-def test_where_no_picture_of_a_batch_is_mixed_labels_are_still_probabilities(pixels):
-    batch = feed(pixels, mixing=Mixing(0.8, 0.0, 1e-9), num_classes=4, augmentation="strong").batch(0)
+def test_labels_of_a_batch_without_mixed_images_are_probabilities(pixels):
+    batch = make_loader(pixels, mixing=Mixing(0.8, 0.0, 1e-9), num_classes=4, augmentation="strong").batch(0)
 
     assert batch.labels.equal(torch.eye(4)[pixels.labels[batch.indices]])
-    assert batch.images.equal(feed(pixels, augmentation="strong").batch(0).images)
+    assert batch.images.equal(make_loader(pixels, augmentation="strong").batch(0).images)
 
 
-def test_pictures_without_classes_are_mixed_and_their_labels_stay(pixels):
-    unlabelled = Pixels(images=pixels.images, labels=torch.full((40,), -1))
-    plain, mixed = feed(unlabelled), feed(unlabelled, mixing=BOTH)
+def test_unlabeled_images_are_mixed_and_keep_their_labels(pixels):
+    unlabeled = Pixels(images=pixels.images, labels=torch.full((40,), -1))
+    plain, mixed = make_loader(unlabeled), make_loader(unlabeled, mixing=BOTH)
 
     assert mixed.batch(0).labels.equal(torch.full((8,), -1))
     assert not mixed.batch(0).images.equal(plain.batch(0).images)
 
 
-def test_one_class_can_be_mixed(pixels):
+def test_a_single_class_can_be_mixed(pixels):
     single = Pixels(images=pixels.images, labels=torch.zeros(40, dtype=torch.int64))
 
-    assert feed(single, mixing=BOTH, num_classes=1).batch(0).labels.flatten().tolist() == pytest.approx([1.0] * 8)
+    assert make_loader(single, mixing=BOTH, num_classes=1).batch(0).labels.flatten().tolist() == pytest.approx(
+        [1.0] * 8
+    )
 
 
-def test_mixed_labels_train_with_label_smoothing(pixels, task, training):
-    given = task(training(label_smoothing=0.1))
-    batch = feed(pixels, mixing=BOTH, num_classes=4).batch(0)
+def test_mixed_labels_train_with_label_smoothing(pixels, make_setup, training):
+    setup = make_setup(training(label_smoothing=0.1))
+    batch = make_loader(pixels, mixing=BOTH, num_classes=4).batch(0)
     logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 
-    loss = given.method.label_loss(logits, batch)
+    loss = setup.method.label_loss(logits, batch)
 
     smoothed = batch.labels * 0.9 + 0.1 / 4
     assert loss.item() == pytest.approx(-(smoothed * logits.log_softmax(1)).sum(1).mean().item(), abs=1e-6)
@@ -176,16 +178,16 @@ def test_mixed_labels_train_with_label_smoothing(pixels, task, training):
 
 @pytest.fixture
 def stored_pixels(tmp_path):
-    """The same 40 pictures mapped into memory, and decoded on demand."""
+    """The same 40 images, mapped into memory and decoded on demand."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 20), ("test", 1)):
         for label in range(2):
-            folder = tmp_path / "pictures" / split / f"class{label}"
+            folder = tmp_path / "images" / split / f"class{label}"
             folder.mkdir(parents=True)
             for index in range(count):
                 pixels = generator.integers(0, 256, (8, 8), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index:02d}.png")
-    ingest_folder(tmp_path / "pictures", tmp_path / "stored")
+    ingest_folder(tmp_path / "images", tmp_path / "stored")
     with StoredDataset.open(tmp_path / "stored") as stored:
         return (
             load_pixels(stored, "train", 8, tmp_path / "cache"),
@@ -195,31 +197,31 @@ def stored_pixels(tmp_path):
 
 @pytest.mark.parametrize("mixing", [None, BOTH])
 @pytest.mark.parametrize("views", [None, 1, 2])
-def test_pictures_on_demand_give_the_same_batches(stored_pixels, mixing, views):
-    mapped, loose = (
-        feed(pixels, views=views, mixing=mixing, num_classes=2 if mixing else None) for pixels in stored_pixels
+def test_images_decoded_on_demand_give_the_same_batches(stored_pixels, mixing, views):
+    mapped, on_demand = (
+        make_loader(pixels, views=views, mixing=mixing, num_classes=2 if mixing else None) for pixels in stored_pixels
     )
 
     for step in (*range(12), 3, 30):
-        one, other = mapped.batch(step), loose.batch(step)
-        assert one.images.equal(other.images)
-        assert one.labels.equal(other.labels)
-        assert one.indices.equal(other.indices)
+        expected, actual = mapped.batch(step), on_demand.batch(step)
+        assert actual.images.equal(expected.images)
+        assert actual.labels.equal(expected.labels)
+        assert actual.indices.equal(expected.indices)
     block = torch.arange(8, 16)
-    assert mapped.augmented(1, block).equal(loose.augmented(1, block))
-    assert mapped.batch(30).images.equal(loose.batch(30).images)
+    assert mapped.augmented(1, block).equal(on_demand.augmented(1, block))
+    assert mapped.batch(30).images.equal(on_demand.batch(30).images)
 
 
 @pytest.mark.parametrize("mixing", [None, BOTH])
-def test_the_next_steps_pictures_are_on_their_way(stored_pixels, mixing, monkeypatch):
+def test_images_of_the_next_steps_are_prefetched(stored_pixels, mixing, monkeypatch):
     _, pixels = stored_pixels
-    one = feed(pixels, views=1, mixing=mixing, num_classes=2 if mixing else None)
-    one.batch(3)  # the next ones are the last of an epoch, and the first of the next
-    begun = []
-    monkeypatch.setattr(decoding.Decoder, "_begin", lambda _, place: begun.append(place))
+    loader = make_loader(pixels, views=1, mixing=mixing, num_classes=2 if mixing else None)
+    loader.batch(3)  # prefetches the last batch of the epoch and the first of the next
+    started = []
+    monkeypatch.setattr(decoding.Decoder, "_begin", lambda _, index: started.append(index))
     monkeypatch.setattr(decoding.Decoder, "expect", lambda *_: None)
 
-    one.batch(4)
-    one.batch(5)
+    loader.batch(4)
+    loader.batch(5)
 
-    assert begun == []
+    assert started == []

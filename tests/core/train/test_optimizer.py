@@ -1,4 +1,4 @@
-"""Who is decayed, and how long a gradient may be."""
+"""Parameter groups, the AdamW step and gradient clipping."""
 
 import pytest
 import timm
@@ -9,8 +9,8 @@ from core.train.optimizer import build_optimizer, clip_gradients, gradient_norm,
 
 
 def names(module, group):
-    known = {id(parameter): name for name, parameter in module.named_parameters()}
-    return {known[id(parameter)] for parameter in group["params"]}
+    names_by_id = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {names_by_id[id(parameter)] for parameter in group["params"]}
 
 
 def test_norms_biases_tokens_and_positions_are_not_decayed():
@@ -18,16 +18,16 @@ def test_norms_biases_tokens_and_positions_are_not_decayed():
         "deit_tiny_distilled_patch16_224", img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=4
     )
 
-    decayed, plain = parameter_groups([vit], 0.05)
+    decayed, not_decayed = parameter_groups([vit], 0.05)
 
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+    assert (decayed["weight_decay"], not_decayed["weight_decay"]) == (0.05, 0.0)
     assert {"cls_token", "dist_token", "pos_embed", "norm.weight", "head.bias", "blocks.0.norm1.bias"} <= names(
-        vit, plain
+        vit, not_decayed
     )
     assert {"head.weight", "head_dist.weight", "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= names(
         vit, decayed
     )
-    assert len(names(vit, plain)) + len(names(vit, decayed)) == len(list(vit.parameters()))
+    assert len(names(vit, not_decayed)) + len(names(vit, decayed)) == len(list(vit.parameters()))
 
 
 def test_a_swins_position_tables_are_not_decayed():
@@ -35,12 +35,12 @@ def test_a_swins_position_tables_are_not_decayed():
         "swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=12, depths=(1, 1), num_heads=(1, 2)
     )
 
-    _, plain = parameter_groups([swin], 0.05)
+    _, not_decayed = parameter_groups([swin], 0.05)
 
-    assert any(name.endswith("relative_position_bias_table") for name in names(swin, plain))
+    assert any(name.endswith("relative_position_bias_table") for name in names(swin, not_decayed))
 
 
-def test_a_methods_own_modules_are_trained_too():
+def test_a_methods_modules_are_trained():
     student, method = nn.Linear(2, 2), nn.Linear(2, 3)
 
     groups = parameter_groups([student, method], 0.1)
@@ -48,7 +48,7 @@ def test_a_methods_own_modules_are_trained_too():
     assert sum(len(group["params"]) for group in groups) == 4
 
 
-def test_the_fused_step_is_adamws():
+def test_the_fused_step_equals_adamw():
     weight = nn.Linear(2, 1, bias=False)
     weight.weight.data = torch.tensor([[1.0, -1.0]])
     optimizer = build_optimizer([weight], learning_rate=0.1, weight_decay=0.5)
@@ -59,7 +59,7 @@ def test_the_fused_step_is_adamws():
     torch.testing.assert_close(weight.weight.data, torch.tensor([[1.0 * 0.95 - 0.1, -1.0 * 0.95 + 0.1]]))
 
 
-def test_clipping_is_torchs():
+def test_clipping_scales_to_the_limit():
     gradients = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
     norm = gradient_norm(gradients)
 
@@ -70,7 +70,7 @@ def test_clipping_is_torchs():
     assert gradients[1].item() == pytest.approx(0.8, rel=1e-5)
 
 
-def test_a_short_gradient_is_not_lengthened():
+def test_a_gradient_below_the_limit_is_unchanged():
     gradients = [torch.tensor([0.3, 0.4])]
 
     clip_gradients(gradients, gradient_norm(gradients), 1.0)

@@ -1,4 +1,4 @@
-"""One real step on copies."""
+"""Preflight: one real step on copies."""
 
 import pytest
 import torch
@@ -8,32 +8,32 @@ from core.methods import Outputs
 from core.train.preflight import preflight
 
 
-def test_a_probe_measures_and_leaves_everything_as_it_was(task, training, tmp_path):
-    whole = task(training(ema=0.9))
-    before = {name: tensor.clone() for name, tensor in whole.student.module.state_dict().items()}
+def test_a_preflight_measures_and_changes_nothing(make_setup, training, tmp_path):
+    setup = make_setup(training(ema=0.9))
+    before = {name: tensor.clone() for name, tensor in setup.student.module.state_dict().items()}
 
-    probed = preflight(whole, tmp_path)
+    result = preflight(setup, tmp_path)
 
-    after = whole.student.module.state_dict()
+    after = setup.student.module.state_dict()
     assert all(after[name].equal(tensor) for name, tensor in before.items())
-    assert all(parameter.grad is None for parameter in whole.student.module.parameters())
-    assert probed.step_seconds > 0
-    assert probed.memory_bytes > 50e6
-    assert probed.checkpoint_bytes > sum(t.numel() * 4 for t in before.values())
+    assert all(parameter.grad is None for parameter in setup.student.module.parameters())
+    assert result.step_seconds > 0
+    assert result.memory_bytes > 50e6
+    assert result.checkpoint_bytes > sum(t.numel() * 4 for t in before.values())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_parts_that_do_not_fit_fail_with_the_reason(task, training, tmp_path):
-    def of_other_classes(images):
+def test_an_incompatible_teacher_fails_with_the_reason(make_setup, training, tmp_path):
+    def with_other_classes(images):
         return Outputs(torch.zeros(len(images), 9))
 
     with pytest.raises(SpecCannotRun, match="one training step with a real batch failed"):
-        preflight(task(training(), method="kd", teachers=(of_other_classes,)), tmp_path)
+        preflight(make_setup(training(), method="kd", teachers=(with_other_classes,)), tmp_path)
 
 
-def test_a_first_loss_that_is_not_finite_fails_at_once(task, training, tmp_path):
-    def broken(images):
+def test_a_non_finite_first_loss_fails(make_setup, training, tmp_path):
+    def non_finite(images):
         return Outputs(torch.full((len(images), 4), float("inf")))
 
     with pytest.raises(NonFiniteLoss):
-        preflight(task(training(), method="kd", teachers=(broken,)), tmp_path)
+        preflight(make_setup(training(), method="kd", teachers=(non_finite,)), tmp_path)

@@ -1,4 +1,4 @@
-"""Starting, watching and ending the other processes, with small ones in their place."""
+"""Starting, monitoring and ending the processes of replace_ranks ranks, replaced by small modules."""
 
 import subprocess
 import sys
@@ -12,9 +12,9 @@ from core.errors import KilledForMemory, OutOfMemory, PotstillError, ProcessLost
 from core.reporting import Control, Interrupted, Workspace
 from core.spec import parse_job_spec
 from core.train import rank_launcher
-from core.train.context import threads_each
+from core.train.context import threads_per_rank
 from core.train.process_group import SINGLE_PROCESS
-from core.train.rank_launcher import RankConfig, launch_ranks, tell_failure
+from core.train.rank_launcher import RankConfig, launch_ranks, write_failure
 
 CPU = torch.device("cpu")
 SPEC = parse_job_spec(
@@ -28,100 +28,101 @@ SPEC = parse_job_spec(
 
 
 @pytest.fixture
-def orders(tmp_path):
+def config(tmp_path):
     workspace = Workspace(root=tmp_path / "run", cache=tmp_path / "cache", dataset=tmp_path / "data")
-    return RankConfig.of(SPEC, workspace, teachers={"r": tmp_path / "teacher"}, checkpoint=tmp_path / "checkpoint")
+    return RankConfig.from_spec(
+        SPEC, workspace, teachers={"r": tmp_path / "teacher"}, checkpoint=tmp_path / "checkpoint"
+    )
 
 
 @pytest.fixture
-def other(tmp_path, monkeypatch):
-    """Put a module of these lines in the other processes' place."""
+def replace_ranks(tmp_path, monkeypatch):
+    """Run a module of the given code in the processes of replace_ranks ranks."""
 
     def install(code):
         (tmp_path / "modules").mkdir()
-        (tmp_path / "modules" / "other.py").write_text(code)
+        (tmp_path / "modules" / "fake_rank.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
-        monkeypatch.setattr(rank_launcher, "MODULE", "other")
+        monkeypatch.setattr(rank_launcher, "MODULE", "fake_rank")
 
     return install
 
 
-def lead(orders, poll=lambda: None):
-    with launch_ranks(orders, spec=SPEC, device=CPU, poll=poll) as ranks:
+def launch(config, poll=lambda: None):
+    with launch_ranks(config, spec=SPEC, device=CPU, poll=poll) as ranks:
         return ranks
 
 
-def test_orders_survive_their_file(orders):
-    assert RankConfig.read(orders.write()) == orders
-    assert orders.job() == SPEC
-    assert orders.workspace(1).root.name == "rank-1"
+def test_a_configuration_survives_its_file(config):
+    assert RankConfig.read(config.write()) == config
+    assert config.parse_spec() == SPEC
+    assert config.workspace(1).root.name == "rank-1"
 
 
-def test_an_earlier_attempts_files_are_gone(orders):
-    orders.write()
-    orders.ready(1).touch()
-    orders.write()
+def test_files_of_an_earlier_attempt_are_deleted(config):
+    config.write()
+    config.ready_path(1).touch()
+    config.write()
 
-    assert not orders.ready(1).exists()
-
-
-def test_threads_are_shared():
-    assert threads_each(SPEC) == 2
+    assert not config.ready_path(1).exists()
 
 
-def test_one_device_starts_nobody(orders):
-    alone = SPEC.model_copy(update={"resources": SPEC.resources.model_copy(update={"devices": 1})})
-    with launch_ranks(orders, spec=alone, device=CPU, poll=lambda: None) as ranks:
+def test_threads_are_divided_among_ranks():
+    assert threads_per_rank(SPEC) == 2
+
+
+def test_one_device_starts_no_process(config):
+    spec = SPEC.model_copy(update={"resources": SPEC.resources.model_copy(update={"devices": 1})})
+    with launch_ranks(config, spec=spec, device=CPU, poll=lambda: None) as ranks:
         assert ranks is SINGLE_PROCESS
 
-    assert threads_each(alone) == 5
+    assert threads_per_rank(spec) == 5
 
 
-def test_one_that_ends_while_it_starts_is_told_with_its_last_words(orders, other):
-    other("raise SystemExit('there is no such student')")
+def test_a_rank_that_ends_at_startup_is_reported_with_the_end_of_its_log(config, replace_ranks):
+    replace_ranks("raise SystemExit('there is no such student')")
 
-    with pytest.raises(
-        ProcessLost, match=r"process 1 of the 2 .* ended with status 1; its last words: there is no such"
-    ):
-        lead(orders)
+    with pytest.raises(ProcessLost, match=r"rank 1 of 2 ended with status 1; end of its log: there is no such"):
+        launch(config)
 
 
-def test_what_another_process_says_of_itself_is_raised(orders, other):
-    other("import sys, time; time.sleep(0.2); sys.exit(70)")
+def test_the_reported_error_of_another_rank_is_raised(config, replace_ranks):
+    replace_ranks("import sys, time; time.sleep(0.2); sys.exit(70)")
 
-    def told():
-        if not orders.failure(1).exists():
-            tell_failure(orders, 1, OutOfMemory("too large"))
+    def report():
+        if not config.failure_path(1).exists():
+            write_failure(config, 1, OutOfMemory("too large"))
 
     with pytest.raises(OutOfMemory, match="too large"):
-        lead(orders, told)
+        launch(config, report)
 
 
-def test_whoever_failed_first_is_the_cause_and_whoever_was_killed_before_all(orders, other):
-    other(
+def test_the_first_failure_is_the_cause_unless_a_rank_was_killed(config, replace_ranks):
+    replace_ranks(
         "import os, signal, sys, time\n"
         "from pathlib import Path\n"
-        "fate = Path(sys.argv[1]).parent / f'fate-{sys.argv[2]}'\n"
-        "while not fate.exists(): time.sleep(0.01)\n"
-        "os.kill(os.getpid(), signal.SIGKILL) if fate.read_text() == 'killed' else sys.exit(70)\n"
+        "outcome = Path(sys.argv[1]).parent / f'outcome-{sys.argv[2]}'\n"
+        "while not outcome.exists(): time.sleep(0.01)\n"
+        "os.kill(os.getpid(), signal.SIGKILL) if outcome.read_text() == 'killed' else sys.exit(70)\n"
     )
     four = SPEC.resources.model_copy(update={"devices": 4})
     spec = SPEC.model_copy(update={"resources": four})
 
-    def ended(fate):
+    def error_of(outcome):
         def poll():
             for rank in (2, 1):
-                if not orders.failure(rank).exists():
-                    tell_failure(orders, rank, PotstillError(f"of rank {rank}"))
-            (orders.failure(3).parent / "fate-new").write_text(fate)
-            (orders.failure(3).parent / "fate-new").replace(orders.failure(3).parent / "fate-3")
+                if not config.failure_path(rank).exists():
+                    write_failure(config, rank, PotstillError(f"of rank {rank}"))
+            ranks_dir = config.failure_path(3).parent
+            (ranks_dir / "outcome-new").write_text(outcome)
+            (ranks_dir / "outcome-new").replace(ranks_dir / "outcome-3")
 
-        with pytest.raises(PotstillError) as failed, launch_ranks(orders, spec=spec, device=CPU, poll=poll):
-            raise AssertionError("they cannot have met")
+        with pytest.raises(PotstillError) as failed, launch_ranks(config, spec=spec, device=CPU, poll=poll):
+            raise AssertionError("the process group cannot form")
         return failed.value.detail
 
-    assert ended("failed") == "of rank 2"
-    assert ended("killed").startswith("process 3 of the 4 that train together was ended by signal 9")
+    assert error_of("failed") == "of rank 2"
+    assert error_of("killed").startswith("rank 3 of 4 was ended by signal 9")
 
 
 @pytest.mark.parametrize(
@@ -132,60 +133,58 @@ def test_whoever_failed_first_is_the_cause_and_whoever_was_killed_before_all(ord
         "raise RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`')",
     ],
 )
-def test_one_that_found_no_memory_says_so_with_its_last_words(orders, other, code):
-    other(code)
+def test_an_out_of_memory_line_in_a_log_is_reported(config, replace_ranks, code):
+    replace_ranks(code)
 
-    with pytest.raises(OutOfMemory, match="process 1 of the 2 that train together said"):
-        lead(orders)
+    with pytest.raises(OutOfMemory, match="rank 1 of 2 logged"):
+        launch(config)
 
 
-def test_one_that_the_kernel_ends_for_want_of_memory_is_told_from_one_that_somebody_killed(
-    orders, other, monkeypatch, tmp_path
-):
+def test_an_oom_kill_is_distinguished_from_another_kill(config, replace_ranks, monkeypatch, tmp_path):
     counter = tmp_path / "memory.events"
     counter.write_text("oom_kill 3\n")
-    monkeypatch.setattr("core.system.oom_kills.oom_counter", lambda _pid: counter)
-    other("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setattr("core.system.oom_kills.find_oom_counter", lambda _pid: counter)
+    replace_ranks("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
 
     with pytest.raises(ProcessLost, match="was ended by signal 9") as lost:
-        lead(orders)
+        launch(config)
     assert not isinstance(lost.value, KilledForMemory)
-    with pytest.raises(KilledForMemory, match="the kernel ended process 1 of the 2"):
-        lead(orders, lambda: counter.write_text("oom_kill 4\n"))
+    with pytest.raises(KilledForMemory, match="the kernel killed rank 1 of 2"):
+        launch(config, lambda: counter.write_text("oom_kill 4\n"))
 
 
-def test_a_job_can_be_interrupted_while_the_others_start(orders, other):
-    other("import time; time.sleep(60)")
+def test_a_job_can_be_interrupted_while_ranks_start(config, replace_ranks):
+    replace_ranks("import time; time.sleep(60)")
 
-    def leave():
+    def interrupt():
         raise Interrupted(Control.CANCEL)
 
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(Interrupted):
-        lead(orders, leave)
+        launch(config, interrupt)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - start < 5
 
 
-def test_threads_are_as_before_afterwards(orders, other):
-    other("raise SystemExit(1)")
+def test_the_number_of_threads_is_restored(config, replace_ranks):
+    replace_ranks("raise SystemExit(1)")
     before = torch.get_num_threads()
     with pytest.raises(ProcessLost):
-        lead(replace(orders, checkpoint=None))
+        launch(replace(config, checkpoint=None))
 
     assert torch.get_num_threads() == before
 
 
-def test_a_process_that_waits_for_ever_for_one_that_ended_is_ended_itself(orders, other, tmp_path):
-    other("raise SystemExit(1)")
+def test_rank_zero_exits_if_it_waits_for_a_rank_that_ended(config, replace_ranks, tmp_path):
+    replace_ranks("raise SystemExit(1)")
     code = (
-        "import sys, time; from pathlib import Path; from core.train import followers\n"
-        "followers.MODULE, rank_launcher._STUCK_SECONDS = 'other', 0.2\n"
-        "others = rank_launcher._Followers(rank_launcher.Orders.read(Path(sys.argv[1])), 2)\n"
-        "with others.watched():\n"
-        "    time.sleep(60)  # as in a collective of NCCL\n"
+        "import sys, time; from pathlib import Path; from core.train import rank_launcher\n"
+        "rank_launcher.MODULE, rank_launcher._HANG_TIMEOUT_SECONDS = 'fake_rank', 0.2\n"
+        "processes = rank_launcher._RankProcesses(rank_launcher.RankConfig.read(Path(sys.argv[1])), 2)\n"
+        "with processes.watch():\n"
+        "    time.sleep(60)  # as in a NCCL collective\n"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(orders.write())], capture_output=True, timeout=50)
+    run = subprocess.run([sys.executable, "-c", code, str(config.write())], capture_output=True, timeout=50)
 
     assert run.returncode == 70
-    assert b"processes that have ended (rank: status): {1: 1}" in run.stderr
+    assert b"ranks that have ended (rank: status): {1: 1}" in run.stderr

@@ -1,4 +1,4 @@
-"""Warm-up and cosine."""
+"""Learning rate schedule: warm-up and cosine decay."""
 
 import pytest
 
@@ -7,10 +7,10 @@ from core.train.schedule import Schedule
 
 
 def schedule(steps_per_epoch=10, **block):
-    return Schedule.of(TrainingSpec(**block), steps_per_epoch=steps_per_epoch)
+    return Schedule.from_spec(TrainingSpec(**block), steps_per_epoch=steps_per_epoch)
 
 
-def test_the_rate_climbs_in_a_line_then_falls_by_a_cosine():
+def test_the_rate_rises_linearly_then_follows_a_cosine():
     plan = schedule(epochs=10, learning_rate=1.0, min_learning_rate=0.1, warmup_epochs=2)
 
     rates = [plan.rate(step) for step in range(plan.total_steps)]
@@ -22,23 +22,23 @@ def test_the_rate_climbs_in_a_line_then_falls_by_a_cosine():
     assert plan.rate(20 + 79 // 2) == pytest.approx(0.55, abs=0.02)
 
 
-def test_a_training_of_one_epoch_reaches_its_rate():
+def test_a_training_of_one_epoch_reaches_its_learning_rate():
     plan = schedule(epochs=1, learning_rate=1.0)
 
     assert max(plan.rate(step) for step in range(10)) == 1.0
 
 
-def test_a_default_floor_above_a_small_rate_is_lowered_to_it():
+def test_a_minimum_above_the_learning_rate_is_lowered_to_it():
     plan = schedule(epochs=2, learning_rate=1e-6)
 
     assert max(plan.rate(step) for step in range(20)) == pytest.approx(1e-6)
 
 
-def test_a_single_step_has_the_full_rate():
+def test_a_single_step_has_the_full_learning_rate():
     assert schedule(epochs=1, steps_per_epoch=1, learning_rate=0.5).rate(0) == 0.5
 
 
-def test_epochs_are_counted_when_they_are_done():
+def test_only_complete_epochs_are_counted():
     plan = schedule(epochs=3)
 
     assert [plan.epoch(step) for step in (0, 9, 10, 30)] == [0, 0, 1, 3]

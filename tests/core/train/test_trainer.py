@@ -1,4 +1,4 @@
-"""The loop: it learns, tells what it does, and does at once what it is asked for."""
+"""Trainer and TrainStep: learning, reporting, control requests, checkpoints and validation."""
 
 import time
 from dataclasses import replace
@@ -13,158 +13,164 @@ from core.train.async_metrics import StepMetrics
 from core.train.progress import ProgressRange, Track
 from core.train.trainer import CheckpointPolicy, Trainer, TrainStep, ValidationCallback
 
-TRACK = Track(name="distill", series="train", span=ProgressRange(0.0, 1.0))
+TRACK = Track(name="distill", metric_prefix="train", progress_range=ProgressRange(0.0, 1.0))
 
 
 def weights(trainer):
-    return torch.cat([p.detach().flatten() for p in trainer.stepper.trained.student.parameters()])
+    return torch.cat([p.detach().flatten() for p in trainer.train_step.state.student.parameters()])
 
 
-def trainer(task, reporter, tmp_path, **more):
-    return Trainer(task, track=more.pop("track", TRACK), reporter=reporter, scratch=tmp_path / "scratch", **more)
+def make_trainer(setup, reporter, tmp_path, **more):
+    return Trainer(setup, track=more.pop("track", TRACK), reporter=reporter, scratch_dir=tmp_path / "scratch", **more)
 
 
-def test_a_student_learns_the_training_data(task, training, remembering, tmp_path, vit):
-    reporter = remembering()
+def test_a_student_learns_the_training_data(make_setup, training, make_reporter, tmp_path, vit):
+    reporter = make_reporter()
     student = vit(drop_path_rate=0.0, proj_drop_rate=0.0)
 
-    finished = trainer(task(training(epochs=30, learning_rate=1e-2), student=student), reporter, tmp_path).run()
+    finished = make_trainer(
+        make_setup(training(epochs=30, learning_rate=1e-2), student=student), reporter, tmp_path
+    ).run()
 
     assert finished
-    assert reporter.told[150]["train/loss"] < 0.2 * reporter.told[1]["train/loss"]
+    assert reporter.logged[150]["train/loss"] < 0.2 * reporter.logged[1]["train/loss"]
 
 
-def test_every_step_logs_loss_terms_rate_and_gradient_norm(task, training, remembering, tmp_path):
-    reporter = remembering()
+def test_every_step_logs_loss_terms_learning_rate_and_gradient_norm(make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter()
 
-    trainer(task(training()), reporter, tmp_path).run()
+    make_trainer(make_setup(training()), reporter, tmp_path).run()
 
-    assert sorted(reporter.told) == list(range(1, 21))
-    assert {"train/loss", "train/label", "train/learning_rate", "train/gradient_norm"} == set(reporter.told[7])
-    assert reporter.told[5]["train/learning_rate"] == pytest.approx(3e-3)
+    assert sorted(reporter.logged) == list(range(1, 21))
+    assert {"train/loss", "train/label", "train/learning_rate", "train/gradient_norm"} == set(reporter.logged[7])
+    assert reporter.logged[5]["train/learning_rate"] == pytest.approx(3e-3)
 
 
-def test_the_total_is_the_sum_of_the_terms(task, training, remembering, tmp_path, pixels):
-    reporter = remembering()
+def test_the_loss_is_the_sum_of_the_terms(make_setup, training, make_reporter, tmp_path, pixels):
+    reporter = make_reporter()
 
     def teacher(images):
         return Outputs(torch.linspace(0, 1, 4 * len(images)).view(-1, 4))
 
-    trainer(task(training(epochs=1), method="kd", teachers=(teacher,)), reporter, tmp_path).run()
+    make_trainer(make_setup(training(epochs=1), method="kd", teachers=(teacher,)), reporter, tmp_path).run()
 
-    told = reporter.told[3]
-    assert told["train/loss"] == pytest.approx(told["train/label"] + told["train/distillation"], rel=1e-6)
+    logged = reporter.logged[3]
+    assert logged["train/loss"] == pytest.approx(logged["train/label"] + logged["train/distillation"], rel=1e-6)
 
 
-def test_progress_ends_at_the_last_step_and_never_falls(task, training, remembering, tmp_path):
-    reporter = remembering()
+def test_progress_ends_at_the_last_step_and_never_decreases(make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter()
 
-    trainer(task(training()), reporter, tmp_path).run()
+    make_trainer(make_setup(training()), reporter, tmp_path).run()
 
-    fractions = [p.fraction for p in reporter.progresses]
+    fractions = [p.fraction for p in reporter.progress_reports]
     assert fractions == sorted(fractions)
     assert (reporter.latest.step, reporter.latest.total_steps, reporter.latest.epoch) == (20, 20, 4)
     assert reporter.latest.fraction == 1.0
 
 
-def test_a_teachers_training_counts_no_steps_of_the_student(task, training, remembering, tmp_path):
-    reporter = remembering()
-    track = Track(name="teacher-0", series="teacher/0", span=ProgressRange(0.1, 0.4), student_steps=99)
+def test_a_teachers_training_does_not_advance_the_students_steps(make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter()
+    track = Track(name="teacher-0", metric_prefix="teacher/0", progress_range=ProgressRange(0.1, 0.4), student_steps=99)
 
-    trainer(task(training()), reporter, tmp_path, track=track).run()
+    make_trainer(make_setup(training()), reporter, tmp_path, track=track).run()
 
     last = reporter.latest
     assert (last.step, last.total_steps, last.epoch, last.stage_step, last.stage_total_steps) == (0, 99, 0, 20, 20)
     assert last.fraction == pytest.approx(0.5)
-    assert "teacher/0/loss" in reporter.told[1]
+    assert "teacher/0/loss" in reporter.logged[1]
 
 
 @pytest.mark.parametrize("control", [Control.PAUSE, Control.DRAIN, Control.CANCEL])
-def test_an_interruption_saves_the_very_step_and_leaves(control, task, training, remembering, tmp_path):
-    reporter = remembering(wish_at=7, wish=control)
-    interrupted = trainer(task(training()), reporter, tmp_path)
+def test_an_interruption_saves_the_current_step_and_raises(control, make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter(request_at=7, request=control)
+    interrupted = make_trainer(make_setup(training()), reporter, tmp_path)
 
-    with pytest.raises(Interrupted) as leaving:
+    with pytest.raises(Interrupted) as interruption:
         interrupted.run()
 
-    assert leaving.value.control is control
-    assert [c.step for c in reporter.saved] == [7]
+    assert interruption.value.control is control
+    assert [c.step for c in reporter.checkpoints] == [7]
     assert interrupted.step == 7
 
 
-class Asked:
-    """Answers that are asked for elsewhere; somebody wants something while those of one step are made ready."""
+class FakeOutputSource:
+    """Teacher output source that raises ``Interrupted`` when it loads the step ``at``."""
 
-    def __init__(self, wish=Control.PAUSE, at=None):
-        self.readied = []
-        self._wish, self._at = wish, at
+    def __init__(self, request=Control.PAUSE, at=None):
+        self.loaded = []
+        self._request, self._at = request, at
 
-    def ready(self, step):
+    def load_step(self, step):
         if step == self._at:
-            raise Interrupted(self._wish)
-        self.readied.append(step)
+            raise Interrupted(self._request)
+        self.loaded.append(step)
 
-    def of(self, batch):
-        return [Outputs(torch.full((len(batch.indices), 4), float(self.readied[-1])))]
-
-
-def never(images):
-    raise AssertionError("its answers were there")
+    def for_batch(self, batch):
+        return [Outputs(torch.full((len(batch.indices), 4), float(self.loaded[-1])))]
 
 
-def test_a_teacher_whose_answers_are_at_hand_is_not_asked(task, training, remembering, tmp_path):
-    reporter, asked = remembering(), Asked()
-    given = replace(task(training(), method="kd", teachers=(never,)), asked=asked)
-
-    trainer(given, reporter, tmp_path).run()
-
-    assert asked.readied == list(range(20))
-    assert reporter.told[20]["train/distillation"] > 0
+def unused_teacher(images):
+    raise AssertionError("the cached outputs must be used")
 
 
-def test_an_interruption_while_answers_are_made_ready_saves_the_step_and_leaves(task, training, remembering, tmp_path):
-    reporter = remembering()
-    given = replace(task(training(), method="kd", teachers=(never,)), asked=Asked(Control.DRAIN, at=7))
+def test_a_teacher_with_cached_outputs_is_not_run(make_setup, training, make_reporter, tmp_path):
+    reporter, source = make_reporter(), FakeOutputSource()
+    setup = replace(make_setup(training(), method="kd", teachers=(unused_teacher,)), teacher_outputs=source)
 
-    with pytest.raises(Interrupted) as leaving:
-        trainer(given, reporter, tmp_path).run()
+    make_trainer(setup, reporter, tmp_path).run()
 
-    assert leaving.value.control is Control.DRAIN
-    assert [c.step for c in reporter.saved] == [7]
+    assert source.loaded == list(range(20))
+    assert reporter.logged[20]["train/distillation"] > 0
 
 
-def test_a_stop_while_answers_are_made_ready_ends_the_training(task, training, remembering, tmp_path):
-    reporter = remembering()
-    given = replace(task(training(), method="kd", teachers=(never,)), asked=Asked(Control.STOP, at=7))
+def test_an_interruption_while_outputs_are_loaded_saves_the_step_and_raises(
+    make_setup, training, make_reporter, tmp_path
+):
+    reporter = make_reporter()
+    source = FakeOutputSource(Control.DRAIN, at=7)
+    setup = replace(make_setup(training(), method="kd", teachers=(unused_teacher,)), teacher_outputs=source)
 
-    assert not trainer(given, reporter, tmp_path).run()
+    with pytest.raises(Interrupted) as interruption:
+        make_trainer(setup, reporter, tmp_path).run()
+
+    assert interruption.value.control is Control.DRAIN
+    assert [c.step for c in reporter.checkpoints] == [7]
+
+
+def test_a_stop_while_outputs_are_loaded_ends_the_training(make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter()
+    source = FakeOutputSource(Control.STOP, at=7)
+    setup = replace(make_setup(training(), method="kd", teachers=(unused_teacher,)), teacher_outputs=source)
+
+    assert not make_trainer(setup, reporter, tmp_path).run()
     assert reporter.events == ["training.stopped"]
 
 
-def test_an_interruption_before_the_first_step_saves_nothing(task, training, remembering, tmp_path):
-    reporter = remembering(wish_at=0)
+def test_an_interruption_before_the_first_step_saves_nothing(make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter(request_at=0)
 
     with pytest.raises(Interrupted):
-        trainer(task(training()), reporter, tmp_path).run()
+        make_trainer(make_setup(training()), reporter, tmp_path).run()
 
-    assert reporter.saved == []
+    assert reporter.checkpoints == []
 
 
-def test_a_stop_ends_the_training_with_a_checkpoint_and_no_exception(task, training, remembering, tmp_path):
-    reporter = remembering(wish_at=12, wish=Control.STOP)
+def test_a_stop_ends_the_training_with_a_checkpoint_and_no_exception(make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter(request_at=12, request=Control.STOP)
 
-    finished = trainer(task(training()), reporter, tmp_path).run()
+    finished = make_trainer(make_setup(training()), reporter, tmp_path).run()
 
     assert finished is False
-    assert [c.step for c in reporter.saved] == [12]
+    assert [c.step for c in reporter.checkpoints] == [12]
     assert reporter.events == ["training.stopped"]
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_term(task, training, remembering, tmp_path):
-    def broken(images):
+def test_a_non_finite_loss_stops_before_the_step_and_names_the_term(make_setup, training, make_reporter, tmp_path):
+    def non_finite(images):
         return Outputs(torch.full((len(images), 4), float("nan")))
 
-    poisoned = trainer(task(training(), method="kd", teachers=(broken,)), remembering(), tmp_path)
+    poisoned = make_trainer(make_setup(training(), method="kd", teachers=(non_finite,)), make_reporter(), tmp_path)
     before = weights(poisoned)
 
     with pytest.raises(NonFiniteLoss, match=r"step 0 \(epoch 0\).*'distillation' became nan") as failure:
@@ -174,170 +180,180 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_term(task
     assert failure.value.extra["terms"] == {"distillation": "nan"}
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_step(task, training):
-    stepper = TrainStep(task(training()))
-    head = stepper.trained.student.head.weight
+def test_a_non_finite_gradient_stops_before_the_step(make_setup, training):
+    train_step = TrainStep(make_setup(training()))
+    head = train_step.state.student.head.weight
     head.register_hook(lambda gradient: gradient * float("inf"))
     before = head.detach().clone()
 
     with pytest.raises(NonFiniteLoss, match="gradient"):
-        stepper.run(0)
+        train_step.run(0)
 
     assert head.equal(before)
 
 
-def poisoned_at(step, **more):
-    """A teacher whose answers are not finite from a step on."""
-    asked = []
+def non_finite_from(step, **more):
+    """Setup arguments with a teacher whose outputs are not finite from a step on."""
+    calls = []
 
     def teacher(images):
-        asked.append(1)
-        return Outputs(torch.full((len(images), 4), float("nan") if len(asked) > step else 0.5))
+        calls.append(1)
+        return Outputs(torch.full((len(images), 4), float("nan") if len(calls) > step else 0.5))
 
     return {"method": "kd", "teachers": (teacher,), **more}
 
 
 @pytest.mark.parametrize("lag", [1, 2, 5])
-def test_reading_later_changes_nothing_but_when_the_host_knows(lag, task, training, remembering, tmp_path):
-    at_once, later = remembering("at once"), remembering("later")
-    saving = CheckpointPolicy(least_seconds=0.0)
-    calm = trainer(task(training(ema=0.9)), at_once, tmp_path, saving=saving)
-    lagging = trainer(task(training(ema=0.9)), later, tmp_path, saving=saving, lag=lag)
+def test_a_metric_lag_changes_no_result(lag, make_setup, training, make_reporter, tmp_path):
+    expected, recorded = make_reporter("reference"), make_reporter("lagging")
+    policy = CheckpointPolicy(min_seconds=0.0)
+    reference = make_trainer(make_setup(training(ema=0.9)), expected, tmp_path, checkpoint_policy=policy)
+    lagging = make_trainer(make_setup(training(ema=0.9)), recorded, tmp_path, checkpoint_policy=policy, lag=lag)
 
-    calm.run()
+    reference.run()
     lagging.run()
 
-    assert later.told == at_once.told
-    assert weights(lagging).equal(weights(calm))
-    assert [c.metrics for c in later.saved] == [c.metrics for c in at_once.saved]
+    assert recorded.logged == expected.logged
+    assert weights(lagging).equal(weights(reference))
+    assert [c.metrics for c in recorded.checkpoints] == [c.metrics for c in expected.checkpoints]
 
 
 @pytest.mark.parametrize("lag", [0, 1, 2, 5])
-def test_a_step_that_is_not_finite_is_never_applied_however_late_it_is_read(lag, task, training, remembering, tmp_path):
-    calm = trainer(task(training(), **poisoned_at(99)), remembering("calm", wish_at=7), tmp_path)
+def test_a_non_finite_step_is_never_applied_with_any_lag(lag, make_setup, training, make_reporter, tmp_path):
+    reference = make_trainer(
+        make_setup(training(), **non_finite_from(99)), make_reporter("reference", request_at=7), tmp_path
+    )
     with pytest.raises(Interrupted):
-        calm.run()
-    reporter = remembering()
-    poisoned = trainer(task(training(), **poisoned_at(7)), reporter, tmp_path, lag=lag)
+        reference.run()
+    reporter = make_reporter()
+    poisoned = make_trainer(make_setup(training(), **non_finite_from(7)), reporter, tmp_path, lag=lag)
 
     with pytest.raises(NonFiniteLoss, match=r"step 7 \(epoch 1\).*'distillation' became nan") as failure:
         poisoned.run()
 
     assert failure.value.extra["step"] == 7
-    assert weights(poisoned).equal(weights(calm))
-    assert max(reporter.told) == 7  # the last step that was finite, counted from 1
-    assert reporter.saved == []
+    assert weights(poisoned).equal(weights(reference))
+    assert max(reporter.logged) == 7  # the last finite step, counted from 1
+    assert reporter.checkpoints == []
 
 
-def test_what_is_not_finite_is_known_before_anything_is_saved(task, training, remembering, tmp_path):
-    reporter = remembering(wish_at=8)
-    poisoned = trainer(task(training(), **poisoned_at(7)), reporter, tmp_path, lag=5)
+def test_a_non_finite_loss_is_raised_before_anything_is_saved(make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter(request_at=8)
+    poisoned = make_trainer(make_setup(training(), **non_finite_from(7)), reporter, tmp_path, lag=5)
 
     with pytest.raises(NonFiniteLoss, match="step 7 "):
         poisoned.run()
 
-    assert reporter.saved == []
+    assert reporter.checkpoints == []
 
 
-def test_gradients_are_clipped_to_the_given_norm(task, training):
-    stepper = TrainStep(task(training(gradient_clip=1e-3)))
+def test_gradients_are_clipped_to_the_configured_norm(make_setup, training):
+    train_step = TrainStep(make_setup(training(gradient_clip=1e-3)))
 
-    measured = stepper.run(0)
+    measured = train_step.run(0)
 
-    clipped = torch.cat([p.grad.flatten() for p in stepper.trained.student.parameters()]).norm().item()
+    clipped = torch.cat([p.grad.flatten() for p in train_step.state.student.parameters()]).norm().item()
     assert measured["gradient_norm"] > 1e-2
     assert clipped == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_without_a_clip_gradients_stay_as_they_are(task, training):
-    stepper = TrainStep(task(training(gradient_clip=None)))
+def test_without_a_limit_gradients_are_unchanged(make_setup, training):
+    train_step = TrainStep(make_setup(training(gradient_clip=None)))
 
-    measured = stepper.run(0)
+    measured = train_step.run(0)
 
-    whole = torch.cat([p.grad.flatten() for p in stepper.trained.student.parameters()]).norm().item()
-    assert whole == pytest.approx(measured["gradient_norm"], rel=1e-5)
+    norm = torch.cat([p.grad.flatten() for p in train_step.state.student.parameters()]).norm().item()
+    assert norm == pytest.approx(measured["gradient_norm"], rel=1e-5)
 
 
-def test_checkpoints_come_by_epoch_and_keep_what_the_spec_asks_to_keep(task, training, remembering, tmp_path):
-    reporter = remembering()
-    saving = CheckpointPolicy(every_epochs=1, keep_every_epochs=2, least_seconds=0.0)
+def test_checkpoints_are_saved_by_epoch_and_weights_are_kept_as_configured(
+    make_setup, training, make_reporter, tmp_path
+):
+    reporter = make_reporter()
+    policy = CheckpointPolicy(every_epochs=1, keep_weights_every_epochs=2, min_seconds=0.0)
 
-    trainer(task(training()), reporter, tmp_path, saving=saving).run()
+    make_trainer(make_setup(training()), reporter, tmp_path, checkpoint_policy=policy).run()
 
-    assert [(c.step, c.epoch, c.keep) for c in reporter.saved] == [
+    assert [(c.step, c.epoch, c.keep) for c in reporter.checkpoints] == [
         (5, 1, False), (10, 2, True), (15, 3, False), (20, 4, True),
     ]  # fmt: skip
-    kept = sorted(path.name for path in (reporter.root / "weights").iterdir())
-    assert kept == ["distill-epoch-00002.safetensors", "distill-epoch-00004.safetensors"]
+    names = sorted(path.name for path in (reporter.root / "weights").iterdir())
+    assert names == ["distill-epoch-00002.safetensors", "distill-epoch-00004.safetensors"]
 
 
-def test_tiny_epochs_do_not_save_more_often_than_the_least_time(task, training, remembering, tmp_path):
-    reporter = remembering()
+def test_short_epochs_do_not_save_more_often_than_min_seconds(make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter()
 
-    trainer(task(training()), reporter, tmp_path, saving=CheckpointPolicy(least_seconds=3600.0)).run()
+    make_trainer(
+        make_setup(training()), reporter, tmp_path, checkpoint_policy=CheckpointPolicy(min_seconds=3600.0)
+    ).run()
 
-    assert [c.step for c in reporter.saved] == [20]
-
-
-def test_long_epochs_save_by_time(task, training, remembering, tmp_path):
-    reporter = remembering()
-
-    trainer(task(training(epochs=1)), reporter, tmp_path, saving=CheckpointPolicy(every_seconds=0.0)).run()
-
-    assert [c.step for c in reporter.saved] == [1, 2, 3, 4, 5]
+    assert [c.step for c in reporter.checkpoints] == [20]
 
 
-def test_a_watch_looks_now_and_then_and_changes_nothing(task, training, remembering, tmp_path, pixels):
+def test_long_epochs_save_by_time(make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter()
+
+    make_trainer(
+        make_setup(training(epochs=1)), reporter, tmp_path, checkpoint_policy=CheckpointPolicy(every_seconds=0.0)
+    ).run()
+
+    assert [c.step for c in reporter.checkpoints] == [1, 2, 3, 4, 5]
+
+
+def test_validation_runs_at_its_interval_and_changes_no_weights(make_setup, training, make_reporter, tmp_path, pixels):
     def accuracy(logits):
-        answers = logits(torch.from_numpy(pixels.images) / 255.0).argmax(dim=1)
-        return (answers == pixels.labels).float().mean().item()
+        predictions = logits(torch.from_numpy(pixels.images) / 255.0).argmax(dim=1)
+        return (predictions == pixels.labels).float().mean().item()
 
-    watched_by, alone_by = remembering("watched"), remembering("alone")
-    watched = trainer(task(training()), watched_by, tmp_path, watch=ValidationCallback("eval/top1", 2, accuracy))
-    alone = trainer(task(training()), alone_by, tmp_path)
+    reporter, callback = make_reporter("validated"), ValidationCallback("eval/top1", 2, accuracy)
+    validated = make_trainer(make_setup(training()), reporter, tmp_path, validation=callback)
+    reference = make_trainer(make_setup(training()), make_reporter("reference"), tmp_path)
 
-    watched.run()
-    alone.run()
+    validated.run()
+    reference.run()
 
-    assert weights(watched).equal(weights(alone))
-    assert [step for step, values in watched_by.told.items() if "eval/top1" in values] == [10, 20]
+    assert weights(validated).equal(weights(reference))
+    assert [step for step, values in reporter.logged.items() if "eval/top1" in values] == [10, 20]
 
 
-def test_a_watch_sees_the_average_where_there_is_one(task, training, pixels):
-    stepper = TrainStep(task(training(ema=0.999)))
-    pictures = torch.from_numpy(pixels.images[:4]) / 255.0
+def test_validation_uses_the_moving_average(make_setup, training, pixels):
+    train_step = TrainStep(make_setup(training(ema=0.999)))
+    images = torch.from_numpy(pixels.images[:4]) / 255.0
     for step in range(5):
-        stepper.run(step)
-    seen = {}
+        train_step.run(step)
+    outputs = {}
 
-    stepper.measure(
-        ValidationCallback("eval/top1", 1, lambda logits: seen.setdefault("average", logits(pictures)).sum().item())
+    train_step.validate(
+        ValidationCallback("eval/top1", 1, lambda logits: outputs.setdefault("average", logits(images)).sum().item())
     )
-    student = stepper.trained.student
-    student.load_state_dict(stepper.trained.ema.weights)
+    student = train_step.state.student
+    student.load_state_dict(train_step.state.ema.weights)
 
-    assert seen["average"].equal(student.eval()(stepper.task.student.preprocessing(pictures)))
+    assert outputs["average"].equal(student.eval()(train_step.setup.student.preprocessing(images)))
 
 
-def test_frozen_parameters_stay(task, training, vit):
+def test_frozen_parameters_do_not_change(make_setup, training, vit):
     student = vit()
     student.module.patch_embed.requires_grad_(False)
     before = student.module.patch_embed.proj.weight.clone()
-    stepper = TrainStep(task(training(), student=student))
+    train_step = TrainStep(make_setup(training(), student=student))
 
-    stepper.run(0)
+    train_step.run(0)
 
     assert student.module.patch_embed.proj.weight.equal(before)
 
 
-def test_reporting_and_control_cost_far_less_than_half_a_millisecond_a_step(remembering, task, training, tmp_path):
-    run = trainer(task(training(epochs=1000)), remembering(), tmp_path)
+def test_reporting_and_control_cost_less_than_a_quarter_of_a_millisecond_per_step(
+    make_reporter, make_setup, training, tmp_path
+):
+    run = make_trainer(make_setup(training(epochs=1000)), make_reporter(), tmp_path)
     queued = []
-    run.stepper.enqueue = queued.append
-    run.stepper.drain_ready = lambda: [StepMetrics(queued.pop(), {"label": 1.0}, 1.0, 1.0, 1e-3)] if queued else []
+    run.train_step.enqueue = queued.append
+    run.train_step.drain_ready = lambda: [StepMetrics(queued.pop(), {"label": 1.0}, 1.0, 1.0, 1e-3)] if queued else []
 
-    began = time.process_time()
+    start = time.process_time()
     run.run()
-    each = (time.process_time() - began) / 5000
+    seconds_per_step = (time.process_time() - start) / 5000
 
-    assert each < 2.5e-4
+    assert seconds_per_step < 2.5e-4

@@ -1,4 +1,4 @@
-"""Pictures that a method brings along: fed in place of the training split, made once."""
+"""Images that a method prepares in place of the training split."""
 
 from dataclasses import replace
 
@@ -20,27 +20,27 @@ from core.train.training_set import TrainingSet, planned_schedule
 FP32 = ComputeConfig(torch.device("cpu"), "fp32")
 
 
-class Bringing(Scratch):
-    """Brings six black pictures."""
+class PreparingMethod(Scratch):
+    """Method that prepares six black images."""
 
     num_images = 6
 
-    def gather(self, sources):
+    def prepare_images(self, sources):
         self.sources = sources
-        sources.event("made", "six pictures", {"images": 6})
+        sources.event("made", "six images", {"images": 6})
         return Pixels(np.zeros((6, 1, 8, 8), np.uint8), torch.zeros(6, dtype=torch.int64))
 
 
 @pytest.fixture
-def gathering(tmp_path, remembering):
-    """Makes a gathering for a spec; its context remembers events."""
+def make_training_set(tmp_path, make_reporter):
+    """Factory of a training set; its reporter records events."""
     for index in range(20):
-        folder = tmp_path / "pictures" / f"class{index % 2}"
+        folder = tmp_path / "images" / f"class{index % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8), index, np.uint8)).save(folder / f"{index:02d}.png")
-    ingest_folder(tmp_path / "pictures", tmp_path / "stored")
+    ingest_folder(tmp_path / "images", tmp_path / "stored")
     with StoredDataset.open(tmp_path / "stored") as stored:
-        context = RunContext(stored, FP32, 1, remembering(), tmp_path / "root", tmp_path / "cache")
+        context = RunContext(stored, FP32, 1, make_reporter(), tmp_path / "root", tmp_path / "cache")
 
         def make(seed=0, **method):
             vit = {"architecture": "vit_tiny_patch16_224"}
@@ -57,53 +57,57 @@ def gathering(tmp_path, remembering):
 
 
 @pytest.fixture
-def bringing(task, training):
-    """Makes a task whose method brings its pictures."""
+def make_preparing_setup(make_setup, training):
+    """Factory of a setup whose method prepares its images."""
 
     def make(*teachers):
-        made = task(training(batch_size=4))
-        made.method.__class__ = Bringing
-        made.method.num_images = 6
-        return replace(made, teachers=teachers)
+        setup = make_setup(training(batch_size=4))
+        setup.method.__class__ = PreparingMethod
+        setup.method.num_images = 6
+        return replace(setup, teachers=teachers)
 
     return make
 
 
-def test_a_task_without_gathering_stays_as_it_is(gathering, task, training):
-    made = task(training())
+def test_a_setup_without_prepared_images_is_unchanged(make_training_set, make_setup, training):
+    setup = make_setup(training())
 
-    assert gathering().gathered(made, None) is made
-    assert gathering().pool() is None
-
-
-def test_what_is_gathered_is_what_is_fed(gathering, bringing, vit):
-    made = bringing(FrozenTeacher(vit(), FP32))
-    given = gathering()
-
-    found = given.gathered(made, None)
-
-    assert len(found.feed.pixels) == 6
-    assert not found.feed.batch(0).images.any()
-    assert planned_schedule(made) == planned_schedule(found)
-    assert planned_schedule(found).steps_per_epoch == found.feed.steps_per_epoch
-    assert given.context.reporter.events == ["made"]
+    assert make_training_set().prepare_setup(setup, None) is setup
+    assert make_training_set().unlabeled_pool() is None
 
 
-def test_the_pool_is_the_dataset_that_the_method_names(gathering):
-    given = gathering(name="attention_probe", pool="ds_pool")
+def test_the_loader_reads_the_prepared_images(make_training_set, make_preparing_setup, vit):
+    setup = make_preparing_setup(FrozenTeacher(vit(), FP32))
+    training_set = make_training_set()
 
-    assert len(given.pool()) == len(given.context.stored.split("train"))
+    prepared = training_set.prepare_setup(setup, None)
+
+    assert len(prepared.loader.pixels) == 6
+    assert not prepared.loader.batch(0).images.any()
+    assert planned_schedule(setup) == planned_schedule(prepared)
+    assert planned_schedule(prepared).steps_per_epoch == prepared.loader.steps_per_epoch
+    assert training_set.context.reporter.events == ["made"]
 
 
-def test_what_is_kept_belongs_to_method_teacher_and_seed(gathering, bringing, vit):
-    def kept(teacher, given):
-        made = bringing(FrozenTeacher(teacher, FP32))
-        given.gathered(made, None)
-        assert made.method.sources.kept.is_dir()
-        return made.method.sources.kept
+def test_the_unlabeled_pool_is_the_dataset_of_the_method(make_training_set):
+    training_set = make_training_set(name="attention_probe", pool="ds_pool")
 
-    same = kept(vit(1), gathering())
+    assert len(training_set.unlabeled_pool()) == len(training_set.context.stored.split("train"))
 
-    assert kept(vit(1), gathering()) == same
-    others = [kept(vit(2), gathering()), kept(vit(1), gathering(seed=1)), kept(vit(1), gathering(temperature=2.0))]
-    assert len({same, *others}) == 4
+
+def test_the_cache_folder_depends_on_method_teacher_and_seed(make_training_set, make_preparing_setup, vit):
+    def cache_dir(teacher, training_set):
+        setup = make_preparing_setup(FrozenTeacher(teacher, FP32))
+        training_set.prepare_setup(setup, None)
+        assert setup.method.sources.cache_dir.is_dir()
+        return setup.method.sources.cache_dir
+
+    first = cache_dir(vit(1), make_training_set())
+
+    assert cache_dir(vit(1), make_training_set()) == first
+    others = [
+        cache_dir(vit(2), make_training_set()),
+        cache_dir(vit(1), make_training_set(seed=1)),
+        cache_dir(vit(1), make_training_set(temperature=2.0)),
+    ]
+    assert len({first, *others}) == 4
