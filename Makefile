@@ -51,7 +51,7 @@ CASES ?= 10000
 SEED ?=
 DATABASE ?= sqlite
 fuzz: install
-	PYTHONHASHSEED=0 CASES=$(CASES) SEED=$(SEED) DATABASE=$(DATABASE) $(BIN)/python -m pytest -n0 -m slow tests/api/test_fuzz.py -k for_long
+	PYTHONHASHSEED=0 CASES=$(CASES) SEED=$(SEED) DATABASE=$(DATABASE) $(BIN)/python -m pytest -n0 -m slow tests/api/test_fuzz.py -k long_fuzzing
 
 # A real stack whose processes are killed or stopped at random while jobs train: `make chaos N=100`, on SQLite or with
 # DATABASE=postgresql, which is killed and stopped too. The seed is printed; SEED= repeats one.

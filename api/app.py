@@ -1,4 +1,4 @@
-"""The HTTP application: its parts put together, from the edge inwards."""
+"""The HTTP application: state, routers and middleware."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ from api.keys import endpoints as keys
 from api.middleware import RequestMiddleware
 from api.models import endpoints as models
 from api.multipart import FORM_OVERHEAD_BYTES
-from api.rate_limit import Rates
+from api.rate_limit import RateLimiter
 from api.request_body import MAX_JSON_BYTES
+from api.route_checks import check_routes
 from api.session_cookie import signing_secret
 from api.telemetry import Telemetry
 from core.broker import Broker
@@ -40,10 +41,10 @@ from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, open_database
 from core.store.storage_url import open_store
 
-_STALE_SECONDS = 24 * 3600  # an upload that is older was left by a process that died
+_STALE_SECONDS = 24 * 3600  # older uploads were left by a process that died
 
 _ROUTERS = (
-    jobs.router,  # first, as a path is looked for in one after the other, and jobs are polled
+    jobs.router,  # first: routes are matched in order, and clients poll jobs
     job_files.router,
     health.router,
     datasets.router,
@@ -61,38 +62,43 @@ _ROUTERS = (
 _UPLOAD_PATHS = frozenset({"/v1/datasets", "/v1/models"})
 
 
-def create_app(settings: Settings, database: Database, store: ArtifactStore, hints: Broker) -> FastAPI:
-    """The application with these parts. The caller closes them after it."""
+def create_app(settings: Settings, database: Database, store: ArtifactStore, broker: Broker) -> FastAPI:
+    """Build the application. The caller closes ``database``, ``store`` and ``broker`` after use.
+
+    Raises:
+        RuntimeError: a route misses a declaration (:func:`api.route_checks.check_routes`).
+    """
     secret = signing_secret(settings)
-    parts = AppState(
+    state = AppState(
         settings=settings,
         database=database,
         store=store,
-        hints=hints,
-        inspector=Inspector(hints, seconds=settings.inspect_timeout_seconds),
-        live=JobWatcher(settings.broker_url),
+        broker=broker,
+        inspector=Inspector(broker, timeout_seconds=settings.inspect_timeout_seconds),
+        watcher=JobWatcher(settings.broker_url),
         telemetry=Telemetry(),
-        gate=Authenticator(database, secret, wrong_keys_per_minute=settings.rate_wrong_keys_per_minute),
-        rates=Rates(settings),
+        authenticator=Authenticator(database, secret, wrong_keys_per_minute=settings.rate_wrong_keys_per_minute),
+        rate_limiter=RateLimiter(settings),
         cookie_secret=secret,
     )
     app = FastAPI(
         title=openapi.TITLE,
         version=version("potstill"),
         lifespan=_lifespan,
-        docs_url=None,  # ours needs no internet: api.docs_page
+        docs_url=None,  # api.docs_page serves a page that needs no internet
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
         telemetry=_telemetry(),
     )
-    app.state.parts = parts
+    app.state.app_state = state
     problems.install(app)
     openapi.install(app)
     for router in _ROUTERS:
         app.include_router(router)
+    check_routes(app.routes)
     app.add_middleware(
-        RequestMiddleware, observe=parts.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings)
+        RequestMiddleware, observe=state.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings)
     )
     if settings.behind_tls:
         app.add_middleware(StrictTransport)
@@ -100,7 +106,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, hin
 
 
 def make_app() -> FastAPI:
-    """The application with the parts that the environment's settings name, for ``uvicorn --factory``."""
+    """Build the application from the environment's settings, for ``uvicorn --factory``."""
     settings = load_settings()
     return create_app(
         settings,
@@ -112,9 +118,9 @@ def make_app() -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    parts: AppState = app.state.parts
-    _remove_stale(parts.incoming)
-    tasks = [asyncio.create_task(parts.live.run()), asyncio.create_task(parts.inspector.run())]
+    state: AppState = app.state.app_state
+    _remove_stale(state.incoming)
+    tasks = [asyncio.create_task(state.watcher.run()), asyncio.create_task(state.inspector.run())]
     try:
         yield
     finally:
@@ -123,14 +129,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
-        await parts.rates.aclose()
-        await parts.hints.aclose()
+        await state.rate_limiter.aclose()
+        await state.broker.aclose()
 
 
 def _telemetry() -> TelemetryConfig:
-    """FastAPI's own traces, for whoever runs us with OpenTelemetry; else it would look for it at every request."""
-    on = any(name.startswith("OTEL_") for name in os.environ)
-    return {"tracing": on, "metrics": on, "logs": on}
+    """Enable FastAPI's traces only under OpenTelemetry; otherwise FastAPI would look for it at every request."""
+    is_enabled = any(name.startswith("OTEL_") for name in os.environ)
+    return {"tracing": is_enabled, "metrics": is_enabled, "logs": is_enabled}
 
 
 def _body_limit(scope: Scope, settings: Settings) -> int:

@@ -1,4 +1,4 @@
-"""``/v1/architectures``: timm's catalogue, as the inspector knows it."""
+"""``/v1/architectures``: timm's architectures, listed by the inspector."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 
-from api.deps import NO_NUL, Limit, Parts, Reader
+from api.deps import NO_NUL, Limit, Reader, State
 from api.problems import problems
+from api.rate_limit import rate_class
 from api.schemas import Out, Page
 from core.errors import InvalidRequest
 
@@ -16,33 +17,34 @@ router = APIRouter(prefix="/v1/architectures", tags=["models"])
 
 
 class ArchitectureOut(Out):
-    """One timm architecture."""
+    """A timm architecture."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     object: Literal["architecture"] = "architecture"
     name: str
     family: str = Field(description="`transformer`, `cnn`, `hybrid` or `mlp`.")
-    parameters: int | None = Field(description="In its ImageNet form.")
+    parameters: int | None = Field(description="Number of parameters with ImageNet's classes and image size.")
     input_size: list[int] = Field(description="Channels, height, width.")
-    pretrained: bool = Field(description="Whether timm knows of pretrained weights.")
+    pretrained: bool = Field(description="Whether timm has pretrained weights.")
 
 
 @router.get("", response_model=Page[ArchitectureOut], responses=problems())
+@rate_class("questions")
 async def list_architectures(
     _: Reader,
-    parts: Parts,
+    state: State,
     search: Annotated[
         str,
-        # Declared, and refused below with a better word than a pattern's.
-        Query(max_length=200, json_schema_extra={"pattern": NO_NUL}, description="Words that the name must have."),
+        # The pattern is only declared: the check below has a better error text.
+        Query(max_length=200, json_schema_extra={"pattern": NO_NUL}, description="Words that the name must contain."),
     ] = "",
     limit: Limit = 20,
 ) -> Page[ArchitectureOut]:
-    """The architectures whose name matches, best first; with no match, the nearest names."""
+    """List the architectures whose name matches, best match first; without a match, the nearest names."""
     if "\0" in search:
-        raise InvalidRequest("search: the text holds a NUL character; leave it out")
-    # One more than was asked for tells whether there are more.
-    answer = await parts.inspector.ask("architectures", {"search": search, "limit": limit + 1})
-    found = [ArchitectureOut(**entry) for entry in answer["data"]]
-    return Page(data=found[:limit], has_more=len(found) > limit)
+        raise InvalidRequest("search: the text contains a NUL character; remove it")
+    # One entry more than the limit shows whether there are more.
+    result = await state.inspector.call("architectures", {"search": search, "limit": limit + 1})
+    architectures = [ArchitectureOut(**entry) for entry in result["data"]]
+    return Page(data=architectures[:limit], has_more=len(architectures) > limit)

@@ -1,4 +1,4 @@
-"""Who sends a request: a bearer key, or the dashboard's signed cookie."""
+"""Authentication of requests: a bearer key, or the dashboard's signed cookie."""
 
 from __future__ import annotations
 
@@ -15,74 +15,72 @@ from api.session_cookie import COOKIE_NAME, SAFE_METHODS, is_same_origin, read_c
 from core.errors import Forbidden, NotAuthenticated
 from core.store import keys
 from core.store.db import Database, DatabaseUnavailable
-from core.store.keys import TOUCH_EVERY, Caller
+from core.store.keys import TOUCH_INTERVAL, Caller
 
 __all__ = ["Authenticator", "Caller"]
 
 
-_REMEMBERED = 1024
+_CACHE_SIZE = 1024  # callers
 
 
 class Authenticator:
-    """Knows callers by what they send. Thread-safe; asks the database each time, so a revoked key ends at once."""
+    """Authenticates callers. Thread-safe; reads the database each time, so a revoked key fails at once."""
 
     def __init__(self, database: Database, cookie_secret: str, *, wrong_keys_per_minute: int = 0) -> None:
         self._database = database
         self._cookie_secret = cookie_secret
-        self._guesses = AuthThrottle(wrong_keys_per_minute)
+        self._throttle = AuthThrottle(wrong_keys_per_minute)
         self._touched: dict[str, float] = {}  # key id -> monotonic time
-        self._known: OrderedDict[bytes, Caller] = OrderedDict()  # by the digest of the header
+        self._cache: OrderedDict[bytes, Caller] = OrderedDict()  # by digest of the Authorization header
 
-    def recall(self, request: Request) -> Caller | None:
-        """Whom :meth:`identify` found by the same header before; by now the key may be revoked or too old.
+    def cached_caller(self, request: Request) -> Caller | None:
+        """Return the caller of an earlier request with the same header; the key may have been revoked since.
 
-        For what reads on the caller's behalf with :func:`core.store.keys.in_force`, and so asks once, not twice.
+        For endpoints that check the key again in the transaction that reads their data, to save a query.
         """
         header = request.headers.get("authorization")
-        who = None if header is None else self._known.get(_digest(header))
-        return None if who is None or self._is_to_touch(who) else who
+        caller = None if header is None else self._cache.get(_digest(header))
+        return None if caller is None or self._needs_touch(caller) else caller
 
     def identify(self, request: Request) -> Caller:
-        """The caller.
+        """Return the caller.
 
-        Raises :class:`NotAuthenticated`, :class:`Forbidden` for a request forged across sites, or
-        :class:`RateLimited` where its address has sent too many wrong keys; a key that was right before is not
-        held up by those of its neighbours.
+        Raises :class:`NotAuthenticated`, :class:`Forbidden` for a cross-site request, or :class:`RateLimited` if
+        the address has sent too many wrong keys. A cached key is exempt from that limit.
         """
         header = request.headers.get("authorization")
         if header is None:
-            who = self._by_cookie(request)
+            caller = self._by_cookie(request)
         else:
-            was_right = _digest(header) in self._known
-            with self._guess(request, trusted=was_right):
-                who = self._by_header(header)
-        self._touch(who)
+            with self._throttled(request, exempt=_digest(header) in self._cache):
+                caller = self._by_header(header)
+        self._touch(caller)
         if header is not None:
-            self._known[_digest(header)] = who
-            while len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
-        return who
+            self._cache[_digest(header)] = caller
+            while len(self._cache) > _CACHE_SIZE:
+                self._cache.popitem(last=False)
+        return caller
 
     def sign_in(self, request: Request, token: str) -> Caller:
-        """Whom a key that was typed into a page belongs to. Raises :class:`NotAuthenticated`, :class:`RateLimited`."""
-        with self._guess(request), self._database.read() as session:
+        """Return the caller of a key typed into a page. Raises :class:`NotAuthenticated`, :class:`RateLimited`."""
+        with self._throttled(request), self._database.read() as session:
             return keys.authenticate(session, token)
 
     @contextmanager
-    def _guess(self, request: Request, *, trusted: bool = False) -> Iterator[None]:
-        """Something that may be a guess is looked at: counted if it was wrong, and not looked at after too many.
+    def _throttled(self, request: Request, *, exempt: bool = False) -> Iterator[None]:
+        """Reject the address after too many wrong keys, and count a :class:`NotAuthenticated` of the block.
 
-        What was right before is ``trusted`` to be looked at, until it is wrong.
+        A cached key is ``exempt`` from the limit until it fails.
         """
         address = client_address(request)
-        if not trusted:
-            self._guesses.check(address)
+        if not exempt:
+            self._throttle.check(address)
         try:
             yield
         except NotAuthenticated:
-            self._guesses.count(address)
-            if trusted:
-                self._known.pop(_digest(request.headers["authorization"]), None)
+            self._throttle.count(address)
+            if exempt:
+                self._cache.pop(_digest(request.headers["authorization"]), None)
             raise
 
     def _by_header(self, header: str) -> Caller:
@@ -96,30 +94,30 @@ class Authenticator:
         cookie = request.cookies.get(COOKIE_NAME)
         key_id = read_cookie(self._cookie_secret, cookie) if cookie else None
         if key_id is None:
-            refusal = NotAuthenticated("A key is needed: send `Authorization: Bearer ps_…`, or sign in at /login.")
+            error = NotAuthenticated("An API key is required: send `Authorization: Bearer ps_…`, or sign in at /login.")
             if not cookie:
-                raise refusal
-            with self._guess(request):
-                raise refusal
-        # A browser sends the cookie whoever's page asks it to.
+                raise error
+            with self._throttled(request):
+                raise error
+        # Browsers send the cookie with requests from any site.
         if request.method not in SAFE_METHODS and not is_same_origin(request.headers):
             raise Forbidden("A request with the dashboard's cookie must come from the dashboard's own pages.")
         with self._database.read() as session:
-            return keys.caller_of(session, key_id)
+            return keys.load_caller(session, key_id)
 
-    def _touch(self, who: Caller) -> None:
-        """Remember the use of a key, now and then: a write a request would be too dear."""
-        if not self._is_to_touch(who):
+    def _touch(self, caller: Caller) -> None:
+        """Record the use of a key at most once per interval; a write per request would cost too much."""
+        if not self._needs_touch(caller):
             return
-        self._touched[who.key_id] = time.monotonic()
-        # When a key was last used is not worth failing for.
+        self._touched[caller.key_id] = time.monotonic()
+        # The time of the last use is not worth a failed request.
         with suppress(DatabaseUnavailable), self._database.write() as session:
-            keys.touch(session, who.key_id)
+            keys.touch(session, caller.key_id)
 
-    def _is_to_touch(self, who: Caller) -> bool:
-        return time.monotonic() - self._touched.get(who.key_id, -1e9) >= TOUCH_EVERY.total_seconds()
+    def _needs_touch(self, caller: Caller) -> bool:
+        return time.monotonic() - self._touched.get(caller.key_id, -1e9) >= TOUCH_INTERVAL.total_seconds()
 
 
 def _digest(header: str) -> bytes:
-    """A key is kept by nobody, not even in memory."""
+    """Hash a header, so that no key stays in memory."""
     return hashlib.sha256(header.encode("latin-1", "replace")).digest()

@@ -1,4 +1,4 @@
-"""What endpoints ask for: the parts of the service, the caller, the page of a list."""
+"""Dependencies of endpoints: the application state, the caller, the parameters of a list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from api.auth import Authenticator, Caller
 from api.auth_throttle import client_address
 from api.inspector import Inspector
 from api.job_watch import JobWatcher
-from api.rate_limit import Rates, class_of
+from api.rate_limit import RateLimiter, request_rate_class
 from api.telemetry import Telemetry
 from core.broker import Broker
 from core.errors import Forbidden
@@ -31,13 +31,14 @@ __all__ = [
     "AppState",
     "Caller",
     "Limit",
-    "Parts",
     "Reader",
+    "State",
     "Writer",
-    "caller",
-    "reader",
-    "recalled_reader",
-    "writer",
+    "get_app_state",
+    "get_cached_reader",
+    "get_caller",
+    "get_reader",
+    "get_writer",
 ]
 
 MAX_LIMIT = 100
@@ -45,102 +46,108 @@ MAX_LIMIT = 100
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """Everything that lives as long as the app. The dashboard finds it in ``app.state.parts`` too."""
+    """Objects that live as long as the app; stored in ``app.state.app_state``."""
 
     settings: Settings
     database: Database
     store: ArtifactStore
-    hints: Broker
+    broker: Broker
     inspector: Inspector
-    live: JobWatcher
+    watcher: JobWatcher
     telemetry: Telemetry
-    gate: Authenticator
-    rates: Rates
+    authenticator: Authenticator
+    rate_limiter: RateLimiter
     cookie_secret: str
 
     @property
     def incoming(self) -> Path:
-        """Where uploads are while they arrive."""
+        """Directory of uploads that are being received."""
         return self.settings.home / "incoming"
 
     @contextmanager
-    def change(self, who: Caller, action: str, object_id: str | None) -> Iterator[Session]:
-        """A unit of work that changes something on the caller's behalf, and says so in the audit log.
+    def change(self, caller: Caller, action: str, object_id: str | None) -> Iterator[Session]:
+        """Open a write transaction that also records the change in the audit log.
 
-        Raises what :meth:`Database.write` raises. Nothing is written where the block raises.
+        Nothing is written if the block raises. Raises what :meth:`Database.write` raises.
         """
         with self.database.write() as session:
             yield session
-            audit.record(session, who, action, object_id)
+            audit.record(session, caller, action, object_id)
 
 
-# What waits for nothing is `async` all the same: FastAPI sends every other one through the thread pool. And each takes
-# the request alone: a dependency of a dependency costs FastAPI as much as all that we do to answer a poll. That the
-# operations need a key, `api.openapi` declares.
+# All dependencies are `async`: FastAPI runs the others in the thread pool. Each takes only the request: resolving a
+# dependency of a dependency costs FastAPI as much as the rest of a poll. `api.openapi` declares the security scheme.
 
 
-async def service_parts(request: Request) -> AppState:
-    """The parts of the app that serves this request."""
-    parts: AppState = request.app.state.parts
-    return parts
+async def get_app_state(request: Request) -> AppState:
+    """Return the state of the app that serves this request."""
+    state: AppState = request.app.state.app_state
+    return state
 
 
-async def caller(request: Request) -> Caller:
-    """Whoever sent the request. Raises :class:`NotAuthenticated`, :class:`RateLimited`."""
-    parts = await service_parts(request)
-    who = await to_thread.run_sync(parts.gate.identify, request)
-    await parts.rates.require(who.key_id, class_of(request))
-    return who
+async def get_caller(request: Request) -> Caller:
+    """Authenticate the request and count it. Raises :class:`NotAuthenticated`, :class:`RateLimited`."""
+    state = await get_app_state(request)
+    caller = await to_thread.run_sync(state.authenticator.identify, request)
+    await state.rate_limiter.require(caller.key_id, request_rate_class(request))
+    return caller
 
 
-async def reader(request: Request) -> Caller:
-    """A caller who may read. Raises :class:`NotAuthenticated`, :class:`Forbidden`."""
-    return _with_scope(await caller(request), "read")
+async def get_reader(request: Request) -> Caller:
+    """Return a caller with the scope ``read``. Raises :class:`NotAuthenticated`, :class:`Forbidden`."""
+    return _with_scope(await get_caller(request), "read")
 
 
-async def recalled_reader(request: Request) -> Caller:
-    """A caller who might read when last asked about: whoever takes this looks at the key again, with what it reads.
+async def get_cached_reader(request: Request) -> Caller:
+    """Return a caller that had the scope ``read`` at its last database check.
 
-    Raises :class:`NotAuthenticated`, :class:`Forbidden`, :class:`RateLimited`.
+    The endpoint must check the key again in the transaction that reads its data. Raises :class:`NotAuthenticated`,
+    :class:`Forbidden`, :class:`RateLimited`.
     """
-    parts = await service_parts(request)
-    who = parts.gate.recall(request)
-    if who is None:
-        who = await caller(request)
+    state = await get_app_state(request)
+    caller = state.authenticator.cached_caller(request)
+    if caller is None:
+        caller = await get_caller(request)
     else:
-        await parts.rates.require(who.key_id, "reads")
-    return _with_scope(who, "read")
+        await state.rate_limiter.require(caller.key_id, request_rate_class(request))
+    return _with_scope(caller, "read")
 
 
-async def writer(request: Request) -> Caller:
-    """A caller who may change things. Raises :class:`NotAuthenticated`, :class:`Forbidden`."""
-    return from_request(_with_scope(await caller(request), "write"), request)
+async def get_writer(request: Request) -> Caller:
+    """Return a caller with the scope ``write``. Raises :class:`NotAuthenticated`, :class:`Forbidden`."""
+    return with_request_info(_with_scope(await get_caller(request), "write"), request)
 
 
-async def admin(request: Request) -> Caller:
-    """A caller who may manage keys. Raises :class:`NotAuthenticated`, :class:`Forbidden`."""
-    return from_request(_with_scope(await caller(request), "admin"), request)
+async def get_admin(request: Request) -> Caller:
+    """Return a caller with the scope ``admin``. Raises :class:`NotAuthenticated`, :class:`Forbidden`."""
+    return with_request_info(_with_scope(await get_caller(request), "admin"), request)
 
 
-def from_request(who: Caller, request: Request) -> Caller:
-    """The caller with what the audit log says of a change: in which request, and from where."""
-    return replace(who, request_id=request.scope["state"]["request_id"], client_address=client_address(request))
+def with_request_info(caller: Caller, request: Request) -> Caller:
+    """Add the request id and the client's address, which the audit log records with a change."""
+    return replace(caller, request_id=request.scope["state"]["request_id"], client_address=client_address(request))
 
 
-Parts = Annotated[AppState, Depends(service_parts)]
-Reader = Annotated[Caller, Depends(reader)]
-Writer = Annotated[Caller, Depends(writer)]
-Admin = Annotated[Caller, Depends(admin)]
+# Routes with one of these need a rate class (`api.route_checks`).
+CALLER_DEPENDENCIES = frozenset({get_caller, get_reader, get_cached_reader, get_writer, get_admin})
 
-NO_NUL = r"^[^\x00]*$"  # for texts that a query asks for: no database takes a NUL character
 
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="At most so many.")]
+State = Annotated[AppState, Depends(get_app_state)]
+Reader = Annotated[Caller, Depends(get_reader)]
+Writer = Annotated[Caller, Depends(get_writer)]
+Admin = Annotated[Caller, Depends(get_admin)]
+
+NO_NUL = r"^[^\x00]*$"  # pattern of text parameters of a query: databases reject NUL characters
+
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of objects.")]
 After = Annotated[
-    str | None, Query(max_length=64, description="The id of the last object of the page before.", examples=[None])
+    str | None, Query(max_length=64, description="Id of the last object of the previous page.", examples=[None])
 ]
 
 
-def _with_scope(who: Caller, scope: str) -> Caller:
-    if not who.may(scope):
-        raise Forbidden(f"This needs a key with the scope {scope}; this one has {', '.join(who.scopes) or 'none'}.")
-    return who
+def _with_scope(caller: Caller, scope: str) -> Caller:
+    if not caller.has_scope(scope):
+        raise Forbidden(
+            f"This needs a key with the scope {scope}; this key has {', '.join(caller.scopes) or 'no scopes'}."
+        )
+    return caller

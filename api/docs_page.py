@@ -1,4 +1,4 @@
-"""``/docs``: the reference, drawn from the OpenAPI document on the server. It needs no script and no internet."""
+"""``/docs``: the API reference, rendered on the server from the OpenAPI document; needs no script and no internet."""
 
 from __future__ import annotations
 
@@ -25,34 +25,35 @@ _METHODS = ("get", "post", "put", "patch", "delete")
 
 @router.get("/docs")
 def reference_page(request: Request) -> Response:
-    """The reference."""
+    """The API reference."""
     document = request.app.openapi()
+    operations = list(_operations(document))
     content = _ENVIRONMENT.get_template("reference.html").render(
         document=document,
-        groups=[(tag, [each for each in _operations(document) if tag["name"] in each["tags"]]) for tag in TAGS],
+        groups=[(tag, [each for each in operations if tag["name"] in each["tags"]]) for tag in TAGS],
         schemas=sorted(document["components"]["schemas"].items()),
-        problems=problem_kinds(),
+        problems=problem_types(),
     )
     return HTMLResponse(content, headers=PAGE_HEADERS)
 
 
 @router.get("/docs/reference.css")
 def reference_style() -> Response:
-    """How it looks."""
+    """The style sheet of the API reference."""
     return Response((_TEMPLATES / "reference.css").read_bytes(), media_type="text/css", headers=_STYLE_HEADERS)
 
 
-def problem_kinds() -> list[tuple[str, int, str, str]]:
-    """Every problem that this process may answer: code, status, title and explanation, by status."""
-    kinds: list[type[PotstillError]] = [PotstillError]
-    for kind in kinds:  # grows while it is walked
-        kinds.extend(kind.__subclasses__())
-    by_code = {kind.code: kind for kind in reversed(kinds)}
-    found = [
-        (kind.code, kind.status, kind.title, " ".join((kind.__doc__ or kind.title).replace("``", "`").split()))
-        for kind in by_code.values()
+def problem_types() -> list[tuple[str, int, str, str]]:
+    """List code, status, title and description of every problem type, by status."""
+    errors: list[type[PotstillError]] = [PotstillError]
+    for error in errors:  # grows during the iteration
+        errors.extend(error.__subclasses__())
+    by_code = {error.code: error for error in reversed(errors)}
+    rows = [
+        (error.code, error.status, error.title, " ".join((error.__doc__ or error.title).replace("``", "`").split()))
+        for error in by_code.values()
     ]
-    return sorted(found, key=lambda each: (each[1], each[0]))
+    return sorted(rows, key=lambda row: (row[1], row[0]))
 
 
 def _operations(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -62,27 +63,27 @@ def _operations(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 yield {"method": method.upper(), "path": path, **methods[method]}
 
 
-def _kind(schema: Mapping[str, Any]) -> Markup:
-    """A schema in a few words, with links to those that have a name."""
+def _type_name(schema: Mapping[str, Any]) -> Markup:
+    """Describe a schema's type, with links to named schemas."""
     if "$ref" in schema:
         name = str(schema["$ref"]).rsplit("/", 1)[-1]
         return Markup('<a href="#schema-{0}">{0}</a>').format(name)
-    for word in ("anyOf", "oneOf"):
-        if word in schema:
-            return Markup(" or ").join(_kind(each) for each in schema[word])
+    for keyword in ("anyOf", "oneOf"):
+        if keyword in schema:
+            return Markup(" or ").join(_type_name(option) for option in schema[keyword])
     if "enum" in schema or "const" in schema:
         values = schema.get("enum") or [schema["const"]]
-        return Markup(" | ").join(Markup("<code>{}</code>").format(json.dumps(each)) for each in values)
+        return Markup(" | ").join(Markup("<code>{}</code>").format(json.dumps(value)) for value in values)
     if schema.get("type") == "array":
-        return Markup("list of {}").format(_kind(schema.get("items", {})))
+        return Markup("list of {}").format(_type_name(schema.get("items", {})))
     if isinstance(schema.get("additionalProperties"), dict):
-        return Markup("map of {}").format(_kind(schema["additionalProperties"]))
+        return Markup("map of {}").format(_type_name(schema["additionalProperties"]))
     return escape(schema.get("format") or schema.get("type", "any"))
 
 
-def _bounds(schema: Mapping[str, Any]) -> str:
-    """Limits and default, as far as they are said."""
-    words = {
+def _constraints(schema: Mapping[str, Any]) -> str:
+    """Describe a schema's limits and default."""
+    formats = {
         "minimum": "≥ {}",
         "exclusiveMinimum": "> {}",
         "maximum": "≤ {}",
@@ -90,20 +91,20 @@ def _bounds(schema: Mapping[str, Any]) -> str:
         "maxLength": "at most {} characters",
         "maxItems": "at most {} items",
     }
-    parts = [schema, *schema.get("anyOf", ())]
-    said = [words[key].format(part[key]) for part in parts for key in words if key in part]
+    schemas = [schema, *schema.get("anyOf", ())]
+    texts = [formats[key].format(option[key]) for option in schemas for key in formats if key in option]
     if "default" in schema and schema["default"] is not None:
-        said.append(f"default {json.dumps(schema['default'])}")
-    return ", ".join(said)
+        texts.append(f"default {json.dumps(schema['default'])}")
+    return ", ".join(texts)
 
 
-def _prose(text: str) -> Markup:
-    """Text with `code` in it, as HTML; paragraphs are kept."""
+def _markdown(text: str) -> Markup:
+    """Convert text with `code` spans and paragraphs to HTML."""
     paragraphs = []
     for paragraph in text.strip().split("\n\n"):
-        pieces = paragraph.split("`")
-        marked = (Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
-        paragraphs.append(Markup("<p>{}</p>").format(Markup("").join(marked)))
+        spans = paragraph.split("`")
+        html = (Markup("<code>{}</code>").format(s) if i % 2 else escape(s) for i, s in enumerate(spans))
+        paragraphs.append(Markup("<p>{}</p>").format(Markup("").join(html)))
     return Markup("").join(paragraphs)
 
 
@@ -115,7 +116,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        kind=_kind, bounds=_bounds, prose=_prose, pretty=lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+        type_name=_type_name,
+        constraints=_constraints,
+        markdown=_markdown,
+        pretty=lambda value: json.dumps(value, indent=2, ensure_ascii=False),
     )
     return environment
 

@@ -1,4 +1,4 @@
-"""Handing out stored files: whole or a range of them, with their SHA-256 as validator."""
+"""Downloads of stored files: complete or in ranges, with the SHA-256 as ETag."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RANGE = re.compile(r"bytes\s*=\s*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))\s*")
 
 @dataclass(frozen=True, slots=True)
 class StoredContent:
-    """What is to be handed out, as the database knows it."""
+    """A stored file as recorded in the database."""
 
     key: str
     filename: str
@@ -34,12 +34,11 @@ class StoredContent:
     sha256: str
 
 
-def file_answer(request: Request, store: ArtifactStore, content: StoredContent) -> Response:
-    """The file, the range of it that was asked for, or 304.
+def file_response(request: Request, store: ArtifactStore, content: StoredContent) -> Response:
+    """Return the file, the requested range of it, or 304.
 
-    Stored files never change, so the hash of their content is a strong validator for ever. Several
-    ranges at once are answered with the whole file, as RFC 9110 allows. Raises :class:`NotFound`,
-    :class:`RangeNotSatisfiable`.
+    Stored files never change, so the hash of the content is a strong validator. A request for several ranges gets
+    the complete file, as RFC 9110 allows. Raises :class:`NotFound`, :class:`RangeNotSatisfiable`.
     """
     etag = f'"{content.sha256}"'
     headers = {
@@ -52,77 +51,80 @@ def file_answer(request: Request, store: ArtifactStore, content: StoredContent) 
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     if store.size(content.key) is None:
-        raise NotFound(f"{content.filename} is not stored any more.")
-    part = _part(request, etag, content.size_bytes)
-    start, end = part or (0, content.size_bytes)
+        raise NotFound(f"{content.filename} is no longer stored.")
+    requested = _requested_range(request, etag, content.size_bytes)
+    start, end = requested or (0, content.size_bytes)
     headers["Content-Length"] = str(end - start)
-    if part is not None:
+    if requested is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{content.size_bytes}"
     try:
-        body = _nothing() if request.method == "HEAD" else store.open(content.key, start, end - start)
-    except StoredFileDamaged:  # a checkpoint that a newer one has just outdated
-        raise NotFound(f"{content.filename} is not stored any more.") from None
-    return StreamingResponse(body, 206 if part else 200, headers, media_type=content.media_type)
+        body = _empty_body() if request.method == "HEAD" else store.open(content.key, start, end - start)
+    except StoredFileDamaged:  # a checkpoint that a newer one has just replaced
+        raise NotFound(f"{content.filename} is no longer stored.") from None
+    return StreamingResponse(body, 206 if requested else 200, headers, media_type=content.media_type)
 
 
-def zip_answer(request: Request, store: ArtifactStore, name: str, artifacts: Iterable[Artifact]) -> Response:
-    """All artefacts in one zip with one folder; stored, not deflated, as weights do not get smaller."""
+def zip_response(request: Request, store: ArtifactStore, name: str, artifacts: Iterable[Artifact]) -> Response:
+    """Return all artifacts in one zip with one folder; uncompressed, as weights do not compress."""
     archive = ZipStream(compress_type=ZIP_STORED, sized=True)
     for artifact in artifacts:
         if store.size(artifact.key) is None:
-            raise NotFound(f"{artifact.name} is not stored any more.")
-        archive.add(_opened_late(store, artifact.key), f"{name}/{artifact.name}", size=artifact.size_bytes)
+            raise NotFound(f"{artifact.name} is no longer stored.")
+        archive.add(_open_lazily(store, artifact.key), f"{name}/{artifact.name}", size=artifact.size_bytes)
     headers = {
         "Content-Disposition": attachment(f"{name}.zip"),
         "Cache-Control": "no-store",
         "Content-Length": str(len(archive)),
     }
-    body = _nothing() if request.method == "HEAD" else iter(archive)
+    body = _empty_body() if request.method == "HEAD" else iter(archive)
     return StreamingResponse(body, headers=headers, media_type="application/zip")
 
 
 def discard(store: ArtifactStore, keys: Iterable[str]) -> None:
-    """Delete files that no row names any more; what cannot be deleted now is left to the collector."""
+    """Delete files that no row references; garbage collection retries failed deletions."""
     for key in keys:
         try:
             store.delete(key)
         except StorageFailed as error:
-            log.warning("storage.left_behind", key=key, detail=error.detail)
+            log.warning("storage.delete_failed", key=key, detail=error.detail)
 
 
 def attachment(filename: str) -> str:
-    """A ``Content-Disposition`` that saves under this name (RFC 6266)."""
+    """Return a ``Content-Disposition`` header that saves under this name (RFC 6266)."""
     plain = re.sub(r"[^A-Za-z0-9._ -]", "_", filename)
     extended = "" if plain == filename else f"; filename*=UTF-8''{quote(filename, safe='')}"
     return f'attachment; filename="{plain}"{extended}'
 
 
-def file_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
-    """What a download may answer besides problems, for OpenAPI."""
+def download_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """Return the responses of a download besides problems, for OpenAPI."""
     binary = {"content": {media_type: {"schema": {"type": "string", "format": "binary"}}}}
     return {
         200: {"description": "The file. `ETag` is its SHA-256.", **binary},
-        206: {"description": "The range that was asked for.", **binary},
-        304: {"description": "The file is the one that `If-None-Match` names."},
+        206: {"description": "The requested range.", **binary},
+        304: {"description": "The file matches `If-None-Match`."},
         416: {
-            "description": "`range_not_satisfiable`: the range lies behind the end of the file.",
+            "description": "`range_not_satisfiable`: the range starts after the end of the file.",
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         },
     }
 
 
-def _part(request: Request, etag: str, size: int) -> tuple[int, int] | None:
-    """First byte and end of the range to send, or None for the whole file. Raises :class:`RangeNotSatisfiable`."""
-    asked = _RANGE.fullmatch(request.headers.get("range", ""))
-    if asked is None or request.headers.get("if-range", etag) != etag:
+def _requested_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+    """Return the first byte and the exclusive end of the range to send, or None for the complete file.
+
+    Raises :class:`RangeNotSatisfiable`.
+    """
+    match = _RANGE.fullmatch(request.headers.get("range", ""))
+    if match is None or request.headers.get("if-range", etag) != etag:
         return None
-    first, last, suffix = asked.groups()
+    first, last, suffix = match.groups()
     if suffix is not None:
         start, end = max(0, size - int(suffix)), size
     else:
         start, end = int(first), min(size, int(last) + 1) if last else size
         if last and int(last) < start:
-            return None  # no range at all, so it is ignored
+            return None  # an invalid range is ignored (RFC 9110)
     if start >= end:
         raise RangeNotSatisfiable(f"The file has {size} bytes.", extra={"size_bytes": size})
     return start, end
@@ -131,13 +133,13 @@ def _part(request: Request, etag: str, size: int) -> tuple[int, int] | None:
 def _matches(if_none_match: str | None, etag: str) -> bool:
     if if_none_match is None:
         return False
-    return any(each.strip().removeprefix("W/") in {etag, "*"} for each in if_none_match.split(","))
+    return any(value.strip().removeprefix("W/") in {etag, "*"} for value in if_none_match.split(","))
 
 
-def _opened_late(store: ArtifactStore, key: str) -> Iterator[bytes]:
-    """Opened when its turn comes, so that a download holds one file at a time."""
+def _open_lazily(store: ArtifactStore, key: str) -> Iterator[bytes]:
+    """Open the file at the first read, so a download has one file open at a time."""
     yield from store.open(key)
 
 
-def _nothing() -> Iterator[bytes]:
+def _empty_body() -> Iterator[bytes]:
     return iter(())

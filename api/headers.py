@@ -1,4 +1,4 @@
-"""Headers that keep a page to itself, and a browser to HTTPS."""
+"""Security headers of pages, and HTTP Strict Transport Security."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Nothing inline and nothing from elsewhere: a name that somebody smuggles into a page cannot become code.
+# No inline code and no other origins, so injected text cannot run as code.
 PAGE_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -28,7 +28,7 @@ HSTS = "max-age=31536000"  # a year
 
 
 class StrictTransport:
-    """Tells browsers to come over HTTPS from now on. Only where the operator says that they can."""
+    """Adds the HSTS header to every response. Used only if the operator has set ``behind_tls``."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,9 +36,9 @@ class StrictTransport:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
 
-        async def answer(message: Message) -> None:
+        async def send_with_hsts(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["Strict-Transport-Security"] = HSTS
             await send(message)
 
-        await self._app(scope, receive, answer if scope["type"] == "http" else send)
+        await self._app(scope, receive, send_with_hsts if scope["type"] == "http" else send)

@@ -1,7 +1,7 @@
-"""``/healthz``, ``/readyz`` and ``/metrics``: for machines, without a key.
+"""``/healthz``, ``/readyz`` and ``/metrics``: for probes and Prometheus, without a key.
 
-The last two ask database, store and broker. Whoever asks at the same time shares one look, so that nobody without a
-key can take all threads of those who have one.
+The last two check database, store and broker. Concurrent requests share one check, so that clients without a key
+cannot occupy all threads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 
-from api.deps import AppState, Parts
+from api.deps import AppState, State
 from api.problems import MEDIA_TYPE
 from api.schemas import Out
 from api.telemetry import CONTENT_TYPE
@@ -26,20 +26,20 @@ router = APIRouter(tags=["service"])
 
 
 class HealthOut(Out):
-    """The process runs."""
+    """The process is running."""
 
     status: Literal["ok"]
 
 
 class ReadyOut(Out):
-    """The service can do its work. `degraded` names what it can do without for a while."""
+    """The service can process requests. `degraded` lists unavailable components that it can run without."""
 
     status: Literal["ready"]
     degraded: list[str]
 
 
 class NotReady(Unavailable):
-    """A part that the service cannot do without is missing; ``missing`` names it."""
+    """A required component is unavailable; ``missing`` names it."""
 
     code = "not_ready"
     title = "The service is not ready"
@@ -47,7 +47,7 @@ class NotReady(Unavailable):
 
 _NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {
-        "description": "`not_ready`: the field `missing` names what is missing.",
+        "description": "`not_ready`: the field `missing` lists the unavailable components.",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 }
@@ -56,77 +56,78 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", response_model=HealthOut)
 async def healthz() -> HealthOut:
-    """Whether the process runs; it asks nobody."""
+    """Check that the process is running; needs no other component."""
     return HealthOut(status="ok")
 
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model=ReadyOut, responses=_NOT_READY)
-async def readyz(parts: Parts) -> ReadyOut:
-    """Whether requests can be served: database, artefact store, and an inspector that has answered once.
+async def readyz(state: State) -> ReadyOut:
+    """Check that requests can be served: database, artifact store, and an inspector that has answered once.
 
-    Without its broker the service still takes jobs and loses none, so that is said but not an error.
+    Without its broker the service still accepts jobs and loses none, so that is `degraded` and not an error.
     """
-    return await parts.live.coalesce("readyz", partial(_ready, parts))
+    return await state.watcher.coalesce("readyz", partial(_check_readiness, state))
 
 
-def _ready(parts: AppState) -> ReadyOut:
-    missing = {what: why for what, look in _NEEDED.items() if (why := look(parts)) is not None}
+def _check_readiness(state: AppState) -> ReadyOut:
+    missing = {name: reason for name, check in _CHECKS.items() if (reason := check(state)) is not None}
     if missing:
-        detail = "; ".join(f"{what}: {why}" for what, why in missing.items())
+        detail = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
         raise NotReady(f"Not ready yet. {detail}.", extra={"missing": missing})
-    up = {"broker": parts.hints.reachable()}
-    up["inspector"] = up["broker"] and parts.hints.is_alive(INSPECT_QUEUE)
-    return ReadyOut(status="ready", degraded=[part for part, alive in up.items() if not alive])
+    is_up = {"broker": state.broker.is_reachable()}
+    is_up["inspector"] = is_up["broker"] and state.broker.is_alive(INSPECT_QUEUE)
+    return ReadyOut(status="ready", degraded=[name for name, up in is_up.items() if not up])
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(parts: Parts) -> Response:
+async def metrics(state: State) -> Response:
     """Metrics for Prometheus."""
-    return Response(await parts.live.coalesce("metrics", partial(_rendered, parts)), media_type=CONTENT_TYPE)
+    return Response(await state.watcher.coalesce("metrics", partial(_render_metrics, state)), media_type=CONTENT_TYPE)
 
 
-def _rendered(parts: AppState) -> bytes:
-    queues = parts.hints.queue_lengths()
-    counts = _job_counts(parts)
-    up = [("database", counts is not None), ("broker", queues is not None), ("inspector", parts.inspector.answered)]
-    return parts.telemetry.render(jobs=counts, queues=queues, up=up)
+def _render_metrics(state: AppState) -> bytes:
+    queues = state.broker.queue_lengths()
+    counts = _job_counts(state)
+    up = [("database", counts is not None), ("broker", queues is not None), ("inspector", state.inspector.has_answered)]
+    return state.telemetry.render(jobs=counts, queues=queues, up=up)
 
 
-def _database(parts: AppState) -> str | None:
+def _check_database(state: AppState) -> str | None:
     try:
-        parts.database.ping()
-        if not parts.database.schema_is_current():
-            return "its schema is old; run `potstill-server migrate`"
+        state.database.ping()
+        if not state.database.schema_is_current():
+            return "its schema is outdated; run `potstill-server migrate`"
     except PotstillError:
-        return "it cannot be reached"
+        return "it is unreachable"
     return None
 
 
-def _storage(parts: AppState) -> str | None:
-    key = f"uploads/readiness-{new_id('req')}"  # left by a crash, it is collected as uploads are
+def _check_storage(state: AppState) -> str | None:
+    key = f"uploads/readiness-{new_id('req')}"  # garbage collection deletes a file left by a crash
     try:
-        parts.store.put(key, BytesIO(b"ready"))
-        parts.store.delete(key)
+        state.store.put(key, BytesIO(b"ready"))
+        state.store.delete(key)
     except PotstillError as error:
         return error.detail
     return None
 
 
-def _inspector(parts: AppState) -> str | None:
-    return None if parts.inspector.answered else "it has not answered yet"
+def _check_inspector(state: AppState) -> str | None:
+    return None if state.inspector.has_answered else "it has not answered yet"
 
 
-_NEEDED: dict[str, Callable[[AppState], str | None]] = {
-    "database": _database,
-    "storage": _storage,
-    "inspector": _inspector,
+# Each check returns None, or the reason why the component is unavailable.
+_CHECKS: dict[str, Callable[[AppState], str | None]] = {
+    "database": _check_database,
+    "storage": _check_storage,
+    "inspector": _check_inspector,
 }
 
 
-def _job_counts(parts: AppState) -> dict[str, int] | None:
+def _job_counts(state: AppState) -> dict[str, int] | None:
     try:
-        with parts.database.read() as session:
+        with state.database.read() as session:
             return jobs_by_status(session)
     except PotstillError:
         return None

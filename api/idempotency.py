@@ -1,4 +1,4 @@
-"""Creating requests: checked, made once per ``Idempotency-Key``, and answered the same however often they are sent."""
+"""Requests that create an object: executed once per ``Idempotency-Key``; repeated requests get the first response."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def idempotency_key(
         str | None,
         Header(
             alias="Idempotency-Key",
-            description="Any text of your own, 1 to 255 visible ASCII characters: the request is done once.",
+            description="1 to 255 visible ASCII characters. Requests with the same key are executed once.",
         ),
     ] = None,
 ) -> str | None:
-    """The request's key. Raises :class:`InvalidRequest` where it cannot be one."""
+    """Return the request's key. Raises :class:`InvalidRequest` if it is invalid."""
     if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
         raise InvalidRequest("Idempotency-Key must be 1 to 255 visible ASCII characters, a UUID for example.")
     return idempotency_key
@@ -50,78 +50,82 @@ def idempotency_key(
 IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]
 
 
-def created(*kinds: type[PotstillError], status: int) -> dict[int | str, dict[str, Any]]:
-    """What a creating operation may answer, for OpenAPI."""
+def create_responses(*errors: type[PotstillError], status: int) -> dict[int | str, dict[str, Any]]:
+    """Return the responses of an operation that creates an object, for OpenAPI."""
     replayed = {
-        REPLAYED: {"description": "`true` where this answers an earlier request.", "schema": {"type": "string"}}
+        REPLAYED: {"description": "`true` if this is the response to an earlier request.", "schema": {"type": "string"}}
     }
-    return {**problems(*kinds, IdempotencyKeyReused, RequestInFlight), status: {"headers": replayed}}
+    return {**problems(*errors, IdempotencyKeyReused, RequestInFlight), status: {"headers": replayed}}
 
 
 async def idempotent_create(
-    parts: AppState,
-    who: Caller,
+    state: AppState,
+    caller: Caller,
     key: str | None,
     *,
     request: Any,
     prepare: Callable[[], Awaitable[Make]],
     status: int,
     action: str = "create",
-    shown_once: frozenset[str] = frozenset(),
+    redact_on_replay: frozenset[str] = frozenset(),
 ) -> Response:
-    """Create something and answer it, or repeat the answer that this key had before.
+    """Create an object and return it, or repeat the response of an earlier request with the same key.
 
-    ``request`` is all that makes this request what it is, as JSON. ``prepare`` checks it and returns what
-    creates the object; that, the record of the answer and the entry of the audit log are one transaction.
-    Fields that are ``shown_once`` are kept nowhere: they are null when the answer is repeated.
+    ``request`` identifies the request, as JSON. ``prepare`` checks it and returns a function that creates the object;
+    this function, the stored response and the audit log entry share one transaction. Fields in ``redact_on_replay``
+    are not stored: they are null in a repeated response.
     """
-    new: idempotency.New | None = None
+    new: idempotency.FirstRequest | None = None
     if key is not None:
-        begun = await to_thread.run_sync(_begin, parts, who, key, _fingerprint(request))
-        if isinstance(begun, idempotency.Replay):
-            return JSONResponse(begun.body, begun.status, headers={REPLAYED: "true"})
-        new = begun
+        record = await to_thread.run_sync(_begin, state, caller, key, _fingerprint(request))
+        if isinstance(record, idempotency.Replay):
+            return JSONResponse(record.body, record.status, headers={REPLAYED: "true"})
+        new = record
     try:
         make = await prepare()
-        create = partial(_make, parts, who, make, new=new, status=status, action=action, shown_once=shown_once)
+        create = partial(
+            _create, state, caller, make, new=new, status=status, action=action, redact_on_replay=redact_on_replay
+        )
         body = await to_thread.run_sync(create)
     except BaseException:
         if new is not None:
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(_abandon, parts, new)
+                await to_thread.run_sync(_abandon, state, new)
         raise
     event = f"{body['object']}.created"
-    log.info(event, id=body["id"], project_id=who.project_id)
+    log.info(event, id=body["id"], project_id=caller.project_id)
     return JSONResponse(body, status)
 
 
-def _begin(parts: AppState, who: Caller, key: str, fingerprint: str) -> idempotency.New | idempotency.Replay:
-    with parts.database.write() as session:
-        return idempotency.begin(session, who.project_id, key, fingerprint)
+def _begin(
+    state: AppState, caller: Caller, key: str, fingerprint: str
+) -> idempotency.FirstRequest | idempotency.Replay:
+    with state.database.write() as session:
+        return idempotency.begin(session, caller.project_id, key, fingerprint)
 
 
-def _make(
-    parts: AppState,
-    who: Caller,
+def _create(
+    state: AppState,
+    caller: Caller,
     make: Make,
     *,
-    new: idempotency.New | None,
+    new: idempotency.FirstRequest | None,
     status: int,
     action: str,
-    shown_once: frozenset[str],
+    redact_on_replay: frozenset[str],
 ) -> dict[str, Any]:
-    with parts.database.write() as session:
+    with state.database.write() as session:
         body = make(session).model_dump(mode="json")
-        audit.record(session, who, f"{body['object']}.{action}", body["id"])
+        audit.record(session, caller, f"{body['object']}.{action}", body["id"])
         if new is not None:
-            idempotency.finish(session, new, status, {**body, **dict.fromkeys(shown_once)})
+            idempotency.finish(session, new, status, {**body, **dict.fromkeys(redact_on_replay)})
     return body
 
 
-def _abandon(parts: AppState, new: idempotency.New) -> None:
-    """Nothing was created, so the client may mend its request and use the key again."""
-    # Without a database the record is forgotten by itself, a minute later.
-    with suppress(DatabaseUnavailable), parts.database.write() as session:
+def _abandon(state: AppState, new: idempotency.FirstRequest) -> None:
+    """Delete the record: nothing was created, so the client may fix its request and reuse the key."""
+    # If the database is unavailable, the record expires after a minute.
+    with suppress(DatabaseUnavailable), state.database.write() as session:
         idempotency.abandon(session, new)
 
 

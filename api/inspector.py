@@ -1,4 +1,4 @@
-"""Questions that need torch, asked of a process that has it."""
+"""Calls to the inspector: computations that need torch, in a process that has it."""
 
 from __future__ import annotations
 
@@ -7,61 +7,66 @@ from typing import Any
 
 import structlog
 
+from api.problems import invalid_field
 from core.broker import Broker, InspectorCall, InspectorUnavailable
-from core.errors import FieldError, InvalidRequest, Unavailable
+from core.errors import Unavailable
 
-_FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 2.0
-_PING_SECONDS = 5.0
-_NEAREST = 3
+_MIN_PAUSE_SECONDS = 0.2
+_MAX_PAUSE_SECONDS = 2.0
+_PING_TIMEOUT_SECONDS = 5.0
+_NUM_SUGGESTIONS = 3
 
 log = structlog.get_logger(__name__)
 
 
 class Inspector:
-    """The API's side of the inspector. ``answered`` once it has proved that it works."""
+    """Client of the inspector. ``has_answered`` is true once a call has succeeded."""
 
-    def __init__(self, hints: Broker, *, seconds: float) -> None:
-        self._hints = hints
-        self._seconds = seconds
-        self.answered = False
+    def __init__(self, broker: Broker, *, timeout_seconds: float) -> None:
+        self._broker = broker
+        self._timeout_seconds = timeout_seconds
+        self.has_answered = False
 
     async def run(self) -> None:
-        """Ask for a sign of life until there is one; a task that ends by itself."""
-        pause = _FIRST_PAUSE_SECONDS
-        while not self.answered:
+        """Ping the inspector until it answers; then the task ends."""
+        pause = _MIN_PAUSE_SECONDS
+        while not self.has_answered:
             try:
-                await self._hints.ask_inspector("ping", timeout=_PING_SECONDS)
-                self.answered = True
+                await self._broker.call_inspector("ping", timeout=_PING_TIMEOUT_SECONDS)
+                self.has_answered = True
             except Unavailable:
                 await asyncio.sleep(pause)
-                pause = min(_LONGEST_PAUSE_SECONDS, 1.5 * pause)
-        log.info("inspector.answered")
+                pause = min(_MAX_PAUSE_SECONDS, 1.5 * pause)
+        log.info("inspector.available")
 
-    async def ask(self, question: InspectorCall, payload: dict[str, Any]) -> dict[str, Any]:
-        """The answer. Raises what the inspector found, or :class:`Unavailable` where none came."""
-        answer = await self._hints.ask_inspector(question, payload, timeout=self._seconds)
-        self.answered = True
-        return answer
+    async def call(self, name: InspectorCall, payload: dict[str, Any]) -> dict[str, Any]:
+        """Return the inspector's result. Raises the inspector's error, or :class:`Unavailable` without a reply."""
+        result = await self._broker.call_inspector(name, payload, timeout=self._timeout_seconds)
+        self.has_answered = True
+        return result
 
-    async def ask_if_there(self, question: InspectorCall, payload: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer, or None where the inspector or the broker is down. Raises as :meth:`ask` else."""
+    async def call_if_available(self, name: InspectorCall, payload: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the inspector's result, or None if the inspector or the broker is down.
+
+        Raises what :meth:`call` raises otherwise.
+        """
         try:
-            return await self.ask(question, payload)
-        except InspectorUnavailable as gone:
-            log.warning("inspector.gone", detail=gone.detail)
+            return await self.call(name, payload)
+        except InspectorUnavailable as error:
+            log.warning("inspector.unavailable", detail=error.detail)
             return None
 
     async def require_architecture(self, name: str) -> None:
-        """Refuse an architecture that timm does not have, where an inspector is there to ask.
+        """Check that timm has an architecture; passes if the inspector is down.
 
         Raises :class:`InvalidRequest` with the nearest names.
         """
-        answer = await self.ask_if_there("architectures", {"search": name, "limit": _NEAREST})
-        if answer is None:
+        result = await self.call_if_available("architectures", {"search": name, "limit": _NUM_SUGGESTIONS})
+        if result is None:
             return
-        found = [entry["name"] for entry in answer["data"]]
-        if name not in found:
-            hint = f" Did you mean {' or '.join(found)}?" if found else ""
-            detail = f"there is no architecture {name[:80]!r}.{hint} GET /v1/architectures lists them."
-            raise InvalidRequest(f"/architecture: {detail}", errors=[FieldError("/architecture", detail)])
+        names = [entry["name"] for entry in result["data"]]
+        if name not in names:
+            hint = f" Did you mean {' or '.join(names)}?" if names else ""
+            raise invalid_field(
+                "/architecture", f"there is no architecture {name[:80]!r}.{hint} GET /v1/architectures lists them."
+            )

@@ -1,4 +1,4 @@
-"""``/v1/methods``: every method with its parameters; read from the registry, so it is never out of date."""
+"""``/v1/methods``: the distillation methods and their parameters, from the method registry."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from api.deps import Reader
 from api.problems import problems
+from api.rate_limit import rate_class
 from api.schemas import Out, Page
 from core.errors import NotFound
 from core.spec import METHODS, MethodParams
@@ -20,7 +21,7 @@ router = APIRouter(prefix="/v1/methods", tags=["methods"])
 
 
 class NeedsOut(Out):
-    """What a method asks of a job."""
+    """Requirements of a method on a job."""
 
     min_teachers: int
     max_teachers: int | None = Field(description="Null: any number.")
@@ -29,11 +30,11 @@ class NeedsOut(Out):
     student_families: list[str] = Field(description="Empty: any.")
     teacher_families: list[str] = Field(description="Empty: any.")
     labels: bool
-    headless: bool = Field(description="The student has no classifier: its embedding is what is learned.")
+    headless: bool = Field(description="The student has no classifier: the method trains its embedding.")
 
 
 class MethodOut(Out):
-    """A way to distil."""
+    """A distillation method."""
 
     object: Literal["method"] = "method"
     name: str
@@ -44,28 +45,30 @@ class MethodOut(Out):
     parameters: dict[str, Any] = Field(description="JSON Schema of the spec's `method`, with defaults.")
     needs: NeedsOut
     caches: list[str] = Field(
-        description="What teachers say of a view that is stored once and used by every job that asks the same. Empty "
-        "where the method asks them in every step."
+        description="Teacher outputs that are cached and shared by jobs with the same inputs. Empty: the method "
+        "computes them in every step."
     )
     cost: float | None = Field(
-        description="Seconds of a training step over those of `scratch` with the same student, the teachers' answers "
-        "included; measured on a small pair on a CPU. Null: not measured."
+        description="Duration of a training step, teachers included, relative to `scratch` with the same student; "
+        "measured with a small pair on a CPU. Null: not measured."
     )
-    example: dict[str, Any] = Field(description="A small job of this method, with ids to be replaced.")
+    example: dict[str, Any] = Field(description="A small job with this method; replace its ids.")
 
 
 @router.get("", response_model=Page[MethodOut], responses=problems())
+@rate_class("reads")
 def list_methods(_: Reader) -> Page[MethodOut]:
-    """Every method that this version has."""
+    """List all methods of this version."""
     return Page(data=[_method(name, entry.params) for name, entry in METHODS.items()], has_more=False)
 
 
 @router.get("/{name}", response_model=MethodOut, responses=problems(NotFound))
+@rate_class("reads")
 def get_method(name: str, _: Reader) -> MethodOut:
-    """One method."""
+    """Get a method."""
     if name not in METHODS:
-        known = f"Known: {', '.join(METHODS)}."
-        raise NotFound(f"There is no method {name[:80]!r}.{did_you_mean(name[:80], METHODS)} {known}")
+        methods = f"Methods: {', '.join(METHODS)}."
+        raise NotFound(f"There is no method {name[:80]!r}.{did_you_mean(name[:80], METHODS)} {methods}")
     return _method(name, METHODS[name].params)
 
 

@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, the limit on bodies, the access log, and no exception that leaves unanswered."""
+"""The outermost middleware: request ids, body size limits, the access log, and a response to every exception."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from core.errors import PayloadTooLarge
 from core.ids import new_id
 
 REQUEST_ID = "X-Request-Id"
-_USABLE_ID = re.compile(r"(?!ps_)[A-Za-z0-9_.:-]{1,64}")  # and not the beginning of somebody's key
+_REQUEST_ID_PATTERN = re.compile(r"(?!ps_)[A-Za-z0-9_.:-]{1,64}")  # must not look like an API key
 _QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 log = structlog.get_logger(__name__)
 
-# (operation, method, status, seconds) of every answer
+# (operation, method, status, seconds) of every response
 Observer = Callable[[str, str, int, float], None]
 
 
 class RequestMiddleware:
-    """Wraps the whole app; pure ASGI, so streams pass through it untouched."""
+    """Pure ASGI middleware around the app, so streams pass through unbuffered."""
 
     def __init__(self, app: ASGIApp, *, observe: Observer, body_limit: Callable[[Scope], int]) -> None:
         self._app = app
@@ -40,45 +40,45 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID, "")
-        request_id = given if _USABLE_ID.fullmatch(given) else new_id("req")
-        # A copy: the server may share the lifespan's state between requests.
+        client_id = Headers(scope=scope).get(REQUEST_ID, "")
+        request_id = client_id if _REQUEST_ID_PATTERN.fullmatch(client_id) else new_id("req")
+        # A copy, because the server may share the lifespan's state between requests.
         scope["state"] = {**scope.get("state", {}), "request_id": request_id}
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        answer = _Answer(send, request_id)
-        began = time.perf_counter()
+        sender = _ResponseSender(send, request_id)
+        started_at = time.perf_counter()
         try:
-            await self._serve(scope, receive, answer)
+            await self._serve(scope, receive, sender)
         finally:
-            self._account(scope, answer, time.perf_counter() - began)
+            self._record(scope, sender, time.perf_counter() - started_at)
 
-    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, sender: _ResponseSender) -> None:
         request = Request(scope, receive)
-        limited = _Limited(receive, self._body_limit(scope))
+        receiver = _LimitedReceiver(receive, self._body_limit(scope))
         try:
-            limited.check_announced(Headers(scope=scope).get("content-length"))
-            await self._app(scope, limited, answer)
+            receiver.check_content_length(Headers(scope=scope).get("content-length"))
+            await self._app(scope, receiver, sender)
         except PayloadTooLarge as error:
-            await problem(error, request)(scope, receive, answer)
+            await problem(error, request)(scope, receive, sender)
         except ClientDisconnect:
-            log.info("http.client_left")
+            log.info("http.client_disconnected")
         except Exception as error:
             response = await unexpected(request, error)
-            if answer.status is not None:  # half an answer is out: only a broken connection tells the client
+            if sender.status is not None:  # the response has started; only a closed connection signals the error
                 raise
-            await response(scope, receive, answer)
+            await response(scope, receive, sender)
 
-    def _account(self, scope: Scope, answer: _Answer, seconds: float) -> None:
-        status = answer.status or 499  # the client left before there was an answer
+    def _record(self, scope: Scope, sender: _ResponseSender, seconds: float) -> None:
+        status = sender.status or 499  # the client disconnected before the response
         operation = getattr(scope.get("endpoint"), "__name__", "unmatched")
-        self._observe(operation, _known_method(scope["method"]), status, seconds)
-        say = log.debug if scope["path"] in _QUIET_PATHS else log.info
-        say("http.request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
+        self._observe(operation, _method_label(scope["method"]), status, seconds)
+        write = log.debug if scope["path"] in _QUIET_PATHS else log.info
+        write("http.request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
 
 
-class _Answer:
-    """Puts the request id on the answer and remembers its status."""
+class _ResponseSender:
+    """Adds the request id and default headers to the response, and stores its status."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
@@ -91,33 +91,33 @@ class _Answer:
             headers = MutableHeaders(raw=list(message.get("headers", [])))
             headers[REQUEST_ID] = self._request_id
             headers.setdefault("X-Content-Type-Options", "nosniff")
-            headers.setdefault("Cache-Control", "no-store")  # what a key opens is nobody else's to keep
+            headers.setdefault("Cache-Control", "no-store")  # shared caches must not store authenticated content
             message = {**message, "headers": headers.raw}
         await self._send(message)
 
 
-class _Limited:
-    """Counts the body while it is read, so that a length nobody announced is bounded too."""
+class _LimitedReceiver:
+    """Counts the body while it is read, so a body without Content-Length is limited too."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
         self._limit = limit
-        self._read = 0
+        self._num_bytes = 0
 
-    def check_announced(self, content_length: str | None) -> None:
+    def check_content_length(self, content_length: str | None) -> None:
         if content_length is not None and content_length.isdecimal() and int(content_length[:19]) > self._limit:
             raise self._too_large()
 
     async def __call__(self) -> Message:
         message: dict[str, Any] = dict(await self._receive())
-        self._read += len(message.get("body", b""))
-        if self._read > self._limit:
+        self._num_bytes += len(message.get("body", b""))
+        if self._num_bytes > self._limit:
             raise self._too_large()
         return message
 
     def _too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(f"The body is larger than the {self._limit:,} bytes that are accepted here.")
+        return PayloadTooLarge(f"The body is larger than the maximum of {self._limit:,} bytes.")
 
 
-def _known_method(method: str) -> str:
+def _method_label(method: str) -> str:
     return method if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} else "other"

@@ -1,4 +1,4 @@
-"""Multipart forms with one file, streamed to disk: never in memory, bounded, and looked at from the first byte."""
+"""Parser for multipart forms with one file: streamed to disk, limited in size, and checked from the first byte."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.deps import AppState, Caller
+from api.problems import invalid_field
 from api.request_body import media_type
-from core.errors import FieldError, InvalidRequest, MalformedRequest, PayloadTooLarge, Unavailable, UnsupportedMedia
+from core.errors import MalformedRequest, PayloadTooLarge, Unavailable, UnsupportedMedia
 from core.spec.parse import did_you_mean
 from core.store import quotas
 
-if TYPE_CHECKING:  # it exists for type checkers alone
+if TYPE_CHECKING:  # the name exists only for type checkers
     from python_multipart.multipart import MultipartCallbacks
 
-FORM_OVERHEAD_BYTES = 4 * 1024 * 1024  # all that is not the file
+FORM_OVERHEAD_BYTES = 4 * 1024 * 1024  # everything but the file
 MAX_FIELD_BYTES = 1024 * 1024
-_MAX_HEADER_BYTES = 16 * 1024  # of one part
-_BLOCK_BYTES = 1024 * 1024  # written at once
-SNIFF_BYTES = 1024  # enough for the header of every kind that is known
+_MAX_HEADER_BYTES = 16 * 1024  # per part
+_BLOCK_BYTES = 1024 * 1024  # size of a write
+SNIFF_BYTES = 1024  # covers the signature of every accepted file type
 
 
 @dataclass(frozen=True, slots=True)
 class UploadedFile:
-    """A file that has arrived whole. It is gone when the form is closed."""
+    """A completely received file. It is deleted when the form is closed."""
 
     path: Path
     filename: str
@@ -43,7 +44,7 @@ class UploadedFile:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A form that has arrived whole."""
+    """A completely received form."""
 
     fields: dict[str, str]
     file: UploadedFile
@@ -51,7 +52,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class FormRules:
-    """What a form may hold. ``sniff`` is given the file's first bytes and raises if it is of a wrong kind."""
+    """Accepted fields and file of a form. ``sniff`` gets the file's first bytes and raises for a wrong type."""
 
     fields: frozenset[str]
     max_file_bytes: int
@@ -59,39 +60,39 @@ class FormRules:
 
 
 @asynccontextmanager
-async def received_form(request: Request, rules: FormRules, scratch: Path) -> AsyncIterator[Form]:
-    """Receive the request's form into a folder below ``scratch`` that goes away at the end.
+async def receive_form(request: Request, rules: FormRules, scratch_dir: Path) -> AsyncIterator[Form]:
+    """Receive the request's form into a temporary directory below ``scratch_dir``.
 
     Raises :class:`MalformedRequest`, :class:`InvalidRequest`, :class:`PayloadTooLarge`, or what ``sniff`` raises,
-    as soon as it is known; :class:`Unavailable` where the disk refuses.
+    as soon as possible; :class:`Unavailable` after a disk error.
     """
     boundary = _boundary(request)
-    with _kept():
-        folder = await to_thread.run_sync(lambda: _folder(scratch))
+    with _disk_errors():
+        directory = await to_thread.run_sync(lambda: _make_directory(scratch_dir))
     try:
-        # Closing writes what is still in the file's buffer.
-        with _kept(), (Path(folder.name) / "file").open("w+b") as file:
+        # Includes the close, which writes the rest of the file's buffer.
+        with _disk_errors(), (Path(directory.name) / "file").open("w+b") as file:
             receiver = _Receiver(rules, file)
             parser = MultipartParser(boundary, receiver.callbacks())
             try:
                 async for chunk in request.stream():
                     parser.write(chunk)
-                    if receiver.waiting_bytes >= _BLOCK_BYTES:
+                    if receiver.buffered_bytes >= _BLOCK_BYTES:
                         await to_thread.run_sync(receiver.flush)
                 parser.finalize()
             except FormParserError as error:
                 raise MalformedRequest(f"The form cannot be read: {error}.") from None
             await to_thread.run_sync(receiver.flush)
-        yield receiver.form(Path(folder.name) / "file")
+        yield receiver.form(Path(directory.name) / "file")
     finally:
-        await to_thread.run_sync(folder.cleanup)
+        await to_thread.run_sync(directory.cleanup)
 
 
-def admit_upload(parts: AppState, who: Caller) -> int:
-    """How large a file the caller may send now. Raises :class:`QuotaExceeded` where there is no room for any."""
-    with parts.database.read() as session:
-        quotas.require_room(session, who.project_id, parts.settings)
-        return quotas.of_project(session, who.project_id, parts.settings).upload_bytes
+def admit_upload(state: AppState, caller: Caller) -> int:
+    """Return the maximum size in bytes of the caller's upload. Raises :class:`QuotaExceeded` for a full project."""
+    with state.database.read() as session:
+        quotas.require_storage(session, caller.project_id, state.settings)
+        return quotas.load_quotas(session, caller.project_id, state.settings).upload_bytes
 
 
 def is_form(request: Request) -> bool:
@@ -100,17 +101,17 @@ def is_form(request: Request) -> bool:
 
 
 @contextmanager
-def _kept() -> Iterator[None]:
-    """Raise :class:`Unavailable` where the disk refuses."""
+def _disk_errors() -> Iterator[None]:
+    """Raise :class:`Unavailable` instead of ``OSError``."""
     try:
         yield
     except OSError as error:
-        raise Unavailable(f"The upload cannot be kept now: {error.strerror}. Try again later.") from error
+        raise Unavailable(f"The upload cannot be stored now: {error.strerror}. Try again later.") from error
 
 
-def _folder(scratch: Path) -> TemporaryDirectory[str]:
-    scratch.mkdir(parents=True, exist_ok=True)
-    return TemporaryDirectory(prefix="upload-", dir=scratch)
+def _make_directory(scratch_dir: Path) -> TemporaryDirectory[str]:
+    scratch_dir.mkdir(parents=True, exist_ok=True)
+    return TemporaryDirectory(prefix="upload-", dir=scratch_dir)
 
 
 def _boundary(request: Request) -> bytes:
@@ -119,7 +120,7 @@ def _boundary(request: Request) -> bytes:
     _, options = parse_options_header(request.headers["content-type"])
     boundary = options.get(b"boundary", b"")
     if not 0 < len(boundary) <= 200:
-        raise MalformedRequest("The Content-Type of the form has no usable boundary.")
+        raise MalformedRequest("The form's Content-Type has no valid boundary.")
     return bytes(boundary)
 
 
@@ -137,7 +138,7 @@ class _Part:
 
 
 class _Receiver:
-    """The parser's callbacks. They only collect; ``flush`` writes, in a thread."""
+    """Callbacks of the parser. They buffer data; ``flush`` writes it to disk in a thread."""
 
     def __init__(self, rules: FormRules, file: BinaryIO) -> None:
         self._rules = rules
@@ -145,13 +146,13 @@ class _Receiver:
         self._digest = hashlib.sha256()
         self._fields: dict[str, str] = {}
         self._filename: str | None = None
-        self._head: bytearray | None = bytearray()  # None once the file was looked at
+        self._head: bytearray | None = bytearray()  # None once the file type was checked
         self._size = 0
-        self._waiting: list[bytes] = []
-        self.waiting_bytes = 0
+        self._buffer: list[bytes] = []
+        self.buffered_bytes = 0
         self._part = _Part()
         self._header = (bytearray(), bytearray())
-        self._whole = False
+        self._is_complete = False
 
     def callbacks(self) -> MultipartCallbacks:
         return {
@@ -166,17 +167,17 @@ class _Receiver:
         }
 
     def flush(self) -> None:
-        for block in self._waiting:
+        for block in self._buffer:
             self._digest.update(block)
             self._file.write(block)
-        self._waiting.clear()
-        self.waiting_bytes = 0
+        self._buffer.clear()
+        self.buffered_bytes = 0
 
     def form(self, path: Path) -> Form:
-        if not self._whole:
+        if not self._is_complete:
             raise MalformedRequest("The form ends before its last boundary; send it again.")
         if self._filename is None:
-            raise _invalid("/file", "the part `file` is missing")
+            raise invalid_field("/file", "the part `file` is missing")
         file = UploadedFile(path, self._filename, self._size, self._digest.hexdigest())
         return Form(dict(self._fields), file)
 
@@ -186,7 +187,7 @@ class _Receiver:
     def _header_data(self, which: int, data: bytes) -> None:
         self._part.header_bytes += len(data)
         if self._part.header_bytes > _MAX_HEADER_BYTES:
-            raise MalformedRequest("The headers of a part of the form are too long.")
+            raise MalformedRequest("The headers of a form part are too long.")
         self._header[which].extend(data)
 
     def _header_end(self) -> None:
@@ -197,17 +198,17 @@ class _Receiver:
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._part.headers.get(b"content-disposition", b""))
         if b"name" not in options:
-            raise MalformedRequest("A part of the form has no name in its Content-Disposition.")
-        self._part.name = _text(options[b"name"], "a part's name")
+            raise MalformedRequest("A form part has no name in its Content-Disposition.")
+        self._part.name = _decode(options[b"name"], "a part's name")
         if b"filename" in options:
-            self._part.filename = _text(options[b"filename"], "the file's name")
+            self._part.filename = _decode(options[b"filename"], "the file's name")
         name = self._part.name
-        known = sorted(self._rules.fields | {"file"})
-        if name not in known:
-            hint = did_you_mean(name[:80], known)
-            raise _invalid(f"/{name[:80]}", f"unknown part.{hint} Known here: {', '.join(known)}.")
+        names = sorted(self._rules.fields | {"file"})
+        if name not in names:
+            hint = did_you_mean(name[:80], names)
+            raise invalid_field(f"/{name[:80]}", f"unknown part.{hint} Known here: {', '.join(names)}.")
         if name in self._fields or (self._part.is_file and self._filename is not None):
-            raise _invalid(f"/{name}", "this part was given twice")
+            raise invalid_field(f"/{name}", "the form has this part twice")
         if self._part.is_file:
             self._filename = self._part.filename or ""
 
@@ -219,39 +220,35 @@ class _Receiver:
             return
         self._size += len(data)
         if self._size > self._rules.max_file_bytes:
-            raise PayloadTooLarge(f"The file is larger than the {self._rules.max_file_bytes:,} bytes accepted here.")
-        self._waiting.append(data)
-        self.waiting_bytes += len(data)
+            raise PayloadTooLarge(f"The file is larger than the maximum of {self._rules.max_file_bytes:,} bytes.")
+        self._buffer.append(data)
+        self.buffered_bytes += len(data)
         if self._head is not None:
             self._head.extend(data[:SNIFF_BYTES])
             if len(self._head) >= SNIFF_BYTES:
-                self._look()
+                self._check_file_type()
 
     def _part_end(self) -> None:
         if not self._part.is_file:
-            self._fields[self._part.name] = _text(bytes(self._part.text), f"/{self._part.name}")
+            self._fields[self._part.name] = _decode(bytes(self._part.text), f"/{self._part.name}")
         elif self._size == 0:
-            raise _invalid("/file", "the file is empty")
+            raise invalid_field("/file", "the file is empty")
         elif self._head is not None:
-            self._look()
+            self._check_file_type()
 
-    def _look(self) -> None:
+    def _check_file_type(self) -> None:
         head, self._head = bytes(self._head or b""), None
         self._rules.sniff(head)
 
     def _end(self) -> None:
-        self._whole = True
+        self._is_complete = True
 
 
-def _text(data: bytes, what: str) -> str:
+def _decode(data: bytes, where: str) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise MalformedRequest(f"The form is not UTF-8: {what}.") from None
+        raise MalformedRequest(f"The form is not UTF-8: {where}.") from None
     if "\0" in text:
-        raise MalformedRequest(f"A NUL character is not accepted: {what}.")
+        raise MalformedRequest(f"The form contains a NUL character: {where}.")
     return text
-
-
-def _invalid(pointer: str, detail: str) -> InvalidRequest:
-    return InvalidRequest(f"{pointer}: {detail}", errors=[FieldError(pointer, detail)])

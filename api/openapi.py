@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with the bodies that our own dependencies read and the form of problems."""
+"""The OpenAPI document: FastAPI's own, plus the request bodies that routes declare and the schema of problems."""
 
 from __future__ import annotations
 
@@ -6,42 +6,38 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api.datasets.schemas import DatasetCreate
-from api.jobs.retry import RetryRequest
-from api.keys.schemas import KeyCreate, KeyRotate
-from api.models.schemas import ModelCreate
 from api.openapi_links import add_links
 from api.problems import Problem
-from core.spec import JobSpec
+from api.request_body import declared_body
 
 TITLE = "Potstill"
 DESCRIPTION = """\
-Distillation as a service for vision transformers: a dataset goes in, a worker distils, a student comes out.
+Distillation as a service for vision transformers: upload a dataset, queue a job, download the student.
 
 Every request under `/v1` carries `Authorization: Bearer KEY`. Errors are `application/problem+json`
-(RFC 9457) with a stable `code`; `errors` points at each field that is wrong. A POST that creates takes
-an `Idempotency-Key`: sent again with the same body it gives the first answer, with
-`Idempotent-Replayed: true`. Lists are newest first, with `limit` and `after`. A key that asks too much
-too fast is answered 429 `rate_limited` with `Retry-After`; a project that has all that it may have, 403
-`quota_exceeded`, whose detail says what and how to make room.
+(RFC 9457) with a stable `code`; `errors` names each invalid field. A POST that creates an object accepts an
+`Idempotency-Key`: a repeated request with the same body returns the first response, with
+`Idempotent-Replayed: true`. Lists are newest first, with `limit` and `after`. A key that exceeds a rate limit
+gets 429 `rate_limited` with `Retry-After`. A project that exceeds a quota gets 403 `quota_exceeded`; its
+detail names the quota and how to free some of it.
 """
 TAGS = [
-    {"name": "datasets", "description": "Images to learn from."},
-    {"name": "models", "description": "timm's architectures, and weights to start from or to learn from."},
-    {"name": "methods", "description": "How a student can learn."},
-    {"name": "jobs", "description": "From a spec to a student."},
-    {"name": "project", "description": "Keys, what the project has and may have, and who changed what."},
-    {"name": "service", "description": "How the service itself is."},
+    {"name": "datasets", "description": "Images for training and evaluation."},
+    {"name": "models", "description": "timm architectures, and weights for students and teachers."},
+    {"name": "methods", "description": "Distillation methods and their parameters."},
+    {"name": "jobs", "description": "Distillation jobs, their events, metrics, checkpoints and artifacts."},
+    {"name": "project", "description": "API keys, usage and limits, and the audit log."},
+    {"name": "service", "description": "Health, metrics and workers of the service."},
 ]
-_REQUEST_BODIES: tuple[type[BaseModel], ...] = (JobSpec, DatasetCreate, ModelCreate, RetryRequest, KeyCreate, KeyRotate)
 _REF = "#/components/schemas/{model}"
 
 
 def install(app: FastAPI) -> None:
-    """Let the app describe itself in full; the document is made once, when it is first asked for."""
+    """Replace the app's OpenAPI document; it is built at its first request."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -52,8 +48,8 @@ def install(app: FastAPI) -> None:
 
 
 def build(app: FastAPI) -> dict[str, Any]:
-    """The document of an app."""
-    found = get_openapi(
+    """Build the OpenAPI document of an app."""
+    document = get_openapi(
         title=app.title,
         version=app.version,
         description=DESCRIPTION,
@@ -61,26 +57,41 @@ def build(app: FastAPI) -> dict[str, Any]:
         tags=TAGS,
         servers=[{"url": "/"}],
     )
-    schemas = found.setdefault("components", {}).setdefault("schemas", {})
-    _, bodies = models_json_schema([(model, "validation") for model in _REQUEST_BODIES], ref_template=_REF)
-    _, answers = models_json_schema([(Problem, "serialization")], ref_template=_REF)
-    for extra in (bodies["$defs"], answers["$defs"]):
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    models = _declare_bodies(document, app)
+    _, bodies = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+    _, responses = models_json_schema([(Problem, "serialization")], ref_template=_REF)
+    for extra in (bodies["$defs"], responses["$defs"]):
         for name, schema in extra.items():
             schemas.setdefault(name, schema)
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    described = schemas["JobOut"]["properties"]["spec"]["description"]
-    schemas["JobOut"]["properties"]["spec"] = {"$ref": "#/components/schemas/JobSpec", "description": described}
-    _declare_keys(found)
-    _declare_request_ids(found)
-    add_links(found)
-    return found
+    description = schemas["JobOut"]["properties"]["spec"]["description"]
+    schemas["JobOut"]["properties"]["spec"] = {"$ref": "#/components/schemas/JobSpec", "description": description}
+    _declare_keys(document)
+    _declare_request_ids(document)
+    add_links(document)
+    return document
+
+
+def _declare_bodies(document: dict[str, Any], app: FastAPI) -> list[type[BaseModel]]:
+    """Add the request bodies that routes declare; return the models whose schemas they need."""
+    models: list[type[BaseModel]] = []
+    for route in iter_route_contexts(app.routes):
+        body = declared_body(route.endpoint) if route.endpoint else None
+        if body is None or not body.content:
+            continue
+        models += [model for model in body.models if model not in models]
+        for method in route.methods or ():
+            operation = document["paths"][route.path_format][method.lower()]
+            operation["requestBody"] = {"required": body.required, "content": body.content}
+    return models
 
 
 def _declare_keys(document: dict[str, Any]) -> None:
-    """Everything under /v1 needs a key; ``api.deps`` sees to it."""
-    described = {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer ps_…`"}
-    document["components"]["securitySchemes"] = {"api_key": described}
+    """Declare that every operation under ``/v1`` needs an API key, which ``api.deps`` enforces."""
+    scheme = {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer ps_…`"}
+    document["components"]["securitySchemes"] = {"api_key": scheme}
     for path, operations in document["paths"].items():
         if path.startswith("/v1/"):
             for operation in operations.values():
@@ -88,8 +99,8 @@ def _declare_keys(document: dict[str, Any]) -> None:
 
 
 def _declare_request_ids(document: dict[str, Any]) -> None:
-    header = {"description": "Found again in the service's logs.", "schema": {"type": "string"}}
+    header = {"description": "Id of this request in the service's logs.", "schema": {"type": "string"}}
     for path in document["paths"].values():
         for operation in path.values():
-            for answer in operation["responses"].values():
-                answer.setdefault("headers", {})["X-Request-Id"] = header
+            for response in operation["responses"].values():
+                response.setdefault("headers", {})["X-Request-Id"] = header

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: the one place where an error becomes an answer, and is declared in OpenAPI."""
+"""Errors as RFC 9457 problems: error handlers, and the responses that operations declare in OpenAPI."""
 
 from __future__ import annotations
 
@@ -33,44 +33,45 @@ from core.errors import (
 )
 from core.redaction import redact
 from core.spec.document import NOT_AVAILABLE
-from core.spec.parse import MOST_NAMED, did_you_mean, pointer, summary_of
+from core.spec.parse import MAX_FIELD_ERRORS, did_you_mean, pointer
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_SECONDS = 2  # what a client is told to wait where the same request may work later
+RETRY_SECONDS = 2  # Retry-After of errors where the same request may succeed later
 _DETAIL_CHARACTERS = 2000
+_UNEXPECTED = "An internal error occurred; the service logged it under this request_id."
 
 log = structlog.get_logger(__name__)
 
 
 class StorageUnavailable(Unavailable):
-    """The artefact store is full, read-only or out of reach."""
+    """The artifact store is full, read-only or unreachable."""
 
     code = "storage_unavailable"
 
 
 class FieldProblem(BaseModel):
-    """One thing that is wrong with the request."""
+    """One invalid field of the request."""
 
-    pointer: str = Field(description="Where (RFC 6901), e.g. `/method/temperature`.")
+    pointer: str = Field(description="JSON Pointer (RFC 6901) of the field, e.g. `/method/temperature`.")
     detail: str = Field(description="What is wrong, and what is accepted.")
 
 
 class Problem(BaseModel):
-    """Why a request was refused (RFC 9457)."""
+    """Why a request failed (RFC 9457)."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="Where this kind of problem is explained, relative to the service.")
-    title: str = Field(description="The kind of problem in a few words; the same for every one of this `code`.")
-    status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What is wrong here and how to mend it.")
-    code: str = Field(description="A stable word to program against.")
-    request_id: str = Field(description="To be found again in the service's logs.")
-    errors: list[FieldProblem] = Field(default_factory=list, description="Each field that is wrong.")
+    type: str = Field(description="URL of the description of this `code`, relative to the service.")
+    title: str = Field(description="Short summary; the same for all problems with this `code`.")
+    status: int = Field(description="HTTP status code.")
+    detail: str = Field(description="What is wrong with this request and how to fix it.")
+    code: str = Field(description="Stable machine-readable code.")
+    request_id: str = Field(description="Id of this request in the service's logs.")
+    errors: list[FieldProblem] = Field(default_factory=list, description="Each invalid field.")
 
 
 def problem(error: PotstillError, request: Request) -> Response:
-    """The answer that says what ``error`` is."""
+    """Return the problem response for ``error``."""
     content = {
         "type": problem_type(error.code),
         "title": error.title,
@@ -88,17 +89,17 @@ def problem(error: PotstillError, request: Request) -> Response:
 
 
 def problem_type(code: str) -> str:
-    """The place in the reference that explains a code."""
+    """Return the URL of a code's entry in the API reference."""
     return f"/docs#problem-{code}"
 
 
 def request_id(request: Request) -> str:
-    """The id that the edge gave this request."""
+    """Return the id that the middleware assigned to this request."""
     return str(request.scope["state"]["request_id"])
 
 
 def problem_headers(error: PotstillError) -> dict[str, str]:
-    """What an error says in headers, beside its document."""
+    """Return the response headers of an error."""
     headers: dict[str, str] = {}
     if isinstance(error, NotAuthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="potstill"'
@@ -113,56 +114,69 @@ def problem_headers(error: PotstillError) -> dict[str, str]:
     return headers
 
 
-def problems(*kinds: type[PotstillError]) -> dict[int | str, dict[str, Any]]:
-    """What an operation may answer besides its success, for FastAPI's ``responses``."""
+def problems(*errors: type[PotstillError]) -> dict[int | str, dict[str, Any]]:
+    """Return the error responses of an operation, for FastAPI's ``responses``."""
     by_status: dict[int, list[type[PotstillError]]] = {}
-    for kind in (*ALWAYS, *kinds):
-        by_status.setdefault(kind.status, []).append(kind)
-    return {status: _declared(status, found) for status, found in sorted(by_status.items())}
+    for error in (*COMMON_ERRORS, *errors):
+        by_status.setdefault(error.status, []).append(error)
+    return {status: _response(status, same_status) for status, same_status in sorted(by_status.items())}
 
 
-# What every operation under /v1 may answer.
-ALWAYS: tuple[type[PotstillError], ...] = (NotAuthenticated, Forbidden, InvalidRequest, RateLimited, Unavailable)
+# Possible for every operation under /v1.
+COMMON_ERRORS: tuple[type[PotstillError], ...] = (
+    NotAuthenticated,
+    Forbidden,
+    InvalidRequest,
+    RateLimited,
+    Unavailable,
+)
 
 
-def _declared(status: int, kinds: Iterable[type[PotstillError]]) -> dict[str, Any]:
-    kinds = list(dict.fromkeys(kinds))
-    lines = [f"`{kind.code}`: {_summary(kind)}" for kind in kinds]
+def _response(status: int, errors: Iterable[type[PotstillError]]) -> dict[str, Any]:
+    errors = list(dict.fromkeys(errors))
+    lines = [f"`{error.code}`: {_summary(error)}" for error in errors]
     example = {
-        "type": problem_type(kinds[0].code),
-        "title": kinds[0].title,
+        "type": problem_type(errors[0].code),
+        "title": errors[0].title,
         "status": status,
-        "detail": _summary(kinds[0]),
-        "code": kinds[0].code,
+        "detail": _summary(errors[0]),
+        "code": errors[0].code,
         "request_id": "req_01jd3v5n8e6f7g8h9jkmnpqrst",
         "errors": [],
     }
     schema = {"$ref": "#/components/schemas/Problem"}
-    declared = {"description": "\n".join(lines), "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}
+    response = {"description": "\n".join(lines), "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}
     if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
-        retry = {"description": "Seconds to wait before the same request is sent again.", "schema": {"type": "integer"}}
-        declared["headers"] = {"Retry-After": retry}
-    return declared
+        retry = {"description": "Seconds to wait before sending the request again.", "schema": {"type": "integer"}}
+        response["headers"] = {"Retry-After": retry}
+    return response
 
 
-def _summary(kind: type[PotstillError]) -> str:
-    return (kind.__doc__ or kind.title).partition("\n")[0]
+def _summary(error: type[PotstillError]) -> str:
+    return (error.__doc__ or error.title).partition("\n")[0]
 
 
-def invalid(
+def invalid_field(pointer: str, detail: str) -> InvalidRequest:
+    """Return the error for one invalid field, given its JSON Pointer."""
+    return InvalidRequest.for_field(pointer, detail)
+
+
+def invalid_fields(
     errors: Sequence[Mapping[str, Any]], *, model: type[BaseModel] | None = None, where: str = ""
 ) -> PotstillError:
-    """What pydantic found wrong, as one error. ``model`` is what unknown fields are compared with."""
-    found = [_field_error(error, model, where) for error in errors[:MOST_NAMED]]
-    summary = summary_of(found, num_wrong=len(errors))
-    if errors and all(error["type"] == NOT_AVAILABLE for error in errors):
-        return NotAvailable(summary, errors=found)
-    return InvalidRequest(summary, errors=found)
+    """Return pydantic's errors as one error.
+
+    ``where`` prefixes each detail. The names of unknown fields are compared with the fields of ``model``.
+    """
+    field_errors = [_field_error(error, model, where) for error in errors[:MAX_FIELD_ERRORS]]
+    is_unavailable = bool(errors) and all(error["type"] == NOT_AVAILABLE for error in errors)
+    error_type = NotAvailable if is_unavailable else InvalidRequest
+    return error_type.for_fields(field_errors, num_errors=len(errors))
 
 
-def refused(error: ValidationError, *, model: type[BaseModel] | None = None) -> PotstillError:
-    """The same of pydantic's own exception."""
-    return invalid(error.errors(include_url=False, include_input=False), model=model)
+def from_validation_error(error: ValidationError, *, model: type[BaseModel] | None = None) -> PotstillError:
+    """Return a pydantic ``ValidationError`` as one of ours."""
+    return invalid_fields(error.errors(include_url=False, include_input=False), model=model)
 
 
 def _field_error(error: Mapping[str, Any], model: type[BaseModel] | None, where: str) -> FieldError:
@@ -170,10 +184,10 @@ def _field_error(error: Mapping[str, Any], model: type[BaseModel] | None, where:
     message = message[:1].lower() + message[1:]
     location = tuple(error["loc"])
     if error["type"] == "extra_forbidden" and model is not None:
-        known = list(model.model_fields)
-        message = f"unknown field.{did_you_mean(str(location[-1]), known)}"
+        names = list(model.model_fields)
+        message = f"unknown field.{did_you_mean(str(location[-1]), names)}"
         if len(location) == 1:
-            message += f" Known here: {', '.join(known)}."
+            message += f" Known here: {', '.join(names)}."
     return FieldError(pointer(location), f"{where}{message}")
 
 
@@ -181,28 +195,29 @@ async def _domain_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PotstillError)
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable):
         log.error("http.failed", code=error.code, detail=error.detail, exc_info=error)
-    if isinstance(error, StorageFailed):  # what ends a job is for a request a reason to come again
-        error = StorageUnavailable("Files cannot be stored or read at the moment; try again soon.")
+    if isinstance(error, StorageFailed):  # fails a job, but a request may be retried
+        error = StorageUnavailable("Files cannot be stored or read now; try again soon.")
     return problem(error, request)
 
 
 async def _parameter_error(request: Request, error: Exception) -> Response:
-    """Path and query parameters; bodies are read in ``api.request_body``."""
+    """Handle invalid path and query parameters; ``api.request_body`` reads bodies."""
     assert isinstance(error, RequestValidationError)
-    found = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
-    kinds = {each["loc"][0] for each in error.errors()}
+    # FastAPI's locations start with the kind of parameter, e.g. ("query", "limit").
+    errors = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
+    kinds = {item["loc"][0] for item in error.errors()}
     where = f"{kinds.pop()} parameter: " if len(kinds) == 1 else "parameter: "
-    return problem(invalid(found, where=where), request)
+    return problem(invalid_fields(errors, where=where), request)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What the framework itself refuses: no such route, no such method, a body that cannot be read."""
+    """Handle the framework's own errors: unknown route, method not allowed, unreadable body."""
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
     domain: PotstillError
     match error.status_code:
         case HTTPStatus.NOT_FOUND:
-            domain = NotFound(f"There is nothing at {path}; /docs lists what there is.")
+            domain = NotFound(f"There is nothing at {path}; /docs lists all routes.")
         case HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = _allowed_methods(request)
             domain = MethodNotAllowed(
@@ -214,12 +229,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
         case status if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             domain = MalformedRequest(str(error.detail))
         case _:
-            domain = PotstillError("Something went wrong in the service; it was logged under this request_id.")
+            domain = PotstillError(_UNEXPECTED)
     return problem(domain, request)
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Every method of this path; the framework names only those of the first route that fits."""
+    """Return all methods of this path; the framework names only those of the first matching route."""
     scope = {"type": "http", "path": request.scope["path"], "root_path": "", "headers": []}
     routes = request.app.router.routes
     return [
@@ -230,14 +245,13 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 async def unexpected(request: Request, error: Exception) -> Response:
-    """A bug of ours: logged in full, answered without its inside."""
+    """Handle an unexpected exception: log it in full, and do not show it to the client."""
     log.error("http.crashed", exc_info=error)
-    detail = "Something went wrong in the service; it was logged under this request_id."
-    return problem(PotstillError(detail), request)
+    return problem(PotstillError(_UNEXPECTED), request)
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of this app as a problem."""
+    """Register the error handlers, so that every error of this app is a problem."""
     app.add_exception_handler(PotstillError, _domain_error)
     app.add_exception_handler(RequestValidationError, _parameter_error)
     app.add_exception_handler(ResponseValidationError, unexpected)

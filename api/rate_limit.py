@@ -1,8 +1,9 @@
-"""How much a key may ask in a minute, by class of route: token buckets in Valkey, shared by all API processes.
+"""Requests per minute that a key may send, by rate class: token buckets in Valkey, shared by all API processes.
 
-A process draws tokens in batches and spends them by itself, so a read costs no round trip: a batch is one second's
-worth of the limit. What it has drawn and not spent it keeps, so all processes together may go beyond a limit by one
-such second each. Without Valkey everything is let through: a limit protects the service's speed, not its data.
+Each route declares its class with :func:`rate_class`. A process draws tokens in batches of one second's worth of the
+limit and spends them locally, so a read costs no round trip. It keeps the tokens that it has not spent, so all
+processes together may exceed a limit by one such batch each. Without Valkey no request is limited: the limits protect
+the service's speed, not its data.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, get_args
 
 import redis.asyncio
 import structlog
@@ -27,52 +28,65 @@ from core.settings import Settings
 RateClass = Literal["reads", "writes", "jobs", "uploads", "questions"]
 CLASSES: tuple[RateClass, ...] = get_args(RateClass)
 
-# By the endpoint's name; every other one is among the reads if it is safe, else among the writes.
-CLASS_OF: Mapping[str, RateClass] = {
-    "create_job": "jobs",
-    "create_dataset": "uploads",
-    "add_dataset": "uploads",
-    "create_model": "uploads",
-    "estimate_job": "questions",
-    "list_architectures": "questions",
-}
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-
-_REMEMBERED = 10_000  # keys, of each class
-_AWAY_SECONDS = 1.0  # after a failure Valkey is left alone for so long instead of each request waiting for it
+_MAX_KEYS = 10_000  # per rate class and process
+_RETRY_SECONDS = 1.0  # after a failure, Valkey is not asked for this long, so requests do not wait for it
 _TIMEOUT_SECONDS = 0.25
 _MINUTE = 60.0  # seconds
 
-# A bucket holds a minute's worth and fills steadily. It gives what it has of the tokens that are wanted; where it
-# has none, it says how many there are (a fraction). Valkey's own clock counts, so that of no API process matters.
+# A bucket holds one minute's worth of tokens and fills steadily. The script returns the number of tokens granted and
+# the (fractional) number left. It reads Valkey's clock, so the clocks of the API processes do not matter.
 _DRAW = """
 local now = redis.call('TIME')
 local at = now[1] + now[2] / 1000000
-local limit, wanted = tonumber(ARGV[1]), tonumber(ARGV[2])
-local kept = redis.call('HMGET', KEYS[1], 'tokens', 'at')
-local tokens = tonumber(kept[1]) or limit
-tokens = math.min(limit, tokens + math.max(0, at - (tonumber(kept[2]) or at)) * limit / 60)
-local given = math.min(wanted, math.floor(tokens))
-redis.call('HSET', KEYS[1], 'tokens', tostring(tokens - given), 'at', string.format('%.6f', at))
+local limit, requested = tonumber(ARGV[1]), tonumber(ARGV[2])
+local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at')
+local tokens = tonumber(bucket[1]) or limit
+tokens = math.min(limit, tokens + math.max(0, at - (tonumber(bucket[2]) or at)) * limit / 60)
+local granted = math.min(requested, math.floor(tokens))
+redis.call('HSET', KEYS[1], 'tokens', tostring(tokens - granted), 'at', string.format('%.6f', at))
 redis.call('EXPIRE', KEYS[1], 61)
-return {given, tostring(tokens - given)}
+return {granted, tostring(tokens - granted)}
 """
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+_class_by_endpoint: dict[Callable[..., Any], RateClass] = {}
 
 log = structlog.get_logger(__name__)
 
 
-class _Stock:
-    """Tokens of one key and class that this process has drawn; one request at a time draws more."""
+def rate_class(name: RateClass) -> Callable[[Endpoint], Endpoint]:
+    """Declare the rate class of an endpoint: ``@rate_class("reads")`` below its ``@router.get(...)``."""
 
-    __slots__ = ("drawing", "tokens")
+    def declare(endpoint: Endpoint) -> Endpoint:
+        _class_by_endpoint[endpoint] = name
+        return endpoint
+
+    return declare
+
+
+def declared_rate_class(endpoint: Callable[..., Any]) -> RateClass | None:
+    """Return the rate class that an endpoint declares, or None."""
+    return _class_by_endpoint.get(endpoint)
+
+
+def request_rate_class(request: Request) -> RateClass:
+    """Return the rate class of the matched endpoint. :mod:`api.route_checks` ensures that there is one."""
+    return _class_by_endpoint[request.scope["endpoint"]]
+
+
+class _LocalTokens:
+    """Tokens of one key and class that this process has drawn. One request at a time draws more."""
+
+    __slots__ = ("count", "lock")
 
     def __init__(self) -> None:
-        self.tokens = 0
-        self.drawing = asyncio.Lock()
+        self.count = 0
+        self.lock = asyncio.Lock()
 
 
-class Rates:
-    """The limits on keys. Everything is called in the app's loop."""
+class RateLimiter:
+    """Limits the requests of each key. All methods run in the app's event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self.limits: Mapping[RateClass, int] = {
@@ -83,59 +97,66 @@ class Rates:
             "questions": settings.rate_inspector_per_minute,
         }
         self._url = settings.broker_url
-        self._stocks: dict[RateClass, OrderedDict[str, _Stock]] = {kind: OrderedDict() for kind in CLASSES}
-        self._away_until = 0.0
+        self._local: dict[RateClass, OrderedDict[str, _LocalTokens]] = {name: OrderedDict() for name in CLASSES}
+        self._retry_at = 0.0
         self._client: redis.asyncio.Redis | None = None
 
-    def spend(self, key_id: str, kind: RateClass) -> bool:
-        """Count a request against what this process has drawn; False where it must draw (:meth:`require`)."""
-        if not self.limits[kind]:
+    def try_spend(self, key_id: str, name: RateClass) -> bool:
+        """Spend a token that this process has already drawn; return False if it has none (see :meth:`require`)."""
+        if not self.limits[name]:
             return True
-        stock = self._stocks[kind].get(key_id)
-        if stock is None or stock.tokens < 1:
+        tokens = self._local[name].get(key_id)
+        if tokens is None or tokens.count < 1:
             return False
-        stock.tokens -= 1
+        tokens.count -= 1
         return True
 
-    async def require(self, key_id: str, kind: RateClass) -> None:
-        """Count a request. Raises :class:`RateLimited` where the key has sent too many of this class."""
-        if self.spend(key_id, kind):
+    async def require(self, key_id: str, name: RateClass) -> None:
+        """Spend a token for one request, drawing from Valkey if needed.
+
+        Raises:
+            RateLimited: the key has sent too many requests of this class.
+        """
+        if self.try_spend(key_id, name):
             return
-        stock = self._stock(key_id, kind)
-        async with stock.drawing:
-            if stock.tokens < 1:
-                limit = self.limits[kind]
-                stock.tokens, left = await self._draw(key_id, kind, limit)
-                if stock.tokens < 1:
-                    raise _too_many(kind, limit, seconds=(1 - left) * _MINUTE / limit)
-            stock.tokens -= 1
+        tokens = self._local_tokens(key_id, name)
+        async with tokens.lock:
+            if tokens.count < 1:
+                limit = self.limits[name]
+                tokens.count, left = await self._draw(key_id, name, limit)
+                if tokens.count < 1:
+                    raise _rate_limited(name, limit, seconds=(1 - left) * _MINUTE / limit)
+            tokens.count -= 1
 
     async def aclose(self) -> None:
-        """Close the connections; call it in the app's loop."""
+        """Close the connections; call it in the app's event loop."""
         if self._client is not None:
             await self._client.aclose()
             self._client = None
 
-    def _stock(self, key_id: str, kind: RateClass) -> _Stock:
-        stocks = self._stocks[kind]
-        stock = stocks.setdefault(key_id, _Stock())
-        stocks.move_to_end(key_id)
-        while len(stocks) > _REMEMBERED:
-            stocks.popitem(last=False)
-        return stock
+    def _local_tokens(self, key_id: str, name: RateClass) -> _LocalTokens:
+        by_key = self._local[name]
+        tokens = by_key.setdefault(key_id, _LocalTokens())
+        by_key.move_to_end(key_id)
+        while len(by_key) > _MAX_KEYS:
+            by_key.popitem(last=False)
+        return tokens
 
-    async def _draw(self, key_id: str, kind: RateClass, limit: int) -> tuple[int, float]:
-        """Tokens from the shared bucket, and what it has left; as many as wanted where it cannot be reached."""
-        wanted = max(1, round(limit / _MINUTE)) if kind == "reads" else 1
-        if time.monotonic() < self._away_until:
-            return wanted, 0.0
+    async def _draw(self, key_id: str, name: RateClass, limit: int) -> tuple[int, float]:
+        """Draw tokens from the shared bucket: the number granted and the number left.
+
+        Grants the full batch if Valkey is unavailable.
+        """
+        batch = max(1, round(limit / _MINUTE)) if name == "reads" else 1
+        if time.monotonic() < self._retry_at:
+            return batch, 0.0
         try:
-            given, left = await self._valkey().eval(_DRAW, 1, f"potstill:rate:{kind}:{key_id}", limit, wanted)
+            granted, left = await self._valkey().eval(_DRAW, 1, f"potstill:rate:{name}:{key_id}", limit, batch)
         except (RedisError, OSError) as error:
-            self._away_until = time.monotonic() + _AWAY_SECONDS
-            log.warning("rates.not_limited", error=str(error))
-            return wanted, 0.0
-        return int(given), float(left)
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            log.warning("rate_limit.disabled", error=str(error), retry_seconds=_RETRY_SECONDS)
+            return batch, 0.0
+        return int(granted), float(left)
 
     def _valkey(self) -> redis.asyncio.Redis:
         if self._client is None:
@@ -149,24 +170,16 @@ class Rates:
         return self._client
 
 
-def class_of(request: Request) -> RateClass:
-    """Which limit a request counts against."""
-    named = CLASS_OF.get(request.scope["endpoint"].__name__)
-    if named is not None:
-        return named
-    return "reads" if request.method in SAFE_METHODS else "writes"
-
-
-def _too_many(kind: RateClass, limit: int, *, seconds: float) -> RateLimited:
+def _rate_limited(name: RateClass, limit: int, *, seconds: float) -> RateLimited:
     wait = max(1, math.ceil(seconds))
-    what = {
+    requests = {
         "reads": "reads",
         "writes": "changes",
         "jobs": "new jobs",
         "uploads": "new datasets and models",
-        "questions": "questions to the inspector",
-    }[kind]
+        "questions": "estimates and architecture searches",
+    }[name]
     return RateLimited(
-        f"This key may ask for {limit:,} {what} a minute and has asked for more; try again in {wait} s.",
+        f"This key is limited to {limit:,} {requests} a minute; try again in {wait} s.",
         extra={"retry_after_seconds": wait},
     )

@@ -1,4 +1,4 @@
-"""What every resource's documents have in common on the wire."""
+"""Base classes of all response documents."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 
-def rfc3339(moment: datetime) -> str:
-    """A moment in UTC with milliseconds, e.g. ``2026-11-24T08:30:00.125Z``."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def rfc3339(time: datetime) -> str:
+    """Format a time in UTC with milliseconds, e.g. ``2026-11-24T08:30:00.125Z``."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-Moment = Annotated[
+Timestamp = Annotated[
     datetime,
     PlainSerializer(rfc3339, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
@@ -21,23 +21,23 @@ Moment = Annotated[
 
 
 class Out(BaseModel):
-    """An answer. Nothing has a default, so that no field is forgotten (null is said)."""
+    """A response document. Fields have no defaults, so every field is set explicitly (null if unknown)."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
 
 class Failure(Out):
-    """Why something failed."""
+    """Why an operation failed."""
 
-    code: str = Field(description="A stable word.")
-    message: str = Field(description="What happened and how to mend it.")
+    code: str = Field(description="Stable machine-readable code.")
+    message: str = Field(description="What happened and how to fix it.")
 
 
 Item = TypeVar("Item", bound=Out)
 
 
 class Page(Out, Generic[Item]):
-    """A part of a list; go on with `?after=` and the last id while `has_more`."""
+    """A page of a list. While `has_more`, request the next page with `?after=` and the last id."""
 
     object: Literal["list"] = "list"
     data: list[Item]

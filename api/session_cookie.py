@@ -1,9 +1,8 @@
-"""The dashboard's session: a signed cookie that names an API key, and the check that guards its use.
+"""The dashboard's session: a signed cookie with the id of an API key, and a check against cross-site requests.
 
-The cookie holds no secret: it says which key signed in, and when. Whoever reads it must still look the
-key up, so revoking a key ends its sessions at once. A cookie is sent by the browser on its own, so every
-unsafe request that is authenticated by it must prove that it comes from our own pages
-(:func:`is_same_origin`); a request with ``Authorization: Bearer`` needs no such proof.
+The cookie holds no secret, only the key's id and the time of the sign-in. Each request looks the key up, so revoking
+a key ends its sessions at once. Browsers send cookies on their own, so every unsafe request with the cookie must come
+from the dashboard's own pages (:func:`is_same_origin`); a request with ``Authorization: Bearer`` need not.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _SALT = "potstill.dashboard.session.v1"
 
 
 def signing_secret(settings: Settings) -> str:
-    """The secret that signs cookies: the setting, else one made on first start and kept in ``HOME/secret-key``.
+    """Return the secret that signs cookies: the setting, or one generated at first start in ``HOME/secret-key``.
 
-    Several API processes on one home may call this at once: the first file to be linked into place wins.
+    Several API processes with the same home may call this concurrently; the first file linked into place wins.
     """
     configured = settings.secret_key.get_secret_value()
     if configured:
@@ -42,12 +41,12 @@ def signing_secret(settings: Settings) -> str:
 
 
 def issue_cookie(secret: str, key_id: str) -> str:
-    """The cookie's value for a browser that signed in with this API key."""
+    """Return the cookie value for a browser that signed in with this API key."""
     return str(_serializer(secret).dumps(key_id))
 
 
 def read_cookie(secret: str, value: str, *, max_age_seconds: int = MAX_AGE_SECONDS) -> str | None:
-    """The id of the key that signed in, or ``None`` if the value is forged, damaged or too old."""
+    """Return the id of the key that signed in, or None if the value is forged, damaged or expired."""
     try:
         key_id = _serializer(secret).loads(value, max_age=max_age_seconds)
     except BadSignature:
@@ -56,23 +55,23 @@ def read_cookie(secret: str, value: str, *, max_age_seconds: int = MAX_AGE_SECON
 
 
 def is_same_origin(headers: Mapping[str, str]) -> bool:
-    """Say whether a browser vouches that the request comes from a page of this very origin.
+    """Check that the request comes from a page of this origin, by the headers that browsers set.
 
-    ``Sec-Fetch-Site`` decides where it is sent (HTTPS and localhost); elsewhere ``Origin`` must name
-    the host that was asked. Without either, nobody vouches. Header names are looked up in lower case.
+    ``Sec-Fetch-Site`` decides if present (HTTPS and localhost); otherwise ``Origin`` must match ``Host``. False
+    without either. Header names are looked up in lower case.
     """
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
     origin = headers.get("origin")
     host = headers.get("host")
-    # The scheme is left out on purpose: behind a proxy that ends TLS this process sees plain HTTP.
+    # The scheme is not compared: behind a proxy that terminates TLS this process sees plain HTTP.
     return bool(origin and host) and urlsplit(origin or "").netloc.lower() == (host or "").lower()
 
 
 def _serializer(secret: str) -> URLSafeTimedSerializer:
     if not secret:
-        raise ValueError("a cookie cannot be signed with an empty secret")
+        raise ValueError("the secret that signs cookies is empty")
     return URLSafeTimedSerializer(
         secret, salt=_SALT, signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"}
     )
@@ -80,16 +79,16 @@ def _serializer(secret: str) -> URLSafeTimedSerializer:
 
 def _write_once(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(beside, path)
+            os.link(temporary, path)
         except FileExistsError:
-            return  # another process was first; its secret is the one
+            return  # another process was first; its secret is used
     finally:
-        beside.unlink()
+        temporary.unlink()

@@ -1,4 +1,4 @@
-"""``/v1/usage``: what the project has, and what it may have."""
+"""``/v1/usage``: the project's usage and limits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from api.deps import Parts, Reader
+from api.deps import Reader, State
 from api.problems import problems
-from api.rate_limit import CLASSES
+from api.rate_limit import CLASSES, rate_class
 from api.schemas import Out
 from core.store import quotas
 
@@ -17,38 +17,40 @@ router = APIRouter(prefix="/v1/usage", tags=["project"])
 
 
 class UseOut(Out):
-    """How much of something there is, and may be."""
+    """Usage and limit of one resource."""
 
     used: int
     limit: int | None = Field(description="Null: no limit.")
 
 
 class UsageOut(Out):
-    """What the project has and may have. Beyond it, requests that add are answered 403 `quota_exceeded`."""
+    """The project's usage and limits. Creating more gives 403 `quota_exceeded`."""
 
     object: Literal["usage"] = "usage"
     jobs: UseOut = Field(description="Unfinished jobs: queued, running and paused.")
     stored_bytes: UseOut = Field(
-        description="Of datasets, models, artefacts and checkpoints. A running job is never ended for them: beyond the "
-        "limit, new jobs, retries and uploads are refused."
+        description="Size of datasets, models, artifacts and checkpoints. Beyond the limit, new jobs, retries and "
+        "uploads are refused; running jobs continue."
     )
-    max_upload_bytes: int = Field(description="Largest file of one upload; beyond it 413 `payload_too_large`.")
+    max_upload_bytes: int = Field(description="Maximum size of an uploaded file; beyond it 413 `payload_too_large`.")
     requests_per_minute: dict[str, int | None] = Field(
-        description="What one key may send, by class: `reads`, `writes`, `jobs` (created), `uploads` (datasets and "
-        "models created), `questions` (estimates, architectures). Beyond it 429 `rate_limited`. Null: no limit."
+        description="Requests per minute and key, by rate class: `reads`, `writes`, `jobs` (created), `uploads` "
+        "(datasets and models created), `questions` (estimates, architecture searches). Beyond it 429 "
+        "`rate_limited`. Null: no limit."
     )
 
 
 @router.get("", response_model=UsageOut, responses=problems())
-def get_usage(who: Reader, parts: Parts) -> UsageOut:
-    """What this project has, and what it and this key may have."""
-    with parts.database.read() as session:
-        limits = quotas.of_project(session, who.project_id, parts.settings)
-        unfinished = quotas.unfinished(session, who.project_id)
-        stored = quotas.stored(session, who.project_id)
+@rate_class("reads")
+def get_usage(caller: Reader, state: State) -> UsageOut:
+    """Get this project's usage and limits, and the rate limits of a key."""
+    with state.database.read() as session:
+        limits = quotas.load_quotas(session, caller.project_id, state.settings)
+        unfinished = quotas.count_unfinished(session, caller.project_id)
+        stored = quotas.get_stored_bytes(session, caller.project_id)
     return UsageOut(
         jobs=UseOut(used=unfinished, limit=limits.jobs or None),
         stored_bytes=UseOut(used=stored, limit=limits.stored_bytes or None),
         max_upload_bytes=limits.upload_bytes,
-        requests_per_minute={kind: parts.rates.limits[kind] or None for kind in CLASSES},
+        requests_per_minute={name: state.rate_limiter.limits[name] or None for name in CLASSES},
     )

@@ -1,4 +1,4 @@
-"""``/v1/workers``: who is alive, on what, doing which job."""
+"""``/v1/workers``: the live processes of the service and their jobs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from api.deps import Parts, Reader
+from api.deps import Reader, State
 from api.problems import problems
-from api.schemas import Moment, Out
+from api.rate_limit import rate_class
+from api.schemas import Out, Timestamp
 from core.errors import NotFound
 from core.store import jobs, workers
 from core.store.db import Session
@@ -17,8 +18,8 @@ from core.store.tables import Worker
 
 router = APIRouter(prefix="/v1/workers", tags=["service"])
 
-# Processes say that they live at least every heartbeat; three missed ones in a row mean that they do not.
-_MISSED_BEATS = 3
+# A process is listed until it has missed this many heartbeats in a row.
+_MAX_MISSED_HEARTBEATS = 3
 
 
 class WorkerOut(Out):
@@ -30,35 +31,36 @@ class WorkerOut(Out):
     host: str
     accelerator: str | None
     device: str | None
-    job: str | None = Field(description="What it works on; null also where that is another project's.")
+    job: str | None = Field(description="Its current job; null if idle or if the job is another project's.")
     busy: bool
-    created_at: Moment
-    last_seen_at: Moment
+    created_at: Timestamp
+    last_seen_at: Timestamp
 
 
 class WorkersOut(Out):
-    """Who is alive, and what waits for them."""
+    """The live processes and the queues."""
 
     object: Literal["list"] = "list"
     data: list[WorkerOut]
     has_more: Literal[False] = False
-    queues: dict[str, int] | None = Field(description="Messages in the broker; null where it cannot be reached.")
-    queued_jobs: dict[str, int] = Field(description="Jobs that wait, by the accelerator that they ask for.")
+    queues: dict[str, int] | None = Field(description="Messages in the broker; null if it is unreachable.")
+    queued_jobs: dict[str, int] = Field(description="Queued jobs, by requested accelerator.")
 
 
 @router.get("", response_model=WorkersOut, responses=problems())
-def list_workers(who: Reader, parts: Parts) -> WorkersOut:
-    """The processes that are alive, and the lengths of the queues."""
-    alive_seconds = _MISSED_BEATS * parts.settings.heartbeat_seconds
-    with parts.database.read() as session:
-        found = workers.list_workers(session, alive_seconds=alive_seconds)
-        own = {each.job_id for each in found if _is_own(session, who.project_id, each.job_id)}
-        waiting = jobs.claimable(session)
-    data = [_worker(each, own) for each in found]
-    return WorkersOut(data=data, queues=parts.hints.queue_lengths(), queued_jobs=waiting)
+@rate_class("reads")
+def list_workers(caller: Reader, state: State) -> WorkersOut:
+    """List the live processes and the lengths of the queues."""
+    alive_seconds = _MAX_MISSED_HEARTBEATS * state.settings.heartbeat_seconds
+    with state.database.read() as session:
+        alive = workers.list_workers(session, alive_seconds=alive_seconds)
+        own_jobs = {worker.job_id for worker in alive if _is_own_job(session, caller.project_id, worker.job_id)}
+        queued = jobs.count_queued(session)
+    data = [_worker(worker, own_jobs) for worker in alive]
+    return WorkersOut(data=data, queues=state.broker.queue_lengths(), queued_jobs=queued)
 
 
-def _is_own(session: Session, project_id: str, job_id: str | None) -> bool:
+def _is_own_job(session: Session, project_id: str, job_id: str | None) -> bool:
     if job_id is None:
         return False
     try:
@@ -68,14 +70,14 @@ def _is_own(session: Session, project_id: str, job_id: str | None) -> bool:
     return True
 
 
-def _worker(worker: Worker, own: set[str | None]) -> WorkerOut:
+def _worker(worker: Worker, own_jobs: set[str | None]) -> WorkerOut:
     return WorkerOut(
         id=worker.id,
         role=worker.role,
         host=worker.host,
         accelerator=worker.accelerator,
         device=worker.device,
-        job=worker.job_id if worker.job_id in own else None,
+        job=worker.job_id if worker.job_id in own_jobs else None,
         busy=worker.job_id is not None,
         created_at=worker.started_at,
         last_seen_at=worker.last_seen_at,

@@ -1,4 +1,4 @@
-"""The page of the datasets: the newest of them, and a form for one that is fetched from an address."""
+"""The dataset page: the newest datasets, and a form to add one from a URL."""
 
 from __future__ import annotations
 
@@ -12,69 +12,72 @@ from api.dashboard.endpoints import Operator, PageRoute, Viewer
 from api.dashboard.rendering import page
 from api.datasets import service
 from api.datasets.schemas import DatasetCreate
-from api.deps import AppState, Caller, Parts
-from api.request_body import validated
+from api.deps import AppState, Caller, State
+from api.rate_limit import rate_class
+from api.request_body import validate_as
 from core.errors import InvalidRequest, QuotaExceeded
 from core.fetch.targets import MAX_URL_CHARACTERS
 from core.ids import new_id
 from core.store import datasets
 
 DATASETS_PER_PAGE = 25
-REFRESH_SECONDS = 2  # while one is being taken in
+REFRESH_SECONDS = 2  # while a dataset is processing
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("/datasets")
-def datasets_page(parts: Parts, who: Viewer, after: str | None = None) -> Response:
-    """The datasets, newest first."""
-    return _page(parts, who, after=after or None)
+@rate_class("reads")
+def datasets_page(state: State, caller: Viewer, after: str | None = None) -> Response:
+    """List the datasets, newest first."""
+    return _page(state, caller, after=after or None)
 
 
 @router.post("/datasets")
+@rate_class("uploads")
 def add_dataset(
-    parts: Parts,
-    who: Operator,
+    state: State,
+    caller: Operator,
     background: BackgroundTasks,
     *,
     url: Annotated[str, Form(max_length=2 * MAX_URL_CHARACTERS)] = "",
     name: Annotated[str, Form(max_length=500)] = "",
     labels: Annotated[str, Form(max_length=20)] = "auto",
 ) -> Response:
-    """Fetch a dataset from an address, as ``POST /v1/datasets`` does."""
+    """Add a dataset from a URL, like ``POST /v1/datasets``."""
     document = {"name": name.strip() or None, "source": {"type": "url", "url": url.strip(), "labels": labels}}
     try:
-        asked = validated(DatasetCreate, document)
-        source = service.source_of(asked, parts.settings.network_policy)
+        request = validate_as(DatasetCreate, document)
+        source = service.check_source(request, state.settings.network_policy)
         dataset_id = new_id("ds")
-        with parts.change(who, "dataset.create", dataset_id) as session:
-            service.create_from(
-                session, who.project_id, parts.settings, name=asked.name, source=source, dataset_id=dataset_id
+        with state.change(caller, "dataset.create", dataset_id) as session:
+            service.create_from_source(
+                session, caller.project_id, state.settings, name=request.name, source=source, dataset_id=dataset_id
             )
     except InvalidRequest as error:
-        return _page(parts, who, problem=error.errors[0].detail, url=url)
+        return _page(state, caller, problem=error.errors[0].detail, url=url)
     except QuotaExceeded as error:
-        return _page(parts, who, problem=error.detail, url=url)
-    background.add_task(parts.hints.wake_dataset_workers)
+        return _page(state, caller, problem=error.detail, url=url)
+    background.add_task(state.broker.wake_dataset_workers)
     return RedirectResponse("/datasets", HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})
 
 
 def _page(
-    parts: AppState, who: Caller, *, after: str | None = None, problem: str | None = None, url: str = ""
+    state: AppState, caller: Caller, *, after: str | None = None, problem: str | None = None, url: str = ""
 ) -> Response:
-    with parts.database.read() as session:
-        found = datasets.list_datasets(session, who.project_id, limit=DATASETS_PER_PAGE, after=after)
-        shown: list[dict[str, Any]] = [service.dataset_out(each).model_dump(mode="json") for each in found.items]
-    working = any(each["status"] == "processing" for each in shown)
+    with state.database.read() as session:
+        rows = datasets.list_datasets(session, caller.project_id, limit=DATASETS_PER_PAGE, after=after)
+        documents: list[dict[str, Any]] = [service.dataset_out(row).model_dump(mode="json") for row in rows.items]
+    is_processing = any(document["status"] == "processing" for document in documents)
     return page(
         "datasets.html",
         status_code=HTTPStatus.UNPROCESSABLE_ENTITY if problem else HTTPStatus.OK,
         section="datasets",
-        datasets=shown,
-        may_write=who.may("write"),
-        older=f"/datasets?after={shown[-1]['id']}" if found.has_more else None,
+        datasets=documents,
+        may_write=caller.has_scope("write"),
+        older=f"/datasets?after={documents[-1]['id']}" if rows.has_more else None,
         newest="/datasets" if after else None,
-        refresh_seconds=REFRESH_SECONDS if working and not problem else 0,
+        refresh_seconds=REFRESH_SECONDS if is_processing and not problem else 0,
         problem=problem,
         url=url,
     )

@@ -1,6 +1,6 @@
-"""The dashboard's pages: sign in, the jobs, one job and its buttons. HTML in and out, no branching on jobs.
+"""The dashboard's pages: sign-in, the job list, and one job with its actions.
 
-An error on a page is a page too (:class:`PageRoute`), and whoever is not signed in is sent to the gate.
+Errors are pages too (:class:`PageRoute`); visitors without a session are redirected to the sign-in page.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from api.auth import Caller
 from api.auth_throttle import client_address
 from api.dashboard import service, views
 from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, page
-from api.deps import AppState, Parts, from_request, reader, writer
-from api.jobs.actions import move_job
-from api.jobs.retry import RetryRequest, retry_changed
+from api.deps import AppState, State, get_reader, get_writer, with_request_info
+from api.jobs.actions import apply_action
+from api.jobs.retry import RetryRequest, retry_with_changes
 from api.jobs.schemas import JobAction, JobStatus
 from api.problems import problem_headers
+from api.rate_limit import rate_class
 from core.errors import (
     Forbidden,
     InvalidRequest,
@@ -43,9 +44,9 @@ from core.store import audit, keys
 from core.store.db import utc_now
 
 JOBS_PER_PAGE = 25
-REFUSALS_TOLD_EVERY = timedelta(minutes=1)  # of one key
+REFUSAL_INTERVAL = timedelta(minutes=1)  # between audit log entries of refused sign-ins with one key
 _FILTERS = (("", "All"), *((status, status.capitalize()) for status in views.STATUSES))
-_FOR_EVER = "public, max-age=31536000, immutable"
+_IMMUTABLE = "public, max-age=31536000, immutable"
 
 log = structlog.get_logger(__name__)
 
@@ -53,59 +54,59 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class PageRoute(APIRoute):
-    """Answers errors with a page; those without a session are asked to sign in first."""
+    """Route that renders errors as pages, and redirects visitors without a session to the sign-in page."""
 
     def get_route_handler(self) -> Handler:
-        """Wrap the endpoint."""
+        """Wrap the endpoint's handler."""
         handle = super().get_route_handler()
 
-        async def served(request: Request) -> Response:
+        async def handle_with_pages(request: Request) -> Response:
             try:
                 return await handle(request)
             except NotAuthenticated:
-                return _to_gate(request)
+                return _to_sign_in(request)
             except PotstillError as error:
-                answer = _problem_page(error.status, error.title, error.detail)
-                answer.headers.update(problem_headers(error))
-                return answer
+                response = _problem_page(error.status, error.title, error.detail)
+                response.headers.update(problem_headers(error))
+                return response
             except RequestValidationError:
-                return _problem_page(422, "This address is not valid", "Something in it is not what this page takes.")
+                return _problem_page(422, "This address is not valid", "A part of it is not valid for this page.")
 
-        return served
+        return handle_with_pages
 
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
-Viewer = Annotated[Caller, Depends(reader)]
-Operator = Annotated[Caller, Depends(writer)]
+Viewer = Annotated[Caller, Depends(get_reader)]
+Operator = Annotated[Caller, Depends(get_writer)]
 
 
 @router.get("/")
 def home() -> Response:
-    """The jobs are the front page."""
+    """Redirect to the job list."""
     return _see_other("/jobs")
 
 
 @router.get("/dashboard/static/{version}/{name:path}")
 def static_file(version: str, name: str) -> Response:
-    """A file of ours; its address changes with its content, so it may be kept for ever."""
+    """Serve a static file; its URL changes with its content, so browsers may cache it forever."""
     if name not in STATIC_FILES:
         raise NotFound(f"There is no file {name[:80]!r}.")
-    caching = _FOR_EVER if version == STATIC_VERSION else "no-store"
+    caching = _IMMUTABLE if version == STATIC_VERSION else "no-store"
     headers = {"Cache-Control": caching, "X-Content-Type-Options": "nosniff"}
     return FileResponse(STATIC_FILES[name], headers=headers, media_type=_media_type(name))
 
 
 @router.get("/login")
-def login_page(next: str = "/jobs") -> Response:  # noqa: A002 - the word that browsers' users know
-    """The gate."""
+def login_page(next: str = "/jobs") -> Response:  # noqa: A002 - the usual name of this query parameter
+    """The sign-in page."""
     return page("login.html", section="", next=_local(next), problem=None)
 
 
 @router.post("/login")
 async def login(
     request: Request,
-    parts: Parts,
+    state: State,
     key: Annotated[str, Form(max_length=500)] = "",
     next: Annotated[str, Form(max_length=2000)] = "/jobs",  # noqa: A002
 ) -> Response:
@@ -113,137 +114,143 @@ async def login(
     if not session_cookie.is_same_origin(request.headers):
         raise Forbidden("Sign in from this page itself, not from another site.")
     try:
-        who = await to_thread.run_sync(parts.gate.sign_in, request, key.strip())
+        caller = await to_thread.run_sync(state.authenticator.sign_in, request, key.strip())
     except NotAuthenticated:
-        await to_thread.run_sync(_note_refusal, parts, request, key.strip())
-        problem = "This key is not known here, or it was revoked. Check that it was copied whole."
+        await to_thread.run_sync(_record_refusal, state, request, key.strip())
+        problem = "This key does not exist or was revoked. Check that you copied all of it."
         return page("login.html", status_code=HTTPStatus.UNAUTHORIZED, section="", next=_local(next), problem=problem)
-    await _note(parts, from_request(who, request), "session.sign_in")
-    answer = _see_other(_local(next))
-    answer.set_cookie(
+    await _record_session(state, with_request_info(caller, request), "session.sign_in")
+    response = _see_other(_local(next))
+    response.set_cookie(
         session_cookie.COOKIE_NAME,
-        session_cookie.issue_cookie(parts.cookie_secret, who.key_id),
+        session_cookie.issue_cookie(state.cookie_secret, caller.key_id),
         max_age=session_cookie.MAX_AGE_SECONDS,
         httponly=True,
-        samesite="lax",  # a link to a job from a chat must work; unsafe requests prove their origin apart
-        secure=_is_secure(parts, request),
+        samesite="lax",  # links to a job from other sites must work; unsafe requests have their own origin check
+        secure=_is_secure(state, request),
     )
-    return answer
+    return response
 
 
 @router.post("/logout")
-async def logout(request: Request, parts: Parts) -> Response:
+async def logout(request: Request, state: State) -> Response:
     """End the session in this browser."""
     if not session_cookie.is_same_origin(request.headers):
         raise Forbidden("Sign out from a page of this dashboard.")
-    with suppress(NotAuthenticated):  # the session was over before
-        who = await to_thread.run_sync(parts.gate.identify, request)
-        await _note(parts, from_request(who, request), "session.sign_out")
-    answer = _see_other("/login")
-    answer.delete_cookie(session_cookie.COOKIE_NAME, httponly=True, samesite="lax", secure=_is_secure(parts, request))
-    return answer
+    with suppress(NotAuthenticated):  # the session had already ended
+        caller = await to_thread.run_sync(state.authenticator.identify, request)
+        await _record_session(state, with_request_info(caller, request), "session.sign_out")
+    response = _see_other("/login")
+    response.delete_cookie(session_cookie.COOKIE_NAME, httponly=True, samesite="lax", secure=_is_secure(state, request))
+    return response
 
 
 @router.get("/jobs")
+@rate_class("reads")
 def jobs_page(
-    request: Request, parts: Parts, who: Viewer, status: JobStatus | Literal[""] = "", after: str | None = None
+    request: Request, state: State, caller: Viewer, status: JobStatus | Literal[""] = "", after: str | None = None
 ) -> Response:
-    """The jobs, newest first."""
-    found = service.list_jobs(
-        parts.database, who.project_id, status=status or None, limit=JOBS_PER_PAGE, after=after or None
+    """List the jobs, newest first."""
+    listing = service.list_jobs(
+        state.database, caller.project_id, status=status or None, limit=JOBS_PER_PAGE, after=after or None
     )
-    here = {"status": status} if status else {}
-    older = {**here, "after": found.jobs[-1]["id"]} if found.has_more else None
+    query = {"status": status} if status else {}
+    older_query = {**query, "after": listing.jobs[-1]["id"]} if listing.has_more else None
     return page(
         "jobs.html",
         section="jobs",
-        jobs=found.jobs,
+        jobs=listing.jobs,
         status=status,
         filters=_FILTERS,
-        refresh_seconds=views.list_refresh_seconds(found.jobs),
-        older=_address("/jobs", older) if older else None,
-        newest=_address("/jobs", here) if after else None,
+        refresh_seconds=views.list_refresh_seconds(listing.jobs),
+        older=_url("/jobs", older_query) if older_query else None,
+        newest=_url("/jobs", query) if after else None,
         base_url=str(request.base_url).rstrip("/"),
     )
 
 
 @router.get("/jobs/{job_id}")
-def job_page(parts: Parts, who: Viewer, job_id: str) -> Response:
-    """One job."""
-    return _job_page(parts, who, job_id)
+@rate_class("reads")
+def job_page(state: State, caller: Viewer, job_id: str) -> Response:
+    """Show a job."""
+    return _job_page(state, caller, job_id)
 
 
 @router.post("/jobs/{job_id}/retry-fixed")
-async def retry_fixed(parts: Parts, who: Operator, background: BackgroundTasks, job_id: str) -> Response:
-    """Retry a job with its error's own fix."""
+@rate_class("writes")
+async def retry_fixed(state: State, caller: Operator, background: BackgroundTasks, job_id: str) -> Response:
+    """Retry a job with its error's fix."""
     try:
-        job = await retry_changed(parts, who, job_id, RetryRequest(apply_fix=True), background)
+        job = await retry_with_changes(state, caller, job_id, RetryRequest(apply_fix=True), background)
     except (InvalidState, InvalidRequest) as error:
         problem = error.detail
-        return await to_thread.run_sync(lambda: _job_page(parts, who, job_id, problem=problem))
+        return await to_thread.run_sync(lambda: _job_page(state, caller, job_id, problem=problem))
     return _see_other(f"/jobs/{job.id}")
 
 
-@router.post("/jobs/{job_id}/{move}")
-def post_action(parts: Parts, who: Operator, background: BackgroundTasks, job_id: str, move: JobAction) -> Response:
-    """A button was pressed."""
+@router.post("/jobs/{job_id}/{action}")
+@rate_class("writes")
+def post_action(
+    state: State, caller: Operator, background: BackgroundTasks, job_id: str, action: JobAction
+) -> Response:
+    """Apply the action of a button to a job."""
     try:
-        job = move_job(parts, who, job_id, move, background)
-    except InvalidState as error:  # the state moved on while the reader looked at the button
-        return _job_page(parts, who, job_id, problem=error.detail)
+        job = apply_action(state, caller, job_id, action, background)
+    except InvalidState as error:  # the job's state changed after the page was rendered
+        return _job_page(state, caller, job_id, problem=error.detail)
     return _see_other(f"/jobs/{job.id}")
 
 
-async def _note(parts: AppState, who: Caller, action: str) -> None:
-    """Write in the audit log that a session began or ended; as every change, it counts against the key's rates."""
-    await parts.rates.require(who.key_id, "writes")
+async def _record_session(state: AppState, caller: Caller, action: str) -> None:
+    """Record a sign-in or sign-out in the audit log; like every change, it counts against the key's rate limit."""
+    await state.rate_limiter.require(caller.key_id, "writes")
 
-    def note() -> None:
-        with parts.change(who, action, who.key_id):
-            pass  # nothing else changes
+    def record() -> None:
+        with state.change(caller, action, caller.key_id):
+            pass  # only the audit log changes
 
-    await to_thread.run_sync(note)
+    await to_thread.run_sync(record)
 
 
-def _note_refusal(parts: AppState, request: Request, token: str) -> None:
-    """Tell the project of the key that this claims to be. What claims to be none of ours is in the log alone.
+def _record_refusal(state: AppState, request: Request, token: str) -> None:
+    """Record a refused sign-in in the audit log of the project whose key the token names.
 
-    Whoever tries may do so from many addresses, so their tries are no reason to write each time: a project is told
-    once in a while, and nothing is written for what is nobody's key.
+    Tokens that name no key appear only in the service's log. An attacker may use many addresses, so a project gets at
+    most one entry per key and :data:`REFUSAL_INTERVAL`.
     """
-    with parts.database.read() as unit:
-        claimed = keys.named_by(unit, token)
-        log.warning("session.refused", client_address=client_address(request), key_id=claimed.id if claimed else None)
-        if claimed is None:
+    with state.database.read() as session:
+        key = keys.find_by_token(session, token)
+        log.warning("session.refused", client_address=client_address(request), key_id=key.id if key else None)
+        if key is None:
             return
-        who = from_request(Caller(claimed.id, claimed.project_id, frozenset()), request)
-        told = audit.last_refusal(unit, who, "session.sign_in", who.key_id)
-        if told is not None and utc_now(unit) - told < REFUSALS_TOLD_EVERY:
+        caller = with_request_info(Caller(key.id, key.project_id, frozenset()), request)
+        last = audit.last_refusal(session, caller, "session.sign_in", caller.key_id)
+        if last is not None and utc_now(session) - last < REFUSAL_INTERVAL:
             return
-    with parts.database.write() as unit:
-        audit.record(unit, who, "session.sign_in", who.key_id, outcome="refused")
+    with state.database.write() as session:
+        audit.record(session, caller, "session.sign_in", caller.key_id, outcome="refused")
 
 
-def _is_secure(parts: AppState, request: Request) -> bool:
-    return parts.settings.behind_tls or request.url.scheme == "https"
+def _is_secure(state: AppState, request: Request) -> bool:
+    return state.settings.behind_tls or request.url.scheme == "https"
 
 
-def _job_page(parts: AppState, who: Caller, job_id: str, *, problem: str | None = None) -> Response:
-    found = service.read_job(parts.database, who.project_id, job_id)
-    may_write = who.may("write")
+def _job_page(state: AppState, caller: Caller, job_id: str, *, problem: str | None = None) -> Response:
+    content = service.read_job(state.database, caller.project_id, job_id)
+    may_write = caller.has_scope("write")
     return page(
         "job.html",
         status_code=HTTPStatus.CONFLICT if problem else HTTPStatus.OK,
         section="jobs",
-        job=found.job,
-        moves=views.moves(found.job) if may_write else [],
-        events=found.events,
-        earlier_events=found.events[0]["seq"] - 1 if found.events else 0,
-        artifacts=found.artifacts,
-        facts=views.facts(found.job, found.dataset_name),
-        refresh_seconds=views.refresh_seconds(found.job),
+        job=content.job,
+        actions=views.actions(content.job) if may_write else [],
+        events=content.events,
+        earlier_events=content.events[0]["seq"] - 1 if content.events else 0,
+        artifacts=content.artifacts,
+        settings=views.settings(content.job, content.dataset_name),
+        refresh_seconds=views.refresh_seconds(content.job),
         problem=problem,
-        spec_json=json.dumps(found.job["spec"], indent=2, ensure_ascii=False),
+        spec_json=json.dumps(content.job["spec"], indent=2, ensure_ascii=False),
     )
 
 
@@ -251,7 +258,7 @@ def _problem_page(status: int, title: str, detail: str) -> Response:
     return page("problem.html", status_code=HTTPStatus(status), section="", title=title, detail=redact(detail))
 
 
-def _to_gate(request: Request) -> Response:
+def _to_sign_in(request: Request) -> Response:
     if request.method != "GET":
         return _see_other("/login")
     here = redact(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
@@ -262,19 +269,19 @@ def _see_other(path: str) -> RedirectResponse:
     return RedirectResponse(path, status_code=HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})
 
 
-def _address(path: str, query: Mapping[str, str]) -> str:
+def _url(path: str, query: Mapping[str, str]) -> str:
     return f"{path}?{urlencode(query)}" if query else path
 
 
 def _local(path: str) -> str:
-    """The path if it stays on this service; an open redirect would send people elsewhere with our name on it."""
+    """Return the path if it stays on this service, otherwise ``/jobs``: prevents open redirects."""
     path = redact(path)
-    parts = urlsplit(path)
-    stays = path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
-    return path if stays and path.isprintable() else "/jobs"
+    url = urlsplit(path)
+    is_local = path.startswith("/") and not path.startswith(("//", "/\\")) and not url.scheme and not url.netloc
+    return path if is_local and path.isprintable() else "/jobs"
 
 
 def _media_type(name: str) -> str:
-    """By name, not by what this machine's MIME table says of it."""
+    """Return the media type by file suffix, independent of this machine's MIME table."""
     types = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
     return types[name[name.rindex(".") :]]

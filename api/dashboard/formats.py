@@ -1,4 +1,4 @@
-"""How numbers, sizes and times read on a page. Every filter of the templates is here."""
+"""Formatting of numbers, sizes and times: the filters of the templates."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ UNKNOWN = "—"
 
 
 def percent(fraction: float | None) -> str:
-    """``0.9132`` as ``91.3%``."""
+    """Format ``0.9132`` as ``91.3%``."""
     return UNKNOWN if fraction is None else f"{fraction:.1%}"
 
 
 def short(number: float | None) -> str:
-    """Three digits and a unit: ``205 k``, ``1.2 M``."""
+    """Format with three digits and a unit: ``205 k``, ``1.2 M``."""
     if number is None:
         return UNKNOWN
     for limit, unit in _UNITS:
@@ -26,7 +26,7 @@ def short(number: float | None) -> str:
 
 
 def size(num_bytes: float | None) -> str:
-    """A size in decimal units: ``4.8 MB``."""
+    """Format a size in decimal units: ``4.8 MB``."""
     if num_bytes is None:
         return UNKNOWN
     text = short(num_bytes)
@@ -34,51 +34,51 @@ def size(num_bytes: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """``1.93 ms``."""
+    """Format as ``1.93 ms``."""
     return UNKNOWN if value is None else f"{value:.3g} ms"
 
 
 def duration(seconds: float | None) -> str:
-    """``0.4 s``, ``45 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """Format as ``0.4 s``, ``45 s``, ``3 min 05 s`` or ``2 h 10 min``."""
     if seconds is None:
         return UNKNOWN
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
 
-def ago(moment: datetime, *, now: datetime | None = None) -> str:
-    """How long ago something was, to the precision that a person would use."""
-    seconds = max(0.0, ((now or datetime.now(UTC)) - moment).total_seconds())
+def ago(time: datetime, *, now: datetime | None = None) -> str:
+    """Format a time relative to now: ``just now``, ``3 min ago``; after 30 days as a date."""
+    seconds = max(0.0, ((now or datetime.now(UTC)) - time).total_seconds())
     for limit, length, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (30 * 86_400, 86_400, "d")):
         if seconds < limit:
             amount = int(seconds // length)
             return "just now" if amount == 0 or (unit == "s" and amount < 5) else f"{amount} {unit} ago"
-    return moment.strftime("%-d %b %Y")
+    return time.strftime("%-d %b %Y")
 
 
-def moment(value: str | datetime) -> datetime:
-    """An RFC 3339 text as a time; a time as it is."""
+def parse_time(value: str | datetime) -> datetime:
+    """Parse an RFC 3339 text; return a datetime unchanged."""
     return value if isinstance(value, datetime) else datetime.fromisoformat(value)
 
 
 def iso(value: str | datetime) -> str:
-    """For ``<time datetime>``."""
-    return moment(value).astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    """Format for ``<time datetime>``."""
+    return parse_time(value).astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def clock(value: str | datetime) -> str:
-    """The time of day in UTC; the page's script turns it into the reader's own."""
-    return moment(value).astimezone(UTC).strftime("%H:%M:%S")
+    """Format the time of day in UTC; the page's script converts it to the local time zone."""
+    return parse_time(value).astimezone(UTC).strftime("%H:%M:%S")
 
 
 def times(factor: float | None) -> str:
-    """How many times: ``12×``, ``1.4×``."""
+    """Format a factor: ``12×``, ``1.4×``."""
     if factor is None:
         return UNKNOWN
     return f"{factor:.0f}×" if factor >= 9.95 else f"{factor:.1f}×"
@@ -90,7 +90,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "size": size,
     "milliseconds": milliseconds,
     "duration": duration,
-    "ago": lambda value: ago(moment(value)),
+    "ago": lambda value: ago(parse_time(value)),
     "iso": iso,
     "clock": clock,
     "times": times,

@@ -1,4 +1,4 @@
-"""Templates and static files."""
+"""Templates and static files of the dashboard."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from api.dashboard import formats, views
 from api.headers import PAGE_HEADERS
 
-_HERE = Path(__file__).parent
-STATIC_FOLDER = _HERE / "static"
+_PACKAGE_DIR = Path(__file__).parent
+STATIC_DIR = _PACKAGE_DIR / "static"
 STATIC_FILES = {
-    path.relative_to(STATIC_FOLDER).as_posix(): path for path in sorted(STATIC_FOLDER.rglob("*")) if path.is_file()
+    path.relative_to(STATIC_DIR).as_posix(): path for path in sorted(STATIC_DIR.rglob("*")) if path.is_file()
 }
 
 
@@ -27,19 +27,19 @@ def _fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
-# Part of every static address, so that browsers may keep the files for ever.
+# Part of every static URL, so that browsers may cache the files forever.
 STATIC_VERSION = _fingerprint()
 
 
 def static_url(name: str) -> str:
-    """The address of a static file. A name that does not exist is a bug in a template."""
+    """Return the URL of a static file. An unknown name is a bug in a template."""
     assert name in STATIC_FILES, name
     return f"/dashboard/static/{STATIC_VERSION}/{name}"
 
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_HERE / "templates"),
+        loader=FileSystemLoader(_PACKAGE_DIR / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -54,6 +54,6 @@ _ENVIRONMENT = _environment()
 
 
 def page(template: str, *, status_code: HTTPStatus = HTTPStatus.OK, **context: Any) -> HTMLResponse:
-    """Render a page with the headers that keep it to its own origin."""
+    """Render a page with the security headers of :data:`api.headers.PAGE_HEADERS`."""
     content = _ENVIRONMENT.get_template(template).render(context)
     return HTMLResponse(content, status_code=status_code, headers=PAGE_HEADERS)

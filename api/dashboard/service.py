@@ -1,4 +1,4 @@
-"""What the pages show, without HTTP: it takes a project and a database."""
+"""Data of the pages, without HTTP: functions of a database and a project."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from core.errors import NotFound
 from core.store import datasets, events, jobs
 from core.store.db import Database, Session
 
-NUM_EVENTS = 200  # the newest; a page is for people
+NUM_EVENTS = 200  # newest events on a job's page
 
 Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class JobList:
-    """One page of the list."""
+    """One page of the job list."""
 
     jobs: Sequence[Document]
     has_more: bool
@@ -26,7 +26,7 @@ class JobList:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """Everything on a job's page, from one transaction, so that its parts agree."""
+    """Data of a job's page, read in one transaction, so that it is consistent."""
 
     job: Document
     events: Sequence[Document]
@@ -37,21 +37,22 @@ class JobPage:
 def list_jobs(
     database: Database, project_id: str, *, status: str | None = None, limit: int, after: str | None = None
 ) -> JobList:
-    """The newest jobs. Raises ``InvalidRequest`` for an ``after`` that is no job's id."""
+    """Read the newest jobs. Raises ``InvalidRequest`` for an ``after`` that is not a job id."""
     with database.read() as session:
         page = jobs.list_jobs(session, project_id, status=status, limit=limit, after=after)
         return JobList([_document(to_job_out(job)) for job in page.items], page.has_more)
 
 
 def read_job(database: Database, project_id: str, job_id: str) -> JobPage:
-    """One job with its log and files. Raises ``NotFound``."""
+    """Read a job with its events and artifacts. Raises ``NotFound``."""
     with database.read() as session:
         job = jobs.get(session, project_id, job_id)
-        log = events.list_events(session, project_id, job_id, after_seq=max(0, job.last_seq - NUM_EVENTS))
+        latest = events.list_events(session, project_id, job_id, after_seq=max(0, job.last_seq - NUM_EVENTS))
+        artifacts = jobs.list_artifacts(session, project_id, job_id)
         return JobPage(
             job=_document(to_job_out(job)),
-            events=[_document(event_out(event)) for event in log.items],
-            artifacts=[_document(artifact_out(one)) for one in jobs.list_artifacts(session, project_id, job_id)],
+            events=[_document(event_out(event)) for event in latest.items],
+            artifacts=[_document(artifact_out(artifact)) for artifact in artifacts],
             dataset_name=_dataset_name(session, project_id, job.dataset_id),
         )
 
@@ -60,7 +61,7 @@ def _dataset_name(session: Session, project_id: str, dataset_id: str) -> str | N
     try:
         return datasets.get(session, project_id, dataset_id).name
     except NotFound:
-        return None  # a job that has ended does not keep its dataset from being deleted
+        return None  # the dataset of a finished job may have been deleted
 
 
 def _document(out: Any) -> Document:

@@ -1,4 +1,4 @@
-"""``/v1/datasets``: parse, delegate, status code."""
+"""``/v1/datasets``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from fastapi import APIRouter, BackgroundTasks, Request, Response
 
 from api.datasets import service
 from api.datasets.schemas import DatasetCreate, DatasetOut, UploadedDataset
-from api.deps import After, AppState, Limit, Parts, Reader, Writer
+from api.deps import After, AppState, Limit, Reader, State, Writer
 from api.downloads import discard
-from api.idempotency import IdempotencyKey, created, idempotent_create
-from api.multipart import FormRules, admit_upload, is_form, received_form
+from api.idempotency import IdempotencyKey, create_responses, idempotent_create
+from api.multipart import FormRules, admit_upload, is_form, receive_form
 from api.problems import problems
-from api.request_body import read_json, validated
+from api.rate_limit import rate_class
+from api.request_body import form_body, json_body, read_json, validate_as
 from api.schemas import Page
 from api.sniffing import require_archive
 from core.errors import (
@@ -34,38 +35,25 @@ from core.store.keys import Caller
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
-_BODIES: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": "#/components/schemas/DatasetCreate"},
-                "example": {"name": "digits", "source": {"type": "builtin", "name": "digits"}},
-            },
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "file": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "A zip or tar of an image folder or of Parquet files, or a Parquet file.",
-                        },
-                        "name": {"type": "string", "maxLength": 200},
-                        "labels": {
-                            "type": "string",
-                            "enum": ["auto", "none"],
-                            "default": "auto",
-                            "description": "`auto`: folders, or a table's label column, are the classes. "
-                            "`none`: the dataset is unlabelled, whatever the folders or columns say.",
-                        },
-                    },
-                }
-            },
+_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["file"],
+    "additionalProperties": False,
+    "properties": {
+        "file": {
+            "type": "string",
+            "format": "binary",
+            "description": "A zip or tar of an image folder or of Parquet files, or a Parquet file.",
         },
-    }
+        "name": {"type": "string", "maxLength": 200},
+        "labels": {
+            "type": "string",
+            "enum": ["auto", "none"],
+            "default": "auto",
+            "description": "`auto`: class labels come from the folders or from a table's label column. "
+            "`none`: the dataset is unlabeled; folders and label columns are ignored.",
+        },
+    },
 }
 
 
@@ -73,7 +61,7 @@ _BODIES: dict[str, Any] = {
     "",
     status_code=202,
     response_model=DatasetOut,
-    responses=created(
+    responses=create_responses(
         MalformedRequest,
         NotAvailable,
         UrlNotAllowed,
@@ -82,84 +70,90 @@ _BODIES: dict[str, Any] = {
         UnsupportedMedia,
         status=202,
     ),
-    openapi_extra=_BODIES,
 )
+@rate_class("uploads")
+@json_body(DatasetCreate, example={"name": "digits", "source": {"type": "builtin", "name": "digits"}})
+@form_body(_FORM)
 async def create_dataset(
-    who: Writer, key: IdempotencyKey, request: Request, parts: Parts, background: BackgroundTasks
+    caller: Writer, key: IdempotencyKey, request: Request, state: State, background: BackgroundTasks
 ) -> Response:
-    """Make a dataset from a builtin, from a file that is sent along, or from one that is fetched from a URL.
+    """Create a dataset from a built-in dataset, an uploaded file, or a URL.
 
-    It is checked in the background: `processing`, then `ready` or `failed`. A broken image is listed under
-    `rejected` and left out. The file is one of
+    A background task checks the images: `processing`, then `ready` or `failed`. Broken images are listed under
+    `rejected` and left out. The file is one of:
 
-    * a zip or tar of `train/CLASS/*.jpg` with `test/` or `val/` beside it;
-    * of one level of folders, which are the classes: a fifth of each is set apart as `test`;
-    * of images alone, or under `train/` and `test/` without class folders: unlabelled, `num_classes` is null;
-    * of any folders, with the field `labels` set to `none`: unlabelled, too; `train/` and `test/` stay splits;
+    * a zip or tar of `train/CLASS/*.jpg` and `test/` or `val/` with the same class folders;
+    * a zip or tar with one level of class folders: a fifth of each class becomes the `test` split;
+    * a zip or tar of images without class folders, optionally under `train/` and `test/`: unlabeled, `num_classes`
+      is null;
+    * a zip or tar of any folders, with the field `labels` set to `none`: unlabeled; `train/` and `test/` are splits;
     * a Parquet file, or a zip or tar of shards (`train-*.parquet`, `test-*.parquet`), as on the Hugging Face
-      hub: a column of encoded images (bytes, or a struct with `bytes`), one called `label` (numbers or words;
-      class names are taken from the file's `huggingface` metadata), and if you like one called `split`.
-      Rejected rows are called `FILE.parquet#ROW`, counted from 0.
+      hub: a column of encoded images (bytes, or a struct with `bytes`), a column `label` (numbers or text; class
+      names come from the file's `huggingface` metadata), and optionally a column `split`. Rejected rows are named
+      `FILE.parquet#ROW`, counted from 0.
 
-    A URL is `{"type": "url", "url": "https://…"}`. It is fetched by the ingest worker, from public addresses alone
-    and within the limits of uploads; what cannot be fetched makes the dataset `failed`, with the code
-    `url_not_allowed`, `download_failed` or `download_too_large`.
+    A URL source is `{"type": "url", "url": "https://…"}`. The ingest worker downloads it, only from public addresses
+    and within the limits of uploads. If the download fails, the dataset is `failed` with the code `url_not_allowed`,
+    `download_failed` or `download_too_large`.
     """
-    background.add_task(parts.hints.wake_dataset_workers)
+    background.add_task(state.broker.wake_dataset_workers)
     if is_form(request):
-        return await _from_file(who, key, request, parts)
-    asked = validated(DatasetCreate, await read_json(request))
-    source = service.source_of(asked, parts.settings.network_policy)
+        return await _create_from_upload(caller, key, request, state)
+    body = validate_as(DatasetCreate, await read_json(request))
+    source = service.check_source(body, state.settings.network_policy)
 
     async def prepare() -> Callable[[Session], DatasetOut]:
         return lambda session: service.dataset_out(
-            service.create_from(session, who.project_id, parts.settings, name=asked.name, source=source)
+            service.create_from_source(session, caller.project_id, state.settings, name=body.name, source=source)
         )
 
-    identity = ["POST /v1/datasets", asked.model_dump(mode="json")]
-    return await idempotent_create(parts, who, key, request=identity, prepare=prepare, status=202)
+    identity = ["POST /v1/datasets", body.model_dump(mode="json")]
+    return await idempotent_create(state, caller, key, request=identity, prepare=prepare, status=202)
 
 
-async def _from_file(who: Caller, key: str | None, request: Request, parts: AppState) -> Response:
-    most = await to_thread.run_sync(admit_upload, parts, who)
-    rules = FormRules(frozenset({"name", "labels"}), most, require_archive)
-    async with received_form(request, rules, parts.incoming) as form:
-        fields = validated(UploadedDataset, form.fields)
+async def _create_from_upload(caller: Caller, key: str | None, request: Request, state: AppState) -> Response:
+    max_bytes = await to_thread.run_sync(admit_upload, state, caller)
+    rules = FormRules(frozenset({"name", "labels"}), max_bytes, require_archive)
+    async with receive_form(request, rules, state.incoming) as form:
+        fields = validate_as(UploadedDataset, form.fields)
 
         async def prepare() -> Callable[[Session], DatasetOut]:
-            dataset_id, stored = await to_thread.run_sync(service.store_upload, parts.store, form)
+            dataset_id, stored = await to_thread.run_sync(service.store_upload, state.store, form)
 
             def make(session: Session) -> DatasetOut:
-                made = service.create_uploaded(
-                    session, who.project_id, dataset_id=dataset_id, fields=fields, form=form, stored=stored
+                dataset = service.create_uploaded(
+                    session, caller.project_id, dataset_id=dataset_id, fields=fields, form=form, stored=stored
                 )
-                quotas.require_room(session, who.project_id, parts.settings)
-                return service.dataset_out(made)
+                quotas.require_storage(session, caller.project_id, state.settings)
+                return service.dataset_out(dataset)
 
             return make
 
         identity = ["POST /v1/datasets", form.fields, form.file.sha256]
-        return await idempotent_create(parts, who, key, request=identity, prepare=prepare, status=202)
+        return await idempotent_create(state, caller, key, request=identity, prepare=prepare, status=202)
 
 
 @router.get("", response_model=Page[DatasetOut], responses=problems())
-def list_datasets(who: Reader, parts: Parts, limit: Limit = 20, after: After = None) -> Page[DatasetOut]:
-    """Datasets, newest first."""
-    with parts.database.read() as session:
-        page = datasets.list_datasets(session, who.project_id, limit=limit, after=after)
-        return Page(data=[service.dataset_out(each) for each in page.items], has_more=page.has_more)
+@rate_class("reads")
+def list_datasets(caller: Reader, state: State, limit: Limit = 20, after: After = None) -> Page[DatasetOut]:
+    """List datasets, newest first."""
+    with state.database.read() as session:
+        page = datasets.list_datasets(session, caller.project_id, limit=limit, after=after)
+        return Page(data=[service.dataset_out(dataset) for dataset in page.items], has_more=page.has_more)
 
 
 @router.get("/{dataset_id}", response_model=DatasetOut, responses=problems(NotFound))
-def get_dataset(dataset_id: str, who: Reader, parts: Parts) -> DatasetOut:
-    """One dataset."""
-    with parts.database.read() as session:
-        return service.dataset_out(datasets.get(session, who.project_id, dataset_id))
+@rate_class("reads")
+def get_dataset(dataset_id: str, caller: Reader, state: State) -> DatasetOut:
+    """Get a dataset."""
+    with state.database.read() as session:
+        return service.dataset_out(datasets.get(session, caller.project_id, dataset_id))
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=problems(NotFound, InUse))
-def delete_dataset(dataset_id: str, who: Writer, parts: Parts) -> None:
-    """Delete a dataset that no unfinished job needs."""
-    with parts.change(who, "dataset.delete", dataset_id) as session:
-        files = datasets.delete(session, who.project_id, dataset_id)
-    discard(parts.store, files)
+@rate_class("writes")
+def delete_dataset(dataset_id: str, caller: Writer, state: State) -> None:
+    """Delete a dataset that no unfinished job uses."""
+    with state.change(caller, "dataset.delete", dataset_id) as session:
+        files = datasets.delete(session, caller.project_id, dataset_id)
+    discard(state.store, files)

@@ -1,4 +1,4 @@
-"""A dataset on the wire, and what it can be made from."""
+"""Schemas of datasets and their sources."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from api.schemas import Failure, Moment, Out
+from api.schemas import Failure, Out, Timestamp
 from core.fetch.targets import MAX_URL_CHARACTERS
 from core.spec.document import StrictModel
 
@@ -14,24 +14,25 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 
 
 class BuiltinSource(StrictModel):
-    """Data that comes with the service."""
+    """A dataset that is part of the service."""
 
     type: Literal["builtin"]
     name: Literal["digits", "mnist-5k"]
 
 
 class UrlSource(StrictModel):
-    """A file that the ingest worker fetches."""
+    """A file that the ingest worker downloads."""
 
     type: Literal["url"]
     url: Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS)] = Field(
-        description="https, of a public address; a signed link may be used.", examples=["https://example.com/pets.zip"]
+        description="An https URL with a public address; may be a signed URL.",
+        examples=["https://example.com/pets.zip"],
     )
-    labels: Literal["auto", "none"] = Field(default="auto", description="As for a file that is sent along.")
+    labels: Literal["auto", "none"] = Field(default="auto", description="As for an uploaded file.")
 
 
 class LaterSource(BaseModel):
-    """Named by the contract, not offered by this version: answered 422 `not_available`, and never looked at."""
+    """A source that this version does not support: 422 `not_available`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -39,14 +40,14 @@ class LaterSource(BaseModel):
 
 
 class DatasetCreate(StrictModel):
-    """A dataset from a source that the service reads by itself."""
+    """A dataset to create from a built-in dataset or a URL."""
 
     name: Name | None = Field(default=None, description="Null: the source's own name.")
     source: Annotated[BuiltinSource | UrlSource | LaterSource, Field(discriminator="type")]
 
 
 class SplitOut(Out):
-    """One split."""
+    """A split of a dataset."""
 
     num_samples: int
 
@@ -55,33 +56,33 @@ class RejectedOut(Out):
     """A file that was left out."""
 
     path: str
-    reason: str = Field(description="In words.")
-    code: str | None = Field(default=None, description="A stable word for it; null in datasets of earlier versions.")
+    reason: str = Field(description="Human-readable reason.")
+    code: str | None = Field(default=None, description="Stable code; null in datasets of earlier versions.")
 
 
 class DatasetOut(Out):
-    """Images to learn from."""
+    """A dataset of images."""
 
     id: str
     object: Literal["dataset"] = "dataset"
     name: str
     status: Literal["processing", "ready", "failed"]
-    source: dict[str, Any] = Field(description="As it was given; of a URL without its query, which may be a secret.")
+    source: dict[str, Any] = Field(description="The requested source; a URL without its query, which may be a secret.")
     splits: dict[str, SplitOut] | None
-    num_classes: int | None = Field(description="Null while processing, and for an unlabelled dataset.")
-    classes: list[str] | None = Field(description="Null while processing, and for an unlabelled dataset.")
+    num_classes: int | None = Field(description="Null while processing, and for an unlabeled dataset.")
+    classes: list[str] | None = Field(description="Null while processing, and for an unlabeled dataset.")
     channels: int | None
-    image_size: int | None = Field(description="Pixels a side that jobs use where nobody says a size.")
-    fingerprint: str | None = Field(description="Of the decoded content and labels, whatever the packing.")
-    size_bytes: int | None = Field(description="As it is stored; while processing, of the file that was sent.")
-    rejected: list[RejectedOut] = Field(description="Files that were left out, each with the reason.")
+    image_size: int | None = Field(description="Default image size of jobs, in pixels per side.")
+    fingerprint: str | None = Field(description="Hash of the decoded images and labels, independent of the packing.")
+    size_bytes: int | None = Field(description="Stored size; while processing, the size of the uploaded file.")
+    rejected: list[RejectedOut] = Field(description="Files that were left out, with reasons.")
     error: Failure | None
-    created_at: Moment
-    finished_at: Moment | None
+    created_at: Timestamp
+    finished_at: Timestamp | None
 
 
 class UploadedDataset(StrictModel):
-    """The fields beside the file."""
+    """Form fields of an upload, without the file."""
 
     name: Name | None = None
     labels: Literal["auto", "none"] = "auto"

@@ -1,4 +1,4 @@
-"""What the dataset endpoints do, without HTTP."""
+"""Logic of the dataset endpoints, without HTTP."""
 
 from __future__ import annotations
 
@@ -20,28 +20,27 @@ from core.store.tables import Dataset
 _NAME_CHARACTERS = 200
 
 
-def source_of(request: DatasetCreate, reach: NetworkPolicy) -> BuiltinSource | UrlSource:
-    """The source, if this version reads it. Nothing is connected to, no name is looked up.
+def check_source(request: DatasetCreate, policy: NetworkPolicy) -> BuiltinSource | UrlSource:
+    """Return the source if this version supports it, without any connection or DNS query.
 
-    Raises :class:`NotAvailable`, and :class:`UrlNotAllowed` for a URL that will never be fetched.
+    Raises :class:`NotAvailable`, and :class:`UrlNotAllowed` for a URL that the policy forbids.
     """
     if isinstance(request.source, BuiltinSource):
         return request.source
     if isinstance(request.source, UrlSource):
         try:
-            parse_target(request.source.url, reach)
+            parse_target(request.source.url, policy)
         except UrlNotAllowed as error:
-            at = "/source/url"
-            raise UrlNotAllowed(f"{at}: {error.detail}.", errors=[FieldError(at, error.detail)]) from None
+            raise UrlNotAllowed.for_field("/source/url", error.detail) from None
         return request.source
     detail = (
-        f"sources of the type {request.source.type} are not available in this version; send the archive "
-        "itself as multipart/form-data with the part `file`"
+        f"sources of the type {request.source.type} are not available in this version; upload the archive "
+        "as multipart/form-data with the part `file`"
     )
-    raise NotAvailable(f"/source/type: {detail}.", errors=[FieldError("/source/type", detail)])
+    raise NotAvailable.for_field("/source/type", detail)
 
 
-def create_from(
+def create_from_source(
     session: Session,
     project_id: str,
     settings: Settings,
@@ -50,15 +49,18 @@ def create_from(
     source: BuiltinSource | UrlSource,
     dataset_id: str | None = None,
 ) -> Dataset:
-    """Add a dataset that the ingest worker gets by itself. Raises ``QuotaExceeded`` where the project is full."""
-    quotas.require_room(session, project_id, settings)
-    own = source.name if isinstance(source, BuiltinSource) else title_of(unquote(urlsplit(source.url).path))
+    """Create a dataset that the ingest worker loads or downloads. Raises ``QuotaExceeded`` for a full project."""
+    quotas.require_storage(session, project_id, settings)
+    if isinstance(source, BuiltinSource):
+        default_name: str = source.name
+    else:
+        default_name = name_from_filename(unquote(urlsplit(source.url).path))
     document = source.model_dump(mode="json")
-    return datasets.create(session, project_id, name=name or own, source=document, dataset_id=dataset_id)
+    return datasets.create(session, project_id, name=name or default_name, source=document, dataset_id=dataset_id)
 
 
 def store_upload(store: ArtifactStore, form: Form) -> tuple[str, StoredFile]:
-    """Keep the sent file for the ingest worker; the id of the dataset that it will be, and the file."""
+    """Store the uploaded file for the ingest worker; return the id of the dataset to create, and the file."""
     dataset_id = new_id("ds")
     return dataset_id, store.put(f"uploads/{dataset_id}/file", form.file.path)
 
@@ -66,7 +68,7 @@ def store_upload(store: ArtifactStore, form: Form) -> tuple[str, StoredFile]:
 def create_uploaded(
     session: Session, project_id: str, *, dataset_id: str, fields: UploadedDataset, form: Form, stored: StoredFile
 ) -> Dataset:
-    """Add a dataset whose file is stored. If this is rolled back, the collector finds the file."""
+    """Create a dataset whose file is stored. After a rollback, garbage collection deletes the file."""
     source: dict[str, Any] = {
         "type": "file",
         "filename": form.file.filename[:_NAME_CHARACTERS],
@@ -77,7 +79,7 @@ def create_uploaded(
     return datasets.create(
         session,
         project_id,
-        name=fields.name or title_of(form.file.filename),
+        name=fields.name or name_from_filename(form.file.filename),
         source=source,
         upload_key=stored.key,
         size_bytes=stored.size_bytes,
@@ -85,21 +87,21 @@ def create_uploaded(
     )
 
 
-def title_of(filename: str) -> str:
-    """What to call something whose file has this name: without folders and endings."""
-    last = filename.replace("\\", "/").rsplit("/", 1)[-1].strip()
-    stem = last.partition(".")[0] if not last.startswith(".") else last
+def name_from_filename(filename: str) -> str:
+    """Return a default name: the file name without folders and suffixes."""
+    basename = filename.replace("\\", "/").rsplit("/", 1)[-1].strip()
+    stem = basename.partition(".")[0] if not basename.startswith(".") else basename
     return stem[:_NAME_CHARACTERS] or "unnamed"
 
 
 def dataset_out(dataset: Dataset) -> DatasetOut:
-    """The dataset as everybody sees it."""
+    """Convert a dataset row to its response document."""
     return DatasetOut.model_validate(
         {
             "id": dataset.id,
             "name": dataset.name,
             "status": dataset.status,
-            "source": datasets.shown(dataset.source),
+            "source": datasets.redact_source(dataset.source),
             "splits": dataset.splits,
             "num_classes": dataset.num_classes,
             "classes": dataset.classes,

@@ -1,4 +1,4 @@
-"""The moves of a job that a caller may ask for, by HTTP or with a button: done, noted in the audit log, announced."""
+"""Actions on a job, from the API or the dashboard: executed, recorded in the audit log, and published."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.store.db import Session
 from core.store.keys import Caller
 from core.store.tables import Job
 
-_MOVES: Mapping[JobAction, Callable[[Session, str, str], Job]] = {
+_ACTIONS: Mapping[JobAction, Callable[[Session, str, str], Job]] = {
     "cancel": jobs.cancel,
     "pause": jobs.pause,
     "resume": jobs.resume,
@@ -24,18 +24,18 @@ _MOVES: Mapping[JobAction, Callable[[Session, str, str], Job]] = {
 }
 
 
-def move_job(parts: AppState, who: Caller, job_id: str, move: JobAction, background: BackgroundTasks) -> Job:
-    """Do a move. Raises ``NotFound``, ``InvalidState``, and ``QuotaExceeded`` for a retry that is one job too many."""
-    with parts.change(who, f"job.{move}", job_id) as session:
-        if move == "retry":  # the one move that makes a finished job unfinished
-            quotas.require_job(session, who.project_id, parts.settings)
-        job = _MOVES[move](session, who.project_id, job_id)
-    announce(parts, job, background)
+def apply_action(state: AppState, caller: Caller, job_id: str, action: JobAction, background: BackgroundTasks) -> Job:
+    """Apply an action to a job. Raises ``NotFound``, ``InvalidState``, and ``QuotaExceeded`` for a retry."""
+    with state.change(caller, f"job.{action}", job_id) as session:
+        if action == "retry":  # the only action that makes a finished job count against the quota again
+            quotas.require_job_slot(session, caller.project_id, state.settings)
+        job = _ACTIONS[action](session, caller.project_id, job_id)
+    notify(state, job, background)
     return job
 
 
-def announce(parts: AppState, job: Job, background: BackgroundTasks) -> None:
-    """Tell those who follow a job that was moved, and the workers where it waits for one."""
-    background.add_task(parts.hints.publish_job_change, job.id)
+def notify(state: AppState, job: Job, background: BackgroundTasks) -> None:
+    """Publish the change to watchers of the job, and wake the workers if it is queued."""
+    background.add_task(state.broker.publish_job_change, job.id)
     if job.status == "queued":
-        background.add_task(parts.hints.wake_job_workers, cast("Accelerator", job.accelerator))
+        background.add_task(state.broker.wake_job_workers, cast("Accelerator", job.accelerator))

@@ -1,4 +1,4 @@
-"""A retry that changes the job's spec: its error's own fix, or what the caller sends, checked as a new spec is."""
+"""Retries that change the job's spec: by its error's fix or by a patch from the caller, validated like a new spec."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pydantic import Field, JsonValue
 from api.deps import AppState
 from api.downloads import discard
 from api.jobs import service
-from api.jobs.actions import announce
-from core.errors import FieldError, InvalidRequest
+from api.jobs.actions import notify
+from api.problems import invalid_field
 from core.spec import JobSpec
 from core.spec.document import StrictModel
-from core.spec.revision import CHANGEABLE, apply_patch, changes, restart
+from core.spec.revision import CHANGEABLE, apply_patch, changes, restart_scope
 from core.store import jobs, quotas
 from core.store.db import Database
 from core.store.jobs import Revision
@@ -25,79 +25,78 @@ from core.store.tables import Job
 
 
 class RetryRequest(StrictModel):
-    """How a job is to be retried. Without a body: as it is, from its last checkpoint."""
+    """How to retry a job. Without a body the spec stays unchanged, and the job resumes from its last checkpoint."""
 
-    apply_fix: bool = Field(default=False, description="Change the spec as the job's `error.fix` says.")
+    apply_fix: bool = Field(default=False, description="Apply the job's `error.fix` to the spec.")
     changes: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="A merge patch (RFC 7396) of the job's spec, applied after the fix; null brings a default back, a "
-        f"list replaces a list. It may change {', '.join(f'`{name}`' for name in CHANGEABLE)}. Where the student's "
-        "bits depend on what is changed, its training begins anew; the event `job.retried` says so.",
+        description="A merge patch (RFC 7396) of the job's spec, applied after the fix; null restores a default, a "
+        f"list replaces a list. It may change {', '.join(f'`{name}`' for name in CHANGEABLE)}. If the student's "
+        "weights depend on a change, its training restarts; the event `job.retried` reports this.",
     )
 
     @property
-    def asks_for_changes(self) -> bool:
-        """Whether the spec is to be another one."""
+    def has_changes(self) -> bool:
+        """Whether the retry changes the spec."""
         return self.apply_fix or bool(self.changes)
 
 
-async def retry_changed(
-    parts: AppState, who: Caller, job_id: str, asked: RetryRequest, background: BackgroundTasks
+async def retry_with_changes(
+    state: AppState, caller: Caller, job_id: str, request: RetryRequest, background: BackgroundTasks
 ) -> Job:
-    """Queue a job again with another spec.
+    """Queue a job again with a changed spec.
 
-    Raises ``NotFound``, ``InvalidState``, ``QuotaExceeded``; ``InvalidRequest`` where there is no fix to apply;
-    ``InvalidSpec``, ``NotAvailable`` as a new job's spec does.
+    Raises ``NotFound``, ``InvalidState``, ``QuotaExceeded``; ``InvalidRequest`` without a fix to apply;
+    ``InvalidSpec`` and ``NotAvailable`` like a new job's spec.
     """
-    old = await to_thread.run_sync(_job, parts.database, who.project_id, job_id)
-    spec = apply_patch(old.spec, _patch(old, asked))
-    inputs = await to_thread.run_sync(service.inputs_of, parts, who.project_id, spec)
-    resolution = await service.resolve(parts.inspector, spec, inputs, threads=parts.settings.job_threads)
+    old = await to_thread.run_sync(_read_retryable_job, state.database, caller.project_id, job_id)
+    spec = apply_patch(old.spec, _patch(old, request))
+    inputs = await to_thread.run_sync(service.read_inputs, state, caller.project_id, spec)
+    resolution = await service.resolve(state.inspector, spec, inputs, threads=state.settings.job_threads)
     revision = _revision(old, spec, resolution)
-    return await to_thread.run_sync(_queue_again, parts, who, job_id, revision, background)
+    return await to_thread.run_sync(_queue_again, state, caller, job_id, revision, background)
 
 
-def _job(database: Database, project_id: str, job_id: str) -> Job:
+def _read_retryable_job(database: Database, project_id: str, job_id: str) -> Job:
     with database.read() as session:
         job = jobs.get(session, project_id, job_id)
         jobs.require_retry(job)
         return job
 
 
-def _patch(job: Job, asked: RetryRequest) -> dict[str, Any]:
+def _patch(job: Job, request: RetryRequest) -> dict[str, Any]:
     fix = (job.error or {}).get("fix")
-    if asked.apply_fix and fix is None:
-        detail = "this job's error knows no fix; send changes of your own, or retry it as it is"
-        raise InvalidRequest(f"/apply_fix: {detail}", errors=[FieldError("/apply_fix", detail)])
-    return _both(fix, asked.changes) if asked.apply_fix and fix else dict(asked.changes)
+    if request.apply_fix and fix is None:
+        raise invalid_field("/apply_fix", "this job's error has no fix; send changes, or retry without a body")
+    return _combine(fix, request.changes) if request.apply_fix and fix else dict(request.changes)
 
 
-def _both(fix: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Two patches as one. Not the one merged into the other: a null of the second would be lost on the way."""
-    merged = dict(fix)
-    for name, value in more.items():
-        inner = merged.get(name)
-        merged[name] = _both(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return merged
+def _combine(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Combine two merge patches into one. Applying ``second`` to ``first`` would lose the nulls of ``second``."""
+    combined = dict(first)
+    for name, value in second.items():
+        inner = combined.get(name)
+        combined[name] = _combine(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return combined
 
 
 def _revision(old: Job, spec: JobSpec, resolution: service.Resolution | None) -> Revision:
     document = spec.model_dump(mode="json") if resolution is None else resolution["spec"]
     total_steps = old.progress["total_steps"] if resolution is None else resolution["estimate"]["total_steps"]
     return Revision(
-        of_seq=old.last_seq,
+        base_seq=old.last_seq,
         spec=document,
         resolved=resolution is not None,
         total_steps=total_steps,
         changes=changes(old.spec, document),
-        tracks=restart(old.spec, document).tracks,
+        tracks=restart_scope(old.spec, document).tracks,
     )
 
 
-def _queue_again(parts: AppState, who: Caller, job_id: str, revision: Revision, background: BackgroundTasks) -> Job:
-    with parts.change(who, "job.retry", job_id) as session:
-        quotas.require_job(session, who.project_id, parts.settings)
-        job, files = jobs.retry_revised(session, who.project_id, job_id, revision)
-    discard(parts.store, files)
-    announce(parts, job, background)
+def _queue_again(state: AppState, caller: Caller, job_id: str, revision: Revision, background: BackgroundTasks) -> Job:
+    with state.change(caller, "job.retry", job_id) as session:
+        quotas.require_job_slot(session, caller.project_id, state.settings)
+        job, files = jobs.retry_revised(session, caller.project_id, job_id, revision)
+    discard(state.store, files)
+    notify(state, job, background)
     return job

@@ -1,4 +1,4 @@
-"""A job, its log, its series and its files on the wire."""
+"""Schemas of jobs, their events, metrics, checkpoints, artifacts and estimates."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from api.schemas import Failure, Moment, Out
+from api.schemas import Failure, Out, Timestamp
 from core.errors import Fault
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 JobAction = Literal["cancel", "pause", "resume", "stop", "retry"]
 
-# Not parsed again: a job that an older version accepted must stay readable. `api.openapi` puts the schema in.
+# Not validated again: jobs of older versions must stay readable. `api.openapi` inserts the schema.
 StoredSpec = dict[str, Any]
 
 EXAMPLE_SPEC: dict[str, Any] = {
@@ -31,7 +31,7 @@ EXAMPLE_SPEC: dict[str, Any] = {
 
 
 class StageOut(Out):
-    """When a stage ran; without an end while it runs."""
+    """Times of a stage; `finished_at` is null while it runs."""
 
     name: str
     started_at: str | None
@@ -40,7 +40,7 @@ class StageOut(Out):
 
 
 class ProgressOut(Out):
-    """How far a job is. `step` and `epoch` count the student's training, `fraction` all of it."""
+    """Progress of a job. `step` and `epoch` count the student's training, `fraction` covers all stages."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -53,7 +53,7 @@ class ProgressOut(Out):
 
 
 class Measured(Out):
-    """What was measured of one model on the test split, on the file that is handed out."""
+    """Metrics of one model's exported file on the test split."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -66,19 +66,19 @@ class Measured(Out):
 
 
 class ResultOut(Out):
-    """What a job that succeeded leaves."""
+    """Result of a job that succeeded."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    model: str | None = Field(description="The student as a model (`mdl_…`) for later jobs.")
+    model: str | None = Field(description="Id of the student's model (`mdl_…`), for use in later jobs.")
     student: Measured
     teachers: list[Measured]
     compressed: list[dict[str, Any]]
-    agreement: float | None = Field(description="How often student and teacher decide alike.")
+    agreement: float | None = Field(description="Fraction of images where student and teacher predict the same class.")
 
 
 class DeviceOut(Out):
-    """The accelerator's memory, as a job's process saw it."""
+    """Memory of the accelerator, measured by the job's process."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -90,32 +90,32 @@ class DeviceOut(Out):
 
 
 class MachineOut(Out):
-    """What was seen of the machine when a job failed; null where nobody could see it."""
+    """Memory and disk of the machine when a job failed; null if not measured."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     memory_bytes: int | None = Field(default=None, description="Of the job's process, at its end.")
     memory_peak_bytes: int | None = None
-    memory_limit_bytes: int | None = Field(default=None, description="What the process may ask for; null: any.")
-    memory_free_bytes: int | None = Field(default=None, description="What new work could get.")
-    disk_free_bytes: int | None = Field(default=None, description="Where the service keeps its files on that machine.")
+    memory_limit_bytes: int | None = Field(default=None, description="Limit of the process; null: no limit.")
+    memory_free_bytes: int | None = Field(default=None, description="Available to new processes.")
+    disk_free_bytes: int | None = Field(default=None, description="On the disk of the service's home directory.")
     device: DeviceOut | None = None
 
 
 class JobFailure(Failure):
-    """Why a job failed, and what would help."""
+    """Why a job failed, and how to fix it."""
 
     fault: Fault | None = Field(
-        description="What has to change: `spec` (what was asked), `data` (what was sent to learn from), `capacity` "
-        "(memory, time or room), `infrastructure` (machines, disks, networks) or `service` (this software). Null: "
-        "the job failed under an earlier version."
+        description="Source of the failure: `spec` (the request), `data` (datasets and models), `capacity` (memory, "
+        "time or disk space), `infrastructure` (machines, disks, networks) or `service` (this software). Null: the "
+        "job failed under an earlier version."
     )
-    advice: str | None = Field(description="What would help, in words; null where the message says it.")
+    advice: str | None = Field(description="How to fix the failure; null if the message says it.")
     fix: dict[str, Any] | None = Field(
-        description="A change of the spec that would help, where one is known: a merge patch, which a retry with "
-        "`apply_fix` applies."
+        description="A merge patch of the spec that fixes the failure, if there is one. A retry with `apply_fix` "
+        "applies it."
     )
-    log: list[str] = Field(description="The last lines that the attempt logged, at most 50, without secrets.")
+    log: list[str] = Field(description="The last log lines of the attempt, at most 50, without secrets.")
     machine: MachineOut | None
 
 
@@ -126,24 +126,24 @@ class JobOut(Out):
     object: Literal["job"] = "job"
     name: str | None
     status: JobStatus
-    terminal: bool = Field(description="Nothing happens to it any more by itself.")
-    next_actions: list[JobAction] = Field(description="The moves that are allowed now.")
-    pending_action: Literal["cancel", "pause", "stop"] | None = Field(description="Asked for and not yet done.")
+    terminal: bool = Field(description="The job has ended; only a retry changes its status.")
+    next_actions: list[JobAction] = Field(description="The actions that are allowed now.")
+    pending_action: Literal["cancel", "pause", "stop"] | None = Field(description="Requested but not yet executed.")
     stage: str | None
     stages: list[StageOut]
     progress: ProgressOut
-    spec: StoredSpec = Field(description="With every default filled in; enough to run it again.")
+    spec: StoredSpec = Field(description="The spec with all defaults; it reproduces the job.")
     attempt: int
-    created_at: Moment
-    started_at: Moment | None
-    finished_at: Moment | None
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
     error: JobFailure | None
     metadata: dict[str, str]
     result: ResultOut | None
 
 
 class EventOut(Out):
-    """A line of a job's log. `seq` counts 1, 2, 3, … without a gap."""
+    """An event of a job. `seq` counts 1, 2, 3, … without gaps."""
 
     id: str
     object: Literal["event"] = "event"
@@ -154,25 +154,25 @@ class EventOut(Out):
     message: str
     data: dict[str, Any]
     attempt: int
-    created_at: Moment
+    created_at: Timestamp
 
 
 class SeriesOut(Out):
-    """One measured quantity: `[step, value]`, by step."""
+    """A metric series: `[step, value]` pairs, by step."""
 
     name: str
     points: list[tuple[int, float | None]]
 
 
 class MetricsOut(Out):
-    """The series of a job."""
+    """The metric series of a job."""
 
     object: Literal["metrics"] = "metrics"
     series: list[SeriesOut]
 
 
 class CheckpointOut(Out):
-    """Weights of the student at a step."""
+    """The student's weights at a step."""
 
     id: str
     object: Literal["checkpoint"] = "checkpoint"
@@ -180,16 +180,16 @@ class CheckpointOut(Out):
     step: int
     epoch: int
     metrics: dict[str, Any]
-    resumable: bool = Field(description="The job can go on from here.")
-    kept: bool = Field(description="Asked for by `keep_weights_every_epochs`.")
+    resumable: bool = Field(description="The job can resume from this checkpoint.")
+    kept: bool = Field(description="Retained because of `keep_weights_every_epochs`.")
     size_bytes: int
     sha256: str
     attempt: int
-    created_at: Moment
+    created_at: Timestamp
 
 
 class ArtifactOut(Out):
-    """A file that a job hands out."""
+    """An exported file of a job."""
 
     id: str
     object: Literal["artifact"] = "artifact"
@@ -197,11 +197,11 @@ class ArtifactOut(Out):
     media_type: str
     size_bytes: int
     sha256: str
-    created_at: Moment
+    created_at: Timestamp
 
 
 class ModelMeasures(Out):
-    """What a model of the spec will be."""
+    """Estimated size and cost of a model of the spec."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -211,24 +211,24 @@ class ModelMeasures(Out):
 
 
 class TeacherCacheOut(Out):
-    """What the teachers' answers take on disk, and whether a job of this project has stored them already.
+    """Size of the cached teacher outputs, and whether a job of this project has already stored them.
 
-    A worker with another disk, or one that needed the room since, asks its teachers again.
+    A worker with a different disk, or one that has evicted them since, computes them again.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     bytes: int
     hit: bool
-    views: int = Field(
-        description="How many views of each picture teachers are asked about. 0: about every batch anew."
+    views: int = Field(description="Number of cached views per image. 0: teachers run on every batch.")
+    seconds: float = Field(description="Estimated duration of the teachers' computation.")
+    saved_seconds: float = Field(
+        description="Part of it that the cache saves; the job's `seconds` does not include it."
     )
-    seconds: float = Field(description="About how long teachers take to answer.")
-    saved_seconds: float = Field(description="How much of that the job is spared; `seconds` of the job counts it out.")
 
 
 class EstimateOut(Out):
-    """What a job would take and give."""
+    """Estimated cost of a job, and size of its models."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

@@ -1,4 +1,4 @@
-"""What the job endpoints do, without HTTP: it takes values and a database, so a shell may call it too."""
+"""Logic of the job endpoints, without HTTP: it takes values and a database, so it can run in a shell too."""
 
 from __future__ import annotations
 
@@ -9,83 +9,85 @@ from api.inspector import Inspector
 from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from core.errors import FieldError, InvalidSpec, NotFound
 from core.spec import JobSpec
-from core.spec.facts import DatasetInfo, ModelInfo
+from core.spec.info import DatasetInfo, ModelInfo
 from core.store import datasets, jobs, models, teachers
 from core.store.db import Database, Session
 from core.store.tables import Artifact, Checkpoint, Dataset, Event, Job, Model
 
 Inputs = tuple[dict[str, DatasetInfo], dict[str, ModelInfo]]  # both by id
-Resolution = dict[str, Any]  # the inspector's: `spec` and `estimate`
+Resolution = dict[str, Any]  # `spec` and `estimate`, from the inspector
 
 
 # --- from a spec to a job -------------------------------------------------------------------------
 
 
-def find_inputs(database: Database, project_id: str, spec: JobSpec, *, most_seconds: float = 0.0) -> Inputs:
-    """What is known of everything that the spec reads.
+def find_inputs(database: Database, project_id: str, spec: JobSpec, *, max_seconds: float = 0.0) -> Inputs:
+    """Read the datasets and models that the spec references.
 
-    Raises :class:`InvalidSpec` that names each input which is missing or not ready, and where the job asks to run
-    for longer than ``most_seconds`` (0: no limit).
+    Raises :class:`InvalidSpec` that names each input which is missing or not ready, and a requested run time beyond
+    ``max_seconds`` (0: no limit).
     """
-    errors: list[FieldError] = _beyond(spec, most_seconds)
-    found: dict[str, ModelInfo] = {}
-    known: dict[str, DatasetInfo] = {}
+    errors: list[FieldError] = _run_time_errors(spec, max_seconds)
+    dataset_infos: dict[str, DatasetInfo] = {}
+    model_infos: dict[str, ModelInfo] = {}
     with database.read() as session:
         for at, dataset_id in spec.datasets().items():
             try:
-                known[dataset_id] = _dataset_facts(session, project_id, dataset_id)
+                dataset_infos[dataset_id] = _dataset_info(session, project_id, dataset_id)
             except InvalidSpec as error:
                 errors.append(FieldError(at, error.detail))
         for reference in spec.references():
             try:
-                found[reference] = _model_facts(session, project_id, reference)
+                model_infos[reference] = _model_info(session, project_id, reference)
             except InvalidSpec as error:
-                errors.extend(FieldError(at, error.detail) for at in _places(spec, reference))
+                errors.extend(FieldError(at, error.detail) for at in _reference_pointers(spec, reference))
     if errors:
-        raise InvalidSpec("; ".join(f"{e.pointer}: {e.detail}" for e in errors), errors=errors)
-    return known, found
+        raise InvalidSpec.for_fields(errors)
+    return dataset_infos, model_infos
 
 
-def inputs_of(parts: AppState, project_id: str, spec: JobSpec) -> Inputs:
-    """The same within this service's limits."""
-    return find_inputs(parts.database, project_id, spec, most_seconds=parts.settings.max_job_seconds)
+def read_inputs(state: AppState, project_id: str, spec: JobSpec) -> Inputs:
+    """Call :func:`find_inputs` with this service's limits."""
+    return find_inputs(state.database, project_id, spec, max_seconds=state.settings.max_job_seconds)
 
 
 async def resolve(inspector: Inspector, spec: JobSpec, inputs: Inputs, *, threads: int) -> Resolution | None:
-    """The spec with all defaults, and its estimate; None where no inspector is there to ask.
+    """Return the spec with all defaults and its estimate, or None if the inspector is unavailable.
 
-    Raises :class:`InvalidSpec` for what cannot work together.
+    Raises :class:`InvalidSpec` for an invalid combination.
     """
-    return await inspector.ask_if_there("resolve", question(spec, inputs, threads=threads))
+    return await inspector.call_if_available("resolve", resolve_payload(spec, inputs, threads=threads))
 
 
-def question(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str, Any]:
-    """What the inspector is asked about a spec."""
-    known, known_models = inputs
-    others = {one: known[one].model_dump(mode="json") for one in spec.method.datasets().values()}
+def resolve_payload(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str, Any]:
+    """Return the payload of the inspector's call ``resolve``."""
+    dataset_infos, model_infos = inputs
+    method_datasets = {each: dataset_infos[each].model_dump(mode="json") for each in spec.method.datasets().values()}
     return {
         "spec": spec.model_dump(mode="json"),
-        "dataset": known[spec.dataset].model_dump(mode="json"),
-        "datasets": others,
-        "models": {name: facts.model_dump(mode="json") for name, facts in known_models.items()},
+        "dataset": dataset_infos[spec.dataset].model_dump(mode="json"),
+        "datasets": method_datasets,
+        "models": {name: info.model_dump(mode="json") for name, info in model_infos.items()},
         "threads": threads,
     }
 
 
-def with_hit(database: Database, project_id: str, spec: JobSpec, estimate: dict[str, Any]) -> dict[str, Any]:
-    """The estimate with what the project's jobs tell: whether one has stored what this job would ask its teachers."""
+def add_cache_hit(database: Database, project_id: str, spec: JobSpec, estimate: dict[str, Any]) -> dict[str, Any]:
+    """Add to an estimate whether a job of the project has already cached the teacher outputs."""
     cache = dict(estimate["teacher_cache"])
-    name, hit = cache.pop("asked"), False
-    if name is not None:
+    cache_key, num_views, hit = cache.pop("cache_key"), cache["views"], False
+    if cache_key is not None:
         with database.read() as session:
-            hit = teachers.has_cached_outputs(session, project_id, spec.dataset, asked=name, views=cache["views"])
+            hit = teachers.has_cached_outputs(
+                session, project_id, spec.dataset, cache_key=cache_key, num_views=num_views
+            )
     saved = cache["seconds"] if hit else 0.0
     seconds = round(estimate["seconds"] - saved, 1)
     return {**estimate, "seconds": seconds, "teacher_cache": {**cache, "hit": hit, "saved_seconds": saved}}
 
 
 def create(session: Session, project_id: str, spec: JobSpec, resolution: Resolution | None) -> Job:
-    """Queue the job. Without a resolution its worker resolves it before anything else."""
+    """Queue the job. Without a resolution, its worker resolves the spec first."""
     document = spec.model_dump(mode="json") if resolution is None else resolution["spec"]
     return jobs.create(
         session,
@@ -102,22 +104,20 @@ def create(session: Session, project_id: str, spec: JobSpec, resolution: Resolut
     )
 
 
-def _beyond(spec: JobSpec, roof: float) -> list[FieldError]:
-    asked = spec.resources.max_seconds
-    if not roof or asked is None or asked <= roof:
+def _run_time_errors(spec: JobSpec, limit: float) -> list[FieldError]:
+    requested = spec.resources.max_seconds
+    if not limit or requested is None or requested <= limit:
         return []
-    return [
-        FieldError("/resources/max_seconds", f"no job may run for longer than {roof:g} s here; ask for at most that")
-    ]
+    return [FieldError("/resources/max_seconds", f"this service limits jobs to {limit:g} s; request at most that")]
 
 
-def _dataset_facts(session: Session, project_id: str, dataset_id: str) -> DatasetInfo:
+def _dataset_info(session: Session, project_id: str, dataset_id: str) -> DatasetInfo:
     try:
         dataset = datasets.get(session, project_id, dataset_id)
     except NotFound as error:
-        raise _unusable("", f"{error.detail} GET /v1/datasets lists them.") from None
+        raise InvalidSpec(f"{error.detail} GET /v1/datasets lists them.") from None
     if dataset.status != "ready":
-        raise _unusable("", _not_ready("dataset", dataset))
+        raise InvalidSpec(_not_ready("dataset", dataset))
     splits = dataset.splits or {}
     return DatasetInfo.model_validate(
         {
@@ -131,35 +131,32 @@ def _dataset_facts(session: Session, project_id: str, dataset_id: str) -> Datase
     )
 
 
-def _model_facts(session: Session, project_id: str, reference: str) -> ModelInfo:
+def _model_info(session: Session, project_id: str, reference: str) -> ModelInfo:
     try:
         model_id = reference
         if reference.startswith("job_"):
             job = jobs.get(session, project_id, reference)
             if job.status != "succeeded" or job.model_id is None:
-                raise _unusable("", f"job {reference} is {job.status}; only a job that succeeded has a student")
+                raise InvalidSpec(f"job {reference} is {job.status}; only a job that succeeded has a student")
             model_id = job.model_id
         model = models.get(session, project_id, model_id)
     except NotFound as error:
-        raise _unusable("", f"{error.detail} GET /v1/models lists them.") from None
+        raise InvalidSpec(f"{error.detail} GET /v1/models lists them.") from None
     if model.status != "ready":
-        raise _unusable("", _not_ready("model", model))
-    return models.facts(model)
+        raise InvalidSpec(_not_ready("model", model))
+    return models.model_info(model)
 
 
-def _not_ready(what: str, row: Dataset | Model) -> str:
+def _not_ready(kind: str, row: Dataset | Model) -> str:
     if row.status == "failed":
-        return f"{what} {row.id} failed: {(row.error or {}).get('message', 'no reason was kept')}"
-    return f"{what} {row.id} is still {row.status}; wait until it is ready"
+        return f"{kind} {row.id} failed: {(row.error or {}).get('message', 'no reason was recorded')}"
+    return f"{kind} {row.id} is still {row.status}; wait until it is ready"
 
 
-def _unusable(at: str, detail: str) -> InvalidSpec:
-    return InvalidSpec(detail, errors=[FieldError(at, detail)])
-
-
-def _places(spec: JobSpec, reference: str) -> list[str]:
-    places = ["/student/weights"] if spec.student.weights == reference else []
-    return places + [
+def _reference_pointers(spec: JobSpec, reference: str) -> list[str]:
+    """Return the JSON Pointers of the fields that reference a model."""
+    student = ["/student/weights"] if spec.student.weights == reference else []
+    return student + [
         f"/teachers/{k}/weights" for k, teacher in enumerate(spec.teachers) if teacher.weights == reference
     ]
 
@@ -167,18 +164,18 @@ def _places(spec: JobSpec, reference: str) -> list[str]:
 # --- from rows to documents -----------------------------------------------------------------------
 
 
-# What a job that failed under an earlier version does not say.
-_UNKNOWN: dict[str, Any] = {"fault": None, "advice": None, "fix": None, "log": [], "machine": None}
+# Fields that a job which failed under an earlier version does not have.
+_ERROR_DEFAULTS: dict[str, Any] = {"fault": None, "advice": None, "fix": None, "log": [], "machine": None}
 
 
 def to_job_out(job: Job) -> JobOut:
-    """The job as everybody sees it."""
+    """Convert a job row to its response document."""
     return JobOut.model_validate(
         {
             "id": job.id,
             "name": job.name,
             "status": job.status,
-            "terminal": job.terminal,
+            "terminal": job.is_terminal,
             "next_actions": jobs.next_actions(job),
             "pending_action": job.pending_action,
             "stage": job.stage,
@@ -189,7 +186,7 @@ def to_job_out(job: Job) -> JobOut:
             "created_at": job.created_at,
             "started_at": job.started_at,
             "finished_at": job.finished_at,
-            "error": None if job.error is None else {**_UNKNOWN, **job.error},
+            "error": None if job.error is None else {**_ERROR_DEFAULTS, **job.error},
             "metadata": job.metadata_,
             "result": job.result,
         }
@@ -197,7 +194,7 @@ def to_job_out(job: Job) -> JobOut:
 
 
 def event_out(event: Event) -> EventOut:
-    """A line of a job's log as everybody sees it."""
+    """Convert an event row to its response document."""
     return EventOut(
         id=event.id,
         job=event.job_id,
@@ -212,7 +209,7 @@ def event_out(event: Event) -> EventOut:
 
 
 def checkpoint_out(checkpoint: Checkpoint) -> CheckpointOut:
-    """A checkpoint as everybody sees it."""
+    """Convert a checkpoint row to its response document."""
     return CheckpointOut(
         id=checkpoint.id,
         job=checkpoint.job_id,
@@ -220,7 +217,7 @@ def checkpoint_out(checkpoint: Checkpoint) -> CheckpointOut:
         epoch=checkpoint.epoch,
         metrics=checkpoint.metrics,
         resumable=checkpoint.resumable,
-        kept=checkpoint.kept,
+        kept=checkpoint.retained,
         size_bytes=checkpoint.size_bytes,
         sha256=checkpoint.sha256,
         attempt=checkpoint.attempt,
@@ -229,7 +226,7 @@ def checkpoint_out(checkpoint: Checkpoint) -> CheckpointOut:
 
 
 def artifact_out(artifact: Artifact) -> ArtifactOut:
-    """A file that the job hands out."""
+    """Convert an artifact row to its response document."""
     return ArtifactOut(
         id=artifact.name,
         name=artifact.name,

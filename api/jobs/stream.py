@@ -1,4 +1,4 @@
-"""Waiting for a job without holding a thread: the event stream and the long poll."""
+"""The event stream and the long poll of a job, without a thread per waiting request."""
 
 from __future__ import annotations
 
@@ -16,93 +16,95 @@ from core.store.db import Database, DatabaseUnavailable
 from core.store.keys import Caller
 from core.store.tables import Event, Job
 
-PING_SECONDS = 15.0  # well below the patience of proxies
+PING_SECONDS = 15.0  # well below the idle timeout of proxies
 RETRY_MILLISECONDS = 2000
 _BATCH = 200
 
 HEADERS = {
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would hold events back
+    "X-Accel-Buffering": "no",  # otherwise nginx buffers events
 }
 
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
-    """What there is after a place in a job's log, as it is sent, up to which `seq`, and whether it is the end of it."""
+    """Serialized events after a ``seq``: up to ``last_seq``, and whether the job's events have ended there."""
 
     messages: bytes
     last_seq: int
-    ended: bool
+    has_ended: bool
 
 
-def look(database: Database, who: Caller, job_id: str, after_seq: int) -> EventBatch:
-    """Read the log from a place on.
+def read_events(database: Database, caller: Caller, job_id: str, after_seq: int) -> EventBatch:
+    """Read the events after ``after_seq``.
 
-    The messages are written here, once for all who follow the job from this place with this key. Raises
-    ``NotFound`` where the job is gone, and ``NotAuthenticated`` where the key is not good any more.
+    The messages are serialized here, once for all streams with the same key and ``after_seq``. Raises ``NotFound``
+    for a deleted job and ``NotAuthenticated`` for a key that is no longer valid.
     """
     with database.read() as session:
-        job = jobs.get_for(session, who, job_id)
-        page = events.list_events(session, who.project_id, job_id, after_seq=after_seq, limit=_BATCH)
-        # The job was read first: what it says of its last event is true of this page or of a later one.
+        job = jobs.get_as_caller(session, caller, job_id)
+        page = events.list_events(session, caller.project_id, job_id, after_seq=after_seq, limit=_BATCH)
+        # The job is read before the page, so its `last_seq` is never beyond a complete page.
         last = page.items[-1].seq if page.items else after_seq
         messages = b"".join(map(_message, page.items))
-        return EventBatch(messages, last, ended=job.terminal and last >= job.last_seq)
+        return EventBatch(messages, last, has_ended=job.is_terminal and last >= job.last_seq)
 
 
 async def event_stream(
-    live: JobWatcher, database: Database, who: Caller, job_id: str, *, after_seq: int
+    watcher: JobWatcher, database: Database, caller: Caller, job_id: str, *, after_seq: int
 ) -> AsyncIterator[bytes]:
-    """The log as server-sent events, from a place on, live until the job has ended, or the key is not good any more.
+    """Stream the events after ``after_seq`` as server-sent events until the job has ended.
 
-    Then, as where the job was deleted, the stream ends: whoever comes back is told why. The database may be away
-    meanwhile.
+    The stream also ends when the job is deleted or the key becomes invalid; a reconnecting client gets the error.
+    It continues while the database is unavailable.
     """
     yield b"retry: %d\n\n" % RETRY_MILLISECONDS
-    with live.watch(job_id) as changed:
+    with watcher.watch(job_id) as changed:
         pinged_at = time.monotonic()
         while True:
-            changed.clear()  # before looking: what happens meanwhile sets it again
-            read = partial(look, database, who, job_id, after_seq)
+            changed.clear()  # before the read, so a change during the read sets it again
+            read = partial(read_events, database, caller, job_id, after_seq)
             try:
-                news = await live.coalesce(("events", who.key_id, job_id, after_seq), read)
-            except DatabaseUnavailable:  # it comes back, and whoever connects anew meanwhile is only told to wait
-                news = EventBatch(b"", after_seq, ended=False)
+                batch = await watcher.coalesce(("events", caller.key_id, job_id, after_seq), read)
+            except DatabaseUnavailable:  # temporary; a client that reconnects would only get a 503
+                batch = EventBatch(b"", after_seq, has_ended=False)
             except (NotAuthenticated, NotFound):
                 return
-            if news.messages:
-                yield news.messages
-                after_seq = news.last_seq
+            if batch.messages:
+                yield batch.messages
+                after_seq = batch.last_seq
                 pinged_at = time.monotonic()
-            if news.ended:
+            if batch.has_ended:
                 return
-            if news.messages:
+            if batch.messages:
                 continue
             if time.monotonic() - pinged_at >= PING_SECONDS:
-                yield b": still here\n\n"
+                yield b": ping\n\n"
                 pinged_at = time.monotonic()
-            await live.news(changed, PING_SECONDS)
+            await watcher.wait_for_change(changed, PING_SECONDS)
 
 
-async def wait_until_terminal(live: JobWatcher, database: Database, who: Caller, job_id: str, *, seconds: float) -> Job:
-    """The job once it is terminal, or as it is after so many seconds; the key is looked at each time.
+async def wait_until_terminal(
+    watcher: JobWatcher, database: Database, caller: Caller, job_id: str, *, seconds: float
+) -> Job:
+    """Return the job once it is terminal, or its current state after ``seconds``.
 
-    Raises ``NotFound``, and ``NotAuthenticated`` where the key is not good any more.
+    Each read checks the key again. Raises ``NotFound``, and ``NotAuthenticated`` for a key that is no longer valid.
     """
 
-    def find() -> Job:
+    def read() -> Job:
         with database.read() as session:
-            return jobs.get_for(session, who, job_id)
+            return jobs.get_as_caller(session, caller, job_id)
 
-    ends = time.monotonic() + seconds
-    with live.watch(job_id) as changed:
+    deadline = time.monotonic() + seconds
+    with watcher.watch(job_id) as changed:
         while True:
             changed.clear()
-            job = await live.coalesce(("job", who.key_id, job_id), find)
-            left = ends - time.monotonic()
-            if job.terminal or left <= 0:
+            job = await watcher.coalesce(("job", caller.key_id, job_id), read)
+            remaining = deadline - time.monotonic()
+            if job.is_terminal or remaining <= 0:
                 return job
-            await live.news(changed, left)
+            await watcher.wait_for_change(changed, remaining)
 
 
 def _message(event: Event) -> bytes:

@@ -1,4 +1,4 @@
-"""A model on the wire, and the form that it is uploaded with."""
+"""Schemas of models and of the upload form."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue
 
 from api.datasets.schemas import Name
-from api.schemas import Failure, Moment, Out
+from api.schemas import Failure, Out, Timestamp
 from core.spec.document import StrictModel
-from core.spec.facts import Normalization
+from core.spec.info import Normalization
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ModelCreate(StrictModel):
-    """The fields beside the file; `arguments`, `normalization` and `classes` are JSON texts in the form."""
+    """Form fields of an upload, without the file; `arguments`, `normalization` and `classes` are JSON texts."""
 
     name: Name | None = Field(default=None, description="Null: the file's name.")
-    architecture: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="A timm name.")
-    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="For `timm.create_model`.")
-    normalization: Normalization | None = Field(default=None, description="Of the pictures it was trained on.")
+    architecture: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="A timm architecture.")
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="Arguments of `timm.create_model`.")
+    normalization: Normalization | None = Field(default=None, description="Normalization of the training images.")
     classes: list[ClassName] | None = Field(default=None, max_length=100_000, description="Names, in order of index.")
 
 
 class ModelOut(Out):
-    """Weights that jobs may start from or learn from."""
+    """A model with weights, usable as a teacher or to initialize a student."""
 
     id: str
     object: Literal["model"] = "model"
@@ -42,5 +42,5 @@ class ModelOut(Out):
     parameters: int | None
     size_bytes: int | None
     error: Failure | None
-    created_at: Moment
-    finished_at: Moment | None
+    created_at: Timestamp
+    finished_at: Timestamp | None

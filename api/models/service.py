@@ -1,14 +1,14 @@
-"""What the model endpoints do, without HTTP."""
+"""Logic of the model endpoints, without HTTP."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from api.datasets.service import title_of
+from api.datasets.service import name_from_filename
 from api.models.schemas import ModelCreate, ModelOut
 from api.multipart import Form
-from api.request_body import parse_json, validated
-from core.errors import FieldError, InvalidRequest
+from api.problems import invalid_field
+from api.request_body import parse_json, validate_as
 from core.ids import new_id
 from core.models.safetensors_header import read_header
 from core.store import models
@@ -18,29 +18,28 @@ from core.store.tables import Model
 
 FORM_FIELDS = frozenset({"name", "architecture", "arguments", "normalization", "classes"})
 _JSON_FIELDS = ("arguments", "normalization", "classes")
-_REFUSED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+_FORBIDDEN_ARGUMENTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
 def parse_form(form: Form) -> ModelCreate:
-    """The fields beside the file. Raises :class:`InvalidRequest`."""
+    """Validate the form's fields. Raises :class:`InvalidRequest`."""
     document: dict[str, Any] = dict(form.fields)
     for name in _JSON_FIELDS:
         if name in document:
             document[name] = parse_json(document[name], at=f"/{name}") if document[name].strip() else None
     if document.get("arguments", {}) is None:
         del document["arguments"]
-    asked = validated(ModelCreate, document)
-    for name in _REFUSED:
-        if name in asked.arguments:
-            detail = f"{name} is not accepted here: the weights are in the file"
-            raise InvalidRequest(f"/arguments/{name}: {detail}.", errors=[FieldError(f"/arguments/{name}", detail)])
-    return asked
+    fields = validate_as(ModelCreate, document)
+    for name in _FORBIDDEN_ARGUMENTS:
+        if name in fields.arguments:
+            raise invalid_field(f"/arguments/{name}", f"{name} is not allowed: the weights are in the file")
+    return fields
 
 
 def store_upload(store: ArtifactStore, form: Form) -> tuple[str, str]:
-    """Check the file's header and keep the file for the ingest worker; the model's id and the file's key.
+    """Check the file's header and store the file for the ingest worker; return the model's id and the file's key.
 
-    Raises :class:`UnsupportedMedia` for what is not a whole safetensors file.
+    Raises :class:`UnsupportedMedia` for an invalid or incomplete safetensors file.
     """
     read_header(form.file.path)
     model_id = new_id("mdl")
@@ -48,17 +47,17 @@ def store_upload(store: ArtifactStore, form: Form) -> tuple[str, str]:
 
 
 def create(
-    session: Session, project_id: str, asked: ModelCreate, *, model_id: str, upload_key: str, form: Form
+    session: Session, project_id: str, fields: ModelCreate, *, model_id: str, upload_key: str, form: Form
 ) -> Model:
-    """Add a model whose file is stored. If this is rolled back, the collector finds the file."""
+    """Create a model whose file is stored. After a rollback, garbage collection deletes the file."""
     return models.create(
         session,
         project_id,
-        name=asked.name or title_of(form.file.filename),
-        architecture=asked.architecture,
-        arguments=asked.arguments,
-        normalization=None if asked.normalization is None else asked.normalization.model_dump(mode="json"),
-        classes=asked.classes,
+        name=fields.name or name_from_filename(form.file.filename),
+        architecture=fields.architecture,
+        arguments=fields.arguments,
+        normalization=None if fields.normalization is None else fields.normalization.model_dump(mode="json"),
+        classes=fields.classes,
         upload_key=upload_key,
         size_bytes=form.file.size_bytes,
         model_id=model_id,
@@ -66,7 +65,7 @@ def create(
 
 
 def model_out(model: Model) -> ModelOut:
-    """The model as everybody sees it."""
+    """Convert a model row to its response document."""
     return ModelOut.model_validate(
         {
             "id": model.id,

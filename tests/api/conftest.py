@@ -1,4 +1,4 @@
-"""The real app behind a real server, on SQLite; a real Valkey where a test is about the broker."""
+"""The app behind a real server with SQLite; tests of the broker use a real Valkey."""
 
 import asyncio
 import io
@@ -36,7 +36,7 @@ VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads":
 
 
 def small_spec(dataset_id, **changes):
-    """A job that the inspector accepts, on 8 × 8 pictures."""
+    """A valid job spec for 8 × 8 images."""
     model = {"architecture": "vit_tiny_patch16_224", "arguments": VIT}
     return {
         "name": "small",
@@ -49,58 +49,58 @@ def small_spec(dataset_id, **changes):
     }
 
 
-class InProcessInspector(Broker):
-    """The inspector's own code, asked without a broker; hints are remembered instead of sent."""
+class InProcessBroker(Broker):
+    """A broker that runs the inspector's code in this process and records messages instead of sending them."""
 
     def __init__(self):
         super().__init__("redis://127.0.0.1:1/0")
         self.sent = []
 
-    async def ask_inspector(self, question, payload=None, timeout=10.0):  # noqa: ASYNC109 - as in Hints
-        if question == "ping":
+    async def call_inspector(self, call, payload=None, timeout=10.0):  # noqa: ASYNC109 - as in Broker
+        if call == "ping":
             return {}
-        from worker.inspector import answer
+        from worker.inspector import handle_call
 
-        found = await asyncio.to_thread(answer, question, payload or {})
+        found = await asyncio.to_thread(handle_call, call, payload or {})
         if "error" in found:
             raise restore_error(found["error"])
         return found["ok"]
 
-    def was_told(self, *messages):
-        """Whether all these were said, soon: hints are sent after the answer."""
+    def was_sent(self, *messages):
+        """Wait until all these messages were sent: they follow the response."""
         deadline = time.monotonic() + 5
         while not set(messages) <= set(self.sent) and time.monotonic() < deadline:
             time.sleep(0.005)
         return set(messages) <= set(self.sent)
 
-    def look_for_jobs(self, accelerator="auto"):
+    def wake_job_workers(self, accelerator="auto"):
         self.sent.append(f"jobs:{accelerator}")
 
-    def look_for_datasets(self):
+    def wake_dataset_workers(self):
         self.sent.append("datasets")
 
-    def look_for_models(self):
+    def wake_model_workers(self):
         self.sent.append("models")
 
-    def changed(self, job_id):
+    def publish_job_change(self, job_id):
         self.sent.append(f"changed:{job_id}")
 
 
 @dataclass
 class Server:
-    """An app behind uvicorn in a thread, and its parts."""
+    """An app behind uvicorn in a thread."""
 
     settings: Settings
     database: Database
     store: ArtifactStore
-    hints: Broker
+    broker: Broker
     url: str = ""
     server: uvicorn.Server | None = None
     thread: threading.Thread | None = None
     app: object = None
 
     def start(self):
-        self.app = create_app(self.settings, self.database, self.store, self.hints)
+        self.app = create_app(self.settings, self.database, self.store, self.broker)
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -117,22 +117,22 @@ class Server:
     def stop(self):
         self.server.should_exit = True
         self.thread.join(10)
-        self.hints.close()
+        self.broker.close()
         self.database.dispose()
 
     def tenant(self, *scopes):
         with self.database.write() as session:
             project = projects.create(session, "test")
-            made = keys.create(session, project.id, name="test", scopes=scopes or keys.SCOPES)
+            new_key = keys.create(session, project.id, name="test", scopes=scopes or keys.SCOPES)
         client = httpx.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {made.token}"}, timeout=30, trust_env=False
+            base_url=self.url, headers={"Authorization": f"Bearer {new_key.token}"}, timeout=30, trust_env=False
         )
-        return Tenant(self, project.id, made.key.id, made.token, client)
+        return Tenant(self, project.id, new_key.key.id, new_key.token, client)
 
 
 @dataclass
 class Tenant:
-    """A project with a key of its own, so that tests may share a server."""
+    """A project with its own key, so that tests can share a server."""
 
     server: Server
     project_id: str
@@ -146,9 +146,9 @@ class Tenant:
     def database(self):
         return self.server.database
 
-    def ready_dataset(self, **facts):
-        """A dataset as the ingest worker leaves it."""
-        known = {
+    def ready_dataset(self, **changes):
+        """Create a dataset in the state after ingestion."""
+        values = {
             "splits": {"train": {"num_samples": 80}, "test": {"num_samples": 20}},
             "num_classes": 3,
             "classes": ["a", "b", "c"],
@@ -159,13 +159,15 @@ class Tenant:
             "files": [],
         }
         with self.database.write() as session:
-            made = datasets.create(session, self.project_id, name="ready", source={"type": "builtin", "name": "digits"})
-            made.worker_id, made.attempt = "wrk_test", 1
+            dataset = datasets.create(
+                session, self.project_id, name="ready", source={"type": "builtin", "name": "digits"}
+            )
+            dataset.worker_id, dataset.attempt = "wrk_test", 1
             session.flush()
-            return datasets.ready(session, IngestLeaseToken(made.id, 1), **{**known, **facts}).id
+            return datasets.mark_ready(session, IngestLeaseToken(dataset.id, 1), **{**values, **changes}).id
 
     def queued_job(self, **changes):
-        """A job that the API accepted."""
+        """Create a queued job."""
         spec = small_spec(self.ready_dataset())
         with self.database.write() as session:
             return jobs.create(
@@ -180,46 +182,46 @@ class Tenant:
             ).id
 
     def running_job(self):
-        """A job that a worker holds; its attempt."""
+        """Create a running job; return its lease."""
         job_id = self.queued_job(priority=100)
         with self.database.write() as session:
             job = jobs.claim(session, worker_id="wrk_test", accelerator="cpu", lease_seconds=600)
-            while job.id != job_id:  # another test's
+            while job.id != job_id:  # a job of another test
                 job = jobs.claim(session, worker_id="wrk_test", accelerator="cpu", lease_seconds=600)
-            return LeaseToken.of(job)
+            return LeaseToken.from_job(job)
 
-    def succeed(self, attempt, tmp_path, names=("model.safetensors", "config.json")):
-        """End a job as its worker would; the files' contents by name."""
+    def succeed(self, lease, tmp_path, names=("model.safetensors", "config.json")):
+        """Finish a job as its worker does; return the artifacts' contents by name."""
         contents = {name: f"the content of {name} ".encode() * 1000 for name in names}
         artifacts = []
         for name, content in contents.items():
             (tmp_path / name).write_bytes(content)
-            key = f"jobs/{attempt.job_id}/a{attempt.attempt}/artifacts/{name}"
+            key = f"jobs/{lease.job_id}/a{lease.attempt}/artifacts/{name}"
             artifacts.append(NewArtifact(name, "application/octet-stream", self.server.store.put(key, tmp_path / name)))
-        measured = {"top1": 0.9, "top5": 1.0, "parameters": 10, "flops": 1e6, "size_bytes": 40, "latency_ms": 1.0}
-        result = {"student": measured, "teachers": [measured], "compressed": [], "agreement": 0.9}
+        model_metrics = {"top1": 0.9, "top5": 1.0, "parameters": 10, "flops": 1e6, "size_bytes": 40, "latency_ms": 1.0}
+        result = {"student": model_metrics, "teachers": [model_metrics], "compressed": [], "agreement": 0.9}
         with self.database.write() as session:
-            jobs.succeed(session, attempt, result=result, artifacts=artifacts, model_id=None)
+            jobs.succeed(session, lease, result=result, artifacts=artifacts, model_id=None)
         return contents
 
-    def checkpoint(self, attempt, tmp_path, step):
-        """A checkpoint as a worker saves it."""
+    def checkpoint(self, lease, tmp_path, step):
+        """Save a checkpoint as a worker does."""
         stored = []
         for name in ("model.safetensors", "state.pt"):
             (tmp_path / name).write_bytes(f"{name} at {step}".encode())
-            key = f"jobs/{attempt.job_id}/a{attempt.attempt}/checkpoints/s{step}/{name}"
+            key = f"jobs/{lease.job_id}/a{lease.attempt}/checkpoints/s{step}/{name}"
             stored.append(self.server.store.put(key, tmp_path / name))
         with self.database.write() as session:
             return checkpoints.save(
-                session, attempt, track="distill", step=step, epoch=1, files=stored, metrics={"loss": 1.0}
+                session, lease, track="distill", step=step, epoch=1, files=stored, metrics={"loss": 1.0}
             ).checkpoint
 
-    def progress(self, attempt, step):
+    def progress(self, lease, step):
         with self.database.write() as session:
-            jobs.record_progress(session, attempt, Progress(fraction=step / 10, step=step, total_steps=10, epoch=0))
+            jobs.record_progress(session, lease, Progress(fraction=step / 10, step=step, total_steps=10, epoch=0))
 
-    def own_model(self, tmp_path):
-        """An uploaded model that is still being checked."""
+    def processing_model(self):
+        """Create an uploaded model that is not checked yet."""
         with self.database.write() as session:
             return models.create(
                 session, self.project_id, name="m", architecture="resnet18", arguments={}, upload_key="uploads/x/file"
@@ -228,7 +230,7 @@ class Tenant:
 
 @pytest.fixture(scope="session", autouse=True)
 def plain_logs():
-    """Through the standard library, so that pytest shows them with the test that they belong to."""
+    """Log through the standard library, so that pytest shows logs with their test."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -243,7 +245,7 @@ def plain_logs():
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory) -> Path:
-    """A migrated database file, to be copied."""
+    """A migrated database file to copy."""
     folder = tmp_path_factory.mktemp("empty")
     migrate(f"sqlite:///{folder}/potstill.db")
     return folder / "potstill.db"
@@ -251,41 +253,41 @@ def empty_database(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_server(tmp_path_factory, empty_database):
-    """Starts a server with its own home; settings and hints may be given."""
-    started = []
+    """Start a server with its own home, optionally with other settings or another broker."""
+    servers = []
 
-    def make(hints=None, **settings):
+    def make(broker=None, **overrides):
         home = tmp_path_factory.mktemp("home")
         (home / "potstill.db").write_bytes(empty_database.read_bytes())
-        known = Settings(home=home, broker_url=settings.pop("broker_url", "redis://127.0.0.1:1/0"), **settings)
-        store = open_store(known.resolved_storage_url())
-        server = Server(known, open_database(known), store, hints or InProcessInspector())
-        started.append(server.start())
+        settings = Settings(home=home, broker_url=overrides.pop("broker_url", "redis://127.0.0.1:1/0"), **overrides)
+        store = open_store(settings.resolved_storage_url())
+        server = Server(settings, open_database(settings), store, broker or InProcessBroker())
+        servers.append(server.start())
         return server
 
     yield make
-    for server in started:
+    for server in servers:
         server.stop()
 
 
 @pytest.fixture(scope="session")
 def server(make_server) -> Server:
-    """One server for all tests; they use tenants of their own."""
+    """One server for all tests; each test has its own tenants."""
     return make_server()
 
 
 @pytest.fixture
 def make_tenant(server):
-    """Makes projects with a key of the given scopes."""
-    made = []
+    """Create projects with a key of the given scopes."""
+    tenants = []
 
-    def make(*scopes, of=server):
-        made.append(of.tenant(*scopes))
-        return made[-1]
+    def make(*scopes, on=server):
+        tenants.append(on.tenant(*scopes))
+        return tenants[-1]
 
     yield make
-    for each in made:
-        each.http.close()
+    for tenant in tenants:
+        tenant.http.close()
 
 
 @pytest.fixture
@@ -300,7 +302,7 @@ def http(tenant) -> httpx.Client:
 
 @dataclass
 class Valkey:
-    """A real broker that can be frozen and killed."""
+    """A real broker process that tests can freeze and kill."""
 
     port: int
     process: subprocess.Popen | None = None
@@ -336,7 +338,7 @@ class Valkey:
         self.process.wait()
 
 
-def _started() -> Valkey:
+def start_valkey() -> Valkey:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -345,21 +347,21 @@ def _started() -> Valkey:
 
 @pytest.fixture
 def valkey() -> Iterator[Valkey]:
-    running = _started()
-    yield running
-    running.kill()
+    process = start_valkey()
+    yield process
+    process.kill()
 
 
 @pytest.fixture(scope="module")
 def module_valkey() -> Iterator[Valkey]:
-    running = _started()
-    yield running
-    running.kill()
+    process = start_valkey()
+    yield process
+    process.kill()
 
 
 @dataclass(frozen=True)
 class AppRoute:
-    """One method of one path of the app, declared in OpenAPI or not."""
+    """One method of one path of the app; ``declared`` if OpenAPI contains it."""
 
     method: str
     path: str
@@ -369,7 +371,7 @@ class AppRoute:
 
 @pytest.fixture(scope="session")
 def app_routes(server):
-    """All of them, for tests that hold for every route that there ever will be."""
+    """All routes of the app, for tests that cover future routes too."""
     return [
         AppRoute(method, route.path, route.endpoint.__name__, route.include_in_schema)
         for route in iter_route_contexts(server.app.router.routes)
@@ -379,13 +381,13 @@ def app_routes(server):
 
 @pytest.fixture(scope="session")
 def spec_of():
-    """A small job spec for a dataset."""
+    """Build a small job spec for a dataset."""
     return small_spec
 
 
 @pytest.fixture(scope="session")
 def zip_of():
-    """A zip with these files."""
+    """Build a zip with these files."""
 
     def make(files):
         out = io.BytesIO()

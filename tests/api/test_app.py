@@ -1,4 +1,4 @@
-"""The app as a whole: health, the reference, what it needs to start."""
+"""The complete app: health probes, metrics, the docs page, start-up."""
 
 import re
 import subprocess
@@ -27,36 +27,36 @@ def test_health_and_readiness_need_no_key(server):
     assert httpx.head(f"{server.url}/readyz").status_code == 200
 
 
-def test_without_an_inspector_the_service_is_not_ready_and_says_so(make_server):
+def test_the_service_is_not_ready_without_an_inspector(make_server):
     from core.broker import Broker
 
-    answer = get(make_server(Broker("redis://127.0.0.1:1/0")), "/readyz")
+    response = get(make_server(Broker("redis://127.0.0.1:1/0")), "/readyz")
 
-    assert answer.status_code == 503
-    assert answer.json()["code"] == "not_ready"
-    assert list(answer.json()["missing"]) == ["inspector"]
-    assert answer.headers["Retry-After"] == "2"
+    assert response.status_code == 503
+    assert response.json()["code"] == "not_ready"
+    assert list(response.json()["missing"]) == ["inspector"]
+    assert response.headers["Retry-After"] == "2"
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/metrics"])
-def test_however_many_ask_without_a_key_one_look_is_made_for_them_all(server, monkeypatch, path):
-    looks, ping, lengths = [], server.database.ping, server.hints.queue_lengths
+def test_concurrent_probes_share_one_check(server, monkeypatch, path):
+    calls, ping, lengths = [], server.database.ping, server.broker.queue_lengths
 
-    def slow(look):
-        looks.append(1)
+    def slow(check):
+        calls.append(1)
         time.sleep(0.3)
-        return look()
+        return check()
 
     monkeypatch.setattr(server.database, "ping", lambda: slow(ping))
-    monkeypatch.setattr(server.hints, "queue_lengths", lambda: slow(lengths))
+    monkeypatch.setattr(server.broker, "queue_lengths", lambda: slow(lengths))
     with ThreadPoolExecutor(60) as pool:
-        statuses = {answer.status_code for answer in pool.map(lambda _: get(server, path), range(60))}
+        statuses = {response.status_code for response in pool.map(lambda _: get(server, path), range(60))}
 
     assert statuses == {200}
-    assert len(looks) < 10  # two, if they come at the very same moment
+    assert len(calls) < 10  # two if all requests arrive at once
 
 
-def test_prometheus_can_scrape(server, tenant):
+def test_metrics_are_exposed_to_prometheus(server, tenant):
     tenant.http.get("/v1/jobs")
     tenant.queued_job()
     text = get(server, "/metrics").text
@@ -67,7 +67,7 @@ def test_prometheus_can_scrape(server, tenant):
     assert 'potstill_part_up{part="broker"} 0.0' in text
 
 
-def test_the_reference_loads_nothing_from_elsewhere(server):
+def test_the_docs_page_loads_nothing_from_other_origins(server):
     page = get(server, "/docs")
 
     assert page.status_code == 200
@@ -81,7 +81,7 @@ def test_the_reference_loads_nothing_from_elsewhere(server):
     assert get(server, "/docs/reference.css").headers["Content-Type"].startswith("text/css")
 
 
-def test_the_process_starts_without_what_takes_long():
+def test_the_app_does_not_import_torch_timm_or_numpy():
     code = "import sys, api.app; print([m for m in ('torch', 'timm', 'numpy') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
@@ -89,8 +89,8 @@ def test_the_process_starts_without_what_takes_long():
 
 
 @pytest.mark.parametrize("path", ["/v1/uploads", "/v1/sweeps", "/v1/webhooks", "/v1/jobs/", "/v1"])
-def test_what_is_not_built_yet_is_not_there(http, path):
-    answer = http.get(path)
+def test_unimplemented_routes_are_404(http, path):
+    response = http.get(path)
 
-    assert answer.status_code == 404
-    assert answer.json()["code"] == "not_found"
+    assert response.status_code == 404
+    assert response.json()["code"] == "not_found"

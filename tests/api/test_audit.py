@@ -1,6 +1,6 @@
-"""Every change leaves an entry in the audit log: every unsafe route of the app is made to change something.
+"""Every change leaves an entry in the audit log: the tests make every unsafe route of the app change something.
 
-A new route fails the test until it says below how it is made to change something, or why it does not.
+A new route fails the test until `DRIVES` says how to make it change something, or `CHANGES_NOTHING` why it does not.
 """
 
 import io
@@ -16,24 +16,24 @@ from core.store import audit, jobs
 from core.store.keys import Caller
 
 UNSAFE = {"POST", "PUT", "PATCH", "DELETE"}
-CHANGES_NOTHING = {("POST", "/v1/estimates"): "a question"}
+CHANGES_NOTHING = {("POST", "/v1/estimates"): "an estimate"}
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 WEIGHTS = save({"weight": torch.zeros(2, 2)})
 
 
 def job(tenant, *, status):
-    """A job in this state."""
-    made = tenant.queued_job()
+    """Create a job with this status."""
+    job_id = tenant.queued_job()
     with tenant.database.write() as session:
         if status == "paused":
-            jobs.pause(session, tenant.project_id, made)
+            jobs.pause(session, tenant.project_id, job_id)
         elif status == "cancelled":
-            jobs.cancel(session, tenant.project_id, made)
-    return made
+            jobs.cancel(session, tenant.project_id, job_id)
+    return job_id
 
 
-# How each unsafe route is made to change something: the request, and the action and object that the log then names.
-# The object is None where it is what the answer's `id` says.
+# How to make each unsafe route change something: the request, and the action and object of its audit log entry.
+# None: the object is the response's `id`.
 DRIVES = {
     ("POST", "/v1/datasets"): lambda t: (
         {"url": "/v1/datasets", "json": {"source": {"type": "builtin", "name": "digits"}}},
@@ -50,18 +50,18 @@ DRIVES = {
         "model.create",
         None,
     ),
-    ("DELETE", "/v1/models/{model_id}"): lambda t: deletion("model", "/v1/models", t.own_model(None)),
+    ("DELETE", "/v1/models/{model_id}"): lambda t: deletion("model", "/v1/models", t.processing_model()),
     ("POST", "/v1/jobs"): lambda t: (
         {"url": "/v1/jobs", "json": t.extra["spec_of"](t.ready_dataset())},
         "job.create",
         None,
     ),
     ("DELETE", "/v1/jobs/{job_id}"): lambda t: deletion("job", "/v1/jobs", job(t, status="cancelled")),
-    ("POST", "/v1/jobs/{job_id}/cancel"): lambda t: move(t, "cancel", "queued"),
-    ("POST", "/v1/jobs/{job_id}/pause"): lambda t: move(t, "pause", "queued"),
-    ("POST", "/v1/jobs/{job_id}/resume"): lambda t: move(t, "resume", "paused"),
-    ("POST", "/v1/jobs/{job_id}/stop"): lambda t: move(t, "stop", "paused"),
-    ("POST", "/v1/jobs/{job_id}/retry"): lambda t: move(t, "retry", "cancelled"),
+    ("POST", "/v1/jobs/{job_id}/cancel"): lambda t: apply_action(t, "cancel", "queued"),
+    ("POST", "/v1/jobs/{job_id}/pause"): lambda t: apply_action(t, "pause", "queued"),
+    ("POST", "/v1/jobs/{job_id}/resume"): lambda t: apply_action(t, "resume", "paused"),
+    ("POST", "/v1/jobs/{job_id}/stop"): lambda t: apply_action(t, "stop", "paused"),
+    ("POST", "/v1/jobs/{job_id}/retry"): lambda t: apply_action(t, "retry", "cancelled"),
     ("POST", "/v1/api-keys"): lambda t: ({"url": "/v1/api-keys", "json": {"name": "n"}}, "api_key.create", None),
     ("DELETE", "/v1/api-keys/{key_id}"): lambda t: deletion("api_key", "/v1/api-keys", another_key(t), verb="revoke"),
     ("POST", "/v1/api-keys/{key_id}/rotate"): lambda t: (
@@ -70,26 +70,26 @@ DRIVES = {
         None,
     ),
     ("POST", "/datasets"): lambda t: (
-        {"url": "/datasets", "data": {"url": "https://example.com/pictures.zip"}},
+        {"url": "/datasets", "data": {"url": "https://example.com/images.zip"}},
         "dataset.create",
         newest_dataset,
     ),
-    ("POST", "/jobs/{job_id}/retry-fixed"): lambda t: retry_with_a_fix(t),  # noqa: PLW0108 - it stands below
-    ("POST", "/jobs/{job_id}/{move}"): lambda t: move(t, "cancel", "queued", prefix="/jobs"),
+    ("POST", "/jobs/{job_id}/retry-fixed"): lambda t: retry_with_a_fix(t),  # noqa: PLW0108 - defined below
+    ("POST", "/jobs/{job_id}/{action}"): lambda t: apply_action(t, "cancel", "queued", prefix="/jobs"),
     ("POST", "/login"): lambda t: ({"url": "/login", "data": {"key": t.token}}, "session.sign_in", t.key_id),
     ("POST", "/logout"): lambda t: ({"url": "/logout"}, "session.sign_out", t.key_id),
 }
 
 
-def deletion(what, path, object_id, verb="delete"):
-    return {"url": f"{path}/{object_id}"}, f"{what}.{verb}", object_id
+def deletion(kind, path, object_id, verb="delete"):
+    return {"url": f"{path}/{object_id}"}, f"{kind}.{verb}", object_id
 
 
 def newest_dataset(tenant):
     return tenant.http.get("/v1/datasets").json()["data"][0]["id"]
 
 
-def move(tenant, name, status, prefix="/v1/jobs"):
+def apply_action(tenant, name, status, prefix="/v1/jobs"):
     job_id = job(tenant, status=status)
     return {"url": f"{prefix}/{job_id}/{name}"}, f"job.{name}", job_id
 
@@ -99,11 +99,11 @@ def retry_with_a_fix(tenant):
     job_id = tenant.http.post("/v1/jobs", json=spec).json()["id"]
     with tenant.database.write() as session:
         while (claimed := jobs.claim(session, worker_id="w", accelerator="cpu", lease_seconds=600)).id != job_id:
-            pass  # another test's
-        error = FailureCause("out_of_memory", "m", "capacity").document(
+            pass  # a job of another test
+        error = FailureCause("out_of_memory", "m", "capacity").to_error(
             spec=claimed.spec, stage="distill", fraction=0.0
         )
-        jobs.fail(session, jobs.LeaseToken.of(claimed), error)
+        jobs.fail(session, jobs.LeaseToken.from_job(claimed), error)
     return {"url": f"/jobs/{job_id}/retry-fixed"}, "job.retry", job_id
 
 
@@ -113,16 +113,16 @@ def another_key(tenant):
 
 @pytest.fixture
 def browser(server, tenant, spec_of):
-    """Signed in, so that the dashboard's routes can be driven as the others are."""
+    """A client with a session, for the routes of the dashboard."""
     tenant.extra["spec_of"] = spec_of
-    cookie = issue_cookie(server.app.state.parts.cookie_secret, tenant.key_id)
+    cookie = issue_cookie(server.app.state.app_state.cookie_secret, tenant.key_id)
     with httpx.Client(
         base_url=server.url, cookies={COOKIE_NAME: cookie}, headers=SAME_ORIGIN, trust_env=False
     ) as client:
         yield client
 
 
-def test_every_unsafe_route_is_known_here(app_routes):
+def test_every_unsafe_route_is_covered(app_routes):
     unsafe = {(route.method, route.path) for route in app_routes if route.method in UNSAFE}
 
     assert unsafe == set(DRIVES) | set(CHANGES_NOTHING)
@@ -131,40 +131,40 @@ def test_every_unsafe_route_is_known_here(app_routes):
 @pytest.mark.parametrize("route", DRIVES, ids=" ".join)
 def test_every_change_leaves_an_entry(route, tenant, browser):
     request, action, object_id = DRIVES[route](tenant)
-    answer = browser.request(route[0], **request, headers={"X-Request-Id": "the-change"})
-    assert answer.status_code < 400, answer.text
+    response = browser.request(route[0], **request, headers={"X-Request-Id": "the-change"})
+    assert response.status_code < 400, response.text
 
     entry = tenant.http.get("/v1/audit-log").json()["data"][0]
-    made = object_id(tenant) if callable(object_id) else object_id or answer.json()["id"]
-    assert (entry["action"], entry["object_id"], entry["outcome"]) == (action, made, "done")
+    expected_id = object_id(tenant) if callable(object_id) else object_id or response.json()["id"]
+    assert (entry["action"], entry["object_id"], entry["outcome"]) == (action, expected_id, "done")
     assert (entry["key"], entry["request_id"], entry["client_address"]) == (tenant.key_id, "the-change", "127.0.0.1")
 
 
 @pytest.mark.parametrize("route", DRIVES, ids=" ".join)
-def test_what_another_site_asks_for_changes_nothing_and_is_not_logged(route, tenant, browser):
+def test_a_cross_site_request_changes_nothing_and_leaves_no_entry(route, tenant, browser):
     request, _, _ = DRIVES[route](tenant)
     before = tenant.http.get("/v1/audit-log").json()["data"]
-    answer = browser.request(route[0], **request, headers={"Sec-Fetch-Site": "cross-site"})
+    response = browser.request(route[0], **request, headers={"Sec-Fetch-Site": "cross-site"})
 
-    assert answer.status_code == 403
-    assert "set-cookie" not in answer.headers
+    assert response.status_code == 403
+    assert "set-cookie" not in response.headers
     assert tenant.http.get("/v1/audit-log").json()["data"] == before
 
 
-def test_the_address_is_the_one_that_a_trusted_proxy_names(tenant):
+def test_the_client_address_comes_from_a_trusted_proxy(tenant):
     tenant.http.post(f"/v1/jobs/{tenant.queued_job()}/pause", headers={"X-Forwarded-For": "198.51.100.7"})
 
     assert tenant.http.get("/v1/audit-log").json()["data"][0]["client_address"] == "198.51.100.7"
 
 
-def test_what_was_refused_left_no_entry(tenant):
+def test_a_refused_request_leaves_no_entry(tenant):
     done = job(tenant, status="cancelled")
     assert tenant.http.post(f"/v1/jobs/{done}/pause").status_code == 409
 
     assert tenant.http.get("/v1/audit-log").json()["data"] == []
 
 
-def test_a_repeated_request_is_one_change(tenant):
+def test_a_repeated_request_leaves_one_entry(tenant):
     document = {"source": {"type": "builtin", "name": "digits"}}
     for _ in range(2):
         tenant.http.post("/v1/datasets", json=document, headers={"Idempotency-Key": "once"})
@@ -192,22 +192,22 @@ class TestRefusedSignIns:
     def sign_in(self, server, key):
         return httpx.post(f"{server.url}/login", data={"key": key}, headers=SAME_ORIGIN, trust_env=False)
 
-    def test_a_flood_of_them_is_told_once_and_then_only_read(self, server, tenant, monkeypatch):
+    def test_repeated_refusals_leave_one_entry_and_cause_no_further_writes(self, server, tenant, monkeypatch):
         wrong = tenant.token[:-1] + ("0" if tenant.token[-1] != "0" else "1")
-        writes, write = [], server.database.write
+        calls, write = [], server.database.write
 
-        def counted():
-            writes.append(1)
+        def count_calls():
+            calls.append(1)
             return write()
 
-        monkeypatch.setattr(server.database, "write", counted)
+        monkeypatch.setattr(server.database, "write", count_calls)
         for key in [wrong] * 5 + ["ps_" + "0" * 26 + "_" + "0" * 64] * 5:
             assert self.sign_in(server, key).status_code == 401
 
-        assert len(writes) == 1
+        assert len(calls) == 1
         assert len(tenant.http.get("/v1/audit-log").json()["data"]) == 1
 
-    def test_one_with_a_key_of_ours_is_told_to_its_project(self, server, tenant):
+    def test_a_refusal_for_an_existing_key_is_recorded_in_its_project(self, server, tenant):
         wrong = tenant.token[:-1] + ("0" if tenant.token[-1] != "0" else "1")
         assert self.sign_in(server, wrong).status_code == 401
 
@@ -215,7 +215,7 @@ class TestRefusedSignIns:
         assert (entry["action"], entry["outcome"], entry["key"]) == ("session.sign_in", "refused", tenant.key_id)
         assert entry["client_address"] == "127.0.0.1"
 
-    def test_one_with_no_key_of_ours_is_told_to_nobody(self, server, tenant):
+    def test_a_refusal_for_an_unknown_key_is_not_recorded(self, server, tenant):
         for key in ("", "ps_x", "ps_" + "0" * 26 + "_" + "0" * 64):
             assert self.sign_in(server, key).status_code == 401
 

@@ -1,4 +1,4 @@
-"""Who may do what."""
+"""Authentication and scopes."""
 
 import httpx
 import pytest
@@ -19,22 +19,22 @@ from core.store import keys
         {"Cookie": "potstill_session=forged"},
     ],
 )
-def test_without_a_valid_key_nothing_is_answered(server, headers):
-    answer = httpx.get(f"{server.url}/v1/jobs", headers=headers, trust_env=False)
+def test_a_request_without_a_valid_key_is_401(server, headers):
+    response = httpx.get(f"{server.url}/v1/jobs", headers=headers, trust_env=False)
 
-    assert answer.status_code == 401
-    assert answer.json()["code"] == "not_authenticated"
-    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert response.status_code == 401
+    assert response.json()["code"] == "not_authenticated"
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-def test_the_key_is_asked_for_before_the_body_or_the_parameters_are_looked_at(server):
+def test_authentication_precedes_validation_of_body_and_parameters(server):
     bad_body = httpx.post(f"{server.url}/v1/jobs", content=b"{", headers={"Content-Type": "application/json"})
     bad_limit = httpx.get(f"{server.url}/v1/jobs?limit=0")
 
     assert (bad_body.status_code, bad_limit.status_code) == (401, 401)
 
 
-def test_a_revoked_key_ends_at_once(make_tenant, server):
+def test_a_revoked_key_fails_at_once(make_tenant, server):
     tenant = make_tenant()
     assert tenant.http.get("/v1/jobs").status_code == 200
     with server.database.write() as session:
@@ -43,7 +43,7 @@ def test_a_revoked_key_ends_at_once(make_tenant, server):
     assert tenant.http.get("/v1/jobs").status_code == 401
 
 
-def test_a_key_that_was_recalled_ends_at_once_too(make_tenant, server):
+def test_a_revoked_key_fails_at_once_although_its_caller_is_cached(make_tenant, server):
     tenant = make_tenant()
     path = f"/v1/jobs/{tenant.queued_job()}"
     assert [tenant.http.get(path).status_code for _ in range(3)] == [200] * 3
@@ -53,23 +53,23 @@ def test_a_key_that_was_recalled_ends_at_once_too(make_tenant, server):
     assert tenant.http.get(path).status_code == 401
 
 
-def test_a_recalled_key_opens_nothing_of_others(make_tenant, tenant):
+def test_a_cached_caller_has_no_access_to_other_projects(make_tenant, tenant):
     path = f"/v1/jobs/{make_tenant().queued_job()}"
 
     assert [tenant.http.get(path).status_code for _ in range(2)] == [404] * 2
 
 
-def test_a_key_that_may_only_read_cannot_change_anything(make_tenant):
+def test_a_read_only_key_cannot_change_anything(make_tenant):
     tenant = make_tenant("read")
-    refused = tenant.http.post("/v1/datasets", json={"name": "d", "source": {"type": "builtin", "name": "digits"}})
+    rejected = tenant.http.post("/v1/datasets", json={"name": "d", "source": {"type": "builtin", "name": "digits"}})
 
     assert tenant.http.get("/v1/jobs").status_code == 200
-    assert refused.status_code == 403
-    assert refused.json()["code"] == "forbidden"
-    assert "write" in refused.json()["detail"]
+    assert rejected.status_code == 403
+    assert rejected.json()["code"] == "forbidden"
+    assert "write" in rejected.json()["detail"]
 
 
-def test_what_belongs_to_another_project_is_not_there(make_tenant, tenant):
+def test_objects_of_other_projects_are_404(make_tenant, tenant):
     other = make_tenant()
     job, dataset = other.queued_job(), other.ready_dataset()
 
@@ -80,7 +80,7 @@ def test_what_belongs_to_another_project_is_not_there(make_tenant, tenant):
     assert job not in tenant.http.get("/v1/jobs").text
 
 
-def test_the_use_of_a_key_is_remembered(server, tenant):
+def test_the_last_use_of_a_key_is_recorded(server, tenant):
     tenant.http.get("/v1/jobs")
     with server.database.read() as session:
         (key,) = keys.list_keys(session, tenant.project_id)
@@ -90,14 +90,14 @@ def test_the_use_of_a_key_is_remembered(server, tenant):
 
 class TestDashboardCookie:
     def _client(self, server, tenant):
-        cookie = issue_cookie(server.app.state.parts.cookie_secret, tenant.key_id)
+        cookie = issue_cookie(server.app.state.app_state.cookie_secret, tenant.key_id)
         return httpx.Client(base_url=server.url, cookies={COOKIE_NAME: cookie}, trust_env=False)
 
-    def test_it_reads(self, server, tenant):
+    def test_the_cookie_authenticates_reads(self, server, tenant):
         with self._client(server, tenant) as client:
             assert client.get("/v1/jobs").status_code == 200
 
-    def test_it_changes_things_only_from_our_own_pages(self, server, tenant):
+    def test_the_cookie_authenticates_writes_only_from_the_same_origin(self, server, tenant):
         job = tenant.queued_job()
         with self._client(server, tenant) as client:
             forged = client.post(f"/v1/jobs/{job}/cancel", headers={"Sec-Fetch-Site": "cross-site"})

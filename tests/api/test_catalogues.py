@@ -1,4 +1,4 @@
-"""What can be chosen from: methods and architectures."""
+"""The lists of methods and architectures."""
 
 import jsonschema
 import pytest
@@ -7,11 +7,11 @@ from core.spec import METHODS
 from core.spec.parse import parse_job_spec
 
 
-def test_every_method_of_the_registry_is_listed(http):
+def test_all_registered_methods_are_listed(http):
     assert [method["name"] for method in http.get("/v1/methods").json()["data"]] == list(METHODS)
 
 
-def test_the_schema_of_a_method_accepts_what_a_spec_accepts(http):
+def test_the_schema_of_a_method_agrees_with_the_spec(http):
     method = http.get("/v1/methods/deit").json()
     schema = method["parameters"]
 
@@ -23,12 +23,12 @@ def test_the_schema_of_a_method_accepts_what_a_spec_accepts(http):
     assert method["paper"]
 
 
-def test_the_catalogue_says_all_of_each_method(http):
+def test_each_method_is_described_completely(http):
     for method in http.get("/v1/methods").json()["data"]:
         about = METHODS[method["name"]].params.about
         properties = method["parameters"]["properties"]
 
-        assert all(method[word] for word in ("summary", "when", "year")), method["name"]
+        assert all(method[key] for key in ("summary", "when", "year")), method["name"]
         assert method["paper"] or method["name"] == "scratch"
         assert method["needs"]["teacher_families"] == list(about.needs.teacher_families)
         assert method["caches"] == list(about.caches)
@@ -38,23 +38,23 @@ def test_the_catalogue_says_all_of_each_method(http):
         assert parse_job_spec(method["example"]).method.name == method["name"]
 
 
-def test_the_schema_of_each_method_has_the_defaults_that_a_spec_gets(http):
+def test_the_defaults_in_each_schema_are_those_of_the_spec(http):
     for method in http.get("/v1/methods").json()["data"]:
         filled = parse_job_spec(method["example"]).method.model_dump(mode="json")
-        asked = method["example"]["method"]
-        told = {
+        spec = method["example"]["method"]
+        defaults = {
             name: entry["default"] for name, entry in method["parameters"]["properties"].items() if "default" in entry
         }
 
-        assert {**told, **asked} == filled, method["name"]
+        assert {**defaults, **spec} == filled, method["name"]
 
 
 @pytest.mark.parametrize("name", ["dei", "%00", "x" * 3000])
-def test_an_unknown_method_is_404_and_names_those_that_there_are(http, name):
-    answer = http.get(f"/v1/methods/{name}")
+def test_an_unknown_method_is_404_and_lists_the_methods(http, name):
+    response = http.get(f"/v1/methods/{name}")
 
-    assert answer.status_code == 404
-    assert "deit" in answer.json()["detail"]
+    assert response.status_code == 404
+    assert "deit" in response.json()["detail"]
 
 
 def test_architectures_are_searched_by_name(http):
@@ -67,18 +67,18 @@ def test_architectures_are_searched_by_name(http):
     assert found["data"][0]["input_size"] == [3, 224, 224]
 
 
-def test_there_are_more_than_one_page_of_them(http):
+def test_architectures_are_paginated(http):
     found = http.get("/v1/architectures", params={"search": "resnet", "limit": 3}).json()
 
     assert (len(found["data"]), found["has_more"]) == (3, True)
 
 
 @pytest.mark.parametrize("params", [{"search": "x" * 201}, {"search": "a\0b"}, {"limit": 0}, {"limit": 1000}])
-def test_a_search_that_cannot_be_is_422(http, params):
+def test_an_invalid_search_is_422(http, params):
     assert http.get("/v1/architectures", params=params).status_code == 422
 
 
-def test_the_example_of_the_reference_is_a_spec():
+def test_the_example_of_the_docs_page_is_a_valid_spec():
     from api.jobs.schemas import EXAMPLE_SPEC
 
     assert parse_job_spec(EXAMPLE_SPEC).method.name == "deit"

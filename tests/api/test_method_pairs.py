@@ -1,4 +1,4 @@
-"""Which students and teachers go with a method: the answer to POST, given by the inspector's own code."""
+"""Compatibility of methods, students and teachers, checked with the inspector's code."""
 
 import pytest
 
@@ -7,9 +7,9 @@ from core.models import structure
 from core.resolve.resolver import resolve
 from core.spec import METHODS, parse_job_spec
 from core.spec.examples import example_job, example_student, example_teacher
-from core.spec.facts import DatasetInfo, ModelInfo
+from core.spec.info import DatasetInfo, ModelInfo
 
-PICTURES = DatasetInfo(
+DATASET = DatasetInfo(
     num_classes=10, classes=tuple("0123456789"), channels=3, image_size=32, num_train=900, num_test=100
 )
 VIT, CNN = example_teacher("transformer"), example_teacher("cnn")
@@ -27,12 +27,12 @@ TRAINED = ModelInfo(
 
 def resolved(document):
     return resolve(
-        parse_job_spec(document), PICTURES, {"job_trained": TRAINED}, threads=1, datasets={"ds_pool": PICTURES}
+        parse_job_spec(document), DATASET, {"job_trained": TRAINED}, threads=1, datasets={"ds_pool": DATASET}
     )
 
 
-def refusal(name, *, parameters=None, **changes):
-    """Where and why a job of this method is refused; ``parameters`` change some of the method's."""
+def errors_of(name, *, parameters=None, **changes):
+    """Return the errors of a job by pointer; ``parameters`` overrides parameters of the method."""
     document = {**example_job(name), **changes}
     document["method"] = {**document["method"], **(parameters or {})}
     with pytest.raises(InvalidSpec) as caught:
@@ -55,16 +55,16 @@ FREE = [name for name in LEVELLED if not METHODS[name].params.about.needs.studen
 
 @pytest.fixture
 def without_levels(monkeypatch):
-    """Nearly every architecture of timm gives levels; here none does."""
-    monkeypatch.setattr(structure, "_levels", lambda module, pictures: ())
+    """Make every architecture look as if it had no feature levels."""
+    monkeypatch.setattr(structure, "_levels", lambda module, images: ())
     structure._examine.cache_clear()
     yield
     structure._examine.cache_clear()
 
 
 @pytest.mark.parametrize("name", FREE)
-def test_an_architecture_without_levels_has_no_inner_features_to_teach(name, without_levels):
-    found = refusal(name)
+def test_an_architecture_without_feature_levels_is_rejected(name, without_levels):
+    found = errors_of(name)
 
     assert "/student/architecture" in found
     assert STUDENT["architecture"] in found["/student/architecture"]
@@ -94,10 +94,10 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("name", "changes", "pointer", "words"), IMPOSSIBLE, ids=[case[0] for case in IMPOSSIBLE])
-def test_an_impossible_pair_is_refused_with_its_place_and_the_fix(name, changes, pointer, words):
+def test_an_invalid_pair_is_rejected_with_the_field_and_a_fix(name, changes, pointer, words):
     if name not in METHODS:
-        pytest.skip(f"{name} is not there yet")
-    found = refusal(name, **changes)
+        pytest.skip(f"{name} is not implemented")
+    found = errors_of(name, **changes)
 
     assert pointer in found, found
     missing = [word for word in words if word.lower() not in found[pointer].lower()]

@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, body limits, and no exception without an answer."""
+"""Request ids, body limits, and a response to every exception."""
 
 import socket
 
@@ -7,7 +7,7 @@ import pytest
 from api.middleware import RequestMiddleware
 
 
-def test_every_answer_has_a_request_id_and_problems_repeat_it(http):
+def test_every_response_has_a_request_id_and_problems_contain_it(http):
     fine, missing = http.get("/healthz"), http.get("/v1/nothing")
 
     assert fine.headers["X-Request-Id"].startswith("req_")
@@ -16,43 +16,45 @@ def test_every_answer_has_a_request_id_and_problems_repeat_it(http):
     assert missing.json()["status"] == 404
 
 
-def test_a_usable_request_id_is_kept_and_others_are_replaced(http):
+def test_a_valid_request_id_is_used_and_others_are_replaced(http):
     assert http.get("/healthz", headers={"X-Request-Id": "abc-1"}).headers["X-Request-Id"] == "abc-1"
     assert http.get("/healthz", headers={"X-Request-Id": 'x"\t{}'}).headers["X-Request-Id"].startswith("req_")
 
 
-def test_a_method_that_is_not_allowed_names_those_that_are(http):
-    answer = http.put("/v1/jobs")
+def test_a_405_lists_the_allowed_methods(http):
+    response = http.put("/v1/jobs")
 
-    assert answer.status_code == 405
-    assert answer.json()["code"] == "method_not_allowed"
-    assert set(answer.headers["Allow"].split(", ")) >= {"GET"}
+    assert response.status_code == 405
+    assert response.json()["code"] == "method_not_allowed"
+    assert set(response.headers["Allow"].split(", ")) >= {"GET"}
 
 
 def test_a_json_body_beyond_a_megabyte_is_413(http):
-    answer = http.post("/v1/jobs", content=b'"' + b"x" * 1_100_000 + b'"', headers={"Content-Type": "application/json"})
+    response = http.post(
+        "/v1/jobs", content=b'"' + b"x" * 1_100_000 + b'"', headers={"Content-Type": "application/json"}
+    )
 
-    assert answer.status_code == 413
-    assert answer.json()["code"] == "payload_too_large"
+    assert response.status_code == 413
+    assert response.json()["code"] == "payload_too_large"
 
 
-def test_a_body_that_never_announced_its_length_is_bounded_too(http):
+def test_a_body_without_content_length_is_limited(http):
     blocks = (b"x" * 100_000 for _ in range(50))
-    answer = http.post("/v1/jobs", content=blocks, headers={"Content-Type": "application/json"})
+    response = http.post("/v1/jobs", content=blocks, headers={"Content-Type": "application/json"})
 
-    assert answer.status_code == 413
-    assert answer.headers["X-Request-Id"]
+    assert response.status_code == 413
+    assert response.headers["X-Request-Id"]
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "9" * 40])
-def test_a_mad_content_length_is_no_crash(server, length):
+def test_an_invalid_content_length_is_a_4xx(server, length):
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
         connection.shutdown(socket.SHUT_WR)
-        answer = connection.recv(4096)
+        response = connection.recv(4096)
 
-    assert answer == b"" or answer.split(b" ")[1].startswith(b"4")
+    assert response == b"" or response.split(b" ")[1].startswith(b"4")
 
 
 async def _crash(scope, receive, send):
@@ -75,13 +77,13 @@ def _run(app):
     async def receive():
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    edge = RequestMiddleware(app, observe=lambda *_: None, body_limit=lambda _: 10)
+    middleware = RequestMiddleware(app, observe=lambda *_: None, body_limit=lambda _: 10)
     scope = {"type": "http", "method": "GET", "path": "/x", "headers": [], "query_string": b""}
-    asyncio.run(edge(scope, receive, send))
+    asyncio.run(middleware(scope, receive, send))
     return sent
 
 
-def test_a_bug_of_ours_is_a_500_that_tells_nothing_of_the_inside():
+def test_an_unexpected_exception_is_a_500_without_details():
     start, body = _run(_crash)
 
     assert start["status"] == 500
@@ -90,6 +92,6 @@ def test_a_bug_of_ours_is_a_500_that_tells_nothing_of_the_inside():
     assert dict(start["headers"])[b"x-request-id"].startswith(b"req_")
 
 
-def test_half_an_answer_ends_with_a_broken_connection():
+def test_an_exception_after_the_response_started_is_raised():
     with pytest.raises(RuntimeError):
         _run(_crash_halfway)

@@ -1,4 +1,4 @@
-"""Forms with a file: streamed to disk, refused at the first byte that is wrong."""
+"""Multipart forms with a file: streamed to disk, rejected at the first invalid byte."""
 
 import io
 import os
@@ -11,7 +11,7 @@ import anyio
 import pytest
 from fastapi import Request
 
-from api.multipart import FormRules, received_form
+from api.multipart import FormRules, receive_form
 from api.sniffing import require_archive, require_weights
 from core.errors import InvalidRequest, MalformedRequest, PayloadTooLarge, Unavailable, UnsupportedMedia
 
@@ -27,18 +27,18 @@ def tar(compression=""):
 
 
 def receive(tmp_path, *chunks, sniff=require_archive, max_bytes=10_000, content_type="multipart/form-data; boundary=b"):
-    """What the form held, and what the scratch folder holds while it is open and afterwards."""
+    """Receive a form and return it with the file's content; check that the scratch directory is empty afterwards."""
     messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     messages.append({"type": "http.request", "body": b"", "more_body": False})
-    left = iter(messages)
+    remaining = iter(messages)
 
     async def next_message():
-        return next(left)
+        return next(remaining)
 
     async def run():
         scope = {"type": "http", "method": "POST", "headers": [(b"content-type", content_type.encode())]}
         rules = FormRules(frozenset({"name", "about"}), max_bytes, sniff)
-        async with received_form(Request(scope, next_message), rules, tmp_path / "scratch") as form:
+        async with receive_form(Request(scope, next_message), rules, tmp_path / "scratch") as form:
             content = await anyio.Path(form.file.path).read_bytes()
             return form, content
 
@@ -48,7 +48,7 @@ def receive(tmp_path, *chunks, sniff=require_archive, max_bytes=10_000, content_
         assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_fields_and_file_arrive_in_any_order_and_cut_anywhere(tmp_path):
+def test_fields_and_file_arrive_in_any_order_and_chunking(tmp_path):
     body = HEAD + ZIP + b'\r\n--b\r\nContent-Disposition: form-data; name="name"\r\n\r\n\xc3\xa4\r\n--b--\r\n'
     for size in (1, 7, len(body)):
         form, content = receive(tmp_path, *(body[k : k + size] for k in range(0, len(body), size)))
@@ -81,15 +81,15 @@ FIELD = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
         (HEAD + b"hello" + END, UnsupportedMedia, "neither a zip nor a tar"),
     ],
 )
-def test_a_form_that_is_not_right_is_refused(tmp_path, body, error, words):
-    with pytest.raises(error, match=words) as refused:
+def test_an_invalid_form_is_rejected(tmp_path, body, error, words):
+    with pytest.raises(error, match=words) as caught:
         receive(tmp_path, body)
 
-    assert refused.value.status < 500
+    assert caught.value.status < 500
 
 
 @pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=", "text/plain", ""])
-def test_without_a_boundary_there_is_no_form(tmp_path, kind):
+def test_a_form_without_a_boundary_is_rejected(tmp_path, kind):
     (tmp_path / "scratch").mkdir()
     with pytest.raises((MalformedRequest, UnsupportedMedia)):
         receive(tmp_path, b"x", content_type=kind)
@@ -100,14 +100,14 @@ def test_without_a_boundary_there_is_no_form(tmp_path, kind):
     [b"PK\x03\x04....", tar(), tar("gz"), tar("bz2"), tar("xz"), b"PK\x05\x06" + b"\0" * 18, b"PAR1...."],
     ids=["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "empty zip", "parquet"],
 )
-def test_archives_are_known_by_their_first_bytes(head):
+def test_archives_are_recognized_by_their_first_bytes(head):
     require_archive(head[:1024])
 
 
 @pytest.mark.parametrize(
     "head", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"<html>", b"\0" * 1024, b"x" * 1024, b"\x80\x04\x95"]
 )
-def test_what_is_no_archive_is_refused(head):
+def test_other_files_are_not_archives(head):
     with pytest.raises(UnsupportedMedia):
         require_archive(head)
 
@@ -116,43 +116,43 @@ def test_what_is_no_archive_is_refused(head):
     "head",
     [b"", b"\x80\x04\x95" + b"0" * 64, b"PK\x03\x04" + b"x" * 60, (2**62).to_bytes(8, "little") + b"{", b"{}" * 20],
 )
-def test_what_is_no_safetensors_file_is_refused(head):
+def test_other_files_are_not_safetensors(head):
     with pytest.raises(UnsupportedMedia, match="safetensors"):
         require_weights(head)
 
 
-def test_a_wrong_file_is_refused_before_it_has_been_sent(server, tenant):
-    """A gigabyte is announced, a kilobyte is sent, and the answer is there."""
+def test_a_wrong_file_is_rejected_before_it_is_complete(server, tenant):
+    """The request announces a gigabyte; the response arrives after a kilobyte."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(
             b"POST /v1/datasets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + tenant.token.encode() + b"\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000000\r\n\r\n" + HEAD + b"no" * 600
         )
-        answer = connection.recv(4096)
+        response = connection.recv(4096)
 
-    assert answer.startswith(b"HTTP/1.1 415")
-    assert b"problem+json" in answer
+    assert response.startswith(b"HTTP/1.1 415")
+    assert b"problem+json" in response
 
 
-def test_whoever_has_no_key_cannot_even_begin_to_send(server):
+def test_an_upload_without_a_key_is_rejected_before_its_body(server):
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(
             b"POST /v1/datasets HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
             b"Content-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n"
         )
-        answer = connection.recv(4096)
+        response = connection.recv(4096)
 
-    assert answer.startswith(b"HTTP/1.1 401")
+    assert response.startswith(b"HTTP/1.1 401")
 
 
-def test_a_large_file_is_never_in_memory(tmp_path):
+def test_a_large_file_is_streamed_to_disk(tmp_path):
     block = os.urandom(256 * 1024)
     chunks = [HEAD + b"PK\x03\x04", *([block] * 256), END]  # 64 MB
     tracemalloc.start()
     try:
-        form, peak = _measured(tmp_path, chunks)
+        form, peak = _receive_with_peak_memory(tmp_path, chunks)
     finally:
         tracemalloc.stop()
 
@@ -160,12 +160,12 @@ def test_a_large_file_is_never_in_memory(tmp_path):
     assert peak < 16 * 1024 * 1024
 
 
-def _measured(tmp_path, chunks):
+def _receive_with_peak_memory(tmp_path, chunks):
     async def run():
-        left = iter(chunks)
+        remaining = iter(chunks)
 
         async def next_message():
-            chunk = next(left, None)
+            chunk = next(remaining, None)
             return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
 
         scope = {
@@ -174,13 +174,13 @@ def _measured(tmp_path, chunks):
             "headers": [(b"content-type", b"multipart/form-data; boundary=b")],
         }
         rules = FormRules(frozenset(), 10**9, require_archive)
-        async with received_form(Request(scope, next_message), rules, tmp_path) as form:
+        async with receive_form(Request(scope, next_message), rules, tmp_path) as form:
             return form, tracemalloc.get_traced_memory()[1]
 
     return anyio.run(run)
 
 
-def test_a_client_that_leaves_halfway_leaves_nothing_behind(server, tenant):
+def test_an_interrupted_upload_leaves_no_files(server, tenant):
     host, port = server.url.removeprefix("http://").split(":")
     incoming = server.settings.home / "incoming"
     with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -201,16 +201,16 @@ def test_a_client_that_leaves_halfway_leaves_nothing_behind(server, tenant):
 
 @pytest.fixture
 def full_disk(make_disk):
-    """The scratch folder on a disk without room for a single byte."""
+    """A scratch directory on a full disk."""
     filler = make_disk("4k", "scratch") / "filler"
     filler.write_bytes(b"x" * 4096)
     return filler
 
 
-def test_a_file_that_finds_no_room_at_its_last_byte_is_a_reason_to_come_again(tmp_path, full_disk):
-    """It is small enough for the buffer, so it is not before it is closed that the disk refuses it."""
+def test_a_full_disk_at_the_last_byte_is_unavailable(tmp_path, full_disk):
+    """The file fits into the buffer, so the disk error occurs when the file is closed."""
 
-    async def refused():
+    async def run():
         body = [{"type": "http.request", "body": HEAD + ZIP + b"\r\n--b--\r\n", "more_body": False}]
 
         async def next_message():
@@ -219,10 +219,10 @@ def test_a_file_that_finds_no_room_at_its_last_byte_is_a_reason_to_come_again(tm
         headers = [(b"content-type", b"multipart/form-data; boundary=b")]
         scope = {"type": "http", "method": "POST", "headers": headers}
         rules = FormRules(frozenset(), 10_000, require_archive)
-        async with received_form(Request(scope, next_message), rules, tmp_path / "scratch"):
-            raise AssertionError("there is no room for it")
+        async with receive_form(Request(scope, next_message), rules, tmp_path / "scratch"):
+            raise AssertionError("the disk is full")
 
-    with pytest.raises(Unavailable, match="cannot be kept now"):
-        anyio.run(refused)
+    with pytest.raises(Unavailable, match="cannot be stored now"):
+        anyio.run(run)
 
     assert list((tmp_path / "scratch").iterdir()) == [full_disk]

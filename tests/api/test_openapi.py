@@ -1,4 +1,4 @@
-"""The OpenAPI document is complete. Whether it is true of the service is what `test_fuzz.py` asks."""
+"""The OpenAPI document is complete. `test_fuzz.py` checks that the service conforms to it."""
 
 import re
 
@@ -22,17 +22,17 @@ def test_every_operation_declares_its_problems(document):
     for path, method, operation in operations(document):
         if path in WITHOUT_KEY:
             continue
-        answers = operation["responses"]
-        assert {"401", "403", "422", "503"} <= set(answers), (path, method)
-        for status, answer in answers.items():
+        responses = operation["responses"]
+        assert {"401", "403", "422", "503"} <= set(responses), (path, method)
+        for status, response in responses.items():
             if status.startswith(("4", "5")):
-                schema = answer["content"]["application/problem+json"]["schema"]
+                schema = response["content"]["application/problem+json"]["schema"]
                 assert schema == {"$ref": "#/components/schemas/Problem"}, (path, method, status)
         if "{" in path:
-            assert "404" in answers, (path, method)
+            assert "404" in responses, (path, method)
 
 
-def test_every_operation_is_explained_and_needs_the_key(document):
+def test_every_operation_is_documented_and_needs_a_key(document):
     for path, method, operation in operations(document):
         assert operation["summary"], (path, method)
         assert operation["tags"], (path, method)
@@ -40,7 +40,7 @@ def test_every_operation_is_explained_and_needs_the_key(document):
         assert ("security" in operation) == (path not in WITHOUT_KEY), (path, method)
 
 
-def test_every_reference_leads_somewhere(document):
+def test_every_reference_resolves(document):
     def references(value):
         if isinstance(value, dict):
             if isinstance(value.get("$ref"), str):
@@ -56,7 +56,7 @@ def test_every_reference_leads_somewhere(document):
     assert set(references(document)) <= named
 
 
-def test_the_job_spec_is_described_in_full(document):
+def test_the_job_spec_schema_is_complete(document):
     schemas = document["components"]["schemas"]
     post = document["paths"]["/v1/jobs"]["post"]
 
@@ -67,12 +67,12 @@ def test_the_job_spec_is_described_in_full(document):
 
 def links(document):
     for path, method, operation in operations(document):
-        for status, answer in operation["responses"].items():
-            for name, link in answer.get("links", {}).items():
+        for status, response in operation["responses"].items():
+            for name, link in response.get("links", {}).items():
                 yield f"{method} {path} {status}", name, link
 
 
-def test_every_link_leads_to_an_operation_and_gives_all_that_it_needs(document):
+def test_every_link_names_an_operation_and_its_parameters(document):
     needs = {
         operation["operationId"]: set(re.findall(r"\{(\w+)\}", path)) for path, _, operation in operations(document)
     }
@@ -82,14 +82,14 @@ def test_every_link_leads_to_an_operation_and_gives_all_that_it_needs(document):
         assert set(link["parameters"]) == needs[name], (source, name)
 
 
-def test_what_was_created_leads_to_all_that_can_be_asked_of_it(document):
+def test_a_created_job_links_to_its_operations(document):
     found = {name for source, name, _ in links(document) if source == "post /v1/jobs 201"}
 
     assert found >= {"get_job", "cancel_job", "pause_job", "resume_job", "stop_job", "retry_job", "delete_job"}
     assert found >= {"list_events", "get_metrics", "list_checkpoints", "list_artifacts", "download_all"}
 
 
-def test_lists_lead_to_their_objects_and_a_job_to_its_student(document):
+def test_lists_link_to_their_objects_and_a_job_to_its_student(document):
     found = {(source, name): link["parameters"] for source, name, link in links(document)}
 
     assert found["get /v1/datasets 200", "get_dataset"] == {"dataset_id": "$response.body#/data/0/id"}
@@ -101,8 +101,12 @@ def test_lists_lead_to_their_objects_and_a_job_to_its_student(document):
     }
 
 
-def test_a_search_declares_that_it_takes_no_nul(document):
-    (search,) = (one for one in document["paths"]["/v1/architectures"]["get"]["parameters"] if one["name"] == "search")
+def test_the_search_parameter_declares_that_it_excludes_nul(document):
+    (search,) = (
+        parameter
+        for parameter in document["paths"]["/v1/architectures"]["get"]["parameters"]
+        if parameter["name"] == "search"
+    )
 
     assert re.fullmatch(search["schema"]["pattern"], "vit tiny")
     assert not re.fullmatch(search["schema"]["pattern"], "vit\0")

@@ -1,7 +1,7 @@
-"""No project sees another's objects: every route of the app is asked for them with a foreign key.
+"""Project isolation: every route of the app is called with objects of another project.
 
-A new route is asked as well. One with a parameter that nothing is known of here fails the test: say below what it
-names, or that it names nothing of a project's.
+New routes are included automatically. A route with an unknown parameter fails the test: add its values to
+`foreign_ids`, or the route to `WITHOUT_PROJECT_OBJECTS`.
 """
 
 import re
@@ -13,53 +13,53 @@ from api.session_cookie import COOKIE_NAME, issue_cookie
 from core.store import datasets
 
 PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
-# Routes whose parameter names nothing that belongs to a project.
-NOBODYS = {"/v1/methods/{name}", "/dashboard/static/{version}/{name:path}"}
-# Every way in which a route may be asked; a body that it does not want does no harm.
+# Routes whose parameters name no object of a project.
+WITHOUT_PROJECT_OBJECTS = {"/v1/methods/{name}", "/dashboard/static/{version}/{name:path}"}
+# Request arguments by method; an unexpected body is ignored.
 BODIES = {"DELETE": {}, "GET": {}, "HEAD": {}, "POST": {"json": {}}, "PUT": {"json": {}}, "PATCH": {"json": {}}}
 
 
 @pytest.fixture(scope="module")
-def others(server, tmp_path_factory):
-    """Somebody with one of everything: the ids by the name of the parameter that takes them."""
+def foreign_ids(server, tmp_path_factory):
+    """Ids of another project's objects, by path parameter."""
     owner = server.tenant()
     folder = tmp_path_factory.mktemp("files")
-    attempt = owner.running_job()
-    checkpoint = owner.checkpoint(attempt, folder, 5)
-    owner.succeed(attempt, folder)
+    lease = owner.running_job()
+    checkpoint = owner.checkpoint(lease, folder, 5)
+    owner.succeed(lease, folder)
     with server.database.write() as session:
         waiting = datasets.create(session, owner.project_id, name="other", source={"type": "builtin", "name": "digits"})
-    known = {
-        "job_id": {attempt.job_id, owner.queued_job()},
+    ids = {
+        "job_id": {lease.job_id, owner.queued_job()},
         "dataset_id": {owner.ready_dataset(), waiting.id},
-        "model_id": {owner.own_model(folder)},
+        "model_id": {owner.processing_model()},
         "checkpoint_id": {checkpoint.id},
         "key_id": {owner.key_id},
         "name": {"model.safetensors"},
-        "move": {"cancel", "pause", "resume", "stop", "retry"},
+        "action": {"cancel", "pause", "resume", "stop", "retry"},
     }
-    yield known
+    yield ids
     owner.http.close()
 
 
-def addresses(path, known):
-    """The path with every known value in the place of its parameters."""
+def urls(path, values):
+    """Return the path with all values of its parameters."""
     found = [path]
     for name in PARAMETER.findall(path):
-        assert name in known, f"{path}: say in this test what {{{name}}} names"
+        assert name in values, f"{path}: add values of {{{name}}} to `foreign_ids`"
         pattern = re.compile(r"{" + name + r"(?::\w+)?}")
-        found = [pattern.sub(value, one) for one in found for value in sorted(known[name])]
+        found = [pattern.sub(value, url) for url in found for value in sorted(values[name])]
     return found
 
 
 @pytest.fixture(params=["key", "session"])
-def stranger(request, server, make_tenant):
-    """Somebody else, with a key or signed in to the dashboard."""
+def other_client(request, server, make_tenant):
+    """A client of a different project, with a key or a session."""
     tenant = make_tenant()
     if request.param == "key":
         yield tenant.http
         return
-    cookie = issue_cookie(server.app.state.parts.cookie_secret, tenant.key_id)
+    cookie = issue_cookie(server.app.state.app_state.cookie_secret, tenant.key_id)
     with httpx.Client(
         base_url=server.url,
         cookies={COOKIE_NAME: cookie},
@@ -69,57 +69,57 @@ def stranger(request, server, make_tenant):
         yield browser
 
 
-def test_what_is_another_s_is_not_there_on_any_route(app_routes, others, stranger):
-    asked = 0
+def test_every_route_hides_objects_of_other_projects(app_routes, foreign_ids, other_client):
+    num_requests = 0
     for route in app_routes:
-        if not PARAMETER.search(route.path) or route.path in NOBODYS:
+        if not PARAMETER.search(route.path) or route.path in WITHOUT_PROJECT_OBJECTS:
             continue
-        for address in addresses(route.path, others):
-            answer = stranger.request(route.method, address, **BODIES[route.method])
-            asked_for = f"{route.method} {address}: {answer.status_code} {answer.text[:300]}"
-            assert answer.status_code == 404, asked_for
-            assert not leaks(answer, others, besides=address), asked_for
-            asked += 1
+        for address in urls(route.path, foreign_ids):
+            response = other_client.request(route.method, address, **BODIES[route.method])
+            message = f"{route.method} {address}: {response.status_code} {response.text[:300]}"
+            assert response.status_code == 404, message
+            assert not leaks(response, foreign_ids, requested=address), message
+            num_requests += 1
 
-    assert asked >= 40
+    assert num_requests >= 40
 
 
-def test_no_list_or_page_shows_what_is_another_s(app_routes, others, stranger):
-    asked = 0
+def test_lists_and_pages_hide_objects_of_other_projects(app_routes, foreign_ids, other_client):
+    num_requests = 0
     for route in app_routes:
         if route.method != "GET" or PARAMETER.search(route.path):
             continue
-        answer = stranger.get(route.path)
-        assert answer.status_code < 500 or route.path == "/readyz", route.path
-        assert not leaks(answer, others), route.path
-        asked += 1
+        response = other_client.get(route.path)
+        assert response.status_code < 500 or route.path == "/readyz", route.path
+        assert not leaks(response, foreign_ids), route.path
+        num_requests += 1
 
-    assert asked >= 15
+    assert num_requests >= 15
 
 
-def test_nothing_is_made_of_what_is_another_s(server, others, stranger, make_tenant, spec_of):
-    theirs, unknown = min(others["dataset_id"]), "ds_" + "0" * 26
-    refused = [stranger.post("/v1/jobs", json=spec_of(one)) for one in (theirs, unknown)]
-    model = {"architecture": "vit_tiny_patch16_224", "weights": min(others["model_id"])}
-    with_model = stranger.post("/v1/jobs", json={**spec_of(unknown), "teachers": [model]})
+def test_objects_of_other_projects_cannot_be_used_as_inputs(server, foreign_ids, other_client, make_tenant, spec_of):
+    existing, unknown = min(foreign_ids["dataset_id"]), "ds_" + "0" * 26
+    rejected = [other_client.post("/v1/jobs", json=spec_of(dataset)) for dataset in (existing, unknown)]
+    model = {"architecture": "vit_tiny_patch16_224", "weights": min(foreign_ids["model_id"])}
+    with_model = other_client.post("/v1/jobs", json={**spec_of(unknown), "teachers": [model]})
 
-    assert [answer.status_code for answer in (*refused, with_model)] == [422] * 3
-    # Nothing tells what exists from what does not.
-    assert refused[0].json()["detail"].replace(theirs, unknown) == refused[1].json()["detail"]
-    assert stranger.post("/v1/estimates", json=spec_of(theirs)).status_code == 422
+    assert [response.status_code for response in (*rejected, with_model)] == [422] * 3
+    # The error does not reveal whether an object exists.
+    assert rejected[0].json()["detail"].replace(existing, unknown) == rejected[1].json()["detail"]
+    assert other_client.post("/v1/estimates", json=spec_of(existing)).status_code == 422
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/datasets", "/v1/models", "/v1/api-keys", "/jobs"])
-def test_a_page_after_what_is_another_s_is_a_page_of_one_s_own(path, others, stranger):
+def test_an_after_id_of_another_project_lists_only_own_objects(path, foreign_ids, other_client):
     kind = {"/v1/jobs": "job_id", "/jobs": "job_id", "/v1/datasets": "dataset_id", "/v1/models": "model_id"}
-    after = min(others[kind.get(path, "key_id")])
-    answer = stranger.get(path, params={"after": after})
+    after = min(foreign_ids[kind.get(path, "key_id")])
+    response = other_client.get(path, params={"after": after})
 
-    assert answer.status_code == 200
-    assert not leaks(answer, others, besides=after)
+    assert response.status_code == 200
+    assert not leaks(response, foreign_ids, requested=after)
 
 
-def leaks(answer, others, *, besides=""):
-    """Ids of theirs in the answer, but for those that were asked for."""
-    ids = {value for name, values in others.items() if name.endswith("_id") for value in values}
-    return {one for one in ids if one in answer.text and one not in besides}
+def leaks(response, foreign_ids, *, requested=""):
+    """Return ids of the other project in the response, except those in the request."""
+    ids = {value for name, values in foreign_ids.items() if name.endswith("_id") for value in values}
+    return {each for each in ids if each in response.text and each not in requested}

@@ -1,4 +1,4 @@
-"""No key, cookie or password is in a log or an answer, wherever somebody puts it: asked of a real process."""
+"""No key, cookie or password appears in a log or response of a real process, wherever a client sends it."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ PASSWORD = "hunter2hunter2"
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory):
-    """`potstill-server api` as it is run, with a password in its broker's URL; it logs everything."""
+    """`potstill-server api` with a password in its broker URL and log level debug."""
     home = tmp_path_factory.mktemp("home")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -37,7 +37,7 @@ def process(tmp_path_factory):
     }
     url = f"http://127.0.0.1:{port}"
     with (home / "log").open("wb") as log:
-        running = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-P", "-m", "server", "api", "--home", str(home), "--port", str(port)],
             stdout=log,
             stderr=log,
@@ -46,11 +46,11 @@ def process(tmp_path_factory):
     deadline = time.monotonic() + 60
     while not is_up(url):
         assert time.monotonic() < deadline, (home / "log").read_text()
-        assert running.poll() is None, (home / "log").read_text()
+        assert process.poll() is None, (home / "log").read_text()
         time.sleep(0.05)
     yield url, token, home / "log"
-    running.terminate()
-    running.wait(20)
+    process.terminate()
+    process.wait(20)
 
 
 def is_up(url):
@@ -61,7 +61,7 @@ def is_up(url):
 
 
 def requests(token):
-    """Odd requests, each with the token somewhere; with the header that makes it known, and without."""
+    """Yield unusual requests that contain the token."""
     cut = token[:70]
     yield "GET", f"/{token}", {}
     yield "GET", f"/v1/jobs/{token}", {}
@@ -93,28 +93,30 @@ def requests(token):
     yield token[:20], f"/v1/{token}", {}
 
 
-def test_nothing_that_is_secret_is_logged_or_answered(process):
+def test_no_secret_is_in_a_log_or_response(process):
     url, token, log = process
     secret = token.rsplit("_", 1)[1][:12]
-    asked = 0
+    num_requests = 0
     with httpx.Client(base_url=url, trust_env=False) as client:
         for method, path, arguments in requests(token):
             for authorization in ({"Authorization": f"Bearer {token}"}, {"Authorization": f"Bearer {token}x"}, {}):
                 headers = {**arguments.get("headers", {}), **authorization}
-                answer = client.request(method, path, **{**arguments, "headers": headers})
-                said = answer.text + str(answer.headers)
-                assert secret not in said, f"{method} {path} {arguments}: {said}"
-                assert answer.status_code < 500 or answer.status_code == 503, answer.text
-                asked += 1
+                response = client.request(method, path, **{**arguments, "headers": headers})
+                content = response.text + str(response.headers)
+                assert secret not in content, f"{method} {path} {arguments}: {content}"
+                assert response.status_code < 500 or response.status_code == 503, response.text
+                num_requests += 1
         signed_in = client.post("/login", data={"key": token}, headers={"Sec-Fetch-Site": "same-origin"})
         cookie = signed_in.cookies["potstill_session"]
         client.get(f"/v1/jobs/potstill_session={cookie}")
 
     deadline = time.monotonic() + 20
-    while '"/v1/jobs/potstill_session=[hidden]"' not in (written := log.read_text()):  # a line follows its answer
+    while '"/v1/jobs/potstill_session=[hidden]"' not in (
+        written := log.read_text()
+    ):  # a request is logged after its response
         assert time.monotonic() < deadline, "the last request was not logged"
         time.sleep(0.05)
-    assert written.count('"http.request"') >= asked
+    assert written.count('"http.request"') >= num_requests
     assert "[hidden]" in written
-    for what in (secret, PASSWORD, cookie):
-        assert what not in written, next(line for line in written.splitlines() if what in line)
+    for value in (secret, PASSWORD, cookie):
+        assert value not in written, next(line for line in written.splitlines() if value in line)

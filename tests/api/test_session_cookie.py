@@ -17,38 +17,38 @@ def test_a_cookie_names_the_key_that_signed_in():
     assert read_cookie(SECRET, issue_cookie(SECRET, key_id)) == key_id
 
 
-def test_a_cookie_of_another_secret_is_nothing():
+def test_a_cookie_signed_with_another_secret_is_invalid():
     assert read_cookie(SECRET, issue_cookie("another", new_id("key"))) is None
 
 
 @pytest.mark.parametrize("position", [0, 20, 60, -1])
-def test_a_changed_cookie_is_nothing(position):
+def test_a_modified_cookie_is_invalid(position):
     cookie = list(issue_cookie(SECRET, new_id("key")))
-    cookie[position] = "A" if cookie[position] != "A" else "Q"  # the last letter's two lowest bits say nothing
+    cookie[position] = "A" if cookie[position] != "A" else "Q"  # the two lowest bits of the last letter are not used
 
     assert read_cookie(SECRET, "".join(cookie)) is None
 
 
 @pytest.mark.parametrize("garbage", ["", ".", "a.b.c", "é", "x" * 10_000])
-def test_garbage_is_nothing(garbage):
+def test_garbage_is_invalid(garbage):
     assert read_cookie(SECRET, garbage) is None
 
 
-def test_an_old_cookie_is_nothing():
+def test_an_expired_cookie_is_invalid():
     assert read_cookie(SECRET, issue_cookie(SECRET, new_id("key")), max_age_seconds=-1) is None
 
 
-def test_what_was_signed_for_another_purpose_is_nothing():
+def test_a_value_signed_for_another_purpose_is_invalid():
     assert read_cookie(SECRET, URLSafeTimedSerializer(SECRET).dumps(new_id("key"))) is None
 
 
-def test_nothing_is_signed_with_an_empty_secret():
-    with pytest.raises(ValueError, match="empty secret"):
+def test_an_empty_secret_is_an_error():
+    with pytest.raises(ValueError, match="is empty"):
         issue_cookie("", new_id("key"))
 
 
 @pytest.mark.parametrize(
-    ("headers", "vouched"),
+    ("headers", "expected"),
     [
         ({"sec-fetch-site": "same-origin"}, True),
         ({"sec-fetch-site": "same-site"}, False),
@@ -62,30 +62,32 @@ def test_nothing_is_signed_with_an_empty_secret():
         ({}, False),
     ],
 )
-def test_only_our_own_pages_are_vouched_for(headers, vouched):
-    assert is_same_origin(headers) is vouched
+def test_same_origin_requests_are_recognized(headers, expected):
+    assert is_same_origin(headers) is expected
 
 
-def test_the_secret_of_the_settings_wins(tmp_path):
+def test_the_secret_in_the_settings_has_precedence(tmp_path):
     assert signing_secret(Settings(home=tmp_path, secret_key=SecretStr("given" * 8))) == "given" * 8
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_secret_is_made_once_and_private(tmp_path):
+def test_the_secret_is_generated_once_and_private(tmp_path):
     settings = Settings(home=tmp_path / "home")
 
     assert signing_secret(settings) == signing_secret(settings)
     assert (tmp_path / "home" / "secret-key").stat().st_mode & 0o777 == 0o600
 
 
-def test_starters_at_the_same_time_agree_on_one_secret(tmp_path):
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(signing_secret(Settings(home=tmp_path)))) for _ in range(8)]
+def test_concurrent_starts_use_one_secret(tmp_path):
+    secrets = []
+    threads = [
+        threading.Thread(target=lambda: secrets.append(signing_secret(Settings(home=tmp_path)))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert len(found) == 8
-    assert len(set(found)) == 1
+    assert len(secrets) == 8
+    assert len(set(secrets)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["secret-key"]

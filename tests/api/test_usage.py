@@ -1,4 +1,4 @@
-"""Quotas over HTTP, and what a project has."""
+"""Quotas and usage of a project."""
 
 import pytest
 
@@ -7,22 +7,22 @@ from core.store.project_tables import Project
 
 @pytest.fixture
 def limit(server, tenant):
-    """Give the tenant's project limits of its own."""
+    """Set limits of the tenant's project."""
 
-    def give(**limits):
+    def set_limits(**limits):
         with server.database.write() as session:
             project = session.get(Project, tenant.project_id)
             for name, value in limits.items():
                 setattr(project, name, value)
 
-    return give
+    return set_limits
 
 
 def upload(http, content, name="file"):
     return http.post("/v1/datasets", files={"file": (f"{name}.zip", content)})
 
 
-def test_usage_says_what_there_is_and_may_be(tenant, http, server, limit):
+def test_usage_reports_usage_and_limits(tenant, http, server, limit):
     assert http.get("/v1/usage").json() == {
         "object": "usage",
         "jobs": {"used": 0, "limit": 10_000},
@@ -45,7 +45,7 @@ def test_usage_says_what_there_is_and_may_be(tenant, http, server, limit):
     assert found["stored_bytes"] == {"used": 1000, "limit": 9_000}
 
 
-def test_one_job_too_many_is_403_and_says_how_to_make_room(tenant, http, limit, spec_of):
+def test_a_job_beyond_the_quota_is_403_with_a_remedy(tenant, http, limit, spec_of):
     spec = spec_of(tenant.ready_dataset())
     limit(max_jobs=1)
     first, second = (http.post("/v1/jobs", json=spec) for _ in range(2))
@@ -63,7 +63,7 @@ def test_one_job_too_many_is_403_and_says_how_to_make_room(tenant, http, limit, 
     assert http.get(f"/v1/jobs/{first.json()['id']}").json()["status"] == "cancelled"
 
 
-def test_a_refused_request_may_be_sent_again_with_its_key(tenant, http, limit, spec_of):
+def test_a_refused_request_can_be_repeated_with_its_idempotency_key(tenant, http, limit, spec_of):
     spec = spec_of(tenant.ready_dataset())
     headers = {"Idempotency-Key": "one-too-many"}
     limit(max_stored_bytes=999)
@@ -89,38 +89,38 @@ def test_stored_bytes_are_limited(http, limit, zip_of):
     assert upload(http, content).status_code == 202
 
 
-def test_a_job_that_runs_goes_on_beyond_the_quota_and_a_new_one_is_refused(tenant, http, limit, spec_of, tmp_path):
-    attempt = tenant.running_job()
+def test_beyond_the_quota_running_jobs_continue_and_new_jobs_are_refused(tenant, http, limit, spec_of, tmp_path):
+    lease = tenant.running_job()
     spec = spec_of(tenant.ready_dataset())
     used = http.get("/v1/usage").json()["stored_bytes"]["used"]
     limit(max_stored_bytes=used)
     assert http.post("/v1/jobs", json=spec).status_code == 201
 
-    saved = sum(file["size_bytes"] for step in (1, 2) for file in tenant.checkpoint(attempt, tmp_path, step).files)
+    saved = sum(file["size_bytes"] for step in (1, 2) for file in tenant.checkpoint(lease, tmp_path, step).files)
     assert http.get("/v1/usage").json()["stored_bytes"] == {"used": used + saved, "limit": used}
-    refused = http.post("/v1/jobs", json=spec)
-    assert (refused.status_code, refused.json()["quota"]) == (403, "stored_bytes")
-    assert "with its checkpoints" in refused.json()["detail"]
+    rejected = http.post("/v1/jobs", json=spec)
+    assert (rejected.status_code, rejected.json()["quota"]) == (403, "stored_bytes")
+    assert "with its checkpoints" in rejected.json()["detail"]
 
-    tenant.succeed(attempt, tmp_path)
-    assert http.get(f"/v1/jobs/{attempt.job_id}").json()["status"] == "succeeded"
-    http.delete(f"/v1/jobs/{attempt.job_id}")
+    tenant.succeed(lease, tmp_path)
+    assert http.get(f"/v1/jobs/{lease.job_id}").json()["status"] == "succeeded"
+    http.delete(f"/v1/jobs/{lease.job_id}")
     assert http.post("/v1/jobs", json=spec).status_code == 201
 
 
-def test_a_project_that_is_full_need_not_send_anything(tenant, http, limit, zip_of):
+def test_an_upload_to_a_full_project_is_refused_before_its_body(tenant, http, limit, zip_of):
     tenant.ready_dataset()
     limit(max_stored_bytes=1)
 
     for path in ("/v1/datasets", "/v1/models"):
-        answer = http.post(path, files={"file": ("x", b"")})
-        assert (answer.status_code, answer.json()["code"]) == (403, "quota_exceeded")
+        response = http.post(path, files={"file": ("x", b"")})
+        assert (response.status_code, response.json()["code"]) == (403, "quota_exceeded")
 
 
-def test_an_upload_is_limited_by_the_project_too(http, limit, zip_of):
+def test_an_upload_is_limited_by_the_project(http, limit, zip_of):
     content = zip_of({"a/1.jpg": b"x" * 300})
     limit(max_upload_bytes=100)
-    answer = upload(http, content)
+    response = upload(http, content)
 
-    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
-    assert "100 bytes" in answer.json()["detail"]
+    assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
+    assert "100 bytes" in response.json()["detail"]

@@ -1,23 +1,23 @@
-// Curves of a job, drawn with uPlot from /v1/jobs/ID/metrics.
+// Charts of a job's metrics, drawn with uPlot from /v1/jobs/ID/metrics.
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 
 const HEIGHT = 210;
 const MAX_POINTS = 600;
-const SMOOTHED_FROM = 80; // points; below that the curve is shown as it is
-const NUM_COLOURS = 6;
+const MIN_SMOOTHED_POINTS = 80; // shorter series are not smoothed
+const NUM_COLORS = 6;
 
 const FRACTION = /(top1|top5|accuracy|agreement)$/;
-const BESIDE = new Set(["train/learning_rate", "train/gradient_norm"]);
+const UNPLOTTED = new Set(["train/learning_rate", "train/gradient_norm"]);
 
-// In this order. The first group that takes a series has it.
+// In display order. A series belongs to the first group that accepts it.
 const GROUPS = [
-  { title: "Accuracy on the test split", takes: (name) => FRACTION.test(name), percent: true },
-  { title: "Student loss", takes: (name) => name.startsWith("train/") && !BESIDE.has(name) },
-  { title: "Teacher loss", takes: (name) => name.startsWith("teacher/") && name.endsWith("loss") },
+  { title: "Accuracy on the test split", accepts: (name) => FRACTION.test(name), percent: true },
+  { title: "Student loss", accepts: (name) => name.startsWith("train/") && !UNPLOTTED.has(name) },
+  { title: "Teacher loss", accepts: (name) => name.startsWith("teacher/") && name.endsWith("loss") },
 ];
 
-/** Draws the curves into `root` and keeps them up to date. */
+/** Draws the charts into `root` and updates them. */
 export class Charts {
   #root;
   #url;
@@ -32,17 +32,17 @@ export class Charts {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#redraw());
   }
 
-  /** Fetch the series and draw what is there. A failure leaves the curves as they are. */
+  /** Fetch the series and draw them. After a failure the charts stay unchanged. */
   async load() {
     if (this.#busy) return;
     this.#busy = true;
     try {
-      const answer = await fetch(`${this.#url}?max_points=${MAX_POINTS}`, { credentials: "same-origin" });
-      if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-      this.#groups = grouped((await answer.json()).series);
+      const response = await fetch(`${this.#url}?max_points=${MAX_POINTS}`, { credentials: "same-origin" });
+      if (!response.ok) throw new Error(`HTTP ${response.status}`);
+      this.#groups = grouped((await response.json()).series);
       this.#draw();
     } catch (error) {
-      console.warn("The curves could not be loaded.", error);
+      console.warn("The metrics could not be loaded.", error);
     } finally {
       this.#busy = false;
     }
@@ -79,18 +79,18 @@ export class Charts {
     chart.setAttribute("role", "img");
     figure.append(head, chart);
     const list = this.#root.querySelector("[data-chart-list]");
-    const place = GROUPS.findIndex((group) => group.title === title);
-    const behind = [...list.children].find(
-      (other) => GROUPS.findIndex((group) => group.title === other.querySelector("h3").textContent) > place,
+    const position = GROUPS.findIndex((group) => group.title === title);
+    const next = [...list.children].find(
+      (other) => GROUPS.findIndex((group) => group.title === other.querySelector("h3").textContent) > position,
     );
-    list.insertBefore(figure, behind ?? null);
+    list.insertBefore(figure, next ?? null);
     return figure;
   }
 
   #plot(figure, group, data) {
     const legend = figure.querySelector(".legend");
     legend.replaceChildren(...group.series.map((series, index) => entry(series.name, index)));
-    const ink = (className) => colour(figure, className);
+    const ink = (className) => color(figure, className);
     const format = group.percent ? (value) => `${Math.round(value * 100)}%` : (value) => String(Number(value.toPrecision(4)));
     const axis = { stroke: ink("axis-ink"), grid: { stroke: ink("grid-ink"), width: 1 }, ticks: { show: false } };
     const font = `12px ${getComputedStyle(figure).fontFamily}`;
@@ -102,10 +102,10 @@ export class Charts {
         { ...axis, font, size: 28, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString()) },
         { ...axis, font, size: 56, values: (_, ticks) => ticks.map(format) },
       ],
-      series: [{}, ...group.series.flatMap((series, index) => lines(series, ink(`series-${(index % NUM_COLOURS) + 1}`)))],
+      series: [{}, ...group.series.flatMap((series, index) => lines(series, ink(`series-${(index % NUM_COLORS) + 1}`)))],
       legend: { show: false },
       cursor: { y: false, points: { size: 7 } },
-      hooks: { setCursor: [(plot) => values(legend, plot, group)] },
+      hooks: { setCursor: [(plot) => showValues(legend, plot, group)] },
     };
     return new uPlot(options, data, figure.querySelector(".chart"));
   }
@@ -119,31 +119,31 @@ export class Charts {
 
 function grouped(series) {
   const groups = GROUPS.map((group) => ({ ...group, series: [] }));
-  for (const one of series) {
-    if (one.points.length) groups.find((group) => group.takes(one.name))?.series.push(one);
+  for (const item of series) {
+    if (item.points.length) groups.find((group) => group.accepts(item.name))?.series.push(item);
   }
   for (const group of groups) group.series.sort((a, b) => rank(a.name) - rank(b.name) || a.name.localeCompare(b.name));
   return groups.filter((group) => group.series.length > 0);
 }
 
-// What a reader looks for first gets the first colour.
+// The most important series gets the first color.
 function rank(name) {
   const first = ["eval/top1", "train/loss"].indexOf(name);
   return first >= 0 ? first - 10 : name.startsWith("teacher/") ? 1 : 0;
 }
 
-/** uPlot wants one x for all; each series gives its own line and, where it is long, a smoothed one. */
+/** Join all series on one x axis, as uPlot requires; a long series adds a smoothed line. */
 function aligned(group) {
   const tables = group.series.map((series) => {
     const steps = series.points.map(([step]) => step);
     const raw = series.points.map(([, value]) => value);
     return isLong(series) ? [steps, raw, smoothed(raw)] : [steps, raw];
   });
-  // A constant of one point (a teacher measured once) becomes a level over the whole width.
+  // A series of one point (a teacher evaluated once) becomes a horizontal line over the full width.
   const ends = tables.flatMap(([steps]) => [steps[0], steps.at(-1)]);
-  const span = [Math.min(0, ...ends), Math.max(...ends)];
+  const range = [Math.min(0, ...ends), Math.max(...ends)];
   for (const [index, table] of tables.entries()) {
-    if (isLevel(group.series[index])) tables[index] = [span, [table[1][0], table[1][0]]];
+    if (isLevel(group.series[index])) tables[index] = [range, [table[1][0], table[1][0]]];
   }
   return uPlot.join(tables);
 }
@@ -155,68 +155,68 @@ function lines(series, stroke) {
   return [{ ...line, width: 1, alpha: 0.28 }, line];
 }
 
-const isLong = (series) => series.points.length >= SMOOTHED_FROM;
+const isLong = (series) => series.points.length >= MIN_SMOOTHED_POINTS;
 const isLevel = (series) => series.points.length === 1 && series.name.startsWith("teacher/");
 
-/** A centred average: unlike an exponential one it does not lag behind a steep beginning. */
+/** Centered moving average; unlike an exponential average it does not lag behind a steep start. */
 function smoothed(values) {
   const reach = Math.max(2, Math.round(values.length / 50));
   return values.map((value, at) => {
     const window = values.slice(Math.max(0, at - reach), at + reach + 1).filter(Number.isFinite);
-    return window.length ? window.reduce((sum, one) => sum + one, 0) / window.length : value;
+    return window.length ? window.reduce((sum, number) => sum + number, 0) / window.length : value;
   });
 }
 
-function fractionRange(_, least, most) {
-  const low = Math.max(0, Math.floor((least - 0.02) * 10) / 10);
-  const high = Math.min(1, Math.ceil((most + 0.02) * 10) / 10);
+function fractionRange(_, min, max) {
+  const low = Math.max(0, Math.floor((min - 0.02) * 10) / 10);
+  const high = Math.min(1, Math.ceil((max + 0.02) * 10) / 10);
   return [low, high > low ? high : 1];
 }
 
-const WORDS = { "eval/top1": "student", "train/loss": "total", "teacher/0/top1": "teacher" };
+const LABELS = { "eval/top1": "student", "train/loss": "total", "teacher/0/top1": "teacher" };
 
 function label(name) {
   const further = /^teacher\/([1-9]\d*)\/top1$/.exec(name);
-  if (further) return `teacher ${Number(further[1]) + 1}`; // counted from 1, as the table beside it does
-  return WORDS[name] ?? name.replace(/^(train|eval)\//, "").replace("teacher/0/", "").replaceAll("/", " ").replaceAll("_", " ");
+  if (further) return `teacher ${Number(further[1]) + 1}`; // counted from 1, as in the comparison table
+  return LABELS[name] ?? name.replace(/^(train|eval)\//, "").replace("teacher/0/", "").replaceAll("/", " ").replaceAll("_", " ");
 }
 
 function entry(name, index) {
   const item = element("li");
-  const swatch = element("span", `swatch series-${(index % NUM_COLOURS) + 1}`);
+  const swatch = element("span", `swatch series-${(index % NUM_COLORS) + 1}`);
   item.append(swatch, element("span", "", label(name)), element("b"));
   return item;
 }
 
-/** Show the values under the cursor, else the newest ones. */
-function values(legend, plot, group) {
+/** Show the values at the cursor, or the latest values without one. */
+function showValues(legend, plot, group) {
   const at = plot.cursor.idx;
   group.series.forEach((series, index) => {
     const step = at == null ? Infinity : plot.data[0][at];
     const point = isLevel(series) ? series.points[0] : series.points.findLast(([x]) => x <= step);
-    legend.children[index].querySelector("b").textContent = point ? reading(point[1], group) : "";
+    legend.children[index].querySelector("b").textContent = point ? formatValue(point[1], group) : "";
   });
 }
 
-/** The newest values as text: in the legend, and as the picture's name for those who cannot see it. */
+/** Show the latest values in the legend, and as the chart's label for screen readers. */
 function describe(figure, group) {
-  const words = group.series.map((series, index) => {
-    const text = reading(series.points.at(-1)[1], group);
+  const texts = group.series.map((series, index) => {
+    const text = formatValue(series.points.at(-1)[1], group);
     const shown = figure.querySelectorAll(".legend b")[index];
     if (!figure.querySelector(".u-over:hover")) shown.textContent = text;
     return `${label(series.name)} ${text}`;
   });
   const step = Math.max(...group.series.map((series) => series.points.at(-1)[0]));
-  figure.querySelector(".chart").setAttribute("aria-label", `${group.title}, at step ${step}: ${words.join(", ")}`);
+  figure.querySelector(".chart").setAttribute("aria-label", `${group.title}, at step ${step}: ${texts.join(", ")}`);
 }
 
-/** A value as text. The service sends null for what was not finite. */
-function reading(value, group) {
+/** Format a value. The service sends null for a value that is not finite. */
+function formatValue(value, group) {
   if (value === null) return "not finite";
   return group.percent ? `${(value * 100).toFixed(1)}%` : String(Number(value.toPrecision(4)));
 }
 
-function colour(parent, className) {
+function color(parent, className) {
   const probe = element("span", className);
   parent.append(probe);
   const value = getComputedStyle(probe).color;
@@ -225,8 +225,8 @@ function colour(parent, className) {
 }
 
 function element(tag, className = "", text = "") {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  return made;
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text) node.textContent = text;
+  return node;
 }

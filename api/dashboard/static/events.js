@@ -1,48 +1,48 @@
-// The job's event stream. `fetch` instead of EventSource: it can begin behind a given event, and it sees
-// every message whatever its event name.
+// The job's event stream. Uses `fetch` instead of EventSource: it can start after a given event, and receives
+// messages with any event name.
 
-const FIRST_PAUSE = 500; // milliseconds
-const LONGEST_PAUSE = 15_000;
+const MIN_PAUSE = 500; // milliseconds
+const MAX_PAUSE = 15_000;
 
 /**
- * Follow a job's events while the page is visible; a browser has few connections for one origin, and
- * hidden pages must not hold them.
- * @param {{job: string, seq: number, onEvent: () => void, isOver: () => boolean}} options
- * @returns {() => void} starts to follow; does nothing while it is followed already, or over
+ * Follow a job's events while the page is visible. Browsers limit connections per origin, so hidden pages close
+ * theirs.
+ * @param {{job: string, seq: number, onEvent: () => void, hasEnded: () => boolean}} options
+ * @returns {() => void} starts following; does nothing if already following or if the job has ended
  */
-export function followEvents({ job, seq, onEvent, isOver }) {
+export function followEvents({ job, seq, onEvent, hasEnded }) {
   let last = seq;
-  let pause = FIRST_PAUSE;
-  let open = null;
+  let pause = MIN_PAUSE;
+  let active = null;
 
   function start() {
-    if (open || document.hidden || isOver()) return;
+    if (active || document.hidden || hasEnded()) return;
     const controller = new AbortController();
-    open = controller;
+    active = controller;
     follow(controller.signal).finally(() => {
-      if (open === controller) open = null;
+      if (active === controller) active = null;
     });
   }
 
   async function follow(signal) {
-    while (!isOver() && !signal.aborted) {
+    while (!hasEnded() && !signal.aborted) {
       try {
         await read(signal);
       } catch (error) {
         if (signal.aborted) return;
-        console.debug("The event stream broke; it is opened again.", error);
+        console.debug("The event stream was interrupted; reconnecting.", error);
       }
       await new Promise((done) => setTimeout(done, pause));
-      pause = Math.min(LONGEST_PAUSE, pause * 2);
+      pause = Math.min(MAX_PAUSE, pause * 2);
     }
   }
 
   async function read(signal) {
     const headers = { Accept: "text/event-stream" };
     if (last) headers["Last-Event-ID"] = String(last);
-    const answer = await fetch(`/v1/jobs/${job}/events`, { headers, signal, credentials: "same-origin" });
-    if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    const response = await fetch(`/v1/jobs/${job}/events`, { headers, signal, credentials: "same-origin" });
+    if (!response.ok) throw new Error(`HTTP ${response.status}`);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {
       const { done, value } = await reader.read();
@@ -52,7 +52,7 @@ export function followEvents({ job, seq, onEvent, isOver }) {
       for (const line of lines) {
         if (!line.startsWith("id:")) continue;
         last = Math.max(last, Number(line.slice(3)));
-        pause = FIRST_PAUSE;
+        pause = MIN_PAUSE;
         onEvent();
       }
     }
@@ -60,8 +60,8 @@ export function followEvents({ job, seq, onEvent, isOver }) {
 
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) {
-      open?.abort();
-      open = null;
+      active?.abort();
+      active = null;
     } else {
       start();
     }

@@ -4,25 +4,25 @@ import { startLive } from "./live.js";
 
 const main = document.querySelector("main");
 const { job, seq } = main.dataset;
-const isOver = () => main.dataset.terminal === "yes";
+const hasEnded = () => main.dataset.terminal === "yes";
 
 const charts = new Charts(document.querySelector("[data-charts]"), `/v1/jobs/${job}/metrics`);
-const live = startLive({ onFresh: () => charts.load() });
+const live = startLive({ onRefresh: () => charts.load() });
 charts.load();
 
-let soon = 0;
-function refreshSoon() {
-  clearTimeout(soon); // events come in bursts; one look is enough for all of them
-  soon = setTimeout(live.refresh, 120);
+let timer = 0;
+function scheduleRefresh() {
+  clearTimeout(timer); // events come in bursts; refresh once per burst
+  timer = setTimeout(live.refresh, 120);
 }
-const follow = followEvents({ job, seq: Number(seq), onEvent: refreshSoon, isOver });
+const follow = followEvents({ job, seq: Number(seq), onEvent: scheduleRefresh, hasEnded });
 follow();
 
 document.addEventListener("submit", async (event) => {
-  const form = event.target.closest("form[data-move]");
+  const form = event.target.closest("form[data-action]");
   if (!form) return;
   event.preventDefault();
   form.closest("[popover]")?.hidePopover();
   await live.submit(form);
-  follow(); // a retry brings an ended job back to life
+  follow(); // a retry restarts a job that had ended
 });

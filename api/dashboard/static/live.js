@@ -1,50 +1,50 @@
-// Keeps a server-rendered page fresh. The server renders every state; this module asks for the page
-// again and puts in what changed, region by region ([data-live]), so there is one way to draw a job.
+// Live updates of a server-rendered page. The server renders every state; this module fetches the page again and
+// replaces the regions ([data-live]) that have changed, so the templates are the only rendering code.
 
-const served = new Map(); // region name -> the HTML as the server sent it, before localise() touched it
+const served = new Map(); // region name -> the HTML from the server, before localize()
 
 /**
- * Start to refresh the page.
- * @param {{onFresh?: (main: HTMLElement) => void}} options called after every refresh
+ * Start refreshing the page.
+ * @param {{onRefresh?: (main: HTMLElement) => void}} options called after every refresh
  * @returns {{refresh: () => Promise<void>, submit: (form: HTMLFormElement) => Promise<void>}}
  */
-export function startLive({ onFresh = () => {} } = {}) {
+export function startLive({ onRefresh = () => {} } = {}) {
   const main = document.querySelector("main");
   let timer = 0;
   let running = null;
   let failures = 0;
 
   remember(document);
-  localise(document);
+  localize(document);
 
   async function load(url, options) {
-    const answer = await fetch(url, { credentials: "same-origin", headers: { Accept: "text/html" }, ...options });
-    if (new URL(answer.url).pathname === "/login") {
-      location.reload(); // the session has ended; the server sends us to the gate and back
+    const response = await fetch(url, { credentials: "same-origin", headers: { Accept: "text/html" }, ...options });
+    if (new URL(response.url).pathname === "/login") {
+      location.reload(); // the session has ended; the server redirects to the sign-in page and back
       return;
     }
-    if (answer.status >= 500) throw new Error(`HTTP ${answer.status}`);
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    if (!fresh.querySelector("main")) throw new Error("this is not one of our pages");
-    put(fresh, { answersForm: options?.method === "POST" });
-    onFresh(main);
+    if (response.status >= 500) throw new Error(`HTTP ${response.status}`);
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    if (!fresh.querySelector("main")) throw new Error("the response is not a dashboard page");
+    update(fresh, { isFormResponse: options?.method === "POST" });
+    onRefresh(main);
   }
 
-  function put(fresh, { answersForm }) {
+  function update(fresh, { isFormResponse }) {
     document.title = fresh.title;
     Object.assign(main.dataset, fresh.querySelector("main").dataset);
     for (const region of document.querySelectorAll("[data-live]")) {
       const name = region.dataset.live;
       const next = fresh.querySelector(`[data-live="${CSS.escape(name)}"]`);
       if (!next || served.get(name) === next.innerHTML) continue;
-      if (region.dataset.liveOn === "submit" && !answersForm) continue; // what a form said stays to be read
+      if (region.dataset.liveOn === "submit" && !isFormResponse) continue; // keep the message of the last form
       served.set(name, next.innerHTML);
-      const held = region.contains(document.activeElement) ? focusPath(document.activeElement) : null;
+      const focused = region.contains(document.activeElement) ? focusPath(document.activeElement) : null;
       const scrolled = region.firstElementChild?.scrollTop ?? 0;
       region.replaceChildren(...next.childNodes);
-      localise(region);
+      localize(region);
       if (scrolled && region.firstElementChild) region.firstElementChild.scrollTop = scrolled;
-      if (held) (region.querySelector(held) ?? main).focus();
+      if (focused) (region.querySelector(focused) ?? main).focus();
     }
   }
 
@@ -55,7 +55,7 @@ export function startLive({ onFresh = () => {} } = {}) {
     timer = setTimeout(refresh, 1000 * Math.min(20, seconds * 2 ** Math.min(failures, 4)));
   }
 
-  /** Ask now. Calls that come while one is on its way share it. */
+  /** Refresh now. Concurrent calls share one request. */
   function refresh() {
     running ??= attempt(() => load(main.dataset.url ?? location.href)).finally(() => {
       running = null;
@@ -72,20 +72,20 @@ export function startLive({ onFresh = () => {} } = {}) {
       failures += 1;
       console.warn("The page could not be refreshed.", error);
     }
-    // One failed request is a hiccup; two are worth telling.
-    document.querySelector("[data-lost]").hidden = failures < 2;
+    // Show the notice after the second failure in a row.
+    document.querySelector("[data-offline]").hidden = failures < 2;
   }
 
-  /** Send a form and show the page that it leads to, without leaving this one. */
+  /** Submit a form and show the resulting page without navigation. */
   async function submit(form) {
     const buttons = form.querySelectorAll("button");
     buttons.forEach((button) => (button.disabled = true));
     try {
       await load(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) });
     } catch (error) {
-      console.warn("The form could not be sent.", error);
+      console.warn("The form could not be submitted.", error);
       failures = Math.max(failures, 2);
-      document.querySelector("[data-lost]").hidden = false;
+      document.querySelector("[data-offline]").hidden = false;
     } finally {
       buttons.forEach((button) => (button.disabled = false));
       schedule();
@@ -101,16 +101,16 @@ function remember(root) {
   for (const region of root.querySelectorAll("[data-live]")) served.set(region.dataset.live, region.innerHTML);
 }
 
-/** Times in the reader's own zone. */
-function localise(root) {
+/** Show times in the local time zone. */
+function localize(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
-    const moment = new Date(time.dateTime);
-    time.title = moment.toLocaleString();
-    if ("clock" in time.dataset) time.textContent = moment.toLocaleTimeString([], { hour12: false });
+    const date = new Date(time.dateTime);
+    time.title = date.toLocaleString();
+    if ("clock" in time.dataset) time.textContent = date.toLocaleTimeString([], { hour12: false });
   }
 }
 
-/** A selector that finds the same control after its region was drawn anew. */
+/** A selector that finds the same control after its region was replaced. */
 function focusPath(element) {
   const form = element.closest("form[action]");
   if (form) return `form[action="${CSS.escape(form.getAttribute("action"))}"] button`;

@@ -3,7 +3,7 @@ import pytest
 
 @pytest.fixture
 def make_job():
-    """A job document as the public API gives it."""
+    """Build a job document of the public API."""
 
     def make(**changes):
         job = {

@@ -1,4 +1,4 @@
-"""The pages in a real Chromium, in front of the real app; the test plays the worker, so nothing is left to timing."""
+"""The pages in a real Chromium with the real app. The tests act as the worker, so nothing depends on timing."""
 
 import os
 import re
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A real browser. Without one: a loud skip on a laptop, a failure where CI=true."""
+    """A real browser. Without one, tests are skipped, or fail if CI=true."""
     if CHROMIUM is None:
         message = "no Chromium found: install it (apt-get install chromium) to run the browser tests"
         if os.environ.get("CI") == "true":
@@ -36,39 +36,39 @@ def chromium():
 
 
 @pytest.fixture
-def complaints():
-    """What the browser had to complain of: script errors, refused content, failed requests."""
+def errors():
+    """Errors of the browser: script errors, blocked content, failed requests."""
     return []
 
 
 @pytest.fixture
-def page(chromium, server, complaints):
+def page(chromium, server, errors):
     context = chromium.new_context(base_url=server.url, accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(SOON)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     yield page
     context.close()
 
 
 @pytest.fixture
 def sign_in(page):
-    def enter(tenant, path="/jobs"):
+    def sign_in_as(tenant, path="/jobs"):
         page.goto(path)
         page.get_by_label("API key").fill(tenant.token)
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url(f"**{path}")
         return page
 
-    return enter
+    return sign_in_as
 
 
 def text(page, selector):
     return page.locator(selector).inner_text()
 
 
-def test_a_wrong_key_is_refused_and_the_right_one_leads_where_one_wanted_to_go(page, tenant, complaints):
+def test_sign_in_with_a_wrong_and_a_right_key_opens_the_requested_page(page, tenant, errors):
     job = tenant.queued_job()
     page.goto(f"/jobs/{job}")
     page.get_by_label("API key").fill("ps_wrong")
@@ -80,55 +80,55 @@ def test_a_wrong_key_is_refused_and_the_right_one_leads_where_one_wanted_to_go(p
 
     page.get_by_role("heading", name="small").wait_for()
     assert page.url.endswith(f"/jobs/{job}")
-    assert [one for one in complaints if "401" not in one] == []  # the browser reports the refusal itself
+    assert [error for error in errors if "401" not in error] == []  # the browser reports the 401
 
 
-def test_a_job_is_watched_live_from_the_queue_to_its_result(sign_in, tenant, server, tmp_path, complaints):
-    attempt = tenant.running_job()
-    page = sign_in(tenant, f"/jobs/{attempt.job_id}")
+def test_a_job_page_updates_live_until_the_result(sign_in, tenant, server, tmp_path, errors):
+    lease = tenant.running_job()
+    page = sign_in(tenant, f"/jobs/{lease.job_id}")
     page.locator(".badge", has_text="Running").wait_for()
     page.get_by_text("Curves appear with the first training step").wait_for()
 
     with server.database.write() as session:
-        jobs.start_stage(session, attempt, Stage.DISTILL)
-        jobs.record_progress(session, attempt, Progress(fraction=0.4, step=4, total_steps=10, epoch=1, eta_seconds=9.0))
+        jobs.start_stage(session, lease, Stage.DISTILL)
+        jobs.record_progress(session, lease, Progress(fraction=0.4, step=4, total_steps=10, epoch=1, eta_seconds=9.0))
         metrics.insert(
-            session, attempt, [("train/loss", step, 2.0 / step) for step in range(1, 5)] + [("eval/top1", 4, 0.62)]
+            session, lease, [("train/loss", step, 2.0 / step) for step in range(1, 5)] + [("eval/top1", 4, 0.62)]
         )
 
     page.get_by_text("4 / 10").wait_for()
-    page.locator("li[aria-current=step]", has_text="Distil").wait_for()
+    page.locator("li[aria-current=step]", has_text="Distill").wait_for()
     page.get_by_role("img", name=re.compile(r"Student loss, at step 4: total 0\.5")).wait_for()
     page.get_by_role("img", name=re.compile(r"Accuracy on the test split, at step 4: student 62\.0%")).wait_for()
     assert page.locator(".chart canvas").count() == 2
     assert page.title().startswith("40% · small")
 
-    tenant.succeed(attempt, tmp_path)
+    tenant.succeed(lease, tmp_path)
 
     page.get_by_role("heading", name="Teacher against student").wait_for()
     page.get_by_text("keeps 100.0% of the teacher").wait_for()
-    assert page.locator(".moves [data-move]:visible").count() == 0
-    assert complaints == []
+    assert page.locator(".actions [data-action]:visible").count() == 0
+    assert errors == []
 
 
-def test_a_cancel_is_confirmed_first(sign_in, tenant, complaints):
-    attempt = tenant.running_job()
-    page = sign_in(tenant, f"/jobs/{attempt.job_id}")
+def test_cancel_needs_confirmation(sign_in, tenant, errors):
+    lease = tenant.running_job()
+    page = sign_in(tenant, f"/jobs/{lease.job_id}")
 
     page.get_by_role("button", name="Cancel…").click()
     page.get_by_role("button", name="Keep it running").click()
     assert page.locator("#confirm-cancel").is_hidden()
-    assert tenant.http.get(f"/v1/jobs/{attempt.job_id}").json()["pending_action"] is None
+    assert tenant.http.get(f"/v1/jobs/{lease.job_id}").json()["pending_action"] is None
 
     page.get_by_role("button", name="Cancel…").click()
     page.get_by_role("button", name="Cancel the job").click()
 
-    page.get_by_text("cancel is on its way").first.wait_for()
-    assert tenant.http.get(f"/v1/jobs/{attempt.job_id}").json()["pending_action"] == "cancel"
-    assert complaints == []
+    page.get_by_text("cancel requested").first.wait_for()
+    assert tenant.http.get(f"/v1/jobs/{lease.job_id}").json()["pending_action"] == "cancel"
+    assert errors == []
 
 
-def test_buttons_follow_the_state_without_leaving_the_page(sign_in, tenant):
+def test_actions_update_without_leaving_the_page(sign_in, tenant):
     page = sign_in(tenant, f"/jobs/{tenant.queued_job()}")
     page.evaluate("window.stayed = true")
 
@@ -137,10 +137,10 @@ def test_buttons_follow_the_state_without_leaving_the_page(sign_in, tenant):
     page.get_by_role("button", name="Pause").wait_for()
 
     assert page.evaluate("window.stayed")
-    assert page.locator("[data-live=moves] button").all_inner_texts() == ["Pause", "Cancel…"]
+    assert page.locator("[data-live=actions] button").all_inner_texts() == ["Pause", "Cancel…"]
 
 
-def test_a_button_that_came_too_late_is_explained(sign_in, tenant, server):
+def test_a_rejected_action_is_explained(sign_in, tenant, server):
     job = tenant.queued_job()
     page = sign_in(tenant, f"/jobs/{job}")
     page.get_by_role("button", name="Pause").wait_for()
@@ -157,24 +157,24 @@ def _cancel(server, tenant, job):
         jobs.cancel(session, tenant.project_id, job)
 
 
-def test_a_retried_job_is_followed_again(sign_in, tenant, server):
-    attempt = tenant.running_job()
+def test_a_retried_job_updates_live_again(sign_in, tenant, server):
+    lease = tenant.running_job()
     with server.database.write() as session:
-        jobs.fail(session, attempt, {"code": "non_finite_loss", "message": "train/kd became NaN"})
-    page = sign_in(tenant, f"/jobs/{attempt.job_id}")
+        jobs.fail(session, lease, {"code": "non_finite_loss", "message": "train/kd became NaN"})
+    page = sign_in(tenant, f"/jobs/{lease.job_id}")
     page.get_by_role("heading", name="What went wrong").wait_for()
 
     page.get_by_role("button", name="Retry").click()
     page.locator(".badge", has_text="Queued").wait_for()
-    _cancel(server, tenant, attempt.job_id)
+    _cancel(server, tenant, lease.job_id)
 
     page.locator(".badge", has_text="Cancelled").wait_for()
 
 
-def test_a_student_is_downloaded(sign_in, tenant, tmp_path):
-    attempt = tenant.running_job()
-    contents = tenant.succeed(attempt, tmp_path)
-    page = sign_in(tenant, f"/jobs/{attempt.job_id}")
+def test_an_artifact_is_downloaded(sign_in, tenant, tmp_path):
+    lease = tenant.running_job()
+    contents = tenant.succeed(lease, tmp_path)
+    page = sign_in(tenant, f"/jobs/{lease.job_id}")
 
     with page.expect_download() as download:
         page.get_by_role("link", name="model.safetensors").click()
@@ -184,69 +184,69 @@ def test_a_student_is_downloaded(sign_in, tenant, tmp_path):
     assert (tmp_path / "student").read_bytes() == contents["model.safetensors"]
 
 
-def test_the_list_is_live(sign_in, tenant, complaints):
-    attempt = tenant.running_job()
+def test_the_list_updates_live(sign_in, tenant, errors):
+    lease = tenant.running_job()
     page = sign_in(tenant)
     bar = page.get_by_role("progressbar", name="Progress of small")
     bar.wait_for()
 
-    tenant.progress(attempt, 7)
+    tenant.progress(lease, 7)
 
     page.get_by_text("70%").wait_for()
     assert bar.get_attribute("value") == "0.7"
-    assert complaints == []
+    assert errors == []
 
 
-def test_what_one_reads_stays_where_it_is_while_the_page_lives(sign_in, tenant):
-    attempt = tenant.running_job()
-    page = sign_in(tenant, f"/jobs/{attempt.job_id}")
-    page.get_by_text("Spec, as it runs").click()
+def test_open_dialogs_and_details_survive_updates(sign_in, tenant):
+    lease = tenant.running_job()
+    page = sign_in(tenant, f"/jobs/{lease.job_id}")
+    page.get_by_text("Full spec").click()
     page.get_by_role("button", name="Cancel…").click()
     page.get_by_role("button", name="Keep it running").focus()
 
-    tenant.progress(attempt, 3)
+    tenant.progress(lease, 3)
     page.get_by_text("3 / 10").wait_for()
 
     assert page.locator("#confirm-cancel").is_visible()
     assert page.get_by_text('"architecture": "vit_tiny_patch16_224"').first.is_visible()
 
 
-def test_an_ended_session_leads_back_to_the_gate(sign_in, tenant, page):
-    attempt = tenant.running_job()
-    sign_in(tenant, f"/jobs/{attempt.job_id}")
+def test_an_ended_session_redirects_to_sign_in(sign_in, tenant, page):
+    lease = tenant.running_job()
+    sign_in(tenant, f"/jobs/{lease.job_id}")
 
     page.context.clear_cookies()
 
     page.get_by_role("heading", name="Sign in to Potstill").wait_for()
 
 
-def test_a_small_screen_has_no_sideways_scrolling(sign_in, tenant, tmp_path):
-    attempt = tenant.running_job()
-    tenant.succeed(attempt, tmp_path)
+def test_a_small_screen_has_no_horizontal_scrolling(sign_in, tenant, tmp_path):
+    lease = tenant.running_job()
+    tenant.succeed(lease, tmp_path)
     page = sign_in(tenant)
     page.set_viewport_size({"width": 360, "height": 740})
-    for path in ("/jobs", "/datasets", f"/jobs/{attempt.job_id}"):
+    for path in ("/jobs", "/datasets", f"/jobs/{lease.job_id}"):
         page.goto(path)
 
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_curves_follow_a_window_that_is_made_narrower(sign_in, tenant, server):
-    attempt = tenant.running_job()
+def test_charts_resize_with_the_window(sign_in, tenant, server):
+    lease = tenant.running_job()
     with server.database.write() as session:
-        metrics.insert(session, attempt, [("train/loss", step, 2.0 / step) for step in range(1, 5)])
-    page = sign_in(tenant, f"/jobs/{attempt.job_id}")
+        metrics.insert(session, lease, [("train/loss", step, 2.0 / step) for step in range(1, 5)])
+    page = sign_in(tenant, f"/jobs/{lease.job_id}")
     page.locator(".chart canvas").first.wait_for()
 
     page.set_viewport_size({"width": 360, "height": 740})
 
-    # Playwright's own waiting would evaluate text in the page, which its policy forbids.
-    ends = time.monotonic() + 10
+    # Playwright's own waits evaluate text in the page, which the page's policy forbids.
+    deadline = time.monotonic() + 10
     while page.evaluate("document.documentElement.scrollWidth") > 360:
-        assert time.monotonic() < ends
+        assert time.monotonic() < deadline
 
 
-def test_everything_can_be_reached_by_keyboard(sign_in, tenant):
+def test_all_controls_are_reachable_by_keyboard(sign_in, tenant):
     job = tenant.queued_job()
     page = sign_in(tenant, f"/jobs/{job}")
     page.get_by_role("button", name="Pause").wait_for()
@@ -255,5 +255,5 @@ def test_everything_can_be_reached_by_keyboard(sign_in, tenant):
         page.keyboard.press("Tab")
         names.append(page.evaluate("document.activeElement.innerText"))
 
-    assert names[0] == "Skip to the content"
+    assert names[0] == "Skip to content"
     assert {"Jobs", "Datasets", "API", "Sign out", "Pause", "Cancel…"} <= set(names)

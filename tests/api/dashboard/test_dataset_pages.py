@@ -1,4 +1,4 @@
-"""The page of the datasets, as a browser without scripts gets it."""
+"""The dataset page as a browser without JavaScript gets it."""
 
 import re
 
@@ -13,8 +13,8 @@ URL = "https://example.com/my%20pets.zip"
 
 
 @pytest.fixture
-def enter(server):
-    """A browser that has signed in for a tenant."""
+def sign_in_as(server):
+    """Sign in as a tenant."""
     with httpx.Client(base_url=server.url, trust_env=False, headers=SAME_ORIGIN) as client:
 
         def sign_in(tenant):
@@ -25,22 +25,22 @@ def enter(server):
 
 
 @pytest.fixture
-def browser(enter, tenant):
-    return enter(tenant)
+def browser(sign_in_as, tenant):
+    return sign_in_as(tenant)
 
 
-def known(tenant):
+def list_all(tenant):
     with tenant.database.read() as session:
         return datasets.list_datasets(session, tenant.project_id).items
 
 
-def test_whoever_is_not_signed_in_is_asked_to(server):
-    answer = httpx.get(f"{server.url}/datasets", trust_env=False)
+def test_a_visitor_is_redirected_to_sign_in(server):
+    response = httpx.get(f"{server.url}/datasets", trust_env=False)
 
-    assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/datasets")
+    assert (response.status_code, response.headers["location"]) == (303, "/login?next=/datasets")
 
 
-def test_an_empty_list_says_how_to_begin(browser):
+def test_an_empty_list_is_explained(browser):
     page = browser.get("/datasets")
 
     assert "No datasets yet" in page.text
@@ -48,14 +48,14 @@ def test_an_empty_list_says_how_to_begin(browser):
     assert not re.findall(r"<script(?![^>]*\ssrc=)[^>]*>|<style|\sstyle=|\son\w+=|javascript:", page.text)
 
 
-def test_an_address_is_fetched_as_by_the_api(browser, tenant, server):
-    answer = browser.post("/datasets", data={"url": f" {URL} ", "labels": "none"})
+def test_a_url_is_added_as_by_the_api(browser, tenant, server):
+    response = browser.post("/datasets", data={"url": f" {URL} ", "labels": "none"})
 
-    assert (answer.status_code, answer.headers["location"]) == (303, "/datasets")
-    (dataset,) = known(tenant)
+    assert (response.status_code, response.headers["location"]) == (303, "/datasets")
+    (dataset,) = list_all(tenant)
     assert (dataset.name, dataset.status) == ("my pets", "processing")
     assert dataset.source == {"type": "url", "url": URL, "labels": "none"}
-    assert server.hints.was_told("datasets")
+    assert server.broker.was_sent("datasets")
     assert "my pets" in browser.get("/datasets").text
 
 
@@ -69,22 +69,22 @@ def test_an_address_is_fetched_as_by_the_api(browser, tenant, server):
         ({}, "at least 1 character"),
     ],
 )
-def test_an_address_that_is_not_fetched_is_explained_on_the_page(browser, tenant, form, words):
-    answer = browser.post("/datasets", data=form)
+def test_an_invalid_url_is_explained_on_the_page(browser, tenant, form, words):
+    response = browser.post("/datasets", data=form)
 
-    assert answer.status_code == 422
-    assert words in answer.text
-    assert known(tenant) == []
-
-
-def test_what_was_typed_comes_back_as_text(browser):
-    answer = browser.post("/datasets", data={"url": '"><script>alert(1)</script>'})
-
-    assert answer.status_code == 422
-    assert "<script>alert" not in answer.text
+    assert response.status_code == 422
+    assert words in response.text
+    assert list_all(tenant) == []
 
 
-def test_the_list_says_what_came_of_each(browser, tenant):
+def test_the_entered_url_is_escaped(browser):
+    response = browser.post("/datasets", data={"url": '"><script>alert(1)</script>'})
+
+    assert response.status_code == 422
+    assert "<script>alert" not in response.text
+
+
+def test_the_list_shows_status_size_and_rejected_files(browser, tenant):
     tenant.ready_dataset(rejected=[{"path": "train/<b>.png", "reason": "broken", "code": "image_unreadable"}])
     text = browser.get("/datasets").text
 
@@ -93,7 +93,7 @@ def test_the_list_says_what_came_of_each(browser, tenant):
     assert "train/&lt;b&gt;.png: broken" in text
 
 
-def test_the_list_goes_on_to_older_ones(browser, tenant, monkeypatch):
+def test_the_list_links_to_older_datasets(browser, tenant, monkeypatch):
     monkeypatch.setattr("api.dashboard.dataset_pages.DATASETS_PER_PAGE", 1)
     older, newer = tenant.ready_dataset(), tenant.ready_dataset()
     first = browser.get("/datasets").text
@@ -103,20 +103,20 @@ def test_the_list_goes_on_to_older_ones(browser, tenant, monkeypatch):
     assert older in second
 
 
-def test_another_site_cannot_add_one(browser, tenant):
-    answer = browser.post("/datasets", data={"url": URL}, headers={"Sec-Fetch-Site": "cross-site"})
+def test_a_cross_site_request_is_403(browser, tenant):
+    response = browser.post("/datasets", data={"url": URL}, headers={"Sec-Fetch-Site": "cross-site"})
 
-    assert answer.status_code == 403
-    assert known(tenant) == []
+    assert response.status_code == 403
+    assert list_all(tenant) == []
 
 
-def test_a_key_that_may_only_read_sees_no_form(enter, make_tenant):
+def test_a_read_only_key_sees_no_form(sign_in_as, make_tenant):
     reader = make_tenant("read")
-    browser = enter(reader)
+    browser = sign_in_as(reader)
 
     assert "<form" not in browser.get("/datasets").text.split("<main")[1]
     assert browser.post("/datasets", data={"url": URL}).status_code == 403
 
 
-def test_another_projects_datasets_are_not_there(browser, make_tenant):
+def test_datasets_of_other_projects_are_hidden(browser, make_tenant):
     assert make_tenant().ready_dataset() not in browser.get("/datasets").text

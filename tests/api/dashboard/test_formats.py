@@ -7,7 +7,7 @@ from api.dashboard import formats
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
 
-def test_what_is_not_known_is_a_dash():
+def test_unknown_values_are_a_dash():
     unknown = [form(None) for form in (formats.percent, formats.short, formats.size, formats.milliseconds)]
 
     assert [*unknown, formats.duration(None)] == ["—"] * 5
@@ -16,7 +16,7 @@ def test_what_is_not_known_is_a_dash():
 @pytest.mark.parametrize(
     ("number", "text"), [(205_130, "205 k"), (999_600, "1 M"), (1.39e8, "139 M"), (12, "12"), (2.5e12, "2.5 T")]
 )
-def test_big_numbers_are_short(number, text):
+def test_large_numbers_are_abbreviated(number, text):
     assert formats.short(number) == text
 
 
@@ -30,7 +30,7 @@ def test_sizes_are_decimal(num_bytes, text):
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.42, "0.4 s"), (9.97, "10 s"), (45, "45 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
 )
-def test_durations_read_as_one_says_them(seconds, text):
+def test_durations_have_readable_units(seconds, text):
     assert formats.duration(seconds) == text
 
 
@@ -45,19 +45,19 @@ def test_durations_read_as_one_says_them(seconds, text):
         (3 * 86_400, "3 d ago"),
     ],
 )
-def test_moments_are_told_from_now(seconds, text):
+def test_recent_times_are_relative(seconds, text):
     assert formats.ago(NOW - timedelta(seconds=seconds), now=NOW) == text
 
 
-def test_moments_long_ago_are_dates():
+def test_old_times_are_dates():
     assert formats.ago(NOW - timedelta(days=200), now=NOW) == "8 May 2026"
 
 
-def test_times_are_given_in_utc_for_the_script_to_localise():
+def test_times_are_in_utc():
     assert formats.iso("2026-11-24T13:00:05.125+01:00") == "2026-11-24T12:00:05Z"
     assert formats.clock("2026-11-24T13:00:05.125+01:00") == "12:00:05"
 
 
 @pytest.mark.parametrize(("factor", "text"), [(1.34, "1.3×"), (54.4, "54×"), (9.96, "10×")])
-def test_factors_keep_what_matters(factor, text):
+def test_factors_are_rounded(factor, text):
     assert formats.times(factor) == text

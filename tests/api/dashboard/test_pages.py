@@ -1,4 +1,4 @@
-"""The pages over HTTP, as a browser without scripts gets them."""
+"""The pages as a browser without JavaScript gets them."""
 
 import re
 
@@ -15,49 +15,49 @@ SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
 @pytest.fixture
 def visitor(server):
-    """A browser that has not signed in."""
+    """A browser without a session."""
     with httpx.Client(base_url=server.url, trust_env=False) as client:
         yield client
 
 
 @pytest.fixture
 def sign_in(visitor):
-    def enter(tenant):
-        answer = visitor.post("/login", data={"key": tenant.token}, headers=SAME_ORIGIN)
-        assert answer.status_code == 303, answer.text
+    def sign_in_as(tenant):
+        response = visitor.post("/login", data={"key": tenant.token}, headers=SAME_ORIGIN)
+        assert response.status_code == 303, response.text
         return visitor
 
-    return enter
+    return sign_in_as
 
 
 @pytest.fixture
 def browser(sign_in, tenant):
-    """A browser that has."""
+    """A browser with a session."""
     return sign_in(tenant)
 
 
-def test_whoever_is_not_signed_in_is_asked_to_and_brought_back(visitor):
-    for path, gate in (
+def test_a_visitor_is_redirected_to_sign_in_with_the_next_page(visitor):
+    for path, location in (
         ("/jobs", "/login"),
         ("/jobs/job_1", "/login?next=/jobs/job_1"),
         ("/jobs?status=failed", "/login?next=/jobs%3Fstatus%3Dfailed"),
     ):
-        answer = visitor.get(path)
+        response = visitor.get(path)
 
-        assert (answer.status_code, answer.headers["location"]) == (303, gate)
+        assert (response.status_code, response.headers["location"]) == (303, location)
 
 
-def test_the_front_page_is_the_list(visitor):
+def test_the_front_page_redirects_to_the_job_list(visitor):
     assert visitor.get("/").headers["location"] == "/jobs"
 
 
 def test_a_key_is_exchanged_for_a_private_cookie(visitor, tenant):
-    answer = visitor.post(
+    response = visitor.post(
         "/login", data={"key": f" {tenant.token}\n", "next": "/jobs?status=failed"}, headers=SAME_ORIGIN
     )
 
-    assert (answer.status_code, answer.headers["location"]) == (303, "/jobs?status=failed")
-    cookie = answer.headers["set-cookie"]
+    assert (response.status_code, response.headers["location"]) == (303, "/jobs?status=failed")
+    cookie = response.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=lax" in cookie
     assert "Secure" not in cookie  # plain HTTP
@@ -67,30 +67,30 @@ def test_a_key_is_exchanged_for_a_private_cookie(visitor, tenant):
 @pytest.mark.parametrize(
     "elsewhere", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "jobs", "/\n/x"]
 )
-def test_signing_in_never_leads_to_another_site(visitor, tenant, elsewhere):
-    answer = visitor.post("/login", data={"key": tenant.token, "next": elsewhere}, headers=SAME_ORIGIN)
+def test_sign_in_never_redirects_to_another_site(visitor, tenant, elsewhere):
+    response = visitor.post("/login", data={"key": tenant.token, "next": elsewhere}, headers=SAME_ORIGIN)
 
-    assert answer.headers["location"] == "/jobs"
+    assert response.headers["location"] == "/jobs"
 
 
 @pytest.mark.parametrize("key", ["", "nope", "ps_" + "0" * 26 + "_" + "0" * 64])
-def test_a_wrong_key_stays_at_the_gate_and_says_so(visitor, key):
-    answer = visitor.post("/login", data={"key": key}, headers=SAME_ORIGIN)
+def test_a_wrong_key_shows_an_error_on_the_sign_in_page(visitor, key):
+    response = visitor.post("/login", data={"key": key}, headers=SAME_ORIGIN)
 
-    assert answer.status_code == 401
-    assert "not known here" in answer.text
-    assert "set-cookie" not in answer.headers
+    assert response.status_code == 401
+    assert "does not exist or was revoked" in response.text
+    assert "set-cookie" not in response.headers
 
 
-def test_another_site_cannot_sign_somebody_in_or_out(visitor, tenant):
+def test_cross_site_sign_in_and_sign_out_are_403(visitor, tenant):
     for path in ("/login", "/logout"):
-        answer = visitor.post(path, data={"key": tenant.token}, headers={"Sec-Fetch-Site": "cross-site"})
+        response = visitor.post(path, data={"key": tenant.token}, headers={"Sec-Fetch-Site": "cross-site"})
 
-        assert answer.status_code == 403
-        assert "set-cookie" not in answer.headers
+        assert response.status_code == 403
+        assert "set-cookie" not in response.headers
 
 
-def test_signing_out_ends_the_session(browser):
+def test_sign_out_ends_the_session(browser):
     assert browser.get("/jobs").status_code == 200
 
     browser.post("/logout", headers=SAME_ORIGIN)
@@ -107,20 +107,20 @@ def test_a_revoked_key_ends_its_sessions_at_once(sign_in, make_tenant, server):
     assert browser.get("/jobs").headers["location"] == "/login"
 
 
-def test_a_session_opens_the_public_api_too(browser, tenant):
+def test_a_session_authenticates_api_requests(browser, tenant):
     job = tenant.queued_job()
 
     assert browser.get(f"/v1/jobs/{job}").json()["id"] == job
 
 
-def test_an_empty_list_says_how_to_begin(browser, server):
+def test_an_empty_list_shows_the_first_commands(browser, server):
     page = browser.get("/jobs").text
 
     assert "No jobs yet" in page
     assert f"potstill login --url {server.url}" in page
 
 
-def test_the_list_shows_each_job_with_its_state(browser, tenant, tmp_path):
+def test_the_list_shows_each_job_with_its_status(browser, tenant, tmp_path):
     queued = tenant.queued_job()
     tenant.succeed(tenant.running_job(), tmp_path)
 
@@ -134,17 +134,17 @@ def test_the_list_shows_each_job_with_its_state(browser, tenant, tmp_path):
 
 def test_the_list_is_filtered_by_status(browser, tenant, tmp_path):
     queued = tenant.queued_job()
-    attempt = tenant.running_job()
-    tenant.succeed(attempt, tmp_path)
+    lease = tenant.running_job()
+    tenant.succeed(lease, tmp_path)
 
     page = browser.get("/jobs?status=succeeded").text
 
-    assert attempt.job_id in page
+    assert lease.job_id in page
     assert queued not in page
     assert "No failed jobs" in browser.get("/jobs?status=failed").text
 
 
-def test_the_list_goes_on_to_older_jobs(browser, tenant, monkeypatch):
+def test_the_list_links_to_older_jobs(browser, tenant, monkeypatch):
     monkeypatch.setattr("api.dashboard.endpoints.JOBS_PER_PAGE", 2)
     oldest, *_ = [tenant.queued_job() for _ in range(3)]
 
@@ -157,13 +157,13 @@ def test_the_list_goes_on_to_older_jobs(browser, tenant, monkeypatch):
     assert 'href="/jobs">Newest' in second
 
 
-def test_a_running_job_shows_its_way_and_its_buttons(browser, tenant):
-    attempt = tenant.running_job()
-    tenant.progress(attempt, 4)
+def test_a_running_job_shows_its_progress_and_actions(browser, tenant):
+    lease = tenant.running_job()
+    tenant.progress(lease, 4)
 
-    page = browser.get(f"/jobs/{attempt.job_id}").text
+    page = browser.get(f"/jobs/{lease.job_id}").text
 
-    assert re.findall(r'<form method="post" action="/jobs/job_\w+/(\w+)" data-move>', page) == [
+    assert re.findall(r'<form method="post" action="/jobs/job_\w+/(\w+)" data-action>', page) == [
         "pause",
         "stop",
         "cancel",
@@ -173,136 +173,136 @@ def test_a_running_job_shows_its_way_and_its_buttons(browser, tenant):
     assert "What went wrong" not in page
 
 
-def test_a_job_that_succeeded_shows_the_comparison_and_its_files(browser, tenant, tmp_path):
-    attempt = tenant.running_job()
-    tenant.succeed(attempt, tmp_path)
+def test_a_succeeded_job_shows_the_comparison_and_its_files(browser, tenant, tmp_path):
+    lease = tenant.running_job()
+    tenant.succeed(lease, tmp_path)
 
-    page = browser.get(f"/jobs/{attempt.job_id}").text
+    page = browser.get(f"/jobs/{lease.job_id}").text
 
     assert "Teacher against student" in page
-    assert f"/v1/jobs/{attempt.job_id}/artifacts/model.safetensors" in page
-    assert f"/v1/jobs/{attempt.job_id}/download" in page
+    assert f"/v1/jobs/{lease.job_id}/artifacts/model.safetensors" in page
+    assert f"/v1/jobs/{lease.job_id}/download" in page
     assert 'data-refresh-seconds="0.0"' in page
-    assert "data-move><button class" not in page.split('id="confirm-cancel"')[0]
+    assert "data-action><button class" not in page.split('id="confirm-cancel"')[0]
 
 
-def test_a_failed_job_shows_its_reason(browser, tenant, server):
-    attempt = tenant.running_job()
+def test_a_failed_job_shows_its_error(browser, tenant, server):
+    lease = tenant.running_job()
     with server.database.write() as session:
-        jobs.fail(session, attempt, {"code": "non_finite_loss", "message": "<b>train/kd</b> became NaN"})
+        jobs.fail(session, lease, {"code": "non_finite_loss", "message": "<b>train/kd</b> became NaN"})
 
-    page = browser.get(f"/jobs/{attempt.job_id}").text
+    page = browser.get(f"/jobs/{lease.job_id}").text
 
     assert "What went wrong" in page
     assert "&lt;b&gt;train/kd&lt;/b&gt; became NaN" in page
     assert "non_finite_loss" in page
-    assert f'action="/jobs/{attempt.job_id}/retry"' in page
+    assert f'action="/jobs/{lease.job_id}/retry"' in page
 
 
-def test_a_failed_job_shows_what_would_help_and_does_it(browser, tenant, server, spec_of):
+def test_a_failed_job_shows_its_fix_and_applies_it(browser, tenant, server, spec_of):
     spec = spec_of(tenant.ready_dataset())
     job_id = tenant.http.post("/v1/jobs", json={**spec, "priority": 100}).json()["id"]
     with server.database.write() as session:
         while (job := jobs.claim(session, worker_id="w", accelerator="cpu", lease_seconds=600)).id != job_id:
-            pass  # another test's
+            pass  # a job of another test
         machine = {"memory_peak_bytes": 3 * 2**30, "device": None}
         cause = FailureCause("out_of_memory", "too big", "capacity", log=["<i>the last line</i>"], machine=machine)
-        error = cause.document(spec=job.spec, stage="distill", fraction=0.5)
-        jobs.fail(session, jobs.LeaseToken.of(job), error)
+        error = cause.to_error(spec=job.spec, stage="distill", fraction=0.5)
+        jobs.fail(session, jobs.LeaseToken.from_job(job), error)
 
     page = browser.get(f"/jobs/{job_id}").text
     assert "fault <code>capacity</code>" in page
     assert "keeps the learning rate" in page
     assert "&lt;i&gt;the last line&lt;/i&gt;" in page
-    assert "Memory at most" in page
+    assert "Peak memory" in page
 
-    answer = browser.post(f"/jobs/{job_id}/retry-fixed", headers=SAME_ORIGIN)
-    assert (answer.status_code, answer.headers["location"]) == (303, f"/jobs/{job_id}")
+    response = browser.post(f"/jobs/{job_id}/retry-fixed", headers=SAME_ORIGIN)
+    assert (response.status_code, response.headers["location"]) == (303, f"/jobs/{job_id}")
     job = tenant.http.get(f"/v1/jobs/{job_id}").json()
     assert (job["status"], job["spec"]["training"]["batch_size"]) == ("queued", 8)
 
-    answer = browser.post(f"/jobs/{job_id}/retry-fixed", headers=SAME_ORIGIN)
-    assert answer.status_code == 409  # it waits by now
+    response = browser.post(f"/jobs/{job_id}/retry-fixed", headers=SAME_ORIGIN)
+    assert response.status_code == 409  # it is queued by now
 
 
-def test_a_button_does_its_move_and_leads_back(browser, tenant, server):
+def test_an_action_is_applied_and_redirects_to_the_job(browser, tenant, server):
     job = tenant.queued_job()
 
-    answer = browser.post(f"/jobs/{job}/pause", headers=SAME_ORIGIN)
+    response = browser.post(f"/jobs/{job}/pause", headers=SAME_ORIGIN)
 
-    assert (answer.status_code, answer.headers["location"]) == (303, f"/jobs/{job}")
+    assert (response.status_code, response.headers["location"]) == (303, f"/jobs/{job}")
     assert tenant.http.get(f"/v1/jobs/{job}").json()["status"] == "paused"
-    assert server.hints.was_told(f"changed:{job}")
+    assert server.broker.was_sent(f"changed:{job}")
 
 
-def test_a_job_that_is_queued_again_wakes_a_worker(browser, tenant, server):
+def test_resuming_a_job_wakes_a_worker(browser, tenant, server):
     job = tenant.queued_job()
     browser.post(f"/jobs/{job}/pause", headers=SAME_ORIGIN)
-    server.hints.sent.clear()
+    server.broker.sent.clear()
 
     browser.post(f"/jobs/{job}/resume", headers=SAME_ORIGIN)
 
-    assert server.hints.was_told("jobs:auto", f"changed:{job}")
+    assert server.broker.was_sent("jobs:auto", f"changed:{job}")
 
 
-def test_a_move_that_came_too_late_is_explained_on_the_page(browser, tenant, tmp_path):
-    attempt = tenant.running_job()
-    tenant.succeed(attempt, tmp_path)
+def test_a_rejected_action_is_explained_on_the_page(browser, tenant, tmp_path):
+    lease = tenant.running_job()
+    tenant.succeed(lease, tmp_path)
 
-    answer = browser.post(f"/jobs/{attempt.job_id}/cancel", headers=SAME_ORIGIN)
+    response = browser.post(f"/jobs/{lease.job_id}/cancel", headers=SAME_ORIGIN)
 
-    assert answer.status_code == 409
-    assert "A job that is succeeded cannot cancel" in answer.text
-    assert "Teacher against student" in answer.text
+    assert response.status_code == 409
+    assert "A job that is succeeded cannot cancel" in response.text
+    assert "Teacher against student" in response.text
 
 
 @pytest.mark.parametrize("headers", [{}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}])
-def test_another_site_cannot_press_a_button(browser, tenant, headers):
+def test_a_cross_site_action_is_403(browser, tenant, headers):
     job = tenant.queued_job()
 
-    answer = browser.post(f"/jobs/{job}/cancel", headers=headers)
+    response = browser.post(f"/jobs/{job}/cancel", headers=headers)
 
-    assert answer.status_code == 403
+    assert response.status_code == 403
     assert tenant.http.get(f"/v1/jobs/{job}").json()["status"] == "queued"
 
 
-def test_a_key_that_may_only_read_sees_no_buttons(sign_in, make_tenant):
+def test_a_read_only_key_sees_no_actions(sign_in, make_tenant):
     tenant = make_tenant("read")
     job = tenant.queued_job()
     browser = sign_in(tenant)
 
     page = browser.get(f"/jobs/{job}").text
 
-    assert "data-move><button class" not in page.split('id="confirm-cancel"')[0]
+    assert "data-action><button class" not in page.split('id="confirm-cancel"')[0]
     assert browser.post(f"/jobs/{job}/cancel", headers=SAME_ORIGIN).status_code == 403
 
 
-def test_another_projects_job_is_not_there(browser, make_tenant):
-    answer = browser.get(f"/jobs/{make_tenant().queued_job()}")
+def test_a_job_of_another_project_is_404(browser, make_tenant):
+    response = browser.get(f"/jobs/{make_tenant().queued_job()}")
 
-    assert answer.status_code == 404
-    assert answer.headers["content-type"].startswith("text/html")
+    assert response.status_code == 404
+    assert response.headers["content-type"].startswith("text/html")
 
 
 @pytest.mark.parametrize("path", ["/jobs?status=strange", "/jobs?after=nothing", "/jobs/nothing", "/jobs/job_x"])
-def test_a_bad_address_is_a_page_that_says_so(browser, path):
-    answer = browser.get(path)
+def test_an_invalid_url_shows_an_error_page(browser, path):
+    response = browser.get(path)
 
-    assert answer.status_code in {404, 422}
-    assert "All jobs" in answer.text
+    assert response.status_code in {404, 422}
+    assert "All jobs" in response.text
 
 
-def test_no_page_has_anything_inline_or_from_elsewhere(browser, tenant, tmp_path):
-    attempt = tenant.running_job()
-    tenant.succeed(attempt, tmp_path)
-    for path in ("/login", "/jobs", f"/jobs/{attempt.job_id}"):
+def test_pages_have_no_inline_code_and_no_other_origins(browser, tenant, tmp_path):
+    lease = tenant.running_job()
+    tenant.succeed(lease, tmp_path)
+    for path in ("/login", "/jobs", f"/jobs/{lease.job_id}"):
         page = browser.get(path).text
 
         assert not re.findall(r"<script(?![^>]*\ssrc=)[^>]*>|<style|\sstyle=|\son\w+=|javascript:", page)
         assert not re.findall(r'(?:src|href|action)="(?:https?:)?//', page)
 
 
-def test_static_files_may_be_kept_for_ever_under_their_version_alone(visitor):
+def test_static_files_are_immutable_under_their_version(visitor):
     now = visitor.get(static_url("job.js"))
     old = visitor.get("/dashboard/static/0000/job.js")
 
@@ -312,18 +312,18 @@ def test_static_files_may_be_kept_for_ever_under_their_version_alone(visitor):
 
 
 @pytest.mark.parametrize("name", ["nothing.js", "../endpoints.py", "%2e%2e/endpoints.py", "vendor"])
-def test_nothing_but_static_files_is_served(visitor, name):
+def test_unknown_static_files_are_404(visitor, name):
     assert visitor.get(f"/dashboard/static/{STATIC_VERSION}/{name}").status_code == 404
 
 
-def test_the_vendored_library_comes_with_its_licence():
+def test_the_vendored_library_includes_its_license():
     assert "MIT License" in STATIC_FILES["vendor/uplot/LICENSE.txt"].read_text()
 
 
 def test_the_cookie_is_secure_behind_https(visitor, tenant, server):
     with httpx.Client(base_url=server.url, trust_env=False) as client:
         headers = {**SAME_ORIGIN, "X-Forwarded-Proto": "https"}
-        answer = client.post("/login", data={"key": tenant.token}, headers=headers)
+        response = client.post("/login", data={"key": tenant.token}, headers=headers)
 
-    assert "Secure" in answer.headers["set-cookie"]
-    assert COOKIE_NAME in answer.headers["set-cookie"]
+    assert "Secure" in response.headers["set-cookie"]
+    assert COOKIE_NAME in response.headers["set-cookie"]

@@ -13,42 +13,42 @@ def verdicts(student, *teachers):
     return {row.label: row.verdict for row in views.comparison({"student": student, "teachers": list(teachers)})}
 
 
-def test_there_is_a_button_for_every_move_and_a_filter_for_every_status():
-    assert set(views.MOVES) == set(get_args(JobAction))
+def test_every_action_has_a_button_and_every_status_a_filter():
+    assert set(views.ACTIONS) == set(get_args(JobAction))
     assert set(views.STATUSES) == set(get_args(JobStatus))
 
 
 def test_the_buttons_are_exactly_the_next_actions(make_job):
-    assert [move.name for move in views.moves(make_job())] == ["pause", "stop", "cancel"]
-    assert views.moves(make_job(next_actions=[])) == []
+    assert [button.name for button in views.actions(make_job())] == ["pause", "stop", "cancel"]
+    assert views.actions(make_job(next_actions=[])) == []
 
 
 @pytest.mark.parametrize(("fix", "style"), [(None, "primary"), ({"training": {"batch_size": 8}}, "plain")])
-def test_where_there_is_a_fix_a_plain_retry_comes_second(make_job, fix, style):
+def test_with_a_fix_the_plain_retry_is_secondary(make_job, fix, style):
     failed = make_job(
         status="failed", terminal=True, next_actions=["retry"], error={"code": "out_of_memory", "fix": fix}
     )
 
-    assert [(move.name, move.style) for move in views.moves(failed)] == [("retry", style)]
+    assert [(button.name, button.style) for button in views.actions(failed)] == [("retry", style)]
 
 
-def test_only_a_cancel_is_confirmed():
-    assert [move.name for move in views.MOVES.values() if move.confirm] == ["cancel"]
+def test_only_cancel_needs_confirmation():
+    assert [button.name for button in views.ACTIONS.values() if button.confirm] == ["cancel"]
 
 
-def test_stations_are_those_behind_and_ahead(make_job):
+def test_stages_are_past_and_upcoming(make_job):
     states = {stage.name: stage.state for stage in views.stages(make_job())}
 
     assert states == {
         "prepare": "done",
         "teacher": "done",
         "distill": "current",
-        "evaluate": "ahead",
-        "export": "ahead",
+        "evaluate": "upcoming",
+        "export": "upcoming",
     }
 
 
-def test_a_teacher_of_an_earlier_job_is_said_to_be_reused(make_job):
+def test_a_teacher_of_an_earlier_job_is_marked_as_reused(make_job):
     job = make_job()
     del job["stages"][1]
 
@@ -59,7 +59,7 @@ def test_a_teacher_of_an_earlier_job_is_said_to_be_reused(make_job):
     ]
 
 
-def test_a_job_without_a_trained_teacher_has_no_such_station(make_job):
+def test_a_job_without_teacher_training_has_no_teacher_stage(make_job):
     queued = make_job(status="queued", stage=None, stages=[])
     queued["spec"]["teachers"] = []
 
@@ -67,7 +67,7 @@ def test_a_job_without_a_trained_teacher_has_no_such_station(make_job):
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
-def test_a_job_that_ended_early_shows_where(make_job, status):
+def test_a_job_that_ended_early_shows_the_stopped_stage(make_job, status):
     states = [stage.state for stage in views.stages(make_job(status=status, terminal=True))]
 
     assert states == ["done", "done", "stopped", "skipped", "skipped"]
@@ -84,7 +84,7 @@ def test_the_student_is_compared_with_its_teacher():
     }
 
 
-def test_what_is_worse_is_no_gain_and_a_twentieth_is_no_difference():
+def test_a_worse_value_is_no_gain_and_five_percent_are_the_same():
     rows = {row.label: row for row in views.comparison({"student": STUDENT, "teachers": [TEACHER]})}
     same = verdicts({**STUDENT, "latency_ms": 4.1}, TEACHER)
 
@@ -93,43 +93,43 @@ def test_what_is_worse_is_no_gain_and_a_twentieth_is_no_difference():
     assert same["Latency, one image"] == "about the same"
 
 
-def test_several_teachers_are_compared_by_the_best():
+def test_the_student_is_compared_with_the_best_teacher():
     weak = {**TEACHER, "top1": 0.5, "parameters": 100}
 
     assert verdicts(STUDENT, weak, TEACHER)["Parameters"] == "55× fewer"
 
 
-def test_a_student_without_a_teacher_stands_alone():
+def test_without_a_teacher_there_are_no_verdicts():
     assert set(verdicts(STUDENT).values()) == {""}
 
 
-def test_a_page_rests_when_nothing_will_change(make_job):
+def test_an_ended_job_is_not_refreshed(make_job):
     assert views.refresh_seconds(make_job()) > 0
     assert views.refresh_seconds(make_job(status="succeeded")) == 0
     assert views.list_refresh_seconds([make_job()]) < views.list_refresh_seconds([])
 
 
-def test_the_state_is_told_in_words(make_job):
-    assert views.state_words(make_job()) == "running, distil"
-    assert views.state_words(make_job(pending_action="pause")) == "running, pause is on its way"
-    assert views.state_words(make_job(status="queued")) == "queued"
+def test_the_status_is_described(make_job):
+    assert views.status_text(make_job()) == "running, distill"
+    assert views.status_text(make_job(pending_action="pause")) == "running, pause requested"
+    assert views.status_text(make_job(status="queued")) == "queued"
 
 
-def test_a_job_without_a_name_is_called_by_its_method(make_job):
+def test_the_default_title_has_the_method(make_job):
     assert views.title(make_job(name=None)) == "deit wxyz01"
     assert views.summary(make_job()) == "deit · resnet18 → vit_tiny_patch16_224"
 
 
-def test_the_recipe_names_what_matters(make_job):
-    facts = dict(views.facts(make_job(), "digits"))
+def test_the_settings_name_dataset_method_and_size(make_job):
+    settings = dict(views.settings(make_job(), "digits"))
 
-    assert facts["Dataset"] == "digits"
-    assert facts["Method"] == "deit"
-    assert facts["Distillation type"] == "hard"
-    assert facts["Image size"] == "28 × 28"
-    assert dict(views.facts(make_job(), None))["Dataset"] == "ds_1"
+    assert settings["Dataset"] == "digits"
+    assert settings["Method"] == "deit"
+    assert settings["Distillation type"] == "hard"
+    assert settings["Image size"] == "28 × 28"
+    assert dict(views.settings(make_job(), None))["Dataset"] == "ds_1"
 
 
-def test_the_time_that_a_job_took_is_known_at_its_end(make_job):
+def test_the_elapsed_time_is_known_at_the_end(make_job):
     assert views.elapsed_seconds(make_job()) is None
     assert views.elapsed_seconds(make_job(finished_at="2026-11-24T08:00:31.000Z")) == 30.0

@@ -1,4 +1,4 @@
-"""Datasets over HTTP."""
+"""Dataset endpoints."""
 
 import hashlib
 import socket
@@ -16,23 +16,23 @@ def archive(zip_of):
 
 class TestBuiltin:
     @pytest.mark.parametrize("name", ["digits", "mnist-5k"])
-    def test_it_is_accepted_and_the_ingest_worker_is_told(self, server, http, name):
-        answer = http.post("/v1/datasets", json={"name": "mine", "source": {"type": "builtin", "name": name}})
-        dataset = answer.json()
+    def test_it_is_accepted_and_wakes_the_ingest_worker(self, server, http, name):
+        response = http.post("/v1/datasets", json={"name": "mine", "source": {"type": "builtin", "name": name}})
+        dataset = response.json()
 
-        assert answer.status_code == 202
+        assert response.status_code == 202
         assert dataset["id"].startswith("ds_")
         assert (dataset["object"], dataset["name"], dataset["status"]) == ("dataset", "mine", "processing")
         assert (dataset["splits"], dataset["rejected"], dataset["error"]) == (None, [], None)
         assert http.get(f"/v1/datasets/{dataset['id']}").json() == dataset
-        assert server.hints.was_told("datasets")
+        assert server.broker.was_sent("datasets")
 
-    def test_without_a_name_it_has_its_sources(self, http):
-        answer = http.post("/v1/datasets", json={"source": {"type": "builtin", "name": "digits"}})
+    def test_the_default_name_is_the_source(self, http):
+        response = http.post("/v1/datasets", json={"source": {"type": "builtin", "name": "digits"}})
 
-        assert answer.json()["name"] == "digits"
+        assert response.json()["name"] == "digits"
 
-    def test_the_same_idempotency_key_makes_one(self, http):
+    def test_the_same_idempotency_key_creates_one_dataset(self, http):
         body, headers = {"source": {"type": "builtin", "name": "digits"}}, {"Idempotency-Key": "k"}
         first, second = (http.post("/v1/datasets", json=body, headers=headers) for _ in range(2))
 
@@ -57,11 +57,11 @@ class TestBuiltin:
             ({"source": {"type": "builtin", "name": "digits"}, "name": 7}, "/name"),
         ],
     )
-    def test_what_cannot_be_is_refused_where_it_stands(self, http, body, pointer):
-        answer = http.post("/v1/datasets", json=body)
+    def test_an_invalid_request_names_the_field(self, http, body, pointer):
+        response = http.post("/v1/datasets", json=body)
 
-        assert answer.status_code == 422
-        assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+        assert response.status_code == 422
+        assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
 
     @pytest.mark.parametrize(
         "source",
@@ -70,36 +70,36 @@ class TestBuiltin:
             {"type": "upload", "upload": "up_x"},
         ],
     )
-    def test_sources_of_later_versions_are_not_available(self, http, source):
-        answer = http.post("/v1/datasets", json={"name": "u", "source": source})
+    def test_unsupported_sources_are_not_available(self, http, source):
+        response = http.post("/v1/datasets", json={"name": "u", "source": source})
 
-        assert (answer.status_code, answer.json()["code"]) == (422, "not_available")
-        assert answer.json()["errors"][0]["pointer"] == "/source/type"
+        assert (response.status_code, response.json()["code"]) == (422, "not_available")
+        assert response.json()["errors"][0]["pointer"] == "/source/type"
 
 
 class TestUrl:
-    def test_it_is_accepted_without_a_look_at_the_address(self, server, http, monkeypatch):
-        looked_up, look_up = [], socket.getaddrinfo
+    def test_it_is_accepted_without_a_dns_query(self, server, http, monkeypatch):
+        hosts, getaddrinfo = [], socket.getaddrinfo
         monkeypatch.setattr(
-            socket, "getaddrinfo", lambda host, *rest, **more: looked_up.append(host) or look_up(host, *rest, **more)
+            socket, "getaddrinfo", lambda host, *rest, **more: hosts.append(host) or getaddrinfo(host, *rest, **more)
         )
         source = {"type": "url", "url": "https://nowhere.example/data/my%20pets.tar.gz?signature=s", "labels": "none"}
-        answer = http.post("/v1/datasets", json={"source": source})
-        dataset = answer.json()
+        response = http.post("/v1/datasets", json={"source": source})
+        dataset = response.json()
 
-        assert (answer.status_code, dataset["status"], dataset["name"]) == (202, "processing", "my pets")
+        assert (response.status_code, dataset["status"], dataset["name"]) == (202, "processing", "my pets")
         assert dataset["source"] == {**source, "url": "https://nowhere.example/data/my%20pets.tar.gz?[hidden]"}
-        assert "nowhere.example" not in looked_up
-        assert server.hints.was_told("datasets")
+        assert "nowhere.example" not in hosts
+        assert server.broker.was_sent("datasets")
 
-    def test_what_opens_a_signed_link_is_shown_to_nobody(self, http):
-        """It may open more than this one file, and every key of the project may look."""
-        source = {"type": "url", "url": "https://nowhere.example/pets.zip?sig=geheim"}
-        answers = [http.post("/v1/datasets", json={"source": source}, headers={"Idempotency-Key": "k"}) for _ in "ab"]
-        answers += [http.get("/v1/datasets"), http.get(f"/v1/datasets/{answers[0].json()['id']}")]
+    def test_the_query_of_a_signed_url_is_hidden(self, http):
+        """The query may give access to more than this file, and every key of the project can read the dataset."""
+        source = {"type": "url", "url": "https://nowhere.example/pets.zip?sig=hush"}
+        responses = [http.post("/v1/datasets", json={"source": source}, headers={"Idempotency-Key": "k"}) for _ in "ab"]
+        responses += [http.get("/v1/datasets"), http.get(f"/v1/datasets/{responses[0].json()['id']}")]
 
-        assert [answer.status_code for answer in answers] == [202, 202, 200, 200]
-        assert not any("geheim" in answer.text for answer in answers)
+        assert [response.status_code for response in responses] == [202, 202, 200, 200]
+        assert not any("hush" in response.text for response in responses)
 
     @pytest.mark.parametrize(
         ("url", "words"),
@@ -118,17 +118,17 @@ class TestUrl:
             ("nonsense", "only https"),
         ],
     )
-    def test_what_will_never_be_fetched_is_refused_at_once(self, http, url, words):
-        answer = http.post("/v1/datasets", json={"source": {"type": "url", "url": url}})
-        problem = answer.json()
+    def test_a_forbidden_url_is_rejected_at_once(self, http, url, words):
+        response = http.post("/v1/datasets", json={"source": {"type": "url", "url": url}})
+        problem = response.json()
 
-        assert (answer.status_code, problem["code"]) == (422, "url_not_allowed")
+        assert (response.status_code, problem["code"]) == (422, "url_not_allowed")
         assert [error["pointer"] for error in problem["errors"]] == ["/source/url"]
         assert words in problem["detail"]
-        assert "secret" not in answer.text
+        assert "secret" not in response.text
 
-    def test_what_the_operator_allows_is_accepted(self, make_server, make_tenant):
-        tenant = make_tenant(of=make_server(fetch_allow="10.1.0.0/16, store.internal", fetch_ports="443,9000"))
+    def test_hosts_and_ports_allowed_by_the_operator_are_accepted(self, make_server, make_tenant):
+        tenant = make_tenant(on=make_server(fetch_allow="10.1.0.0/16, store.internal", fetch_ports="443,9000"))
 
         def status(url):
             return tenant.http.post("/v1/datasets", json={"source": {"type": "url", "url": url}}).status_code
@@ -138,13 +138,13 @@ class TestUrl:
 
 
 class TestUpload:
-    def test_the_file_is_kept_for_the_ingest_worker(self, server, http, tenant, archive):
-        answer = http.post("/v1/datasets", data={"name": "mine"}, files={"file": ("x.zip", archive)})
-        dataset = answer.json()
+    def test_the_file_is_stored_for_the_ingest_worker(self, server, http, tenant, archive):
+        response = http.post("/v1/datasets", data={"name": "mine"}, files={"file": ("x.zip", archive)})
+        dataset = response.json()
         with server.database.read() as session:
             key = datasets.get(session, tenant.project_id, dataset["id"]).upload_key
 
-        assert answer.status_code == 202
+        assert response.status_code == 202
         assert (dataset["name"], dataset["status"]) == ("mine", "processing")
         assert dataset["source"]["sha256"] == hashlib.sha256(archive).hexdigest()
         assert b"".join(server.store.open(key)) == archive
@@ -154,7 +154,7 @@ class TestUpload:
         [("pets.tar.gz", "pets"), ("../../etc/x.zip", "x"), ("C:\\data\\my cats.zip", "my cats"), ("", "unnamed"),
          (".zip", ".zip"), ("ä" * 300 + ".zip", "ä" * 200)],
     )  # fmt: skip
-    def test_without_a_name_it_has_its_files(self, http, archive, filename, name):
+    def test_the_default_name_is_the_filename(self, http, archive, filename, name):
         body = (
             b'--b\r\nContent-Disposition: form-data; name="file"; filename="'
             + filename.replace("\\", "\\\\").encode()
@@ -162,11 +162,11 @@ class TestUpload:
             + archive
             + b"\r\n--b--\r\n"
         )
-        answer = http.post("/v1/datasets", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
+        response = http.post("/v1/datasets", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
 
-        assert (answer.status_code, answer.json().get("name")) == (202, name), answer.text
+        assert (response.status_code, response.json().get("name")) == (202, name), response.text
 
-    def test_the_same_file_sent_twice_with_one_key_makes_one(self, http, archive):
+    def test_the_same_file_and_idempotency_key_create_one_dataset(self, http, archive):
         headers = {"Idempotency-Key": "k"}
         first, second = (
             http.post("/v1/datasets", files={"file": ("x.zip", archive)}, headers=headers) for _ in range(2)
@@ -177,60 +177,62 @@ class TestUpload:
         assert second.headers["Idempotent-Replayed"] == "true"
         assert other.json()["code"] == "idempotency_key_reused"
 
-    def test_one_that_a_full_disk_refuses_can_be_sent_again_with_its_key(self, server, http, archive, monkeypatch):
+    def test_an_upload_that_failed_on_a_full_disk_can_be_repeated_with_its_key(
+        self, server, http, archive, monkeypatch
+    ):
         def full(key, _source):
-            raise StorageFailed(f"The artefact store failed at {key}: the disk is full.")
+            raise StorageFailed(f"The artifact store failed at {key}: the disk is full.")
 
         sent = {"headers": {"Idempotency-Key": "k-full"}, "files": {"file": ("a.zip", archive)}}
-        with monkeypatch.context() as refusing:
-            refusing.setattr(server.store, "put", full)
-            refused = http.post("/v1/datasets", **sent)
+        with monkeypatch.context() as patch:
+            patch.setattr(server.store, "put", full)
+            rejected = http.post("/v1/datasets", **sent)
 
-        assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
+        assert (rejected.status_code, rejected.json()["code"]) == (503, "storage_unavailable")
         assert http.post("/v1/datasets", **sent).status_code == 202
 
-    def test_it_says_whether_labels_are_looked_for(self, http, archive):
-        said = http.post("/v1/datasets", data={"labels": "none"}, files={"file": ("x.zip", archive)})
-        unsaid = http.post("/v1/datasets", files={"file": ("x.zip", archive)})
+    def test_the_labels_field_is_stored(self, http, archive):
+        explicit = http.post("/v1/datasets", data={"labels": "none"}, files={"file": ("x.zip", archive)})
+        default = http.post("/v1/datasets", files={"file": ("x.zip", archive)})
         wrong = http.post("/v1/datasets", data={"labels": "some"}, files={"file": ("x.zip", archive)})
 
-        assert (said.json()["source"]["labels"], unsaid.json()["source"]["labels"]) == ("none", "auto")
+        assert (explicit.json()["source"]["labels"], default.json()["source"]["labels"]) == ("none", "auto")
         assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/labels")
 
-    def test_parquet_is_kept_too(self, http):
-        answer = http.post("/v1/datasets", files={"file": ("pets.parquet", b"PAR1" + b"\0" * 100 + b"PAR1")})
+    def test_parquet_is_accepted(self, http):
+        response = http.post("/v1/datasets", files={"file": ("pets.parquet", b"PAR1" + b"\0" * 100 + b"PAR1")})
 
-        assert (answer.status_code, answer.json()["name"]) == (202, "pets")
+        assert (response.status_code, response.json()["name"]) == (202, "pets")
 
-    def test_what_is_no_archive_is_415_at_once(self, http, server):
-        answer = http.post("/v1/datasets", files={"file": ("x.zip", b"hello")})
+    def test_other_files_than_archives_are_415_at_once(self, http, server):
+        response = http.post("/v1/datasets", files={"file": ("x.zip", b"hello")})
 
-        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+        assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
         assert http.get("/v1/datasets").json()["data"] == []
         assert list((server.settings.home / "incoming").iterdir()) == []
 
-    def test_one_that_is_too_large_is_413(self, make_server, make_tenant):
-        tenant = make_tenant(of=make_server(max_upload_bytes=1000))
-        answer = tenant.http.post("/v1/datasets", files={"file": ("x.zip", b"PK\x03\x04" + b"x" * 2000)})
+    def test_a_file_that_is_too_large_is_413(self, make_server, make_tenant):
+        tenant = make_tenant(on=make_server(max_upload_bytes=1000))
+        response = tenant.http.post("/v1/datasets", files={"file": ("x.zip", b"PK\x03\x04" + b"x" * 2000)})
         far = tenant.http.post("/v1/datasets", files={"file": ("x.zip", b"PK\x03\x04" + b"x" * 6_000_000)})
 
-        assert (answer.status_code, far.status_code) == (413, 413)
-        assert "1,000" in answer.json()["detail"]
+        assert (response.status_code, far.status_code) == (413, 413)
+        assert "1,000" in response.json()["detail"]
 
 
 class TestRead:
-    def test_a_ready_one_says_what_it_holds(self, http, tenant):
+    def test_a_ready_dataset_is_described(self, http, tenant):
         broken = {"path": "train/a/x.png", "reason": "broken", "code": "image_unreadable"}
-        from_before = {"path": "train/a/y.png", "reason": "broken"}  # rows of earlier versions have no code
-        dataset_id = tenant.ready_dataset(rejected=[broken, from_before])
+        old_row = {"path": "train/a/y.png", "reason": "broken"}  # rows of earlier versions have no code
+        dataset_id = tenant.ready_dataset(rejected=[broken, old_row])
         dataset = http.get(f"/v1/datasets/{dataset_id}").json()
 
         assert dataset["status"] == "ready"
         assert dataset["classes"] == ["a", "b", "c"]
         assert dataset["splits"] == {"train": {"num_samples": 80}, "test": {"num_samples": 20}}
-        assert dataset["rejected"] == [broken, {**from_before, "code": None}]
+        assert dataset["rejected"] == [broken, {**old_row, "code": None}]
 
-    def test_an_unlabelled_one_has_no_classes(self, http, tenant):
+    def test_an_unlabeled_dataset_has_no_classes(self, http, tenant):
         dataset_id = tenant.ready_dataset(num_classes=None, classes=None)
 
         dataset = http.get(f"/v1/datasets/{dataset_id}").json()
@@ -238,22 +240,22 @@ class TestRead:
         assert (dataset["status"], dataset["num_classes"], dataset["classes"]) == ("ready", None, None)
 
     def test_pages(self, http, tenant):
-        made = [tenant.ready_dataset() for _ in range(3)]
+        ids = [tenant.ready_dataset() for _ in range(3)]
         first = http.get("/v1/datasets?limit=2").json()
         rest = http.get(f"/v1/datasets?limit=2&after={first['data'][-1]['id']}").json()
 
-        assert {each["id"] for each in first["data"] + rest["data"]} == set(made)
+        assert {each["id"] for each in first["data"] + rest["data"]} == set(ids)
         assert (first["has_more"], rest["has_more"]) == (True, False)
 
-    def test_one_that_is_deleted_is_gone(self, http, tenant):
+    def test_a_deleted_dataset_is_404(self, http, tenant):
         path = f"/v1/datasets/{tenant.ready_dataset()}"
 
         assert http.delete(path).status_code == 204
         assert http.get(path).status_code == 404
         assert http.delete(path).status_code == 404
 
-    def test_an_upload_that_is_deleted_takes_its_file_with_it(self, server, http, archive):
-        made = http.post("/v1/datasets", files={"file": ("x.zip", archive)}).json()
-        http.delete(f"/v1/datasets/{made['id']}")
+    def test_deleting_an_upload_deletes_its_file(self, server, http, archive):
+        dataset = http.post("/v1/datasets", files={"file": ("x.zip", archive)}).json()
+        http.delete(f"/v1/datasets/{dataset['id']}")
 
-        assert list(server.store.list_prefix(f"uploads/{made['id']}")) == []
+        assert list(server.store.list_prefix(f"uploads/{dataset['id']}")) == []

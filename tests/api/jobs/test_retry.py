@@ -1,4 +1,4 @@
-"""A retry with another spec, over HTTP."""
+"""Retries with a changed spec."""
 
 import pytest
 
@@ -9,29 +9,29 @@ from core.store.jobs import LeaseToken
 
 @pytest.fixture
 def failed(http, server, tenant, spec_of, tmp_path):
-    """Fails a new job with a code, behind a checkpoint at step 3; its path."""
+    """Create a job that failed with this code after a checkpoint at step 3; return its path."""
 
     def make(code="out_of_memory"):
         spec = spec_of(tenant.ready_dataset(), training={"epochs": 2, "batch_size": 8, "image_size": 8})
         job_id = http.post("/v1/jobs", json=spec).json()["id"]
         with server.database.write() as session:
             job = jobs.claim(session, worker_id="wrk_x", accelerator="cpu", lease_seconds=600)
-            while job.id != job_id:  # another test's
+            while job.id != job_id:  # a job of another test
                 job = jobs.claim(session, worker_id="wrk_x", accelerator="cpu", lease_seconds=600)
-        attempt = LeaseToken.of(job)
-        tenant.checkpoint(attempt, tmp_path, 3)
+        lease = LeaseToken.from_job(job)
+        tenant.checkpoint(lease, tmp_path, 3)
         with server.database.write() as session:
-            job = jobs.current(session, attempt)
+            job = jobs.get_leased(session, lease)
             cause = FailureCause(code, "it happened", "capacity", log=["last line"], machine=None)
-            error = cause.document(spec=job.spec, stage="distill", fraction=0.5)
-            jobs.fail(session, attempt, error)
+            error = cause.to_error(spec=job.spec, stage="distill", fraction=0.5)
+            jobs.fail(session, lease, error)
         return f"/v1/jobs/{job_id}"
 
     return make
 
 
-def pointers(answer):
-    return [error["pointer"] for error in answer.json()["errors"]]
+def pointers(response):
+    return [error["pointer"] for error in response.json()["errors"]]
 
 
 def last_event(server, tenant, path):
@@ -39,7 +39,7 @@ def last_event(server, tenant, path):
         return events.list_events(session, tenant.project_id, path.rpartition("/")[2]).items[-1]
 
 
-def test_a_failed_job_says_what_would_help(http, failed):
+def test_a_failed_job_has_advice_and_a_fix(http, failed):
     error = http.get(failed()).json()["error"]
 
     assert (error["code"], error["fault"], error["log"]) == ("out_of_memory", "capacity", ["last line"])
@@ -47,17 +47,17 @@ def test_a_failed_job_says_what_would_help(http, failed):
     assert "keeps the learning rate" in error["advice"]
 
 
-def test_a_job_that_failed_under_an_earlier_version_is_readable(http, server, tenant):
-    attempt = tenant.running_job()
+def test_an_error_of_an_earlier_version_stays_readable(http, server, tenant):
+    lease = tenant.running_job()
     with server.database.write() as session:
-        jobs.fail(session, attempt, {"code": "out_of_memory", "message": "too big"})
+        jobs.fail(session, lease, {"code": "out_of_memory", "message": "too big"})
 
-    error = http.get(f"/v1/jobs/{attempt.job_id}").json()["error"]
+    error = http.get(f"/v1/jobs/{lease.job_id}").json()["error"]
 
     assert (error["code"], error["fault"], error["fix"], error["log"]) == ("out_of_memory", None, None, [])
 
 
-def test_without_a_body_everything_stays_as_it_is(http, server, tenant, failed):
+def test_a_retry_without_a_body_keeps_spec_and_checkpoint(http, server, tenant, failed):
     path = failed()
     before = http.get(path).json()
 
@@ -67,7 +67,7 @@ def test_without_a_body_everything_stays_as_it_is(http, server, tenant, failed):
     assert last_event(server, tenant, path).message == "Queued again, from its last checkpoint."
 
 
-def test_the_fix_is_applied_and_the_student_begins_anew(http, server, tenant, failed):
+def test_the_fix_is_applied_and_the_training_restarts(http, server, tenant, failed):
     path = failed()
 
     job = http.post(f"{path}/retry", json={"apply_fix": True}).json()
@@ -75,13 +75,13 @@ def test_the_fix_is_applied_and_the_student_begins_anew(http, server, tenant, fa
     assert (job["status"], job["spec"]["training"]["batch_size"], job["error"]) == ("queued", 4, None)
     assert (job["progress"]["step"], job["progress"]["total_steps"]) == (0, 40)  # half the batch, twice the steps
     assert http.get(f"{path}/checkpoints").json()["data"] == []
-    told = last_event(server, tenant, path)
-    assert "training.batch_size 8 → 4" in told.message
-    assert "begins anew" in told.message
-    assert told.data["restarts"] == ["distill"]  # what its teacher has learnt is of use
+    event = last_event(server, tenant, path)
+    assert "training.batch_size 8 → 4" in event.message
+    assert "begins anew" in event.message
+    assert event.data["restarts"] == ["distill"]  # the teacher's training is reused
 
 
-def test_a_change_that_no_bit_depends_on_goes_on_from_the_checkpoint(http, failed):
+def test_a_change_without_effect_on_the_weights_resumes_from_the_checkpoint(http, failed):
     path = failed("worker_lost")
 
     job = http.post(f"{path}/retry", json={"changes": {"resources": {"max_seconds": 60}, "name": "longer"}}).json()
@@ -90,7 +90,7 @@ def test_a_change_that_no_bit_depends_on_goes_on_from_the_checkpoint(http, faile
     assert len(http.get(f"{path}/checkpoints").json()["data"]) == 1
 
 
-def test_changes_come_on_top_of_the_fix(http, failed):
+def test_changes_are_applied_after_the_fix(http, failed):
     changes = {"training": {"learning_rate": 0.0005}}
 
     job = http.post(f"{failed()}/retry", json={"apply_fix": True, "changes": changes}).json()
@@ -108,44 +108,44 @@ def test_changes_come_on_top_of_the_fix(http, failed):
         ({"changes": {"training": {"batchsize": 4}}}, "/training/batchsize"),
         ({"changes": {"dataset": "ds_other"}}, "/dataset"),
         ({"changes": {"student": {"architecture": "deit_tiny_patch16_224"}}}, "/student/architecture"),
-        # Found by bringing teacher and student together, as for a new job.
+        # Found when teacher and student are combined, as for a new job.
         ({"changes": {"training": {"image_size": 7}}}, "/student/arguments/img_size"),
     ],
 )
-def test_what_cannot_be_is_refused_and_nothing_changes(http, failed, body, pointer):
+def test_an_invalid_change_is_rejected_and_changes_nothing(http, failed, body, pointer):
     path = failed()
     before = http.get(path).json()
 
-    answer = http.post(f"{path}/retry", json=body)
+    response = http.post(f"{path}/retry", json=body)
 
-    assert answer.status_code == 422, answer.text
-    assert pointer in pointers(answer)
+    assert response.status_code == 422, response.text
+    assert pointer in pointers(response)
     assert http.get(path).json() == before
 
 
-def test_a_fix_that_is_not_known_cannot_be_applied(http, failed):
-    answer = http.post(f"{failed('worker_lost')}/retry", json={"apply_fix": True})
+def test_apply_fix_without_a_fix_is_422(http, failed):
+    response = http.post(f"{failed('worker_lost')}/retry", json={"apply_fix": True})
 
-    assert (answer.status_code, pointers(answer)) == (422, ["/apply_fix"])
-
-
-def test_a_job_that_has_not_failed_is_not_changed(http, tenant):
-    answer = http.post(f"/v1/jobs/{tenant.queued_job()}/retry", json={"changes": {"priority": 3}})
-
-    assert (answer.status_code, answer.json()["code"]) == (409, "invalid_state")
+    assert (response.status_code, pointers(response)) == (422, ["/apply_fix"])
 
 
-def test_somebody_elses_job_is_not_there(http, failed, make_tenant):
+def test_a_queued_job_cannot_be_retried(http, tenant):
+    response = http.post(f"/v1/jobs/{tenant.queued_job()}/retry", json={"changes": {"priority": 3}})
+
+    assert (response.status_code, response.json()["code"]) == (409, "invalid_state")
+
+
+def test_a_job_of_another_project_is_404(http, failed, make_tenant):
     path = failed()
 
     assert make_tenant().http.post(f"{path}/retry", json={"apply_fix": True}).status_code == 404
 
 
-def test_no_job_may_ask_for_more_time_than_the_service_gives(make_server, make_tenant, spec_of):
-    tenant = make_tenant(of=make_server(max_job_seconds=60.0))
+def test_max_seconds_beyond_the_limit_of_the_service_is_422(make_server, make_tenant, spec_of):
+    tenant = make_tenant(on=make_server(max_job_seconds=60.0))
     spec = spec_of(tenant.ready_dataset(), resources={"max_seconds": 61})
-    answer = tenant.http.post("/v1/jobs", json=spec)
-    assert (answer.status_code, pointers(answer)) == (422, ["/resources/max_seconds"])
+    response = tenant.http.post("/v1/jobs", json=spec)
+    assert (response.status_code, pointers(response)) == (422, ["/resources/max_seconds"])
 
     spec["resources"]["max_seconds"] = 60
     assert tenant.http.post("/v1/jobs", json=spec).status_code == 201

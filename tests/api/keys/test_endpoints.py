@@ -12,44 +12,44 @@ from core.store import keys
 from core.store.keys import Caller
 
 
-def make(http, **document):
+def create_key(http, **document):
     return http.post("/v1/api-keys", json={"name": "laptop", **document})
 
 
-def opens(server, token, path="/v1/jobs"):
+def status_with(server, token, path="/v1/jobs"):
     headers = {"Authorization": f"Bearer {token}"}
     return httpx.get(f"{server.url}{path}", headers=headers, trust_env=False).status_code
 
 
-def test_a_key_is_made_shown_once_listed_and_revoked(server, http):
-    answer = make(http, scopes=["write", "read"], expires_in_days=1)
-    made = answer.json()
+def test_a_key_is_created_listed_and_revoked_and_its_token_returned_once(server, http):
+    response = create_key(http, scopes=["write", "read"], expires_in_days=1)
+    created = response.json()
 
-    assert answer.status_code == 201, answer.text
-    assert made["token"].startswith(f"{made['prefix']}_")
-    assert (made["object"], made["scopes"], made["replaces"]) == ("api_key", ["read", "write"], None)
-    left = datetime.fromisoformat(made["expires_at"]) - datetime.now(UTC)
-    assert timedelta(hours=23) < left < timedelta(hours=25)
-    assert opens(server, made["token"]) == 200
+    assert response.status_code == 201, response.text
+    assert created["token"].startswith(f"{created['prefix']}_")
+    assert (created["object"], created["scopes"], created["replaces"]) == ("api_key", ["read", "write"], None)
+    remaining = datetime.fromisoformat(created["expires_at"]) - datetime.now(UTC)
+    assert timedelta(hours=23) < remaining < timedelta(hours=25)
+    assert status_with(server, created["token"]) == 200
 
     listed = http.get("/v1/api-keys").json()["data"]
-    assert listed[0]["id"] == made["id"]
+    assert listed[0]["id"] == created["id"]
     assert listed[0]["last_used_at"] is not None
-    assert http.get(f"/v1/api-keys/{made['id']}").json() == listed[0]
-    assert made["token"] not in http.get("/v1/api-keys").text
+    assert http.get(f"/v1/api-keys/{created['id']}").json() == listed[0]
+    assert created["token"] not in http.get("/v1/api-keys").text
 
-    assert http.delete(f"/v1/api-keys/{made['id']}").status_code == 204
-    assert http.delete(f"/v1/api-keys/{made['id']}").status_code == 204
-    assert opens(server, made["token"]) == 401
-    assert http.get(f"/v1/api-keys/{made['id']}").json()["revoked_at"] is not None
+    assert http.delete(f"/v1/api-keys/{created['id']}").status_code == 204
+    assert http.delete(f"/v1/api-keys/{created['id']}").status_code == 204
+    assert status_with(server, created["token"]) == 401
+    assert http.get(f"/v1/api-keys/{created['id']}").json()["revoked_at"] is not None
 
 
-def test_keys_are_paged(http):
-    made = [make(http, name=name).json()["id"] for name in "ab"]
+def test_keys_are_paginated(http):
+    created = [create_key(http, name=name).json()["id"] for name in "ab"]
     first = http.get("/v1/api-keys?limit=1").json()
     second = http.get(f"/v1/api-keys?limit=1&after={first['data'][0]['id']}").json()
 
-    assert [first["data"][0]["id"], second["data"][0]["id"]] == made[::-1]
+    assert [first["data"][0]["id"], second["data"][0]["id"]] == created[::-1]
     assert first["has_more"]
 
 
@@ -57,7 +57,7 @@ def test_keys_are_paged(http):
 def test_only_an_admin_manages_keys(make_tenant, scopes):
     tenant = make_tenant(*scopes)
     calls = (
-        make(tenant.http),
+        create_key(tenant.http),
         tenant.http.get("/v1/api-keys"),
         tenant.http.get(f"/v1/api-keys/{tenant.key_id}"),
         tenant.http.delete(f"/v1/api-keys/{tenant.key_id}"),
@@ -65,18 +65,18 @@ def test_only_an_admin_manages_keys(make_tenant, scopes):
         tenant.http.get("/v1/audit-log"),
     )
 
-    assert [answer.status_code for answer in calls] == [403] * len(calls)
+    assert [response.status_code for response in calls] == [403] * len(calls)
 
 
-def test_nobody_makes_a_key_that_may_do_more_than_their_own(server, make_tenant):
+def test_a_key_cannot_create_a_key_with_more_scopes(server, make_tenant):
     tenant = make_tenant()
     writer = Caller("key_x", tenant.project_id, frozenset({"write"}))
     with server.database.write() as session:
-        with pytest.raises(Forbidden, match="no scope admin itself"):
-            service.create(session, writer, KeyCreate(name="more", scopes=["read", "admin"]), most=0)
-        with pytest.raises(Forbidden, match="fewer scopes"):
-            service.rotate(session, writer, tenant.key_id, KeyRotate(), most=0)
-        less = service.create(session, writer, KeyCreate(name="less", scopes=["read"]), most=0)
+        with pytest.raises(Forbidden, match="lacks the scope admin"):
+            service.create(session, writer, KeyCreate(name="more", scopes=["read", "admin"]), max_keys=0)
+        with pytest.raises(Forbidden, match="lacks a scope"):
+            service.rotate(session, writer, tenant.key_id, KeyRotate(), max_keys=0)
+        less = service.create(session, writer, KeyCreate(name="less", scopes=["read"]), max_keys=0)
         assert less.key.scopes == ["read"]
 
 
@@ -94,74 +94,78 @@ def test_nobody_makes_a_key_that_may_do_more_than_their_own(server, make_tenant)
         ({"expires": 1}, "/expires"),
     ],
 )
-def test_what_cannot_be_names_the_field(http, document, pointer):
-    answer = make(http, **document)
+def test_an_invalid_request_names_the_field(http, document, pointer):
+    response = create_key(http, **document)
 
-    assert answer.status_code == 422
-    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+    assert response.status_code == 422
+    assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
 
 
-def test_a_project_has_only_so_many_keys_in_force_as_each_has_rates_of_its_own(make_server, make_tenant):
-    tenant = make_tenant(of=make_server(quota_keys=3))
-    made = [make(tenant.http) for _ in range(3)]
-    extra = made[1].json()["id"]
+def test_the_number_of_active_keys_of_a_project_is_limited(make_server, make_tenant):
+    tenant = make_tenant(on=make_server(quota_keys=3))
+    created = [create_key(tenant.http) for _ in range(3)]
+    extra = created[1].json()["id"]
     rotate = f"/v1/api-keys/{extra}/rotate"
 
-    assert [answer.status_code for answer in made] == [201, 201, 403]
-    assert made[2].json()["code"] == "quota_exceeded"
-    assert (made[2].json()["quota"], made[2].json()["limit"]) == ("keys", 3)
+    assert [response.status_code for response in created] == [201, 201, 403]
+    assert created[2].json()["code"] == "quota_exceeded"
+    assert (created[2].json()["quota"], created[2].json()["limit"]) == ("keys", 3)
     assert tenant.http.post(rotate).status_code == 403
     assert tenant.http.post(rotate, json={"overlap_seconds": 0}).status_code == 201
-    assert tenant.http.delete(f"/v1/api-keys/{made[0].json()['id']}").status_code == 204
-    assert [make(tenant.http).status_code for _ in range(2)] == [201, 403]
+    assert tenant.http.delete(f"/v1/api-keys/{created[0].json()['id']}").status_code == 204
+    assert [create_key(tenant.http).status_code for _ in range(2)] == [201, 403]
 
 
-def test_the_last_admin_key_is_not_revoked(server, make_tenant):
+def test_the_last_admin_key_cannot_be_revoked(server, make_tenant):
     tenant = make_tenant()
-    answer = tenant.http.delete(f"/v1/api-keys/{tenant.key_id}")
+    response = tenant.http.delete(f"/v1/api-keys/{tenant.key_id}")
 
-    assert answer.status_code == 409
-    assert answer.json()["code"] == "last_admin_key"
-    assert "make another one first" in answer.json()["detail"]
-    assert opens(server, tenant.token) == 200
+    assert response.status_code == 409
+    assert response.json()["code"] == "last_admin_key"
+    assert "make another one first" in response.json()["detail"]
+    assert status_with(server, tenant.token) == 200
 
 
-def test_a_rotated_key_has_a_successor_and_both_are_good_for_a_day(server, make_tenant):
+def test_after_a_rotation_both_keys_are_valid_for_a_day(server, make_tenant):
     tenant = make_tenant()
-    answer = tenant.http.post(f"/v1/api-keys/{tenant.key_id}/rotate")
-    made = answer.json()
+    response = tenant.http.post(f"/v1/api-keys/{tenant.key_id}/rotate")
+    created = response.json()
 
-    assert answer.status_code == 201, answer.text
-    assert (made["replaces"], made["scopes"], made["expires_at"]) == (tenant.key_id, ["read", "write", "admin"], None)
-    assert [opens(server, token) for token in (tenant.token, made["token"])] == [200, 200]
+    assert response.status_code == 201, response.text
+    assert (created["replaces"], created["scopes"], created["expires_at"]) == (
+        tenant.key_id,
+        ["read", "write", "admin"],
+        None,
+    )
+    assert [status_with(server, token) for token in (tenant.token, created["token"])] == [200, 200]
     end = datetime.fromisoformat(tenant.http.get(f"/v1/api-keys/{tenant.key_id}").json()["expires_at"])
     assert timedelta(hours=23, minutes=59) < end - datetime.now(UTC) <= timedelta(hours=24)
 
     again = tenant.http.post(f"/v1/api-keys/{tenant.key_id}/rotate")
     assert again.status_code == 409
-    assert made["id"] in again.json()["detail"]
+    assert created["id"] in again.json()["detail"]
 
 
-def test_without_an_overlap_the_old_key_ends_at_once(server, make_tenant):
+def test_without_an_overlap_the_old_key_expires_at_once(server, make_tenant):
     tenant = make_tenant()
-    assert opens(server, tenant.token) == 200
-    made = tenant.http.post(f"/v1/api-keys/{tenant.key_id}/rotate", json={"overlap_seconds": 0}).json()
+    assert status_with(server, tenant.token) == 200
+    created = tenant.http.post(f"/v1/api-keys/{tenant.key_id}/rotate", json={"overlap_seconds": 0}).json()
 
-    assert [opens(server, token) for token in (tenant.token, made["token"])] == [401, 200]
+    assert [status_with(server, token) for token in (tenant.token, created["token"])] == [401, 200]
 
 
-def test_a_key_whose_end_is_the_end_of_all_dates_has_a_successor_too(make_tenant):
-    """As people write "never"; nothing is later, so the successor's end is the same."""
+def test_a_key_that_expires_at_the_last_date_can_be_rotated(make_tenant):
+    """People write this date for "never". No date is later, so the new key expires at the same time."""
     tenant = make_tenant()
     last = "9999-12-31T23:59:59.999Z"
-    made = make(tenant.http, expires_at=last).json()
-    answer = tenant.http.post(f"/v1/api-keys/{made['id']}/rotate")
+    created = create_key(tenant.http, expires_at=last).json()
+    response = tenant.http.post(f"/v1/api-keys/{created['id']}/rotate")
 
-    assert answer.status_code == 201, answer.text
-    assert answer.json()["expires_at"] == last
+    assert response.status_code == 201, response.text
+    assert response.json()["expires_at"] == last
 
 
-def test_a_repeated_request_makes_no_second_key_and_shows_no_token(server, make_tenant):
+def test_a_repeated_request_creates_no_second_key_and_returns_no_token(server, make_tenant):
     tenant = make_tenant()
     for path in ("/v1/api-keys", f"/v1/api-keys/{tenant.key_id}/rotate"):
         document = {"name": "once"} if path == "/v1/api-keys" else {}
@@ -178,13 +182,13 @@ def test_a_repeated_request_makes_no_second_key_and_shows_no_token(server, make_
 
 def test_no_secret_of_a_key_is_in_the_database(server, make_tenant):
     tenant = make_tenant()
-    made = make(tenant.http).json()
+    created = create_key(tenant.http).json()
     rotated = tenant.http.post(
-        f"/v1/api-keys/{made['id']}/rotate", json={}, headers={"Idempotency-Key": "only-once"}
+        f"/v1/api-keys/{created['id']}/rotate", json={}, headers={"Idempotency-Key": "only-once"}
     ).json()
     file = server.settings.home / "potstill.db"
-    kept = b"".join(path.read_bytes() for path in file.parent.glob("potstill.db*"))
+    stored = b"".join(path.read_bytes() for path in file.parent.glob("potstill.db*"))
 
-    assert rotated["id"].encode() in kept
-    for token in (made["token"], rotated["token"], tenant.token):
-        assert token.rsplit("_", 1)[1].encode() not in kept
+    assert rotated["id"].encode() in stored
+    for token in (created["token"], rotated["token"], tenant.token):
+        assert token.rsplit("_", 1)[1].encode() not in stored

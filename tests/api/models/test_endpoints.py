@@ -1,4 +1,4 @@
-"""Models over HTTP."""
+"""Model endpoints."""
 
 import json
 import struct
@@ -22,22 +22,22 @@ def post(http, content=None, headers=None, **fields):
     )
 
 
-def test_an_upload_waits_to_be_checked(server, http, tenant):
-    answer = post(
+def test_an_upload_is_processing_until_it_is_checked(server, http, tenant):
+    response = post(
         http, name="mine", classes='["cat", "dog"]', normalization='{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'
     )
-    model = answer.json()
+    model = response.json()
     with server.database.read() as session:
         key = models.get(session, tenant.project_id, model["id"]).upload_key
 
-    assert answer.status_code == 202
+    assert response.status_code == 202
     assert model["id"].startswith("mdl_")
     assert (model["object"], model["name"], model["status"], model["job"]) == ("model", "mine", "processing", None)
     assert (model["arguments"], model["classes"]) == ({"num_classes": 2}, ["cat", "dog"])
     assert http.get(f"/v1/models/{model['id']}").json() == model
     assert http.get("/v1/models").json()["data"] == [model]
     assert b"".join(server.store.open(key)) == safetensors()
-    assert server.hints.was_told("models")
+    assert server.broker.was_sent("models")
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_an_upload_waits_to_be_checked(server, http, tenant):
         struct.pack("<Q", 2**40) + b"{}",
     ],
 )
-def test_what_is_no_safetensors_file_is_refused_at_once(http, content):
-    _refused(http, content, "model_not_safetensors")
+def test_other_files_than_safetensors_are_rejected_at_once(http, content):
+    _assert_rejected(http, content, "model_not_safetensors")
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,15 @@ def test_what_is_no_safetensors_file_is_refused_at_once(http, content):
         safetensors(b"{}", b""),
     ],
 )
-def test_a_header_that_does_not_fit_its_file_is_refused_at_once(http, content):
-    _refused(http, content, "model_header_invalid")
+def test_an_invalid_header_is_rejected_at_once(http, content):
+    _assert_rejected(http, content, "model_header_invalid")
 
 
-def _refused(http, content, code):
-    answer = post(http, content)
+def _assert_rejected(http, content, code):
+    response = post(http, content)
 
-    assert (answer.status_code, answer.json()["code"]) == (415, code)
-    assert "safetensors" in answer.json()["detail"]
+    assert (response.status_code, response.json()["code"]) == (415, code)
+    assert "safetensors" in response.json()["detail"]
     assert http.get("/v1/models").json()["data"] == []
 
 
@@ -97,48 +97,48 @@ def _refused(http, content, code):
         ({"name": ""}, "/name"),
     ],
 )
-def test_a_field_that_is_wrong_is_pointed_at(http, fields, pointer):
-    answer = post(http, **fields)
+def test_an_invalid_field_is_named(http, fields, pointer):
+    response = post(http, **fields)
 
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == pointer
-
-
-def test_an_architecture_that_timm_does_not_have_is_refused_with_the_nearest(http):
-    answer = post(http, architecture="resnett18")
-
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == "/architecture"
-    assert "resnet18" in answer.json()["detail"]
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == pointer
 
 
-def test_empty_optional_fields_are_as_good_as_none(http):
+def test_an_unknown_architecture_is_rejected_with_suggestions(http):
+    response = post(http, architecture="resnett18")
+
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == "/architecture"
+    assert "resnet18" in response.json()["detail"]
+
+
+def test_empty_optional_fields_are_accepted(http):
     assert post(http, arguments="", classes="", normalization="").status_code == 202
 
 
-def test_json_instead_of_a_form_says_what_is_wanted(http):
-    answer = http.post("/v1/models", json={"architecture": "resnet18"})
+def test_json_instead_of_a_form_is_415(http):
+    response = http.post("/v1/models", json={"architecture": "resnet18"})
 
-    assert answer.status_code == 415
-    assert "multipart/form-data" in answer.json()["detail"]
+    assert response.status_code == 415
+    assert "multipart/form-data" in response.json()["detail"]
 
 
-def test_the_same_idempotency_key_makes_one(http):
+def test_the_same_idempotency_key_creates_one_model(http):
     first, second = (post(http, headers={"Idempotency-Key": "k"}) for _ in range(2))
 
     assert first.json()["id"] == second.json()["id"]
     assert post(http, name="other", headers={"Idempotency-Key": "k"}).json()["code"] == "idempotency_key_reused"
 
 
-def test_one_that_is_deleted_is_gone_with_its_file(server, http):
-    made = post(http).json()["id"]
+def test_deleting_a_model_deletes_its_file(server, http):
+    model_id = post(http).json()["id"]
 
-    assert http.delete(f"/v1/models/{made}").status_code == 204
-    assert http.get(f"/v1/models/{made}").status_code == 404
-    assert list(server.store.list_prefix(f"uploads/{made}")) == []
+    assert http.delete(f"/v1/models/{model_id}").status_code == 204
+    assert http.get(f"/v1/models/{model_id}").status_code == 404
+    assert list(server.store.list_prefix(f"uploads/{model_id}")) == []
 
 
 @pytest.mark.parametrize("model_id", ["mdl_nothing", "x", "ds_" + "0" * 26, "%00"])
-def test_what_is_no_model_is_404(http, model_id):
+def test_an_unknown_model_is_404(http, model_id):
     assert http.get(f"/v1/models/{model_id}").status_code == 404
     assert http.delete(f"/v1/models/{model_id}").status_code == 404
