@@ -1,1 +1,1 @@
-"""Teachers: running them frozen, training them in a job, finding them again."""
+"""Teachers: frozen forward passes, training inside a job, and the caches of their outputs and evaluations."""

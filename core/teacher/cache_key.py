@@ -1,4 +1,11 @@
-"""The digest of what a teacher is asked: same digest, same answers to the last bit."""
+"""Keys of the teacher cache.
+
+:meth:`CacheKeyInputs.entry_key` names one cache entry, which holds the outputs of one teacher for one view: equal keys
+mean bit-identical outputs. :func:`spec_cache_key` names all entries of a job; it is known before any teacher is loaded,
+so that the estimate can predict a hit.
+
+The strings in the hashed dicts are part of the key: a changed string invalidates every existing entry.
+"""
 
 from __future__ import annotations
 
@@ -16,79 +23,63 @@ from core.models.built import BuiltModel
 from core.spec import JobSpec
 from core.teacher.layout import Layout
 from core.train.loader import BatchLoader
-from core.train.precision import ComputeConfig, machine_of
+from core.train.precision import ComputeConfig, device_description
 
-_FORMAT = 2  # raised when pictures or answers change for the same words below
+_ENTRY_FORMAT = 2  # incremented when images or outputs change for equal fields
+_SPEC_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class CacheKeyInputs:
-    """What all teachers of a training are asked, view by view, about each picture of the feed.
+    """Everything that the outputs of all teachers of a training depend on, except teacher, view and layout.
 
-    ``pictures`` names the split before any part of it was held out. Answers depend in their last bits on how
-    many pictures are asked at once (``block``), on threads, precision, kind of machine and library versions.
+    ``split_id`` names the training split before a part of it was held out. The last bits of an output depend on the
+    number of images per forward pass (``block_size``), threads, precision, device model and library versions.
     """
 
-    pictures: str
-    feed: BatchLoader
-    arithmetic: ComputeConfig
+    split_id: str
+    loader: BatchLoader
+    compute: ComputeConfig
     threads: int
-    block: int
+    block_size: int
 
-    def key(self, teacher: str, view: int, layout: Layout) -> str:
-        """A sha256 over everything that the answers of a teacher of this digest about a view depend on."""
-        feed, places = self.feed, self.feed.pixels.indices
-        asked = {
-            "format": _FORMAT,
+    def entry_key(self, teacher: str, view: int, layout: Layout) -> str:
+        """Return the SHA-256 key of the outputs of one teacher (by its :func:`teacher_digest`) for one view."""
+        loader, indices = self.loader, self.loader.pixels.indices
+        fields = {
+            "format": _ENTRY_FORMAT,
             "teacher": teacher,
-            "pictures": self.pictures,
-            "places": None if places is None else hashlib.sha256(places.tobytes()).hexdigest(),
-            "shape": feed.pixels.images.shape,
-            "augmentation": feed.augmentation,
-            "mixing": None if feed.mixing is None else asdict(feed.mixing),
-            "seed": feed.seed,
+            "pictures": self.split_id,
+            "places": None if indices is None else hashlib.sha256(indices.tobytes()).hexdigest(),
+            "shape": loader.pixels.images.shape,
+            "augmentation": loader.augmentation,
+            "mixing": None if loader.mixing is None else asdict(loader.mixing),
+            "seed": loader.seed,
             "view": view,
             "tapped": layout.key_fields(),
             "stored": "float16",
-            "block": self.block,
+            "block": self.block_size,
             "threads": self.threads,
-            "precision": self.arithmetic.precision,
-            "machine": machine_of(self.arithmetic.device),
+            "precision": self.compute.precision,
+            "machine": device_description(self.compute.device),
             "torch": str(torch.__version__),
             "timm": timm.__version__,
         }
-        return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return _digest(fields)
 
 
-def teacher_digest(built: BuiltModel) -> str:
-    """A sha256 over weights, architecture, arguments and preprocessing."""
-    words = {
-        "architecture": built.architecture,
-        "arguments": built.arguments,
-        "preprocessing": asdict(built.preprocessing),
-    }
-    digest = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode())
-    for name, tensor in built.module.state_dict().items():
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+def spec_cache_key(spec: JobSpec, method: Method, num_images: int) -> str:
+    """Return the SHA-256 key of all teacher outputs that a resolved spec needs.
 
-
-_FORMAT = 1
-
-
-def spec_cache_key(spec: JobSpec, method: Method, num_pictures: int) -> str:
-    """A sha256 over what a resolved spec says of teachers, pictures and what is tapped; views are left out.
-
-    A job that asks about fewer views asks the same: views are counted from 0.
+    The number of views is not part of the key: views are counted from 0, so a job with fewer views hits too.
     """
     training = spec.training
-    mixing = Mixing.of(training)
-    words: dict[str, Any] = {
-        "format": _FORMAT,
+    mixing = Mixing.from_training(training)
+    fields: dict[str, Any] = {
+        "format": _SPEC_FORMAT,
         "teachers": [teacher.model_dump(mode="json") for teacher in spec.teachers],
         "dataset": spec.dataset,
-        "pictures": num_pictures,
+        "pictures": num_images,
         "image_size": training.image_size,
         "augmentation": training.augmentation,
         "mixing": None if mixing is None else asdict(mixing),
@@ -101,6 +92,24 @@ def spec_cache_key(spec: JobSpec, method: Method, num_pictures: int) -> str:
         "torch": str(torch.__version__),
         "timm": timm.__version__,
     }
-    if spec.resources.devices > 1:  # which share the threads
-        words["devices"] = spec.resources.devices
-    return hashlib.sha256(json.dumps(words, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    if spec.resources.devices > 1:  # the ranks share the threads
+        fields["devices"] = spec.resources.devices
+    return _digest(fields)
+
+
+def teacher_digest(built: BuiltModel) -> str:
+    """Return a SHA-256 over weights, architecture, arguments and preprocessing."""
+    fields = {
+        "architecture": built.architecture,
+        "arguments": built.arguments,
+        "preprocessing": asdict(built.preprocessing),
+    }
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
+    for name, tensor in built.module.state_dict().items():
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What was measured of a teacher on a test split, noted for every later job with the same teacher and data."""
+"""Evaluation cache: a teacher's metrics on a test split, shared by all jobs with the same teacher and dataset."""
 
 from __future__ import annotations
 
@@ -23,90 +23,91 @@ _KIND = "evaluation"
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The figures of a teacher, how long it took to measure them, and whether an earlier job did so."""
+    """Metrics of a teacher, the seconds that measuring took, and whether they came from the cache."""
 
-    measured: ModelMetrics
+    metrics: ModelMetrics
     seconds: float
-    found: bool
+    hit: bool
 
     def details(self, classes: tuple[str, ...] | None) -> dict[str, Any]:
-        """What the report says beyond the figures."""
-        saved = round(self.seconds, 3) if self.found else 0.0
-        return {**self.measured.details(classes), "evaluation": {"hit": self.found, "saved_seconds": saved}}
+        """Return what the report has in addition to the job result."""
+        saved = round(self.seconds, 3) if self.hit else 0.0
+        return {**self.metrics.details(classes), "evaluation": {"hit": self.hit, "saved_seconds": saved}}
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationCache:
-    """What is known of teachers on one split of one dataset.
+    """Cached metrics of teachers on one split of one dataset.
 
-    ``pictures`` names the split with its size, ``judged`` how it is found how often a teacher is right.
+    ``split_id`` names the split and its image size. ``criterion`` is ``logits``, or ``embeddings`` where accuracy is
+    that of :class:`core.evaluate.EmbeddingEvaluator`.
     """
 
-    notes: ResultCache
-    pictures: str
-    judged: str
+    results: ResultCache
+    split_id: str
+    criterion: str
 
     @classmethod
-    def of_job(cls, context: RunContext, image_size: int, *, headless: bool) -> EvaluationCache:
-        """Those on the test split of a job's dataset."""
+    def for_job(cls, context: RunContext, image_size: int, *, headless: bool) -> EvaluationCache:
+        """Return the cache for the test split of a job's dataset."""
         return cls(
             context.result_cache,
-            pictures=f"{context.stored.fingerprint}-{image_size}-test",
-            judged="embeddings" if headless else "logits",
+            split_id=f"{context.stored.fingerprint}-{image_size}-test",
+            criterion="embeddings" if headless else "logits",
         )
 
-    def look_at(self, teachers: Sequence[Teacher], context: RunContext, image_size: int) -> None:
-        """Log the lines that the student's curve is drawn against. Raises ``Interrupted`` on request."""
-        pictures = context.validation_subset(image_size)
+    def log_accuracy(self, teachers: Sequence[Teacher], context: RunContext, image_size: int) -> None:
+        """Log each teacher's accuracy as a reference for the student's curve. Raises ``Interrupted`` on request."""
+        subset = context.validation_subset(image_size)
         for index, teacher in enumerate(teachers):
             assert isinstance(teacher, FrozenTeacher)
-            known = self.top1(teacher.built, pictures)
-            top1 = context.top1(teacher.logits, pictures) if known is None else known
+            cached = self.top1(teacher.built, subset)
+            top1 = context.top1(teacher.logits, subset) if cached is None else cached
             context.reporter.metrics(0, {f"teacher/{index}/top1": top1})
 
-    def top1(self, teacher: BuiltModel, looked_at: Pixels) -> float | None:
-        """How often a teacher is right on the part of the split that is looked at, where an earlier job found out."""
-        known = self._known(teacher)
-        accuracy = None if known is None else known.measured.accuracy
+    def top1(self, teacher: BuiltModel, subset: Pixels) -> float | None:
+        """Return a teacher's accuracy on the validation subset from its cached predictions; None on a miss."""
+        cached = self._get(teacher)
+        accuracy = None if cached is None else cached.metrics.accuracy
         if accuracy is None:
             return None
-        return agreement(accuracy.predictions[:: validation_stride(accuracy.num_samples)], looked_at.labels)
+        return agreement(accuracy.predictions[:: validation_stride(accuracy.num_samples)], subset.labels)
 
-    def of(self, teacher: BuiltModel, measure: Callable[[BuiltModel], ModelMetrics]) -> Evaluation:
-        """What is known of a teacher; ``measure`` finds it out where nobody did, for this job and all later ones."""
-        known = self._known(teacher)
-        if known is not None:
-            return known
+    def get_or_measure(self, teacher: BuiltModel, measure: Callable[[BuiltModel], ModelMetrics]) -> Evaluation:
+        """Return the cached metrics of a teacher; on a miss, measure and cache them."""
+        cached = self._get(teacher)
+        if cached is not None:
+            return cached
         began = time.monotonic()
-        measured = measure(teacher)
+        metrics = measure(teacher)
         seconds = round(time.monotonic() - began, 6)
-        self.notes.keep(_KIND, self._words(teacher), {"figures": _figures(measured), "seconds": seconds})
-        return Evaluation(measured, seconds, found=False)
+        self.results.put(_KIND, self._key_fields(teacher), {"metrics": _to_json(metrics), "seconds": seconds})
+        return Evaluation(metrics, seconds, hit=False)
 
-    def _known(self, teacher: BuiltModel) -> Evaluation | None:
-        found = self.notes.find(_KIND, self._words(teacher))
-        return None if found is None else Evaluation(_measured(found["figures"]), found["seconds"], found=True)
+    def _get(self, teacher: BuiltModel) -> Evaluation | None:
+        cached = self.results.get(_KIND, self._key_fields(teacher))
+        return None if cached is None else Evaluation(_from_json(cached["metrics"]), cached["seconds"], hit=True)
 
-    def _words(self, teacher: BuiltModel) -> dict[str, str]:
-        return {"teacher": teacher_digest(teacher), "pictures": self.pictures, "judged": self.judged}
+    def _key_fields(self, teacher: BuiltModel) -> dict[str, str]:
+        return {"teacher": teacher_digest(teacher), "split_id": self.split_id, "criterion": self.criterion}
 
 
-def _figures(measured: ModelMetrics) -> dict[str, Any]:
-    accuracy = measured.accuracy
+def _to_json(metrics: ModelMetrics) -> dict[str, Any]:
+    accuracy = metrics.accuracy
     return {
         "accuracy": None if accuracy is None else asdict(accuracy) | {"predictions": accuracy.predictions.tolist()},
-        "parameters": measured.parameters,
-        "flops": measured.flops,
-        "size_bytes": measured.size_bytes,
-        "latency": [latency.to_json() for latency in measured.latency],
-        "judging": dict(measured.judging),
+        "parameters": metrics.parameters,
+        "flops": metrics.flops,
+        "size_bytes": metrics.size_bytes,
+        "latency": [latency.to_json() for latency in metrics.latency],
+        "evaluation_details": dict(metrics.evaluation_details),
     }
 
 
-def _measured(figures: Mapping[str, Any]) -> ModelMetrics:
-    accuracy = figures["accuracy"]
+def _from_json(fields: Mapping[str, Any]) -> ModelMetrics:
+    accuracy = fields["accuracy"]
     if accuracy is not None:
         predictions = torch.tensor(accuracy["predictions"], dtype=torch.int64)
         accuracy = Accuracy(**accuracy | {"predictions": predictions, "per_class": tuple(accuracy["per_class"])})
-    latency = tuple(Latency(**one) for one in figures["latency"])
-    return ModelMetrics(**{**figures, "accuracy": accuracy, "latency": latency})
+    latency = tuple(Latency(**batch) for batch in fields["latency"])
+    return ModelMetrics(**{**fields, "accuracy": accuracy, "latency": latency})

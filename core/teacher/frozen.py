@@ -1,4 +1,4 @@
-"""Running a teacher: frozen, in evaluation mode, with its own preprocessing."""
+"""Frozen teacher: a forward pass in evaluation mode with the teacher's own preprocessing."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from core.train.precision import ComputeConfig
 
 
 class FrozenTeacher:
-    """A teacher that answers and never learns."""
+    """A teacher that runs forward passes and never trains. Moves ``built`` to the device and freezes it."""
 
-    def __init__(self, built: BuiltModel, arithmetic: ComputeConfig, wanted: FeatureRequest | None = None) -> None:
+    def __init__(self, built: BuiltModel, compute: ComputeConfig, request: FeatureRequest | None = None) -> None:
         self.built = built
-        self._arithmetic = arithmetic
-        self._wanted = wanted or FeatureRequest()
-        # Convolutions of larger pictures are 5 to 13 % faster so on a CPU, and never slower; see ADR 0014.
-        convolves = catalog.family(built.architecture) == "cnn"
-        self._memory = torch.channels_last if convolves else torch.contiguous_format
-        built.module.to(arithmetic.device).eval().requires_grad_(False)
+        self._compute = compute
+        self._request = request or FeatureRequest()
+        # On a CPU, convolutions of larger images are 5 to 13 % faster in channels_last, and never slower; ADR 0014.
+        is_convolutional = catalog.family(built.architecture) == "cnn"
+        self._memory_format = torch.channels_last if is_convolutional else torch.contiguous_format
+        built.module.to(compute.device).eval().requires_grad_(False)
 
-    @torch.no_grad()  # not inference mode: autograd must be able to keep what is said for the student's backward pass
+    @torch.no_grad()  # not inference mode: autograd has to save the outputs for the student's backward pass
     def __call__(self, images_BCHW: Tensor) -> Outputs:
-        """What the teacher says of augmented pictures in 0…1: in float32, without a gradient."""
-        inputs_BCHW = self.built.preprocessing(images_BCHW).contiguous(memory_format=self._memory)
-        with self._arithmetic.forward_context():
-            answer = run_tapped(self.built.module, inputs_BCHW, self._wanted)
-        return answer.map(Tensor.float)
+        """Return the requested outputs for augmented images in 0…1: float32, without gradients."""
+        inputs_BCHW = self.built.preprocessing(images_BCHW).contiguous(memory_format=self._memory_format)
+        with self._compute.forward_context():
+            outputs = run_tapped(self.built.module, inputs_BCHW, self._request)
+        return outputs.map(Tensor.float)
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
-        """The logits alone, for evaluation."""
-        with torch.inference_mode(), self._arithmetic.forward_context():
+        """Return the logits only, in float32, for evaluation."""
+        with torch.inference_mode(), self._compute.forward_context():
             return Outputs.of(self.built(images_BCHW)).logits.float()

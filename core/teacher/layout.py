@@ -1,6 +1,6 @@
-"""How all that a teacher says of one picture is a row of float16 numbers, and how it is read back.
+"""Layout of a teacher's outputs for one image as a row of float16 values: packing and unpacking.
 
-Shapes: B pictures, W numbers of a row, C classes, K likeliest ones.
+Shapes: B images, W values per row, C classes, K most probable classes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from core.models.built import BuiltModel
 from core.models.meta_device import build_on_meta
 from core.models.taps import FeatureRequest, Outputs, run_tapped
 
-_LARGEST = float(np.finfo(np.float16).max)
-_PICTURES = 2  # of the template
-_NARROW = 65_536  # classes that one number of a row can tell apart
-_BITS = 16
+_MAX_FLOAT16 = float(np.finfo(np.float16).max)
+_TEMPLATE_IMAGES = 2
+_INDEX_BITS = 16  # of a class index that one value of a row holds
+_MAX_NARROW_CLASSES = 1 << _INDEX_BITS
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The places of a row: logits first, then everything that was tapped.
+    """Order of the values in a row: logits first, then the requested features.
 
-    ``template`` is what the teacher says of two pictures on the meta device. ``likeliest``: how many logits are
-    kept where not all of them are; a row then has those, one number that stands for each of the others, and the
-    classes that they belong to. Weights of attentions are not kept: they follow from queries and keys.
+    ``template`` is the output of the teacher for two images on the meta device. ``top_k`` is the number of stored
+    logits; None stores all of them. A sparse row holds the K largest logits, one value for every other class, and the
+    indices of the K classes. Attention weights are not stored: they follow from queries and keys.
     """
 
     request: FeatureRequest
@@ -41,35 +41,35 @@ class Layout:
 
     @property
     def width(self) -> int:
-        """How many numbers a row has, W."""
-        tapped = sum(_size(one) for one in _tensors(self.template)[1:])
-        return self._logits_width + tapped
+        """Number of values in a row, W."""
+        features_width = sum(_values_per_image(tensor) for tensor in _tensors(self.template)[1:])
+        return self._logits_width + features_width
 
     def key_fields(self) -> dict[str, Any]:
-        """As it counts in the digest of a question."""
-        shapes = [list(one.shape[1:]) for one in _tensors(self.template)]
+        """Return the part of a cache key that depends on the layout."""
+        shapes = [list(tensor.shape[1:]) for tensor in _tensors(self.template)]
         return {"wanted": asdict(self.request), "shapes": shapes, "likeliest": self.top_k}
 
-    def pack(self, said: Outputs) -> Tensor:
-        """Rows (B, W) in float16; what it cannot hold becomes the largest number that it can."""
-        assert not said.token_logits, "a teacher in evaluation mode has one answer"
-        logits_BC, *tapped = _tensors(_without_weights(said))
-        count = len(logits_BC)
-        rows = [self._packed_logits(logits_BC), *(_half(one.reshape(count, -1)) for one in tapped)]
+    def pack(self, outputs: Outputs) -> Tensor:
+        """Return rows (B, W) in float16. Values outside its range are clamped to ±65,504."""
+        assert not outputs.token_logits, "a teacher in evaluation mode has one set of logits"
+        logits_BC, *features = _tensors(_without_attention_weights(outputs))
+        size_B = len(logits_BC)
+        rows = [self._pack_logits(logits_BC), *(_to_half(feature.reshape(size_B, -1)) for feature in features)]
         return torch.cat(rows, dim=1)
 
     def unpack(self, rows_BW: Tensor) -> Outputs:
-        """What the teacher said, in float32."""
-        count, place = len(rows_BW), self._logits_width
-        logits_BC = self._read_logits(rows_BW[:, :place])
+        """Return the outputs (B images) that rows hold, in float32."""
+        size_B, end = len(rows_BW), self._logits_width
+        logits_BC = self._unpack_logits(rows_BW[:, :end])
 
-        def read(shaped: Tensor) -> Tensor:
-            nonlocal place
-            if shaped is self.template.logits:
+        def read(template: Tensor) -> Tensor:
+            nonlocal end
+            if template is self.template.logits:
                 return logits_BC
-            first, place = place, place + _size(shaped)
-            part = rows_BW[:, first:place].float()
-            return part.reshape(count * shaped.shape[0] // _PICTURES, *shaped.shape[1:])
+            start, end = end, end + _values_per_image(template)
+            values = rows_BW[:, start:end].float()
+            return values.reshape(size_B * template.shape[0] // _TEMPLATE_IMAGES, *template.shape[1:])
 
         return self.template.map(read)
 
@@ -85,87 +85,93 @@ class Layout:
             return self._num_classes
         return _sparse_width(self.top_k, self._num_classes)
 
-    def _packed_logits(self, logits_BC: Tensor) -> Tensor:
+    def _pack_logits(self, logits_BC: Tensor) -> Tensor:
         if self.top_k is None:
-            return _half(logits_BC)
-        values_BK, places_BK = logits_BC.float().topk(self.top_k, dim=1)
-        others_BC = logits_BC.float().scatter(1, places_BK, -math.inf)
+            return _to_half(logits_BC)
+        values_BK, indices_BK = logits_BC.float().topk(self.top_k, dim=1)
+        others_BC = logits_BC.float().scatter(1, indices_BK, -math.inf)
         mean_B1 = others_BC.logsumexp(dim=1, keepdim=True) - math.log(self._num_classes - self.top_k)
-        parts = [places_BK] if self._num_classes <= _NARROW else [places_BK & (_NARROW - 1), places_BK >> _BITS]
-        # Whole numbers go by their bits; numbers above 32,767 wrap around and come back below.
-        numbers = torch.cat(parts, dim=1).to(torch.int32).to(torch.int16)
-        return torch.cat((_half(values_BK), _half(mean_B1), numbers.view(torch.float16)), dim=1)
+        parts = [indices_BK]
+        if self._num_classes > _MAX_NARROW_CLASSES:
+            parts = [indices_BK & (_MAX_NARROW_CLASSES - 1), indices_BK >> _INDEX_BITS]
+        # Indices are stored by their bits: an index above 32,767 wraps around in int16, and unpacking reverts it.
+        bits = torch.cat(parts, dim=1).to(torch.int32).to(torch.int16)
+        return torch.cat((_to_half(values_BK), _to_half(mean_B1), bits.view(torch.float16)), dim=1)
 
-    def _read_logits(self, rows_BR: Tensor) -> Tensor:
-        """All logits (B, C); where not all were kept, every other class has the one that keeps the mass of the rest."""
+    def _unpack_logits(self, rows_BR: Tensor) -> Tensor:
+        """Return all logits (B, C). In a sparse row, the other classes share one logit with their total probability."""
         if self.top_k is None:
             return rows_BR.float()
-        kept = self.top_k
-        values = rows_BR[:, : kept + 1].float()
-        numbers = rows_BR[:, kept + 1 :].contiguous().view(torch.int16).long() & (_NARROW - 1)
-        places_BK = numbers[:, :kept]
-        if self._num_classes > _NARROW:
-            places_BK = places_BK | (numbers[:, kept:] << _BITS)
-        return values[:, kept:].repeat(1, self._num_classes).scatter_(1, places_BK, values[:, :kept])
+        k = self.top_k
+        values = rows_BR[:, : k + 1].float()
+        bits = rows_BR[:, k + 1 :].contiguous().view(torch.int16).long() & (_MAX_NARROW_CLASSES - 1)
+        indices_BK = bits[:, :k]
+        if self._num_classes > _MAX_NARROW_CLASSES:
+            indices_BK = indices_BK | (bits[:, k:] << _INDEX_BITS)
+        return values[:, k:].repeat(1, self._num_classes).scatter_(1, indices_BK, values[:, :k])
 
 
-def layout_of(built: BuiltModel, wanted: FeatureRequest, sparse: int | None = None) -> Layout:
-    """The layout of a teacher's answers; ``sparse``: the likeliest classes that count, where not all do."""
-    return layout_for(built.architecture, built.arguments, built.preprocessing.image_size, wanted, sparse)
+def layout_of(built: BuiltModel, request: FeatureRequest, top_k: int | None = None) -> Layout:
+    """Return the layout of a teacher's outputs; see :func:`layout_for`."""
+    return layout_for(built.architecture, built.arguments, built.preprocessing.image_size, request, top_k)
 
 
 def layout_for(
-    architecture: str, arguments: Any, image_size: int, wanted: FeatureRequest, sparse: int | None = None
+    architecture: str, arguments: Any, image_size: int, request: FeatureRequest, top_k: int | None = None
 ) -> Layout:
-    """The same of ``timm.create_model(architecture, **arguments)`` at ``image_size`` pixels a side.
+    """Return the layout for ``timm.create_model(architecture, **arguments)`` at ``image_size`` pixels per side.
 
-    Sparse answers are taken where they make shorter rows than all logits.
+    ``top_k`` is the number of most probable classes that the method needs; None needs all. Rows are sparse only where
+    that makes them shorter.
     """
-    return _lay_out(architecture, json.dumps(dict(arguments), sort_keys=True), image_size, wanted, sparse)
+    return _layout_for(architecture, json.dumps(dict(arguments), sort_keys=True), image_size, request, top_k)
 
 
 @lru_cache(maxsize=256)
-def _lay_out(architecture: str, arguments: str, image_size: int, wanted: FeatureRequest, sparse: int | None) -> Layout:
+def _layout_for(
+    architecture: str, arguments: str, image_size: int, request: FeatureRequest, top_k: int | None
+) -> Layout:
     options = json.loads(arguments)
-    if wanted:
-        pictures = torch.empty(_PICTURES, int(options.get("in_chans", 3)), image_size, image_size, device="meta")
-        template = _without_weights(run_tapped(build_on_meta(architecture, options), pictures, wanted))
+    if request:
+        channels = int(options.get("in_chans", 3))
+        images = torch.empty(_TEMPLATE_IMAGES, channels, image_size, image_size, device="meta")
+        template = _without_attention_weights(run_tapped(build_on_meta(architecture, options), images, request))
     else:
-        template = Outputs(torch.empty(_PICTURES, int(options["num_classes"]), device="meta"))
+        template = Outputs(torch.empty(_TEMPLATE_IMAGES, int(options["num_classes"]), device="meta"))
     num_classes = template.logits.shape[1]
-    shorter = sparse is not None and sparse < num_classes and _sparse_width(sparse, num_classes) < num_classes
-    return Layout(wanted, template, sparse if shorter else None)
+    is_sparse = top_k is not None and top_k < num_classes and _sparse_width(top_k, num_classes) < num_classes
+    return Layout(request, template, top_k if is_sparse else None)
 
 
 def row_bytes(layouts: Sequence[Layout]) -> int:
-    """What the answers of all teachers about one picture take."""
+    """Size of all teachers' outputs for one image in bytes."""
     return 2 * sum(layout.width for layout in layouts)
 
 
-def _sparse_width(kept: int, num_classes: int) -> int:
-    return kept + 1 + kept * (1 if num_classes <= _NARROW else 2)
+def _sparse_width(top_k: int, num_classes: int) -> int:
+    return top_k + 1 + top_k * (1 if num_classes <= _MAX_NARROW_CLASSES else 2)
 
 
-def _half(numbers: Tensor) -> Tensor:
-    return numbers.clamp(-_LARGEST, _LARGEST).half()
+def _to_half(values: Tensor) -> Tensor:
+    return values.clamp(-_MAX_FLOAT16, _MAX_FLOAT16).half()
 
 
-def _size(shaped: Tensor) -> int:
-    """Numbers of one picture."""
-    return shaped.numel() // _PICTURES
+def _values_per_image(template: Tensor) -> int:
+    return template.numel() // _TEMPLATE_IMAGES
 
 
-def _without_weights(said: Outputs) -> Outputs:
-    return replace(said, attentions={i: replace(one, weights=None) for i, one in said.attentions.items()})
+def _without_attention_weights(outputs: Outputs) -> Outputs:
+    attentions = {index: replace(attention, weights=None) for index, attention in outputs.attentions.items()}
+    return replace(outputs, attentions=attentions)
 
 
-def _tensors(said: Outputs) -> list[Tensor]:
-    """Every tensor, logits first, in the order of :meth:`Outputs.map`."""
-    found: list[Tensor] = []
+def _tensors(outputs: Outputs) -> list[Tensor]:
+    """Return every tensor, logits first, in the order of :meth:`Outputs.map`."""
+    tensors: list[Tensor] = []
 
-    def see(one: Tensor) -> Tensor:
-        found.append(one)
-        return one
+    def collect(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
 
-    said.map(see)
-    return found
+    outputs.map(collect)
+    return tensors

@@ -1,11 +1,20 @@
-"""What the teachers of a training say of a whole view, asked once and looked up at every step.
+"""Teacher cache: outputs of frozen teachers, computed once per view and read at every step.
 
-Teachers are asked in fixed blocks of samples, whatever the batches, and the student reads the numbers as
-they are stored: float16, also in the run that stores them, and also where the store is too small or the disk
-is full. So neither budget nor disk nor who came first can be seen in a student's bits; whether a training
-reads answers at all follows from its method and the sizes alone (:func:`answers_for`).
+The way of a teacher's output into the loss:
 
-Shapes: N samples of the feed, B batch, W numbers of a row (see :mod:`core.teacher.layout`).
+1. :func:`cached_outputs_for` decides whether a training caches, by its method and sizes alone.
+2. Before each step, ``Trainer`` calls :meth:`CachedOutputs.load_step`. For a new view and each teacher, it loads the
+   view's shards from :class:`core.teacher.shard_store.ShardStore`, by their key (:mod:`core.teacher.cache_key`).
+3. A missing shard is computed: :class:`core.teacher.frozen.FrozenTeacher` runs on blocks of the augmented view, and
+   :meth:`core.teacher.layout.Layout.pack` turns its outputs into float16 rows, one per sample.
+4. In the step, ``StepContext.teacher_outputs`` calls :meth:`CachedOutputs.for_batch`, which gathers the rows of the
+   batch and unpacks them to float32 ``Outputs``; the method computes its loss from them.
+
+Blocks have a fixed size, whatever the batch size. The student always reads the stored float16 values: also in the run
+that computes them, and also where the cache is disabled. So a student's bits do not depend on cache size, disk, or
+which run came first.
+
+Shapes: N samples of the loader, B batch, W values per row (see :mod:`core.teacher.layout`).
 """
 
 from __future__ import annotations
@@ -31,66 +40,104 @@ from core.teacher.shard_store import CachedRows, Entry, InMemoryRows, MappedRows
 from core.train.context import RunContext
 from core.train.trainer import TrainingSetup
 
-# One view of all teachers; beyond it they are asked batch by batch. What cannot be stored is held in memory.
+# Of one view of all teachers. Above it, teachers run on every batch: a view that is not on disk has to fit in memory.
 MAX_VIEW_BYTES = 4 * 1024**3
-MAX_IN_MEMORY_BYTES = 256 * 1024**2  # of one view and teacher; beyond it rows stay on disk once they are stored
-SHARD_ROWS = 1024  # so much is lost at most when a run is killed
-_SMALL_PIXELS = 64  # a side; more of smaller pictures fill a GPU, and larger ones its memory
-_HEADER_BYTES = 192  # of a shard, at most
+MAX_IN_MEMORY_BYTES = 256 * 1024**2  # of one view and teacher; above it, stored rows are memory-mapped
+SHARD_ROWS = 1024  # the most that a killed run loses
+_SMALL_IMAGE_SIZE = 64  # pixels per side; more of smaller images fill a GPU, and larger ones fill its memory
+_MAX_HEADER_BYTES = 192  # of a shard
 
 
-def is_cacheable(num_pictures: int, layouts: Sequence[Layout]) -> bool:
-    """Whether teachers are asked view by view; it depends on spec, method and data alone, and never on a disk."""
-    return 0 < num_pictures * row_bytes(layouts) <= MAX_VIEW_BYTES
+def is_cacheable(num_images: int, layouts: Sequence[Layout]) -> bool:
+    """Whether teachers run view by view. Depends on spec, method and dataset only, never on a disk."""
+    return 0 < num_images * row_bytes(layouts) <= MAX_VIEW_BYTES
 
 
 def num_cached_views(epochs: int, views: int | None, teacher_fraction: float) -> int:
-    """How many views teachers are asked about in a training, of which they teach this share."""
+    """Number of views that a training caches, if its loss uses teachers in this fraction of its epochs."""
     return num_views(max(1, math.ceil(epochs * teacher_fraction)), views)
 
 
-def _block_rows(task: TrainingSetup) -> int:
-    """How many pictures teachers are asked about at once; SHARD_ROWS is a multiple of it."""
-    if task.compute.device.type == "cpu":
-        return 64
-    largest = max(teacher.built.preprocessing.image_size for teacher in task.teachers)
-    return 512 if largest <= _SMALL_PIXELS else 128
-
-
 def cached_outputs_for(
-    task: TrainingSetup, context: RunContext, *, spec: JobSpec, pictures: str, max_bytes: int
+    setup: TrainingSetup, context: RunContext, *, spec: JobSpec, split_id: str, max_bytes: int
 ) -> CachedOutputs | None:
-    """Where a training's teachers are asked ahead of it; None where they are asked about every batch as it comes.
+    """Return the cached outputs of a training's teachers; None where the teachers run on every batch.
 
-    Stored are all views of a training or none: with less room than that a view would be gone before it is
-    shown again. Then every view is asked anew each time it is shown.
+    The cache stores all views of a training or none: with less space, a view would be evicted before it is shown
+    again. Without the space, each view is computed again whenever it is shown.
     """
-    method = task.method
-    if not (task.teachers and method.cacheable):
+    method = setup.method
+    if not (setup.teachers and method.cacheable):
         return None
-    layouts = [layout_of(teacher.built, method.teacher_request, method.top_k) for teacher in task.teachers]
-    num_pictures = len(task.loader.pixels)
-    if not is_cacheable(num_pictures, layouts):
+    layouts = [layout_of(teacher.built, method.teacher_request, method.top_k) for teacher in setup.teachers]
+    num_images = len(setup.loader.pixels)
+    if not is_cacheable(num_images, layouts):
         return None
-    store = ShardStore(context.cache / "answers", max_bytes)
-    shown = num_cached_views(task.training.epochs, spec.training.views, method.teacher_fraction)
-    needed = num_pictures * row_bytes(layouts) * shown
-    if needed > max_bytes:
-        store.stop(f"it would need {needed:,} bytes and may take {max_bytes:,}")
-    question = CacheKeyInputs(
-        pictures=pictures,
-        feed=task.loader,
-        arithmetic=task.compute,
+    store = ShardStore(context.cache / "teacher_outputs", max_bytes)
+    views = num_cached_views(setup.training.epochs, spec.training.views, method.teacher_fraction)
+    needed_bytes = num_images * row_bytes(layouts) * views
+    if needed_bytes > max_bytes:
+        store.disable(f"it needs {needed_bytes:,} bytes, and its limit is {max_bytes:,} bytes")
+    key_inputs = CacheKeyInputs(
+        split_id=split_id,
+        loader=setup.loader,
+        compute=setup.compute,
         threads=context.threads,
-        block=_block_rows(task),
+        block_size=_block_size(setup),
     )
-    asked = spec_cache_key(spec, method, num_pictures)
-    return CachedOutputs(list(zip(task.teachers, layouts, strict=True)), question, store, context.reporter, asked)
+    return CachedOutputs(
+        list(zip(setup.teachers, layouts, strict=True)),
+        key_inputs,
+        store,
+        context.reporter,
+        cache_key=spec_cache_key(spec, method, num_images),
+    )
+
+
+def _block_size(setup: TrainingSetup) -> int:
+    """Images per forward pass of the teachers. Divides SHARD_ROWS."""
+    if setup.compute.device.type == "cpu":
+        return 64
+    largest = max(teacher.built.preprocessing.image_size for teacher in setup.teachers)
+    return 512 if largest <= _SMALL_IMAGE_SIZE else 128
+
+
+@dataclass(slots=True)
+class CacheStats:
+    """Counts of a training's cache accesses. One access loads one view of one teacher; a hit computes nothing."""
+
+    hits: int = 0
+    misses: int = 0
+    seconds: float = 0.0  # that this attempt computed teacher outputs for
+    saved_seconds: float = 0.0  # that other attempts or jobs had computed the loaded shards for
+    bytes: int = 0  # loaded or computed
+    disabled_reason: str | None = None
+    views: int = 0  # of the training, up to the last one that was shown
+    cache_key: str | None = None  # see core.teacher.cache_key.spec_cache_key
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the event and of the report."""
+        return {
+            "hits": self.hits,
+            "misses": self.misses,
+            "seconds": round(self.seconds, 3),
+            "saved_seconds": round(self.saved_seconds, 3),
+            "bytes": self.bytes,
+            "stopped": self.disabled_reason,
+            "views": self.views,
+            "cache_key": self.cache_key,
+        }
+
+    def summary(self) -> str:
+        """Return one sentence for the event."""
+        computed = f" (computed in {self.seconds:.1f} s)" if self.misses else ""
+        saved = f", {self.saved_seconds:.0f} s saved" if self.hits else ""
+        return f"Teacher cache: {self.hits} hits, {self.misses} misses{computed}{saved}."
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
-    """One view of one teacher, and the name of what it says of it."""
+class _ViewRequest:
+    """One view of one teacher, and the key of its cache entry."""
 
     view: int
     teacher: Teacher
@@ -100,110 +147,109 @@ class _Ask:
 
 
 class CachedOutputs:
-    """The answers about the view that is shown now, (N, W) a teacher."""
+    """The outputs of all teachers for the current view, as rows (N, W) per teacher."""
 
     def __init__(
         self,
         teachers: Sequence[tuple[Teacher, Layout]],
-        question: CacheKeyInputs,
+        key_inputs: CacheKeyInputs,
         store: ShardStore,
         reporter: Reporter,
-        asked: str,
+        *,
+        cache_key: str,
     ) -> None:
-        self.tally = CacheStats(cache_key=asked)
+        self.stats = CacheStats(cache_key=cache_key)
         self._teachers = teachers
-        self._question = question
+        self._key_inputs = key_inputs
+        self._loader = key_inputs.loader
         self._store = store
         self._reporter = reporter
         self._digests: list[str] = []
         self._view: int | None = None
-        self._said: list[CachedRows] = []
+        self._rows: list[CachedRows] = []
 
     def load_step(self, step: int) -> None:
-        """Have the answers of the step's view at hand. Raises ``Interrupted`` where the caller wants anything."""
-        feed = self._question.feed
-        view = view_of_epoch(step // feed.steps_per_epoch, feed.views)
+        """Load or compute the view of a step, unless it is loaded. Raises ``Interrupted`` on any control request."""
+        view = view_of_epoch(step // self._loader.steps_per_epoch, self._loader.views)
         if view == self._view:
             return
         self._digests = self._digests or [teacher_digest(teacher.built) for teacher, _ in self._teachers]
-        self._said, self._view = [], None  # the last view makes room for this one
+        self._rows, self._view = [], None  # free the memory of the previous view first
         for (teacher, layout), digest in zip(self._teachers, self._digests, strict=True):
             mapped = self._num_samples * row_bytes([layout]) > MAX_IN_MEMORY_BYTES
-            key = self._question.key(digest, view, layout)
-            self._said.append(self._about(_Ask(view, teacher, layout, key, mapped)))
+            key = self._key_inputs.entry_key(digest, view, layout)
+            self._rows.append(self._load_view(_ViewRequest(view, teacher, layout, key, mapped)))
         self._view = view
-        self.tally.views = max(self.tally.views, view + 1)
-        self._tell_if_stopped()
+        self.stats.views = max(self.stats.views, view + 1)
+        self._report_if_disabled()
 
     def for_batch(self, batch: Batch) -> list[Outputs]:
-        """What each teacher said of a batch of the step that was made ready: float32, on the device."""
-        device = self._question.arithmetic.device
+        """Return each teacher's outputs for a batch of the loaded step: float32, on the device."""
+        device = self._key_inputs.compute.device
         return [
-            layout.unpack(to_device(said.rows(batch.indices), device))
-            for said, (_, layout) in zip(self._said, self._teachers, strict=True)
+            layout.unpack(to_device(rows.rows(batch.indices), device))
+            for rows, (_, layout) in zip(self._rows, self._teachers, strict=True)
         ]
 
     def finish(self) -> CacheStats:
-        """Tell what was asked and what was found."""
-        tally = self.tally
-        if tally.hits or tally.misses:
-            self._reporter.event(
-                "teacher_cache.summary",
-                f"{tally.hits} views of what the teachers say were found, {tally.misses} were asked in "
-                f"{tally.seconds:.1f} s; {tally.saved_seconds:.1f} s were saved",
-                data=tally.figures(),
-            )
-        return tally
+        """Report the statistics of the training and return them."""
+        stats = self.stats
+        if stats.hits or stats.misses:
+            self._reporter.event("teacher_cache.summary", stats.summary(), data=stats.to_json())
+        return stats
 
     # --- one view of one teacher --------------------------------------------------------------------
 
-    def _about(self, ask: _Ask) -> CachedRows:
-        with self._store.reading(ask.key, self._poll) as entry:
-            found = {number: entry.read(number, mapped=ask.mapped) for number in range(self._num_shards)}
-        missing = [number for number, shard in found.items() if shard is None]
-        made = self._fill(found, missing, ask) if missing else set()
-        shards = {number: shard for number, shard in found.items() if shard is not None}
-        self.tally.misses += bool(made)
-        self.tally.hits += not made
-        self.tally.saved_seconds += sum(shard.seconds for number, shard in shards.items() if number not in made)
-        rows = [shard.rows for shard in shards.values()]
-        self.tally.bytes += sum(one.nbytes for one in rows)
-        return MappedRows(rows, SHARD_ROWS) if ask.mapped else InMemoryRows(rows)
+    def _load_view(self, request: _ViewRequest) -> CachedRows:
+        with self._store.read_entry(request.key, self._poll) as entry:
+            shards = {index: entry.read(index, mapped=request.mapped) for index in range(self._num_shards)}
+        missing = [index for index, shard in shards.items() if shard is None]
+        computed = self._fill(shards, missing, request) if missing else set()
+        complete = {index: shard for index, shard in shards.items() if shard is not None}
+        self.stats.misses += bool(computed)
+        self.stats.hits += not computed
+        self.stats.saved_seconds += sum(shard.seconds for index, shard in complete.items() if index not in computed)
+        rows = [shard.rows for shard in complete.values()]
+        self.stats.bytes += sum(shard_rows.nbytes for shard_rows in rows)
+        return MappedRows(rows, SHARD_ROWS) if request.mapped else InMemoryRows(rows)
 
-    def _fill(self, found: dict[int, Shard | None], missing: list[int], ask: _Ask) -> set[int]:
-        """Complete a view's shards, and return the numbers of those that no other process has made meanwhile."""
-        made = set()
-        rows = min(len(missing) * SHARD_ROWS, self._num_samples)
-        room = rows * row_bytes([ask.layout]) + _HEADER_BYTES * len(missing)
-        with self._store.filling(ask.key, room, self._poll) as entry:
-            for number in missing:
-                found[number] = entry.read(number, mapped=ask.mapped)
-                if found[number] is None:
-                    found[number] = self._made(entry, number, ask)
-                    made.add(number)
-        return made
+    def _fill(self, shards: dict[int, Shard | None], missing: list[int], request: _ViewRequest) -> set[int]:
+        """Complete ``shards`` in place; return the indices of the shards that this process computed.
 
-    def _made(self, entry: Entry, number: int, ask: _Ask) -> Shard:
+        Missing shards are read again under the write lock: another process may have written them in the meantime.
+        """
+        computed = set()
+        num_rows = min(len(missing) * SHARD_ROWS, self._num_samples)
+        num_bytes = num_rows * row_bytes([request.layout]) + _MAX_HEADER_BYTES * len(missing)
+        with self._store.write_entry(request.key, num_bytes, self._poll) as entry:
+            for index in missing:
+                shards[index] = entry.read(index, mapped=request.mapped)
+                if shards[index] is None:
+                    shards[index] = self._compute_shard(entry, index, request)
+                    computed.add(index)
+        return computed
+
+    def _compute_shard(self, entry: Entry, index: int, request: _ViewRequest) -> Shard:
         began = time.monotonic()
-        first = number * SHARD_ROWS
-        end = min(first + SHARD_ROWS, self._num_samples)
-        blocks = [self._ask(ask, start, end) for start in range(first, end, self._question.block)]
+        start = index * SHARD_ROWS
+        end = min(start + SHARD_ROWS, self._num_samples)
+        blocks = [self._compute_block(request, first, end) for first in range(start, end, self._key_inputs.block_size)]
         shard = Shard(torch.cat(blocks).numpy(), time.monotonic() - began)
-        self.tally.seconds += shard.seconds
-        entry.write(number, shard)
-        # What lies on disk needs no memory; without a place there it stays where it is.
-        return (entry.read(number, mapped=True) if ask.mapped else None) or shard
+        self.stats.seconds += shard.seconds
+        entry.write(index, shard)
+        # The mapped shard replaces the one in memory; where nothing was stored, the one in memory stays.
+        return (entry.read(index, mapped=True) if request.mapped else None) or shard
 
-    def _ask(self, ask: _Ask, start: int, end: int) -> Tensor:
-        """A block's rows as they are stored, on the CPU."""
+    def _compute_block(self, request: _ViewRequest, first: int, end: int) -> Tensor:
+        """Run the teacher on one block of samples; return its rows on the CPU."""
         self._poll()
-        indices_B = torch.arange(start, min(start + self._question.block, end))
+        indices_B = torch.arange(first, min(first + self._key_inputs.block_size, end))
         with torch.inference_mode():
-            return ask.layout.pack(ask.teacher(self._question.feed.augmented(ask.view, indices_B))).cpu()
+            return request.layout.pack(request.teacher(self._loader.augmented(request.view, indices_B))).cpu()
 
     @property
     def _num_samples(self) -> int:
-        return len(self._question.feed.pixels)
+        return len(self._loader.pixels)
 
     @property
     def _num_shards(self) -> int:
@@ -214,40 +260,14 @@ class CachedOutputs:
         if control is not Control.GO:
             raise Interrupted(control)
 
-    def _tell_if_stopped(self) -> None:
-        if self._store.stopped is not None and self.tally.stopped is None:
-            self.tally.stopped = self._store.stopped
-            self._reporter.event(
-                "teacher_cache.disabled",
-                f"what the teachers say is not stored: {self._store.stopped}. The student is the same, and they are "
-                "asked about each view whenever it is shown",
-                level="warning",
-                data={"reason": self._store.stopped},
-            )
-
-
-@dataclass(slots=True)
-class CacheStats:
-    """What asking and looking up came to: views found whole and views asked about, each once a teacher."""
-
-    hits: int = 0
-    misses: int = 0
-    seconds: float = 0.0  # that teachers took in this attempt
-    saved_seconds: float = 0.0  # that they took in other attempts or jobs for what was found
-    bytes: int = 0  # read or made
-    stopped: str | None = None  # why nothing more is stored
-    views: int = 0  # of the training, up to the last one that was shown
-    cache_key: str | None = None  # the name of what was asked, see core.teacher.cache_key
-
-    def figures(self) -> dict[str, Any]:
-        """As it is reported."""
-        return {
-            "hits": self.hits,
-            "misses": self.misses,
-            "seconds": round(self.seconds, 3),
-            "saved_seconds": round(self.saved_seconds, 3),
-            "bytes": self.bytes,
-            "stopped": self.stopped,
-            "views": self.views,
-            "asked": self.cache_key,
-        }
+    def _report_if_disabled(self) -> None:
+        reason = self._store.disabled_reason
+        if reason is None or self.stats.disabled_reason is not None:
+            return
+        self.stats.disabled_reason = reason
+        self._reporter.event(
+            "teacher_cache.disabled",
+            f"Teacher cache disabled: {reason}. The student is the same; each view is computed again when it is shown.",
+            level="warning",
+            data={"reason": reason},
+        )

@@ -1,4 +1,4 @@
-"""Entries that runs share: who uses one keeps it, and what was used longest ago makes room."""
+"""A shared cache folder: pinned entries stay, and the least recently used entry is evicted first."""
 
 import os
 import shutil
@@ -10,111 +10,111 @@ from core.system import disk_cache
 from core.system.disk_cache import DiskCache
 
 
-def nobody_asks():
+def no_poll():
     pass
 
 
-def fill(folder, key, num_bytes=100):
-    with folder.to_fill(key, num_bytes, nobody_asks) as path:
+def fill(cache, key, num_bytes=100):
+    with cache.write_lock(key, num_bytes, no_poll) as path:
         path.mkdir(parents=True, exist_ok=True)
         (path / "content").write_bytes(bytes(num_bytes))
 
 
-def keys(folder):
-    return {path.name for path in folder.root.iterdir() if path.is_dir()}
+def keys(cache):
+    return {path.name for path in cache.root.iterdir() if path.is_dir()}
 
 
-def test_what_is_kept_is_not_deleted_until_it_is_let_go(tmp_path):
-    folder = DiskCache(tmp_path, 150)
-    fill(folder, "a")
-    lock = folder.kept("a", nobody_asks)
+def test_a_pinned_entry_is_not_evicted_until_it_is_released(tmp_path):
+    cache = DiskCache(tmp_path, 150)
+    fill(cache, "a")
+    lock = cache.pin("a", no_poll)
 
-    DiskCache(tmp_path, 150).make_room(100)
-    assert keys(folder) == {"a"}
+    DiskCache(tmp_path, 150).reserve(100)
+    assert keys(cache) == {"a"}
     lock.close()
-    DiskCache(tmp_path, 150).make_room(100)
-    assert keys(folder) == set()
+    DiskCache(tmp_path, 150).reserve(100)
+    assert keys(cache) == set()
 
 
-def test_several_may_keep_one(tmp_path):
-    folder = DiskCache(tmp_path, 150)
+def test_an_entry_can_be_pinned_more_than_once(tmp_path):
+    cache = DiskCache(tmp_path, 150)
 
-    with folder.kept("a", nobody_asks), folder.kept("a", nobody_asks), folder.to_read("a", nobody_asks) as path:
+    with cache.pin("a", no_poll), cache.pin("a", no_poll), cache.read_lock("a", no_poll) as path:
         assert path == tmp_path / "a"
 
 
-def test_keeping_counts_as_use(tmp_path):
-    folder = DiskCache(tmp_path, 250)
-    for key, used_at in (("a", 1_000), ("b", 2_000)):
-        fill(folder, key)
-        os.utime(tmp_path / f"{key}.lock", (used_at, used_at))
-    folder.kept("a", nobody_asks).close()
+def test_pinning_counts_as_use(tmp_path):
+    cache = DiskCache(tmp_path, 250)
+    for key, last_used in (("a", 1_000), ("b", 2_000)):
+        fill(cache, key)
+        os.utime(tmp_path / f"{key}.lock", (last_used, last_used))
+    cache.pin("a", no_poll).close()
 
-    folder.make_room(100)
+    cache.reserve(100)
 
-    assert keys(folder) == {"a"}
-
-
-def test_a_folder_without_room_stops_and_holds_nothing(tmp_path):
-    folder = DiskCache(tmp_path, 50)
-    folder.make_room(60)
-
-    assert "10 more than its 50" in folder.stopped
-    assert folder.kept("a", nobody_asks) is None
-    with folder.to_read("a", nobody_asks) as reading, folder.to_fill("a", 1, nobody_asks) as filling:
-        assert (reading, filling) == (None, None)
+    assert keys(cache) == {"a"}
 
 
-def test_what_can_never_fit_costs_the_others_nothing(tmp_path):
-    folder = DiskCache(tmp_path, 250)
-    fill(folder, "a")
-    folder.make_room(251)
+def test_a_cache_without_space_is_disabled_and_empty(tmp_path):
+    cache = DiskCache(tmp_path, 50)
+    cache.reserve(60)
 
-    assert "101 more than its 250" in folder.stopped
-    assert keys(folder) == {"a"}
+    assert "10 bytes more than the limit of 50" in cache.disabled_reason
+    assert cache.pin("a", no_poll) is None
+    with cache.read_lock("a", no_poll) as read_folder, cache.write_lock("a", 1, no_poll) as write_folder:
+        assert (read_folder, write_folder) == (None, None)
 
 
-def test_a_disk_that_runs_full_gets_room_from_what_was_used_longest_ago(tmp_path, monkeypatch):
-    folder = DiskCache(tmp_path, 1_000)
-    for key, used_at in (("a", 1_000), ("b", 2_000)):
-        fill(folder, key)
-        os.utime(tmp_path / f"{key}.lock", (used_at, used_at))
-    plenty = shutil.disk_usage("/")._replace(free=2**40)
+def test_an_entry_that_never_fits_evicts_nothing(tmp_path):
+    cache = DiskCache(tmp_path, 250)
+    fill(cache, "a")
+    cache.reserve(251)
+
+    assert "101 bytes more than the limit of 250" in cache.disabled_reason
+    assert keys(cache) == {"a"}
+
+
+def test_a_nearly_full_disk_evicts_the_least_recently_used_entry(tmp_path, monkeypatch):
+    cache = DiskCache(tmp_path, 1_000)
+    for key, last_used in (("a", 1_000), ("b", 2_000)):
+        fill(cache, key)
+        os.utime(tmp_path / f"{key}.lock", (last_used, last_used))
+    usage = shutil.disk_usage("/")._replace(free=2**40)
     monkeypatch.setattr(
-        disk_cache.shutil, "disk_usage", lambda _: plenty._replace(free=0) if "a" in keys(folder) else plenty
+        disk_cache.shutil, "disk_usage", lambda _: usage._replace(free=0) if "a" in keys(cache) else usage
     )
 
-    folder.make_room(100)
+    cache.reserve(100)
 
-    assert (keys(folder), folder.stopped) == ({"b"}, None)
+    assert (keys(cache), cache.disabled_reason) == ({"b"}, None)
 
 
-def test_a_folder_that_cannot_be_made_stops(tmp_path):
+def test_a_folder_that_cannot_be_created_disables_the_cache(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    folder = DiskCache(tmp_path / "file", 50)
+    cache = DiskCache(tmp_path / "file", 50)
 
-    assert folder.kept("a", nobody_asks) is None
-    assert folder.stopped
+    assert cache.pin("a", no_poll) is None
+    assert cache.disabled_reason
 
 
-def test_whoever_waits_may_be_called_away(tmp_path):
-    folder = DiskCache(tmp_path, 1_000)
-    filling, done = threading.Event(), threading.Event()
+def test_waiting_for_a_lock_can_be_interrupted(tmp_path):
+    cache = DiskCache(tmp_path, 1_000)
+    locked, done = threading.Event(), threading.Event()
 
-    def fill_slowly():
-        with DiskCache(tmp_path, 1_000).to_fill("a", 1, nobody_asks):
-            filling.set()
+    def hold_lock():
+        with DiskCache(tmp_path, 1_000).write_lock("a", 1, no_poll):
+            locked.set()
             done.wait(30)
 
-    def leave():
+    def interrupt():
         raise KeyboardInterrupt
 
-    other = threading.Thread(target=fill_slowly)
+    other = threading.Thread(target=hold_lock)
     other.start()
-    filling.wait(30)
+    locked.wait(30)
     try:
         with pytest.raises(KeyboardInterrupt):
-            folder.kept("a", leave)
+            cache.pin("a", interrupt)
     finally:
         done.set()
         other.join()

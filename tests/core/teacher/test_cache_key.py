@@ -1,4 +1,4 @@
-"""Same digest, same answers."""
+"""Equal cache keys mean equal teacher outputs."""
 
 import numpy as np
 import pytest
@@ -20,29 +20,29 @@ IMAGES = np.zeros((20, 1, 8, 8), dtype=np.uint8)
 PIXELS = Pixels(IMAGES, torch.zeros(20, dtype=torch.int64))
 
 
-def feed(pixels=PIXELS, **more):
-    options = {"batch_size": 8, "augmentation": "light", "views": 2, "seed": 0, "device": CPU, **more}
+def make_loader(pixels=PIXELS, **changes):
+    options = {"batch_size": 8, "augmentation": "light", "views": 2, "seed": 0, "device": CPU, **changes}
     return BatchLoader(pixels, **options)
 
 
-def key(teacher="t", view=0, num_classes=3, sparse=None, **more):
-    asked = {
-        "pictures": "p",
-        "feed": feed(),
-        "arithmetic": ComputeConfig(CPU, "fp32"),
+def key(teacher="t", view=0, num_classes=3, top_k=None, **changes):
+    inputs = {
+        "split_id": "p",
+        "loader": make_loader(),
+        "compute": ComputeConfig(CPU, "fp32"),
         "threads": 1,
-        "block": 64,
-        **more,
+        "block_size": 64,
+        **changes,
     }
-    return CacheKeyInputs(**asked).key(
-        teacher, view, layout_for("linear", {"num_classes": num_classes}, 8, FeatureRequest(), sparse)
+    return CacheKeyInputs(**inputs).entry_key(
+        teacher, view, layout_for("linear", {"num_classes": num_classes}, 8, FeatureRequest(), top_k)
     )
 
 
-def test_what_cannot_change_an_answer_changes_no_key():
+def test_labels_batch_size_and_number_of_views_do_not_change_the_key():
     labels = torch.ones(20, dtype=torch.int64)
 
-    assert key(feed=feed(Pixels(IMAGES, labels), batch_size=4, views=None)) == key()
+    assert key(loader=make_loader(Pixels(IMAGES, labels), batch_size=4, views=None)) == key()
     assert len(key()) == 64
 
 
@@ -52,26 +52,26 @@ def test_what_cannot_change_an_answer_changes_no_key():
         {"teacher": "u"},
         {"view": 1},
         {"num_classes": 4},
-        {"pictures": "q"},
+        {"split_id": "q"},
         {"threads": 2},
-        {"block": 32},
-        {"arithmetic": ComputeConfig(CPU, "bf16")},
-        {"feed": feed(seed=1)},
-        {"feed": feed(augmentation="strong")},
-        {"feed": feed(mixing=Mixing(0.8, 0.0), num_classes=1)},
-        {"feed": feed(mixing=Mixing(0.8, 1.0), num_classes=1)},
-        {"feed": feed(Pixels(IMAGES[:19], torch.zeros(19, dtype=torch.int64)))},
-        {"feed": feed(PIXELS.unlabelled(np.arange(20)[::-1].copy()))},
+        {"block_size": 32},
+        {"compute": ComputeConfig(CPU, "bf16")},
+        {"loader": make_loader(seed=1)},
+        {"loader": make_loader(augmentation="strong")},
+        {"loader": make_loader(mixing=Mixing(0.8, 0.0), num_classes=1)},
+        {"loader": make_loader(mixing=Mixing(0.8, 1.0), num_classes=1)},
+        {"loader": make_loader(Pixels(IMAGES[:19], torch.zeros(19, dtype=torch.int64)))},
+        {"loader": make_loader(PIXELS.unlabeled_subset(np.arange(20)[::-1].copy()))},
     ],
 )
-def test_everything_that_answers_depend_on_changes_the_key(change):
+def test_everything_that_changes_outputs_changes_the_key(change):
     assert key(**change) != key()
 
 
 def test_other_samples_of_the_same_number_change_the_key():
-    one, other = (feed(PIXELS.unlabelled(np.array(places))) for places in ([1, 2, 3], [1, 2, 4]))
+    one, other = (make_loader(PIXELS.unlabeled_subset(np.array(indices))) for indices in ([1, 2, 3], [1, 2, 4]))
 
-    assert key(feed=one) != key(feed=other)
+    assert key(loader=one) != key(loader=other)
 
 
 @pytest.mark.parametrize("library", ["torch", "timm"])
@@ -86,20 +86,20 @@ def built(bias=0.0, size=8, **arguments):
     module = nn.Linear(2, 3)
     nn.init.zeros_(module.weight)
     nn.init.constant_(module.bias, bias)
-    given = {"num_classes": 3, **arguments}
-    return BuiltModel(module, "linear", given, plain_preprocessing(image_size=size, channels=1))
+    arguments = {"num_classes": 3, **arguments}
+    return BuiltModel(module, "linear", arguments, plain_preprocessing(image_size=size, channels=1))
 
 
-def test_the_same_weights_are_the_same_teacher():
+def test_equal_weights_give_equal_digests():
     assert teacher_digest(built(0.5)) == teacher_digest(built(0.5))
 
 
 @pytest.mark.parametrize("other", [built(1e-7), built(size=16), built(depth=2)])
-def test_other_weights_arguments_or_preprocessing_are_another_teacher(other):
+def test_weights_arguments_and_preprocessing_change_the_digest(other):
     assert teacher_digest(other) != teacher_digest(built())
 
 
-def test_one_weight_of_a_half_precision_teacher_counts():
+def test_one_weight_of_a_half_precision_teacher_changes_the_digest():
     one, other = built(), built()
     one.module.to(torch.bfloat16)
     other.module.to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""What was measured of a teacher is measured once, and only whole figures are believed."""
+"""A teacher is measured once per split; later jobs read its metrics from the cache."""
 
 from dataclasses import replace
 
@@ -13,9 +13,9 @@ from core.models.preprocessing import plain_preprocessing
 from core.teacher.evaluation_cache import EvaluationCache
 from core.train.result_cache import ResultCache
 
-MEASURED = ModelMetrics(
+METRICS = ModelMetrics(
     accuracy=Accuracy(0.5, 1.0, (1.0, None, 0.1), torch.tensor([0, 2, 0, 1]), 4),
-    parameters=7, flops=8, size_bytes=9, latency=(Latency(1, 0.25, 50, 2, "cpu"),), judging={"top1_metric": "a rule"},
+    parameters=7, flops=8, size_bytes=9, latency=(Latency(1, 0.25, 50, 2, "cpu"),), evaluation_details={"top1_metric": "a rule"},
 )  # fmt: skip
 
 
@@ -25,72 +25,73 @@ def teacher(seed=0):
 
 
 @pytest.fixture
-def evaluations(tmp_path):
+def cache(tmp_path):
     return EvaluationCache(ResultCache(tmp_path, torch.device("cpu"), 2), "p-8-test", "logits")
 
 
-class Measuring:
-    """Counts how often a teacher was measured."""
+class CountingMeasure:
+    """Counts its calls, and returns fixed metrics."""
 
-    def __init__(self, measured=MEASURED):
-        self.times, self._measured = 0, measured
+    def __init__(self, metrics=METRICS):
+        self.num_calls, self._metrics = 0, metrics
 
     def __call__(self, _teacher):
-        self.times += 1
-        return self._measured
+        self.num_calls += 1
+        return self._metrics
 
 
-def same(one, other):
+def without_predictions(one, other):
+    """Compare the predictions; return the metrics without them."""
     assert one.accuracy.predictions.equal(other.accuracy.predictions)
-    nothing = torch.empty(0)
-    return [replace(each, accuracy=replace(each.accuracy, predictions=nothing)) for each in (one, other)]
+    empty = torch.empty(0)
+    return [replace(metrics, accuracy=replace(metrics.accuracy, predictions=empty)) for metrics in (one, other)]
 
 
-def test_a_teacher_is_measured_once_and_later_jobs_read_the_same_figures(evaluations):
-    measure = Measuring()
+def test_a_teacher_is_measured_once_and_later_jobs_read_the_same_metrics(cache):
+    measure = CountingMeasure()
 
-    first, second = evaluations.of(teacher(), measure), evaluations.of(teacher(), measure)
+    first, second = cache.get_or_measure(teacher(), measure), cache.get_or_measure(teacher(), measure)
 
-    assert measure.times == 1
-    assert (first.found, second.found) == (False, True)
-    one, other = same(first.measured, second.measured)
+    assert measure.num_calls == 1
+    assert (first.hit, second.hit) == (False, True)
+    one, other = without_predictions(first.metrics, second.metrics)
     assert repr(one) == repr(other)
     assert first.details(None)["evaluation"] == {"hit": False, "saved_seconds": 0.0}
     assert second.details(None)["evaluation"] == {"hit": True, "saved_seconds": round(first.seconds, 3)}
     assert second.details(("a", "b", "c"))["per_class"] == {"a": 1.0, "b": None, "c": 0.1}
 
 
-def test_without_labels_the_rest_is_kept(evaluations):
-    measure = Measuring(replace(MEASURED, accuracy=None))
-    evaluations.of(teacher(), measure)
+def test_without_labels_the_other_metrics_are_cached(cache):
+    measure = CountingMeasure(replace(METRICS, accuracy=None))
+    cache.get_or_measure(teacher(), measure)
 
-    again = evaluations.of(teacher(), measure)
+    again = cache.get_or_measure(teacher(), measure)
 
-    assert (again.found, again.measured) == (True, replace(MEASURED, accuracy=None))
-    assert evaluations.top1(teacher(), Pixels(None, torch.tensor([0, 2, 1, 1]))) is None
-
-
-@pytest.mark.parametrize("change", [{"pictures": "q"}, {"judged": "embeddings"}])
-def test_other_pictures_or_another_teacher_are_measured_anew(evaluations, change):
-    measure = Measuring()
-    evaluations.of(teacher(), measure)
-    replace(evaluations, **change).of(teacher(), measure)
-    evaluations.of(teacher(1), measure)
-
-    assert measure.times == 3
+    assert (again.hit, again.metrics) == (True, replace(METRICS, accuracy=None))
+    assert cache.top1(teacher(), Pixels(None, torch.tensor([0, 2, 1, 1]))) is None
 
 
-def test_a_disk_that_takes_nothing_ends_no_job(evaluations, tmp_path):
-    (tmp_path / "notes").write_text("a file where the folder should be")
-    measure = Measuring()
+@pytest.mark.parametrize("change", [{"split_id": "q"}, {"criterion": "embeddings"}])
+def test_another_split_or_criterion_or_teacher_is_a_miss(cache, change):
+    measure = CountingMeasure()
+    cache.get_or_measure(teacher(), measure)
+    replace(cache, **change).get_or_measure(teacher(), measure)
+    cache.get_or_measure(teacher(1), measure)
 
-    assert evaluations.of(teacher(), measure).measured is MEASURED
-    assert evaluations.of(teacher(), measure).measured is MEASURED
+    assert measure.num_calls == 3
 
 
-def test_the_look_at_a_known_teacher_is_read_from_its_decisions(evaluations):
-    looked_at = Pixels(None, torch.tensor([0, 2, 1, 1]))
+def test_a_disk_error_does_not_fail_the_job(cache, tmp_path):
+    (tmp_path / "results").write_text("a file where the folder should be")
+    measure = CountingMeasure()
 
-    assert evaluations.top1(teacher(), looked_at) is None
-    evaluations.of(teacher(), Measuring())
-    assert evaluations.top1(teacher(), looked_at) == 0.75
+    assert cache.get_or_measure(teacher(), measure).metrics is METRICS
+    assert cache.get_or_measure(teacher(), measure).metrics is METRICS
+
+
+def test_subset_accuracy_comes_from_the_cached_predictions(cache):
+    subset = Pixels(None, torch.tensor([0, 2, 1, 1]))
+
+    assert cache.top1(teacher(), subset) is None
+    cache.get_or_measure(teacher(), CountingMeasure())
+    assert cache.top1(teacher(), subset) == 0.75

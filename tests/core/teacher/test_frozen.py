@@ -1,4 +1,4 @@
-"""A teacher that answers and never learns."""
+"""Frozen teacher: outputs without gradients, in its own preprocessing."""
 
 import timm
 import torch
@@ -19,19 +19,19 @@ def resnet():
     return BuiltModel(module, "resnet10t", ARGUMENTS, plain_preprocessing(image_size=32, channels=3))
 
 
-def test_a_teacher_brings_its_own_size_channels_and_evaluation_mode():
+def test_a_teacher_applies_its_own_size_channels_and_evaluation_mode():
     built = resnet()
     teacher = FrozenTeacher(built, ComputeConfig(CPU, "fp32"))
-    pictures = torch.rand(5, 1, 8, 8)
+    images = torch.rand(5, 1, 8, 8)
 
-    outputs = teacher(pictures)
+    outputs = teacher(images)
 
     assert outputs.logits.shape == (5, 4)
-    assert teacher(pictures[:1]).logits.allclose(outputs.logits[:1], atol=1e-5)  # batch statistics play no part
+    assert teacher(images[:1]).logits.allclose(outputs.logits[:1], atol=1e-5)  # batch statistics play no part
     assert not built.module.training
 
 
-def test_its_answers_can_be_used_by_autograd_and_its_weights_do_not_learn():
+def test_outputs_work_with_autograd_and_weights_get_no_gradient():
     built = resnet()
     teacher = FrozenTeacher(built, ComputeConfig(CPU, "fp32"))
     student = torch.zeros(2, 4, requires_grad=True)
@@ -42,17 +42,17 @@ def test_its_answers_can_be_used_by_autograd_and_its_weights_do_not_learn():
     assert not any(parameter.requires_grad for parameter in built.module.parameters())
 
 
-def test_in_bf16_the_logits_are_still_float32():
+def test_logits_are_float32_in_bf16():
     teacher = FrozenTeacher(resnet(), ComputeConfig(CPU, "bf16"))
 
     assert teacher.logits(torch.rand(2, 3, 8, 8)).dtype == torch.float32
 
 
-def test_an_answer_does_not_depend_on_how_pictures_lie_in_memory():
+def test_outputs_do_not_depend_on_the_memory_format():
     teacher = FrozenTeacher(resnet(), ComputeConfig(CPU, "fp32"), FeatureRequest(levels=(2,)))
-    pictures = torch.rand(3, 3, 8, 8)
+    images = torch.rand(3, 3, 8, 8)
 
-    one, other = teacher(pictures), teacher(pictures.contiguous(memory_format=torch.channels_last))
+    one, other = teacher(images), teacher(images.contiguous(memory_format=torch.channels_last))
 
     assert one.logits.equal(other.logits)
     assert one.levels[2].tokens.equal(other.levels[2].tokens)

@@ -1,4 +1,4 @@
-"""What is read back is what a teacher said, rounded to half precision."""
+"""Unpacked rows are the teacher's outputs rounded to half precision."""
 
 import pytest
 import timm
@@ -18,99 +18,100 @@ NETWORKS = {
 }
 
 
-def said_by(name, wanted, count=5):
+def run_teacher(name, request, num_images=5):
+    """Return a network's outputs and their layout."""
     architecture, arguments, size, _ = NETWORKS[name]
     torch.manual_seed(0)
     module = timm.create_model(architecture, **arguments).eval()
     built = BuiltModel(module, architecture, arguments, plain_preprocessing(image_size=size, channels=1))
     with torch.inference_mode():
-        said = run_tapped(module, torch.rand(count, 1, size, size), wanted)
-    return said, layout_of(built, wanted)
+        outputs = run_tapped(module, torch.rand(num_images, 1, size, size), request)
+    return outputs, layout_of(built, request)
 
 
 @pytest.mark.parametrize("logits", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_everything_that_can_be_tapped_comes_back(name, logits):
-    wanted = FeatureRequest(levels=(0, 1), last=True, embedding=True, attentions=NETWORKS[name][3], logits=logits)
-    said, layout = said_by(name, wanted)
-    rows = layout.pack(said)
+def test_every_kind_of_output_is_restored(name, logits):
+    request = FeatureRequest(levels=(0, 1), last=True, embedding=True, attentions=NETWORKS[name][3], logits=logits)
+    outputs, layout = run_teacher(name, request)
+    rows = layout.pack(outputs)
 
     back = layout.unpack(rows)
 
     assert rows.dtype == torch.float16
     assert rows.shape == (5, layout.width)
     assert row_bytes([layout]) == rows.nbytes // 5
-    assert back.logits.equal(said.logits.half().float())
-    assert back.embedding.equal(said.embedding.half().float())
-    assert back.last.all_tokens.equal(said.last.all_tokens.half().float())
-    assert back.last.grid == said.last.grid
+    assert back.logits.equal(outputs.logits.half().float())
+    assert back.embedding.equal(outputs.embedding.half().float())
+    assert back.last.all_tokens.equal(outputs.last.all_tokens.half().float())
+    assert back.last.grid == outputs.last.grid
     for level in (0, 1):
-        assert back.levels[level].all_tokens.equal(said.levels[level].all_tokens.half().float())
-        assert (back.levels[level].prefix is None) == (said.levels[level].prefix is None)
-    for index in wanted.attentions:
+        assert back.levels[level].all_tokens.equal(outputs.levels[level].all_tokens.half().float())
+        assert (back.levels[level].prefix is None) == (outputs.levels[level].prefix is None)
+    for index in request.attentions:
         assert [one.half().float().equal(other) for one, other in zip(
-            said.attentions[index].qkv, back.attentions[index].qkv, strict=True)] == [True] * 3  # fmt: skip
-        assert (back.attentions[index].heads, back.attentions[index].weights) == (said.attentions[index].heads, None)
+            outputs.attentions[index].qkv, back.attentions[index].qkv, strict=True)] == [True] * 3  # fmt: skip
+        assert (back.attentions[index].heads, back.attentions[index].weights) == (outputs.attentions[index].heads, None)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_rows_of_some_pictures_are_what_was_said_of_them(name):
-    wanted = FeatureRequest(levels=(1,), attentions=NETWORKS[name][3])
-    said, layout = said_by(name, wanted)
+def test_selected_rows_hold_the_outputs_of_the_selected_images(name):
+    request = FeatureRequest(levels=(1,), attentions=NETWORKS[name][3])
+    outputs, layout = run_teacher(name, request)
 
-    some = layout.unpack(layout.pack(said)[[3, 1]])
+    some = layout.unpack(layout.pack(outputs)[[3, 1]])
 
-    assert some.levels[1].tokens.equal(said.levels[1].tokens[[3, 1]].half().float())
-    for index in wanted.attentions:
-        query = said.attentions[index].query
-        by_picture = query.reshape(5, -1, *query.shape[1:])[[3, 1]].flatten(0, 1)
-        assert some.attentions[index].query.equal(by_picture.half().float())
+    assert some.levels[1].tokens.equal(outputs.levels[1].tokens[[3, 1]].half().float())
+    for index in request.attentions:
+        query = outputs.attentions[index].query
+        by_image = query.reshape(5, -1, *query.shape[1:])[[3, 1]].flatten(0, 1)
+        assert some.attentions[index].query.equal(by_image.half().float())
 
 
-def test_features_beyond_half_precision_become_the_largest_number():
+def test_features_beyond_half_precision_are_clamped():
     template = Outputs(torch.empty(2, 1, device="meta"), last=Feature(torch.empty(2, 1, 2, device="meta"), (1, 1)))
     layout = Layout(FeatureRequest(last=True), template, None)
 
-    said = Outputs(torch.tensor([[1e9]]), last=Feature(torch.tensor([[[-1e9, 2.0]]]), (1, 1)))
+    outputs = Outputs(torch.tensor([[1e9]]), last=Feature(torch.tensor([[[-1e9, 2.0]]]), (1, 1)))
 
-    assert layout.pack(said).tolist() == [[65504.0, -65504.0, 2.0]]
+    assert layout.pack(outputs).tolist() == [[65504.0, -65504.0, 2.0]]
 
 
-def test_attentions_of_the_same_network_with_other_taps_are_another_question():
-    words = [
+def test_another_feature_request_has_other_key_fields():
+    key_fields = [
         layout_for(*NETWORKS["vit"][:3], FeatureRequest(levels=levels)).key_fields() for levels in ((0,), (1,), (0, 1))
     ]
 
-    assert len({str(one) for one in words}) == 3
+    assert len({str(fields) for fields in key_fields}) == 3
     assert isinstance(Attention, type)
 
 
-# --- the likeliest classes ------------------------------------------------------------------------
+# --- sparse logits --------------------------------------------------------------------------------
 
 
-def sparse(num_classes, kept):
-    return layout_for("any", {"num_classes": num_classes}, 8, FeatureRequest(), kept)
+def sparse(num_classes, top_k):
+    return layout_for("any", {"num_classes": num_classes}, 8, FeatureRequest(), top_k)
 
 
-@pytest.mark.parametrize(("num_classes", "kept", "width"), [(1000, 100, 201), (21_841, 100, 201), (100_000, 10, 31)])
-def test_the_likeliest_classes_and_the_mass_of_the_rest_come_back(num_classes, kept, width):
+@pytest.mark.parametrize(("num_classes", "top_k", "width"), [(1000, 100, 201), (21_841, 100, 201), (100_000, 10, 31)])
+def test_the_top_k_classes_and_the_total_probability_of_the_others_are_restored(num_classes, top_k, width):
     logits = 3 * torch.randn(4, num_classes, generator=torch.Generator().manual_seed(0))
-    logits[:, -1] = 20.0  # the largest class of all, so that its number has to be held
-    layout = sparse(num_classes, kept)
+    logits[:, -1] = 20.0  # the last class, so that the largest index is stored
+    layout = sparse(num_classes, top_k)
 
     back = layout.unpack(layout.pack(Outputs(logits))).logits
 
-    values, places = logits.topk(kept, dim=1)
+    values, indices = logits.topk(top_k, dim=1)
     assert layout.width == width
-    assert back.gather(1, places).equal(values.half().float())
+    assert back.gather(1, indices).equal(values.half().float())
     probability = logits.softmax(1)
-    again = back.softmax(1)
-    torch.testing.assert_close(again.gather(1, places), probability.gather(1, places), rtol=1e-2, atol=1e-6)
-    rest = 1 - probability.gather(1, places).sum(1)
-    torch.testing.assert_close(1 - again.gather(1, places).sum(1), rest, rtol=2e-2, atol=1e-5)
+    restored = back.softmax(1)
+    torch.testing.assert_close(restored.gather(1, indices), probability.gather(1, indices), rtol=1e-2, atol=1e-6)
+    rest = 1 - probability.gather(1, indices).sum(1)
+    torch.testing.assert_close(1 - restored.gather(1, indices).sum(1), rest, rtol=2e-2, atol=1e-5)
 
 
-def test_all_logits_are_kept_where_that_takes_no_more():
+def test_rows_are_dense_where_sparse_rows_are_not_shorter():
     assert sparse(10, 9).top_k is None
     assert sparse(10, 9).width == 10
     assert sparse(100, 49).top_k == 49

@@ -1,4 +1,4 @@
-"""Teachers are asked once, and who asked, who stored and who was killed cannot be seen in an answer."""
+"""Teachers run once per view; hits, misses, interruptions and full disks do not change the outputs."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from core.models.preprocessing import plain_preprocessing
 from core.models.taps import FeatureRequest
 from core.reporting import Control, Interrupted
 from core.spec import parse_job_spec
-from core.teacher import output_cache as answers_module
+from core.teacher import output_cache
 from core.teacher.output_cache import cached_outputs_for, num_cached_views
 from core.train.loader import BatchLoader
 from core.train.precision import ComputeConfig
@@ -28,251 +28,257 @@ PLENTY = 10**9
 
 
 class Teacher:
-    """A small network that counts the pictures it was asked about."""
+    """A small network that records its batch sizes."""
 
     def __init__(self, seed=0, scale=1.0):
         torch.manual_seed(seed)
         module = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, C))
         self.built = BuiltModel(module, "linear", {"num_classes": C}, plain_preprocessing(image_size=SIZE, channels=1))
-        self.sizes = []
+        self.batch_sizes = []
         self._scale = scale
 
     @torch.no_grad()
     def __call__(self, images):
-        self.sizes.append(len(images))
+        self.batch_sizes.append(len(images))
         return Outputs(self._scale * self.built(images))
 
 
-class Telling(FolderReporter):
-    """Remembers events, and wishes for something once it was asked so often."""
+class RecordingReporter(FolderReporter):
+    """Records events, and returns ``control`` after ``after`` polls."""
 
-    def __init__(self, root, wish=Control.GO, after=0):
+    def __init__(self, root, control=Control.GO, after=0):
         super().__init__(root, teachers=root / "teachers")
         self.events = []
-        self._then, self._after = wish, after
+        self._control, self._after = control, after
 
-    def event(self, type, message, *, level="info", data=None):  # noqa: A002 - the wire's word
+    def event(self, type, message, *, level="info", data=None):  # noqa: A002 - the name in the API
         self.events.append((type, dict(data)))
 
     def control(self):
         self._after -= 1
-        return self._then if self._after < 0 else Control.GO
+        return self._control if self._after < 0 else Control.GO
 
 
 @dataclass
-class Asking:
+class Attempt:
     """One attempt of one job."""
 
-    answers: object
+    cached: object
     teachers: list
-    feed: BatchLoader
-    reporter: Telling
+    loader: BatchLoader
+    reporter: RecordingReporter
 
-    def walk(self, steps):
-        """Everything that the student is told, and whether it is what it looks at."""
-        said = []
+    def logits(self, steps):
+        """The teacher logits that the student reads in these steps."""
+        logits = []
         for step in steps:
-            self.answers.load_step(step)
-            said += [outputs.logits for outputs in self.answers.for_batch(self.feed.batch(step))]
-        return torch.cat(said)
+            self.cached.load_step(step)
+            logits += [outputs.logits for outputs in self.cached.for_batch(self.loader.batch(step))]
+        return torch.cat(logits)
 
     @property
-    def asked(self):
-        return sum(sum(teacher.sizes) for teacher in self.teachers)
+    def num_computed(self):
+        """Images that the teachers ran on."""
+        return sum(sum(teacher.batch_sizes) for teacher in self.teachers)
 
 
 @pytest.fixture
-def asking(tmp_path):
-    made = []
+def attempt(tmp_path):
+    reporters = []
 
-    def make(name="job", *, teachers=None, views=2, epochs=4, batch_size=40, max_bytes=PLENTY, wish=Control.GO,
- after=0, reads=True, sparse=None, teacher_fraction=1.0, mixing=None, cache=None):  # fmt: skip
+    def make(name="job", *, teachers=None, views=2, epochs=4, batch_size=40, max_bytes=PLENTY,
+ control=Control.GO, after=0, cacheable=True, top_k=None, teacher_fraction=1.0, mixing=None, cache=None):  # fmt: skip
         generator = np.random.default_rng(0)
         images = generator.integers(0, 256, size=(N, 1, SIZE, SIZE), dtype=np.uint8)
-        feed = BatchLoader(
+        loader = BatchLoader(
             Pixels(images, torch.arange(N) % C), batch_size=batch_size, augmentation="light", views=views, seed=1,
             device=CPU.device, mixing=mixing, num_classes=C,
         )  # fmt: skip
         teachers = [Teacher()] if teachers is None else teachers
-        reporter = Telling(tmp_path / name, wish, after)
-        made.append(reporter)
-        task = SimpleNamespace(
-            teachers=teachers, feed=feed, arithmetic=CPU, training=SimpleNamespace(epochs=epochs),
+        reporter = RecordingReporter(tmp_path / name, control, after)
+        reporters.append(reporter)
+        setup = SimpleNamespace(
+            teachers=teachers, loader=loader, compute=CPU, training=SimpleNamespace(epochs=epochs),
             method=SimpleNamespace(
-                cacheable=reads, asks=FeatureRequest(), sparse_answers=sparse, teacher_fraction=teacher_fraction
+                cacheable=cacheable, teacher_request=FeatureRequest(), top_k=top_k, teacher_fraction=teacher_fraction
             ),
         )  # fmt: skip
         context = SimpleNamespace(cache=cache or tmp_path / "cache", threads=1, reporter=reporter)
         document = {"dataset": "d", "student": {"architecture": "a"}, "method": {"name": "scratch"}}
         spec = parse_job_spec({**document, "training": {"views": views}})
-        found = cached_outputs_for(task, context, spec=spec, pictures="p", max_bytes=max_bytes)
-        return Asking(found, teachers, feed, reporter)
+        cached = cached_outputs_for(setup, context, spec=spec, split_id="p", max_bytes=max_bytes)
+        return Attempt(cached, teachers, loader, reporter)
 
     yield make
-    for reporter in made:
+    for reporter in reporters:
         reporter.close()
 
 
-def test_a_student_reads_what_its_teacher_says_of_the_very_pictures_rounded_to_half(asking):
-    one = asking(mixing=Mixing(0.8, 1.0))
+def test_the_student_reads_the_outputs_for_its_images_in_half_precision(attempt):
+    one = attempt(mixing=Mixing(0.8, 1.0))
     for step in (0, 3, 5, 9):
-        one.answers.load_step(step)
-        batch = one.feed.batch(step)
-        (said,) = one.answers.for_batch(batch)
+        one.cached.load_step(step)
+        batch = one.loader.batch(step)
+        (outputs,) = one.cached.for_batch(batch)
 
-        assert said.logits.dtype == torch.float32
-        assert said.logits.equal(said.logits.half().float())
-        assert said.logits.allclose(Teacher()(batch.images).logits, atol=2e-3)
+        assert outputs.logits.dtype == torch.float32
+        assert outputs.logits.equal(outputs.logits.half().float())
+        assert outputs.logits.allclose(Teacher()(batch.images).logits, atol=2e-3)
 
 
-def test_several_teachers_answer_in_their_order(asking):
-    one = asking(teachers=[Teacher(0), Teacher(1)])
-    one.answers.load_step(0)
+def test_outputs_of_several_teachers_keep_the_order_of_the_teachers(attempt):
+    one = attempt(teachers=[Teacher(0), Teacher(1)])
+    one.cached.load_step(0)
 
-    first, second = one.answers.for_batch(one.feed.batch(0))
+    first, second = one.cached.for_batch(one.loader.batch(0))
 
-    batch = one.feed.batch(0)
+    batch = one.loader.batch(0)
     assert first.logits.allclose(Teacher(0)(batch.images).logits, atol=2e-3)
     assert second.logits.allclose(Teacher(1)(batch.images).logits, atol=2e-3)
 
 
-def test_a_teacher_is_asked_once_about_each_view_and_by_no_later_job(asking):
-    first, second = asking("first"), asking("second", batch_size=7)
-    told = first.walk(range(16))
-    again = second.walk(range(4 * 22))
+def test_a_view_is_computed_once_and_reused_by_later_jobs(attempt):
+    first, second = attempt("first"), attempt("second", batch_size=7)
+    expected = first.logits(range(16))
+    second_logits = second.logits(range(4 * 22))
 
-    assert first.asked == 2 * N
-    assert first.teachers[0].sizes == [64, 64, 22] * 2
-    assert second.asked == 0
-    assert told.shape == again.shape == (4 * N, C)
-    assert told[:N].sort(0).values.equal(again[:N].sort(0).values)
-    summary = first.answers.finish().figures()
-    assert (summary["hits"], summary["misses"]) == (2, 2)  # views 0 and 1, each shown twice
-    assert second.answers.finish().figures() | {"saved_seconds": 0} == {
+    assert first.num_computed == 2 * N
+    assert first.teachers[0].batch_sizes == [64, 64, 22] * 2
+    assert second.num_computed == 0
+    assert expected.shape == second_logits.shape == (4 * N, C)
+    assert expected[:N].sort(0).values.equal(second_logits[:N].sort(0).values)
+    summary = first.cached.finish().to_json()
+    assert (summary["hits"], summary["misses"]) == (2, 2)  # views 0 and 1, each loaded twice
+    assert second.cached.finish().to_json() | {"saved_seconds": 0} == {
         "hits": 4, "misses": 0, "seconds": 0.0, "saved_seconds": 0, "bytes": 4 * N * C * 2, "stopped": None,
-        "views": 2, "asked": first.answers.stats.asked,
+        "views": 2, "cache_key": first.cached.stats.cache_key,
     }  # fmt: skip
-    assert second.answers.stats.saved_seconds > 0
+    assert second.cached.stats.saved_seconds > 0
 
 
-def test_new_views_every_epoch_are_stored_for_the_next_job(asking):
-    first, second = asking("first", views=None, epochs=3), asking("second", views=None, epochs=3)
+def test_with_new_views_every_epoch_the_next_job_hits(attempt):
+    first, second = attempt("first", views=None, epochs=3), attempt("second", views=None, epochs=3)
 
-    told = first.walk(range(12))
+    expected = first.logits(range(12))
 
-    assert first.asked == 3 * N
-    assert second.walk(range(12)).equal(told)
-    assert second.asked == 0
+    assert first.num_computed == 3 * N
+    assert second.logits(range(12)).equal(expected)
+    assert second.num_computed == 0
 
 
-def test_another_teacher_is_asked_itself(asking):
-    asking("first").walk(range(4))
-    other = asking("second", teachers=[Teacher(1)])
+def test_another_teacher_is_a_miss(attempt):
+    attempt("first").logits(range(4))
+    other = attempt("second", teachers=[Teacher(1)])
 
-    other.walk(range(4))
+    other.logits(range(4))
 
-    assert other.asked == N
+    assert other.num_computed == N
 
 
 @pytest.mark.parametrize("max_bytes", [0, 2 * 2 * N * C - 1])
-def test_without_room_for_all_views_the_bits_are_the_same_and_the_event_says_what_it_takes(asking, tmp_path, max_bytes):
-    stored = asking("stored", cache=tmp_path / "other")
-    poor = asking("poor", max_bytes=max_bytes)
+def test_without_space_for_all_views_outputs_are_the_same_and_the_event_has_the_size(attempt, tmp_path, max_bytes):
+    stored = attempt("stored", cache=tmp_path / "other")
+    poor = attempt("poor", max_bytes=max_bytes)
 
-    told = stored.walk(range(16))
+    expected = stored.logits(range(16))
 
-    assert poor.walk(range(16)).equal(told)
-    assert poor.asked == 4 * N
+    assert poor.logits(range(16)).equal(expected)
+    assert poor.num_computed == 4 * N
     ((type_, data),) = poor.reporter.events
     assert type_ == "teacher_cache.disabled"
-    assert data["reason"] == f"it would need 3,000 bytes and may take {max_bytes:,}"
+    assert data["reason"] == f"it needs 3,000 bytes, and its limit is {max_bytes:,} bytes"
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_disk_that_fills_up_half_way_changes_no_bit(asking, tmp_path, monkeypatch):
-    told = asking("calm", cache=tmp_path / "other").walk(range(16))
-    monkeypatch.setattr(answers_module, "SHARD_ROWS", 64)
-    full = asking("full")
-    full.answers.load_step(0)
-    full.answers._store.stop("the disk is full")
+def test_a_disk_that_fills_up_changes_no_output(attempt, tmp_path, monkeypatch):
+    expected = attempt("calm", cache=tmp_path / "other").logits(range(16))
+    monkeypatch.setattr(output_cache, "SHARD_ROWS", 64)
+    full = attempt("full")
+    full.cached.load_step(0)
+    full.cached._store.disable("the disk is full")
 
-    assert full.walk(range(16)).equal(told)
+    assert full.logits(range(16)).equal(expected)
     assert [type_ for type_, _ in full.reporter.events] == ["teacher_cache.disabled"]
-    assert full.answers.finish().figures()["stopped"] == "the disk is full"
+    assert full.cached.finish().to_json()["stopped"] == "the disk is full"
 
 
-@pytest.mark.parametrize("wish", [Control.PAUSE, Control.CANCEL, Control.STOP, Control.DRAIN])
-def test_filling_is_left_within_a_block_and_goes_on_where_it_was(asking, monkeypatch, tmp_path, wish):
-    told = asking("calm", cache=tmp_path / "other").walk(range(8))
-    monkeypatch.setattr(answers_module, "SHARD_ROWS", 64)
-    left = asking(wish=wish, after=2)
+@pytest.mark.parametrize("control", [Control.PAUSE, Control.CANCEL, Control.STOP, Control.DRAIN])
+def test_a_control_request_interrupts_within_a_block_and_the_next_attempt_continues(
+    attempt, monkeypatch, tmp_path, control
+):
+    expected = attempt("calm", cache=tmp_path / "other").logits(range(8))
+    monkeypatch.setattr(output_cache, "SHARD_ROWS", 64)
+    interrupted = attempt(control=control, after=2)
 
-    with pytest.raises(Interrupted) as leaving:
-        left.walk(range(8))
-    later = asking()
+    with pytest.raises(Interrupted) as interruption:
+        interrupted.logits(range(8))
+    later = attempt()
 
-    assert leaving.value.control is wish
-    assert left.asked == 128
-    assert later.walk(range(8)).equal(told)
-    assert later.asked == 2 * N - 128
+    assert interruption.value.control is control
+    assert interrupted.num_computed == 128
+    assert later.logits(range(8)).equal(expected)
+    assert later.num_computed == 2 * N - 128
 
 
-def test_a_damaged_shard_is_asked_about_again(asking, tmp_path):
-    told = asking("first").walk(range(8))
-    damaged = min((tmp_path / "cache" / "answers").rglob("*.shard"))
+def test_a_damaged_shard_is_computed_again(attempt, tmp_path):
+    expected = attempt("first").logits(range(8))
+    damaged = min((tmp_path / "cache" / "teacher_outputs").rglob("*.shard"))
     damaged.write_bytes(damaged.read_bytes()[:-3])
-    second = asking("second")
+    second = attempt("second")
 
-    assert second.walk(range(8)).equal(told)
-    assert second.asked == N
-    third = asking("third")
-    assert third.walk(range(8)).equal(told)
-    assert third.asked == 0
-
-
-def test_answers_beyond_half_precision_become_the_largest_number_and_stay_finite(asking):
-    told = asking(teachers=[Teacher(scale=1e8)]).walk([0])
-
-    assert told.abs().max().item() == 65504.0
-    assert told.isfinite().all()
+    assert second.logits(range(8)).equal(expected)
+    assert second.num_computed == N
+    third = attempt("third")
+    assert third.logits(range(8)).equal(expected)
+    assert third.num_computed == 0
 
 
-def test_a_method_that_shows_its_teachers_other_pictures_asks_batch_by_batch(asking):
-    assert asking(reads=False).answers is None
-    assert asking(teachers=[]).answers is None
+def test_outputs_beyond_half_precision_are_clamped(attempt):
+    expected = attempt(teachers=[Teacher(scale=1e8)]).logits([0])
+
+    assert expected.abs().max().item() == 65504.0
+    assert expected.isfinite().all()
 
 
-def test_a_view_that_is_too_big_for_memory_is_asked_batch_by_batch(asking, monkeypatch):
-    monkeypatch.setattr(answers_module, "MOST_VIEW_BYTES", 2 * 2 * N * C - 1)
-
-    assert asking(teachers=[Teacher(), Teacher(1)]).answers is None
-    assert asking(teachers=[Teacher()]).answers is not None
+def test_without_teachers_or_a_cacheable_method_nothing_is_cached(attempt):
+    assert attempt(cacheable=False).cached is None
+    assert attempt(teachers=[]).cached is None
 
 
-def test_views_of_a_stage_without_a_teacher_need_no_room(asking):
+def test_a_view_larger_than_memory_is_not_cached(attempt, monkeypatch):
+    monkeypatch.setattr(output_cache, "MAX_VIEW_BYTES", 2 * 2 * N * C - 1)
+
+    assert attempt(teachers=[Teacher(), Teacher(1)]).cached is None
+    assert attempt(teachers=[Teacher()]).cached is not None
+
+
+def test_epochs_without_teachers_need_no_space(attempt):
     assert num_cached_views(10, None, 0.83) == 9
     assert num_cached_views(10, 4, 0.5) == 4
     assert num_cached_views(3, None, 0.01) == 1
-    assert asking(epochs=4, views=None, teacher_fraction=0.5, max_bytes=2 * N * C * 2).answers._store.stopped is None
+    assert (
+        attempt(epochs=4, views=None, teacher_fraction=0.5, max_bytes=2 * N * C * 2).cached._store.disabled_reason
+        is None
+    )
 
 
-def test_a_view_that_is_not_held_reads_the_same_from_disk(asking, monkeypatch, tmp_path):
-    told = asking("held").walk(range(16))
-    monkeypatch.setattr(answers_module, "MOST_HELD_BYTES", 0)
-    reading, filling = asking("reading"), asking("filling", cache=tmp_path / "other")
+def test_memory_mapped_rows_are_the_same(attempt, monkeypatch, tmp_path):
+    expected = attempt("memory").logits(range(16))
+    monkeypatch.setattr(output_cache, "MAX_IN_MEMORY_BYTES", 0)
+    hit, miss = attempt("hit"), attempt("miss", cache=tmp_path / "other")
 
-    assert reading.walk(range(16)).equal(told)
-    assert filling.walk(range(16)).equal(told)
-    assert (reading.asked, filling.asked) == (0, 2 * N)
+    assert hit.logits(range(16)).equal(expected)
+    assert miss.logits(range(16)).equal(expected)
+    assert (hit.num_computed, miss.num_computed) == (0, 2 * N)
 
 
-def test_a_gpu_is_asked_about_fewer_pictures_of_many_pixels():
-    def task(size, device):
+def test_block_size_follows_device_and_image_size():
+    def setup(size, device):
         preprocessing = plain_preprocessing(image_size=size, channels=1)
         built = BuiltModel(nn.Identity(), "none", {}, preprocessing)
-        arithmetic = ComputeConfig(torch.device(device), "fp32")
-        return SimpleNamespace(arithmetic=arithmetic, teachers=[SimpleNamespace(built=built)])
+        compute = ComputeConfig(torch.device(device), "fp32")
+        return SimpleNamespace(compute=compute, teachers=[SimpleNamespace(built=built)])
 
-    blocks = [answers_module._block_rows(task(*one)) for one in ((32, "cpu"), (32, "cuda"), (224, "cuda"))]
+    blocks = [output_cache._block_size(setup(*case)) for case in ((32, "cpu"), (32, "cuda"), (224, "cuda"))]
     assert blocks == [64, 512, 128]
-    assert all(answers_module.SHARD_ROWS % block == 0 for block in blocks)
+    assert all(output_cache.SHARD_ROWS % block == 0 for block in blocks)
