@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from core.errors import SpecCannotRun
-from core.spec.job import MOST_ON_CPU, Precision
+from core.spec.job import MAX_CPU_DEVICES, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ def choose_device(accelerator: Literal["auto", "cpu", "cuda"], *, devices: int =
     Raises ``SpecCannotRun`` if CUDA is requested and unavailable, or if fewer devices are visible than requested.
     """
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
-        if devices > MOST_ON_CPU:
+        if devices > MAX_CPU_DEVICES:
             raise SpecCannotRun(
-                f"resources.devices is {devices}, but a job on a CPU has at most {MOST_ON_CPU} processes"
+                f"resources.devices is {devices}, but a job on a CPU has at most {MAX_CPU_DEVICES} processes"
             )
         return torch.device("cpu")
     if not torch.cuda.is_available():

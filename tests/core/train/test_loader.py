@@ -218,8 +218,8 @@ def test_images_of_the_next_steps_are_prefetched(stored_pixels, mixing, monkeypa
     loader = make_loader(pixels, views=1, mixing=mixing, num_classes=2 if mixing else None)
     loader.batch(3)  # prefetches the last batch of the epoch and the first of the next
     started = []
-    monkeypatch.setattr(decoding.Decoder, "_begin", lambda _, index: started.append(index))
-    monkeypatch.setattr(decoding.Decoder, "expect", lambda *_: None)
+    monkeypatch.setattr(decoding.Decoder, "_submit", lambda _, index: started.append(index))
+    monkeypatch.setattr(decoding.Decoder, "prefetch", lambda *_: None)
 
     loader.batch(4)
     loader.batch(5)
