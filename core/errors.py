@@ -1,8 +1,8 @@
-"""Every error that Potstill shows to somebody, as one tree.
+"""All errors that Potstill reports to its users, as one class tree.
 
-A domain error carries a stable ``code``, the HTTP status that it maps to and a detail that names the
-fix. The API renders it as an RFC 9457 problem, the worker stores it in ``job.error``, the command
-line prints it. Programming mistakes are assertions and are not part of this tree.
+An error has a stable ``code``, an HTTP status and a detail that names the fix. The API returns it as an RFC 9457
+problem, the worker stores it in ``job.error``, the command line prints it. Programming errors are assertions, outside
+this tree.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-# What has to change before a failed job can go well: what was asked, what was sent to learn from, how much memory,
-# time or room there is, what the service stands on (disks, machines, networks), or the service itself.
+# Cause of a failed job, which has to change before it can succeed: the spec, its dataset or weights, the available
+# memory, time or disk space, the infrastructure (disks, machines, networks), or the service's code.
 _NUM_QUOTED = 3  # field errors in the detail of an error for several fields
 
 Fault = Literal["spec", "data", "capacity", "infrastructure", "service"]
@@ -20,14 +20,14 @@ Fault = Literal["spec", "data", "capacity", "infrastructure", "service"]
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing that is wrong with a document: where (RFC 6901 pointer) and what to do about it."""
+    """One invalid field of a document: its JSON Pointer (RFC 6901), and a detail that names the fix."""
 
     pointer: str
     detail: str
 
 
 class PotstillError(Exception):
-    """Something went wrong that a caller can be told about."""
+    """Base class of all errors that are reported to users."""
 
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
@@ -63,11 +63,11 @@ class PotstillError(Exception):
         return cls(detail, errors=errors)
 
 
-# --- what a caller sent -------------------------------------------------------------------------
+# --- invalid requests ---------------------------------------------------------------------------
 
 
 class InvalidRequest(PotstillError):
-    """The request is well-formed, but what it asks for is not valid."""
+    """The request is well-formed, but its content is not valid."""
 
     code = "invalid_request"
     title = "The request is not valid"
@@ -75,28 +75,28 @@ class InvalidRequest(PotstillError):
 
 
 class InvalidSpec(InvalidRequest):
-    """A job spec that cannot run: a field is wrong, or the parts do not fit together."""
+    """The job spec cannot run: a field is invalid, or its parts do not fit together."""
 
     code = "invalid_spec"
     title = "The job spec is not valid"
 
 
 class NotAvailable(InvalidRequest):
-    """The contract names this, but this version does not offer it."""
+    """The API contract defines this, but this version does not offer it."""
 
     code = "not_available"
     title = "Not available in this version"
 
 
 class IdempotencyKeyReused(InvalidRequest):
-    """The same Idempotency-Key came with another body."""
+    """The Idempotency-Key was already used with another body."""
 
     code = "idempotency_key_reused"
     title = "This Idempotency-Key was used for another request"
 
 
 class MalformedRequest(PotstillError):
-    """The body cannot be read at all."""
+    """The body cannot be parsed."""
 
     code = "malformed_request"
     title = "The request cannot be read"
@@ -104,7 +104,7 @@ class MalformedRequest(PotstillError):
 
 
 class PayloadTooLarge(PotstillError):
-    """More bytes than the service takes."""
+    """The body is larger than the service accepts."""
 
     code = "payload_too_large"
     title = "The request is too large"
@@ -112,7 +112,7 @@ class PayloadTooLarge(PotstillError):
 
 
 class UnsupportedMedia(PotstillError):
-    """A file of a kind that is never read here (a pickle, say)."""
+    """The file has a type that is never read, such as a pickle."""
 
     code = "unsupported_media_type"
     title = "This kind of file is not accepted"
@@ -128,15 +128,15 @@ class MethodNotAllowed(PotstillError):
 
 
 class RangeNotSatisfiable(PotstillError):
-    """The bytes that were asked for lie behind the end of the file."""
+    """The requested bytes are beyond the end of the file."""
 
     code = "range_not_satisfiable"
-    title = "The range lies behind the end of the file"
+    title = "The range is beyond the end of the file"
     status = 416
 
 
 class NotAuthenticated(PotstillError):
-    """No key, or one that is unknown, expired or revoked."""
+    """The API key is missing, unknown, expired or revoked."""
 
     code = "not_authenticated"
     title = "A valid API key is needed"
@@ -144,7 +144,7 @@ class NotAuthenticated(PotstillError):
 
 
 class Forbidden(PotstillError):
-    """The key is valid, but its scopes do not allow this."""
+    """The API key is valid, but its scopes do not allow this."""
 
     code = "forbidden"
     title = "This key may not do that"
@@ -152,7 +152,7 @@ class Forbidden(PotstillError):
 
 
 class QuotaExceeded(PotstillError):
-    """The project has as much as it may have; waiting alone does not help, making room does."""
+    """The project has reached a quota; delete or cancel something, waiting does not help."""
 
     code = "quota_exceeded"
     title = "The project's quota is used up"
@@ -160,7 +160,7 @@ class QuotaExceeded(PotstillError):
 
 
 class RateLimited(PotstillError):
-    """Too many requests of this kind with this key, or too many wrong keys from this address; wait a little.
+    """Too many requests of this kind with this key, or too many wrong keys from this address; retry later.
 
     ``extra`` holds ``retry_after_seconds``.
     """
@@ -171,65 +171,65 @@ class RateLimited(PotstillError):
 
 
 class NotFound(PotstillError):
-    """No such object in the caller's project."""
+    """The caller's project has no such object."""
 
     code = "not_found"
     title = "Not found"
     status = 404
 
 
-# --- what clashes with the state of things ------------------------------------------------------
+# --- conflicts with the current state -----------------------------------------------------------
 
 
 class Conflict(PotstillError):
-    """The request clashes with the present state."""
+    """The request conflicts with the current state."""
 
     code = "conflict"
-    title = "The request clashes with the present state"
+    title = "The request conflicts with the current state"
     status = 409
 
 
 class InvalidState(Conflict):
-    """A move that the job's status does not allow."""
+    """The job's status does not allow this action."""
 
     code = "invalid_state"
     title = "The job's status does not allow this"
 
 
 class InUse(Conflict):
-    """Something still needs the object that was to be deleted."""
+    """The object cannot be deleted, because another one refers to it."""
 
     code = "in_use"
     title = "Still in use"
 
 
 class LastAdminKey(Conflict):
-    """Without this key nobody could manage the project's keys any more."""
+    """The project's last key with the admin scope cannot be revoked."""
 
     code = "last_admin_key"
     title = "The project's last admin key"
 
 
 class RequestInFlight(Conflict):
-    """The first request with this Idempotency-Key has not been answered yet."""
+    """The first request with this Idempotency-Key is still running."""
 
     code = "idempotency_key_in_flight"
     title = "The first request with this Idempotency-Key is still running"
 
 
 class Unavailable(PotstillError):
-    """A part that is needed cannot be reached; the same request may work later."""
+    """A required service cannot be reached; the same request may succeed later."""
 
     code = "unavailable"
     title = "Temporarily unavailable"
     status = 503
 
 
-# --- what ends a job, a dataset or a model ------------------------------------------------------
+# --- failures of a job, a dataset or a model ----------------------------------------------------
 
 
 class RunError(PotstillError):
-    """A run cannot go on. ``fault`` says what has to change: see :data:`Fault`."""
+    """The run failed. ``fault`` is its cause, see :data:`Fault`."""
 
     code = "run_failed"
     title = "The run failed"
@@ -237,35 +237,35 @@ class RunError(PotstillError):
 
 
 class SpecCannotRun(RunError):
-    """The spec passed every check at submission, yet its parts do not work together."""
+    """The spec passed all checks at submission, but its parts do not work together."""
 
     code = "spec_cannot_run"
     fault = "spec"
 
 
 class NonFiniteLoss(RunError):
-    """A term of the loss became NaN or infinite; no step was taken with it."""
+    """A loss term is NaN or infinite; the weights were not updated with it."""
 
     code = "non_finite_loss"
     fault = "spec"
 
 
 class WeightsUnavailable(RunError):
-    """Weights that the spec asks for cannot be had (hub out of reach, no such weights)."""
+    """The requested weights are not available: the hub cannot be reached, or they do not exist."""
 
     code = "weights_unavailable"
     fault = "spec"
 
 
 class WeightsMismatch(RunError):
-    """Weights do not fit the architecture that they are said to be for."""
+    """The weights do not fit their architecture."""
 
     code = "weights_mismatch"
     fault = "data"
 
 
 class DatasetRejected(RunError):
-    """An archive or folder that cannot become a dataset."""
+    """The archive or folder does not hold a valid dataset."""
 
     code = "dataset_rejected"
     fault = "data"
@@ -279,60 +279,60 @@ class OutOfMemory(RunError):
 
 
 class ExportMismatch(RunError):
-    """An exported file does not give what the trained student gives, so it is not published."""
+    """The outputs of an exported file differ from those of the trained student; it is not published."""
 
     code = "export_mismatch"
     fault = "service"
 
 
 class StorageFailed(RunError):
-    """The artefact store refused a write or lost a file."""
+    """The artifact store rejected a write or lost a file."""
 
     code = "storage_failed"
     fault = "infrastructure"
 
 
 class StoredFileDamaged(StorageFailed):
-    """A stored file is not there, or not what was stored: another try gives the same, so do without it."""
+    """A stored file is missing or corrupt; a retry does not help."""
 
 
 class TimeLimitReached(RunError):
-    """The job has run for as long as it may."""
+    """The job has reached its time limit."""
 
     code = "time_limit"
     fault = "capacity"
 
 
 class WorkStalled(RunError):
-    """The job's process did nothing for too long, and was ended."""
+    """The job's process made no progress within the stall timeout and was killed."""
 
     code = "stalled"
     fault = "service"
 
 
 class WorkerLost(RunError):
-    """The job's process, or its worker, ended without a word."""
+    """The job's process or its worker ended without reporting an error."""
 
     code = "worker_lost"
     fault = "infrastructure"
 
 
 class ProcessLost(Unavailable):
-    """One of the processes that train a student together ended before the others; another attempt may go well."""
+    """One rank of the job ended before the others; another attempt may succeed."""
 
     code = "process_lost"
     title = "A process of the job ended"
 
 
 class KilledForMemory(ProcessLost):
-    """The kernel ended one of them for want of memory, of which something else here may have taken too much."""
+    """The kernel's OOM killer ended a rank; another process of the machine may have used the memory."""
 
 
-# --- over the wire between our own processes ------------------------------------------------------
+# --- serialization between processes --------------------------------------------------------------
 
 
 def error_document(error: PotstillError) -> dict[str, Any]:
-    """The JSON form in which one process hands an error to another."""
+    """Serialize an error for another process."""
     return {
         "code": error.code,
         "title": error.title,
@@ -344,9 +344,9 @@ def error_document(error: PotstillError) -> dict[str, Any]:
 
 
 def restore_error(document: dict[str, Any]) -> PotstillError:
-    """The error that :func:`error_document` described; of an unknown code, the base class."""
+    """Restore an error from :func:`error_document`; an unknown code gives the base class."""
     kinds: list[type[PotstillError]] = [PotstillError]
-    for kind in kinds:  # grows while it is walked: every class of the tree, parents first
+    for kind in kinds:  # grows during iteration: all classes of the tree, parents first
         kinds.extend(kind.__subclasses__())
     kind = next((k for k in kinds if k.code == document["code"]), PotstillError)
     return kind(

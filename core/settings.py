@@ -1,7 +1,6 @@
-"""All settings of all processes: environment variables ``POTSTILL_*``, one typed class.
+"""Settings of all processes, read from environment variables ``POTSTILL_*``.
 
-Only the surfaces (``api``, ``worker``, ``server``) and the store read settings; the engine is a
-library and gets plain arguments.
+Only ``api``, ``worker``, ``server`` and the store read settings. The engine is a library and takes plain arguments.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ MIN_SECRET_CHARACTERS = 32
 
 
 def _split(value: Any) -> Any:
-    """A list as an environment variable holds it."""
+    """Split the comma-separated list of an environment variable."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
@@ -29,14 +28,14 @@ Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, B
 
 
 class Settings(BaseSettings):
-    """Where things are and how often they are looked at. Durations are in seconds."""
+    """Locations, intervals and limits. Durations are in seconds unless the name says otherwise."""
 
-    # Inputs are hidden as the wrong one may be a secret, and errors at the start are logged.
+    # Inputs are hidden: one may be a secret, and startup errors are logged.
     model_config = SettingsConfigDict(env_prefix="POTSTILL_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     home: Path = Field(
         default=Path("potstill-home"),
-        description="Folder for everything that this machine keeps: database, artefacts, caches, scratch.",
+        description="Folder of this machine's data: database, artifacts, caches, scratch files.",
     )
     database_url: str = Field(
         default="",
@@ -45,179 +44,193 @@ class Settings(BaseSettings):
     statement_timeout_seconds: float = Field(
         default=15.0,
         ge=0,
-        description="PostgreSQL: how long one statement may take, and a transaction do nothing. What takes longer, "
-        "waits longer for a lock, or is not answered as the server stands still, is broken off: the API says 503, "
-        "workers try again. 0: no limit.",
+        description="PostgreSQL: longest time for one statement, for a lock and for an idle transaction. A statement "
+        "that exceeds it, or a server that does not respond, is aborted: the API returns 503, workers retry. 0: no "
+        "limit.",
     )
     broker_url: str = Field(
         default="redis://127.0.0.1:6379/0",
-        description="Redis or Valkey: wakes workers up and carries the inspector's questions. Never the truth.",
+        description="Redis or Valkey: wakes workers and carries requests to the inspector. It holds no state.",
     )
     storage_url: str = Field(
         default="",
-        description="Where artefacts live: `file:///…`, or `s3://bucket/prefix` with credentials, region and endpoint "
-        "in the environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`) or from "
-        "the machine's role. Empty: `HOME/artifacts`.",
+        description="Artifact store: `file:///…`, or `s3://bucket/prefix` with credentials, region and endpoint in the "
+        "environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`) or from the "
+        "machine's role. Empty: `HOME/artifacts`.",
     )
     secret_key: SecretStr = Field(
         default=SecretStr(""),
-        description="Signs dashboard cookies; 32 characters or more. Empty: made on first start and kept in "
+        description="Signs dashboard cookies; 32 characters or more. Empty: generated on first start and saved in "
         "`HOME/secret-key`.",
     )
     behind_tls: bool = Field(
         default=False,
-        description="Users reach the service over HTTPS, which a proxy in front ends: cookies are `Secure` and every "
-        "answer carries HSTS. Name its address in `FORWARDED_ALLOW_IPS` (uvicorn), or it is taken for everybody's.",
+        description="Clients connect over HTTPS and a proxy terminates TLS: cookies are `Secure` and every response "
+        "carries HSTS. Set `FORWARDED_ALLOW_IPS` (uvicorn) to the proxy's address; otherwise all clients share it.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     accelerator: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="What this machine's job workers run on. `auto`: CUDA if there is one."
+        default="auto", description="Accelerator of this machine's job workers. `auto`: CUDA if available."
     )
     job_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
-        description="Threads of a job whose spec leaves `resources.threads` open.",
+        description="Threads of a job without `resources.threads`.",
     )
 
-    lease_seconds: float = Field(default=20.0, gt=0, description="A worker silent for so long has lost its job.")
-    heartbeat_seconds: float = Field(default=5.0, gt=0, description="How often a worker renews its lease.")
+    lease_seconds: float = Field(
+        default=20.0,
+        gt=0,
+        description="Lease of a worker on its job. Without a heartbeat for this long, the worker loses the job.",
+    )
+    heartbeat_seconds: float = Field(default=5.0, gt=0, description="Interval at which a worker renews its lease.")
     outage_seconds: float = Field(
         default=120.0,
         ge=0,
-        description="How long a running job trains on while the database is away, before it leaves its worker.",
+        description="How long a running job continues while the database is unavailable; then it leaves its worker.",
     )
     control_poll_seconds: float = Field(
-        default=1.0, gt=0, description="How often a running job looks for cancel, pause and stop."
+        default=1.0, gt=0, description="Interval at which a running job polls for cancel, pause and stop."
     )
     cancel_grace_seconds: float = Field(
-        default=6.0, gt=0, description="A cancelled job that does not react for so long is killed."
+        default=6.0, gt=0, description="A cancelled job that does not stop within this time is killed."
     )
-    scheduler_interval_seconds: float = Field(default=1.0, gt=0, description="Rhythm of the scheduler's rounds.")
+    scheduler_interval_seconds: float = Field(
+        default=1.0, gt=0, description="Interval between rounds of the scheduler."
+    )
     gc_interval_seconds: float = Field(
-        default=300.0, gt=0, description="Rhythm of the collection of orphaned files and old records."
+        default=300.0, gt=0, description="Interval between garbage collections of unreferenced files and old records."
     )
     gc_min_age_seconds: float = Field(
-        default=3600.0, ge=0, description="Stored files that nothing names are deleted when they are older than this."
+        default=3600.0, ge=0, description="Unreferenced files are deleted once they are older than this."
     )
     cache_bytes: int = Field(
-        default=50 * 1024**3, ge=0, description="Most that `HOME/cache` may hold; what was used longest ago goes first."
+        default=50 * 1024**3,
+        ge=0,
+        description="Maximum size of `HOME/cache`; the least recently used entries are evicted first.",
     )
     teacher_cache_bytes: int = Field(
         default=10 * 1024**3,
         ge=0,
-        description="Most that stored answers of teachers may take of it. 0: teachers are asked in every job.",
+        description="Maximum size of cached teacher outputs in it. 0: every job runs its teachers.",
     )
     pixel_cache_bytes: int = Field(
         default=20 * 1024**3,
         ge=0,
-        description="Most that decoded pictures may take of it. A split that does not fit is decoded again and again, "
-        "ahead of the training.",
+        description="Maximum size of decoded images in it. A split that does not fit is decoded in every epoch, ahead "
+        "of the training.",
     )
     input_cache_bytes: int = Field(
         default=20 * 1024**3,
         ge=0,
-        description="Most that datasets and models out of a bucket may take of it. What does not fit is fetched for "
-        "each attempt. 0: everything is.",
+        description="Maximum size of datasets and models from a bucket in it. Inputs that do not fit are fetched by "
+        "every attempt. 0: all inputs are.",
     )
     teacher_retention_days: float = Field(
-        default=90.0, gt=0, description="A trained teacher that no job has used for so long is forgotten."
+        default=90.0, gt=0, description="A trained teacher is deleted when no job has used it for this long."
     )
     max_losses: int = Field(
-        default=3, ge=1, description="Losses of a worker in a row, without a checkpoint between, that fail a job."
+        default=3,
+        ge=1,
+        description="A job fails after this many consecutive losses of its worker without a new checkpoint.",
     )
     job_memory_bytes: int = Field(
         default=0,
         ge=0,
-        description="Most memory that each process of a job may ask for, mapped files aside. A job that asks for more "
-        "fails with `out_of_memory`, instead of the machine running out for everybody. 0: no limit.",
+        description="Memory limit of each process of a job, without mapped files. A job that exceeds it fails with "
+        "`out_of_memory` and leaves other processes of the machine unharmed. 0: no limit.",
     )
     max_job_seconds: float = Field(
         default=0.0,
         ge=0,
-        description="Longest running time of any job, over all its attempts, without waits and pauses; "
-        "`resources.max_seconds` may ask for less. 0: no limit.",
+        description="Longest running time of a job over all its attempts, without waits and pauses; "
+        "`resources.max_seconds` may set a lower limit. 0: no limit.",
     )
     stall_timeout_seconds: float = Field(
         default=1800.0,
         ge=0,
-        description="A job's process that takes no step and looks for no request for so long is ended, its traceback "
-        "logged; it counts as a loss of its worker. Longer than the longest step and download. 0: never.",
+        description="A job's process that neither steps nor polls for this long is killed and its traceback is logged; "
+        "this counts as a loss of its worker. Set it above the longest step and download. 0: never.",
     )
     inspect_timeout_seconds: float = Field(
-        default=10.0, gt=0, description="Longest time for one question to the inspector."
+        default=10.0, gt=0, description="Longest time for one request to the inspector."
     )
-    idempotency_ttl_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is remembered.")
+    idempotency_ttl_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is stored.")
 
     rate_reads_per_minute: int = Field(
-        default=60_000, ge=0, description="Reads that a key may send in a minute. 0, here and below: no limit."
+        default=60_000, ge=0, description="Reads per minute and API key. 0, here and below: no limit."
     )
     rate_writes_per_minute: int = Field(
-        default=6_000, ge=0, description="Changes (moves, deletions, keys) that a key may ask for in a minute."
+        default=6_000, ge=0, description="Changes (actions, deletions, keys) per minute and API key."
     )
-    rate_jobs_per_minute: int = Field(default=1_200, ge=0, description="Jobs that a key may create in a minute.")
+    rate_jobs_per_minute: int = Field(default=1_200, ge=0, description="New jobs per minute and API key.")
     rate_uploads_per_minute: int = Field(
-        default=600, ge=0, description="Datasets and models that a key may create in a minute."
+        default=600, ge=0, description="New datasets and models per minute and API key."
     )
     rate_inspector_per_minute: int = Field(
-        default=1_200, ge=0, description="Questions to the inspector (estimates, architectures) of a key in a minute."
+        default=1_200, ge=0, description="Requests to the inspector (estimates, architectures) per minute and API key."
     )
     rate_wrong_keys_per_minute: int = Field(
-        default=120, ge=0, description="Wrong keys that an address may send in a minute before it has to wait."
+        default=120, ge=0, description="Requests with a wrong API key per minute and client address."
     )
     quota_jobs: int = Field(
         default=10_000,
         ge=0,
         description="Unfinished jobs (queued, running, paused) of a project. 0, here and below: no limit. "
-        "`potstill-server projects set` gives a project limits of its own.",
+        "`potstill-server projects set` overrides the limits of one project.",
     )
     quota_stored_bytes: int = Field(
         default=0,
         ge=0,
-        description="Bytes of datasets, models, artefacts and checkpoints that a project may store. Beyond it new "
-        "jobs, retries and uploads are refused; a job that was accepted goes on, and its checkpoints may go beyond.",
+        description="Bytes of datasets, models, artifacts and checkpoints of a project. Above it, new jobs, retries "
+        "and uploads are refused; accepted jobs continue, and their checkpoints may exceed it.",
     )
     quota_keys: int = Field(
-        default=1_000, ge=0, description="API keys in force of a project; each has rates of its own."
+        default=1_000, ge=0, description="Active API keys of a project; each has its own rate limits."
     )
-    audit_retention_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
+    audit_retention_days: float = Field(
+        default=365.0, gt=0, description="How long entries of the audit log are retained."
+    )
 
     max_upload_bytes: int = Field(
-        default=2 * 1024**3, gt=0, description="Largest file that is uploaded, or fetched from a URL."
+        default=2 * 1024**3, gt=0, description="Maximum size of a file that is uploaded or fetched from a URL."
     )
-    max_unpacked_bytes: int = Field(default=20 * 1024**3, gt=0, description="Largest content of an archive.")
+    max_unpacked_bytes: int = Field(default=20 * 1024**3, gt=0, description="Maximum size of an archive's content.")
     max_unpack_ratio: float = Field(
-        default=200.0, gt=1, description="An archive that unpacks to more than this many times its size is a bomb."
+        default=200.0,
+        gt=1,
+        description="Maximum ratio of an archive's content to its size; above it, the archive is refused as a bomb.",
     )
-    max_archive_files: int = Field(default=1_000_000, gt=0, description="Most files in one archive.")
+    max_archive_files: int = Field(default=1_000_000, gt=0, description="Maximum number of files in an archive.")
     max_file_bytes: int = Field(
-        default=256 * 1024**2, gt=0, description="Largest image file; a larger one is left out of its dataset."
+        default=256 * 1024**2, gt=0, description="Maximum size of an image file; larger files are skipped."
     )
     max_image_pixels: int = Field(
-        default=64_000_000, gt=0, description="Most pixels in one image; a larger one is left out of its dataset."
+        default=64_000_000, gt=0, description="Maximum number of pixels in an image; larger images are skipped."
     )
     ingest_seconds: float = Field(
         default=4 * 3600.0, gt=0, description="Longest time for reading and decoding the files of one dataset."
     )
     ingest_memory_bytes: int = Field(
-        default=4 * 1024**3, gt=0, description="Most memory of the process that reads a dataset's files."
+        default=4 * 1024**3, gt=0, description="Memory limit of the process that reads a dataset's files."
     )
 
     fetch_allow: Names = Field(
         default=(),
-        description="Host names and networks, with commas between, that URLs may name though they are not public: "
-        "an object store of one's own, say. Like `minio.internal,10.1.0.0/16`.",
+        description="Non-public host names and networks that URLs may point to, separated by commas: "
+        "`minio.internal,10.1.0.0/16`.",
     )
-    fetch_ports: Ports = Field(default=(HTTPS_PORT,), description="Ports that URLs may name, with commas between.")
+    fetch_ports: Ports = Field(default=(HTTPS_PORT,), description="Ports that URLs may use, separated by commas.")
     fetch_seconds: float = Field(default=900.0, gt=0, description="Longest time for fetching one file from a URL.")
     fetch_idle_seconds: float = Field(
-        default=30.0, gt=0, description="A download in which nothing arrives for so long is given up."
+        default=30.0, gt=0, description="A download is aborted when no data arrives for this long."
     )
 
     @field_validator("secret_key")
     @classmethod
-    def _hard_to_guess(cls, secret: SecretStr) -> SecretStr:
-        """Whoever has one cookie can try secrets at home, and with the right one sign in as any key."""
+    def _require_strong_secret(cls, secret: SecretStr) -> SecretStr:
+        """Require a secret that cannot be found offline from one cookie: with it, anyone could sign in as any key."""
         if 0 < len(secret.get_secret_value()) < MIN_SECRET_CHARACTERS:
             raise ValueError(
                 f"a secret has at least {MIN_SECRET_CHARACTERS} characters; `openssl rand -hex 32` makes one"
@@ -226,21 +239,21 @@ class Settings(BaseSettings):
 
     @field_validator("fetch_allow")
     @classmethod
-    def _known_places(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
-        NetworkPolicy.of(allow)
+    def _require_valid_networks(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
+        NetworkPolicy.from_settings(allow)
         return allow
 
     @property
     def network_policy(self) -> NetworkPolicy:
-        """What URLs from outside may lead to."""
-        return NetworkPolicy.of(self.fetch_allow, self.fetch_ports)
+        """Hosts and ports that URLs from clients may point to."""
+        return NetworkPolicy.from_settings(self.fetch_allow, self.fetch_ports)
 
     def resolved_database_url(self) -> str:
         """The database URL with the embedded default filled in."""
         return self.database_url or f"sqlite:///{self.home.resolve()}/potstill.db"
 
     def resolved_storage_url(self) -> str:
-        """The artefact store's URL with the embedded default filled in."""
+        """The artifact store's URL with the embedded default filled in."""
         return self.storage_url or f"file://{self.home.resolve()}/artifacts"
 
 

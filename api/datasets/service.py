@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from api.datasets.schemas import BuiltinSource, DatasetCreate, DatasetOut, UploadedDataset, UrlSource
 from api.multipart import Form
-from core.errors import FieldError, NotAvailable
+from core.errors import NotAvailable
 from core.fetch.targets import NetworkPolicy, parse_target
 from core.ids import new_id
 from core.ingest_errors import UrlNotAllowed

@@ -1,4 +1,4 @@
-"""The wire contract of a job, free of torch: what the API validates, the worker runs and the report repeats."""
+"""The job spec: validated by the API, run by the worker, repeated in the report. Imports no torch."""
 
 from core.spec.job import JobSpec, ModelSpec, StudentSpec, TeacherSpec, TeacherTrainingSpec, TrainingBase, TrainingSpec
 from core.spec.methods import METHODS, MethodParams

@@ -1,7 +1,7 @@
-"""What a training step of each method takes, relative to plain training: measured, and kept beside this file.
+"""Relative cost of a training step of each method, as measured and saved in ``costs.json``.
 
-``python -m benchmarks methods_over_rest --write-costs`` measures them: the seconds of a training step with the
-teachers' forward passes, over those of ``scratch`` with the same student, on one small pair and a CPU.
+``python -m benchmarks methods_over_rest --write-costs`` measures them: seconds of a training step, with the teachers'
+forward passes, divided by those of ``scratch`` with the same student. One small pair on a CPU is measured.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ COSTS = Path(__file__).with_suffix(".json")
 
 
 def relative_cost(name: str) -> float | None:
-    """Seconds of a step of the method over those of ``scratch``; None where it was not measured."""
-    found = _measured().get(name)
-    return None if found is None else float(found)
+    """Seconds of the method's step divided by those of ``scratch``; None if not measured."""
+    cost = _measured_costs().get(name)
+    return None if cost is None else float(cost)
 
 
-def costs_document(costs: Mapping[str, float], *, measured_on: str) -> str:
-    """What is kept in :data:`COSTS`."""
+def format_costs(costs: Mapping[str, float], *, measured_on: str) -> str:
+    """Content of the file :data:`COSTS`."""
     rounded = {name: round(cost, 2) for name, cost in costs.items()}
     return json.dumps({"measured_on": measured_on, "relative_to_scratch": rounded}, indent=1) + "\n"
 
 
 @cache
-def _measured() -> Mapping[str, Any]:
+def _measured_costs() -> Mapping[str, Any]:
     if not COSTS.is_file():
         return {}
-    found: dict[str, Any] = json.loads(COSTS.read_text(encoding="utf-8"))["relative_to_scratch"]
-    return found
+    costs: dict[str, Any] = json.loads(COSTS.read_text(encoding="utf-8"))["relative_to_scratch"]
+    return costs

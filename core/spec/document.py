@@ -1,4 +1,4 @@
-"""The base of every part of the wire contract: frozen, documented, unknown fields refused."""
+"""Base class of all models of the API contract: frozen, strict types, unknown fields refused."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 NOT_AVAILABLE = "not_available"
 
 
-# Where a schema holds others; not `default` and the like, which hold values.
-_INNER = ("schema", "fields", "items_schema", "choices", "values_schema", "definitions")
+# Keys whose values are schemas; others, such as `default`, hold values.
+_SCHEMA_KEYS = ("schema", "fields", "items_schema", "choices", "values_schema", "definitions")
 
 
 def _keep_json_types(schema: Any) -> None:
-    """Let every number and boolean of a schema take nothing else."""
+    """Make every number and boolean of a schema accept no other JSON type."""
     if isinstance(schema, list | tuple):
         for each in schema:
             _keep_json_types(each)
@@ -26,37 +26,37 @@ def _keep_json_types(schema: Any) -> None:
         case "float" | "bool":
             schema["strict"] = True
         case "int" if not schema.get("metadata", {}).get("potstill_number"):
-            # Not strict: that would refuse 3.0, which is an integer in JSON.
+            # Not strict: strict mode refuses 3.0, which is an integer in JSON.
             inner = {**schema, "metadata": {**schema.get("metadata", {}), "potstill_number": True}}
             schema.clear()
-            schema |= core_schema.no_info_before_validator_function(_number, inner)
+            schema |= core_schema.no_info_before_validator_function(_require_number, inner)
         case None:  # fields or choices by name
             for each in schema.values():
                 _keep_json_types(each)
         case _:
-            for key in _INNER:
+            for key in _SCHEMA_KEYS:
                 _keep_json_types(schema.get(key))
 
 
-def _number(value: Any) -> Any:
+def _require_number(value: Any) -> Any:
     if isinstance(value, bool | str):
         raise PydanticCustomError("int_type", "Input should be a valid integer")
     return value
 
 
 class StrictModel(BaseModel):
-    """A value that somebody sent; it is never edited, only derived from."""
+    """An immutable value from a client; unknown fields and implicit type conversions are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """As the JSON Schema says: pydantic alone takes `true` and `"3"` for numbers, and `"yes"` for a boolean."""
+        """Accept only the types of the JSON Schema; pydantic converts `"3"` to a number and `"yes"` to a boolean."""
         schema = handler(source)
         _keep_json_types(schema)
         return schema
 
 
 def not_available(what: str) -> PydanticCustomError:
-    """The error of a field that the contract names and this version does not offer yet."""
+    """Return the error for a field that the contract defines and this version does not offer."""
     return PydanticCustomError(NOT_AVAILABLE, "{what} is not available in this version", {"what": what})

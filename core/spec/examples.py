@@ -1,4 +1,4 @@
-"""A small job for each method, made from what the method says that it needs: for the docs, benchmarks and tests."""
+"""A small job for each method, built from its requirements: for docs, benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from core.spec.methods import METHODS, Family, Requirements
 
-DATASET, POOL, TRAINED = "ds_pictures", "ds_pool", "job_trained"  # the ids that an example names unless told others
+DATASET, POOL, TRAINED = "ds_pictures", "ds_pool", "job_trained"  # default ids in an example
 
 _VIT = "vit_tiny_patch16_224"
-_PATCHES = 8  # along each side of a picture
+_PATCHES = 8  # along each side of an image
 
 
 def example_job(
@@ -23,10 +23,10 @@ def example_job(
     student_family: Family | None = None,
     teacher_families: Sequence[Family] = (),
 ) -> dict[str, Any]:
-    """A job spec of the method ``name``, as it is sent to ``POST /v1/jobs``.
+    """Return a job spec of the method ``name``, as it is sent to ``POST /v1/jobs``.
 
-    ``pool`` is the dataset for methods that read one beside the job's own, ``trained`` the weights for those
-    that start from a trained student. Families that are left open are those that the method needs.
+    ``pool`` is the dataset of methods that read a second one, ``trained`` the weights of methods that need a trained
+    student. Families default to those that the method requires.
     """
     params = METHODS[name].params
     needs = params.about.needs
@@ -35,7 +35,7 @@ def example_job(
     student = example_student(student_family or (needs.student_families or ("transformer",))[0], image_size)
     if "weights" in needs.student:
         student["weights"] = trained
-    teachers = [example_teacher(family, image_size) for family in teacher_families or teachers_of(needs)]
+    teachers = [example_teacher(family, image_size) for family in teacher_families or example_teacher_families(needs)]
     return {
         "dataset": dataset,
         "student": student,
@@ -45,8 +45,8 @@ def example_job(
     }
 
 
-def teachers_of(needs: Requirements) -> tuple[Family, ...]:
-    """As few teachers as a method takes, one at least where it takes any; several are of different families."""
+def example_teacher_families(needs: Requirements) -> tuple[Family, ...]:
+    """Families of the fewest teachers that a method takes, at least one if it takes any; several are alternated."""
     count = 0 if needs.max_teachers == 0 or not needs.teacher else max(needs.min_teachers, 1)
     first: Family = (needs.teacher_families or ("transformer",))[0]
     others: tuple[Family, ...] = ("cnn", "transformer") if first == "transformer" else ("transformer", "cnn")
@@ -54,14 +54,14 @@ def teachers_of(needs: Requirements) -> tuple[Family, ...]:
 
 
 def example_student(family: Family, image_size: int = 32) -> dict[str, Any]:
-    """A small student of a family, for pictures of this size."""
+    """Return a small student of a family for images of ``image_size`` pixels a side."""
     if family == "cnn":
         return {"architecture": "resnet10t"}
     return {"architecture": _VIT, "arguments": _arguments(image_size, embed_dim=48, depth=4, num_heads=3)}
 
 
 def example_teacher(family: Family, image_size: int = 32) -> dict[str, Any]:
-    """A teacher of a family that the job trains itself."""
+    """Return a teacher of a family that the job trains."""
     training = {"epochs": 10, "batch_size": 64}
     if family == "cnn":
         return {"architecture": "resnet14t", "weights": "train", "training": training}

@@ -1,7 +1,6 @@
-"""What is known of a dataset and of a stored model before any tensor exists.
+"""Properties of datasets and stored models that a job spec is resolved with.
 
-The API fills these from its rows, the command line from the folders at hand; ``core.resolve.resolver``
-resolves a spec with them and nothing else. Free of torch.
+The API reads them from the database, the command line from folders. Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ Positive = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, slots=True)
 class InputInfo:
-    """What a model takes from the dataset. ``num_classes`` is None for an unlabelled dataset.
+    """Dataset properties that shape a model. ``num_classes`` is None for an unlabeled dataset.
 
-    ``image_size`` is the dataset's own (pixels a side), used where neither spec nor model says one.
+    ``image_size`` is the dataset's own, in pixels a side; it is used if neither spec nor model has a size.
     """
 
     num_classes: int | None
@@ -30,7 +29,7 @@ class InputInfo:
 
 
 class DatasetInfo(StrictModel):
-    """A ready dataset. ``num_classes`` and ``classes`` are None where it has no labels."""
+    """A ready dataset. ``num_classes`` and ``classes`` are None for an unlabeled one."""
 
     num_classes: int | None = Field(default=None, ge=1)
     classes: tuple[str, ...] | None = None
@@ -40,22 +39,22 @@ class DatasetInfo(StrictModel):
     num_test: Annotated[int, Field(ge=0)]
 
     def input_info(self) -> InputInfo:
-        """The part that shapes models."""
+        """The properties that shape models."""
         return InputInfo(num_classes=self.num_classes, channels=self.channels, image_size=self.image_size)
 
 
 class Normalization(StrictModel):
-    """Mean and standard deviation of each channel, on pixel values in 0…1."""
+    """Mean and standard deviation of each channel, for pixel values in [0, 1]."""
 
     mean: tuple[float, ...] = Field(min_length=1, max_length=3)
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1, max_length=3)
 
 
 class ModelInfo(StrictModel):
-    """A stored model: uploaded, a job's student or a teacher that a job trained.
+    """A stored model: an upload, a job's student or a teacher that a job trained.
 
-    ``arguments`` is everything that ``timm.create_model`` is given, ``num_classes`` and ``in_chans``
-    included. ``image_size`` None: the model takes any size.
+    ``arguments`` are all keyword arguments of ``timm.create_model``, with ``num_classes`` and ``in_chans``.
+    ``image_size`` is None if the model takes any size.
     """
 
     architecture: str

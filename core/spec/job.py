@@ -1,4 +1,4 @@
-"""The job spec: one typed, immutable document from the request to the report."""
+"""The job spec: a typed, immutable document, from the request to the report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Augmentation = Literal["none", "flip", "light", "strong"]
 Precision = Literal["auto", "fp32", "bf16"]
 ExportFormat = Literal["safetensors", "onnx"]
 
-MOST_ON_CPU = 8  # processes that share a training on the cores of one machine
+MAX_CPU_DEVICES = 8  # processes that share a training on the cores of one machine
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -37,7 +37,7 @@ Weights = Annotated[str, Field(max_length=64), AfterValidator(_weights)]
 
 
 class ModelSpec(StrictModel):
-    """A timm model: architecture, what its constructor is given, and where its weights come from."""
+    """A timm model: architecture, constructor arguments and source of its weights."""
 
     architecture: Annotated[str, Field(min_length=1, max_length=200)] = Field(
         description="A timm name; `GET /v1/architectures` lists them."
@@ -49,103 +49,107 @@ class ModelSpec(StrictModel):
 
     @field_validator("arguments")
     @classmethod
-    def _no_foreign_arguments(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        for taken in ("num_classes", "in_chans"):
-            if taken in arguments:
+    def _refuse_reserved_arguments(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for name in ("num_classes", "in_chans"):
+            if name in arguments:
                 raise PydanticCustomError(
-                    "argument_from_dataset", "{name} comes from the dataset; leave it out", {"name": taken}
+                    "argument_from_dataset", "{name} comes from the dataset; leave it out", {"name": name}
                 )
-        for refused in ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"):
-            if refused in arguments:
+        for name in ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"):
+            if name in arguments:
                 raise PydanticCustomError(
-                    "argument_refused", "{name} is not accepted here; use weights", {"name": refused}
+                    "argument_refused", "{name} is not accepted here; use weights", {"name": name}
                 )
         return arguments
 
 
 class StudentSpec(ModelSpec):
-    """The model that is to be made."""
+    """The model to train and export."""
 
     weights: Weights = Field(default="random", description="`random`, `pretrained`, `mdl_…` or `job_…`.")
 
     @field_validator("weights")
     @classmethod
-    def _not_train(cls, weights: str) -> str:
+    def _refuse_train(cls, weights: str) -> str:
         if weights == "train":
             raise PydanticCustomError("weights", "train is for teachers; a student starts from random or given weights")
         return weights
 
 
 class TrainingBase(StrictModel):
-    """What training a student and training a teacher have in common."""
+    """Settings shared by the training of students and of teachers."""
 
     epochs: int = Field(default=20, ge=1, le=10_000, description="Passes over the training split.")
     batch_size: int = Field(default=128, ge=1, le=65_536)
     learning_rate: float = Field(default=1e-3, gt=0, le=10, description="Peak rate of AdamW.")
-    min_learning_rate: float = Field(default=1e-5, ge=0, le=10, description="Where the cosine ends.")
+    min_learning_rate: float = Field(default=1e-5, ge=0, le=10, description="Rate at the end of the cosine schedule.")
     weight_decay: float = Field(default=0.05, ge=0, le=10, description="Not applied to norms, biases and tokens.")
-    warmup_epochs: float = Field(default=1.0, ge=0, le=10_000, description="Linear warm-up from zero.")
-    gradient_clip: float | None = Field(default=1.0, gt=0, description="Largest gradient norm; null: no clipping.")
+    warmup_epochs: float = Field(default=1.0, ge=0, le=10_000, description="Epochs of linear warmup from zero.")
+    gradient_clip: float | None = Field(default=1.0, gt=0, description="Maximum gradient norm; null: no clipping.")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    drop_path: float = Field(default=0.0, ge=0, lt=1, description="Stochastic depth, where the model has it.")
+    drop_path: float = Field(default=0.0, ge=0, lt=1, description="Stochastic depth, if the model has it.")
     augmentation: Augmentation = Field(
-        default="light", description="`none`, `flip`, `light` (crop, flip) or `strong` (resized crop, colour, erase)."
+        default="light",
+        description="`none`, `flip`, `light` (crop, flip) or `strong` (resized crop, color jitter, erase).",
     )
     mixup: float = Field(
         default=0.0,
         ge=0,
         le=10,
-        description="Alpha of mixup: another picture and its label are added, with a share from Beta(alpha, alpha). "
-        "0: off. DeiT uses 0.8.",
+        description="Alpha of mixup: each image and its label are mixed with another, in proportions from "
+        "Beta(alpha, alpha). 0: off. DeiT uses 0.8.",
     )
     cutmix: float = Field(
         default=0.0,
         ge=0,
         le=10,
-        description="Alpha of cutmix: a rectangle of another picture is put in, of an area from Beta(alpha, alpha). "
-        "0: off. DeiT uses 1. With mixup on as well, each takes half of the mixed pictures.",
+        description="Alpha of cutmix: a rectangle of another image is pasted, with an area from Beta(alpha, alpha). "
+        "0: off. DeiT uses 1. If mixup is also on, each applies to half of the mixed images.",
     )
     mix_probability: float = Field(
-        default=1.0, ge=0, le=1, description="Part of the pictures that is mixed, where mixup or cutmix is on."
+        default=1.0, ge=0, le=1, description="Fraction of the images that are mixed if mixup or cutmix is on."
     )
     precision: Precision = Field(default="auto", description="`auto`: bf16 on CUDA, fp32 on a CPU.")
-    seed: Seed = Field(default=0, description="Every random draw of the training comes from it.")
+    seed: Seed = Field(default=0, description="Seed of every random draw of the training.")
     image_size: int | None = Field(
-        default=None, ge=4, le=1024, description="Pixels a side. Null: the student's own size, else the dataset's."
+        default=None, ge=4, le=1024, description="Pixels a side. Null: the student's own size, or else the dataset's."
     )
 
     @model_validator(mode="after")
-    def _rates_in_order(self) -> Self:
+    def _require_ordered_rates(self) -> Self:
         if self.min_learning_rate > self.learning_rate and "min_learning_rate" in self.model_fields_set:
             raise PydanticCustomError("rates", "min_learning_rate must not be above learning_rate")
         return self
 
 
 class TrainingSpec(TrainingBase):
-    """How the student is trained."""
+    """Training of the student."""
 
     views: int | None = Field(
-        default=None, ge=1, le=10_000, description="Augmented views of each image, used in turn. Null: new ones always."
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Augmented views of each image, used in turn. Null: a new view in every epoch.",
     )
     ema: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="Decay of a moving average of the weights, which is then what is exported.",
+        description="Decay of an exponential moving average of the weights; the average is then exported.",
     )
     checkpoint_every_epochs: int = Field(
-        default=1, ge=1, le=10_000, description="A checkpoint to resume from, at the latest after so many epochs."
+        default=1, ge=1, le=10_000, description="Maximum number of epochs between checkpoints."
     )
     keep_weights_every_epochs: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        description="Keep the student's weights every so many epochs. Null: only the last.",
+        description="Keep the student's weights every this many epochs. Null: only the last.",
     )
 
 
 class TeacherTrainingSpec(TrainingBase):
-    """How a teacher with `weights: train` is trained, before the student, from the same data."""
+    """Training of a teacher with `weights: train`, before the student and on the same data."""
 
 
 class TeacherSpec(ModelSpec):
@@ -155,23 +159,23 @@ class TeacherSpec(ModelSpec):
     training: TeacherTrainingSpec | None = Field(default=None, description="Only with `weights: train`.")
 
     @model_validator(mode="after")
-    def _training_only_with_train(self) -> Self:
+    def _require_train_for_training(self) -> Self:
         if self.training is not None and self.weights != "train":
             raise PydanticCustomError("training", "training is read only with weights train; leave it out")
         return self
 
 
 class ResourcesSpec(StrictModel):
-    """What the job runs on."""
+    """Hardware of the job and its time limit."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="`auto`: whatever claims the job first; kept for later attempts."
+        default="auto", description="`auto`: that of the first worker to claim the job; later attempts use the same."
     )
     devices: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="Devices of one machine that train the student together, each on a part of every batch; on a CPU "
+        description="Devices of one machine that train the student together, each on a part of every batch. On a CPU: "
         "processes, at most 8.",
     )
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads. Null: the service's default.")
@@ -179,36 +183,39 @@ class ResourcesSpec(StrictModel):
         default=None,
         gt=0,
         le=10**9,
-        description="Longest running time over all attempts, without waits and pauses; then the job fails with "
-        "`time_limit`, its last checkpoint kept. Null: as long as the service lets it. Kept by the service's workers "
-        "alone; no result depends on it.",
+        description="Longest running time over all attempts, without waits and pauses. Then the job fails with "
+        "`time_limit`; its last checkpoint is retained. Null: the service's limit. Only the service's workers enforce "
+        "it; results do not depend on it.",
     )
 
     @model_validator(mode="after")
-    def _few_on_a_cpu(self) -> Self:
-        if self.accelerator == "cpu" and self.devices > MOST_ON_CPU:
+    def _limit_cpu_devices(self) -> Self:
+        if self.accelerator == "cpu" and self.devices > MAX_CPU_DEVICES:
             raise PydanticCustomError(
                 "devices",
-                "a job on a CPU has at most {most} processes, {count} are asked for; lower devices",
-                {"most": MOST_ON_CPU, "count": self.devices},
+                "a job on a CPU has at most {maximum} processes, not {count}; lower devices",
+                {"maximum": MAX_CPU_DEVICES, "count": self.devices},
             )
         return self
 
 
 class JobSpec(StrictModel):
-    """Everything that a distillation job is."""
+    """A distillation job."""
 
     name: Name | None = None
     dataset: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="`ds_…`")
     teachers: tuple[TeacherSpec, ...] = Field(default=(), max_length=8)
     student: StudentSpec
-    method: MethodSpec = Field(description="One object, told apart by `name`; `GET /v1/methods` lists them.")
+    method: MethodSpec = Field(description="One object, discriminated by `name`; `GET /v1/methods` lists all methods.")
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     compression: tuple[dict[str, JsonValue], ...] = Field(default=(), max_length=16)
     export: tuple[ExportFormat, ...] = Field(default=("safetensors", "onnx"), max_length=8)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     priority: int = Field(
-        default=0, ge=-100, le=100, description="Of a project's jobs the higher goes first; projects take turns."
+        default=0,
+        ge=-100,
+        le=100,
+        description="Jobs of a project run in order of descending priority; projects share workers fairly.",
     )
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=16
@@ -216,40 +223,40 @@ class JobSpec(StrictModel):
 
     @field_validator("compression")
     @classmethod
-    def _no_compression_yet(cls, steps: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    def _refuse_compression(cls, steps: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         if steps:
             raise not_available("compression")
         return steps
 
     @field_validator("export")
     @classmethod
-    def _safetensors_always(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+    def _add_safetensors(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(("safetensors", *formats)))
 
     @model_validator(mode="after")
-    def _teachers_as_the_method_needs(self) -> Self:
+    def _check_number_of_teachers(self) -> Self:
         needs = self.method.about.needs
         count = len(self.teachers)
         if count < needs.min_teachers:
             raise PydanticCustomError(
                 "teachers",
-                "{method} needs at least {least} teacher(s); add one to teachers",
-                {"method": self.method.name, "least": needs.min_teachers},
+                "{method} needs at least {minimum} teacher(s); add one to teachers",
+                {"method": self.method.name, "minimum": needs.min_teachers},
             )
         if needs.max_teachers is not None and count > needs.max_teachers:
             raise PydanticCustomError(
                 "teachers",
-                "{method} takes at most {most} teacher(s), {count} are given",
-                {"method": self.method.name, "most": needs.max_teachers, "count": count},
+                "{method} takes at most {maximum} teacher(s), not {count}",
+                {"method": self.method.name, "maximum": needs.max_teachers, "count": count},
             )
         return self
 
     def datasets(self) -> dict[str, str]:
-        """The ids of all datasets that this spec reads, by pointer; the job's own is the first."""
+        """Ids of all datasets that this spec reads, by pointer; the job's own is the first."""
         others = {f"/method/{field}": dataset for field, dataset in self.method.datasets().items()}
         return {"/dataset": self.dataset, **others}
 
     def references(self) -> tuple[str, ...]:
-        """The ids of stored models and jobs that this spec reads weights from."""
+        """Ids of the stored models and jobs that this spec reads weights from."""
         weights = (self.student.weights, *(teacher.weights for teacher in self.teachers))
         return tuple(dict.fromkeys(w for w in weights if REFERENCE.fullmatch(w)))

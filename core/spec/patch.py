@@ -1,15 +1,15 @@
-"""Merge patches of documents (RFC 7396), and where two documents differ."""
+"""Merge patches of JSON documents (RFC 7396), and differences between two documents."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Place = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """``target`` with ``patch`` merged in: objects are merged, null takes a member away, all else replaces."""
+    """Return ``target`` with ``patch`` applied: objects are merged, null removes a member, other values replace."""
     if not isinstance(patch, Mapping):
         return patch
     merged = dict(target) if isinstance(target, Mapping) else {}
@@ -21,19 +21,19 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
-def differences(old: Any, new: Any, at: Place = ()) -> Iterator[Place]:
-    """The places at which two JSON documents differ, as deep as both have them. Lists of other lengths differ whole."""
+def differences(old: Any, new: Any, path: FieldPath = ()) -> Iterator[FieldPath]:
+    """Yield the deepest paths at which two JSON documents differ. Lists of different length differ as a whole."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in dict.fromkeys((*old, *new)):
             if name in old and name in new:
-                yield from differences(old[name], new[name], (*at, name))
+                yield from differences(old[name], new[name], (*path, name))
             else:
-                yield (*at, name)
+                yield (*path, name)
     elif _is_list(old) and _is_list(new) and len(old) == len(new):
         for index, (before, after) in enumerate(zip(old, new, strict=True)):
-            yield from differences(before, after, (*at, index))
+            yield from differences(before, after, (*path, index))
     elif old != new:
-        yield at
+        yield path
 
 
 def _is_list(value: Any) -> bool:

@@ -5,30 +5,30 @@ from core.fetch.targets import NetworkPolicy
 from core.settings import Settings
 
 
-def test_lists_are_written_with_commas(monkeypatch):
+def test_lists_are_separated_by_commas(monkeypatch):
     monkeypatch.setenv("POTSTILL_FETCH_ALLOW", "minio.internal, 10.1.0.0/16")
     monkeypatch.setenv("POTSTILL_FETCH_PORTS", "443,9000")
 
-    assert Settings().network_policy == NetworkPolicy.of(["minio.internal", "10.1.0.0/16"], [443, 9000])
+    assert Settings().network_policy == NetworkPolicy.from_settings(["minio.internal", "10.1.0.0/16"], [443, 9000])
 
 
-def test_by_default_only_the_public_internet_is_reached():
+def test_by_default_only_the_public_internet_is_allowed():
     assert Settings().network_policy == NetworkPolicy()
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("ALLOW", "10.0.0.1/8"), ("ALLOW", "https://x"), ("PORTS", "0"), ("PORTS", "a")]
 )
-def test_what_cannot_be_is_refused_at_the_start(monkeypatch, name, value):
+def test_invalid_values_are_refused_at_startup(monkeypatch, name, value):
     monkeypatch.setenv(f"POTSTILL_FETCH_{name}", value)
 
     with pytest.raises(ValidationError):
         Settings()
 
 
-def test_a_secret_that_can_be_guessed_is_refused_and_not_shown(monkeypatch):
+def test_a_weak_secret_is_refused_and_not_shown(monkeypatch):
     monkeypatch.setenv("POTSTILL_SECRET_KEY", "hunter2")
 
-    with pytest.raises(ValidationError, match="at least 32 characters") as refused:
+    with pytest.raises(ValidationError, match="at least 32 characters") as caught:
         Settings()
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Creating, finding and deleting jobs, and the files that they hand out."""
+"""Create, find, count and delete jobs and their artifacts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from sqlalchemy.orm import Session
 from core.errors import FieldError, InvalidSpec, InvalidState, NotFound
 from core.ids import new_id
 from core.store import checkpoints, events, keys
-from core.store.db import utc_now
+from core.store.db import is_postgresql, utc_now
 from core.store.events import TERMINAL_TYPES
 from core.store.jobs.actions import lock, next_actions
-from core.store.jobs.row_values import first_progress
+from core.store.jobs.row_values import initial_progress
 from core.store.keys import Caller
-from core.store.pagination import Page, missing, newest_first, require_id
+from core.store.pagination import Page, not_found, paginate_newest_first, require_id
 from core.store.quotas import add_stored
 from core.store.references import require_unreferenced
-from core.store.tables import TERMINAL, Artifact, Dataset, Event, Job, JobReference, Model
+from core.store.tables import TERMINAL_STATUSES, Artifact, Dataset, Event, Job, JobReference, Model
 
-# What a job may read, by the prefix of its id, and the status in which it can be read.
+# Events between which a worker holds the job.
+_START_TYPE = "job.started"
+_END_TYPES = frozenset({"job.queued", "job.paused", "worker.lost"}) | TERMINAL_TYPES
+
+# Objects that a job can read, by id prefix, with the required status.
 _READABLE: dict[str, tuple[type[Dataset | Job | Model], str]] = {
     "ds": (Dataset, "ready"),
     "job": (Job, "succeeded"),
@@ -46,9 +50,9 @@ def create(
     metadata: Mapping[str, Any] | None = None,
     total_steps: int | None = None,
 ) -> Job:
-    """Queue a job. Raises ``InvalidSpec`` where its dataset or what ``references`` names cannot be read.
+    """Queue a job. Raises ``InvalidSpec`` if its dataset or an object of ``references`` cannot be read.
 
-    What the job reads is locked until the transaction ends, so that nobody deletes it meanwhile.
+    These inputs are locked until the transaction ends, so that they cannot be deleted meanwhile.
     """
     inputs = tuple(dict.fromkeys((dataset_id, *references)))
     _require_inputs(session, project_id, spec, dataset_id, inputs[1:])
@@ -58,7 +62,7 @@ def create(
         name=name,
         status="queued",
         stages=[],
-        progress=first_progress(total_steps),
+        progress=initial_progress(total_steps),
         spec=dict(spec),
         resolved=resolved,
         dataset_id=dataset_id,
@@ -69,39 +73,39 @@ def create(
     )
     session.add(job)
     session.flush()
-    session.add_all(JobReference(job_id=job.id, object_id=one, project_id=project_id) for one in inputs)
+    session.add_all(JobReference(job_id=job.id, object_id=object_id, project_id=project_id) for object_id in inputs)
     events.record(session, job.id, "job.created", "Queued; waiting for a worker.", data={"status": "queued"})
     return job
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
-    """One job of the project. Raises ``NotFound``."""
+    """Load a job of the project. Raises ``NotFound``."""
     require_id(job_id, "job", "job")
     job = session.scalars(select(Job).where(Job.id == job_id, Job.project_id == project_id)).one_or_none()
     if job is None:
-        raise missing("job", job_id)
+        raise not_found("job", job_id)
     return job
 
 
-def get_for(session: Session, who: Caller, job_id: str) -> Job:
-    """One job for a caller who was authenticated before: key and job are looked at in one statement.
+def get_as_caller(session: Session, caller: Caller, job_id: str) -> Job:
+    """Load a job for a caller who was authenticated before; one statement reads the job and checks the key.
 
-    Raises ``NotFound``, and ``NotAuthenticated`` where the key is not good any more.
+    Raises ``NotFound``, and ``NotAuthenticated`` if the key is no longer active.
     """
     require_id(job_id, "job", "job")
-    mine = {"job_id": job_id, "project_id": who.project_id} | keys.in_force_of(session, who.key_id)
-    job = session.scalars(_for_caller(session.get_bind().dialect.name), mine).one_or_none()
+    params = {"job_id": job_id, "project_id": caller.project_id} | keys.active_key_params(session, caller.key_id)
+    job = session.scalars(_caller_query(on_postgresql=is_postgresql(session)), params).one_or_none()
     if job is None:
-        keys.caller_of(session, who.key_id)
-        raise missing("job", job_id)
+        keys.load_caller(session, caller.key_id)
+        raise not_found("job", job_id)
     return job
 
 
 @cache
-def _for_caller(dialect: str) -> Select[Job]:
-    """Made once: to make such a statement takes longer than to ask it."""
-    mine = (Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"))
-    return select(Job).where(*mine, keys.active(dialect))
+def _caller_query(*, on_postgresql: bool) -> Select[Job]:
+    """Build the query of :func:`get_as_caller`; cached, because building it takes longer than running it."""
+    is_job = (Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"))
+    return select(Job).where(*is_job, keys.active_key_exists(on_postgresql=on_postgresql))
 
 
 def list_jobs(
@@ -112,14 +116,16 @@ def list_jobs(
     limit: int = 20,
     after: str | None = None,
 ) -> Page[Job]:
-    """The project's jobs, newest first. Raises ``InvalidRequest`` for an ``after`` that is no job's id."""
-    page = newest_first(session, of_project(project_id, status), Job.id, limit=limit, after=after, prefix="job")
-    found = select(Job).where(Job.id.in_(page.items)).order_by(Job.id.desc())
-    return Page(session.scalars(found).all(), page.has_more)
+    """List the project's jobs, newest first. Raises ``InvalidRequest`` if ``after`` is not the id of a job."""
+    page = paginate_newest_first(
+        session, job_ids_query(project_id, status), Job.id, limit=limit, after=after, prefix="job"
+    )
+    jobs = select(Job).where(Job.id.in_(page.items)).order_by(Job.id.desc())
+    return Page(session.scalars(jobs).all(), page.has_more)
 
 
-def of_project(project_id: str, status: str | Sequence[str] | None) -> Select[str]:
-    """The ids alone: an index holds them all, so that no planner thinks of walking through the rows of others."""
+def job_ids_query(project_id: str, status: str | Sequence[str] | None) -> Select[str]:
+    """Select only the ids, which are all in an index, so that no plan scans the rows of other projects."""
     statement = select(Job.id).where(Job.project_id == project_id)
     if status is None:
         return statement
@@ -127,104 +133,94 @@ def of_project(project_id: str, status: str | Sequence[str] | None) -> Select[st
 
 
 def delete(session: Session, project_id: str, job_id: str) -> list[str]:
-    """Delete a finished job with its events, metrics, checkpoints and artefacts; its student model stays.
+    """Delete a finished job with its events, metrics, checkpoints and artifacts; its student model stays.
 
-    Returns the keys of files that nothing names any more: delete them after the commit, or leave them
-    to the collector. Raises ``NotFound``, ``InvalidState``, ``InUse``.
+    Returns the keys of files without a reference: delete them after the commit, or leave them to garbage collection.
+    Raises ``NotFound``, ``InvalidState``, ``InUse``.
     """
     job = lock(session, project_id, job_id)
-    if not job.terminal:
+    if not job.is_terminal:
         raise InvalidState(
             f"A job that is {job.status} cannot be deleted; cancel it first.", extra={"next_actions": next_actions(job)}
         )
     require_unreferenced(session, job.id, "job's student")
-    files_of_job = session.execute(select(Artifact.key, Artifact.size_bytes).where(Artifact.job_id == job.id)).all()
-    checkpoint_files = checkpoints.files_of(session, job.id)
-    keys = {key for key, _ in files_of_job} | {file.key for file in checkpoint_files}
-    gone_bytes = sum(size_bytes for _, size_bytes in files_of_job) + sum(file.size_bytes for file in checkpoint_files)
-    kept_bytes = 0  # of a student that stays as a model
+    artifacts = session.execute(select(Artifact.key, Artifact.size_bytes).where(Artifact.job_id == job.id)).all()
+    checkpoint_files = checkpoints.list_files(session, job.id)
+    file_keys = {key for key, _ in artifacts} | {file.key for file in checkpoint_files}
+    job_bytes = sum(size_bytes for _, size_bytes in artifacts) + sum(file.size_bytes for file in checkpoint_files)
+    model_bytes = 0  # of the student, which stays as a model
     for files, size_bytes in session.execute(select(Model.files, Model.size_bytes).where(Model.job_id == job.id)):
-        keys -= {file["key"] for file in files}
-        kept_bytes += size_bytes or 0
+        file_keys -= {file["key"] for file in files}
+        model_bytes += size_bytes or 0
     session.execute(sql_delete(Job).where(Job.id == job.id).execution_options(synchronize_session=False))
     session.expunge(job)
-    add_stored(session, project_id, kept_bytes - gone_bytes)
-    return sorted(keys)
+    add_stored(session, project_id, model_bytes - job_bytes)
+    return sorted(file_keys)
 
 
 def list_artifacts(session: Session, project_id: str, job_id: str) -> list[Artifact]:
-    """What a succeeded job hands out, by name; nothing before. Raises ``NotFound``."""
+    """List the artifacts of a job by name; none before it has succeeded. Raises ``NotFound``."""
     get(session, project_id, job_id)
     return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)))
 
 
 def get_artifact(session: Session, project_id: str, job_id: str, name: str) -> Artifact:
-    """One of them. Raises ``NotFound``, naming what there is."""
-    found = {artifact.name: artifact for artifact in list_artifacts(session, project_id, job_id)}
-    if name not in found:
-        there_is = f"it has {', '.join(found)}" if found else "it has none until it has succeeded"
-        raise NotFound(f"This job has no artefact {name[:60]!r}; {there_is}.")
-    return found[name]
+    """Load an artifact. Raises ``NotFound``, which lists the existing artifacts."""
+    artifacts = {artifact.name: artifact for artifact in list_artifacts(session, project_id, job_id)}
+    if name not in artifacts:
+        existing = f"it has {', '.join(artifacts)}" if artifacts else "it has none until it has succeeded"
+        raise NotFound(f"This job has no artifact {name[:60]!r}; {existing}.")
+    return artifacts[name]
 
 
 def _require_inputs(
     session: Session, project_id: str, spec: Mapping[str, Any], dataset_id: str, others: Sequence[str]
 ) -> None:
     errors = []
-    of_project = select(Dataset.status).where(Dataset.id == dataset_id, Dataset.project_id == project_id)
-    if (status := session.scalars(of_project.with_for_update(read=True)).one_or_none()) != "ready":
+    dataset_status = select(Dataset.status).where(Dataset.id == dataset_id, Dataset.project_id == project_id)
+    if (status := session.scalars(dataset_status.with_for_update(read=True)).one_or_none()) != "ready":
         detail = f"dataset {dataset_id} is {status}, not ready" if status else f"there is no dataset {dataset_id}"
         errors.append(FieldError("/dataset", detail))
-    for one in others:
-        table, needed = _READABLE[one.partition("_")[0]]
-        statement = select(table.status).where(table.id == one, table.project_id == project_id)
+    for object_id in others:
+        table, needed = _READABLE[object_id.partition("_")[0]]
+        statement = select(table.status).where(table.id == object_id, table.project_id == project_id)
         if (status := session.scalars(statement.with_for_update(read=True)).one_or_none()) != needed:
-            detail = f"{one} is {status}, not {needed}" if status else f"there is no {one} in this project"
-            errors.extend(FieldError(pointer, detail) for pointer in _pointers(spec, one))
+            detail = f"{object_id} is {status}, not {needed}" if status else f"there is no {object_id} in this project"
+            errors.extend(FieldError(pointer, detail) for pointer in _pointers(spec, object_id))
     if errors:
-        raise InvalidSpec("; ".join(f"{e.pointer}: {e.detail}" for e in errors), errors=errors)
+        raise InvalidSpec.for_fields(errors)
 
 
-def _pointers(spec: Mapping[str, Any], reference: str) -> list[str]:
+def _pointers(spec: Mapping[str, Any], object_id: str) -> list[str]:
+    """Return the JSON pointers of the spec fields that refer to this object."""
     models = {"/student/weights": spec["student"]}
     models |= {f"/teachers/{k}/weights": teacher for k, teacher in enumerate(spec.get("teachers", ()))}
-    places = {pointer: model.get("weights") for pointer, model in models.items()}
-    places |= {f"/method/{name}": value for name, value in spec.get("method", {}).items()}
-    return [pointer for pointer, named in places.items() if named == reference]
+    values = {pointer: model.get("weights") for pointer, model in models.items()}
+    values |= {f"/method/{name}": value for name, value in spec.get("method", {}).items()}
+    return [pointer for pointer, value in values.items() if value == object_id]
 
 
 def jobs_by_status(session: Session) -> dict[str, int]:
-    """How many jobs there are of each status; every status is named."""
-    found = {row[0]: row[1] for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
-    return {status: found.get(status, 0) for status in ("queued", "running", "paused", *TERMINAL)}
-
-
-def waiting_uploads(session: Session) -> dict[str, int]:
-    """How many datasets and models are not ready yet."""
-    counts = {}
-    for what, table in (("datasets", Dataset), ("models", Model)):
-        waiting = select(func.count()).select_from(table).where(table.status == "processing")
-        counts[what] = session.scalars(waiting).one()
-    return counts
-
-
-_BEGINS = "job.started"
-_ENDS = frozenset({"job.queued", "job.paused", "worker.lost"}) | TERMINAL_TYPES
+    """Count the jobs of all projects by status; every status is a key."""
+    counts = {row[0]: row[1] for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
+    return {status: counts.get(status, 0) for status in ("queued", "running", "paused", *TERMINAL_STATUSES)}
 
 
 def running_seconds(session: Session, job_id: str) -> float:
-    """The time that workers have had the job, all attempts together, up to now for one that runs.
+    """Return the seconds that workers have held the job, over all attempts and until now if it is running.
 
-    Waits and pauses do not count. A worker that was lost had the job until that was noticed.
+    Queueing and pauses do not count. A lost worker held the job until its loss was detected.
     """
-    statement = select(Event.type, Event.created_at).where(Event.job_id == job_id, Event.type.in_({_BEGINS, *_ENDS}))
-    total, began = 0.0, None
-    for type_, moment in session.execute(statement.order_by(Event.seq)):
-        if began is not None:
-            total += _between(began, moment)
-        began = moment if type_ == _BEGINS else None
-    return total if began is None else total + _between(began, utc_now(session))
+    statement = select(Event.type, Event.created_at).where(
+        Event.job_id == job_id, Event.type.in_({_START_TYPE, *_END_TYPES})
+    )
+    total, started_at = 0.0, None
+    for type_, created_at in session.execute(statement.order_by(Event.seq)):
+        if started_at is not None:
+            total += _seconds_between(started_at, created_at)
+        started_at = created_at if type_ == _START_TYPE else None
+    return total if started_at is None else total + _seconds_between(started_at, utc_now(session))
 
 
-def _between(began: datetime, ended: datetime) -> float:
-    return max(0.0, (ended - began).total_seconds())
+def _seconds_between(start: datetime, end: datetime) -> float:
+    return max(0.0, (end - start).total_seconds())

@@ -1,4 +1,4 @@
-"""What a method costs is what was measured, and unknown otherwise."""
+"""Relative costs come from the table of measurements; unmeasured methods have none."""
 
 import json
 
@@ -8,26 +8,26 @@ from core.spec import METHODS, costs
 
 
 @pytest.fixture
-def measured(tmp_path, monkeypatch):
-    """Takes a table in place of the measured one."""
+def save_costs(tmp_path, monkeypatch):
+    """Replaces the table of measured costs."""
 
-    def take(table):
+    def save(table):
         monkeypatch.setattr(costs, "COSTS", tmp_path / "costs.json")
-        costs.COSTS.write_text(costs.costs_document(table, measured_on="a test"))
-        costs._measured.cache_clear()
+        costs.COSTS.write_text(costs.format_costs(table, measured_on="a test"))
+        costs._measured_costs.cache_clear()
 
-    yield take
-    costs._measured.cache_clear()
+    yield save
+    costs._measured_costs.cache_clear()
 
 
-def test_a_measured_cost_is_told_and_another_is_not_known(measured):
-    measured({"kd": 1.2345})
+def test_only_measured_methods_have_a_cost(save_costs):
+    save_costs({"kd": 1.2345})
 
     assert costs.relative_cost("kd") == 1.23
     assert costs.relative_cost("dkd") is None
 
 
-def test_the_table_is_of_methods_that_there_are():
+def test_the_table_names_existing_methods():
     table = json.loads(costs.COSTS.read_text())["relative_to_scratch"]
 
     assert set(table) <= set(METHODS)

@@ -1,4 +1,4 @@
-"""A document takes the JSON types that its JSON Schema names, and turns none into another."""
+"""A model accepts only the JSON types of its JSON Schema, without conversions."""
 
 import pytest
 
@@ -27,27 +27,27 @@ SPEC = {
         ({"method": {"name": "kd", "temperature": True}}, "/method/temperature"),
     ],
 )
-def test_neither_a_boolean_nor_a_text_is_a_number(changes, pointer):
-    with pytest.raises(InvalidSpec) as refusal:
+def test_booleans_and_strings_are_not_numbers(changes, pointer):
+    with pytest.raises(InvalidSpec) as caught:
         parse_job_spec({**SPEC, **changes})
 
-    assert [error.pointer for error in refusal.value.errors] == [pointer]
+    assert [error.pointer for error in caught.value.errors] == [pointer]
 
 
-def test_a_whole_number_with_a_point_is_an_integer_and_an_integer_is_a_number():
+def test_3_0_is_an_integer_and_an_integer_is_a_number():
     spec = parse_job_spec({**SPEC, "training": {"epochs": 3.0, "learning_rate": 1}})
 
     assert (spec.training.epochs, spec.training.learning_rate) == (3, 1.0)
 
 
-def test_free_values_stay_what_they_are():
+def test_json_values_keep_their_types():
     arguments = {"a": 1, "b": True, "c": 1.5, "d": [1, "2"], "e": None}
     spec = parse_job_spec({**SPEC, "student": {"architecture": "vit", "arguments": arguments}})
 
     assert spec.student.arguments == arguments
 
 
-def test_what_was_written_is_read_again():
+def test_a_dumped_spec_is_equal_when_parsed():
     spec = parse_job_spec(SPEC)
 
     assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec

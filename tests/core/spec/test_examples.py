@@ -1,14 +1,14 @@
-"""The example job of each method is one that the method takes."""
+"""The example job of each method is valid."""
 
 import pytest
 
 from core.spec import METHODS, parse_job_spec
-from core.spec.examples import example_job, example_student, example_teacher, teachers_of
+from core.spec.examples import example_job, example_student, example_teacher, example_teacher_families
 from core.spec.methods import Requirements
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_each_method_has_an_example_that_parses(name):
+def test_the_example_of_each_method_is_valid(name):
     spec = parse_job_spec(example_job(name))
 
     assert spec.method.name == name
@@ -38,11 +38,11 @@ def test_families_can_be_chosen():
         (Requirements(min_teachers=2, max_teachers=None), ("transformer", "cnn")),
     ],
 )
-def test_teachers_are_as_few_and_as_unlike_as_a_method_takes(needs, families):
-    assert teachers_of(needs) == families
+def test_an_example_has_the_fewest_teachers_and_alternates_their_families(needs, families):
+    assert example_teacher_families(needs) == families
 
 
-def test_the_grid_of_patches_does_not_depend_on_the_size_of_the_pictures():
+def test_the_patch_grid_does_not_depend_on_the_image_size():
     sizes = [example_student("transformer", size)["arguments"]["patch_size"] for size in (4, 16, 32)]
 
     assert sizes == [1, 2, 4]

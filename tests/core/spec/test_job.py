@@ -1,4 +1,4 @@
-"""The job spec: what is accepted, what is refused and how the refusal reads."""
+"""The job spec: accepted and refused documents, and the texts of the errors."""
 
 import pytest
 
@@ -14,13 +14,13 @@ def spec(**changes):
     return {"dataset": "ds_1", "student": STUDENT, "method": {"name": "scratch"}, **changes}
 
 
-def refusal(**changes):
+def errors_of(**changes):
     with pytest.raises(InvalidSpec) as caught:
         parse_job_spec(spec(**changes))
     return {error.pointer: error.detail for error in caught.value.errors}
 
 
-def test_three_fields_are_enough():
+def test_three_fields_are_required():
     parsed = parse_job_spec(spec())
 
     assert parsed.training.epochs == 20
@@ -28,13 +28,13 @@ def test_three_fields_are_enough():
     assert parsed.teachers == ()
 
 
-def test_a_spec_survives_the_way_over_the_wire():
+def test_a_spec_survives_a_round_trip_through_json():
     parsed = parse_job_spec(spec(method={"name": "deit", "distillation_type": "soft"}, teachers=[TEACHER]))
 
     assert JobSpec.model_validate_json(parsed.model_dump_json()) == parsed
 
 
-def test_a_method_keeps_its_own_parameters_when_it_is_dumped():
+def test_a_dumped_method_has_its_own_parameters():
     dumped = parse_job_spec(spec(method={"name": "kd", "temperature": 2}, teachers=[TEACHER])).model_dump()
 
     assert dumped["method"] == {
@@ -76,12 +76,12 @@ def test_safetensors_are_always_exported():
         ({"teachers": [{**TEACHER, "training": {"ema": 0.9}}]}, "/teachers/0/training/ema", "unknown field"),
     ],
 )
-def test_a_refusal_says_where_and_what_to_do(changes, where, words):
-    assert words in refusal(**changes)[where]
+def test_an_error_names_the_field_and_a_fix(changes, where, words):
+    assert words in errors_of(**changes)[where]
 
 
-def test_everything_that_is_wrong_is_said_at_once():
-    assert set(refusal(training={"epochs": 0, "batch_size": -4}, nonsense=1)) == {
+def test_all_errors_are_reported_together():
+    assert set(errors_of(training={"epochs": 0, "batch_size": -4}, nonsense=1)) == {
         "/training/epochs",
         "/training/batch_size",
         "/nonsense",
@@ -89,19 +89,19 @@ def test_everything_that_is_wrong_is_said_at_once():
 
 
 @pytest.mark.parametrize("changes", [{"compression": [{"name": "prune"}]}])
-def test_what_is_not_built_yet_says_so(changes):
+def test_a_field_of_a_later_version_is_not_available(changes):
     with pytest.raises(NotAvailable):
         parse_job_spec(spec(**changes))
 
 
-def test_a_job_on_a_cpu_has_few_processes():
+def test_a_job_on_a_cpu_has_at_most_eight_processes():
     assert parse_job_spec(spec(resources={"accelerator": "cpu", "devices": 8})).resources.devices == 8
     assert parse_job_spec(spec(resources={"accelerator": "cuda", "devices": 9})).resources.devices == 9
     with pytest.raises(InvalidSpec, match="at most 8 processes"):
         parse_job_spec(spec(resources={"accelerator": "cpu", "devices": 9}))
 
 
-def test_weights_that_are_references_are_found():
+def test_references_to_stored_weights_are_listed():
     parsed = parse_job_spec(
         spec(
             method={"name": "kd"},
@@ -124,7 +124,7 @@ def test_every_method_describes_itself(name):
     assert schema["properties"]["name"]["const"] == name
 
 
-def test_all_datasets_are_listed_where_they_are_named():
+def test_all_datasets_are_listed_by_pointer():
     document = {
         "dataset": "ds_a",
         "teachers": [{"architecture": "vit_tiny_patch16_224"}],

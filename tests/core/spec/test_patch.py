@@ -24,19 +24,19 @@ from core.spec.patch import differences, merge_patch
         ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
     ],
 )
-def test_the_examples_of_the_standard(target, patch, result):
+def test_the_examples_of_rfc_7396(target, patch, result):
     assert merge_patch(target, patch) == result
 
 
-def test_what_was_given_is_left_as_it_was():
+def test_the_target_is_not_modified():
     target = {"a": {"b": 1}}
     merge_patch(target, {"a": {"b": 2}})
 
     assert target == {"a": {"b": 1}}
 
 
-def test_differences_are_named_as_deep_as_both_go():
-    old = {"same": 1, "deep": {"x": 1, "y": 2}, "list": [{"k": 1}, {"k": 2}], "gone": 1, "other": [1]}
+def test_differences_have_the_deepest_common_path():
+    old = {"same": 1, "deep": {"x": 1, "y": 2}, "list": [{"k": 1}, {"k": 2}], "removed": 1, "other": [1]}
     new = {"same": 1, "deep": {"x": 1, "y": 3}, "list": [{"k": 1}, {"k": 9}], "new": 1, "other": [1, 2]}
 
-    assert set(differences(old, new)) == {("deep", "y"), ("list", 1, "k"), ("gone",), ("new",), ("other",)}
+    assert set(differences(old, new)) == {("deep", "y"), ("list", 1, "k"), ("removed",), ("new",), ("other",)}

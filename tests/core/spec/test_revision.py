@@ -1,10 +1,10 @@
-"""What a retry may change of a spec, and what then begins anew."""
+"""Changes of a spec on retry, and the trainings that they restart."""
 
 import pytest
 
 from core.errors import InvalidSpec
 from core.spec import parse_job_spec
-from core.spec.revision import RestartScope, apply_patch, changes, restart
+from core.spec.revision import RestartScope, apply_patch, changes, restart_scope
 
 SPEC = parse_job_spec(
     {
@@ -21,13 +21,13 @@ SPEC = parse_job_spec(
 ).model_dump(mode="json")
 
 
-def taught(**training):
+def teacher_training(**training):
     first, second = SPEC["teachers"]
     return {"teachers": [{**first, "training": {**first["training"], **training}}, second]}
 
 
-def restarted(patch):
-    return restart(SPEC, apply_patch(SPEC, patch).model_dump(mode="json"))
+def scope_of(patch):
+    return restart_scope(SPEC, apply_patch(SPEC, patch).model_dump(mode="json"))
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def restarted(patch):
         ({"teachers": [SPEC["teachers"][0], {**SPEC["teachers"][1], "weights": "mdl_y"}]}, "/teachers/1/weights"),
     ],
 )
-def test_what_makes_a_job_this_job_cannot_be_changed(patch, pointer):
-    with pytest.raises(InvalidSpec) as refused:
+def test_a_retry_cannot_change_the_identity_of_a_job(patch, pointer):
+    with pytest.raises(InvalidSpec) as caught:
         apply_patch(SPEC, patch)
 
-    assert pointer in [error.pointer for error in refused.value.errors]
-    assert "A retry may change name, metadata" in refused.value.detail
+    assert pointer in [error.pointer for error in caught.value.errors]
+    assert "A retry may change name, metadata" in caught.value.detail
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_what_makes_a_job_this_job_cannot_be_changed(patch, pointer):
         ({"training": []}, "/training"),
     ],
 )
-def test_a_change_is_checked_as_a_new_spec_is(patch, pointer):
-    with pytest.raises(InvalidSpec) as refused:
+def test_a_patched_spec_is_validated(patch, pointer):
+    with pytest.raises(InvalidSpec) as caught:
         apply_patch(SPEC, patch)
 
-    assert [error.pointer for error in refused.value.errors] == [pointer]
+    assert [error.pointer for error in caught.value.errors] == [pointer]
 
 
-def test_null_brings_a_default_back():
+def test_null_restores_the_default():
     assert apply_patch(SPEC, {"training": {"batch_size": None}}).training.batch_size == 128
     assert apply_patch(SPEC, {"resources": {"max_seconds": None}}).resources.max_seconds is None
 
@@ -82,8 +82,8 @@ def test_null_brings_a_default_back():
         {"training": {"checkpoint_every_epochs": 5, "keep_weights_every_epochs": 2}},
     ],
 )
-def test_what_no_bit_depends_on_lets_a_job_go_on(patch):
-    assert restarted(patch).tracks == ()
+def test_fields_without_influence_on_weights_restart_nothing(patch):
+    assert scope_of(patch).tracks == ()
 
 
 @pytest.mark.parametrize(
@@ -98,17 +98,17 @@ def test_what_no_bit_depends_on_lets_a_job_go_on(patch):
         {"resources": {"devices": 2}},
     ],
 )
-def test_what_makes_other_bits_begins_the_student_anew_and_leaves_its_teachers(patch):
-    assert restarted(patch) == RestartScope(student=True)
+def test_a_change_of_the_students_training_restarts_only_the_student(patch):
+    assert scope_of(patch) == RestartScope(student=True)
 
 
-@pytest.mark.parametrize("patch", [taught(learning_rate=1e-4), {"resources": {"threads": 1}}])
-def test_what_a_teacher_depends_on_begins_both_anew(patch):
-    """Threads as well: they decide the order of sums, and so the last bits."""
-    assert restarted(patch).tracks == ("teacher-0", "distill")
+@pytest.mark.parametrize("patch", [teacher_training(learning_rate=1e-4), {"resources": {"threads": 1}}])
+def test_a_change_that_a_teacher_depends_on_restarts_both(patch):
+    """This includes threads: they set the order of sums, and so the last bits."""
+    assert scope_of(patch).tracks == ("teacher-0", "distill")
 
 
-def test_changes_are_told_in_words():
+def test_changes_are_described():
     patch = {"training": {"batch_size": 64, "learning_rate": 0.0005}, "resources": {"max_seconds": 60}, "export": []}
 
     assert changes(SPEC, apply_patch(SPEC, patch).model_dump(mode="json")) == [
