@@ -1,6 +1,6 @@
-"""Pictures that are decoded when they are asked for, and ahead of that where it is known which come next.
+"""Images that are decoded on access, or prefetched where the next batches are known.
 
-Shapes: N pictures, B of a batch, C channels, S pixels a side.
+Shapes: N images, B of a batch, C channels, S pixels a side.
 """
 
 from __future__ import annotations
@@ -16,101 +16,101 @@ from PIL import Image
 
 from core.data.stored import SplitName, StoredDataset, StoredSplit
 
-Picture = npt.NDArray[np.uint8]
-Places = npt.NDArray[np.int64]
+ImageArray = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
 
 
-def square(picture: Image.Image, side: int) -> Image.Image:
-    """The largest square at a picture's centre, ``side`` pixels wide."""
-    width, height = picture.size
+def center_square(image: Image.Image, side: int) -> Image.Image:
+    """Crop the largest square at the center of an image, and resize it to ``side`` pixels."""
+    width, height = image.size
     edge = min(width, height)
     left, top = (width - edge) / 2, (height - edge) / 2
-    return picture.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge))
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge))
 
 
-def decoded(samples: StoredSplit, index: int, image_size: int) -> Picture:
-    """One picture of a split: uint8 (C, S, S). Raises :class:`core.errors.StorageFailed` where it is damaged."""
-    picture = np.asarray(square(samples.read(index), image_size))
-    return picture.reshape(image_size, image_size, -1).transpose(2, 0, 1)
+def decode_image(split: StoredSplit, index: int, image_size: int) -> ImageArray:
+    """Decode one image of a split: uint8 (C, S, S). Raises :class:`core.errors.StorageFailed` if it is damaged."""
+    pixels = np.asarray(center_square(split.read(index), image_size))
+    return pixels.reshape(image_size, image_size, -1).transpose(2, 0, 1)
 
 
-class DecodedOnDemand:
-    """Pictures indexed like an array (N, C, S, S) of them, none of which is kept.
+class DecodedOnDemandImages:
+    """Images that are indexed like an array (N, C, S, S) and decoded on access. No decoded image is retained.
 
-    A picture has the same bits however it is asked for. To be used by one thread at a time; others decode.
+    An image has the same bits for every kind of access. Not thread-safe; decoding runs in the threads of ``decoder``.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, decoder: Decoder, places: Places) -> None:
+    def __init__(self, decoder: Decoder, indices: Indices) -> None:
         self._decoder = decoder
-        self._places = places
+        self._indices = indices
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the array that this stands for."""
+        """N, C, S, S."""
         size = self._decoder.image_size
-        return len(self._places), self._decoder.channels, size, size
+        return len(self._indices), self._decoder.channels, size, size
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
-    def __getitem__(self, key: int | slice | Places) -> Any:
-        """A picture (C, S, S) by its number, pictures (B, C, S, S) by an array; a slice decodes nothing yet."""
+    def __getitem__(self, key: int | slice | Indices) -> Any:
+        """Return one image (C, S, S) for an int, images (B, C, S, S) for an array; a slice decodes nothing."""
         if isinstance(key, slice):
-            return DecodedOnDemand(self._decoder, self._places[key])
-        places = self._places[key]
-        return self._decoder.pictures(np.atleast_1d(places)).reshape(*np.shape(places), *self.shape[1:])
+            return DecodedOnDemandImages(self._decoder, self._indices[key])
+        indices = self._indices[key]
+        return self._decoder.decode(np.atleast_1d(indices)).reshape(*np.shape(indices), *self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:  # noqa: FBT001 - numpy's
-        """All of them, decoded. Raises ``ValueError`` where no copy may be made."""
+        """Decode all images. Raises ``ValueError`` for ``copy=False``."""
         if copy is False:
-            raise ValueError("pictures that are decoded on demand are a new array each time")
-        pictures = self._decoder.pictures(self._places)
-        return pictures if dtype is None else pictures.astype(dtype)
+            raise ValueError("images that are decoded on demand are a new array each time")
+        images = self._decoder.decode(self._indices)
+        return images if dtype is None else images.astype(dtype)
 
-    def expect(self, batches: Sequence[Places]) -> None:
-        """Decode these in the background, first ones first, and drop what was expected before and is not among them."""
-        self._decoder.expect([int(place) for rows in batches for place in self._places[rows]])
+    def prefetch(self, batches: Sequence[Indices]) -> None:
+        """Decode the images of these batches in the background, in order. Cancels other pending requests."""
+        self._decoder.prefetch([int(index) for positions in batches for index in self._indices[positions]])
 
 
-def decode_on_demand(folder: Path, split: SplitName, image_size: int, *, threads: int) -> DecodedOnDemand:
-    """A split of the stored dataset in ``folder``, decoded by so many threads. Raises ``StorageFailed``.
+def decode_on_demand(folder: Path, split: SplitName, image_size: int, *, threads: int) -> DecodedOnDemandImages:
+    """Return a split of the stored dataset in ``folder``, decoded by ``threads`` threads. Raises ``StorageFailed``.
 
-    The dataset is opened anew: whoever asks may close theirs.
+    Opens the dataset itself, so that the caller may close its own.
     """
     decoder = Decoder(StoredDataset.open(folder), split, image_size, threads)
-    return DecodedOnDemand(decoder, np.arange(decoder.num_samples))
+    return DecodedOnDemandImages(decoder, np.arange(decoder.num_samples))
 
 
 class Decoder:
-    """The threads that decode a split, and the pictures that are on their way."""
+    """Thread pool that decodes the images of a split, and its pending requests."""
 
     def __init__(self, stored: StoredDataset, split: SplitName, image_size: int, threads: int) -> None:
         self.image_size = image_size
         self.channels = stored.channels
-        self._stored = stored  # stays open as long as this lives
-        self._samples = stored.split(split)
-        self.num_samples = len(self._samples)
+        self._stored = stored  # a reference, so that the blob stays mapped
+        self._split = stored.split(split)
+        self.num_samples = len(self._split)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
-        self._coming: dict[int, Future[Picture]] = {}
+        self._pending: dict[int, Future[ImageArray]] = {}
 
-    def pictures(self, places: Places) -> npt.NDArray[np.uint8]:
-        """(B, C, S, S), an array of its own."""
-        found = {place: self._coming.get(place) or self._begin(place) for place in map(int, places)}
-        pictures = np.empty((len(places), self.channels, self.image_size, self.image_size), np.uint8)
-        for row, place in enumerate(places):
-            pictures[row] = found[int(place)].result()
-        return pictures
+    def decode(self, indices: Indices) -> npt.NDArray[np.uint8]:
+        """Return images as a new array (B, C, S, S)."""
+        futures = {index: self._pending.get(index) or self._submit(index) for index in map(int, indices)}
+        images = np.empty((len(indices), self.channels, self.image_size, self.image_size), np.uint8)
+        for row, index in enumerate(indices):
+            images[row] = futures[int(index)].result()
+        return images
 
-    def expect(self, places: Sequence[int]) -> None:
-        """Have these on their way, and no others."""
-        before, self._coming = self._coming, {}
-        for place in places:
-            if place not in self._coming:
-                self._coming[place] = before.pop(place) if place in before else self._begin(place)
-        for dropped in before.values():
-            dropped.cancel()
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Make these images the pending ones; cancel all others."""
+        previous, self._pending = self._pending, {}
+        for index in indices:
+            if index not in self._pending:
+                self._pending[index] = previous.pop(index) if index in previous else self._submit(index)
+        for future in previous.values():
+            future.cancel()
 
-    def _begin(self, place: int) -> Future[Picture]:
-        return self._pool.submit(decoded, self._samples, place, self.image_size)
+    def _submit(self, index: int) -> Future[ImageArray]:
+        return self._pool.submit(decode_image, self._split, index, self.image_size)

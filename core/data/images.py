@@ -1,8 +1,7 @@
-"""From the bytes of one image file to an 8-bit picture: greyscale or RGB, upright, first frame.
+"""Decode the bytes of one image file to 8-bit grayscale or RGB: upright, first frame.
 
-The bytes may be hostile. Only formats with a plain raster are read (no EPS, which starts another
-program), the size is checked before any pixel is decoded, and whatever a decoder raises becomes a
-:class:`BrokenImage` with a reason that can be shown.
+The bytes are untrusted. Only raster formats are read (no EPS, which starts another program), the size is checked
+before any pixel is decoded, and every error of a decoder becomes a :class:`BrokenImage` with a reason for the user.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
 
-_GREY_MODES = frozenset({"1", "L", "LA", "La"})
-_BACKGROUND = 255  # transparent pixels are shown on white, as a viewer does
-_START_OF_SCAN = b"\xff\xda"  # within the data of a scan, 0xFF is always followed by zero or a restart mark
+_GRAYSCALE_MODES = frozenset({"1", "L", "LA", "La"})
+_BACKGROUND = 255  # white behind transparent pixels, as in image viewers
+_START_OF_SCAN = b"\xff\xda"  # inside the data of a scan, 0xFF is always followed by zero or a restart marker
 _MAX_SCANS = 100
-_MAX_REASON = 200  # characters of a decoder's own words
+_MAX_REASON = 200  # characters of a decoder's message
 
 
 class BrokenImage(Exception):
-    """These bytes are not an image that can be read; the text says why, ``code`` in one stable word."""
+    """The bytes are not a readable image. The text is the reason for the user, ``code`` a stable identifier."""
 
     def __init__(self, reason: str, *, code: str = "image_unreadable") -> None:
         super().__init__(reason)
@@ -33,19 +32,21 @@ class BrokenImage(Exception):
 
 
 def decode(content: bytes, *, max_pixels: int) -> Image.Image:
-    """Decode an image file to mode ``L`` or ``RGB``, as a viewer would show its first frame.
+    """Decode an image file to mode ``L`` or ``RGB``, as a viewer shows its first frame.
 
-    EXIF rotation is applied, transparency is shown on white, 16-bit greyscale keeps its upper 8 bits,
-    CMYK and palettes become RGB. An image is greyscale if its file says so, not if its colours happen
-    to be equal. Raises :class:`BrokenImage` for what cannot be read or has more than ``max_pixels``
-    (Pillow's own limit of about 179 million stays in force).
+    EXIF rotation is applied, transparency is blended with white, 16-bit grayscale keeps its upper 8 bits, CMYK and
+    palettes become RGB. The file's mode decides whether an image is grayscale, not its colors.
+
+    Raises:
+        BrokenImage: The file cannot be read, or has more than ``max_pixels`` pixels. Pillow's own limit of about 179
+            million pixels applies too.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image.size, max_pixels)
             _check_scans(image, content)
             image.load()
-            return _plain(ImageOps.exif_transpose(image))
+            return _to_l_or_rgb(ImageOps.exif_transpose(image))
     except (BrokenImage, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -55,8 +56,8 @@ def decode(content: bytes, *, max_pixels: int) -> Image.Image:
             f"far more than {max_pixels:,} pixels; make the image smaller", code="image_too_large"
         ) from None
     except Exception as error:
-        # A decoder raises whatever its parser ran into (SyntaxError, struct.error, KeyError, ...).
-        raise BrokenImage(f"the image cannot be decoded: {_words(error)}") from error
+        # Decoders raise errors of their parsers (SyntaxError, struct.error, KeyError, ...).
+        raise BrokenImage(f"the image cannot be decoded: {_error_text(error)}") from error
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -71,29 +72,29 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _check_scans(image: Image.Image, content: bytes) -> None:
-    """Refuse a progressive JPEG that goes over all pixels again for every few bytes.
+    """Reject a progressive JPEG that updates all pixels for every few bytes.
 
-    Pillow calls it MPO where its header says that other pictures follow, whether they do or not.
+    Pillow reports the format as MPO if the header announces further images, whether they exist or not.
     """
     if image.format in {"JPEG", "MPO"} and (scans := content.count(_START_OF_SCAN)) > _MAX_SCANS:
-        raise BrokenImage(f"the image has {scans:,} scans, ordinary ones have about ten; save it anew")
+        raise BrokenImage(f"the image has {scans:,} scans, ordinary images have about ten; save it again")
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    grey = image.mode in _GREY_MODES
+def _to_l_or_rgb(image: Image.Image) -> Image.Image:
+    is_grayscale = image.mode in _GRAYSCALE_MODES
     if image.mode.startswith("I"):
-        image, grey = _upper_byte(image), True
+        image, is_grayscale = _upper_byte(image), True
     elif image.mode == "F":
         raise BrokenImage("the image has floating-point pixels of unknown range; convert it to 8 bits")
     elif image.has_transparency_data:
-        shown = image.convert("RGBA")
-        image = Image.new("RGBA", shown.size, (_BACKGROUND,) * 4)
-        image.alpha_composite(shown)
-    return image.convert("L" if grey else "RGB")
+        foreground = image.convert("RGBA")
+        image = Image.new("RGBA", foreground.size, (_BACKGROUND,) * 4)
+        image.alpha_composite(foreground)
+    return image.convert("L" if is_grayscale else "RGB")
 
 
 def _upper_byte(image: Image.Image) -> Image.Image:
-    """16-bit greyscale (``I;16``, or ``I``, in which Pillow holds 16-bit PNM) to 8 bits."""
+    """Convert 16-bit grayscale (``I;16``, or ``I``, which Pillow uses for 16-bit PNM) to 8 bits."""
     wide = image.convert("I")
     return wide.point(lambda value: value * (1 / 256)).convert("L")
 
@@ -104,6 +105,6 @@ def _unidentified(content: bytes) -> str:
     return f"not an image of a known kind ({', '.join(FORMATS)}), or its header is broken"
 
 
-def _words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 1] + "…"

@@ -1,6 +1,6 @@
-"""Decoded pixels of one split at one size: mapped into memory where they fit a budget, else decoded on demand.
+"""Decoded pixels of one split at one size: memory-mapped where they fit a size limit, else decoded on demand.
 
-Nothing that is trained with them shows which.
+Both give the same bits.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from core.data.decoding import DecodedOnDemand, decode_on_demand, decoded, square
-from core.data.stored import UNLABELLED, SplitName, StoredDataset, StoredSplit
+from core.data.decoding import DecodedOnDemandImages, center_square, decode_image, decode_on_demand
+from core.data.stored import UNLABELED, SplitName, StoredDataset, StoredSplit
 from core.reporting import PIXEL_CACHE_BYTES
-from core.system.disk_cache import DiskCache, alone
+from core.system.disk import atomic_path
+from core.system.disk_cache import DiskCache, exclusive_lock
 
-__all__ = ["Images", "Pixels", "load_pixels", "square"]
+__all__ = ["Images", "Pixels", "center_square", "load_pixels"]
 
-_BLOCK = 32  # images decoded between two calls of ``progress``
+_BLOCK = 32  # images between two calls of ``progress``
 _FILE = "images.npy"
 
 
 class Images(Protocol):
-    """Pictures (N, C, H, W) uint8: an array of them, or what is indexed like one."""
+    """Images (N, C, H, W) uint8: an array, or an object that is indexed like one."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,10 +46,10 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """All pictures of a split, in the order of their paths, with their labels.
+    """Images and labels of a split or of a part of it, in the order of their paths.
 
-    ``images`` are read-only, on disk or decoded on demand; ``labels`` is int64 (N,), −1 throughout
-    where the dataset has no classes. ``places``: which of the images these are; None: all of them.
+    ``images`` are read-only, on disk or decoded on demand. ``labels`` is int64 (N,), all −1 for a dataset without
+    classes. ``indices`` selects N of the images; None selects all.
     """
 
     images: Images
@@ -59,27 +60,27 @@ class Pixels:
         return len(self.labels)
 
     def batch(self, indices: Tensor) -> Tensor:
-        """The pictures at ``indices`` (int64, on the CPU): uint8 (B, C, H, W), a copy of its own."""
+        """Return a copy of the images at ``indices`` (int64, on the CPU): uint8 (B, C, H, W)."""
         return torch.from_numpy(self.images[self._rows(indices)])
 
     @property
-    def on_demand(self) -> bool:
-        """Whether it helps to say which pictures come next."""
-        return isinstance(self.images, DecodedOnDemand)
+    def is_decoded_on_demand(self) -> bool:
+        """Whether images are decoded on access, so that :meth:`prefetch` has an effect."""
+        return isinstance(self.images, DecodedOnDemandImages)
 
-    def expect(self, batches: Sequence[Tensor]) -> None:
-        """Say which pictures are asked for next, batch by batch, in place of what was said before."""
-        if isinstance(self.images, DecodedOnDemand):
-            self.images.expect([self._rows(indices) for indices in batches])
+    def prefetch(self, batches: Sequence[Tensor]) -> None:
+        """Announce the next batches; replaces the batches announced before."""
+        if isinstance(self.images, DecodedOnDemandImages):
+            self.images.prefetch([self._rows(indices) for indices in batches])
 
     def without_labels(self) -> Pixels:
-        """The same pictures, whose labels nobody can read."""
-        return Pixels(self.images, torch.full((len(self),), UNLABELLED), self.indices)
+        """Return the same images with all labels set to −1."""
+        return Pixels(self.images, torch.full((len(self),), UNLABELED), self.indices)
 
-    def unlabelled(self, places: npt.NDArray[np.int64]) -> Pixels:
-        """Some of all pictures without their labels; nothing is read."""
-        assert self.indices is None, "taken from all pictures"
-        return Pixels(self.images, torch.full((len(places),), UNLABELLED), places)
+    def unlabeled_subset(self, indices: npt.NDArray[np.int64]) -> Pixels:
+        """Return a part of a complete split with all labels set to −1. Reads no image."""
+        assert self.indices is None, "a subset of a subset is not supported"
+        return Pixels(self.images, torch.full((len(indices),), UNLABELED), indices)
 
     def _rows(self, indices: Tensor) -> npt.NDArray[np.int64]:
         return indices.numpy() if self.indices is None else self.indices[indices.numpy()]
@@ -95,98 +96,94 @@ def load_pixels(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pixels:
-    """A split at ``image_size`` pixels a side: decoded now, found decoded in ``cache/pixels``, or to be decoded.
+    """Load a split at ``image_size`` pixels per side from ``cache/pixels``; on a miss, decode it into the cache.
 
-    Each picture is the largest square at its centre, resized by Pillow's antialiased bicubic filter. All splits of
-    all runs take at most ``max_bytes``; those used longest ago make room. Where that, or the disk, has no room,
-    pictures are decoded by ``threads`` threads when they are asked for.
+    Each image is the largest square at the image's center, resized by Pillow's antialiased bicubic filter. Concurrent
+    processes decode a split once. The cache holds the splits of all runs, up to ``max_bytes``. Where it or the disk has
+    no space for the split, ``threads`` threads decode each image on access.
 
-    ``progress(done, total)`` is called now and then while decoding and while another process does; what it raises
-    ends the work. Processes that ask for the same at once do the work once. Raises
-    :class:`core.errors.StorageFailed` where a stored image is damaged; on demand, it is raised later.
+    ``progress(done, total)`` is called regularly while this or another process decodes; it may raise to interrupt.
+
+    Raises:
+        StorageFailed: A stored image is damaged. Decoding on demand raises it on access.
     """
-    samples = stored.split(split)
-    shape = (len(samples), stored.channels, image_size, image_size)
+    stored_split = stored.split(split)
+    shape = (len(stored_split), stored.channels, image_size, image_size)
     images: Images | None = None
     if math.prod(shape) <= max_bytes:
-        kept = DiskCache(cache / "pixels", max_bytes)
+        disk_cache = DiskCache(cache / "pixels", max_bytes)
         key = f"{stored.fingerprint}-{image_size}-{split}"
-        images = _Decoding(samples, shape, threads, progress or _nobody_listens).kept_in(kept, key)
+        images = _SplitArray(stored_split, shape, threads, progress or _no_progress).load(disk_cache, key)
     if images is None:
         images = decode_on_demand(stored.folder, split, image_size, threads=threads)
-    return Pixels(images=images, labels=torch.from_numpy(samples.labels.copy()))
+    return Pixels(images=images, labels=torch.from_numpy(stored_split.labels.copy()))
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoding:
-    """The work on one split: ``shape`` is that of the array that it makes, ``progress`` may end it."""
+class _SplitArray:
+    """Loads or decodes the array of one split. ``shape`` is (N, C, H, W); ``progress`` may raise to interrupt."""
 
-    samples: StoredSplit
+    split: StoredSplit
     shape: tuple[int, ...]
     threads: int
     progress: Callable[[int, int], None]
 
-    def kept_in(self, folder: DiskCache, key: str) -> npt.NDArray[np.uint8] | None:
-        """The array, which nobody deletes while it is used; None where there is no room for it."""
-        used = folder.kept(key, self._poll)
-        if used is None:
+    def load(self, cache: DiskCache, key: str) -> npt.NDArray[np.uint8] | None:
+        """Return the memory-mapped array; None where the cache has no space for it.
+
+        The entry is pinned until the array is garbage-collected.
+        """
+        pin = cache.pin(key, self._poll)
+        if pin is None:
             return None
         images = None
         try:
-            path = folder.root / key / _FILE
-            images = self._whole(path)
+            path = cache.root / key / _FILE
+            images = self._open(path)
             if images is None:
-                images = self._made(folder, path)
+                images = self._create(cache, path)
         finally:
             if images is None:
-                used.close()
+                pin.close()
             else:
-                weakref.finalize(images, used.close)
+                weakref.finalize(images, pin.close)
         return images
 
-    def _made(self, folder: DiskCache, path: Path) -> npt.NDArray[np.uint8] | None:
+    def _create(self, cache: DiskCache, path: Path) -> npt.NDArray[np.uint8] | None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with alone(path.with_suffix(".lock"), self._poll):
-                images = self._whole(path)
+            with exclusive_lock(path.with_suffix(".lock"), self._poll):
+                images = self._open(path)
                 if images is not None:
                     return images
-                folder.make_room(math.prod(self.shape))
-                if folder.stopped is not None:
+                cache.reserve(math.prod(self.shape))
+                if cache.disabled_reason is not None:
                     return None
                 self._decode_to(path)
-                return self._whole(path)
-        except OSError:  # a disk that refuses is no reason to fail: pictures can be decoded on demand
+                return self._open(path)
+        except OSError:  # a disk error does not fail the run: images can be decoded on demand
             return None
 
-    def _whole(self, path: Path) -> npt.NDArray[np.uint8] | None:
-        """The array in the cache, or None where there is none that is whole."""
+    def _open(self, path: Path) -> npt.NDArray[np.uint8] | None:
+        """Memory-map the cached array; return None if it is missing or damaged."""
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError):  # a damaged file is made again: this is a cache
+        except (FileNotFoundError, ValueError, EOFError):  # a damaged file is decoded again
             return None
         return images if images.shape == self.shape and images.dtype == np.uint8 else None
 
     def _decode_to(self, path: Path) -> None:
-        """Write the array beside its place, then rename it, so that it is there whole or not at all."""
-        beside = path.with_suffix(".partial")  # one name: the lock's holder alone writes it, leftovers are overwritten
-        try:
-            images = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=self.shape)
-            _take_room(beside)
+        with atomic_path(path, unique=False) as temporary:  # the lock admits one writer
+            images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=self.shape)
+            _allocate(temporary)
             self._fill(images)
             images.flush()
-            with beside.open("rb") as file:
-                os.fsync(file.fileno())
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
 
     def _fill(self, images: npt.NDArray[np.uint8]) -> None:
         total = self.shape[0]
 
         def decode(index: int) -> None:
-            images[index] = decoded(self.samples, index, self.shape[-1])
+            images[index] = decode_image(self.split, index, self.shape[-1])
 
         with ThreadPoolExecutor(max_workers=self.threads) as pool:
             for start in range(0, total, _BLOCK):
@@ -198,8 +195,8 @@ class _Decoding:
         self.progress(0, self.shape[0])
 
 
-def _take_room(path: Path) -> None:
-    """Have the disk give a file all of its room now. A write to a mapped page that finds none is no error: it kills."""
+def _allocate(path: Path) -> None:
+    """Allocate all disk blocks of a file now: a write to a mapped page without a block raises SIGBUS on a full disk."""
     allocate = getattr(os, "posix_fallocate", None)  # macOS has none
     if allocate is None:
         return
@@ -207,9 +204,9 @@ def _take_room(path: Path) -> None:
         try:
             allocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # some file systems cannot promise it
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # not supported by some file systems
                 raise
 
 
-def _nobody_listens(_done: int, _total: int) -> None:
-    """Progress that nobody asked for."""
+def _no_progress(_done: int, _total: int) -> None:
+    """Ignore progress."""

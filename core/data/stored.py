@@ -1,14 +1,14 @@
-"""A stored dataset: the original image files in one blob, with an index. Torch-free.
+"""Stored dataset: the original image files in one blob, with an index. Torch-free.
 
 A folder with
 
-* ``index.json``: what the dataset is (:class:`Index`), written last;
-* ``images.bin``: the encoded images as they came, one behind another, in no particular order;
-* ``<split>.npy``: one record a sample (``RECORD``), samples ordered by path;
-* ``<split>.paths``: the samples' paths, UTF-8, each ended by a NUL byte.
+* ``index.json``: the dataset's properties (:class:`Index`), written last;
+* ``images.bin``: the encoded images as uploaded, concatenated in no particular order;
+* ``<split>.npy``: one record per sample (``RECORD``), ordered by path;
+* ``<split>.paths``: the samples' paths, UTF-8, each terminated by a NUL byte.
 
-``index.json`` holds the digests of the small files, every record the CRC-32 of its image, so damage
-is noticed when a dataset is opened or a sample is read, and never trains anything.
+``index.json`` has the digests of the small files, and each record the CRC-32 of its image. So damage is detected when
+a dataset is opened or a sample is read, before any training uses it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.data.images import BrokenImage, decode
 from core.errors import StorageFailed
+from core.spec.info import DatasetInfo
 
 FORMAT = 1
 INDEX = "index.json"
 BLOB = "images.bin"
-UNLABELLED = -1  # the label of every sample of a dataset without classes
+UNLABELED = -1  # the label of every sample of a dataset without classes
 
 RECORD = np.dtype(
     [("offset", "<i8"), ("size", "<i8"), ("label", "<i4"), ("width", "<i4"), ("height", "<i4"), ("crc32", "<u4")]
@@ -43,7 +44,7 @@ SplitName = Literal["train", "test"]
 
 
 class StoredFile(BaseModel):
-    """One small file of a stored dataset, as it must be found."""
+    """Name and expected digest of one small file of a stored dataset."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,7 +53,7 @@ class StoredFile(BaseModel):
 
 
 class SplitIndex(BaseModel):
-    """One split."""
+    """Files of one split."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,7 +94,7 @@ class StoredSplit:
         return len(self._records)
 
     def encoded(self, index: int) -> bytes:
-        """The image file of one sample, as it was uploaded. Raises :class:`StorageFailed` if it is damaged."""
+        """Return the uploaded image file of one sample. Raises :class:`StorageFailed` if it is damaged."""
         record = self._records[index]
         start = int(record["offset"])
         content = self._blob[start : start + int(record["size"])]
@@ -102,14 +103,14 @@ class StoredSplit:
         return content
 
     def read(self, index: int) -> Image.Image:
-        """One decoded picture, mode ``L`` (a dataset of one channel) or ``RGB``."""
+        """Decode one sample: mode ``L`` for a dataset with one channel, else ``RGB``. Raises :class:`StorageFailed`."""
         content = self.encoded(index)
-        pixels = int(self._records["width"][index]) * int(self._records["height"][index])
+        max_pixels = int(self._records["width"][index]) * int(self._records["height"][index])
         try:
-            picture = decode(content, max_pixels=pixels)
-        except BrokenImage as error:  # it was readable when it was stored
+            image = decode(content, max_pixels=max_pixels)
+        except BrokenImage as error:  # the ingestion had decoded it
             raise StorageFailed(f"the stored image {self.paths[index]} cannot be read here: {error}") from error
-        return picture if picture.mode == self._mode else picture.convert(self._mode)
+        return image if image.mode == self._mode else image.convert(self._mode)
 
 
 class StoredDataset:
@@ -129,9 +130,9 @@ class StoredDataset:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open a stored dataset and check that its files fit together.
+        """Open a stored dataset and check that its files are consistent.
 
-        Raises :class:`StorageFailed` where a file is missing, damaged or of another version.
+        Raises :class:`StorageFailed` if a file is missing, damaged or of another version.
         """
         index = _read_index(folder / INDEX)
         blob = _map_blob(folder / BLOB, index.size_bytes)
@@ -143,11 +144,11 @@ class StoredDataset:
         return cls(folder, index, blob, splits)
 
     def split(self, name: SplitName) -> StoredSplit:
-        """``train`` or ``test``; both exist in every stored dataset."""
+        """Return a split. Every stored dataset has ``train`` and ``test``."""
         return self._splits[name]
 
     def close(self) -> None:
-        """Let go of the mapped file; splits cannot be read afterwards."""
+        """Unmap the blob; splits cannot be read afterwards."""
         self._blob.close()
 
     def __enter__(self) -> Self:
@@ -176,31 +177,44 @@ def _map_blob(path: Path, size_bytes: int) -> mmap.mmap:
     except (FileNotFoundError, ValueError):  # ValueError: an empty file cannot be mapped
         raise StorageFailed(f"{path} is missing or empty") from None
     if len(blob) != size_bytes:
-        found = len(blob)
+        actual = len(blob)
         blob.close()
-        raise StorageFailed(f"{path} has {found} bytes, {size_bytes} are expected; it was not copied whole")
+        raise StorageFailed(f"{path} has {actual} bytes, {size_bytes} are expected; the copy is incomplete")
     return blob
 
 
 def _open_split(folder: Path, name: SplitName, entry: SplitIndex, index: Index, blob: mmap.mmap) -> StoredSplit:
-    records = np.load(io.BytesIO(_checked(folder, entry.records)), allow_pickle=False)
-    paths = tuple(_checked(folder, entry.paths).decode().split("\0")[:-1])
+    records = np.load(io.BytesIO(_read_verified(folder, entry.records)), allow_pickle=False)
+    paths = tuple(_read_verified(folder, entry.paths).decode().split("\0")[:-1])
     num_classes = 0 if index.classes is None else len(index.classes)
     if records.dtype != RECORD or records.shape != (entry.num_samples,) or len(paths) != entry.num_samples:
-        raise StorageFailed(f"the {name} split in {folder} does not have the form that {INDEX} says")
+        raise StorageFailed(f"the {name} split in {folder} does not match {INDEX}")
     ends = records["offset"] + records["size"]
     labels = records["label"]
-    least, most = (UNLABELLED, UNLABELLED) if index.classes is None else (0, num_classes - 1)
-    if records["offset"].min() < 0 or ends.max() > len(blob) or labels.min() < least or labels.max() > most:
+    min_label, max_label = (UNLABELED, UNLABELED) if index.classes is None else (0, num_classes - 1)
+    if records["offset"].min() < 0 or ends.max() > len(blob) or labels.min() < min_label or labels.max() > max_label:
         raise StorageFailed(f"the {name} split in {folder} points outside its images or classes")
     return StoredSplit(name, records, paths, blob, index.channels)
 
 
-def _checked(folder: Path, file: StoredFile) -> bytes:
+def _read_verified(folder: Path, file: StoredFile) -> bytes:
     try:
         content = (folder / file.name).read_bytes()
     except FileNotFoundError:
         raise StorageFailed(f"{folder / file.name} is missing") from None
     if hashlib.sha256(content).hexdigest() != file.sha256:
-        raise StorageFailed(f"{folder / file.name} is damaged: its digest is not the one in {INDEX}")
+        raise StorageFailed(f"{folder / file.name} is damaged: its digest differs from {INDEX}")
     return content
+
+
+def read_dataset_info(folder: Path) -> DatasetInfo:
+    """Read the properties of a stored dataset that a spec is resolved with. Raises ``StorageFailed``."""
+    with StoredDataset.open(folder) as stored:
+        return DatasetInfo(
+            num_classes=stored.num_classes,
+            classes=stored.classes,
+            channels=stored.channels,
+            image_size=stored.image_size,
+            num_train=len(stored.split("train")),
+            num_test=len(stored.split("test")),
+        )

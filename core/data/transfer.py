@@ -1,4 +1,4 @@
-"""From the host to the device, without waiting for what the device is doing."""
+"""Copies from host to device that do not wait for the device."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on ``device``; the same one where that is the CPU.
+    """Copy a CPU tensor to ``device``; return the tensor itself if that is the CPU.
 
-    CUDA copies from ordinary memory only when the stream is idle, so it goes by pinned memory, which torch keeps
-    for as long as the copy needs it.
+    CUDA copies pageable memory only when the stream is idle, so the copy goes through pinned memory. torch retains the
+    pinned memory until the copy is done.
     """
     if device.type != "cuda":
         return tensor.to(device)

@@ -1,14 +1,13 @@
-"""A view is a row of numbers: every random draw of augmentation and order, replayable anywhere.
+"""Augmentations that are replayed from seeds: the draws of a view, and the operations that apply them.
 
-For (seed, view) there is one table of uniform numbers, a row a sample, a named column a draw. The
-numbers are the raw stream of Philox 4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as
-1, 2, 3"), which numpy keeps stable. Row i has counter blocks of its own, so it depends neither on how
-many samples there are nor on which are asked for.
+For each (seed, view) there is one table of uniform draws, with one row per sample and one named column per decision.
+The draws are the raw stream of Philox 4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
+which numpy keeps stable. Row i has its own counter blocks, so it depends neither on the number of samples nor on
+which rows are requested.
 
-:func:`apply_view` turns a batch of pictures and its rows into augmented pictures, as tensor operations
-on any device. A sample's result has the same bits in every batch: only operations are used that IEEE
-754 rounds exactly or that work within one sample, and sums are taken over integers (a float sum or an
-exponential may differ in its last bit with a sample's place in the batch).
+:func:`apply_view` augments a batch of images by its rows, with tensor operations on any device. A sample's result has
+the same bits in every batch: all operations are rounded exactly by IEEE 754 or work within one sample, and sums run
+over integers. A float sum or an exponential may differ in its last bit with the sample's position in the batch.
 
 Shapes: B batch, C channels (1 or 3), H and W pixels, K columns, N samples.
 """
@@ -26,11 +25,11 @@ from torch import Tensor
 
 from core.spec.job import Augmentation
 
-NUM_COLUMNS = 32  # a multiple of 8: a row is a whole number of Philox blocks (4 × 64 bits, 2 draws each)
+NUM_COLUMNS = 32  # a multiple of 8: a row is an integer number of Philox blocks (4 × 64 bits, 2 draws each)
 
 
 class Column(IntEnum):
-    """What each number of a row decides. Numbers stand for ever: a new draw takes the next free column."""
+    """Meaning of each draw of a row. Values never change: a new draw takes the next free column."""
 
     CROP_X = 0
     CROP_Y = 1
@@ -49,21 +48,21 @@ class Column(IntEnum):
     ERASE_RED = 14
     ERASE_GREEN = 15
     ERASE_BLUE = 16
-    MIX_PARTNER = 17  # this one and the next four are read by core.data.mixing
+    MIX_PARTNER = 17  # core.data.mixing reads this column and the next four
     MIX_LAMBDA = 18
     MIX_KIND = 19
     MIX_X = 20
     MIX_Y = 21
 
 
-MIN_CROP_AREA = 0.35  # of the picture; smaller crops suit longer schedules than a distillation has
-MAX_CROP_RATIO = 4 / 3  # width to height, or the other way round (Szegedy et al. 2015, arXiv:1409.4842)
-COLOUR_STRENGTH = 0.4  # factors 0.6 to 1.4
-ERASE_CHANCE = 0.25  # random erasing (Zhong et al. 2017, arXiv:1708.04896), as DeiT uses it
+MIN_CROP_AREA = 0.35  # of the image; smaller crops suit longer schedules than those of distillation
+MAX_CROP_RATIO = 4 / 3  # width to height, or height to width (Szegedy et al. 2015, arXiv:1409.4842)
+COLOR_STRENGTH = 0.4  # factors 0.6 to 1.4
+ERASE_PROBABILITY = 0.25  # random erasing (Zhong et al. 2017, arXiv:1708.04896), as DeiT uses it
 MIN_ERASED_AREA, MAX_ERASED_AREA = 0.02, 1 / 3
 MAX_ERASE_RATIO = 3.3
 
-_TABLE, _ORDER = 0, 1  # domains of the generator's key, so that no two uses share a stream
+_TABLE, _ORDER = 0, 1  # domains in the key of the generator, so that no two uses share a stream
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _FIXED_POINT = 65_536.0
 
@@ -72,44 +71,43 @@ _FIXED_POINT = 65_536.0
 
 
 def view_table(seed: int, view: int, num_samples: int, *, first: int = 0) -> Tensor:
-    """The numbers of one view: float32 (N, NUM_COLUMNS), uniform in [0, 1).
+    """Return the draws of one view: float32 (N, NUM_COLUMNS), uniform in [0, 1).
 
-    ``first`` is the index of the first row that is wanted, so that a table can be made in blocks.
+    ``first`` is the index of the first row, so that a table can be generated in blocks.
     """
     blocks_per_row = NUM_COLUMNS // 8
     raw = _raw(_TABLE, seed, view, num_samples * NUM_COLUMNS // 2, first_block=first * blocks_per_row)
     words = raw.astype("<u8", copy=False).view("<u4")  # little-endian halves: the same on every machine
-    numbers = (words >> 8).astype(np.float32) * np.float32(2**-24)  # 24 bits: exact in float32, below 1
-    return torch.from_numpy(numbers.reshape(num_samples, NUM_COLUMNS))
+    draws = (words >> 8).astype(np.float32) * np.float32(2**-24)  # 24 bits: exact in float32, below 1
+    return torch.from_numpy(draws.reshape(num_samples, NUM_COLUMNS))
 
 
 def view_of_epoch(epoch: int, views: int | None) -> int:
-    """Which view an epoch (from 0) shows: ``views`` of them in turn, or a new one every time."""
+    """Return the view index of an epoch (from 0): cycles through ``views`` views; None is a new view every epoch."""
     return epoch if views is None else epoch % views
 
 
 def num_views(epochs: int, views: int | None) -> int:
-    """How many different views so many epochs show."""
+    """Number of distinct views in a training of ``epochs`` epochs."""
     return min(epochs, views or epochs)
 
 
 def epoch_order(seed: int, epoch: int, num_samples: int) -> Tensor:
-    """The order of an epoch: int64 (N,), a permutation drawn from (seed, epoch)."""
+    """Return the sample order of an epoch: int64 (N,), a permutation drawn from (seed, epoch)."""
     raw = _raw(_ORDER, seed, epoch, num_samples)
     return torch.from_numpy(np.argsort(raw, kind="stable"))
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
-    """How many batches :func:`batches` makes of an epoch."""
+    """Number of batches that :func:`batches` splits an epoch into."""
     return -(-num_samples // batch_size)
 
 
 def batches(order: Tensor, batch_size: int, *, start: int = 0) -> Iterator[Tensor]:
-    """Split an epoch's order into batches of at most ``batch_size``, from the batch ``start`` on.
+    """Split an epoch's order into batches of at most ``batch_size``; yield those from index ``start`` on.
 
-    Every sample is seen once, and sizes differ by at most one: 72 samples in batches of at most 64
-    are 36 and 36. So no step has a batch of a few samples (a noisy gradient, useless batch
-    statistics), and none is left out.
+    Every sample occurs once, and batch sizes differ by at most one: 72 samples in batches of at most 64 are 36 and 36.
+    So no sample is dropped, and no batch is very small, with a noisy gradient and useless batch statistics.
     """
     steps = steps_per_epoch(len(order), batch_size)
     for step in range(start, steps):
@@ -117,45 +115,45 @@ def batches(order: Tensor, batch_size: int, *, start: int = 0) -> Iterator[Tenso
 
 
 def _raw(domain: int, seed: int, index: int, count: int, *, first_block: int = 0) -> npt.NDArray[np.uint64]:
-    """``count`` raw words of the stream that belongs to (domain, seed, index)."""
+    """Return ``count`` raw 64-bit words of the stream of (domain, seed, index)."""
     generator = np.random.Philox(key=np.array([domain << 32 | seed, index], dtype=np.uint64))
     generator.advance(first_block)
     return np.asarray(generator.random_raw(count), dtype=np.uint64)
 
 
-# --- pictures -----------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def apply_view(images_BCHW: Tensor, rows_BK: Tensor, augmentation: Augmentation) -> Tensor:
     """Augment a batch: uint8 (B, C, H, W) and its rows to float32 (B, C, H, W) in 0…1, on the images' device.
 
-    ``none`` only scales; ``flip`` mirrors half of the pictures; ``light`` moves them by up to an eighth
-    (black outside) and flips (He et al. 2016, section 4.2); ``strong`` is a resized crop of at least
-    0.35 of the area, flip, brightness, contrast, saturation by up to 0.4, and random erasing.
-    Call it outside autocast: the result is float32 whatever the training's precision.
+    ``none`` only scales values to 0…1. ``flip`` mirrors half of the images. ``light`` shifts by up to an eighth, with
+    black outside, and flips (He et al. 2016, section 4.2). ``strong`` is a resized crop of at least 0.35 of the area,
+    a flip, brightness, contrast and saturation by up to 0.4, and random erasing.
+    Call it outside autocast: the result is float32 for every precision of the training.
     """
     assert images_BCHW.dtype == torch.uint8
     assert rows_BK.shape == (len(images_BCHW), NUM_COLUMNS)
     rows_BK = rows_BK.to(images_BCHW.device)
     match augmentation:
         case "none":
-            return _unit(images_BCHW)
+            return _to_unit_range(images_BCHW)
         case "flip":
-            return _unit(_flip(images_BCHW, rows_BK))
+            return _to_unit_range(_flip(images_BCHW, rows_BK))
         case "light":
-            return _unit(_moved(_flip(images_BCHW, rows_BK), rows_BK))
+            return _to_unit_range(_random_shift(_flip(images_BCHW, rows_BK), rows_BK))
         case "strong":
-            pictures = _resized_crop(_unit(_flip(images_BCHW, rows_BK)), rows_BK)
-            return _erase(_colour(pictures, rows_BK), rows_BK)
+            images = _resized_crop(_to_unit_range(_flip(images_BCHW, rows_BK)), rows_BK)
+            return _erase(_color_jitter(images, rows_BK), rows_BK)
 
 
-def _unit(images_BCHW: Tensor) -> Tensor:
+def _to_unit_range(images_BCHW: Tensor) -> Tensor:
     return images_BCHW.to(torch.float32) / 255.0
 
 
 def _column(rows_BK: Tensor, column: Column) -> Tensor:
-    """One draw a sample, shaped (B, 1, 1, 1)."""
+    """Return one draw per sample, as (B, 1, 1, 1)."""
     return rows_BK[:, column, None, None, None]
 
 
@@ -163,12 +161,12 @@ def _flip(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
     return torch.where(_column(rows_BK, Column.FLIP) < 0.5, images_BCHW.flip(-1), images_BCHW)
 
 
-def _moved(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
-    """A crop of the same size, at whole pixels, of the picture with a black border of an eighth."""
+def _random_shift(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
+    """Pad by a black border of an eighth, and crop the original size at integer offsets."""
     size_B, _, height, width = images_BCHW.shape
     border_y, border_x = max(1, height // 8), max(1, width // 8)
     padded = F.pad(images_BCHW, (border_x, border_x, border_y, border_y))
-    # All crops that there are, as views of the same memory; one a sample is copied, row by row.
+    # All possible crops, as views of the same memory; the indexing below copies one per sample.
     crops = padded.unfold(2, height, 1).unfold(3, width, 1)
     y_B = _offsets(rows_BK[:, Column.CROP_Y], border_y)
     x_B = _offsets(rows_BK[:, Column.CROP_X], border_x)
@@ -176,89 +174,89 @@ def _moved(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
 
 
 def _offsets(draws_B: Tensor, border: int) -> Tensor:
-    """Whole offsets 0 … 2·border, (B,)."""
+    """Return integer offsets 0 … 2·border, (B,)."""
     return (draws_B * (2 * border + 1)).long().clamp(max=2 * border)
 
 
 def _ratio(draws: Tensor, largest: float) -> Tensor:
-    """An aspect ratio between 1/largest and largest, as often wide as tall.
+    """Return an aspect ratio between 1/largest and largest, equally often wide and tall.
 
-    Not log-uniform, as in torchvision: this needs no exponential (see the module's text).
+    Not log-uniform as in torchvision, which needs an exponential (see the module's docstring).
     """
     excess = (2.0 * draws - 1.0).abs() * (largest - 1.0) + 1.0
     return torch.where(draws < 0.5, 1.0 / excess, excess)
 
 
-def _resized_crop(pictures_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
-    """A part of each picture, stretched to the whole size, bilinear (it is never made smaller)."""
-    height, width = pictures_BCHW.shape[-2:]
+def _resized_crop(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
+    """Crop a part of each image and enlarge it to the original size, with bilinear interpolation."""
+    height, width = images_BCHW.shape[-2:]
     area = _column(rows_BK, Column.SCALE) * (1.0 - MIN_CROP_AREA) + MIN_CROP_AREA
     ratio = _ratio(_column(rows_BK, Column.RATIO), MAX_CROP_RATIO)
-    part_x = (area * ratio).sqrt().clamp(max=1.0)  # sides as parts of the picture's
-    part_y = (area / ratio).sqrt().clamp(max=1.0)
-    x = _positions(part_x, _column(rows_BK, Column.CROP_X), width)
-    y = _positions(part_y, _column(rows_BK, Column.CROP_Y), height)
+    side_x = (area * ratio).sqrt().clamp(max=1.0)  # side lengths, relative to the image
+    side_y = (area / ratio).sqrt().clamp(max=1.0)
+    x = _positions(side_x, _column(rows_BK, Column.CROP_X), width)
+    y = _positions(side_y, _column(rows_BK, Column.CROP_Y), height)
     x_BHW = x[:, 0].expand(-1, height, -1)
     y_BHW = y[:, 0].transpose(1, 2).expand(-1, -1, width)
     grid = torch.stack((x_BHW, y_BHW), dim=-1)
-    return F.grid_sample(pictures_BCHW, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _positions(part: Tensor, place: Tensor, size: int) -> Tensor:
-    """Where each of ``size`` output pixels lies in the picture, −1 … 1: (B, 1, 1, size)."""
-    centres = (torch.arange(size, device=part.device, dtype=torch.float32) + 0.5) / size
-    return (place * (1.0 - part) + part * centres) * 2.0 - 1.0
+def _positions(side: Tensor, offset: Tensor, size: int) -> Tensor:
+    """Return the coordinates of ``size`` output pixels in the image, −1 … 1: (B, 1, 1, size)."""
+    centers = (torch.arange(size, device=side.device, dtype=torch.float32) + 0.5) / size
+    return (offset * (1.0 - side) + side * centers) * 2.0 - 1.0
 
 
-def _colour(pictures_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
-    """Brightness, contrast and saturation, in this order; each mixes with black, grey mean, grey picture."""
-    pictures = (pictures_BCHW * _factor(rows_BK, Column.BRIGHTNESS)).clamp(0.0, 1.0)
-    pictures = _away_from(_grey_mean(pictures), pictures, _factor(rows_BK, Column.CONTRAST))
-    if pictures.shape[1] == 1:  # a greyscale picture has no saturation
-        return pictures
-    return _away_from(_luminance(pictures), pictures, _factor(rows_BK, Column.SATURATION))
+def _color_jitter(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation in this order: blend with black, mean luminance and luminance."""
+    images = (images_BCHW * _factor(rows_BK, Column.BRIGHTNESS)).clamp(0.0, 1.0)
+    images = _blend(_mean_luminance(images), images, _factor(rows_BK, Column.CONTRAST))
+    if images.shape[1] == 1:  # grayscale images have no saturation
+        return images
+    return _blend(_luminance(images), images, _factor(rows_BK, Column.SATURATION))
 
 
 def _factor(rows_BK: Tensor, column: Column) -> Tensor:
-    return (_column(rows_BK, column) * 2.0 - 1.0) * COLOUR_STRENGTH + 1.0
+    return (_column(rows_BK, column) * 2.0 - 1.0) * COLOR_STRENGTH + 1.0
 
 
-def _away_from(anchor: Tensor, pictures_BCHW: Tensor, factor: Tensor) -> Tensor:
-    # Not lerp: its kernel may fuse the multiplication with the sum in one place of a batch and not in another.
-    return (anchor * (1.0 - factor) + pictures_BCHW * factor).clamp(0.0, 1.0)
+def _blend(anchor: Tensor, images_BCHW: Tensor, factor: Tensor) -> Tensor:
+    # Not lerp: its kernel may fuse multiplication and sum at one position of a batch and not at another.
+    return (anchor * (1.0 - factor) + images_BCHW * factor).clamp(0.0, 1.0)
 
 
-def _luminance(pictures_BCHW: Tensor) -> Tensor:
-    """(B, 1, H, W); of one channel, the picture itself."""
-    if pictures_BCHW.shape[1] == 1:
-        return pictures_BCHW
-    red, green, blue = (pictures_BCHW[:, c : c + 1] for c in range(3))
+def _luminance(images_BCHW: Tensor) -> Tensor:
+    """Return the luminance (B, 1, H, W); grayscale images are returned unchanged."""
+    if images_BCHW.shape[1] == 1:
+        return images_BCHW
+    red, green, blue = (images_BCHW[:, c : c + 1] for c in range(3))
     return red * _LUMINANCE[0] + green * _LUMINANCE[1] + blue * _LUMINANCE[2]
 
 
-def _grey_mean(pictures_BCHW: Tensor) -> Tensor:
-    """Mean luminance of each picture, (B, 1, 1, 1): summed as integers, which no order of summing changes."""
-    grey = (_luminance(pictures_BCHW) * _FIXED_POINT).round().to(torch.int64)
-    total = grey.sum(dim=(1, 2, 3), keepdim=True)
-    return (total.to(torch.float64) / (_FIXED_POINT * grey[0].numel())).to(torch.float32)
+def _mean_luminance(images_BCHW: Tensor) -> Tensor:
+    """Return the mean luminance of each image, (B, 1, 1, 1). Integer sums do not depend on their order."""
+    luminance = (_luminance(images_BCHW) * _FIXED_POINT).round().to(torch.int64)
+    total = luminance.sum(dim=(1, 2, 3), keepdim=True)
+    return (total.to(torch.float64) / (_FIXED_POINT * luminance[0].numel())).to(torch.float32)
 
 
-def _erase(pictures_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
-    """Cover a rectangle of some pictures with one colour."""
-    size_C, height, width = pictures_BCHW.shape[1:]
+def _erase(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
+    """Fill a rectangle of some images with one color."""
+    size_C, height, width = images_BCHW.shape[1:]
     area = _column(rows_BK, Column.ERASE_AREA) * (MAX_ERASED_AREA - MIN_ERASED_AREA) + MIN_ERASED_AREA
     ratio = _ratio(_column(rows_BK, Column.ERASE_RATIO), MAX_ERASE_RATIO)
-    part_x = (area * ratio).sqrt().clamp(max=1.0)
-    part_y = (area / ratio).sqrt().clamp(max=1.0)
-    across = _covered(part_x, _column(rows_BK, Column.ERASE_X), width)
-    down = _covered(part_y, _column(rows_BK, Column.ERASE_Y), height).transpose(2, 3)
-    chosen = _column(rows_BK, Column.ERASE) < ERASE_CHANCE
-    colour_BC = rows_BK[:, Column.ERASE_RED : Column.ERASE_RED + size_C]
-    return torch.where(chosen & across & down, colour_BC[:, :, None, None], pictures_BCHW)
+    side_x = (area * ratio).sqrt().clamp(max=1.0)
+    side_y = (area / ratio).sqrt().clamp(max=1.0)
+    columns = _interval_mask(side_x, _column(rows_BK, Column.ERASE_X), width)
+    rows = _interval_mask(side_y, _column(rows_BK, Column.ERASE_Y), height).transpose(2, 3)
+    is_erased = _column(rows_BK, Column.ERASE) < ERASE_PROBABILITY
+    color_BC = rows_BK[:, Column.ERASE_RED : Column.ERASE_RED + size_C]
+    return torch.where(is_erased & columns & rows, color_BC[:, :, None, None], images_BCHW)
 
 
-def _covered(part: Tensor, place: Tensor, size: int) -> Tensor:
-    """Which pixel centres lie in the covered stretch: bool (B, 1, 1, size)."""
-    centres = (torch.arange(size, device=part.device, dtype=torch.float32) + 0.5) / size
-    start = place * (1.0 - part)
-    return (centres >= start) & (centres < start + part)
+def _interval_mask(side: Tensor, offset: Tensor, size: int) -> Tensor:
+    """Return which pixel centers lie in the interval: bool (B, 1, 1, size)."""
+    centers = (torch.arange(size, device=side.device, dtype=torch.float32) + 0.5) / size
+    start = offset * (1.0 - side)
+    return (centers >= start) & (centers < start + side)

@@ -46,7 +46,7 @@ class DiskCache:
 
     @contextmanager
     def write_lock(self, key: str, num_bytes: int, poll: Callable[[], None]) -> Iterator[Path | None]:
-        """Lock an entry for writing, reserve ``num_bytes`` and yield its folder; yield None if the cache is disabled."""
+        """Lock an entry for writing, reserve ``num_bytes``, and yield its folder; None if the cache is disabled."""
         with self._locked(key, fcntl.LOCK_EX, poll) as folder:
             self.reserve(num_bytes)
             yield folder

@@ -10,42 +10,42 @@ from PIL import Image
 
 from core.data.images import BrokenImage, decode
 
-MANY = 1_000_000
+MAX_PIXELS = 1_000_000
 
 
-def test_a_colour_image_comes_back_as_rgb_with_its_pixels(encoded):
-    picture = Image.new("RGB", (3, 2), (10, 20, 30))
+def test_a_color_image_decodes_to_rgb_with_its_pixels(encoded):
+    image = Image.new("RGB", (3, 2), (10, 20, 30))
 
-    decoded = decode(encoded(picture), max_pixels=MANY)
+    decoded = decode(encoded(image), max_pixels=MAX_PIXELS)
 
     assert decoded.mode == "RGB"
     assert decoded.size == (3, 2)
-    assert decoded.tobytes() == picture.tobytes()
+    assert decoded.tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
-def test_greyscale_of_every_kind_becomes_l(encoded, mode):
-    assert decode(encoded(Image.new(mode, (4, 4))), max_pixels=MANY).mode == "L"
+def test_grayscale_of_every_kind_becomes_l(encoded, mode):
+    assert decode(encoded(Image.new(mode, (4, 4))), max_pixels=MAX_PIXELS).mode == "L"
 
 
 @pytest.mark.parametrize(
     ("mode", "kind"), [("P", "PNG"), ("RGBA", "PNG"), ("CMYK", "JPEG"), ("P", "GIF"), ("CMYK", "TIFF")]
 )
-def test_colour_of_every_kind_becomes_rgb(encoded, mode, kind):
-    assert decode(encoded(mode=mode, kind=kind), max_pixels=MANY).mode == "RGB"
+def test_color_of_every_kind_becomes_rgb(encoded, mode, kind):
+    assert decode(encoded(mode=mode, kind=kind), max_pixels=MAX_PIXELS).mode == "RGB"
 
 
-def test_cmyk_keeps_its_colours(encoded):
+def test_cmyk_keeps_its_colors(encoded):
     red = Image.new("RGB", (8, 8), (255, 0, 0)).convert("CMYK")
 
-    assert decode(encoded(red, kind="TIFF"), max_pixels=MANY).getpixel((4, 4)) == (255, 0, 0)
+    assert decode(encoded(red, kind="TIFF"), max_pixels=MAX_PIXELS).getpixel((4, 4)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_keep_the_upper_eight(encoded, kind):
     values = np.array([[0, 255, 256, 0x1234, 0xFFFF]], dtype=np.uint16)
 
-    decoded = decode(encoded(Image.fromarray(values), kind=kind), max_pixels=MANY)
+    decoded = decode(encoded(Image.fromarray(values), kind=kind), max_pixels=MAX_PIXELS)
 
     assert list(decoded.tobytes()) == [0, 0, 1, 0x12, 0xFF]
 
@@ -53,54 +53,54 @@ def test_sixteen_bits_keep_the_upper_eight(encoded, kind):
 def test_sixteen_bit_pnm_keeps_the_upper_eight():
     content = b"P5 2 1 65535\n" + struct.pack(">HH", 0x1234, 0xFFFF)
 
-    assert list(decode(content, max_pixels=MANY).tobytes()) == [0x12, 0xFF]
+    assert list(decode(content, max_pixels=MAX_PIXELS).tobytes()) == [0x12, 0xFF]
 
 
-def test_transparent_pixels_are_shown_on_white(encoded):
+def test_transparent_pixels_become_white(encoded):
     clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
 
-    assert decode(encoded(clear), max_pixels=MANY).getpixel((0, 0)) == (255, 255, 255)
+    assert decode(encoded(clear), max_pixels=MAX_PIXELS).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_transparent_greyscale_stays_greyscale(encoded):
-    decoded = decode(encoded(Image.new("LA", (2, 2), (0, 0))), max_pixels=MANY)
+def test_transparent_grayscale_stays_grayscale(encoded):
+    decoded = decode(encoded(Image.new("LA", (2, 2), (0, 0))), max_pixels=MAX_PIXELS)
 
     assert (decoded.mode, decoded.getpixel((0, 0))) == ("L", 255)
 
 
-def test_a_transparent_palette_colour_is_shown_on_white(encoded):
+def test_a_transparent_palette_color_becomes_white(encoded):
     palette = Image.new("P", (2, 2))
     palette.putpalette([200, 0, 0, 0, 200, 0])
 
-    assert decode(encoded(palette, transparency=0), max_pixels=MANY).getpixel((0, 0)) == (255, 255, 255)
+    assert decode(encoded(palette, transparency=0), max_pixels=MAX_PIXELS).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_exif_rotation_is_applied(encoded):
-    picture = Image.new("RGB", (4, 2))
-    picture.putpixel((0, 0), (255, 255, 255))
+    image = Image.new("RGB", (4, 2))
+    image.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its side: turn it by 90° clockwise
+    exif[0x0112] = 6  # stored rotated: turn it by 90° clockwise
 
-    decoded = decode(encoded(picture, exif=exif), max_pixels=MANY)
+    decoded = decode(encoded(image, exif=exif), max_pixels=MAX_PIXELS)
 
     assert decoded.size == (2, 4)
     assert decoded.getpixel((1, 0)) == (255, 255, 255)
 
 
-def test_of_an_animation_the_first_frame_is_taken(encoded):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+def test_an_animation_decodes_to_its_first_frame(encoded):
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
 
-    decoded = decode(encoded(frames[0], kind="GIF", save_all=True, append_images=frames[1:]), max_pixels=MANY)
+    decoded = decode(encoded(frames[0], kind="GIF", save_all=True, append_images=frames[1:]), max_pixels=MAX_PIXELS)
 
     assert decoded.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_floating_point_pixels_are_refused_with_the_fix(encoded):
+def test_floating_point_pixels_are_rejected_with_a_fix(encoded):
     with pytest.raises(BrokenImage, match="convert it to 8 bits"):
-        decode(encoded(Image.new("F", (2, 2)), kind="TIFF"), max_pixels=MANY)
+        decode(encoded(Image.new("F", (2, 2)), kind="TIFF"), max_pixels=MAX_PIXELS)
 
 
-def test_a_huge_image_is_refused_before_its_pixels_are_decoded():
+def test_a_huge_image_is_rejected_before_its_pixels_are_decoded():
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -120,28 +120,28 @@ def test_a_huge_image_is_refused_before_its_pixels_are_decoded():
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known kind"),
     ],
 )
-def test_what_is_no_image_is_refused(content, reason):
+def test_content_other_than_an_image_is_rejected(content, reason):
     with pytest.raises(BrokenImage, match=reason):
-        decode(content, max_pixels=MANY)
+        decode(content, max_pixels=MAX_PIXELS)
 
 
-def test_a_truncated_image_is_refused(encoded):
+def test_a_truncated_image_is_rejected(encoded):
     content = encoded(size=(64, 64), kind="JPEG")
 
     with pytest.raises(BrokenImage, match="truncated"):
-        decode(content[: len(content) // 2], max_pixels=MANY)
+        decode(content[: len(content) // 2], max_pixels=MAX_PIXELS)
 
 
 @given(
     kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]),
-    place=st.floats(0, 1, exclude_max=True),
+    position=st.floats(0, 1, exclude_max=True),
     damage=st.binary(max_size=8),
 )
-def test_damaged_images_decode_or_are_broken_and_nothing_else(kind, place, damage):
+def test_damaged_images_decode_or_raise_broken_image(kind, position, damage):
     out = io.BytesIO()
     Image.linear_gradient("L").resize((16, 16)).convert("RGB").save(out, kind)
     content = bytearray(out.getvalue())
-    start = int(place * len(content))
+    start = int(position * len(content))
     content[start : start + len(damage)] = damage
 
     try:

@@ -25,7 +25,7 @@ def test_a_split_lists_its_samples_in_the_order_of_their_paths(folder):
         assert len(stored.split("test")) == 4
 
 
-def test_a_sample_gives_its_file_and_its_picture(folder, tree):
+def test_a_sample_gives_its_file_and_its_image(folder, tree):
     with StoredDataset.open(folder) as stored:
         train = stored.split("train")
 
@@ -40,7 +40,7 @@ def test_the_facts_of_a_dataset_can_be_read(folder):
         assert len(stored.fingerprint) == 64
 
 
-def test_grey_pictures_among_coloured_ones_are_read_as_rgb(ingest, zipped, tree, encoded, tmp_path):
+def test_grey_images_among_coloured_ones_are_read_as_rgb(ingest, zipped, tree, encoded, tmp_path):
     ingest(zipped(tree() | {"train/cat/00.png": encoded(mode="L")}))
 
     with StoredDataset.open(tmp_path / "stored") as stored:
@@ -58,10 +58,10 @@ def test_an_unlabelled_dataset_has_no_classes(ingest, zipped, encoded, tmp_path)
 def test_samples_can_be_read_from_several_threads(folder):
     with StoredDataset.open(folder) as stored, ThreadPoolExecutor(4) as pool:
         train = stored.split("train")
-        pictures = list(pool.map(train.read, list(range(10)) * 20))
+        images = list(pool.map(train.read, list(range(10)) * 20))
 
-        assert all(isinstance(picture, Image.Image) for picture in pictures)
-        assert pictures[13].tobytes() == train.read(3).tobytes()
+        assert all(isinstance(image, Image.Image) for image in images)
+        assert images[13].tobytes() == train.read(3).tobytes()
 
 
 @pytest.mark.parametrize("name", ["index.json", "images.bin", "train.npy", "test.paths"])
@@ -77,7 +77,7 @@ def test_a_file_that_is_cut_off_is_noticed(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1])
 
-    with pytest.raises(StorageFailed, match=r"damaged|not copied whole"):
+    with pytest.raises(StorageFailed, match=r"damaged|copy is incomplete"):
         StoredDataset.open(folder)
 
 

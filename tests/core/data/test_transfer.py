@@ -1,4 +1,4 @@
-"""What is sent to the device."""
+"""Copies to the device."""
 
 import torch
 

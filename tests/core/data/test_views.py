@@ -21,13 +21,13 @@ seeds = st.integers(0, 2**31 - 1)
 views = st.integers(0, 20_000)
 
 
-def pictures(count, channels=3, size=16, seed=0):
+def random_images(count, channels=3, size=16, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
 
 
 def row(**draws):
-    """One row with every draw at one half, the given ones aside."""
+    """One row with all draws 0.5 except the given ones."""
     rows = torch.full((1, NUM_COLUMNS), 0.5)
     for name, value in draws.items():
         rows[0, Column[name.upper()]] = value
@@ -43,7 +43,7 @@ def test_a_row_does_not_depend_on_the_number_of_samples(seed, view, few, more):
 
 
 @given(seeds, views, st.integers(0, 100), st.integers(1, 20))
-def test_a_table_can_be_made_in_blocks(seed, view, first, count):
+def test_a_table_can_be_generated_in_blocks(seed, view, first, count):
     whole = view_table(seed, view, first + count)
 
     assert torch.equal(view_table(seed, view, count, first=first), whole[first:])
@@ -55,14 +55,14 @@ def test_a_table_can_be_replayed(seed, view):
 
 
 @given(seeds, views)
-def test_another_seed_or_view_has_other_numbers(seed, view):
+def test_another_seed_or_view_has_other_draws(seed, view):
     table = view_table(seed, view, 2)
 
     assert not torch.equal(table, view_table(seed ^ 1, view, 2))
     assert not torch.equal(table, view_table(seed, view + 1, 2))
 
 
-def test_numbers_are_uniform_in_0_to_1():
+def test_draws_are_uniform_in_0_to_1():
     table = view_table(0, 0, 20_000)
 
     assert table.dtype == torch.float32
@@ -85,7 +85,7 @@ def philox(key, counter):
     return c
 
 
-def test_the_numbers_are_those_of_the_published_generator():
+def test_the_draws_match_the_published_generator():
     seed, view, index = 123, 45, 6
     words = [word for block in range(4) for word in philox((seed, view), (1 + 4 * index + block, 0, 0, 0))]
     expected = [half / 2**24 for word in words for half in ((word & 0xFFFFFFFF) >> 8, word >> 40)]
@@ -93,17 +93,17 @@ def test_the_numbers_are_those_of_the_published_generator():
     assert view_table(seed, view, 1, first=index)[0].tolist() == expected
 
 
-def test_no_column_is_named_twice_and_there_is_room_for_more():
+def test_columns_are_distinct_and_some_are_free():
     assert len(Column) == len({column.value for column in Column}) < NUM_COLUMNS
 
 
 @pytest.mark.parametrize(("epoch", "count", "view"), [(0, None, 0), (7, None, 7), (7, 4, 3), (8, 4, 0), (5, 1, 0)])
-def test_views_are_shown_in_turn(epoch, count, view):
+def test_views_are_cycled(epoch, count, view):
     assert view_of_epoch(epoch, count) == view
 
 
 @pytest.mark.parametrize(("epochs", "views", "count"), [(5, None, 5), (5, 2, 2), (5, 5, 5), (3, 8, 3), (1, 1, 1)])
-def test_as_many_views_are_shown_as_there_are_different_ones(epochs, views, count):
+def test_the_number_of_views_counts_distinct_views(epochs, views, count):
     assert num_views(epochs, views) == count
     assert len({view_of_epoch(epoch, views) for epoch in range(epochs)}) == count
 
@@ -112,7 +112,7 @@ def test_as_many_views_are_shown_as_there_are_different_ones(epochs, views, coun
 
 
 @given(seeds, views, st.integers(1, 200))
-def test_an_order_is_a_permutation_that_can_be_replayed(seed, epoch, count):
+def test_an_order_is_a_replayable_permutation(seed, epoch, count):
     order = epoch_order(seed, epoch, count)
 
     assert order.dtype == torch.int64
@@ -120,35 +120,35 @@ def test_an_order_is_a_permutation_that_can_be_replayed(seed, epoch, count):
     assert torch.equal(order, epoch_order(seed, epoch, count))
 
 
-def test_every_epoch_has_an_order_of_its_own():
+def test_every_epoch_has_another_order():
     assert len({tuple(epoch_order(0, epoch, 20).tolist()) for epoch in range(50)}) == 50
 
 
 @given(st.integers(1, 300), st.integers(1, 64))
 def test_batches_cover_an_epoch_evenly(count, batch_size):
     order = epoch_order(0, 0, count)
-    made = list(batches(order, batch_size))
+    all_batches = list(batches(order, batch_size))
 
-    assert len(made) == steps_per_epoch(count, batch_size)
-    assert torch.equal(torch.cat(made), order)
-    sizes = [len(batch) for batch in made]
+    assert len(all_batches) == steps_per_epoch(count, batch_size)
+    assert torch.equal(torch.cat(all_batches), order)
+    sizes = [len(batch) for batch in all_batches]
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.data())
-def test_batches_go_on_from_any_step(count, batch_size, data):
+def test_batches_start_at_any_step(count, batch_size, data):
     order = epoch_order(1, 2, count)
-    made = list(batches(order, batch_size))
-    start = data.draw(st.integers(0, len(made)))
+    all_batches = list(batches(order, batch_size))
+    start = data.draw(st.integers(0, len(all_batches)))
 
     rest = list(batches(order, batch_size, start=start))
 
-    assert len(rest) == len(made) - start
-    assert all(torch.equal(one, other) for one, other in zip(rest, made[start:], strict=True))
+    assert len(rest) == len(all_batches) - start
+    assert all(torch.equal(one, other) for one, other in zip(rest, all_batches[start:], strict=True))
 
 
-# --- pictures -----------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40)
@@ -161,19 +161,19 @@ def test_batches_go_on_from_any_step(count, batch_size, data):
     st.data(),
 )
 def test_a_sample_is_the_same_in_every_batch(augmentation, seed, count, channels, size, data):
-    images, rows = pictures(count, channels, size, seed % 97), view_table(seed, 0, count)
+    images, rows = random_images(count, channels, size, seed % 97), view_table(seed, 0, count)
     whole = apply_view(images, rows, augmentation)
-    chosen = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=6)))
+    selected = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=6)))
 
-    some = apply_view(images[chosen], rows[chosen], augmentation)
+    some = apply_view(images[selected], rows[selected], augmentation)
 
-    assert torch.equal(some, whole[chosen])
+    assert torch.equal(some, whole[selected])
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 @pytest.mark.parametrize("size", [32, 61])
-def test_a_sample_is_the_same_alone_and_in_a_large_batch_and_with_more_threads(augmentation, size):
-    images, rows = pictures(130, size=size), view_table(3, 1, 130)
+def test_a_sample_is_the_same_for_any_batch_size_and_number_of_threads(augmentation, size):
+    images, rows = random_images(130, size=size), view_table(3, 1, 130)
     whole = apply_view(images, rows, augmentation)
     alone = torch.cat([apply_view(images[i : i + 1], rows[i : i + 1], augmentation) for i in range(130)])
     threads = torch.get_num_threads()
@@ -189,8 +189,8 @@ def test_a_sample_is_the_same_alone_and_in_a_large_batch_and_with_more_threads(a
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_results_are_float_pictures_in_0_to_1(augmentation, channels):
-    result = apply_view(pictures(64, channels), view_table(0, 0, 64), augmentation)
+def test_results_are_float_images_in_0_to_1(augmentation, channels):
+    result = apply_view(random_images(64, channels), view_table(0, 0, 64), augmentation)
 
     assert result.dtype == torch.float32
     assert result.shape == (64, channels, 16, 16)
@@ -199,13 +199,13 @@ def test_results_are_float_pictures_in_0_to_1(augmentation, channels):
 
 
 def test_none_only_scales():
-    images = pictures(2)
+    images = random_images(2)
 
     assert torch.equal(apply_view(images, view_table(0, 0, 2), "none"), images / 255)
 
 
-def test_flip_mirrors_half_of_the_pictures():
-    images, rows = pictures(400, size=4), view_table(0, 0, 400)
+def test_flip_mirrors_half_of_the_images():
+    images, rows = random_images(400, size=4), view_table(0, 0, 400)
     result = apply_view(images, rows, "flip")
     flipped = rows[:, Column.FLIP] < 0.5
 
@@ -215,8 +215,8 @@ def test_flip_mirrors_half_of_the_pictures():
 
 
 @pytest.mark.parametrize(("draw", "offset"), [(0.0, -2), (0.5, 0), (0.999999, 2)])
-def test_light_moves_by_up_to_an_eighth_with_black_outside(draw, offset):
-    images = pictures(1)
+def test_light_shifts_by_up_to_an_eighth_with_black_outside(draw, offset):
+    images = random_images(1)
 
     result = apply_view(images, row(crop_x=draw, flip=0.9), "light")[0]
 
@@ -226,8 +226,8 @@ def test_light_moves_by_up_to_an_eighth_with_black_outside(draw, offset):
     assert torch.equal(result, moved)
 
 
-def test_light_moves_very_small_pictures_by_one_pixel():
-    images = pictures(1, size=4)
+def test_light_shifts_very_small_images_by_one_pixel():
+    images = random_images(1, size=4)
 
     result = apply_view(images, row(crop_x=0.0, flip=0.9), "light")[0]
 
@@ -235,8 +235,8 @@ def test_light_moves_very_small_pictures_by_one_pixel():
     assert result[:, :, 0].abs().sum() == 0
 
 
-def test_strong_with_middle_draws_is_the_picture():
-    images = pictures(1)
+def test_strong_with_neutral_draws_is_the_image():
+    images = random_images(1)
     whole = row(scale=1.0, flip=0.9, erase=0.9)
 
     result = apply_view(images, whole, "strong")
@@ -244,7 +244,7 @@ def test_strong_with_middle_draws_is_the_picture():
     assert (result - images / 255).abs().max() < 1e-5
 
 
-def test_a_resized_crop_keeps_to_its_window():
+def test_a_resized_crop_shows_its_window():
     images = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
     images[..., 8:] = 255  # the right half is white
 
@@ -256,7 +256,7 @@ def test_a_resized_crop_keeps_to_its_window():
     assert share == pytest.approx((side - 8) / side, abs=0.04)
 
 
-def test_brightness_and_contrast_of_a_grey_picture():
+def test_brightness_and_contrast_of_a_gray_image():
     images = torch.full((1, 1, 8, 8), 100, dtype=torch.uint8)
 
     bright = apply_view(images, row(scale=1.0, flip=0.9, erase=0.9, brightness=1.0), "strong")
@@ -266,8 +266,8 @@ def test_brightness_and_contrast_of_a_grey_picture():
     assert flat.flatten().tolist() == pytest.approx([100 / 255] * 64, abs=1e-5)
 
 
-def test_contrast_moves_away_from_the_mean_luminance():
-    images = pictures(1)
+def test_contrast_blends_with_the_mean_luminance():
+    images = random_images(1)
     result = apply_view(images, row(scale=1.0, flip=0.9, erase=0.9, contrast=0.0), "strong")[0]
 
     x = images[0].float() / 255
@@ -275,16 +275,16 @@ def test_contrast_moves_away_from_the_mean_luminance():
     assert (result - (0.6 * x + 0.4 * mean)).abs().max() < 1e-4
 
 
-def test_saturation_mixes_with_the_grey_picture():
-    images = pictures(1)
+def test_saturation_blends_with_the_luminance():
+    images = random_images(1)
     result = apply_view(images, row(scale=1.0, flip=0.9, erase=0.9, saturation=0.0), "strong")[0]
 
     x = images[0].float() / 255
-    grey = 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]
-    assert (result - (0.6 * x + 0.4 * grey)).abs().max() < 1e-5
+    luminance = 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]
+    assert (result - (0.6 * x + 0.4 * luminance)).abs().max() < 1e-5
 
 
-def test_erasing_covers_a_rectangle_with_one_colour():
+def test_erasing_fills_a_rectangle_with_one_color():
     images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     erased = row(
         scale=1.0, flip=0.9, erase=0.1, erase_area=1.0, erase_ratio=0.5, erase_x=0.0, erase_y=0.999, erase_red=0.75
@@ -300,7 +300,7 @@ def test_erasing_covers_a_rectangle_with_one_colour():
     assert covered.float().mean().item() == pytest.approx(1 / 3, abs=0.05)
 
 
-def test_a_quarter_of_the_pictures_is_erased():
+def test_a_quarter_of_the_images_is_erased():
     images = torch.full((2000, 1, 8, 8), 128, dtype=torch.uint8)
     rows = view_table(0, 0, 2000)
 
@@ -310,7 +310,7 @@ def test_a_quarter_of_the_pictures_is_erased():
     assert 0.2 < changed < 0.29
 
 
-def test_crops_of_strong_have_the_stated_sizes():
+def test_strong_crops_have_the_documented_sizes():
     ramp = torch.arange(64, dtype=torch.uint8).repeat(64, 1)[None, None].repeat(500, 1, 1, 1)
     rows = view_table(1, 0, 500)
     rows[:, [Column.BRIGHTNESS, Column.CONTRAST]] = 0.5
@@ -326,8 +326,8 @@ def test_crops_of_strong_have_the_stated_sizes():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-def test_a_gpu_gives_the_same_pictures_and_the_same_bits_in_every_batch(augmentation):
-    images, rows = pictures(130, size=61), view_table(3, 1, 130)
+def test_a_gpu_gives_the_same_images_and_the_same_bits_in_every_batch(augmentation):
+    images, rows = random_images(130, size=61), view_table(3, 1, 130)
     on_gpu = apply_view(images.cuda(), rows, augmentation)
     alone = torch.cat([apply_view(images[i : i + 1].cuda(), rows[i : i + 1], augmentation) for i in range(130)])
 
