@@ -1,28 +1,28 @@
-"""Why files from outside are refused: the branches of the error tree for datasets, downloads and weights.
+"""Errors for untrusted files: datasets, downloads and weights.
 
-Each limit that a setting draws has a code of its own, so that a program can tell them apart. The same codes
-stand beside single files that are left out (``rejected`` of a dataset), where they end nothing.
+Each limit in the settings has its own code, so that a program can tell them apart. The same codes mark single
+files in a dataset's ``rejected`` list, where they do not fail the dataset.
 """
 
 from __future__ import annotations
 
 from core.errors import DatasetRejected, InvalidRequest, RunError, UnsupportedMedia, WeightsMismatch
 
-# --- a dataset as a whole -----------------------------------------------------------------------
+# --- datasets -----------------------------------------------------------------------------------
 
 
 class ArchiveUnreadable(DatasetRejected):
-    """Not an archive of a kind that is read here, damaged, cut off, or one of several parts."""
+    """The archive has an unsupported format, is damaged or truncated, or is one part of several."""
 
     code = "archive_unreadable"
     title = "The archive cannot be read"
 
 
 class ArchiveBomb(DatasetRejected):
-    """An archive that is made to unpack to far more than it is (``POTSTILL_MAX_UNPACK_RATIO``)."""
+    """The archive unpacks to more than ``POTSTILL_MAX_UNPACK_RATIO`` times its size."""
 
     code = "archive_bomb"
-    title = "The archive is taken for a decompression bomb"
+    title = "The archive is a decompression bomb"
 
 
 class ArchiveEncrypted(DatasetRejected):
@@ -33,70 +33,70 @@ class ArchiveEncrypted(DatasetRejected):
 
 
 class UnpackedTooLarge(DatasetRejected):
-    """The files take more than ``POTSTILL_MAX_UNPACKED_BYTES`` when they are unpacked."""
+    """The unpacked files exceed ``POTSTILL_MAX_UNPACKED_BYTES``."""
 
     code = "unpacked_too_large"
     title = "The unpacked files are too large"
 
 
 class TooManyFiles(DatasetRejected):
-    """More files or rows than ``POTSTILL_MAX_ARCHIVE_FILES``."""
+    """The dataset has more files or rows than ``POTSTILL_MAX_ARCHIVE_FILES``."""
 
     code = "too_many_files"
     title = "There are too many files"
 
 
 class NoImages(DatasetRejected):
-    """Nothing in it is an image that can be read."""
+    """The dataset contains no readable image."""
 
     code = "no_images"
-    title = "There are no images in it"
+    title = "The dataset contains no images"
 
 
 class UnsafePath(DatasetRejected):
-    """Every path in it leads outside of the archive, or cannot be a path."""
+    """Every path leads outside the archive or is invalid."""
 
     code = "unsafe_path"
-    title = "The paths lead outside"
+    title = "The paths lead outside the archive"
 
 
 class SpecialFile(DatasetRejected):
-    """There are only links, devices and the like in it."""
+    """The dataset contains only links, devices and other special files."""
 
     code = "special_file"
-    title = "There are no ordinary files in it"
+    title = "The dataset contains no regular files"
 
 
 class NestedArchive(DatasetRejected):
-    """There are only archives in it."""
+    """The dataset contains only archives."""
 
     code = "nested_archive"
-    title = "Archives within an archive are not opened"
+    title = "Nested archives are not opened"
 
 
 class FileTooLarge(DatasetRejected):
-    """Every file in it is larger than ``POTSTILL_MAX_FILE_BYTES``."""
+    """Every file is larger than ``POTSTILL_MAX_FILE_BYTES``."""
 
     code = "file_too_large"
     title = "The files are too large"
 
 
 class ImageTooLarge(DatasetRejected):
-    """Every image in it has more pixels than ``POTSTILL_MAX_IMAGE_PIXELS``."""
+    """Every image has more pixels than ``POTSTILL_MAX_IMAGE_PIXELS``."""
 
     code = "image_too_large"
     title = "The images are too large"
 
 
 class TableUnclear(DatasetRejected):
-    """The columns or class names of Parquet files leave open what is meant, or contradict each other."""
+    """The columns or class names of the Parquet files are ambiguous or contradict each other."""
 
     code = "table_unclear"
-    title = "The tables are not clear"
+    title = "The tables are ambiguous"
 
 
 class TooFewImages(DatasetRejected):
-    """Fewer classes or images than a training and a test split need."""
+    """The dataset has too few classes or images for a training and a test split."""
 
     code = "too_few_images"
     title = "There are too few classes or images"
@@ -106,28 +106,28 @@ class IngestTimeout(DatasetRejected):
     """Reading and decoding took longer than ``POTSTILL_INGEST_SECONDS``."""
 
     code = "ingest_timeout"
-    title = "Taking the dataset in took too long"
+    title = "Ingesting the dataset took too long"
 
 
 class IngestCrashed(DatasetRejected):
-    """A decoder crashed over the files; it had a process of its own."""
+    """A decoder crashed on the files, in its own process."""
 
     code = "ingest_crashed"
-    title = "A decoder crashed over these files"
+    title = "A decoder crashed on these files"
 
 
-# --- a dataset that is fetched ------------------------------------------------------------------
+# --- downloads -------------------------------------------------------------------------------
 
 
 class UrlNotAllowed(InvalidRequest):
-    """The service does not connect to this address, or not to what it resolves or redirects to."""
+    """The service does not connect to this address, or to an address that it resolves or redirects to."""
 
     code = "url_not_allowed"
-    title = "This address is not fetched"
+    title = "This address is not allowed"
 
 
 class DownloadFailed(RunError):
-    """The file behind a URL did not arrive whole, or is none."""
+    """The file behind a URL did not arrive completely, or the URL does not serve a file."""
 
     code = "download_failed"
     title = "The download failed"
@@ -145,36 +145,36 @@ class DownloadTooLarge(DownloadFailed):
 
 
 class ModelNotSafetensors(UnsupportedMedia):
-    """The file is a pickle, an archive or anything else that is not safetensors."""
+    """The file is not a safetensors file, for example a pickle or an archive."""
 
     code = "model_not_safetensors"
-    title = "Only safetensors is read"
+    title = "The file is not safetensors"
 
 
 class ModelHeaderInvalid(UnsupportedMedia):
-    """The header of a safetensors file is damaged or does not describe the file."""
+    """The safetensors header is damaged or does not match the file."""
 
     code = "model_header_invalid"
-    title = "The safetensors header does not fit the file"
+    title = "The safetensors header does not match the file"
 
 
 class ModelNotFinite(WeightsMismatch):
-    """Weights that hold NaN or infinity, or that make the model answer so."""
+    """The weights contain NaN or infinity, or the model outputs NaN or infinity."""
 
     code = "model_not_finite"
     title = "The weights are not finite"
 
 
 class ModelCheckFailed(RunError):
-    """The process that loaded an uploaded model ended without an answer."""
+    """The process that checks an uploaded model ended without a result."""
 
     code = "model_check_failed"
-    title = "The model cannot be checked"
+    title = "The model check failed"
     fault = "data"
 
 
 class ModelCheckTimeout(ModelCheckFailed):
-    """Loading and running an uploaded model once took too long."""
+    """Loading and running an uploaded model took too long."""
 
     code = "model_check_timeout"
     title = "Checking the model took too long"

@@ -1,1 +1,1 @@
-"""Files from addresses that strangers name: what may be connected to, and how. The one way out to such addresses."""
+"""Download files from untrusted URLs. Only this package connects to such addresses."""

@@ -1,7 +1,7 @@
-"""Connections to checked addresses alone, each with an end in time.
+"""Connect only to checked addresses, with a deadline.
 
-A name is resolved once for each connection, every answer is checked, and the connection goes to an address that
-was checked: a second look-up, which could say something else, never happens. TLS still asks for the name.
+A host name is resolved once per connection, and every resolved address is checked. The connection goes to a checked
+address. A second lookup, whose result could differ (DNS rebinding), never happens. TLS still verifies the host name.
 """
 
 from __future__ import annotations
@@ -18,59 +18,59 @@ from typing import Any
 import httpcore
 
 from core.fetch.addresses import Address
-from core.fetch.targets import NetworkPolicy, require_admitted
+from core.fetch.targets import NetworkPolicy, check_addresses
 from core.ingest_errors import DownloadFailed
 
 CONNECT_SECONDS = 10.0
 RESOLVE_SECONDS = 10.0
-_MAX_ADDRESSES = 4  # tried one after the other
+_MAX_ADDRESSES = 4  # tried in order
 
 Resolver = Callable[[str], Sequence[Address]]
 Connector = Callable[[Address, int, float], httpcore.NetworkStream]
 
 
 class Deadline:
-    """The time by which everything must be done."""
+    """Time limit of a download."""
 
     def __init__(self, seconds: float) -> None:
-        self._ends = time.monotonic() + seconds
+        self._ends_at = time.monotonic() + seconds
         self._seconds = seconds
 
-    def at_most(self, seconds: float) -> float:
-        """So many seconds, or those that are left. Raises :class:`DownloadFailed` where none are."""
-        left = self._ends - time.monotonic()
-        if left <= 0:
-            raise self.passed()
-        return min(seconds, left)
+    def limit(self, seconds: float) -> float:
+        """Return ``seconds``, capped by the remaining time. Raises :class:`DownloadFailed` if no time remains."""
+        remaining = self._ends_at - time.monotonic()
+        if remaining <= 0:
+            raise self.error()
+        return min(seconds, remaining)
 
-    def passed(self) -> DownloadFailed:
-        """The error for being late."""
+    def error(self) -> DownloadFailed:
+        """Create the error for an exceeded deadline."""
         return DownloadFailed(f"the download took longer than {self._seconds:g} s; use a faster or smaller source")
 
     @property
-    def is_past(self) -> bool:
-        """Whether there is no time left."""
-        return time.monotonic() >= self._ends
+    def is_expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() >= self._ends_at
 
 
 def resolve(host: str) -> Sequence[Address]:
-    """Ask this system's resolver, for a limited time. Raises :class:`DownloadFailed`."""
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    """Resolve a host name with the system's resolver and a timeout. Raises :class:`DownloadFailed`."""
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def ask() -> None:
+    def lookup() -> None:
         try:
-            answers.put(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+            results.put(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
         except OSError as error:
-            answers.put(error)
+            results.put(error)
 
-    threading.Thread(target=ask, daemon=True).start()  # getaddrinfo has no time limit of its own
+    threading.Thread(target=lookup, daemon=True).start()  # getaddrinfo has no timeout
     try:
-        found = answers.get(timeout=RESOLVE_SECONDS)
+        result = results.get(timeout=RESOLVE_SECONDS)
     except queue.Empty:
-        raise DownloadFailed(f"{host} could not be looked up within {RESOLVE_SECONDS:g} s; try again later") from None
-    if isinstance(found, OSError):
-        raise DownloadFailed(f"{host} could not be looked up; is it written correctly?") from None
-    return list(dict.fromkeys(ip_address(answer[4][0]) for answer in found))
+        raise DownloadFailed(f"{host} could not be resolved within {RESOLVE_SECONDS:g} s; try again later") from None
+    if isinstance(result, OSError):
+        raise DownloadFailed(f"{host} could not be resolved; check its spelling") from None
+    return list(dict.fromkeys(ip_address(entry[4][0]) for entry in result))
 
 
 def connect(address: Address, port: int, seconds: float) -> httpcore.NetworkStream:
@@ -79,12 +79,12 @@ def connect(address: Address, port: int, seconds: float) -> httpcore.NetworkStre
 
 
 class CheckedBackend(httpcore.NetworkBackend):
-    """What httpcore connects through. ``resolver`` and ``connector`` are the system's own outside of tests."""
+    """Network backend of httpcore that checks addresses. Tests replace ``resolver`` and ``connector``."""
 
     def __init__(
-        self, reach: NetworkPolicy, deadline: Deadline, *, resolver: Resolver = resolve, connector: Connector = connect
+        self, policy: NetworkPolicy, deadline: Deadline, *, resolver: Resolver = resolve, connector: Connector = connect
     ) -> None:
-        self._reach = reach
+        self._policy = policy
         self._deadline = deadline
         self._resolver = resolver
         self._connector = connector
@@ -97,13 +97,13 @@ class CheckedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 - httpcore's interface
         socket_options: Iterable[Any] | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
-        """Resolve, check, and connect to what was checked. Raises :class:`core.ingest_errors.UrlNotAllowed`."""
+        """Resolve a host, check its addresses and connect. Raises :class:`core.ingest_errors.UrlNotAllowed`."""
         addresses = self._addresses(host)
-        require_admitted(host, addresses, self._reach)
+        check_addresses(host, addresses, self._policy)
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in addresses[:_MAX_ADDRESSES]:
             try:
-                seconds = self._deadline.at_most(timeout or CONNECT_SECONDS)
+                seconds = self._deadline.limit(timeout or CONNECT_SECONDS)
                 return _Stream(self._connector(address, port, seconds), self._deadline)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
@@ -117,17 +117,17 @@ class CheckedBackend(httpcore.NetworkBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection that nobody can hold open by sending a byte now and then."""
+    """A connection whose reads and writes end at the deadline, even if the peer sends single bytes."""
 
     def __init__(self, inner: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._inner = inner
         self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, self._deadline.at_most(timeout or CONNECT_SECONDS))
+        return self._inner.read(max_bytes, self._deadline.limit(timeout or CONNECT_SECONDS))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, self._deadline.at_most(timeout or CONNECT_SECONDS))
+        self._inner.write(buffer, self._deadline.limit(timeout or CONNECT_SECONDS))
 
     def close(self) -> None:
         self._inner.close()
@@ -135,7 +135,7 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        seconds = self._deadline.at_most(timeout or CONNECT_SECONDS)
+        seconds = self._deadline.limit(timeout or CONNECT_SECONDS)
         return _Stream(self._inner.start_tls(ssl_context, server_hostname, seconds), self._deadline)
 
     def get_extra_info(self, info: str) -> Any:

@@ -1,8 +1,8 @@
-"""A file from a URL that a stranger gave: over https from public addresses, within limits of size and time.
+"""Download a file from an untrusted URL: https only, public addresses only, limited in size and time.
 
-Redirects are followed by hand, each checked like the first address. Bytes are kept as they come: nothing is
-unpacked on the way, whatever ``Content-Encoding`` says. No proxy, cookie, password or setting of this machine's
-environment takes part. Messages name hosts, never whole URLs, which may hold a signature.
+Every redirect is checked like the first URL. Bytes are saved as received: ``Content-Encoding`` is not decoded.
+Proxies, cookies, passwords and environment variables are not used. Messages contain host names, never full URLs,
+because URLs may contain signatures.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from core.fetch.targets import NetworkPolicy, Target, parse_target
 from core.ingest_errors import DownloadFailed, DownloadTooLarge
 
 MAX_REDIRECTS = 5
-HEAD_BYTES = 1024  # enough to see what kind of file it is
+HEAD_BYTES = 1024  # enough to detect the file type
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OK = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadLimits:
-    """``seconds`` for all of it, ``idle_seconds`` between two pieces."""
+    """``seconds`` limits the whole download, ``idle_seconds`` the time between two chunks."""
 
     max_bytes: int
     seconds: float
@@ -37,37 +37,38 @@ class DownloadLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downloader:
-    """Fetches files. ``resolver``, ``connector`` and ``trust`` are the system's own outside of tests."""
+    """Downloads files. Tests replace ``resolver``, ``connector`` and ``make_ssl_context``."""
 
-    reach: NetworkPolicy
+    policy: NetworkPolicy
     limits: DownloadLimits
     resolver: Resolver = resolve
     connector: Connector = connect
-    trust: Callable[[], ssl.SSLContext] = ssl.create_default_context
+    make_ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context
 
-    def save(self, url: str, path: Path, *, look: Callable[[bytes], None], keep_going: Callable[[], None]) -> int:
-        """Fetch a URL into a new file; its size in bytes.
+    def save(self, url: str, path: Path, *, check_head: Callable[[bytes], None], on_chunk: Callable[[], None]) -> int:
+        """Download a URL into a new file and return its size in bytes.
 
-        ``look`` is given the first kilobyte, ``keep_going`` is called for every piece; what they raise ends it.
+        ``check_head`` receives the first ``HEAD_BYTES`` bytes; ``on_chunk`` is called per chunk. Their exceptions end
+        the download.
         Raises :class:`core.ingest_errors.UrlNotAllowed`, :class:`DownloadFailed`, :class:`DownloadTooLarge`.
         """
         deadline = Deadline(self.limits.seconds)
-        trust = self.trust()
-        target = parse_target(url, self.reach)
+        ssl_context = self.make_ssl_context()
+        target = parse_target(url, self.policy)
         for _ in range(MAX_REDIRECTS + 1):
-            with self._answer(target, deadline, trust) as answer:
-                if answer.status not in _REDIRECTS:
-                    self._require_file(target, answer)
-                    return self._save(target, _pieces(target, answer, deadline), path, look, keep_going)
-                location = _header(answer, "location")
+            with self._request(target, deadline, ssl_context) as response:
+                if response.status not in _REDIRECTS:
+                    self._require_file(target, response)
+                    return self._save(target, _chunks(target, response, deadline), path, check_head, on_chunk)
+                location = _header(response, "location")
             if not location:
-                raise DownloadFailed(f"{target.host} redirects to nowhere (status {answer.status})")
-            target = parse_target(urljoin(target.url, location), self.reach)
-        raise DownloadFailed(f"the address redirects more than {MAX_REDIRECTS} times; use the last one")
+                raise DownloadFailed(f"{target.host} redirects without a location (status {response.status})")
+            target = parse_target(urljoin(target.url, location), self.policy)
+        raise DownloadFailed(f"the address redirects more than {MAX_REDIRECTS} times; use the final address")
 
     @contextmanager
-    def _answer(self, target: Target, deadline: Deadline, trust: ssl.SSLContext) -> Iterator[httpcore.Response]:
-        backend = CheckedBackend(self.reach, deadline, resolver=self.resolver, connector=self.connector)
+    def _request(self, target: Target, deadline: Deadline, ssl_context: ssl.SSLContext) -> Iterator[httpcore.Response]:
+        backend = CheckedBackend(self.policy, deadline, resolver=self.resolver, connector=self.connector)
         idle = self.limits.idle_seconds
         timeouts = {"connect": CONNECT_SECONDS, "read": idle, "write": idle, "pool": idle}
         url = httpcore.URL(scheme=b"https", host=target.host, port=target.port, target=target.path)
@@ -77,76 +78,81 @@ class Downloader:
             ("Accept", "*/*"),
             ("Accept-Encoding", "identity"),
         )
-        with httpcore.ConnectionPool(ssl_context=trust, network_backend=backend, max_connections=1) as pool:
-            with _told(target, deadline):
+        with httpcore.ConnectionPool(ssl_context=ssl_context, network_backend=backend, max_connections=1) as pool:
+            with _translate_errors(target, deadline):
                 request = httpcore.Request("GET", url, headers=headers, extensions={"timeout": timeouts})
-                answer = pool.handle_request(request)
+                response = pool.handle_request(request)
             try:
-                yield answer
+                yield response
             finally:
-                answer.close()
+                response.close()
 
-    def _require_file(self, target: Target, answer: httpcore.Response) -> None:
-        if answer.status != _OK:
-            raise DownloadFailed(f"{target.host} answered {answer.status} instead of a file; is the link still valid?")
-        if _header(answer, "content-type").partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"}:
+    def _require_file(self, target: Target, response: httpcore.Response) -> None:
+        if response.status != _OK:
+            raise DownloadFailed(
+                f"{target.host} answered {response.status} instead of a file; check that the link is still valid"
+            )
+        if _header(response, "content-type").partition(";")[0].strip().lower() in {
+            "text/html",
+            "application/xhtml+xml",
+        }:
             raise DownloadFailed(f"{target.host} answered with a web page; use the link to the file itself")
-        stated = _header(answer, "content-length")
-        if stated.isdecimal() and len(stated) < 20 and int(stated) > self.limits.max_bytes:
+        declared = _header(response, "content-length")
+        if declared.isdecimal() and len(declared) < 20 and int(declared) > self.limits.max_bytes:
             raise self._too_large(target)
 
     def _save(
         self,
         target: Target,
-        pieces: Iterator[bytes],
+        chunks: Iterator[bytes],
         path: Path,
-        look: Callable[[bytes], None],
-        keep_going: Callable[[], None],
+        check_head: Callable[[bytes], None],
+        on_chunk: Callable[[], None],
     ) -> int:
         size, head = 0, bytearray()
         with path.open("xb") as file:
-            for piece in pieces:
-                keep_going()
-                size += len(piece)
+            for chunk in chunks:
+                on_chunk()
+                size += len(chunk)
                 if size > self.limits.max_bytes:
                     raise self._too_large(target)
                 if len(head) < HEAD_BYTES:
-                    head += piece[: HEAD_BYTES - len(head)]
+                    head += chunk[: HEAD_BYTES - len(head)]
                     if len(head) == HEAD_BYTES:
-                        look(bytes(head))
-                file.write(piece)
+                        check_head(bytes(head))
+                file.write(chunk)
         if size < HEAD_BYTES:
-            look(bytes(head))
+            check_head(bytes(head))
         return size
 
     def _too_large(self, target: Target) -> DownloadTooLarge:
-        most = f"{self.limits.max_bytes:,} bytes are accepted"
-        return DownloadTooLarge(f"the file at {target.host} is too large: at most {most}; send a part of it")
+        limit = f"{self.limits.max_bytes:,} bytes are accepted"
+        return DownloadTooLarge(f"the file at {target.host} is too large: at most {limit}; use a smaller file")
 
 
-def _pieces(target: Target, answer: httpcore.Response, deadline: Deadline) -> Iterator[bytes]:
-    with _told(target, deadline):
-        yield from answer.iter_stream()
+def _chunks(target: Target, response: httpcore.Response, deadline: Deadline) -> Iterator[bytes]:
+    with _translate_errors(target, deadline):
+        yield from response.iter_stream()
 
 
 @contextmanager
-def _told(target: Target, deadline: Deadline) -> Iterator[None]:
-    """Say what went wrong between us and the host."""
+def _translate_errors(target: Target, deadline: Deadline) -> Iterator[None]:
+    """Translate network errors to :class:`DownloadFailed`."""
     try:
         yield
     except httpcore.TimeoutException as error:
-        if deadline.is_past:
-            raise deadline.passed() from None
+        if deadline.is_expired:
+            raise deadline.error() from None
         if isinstance(error, httpcore.ConnectTimeout):
-            raise DownloadFailed(f"{target.host} does not take connections in time; try again later") from None
-        raise DownloadFailed(f"{target.host} fell silent in the middle; try again later") from None
+            raise DownloadFailed(f"{target.host} did not accept the connection in time; try again later") from None
+        raise DownloadFailed(f"{target.host} stopped sending data; try again later") from None
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-        words = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:200]
         raise DownloadFailed(
-            f"the file at {target.host} did not arrive whole: {words or type(error).__name__}"
+            f"the file at {target.host} did not arrive completely: {message or type(error).__name__}"
         ) from error
 
 
-def _header(answer: httpcore.Response, name: str) -> str:
-    wanted = name.encode()
-    return next((value.decode("latin-1") for key, value in answer.headers if key.lower() == wanted), "")
+def _header(response: httpcore.Response, name: str) -> str:
+    encoded_name = name.encode()
+    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == encoded_name), "")

@@ -1,1 +1,1 @@
-"""Ingestion: what users send becomes a stored dataset."""
+"""Ingestion: convert uploads to stored datasets."""

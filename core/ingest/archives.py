@@ -1,10 +1,10 @@
-"""The files of a folder or an archive, one after the other.
+"""Iterate over the files of a folder or an archive.
 
-Nothing is unpacked to a path of the archive's choosing: images stay in memory, and a Parquet table, which is
-read from its end, goes through a temporary file without a name.
+Nothing is unpacked to a path from the archive. Images stay in memory. A Parquet table goes through an unnamed
+temporary file, because its reader seeks to the end.
 
-An archive is hostile until shown otherwise. Sizes are checked as declared, before anything is read,
-and again as read; links, devices and nested archives are reported, never followed or opened.
+Archives are untrusted. Declared sizes are checked before reading, and actual sizes while reading. Links, devices
+and nested archives are rejected, never followed or opened.
 """
 
 from __future__ import annotations
@@ -20,113 +20,124 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from core.errors import DatasetRejected
-from core.ingest.limits import Budget, IngestLimits, readable, too_many_files
-from core.ingest.paths import NotAccepted, check_kind, clean_path, shown
+from core.ingest.limits import IngestLimits, UnpackBudget, format_bytes, too_many_files_error
+from core.ingest.paths import NotAccepted, check_suffix, clean_path, printable_name
 from core.ingest.source_files import Labels, SourceFile
 from core.ingest.tar import TarEntry, looks_like_tar, tar_entries
 from core.ingest_errors import ArchiveBomb, ArchiveUnreadable, TableUnclear
 
 if TYPE_CHECKING:
-    from core.ingest.parquet import Tables
+    from core.ingest.parquet import ParquetReader
 
 __all__ = ["SourceFile", "archive_files", "folder_files"]
 
 _UTF8_NAME = 0x800  # zip general purpose bits
 _ENCRYPTED = 0x1
 _ENTRY_SIGNATURE = b"PK\x01\x02"
-_LOCAL_HEADER_BYTES = 30  # the least that stands before a member
-_MAX_DIRECTORY_BYTES = 512 * 1024**2  # a million entries with names of usual length have a fifth of it
+_MIN_LOCAL_HEADER_BYTES = 30
+_MAX_DIRECTORY_BYTES = 512 * 1024**2  # a million entries with typical names take about 100 MiB
 
-_SHORT = "the file is damaged in the archive: it is shorter than declared"
-_SPECIAL = "a link or special file is not followed; pack the image itself"
+_TOO_SHORT_REASON = "the file is damaged in the archive: it is shorter than declared"
+_SPECIAL_FILE_REASON = "links and special files are not followed; pack the image itself"
 
-_PARQUET = b"PAR1"
+_PARQUET_MAGIC = b"PAR1"
 _TABLE_SUFFIXES = (".parquet", ".parq")
-_ONE_TABLE = "data.parquet"  # whatever its name was: the same content makes the same dataset
-_CHUNK = 1 << 20
+_SINGLE_TABLE_PATH = "data.parquet"  # independent of the upload's name: the same content makes the same dataset
+_CHUNK_BYTES = 1 << 20
 
-_REFUSED_KINDS = {
+_UNSUPPORTED_FORMATS = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; send a zip or a tar instead",
     b"Rar!": "a RAR archive; send a zip or a tar instead",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd, which is not read here; send a zip or a tar.gz instead",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd, which is not supported; send a zip or a tar.gz instead",
 }
 
 
 def archive_files(
-    path: Path, limits: IngestLimits, *, labels: Labels = "auto", scratch: Path | None = None
+    path: Path, limits: IngestLimits, *, labels: Labels = "auto", scratch_dir: Path | None = None
 ) -> Generator[SourceFile]:
-    """The files of a zip or tar archive (plain, gz, bz2, xz) or of one Parquet file, known by content, not by name.
+    """Iterate over a zip or tar archive (plain, gz, bz2, xz) or one Parquet file; the content decides the format.
 
-    ``labels`` is for Parquet files: whether their label column is looked for. ``scratch`` is where packed
-    ones are put while they are read, the system's own place by default. Raises :class:`DatasetRejected`
-    for anything else, for a damaged archive and for a bomb.
+    Args:
+        path: The archive.
+        limits: Limits on sizes and counts.
+        labels: Whether to use the label column of Parquet files.
+        scratch_dir: Folder for temporary copies of packed Parquet files. Default: the system's temporary folder.
+
+    Raises:
+        DatasetRejected: The format is unsupported, the archive is damaged, or it is a decompression bomb.
     """
     with path.open("rb") as file:
         head = file.read(512)
-    for magic, kind in _REFUSED_KINDS.items():
+    for magic, description in _UNSUPPORTED_FORMATS.items():
         if head.startswith(magic):
-            raise ArchiveUnreadable(f"the file is {kind}")
-    tables = _Spool(limits, packed_bytes=path.stat().st_size, labels=labels, scratch=scratch)
-    if head.startswith(_PARQUET):
-        return _one_table(path, tables)
+            raise ArchiveUnreadable(f"the file is {description}")
+    tables = _TableReader(limits, packed_bytes=path.stat().st_size, labels=labels, scratch_dir=scratch_dir)
+    if head.startswith(_PARQUET_MAGIC):
+        return _single_table_files(path, tables)
     if looks_like_tar(head):
         return _tar_files(path, limits, tables)
     if _is_zip(path):
         return _zip_files(path, limits, tables)
     if head.startswith(b"PK"):
-        raise ArchiveUnreadable("the zip archive is cut off: its directory is missing; upload it again")
+        raise ArchiveUnreadable("the zip archive is truncated: its directory is missing; upload it again")
     raise ArchiveUnreadable(
-        "the file is not an archive that is read here; send a zip or a tar (plain, gz, bz2 or xz), or a Parquet file"
+        "the file is not a supported archive; send a zip or a tar (plain, gz, bz2 or xz), or a Parquet file"
     )
 
 
 def folder_files(folder: Path, limits: IngestLimits, *, labels: Labels = "auto") -> Generator[SourceFile]:
-    """The files below a folder of one's own machine; linked files are read, linked folders are not entered."""
+    """Iterate over the files in a trusted local folder. Symlinks to files are followed, to folders are not."""
     if not folder.is_dir():
         raise DatasetRejected(f"{folder} is not a folder")
-    budget = Budget(limits, packed_bytes=None)
-    tables = _Spool(limits, packed_bytes=None, labels=labels, scratch=None)
+    budget = UnpackBudget(limits, packed_bytes=None)
+    tables = _TableReader(limits, packed_bytes=None, labels=labels, scratch_dir=None)
     for parent, folders, names in os.walk(folder):
         folders.sort()
         links = [name for name in folders if Path(parent, name).is_symlink()]
         for name in sorted(names) + links:
-            found = Path(parent, name)
-            yield from _folder_file(found, found.relative_to(folder).as_posix(), limits, budget, tables)
+            path = Path(parent, name)
+            yield from _folder_file(path, path.relative_to(folder).as_posix(), limits, budget, tables)
 
 
-def _folder_file(found: Path, name: str, limits: IngestLimits, budget: Budget, tables: _Spool) -> Iterator[SourceFile]:
+def _folder_file(
+    source: Path, name: str, limits: IngestLimits, budget: UnpackBudget, tables: _TableReader
+) -> Iterator[SourceFile]:
     budget.count_file()
     try:
         path = clean_path(name)
         if path is None:
             return
-        status = found.stat()
-        _check_ordinary(status.st_mode)
+        status = source.stat()
+        _check_regular(status.st_mode)
         if _is_table(path):
-            yield from tables.rows(path, found)
+            yield from tables.rows(path, source)
             return
-        check_kind(path)
+        check_suffix(path)
         _check_file_size(status.st_size, limits)
         budget.count_bytes(status.st_size)
-        file = SourceFile(path, found.read_bytes())
-    except NotAccepted as reason:
-        file = SourceFile(shown(name), problem=str(reason), code=reason.code)
-    except OSError as error:  # a broken link, a file without read permission: the others are still good
-        file = SourceFile(shown(name), problem=f"the file cannot be read: {error.strerror}", code="file_unreadable")
+        file = SourceFile(path, source.read_bytes())
+    except NotAccepted as error:
+        file = SourceFile(printable_name(name), reason=str(error), code=error.code)
+    except OSError as error:  # a broken link or a file without read permission; read the other files
+        file = SourceFile(
+            printable_name(name), reason=f"the file cannot be read: {error.strerror}", code="file_unreadable"
+        )
     yield file
 
 
-def _check_ordinary(mode: int) -> None:
+def _check_regular(mode: int) -> None:
     if stat.S_ISDIR(mode):
-        raise NotAccepted("a linked folder is not entered; copy it", code="special_file")
+        raise NotAccepted("linked folders are not followed; copy the folder", code="special_file")
     if not stat.S_ISREG(mode):
-        raise NotAccepted("not an ordinary file", code="special_file")
+        raise NotAccepted("not a regular file", code="special_file")
 
 
 def _check_file_size(num_bytes: int, limits: IngestLimits) -> None:
     if num_bytes > limits.max_file_bytes:
-        most = readable(limits.max_file_bytes)
-        raise NotAccepted(f"the file has {readable(num_bytes)}, at most {most} are accepted", code="file_too_large")
+        limit = format_bytes(limits.max_file_bytes)
+        raise NotAccepted(
+            f"the file has {format_bytes(num_bytes)}, at most {limit} are accepted", code="file_too_large"
+        )
 
 
 # --- zip ----------------------------------------------------------------------------------------
@@ -135,12 +146,12 @@ def _check_file_size(num_bytes: int, limits: IngestLimits) -> None:
 def _is_zip(path: Path) -> bool:
     try:
         return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # it is one, and says of itself that it cannot be read
+    except zipfile.BadZipFile:  # a zip with an unreadable directory
         return True
 
 
-class _CountedDirectory(BufferedReader):
-    """Refuses a zip directory of too many entries or bytes before ``zipfile`` makes an object of each."""
+class _BoundedDirectory(BufferedReader):
+    """Rejects a zip directory with too many entries or bytes before ``zipfile`` creates an object per entry."""
 
     def __init__(self, path: Path, limits: IngestLimits) -> None:
         super().__init__(FileIO(path))
@@ -151,20 +162,20 @@ class _CountedDirectory(BufferedReader):
             raise ArchiveBomb("the zip archive has a directory of absurd size; pack ordinary files")
         data = super().read(size)
         if data.count(_ENTRY_SIGNATURE) > self._limits.max_archive_files:
-            raise too_many_files(self._limits)
+            raise too_many_files_error(self._limits)
         return data
 
 
-def _zip_files(path: Path, limits: IngestLimits, tables: _Spool) -> Generator[SourceFile]:
-    budget = Budget(limits, packed_bytes=path.stat().st_size)
-    with _CountedDirectory(path, limits) as file:
+def _zip_files(path: Path, limits: IngestLimits, tables: _TableReader) -> Generator[SourceFile]:
+    budget = UnpackBudget(limits, packed_bytes=path.stat().st_size)
+    with _BoundedDirectory(path, limits) as file:
         try:
             archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, OSError) as error:
             raise ArchiveUnreadable(f"the zip archive is damaged ({error}); pack or upload it again") from error
         with archive:
-            _check_places(archive)
-            # Before anything is read: zipfile never reads more of a member than it declares.
+            _check_entry_offsets(archive)
+            # Declared sizes suffice: zipfile never reads more of a member than it declares.
             for entry in archive.infolist():
                 budget.count_file()
                 budget.count_bytes(entry.file_size)
@@ -172,21 +183,23 @@ def _zip_files(path: Path, limits: IngestLimits, tables: _Spool) -> Generator[So
                 yield from _zip_file(archive, entry, limits, tables)
 
 
-def _check_places(archive: zipfile.ZipFile) -> None:
-    """Refuse members that share bytes, which is how small zips unpack to petabytes, and parts of a split archive."""
-    behind = archive.start_dir
+def _check_entry_offsets(archive: zipfile.ZipFile) -> None:
+    """Reject overlapping members, which let small zips unpack to petabytes, and parts of a split archive."""
+    next_start = archive.start_dir
     for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset, reverse=True):
         if not 0 <= entry.header_offset < archive.start_dir:
-            raise ArchiveUnreadable("the zip archive is damaged: a file lies outside of it; pack or upload it again")
+            raise ArchiveUnreadable(
+                "the zip archive is damaged: a file lies outside the archive; pack or upload it again"
+            )
         if entry.volume:
-            raise ArchiveUnreadable("the zip archive is one of several parts; join them or pack it whole")
-        if entry.header_offset + _LOCAL_HEADER_BYTES + entry.compress_size > behind:
-            raise ArchiveBomb("files of the zip archive overlap, as no archiver writes them; pack it again")
-        behind = entry.header_offset
+            raise ArchiveUnreadable("the zip archive is one of several parts; join the parts or pack one archive")
+        if entry.header_offset + _MIN_LOCAL_HEADER_BYTES + entry.compress_size > next_start:
+            raise ArchiveBomb("files of the zip archive overlap; pack it again")
+        next_start = entry.header_offset
 
 
 def _zip_file(
-    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: IngestLimits, tables: _Spool
+    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: IngestLimits, tables: _TableReader
 ) -> Iterator[SourceFile]:
     name = _zip_name(entry)
     try:
@@ -197,17 +210,17 @@ def _zip_file(
         if _is_table(path):
             yield from tables.spooled_rows(path, lambda file: _zip_copy(archive, entry, file))
             return
-        check_kind(path)
+        check_suffix(path)
         _check_file_size(entry.file_size, limits)
         file = SourceFile(path, _zip_content(archive, entry))
-    except NotAccepted as reason:
-        file = SourceFile(shown(name), problem=str(reason), code=reason.code)
+    except NotAccepted as error:
+        file = SourceFile(printable_name(name), reason=str(error), code=error.code)
     yield file
 
 
 def _zip_name(entry: zipfile.ZipInfo) -> str:
-    """The entry's name; UTF-8 also where the archiver forgot to say so (``zipfile`` takes it for cp437)."""
-    name = entry.orig_filename  # zipfile's own ends at the first NUL
+    """Decode the entry's name, as UTF-8 if possible: some archivers omit the UTF-8 flag, and ``zipfile`` uses cp437."""
+    name = entry.orig_filename  # zipfile truncates `filename` at the first NUL
     if entry.flag_bits & _UTF8_NAME:
         return name
     try:
@@ -217,33 +230,33 @@ def _zip_name(entry: zipfile.ZipInfo) -> str:
 
 
 def _check_zip_entry(entry: zipfile.ZipInfo) -> None:
-    mode = entry.external_attr >> 16  # zero where the archive was not made on Unix
+    mode = entry.external_attr >> 16  # zero unless the archive was made on Unix
     if stat.S_IFMT(mode) not in {0, stat.S_IFREG}:
-        raise NotAccepted(_SPECIAL, code="special_file")
+        raise NotAccepted(_SPECIAL_FILE_REASON, code="special_file")
     if entry.flag_bits & _ENCRYPTED:
         raise NotAccepted("the file is encrypted; pack without a password", code="archive_encrypted")
     if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        # zipfile's bzip2 and LZMA readers unpack without a bound on what one read may give.
-        reason = "the file is compressed by another method than deflate; pack the usual way"
+        # zipfile's bzip2 and LZMA readers do not limit the output of one read.
+        reason = "the compression method is not supported; use deflate or no compression"
         raise NotAccepted(reason, code="compression_unknown")
 
 
 def _zip_content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     content = b"".join(_zip_blocks(archive, entry, entry.file_size))
     if len(content) != entry.file_size:
-        raise NotAccepted(_SHORT, code="file_damaged")
+        raise NotAccepted(_TOO_SHORT_REASON, code="file_damaged")
     return content
 
 
 def _zip_copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -> None:
-    for block in _zip_blocks(archive, entry, _CHUNK):
+    for block in _zip_blocks(archive, entry, _CHUNK_BYTES):
         file.write(block)
     if file.tell() != entry.file_size:
-        raise NotAccepted(_SHORT, code="file_damaged")
+        raise NotAccepted(_TOO_SHORT_REASON, code="file_damaged")
 
 
 def _zip_blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> Iterator[bytes]:
-    """A member in blocks; its checksum is looked at when the end is reached."""
+    """Read a member in blocks. The checksum is verified at the end."""
     try:
         with archive.open(entry) as stream:
             while block := stream.read(max(1, size)):
@@ -257,64 +270,66 @@ def _zip_blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> 
         ValueError,
         OverflowError,
     ) as error:
-        reason = f"the file is damaged in the archive: {error or 'it ends too early'}"
+        reason = f"the file is damaged in the archive: {error or 'unexpected end'}"
         raise NotAccepted(reason, code="file_damaged") from error
 
 
 # --- tar ----------------------------------------------------------------------------------------
 
 
-def _tar_files(path: Path, limits: IngestLimits, tables: _Spool) -> Generator[SourceFile]:
+def _tar_files(path: Path, limits: IngestLimits, tables: _TableReader) -> Generator[SourceFile]:
     for entry in tar_entries(path, limits):
         yield from _tar_file(entry, limits, tables)
 
 
-def _tar_file(entry: TarEntry, limits: IngestLimits, tables: _Spool) -> Iterator[SourceFile]:
+def _tar_file(entry: TarEntry, limits: IngestLimits, tables: _TableReader) -> Iterator[SourceFile]:
     try:
         path = clean_path(entry.name)
         if path is None or entry.is_folder:
             return
-        _check_plain(entry)
+        _check_regular_entry(entry)
         if _is_table(path):
             yield from tables.spooled_rows(path, entry.copy_to)
             return
-        check_kind(path)
+        check_suffix(path)
         _check_file_size(entry.size, limits)
         file = SourceFile(path, entry.read())
-    except NotAccepted as reason:
-        file = SourceFile(shown(entry.name), problem=str(reason), code=reason.code)
+    except NotAccepted as error:
+        file = SourceFile(printable_name(entry.name), reason=str(error), code=error.code)
     yield file
 
 
-def _check_plain(entry: TarEntry) -> None:
-    if not entry.is_plain:
-        raise NotAccepted(_SPECIAL, code="special_file")
+def _check_regular_entry(entry: TarEntry) -> None:
+    if not entry.is_regular:
+        raise NotAccepted(_SPECIAL_FILE_REASON, code="special_file")
 
 
 # --- parquet ------------------------------------------------------------------------------------
 
 
-class _Spool:
-    """The upload's Parquet tables; their reader is made when the first one comes."""
+class _TableReader:
+    """Reads the upload's Parquet tables; imports the Parquet reader at the first table."""
 
-    def __init__(self, limits: IngestLimits, *, packed_bytes: int | None, labels: Labels, scratch: Path | None) -> None:
+    def __init__(
+        self, limits: IngestLimits, *, packed_bytes: int | None, labels: Labels, scratch_dir: Path | None
+    ) -> None:
         self._limits = limits
         self._packed_bytes = packed_bytes
         self._labels: Labels = labels
-        self._scratch = scratch
-        self._tables: Tables | None = None
+        self._scratch_dir = scratch_dir
+        self._tables: ParquetReader | None = None
 
     def rows(self, path: str, source: Path | IO[bytes]) -> Iterator[SourceFile]:
-        """The rows of a table that lies on disk."""
+        """Iterate over the rows of a table on disk."""
         if self._tables is None:
-            from core.ingest.parquet import Tables  # slow to import and needed here alone
+            from core.ingest.parquet import ParquetReader  # slow import
 
-            self._tables = Tables(self._limits, packed_bytes=self._packed_bytes, labels=self._labels)
+            self._tables = ParquetReader(self._limits, packed_bytes=self._packed_bytes, labels=self._labels)
         yield from self._tables.files(path, source)
 
     def spooled_rows(self, path: str, copy_to: Callable[[IO[bytes]], None]) -> Iterator[SourceFile]:
-        """The rows of a packed table. Whoever packed it has counted its bytes."""
-        with tempfile.TemporaryFile(dir=self._scratch) as file:
+        """Iterate over the rows of a packed table. The archive reader counts its unpacked bytes."""
+        with tempfile.TemporaryFile(dir=self._scratch_dir) as file:
             copy_to(file)
             file.seek(0)
             yield from self.rows(path, file)
@@ -324,9 +339,9 @@ def _is_table(path: str) -> bool:
     return path.casefold().endswith(_TABLE_SUFFIXES)
 
 
-def _one_table(path: Path, tables: _Spool) -> Generator[SourceFile]:
+def _single_table_files(path: Path, tables: _TableReader) -> Generator[SourceFile]:
     try:
-        yield from tables.rows(_ONE_TABLE, path)
-    except NotAccepted as reason:
-        kind = TableUnclear if reason.code == TableUnclear.code else ArchiveUnreadable
-        raise kind(str(reason)) from reason
+        yield from tables.rows(_SINGLE_TABLE_PATH, path)
+    except NotAccepted as error:
+        error_type = TableUnclear if error.code == TableUnclear.code else ArchiveUnreadable
+        raise error_type(str(error)) from error

@@ -1,4 +1,4 @@
-"""Which columns of a table hold the image, its label and its split."""
+"""Find the image, label and split columns of a Parquet table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import types
 
-from core.ingest.paths import NotAccepted, clean_label, shown
+from core.ingest.paths import NotAccepted, clean_label, printable_name
 from core.ingest.source_files import Labels
 from core.ingest_errors import TableUnclear
 
@@ -21,77 +21,81 @@ SPLIT_NAME = "split"
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns by name. ``names`` are the classes in order where the file declares them; ``read``: the leaves."""
+    """Column names. ``class_names`` are the declared classes in label order, or None."""
 
     image: str
     image_is_struct: bool
     label: str | None
     label_kind: str
-    names: tuple[str, ...] | None
+    class_names: tuple[str, ...] | None
     split: str | None
 
     @property
-    def read(self) -> list[str]:
-        """What is read of the file, as paths in its schema."""
+    def leaf_paths(self) -> list[str]:
+        """Schema paths of the columns to read."""
         image = f"{self.image}.bytes" if self.image_is_struct else self.image
         return [image, *(name for name in (self.label, self.split) if name is not None)]
 
 
 def find_columns(schema: pa.Schema, *, labels: Labels) -> Columns:
-    """Find the columns by what the hub's ``datasets`` notes in the file, else by their types and names.
+    """Find the columns from the metadata of the hub's ``datasets``, else from their types and names.
 
-    The image is encoded bytes, or a struct with the field ``bytes``. A label is an integer or a string.
-    Raises :class:`NotAccepted` where no column holds images, and :class:`TableUnclear` where it is
-    unclear which one is meant.
+    The image is encoded bytes or a struct with the field ``bytes``. A label is an integer or a string.
+
+    Raises:
+        NotAccepted: No column holds images.
+        TableUnclear: Several columns are possible.
     """
-    features = _features(schema)
-    image = _choose(
+    features = _hub_features(schema)
+    image = _choose_column(
         "image",
-        [name for name in _declared(features, "Image") if _is_image(schema, name)],
+        [name for name in _declared_columns(features, "Image") if _is_image(schema, name)],
         [name for name in schema.names if _is_image(schema, name)],
         IMAGE_NAMES,
     )
     if image is None:
         raise NotAccepted(
             "no column of the Parquet file holds encoded images (bytes, or a struct with the field bytes); "
-            f"its columns are {shown(', '.join(schema.names))}",
+            f"its columns are {printable_name(', '.join(schema.names))}",
             code="table_unclear",
         )
     label = None if labels == "none" else _label_column(schema, features)
     names = None if label is None else _class_names(features.get(label))
-    written = None if label is None else schema.field(label).type
+    label_type = None if label is None else schema.field(label).type
     return Columns(
         image=image,
         image_is_struct=types.is_struct(schema.field(image).type),
         label=label,
-        label_kind="none" if written is None else "integer" if types.is_integer(written) else "string",
-        names=names if written is not None and types.is_integer(written) else None,
+        label_kind="none" if label_type is None else "integer" if types.is_integer(label_type) else "string",
+        class_names=names if label_type is not None and types.is_integer(label_type) else None,
         split=SPLIT_NAME if SPLIT_NAME in schema.names and _is_text(schema.field(SPLIT_NAME).type) else None,
     )
 
 
 def _label_column(schema: pa.Schema, features: dict[str, Any]) -> str | None:
     usable = [name for name in schema.names if _is_label(schema, name) and name != SPLIT_NAME]
-    declared = [name for name in _declared(features, "ClassLabel") if name in usable]
+    declared = [name for name in _declared_columns(features, "ClassLabel") if name in usable]
     known = [name for name in LABEL_NAMES if name in usable]
-    chosen = _choose("label", declared, known[:1], LABEL_NAMES)
+    chosen = _choose_column("label", declared, known[:1], LABEL_NAMES)
     if chosen is None and usable:
         raise TableUnclear(
-            f"it is not clear which column is the label ({shown(', '.join(usable))}); call it {LABEL_NAMES[0]}, "
-            "or send labels: none for a dataset without classes"
+            f"several columns may be the label ({printable_name(', '.join(usable))}); name it {LABEL_NAMES[0]}, "
+            "or set labels to none for a dataset without classes"
         )
     return chosen
 
 
-def _choose(what: str, declared: Sequence[str], possible: Sequence[str], names: Sequence[str]) -> str | None:
-    """The only one, else the first of the usual names; what is declared goes before what is possible."""
-    group = declared or possible
+def _choose_column(
+    role: str, declared: Sequence[str], candidates: Sequence[str], preferred_names: Sequence[str]
+) -> str | None:
+    """Choose the only column, else the first preferred name; declared columns come before other candidates."""
+    group = declared or candidates
     if len(group) <= 1:
         return group[0] if group else None
-    named = [name for name in names if name in group]
+    named = [name for name in preferred_names if name in group]
     if not named:
         raise TableUnclear(
-            f"it is not clear which column is the {what} ({shown(', '.join(group))}); call it {names[0]}"
+            f"several columns may be the {role} ({printable_name(', '.join(group))}); name it {preferred_names[0]}"
         )
     return named[0]
 
@@ -119,8 +123,8 @@ def _is_label(schema: pa.Schema, name: str) -> bool:
     return bool(types.is_integer(kind) or _is_text(kind))
 
 
-def _features(schema: pa.Schema) -> dict[str, Any]:
-    """The columns as the hub's ``datasets`` describes them; empty where it did not write the file."""
+def _hub_features(schema: pa.Schema) -> dict[str, Any]:
+    """Column metadata written by the hub's ``datasets``; empty for other writers."""
     try:
         document = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = document["info"]["features"]
@@ -129,7 +133,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     return features if isinstance(features, dict) else {}
 
 
-def _declared(features: dict[str, Any], kind: str) -> list[str]:
+def _declared_columns(features: dict[str, Any], kind: str) -> list[str]:
     return [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == kind]
 
 
@@ -138,11 +142,11 @@ def _class_names(feature: Any) -> tuple[str, ...] | None:
     if names is None:
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TableUnclear("the class names in the Parquet file are not a list of words; write it again")
+        raise TableUnclear("the class names in the Parquet file are not a list of strings; write the file again")
     try:
         cleaned = tuple(clean_label(name) for name in names)
-    except NotAccepted as reason:
-        raise TableUnclear(f"a class name in the Parquet file cannot be used: {reason}") from None
+    except NotAccepted as error:
+        raise TableUnclear(f"a class name in the Parquet file is invalid: {error}") from None
     if len(set(cleaned)) < len(cleaned):
-        raise TableUnclear("two classes in the Parquet file have the same name; rename one")
+        raise TableUnclear("two classes in the Parquet file have the same name; rename one of them")
     return cleaned

@@ -1,14 +1,11 @@
-"""Ingestion: from an archive, a folder or a built-in set to a stored dataset. Torch-free.
+"""Ingest an archive, a folder or a built-in dataset into a stored dataset. Does not import torch.
 
-Every image is decoded once, to check it and to take the fingerprint. A file that cannot be used is
-reported and left out; the dataset fails only where nothing sensible would remain, or where the source
-as a whole is hostile or damaged.
+Every image is decoded once, to validate it and to compute the fingerprint. Unusable files are reported and left
+out. The dataset fails only if too few files remain, or if the source itself is hostile or damaged.
 """
 
 from __future__ import annotations
 
-import secrets
-import shutil
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -20,11 +17,11 @@ from core.data.stored import INDEX, Index
 from core.errors import DatasetRejected
 from core.ingest.archives import archive_files, folder_files
 from core.ingest.builtin import builtin_files
-from core.ingest.dataset_writer import StoredWriter
-from core.ingest.folder_layout import Layout, arrange
-from core.ingest.limits import IngestLimits, Rejected
-from core.ingest.paths import shown
-from core.ingest.source_files import Labels, Row, SourceFile
+from core.ingest.dataset_writer import DatasetWriter
+from core.ingest.folder_layout import Layout, infer_layout
+from core.ingest.limits import IngestLimits, RejectedFile
+from core.ingest.paths import printable_name
+from core.ingest.source_files import Labels, SourceFile, TableRow
 from core.ingest_errors import (
     ArchiveEncrypted,
     FileTooLarge,
@@ -34,20 +31,29 @@ from core.ingest_errors import (
     SpecialFile,
     UnsafePath,
 )
+from core.system.disk import atomic_path
 
-__all__ = ["IngestLimits", "IngestReport", "Labels", "Rejected", "ingest_archive", "ingest_builtin", "ingest_folder"]
+__all__ = [
+    "IngestLimits",
+    "IngestReport",
+    "Labels",
+    "RejectedFile",
+    "ingest_archive",
+    "ingest_builtin",
+    "ingest_folder",
+]
 
-# Where every file is left out for the same one of these reasons, it is the dataset's.
-_ONE_REASON = (ArchiveEncrypted, FileTooLarge, ImageTooLarge, NestedArchive, SpecialFile, UnsafePath)
-MAX_LISTED = 1_000  # rejected files that are named; more are only counted
-_STRIDE = 8  # files between two calls of ``progress``: large images take a while each
+# If all files are rejected with the same one of these errors, it becomes the dataset's error.
+_SINGLE_REASON_ERRORS = (ArchiveEncrypted, FileTooLarge, ImageTooLarge, NestedArchive, SpecialFile, UnsafePath)
+MAX_LISTED_REJECTIONS = 1_000  # further rejected files are only counted
+_PROGRESS_STRIDE = 8  # files between two calls of ``progress``; small because large images are slow
 
 Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestReport:
-    """What was made. ``num_rejected`` counts all files left out; ``rejected`` names 1,000 and says how many more."""
+    """Result of an ingestion. ``rejected`` lists up to 1,000 files; ``num_rejected`` counts all of them."""
 
     num_classes: int | None
     classes: tuple[str, ...] | None
@@ -56,7 +62,7 @@ class IngestReport:
     splits: dict[str, dict[str, int]]
     fingerprint: str
     size_bytes: int
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[RejectedFile, ...]
     num_rejected: int
 
 
@@ -70,15 +76,22 @@ def ingest_archive(
     labels: Labels = "auto",
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Make a stored dataset of a zip or tar archive of images, or of Parquet; ``arrange`` says which layouts are read.
+    """Ingest a zip or tar archive of images or Parquet files; ``infer_layout`` lists the supported layouts.
 
-    ``out_folder`` must not exist yet, or be empty; it is there whole or not at all. ``seed`` decides
-    which images become the test split where the archive has none. ``labels`` none makes a dataset without
-    classes, whatever the folders or columns say. ``progress`` is called with the
-    number of files seen, now and then; what it raises ends the work. Raises :class:`DatasetRejected`.
+    Args:
+        path: The archive.
+        out_folder: Folder of the stored dataset; absent or empty. It is created completely or not at all.
+        limits: Limits on sizes and counts.
+        seed: Selects the images of the test split if the archive has none.
+        name: Name of the dataset. Default: the archive's file name.
+        labels: ``none`` makes a dataset without classes and ignores folders and label columns.
+        progress: Called periodically with the number of files read; an exception from it ends the ingestion.
+
+    Raises:
+        DatasetRejected: The dataset cannot be used.
     """
     limits = limits or IngestLimits()
-    files = archive_files(path, limits, labels=labels, scratch=out_folder.parent)
+    files = archive_files(path, limits, labels=labels, scratch_dir=out_folder.parent)
     name = name or path.name
     return _ingest(files, out_folder, limits=limits, seed=seed, name=name, labels=labels, progress=progress)
 
@@ -93,7 +106,7 @@ def ingest_folder(
     labels: Labels = "auto",
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Make a stored dataset of a folder of one's own; the same as :func:`ingest_archive` of it packed."""
+    """Ingest a trusted local folder, with the same result as :func:`ingest_archive` of the packed folder."""
     limits = limits or IngestLimits()
     files = folder_files(folder, limits, labels=labels)
     name = name or folder.resolve().name
@@ -101,7 +114,7 @@ def ingest_folder(
 
 
 def ingest_builtin(name: str, out_folder: Path, *, seed: int = 0, progress: Progress | None = None) -> IngestReport:
-    """Make a stored dataset of ``digits`` or ``mnist-5k``. Raises :class:`core.errors.InvalidRequest` for others."""
+    """Ingest ``digits`` or ``mnist-5k``. Raises :class:`core.errors.InvalidRequest` for other names."""
     files = builtin_files(name)
     return _ingest(files, out_folder, limits=IngestLimits(), seed=seed, name=name, labels="auto", progress=progress)
 
@@ -117,15 +130,15 @@ def _ingest(
     progress: Progress | None,
 ) -> IngestReport:
     rejections = _Rejections()
-    with _whole_or_not_at_all(out_folder) as folder, closing(files), closing(StoredWriter(folder)) as writer:
+    with _dataset_folder(out_folder) as folder, closing(files), closing(DatasetWriter(folder)) as writer:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow thinks of odd but readable files is nobody's concern
+            warnings.simplefilter("ignore")  # Pillow warns about unusual but readable files
             rows = _store_files(files, writer, rejections, limits, progress)
         if not writer.paths():
-            raise _nothing_left(rejections)
-        layout = _arranged(writer, rejections, seed, labels, rows)
+            raise _no_images_error(rejections)
+        layout = _infer_layout(writer, rejections, seed, labels, rows)
         for rejected in layout.rejected:
-            rejections.add(shown(rejected.path), rejected.reason, rejected.code)
+            rejections.add(printable_name(rejected.path), rejected.reason, rejected.code)
         index = writer.finish(layout, name=name)
         size_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return _report(index, rejections, size_bytes)
@@ -133,73 +146,73 @@ def _ingest(
 
 def _store_files(
     files: Iterable[SourceFile],
-    writer: StoredWriter,
+    writer: DatasetWriter,
     rejections: _Rejections,
     limits: IngestLimits,
     progress: Progress | None,
-) -> dict[str, Row]:
-    """Store what can be decoded. What tables say of their images, by path."""
-    rows: dict[str, Row] = {}
+) -> dict[str, TableRow]:
+    """Store the images that can be decoded; return the table rows by image path."""
+    rows: dict[str, TableRow] = {}
     for count, file in enumerate(files, start=1):
-        if progress is not None and count % _STRIDE == 0:
+        if progress is not None and count % _PROGRESS_STRIDE == 0:
             progress(count)
-        if file.problem is not None:
-            rejections.add(file.path, file.problem, file.code)
+        if file.reason is not None:
+            rejections.add(file.path, file.reason, file.code)
         elif file.path in writer:
-            rejections.add(file.path, "there is another file with this path, which was taken", "duplicate_path")
+            rejections.add(file.path, "an earlier file has the same path", "duplicate_path")
         else:
             try:
-                picture = decode(file.content, max_pixels=limits.max_image_pixels)
-            except BrokenImage as reason:
-                rejections.add(file.path, str(reason), reason.code)
+                image = decode(file.content, max_pixels=limits.max_image_pixels)
+            except BrokenImage as error:
+                rejections.add(file.path, str(error), error.code)
             else:
-                writer.add(file.path, file.content, picture)
+                writer.add(file.path, file.content, image)
                 if file.row is not None:
                     rows[file.path] = file.row
     return rows
 
 
-def _arranged(
-    writer: StoredWriter, rejections: _Rejections, seed: int, labels: Labels, rows: Mapping[str, Row]
+def _infer_layout(
+    writer: DatasetWriter, rejections: _Rejections, seed: int, labels: Labels, rows: Mapping[str, TableRow]
 ) -> Layout:
     try:
-        return arrange(writer.paths(), seed=seed, labels=labels, rows=rows)
-    except DatasetRejected as error:  # what was left out may be why
+        return infer_layout(writer.paths(), seed=seed, labels=labels, rows=rows)
+    except DatasetRejected as error:  # rejected files may be the cause
         error.extra["rejected"] = rejections.document()
         raise
 
 
 class _Rejections:
-    """The files left out so far. A hostile archive may have a million: only the first are kept."""
+    """Collects rejected files. Lists only the first ones, because a hostile archive may have a million."""
 
     def __init__(self) -> None:
-        self.listed: list[Rejected] = []
+        self.listed: list[RejectedFile] = []
         self.count = 0
         self.codes: set[str] = set()
 
     def add(self, path: str, reason: str, code: str) -> None:
         self.count += 1
         self.codes.add(code)
-        if len(self.listed) < MAX_LISTED:
-            self.listed.append(Rejected(path, reason, code))
+        if len(self.listed) < MAX_LISTED_REJECTIONS:
+            self.listed.append(RejectedFile(path, reason, code))
 
-    def summary(self) -> tuple[Rejected, ...]:
+    def summary(self) -> tuple[RejectedFile, ...]:
         more = self.count - len(self.listed)
-        rest = (Rejected("…", f"{more:,} more files are left out", "more"),) if more else ()
+        rest = (RejectedFile("…", f"{more:,} more files are left out", "more"),) if more else ()
         return (*self.listed, *rest)
 
     def document(self) -> list[dict[str, str]]:
         return [asdict(rejected) for rejected in self.summary()]
 
 
-def _nothing_left(rejections: _Rejections) -> DatasetRejected:
+def _no_images_error(rejections: _Rejections) -> DatasetRejected:
     if not rejections.count:
-        return NoImages("there are no files in it; send a folder of images, one folder a class")
+        return NoImages("the dataset contains no files; send a folder of images, one folder per class")
     first = rejections.listed[0]
     (code,) = rejections.codes if len(rejections.codes) == 1 else (NoImages.code,)
-    kind = next((kind for kind in _ONE_REASON if kind.code == code), NoImages)
-    return kind(
-        f"none of the {rejections.count:,} files is an image that can be read; {first.path}: {first.reason}",
+    error_type = next((error for error in _SINGLE_REASON_ERRORS if error.code == code), NoImages)
+    return error_type(
+        f"none of the {rejections.count:,} files is a readable image; {first.path}: {first.reason}",
         extra={"rejected": rejections.document()},
     )
 
@@ -219,16 +232,11 @@ def _report(index: Index, rejections: _Rejections, size_bytes: int) -> IngestRep
 
 
 @contextmanager
-def _whole_or_not_at_all(out_folder: Path) -> Iterator[Path]:
-    """A folder beside the wanted place, renamed to it at the end or removed on any error."""
+def _dataset_folder(out_folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``out_folder`` when the block succeeds."""
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     if (out_folder / INDEX).exists():
         raise FileExistsError(f"{out_folder} already holds a stored dataset")
-    beside = out_folder.with_name(f".{out_folder.name}-{secrets.token_hex(8)}")
-    beside.mkdir()
-    try:
-        yield beside
-        beside.rename(out_folder)  # takes the place of an empty folder, fails for any other
-    except BaseException:
-        shutil.rmtree(beside)
-        raise
+    with atomic_path(out_folder) as temporary:
+        temporary.mkdir()
+        yield temporary

@@ -1,4 +1,4 @@
-"""Writing a stored dataset: images as they come, the index when all are known."""
+"""Write a stored dataset: images one by one, then the index."""
 
 from __future__ import annotations
 
@@ -14,90 +14,92 @@ import numpy.typing as npt
 from PIL import Image
 
 from core.data.stored import BLOB, FORMAT, INDEX, RECORD, Index, SplitIndex, SplitName, StoredFile
-from core.ingest.folder_layout import Layout, Placed
+from core.ingest.folder_layout import Layout, Sample
 
 _PACK = struct.Struct("<qqiiiI")  # one RECORD
-_DIGEST = 32
-MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 224  # the least that a spec may ask for; the usual size of pretrained models
+_DIGEST_BYTES = 32
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 224  # minimum of a spec's image_size; the common size of pretrained models
 
 
-class StoredWriter:
-    """Appends images to ``images.bin``; remembers 64 bytes and the path of each."""
+class DatasetWriter:
+    """Appends images to ``images.bin``; holds the path and 64 bytes per image in memory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._blob = (folder / BLOB).open("xb")
         self._offset = 0
-        self._places: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
         self._records = bytearray()
         self._digests = bytearray()
-        self._coloured = bytearray()
+        self._has_color = bytearray()
 
     def __contains__(self, path: str) -> bool:
-        return path in self._places
+        return path in self._positions
 
     def paths(self) -> Sequence[str]:
-        """The paths of all images so far, in the order in which they came."""
-        return list(self._places)
+        """The paths of the added images, in insertion order."""
+        return list(self._positions)
 
-    def add(self, path: str, content: bytes, picture: Image.Image) -> None:
-        """Store one image file; ``picture`` is what it decodes to, mode ``L`` or ``RGB``."""
+    def add(self, path: str, content: bytes, image: Image.Image) -> None:
+        """Append one image file; ``image`` is the decoded content, mode ``L`` or ``RGB``."""
         assert path not in self
-        self._places[path] = len(self._places)
+        self._positions[path] = len(self._positions)
         self._blob.write(content)
-        width, height = picture.size
+        width, height = image.size
         self._records += _PACK.pack(self._offset, len(content), 0, width, height, zlib.crc32(content))
-        header = f"{picture.mode} {width} {height}\n".encode()
-        self._digests += hashlib.sha256(header + picture.tobytes()).digest()
-        self._coloured.append(picture.mode != "L")
+        header = f"{image.mode} {width} {height}\n".encode()
+        self._digests += hashlib.sha256(header + image.tobytes()).digest()
+        self._has_color.append(image.mode != "L")
         self._offset += len(content)
 
     def finish(self, layout: Layout, *, name: str) -> Index:
-        """Write the splits and the index; what ``layout`` does not name stays unreachable in the blob."""
+        """Write the splits and the index. Images that are not in ``layout`` stay in the blob without an index entry."""
         self._blob.close()
-        chosen = {split: self._rows(placed) for split, placed in layout.splits.items()}
-        everything = np.concatenate(list(chosen.values()))
-        coloured = np.frombuffer(self._coloured, dtype=np.bool_)[everything].any()
-        train = np.frombuffer(self._records, dtype=RECORD)[chosen["train"]]
+        rows_by_split = {split: self._rows(samples) for split, samples in layout.splits.items()}
+        all_rows = np.concatenate(list(rows_by_split.values()))
+        has_color = np.frombuffer(self._has_color, dtype=np.bool_)[all_rows].any()
+        train = np.frombuffer(self._records, dtype=RECORD)[rows_by_split["train"]]
         index = Index(
             format=FORMAT,
             name=name,
             classes=layout.classes,
-            channels=3 if coloured else 1,
-            image_size=_usual_size(train),
-            fingerprint=self._fingerprint(layout, chosen),
+            channels=3 if has_color else 1,
+            image_size=_default_image_size(train),
+            fingerprint=self._fingerprint(layout, rows_by_split),
             size_bytes=self._offset,
-            splits={split: self._write_split(split, layout.splits[split], rows) for split, rows in chosen.items()},
+            splits={
+                split: self._write_split(split, layout.splits[split], rows) for split, rows in rows_by_split.items()
+            },
         )
         (self._folder / INDEX).write_text(index.model_dump_json(indent=1))
         return index
 
     def close(self) -> None:
-        """Let go of the blob, also where the dataset is given up."""
+        """Close the blob; also needed when the ingestion fails."""
         self._blob.close()
 
-    def _rows(self, placed: Sequence[Placed]) -> npt.NDArray[np.int64]:
-        return np.array([self._places[sample.source] for sample in placed], dtype=np.int64)
+    def _rows(self, samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
+        return np.array([self._positions[sample.source] for sample in samples], dtype=np.int64)
 
-    def _write_split(self, split: SplitName, placed: Sequence[Placed], rows: npt.NDArray[np.int64]) -> SplitIndex:
+    def _write_split(self, split: SplitName, samples: Sequence[Sample], rows: npt.NDArray[np.int64]) -> SplitIndex:
         records = np.frombuffer(self._records, dtype=RECORD)[rows]
-        records["label"] = _labels(placed)
+        records["label"] = _labels(samples)
         records_name, paths_name = f"{split}.npy", f"{split}.paths"
         np.save(self._folder / records_name, records)
-        (self._folder / paths_name).write_bytes("".join(f"{sample.path}\0" for sample in placed).encode())
+        (self._folder / paths_name).write_bytes("".join(f"{sample.path}\0" for sample in samples).encode())
         return SplitIndex(
-            num_samples=len(placed), records=self._described(records_name), paths=self._described(paths_name)
+            num_samples=len(samples), records=self._stored_file(records_name), paths=self._stored_file(paths_name)
         )
 
-    def _described(self, name: str) -> StoredFile:
+    def _stored_file(self, name: str) -> StoredFile:
         return StoredFile(name=name, sha256=hashlib.sha256((self._folder / name).read_bytes()).hexdigest())
 
     def _fingerprint(self, layout: Layout, chosen: Mapping[SplitName, npt.NDArray[np.int64]]) -> str:
-        """SHA-256 over class names and, per split in the order of paths, labels and decoded pixels.
+        """SHA-256 over class names and, per split in path order, labels and decoded pixels.
 
-        Neither packing, compression, file names as such nor rejected files count.
+        Packing, compression, file names and rejected files do not change it.
         """
-        digests = np.frombuffer(self._digests, dtype=np.uint8).reshape(-1, _DIGEST)
+        digests = np.frombuffer(self._digests, dtype=np.uint8).reshape(-1, _DIGEST_BYTES)
         total = hashlib.sha256(json.dumps(layout.classes).encode())
         for split in ("train", "test"):
             rows = chosen[split]
@@ -107,11 +109,11 @@ class StoredWriter:
         return total.hexdigest()
 
 
-def _labels(placed: Sequence[Placed]) -> npt.NDArray[np.int32]:
-    return np.array([sample.label for sample in placed], dtype="<i4")
+def _labels(samples: Sequence[Sample]) -> npt.NDArray[np.int32]:
+    return np.array([sample.label for sample in samples], dtype="<i4")
 
 
-def _usual_size(records: npt.NDArray[np.void]) -> int:
-    """The median shorter side of the images, within what models usually take."""
+def _default_image_size(records: npt.NDArray[np.void]) -> int:
+    """Median shorter side of the images, clipped to ``[MIN_IMAGE_SIZE, MAX_IMAGE_SIZE]``."""
     median = int(np.median(np.minimum(records["width"], records["height"])))
     return min(max(median, MIN_IMAGE_SIZE), MAX_IMAGE_SIZE)

@@ -1,10 +1,12 @@
-"""``python -m core.ingest.sandboxed_main``: take in one archive in a process of its own.
+"""``python -m core.ingest.sandboxed_main``: ingest one archive in a separate process.
 
-JSON comes in on stdin (:class:`Archive`). One line of JSON goes out on stdout: ``{"ok": {...}}``, the fields of an
-:class:`core.ingest.dataset.IngestReport`, with the dataset stored in ``out_folder``, or ``{"error": {...}}`` as
-``core.errors.error_document`` writes it. The exit status is 0 in both cases; anything else means that the process
-itself died. Whoever calls it sets limits of memory, time and file sizes; network, other programs and other
-files it gives up by itself before it looks at the archive.
+stdin: JSON (:class:`IngestRequest`). stdout: one line of JSON. On success it is ``{"ok": {...}}`` with the fields
+of :class:`core.ingest.dataset.IngestReport`, and the dataset is in ``out_folder``. On failure it is
+``{"error": {...}}`` from ``core.errors.error_document``. The exit status is 0 in both cases; another status means
+that the process died.
+
+The caller limits memory, time and file sizes. This process drops its access to the network, to other programs and
+to other files before it reads the archive.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from typing import Any, TextIO
 
 from core.errors import OutOfMemory, PotstillError, StorageFailed, error_document
 from core.ingest.dataset import IngestLimits, ingest_archive
-from core.ingest.limits import readable
+from core.ingest.limits import format_bytes
 from core.ingest.source_files import Labels
 from core.ingest_errors import UnpackedTooLarge
 from core.spec.document import StrictModel
-from core.system.sandbox import confine
+from core.system.sandbox import enter_sandbox
 
 
 class Limits(StrictModel):
@@ -36,8 +38,8 @@ class Limits(StrictModel):
     max_file_bytes: int
 
 
-class Archive(StrictModel):
-    """What is to be taken in; paths are on this machine."""
+class IngestRequest(StrictModel):
+    """An archive to ingest, with local paths."""
 
     file: Path
     out_folder: Path
@@ -47,35 +49,35 @@ class Archive(StrictModel):
 
 
 def main(source: TextIO, target: TextIO) -> None:
-    """Read an archive's description from ``source``, write the answer to ``target``. Confines this process."""
-    archive = Archive.model_validate_json(source.read())
-    confine(readable=[archive.file], writable=[archive.out_folder.parent])
-    target.write(json.dumps(answer(archive)) + "\n")
+    """Read a request from ``source``, sandbox this process, write the result to ``target``."""
+    request = IngestRequest.model_validate_json(source.read())
+    enter_sandbox(readable=[request.file], writable=[request.out_folder.parent])
+    target.write(json.dumps(ingest(request)) + "\n")
 
 
-def answer(archive: Archive) -> dict[str, Any]:
-    """Take one archive in; every fault of it is part of the answer."""
-    limits = IngestLimits(**archive.limits.model_dump())
+def ingest(request: IngestRequest) -> dict[str, Any]:
+    """Ingest one archive; errors are part of the result."""
+    limits = IngestLimits(**request.limits.model_dump())
     try:
-        report = ingest_archive(archive.file, archive.out_folder, limits, name=archive.name, labels=archive.labels)
+        report = ingest_archive(request.file, request.out_folder, limits, name=request.name, labels=request.labels)
     except PotstillError as error:
         return {"error": error_document(error)}
     except MemoryError:
-        fault: PotstillError = OutOfMemory("There was not enough memory; are there extraordinarily large images?")
+        failure: PotstillError = OutOfMemory("There was not enough memory; the dataset may contain very large images.")
     except OSError as error:
-        fault = _of_the_disk(error, limits)
-    except Exception as error:  # noqa: BLE001 - whoever reads the answer says it; the trace goes to the log
+        failure = _disk_error(error, limits)
+    except Exception as error:  # noqa: BLE001 - the caller reports it; the traceback goes to the log
         traceback.print_exc()
-        fault = PotstillError(f"{type(error).__name__}: {error}")
+        failure = PotstillError(f"{type(error).__name__}: {error}")
     else:
         return {"ok": asdict(report)}
-    return {"error": error_document(fault)}
+    return {"error": error_document(failure)}
 
 
-def _of_the_disk(error: OSError, limits: IngestLimits) -> PotstillError:
-    if error.errno == errno.EFBIG:  # the process may not write larger files
-        most = readable(limits.max_unpacked_bytes)
-        return UnpackedTooLarge(f"the files take more than {most} unpacked; send a part of them")
+def _disk_error(error: OSError, limits: IngestLimits) -> PotstillError:
+    if error.errno == errno.EFBIG:  # the limit on file sizes
+        limit = format_bytes(limits.max_unpacked_bytes)
+        return UnpackedTooLarge(f"the files take more than {limit} unpacked; send fewer files")
     return StorageFailed(f"This machine's disk failed: {error.strerror or error}.")
 
 

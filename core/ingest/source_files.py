@@ -1,42 +1,49 @@
-"""What a source gives, one after the other: image files, or rows of tables that hold one."""
+"""Image files and table rows as read from a source."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Labels = Literal["auto", "none"]  # folders or a table's label column are the classes; or there are none
+Labels = Literal["auto", "none"]  # auto: classes from folders or a table's label column; none: no classes
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What a table says of one of its images.
+class TableRow:
+    """Split and label of an image in a table.
 
-    ``split`` is a name in lower case, empty where nothing says it. ``label`` is None where there is none.
-    ``names``: the classes in their order where the table declares them; ``label`` then counts in them.
+    Attributes:
+        split: Lower-case name; empty if the table has none.
+        label: Class index, class name, or None if unlabeled.
+        class_names: Declared classes in label order, or None; ``label`` is then an index into them.
     """
 
     split: str
     label: int | str | None
-    names: tuple[str, ...] | None
+    class_names: tuple[str, ...] | None
 
     @property
     def class_name(self) -> str | None:
-        """The label in words."""
-        if self.names is not None and isinstance(self.label, int):
-            return self.names[self.label]
+        """Name of the label's class."""
+        if self.class_names is not None and isinstance(self.label, int):
+            return self.class_names[self.label]
         return None if self.label is None else str(self.label)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file: its clean path and content, or its name as found and why it is left out (in words, and a stable one).
+    """An accepted file with its clean path and content, or a rejected file with its original name and reason.
 
-    ``row`` is there for an image from a table, whose path is the table's with ``#`` and the row's number.
+    Attributes:
+        path: Clean path; for a rejected file the printable name; for a table row ``PATH#ROW``.
+        content: Bytes of the image file.
+        reason: Why the file is left out; None if it is accepted.
+        code: Stable code of ``reason``.
+        row: Table row of the image, if it comes from a table.
     """
 
     path: str
     content: bytes = b""
-    problem: str | None = None
+    reason: str | None = None
     code: str = ""
-    row: Row | None = None
+    row: TableRow | None = None

@@ -1,4 +1,4 @@
-"""The corpus of hostile files: one builder a case, and what must come of it. Nothing here is stored, code makes it."""
+"""Corpus of hostile files: one builder per case with its expected result. Files are generated, not stored."""
 
 import io
 import tarfile
@@ -17,36 +17,39 @@ LIMITS = {
     "max_image_pixels": 64_000_000,
     "max_file_bytes": 90_000_000,
 }
-"""Smaller than the service's, so that what reaches a limit is made in a moment."""
+"""Smaller than the service's limits, so that files that reach a limit are fast to build."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A file and its end. ``code``: of the dataset's error, None where it is ready; ``rejected``: codes by path."""
+    """A file and its expected result.
+
+    ``code``: error code of the dataset, None if it becomes ready. ``rejected``: codes of rejected files by path.
+    """
 
     name: str
     build: Callable[[], bytes]
     code: str | None
     rejected: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
-    check: Callable[..., None] | None = None  # is given the stored dataset
+    check: Callable[..., None] | None = None  # receives the stored dataset
 
 
 CASES: dict[str, Case] = {}
 
 
 def fails(code, **limits):
-    """The decorated builder makes a file that ends its dataset with this code."""
+    """Register a builder whose file fails its dataset with this code."""
     return lambda build: _register(build, code, {}, limits, None)
 
 
-def leaves_out(path, code, **limits):
-    """The decorated builder makes an odd file: the dataset is ready without it, and says why."""
+def rejected_file(path, code, **limits):
+    """Register a builder with one bad file: the dataset becomes ready and lists the file as rejected."""
     return lambda build: _register(build, None, {path: code}, limits, None)
 
 
-def is_taken(check=None, **limits):
-    """The decorated builder makes a file that is odd, but good."""
+def accepted(check=None, **limits):
+    """Register a builder of an unusual but valid file."""
     return lambda build: _register(build, None, {}, limits, check)
 
 
@@ -56,27 +59,27 @@ def _register(build, code, rejected, limits, check):
     return build
 
 
-def encoded(picture, kind="PNG", **options):
+def encoded(image, kind="PNG", **options):
     out = io.BytesIO()
-    picture.save(out, kind, **options)
+    image.save(out, kind, **options)
     return out.getvalue()
 
 
 @cache
 def good(seed=0, size=(8, 8)):
-    """An ordinary picture."""
+    """Make a valid PNG file."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return encoded(Image.fromarray(pixels))
 
 
 def tree(extra=None):
-    """The files of a small dataset, and those to be added."""
+    """The files of a small dataset plus ``extra``."""
     names = [f"{split}/{c}/{i}.png" for split in ("train", "test") for c in ("cat", "dog") for i in range(2)]
     return {name: good(seed) for seed, name in enumerate(names)} | (extra or {})
 
 
 def zipped(files, compression=zipfile.ZIP_STORED):
-    """A zip of contents by name, or by ``ZipInfo``."""
+    """Make a zip from contents by name or by ``ZipInfo``."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as archive:
         for name, content in files.items() if isinstance(files, Mapping) else files:
@@ -85,7 +88,7 @@ def zipped(files, compression=zipfile.ZIP_STORED):
 
 
 def tarred(files, mode="w", extra=(), **options):
-    """A tar of contents by name and, behind them, of (header, content) pairs."""
+    """Make a tar from contents by name, followed by (header, content) pairs."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode=mode, **options) as archive:
         for name, content in files.items():

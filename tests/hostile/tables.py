@@ -6,7 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.hostile.corpus import fails, good, is_taken, leaves_out, tree, zipped
+from tests.hostile.corpus import accepted, fails, good, rejected_file, tree, zipped
 
 FEATURES = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -23,8 +23,8 @@ def parquet(columns, features=None, **options):
 
 def rows(*cells, labels=None):
     cells = [{"bytes": good(i), "path": "0.png"} for i in range(8)] + list(cells)
-    known = labels or [i % 2 for i in range(len(cells))]
-    return parquet({"image": pa.array(cells, IMAGE), "label": known}, FEATURES)
+    labels = labels or [i % 2 for i in range(len(cells))]
+    return parquet({"image": pa.array(cells, IMAGE), "label": labels}, FEATURES)
 
 
 def varint(number):
@@ -41,20 +41,20 @@ def parquet_of_zeros():
 
 
 @fails("archive_bomb")
-def parquet_that_repeats_one_value_seven_thousand_times():
+def parquet_with_one_value_repeated_7000_times():
     repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 7000), pa.array([b"\0" * 10_000]))
     return parquet({"image": repeated.cast(pa.binary()), "label": [1] * 7000})
 
 
 @fails("too_many_files")
-def parquet_of_too_many_rows():
+def parquet_with_too_many_rows():
     return parquet({"image": pa.nulls(30_000, pa.binary()), "label": pa.array([0] * 30_000)})
 
 
 @fails("archive_unreadable")
-def parquet_whose_page_declares_two_gigabytes():
+def parquet_with_a_page_that_declares_two_gigabytes():
     content = parquet({"image": [b"\0" * 1000], "label": [1]}, use_dictionary=False, compression="snappy")
-    # PAR1, then the first page's header: field 1 (its kind) in two bytes and the mark of field 2, the size unpacked.
+    # PAR1, then the first page header: field 1 (page type) in two bytes, the tag of field 2, the uncompressed size.
     start = 4 + 3
     end = start + 1
     while content[end - 1] & 0x80:
@@ -63,17 +63,17 @@ def parquet_whose_page_declares_two_gigabytes():
 
 
 @fails("archive_unreadable")
-def parquet_cut_off():
+def truncated_parquet():
     return rows()[:-300]
 
 
 @fails("archive_unreadable")
-def parquet_whose_footer_is_larger_than_the_file():
+def parquet_with_a_footer_larger_than_the_file():
     return rows()[:-8] + (2**31 - 1).to_bytes(4, "little") + b"PAR1"
 
 
 @fails("archive_unreadable")
-def parquet_with_garbage_for_a_footer():
+def parquet_with_an_invalid_footer():
     content = bytearray(rows())
     size = int.from_bytes(content[-8:-4], "little")
     content[-8 - size : -8] = b"\xff" * size
@@ -81,7 +81,7 @@ def parquet_with_garbage_for_a_footer():
 
 
 @fails("archive_unreadable")
-def parquet_of_nothing():
+def empty_parquet():
     return b"PAR1" + b"\0" * 4 + b"PAR1"
 
 
@@ -96,12 +96,12 @@ def parquet_with_two_columns_of_images():
 
 
 @fails("table_unclear")
-def parquet_with_class_names_that_are_no_words():
+def parquet_with_class_names_that_are_not_strings():
     return parquet({"image": [good()], "label": [0]}, {"label": {"_type": "ClassLabel", "names": [1, {"a": 2}]}})
 
 
 @fails("table_unclear")
-def parquet_files_that_contradict_each_other():
+def inconsistent_parquet_files():
     def shard(names):
         features = {"label": {"_type": "ClassLabel", "names": names}}
         return parquet({"image": [good()], "label": [0]}, features)
@@ -109,38 +109,38 @@ def parquet_files_that_contradict_each_other():
     return zipped({"train-0.parquet": shard(["cat", "dog"]), "train-1.parquet": shard(["dog", "cat"])})
 
 
-@leaves_out("data.parquet#8", "row_invalid")
-def parquet_with_a_row_that_names_a_file_outside():
+@rejected_file("data.parquet#8", "row_invalid")
+def parquet_with_a_row_that_names_an_outside_file():
     return rows({"bytes": None, "path": "/etc/passwd"})
 
 
-@leaves_out("data.parquet#8", "row_invalid")
+@rejected_file("data.parquet#8", "row_invalid")
 def parquet_with_a_row_without_an_image():
     return rows(None)
 
 
-@leaves_out("data.parquet#8", "label_invalid")
+@rejected_file("data.parquet#8", "label_invalid")
 def parquet_with_a_label_beyond_its_classes():
     return rows({"bytes": good(9), "path": None}, labels=[0, 1] * 4 + [2**40])
 
 
-@leaves_out("data.parquet#8", "image_unreadable")
-def parquet_with_a_row_that_is_no_image():
+@rejected_file("data.parquet#8", "image_unreadable")
+def parquet_with_a_row_that_is_not_an_image():
     return rows({"bytes": b"no image", "path": None})
 
 
-@leaves_out("data.parquet#8", "file_too_large", max_file_bytes=10_000)
-def parquet_with_a_cell_too_large():
+@rejected_file("data.parquet#8", "file_too_large", max_file_bytes=10_000)
+def parquet_with_a_too_large_cell():
     return rows({"bytes": b"\0" * 10_001, "path": None})
 
 
-@leaves_out("train/cat/odd.parquet", "table_unreadable")
-def zip_with_a_broken_table_among_pictures():
+@rejected_file("train/cat/odd.parquet", "table_unreadable")
+def zip_with_images_and_a_broken_table():
     return zipped(tree({"train/cat/odd.parquet": b"PAR1" + b"x" * 100}))
 
 
-@is_taken()
-def parquet_with_garbage_for_metadata():
+@accepted()
+def parquet_with_invalid_metadata():
     table = pa.table({"image": [good(i) for i in range(8)], "label": [0, 1] * 4})
     out = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({b"huggingface": b"\xff{" * 1000}), out)

@@ -1,4 +1,4 @@
-"""Hostile tar archives, and archives of kinds that are not read."""
+"""Hostile tar archives and archives of unsupported formats."""
 
 import bz2
 import gzip
@@ -6,11 +6,11 @@ import io
 import lzma
 import tarfile
 
-from tests.hostile.corpus import fails, good, leaves_out, tarred, tree
+from tests.hostile.corpus import fails, good, rejected_file, tarred, tree
 
 ODD = "train/cat/odd.png"
 END = b"\0" * 1024
-ZEROS = b"\0" * 70_000_000  # more than any small archive may unpack to
+ZEROS = b"\0" * 70_000_000  # more than a small archive may unpack to
 
 
 def info(name=ODD, **fields):
@@ -25,7 +25,7 @@ def header(entry, *, form=tarfile.GNU_FORMAT):
 
 
 def pax(records):
-    """An extended header for what follows, whatever its records say."""
+    """Make a pax extended header for the next entry; records are not validated."""
     body = b""
     for key, value in records.items():
         line = f" {key}={value}\n".encode()
@@ -67,7 +67,7 @@ def tar_xz_of_zeros():
 
 
 @fails("archive_unreadable")
-def tar_xz_that_asks_for_a_gigabyte():
+def tar_xz_that_needs_a_gigabyte_of_memory():
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 2**30}]
     return lzma.compress(tarred(tree()), format=lzma.FORMAT_XZ, filters=filters)
 
@@ -83,7 +83,7 @@ def tar_whose_extension_declares_an_exabyte():
 
 
 @fails("archive_unreadable")
-def tar_of_less_than_no_bytes():
+def tar_with_a_negative_size():
     return plain("train/cat/0.png", good()) + pax({"size": -(10**6)}) + plain() + END
 
 
@@ -98,27 +98,27 @@ def tar_with_a_name_of_seventy_megabytes():
 
 
 @fails("archive_bomb")
-def tar_of_global_extensions():
+def tar_with_many_global_headers():
     return tarfile.TarInfo.create_pax_global_header({"comment": "x"}) * 100 + END
 
 
 @fails("archive_unreadable")
-def tar_of_headers_about_headers():
+def tar_with_an_endless_chain_of_headers():
     return (header(info("long", type=tarfile.GNUTYPE_LONGNAME, size=512)) + b"a" * 512) * 3000 + END
 
 
 @fails("too_many_files", max_archive_files=500)
-def tar_of_too_many_empty_files():
+def tar_with_too_many_empty_files():
     return b"".join(plain(f"train/cat/{i}.png") for i in range(501)) + END
 
 
-# --- holes ---------------------------------------------------------------------------------------
+# --- sparse files ---------------------------------------------------------------------------------------
 
 
 @fails("archive_unreadable")
-def tar_with_a_list_of_holes_without_end():
+def tar_with_an_endless_sparse_list():
     entry = bytearray(header(info(size=0, type=tarfile.GNUTYPE_SPARSE)))
-    entry[482] = 1  # the list goes on in the next block
+    entry[482] = 1  # the list continues in the next block
     entry[148:156] = b" " * 8
     entry[148:156] = b"%06o\0 " % sum(entry)
     more = b"0" * 504 + b"\1" + b"\0" * 7
@@ -126,19 +126,19 @@ def tar_with_a_list_of_holes_without_end():
 
 
 @fails("archive_unreadable")
-def tar_with_a_map_of_holes_in_its_file():
+def tar_with_a_sparse_map_in_its_data():
     sparse = {"GNU.sparse.major": 1, "GNU.sparse.minor": 0, "GNU.sparse.realsize": 2**40, "GNU.sparse.name": ODD}
     return gzip.compress(pax(sparse) + plain("holes", b"99999999\n" + b"1\n" * 1_000_000) + END, 1)
 
 
 @fails("archive_unreadable")
-def tar_with_a_map_of_holes_in_its_extension():
+def tar_with_a_sparse_map_in_its_header():
     sparse = {"GNU.sparse.size": 2**40, "GNU.sparse.map": ",".join(["0,1"] * 5000)}
     return pax(sparse) + plain() + END
 
 
 @fails("archive_unreadable")
-def tar_with_holes_of_the_first_kind():
+def tar_with_sparse_format_0():
     return pax({"GNU.sparse.size": 2**40, "GNU.sparse.numblocks": 1, "GNU.sparse.offset": 0}) + plain() + END
 
 
@@ -149,34 +149,34 @@ def _special(kind, linkname="/etc/passwd"):
     return tarred(tree(), extra=[(info(type=kind, linkname=linkname), b"")])
 
 
-@leaves_out(ODD, "special_file")
+@rejected_file(ODD, "special_file")
 def tar_with_a_symbolic_link():
     return _special(tarfile.SYMTYPE)
 
 
-@leaves_out(ODD, "special_file")
+@rejected_file(ODD, "special_file")
 def tar_with_a_hard_link():
     return _special(tarfile.LNKTYPE, "train/cat/0.png")
 
 
-@leaves_out(ODD, "special_file")
+@rejected_file(ODD, "special_file")
 def tar_with_a_character_device():
     return _special(tarfile.CHRTYPE)
 
 
-@leaves_out(ODD, "special_file")
+@rejected_file(ODD, "special_file")
 def tar_with_a_block_device():
     return _special(tarfile.BLKTYPE)
 
 
-@leaves_out(ODD, "special_file")
+@rejected_file(ODD, "special_file")
 def tar_with_a_pipe():
     return _special(tarfile.FIFOTYPE)
 
 
-@leaves_out(ODD, "special_file")
+@rejected_file(ODD, "special_file")
 def tar_that_writes_through_its_own_link():
-    """A link to a folder outside, and a file below it: neither may leave a trace."""
+    """A link to an outside folder and a file below it; neither may be written."""
     link = info("train/cat/odd.png", type=tarfile.SYMTYPE, linkname="/tmp")
     return tarred(tree(), extra=[(link, b"")])
 
@@ -186,18 +186,18 @@ def tar_of_links():
     return tarred({}, extra=[(info(f"{i}.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"), b"") for i in range(3)])
 
 
-@leaves_out("../../../outside.png", "unsafe_path")
-def tar_that_climbs_out():
+@rejected_file("../../../outside.png", "unsafe_path")
+def tar_with_a_relative_path_outside():
     return tarred(tree({"../../../outside.png": good(9)}))
 
 
-@leaves_out("/tmp/potstill-hostile-outside.png", "unsafe_path")
+@rejected_file("/tmp/potstill-hostile-outside.png", "unsafe_path")
 def tar_with_an_absolute_path():
     return tarred(tree({"/tmp/potstill-hostile-outside.png": good(9)}))
 
 
-@leaves_out("train/cat/\\udcff.png", "unsafe_path")
-def tar_with_a_name_that_is_no_text():
+@rejected_file("train/cat/\\udcff.png", "unsafe_path")
+def tar_with_a_name_that_is_not_utf8():
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as archive:
         for name, content in tree({"train/cat/\udcff.png": good(9)}).items():
@@ -205,12 +205,12 @@ def tar_with_a_name_that_is_no_text():
     return out.getvalue()
 
 
-@leaves_out("train/cat/0.png", "duplicate_path")
+@rejected_file("train/cat/0.png", "duplicate_path")
 def tar_with_the_same_name_twice():
     return tarred(tree(), extra=[(info("train/cat/0.png", size=len(good(9))), good(9))])
 
 
-@leaves_out("train/cat/inner.tar", "nested_archive")
+@rejected_file("train/cat/inner.tar", "nested_archive")
 def tar_with_a_tar_in_it():
     return tarred(tree({"train/cat/inner.tar": tarred(tree())}))
 
@@ -219,12 +219,12 @@ def tar_with_a_tar_in_it():
 
 
 @fails("archive_unreadable")
-def tar_cut_off():
+def truncated_tar():
     return tarred(tree())[:3000]
 
 
 @fails("archive_unreadable")
-def tar_gz_cut_off():
+def truncated_tar_gz():
     return tarred(tree(), "w:gz")[:-200]
 
 
@@ -243,7 +243,7 @@ def tar_with_a_damaged_header_in_the_middle():
 
 
 @fails("archive_unreadable")
-def gzip_of_no_tar():
+def gzip_without_a_tar():
     return gzip.compress(b"hello" * 1000)
 
 

@@ -1,4 +1,4 @@
-"""Every file of the corpus goes through the real ingestion, confined and limited as the service has it."""
+"""Every corpus file goes through the real ingestion, with the sandbox and limits of the service."""
 
 import json
 import resource
@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from core.data.stored import StoredDataset
-from core.ingest import parquet  # noqa: F401 - imported late by the code, once here for all cases
-from core.ingest.sandboxed_main import Archive, Limits, answer
-from core.system.sandbox import confine
-from tests.hostile import pictures, tables, tars, zips  # noqa: F401 - they fill the corpus
+from core.ingest import parquet  # noqa: F401 - imported lazily by the product; once here for all cases
+from core.ingest.sandboxed_main import IngestRequest, Limits, ingest
+from core.system.sandbox import enter_sandbox
+from tests.hostile import images, tables, tars, zips  # noqa: F401 - registers the cases
 from tests.hostile.corpus import CASES, LIMITS, tree
 from worker.process.forked import ForkedProcess, limit_memory
 
-MEMORY_BYTES = 700_000_000  # what one case may take beyond what this process has
-PEAK_BYTES = 400_000_000  # what it may touch of that
-SECONDS = 20.0  # most take some hundredths; a loaded machine is no fault
+MEMORY_BYTES = 700_000_000  # memory limit of one case, beyond this process
+PEAK_BYTES = 400_000_000  # resident memory limit of one case
+SECONDS = 20.0  # most cases take less than 0.1 s; allows for a loaded machine
 
 
 def peak_bytes():
-    """The most memory that this process had since the mark was wiped."""
+    """Peak resident memory of this process since the last reset."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
@@ -33,64 +33,64 @@ def data_bytes():
     return int(status.split("VmData:")[1].split()[0]) * 1024
 
 
-def in_a_limited_process(archive, report):
-    """What the ingest worker's own process does, without the time to start it."""
+def in_a_limited_process(request, report):
+    """Ingest like the ingest worker's process, without its start-up time."""
 
     def work():
         limit_memory(data_bytes() + MEMORY_BYTES)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (archive.limits.max_unpacked_bytes,) * 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request.limits.max_unpacked_bytes,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with report.open("w") as out:
-            before = peak_bytes_from_now()
-            confine(readable=[archive.file], writable=[archive.out_folder.parent])
+            before = reset_peak_bytes()
+            enter_sandbox(readable=[request.file], writable=[request.out_folder.parent])
             started = time.monotonic()
-            document = answer(archive)
+            document = ingest(request)
             json.dump({**document, "peak": peak_bytes() - before, "seconds": time.monotonic() - started}, out)
         return 0
 
     process = ForkedProcess(work)
     status = process.wait(SECONDS)
     process.kill()
-    assert status == 0, "it took too long" if status is None else f"the process ended with {status}"
+    assert status == 0, "it timed out" if status is None else f"the process ended with {status}"
     return json.loads(report.read_text())
 
 
-def peak_bytes_from_now():
+def reset_peak_bytes():
     Path("/proc/self/clear_refs").write_text("5")
     return peak_bytes()
 
 
 @pytest.fixture(scope="module")
 def outcomes():
-    """Counts the ends of all cases, and says them with what the worst of them took."""
+    """Count the results of all cases; print them with the highest memory and time."""
     counted, worst = Counter(), {"bytes": 0, "seconds": 0.0}
     yield counted, worst
     lines = [f"{count:4}  {outcome}" for outcome, count in sorted(counted.items())]
-    lines.append(f"at most {worst['bytes'] / 1e6:.0f} MB and {worst['seconds']:.1f} s for one")
+    lines.append(f"at most {worst['bytes'] / 1e6:.0f} MB and {worst['seconds']:.1f} s per case")
     sys.stdout.write("\n".join(["", f"hostile files: {sum(counted.values())}", *lines, ""]))
 
 
 @pytest.fixture
-def taken_in(tmp_path):
-    """Takes a case in from a folder some levels down, so that what climbs out is seen."""
+def ingest_case(tmp_path):
+    """Ingest a case in a nested folder, so that files written outside are detected."""
     scratch = tmp_path / "a" / "b" / "scratch"
     scratch.mkdir(parents=True)
 
-    def take_in(case):
+    def run(case):
         upload = tmp_path / "upload"
         upload.write_bytes(case.build())
-        archive = Archive(
+        request = IngestRequest(
             file=upload, out_folder=scratch / "stored", name=case.name, limits=Limits(**{**LIMITS, **case.limits})
         )
-        return in_a_limited_process(archive, tmp_path / "report"), scratch
+        return in_a_limited_process(request, tmp_path / "report"), scratch
 
-    return take_in
+    return run
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_hostile_file_ends_as_it_should(name, taken_in, outcomes, tmp_path):
+def test_a_hostile_file_has_the_expected_result(name, ingest_case, outcomes, tmp_path):
     case = CASES[name]
-    document, scratch = taken_in(case)
+    document, scratch = ingest_case(case)
     error = document.get("error")
 
     assert (error or {}).get("code") == case.code, document
@@ -101,21 +101,21 @@ def test_a_hostile_file_ends_as_it_should(name, taken_in, outcomes, tmp_path):
             with StoredDataset.open(scratch / "stored") as stored:
                 case.check(stored)
     else:
-        assert len(error["detail"]) > 30, "a detail says what to do"
+        assert len(error["detail"]) > 30, "a detail names the fix"
     assert document["peak"] < PEAK_BYTES
-    assert left_behind(tmp_path, scratch) == ([] if error else ["stored"])
-    count(document, case, *outcomes)
+    assert remaining_files(tmp_path, scratch) == ([] if error else ["stored"])
+    count_result(document, case, *outcomes)
 
 
-def count(document, case, counted, worst):
+def count_result(document, case, counted, worst):
     worst["bytes"] = max(worst["bytes"], document["peak"])
     worst["seconds"] = max(worst["seconds"], document["seconds"])
-    good = f"left out: {', '.join(case.rejected.values())}" if case.rejected else "taken"
-    counted[f"failed: {case.code}" if case.code else good] += 1
+    result = f"rejected: {', '.join(case.rejected.values())}" if case.rejected else "accepted"
+    counted[f"failed: {case.code}" if case.code else result] += 1
 
 
-def left_behind(tmp_path, scratch):
-    """What lies in the scratch folder; that nothing lies outside is asserted."""
+def remaining_files(tmp_path, scratch):
+    """Files in the scratch folder; asserts that none are outside."""
     outside = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if scratch not in path.parents}
     assert outside == {"upload", "report", "a", "a/b", "a/b/scratch"}
     assert not any(Path(folder, "outside.png").exists() for folder in (Path.cwd(), "/", "/tmp"))
@@ -127,12 +127,12 @@ def test_the_corpus_is_large():
     assert len(CASES) >= 60
 
 
-def test_what_is_good_is_not_refused(taken_in):
-    """Else a service that refuses everything would pass."""
+def test_valid_archives_are_accepted(ingest_case):
+    """Guards against a service that rejects everything."""
     from tests.hostile.corpus import Case, tarred, zipped
 
     for build in (lambda: zipped(tree()), lambda: tarred(tree(), "w:xz")):
-        document, scratch = taken_in(Case("good", build, None))
+        document, scratch = ingest_case(Case("good", build, None))
         assert document["ok"]["rejected"] == []
         assert document["ok"]["splits"] == {"train": {"num_samples": 4}, "test": {"num_samples": 4}}
         for path in (scratch / "stored").iterdir():

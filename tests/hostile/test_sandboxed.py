@@ -1,4 +1,4 @@
-"""What only a process of its own can be saved from: much work in few bytes. Real processes, real limits."""
+"""Small files with high cost, which only process limits can stop. Uses real processes and limits."""
 
 import time
 import zlib
@@ -9,9 +9,9 @@ from PIL import Image
 from core.errors import DatasetRejected
 from core.reporting import Control
 from tests.hostile.corpus import LIMITS, encoded, good, tree, zipped
-from tests.hostile.pictures import among_good, png, scans
+from tests.hostile.images import png, scans, zip_with_image
 from tests.hostile.zips import central_entry, local_entry, with_directory
-from worker.ingest.sandboxed import OutOfTime, ProcessLimits, run_sandboxed
+from worker.ingest.sandboxed import ProcessLimits, SandboxTimeout, run_sandboxed
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def ingested(tmp_path):
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         (tmp_path / "upload").write_bytes(content)
-        question = {
+        request = {
             "file": str(tmp_path / "upload"),
             "out_folder": str(scratch / "stored"),
             "name": "hostile",
@@ -30,7 +30,7 @@ def ingested(tmp_path):
         before = time.monotonic()
         try:
             return run_sandboxed(
-                "core.ingest.sandboxed_main", question, process, scratch=scratch, control=lambda: Control.GO
+                "core.ingest.sandboxed_main", request, process, scratch=scratch, control=lambda: Control.GO
             )
         finally:
             assert time.monotonic() - before < seconds + 5
@@ -38,41 +38,41 @@ def ingested(tmp_path):
     return run
 
 
-def hundred_thousand_pictures():
-    picture = good()
-    crc, body, entries, offset = zlib.crc32(picture), [], [], 0
-    for number in range(100_000):
-        name = b"train/%d/%06d.png" % (number % 2, number)
-        body.append(local_entry(name, picture, size=len(picture), crc=crc, method=0))
-        entries.append(central_entry(name, offset, packed=len(picture), size=len(picture), crc=crc, method=0))
-        offset += len(body[-1]) + len(picture)
-        body.append(picture)
+def hundred_thousand_images():
+    image = good()
+    crc, body, entries, offset = zlib.crc32(image), [], [], 0
+    for index in range(100_000):
+        name = b"train/%d/%06d.png" % (index % 2, index)
+        body.append(local_entry(name, image, size=len(image), crc=crc, method=0))
+        entries.append(central_entry(name, offset, packed=len(image), size=len(image), crc=crc, method=0))
+        offset += len(body[-1]) + len(image)
+        body.append(image)
     return with_directory(b"".join(body), entries)
 
 
-def test_a_hundred_thousand_tiny_pictures_have_a_limit_of_time(ingested):
-    with pytest.raises(OutOfTime):
-        ingested(hundred_thousand_pictures(), seconds=1.5, max_archive_files=200_000)
+def test_a_hundred_thousand_tiny_images_hit_the_time_limit(ingested):
+    with pytest.raises(SandboxTimeout):
+        ingested(hundred_thousand_images(), seconds=1.5, max_archive_files=200_000)
 
 
-def test_many_slow_pictures_have_a_limit_of_time(ingested):
+def test_many_slow_images_hit_the_time_limit(ingested):
     many = zipped(tree({f"train/cat/slow{i}.jpg": scans(8_000, 100) for i in range(40)}))
 
-    with pytest.raises(OutOfTime):
+    with pytest.raises(SandboxTimeout):
         ingested(many, seconds=1.5)
 
 
-def test_a_picture_that_needs_more_memory_than_there_is_fails_its_dataset(ingested):
+def test_an_image_that_exceeds_the_memory_limit_fails_its_dataset(ingested):
     with pytest.raises(Exception, match="not enough memory") as error:
-        ingested(among_good("png", png(7_900, 7_900)), memory_bytes=150_000_000)
+        ingested(zip_with_image("png", png(7_900, 7_900)), memory_bytes=150_000_000)
     assert error.value.code == "out_of_memory"
 
 
-def test_files_that_outgrow_the_disk_limit_fail_their_dataset(ingested):
+def test_files_that_exceed_the_disk_limit_fail_their_dataset(ingested):
     noise = {
         f"train/{c}/{i}.bmp": encoded(Image.new("RGB", (2_000, 2_000)), "BMP") for c in ("cat", "dog") for i in range(3)
     }
 
     with pytest.raises(DatasetRejected) as error:
-        ingested(zipped(noise), file_bytes=1)  # and 64 MiB for indexes
+        ingested(zipped(noise), file_bytes=1)  # plus 64 MiB for indexes
     assert error.value.code == "unpacked_too_large"

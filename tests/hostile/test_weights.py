@@ -1,4 +1,4 @@
-"""Every hostile file that is sent as weights ends as it should, at once or after the check."""
+"""Every hostile weight file has the expected result, at upload or in the model check."""
 
 import time
 
@@ -10,41 +10,41 @@ from core.models.safetensors_header import read_header
 from core.models.upload_check import Upload, check
 from tests.hostile.weights import ARCHITECTURE, ARGUMENTS, CASES
 
-SECONDS = 5.0  # a header is read in the API's own process
+SECONDS = 5.0  # the API reads headers in its own process
 
 
-def look(path):
-    """As the API does with an upload."""
+def validate_upload(path):
+    """Validate a file like the API does at upload."""
     require_weights(path.read_bytes()[:1024])
     read_header(path)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.at_once])
-def test_it_is_refused_before_it_is_stored(name, tmp_path):
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.at_upload])
+def test_a_hostile_file_is_rejected_before_storage(name, tmp_path):
     case, path = CASES[name], tmp_path / "weights"
     path.write_bytes(case.build())
     before = time.monotonic()
 
     with pytest.raises(UnsupportedMedia, match="safetensors") as error:
-        look(path)
+        validate_upload(path)
     assert (error.value.status, error.value.code) == (415, case.code)
     assert time.monotonic() - before < SECONDS
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.at_once])
-def test_it_is_checked_and_ends_as_it_should(name, tmp_path):
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.at_upload])
+def test_a_checked_file_has_the_expected_result(name, tmp_path):
     case, path, out = CASES[name], tmp_path / "weights", tmp_path / "out"
     path.write_bytes(case.build())
-    look(path)
-    answer = check(Upload(file=path, architecture=ARCHITECTURE, arguments=ARGUMENTS, out_folder=out))
+    validate_upload(path)
+    result = check(Upload(file=path, architecture=ARCHITECTURE, arguments=ARGUMENTS, out_folder=out))
 
-    assert answer.get("error", {}).get("code") == case.code, answer
+    assert result.get("error", {}).get("code") == case.code, result
     assert sorted(file.name for file in out.glob("*")) == ([] if case.code else ["config.json", "model.safetensors"])
 
 
-def test_every_code_is_a_problem_that_the_reference_explains():
-    kinds = [PotstillError]
-    for kind in kinds:
-        kinds.extend(kind.__subclasses__())
+def test_every_code_is_a_documented_problem():
+    error_types = [PotstillError]
+    for error_type in error_types:
+        error_types.extend(error_type.__subclasses__())
 
-    assert {case.code for case in CASES.values() if case.code} <= {kind.code for kind in kinds}
+    assert {case.code for case in CASES.values() if case.code} <= {error_type.code for error_type in error_types}

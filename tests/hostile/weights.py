@@ -1,4 +1,4 @@
-"""Hostile files that are sent as weights, for a tiny ViT."""
+"""Hostile weight files for a tiny ViT."""
 
 import io
 import json
@@ -20,29 +20,32 @@ ARGUMENTS = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_h
 
 @dataclass(frozen=True)
 class Case:
-    """A file, and what it ends with: ``at_once`` by the API, else as a model that failed. ``code`` None: it is good."""
+    """A file and its expected error code; None if it is valid.
+
+    ``at_upload``: the API rejects the file; otherwise the model check does.
+    """
 
     build: Callable[[], bytes]
     code: str | None
-    at_once: bool
+    at_upload: bool
 
 
 CASES: dict[str, Case] = {}
 
 
 def refused(code):
-    """The decorated builder makes a file that is not even taken."""
-    return lambda build: _register(build, code, at_once=True)
+    """Register a builder whose file the API rejects at upload."""
+    return lambda build: _register(build, code, at_upload=True)
 
 
 def fails(code):
-    """The decorated builder makes a file that is taken, looked at, and failed."""
-    return lambda build: _register(build, code, at_once=False)
+    """Register a builder whose file fails in the model check."""
+    return lambda build: _register(build, code, at_upload=False)
 
 
-def _register(build, code, *, at_once):
+def _register(build, code, *, at_upload):
     assert build.__name__ not in CASES
-    CASES[build.__name__] = Case(build, code, at_once)
+    CASES[build.__name__] = Case(build, code, at_upload)
     return build
 
 
@@ -53,12 +56,12 @@ def _weights():
 
 
 def weights(**changes):
-    """The weights that fit, but for these."""
+    """The valid state dict with these tensors replaced."""
     changed = {name.replace("__", "."): tensor for name, tensor in changes.items()}
     return {**{name: tensor.clone() for name, tensor in _weights().items()}, **changed}
 
 
-def headed(header, data=b"", *, length=None):
+def with_header(header, data=b"", *, length=None):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -67,7 +70,7 @@ def entry(shape=(1,), offsets=(0, 4), dtype="F32"):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
-# --- no safetensors at all -----------------------------------------------------------------------
+# --- other file formats -----------------------------------------------------------------------
 
 
 @refused("model_not_safetensors")
@@ -76,7 +79,7 @@ def pickle_of_an_object():
 
 
 @refused("model_not_safetensors")
-def pickle_that_starts_a_program():
+def pickle_that_runs_code():
     class Evil:
         def __reduce__(self):
             return print, ("never",)
@@ -133,116 +136,118 @@ def text():
     return b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 
-# --- headers that lie ----------------------------------------------------------------------------
+# --- invalid headers ----------------------------------------------------------------------------
 
 
 @refused("model_not_safetensors")
 def header_longer_than_the_file():
-    return headed({"a": entry()}, b"0000", length=10**6)
+    return with_header({"a": entry()}, b"0000", length=10**6)
 
 
 @refused("model_not_safetensors")
 def header_of_nine_exabytes():
-    return headed({"a": entry()}, b"0000", length=2**63)
+    return with_header({"a": entry()}, b"0000", length=2**63)
 
 
 @refused("model_not_safetensors")
-def header_of_nothing():
-    return headed({"a": entry()}, b"0000", length=0)
+def header_of_zero_bytes():
+    return with_header({"a": entry()}, b"0000", length=0)
 
 
 @refused("model_not_safetensors")
-def header_that_ends_in_its_middle():
-    return headed({"a": entry()}, b"0000", length=10)
+def truncated_header():
+    return with_header({"a": entry()}, b"0000", length=10)
 
 
 @refused("model_not_safetensors")
 def header_of_endless_depth():
-    return headed(b'{"a":' * 100_000)
+    return with_header(b'{"a":' * 100_000)
 
 
 @refused("model_not_safetensors")
 def header_that_is_a_list():
-    return headed(b'{"a": 1}[]')
+    return with_header(b'{"a": 1}[]')
 
 
 @refused("model_header_invalid")
 def header_without_tensors():
-    return headed({"__metadata__": {"format": "pt"}})
+    return with_header({"__metadata__": {"format": "pt"}})
 
 
 @refused("model_header_invalid")
 def tensors_that_overlap():
-    return headed({"a": entry(), "b": entry()}, b"0000")
+    return with_header({"a": entry(), "b": entry()}, b"0000")
 
 
 @refused("model_header_invalid")
-def tensors_that_leave_a_hole():
-    return headed({"a": entry(), "b": entry(offsets=(8, 12))}, b"0" * 12)
+def tensors_with_a_gap():
+    return with_header({"a": entry(), "b": entry(offsets=(8, 12))}, b"0" * 12)
 
 
 @refused("model_header_invalid")
 def tensors_that_go_beyond_the_file():
-    return headed({"a": entry((2**20,), (0, 2**22))}, b"0000")
+    return with_header({"a": entry((2**20,), (0, 2**22))}, b"0000")
 
 
 @refused("model_header_invalid")
-def bytes_that_no_tensor_owns():
+def bytes_outside_every_tensor():
     return save(weights()) + b"0" * 100
 
 
 @refused("model_header_invalid")
-def file_cut_off():
+def truncated_file():
     return save(weights())[:-100]
 
 
 @refused("model_header_invalid")
-def tensor_of_an_unheard_of_type():
-    return headed({"a": entry(dtype="F13")}, b"0000")
+def tensor_of_an_unknown_type():
+    return with_header({"a": entry(dtype="F13")}, b"0000")
 
 
 @refused("model_header_invalid")
-def tensor_of_less_than_nothing():
-    return headed({"a": entry((-1,), (0, -4))})
+def tensor_of_a_negative_size():
+    return with_header({"a": entry((-1,), (0, -4))})
 
 
 @refused("model_header_invalid")
-def tensor_of_half_a_side():
-    return headed({"a": entry((1.5,), (0, 6))}, b"0" * 6)
+def tensor_of_a_fractional_size():
+    return with_header({"a": entry((1.5,), (0, 6))}, b"0" * 6)
 
 
 @refused("model_header_invalid")
-def tensor_of_no_number():
-    return headed(b'{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, Infinity]}}')
+def tensor_of_nan_size():
+    return with_header(b'{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, Infinity]}}')
 
 
 @refused("model_header_invalid")
-def tensor_of_a_million_sides():
-    return headed({"a": entry([99] * 1_000_000)}, b"0000")
+def tensor_of_a_million_dimensions():
+    return with_header({"a": entry([99] * 1_000_000)}, b"0000")
 
 
 @refused("model_header_invalid")
-def tensor_with_sides_of_four_thousand_digits():
-    return headed(b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, 4]}}' % b",".join([b"9" * 4000] * 60))
+def tensor_with_sizes_of_four_thousand_digits():
+    return with_header(
+        b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, 4]}}' % b",".join([b"9" * 4000] * 60)
+    )
 
 
 @refused("model_header_invalid")
 def tensor_named_twice():
     text = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, '
-    return headed(text + text[1:-2] + b"}", b"0000")
+    return with_header(text + text[1:-2] + b"}", b"0000")
 
 
 @refused("model_header_invalid")
-def tensor_that_is_a_word():
-    return headed({"a": "all of it"}, b"0000")
+def tensor_that_is_a_string():
+    return with_header({"a": "all of it"}, b"0000")
 
 
 @refused("model_header_invalid")
 def a_hundred_thousand_and_one_tensors():
-    return headed({str(i): entry((0,), (0, 0)) for i in range(100_001)})
+    return with_header({str(i): entry((0,), (0, 0)) for i in range(100_001)})
 
 
-# --- well-formed, and yet no model ----------------------------------------------------------------
+# --- valid files with invalid weights ----------------------------------------------------------------
 
 
 @fails("model_not_finite")
@@ -260,7 +265,7 @@ def weights_with_an_infinity():
 
 
 @fails("model_not_finite")
-def weights_whose_answer_is_no_number():
+def weights_with_nan_outputs():
     return save({name: torch.full_like(tensor, 3e38) for name, tensor in weights().items()})
 
 
@@ -275,7 +280,7 @@ def weights_without_a_head():
 
 
 @fails("weights_mismatch")
-def weights_with_one_too_many():
+def weights_with_an_extra_tensor():
     return save(weights(extra=torch.zeros(3)))
 
 
@@ -290,7 +295,7 @@ def weights_with_names_that_lead_outside():
 
 
 @fails(None)
-def weights_that_fit():
+def valid_weights():
     return save(weights())
 
 

@@ -7,7 +7,7 @@ import warnings
 import zipfile
 import zlib
 
-from tests.hostile.corpus import fails, good, is_taken, leaves_out, tree, zipped
+from tests.hostile.corpus import accepted, fails, good, rejected_file, tree, zipped
 
 LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 ZEROS = b"\0" * 20_000_000
@@ -22,14 +22,14 @@ def info(name, **fields):
 
 
 def patched(archive, name, *, local=None, central=None, form="<H", value=0):
-    """An archive with one number written over in the headers of one entry, at these places from their signatures."""
+    """Overwrite one number in the headers of one entry, at these offsets from the signatures."""
     content = bytearray(archive)
-    wanted = name.encode()
-    for signature, place, header in ((LOCAL, local, 30), (CENTRAL, central, 46)):
+    encoded_name = name.encode()
+    for signature, offset_in, header in ((LOCAL, local, 30), (CENTRAL, central, 46)):
         start = content.find(signature)
-        while start >= 0 and place is not None:
-            if content[start + header : start + header + len(wanted)] == wanted:
-                struct.pack_into(form, content, start + place, value)
+        while start >= 0 and offset_in is not None:
+            if content[start + header : start + header + len(encoded_name)] == encoded_name:
+                struct.pack_into(form, content, start + offset_in, value)
             start = content.find(signature, start + 4)
     return bytes(content)
 
@@ -88,8 +88,8 @@ def zip_of_zips_of_zips():
 
 
 @fails("archive_bomb")
-def zip_whose_files_share_one_kernel():
-    """As D. Fifield's: every directory entry points to a header of its own, all share the compressed bytes."""
+def zip_with_overlapping_files():
+    """D. Fifield's zip bomb: each directory entry has its own header, all share the compressed bytes."""
     kernel = zlib.compress(ZEROS, 9)[2:-4]
     names = [b"train/cat/%02d.png" % i for i in range(50)]
     crc = zlib.crc32(ZEROS)
@@ -98,19 +98,19 @@ def zip_whose_files_share_one_kernel():
     offsets = [sum(map(len, headers[:i])) for i in range(len(names))]
     packed = [len(body) - offset - 30 - len(name) for name, offset in zip(names, offsets, strict=True)]
     entries = [
-        central_entry(name, offset, packed=size, size=1000, crc=crc)  # declares little: sizes alone do not tell
+        central_entry(
+            name, offset, packed=size, size=1000, crc=crc
+        )  # small declared sizes, so that only the overlap reveals it
         for name, offset, size in zip(names, offsets, packed, strict=True)
     ]
     return with_directory(body, entries)
 
 
 @fails("archive_bomb")
-def zip_that_names_one_file_many_times():
-    picture = good()
-    body = local_entry(b"train/cat/0.png", picture, size=len(picture), crc=zlib.crc32(picture), method=0)
-    entry = central_entry(
-        b"train/cat/0.png", 0, packed=len(picture), size=len(picture), crc=zlib.crc32(picture), method=0
-    )
+def zip_with_many_entries_for_one_file():
+    image = good()
+    body = local_entry(b"train/cat/0.png", image, size=len(image), crc=zlib.crc32(image), method=0)
+    entry = central_entry(b"train/cat/0.png", 0, packed=len(image), size=len(image), crc=zlib.crc32(image), method=0)
     return with_directory(body, [entry] * 1000)
 
 
@@ -125,14 +125,14 @@ def zip64_that_declares_an_exabyte():
 
 
 @fails("archive_unreadable")
-def zip64_whose_file_begins_behind_everything():
+def zip64_with_an_offset_outside_the_archive():
     extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)
     body = local_entry(b"train/cat/0.png", b"x", size=1, crc=0, method=0)
     return with_directory(body, [central_entry(b"train/cat/0.png", 0xFFFFFFFF, packed=1, size=1, crc=0, extra=extra)])
 
 
 @fails("archive_unreadable")
-def zip64_whose_directory_has_a_terabyte():
+def zip64_with_a_directory_of_a_terabyte():
     end64 = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, 2**40, 0)
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 1)
     end = struct.pack("<4s4H2IH", END, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
@@ -140,62 +140,62 @@ def zip64_whose_directory_has_a_terabyte():
 
 
 @fails("too_many_files", max_archive_files=500)
-def zip_of_too_many_files():
+def zip_with_too_many_files():
     return zipped({f"train/cat/{i}.png": b"" for i in range(501)})
 
 
-@leaves_out(ODD, "file_too_large", max_file_bytes=100_000)
-def zip_with_a_file_too_large():
+@rejected_file(ODD, "file_too_large", max_file_bytes=100_000)
+def zip_with_a_too_large_file():
     return zipped(tree({ODD: b"\0" * 100_001}))
 
 
 @fails("file_too_large", max_file_bytes=10)
-def zip_of_files_too_large():
+def zip_with_only_too_large_files():
     return zipped({"train/cat/0.png": good(), "train/dog/0.png": good(1)})
 
 
 @fails("unpacked_too_large", max_unpacked_bytes=1_000_000)
-def zip_of_too_many_bytes():
+def zip_with_too_many_bytes():
     return zipped(tree({ODD: b"\0" * 1_000_000}))
 
 
-# --- lies ----------------------------------------------------------------------------------------
+# --- wrong headers ----------------------------------------------------------------------------------------
 
 
-@leaves_out(ODD, "file_damaged")
-def zip_that_declares_less_than_it_holds():
+@rejected_file(ODD, "file_damaged")
+def zip_with_too_small_declared_sizes():
     return patched(zipped(tree({ODD: good(9)}), zipfile.ZIP_DEFLATED), ODD, local=22, central=24, form="<I", value=10)
 
 
-@leaves_out(ODD, "file_damaged")
-def zip_that_declares_more_than_it_holds():
+@rejected_file(ODD, "file_damaged")
+def zip_with_too_large_declared_sizes():
     archive = zipped(tree({ODD: good(9)}), zipfile.ZIP_DEFLATED)
     return patched(archive, ODD, local=22, central=24, form="<I", value=50_000_000)
 
 
-@leaves_out(ODD, "file_damaged")
+@rejected_file(ODD, "file_damaged")
 def zip_with_a_wrong_checksum():
     return patched(zipped(tree({ODD: good(9)})), ODD, local=14, central=16, form="<I", value=1)
 
 
-@leaves_out(ODD, "file_damaged")
+@rejected_file(ODD, "file_damaged")
 def zip_with_two_names_for_one_file():
     archive = bytearray(zipped(tree({ODD: good(9)})))
-    place = archive.find(ODD.encode())
-    archive[place : place + len(ODD)] = b"/etc/cat/passwd.jpg".ljust(len(ODD), b"x")[: len(ODD)]
+    offset_in = archive.find(ODD.encode())
+    archive[offset_in : offset_in + len(ODD)] = b"/etc/cat/passwd.jpg".ljust(len(ODD), b"x")[: len(ODD)]
     return bytes(archive)
 
 
-@leaves_out(ODD, "file_damaged")
-def zip_with_garbage_for_compressed_bytes():
+@rejected_file(ODD, "file_damaged")
+def zip_with_invalid_compressed_data():
     archive = bytearray(zipped(tree({ODD: b"x" * 5000}), zipfile.ZIP_DEFLATED))
-    place = archive.find(ODD.encode()) + len(ODD)
-    archive[place : place + 8] = b"\xff" * 8
+    offset_in = archive.find(ODD.encode()) + len(ODD)
+    archive[offset_in : offset_in + 8] = b"\xff" * 8
     return bytes(archive)
 
 
 @fails("archive_unreadable")
-def zip_cut_off():
+def truncated_zip():
     return zipped(tree())[:-60]
 
 
@@ -219,12 +219,12 @@ def zip_in_several_parts():
 @fails("archive_unreadable")
 def zip64_in_several_parts():
     archive = zipped(tree())
-    place = archive.rfind(END)
-    return archive[:place] + struct.pack("<4sLQL", b"PK\x06\x07", 0, place, 3) + archive[place:]
+    offset_in = archive.rfind(END)
+    return archive[:offset_in] + struct.pack("<4sLQL", b"PK\x06\x07", 0, offset_in, 3) + archive[offset_in:]
 
 
 @fails("no_images")
-def zip_of_nothing():
+def empty_zip():
     return zipped({})
 
 
@@ -233,14 +233,14 @@ def zip_of_texts():
     return zipped({"train/cat/readme.txt": b"hello", "notes.md": b"x"})
 
 
-@is_taken()
-def zip_behind_a_program():
+@accepted()
+def zip_after_an_executable():
     return b"MZ" + b"\0" * 5000 + zipped(tree())
 
 
 @fails("no_images")
 def zip_with_a_second_directory_in_its_comment():
-    """Some readers see the first directory, others the last: here it is the last, and it is empty."""
+    """Readers differ in which directory they use; here the last one is used, and it is empty."""
     hidden = struct.pack("<4s4H2IH", END, 0, 0, 0, 0, 0, 0, 0)
     archive = bytearray(zipped(tree()))
     struct.pack_into("<H", archive, len(archive) - 2, len(hidden))
@@ -260,23 +260,23 @@ def zip_with_a_password():
     return _encrypted(_encrypted(archive, "train/cat/0.png"), "train/dog/0.png")
 
 
-@leaves_out(ODD, "archive_encrypted")
+@rejected_file(ODD, "archive_encrypted")
 def zip_with_one_encrypted_file():
     return _encrypted(zipped(tree({ODD: good(9)})), ODD)
 
 
-@leaves_out(ODD, "compression_unknown")
+@rejected_file(ODD, "compression_unknown")
 def zip_with_a_bzip2_file():
     return zipped([*tree().items(), (info(ODD, compress_type=zipfile.ZIP_BZIP2), b"\0" * 1000)])
 
 
-@leaves_out(ODD, "compression_unknown")
+@rejected_file(ODD, "compression_unknown")
 def zip_with_an_lzma_file():
     return zipped([*tree().items(), (info(ODD, compress_type=zipfile.ZIP_LZMA), b"\0" * 1000)])
 
 
-@leaves_out(ODD, "compression_unknown")
-def zip_with_an_unheard_of_method():
+@rejected_file(ODD, "compression_unknown")
+def zip_with_an_unknown_method():
     return patched(zipped(tree({ODD: good(9)})), ODD, local=8, central=10, value=77)
 
 
@@ -287,63 +287,63 @@ def _named(name):
     return zipped(tree({name: good(9)}))
 
 
-@leaves_out("../../../outside.png", "unsafe_path")
-def zip_that_climbs_out():
+@rejected_file("../../../outside.png", "unsafe_path")
+def zip_with_a_relative_path_outside():
     return _named("../../../outside.png")
 
 
-@leaves_out("train/../../outside.png", "unsafe_path")
-def zip_that_climbs_out_in_the_middle():
+@rejected_file("train/../../outside.png", "unsafe_path")
+def zip_with_a_path_outside_from_a_folder():
     return _named("train/../../outside.png")
 
 
-@leaves_out("/tmp/potstill-hostile-outside.png", "unsafe_path")
+@rejected_file("/tmp/potstill-hostile-outside.png", "unsafe_path")
 def zip_with_an_absolute_path():
     return _named("/tmp/potstill-hostile-outside.png")
 
 
-@leaves_out("C:/windows/outside.png", "unsafe_path")
+@rejected_file("C:/windows/outside.png", "unsafe_path")
 def zip_with_a_drive_letter():
     return _named("C:/windows/outside.png")
 
 
-@leaves_out("..\\..\\outside.png", "unsafe_path")
-def zip_that_climbs_out_backwards():
+@rejected_file("..\\..\\outside.png", "unsafe_path")
+def zip_with_a_backslash_path_outside():
     return _named("..\\..\\outside.png")
 
 
-@leaves_out("\\\\server\\share\\outside.png", "unsafe_path")
+@rejected_file("\\\\server\\share\\outside.png", "unsafe_path")
 def zip_with_a_network_path():
     return _named("\\\\server\\share\\outside.png")
 
 
-@leaves_out("train/cat/x\\x00.png", "unsafe_path")
+@rejected_file("train/cat/x\\x00.png", "unsafe_path")
 def zip_with_a_nul_in_a_name():
     return _named("train/cat/xZ.png").replace(b"train/cat/xZ.png", b"train/cat/x\0.png")
 
 
-@leaves_out("train/cat/\\x1b[2J.png", "unsafe_path")
-def zip_with_a_terminal_command_in_a_name():
+@rejected_file("train/cat/\\x1b[2J.png", "unsafe_path")
+def zip_with_a_terminal_escape_in_a_name():
     return _named("train/cat/\x1b[2J.png")
 
 
-@leaves_out("train/cat/" + "x" * 289 + "…", "unsafe_path")
+@rejected_file("train/cat/" + "x" * 289 + "…", "unsafe_path")
 def zip_with_a_name_of_sixty_thousand_letters():
     return _named("train/cat/" + "x" * 60_000 + ".png")
 
 
-@is_taken()
+@accepted()
 def zip_with_device_names():
     return zipped(tree({f"train/cat/{name}.png": good(9) for name in ("CON", "nul", "COM1", "aux", "-rf *", "$(id)")}))
 
 
-@is_taken()
-def zip_of_three_hundred_folders_deep():
+@accepted()
+def zip_with_three_hundred_nested_folders():
     return _named("train/cat/" + "a/" * 300 + "x.png")
 
 
 @fails("unsafe_path")
-def zip_of_nothing_but_escapes():
+def zip_with_only_outside_paths():
     return zipped({f"../{i}.png": good(i) for i in range(3)})
 
 
@@ -354,17 +354,17 @@ def _special(mode, content=b"/etc/passwd"):
     return zipped([*tree().items(), (info(ODD, external_attr=mode << 16), content)])
 
 
-@leaves_out(ODD, "special_file")
+@rejected_file(ODD, "special_file")
 def zip_with_a_symbolic_link():
     return _special(0o120777)
 
 
-@leaves_out(ODD, "special_file")
+@rejected_file(ODD, "special_file")
 def zip_with_a_device():
     return _special(0o020666)
 
 
-@leaves_out(ODD, "special_file")
+@rejected_file(ODD, "special_file")
 def zip_with_a_pipe():
     return _special(0o010666)
 
@@ -372,19 +372,19 @@ def zip_with_a_pipe():
 # --- names that clash ---------------------------------------------------------------------------------
 
 
-@leaves_out("train/cat/0.png", "duplicate_path")
+@rejected_file("train/cat/0.png", "duplicate_path")
 def zip_with_the_same_name_twice():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return zipped([*tree().items(), ("train/cat/0.png", good(9))])
 
 
-@leaves_out("train/cat/0.png", "duplicate_path")
-def zip_with_the_same_path_written_twice():
+@rejected_file("train/cat/0.png", "duplicate_path")
+def zip_with_two_spellings_of_a_path():
     return zipped([*tree().items(), ("./train//cat/./0.png", good(9))])
 
 
-@leaves_out("train/cat/größe.png", "duplicate_path")
+@rejected_file("train/cat/größe.png", "duplicate_path")
 def zip_with_composed_and_decomposed_letters():
     names = [unicodedata.normalize(form, "train/cat/größe.png") for form in ("NFC", "NFD")]
     return zipped([*tree().items(), *((name, good(i)) for i, name in enumerate(names))])
@@ -394,16 +394,16 @@ def _has_both(stored):
     assert stored.splits["train"] == {"num_samples": 4 + 2}
 
 
-@is_taken(_has_both)
+@accepted(_has_both)
 def zip_with_names_that_differ_in_case():
     return zipped(tree({"train/cat/same.png": good(8), "train/cat/SAME.PNG": good(9)}))
 
 
-@is_taken()
-def zip_with_what_systems_leave_in_folders():
+@accepted()
+def zip_with_system_files():
     return zipped(tree({"__MACOSX/train/cat/._0.png": b"x", "train/.DS_Store": b"x", "train/cat/Thumbs.db": b"x"}))
 
 
-@leaves_out("train/cat/inner.tar.gz", "nested_archive")
-def zip_with_an_archive_among_pictures():
+@rejected_file("train/cat/inner.tar.gz", "nested_archive")
+def zip_with_images_and_an_archive():
     return zipped(tree({"train/cat/inner.tar.gz": b"\x1f\x8b" + io.BytesIO().getvalue()}))

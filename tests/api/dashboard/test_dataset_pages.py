@@ -63,7 +63,7 @@ def test_a_url_is_added_as_by_the_api(browser, tenant, server):
     ("form", "words"),
     [
         ({"url": "http://example.com/a"}, "only https"),
-        ({"url": "https://169.254.169.254/"}, "no public address"),
+        ({"url": "https://169.254.169.254/"}, "not a public address"),
         ({"url": ""}, "at least 1 character"),
         ({"url": URL, "labels": "some"}, "auto"),
         ({}, "at least 1 character"),

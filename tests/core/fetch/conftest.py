@@ -1,4 +1,4 @@
-"""An internet of our own: names answer what a test says, every address leads to a server on loopback."""
+"""A simulated network: tests define DNS results, and every address leads to a loopback server."""
 
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -14,35 +14,35 @@ PUBLIC = "93.184.216.34"
 
 
 @dataclass
-class Internet:
-    """``names``: for each the answers to give, one after the other; the last is given for ever."""
+class FakeInternet:
+    """``names``: DNS results per host, in order; the last one repeats."""
 
     names: dict[str, list[list[str]]] = field(default_factory=lambda: {"files.example": [[PUBLIC]]})
     unreachable: set[str] = field(default_factory=set)
     port: int = 0
-    asked: list[str] = field(default_factory=list)
-    dialled: list[tuple[str, int]] = field(default_factory=list)
+    resolved: list[str] = field(default_factory=list)
+    connected: list[tuple[str, int]] = field(default_factory=list)
 
     def resolve(self, host):
-        self.asked.append(host)
-        answers = self.names[host]
-        return [ip_address(text) for text in (answers.pop(0) if len(answers) > 1 else answers[0])]
+        self.resolved.append(host)
+        results = self.names[host]
+        return [ip_address(text) for text in (results.pop(0) if len(results) > 1 else results[0])]
 
     def connect(self, address, port, seconds):
-        self.dialled.append((str(address), port))
+        self.connected.append((str(address), port))
         if str(address) in self.unreachable:
-            raise httpcore.ConnectError("nobody is there")
+            raise httpcore.ConnectError("unreachable")
         return connect(ip_address("127.0.0.1"), self.port, seconds)
 
 
 @pytest.fixture
 def internet():
-    return Internet()
+    return FakeInternet()
 
 
 @pytest.fixture
 def fetch(internet, authority, tls_server, tmp_path):
-    """Fetch a URL from a server that answers as the function says; the path of what was saved, and its size."""
+    """Download a URL from a server with the given handler; return the path and size of the file."""
 
     def run(
         url,
@@ -51,22 +51,22 @@ def fetch(internet, authority, tls_server, tmp_path):
         max_bytes=1_000_000,
         seconds=10.0,
         idle_seconds=5.0,
-        look=lambda _: None,
-        keep_going=lambda: None,
-        trust=authority.trust,
-        reach=None,
+        check_head=lambda _: None,
+        on_chunk=lambda: None,
+        make_ssl_context=authority.trust,
+        policy=None,
     ):
-        server = tls_server(handle or (lambda *_: pytest.fail("nobody should connect")))
+        server = tls_server(handle or (lambda *_: pytest.fail("unexpected connection")))
         internet.port = server.port
         downloader = Downloader(
-            reach=reach or NetworkPolicy(),
+            policy=policy or NetworkPolicy(),
             limits=DownloadLimits(max_bytes=max_bytes, seconds=seconds, idle_seconds=idle_seconds),
             resolver=internet.resolve,
             connector=internet.connect,
-            trust=trust,
+            make_ssl_context=make_ssl_context,
         )
         run.server = server
-        size = downloader.save(url, tmp_path / "file", look=look, keep_going=keep_going)
+        size = downloader.save(url, tmp_path / "file", check_head=check_head, on_chunk=on_chunk)
         return tmp_path / "file", size
 
     return run

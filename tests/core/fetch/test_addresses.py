@@ -2,7 +2,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from core.fetch.addresses import carried, is_public
+from core.fetch.addresses import embedded_ipv4, is_public
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ from core.fetch.addresses import carried, is_public
      "2606:2800:220:1:248:1893:25c8:1946", "2001:4860:4860::8888", "2a00:1450:4001:82a::200e",
      "64:ff9b::93.184.216.34", "::ffff:93.184.216.34"],
 )  # fmt: skip
-def test_the_public_internet_is_public(text):
+def test_public_addresses_are_public(text):
     assert is_public(ip_address(text))
 
 
@@ -29,10 +29,14 @@ def test_the_public_internet_is_public(text):
         "fd20:ce::254", "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1", "ff0e::1", "4000::1",
     ],
 )  # fmt: skip
-def test_nothing_else_is(text):
+def test_other_addresses_are_not_public(text):
     assert not is_public(ip_address(text))
 
 
-def test_an_address_within_an_address_is_found():
-    assert carried(ip_address("::ffff:10.0.0.1")) == carried(ip_address("64:ff9b::a00:1")) == ip_address("10.0.0.1")
-    assert carried(ip_address("2606:2800::1")) is None
+def test_an_embedded_ipv4_address_is_extracted():
+    assert (
+        embedded_ipv4(ip_address("::ffff:10.0.0.1"))
+        == embedded_ipv4(ip_address("64:ff9b::a00:1"))
+        == ip_address("10.0.0.1")
+    )
+    assert embedded_ipv4(ip_address("2606:2800::1")) is None

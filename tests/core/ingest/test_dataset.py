@@ -8,7 +8,7 @@ import pytest
 
 from core.data.stored import StoredDataset
 from core.errors import DatasetRejected, InvalidRequest
-from core.ingest.dataset import MAX_LISTED, ingest_builtin, ingest_folder
+from core.ingest.dataset import MAX_LISTED_REJECTIONS, ingest_builtin, ingest_folder
 
 
 def test_an_archive_becomes_a_stored_dataset(ingest, zipped, tree, tmp_path):
@@ -24,7 +24,7 @@ def test_an_archive_becomes_a_stored_dataset(ingest, zipped, tree, tmp_path):
         assert stored.fingerprint == report.fingerprint
 
 
-def test_broken_images_are_reported_and_left_out(ingest, zipped, tree):
+def test_broken_images_are_rejected(ingest, zipped, tree):
     report = ingest(zipped(tree() | {"train/cat/broken.png": b"\x89PNG\r\n\x1a\nnot an image", "notes.txt": b"hello"}))
 
     assert [rejected.path for rejected in report.rejected] == ["train/cat/broken.png", "notes.txt"]
@@ -33,13 +33,13 @@ def test_broken_images_are_reported_and_left_out(ingest, zipped, tree):
 
 
 def test_rejected_files_do_not_change_the_fingerprint(ingest, zipped, tree):
-    whole = ingest(zipped(tree()), "one")
-    more = ingest(zipped({"../outside.png": b"x"} | tree() | {"train/cat/broken.png": b"no"}), "two")
+    complete = ingest(zipped(tree()), "one")
+    with_rejected = ingest(zipped({"../outside.png": b"x"} | tree() | {"train/cat/broken.png": b"no"}), "two")
 
-    assert more.fingerprint == whole.fingerprint
+    assert with_rejected.fingerprint == complete.fingerprint
 
 
-def test_the_same_content_packed_otherwise_has_the_same_fingerprint(ingest, zipped, tarred, tree, tmp_path):
+def test_the_fingerprint_does_not_depend_on_the_packing(ingest, zipped, tarred, tree, tmp_path):
     files = tree()
     shuffled = random.Random(0).sample(sorted(files.items()), len(files))
     for name, content in files.items():
@@ -57,7 +57,7 @@ def test_the_same_content_packed_otherwise_has_the_same_fingerprint(ingest, zipp
     assert len({report.fingerprint for report in reports}) == 1
 
 
-def test_other_encoding_of_the_same_pixels_has_the_same_fingerprint(ingest, zipped, encoded):
+def test_the_fingerprint_does_not_depend_on_the_image_encoding(ingest, zipped, encoded):
     def dataset(kind):
         return zipped({f"{c}/{i}.png": encoded(seed=i, kind=kind) for c in "ab" for i in range(5)})
 
@@ -65,7 +65,7 @@ def test_other_encoding_of_the_same_pixels_has_the_same_fingerprint(ingest, zipp
 
 
 @pytest.mark.parametrize("change", ["pixel", "label", "split", "class", "missing"])
-def test_any_other_content_has_another_fingerprint(ingest, tree, zipped, encoded, change):
+def test_the_fingerprint_depends_on_the_content(ingest, tree, zipped, encoded, change):
     files = tree()
     path = max(files)
     content = files.pop(path)
@@ -84,62 +84,60 @@ def test_any_other_content_has_another_fingerprint(ingest, tree, zipped, encoded
     assert one.fingerprint != other.fingerprint
 
 
-def test_a_dataset_is_greyscale_only_if_every_image_is(ingest, zipped, encoded):
-    grey = {f"{c}/{i}.png": encoded(seed=i, mode="L") for c in "ab" for i in range(5)}
+def test_a_dataset_is_grayscale_only_if_every_image_is(ingest, zipped, encoded):
+    gray = {f"{c}/{i}.png": encoded(seed=i, mode="L") for c in "ab" for i in range(5)}
 
-    assert ingest(zipped(grey), "grey").channels == 1
-    assert ingest(zipped(grey | {"a/0.png": encoded()}), "mixed").channels == 3
+    assert ingest(zipped(gray), "gray").channels == 1
+    assert ingest(zipped(gray | {"a/0.png": encoded()}), "mixed").channels == 3
 
 
 @pytest.mark.parametrize(
     ("sizes", "expected"), [([(20, 10), (12, 30), (40, 16)], 12), ([(500, 400)] * 3, 224), ([(2, 2)] * 3, 4)]
 )
-def test_the_usual_size_is_the_median_shorter_side_within_bounds(ingest, zipped, encoded, sizes, expected):
+def test_the_default_image_size_is_the_clipped_median_shorter_side(ingest, zipped, encoded, sizes, expected):
     files = {f"train/{c}/{i}.png": encoded(size=size) for c in "ab" for i, size in enumerate(sizes)}
 
     assert ingest(zipped(files | {"test/a/1.png": encoded(size=(900, 900))})).image_size == expected
 
 
-def test_a_path_that_comes_twice_is_taken_once(ingest, tree, zipped, encoded):
+def test_a_duplicate_path_is_rejected(ingest, tree, zipped, encoded):
     with pytest.warns(UserWarning, match="Duplicate name"):
-        content = _with_twin(zipped(tree()), "train/cat/00.png", encoded(seed=77))
+        content = _with_duplicate(zipped(tree()), "train/cat/00.png", encoded(seed=77))
 
     report = ingest(content)
 
-    assert [(r.path, r.reason) for r in report.rejected] == [
-        ("train/cat/00.png", "there is another file with this path, which was taken")
-    ]
+    assert [(r.path, r.reason) for r in report.rejected] == [("train/cat/00.png", "an earlier file has the same path")]
 
 
-def _with_twin(archive, name, content):
+def _with_duplicate(archive, name, content):
     out = io.BytesIO(archive)
-    with zipfile.ZipFile(out, "a") as more:
-        more.writestr(name, content)
+    with zipfile.ZipFile(out, "a") as archive_file:
+        archive_file.writestr(name, content)
     return out.getvalue()
 
 
-def test_an_archive_without_images_is_refused_with_what_was_left_out(ingest, zipped):
-    with pytest.raises(DatasetRejected, match="none of the 1 files is an image") as error:
+def test_an_archive_without_images_fails_with_the_rejected_files(ingest, zipped):
+    with pytest.raises(DatasetRejected, match="none of the 1 files is a readable image") as error:
         ingest(zipped({"a.txt": b"x"}))
 
     assert error.value.extra["rejected"][0]["path"] == "a.txt"
 
 
-def test_an_empty_archive_is_refused(ingest, zipped):
-    with pytest.raises(DatasetRejected, match="there are no files in it"):
+def test_an_empty_archive_fails(ingest, zipped):
+    with pytest.raises(DatasetRejected, match="contains no files"):
         ingest(zipped({}))
 
 
-def test_one_class_left_by_broken_images_names_them(ingest, zipped, encoded):
+def test_a_single_remaining_class_fails_with_the_rejected_files(ingest, zipped, encoded):
     files = {f"train/a/{i}.png": encoded(seed=i) for i in range(5)} | {"train/b/1.png": b"broken"}
 
-    with pytest.raises(DatasetRejected, match="one class only") as error:
+    with pytest.raises(DatasetRejected, match="only one class") as error:
         ingest(zipped(files))
 
     assert [r["path"] for r in error.value.extra["rejected"]] == ["train/b/1.png"]
 
 
-def test_nothing_is_left_of_a_refused_dataset(ingest, zipped, tmp_path):
+def test_a_failed_ingestion_leaves_no_files(ingest, zipped, tmp_path):
     bomb = {f"train/a/{i}.png": b"\0" * 20_000_000 for i in range(4)}
 
     with pytest.raises(DatasetRejected, match="bomb"):
@@ -153,7 +151,7 @@ def test_nothing_is_left_of_a_refused_dataset(ingest, zipped, tmp_path):
 
 @pytest.fixture
 def shards(parquet, encoded):
-    """The files of a dataset on the hub; its class names are not in alphabetical order."""
+    """The files of a hub dataset whose class names are not in alphabetical order."""
     names = ("wolf", "cat", "dog")
 
     def samples(first, count):
@@ -166,7 +164,7 @@ def shards(parquet, encoded):
     }
 
 
-def test_shards_become_a_dataset_with_their_splits_and_their_order_of_classes(ingest, zipped, shards, tmp_path):
+def test_parquet_shards_define_splits_and_class_order(ingest, zipped, shards, tmp_path):
     report = ingest(zipped({"pets/README.md": b"#"} | {f"pets/{name}": content for name, content in shards.items()}))
 
     assert report.classes == ("wolf", "cat", "dog")
@@ -178,7 +176,7 @@ def test_shards_become_a_dataset_with_their_splits_and_their_order_of_classes(in
         assert train.labels.tolist() == [0, 1, 2] * 3
 
 
-def test_shards_packed_otherwise_are_the_same_dataset(ingest, zipped, tarred, shards, tmp_path):
+def test_the_fingerprint_of_shards_does_not_depend_on_the_packing(ingest, zipped, tarred, shards, tmp_path):
     for name, content in shards.items():
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(content)
@@ -202,7 +200,7 @@ def test_one_parquet_file_gets_a_stratified_test_split(ingest, parquet, encoded)
     assert report.splits == {"train": {"num_samples": 16}, "test": {"num_samples": 4}}
 
 
-def test_a_broken_row_is_reported_and_left_out(ingest, parquet, encoded):
+def test_a_broken_row_is_rejected(ingest, parquet, encoded):
     samples = [(encoded(seed=k), k % 2) for k in range(20)]
 
     report = ingest(parquet([*samples, (b"not an image", 0)], ("a", "b")))
@@ -211,7 +209,7 @@ def test_a_broken_row_is_reported_and_left_out(ingest, parquet, encoded):
     assert "not an image" in report.rejected[0].reason
 
 
-def test_a_damaged_shard_is_reported_and_the_others_are_read(ingest, zipped, shards):
+def test_a_damaged_shard_is_rejected_and_the_others_are_read(ingest, zipped, shards):
     shards["data/train-00001-of-00002.parquet"] = b"PAR1 nothing PAR1"
 
     report = ingest(zipped(shards))
@@ -220,12 +218,12 @@ def test_a_damaged_shard_is_reported_and_the_others_are_read(ingest, zipped, sha
     assert report.splits["train"] == {"num_samples": 6}
 
 
-def test_a_damaged_parquet_file_is_refused(ingest):
+def test_a_damaged_parquet_file_fails(ingest):
     with pytest.raises(DatasetRejected, match="Parquet file is damaged"):
         ingest(b"PAR1 nothing PAR1")
 
 
-def test_the_label_column_can_be_left_unread(ingest, parquet, encoded):
+def test_labels_none_makes_an_unlabeled_dataset_from_parquet(ingest, parquet, encoded):
     report = ingest(parquet([(encoded(seed=k), k % 2) for k in range(10)], ("a", "b")), labels="none")
 
     assert (report.classes, report.num_classes) == (None, None)
@@ -236,7 +234,7 @@ def test_the_label_column_can_be_left_unread(ingest, parquet, encoded):
 
 
 @pytest.mark.parametrize("labels", ["auto", "none"])
-def test_a_folder_of_images_alone_has_no_classes(ingest, zipped, encoded, labels, tmp_path):
+def test_a_flat_folder_of_images_has_no_classes(ingest, zipped, encoded, labels, tmp_path):
     report = ingest(zipped({f"photos/{k}.png": encoded(seed=k) for k in range(10)}), labels=labels)
 
     assert (report.classes, report.num_classes) == (None, None)
@@ -245,7 +243,7 @@ def test_a_folder_of_images_alone_has_no_classes(ingest, zipped, encoded, labels
         assert stored.split("train").labels.tolist() == [-1] * 8
 
 
-def test_folders_are_no_classes_where_none_are_wanted(ingest, zipped, tree, tmp_path):
+def test_labels_none_makes_an_unlabeled_dataset_from_folders(ingest, zipped, tree, tmp_path):
     files = tree()
     for name, content in files.items():
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -255,11 +253,11 @@ def test_folders_are_no_classes_where_none_are_wanted(ingest, zipped, tree, tmp_
 
     assert report.classes is None
     assert report.splits == {"train": {"num_samples": 10}, "test": {"num_samples": 4}}
-    assert report.fingerprint != ingest(zipped(files), "labelled").fingerprint
+    assert report.fingerprint != ingest(zipped(files), "labeled").fingerprint
     assert report.fingerprint == ingest_folder(tmp_path / "folder", tmp_path / "again", labels="none").fingerprint
 
 
-# --- the work itself ----------------------------------------------------------------------------
+# --- ingestion ----------------------------------------------------------------------------------
 
 
 def test_an_existing_dataset_is_not_overwritten(ingest, zipped, tree):
@@ -269,13 +267,13 @@ def test_an_existing_dataset_is_not_overwritten(ingest, zipped, tree):
         ingest(zipped(tree()))
 
 
-def test_an_empty_folder_may_stand_where_the_dataset_goes(ingest, zipped, tree, tmp_path):
+def test_the_dataset_replaces_an_empty_folder(ingest, zipped, tree, tmp_path):
     (tmp_path / "stored").mkdir()
 
     assert ingest(zipped(tree())).num_classes == 2
 
 
-def test_a_caller_can_end_the_work(ingest, zipped, tree, tmp_path):
+def test_an_exception_from_progress_ends_the_ingestion(ingest, zipped, tree, tmp_path):
     def stop(count):
         raise KeyboardInterrupt(count)
 
@@ -285,12 +283,12 @@ def test_a_caller_can_end_the_work(ingest, zipped, tree, tmp_path):
     assert not (tmp_path / "stored").exists()
 
 
-def test_a_million_rejections_are_counted_and_the_first_listed(ingest, zipped, tree):
-    report = ingest(zipped(tree() | {f"x{i}.txt": b"" for i in range(MAX_LISTED + 5)}))
+def test_all_rejections_are_counted_and_the_first_listed(ingest, zipped, tree):
+    report = ingest(zipped(tree() | {f"x{i}.txt": b"" for i in range(MAX_LISTED_REJECTIONS + 5)}))
 
-    assert len(report.rejected) == MAX_LISTED + 1
+    assert len(report.rejected) == MAX_LISTED_REJECTIONS + 1
     assert report.rejected[-1].reason == "5 more files are left out"
-    assert report.num_rejected == MAX_LISTED + 5
+    assert report.num_rejected == MAX_LISTED_REJECTIONS + 5
 
 
 def test_digits_are_built_in(tmp_path):
@@ -301,12 +299,12 @@ def test_digits_are_built_in(tmp_path):
     assert (report.channels, report.image_size, report.num_rejected) == (1, 8, 0)
 
 
-def test_an_unknown_built_in_dataset_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(InvalidRequest, match="digits and mnist-5k"):
+def test_an_unknown_built_in_dataset_fails_with_the_available_ones(tmp_path):
+    with pytest.raises(InvalidRequest, match="digits, mnist-5k"):
         ingest_builtin("imagenet", tmp_path / "x")
 
 
-def test_ingestion_needs_no_torch_and_reads_parquet_only_on_demand():
+def test_ingestion_imports_neither_torch_nor_pyarrow():
     code = (
         "import sys, core.ingest.dataset, core.data.stored; "
         "print([m for m in ('torch', 'sklearn', 'pyarrow') if m in sys.modules])"

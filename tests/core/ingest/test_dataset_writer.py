@@ -2,20 +2,20 @@ import pytest
 from PIL import Image
 
 from core.data.stored import StoredDataset
-from core.ingest.dataset_writer import StoredWriter
-from core.ingest.folder_layout import arrange
+from core.ingest.dataset_writer import DatasetWriter
+from core.ingest.folder_layout import infer_layout
 
 
 @pytest.fixture
 def write(tmp_path, encoded):
-    def run(paths, arranged=None):
+    def run(paths, layout_paths=None):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        writer = StoredWriter(folder)
+        writer = DatasetWriter(folder)
         for seed, path in enumerate(paths):
-            picture = Image.new("L", (4 + seed, 4))
-            writer.add(path, encoded(picture), picture)
-        index = writer.finish(arrange(arranged or writer.paths(), seed=0), name="x")
+            image = Image.new("L", (4 + seed, 4))
+            writer.add(path, encoded(image), image)
+        index = writer.finish(infer_layout(layout_paths or writer.paths(), seed=0), name="x")
         return folder, index
 
     return run
@@ -24,7 +24,7 @@ def write(tmp_path, encoded):
 PATHS = [f"{c}/{i}.png" for c in "ab" for i in range(5)]
 
 
-def test_what_is_written_can_be_opened(write):
+def test_a_written_dataset_can_be_opened(write):
     folder, index = write(PATHS)
 
     with StoredDataset.open(folder) as stored:
@@ -32,22 +32,22 @@ def test_what_is_written_can_be_opened(write):
         assert sorted(stored.split("train").paths + stored.split("test").paths) == PATHS
 
 
-def test_images_that_the_layout_leaves_out_are_not_reached(write):
-    folder, _ = write([*PATHS, "a/left-out.png"], arranged=PATHS)
+def test_images_outside_the_layout_are_not_in_the_index(write):
+    folder, _ = write([*PATHS, "a/left-out.png"], layout_paths=PATHS)
 
     with StoredDataset.open(folder) as stored:
         assert sorted(stored.split("train").paths + stored.split("test").paths) == PATHS
         assert stored.split("train").read(0).size[1] == 4
 
 
-def test_pictures_of_other_shape_with_the_same_bytes_have_another_fingerprint(tmp_path):
+def test_the_fingerprint_depends_on_the_image_shape(tmp_path):
     fingerprints = set()
     for size in ((2, 8), (8, 2), (4, 4)):
         folder = tmp_path / f"{size}"
         folder.mkdir()
-        writer = StoredWriter(folder)
+        writer = DatasetWriter(folder)
         for path in PATHS:
             writer.add(path, b"x", Image.new("L", size))
-        fingerprints.add(writer.finish(arrange(PATHS, seed=0), name="x").fingerprint)
+        fingerprints.add(writer.finish(infer_layout(PATHS, seed=0), name="x").fingerprint)
 
     assert len(fingerprints) == 3

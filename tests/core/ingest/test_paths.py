@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.ingest.paths import NotAccepted, check_kind, clean_label, clean_path, shown
+from core.ingest.paths import NotAccepted, check_suffix, clean_label, clean_path, printable_name
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from core.ingest.paths import NotAccepted, check_kind, clean_label, clean_path, 
         ("cafe\u0301/1.png", "caf\u00e9/1.png"),  # as macOS and as Linux write the same name
     ],
 )
-def test_a_path_has_one_form(name, path):
+def test_paths_are_normalized(name, path):
     assert clean_path(name) == path
 
 
@@ -22,7 +22,7 @@ def test_a_path_has_one_form(name, path):
     "name",
     ["__MACOSX/train/._1.png", ".DS_Store", "train/.hidden/1.png", "a/Thumbs.db", "desktop.ini", "", "./"],
 )
-def test_clutter_is_ignored(name):
+def test_system_files_are_ignored(name):
     assert clean_path(name) is None
 
 
@@ -40,7 +40,7 @@ def test_clutter_is_ignored(name):
         "\\x.png",
     ],
 )
-def test_a_path_that_escapes_is_not_accepted(name):
+def test_a_path_that_leads_outside_is_not_accepted(name):
     with pytest.raises(NotAccepted, match="leads outside"):
         clean_path(name)
 
@@ -52,7 +52,7 @@ def test_a_path_that_cannot_be_stored_is_not_accepted(name):
 
 
 @given(st.text(max_size=40))
-def test_a_clean_path_stays_inside_and_is_clean(name):
+def test_a_clean_path_is_relative_and_idempotent(name):
     try:
         path = clean_path(name)
     except NotAccepted:
@@ -65,7 +65,7 @@ def test_a_clean_path_stays_inside_and_is_clean(name):
 
 @pytest.mark.parametrize("path", ["a/1.jpg", "a/1.JPEG", "1.tiff", "a.b/c.Png", "a/x.tar.png"])
 def test_image_names_are_accepted(path):
-    check_kind(path)
+    check_suffix(path)
 
 
 @pytest.mark.parametrize(
@@ -73,26 +73,26 @@ def test_image_names_are_accepted(path):
     [
         ("a/inner.zip", "unpack it first"),
         ("a/x.tar.gz", "unpack it first"),
-        ("labels.csv", r"accepted are \.bmp"),
-        ("README", "not an image file"),
-        ("a.png/README", "not an image file"),
+        ("labels.csv", r"accepted: \.bmp"),
+        ("README", "no image suffix"),
+        ("a.png/README", "no image suffix"),
     ],
 )
-def test_other_names_are_not_accepted(path, reason):
+def test_names_without_an_image_suffix_are_not_accepted(path, reason):
     with pytest.raises(NotAccepted, match=reason):
-        check_kind(path)
+        check_suffix(path)
 
 
 @given(st.text(alphabet=st.characters(), max_size=400))
-def test_a_shown_name_is_printable_and_short(name):
-    text = shown(name)
+def test_a_printable_name_is_printable_and_short(name):
+    text = printable_name(name)
 
     assert text.isprintable()
     assert len(text) <= 300
     text.encode()
 
 
-def test_a_label_has_one_form():
+def test_labels_are_normalized():
     assert clean_label(" cafe\u0301 ") == "caf\u00e9"
 
 
