@@ -178,7 +178,7 @@ class ConsoleReporter(FolderReporter):
     ) -> None:
         """Print a line above the bar."""
         style = {"info": "dim", "warning": "yellow", "error": "red"}[level]
-        self._console.print(f"{type:<18} {message}", style=style, markup=False, highlight=False)
+        self._console.print(f"{type:<22} {message}", style=style, markup=False, highlight=False)
 
     def close(self) -> None:
         """Stop the bar, leaving it on screen."""
