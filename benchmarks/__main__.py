@@ -1,6 +1,6 @@
-"""``python -m benchmarks [NAME …]``: without a name, all that takes minutes, then the page that shows it.
+"""``python -m benchmarks [NAME …]``: run one benchmark, or without a name all short ones and then the speed page.
 
-``python -m benchmarks all --quick`` shows in a few minutes that the comparisons work, and writes nothing.
+``python -m benchmarks all --quick`` runs the comparisons on tiny networks in a few minutes and writes nothing.
 """
 
 from __future__ import annotations
@@ -11,45 +11,45 @@ import sys
 import time
 from importlib import import_module
 
-QUESTIONS = {
-    "methods_over_rest": "does every method do a small job over HTTP, and what does a step of it take? (minutes)",
-    "cached_training": "does distilling from stored answers cost anything? (minutes)",
-    "against_peers": "how long do jobs take against packages that ask the teacher every time? (20 minutes)",
-    "data": "what does it cost if decoded pictures have no room? (minutes)",
-    "service": "what does a service around the engine cost? (minutes)",
-    "quality": "what is each method worth on CIFAR-10 photographs? (hours, resumable)",
-    "growth": "do lists, claims and series stay fast with a million jobs in PostgreSQL? (ten minutes)",
-    "streams": "does an API process serve a thousand event streams, and miss nothing? (minutes)",
-    "polling": "how fast is polling a job beside a bare FastAPI endpoint? (minutes, needs wrk)",
-    "latency": "how long from POST to the first training step, and until the inspector answers? (minutes)",
-    "gpu_check": "do the paths that need a GPU work on this one? (minutes, skipped without CUDA)",
-    "speed_page": "docs/speed.md from all that was measured (seconds)",
+BENCHMARKS = {
+    "methods_over_rest": "a small job over HTTP for every method, with its step time (minutes)",
+    "cached_training": "training with cached teacher outputs against training from labels only (minutes)",
+    "against_peers": "job times against packages that run the teacher at every step (20 minutes)",
+    "data": "training from images decoded on demand against cached pixels (minutes)",
+    "service": "the service against the library (minutes)",
+    "quality": "accuracy of every method on CIFAR-10 (hours, resumable)",
+    "growth": "lists, claims and series with a million jobs in PostgreSQL (ten minutes)",
+    "streams": "a thousand event streams on one API process (minutes)",
+    "polling": "polling a job against a bare FastAPI endpoint (minutes, needs wrk)",
+    "latency": "POST to the first training step, and the inspector's latency (minutes)",
+    "gpu_check": "checks of the CUDA code paths (minutes, skipped without CUDA)",
+    "speed_page": "write docs/speed.md from all results (seconds)",
 }
 NOT_IN_ALL = ("quality", "gpu_check", "speed_page")
-COMPARISONS = ("cached_training", "against_peers", "data", "service")  # these know --quick
+COMPARISONS = ("cached_training", "against_peers", "data", "service")  # these accept --quick
 
 
 def main(arguments: list[str]) -> int:
-    """Run one benchmark with the rest of the arguments, or all."""
+    """Run one benchmark with the remaining arguments, or all of them."""
     name, *rest = arguments or ["all"]
-    # Threads that wait for each other sleep: spinning beside another busy process makes a step ten times slower.
+    # OpenMP threads must sleep while they wait: spinning next to another busy process makes a step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if name == "all":
         return _all(quick="--quick" in rest)
-    if name not in QUESTIONS:
-        print(f"python -m benchmarks {'all':<18} those that take minutes, and the page on speed")
-        for known, question in QUESTIONS.items():
-            print(f"python -m benchmarks {known:<18} {question}")
+    if name not in BENCHMARKS:
+        print(f"python -m benchmarks {'all':<18} all short benchmarks, and the speed page")
+        for known, summary in BENCHMARKS.items():
+            print(f"python -m benchmarks {known:<18} {summary}")
         return 0 if name in {"-h", "--help"} else 2
     return int(import_module(f"benchmarks.{name}").main(rest))
 
 
 def _all(*, quick: bool) -> int:
-    """One after the other, each in a process of its own, so that none finds what another left in memory."""
+    """Run all benchmarks in sequence, each in a new process with empty memory."""
     if quick:
         runs = [[name, "--quick", "--repeats", "1"] for name in COMPARISONS]
     else:
-        runs = [*([name] for name in QUESTIONS if name not in NOT_IN_ALL), ["speed_page"]]
+        runs = [*([name] for name in BENCHMARKS if name not in NOT_IN_ALL), ["speed_page"]]
     failed = []
     for run in runs:
         print(f"--- {time.strftime('%H:%M:%S')} {' '.join(run)}", flush=True)

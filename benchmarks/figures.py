@@ -1,4 +1,4 @@
-"""What a benchmark found, in the one form that the page on speed is made of."""
+"""Benchmark figures, in the form that ``docs/speed.md`` is made from."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from benchmarks.results import RESULTS, machine, write_json
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """The answer to one question: the median of ``repeats`` measurements in one run, and the least and the most.
+    """One measured figure: median, minimum and maximum of ``repeats`` measurements in one run.
 
-    ``goal`` is a bound in words, ``≥ 2`` or ``≤ 1.03``; None where there is none.
+    ``goal`` is a bound such as ``≥ 2`` or ``≤ 1.03``, or None.
     """
 
     question: str
@@ -27,11 +27,9 @@ class Figure:
     detail: str = ""
 
     def __str__(self) -> str:
-        least, most = self.spread
+        low, high = self.spread
         goal = "" if self.goal is None else f", goal {self.goal}"
-        return (
-            f"{self.question}: {self.value:.3g} {self.unit} ({least:.3g} to {most:.3g}, {self.repeats} repeats{goal})"
-        )
+        return f"{self.question}: {self.value:.3g} {self.unit} ({low:.3g} to {high:.3g}, {self.repeats} repeats{goal})"
 
 
 def figure(
@@ -43,7 +41,7 @@ def figure(
     detail: str = "",
     percentile: int | None = None,
 ) -> Figure:
-    """The median of what was measured, or that percentile of it."""
+    """Return the figure of the median of ``values``, or of their percentile."""
     ordered = sorted(values)
     if percentile is None:
         value = statistics.median(ordered)
@@ -56,7 +54,7 @@ def figure(
 def ratio(
     question: str, above: Sequence[float], below: Sequence[float], *, goal: str | None = None, detail: str = ""
 ) -> Figure:
-    """``above / below``, pair by pair: what was measured side by side is compared, so that a slow minute hits both."""
+    """Return the figure of ``above / below`` by pairs. Pairs are measured one after the other, so load affects both."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     return Figure(
         question=question,
@@ -69,12 +67,14 @@ def ratio(
     )
 
 
-def keep(name: str, about: str, figures: Sequence[Figure], *, path: Path | None = None, **more: Any) -> Path:
-    """Print the figures and write them beside the machine that they were taken on; ``more`` are raw measurements."""
+def save_figures(
+    name: str, description: str, figures: Sequence[Figure], *, path: Path | None = None, **more: Any
+) -> Path:
+    """Print the figures and write them with the machine's description; ``more`` holds raw measurements."""
     for each in figures:
         print(each, flush=True)
     target = path or RESULTS / f"{name}.json"
-    document = {"about": about, "machine": machine(), "figures": [asdict(each) for each in figures], **more}
+    document = {"description": description, "machine": machine(), "figures": [asdict(each) for each in figures], **more}
     write_json(target, document)
     print(f"written to {target}", flush=True)
     return target

@@ -1,9 +1,8 @@
-"""How long from ``POST /v1/jobs`` to the first training step, and how soon does the inspector answer?
+"""Latency from ``POST /v1/jobs`` to the first training step, and of the inspector.
 
-The embedded stack with a warm worker: dataset, teacher, its answers and the pictures are at hand from the jobs before.
-Each job is sent when the one before has ended, which is soon: it is cancelled after its first step. That step's time is
-that of its event, on the clock that the client uses. The inspector is asked for estimates of specs that it never saw:
-depth and width vary.
+The embedded stack with a warm worker: dataset, teacher, teacher outputs and decoded images are cached by earlier jobs.
+Each job is submitted after the previous one has ended and is cancelled after its first step. The time of the step is
+that of its event, on the client's clock. The inspector estimates specs that it has not seen: depth and width vary.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figure, figure, keep
+from benchmarks.figures import Figure, figure, save_figures
 from client.demo import stack
 from client.sdk import Potstill
 
@@ -37,22 +36,22 @@ _TEACHER = {
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and write."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stack is stopped on the way out
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is stopped on exit
     with tempfile.TemporaryDirectory(prefix="potstill-benchmark-") as folder:
         home = options.home or Path(folder) / "home"
         with stack(home) as (url, key), Potstill(url, key) as potstill:
             made = potstill.datasets.create({"type": "builtin", "name": "digits"})
             dataset = potstill.datasets.wait(made["id"])["id"]
-            answers = _ask_inspector(potstill, dataset, options.questions)
-            delays, parts = _send_jobs(potstill, dataset, options.jobs)
+            inspector_ms = _time_inspector(potstill, dataset, options.estimates)
+            delays, parts = _time_jobs(potstill, dataset, options.jobs)
     figures = [
-        _p95("POST to the first training step, p95", delays, STEP_GOAL_MS, "kd of a small ViT, teacher found"),
-        _p95("inspector answers a spec it never saw, p95", answers, INSPECTOR_GOAL_MS, "kd, two ViTs, over HTTP"),
+        _p95("POST to the first training step, p95", delays, STEP_GOAL_MS, "kd of a small ViT, teacher cached"),
+        _p95("inspector latency for a new spec, p95", inspector_ms, INSPECTOR_GOAL_MS, "kd, two ViTs, over HTTP"),
     ]
-    middle = {name: round(statistics.median(values), 1) for name, values in parts.items()}
-    for name, value in middle.items():
+    medians = {name: round(statistics.median(values), 1) for name, values in parts.items()}
+    for name, value in medians.items():
         print(f"  {name:<60} {value:8.1f} ms")
-    keep("latency", (__doc__ or "").strip(), figures, path=options.out, milliseconds_between_events=middle)
+    save_figures("latency", (__doc__ or "").strip(), figures, path=options.out, milliseconds_between_events=medians)
     return 0
 
 
@@ -71,7 +70,7 @@ def _spec(dataset: str, *, number: int, depth: int = 4, width: int = 48) -> dict
     }
 
 
-def _ask_inspector(potstill: Potstill, dataset: str, count: int) -> list[float]:
+def _time_inspector(potstill: Potstill, dataset: str, count: int) -> list[float]:
     shapes = [(depth, width) for depth in range(2, 13) for width in range(24, 193, 3)]
     random.Random(0).shuffle(shapes)
     times = []
@@ -82,28 +81,28 @@ def _ask_inspector(potstill: Potstill, dataset: str, count: int) -> list[float]:
     return times[5:]
 
 
-def _send_jobs(potstill: Potstill, dataset: str, count: int) -> tuple[list[float], dict[str, list[float]]]:
+def _time_jobs(potstill: Potstill, dataset: str, count: int) -> tuple[list[float], dict[str, list[float]]]:
     delays, parts = [], defaultdict(list)
     for number in range(count + 3):  # the first ones train the teacher and fill the caches
-        spec, sent = _spec(dataset, number=number), time.time()
+        spec, submitted = _spec(dataset, number=number), time.time()
         job = potstill.jobs.submit(spec)
         if number < 3:
             potstill.jobs.wait(job["id"], timeout_seconds=300)
             continue
         while not any(event["type"] == "training.started" for event in potstill.jobs.past_events(job["id"])):
             time.sleep(0.2)
-        potstill.jobs.move(job["id"], "cancel")  # the rest of it is another question
+        potstill.jobs.move(job["id"], "cancel")  # only the first step is measured
         potstill.jobs.wait(job["id"], timeout_seconds=60)
         events = list(potstill.jobs.past_events(job["id"]))
-        last, before = sent, "sent"
+        last, before = submitted, "submitted"
         for event in events:
             at, name = _seconds(event["created_at"]), _name(event)
             parts[f"{before} → {name}"].append(1000 * (at - last))
             last, before = at, name
             if event["type"] == "training.started":
-                delays.append(1000 * (at - sent))
+                delays.append(1000 * (at - submitted))
                 break
-        time.sleep(0.5)  # the worker has nothing left to do
+        time.sleep(0.5)  # until the worker is idle
     return delays, parts
 
 
@@ -111,8 +110,8 @@ def _name(event: Any) -> str:
     return f"{event['type']} {event['data'].get('stage', '')}".strip()
 
 
-def _seconds(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()
+def _seconds(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp).timestamp()
 
 
 def _p95(question: str, values: Sequence[float], goal_ms: int, detail: str) -> Figure:
@@ -122,8 +121,8 @@ def _p95(question: str, values: Sequence[float], goal_ms: int, detail: str) -> F
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks latency", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=25, help="to send, one after the other")
-    parser.add_argument("--questions", type=int, default=60, help="to the inspector")
-    parser.add_argument("--home", type=Path, help="keep the stack's folder here instead of a temporary one")
-    parser.add_argument("--out", type=Path, help="write the result here instead")
+    parser.add_argument("--jobs", type=int, default=25, help="number of jobs, one after the other")
+    parser.add_argument("--estimates", type=int, default=60, help="number of estimates")
+    parser.add_argument("--home", type=Path, help="home folder of the stack, instead of a temporary one")
+    parser.add_argument("--out", type=Path, help="write the result here")
     return parser

@@ -1,7 +1,7 @@
-"""Does every method do a small job over HTTP? Every pair of families that a method takes, on digits.
+"""A small job over HTTP for every method, on digits: every pair of families that a method accepts.
 
-Starts the embedded stack on a folder of its own and talks to it as any client does. One job at a time, so
-that the seconds per step can be compared; they are those of the probe that each job begins with.
+Starts the embedded stack on a new folder and uses it as any client does. Jobs run one at a time, so that their step
+times are comparable; the step time is that of each job's preflight.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from client.demo import stack
 from client.errors import ApiError, ClientError
 from client.sdk import Potstill
 from core.spec import METHODS
-from core.spec.costs import COSTS, costs_document
-from core.spec.examples import example_job, teachers_of
+from core.spec.costs import COSTS, format_costs
+from core.spec.examples import example_job, example_teacher_families
 from core.spec.methods import Family, Requirements
 
 RESULT = RESULTS / "methods_over_rest.json"
 PAGE = DOCS / "methods_over_rest.md"
 IMAGE_SIZE, BATCH_SIZE = 16, 64
 _QUICK = {"epochs": 1, "learning_rate": 2e-3, "warmup_epochs": 0, "augmentation": "none"}
-MOST_SECONDS = 240.0  # for one job; it takes a few
+MAX_JOB_SECONDS = 240.0  # a job takes a few
 
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "fitnets + dkd": ("fitnets", {"logits": "dkd", "warmup_epochs": 0.5}, {}),
@@ -37,12 +37,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "dearkd, data_free": ("dearkd", {"data_free": True, "num_images": 64, "iterations": 20}, {}),
     "tinyvit, 2 views, mixup, EMA": ("tinyvit", {}, {"views": 2, "mixup": 0.8, "ema": 0.9}),
 }
-"""By their label: method, parameters and changes of the training block that are worth a job of their own."""
+"""Additional jobs by label: method, its parameters, and changes of the training block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One job to be tried. A pair that the method may refuse is ``optional``."""
+    """One job to run. ``optional``: the method may refuse the pair."""
 
     label: str
     document: dict[str, Any]
@@ -53,7 +53,7 @@ class Trial:
 
 @dataclass(slots=True)
 class Row:
-    """What came of a trial."""
+    """The result of a trial."""
 
     method: str
     student: str
@@ -69,57 +69,59 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        """Whether this is not as it should be; a pair that the method refuses is, where it was only tried."""
+        """Whether the trial failed. A refused optional pair is not a failure."""
         return self.status != "succeeded" and not (self.status == "refused" and self.optional)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run all, print and write the table; 1 where a method failed."""
+    """Run all trials, print and write the table. Return 1 if a method failed."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stack is stopped on the way out
-    chosen = options.methods.split(",") if options.methods else list(METHODS)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is stopped on exit
+    selected = options.methods.split(",") if options.methods else list(METHODS)
     with tempfile.TemporaryDirectory(prefix="potstill-benchmark-") as folder:
         home = options.home or Path(folder) / "home"
         with stack(home) as (url, key), Potstill(url, key) as potstill:
-            rows = _run(potstill, chosen, second_pairs=not options.first_pairs)
+            rows = _run(potstill, selected, second_pairs=not options.first_pairs)
     _relate(rows)
     failed = sum(row.failed for row in rows)
     done = {row.method for row in rows if row.status == "succeeded"} & set(METHODS)
     text = _table(rows)
     print(text)
-    print(f"{len(done)} of {len(METHODS)} methods did a job over HTTP; {failed} of {len(rows)} jobs failed.")
+    print(f"{len(done)} of {len(METHODS)} methods ran a job over HTTP; {failed} of {len(rows)} jobs failed.")
     if not options.methods:
         _write(rows, text, len(done), costs=options.write_costs)
     return 1 if failed else 0
 
 
-def trials(chosen: Sequence[str], ids: dict[str, str], *, second_pairs: bool) -> Iterator[Trial]:
-    """Each method with what it needs; with a CNN student and teacher as well, where it names no families."""
-    for name in chosen:
+def trials(selected: Sequence[str], ids: dict[str, str], *, second_pairs: bool) -> Iterator[Trial]:
+    """Yield the trials of each method; also with a CNN student and teacher where the method accepts any family."""
+    for name in selected:
         needs = METHODS[name].params.about.needs
         first = (needs.student_families or ("transformer",))[0]
-        yield _trial(name, name, first, teachers_of(needs), ids)
+        yield _trial(name, name, first, example_teacher_families(needs), ids)
         others = _second(needs)
         if second_pairs and others is not None:
             yield _trial(name, name, *others, ids, optional=True)
     for label, (name, parameters, training) in VARIANTS.items():
-        if name in chosen:
+        if name in selected:
             needs = METHODS[name].params.about.needs
             first = (needs.student_families or ("transformer",))[0]
-            yield _trial(label, name, first, teachers_of(needs), ids, parameters=parameters, training=training)
+            yield _trial(
+                label, name, first, example_teacher_families(needs), ids, parameters=parameters, training=training
+            )
 
 
 def _second(needs: Requirements) -> tuple[Family, tuple[Family, ...]] | None:
-    """Another pair of families that a method may take: with a CNN on each side where it names none."""
+    """Return a second pair of families that the method may accept: CNNs where it requires none."""
     if "weights" in needs.student:
-        return None  # there are trained weights of one student alone
-    count = len(teachers_of(needs))
+        return None  # only one student has trained weights
+    count = len(example_teacher_families(needs))
     student: Family = (*needs.student_families, "cnn", "cnn")[1] if needs.student_families else "cnn"
     if needs.student_families and len(needs.student_families) == 1:
         student = needs.student_families[0]
     teacher: Family = needs.teacher_families[-1] if needs.teacher_families else "cnn"
     pair = (student, (teacher,) * count)
-    return None if pair == ((needs.student_families or ("transformer",))[0], teachers_of(needs)) else pair
+    return None if pair == ((needs.student_families or ("transformer",))[0], example_teacher_families(needs)) else pair
 
 
 def _trial(
@@ -153,13 +155,13 @@ def _trial(
     return Trial(label, document, student, teachers, optional)
 
 
-def _run(potstill: Potstill, chosen: Sequence[str], *, second_pairs: bool) -> list[Row]:
+def _run(potstill: Potstill, selected: Sequence[str], *, second_pairs: bool) -> list[Row]:
     ids = {"digits": _dataset(potstill, "digits"), "pool": _dataset(potstill, "mnist-5k")}
-    baselines = ["scratch", *(name for name in chosen if name != "scratch")]
+    baselines = ["scratch", *(name for name in selected if name != "scratch")]
     rows: list[Row] = []
     for name in baselines:
         for trial in trials([name], ids, second_pairs=second_pairs or name == "scratch"):
-            row, job_id = _tried(potstill, trial)
+            row, job_id = _run_trial(potstill, trial)
             rows.append(row)
             if name == "scratch" and row.student == "transformer" and job_id and not row.failed:
                 ids["trained"] = job_id
@@ -173,7 +175,7 @@ def _dataset(potstill: Potstill, name: str) -> str:
     return potstill.datasets.wait(made["id"])["id"]
 
 
-def _tried(potstill: Potstill, trial: Trial) -> tuple[Row, str | None]:
+def _run_trial(potstill: Potstill, trial: Trial) -> tuple[Row, str | None]:
     row = Row(trial.label, trial.student, trial.teachers, "refused", optional=trial.optional)
     began = time.monotonic()
     try:
@@ -182,10 +184,10 @@ def _tried(potstill: Potstill, trial: Trial) -> tuple[Row, str | None]:
         row.problem = str(error)[:300]
         return row, None
     try:
-        job = potstill.jobs.wait(job["id"], timeout_seconds=MOST_SECONDS)
+        job = potstill.jobs.wait(job["id"], timeout_seconds=MAX_JOB_SECONDS)
         row.status = job["status"]
-        probed = [event for event in potstill.jobs.past_events(job["id"]) if event["type"] == "preflight.passed"]
-        row.step_seconds = (probed[0].get("data") or {}).get("step_seconds") if probed else None
+        preflights = [event for event in potstill.jobs.past_events(job["id"]) if event["type"] == "preflight.passed"]
+        row.step_seconds = (preflights[0].get("data") or {}).get("step_seconds") if preflights else None
         row.terms = loss_terms(series["name"] for series in potstill.jobs.metrics(job["id"]))
     except ClientError as error:
         row.status, row.problem = "lost", str(error)[:300]
@@ -195,25 +197,25 @@ def _tried(potstill: Potstill, trial: Trial) -> tuple[Row, str | None]:
     if job["error"]:
         row.problem = f"{job['error']['code']}: {job['error']['message']}"[:300]
     elif row.status == "succeeded" and not row.terms:
-        row.status, row.problem = "silent", "no term of the loss was logged"
+        row.status, row.problem = "no terms", "no loss term was logged"
     return row, job["id"]
 
 
 def _relate(rows: Sequence[Row]) -> None:
-    """Steps relative to plain training of the same student; a student of another form counts as what it was."""
+    """Set step times relative to `scratch` with the same student family; variants count as their base student."""
     base = {row.student: row.step_seconds for row in rows if row.method == "scratch" and row.step_seconds}
     for row in rows:
-        plain = base.get(row.student)
-        if plain and row.step_seconds:
-            row.relative = row.step_seconds / plain
+        baseline = base.get(row.student)
+        if baseline and row.step_seconds:
+            row.relative = row.step_seconds / baseline
 
 
 def _table(rows: Sequence[Row]) -> str:
     def number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    figures = ("top-1", "× scratch", "ms a step", "job, s")
-    headings = ("method", "student", "teachers", "status", *figures, "terms of the loss")
+    figures = ("top-1", "× scratch", "ms per step", "job, s")
+    headings = ("method", "student", "teachers", "status", *figures, "loss terms")
     cells = (
         (
             row.method,
@@ -237,25 +239,24 @@ def _write(rows: Sequence[Row], text: str, done: int, *, costs: bool) -> None:
     where = f"{on['processor']}, {on['cpus']} CPUs, torch {on['torch']}"
     PAGE.write_text(
         "# Every method over HTTP\n"
-        "Made by `python -m benchmarks methods_over_rest`: the embedded stack, one job after the other. 1,437 digits "
-        f"at {IMAGE_SIZE} × {IMAGE_SIZE} pixels, batches of {BATCH_SIZE}, 1 epoch, teachers of 1 epoch that later jobs "
-        "find again. Top-1 after so few steps says nothing of a method: for that see "
-        "[quality](quality.md). A step includes the teachers' answers. `refused` marks second pairs that a method says "
-        "it cannot serve, with "
-        f"its reason. Machine: {where}.\n\n"
-        f"{done} of {len(METHODS)} methods did a job.\n\n{text}",
+        "Generated by `python -m benchmarks methods_over_rest`: the embedded stack, one job after the other. 1,437 "
+        f"digits at {IMAGE_SIZE} × {IMAGE_SIZE} pixels, batches of {BATCH_SIZE}, 1 epoch, teachers of 1 epoch that later "
+        "jobs reuse. Top-1 after so few steps is no measure of a method; see [quality](quality.md). A step includes the "
+        "teachers' outputs. `refused` marks second pairs that a method does not support, with the reason. "
+        f"Machine: {where}.\n\n"
+        f"{done} of {len(METHODS)} methods ran a job.\n\n{text}",
         encoding="utf-8",
     )
     if costs:
         measured = {row.method: row.relative for row in reversed(rows) if row.method in METHODS and row.relative}
-        COSTS.write_text(costs_document({n: measured[n] for n in METHODS if n in measured}, measured_on=where), "utf-8")
-        print("The costs are written; `make docs` takes them into the pages.")
+        COSTS.write_text(format_costs({n: measured[n] for n in METHODS if n in measured}, measured_on=where), "utf-8")
+        print("Costs written; run `make docs` to update the pages.")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks methods_over_rest", description=__doc__)
-    parser.add_argument("--methods", default="", help="names with commas between; nothing is written then")
+    parser.add_argument("--methods", default="", help="comma-separated names; nothing is written")
     parser.add_argument("--first-pairs", action="store_true", help="one pair of families for each method")
-    parser.add_argument("--write-costs", action="store_true", help="keep the costs for GET /v1/methods and the docs")
-    parser.add_argument("--home", type=Path, help="keep the stack's folder here instead of a temporary one")
+    parser.add_argument("--write-costs", action="store_true", help="write the costs for GET /v1/methods and the docs")
+    parser.add_argument("--home", type=Path, help="home folder of the stack, instead of a temporary one")
     return parser

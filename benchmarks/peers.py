@@ -1,8 +1,8 @@
-"""Other packages' distillation, by their own code: timm's ``LogitDistillationTask`` and torchdistill's box.
+"""Distillation by other packages' own code: timm's ``LogitDistillationTask`` and torchdistill's ``DistillationBox``.
 
-Both run the teacher on every batch. They get what the engine's job gets: the same networks with the same weights,
-the same batches out of memory, the same loss, optimiser, schedule and clipping. So training is compared, and not
-how pictures are loaded; what their own scripts do beside (looking at the test split, saving) is left out.
+Both run the teacher on every batch. They get the inputs of the engine's job: the same networks and weights, the same
+batches from memory, the same loss, optimizer, schedule and clipping. The comparison covers training only, without data
+loading, validation and saving.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from timm.task import LogitDistillationTask
 from torch import Tensor, nn
 
-from benchmarks.lessons import Classroom
+from benchmarks.workload import Workload
 from core.models.built import BuiltModel
 from core.spec import JobSpec
 
@@ -31,34 +31,34 @@ HOW_TO_INSTALL = ".venv/bin/python -m pip install --constraint constraints.txt '
 
 @cache
 def peers() -> Mapping[str, Callable[[JobSpec, BuiltModel, BuiltModel, int], Step]]:
-    """By name, what makes a step of student and teacher; torchdistill is left out, with a word, where it is missing."""
+    """Return the step factories by name. Without torchdistill, print how to install it and leave it out."""
     found: dict[str, Callable[[JobSpec, BuiltModel, BuiltModel, int], Step]] = {"timm.task": timm_step}
     if find_spec("torchdistill") is None:
-        print(f"torchdistill is not installed and is left out; {HOW_TO_INSTALL}", flush=True)
+        print(f"torchdistill is not installed, so it is left out; {HOW_TO_INSTALL}", flush=True)
     else:
         found["torchdistill"] = torchdistill_step
     return found
 
 
-def train(classroom: Classroom, spec: JobSpec, peer: str) -> list[float]:
-    """Train by a peer, from building the networks on; the seconds of each epoch."""
+def train(workload: Workload, spec: JobSpec, peer: str) -> list[float]:
+    """Train with a peer; return the seconds of each epoch. The first includes building the networks."""
     began = time.perf_counter()
-    student, teacher = classroom.networks(spec)
-    feed = classroom.loader(spec)
-    step = peers()[peer](spec, student, teacher, spec.training.epochs * feed.steps_per_epoch)
+    student, teacher = workload.networks(spec)
+    loader = workload.loader(spec)
+    step = peers()[peer](spec, student, teacher, spec.training.epochs * loader.steps_per_epoch)
     ends = []
-    for number in range(spec.training.epochs * feed.steps_per_epoch):
-        batch = feed.batch(number)
-        step(student.preprocessing(batch.images), batch.labels).item()  # a loss is looked at, as all of them do
-        if (number + 1) % feed.steps_per_epoch == 0:
+    for number in range(spec.training.epochs * loader.steps_per_epoch):
+        batch = loader.batch(number)
+        step(student.preprocessing(batch.images), batch.labels).item()  # reads the loss, as their own loops do
+        if (number + 1) % loader.steps_per_epoch == 0:
             ends.append(time.perf_counter())
     return [end - start for start, end in pairwise([began, *ends])]
 
 
 def timm_step(spec: JobSpec, student: BuiltModel, teacher: BuiltModel, total_steps: int) -> Step:
-    """As timm's ``train.py`` does it."""
+    """Return a training step as in timm's ``train.py``."""
     training, method = spec.training, _kd(spec)
-    for network in (student, teacher):  # timm's task undoes the one and does the other by what stands here
+    for network in (student, teacher):  # timm's task converts the input by these values
         network.module.pretrained_cfg |= {"mean": network.preprocessing.mean, "std": network.preprocessing.std}
     task = LogitDistillationTask(
         student.module,
@@ -88,8 +88,8 @@ def timm_step(spec: JobSpec, student: BuiltModel, teacher: BuiltModel, total_ste
 
 
 def torchdistill_step(spec: JobSpec, student: BuiltModel, teacher: BuiltModel, total_steps: int) -> Step:
-    """As torchdistill's example for image classification does it."""
-    # Not installed by `make install`, and its import reads all of its registries.
+    """Return a training step as in torchdistill's image classification example."""
+    # Not installed by `make install`; the import loads all of its registries.
     from torchdistill.core.distillation import DistillationBox
 
     logging.getLogger("torchdistill").setLevel(logging.WARNING)
@@ -136,5 +136,5 @@ def _torchdistill_config(spec: JobSpec, total_steps: int) -> dict[str, Any]:
 
 
 def _kd(spec: JobSpec) -> dict[str, Any]:
-    assert spec.method.name == "kd", "peers are measured on soft labels"
+    assert spec.method.name == "kd", "peers are compared on soft labels"
     return spec.method.model_dump()

@@ -1,4 +1,4 @@
-"""Where measurements are kept, and on what they were taken."""
+"""Files of benchmark results, and the description of the machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.system.disk import write_atomic
 from worker.device import cpu_name, cuda_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,8 +18,8 @@ DOCS = ROOT / "docs"
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the versions that a time depends on."""
-    import timm  # slow to import, and not needed to read results
+    """Return the machine and the versions that times depend on."""
+    import timm  # slow to import, not needed to read results
     import torch
 
     return {
@@ -32,15 +33,14 @@ def machine() -> dict[str, Any]:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a result, whole or not at all."""
+    """Write a result atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(path, text.encode(), durable=False)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """A Markdown table; columns named in ``right`` are aligned to the right."""
+    """Return a Markdown table; columns named in ``right`` are right-aligned."""
     rule = ["---:" if heading in right else "---" for heading in headings]
     lines = [headings, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

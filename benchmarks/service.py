@@ -1,10 +1,9 @@
-"""What does a service around the engine cost? One spec through the embedded stack, and by the library alone.
+"""The service against the library: one spec through the embedded stack, and with the library only.
 
-In turn: the library with no service running, then the stack is started and, once it is idle, does the same job over
-HTTP. Both train in a process just forked from one that has everything imported and computed nothing, as the service
-does always. The stack's worker streams metrics and events, beats its lease and stores checkpoints meanwhile; API,
-inspector, scheduler and Valkey run beside it on the same processors. Every repeat has a seed of its own, so that both
-fill the teacher's cache.
+In alternation: the library without a running service; then the stack is started and, once it is idle, runs the same
+job over HTTP. Both train in a process just forked from one that has imported everything and computed nothing, as the
+service does. The stack's worker also streams metrics and events, renews its lease and stores checkpoints; API,
+inspector, scheduler and Valkey share the same processors. Every repeat has its own seed, so both fill the cache.
 """
 
 from __future__ import annotations
@@ -23,38 +22,40 @@ from typing import Any
 
 import torch
 
-from benchmarks.engine import Shelf, run
-from benchmarks.figures import keep, ratio
-from benchmarks.lessons import STUDENT, TINY, Course
+from benchmarks.engine import JobInputs, run
+from benchmarks.figures import ratio, save_figures
+from benchmarks.workload import STUDENT, TINY, TimingReporter
 from client.demo import stack
 from client.sdk import Potstill
 from core.ingest.dataset import ingest_builtin
 
-MOST_SECONDS = 600.0
-_IDLE_SECONDS = 5.0  # after the start of the stack: some of its processes are still importing
+MAX_SECONDS = 600.0
+_IDLE_SECONDS = 5.0  # after the start of the stack, while some of its processes still import
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and write."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stack is stopped on the way out
-    taken: dict[str, dict[str, list[float]]] = {"library": {}, "service": {}}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is stopped on exit
+    seconds_by_side: dict[str, dict[str, list[float]]] = {"library": {}, "service": {}}
     with tempfile.TemporaryDirectory(prefix="potstill-benchmark-") as folder:
         work = Path(folder)
         ingest_builtin("digits", work / "digits")
-        shelf = Shelf(work, {"ds_digits": work / "digits"})
+        inputs = JobInputs(work, {"ds_digits": work / "digits"})
         for repeat in range(options.repeats):
             both = {
-                "library": _library(shelf, _document("ds_digits", repeat, options)),
+                "library": _library(inputs, _document("ds_digits", repeat, options)),
                 "service": _service(work / "home", repeat, options),
             }
             for side, seconds in both.items():
                 for part, value in seconds.items():
-                    taken[side].setdefault(part, []).append(value)
+                    seconds_by_side[side].setdefault(part, []).append(value)
             print(f"repeat {repeat + 1}:", both, flush=True)
     epochs = _epochs(options)
-    detail = f"1,437 digits, {epochs} epochs, {'tiny networks' if options.quick else 'teacher as big as the student'}"
-    service, library = taken["service"], taken["library"]
+    detail = (
+        f"1,437 digits, {epochs} epochs, {'tiny networks' if options.quick else 'teacher of the size of the student'}"
+    )
+    service, library = seconds_by_side["service"], seconds_by_side["library"]
     figures = [
         ratio("training by the service against the library", service["distill"], library["distill"],
               goal="≤ 1.03", detail=detail),
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
               goal="≤ 1.03", detail=f"{detail}; from the claim to the stored student"),
     ]  # fmt: skip
     if not options.quick or options.out:
-        keep("service", (__doc__ or "").strip(), figures, path=options.out, seconds=taken)
+        save_figures("service", (__doc__ or "").strip(), figures, path=options.out, seconds=seconds_by_side)
     return 0
 
 
@@ -86,34 +87,34 @@ def _document(dataset: str, seed: int, options: argparse.Namespace) -> dict[str,
     }  # fmt: skip
 
 
-def _library(shelf: Shelf, document: dict[str, Any]) -> dict[str, float]:
-    """Seconds of the stages by name, and of the whole."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as fresh:
-        return fresh.submit(_run, shelf, document).result()
+def _library(inputs: JobInputs, document: dict[str, Any]) -> dict[str, float]:
+    """Return the seconds of each stage and of the whole job."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        return pool.submit(_run, inputs, document).result()
 
 
-def _run(shelf: Shelf, document: dict[str, Any]) -> dict[str, float]:
-    root, threads = shelf.work / "run", document["resources"]["threads"]
+def _run(inputs: JobInputs, document: dict[str, Any]) -> dict[str, float]:
+    root, threads = inputs.work / "run", document["resources"]["threads"]
     shutil.rmtree(root, ignore_errors=True)
     torch.set_num_threads(threads)
-    course = Course(root, teachers=shelf.work / "teachers")
+    reporter = TimingReporter(root, teachers=inputs.work / "teachers")
     began = datetime.now().astimezone()
-    run(shelf, shelf.resolve(document, threads=threads), root, course)
-    return {**course.stages, "whole": (datetime.now().astimezone() - began).total_seconds()}
+    run(inputs, inputs.resolve(document, threads=threads), root, reporter)
+    return {**reporter.stages, "whole": (datetime.now().astimezone() - began).total_seconds()}
 
 
 def _service(home: Path, seed: int, options: argparse.Namespace) -> dict[str, float]:
-    """The same of a job over HTTP, from when a worker claimed it."""
+    """Return the same for a job over HTTP, from its claim on."""
     with stack(home) as (url, key), Potstill(url, key) as potstill:
         made = potstill.datasets.create({"type": "builtin", "name": "digits"})
         dataset = potstill.datasets.wait(made["id"])["id"]
         time.sleep(_IDLE_SECONDS)
         job = potstill.jobs.submit(_document(dataset, seed, options))
-        job = potstill.jobs.wait(job["id"], timeout_seconds=MOST_SECONDS)
+        job = potstill.jobs.wait(job["id"], timeout_seconds=MAX_SECONDS)
     if job["status"] != "succeeded":
-        raise RuntimeError(f"the job came to {job['status']}: {job['error']}")
+        raise RuntimeError(f"the job ended as {job['status']}: {job['error']}")
     stages = {stage["name"]: stage["seconds"] for stage in job["stages"]}
-    began, ended = (datetime.fromisoformat(job[moment]) for moment in ("started_at", "finished_at"))
+    began, ended = (datetime.fromisoformat(job[field]) for field in ("started_at", "finished_at"))
     return {**stages, "whole": (ended - began).total_seconds()}
 
 
@@ -121,6 +122,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks service", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="tiny networks, to see that it works; nothing is written")
+    parser.add_argument("--quick", action="store_true", help="tiny networks, a smoke test; nothing is written")
     parser.add_argument("--out", type=Path, help="write the result here")
     return parser

@@ -1,4 +1,4 @@
-"""``docs/speed.md`` and its plot, from the figures of all benchmarks that have run. Measures nothing."""
+"""Write ``docs/speed.md`` and its plot from the stored results of all benchmarks."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from benchmarks.results import DOCS, RESULTS, table
 
 PAGE, PLOT = "speed.md", "speed.svg"
 ORDER = ("cached_training", "against_peers", "data", "service", "latency", "polling", "streams", "growth")
-_HEADINGS = ("question", "figure", "least to most", "repeats", "goal", "met", "what was done")
+_HEADINGS = ("question", "figure", "min to max", "repeats", "goal", "met", "conditions")
 
 _HOW = """\
-Each figure is the median of several repeats, in which what is compared was run in turn on the same machine; the spread
-is the least and the most of the repeats. A ratio above 1 against another package means that ours is so many times
-faster. Other packages run by their own training steps, in the same process and on as many threads, with the same
-student and teacher, the same weights, batches, loss, AdamW, schedule and clipping. They are fed with our batches from
-memory, so that nothing is said about loading pictures. Networks have random weights, which changes no time. The
-student is a ViT of 0.7 million parameters (width 96, depth 6) on 32 × 32 pixels in patches of 4 pixels, unless a line
-says otherwise.
+Each figure is the median of several repeats; the compared runs alternate on the same machine. The spread is the minimum
+and maximum of the repeats. A ratio above 1 against another package means that Potstill is faster by that factor. Other
+packages run their own training steps in the same process with the same number of threads, student, teacher, weights,
+batches, loss, AdamW, schedule and clipping. They get our batches from memory, so data loading is not compared. Networks
+have random weights, which does not change the times. The student is a ViT of 0.7 million parameters (width 96, depth 6)
+on 32 × 32 pixels in patches of 4 pixels, unless a line states otherwise.
 
-Why a second job is faster: it reads what its teacher said. If the teacher takes *t* times as long as a step of the
-student, a package that asks it every time takes 1 + *t*, a second job 1. A first job asks once for each view, so with
-*V* views in *E* epochs it gains (1 + *t*) / (1 + *t V* / *E*): much where epochs are many, and nothing where every
+A second job is faster because it reads cached teacher outputs. If the teacher takes *t* times as long as a step of the
+student, a package that runs it at every step takes 1 + *t*, and a second job takes 1. A first job runs the teacher once
+per view. With *V* views in *E* epochs its gain is (1 + *t*) / (1 + *t V* / *E*): large for many epochs, none when every
 epoch shows new views.
 
-Not measured here: GPUs (see [gpu](gpu.md)), pictures of 224 pixels, several devices in one job, methods that tap the
-teacher's features (their pages say what of it is stored), the peers' own data loading, and how good the students are
-(see [quality](quality.md)).
+Not measured: GPUs (see [gpu](gpu.md)), images of 224 pixels, several devices in one job, methods that tap the teacher's
+features (their pages state what is cached), the other packages' data loading, and the accuracy of students (see
+[quality](quality.md)).
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page."""
+    """Write the page and the plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks speed_page", description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of results")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="the folder that the page goes to")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="output folder")
     options = parser.parse_args(arguments)
-    documents = found(options.results)
+    documents = load_results(options.results)
     if not documents:
         print(f"{options.results} holds no figures; run the benchmarks first")
         return 1
@@ -52,8 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def found(results: Path) -> dict[str, dict[str, Any]]:
-    """The results that hold figures, by name, in the page's order."""
+def load_results(results: Path) -> dict[str, dict[str, Any]]:
+    """Return the results with figures by name, in the page's order."""
     documents = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
     names = [name for name, document in documents.items() if isinstance(document, dict) and document.get("figures")]
     names.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
@@ -61,49 +60,49 @@ def found(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def page(documents: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page's text."""
+    """Return the text of the page."""
     parts = [
-        "# How fast it is",
-        "Made by `make bench`; `python -m benchmarks speed_page` writes it again from `benchmarks/results`.",
+        "# Speed",
+        "Generated by `make bench`; `python -m benchmarks speed_page` writes it from `benchmarks/results`.",
         _machines(documents),
-        f"![Each figure with a goal, and how many times better than the goal it is]({PLOT})",
+        f"![The margin of each figure to its goal]({PLOT})",
         table(
             _HEADINGS,
             [_cells(figure) for document in documents.values() for figure in document["figures"]],
-            right=("figure", "least to most", "repeats", "goal"),
+            right=("figure", "min to max", "repeats", "goal"),
         ),
-        "## How it was measured",
+        "## Method",
         _HOW.rstrip(),
         *(
-            f"**`python -m benchmarks {name}`.** {_paragraph(document['about'])}"
+            f"**`python -m benchmarks {name}`.** {_paragraph(document['description'])}"
             for name, document in documents.items()
-            if document.get("about")
+            if document.get("description")
         ),
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
 def _cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
-    goal = Goal.of(figure["goal"])
-    least, most = figure["spread"]
+    goal = Goal.parse(figure["goal"])
+    low, high = figure["spread"]
     met = "" if goal is None else "yes" if goal.met(figure["value"]) else "no"
     value = f"{number(figure['value'])} {figure['unit']}"
-    spread = f"{number(least)} to {number(most)}"
-    shown = "" if goal is None else str(goal)
-    return figure["question"], value, spread, str(figure["repeats"]), shown, met, str(figure.get("detail") or "")
+    spread = f"{number(low)} to {number(high)}"
+    goal_text = "" if goal is None else str(goal)
+    return figure["question"], value, spread, str(figure["repeats"]), goal_text, met, str(figure.get("detail") or "")
 
 
 def _machines(documents: Mapping[str, Mapping[str, Any]]) -> str:
-    """On what it was measured, once where all agree."""
-    told = {name: _machine(document.get("machine") or {}) for name, document in documents.items()}
-    kinds = set(told.values())
+    """Return the machines of the results; one line if all are the same."""
+    machines = {name: _machine(document.get("machine") or {}) for name, document in documents.items()}
+    kinds = set(machines.values())
     if len(kinds) == 1:
         return f"Machine: {kinds.pop()}."
-    return "Machines:\n" + "".join(f"- {name}: {words}\n" for name, words in told.items())
+    return "Machines:\n" + "".join(f"- {name}: {text}\n" for name, text in machines.items())
 
 
 def _machine(facts: Mapping[str, Any]) -> str:
-    parts = [str(facts.get("processor", "not told")), f"{facts.get('cpus', '?')} CPUs"]
+    parts = [str(facts.get("processor", "unknown")), f"{facts.get('cpus', '?')} CPUs"]
     parts += [str(facts["cuda"])] if facts.get("cuda") else ["no GPU"]
     parts += [f"{name} {facts[name]}" for name in ("python", "torch", "timm") if facts.get(name)]
     return ", ".join(parts)

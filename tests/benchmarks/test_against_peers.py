@@ -1,4 +1,4 @@
-"""The comparison with other packages runs, and compares the same training; no time is judged here."""
+"""The comparison with other packages runs, and both sides train the same; times are not tested."""
 
 import json
 from importlib.util import find_spec
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from benchmarks import against_peers, cached_training, data
-from benchmarks.lessons import Classroom, Sizes
 from benchmarks.peers import timm_step, torchdistill_step
+from benchmarks.workload import Workload, WorkloadSize
 from core.data.stored import StoredDataset
 from core.methods import MethodContext, build_method
 from core.methods.base import StepContext, StepInfo
@@ -20,36 +20,39 @@ STEPS = {"timm.task": timm_step, "torchdistill": torchdistill_step}
 
 
 @pytest.fixture
-def room(tmp_path):
-    return Classroom(tmp_path, Sizes(pictures=20, epochs=1, batch_size=10, tiny=True), threads=1)
+def workload(tmp_path):
+    return Workload(tmp_path, WorkloadSize(num_images=20, epochs=1, batch_size=10, tiny=True), threads=1)
 
 
 @pytest.mark.parametrize("peer", STEPS)
-def test_a_peer_minimises_what_the_engine_does(room, peer):
+def test_a_peer_computes_the_engines_loss(workload, peer):
     if peer == "torchdistill" and find_spec("torchdistill") is None:
         pytest.skip("torchdistill is not installed")
-    spec = room.spec("deit_tiny", temperature=3.0, alpha=0.7)
-    student, teacher = room.networks(spec)
-    batch = room.loader(spec).batch(0)
+    spec = workload.spec("deit_tiny", temperature=3.0, alpha=0.7)
+    student, teacher = workload.networks(spec)
+    batch = workload.loader(spec).batch(0)
     method = build_method(spec.method, MethodContext(student=student, teachers=[teacher], num_classes=10))
     frozen = FrozenTeacher(teacher, ComputeConfig(torch.device("cpu"), "fp32"))
-    asked = StepContext(lambda images: Outputs.of(student(images)), [frozen], StepInfo(0, 10, 0.0, 1))
-    ours = sum(method.terms(batch, asked).values()).item()
+    step = StepContext(lambda images: Outputs.from_model_output(student(images)), [frozen], StepInfo(0, 10, 0.0, 1))
+    ours = sum(method.terms(batch, step).values()).item()
 
     theirs = STEPS[peer](spec, student, teacher, 10)(student.preprocessing(batch.images), batch.labels).item()
 
     assert theirs == pytest.approx(ours, rel=1e-5)
 
 
-def test_networks_are_those_of_the_engine_and_the_same_every_time(room):
-    spec = room.spec("deit_tiny")
-    one, other = room.networks(spec), room.networks(spec)
+def test_networks_have_the_same_weights_each_time(workload):
+    spec = workload.spec("deit_tiny")
+    one, other = workload.networks(spec), workload.networks(spec)
 
-    for mine, theirs in zip(one, other, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(mine.module.parameters(), theirs.module.parameters(), strict=True))
+    for first_built, second_built in zip(one, other, strict=True):
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(first_built.module.parameters(), second_built.module.parameters(), strict=True)
+        )
 
 
-def test_the_comparison_runs_and_says_what_it_found(tmp_path):
+def test_the_comparison_runs_and_writes_its_figures(tmp_path):
     assert (
         against_peers.main(["--quick", "--repeats", "1", "--threads", "1", "--out", str(tmp_path / "peers.json")]) == 0
     )
@@ -72,10 +75,10 @@ def test_two_ways_of_training_are_compared(benchmark, goal, tmp_path):
     assert figure["spread"][0] <= figure["value"] <= figure["spread"][1]
 
 
-def test_pictures_are_all_there_and_found_again(room, tmp_path):
-    with StoredDataset.open(room.folder) as stored:
+def test_stored_images_are_complete_and_reused(workload, tmp_path):
+    with StoredDataset.open(workload.folder) as stored:
         assert len(stored.split("train")) == 20
         assert stored.num_classes == 10
-    changed = room.folder.stat().st_mtime_ns
+    changed = workload.folder.stat().st_mtime_ns
 
-    assert Classroom(tmp_path, room.sizes, threads=1).folder.stat().st_mtime_ns == changed
+    assert Workload(tmp_path, workload.sizes, threads=1).folder.stat().st_mtime_ns == changed

@@ -1,4 +1,4 @@
-"""Without a GPU the check says so and is no failure; its table names methods that there are."""
+"""Without a GPU the check is skipped without failing; its table names existing methods."""
 
 import subprocess
 import sys
@@ -17,12 +17,12 @@ def without_cuda(monkeypatch):
     monkeypatch.setattr(gpu_check, "cuda_name", lambda: None)
 
 
-def test_without_a_gpu_nothing_is_checked_and_nothing_fails(without_cuda, capsys):
+def test_without_a_gpu_the_check_is_skipped_and_succeeds(without_cuda, capsys):
     assert gpu_check.main([]) == 0
     assert capsys.readouterr().out == "skipped: no CUDA device\n"
 
 
-def test_make_knows_the_check():
+def test_make_runs_the_check():
     run = subprocess.run(
         ["make", "-n", "gpu-check", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True
     )
@@ -33,20 +33,20 @@ def test_make_knows_the_check():
 def test_the_check_can_be_rehearsed_on_a_cpu(capsys):
     assert gpu_check.main(["--rehearse", "--only", "fork then start,all-reduce"]) == 0
 
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told] == ["passed", "passed"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["passed", "passed"]
 
 
-def test_steps_that_are_queued_ahead_can_be_rehearsed():
-    command = [sys.executable, "-m", "benchmarks", "gpu_check", "--rehearse", "--only", "queued ahead"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # its threads stay out of this process
+def test_enqueueing_ahead_can_be_rehearsed():
+    command = [sys.executable, "-m", "benchmarks", "gpu_check", "--rehearse", "--only", "enqueue ahead"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # keeps its threads out of this process
 
     assert run.stdout.startswith("passed"), run.stdout + run.stderr
 
 
-def test_what_is_not_on_the_machine_is_not_run_and_no_failure(monkeypatch, capsys):
-    def missing(bench):
-        raise gpu_check.NotHereError("this machine has one device")
+def test_a_check_without_its_hardware_is_not_run_and_does_not_fail(monkeypatch, capsys):
+    def missing(device):
+        raise gpu_check.NotAvailableError("this machine has one device")
 
     monkeypatch.setattr(gpu_check, "several_devices", missing)
 
@@ -54,8 +54,8 @@ def test_what_is_not_on_the_machine_is_not_run_and_no_failure(monkeypatch, capsy
     assert capsys.readouterr().out.startswith("not run")
 
 
-def test_a_check_that_fails_is_told_and_fails_the_whole(monkeypatch, capsys):
-    def broken(bench):
+def test_a_failed_check_is_reported_and_fails_the_run(monkeypatch, capsys):
+    def broken(device):
         raise AssertionError("the device is on fire")
 
     monkeypatch.setattr(gpu_check, "all_reduce", broken)
@@ -67,7 +67,7 @@ def test_a_check_that_fails_is_told_and_fails_the_whole(monkeypatch, capsys):
 @pytest.mark.parametrize(("name", "parameters"), gpu_check.FAMILIES.values(), ids=str)
 def test_each_kind_of_method_has_a_job_that_parses(name, parameters, tmp_path):
     if name not in METHODS:
-        pytest.skip(f"{name} is not there yet")
-    bench = gpu_check.Bench(gpu_check.Shelf(tmp_path, {}), "cuda")
+        pytest.skip(f"{name} is not registered")
+    device = gpu_check.DeviceUnderTest(gpu_check.JobInputs(tmp_path, {}), "cuda")
 
-    assert parse_job_spec(bench.document(name, **parameters)).resources.accelerator == "cuda"
+    assert parse_job_spec(device.document(name, **parameters)).resources.accelerator == "cuda"

@@ -1,4 +1,4 @@
-"""The quality benchmark is fair, goes on from where it was, and says what did not help."""
+"""The quality benchmark gives every method the same budget, resumes, and reports methods without effect."""
 
 import json
 import random
@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import pytest
 
-from benchmarks.photographs import Deal, _dealt
-from benchmarks.quality import Bench, Budget, baseline, entries
+from benchmarks.cifar10 import SplitSizes, _shuffled_parts
+from benchmarks.quality import Budget, QualityBenchmark, baseline, entries
 from benchmarks.quality_page import page
 from core.spec import METHODS, parse_job_spec
 
@@ -20,7 +20,7 @@ TEACHERS = {
 
 @pytest.fixture
 def bench(tmp_path):
-    made = Bench(tmp_path, tmp_path / "results", BUDGET, threads=1, minutes=None)
+    made = QualityBenchmark(tmp_path, tmp_path / "results", BUDGET, threads=1, minutes=None)
     made.folder.mkdir()
     made.teachers = TEACHERS
     return made
@@ -50,7 +50,7 @@ def test_all_entries_get_the_same_training(bench):
     assert {spec.dataset for spec in specs} == {"ds_students"}
 
 
-def test_the_best_are_found_by_the_validation_pictures_and_bring_their_baseline(bench):
+def test_the_best_are_chosen_on_validation_images_with_their_baselines(bench):
     scores = {
         "scratch": 0.9,
         "kd": 0.9,
@@ -62,13 +62,13 @@ def test_the_best_are_found_by_the_validation_pictures_and_bring_their_baseline(
         "pkt": 0.1,
     }
     for name, validation in scores.items():
-        document = result(name, 1 - validation, validation=validation)  # the test split would say the contrary
+        document = result(name, 1 - validation, validation=validation)  # the test split has the opposite order
         (bench.folder / f"{name}-0.json").write_text(json.dumps(document))
 
     assert bench._best(0) == {"scratch", "kd", "dkd", "nkd", "dist", "wsld", "manifold", "kd, ViT teacher"}
 
 
-def test_a_run_that_is_done_is_not_done_again(bench):
+def test_a_finished_run_is_not_repeated(bench):
     entry = entries()[0]
     (bench.folder / "scratch-0.json").write_text(json.dumps(result("scratch", 0.4)))
 
@@ -78,41 +78,41 @@ def test_a_run_that_is_done_is_not_done_again(bench):
     assert bench._read(entry, 0) is None
 
 
-def test_pictures_are_dealt_without_overlap_and_always_alike():
-    pictures = {label: [f"train/{label}/{n:02d}.jpg" for n in range(40)] for label in "ab"}
-    deal = Deal(train=5, validation=4, pool=3, lessons=6)
+def test_images_are_split_without_overlap_and_reproducibly():
+    images = {label: [f"train/{label}/{n:02d}.jpg" for n in range(40)] for label in "ab"}
+    sizes = SplitSizes(train=5, validation=4, unlabeled_pool=3, teacher_extra=6)
     random.seed(1)
-    hands = _dealt(pictures, deal)
-    everything = [name for hand in hands.values() for name in hand]
+    parts = _shuffled_parts(images, sizes)
+    all_images = [name for hand in parts.values() for name in hand]
 
-    assert [len(hand) for hand in hands.values()] == [10, 8, 6, 12]
-    assert len(set(everything)) == len(everything)
-    assert hands == _dealt(pictures, deal)
+    assert [len(part) for part in parts.values()] == [10, 8, 6, 12]
+    assert len(set(all_images)) == len(all_images)
+    assert parts == _shuffled_parts(images, sizes)
 
 
-def written(*results):
+def page_of(*results):
     return page(results, entries=entries(), baseline=baseline, budget=asdict(BUDGET))
 
 
-def test_the_page_says_what_helped_and_what_did_not():
-    text = written(
+def test_the_page_summarizes_which_methods_helped():
+    text = page_of(
         result("scratch", 0.40), result("kd", 0.45), result("dkd", 0.60), result("nkd", 0.451), result("pkt", 0.2)
     )
 
     assert "- better: `dkd`\n" in text
-    assert "told from chance: `nkd`\n" in text
+    assert "no significant difference: `nkd`\n" in text
     assert "- worse: `pkt`\n" in text
     assert "(`scratch`): `pkt`\n" in text
     assert "`kd, ViT teacher`" in text.partition("## Not measured")[2]
 
 
 def test_three_seeds_give_a_mean_and_an_interval():
-    text = written(*(result("kd", top1, seed=seed) for seed, top1 in enumerate((0.44, 0.45, 0.46))))
+    text = page_of(*(result("kd", top1, seed=seed) for seed, top1 in enumerate((0.44, 0.45, 0.46))))
 
     assert "45.0 ± 2.5" in text
 
 
-def test_a_run_that_failed_is_not_hidden():
+def test_a_failed_run_is_listed():
     failed = {**result("kd", 0.4), "status": "non_finite_loss", "problem": "it became nan"}
 
-    assert "- kd (seed 0): it became nan" in written(result("scratch", 0.4), failed)
+    assert "- kd (seed 0): it became nan" in page_of(result("scratch", 0.4), failed)

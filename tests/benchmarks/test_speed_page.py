@@ -1,4 +1,4 @@
-"""The page on speed says what was measured, against which goal, whoever measured it."""
+"""The speed page lists every measured figure with its goal."""
 
 import json
 from xml.etree import ElementTree as ET
@@ -16,7 +16,7 @@ FIGURES = [
 
 
 @pytest.mark.parametrize(
-    ("words", "shown", "good", "bad"),
+    ("text", "expected", "good", "bad"),
     [
         ("≥ 2", "≥ 2", 2, 1.9),
         ("≤ 1.03", "≤ 1.03", 1.03, 1.04),
@@ -26,28 +26,28 @@ FIGURES = [
         (0, "≤ 0", 0, 1),
     ],
 )
-def test_a_goal_is_read_as_it_is_written(words, shown, good, bad):
-    goal = Goal.of(words)
+def test_a_goal_is_parsed(text, expected, good, bad):
+    goal = Goal.parse(text)
 
-    assert str(goal) == shown
+    assert str(goal) == expected
     assert goal.met(good)
     assert not goal.met(bad)
     assert goal.margin(good) > goal.margin(bad)
 
 
-@pytest.mark.parametrize("words", [None, "", "linear"])
-def test_words_without_a_bound_are_no_goal(words):
-    assert Goal.of(words) is None
+@pytest.mark.parametrize("text", [None, "", "linear"])
+def test_a_text_without_a_bound_is_no_goal(text):
+    assert Goal.parse(text) is None
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(2.98234, "2.98"), (0.0312, "0.0312"), (1234.5, "1,234"), (0, "0"), (12.34, "12.3")]
+    ("value", "expected"), [(2.98234, "2.98"), (0.0312, "0.0312"), (1234.5, "1,234"), (0, "0"), (12.34, "12.3")]
 )
-def test_numbers_have_three_digits_that_count(value, shown):
-    assert number(value) == shown
+def test_numbers_have_three_significant_digits(value, expected):
+    assert number(value) == expected
 
 
-def test_the_plot_shows_what_has_a_goal():
+def test_the_plot_shows_figures_with_a_goal():
     root = ET.fromstring(plot(FIGURES))
 
     text = " ".join(root.itertext())
@@ -56,10 +56,10 @@ def test_the_plot_shows_what_has_a_goal():
     assert len(root.findall("{http://www.w3.org/2000/svg}circle")) == 2
 
 
-def test_the_page_is_made_of_whatever_was_measured(tmp_path):
+def test_the_page_contains_every_result(tmp_path):
     machine = {"processor": "CPU", "cpus": 2, "cuda": None, "torch": "2"}
     for name, figures in {"service": FIGURES[1:2], "growth": FIGURES[2:], "cached_training": FIGURES[:1]}.items():
-        document = {"about": f"All about {name}.", "machine": machine, "figures": figures}
+        document = {"description": f"All about {name}.", "machine": machine, "figures": figures}
         (tmp_path / f"{name}.json").write_text(json.dumps(document))
     (tmp_path / "methods_over_rest.json").write_text(json.dumps({"rows": []}))
 

@@ -1,4 +1,4 @@
-"""The plainest FastAPI app that answers ``GET /v1/jobs/{id}`` from our tables: what polling is compared with."""
+"""A minimal FastAPI app for ``GET /v1/jobs/{id}`` on our tables: the baseline of the polling benchmark."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session
 
 from core.store.db import make_engine
 from core.store.jobs import next_actions
-from core.store.jobs.row_values import stamp
+from core.store.jobs.row_values import format_time
 from core.store.tables import Job
 
 
 def make_app(database_url: str, project_id: str) -> FastAPI:
-    """No key, no middleware, no log, no model of the answer."""
+    """Build the app: no key, no middleware, no log, no response model."""
     app, engine = FastAPI(), make_engine(database_url).execution_options(rw=False)
 
     @app.get("/v1/jobs/{job_id}")
@@ -35,7 +35,7 @@ def _document(job: Job) -> dict[str, object]:
         "object": "job",
         "name": job.name,
         "status": job.status,
-        "terminal": job.terminal,
+        "terminal": job.is_terminal,
         "next_actions": next_actions(job),
         "pending_action": job.pending_action,
         "stage": job.stage,
@@ -43,9 +43,9 @@ def _document(job: Job) -> dict[str, object]:
         "progress": job.progress,
         "spec": job.spec,
         "attempt": job.attempt,
-        "created_at": stamp(job.created_at),
-        "started_at": None if job.started_at is None else stamp(job.started_at),
-        "finished_at": None if job.finished_at is None else stamp(job.finished_at),
+        "created_at": format_time(job.created_at),
+        "started_at": None if job.started_at is None else format_time(job.started_at),
+        "finished_at": None if job.finished_at is None else format_time(job.finished_at),
         "error": job.error,
         "metadata": job.metadata_,
         "result": job.result,

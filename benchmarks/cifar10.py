@@ -1,6 +1,6 @@
-"""The pictures and teachers of the quality benchmark: CIFAR-10, dealt once by a fixed seed.
+"""Images and teachers of the quality benchmark: CIFAR-10, split once with a fixed seed.
 
-No picture of the test split is in any dataset that a method sees or that anything is chosen on.
+No image of the test split is in a dataset that a method trains on or that a choice depends on.
 """
 
 from __future__ import annotations
@@ -25,53 +25,53 @@ from core.models.weights import CONFIG, save_folder
 
 ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10-images.zip"
 TEACHER = ROOT.parent / "shared" / "models" / "cifar10-dla34.safetensors"
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the teacher's training, as its README says
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the teacher's training, from its README
 IMAGE_SIZE, NUM_CLASSES = 32, 10
 
-STUDENTS, FINAL, POOL, LESSONS = "ds_students", "ds_final", "ds_pool", "ds_lessons"
+STUDENTS, FINAL, POOL, TEACHER_SET = "ds_students", "ds_final", "ds_pool", "ds_teacher"
 
 
 @dataclass(frozen=True, slots=True)
-class Deal:
-    """How many pictures of each class of the training archive go where; the four parts share none."""
+class SplitSizes:
+    """Images per class of the training archive in each of four disjoint parts."""
 
     train: int
     validation: int
-    pool: int
-    lessons: int  # for the ViT teacher, beside `train`
+    unlabeled_pool: int
+    teacher_extra: int  # for the ViT teacher, in addition to `train`
 
 
-class NothingToMeasureOn(Exception):
-    """The archive is not there; the message says where it is looked for."""
+class ArchiveMissing(Exception):
+    """The CIFAR-10 archive is missing; the message names the expected path."""
 
 
-def deal_pictures(work: Path, deal: Deal) -> dict[str, Path]:
-    """The stored datasets by id, made in ``work`` unless they are there. Raises :class:`NothingToMeasureOn`.
+def split_images(work: Path, sizes: SplitSizes) -> dict[str, Path]:
+    """Return the stored datasets by id, creating them in ``work`` if needed. Raises :class:`ArchiveMissing`.
 
-    ``ds_students`` and ``ds_lessons`` are evaluated on the validation pictures; the archive's own test split
-    is that of ``ds_final``, which is opened only once a student is finished.
+    ``ds_students`` and ``ds_teacher`` are evaluated on the validation images. ``ds_final`` has the archive's own test
+    split, which is read only for a finished student.
     """
-    folder = work / f"pictures-{deal.train}-{deal.validation}-{deal.pool}-{deal.lessons}"
-    stored = {name: folder / name for name in (STUDENTS, FINAL, POOL, LESSONS)}
+    folder = work / f"images-{sizes.train}-{sizes.validation}-{sizes.unlabeled_pool}-{sizes.teacher_extra}"
+    stored = {name: folder / name for name in (STUDENTS, FINAL, POOL, TEACHER_SET)}
     if all((path / INDEX).is_file() for path in stored.values()):
         return stored
     if not ARCHIVE.is_file():
-        raise NothingToMeasureOn(
-            f"{ARCHIVE} is not there: a zip of CIFAR-10 as train/CLASS/NNNN.jpg and test/CLASS/NNNN.jpg is needed"
+        raise ArchiveMissing(
+            f"{ARCHIVE} is missing: a zip of CIFAR-10 as train/CLASS/NNNN.jpg and test/CLASS/NNNN.jpg is needed"
         )
     with zipfile.ZipFile(ARCHIVE) as archive:
         train, test = _members(archive, "train"), _members(archive, "test")
-        hands = _dealt(train, deal)
-        both = [*hands["train"], *hands["lessons"]]
-        _store(archive, stored[STUDENTS], hands["train"], hands["validation"])
-        _store(archive, stored[FINAL], hands["validation"], [name for names in test.values() for name in names])
-        _store(archive, stored[POOL], hands["pool"], hands["validation"], labels="none")
-        _store(archive, stored[LESSONS], both, hands["validation"])
+        parts = _shuffled_parts(train, sizes)
+        both = [*parts["train"], *parts["teacher_extra"]]
+        _store(archive, stored[STUDENTS], parts["train"], parts["validation"])
+        _store(archive, stored[FINAL], parts["validation"], [name for names in test.values() for name in names])
+        _store(archive, stored[POOL], parts["pool"], parts["validation"], labels="none")
+        _store(archive, stored[TEACHER_SET], both, parts["validation"])
     return stored
 
 
 def cnn_teacher(work: Path) -> tuple[dict[str, Any], dict[str, Path]]:
-    """The CNN teacher of a spec, and the folder of its weights by id; one to be trained where there are none."""
+    """Return the CNN teacher of a spec, and the folder of its weights by id; without weights, a teacher to train."""
     if not TEACHER.is_file():
         training = {"epochs": 30, "batch_size": 64, "learning_rate": 2e-3}
         return {"architecture": "resnet18", "weights": "train", "training": training}, {}
@@ -86,7 +86,7 @@ def cnn_teacher(work: Path) -> tuple[dict[str, Any], dict[str, Path]]:
 
 
 def _members(archive: zipfile.ZipFile, split: str) -> dict[str, list[str]]:
-    """The pictures of a split by class, in order."""
+    """Return the archive members of a split by class, sorted."""
     found: dict[str, list[str]] = {}
     for name in sorted(archive.namelist()):
         parts = name.split("/")
@@ -95,15 +95,20 @@ def _members(archive: zipfile.ZipFile, split: str) -> dict[str, list[str]]:
     return found
 
 
-def _dealt(pictures: Mapping[str, Sequence[str]], deal: Deal) -> dict[str, list[str]]:
-    hands: dict[str, list[str]] = {"train": [], "validation": [], "pool": [], "lessons": []}
-    sizes = {"train": deal.train, "validation": deal.validation, "pool": deal.pool, "lessons": deal.lessons}
-    for label, names in sorted(pictures.items()):
+def _shuffled_parts(images: Mapping[str, Sequence[str]], sizes: SplitSizes) -> dict[str, list[str]]:
+    parts: dict[str, list[str]] = {"train": [], "validation": [], "pool": [], "teacher_extra": []}
+    per_class = {
+        "train": sizes.train,
+        "validation": sizes.validation,
+        "pool": sizes.unlabeled_pool,
+        "teacher_extra": sizes.teacher_extra,
+    }
+    for label, names in sorted(images.items()):
         shuffled = random.Random(f"deal {label}").sample(names, len(names))
-        for hand, size in sizes.items():
-            hands[hand] += shuffled[:size]
+        for part, size in per_class.items():
+            parts[part] += shuffled[:size]
             shuffled = shuffled[size:]
-    return hands
+    return parts
 
 
 def _store(

@@ -1,4 +1,4 @@
-"""A few small pictures to measure speed on: of CIFAR-10 where its archive is there, else scikit-learn's digits."""
+"""Small images for the speed benchmarks: CIFAR-10 where its archive exists, else scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from benchmarks.photographs import ARCHIVE
+from benchmarks.cifar10 import ARCHIVE
 from core.data.stored import INDEX
 from core.ingest.dataset import ingest_folder
 
 NUM_CLASSES = 10
-TEST_PICTURES = 10  # as few as can be: a look at them after each epoch counts against our own jobs alone
+NUM_TEST_IMAGES = 10  # minimal: validation after each epoch is counted for our jobs only
 
 
-def stored_pictures(work: Path, num_train: int, *, side: int = 32) -> tuple[Path, str]:
-    """A stored dataset of so many training pictures, and what they are. Digits are brought to ``side`` pixels, in RGB.
+def stored_images(work: Path, num_train: int, *, side: int = 32) -> tuple[Path, str]:
+    """Return a stored dataset of ``num_train`` training images, and its source. Digits are resized to ``side`` in RGB.
 
-    Where there are fewer pictures than that, they are repeated with a pixel changed.
+    When the source has fewer images, they are repeated with one pixel changed.
     """
     source = "CIFAR-10" if ARCHIVE.is_file() else "digits"
-    target = work / f"{source}-{num_train}-{TEST_PICTURES}-{side}"
+    target = work / f"{source}-{num_train}-{NUM_TEST_IMAGES}-{side}"
     if not (target / INDEX).is_file():
         loose = target.with_name(f".{target.name}-files")
         shutil.rmtree(loose, ignore_errors=True)
-        numbers = {"train": num_train, "test": TEST_PICTURES}
+        numbers = {"train": num_train, "test": NUM_TEST_IMAGES}
         for split, count in numbers.items():
             made = _photographs(split) if source == "CIFAR-10" else _digits(split, side)
             for number, (label, content) in zip(range(count), made, strict=False):
@@ -43,7 +43,7 @@ def stored_pictures(work: Path, num_train: int, *, side: int = 32) -> tuple[Path
 
 
 def _photographs(split: str) -> Iterator[tuple[str, bytes]]:
-    """The archive's pictures, class after class in turn."""
+    """Yield (label, JPEG bytes) from the archive, one image of each class in turn."""
     with zipfile.ZipFile(ARCHIVE) as archive:
         names = sorted(name for name in archive.namelist() if name.startswith(f"{split}/") and name.endswith(".jpg"))
         classes = sorted({name.split("/")[1] for name in names})
@@ -56,13 +56,13 @@ def _photographs(split: str) -> Iterator[tuple[str, bytes]]:
 def _digits(split: str, side: int) -> Iterator[tuple[str, bytes]]:
     digits = load_digits()
     half = len(digits.images) // 2
-    places = range(half) if split == "train" else range(half, len(digits.images))
+    indices = range(half) if split == "train" else range(half, len(digits.images))
     for turn in range(1_000):
-        for place in places:
-            small = np.rint(digits.images[place] * (255 / 16)).astype(np.uint8)
+        for index in indices:
+            small = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
             large = np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))
             large = large.copy()
-            large[0, 0] = (turn % 256, turn // 256, 0)  # else pictures that are the same would be left out
+            large[0, 0] = (turn % 256, turn // 256, 0)  # ingestion leaves out duplicates
             file = io.BytesIO()
             Image.fromarray(large).save(file, format="PNG")
-            yield str(digits.target[place]), file.getvalue()
+            yield str(digits.target[index]), file.getvalue()

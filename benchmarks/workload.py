@@ -1,6 +1,6 @@
-"""The trainings that speed is compared on: one small student, teachers of several sizes, random weights throughout.
+"""The trainings of the speed benchmarks: one small student and teachers of several sizes, all with random weights.
 
-What weights say does not change how long they take to say it.
+The values of weights do not change the time of a step.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from typing import Any
 
 import torch
 
-from benchmarks.engine import Shelf, dataset_facts, run
-from benchmarks.pictures import stored_pictures
+from benchmarks.engine import JobInputs, run
+from benchmarks.images import stored_images
 from core.data.pixels import load_pixels
-from core.data.stored import StoredDataset
+from core.data.stored import StoredDataset, read_dataset_info
 from core.local_reporter import FolderReporter
 from core.models.build import build_student, build_teacher
 from core.models.built import BuiltModel
+from core.models.plan import plan_student, plan_teacher
 from core.reporting import PIXEL_CACHE_BYTES, Control, Interrupted, Stage
 from core.seeds import derive_seed
 from core.spec import JobSpec
-from core.spec.facts import InputInfo
+from core.spec.info import InputInfo
 from core.train.loader import BatchLoader
 
 IMAGE_SIZE = 32
@@ -43,36 +44,35 @@ TEACHERS: Mapping[str, dict[str, Any]] = {
     "dla34": {"architecture": "dla34", "weights": "random"},
     "equal": STUDENT,
 }
-"""By the name that figures give them; ``equal`` is as big as the student."""
+"""By their names in figures; ``equal`` has the size of the student."""
 
 TINY = {
     "architecture": "vit_tiny_patch16_224",
     "weights": "random",
     "arguments": {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
 }
-"""Student and teacher of a run that only shows that everything works."""
+"""Student and teacher of a ``--quick`` run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """How much is trained."""
+class WorkloadSize:
+    """The size of a training."""
 
-    pictures: int
+    num_images: int
     epochs: int
     batch_size: int = 64
     views: int | None = 4
     tiny: bool = False
 
-    def words(self) -> str:
-        """For a figure's detail."""
-        return f"{self.pictures} pictures, {self.epochs} epochs, batches of {self.batch_size}"
+    def describe(self) -> str:
+        """Return a text for a figure's detail."""
+        return f"{self.num_images} images, {self.epochs} epochs, batches of {self.batch_size}"
 
 
-class Course(FolderReporter):
-    """Notes when each epoch was done and how long each stage took; leaves after the training if asked to.
+class TimingReporter(FolderReporter):
+    """Records the end time of each epoch and the seconds of each stage; can stop the job after the training.
 
-    An epoch ends with a look at the test split, which is the one thing that is told when it happens: losses may come
-    later than their steps.
+    An epoch ends with a validation, the only metric that is reported immediately: losses may be reported later.
     """
 
     def __init__(self, root: Path, *, teachers: Path, only_training: bool = False) -> None:
@@ -83,54 +83,56 @@ class Course(FolderReporter):
         self._began = 0.0
 
     def stage_started(self, stage: Stage) -> None:
-        """Start its clock."""
+        """Record the start of a stage."""
         super().stage_started(stage)
         self._began = time.perf_counter()
 
     def stage_finished(self, stage: Stage) -> None:
-        """Stop its clock."""
+        """Record the seconds of a stage."""
         self.stages[stage.value] = time.perf_counter() - self._began
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Note the time of every look."""
+        """Record the time of each validation."""
         super().metrics(step, values)
         if "eval/top1" in values:
             self.epoch_at.append(time.perf_counter())
 
     def control(self) -> Control:
-        """Go on, as long as there is something to be measured."""
+        """Cancel before the evaluation if only the training is measured."""
         return Control.CANCEL if self.only_training and self.stage is Stage.EVALUATE else Control.GO
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """How long a job took, in seconds: all of it, its training, and each of its epochs."""
+class JobTimes:
+    """Seconds of a job: in total, of its training, and of each epoch."""
 
-    whole: float
+    total: float
     training: float
     epochs: tuple[float, ...]
 
 
-def settled(epochs: Sequence[float]) -> float:
-    """Seconds an epoch takes once a training runs: the mean of all but the first."""
+def steady_epoch_seconds(epochs: Sequence[float]) -> float:
+    """Mean seconds of an epoch, without the first one."""
     return sum(epochs[1:]) / len(epochs[1:])
 
 
-class Classroom:
-    """Runs trainings by the engine, and hands out the same networks and batches to whoever else trains them."""
+class Workload:
+    """Runs trainings with the engine, and provides the same networks and batches to other packages."""
 
-    def __init__(self, work: Path, sizes: Sizes, *, threads: int, pixel_cache_bytes: int = PIXEL_CACHE_BYTES) -> None:
-        folder, self.source = stored_pictures(work, sizes.pictures, side=IMAGE_SIZE)
+    def __init__(
+        self, work: Path, sizes: WorkloadSize, *, threads: int, pixel_cache_bytes: int = PIXEL_CACHE_BYTES
+    ) -> None:
+        folder, self.source = stored_images(work, sizes.num_images, side=IMAGE_SIZE)
         self.sizes = sizes
         self.threads = threads
-        self.shelf = Shelf(work, {"ds_pictures": folder}, pixel_cache_bytes=pixel_cache_bytes)
+        self.inputs = JobInputs(work, {"ds_images": folder}, pixel_cache_bytes=pixel_cache_bytes)
         self.folder = folder
 
     def spec(self, teacher: str | None, *, epochs: int | None = None, **method: Any) -> JobSpec:
-        """A resolved job: soft labels of the teacher of that name, or labels alone."""
+        """Return a resolved spec: soft labels from the named teacher, or labels only."""
         tiny = self.sizes.tiny
         document: dict[str, Any] = {
-            "dataset": "ds_pictures",
+            "dataset": "ds_images",
             "student": TINY if tiny else STUDENT,
             "method": {"name": "scratch"} if teacher is None else {"name": "kd", **method},
             "training": {
@@ -143,42 +145,42 @@ class Classroom:
         }
         if teacher is not None:
             document["teachers"] = [TINY if tiny else TEACHERS[teacher]]
-        return self.shelf.resolve(document, threads=self.threads)
+        return self.inputs.resolve(document, threads=self.threads)
 
-    def run(self, spec: JobSpec, *, only_training: bool = False) -> Ran:
-        """A job by the engine's one entry, from the beginning, in a folder of its own."""
-        root = self.shelf.work / f"run-{os.getpid()}"  # two may work in one folder
+    def run(self, spec: JobSpec, *, only_training: bool = False) -> JobTimes:
+        """Run a job from its start with ``core.pipeline.run``, in a new folder."""
+        root = self.inputs.work / f"run-{os.getpid()}"  # two processes may share the work folder
         shutil.rmtree(root, ignore_errors=True)
-        course = Course(root, teachers=self.shelf.work / "teachers", only_training=only_training)
+        reporter = TimingReporter(root, teachers=self.inputs.work / "teachers", only_training=only_training)
         began = time.perf_counter()
         with suppress(Interrupted):
-            run(self.shelf, spec, root, course)
-        whole = time.perf_counter() - began
-        ends = course.epoch_at
-        assert len(ends) == spec.training.epochs, "with so few test pictures every epoch is looked at"
-        first = course.stages["distill"] - (ends[-1] - ends[0])  # what comes before and after is its
+            run(self.inputs, spec, root, reporter)
+        total = time.perf_counter() - began
+        ends = reporter.epoch_at
+        assert len(ends) == spec.training.epochs, "with so few test images every epoch is validated"
+        first = reporter.stages["distill"] - (ends[-1] - ends[0])  # includes the time before and after the epochs
         later = [end - start for start, end in pairwise(ends)]
-        return Ran(whole, course.stages["distill"], (first, *later))
+        return JobTimes(total, reporter.stages["distill"], (first, *later))
 
-    def forget_answers(self) -> None:
-        """Let the next job fill the teacher's cache again."""
-        shutil.rmtree(self.shelf.work / "cache" / "answers", ignore_errors=True)
+    def clear_teacher_cache(self) -> None:
+        """Delete the teacher cache, so that the next job fills it again."""
+        shutil.rmtree(self.inputs.work / "cache" / "answers", ignore_errors=True)
 
     def networks(self, spec: JobSpec) -> tuple[BuiltModel, BuiltModel]:
-        """Student and teacher with the weights that the engine's job begins with."""
-        facts = dataset_facts(self.folder)
+        """Build student and teacher with the initial weights of the engine's job."""
+        facts = read_dataset_info(self.folder)
         built_for = InputInfo(facts.num_classes, facts.channels, facts.image_size)
         torch.manual_seed(derive_seed(spec.training.seed, "teacher-0"))
-        teacher = build_teacher(spec.teachers[0], facts=built_for, image_size=IMAGE_SIZE, models={})
+        teacher = build_teacher(plan_teacher(spec.teachers[0], built_for, image_size=IMAGE_SIZE))
         torch.manual_seed(derive_seed(spec.training.seed, "student"))
-        student = build_student(spec.student, facts=built_for, image_size=IMAGE_SIZE, models={})
+        student = build_student(plan_student(spec.student, built_for, image_size=IMAGE_SIZE))
         return student, teacher
 
-    def feed(self, spec: JobSpec) -> BatchLoader:
-        """The job's own batches: the same pictures in the same augmented views, in memory."""
+    def loader(self, spec: JobSpec) -> BatchLoader:
+        """Return the job's batches: the same images in the same augmented views, in memory."""
         training = spec.training
         with StoredDataset.open(self.folder) as stored:
-            pixels = load_pixels(stored, "train", IMAGE_SIZE, self.shelf.work / "cache", threads=self.threads)
+            pixels = load_pixels(stored, "train", IMAGE_SIZE, self.inputs.work / "cache", threads=self.threads)
         return BatchLoader(
             pixels,
             batch_size=training.batch_size,
