@@ -1,8 +1,8 @@
-"""Waking workers up and asking the inspector, over the broker; free of torch.
+"""The broker: wakes workers and calls the inspector. It imports no torch.
 
-The database is the truth and the broker only wakes: every message here is a hint, so sending one is
-best effort and never raises. A question to the inspector is the exception: somebody waits for its
-answer, and is told by :class:`InspectorGone` or :class:`InspectorBusy` that none will come.
+The database holds the state, and messages only wake workers: they are best effort, and sending one never raises.
+Inspector calls are the exception: their callers wait for a response, so they raise :class:`InspectorUnavailable` or
+:class:`InspectorTimeout`.
 """
 
 from __future__ import annotations
@@ -42,48 +42,48 @@ INGEST_QUEUE = "ingest"
 INSPECT_QUEUE = "inspect"
 QUEUES = (*JOB_QUEUES.values(), INGEST_QUEUE, INSPECT_QUEUE)
 
-CONNECT_SECONDS = 0.5  # a broker on the same network answers in milliseconds
+CONNECT_SECONDS = 0.5  # a broker on the same network responds in milliseconds
 SOCKET_SECONDS = 1.0
-AWAY_SECONDS = 1.0  # after a failure, hints are dropped for so long instead of each one waiting
-MAX_HINTS = 64  # in one queue; whoever takes one claims the best row, so more of them say nothing new
-HINT_EXPIRES_SECONDS = 600.0
-ALIVE_SECONDS = 4.0  # a queue without a sign of life for so long has no worker
-_REPLY_SLICE_SECONDS = 1.0
+BACKOFF_SECONDS = 1.0  # after a failure, messages are dropped for this time instead of each waiting for a timeout
+MAX_WAKE_MESSAGES = 64  # in one queue; each makes a worker claim the next row, so more have no effect
+WAKE_EXPIRES_SECONDS = 600.0
+ALIVE_SECONDS = 4.0  # a queue without a heartbeat for this time has no worker
+_REPLY_POLL_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
 
 
 class InspectorUnavailable(Unavailable):
-    """No inspector is alive, or the broker cannot be reached: the question was not asked."""
+    """No inspector is alive, or the broker cannot be reached: the call was not sent."""
 
     code = "inspector_gone"
 
 
 class InspectorTimeout(Unavailable):
-    """The inspector did not answer in time."""
+    """The inspector did not respond in time."""
 
     code = "inspector_busy"
 
 
 def job_channel(job_id: str) -> str:
-    """The pub/sub channel that says that something about a job has changed."""
+    """Return the pub/sub channel for changes of a job."""
     return f"potstill:job:{job_id}"
 
 
-ALL_JOB_CHANNELS = job_channel("*")  # a pattern, for one subscription to all of them
+ALL_JOB_CHANNELS = job_channel("*")  # a pattern that matches all of them
 
 
 def alive_key(queue: str) -> str:
-    """The key that exists while a worker of this queue is alive (it expires after ``ALIVE_SECONDS``)."""
+    """Return the key that exists while a worker of this queue is alive (it expires after ``ALIVE_SECONDS``)."""
     return f"potstill:alive:{queue}"
 
 
 class Broker:
-    """The broker as the API, the scheduler and the workers use it. Thread-safe; makes no connection by itself."""
+    """Client of the broker for the API, the scheduler and the workers. Thread-safe; connects on first use."""
 
     def __init__(self, broker_url: str) -> None:
         self._url = broker_url
-        self._app = _sender(broker_url)
+        self._app = _make_sender(broker_url)
         self._redis = redis.Redis.from_url(
             broker_url,
             socket_timeout=SOCKET_SECONDS,
@@ -91,40 +91,40 @@ class Broker:
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
         )
-        self._away_until = 0.0
+        self._retry_at = 0.0
         self._lock = threading.Lock()
-        self._waiting: tuple[asyncio.AbstractEventLoop, redis.asyncio.Redis] | None = None
+        self._async_client: tuple[asyncio.AbstractEventLoop, redis.asyncio.Redis] | None = None
 
-    # --- hints: best effort, never raise -------------------------------------------------------
+    # --- messages: best effort, never raise ----------------------------------------------------
 
     def wake_job_workers(self, accelerator: str = "auto") -> None:
-        """Say that a job for this accelerator (``cpu``, ``cuda``, ``auto``) may be claimable."""
-        self._best_effort(lambda: self._look_for_jobs(accelerator))
+        """Wake a worker for a claimable job of this accelerator (``cpu``, ``cuda``, ``auto``)."""
+        self._best_effort(lambda: self._wake_jobs(accelerator))
 
     def wake_dataset_workers(self) -> None:
-        """Say that a dataset waits to be ingested."""
-        self._best_effort(lambda: self._hint(DATASETS_WAKE, INGEST_QUEUE))
+        """Wake a worker for a dataset that waits for its ingest."""
+        self._best_effort(lambda: self._send_wake(DATASETS_WAKE, INGEST_QUEUE))
 
     def wake_model_workers(self) -> None:
-        """Say that an uploaded model waits to be checked."""
-        self._best_effort(lambda: self._hint(MODELS_WAKE, INGEST_QUEUE))
+        """Wake a worker for an uploaded model that waits for its check."""
+        self._best_effort(lambda: self._send_wake(MODELS_WAKE, INGEST_QUEUE))
 
     def publish_job_change(self, job_id: str) -> None:
-        """Wake whoever follows this job; what changed is in the database."""
+        """Notify the subscribers of this job; the change itself is in the database."""
         self._best_effort(lambda: self._redis.publish(job_channel(job_id), "changed"))
 
-    def alive(self, queue: str) -> None:
-        """Say that a worker of this queue lives (for the next ``ALIVE_SECONDS``)."""
+    def mark_alive(self, queue: str) -> None:
+        """Record that a worker of this queue is alive for the next ``ALIVE_SECONDS``."""
         self._best_effort(lambda: self._redis.set(alive_key(queue), "1", px=int(ALIVE_SECONDS * 1000)))
 
-    def not_alive(self, queue: str) -> None:
-        """Say that a worker of this queue ends; another one that lives says otherwise within a second."""
+    def mark_stopped(self, queue: str) -> None:
+        """Record that a worker of this queue stops. Another worker of the queue marks it alive within a second."""
         self._best_effort(lambda: self._redis.delete(alive_key(queue)))
 
-    # --- looking -------------------------------------------------------------------------------
+    # --- state ---------------------------------------------------------------------------------
 
     def queue_lengths(self) -> dict[str, int] | None:
-        """Messages that wait in each queue, or None where the broker cannot be reached."""
+        """Return the number of messages in each queue, or None if the broker cannot be reached."""
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for queue in QUEUES:
@@ -134,41 +134,41 @@ class Broker:
             return None
 
     def is_alive(self, queue: str) -> bool:
-        """Whether a worker of this queue gave a sign of life lately."""
+        """Whether a worker of this queue is alive."""
         try:
             return bool(self._redis.exists(alive_key(queue)))
         except RedisError:
             return False
 
-    def reachable(self) -> bool:
-        """Whether the broker answers."""
+    def is_reachable(self) -> bool:
+        """Whether the broker responds."""
         try:
             return bool(self._redis.ping())
         except RedisError:
             return False
 
-    # --- questions -----------------------------------------------------------------------------
+    # --- inspector calls -----------------------------------------------------------------------
 
-    async def ask_inspector(
+    async def call_inspector(
         self,
-        question: InspectorCall,
+        call: InspectorCall,
         payload: dict[str, Any] | None = None,
-        timeout: float = 10.0,  # noqa: ASYNC109 - of the question, which outlives a cancelled wait
+        timeout: float = 10.0,  # noqa: ASYNC109 - of the call, which outlives a cancelled wait
     ) -> dict[str, Any]:
-        """Ask and wait for at most about ``timeout`` seconds; holds no thread while it waits.
+        """Call the inspector and wait up to about ``timeout`` seconds for the response, without blocking a thread.
 
         ========================  ==================================================  ===========================
-        question                  payload                                             answer
+        call                      payload                                             response
         ========================  ==================================================  ===========================
         ``ping``                  ``{}``                                              ``torch``, ``timm`` (versions)
-        ``resolve``               ``spec`` (JSON), ``dataset`` (DatasetFacts),        ``spec`` (resolved),
-                                  ``datasets`` (id -> DatasetFacts, others),          ``estimate``
-                                  ``models`` (id -> ModelFacts), ``threads``
+        ``resolve``               ``spec`` (JSON), ``dataset`` (DatasetInfo),         ``spec`` (resolved),
+                                  ``datasets`` (id -> DatasetInfo, others),          ``estimate``
+                                  ``models`` (id -> ModelInfo), ``threads``
         ``architectures``         ``search`` (text or null), ``limit``                ``data`` (list)
         ========================  ==================================================  ===========================
 
-        Raises :class:`InspectorGone` (soon) where nobody is there to answer, :class:`InspectorBusy` where the
-        answer did not come in time, and the very error that the inspector found, e.g. ``InvalidSpec``.
+        Raises :class:`InspectorUnavailable` at once if no inspector is alive, :class:`InspectorTimeout` if the response
+        does not come in time, or the error that the inspector raised, e.g. ``InvalidSpec``.
         """
         task_id = str(uuid4())
         client = self._async_redis()
@@ -179,57 +179,55 @@ class Broker:
                 )
             async with client.pubsub() as replies:
                 await _subscribe(replies, f"celery-task-meta-{task_id}")
-                await asyncio.to_thread(self._ask, question, payload or {}, task_id, timeout)
-                meta = await _reply(client, replies, timeout)
+                await asyncio.to_thread(self._send_call, call, payload or {}, task_id, timeout)
+                meta = await _read_reply(client, replies, timeout)
             await client.delete(f"celery-task-meta-{task_id}")
         except (RedisError, OperationalError, OSError) as error:
-            raise InspectorUnavailable("The broker cannot be reached, so the inspector cannot be asked.") from error
-        return _answer(meta)
+            raise InspectorUnavailable("The broker cannot be reached, so the inspector cannot be called.") from error
+        return _parse_reply(meta)
 
     async def aclose(self) -> None:
-        """Close what ``ask_inspector`` opened; call it in the loop that asked."""
-        if self._waiting is not None:
-            _, client = self._waiting
-            self._waiting = None
+        """Close the connections of ``call_inspector``; await it in the same event loop."""
+        if self._async_client is not None:
+            _, client = self._async_client
+            self._async_client = None
             await client.aclose()
 
     def close(self) -> None:
-        """Close the connections of the blocking part."""
+        """Close the connections of the blocking methods."""
         self._redis.close()
         self._app.close()
 
-    # --- inside --------------------------------------------------------------------------------
-
     def _best_effort(self, action: Any) -> None:
-        if time.monotonic() < self._away_until:
+        if time.monotonic() < self._retry_at:
             return
         try:
             action()
         except (RedisError, OperationalError, OSError) as error:
-            self._away_until = time.monotonic() + AWAY_SECONDS
-            log.warning("broker.away", error=str(error))
+            self._retry_at = time.monotonic() + BACKOFF_SECONDS
+            log.warning("broker.unavailable", error=str(error))
 
-    def _look_for_jobs(self, accelerator: str) -> None:
+    def _wake_jobs(self, accelerator: str) -> None:
         if accelerator in JOB_QUEUES:
-            self._hint(JOBS_WAKE, JOB_QUEUES[accelerator])
+            self._send_wake(JOBS_WAKE, JOB_QUEUES[accelerator])
             return
         alive = [queue for queue in JOB_QUEUES.values() if self._redis.exists(alive_key(queue))]
         for queue in alive or [JOB_QUEUES["cpu"]]:
-            self._hint(JOBS_WAKE, queue)
+            self._send_wake(JOBS_WAKE, queue)
 
-    def _hint(self, task: str, queue: str) -> None:
-        if self._redis.llen(queue) >= MAX_HINTS:
+    def _send_wake(self, task: str, queue: str) -> None:
+        if self._redis.llen(queue) >= MAX_WAKE_MESSAGES:
             return
-        with self._lock:  # one connection for all threads: hints are short and rare
+        with self._lock:  # one connection for all threads: messages are short and rare
             self._app.send_task(
-                task, queue=queue, retry=False, expires=HINT_EXPIRES_SECONDS, ignore_result=True, serializer="json"
+                task, queue=queue, retry=False, expires=WAKE_EXPIRES_SECONDS, ignore_result=True, serializer="json"
             )
 
-    def _ask(self, question: InspectorCall, payload: dict[str, Any], task_id: str, timeout: float) -> None:
-        # The limits are below the asker's patience, so that a mad question never blocks the queue for the next one.
+    def _send_call(self, call: InspectorCall, payload: dict[str, Any], task_id: str, timeout: float) -> None:
+        # The limits are below the caller's timeout, so that a call that never ends does not block the next one.
         with self._lock:
             self._app.send_task(
-                INSPECT_PREFIX + question,
+                INSPECT_PREFIX + call,
                 args=[payload],
                 queue=INSPECT_QUEUE,
                 task_id=task_id,
@@ -242,7 +240,7 @@ class Broker:
 
     def _async_redis(self) -> redis.asyncio.Redis:
         loop = asyncio.get_running_loop()
-        if self._waiting is None or self._waiting[0] is not loop:
+        if self._async_client is None or self._async_client[0] is not loop:
             client = redis.asyncio.Redis.from_url(
                 self._url,
                 socket_timeout=SOCKET_SECONDS,
@@ -250,19 +248,19 @@ class Broker:
                 retry=AsyncRetry(NoBackoff(), 0),
                 decode_responses=True,
             )
-            self._waiting = (loop, client)
-        return self._waiting[1]
+            self._async_client = (loop, client)
+        return self._async_client[1]
 
 
-def _sender(broker_url: str) -> Celery:
-    """A Celery app that only sends; the workers' own is in ``worker.app``."""
+def _make_sender(broker_url: str) -> Celery:
+    """Create a Celery app that only sends messages; ``worker.app`` has the app of the workers."""
     app = Celery("potstill-sender", broker=broker_url, backend=None, set_as_current=False)
     app.conf.update(
         broker_transport_options={
             "socket_timeout": SOCKET_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
             "retry_on_timeout": False,
-            # kombu's own loop for a first connection has no end without this
+            # without this kombu retries the first connection forever
             "max_retries": 0,
         },
         broker_connection_timeout=CONNECT_SECONDS,
@@ -274,30 +272,30 @@ def _sender(broker_url: str) -> Celery:
 
 
 async def _subscribe(replies: PubSub, channel: str) -> None:
-    """Subscribe and wait until the server has said so: an answer may come at once."""
+    """Subscribe and wait for the server's confirmation: the response may come at once."""
     await replies.subscribe(channel)
     while (message := await replies.get_message(timeout=SOCKET_SECONDS)) is not None:
         if message["type"] == "subscribe":
             return
-    raise redis.exceptions.TimeoutError("no answer to SUBSCRIBE")
+    raise redis.exceptions.TimeoutError("no response to SUBSCRIBE")
 
 
-async def _reply(client: redis.asyncio.Redis, replies: PubSub, patience: float) -> dict[str, Any]:
-    ends = time.monotonic() + patience
-    while (left := ends - time.monotonic()) > 0:
-        message = await replies.get_message(ignore_subscribe_messages=True, timeout=min(left, _REPLY_SLICE_SECONDS))
+async def _read_reply(client: redis.asyncio.Redis, replies: PubSub, timeout_seconds: float) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout_seconds
+    while (remaining := deadline - time.monotonic()) > 0:
+        message = await replies.get_message(ignore_subscribe_messages=True, timeout=min(remaining, _REPLY_POLL_SECONDS))
         if message is not None:
             return dict(json.loads(message["data"]))
         if not await client.exists(alive_key(INSPECT_QUEUE)):
-            raise InspectorUnavailable("The inspector went away before it answered; try again soon.")
-    raise InspectorTimeout(f"The inspector did not answer within {patience:g} s; try again soon.")
+            raise InspectorUnavailable("The inspector stopped before it responded; try again soon.")
+    raise InspectorTimeout(f"The inspector did not respond within {timeout_seconds:g} s; try again soon.")
 
 
-def _answer(meta: dict[str, Any]) -> dict[str, Any]:
+def _parse_reply(meta: dict[str, Any]) -> dict[str, Any]:
     if meta["status"] != "SUCCESS":
         kind = (meta.get("result") or {}).get("exc_type", meta["status"])
-        raise InspectorTimeout(f"The inspector could not answer ({kind}); simplify the request or try again soon.")
-    answer: dict[str, Any] = meta["result"]
-    if "error" in answer:
-        raise restore_error(answer["error"])
-    return dict(answer["ok"])
+        raise InspectorTimeout(f"The inspector could not respond ({kind}); simplify the request or try again soon.")
+    response: dict[str, Any] = meta["result"]
+    if "error" in response:
+        raise restore_error(response["error"])
+    return dict(response["ok"])

@@ -1,7 +1,7 @@
-"""Why an attempt at a job ended badly, in one form: whose fault, what was seen, and what would help.
+"""The failure of a job attempt: cause, fault, machine state, advice and fix.
 
-A job's ``error`` is made here and nowhere else, whether its own process, its guardian or the scheduler
-found out. What a retry can do about it is a merge patch of the spec (RFC 7396).
+This module builds every job's ``error``, whether its process, its monitor or the scheduler detected the failure. A fix
+is a merge patch of the spec (RFC 7396) for a retry.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from typing import Any
 from core.errors import Fault, NonFiniteLoss, OutOfMemory, StorageFailed, TimeLimitReached, WorkerLost, WorkStalled
 
 INTERNAL_ERROR = "internal_error"
-_ON_THE_WIRE = ("code", "message", "fault", "advice", "fix")
+_EVENT_FIELDS = ("code", "message", "fault", "advice", "fix")
 
 _ADVICE = {
-    StorageFailed.code: "Make room, or see to the store; then retry: the job goes on from its last checkpoint.",
-    WorkerLost.code: "The last lines of `log` may say why. If memory was short, a smaller training.batch_size or "
-    "training.image_size needs less; else retry: the job goes on from its last checkpoint.",
-    WorkStalled.code: "`log` holds where each thread stood. If that was honest work which takes so long, the service "
-    "needs a longer POTSTILL_STALL_TIMEOUT_SECONDS; then retry: the job goes on from its last checkpoint.",
-    INTERNAL_ERROR: "This is a mistake of the service: report it with `log`. A retry goes on from the last checkpoint.",
+    StorageFailed.code: "Make room, or repair the store; then retry: the job resumes from its last checkpoint.",
+    WorkerLost.code: "The last lines of `log` may show the reason. If memory was short, reduce training.batch_size or "
+    "training.image_size; otherwise retry: the job resumes from its last checkpoint.",
+    WorkStalled.code: "`log` holds the traceback of each thread. If one step really takes so long, the service needs a "
+    "longer POTSTILL_STALL_TIMEOUT_SECONDS; then retry: the job resumes from its last checkpoint.",
+    INTERNAL_ERROR: "This is a bug of the service: report it with `log`. A retry resumes from the last checkpoint.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class TimeBudget:
-    """How long a job has run over all attempts, how long it may, and the most that the service lets it. Seconds."""
+    """Running time of a job over all attempts, its time limit, and the largest limit of the service, in seconds."""
 
-    used: float
-    limit: float
-    roof: float | None = None
+    used_seconds: float
+    limit_seconds: float
+    max_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FailureCause:
-    """What ended an attempt. ``log`` are its last lines, ``machine`` is what was seen of memory and disk."""
+    """The cause of a failed attempt. ``log``: its last lines; ``machine``: memory and disk at its end."""
 
     code: str
     message: str
     fault: Fault
     log: Sequence[str] = ()
     machine: Mapping[str, Any] | None = None
-    clock: TimeBudget | None = field(default=None, kw_only=True)
+    time_budget: TimeBudget | None = field(default=None, kw_only=True)
 
-    def document(self, *, spec: Mapping[str, Any], stage: str | None, fraction: float) -> dict[str, Any]:
-        """The job's ``error``. ``stage`` is where it was, ``fraction`` how much of the job was done."""
+    def to_error(self, *, spec: Mapping[str, Any], stage: str | None, fraction: float) -> dict[str, Any]:
+        """Return the job's ``error``. ``stage``: the current stage; ``fraction``: the completed part of the job."""
         advice, fix = self._remedy(spec, stage, fraction)
         return {
             "code": self.code,
@@ -60,107 +60,113 @@ class FailureCause:
 
     def _remedy(self, spec: Mapping[str, Any], stage: str | None, fraction: float) -> Remedy:
         if self.code == OutOfMemory.code:
-            return _less_memory(spec, stage)
+            return _reduce_memory(spec, stage)
         if self.code == NonFiniteLoss.code:
-            return _slower(spec, stage)
-        if self.code == TimeLimitReached.code and self.clock is not None:
-            return _longer(self.clock, fraction)
+            return _reduce_learning_rate(spec, stage)
+        if self.code == TimeLimitReached.code and self.time_budget is not None:
+            return _extend_time_limit(self.time_budget, fraction)
         return _ADVICE.get(self.code), None
 
 
-Remedy = tuple[str | None, dict[str, Any] | None]  # in words, and as a merge patch of the spec
+Remedy = tuple[str | None, dict[str, Any] | None]  # advice and fix
 
-SILENT = FailureCause(WorkerLost.code, "Its worker went silent", "infrastructure")
-
-
-def in_short(error: Mapping[str, Any]) -> dict[str, Any]:
-    """An error as a line of the job's log carries it: without what takes room."""
-    return {name: error[name] for name in _ON_THE_WIRE if name in error}
+WORKER_SILENT = FailureCause(WorkerLost.code, "Its worker stopped sending heartbeats", "infrastructure")
 
 
-def _less_memory(spec: Mapping[str, Any], stage: str | None) -> Remedy:
+def event_fields(error: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an error that an event holds: all but the large ones."""
+    return {name: error[name] for name in _EVENT_FIELDS if name in error}
+
+
+def _reduce_memory(spec: Mapping[str, Any], stage: str | None) -> Remedy:
     if stage in {"evaluate", "export"}:
-        return _smaller_export(spec, stage)
-    whole = _training(spec)
-    smaller: dict[str, Any] = {}
-    halved = max(1, int(whole.get("batch_size", 1)) // 2)
-    if stage != "teacher" and halved < whole.get("batch_size", 1) and halved >= _devices(spec):
-        smaller["training"] = {"batch_size": halved}
-    # In `prepare` the teachers that are to be taught were tried as well.
-    most = halved if stage == "prepare" else None
-    if stage in {"teacher", "prepare"} and (teachers := _teachers_with_less(spec, most)):
-        smaller["teachers"] = teachers
-    if not smaller:
-        return "Nothing smaller is known to fit: lower training.image_size, or take a smaller model.", None
+        return _reduce_export(spec, stage)
+    training = _training(spec)
+    fix: dict[str, Any] = {}
+    halved = max(1, int(training.get("batch_size", 1)) // 2)
+    if stage != "teacher" and halved < training.get("batch_size", 1) and halved >= _num_devices(spec):
+        fix["training"] = {"batch_size": halved}
+    # The preflight in `prepare` also runs the teachers that the job trains.
+    max_batch_size = halved if stage == "prepare" else None
+    if stage in {"teacher", "prepare"} and (teachers := _reduce_teachers(spec, max_batch_size)):
+        fix["teachers"] = teachers
+    if not fix:
+        return "No smaller batch is possible: reduce training.image_size, or use a smaller model.", None
     advice = (
-        f"The fix halves the batch ({_told(smaller)}) and keeps the learning rate, which a much smaller batch may want "
-        "lower. A smaller training.image_size or model needs less memory too."
+        f"The fix halves the batch ({_describe(fix)}) and keeps the learning rate; a much smaller batch may need a "
+        "lower one. A smaller training.image_size or model also needs less memory."
     )
-    return advice, smaller
+    return advice, fix
 
 
-def _smaller_export(spec: Mapping[str, Any], stage: str) -> Remedy:
+def _reduce_export(spec: Mapping[str, Any], stage: str) -> Remedy:
     if stage == "export" and "onnx" in spec.get("export", ()):
-        kept = [name for name in spec["export"] if name != "onnx"]
-        return "The fix leaves out the ONNX export; the student itself is trained.", {"export": kept}
-    return "The student is trained, and no smaller batch helps here: the service has to give the job more memory.", None
+        formats = [name for name in spec["export"] if name != "onnx"]
+        return "The fix omits the ONNX export; the student itself is trained.", {"export": formats}
+    return "The student is trained, and a smaller batch does not help: the job needs a higher memory limit.", None
 
 
-def _slower(spec: Mapping[str, Any], stage: str | None) -> Remedy:
+def _reduce_learning_rate(spec: Mapping[str, Any], stage: str | None) -> Remedy:
     if stage == "prepare":
         advice = (
-            "The very first steps gave it, so the rate is hardly to blame: look at the pictures, at the weights that "
-            'are started from, and whether training.precision "fp32" helps.'
+            "The loss was not finite in the first steps, so the learning rate is an unlikely cause: check the images "
+            'and the initial weights, and try training.precision "fp32".'
         )
         return advice, None
     if stage == "teacher":
-        taught = [
-            {**one, "training": {**one["training"], **_third(one["training"])}} if one.get("training") else dict(one)
-            for one in spec.get("teachers", ())
+        teachers = [
+            {**teacher, "training": {**teacher["training"], **_third(teacher["training"])}}
+            if teacher.get("training")
+            else dict(teacher)
+            for teacher in spec.get("teachers", ())
         ]
-        return "The fix trains the teachers with a third of the learning rate, from their start.", {"teachers": taught}
-    slower = _third(_training(spec))
+        return "The fix restarts the teachers with a third of the learning rate.", {"teachers": teachers}
+    training = _third(_training(spec))
     advice = (
-        f"The fix trains with a third of the learning rate ({slower['learning_rate']:g}), from the start. A longer "
-        "training.warmup_epochs or a training.gradient_clip may do as well."
+        f"The fix restarts the training with a third of the learning rate ({training['learning_rate']:g}). A longer "
+        "training.warmup_epochs or a training.gradient_clip may also help."
     )
-    return advice, {"training": slower}
+    return advice, {"training": training}
 
 
 def _third(training: Mapping[str, Any]) -> dict[str, float]:
     rate = float(f"{training['learning_rate'] / 3:.3g}")
-    least = training.get("min_learning_rate")
-    return {"learning_rate": rate} | ({"min_learning_rate": rate} if least is not None and least > rate else {})
+    min_rate = training.get("min_learning_rate")
+    return {"learning_rate": rate} | ({"min_learning_rate": rate} if min_rate is not None and min_rate > rate else {})
 
 
-def _longer(clock: TimeBudget, fraction: float) -> Remedy:
-    needed = 1.2 * clock.used / fraction if fraction > 0 else 0.0
-    wanted = float(round(max(needed, 2 * clock.limit)))
-    if clock.roof is not None and wanted > clock.roof:
-        if clock.roof <= clock.used:
+def _extend_time_limit(budget: TimeBudget, fraction: float) -> Remedy:
+    needed = 1.2 * budget.used_seconds / fraction if fraction > 0 else 0.0
+    new_limit = float(round(max(needed, 2 * budget.limit_seconds)))
+    if budget.max_seconds is not None and new_limit > budget.max_seconds:
+        if budget.max_seconds <= budget.used_seconds:
             advice = (
-                f"No job may run for longer than {clock.roof:g} s here (POTSTILL_MAX_JOB_SECONDS). Ask for fewer "
-                "epochs or a smaller model in a new job; this one's last checkpoint is kept."
+                f"No job may run longer than {budget.max_seconds:g} s here (POTSTILL_MAX_JOB_SECONDS). Create a job "
+                "with fewer epochs or a smaller model; this job's last checkpoint is kept."
             )
             return advice, None
-        wanted = clock.roof
+        new_limit = budget.max_seconds
     advice = (
-        f"{fraction:.0%} was done. The fix lets it run for {wanted:g} s in all; it goes on from its last checkpoint."
+        f"{fraction:.0%} of the job is done. The fix sets its time limit to {new_limit:g} s; it resumes from its last "
+        "checkpoint."
     )
-    return advice, {"resources": {"max_seconds": wanted}}
+    return advice, {"resources": {"max_seconds": new_limit}}
 
 
-def _teachers_with_less(spec: Mapping[str, Any], most: int | None) -> list[dict[str, Any]] | None:
-    """All teachers, the batches of those that are taught halved (to at most ``most``); None where none gets smaller."""
-    teachers, changed = [], False
-    for one in spec.get("teachers", ()):
-        training = one.get("training")
-        size = None if training is None else training["batch_size"]
-        wanted = None if size is None else min(size, max(1, size // 2) if most is None else most)
-        if wanted is not None and wanted < size:
-            one, changed = {**one, "training": {**training, "batch_size": wanted}}, True  # noqa: PLW2901
-        teachers.append(dict(one))
-    return teachers if changed else None
+def _reduce_teachers(spec: Mapping[str, Any], max_batch_size: int | None) -> list[dict[str, Any]] | None:
+    """Halve the batches of the trained teachers, to at most ``max_batch_size``; None if none gets smaller."""
+    teachers, has_changed = [], False
+    for teacher in spec.get("teachers", ()):
+        training = teacher.get("training")
+        if training is not None:
+            size = training["batch_size"]
+            new_size = min(size, max(1, size // 2) if max_batch_size is None else max_batch_size)
+            if new_size < size:
+                teachers.append({**teacher, "training": {**training, "batch_size": new_size}})
+                has_changed = True
+                continue
+        teachers.append(dict(teacher))
+    return teachers if has_changed else None
 
 
 def _training(spec: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -168,14 +174,14 @@ def _training(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     return training
 
 
-def _devices(spec: Mapping[str, Any]) -> int:
+def _num_devices(spec: Mapping[str, Any]) -> int:
     return int((spec.get("resources") or {}).get("devices", 1))
 
 
-def _told(smaller: Mapping[str, Any]) -> str:
-    words = []
-    if "training" in smaller:
-        words.append(f"training.batch_size to {smaller['training']['batch_size']}")
-    if "teachers" in smaller:
-        words.append("those of the teachers as well")
-    return " and ".join(words)
+def _describe(fix: Mapping[str, Any]) -> str:
+    changes = []
+    if "training" in fix:
+        changes.append(f"training.batch_size to {fix['training']['batch_size']}")
+    if "teachers" in fix:
+        changes.append("the teachers' batch sizes")
+    return ", ".join(changes)

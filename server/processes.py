@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent, with their output in rotated files."""
+"""Child processes that end with their parent, with rotated log files."""
 
 from __future__ import annotations
 
@@ -15,40 +15,28 @@ from io import FileIO
 from pathlib import Path
 from typing import IO
 
-LOG_BYTES = 10 * 1024**2  # of one file; with its predecessors at most four times that
-LOG_PREDECESSORS = 3
-FIRST_DELAY = 0.2  # seconds before the first restart
-LONGEST_DELAY = 15.0  # seconds
-STEADY_SECONDS = 30.0  # a process that lived for so long starts with the first delay again
+from core.system.parent_death import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
+LOG_BYTES = 10 * 1024**2  # per file
+NUM_ROTATED_LOGS = 3
+FIRST_DELAY_SECONDS = 0.2  # before the first restart
+MAX_DELAY_SECONDS = 15.0
+STEADY_SECONDS = 30.0  # a longer lifetime resets the restart delay
+
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def adopt_orphans() -> None:
-    """Make grandchildren whose parent died children of this process, so that none is out of reach."""
+    """Become the parent of orphaned descendants (Linux child subreaper), so that they can be killed."""
     if _libc is not None and _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies, however that happens.
-
-    The signal comes at the end of the *thread* that forked, so the parent must fork from its main thread.
-    """
-    if _libc is None:
-        return
-    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before prctl: no signal will come
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 class RotatedLog:
-    """A log file that never grows beyond ``LOG_BYTES``; ``name.log.1`` is its youngest predecessor.
+    """A log file of at most ``LOG_BYTES``; ``name.log.1`` is the most recent rotated file.
 
-    A disk that refuses costs lines, and never whoever writes them: a full one must not end the whole stack.
+    A disk error loses lines but never raises: a full disk must not stop the stack.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,12 +46,12 @@ class RotatedLog:
         self._lost_bytes = 0
 
     def write(self, data: bytes) -> None:
-        """Append, rotating first where the file is full; where the disk refuses, say so once it takes lines again."""
+        """Append to the file and rotate a full one. After a disk error, log the number of lost bytes."""
         try:
             if self._file.tell() + len(data) > LOG_BYTES:
                 self._rotate()
             if self._lost_bytes:
-                self._file.write(b"(%d bytes are missing here: the disk refused them)\n" % self._lost_bytes)
+                self._file.write(b"(%d bytes were lost: the disk could not be written)\n" % self._lost_bytes)
                 self._lost_bytes = 0
             self._file.write(data)
         except OSError:
@@ -75,11 +63,11 @@ class RotatedLog:
             self._file.close()
 
     def _open(self) -> FileIO:
-        # Without a buffer: what the disk refused would be left in it, for the next write to fail with.
+        # Unbuffered: a buffer would keep unwritten bytes, and the next write would fail again.
         return self.path.open("ab", buffering=0)
 
     def _rotate(self) -> None:
-        for number in range(LOG_PREDECESSORS, 0, -1):
+        for number in range(NUM_ROTATED_LOGS, 0, -1):
             older = self.path.with_name(f"{self.path.name}.{number}")
             newer = self.path.with_name(f"{self.path.name}.{number - 1}") if number > 1 else self.path
             if newer.exists():
@@ -90,7 +78,7 @@ class RotatedLog:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One process of the stack: its name, its command line, its environment, and whether it is to come back."""
+    """Name, command line, environment and restart policy of one process of the stack."""
 
     name: str
     command: Sequence[str]
@@ -100,30 +88,30 @@ class Role:
 
 @dataclass(slots=True)
 class Child:
-    """A role's process through its lives: running, gone, or waiting for its restart."""
+    """State of a role's process: running, ended, or waiting for its restart."""
 
     role: Role
     log: RotatedLog
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     restart_at: float | None = None
-    delay: float = FIRST_DELAY
-    unfinished: bytes = field(default=b"", repr=False)  # of a line that is still being written
+    delay: float = FIRST_DELAY_SECONDS
+    partial_line: bytes = field(default=b"", repr=False)  # output after the last line break
 
     @property
     def pid(self) -> int | None:
-        """The process id, where the process runs."""
+        """The process id; None if the process is not running."""
         return self.process.pid if self.process is not None else None
 
     @property
     def output(self) -> IO[bytes]:
-        """The pipe with what the running process prints."""
+        """The pipe with the process's output."""
         assert self.process is not None
         assert self.process.stdout is not None
         return self.process.stdout
 
     def start(self) -> None:
-        """Start the process, in a process group of its own: a Ctrl-C in the terminal is the supervisor's to handle."""
+        """Start the process in its own process group, so that Ctrl-C reaches only the supervisor."""
         parent = os.getpid()
         self.process = subprocess.Popen(  # noqa: S603 - our own command line
             list(self.role.command),
@@ -132,19 +120,19 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             process_group=0,
-            preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - the supervisor has one thread
+            preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - the supervisor has one thread
         )
         os.set_blocking(self.output.fileno(), False)
         self.started_at = time.monotonic()
         self.restart_at = None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, where the process still runs."""
+        """Send a signal if the process is running."""
         if self.process is not None:
-            os.kill(self.process.pid, number)  # Popen's own would reap it first, behind the supervisor's back
+            os.kill(self.process.pid, number)  # Popen.send_signal would reap the process, which the supervisor does
 
     def read(self) -> list[bytes]:
-        """Keep what the process printed; return the whole lines of it."""
+        """Log the available output and return its complete lines."""
         try:
             data = os.read(self.output.fileno(), 1 << 16)
         except BlockingIOError:
@@ -152,23 +140,23 @@ class Child:
         if not data:
             return []
         self.log.write(data)
-        *lines, self.unfinished = (self.unfinished + data).split(b"\n")
+        *lines, self.partial_line = (self.partial_line + data).split(b"\n")
         return lines
 
-    def ended(self, status: int, *, restart: bool) -> None:
-        """Take note that the process has ended; plan its restart, later each time it fails early."""
+    def record_exit(self, status: int, *, restart: bool) -> None:
+        """Record the exit and schedule the restart, with a growing delay after early failures."""
         assert self.process is not None
         self.process.returncode = os.waitstatus_to_exitcode(status)
         self.output.close()
         self.process = None
-        self.unfinished = b""
+        self.partial_line = b""
         if not restart:
             return
         if time.monotonic() - self.started_at > STEADY_SECONDS:
-            self.delay = FIRST_DELAY
-        self.postpone()
+            self.delay = FIRST_DELAY_SECONDS
+        self.schedule_restart()
 
-    def postpone(self) -> None:
-        """Plan the next start, each time later than the last."""
+    def schedule_restart(self) -> None:
+        """Schedule the next start and double the delay."""
         self.restart_at = time.monotonic() + self.delay
-        self.delay = min(2 * self.delay, LONGEST_DELAY)
+        self.delay = min(2 * self.delay, MAX_DELAY_SECONDS)

@@ -1,7 +1,7 @@
-"""Keeps the processes of a stack running, and ends all of them.
+"""Start, restart and stop the processes of a stack.
 
-One thread, one loop: signals, ended children, their output and planned restarts all wake the same
-selector. Every child dies with this process (see ``processes.die_with``).
+One thread, one loop: signals, exited children, their output and scheduled restarts wake the same selector.
+Every child dies with this process (see ``core.system.parent_death``).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Self
 
 from server.processes import Child, Role, RotatedLog, adopt_orphans
 
-STOP_SECONDS = 24.0  # from SIGTERM to SIGKILL; a worker needs them to save what it trains
-LAST_SECONDS = 3.0  # for what ends after the others, the broker
+STOP_SECONDS = 24.0  # from SIGTERM to SIGKILL; a worker saves a checkpoint meanwhile
+LAST_STOP_SECONDS = 3.0  # for the processes that stop last (the broker)
 _TICK_SECONDS = 0.5
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -29,59 +29,59 @@ Listener = Callable[[str, bytes], None]
 
 
 class Supervisor:
-    """Starts roles, restarts what dies, stops everything within ``STOP_SECONDS + LAST_SECONDS``.
+    """Starts roles, restarts exited processes, stops all within ``STOP_SECONDS + LAST_STOP_SECONDS``.
 
-    ``on_line(role, line)`` gets every line that a child prints, ``on_news(role, text)`` what happens to it.
+    ``on_line(role, line)`` receives each output line, ``on_event(role, text)`` each restart and forced stop.
     """
 
-    def __init__(self, logs: Path, *, on_line: Listener, on_news: Callable[[str, str], None]) -> None:
+    def __init__(self, logs: Path, *, on_line: Listener, on_event: Callable[[str, str], None]) -> None:
         self._logs = logs
         self._on_line = on_line
-        self._on_news = on_news
+        self._on_event = on_event
         self._children: dict[str, Child] = {}
         self._selector = selectors.DefaultSelector()
-        self._wake, self._woken = socket.socketpair()
+        self._wake_sender, self._wake_receiver = socket.socketpair()
         self.stopping = False
-        self._hurried = False
+        self._skip_grace_period = False
 
     def __enter__(self) -> Self:
         adopt_orphans()
-        for end in (self._wake, self._woken):
+        for end in (self._wake_sender, self._wake_receiver):
             end.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ)
-        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ)
+        signal.set_wakeup_fd(self._wake_sender.fileno(), warn_on_full_buffer=False)
         for number in _STOP_SIGNALS:
-            signal.signal(number, self._asked_to_stop)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # only to be woken up
+            signal.signal(number, self._on_stop_signal)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # wakes the selector
         return self
 
     def __exit__(self, *_: object) -> None:
         self._kill_orphans()
         signal.set_wakeup_fd(-1)
         self._selector.close()
-        self._wake.close()
-        self._woken.close()
+        self._wake_sender.close()
+        self._wake_receiver.close()
         for child in self._children.values():
             child.log.close()
 
     def start(self, role: Role) -> None:
-        """Start a role; from now on it is restarted whenever it ends."""
+        """Start a role and restart it whenever it exits."""
         child = Child(role, RotatedLog(self._logs / f"{role.name}.log"))
         self._children[role.name] = child
         self._launch(child)
 
-    def running(self, name: str) -> bool:
-        """Whether the role's process is there at the moment."""
+    def is_running(self, name: str) -> bool:
+        """Whether the role's process is running."""
         return self._children[name].process is not None
 
-    def finish(self, role: Role, *, timeout: float) -> int | None:
-        """Run a role to its end, once; its exit status, or None where a signal to stop came first."""
+    def run_once(self, role: Role, *, timeout: float) -> int | None:
+        """Run a role once and return its exit status, or None if a stop signal came first."""
         child = Child(role, RotatedLog(self._logs / f"{role.name}.log"))
         self._children[role.name] = child
         self._launch(child)
-        process, ends = child.process, time.monotonic() + timeout
+        process, deadline = child.process, time.monotonic() + timeout
         while child.process is not None and not self.stopping:
-            if time.monotonic() > ends:
+            if time.monotonic() > deadline:
                 child.signal(signal.SIGKILL)
             self.step()
         if process is None or child.process is not None:
@@ -91,40 +91,40 @@ class Supervisor:
         return process.returncode
 
     def step(self, timeout: float = _TICK_SECONDS) -> None:
-        """Wait for the next thing to happen, at most for so long, and deal with it."""
-        for key, _ in self._selector.select(self._patience(timeout)):
-            if key.fileobj is self._woken:
+        """Wait up to ``timeout`` seconds for the next event and handle it."""
+        for key, _ in self._selector.select(self._select_timeout(timeout)):
+            if key.fileobj is self._wake_receiver:
                 with contextlib.suppress(BlockingIOError):
-                    self._woken.recv(4096)
+                    self._wake_receiver.recv(4096)
             else:
                 self._read(key.data)
         self._reap()
         self._restart_due()
 
     def run(self) -> None:
-        """Go on until a signal to stop comes."""
+        """Run until a stop signal."""
         while not self.stopping:
             self.step()
 
     def stop(self, *, last: Sequence[str] = ()) -> None:
-        """End every process: all but the ``last`` ones first, gently, then by force."""
+        """Stop all processes, the ``last`` ones after the others: SIGTERM, then SIGKILL."""
         self.stopping = True
         for child in self._children.values():
             child.restart_at = None
-        self._end([c for name, c in self._children.items() if name not in last], STOP_SECONDS)
-        self._end([self._children[name] for name in last if name in self._children], LAST_SECONDS)
+        self._stop_children([c for name, c in self._children.items() if name not in last], STOP_SECONDS)
+        self._stop_children([self._children[name] for name in last if name in self._children], LAST_STOP_SECONDS)
 
-    # --- inside --------------------------------------------------------------------------------
+    # --- private --------------------------------------------------------------------------------
 
-    def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
-        self._hurried = self.stopping  # the second signal: no more patience
+    def _on_stop_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._skip_grace_period = self.stopping  # a second signal skips the grace period
         self.stopping = True
 
     def _launch(self, child: Child) -> None:
         child.start()
         self._selector.register(child.output, selectors.EVENT_READ, child)
 
-    def _patience(self, timeout: float) -> float:
+    def _select_timeout(self, timeout: float) -> float:
         due = [c.restart_at for c in self._children.values() if c.restart_at is not None]
         return max(0.0, min([timeout, *(at - time.monotonic() for at in due)]))
 
@@ -133,7 +133,7 @@ class Supervisor:
             self._on_line(child.role.name, line)
 
     def _reap(self) -> None:
-        """Take leave of every child that ended, adopted ones too."""
+        """Reap every exited child, including adopted ones."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -143,15 +143,15 @@ class Supervisor:
                 return
             child = next((c for c in self._children.values() if c.pid == pid), None)
             if child is not None:
-                self._ended(child, status)
+                self._on_exit(child, status)
 
-    def _ended(self, child: Child, status: int) -> None:
+    def _on_exit(self, child: Child, status: int) -> None:
         restart = child.role.restart and not self.stopping
         self._selector.unregister(child.output)
         self._read(child)
-        child.ended(status, restart=restart)
+        child.record_exit(status, restart=restart)
         if restart:
-            self._on_news(child.role.name, f"ended with {os.waitstatus_to_exitcode(status)}, restarting")
+            self._on_event(child.role.name, f"ended with {os.waitstatus_to_exitcode(status)}, restarting")
 
     def _restart_due(self) -> None:
         for child in self._children.values():
@@ -159,26 +159,28 @@ class Supervisor:
                 continue
             try:
                 self._launch(child)
-            except (OSError, subprocess.SubprocessError) as error:  # no memory for a fork, say: the others go on
-                child.postpone()
-                self._on_news(child.role.name, f"cannot be started now ({error}), trying again")
+            except (OSError, subprocess.SubprocessError) as error:  # e.g. no memory for a fork
+                child.schedule_restart()
+                self._on_event(child.role.name, f"cannot be started now ({error}), trying again")
 
-    def _end(self, children: Iterable[Child], patience: float) -> None:
-        here = list(children)
-        ends = time.monotonic() + patience
-        for child in here:
+    def _stop_children(self, children: Iterable[Child], grace_seconds: float) -> None:
+        targets = list(children)
+        deadline = time.monotonic() + grace_seconds
+        for child in targets:
             child.signal(signal.SIGTERM)
-        while any(c.process is not None for c in here) and time.monotonic() < ends and not self._hurried:
+        while (
+            any(c.process is not None for c in targets) and time.monotonic() < deadline and not self._skip_grace_period
+        ):
             self.step()
-        for child in here:
+        for child in targets:
             if child.process is not None:
-                self._on_news(child.role.name, "did not stop in time, killed")
+                self._on_event(child.role.name, "did not stop in time, killed")
                 child.signal(signal.SIGKILL)
-        while any(c.process is not None for c in here):
+        while any(c.process is not None for c in targets):
             self.step()
 
     def _kill_orphans(self) -> None:
-        """Kill what is still below this process: children of children whose parents are gone."""
+        """Kill adopted descendants whose parents have exited."""
         while orphans := children_of(os.getpid()):
             for pid in orphans:
                 with contextlib.suppress(ProcessLookupError):
@@ -188,14 +190,14 @@ class Supervisor:
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that have this one as their parent (zombies are not counted)."""
-    found = []
+    """Return the ids of a process's children, without zombies."""
+    children = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             _, _, rest = (folder / "stat").read_text().rpartition(")")
-        except OSError:  # it ended while we looked
+        except OSError:  # the process has exited meanwhile
             continue
         state, parent = rest.split()[:2]
         if int(parent) == pid and state != "Z":
-            found.append(int(folder.name))
-    return found
+            children.append(int(folder.name))
+    return children

@@ -1,4 +1,4 @@
-"""One piece of work beside its caller, who goes on computing meanwhile."""
+"""A task in a background thread, while its caller continues to compute."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 
 class BackgroundTask:
-    """Runs one piece of work at a time in a thread that ends with it.
+    """Runs one task at a time in a thread that ends with the task.
 
-    What the work raises is raised once, to whoever asks for the next piece or waits for this one. Between two
-    pieces there is no thread, so that the process may fork.
+    An error of the task is raised once, by the next :meth:`start` or :meth:`wait`. Between two tasks there is no
+    thread, so that the process can fork.
     """
 
     def __init__(self) -> None:
@@ -18,19 +18,19 @@ class BackgroundTask:
         self._error: BaseException | None = None
 
     @property
-    def busy(self) -> bool:
-        """Whether a piece of work is under way."""
+    def is_running(self) -> bool:
+        """Whether a task is running."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, work: Callable[[], object]) -> None:
-        """Do this, once what was asked before is done."""
+        """Wait for the previous task, then start this one. Raises the error of the previous task."""
         self.wait()
-        # A daemon: a process that has lost its job leaves at once.
-        self._thread = threading.Thread(target=self._run, args=(work,), name="beside", daemon=True)
+        # A daemon thread: a process that has lost its lease exits at once.
+        self._thread = threading.Thread(target=self._run, args=(work,), name="background-task", daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until nothing is under way, or for so long. Raises what the work raised."""
+        """Wait until no task is running, or for ``seconds``. Raises the error of the task."""
         if self._thread is not None:
             self._thread.join(seconds)
             if self._thread.is_alive():
@@ -43,5 +43,5 @@ class BackgroundTask:
     def _run(self, work: Callable[[], object]) -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised by the next wait()
             self._error = error

@@ -1,4 +1,4 @@
-"""What a worker's processes share by name: settings, identity, and connections that each opens for itself."""
+"""The context of a worker's processes: settings, identity, and connections that each process opens for itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.input_cache import InputCache
 
 
 class Context:
-    """One process's view of the service. Connections are opened on first use and never cross a fork."""
+    """Settings, identity and connections of one process. Connections open on first use and never cross a fork."""
 
     def __init__(self, settings: Settings, queue: str, worker_id: str) -> None:
         self.settings = settings
@@ -27,11 +27,11 @@ class Context:
 
     @property
     def accelerator(self) -> Literal["cpu", "cuda"]:
-        """What this worker claims jobs for."""
+        """The accelerator that this worker claims jobs for."""
         return "cuda" if self.queue == JOB_QUEUES["cuda"] else "cpu"
 
-    def scratch(self, object_id: str, attempt: int) -> Path:
-        """The folder of one attempt: one that lost its lease may still be writing in its own."""
+    def scratch_dir(self, object_id: str, attempt: int) -> Path:
+        """Return the folder of one attempt. An attempt that lost its lease may still write to its own folder."""
         return self.settings.home.resolve() / "work" / f"{object_id}-a{attempt}"
 
     @cached_property
@@ -41,40 +41,40 @@ class Context:
 
     @cached_property
     def store(self) -> ArtifactStore:
-        """The artefact store."""
+        """The artifact store."""
         return open_store(self.settings.resolved_storage_url())
 
     @cached_property
-    def inputs(self) -> InputCache:
-        """What was brought here out of a bucket."""
+    def input_cache(self) -> InputCache:
+        """The cache of inputs that jobs fetched from a bucket."""
         root = self.settings.home.resolve() / "cache" / "inputs"
         return InputCache(self.store, root, self.settings.input_cache_bytes)
 
     @cached_property
-    def hints(self) -> Broker:
+    def broker(self) -> Broker:
         """The broker."""
         return Broker(self.settings.broker_url)
 
-    def in_this_process(self) -> Context:
-        """The same worker, with connections of its own: for a process that was just forked."""
+    def with_new_connections(self) -> Context:
+        """Return a context of the same worker without connections, for a forked process."""
         return Context(self.settings, self.queue, self.worker_id)
 
 
 class _Current:
-    """The context of the worker that this process belongs to; made by the parent, inherited by its pool."""
+    """The context of this process; the parent creates it and its pool inherits it."""
 
     context: Context | None = None
 
 
-def begin(settings: Settings, queue: str) -> Context:
-    """Give this process, and those forked from it, their identity."""
+def init_context(settings: Settings, queue: str) -> Context:
+    """Create the context of this process and of the processes forked from it."""
     _Current.context = Context(settings, queue, new_id("wrk"))
     return _Current.context
 
 
-def current() -> Context:
-    """The context of this process, with connections that are its own."""
-    assert _Current.context is not None, "begin() comes first"
+def current_context() -> Context:
+    """Return the context of this process; replace an inherited one, whose connections belong to the parent."""
+    assert _Current.context is not None, "init_context() was not called"
     if _Current.context.pid != os.getpid():
-        _Current.context = _Current.context.in_this_process()
+        _Current.context = _Current.context.with_new_connections()
     return _Current.context

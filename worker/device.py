@@ -1,4 +1,4 @@
-"""What this machine's job workers run on, found out without waking CUDA up."""
+"""The accelerator of this machine's job workers, detected without initializing CUDA in this process."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from typing import Literal
 
 from core.settings import Settings
 
-_CUDA_SECONDS = 120.0
+_TIMEOUT_SECONDS = 120.0
 
 
-def accelerator_of(settings: Settings) -> Literal["cpu", "cuda"]:
-    """The accelerator that jobs are claimed for: the setting, else CUDA if there is one."""
+def detect_accelerator(settings: Settings) -> Literal["cpu", "cuda"]:
+    """Return the accelerator that jobs are claimed for: the setting; with ``auto``, CUDA if available."""
     if settings.accelerator != "auto":
         return settings.accelerator
     return "cuda" if cuda_name() else "cpu"
 
 
 def device_name(accelerator: str) -> str:
-    """What the device is called, for people."""
+    """Return the display name of the device."""
     if accelerator == "cuda":
         return cuda_name() or "CUDA device"
     return cpu_name()
 
 
 def cuda_name() -> str | None:
-    """The first CUDA device, or None.
+    """Return the name of the first CUDA device, or None.
 
-    Asked of another process, and only where the driver is there at all: a process that has initialised
-    CUDA cannot fork jobs that use it.
+    Another process reads it, and only if the driver is installed: a process that has initialized CUDA cannot fork
+    jobs that use it.
     """
-    if not _driver_is_there():
+    if not _has_cuda_driver():
         return None
-    question = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else '')"
-    answer = subprocess.run(  # noqa: S603 - our own interpreter and words
-        [sys.executable, "-P", "-c", question], capture_output=True, text=True, timeout=_CUDA_SECONDS, check=False
+    code = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else '')"
+    result = subprocess.run(  # noqa: S603 - a constant command
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
     )
-    return answer.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
 def cpu_name() -> str:
-    """The processor's name as the kernel gives it."""
+    """Return the processor's name as the kernel reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -51,5 +51,5 @@ def cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _driver_is_there() -> bool:
+def _has_cuda_driver() -> bool:
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))

@@ -1,4 +1,4 @@
-"""The sign of life that each worker gives while its main loop turns."""
+"""The heartbeat of a worker, sent from its main loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.broker import ALIVE_SECONDS, INGEST_QUEUE, INSPECT_QUEUE
 from core.store import workers
 from core.store.db import DatabaseUnavailable
 from core.store.tables import Job
-from worker.context import Context, current
+from worker.context import Context, current_context
 from worker.device import device_name
 from worker.process.shared_flags import READY
 
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-    """Beats from the worker's own timer, in its one thread: a worker that hangs falls silent."""
+    """Sends heartbeats from the timer of the worker's main thread, so that a hung worker sends none."""
 
     requires = ("celery.worker.components:Timer",)
 
@@ -39,38 +39,38 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         self._device: str | None = None
 
     def start(self, worker: Any) -> None:
-        """Begin to beat."""
-        self._device = device_name(current().accelerator)
+        """Start the timer."""
+        self._device = device_name(current_context().accelerator)
         self._timer = worker.timer.call_repeatedly(PULSE_SECONDS, self._pulse)
         self._pulse()
 
     def stop(self, _worker: Any) -> None:
-        """Fall silent, and say so: nobody need wait until the signs of life have expired."""
+        """Stop the timer and remove this worker at once, before its heartbeat expires."""
         self._timer.cancel()
-        context = current()
-        context.hints.not_alive(context.queue)
+        context = current_context()
+        context.broker.mark_stopped(context.queue)
         try:
             with context.database.write() as session:
                 workers.remove(session, context.worker_id)
         except DatabaseUnavailable as error:
-            log.warning("worker.not_removed", error=str(error))  # the scheduler forgets it in a minute
+            log.warning("worker.not_removed", error=str(error))  # the scheduler removes it after a minute
         context.database.dispose()
 
     def _pulse(self) -> None:
-        context = current()
+        context = current_context()
         if READY.get():
-            context.hints.alive(context.queue)
+            context.broker.mark_alive(context.queue)
         if time.monotonic() < self._next_row:
             return
         self._next_row = time.monotonic() + ROW_SECONDS
         try:
-            self._beat(context)
+            self._record(context)
         except DatabaseUnavailable as error:
-            log.warning("worker.silent", error=str(error))
-        # The pool may fork at any time, and its processes must not inherit a connection.
+            log.warning("worker.heartbeat_failed", error=str(error))
+        # The pool can fork at any time, and its processes must not inherit a connection.
         context.database.dispose()
 
-    def _beat(self, context: Context) -> None:
+    def _record(self, context: Context) -> None:
         with context.database.write() as session:
             running = select(Job.id).where(Job.worker_id == context.worker_id, Job.status == "running").limit(1)
             if workers.record_heartbeat(session, context.worker_id, job_id=session.scalars(running).one_or_none()):

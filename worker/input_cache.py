@@ -1,11 +1,11 @@
-"""What jobs read out of a bucket, kept on this machine for the attempts and the jobs that read it next.
+"""Cache of the datasets and models that jobs fetch from a bucket, shared by all jobs on this machine.
 
-An entry of a shared folder holds the files of one dataset or model in ``files``. Its key says what is in them, so that
-whatever is sent twice is kept once. A file is written beside its place, checked, synced and renamed; an entry is used
-once every file in it was hashed and found to be what was stored, each time anew, and what is not is fetched again. Its
-lock is held for as long as it is used, so that nobody deletes it meanwhile.
+An entry of the disk cache holds the files of one dataset or model in ``files``. Its key is a digest of names and
+hashes, so equal uploads share an entry. New files are downloaded to ``partial``, verified, synced and renamed. Each use
+hashes every file again and replaces a damaged one. The entry's lock is held while a job uses it, so that it is not
+evicted.
 
-A cache that cannot be written, or has no room, costs time alone: then files go where the attempt works.
+A cache that cannot be written or is full only costs time: the files are then fetched to the attempt's scratch folder.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import structlog
 
 from core.errors import StorageFailed
 from core.store.artifact_store import ArtifactStore, StoredFile
-from core.system.disk import REFUSALS, sync
-from core.system.disk_cache import DiskCache, alone, in_words
+from core.system.disk import DISK_ERRORS, fsync
+from core.system.disk_cache import DiskCache, describe_os_error, exclusive_lock
 from worker.stored_files import fetch_folder
 
 _CHUNK = 1024 * 1024
@@ -33,13 +33,13 @@ Poll = Callable[[], None]
 
 
 class InputCache:
-    """At most ``max_bytes`` of them below ``root``. A context manager: what was brought is in use until its end."""
+    """A cache of at most ``max_bytes`` in ``root``. Entries stay locked until the context manager exits."""
 
     def __init__(self, store: ArtifactStore, root: Path, max_bytes: int) -> None:
         self._store = store
         self._root = root
         self._max_bytes = max_bytes
-        self._in_use: list[IO[bytes]] = []
+        self._locks: list[IO[bytes]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -47,108 +47,108 @@ class InputCache:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._in_use:
-            self._in_use.pop().close()
+        while self._locks:
+            self._locks.pop().close()
 
     def fetch(self, files: Sequence[StoredFile], folder: Path, poll: Poll) -> Path:
-        """A folder with these files, each checked: a kept one to be read only, or else ``folder``, whole or not there.
+        """Return a folder with these verified files: a read-only cache entry, or ``folder``, complete or absent.
 
-        ``poll`` is called while another process fetches the same, and while files are hashed; it may raise. Raises
-        ``StorageFailed``, and ``StoredFileDamaged`` where a file is lost or is not what was stored.
+        ``poll`` is called while another process fetches the entry and while files are hashed; it may raise. Raises
+        ``StorageFailed``, or ``StoredFileDamaged`` if a stored file is lost or damaged.
         """
-        kept = None
+        entry_dir = None
         if self._max_bytes and files and all(self._store.local_path(file.key) is None for file in files):
-            shared = DiskCache(self._root, self._max_bytes)  # a new one: where it has no room, it stops for good
-            kept = self._kept(shared, files, poll)
-            if kept is None:
-                log.warning("inputs.not_kept", num_bytes=_size(files), reason=shared.stopped)
-        return fetch_folder(self._store, files, folder) if kept is None else kept
+            disk_cache = DiskCache(self._root, self._max_bytes)  # a new object: one that was full stays disabled
+            entry_dir = self._fetch_entry(disk_cache, files, poll)
+            if entry_dir is None:
+                log.warning("inputs.not_cached", num_bytes=_size(files), reason=disk_cache.disabled_reason)
+        return fetch_folder(self._store, files, folder) if entry_dir is None else entry_dir
 
-    def _kept(self, shared: DiskCache, files: Sequence[StoredFile], poll: Poll) -> Path | None:
-        """The entry's folder, in use from now on; None where it cannot be kept, and ``shared`` says why."""
+    def _fetch_entry(self, disk_cache: DiskCache, files: Sequence[StoredFile], poll: Poll) -> Path | None:
+        """Fetch and lock an entry; return None if it cannot be cached, and set the reason in ``disk_cache``."""
         if _size(files) > self._max_bytes:
-            shared.make_room(_size(files))  # on the disk, where these files go too
+            disk_cache.reserve(_size(files))  # evicts entries: the scratch folder is on the same disk
             return None
         key = _key(files)
-        lock = shared.kept(key, poll)
+        lock = disk_cache.pin(key, poll)
         if lock is None:
             return None
         try:
-            entry = _Entry(self._store, shared, shared.root / key, poll)
-            is_whole = not entry.lacking(files) or entry.fill(files)
+            entry = _Entry(self._store, disk_cache, disk_cache.root / key, poll)
+            is_complete = not entry.missing(files) or entry.fill(files)
         except BaseException:
             lock.close()
             raise
-        if not is_whole:
+        if not is_complete:
             lock.close()
             return None
-        self._in_use.append(lock)
+        self._locks.append(lock)
         return entry.files
 
 
 class _Entry:
-    """One entry that nobody deletes meanwhile."""
+    """A locked entry."""
 
-    def __init__(self, store: ArtifactStore, shared: DiskCache, folder: Path, poll: Poll) -> None:
+    def __init__(self, store: ArtifactStore, disk_cache: DiskCache, folder: Path, poll: Poll) -> None:
         self.files = folder / "files"
-        self._beside = folder / "partial"
+        self._partial_dir = folder / "partial"
         self._folder = folder
         self._store = store
-        self._shared = shared
+        self._disk_cache = disk_cache
         self._poll = poll
 
-    def lacking(self, files: Sequence[StoredFile]) -> list[StoredFile]:
-        """Those of the files that are not here, or are not what was stored."""
-        return [file for file in files if not self._is_whole(file)]
+    def missing(self, files: Sequence[StoredFile]) -> list[StoredFile]:
+        """Return the files that are absent or damaged."""
+        return [file for file in files if not self._is_valid(file)]
 
     def fill(self, files: Sequence[StoredFile]) -> bool:
-        """Fetch what is lacking, unless another process does; whether there is room for it on this disk."""
+        """Fetch the missing files, or wait until another process has; return False if the cache cannot hold them."""
         try:
             self._folder.mkdir(exist_ok=True)
-            with alone(self._folder / "fill.lock", self._poll):
-                shutil.rmtree(self._beside, ignore_errors=True)  # left by a process that was killed
-                if lacking := self.lacking(files):
-                    self._shared.make_room(_size(lacking) - self._replaced(lacking))
-                    if self._shared.stopped is None:
-                        self._fetch(lacking)
+            with exclusive_lock(self._folder / "fill.lock", self._poll):
+                shutil.rmtree(self._partial_dir, ignore_errors=True)  # left by a process that was killed
+                if missing := self.missing(files):
+                    self._disk_cache.reserve(_size(missing) - self._damaged_bytes(missing))
+                    if self._disk_cache.disabled_reason is None:
+                        self._fetch(missing)
         except OSError as error:
-            self._shared.stop(in_words(error))
+            self._disk_cache.disable(describe_os_error(error))
         except StorageFailed as error:
-            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in REFUSALS:
-                raise  # the bucket's doing, and nothing that another place on this disk would help
-            self._shared.stop(in_words(error.__cause__))
-        return self._shared.stopped is None
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in DISK_ERRORS:
+                raise  # an error of the bucket, not of this disk
+            self._disk_cache.disable(describe_os_error(error.__cause__))
+        return self._disk_cache.disabled_reason is None
 
     def _fetch(self, files: Sequence[StoredFile]) -> None:
-        """Nothing shows before all of it is here. Who reads what it replaces keeps what was opened."""
+        """Fetch all files before any becomes visible. Readers of a replaced file keep their open handle."""
         try:
             for file in files:
                 self._poll()
-                self._store.fetch(file.key, self._beside / file.name, sha256=file.sha256)
-                sync(self._beside / file.name)
+                self._store.fetch(file.key, self._partial_dir / file.name, sha256=file.sha256)
+                fsync(self._partial_dir / file.name)
             self.files.mkdir(exist_ok=True)
             for file in files:
-                (self._beside / file.name).replace(self.files / file.name)
-            sync(self.files)
+                (self._partial_dir / file.name).replace(self.files / file.name)
+            fsync(self.files)
         finally:
-            shutil.rmtree(self._beside, ignore_errors=True)
+            shutil.rmtree(self._partial_dir, ignore_errors=True)
 
-    def _replaced(self, files: Sequence[StoredFile]) -> int:
-        """The bytes of damaged files, which make room when they are replaced."""
+    def _damaged_bytes(self, files: Sequence[StoredFile]) -> int:
+        """Return the size of the damaged files, which the fetch replaces."""
         paths = [self.files / file.name for file in files]
         return sum(path.stat().st_size for path in paths if path.exists())
 
-    def _is_whole(self, file: StoredFile) -> bool:
+    def _is_valid(self, file: StoredFile) -> bool:
         try:
             with (self.files / file.name).open("rb") as content:
-                is_whole = self._hash(content) == (file.size_bytes, file.sha256)
+                is_valid = self._hash(content) == (file.size_bytes, file.sha256)
         except FileNotFoundError:
             return False
-        except OSError:  # what a disk cannot give back is as good as lost
-            is_whole = False
-        if not is_whole:
+        except OSError:  # an unreadable file is lost
+            is_valid = False
+        if not is_valid:
             log.warning("inputs.damaged", key=file.key)
-        return is_whole
+        return is_valid
 
     def _hash(self, content: IO[bytes]) -> tuple[int, str]:
         digest = hashlib.sha256()

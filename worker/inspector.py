@@ -1,6 +1,6 @@
-"""What the inspector answers: questions that need torch and timm, asked by a process that has neither.
+"""The inspector's calls: they need torch and timm, and serve processes that import neither.
 
-Imported by the pool's process of an inspector alone (see ``worker.app.PRELOAD``).
+Only the pool's process of an inspector imports this module (see ``worker.app.PRELOAD``).
 """
 
 from __future__ import annotations
@@ -20,73 +20,73 @@ from core.errors import InvalidRequest, InvalidSpec, PotstillError, error_docume
 from core.models import catalog
 from core.resolve.resolver import resolve
 from core.spec import parse_job_spec
-from core.spec.facts import DatasetInfo, ModelInfo
+from core.spec.info import DatasetInfo, ModelInfo
 from worker.process.forked import limit_memory
 
-Answer = dict[str, Any]
+Response = dict[str, Any]
 
-# A spec that wants all of the machine's memory gets a MemoryError of this process, and an answer.
+# A spec that needs more memory raises a MemoryError in this process and gets a response.
 MEMORY_BYTES = 6 * 1024**3
-_REMEMBERED = 1024
+_CACHE_SIZE = 1024
 
 log = structlog.get_logger(__name__)
-_answers: OrderedDict[str, Answer] = OrderedDict()
+_responses: OrderedDict[str, Response] = OrderedDict()
 
 
 def warm_up() -> None:
-    """Make the first question as fast as the later ones, and a mad one harmless."""
+    """Load the catalog, so that the first call is as fast as later ones; limit the memory of huge specs."""
     limit_memory(MEMORY_BYTES)
-    torch.set_num_threads(1)  # jobs are training beside this
+    torch.set_num_threads(1)  # jobs train on the same machine
     catalog.search("", 1)
 
 
-def answer(question: str, payload: dict[str, Any]) -> Answer:
-    """``{"ok": …}`` or ``{"error": …}``; the same question is answered from memory the second time."""
-    key = hashlib.sha256(json.dumps([question, payload], sort_keys=True).encode()).hexdigest()
-    if key in _answers:
-        _answers.move_to_end(key)
-        return _answers[key]
+def handle_call(call: str, payload: dict[str, Any]) -> Response:
+    """Return ``{"ok": …}`` or ``{"error": …}``; repeated calls are served from a cache."""
+    key = hashlib.sha256(json.dumps([call, payload], sort_keys=True).encode()).hexdigest()
+    if key in _responses:
+        _responses.move_to_end(key)
+        return _responses[key]
     try:
-        found: Answer = {"ok": _QUESTIONS[question](payload)}
+        response: Response = {"ok": _CALLS[call](payload)}
     except PotstillError as error:
-        found = {"error": error_document(error)}
-        if not isinstance(error, InvalidRequest):  # the network may be back the next time
-            return found
+        response = {"error": error_document(error)}
+        if not isinstance(error, InvalidRequest):  # temporary: the next call may succeed
+            return response
     except SoftTimeLimitExceeded:
-        return {"error": error_document(_too_dear("takes too long to build"))}
+        return {"error": error_document(_too_expensive("takes too long to build"))}
     except MemoryError:
-        return {"error": error_document(_too_dear("needs too much memory"))}
-    _answers[key] = found
-    if len(_answers) > _REMEMBERED:
-        _answers.popitem(last=False)
-    return found
+        return {"error": error_document(_too_expensive("needs too much memory"))}
+    _responses[key] = response
+    if len(_responses) > _CACHE_SIZE:
+        _responses.popitem(last=False)
+    return response
 
 
-def _too_dear(what: str) -> InvalidSpec:
-    return InvalidSpec(f"A model of this spec {what}; make it smaller (depth, widths, image size).")
+def _too_expensive(problem: str) -> InvalidSpec:
+    return InvalidSpec(f"A model of this spec {problem}; make it smaller (depth, widths, image size).")
 
 
-def _ping(_: dict[str, Any]) -> Answer:
+def _ping(_: dict[str, Any]) -> Response:
     return {"torch": torch.__version__, "timm": timm.__version__}
 
 
-def _resolve(payload: dict[str, Any]) -> Answer:
+def _resolve(payload: dict[str, Any]) -> Response:
     resolution = resolve(
         parse_job_spec(payload["spec"]),
         DatasetInfo.model_validate(payload["dataset"]),
-        {name: ModelInfo.model_validate(facts) for name, facts in payload["models"].items()},
-        datasets={name: DatasetInfo.model_validate(facts) for name, facts in payload["datasets"].items()},
+        {name: ModelInfo.model_validate(info) for name, info in payload["models"].items()},
+        datasets={name: DatasetInfo.model_validate(info) for name, info in payload["datasets"].items()},
         threads=payload["threads"],
     )
     return {"spec": resolution.spec.model_dump(mode="json"), "estimate": resolution.estimate}
 
 
-def _architectures(payload: dict[str, Any]) -> Answer:
-    found = catalog.search(payload["search"] or "", payload["limit"])
-    return {"data": [entry.to_json() for entry in found]}
+def _architectures(payload: dict[str, Any]) -> Response:
+    entries = catalog.search(payload["search"] or "", payload["limit"])
+    return {"data": [entry.to_json() for entry in entries]}
 
 
-_QUESTIONS: dict[str, Callable[[dict[str, Any]], Answer]] = {
+_CALLS: dict[str, Callable[[dict[str, Any]], Response]] = {
     "ping": _ping,
     "resolve": _resolve,
     "architectures": _architectures,

@@ -13,29 +13,29 @@ from pathlib import Path
 from core.errors import StorageFailed
 from core.system.fault_injection import fault_point
 
-# What the disk is to blame for, and not the program.
-REFUSALS = {
+# Errors of the disk, not of the program.
+DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; make room, then retry the job",
-    errno.EDQUOT: "the disk's quota is used up; make room, then retry the job",
-    errno.EFBIG: "the file is larger than may be written; raise the limit, then retry the job",
+    errno.EDQUOT: "the disk quota is exceeded; free space or raise the quota, then retry the job",
+    errno.EFBIG: "the file exceeds the file size limit; raise the limit, then retry the job",
     errno.EROFS: "the disk is read-only; make it writable, then retry the job",
-    errno.EACCES: "the service's user may not use this file or folder; set its owner or mode right, then retry the job",
-    errno.EPERM: "the service's user may not do this here; set the owner or mode right, then retry the job",
-    errno.ENODEV: "the disk is gone; mount it again, then retry the job",
-    errno.ENOTCONN: "the disk's server is gone; mount it again, then retry the job",
-    errno.ESTALE: "the disk's server forgot it; mount it again, then retry the job",
+    errno.EACCES: "the service's user has no access to this file or folder; fix its owner or mode, then retry the job",
+    errno.EPERM: "the service's user has no permission for this; fix the owner or mode, then retry the job",
+    errno.ENODEV: "the disk is not available; mount it again, then retry the job",
+    errno.ENOTCONN: "the disk's server is not connected; mount the disk again, then retry the job",
+    errno.ESTALE: "the disk's file handle is stale; mount the disk again, then retry the job",
     errno.EIO: "the disk failed; repair or replace it, then retry the job",
 }
 
 
 @contextmanager
-def writing(what: str, *also: type[Exception]) -> Iterator[None]:
-    """Raise ``StorageFailed`` where ``what`` cannot be written. ``also``: what a library raises instead of OSError."""
-    refusals: tuple[type[Exception], ...] = (OSError, *also)
+def writing(name: str, *library_errors: type[Exception]) -> Iterator[None]:
+    """Raise ``StorageFailed`` if ``name`` cannot be written: for an OSError, or for a library's own write error."""
+    errors: tuple[type[Exception], ...] = (OSError, *library_errors)
     try:
         yield
-    except refusals as error:
-        raise StorageFailed(f"{what} cannot be written: {why(error)}.") from error
+    except errors as error:
+        raise StorageFailed(f"{name} cannot be written: {disk_error_reason(error)}.") from error
 
 
 @contextmanager
@@ -58,17 +58,21 @@ def atomic_path(path: Path, *, durable: bool = True, unique: bool = True) -> Ite
     try:
         yield temporary
         if durable and temporary.is_file():
-            sync(temporary)
+            fsync(temporary)
         temporary.replace(path)
     except BaseException:
         _remove(temporary)
         raise
 
 
-def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write a file so that it is complete or absent. Raises ``StorageFailed``."""
+def write_atomic(path: Path, content: bytes, *, durable: bool = True, mode: int = 0o666) -> None:
+    """Write a file so that it is complete or absent. Raises ``StorageFailed``.
+
+    The file has ``mode`` (minus the umask) from its creation on, so that secrets are never readable by others.
+    """
     with writing(path.name), atomic_path(path, durable=durable, unique=False) as temporary:
-        temporary.write_bytes(content)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
         fault_point("file.written")
 
 
@@ -80,17 +84,17 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
-    """Make a file's bytes, or the names in a folder, durable."""
-    opened = os.open(path, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Call ``fsync`` on a file, or on a folder to make its names durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
-def why(error: Exception) -> str:
-    """Why a disk refused, and what to do about it."""
+def disk_error_reason(error: Exception) -> str:
+    """Return the reason of a disk error and its fix."""
     if not isinstance(error, OSError):
-        return f"{error}; see whether the disk is full or read-only, then retry the job"
-    return REFUSALS.get(error.errno or 0) or str(error)
+        return f"{error}; check whether the disk is full or read-only, then retry the job"
+    return DISK_ERRORS.get(error.errno or 0) or str(error)

@@ -1,10 +1,9 @@
-"""Named places at which a test lets this process die, or lets an operation fail.
+"""Named fault points at which a test can kill this process or make an operation fail.
 
-``passing("checkpoint.published")`` stands between two statements that matter. It does nothing but look at one global,
-which is None in every process that serves anybody: only tests set ``POTSTILL_TEST_FAULT``, or call :func:`arm`, and no
-other part of this project reads either.
+``fault_point("checkpoint.published")`` stands between two statements whose order matters for recovery. It only reads
+one global, which is None in production: only tests set ``POTSTILL_TEST_FAULT`` or call :func:`arm`.
 
-A fault happens once, whatever is started again afterwards: a file remembers it.
+A fault happens once, also across restarts: a marker file records it.
 """
 
 from __future__ import annotations
@@ -18,35 +17,35 @@ from typing import Self
 
 VARIABLE = "POTSTILL_TEST_FAULT"
 
-# Every place, and what has happened by then. A test walks through all of them.
+# Each fault point and the state that it leaves behind. A test visits all of them.
 POINTS = {
-    "claim.committed": "a job is claimed, and no process works on it yet",
-    "attempt.begun": "the attempt has an empty folder",
+    "claim.committed": "a job is claimed, and its process is not forked yet",
+    "attempt.begun": "the attempt has an empty scratch folder",
     "inputs.gathered": "dataset and models are on this machine",
-    "stage.started": "a stage is entered",
-    "stage.finished": "a stage is left",
+    "stage.started": "a stage has started",
+    "stage.finished": "a stage has finished",
     "checkpoint.weights": "a checkpoint's weights are written, its state is not",
-    "checkpoint.written": "a checkpoint is written beside its place",
-    "checkpoint.renamed": "a checkpoint is whole on this machine",
-    "store.copied": "a file is in the store, without its name",
+    "checkpoint.written": "a checkpoint is written to its temporary folder",
+    "checkpoint.renamed": "a checkpoint is complete on this machine",
+    "store.copied": "a file is in the store under a temporary name",
     "store.moved": "a file is in the store under its key",
-    "store.fetched": "a file is brought here from the store, without its name",
-    "checkpoint.published": "a checkpoint's files are published, and nothing names them",
-    "checkpoint.uncommitted": "a checkpoint is named in a transaction that is still open",
-    "checkpoint.named": "a checkpoint is named, and those that it outdates are still there",
-    "checkpoint.superseded": "the files of outdated checkpoints are deleted",
-    "teacher.published": "a teacher's files are published, and nothing names them",
-    "teacher.saved": "a teacher is kept for later jobs",
-    "weights.written": "a model's weights are written beside their place",
-    "weights.renamed": "a model's weights are in their place",
-    "file.written": "a file of an export is written beside its place",
-    "onnx.written": "an ONNX file is written and checked beside its place",
-    "student.measured": "the student's file is measured, and nothing else is exported",
+    "store.fetched": "a file is fetched from the store under a temporary name",
+    "checkpoint.published": "a checkpoint's files are published, and no row references them",
+    "checkpoint.uncommitted": "a checkpoint is recorded in an uncommitted transaction",
+    "checkpoint.named": "a checkpoint is recorded, and the files of superseded checkpoints still exist",
+    "checkpoint.superseded": "the files of superseded checkpoints are deleted",
+    "teacher.published": "a teacher's files are published, and no row references them",
+    "teacher.saved": "a teacher is saved for later jobs",
+    "weights.written": "a model's weights are written to a temporary file",
+    "weights.renamed": "a model's weights have their final name",
+    "file.written": "a file of an export is written to a temporary file",
+    "onnx.written": "an ONNX file is written to a temporary file and checked",
+    "student.measured": "the student's file is evaluated, and no other file is exported",
     "student.exported": "all files are exported, and none is published",
-    "artifact.published": "one artefact is published, and nothing names it",
-    "artifacts.published": "all artefacts are published, and nothing names them",
-    "success.uncommitted": "the job has succeeded in a transaction that is still open",
-    "success.committed": "the job has succeeded, and its process is still there",
+    "artifact.published": "one artifact is published, and no row references it",
+    "artifacts.published": "all artifacts are published, and no row references them",
+    "success.uncommitted": "the job has succeeded in an uncommitted transaction",
+    "success.committed": "the job has succeeded, and its process has not exited",
 }
 
 KILL = "kill"
@@ -54,17 +53,20 @@ KILL = "kill"
 
 @dataclass(slots=True)
 class Fault:
-    """What happens the ``nth`` time that this process passes ``point``.
+    """A fault at the ``nth`` time that this process reaches ``point``.
 
-    ``action``: ``kill`` (SIGKILL to itself), or the name of an ``OSError``'s errno, such as ``ENOSPC``.
-    ``once``: the file that remembers that it happened.
+    Args:
+        point: Name of the fault point.
+        action: ``kill`` (SIGKILL to itself), or the errno name of an ``OSError``, such as ``ENOSPC``.
+        marker: File that records that the fault has happened.
+        nth: Number of the visit at which the fault happens.
     """
 
     point: str
     action: str
-    once: Path
+    marker: Path
     nth: int = 1
-    passed: int = 0
+    num_hits: int = 0
 
     def __post_init__(self) -> None:
         if self.point not in POINTS:
@@ -74,21 +76,21 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From ``POINT=ACTION@FILE`` or ``POINT#NTH=ACTION@FILE``."""
-        where, _, what = text.partition("=")
-        point, _, nth = where.partition("#")
-        action, _, once = what.partition("@")
-        return cls(point, action, Path(once), int(nth or 1))
+        """Parse ``POINT=ACTION@MARKER`` or ``POINT#NTH=ACTION@MARKER``."""
+        visit, _, effect = text.partition("=")
+        point, _, nth = visit.partition("#")
+        action, _, marker = effect.partition("@")
+        return cls(point, action, Path(marker), int(nth or 1))
 
-    def passing(self, point: str) -> None:
-        """Let it happen, if it is to happen here and now."""
+    def hit(self, point: str) -> None:
+        """Trigger the fault if this is its point and its visit."""
         if point != self.point:
             return
-        self.passed += 1
-        if self.passed < self.nth:
+        self.num_hits += 1
+        if self.num_hits < self.nth:
             return
         try:
-            self.once.touch(exist_ok=False)
+            self.marker.touch(exist_ok=False)
         except FileExistsError:
             return
         if self.action == KILL:
@@ -102,11 +104,11 @@ class _Armed:
 
 
 def arm(fault: Fault | None) -> None:
-    """Arm this process, and those that it forks; None disarms it. For tests."""
+    """Arm this process and the processes that it forks; None disarms it. For tests."""
     _Armed.fault = fault
 
 
 def fault_point(point: str) -> None:
-    """Nothing, outside of tests."""
+    """Trigger the armed fault at this point; do nothing outside of tests."""
     if _Armed.fault is not None:
-        _Armed.fault.passing(point)
+        _Armed.fault.hit(point)

@@ -1,4 +1,4 @@
-"""Whether the kernel has ended something here for want of memory: it tells nobody, but it counts."""
+"""Detection of OOM kills by the kernel's counters: the kernel sends no other notification."""
 
 from __future__ import annotations
 
@@ -6,54 +6,54 @@ import re
 import time
 from pathlib import Path
 
-LOOK_SECONDS = 1.0
-_RECENT_SECONDS = 5.0  # a kill that was counted within so long may have been of what has just died
+POLL_SECONDS = 1.0
+_RECENT_SECONDS = 5.0  # a kill within this time may be that of the process that has just ended
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 class OomKillMonitor:
-    """Looked at now and then while something lives, to be asked when it has died."""
+    """Counts OOM kills: poll it while a process runs, and read :meth:`has_recent_kill` after its exit."""
 
     def __init__(self) -> None:
-        self._looked = False
+        self._has_polled = False
         self._counter: Path | None = None
-        self._counts: list[tuple[float, int]] = []  # when how many processes had been ended
+        self._counts: list[tuple[float, int]] = []  # (time, kills so far)
 
-    def look(self, pid: int) -> None:
-        """Note how many there were until now where this process is."""
-        if not self._looked:
-            self._looked, self._counter = True, oom_counter(pid)
-        if self._counter is None or (kills := oom_kills(self._counter)) is None:
+    def poll(self, pid: int) -> None:
+        """Record the number of kills in the control group of this process."""
+        if not self._has_polled:
+            self._has_polled, self._counter = True, find_oom_counter(pid)
+        if self._counter is None or (kills := read_oom_kills(self._counter)) is None:
             return
         now = time.monotonic()
-        recent = [one for one in self._counts if one[0] > now - _RECENT_SECONDS]
+        recent = [(time_, kills_) for time_, kills_ in self._counts if time_ > now - _RECENT_SECONDS]
         self._counts = [*(recent or self._counts[-1:]), (now, kills)]
 
-    def lately(self) -> bool:
-        """Whether there was one within the last seconds."""
+    def has_recent_kill(self) -> bool:
+        """Whether the kernel has killed a process within the last seconds."""
         if self._counter is None or not self._counts:
             return False
-        kills = oom_kills(self._counter)
+        kills = read_oom_kills(self._counter)
         return kills is not None and kills > self._counts[0][1]
 
 
-def oom_counter(pid: int, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Path | None:
-    """The file that counts what the kernel has ended for want of memory where this process is; None: nobody counts.
+def find_oom_counter(pid: int, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Path | None:
+    """Return the file that counts the OOM kills around this process, or None.
 
-    That of its control group, of either version, else that of the whole machine. Ask while the process lives.
+    It is the file of its control group (version 1 or 2), otherwise that of the machine. The process must be running.
     """
-    files = (file for file in _counters(pid, proc, cgroups) if oom_kills(file) is not None)
+    files = (file for file in _counters(pid, proc, cgroups) if read_oom_kills(file) is not None)
     return next(files, None)
 
 
-def oom_kills(counter: Path) -> int | None:
-    """How many processes were ended for want of memory; None where the file does not say."""
+def read_oom_kills(counter: Path) -> int | None:
+    """Return the number of OOM kills; None if the file does not contain it."""
     try:
-        found = re.search(r"^oom_kill (\d+)$", counter.read_text(encoding="ascii"), re.MULTILINE)
+        match = re.search(r"^oom_kill (\d+)$", counter.read_text(encoding="ascii"), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) if found else None
+    return int(match[1]) if match else None
 
 
 def _counters(pid: int, proc: Path, cgroups: Path) -> list[Path]:
@@ -68,5 +68,5 @@ def _counters(pid: int, proc: Path, cgroups: Path) -> list[Path]:
             files.insert(0, cgroups / path.lstrip("/") / "memory.events")
         elif "memory" in controllers.split(","):
             files.append(cgroups / "memory" / path.lstrip("/") / "memory.oom_control")
-    # In a container the files may lie at the top, whatever path the host knows.
+    # In a container the files may lie at the root, whatever the path on the host.
     return [*files, cgroups / "memory.events", cgroups / "memory" / "memory.oom_control", proc / "vmstat"]

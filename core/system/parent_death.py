@@ -1,6 +1,6 @@
-"""``python -m core.system.parent_death PID MODULE …``: run MODULE as a process that dies with its parent, whatever kills that.
+"""``python -m core.system.parent_death PID MODULE …``: run MODULE in a process that dies with its parent.
 
-It asks for this before anything large is imported, so that there is no moment in which it could be left behind.
+The request to the kernel precedes all large imports, so that the process is never without a parent.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import runpy
 import signal
 import sys
 
-CRASHED = 70  # exit status of a process that ended without having done its work (EX_SOFTWARE)
-NO_MEMORY = 71  # of one that lost a process of its own to the kernel, for want of memory (EX_OSERR)
+EXIT_CRASHED = 70  # exit status of a process that crashed (EX_SOFTWARE)
+EXIT_OUT_OF_MEMORY = 71  # exit status after an OOM kill of a child process (EX_OSERR)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent ends.
+    """Let the kernel send SIGKILL to this process when its parent ends, however that happens.
 
-    The signal comes at the end of the *thread* that started it, so start such processes from one that stays.
+    The kernel sends it at the end of the *thread* that forked, so fork from the main thread.
     """
-    prctl = getattr(_libc, "prctl", None)  # Linux alone has it
+    prctl = getattr(_libc, "prctl", None)  # Linux only
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before prctl: no signal will come
-        os._exit(CRASHED)
+    if os.getppid() != parent:  # the parent ended before prctl: the kernel sends no signal
+        os._exit(EXIT_CRASHED)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What a process that reads files from strangers may still do: read its file, compute, write into its folder.
+"""Sandbox of a process that reads untrusted files: it can read its file, compute, and write to its folder.
 
-A decoder that is taken over by a crafted file gets no network, no other program, no look into other processes
-(seccomp) and no files but those that it was started for (Landlock): the kernel refuses the rest from here on, to
-this process for good. It may start threads but no process, so nothing of it outlives it. Neither needs a privilege.
-Memory, time and file sizes are limited by whoever starts the process.
+A decoder that a crafted file takes over has no network, cannot run programs or access other processes (seccomp), and
+can open no other files (Landlock). The kernel enforces this for the rest of the process's life. The process can start
+threads but no processes, so nothing outlives it. Neither mechanism needs a privilege. The parent limits memory, time
+and file sizes.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
 _MODE_FILTER = 2
 _KILL_PROCESS, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of classic BPF
-_AT_NUMBER, _AT_ARCHITECTURE, _AT_FIRST_ARGUMENT = 0, 4, 16  # in struct seccomp_data
-_OTHER_NUMBERS = 0x40000000  # x86-64 knows every call by a second number (x32)
+_AT_NUMBER, _AT_ARCHITECTURE, _AT_FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
+_X32_NUMBERS = 0x40000000  # on x86-64 every call has a second number (x32 ABI)
 
 
 @dataclass(frozen=True, slots=True)
-class _Calls:
-    """The numbers of an architecture's system calls, and how it names itself to seccomp. One row, one purpose."""
+class _Syscalls:
+    """System call numbers of an architecture and its seccomp identifier. Each row of `_SYSCALLS` has one purpose."""
 
     architecture: int
-    refused: tuple[int, ...]
-    signal_thread: int  # tgkill: to oneself alone, which is how a process aborts
-    set_limits: int  # prlimit64: of oneself alone
-    clone: int  # threads alone
-    clone3: int  # is said not to exist: it hides its flags behind a pointer, and libraries then take clone
+    forbidden: tuple[int, ...]
+    signal_thread: int  # tgkill: only to the process itself, for abort()
+    set_limits: int  # prlimit64: only of the process itself
+    clone: int  # only for threads
+    clone3: int  # fails with ENOSYS: its flags are behind a pointer, and libraries fall back to clone
 
 
-_REFUSED = {
-    "x86_64": _Calls(
+_SYSCALLS = {
+    "x86_64": _Syscalls(
         0xC000003E,
         (
             41, 42,  # socket, connect
@@ -55,7 +55,7 @@ _REFUSED = {
         ),
         signal_thread=234, set_limits=302, clone=56, clone3=435,
     ),
-    "aarch64": _Calls(
+    "aarch64": _Syscalls(
         0xC00000B7,
         (
             198, 203,
@@ -74,17 +74,17 @@ _REFUSED = {
 }  # fmt: skip
 _CLONE_THREAD = 0x10000
 
-# Landlock: the same numbers on every architecture. Kinds of access are bits.
+# Landlock: the same numbers on every architecture. Access rights are bits.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-_ASK_VERSION, _BENEATH = 1, 1
+_GET_VERSION, _BENEATH = 1, 1
 _READ_FILE, _READ_FOLDER, _TRUNCATE = 1 << 2, 1 << 3, 1 << 14
-_ANY_FILE_ACCESS = (1 << 13) - 1  # of the first version; the third added truncating
-# Of these in its own folder: write, remove and make files and folders. Whoever reads there later follows links, and
-# would wait at a pipe for ever.
+_ANY_FILE_ACCESS = (1 << 13) - 1  # of ABI version 1; version 3 added truncation
+# In its own folder: write, remove and create files and folders. No links or pipes: a later reader would follow a link
+# or block on a pipe.
 _OWN_FILES = 1 << 1 | _READ_FILE | _READ_FOLDER | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8
 
 _OWN_PACKAGES = ("core", "potstill_models")
-_SYSTEM_PLACES = (
+_SYSTEM_PATHS = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share", "/etc/ld.so.cache", "/etc/localtime",
     "/dev/null", "/dev/urandom", "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system",
 )  # fmt: skip
@@ -96,87 +96,88 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def forgo_privileges() -> None:
-    """Gain nothing from programs that are set-uid. Survives an ``exec``; Linux alone has it."""
+def set_no_new_privs() -> None:
+    """Gain no privileges from set-uid programs; kept across ``exec``. Linux only."""
     if hasattr(_libc, "prctl"):
         _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def confine(*, readable: Iterable[Path], writable: Iterable[Path]) -> None:
-    """Keep to these files and folders, Python's own aside, and give up every way out, as far as the system can."""
-    forgo_privileges()
-    keep_to(readable=readable, writable=writable)
-    close_ways_out()
+def enter_sandbox(*, readable: Iterable[Path], writable: Iterable[Path]) -> None:
+    """Restrict this process to these files and folders and those of Python; forbid system calls, where supported."""
+    set_no_new_privs()
+    restrict_files(readable=readable, writable=writable)
+    restrict_syscalls()
 
 
-def close_ways_out() -> bool:
-    """Give up network, other programs and other processes for good. False where this system has no way to.
+def restrict_syscalls() -> bool:
+    """Forbid network, programs and other processes permanently; return False if the system does not support it.
 
-    What Landlock leaves open of other files (modes, owners, times, attributes) goes too. Threads may be started.
+    Also forbids what Landlock allows on other files: changes of modes, owners, times and attributes. Threads are
+    allowed.
     """
-    if platform.machine() not in _REFUSED or not hasattr(_libc, "prctl"):
+    if platform.machine() not in _SYSCALLS or not hasattr(_libc, "prctl"):
         return False
-    forgo_privileges()
-    code = _filter(_REFUSED[platform.machine()])
+    set_no_new_privs()
+    code = _filter(_SYSCALLS[platform.machine()])
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.cast(buffer, ctypes.c_void_p))
     return bool(_libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0) == 0)
 
 
-def keep_to(*, readable: Iterable[Path], writable: Iterable[Path]) -> bool:
-    """Give up all files but these and those of Python for good. False where this system has no way to.
+def restrict_files(*, readable: Iterable[Path], writable: Iterable[Path]) -> bool:
+    """Forbid all files but these and those of Python permanently; return False if the system does not support it.
 
-    What is open stays so; what is not there now is not found later either.
+    Open files stay open. A path that does not exist now stays inaccessible.
     """
-    version = _libc.syscall(_CREATE_RULESET, None, 0, _ASK_VERSION) if sys.platform == "linux" else -1
+    version = _libc.syscall(_CREATE_RULESET, None, 0, _GET_VERSION) if sys.platform == "linux" else -1
     if version < 1:
         return False
-    forgo_privileges()
-    every = _ANY_FILE_ACCESS | (_TRUNCATE if version >= 3 else 0)
-    handled = struct.pack("=Q", every)
+    set_no_new_privs()
+    all_access = _ANY_FILE_ACCESS | (_TRUNCATE if version >= 3 else 0)
+    handled = struct.pack("=Q", all_access)
     rules = _libc.syscall(_CREATE_RULESET, handled, len(handled), 0)
     if rules < 0:
         return False
     try:
-        for place in (*_places_of_python(), *readable):
-            _allow(rules, place, _READ_FILE | _READ_FOLDER)
-        for place in writable:
-            _allow(rules, place, every & (_OWN_FILES | _TRUNCATE))
+        for path in (*_python_paths(), *readable):
+            _allow(rules, path, _READ_FILE | _READ_FOLDER)
+        for path in writable:
+            _allow(rules, path, all_access & (_OWN_FILES | _TRUNCATE))
         return bool(_libc.syscall(_RESTRICT_SELF, rules, 0) == 0)
     finally:
         os.close(rules)
 
 
-def _places_of_python() -> list[Path]:
-    """What imports and libraries read, also later; not a whole checkout, where somebody may keep data."""
+def _python_paths() -> list[Path]:
+    """Return the paths that imports and libraries read, now or later; not the checkout, which may hold data."""
     packages = [path for path in map(Path, sys.path) if path.name in {"site-packages", "dist-packages", "lib-dynload"}]
     own = [Path(sys.modules[name].__path__[0]) for name in _OWN_PACKAGES if name in sys.modules]
     roots = [Path(prefix) / "lib" for prefix in {sys.prefix, sys.base_prefix}]
-    return [*roots, *packages, *own, *map(Path, _SYSTEM_PLACES)]
+    return [*roots, *packages, *own, *map(Path, _SYSTEM_PATHS)]
 
 
-def _allow(rules: int, place: Path, access: int) -> None:
+def _allow(rules: int, path: Path, access: int) -> None:
     try:
-        descriptor = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:  # not on this system
         return
     try:
-        known = access if place.is_dir() else access & ~(_ANY_FILE_ACCESS ^ 0b111)  # of files: run, write, read
-        rule = struct.pack("=Qi", known, descriptor)
+        rights = access if path.is_dir() else access & ~(_ANY_FILE_ACCESS ^ 0b111)  # files: execute, write, read
+        rule = struct.pack("=Qi", rights, descriptor)
         _libc.syscall(_ADD_RULE, rules, _BENEATH, rule, 0)
     finally:
         os.close(descriptor)
 
 
-def _filter(calls: _Calls) -> bytes:
+def _filter(calls: _Syscalls) -> bytes:
     def step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
         return struct.pack("=HBBI", code, if_true, if_false, value)
 
     def only(number: int, test: int, value: int) -> list[bytes]:
-        """This call with a first argument that passes the test."""
+        """Allow this call only if its first argument passes the test."""
         return [
             step(_IF_EQUAL, number, 0, 4),
-            step(_LOAD, _AT_FIRST_ARGUMENT),  # its lower half, which is all that these three look at
+            step(_LOAD, _AT_FIRST_ARGUMENT),  # the lower half, which is all that these three calls read
             step(test, value, 0, 1),
             step(_RETURN, _ALLOW),
             step(_RETURN, _ERRNO | errno.EPERM),
@@ -187,10 +188,10 @@ def _filter(calls: _Calls) -> bytes:
         step(_IF_EQUAL, calls.architecture, 1, 0),
         step(_RETURN, _KILL_PROCESS),
         step(_LOAD, _AT_NUMBER),
-        step(_IF_AT_LEAST, _OTHER_NUMBERS, 0, 1),
+        step(_IF_AT_LEAST, _X32_NUMBERS, 0, 1),
         step(_RETURN, _KILL_PROCESS),
     ]
-    for number in calls.refused:
+    for number in calls.forbidden:
         steps += [step(_IF_EQUAL, number, 0, 1), step(_RETURN, _ERRNO | errno.EPERM)]
     steps += [step(_IF_EQUAL, calls.clone3, 0, 1), step(_RETURN, _ERRNO | errno.ENOSYS)]
     steps += only(calls.clone, _IF_SET, _CLONE_THREAD)

@@ -57,34 +57,34 @@ class Workbench:
 
 def serve(settings: Settings) -> None:
     """The child's side: fork a life for every line."""
-    from server.logs import configure
-    from worker import context
-    from worker.ingest import parent as ingest_parent
+    from server.logs import configure_logging
+    from worker import claim_loop, context
+    from worker.ingest.parent import DATASETS
     from worker.jobs import child
-    from worker.jobs import parent as job_parent
+    from worker.jobs.parent import JOBS
 
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the log is not to be taken for answers
-    configure("worker", "info")
+    configure_logging("worker", "info")
     context.init_context(settings, "jobs.cpu")
     child.warm_up()
     print("warm", file=answers, flush=True)
     for line in sys.stdin:
         life = os.fork()
         if life == 0:
-            _live(line.strip(), ingest_parent, job_parent)
+            _live(line.strip(), claim_loop.run_next, [DATASETS, JOBS])
             os._exit(0)
         _, status = os.waitpid(life, 0)
         print(status, file=answers, flush=True)
 
 
-def _live(fault: str, ingest_parent, job_parent) -> None:
+def _live(fault: str, run_next, workloads) -> None:
     from core.system import fault_injection
 
     if fault != "-":
         fault_injection.arm(fault_injection.Fault.parse(fault))
-    ingest_parent.take_next(ingest_parent.DATASETS)
-    job_parent.run_next()
+    for workload in workloads:
+        run_next(workload)
 
 
 if __name__ == "__main__":

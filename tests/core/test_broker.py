@@ -31,7 +31,7 @@ class BrokerProcess:
         self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL)
         hints = Broker(self.url)
         ends = time.monotonic() + 10
-        while not hints.reachable():
+        while not hints.is_reachable():
             assert time.monotonic() < ends
             time.sleep(0.01)
         hints.close()
@@ -57,13 +57,13 @@ def hints(broker):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(broker_module, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(broker_module, "BACKOFF_SECONDS", 0.0)
 
 
 def ask(hints, patience=1.0):
     async def once():
         try:
-            return await hints.ask_inspector("ping", {}, patience)
+            return await hints.call_inspector("ping", {}, patience)
         finally:
             await hints.aclose()
 
@@ -82,17 +82,17 @@ def test_a_hint_lands_in_the_queue_of_its_kind(hints):
 def test_a_job_for_any_accelerator_goes_where_a_worker_lives(hints):
     hints.wake_job_workers("auto")
     assert hints.queue_lengths()["jobs.cpu"] == 1  # nobody lives: the one that every machine can serve
-    hints.alive("jobs.cuda")
+    hints.mark_alive("jobs.cuda")
     hints.wake_job_workers("auto")
 
     assert (hints.queue_lengths()["jobs.cpu"], hints.queue_lengths()["jobs.cuda"]) == (1, 1)
 
 
 def test_hints_do_not_pile_up(hints):
-    for _ in range(broker_module.MAX_HINTS + 10):
+    for _ in range(broker_module.MAX_WAKE_MESSAGES + 10):
         hints.wake_job_workers("cpu")
 
-    assert hints.queue_lengths()["jobs.cpu"] == broker_module.MAX_HINTS
+    assert hints.queue_lengths()["jobs.cpu"] == broker_module.MAX_WAKE_MESSAGES
 
 
 def test_without_a_broker_hints_are_dropped_at_once(hints, broker, impatient):
@@ -103,7 +103,7 @@ def test_without_a_broker_hints_are_dropped_at_once(hints, broker, impatient):
     hints.publish_job_change("job_x")
 
     assert time.monotonic() - began < 1
-    assert (hints.queue_lengths(), hints.reachable(), hints.is_alive("inspect")) == (None, False, False)
+    assert (hints.queue_lengths(), hints.is_reachable(), hints.is_alive("inspect")) == (None, False, False)
 
 
 def test_a_broker_that_hangs_costs_a_second_once(hints, broker):
@@ -133,7 +133,7 @@ def test_nobody_is_asked_where_no_inspector_lives(hints):
 
 
 def test_an_inspector_that_does_not_answer_is_busy(hints):
-    hints.alive("inspect")
+    hints.mark_alive("inspect")
 
     with pytest.raises(InspectorTimeout):
         ask(hints, patience=0.3)
@@ -141,7 +141,7 @@ def test_an_inspector_that_does_not_answer_is_busy(hints):
 
 def test_an_inspector_that_dies_is_noticed_before_the_time_is_over(hints, monkeypatch):
     monkeypatch.setattr(broker_module, "ALIVE_SECONDS", 0.5)
-    hints.alive("inspect")
+    hints.mark_alive("inspect")
     began = time.monotonic()
 
     with pytest.raises(InspectorUnavailable):

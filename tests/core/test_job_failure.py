@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import RunError
-from core.job_failure import SILENT, FailureCause, TimeBudget, in_short
+from core.job_failure import WORKER_SILENT, FailureCause, TimeBudget, event_fields
 from core.spec import parse_job_spec
 from core.spec.patch import merge_patch
 
@@ -24,7 +24,7 @@ def spec_of(*, training=None, teacher=None, **changes):
 
 
 def error(code, spec=None, stage="distill", fraction=0.5, **more):
-    return FailureCause(code, "what happened", "service", **more).document(
+    return FailureCause(code, "what happened", "service", **more).to_error(
         spec=spec or spec_of(), stage=stage, fraction=fraction
     )
 
@@ -44,7 +44,7 @@ def test_every_error_that_can_end_a_job_says_whose_fault_it_is():
 
 def test_every_error_has_the_same_form():
     assert set(error("internal_error")) == FORM
-    assert set(SILENT.document(spec={}, stage=None, fraction=0.0)) == FORM
+    assert set(WORKER_SILENT.to_error(spec={}, stage=None, fraction=0.0)) == FORM
 
 
 @pytest.mark.parametrize("code", ["worker_lost", "stalled", "storage_failed", "internal_error"])
@@ -58,7 +58,7 @@ def test_where_no_change_of_the_spec_is_known_to_help_there_is_advice(code):
 def test_the_log_of_the_job_carries_an_error_without_what_takes_room():
     told = FailureCause("stalled", "it hung", "service", log=["a", "b"], machine={"disk_free_bytes": 1})
 
-    short = in_short(told.document(spec=spec_of(), stage=None, fraction=0.0))
+    short = event_fields(told.to_error(spec=spec_of(), stage=None, fraction=0.0))
 
     assert set(short) == {"code", "message", "fault", "advice", "fix"}
 
@@ -121,17 +121,21 @@ def test_a_first_loss_that_is_not_finite_is_not_blamed_on_the_rate():
 
 
 def test_a_longer_time_limit_is_one_that_would_do():
-    told = error("time_limit", fraction=0.1, clock=TimeBudget(used=60.0, limit=60.0))
+    told = error("time_limit", fraction=0.1, time_budget=TimeBudget(used_seconds=60.0, limit_seconds=60.0))
 
     assert told["fix"] == {"resources": {"max_seconds": 720.0}}
-    assert error("time_limit", fraction=0.0, clock=TimeBudget(60.0, 60.0))["fix"] == {
+    assert error("time_limit", fraction=0.0, time_budget=TimeBudget(60.0, 60.0))["fix"] == {
         "resources": {"max_seconds": 120.0}
     }
 
 
 def test_no_fix_goes_beyond_what_the_service_lets_a_job_run():
-    below = error("time_limit", fraction=0.1, clock=TimeBudget(used=60.0, limit=60.0, roof=600.0))
-    at = error("time_limit", fraction=0.1, clock=TimeBudget(used=600.0, limit=600.0, roof=600.0))
+    below = error(
+        "time_limit", fraction=0.1, time_budget=TimeBudget(used_seconds=60.0, limit_seconds=60.0, max_seconds=600.0)
+    )
+    at = error(
+        "time_limit", fraction=0.1, time_budget=TimeBudget(used_seconds=600.0, limit_seconds=600.0, max_seconds=600.0)
+    )
 
     assert below["fix"] == {"resources": {"max_seconds": 600.0}}
     assert at["fix"] is None

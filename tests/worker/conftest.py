@@ -62,15 +62,15 @@ class Service:
 def new_service(settings: Settings, template: Path) -> Service:
     settings.home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(template, settings.home / "potstill.db")
-    context = worker_context.begin(settings, "jobs.cpu")
+    context = worker_context.init_context(settings, "jobs.cpu")
     with context.database.write() as session:
         project = projects.create(session, "test").id
         dataset = datasets.create(session, project, name="d", source={"type": "builtin", "name": "digits"}).id
     with context.database.write() as session:
         claimed = datasets.claim(session, worker_id="wrk_test", lease_seconds=60)
-        datasets.ready(
+        datasets.mark_ready(
             session,
-            ingest_leases.IngestLeaseToken.of(claimed),
+            ingest_leases.IngestLeaseToken.from_row(claimed),
             files=[StoredFile("datasets/x/index.json", 1, "0" * 64)],
             splits={"train": {"num_samples": 2}, "test": {"num_samples": 2}},
             num_classes=2,
@@ -87,10 +87,10 @@ def new_service(settings: Settings, template: Path) -> Service:
 def service(tmp_path, template, valkey):
     settings = Settings(home=tmp_path / "home", broker_url=valkey, control_poll_seconds=0.05, heartbeat_seconds=0.1)
     service = new_service(settings, template)
-    service.context.hints._redis.flushall()
+    service.context.broker._redis.flushall()
     yield service
     service.context.database.dispose()
-    service.context.hints.close()
+    service.context.broker.close()
 
 
 @pytest.fixture
@@ -117,9 +117,11 @@ def make_dataset(service, store, tmp_path):
             Image.fromarray(np.full((8, 8), 5 * index, np.uint8)).save(folder / f"{index:02d}.png")
         ingest_folder(folder, tmp_path / f"{name}-stored")
         made = service.do(datasets.create, service.project, name=name, source={}).id
-        holding = ingest_leases.IngestLeaseToken.of(service.do(datasets.claim, worker_id="wrk_test", lease_seconds=60))
+        holding = ingest_leases.IngestLeaseToken.from_row(
+            service.do(datasets.claim, worker_id="wrk_test", lease_seconds=60)
+        )
         service.do(
-            datasets.ready,
+            datasets.mark_ready,
             holding,
             files=publish_folder(store, tmp_path / f"{name}-stored", f"datasets/{name}"),
             splits={"train": {"num_samples": 2}, "test": {"num_samples": 2}},

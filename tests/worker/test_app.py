@@ -16,7 +16,8 @@ from core.settings import Settings
 from core.spec import parse_job_spec
 from core.store import datasets, jobs
 from worker.app import make_app
-from worker.ingest import parent
+from worker.claim_loop import run_next
+from worker.ingest.parent import DATASETS
 
 SECONDS = 90
 
@@ -54,7 +55,7 @@ def until(found, seconds=SECONDS):
 def ask(hints, question, payload=None, patience=30.0):
     async def once():
         try:
-            return await hints.ask_inspector(question, payload, patience)
+            return await hints.call_inspector(question, payload, patience)
         finally:
             await hints.aclose()
 
@@ -70,7 +71,7 @@ def answered(hints):
 
 def test_the_inspector_answers_and_ends_cleanly(service, started):
     parent, process = started("inspector")
-    hints: Broker = service.context.hints
+    hints: Broker = service.context.broker
     until(lambda: hints.is_alive("inspect"))
 
     assert "torch" in ask(hints, "ping")
@@ -94,7 +95,7 @@ from core.settings import load_settings
 
 def warm_up():
     from worker import inspector
-    inspector._QUESTIONS["ping"] = lambda payload: hang(payload["deaf"]) if "deaf" in payload else {"torch": "stub"}
+    inspector._CALLS["ping"] = lambda payload: hang(payload["deaf"]) if "deaf" in payload else {"torch": "stub"}
 
 def hang(deaf):
     while True:
@@ -113,7 +114,7 @@ worker.app.serve(load_settings(), "inspect")
 @pytest.mark.slow
 def test_a_question_that_never_ends_is_refused_and_at_the_worst_costs_its_process(service, started):
     parent, _ = started("-c", MAD, interpreter=())
-    hints = service.context.hints
+    hints = service.context.broker
     until(lambda: hints.is_alive("inspect"))
     pool = parent.children()[0]
     # The process that answers imports torch at its first question here.
@@ -130,7 +131,7 @@ def test_a_question_that_never_ends_is_refused_and_at_the_worst_costs_its_proces
 
 def test_the_ingest_worker_takes_hints_and_its_pool_dies_with_it(service, started):
     parent, process = started("worker", "--queues", "ingest")
-    hints = service.context.hints
+    hints = service.context.broker
     until(lambda: hints.is_alive("ingest"))
     dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
     hints.wake_dataset_workers()
@@ -151,7 +152,7 @@ def long_job(service):
 
 def make_long_job(service, **resources):
     dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
-    parent.take_next(parent.DATASETS)
+    run_next(DATASETS)
     size = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
     spec = {
         "dataset": dataset.id,
@@ -166,7 +167,7 @@ def make_long_job(service, **resources):
 
 def test_a_job_goes_on_after_its_process_was_killed_and_is_handed_back_on_sigterm(service, started, long_job):
     parent, process = started("worker")
-    hints = service.context.hints
+    hints = service.context.broker
     until(lambda: hints.is_alive("jobs.cpu"))
     pool = parent.children()[0]
     assert (parent.num_threads(), pool.num_threads()) == (1, 1)
@@ -185,7 +186,7 @@ def test_a_job_goes_on_after_its_process_was_killed_and_is_handed_back_on_sigter
     process.terminate()
     assert process.wait(30) == 0
     left = service.see(long_job)
-    assert (left.status, left.losses, left.worker_id) == ("queued", 0, None)
+    assert (left.status, left.worker_losses, left.worker_id) == ("queued", 0, None)
     assert left.progress["step"] == left.checkpoint_step  # what was trained is saved, not lost
     assert time.monotonic() - began < 20
     assert not pool.is_running()
@@ -194,7 +195,7 @@ def test_a_job_goes_on_after_its_process_was_killed_and_is_handed_back_on_sigter
 def test_a_job_on_two_devices_goes_on_after_one_of_its_processes_was_killed(service, started):
     job = make_long_job(service, devices=2)
     parent, _ = started("worker")
-    hints = service.context.hints
+    hints = service.context.broker
     until(lambda: hints.is_alive("jobs.cpu"))
     pool = parent.children()[0]
 
@@ -205,7 +206,10 @@ def test_a_job_on_two_devices_goes_on_after_one_of_its_processes_was_killed(serv
     second.kill()
     until(lambda: service.see(job).attempt == 2)
     until(lambda: service.see(job).checkpoint_step > reached)
-    assert (service.see(job).losses, service.see(job).worker_id is not None) == (0, True)  # it got on, so none counts
+    assert (service.see(job).worker_losses, service.see(job).worker_id is not None) == (
+        0,
+        True,
+    )  # it got on, so none counts
     assert not first.is_running()
 
     (third,) = pool.children()[0].children()

@@ -17,12 +17,12 @@ def test_the_caller_goes_on_meanwhile(beside):
 
     beside.start(lambda: (go_on.wait(30), done.append(1)))
 
-    assert beside.busy
+    assert beside.is_running
     assert done == []
     go_on.set()
     beside.wait()
     assert done == [1]
-    assert not beside.busy
+    assert not beside.is_running
 
 
 def test_pieces_are_done_in_their_order(beside):

@@ -105,7 +105,7 @@ def test_what_is_kept_is_not_fetched_again(kept, publish, store, tmp_path):
     files = publish("a")
     for fetched in (["0.bin", "1.bin", "2.bin"], [], []):
         with kept() as inputs:
-            folder = inputs.bring(files, tmp_path / "scratch", nobody_asks)
+            folder = inputs.fetch(files, tmp_path / "scratch", nobody_asks)
             assert content(folder) == stored(files)
             assert store.asked() == fetched
 
@@ -123,7 +123,7 @@ def test_who_needs_it_at_once_waits_for_the_first(kept, publish, store, tmp_path
 
     monkeypatch.setattr(store, "fetch", fetch_when_the_other_waits)
     with kept() as first, kept() as second, ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(one.bring, files, tmp_path / "scratch", waits.set) for one in (first, second)]
+        both = [pool.submit(one.fetch, files, tmp_path / "scratch", waits.set) for one in (first, second)]
         one, other = (bringing.result() for bringing in both)
 
     assert one == other != tmp_path / "scratch"
@@ -138,7 +138,7 @@ def test_who_waits_may_be_called_away_and_holds_nothing_then(kept, publish, tmp_
         raise Interrupted(Control.CANCEL)
 
     with pytest.raises(Interrupted):
-        kept().bring(files, tmp_path / "scratch", leave)
+        kept().fetch(files, tmp_path / "scratch", leave)
 
     assert visible(tmp_path) == []
     shared = DiskCache(tmp_path / "inputs", SIZE)
@@ -148,16 +148,16 @@ def test_who_waits_may_be_called_away_and_holds_nothing_then(kept, publish, tmp_
 def test_what_was_used_longest_ago_makes_room_and_what_is_in_use_stays(kept, publish, store, tmp_path):
     first, second, third = (publish(name) for name in "abc")
     with kept(2 * SIZE + 100) as mine:
-        used = mine.bring(first, tmp_path / "scratch", nobody_asks)
+        used = mine.fetch(first, tmp_path / "scratch", nobody_asks)
         with kept(2 * SIZE + 100) as others:
-            idle = others.bring(second, tmp_path / "scratch", nobody_asks)
+            idle = others.fetch(second, tmp_path / "scratch", nobody_asks)
         with kept(2 * SIZE + 100) as others:
-            new = others.bring(third, tmp_path / "scratch", nobody_asks)
+            new = others.fetch(third, tmp_path / "scratch", nobody_asks)
             assert (used.exists(), idle.exists(), new.exists()) == (True, False, True)
 
             store.asked()
             with kept(2 * SIZE + 100) as more:
-                assert more.bring(second, tmp_path / "scratch", nobody_asks) == tmp_path / "scratch"
+                assert more.fetch(second, tmp_path / "scratch", nobody_asks) == tmp_path / "scratch"
             assert len(store.asked()) == 3
     assert content(used) == stored(first)
     assert content(tmp_path / "scratch") == stored(second)
@@ -168,7 +168,7 @@ def test_what_is_larger_than_all_that_may_be_kept_is_fetched_each_time(kept, pub
     files = publish("a")
     for attempt in range(2):
         with kept(max_bytes) as inputs:
-            folder = inputs.bring(files, tmp_path / f"scratch-{attempt}", nobody_asks)
+            folder = inputs.fetch(files, tmp_path / f"scratch-{attempt}", nobody_asks)
         assert folder == tmp_path / f"scratch-{attempt}"
         assert content(folder) == stored(files)
         assert len(store.asked()) == 3
@@ -189,12 +189,12 @@ def cut(path):
 def test_a_file_that_is_damaged_here_is_fetched_again_alone(kept, publish, store, tmp_path, damage):
     files = publish("a")
     with kept(SIZE) as inputs:
-        folder = inputs.bring(files, tmp_path / "scratch", nobody_asks)
+        folder = inputs.fetch(files, tmp_path / "scratch", nobody_asks)
         store.asked()
         damage(folder / "1.bin")
 
         with kept(SIZE) as others:  # also while another job uses it
-            assert others.bring(files, tmp_path / "scratch", nobody_asks) == folder
+            assert others.fetch(files, tmp_path / "scratch", nobody_asks) == folder
 
     assert content(folder) == stored(files)
     assert store.asked() == ["1.bin"]
@@ -205,8 +205,8 @@ def test_a_file_that_is_damaged_in_the_bucket_is_never_kept(kept, publish, store
     (tmp_path / "rot").write_bytes(b"bit rot")
     store.put(files[2].key, tmp_path / "rot")
 
-    with pytest.raises(StoredFileDamaged, match="not what was stored"):
-        kept().bring(files, tmp_path / "scratch", nobody_asks)
+    with pytest.raises(StoredFileDamaged, match="is damaged"):
+        kept().fetch(files, tmp_path / "scratch", nobody_asks)
     assert visible(tmp_path) == []
     assert not (tmp_path / "scratch").exists()
 
@@ -216,7 +216,7 @@ def test_what_is_sent_twice_is_kept_once(kept, publish, store, tmp_path):
     again = publish_folder(store, tmp_path / "source-a", "datasets/the-same-again")
     store.asked()
     with kept() as inputs:
-        folders = {inputs.bring(one, tmp_path / "scratch", nobody_asks) for one in (files, again)}
+        folders = {inputs.fetch(one, tmp_path / "scratch", nobody_asks) for one in (files, again)}
 
     assert len(folders) == 1
     assert len(store.asked()) == 3
@@ -225,27 +225,27 @@ def test_what_is_sent_twice_is_kept_once(kept, publish, store, tmp_path):
 BRING = """
 import json, sys
 from pathlib import Path
-from core.store.artifacts import StoredFile
+from core.store.artifact_store import StoredFile
 from core.store.s3 import S3ArtifactStore
-from worker.kept import KeptInputs
+from worker.input_cache import InputCache
 
 store = S3ArtifactStore(sys.argv[1], "potstill")
 files = [StoredFile.from_json(one) for one in json.loads(sys.argv[3])]
-KeptInputs(store, Path(sys.argv[2]), 30_000).bring(files, Path("nowhere"), lambda: None)
+InputCache(store, Path(sys.argv[2]), 30_000).fetch(files, Path("nowhere"), lambda: None)
 """
 
 
 @pytest.mark.parametrize("nth", [1, 3])
 def test_a_kill_while_it_is_fetched_leaves_nothing_that_shows(kept, publish, store, bucket, tmp_path, nth):
     files = publish("a")
-    arguments = [bucket, str(tmp_path / "inputs"), json.dumps([file.as_json() for file in files])]
+    arguments = [bucket, str(tmp_path / "inputs"), json.dumps([file.to_json() for file in files])]
     fault = {VARIABLE: f"store.fetched#{nth}=kill@{tmp_path / 'once'}"}
     ended = subprocess.run([sys.executable, "-c", BRING, *arguments], env=os.environ | fault, check=False, timeout=60)
 
     assert ended.returncode == -9
     assert visible(tmp_path) == []
     with kept(SIZE) as inputs:
-        folder = inputs.bring(files, tmp_path / "scratch", nobody_asks)
+        folder = inputs.fetch(files, tmp_path / "scratch", nobody_asks)
         assert content(folder) == stored(files)
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["files"], "the leftover is gone"
 
@@ -254,7 +254,7 @@ def test_a_cache_that_has_no_room_after_all_costs_time_alone(kept, publish, stor
     files = publish("a")
     arm(Fault("store.fetched", "ENOSPC", tmp_path / "once", nth=2))
     try:
-        folder = kept().bring(files, tmp_path / "scratch", nobody_asks)
+        folder = kept().fetch(files, tmp_path / "scratch", nobody_asks)
     finally:
         arm(None)
 
@@ -287,7 +287,7 @@ def test_a_bucket_that_is_away_is_asked_once(kept, publish, store, tmp_path):
     gone = [type(file)(f"{file.key}-gone", file.size_bytes, file.sha256) for file in files]
 
     with pytest.raises(StorageFailed):
-        kept().bring(gone, tmp_path / "scratch", nobody_asks)
+        kept().fetch(gone, tmp_path / "scratch", nobody_asks)
     assert store.asked() == ["0.bin-gone"]
 
 
@@ -297,15 +297,15 @@ def test_the_whole_caches_limit_leaves_what_is_in_use_too(kept, publish, store, 
     with inputs:
         for files in (used, idle):
             with kept() as others:
-                others.bring(files, tmp_path / "scratch", nobody_asks)
-        folder = inputs.bring(used, tmp_path / "scratch", nobody_asks)
+                others.fetch(files, tmp_path / "scratch", nobody_asks)
+        folder = inputs.fetch(used, tmp_path / "scratch", nobody_asks)
         for lock in (tmp_path / "inputs").glob("*.lock"):
             os.utime(lock, (time.time() - 7_200,) * 2)
 
-        assert housekeeping.shrink_cache(tmp_path, 0) >= SIZE
+        assert housekeeping.prune_cache(tmp_path, 0) >= SIZE
         assert sorted(visible(tmp_path)) == ["0.bin", "1.bin", "2.bin"]
         assert content(folder) == stored(used)
-    housekeeping.shrink_cache(tmp_path, 0)
+    housekeeping.prune_cache(tmp_path, 0)
     assert visible(tmp_path) == []
 
 
@@ -320,7 +320,7 @@ def context(service, store, bucket):
     made.store = store
     yield made
     made.database.dispose()
-    made.hints.close()
+    made.broker.close()
 
 
 @pytest.fixture
@@ -333,8 +333,8 @@ def spec(service, store, make_dataset, tmp_path):
     (weights / "config.json").write_bytes(b"{}")
     more = {"name": "m", "architecture": "vit", "arguments": {}, "upload_key": "uploads/x"}
     model = service.do(models.create, service.project, **more).id
-    holding = ingest_leases.IngestLeaseToken.of(service.do(models.claim, worker_id="wrk_test", lease_seconds=60))
-    service.do(models.ready, holding, files=publish_folder(store, weights, f"models/{model}"), facts=FACTS)
+    holding = ingest_leases.IngestLeaseToken.from_row(service.do(models.claim, worker_id="wrk_test", lease_seconds=60))
+    service.do(models.mark_ready, holding, files=publish_folder(store, weights, f"models/{model}"), info=FACTS)
     store.asked()
     teachers = [{**VIT, "weights": model}]
     return parse_job_spec({"dataset": dataset, "teachers": teachers, "student": VIT, "method": {"name": "kd"}})
@@ -348,8 +348,8 @@ def claimed(service, spec):
 
 
 def gathered(context, job, spec, scratch):
-    with context.inputs:
-        inputs = Inputs.gather(context, job, spec, scratch, nobody_asks)
+    with context.input_cache:
+        inputs = Inputs.fetch(context, job, spec, scratch, nobody_asks)
         with StoredDataset.open(inputs.dataset) as dataset:
             assert len(dataset.split("train")) > 0
         assert {(folder / "model.safetensors").read_bytes() for folder in inputs.models.values()} == {b"weights"}
@@ -371,9 +371,9 @@ def test_a_teacher_that_another_job_trained_is_fetched_once(service, context, st
     for number in range(2):
         reporter = JobReporter(context, service.claimed(), tmp_path / f"scratch-{number}", lambda: Control.GO)
         if number == 0:
-            reporter.keep_teacher("recipe", weights)
+            reporter.save_teacher("recipe", weights)
             store.asked()
-        with context.inputs:
+        with context.input_cache:
             found = reporter.find_teacher("recipe")
             assert (found / "model.safetensors").read_bytes() == b"teacher"
         assert store.asked() == ["model.safetensors"][number:]

@@ -17,47 +17,47 @@ def question(**student):
 
 @pytest.fixture(autouse=True)
 def forgetful():
-    inspector._answers.clear()
+    inspector._responses.clear()
 
 
 def test_a_spec_comes_back_with_every_default_and_an_estimate():
-    answer = inspector.answer("resolve", question())["ok"]
+    answer = inspector.handle_call("resolve", question())["ok"]
 
     assert answer["spec"]["resources"]["threads"] == 3
     assert answer["estimate"]["student"]["parameters"] > 0
 
 
 def test_what_cannot_be_comes_back_as_the_error_that_it_is():
-    error = restore_error(inspector.answer("resolve", question(architecture="vit_tyni"))["error"])
+    error = restore_error(inspector.handle_call("resolve", question(architecture="vit_tyni"))["error"])
 
     assert isinstance(error, InvalidSpec)
     assert error.errors[0].pointer == "/student/architecture"
 
 
 def test_the_same_question_is_answered_from_memory():
-    first = inspector.answer("resolve", question())
+    first = inspector.handle_call("resolve", question())
 
-    assert inspector.answer("resolve", question()) is first
+    assert inspector.handle_call("resolve", question()) is first
 
 
 def test_only_so_many_answers_are_remembered(monkeypatch):
-    monkeypatch.setattr(inspector, "_REMEMBERED", 3)
+    monkeypatch.setattr(inspector, "_CACHE_SIZE", 3)
     for number in range(5):
-        inspector.answer("ping", {"number": number})
+        inspector.handle_call("ping", {"number": number})
 
-    assert len(inspector._answers) == 3
+    assert len(inspector._responses) == 3
 
 
 def test_a_question_that_takes_too_long_or_too_much_is_the_spec_s_fault(monkeypatch):
     def too_much(_payload):
         raise MemoryError
 
-    monkeypatch.setitem(inspector._QUESTIONS, "resolve", too_much)
+    monkeypatch.setitem(inspector._CALLS, "resolve", too_much)
 
-    assert inspector.answer("resolve", question())["error"]["code"] == "invalid_spec"
+    assert inspector.handle_call("resolve", question())["error"]["code"] == "invalid_spec"
 
 
 def test_the_catalogue_is_searched():
-    found = inspector.answer("architectures", {"search": "deit_tiny", "limit": 2})["ok"]["data"]
+    found = inspector.handle_call("architectures", {"search": "deit_tiny", "limit": 2})["ok"]["data"]
 
     assert found[0]["name"].startswith("deit_tiny")

@@ -1,60 +1,70 @@
-"""Taking in one dataset or one uploaded model, in a process of its own; torch stays in a process below it."""
+"""The forked process of an ingest: validate and store one dataset or one uploaded model.
+
+It imports no torch: a sandboxed process below it loads the model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import structlog
 
 from core.errors import DatasetRejected, OutOfMemory, PotstillError, StorageFailed, Unavailable
 from core.fetch.download import Downloader, DownloadLimits
-from core.ingest.dataset import IngestLimits, IngestReport, Rejected, ingest_builtin
-from core.ingest.file_types import WANTED, may_be_archive
+from core.ingest.dataset import IngestLimits, IngestReport, RejectedFile, ingest_builtin
+from core.ingest.file_types import UNSUPPORTED_MESSAGE, may_be_archive
 from core.ingest_errors import ArchiveUnreadable, IngestCrashed, IngestTimeout, ModelCheckFailed, ModelCheckTimeout
 from core.reporting import Control, Interrupted
 from core.settings import Settings
-from core.spec.facts import ModelInfo
+from core.spec.info import ModelInfo
 from core.store import datasets, models
+from core.store.db import Session
 from core.store.ingest_leases import IngestLeaseToken
 from core.store.job_leases import LeaseLost
 from core.store.tables import Dataset, Model
 from worker.context import Context
-from worker.ingest.sandboxed import Crashed, OutOfTime, ProcessLimits, run_sandboxed
-from worker.process.monitor import DONE, LEASE_LOST, TEMPORARY
+from worker.ingest.sandboxed import ProcessLimits, SandboxCrashed, SandboxTimeout, run_sandboxed
+from worker.process.monitor import EXIT_DONE, EXIT_LEASE_LOST, EXIT_TEMPORARY
 from worker.stored_files import publish_folder
 
 CHECK_BYTES = 16 * 1024**3  # for torch and one model
 CHECK_SECONDS = 300.0
-_MESSAGE_LENGTH = 2_000
+_MAX_MESSAGE_LENGTH = 2_000
 
 log = structlog.get_logger(__name__)
 
-Asked = Callable[[], Control]
+GetControl = Callable[[], Control]
 
 
 def warm_up() -> None:
-    """Nothing beyond the imports."""
+    """Do nothing: the imports of this module are the warm-up."""
 
 
-def ingest_dataset(context: Context, row: Dataset | Model, scratch: Path, control: Asked) -> int:
-    """Validate and store a dataset; the exit status, 0 where the database says how it ended."""
-    assert isinstance(row, Dataset)
-    return _answered(lambda: _store_dataset(context, row, scratch, control), datasets, context, row)
+def ingest_dataset(context: Context, dataset: Dataset, scratch: Path, control: GetControl) -> int:
+    """Validate and store a dataset; return the exit status (``EXIT_DONE``: the database holds the result)."""
+    ingest = partial(_store_dataset, context, dataset, scratch, control)
+    return _run(context, dataset, ingest, release=datasets.release, fail=_fail_dataset)
 
 
-def check_model(context: Context, row: Dataset | Model, scratch: Path, control: Asked) -> int:
-    """Check and store an uploaded model; the exit status, 0 where the database says how it ended."""
-    assert isinstance(row, Model)
-    return _answered(lambda: _store_model(context, row, scratch, control), models, context, row)
+def check_model(context: Context, model: Model, scratch: Path, control: GetControl) -> int:
+    """Check and store an uploaded model; return the exit status (``EXIT_DONE``: the database holds the result)."""
+    check = partial(_store_model, context, model, scratch, control)
+    return _run(context, model, check, release=models.release, fail=_fail_model)
 
 
-def _answered(work: Callable[[], None], store: ModuleType, context: Context, row: Dataset | Model) -> int:
-    """Do the work, or say why it cannot be done."""
-    holding, upload = IngestLeaseToken.of(row), row.upload_key
+def _run(
+    context: Context,
+    row: Dataset | Model,
+    work: Callable[[], None],
+    *,
+    release: Callable[[Session, IngestLeaseToken], object],
+    fail: Callable[[Session, IngestLeaseToken, Exception], object],
+) -> int:
+    """Call ``work``; release the upload after a drain, and record the reason if the ingest fails."""
+    lease, upload_key = IngestLeaseToken.from_row(row), row.upload_key
     try:
         try:
             work()
@@ -62,32 +72,41 @@ def _answered(work: Callable[[], None], store: ModuleType, context: Context, row
             raise
         except Interrupted:
             with context.database.write() as session:
-                store.hand_back(session, holding)
-            return DONE
+                release(session, lease)
+            return EXIT_DONE
         except Exception as error:
-            log.warning("intake.failed", exc_info=error)
+            log.warning("ingest.failed", exc_info=error)
             with context.database.write() as session:
-                store.fail(session, holding, _described(error), **_facts(error))
+                fail(session, lease, error)
     except LeaseLost as lost:
-        log.warning("intake.lease_lost", error=str(lost))
-        return LEASE_LOST
+        log.warning("ingest.lease_lost", error=str(lost))
+        return EXIT_LEASE_LOST
     except Unavailable:
-        log.exception("intake.interrupted")
-        return TEMPORARY
-    if upload is not None:
-        _delete(context, upload)
-    return DONE
+        log.exception("ingest.interrupted")
+        return EXIT_TEMPORARY
+    if upload_key is not None:
+        _delete_upload(context, upload_key)
+    return EXIT_DONE
 
 
-def _store_dataset(context: Context, dataset: Dataset, scratch: Path, control: Asked) -> None:
+def _fail_dataset(session: Session, lease: IngestLeaseToken, error: Exception) -> None:
+    rejected = error.extra.get("rejected") if isinstance(error, DatasetRejected) else None
+    datasets.fail(session, lease, _error_fields(error), rejected=rejected or ())
+
+
+def _fail_model(session: Session, lease: IngestLeaseToken, error: Exception) -> None:
+    models.fail(session, lease, _error_fields(error))
+
+
+def _store_dataset(context: Context, dataset: Dataset, scratch: Path, control: GetControl) -> None:
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = scratch / "stored"
-    report = _ingested(context, dataset, folder, scratch, control)
+    report = _ingest(context, dataset, folder, scratch, control)
     files = publish_folder(context.store, folder, f"datasets/{dataset.id}/a{dataset.attempt}")
     with context.database.write() as session:
-        datasets.ready(
+        datasets.mark_ready(
             session,
-            IngestLeaseToken.of(dataset),
+            IngestLeaseToken.from_row(dataset),
             files=files,
             splits=report.splits,
             num_classes=report.num_classes,
@@ -100,32 +119,32 @@ def _store_dataset(context: Context, dataset: Dataset, scratch: Path, control: A
         )
 
 
-def _ingested(context: Context, dataset: Dataset, folder: Path, scratch: Path, control: Asked) -> IngestReport:
+def _ingest(context: Context, dataset: Dataset, folder: Path, scratch: Path, control: GetControl) -> IngestReport:
     if dataset.source["type"] == "builtin":
-        return ingest_builtin(dataset.source["name"], folder, progress=lambda _num_files: _leave_if_asked(control))
-    fetched = dataset.source["type"] == "url"
-    file = _download(context, dataset, scratch, control) if fetched else _upload(context, dataset, scratch)
-    question = {
+        return ingest_builtin(dataset.source["name"], folder, progress=lambda _num_files: _raise_if_drained(control))
+    is_url = dataset.source["type"] == "url"
+    file = _download(context, dataset, scratch, control) if is_url else _fetch_upload(context, dataset, scratch)
+    request = {
         "file": str(file),
         "out_folder": str(folder),
         "name": dataset.name,
-        "labels": dataset.source.get("labels", "auto"),  # absent in rows from before it could be said
+        "labels": dataset.source.get("labels", "auto"),  # absent in rows of older versions
         "limits": asdict(_limits(context.settings)),
     }
     limits = _process_limits(context.settings)
     try:
-        answer = run_sandboxed("core.ingest.sandboxed_main", question, limits, scratch=scratch, control=control)
-    except OutOfTime:
+        report = run_sandboxed("core.ingest.sandboxed_main", request, limits, scratch=scratch, control=control)
+    except SandboxTimeout:
         raise IngestTimeout(
             f"Reading and decoding the files took longer than {limits.seconds:g} s; send fewer or smaller ones."
         ) from None
-    except Crashed as crashed:
+    except SandboxCrashed as crash:
         raise IngestCrashed(
-            f"The process that read the files ended {crashed.how}: one of them makes its decoder crash. "
-            "Write them anew, or send parts to find which."
+            f"The process that read the files ended {crash.reason}: one of them makes its decoder crash. "
+            "Rewrite the files, or send parts to find the one that does."
         ) from None
-    answer["rejected"] = tuple(Rejected(**rejected) for rejected in answer["rejected"])
-    return IngestReport(**answer)
+    report["rejected"] = tuple(RejectedFile(**rejected) for rejected in report["rejected"])
+    return IngestReport(**report)
 
 
 def _limits(settings: Settings) -> IngestLimits:
@@ -146,65 +165,72 @@ def _process_limits(settings: Settings) -> ProcessLimits:
     )
 
 
-def _store_model(context: Context, model: Model, scratch: Path, control: Asked) -> None:
+def _store_model(context: Context, model: Model, scratch: Path, control: GetControl) -> None:
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = scratch / "stored"
-    question = {
-        "file": str(_upload(context, model, scratch)),
+    request = {
+        "file": str(_fetch_upload(context, model, scratch)),
         "architecture": model.architecture,
         "arguments": model.arguments,
         "normalization": model.normalization,
         "classes": model.classes,
         "out_folder": str(folder),
     }
-    # Half precision is stored as single: twice the bytes.
+    # Half precision is stored as single precision: twice the bytes.
     file_bytes = 2 * context.settings.max_upload_bytes
     limits = ProcessLimits(memory_bytes=CHECK_BYTES, file_bytes=file_bytes, seconds=CHECK_SECONDS)
     try:
-        answer = run_sandboxed("core.models.upload_check", question, limits, scratch=scratch, control=control)
-    except OutOfTime:
+        model_info = run_sandboxed("core.models.upload_check", request, limits, scratch=scratch, control=control)
+    except SandboxTimeout:
         raise ModelCheckTimeout("Loading and running the model took too long; upload a smaller one.") from None
-    except Crashed as crashed:
+    except SandboxCrashed as crash:
         raise ModelCheckFailed(
-            f"The process that loaded the model ended {crashed.how}; it may need more memory than there is."
+            f"The process that loaded the model ended {crash.reason}; it may need more memory than there is."
         ) from None
     files = publish_folder(context.store, folder, f"models/{model.id}/a{model.attempt}")
     with context.database.write() as session:
-        models.ready(session, IngestLeaseToken.of(model), files=files, facts=ModelInfo.model_validate(answer))
+        models.mark_ready(
+            session, IngestLeaseToken.from_row(model), files=files, info=ModelInfo.model_validate(model_info)
+        )
 
 
-def _upload(context: Context, row: Dataset | Model, scratch: Path) -> Path:
-    """What was sent, on this machine's disk."""
-    assert row.upload_key is not None, "what is not built in was uploaded"
-    local = context.store.local_path(row.upload_key)
-    if local is not None:
-        return local
+def _fetch_upload(context: Context, row: Dataset | Model, scratch: Path) -> Path:
+    """Return the path of the uploaded file on this machine; fetch it if the store is remote."""
+    assert row.upload_key is not None, "a row without a builtin dataset has an upload"
+    local_path = context.store.local_path(row.upload_key)
+    if local_path is not None:
+        return local_path
     context.store.fetch(row.upload_key, scratch / "upload")
     return scratch / "upload"
 
 
-def _download(context: Context, dataset: Dataset, scratch: Path, control: Asked) -> Path:
-    """What the URL leads to, on this machine's disk."""
+def _download(context: Context, dataset: Dataset, scratch: Path, control: GetControl) -> Path:
+    """Download the URL of the dataset to this machine."""
     settings = context.settings
 
-    def look(head: bytes) -> None:
+    def require_archive(head: bytes) -> None:
         if not may_be_archive(head):
-            raise ArchiveUnreadable(WANTED)
+            raise ArchiveUnreadable(UNSUPPORTED_MESSAGE)
 
     limits = DownloadLimits(
         max_bytes=settings.max_upload_bytes, seconds=settings.fetch_seconds, idle_seconds=settings.fetch_idle_seconds
     )
-    downloader = Downloader(reach=settings.network_policy, limits=limits)
-    downloader.save(dataset.source["url"], scratch / "upload", look=look, keep_going=lambda: _leave_if_asked(control))
+    downloader = Downloader(policy=settings.network_policy, limits=limits)
+    downloader.save(
+        dataset.source["url"],
+        scratch / "upload",
+        check_head=require_archive,
+        on_chunk=lambda: _raise_if_drained(control),
+    )
     return scratch / "upload"
 
 
-def _leave_if_asked(control: Asked) -> None:
+def _raise_if_drained(control: GetControl) -> None:
     if control() is Control.DRAIN:
         raise Interrupted(Control.DRAIN)
 
 
-def _described(error: Exception) -> dict[str, str]:
+def _error_fields(error: Exception) -> dict[str, str]:
     match error:
         case PotstillError():
             code, message = error.code, error.detail
@@ -214,18 +240,12 @@ def _described(error: Exception) -> dict[str, str]:
             code, message = StorageFailed.code, f"This machine's disk failed: {error.strerror or error}."
         case _:
             code, message = "internal_error", f"{type(error).__name__}: {error}"
-    return {"code": code, "message": message[:_MESSAGE_LENGTH]}
+    return {"code": code, "message": message[:_MAX_MESSAGE_LENGTH]}
 
 
-def _facts(error: Exception) -> dict[str, Any]:
-    """Which files were left out, where that is why nothing is left."""
-    rejected = error.extra.get("rejected") if isinstance(error, DatasetRejected) else None
-    return {"rejected": rejected} if rejected else {}
-
-
-def _delete(context: Context, key: str) -> None:
-    """Delete what was sent: it is stored in its own form now, or of no use. What stays is the collector's."""
+def _delete_upload(context: Context, key: str) -> None:
+    """Delete the uploaded file after the ingest. Garbage collection deletes it if this fails."""
     try:
         context.store.delete(key)
     except StorageFailed as error:
-        log.warning("garbage.left", key=key, error=error.detail)
+        log.warning("garbage.delete_failed", key=key, error=error.detail)

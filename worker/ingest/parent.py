@@ -1,130 +1,133 @@
-"""The ingest worker's part: claim what was sent, watch over the process that takes it in, answer for its end."""
+"""The parent process of an ingest: claim an upload, monitor the process that ingests it, record how that ended."""
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
-
-import structlog
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
 
 from core.broker import Broker
 from core.reporting import Control
+from core.settings import Settings
 from core.store import datasets, models
-from core.store.db import DatabaseUnavailable, Session
+from core.store.db import Session
 from core.store.ingest_leases import IngestLeaseToken
-from core.store.job_leases import LeaseLost
 from core.store.tables import Dataset, Model
-from worker.context import Context, current
-from worker.process.monitor import ExitReason, MonitorIntervals, ProcessMonitor
-from worker.process.shared_flags import DRAIN
+from worker.claim_loop import Claimed, LogEvents, Workload
+from worker.context import Context
+from worker.process.monitor import ExitReason, ProcessMonitor
 
-log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """Datasets or models: where their state is kept, what is done with one, how to say that more wait."""
-
-    store: ModuleType  # core.store.datasets or core.store.models: claim, beat, hand_back, waiting
-    work: str  # a function of worker.ingest.child
-    look: Callable[[Broker], None]
+Upload = TypeVar("Upload", bound=Dataset | Model)
+Upload_co = TypeVar("Upload_co", bound=Dataset | Model, covariant=True)
 
 
-DATASETS = Kind(datasets, "ingest_dataset", Broker.wake_dataset_workers)
-MODELS = Kind(models, "check_model", Broker.wake_model_workers)
+class IngestStore(Protocol[Upload_co]):
+    """The functions of ``core.store.datasets`` and ``core.store.models`` that an ingest needs."""
+
+    def claim(self, session: Session, *, worker_id: str, lease_seconds: float) -> Upload_co | None:
+        """Claim the oldest upload that waits."""
+
+    def count_claimable(self, session: Session, /) -> int:
+        """Count the claimable uploads."""
+
+    def renew_lease(self, session: Session, lease: IngestLeaseToken, lease_seconds: float, /) -> None:
+        """Renew the lease."""
+
+    def release(self, session: Session, lease: IngestLeaseToken, /) -> Upload_co:
+        """Release the upload to another worker."""
 
 
-def take_next(kind: Kind) -> None:
-    """Claim the oldest one that waits and stay with it to its end; nothing where none waits."""
-    context = current()
-    row = _claim(context, kind)
-    if row is None:
-        return
-    holding = IngestLeaseToken.of(row)
-    scratch = context.scratch(row.id, row.attempt)
-    with structlog.contextvars.bound_contextvars(object_id=row.id, attempt=row.attempt):
-        log.info("intake.claimed")
-        guardian = ProcessMonitor(_Beat(context, kind, holding), _rhythm(context))
-        context.database.dispose()  # its connections must not cross the fork
-        ending = guardian.run(lambda control: _work(context.in_this_process(), kind, row, scratch, control))
-        if ending in {ExitReason.CRASHED, ExitReason.FORCED}:
-            _write(context, lambda session: _leave(session, kind, holding, ending))
-        shutil.rmtree(scratch, ignore_errors=True)
-        log.info("intake.left", ending=ending)
-    _look_for_more(context, kind)
+class IngestWorkload(Workload[Upload]):
+    """Uploads that wait for their ingest. Only a deletion ends one early: it takes away the lease."""
 
+    events = LogEvents("ingest.claimed", "ingest.exited", "ingest.exit_not_recorded")
 
-def _work(context: Context, kind: Kind, row: Dataset | Model, scratch: Path, control: Callable[[], Control]) -> int:
+    @property
+    @abstractmethod
+    def store(self) -> IngestStore[Upload]:
+        """The store's functions for these uploads."""
 
-    from worker.ingest import child  # decoders: imported by the pool's process when it started (worker.app.PRELOAD)
+    @abstractmethod
+    def wake(self, broker: Broker) -> None:
+        """Wake a worker for the next upload."""
 
-    status: int = getattr(child, kind.work)(context, row, scratch, control)
-    return status
+    def claim(self, session: Session, context: Context) -> Claimed[Upload] | None:
+        """Claim the oldest upload."""
+        lease_seconds = context.settings.lease_seconds
+        row = self.store.claim(session, worker_id=context.worker_id, lease_seconds=lease_seconds)
+        return None if row is None else Claimed(row)
 
+    def log_fields(self, row: Upload) -> Mapping[str, object]:
+        """Return the ID of the dataset or model."""
+        return {"object_id": row.id}
 
-class _Beat:
-    """Renews the lease. A dataset or model knows no cancel: a deleted one has lost its lease."""
-
-    def __init__(self, context: Context, kind: Kind, holding: IngestLeaseToken) -> None:
-        self._context = context
-        self._kind = kind
-        self._holding = holding
-        self._renewed_at = time.monotonic()
-
-    def __call__(self) -> Control:
-        settings = self._context.settings
-        if time.monotonic() - self._renewed_at >= settings.heartbeat_seconds:
-            with self._context.database.write() as session:
-                self._kind.store.beat(session, self._holding, settings.lease_seconds)
-            self._renewed_at = time.monotonic()
+    def renew_lease(self, session: Session, row: Upload, lease_seconds: float) -> Control:
+        """Renew the lease."""
+        self.store.renew_lease(session, IngestLeaseToken.from_row(row), lease_seconds)
         return Control.GO
 
+    def record_exit(
+        self,
+        session: Session,
+        row: Upload,
+        exit_reason: ExitReason,
+        monitor: ProcessMonitor,  # noqa: ARG002
+        settings: Settings,  # noqa: ARG002
+    ) -> None:
+        """Release the upload after a drain; otherwise let its lease expire now, which counts as a loss."""
+        if exit_reason is ExitReason.FORCED:
+            self.store.release(session, IngestLeaseToken.from_row(row))
+        else:
+            self.store.renew_lease(session, IngestLeaseToken.from_row(row), -1.0)
 
-def _rhythm(context: Context) -> MonitorIntervals:
-    settings = context.settings
-    return MonitorIntervals(
-        beat=settings.control_poll_seconds, outage=settings.outage_seconds, force_cancel=settings.cancel_grace_seconds
-    )
-
-
-def _claim(context: Context, kind: Kind) -> Dataset | Model | None:
-    if DRAIN.get():
-        return None
-    try:
-        with context.database.write() as session:
-            row: Dataset | Model | None = kind.store.claim(
-                session, worker_id=context.worker_id, lease_seconds=context.settings.lease_seconds
-            )
-    except DatabaseUnavailable as error:
-        log.warning("claim.failed", error=str(error))  # the scheduler says "look" again
-        return None
-    return row
-
-
-def _leave(session: Session, kind: Kind, holding: IngestLeaseToken, ending: ExitReason) -> None:
-    if ending is ExitReason.FORCED:
-        kind.store.hand_back(session, holding)
-    else:
-        kind.store.beat(session, holding, -1.0)  # the process is dead: its lease runs out now, and counts as a loss
-
-
-def _write(context: Context, work: Callable[[Session], object]) -> None:
-    try:
-        with context.database.write() as session:
-            work(session)
-    except (LeaseLost, DatabaseUnavailable) as error:
-        log.warning("intake.not_left", error=str(error))  # the lease runs out by itself
-
-
-def _look_for_more(context: Context, kind: Kind) -> None:
-    try:
+    def wake_next(self, context: Context) -> None:
+        """Wake a worker if another upload waits."""
         with context.database.read() as session:
-            waiting = kind.store.waiting(session)
-    except DatabaseUnavailable:
-        return  # the scheduler says it when the database is back
-    if waiting:
-        kind.look(context.hints)
+            num_waiting = self.store.count_claimable(session)
+        if num_waiting:
+            self.wake(context.broker)
+
+
+# The methods `run` import the decoders late: the pool's process imported them when it started (worker.app.PRELOAD).
+
+
+class DatasetWorkload(IngestWorkload[Dataset]):
+    """Datasets that wait for their ingest."""
+
+    @property
+    def store(self) -> IngestStore[Dataset]:
+        """The datasets' functions."""
+        return datasets
+
+    def wake(self, broker: Broker) -> None:
+        """Wake a worker for the next dataset."""
+        broker.wake_dataset_workers()
+
+    def run(self, context: Context, row: Dataset, control: Callable[[], Control]) -> int:
+        """Ingest the dataset."""
+        from worker.ingest.child import ingest_dataset
+
+        return ingest_dataset(context, row, context.scratch_dir(row.id, row.attempt), control)
+
+
+class ModelWorkload(IngestWorkload[Model]):
+    """Uploaded models that wait for their check."""
+
+    @property
+    def store(self) -> IngestStore[Model]:
+        """The models' functions."""
+        return models
+
+    def wake(self, broker: Broker) -> None:
+        """Wake a worker for the next model."""
+        broker.wake_model_workers()
+
+    def run(self, context: Context, row: Model, control: Callable[[], Control]) -> int:
+        """Check the model."""
+        from worker.ingest.child import check_model
+
+        return check_model(context, row, context.scratch_dir(row.id, row.attempt), control)
+
+
+DATASETS = DatasetWorkload()
+MODELS = ModelWorkload()

@@ -1,4 +1,4 @@
-"""Asks a process with limits about a file from outside: little memory, no secrets, an end in time."""
+"""Run a module on an untrusted file, in a process with limited memory, file sizes and time, and without secrets."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from typing import Any
 
 import structlog
 
-import core.ingest_errors  # noqa: F401 - only an error whose class is known can be restored
+import core.ingest_errors  # noqa: F401 - restore_error() needs the imported classes
 from core.errors import ProcessLost, restore_error
 from core.reporting import Control, Interrupted
 from core.system.parent_death import die_with_parent
-from core.system.sandbox import forgo_privileges
+from core.system.sandbox import set_no_new_privs
 
-POLL_SECONDS = 0.1  # how soon a drain is seen
-MAX_ANSWER_BYTES = 64 * 1024**2
+POLL_SECONDS = 0.1  # delay until a drain is seen
+MAX_RESPONSE_BYTES = 64 * 1024**2
 _MAX_OPEN_FILES = 256
-_CPU_GRACE_SECONDS = 60  # behind the limit of wall time, for the case that nobody is left to see to that
-_STILL_FILE_BYTES = 64 * 1024**2  # indexes beside the largest file
+_CPU_GRACE_SECONDS = 60  # beyond the wall time limit, in case the parent no longer enforces it
+_EXTRA_FILE_BYTES = 64 * 1024**2  # for indexes beyond the largest file
 
-# All that such a process gets to see of this one's environment: keys and passwords are not among it.
+# The environment variables that the process inherits; none of them is a key or a password.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 
 log = structlog.get_logger(__name__)
@@ -37,55 +37,55 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessLimits:
-    """What the process may use. ``file_bytes``: the largest file that it may write."""
+    """Limits of the process. ``file_bytes``: size of the largest file that it may write."""
 
     memory_bytes: int
     file_bytes: int
     seconds: float
 
 
-class OutOfTime(Exception):
-    """The process was ended because it took too long."""
+class SandboxTimeout(Exception):
+    """The process was killed because it exceeded its time limit."""
 
 
-class Crashed(Exception):
-    """The process ended by itself without an answer; ``how`` says it in words."""
+class SandboxCrashed(Exception):
+    """The process ended without a response; ``reason`` is its signal or exit status in words."""
 
-    def __init__(self, how: str) -> None:
-        super().__init__(how)
-        self.how = how
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def run_sandboxed(
-    module: str, question: dict[str, Any], limits: ProcessLimits, *, scratch: Path, control: Callable[[], Control]
+    module: str, request: dict[str, Any], limits: ProcessLimits, *, scratch: Path, control: Callable[[], Control]
 ) -> dict[str, Any]:
-    """Run ``python -m module`` on a question; what it answers as ``ok``, or the error that it answers, raised.
+    """Run ``python -m module``; write the request to its stdin and return the ``ok`` of its JSON response.
 
-    Raises :class:`OutOfTime`, :class:`Crashed`, ``Interrupted`` for a drain, and ``ProcessLost`` where somebody
-    killed it, which says nothing about the file.
+    Raises the ``error`` of the response, :class:`SandboxTimeout`, :class:`SandboxCrashed`, ``Interrupted`` after a
+    drain, or ``ProcessLost`` if another process killed it, which is no fault of the file.
     """
-    asked, answered = scratch / "question.json", scratch / "answer.json"
-    asked.write_text(json.dumps(question))
-    with asked.open("rb") as stdin, answered.open("w+b") as stdout:
-        process = subprocess.Popen(  # noqa: S603 - a module of ours
+    request_path, response_path = scratch / "request.json", scratch / "response.json"
+    request_path.write_text(json.dumps(request))
+    with request_path.open("rb") as stdin, response_path.open("w+b") as stdout:
+        process = subprocess.Popen(  # noqa: S603 - a module of this package
             [sys.executable, "-P", "-m", module],
             stdin=stdin,
             stdout=stdout,
             env=_environment(scratch),
-            preexec_fn=_preparation(limits),  # noqa: PLW1509 - this process has one thread
+            preexec_fn=_make_preexec(limits),  # noqa: PLW1509 - this process has one thread
         )
-        status = _watched(process, limits.seconds, control)
+        status = _wait(process, limits.seconds, control)
         if status != 0:
-            raise _ended(status)
-        stdout.seek(0)  # not opened by its name again: it lies in a folder where the process may put other things
-        document: dict[str, Any] = json.loads(stdout.read(MAX_ANSWER_BYTES))
-    if "error" in document:
-        raise restore_error(document["error"])
-    return dict(document["ok"])
+            raise _exit_error(status)
+        stdout.seek(0)  # not reopened by name: the process could replace the file
+        response: dict[str, Any] = json.loads(stdout.read(MAX_RESPONSE_BYTES))
+    if "error" in response:
+        raise restore_error(response["error"])
+    return dict(response["ok"])
 
 
-def _watched(process: subprocess.Popen[bytes], seconds: float, control: Callable[[], Control]) -> int:
-    ends = time.monotonic() + seconds
+def _wait(process: subprocess.Popen[bytes], seconds: float, control: Callable[[], Control]) -> int:
+    deadline = time.monotonic() + seconds
     with process:
         try:
             while True:
@@ -94,34 +94,34 @@ def _watched(process: subprocess.Popen[bytes], seconds: float, control: Callable
                 except subprocess.TimeoutExpired:
                     if control() is Control.DRAIN:
                         raise Interrupted(Control.DRAIN) from None
-                    if time.monotonic() > ends:
-                        raise OutOfTime from None
+                    if time.monotonic() > deadline:
+                        raise SandboxTimeout from None
         finally:
-            process.kill()  # nothing to do for one that has ended
+            process.kill()  # no effect on a process that has ended
 
 
-def _ended(status: int) -> Exception:
+def _exit_error(status: int) -> Exception:
     if status == -signal.SIGKILL:
         return ProcessLost("The process that read the file was killed; the machine may be short of memory.")
     if status == -signal.SIGXCPU:
-        return OutOfTime()
-    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-    log.warning("limited.crashed", how=how)
-    return Crashed(how)
+        return SandboxTimeout()
+    reason = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    log.warning("sandbox.crashed", reason=reason)
+    return SandboxCrashed(reason)
 
 
 def _environment(scratch: Path) -> dict[str, str]:
-    known = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    inherited = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**known, **one_thread, "HOME": str(scratch), "TMPDIR": str(scratch), "CUDA_VISIBLE_DEVICES": ""}
+    return {**inherited, **one_thread, "HOME": str(scratch), "TMPDIR": str(scratch), "CUDA_VISIBLE_DEVICES": ""}
 
 
-def _preparation(limits: ProcessLimits) -> Callable[[], None]:
+def _make_preexec(limits: ProcessLimits) -> Callable[[], None]:
     parent = os.getpid()
     cpu = math.ceil(limits.seconds) + _CPU_GRACE_SECONDS
-    file_bytes = limits.file_bytes + _STILL_FILE_BYTES
+    file_bytes = limits.file_bytes + _EXTRA_FILE_BYTES
 
-    def prepare() -> None:
+    def preexec() -> None:
         die_with_parent(parent)
         for kind, soft, hard in (
             (resource.RLIMIT_DATA, limits.memory_bytes, limits.memory_bytes),  # beyond it: MemoryError
@@ -130,11 +130,11 @@ def _preparation(limits: ProcessLimits) -> Callable[[], None]:
             (resource.RLIMIT_CPU, cpu, cpu + 5),  # SIGXCPU, then SIGKILL
             (resource.RLIMIT_CORE, 0, 0),
         ):
-            _, most = resource.getrlimit(kind)
-            if most == resource.RLIM_INFINITY:
+            _, max_limit = resource.getrlimit(kind)
+            if max_limit == resource.RLIM_INFINITY:
                 resource.setrlimit(kind, (soft, hard))
             else:
-                resource.setrlimit(kind, (min(soft, most), min(hard, most)))
-        forgo_privileges()
+                resource.setrlimit(kind, (min(soft, max_limit), min(hard, max_limit)))
+        set_no_new_privs()
 
-    return prepare
+    return preexec

@@ -1,4 +1,4 @@
-"""What ended an attempt, for every way in which one can end: an error, a limit, a death without a word."""
+"""Failure causes of a job attempt: an error, a stall, a time limit, or a process that ended without a record."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from core.settings import Settings
 from core.store import jobs
 from core.store.db import Session
 from core.store.tables import Job
-from core.system.disk import REFUSALS, why
-from core.system.parent_death import NO_MEMORY
-from worker.process import usage
-from worker.process.log_tail import redacted, secrets_of
-from worker.process.monitor import TEMPORARY, ProcessMonitor
+from core.system.disk import DISK_ERRORS, disk_error_reason
+from core.system.parent_death import EXIT_OUT_OF_MEMORY
+from worker.process.log_tail import collect_secrets, redact_secrets
+from worker.process.monitor import EXIT_TEMPORARY, ProcessMonitor
+from worker.process.usage import Usage, machine_info, own_usage
 
-_MESSAGE_LENGTH = 2_000
-_NEARLY = 0.9  # of a limit on memory: the next allocation may have been refused
+_MAX_MESSAGE_LENGTH = 2_000
+_NEAR_LIMIT = 0.9  # of the memory limit: the next allocation may have failed
 
 
-def of_error(
+def from_error(
     error: Exception, settings: Settings, *, out_of_memory: bool, device: Mapping[str, Any] | None = None
 ) -> FailureCause:
-    """What a job's own process raised. ``out_of_memory``: the error says so, in whatever words."""
-    code, message, fault = _kind(error, out_of_memory=out_of_memory)
-    secrets = secrets_of(settings, os.environ)
-    seen = usage.seen(settings.home, usage.own_usage(), limit=settings.job_memory_bytes, device=device)
-    return FailureCause(code, redacted(message, secrets)[:_MESSAGE_LENGTH], fault, machine=seen)
+    """Return the cause for an error that the job's process raised. ``out_of_memory``: whether it means that."""
+    code, message, fault = _classify(error, out_of_memory=out_of_memory)
+    secrets = collect_secrets(settings, os.environ)
+    machine = machine_info(settings.home, own_usage(), limit=settings.job_memory_bytes, device=device)
+    return FailureCause(code, redact_secrets(message, secrets)[:_MAX_MESSAGE_LENGTH], fault, machine=machine)
 
 
-def _kind(error: Exception, *, out_of_memory: bool) -> tuple[str, str, Fault]:
+def _classify(error: Exception, *, out_of_memory: bool) -> tuple[str, str, Fault]:
     if out_of_memory and not isinstance(error, OutOfMemory):
-        said = str(error).partition("\n")[0]
-        return OutOfMemory.code, f"There was not enough memory: {type(error).__name__}: {said}", OutOfMemory.fault
+        first_line = str(error).partition("\n")[0]
+        return OutOfMemory.code, f"Out of memory: {type(error).__name__}: {first_line}", OutOfMemory.fault
     match error:
         case PotstillError():
             return error.code, error.detail, _fault(error)
-        case OSError() if error.errno in REFUSALS:
-            return StorageFailed.code, f"This machine's disk failed the job: {why(error)}.", StorageFailed.fault
+        case OSError() if error.errno in DISK_ERRORS:
+            return StorageFailed.code, f"This machine's disk failed: {disk_error_reason(error)}.", StorageFailed.fault
     return INTERNAL_ERROR, f"{type(error).__name__}: {error}", "service"
 
 
@@ -61,81 +61,85 @@ def _fault(error: PotstillError) -> Fault:
     match error:
         case RunError():
             return error.fault
-        case InvalidRequest() | NotFound():  # found by a worker, where no inspector was there to find it before
+        case InvalidRequest() | NotFound():  # raised by a worker if the spec was not resolved before
             return "spec"
         case Unavailable():
             return "infrastructure"
     return "service"
 
 
-def of_death(guardian: ProcessMonitor, settings: Settings) -> FailureCause:
-    """What is known of work that ended without a word."""
-    measured = guardian.watchdog.usage
-    seen = usage.seen(settings.home, measured, limit=settings.job_memory_bytes)
-    # Its most is told at its end, also of work that ended before anybody looked.
-    seen["memory_peak_bytes"] = max(seen["memory_peak_bytes"] or 0, guardian.peak_bytes or 0) or None
-    code, message, fault = _death(guardian, measured, settings.job_memory_bytes)
-    return FailureCause(code, message, fault, guardian.last_words, seen)
+def from_exit(monitor: ProcessMonitor, settings: Settings) -> FailureCause:
+    """Return the cause for a process that ended without a record of its result."""
+    last_usage = monitor.watchdog.usage
+    machine = machine_info(settings.home, last_usage, limit=settings.job_memory_bytes)
+    # The kernel reports the peak at the exit, also if the process ended before the first poll.
+    machine["memory_peak_bytes"] = max(machine["memory_peak_bytes"] or 0, monitor.peak_bytes or 0) or None
+    code, message, fault = _classify_exit(monitor, last_usage, settings.job_memory_bytes)
+    return FailureCause(code, message, fault, monitor.log_lines, machine)
 
 
-def _death(guardian: ProcessMonitor, measured: usage.Usage | None, limit: int) -> tuple[str, str, Fault]:
-    status = guardian.status or 0
-    if status == NO_MEMORY:
+def _classify_exit(monitor: ProcessMonitor, last_usage: Usage | None, limit: int) -> tuple[str, str, Fault]:
+    status = monitor.status or 0
+    if status == EXIT_OUT_OF_MEMORY:
         message = "The kernel ended one of its processes, as the machine or its control group had no memory left"
         return OutOfMemory.code, message, OutOfMemory.fault
-    if status == -signal.SIGKILL and guardian.watchdog.saw_a_kill_for_memory():
+    if status == -signal.SIGKILL and monitor.watchdog.saw_oom_kill():
         message = "The kernel ended its process, as the machine or its control group had no memory left"
         return OutOfMemory.code, message, OutOfMemory.fault
-    if limit and measured is not None and measured.data > _NEARLY * limit:
+    if limit and last_usage is not None and last_usage.data_bytes > _NEAR_LIMIT * limit:
         message = (
-            f"Its process ended {_how(status)} with {measured.data} of the {limit} bytes of memory that it may have"
+            f"Its process ended {_describe_status(status)} and used {last_usage.data_bytes} bytes "
+            f"of its memory limit of {limit} bytes"
         )
         return OutOfMemory.code, message, OutOfMemory.fault
-    if status == TEMPORARY:
-        return WorkerLost.code, "Something that it needs was away", WorkerLost.fault
-    return WorkerLost.code, f"Its process ended {_how(status)}", WorkerLost.fault
+    if status == EXIT_TEMPORARY:
+        return WorkerLost.code, "A service that it needs was unavailable", WorkerLost.fault
+    return WorkerLost.code, f"Its process ended {_describe_status(status)}", WorkerLost.fault
 
 
-def _how(status: int) -> str:
+def _describe_status(status: int) -> str:
     return f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
 
 
-def of_stall(guardian: ProcessMonitor, settings: Settings) -> FailureCause:
-    """Of work that was ended as it did nothing."""
-    seen = usage.seen(settings.home, guardian.watchdog.usage, limit=settings.job_memory_bytes)
-    message = f"Its process did nothing for {settings.stall_timeout_seconds:g} s and was ended"
-    return FailureCause(WorkStalled.code, message, WorkStalled.fault, guardian.last_words, seen)
+def from_stall(monitor: ProcessMonitor, settings: Settings) -> FailureCause:
+    """Return the cause for a process that was killed by the stall timeout."""
+    machine = machine_info(settings.home, monitor.watchdog.usage, limit=settings.job_memory_bytes)
+    message = f"Its process made no progress for {settings.stall_timeout_seconds:g} s and was killed"
+    return FailureCause(WorkStalled.code, message, WorkStalled.fault, monitor.log_lines, machine)
 
 
-def of_time(
-    session: Session, job: Job, settings: Settings, *, log: Sequence[str], measured: usage.Usage | None
+def from_time_limit(
+    session: Session, job: Job, settings: Settings, *, log: Sequence[str], usage: Usage | None
 ) -> FailureCause:
-    """Of a job that has run for as long as it may."""
-    limit = seconds_allowed(job, settings)
-    assert limit is not None, "its time is over, so there is a limit"
+    """Return the cause for a job that reached its time limit."""
+    limit = max_seconds(job, settings)
+    assert limit is not None, "the time limit was reached, so there is one"
     used = jobs.running_seconds(session, job.id)
-    whose = _whose(job, settings)
-    message = f"It has run for {used:.0f} s and may run for {limit:g} s ({whose}); its last checkpoint is kept."
-    seen = usage.seen(settings.home, measured, limit=settings.job_memory_bytes)
-    clock = TimeBudget(used, limit, settings.max_job_seconds or None)
-    return FailureCause(TimeLimitReached.code, message, TimeLimitReached.fault, log, seen, clock=clock)
+    message = (
+        f"It has run for {used:.0f} s of its limit of {limit:g} s ({_limit_name(job, settings)}); "
+        "its last checkpoint is kept."
+    )
+    machine = machine_info(settings.home, usage, limit=settings.job_memory_bytes)
+    time_budget = TimeBudget(used, limit, settings.max_job_seconds or None)
+    return FailureCause(TimeLimitReached.code, message, TimeLimitReached.fault, log, machine, time_budget=time_budget)
 
 
-def seconds_allowed(job: Job, settings: Settings) -> float | None:
-    """For how long a job may run over all its attempts; None: for ever."""
-    limits = [limit for limit in (_asked(job), settings.max_job_seconds) if limit]
+def max_seconds(job: Job, settings: Settings) -> float | None:
+    """Return the time limit of a job over all its attempts; None: no limit."""
+    limits = [limit for limit in (_spec_max_seconds(job), settings.max_job_seconds) if limit]
     return min(limits, default=None)
 
 
-def error_of(job: Job, cause: FailureCause) -> dict[str, Any]:
-    """The job's ``error``."""
-    return cause.document(spec=job.spec, stage=job.stage, fraction=job.progress["fraction"])
+def job_error(job: Job, cause: FailureCause) -> dict[str, Any]:
+    """Return the job's ``error``."""
+    return cause.to_error(spec=job.spec, stage=job.stage, fraction=job.progress["fraction"])
 
 
-def _asked(job: Job) -> float | None:
-    asked: float | None = job.spec.get("resources", {}).get("max_seconds")
-    return asked
+def _spec_max_seconds(job: Job) -> float | None:
+    seconds: float | None = job.spec.get("resources", {}).get("max_seconds")
+    return seconds
 
 
-def _whose(job: Job, settings: Settings) -> str:
-    return "resources.max_seconds" if seconds_allowed(job, settings) == _asked(job) else "POTSTILL_MAX_JOB_SECONDS"
+def _limit_name(job: Job, settings: Settings) -> str:
+    is_from_spec = max_seconds(job, settings) == _spec_max_seconds(job)
+    return "resources.max_seconds" if is_from_spec else "POTSTILL_MAX_JOB_SECONDS"

@@ -1,4 +1,4 @@
-"""What a finished job hands out: published, read back, named by one guarded UPDATE."""
+"""Publish the artifacts of a finished job: store them, read them back, record them in one guarded UPDATE."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ MEDIA_TYPES = {
 
 
 def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter: JobReporter) -> None:
-    """Publish the artefacts and let the job succeed, together with the student as a model of the project.
+    """Publish the artifacts, add the student as a model of the project, and mark the job as succeeded.
 
-    Raises ``Interrupted`` where a cancel came first: then nothing is named, and the collector finds the files.
+    Raises ``Interrupted`` if a cancel came first. Then no row names the files, and garbage collection deletes them.
     """
     artifacts = []
     for name, path in sorted(run.artifacts.items()):
@@ -37,18 +37,18 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
         artifacts.append(NewArtifact(name, MEDIA_TYPES.get(path.suffix, "application/octet-stream"), stored))
         fault_point("artifact.published")
     fault_point("artifacts.published")
-    facts = read_model_info(run.artifacts["config.json"].parent)
-    attempt = LeaseToken.of(job)
+    model_info = read_model_info(run.artifacts["config.json"].parent)
+    lease = LeaseToken.from_job(job)
 
     def finish(session: Session) -> None:
         model = models.create_student(
             session,
-            attempt,
+            lease,
             name=spec.name or job.id,
-            facts=facts,
+            info=model_info,
             files=[artifact.file for artifact in artifacts if artifact.name in STUDENT_FILES],
         )
-        jobs.succeed(session, attempt, result=run.result, artifacts=artifacts, model_id=model.id)
+        jobs.succeed(session, lease, result=run.result, artifacts=artifacts, model_id=model.id)
         session.flush()
         fault_point("success.uncommitted")
 

@@ -1,9 +1,8 @@
-"""What the engine tells, written down under the attempt that runs; what was asked of the job, told to the engine.
+"""Reporter of a job attempt: writes the engine's progress to the database, passes requested actions to the engine.
 
-Small things (metrics, progress) are gathered and written together about once a second, beside the training, which
-does not wait for the database. Checkpoints are listed after what was gathered before: at once, or, while the database
-is away, when it is back. Events and stages are written at once. A write after the lease is lost raises ``LeaseLost``,
-which ends the process.
+Metrics and progress are buffered and written about once a second by a background thread, so that the training does not
+wait for the database. Checkpoints are recorded after the metrics before them: at once, or when an unavailable database
+is back. Events and stages are written at once. A write without the lease raises ``LeaseLost``, which ends the process.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from core.store.tables import Checkpoint, Job
 from core.system.fault_injection import fault_point
 from worker.background import BackgroundTask
 from worker.context import Context
-from worker.stored_files import fetch_folder, publish_folder, stored_files
+from worker.stored_files import fetch_folder, parse_stored_files, publish_folder
 
 FLUSH_SECONDS = 1.0
 FLUSH_ROWS = 2_000
-MOST_ROWS = 100_000  # gathered while the database is away; then the training waits for it
-MOST_UNLISTED = 8  # checkpoints that are published meanwhile; then the training waits
-_PAUSE_SECONDS = 0.25
+MAX_ROWS = 100_000  # buffered while the database is unavailable; at this limit the training waits
+MAX_UNRECORDED = 8  # published checkpoints without a row; at this limit the training waits
+_RETRY_SECONDS = 0.25
 
 Value = TypeVar("Value")
 
@@ -42,247 +41,249 @@ log = structlog.get_logger(__name__)
 
 
 class JobReporter:
-    """The worker's side of a run (see :class:`core.reporting.Reporter`)."""
+    """The reporter of a run on a worker (see :class:`core.reporting.Reporter`)."""
 
     def __init__(self, context: Context, job: Job, scratch: Path, control: Callable[[], Control]) -> None:
         self._context = context
-        self._attempt = LeaseToken.of(job)
+        self._lease = LeaseToken.from_job(job)
         self._project_id = job.project_id
         self._scratch = scratch
         self._control = control
         self._metrics: list[tuple[str, int, float]] = []
         self._progress: Progress | None = None
         self._flushed_at = time.monotonic()
-        self._outbox: deque[Callable[[], None]] = deque()  # is written beside the training, in this order
-        self._beside = BackgroundTask()
-        self._away = False  # the database, when it was last asked
-        self._training = False
+        self._outbox: deque[Callable[[], None]] = deque()  # written by the background thread, in this order
+        self._background = BackgroundTask()
+        self._is_database_unavailable = False  # at the last write
+        self._has_started_training = False
 
-    # --- cheap: gathered --------------------------------------------------------------------------
+    # --- buffered ---------------------------------------------------------------------------------
 
     def progress(self, progress: Progress) -> None:
-        """Keep the newest; it is written with the next flush."""
+        """Buffer the newest progress for the next flush."""
         self._progress = progress
         self._flush_if_due()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Keep the values; they are written with the next flush. The student's first step is told at once."""
+        """Buffer the values for the next flush. The student's first step adds an event at once."""
         self._metrics.extend((name, step, value) for name, value in values.items())
-        if not self._training and any(name.startswith("train/") for name in values):
-            self._training = True
+        if not self._has_started_training and any(name.startswith("train/") for name in values):
+            self._has_started_training = True
             self.event("training.started", f"The student's training is at step {step}.", data={"step": step})
         self._flush_if_due()
 
     def control(self) -> Control:
-        """What to do next: a byte in shared memory that the guardian writes."""
+        """Return the requested control: a byte in shared memory that the monitor writes."""
         return self._control()
 
     def poll(self) -> None:
-        """Raise ``Interrupted`` where the job is to leave its worker now."""
+        """Raise ``Interrupted`` if the job must leave its worker now."""
         if (control := self.control()) in {Control.CANCEL, Control.PAUSE, Control.DRAIN}:
             raise Interrupted(control)
 
-    # --- at once ----------------------------------------------------------------------------------
+    # --- written at once --------------------------------------------------------------------------
 
     def stage_started(self, stage: Stage) -> None:
-        """A stage begins; not for a job that is to leave its worker now. Raises ``Interrupted``."""
+        """Record the start of a stage. Raises ``Interrupted`` if the job must leave its worker now."""
         self.flush()
         log.info("stage.started", stage=stage.value)
-        self.write(lambda session: jobs.start_stage(session, self._attempt, stage.value))
+        self.write(lambda session: jobs.start_stage(session, self._lease, stage.value))
         fault_point("stage.started")
         self.poll()
 
     def stage_finished(self, stage: Stage) -> None:
-        """A stage is done."""
+        """Record the end of a stage."""
         self.flush()
-        self.write(lambda session: jobs.finish_stage(session, self._attempt, stage.value))
+        self.write(lambda session: jobs.finish_stage(session, self._lease, stage.value))
         fault_point("stage.finished")
 
     def event(
         self,
-        type: str,  # noqa: A002 - the wire's word
+        type: str,  # noqa: A002 - the name in the API
         message: str,
         *,
         level: Literal["info", "warning", "error"] = "info",
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add to the job's log."""
+        """Add an event to the job's log."""
         log.info(type, message=message)
-        self.write(lambda session: events.append(session, self._attempt, type, message, level=level, data=data))
+        self.write(lambda session: events.append(session, self._lease, type, message, level=level, data=data))
 
     def save_checkpoint(self, checkpoint: SavedCheckpoint) -> None:
-        """Publish the files, then list them. A checkpoint that is listed is whole."""
+        """Publish the files, then record them. A recorded checkpoint is complete."""
         checkpoint_id = new_id("ckpt")
         files = publish_folder(
             self._context.store,
             checkpoint.folder,
-            f"jobs/{self._attempt.job_id}/a{self._attempt.attempt}/checkpoints/{checkpoint_id}",
+            f"jobs/{self._lease.job_id}/a{self._lease.attempt}/checkpoints/{checkpoint_id}",
         )
         fault_point("checkpoint.published")
         log.info("checkpoint.saved", track=checkpoint.track, step=checkpoint.step)
-        self._put_gathered()
-        self._outbox.append(lambda: self._list(checkpoint, checkpoint_id, files))
-        self._send()
-        while self._unwritten and not (self._away and len(self._outbox) < MOST_UNLISTED):
-            self._beside.wait(_PAUSE_SECONDS)
-            self._send()
-        if not self._unwritten:
-            self._beside.wait()  # raises what was found while writing, a lost lease say
+        self._flush_buffer()
+        self._outbox.append(lambda: self._record_checkpoint(checkpoint, checkpoint_id, files))
+        self._start_writing()
+        while self._is_writing and not (self._is_database_unavailable and len(self._outbox) < MAX_UNRECORDED):
+            self._background.wait(_RETRY_SECONDS)
+            self._start_writing()
+        if not self._is_writing:
+            self._background.wait()  # raises the error of the last write, e.g. `LeaseLost`
 
     def newest_checkpoint(self, track: str) -> Path | None:
-        """Bring the newest whole checkpoint of a track here; what was measured after it comes again."""
-        if self._attempt.attempt == 1:
-            return None  # nothing came before
+        """Fetch the newest complete checkpoint of a track; delete the metrics after it, which will be logged again."""
+        if self._lease.attempt == 1:
+            return None
         self.flush()
-        listed = self.write(lambda session: checkpoints.newest(session, self._attempt))
-        for checkpoint in (one for one in listed if one.track == track):
-            folder = self._bring(checkpoint)
+        saved = self.write(lambda session: checkpoints.list_resumable(session, self._lease))
+        for checkpoint in saved:
+            if checkpoint.track != track:
+                continue
+            folder = self._fetch_checkpoint(checkpoint)
             if folder is not None:
-                self._forget_metrics(track, after=checkpoint.step)
+                self._delete_metrics(track, after=checkpoint.step)
                 return folder
-        self._forget_metrics(track, after=-1)
+        self._delete_metrics(track, after=-1)
         return None
 
-    def find_teacher(self, recipe: str) -> Path | None:
-        """Bring a teacher that some job of this project trained by the same recipe."""
+    def find_teacher(self, fingerprint: str) -> Path | None:
+        """Fetch a teacher with this fingerprint that a job of this project trained; None if there is none."""
 
         def find(session: Session) -> list[StoredFile]:
-            found = teachers.find(session, self._project_id, recipe)
-            return [] if found is None else stored_files(found.files)
+            teacher = teachers.find(session, self._project_id, fingerprint)
+            return [] if teacher is None else parse_stored_files(teacher.files)
 
         files = self.write(find)
         if not files:
             return None
         try:
-            return self._context.inputs.fetch(files, self._scratch / "teachers" / recipe, self.poll)
+            return self._context.input_cache.fetch(files, self._scratch / "teachers" / fingerprint, self.poll)
         except StoredFileDamaged as error:
-            log.warning("teacher.damaged", recipe=recipe, error=error.detail)  # trained once more, it replaces this
+            # The job trains the teacher again and replaces this one.
+            log.warning("teacher.damaged", fingerprint=fingerprint, error=error.detail)
             return None
 
-    def keep_teacher(self, recipe: str, folder: Path) -> None:
-        """Publish a trained teacher for every later job with the same recipe."""
-        prefix = f"teachers/{self._project_id}/{recipe}/{self._attempt.job_id}-a{self._attempt.attempt}"
+    def save_teacher(self, fingerprint: str, folder: Path) -> None:
+        """Publish a trained teacher for later jobs that need a teacher with the same fingerprint."""
+        prefix = f"teachers/{self._project_id}/{fingerprint}/{self._lease.job_id}-a{self._lease.attempt}"
         files = publish_folder(self._context.store, folder, prefix)
         fault_point("teacher.published")
-        self.write(lambda session: teachers.keep(session, self._attempt, recipe, files))
+        self.write(lambda session: teachers.save(session, self._lease, fingerprint, files))
         fault_point("teacher.saved")
 
-    # --- what the runner needs too ------------------------------------------------------------------
+    # --- for the rest of the worker ---------------------------------------------------------------
 
     def flush(self) -> None:
-        """Have all that was gathered written. Raises as :meth:`write` does."""
-        self._put_gathered()
+        """Write the buffer and wait for it. Raises as :meth:`write` does."""
+        self._flush_buffer()
         self._empty_outbox()
 
     def write(self, work: Callable[[Session], Value]) -> Value:
-        """Do ``work`` once, in one transaction, whenever the database is there; then tell who follows.
+        """Commit ``work`` once in one transaction, after all earlier writes; then notify the subscribers of the job.
 
-        Raises ``LeaseLost``; ``DatabaseUnavailable`` where it is away for longer than ``OUTAGE_SECONDS``.
+        Waits for an unavailable database up to ``outage_seconds``, then raises ``DatabaseUnavailable``. Raises
+        ``LeaseLost``.
         """
         self._empty_outbox()
-        return self._written(work)
+        return self._commit(work)
 
-    # --- inside -----------------------------------------------------------------------------------
-
-    def _written(self, work: Callable[[Session], Value]) -> Value:
-        ends = time.monotonic() + self._context.settings.outage_seconds
-        once = IdempotentTransaction(self._context.database, work)
+    def _commit(self, work: Callable[[Session], Value]) -> Value:
+        deadline = time.monotonic() + self._context.settings.outage_seconds
+        transaction = IdempotentTransaction(self._context.database, work)
         while True:
             try:
-                value = once.attempt()
+                value = transaction.run()
                 break
             except DatabaseUnavailable:
-                self._away = True
-                if time.monotonic() > ends:
+                self._is_database_unavailable = True
+                if time.monotonic() > deadline:
                     raise
-                time.sleep(_PAUSE_SECONDS)
-        self._away = False
-        self._context.hints.publish_job_change(self._attempt.job_id)
+                time.sleep(_RETRY_SECONDS)
+        self._is_database_unavailable = False
+        self._context.broker.publish_job_change(self._lease.job_id)
         return value
 
     def _flush_if_due(self) -> None:
-        due = len(self._metrics) >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS
-        if len(self._metrics) >= MOST_ROWS:
+        is_due = len(self._metrics) >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS
+        if len(self._metrics) >= MAX_ROWS:
             self.flush()
-        elif due and not self._beside.busy:
-            self._put_gathered()
-            self._send()
+        elif is_due and not self._background.is_running:
+            self._flush_buffer()
+            self._start_writing()
 
-    def _put_gathered(self) -> None:
-        """Let what was gathered be the next thing to be written."""
+    def _flush_buffer(self) -> None:
+        """Move the buffer to the end of the outbox."""
         rows, progress = self._metrics, self._progress
         self._metrics, self._progress = [], None
         self._flushed_at = time.monotonic()
         if rows or progress is not None:
-            self._outbox.append(lambda: self._written(lambda session: self._store(session, rows, progress)))
+            self._outbox.append(lambda: self._commit(lambda session: self._store(session, rows, progress)))
 
-    def _send(self) -> None:
-        """Have the outbox written beside the training, unless that is under way. Raises what that raised before."""
-        if self._outbox and not self._beside.busy:
-            self._beside.start(self._write_outbox)
+    def _start_writing(self) -> None:
+        """Write the outbox in the background, unless a write is running. Raises the error of the last write."""
+        if self._outbox and not self._background.is_running:
+            self._background.start(self._write_outbox)
 
     @property
-    def _unwritten(self) -> bool:
-        return bool(self._outbox) or self._beside.busy
+    def _is_writing(self) -> bool:
+        return bool(self._outbox) or self._background.is_running
 
     def _write_outbox(self) -> None:
         while self._outbox:
             self._outbox.popleft()()
 
     def _empty_outbox(self) -> None:
-        """Wait until all of the outbox is written. Raises as :meth:`write` does."""
-        self._beside.wait()
+        """Write the outbox and wait for it. Raises as :meth:`write` does."""
+        self._background.wait()
         while self._outbox:
-            self._send()
-            self._beside.wait()
+            self._start_writing()
+            self._background.wait()
 
-    def _list(self, checkpoint: SavedCheckpoint, checkpoint_id: str, files: Sequence[StoredFile]) -> None:
-        """Name a published checkpoint, and delete the files of those that it outdates."""
+    def _record_checkpoint(self, checkpoint: SavedCheckpoint, checkpoint_id: str, files: Sequence[StoredFile]) -> None:
+        """Record a published checkpoint; delete the files of the checkpoints that it supersedes."""
 
-        def save(session: Session) -> checkpoints.Saved:
+        def save(session: Session) -> checkpoints.SavedCheckpoint:
             saved = checkpoints.save(
                 session,
-                self._attempt,
+                self._lease,
                 track=checkpoint.track,
                 step=checkpoint.step,
                 epoch=checkpoint.epoch,
                 files=files,
                 metrics=checkpoint.metrics,
-                keep=checkpoint.keep,
+                retain=checkpoint.keep,
                 checkpoint_id=checkpoint_id,
             )
             session.flush()
             fault_point("checkpoint.uncommitted")
             return saved
 
-        saved = self._written(save)
+        saved = self._commit(save)
         fault_point("checkpoint.named")
-        self._delete(saved.garbage)
+        self._delete_files(saved.garbage_keys)
         fault_point("checkpoint.superseded")
 
     def _store(self, session: Session, rows: list[tuple[str, int, float]], progress: Progress | None) -> None:
         if rows:
-            metrics.insert(session, self._attempt, rows)
+            metrics.insert(session, self._lease, rows)
         if progress is not None:
-            jobs.record_progress(session, self._attempt, progress)
+            jobs.record_progress(session, self._lease, progress)
 
-    def _bring(self, checkpoint: Checkpoint) -> Path | None:
-        """The checkpoint's folder, or None for a damaged one, which is then taken off the list."""
+    def _fetch_checkpoint(self, checkpoint: Checkpoint) -> Path | None:
+        """Fetch a checkpoint; return None if it is damaged, and delete its record."""
         folder = self._scratch / "checkpoints" / checkpoint.id
         try:
-            return fetch_folder(self._context.store, stored_files(checkpoint.files), folder)
+            return fetch_folder(self._context.store, parse_stored_files(checkpoint.files), folder)
         except StoredFileDamaged as error:
             log.warning("checkpoint.damaged", checkpoint=checkpoint.id, error=error.detail)
-            self._delete(self.write(lambda session: checkpoints.discard(session, self._attempt, checkpoint.id)))
+            self._delete_files(self.write(lambda session: checkpoints.discard(session, self._lease, checkpoint.id)))
             return None
 
-    def _forget_metrics(self, track: str, *, after: int) -> None:
-        self.write(lambda session: metrics.drop_after(session, self._attempt, after, track=track))
+    def _delete_metrics(self, track: str, *, after: int) -> None:
+        self.write(lambda session: metrics.delete_after(session, self._lease, after, track=track))
 
-    def _delete(self, keys: Iterable[str]) -> None:
-        """Delete files that nothing names any more; what cannot be deleted now is left to the collector."""
+    def _delete_files(self, keys: Iterable[str]) -> None:
+        """Delete files without a reference. Garbage collection deletes those that fail now."""
         for key in keys:
             try:
                 self._context.store.delete(key)
             except StorageFailed as error:
-                log.warning("garbage.left", key=key, error=error.detail)
+                log.warning("garbage.delete_failed", key=key, error=error.detail)

@@ -1,7 +1,7 @@
-"""Watches over one piece of work in a process of its own: beats its lease, carries requests, ends it by force.
+"""Monitor of one forked process: renews its lease, forwards requested actions, kills it if it does not react.
 
-The work cannot hold this up: an export that keeps the interpreter's lock for a minute loses no lease,
-and a job that does not react to a cancel is killed.
+The process cannot block its monitor. An export that holds the GIL for a minute loses no lease, and a job that ignores
+a cancel is killed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import structlog
 
@@ -23,141 +22,142 @@ from worker.process.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
-POLL_SECONDS = 0.1  # how soon a drain is seen
-LEAVE_SECONDS = 1.0  # between the last write of work that ends and the end of its process
-DRAIN_SECONDS = 16.0  # to save and hand back; the supervisor's patience is longer
+POLL_SECONDS = 0.1  # delay until a drain is seen
+LEAVE_SECONDS = 1.0  # between a process's last write and its exit
+DRAIN_SECONDS = 16.0  # to save and release; the supervisor's stop timeout is longer
 
-# Exit statuses of work. Of all others nobody knows how it ended.
-DONE = 0  # the database says how it ended
-LEASE_LOST = 3
-TEMPORARY = 75  # something that is needed is away, and another attempt may go well (EX_TEMPFAIL)
+# Exit statuses of the process. All others mean that it crashed.
+EXIT_DONE = 0  # the database holds the result
+EXIT_LEASE_LOST = 3
+EXIT_TEMPORARY = 75  # a dependency is unavailable, and another attempt may succeed (EX_TEMPFAIL)
 
-CONTROLS = tuple(Control)  # a control travels to the working process as its place in this tuple
+CONTROLS = tuple(Control)  # the shared byte holds an index into this tuple
 
 
 class ExitReason(StrEnum):
-    """How the work came to its end."""
+    """Why the process ended."""
 
-    DONE = "done"  # it said so itself and left its mark in the database
-    CRASHED = "crashed"  # it ended without a word
-    LEASE_LOST = "lease_lost"  # somebody else has it now
-    FORCED = "forced"  # it was killed as it did not react to `Guardian.asked`
-    STALLED = "stalled"  # it was killed as it did nothing for too long
-
-
-class Beat(Protocol):
-    """Renews the lease and says what was asked for. Raises ``LeaseLost`` or ``DatabaseUnavailable``."""
-
-    def __call__(self) -> Control:
-        """Renew."""
+    DONE = "done"  # it recorded its result in the database
+    CRASHED = "crashed"  # it ended without a record
+    LEASE_LOST = "lease_lost"  # another attempt holds the lease
+    FORCED = "forced"  # killed: it did not react to `ProcessMonitor.requested` in time
+    STALLED = "stalled"  # killed: it made no progress within the stall timeout
 
 
 @dataclass(frozen=True, slots=True)
 class MonitorIntervals:
-    """How often, how long; in seconds."""
+    """Intervals and timeouts in seconds."""
 
-    beat: float
-    outage: float  # the work goes on for so long while the database is away
-    force_cancel: float
-    drain: float = DRAIN_SECONDS
+    control_poll_seconds: float  # between two calls of `renew_lease`
+    outage_seconds: float  # for which the process continues while the database is unavailable
+    cancel_grace_seconds: float  # from a cancel to the kill
+    drain_seconds: float = DRAIN_SECONDS  # from a drain to the kill
 
 
 class ProcessMonitor:
-    """Starts the work and stays with it to its end."""
+    """Forks a process and monitors it until it ends.
 
-    def __init__(self, beat: Beat, rhythm: MonitorIntervals, watchdog: Watchdog | None = None) -> None:
-        self._beat = beat
-        self._rhythm = rhythm
+    Args:
+        renew_lease: Renews the lease when due and returns the requested control. Raises ``LeaseLost`` or
+            ``DatabaseUnavailable``.
+        intervals: Intervals and timeouts.
+        watchdog: Stall timeout and time limit; without it the process has neither.
+    """
+
+    def __init__(
+        self, renew_lease: Callable[[], Control], intervals: MonitorIntervals, watchdog: Watchdog | None = None
+    ) -> None:
+        self._renew_lease = renew_lease
+        self._intervals = intervals
         self.watchdog = watchdog or Watchdog()
-        self.status: int | None = None  # of the process, once it has ended; negative: the signal that ended it
+        self.status: int | None = None  # exit status of the process; negative: the signal that ended it
         self.peak_bytes: int | None = None
-        self.last_words: list[str] = []
+        self.log_lines: list[str] = []
         self._shared = SharedByte()
         self._renewed_at = time.monotonic()
-        self._asked_at: float | None = None
-        self._to_leave_at: float | None = None  # since when this worker wants its work gone, whatever else was asked
-        self._requested = Control.GO  # by the database; a drain is this worker's own
-        self.asked = Control.GO
+        self._requested_at: float | None = None
+        self._drained_at: float | None = None  # when this worker first wanted the process to leave
+        self._requested_by_database = Control.GO
+        self.requested = Control.GO  # by the database or by a drain of this worker
 
     def run(self, work: Callable[[Callable[[], Control]], int]) -> ExitReason:
-        """Fork, call ``work(control)`` there, and watch. It ends with status 0 if it ended as it should."""
-        process = ForkedProcess(lambda: self._begin(work))
+        """Fork, call ``work(control)`` in the child, and monitor it. ``work`` returns the child's exit status."""
+        process = ForkedProcess(lambda: self._run_child(work))
         try:
             return self._watch(process)
         finally:
-            process.kill()  # nothing to do for one that has ended
+            process.kill()  # no effect on a process that has ended
             self.status, self.peak_bytes = process.status, process.peak_bytes
-            self.last_words = self.watchdog.log_tail.lines()
+            self.log_lines = self.watchdog.log_tail.lines()
             self.watchdog.log_tail.close()
 
-    def _watch(self, process: ForkedProcess) -> ExitReason:
-        self._renewed_at, next_beat = time.monotonic(), time.monotonic() + self._rhythm.beat
-        while (status := process.wait(POLL_SECONDS)) is None:
-            if time.monotonic() >= next_beat:
-                next_beat = time.monotonic() + self._rhythm.beat
-                if not self._renew():
-                    # Work that has just left by itself holds no lease either, and is about to exit.
-                    return ExitReason.DONE if process.wait(LEAVE_SECONDS) == DONE else ExitReason.LEASE_LOST
-            is_to_leave = DRAIN.get() or self.watchdog.time_is_over()
-            if is_to_leave and self._to_leave_at is None:
-                self._to_leave_at = time.monotonic()
-            self._ask(_stronger(self._requested, Control.DRAIN) if is_to_leave else self._requested)
-            if self._is_overdue():
-                log.warning("work.killed", asked=self.asked, pid=process.pid)
-                return ExitReason.FORCED
-            self.watchdog.look(process)
-            if self.watchdog.is_stalled():
-                self.watchdog.ask_where_it_stands(process)
-                return ExitReason.STALLED
-        if status == DONE:
-            return ExitReason.DONE
-        log.warning("work.crashed", status=status, pid=process.pid)
-        return ExitReason.CRASHED
-
     def control(self) -> Control:
-        """What the work is to do: read by its process before every step."""
+        """Return the requested control; the child calls this before every step."""
         self.watchdog.touch()
         return CONTROLS[self._shared.get()]
 
-    # --- inside --------------------------------------------------------------------------------
-
-    def _begin(self, work: Callable[[Callable[[], Control]], int]) -> int:
-        self.watchdog.begin()
+    def _run_child(self, work: Callable[[Callable[[], Control]], int]) -> int:
+        self.watchdog.attach()
         return work(self.control)
 
-    def _renew(self) -> bool:
-        """Beat. False: the lease is gone, so nothing that the work does counts any more."""
+    def _watch(self, process: ForkedProcess) -> ExitReason:
+        interval = self._intervals.control_poll_seconds
+        self._renewed_at, next_poll = time.monotonic(), time.monotonic() + interval
+        while (status := process.wait(POLL_SECONDS)) is None:
+            if time.monotonic() >= next_poll:
+                next_poll = time.monotonic() + interval
+                if not self._has_lease():
+                    # A process that has just released its lease holds none either, and is about to exit.
+                    return ExitReason.DONE if process.wait(LEAVE_SECONDS) == EXIT_DONE else ExitReason.LEASE_LOST
+            self._request(self._strongest_request())
+            if self._is_overdue():
+                log.warning("process.killed", control=self.requested, pid=process.pid)
+                return ExitReason.FORCED
+            self.watchdog.poll(process)
+            if self.watchdog.is_stalled():
+                self.watchdog.dump_traceback(process)
+                return ExitReason.STALLED
+        if status == EXIT_DONE:
+            return ExitReason.DONE
+        log.warning("process.crashed", status=status, pid=process.pid)
+        return ExitReason.CRASHED
+
+    def _has_lease(self) -> bool:
+        """Renew the lease. False: it is lost, so the process can write nothing more."""
         try:
-            self._requested = self._beat()
+            self._requested_by_database = self._renew_lease()
         except LeaseLost:
             return False
         except DatabaseUnavailable:
-            silent = time.monotonic() - self._renewed_at
-            log.warning("database.away", silent_seconds=round(silent, 1))
-            # Going on does no harm: every write needs the lease, and it is renewed if nobody took the job meanwhile.
-            return silent < self._rhythm.outage
+            outage = time.monotonic() - self._renewed_at
+            log.warning("database.unavailable", outage_seconds=round(outage, 1))
+            # To continue is safe: every write needs the lease, and it can be renewed unless the row was claimed.
+            return outage < self._intervals.outage_seconds
         self._renewed_at = time.monotonic()
         return True
 
-    def _ask(self, control: Control) -> None:
-        if control is self.asked:
+    def _strongest_request(self) -> Control:
+        if not (DRAIN.get() or self.watchdog.is_time_over()):
+            return self._requested_by_database
+        if self._drained_at is None:
+            self._drained_at = time.monotonic()
+        return max(self._requested_by_database, Control.DRAIN, key=_STRENGTH.index)
+
+    def _request(self, control: Control) -> None:
+        if control is self.requested:
             return
-        self.asked, self._asked_at = control, time.monotonic()
+        self.requested, self._requested_at = control, time.monotonic()
         self._shared.set(CONTROLS.index(control))
 
     def _is_overdue(self) -> bool:
-        # A pause alone may take its time. One that was asked for before a drain must not hold the drain up.
-        return self._is_past(self._to_leave_at, self._rhythm.drain) or (
-            self.asked is Control.CANCEL and self._is_past(self._asked_at, self._rhythm.force_cancel)
+        # A pause alone has no timeout. A pause before a drain does not delay the drain.
+        return _is_past(self._drained_at, self._intervals.drain_seconds) or (
+            self.requested is Control.CANCEL and _is_past(self._requested_at, self._intervals.cancel_grace_seconds)
         )
-
-    @staticmethod
-    def _is_past(moment: float | None, patience: float) -> bool:
-        return moment is not None and time.monotonic() - moment > patience
 
 
 _STRENGTH = (Control.GO, Control.STOP, Control.DRAIN, Control.PAUSE, Control.CANCEL)
 
 
-def _stronger(one: Control, other: Control) -> Control:
-    return max(one, other, key=_STRENGTH.index)
+def _is_past(since: float | None, seconds: float) -> bool:
+    return since is not None and time.monotonic() - since > seconds

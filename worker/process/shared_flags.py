@@ -1,4 +1,4 @@
-"""One byte that a process and everything forked from it share."""
+"""Bytes shared between a process and the processes forked from it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import mmap
 
 
 class SharedByte:
-    """A number from 0 to 255 that forked processes share. It needs no lock, so signal handlers may write it."""
+    """An integer from 0 to 255 in shared memory. It needs no lock, so signal handlers can write it."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 1)
 
     def get(self) -> int:
-        """The number as it is now, whoever wrote it."""
+        """Return the current value."""
         return self._memory[0]
 
     def set(self, number: int) -> None:
-        """Write the number for all who share it."""
+        """Set the value in all processes that share it."""
         self._memory[0] = number
 
 
-# Made when this module is imported, so before Celery forks: the parent writes, its children read.
-DRAIN = SharedByte()  # 1: this worker was asked to end, so save and hand back
-# The pool's process writes, the parent reads: 1 once everything that its work needs is imported.
-READY = SharedByte()
+# Created at import, before Celery forks. The parent writes DRAIN, its children read it.
+DRAIN = SharedByte()  # 1: this worker shuts down; save and release
+# The pool's process writes READY, the parent reads it.
+READY = SharedByte()  # 1: all modules that a job or ingest needs are imported

@@ -1,4 +1,4 @@
-"""What is seen of a process and of its machine: memory and disk."""
+"""Memory usage of a process, free memory and free disk space of its machine."""
 
 from __future__ import annotations
 
@@ -15,40 +15,42 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A process's memory in bytes: resident now and at its most, and what a limit on data would count."""
+    """Memory of a process: resident, peak resident, and data (counted by ``RLIMIT_DATA``)."""
 
-    resident: int
-    peak: int
-    data: int
+    resident_bytes: int
+    peak_bytes: int
+    data_bytes: int
 
     @classmethod
-    def of(cls, pid: int, proc: Path = _PROC) -> Usage | None:
-        """Of a process that lives; None else, and where the system does not tell."""
+    def read(cls, pid: int, proc: Path = _PROC) -> Usage | None:
+        """Read the usage of a running process; None if it has ended or the system has no ``/proc``."""
         try:
             lines = (proc / str(pid) / "status").read_text(encoding="ascii", errors="replace")
         except OSError:
             return None
-        found = {name: int(size) * 1024 for name, size in re.findall(r"^(Vm\w+):\s+(\d+) kB", lines, re.MULTILINE)}
-        if "VmRSS" not in found:  # it has ended
+        sizes = {name: int(size) * 1024 for name, size in re.findall(r"^(Vm\w+):\s+(\d+) kB", lines, re.MULTILINE)}
+        if "VmRSS" not in sizes:  # it has ended
             return None
-        return cls(found["VmRSS"], found["VmHWM"], found["VmData"])
+        return cls(sizes["VmRSS"], sizes["VmHWM"], sizes["VmData"])
 
 
 def free_memory(proc: Path = _PROC) -> int | None:
-    """The bytes that new work could get on this machine; None where the system does not tell."""
+    """Return the available memory of this machine in bytes; None if the system does not report it."""
     try:
         lines = (proc / "meminfo").read_text(encoding="ascii")
     except OSError:
         return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", lines, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", lines, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
 
 
-def seen(home: Path, usage: Usage | None, *, limit: int, device: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a job's error says of its machine. ``limit``: the most memory that its process may ask for; 0: any."""
+def machine_info(
+    home: Path, usage: Usage | None, *, limit: int, device: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the ``machine`` of a job's error. ``limit``: memory limit of its process in bytes; 0: none."""
     return {
-        "memory_bytes": None if usage is None else usage.resident,
-        "memory_peak_bytes": None if usage is None else usage.peak,
+        "memory_bytes": None if usage is None else usage.resident_bytes,
+        "memory_peak_bytes": None if usage is None else usage.peak_bytes,
         "memory_limit_bytes": limit or None,
         "memory_free_bytes": free_memory(),
         "disk_free_bytes": _free_disk(home),
@@ -64,5 +66,5 @@ def _free_disk(home: Path) -> int | None:
 
 
 def own_usage() -> Usage | None:
-    """This process's."""
-    return Usage.of(os.getpid())
+    """Return the usage of this process."""
+    return Usage.read(os.getpid())

@@ -1,7 +1,7 @@
-"""What a guardian and the work that it guards share: a pulse, the time that is left, the last words.
+"""State that a monitor shares with its process: last activity, time limit, log tail.
 
-Made before the fork. The work touches the pulse whenever it looks for requests, which the engine does before every
-step; where nothing touches it for long, the work hangs.
+Created before the fork. The process updates its last activity when it reads the requested control, which the engine
+does before every step. A process without activity for long has stalled.
 """
 
 from __future__ import annotations
@@ -13,104 +13,107 @@ from collections.abc import Iterable
 
 import structlog
 
-from core.system.oom_kills import LOOK_SECONDS, OomKillMonitor
+from core.system.oom_kills import POLL_SECONDS, OomKillMonitor
 from worker.process.forked import ForkedProcess
 from worker.process.log_tail import TRACEBACK_SIGNAL, LogTail
 from worker.process.usage import Usage
 
-TRACEBACK_SECONDS = 1.0  # for work that hangs to say where; one that is stopped cannot
+TRACEBACK_SECONDS = 1.0  # for a stalled process to write its traceback; a stopped one (SIGSTOP) cannot
 
 log = structlog.get_logger(__name__)
 
 
-class SharedMoment:
-    """A moment of the monotonic clock that forked processes share, without a lock.
+class SharedTimestamp:
+    """A timestamp of the monotonic clock in shared memory, without a lock.
 
-    A view writes and reads its eight aligned bytes at once. ``struct.pack_into`` does not: it fills them with zeros
-    first, and whoever reads just then takes work that runs for work that has hung since the machine started.
+    A memoryview writes and reads its eight aligned bytes at once. ``struct.pack_into`` does not: it writes zeros first,
+    and a reader at that instant would see a process that has stalled since the machine started.
     """
 
     def __init__(self) -> None:
-        self._moment = memoryview(mmap.mmap(-1, 8)).cast("d")
+        self._timestamp = memoryview(mmap.mmap(-1, 8)).cast("d")
         self.touch()
 
     def touch(self) -> None:
-        """Let it be now."""
-        self._moment[0] = time.monotonic()
+        """Set it to the current time."""
+        self._timestamp[0] = time.monotonic()
 
     def age(self) -> float:
-        """The seconds since it was touched."""
-        return time.monotonic() - self._moment[0]
+        """Return the seconds since the last :meth:`touch`."""
+        return time.monotonic() - self._timestamp[0]
 
 
 class Watchdog:
-    """Sees whether work still does anything, and for how long it may go on. Seconds; infinite: no limit."""
+    """Stall timeout and time limit of a process, in seconds; infinite: no limit."""
 
     def __init__(
-        self, *, stall_seconds: float = math.inf, left_seconds: float = math.inf, secrets: Iterable[str] = ()
+        self, *, stall_seconds: float = math.inf, remaining_seconds: float = math.inf, secrets: Iterable[str] = ()
     ) -> None:
         self.log_tail = LogTail(secrets)
-        self.usage: Usage | None = None  # as it was last seen
-        self._pulse = SharedMoment()
+        self.usage: Usage | None = None  # at the last poll
+        self._active_at = SharedTimestamp()
         self._stall_seconds = stall_seconds
-        self._ends_at = time.monotonic() + left_seconds
-        self._looked_at = -math.inf
-        self._kills = OomKillMonitor()
+        self._deadline = time.monotonic() + remaining_seconds
+        self._polled_at = -math.inf
+        self._oom_kills = OomKillMonitor()
 
-    # --- both sides -------------------------------------------------------------------------------
+    # --- monitor and process ----------------------------------------------------------------------
 
     def touch(self) -> None:
-        """Say that the work gets on."""
-        self._pulse.touch()
+        """Record activity of the process."""
+        self._active_at.touch()
 
-    def time_is_over(self) -> bool:
-        """Whether the work has run for as long as it may."""
-        return time.monotonic() >= self._ends_at
+    def is_time_over(self) -> bool:
+        """Whether the process has reached its time limit."""
+        return time.monotonic() >= self._deadline
 
-    # --- the work's side --------------------------------------------------------------------------
+    # --- process ----------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Called first thing in the work's process."""
+    def attach(self) -> None:
+        """Make this the watchdog of the current process; the first call in the child."""
         self.touch()
-        self.log_tail.listen()
+        self.log_tail.attach()
         _Current.watchdog = self
 
-    # --- the guardian's side ----------------------------------------------------------------------
+    # --- monitor ----------------------------------------------------------------------------------
 
-    def look(self, process: ForkedProcess) -> None:
-        """Note what is seen of the process; cheap, about once a second."""
+    def poll(self, process: ForkedProcess) -> None:
+        """Read the memory usage and the OOM kill count, at most once a second."""
         now = time.monotonic()
-        if now - self._looked_at < LOOK_SECONDS:
+        if now - self._polled_at < POLL_SECONDS:
             return
-        self._looked_at = now
-        self.usage = Usage.of(process.pid) or self.usage
-        self._kills.look(process.pid)
+        self._polled_at = now
+        self.usage = Usage.read(process.pid) or self.usage
+        self._oom_kills.poll(process.pid)
 
-    def saw_a_kill_for_memory(self) -> bool:
-        """Whether the kernel has ended something here for want of memory within the last seconds."""
-        return self._kills.lately()
+    def saw_oom_kill(self) -> bool:
+        """Whether the OOM killer has killed a process here within the last seconds."""
+        return self._oom_kills.has_recent_kill()
 
     def is_stalled(self) -> bool:
-        """Whether the work has done nothing for too long."""
-        return self._pulse.age() > self._stall_seconds
+        """Whether the process was inactive for longer than the stall timeout."""
+        return self._active_at.age() > self._stall_seconds
 
-    def ask_where_it_stands(self, process: ForkedProcess) -> None:
-        """Have the tracebacks of all its threads written, if it can still do that."""
+    def dump_traceback(self, process: ForkedProcess) -> None:
+        """Let the process write the tracebacks of all its threads, if it still can."""
         process.signal(TRACEBACK_SIGNAL)
         process.wait(TRACEBACK_SECONDS)
         log.error(
-            "work.stalled", pid=process.pid, silent_seconds=round(self._pulse.age(), 1), where=self.log_tail.traceback()
+            "process.stalled",
+            pid=process.pid,
+            inactive_seconds=round(self._active_at.age(), 1),
+            traceback=self.log_tail.traceback(),
         )
 
 
 class _Current:
-    """The watchdog of the work that this process was forked for."""
+    """The watchdog of this process."""
 
     watchdog: Watchdog | None = None
 
 
-def current() -> Watchdog:
-    """The watchdog of this process's work; one without limits where nobody guards it."""
+def current_watchdog() -> Watchdog:
+    """Return the watchdog of this process; one without limits if no monitor forked it."""
     if _Current.watchdog is None:
         _Current.watchdog = Watchdog()
     return _Current.watchdog

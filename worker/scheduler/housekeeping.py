@@ -1,4 +1,4 @@
-"""Folders on this machine that nobody needs any more."""
+"""Deletion of scratch folders and cache entries on this machine."""
 
 from __future__ import annotations
 
@@ -17,80 +17,80 @@ from core.store.db import Database
 from core.store.tables import Dataset, Job, Model, status_is
 from core.system.disk_cache import DiskCache
 
-YOUNG_SECONDS = 300.0  # a folder that was touched just now may belong to work that is being claimed
-_ATTEMPT = re.compile(r"-a\d+$")
+MIN_AGE_SECONDS = 300.0  # a newer folder may belong to a row that is being claimed
+_ATTEMPT_SUFFIX = re.compile(r"-a\d+$")
 
 log = structlog.get_logger(__name__)
 
 
-def clean_scratch(database: Database, home: Path) -> list[str]:
-    """Remove the scratch folders of what is not at work any more; returns their names."""
-    before = time.time() - YOUNG_SECONDS
-    folders = {path.name: path for path in _entries(home / "work") if _touched(path) < before}
+def prune_scratch(database: Database, home: Path) -> list[str]:
+    """Delete the scratch folders of rows that no worker processes; return their names."""
+    min_mtime = time.time() - MIN_AGE_SECONDS
+    folders = {path.name: path for path in _list_dir(home / "work") if _mtime(path) < min_mtime}
     if not folders:
         return []
     with database.read() as session:
         busy = set(session.scalars(select(Job.id).where(status_is("running"))))
         for table in (Dataset, Model):
             busy |= set(session.scalars(select(table.id).where(table.status == "processing")))
-    idle = [name for name in folders if _ATTEMPT.sub("", name) not in busy]
+    idle = [name for name in folders if _ATTEMPT_SUFFIX.sub("", name) not in busy]
     for name in idle:
         shutil.rmtree(folders[name], ignore_errors=True)
     return idle
 
 
-def shrink_cache(cache: Path, max_bytes: int) -> int:
-    """Delete what was used longest ago until the cache is no larger; returns the bytes won.
+def prune_cache(cache: Path, max_bytes: int) -> int:
+    """Delete the least recently used items until the cache has at most ``max_bytes``; return the deleted bytes.
 
-    An entry of a shared folder goes as a whole, and never while a job uses it; a file that a job has mapped stays
-    readable for it.
+    An entry of a disk cache is deleted completely, and never while a job uses it. A file that a job has mapped stays
+    readable for that job.
     """
-    shared = [folder for folder in _entries(cache) if any(folder.glob("*.lock"))]  # an entry has its lock beside it
-    pieces = sorted((*_shared(shared), *_files(cache, shared)), key=lambda piece: piece.used_at, reverse=True)
-    kept = won = 0
-    for piece in pieces:
-        kept += piece.num_bytes
-        if kept > max_bytes and piece.used_at < time.time() - YOUNG_SECONDS and piece.delete():
-            kept -= piece.num_bytes
-            won += piece.num_bytes
-    return won
+    disk_caches = [folder for folder in _list_dir(cache) if any(folder.glob("*.lock"))]  # each entry has a lock file
+    items = (*_cache_entries(disk_caches), *_files(cache, disk_caches))
+    cached_bytes = deleted_bytes = 0
+    for item in sorted(items, key=lambda item: item.used_at, reverse=True):
+        cached_bytes += item.num_bytes
+        if cached_bytes > max_bytes and item.used_at < time.time() - MIN_AGE_SECONDS and item.delete():
+            cached_bytes -= item.num_bytes
+            deleted_bytes += item.num_bytes
+    return deleted_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """What is deleted at once. ``delete`` says whether it is gone."""
+class _Item:
+    """A cache entry or a file. ``delete`` returns whether it was deleted."""
 
     used_at: float
     num_bytes: int
     delete: Callable[[], bool]
 
 
-def _entries(folder: Path) -> list[Path]:
+def _list_dir(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _touched(path: Path) -> float:
+def _mtime(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
         return time.time()
 
 
-def _shared(roots: Iterable[Path]) -> Iterator[_Piece]:
+def _cache_entries(roots: Iterable[Path]) -> Iterator[_Item]:
     for root in roots:
-        shared = DiskCache(root, max_bytes=0)
-        for key, num_bytes in shared.sizes().items():
-            yield _Piece(shared.used_at(key), num_bytes, partial(shared.evict, key))
+        disk_cache = DiskCache(root, max_bytes=0)
+        for key, num_bytes in disk_cache.sizes().items():
+            yield _Item(disk_cache.last_used(key), num_bytes, partial(disk_cache.evict, key))
 
 
-def _files(cache: Path, shared: Collection[Path]) -> Iterator[_Piece]:
+def _files(cache: Path, disk_caches: Collection[Path]) -> Iterator[_Item]:
     for path in cache.rglob("*"):
         try:
-            facts = path.lstat()
+            stat = path.lstat()
         except FileNotFoundError:
             continue
-        if path.is_file() and not path.is_symlink() and not any(path.is_relative_to(root) for root in shared):
-            yield _Piece(max(facts.st_atime, facts.st_mtime), facts.st_size, partial(_unlink, path))
+        if path.is_file() and not path.is_symlink() and not any(path.is_relative_to(root) for root in disk_caches):
+            yield _Item(max(stat.st_atime, stat.st_mtime), stat.st_size, partial(_unlink, path))
 
 
 def _unlink(path: Path) -> bool:

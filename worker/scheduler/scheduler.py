@@ -1,7 +1,7 @@
-"""The scheduler: takes back what lost its worker, wakes workers up, and collects what nobody needs.
+"""The scheduler: requeues jobs whose lease expired, wakes workers, and collects garbage.
 
-Everything it does can be done twice, and by two schedulers at once. A step that fails is logged and
-done again in the next round.
+Every step is idempotent and safe with two schedulers at once. A step that fails is logged and repeated in the next
+round.
 """
 
 from __future__ import annotations
@@ -30,182 +30,189 @@ from worker.scheduler import housekeeping
 
 ROW_SECONDS = 5.0
 RECOUNT_SECONDS = 24 * 3600.0
-LEAVE_SECONDS = 3.0
-FORGET_SECONDS = 60.0  # a silent process is not listed after 15 seconds, and not remembered after this
+CLOSE_SECONDS = 3.0
+WORKER_TTL_SECONDS = 60.0  # a worker without a heartbeat is unlisted after 15 seconds and deleted after this
 
 log = structlog.get_logger(__name__)
 
 
 class ClockSkewGuard:
-    """Whether workers have had the time to be heard: they beat again within ``grace`` seconds of an outage.
+    """Reports when expired leases can be trusted: only after ``grace`` seconds without an outage or a clock jump.
 
-    Nobody hears them while the database is away or stands still, nor while this process does. And nobody has heard
-    them on a clock that was set forward, or that went on while the machine slept: by it every lease has run out.
+    Workers cannot renew leases while the database is unavailable or hangs, and this process cannot see renewals while
+    it is stopped itself. A clock that is set forward, or that ran on while the machine slept, expires every lease.
+    Within the grace period the workers renew them.
     """
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
-        self._began = self._heard = -math.inf
-        self._moment: datetime | None = None
+        self._grace_from = self._checked_at = -math.inf  # monotonic clock
+        self._last_now: datetime | None = None
 
-    def heard(self, moment: datetime) -> bool:
-        """Whether a silence is to be believed, now that the database has answered. ``moment``: what leases go by."""
-        now = time.monotonic()
-        passed = now - self._heard
-        leapt = 0.0 if self._moment is None else (moment - self._moment).total_seconds() - passed
-        if max(passed, leapt) > self._grace:
-            self._began = now
-        self._heard, self._moment = now, moment
-        return now - self._began >= self._grace
+    def is_reliable(self, now: datetime) -> bool:
+        """Whether a lease that is expired at ``now`` was really not renewed. ``now``: the clock of the leases."""
+        monotonic = time.monotonic()
+        elapsed = monotonic - self._checked_at
+        jump = 0.0 if self._last_now is None else (now - self._last_now).total_seconds() - elapsed
+        if max(elapsed, jump) > self._grace:
+            self._grace_from = monotonic
+        self._checked_at, self._last_now = monotonic, now
+        return monotonic - self._grace_from >= self._grace
 
 
-class _NotHeardForLong(Exception):
-    """Take nothing back yet."""
+class _SkewSuspected(Exception):
+    """Roll the expiry of leases back: they are not reliable yet."""
 
 
 class Scheduler:
-    """One process's rounds."""
+    """Runs the scheduler's steps in rounds."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._database = open_database(settings)
         self._store = open_store(settings.resolved_storage_url())
-        self._hints = Broker(settings.broker_url)
+        self._broker = Broker(settings.broker_url)
         self._id = new_id("wrk")
-        self._listening = ClockSkewGuard(settings.heartbeat_seconds + settings.control_poll_seconds)
+        self._skew_guard = ClockSkewGuard(settings.heartbeat_seconds + settings.control_poll_seconds)
         self._next: dict[str, float] = {}
         self._slow = BackgroundTask()
 
-    def round(self) -> None:
-        """Everything that is due. What may take long is begun here and done beside: lost workers cannot wait for it."""
-        self._step(self.requeue_expired)
-        self._step(self.wake_up)
-        if self._is_due(self.beat, ROW_SECONDS):
-            self._step(self.beat)
-        if self._slow.busy:
+    def run_round(self) -> None:
+        """Run the steps that are due; slow ones in the background, so that they do not delay the requeue of jobs."""
+        self._run_step(self.requeue_expired)
+        self._run_step(self.wake_workers)
+        if self._is_due(self.record_heartbeat, ROW_SECONDS):
+            self._run_step(self.record_heartbeat)
+        if self._slow.is_running:
             return
-        slow = {self.collect: self._settings.gc_interval_seconds, self.recount: RECOUNT_SECONDS}
+        slow = {self.collect_garbage: self._settings.gc_interval_seconds, self.recount_storage: RECOUNT_SECONDS}
         if due := [step for step, seconds in slow.items() if self._is_due(step, seconds)]:
-            self._slow.start(lambda: self._do(due))
+            self._slow.start(lambda: self._run_steps(due))
 
     def requeue_expired(self) -> None:
-        """Take back the jobs whose worker fell silent."""
+        """Requeue or fail the jobs whose lease expired."""
         lost: list[Job] = []
-        with suppress(_NotHeardForLong), self._database.write() as session:
+        with suppress(_SkewSuspected), self._database.write() as session:
             expired = jobs.expire_leases(session, self._settings.max_losses)
-            if not self._listening.heard(utc_now(session)):  # asked last, as the database may have stood still just now
-                raise _NotHeardForLong
+            # Read the clock last: the database may have hung during the statement before.
+            if not self._skew_guard.is_reliable(utc_now(session)):
+                raise _SkewSuspected
             lost = expired
         for job in lost:
-            log.warning("job.taken_back", job_id=job.id, attempt=job.attempt, status=job.status, losses=job.losses)
-            self._hints.publish_job_change(job.id)
+            log.warning(
+                "job.lease_expired", job_id=job.id, attempt=job.attempt, status=job.status, losses=job.worker_losses
+            )
+            self._broker.publish_job_change(job.id)
 
-    def wake_up(self) -> None:
-        """Say "look" where something waits and no message says so. Without a broker there is nobody to tell."""
+    def wake_workers(self) -> None:
+        """Wake the workers of each queue that has waiting rows but no message, if the broker is available."""
         with self._database.read() as session:
-            waiting = jobs.waiting(session)
-            pending = (datasets.waiting(session), models.waiting(session))
-        if not waiting and not any(pending):
+            waiting = jobs.queued_accelerators(session)
+            uploads = (datasets.count_claimable(session), models.count_claimable(session))
+        if not waiting and not any(uploads):
             return
-        lengths = self._hints.queue_lengths()
+        lengths = self._broker.queue_lengths()
         if lengths is None:
             return
         for accelerator, queue in JOB_QUEUES.items():
             if lengths[queue] == 0 and accelerator in waiting:
-                self._hints.wake_job_workers(accelerator)
+                self._broker.wake_job_workers(accelerator)
         if "auto" in waiting and all(lengths[queue] == 0 for queue in JOB_QUEUES.values()):
-            self._hints.wake_job_workers("auto")
+            self._broker.wake_job_workers("auto")
         if lengths[INGEST_QUEUE] == 0:
-            if pending[0]:
-                self._hints.wake_dataset_workers()
-            if pending[1]:
-                self._hints.wake_model_workers()
+            if uploads[0]:
+                self._broker.wake_dataset_workers()
+            if uploads[1]:
+                self._broker.wake_model_workers()
 
-    def beat(self) -> None:
-        """Give a sign of life, and forget those that gave none for long."""
+    def record_heartbeat(self) -> None:
+        """Record the heartbeat of this process; delete workers without one."""
         with self._database.write() as session:
             if not workers.record_heartbeat(session, self._id):
                 workers.register(
                     session, worker_id=self._id, role="scheduler", host=socket.gethostname(), pid=os.getpid()
                 )
-            workers.prune(session, FORGET_SECONDS)
+            workers.prune(session, WORKER_TTL_SECONDS)
 
-    def collect(self) -> None:
-        """Delete records, files and folders that nobody needs. Trouble with one of these does not keep the others."""
-        self._do([self.forget_records, self.delete_files, self.clean_folders])
+    def collect_garbage(self) -> None:
+        """Delete old records, unreferenced files and local folders. An error in one step does not stop the others."""
+        self._run_steps([self.delete_old_records, self.delete_files, self.prune_local_files])
 
-    def forget_records(self) -> None:
-        """Delete rows that are too old to be of use."""
+    def delete_old_records(self) -> None:
+        """Delete rows that are older than their retention time."""
         settings = self._settings
         with self._database.write() as session:
-            forgotten = idempotency.expire(session, settings.idempotency_ttl_hours)
-            teachers_ = teachers.prune(session, settings.teacher_retention_days)
-            entries = audit.expire(session, settings.audit_retention_days)
-        log.info("scheduler.forgot", idempotency_keys=forgotten, audit_entries=entries, teachers=teachers_)
+            num_keys = idempotency.expire(session, settings.idempotency_ttl_hours)
+            num_teachers = teachers.prune(session, settings.teacher_retention_days)
+            num_entries = audit.expire(session, settings.audit_retention_days)
+        log.info(
+            "scheduler.records_deleted",
+            idempotency_keys=num_keys,
+            audit_entries=num_entries,
+            teachers=num_teachers,
+        )
 
     def delete_files(self) -> None:
-        """Delete stored files that no row names."""
+        """Delete stored files that no row references."""
         deleted = garbage.collect(self._database, self._store, min_age_seconds=self._settings.gc_min_age_seconds)
-        log.info("scheduler.collected", files=len(deleted))
+        log.info("scheduler.files_deleted", files=len(deleted))
 
-    def clean_folders(self) -> None:
-        """Delete what lies on this machine without being of use."""
+    def prune_local_files(self) -> None:
+        """Delete unused scratch folders and the least recently used cache entries on this machine."""
         settings = self._settings
-        folders = housekeeping.clean_scratch(self._database, settings.home)
-        won = housekeeping.shrink_cache(settings.home / "cache", settings.cache_bytes)
-        log.info("scheduler.cleaned", folders=len(folders), cache_bytes=won)
+        folders = housekeeping.prune_scratch(self._database, settings.home)
+        deleted_bytes = housekeeping.prune_cache(settings.home / "cache", settings.cache_bytes)
+        log.info("scheduler.folders_deleted", folders=len(folders), cache_bytes=deleted_bytes)
 
-    def recount(self) -> None:
-        """Count anew what each project stores: at the start, as an older version may have run before, and daily."""
+    def recount_storage(self) -> None:
+        """Recount the stored bytes of each project: at the start, because an older version may have run, and daily."""
         with self._database.read() as session:
-            found = projects.list_projects(session)
-        for project in found:
+            all_projects = projects.list_projects(session)
+        for project in all_projects:
             with self._database.write() as session:
-                wrong = quotas.recount(session, project.id)
-            if wrong:
-                log.warning("quota.recounted", project_id=project.id, wrong_by_bytes=wrong)
+                difference = quotas.recount(session, project.id)
+            if difference:
+                log.warning("quota.recounted", project_id=project.id, difference_bytes=difference)
 
     def close(self) -> None:
-        """Say goodbye. What is done beside can be left in the middle."""
-        self._slow.wait(LEAVE_SECONDS)
-        self._step(self._leave)
+        """Remove this process from the workers. A slow step can be interrupted at any point."""
+        self._slow.wait(CLOSE_SECONDS)
+        self._run_step(self._remove)
         self._database.dispose()
-        self._hints.close()
+        self._broker.close()
 
-    # --- inside -----------------------------------------------------------------------------------
-
-    def _leave(self) -> None:
+    def _remove(self) -> None:
         with self._database.write() as session:
             workers.remove(session, self._id)
 
     def _is_due(self, step: Callable[[], None], seconds: float) -> bool:
-        """Whether a step is to be done again after so many seconds; it counts as done from here on."""
+        """Whether a step is due; if so, it is due again after ``seconds``."""
         if time.monotonic() < self._next.get(step.__name__, 0.0):
             return False
         self._next[step.__name__] = time.monotonic() + seconds
         return True
 
-    def _do(self, steps: Iterable[Callable[[], None]]) -> None:
+    def _run_steps(self, steps: Iterable[Callable[[], None]]) -> None:
         for step in steps:
-            self._step(step)
+            self._run_step(step)
 
-    def _step(self, step: Callable[[], None]) -> None:
+    def _run_step(self, step: Callable[[], None]) -> None:
         try:
             step()
         except DatabaseUnavailable as error:
-            log.warning("scheduler.database_away", step=step.__name__, error=str(error))
+            log.warning("scheduler.database_unavailable", step=step.__name__, error=str(error))
         except Exception:
             log.exception("scheduler.step_failed", step=step.__name__)
 
 
 def run(settings: Settings) -> None:
-    """Make rounds until SIGTERM or SIGINT."""
-    ended = threading.Event()
+    """Run rounds until SIGTERM or SIGINT."""
+    stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: ended.set())
+        signal.signal(number, lambda _number, _frame: stopped.set())
     scheduler = Scheduler(settings)
     log.info("scheduler.started")
-    while not ended.is_set():
-        scheduler.round()
-        ended.wait(settings.scheduler_interval_seconds)
+    while not stopped.is_set():
+        scheduler.run_round()
+        stopped.wait(settings.scheduler_interval_seconds)
     scheduler.close()

@@ -13,7 +13,7 @@ import pytest
 from core.system import fault_injection
 from core.system.fault_injection import KILL, POINTS, VARIABLE, Fault
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def disarmed():
 
 def test_every_point_is_passed_somewhere_and_every_one_that_is_passed_is_known():
     sources = [path for package in ("core", "worker") for path in (ROOT / package).rglob("*.py")]
-    passed = [name for path in sources for name in re.findall(r'passing\("([a-z._]+)"\)', path.read_text())]
+    passed = [name for path in sources for name in re.findall(r'fault_point\("([a-z._]+)"\)', path.read_text())]
     passed.remove("checkpoint.published")  # the example in the module's own words
     passed.remove("store.fetched")  # each of the two stores passes it
 
@@ -57,7 +57,7 @@ def test_the_nth_passage_is_the_one_that_counts(tmp_path):
 
 
 def test_the_environment_kills_a_process_once(tmp_path):
-    code = "from core import faultpoints; fault_injection.passing('claim.committed'); print('alive')"
+    code = "from core.system import fault_injection; fault_injection.fault_point('claim.committed'); print('alive')"
     environment = {**os.environ, VARIABLE: f"claim.committed={KILL}@{tmp_path / 'once'}"}
     first, second = (
         subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from core.system import oom_kills as oom_kills_module
-from core.system.oom_kills import OomKillMonitor, oom_counter, oom_kills
+from core.system import oom_kills
+from core.system.oom_kills import OomKillMonitor, find_oom_counter, read_oom_kills
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def system(tmp_path):
         for name, content in files.items():
             (cgroups / name).parent.mkdir(parents=True, exist_ok=True)
             (cgroups / name).write_text(content)
-        return oom_counter(7, proc, cgroups)
+        return find_oom_counter(7, proc, cgroups)
 
     return install
 
@@ -36,16 +36,16 @@ def system(tmp_path):
     ],
 )
 def test_the_control_group_counts_whom_the_kernel_ended(system, groups, files):
-    assert oom_kills(system(groups, files)) == 2
+    assert read_oom_kills(system(groups, files)) == 2
 
 
 def test_without_one_the_machine_counts(system):
-    assert oom_kills(system("0::/\n", {})) == 40
+    assert read_oom_kills(system("0::/\n", {})) == 40
 
 
 def test_this_machine_counts_somewhere():
-    assert oom_kills(oom_counter(os.getpid())) >= 0
-    assert oom_kills(Path("/nowhere")) is None
+    assert read_oom_kills(find_oom_counter(os.getpid())) >= 0
+    assert read_oom_kills(Path("/nowhere")) is None
 
 
 @pytest.fixture
@@ -53,30 +53,30 @@ def counter(tmp_path, monkeypatch):
     """A counter that stands at 3."""
     file = tmp_path / "memory.events"
     file.write_text("oom_kill 3\n")
-    monkeypatch.setattr(oom_kills_module, "oom_counter", lambda _pid: file)
+    monkeypatch.setattr(oom_kills, "find_oom_counter", lambda _pid: file)
     return file
 
 
 def test_a_kill_is_known_by_its_count(counter):
     kills = OomKillMonitor()
-    kills.look(7)
-    assert not kills.lately()
+    kills.poll(7)
+    assert not kills.has_recent_kill()
     counter.write_text("oom_kill 4\n")
 
-    assert kills.lately()
+    assert kills.has_recent_kill()
 
 
 def test_one_of_long_ago_is_nobody_s_cause(counter, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(oom_kills.time, "monotonic", lambda: clock[0])
     kills = OomKillMonitor()
-    kills.look(7)
+    kills.poll(7)
     counter.write_text("oom_kill 4\n")
     for clock[0] in (101.0, 104.0, 107.0):
-        kills.look(7)
+        kills.poll(7)
 
-    assert not kills.lately()
+    assert not kills.has_recent_kill()
 
 
 def test_where_nobody_looked_nothing_is_known():
-    assert not OomKillMonitor().lately()
+    assert not OomKillMonitor().has_recent_kill()

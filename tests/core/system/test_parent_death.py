@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.system.parent_death import CRASHED
+from core.system.parent_death import EXIT_CRASHED
 
 
 def lifeline(*arguments):
@@ -22,7 +22,7 @@ def test_the_module_runs_with_its_arguments(tmp_path, monkeypatch):
 
 
 def test_a_process_whose_parent_is_gone_already_does_nothing():
-    assert subprocess.run(lifeline(1, "this"), capture_output=True).returncode == CRASHED
+    assert subprocess.run(lifeline(1, "this"), capture_output=True).returncode == EXIT_CRASHED
 
 
 def test_it_dies_with_its_parent(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 TRIES = """
 import ctypes, json, os, platform, resource, signal, socket, subprocess, sys, threading
 from pathlib import Path
-from core.confinement import close_ways_out as confine
+from core.system.sandbox import restrict_syscalls
 
 def outcome(work):
     try:
@@ -61,7 +61,7 @@ tries = {
     "write": lambda: open(os.devnull, "w").write("x"),
     "compute": lambda: sum(range(1000)),
 }
-confined = confine()
+confined = restrict_syscalls()
 print(json.dumps({"confined": confined, **{name: outcome(work) for name, work in tries.items()}}))
 """
 
@@ -107,7 +107,7 @@ def test_the_work_itself_goes_on(confined, what):
 FILES = """
 import json, os, sys
 from pathlib import Path
-from core.confinement import keep_to
+from core.system.sandbox import restrict_files
 
 folder = Path(sys.argv[1])
 
@@ -144,7 +144,7 @@ tries = {
     "through a link": lambda: (folder / "scratch" / "link").read_bytes(),
     "climbing": lambda: (folder / "scratch" / ".." / "secret").read_bytes(),
 }
-kept = keep_to(readable=[folder / "upload"], writable=[folder / "scratch"])
+kept = restrict_files(readable=[folder / "upload"], writable=[folder / "scratch"])
 print(json.dumps({"kept": kept, **{name: outcome(work) for name, work in tries.items()}}))
 """
 
@@ -192,8 +192,8 @@ def test_this_machine_is_one_that_can():
     if os.uname().machine not in {"x86_64", "aarch64"} or not Path("/proc/self/status").exists():
         pytest.skip("no Linux of a known architecture")
     code = (
-        "from core.system.sandbox import close_ways_out, keep_to\n"
-        "print(keep_to(readable=[], writable=[]) and close_ways_out(), open('/proc/self/status').read())"
+        "from core.system.sandbox import restrict_files, restrict_syscalls\n"
+        "print(restrict_files(readable=[], writable=[]) and restrict_syscalls(), open('/proc/self/status').read())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

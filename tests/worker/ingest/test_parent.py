@@ -12,9 +12,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from core.errors import ProcessLost
+from core.reporting import Control
 from core.store import datasets, models
-from worker.ingest import parent
-from worker.ingest.sandboxed import Crashed, OutOfTime
+from worker.claim_loop import run_next
+from worker.ingest.parent import DATASETS, MODELS
+from worker.ingest.sandboxed import SandboxCrashed, SandboxTimeout
 from worker.process.shared_flags import DRAIN
 
 TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 3}
@@ -54,7 +56,7 @@ def see(service, dataset):
 
 def test_an_archive_becomes_a_dataset_and_its_upload_goes_away(service, store, sent):
     dataset = sent(archive(broken=True))
-    parent.take_next(parent.DATASETS)
+    run_next(DATASETS)
 
     ready = see(service, dataset)
     assert (ready.status, ready.classes, ready.splits["train"]["num_samples"]) == ("ready", ["blue", "red"], 8)
@@ -76,7 +78,7 @@ def test_a_parquet_file_becomes_a_dataset(service, sent):
     )
 
     dataset = sent(table.getvalue())
-    parent.take_next(parent.DATASETS)
+    run_next(DATASETS)
 
     ready = see(service, dataset)
     assert (ready.status, ready.classes, ready.splits["train"]["num_samples"]) == ("ready", ["a", "b"], 16)
@@ -85,7 +87,7 @@ def test_a_parquet_file_becomes_a_dataset(service, sent):
 
 def test_folders_become_an_unlabelled_dataset_where_no_labels_are_wanted(service, sent):
     dataset = sent(archive(), labels="none")
-    parent.take_next(parent.DATASETS)
+    run_next(DATASETS)
 
     ready = see(service, dataset)
     assert (ready.status, ready.num_classes, ready.classes) == ("ready", None, None)
@@ -94,14 +96,14 @@ def test_folders_become_an_unlabelled_dataset_where_no_labels_are_wanted(service
 
 def test_a_builtin_dataset_needs_no_upload(service):
     dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
-    parent.take_next(parent.DATASETS)
+    run_next(DATASETS)
 
     assert (see(service, dataset).status, see(service, dataset).num_classes) == ("ready", 10)
 
 
 def test_what_is_no_archive_ends_failed_with_the_reason(service, store, sent):
     dataset = sent(b"hello")
-    parent.take_next(parent.DATASETS)
+    run_next(DATASETS)
 
     failed = see(service, dataset)
     assert (failed.status, failed.error["code"]) == ("failed", "archive_unreadable")
@@ -111,16 +113,16 @@ def test_what_is_no_archive_ends_failed_with_the_reason(service, store, sent):
 def test_an_upload_that_is_lost_is_said(service, store, sent):
     dataset = sent(archive())
     store.delete("uploads/x/file")
-    parent.take_next(parent.DATASETS)
+    run_next(DATASETS)
 
     assert see(service, dataset).status == "failed"
 
 
 def test_a_dataset_that_takes_its_process_down_is_tried_again_and_given_up(service, sent, monkeypatch):
     dataset = sent(archive())
-    monkeypatch.setattr(parent, "_work", lambda *_: 9)
+    monkeypatch.setattr(DATASETS, "run", lambda *_: 9)
     for _ in range(4):
-        parent.take_next(parent.DATASETS)
+        run_next(DATASETS)
 
     failed = see(service, dataset)
     assert (failed.status, failed.error["code"]) == ("failed", "worker_lost")
@@ -128,15 +130,15 @@ def test_a_dataset_that_takes_its_process_down_is_tried_again_and_given_up(servi
 
 def test_a_dataset_that_was_deleted_meanwhile_stays_deleted(service, sent, monkeypatch):
     dataset = sent(archive())
-    work = parent._work
+    run = DATASETS.run
 
     def delete_first(context, *rest):
         with context.database.write() as session:
             datasets.delete(session, service.project, dataset.id)
-        return work(context, *rest)
+        return run(context, *rest)
 
-    monkeypatch.setattr(parent, "_work", delete_first)
-    parent.take_next(parent.DATASETS)
+    monkeypatch.setattr(DATASETS, "run", delete_first)
+    run_next(DATASETS)
 
     assert dataset.id not in [one.id for one in service.ask(datasets.list_datasets, service.project).items]
 
@@ -144,18 +146,18 @@ def test_a_dataset_that_was_deleted_meanwhile_stays_deleted(service, sent, monke
 def test_a_drained_worker_hands_a_dataset_back(service, sent, store):
     dataset = sent(archive())
 
-    def drained(context, kind, row, scratch, control):
+    def drained(context, row, _control):
         DRAIN.set(1)
-        return run(context, kind, row, scratch, lambda: parent.Control.DRAIN)
+        return run(context, row, lambda: Control.DRAIN)
 
-    run = parent._work
+    run = DATASETS.run
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parent, "_work", drained)
-        parent.take_next(parent.DATASETS)
+        patch.setattr(DATASETS, "run", drained)
+        run_next(DATASETS)
     DRAIN.set(0)
 
     waiting = see(service, dataset)
-    assert (waiting.status, waiting.losses, waiting.worker_id) == ("processing", 0, None)
+    assert (waiting.status, waiting.worker_losses, waiting.worker_id) == ("processing", 0, None)
     assert [listed.key for listed in store.list_prefix("uploads")] == ["uploads/x/file"]
 
 
@@ -185,19 +187,19 @@ def model(service, store, tmp_path):
 
 def test_an_uploaded_model_is_loaded_and_stored(service, store, model):
     waiting = model(TINY)
-    parent.take_next(parent.MODELS)
+    run_next(MODELS)
 
     ready = service.ask(models.get, service.project, waiting.id)
     assert (ready.status, ready.error, ready.num_classes) == ("ready", None, 3)
     config = next(file for file in ready.files if file["key"].endswith("config.json"))
     assert json.loads(store.local_path(config["key"]).read_text())["architecture"] == "vit_tiny_patch16_224"
-    assert models.facts(ready).parameters == ready.parameters
+    assert models.model_info(ready).parameters == ready.parameters
 
 
 @pytest.mark.slow  # one more process that imports torch; core/models has the faults one by one
 def test_a_model_that_does_not_fit_ends_failed_with_what_differs(service, model):
     waiting = model(TINY | {"embed_dim": 32})
-    parent.take_next(parent.MODELS)
+    run_next(MODELS)
 
     failed = service.ask(models.get, service.project, waiting.id)
     assert (failed.status, failed.error["code"]) == ("failed", "weights_mismatch")
@@ -206,8 +208,8 @@ def test_a_model_that_does_not_fit_ends_failed_with_what_differs(service, model)
 @pytest.mark.parametrize(
     ("end", "code"),
     [
-        (OutOfTime(), "ingest_timeout"),
-        (Crashed("by SIGSEGV"), "ingest_crashed"),
+        (SandboxTimeout(), "ingest_timeout"),
+        (SandboxCrashed("by SIGSEGV"), "ingest_crashed"),
         (RuntimeError("a bug"), "internal_error"),
     ],
 )
@@ -215,9 +217,9 @@ def test_a_dataset_whose_process_ends_badly_is_failed_with_the_reason(service, s
     def ended(*_, **__):
         raise end
 
-    monkeypatch.setattr("worker.ingest.child.ask", ended)
+    monkeypatch.setattr("worker.ingest.child.run_sandboxed", ended)
     dataset = sent(archive())
-    parent.take_next(parent.DATASETS)
+    run_next(DATASETS)
 
     failed = see(service, dataset)
     assert (failed.status, failed.error["code"]) == ("failed", code)
@@ -229,12 +231,12 @@ def test_a_dataset_whose_process_was_killed_is_tried_again(service, sent, monkey
 
     dataset = sent(archive())
     with monkeypatch.context() as patch:
-        patch.setattr("worker.ingest.child.ask", killed)
-        parent.take_next(parent.DATASETS)
+        patch.setattr("worker.ingest.child.run_sandboxed", killed)
+        run_next(DATASETS)
     assert see(service, dataset).status == "processing"
-    parent.take_next(parent.DATASETS)
+    run_next(DATASETS)
 
-    assert (see(service, dataset).status, see(service, dataset).losses) == ("ready", 1)
+    assert (see(service, dataset).status, see(service, dataset).worker_losses) == ("ready", 1)
 
 
 def test_a_dataset_without_an_image_says_which_files_were_left_out(service, sent):
@@ -243,7 +245,7 @@ def test_a_dataset_without_an_image_says_which_files_were_left_out(service, sent
         packed.writestr("../outside.png", b"x")
         packed.writestr("train/notes.txt", b"x")
     dataset = sent(out.getvalue())
-    parent.take_next(parent.DATASETS)
+    run_next(DATASETS)
 
     failed = see(service, dataset)
     assert (failed.status, failed.error["code"]) == ("failed", "no_images")
@@ -253,14 +255,16 @@ def test_a_dataset_without_an_image_says_which_files_were_left_out(service, sent
     ]
 
 
-@pytest.mark.parametrize(("end", "code"), [(OutOfTime(), "model_check_timeout"), (Crashed("x"), "model_check_failed")])
+@pytest.mark.parametrize(
+    ("end", "code"), [(SandboxTimeout(), "model_check_timeout"), (SandboxCrashed("x"), "model_check_failed")]
+)
 def test_a_model_whose_process_ends_badly_is_failed_with_the_reason(service, model, monkeypatch, end, code):
     def ended(*_, **__):
         raise end
 
-    monkeypatch.setattr("worker.ingest.child.ask", ended)
+    monkeypatch.setattr("worker.ingest.child.run_sandboxed", ended)
     waiting = model(TINY)
-    parent.take_next(parent.MODELS)
+    run_next(MODELS)
 
     failed = service.ask(models.get, service.project, waiting.id)
     assert (failed.status, failed.error["code"]) == ("failed", code)

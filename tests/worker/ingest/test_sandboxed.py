@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import InvalidRequest, ProcessLost
 from core.reporting import Control, Interrupted
-from worker.ingest.sandboxed import Crashed, OutOfTime, ProcessLimits, run_sandboxed
+from worker.ingest.sandboxed import ProcessLimits, SandboxCrashed, SandboxTimeout, run_sandboxed
 
 MEGABYTE = 1024**2
 LIMITS = ProcessLimits(memory_bytes=300 * MEGABYTE, file_bytes=MEGABYTE, seconds=20.0)
@@ -67,7 +67,7 @@ def test_its_home_and_temporary_files_are_in_the_scratch_folder(run, tmp_path):
 
 def test_its_answer_is_what_it_printed_and_not_what_it_put_in_its_place(run, tmp_path):
     (tmp_path / "secret.json").write_text('{"ok": {"secret": 1}}')
-    swap = f"os.unlink('answer.json'); os.symlink({str(tmp_path / 'secret.json')!r}, 'answer.json')\n"
+    swap = f"os.unlink('response.json'); os.symlink({str(tmp_path / 'secret.json')!r}, 'response.json')\n"
 
     assert run("os.chdir(os.environ['HOME'])\n" + swap + says("{'mine': 1}")) == {"mine": 1}
 
@@ -112,14 +112,14 @@ except OSError as error:
 def test_what_takes_too_long_is_ended_whatever_it_does(run, code):
     before = time.monotonic()
 
-    with pytest.raises(OutOfTime):
+    with pytest.raises(SandboxTimeout):
         run(code, seconds=0.3)
     assert time.monotonic() - before < 5
     assert children() == []
 
 
 def test_the_kernel_ends_it_where_nobody_is_left_to(run):
-    with pytest.raises(OutOfTime):
+    with pytest.raises(SandboxTimeout):
         run("os.kill(os.getpid(), signal.SIGXCPU)")
 
 
@@ -133,7 +133,7 @@ def test_the_kernel_ends_it_where_nobody_is_left_to(run):
     ],
 )
 def test_a_crash_is_told_with_its_kind(run, code, how):
-    with pytest.raises(Crashed, match=how):
+    with pytest.raises(SandboxCrashed, match=how):
         run(code)
 
 

@@ -11,7 +11,8 @@ from core.reporting import Control
 from core.settings import Settings
 from core.store import datasets
 from tests.worker.conftest import new_service
-from worker.ingest import parent
+from worker.claim_loop import run_next
+from worker.ingest.parent import DATASETS
 
 
 def archive():
@@ -45,14 +46,14 @@ def fetched(tmp_path, template, valkey, authority, monkeypatch):
         service = services[-1]
         source = {"type": "url", "url": url, "labels": "auto"}
         dataset = service.do(datasets.create, service.project, name="fetched", source=source)
-        parent.take_next(parent.DATASETS)
+        run_next(DATASETS)
         assert list((tmp_path / "home" / "work").iterdir()) == []
         return service.ask(datasets.get, service.project, dataset.id)
 
     yield run
     for service in services:
         service.context.database.dispose()
-        service.context.hints.close()
+        service.context.broker.close()
 
 
 def test_an_archive_behind_an_address_becomes_a_dataset(fetched, tls_server):
@@ -78,12 +79,11 @@ def test_what_is_no_archive_fails_the_dataset_after_its_first_kilobyte(fetched, 
 
 def test_a_drained_worker_hands_a_download_back(fetched, tls_server, monkeypatch):
     server = tls_server(sending(archive()))
-    work = parent._work
-    drained = lambda context, kind, row, scratch, _: work(context, kind, row, scratch, lambda: Control.DRAIN)  # noqa: E731
-    monkeypatch.setattr(parent, "_work", drained)
+    run = DATASETS.run
+    monkeypatch.setattr(DATASETS, "run", lambda context, row, _control: run(context, row, lambda: Control.DRAIN))
     dataset = fetched(f"https://localhost:{server.port}/x", fetch_allow="localhost", fetch_ports=str(server.port))
 
-    assert (dataset.status, dataset.losses, dataset.worker_id) == ("processing", 0, None)
+    assert (dataset.status, dataset.worker_losses, dataset.worker_id) == ("processing", 0, None)
 
 
 def test_a_file_larger_than_uploads_may_be_fails_the_dataset(fetched, tls_server):

@@ -9,16 +9,17 @@ from core.errors import KilledForMemory
 from core.settings import Settings
 from core.spec import parse_job_spec
 from core.spec.patch import merge_patch
-from core.spec.revision import restart
+from core.spec.revision import restart_scope
 from core.store import checkpoints, datasets, jobs
 from core.store.jobs import Revision
 from worker import context as worker_context
-from worker.ingest import parent
+from worker.claim_loop import run_next
+from worker.ingest.parent import DATASETS
 from worker.jobs import child  # the runner as the pool's process has it: imported before any job comes
-from worker.jobs import parent as worker_jobs
+from worker.jobs.parent import JOBS
 from worker.process.usage import Usage
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FRESH = "POTSTILL_TEST_IN_A_FRESH_PROCESS"
 LIMIT = 530 * 1024**2  # between what the two batches need
 SIZE = {"img_size": 16, "patch_size": 2, "embed_dim": 32, "depth": 4, "num_heads": 2}
@@ -33,7 +34,7 @@ def with_settings(service, **changes):
 
 def new_job(service, *, training=None, resources=None, arguments=SIZE):
     dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
-    parent.take_next(parent.DATASETS)
+    run_next(DATASETS)
     spec = {
         "dataset": dataset.id,
         "student": {"architecture": "vit_tiny_patch16_224", "arguments": arguments},
@@ -50,16 +51,16 @@ def retried(service, job, patch):
     """What the API does with a fix: see `api.jobs.retry`."""
     old = service.see(job)
     new = parse_job_spec(merge_patch(old.spec, patch)).model_dump(mode="json")
-    tracks = restart(old.spec, new).tracks
+    tracks = restart_scope(old.spec, new).tracks
     revision = Revision(
-        of_seq=old.last_seq, spec=new, resolved=True, total_steps=None, changes=["the fix"], tracks=tracks
+        base_seq=old.last_seq, spec=new, resolved=True, total_steps=None, changes=["the fix"], tracks=tracks
     )
     return service.do(jobs.retry_revised, service.project, job.id, revision)
 
 
 def baseline():
     """The data that a job's process has before it begins: what is imported."""
-    return Usage.of(os.getpid()).data
+    return Usage.read(os.getpid()).data_bytes
 
 
 def in_a_fresh_process(request):
@@ -81,7 +82,7 @@ def test_a_job_beyond_its_memory_limit_says_so_and_its_fix_fits(request):
     service = request.getfixturevalue("service")
     with_settings(service, job_memory_bytes=baseline() + LIMIT)
     job = new_job(service, training={"batch_size": 1400})
-    worker_jobs.run_next()
+    run_next(JOBS)
 
     failed = service.see(job)
     assert failed.status == "failed"
@@ -92,7 +93,7 @@ def test_a_job_beyond_its_memory_limit_says_so_and_its_fix_fits(request):
     assert error["machine"]["disk_free_bytes"] > 0
 
     retried(service, job, error["fix"])
-    worker_jobs.run_next()
+    run_next(JOBS)
 
     assert service.see(job).status == "succeeded", service.see(job).error
 
@@ -104,7 +105,7 @@ def test_a_job_of_several_processes_that_lost_one_to_the_kernel_says_so_and_has_
     with_settings(service, max_losses=1)
     job = new_job(service)
     monkeypatch.setattr(child.pipeline, "run", lose)
-    worker_jobs.run_next()
+    run_next(JOBS)
 
     error = service.see(job).error
     assert (error["code"], error["fault"], error["fix"]) == (
@@ -117,7 +118,7 @@ def test_a_job_of_several_processes_that_lost_one_to_the_kernel_says_so_and_has_
 
 def test_a_job_beyond_its_time_keeps_its_checkpoint_and_goes_on_with_more(service):
     job = new_job(service, training={"epochs": 4000}, resources={"max_seconds": 3})
-    worker_jobs.run_next()
+    run_next(JOBS)
 
     failed = service.see(job)
     error = failed.error
@@ -127,14 +128,14 @@ def test_a_job_beyond_its_time_keeps_its_checkpoint_and_goes_on_with_more(servic
     assert error["fix"]["resources"]["max_seconds"] > 6
     assert service.ask(jobs.running_seconds, job.id) >= 3
 
-    worker_jobs.run_next()  # nothing waits
+    run_next(JOBS)  # nothing waits
     service.do(jobs.retry, service.project, job.id)
-    worker_jobs.run_next()
+    run_next(JOBS)
     assert service.see(job).error["code"] == "time_limit"  # as it was, so it has no time left
 
     before = service.see(job).checkpoint_step
     again, _ = retried(service, job, {"resources": {"max_seconds": 10**6}})
     assert again.checkpoint_step == before
     service.do(jobs.claim, worker_id="wrk_other", accelerator="cpu", lease_seconds=60)
-    attempt = jobs.LeaseToken.of(service.see(job))
-    assert service.ask(checkpoints.newest, attempt)[0].step == before
+    attempt = jobs.LeaseToken.from_job(service.see(job))
+    assert service.ask(checkpoints.list_resumable, attempt)[0].step == before

@@ -45,7 +45,7 @@ from worker.jobs import failure
     ],
 )
 def test_an_error_is_told_apart(tmp_path, error, code, fault):
-    cause = failure.of_error(error, Settings(home=tmp_path), out_of_memory=is_out_of_memory(error))
+    cause = failure.from_error(error, Settings(home=tmp_path), out_of_memory=is_out_of_memory(error))
 
     assert (cause.code, cause.fault) == (code, fault)
     assert cause.machine["memory_bytes"] > 10**6
@@ -54,7 +54,7 @@ def test_an_error_is_told_apart(tmp_path, error, code, fault):
 def test_a_mistake_of_ours_tells_no_secret_and_stays_short(tmp_path):
     error = ValueError("cannot connect to postgresql://u:pass-word@db/x" + "!" * 10_000)
 
-    cause = failure.of_error(error, Settings(home=tmp_path), out_of_memory=False)
+    cause = failure.from_error(error, Settings(home=tmp_path), out_of_memory=False)
 
     assert cause.message.startswith("ValueError: cannot connect to postgresql://")
     assert "pass-word" not in cause.message

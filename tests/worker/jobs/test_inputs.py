@@ -26,12 +26,12 @@ def test_the_pool_is_there_beside_the_dataset(service, make_dataset, tmp_path):
         references=[pool],
     )
 
-    inputs = Inputs.gather(service.context, job, spec, tmp_path / "scratch", nobody_asks)
+    inputs = Inputs.fetch(service.context, job, spec, tmp_path / "scratch", nobody_asks)
     workspace = inputs.workspace(service.context, tmp_path / "scratch")
 
     with StoredDataset.open(workspace.dataset) as own, StoredDataset.open(workspace.datasets[pool]) as wild:
         assert own.fingerprint != wild.fingerprint
         num_train = len(wild.split("train"))
     assert list(workspace.datasets) == [pool]
-    assert inputs.other_facts()[pool].num_train == num_train
-    assert inputs.dataset_facts().num_train != num_train
+    assert inputs.other_dataset_info()[pool].num_train == num_train
+    assert inputs.dataset_info().num_train != num_train

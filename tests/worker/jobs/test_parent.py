@@ -12,11 +12,15 @@ import pytest
 from core.reporting import Control
 from core.settings import Settings
 from core.store import jobs
-from core.system.parent_death import NO_MEMORY
+from core.system.parent_death import EXIT_OUT_OF_MEMORY
+from worker import claim_loop
 from worker import context as worker_context
-from worker.jobs import parent as worker_jobs
-from worker.process.monitor import POLL_SECONDS
+from worker.claim_loop import run_next
+from worker.jobs import parent
+from worker.jobs.parent import JOBS
+from worker.process.monitor import POLL_SECONDS, MonitorIntervals
 from worker.process.shared_flags import DRAIN
+from worker.process.watchdog import Watchdog
 from worker.scheduler.scheduler import Scheduler
 
 
@@ -25,7 +29,7 @@ def working(monkeypatch):
     """Let the job's process do this instead of running the engine."""
 
     def install(work):
-        monkeypatch.setattr(worker_jobs, "_work", work)
+        monkeypatch.setattr(JOBS, "run", work)
 
     return install
 
@@ -38,26 +42,26 @@ def until(control, wanted, seconds=10.0):
 
 
 def test_nothing_happens_where_no_job_waits(service):
-    worker_jobs.run_next()
+    run_next(JOBS)
 
-    assert service.context.hints.queue_lengths()["jobs.cpu"] == 0
+    assert service.context.broker.queue_lengths()["jobs.cpu"] == 0
 
 
 def test_a_job_whose_process_dies_is_queued_again_at_once_and_counts_a_loss(service, working):
     job = service.job()
     working(lambda _context, _job, _control: os.kill(os.getpid(), signal.SIGKILL))
-    worker_jobs.run_next()
+    run_next(JOBS)
 
     seen = service.see(job)
-    assert (seen.status, seen.losses, seen.attempt) == ("queued", 1, 1)
-    assert service.context.hints.queue_lengths()["jobs.cpu"] == 1
+    assert (seen.status, seen.worker_losses, seen.attempt) == ("queued", 1, 1)
+    assert service.context.broker.queue_lengths()["jobs.cpu"] == 1
 
 
 def test_a_job_that_kills_every_worker_fails_in_the_end(service, working):
     job = service.job()
     working(lambda _context, _job, _control: 1)
     for _ in range(3):
-        worker_jobs.run_next()
+        run_next(JOBS)
 
     seen = service.see(job)
     assert (seen.status, seen.error["code"]) == ("failed", "worker_lost")
@@ -73,20 +77,19 @@ def test_the_lease_is_renewed_while_the_job_runs(service, working):
                 leases.append(jobs.get(session, job.project_id, job.id).lease_expires_at)
             time.sleep(0.15)
         with context.database.write() as session:
-            jobs.release(session, jobs.LeaseToken.of(job))
+            jobs.release(session, jobs.LeaseToken.from_job(job))
         return 0 if len(set(leases)) >= 3 else 1
 
     working(work)
-    worker_jobs.run_next()
+    run_next(JOBS)
 
-    assert service.see(job).losses == 0
+    assert service.see(job).worker_losses == 0
 
 
 def test_a_deaf_job_is_killed_and_cancelled(service, working, monkeypatch):
     job = service.job()
-    monkeypatch.setattr(
-        worker_jobs, "_rhythm", lambda _: worker_jobs.MonitorIntervals(beat=0.05, outage=20, force_cancel=0.2)
-    )
+    intervals = MonitorIntervals(control_poll_seconds=0.05, outage_seconds=20, cancel_grace_seconds=0.2)
+    monkeypatch.setattr(claim_loop, "monitor_intervals", lambda _: intervals)
 
     def work(context, job, _control):
         with context.database.write() as session:
@@ -94,7 +97,7 @@ def test_a_deaf_job_is_killed_and_cancelled(service, working, monkeypatch):
         time.sleep(60)
 
     working(work)
-    worker_jobs.run_next()
+    run_next(JOBS)
 
     assert service.see(job).status == "cancelled"
 
@@ -106,24 +109,24 @@ def test_a_drained_worker_hands_its_job_back_without_a_loss(service, working):
         DRAIN.set(1)
         assert until(control, Control.DRAIN)
         with context.database.write() as session:
-            jobs.release(session, jobs.LeaseToken.of(job))
+            jobs.release(session, jobs.LeaseToken.from_job(job))
         return 0
 
     working(work)
     try:
-        worker_jobs.run_next()
+        run_next(JOBS)
     finally:
         DRAIN.set(0)
 
     seen = service.see(job)
-    assert (seen.status, seen.losses) == ("queued", 0)
+    assert (seen.status, seen.worker_losses) == ("queued", 0)
 
 
 def test_a_worker_that_is_asked_to_end_claims_nothing_more(service, working):
     job = service.job()
     DRAIN.set(1)
     try:
-        worker_jobs.run_next()
+        run_next(JOBS)
     finally:
         DRAIN.set(0)
 
@@ -141,11 +144,11 @@ def test_pause_and_stop_reach_the_job(service, working):
             jobs.pause(session, job.project_id, job.id)
         assert until(control, Control.PAUSE)
         with context.database.write() as session:
-            jobs.paused(session, jobs.LeaseToken.of(job))
+            jobs.release_paused(session, jobs.LeaseToken.from_job(job))
         return 0
 
     working(work)
-    worker_jobs.run_next()
+    run_next(JOBS)
 
     assert service.see(job).status == "paused"
 
@@ -160,7 +163,7 @@ def test_a_job_that_was_given_to_somebody_else_is_left_alone(service, working):
         time.sleep(60)
 
     working(work)
-    worker_jobs.run_next()
+    run_next(JOBS)
 
     seen = service.see(job)
     assert (seen.status, seen.attempt, seen.worker_id) == ("running", 2, "wrk_other")
@@ -171,9 +174,9 @@ def test_the_end_of_one_process_takes_nothing_from_others(service, working):
     other = service.claimed(lease_seconds=-1)
     job = service.job()
     working(lambda _context, _job, _control: 1)
-    worker_jobs.run_next()
+    run_next(JOBS)
 
-    assert (service.see(job).status, service.see(job).losses) == ("queued", 1)
+    assert (service.see(job).status, service.see(job).worker_losses) == ("queued", 1)
     assert service.see(other).status == "running"
 
 
@@ -186,7 +189,7 @@ def test_a_job_that_loses_its_process_says_what_it_said_last_and_how_it_ended(se
 
     working(work)
     for _ in range(service.settings.max_losses):
-        worker_jobs.run_next()
+        run_next(JOBS)
 
     error = service.see(job).error
     assert (error["code"], error["fault"], error["fix"]) == ("worker_lost", "infrastructure", None)
@@ -198,18 +201,18 @@ def test_a_job_that_loses_its_process_says_what_it_said_last_and_how_it_ended(se
 
 def test_a_job_that_hangs_is_queued_again_and_fails_in_the_end_with_where_it_stood(service, working, monkeypatch):
     job = service.job()
-    quick = worker_jobs.Watchdog
-    monkeypatch.setattr(worker_jobs, "Watchdog", lambda **limits: quick(**{**limits, "stall_seconds": 0.2}))
+    quick = Watchdog
+    monkeypatch.setattr(parent, "Watchdog", lambda **limits: quick(**{**limits, "stall_seconds": 0.2}))
 
     def work(_context, _job, control):
         control()
         time.sleep(60)
 
     working(work)
-    worker_jobs.run_next()
-    assert (service.see(job).status, service.see(job).losses) == ("queued", 1)
+    run_next(JOBS)
+    assert (service.see(job).status, service.see(job).worker_losses) == ("queued", 1)
     for _ in range(service.settings.max_losses - 1):
-        worker_jobs.run_next()
+        run_next(JOBS)
 
     seen = service.see(job)
     assert (seen.status, seen.error["code"], seen.error["fault"]) == ("failed", "stalled", "service")
@@ -219,12 +222,12 @@ def test_a_job_that_hangs_is_queued_again_and_fails_in_the_end_with_where_it_sto
 
 def test_a_job_that_the_kernel_ended_for_want_of_memory_fails_as_out_of_memory(service, working, monkeypatch):
     job = service.job(spec={"dataset": service.dataset, "training": {"batch_size": 128}})
-    monkeypatch.setattr(worker_jobs.Watchdog, "saw_a_kill_for_memory", lambda _self: True)
+    monkeypatch.setattr(Watchdog, "saw_oom_kill", lambda _self: True)
     working(lambda _context, _job, _control: os.kill(os.getpid(), signal.SIGKILL))
-    worker_jobs.run_next()
+    run_next(JOBS)
     assert service.see(job).status == "queued"  # another process may have been the cause
     for _ in range(service.settings.max_losses - 1):
-        worker_jobs.run_next()
+        run_next(JOBS)
 
     error = service.see(job).error
     assert (error["code"], error["fault"]) == ("out_of_memory", "capacity")
@@ -236,18 +239,18 @@ def test_why_it_ended_is_written_down_before_its_folder_is_deleted_which_may_out
 ):
     job = service.job()
     seen = []
-    monkeypatch.setattr(worker_jobs.shutil, "rmtree", lambda *_, **__: seen.append(service.see(job).status))
+    monkeypatch.setattr(claim_loop.shutil, "rmtree", lambda *_, **__: seen.append(service.see(job).status))
     working(lambda _context, _job, _control: os.kill(os.getpid(), signal.SIGKILL))
-    worker_jobs.run_next()
+    run_next(JOBS)
 
     assert seen == ["queued"]
 
 
 def test_so_does_one_of_several_processes_that_lost_another_one_to_the_kernel(service, working):
     job = service.job(spec={"dataset": service.dataset, "training": {"batch_size": 128}})
-    working(lambda _context, _job, _control: NO_MEMORY)
+    working(lambda _context, _job, _control: EXIT_OUT_OF_MEMORY)
     for _ in range(service.settings.max_losses):
-        worker_jobs.run_next()
+        run_next(JOBS)
 
     error = service.see(job).error
     assert (error["code"], error["fault"]) == ("out_of_memory", "capacity")
@@ -256,10 +259,12 @@ def test_so_does_one_of_several_processes_that_lost_another_one_to_the_kernel(se
 
 def test_a_job_that_does_not_leave_when_its_time_is_over_is_ended_and_fails(service, working, monkeypatch):
     job = service.job(spec={"dataset": service.dataset, "resources": {"max_seconds": 0.1}})
-    rhythm = worker_jobs.MonitorIntervals(beat=0.05, outage=20, force_cancel=0.2, drain=0.2)
-    monkeypatch.setattr(worker_jobs, "_rhythm", lambda _: rhythm)
+    intervals = MonitorIntervals(
+        control_poll_seconds=0.05, outage_seconds=20, cancel_grace_seconds=0.2, drain_seconds=0.2
+    )
+    monkeypatch.setattr(claim_loop, "monitor_intervals", lambda _: intervals)
     working(lambda _context, _job, _control: time.sleep(60))
-    worker_jobs.run_next()
+    run_next(JOBS)
 
     error = service.see(job).error
     assert (error["code"], error["fault"]) == ("time_limit", "capacity")
@@ -283,7 +288,7 @@ def worker(service, working):
     job = service.job()
     settings = Settings(
         **service.settings.model_dump()
-        | {"lease_seconds": 2.0, "heartbeat_seconds": 0.5, "control_seconds": 0.1, "force_cancel_seconds": 0.6}
+        | {"lease_seconds": 2.0, "heartbeat_seconds": 0.5, "control_poll_seconds": 0.1, "cancel_grace_seconds": 0.6}
     )
     service.context = worker_context.Context(settings, service.context.queue, service.context.worker_id)
     worker_context._Current.context = service.context
@@ -291,7 +296,7 @@ def worker(service, working):
     service.context.database.dispose()  # it must not cross the fork
     pid = os.fork()
     if pid == 0:
-        worker_jobs.run_next()
+        run_next(JOBS)
         os._exit(0)
     told, ends = settings.home / "deaf", time.monotonic() + 20
     while not (told.exists() and told.read_text()):

@@ -42,7 +42,7 @@ def saved(tmp_path, step, *, track="distill", keep=False, content=b"state"):
 
 
 def series(service, job):
-    found = service.ask(metrics.series, service.project, job.id)
+    found = service.ask(metrics.read_series, service.project, job.id)
     return {one.name: list(one.points) for one in found}
 
 
@@ -86,7 +86,7 @@ def test_what_is_written_beside_comes_before_what_is_written_at_once(service, jo
 
 def test_a_lease_that_is_lost_while_writing_beside_is_told(service, job, reporter, tmp_path, monkeypatch):
     reporter.metrics(1, {"train/loss": 2.0})
-    service.do(jobs.release, jobs.LeaseToken.of(job))
+    service.do(jobs.release, jobs.LeaseToken.from_job(job))
     again(service, tmp_path)
     monkeypatch.setattr("worker.jobs.reporter.FLUSH_SECONDS", 0.0)
 
@@ -122,7 +122,7 @@ def test_a_stop_lets_the_next_stages_begin(reporter, asked):
 def test_the_next_attempt_finds_the_newest_checkpoint(service, job, reporter, tmp_path):
     for step in (10, 20, 30):
         reporter.save_checkpoint(saved(tmp_path, step))
-    service.do(jobs.release, jobs.LeaseToken.of(job))
+    service.do(jobs.release, jobs.LeaseToken.from_job(job))
     _, next_reporter = again(service, tmp_path)
     folder = next_reporter.newest_checkpoint("distill")
 
@@ -134,9 +134,9 @@ def test_the_next_attempt_finds_the_newest_checkpoint(service, job, reporter, tm
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(service, job, reporter, tmp_path, store):
     for step in (10, 20):
         reporter.save_checkpoint(saved(tmp_path, step))
-    newest = service.do(checkpoints.newest, jobs.LeaseToken.of(job))[0]
+    newest = service.do(checkpoints.list_resumable, jobs.LeaseToken.from_job(job))[0]
     store.local_path(newest.files[0]["key"]).write_bytes(b"bit rot")
-    service.do(jobs.release, jobs.LeaseToken.of(job))
+    service.do(jobs.release, jobs.LeaseToken.from_job(job))
     folder = again(service, tmp_path)[1].newest_checkpoint("distill")
 
     assert (folder / "model.safetensors").read_bytes() == b"weights 10"
@@ -157,7 +157,7 @@ def test_what_was_measured_after_the_checkpoint_comes_again(service, job, report
     for step in range(6):
         reporter.metrics(step, {"train/loss": 1.0, "teacher/0/loss": 2.0})
     reporter.flush()
-    service.do(jobs.release, jobs.LeaseToken.of(job))
+    service.do(jobs.release, jobs.LeaseToken.from_job(job))
     again(service, tmp_path)[1].newest_checkpoint("distill")
 
     assert [step for step, _ in series(service, job)["train/loss"]] == [0, 1, 2, 3]
@@ -165,7 +165,7 @@ def test_what_was_measured_after_the_checkpoint_comes_again(service, job, report
 
 
 def test_a_worker_without_its_lease_can_write_nothing(service, job, reporter, tmp_path):
-    service.do(jobs.release, jobs.LeaseToken.of(job))
+    service.do(jobs.release, jobs.LeaseToken.from_job(job))
     again(service, tmp_path)
     reporter.metrics(1, {"eval/top1": 1.0})
 
@@ -173,7 +173,7 @@ def test_a_worker_without_its_lease_can_write_nothing(service, job, reporter, tm
         reporter.flush,
         lambda: reporter.event("late", "Too late."),
         lambda: reporter.save_checkpoint(saved(tmp_path, 10)),
-        lambda: reporter.keep_teacher("recipe", saved(tmp_path, 11).folder),
+        lambda: reporter.save_teacher("recipe", saved(tmp_path, 11).folder),
     ):
         with pytest.raises(LeaseLost):
             write()
@@ -183,15 +183,15 @@ def test_a_worker_without_its_lease_can_write_nothing(service, job, reporter, tm
 
 def test_a_kept_teacher_is_found_by_its_recipe(service, job, reporter, tmp_path):
     assert reporter.find_teacher("recipe") is None
-    reporter.keep_teacher("recipe", saved(tmp_path, 1).folder)
+    reporter.save_teacher("recipe", saved(tmp_path, 1).folder)
     found = reporter.find_teacher("recipe")
 
     assert (found / "model.safetensors").read_bytes() == b"weights 1"
-    assert service.ask(teachers.known, service.project, "recipe")
+    assert service.ask(teachers.exists, service.project, "recipe")
 
 
 def test_a_damaged_teacher_is_not_used(service, reporter, tmp_path, store):
-    reporter.keep_teacher("recipe", saved(tmp_path, 1).folder)
+    reporter.save_teacher("recipe", saved(tmp_path, 1).folder)
     for listed in store.list_prefix("teachers"):
         store.local_path(listed.key).write_bytes(b"bit rot")
 
@@ -199,7 +199,7 @@ def test_a_damaged_teacher_is_not_used(service, reporter, tmp_path, store):
 
 
 def test_followers_are_woken(service, job, reporter):
-    with service.context.hints._redis.pubsub(ignore_subscribe_messages=True) as following:
+    with service.context.broker._redis.pubsub(ignore_subscribe_messages=True) as following:
         following.subscribe(f"potstill:job:{job.id}")
         following.get_message(timeout=1)
         reporter.event("preflight.passed", "It fits.")
@@ -262,7 +262,7 @@ def test_the_training_goes_on_while_the_database_is_away_and_everything_is_there
 
 
 def test_only_so_many_checkpoints_wait_for_the_database(service, job, reporter, tmp_path, monkeypatch, outage):
-    monkeypatch.setattr("worker.jobs.reporter.MOST_UNLISTED", 2)
+    monkeypatch.setattr("worker.jobs.reporter.MAX_UNRECORDED", 2)
     outage.away = True
     reporter.save_checkpoint(saved(tmp_path, 10))
     threading.Timer(1.0, lambda: setattr(outage, "away", False)).start()
@@ -283,7 +283,7 @@ def test_a_database_that_stays_away_ends_the_attempt(service, job, reporter, mon
 
 def test_a_full_disk_is_no_damage_so_the_checkpoint_stays_listed(service, job, reporter, tmp_path, monkeypatch):
     reporter.save_checkpoint(saved(tmp_path, 10))
-    service.do(jobs.release, jobs.LeaseToken.of(job))
+    service.do(jobs.release, jobs.LeaseToken.from_job(job))
     _, second = again(service, tmp_path)
 
     def full(*_args, **_options):

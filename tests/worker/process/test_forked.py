@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from worker.process.forked import CRASHED, ForkedProcess, limit_memory
+from worker.process.forked import EXIT_CRASHED, ForkedProcess, limit_memory
 from worker.process.shared_flags import SharedByte
 
 
@@ -15,7 +15,7 @@ def test_it_returns_what_the_work_returns():
 
 
 def test_an_exception_ends_it_with_a_status_of_its_own():
-    assert ForkedProcess(lambda: 1 // 0).wait(10) == CRASHED
+    assert ForkedProcess(lambda: 1 // 0).wait(10) == EXIT_CRASHED
 
 
 def test_a_signal_is_told_apart_from_a_status():

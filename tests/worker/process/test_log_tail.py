@@ -11,7 +11,7 @@ import pytest
 
 from core.settings import Settings
 from worker.process.forked import ForkedProcess
-from worker.process.log_tail import NUM_BYTES, NUM_LINES, TRACEBACK_SIGNAL, LogTail, redacted, secrets_of
+from worker.process.log_tail import NUM_BYTES, NUM_LINES, TRACEBACK_SIGNAL, LogTail, collect_secrets, redact_secrets
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def words():
 
 def die_after(words, work):
     def listened():
-        words.listen()
+        words.attach()
         work()
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -42,16 +42,16 @@ def test_our_own_lines_are_among_them_as_a_worker_logs_them():
     """In a process of its own: a worker sets its logs up once, long before the fork."""
     script = """
 import os, structlog
-from server.logs import configure
-from worker.fresh import FreshProcess
-from worker.lastwords import LastWords
-configure("worker", "info")
+from server.logs import configure_logging
+from worker.process.forked import ForkedProcess
+from worker.process.log_tail import LogTail
+configure_logging("worker", "info")
 log = structlog.get_logger("worker.anything")
 log.info("used.before")
-words = LastWords()
+words = LogTail()
 
 def work():
-    words.listen()
+    words.attach()
     log.info("stage.started", stage="distill")
     log.debug("too.much")
     try:
@@ -60,7 +60,7 @@ def work():
         log.error("job.failed", exc_info=error)
     return 0
 
-FreshProcess(work).wait(30)
+ForkedProcess(work).wait(30)
 print("\\n".join(line[9:] if line[2:3] == ":" else line for line in words.lines()))
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -85,10 +85,10 @@ def test_a_traceback_is_several_lines(words):
 
 
 def test_only_the_newest_are_kept_and_they_have_a_bound(words):
-    words.keep(f"line {number}" for number in range(1000))
+    words.save(f"line {number}" for number in range(1000))
     assert words.lines() == [f"line {number}" for number in range(1000 - NUM_LINES, 1000)]
 
-    words.keep("é" * 10_000 for _ in range(1000))
+    words.save("é" * 10_000 for _ in range(1000))
     assert 1 < len(words.lines()) <= NUM_LINES
     assert sum(len(line.encode()) for line in words.lines()) <= NUM_BYTES
 
@@ -116,7 +116,7 @@ def test_secrets_are_those_of_the_settings_and_of_the_environment():
         "PATH": "/bin",
     }
 
-    found = secrets_of(settings, environment)
+    found = collect_secrets(settings, environment)
 
     assert set(found) == {
         "db-password",
@@ -125,14 +125,14 @@ def test_secrets_are_those_of_the_settings_and_of_the_environment():
         "bucket-secret",
         "hf_abcdef",
     }
-    assert redacted("the key is bucket-secret", found) == "the key is [hidden]"
+    assert redact_secrets("the key is bucket-secret", found) == "the key is [hidden]"
 
 
 def test_a_process_that_hangs_says_where_when_it_is_asked(words):
     def hang():
-        words.listen()
+        words.attach()
         logging.getLogger().warning("about to hang")
-        words.keep(["about to hang"])
+        words.save(["about to hang"])
         time.sleep(60)
 
     process = ForkedProcess(hang)
@@ -150,7 +150,7 @@ def test_a_process_that_hangs_says_where_when_it_is_asked(words):
 
 def test_a_fatal_signal_leaves_a_traceback(words):
     def crash():
-        words.listen()
+        words.attach()
         os.kill(os.getpid(), signal.SIGSEGV)
 
     assert ForkedProcess(crash).wait(10) == -signal.SIGSEGV

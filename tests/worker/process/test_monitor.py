@@ -13,7 +13,7 @@ from core.store.job_leases import LeaseLost
 from worker.process.monitor import ExitReason, MonitorIntervals, ProcessMonitor
 from worker.process.shared_flags import DRAIN
 
-FAST = MonitorIntervals(beat=0.05, outage=0.4, force_cancel=0.3, drain=0.3)
+FAST = MonitorIntervals(control_poll_seconds=0.05, outage_seconds=0.4, cancel_grace_seconds=0.3, drain_seconds=0.3)
 
 
 def until_asked(control, wanted=None, seconds=10.0):
@@ -56,7 +56,7 @@ def test_what_is_asked_reaches_the_work(wanted):
     guardian = ProcessMonitor(lambda: wanted, FAST)
 
     assert guardian.run(lambda control: until_asked(control, wanted)) is ExitReason.DONE
-    assert guardian.asked is wanted
+    assert guardian.requested is wanted
 
 
 def test_the_lease_is_renewed_while_the_work_holds_its_process():
@@ -71,7 +71,7 @@ def test_work_that_does_not_react_to_a_cancel_is_killed():
     guardian = ProcessMonitor(lambda: Control.CANCEL, FAST)
 
     assert guardian.run(deaf) is ExitReason.FORCED
-    assert guardian.asked is Control.CANCEL
+    assert guardian.requested is Control.CANCEL
     assert time.monotonic() - began < 20  # `deaf` would go on for longer
 
 
@@ -79,27 +79,27 @@ def test_a_drain_reaches_the_work_and_is_forced_in_the_end(drained):
     assert ProcessMonitor(lambda: Control.GO, FAST).run(until_asked) is ExitReason.DONE
     guardian = ProcessMonitor(lambda: Control.GO, FAST)
     assert guardian.run(deaf) is ExitReason.FORCED
-    assert guardian.asked is Control.DRAIN
+    assert guardian.requested is Control.DRAIN
 
 
 def test_a_pause_that_the_work_does_not_see_to_holds_up_no_drain(drained):
     guardian = ProcessMonitor(lambda: Control.PAUSE, FAST)
 
     assert guardian.run(deaf) is ExitReason.FORCED
-    assert guardian.asked is Control.PAUSE
+    assert guardian.requested is Control.PAUSE
 
 
 def test_a_pause_alone_may_take_its_time():
     guardian = ProcessMonitor(lambda: Control.PAUSE, FAST)
 
-    assert guardian.run(lambda _control: time.sleep(3 * FAST.drain) or 0) is ExitReason.DONE
+    assert guardian.run(lambda _control: time.sleep(3 * FAST.drain_seconds) or 0) is ExitReason.DONE
 
 
 def test_a_cancel_is_stronger_than_a_drain(drained):
     guardian = ProcessMonitor(lambda: Control.CANCEL, FAST)
     guardian.run(lambda control: until_asked(lambda: control() if control() is Control.CANCEL else Control.GO))
 
-    assert guardian.asked is Control.CANCEL
+    assert guardian.requested is Control.CANCEL
 
 
 def test_work_whose_lease_is_lost_is_killed_at_once():

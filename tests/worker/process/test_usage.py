@@ -1,28 +1,28 @@
 """Memory and disk as a job's error tells them."""
 
 from worker.process.forked import ForkedProcess
-from worker.process.usage import Usage, own_usage, seen
+from worker.process.usage import Usage, machine_info, own_usage
 
 
 def test_what_a_process_uses_is_seen():
     used = own_usage()
 
-    assert 10**6 < used.resident <= used.peak
-    assert used.data > 10**6
+    assert 10**6 < used.resident_bytes <= used.peak_bytes
+    assert used.data_bytes > 10**6
 
 
 def test_a_process_that_has_ended_uses_nothing():
     process = ForkedProcess(lambda: 0)
     process.wait(10)
 
-    assert Usage.of(process.pid) is None
+    assert Usage.read(process.pid) is None
     assert process.peak_bytes > 10**6
 
 
 def test_an_error_tells_what_was_free(tmp_path):
-    told = seen(tmp_path, Usage(resident=1, peak=2, data=3), limit=0)
+    told = machine_info(tmp_path, Usage(resident_bytes=1, peak_bytes=2, data_bytes=3), limit=0)
 
     assert (told["memory_bytes"], told["memory_peak_bytes"], told["memory_limit_bytes"]) == (1, 2, None)
     assert told["memory_free_bytes"] > 10**6
     assert told["disk_free_bytes"] > 0
-    assert seen(tmp_path / "gone", None, limit=9)["disk_free_bytes"] is None
+    assert machine_info(tmp_path / "gone", None, limit=9)["disk_free_bytes"] is None

@@ -11,9 +11,9 @@ import pytest
 from core.reporting import Control
 from worker.process.forked import ForkedProcess
 from worker.process.monitor import ExitReason, MonitorIntervals, ProcessMonitor
-from worker.process.watchdog import SharedMoment, Watchdog, current
+from worker.process.watchdog import SharedTimestamp, Watchdog, current_watchdog
 
-FAST = MonitorIntervals(beat=0.05, outage=5.0, force_cancel=0.3, drain=0.3)
+FAST = MonitorIntervals(control_poll_seconds=0.05, outage_seconds=5.0, cancel_grace_seconds=0.3, drain_seconds=0.3)
 
 
 def guarded(work, **limits):
@@ -29,7 +29,7 @@ def hang(control):
 
 
 def test_a_moment_is_shared():
-    moment = SharedMoment()
+    moment = SharedTimestamp()
     time.sleep(0.05)
     assert moment.age() >= 0.05
     ForkedProcess(lambda: moment.touch() or 0).wait(10)
@@ -39,7 +39,7 @@ def test_a_moment_is_shared():
 
 def test_a_moment_is_never_read_half_written():
     """Or work that runs is ended as work that hangs: it touches before every step, and steps may take a millisecond."""
-    moment = SharedMoment()
+    moment = SharedTimestamp()
 
     def touch_for_ever():
         while True:
@@ -61,7 +61,7 @@ def test_work_that_hangs_is_ended_and_says_where_it_stood():
     assert ending is ExitReason.STALLED
     assert guardian.status == -signal.SIGKILL
     assert time.monotonic() - began < 20  # it would go on for longer
-    assert any("in hang" in line for line in guardian.last_words)
+    assert any("in hang" in line for line in guardian.log_lines)
 
 
 def test_work_that_is_stopped_and_deaf_to_all_signals_is_ended_too():
@@ -88,23 +88,23 @@ def test_work_whose_time_is_over_is_asked_to_leave_and_knows_why():
     def work(control):
         while control() is Control.GO:
             time.sleep(0.005)
-        return 0 if control() is Control.DRAIN and current().time_is_over() else 1
+        return 0 if control() is Control.DRAIN and current_watchdog().is_time_over() else 1
 
-    guardian, ending = guarded(work, left_seconds=0.1)
+    guardian, ending = guarded(work, remaining_seconds=0.1)
 
-    assert (ending, guardian.asked) == (ExitReason.DONE, Control.DRAIN)
+    assert (ending, guardian.requested) == (ExitReason.DONE, Control.DRAIN)
 
 
 def test_work_that_does_not_leave_when_its_time_is_over_is_ended():
-    guardian, ending = guarded(hang, left_seconds=0.1)
+    guardian, ending = guarded(hang, remaining_seconds=0.1)
 
-    assert (ending, guardian.watchdog.time_is_over()) == (ExitReason.FORCED, True)
+    assert (ending, guardian.watchdog.is_time_over()) == (ExitReason.FORCED, True)
 
 
 def test_a_kill_for_want_of_memory_is_known_by_the_counter(monkeypatch, tmp_path):
     counter = tmp_path / "memory.events"
     counter.write_text("oom_kill 3\n")
-    monkeypatch.setattr("core.system.oom_kills.oom_counter", lambda _pid: counter)
+    monkeypatch.setattr("core.system.oom_kills.find_oom_counter", lambda _pid: counter)
 
     def work(_control):
         while counter.read_text() == "oom_kill 3\n":
@@ -118,10 +118,10 @@ def test_a_kill_for_want_of_memory_is_known_by_the_counter(monkeypatch, tmp_path
 
     guardian = ProcessMonitor(beat, FAST, Watchdog())
     assert guardian.run(work) is ExitReason.CRASHED
-    assert guardian.watchdog.saw_a_kill_for_memory()
+    assert guardian.watchdog.saw_oom_kill()
     other = ProcessMonitor(lambda: Control.GO, FAST, Watchdog())
     other.run(lambda _control: os.kill(os.getpid(), signal.SIGKILL))
-    assert not other.watchdog.saw_a_kill_for_memory()
+    assert not other.watchdog.saw_oom_kill()
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_the_kernels_own_kill_is_known_for_one(small_group):
     assert guardian.run(work) is ExitReason.CRASHED
 
     assert guardian.status == -signal.SIGKILL
-    assert guardian.watchdog.saw_a_kill_for_memory()
+    assert guardian.watchdog.saw_oom_kill()
 
 
 class _Late(Watchdog):
@@ -167,9 +167,9 @@ class _Late(Watchdog):
 
     def look(self, process):
         if str(process.pid) in (self._group / "cgroup.procs").read_text().split():
-            super().look(process)
+            super().poll(process)
 
 
 def test_whoever_is_guarded_by_nobody_has_no_limits():
-    assert not Watchdog().time_is_over()
+    assert not Watchdog().is_time_over()
     assert not Watchdog(stall_seconds=math.inf).is_stalled()

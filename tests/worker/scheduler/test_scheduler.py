@@ -20,26 +20,26 @@ from worker.scheduler.scheduler import ClockSkewGuard, Scheduler
 def scheduler(service):
     """One that has listened for long."""
     scheduler = Scheduler(service.settings)
-    scheduler._listening = ClockSkewGuard(grace=0.0)
+    scheduler._skew_guard = ClockSkewGuard(grace=0.0)
     yield scheduler
     scheduler.close()
 
 
 def lengths(service):
-    return service.context.hints.queue_lengths()
+    return service.context.broker.queue_lengths()
 
 
 def test_a_job_whose_lease_ran_out_is_taken_back_and_announced(service, scheduler):
     job = service.claimed(lease_seconds=-1)
-    scheduler.round()
+    scheduler.run_round()
 
-    assert (service.see(job).status, service.see(job).losses) == ("queued", 1)
+    assert (service.see(job).status, service.see(job).worker_losses) == ("queued", 1)
     assert lengths(service)["jobs.cpu"] == 1
 
 
 def test_a_job_whose_worker_beats_is_left_alone(service, scheduler):
     job = service.claimed()
-    scheduler.round()
+    scheduler.run_round()
 
     assert service.see(job).status == "running"
 
@@ -48,16 +48,16 @@ def test_a_scheduler_that_has_just_begun_to_listen_takes_nothing_back_yet(servic
     """The database may have been away until now; a worker that trained on has its job's lease renewed meanwhile."""
     job = service.claimed(lease_seconds=-1)
     scheduler = Scheduler(service.settings)
-    grace = scheduler._listening = ClockSkewGuard(grace=0.5)
-    scheduler.round()
+    grace = scheduler._skew_guard = ClockSkewGuard(grace=0.5)
+    scheduler.run_round()
     assert service.see(job).status == "running"
 
-    service.do(jobs.renew_lease, jobs.LeaseToken.of(job), 20.0)
+    service.do(jobs.renew_lease, jobs.LeaseToken.from_job(job), 20.0)
     grace._grace = 0.0
-    scheduler.round()
+    scheduler.run_round()
     scheduler.close()
 
-    assert (service.see(job).status, service.see(job).losses) == ("running", 0)
+    assert (service.see(job).status, service.see(job).worker_losses) == ("running", 0)
 
 
 def test_a_database_that_was_away_is_listened_to_again_before_anything_is_taken_back(service, scheduler, monkeypatch):
@@ -67,7 +67,7 @@ def test_a_database_that_was_away_is_listened_to_again_before_anything_is_taken_
     heard = []
     for moment in (100.0, 103.0, 106.0, 107.0, 130.0, 133.0, 136.0):  # nothing was heard from 107 to 130
         clock[0] = moment
-        heard.append(listening.heard(datetime.fromtimestamp(moment, UTC)))
+        heard.append(listening.is_reliable(datetime.fromtimestamp(moment, UTC)))
 
     assert heard == [False, False, True, True, False, False, True]
 
@@ -80,47 +80,47 @@ def test_a_clock_that_is_set_forward_or_a_machine_that_slept_takes_no_job_from_i
     heard = []
     for moment, set_forward in ((100, 0), (103, 0), (106, 0), (107, 3600), (110, 3600), (113, 3600), (114, 3600)):
         clock[0] = float(moment)
-        heard.append(listening.heard(datetime.fromtimestamp(moment + set_forward, UTC)))
+        heard.append(listening.is_reliable(datetime.fromtimestamp(moment + set_forward, UTC)))
 
     assert heard == [False, False, True, False, False, True, True]
 
 
 def test_a_worker_that_lives_keeps_its_job_though_the_clock_is_set_forward(service, scheduler, monkeypatch):
     job = service.claimed()
-    scheduler.round()
-    scheduler._listening._grace, scheduler._listening._began = 0.5, -math.inf  # it has listened for long
+    scheduler.run_round()
+    scheduler._skew_guard._grace, scheduler._skew_guard._grace_from = 0.5, -math.inf  # it has listened for long
     leap = timedelta(hours=1)
     monkeypatch.setattr("core.store.db.datetime", SimpleNamespace(now=lambda zone: datetime.now(zone) + leap))
-    scheduler.round()
+    scheduler.run_round()
 
-    assert (service.see(job).status, service.see(job).losses) == ("running", 0)
+    assert (service.see(job).status, service.see(job).worker_losses) == ("running", 0)
 
 
 def test_a_queued_job_is_announced_once_until_the_message_is_taken(service, scheduler):
     service.job()
     for _ in range(3):
-        scheduler.round()
+        scheduler.run_round()
 
     assert lengths(service)["jobs.cpu"] == 1
 
 
 def test_a_job_for_either_accelerator_is_announced_where_a_worker_lives(service, scheduler):
-    service.context.hints.alive("jobs.cuda")
+    service.context.broker.mark_alive("jobs.cuda")
     service.job()
-    scheduler.round()
+    scheduler.run_round()
 
     assert (lengths(service)["jobs.cpu"], lengths(service)["jobs.cuda"]) == (0, 1)
 
 
 def test_a_dataset_that_waits_is_announced(service, scheduler):
     service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
-    scheduler.round()
+    scheduler.run_round()
 
     assert lengths(service)["ingest"] == 1
 
 
 def test_nothing_is_said_where_nothing_waits(service, scheduler):
-    scheduler.round()
+    scheduler.run_round()
 
     assert set(lengths(service).values()) == {0}
 
@@ -129,8 +129,8 @@ def test_leases_are_taken_back_while_the_broker_is_away(service):
     job = service.claimed(lease_seconds=-1)
     away = Settings(home=service.settings.home, broker_url="redis://127.0.0.1:1/0")
     scheduler = Scheduler(away)
-    scheduler._listening = ClockSkewGuard(grace=0.0)
-    scheduler.round()
+    scheduler._skew_guard = ClockSkewGuard(grace=0.0)
+    scheduler.run_round()
     scheduler.close()
 
     assert service.see(job).status == "queued"
@@ -138,7 +138,7 @@ def test_leases_are_taken_back_while_the_broker_is_away(service):
 
 def test_it_says_that_it_lives_and_goodbye(service):
     scheduler = Scheduler(service.settings)
-    scheduler.round()
+    scheduler.run_round()
     assert [worker.role for worker in service.ask(workers.list_workers)] == ["scheduler"]
     scheduler.close()
 
@@ -149,9 +149,9 @@ def test_files_that_nothing_names_are_collected_when_they_are_old(service, store
     source = tmp_path / "file"
     source.write_bytes(b"left by a worker that lost its lease")
     store.put("jobs/job_gone/a1/artifacts/model.safetensors", source)
-    settings = service.settings.model_copy(update={"orphan_seconds": 0.0})
+    settings = service.settings.model_copy(update={"gc_min_age_seconds": 0.0})
     scheduler = Scheduler(settings)
-    scheduler.collect()
+    scheduler.collect_garbage()
     scheduler.close()
 
     assert [listed.key for listed in store.list_prefix("jobs")] == []
@@ -165,7 +165,7 @@ def test_scratch_of_what_is_not_at_work_goes_away(service):
         if name != "job_young":
             os.utime(work / name, (time.time() - 3600,) * 2)
 
-    assert sorted(housekeeping.clean_scratch(service.context.database, service.settings.home)) == [
+    assert sorted(housekeeping.prune_scratch(service.context.database, service.settings.home)) == [
         "ds_gone-a1",
         "job_finished",
     ]
@@ -177,17 +177,17 @@ def test_the_cache_loses_first_what_was_used_longest_ago(tmp_path):
         (tmp_path / name).write_bytes(b"x" * 100)
         os.utime(tmp_path / name, (time.time() - 3600 * (age + 1),) * 2)
 
-    assert housekeeping.shrink_cache(tmp_path, 250) == 100
+    assert housekeeping.prune_cache(tmp_path, 250) == 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
 
 
 def test_what_projects_store_is_counted_anew_at_the_start(service, scheduler):
-    right = service.ask(quotas.stored, service.project)
+    right = service.ask(quotas.get_stored_bytes, service.project)
     service.do(quotas.add_stored, service.project, 12345)
-    scheduler.round()
+    scheduler.run_round()
     scheduler._slow.wait()
 
-    assert service.ask(quotas.stored, service.project) == right
+    assert service.ask(quotas.get_stored_bytes, service.project) == right
 
 
 def test_a_lost_worker_is_noticed_while_files_are_collected(service, scheduler, monkeypatch):
@@ -199,11 +199,11 @@ def test_a_lost_worker_is_noticed_while_files_are_collected(service, scheduler, 
         was_told.append(go_on.wait(10))
         return []
 
-    monkeypatch.setattr("worker.scheduler.scheduler.collector.collect", slowly)
-    scheduler.round()
+    monkeypatch.setattr("worker.scheduler.scheduler.garbage.collect", slowly)
+    scheduler.run_round()
     assert collecting.wait(10)
     job = service.claimed(lease_seconds=-1)
-    scheduler.round()
+    scheduler.run_round()
 
     assert service.see(job).status == "queued"
     go_on.set()
@@ -215,11 +215,11 @@ def test_a_store_that_is_away_keeps_no_folder_on_this_machine(service, scheduler
     def away(*_, **__):
         raise StorageFailed("The artefact store failed: it is away.")
 
-    monkeypatch.setattr("worker.scheduler.scheduler.collector.collect", away)
+    monkeypatch.setattr("worker.scheduler.scheduler.garbage.collect", away)
     folder = service.settings.home / "work" / "job_finished-a1"
     folder.mkdir(parents=True)
     os.utime(folder, (time.time() - 3600,) * 2)
-    scheduler.collect()
+    scheduler.collect_garbage()
 
     assert not folder.exists()
 
@@ -227,8 +227,10 @@ def test_a_store_that_is_away_keeps_no_folder_on_this_machine(service, scheduler
 def test_old_entries_of_the_audit_log_are_forgotten(service):
     who = keys.Caller("key_a", service.project, frozenset())
     service.do(audit.record, who, "job.create", "job_1")
-    kept, forgetful = (Scheduler(service.settings.model_copy(update={"audit_days": days})) for days in (1.0, 1e-9))
+    kept, forgetful = (
+        Scheduler(service.settings.model_copy(update={"audit_retention_days": days})) for days in (1.0, 1e-9)
+    )
     for scheduler, left in ((kept, 1), (forgetful, 0)):
-        scheduler.collect()
+        scheduler.collect_garbage()
         assert len(service.ask(audit.list_entries, service.project).items) == left
         scheduler.close()

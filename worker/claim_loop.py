@@ -1,0 +1,169 @@
+"""The claim loop of job and ingest workers: claim a row, fork, monitor the process, record its exit, wake for more.
+
+It runs in the pool's process, which never imports torch itself: :meth:`Workload.run` imports the code of the forked
+process.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import structlog
+
+from core.reporting import Control
+from core.settings import Settings
+from core.store.db import DatabaseUnavailable, Session
+from core.store.job_leases import LeaseLost
+from core.store.tables import Dataset, Job, Model
+from worker.context import Context, current_context
+from worker.process.monitor import ExitReason, MonitorIntervals, ProcessMonitor
+from worker.process.shared_flags import DRAIN
+from worker.process.watchdog import Watchdog
+
+log = structlog.get_logger(__name__)
+
+Row = TypeVar("Row", bound=Job | Dataset | Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed(Generic[Row]):
+    """A claimed row and the seconds for which it may still run."""
+
+    row: Row
+    remaining_seconds: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvents:
+    """Names of the log events of a workload."""
+
+    claimed: str
+    exited: str
+    exit_not_recorded: str
+
+
+class Workload(ABC, Generic[Row]):
+    """One kind of rows that workers claim: jobs, datasets or models."""
+
+    events: LogEvents
+
+    @abstractmethod
+    def claim(self, session: Session, context: Context) -> Claimed[Row] | None:
+        """Claim the next row; None if none waits."""
+
+    @abstractmethod
+    def log_fields(self, row: Row) -> Mapping[str, object]:
+        """Return the fields of every log line about the row."""
+
+    @abstractmethod
+    def run(self, context: Context, row: Row, control: Callable[[], Control]) -> int:
+        """Process the row in the forked process; return its exit status (see ``worker.process.monitor``)."""
+
+    @abstractmethod
+    def renew_lease(self, session: Session, row: Row, lease_seconds: float) -> Control:
+        """Renew the lease and return the requested control. Raises ``LeaseLost``."""
+
+    @abstractmethod
+    def record_exit(
+        self, session: Session, row: Row, exit_reason: ExitReason, monitor: ProcessMonitor, settings: Settings
+    ) -> None:
+        """Record the exit of a process that could not record it. Raises ``LeaseLost``."""
+
+    @abstractmethod
+    def wake_next(self, context: Context) -> None:
+        """Wake a worker if more rows wait. Raises ``DatabaseUnavailable``."""
+
+    def read_control(self, context: Context, row: Row) -> Control:  # noqa: ARG002
+        """Return the requested control between two renewals. Raises ``LeaseLost`` or ``DatabaseUnavailable``."""
+        return Control.GO
+
+    def make_watchdog(self, context: Context, remaining_seconds: float) -> Watchdog:  # noqa: ARG002
+        """Return the limits of the forked process; by default none."""
+        return Watchdog()
+
+    def on_claim(self, context: Context, row: Row) -> None:
+        """Run once the claim is committed, before the fork."""
+
+    def on_exit(self, context: Context, row: Row) -> None:
+        """Run once the exit is recorded."""
+
+
+class LeaseRenewer(Generic[Row]):
+    """Renews the lease of a row every ``heartbeat_seconds``; returns the requested control at every call."""
+
+    def __init__(self, workload: Workload[Row], context: Context, row: Row) -> None:
+        self._workload = workload
+        self._context = context
+        self._row = row
+        self._renew_at = time.monotonic() + context.settings.heartbeat_seconds
+
+    def __call__(self) -> Control:
+        """Renew the lease if it is due. Raises ``LeaseLost`` or ``DatabaseUnavailable``."""
+        if time.monotonic() < self._renew_at:
+            return self._workload.read_control(self._context, self._row)
+        settings = self._context.settings
+        with self._context.database.write() as session:
+            control = self._workload.renew_lease(session, self._row, settings.lease_seconds)
+        self._renew_at = time.monotonic() + settings.heartbeat_seconds
+        return control
+
+
+def run_next(workload: Workload[Row]) -> None:
+    """Claim the next row and monitor its process until it ends; return at once if no row waits."""
+    context = current_context()
+    claimed = _claim(workload, context)
+    if claimed is None:
+        return
+    row = claimed.row
+    with structlog.contextvars.bound_contextvars(**workload.log_fields(row), attempt=row.attempt):
+        log.info(workload.events.claimed)
+        workload.on_claim(context, row)
+        watchdog = workload.make_watchdog(context, claimed.remaining_seconds)
+        monitor = ProcessMonitor(LeaseRenewer(workload, context, row), monitor_intervals(context.settings), watchdog)
+        context.database.dispose()  # its connections must not cross the fork
+        exit_reason = monitor.run(lambda control: workload.run(context.with_new_connections(), row, control))
+        if exit_reason not in {ExitReason.DONE, ExitReason.LEASE_LOST}:
+            _record_exit(workload, context, row, exit_reason, monitor)
+        # After the record: no process renews the lease now, and deleting a large folder can outlast it.
+        shutil.rmtree(context.scratch_dir(row.id, row.attempt), ignore_errors=True)
+        log.info(workload.events.exited, exit_reason=exit_reason, control=monitor.requested)
+    workload.on_exit(context, row)
+    with suppress(DatabaseUnavailable):  # the scheduler wakes workers when the database is back
+        workload.wake_next(context)
+
+
+def monitor_intervals(settings: Settings) -> MonitorIntervals:
+    """Return the monitor's intervals of these settings."""
+    return MonitorIntervals(
+        control_poll_seconds=settings.control_poll_seconds,
+        outage_seconds=settings.outage_seconds,
+        cancel_grace_seconds=settings.cancel_grace_seconds,
+    )
+
+
+def _claim(workload: Workload[Row], context: Context) -> Claimed[Row] | None:
+    if DRAIN.get():
+        return None  # this worker shuts down; the scheduler wakes another one
+    try:
+        with context.database.write() as session:
+            return workload.claim(session, context)
+    except DatabaseUnavailable as error:
+        log.warning("claim.failed", error=str(error))  # the scheduler wakes workers again
+        return None
+
+
+def _record_exit(
+    workload: Workload[Row], context: Context, row: Row, exit_reason: ExitReason, monitor: ProcessMonitor
+) -> None:
+    try:
+        with context.database.write() as session:
+            workload.record_exit(session, row, exit_reason, monitor, context.settings)
+    except (LeaseLost, DatabaseUnavailable) as error:
+        log.warning(workload.events.exit_not_recorded, error=str(error))  # the lease expires by itself
