@@ -1,6 +1,6 @@
-"""Measuring models: accuracy, agreement, cost and speed, on the file that is handed out."""
+"""Evaluation of models: accuracy, agreement, FLOPs, size and latency."""
 
-from core.evaluate.accuracy import Accuracy, LabelledPictures, agreement, evaluate_accuracy, predict, score
+from core.evaluate.accuracy import Accuracy, LabeledImages, agreement, evaluate_accuracy, predict, score
 from core.evaluate.embeddings import EmbeddingEvaluator, EvaluationResult
 from core.evaluate.flops import count_flops
 from core.evaluate.latency import Latency, measure_latency
@@ -10,7 +10,7 @@ __all__ = [
     "Accuracy",
     "EmbeddingEvaluator",
     "EvaluationResult",
-    "LabelledPictures",
+    "LabeledImages",
     "Latency",
     "ModelMetrics",
     "agreement",

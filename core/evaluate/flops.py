@@ -1,8 +1,8 @@
-"""Floating-point operations of one forward pass, by the formulas of torch's own counter.
+"""Floating-point operations (FLOPs) of one forward pass, by the formulas of torch's own counter.
 
-A multiply-add is two operations, as in ``torch.utils.flop_counter``; papers that count
-"MACs" show half of this. Attention is counted whether it runs fused or not; what is not a matrix
-product or a convolution (norms, activations) is not counted. Works on the meta device.
+A multiply-add is two operations, as in ``torch.utils.flop_counter``; papers that count "MACs" show half of this. Fused
+and unfused attention count the same. Only matrix products and convolutions count; norms and activations do not. Works
+on the meta device.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own is untyped
-    """Adds up ``flop_registry``. ``FlopCounterMode`` does too, but tracks modules and takes three times as long."""
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
+    """Sums the formulas of ``flop_registry``. ``FlopCounterMode`` also tracks modules and takes three times as long."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -28,18 +28,18 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's o
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
-        answer = func(*args, **options)
-        formula = flop_registry.get(func._overloadpacket)  # noqa: SLF001 - the registry's own key
+        output = func(*args, **options)
+        formula = flop_registry.get(func._overloadpacket)  # noqa: SLF001 - the key of the registry
         if formula is not None:
-            self.flops += formula(*args, **options, out_val=answer)
-        return answer
+            self.flops += formula(*args, **options, out_val=output)
+        return output
 
 
 class _MetaShortcuts(TorchFunctionMode):
-    """Answers the commonest calls on the meta device by their shape alone.
+    """Computes the output shapes and FLOPs of frequent functions on the meta device.
 
-    torch spells these out there in slow Python: a ViT takes three times as long without this. What does
-    not match the plain case, wrong shapes included, goes to torch.
+    torch decomposes these functions in Python: a ViT takes three times as long without the shortcuts. Calls that do
+    not match the common case, wrong shapes included, run in torch.
     """
 
     def __init__(self) -> None:
@@ -50,9 +50,9 @@ class _MetaShortcuts(TorchFunctionMode):
         options = kwargs or {}
         shortcut = _SHORTCUTS.get(func)
         if shortcut is not None and args and args[0].is_meta:
-            answer = shortcut(*args, **options)
-            if answer is not None:
-                output, flops = answer
+            result = shortcut(*args, **options)
+            if result is not None:
+                output, flops = result
                 self.flops += flops
                 return output
         return func(*args, **options)
@@ -95,9 +95,9 @@ _SHORTCUTS: dict[Any, Callable[..., tuple[Tensor, int] | None]] = {
 
 
 def count_flops(module: nn.Module, images_BCHW: Tensor) -> int:
-    """Operations of one forward pass over ``images_BCHW``; divide by the batch for one picture.
+    """Count the operations of one forward pass over ``images_BCHW``; divide by the batch size for one image.
 
-    The module should be in evaluation mode. Raises whatever the module raises at these images.
+    The module should be in evaluation mode. Errors of the module propagate.
     """
     shortcuts = _MetaShortcuts()
     with torch.no_grad(), _Counter() as counter:
@@ -105,7 +105,7 @@ def count_flops(module: nn.Module, images_BCHW: Tensor) -> int:
             with shortcuts:
                 module(images_BCHW)
         else:
-            # The fused kernel of the CPU is unknown to the counter; the plain one is made of matrix products.
+            # torch has no formula for the fused kernel of the CPU; the math kernel consists of matrix products.
             with sdpa_kernel(SDPBackend.MATH):
                 module(images_BCHW)
     return int(counter.flops + shortcuts.flops)

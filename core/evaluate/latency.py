@@ -1,4 +1,4 @@
-"""How long one forward pass takes: the median of repeated runs, with the threads that it took."""
+"""Latency of a forward pass: the median of repeated runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 BATCHES = (1, 32)
 MAX_REPEATS = 50
 MIN_REPEATS = 5
-SECONDS_PER_BATCH = 1.0  # of measuring; a slow model gets fewer repeats, never less than MIN_REPEATS
-WARM_UP = 2
+SECONDS_PER_BATCH = 1.0  # time limit; a slow model gets fewer repeats, but at least MIN_REPEATS
+WARMUP_RUNS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Median milliseconds of a forward pass of one batch, on prepared input."""
+    """Median milliseconds of a forward pass of one batch, on preprocessed input."""
 
     batch_size: int
     milliseconds: float
@@ -29,7 +29,7 @@ class Latency:
     device: str
 
     def to_json(self) -> dict[str, Any]:
-        """As the report holds it."""
+        """Return the entry of the report."""
         return asdict(self)
 
 
@@ -41,9 +41,9 @@ def measure_latency(
     seconds: float = SECONDS_PER_BATCH,
     poll: Callable[[], None] | None = None,
 ) -> tuple[Latency, ...]:
-    """Time ``module`` on copies of one prepared picture, on the device where both are.
+    """Time ``module`` on copies of one preprocessed image, on the device of both.
 
-    Threads are those that torch is set to. The module should be in evaluation mode.
+    Uses torch's current number of threads. The module should be in evaluation mode.
     """
     return tuple(_measure(module, example_CHW, size, seconds=seconds, poll=poll) for size in batch_sizes)
 
@@ -54,7 +54,7 @@ def _measure(
     images_BCHW = example_CHW.expand(batch_size, *example_CHW.shape).contiguous()
     times: list[float] = []
     with torch.inference_mode():
-        for _ in range(WARM_UP):
+        for _ in range(WARMUP_RUNS):
             _run(module, images_BCHW)
         deadline = time.perf_counter() + seconds
         while len(times) < MIN_REPEATS or (len(times) < MAX_REPEATS and time.perf_counter() < deadline):

@@ -1,7 +1,6 @@
-"""All figures of one model: what is right, how large, how dear, how fast.
+"""All metrics of one model: accuracy, parameters, FLOPs, size and latency.
 
-``evaluate_exported`` measures the file that is handed out, loaded back from disk, never the network
-that was trained.
+:func:`evaluate_exported` measures the exported file, loaded back from disk, instead of the network in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.evaluate.accuracy import Accuracy, LabelledPictures, evaluate_accuracy
+from core.evaluate.accuracy import Accuracy, LabeledImages, evaluate_accuracy
 from core.evaluate.embeddings import EvaluationResult
 from core.evaluate.flops import count_flops
 from core.evaluate.latency import Latency, measure_latency
@@ -24,14 +23,14 @@ from core.models.meta_device import build_on_meta, count_parameters
 from core.models.weights import WEIGHTS, load_folder
 from core.system.fault_injection import fault_point
 
-STATE_ENTRY_BYTES = 90  # a tensor's entry in a safetensors header, on average
+STATE_ENTRY_BYTES = 90  # average size of a tensor's entry in a safetensors header
 
 
 @dataclass(frozen=True, slots=True)
 class ModelMetrics:
-    """Figures of one model. ``flops`` are of one picture, 2 for a multiply-add; ``latency`` by batch size.
+    """Metrics of one model. ``flops`` are per image, 2 per multiply-add; ``latency`` has one entry per batch size.
 
-    ``accuracy`` is None where there are no labels; ``judging`` is what the report says of how it was found.
+    ``accuracy`` is None for a dataset without labels. ``evaluation_details`` go to the report.
     """
 
     accuracy: Accuracy | None
@@ -39,10 +38,10 @@ class ModelMetrics:
     flops: int
     size_bytes: int
     latency: tuple[Latency, ...]
-    judging: Mapping[str, Any] = field(default_factory=dict)
+    evaluation_details: Mapping[str, Any] = field(default_factory=dict)
 
-    def figures(self) -> dict[str, Any]:
-        """The contract's figures of a model; ``latency_ms`` is that of a single picture."""
+    def summary(self) -> dict[str, Any]:
+        """Return the metrics of the job result; ``latency_ms`` is for a batch of one image."""
         return {
             "top1": None if self.accuracy is None else self.accuracy.top1,
             "top5": None if self.accuracy is None else self.accuracy.top5,
@@ -53,68 +52,70 @@ class ModelMetrics:
         }
 
     def details(self, classes: tuple[str, ...] | None = None) -> dict[str, Any]:
-        """What the report says beyond the figures."""
+        """Return what the report has in addition to :meth:`summary`."""
         per_class = () if self.accuracy is None else self.accuracy.per_class
         names = classes or tuple(str(index) for index in range(len(per_class)))
         return {
             "num_samples": 0 if self.accuracy is None else self.accuracy.num_samples,
             "per_class": dict(zip(names, per_class, strict=True)),
-            **self.judging,
+            **self.evaluation_details,
             "latency": [latency.to_json() for latency in self.latency],
-            "flops_convention": "one forward pass of one picture; a multiply-add counts as 2",
+            "flops_convention": "one forward pass of one image; a multiply-add counts as 2",
         }
 
 
 def evaluate_exported(
     folder: Path,
-    pixels: LabelledPictures,
+    pixels: LabeledImages,
     *,
     device: torch.device | str = "cpu",
     poll: Callable[[], None] | None = None,
-    judge: Callable[[BuiltModel], EvaluationResult] | None = None,
+    evaluator: Callable[[BuiltModel], EvaluationResult] | None = None,
 ) -> ModelMetrics:
-    """Measure ``model.safetensors`` of a folder on a split; size is that of the file."""
+    """Measure ``model.safetensors`` of a folder on a split. ``size_bytes`` is the size of the file."""
     built = load_folder(folder)
     size = (folder / WEIGHTS).stat().st_size
-    measured = measure_model(built, pixels, size_bytes=size, device=device, poll=poll, judge=judge)
+    metrics = measure_model(built, pixels, size_bytes=size, device=device, poll=poll, evaluator=evaluator)
     fault_point("student.measured")
-    return measured
+    return metrics
 
 
 def measure_model(
     built: BuiltModel,
-    pixels: LabelledPictures,
+    pixels: LabeledImages,
     *,
     size_bytes: int | None = None,
     device: torch.device | str = "cpu",
     poll: Callable[[], None] | None = None,
-    judge: Callable[[BuiltModel], EvaluationResult] | None = None,
+    evaluator: Callable[[BuiltModel], EvaluationResult] | None = None,
 ) -> ModelMetrics:
-    """Measure a model in memory on a split. It is moved to ``device`` and left in evaluation mode.
+    """Measure a model in memory on a split. Moves it to ``device`` and leaves it in evaluation mode.
 
-    ``judge`` says how often it is right, where that is not a matter of its logits.
+    ``evaluator`` replaces the accuracy of the logits, for a network without a classifier.
     """
     module = built.module.to(device).eval()
-    judged = judge(built) if judge else EvaluationResult(evaluate_accuracy(built, pixels, device=device, poll=poll))
-    picture_1CHW = torch.from_numpy(np.array(pixels.images[:1])).to(device).float() / 255
-    latency = measure_latency(module, built.preprocessing(picture_1CHW)[0], poll=poll)
+    result = (
+        evaluator(built) if evaluator else EvaluationResult(evaluate_accuracy(built, pixels, device=device, poll=poll))
+    )
+    image_1CHW = torch.from_numpy(np.array(pixels.images[:1])).to(device).float() / 255
+    latency = measure_latency(module, built.preprocessing(image_1CHW)[0], poll=poll)
     return ModelMetrics(
-        accuracy=judged.accuracy,
+        accuracy=result.accuracy,
         parameters=count_parameters(module),
         flops=model_flops(built),
         size_bytes=state_bytes(built) if size_bytes is None else size_bytes,
         latency=latency,
-        judging=judged.details,
+        evaluation_details=result.details,
     )
 
 
 def model_flops(built: BuiltModel) -> int:
-    """Operations for one picture, counted on the meta device so that no figure depends on the kernels in use."""
+    """Count the FLOPs for one image. Runs on the meta device, so that the count does not depend on kernels."""
     shape = (1, built.preprocessing.channels, built.preprocessing.image_size, built.preprocessing.image_size)
     return count_flops(build_on_meta(built.architecture, built.arguments), torch.empty(shape, device="meta"))
 
 
 def state_bytes(built: BuiltModel) -> int:
-    """About how large the model is as a safetensors file."""
+    """Estimate the size of the model's safetensors file in bytes."""
     tensors: list[Tensor] = list(built.module.state_dict().values())
     return sum(t.numel() * t.element_size() for t in tensors) + STATE_ENTRY_BYTES * len(tensors)

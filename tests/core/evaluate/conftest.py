@@ -14,14 +14,14 @@ def one_thread():
 
 
 @dataclass(frozen=True)
-class Pictures:
+class LabeledArrays:
     images: np.ndarray
     labels: torch.Tensor
 
 
 @pytest.fixture
-def pictures():
-    """60 random grey pictures of 8 pixels, labels 0, 1, 2 in turn."""
+def dataset():
+    """60 random grayscale images of 8 pixels, with labels 0, 1, 2 in turn."""
     images = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
-    images.setflags(write=False)  # as a memory map is
-    return Pictures(images, torch.arange(60) % 3)
+    images.setflags(write=False)  # like a memory map
+    return LabeledArrays(images, torch.arange(60) % 3)

@@ -12,7 +12,7 @@ def test_a_multiply_add_is_two_operations():
     assert count_flops(nn.Conv2d(3, 8, 3, padding=1), torch.rand(1, 3, 5, 5)) == 2 * 25 * 8 * 3 * 9
 
 
-def test_attention_is_counted_fused_or_not():
+def test_fused_and_unfused_attention_count_the_same():
     width, tokens, depth = 32, 17, 2
     model = timm.create_model("vit_tiny_patch16_224", img_size=8, patch_size=2, embed_dim=32, depth=2, num_heads=2)
     fused = count_flops(model.eval(), torch.rand(1, 3, 8, 8))
@@ -24,12 +24,12 @@ def test_attention_is_counted_fused_or_not():
     assert count_flops(model, torch.rand(1, 3, 8, 8)) == fused
 
 
-def test_every_run_of_a_shared_block_is_counted_with_what_it_has_for_itself():
+def test_every_run_of_a_shared_block_is_counted_with_its_own_layers():
     side, width, heads, tokens, runs = 8, 16, 2, 16, 2
     arguments = {"img_size": 16, "patch_size": 2, "window_size": 4, "embed_dim": width, "depths": [2], "num_heads": [2]}
     plain = count_flops(timm.create_model("potstill_swin", **arguments).eval(), torch.rand(1, 3, 16, 16))
-    form = {"repeats": runs, "head_transforms": True, "local_convolution": True}
-    shared = count_flops(timm.create_model("potstill_swin", **arguments, **form).eval(), torch.rand(1, 3, 16, 16))
+    sharing = {"repeats": runs, "head_transforms": True, "local_convolution": True}
+    shared = count_flops(timm.create_model("potstill_swin", **arguments, **sharing).eval(), torch.rand(1, 3, 16, 16))
 
     mixing = 2 * 2 * side * side * tokens * heads * heads
     assert shared - plain == runs * (mixing + 2 * side * side * width * 49)
@@ -67,7 +67,7 @@ def test_every_run_of_a_shared_block_is_counted_with_what_it_has_for_itself():
         ("resnet18", {}, 32),
     ],
 )
-def test_the_meta_device_counts_what_a_real_pass_counts(name, arguments, size):
+def test_the_meta_device_and_a_real_pass_count_the_same(name, arguments, size):
     real = timm.create_model(name, **arguments).eval()
     shape = (2, 3, size, size)
 
@@ -76,6 +76,6 @@ def test_the_meta_device_counts_what_a_real_pass_counts(name, arguments, size):
     )
 
 
-def test_wrong_shapes_are_refused_on_meta_too():
+def test_wrong_shapes_raise_on_the_meta_device_too():
     with pytest.raises(RuntimeError):
         count_flops(nn.Linear(10, 20, device="meta"), torch.empty(3, 11, device="meta"))

@@ -8,14 +8,14 @@ from core.evaluate import measure_latency
 from core.evaluate.latency import MAX_REPEATS, MIN_REPEATS
 
 
-class Slow(nn.Module):
+class SlowModule(nn.Module):
     def forward(self, images):
         time.sleep(0.001 * len(images))
         return images
 
 
-def test_the_median_of_each_batch_size_is_given():
-    one, many = measure_latency(Slow(), torch.rand(1, 2, 2), batch_sizes=(1, 8), seconds=0.05)
+def test_each_batch_size_has_a_median():
+    one, many = measure_latency(SlowModule(), torch.rand(1, 2, 2), batch_sizes=(1, 8), seconds=0.05)
 
     assert (one.batch_size, many.batch_size) == (1, 8)
     assert one.milliseconds >= 1
@@ -25,14 +25,14 @@ def test_the_median_of_each_batch_size_is_given():
     assert one.to_json()["repeats"] == one.repeats
 
 
-def test_repeats_are_bounded_both_ways():
-    (slow,) = measure_latency(Slow(), torch.rand(1, 2, 2), batch_sizes=(1,), seconds=0)
+def test_repeats_have_a_minimum_and_a_maximum():
+    (slow,) = measure_latency(SlowModule(), torch.rand(1, 2, 2), batch_sizes=(1,), seconds=0)
     (fast,) = measure_latency(nn.Identity(), torch.rand(1, 2, 2), batch_sizes=(1,), seconds=5)
 
     assert (slow.repeats, fast.repeats) == (MIN_REPEATS, MAX_REPEATS)
 
 
-def test_polling_may_end_it():
+def test_poll_can_interrupt():
     def poll():
         raise KeyboardInterrupt
 

@@ -11,7 +11,7 @@ from core.models.weights import load_folder, save_folder
 from core.spec import StudentSpec
 from core.spec.info import InputInfo
 
-FACTS = InputInfo(num_classes=3, channels=1, image_size=8)
+INPUT_INFO = InputInfo(num_classes=3, channels=1, image_size=8)
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def student():
     spec = StudentSpec(
         architecture="vit_tiny_patch16_224", arguments={"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
     )
-    plan = plan_student(spec, FACTS, image_size=8)
+    plan = plan_student(spec, INPUT_INFO, image_size=8)
     return build_student(plan.with_variant(StudentVariant("distilled")))
 
 
@@ -36,30 +36,30 @@ def folder(student, tmp_path):
     return tmp_path
 
 
-def test_the_file_is_measured_and_not_the_network(folder, student, pictures):
-    before = evaluate_exported(folder, pictures)
+def test_the_exported_file_is_measured_instead_of_the_network(folder, student, dataset):
+    before = evaluate_exported(folder, dataset)
     with torch.no_grad():
         student.module.head.weight.zero_()
 
-    assert torch.equal(evaluate_exported(folder, pictures).accuracy.predictions, before.accuracy.predictions)
+    assert torch.equal(evaluate_exported(folder, dataset).accuracy.predictions, before.accuracy.predictions)
 
 
-def test_figures_are_the_contracts(folder, pictures):
-    measured = evaluate_exported(folder, pictures)
+def test_the_summary_has_the_fields_of_the_contract(folder, dataset):
+    metrics = evaluate_exported(folder, dataset)
     built = load_folder(folder)
-    figures = measured.summary()
+    summary = metrics.summary()
 
-    assert list(figures) == ["top1", "top5", "parameters", "flops", "size_bytes", "latency_ms"]
-    assert figures["parameters"] == sum(p.numel() for p in built.module.parameters())
-    assert figures["size_bytes"] == (folder / "model.safetensors").stat().st_size
-    assert figures["latency_ms"] > 0
-    assert agreement(measured.accuracy.predictions, predict(built, pictures.images).argmax(1)) == 1.0
-    json.dumps(measured.details(("a", "b", "c")))
-    assert [latency["batch_size"] for latency in measured.details()["latency"]] == [1, 32]
+    assert list(summary) == ["top1", "top5", "parameters", "flops", "size_bytes", "latency_ms"]
+    assert summary["parameters"] == sum(p.numel() for p in built.module.parameters())
+    assert summary["size_bytes"] == (folder / "model.safetensors").stat().st_size
+    assert summary["latency_ms"] > 0
+    assert agreement(metrics.accuracy.predictions, predict(built, dataset.images).argmax(1)) == 1.0
+    json.dumps(metrics.details(("a", "b", "c")))
+    assert [latency["batch_size"] for latency in metrics.details()["latency"]] == [1, 32]
 
 
-def test_a_model_in_memory_has_about_the_size_of_its_file(folder, student, pictures):
-    measured = measure_model(student, pictures)
+def test_the_size_of_a_model_in_memory_is_close_to_its_file(folder, student, dataset):
+    metrics = measure_model(student, dataset)
 
-    assert measured.size_bytes == pytest.approx((folder / "model.safetensors").stat().st_size, rel=0.05)
+    assert metrics.size_bytes == pytest.approx((folder / "model.safetensors").stat().st_size, rel=0.05)
     assert not student.module.training
