@@ -57,9 +57,9 @@ FREE = [name for name in LEVELLED if not METHODS[name].params.about.needs.studen
 def without_levels(monkeypatch):
     """Make every architecture look as if it had no feature levels."""
     monkeypatch.setattr(structure, "_levels", lambda module, images: ())
-    structure._examine.cache_clear()
+    structure._inspect.cache_clear()
     yield
-    structure._examine.cache_clear()
+    structure._inspect.cache_clear()
 
 
 @pytest.mark.parametrize("name", FREE)
@@ -78,7 +78,7 @@ IMPOSSIBLE = [
         "/student/architecture",
         ("8 × 8", "4 × 4", "patch_size"),
     ),
-    ("uvc", {"student": STUDENT}, "/student/weights", ("learned already", "give it weights")),
+    ("uvc", {"student": STUDENT}, "/student/weights", ("trained student", "give it weights")),
     ("attention_probe", {"method": {"name": "attention_probe"}}, "/method/pool", ("missing", "ds_")),
     ("co_advise", {"teachers": [CNN]}, "/teachers", ("at least 2 teacher", "add one")),
     ("cross_architecture", {"student": STUDENT}, "/student/architecture", ("needs a cnn", "resnet")),

@@ -78,7 +78,7 @@ FIELD = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
         (b"--b\r\n" + b"X: y\r\n" * 10_000, MalformedRequest, "header"),
         (b"--b\r\nX: " + b"x" * 100_000, MalformedRequest, "header size exceeded"),
         (HEAD + ZIP + b"x" * 20_000 + END, PayloadTooLarge, "10,000"),
-        (HEAD + b"hello" + END, UnsupportedMedia, "neither a zip nor a tar"),
+        (HEAD + b"hello" + END, UnsupportedMedia, "not a zip, a tar"),
     ],
 )
 def test_an_invalid_form_is_rejected(tmp_path, body, error, words):

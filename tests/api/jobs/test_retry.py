@@ -64,7 +64,7 @@ def test_a_retry_without_a_body_keeps_spec_and_checkpoint(http, server, tenant, 
     job = http.post(f"{path}/retry").json()
 
     assert (job["status"], job["spec"], job["progress"]["step"]) == ("queued", before["spec"], 3)
-    assert last_event(server, tenant, path).message == "Queued again, from its last checkpoint."
+    assert last_event(server, tenant, path).message == "Requeued; resumes from the last checkpoint."
 
 
 def test_the_fix_is_applied_and_the_training_restarts(http, server, tenant, failed):
@@ -77,7 +77,7 @@ def test_the_fix_is_applied_and_the_training_restarts(http, server, tenant, fail
     assert http.get(f"{path}/checkpoints").json()["data"] == []
     event = last_event(server, tenant, path)
     assert "training.batch_size 8 → 4" in event.message
-    assert "begins anew" in event.message
+    assert "training of the student restarts" in event.message
     assert event.data["restarts"] == ["distill"]  # the teacher's training is reused
 
 

@@ -122,7 +122,7 @@ def test_the_last_admin_key_cannot_be_revoked(server, make_tenant):
 
     assert response.status_code == 409
     assert response.json()["code"] == "last_admin_key"
-    assert "make another one first" in response.json()["detail"]
+    assert "create another one first" in response.json()["detail"]
     assert status_with(server, tenant.token) == 200
 
 
