@@ -1,1 +1,1 @@
-"""`potstill-server`: the processes one by one, and all of them embedded."""
+"""`potstill-server`: the processes of the service, separately or as one embedded stack."""

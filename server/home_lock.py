@@ -1,4 +1,4 @@
-"""A folder belongs to one stack at a time."""
+"""Lock a home folder for one stack at a time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 class CannotStart(Exception):
-    """The stack cannot run as asked; the message names the fix."""
+    """The stack cannot start; the message names the fix."""
 
 
 @contextlib.contextmanager
 def lock_home(home: Path) -> Iterator[None]:
-    """Hold the folder for this stack alone. The lock goes with the process, so a stale file means nothing.
+    """Lock the folder for this stack. The kernel releases the lock with the process; a stale file has no effect.
 
-    Raises :class:`CannotStart` where a stack runs on it.
+    Raises :class:`CannotStart` if another stack holds the lock.
     """
     with (home / "stack.lock").open("a+") as file:
         try:
@@ -26,7 +26,7 @@ def lock_home(home: Path) -> Iterator[None]:
             file.seek(0)
             raise CannotStart(
                 f"{home} is in use by a running stack (process {file.read().strip() or 'unknown'}); "
-                "stop that one, or give another folder."
+                "stop it or choose another folder."
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -1,4 +1,4 @@
-"""API keys from the command line: the way in before there is a first key, and the way back where all are lost."""
+"""Manage API keys from the command line: create the first key, or a new one after all keys are lost."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FIRST_PROJECT = "default"
 
 
 def create(*, name: str, scopes: Sequence[str], project: str | None, days: float | None = None) -> str:
-    """Make a key, good for so many days, and return its token. Raises ``InvalidRequest``, ``NotFound``."""
+    """Create a key that expires after ``days`` and return its token. Raises ``InvalidRequest``, ``NotFound``."""
     unknown = [scope for scope in scopes if scope not in keys.SCOPES]
     if unknown:
-        raise InvalidRequest(f"There is no scope {unknown[0]!r}; known: {', '.join(keys.SCOPES)}.")
+        raise InvalidRequest(f"There is no scope {unknown[0]!r}; available: {', '.join(keys.SCOPES)}.")
     with _database().write() as session:
         expires_at = None if days is None else utc_now(session) + timedelta(days=days)
         owner = _project(session, project)
@@ -25,7 +25,7 @@ def create(*, name: str, scopes: Sequence[str], project: str | None, days: float
 
 
 def is_valid(token: str) -> bool:
-    """Whether a key still opens this database."""
+    """Whether the database accepts a key."""
     try:
         with _database().read() as session:
             keys.authenticate(session, token)
@@ -35,7 +35,7 @@ def is_valid(token: str) -> bool:
 
 
 def lines() -> Iterator[str]:
-    """A line for each key, by project."""
+    """Yield one line per key, by project."""
     with _database().read() as session:
         for project in projects.list_projects(session):
             for key in keys.list_keys(session, project.id):
@@ -46,13 +46,13 @@ def lines() -> Iterator[str]:
 
 
 def revoke(key_id: str) -> None:
-    """Make a key useless. Raises ``NotFound``."""
+    """Revoke a key. Raises ``NotFound``."""
     with _database().write() as session:
         for project in projects.list_projects(session):
             if any(key.id == key_id for key in keys.list_keys(session, project.id)):
                 keys.revoke(session, project.id, key_id)
                 return
-    raise NotFound(f"There is no key {key_id}; `potstill-server keys list` shows them.")
+    raise NotFound(f"There is no key {key_id}; `potstill-server keys list` lists the keys.")
 
 
 def _database() -> Database:
@@ -62,5 +62,5 @@ def _database() -> Database:
 def _project(session: Session, project_id: str | None) -> str:
     if project_id is not None:
         return projects.get(session, project_id).id
-    known = projects.list_projects(session)
-    return known[0].id if known else projects.create(session, FIRST_PROJECT).id
+    existing = projects.list_projects(session)
+    return existing[0].id if existing else projects.create(session, FIRST_PROJECT).id

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on standard error, from our own code and from libraries alike."""
+"""Logging: one JSON object per line on standard error, for the product and for libraries."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import structlog
 
 from core.redaction import redact_event
 
-# What says more than anybody wants to read, and from which level on it matters.
-_QUIET = {
+# Minimum levels of verbose loggers.
+_MIN_LEVELS = {
     "celery": "WARNING",
     "kombu": "WARNING",
     "uvicorn.access": "WARNING",
     "uvicorn": "WARNING",
     "alembic": "WARNING",
-    "httpcore": "WARNING",  # it would tell addresses whole, with the signatures in them
+    "httpcore": "WARNING",  # its info lines contain full URLs with signatures
 }
 
 
-class _Lines:
-    """Writes whole lines to standard error, and knows the name under which it was asked for."""
+class _StderrLogger:
+    """Named logger that writes lines to standard error."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
 
     def msg(self, line: str) -> None:
-        """Write a line. Where that cannot be done (a full disk, nobody reads any more), nothing else is to end."""
+        """Write a line; ignore errors such as a full disk or a closed pipe."""
         with suppress(OSError, ValueError):
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
@@ -38,11 +38,10 @@ class _Lines:
     debug = info = warning = error = critical = msg
 
 
-def configure(role: str, level: str) -> None:
-    """Send everything that this process logs to standard error as JSON; call it once, before anything else.
+def configure_logging(role: str, level: str) -> None:
+    """Log to standard error as JSON. Call once at process start.
 
-    Our own lines are written at once: the way through the standard library takes four times as long, and every request
-    writes one.
+    structlog events bypass the standard library, which takes four times as long and is used once per request.
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -53,12 +52,12 @@ def configure(role: str, level: str) -> None:
     ]
     rendered: list[Any] = [
         structlog.processors.format_exc_info,
-        redact_event,  # after that, so that a traceback is looked through too
+        redact_event,  # after format_exc_info, so that tracebacks are redacted too
         structlog.processors.JSONRenderer(default=str),
     ]
     structlog.configure(
         processors=[*shared, *rendered],
-        logger_factory=_Lines,
+        logger_factory=_StderrLogger,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
@@ -72,36 +71,36 @@ def configure(role: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name, quiet in _QUIET.items():
-        logging.getLogger(name).setLevel(max(logging.getLevelName(quiet), root.level))
+    for name, min_level in _MIN_LEVELS.items():
+        logging.getLogger(name).setLevel(max(logging.getLevelName(min_level), root.level))
     logging.captureWarnings(capture=True)
 
 
-def short(role: str, line: bytes) -> str | None:
-    """One line for a person: time, role, event and its fields. None where it is nothing that they need to see."""
+def format_line(role: str, line: bytes) -> str | None:
+    """Format a log line for the terminal: time, role, event and fields. None for lines that are not shown."""
     try:
         event = json.loads(line)
     except ValueError:
         if role == "valkey":
-            return None  # it has its own way to say things, and its log keeps them
+            return None  # Valkey's lines stay in its log file
         return _printable(f"{role:<10} {line.decode(errors='replace').rstrip()}") if line.strip() else None
-    if not isinstance(event, dict) or not _worth_showing(event):
+    if not isinstance(event, dict) or not _is_shown(event):
         return None
     time = str(event.pop("timestamp", ""))[11:19]
     name, level = event.pop("event", ""), event.pop("level", "info")
     for hidden in ("logger", "role", "exception"):
         event.pop(hidden, None)
     fields = " ".join(f"{key}={value}" for key, value in event.items())
-    mark = "" if level == "info" else f"{level.upper()} "
-    return _printable(f"{time} {role:<10} {mark}{name} {fields}".rstrip())
+    prefix = "" if level == "info" else f"{level.upper()} "
+    return _printable(f"{time} {role:<10} {prefix}{name} {fields}".rstrip())
 
 
 def _printable(text: str) -> str:
-    """One line, and nothing that a terminal would obey: strangers' words are in it."""
+    """Escape line breaks and terminal control characters, because log lines may contain untrusted text."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def _worth_showing(event: dict[str, Any]) -> bool:
+def _is_shown(event: dict[str, Any]) -> bool:
     return event.get("level") not in {"debug", "info"} or str(event.get("event", "")).startswith(
         ("job.", "dataset.", "model.", "broker.")
     )

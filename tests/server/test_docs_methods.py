@@ -1,4 +1,4 @@
-"""The pages on methods say what the code says, and every job that they show is one that can be sent."""
+"""Method pages match the code, and their example jobs are valid."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def test_each_example_is_a_job_spec(page):
     assert page in HAND_WRITTEN or found == [page.removesuffix(".md")]
 
 
-def test_the_recipes_are_of_several_methods():
+def test_the_recipes_cover_several_methods():
     assert {parse_job_spec(document).method.name for document in examples("recipes.md")} >= {"kd", "tinyvit", "fitnets"}
 
 

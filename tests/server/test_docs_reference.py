@@ -1,4 +1,4 @@
-"""The references in the docs say what the code says; `make docs` writes them anew."""
+"""Generated reference pages match the code; `make docs` regenerates them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The embedded stack as far as it can be seen without a job; the rest is in ``tests/e2e``."""
+"""The embedded stack without jobs; tests with jobs are in ``tests/e2e``."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import time
 from tests.support.ports import free_port
 
 
-def test_other_users_of_the_machine_read_nothing_even_in_a_folder_that_was_open_to_them(tmp_path):
+def test_files_are_private_even_in_a_readable_folder(tmp_path):
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
     port = free_port()

@@ -1,18 +1,18 @@
-"""Logs: JSON for machines, short lines for whoever watches."""
+"""Logs: JSON for machines, format_line lines for whoever watches."""
 
 import json
 import subprocess
 import sys
 
-from server.logs import short
+from server.logs import format_line
 
 SCRIPT = """
 import logging, warnings, structlog
-from server.logs import configure
-configure("api", "info")
+from server.logs import configure_logging
+configure_logging("api", "info")
 with structlog.contextvars.bound_contextvars(request_id="req_1"):
     structlog.get_logger("api").info("job.created", job_id="job_1")
-    logging.getLogger("library").warning("said %s", "so")
+    logging.getLogger("library").warning("library %s", "message")
 structlog.get_logger("api").debug("too.much")
 warnings.warn("old")
 try:
@@ -22,11 +22,11 @@ except ZeroDivisionError:
 """
 
 
-def test_every_line_is_one_json_object_whoever_logs_it():
+def test_every_log_line_is_one_json_object():
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     lines = [json.loads(line) for line in run.stderr.splitlines()]
 
-    assert [line["event"] for line in lines[:2]] == ["job.created", "said so"]
+    assert [line["event"] for line in lines[:2]] == ["job.created", "library message"]
     assert all(line["role"] == "api" for line in lines)
     assert [line.get("request_id") for line in lines[:2]] == ["req_1", "req_1"]
     assert "old" in lines[2]["event"]
@@ -36,8 +36,8 @@ def test_every_line_is_one_json_object_whoever_logs_it():
 
 SECRETS = """
 import logging, structlog
-from server.logs import configure
-configure("api", "info")
+from server.logs import configure_logging
+configure_logging("api", "info")
 token = "ps_" + "0" * 26 + "_" + "ab" * 32
 structlog.get_logger("api").info("http.request", path=f"/v1/jobs/{token}", headers={"authorization": "Bearer x"})
 logging.getLogger("library").warning("cannot reach %s", "postgresql://me:hunter2@db/x")
@@ -48,7 +48,7 @@ except ValueError:
 """
 
 
-def test_secrets_are_hidden_whoever_logs_them():
+def test_secrets_are_redacted_in_every_logger():
     run = subprocess.run([sys.executable, "-c", SECRETS], capture_output=True, text=True)
     lines = [json.loads(line) for line in run.stderr.splitlines()]
 
@@ -59,30 +59,30 @@ def test_secrets_are_hidden_whoever_logs_them():
     assert "no key ps_00000000000000000000000000_[hidden]" in lines[2]["exception"]
 
 
-def test_a_log_that_cannot_be_written_ends_nothing():
+def test_a_closed_log_stream_does_not_raise():
     script = SCRIPT + 'import sys; sys.stderr.close(); structlog.get_logger("api").info("lost"); print("went on")'
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "went on\n"
 
 
-def test_a_person_sees_what_happens_to_jobs_and_what_goes_wrong():
-    told = b'{"event": "job.claimed", "level": "info", "job_id": "job_1", "timestamp": "2026-01-01T10:11:12.0Z"}'
-    trouble = b'{"event": "lease.lost", "level": "warning", "timestamp": "2026-01-01T10:11:12.0Z"}'
+def test_job_events_and_warnings_are_shown():
+    event = b'{"event": "job.claimed", "level": "info", "job_id": "job_1", "timestamp": "2026-01-01T10:11:12.0Z"}'
+    warning = b'{"event": "lease.lost", "level": "warning", "timestamp": "2026-01-01T10:11:12.0Z"}'
 
-    assert short("worker", told) == "10:11:12 worker     job.claimed job_id=job_1"
-    assert "WARNING lease.lost" in short("worker", trouble)
-    assert short("api", b'{"event": "http.request", "level": "info"}') is None
-
-
-def test_what_is_no_json_is_shown_as_it_is():
-    assert short("worker", b"Segmentation fault") == "worker     Segmentation fault"
-    assert short("worker", b"   ") is None
-    assert short("valkey", b"Ready to accept connections") is None
+    assert format_line("worker", event) == "10:11:12 worker     job.claimed job_id=job_1"
+    assert "WARNING lease.lost" in format_line("worker", warning)
+    assert format_line("api", b'{"event": "http.request", "level": "info"}') is None
 
 
-def test_strangers_words_neither_command_the_terminal_nor_make_lines_of_their_own():
-    words = "x\x1b]52;c;ZXZpbA==\x07\nready http://evil"
-    line = json.dumps({"event": "session.refused", "level": "warning", "client_address": words}).encode()
+def test_lines_that_are_not_json_are_shown():
+    assert format_line("worker", b"Segmentation fault") == "worker     Segmentation fault"
+    assert format_line("worker", b"   ") is None
+    assert format_line("valkey", b"Ready to accept connections") is None
 
-    for told in (short("api", line), short("worker", b"TIFFOpen: \x1b[2J\rno such file")):
-        assert told.isprintable()
-    assert r"client_address=x\x1b]52;c;ZXZpbA==\x07\nready http://evil" in short("api", line)
+
+def test_untrusted_text_is_escaped_in_log_lines():
+    text = "x\x1b]52;c;ZXZpbA==\x07\nready http://evil"
+    line = json.dumps({"event": "session.refused", "level": "warning", "client_address": text}).encode()
+
+    for shown in (format_line("api", line), format_line("worker", b"TIFFOpen: \x1b[2J\rno such file")):
+        assert shown.isprintable()
+    assert r"client_address=x\x1b]52;c;ZXZpbA==\x07\nready http://evil" in format_line("api", line)

@@ -1,4 +1,4 @@
-"""Log files."""
+"""Rotated log files."""
 
 import errno
 from pathlib import Path
@@ -7,7 +7,7 @@ from server import processes
 from server.processes import RotatedLog
 
 
-def test_a_full_log_is_set_aside_and_only_so_many_are_kept(tmp_path, monkeypatch):
+def test_a_full_log_is_rotated(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "LOG_BYTES", 10)
     log = RotatedLog(tmp_path / "a.log")
     for number in range(8):
@@ -19,21 +19,21 @@ def test_a_full_log_is_set_aside_and_only_so_many_are_kept(tmp_path, monkeypatch
     assert (tmp_path / "a.log.1").read_text() == "line 6\n"
 
 
-def test_a_disk_that_refuses_costs_lines_and_the_log_says_so_when_it_takes_them_again(tmp_path):
+def test_lines_lost_to_a_full_disk_are_reported_in_the_log(tmp_path):
     path = tmp_path / "a.log"
     path.symlink_to("/dev/full")
     log = RotatedLog(path)
     log.write(b"lost\n")
     log.close()
     path.unlink()
-    log._file = path.open("ab", buffering=0)  # as if room had been made
-    log.write(b"kept\n")
+    log._file = path.open("ab", buffering=0)  # as if space had been freed
+    log.write(b"saved\n")
     log.close()
 
-    assert path.read_text() == "(5 bytes are missing here: the disk refused them)\nkept\n"
+    assert path.read_text() == "(5 bytes were lost: the disk could not be written)\nsaved\n"
 
 
-def test_a_log_that_cannot_be_set_aside_is_set_aside_later(tmp_path, monkeypatch):
+def test_a_failed_rotation_is_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "LOG_BYTES", 10)
     log = RotatedLog(tmp_path / "a.log")
     log.write(b"line 0\n")
@@ -44,4 +44,4 @@ def test_a_log_that_cannot_be_set_aside_is_set_aside_later(tmp_path, monkeypatch
     log.close()
 
     assert (tmp_path / "a.log.1").read_text() == "line 0\n"
-    assert (tmp_path / "a.log").read_text() == "(7 bytes are missing here: the disk refused them)\nline 2\n"
+    assert (tmp_path / "a.log").read_text() == "(7 bytes were lost: the disk could not be written)\nline 2\n"

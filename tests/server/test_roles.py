@@ -1,13 +1,13 @@
-"""What a process of a role sets for itself."""
+"""Process limits of a role."""
 
 import subprocess
 import sys
 
 CODE = """
 import resource
-from server.roles import allow_many_files
+from server.roles import raise_open_file_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
-allow_many_files()
+raise_open_file_limit()
 print(*resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
@@ -18,9 +18,9 @@ def limits_after(soft, hard):
     return tuple(map(int, run.stdout.split()))
 
 
-def test_the_api_may_open_as_many_files_as_it_is_allowed():
+def test_the_open_file_limit_is_raised_to_the_hard_limit():
     assert limits_after(256, 4096) == (4096, 4096)
 
 
-def test_a_limit_that_is_high_enough_stays():
+def test_a_sufficient_limit_is_unchanged():
     assert limits_after(4096, 4096) == (4096, 4096)
