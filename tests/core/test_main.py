@@ -7,15 +7,14 @@ import signal
 import threading
 import time
 
-import numpy as np
 import pytest
 import timm
 import torch
 import yaml
-from PIL import Image
 from typer.testing import CliRunner
 
 from core.__main__ import app
+from tests.support.images import write_gray_images
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,10 +29,7 @@ def _one_thread():
 def images(tmp_path):
     """Folder of 40 images of two classes, without a split."""
     for label in range(2):
-        folder = tmp_path / "images" / f"class{label}"
-        folder.mkdir(parents=True)
-        for index in range(20):
-            Image.fromarray(np.full((8, 8), 100 * label + index, np.uint8)).save(folder / f"{index}.png")
+        write_gray_images(tmp_path / "images" / f"class{label}", range(100 * label, 100 * label + 20))
     return tmp_path / "images"
 
 
@@ -172,9 +168,7 @@ def test_resume_with_another_spec_is_rejected(run, images, tmp_path):
 
 def test_a_pool_can_be_a_folder_of_images(run, images, tmp_path):
     pool = tmp_path / "pool"
-    pool.mkdir()
-    for index in range(24):
-        Image.fromarray(np.full((8, 8), 10 * index, np.uint8)).save(pool / f"{index}.png")
+    write_gray_images(pool, range(0, 240, 10))
     teacher = {**document()["student"], "weights": "train", "training": {"epochs": 1, "batch_size": 16}}
     method = {"name": "attention_probe", "pool": str(pool), "num_select": 10}
 

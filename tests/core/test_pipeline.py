@@ -29,6 +29,8 @@ from core.resolve import resolver
 from core.spec import StudentSpec, parse_job_spec
 from core.spec.info import InputInfo
 from core.teacher.frozen import FrozenTeacher
+from tests.support.images import store_band_images, write_gray_images
+from tests.support.reporter import RecordingReporter
 
 SIZE = 8
 
@@ -36,18 +38,7 @@ SIZE = 8
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """90 training and 30 test images of three classes, each marked by a bright band."""
-    root = tmp_path_factory.mktemp("bands")
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 30), ("test", 10)):
-        for label in range(3):
-            folder = root / "images" / split / f"band{label}"
-            folder.mkdir(parents=True)
-            for index in range(count):
-                image = generator.integers(0, 120, (SIZE, SIZE), dtype=np.uint8)
-                image[2 * label : 2 * label + 2] += 120
-                Image.fromarray(image).save(folder / f"{index:02d}.png")
-    ingest_folder(root / "images", root / "stored")
-    return root / "stored"
+    return store_band_images(tmp_path_factory.mktemp("bands"), num_train=30, num_test=10)
 
 
 def vit(width=16, **more):
@@ -80,39 +71,6 @@ def resolution(dataset, models=None, **more):
 
 def resolved(dataset, models=None, **more):
     return resolution(dataset, models, **more).spec
-
-
-class RecordingReporter(FolderReporter):
-    """Records all calls, and returns ``request`` from ``control`` after ``after`` calls in a stage."""
-
-    def __init__(self, root, *, teachers, request=Control.GO, stage=None, after=0):
-        super().__init__(root, teachers=teachers)
-        self.stages, self.events, self.data, self.logged, self.fractions = [], [], {}, {}, []
-        self._request, self._request_stage, self._after = request, stage, after
-
-    def stage_started(self, stage):
-        super().stage_started(stage)
-        self.stages.append(stage.value)
-
-    def event(self, type, message, *, level="info", data=None):  # noqa: A002 - the name in the API
-        self.events.append(type)
-        self.data[type] = data
-
-    def metrics(self, step, values):
-        super().metrics(step, values)
-        for name, value in values.items():
-            self.logged.setdefault(name, []).append((step, value))
-
-    def progress(self, progress):
-        super().progress(progress)
-        self.fractions.append(progress.fraction)
-
-    def control(self):
-        if self.stage is self._request_stage:
-            self._after -= 1
-            if self._after < 0:
-                return self._request
-        return Control.GO
 
 
 @pytest.fixture
@@ -162,12 +120,12 @@ def test_a_job_has_the_contracts_result_and_files_that_timm_loads(attempt, datas
     assert [figures <= set(teacher) for teacher in result.result["teachers"]] == [True]
     assert result.result["student"]["top1"] > 0.5
     assert reporter.stages == ["prepare", "teacher", "distill", "evaluate", "export"]
-    assert reporter.events == ["preflight.passed", "teacher.trained", "teacher_cache.summary"]
+    assert reporter.event_types == ["preflight.passed", "teacher.trained", "teacher_cache.summary"]
     assert reporter.fractions == sorted(reporter.fractions)
     assert reporter.fractions[-1] == 1.0
-    assert {len(reporter.logged["train/loss"]), len(reporter.logged["train/distillation"])} == {90}
-    assert reporter.logged["teacher/0/top1"][0][0] == 0
-    assert 1 <= len(reporter.logged["eval/top1"]) <= 20
+    assert {len(reporter.series["train/loss"]), len(reporter.series["train/distillation"])} == {90}
+    assert reporter.series["teacher/0/top1"][0][0] == 0
+    assert 1 <= len(reporter.series["eval/top1"]) <= 20
     folder = result.artifacts["config.json"].parent
     opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     assert opened(torch.zeros(2, 1, SIZE, SIZE)).shape == (2, 3)
@@ -204,7 +162,7 @@ def interrupt(attempt, spec, *requests):
     """Run attempts of one job, each interrupted by a (request, stage, number of control calls)."""
     for request, stage, after in requests:
         with pytest.raises(Interrupted) as interruption:
-            attempt(spec, "interrupted", request=request, stage=stage, after=after)
+            attempt(spec, "interrupted", control=request, stage=stage, after=after)
         assert interruption.value.control is request
 
 
@@ -253,7 +211,7 @@ def test_a_swin_with_shared_blocks_resumes_with_the_same_bits_and_loads_in_timm_
     (logits,) = open_session(again.artifacts["model.onnx"]).run(["logits"], {"images": images.numpy()})
 
     assert digest(again) == digest(uninterrupted)
-    assert {"train/distillation", "train/relation", "train/hidden"} <= reporter.logged.keys()
+    assert {"train/distillation", "train/relation", "train/hidden"} <= reporter.series.keys()
     assert sum(p.numel() for p in opened.parameters()) == again.result["student"]["parameters"]
     assert [len(stage.blocks) for stage in opened.layers] == [1, 1]
     torch.testing.assert_close(opened(images), torch.from_numpy(logits), rtol=1e-4, atol=1e-5)
@@ -268,7 +226,7 @@ def test_a_job_cancelled_and_retried_and_paused_after_training_gives_the_same_bi
     last, reporter = attempt(spec, "interrupted")
 
     assert steps[-1] == "000000024"
-    assert reporter.events == ["teacher.reused", "training.resumed"]  # no second preflight
+    assert reporter.event_types == ["teacher.reused", "training.resumed"]  # no second preflight
     assert digest(last) == digest(uninterrupted)
 
 
@@ -277,8 +235,8 @@ def test_a_teacher_is_reused_by_its_fingerprint_and_gives_the_same_student(attem
     first, first_reporter = attempt(resolved(dataset), "first", teachers=shared)
     second, second_reporter = attempt(resolved(dataset, name="another job"), "second", teachers=shared)
 
-    assert "teacher.trained" in first_reporter.events
-    assert second_reporter.events == ["teacher.reused", "preflight.passed", "teacher_cache.summary"]
+    assert "teacher.trained" in first_reporter.event_types
+    assert second_reporter.event_types == ["teacher.reused", "preflight.passed", "teacher_cache.summary"]
     assert "teacher" not in second_reporter.stages
     assert digest(second) == digest(first)
 
@@ -320,7 +278,7 @@ def test_cached_teacher_outputs_are_not_computed_again(attempt, dataset, forward
     assert block_sizes == [64, 26] * 2
     assert forward_batch_sizes == []  # an equivalent job has no preflight
     assert digest(reading) == digest(filling)
-    first, second = reporter.data["teacher_cache.summary"], second_reporter.data["teacher_cache.summary"]
+    first, second = reporter.event_data("teacher_cache.summary"), second_reporter.event_data("teacher_cache.summary")
     assert (first["hits"], first["misses"], first["saved_seconds"] > 0) == (2, 2, True)
     assert (second["hits"], second["misses"], second["seconds"]) == (4, 0, 0.0)
     report = json.loads(reading.artifacts["report.json"].read_text())
@@ -333,10 +291,10 @@ def test_a_teacher_cache_that_is_too_small_gives_the_same_bits(attempt, dataset,
     stored, _ = attempt(spec, "rich")
     not_stored, reporter = attempt(spec, "poor", cache="other", teacher_cache_bytes=1_000)
 
-    assert reporter.data["teacher_cache.disabled"] == {
+    assert reporter.event_data("teacher_cache.disabled") == {
         "reason": f"it needs {needed:,} bytes, and its limit is 1,000 bytes"
     }
-    assert reporter.data["teacher_cache.summary"]["misses"] == 4
+    assert reporter.event_data("teacher_cache.summary")["misses"] == 4
     assert digest(not_stored) == digest(stored)
 
 
@@ -358,7 +316,7 @@ def test_memory_mapped_rows_give_the_same_bits_as_rows_in_memory(attempt, datase
     filling, _ = attempt(spec, "filling", cache="other")
     poor, _ = attempt(spec, "poor", cache="another", teacher_cache_bytes=0)
 
-    assert reporter.data["teacher_cache.summary"]["misses"] == 0
+    assert reporter.event_data("teacher_cache.summary")["misses"] == 0
     assert {digest(reading), digest(filling), digest(poor)} == {digest(in_memory)}
 
 
@@ -406,14 +364,14 @@ def test_a_job_killed_while_it_caches_teacher_outputs_gives_the_same_bits(attemp
     last, reporter = attempt(spec, "killed")
 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert "training.resumed" in reporter.events or reporter.data["teacher_cache.summary"]["hits"] > 2
+    assert "training.resumed" in reporter.event_types or reporter.event_data("teacher_cache.summary")["hits"] > 2
     assert digest(last) == digest(uninterrupted)
 
 
 def test_a_method_that_masks_the_teachers_images_runs_the_teacher_on_every_batch(attempt, dataset, forward_batch_sizes):
     _, reporter = attempt(fixed_views(dataset, method={"name": "masked_teacher"}))
 
-    assert "teacher_cache.summary" not in reporter.events
+    assert "teacher_cache.summary" not in reporter.event_types
     assert set(forward_batch_sizes) == {15}
 
 
@@ -422,7 +380,7 @@ def test_a_job_caches_the_estimated_number_of_bytes(attempt, dataset, tmp_path, 
     resolved_job = resolution(dataset, teachers=[vit(24, weights="random")], method=method)
     _, reporter = attempt(resolved_job.spec)
     shards = list((tmp_path / "cache" / "teacher_outputs").rglob("*.shard"))
-    estimate, cached = resolved_job.estimate["teacher_cache"], reporter.data["teacher_cache.summary"]
+    estimate, cached = resolved_job.estimate["teacher_cache"], reporter.event_data("teacher_cache.summary")
 
     assert estimate["bytes"] == cached["bytes"]
     assert 0 < sum(file.stat().st_size for file in shards) - estimate["bytes"] <= 192 * len(shards)
@@ -441,7 +399,7 @@ def test_a_teacher_is_evaluated_once_for_all_jobs(attempt, dataset, monkeypatch)
 
     assert (measurements, forward_passes) == ([], [])
     assert second.result["teachers"] == first.result["teachers"]
-    assert second_reporter.logged["teacher/0/top1"] == reporter.logged["teacher/0/top1"]
+    assert second_reporter.series["teacher/0/top1"] == reporter.series["teacher/0/top1"]
     reports = [json.loads(result.artifacts["report.json"].read_text()) for result in (first, second)]
     before, after = (report["details"]["teachers"][0]["evaluation"] for report in reports)
     assert (before["hit"], before["saved_seconds"]) == (False, 0.0)
@@ -454,24 +412,28 @@ def test_no_teacher_outputs_are_computed_for_views_of_a_stage_without_teachers(a
     teacher = {"architecture": "resnet10t", "weights": "random"}
     _, reporter = attempt(resolved(dataset, teachers=[teacher], training=training, method=method))
 
-    assert reporter.data["teacher_cache.summary"]["misses"] == reporter.data["teacher_cache.summary"]["views"] == 2
+    assert (
+        reporter.event_data("teacher_cache.summary")["misses"]
+        == reporter.event_data("teacher_cache.summary")["views"]
+        == 2
+    )
     assert [size for size in forward_batch_sizes if size != 15] == [64, 26] * 2
 
 
 def test_a_stopped_job_is_evaluated_and_exported(attempt, dataset, tmp_path):
-    result, reporter = attempt(resolved(dataset), request=Control.STOP, stage=Stage.DISTILL, after=9)
+    result, reporter = attempt(resolved(dataset), control=Control.STOP, stage=Stage.DISTILL, after=9)
 
     assert reporter.stages[-2:] == ["evaluate", "export"]
-    assert "training.stopped" in reporter.events
+    assert "training.stopped" in reporter.event_types
     assert 1 <= reporter.latest.step < reporter.latest.total_steps == 24
     assert reporter.latest.fraction == 1.0
     assert result.result["student"]["top1"] is not None
 
 
 def test_a_stop_during_teacher_training_saves_no_teacher(attempt, dataset, tmp_path):
-    result, reporter = attempt(resolved(dataset), request=Control.STOP, stage=Stage.TEACHER, after=4)
+    result, reporter = attempt(resolved(dataset), control=Control.STOP, stage=Stage.TEACHER, after=4)
 
-    assert "teacher.trained" not in reporter.events
+    assert "teacher.trained" not in reporter.event_types
     assert not (tmp_path / "job" / "teachers").exists()
     assert len(result.result["teachers"]) == 1
 
@@ -486,7 +448,7 @@ def test_deit_exports_timms_distilled_vit_and_differs_from_kd(attempt, dataset, 
     assert type(opened).__name__ == "VisionTransformerDistilled"
     assert not weights["head.weight"].equal(weights["head_dist.weight"])
     assert not weights["head.weight"].equal(load_file(kd.artifacts["model.safetensors"])["head.weight"])
-    assert len(reporter.logged["train/distillation"]) == 24
+    assert len(reporter.series["train/distillation"]) == 24
     assert deit.result["student"]["parameters"] > kd.result["student"]["parameters"]
 
 
@@ -495,7 +457,7 @@ def test_both_heads_of_a_deit_student_learn(attempt, dataset):
 
     deit, reporter = attempt(resolved(dataset, method={"name": "deit"}, training=training))
 
-    label, distillation = (reporter.logged[f"train/{name}"] for name in ("label", "distillation"))
+    label, distillation = (reporter.series[f"train/{name}"] for name in ("label", "distillation"))
     assert label[-1][1] < 0.7 * label[0][1]
     assert distillation[-1][1] < 0.7 * distillation[0][1]
     assert deit.result["student"]["top1"] > 0.6
@@ -533,7 +495,7 @@ def test_a_student_of_an_earlier_job_can_be_teacher_and_initial_weights(attempt,
     assert "teacher" not in reporter.stages
     assert second.result["teachers"][0]["top1"] == first.result["student"]["top1"]
     assert (
-        reporter.logged["train/distillation"][0][1] < 0.1
+        reporter.series["train/distillation"][0][1] < 0.1
     )  # the student starts as its own teacher, except for drop-path
 
 
@@ -562,11 +524,8 @@ def test_weights_are_kept_every_n_epochs(attempt, dataset, tmp_path):
 
 def test_a_dataset_without_labels_is_rejected(attempt, dataset, tmp_path):
     spec = resolved(dataset, method={"name": "scratch"}, teachers=[])
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for index in range(10):
-        Image.fromarray(np.full((SIZE, SIZE), index, np.uint8)).save(folder / f"{index}.png")
-    ingest_folder(folder, tmp_path / "unlabeled")
+    write_gray_images(tmp_path / "images", range(10))
+    ingest_folder(tmp_path / "images", tmp_path / "unlabeled")
     (tmp_path / "run").mkdir()
 
     with FolderReporter(tmp_path / "run", teachers=tmp_path / "teachers") as reporter:
@@ -607,16 +566,16 @@ def test_a_student_trained_on_a_pool_has_the_same_bits_after_interruptions(datas
 
     uninterrupted, reporter = run("uninterrupted", "cache-1")
     with pytest.raises(Interrupted):
-        run("interrupted", "cache-2", request=Control.DRAIN, stage=Stage.DISTILL, after=2)
+        run("interrupted", "cache-2", control=Control.DRAIN, stage=Stage.DISTILL, after=2)
     with pytest.raises(Interrupted):
-        run("interrupted", "cache-2", request=Control.PAUSE, stage=Stage.DISTILL, after=9)
+        run("interrupted", "cache-2", control=Control.PAUSE, stage=Stage.DISTILL, after=9)
     last, second_reporter = run("interrupted", "cache-2")
 
     assert reporter.latest.total_steps == resolution.estimate["total_steps"] == 4 * 2
     assert reporter.fractions[-1] == 1.0
-    assert [event for event in reporter.events if event.startswith("pool")] == ["pool.chosen"]
-    assert "training.resumed" in second_reporter.events
-    assert len(reporter.logged["train/probe"]) == 8
+    assert [event for event in reporter.event_types if event.startswith("pool")] == ["pool.chosen"]
+    assert "training.resumed" in second_reporter.event_types
+    assert len(reporter.series["train/probe"]) == 8
     assert digest(last) == digest(uninterrupted)
 
 
@@ -629,7 +588,7 @@ def test_a_pruned_student_is_small_and_has_the_same_bits_after_an_interruption(a
 
     uninterrupted, _ = attempt(spec, "uninterrupted", models=models)
     with pytest.raises(Interrupted):
-        attempt(spec, "interrupted", models=models, request=Control.PAUSE, stage=Stage.DISTILL, after=7)
+        attempt(spec, "interrupted", models=models, control=Control.PAUSE, stage=Stage.DISTILL, after=7)
     last, _ = attempt(spec, "interrupted", models=models)
 
     assert digest(last) == digest(uninterrupted)
@@ -663,7 +622,7 @@ def test_self_distillation_has_the_same_bits_after_an_interruption(attempt, data
     last, _ = attempt(spec, "interrupted")
 
     assert digest(last) == digest(uninterrupted)
-    assert len(reporter.logged["train/distillation"]) == 24
+    assert len(reporter.series["train/distillation"]) == 24
     assert timm.create_model(f"local-dir:{uninterrupted.artifacts['config.json'].parent}", pretrained=True)
 
 
@@ -714,9 +673,9 @@ def test_a_backbone_learns_from_unlabeled_images(backbone, pool):
     assert result.result["student"]["top1"] is None
     assert [teacher["top1"] for teacher in result.result["teachers"]] == [None]
     assert result.result["agreement"] is None
-    assert {name for name in reporter.logged if "top1" in name} == set()
-    assert len(reporter.logged["train/embedding"]) == len(reporter.logged["train/patches"]) == 4 * 5
-    assert reporter.logged["train/loss"][-1][1] < reporter.logged["train/loss"][0][1]
+    assert {name for name in reporter.series if "top1" in name} == set()
+    assert len(reporter.series["train/embedding"]) == len(reporter.series["train/patches"]) == 4 * 5
+    assert reporter.series["train/loss"][-1][1] < reporter.series["train/loss"][0][1]
     assert "without a classifier" in result.artifacts["README.md"].read_text()
 
 
@@ -728,7 +687,7 @@ def test_a_backbone_is_evaluated_by_nearest_neighbors_if_there_are_labels(backbo
     assert 0 <= result.result["teachers"][0]["top1"] <= 1
     assert "neighbours" in report["details"]["student"]["top1_metric"]
     assert report["details"]["student"]["linear_probe_top1"] > 0.5
-    assert "nearest neighbours" in result.artifacts["README.md"].read_text()
+    assert "nearest neighbors" in result.artifacts["README.md"].read_text()
     assert "label_names" not in json.loads(result.artifacts["config.json"].read_text())["pretrained_cfg"]
 
 
@@ -736,7 +695,7 @@ def test_a_backbone_has_the_same_bits_after_an_interruption(backbone, dataset):
     uninterrupted, _ = backbone(dataset, "uninterrupted")
 
     with pytest.raises(Interrupted):
-        backbone(dataset, "interrupted", request=Control.PAUSE, stage=Stage.DISTILL, after=7)
+        backbone(dataset, "interrupted", control=Control.PAUSE, stage=Stage.DISTILL, after=7)
     last, _ = backbone(dataset, "interrupted")
 
     assert digest(last) == digest(uninterrupted)

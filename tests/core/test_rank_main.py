@@ -12,16 +12,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
 from core import pipeline, rank_main
 from core.data.stored import StoredDataset
 from core.errors import NonFiniteLoss, ProcessLost, restore_error
-from core.ingest.dataset import ingest_folder
-from core.local_reporter import FolderReporter
 from core.rank_main import RankReporter
 from core.reporting import Control, Interrupted, Workspace
 from core.resolve import resolver
@@ -29,6 +25,8 @@ from core.spec import parse_job_spec
 from core.spec.info import DatasetInfo
 from core.system.parent_death import EXIT_CRASHED
 from core.train.rank_launcher import RankConfig
+from tests.support.images import store_band_images
+from tests.support.reporter import RecordingReporter
 
 SIZE = 8
 TOLERANCE = 1e-5  # relative, of losses
@@ -37,18 +35,7 @@ TOLERANCE = 1e-5  # relative, of losses
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """66 training and 12 test images of three classes."""
-    root = tmp_path_factory.mktemp("bands")
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 22), ("test", 4)):
-        for label in range(3):
-            folder = root / "images" / split / f"band{label}"
-            folder.mkdir(parents=True)
-            for index in range(count):
-                image = generator.integers(0, 120, (SIZE, SIZE), dtype=np.uint8)
-                image[2 * label : 2 * label + 2] += 120
-                Image.fromarray(image).save(folder / f"{index:02d}.png")
-    ingest_folder(root / "images", root / "stored")
-    return root / "stored"
+    return store_band_images(tmp_path_factory.mktemp("bands"), num_train=22, num_test=4)
 
 
 def vit(width=16, **more):
@@ -84,18 +71,21 @@ def rank_processes(parent):
     return [process for process in children if "core.system.parent_death" in process.cmdline()]
 
 
-class RecordingReporter(FolderReporter):
-    """Records losses, and calls ``action`` at step ``at``."""
+class StepActionReporter(RecordingReporter):
+    """Records the processes of the other ranks, and calls ``action`` at step ``at``."""
 
     def __init__(self, root, *, teachers, at=None, action=None):
         super().__init__(root, teachers=teachers)
-        self.losses, self.processes = {}, []
+        self.processes = []
         self._at, self._action = at, action
+
+    @property
+    def losses(self):
+        return dict(self.series["train/loss"])
 
     def metrics(self, step, values):
         super().metrics(step, values)
         if "train/loss" in values:
-            self.losses[step] = values["train/loss"]
             self.processes = self.processes or rank_processes(os.getpid())
             if step == self._at:
                 self._action(self)
@@ -114,7 +104,7 @@ def attempt(dataset, tmp_path, shared):
         root = tmp_path / name
         root.mkdir(exist_ok=True)
         workspace = Workspace(root=root / "run", cache=shared / "cache", dataset=dataset)
-        with RecordingReporter(root, teachers=shared / "teachers", **options) as reporter:
+        with StepActionReporter(root, teachers=shared / "teachers", **options) as reporter:
             return pipeline.run(spec, workspace, reporter), reporter
 
     return make

@@ -1,21 +1,17 @@
 """A reporter that records its calls and can request a pause, stop, cancel or drain."""
 
 from collections import defaultdict
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.local_reporter import FolderReporter
 from core.reporting import Control
 
 
-@dataclass(frozen=True)
-class RecordedEvent:
+class RecordedEvent(NamedTuple):
     """One event as the engine reported it."""
 
     type: str
-    message: str
-    level: str = "info"
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any]
 
 
 class RecordingReporter(FolderReporter):
@@ -24,22 +20,22 @@ class RecordingReporter(FolderReporter):
     Args:
         root: Folder of the run.
         teachers: Folder of trained teachers; by default one in `root`.
-        control: What `control()` returns once it was called more than `control_after` times.
-        control_after: Number of calls that return `Control.GO` first; None: all of them.
-        control_stage: Count calls in this stage only, and return `Control.GO` in every other stage.
+        control: Request that `control()` returns after `after` calls; before, it returns `Control.GO`.
+        after: Number of those calls.
+        stage: Count and answer calls of this stage only.
     """
 
-    def __init__(self, root, *, teachers=None, control=Control.PAUSE, control_after=None, control_stage=None):
+    def __init__(self, root, *, teachers=None, control=Control.GO, after=0, stage=None):
         super().__init__(root, teachers=teachers or root / "teachers")
+        self.control_override = control
         self.stages = []
         self.events = []
-        self.values = defaultdict(dict)  # step -> series name -> value
-        self.progress_updates = []
+        self.logged = defaultdict(dict)  # step -> series name -> value
+        self.series = defaultdict(list)  # series name -> points (step, value)
+        self.progress_reports = []
         self.checkpoints = []
-        self.num_control_calls = 0
-        self.requested_control = control
-        self.control_after = control_after
-        self.control_stage = control_stage
+        self.num_polls = 0
+        self._after, self._stage = after, stage
 
     @property
     def event_types(self):
@@ -47,40 +43,36 @@ class RecordingReporter(FolderReporter):
 
     def event_data(self, event_type):
         """Data of the last event of a type."""
-        return next(event.data for event in reversed(self.events) if event.type == event_type)
+        return dict(self.events)[event_type]
 
     @property
-    def series(self):
-        """The points (step, value) of each series by name."""
-        points = defaultdict(list)
-        for step, values in self.values.items():
-            for name, value in values.items():
-                points[name].append((step, value))
-        return points
+    def fractions(self):
+        """The reported progress of the job."""
+        return [progress.fraction for progress in self.progress_reports]
 
     def stage_started(self, stage):
         super().stage_started(stage)
         self.stages.append(stage.value)
 
     def event(self, type, message, *, level="info", data=None):  # noqa: A002 - the reporter's interface
-        self.events.append(RecordedEvent(type, message, level, dict(data or {})))
+        self.events.append(RecordedEvent(type, dict(data or {})))
 
     def metrics(self, step, values):
         super().metrics(step, values)
-        self.values[step].update(values)
+        self.logged[step].update(values)
+        for name, value in values.items():
+            self.series[name].append((step, value))
 
     def progress(self, progress):
         super().progress(progress)
-        self.progress_updates.append(progress)
+        self.progress_reports.append(progress)
 
     def save_checkpoint(self, checkpoint):
         super().save_checkpoint(checkpoint)
         self.checkpoints.append(checkpoint)
 
     def control(self):
-        if self.control_stage is not None and self.stage is not self.control_stage:
+        if self._stage is not None and self.stage is not self._stage:
             return Control.GO
-        self.num_control_calls += 1
-        if self.control_after is not None and self.num_control_calls > self.control_after:
-            return self.requested_control
-        return Control.GO
+        self.num_polls += 1
+        return super().control() if self.num_polls > self._after else Control.GO

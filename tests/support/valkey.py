@@ -1,4 +1,4 @@
-"""A real Valkey server that a test can freeze, kill and start again."""
+"""A real Valkey server that a test can freeze, kill and restart."""
 
 import contextlib
 import signal
@@ -13,7 +13,7 @@ from tests.support.waiting import until
 
 
 class ValkeyServer:
-    """One server process on a free loopback port; it keeps its address over restarts and its data nowhere."""
+    """One server process on a free loopback port. A restart keeps the port and loses the data."""
 
     def __init__(self):
         self.port = free_port()

@@ -4,9 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from core.ingest.dataset import ingest_folder
 from core.settings import Settings
@@ -14,6 +12,7 @@ from core.store import datasets, ingest_leases, jobs, projects
 from core.store.artifact_store import StoredFile
 from core.store.db import migrate, open_database
 from core.store.storage_url import open_store
+from tests.support.images import write_gray_images
 from worker import context as worker_context
 from worker.stored_files import publish_folder
 
@@ -112,9 +111,7 @@ def make_dataset(service, store, tmp_path):
 
     def make(name, count):
         folder = tmp_path / name
-        folder.mkdir()
-        for index in range(count):
-            Image.fromarray(np.full((8, 8), 5 * index, np.uint8)).save(folder / f"{index:02d}.png")
+        write_gray_images(folder, range(0, 5 * count, 5))
         ingest_folder(folder, tmp_path / f"{name}-stored")
         made = service.do(datasets.create, service.project, name=name, source={}).id
         holding = ingest_leases.IngestLeaseToken.from_row(

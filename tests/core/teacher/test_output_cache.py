@@ -10,7 +10,6 @@ from torch import nn
 
 from core.data.mixing import Mixing
 from core.data.pixels import Pixels
-from core.local_reporter import FolderReporter
 from core.methods import Outputs
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
@@ -21,6 +20,7 @@ from core.teacher import output_cache
 from core.teacher.output_cache import cached_outputs_for, num_cached_views
 from core.train.loader import BatchLoader
 from core.train.precision import ComputeConfig
+from tests.support.reporter import RecordingReporter
 
 CPU = ComputeConfig(torch.device("cpu"), "fp32")
 N, C, SIZE = 150, 5, 4  # three blocks
@@ -41,22 +41,6 @@ class Teacher:
     def __call__(self, images):
         self.batch_sizes.append(len(images))
         return Outputs(self._scale * self.built(images))
-
-
-class RecordingReporter(FolderReporter):
-    """Records events, and returns ``control`` after ``after`` polls."""
-
-    def __init__(self, root, control=Control.GO, after=0):
-        super().__init__(root, teachers=root / "teachers")
-        self.events = []
-        self._control, self._after = control, after
-
-    def event(self, type, message, *, level="info", data=None):  # noqa: A002 - the name in the API
-        self.events.append((type, dict(data)))
-
-    def control(self):
-        self._after -= 1
-        return self._control if self._after < 0 else Control.GO
 
 
 @dataclass
@@ -95,7 +79,7 @@ def attempt(tmp_path):
             device=CPU.device, mixing=mixing, num_classes=C,
         )  # fmt: skip
         teachers = [Teacher()] if teachers is None else teachers
-        reporter = RecordingReporter(tmp_path / name, control, after)
+        reporter = RecordingReporter(tmp_path / name, control=control, after=after)
         reporters.append(reporter)
         setup = SimpleNamespace(
             teachers=teachers, loader=loader, compute=CPU, training=SimpleNamespace(epochs=epochs),
@@ -198,7 +182,7 @@ def test_a_disk_that_fills_up_changes_no_output(attempt, tmp_path, monkeypatch):
     full.cached._store.disable("the disk is full")
 
     assert full.logits(range(16)).equal(expected)
-    assert [type_ for type_, _ in full.reporter.events] == ["teacher_cache.disabled"]
+    assert full.reporter.event_types == ["teacher_cache.disabled"]
     assert full.cached.finish().to_json()["stopped"] == "the disk is full"
 
 

@@ -4,11 +4,9 @@ import hashlib
 import json
 from contextlib import ExitStack
 
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 
 from core.data.stored import StoredDataset
 from core.ingest.dataset import ingest_folder
@@ -19,6 +17,7 @@ from core.train.context import RunContext
 from core.train.environment import reproducible
 from core.train.precision import ComputeConfig
 from core.train.progress import ProgressRange
+from tests.support.images import write_gray_images
 
 CPU = torch.device("cpu")
 
@@ -26,10 +25,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def stored(tmp_path):
     for label in range(2):
-        folder = tmp_path / "images" / f"class{label}"
-        folder.mkdir(parents=True)
-        for index in range(20):
-            Image.fromarray(np.full((8, 8), 100 * label + index, np.uint8)).save(folder / f"{index:02d}.png")
+        write_gray_images(tmp_path / "images" / f"class{label}", range(100 * label, 100 * label + 20))
     ingest_folder(tmp_path / "images", tmp_path / "stored")
     with StoredDataset.open(tmp_path / "stored") as opened:
         yield opened

@@ -1,6 +1,4 @@
-"""Fixtures of the training tests: a small training setup and a recording reporter."""
-
-from collections import defaultdict
+"""Fixtures of the training tests: a small training setup and recording reporters."""
 
 import numpy as np
 import pytest
@@ -8,15 +6,14 @@ import timm
 import torch
 
 from core.data.pixels import Pixels
-from core.local_reporter import FolderReporter
 from core.methods import MethodContext, build_method
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
-from core.reporting import Control
 from core.spec import METHODS, TrainingSpec
 from core.train.loader import BatchLoader
 from core.train.precision import ComputeConfig
 from core.train.trainer import TrainingSetup
+from tests.support.reporter import RecordingReporter
 
 CPU = torch.device("cpu")
 
@@ -27,38 +24,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class RecordingReporter(FolderReporter):
-    """Records all calls, and returns ``request`` from ``control`` after ``request_at`` calls."""
-
-    def __init__(self, root, *, request_at=None, request=Control.PAUSE):
-        super().__init__(root, teachers=root / "teachers")
-        self.logged = defaultdict(dict)
-        self.events = []
-        self.checkpoints = []
-        self.progress_reports = []
-        self.num_polls = 0
-        self._request_at, self._request = request_at, request
-
-    def metrics(self, step, values):
-        super().metrics(step, values)
-        self.logged[step].update(values)
-
-    def progress(self, progress):
-        super().progress(progress)
-        self.progress_reports.append(progress)
-
-    def event(self, type, message, *, level="info", data=None):  # noqa: A002 - the name in the API
-        self.events.append(type)
-
-    def save_checkpoint(self, checkpoint):
-        super().save_checkpoint(checkpoint)
-        self.checkpoints.append(checkpoint)
-
-    def control(self):
-        self.num_polls += 1
-        return self._request if self._request_at is not None and self.num_polls > self._request_at else Control.GO
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_run_interrupted_many_times_gives_the_same_bits(make_setup, training, 
         return snapshot(trainer.train_step)
 
     uninterrupted = attempt(make_reporter("uninterrupted"))
-    attempts = [attempt(make_reporter("interrupted", request_at=3, request=Control.DRAIN)) for _ in range(6)]
+    attempts = [attempt(make_reporter("interrupted", after=3, control=Control.DRAIN)) for _ in range(6)]
     interrupted = next(a for a in [*attempts, attempt(make_reporter("interrupted"))] if a is not None)
 
     assert attempts[:6] == [None] * 6
@@ -69,7 +69,7 @@ def test_a_run_interrupted_many_times_gives_the_same_bits(make_setup, training, 
 
 
 def test_metrics_of_repeated_steps_are_logged_once(make_setup, training, make_reporter, tmp_path):
-    reporter = make_reporter(request_at=7)
+    reporter = make_reporter(after=7, control=Control.PAUSE)
     trainer = Trainer(make_setup(training()), track=TRACK, reporter=reporter, scratch_dir=tmp_path / "scratch")
     with pytest.raises(Interrupted):
         trainer.run()
@@ -84,7 +84,7 @@ def test_metrics_of_repeated_steps_are_logged_once(make_setup, training, make_re
 
     steps = [int(line.split(",")[0].split(":")[1]) for line in (again.root / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 21))
-    assert again.events == ["training.resumed"]
+    assert again.event_types == ["training.resumed"]
 
 
 def test_model_file_holds_the_weights_to_export(make_setup, training, tmp_path):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from core.data.stored import StoredDataset
 from core.ingest.dataset import ingest_folder
@@ -11,6 +10,7 @@ from core.reporting import Control, Interrupted
 from core.spec import TrainingSpec
 from core.train.context import RunContext
 from core.train.precision import ComputeConfig
+from tests.support.images import write_gray_images
 
 
 @pytest.fixture
@@ -18,10 +18,7 @@ def context(tmp_path, make_reporter):
     """Context of a dataset with 40 training and 20 test images."""
     for split, count in (("train", 20), ("test", 10)):
         for label in range(2):
-            folder = tmp_path / "images" / split / f"class{label}"
-            folder.mkdir(parents=True)
-            for index in range(count):
-                Image.fromarray(np.full((8, 8), 100 * label + index, np.uint8)).save(folder / f"{index:02d}.png")
+            write_gray_images(tmp_path / "images" / split / f"class{label}", range(100 * label, 100 * label + count))
     ingest_folder(tmp_path / "images", tmp_path / "stored")
     with StoredDataset.open(tmp_path / "stored") as stored:
         compute = ComputeConfig(torch.device("cpu"), "fp32")
@@ -50,14 +47,14 @@ def test_validation_measures_accuracy(context):
 
 @pytest.mark.parametrize("control", [Control.PAUSE, Control.CANCEL, Control.DRAIN])
 def test_poll_raises_on_interrupting_requests(context, control):
-    context.reporter._request, context.reporter._request_at = control, 0
+    context.reporter.control_override = control
 
     with pytest.raises(Interrupted):
         context.poll()
 
 
 def test_poll_ignores_a_stop_request(context):
-    context.reporter._request, context.reporter._request_at = Control.STOP, 0
+    context.reporter.control_override = Control.STOP
 
     context.poll()
 

@@ -63,7 +63,7 @@ def test_progress_ends_at_the_last_step_and_never_decreases(make_setup, training
 
     make_trainer(make_setup(training()), reporter, tmp_path).run()
 
-    fractions = [p.fraction for p in reporter.progress_reports]
+    fractions = reporter.fractions
     assert fractions == sorted(fractions)
     assert (reporter.latest.step, reporter.latest.total_steps, reporter.latest.epoch) == (20, 20, 4)
     assert reporter.latest.fraction == 1.0
@@ -83,7 +83,7 @@ def test_a_teachers_training_does_not_advance_the_students_steps(make_setup, tra
 
 @pytest.mark.parametrize("control", [Control.PAUSE, Control.DRAIN, Control.CANCEL])
 def test_an_interruption_saves_the_current_step_and_raises(control, make_setup, training, make_reporter, tmp_path):
-    reporter = make_reporter(request_at=7, request=control)
+    reporter = make_reporter(after=7, control=control)
     interrupted = make_trainer(make_setup(training()), reporter, tmp_path)
 
     with pytest.raises(Interrupted) as interruption:
@@ -144,11 +144,11 @@ def test_a_stop_while_outputs_are_loaded_ends_the_training(make_setup, training,
     setup = replace(make_setup(training(), method="kd", teachers=(unused_teacher,)), teacher_outputs=source)
 
     assert not make_trainer(setup, reporter, tmp_path).run()
-    assert reporter.events == ["training.stopped"]
+    assert reporter.event_types == ["training.stopped"]
 
 
 def test_an_interruption_before_the_first_step_saves_nothing(make_setup, training, make_reporter, tmp_path):
-    reporter = make_reporter(request_at=0)
+    reporter = make_reporter(after=0, control=Control.PAUSE)
 
     with pytest.raises(Interrupted):
         make_trainer(make_setup(training()), reporter, tmp_path).run()
@@ -157,13 +157,13 @@ def test_an_interruption_before_the_first_step_saves_nothing(make_setup, trainin
 
 
 def test_a_stop_ends_the_training_with_a_checkpoint_and_no_exception(make_setup, training, make_reporter, tmp_path):
-    reporter = make_reporter(request_at=12, request=Control.STOP)
+    reporter = make_reporter(after=12, control=Control.STOP)
 
     finished = make_trainer(make_setup(training()), reporter, tmp_path).run()
 
     assert finished is False
     assert [c.step for c in reporter.checkpoints] == [12]
-    assert reporter.events == ["training.stopped"]
+    assert reporter.event_types == ["training.stopped"]
 
 
 def test_a_non_finite_loss_stops_before_the_step_and_names_the_term(make_setup, training, make_reporter, tmp_path):
@@ -221,7 +221,9 @@ def test_a_metric_lag_changes_no_result(lag, make_setup, training, make_reporter
 @pytest.mark.parametrize("lag", [0, 1, 2, 5])
 def test_a_non_finite_step_is_never_applied_with_any_lag(lag, make_setup, training, make_reporter, tmp_path):
     reference = make_trainer(
-        make_setup(training(), **non_finite_from(99)), make_reporter("reference", request_at=7), tmp_path
+        make_setup(training(), **non_finite_from(99)),
+        make_reporter("reference", after=7, control=Control.PAUSE),
+        tmp_path,
     )
     with pytest.raises(Interrupted):
         reference.run()
@@ -238,7 +240,7 @@ def test_a_non_finite_step_is_never_applied_with_any_lag(lag, make_setup, traini
 
 
 def test_a_non_finite_loss_is_raised_before_anything_is_saved(make_setup, training, make_reporter, tmp_path):
-    reporter = make_reporter(request_at=8)
+    reporter = make_reporter(after=8, control=Control.PAUSE)
     poisoned = make_trainer(make_setup(training(), **non_finite_from(7)), reporter, tmp_path, lag=5)
 
     with pytest.raises(NonFiniteLoss, match="step 7 "):

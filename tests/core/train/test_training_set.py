@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from core.data.pixels import Pixels
 from core.data.stored import StoredDataset
@@ -16,6 +15,7 @@ from core.teacher.frozen import FrozenTeacher
 from core.train.context import RunContext
 from core.train.precision import ComputeConfig
 from core.train.training_set import TrainingSet, planned_schedule
+from tests.support.images import write_gray_images
 
 FP32 = ComputeConfig(torch.device("cpu"), "fp32")
 
@@ -34,10 +34,8 @@ class PreparingMethod(Scratch):
 @pytest.fixture
 def make_training_set(tmp_path, make_reporter):
     """Factory of a training set; its reporter records events."""
-    for index in range(20):
-        folder = tmp_path / "images" / f"class{index % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((8, 8), index, np.uint8)).save(folder / f"{index:02d}.png")
+    for label in range(2):
+        write_gray_images(tmp_path / "images" / f"class{label}", range(label, 20, 2))
     ingest_folder(tmp_path / "images", tmp_path / "stored")
     with StoredDataset.open(tmp_path / "stored") as stored:
         context = RunContext(stored, FP32, 1, make_reporter(), tmp_path / "root", tmp_path / "cache")
@@ -86,7 +84,7 @@ def test_the_loader_reads_the_prepared_images(make_training_set, make_preparing_
     assert not prepared.loader.batch(0).images.any()
     assert planned_schedule(setup) == planned_schedule(prepared)
     assert planned_schedule(prepared).steps_per_epoch == prepared.loader.steps_per_epoch
-    assert training_set.context.reporter.events == ["made"]
+    assert training_set.context.reporter.event_types == ["made"]
 
 
 def test_the_unlabeled_pool_is_the_dataset_of_the_method(make_training_set):
