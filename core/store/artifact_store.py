@@ -1,8 +1,7 @@
-"""Files, behind one small interface: whole or absent, and known by their sha256.
+"""Artifact store: files with a sha256, published atomically.
 
-Keys are relative paths such as ``jobs/job_…/a1/model.safetensors``. Publishing under a key that holds
-the attempt, and naming the file by a guarded UPDATE afterwards, makes a stale worker harmless: what it
-leaves is garbage for the collector.
+Keys are relative paths such as ``jobs/job_…/a1/model.safetensors``. A worker publishes under a key with its attempt
+and then refers to the file in a guarded UPDATE. So a stale worker leaves only garbage, which is collected later.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
 
 from core.errors import StorageFailed, StoredFileDamaged
-from core.system.disk import sync, why
+from core.system.disk import disk_error_reason, fsync
 from core.system.fault_injection import fault_point
 
-_CHUNK = 1024 * 1024
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # no part begins with a dot, so none is `.` or `..`
-_LONGEST_KEY = 512
-_PATIENCE_SECONDS = 10.0  # with a neighbour who deletes
-_OUT_OF_STEP_SECONDS = 0.002
-_PARTIAL = ".partial"  # no key begins with a dot, so nothing here is ever listed or read
+_CHUNK_BYTES = 1024 * 1024
+_KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # no part starts with a dot, which excludes `.` and `..`
+_MAX_KEY_LENGTH = 512
+_PUBLISH_TIMEOUT_SECONDS = 10.0  # while concurrent deletes remove the target folder
+_MAX_JITTER_SECONDS = 0.002
+_PARTIAL_DIR = ".partial"  # no key starts with a dot, so files in this folder are never listed or read
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file in the store: where it is, how long, and what is in it."""
+    """File in the store: key, size and hash."""
 
     key: str
     size_bytes: int
@@ -45,19 +44,19 @@ class StoredFile:
         """The last part of the key."""
         return self.key.rsplit("/", 1)[-1]
 
-    def as_json(self) -> dict[str, Any]:
-        """The form in which rows keep it."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that database rows contain."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
-        """The file that a row speaks of."""
+        """Read the JSON object of a database row."""
         return cls(document["key"], document["size_bytes"], document["sha256"])
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """What a listing says of a file."""
+class ListedFile:
+    """File in a listing."""
 
     key: str
     size_bytes: int
@@ -65,183 +64,183 @@ class Listed:
 
 
 class ArtifactStore(Protocol):
-    """Where files live. Raises ``StorageFailed``; ``ValueError`` for a key that could leave the store.
+    """Storage of files. Raises ``StorageFailed``, and ``ValueError`` for a key that could leave the store.
 
-    ``StoredFileDamaged`` says that a file is gone or is not what was stored, and nothing else: a store that is full,
-    read-only or out of reach has lost nothing.
+    ``StoredFileDamaged`` means only that a file is missing or has a wrong hash. A store that is full,
+    read-only or unreachable has lost nothing.
     """
 
     def put(self, key: str, source: Path | BinaryIO) -> StoredFile:
-        """Publish a file: whole under its key, or not there."""
+        """Publish a file under its key, atomically."""
 
     def measure(self, key: str) -> StoredFile:
-        """Read a file back and hash what is really there."""
+        """Read a file back and return its actual size and hash."""
 
     def fetch(self, key: str, target: Path, *, sha256: str | None = None) -> None:
-        """Copy a file to a local path (whole or not there), checked against ``sha256`` if given."""
+        """Copy a file to a local path, atomically; verify ``sha256`` if given."""
 
     def open(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes from ``start``, in chunks. Raises at once where there is no such file."""
+        """Iterate over the bytes from ``start`` in chunks. Raises immediately if the file does not exist."""
 
     def size(self, key: str) -> int | None:
-        """The size in bytes, or None where there is no such file."""
+        """Return the size in bytes; None if the file does not exist."""
 
     def local_path(self, key: str) -> Path | None:
-        """The file itself where it is on this machine, to be read only; else None."""
+        """Return the path of the file if it is on this machine, for reading only; else None."""
 
     def delete(self, key: str) -> None:
-        """Delete a file; nothing happens where there is none."""
+        """Delete a file; do nothing if it does not exist."""
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete every file under a folder of keys; returns how many."""
+        """Delete all files under a folder of keys; return their number."""
 
-    def list_prefix(self, prefix: str = "") -> Iterator[Listed]:
-        """The files under a folder of keys, or all."""
+    def list_prefix(self, prefix: str = "") -> Iterator[ListedFile]:
+        """List the files under a folder of keys, or all."""
 
     def remove_partials(self, older_than_seconds: float) -> int:
-        """Delete what was never published whole; returns how many files."""
+        """Delete files whose publication was interrupted; return their number."""
 
 
 def check_key(key: str) -> str:
-    """Return the key if it is one; raise ``ValueError`` for everything else, such as a path out of the store."""
-    if len(key) > _LONGEST_KEY or not all(_PART.fullmatch(part) for part in key.split("/")):
-        raise ValueError(f"{key!r} is not a key")
+    """Return ``key`` if it is valid. Raises ``ValueError`` otherwise, for example for a path out of the store."""
+    if len(key) > _MAX_KEY_LENGTH or not all(_KEY_PART.fullmatch(part) for part in key.split("/")):
+        raise ValueError(f"{key!r} is not a valid key")
     return key
 
 
 class LocalArtifactStore:
-    """A folder on this machine (or one that all machines mount)."""
+    """Artifact store in a local folder, or in one that all machines mount."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        (root / _PARTIAL).mkdir(parents=True, exist_ok=True)
+        (root / _PARTIAL_DIR).mkdir(parents=True, exist_ok=True)
 
     def put(self, key: str, source: Path | BinaryIO) -> StoredFile:
-        """Publish a file: whole under its key, or not there."""
+        """Publish a file under its key, atomically."""
         target = self._path(key)
-        partial = self._root / _PARTIAL / secrets.token_hex(16)
+        partial = self._root / _PARTIAL_DIR / secrets.token_hex(16)
         try:
-            with _failing(key):
+            with _translate_errors(key):
                 size, digest = _copy(source, partial)
                 fault_point("store.copied")
-                _move(partial, target)
+                _publish(partial, target)
                 fault_point("store.moved")
         finally:
             partial.unlink(missing_ok=True)
         return StoredFile(key, size, digest)
 
     def measure(self, key: str) -> StoredFile:
-        """Read a file back and hash what is really there."""
-        with _reading(key), self._path(key).open("rb") as file:
+        """Read a file back and return its actual size and hash."""
+        with _translate_read_errors(key), self._path(key).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
             return StoredFile(key, os.fstat(file.fileno()).st_size, digest.hexdigest())
 
     def fetch(self, key: str, target: Path, *, sha256: str | None = None) -> None:
-        """Copy a file to a local path (whole or not there), checked against ``sha256`` if given."""
+        """Copy a file to a local path, atomically; verify ``sha256`` if given."""
         partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         try:
-            with _reading(key):
+            with _translate_read_errors(key):
                 source = self._path(key).open("rb")
-            with source, _failing(key):
+            with source, _translate_errors(key):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _, digest = _copy(source, partial, durable=False)
                 if sha256 is not None and digest != sha256:
-                    raise StoredFileDamaged(f"The stored file {key} is not what was stored (its sha256 differs).")
+                    raise StoredFileDamaged(f"The stored file {key} is damaged: its sha256 differs.")
                 fault_point("store.fetched")
                 partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
 
     def open(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes from ``start``, in chunks. Raises at once where there is no such file."""
-        with _reading(key):
+        """Iterate over the bytes from ``start`` in chunks. Raises immediately if the file does not exist."""
+        with _translate_read_errors(key):
             file = self._path(key).open("rb")
             file.seek(start)
-        return _chunks(file, length)
+        return _iter_chunks(file, length)
 
     def size(self, key: str) -> int | None:
-        """The size in bytes, or None where there is no such file."""
+        """Return the size in bytes; None if the file does not exist."""
         path = self._path(key)
         return path.stat().st_size if path.is_file() else None
 
     def local_path(self, key: str) -> Path | None:
-        """The file itself, to be read only; None where there is no such file."""
+        """Return the path of the file, for reading only; None if it does not exist."""
         path = self._path(key)
         return path if path.is_file() else None
 
     def delete(self, key: str) -> None:
-        """Delete a file and the folders that it leaves empty."""
+        """Delete a file and the folders that become empty."""
         path = self._path(key)
-        with _failing(key):
+        with _translate_errors(key):
             path.unlink(missing_ok=True)
-        self._prune(path.parent)
+        self._remove_empty_dirs(path.parent)
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete every file under a folder of keys; returns how many."""
+        """Delete all files under a folder of keys; return their number."""
         keys = [listed.key for listed in self.list_prefix(prefix)]
         for key in keys:
             self.delete(key)
         return len(keys)
 
-    def list_prefix(self, prefix: str = "") -> Iterator[Listed]:
-        """The files under a folder of keys, or all; what vanishes meanwhile is left out."""
+    def list_prefix(self, prefix: str = "") -> Iterator[ListedFile]:
+        """List the files under a folder of keys, or all; files that are deleted meanwhile are skipped."""
         top = self._path(prefix) if prefix else self._root
         for folder, folders, names in os.walk(top):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 path = Path(folder, name)
                 try:
-                    facts = path.stat()
+                    stat = path.stat()
                 except FileNotFoundError:
                     continue
-                modified_at = datetime.fromtimestamp(facts.st_mtime, UTC)
-                yield Listed(path.relative_to(self._root).as_posix(), facts.st_size, modified_at)
+                modified_at = datetime.fromtimestamp(stat.st_mtime, UTC)
+                yield ListedFile(path.relative_to(self._root).as_posix(), stat.st_size, modified_at)
 
     def remove_partials(self, older_than_seconds: float) -> int:
-        """Delete what was never published whole; returns how many files."""
+        """Delete files whose publication was interrupted; return their number."""
         removed = 0
-        for path in (self._root / _PARTIAL).iterdir():
+        for path in (self._root / _PARTIAL_DIR).iterdir():
             try:
                 if path.stat().st_mtime < time.time() - older_than_seconds:
                     path.unlink()
                     removed += 1
-            except FileNotFoundError:  # published, or removed by somebody else, just now
+            except FileNotFoundError:  # published or removed concurrently
                 continue
         return removed
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
-    def _prune(self, folder: Path) -> None:
+    def _remove_empty_dirs(self, folder: Path) -> None:
         while folder != self._root:
             try:
                 folder.rmdir()
-            except OSError:  # not empty, or gone already: both are fine
+            except OSError:  # not empty, or removed concurrently
                 return
             folder = folder.parent
 
 
 @contextmanager
-def _failing(key: str) -> Iterator[None]:
+def _translate_errors(key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageFailed(f"The artefact store failed at {key}: {why(error)}.") from error
+        raise StorageFailed(f"The artifact store failed at {key}: {disk_error_reason(error)}.") from error
 
 
 @contextmanager
-def _reading(key: str) -> Iterator[None]:
-    with _failing(key):
+def _translate_read_errors(key: str) -> Iterator[None]:
+    with _translate_errors(key):
         try:
             yield
         except FileNotFoundError as error:
-            raise StoredFileDamaged(f"The stored file {key} is not there.") from error
+            raise StoredFileDamaged(f"The stored file {key} is missing.") from error
 
 
 def _copy(source: Path | BinaryIO, target: Path, *, durable: bool = True) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     with target.open("xb") as out:
-        for chunk in _chunks(source.open("rb"), None) if isinstance(source, Path) else _read(source):
+        for chunk in _iter_chunks(source.open("rb"), None) if isinstance(source, Path) else _iter_stream(source):
             out.write(chunk)
             digest.update(chunk)
             size += len(chunk)
@@ -251,33 +250,33 @@ def _copy(source: Path | BinaryIO, target: Path, *, durable: bool = True) -> tup
     return size, digest.hexdigest()
 
 
-def _move(partial: Path, target: Path) -> None:
-    ends = time.monotonic() + _PATIENCE_SECONDS
+def _publish(partial: Path, target: Path) -> None:
+    deadline = time.monotonic() + _PUBLISH_TIMEOUT_SECONDS
     while True:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(target)
             break
-        except (FileNotFoundError, FileExistsError):  # a delete may prune a folder just as, or after, it is made
-            if time.monotonic() >= ends:
-                raise StorageFailed(f"The folder of {target} is deleted as often as it is made.") from None
-            time.sleep(random.uniform(0, _OUT_OF_STEP_SECONDS))  # noqa: S311 - or both go on in step
-    for folder in (target.parent, target.parent.parent):  # the names, as durable as the bytes behind them
-        with suppress(FileNotFoundError):  # deleted again at once by somebody, with what was in it
-            sync(folder)
+        except (FileNotFoundError, FileExistsError):  # a concurrent delete removes empty folders
+            if time.monotonic() >= deadline:
+                raise StorageFailed(f"The folder of {target} is deleted as often as it is created.") from None
+            time.sleep(random.uniform(0, _MAX_JITTER_SECONDS))  # noqa: S311 - jitter desynchronizes the two
+    for folder in (target.parent, target.parent.parent):  # makes the directory entries durable
+        with suppress(FileNotFoundError):  # deleted concurrently
+            fsync(folder)
 
 
-def _read(source: BinaryIO) -> Iterator[bytes]:
-    while chunk := source.read(_CHUNK):
+def _iter_stream(source: BinaryIO) -> Iterator[bytes]:
+    while chunk := source.read(_CHUNK_BYTES):
         yield chunk
 
 
-def _chunks(file: BinaryIO, length: int | None) -> Iterator[bytes]:
+def _iter_chunks(file: BinaryIO, length: int | None) -> Iterator[bytes]:
     with file:
-        left = length
-        while left is None or left > 0:
-            chunk = file.read(_CHUNK if left is None else min(_CHUNK, left))
+        remaining = length
+        while remaining is None or remaining > 0:
+            chunk = file.read(_CHUNK_BYTES if remaining is None else min(_CHUNK_BYTES, remaining))
             if not chunk:
                 return
             yield chunk
-            left = None if left is None else left - len(chunk)
+            remaining = None if remaining is None else remaining - len(chunk)

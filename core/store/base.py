@@ -1,4 +1,4 @@
-"""What all tables have in common: types that every dialect has, and names of constraints."""
+"""Base class of all tables: column types for both dialects, and the naming convention of constraints."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment, always with its time zone in Python and always UTC in the database."""
+    """Timestamp: time zone aware in Python, UTC in the database."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse naive moments: they mean something else on every machine."""
+        """Convert to UTC. Raises ``ValueError`` for a naive datetime, whose meaning depends on the machine."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -26,31 +26,31 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Give back what was stored, in UTC."""
+        """Return the stored timestamp with the time zone UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class CleanText(TypeDecorator[str]):
-    """Somebody's words. What no database takes (NUL, lone surrogates) becomes a replacement character."""
+    """User text. Characters that a database rejects (NUL, lone surrogates) become a replacement character."""
 
     impl = String
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """Replace what cannot be stored."""
+        """Replace the characters that cannot be stored."""
         return None if value is None else value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 Id = Annotated[str, mapped_column(String(40))]
-Word = Annotated[str, mapped_column(String(40))]  # one of a few words of ours
-OwnedBy = Annotated[str, mapped_column(String(40), ForeignKey("projects.id"))]
+Keyword = Annotated[str, mapped_column(String(40))]  # an enum-like value
+ProjectRef = Annotated[str, mapped_column(String(40), ForeignKey("projects.id"))]
 Json = JSON(none_as_null=True)
 
 
 class Base(DeclarativeBase):
-    """Constraint names are fixed, so that migrations can speak of them."""
+    """Declarative base with fixed constraint names, which migrations refer to."""
 
     metadata = MetaData(
         naming_convention={

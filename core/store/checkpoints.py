@@ -1,7 +1,7 @@
-"""Checkpoints: the newest two of each track to resume from, and weights that were asked to be kept.
+"""Checkpoints: the newest two of each track, to resume from, and the weights that the spec retains.
 
-Tracks called ``teacher-K`` are for resuming alone and are never listed. All files of all tracks count as stored by
-the project; that is noted last in each unit of work, once the job is held (see ``core.store.quotas``).
+The API does not list tracks ``teacher-K``, which only serve resuming. All files count as stored bytes of the project;
+each transaction updates that number last, after it has locked the job (see ``core.store.quotas``).
 """
 
 from __future__ import annotations
@@ -14,50 +14,51 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.ids import new_id
+from core.reporting import STUDENT_TRACK
 from core.store import events
 from core.store.artifact_store import StoredFile
 from core.store.db import utc_now
 from core.store.job_leases import LeaseToken, change, lock_job, read_job
-from core.store.pagination import Page, missing, newest_first, require_id
+from core.store.pagination import Page, not_found, paginate_newest_first, require_id
 from core.store.quotas import add_stored
 from core.store.tables import Checkpoint, Job
 
-PUBLIC_TRACK = "distill"
-WEIGHTS = "model.safetensors"
-RESUMABLE = 2  # the newest, and one before in case the newest turns out to be damaged
+WEIGHTS_NAME = "model.safetensors"
+NUM_RESUMABLE = 2  # the newest, and one more in case the newest is damaged
 
-File = Mapping[str, Any]  # a stored file as a row keeps it
+FileFields = Mapping[str, Any]  # JSON object of a stored file in a row
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """A checkpoint that is now in the list, and the keys of files that it made superfluous."""
+class SavedCheckpoint:
+    """New checkpoint, and the keys of files that no row references any more."""
 
     checkpoint: Checkpoint
-    garbage: tuple[str, ...]
+    garbage_keys: tuple[str, ...]
 
 
 def save(
     session: Session,
-    attempt: LeaseToken,
+    lease: LeaseToken,
     *,
     track: str,
     step: int,
     epoch: int,
     files: Sequence[StoredFile],
     metrics: Mapping[str, float] | None = None,
-    keep: bool = False,
+    retain: bool = False,
     checkpoint_id: str | None = None,
-) -> Saved:
-    """List a checkpoint whose files (``model.safetensors`` and what else resuming needs) are published.
+) -> SavedCheckpoint:
+    """Add a checkpoint whose files (``model.safetensors`` and the training state) are published.
 
-    A step further than any before clears the job's losses. Delete ``garbage`` after the commit, or
-    leave it to the collector. No quota is asked: a job that runs goes on, however full its project is.
+    A new highest step resets the job's count of worker losses. Delete ``garbage_keys`` after the commit, or leave
+    them to garbage collection. Quotas do not apply: a running job continues although its project is full.
     Raises ``LeaseLost``.
     """
-    job = lock_job(session, attempt)
-    before = _of_track(session, job.id, track)
-    weights = next(file for file in files if file.name == WEIGHTS)
+    job = lock_job(session, lease)
+    earlier = _list_track(session, job.id, track)
+    same_step = [old for old in earlier if old.step == step]  # an attempt that resumed before it saves it again
+    weights = next(file for file in files if file.name == WEIGHTS_NAME)
     saved = Checkpoint(
         id=checkpoint_id or new_id("ckpt"),
         job_id=job.id,
@@ -66,136 +67,142 @@ def save(
         step=step,
         epoch=epoch,
         metrics=dict(metrics or {}),
-        attempt=attempt.attempt,
-        kept=keep or any(old.kept for old in before if old.step == step),
+        attempt=lease.attempt,
+        retained=retain or any(old.retained for old in same_step),
         resumable=True,
         size_bytes=weights.size_bytes,
         sha256=weights.sha256,
-        files=[file.as_json() for file in files],
+        files=[file.to_json() for file in files],
         created_at=utc_now(session),
     )
     session.add(saved)
-    again = [old for old in before if old.step == step]  # the same state, saved twice
-    others = [old for old in before if old.step != step]
-    garbage = [file for old in again for file in _drop(session, old)]
-    garbage += _retain(session, [saved, *others])
-    _get_on(session, attempt, job, saved, before)
+    garbage = [file for old in same_step for file in _delete(session, old)]
+    garbage += _prune_old(session, [saved, *(old for old in earlier if old.step != step)])
+    _advance_job(session, lease, job, saved, earlier)
     session.flush()
     data = {"track": track, "step": step, "epoch": epoch, "checkpoint": saved.id}
     events.record(session, job.id, "checkpoint.saved", f"Checkpoint at step {step}.", data=data)
-    # Mostly nothing: a checkpoint replaces one of the same size.
-    add_stored(session, job.project_id, sum(file.size_bytes for file in files) - _size(garbage))
-    return Saved(saved, _keys(garbage))
+    # Usually 0: a checkpoint replaces one of the same size.
+    add_stored(session, job.project_id, sum(file.size_bytes for file in files) - _total_bytes(garbage))
+    return SavedCheckpoint(saved, _keys(garbage))
 
 
-def _get_on(session: Session, attempt: LeaseToken, job: Job, saved: Checkpoint, before: Sequence[Checkpoint]) -> None:
+def _advance_job(
+    session: Session, lease: LeaseToken, job: Job, saved: Checkpoint, earlier: Sequence[Checkpoint]
+) -> None:
     values: dict[str, Any] = {}
-    if all(saved.step > old.step for old in before):
-        values["losses"] = 0
-    if saved.track == PUBLIC_TRACK:
+    if all(saved.step > old.step for old in earlier):
+        values["worker_losses"] = 0
+    if saved.track == STUDENT_TRACK:
         values["checkpoint_step"] = max(job.checkpoint_step, saved.step)
         step, epoch = max(job.progress["step"], saved.step), max(job.progress["epoch"], saved.epoch)
         values["progress"] = {**job.progress, "step": step, "epoch": epoch}
     if values:
-        change(session, attempt, **values)
+        change(session, lease, **values)
 
 
-def newest(session: Session, attempt: LeaseToken) -> list[Checkpoint]:
-    """What this attempt may resume from, every track, newest first. Raises ``LeaseLost``."""
-    job = read_job(session, attempt)
+def list_resumable(session: Session, lease: LeaseToken) -> list[Checkpoint]:
+    """List the checkpoints of all tracks that this attempt can resume from, newest first. Raises ``LeaseLost``."""
+    job = read_job(session, lease)
     statement = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.resumable)
     return list(session.scalars(statement.order_by(Checkpoint.step.desc(), Checkpoint.id.desc())))
 
 
-def discard(session: Session, attempt: LeaseToken, checkpoint_id: str) -> tuple[str, ...]:
-    """Take a damaged checkpoint off the list; returns the keys of its files. Raises ``LeaseLost``."""
-    job = lock_job(session, attempt)
+def discard(session: Session, lease: LeaseToken, checkpoint_id: str) -> tuple[str, ...]:
+    """Delete a damaged checkpoint; return the keys of its files. Raises ``LeaseLost``."""
+    job = lock_job(session, lease)
     damaged = session.get(Checkpoint, checkpoint_id)
     if damaged is None or damaged.job_id != job.id:
         return ()
-    garbage = _drop(session, damaged)
+    garbage = _delete(session, damaged)
     session.flush()
-    step = max((one.step for one in _of_track(session, job.id, PUBLIC_TRACK) if one.resumable), default=0)
-    change(session, attempt, checkpoint_step=step)
+    resumable_steps = (other.step for other in _list_track(session, job.id, STUDENT_TRACK) if other.resumable)
+    change(session, lease, checkpoint_step=max(resumable_steps, default=0))
     data = {"track": damaged.track, "step": damaged.step, "checkpoint": damaged.id}
-    message = f"The checkpoint at step {damaged.step} is damaged; going on from the one before."
+    message = f"Checkpoint at step {damaged.step} is damaged; resuming from the previous one."
     events.record(session, job.id, "checkpoint.damaged", message, level="warning", data=data)
-    add_stored(session, job.project_id, -_size(garbage))
+    add_stored(session, job.project_id, -_total_bytes(garbage))
     return _keys(garbage)
 
 
-def prune_checkpoints(session: Session, attempt: LeaseToken) -> tuple[str, ...]:
-    """Of a job that succeeds: keep the weights of the listed checkpoints, drop what only resuming needed."""
-    job = lock_job(session, attempt)
-    garbage: list[File] = []
-    for one in session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id)).all():
-        garbage += _shrink(one) if one.track == PUBLIC_TRACK else _drop(session, one)
+def prune_checkpoints(session: Session, lease: LeaseToken) -> tuple[str, ...]:
+    """Prune the checkpoints of a job that succeeds: keep the student's weights, drop all files for resuming.
+
+    Returns the keys of the dropped files. Raises ``LeaseLost``.
+    """
+    job = lock_job(session, lease)
+    garbage: list[FileFields] = []
+    for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id)).all():
+        is_student = checkpoint.track == STUDENT_TRACK
+        garbage += _drop_resume_files(checkpoint) if is_student else _delete(session, checkpoint)
     session.flush()
-    add_stored(session, job.project_id, -_size(garbage))
+    add_stored(session, job.project_id, -_total_bytes(garbage))
     return _keys(garbage)
 
 
-def drop_tracks(session: Session, job: Job, tracks: Sequence[str]) -> list[str]:
-    """Of a job that begins anew, which the caller has locked: forget these tracks; returns the keys of their files."""
-    garbage = [file for track in tracks for one in _of_track(session, job.id, track) for file in _drop(session, one)]
+def delete_tracks(session: Session, job: Job, tracks: Sequence[str]) -> list[str]:
+    """Delete tracks of a job that restarts and that the caller has locked; return the keys of their files."""
+    checkpoints = [checkpoint for track in tracks for checkpoint in _list_track(session, job.id, track)]
+    garbage = [file for checkpoint in checkpoints for file in _delete(session, checkpoint)]
     session.flush()
-    add_stored(session, job.project_id, -_size(garbage))
+    add_stored(session, job.project_id, -_total_bytes(garbage))
     return list(_keys(garbage))
 
 
-def files_of(session: Session, job_id: str) -> list[StoredFile]:
-    """All files of all checkpoints of a job."""
-    listed = session.scalars(select(Checkpoint.files).where(Checkpoint.job_id == job_id))
-    return [StoredFile.from_json(file) for files in listed for file in files]
+def list_files(session: Session, job_id: str) -> list[StoredFile]:
+    """List all files of all checkpoints of a job."""
+    rows = session.scalars(select(Checkpoint.files).where(Checkpoint.job_id == job_id))
+    return [StoredFile.from_json(file) for files in rows for file in files]
 
 
 def list_checkpoints(
     session: Session, project_id: str, job_id: str, *, limit: int = 20, after: str | None = None
 ) -> Page[Checkpoint]:
-    """The student's checkpoints, newest first. Of a job that is not the project's: none."""
+    """List the student's checkpoints, newest first; none for a job of another project."""
     statement = select(Checkpoint).where(
-        Checkpoint.project_id == project_id, Checkpoint.job_id == job_id, Checkpoint.track == PUBLIC_TRACK
+        Checkpoint.project_id == project_id, Checkpoint.job_id == job_id, Checkpoint.track == STUDENT_TRACK
     )
-    return newest_first(session, statement, Checkpoint.id, limit=limit, after=after, prefix="ckpt")
+    return paginate_newest_first(session, statement, Checkpoint.id, limit=limit, after=after, prefix="ckpt")
 
 
 def get(session: Session, project_id: str, job_id: str, checkpoint_id: str) -> Checkpoint:
-    """One of them. Raises ``NotFound``."""
+    """Load a checkpoint of the student. Raises ``NotFound``."""
     require_id(checkpoint_id, "ckpt", "checkpoint")
     statement = select(Checkpoint).where(
         Checkpoint.id == checkpoint_id,
         Checkpoint.project_id == project_id,
         Checkpoint.job_id == job_id,
-        Checkpoint.track == PUBLIC_TRACK,
+        Checkpoint.track == STUDENT_TRACK,
     )
-    found = session.scalars(statement).one_or_none()
-    if found is None:
-        raise missing("checkpoint", checkpoint_id)
-    return found
+    checkpoint = session.scalars(statement).one_or_none()
+    if checkpoint is None:
+        raise not_found("checkpoint", checkpoint_id)
+    return checkpoint
 
 
 def weights_file(checkpoint: Checkpoint) -> StoredFile:
-    """The student's weights of a checkpoint."""
-    return next(file for file in map(StoredFile.from_json, checkpoint.files) if file.name == WEIGHTS)
+    """Return the weights file of a checkpoint."""
+    return next(file for file in map(StoredFile.from_json, checkpoint.files) if file.name == WEIGHTS_NAME)
 
 
-# --- inside ---------------------------------------------------------------------------------------
+# --- internal ---------------------------------------------------------------------------------------
 
 
-def _of_track(session: Session, job_id: str, track: str) -> list[Checkpoint]:
+def _list_track(session: Session, job_id: str, track: str) -> list[Checkpoint]:
     statement = select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.track == track)
     return list(session.scalars(statement.order_by(Checkpoint.step.desc(), Checkpoint.id.desc())))
 
 
-def _retain(session: Session, checkpoints: Sequence[Checkpoint]) -> list[File]:
-    garbage: list[File] = []
-    resumable = sorted((one for one in checkpoints if one.resumable), key=lambda one: one.step, reverse=True)
-    for old in resumable[RESUMABLE:]:
-        garbage += _shrink(old) if old.kept else _drop(session, old)
+def _prune_old(session: Session, checkpoints: Sequence[Checkpoint]) -> list[FileFields]:
+    garbage: list[FileFields] = []
+    resumable = [checkpoint for checkpoint in checkpoints if checkpoint.resumable]
+    resumable.sort(key=lambda checkpoint: checkpoint.step, reverse=True)
+    for old in resumable[NUM_RESUMABLE:]:
+        garbage += _drop_resume_files(old) if old.retained else _delete(session, old)
     return garbage
 
 
-def _shrink(checkpoint: Checkpoint) -> list[File]:
+def _drop_resume_files(checkpoint: Checkpoint) -> list[FileFields]:
     weights = weights_file(checkpoint).key
     garbage = [file for file in checkpoint.files if file["key"] != weights]
     checkpoint.resumable = False
@@ -203,14 +210,14 @@ def _shrink(checkpoint: Checkpoint) -> list[File]:
     return garbage
 
 
-def _drop(session: Session, checkpoint: Checkpoint) -> list[File]:
+def _delete(session: Session, checkpoint: Checkpoint) -> list[FileFields]:
     session.delete(checkpoint)
     return list(checkpoint.files)
 
 
-def _size(files: Sequence[File]) -> int:
+def _total_bytes(files: Sequence[FileFields]) -> int:
     return sum(int(file["size_bytes"]) for file in files)
 
 
-def _keys(files: Sequence[File]) -> tuple[str, ...]:
+def _keys(files: Sequence[FileFields]) -> tuple[str, ...]:
     return tuple(str(file["key"]) for file in files)

@@ -1,4 +1,4 @@
-"""Datasets: created by a caller, made ready by the ingest worker."""
+"""Datasets: created by an API request, processed by the ingest worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.store import ingest_leases
 from core.store.artifact_store import StoredFile
 from core.store.db import utc_now
 from core.store.ingest_leases import IngestLeaseToken
-from core.store.pagination import Page, missing, newest_first, require_id
+from core.store.pagination import Page, not_found, paginate_newest_first, require_id
 from core.store.quotas import add_stored
 from core.store.references import require_unreferenced
 from core.store.tables import Dataset
@@ -29,7 +29,7 @@ def create(
     size_bytes: int | None = None,
     dataset_id: str | None = None,
 ) -> Dataset:
-    """Add a dataset that waits to be ingested; ``upload_key`` says where the sent file is stored, which has a size."""
+    """Add a dataset to ingest; ``upload_key`` and ``size_bytes`` are those of the uploaded file, if there is one."""
     dataset = Dataset(
         id=dataset_id or new_id("ds"),
         project_id=project_id,
@@ -47,21 +47,21 @@ def create(
 
 
 def get(session: Session, project_id: str, dataset_id: str) -> Dataset:
-    """One dataset of the project. Raises ``NotFound``."""
+    """Load a dataset of the project. Raises ``NotFound``."""
     return _find(session, project_id, dataset_id, lock=False)
 
 
 def list_datasets(session: Session, project_id: str, *, limit: int = 20, after: str | None = None) -> Page[Dataset]:
-    """The project's datasets, newest first."""
+    """List the project's datasets, newest first."""
     statement = select(Dataset).where(Dataset.project_id == project_id)
-    return newest_first(session, statement, Dataset.id, limit=limit, after=after, prefix="ds")
+    return paginate_newest_first(session, statement, Dataset.id, limit=limit, after=after, prefix="ds")
 
 
 def delete(session: Session, project_id: str, dataset_id: str) -> list[str]:
-    """Delete a dataset, also one that is being ingested.
+    """Delete a dataset, even while it is being ingested.
 
-    Returns the keys of its files: delete them after the commit, or leave them to the collector.
-    Raises ``NotFound``, and ``InUse`` where an unfinished job reads it.
+    Returns the keys of its files: delete them after the commit, or leave them to garbage collection.
+    Raises ``NotFound``, and ``InUse`` if an unfinished job reads it.
     """
     dataset = _find(session, project_id, dataset_id, lock=True)
     require_unreferenced(session, dataset.id, "dataset")
@@ -76,28 +76,28 @@ def delete(session: Session, project_id: str, dataset_id: str) -> list[str]:
 
 
 def claim(session: Session, *, worker_id: str, lease_seconds: float) -> Dataset | None:
-    """Take the oldest dataset that waits; None if there is none. Continue with ``Holding.of(dataset)``."""
+    """Claim the oldest waiting dataset; None if there is none. Continue with ``IngestLeaseToken.from_row``."""
     return ingest_leases.claim(session, Dataset, worker_id=worker_id, lease_seconds=lease_seconds)
 
 
-def waiting(session: Session) -> int:
-    """How many datasets could be claimed now."""
-    return ingest_leases.waiting(session, Dataset)
+def count_claimable(session: Session) -> int:
+    """Count the datasets that can be claimed now."""
+    return ingest_leases.count_claimable(session, Dataset)
 
 
-def renew_lease(session: Session, holding: IngestLeaseToken, lease_seconds: float) -> None:
-    """Renew the lease. Raises ``LeaseLost``, also where the dataset was deleted meanwhile."""
-    ingest_leases.renew_lease(session, Dataset, holding, lease_seconds)
+def renew_lease(session: Session, lease: IngestLeaseToken, lease_seconds: float) -> None:
+    """Renew the lease. Raises ``LeaseLost``, also if the dataset was deleted meanwhile."""
+    ingest_leases.renew_lease(session, Dataset, lease, lease_seconds)
 
 
-def release(session: Session, holding: IngestLeaseToken) -> Dataset:
-    """Leave it for another worker. Raises ``LeaseLost``."""
-    return ingest_leases.release(session, Dataset, holding)
+def release(session: Session, lease: IngestLeaseToken) -> Dataset:
+    """Release the dataset for another worker. Raises ``LeaseLost``."""
+    return ingest_leases.release(session, Dataset, lease)
 
 
-def ready(
+def mark_ready(
     session: Session,
-    holding: IngestLeaseToken,
+    lease: IngestLeaseToken,
     *,
     files: Sequence[StoredFile],
     splits: Mapping[str, Any],
@@ -109,12 +109,12 @@ def ready(
     size_bytes: int,
     rejected: Sequence[Mapping[str, str]] = (),
 ) -> Dataset:
-    """The dataset is stored and can be learnt from. Raises ``LeaseLost``."""
-    return ingest_leases.ready(
+    """Mark the dataset as ready: its files are published. Raises ``LeaseLost``."""
+    return ingest_leases.mark_ready(
         session,
         Dataset,
-        holding,
-        files=[file.as_json() for file in files],
+        lease,
+        files=[file.to_json() for file in files],
         splits=dict(splits),
         num_classes=num_classes,
         classes=None if classes is None else list(classes),
@@ -122,40 +122,39 @@ def ready(
         image_size=image_size,
         fingerprint=fingerprint,
         size_bytes=size_bytes,
-        rejected=[dict(one) for one in rejected],
+        rejected=[dict(file) for file in rejected],
         upload_key=None,
-        **_source_without_secret(session, holding),
+        **_redacted_source(session, lease),
     )
 
 
 def fail(
-    session: Session, holding: IngestLeaseToken, error: Mapping[str, Any], *, rejected: Sequence[Mapping[str, str]] = ()
+    session: Session, lease: IngestLeaseToken, error: Mapping[str, Any], *, rejected: Sequence[Mapping[str, str]] = ()
 ) -> Dataset:
-    """The dataset cannot be used. Raises ``LeaseLost``."""
-    facts = {"rejected": [dict(one) for one in rejected], "upload_key": None, "size_bytes": None}
-    return ingest_leases.fail(
-        session, Dataset, holding, dict(error), **facts, **_source_without_secret(session, holding)
-    )
+    """Mark the dataset as failed. Raises ``LeaseLost``."""
+    values = {"rejected": [dict(file) for file in rejected], "upload_key": None, "size_bytes": None}
+    values |= _redacted_source(session, lease)
+    return ingest_leases.fail(session, Dataset, lease, dict(error), **values)
 
 
-def shown(source: Mapping[str, Any]) -> dict[str, Any]:
-    """A source as every key of the project may see it: what opens a signed link stands in its query."""
+def redact_source(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Hide the query of a source URL, which contains the signature of a signed link."""
     if source.get("type") != "url":
         return dict(source)
-    address, mark, _ = source["url"].partition("?")
-    return {**source, "url": f"{address}?[hidden]" if mark else address}
+    address, separator, _ = source["url"].partition("?")
+    return {**source, "url": f"{address}?[hidden]" if separator else address}
 
 
-def _source_without_secret(session: Session, holding: IngestLeaseToken) -> dict[str, Any]:
-    """What opens a link is kept, and in backups, for as long as something is still to be fetched."""
-    row = session.get(Dataset, holding.object_id)
-    return {} if row is None else {"source": shown(row.source)}
+def _redacted_source(session: Session, lease: IngestLeaseToken) -> dict[str, Any]:
+    """Return the column ``source`` without its secret, which is stored (and backed up) only until the download ends."""
+    row = session.get(Dataset, lease.object_id)
+    return {} if row is None else {"source": redact_source(row.source)}
 
 
 def _find(session: Session, project_id: str, dataset_id: str, *, lock: bool) -> Dataset:
     require_id(dataset_id, "ds", "dataset")
     statement = select(Dataset).where(Dataset.id == dataset_id, Dataset.project_id == project_id)
-    found = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
-    if found is None:
-        raise missing("dataset", dataset_id)
-    return found
+    dataset = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
+    if dataset is None:
+        raise not_found("dataset", dataset_id)
+    return dataset

@@ -1,4 +1,4 @@
-"""The database: one engine per process (made after a fork), one transaction per unit of work."""
+"""Database access: one engine per process (created after a fork), one transaction per unit of work."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 from psycopg.errors import FeatureNotSupported, ReadOnlySqlTransaction
 from sqlalchemy import Engine, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from core.errors import Unavailable
 from core.settings import Settings
-from core.store.base import CleanText, UtcDateTime
+from core.store.base import Base, CleanText, UtcDateTime
 from core.store.engine import make_engine
 from core.store.schema import is_current, migrate
 
@@ -25,7 +26,9 @@ __all__ = [
     "DatabaseUnavailable",
     "Session",
     "UtcDateTime",
+    "insert_or_conflict",
     "is_current",
+    "is_postgresql",
     "make_engine",
     "migrate",
     "open_database",
@@ -34,45 +37,45 @@ __all__ = [
 
 
 class DatabaseUnavailable(Unavailable):
-    """The database cannot be reached, or was too busy for too long."""
+    """The database is unreachable, or a wait for it timed out."""
 
     code = "database_unavailable"
 
 
 class Database:
-    """Hands out units of work. Rows that they return stay readable after them."""
+    """Opens transactions. Rows loaded in one stay readable after it ends."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         options: dict[str, Any] = {"rw": False}
         if engine.dialect.name == "postgresql":
             options["postgresql_readonly"] = True
-        self._reading = engine.execution_options(**options)
+        self._read_engine = engine.execution_options(**options)
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction that may write: committed at the end, rolled back on any exception.
+        """Open a transaction that may write: committed at the end, rolled back on any exception.
 
-        Raises :class:`DatabaseUnavailable` where the database is away or busy for too long.
+        Raises :class:`DatabaseUnavailable` if the database is unreachable or a wait for it timed out.
         """
-        with _translated(writing=True), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with _translate_errors(writing=True), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """One transaction that only reads; a write in it is refused. Raises as ``write`` does."""
-        with _translated(), Session(self._reading, expire_on_commit=False) as session:
+        """Open a read-only transaction, in which a write fails. Raises as ``write`` does."""
+        with _translate_errors(), Session(self._read_engine, expire_on_commit=False) as session:
             yield session
 
     def ping(self) -> None:
-        """Return if the database answers; raise :class:`DatabaseUnavailable` if not."""
+        """Run a trivial query. Raises :class:`DatabaseUnavailable`."""
         with self.read() as session:
             session.execute(select(1))
 
     def schema_is_current(self) -> bool:
-        """Whether ``migrate`` has nothing left to do."""
-        with _translated():
-            return is_current(self._reading)
+        """Whether ``migrate`` would change nothing."""
+        with _translate_errors():
+            return is_current(self._read_engine)
 
     def dispose(self) -> None:
         """Close the connections."""
@@ -80,34 +83,44 @@ class Database:
 
 
 @contextmanager
-def _translated(*, writing: bool = False) -> Iterator[None]:
+def _translate_errors(*, writing: bool = False) -> Iterator[None]:
     try:
         yield
     except (DBAPIError, PoolTimeoutError) as error:
-        if not _is_absence(error, writing=writing):
+        if not _is_unavailable(error, writing=writing):
             raise
         raise DatabaseUnavailable("The database cannot be reached or is too busy; try again soon.") from error
 
 
-def _is_absence(error: DBAPIError | PoolTimeoutError, *, writing: bool) -> bool:
+def _is_unavailable(error: DBAPIError | PoolTimeoutError, *, writing: bool) -> bool:
     if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
         return True
-    # A standby, to which a failover has led this process, may only be read from. In a unit of work that only reads it
-    # would be a mistake of ours.
+    # After a failover the process may be connected to a read-only standby. In a read-only transaction the same errors
+    # are a bug.
     is_standby = writing and isinstance(error.orig, ReadOnlySqlTransaction | FeatureNotSupported)
-    # PostgreSQL calls the end of a session that was idle for too long an internal error.
+    # PostgreSQL reports an idle-session timeout as an internal error.
     return is_standby or error.connection_invalidated
 
 
 def open_database(settings: Settings) -> Database:
-    """Open the database of these settings (``migrate`` it first)."""
+    """Open the database of these settings; run ``migrate`` first."""
     url, seconds = settings.resolved_database_url(), settings.statement_timeout_seconds
-    return Database(make_engine(url, statement_seconds=seconds))
+    return Database(make_engine(url, statement_timeout_seconds=seconds))
 
 
 def utc_now(session: Session) -> datetime:
-    """The time that leases go by: the database's clock where processes may be on several machines."""
-    if session.get_bind().dialect.name == "postgresql":
-        moment: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
-        return moment.astimezone(UTC)
+    """Return the current time by the clock of leases: the database's, as several machines may share PostgreSQL."""
+    if is_postgresql(session):
+        now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        return now.astimezone(UTC)
     return datetime.now(UTC)
+
+
+def is_postgresql(session: Session) -> bool:
+    """Whether the session's database is PostgreSQL (else SQLite)."""
+    return session.get_bind().dialect.name == "postgresql"
+
+
+def insert_or_conflict(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT of the session's dialect, which has ``on_conflict_do_update`` and ``on_conflict_do_nothing``."""
+    return postgresql.insert(table) if is_postgresql(session) else sqlite.insert(table)

@@ -1,4 +1,4 @@
-"""A job's log: ``seq`` counts 1, 2, 3, … without a gap, as it is taken in the transaction that writes the event."""
+"""Events of a job. ``seq`` counts from 1 without gaps: the transaction that writes the event increments it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TERMINAL_TYPES = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
 
 def append(
     session: Session,
-    attempt: LeaseToken,
+    lease: LeaseToken,
     type: str,  # noqa: A002 - the wire's word
     message: str,
     *,
     level: Level = "info",
     data: Mapping[str, Any] | None = None,
 ) -> Event:
-    """Add what a worker reports. Raises :class:`~core.store.job_leases.LeaseLost`."""
-    lock_job(session, attempt)
-    return record(session, attempt.job_id, type, message, level=level, data=data)
+    """Add an event that a worker reports. Raises :class:`~core.store.job_leases.LeaseLost`."""
+    lock_job(session, lease)
+    return record(session, lease.job_id, type, message, level=level, data=data)
 
 
 def record(
@@ -42,7 +42,7 @@ def record(
     level: Level = "info",
     data: Mapping[str, Any] | None = None,
 ) -> Event:
-    """Add to the log of a job that this transaction has already changed or locked; for the store's own use."""
+    """Add an event to a job that this transaction has already changed or locked; internal to the store."""
     job = change_where(session, Job.id == job_id, last_seq=Job.last_seq + 1)
     assert job is not None, job_id
     event = Event(
@@ -65,7 +65,7 @@ def record(
 def list_events(
     session: Session, project_id: str, job_id: str, *, after_seq: int = 0, limit: int | None = None
 ) -> Page[Event]:
-    """The events after ``after_seq``, ascending. Of a job that is not the project's: none."""
+    """List the events after ``after_seq``, ascending; none for a job of another project."""
     statement = (
         select(Event)
         .where(Event.project_id == project_id, Event.job_id == job_id, Event.seq > after_seq)
@@ -77,8 +77,8 @@ def list_events(
     return Page(rows[:limit], len(rows) > limit)
 
 
-def seq_of(session: Session, project_id: str, job_id: str, event_id: str) -> int | None:
-    """The place of an event in its job's log, or None where there is no such event."""
+def find_seq(session: Session, project_id: str, job_id: str, event_id: str) -> int | None:
+    """Return the ``seq`` of an event; None if it does not exist."""
     return session.scalars(
         select(Event.seq).where(Event.project_id == project_id, Event.job_id == job_id, Event.id == event_id)
     ).one_or_none()

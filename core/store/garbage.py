@@ -1,8 +1,9 @@
-"""Garbage: stored files that no row names, left by a worker that lost its lease or died between two steps.
+"""Garbage collection of stored files without a reference, and the list of all referenced files.
 
-Keys begin with what they belong to: ``jobs/<job>/a<attempt>/…``, ``datasets/<dataset>/…``,
-``models/<model>/…``, ``teachers/<project>/<recipe>/…``, ``uploads/…``. A file is kept while a row names
-it, while the attempt that wrote it may still run, and while it is young.
+A worker that loses its lease, or dies between two steps, leaves such files. Keys start with their owner:
+``jobs/<job>/a<attempt>/…``, ``datasets/<dataset>/…``, ``models/<model>/…``, ``teachers/<project>/<fingerprint>/…``,
+``uploads/…``. A file stays while a row references it, while the attempt that wrote it may still run, and while it is
+younger than a minimum age.
 """
 
 from __future__ import annotations
@@ -22,102 +23,113 @@ from core.store.artifact_store import ArtifactStore, StoredFile
 from core.store.db import Database
 from core.store.tables import Artifact, Checkpoint, Dataset, Job, Model, Teacher, status_is
 
-_BATCH = 500
+_BATCH_SIZE = 500
 
 log = structlog.get_logger(__name__)
 
 
 def collect(database: Database, store: ArtifactStore, *, min_age_seconds: float = 3600) -> list[str]:
-    """Delete the garbage that is older than ``min_age_seconds``; returns its keys.
+    """Delete the garbage that is older than ``min_age_seconds``; return its keys.
 
-    The age covers files that are published before the row that names them is written.
+    The minimum age protects files that are published before the row with their reference is written.
     """
     store.remove_partials(min_age_seconds)
-    before = datetime.now(UTC) - timedelta(seconds=min_age_seconds)
-    old = (listed.key for listed in store.list_prefix() if listed.modified_at < before)
+    newest = datetime.now(UTC) - timedelta(seconds=min_age_seconds)
+    old = (listed.key for listed in store.list_prefix() if listed.modified_at < newest)
     garbage: list[str] = []
     for batch in _batches(old):
         with database.read() as session:
-            found = orphans(session, batch)
-        garbage += [key for key in found if _deleted(store, key)]
+            orphans = find_orphans(session, batch)
+        garbage += [key for key in orphans if _try_delete(store, key)]
     return garbage
 
 
-def _deleted(store: ArtifactStore, key: str) -> bool:
-    """Delete a file. One that cannot be deleted keeps none of the others; the next round tries again."""
-    try:
-        store.delete(key)
-    except StorageFailed as error:
-        log.warning("garbage.left", key=key, error=error.detail)
-        return False
-    return True
-
-
-def orphans(session: Session, keys: Iterable[str]) -> list[str]:
-    """Those of the keys that no row names and no live attempt may still be about to name."""
-    found: list[str] = []
-    for (kind, owner), group in groupby(keys, key=_owner):
+def find_orphans(session: Session, keys: Iterable[str]) -> list[str]:
+    """Return the keys that no row references and that no running attempt may still reference."""
+    orphans: list[str] = []
+    for (kind, owner_id), group in groupby(keys, key=_owner):
         candidates = list(group)
-        if kind not in _KEPT:  # not ours to judge
+        if kind not in _PROTECTED:  # not written by this service
             continue
-        kept = _KEPT[kind](session, owner, candidates)
-        found += [key for key in candidates if key not in kept.keys and kept.live.isdisjoint(key.split("/"))]
-    return found
+        protected = _PROTECTED[kind](session, owner_id, candidates)
+        orphans += [
+            key for key in candidates if key not in protected.keys and protected.live_parts.isdisjoint(key.split("/"))
+        ]
+    return orphans
+
+
+def referenced_files(session: Session) -> dict[str, StoredFile | None]:
+    """Return all files that rows reference, by key; None for an upload, whose size and hash are unknown."""
+    files: dict[str, StoredFile | None] = {}
+    for upload_key in (Dataset.upload_key, Model.upload_key):
+        files |= dict.fromkeys(key for key in session.scalars(select(upload_key).where(upload_key.is_not(None))) if key)
+    for column in (Dataset.files, Model.files, Teacher.files, Checkpoint.files):
+        for documents in session.scalars(select(column)):
+            files |= {document["key"]: StoredFile.from_json(document) for document in documents}
+    for row in session.execute(select(Artifact.key, Artifact.size_bytes, Artifact.sha256)):
+        files[row.key] = StoredFile(row.key, row.size_bytes, row.sha256)
+    return files
+
+
+# --- internal ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    keys: set[str]  # that rows name
-    live: set[str]  # parts of keys below which somebody may still be writing
+class _Protected:
+    """Files of one owner that are not garbage."""
+
+    keys: set[str]  # referenced by rows
+    live_parts: set[str]  # parts of keys below which a running attempt may still write
 
 
 def _owner(key: str) -> tuple[str, str]:
+    """Return the kind and the owner id of a key."""
     kind, _, rest = key.partition("/")
     return (kind, "" if kind == "uploads" else rest.partition("/")[0])
 
 
-def _of_job(session: Session, job_id: str, _keys: list[str]) -> _Kept:
-    named = set(session.scalars(select(Artifact.key).where(Artifact.job_id == job_id)))
-    named |= _keys_of(session.scalars(select(Checkpoint.files).where(Checkpoint.job_id == job_id)))
-    named |= _keys_of(session.scalars(select(Model.files).where(Model.job_id == job_id)))
+def _protect_job(session: Session, job_id: str, _keys: list[str]) -> _Protected:
+    keys = set(session.scalars(select(Artifact.key).where(Artifact.job_id == job_id)))
+    keys |= _keys_of(session.scalars(select(Checkpoint.files).where(Checkpoint.job_id == job_id)))
+    keys |= _keys_of(session.scalars(select(Model.files).where(Model.job_id == job_id)))
     running = session.scalars(select(Job.attempt).where(Job.id == job_id, Job.status == "running"))
-    return _Kept(named, {f"a{attempt}" for attempt in running})
+    return _Protected(keys, {f"a{attempt}" for attempt in running})
 
 
-def _of_dataset(session: Session, dataset_id: str, _keys: list[str]) -> _Kept:
-    return _of_intake(session.get(Dataset, dataset_id))
+def _protect_dataset(session: Session, dataset_id: str, _keys: list[str]) -> _Protected:
+    return _protect_ingest(session.get(Dataset, dataset_id))
 
 
-def _of_model(session: Session, model_id: str, _keys: list[str]) -> _Kept:
-    return _of_intake(session.get(Model, model_id))
+def _protect_model(session: Session, model_id: str, _keys: list[str]) -> _Protected:
+    return _protect_ingest(session.get(Model, model_id))
 
 
-def _of_intake(row: Dataset | Model | None) -> _Kept:
+def _protect_ingest(row: Dataset | Model | None) -> _Protected:
     if row is None:
-        return _Kept(set(), set())
-    named = _keys_of([row.files]) | ({row.upload_key} if row.upload_key else set())
-    return _Kept(named, {row.id} if row.status == "processing" else set())
+        return _Protected(set(), set())
+    keys = _keys_of([row.files]) | ({row.upload_key} if row.upload_key else set())
+    return _Protected(keys, {row.id} if row.status == "processing" else set())
 
 
-def _of_teachers(session: Session, project_id: str, _keys: list[str]) -> _Kept:
-    named = _keys_of(session.scalars(select(Teacher.files).where(Teacher.project_id == project_id)))
+def _protect_teachers(session: Session, project_id: str, _keys: list[str]) -> _Protected:
+    keys = _keys_of(session.scalars(select(Teacher.files).where(Teacher.project_id == project_id)))
     running = session.execute(select(Job.id, Job.attempt).where(Job.project_id == project_id, status_is("running")))
-    return _Kept(named, {f"{job_id}-a{attempt}" for job_id, attempt in running})
+    return _Protected(keys, {f"{job_id}-a{attempt}" for job_id, attempt in running})
 
 
-def _of_uploads(session: Session, _owner: str, keys: list[str]) -> _Kept:
-    named: set[str] = set()
+def _protect_uploads(session: Session, _owner_id: str, keys: list[str]) -> _Protected:
+    referenced: set[str] = set()
     for column in (Dataset.upload_key, Model.upload_key):
-        named |= {key for key in session.scalars(select(column).where(column.in_(keys))) if key is not None}
-    return _Kept(named, set())
+        referenced |= {key for key in session.scalars(select(column).where(column.in_(keys))) if key is not None}
+    return _Protected(referenced, set())
 
 
-_KEPT: dict[str, Callable[[Session, str, list[str]], _Kept]] = {
-    "jobs": _of_job,
-    "datasets": _of_dataset,
-    "models": _of_model,
-    "teachers": _of_teachers,
-    "uploads": _of_uploads,
+_PROTECTED: dict[str, Callable[[Session, str, list[str]], _Protected]] = {
+    "jobs": _protect_job,
+    "datasets": _protect_dataset,
+    "models": _protect_model,
+    "teachers": _protect_teachers,
+    "uploads": _protect_uploads,
 }
 
 
@@ -126,18 +138,15 @@ def _keys_of(rows: Iterable[list[Any]]) -> set[str]:
 
 
 def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
-    while batch := list(islice(keys, _BATCH)):
+    while batch := list(islice(keys, _BATCH_SIZE)):
         yield batch
 
 
-def referenced_files(session: Session) -> dict[str, StoredFile | None]:
-    """All files that rows name, by key; None of an upload, of which nothing is known but its key."""
-    found: dict[str, StoredFile | None] = {}
-    for uploads in (Dataset.upload_key, Model.upload_key):
-        found |= dict.fromkeys(key for key in session.scalars(select(uploads).where(uploads.is_not(None))) if key)
-    for files in (Dataset.files, Model.files, Teacher.files, Checkpoint.files):
-        for documents in session.scalars(select(files)):
-            found |= {document["key"]: StoredFile.from_json(document) for document in documents}
-    for row in session.execute(select(Artifact.key, Artifact.size_bytes, Artifact.sha256)):
-        found[row.key] = StoredFile(row.key, row.size_bytes, row.sha256)
-    return found
+def _try_delete(store: ArtifactStore, key: str) -> bool:
+    """Delete a file. A failure is logged and does not stop the collection; the next round tries again."""
+    try:
+        store.delete(key)
+    except StorageFailed as error:
+        log.warning("garbage.delete_failed", key=key, error=error.detail)
+        return False
+    return True

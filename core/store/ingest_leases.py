@@ -1,6 +1,6 @@
-"""What a dataset and an uploaded model have in common: a worker of the ingest queue makes them ready.
+"""Leases of datasets and uploaded models, which the ingest worker processes.
 
-The same fencing as for jobs, in small: a claim starts a new attempt, and only that attempt may write.
+Fencing works as for jobs: a claim starts a new attempt, and only that attempt may write.
 """
 
 from __future__ import annotations
@@ -12,112 +12,114 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from core.errors import WorkerLost
 from core.store.db import utc_now
 from core.store.job_leases import LeaseLost
 from core.store.quotas import add_stored
 from core.store.tables import Dataset, Model
 
-MAX_LOSSES = 3  # an upload that takes its worker down so often is not tried again
+MAX_WORKER_LOSSES = 3  # afterwards an upload that crashes its worker is not retried
 
 Row = TypeVar("Row", Dataset, Model)
 
 
 @dataclass(frozen=True, slots=True)
 class IngestLeaseToken:
-    """The fencing token of one attempt at a dataset or a model."""
+    """Fencing token of one attempt at a dataset or a model."""
 
     object_id: str
     attempt: int
 
     @classmethod
-    def of(cls, row: Dataset | Model) -> Self:
-        """The token of what was just claimed."""
+    def from_row(cls, row: Dataset | Model) -> Self:
+        """Return the token of a dataset or model that was just claimed."""
         return cls(row.id, row.attempt)
 
 
 def claim(session: Session, table: type[Row], *, worker_id: str, lease_seconds: float) -> Row | None:
-    """Take the oldest one that waits, or whose worker is lost; None if there is none."""
-    while (found := _candidate(session, table)) is not None:
+    """Claim the oldest row that waits or whose lease has expired; None if there is none."""
+    while (row := _candidate(session, table)) is not None:
         now = utc_now(session)
-        was_lost = found.worker_id is not None
-        losses = found.losses + was_lost
-        if losses >= MAX_LOSSES:
-            _give_up(session, table, found, losses)
+        was_lost = row.worker_id is not None
+        worker_losses = row.worker_losses + was_lost
+        if worker_losses >= MAX_WORKER_LOSSES:
+            _fail_lost(session, table, row, worker_losses)
             continue
         return _update(
             session,
             table,
-            found,
-            attempt=found.attempt + 1,
-            losses=losses,
+            row,
+            attempt=row.attempt + 1,
+            worker_losses=worker_losses,
             worker_id=worker_id,
             lease_expires_at=now + timedelta(seconds=lease_seconds),
         )
     return None
 
 
-def waiting(session: Session, table: type[Row]) -> int:
-    """How many could be claimed now."""
+def count_claimable(session: Session, table: type[Row]) -> int:
+    """Count the rows that can be claimed now."""
     return session.scalars(select(func.count()).select_from(table).where(*_claimable(session, table))).one()
 
 
-def renew_lease(session: Session, table: type[Row], holding: IngestLeaseToken, lease_seconds: float) -> None:
-    """Renew the lease. Raises ``LeaseLost``, also where the object was deleted meanwhile."""
-    change(session, table, holding, lease_expires_at=utc_now(session) + timedelta(seconds=lease_seconds))
+def renew_lease(session: Session, table: type[Row], lease: IngestLeaseToken, lease_seconds: float) -> None:
+    """Renew the lease. Raises ``LeaseLost``, also if the row was deleted meanwhile."""
+    change(session, table, lease, lease_expires_at=utc_now(session) + timedelta(seconds=lease_seconds))
 
 
-def release(session: Session, table: type[Row], holding: IngestLeaseToken) -> Row:
-    """Leave it for another worker; counts as no loss. Raises ``LeaseLost``."""
-    return change(session, table, holding, worker_id=None, lease_expires_at=None)
+def release(session: Session, table: type[Row], lease: IngestLeaseToken) -> Row:
+    """Release the row for another worker, which does not count as a worker loss. Raises ``LeaseLost``."""
+    return change(session, table, lease, worker_id=None, lease_expires_at=None)
 
 
-def ready(session: Session, table: type[Row], holding: IngestLeaseToken, **facts: Any) -> Row:
-    """Its files are published and ``facts`` fill its columns. Raises ``LeaseLost``."""
-    return _end(session, table, holding, **_over(session, "ready"), **facts)
+def mark_ready(session: Session, table: type[Row], lease: IngestLeaseToken, **values: Any) -> Row:
+    """Mark the row as ready: its files are published; ``values`` are other columns. Raises ``LeaseLost``."""
+    return _finish(session, table, lease, **_finished_values(session, "ready"), **values)
 
 
-def fail(session: Session, table: type[Row], holding: IngestLeaseToken, error: dict[str, Any], **facts: Any) -> Row:
-    """It cannot be used; ``error`` (``code``, ``message``) says why. Raises ``LeaseLost``."""
-    return _end(session, table, holding, **_over(session, "failed"), error=error, **facts)
+def fail(session: Session, table: type[Row], lease: IngestLeaseToken, error: dict[str, Any], **values: Any) -> Row:
+    """Mark the row as failed with ``error`` (``code``, ``message``). Raises ``LeaseLost``."""
+    return _finish(session, table, lease, **_finished_values(session, "failed"), error=error, **values)
 
 
-def change(session: Session, table: type[Row], holding: IngestLeaseToken, **values: Any) -> Row:
-    """One guarded UPDATE. Raises ``LeaseLost``."""
+def change(session: Session, table: type[Row], lease: IngestLeaseToken, **values: Any) -> Row:
+    """Update the row in one guarded statement. Raises ``LeaseLost``."""
     guard = (
-        table.id == holding.object_id,
+        table.id == lease.object_id,
         table.status == "processing",
-        table.attempt == holding.attempt,
+        table.attempt == lease.attempt,
         table.worker_id.is_not(None),
     )
     row = _change_where(session, table, *guard, **values)
     if row is None:
-        raise LeaseLost(f"{holding.object_id} is not held by attempt {holding.attempt} any more")
+        raise LeaseLost(f"attempt {lease.attempt} no longer holds {lease.object_id}")
     return row
 
 
-# --- inside ---------------------------------------------------------------------------------------
+# --- internal ---------------------------------------------------------------------------------------
 
 
-def _give_up(session: Session, table: type[Row], row: Row, losses: int) -> None:
-    """As :func:`fail`, of one that no worker holds: what was sent is of no use any more, and takes no room."""
-    message = f"Its worker was lost {losses} times; it may need more memory than there is."
-    sent = row.size_bytes or 0
-    nothing: dict[str, Any] = {"upload_key": None, "size_bytes": None}
-    _update(session, table, row, **_over(session, "failed"), losses=losses, error=_error(message), **nothing)
-    add_stored(session, row.project_id, -sent)
+def _fail_lost(session: Session, table: type[Row], row: Row, worker_losses: int) -> None:
+    """Mark a row that no worker holds as failed, and drop its upload."""
+    message = f"Its worker was lost {worker_losses} times; it may need more memory than there is."
+    upload_bytes = row.size_bytes or 0
+    values = _finished_values(session, "failed") | {"error": {"code": WorkerLost.code, "message": message}}
+    values |= {"worker_losses": worker_losses, "upload_key": None, "size_bytes": None}
+    _update(session, table, row, **values)
+    add_stored(session, row.project_id, -upload_bytes)
 
 
-def _end(session: Session, table: type[Row], holding: IngestLeaseToken, **values: Any) -> Row:
-    """Change it for good; its size, and with it what the project stores, is another one from here on."""
-    before = session.scalars(select(table.size_bytes).where(table.id == holding.object_id)).one_or_none() or 0
-    row = change(session, table, holding, **values)
-    add_stored(session, row.project_id, (row.size_bytes or 0) - before)
+def _finish(session: Session, table: type[Row], lease: IngestLeaseToken, **values: Any) -> Row:
+    """Write the final values, and add the change of the row's size to the stored bytes of the project."""
+    old_bytes = session.scalars(select(table.size_bytes).where(table.id == lease.object_id)).one_or_none() or 0
+    row = change(session, table, lease, **values)
+    add_stored(session, row.project_id, (row.size_bytes or 0) - old_bytes)
     return row
 
 
 def _claimable(session: Session, table: type[Row]) -> tuple[ColumnElement[bool], ...]:
-    over = or_(table.lease_expires_at.is_(None), table.lease_expires_at < utc_now(session))
-    return (table.status == "processing", over)
+    is_free = or_(table.lease_expires_at.is_(None), table.lease_expires_at < utc_now(session))
+    return (table.status == "processing", is_free)
 
 
 def _candidate(session: Session, table: type[Row]) -> Row | None:
@@ -128,7 +130,7 @@ def _candidate(session: Session, table: type[Row]) -> Row | None:
 
 def _update(session: Session, table: type[Row], row: Row, **values: Any) -> Row:
     changed = _change_where(session, table, table.id == row.id, table.attempt == row.attempt, **values)
-    assert changed is not None, "the row is locked, so nobody else can have changed it"
+    assert changed is not None, "the row is locked by this transaction"
     return changed
 
 
@@ -138,9 +140,5 @@ def _change_where(session: Session, table: type[Row], *guard: ColumnElement[bool
     return session.scalars(statement).one_or_none()
 
 
-def _over(session: Session, status: str) -> dict[str, Any]:
+def _finished_values(session: Session, status: str) -> dict[str, Any]:
     return {"status": status, "worker_id": None, "lease_expires_at": None, "finished_at": utc_now(session)}
-
-
-def _error(message: str) -> dict[str, Any]:
-    return {"code": "worker_lost", "message": message}

@@ -1,78 +1,75 @@
-"""Who may write for a job: the worker whose attempt it is, and nobody else."""
+"""Leases of jobs: only the worker with the current attempt may write for a job."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from core.store.tables import Job
 
+Result = TypeVar("Result")
+
 
 class LeaseLost(Exception):
-    """The job, dataset or model belongs to somebody else by now, or to nobody; write nothing more and leave."""
+    """Another worker, or none, holds the job, dataset or model now; the caller must stop and write nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseToken:
-    """The fencing token of one attempt at a job; every write of a worker needs it."""
+    """Fencing token of one attempt of a job; required by every write of a worker."""
 
     job_id: str
     attempt: int
 
     @classmethod
-    def of(cls, job: Job) -> Self:
-        """The token of a job that was just claimed."""
+    def from_job(cls, job: Job) -> Self:
+        """Return the token of a job that was just claimed."""
         return cls(job.id, job.attempt)
 
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What was asked of a running job."""
+    """Requested actions of a running job."""
 
     cancel: bool
     pause: bool
     stop: bool
 
 
-def lease_filter(attempt: LeaseToken) -> tuple[ColumnElement[bool], ...]:
-    """The guard of every statement of a worker: the job runs, and by this attempt."""
-    return (Job.id == attempt.job_id, Job.status == "running", Job.attempt == attempt.attempt)
+def lease_filter(lease: LeaseToken) -> tuple[ColumnElement[bool], ...]:
+    """Condition of every statement of a worker: the job runs with this attempt."""
+    return (Job.id == lease.job_id, Job.status == "running", Job.attempt == lease.attempt)
 
 
-def lock_job(session: Session, attempt: LeaseToken) -> Job:
-    """Load the job and keep everybody else from changing it until the transaction ends.
-
-    Raises :class:`LeaseLost`.
-    """
-    statement = select(Job).where(*lease_filter(attempt)).with_for_update().execution_options(populate_existing=True)
-    job = session.scalars(statement).one_or_none()
-    if job is None:
-        raise LeaseLost(f"{attempt.job_id} is not held by attempt {attempt.attempt} any more")
-    return job
+def lock_job(session: Session, lease: LeaseToken) -> Job:
+    """Load the job and lock its row until the transaction ends. Raises :class:`LeaseLost`."""
+    statement = select(Job).where(*lease_filter(lease)).with_for_update().execution_options(populate_existing=True)
+    return require_lease(session.scalars(statement).one_or_none(), lease)
 
 
-def read_job(session: Session, attempt: LeaseToken) -> Job:
-    """Load the job without keeping anybody from changing it. Raises :class:`LeaseLost`."""
-    statement = select(Job).where(*lease_filter(attempt)).execution_options(populate_existing=True)
-    job = session.scalars(statement).one_or_none()
-    if job is None:
-        raise LeaseLost(f"{attempt.job_id} is not held by attempt {attempt.attempt} any more")
-    return job
+def read_job(session: Session, lease: LeaseToken) -> Job:
+    """Load the job without a lock. Raises :class:`LeaseLost`."""
+    statement = select(Job).where(*lease_filter(lease)).execution_options(populate_existing=True)
+    return require_lease(session.scalars(statement).one_or_none(), lease)
 
 
-def change(session: Session, attempt: LeaseToken, **values: Any) -> Job:
-    """Change the job in one guarded statement. Raises :class:`LeaseLost`."""
-    job = change_where(session, *lease_filter(attempt), **values)
-    if job is None:
-        raise LeaseLost(f"{attempt.job_id} is not held by attempt {attempt.attempt} any more")
-    return job
+def change(session: Session, lease: LeaseToken, **values: Any) -> Job:
+    """Update the job in one guarded statement. Raises :class:`LeaseLost`."""
+    return require_lease(change_where(session, *lease_filter(lease), **values), lease)
+
+
+def require_lease(result: Result | None, lease: LeaseToken) -> Result:
+    """Return the result of a guarded statement. Raises :class:`LeaseLost` if no row matched."""
+    if result is None:
+        raise LeaseLost(f"attempt {lease.attempt} no longer holds {lease.job_id}")
+    return result
 
 
 def change_where(session: Session, *guard: ColumnElement[bool], **values: Any) -> Job | None:
-    """Change the one job that the guard lets through; None where it lets none through."""
+    """Update the job that matches ``guard``; return None if none matches."""
     statement = (
         update(Job)
         .where(*guard)

@@ -1,4 +1,4 @@
-"""Models: uploaded weights, checked by the ingest worker, and the students of jobs, ready from the start."""
+"""Models: uploaded weights, which the ingest worker checks, and students of jobs, which are ready immediately."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.ids import new_id
-from core.spec.facts import ModelInfo
+from core.spec.info import ModelInfo
 from core.store import ingest_leases
 from core.store.artifact_store import StoredFile
 from core.store.db import utc_now
 from core.store.ingest_leases import IngestLeaseToken
 from core.store.job_leases import LeaseToken, lock_job
-from core.store.pagination import Page, missing, newest_first, require_id
+from core.store.pagination import Page, not_found, paginate_newest_first, require_id
 from core.store.quotas import add_stored
 from core.store.references import require_unreferenced
 from core.store.tables import Job, Model
@@ -34,7 +34,7 @@ def create(
     size_bytes: int | None = None,
     model_id: str | None = None,
 ) -> Model:
-    """Add an uploaded model that waits to be checked; ``size_bytes`` are those of the file that was sent."""
+    """Add an uploaded model to check; ``size_bytes`` is the size of the uploaded file."""
     model = Model(
         id=model_id or new_id("mdl"),
         project_id=project_id,
@@ -55,14 +55,14 @@ def create(
 
 
 def create_student(
-    session: Session, attempt: LeaseToken, *, name: str, facts: ModelInfo, files: Sequence[StoredFile]
+    session: Session, lease: LeaseToken, *, name: str, info: ModelInfo, files: Sequence[StoredFile]
 ) -> Model:
-    """Add a job's student, in the unit of work in which the job succeeds. Raises ``LeaseLost``.
+    """Add a job's student, in the transaction in which the job succeeds. Raises ``LeaseLost``.
 
-    ``files`` are the job's own published ``config.json`` and ``model.safetensors``: they are kept for as
-    long as the model or the job is there.
+    ``files`` are the published ``config.json`` and ``model.safetensors`` of the job. They are stored as long as the
+    model or the job exists.
     """
-    job = lock_job(session, attempt)
+    job = lock_job(session, lease)
     now = utc_now(session)
     model = Model(
         id=new_id("mdl"),
@@ -70,45 +70,45 @@ def create_student(
         name=name,
         job_id=job.id,
         status="ready",
-        architecture=facts.architecture,
-        arguments=facts.arguments,
-        normalization=None if facts.normalization is None else facts.normalization.model_dump(mode="json"),
-        classes=None if facts.classes is None else list(facts.classes),
-        files=[file.as_json() for file in files],
+        architecture=info.architecture,
+        arguments=info.arguments,
+        normalization=None if info.normalization is None else info.normalization.model_dump(mode="json"),
+        classes=None if info.classes is None else list(info.classes),
+        files=[file.to_json() for file in files],
         created_at=now,
         finished_at=now,
-        **_known(facts),
+        **_info_values(info),
     )
     session.add(model)
     session.flush()
     return model
 
 
-def facts(model: Model) -> ModelInfo:
-    """What the inspector and a run need to know of a model that is ready."""
-    return ModelInfo.model_validate(model.facts)
+def model_info(model: Model) -> ModelInfo:
+    """Return the :class:`ModelInfo` of a ready model, which the inspector and a run need."""
+    return ModelInfo.model_validate(model.info)
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model:
-    """One model of the project. Raises ``NotFound``."""
+    """Load a model of the project. Raises ``NotFound``."""
     return _find(session, project_id, model_id, lock=False)
 
 
 def list_models(session: Session, project_id: str, *, limit: int = 20, after: str | None = None) -> Page[Model]:
-    """The project's models, newest first."""
+    """List the project's models, newest first."""
     statement = select(Model).where(Model.project_id == project_id)
-    return newest_first(session, statement, Model.id, limit=limit, after=after, prefix="mdl")
+    return paginate_newest_first(session, statement, Model.id, limit=limit, after=after, prefix="mdl")
 
 
 def delete(session: Session, project_id: str, model_id: str) -> list[str]:
-    """Delete a model. Its job, if a job made it, keeps its own artefacts.
+    """Delete a model. If it is a student, its job keeps the artifacts.
 
-    Returns the keys of files that nothing names any more: delete them after the commit, or leave them
-    to the collector. Raises ``NotFound``, and ``InUse`` where an unfinished job reads it.
+    Returns the keys of files without a reference: delete them after the commit, or leave them to garbage collection.
+    Raises ``NotFound``, and ``InUse`` if an unfinished job reads it.
     """
     model = _find(session, project_id, model_id, lock=True)
     require_unreferenced(session, model.id, "model")
-    # A student's files are its job's; the collector sees to them once neither is there.
+    # A student shares its files with its job; garbage collection deletes them once both are deleted.
     keys = [file["key"] for file in model.files] if model.job_id is None else []
     if model.job_id is None or session.get(Job, model.job_id) is None:
         add_stored(session, project_id, -(model.size_bytes or 0))
@@ -121,51 +121,54 @@ def delete(session: Session, project_id: str, model_id: str) -> list[str]:
 
 
 def claim(session: Session, *, worker_id: str, lease_seconds: float) -> Model | None:
-    """Take the oldest model that waits; None if there is none. Continue with ``Holding.of(model)``."""
+    """Claim the oldest waiting model; None if there is none. Continue with ``IngestLeaseToken.from_row``."""
     return ingest_leases.claim(session, Model, worker_id=worker_id, lease_seconds=lease_seconds)
 
 
-def waiting(session: Session) -> int:
-    """How many models could be claimed now."""
-    return ingest_leases.waiting(session, Model)
+def count_claimable(session: Session) -> int:
+    """Count the models that can be claimed now."""
+    return ingest_leases.count_claimable(session, Model)
 
 
-def renew_lease(session: Session, holding: IngestLeaseToken, lease_seconds: float) -> None:
-    """Renew the lease. Raises ``LeaseLost``, also where the model was deleted meanwhile."""
-    ingest_leases.renew_lease(session, Model, holding, lease_seconds)
+def renew_lease(session: Session, lease: IngestLeaseToken, lease_seconds: float) -> None:
+    """Renew the lease. Raises ``LeaseLost``, also if the model was deleted meanwhile."""
+    ingest_leases.renew_lease(session, Model, lease, lease_seconds)
 
 
-def release(session: Session, holding: IngestLeaseToken) -> Model:
-    """Leave it for another worker. Raises ``LeaseLost``."""
-    return ingest_leases.release(session, Model, holding)
+def release(session: Session, lease: IngestLeaseToken) -> Model:
+    """Release the model for another worker. Raises ``LeaseLost``."""
+    return ingest_leases.release(session, Model, lease)
 
 
-def ready(session: Session, holding: IngestLeaseToken, *, files: Sequence[StoredFile], facts: ModelInfo) -> Model:
-    """The model was loaded strictly and run once. Raises ``LeaseLost``."""
-    documents = [file.as_json() for file in files]
-    return ingest_leases.ready(session, Model, holding, files=documents, upload_key=None, **_known(facts))
+def mark_ready(session: Session, lease: IngestLeaseToken, *, files: Sequence[StoredFile], info: ModelInfo) -> Model:
+    """Mark the model as ready: its weights match its architecture and one forward pass succeeded.
+
+    Raises ``LeaseLost``.
+    """
+    documents = [file.to_json() for file in files]
+    return ingest_leases.mark_ready(session, Model, lease, files=documents, upload_key=None, **_info_values(info))
 
 
-def fail(session: Session, holding: IngestLeaseToken, error: Mapping[str, Any]) -> Model:
-    """The model cannot be used. Raises ``LeaseLost``."""
-    return ingest_leases.fail(session, Model, holding, dict(error), upload_key=None, size_bytes=None)
+def fail(session: Session, lease: IngestLeaseToken, error: Mapping[str, Any]) -> Model:
+    """Mark the model as failed. Raises ``LeaseLost``."""
+    return ingest_leases.fail(session, Model, lease, dict(error), upload_key=None, size_bytes=None)
 
 
-def _known(facts: ModelInfo) -> dict[str, Any]:
+def _info_values(info: ModelInfo) -> dict[str, Any]:
     return {
-        "num_classes": facts.num_classes,
-        "channels": facts.channels,
-        "image_size": facts.image_size,
-        "parameters": facts.parameters,
-        "size_bytes": facts.size_bytes,
-        "facts": facts.model_dump(mode="json"),
+        "num_classes": info.num_classes,
+        "channels": info.channels,
+        "image_size": info.image_size,
+        "parameters": info.parameters,
+        "size_bytes": info.size_bytes,
+        "info": info.model_dump(mode="json"),
     }
 
 
 def _find(session: Session, project_id: str, model_id: str, *, lock: bool) -> Model:
     require_id(model_id, "mdl", "model")
     statement = select(Model).where(Model.id == model_id, Model.project_id == project_id)
-    found = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
-    if found is None:
-        raise missing("model", model_id)
-    return found
+    model = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
+    if model is None:
+        raise not_found("model", model_id)
+    return model

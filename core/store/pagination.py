@@ -1,4 +1,4 @@
-"""A page of a list, and the ids that somebody sent."""
+"""Cursor pagination by id, and validation of ids from requests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some items of a list in its order, and whether more follow."""
+    """Items of one page, and whether more follow."""
 
     items: Sequence[T]
     has_more: bool
 
 
-def newest_first(
+def paginate_newest_first(
     session: Session,
     statement: Select[T],
     id_column: InstrumentedAttribute[str],
@@ -32,24 +32,24 @@ def newest_first(
     after: str | None,
     prefix: Prefix,
 ) -> Page[T]:
-    """One page, newest first: ids sort by time. ``after`` may be of an object that is gone by now.
+    """Load one page, newest first: ids sort by time. The object of ``after`` may have been deleted.
 
-    Raises ``InvalidRequest`` where ``after`` is no id of this kind.
+    Raises ``InvalidRequest`` if ``after`` is not an id with this prefix.
     """
     if after is not None:
         if not is_id(after, prefix):
-            raise InvalidRequest(f"after must be the id of the last object of the page before ({prefix}_…)")
+            raise InvalidRequest(f"after must be the id of the last object of the previous page ({prefix}_…)")
         statement = statement.where(id_column < after)
     rows = session.scalars(statement.order_by(id_column.desc()).limit(limit + 1)).all()
     return Page(rows[:limit], len(rows) > limit)
 
 
-def require_id(text: str, prefix: Prefix, what: str) -> None:
-    """Raise ``NotFound`` for what cannot be an id: no database need be asked about it."""
+def require_id(text: str, prefix: Prefix, kind: str) -> None:
+    """Raise ``NotFound`` if ``text`` is not a well-formed id, without a database query."""
     if not is_id(text, prefix):
-        raise missing(what, text)
+        raise not_found(kind, text)
 
 
-def missing(what: str, text: Any) -> NotFound:
-    """The error for an object that this project does not have."""
-    return NotFound(f"There is no {what} {str(text)[:60]!r} in this project.")
+def not_found(kind: str, text: Any) -> NotFound:
+    """Error for an object that the project does not have."""
+    return NotFound(f"There is no {kind} {str(text)[:60]!r} in this project.")

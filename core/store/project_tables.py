@@ -1,4 +1,4 @@
-"""The tables of projects themselves: what they are, who may act for them, and who did."""
+"""Tables of projects: settings and usage, API keys, audit log."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from typing import Any
 from sqlalchemy import Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.store.base import Base, Id, OwnedBy, Word
+from core.store.base import Base, Id, Keyword, ProjectRef
 
 
 class Project(Base):
-    """What owns everything else."""
+    """Owner of all other rows."""
 
     __tablename__ = "projects"
 
     id: Mapped[Id] = mapped_column(primary_key=True)
     name: Mapped[str]
     created_at: Mapped[datetime]
-    served_at: Mapped[datetime | None]  # when a job of it was last claimed
-    # Limits of its own; None: the setting's. Where that may be none, 0 is none.
+    last_claimed_at: Mapped[datetime | None]  # latest claim of one of its jobs
+    # Limits of this project. None: use the setting. 0: no limit, where the setting allows that.
     max_jobs: Mapped[int | None]
     max_stored_bytes: Mapped[int | None]
     max_upload_bytes: Mapped[int | None]
 
 
 class ProjectUsage(Base):
-    """What a project stores; ``core.store.quotas`` keeps it true."""
+    """Number of bytes that a project stores; maintained by ``core.store.quotas``."""
 
     __tablename__ = "project_usage"
 
-    project_id: Mapped[OwnedBy] = mapped_column(primary_key=True)
+    project_id: Mapped[ProjectRef] = mapped_column(primary_key=True)
     stored_bytes: Mapped[int]
 
 
 class ApiKey(Base):
-    """A key to a project. The secret is not here, only its hash."""
+    """API key of a project. Only the hash of its secret is stored."""
 
     __tablename__ = "api_keys"
 
     id: Mapped[Id] = mapped_column(primary_key=True)
-    project_id: Mapped[OwnedBy] = mapped_column(index=True)
+    project_id: Mapped[ProjectRef] = mapped_column(index=True)
     name: Mapped[str]
-    prefix: Mapped[Word]  # what may be shown of the token
+    prefix: Mapped[Keyword]  # the public part of the token
     secret_hash: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[list[Any]]
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
-    replaces: Mapped[Id | None]  # the key that it was rotated from
+    replaces: Mapped[Id | None]  # the key that was rotated into this one
 
 
 class AuditEntry(Base):
-    """Who changed what, and from where. Written with the change, never altered."""
+    """Audit log entry: key, action, object and client. Written with the change, never altered."""
 
     __tablename__ = "audit_log"
     __table_args__ = (
@@ -66,11 +66,11 @@ class AuditEntry(Base):
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
-    project_id: Mapped[OwnedBy]
+    project_id: Mapped[ProjectRef]
     key_id: Mapped[Id]  # outlives the key
-    action: Mapped[Word]
+    action: Mapped[Keyword]
     object_id: Mapped[Id | None]
-    outcome: Mapped[Word]  # done, refused
+    outcome: Mapped[Keyword]  # done, refused
     request_id: Mapped[str] = mapped_column(String(64))
     client_address: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]

@@ -1,4 +1,4 @@
-"""Projects: what owns everything else."""
+"""Projects: the owners of all other objects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def create(session: Session, name: str) -> Project:
 
 
 def get(session: Session, project_id: str) -> Project:
-    """One project. Raises ``NotFound``, naming those that there are."""
+    """Load a project. Raises ``NotFound``, which lists the known projects."""
     known = {project.id: project for project in list_projects(session)}
     if project_id not in known:
         raise NotFound(f"There is no project {project_id[:60]}; known: {', '.join(known) or 'none'}.")
@@ -28,5 +28,5 @@ def get(session: Session, project_id: str) -> Project:
 
 
 def list_projects(session: Session) -> list[Project]:
-    """All projects, oldest first."""
+    """List all projects, oldest first."""
     return list(session.scalars(select(Project).order_by(Project.id)))

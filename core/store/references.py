@@ -1,4 +1,4 @@
-"""What a job reads cannot be deleted while it may still read it."""
+"""References of jobs to their inputs: an input cannot be deleted while an unfinished job reads it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from core.errors import InUse
-from core.store.tables import TERMINAL, Job, JobReference
+from core.store.tables import TERMINAL_STATUSES, Job, JobReference
 
 
-def require_unreferenced(session: Session, object_id: str, what: str) -> None:
-    """Allow an object, locked by this transaction, to be deleted, or raise ``InUse``.
+def require_unreferenced(session: Session, object_id: str, kind: str) -> None:
+    """Raise ``InUse`` if an unfinished job reads the object, which this transaction has locked.
 
-    Finished jobs that read it are marked: they cannot be retried any more. They are marked before the
-    unfinished ones are looked for, so that a retry at the same time is either seen or refused.
+    Finished jobs that read it are marked: they can no longer be retried. Marking precedes the search for
+    unfinished jobs, so a concurrent retry is either seen here or refused.
     """
     readers = select(JobReference.job_id).where(JobReference.object_id == object_id)
     session.execute(
         update(Job)
-        .where(Job.id.in_(readers), Job.status.in_(TERMINAL), Job.missing_input.is_(None))
+        .where(Job.id.in_(readers), Job.status.in_(TERMINAL_STATUSES), Job.missing_input.is_(None))
         .values(missing_input=object_id)
         .execution_options(synchronize_session=False)
     )
     unfinished = session.scalars(
-        select(Job.id).where(Job.id.in_(readers), Job.status.not_in(TERMINAL)).order_by(Job.id).limit(5)
+        select(Job.id).where(Job.id.in_(readers), Job.status.not_in(TERMINAL_STATUSES)).order_by(Job.id).limit(5)
     ).all()
     if unfinished:
         raise InUse(
-            f"This {what} is still needed by {', '.join(unfinished)}; cancel or finish that first.",
+            f"This {kind} is in use by {', '.join(unfinished)}; cancel these jobs or let them finish first.",
             extra={"jobs": list(unfinished)},
         )
     session.execute(

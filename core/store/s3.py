@@ -1,8 +1,8 @@
-"""The artefact store in a bucket of Amazon S3 or of anything that speaks its protocol.
+"""Artifact store in a bucket of Amazon S3 or of a compatible service.
 
-By obstore, which is Rust's object_store: a bucket writes an object whole or not at all, also one that is sent in
-parts, and what fails for a moment is tried again. Credentials, region and endpoint come from the environment that
-every tool of AWS reads (``AWS_ACCESS_KEY_ID``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``, …), or from the machine's role.
+Uses obstore (Rust's object_store), which retries transient failures. A bucket writes an object atomically, also after
+a multipart upload. Credentials, region and endpoint come from the standard AWS environment variables
+(``AWS_ACCESS_KEY_ID``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``, …) or from the machine's role.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from core.errors import StorageFailed, StoredFileDamaged
-from core.store.artifact_store import Listed, StoredFile, check_key
-from core.system.disk import why
+from core.store.artifact_store import ListedFile, StoredFile, check_key
+from core.system.disk import disk_error_reason
 from core.system.fault_injection import fault_point
 
-_CHUNK = 1024 * 1024
-_PART = 16 * 1024 * 1024  # of what is sent in parts; held in memory, a few at a time
-_LISTED = 1000  # objects a request
+_CHUNK_BYTES = 1024 * 1024
+_PART_BYTES = 16 * 1024 * 1024  # part size of multipart uploads; a few parts are in memory at a time
+_LIST_PAGE_SIZE = 1000  # objects per request
 
 
 class S3ArtifactStore:
-    """A bucket, or the part of it below a prefix.
+    """Artifact store in a bucket, below an optional prefix.
 
-    Parts of an upload that was never completed are not seen here: let a rule of the bucket delete them
+    Incomplete multipart uploads are not listed; delete them with a lifecycle rule of the bucket
     (``AbortIncompleteMultipartUpload``).
     """
 
@@ -48,9 +48,9 @@ class S3ArtifactStore:
         )
 
     def put(self, key: str, source: Path | BinaryIO) -> StoredFile:
-        """Publish a file: whole under its key, or not there."""
+        """Publish a file under its key, atomically."""
         check_key(key)
-        with _failing(key):
+        with _translate_errors(key):
             if isinstance(source, Path):
                 with source.open("rb") as file:
                     return self._put(key, file)
@@ -61,13 +61,13 @@ class S3ArtifactStore:
         size = file.tell()
         file.seek(0)
         try:
-            obstore.put(self._store, key, file, chunk_size=_PART, max_concurrency=4)
-        except FileNotFoundError:  # nothing can be missing but what it is put into
-            raise StorageFailed(f"The artefact store failed at {key}: there is no bucket {self._bucket}.") from None
+            obstore.put(self._store, key, file, chunk_size=_PART_BYTES, max_concurrency=4)
+        except FileNotFoundError:  # for a PUT, only the bucket itself can be missing
+            raise StorageFailed(f"The artifact store failed at {key}: there is no bucket {self._bucket}.") from None
         return StoredFile(key, size, digest.hexdigest())
 
     def measure(self, key: str) -> StoredFile:
-        """Read a file back and hash what is really there."""
+        """Read a file back and return its actual size and hash."""
         digest, size = hashlib.sha256(), 0
         for chunk in self.open(key):
             digest.update(chunk)
@@ -75,108 +75,108 @@ class S3ArtifactStore:
         return StoredFile(key, size, digest.hexdigest())
 
     def fetch(self, key: str, target: Path, *, sha256: str | None = None) -> None:
-        """Copy a file to a local path (whole or not there), checked against ``sha256`` if given."""
+        """Copy a file to a local path, atomically; verify ``sha256`` if given."""
         partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         digest = hashlib.sha256()
         try:
-            with _failing(key):
+            with _translate_errors(key):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with partial.open("xb") as out:
                     for chunk in self.open(key):
                         out.write(chunk)
                         digest.update(chunk)
                 if sha256 is not None and digest.hexdigest() != sha256:
-                    raise StoredFileDamaged(f"The stored file {key} is not what was stored (its sha256 differs).")
+                    raise StoredFileDamaged(f"The stored file {key} is damaged: its sha256 differs.")
                 fault_point("store.fetched")
                 partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
 
     def open(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes from ``start``, in chunks. Raises at once where there is no such file."""
+        """Iterate over the bytes from ``start`` in chunks. Raises immediately if the file does not exist."""
         check_key(key)
         if start == 0 and length is None:
-            return _chunks(key, self._get(key, {}))
-        size = self.size(key)  # a range behind the end would be an error
+            return _iter_chunks(key, self._get(key, {}))
+        size = self.size(key)  # a range beyond the end is an error in S3
         if size is None:
-            raise _absent(key)
+            raise _missing_file(key)
         end = size if length is None else min(size, start + length)
         if start >= end:
             return iter(())
-        return _chunks(key, self._get(key, {"range": (start, end)}))
+        return _iter_chunks(key, self._get(key, {"range": (start, end)}))
 
     def _get(self, key: str, options: Any) -> Any:
-        with _failing(key):
+        with _translate_errors(key):
             try:
                 return obstore.get(self._store, key, options=options)
             except FileNotFoundError as error:
-                raise _absent(key) from error
+                raise _missing_file(key) from error
 
     def size(self, key: str) -> int | None:
-        """The size in bytes, or None where there is no such file."""
+        """Return the size in bytes; None if the file does not exist."""
         check_key(key)
-        with _failing(key):
+        with _translate_errors(key):
             try:
                 return int(obstore.head(self._store, key)["size"])
             except FileNotFoundError:
                 return None
 
     def local_path(self, key: str) -> Path | None:
-        """None: a bucket is on no machine."""
+        """Return None: objects are not on this machine."""
         check_key(key)
         return None
 
     def delete(self, key: str) -> None:
-        """Delete a file; nothing happens where there is none."""
+        """Delete a file; do nothing if it does not exist."""
         check_key(key)
-        with _failing(key), _absent_is_fine():
+        with _translate_errors(key), _ignore_missing():
             obstore.delete(self._store, key)
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete every file under a folder of keys; returns how many."""
+        """Delete all files under a folder of keys; return their number."""
         keys = [listed.key for listed in self.list_prefix(prefix)]
-        with _failing(prefix), _absent_is_fine():
+        with _translate_errors(prefix), _ignore_missing():
             obstore.delete(self._store, keys)
         return len(keys)
 
-    def list_prefix(self, prefix: str = "") -> Iterator[Listed]:
-        """The files under a folder of keys, or all."""
+    def list_prefix(self, prefix: str = "") -> Iterator[ListedFile]:
+        """List the files under a folder of keys, or all."""
         if prefix:
             check_key(prefix)
-        with _failing(prefix or "the whole bucket"):
-            for page in obstore.list(self._store, prefix or None, chunk_size=_LISTED):
-                for found in page:
-                    yield Listed(found["path"], found["size"], found["last_modified"])
+        with _translate_errors(prefix or "the bucket root"):
+            for page in obstore.list(self._store, prefix or None, chunk_size=_LIST_PAGE_SIZE):
+                for item in page:
+                    yield ListedFile(item["path"], item["size"], item["last_modified"])
 
-    def remove_partials(self, older_than_seconds: float) -> int:  # noqa: ARG002 - the bucket's own rule does it
-        """Nothing here: a bucket shows no object that is not whole."""
+    def remove_partials(self, older_than_seconds: float) -> int:  # noqa: ARG002 - a lifecycle rule deletes them
+        """Return 0: a bucket lists only complete objects."""
         return 0
 
 
-def _absent(key: str) -> StoredFileDamaged:
-    return StoredFileDamaged(f"The stored file {key} is not there.")
+def _missing_file(key: str) -> StoredFileDamaged:
+    return StoredFileDamaged(f"The stored file {key} is missing.")
 
 
-def _chunks(key: str, found: Any) -> Iterator[bytes]:
-    with _failing(key):
-        for chunk in found.stream(min_chunk_size=_CHUNK):
+def _iter_chunks(key: str, response: Any) -> Iterator[bytes]:
+    with _translate_errors(key):
+        for chunk in response.stream(min_chunk_size=_CHUNK_BYTES):
             yield bytes(chunk)
 
 
 @contextmanager
-def _failing(key: str) -> Iterator[None]:
+def _translate_errors(key: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise StorageFailed(f"The stored file {key} is not there.") from error
-    except OSError as error:  # the disk that a copy is written to, or read from
-        raise StorageFailed(f"The artefact store failed at {key}: {why(error)}.") from error
+        raise StorageFailed(f"The stored file {key} is missing.") from error
+    except OSError as error:  # of the local disk
+        raise StorageFailed(f"The artifact store failed at {key}: {disk_error_reason(error)}.") from error
     except BaseError as error:
-        raise StorageFailed(f"The artefact store failed at {key}: {_first_line(error)}.") from error
+        raise StorageFailed(f"The artifact store failed at {key}: {_first_line(error)}.") from error
 
 
 @contextmanager
-def _absent_is_fine() -> Iterator[None]:
+def _ignore_missing() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -184,5 +184,5 @@ def _absent_is_fine() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """Without what follows: obstore shows the request and its answer in full."""
+    """Return the first line of a message; obstore appends the complete request and response."""
     return str(error).strip().partition("\n")[0].rstrip(".")[:300]

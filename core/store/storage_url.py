@@ -1,4 +1,4 @@
-"""Where artefacts live: the store that a URL names."""
+"""Opens the artifact store of a storage URL."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from core.store.artifact_store import ArtifactStore, LocalArtifactStore
 
 
 def open_store(url: str) -> ArtifactStore:
-    """Open the store of a URL: ``file:///folder``, or ``s3://bucket/prefix``. Raises ``ValueError`` for any other."""
+    """Open the store of ``file:///folder`` or ``s3://bucket/prefix``. Raises ``ValueError`` for any other URL."""
     parts = urlsplit(url)
     if parts.scheme == "file" and not parts.netloc and parts.path:
         return LocalArtifactStore(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc and not parts.query:
-        from core.store.s3 import S3ArtifactStore  # only where it is used: most installations have no bucket
+        from core.store.s3 import S3ArtifactStore  # optional dependency
 
         return S3ArtifactStore(parts.netloc, unquote(parts.path).strip("/"))
     raise ValueError(f"STORAGE_URL must be file:///an/absolute/folder or s3://bucket/prefix, not {url!r}")

@@ -1,4 +1,4 @@
-"""The tables of what a project has. Every one carries its project; those of projects are in ``core.store.project_tables``."""
+"""Tables of the objects that a project owns. Each has a ``project_id``; see also ``core.store.project_tables``."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-import core.store.project_tables  # noqa: F401 - foreign keys name its tables
-from core.store.base import Base, Id, OwnedBy, Word
+import core.store.project_tables  # noqa: F401 - foreign keys refer to its tables
+from core.store.base import Base, Id, Keyword, ProjectRef
 
-TERMINAL = ("succeeded", "failed", "cancelled")
+TERMINAL_STATUSES = ("succeeded", "failed", "cancelled")
 
-OfJob = Annotated[str, mapped_column(String(40), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)]
-
-
-def _one_of(column: str, *words: str) -> CheckConstraint:
-    return CheckConstraint(f"{column} IN ({', '.join(repr(w) for w in words)})", name=column)
+JobKey = Annotated[str, mapped_column(String(40), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)]
 
 
-def _some(name: str, status: str, *columns: str) -> Index:
-    """An index of the jobs of one status alone. Ask for them by :func:`is_now`."""
+def _value_check(column: str, *values: str) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(w) for w in values)})", name=column)
+
+
+def _status_index(name: str, status: str, *columns: str) -> Index:
+    """Partial index of the jobs with one status. A query uses it only with :func:`status_is`."""
     where = text(f"status = '{status}'")
     return Index(name, *columns, postgresql_where=where, sqlite_where=where)
 
 
-def _kept(name: str, column: str) -> Index:
-    """An index of the rows that have a value here; most have none."""
+def _not_null_index(name: str, column: str) -> Index:
+    """Partial index of the rows whose ``column`` is not null; most are null."""
     where = text(f"{column} IS NOT NULL")
     return Index(name, column, postgresql_where=where, sqlite_where=where)
 
 
 class IngestLeaseMixin:
-    """What a dataset and a model have in common: a worker of the ingest queue makes them ready."""
+    """Columns shared by datasets and models, which the ingest worker processes under a lease."""
 
-    status: Mapped[Word]  # processing, ready, failed
+    status: Mapped[Keyword]  # processing, ready, failed
     attempt: Mapped[int] = mapped_column(default=0)
-    losses: Mapped[int] = mapped_column(default=0)
+    worker_losses: Mapped[int] = mapped_column(default=0)
     worker_id: Mapped[Id | None]
     lease_expires_at: Mapped[datetime | None]
-    upload_key: Mapped[str | None]  # what was sent, in the artefact store, until it is ready
+    upload_key: Mapped[str | None]  # the uploaded file in the artifact store, until the row is ready
     files: Mapped[list[Any]] = mapped_column(default=list)  # stored files: name, key, size_bytes, sha256
     size_bytes: Mapped[int | None]
     error: Mapped[dict[str, Any] | None]  # code, message
@@ -56,23 +56,23 @@ class IngestLeaseMixin:
 
 
 class Dataset(IngestLeaseMixin, Base):
-    """Images to learn from, validated and stored in one form."""
+    """Dataset of images, validated and converted to the stored format."""
 
     __tablename__ = "datasets"
     __table_args__ = (
-        _one_of("status", "processing", "ready", "failed"),
+        _value_check("status", "processing", "ready", "failed"),
         Index("ix_datasets_list", "project_id", "id"),
         Index("ix_datasets_waiting", "status", "lease_expires_at"),
-        _kept("ix_datasets_upload_key", "upload_key"),
+        _not_null_index("ix_datasets_upload_key", "upload_key"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
-    project_id: Mapped[OwnedBy]
+    project_id: Mapped[ProjectRef]
     name: Mapped[str]
     source: Mapped[dict[str, Any]]
     splits: Mapped[dict[str, Any] | None]
     num_classes: Mapped[int | None]
-    classes: Mapped[list[Any] | None]  # None: unlabelled, or not ready
+    classes: Mapped[list[Any] | None]  # None: unlabeled, or not ready
     channels: Mapped[int | None]
     image_size: Mapped[int | None]
     fingerprint: Mapped[str | None] = mapped_column(String(64))
@@ -81,20 +81,20 @@ class Dataset(IngestLeaseMixin, Base):
 
 
 class Model(IngestLeaseMixin, Base):
-    """Weights that jobs may start from or learn from: uploaded, or a job's student."""
+    """Model weights for students or teachers: uploaded, or the student of a job."""
 
     __tablename__ = "models"
     __table_args__ = (
-        _one_of("status", "processing", "ready", "failed"),
+        _value_check("status", "processing", "ready", "failed"),
         Index("ix_models_list", "project_id", "id"),
         Index("ix_models_waiting", "status", "lease_expires_at"),
-        _kept("ix_models_upload_key", "upload_key"),
+        _not_null_index("ix_models_upload_key", "upload_key"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
-    project_id: Mapped[OwnedBy]
+    project_id: Mapped[ProjectRef]
     name: Mapped[str]
-    job_id: Mapped[Id | None] = mapped_column(index=True)  # whose student it is; outlives the job
+    job_id: Mapped[Id | None] = mapped_column(index=True)  # the job that trained it; may be deleted
     architecture: Mapped[str]
     arguments: Mapped[dict[str, Any]]
     normalization: Mapped[dict[str, Any] | None]  # mean, std
@@ -103,44 +103,44 @@ class Model(IngestLeaseMixin, Base):
     channels: Mapped[int | None]
     image_size: Mapped[int | None]
     parameters: Mapped[int | None]
-    facts: Mapped[dict[str, Any] | None]  # core.spec.facts.ModelFacts, once it is ready
+    info: Mapped[dict[str, Any] | None]  # core.spec.info.ModelInfo, once the model is ready
     created_at: Mapped[datetime]
 
 
 class Job(Base):
-    """A distillation job. Only ``core.store.jobs`` changes it."""
+    """Distillation job. Only ``core.store.jobs`` changes it."""
 
     __tablename__ = "jobs"
     __table_args__ = (
-        _one_of("status", "queued", "running", "paused", *TERMINAL),
-        _one_of("accelerator", "auto", "cpu", "cuda"),
+        _value_check("status", "queued", "running", "paused", *TERMINAL_STATUSES),
+        _value_check("accelerator", "auto", "cpu", "cuda"),
         Index("ix_jobs_list", "project_id", "id"),
         Index("ix_jobs_list_by_status", "project_id", "status", "id"),
-        # Few of many jobs wait or run: what looks for those reads an index that holds nothing else. No column of
-        # these changes while a job runs, so a heartbeat writes to no index.
-        _some("ix_jobs_queued", "queued", "accelerator", "project_id", "priority", "created_at", "id"),
-        _some("ix_jobs_running", "running", "project_id", "id"),
+        # Few jobs are queued or running, so partial indexes keep these lookups small. Their columns do not change
+        # while a job runs, so a heartbeat writes to no index.
+        _status_index("ix_jobs_queued", "queued", "accelerator", "project_id", "priority", "created_at", "id"),
+        _status_index("ix_jobs_running", "running", "project_id", "id"),
         Index("ix_jobs_status", "status"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
-    project_id: Mapped[OwnedBy]
+    project_id: Mapped[ProjectRef]
     name: Mapped[str | None]
-    status: Mapped[Word]
-    stage: Mapped[Word | None]
-    stage_entered_at: Mapped[datetime | None]  # by the attempt at hand
+    status: Mapped[Keyword]
+    stage: Mapped[Keyword | None]
+    stage_entered_at: Mapped[datetime | None]  # by the current attempt
     stages: Mapped[list[Any]] = mapped_column(default=list)  # name, started_at, finished_at, seconds
     progress: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any]]
-    resolved: Mapped[bool]  # every default of the spec is filled in
+    resolved: Mapped[bool]  # the spec has all defaults filled in
     dataset_id: Mapped[Id]
-    missing_input: Mapped[Id | None]  # a deleted dataset, model or job without which it cannot run again
+    missing_input: Mapped[Id | None]  # a deleted dataset, model or job that a retry would need
     priority: Mapped[int]
-    accelerator: Mapped[Word]  # auto until the first claim, which pins it
+    accelerator: Mapped[Keyword]  # auto until the first claim, which pins it
     attempt: Mapped[int] = mapped_column(default=0)  # the fencing token
-    losses: Mapped[int] = mapped_column(default=0)  # of a worker, in a row, without a checkpoint between
-    checkpoint_step: Mapped[int] = mapped_column(default=0)  # of the newest checkpoint of the student
-    last_seq: Mapped[int] = mapped_column(default=0)  # of its newest event
+    worker_losses: Mapped[int] = mapped_column(default=0)  # since the last new checkpoint
+    checkpoint_step: Mapped[int] = mapped_column(default=0)  # step of the newest student checkpoint
+    last_seq: Mapped[int] = mapped_column(default=0)  # seq of the newest event
     worker_id: Mapped[Id | None]
     lease_expires_at: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
@@ -148,53 +148,53 @@ class Job(Base):
     stop_requested: Mapped[bool] = mapped_column(default=False)
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]  # code, message
-    model_id: Mapped[Id | None]  # its student, once it has succeeded
+    model_id: Mapped[Id | None]  # the student, once the job has succeeded
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
     @property
-    def terminal(self) -> bool:
-        """Whether nothing happens to it any more by itself."""
-        return self.status in TERMINAL
+    def is_terminal(self) -> bool:
+        """Whether the job has ended."""
+        return self.status in TERMINAL_STATUSES
 
     @property
     def pending_action(self) -> str | None:
-        """What was asked for and is not done yet; the strongest, if several."""
-        if self.terminal:
+        """The requested action that has not happened yet; of several, the strongest."""
+        if self.is_terminal:
             return None
-        asked = {"cancel": self.cancel_requested, "pause": self.pause_requested, "stop": self.stop_requested}
-        return next((action for action, is_asked in asked.items() if is_asked), None)
+        requests = {"cancel": self.cancel_requested, "pause": self.pause_requested, "stop": self.stop_requested}
+        return next((action for action, is_requested in requests.items() if is_requested), None)
 
 
 def status_is(status: str) -> ColumnElement[bool]:
-    """That a job has this status, one of our own words; written out, or no index of that status alone is used."""
+    """Condition: the job has this status. The value is a literal, not a parameter, so that partial indexes apply."""
     return Job.status == literal_column(f"'{status}'")
 
 
 class JobReference(Base):
-    """That a job reads an object: its dataset, a model, another job's student."""
+    """Reference of a job to an object that it reads: its dataset, a model, another job's student."""
 
     __tablename__ = "job_references"
     __table_args__ = (Index("ix_job_references_object", "object_id"),)
 
-    job_id: Mapped[OfJob]
+    job_id: Mapped[JobKey]
     object_id: Mapped[Id] = mapped_column(primary_key=True)
-    project_id: Mapped[OwnedBy]
+    project_id: Mapped[ProjectRef]
 
 
 class Event(Base):
-    """One line of a job's log; ``seq`` counts from 1 without a gap."""
+    """Event of a job; ``seq`` counts from 1 without gaps."""
 
     __tablename__ = "events"
 
-    job_id: Mapped[OfJob]
+    job_id: Mapped[JobKey]
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     id: Mapped[Id]
-    project_id: Mapped[OwnedBy]
+    project_id: Mapped[ProjectRef]
     type: Mapped[str] = mapped_column(String(80))
-    level: Mapped[Word]
+    level: Mapped[Keyword]
     message: Mapped[str]
     data: Mapped[dict[str, Any]]
     attempt: Mapped[int]
@@ -202,30 +202,30 @@ class Event(Base):
 
 
 class Metric(Base):
-    """One value of one series. ``value`` is None where it was not finite: JSON has no word for that."""
+    """Point of a metric series. ``value`` is None if it was not finite, which JSON cannot express."""
 
     __tablename__ = "metrics"
 
-    job_id: Mapped[OfJob]
+    job_id: Mapped[JobKey]
     name: Mapped[str] = mapped_column(String(120), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    project_id: Mapped[OwnedBy]
+    project_id: Mapped[ProjectRef]
     value: Mapped[float | None]
 
 
 class MetricRollupRow(Base):
-    """What up to 256 neighbouring points of a series are at most and at least; ``core.store.metric_rollups`` keeps it true.
+    """Min/max of up to 256 consecutive points of a series; maintained by ``core.store.metric_rollups``.
 
-    ``high`` is None where one of them was not finite, which counts as the highest.
+    ``high`` is None if a value was not finite, which counts as the highest.
     """
 
-    __tablename__ = "metric_spans"
+    __tablename__ = "metric_rollups"
 
-    job_id: Mapped[OfJob]
+    job_id: Mapped[JobKey]
     name: Mapped[str] = mapped_column(String(120), primary_key=True)
     first_step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     last_step: Mapped[int]
-    project_id: Mapped[OwnedBy]
+    project_id: Mapped[ProjectRef]
     num_points: Mapped[int]
     low_step: Mapped[int]
     low: Mapped[float | None]
@@ -234,36 +234,36 @@ class MetricRollupRow(Base):
 
 
 class Checkpoint(Base):
-    """Where a job can go on from (``resumable``), and weights that were asked to be kept."""
+    """Checkpoint: a state to resume from (``resumable``), or weights that the spec retains (``retained``)."""
 
     __tablename__ = "checkpoints"
     __table_args__ = (Index("ix_checkpoints_newest", "job_id", "track", "step"),)
 
     id: Mapped[Id] = mapped_column(primary_key=True)
     job_id: Mapped[Id] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
-    project_id: Mapped[OwnedBy]
-    track: Mapped[Word]  # distill, or teacher-K, which is nobody's business outside
+    project_id: Mapped[ProjectRef]
+    track: Mapped[Keyword]  # distill; or teacher-K, which the API does not list
     step: Mapped[int]
     epoch: Mapped[int]
     metrics: Mapped[dict[str, Any]]
     attempt: Mapped[int]
-    kept: Mapped[bool]
+    retained: Mapped[bool]
     resumable: Mapped[bool]
-    size_bytes: Mapped[int]  # of the student's weights
+    size_bytes: Mapped[int]  # of the weights file
     sha256: Mapped[str] = mapped_column(String(64))
     files: Mapped[list[Any]]  # model.safetensors and, while resumable, state.pt
     created_at: Mapped[datetime]
 
 
 class Artifact(Base):
-    """A file that a succeeded job hands out."""
+    """Downloadable file of a succeeded job."""
 
     __tablename__ = "artifacts"
     __table_args__ = (Index("ix_artifacts_project", "project_id", "size_bytes"),)
 
-    job_id: Mapped[OfJob]
+    job_id: Mapped[JobKey]
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
-    project_id: Mapped[OwnedBy]
+    project_id: Mapped[ProjectRef]
     media_type: Mapped[str] = mapped_column(String(120))
     size_bytes: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
@@ -273,45 +273,45 @@ class Artifact(Base):
 
 
 class Teacher(Base):
-    """A teacher that some job trained, for every later job with the same recipe."""
+    """Teacher that a job trained, reused by every later job with the same teacher fingerprint."""
 
     __tablename__ = "teachers"
 
-    project_id: Mapped[OwnedBy] = mapped_column(primary_key=True)
-    recipe: Mapped[str] = mapped_column(String(80), primary_key=True)
-    job_id: Mapped[Id]  # that trained it; outlives the job
+    project_id: Mapped[ProjectRef] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(80), primary_key=True)
+    job_id: Mapped[Id]  # the job that trained it; may be deleted
     files: Mapped[list[Any]]
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime]
 
 
 class IdempotencyRecord(Base):
-    """What was answered to a creating request that carried a key."""
+    """Response to a request with an ``Idempotency-Key``."""
 
     __tablename__ = "idempotency"
     __table_args__ = (Index("ix_idempotency_created_at", "created_at"),)
 
-    project_id: Mapped[OwnedBy] = mapped_column(primary_key=True)
+    project_id: Mapped[ProjectRef] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))  # of method, path and body
-    token: Mapped[str] = mapped_column(String(40))  # of the request that may write the answer
+    token: Mapped[str] = mapped_column(String(40))  # of the request that may write the response
     status: Mapped[int | None]  # None: still in flight
     body: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
-    patience_ends_at: Mapped[datetime]  # an unanswered request is thought dead from here on
+    in_flight_expires_at: Mapped[datetime]  # afterwards a request without a response counts as dead
 
 
 class Worker(Base):
-    """A process of ours that gave a sign of life. Belongs to no project."""
+    """Service process that sends heartbeats. Belongs to no project."""
 
     __tablename__ = "workers"
     __table_args__ = (Index("ix_workers_last_seen_at", "last_seen_at"),)
 
     id: Mapped[Id] = mapped_column(primary_key=True)
-    role: Mapped[Word]  # worker, ingest, inspector, scheduler
+    role: Mapped[Keyword]  # worker, ingest, inspector, scheduler
     host: Mapped[str]
     pid: Mapped[int]
-    accelerator: Mapped[Word | None]
+    accelerator: Mapped[Keyword | None]
     device: Mapped[str | None]
     job_id: Mapped[Id | None]
     details: Mapped[dict[str, Any]] = mapped_column(default=dict)

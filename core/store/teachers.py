@@ -1,97 +1,91 @@
-"""Teachers that jobs trained, found again by their recipe within a project."""
+"""Trained teachers of a project, reused by fingerprint, and completed teacher caches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
 from core.store import events
 from core.store.artifact_store import StoredFile
-from core.store.db import utc_now
+from core.store.db import insert_or_conflict, utc_now
 from core.store.job_leases import LeaseToken, lock_job
 from core.store.tables import Event, Job, Teacher
 
+CACHE_EVENT = "teacher_cache.summary"  # written by the engine, with cache key and number of views
+_MAX_EVENTS = 1_000  # of the newest jobs of a dataset
 
-def find(session: Session, project_id: str, recipe: str) -> Teacher | None:
-    """The teacher of this recipe that the project has, if any; notes that it was used."""
-    teacher = session.get(Teacher, (project_id, recipe), with_for_update=True)
+
+def find(session: Session, project_id: str, fingerprint: str) -> Teacher | None:
+    """Load the project's teacher with this fingerprint, if any, and update its time of last use."""
+    teacher = session.get(Teacher, (project_id, fingerprint), with_for_update=True)
     if teacher is not None:
         teacher.last_used_at = utc_now(session)
         session.flush()
     return teacher
 
 
-def known(session: Session, project_id: str, recipe: str) -> bool:
-    """Whether a job of this project would find its teacher trained already."""
-    return session.get(Teacher, (project_id, recipe)) is not None
+def exists(session: Session, project_id: str, fingerprint: str) -> bool:
+    """Whether the project has a trained teacher with this fingerprint."""
+    return session.get(Teacher, (project_id, fingerprint)) is not None
 
 
-def keep(session: Session, attempt: LeaseToken, recipe: str, files: Sequence[StoredFile]) -> Teacher:
-    """Keep a teacher whose files are published. Raises ``LeaseLost``.
+def save(session: Session, lease: LeaseToken, fingerprint: str, files: Sequence[StoredFile]) -> Teacher:
+    """Save a teacher whose files are published. Raises ``LeaseLost``.
 
-    One that is there already is replaced: it was damaged, or another job trained the same at the same time.
+    Replaces an existing one: it was damaged, or another job trained the same teacher concurrently.
     """
-    job = lock_job(session, attempt)
+    job = lock_job(session, lease)
     now = utc_now(session)
-    new = {"job_id": job.id, "files": [file.as_json() for file in files], "created_at": now, "last_used_at": now}
-    upsert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    new = {"job_id": job.id, "files": [file.to_json() for file in files], "created_at": now, "last_used_at": now}
     session.execute(
-        upsert(Teacher)
-        .values(project_id=job.project_id, recipe=recipe, **new)
-        .on_conflict_do_update(index_elements=["project_id", "recipe"], set_=new)
+        insert_or_conflict(session, Teacher)
+        .values(project_id=job.project_id, fingerprint=fingerprint, **new)
+        .on_conflict_do_update(index_elements=["project_id", "fingerprint"], set_=new)
     )
-    data = {"recipe": recipe}
-    events.record(session, job.id, "teacher.saved", "The trained teacher is kept for later jobs.", data=data)
-    return session.get_one(Teacher, (job.project_id, recipe), populate_existing=True)
+    message = "Trained teacher saved for later jobs."
+    events.record(session, job.id, "teacher.saved", message, data={"fingerprint": fingerprint})
+    return session.get_one(Teacher, (job.project_id, fingerprint), populate_existing=True)
 
 
-def forget(session: Session, attempt: LeaseToken, recipe: str) -> None:
-    """Forget a teacher whose files turned out to be damaged. Raises ``LeaseLost``."""
-    job = lock_job(session, attempt)
-    _delete(session, Teacher.project_id == job.project_id, Teacher.recipe == recipe)
+def delete_damaged(session: Session, lease: LeaseToken, fingerprint: str) -> None:
+    """Delete a teacher whose files are damaged. Raises ``LeaseLost``."""
+    job = lock_job(session, lease)
+    _delete(session, Teacher.project_id == job.project_id, Teacher.fingerprint == fingerprint)
 
 
 def prune(session: Session, unused_days: float) -> int:
-    """Forget teachers that no job has used for so long; their files are the collector's. Returns how many."""
+    """Delete teachers without a use for ``unused_days``; return their number. Garbage collection deletes the files."""
     return _delete(session, Teacher.last_used_at < utc_now(session) - timedelta(days=unused_days))
 
 
-def list_teachers(session: Session, project_id: str) -> list[Teacher]:
-    """The project's teachers, last used first."""
-    statement = select(Teacher).where(Teacher.project_id == project_id)
-    return list(session.scalars(statement.order_by(Teacher.last_used_at.desc())))
+def has_cached_outputs(session: Session, project_id: str, dataset_id: str, *, cache_key: str, num_views: int) -> bool:
+    """Whether a succeeded job of the project has cached at least ``num_views`` views under this cache key.
 
-
-def _delete(session: Session, *where: object) -> int:
-    statement = delete(Teacher).where(*where).returning(Teacher.recipe)  # type: ignore[arg-type]
-    return len(session.execute(statement.execution_options(synchronize_session=False)).all())
-
-
-EVENT = "teacher_cache.summary"  # the engine's, with what was asked and how many views of it
-_LOOKED_AT = 1_000  # newest jobs of a dataset
-
-
-def has_cached_outputs(session: Session, project_id: str, dataset_id: str, *, asked: str, views: int) -> bool:
-    """Whether a job of the project has stored at least so many views of what is asked.
-
-    Where a worker has evicted them since, or has another disk, they are asked again: this is about what was done.
+    The cache itself may since have evicted them, or may be on the disk of another worker.
     """
-    told = session.scalars(
+    summaries = session.scalars(
         select(Event.data)
         .join(Job, Job.id == Event.job_id)
         .where(
             Job.project_id == project_id,
             Job.dataset_id == dataset_id,
             Job.status == "succeeded",
-            Event.type == EVENT,
+            Event.type == CACHE_EVENT,
         )
         .order_by(Job.id.desc(), Event.seq.desc())
-        .limit(_LOOKED_AT)
+        .limit(_MAX_EVENTS)
     )
     return any(
-        one.get("asked") == asked and one.get("stopped") is None and one.get("views", 0) >= views for one in told
+        summary.get("cache_key") == cache_key
+        and summary.get("stopped") is None
+        and summary.get("views", 0) >= num_views
+        for summary in summaries
     )
+
+
+def _delete(session: Session, *where: ColumnElement[bool]) -> int:
+    statement = delete(Teacher).where(*where).returning(Teacher.fingerprint)
+    return len(session.execute(statement.execution_options(synchronize_session=False)).all())

@@ -1,4 +1,4 @@
-"""Processes of ours that are alive, for `GET /v1/workers` and for the scheduler. They belong to no project."""
+"""Registry of live service processes, for `GET /v1/workers` and the scheduler. They belong to no project."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def register(
     device: str | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Worker:
-    """Say hello; again with the same id is fine."""
+    """Register a process; a repeated call with the same id updates it."""
     now = utc_now(session)
     worker = session.get(Worker, worker_id) or Worker(id=worker_id, started_at=now)
     worker.role, worker.host, worker.pid = role, host, pid
@@ -38,7 +38,7 @@ def register(
 
 
 def record_heartbeat(session: Session, worker_id: str, *, job_id: str | None = None) -> bool:
-    """Give a sign of life and say which job is at hand; False where it is unknown (by now): register again."""
+    """Record a heartbeat and the current job. False if the worker is not registered (any more): register again."""
     worker = session.get(Worker, worker_id)
     if worker is None:
         return False
@@ -47,13 +47,8 @@ def record_heartbeat(session: Session, worker_id: str, *, job_id: str | None = N
     return True
 
 
-def set_job(session: Session, worker_id: str, job_id: str | None) -> None:
-    """Say which job a worker has at hand (None: none any more), as a sign of life; nothing for an unknown worker."""
-    record_heartbeat(session, worker_id, job_id=job_id)
-
-
 def list_workers(session: Session, *, alive_seconds: float | None = None) -> list[Worker]:
-    """Those that gave a sign of life within ``alive_seconds``, or all; by role, oldest first."""
+    """List the workers with a heartbeat within ``alive_seconds``, or all; by role, oldest first."""
     statement = select(Worker)
     if alive_seconds is not None:
         statement = statement.where(Worker.last_seen_at >= utc_now(session) - timedelta(seconds=alive_seconds))
@@ -61,15 +56,15 @@ def list_workers(session: Session, *, alive_seconds: float | None = None) -> lis
 
 
 def remove(session: Session, worker_id: str) -> None:
-    """Say goodbye."""
+    """Unregister a process."""
     session.execute(delete(Worker).where(Worker.id == worker_id).execution_options(synchronize_session=False))
 
 
 def prune(session: Session, silent_seconds: float) -> list[Worker]:
-    """Forget those that have been silent for longer; returns them."""
-    since = utc_now(session) - timedelta(seconds=silent_seconds)
-    gone = list(session.scalars(select(Worker).where(Worker.last_seen_at < since)))
-    for worker in gone:
+    """Delete and return the workers without a heartbeat within ``silent_seconds``."""
+    oldest = utc_now(session) - timedelta(seconds=silent_seconds)
+    silent = list(session.scalars(select(Worker).where(Worker.last_seen_at < oldest)))
+    for worker in silent:
         session.delete(worker)
     session.flush()
-    return gone
+    return silent

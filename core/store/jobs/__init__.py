@@ -1,34 +1,34 @@
 """Jobs: every state change is one function, one guarded UPDATE and one event in the same transaction.
 
-``records``: creating and finding. ``moves``: what a caller may ask. ``queue``: claiming and taking back.
-``attempts``: what the worker that holds a job may do. ``revisions``: a retry with another spec. ``clock``: how long
-it has run.
+``records``: create, find and delete jobs. ``actions``: cancel, pause, resume, stop, retry. ``claims``: claim jobs and
+requeue those of lost workers. ``attempts``: writes of the worker that holds the lease. ``revisions``: retry with a
+changed spec. This package is the facade; other code imports from here.
 """
 
 from core.store.job_leases import Flags, LeaseLost, LeaseToken
 from core.store.jobs.actions import cancel, next_actions, pause, require_retry, resume, retry, stop
 from core.store.jobs.attempts import (
     NewArtifact,
-    cancelled,
-    current,
     fail,
     finish_stage,
-    flags,
-    paused,
+    get_leased,
+    read_flags,
     record_progress,
     release,
+    release_cancelled,
+    release_paused,
     renew_lease,
     set_spec,
     start_stage,
     succeed,
 )
-from core.store.jobs.claims import WORKER_LOST, claim, claimable, expire_leases, record_loss, waiting
+from core.store.jobs.claims import WORKER_LOST, claim, count_queued, expire_leases, queued_accelerators, record_loss
 from core.store.jobs.records import (
     create,
     delete,
     get,
     get_artifact,
-    get_for,
+    get_as_caller,
     list_artifacts,
     list_jobs,
     running_seconds,
@@ -43,27 +43,28 @@ __all__ = [
     "NewArtifact",
     "Revision",
     "cancel",
-    "cancelled",
     "claim",
-    "claimable",
+    "count_queued",
     "create",
-    "current",
     "delete",
     "expire_leases",
     "fail",
     "finish_stage",
-    "flags",
     "get",
     "get_artifact",
-    "get_for",
+    "get_as_caller",
+    "get_leased",
     "list_artifacts",
     "list_jobs",
     "next_actions",
     "pause",
-    "paused",
+    "queued_accelerators",
+    "read_flags",
     "record_loss",
     "record_progress",
     "release",
+    "release_cancelled",
+    "release_paused",
     "renew_lease",
     "require_retry",
     "resume",
@@ -74,5 +75,4 @@ __all__ = [
     "start_stage",
     "stop",
     "succeed",
-    "waiting",
 ]

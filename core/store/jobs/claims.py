@@ -1,4 +1,4 @@
-"""Which job runs next, and taking back what lost its worker."""
+"""Claims of queued jobs with a fair share between projects, and the end of attempts whose worker is lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select, union, un
 from sqlalchemy.orm import Session
 
 from core.errors import WorkerLost
-from core.job_failure import SILENT, FailureCause, in_short
+from core.job_failure import WORKER_SILENT, FailureCause, event_fields
 from core.store import events
 from core.store.db import utc_now
 from core.store.job_leases import LeaseToken, change_where, lock_job
@@ -23,14 +23,14 @@ WORKER_LOST = WorkerLost.code
 
 
 def claim(session: Session, *, worker_id: str, accelerator: Literal["cpu", "cuda"], lease_seconds: float) -> Job | None:
-    """Take the best queued job that this accelerator can run, or None.
+    """Claim the next queued job that this accelerator can run; None if there is none.
 
-    Projects take turns: the one with the fewest running jobs comes first, then the one that was served longest
-    ago, so that none can starve the others, whatever priorities it gives. Of its jobs the one with the highest
-    priority is taken, then the oldest. The claim starts a new attempt, which outdates every earlier one, and pins
-    an accelerator that was `auto`.
+    Fair share: the project with the fewest running jobs comes first, then the one whose last claim is oldest. So no
+    project can starve others, whatever its priorities. Within the project, the highest priority comes first, then the
+    oldest job. The claim starts a new attempt, which invalidates all earlier ones, and pins an accelerator `auto`.
     """
-    job_id = next((found for place in places(session, accelerator) if (found := _lock(session, place))), None)
+    slots = queue_slots(session, accelerator)
+    job_id = next((locked for slot in slots if (locked := _lock_oldest(session, slot))), None)
     if job_id is None:
         return None
     now = utc_now(session)
@@ -45,9 +45,9 @@ def claim(session: Session, *, worker_id: str, accelerator: Literal["cpu", "cuda
         lease_expires_at=now + timedelta(seconds=lease_seconds),
         started_at=func.coalesce(Job.started_at, now),
     )
-    if job is None:  # PostgreSQL read a row that changed under it; the next hint finds what is left
+    if job is None:  # on PostgreSQL, the row changed between the read and the lock; the next claim finds another job
         return None
-    session.execute(update(Project).where(Project.id == job.project_id).values(served_at=now))
+    session.execute(update(Project).where(Project.id == job.project_id).values(last_claimed_at=now))
     data = {"status": job.status, "attempt": job.attempt, "worker": worker_id, "accelerator": accelerator}
     events.record(session, job.id, "job.started", f"Attempt {job.attempt} started.", data=data)
     return job
@@ -55,172 +55,172 @@ def claim(session: Session, *, worker_id: str, accelerator: Literal["cpu", "cuda
 
 @dataclass(frozen=True, slots=True)
 class QueueSlot:
-    """Where queued jobs wait in one line, the oldest first: of one project and one priority."""
+    """Queue of one project and one priority, the oldest job first."""
 
     accelerators: tuple[str, ...]
     project_id: str
     priority: int
 
 
-def places(session: Session, accelerator: str) -> Iterator[QueueSlot]:
-    """The lines of queued jobs in the order in which they are to be served.
+def queue_slots(session: Session, accelerator: str) -> Iterator[QueueSlot]:
+    """Iterate over the queues of waiting jobs in claim order.
 
-    What it costs grows with the number of projects that wait, and not with the jobs: the index is asked for one
-    job of each alone.
+    The cost grows with the number of waiting projects, not with that of jobs: index lookups read one job per queue.
     """
-    runs = ("auto", accelerator)
-    for project_id in _in_turn(session.execute(fair_share(runs)).all()):
+    accelerators = ("auto", accelerator)
+    for project_id in _order_projects(session.execute(fair_share(accelerators)).all()):
         below: int | None = None
-        while (priority := session.scalars(highest_priority(runs, project_id, below)).one()) is not None:
-            yield QueueSlot(runs, project_id, priority)
+        while (priority := session.scalars(highest_priority(accelerators, project_id, below)).one()) is not None:
+            yield QueueSlot(accelerators, project_id, priority)
             below = priority
 
 
-def _in_turn(rows: Sequence[Any]) -> list[str]:
-    """Project ids: fewest running jobs, then never served, then served longest ago, then the oldest project."""
-    return [
-        row.id
-        for row in sorted(
-            rows, key=lambda row: (row.running, row.served_at.timestamp() if row.served_at else 0, row.id)
-        )
-    ]
+def _order_projects(rows: Sequence[Any]) -> list[str]:
+    """Order project ids by running jobs, then by last claim (never comes first), then by age of the project."""
+
+    def sort_key(row: Any) -> tuple[int, float, str]:
+        return row.running, row.last_claimed_at.timestamp() if row.last_claimed_at else 0.0, row.id
+
+    return [row.id for row in sorted(rows, key=sort_key)]
 
 
 def fair_share(accelerators: Sequence[str]) -> Select[Any]:
-    """Each project that waits for any of these accelerators, when it was served and how many jobs of it run."""
-    waits = union(*(_waiting_projects(one) for one in accelerators)).subquery("waits")
+    """Select the projects that wait for any of these accelerators, with last claim and number of running jobs."""
+    waits = union(*(_waiting_projects(accelerator) for accelerator in accelerators)).subquery("waits")
     running = select(func.count()).where(status_is("running"), Job.project_id == Project.id).scalar_subquery()
-    return select(Project.id, Project.served_at, running.label("running")).join(waits, waits.c.project_id == Project.id)
+    return select(Project.id, Project.last_claimed_at, running.label("running")).join(
+        waits, waits.c.project_id == Project.id
+    )
 
 
 def _waiting_projects(accelerator: str) -> Select[Any]:
-    """The projects with such jobs, by skipping through the index from one to the next."""
-    here = (status_is("queued"), Job.accelerator == accelerator)
-    found = (
-        select(func.min(Job.project_id).label("project_id")).where(*here).cte(f"found_{accelerator}", recursive=True)
-    )
-    next_one = select(func.min(Job.project_id)).where(*here, Job.project_id > found.c.project_id).scalar_subquery()
-    found = found.union_all(select(next_one).where(found.c.project_id.is_not(None)))
-    return select(found.c.project_id).where(found.c.project_id.is_not(None))
+    """Select the projects with queued jobs for this accelerator, by a loose index scan."""
+    is_queued = (status_is("queued"), Job.accelerator == accelerator)
+    first_id = select(func.min(Job.project_id).label("project_id")).where(*is_queued)
+    waiting = first_id.cte(f"found_{accelerator}", recursive=True)
+    next_id = select(func.min(Job.project_id)).where(*is_queued, Job.project_id > waiting.c.project_id)
+    waiting = waiting.union_all(select(next_id.scalar_subquery()).where(waiting.c.project_id.is_not(None)))
+    return select(waiting.c.project_id).where(waiting.c.project_id.is_not(None))
 
 
 def highest_priority(accelerators: Sequence[str], project_id: str, below: int | None) -> Select[Any]:
-    """The highest priority below one (None: of all) of a project's queued jobs for any of these accelerators."""
-    best = []
+    """Select the highest priority of a project's queued jobs for these accelerators; only ``below`` one if given."""
+    per_accelerator = []
     for accelerator in accelerators:
-        of_all = select(func.max(Job.priority)).where(*_in_line(accelerator, project_id))
-        best.append(of_all if below is None else of_all.where(Job.priority < below))
-    each = union_all(*(select(one.scalar_subquery().label("priority")) for one in best)).subquery("each")
+        highest = select(func.max(Job.priority)).where(*_slot_filter(accelerator, project_id))
+        highest = highest if below is None else highest.where(Job.priority < below)
+        per_accelerator.append(select(highest.scalar_subquery().label("priority")))
+    each = union_all(*per_accelerator).subquery("each")
     return select(func.max(each.c.priority))
 
 
-def _in_line(accelerator: str, project_id: str) -> tuple[ColumnElement[bool], ...]:
+def _slot_filter(accelerator: str, project_id: str) -> tuple[ColumnElement[bool], ...]:
     return (status_is("queued"), Job.accelerator == accelerator, Job.project_id == project_id)
 
 
-def _lock(session: Session, place: QueueSlot) -> str | None:
-    """Lock the oldest job of a place that nobody else is claiming; its id, or None."""
+def _lock_oldest(session: Session, slot: QueueSlot) -> str | None:
+    """Lock the oldest job of a slot that no other transaction has locked; return its id, or None."""
     heads = []
-    for accelerator in place.accelerators:
-        head = oldest_in(place, accelerator).with_for_update(skip_locked=True)
+    for accelerator in slot.accelerators:
+        head = oldest_in_slot(slot, accelerator).with_for_update(skip_locked=True)
         heads += [(row.created_at, row.id) for row in session.execute(head)]
     return min(heads)[1] if heads else None
 
 
-def oldest_in(place: QueueSlot, accelerator: str) -> Select[str, datetime]:
-    """The oldest queued job of a place."""
+def oldest_in_slot(slot: QueueSlot, accelerator: str) -> Select[str, datetime]:
+    """Select the oldest queued job of a slot."""
     return (
         select(Job.id, Job.created_at)
-        .where(*_in_line(accelerator, place.project_id), Job.priority == place.priority)
+        .where(*_slot_filter(accelerator, slot.project_id), Job.priority == slot.priority)
         .order_by(Job.created_at, Job.id)
         .limit(1)
     )
 
 
-def claimable(session: Session) -> dict[str, int]:
-    """How many queued jobs wait for `cpu`, for `cuda`, and for whichever comes first (`auto`)."""
+def count_queued(session: Session) -> dict[str, int]:
+    """Count the queued jobs by accelerator: `auto`, `cpu`, `cuda`."""
     statement = select(Job.accelerator, func.count()).where(status_is("queued")).group_by(Job.accelerator)
-    found = {row[0]: row[1] for row in session.execute(statement)}
-    return {"auto": 0, "cpu": 0, "cuda": 0, **found}
+    counts = {row[0]: row[1] for row in session.execute(statement)}
+    return {"auto": 0, "cpu": 0, "cuda": 0, **counts}
 
 
-def waiting(session: Session) -> frozenset[str]:
-    """For which of `auto`, `cpu` and `cuda` a job is queued; as cheap however many there are."""
-    kinds = ("auto", "cpu", "cuda")
-    # The first project, and not whether there is any job: that would be looked for among all rows.
-    first = [
-        select(func.min(Job.project_id)).where(status_is("queued"), Job.accelerator == kind).scalar_subquery()
-        for kind in kinds
+def queued_accelerators(session: Session) -> frozenset[str]:
+    """Return those of `auto`, `cpu` and `cuda` that queued jobs wait for, at a cost independent of their number."""
+    accelerators = ("auto", "cpu", "cuda")
+    # MIN(project_id) uses the partial index; EXISTS would scan the table.
+    first_ids = [
+        select(func.min(Job.project_id)).where(status_is("queued"), Job.accelerator == accelerator).scalar_subquery()
+        for accelerator in accelerators
     ]
-    found = session.execute(select(*first)).one()
-    return frozenset(kind for kind, project in zip(kinds, found, strict=True) if project is not None)
+    row = session.execute(select(*first_ids)).one()
+    return frozenset(accelerator for accelerator, first in zip(accelerators, row, strict=True) if first is not None)
 
 
-def expire_leases(session: Session, max_losses: int, *, worker_id: str | None = None) -> list[Job]:
-    """Take back the jobs whose worker has been silent for too long; returns them as they are now.
+def expire_leases(session: Session, max_worker_losses: int, *, worker_id: str | None = None) -> list[Job]:
+    """End the attempts whose lease has expired; return their jobs in the new status.
 
-    Each counts a loss. What was asked for meanwhile happens (cancelled, paused); a job with
-    ``max_losses`` in a row without a new checkpoint between fails with `worker_lost`; others are queued.
-    ``worker_id``: take back the jobs of a worker that is known to be dead, without waiting for its lease.
+    Each counts as a worker loss. A requested cancel or pause takes effect. A job with ``max_worker_losses`` since its
+    last new checkpoint fails with `worker_lost`; others are requeued.
+    ``worker_id``: also end the attempts of this worker, which is known to be dead, before their leases expire.
     """
     now = utc_now(session)
-    over: ColumnElement[bool] = or_(Job.lease_expires_at.is_(None), Job.lease_expires_at < now)
+    is_lost: ColumnElement[bool] = or_(Job.lease_expires_at.is_(None), Job.lease_expires_at < now)
     if worker_id is not None:
-        over = or_(over, Job.worker_id == worker_id)
+        is_lost = or_(is_lost, Job.worker_id == worker_id)
     statement = (
         select(Job)
-        .where(status_is("running"), over)
+        .where(status_is("running"), is_lost)
         .order_by(Job.id)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
     )
-    return [_take_back(session, job, max_losses) for job in session.scalars(statement).all()]
+    return [_end_lost_attempt(session, job, max_worker_losses) for job in session.scalars(statement).all()]
 
 
-def record_loss(session: Session, attempt: LeaseToken, cause: FailureCause, max_losses: int) -> Job:
-    """Take the job back from an attempt whose process is known to be dead, which is a loss like any other.
+def record_loss(session: Session, lease: LeaseToken, cause: FailureCause, max_worker_losses: int) -> Job:
+    """End an attempt whose process is known to be dead, and count a worker loss.
 
-    ``cause`` is what ended it, and the job's error if this was a loss too many. Raises ``LeaseLost``.
+    ``cause`` becomes the job's error if the limit of losses is reached. Raises ``LeaseLost``.
     """
-    return _take_back(session, lock_job(session, attempt), max_losses, cause)
+    return _end_lost_attempt(session, lock_job(session, lease), max_worker_losses, cause)
 
 
-def _take_back(session: Session, job: Job, max_losses: int, cause: FailureCause = SILENT) -> Job:
+def _end_lost_attempt(session: Session, job: Job, max_worker_losses: int, cause: FailureCause = WORKER_SILENT) -> Job:
     now = utc_now(session)
-    losses, lost_by = job.losses + 1, job.worker_id
-    to = next_status(job)
-    values: dict[str, Any] = {**status_values(job, to, now), "losses": losses}
+    losses, lost_worker_id = job.worker_losses + 1, job.worker_id
+    status = next_status(job)
+    values: dict[str, Any] = {**status_values(job, status, now), "worker_losses": losses}
     message = cause.message
     level: events.Level = "warning"
-    if to == "queued" and losses >= max_losses:
-        message = _too_often(losses, cause)
-        error = replace(cause, message=message).document(
+    if status == "queued" and losses >= max_worker_losses:
+        message = _loss_limit_message(losses, cause)
+        error = replace(cause, message=message).to_error(
             spec=job.spec, stage=job.stage, fraction=job.progress["fraction"]
         )
-        values = {**release_values(job, now), **NO_FLAGS, "losses": losses}
+        values = {**release_values(job, now), **NO_FLAGS, "worker_losses": losses}
         values |= {"status": "failed", "error": error, "finished_at": now}
-    if cause is SILENT:
-        # Nobody knows when the worker went: the time since its last sign of life is not counted as work.
+    if cause is WORKER_SILENT:
+        # The time of the loss is unknown, so the time since the last heartbeat does not count as work.
         values["stages"] = list(job.stages)
     guard = and_(Job.id == job.id, Job.status == "running", Job.attempt == job.attempt)
     changed = change_where(session, guard, **values)
-    assert changed is not None, "the row is locked, so nobody else can have changed it"
+    assert changed is not None, "the row is locked by this transaction"
     type_, text = {
-        "queued": ("worker.lost", f"{message}; queued again."),
-        "paused": ("job.paused", f"{message}; paused, as was asked."),
-        "cancelled": ("job.cancelled", f"{message}; cancelled, as was asked."),
+        "queued": ("worker.lost", f"{message}; requeued."),
+        "paused": ("job.paused", f"{message}; paused as requested."),
+        "cancelled": ("job.cancelled", f"{message}; cancelled as requested."),
         "failed": ("job.failed", message),
     }[changed.status]
-    data: dict[str, Any] = {"status": changed.status, "worker": lost_by, "losses": losses, "code": cause.code}
+    data: dict[str, Any] = {"status": changed.status, "worker": lost_worker_id, "losses": losses, "code": cause.code}
     if changed.error is not None and changed.status == "failed":
-        data["error"] = in_short(changed.error)
+        data["error"] = event_fields(changed.error)
         level = "error"
     events.record(session, changed.id, type_, text, level=level, data=data)
     return changed
 
 
-def _too_often(losses: int, cause: FailureCause) -> str:
+def _loss_limit_message(losses: int, cause: FailureCause) -> str:
     if cause.code == WORKER_LOST:
-        last = "" if cause is SILENT else f" {cause.message}."
+        last = "" if cause is WORKER_SILENT else f" {cause.message}."
         return f"Lost its worker {losses} times in a row without a new checkpoint in between.{last}"
     return f"{cause.message}, {losses} losses in a row without a new checkpoint in between."

@@ -1,4 +1,4 @@
-"""A retry with another spec: what no longer fits is dropped, the rest goes on."""
+"""Retry of a job with a changed spec: tracks that the change affects restart, the others resume."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core.errors import InvalidState
+from core.reporting import STUDENT_TRACK
 from core.store import checkpoints
-from core.store.checkpoints import PUBLIC_TRACK
-from core.store.jobs.actions import lock, next_actions, queue_again, require_retry
-from core.store.jobs.row_values import first_progress
+from core.store.jobs.actions import lock, next_actions, requeue, require_retry
+from core.store.jobs.row_values import initial_progress
 from core.store.tables import Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """Another spec for a job that failed or was cancelled, derived from the one it had at event ``of_seq``.
+    """Changed spec of a failed or cancelled job, derived from its spec at event ``base_seq``.
 
-    ``tracks`` are those whose checkpoints were made with settings that do not hold any more; ``changes`` say in
-    words what is different.
+    ``tracks`` restart, because their checkpoints were made with other settings; ``changes`` describe the differences.
     """
 
-    of_seq: int  # its newest: a retry that was cancelled before its claim is no attempt, yet changed the spec
+    base_seq: int  # not the attempt: a retry that was cancelled before its claim changed the spec without an attempt
     spec: Mapping[str, Any]
     resolved: bool
     total_steps: int | None
@@ -33,17 +32,15 @@ class Revision:
 
 
 def retry_revised(session: Session, project_id: str, job_id: str, revision: Revision) -> tuple[Job, list[str]]:
-    """Queue a failed or cancelled job again with another spec.
+    """Requeue a failed or cancelled job with a changed spec.
 
-    Returns the job, and the keys of files that nothing names any more: delete them after the commit, or leave
-    them to the collector. Raises ``NotFound``, ``InvalidState``.
+    Returns the job, and the keys of files without a reference: delete them after the commit, or leave them to garbage
+    collection. Raises ``NotFound``, ``InvalidState``.
     """
     job = lock(session, project_id, job_id)
     require_retry(job)
-    if job.last_seq != revision.of_seq:
-        raise InvalidState(
-            "This job was retried meanwhile; look at it again.", extra={"next_actions": next_actions(job)}
-        )
+    if job.last_seq != revision.base_seq:
+        raise InvalidState("This job was retried meanwhile; load it again.", extra={"next_actions": next_actions(job)})
     spec = revision.spec
     values: dict[str, Any] = {
         "spec": dict(spec),
@@ -53,20 +50,20 @@ def retry_revised(session: Session, project_id: str, job_id: str, revision: Revi
         "metadata_": dict(spec["metadata"]),
     }
     if spec["resources"]["accelerator"] != job.spec.get("resources", {}).get("accelerator"):
-        values["accelerator"] = spec["resources"]["accelerator"]  # else the claim that pinned it still holds
-    garbage = checkpoints.drop_tracks(session, job, revision.tracks)
-    if PUBLIC_TRACK in revision.tracks:
-        values |= {"checkpoint_step": 0, "progress": first_progress(revision.total_steps)}
-    message = f"Queued again with {', '.join(revision.changes) or 'the same spec'}; {_from_where(revision.tracks)}."
+        values["accelerator"] = spec["resources"]["accelerator"]  # otherwise the claim's pinned value stays
+    garbage = checkpoints.delete_tracks(session, job, revision.tracks)
+    if STUDENT_TRACK in revision.tracks:
+        values |= {"checkpoint_step": 0, "progress": initial_progress(revision.total_steps)}
+    message = f"Requeued with {', '.join(revision.changes) or 'the same spec'}; {_restart_text(revision.tracks)}."
     data = {"changes": list(revision.changes), "restarts": list(revision.tracks)}
-    return queue_again(session, job, message, data=data, **values), garbage
+    return requeue(session, job, message, data=data, **values), garbage
 
 
-def _from_where(tracks: Sequence[str]) -> str:
+def _restart_text(tracks: Sequence[str]) -> str:
     if not tracks:
-        return "it goes on from its last checkpoint"
-    if PUBLIC_TRACK not in tracks:
-        raise AssertionError("a student cannot go on where one of its teachers begins anew")
-    teachers = [f"teacher {track.rpartition('-')[2]}" for track in tracks if track != PUBLIC_TRACK]
-    whose = "student" if not teachers else f"student and {', '.join(teachers)}"
-    return f"the training of the {whose} begins anew, as its checkpoints were made with other settings"
+        return "it resumes from its last checkpoint"
+    if STUDENT_TRACK not in tracks:
+        raise AssertionError("a student cannot resume if one of its teachers restarts")
+    teachers = [f"teacher {track.rpartition('-')[2]}" for track in tracks if track != STUDENT_TRACK]
+    models = "student" if not teachers else f"student and {', '.join(teachers)}"
+    return f"training of the {models} restarts, because the checkpoints were made with other settings"

@@ -1,4 +1,4 @@
-"""What the moves of a job have in common: leaving a worker, where a job lands, the clock of its stages."""
+"""Column values of a job for status changes: release from a worker, next status, stage times."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from core.store.tables import Job
 
-Landing = Literal["cancelled", "paused", "queued"]
+ReleasedStatus = Literal["cancelled", "paused", "queued"]
 
 NO_FLAGS = {"cancel_requested": False, "pause_requested": False, "stop_requested": False}
 
 
-def first_progress(total_steps: int | None) -> dict[str, Any]:
-    """The progress of a job that has not begun."""
+def initial_progress(total_steps: int | None) -> dict[str, Any]:
+    """Return the progress of a job that has not started."""
     return {
         "fraction": 0.0,
         "step": 0,
@@ -26,15 +26,15 @@ def first_progress(total_steps: int | None) -> dict[str, Any]:
     }
 
 
-def next_status(job: Job) -> Landing:
-    """Where a job goes that leaves its worker unfinished: what was asked for meanwhile happens at once."""
+def next_status(job: Job) -> ReleasedStatus:
+    """Return the status of an unfinished job that leaves its worker; a requested cancel or pause takes effect."""
     if job.cancel_requested:
         return "cancelled"
     return "paused" if job.pause_requested else "queued"
 
 
-def status_values(job: Job, status: Landing, now: datetime) -> dict[str, Any]:
-    """The values of a job that leaves its worker, or the queue, for ``status``."""
+def status_values(job: Job, status: ReleasedStatus, now: datetime) -> dict[str, Any]:
+    """Return the values of a job that leaves its worker, or the queue, for ``status``."""
     values: dict[str, Any] = {"status": status, **release_values(job, now)}
     if status == "cancelled":
         return {**values, **NO_FLAGS, "finished_at": now}
@@ -42,19 +42,19 @@ def status_values(job: Job, status: Landing, now: datetime) -> dict[str, Any]:
 
 
 def release_values(job: Job, now: datetime) -> dict[str, Any]:
-    """The values of a job that nobody works on."""
+    """Return the values of a job without a worker."""
     idle = {**job.progress, "images_per_second": None, "eta_seconds": None}
     return {
         "worker_id": None,
         "lease_expires_at": None,
         "stage_entered_at": None,
-        "stages": stages_left(job, now),
+        "stages": stages_after_leaving(job, now),
         "progress": idle,
     }
 
 
-def stages_left(job: Job, now: datetime) -> list[dict[str, Any]]:
-    """The stages, with the time that the attempt at hand has spent in the open one."""
+def stages_after_leaving(job: Job, now: datetime) -> list[dict[str, Any]]:
+    """Return the stages, adding the time that the current attempt has spent in the open stage."""
     if job.stage_entered_at is None:
         return list(job.stages)
     spent = max(0.0, (now - job.stage_entered_at).total_seconds())
@@ -64,15 +64,15 @@ def stages_left(job: Job, now: datetime) -> list[dict[str, Any]]:
     ]
 
 
-def stages_entered(job: Job, name: str, now: datetime) -> list[dict[str, Any]]:
-    """The stages, with ``name`` open; one that is entered again keeps its start and its time so far."""
-    stages = stages_left(job, now)
-    known = next((stage for stage in stages if stage["name"] == name), None)
-    if known is None:
-        return [*stages, {"name": name, "started_at": stamp(now), "finished_at": None, "seconds": None}]
-    return [{**stage, "finished_at": None} if stage is known else stage for stage in stages]
+def stages_after_entering(job: Job, name: str, now: datetime) -> list[dict[str, Any]]:
+    """Return the stages with ``name`` open; a stage that starts again keeps its start time and its seconds."""
+    stages = stages_after_leaving(job, now)
+    existing = next((stage for stage in stages if stage["name"] == name), None)
+    if existing is None:
+        return [*stages, {"name": name, "started_at": format_time(now), "finished_at": None, "seconds": None}]
+    return [{**stage, "finished_at": None} if stage is existing else stage for stage in stages]
 
 
-def stamp(moment: datetime) -> str:
-    """RFC 3339 in UTC, as in the wire's objects."""
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def format_time(time: datetime) -> str:
+    """Format a time as RFC 3339 in UTC, as in API responses."""
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

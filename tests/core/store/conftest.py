@@ -1,4 +1,4 @@
-"""Every test of the store runs on SQLite and on a real PostgreSQL, one server for the session."""
+"""Fixtures of the store: each test runs on SQLite and on a PostgreSQL server that the session shares."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ def sqlite_template(tmp_path_factory):
 
 @pytest.fixture
 def pg_empty(pg_new):
-    """The URL of a database without any tables."""
+    """URL of a PostgreSQL database without tables."""
     return pg_new("empty")
 
 
@@ -39,23 +39,23 @@ def pg_migrated(pg_new):
 def sqlite_database(sqlite_template, tmp_path_factory):
     path = tmp_path_factory.mktemp("sqlite") / "store.db"
     shutil.copyfile(sqlite_template, path)
-    yield from _opened(f"sqlite:///{path}")
+    yield from _open_database(f"sqlite:///{path}")
 
 
 @pytest.fixture(scope="session")
 def pg_database(pg_migrated):
-    yield from _opened(pg_migrated)
+    yield from _open_database(pg_migrated)
 
 
-def _opened(url):
-    database = Database(make_engine(url))  # one for the session: an engine keeps the statements that it compiled
+def _open_database(url):
+    database = Database(make_engine(url))  # one per session: an engine caches compiled statements
     yield database
     database.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def db(request):
-    """A migrated database without rows."""
+    """Migrated database without rows."""
     database = request.getfixturevalue("sqlite_database" if request.param == "sqlite" else "pg_database")
     with database.engine.begin() as connection:
         for table in reversed(Base.metadata.sorted_tables):
@@ -65,7 +65,7 @@ def db(request):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request, tmp_path):
-    """A database without any tables."""
+    """URL of a database without tables."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'folder' / 'empty.db'}"
     return request.getfixturevalue("pg_empty")
@@ -73,7 +73,7 @@ def empty_url(request, tmp_path):
 
 @dataclass
 class World:
-    """A project with a ready dataset, and short words for units of work."""
+    """Project with a ready dataset, and helpers that run store functions in transactions."""
 
     db: Database
     url: str
@@ -81,11 +81,11 @@ class World:
     dataset: str = ""
     serial: int = field(default=0)
 
-    def do(self, function, *args, **options):
+    def write(self, function, *args, **options):
         with self.db.write() as session:
             return function(session, *args, **options)
 
-    def ask(self, function, *args, **options):
+    def read(self, function, *args, **options):
         with self.db.read() as session:
             return function(session, *args, **options)
 
@@ -94,12 +94,12 @@ class World:
 
     def ready_dataset(self, project=None):
         project = project or self.project
-        made = self.do(datasets.create, project, name="digits", source={"type": "builtin", "name": "digits"})
-        holding = ingest_leases.IngestLeaseToken.of(self.do(datasets.claim, worker_id="w", lease_seconds=60))
-        self.do(
-            datasets.ready,
-            holding,
-            files=[self.file(f"datasets/{made.id}/a1/index.json")],
+        dataset = self.write(datasets.create, project, name="digits", source={"type": "builtin", "name": "digits"})
+        lease = ingest_leases.IngestLeaseToken.from_row(self.write(datasets.claim, worker_id="w", lease_seconds=60))
+        self.write(
+            datasets.mark_ready,
+            lease,
+            files=[self.file(f"datasets/{dataset.id}/a1/index.json")],
             splits={"train": {"num_samples": 80}, "test": {"num_samples": 20}},
             num_classes=2,
             classes=["a", "b"],
@@ -108,11 +108,11 @@ class World:
             fingerprint=DIGEST,
             size_bytes=10,
         )
-        return made.id
+        return dataset.id
 
     def job(self, *, project=None, dataset=None, spec=None, **options):
         dataset = dataset or self.dataset
-        return self.do(
+        return self.write(
             jobs.create,
             project or self.project,
             spec={**SPEC, **(spec or {}), "dataset": dataset},
@@ -122,29 +122,29 @@ class World:
         ).id
 
     def get(self, job_id):
-        return self.ask(jobs.get, self.project, job_id)
+        return self.read(jobs.get, self.project, job_id)
 
     def claim(self, worker="w", accelerator="cpu", lease_seconds=60):
-        return self.do(jobs.claim, worker_id=worker, accelerator=accelerator, lease_seconds=lease_seconds)
+        return self.write(jobs.claim, worker_id=worker, accelerator=accelerator, lease_seconds=lease_seconds)
 
-    def attempt(self, **options):
-        """A new job that runs."""
+    def start_job(self, **options):
+        """Create and claim a job; return its lease."""
         self.job(**options)
-        return jobs.LeaseToken.of(self.claim())
+        return jobs.LeaseToken.from_job(self.claim())
 
-    def lose(self, worker="w", max_losses=3):
-        return self.do(jobs.expire_leases, max_losses, worker_id=worker)
+    def expire_leases(self, worker="w", max_worker_losses=3):
+        return self.write(jobs.expire_leases, max_worker_losses, worker_id=worker)
 
-    def checkpoint(self, attempt, step, track="distill", **options):
+    def checkpoint(self, lease, step, track="distill", **options):
         from core.store import checkpoints
 
         self.serial += 1
-        folder = f"jobs/{attempt.job_id}/a{attempt.attempt}/checkpoints/c{self.serial}"
+        folder = f"jobs/{lease.job_id}/a{lease.attempt}/checkpoints/c{self.serial}"
         files = [self.file(f"{folder}/model.safetensors"), self.file(f"{folder}/state.pt")]
-        return self.do(checkpoints.save, attempt, track=track, step=step, epoch=step // 10, files=files, **options)
+        return self.write(checkpoints.save, lease, track=track, step=step, epoch=step // 10, files=files, **options)
 
     def rows(self):
-        """Everything that the database holds, to say that nothing changed."""
+        """Return all rows of the database, to check that nothing has changed."""
         with self.db.read() as session:
             return {
                 table.name: sorted(map(repr, session.execute(table.select()).all()))
@@ -154,21 +154,21 @@ class World:
 
 @pytest.fixture
 def world(db):
-    made = World(db, db.engine.url.render_as_string(hide_password=False))
-    made.project = made.do(projects.create, "mine").id
-    made.dataset = made.ready_dataset()
-    return made
+    world = World(db, db.engine.url.render_as_string(hide_password=False))
+    world.project = world.write(projects.create, "mine").id
+    world.dataset = world.ready_dataset()
+    return world
 
 
 @pytest.fixture
-def stranger(world):
-    """Somebody else's project."""
-    return world.do(projects.create, "theirs").id
+def other_project(world):
+    """Id of a second project."""
+    return world.write(projects.create, "other").id
 
 
 @pytest.fixture
 def source(tmp_path):
-    """A file to store."""
+    """File to store."""
     path = tmp_path / "source"
     path.write_bytes(CONTENT)
     return path

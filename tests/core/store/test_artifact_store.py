@@ -26,7 +26,7 @@ def test_what_is_published_is_read_back(store, source):
     stored = store.put(KEY, source)
 
     assert stored == StoredFile(KEY, len(CONTENT), DIGEST) == store.measure(KEY)
-    assert StoredFile.from_json(stored.as_json()) == stored
+    assert StoredFile.from_json(stored.to_json()) == stored
     assert stored.name == "model.safetensors"
     assert b"".join(store.open(KEY)) == CONTENT
     assert store.size(KEY) == len(CONTENT)

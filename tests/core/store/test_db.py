@@ -14,9 +14,9 @@ from core.store.project_tables import Project
 
 
 def test_what_is_written_is_read(world):
-    made = world.do(projects.create, "other")
+    made = world.write(projects.create, "other")
 
-    assert [p.name for p in world.ask(projects.list_projects)] == ["mine", "other"]
+    assert [p.name for p in world.read(projects.list_projects)] == ["mine", "other"]
     assert made.name == "other"  # readable after its unit of work
 
 
@@ -26,17 +26,17 @@ def test_an_exception_undoes_the_whole_unit_of_work(world):
         raise KeyError
 
     with pytest.raises(KeyError):
-        world.do(write_and_fail)
+        world.write(write_and_fail)
 
-    assert len(world.ask(projects.list_projects)) == 1
+    assert len(world.read(projects.list_projects)) == 1
 
 
 def test_a_unit_of_work_that_reads_cannot_write(world):
     with pytest.raises((DBAPIError, DatabaseUnavailable)), world.db.read() as session:
         projects.create(session, "other")
 
-    world.do(projects.create, "another")  # the same connection writes again afterwards
-    assert [p.name for p in world.ask(projects.list_projects)] == ["mine", "another"]
+    world.write(projects.create, "another")  # the same connection writes again afterwards
+    assert [p.name for p in world.read(projects.list_projects)] == ["mine", "another"]
 
 
 def test_two_who_read_and_then_write_do_not_lose_an_update(world):
@@ -79,7 +79,7 @@ def test_a_moment_without_a_time_zone_is_refused(db):
 
 
 def test_words_that_no_database_takes_are_cleaned(world):
-    made = world.do(projects.create, "a\x00b\ud800c")
+    made = world.write(projects.create, "a\x00b\ud800c")
 
     with world.db.read() as session:
         assert session.get(Project, made.id).name == "a\ufffdb?c"
@@ -104,7 +104,7 @@ def test_a_database_that_is_away_says_so():
 
 def test_a_busy_database_says_so(sqlite_template):
     url = f"sqlite:///{sqlite_template}"
-    first, second = Database(make_engine(url)), Database(make_engine(url, busy_seconds=0.01))
+    first, second = Database(make_engine(url)), Database(make_engine(url, busy_timeout_seconds=0.01))
 
     with first.write() as writing:
         projects.create(writing, "unfinished")
@@ -118,7 +118,7 @@ def test_a_busy_database_says_so(sqlite_template):
 def test_readers_do_not_wait_for_a_writer(world):
     with world.db.write() as writing:
         projects.create(writing, "unfinished")
-        names = [p.name for p in world.ask(projects.list_projects)]
+        names = [p.name for p in world.read(projects.list_projects)]
 
     assert names == ["mine"]
 

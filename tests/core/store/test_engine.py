@@ -15,7 +15,7 @@ def make_impatient(pg_migrated):
     made = []
 
     def make(url=pg_migrated, seconds=LIMIT):
-        made.append(Database(make_engine(url, statement_seconds=seconds)))
+        made.append(Database(make_engine(url, statement_timeout_seconds=seconds)))
         return made[-1]
 
     yield make

@@ -29,9 +29,9 @@ def left(world, store):
 
 
 def test_a_running_attempt_keeps_all_that_it_wrote_and_a_stale_one_what_is_named(world, store, put):
-    stale = world.attempt()
-    world.do(jobs.release, stale)
-    live = LeaseToken.of(world.claim())
+    stale = world.start_job()
+    world.write(jobs.release, stale)
+    live = LeaseToken.from_job(world.claim())
     garbage = put(f"jobs/{live.job_id}/a1/artifacts/model.onnx").key
     unnamed = put(f"jobs/{live.job_id}/a2/artifacts/model.onnx").key
     checkpoint = world.checkpoint(live, 10)
@@ -39,7 +39,7 @@ def test_a_running_attempt_keeps_all_that_it_wrote_and_a_stale_one_what_is_named
 
     assert left(world, store) == sorted([unnamed, *named])
     assert garbage not in left(world, store)
-    world.do(jobs.fail, live, {"code": "x", "message": "x"})
+    world.write(jobs.fail, live, {"code": "x", "message": "x"})
     assert left(world, store) == sorted(named)
 
 
@@ -51,39 +51,39 @@ def test_young_files_stay(world, store, put):
 
 
 def test_a_deleted_jobs_student_keeps_its_files(world, store, put):
-    attempt = world.attempt()
-    weights = put(f"jobs/{attempt.job_id}/a1/artifacts/model.safetensors")
-    report = put(f"jobs/{attempt.job_id}/a1/artifacts/report.json")
+    lease = world.start_job()
+    weights = put(f"jobs/{lease.job_id}/a1/artifacts/model.safetensors")
+    report = put(f"jobs/{lease.job_id}/a1/artifacts/report.json")
 
     def finish(session):
-        model = models.create_student(session, attempt, name="s", facts=FACTS, files=[weights])
+        model = models.create_student(session, lease, name="s", info=FACTS, files=[weights])
         new = [NewArtifact(one.name, "x", one) for one in (weights, report)]
-        return jobs.succeed(session, attempt, result={}, artifacts=new, model_id=model.id)
+        return jobs.succeed(session, lease, result={}, artifacts=new, model_id=model.id)
 
-    model_id = world.do(finish).model_id
+    model_id = world.write(finish).model_id
     assert left(world, store) == [weights.key, report.key]
-    world.do(jobs.delete, world.project, attempt.job_id)
+    world.write(jobs.delete, world.project, lease.job_id)
     assert left(world, store) == [weights.key]
-    world.do(models.delete, world.project, model_id)
+    world.write(models.delete, world.project, model_id)
     assert left(world, store) == []
 
 
 def test_datasets_models_teachers_and_uploads(world, store, put):
     upload = put("uploads/one").key
     put("uploads/forgotten")
-    processing = world.do(datasets.create, world.project, name="d", source={}, upload_key=upload)
+    processing = world.write(datasets.create, world.project, name="d", source={}, upload_key=upload)
     half = put(f"datasets/{processing.id}/a1/train.bin").key
     ready = put(f"datasets/{world.dataset}/a1/index.json").key
     put(f"datasets/{world.dataset}/a0/index.json")
     put("models/mdl_gone/a1/model.safetensors")
-    attempt = world.attempt()
-    kept = put(f"teachers/{world.project}/r/{attempt.job_id}-a1/model.safetensors")
-    soon = put(f"teachers/{world.project}/s/{attempt.job_id}-a1/model.safetensors").key
+    lease = world.start_job()
+    kept = put(f"teachers/{world.project}/r/{lease.job_id}-a1/model.safetensors")
+    soon = put(f"teachers/{world.project}/s/{lease.job_id}-a1/model.safetensors").key
     put(f"teachers/{world.project}/r/job_x-a1/model.safetensors")
-    world.do(teachers.keep, attempt, "r", [kept])
+    world.write(teachers.save, lease, "r", [kept])
 
     assert left(world, store) == sorted([upload, half, ready, kept.key, soon])
-    world.do(jobs.release, attempt)
+    world.write(jobs.release, lease)
     assert soon not in left(world, store)
 
 

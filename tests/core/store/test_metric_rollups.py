@@ -8,8 +8,8 @@ import pytest
 from core.store import jobs, metric_rollups, metrics, schema
 from core.store.db import Database, make_engine, migrate
 from core.store.jobs import LeaseToken
-from core.store.metric_rollups import SPAN_POINTS, MetricRollup, height
-from core.store.metrics import MOST_POINTS_READ
+from core.store.metric_rollups import POINTS_PER_ROLLUP, MetricRollup, sort_value
+from core.store.metrics import MAX_POINTS_READ
 
 NAME = "train/loss"
 
@@ -17,77 +17,77 @@ NAME = "train/loss"
 def summed_up(points):
     """Spans as they should be."""
     found = []
-    for start in range(0, len(points), SPAN_POINTS):
-        part = points[start : start + SPAN_POINTS]
-        low, high = min(part, key=height), max(part, key=height)
+    for start in range(0, len(points), POINTS_PER_ROLLUP):
+        part = points[start : start + POINTS_PER_ROLLUP]
+        low, high = min(part, key=sort_value), max(part, key=sort_value)
         found.append((part[0][0], part[-1][0], len(part), *low, *high))
     return found
 
 
 def stored(world, job_id, name=NAME):
-    found = world.ask(metric_rollups.of_job, world.project, job_id, None).get(name, [])
+    found = world.read(metric_rollups.read_rollups, world.project, job_id, None).get(name, [])
     return [astuple(one) for one in found]
 
 
 def points(world, job_id, **options):
-    found = {one.name: list(one.points) for one in world.ask(metrics.series, world.project, job_id, **options)}
+    found = {one.name: list(one.points) for one in world.read(metrics.read_series, world.project, job_id, **options)}
     return found.get(NAME, [])
 
 
-def log(world, attempt, values, name=NAME):
-    world.do(metrics.insert, attempt, [(name, step, value) for step, value in values])
+def log(world, lease, values, name=NAME):
+    world.write(metrics.insert, lease, [(name, step, value) for step, value in values])
 
 
 @pytest.mark.parametrize("batch", [1, 100, 256, 1000])
 def test_batches_of_any_size_are_summed_up(world, batch):
-    attempt, draw = world.attempt(), random.Random(0)
+    lease, draw = world.start_job(), random.Random(0)
     values = [(3 * k, draw.choice([draw.random(), 0.5, float("nan")])) for k in range(700 if batch > 1 else 20)]
     for start in range(0, len(values), batch):
-        log(world, attempt, values[start : start + batch])
+        log(world, lease, values[start : start + batch])
 
-    whole = points(world, attempt.job_id)
+    whole = points(world, lease.job_id)
     assert len(whole) == len(values)
-    assert stored(world, attempt.job_id) == summed_up(whole)
+    assert stored(world, lease.job_id) == summed_up(whole)
 
 
 def test_series_of_one_batch_are_kept_apart(world):
-    attempt = world.attempt()
-    world.do(metrics.insert, attempt, [("a", 1, 1.0), ("b", 1, 2.0), ("b", 2, 3.0)])
+    lease = world.start_job()
+    world.write(metrics.insert, lease, [("a", 1, 1.0), ("b", 1, 2.0), ("b", 2, 3.0)])
 
-    assert stored(world, attempt.job_id, "a") == [(1, 1, 1, 1, 1.0, 1, 1.0)]
-    assert stored(world, attempt.job_id, "b") == [(1, 2, 2, 1, 2.0, 2, 3.0)]
+    assert stored(world, lease.job_id, "a") == [(1, 1, 1, 1, 1.0, 1, 1.0)]
+    assert stored(world, lease.job_id, "b") == [(1, 2, 2, 1, 2.0, 2, 3.0)]
 
 
 def test_a_step_written_again_changes_its_span(world):
-    attempt = world.attempt()
-    log(world, attempt, [(step, 100.0 if step == 300 else 0.0) for step in range(1000)])
-    log(world, attempt, [(300, 1.0), (999, 7.0), (1000, 8.0)])
+    lease = world.start_job()
+    log(world, lease, [(step, 100.0 if step == 300 else 0.0) for step in range(1000)])
+    log(world, lease, [(300, 1.0), (999, 7.0), (1000, 8.0)])
 
-    assert stored(world, attempt.job_id) == summed_up(points(world, attempt.job_id))
+    assert stored(world, lease.job_id) == summed_up(points(world, lease.job_id))
 
 
 @pytest.mark.parametrize("step", [-1, 0, 255, 256, 400, 5000])
 def test_a_resume_takes_spans_back_too(world, step):
-    attempt = world.attempt()
-    log(world, attempt, [(k, float(k % 77)) for k in range(1000)])
-    log(world, attempt, [(k, 1.0) for k in range(1000)], name="teacher/0/loss")
-    world.do(jobs.release, attempt)
-    again = LeaseToken.of(world.claim())
+    lease = world.start_job()
+    log(world, lease, [(k, float(k % 77)) for k in range(1000)])
+    log(world, lease, [(k, 1.0) for k in range(1000)], name="teacher/0/loss")
+    world.write(jobs.release, lease)
+    again = LeaseToken.from_job(world.claim())
 
-    world.do(metrics.drop_after, again, step)
+    world.write(metrics.delete_after, again, step)
 
-    assert stored(world, attempt.job_id) == summed_up(points(world, attempt.job_id))
-    assert len(stored(world, attempt.job_id, "teacher/0/loss")) == 4
+    assert stored(world, lease.job_id) == summed_up(points(world, lease.job_id))
+    assert len(stored(world, lease.job_id, "teacher/0/loss")) == 4
     log(world, again, [(k, float(k % 78)) for k in range(step + 1, 1000)])
-    assert stored(world, attempt.job_id) == summed_up(points(world, attempt.job_id))
+    assert stored(world, lease.job_id) == summed_up(points(world, lease.job_id))
 
 
 def test_a_long_series_keeps_its_ends_and_spikes(world):
-    attempt, count = world.attempt(), 3 * MOST_POINTS_READ
+    lease, count = world.start_job(), 3 * MAX_POINTS_READ
     spikes = {777: 50.0, 5_000: -50.0, 9_001: None}
-    log(world, attempt, [(k, float("inf") if k == 9_001 else spikes.get(k, (k % 100) / 100)) for k in range(1, count)])
+    log(world, lease, [(k, float("inf") if k == 9_001 else spikes.get(k, (k % 100) / 100)) for k in range(1, count)])
 
-    thinned = points(world, attempt.job_id, max_points=60)
+    thinned = points(world, lease.job_id, max_points=60)
 
     assert len(thinned) <= 60
     assert thinned == sorted(thinned, key=lambda point: point[0])
@@ -96,19 +96,19 @@ def test_a_long_series_keeps_its_ends_and_spikes(world):
 
 
 def test_a_short_series_beside_a_long_one_is_read_whole(world):
-    attempt = world.attempt()
-    log(world, attempt, [(k, 0.0) for k in range(MOST_POINTS_READ + 1)])
-    log(world, attempt, [(k, 0.0) for k in range(90)], name="eval/top1")
+    lease = world.start_job()
+    log(world, lease, [(k, 0.0) for k in range(MAX_POINTS_READ + 1)])
+    log(world, lease, [(k, 0.0) for k in range(90)], name="eval/top1")
 
     found = {
-        one.name: len(one.points) for one in world.ask(metrics.series, world.project, attempt.job_id, max_points=99)
+        one.name: len(one.points) for one in world.read(metrics.read_series, world.project, lease.job_id, max_points=99)
     }
     assert found["eval/top1"] == 90
     assert found["train/loss"] <= 99
 
 
 def test_the_highest_of_a_span_is_what_was_not_finite():
-    span = MetricRollup.of((1, 5.0)).with_point((2, None)).with_point((3, None)).with_point((4, 1.0))
+    span = MetricRollup.from_point((1, 5.0)).with_point((2, None)).with_point((3, None)).with_point((4, 1.0))
 
     assert span.extremes() == ((4, 1.0), (2, None))
 
@@ -136,7 +136,7 @@ def test_the_migration_sums_up_what_was_logged_before(empty_url):
 
     database = Database(make_engine(empty_url))
     with database.read() as session:
-        found = metric_rollups.of_job(session, "prj_1", "job_1", None)[NAME]
+        found = metric_rollups.read_rollups(session, "prj_1", "job_1", None)[NAME]
     database.dispose()
     assert [astuple(one) for one in found] == summed_up(values)
     schema.downgrade(empty_url, revision="0001")

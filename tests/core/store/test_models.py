@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import NotFound
-from core.spec.facts import ModelInfo
+from core.spec.info import ModelInfo
 from core.store import models
 from core.store.ingest_leases import IngestLeaseToken
 
@@ -21,7 +21,7 @@ FACTS = ModelInfo(
 
 
 def upload(world):
-    return world.do(
+    return world.write(
         models.create,
         world.project,
         name="m",
@@ -35,31 +35,31 @@ def upload(world):
 
 def test_a_checked_model_knows_its_facts(world):
     made = upload(world)
-    holding = IngestLeaseToken.of(world.do(models.claim, worker_id="w", lease_seconds=60))
-    world.do(models.ready, holding, files=[world.file()], facts=FACTS)
+    lease = IngestLeaseToken.from_row(world.write(models.claim, worker_id="w", lease_seconds=60))
+    world.write(models.mark_ready, lease, files=[world.file()], info=FACTS)
 
-    found = world.ask(models.get, world.project, made.id)
+    found = world.read(models.get, world.project, made.id)
 
     assert (found.status, found.num_classes, found.image_size, found.parameters) == ("ready", 2, None, 7)
     assert found.arguments == {"depth": 1}  # as it was sent
-    assert models.facts(found) == FACTS
+    assert models.model_info(found) == FACTS
 
 
 def test_a_students_files_stay_its_jobs(world):
-    attempt = world.attempt()
-    made = world.do(models.create_student, attempt, name="s", facts=FACTS, files=[world.file()])
+    lease = world.start_job()
+    made = world.write(models.create_student, lease, name="s", info=FACTS, files=[world.file()])
 
-    assert (made.job_id, made.status, made.normalization) == (attempt.job_id, "ready", {"mean": [0.5], "std": [0.25]})
-    assert world.do(models.delete, world.project, made.id) == []
+    assert (made.job_id, made.status, made.normalization) == (lease.job_id, "ready", {"mean": [0.5], "std": [0.25]})
+    assert world.write(models.delete, world.project, made.id) == []
 
 
-def test_a_stranger_sees_nothing(world, stranger):
+def test_a_stranger_sees_nothing(world, other_project):
     made = upload(world)
 
-    assert world.ask(models.list_models, stranger).items == []
-    for project, wanted in ((stranger, made.id), (world.project, "mdl_nothing")):
+    assert world.read(models.list_models, other_project).items == []
+    for project, wanted in ((other_project, made.id), (world.project, "mdl_nothing")):
         with pytest.raises(NotFound):
-            world.ask(models.get, project, wanted)
+            world.read(models.get, project, wanted)
         with pytest.raises(NotFound):
-            world.do(models.delete, project, wanted)
-    assert [one.id for one in world.ask(models.list_models, world.project).items] == [made.id]
+            world.write(models.delete, project, wanted)
+    assert [one.id for one in world.read(models.list_models, world.project).items] == [made.id]

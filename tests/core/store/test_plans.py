@@ -16,7 +16,7 @@ from core.store.jobs import LeaseToken, records
 BIG = (
     "jobs",
     "metrics",
-    "metric_spans",
+    "metric_rollups",
     "events",
     "job_references",
     "checkpoints",
@@ -77,7 +77,7 @@ def nodes(plan):
 
 
 def attempt_of(session):
-    return LeaseToken.of(jobs.get(session, project_of(session), RUNNING))
+    return LeaseToken.from_job(jobs.get(session, project_of(session), RUNNING))
 
 
 def project_of(session):
@@ -89,22 +89,22 @@ HOT = {
     "next page": lambda s: jobs.list_jobs(s, MINE, after=job_id(SMALL.jobs // 2)),
     "list by status": lambda s: jobs.list_jobs(s, MINE, status="failed"),
     "claim": lambda s: jobs.claim(s, worker_id="w", accelerator="cpu", lease_seconds=60),
-    "waiting": jobs.waiting,
-    "claimable": jobs.claimable,
+    "waiting": jobs.queued_accelerators,
+    "claimable": jobs.count_queued,
     "expire leases": lambda s: jobs.expire_leases(s, 3),
     "beat": lambda s: jobs.renew_lease(s, attempt_of(s), 60),
     "log": lambda s: events.list_events(s, MINE, job_id(1), limit=20),
-    "place in the log": lambda s: events.seq_of(s, MINE, job_id(1), "evt_x"),
+    "place in the log": lambda s: events.find_seq(s, MINE, job_id(1), "evt_x"),
     "write to the log": lambda s: events.append(s, attempt_of(s), "note", "n"),
     "log metrics": lambda s: metrics.insert(s, attempt_of(s), [("train/loss", k, 0.0) for k in range(300)]),
-    "forget metrics": lambda s: metrics.drop_after(s, attempt_of(s), 100),
-    "ordinary series": lambda s: metrics.series(s, project_id(2), job_id(2), max_points=500),
-    "long series": lambda s: metrics.series(s, MINE, job_id(1), max_points=500),
+    "forget metrics": lambda s: metrics.delete_after(s, attempt_of(s), 100),
+    "ordinary series": lambda s: metrics.read_series(s, project_id(2), job_id(2), max_points=500),
+    "long series": lambda s: metrics.read_series(s, MINE, job_id(1), max_points=500),
     "checkpoints": lambda s: checkpoints.list_checkpoints(s, MINE, job_id(1)),
     "old idempotency keys": lambda s: idempotency.expire(s, 24),
     "count by status": records.jobs_by_status,
-    "room for a job": lambda s: quotas.require_job(s, MINE, Settings(quota_jobs=100_000, quota_stored_bytes=1)),
-    "unfinished jobs": lambda s: quotas.unfinished(s, MINE),
+    "room for a job": lambda s: quotas.require_job_slot(s, MINE, Settings(quota_jobs=100_000, quota_stored_bytes=1)),
+    "unfinished jobs": lambda s: quotas.count_unfinished(s, MINE),
     "count stored bytes": lambda s: quotas.recount(s, MINE),
     "audit log": lambda s: audit.list_entries(s, MINE),
     "audit log of an object": lambda s: audit.list_entries(s, MINE, object_id=job_id(1)),

@@ -4,7 +4,7 @@ from core.store import projects
 
 
 def test_projects_are_listed_oldest_first(world):
-    world.do(projects.create, "b")
-    world.do(projects.create, "a")
+    world.write(projects.create, "b")
+    world.write(projects.create, "a")
 
-    assert [one.name for one in world.ask(projects.list_projects)] == ["mine", "b", "a"]
+    assert [one.name for one in world.read(projects.list_projects)] == ["mine", "b", "a"]

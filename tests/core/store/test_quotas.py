@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import QuotaExceeded
 from core.settings import Settings
-from core.spec.facts import ModelInfo
+from core.spec.info import ModelInfo
 from core.store import datasets, ingest_leases, jobs, models, projects, quotas
 from core.store.artifact_store import StoredFile
 from core.store.jobs import NewArtifact
@@ -22,8 +22,8 @@ MODEL = {"name": "m", "architecture": "vit", "arguments": {}, "upload_key": "upl
 def stored(world, project=None):
     """What is kept, which must be what the rows add up to."""
     project = project or world.project
-    kept = world.ask(quotas.stored, project)
-    assert world.do(quotas.recount, project) == 0
+    kept = world.read(quotas.get_stored_bytes, project)
+    assert world.write(quotas.recount, project) == 0
 
     return kept
 
@@ -32,83 +32,83 @@ def artifact(name, size_bytes):
     return NewArtifact(name, "application/octet-stream", StoredFile(f"jobs/x/a1/{name}", size_bytes, "0" * 64))
 
 
-def succeed(world, attempt, **options):
+def succeed(world, lease, **options):
     files = [artifact("model.safetensors", 40), artifact("config.json", 7)]
-    return world.do(jobs.succeed, attempt, result={}, artifacts=files, **options)
+    return world.write(jobs.succeed, lease, result={}, artifacts=files, **options)
 
 
 def test_a_dataset_counts_from_the_moment_it_is_sent(world):
     before = stored(world)
-    sent = world.do(datasets.create, world.project, **UPLOAD, size_bytes=500)
+    sent = world.write(datasets.create, world.project, **UPLOAD, size_bytes=500)
     assert stored(world) == before + 500
 
-    holding = ingest_leases.IngestLeaseToken.of(world.do(datasets.claim, worker_id="w", lease_seconds=60))
+    lease = ingest_leases.IngestLeaseToken.from_row(world.write(datasets.claim, worker_id="w", lease_seconds=60))
     facts = {"num_classes": None, "classes": None, "channels": 1, "image_size": 8, "fingerprint": "0" * 64}
-    world.do(datasets.ready, holding, files=[], splits={}, size_bytes=300, **facts)
+    world.write(datasets.mark_ready, lease, files=[], splits={}, size_bytes=300, **facts)
     assert stored(world) == before + 300
 
-    world.do(datasets.delete, world.project, sent.id)
+    world.write(datasets.delete, world.project, sent.id)
     assert stored(world) == before
 
 
 def test_what_failed_its_checks_counts_no_more(world):
     before = stored(world)
-    world.do(datasets.create, world.project, **UPLOAD, size_bytes=500)
-    world.do(models.create, world.project, **MODEL, size_bytes=50)
+    world.write(datasets.create, world.project, **UPLOAD, size_bytes=500)
+    world.write(models.create, world.project, **MODEL, size_bytes=50)
     assert stored(world) == before + 550
 
     error = {"code": "dataset_rejected", "message": "no"}
-    holding = ingest_leases.IngestLeaseToken.of(world.do(datasets.claim, worker_id="w", lease_seconds=60))
-    world.do(datasets.fail, holding, error)
-    holding = ingest_leases.IngestLeaseToken.of(world.do(models.claim, worker_id="w", lease_seconds=60))
-    world.do(models.fail, holding, error)
+    lease = ingest_leases.IngestLeaseToken.from_row(world.write(datasets.claim, worker_id="w", lease_seconds=60))
+    world.write(datasets.fail, lease, error)
+    lease = ingest_leases.IngestLeaseToken.from_row(world.write(models.claim, worker_id="w", lease_seconds=60))
+    world.write(models.fail, lease, error)
 
     assert stored(world) == before
 
 
 def test_a_model_counts_as_it_is_stored(world):
     before = stored(world)
-    made = world.do(models.create, world.project, **MODEL, size_bytes=50)
-    holding = ingest_leases.IngestLeaseToken.of(world.do(models.claim, worker_id="w", lease_seconds=60))
-    world.do(models.ready, holding, files=[], facts=FACTS)
+    made = world.write(models.create, world.project, **MODEL, size_bytes=50)
+    lease = ingest_leases.IngestLeaseToken.from_row(world.write(models.claim, worker_id="w", lease_seconds=60))
+    world.write(models.mark_ready, lease, files=[], info=FACTS)
     assert stored(world) == before + 40
 
-    world.do(models.delete, world.project, made.id)
+    world.write(models.delete, world.project, made.id)
     assert stored(world) == before
 
 
 def test_a_student_that_outlives_its_job_counts_once_at_every_time(world):
     before = stored(world)
-    attempt = world.attempt()
-    student = world.do(models.create_student, attempt, name="s", facts=FACTS, files=[])
-    succeed(world, attempt, model_id=student.id)
+    lease = world.start_job()
+    student = world.write(models.create_student, lease, name="s", info=FACTS, files=[])
+    succeed(world, lease, model_id=student.id)
     assert stored(world) == before + 47
 
-    world.do(jobs.delete, world.project, attempt.job_id)
+    world.write(jobs.delete, world.project, lease.job_id)
     assert stored(world) == before + 40
-    world.do(models.delete, world.project, student.id)
+    world.write(models.delete, world.project, student.id)
     assert stored(world) == before
 
 
 def test_a_job_that_outlives_its_student_keeps_counting(world):
     before = stored(world)
-    attempt = world.attempt()
-    student = world.do(models.create_student, attempt, name="s", facts=FACTS, files=[])
-    succeed(world, attempt, model_id=student.id)
+    lease = world.start_job()
+    student = world.write(models.create_student, lease, name="s", info=FACTS, files=[])
+    succeed(world, lease, model_id=student.id)
 
-    world.do(models.delete, world.project, student.id)
+    world.write(models.delete, world.project, student.id)
     assert stored(world) == before + 47
-    world.do(jobs.delete, world.project, attempt.job_id)
+    world.write(jobs.delete, world.project, lease.job_id)
     assert stored(world) == before
 
 
-def test_a_number_that_is_wrong_is_made_right(world, stranger):
+def test_a_number_that_is_wrong_is_made_right(world, other_project):
     right = stored(world)
-    world.do(set_stored, world.project, right + 999)
+    world.write(set_stored, world.project, right + 999)
 
-    assert world.do(quotas.recount, world.project) == 999
+    assert world.write(quotas.recount, world.project) == 999
     assert stored(world) == right
-    assert stored(world, stranger) == 0
+    assert stored(world, other_project) == 0
 
 
 def set_stored(session, project, value):
@@ -119,7 +119,7 @@ def test_files_added_at_the_same_time_all_count(world):
     before = stored(world)
     threads = [
         threading.Thread(
-            target=world.do, args=(datasets.create, world.project), kwargs={**UPLOAD, "size_bytes": 10 + number}
+            target=world.write, args=(datasets.create, world.project), kwargs={**UPLOAD, "size_bytes": 10 + number}
         )
         for number in range(4)
     ]
@@ -131,43 +131,43 @@ def test_files_added_at_the_same_time_all_count(world):
     assert stored(world) == before + 46
 
 
-def test_unfinished_jobs_are_limited_and_the_refusal_says_how_to_go_on(world, stranger):
+def test_unfinished_jobs_are_limited_and_the_refusal_says_how_to_go_on(world, other_project):
     settings = Settings(quota_jobs=3)
-    running = world.attempt()
+    running = world.start_job()
     paused, queued = world.job(), world.job()
-    world.do(jobs.pause, world.project, paused)
+    world.write(jobs.pause, world.project, paused)
 
     with pytest.raises(QuotaExceeded, match=r"has 3 unfinished jobs.*may have 3.*cancel some") as refused:
-        world.ask(quotas.require_job, world.project, settings)
+        world.read(quotas.require_job_slot, world.project, settings)
     assert refused.value.extra == {"quota": "jobs", "limit": 3, "used": 3}
-    world.ask(quotas.require_job, stranger, settings)
-    world.ask(quotas.require_job, world.project, Settings(quota_jobs=0))
+    world.read(quotas.require_job_slot, other_project, settings)
+    world.read(quotas.require_job_slot, world.project, Settings(quota_jobs=0))
 
     succeed(world, running)
-    world.ask(quotas.require_job, world.project, settings)
-    assert world.ask(quotas.unfinished, world.project) == 2
-    assert world.ask(quotas.unfinished, world.project, most=1) == 1
+    world.read(quotas.require_job_slot, world.project, settings)
+    assert world.read(quotas.count_unfinished, world.project) == 2
+    assert world.read(quotas.count_unfinished, world.project, limit=1) == 1
     assert world.get(queued).status == "queued"
 
 
 def test_stored_bytes_are_limited_and_the_refusal_says_how_to_go_on(world):
-    world.do(datasets.create, world.project, **UPLOAD, size_bytes=90)
+    world.write(datasets.create, world.project, **UPLOAD, size_bytes=90)
     used = stored(world)
 
-    world.ask(quotas.require_room, world.project, Settings(quota_stored_bytes=used))
-    for ask in (quotas.require_room, quotas.require_job):
+    world.read(quotas.require_storage, world.project, Settings(quota_stored_bytes=used))
+    for ask in (quotas.require_storage, quotas.require_job_slot):
         with pytest.raises(QuotaExceeded, match="Delete what is not needed") as refused:
-            world.ask(ask, world.project, Settings(quota_stored_bytes=used - 1))
+            world.read(ask, world.project, Settings(quota_stored_bytes=used - 1))
         assert refused.value.extra["used"] == used
 
 
-def test_a_project_may_have_limits_of_its_own(world, stranger):
-    world.do(set_limits, world.project, max_jobs=0, max_stored_bytes=7, max_upload_bytes=5)
+def test_a_project_may_have_limits_of_its_own(world, other_project):
+    world.write(set_limits, world.project, max_jobs=0, max_stored_bytes=7, max_upload_bytes=5)
     settings = Settings(quota_jobs=1, quota_stored_bytes=2, max_upload_bytes=3)
 
-    assert world.ask(quotas.of_project, world.project, settings) == quotas.Quotas(0, 7, 3)
-    assert world.ask(quotas.of_project, stranger, settings) == quotas.Quotas(1, 2, 3)
-    assert world.ask(quotas.of_project, world.project, Settings(max_upload_bytes=9)).upload_bytes == 5
+    assert world.read(quotas.load_quotas, world.project, settings) == quotas.Quotas(0, 7, 3)
+    assert world.read(quotas.load_quotas, other_project, settings) == quotas.Quotas(1, 2, 3)
+    assert world.read(quotas.load_quotas, world.project, Settings(max_upload_bytes=9)).upload_bytes == 5
 
 
 def set_limits(session, project, **limits):
@@ -177,11 +177,11 @@ def set_limits(session, project, **limits):
 
 
 def test_a_project_is_found_by_its_id_alone(world):
-    assert world.ask(projects.get, world.project).name == "mine"
+    assert world.read(projects.get, world.project).name == "mine"
 
 
 def test_a_number_that_an_upgrade_left_below_nothing_is_shown_as_nothing(world):
-    world.do(set_stored, world.project, -5)
+    world.write(set_stored, world.project, -5)
 
-    assert world.ask(quotas.stored, world.project) == 0
-    assert world.do(quotas.recount, world.project) == -15
+    assert world.read(quotas.get_stored_bytes, world.project) == 0
+    assert world.write(quotas.recount, world.project) == -15

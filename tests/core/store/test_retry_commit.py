@@ -48,9 +48,9 @@ def test_a_commit_without_an_answer_is_not_done_twice(database, monkeypatch, aft
     once = IdempotentTransaction(database, tell)
     broken(database, monkeypatch, after_commit=after_commit)
     with pytest.raises(DatabaseUnavailable):
-        once.attempt()
+        once.run()
 
-    assert once.attempt() == "said"
+    assert once.run() == "said"
     assert told(database) == 1
 
 
@@ -60,11 +60,11 @@ def test_work_that_only_reads_is_done_again(database, monkeypatch):
     )
     broken(database, monkeypatch, after_commit=True)
     with pytest.raises(DatabaseUnavailable):
-        once.attempt()
+        once.run()
     with database.write() as session:
         tell(session)
 
-    assert once.attempt() == 1
+    assert once.run() == 1
 
 
 def test_what_the_work_raises_is_raised(database):
@@ -72,7 +72,7 @@ def test_what_the_work_raises_is_raised(database):
         raise KeyError("a bug")
 
     with pytest.raises(KeyError):
-        IdempotentTransaction(database, fails).attempt()
+        IdempotentTransaction(database, fails).run()
 
 
 def test_sqlite_needs_no_asking(tmp_path):
@@ -80,6 +80,6 @@ def test_sqlite_needs_no_asking(tmp_path):
     with database.write() as session:
         session.execute(text("CREATE TABLE told (word text)"))
 
-    assert IdempotentTransaction(database, tell).attempt() == "said"
+    assert IdempotentTransaction(database, tell).run() == "said"
     assert told(database) == 1
     database.dispose()

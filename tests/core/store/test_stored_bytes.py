@@ -32,7 +32,7 @@ class Lives:
         self.create(0)
 
     def jobs(self, *statuses):
-        listed = self.world.ask(jobs.list_jobs, self.world.project, status=statuses or None, limit=100).items
+        listed = self.world.read(jobs.list_jobs, self.world.project, status=statuses or None, limit=100).items
         return sorted(listed, key=lambda job: job.id)
 
     def some(self, number, *statuses):
@@ -58,13 +58,13 @@ class Lives:
         ]
         step = job.checkpoint_step + number % 2  # the same again, or further
         more = {"step": step, "epoch": 0, "files": files, "keep": number % 5 == 0}
-        self.world.do(checkpoints.save, LeaseToken.of(job), track=track, **more)
+        self.world.write(checkpoints.save, LeaseToken.from_job(job), track=track, **more)
 
     def discard(self, number):
         job = self.some(number, "running")
-        newest = job and self.world.ask(checkpoints.newest, LeaseToken.of(job))
+        newest = job and self.world.read(checkpoints.list_resumable, LeaseToken.from_job(job))
         if newest:
-            self.world.do(checkpoints.discard, LeaseToken.of(job), newest[number % len(newest)].id)
+            self.world.write(checkpoints.discard, LeaseToken.from_job(job), newest[number % len(newest)].id)
 
     def succeed(self, number):
         job = self.some(number, "running")
@@ -74,22 +74,22 @@ class Lives:
         files = [StoredFile(key, size, "0" * 64) for key, size in zip(keys, (40, number), strict=True)]
 
         def end(session):
-            student = models.create_student(session, LeaseToken.of(job), name="s", facts=FACTS, files=files)
+            student = models.create_student(session, LeaseToken.from_job(job), name="s", info=FACTS, files=files)
             new = [NewArtifact(file.name, "application/octet-stream", file) for file in files]
-            jobs.succeed(session, LeaseToken.of(job), result={}, artifacts=new, model_id=student.id)
+            jobs.succeed(session, LeaseToken.from_job(job), result={}, artifacts=new, model_id=student.id)
 
-        self.world.do(end)
+        self.world.write(end)
 
     def fail(self, number):
         if job := self.some(number, "running"):
-            self.world.do(jobs.fail, LeaseToken.of(job), {"code": "x", "message": "x"})
+            self.world.write(jobs.fail, LeaseToken.from_job(job), {"code": "x", "message": "x"})
 
     def lose(self, number):
-        self.world.lose()
+        self.world.expire_leases()
 
     def retry(self, number):
         if job := self.some(number, "failed"):
-            self.world.do(jobs.retry, self.world.project, job.id)
+            self.world.write(jobs.retry, self.world.project, job.id)
 
     def begin_anew(self, number):
         job = self.some(number, "failed")
@@ -98,16 +98,16 @@ class Lives:
         spec = {**job.spec, "name": "again", "priority": 0, "metadata": {}, "resources": {"accelerator": "cpu"}}
         changed = {"spec": spec, "resolved": True, "total_steps": 10, "changes": ["x"], "of_seq": job.last_seq}
         revision = Revision(**changed, tracks=("distill", "teacher-0"))
-        self.world.do(jobs.retry_revised, self.world.project, job.id, revision)
+        self.world.write(jobs.retry_revised, self.world.project, job.id, revision)
 
     def delete(self, number):
         if job := self.some(number, "succeeded", "failed"):
-            self.world.do(jobs.delete, self.world.project, job.id)
+            self.world.write(jobs.delete, self.world.project, job.id)
 
     def delete_student(self, number):
-        listed = self.world.ask(models.list_models, self.world.project).items
+        listed = self.world.read(models.list_models, self.world.project).items
         if listed:
-            self.world.do(models.delete, self.world.project, listed[number % len(listed)].id)
+            self.world.write(models.delete, self.world.project, listed[number % len(listed)].id)
 
 
 def named(world):
@@ -135,50 +135,50 @@ def test_whatever_becomes_of_jobs_the_number_is_what_there_is(world):
         lives = Lives(world)
         for word, number in steps:
             getattr(lives, word)(number)
-            kept = world.ask(quotas.stored, world.project)
+            kept = world.read(quotas.get_stored_bytes, world.project)
 
-            assert kept == world.ask(quotas.counted, world.project) == named(world), word
+            assert kept == world.read(quotas.sum_stored_bytes, world.project) == named(world), word
         for job in lives.jobs("running", "queued", "paused"):
-            world.do(jobs.cancel, world.project, job.id)
-        world.do(jobs.expire_leases, 3, worker_id="w")
+            world.write(jobs.cancel, world.project, job.id)
+        world.write(jobs.expire_leases, 3, worker_id="w")
         for job in lives.jobs():
-            world.do(jobs.delete, world.project, job.id)
-        while world.ask(models.list_models, world.project).items:
+            world.write(jobs.delete, world.project, job.id)
+        while world.read(models.list_models, world.project).items:
             lives.delete_student(0)
-        assert world.ask(quotas.stored, world.project) == 10, "the dataset is left"
+        assert world.read(quotas.get_stored_bytes, world.project) == 10, "the dataset is left"
 
     live()
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_checkpoint_counts_with_all_its_files_until_it_is_replaced(world, keep):
-    before = world.ask(quotas.stored, world.project)
-    attempt = world.attempt()
+    before = world.read(quotas.get_stored_bytes, world.project)
+    lease = world.start_job()
     for step, more in ((10, 20), (20, 40), (30, 40 + 10 * keep), (40, 40 + 20 * keep)):
-        world.checkpoint(attempt, step, keep=keep)
-        assert world.ask(quotas.stored, world.project) == before + more
+        world.checkpoint(lease, step, retain=keep)
+        assert world.read(quotas.get_stored_bytes, world.project) == before + more
 
-    world.do(jobs.succeed, attempt, result={}, artifacts=[])
-    assert world.ask(quotas.stored, world.project) == before + (40 if keep else 20), "weights alone are left"
-    world.do(jobs.delete, world.project, attempt.job_id)
-    assert world.ask(quotas.stored, world.project) == before
+    world.write(jobs.succeed, lease, result={}, artifacts=[])
+    assert world.read(quotas.get_stored_bytes, world.project) == before + (40 if keep else 20), "weights alone are left"
+    world.write(jobs.delete, world.project, lease.job_id)
+    assert world.read(quotas.get_stored_bytes, world.project) == before
 
 
 def test_a_checkpoint_that_replaces_one_of_its_size_does_not_wait_for_the_number(world):
-    attempt = world.attempt()
+    lease = world.start_job()
     for step in (10, 20):
-        world.checkpoint(attempt, step)
+        world.checkpoint(lease, step)
     with world.db.read() as session:
         before = session.get(ProjectUsage, world.project).stored_bytes
     saved = []
     if world.db.engine.dialect.name == "postgresql":  # SQLite has one writer anyway
         with world.db.write() as session:
             session.query(ProjectUsage).filter_by(project_id=world.project).with_for_update().one()
-            saved.append(world.checkpoint(attempt, 30))
-    saved.append(world.checkpoint(attempt, 40))
+            saved.append(world.checkpoint(lease, 30))
+    saved.append(world.checkpoint(lease, 40))
 
-    assert all(len(one.garbage) == 2 for one in saved)
-    assert world.ask(quotas.stored, world.project) == before
+    assert all(len(one.garbage_keys) == 2 for one in saved)
+    assert world.read(quotas.get_stored_bytes, world.project) == before
 
 
 def at_once(*works):
@@ -191,28 +191,28 @@ def at_once(*works):
 def test_everybody_who_changes_the_number_at_once_gets_there(world):
     """Checkpoints, successes, deletions, uploads and the count itself take their locks in one order: no deadlock."""
 
-    def saves(attempt, number):
-        files = [StoredFile(f"jobs/{attempt.job_id}/c{number}/model.safetensors", 10 + 7 * number, "0" * 64)]
-        world.do(checkpoints.save, attempt, track="distill", step=number, epoch=0, files=files)
+    def saves(lease, number):
+        files = [StoredFile(f"jobs/{lease.job_id}/c{number}/model.safetensors", 10 + 7 * number, "0" * 64)]
+        world.write(checkpoints.save, lease, track="distill", step=number, epoch=0, files=files)
 
     def comes_and_goes(_number):
-        sent = world.do(datasets.create, world.project, name="u", source={}, upload_key="uploads/x", size_bytes=500)
-        world.do(datasets.delete, world.project, sent.id)
+        sent = world.write(datasets.create, world.project, name="u", source={}, upload_key="uploads/x", size_bytes=500)
+        world.write(datasets.delete, world.project, sent.id)
 
     def ends(number):
-        attempt = ending[number]
-        artifact = NewArtifact("r", "text/plain", StoredFile(f"jobs/{attempt.job_id}/a1/artifacts/r", 5, "0" * 64))
-        world.do(jobs.succeed, attempt, result={}, artifacts=[artifact])
-        world.do(jobs.delete, world.project, attempt.job_id)
+        lease = ending[number]
+        artifact = NewArtifact("r", "text/plain", StoredFile(f"jobs/{lease.job_id}/a1/artifacts/r", 5, "0" * 64))
+        world.write(jobs.succeed, lease, result={}, artifacts=[artifact])
+        world.write(jobs.delete, world.project, lease.job_id)
 
-    saving, ending = [world.attempt() for _ in range(2)], [world.attempt() for _ in range(8)]
-    for attempt in ending:
-        world.checkpoint(attempt, 10)
+    saving, ending = [world.start_job() for _ in range(2)], [world.start_job() for _ in range(8)]
+    for lease in ending:
+        world.checkpoint(lease, 10)
     at_once(
-        *(partial(saves, attempt) for attempt in saving),
+        *(partial(saves, lease) for lease in saving),
         comes_and_goes,
         ends,
-        lambda _number: world.do(quotas.recount, world.project),
+        lambda _number: world.write(quotas.recount, world.project),
     )
 
-    assert world.ask(quotas.stored, world.project) == world.ask(quotas.counted, world.project)
+    assert world.read(quotas.get_stored_bytes, world.project) == world.read(quotas.sum_stored_bytes, world.project)

@@ -1,6 +1,6 @@
-"""A database of each release before becomes one of this version: nothing is lost, and both may run at once.
+"""Upgrades from each earlier schema: no row is lost, and processes of both versions can run at once.
 
-`releases/NNNN.sql` are the rows of a service as the release with that schema wrote them (`releases/make.py`).
+`releases/NNNN.sql` contains the rows of a service, written with schema NNNN (`releases/make.py`).
 """
 
 import itertools
@@ -26,19 +26,49 @@ ROOT = Path(__file__).resolve().parents[3]
 SECRET = "0" * 64
 JOBS_BY_STATUS = ["cancelled", "failed", "paused", "queued", "running", "succeeded"]
 
-# What a migration may only do once no release that knows the old form can still be running: the step, why it is
-# needed, and the release with its expand step. Nothing so far.
-CONTRACT_STEPS: dict[str, str] = {}
+# Steps that break processes of the version before, with the reason. A migration may make them only if no release that
+# knows the old form can still be running.
+RENAMED = "0004 renames before the first release, so no released version knows the old name"
+CONTRACT_STEPS: dict[str, str] = {
+    f"0004: {step}": RENAMED
+    for step in (
+        "table metric_spans is missing",
+        *(
+            f"{column} is missing"
+            for column in (
+                "checkpoints.kept",
+                "datasets.losses",
+                "idempotency.patience_ends_at",
+                "jobs.losses",
+                "models.facts",
+                "models.losses",
+                "projects.served_at",
+                "teachers.recipe",
+            )
+        ),
+        *(
+            f"{column} is new and required; make it nullable, or give it a server default"
+            for column in (
+                "checkpoints.retained",
+                "datasets.worker_losses",
+                "idempotency.in_flight_expires_at",
+                "jobs.worker_losses",
+                "models.worker_losses",
+                "teachers.fingerprint",
+            )
+        ),
+    )
+}
 
 
 def rows_of(release, *, generation=0):
-    """The SQL of a release; of another generation: the same rows with other ids, as of another project."""
+    """Read the SQL of a release. Another ``generation`` gives the same rows other ids, as of another project."""
     sql = (Path(__file__).parent / "releases" / f"{release}.sql").read_text()
     return sql.replace("_00000000000000000000", f"_{generation}0000000000000000000")
 
 
 def insert(engine, sql):
-    """As any client would: every row names the columns that its version knew."""
+    """Run the statements, each of which lists the columns of its version."""
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
@@ -51,7 +81,7 @@ def id_of(kind, number, *, generation=0):
 
 
 class Upgraded:
-    """A database, and the project whose rows an earlier release wrote."""
+    """Database with the project whose rows an earlier version wrote."""
 
     def __init__(self, database, generation=0):
         self.database = database
@@ -70,15 +100,15 @@ class Upgraded:
 
 
 @pytest.fixture
-def opened(empty_url):
-    """Makes the database at a revision, with rows, and opens it."""
+def open_at(empty_url):
+    """Factory of databases at a revision, with rows."""
     databases = []
 
     def make(revision, *sql):
         migrate(empty_url, revision=revision)
         databases.append(Database(make_engine(empty_url)))
-        for each in sql:
-            insert(databases[-1].engine, each)
+        for statements in sql:
+            insert(databases[-1].engine, statements)
         return databases[-1]
 
     yield make
@@ -87,31 +117,31 @@ def opened(empty_url):
 
 
 @pytest.fixture(params=RELEASES)
-def upgraded(request, opened, empty_url):
-    """A service of an earlier release, after `potstill-server migrate`."""
-    database = opened(request.param, rows_of(request.param))
+def upgraded(request, open_at, empty_url):
+    """Service of an earlier version, after `potstill-server migrate`."""
+    database = open_at(request.param, rows_of(request.param))
     migrate(empty_url)
     assert is_current(database.engine)
     return Upgraded(database)
 
 
 @pytest.fixture
-def beside(opened):
-    """A database of this version to which a process of the release before still writes."""
-    database = opened("head", rows_of(RELEASES[-1]), rows_of(RELEASES[-1], generation=1))
+def mixed_versions(open_at):
+    """Database of this version, to which a process with the newest dumped schema also writes."""
+    database = open_at("head", rows_of(RELEASES[-1]), rows_of(RELEASES[-1], generation=1))
     return Upgraded(database, generation=1)
 
 
 def assert_readable(service):
-    """All that the project has is shown as this version shows it."""
+    """Check that this version reads every object of the project."""
     found = [to_job_out(job) for job in service.jobs()]
     succeeded = service.job("succeeded")
     log = service.do(events.list_events, service.project, succeeded.id).items
-    (series,) = service.do(metrics.series, service.project, succeeded.id, max_points=8)
+    (series,) = service.do(metrics.read_series, service.project, succeeded.id, max_points=8)
     (saved,) = service.do(checkpoints.list_checkpoints, service.project, succeeded.id).items
     artifacts = [artifact_out(each) for each in service.do(jobs.list_artifacts, service.project, succeeded.id)]
-    found_datasets = {one.name: one for one in service.do(datasets.list_datasets, service.project).items}
-    found_models = {one.name: one for one in service.do(models.list_models, service.project).items}
+    found_datasets = {dataset.name: dataset for dataset in service.do(datasets.list_datasets, service.project).items}
+    found_models = {model.name: model for model in service.do(models.list_models, service.project).items}
 
     assert sorted(job.status for job in found) == JOBS_BY_STATUS
     assert all(job.metadata == {"team": "x"} and job.progress.step == 7 for job in found)
@@ -129,17 +159,17 @@ def assert_readable(service):
 
 
 def assert_works(service):
-    """What waits is done, what lost its worker goes on, what failed can be tried again."""
+    """Check that queued jobs run, jobs of lost workers resume, and failed jobs can be retried."""
     service.do(jobs.expire_leases, 3)
     for status in ("failed", "cancelled"):
         service.do(jobs.retry, service.project, service.job(status).id)
     service.do(jobs.resume, service.project, service.job("paused").id)
     done = set()
     while (job := service.do(jobs.claim, worker_id="w", accelerator="cpu", lease_seconds=60)) is not None:
-        attempt = LeaseToken.of(job)
-        assert service.do(checkpoints.newest, attempt)[0].step == 5
-        service.do(metrics.insert, attempt, [("train/loss", step, 0.5) for step in range(6, 10)])
-        service.do(jobs.succeed, attempt, result={}, artifacts=[])
+        lease = LeaseToken.from_job(job)
+        assert service.do(checkpoints.list_resumable, lease)[0].step == 5
+        service.do(metrics.insert, lease, [("train/loss", step, 0.5) for step in range(6, 10)])
+        service.do(jobs.succeed, lease, result={}, artifacts=[])
         done.add(job.id)
 
     assert {job.id for job in service.jobs() if job.attempt == 2} <= done
@@ -147,97 +177,96 @@ def assert_works(service):
     assert service.do(jobs.delete, service.project, service.jobs()[0].id)
 
 
-def test_the_rows_of_every_release_are_kept():
-    """Releases are those that `releases/` has; migrations after the last of them are being made."""
+def test_rows_of_every_revision_are_dumped_up_to_the_newest_dump():
+    """Migrations after the newest dump are still in development."""
     assert REVISIONS[: len(RELEASES)] == RELEASES
 
 
-def test_the_rows_of_this_version_can_be_written_for_later_ones(opened):
+def test_dump_of_this_version_can_be_loaded(open_at):
     script = Path(__file__).parent / "releases" / "make.py"
-    made = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    again = Upgraded(opened("head", made))
+    dump = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    loaded = Upgraded(open_at("head", dump))
 
-    assert_readable(again)
-    assert_works(again)
+    assert_readable(loaded)
+    assert_works(loaded)
 
 
 def test_everything_is_readable_after_the_upgrade(upgraded):
     assert_readable(upgraded)
 
 
-def test_jobs_of_the_release_before_are_finished_after_the_upgrade(upgraded):
+def test_jobs_of_an_earlier_version_finish_after_the_upgrade(upgraded):
     assert_works(upgraded)
 
 
-def test_an_upgrade_keeps_every_named_file_and_every_process(upgraded):
-    named = upgraded.do(referenced_files)
+def test_upgrade_keeps_all_file_references_and_workers(upgraded):
+    referenced = upgraded.do(referenced_files)
 
-    assert len(named) == 1 + 1 + 2 + 1 + 5 * 2, "a dataset, an upload, a student, its weights, five checkpoints"
+    assert len(referenced) == 1 + 1 + 2 + 1 + 5 * 2, "a dataset, an upload, a student, its weights, five checkpoints"
     assert [worker.role for worker in upgraded.do(workers.list_workers, alive_seconds=1e9)] == ["worker"]
 
 
-def test_what_an_older_process_writes_into_the_new_schema_is_readable(beside):
-    assert_readable(beside)
+def test_rows_of_an_older_process_in_the_new_schema_are_readable(mixed_versions):
+    assert_readable(mixed_versions)
 
 
-def test_jobs_that_an_older_process_wrote_are_finished_by_this_version(beside):
-    assert_works(beside)
+def test_jobs_of_an_older_process_in_the_new_schema_finish(mixed_versions):
+    assert_works(mixed_versions)
 
 
 # --- expand, then contract --------------------------------------------------------------------------
 
 
 def shape(engine):
-    """Tables with their columns, and the constraints that hold what may be written."""
-    found = inspect(engine)
+    """Return the columns and the constraints of each table."""
+    inspector = inspect(engine)
     tables = {}
-    for table in found.get_table_names():
-        columns = {column["name"]: column for column in found.get_columns(table)}
-        limits = {str(sorted(one["column_names"])) for one in found.get_unique_constraints(table)}
-        limits |= {one["name"] for one in found.get_check_constraints(table)}
-        limits |= {one["name"] for one in found.get_foreign_keys(table)}
-        limits |= {one["name"] for one in found.get_indexes(table) if one["unique"]}
-        tables[table] = (columns, limits)
+    for table in inspector.get_table_names():
+        columns = {column["name"]: column for column in inspector.get_columns(table)}
+        constraints = {str(sorted(unique["column_names"])) for unique in inspector.get_unique_constraints(table)}
+        constraints |= {check["name"] for check in inspector.get_check_constraints(table)}
+        constraints |= {foreign_key["name"] for foreign_key in inspector.get_foreign_keys(table)}
+        constraints |= {index["name"] for index in inspector.get_indexes(table) if index["unique"]}
+        tables[table] = (columns, constraints)
     return tables
 
 
-def broken(before, after):
-    """What a process of the version before could stumble over."""
-    for table, (columns, limits) in before.items():
+def breaking_changes(before, after):
+    """Yield the schema changes that can break a process of the version before."""
+    for table, (old_columns, old_constraints) in before.items():
         if table not in after:
-            yield f"table {table} is gone"
+            yield f"table {table} is missing"
             continue
-        now, limits_now = after[table]
-        for name, column in columns.items():
-            if name not in now:
-                yield f"{table}.{name} is gone"
-            elif str(now[name]["type"]) != str(column["type"]):
-                yield f"{table}.{name} is {now[name]['type']}, was {column['type']}"
-            elif column["nullable"] and not now[name]["nullable"]:
-                yield f"{table}.{name} must be given now"
-        for name in now.keys() - columns.keys():
-            if not now[name]["nullable"] and now[name]["default"] is None:
-                yield f"{table}.{name} is new and must be given; let it be null, or give it a server default"
-        for name in limits_now - limits:
+        columns, constraints = after[table]
+        for name, column in old_columns.items():
+            if name not in columns:
+                yield f"{table}.{name} is missing"
+            elif str(columns[name]["type"]) != str(column["type"]):
+                yield f"{table}.{name} is {columns[name]['type']}, was {column['type']}"
+            elif column["nullable"] and not columns[name]["nullable"]:
+                yield f"{table}.{name} is no longer nullable"
+        for name in columns.keys() - old_columns.keys():
+            if not columns[name]["nullable"] and columns[name]["default"] is None:
+                yield f"{table}.{name} is new and required; make it nullable, or give it a server default"
+        for name in constraints - old_constraints:
             yield f"{table} has a new constraint {name}"
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.pairwise(REVISIONS)))
-def test_a_migration_only_adds(before, after, opened, empty_url):
-    """So processes of the version before go on working while those of the new one start."""
-    database = opened(before)
-    was = shape(database.engine)
+def test_migration_makes_no_breaking_change(before, after, open_at, empty_url):
+    """Processes of the version before keep working while those of the new version start."""
+    database = open_at(before)
+    old_shape = shape(database.engine)
     migrate(empty_url, revision=after)
 
-    steps = list(broken(was, shape(database.engine)))
+    steps = list(breaking_changes(old_shape, shape(database.engine)))
 
     assert [step for step in steps if f"{after}: {step}" not in CONTRACT_STEPS] == []
 
 
-def test_what_would_break_an_older_process_is_found(opened):
-    """The rule above is not empty: each of these is told."""
-    database = opened("head")
-    was = shape(database.engine)
+def test_breaking_changes_are_detected(open_at):
+    database = open_at("head")
+    old_shape = shape(database.engine)
     statements = (
         "DROP TABLE teachers",
         "ALTER TABLE workers DROP COLUMN host",
@@ -248,8 +277,8 @@ def test_what_would_break_an_older_process_is_found(opened):
         for statement in statements:
             connection.exec_driver_sql(statement)
 
-    assert sorted(broken(was, shape(database.engine))) == [
+    assert sorted(breaking_changes(old_shape, shape(database.engine))) == [
         "projects has a new constraint one_name",
-        "table teachers is gone",
-        "workers.host is gone",
+        "table teachers is missing",
+        "workers.host is missing",
     ]

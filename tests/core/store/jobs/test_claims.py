@@ -37,7 +37,7 @@ def test_higher_priority_first_then_the_oldest(world):
 
 
 def test_projects_take_turns(world):
-    other = world.do(projects.create, "other").id
+    other = world.write(projects.create, "other").id
     dataset = world.ready_dataset(other)
     mine = [world.job() for _ in range(3)]
     theirs = [world.job(project=other, dataset=dataset) for _ in range(2)]
@@ -47,12 +47,12 @@ def test_projects_take_turns(world):
 
 def ended(world, project, job_id):
     """Somebody ends a running job; the worker writes it down."""
-    world.do(jobs.cancel, project, job_id)
-    world.do(jobs.cancelled, LeaseToken(job_id, 1))
+    world.write(jobs.cancel, project, job_id)
+    world.write(jobs.release_cancelled, LeaseToken(job_id, 1))
 
 
 def test_a_single_worker_serves_the_project_that_waited_longest(world):
-    other, third = (world.do(projects.create, name).id for name in ("other", "third"))
+    other, third = (world.write(projects.create, name).id for name in ("other", "third"))
     mine = [world.job() for _ in range(4)]
     theirs = [world.job(project=other, dataset=world.ready_dataset(other)) for _ in range(2)]
     last = world.job(project=third, dataset=world.ready_dataset(third))
@@ -66,7 +66,7 @@ def test_a_single_worker_serves_the_project_that_waited_longest(world):
 
 
 def test_no_priority_takes_another_projects_turn(world):
-    other = world.do(projects.create, "other").id
+    other = world.write(projects.create, "other").id
     loud = [world.job(priority=100) for _ in range(3)]
     quiet = world.job(project=other, dataset=world.ready_dataset(other), priority=-100)
 
@@ -75,7 +75,7 @@ def test_no_priority_takes_another_projects_turn(world):
 
 
 def test_priorities_order_a_projects_own_jobs_at_its_turn(world):
-    other = world.do(projects.create, "other").id
+    other = world.write(projects.create, "other").id
     low, high = world.job(priority=1), world.job(priority=2)
     theirs = world.job(project=other, dataset=world.ready_dataset(other))
 
@@ -83,7 +83,7 @@ def test_priorities_order_a_projects_own_jobs_at_its_turn(world):
 
 
 def test_of_projects_that_were_never_served_the_oldest_is_first(world):
-    others = [world.do(projects.create, name).id for name in ("b", "c")]
+    others = [world.write(projects.create, name).id for name in ("b", "c")]
     datasets = {project: world.ready_dataset(project) for project in others}
     last, first, second = [
         world.job(project=project, dataset=datasets.get(project), accelerator=accelerator)
@@ -107,28 +107,28 @@ def test_what_cannot_run_here_holds_nothing_up(world):
 
 
 def test_what_waits_is_known_without_counting(world):
-    assert world.ask(jobs.waiting) == frozenset()
+    assert world.read(jobs.queued_accelerators) == frozenset()
     world.job(accelerator="cuda")
     world.job()
 
-    assert world.ask(jobs.waiting) == {"auto", "cuda"}
+    assert world.read(jobs.queued_accelerators) == {"auto", "cuda"}
 
 
 def test_an_accelerator_claims_what_it_can_run_and_pins_it(world):
     cuda, either = world.job(accelerator="cuda"), world.job(accelerator="auto")
-    assert world.ask(jobs.claimable) == {"auto": 1, "cpu": 0, "cuda": 1}
+    assert world.read(jobs.count_queued) == {"auto": 1, "cpu": 0, "cuda": 1}
 
     assert claimed_in_order(world, 2, "cpu") == [either, None]
     assert world.get(either).accelerator == "cpu"
-    world.lose()
+    world.expire_leases()
     assert claimed_in_order(world, 2, "cuda") == [cuda, None]
-    assert world.ask(jobs.claimable) == {"auto": 0, "cpu": 1, "cuda": 0}
+    assert world.read(jobs.count_queued) == {"auto": 0, "cpu": 1, "cuda": 0}
 
 
 def test_a_resumed_job_keeps_its_place(world):
     first, _second = world.job(), world.job()
-    world.do(jobs.pause, world.project, first)
-    world.do(jobs.resume, world.project, first)
+    world.write(jobs.pause, world.project, first)
+    world.write(jobs.resume, world.project, first)
 
     assert world.claim().id == first
 
@@ -189,28 +189,28 @@ def test_processes_never_claim_the_same_job(world):
 
 
 def test_a_lease_that_holds_is_left_alone(world):
-    world.attempt()
+    world.start_job()
 
-    assert world.do(jobs.expire_leases, 3) == []
+    assert world.write(jobs.expire_leases, 3) == []
 
 
 def test_a_lease_that_ran_out_sends_the_job_back(world):
     world.job()
-    attempt = LeaseToken.of(world.claim(lease_seconds=-1))
+    lease = LeaseToken.from_job(world.claim(lease_seconds=-1))
 
-    (lost,) = world.do(jobs.expire_leases, 3)
+    (lost,) = world.write(jobs.expire_leases, 3)
 
-    assert (lost.id, lost.status, lost.losses, lost.worker_id) == (attempt.job_id, "queued", 1, None)
-    last = world.ask(events.list_events, world.project, attempt.job_id).items[-1]
+    assert (lost.id, lost.status, lost.worker_losses, lost.worker_id) == (lease.job_id, "queued", 1, None)
+    last = world.read(events.list_events, world.project, lease.job_id).items[-1]
     assert (last.type, last.level, last.data["worker"]) == ("worker.lost", "warning", "w")
 
 
 def test_a_beat_renews_the_lease(world):
     world.job()
-    attempt = LeaseToken.of(world.claim(lease_seconds=-1))
-    world.do(jobs.renew_lease, attempt, 60)
+    lease = LeaseToken.from_job(world.claim(lease_seconds=-1))
+    world.write(jobs.renew_lease, lease, 60)
 
-    assert world.do(jobs.expire_leases, 3) == []
+    assert world.write(jobs.expire_leases, 3) == []
 
 
 def test_the_jobs_of_a_worker_that_is_known_to_be_dead_come_back_at_once(world):
@@ -218,7 +218,7 @@ def test_the_jobs_of_a_worker_that_is_known_to_be_dead_come_back_at_once(world):
     world.claim("dead")
     world.claim("alive")
 
-    assert [job.id for job in world.lose("dead")] == [first]
+    assert [job.id for job in world.expire_leases("dead")] == [first]
     assert world.get(second).status == "running"
 
 
@@ -226,19 +226,19 @@ def test_three_losses_in_a_row_fail_the_job(world):
     job_id = world.job()
     for losses in (1, 2):
         world.claim()
-        assert world.lose()[0].losses == losses
+        assert world.expire_leases()[0].worker_losses == losses
     world.claim()
 
-    (failed,) = world.lose()
+    (failed,) = world.expire_leases()
 
     assert (failed.status, failed.error["code"], failed.finished_at is not None) == ("failed", "worker_lost", True)
     assert world.get(job_id).attempt == 3
-    assert world.ask(events.list_events, world.project, job_id).items[-1].type == "job.failed"
+    assert world.read(events.list_events, world.project, job_id).items[-1].type == "job.failed"
 
 
 def test_a_job_that_lost_its_workers_says_whose_fault_it_is_and_what_to_do(world):
-    world.attempt()
-    (failed,) = world.lose(max_losses=1)
+    world.start_job()
+    (failed,) = world.expire_leases(max_worker_losses=1)
 
     error = failed.error
     assert (error["fault"], error["fix"], error["log"], error["machine"]) == ("infrastructure", None, [], None)
@@ -249,95 +249,95 @@ def test_a_loss_of_which_the_cause_is_known_ends_the_job_with_that_cause(world):
     hung = FailureCause(
         "stalled", "Its process did nothing for 9 s and was ended", "service", log=["line"], machine={"x": 1}
     )
-    attempt = world.attempt()
-    assert world.do(jobs.record_loss, attempt, hung, 2).status == "queued"
-    lost = world.ask(events.list_events, world.project, attempt.job_id).items[-1]
+    lease = world.start_job()
+    assert world.write(jobs.record_loss, lease, hung, 2).status == "queued"
+    lost = world.read(events.list_events, world.project, lease.job_id).items[-1]
     assert (lost.type, lost.level, lost.data["code"]) == ("worker.lost", "warning", "stalled")
 
-    failed = world.do(jobs.record_loss, LeaseToken.of(world.claim()), hung, 2)
+    failed = world.write(jobs.record_loss, LeaseToken.from_job(world.claim()), hung, 2)
 
-    assert (failed.status, failed.losses) == ("failed", 2)
+    assert (failed.status, failed.worker_losses) == ("failed", 2)
     assert (failed.error["code"], failed.error["log"], failed.error["machine"]) == ("stalled", ["line"], {"x": 1})
     assert "2 losses in a row without a new checkpoint" in failed.error["message"]
-    ended = world.ask(events.list_events, world.project, attempt.job_id).items[-1]
+    ended = world.read(events.list_events, world.project, lease.job_id).items[-1]
     assert (ended.type, set(ended.data["error"])) == ("job.failed", {"code", "message", "fault", "advice", "fix"})
 
 
 def test_losses_between_which_it_got_on_do_not_count(world):
-    attempt = world.attempt()
+    lease = world.start_job()
     for step in range(10, 60, 10):
-        world.checkpoint(attempt, step)
-        assert world.lose()[0].losses == 1
-        attempt = LeaseToken.of(world.claim())
+        world.checkpoint(lease, step)
+        assert world.expire_leases()[0].worker_losses == 1
+        lease = LeaseToken.from_job(world.claim())
 
-    assert world.get(attempt.job_id).status == "running"
+    assert world.get(lease.job_id).status == "running"
 
 
 def test_saving_the_same_step_again_is_not_getting_on(world):
-    attempt = world.attempt()
-    world.checkpoint(attempt, 10)
+    lease = world.start_job()
+    world.checkpoint(lease, 10)
     for _ in range(2):
-        world.lose()
-        attempt = LeaseToken.of(world.claim())
-        world.checkpoint(attempt, 10)
+        world.expire_leases()
+        lease = LeaseToken.from_job(world.claim())
+        world.checkpoint(lease, 10)
 
-    assert world.lose()[0].status == "failed"
+    assert world.expire_leases()[0].status == "failed"
 
 
 def test_a_teachers_checkpoint_is_getting_on_too(world):
-    attempt = world.attempt()
-    world.lose()
-    attempt = LeaseToken.of(world.claim())
-    world.checkpoint(attempt, 5, track="teacher-0")
+    lease = world.start_job()
+    world.expire_leases()
+    lease = LeaseToken.from_job(world.claim())
+    world.checkpoint(lease, 5, track="teacher-0")
 
-    assert world.get(attempt.job_id).losses == 0
+    assert world.get(lease.job_id).worker_losses == 0
 
 
 def test_drains_pauses_and_resumes_are_no_losses(world):
-    attempt = world.attempt()
+    lease = world.start_job()
     for _ in range(3):
-        world.do(jobs.release, attempt)
-        attempt = LeaseToken.of(world.claim())
-        world.do(jobs.pause, world.project, attempt.job_id)
-        world.do(jobs.paused, attempt)
-        world.do(jobs.resume, world.project, attempt.job_id)
-        attempt = LeaseToken.of(world.claim())
+        world.write(jobs.release, lease)
+        lease = LeaseToken.from_job(world.claim())
+        world.write(jobs.pause, world.project, lease.job_id)
+        world.write(jobs.release_paused, lease)
+        world.write(jobs.resume, world.project, lease.job_id)
+        lease = LeaseToken.from_job(world.claim())
 
-    job = world.get(attempt.job_id)
-    assert (job.attempt, job.losses, job.status) == (7, 0, "running")
+    job = world.get(lease.job_id)
+    assert (job.attempt, job.worker_losses, job.status) == (7, 0, "running")
 
 
 @pytest.mark.parametrize(("move", "status"), [(jobs.cancel, "cancelled"), (jobs.pause, "paused")])
 @pytest.mark.parametrize("leave", ["lose", "hand_back"])
 def test_what_was_asked_lands_at_once_when_the_worker_is_gone(world, move, status, leave):
-    attempt = world.attempt()
-    world.do(move, world.project, attempt.job_id)
+    lease = world.start_job()
+    world.write(move, world.project, lease.job_id)
 
-    left = world.lose()[0] if leave == "lose" else world.do(jobs.release, attempt)
+    left = world.expire_leases()[0] if leave == "lose" else world.write(jobs.release, lease)
 
     assert (left.status, left.pending_action) == (status, None)
-    assert world.ask(events.list_events, world.project, attempt.job_id).items[-1].type == f"job.{status}"
+    assert world.read(events.list_events, world.project, lease.job_id).items[-1].type == f"job.{status}"
 
 
 def test_a_failure_after_a_cancel_is_a_cancel(world):
-    attempt = world.attempt()
-    world.do(jobs.cancel, world.project, attempt.job_id)
+    lease = world.start_job()
+    world.write(jobs.cancel, world.project, lease.job_id)
 
-    job = world.do(jobs.fail, attempt, {"code": "out_of_memory", "message": "too big"})
+    job = world.write(jobs.fail, lease, {"code": "out_of_memory", "message": "too big"})
 
     assert (job.status, job.error) == ("cancelled", None)
 
 
 def test_a_success_after_a_cancel_does_not_happen(world):
-    attempt = world.attempt()
-    world.do(jobs.cancel, world.project, attempt.job_id)
+    lease = world.start_job()
+    world.write(jobs.cancel, world.project, lease.job_id)
 
     with pytest.raises(Interrupted) as caught:
-        world.do(jobs.succeed, attempt, result={}, artifacts=[])
+        world.write(jobs.succeed, lease, result={}, artifacts=[])
 
     assert caught.value.control is Control.CANCEL
-    assert world.do(jobs.cancelled, attempt).status == "cancelled"
-    assert world.ask(jobs.list_artifacts, world.project, attempt.job_id) == []
+    assert world.write(jobs.release_cancelled, lease).status == "cancelled"
+    assert world.read(jobs.list_artifacts, world.project, lease.job_id) == []
 
 
 def test_two_schedulers_take_a_job_back_once(world):
@@ -347,7 +347,7 @@ def test_two_schedulers_take_a_job_back_once(world):
     taken = []
 
     def round_of_a_scheduler():
-        taken.extend(job.id for job in world.do(jobs.expire_leases, 3))
+        taken.extend(job.id for job in world.write(jobs.expire_leases, 3))
 
     threads = [threading.Thread(target=round_of_a_scheduler) for _ in range(3)]
     for thread in threads:

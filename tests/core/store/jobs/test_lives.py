@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from core.errors import InvalidState, NotFound
-from core.job_failure import SILENT
+from core.job_failure import WORKER_SILENT
 from core.reporting import Interrupted, Progress
 from core.store import checkpoints, events, jobs, metrics, quotas
 from core.store.artifact_store import StoredFile
@@ -41,23 +41,23 @@ CONTRACT = {
 
 # Everything that a worker may write.
 WRITES = {
-    "beat": lambda s, attempt: jobs.renew_lease(s, attempt, 60),
-    "lose": lambda s, attempt: jobs.record_loss(s, attempt, SILENT, 3),
-    "event": lambda s, attempt: events.append(s, attempt, "stale", "stale"),
-    "spec": lambda s, attempt: jobs.set_spec(s, attempt, {"stale": True}),
-    "stage": lambda s, attempt: jobs.start_stage(s, attempt, "evaluate"),
-    "end of stage": lambda s, attempt: jobs.finish_stage(s, attempt, "distill"),
-    "progress": lambda s, attempt: jobs.record_progress(s, attempt, Progress(1.0, 99, 99, 9)),
-    "metrics": lambda s, attempt: metrics.insert(s, attempt, [("stale", 0, 0.0)]),
-    "fewer metrics": lambda s, attempt: metrics.drop_after(s, attempt, -1),
-    "checkpoint": lambda s, attempt: checkpoints.save(
-        s, attempt, track="distill", step=99, epoch=9, files=[StoredFile("jobs/x/model.safetensors", 1, "1" * 64)]
+    "beat": lambda s, lease: jobs.renew_lease(s, lease, 60),
+    "lose": lambda s, lease: jobs.record_loss(s, lease, WORKER_SILENT, 3),
+    "event": lambda s, lease: events.append(s, lease, "stale", "stale"),
+    "spec": lambda s, lease: jobs.set_spec(s, lease, {"stale": True}),
+    "stage": lambda s, lease: jobs.start_stage(s, lease, "evaluate"),
+    "end of stage": lambda s, lease: jobs.finish_stage(s, lease, "distill"),
+    "progress": lambda s, lease: jobs.record_progress(s, lease, Progress(1.0, 99, 99, 9)),
+    "metrics": lambda s, lease: metrics.insert(s, lease, [("stale", 0, 0.0)]),
+    "fewer metrics": lambda s, lease: metrics.delete_after(s, lease, -1),
+    "checkpoint": lambda s, lease: checkpoints.save(
+        s, lease, track="distill", step=99, epoch=9, files=[StoredFile("jobs/x/model.safetensors", 1, "1" * 64)]
     ),
     "hand back": jobs.release,
-    "paused": jobs.paused,
-    "cancelled": jobs.cancelled,
-    "fail": lambda s, attempt: jobs.fail(s, attempt, {"code": "stale", "message": "stale"}),
-    "succeed": lambda s, attempt: jobs.succeed(s, attempt, result={"stale": True}, artifacts=[]),
+    "paused": jobs.release_paused,
+    "cancelled": jobs.release_cancelled,
+    "fail": lambda s, lease: jobs.fail(s, lease, {"code": "stale", "message": "stale"}),
+    "succeed": lambda s, lease: jobs.succeed(s, lease, result={"stale": True}, artifacts=[]),
 }
 
 
@@ -80,7 +80,7 @@ class Life:
     deleted: bool = False
 
     @property
-    def attempt(self):
+    def lease(self):
         return LeaseToken(self.job_id, self.attempts)
 
     def ends_or_waits(self, status):
@@ -121,7 +121,7 @@ class JobLives(RuleBasedStateMachine):
         self.do(quotas.recount, self.world.project)  # behind the back of what counts
 
     def do(self, function, *args, **options):
-        return self.world.do(function, *args, **options)
+        return self.world.write(function, *args, **options)
 
     # One rule with many words: Hypothesis leaves whole rules out of an example, so that many rules seldom meet.
 
@@ -179,12 +179,12 @@ class JobLives(RuleBasedStateMachine):
             assert job.attempt == best.attempts
 
     def beat(self, life, _):
-        flags = self.do(jobs.renew_lease, life.attempt, 60)
+        flags = self.do(jobs.renew_lease, life.lease, 60)
         life.silent = False
         assert {name for name in ("cancel", "pause", "stop") if getattr(flags, name)} == life.asked
 
     def go_silent(self, life, _):
-        self.do(jobs.renew_lease, life.attempt, -1)
+        self.do(jobs.renew_lease, life.lease, -1)
         life.silent = True
 
     def save(self, life, steps):
@@ -195,35 +195,35 @@ class JobLives(RuleBasedStateMachine):
         life.reported = max(life.reported, life.step)
         folder = f"jobs/{life.job_id}/a{life.attempts}/c{life.saved}"
         files = [StoredFile(f"{folder}/{name}", 1 + steps, "0" * 64) for name in ("model.safetensors", "state.pt")]
-        self.do(checkpoints.save, life.attempt, track="distill", step=life.step, epoch=0, files=files)
+        self.do(checkpoints.save, life.lease, track="distill", step=life.step, epoch=0, files=files)
 
     def report(self, life, steps):
         step = max(0, life.step + steps - 2)  # after a loss an attempt reports less than was saved
         life.reported = max(step, life.step)
-        self.do(jobs.record_progress, life.attempt, Progress(0.1, step=step, total_steps=20, epoch=0))
+        self.do(jobs.record_progress, life.lease, Progress(0.1, step=step, total_steps=20, epoch=0))
 
     def log(self, life, steps):
-        self.do(jobs.start_stage, life.attempt, "distill")
-        self.do(metrics.insert, life.attempt, [("train/loss", step, 1.0) for step in range(steps)])
-        self.do(events.append, life.attempt, "note", "still here")
+        self.do(jobs.start_stage, life.lease, "distill")
+        self.do(metrics.insert, life.lease, [("train/loss", step, 1.0) for step in range(steps)])
+        self.do(events.append, life.lease, "note", "still here")
 
     def leave(self, life, steps):
-        leave = (jobs.release, jobs.paused, jobs.cancelled, jobs.release)[steps]
-        job = self.do(leave, life.attempt)
+        leave = (jobs.release, jobs.release_paused, jobs.release_cancelled, jobs.release)[steps]
+        job = self.do(leave, life.lease)
         life.leaves()
         assert job.status == life.status
 
     def succeed(self, life, _):
         if "cancel" in life.asked:
             with pytest.raises(Interrupted):
-                self.do(jobs.succeed, life.attempt, result={}, artifacts=[])
+                self.do(jobs.succeed, life.lease, result={}, artifacts=[])
             return
-        self.do(jobs.succeed, life.attempt, result={}, artifacts=[])
+        self.do(jobs.succeed, life.lease, result={}, artifacts=[])
         life.ends_or_waits("succeeded")
         life.losses = 0
 
     def fail(self, life, _):
-        self.do(jobs.fail, life.attempt, {"code": "x", "message": "x"})
+        self.do(jobs.fail, life.lease, {"code": "x", "message": "x"})
         life.ends_or_waits("cancelled" if "cancel" in life.asked else "failed")
 
     def lose(self, life, _):
@@ -300,8 +300,8 @@ class JobLives(RuleBasedStateMachine):
     @invariant()
     def what_is_stored_is_what_the_rows_add_up_to(self):
         with self.world.db.read() as session:
-            kept = quotas.stored(session, self.world.project)
-            assert kept == quotas.counted(session, self.world.project) >= 10, "its dataset is always there"
+            kept = quotas.get_stored_bytes(session, self.world.project)
+            assert kept == quotas.sum_stored_bytes(session, self.world.project) >= 10, "its dataset is always there"
 
 
 def columns(job):
@@ -309,13 +309,13 @@ def columns(job):
 
 
 def check_job(job, life):
-    assert (job.status, job.attempt, job.losses) == (life.status, life.attempts, life.losses)
+    assert (job.status, job.attempt, job.worker_losses) == (life.status, life.attempts, life.losses)
     assert {"cancel": job.cancel_requested, "pause": job.pause_requested, "stop": job.stop_requested} == {
         one: one in life.asked for one in ("cancel", "pause", "stop")
     }
     assert job.pending_action == next((one for one in ("cancel", "pause", "stop") if one in life.asked), None)
-    assert job.terminal == (life.status in ENDED)
-    assert (job.finished_at is not None) == job.terminal
+    assert job.is_terminal == (life.status in ENDED)
+    assert (job.finished_at is not None) == job.is_terminal
     assert job.worker_id == life.worker, "one holder at most, and the one that claimed it last"
     assert (job.lease_expires_at is not None) == (life.status == "running")
     assert (job.error is not None) == (life.status == "failed")

@@ -19,19 +19,19 @@ def finished(world):
     """A job that has succeeded and left a model."""
 
     def finish():
-        attempt = world.attempt()
-        stored = world.file(f"jobs/{attempt.job_id}/a1/artifacts/model.safetensors")
-        report = world.file(f"jobs/{attempt.job_id}/a1/artifacts/report.json")
+        lease = world.start_job()
+        stored = world.file(f"jobs/{lease.job_id}/a1/artifacts/model.safetensors")
+        report = world.file(f"jobs/{lease.job_id}/a1/artifacts/report.json")
         facts = ModelInfo(
             architecture="vit", arguments={}, num_classes=2, channels=1, image_size=8, parameters=1, size_bytes=4
         )
 
         def end(session):
-            model = models.create_student(session, attempt, name="s", facts=facts, files=[stored])
+            model = models.create_student(session, lease, name="s", info=facts, files=[stored])
             new = [NewArtifact(one.name, "application/octet-stream", one) for one in (stored, report)]
-            return jobs.succeed(session, attempt, result={}, artifacts=new, model_id=model.id)
+            return jobs.succeed(session, lease, result={}, artifacts=new, model_id=model.id)
 
-        return world.do(end)
+        return world.write(end)
 
     return finish
 
@@ -49,7 +49,7 @@ def test_a_new_job_waits(world):
         None,
     )
     assert (job.name, job.priority, job.metadata_, job.pending_action) == ("n", 3, {"team": "search"}, None)
-    (event,) = world.ask(events.list_events, world.project, job_id).items
+    (event,) = world.read(events.list_events, world.project, job_id).items
     assert (event.seq, event.type, event.data) == (1, "job.created", {"status": "queued"})
 
 
@@ -59,16 +59,16 @@ def test_a_job_that_is_not_there(world, wanted):
         world.get(wanted)
 
 
-def test_somebody_elses_job_is_not_there(world, stranger):
+def test_somebody_elses_job_is_not_there(world, other_project):
     job_id = world.job()
 
     with pytest.raises(NotFound):
-        world.ask(jobs.get, stranger, job_id)
+        world.read(jobs.get, other_project, job_id)
     with pytest.raises(NotFound):
-        world.ask(jobs.list_artifacts, stranger, job_id)
+        world.read(jobs.list_artifacts, other_project, job_id)
     with pytest.raises(NotFound):
-        world.do(jobs.delete, stranger, job_id)
-    assert world.ask(jobs.list_jobs, stranger).items == []
+        world.write(jobs.delete, other_project, job_id)
+    assert world.read(jobs.list_jobs, other_project).items == []
 
 
 def test_pages_are_newest_first_and_hold_everything_once(world):
@@ -76,7 +76,7 @@ def test_pages_are_newest_first_and_hold_everything_once(world):
 
     seen, after = [], None
     while True:
-        page = world.ask(jobs.list_jobs, world.project, limit=2, after=after)
+        page = world.read(jobs.list_jobs, world.project, limit=2, after=after)
         seen += [job.id for job in page.items]
         if not page.has_more:
             break
@@ -86,25 +86,25 @@ def test_pages_are_newest_first_and_hold_everything_once(world):
 
 def test_a_list_can_be_of_some_statuses(world):
     queued, cancelled, paused = (world.job() for _ in range(3))
-    world.do(jobs.cancel, world.project, cancelled)
-    world.do(jobs.pause, world.project, paused)
+    world.write(jobs.cancel, world.project, cancelled)
+    world.write(jobs.pause, world.project, paused)
 
-    assert [j.id for j in world.ask(jobs.list_jobs, world.project, status="queued").items] == [queued]
-    both = world.ask(jobs.list_jobs, world.project, status=["cancelled", "paused"]).items
+    assert [j.id for j in world.read(jobs.list_jobs, world.project, status="queued").items] == [queued]
+    both = world.read(jobs.list_jobs, world.project, status=["cancelled", "paused"]).items
     assert {j.id for j in both} == {cancelled, paused}
 
 
 def test_a_page_after_something_that_is_no_job(world):
     with pytest.raises(InvalidRequest):
-        world.ask(jobs.list_jobs, world.project, after="ds_1")
+        world.read(jobs.list_jobs, world.project, after="ds_1")
 
 
 # --- what a job reads ------------------------------------------------------------------------------
 
 
-def test_a_job_needs_a_dataset_that_is_ready(world, stranger):
-    theirs = world.ready_dataset(stranger)
-    processing = world.do(datasets.create, world.project, name="d", source={}).id
+def test_a_job_needs_a_dataset_that_is_ready(world, other_project):
+    theirs = world.ready_dataset(other_project)
+    processing = world.write(datasets.create, world.project, name="d", source={}).id
 
     for dataset, words in ((processing, "processing"), (theirs, "no dataset"), (new_id("ds"), "no dataset")):
         with pytest.raises(InvalidSpec) as caught:
@@ -113,7 +113,7 @@ def test_a_job_needs_a_dataset_that_is_ready(world, stranger):
 
 
 def test_a_job_needs_the_models_that_it_names(world, finished):
-    done, running = finished(), world.attempt()
+    done, running = finished(), world.start_job()
     gone = new_id("mdl")
     spec = {
         "student": {"weights": done.model_id},
@@ -129,9 +129,9 @@ def test_a_job_needs_the_models_that_it_names(world, finished):
     }
 
 
-def test_a_job_needs_the_datasets_that_its_method_names(world, stranger):
-    theirs, own = world.ready_dataset(stranger), world.ready_dataset()
-    processing = world.do(datasets.create, world.project, name="d", source={}).id
+def test_a_job_needs_the_datasets_that_its_method_names(world, other_project):
+    theirs, own = world.ready_dataset(other_project), world.ready_dataset()
+    processing = world.write(datasets.create, world.project, name="d", source={}).id
 
     for pool, words in ((processing, "processing"), (theirs, "no ds_"), (new_id("ds"), "no ds_")):
         spec = {"student": {}, "method": {"name": "attention_probe", "pool": pool}}
@@ -141,7 +141,7 @@ def test_a_job_needs_the_datasets_that_its_method_names(world, stranger):
 
     reader = world.job(spec={"student": {}, "method": {"pool": own}}, references=[own])
     with pytest.raises(InUse) as refused:
-        world.do(datasets.delete, world.project, own)
+        world.write(datasets.delete, world.project, own)
     assert refused.value.extra["jobs"] == [reader]
 
 
@@ -152,12 +152,12 @@ def test_what_an_unfinished_job_reads_cannot_be_deleted(world, finished):
 
     for delete, wanted in ((datasets.delete, world.dataset), (models.delete, done.model_id), (jobs.delete, done.id)):
         with pytest.raises(InUse) as caught:
-            world.do(delete, world.project, wanted)
+            world.write(delete, world.project, wanted)
         assert caught.value.extra["jobs"] == [reader]
 
-    world.do(jobs.cancel, world.project, reader)
+    world.write(jobs.cancel, world.project, reader)
     for delete, wanted in ((models.delete, done.model_id), (jobs.delete, done.id), (datasets.delete, world.dataset)):
-        world.do(delete, world.project, wanted)
+        world.write(delete, world.project, wanted)
     assert world.get(reader).missing_input == done.model_id
 
 
@@ -166,13 +166,13 @@ def test_a_retry_and_a_delete_at_once_leave_no_job_without_its_dataset(world):
     for _ in range(5):
         dataset = world.ready_dataset()
         job_id = world.job(dataset=dataset)
-        world.do(jobs.cancel, world.project, job_id)
+        world.write(jobs.cancel, world.project, job_id)
         start, outcomes = threading.Barrier(2), []
 
         def act(function, *args, start=start, outcomes=outcomes):
             start.wait()
             try:
-                world.do(function, *args)
+                world.write(function, *args)
                 outcomes.append(function.__name__)
             except (InUse, InvalidState):
                 pass
@@ -197,18 +197,18 @@ def test_a_retry_and_a_delete_at_once_leave_no_job_without_its_dataset(world):
 def test_an_unfinished_job_is_not_deleted(world, status):
     job_id = world.job()
     if status == "paused":
-        world.do(jobs.pause, world.project, job_id)
+        world.write(jobs.pause, world.project, job_id)
     elif status == "running":
         world.claim()
 
     with pytest.raises(InvalidState, match="cancel it first"):
-        world.do(jobs.delete, world.project, job_id)
+        world.write(jobs.delete, world.project, job_id)
 
 
 def test_a_deleted_job_leaves_nothing_but_its_student(world, finished):
     done = finished()
 
-    garbage = world.do(jobs.delete, world.project, done.id)
+    garbage = world.write(jobs.delete, world.project, done.id)
 
     assert garbage == [f"jobs/{done.id}/a1/artifacts/report.json"]
     with pytest.raises(NotFound):
@@ -216,15 +216,15 @@ def test_a_deleted_job_leaves_nothing_but_its_student(world, finished):
     with world.db.read() as session:
         for table in (Event, Metric, Checkpoint, JobReference):
             assert session.query(table).filter_by(job_id=done.id).count() == 0
-    assert world.ask(models.get, world.project, done.model_id).status == "ready"
+    assert world.read(models.get, world.project, done.model_id).status == "ready"
 
 
 def test_a_deleted_job_gives_back_its_checkpoints(world):
-    attempt = world.attempt()
-    world.checkpoint(attempt, 10)
-    world.do(jobs.fail, attempt, {"code": "x", "message": "x"})
+    lease = world.start_job()
+    world.checkpoint(lease, 10)
+    world.write(jobs.fail, lease, {"code": "x", "message": "x"})
 
-    garbage = world.do(jobs.delete, world.project, attempt.job_id)
+    garbage = world.write(jobs.delete, world.project, lease.job_id)
 
     assert [key.rsplit("/", 1)[-1] for key in garbage] == ["model.safetensors", "state.pt"]
 
@@ -233,18 +233,21 @@ def test_an_artefact_that_is_not_there_names_those_that_are(world, finished):
     done, waiting = finished(), world.job()
 
     with pytest.raises(NotFound, match=r"model\.safetensors, report\.json"):
-        world.ask(jobs.get_artifact, world.project, done.id, "model.onnx")
+        world.read(jobs.get_artifact, world.project, done.id, "model.onnx")
     with pytest.raises(NotFound, match="none until it has succeeded"):
-        world.ask(jobs.get_artifact, world.project, waiting, "model.onnx")
-    assert world.ask(jobs.get_artifact, world.project, done.id, "report.json").attempt == LeaseToken.of(done).attempt
+        world.read(jobs.get_artifact, world.project, waiting, "model.onnx")
+    assert (
+        world.read(jobs.get_artifact, world.project, done.id, "report.json").attempt
+        == LeaseToken.from_job(done).attempt
+    )
 
 
 def test_jobs_are_counted_by_status(world):
-    world.attempt()
-    world.do(jobs.cancel, world.project, world.job())
+    world.start_job()
+    world.write(jobs.cancel, world.project, world.job())
     world.job()
 
-    assert world.ask(records.jobs_by_status) == {
+    assert world.read(records.jobs_by_status) == {
         "queued": 1,
         "running": 1,
         "paused": 0,
@@ -255,15 +258,15 @@ def test_jobs_are_counted_by_status(world):
 
 
 def test_uploads_that_wait_are_counted(world):
-    world.do(datasets.create, world.project, name="d", source={})
+    world.write(datasets.create, world.project, name="d", source={})
 
-    assert world.ask(records.waiting_uploads) == {"datasets": 1, "models": 0}
+    assert world.read(records.waiting_uploads) == {"datasets": 1, "models": 0}
 
 
 @pytest.fixture
 def wait(world, monkeypatch):
     """Lets time pass for all who ask what time it is."""
-    start, passed = world.ask(utc_now), [0.0]
+    start, passed = world.read(utc_now), [0.0]
 
     def now(_session):
         return start + timedelta(seconds=passed[0])
@@ -278,7 +281,7 @@ def wait(world, monkeypatch):
 
 
 def ran(world, job_id):
-    return world.ask(jobs.running_seconds, job_id)
+    return world.read(jobs.running_seconds, job_id)
 
 
 def test_a_job_that_waits_has_not_run(world, wait):
@@ -289,35 +292,35 @@ def test_a_job_that_waits_has_not_run(world, wait):
 
 
 def test_attempts_add_up_without_waits_and_pauses(world, wait):
-    attempt = world.attempt()
+    lease = world.start_job()
     wait(10)
-    world.do(jobs.pause, world.project, attempt.job_id)
-    world.do(jobs.paused, attempt)
+    world.write(jobs.pause, world.project, lease.job_id)
+    world.write(jobs.release_paused, lease)
     wait(1000)
-    world.do(jobs.resume, world.project, attempt.job_id)
+    world.write(jobs.resume, world.project, lease.job_id)
     wait(1000)
-    attempt = LeaseToken.of(world.claim())
+    lease = LeaseToken.from_job(world.claim())
     wait(7)
-    assert ran(world, attempt.job_id) == 17  # up to now, as it runs
+    assert ran(world, lease.job_id) == 17  # up to now, as it runs
 
-    world.do(jobs.release, attempt)
+    world.write(jobs.release, lease)
     wait(1000)
     world.claim()
     wait(2)
-    world.lose()
+    world.expire_leases()
     wait(1000)
 
-    assert ran(world, attempt.job_id) == 19
+    assert ran(world, lease.job_id) == 19
 
 
 def test_what_a_failed_job_ran_counts_after_a_retry(world, wait):
-    attempt = world.attempt()
+    lease = world.start_job()
     wait(30)
-    world.do(jobs.fail, attempt, {"code": "time_limit", "message": "over"})
+    world.write(jobs.fail, lease, {"code": "time_limit", "message": "over"})
     wait(1000)
-    world.do(jobs.retry, world.project, attempt.job_id)
+    world.write(jobs.retry, world.project, lease.job_id)
     wait(1000)
     world.claim()
     wait(3)
 
-    assert ran(world, attempt.job_id) == 33
+    assert ran(world, lease.job_id) == 33

@@ -19,12 +19,12 @@ def failed(world):
             "resources": {"accelerator": "auto"},
         }
     ).model_dump(mode="json")
-    attempt = world.attempt(spec=document, total_steps=100)
-    world.checkpoint(attempt, 20, track="teacher-0")
-    world.checkpoint(attempt, 10)
-    world.checkpoint(attempt, 30, keep=True)
-    world.do(jobs.fail, attempt, {"code": "out_of_memory", "message": "too big"})
-    return attempt.job_id
+    lease = world.start_job(spec=document, total_steps=100)
+    world.checkpoint(lease, 20, track="teacher-0")
+    world.checkpoint(lease, 10)
+    world.checkpoint(lease, 30, retain=True)
+    world.write(jobs.fail, lease, {"code": "out_of_memory", "message": "too big"})
+    return lease.job_id
 
 
 def revision(world, job_id, *, tracks=(), **changes):
@@ -41,7 +41,7 @@ def revision(world, job_id, *, tracks=(), **changes):
 
 
 def retried(world, job_id, **more):
-    return world.do(jobs.retry_revised, world.project, job_id, revision(world, job_id, **more))
+    return world.write(jobs.retry_revised, world.project, job_id, revision(world, job_id, **more))
 
 
 def test_a_job_goes_on_where_its_checkpoints_fit(world, failed):
@@ -50,7 +50,7 @@ def test_a_job_goes_on_where_its_checkpoints_fit(world, failed):
     assert (job.status, job.error, job.checkpoint_step, job.progress["step"]) == ("queued", None, 30, 30)
     assert garbage == []
     assert (job.name, job.priority, job.metadata_, job.spec["name"]) == ("again", 7, {"k": "v"}, "again")
-    last = world.ask(events.list_events, world.project, failed).items[-1]
+    last = world.read(events.list_events, world.project, failed).items[-1]
     assert (last.type, last.data["restarts"]) == ("job.retried", [])
     assert last.message == "Queued again with training.batch_size 128 → 64; it goes on from its last checkpoint."
 
@@ -60,15 +60,15 @@ def test_a_student_that_begins_anew_has_no_checkpoint_and_no_progress(world, fai
 
     assert (job.checkpoint_step, job.progress["step"], job.progress["total_steps"]) == (0, 0, 200)
     assert len(garbage) == 4  # two files of each of the two checkpoints
-    left = world.ask(checkpoints.newest, LeaseToken.of(world.claim()))
+    left = world.read(checkpoints.list_resumable, LeaseToken.from_job(world.claim()))
     assert [one.track for one in left] == ["teacher-0"]  # what its teacher has learnt is of use
-    last = [event for event in world.ask(events.list_events, world.project, failed).items if "retried" in event.type]
+    last = [event for event in world.read(events.list_events, world.project, failed).items if "retried" in event.type]
     assert "the training of the student begins anew" in last[-1].message
 
 
 def test_the_accelerator_that_a_claim_pinned_holds_unless_another_is_asked_for(world, failed):
     assert retried(world, failed)[0].accelerator == "cpu"
-    world.do(jobs.cancel, world.project, failed)
+    world.write(jobs.cancel, world.project, failed)
     spec = world.get(failed).spec
     moved, _ = retried(world, failed, spec={**spec, "resources": {**spec["resources"], "accelerator": "cuda"}})
 
@@ -78,24 +78,24 @@ def test_the_accelerator_that_a_claim_pinned_holds_unless_another_is_asked_for(w
 def test_a_retry_that_was_cancelled_before_its_claim_is_not_overwritten_by_one_that_had_not_seen_it(world, failed):
     late = revision(world, failed)
     retried(world, failed, spec={**world.get(failed).spec, "name": "of somebody else"})
-    world.do(jobs.cancel, world.project, failed)
+    world.write(jobs.cancel, world.project, failed)
 
     with pytest.raises(InvalidState, match="meanwhile"):
-        world.do(jobs.retry_revised, world.project, failed, late)
+        world.write(jobs.retry_revised, world.project, failed, late)
     assert world.get(failed).spec["name"] == "of somebody else"
 
 
 def test_a_job_that_was_retried_meanwhile_is_left_alone(world, failed):
     late = revision(world, failed)
-    world.do(jobs.retry, world.project, failed)
-    world.do(jobs.cancel, world.project, failed)
-    world.do(jobs.retry, world.project, failed)
+    world.write(jobs.retry, world.project, failed)
+    world.write(jobs.cancel, world.project, failed)
+    world.write(jobs.retry, world.project, failed)
     with pytest.raises(InvalidState):  # it waits
-        world.do(jobs.retry_revised, world.project, failed, late)
+        world.write(jobs.retry_revised, world.project, failed, late)
     world.claim()
-    world.lose(max_losses=1)
+    world.expire_leases(max_worker_losses=1)
     before = world.rows()
 
     with pytest.raises(InvalidState, match="meanwhile"):
-        world.do(jobs.retry_revised, world.project, failed, late)
+        world.write(jobs.retry_revised, world.project, failed, late)
     assert world.rows() == before

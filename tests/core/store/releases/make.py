@@ -1,8 +1,8 @@
-"""Writes the rows of a service as SQL: run it before a release, so that later ones are tested to upgrade from it.
+"""Dump the rows of a service as SQL, to test upgrades from this schema. Run it before a release, and per migration:
 
     python tests/core/store/releases/make.py > tests/core/store/releases/NNNN.sql    # NNNN: the newest migration
 
-Every status of everything is there. Ids are numbered, so that a test can add the same rows twice.
+The rows include every status of every object. Ids are numbered, so that a test can insert the same rows twice.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from sqlalchemy import Boolean
 
 from core.ids import new_id
 from core.reporting import Progress
-from core.spec.facts import ModelInfo
+from core.spec.info import ModelInfo
 from core.store import checkpoints, datasets, events, idempotency, jobs, keys, metrics, models, projects, teachers
 from core.store import workers as processes
 from core.store.artifact_store import StoredFile
@@ -35,13 +35,13 @@ SPEC = {
     "method": {"name": "scratch"},
     "training": {"epochs": 2, "batch_size": 16, "image_size": 8},
 }
-FACTS = ModelInfo(architecture="vit", arguments={}, num_classes=2, channels=1, parameters=10, size_bytes=40)
-MEASURED = {"top1": 0.9, "top5": 1.0, "parameters": 10, "flops": 1e6, "size_bytes": 40, "latency_ms": 1.0}
+MODEL_INFO = ModelInfo(architecture="vit", arguments={}, num_classes=2, channels=1, parameters=10, size_bytes=40)
+METRICS = {"top1": 0.9, "top5": 1.0, "parameters": 10, "flops": 1e6, "size_bytes": 40, "latency_ms": 1.0}
 ID = re.compile(r"\b(ds|mdl|job|evt|ckpt|up|key|prj|wrk|ps)_([0-9a-hjkmnp-tv-z]{26})\b")
 
 
 class World:
-    """A project that has lived."""
+    """Project with objects in every status."""
 
     def __init__(self, database):
         self.database = database
@@ -66,17 +66,18 @@ class World:
             models.create, self.project, name="m", architecture="resnet18", arguments={}, upload_key="uploads/m/file"
         )
         self.do(processes.register, worker_id=new_id("wrk"), role="worker", host="localhost", pid=1, accelerator="cpu")
-        for end in (self.succeed, self.fail, self.cancel, self.run, self.pause, self.hand_back):  # this last: it waits
-            end()
+        # The release comes last, because its job stays queued and would be claimed again.
+        for finish in (self.succeed, self.fail, self.cancel, self.run, self.pause, self.release):
+            finish()
         new = self.do(idempotency.begin, self.project, "a-key", "f" * 64)
         self.do(idempotency.finish, new, 201, {"id": "job_x", "object": "job"})
 
     def ready_dataset(self):
-        made = self.do(datasets.create, self.project, name="digits", source={"type": "builtin", "name": "digits"})
+        dataset = self.do(datasets.create, self.project, name="digits", source={"type": "builtin", "name": "digits"})
         self.do(
-            datasets.ready,
-            IngestLeaseToken.of(self.do(datasets.claim, worker_id="w", lease_seconds=60)),
-            files=[StoredFile(f"datasets/{made.id}/a1/index.json", 10, "0" * 64)],
+            datasets.mark_ready,
+            IngestLeaseToken.from_row(self.do(datasets.claim, worker_id="w", lease_seconds=60)),
+            files=[StoredFile(f"datasets/{dataset.id}/a1/index.json", 10, "0" * 64)],
             splits={"train": {"num_samples": 80}, "test": {"num_samples": 20}},
             num_classes=2,
             classes=["a", "b"],
@@ -86,58 +87,58 @@ class World:
             size_bytes=10,
             rejected=[{"path": "train/a/7.jpg", "reason": "it is not an image"}],
         )
-        return made.id
+        return dataset.id
 
-    def attempt(self):
-        """A job that a worker holds, in the middle of its training."""
+    def start_job(self):
+        """Start a job and train it halfway; return its lease."""
         spec = {**SPEC, "dataset": self.dataset}
         self.do(jobs.create, self.project, spec=spec, resolved=True, dataset_id=self.dataset, metadata={"team": "x"})
-        attempt = LeaseToken.of(self.do(jobs.claim, worker_id="wrk_gone", accelerator="cpu", lease_seconds=-1))
-        self.do(jobs.start_stage, attempt, "distill")
-        self.do(events.append, attempt, "training.started", "The student's first step.")
-        self.do(metrics.insert, attempt, [("train/loss", step, 2.0 - step / 16) for step in range(16)])
-        self.do(metrics.insert, attempt, [("train/loss", 16, float("nan"))])
-        folder = f"jobs/{attempt.job_id}/a1/checkpoints/s5"
+        lease = LeaseToken.from_job(self.do(jobs.claim, worker_id="wrk_gone", accelerator="cpu", lease_seconds=-1))
+        self.do(jobs.start_stage, lease, "distill")
+        self.do(events.append, lease, "training.started", "The student's first step.")
+        self.do(metrics.insert, lease, [("train/loss", step, 2.0 - step / 16) for step in range(16)])
+        self.do(metrics.insert, lease, [("train/loss", 16, float("nan"))])
+        folder = f"jobs/{lease.job_id}/a1/checkpoints/s5"
         files = [StoredFile(f"{folder}/{name}", 10, "1" * 64) for name in ("model.safetensors", "state.pt")]
-        self.do(checkpoints.save, attempt, track="distill", step=5, epoch=1, files=files, metrics={"loss": 1.0})
-        self.do(jobs.record_progress, attempt, Progress(fraction=0.5, step=7, total_steps=10, epoch=1))
-        return attempt
+        self.do(checkpoints.save, lease, track="distill", step=5, epoch=1, files=files, metrics={"loss": 1.0})
+        self.do(jobs.record_progress, lease, Progress(fraction=0.5, step=7, total_steps=10, epoch=1))
+        return lease
 
     def succeed(self):
-        attempt = self.attempt()
-        self.do(jobs.finish_stage, attempt, "distill")
+        lease = self.start_job()
+        self.do(jobs.finish_stage, lease, "distill")
         files = [
-            StoredFile(f"jobs/{attempt.job_id}/a1/artifacts/{name}", 40, "2" * 64)
+            StoredFile(f"jobs/{lease.job_id}/a1/artifacts/{name}", 40, "2" * 64)
             for name in ("model.safetensors", "config.json")
         ]
-        self.do(teachers.keep, attempt, "recipe-1", files)
-        student = self.do(models.create_student, attempt, name="student", facts=FACTS, files=files)
-        result = {"student": MEASURED, "teachers": [], "compressed": [], "agreement": None}
+        self.do(teachers.save, lease, "fingerprint-1", files)
+        student = self.do(models.create_student, lease, name="student", info=MODEL_INFO, files=files)
+        result = {"student": METRICS, "teachers": [], "compressed": [], "agreement": None}
         named = [NewArtifact(file.name, "application/octet-stream", file) for file in files]
-        self.do(jobs.succeed, attempt, result=result, artifacts=named, model_id=student.id)
+        self.do(jobs.succeed, lease, result=result, artifacts=named, model_id=student.id)
 
     def fail(self):
-        self.do(jobs.fail, self.attempt(), {"code": "out_of_memory", "message": "Ask for a smaller batch."})
+        self.do(jobs.fail, self.start_job(), {"code": "out_of_memory", "message": "Ask for a smaller batch."})
 
     def cancel(self):
-        attempt = self.attempt()
-        self.do(jobs.cancel, self.project, attempt.job_id)
-        self.do(jobs.cancelled, attempt)
+        lease = self.start_job()
+        self.do(jobs.cancel, self.project, lease.job_id)
+        self.do(jobs.release_cancelled, lease)
 
     def run(self):
-        self.do(jobs.stop, self.project, self.attempt().job_id)
+        self.do(jobs.stop, self.project, self.start_job().job_id)
 
-    def hand_back(self):
-        self.do(jobs.release, self.attempt())
+    def release(self):
+        self.do(jobs.release, self.start_job())
 
     def pause(self):
-        attempt = self.attempt()
-        self.do(jobs.pause, self.project, attempt.job_id)
-        self.do(jobs.paused, attempt)
+        lease = self.start_job()
+        self.do(jobs.pause, self.project, lease.job_id)
+        self.do(jobs.release_paused, lease)
 
 
 def literal(value, column):
-    """A value as both SQLite and PostgreSQL read it."""
+    """Return a value as SQL for both SQLite and PostgreSQL."""
     match value:
         case None:
             return "NULL"
@@ -151,20 +152,20 @@ def literal(value, column):
             text = value
         case _:
             text = json.dumps(value, sort_keys=True)
-    assert "%" not in text, "a driver would take it for a parameter"
+    assert "%" not in text, "psycopg reads % as a parameter"
     return "'" + text.replace("'", "''") + "'"
 
 
 def numbered(sql):
-    """Ids by their first appearance: the same rows give the same text."""
-    known, counts = {}, defaultdict(int)
+    """Replace ids by numbers in order of first appearance, so that the same rows give the same text."""
+    numbers, counts = {}, defaultdict(int)
 
-    def number(found):
-        kind, body = found.groups()
-        if body not in known:
+    def number(match):
+        kind, body = match.groups()
+        if body not in numbers:
             counts[kind] += 1
-            known[body] = f"{counts[kind]:026d}"
-        return f"{kind}_{known[body]}"
+            numbers[body] = f"{counts[kind]:026d}"
+        return f"{kind}_{numbers[body]}"
 
     return ID.sub(number, sql)
 
