@@ -1,8 +1,8 @@
-"""Pure loss functions of tensors: no state, no modules, always float32.
+"""Pure loss functions of tensors: no state, no modules, always computed in float32.
 
 Logits are (B, C), labels (B,) int64 or (B, C) probabilities, pooled features (B, D), maps (B, D, H, W), tokens
-(B, N, D). Teachers' tensors are detached inside. Hyper-parameters are keyword-only, and every function returns a
-scalar unless it says otherwise. Shapes that cannot be are a ``ValueError``.
+(B, N, D). Teacher tensors are detached inside. Hyperparameters are keyword-only. Every function returns a scalar unless
+documented otherwise, and raises ``ValueError`` for invalid shapes.
 """
 
 from core.losses.divergence import Reduction, binary_kd, cross_entropy_kd, kd

@@ -1,4 +1,4 @@
-"""Divergences between softened class probabilities."""
+"""Divergences between class probabilities softened by a temperature."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Reduction = Literal["sample", "element"]
 def kd(student: Tensor, teacher: Tensor, *, temperature: float, reduction: Reduction = "sample") -> Tensor:
     """T² · KL(teacher ‖ student) of the softened probabilities (Hinton et al. 2015, arXiv:1503.02531).
 
-    Both logits (B, C). ``sample`` divides the sum by B as the paper does, ``element`` by B·C as DeiT's
-    official code does. The factor T² keeps the gradient's size independent of the temperature.
+    Both logits (B, C). ``sample`` divides the sum by B as in the paper, ``element`` by B·C as in DeiT's official code.
+    The factor T² makes the scale of the gradient independent of the temperature.
     """
     require_logits(student, teacher)
     log_student_BC = F.log_softmax(student.float() / temperature, dim=1)
@@ -26,9 +26,9 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float, reduction: Reduc
 
 
 def cross_entropy_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """T² · mean over the batch of −Σ p_t log p_s: :func:`kd` plus T² · the teacher's entropy, with its gradient.
+    """T² · mean over the batch of −Σ p_t log p_s: :func:`kd` plus T² · the teacher's entropy, with the same gradient.
 
-    Both logits (B, C). MiniViT's and TinyViT's form is this at T = 1.
+    Both logits (B, C). At T = 1 this is the form of MiniViT and TinyViT.
     """
     require_logits(student, teacher)
     log_student_BC = F.log_softmax(student.float() / temperature, dim=1)
@@ -37,9 +37,9 @@ def cross_entropy_kd(student: Tensor, teacher: Tensor, *, temperature: float) ->
 
 
 def binary_kd(student: Tensor, teacher: Tensor) -> Tensor:
-    """Binary cross-entropy of each student's logit with the teacher's softmax, mean over B·C.
+    """Binary cross-entropy of each student logit with the teacher's softmax, mean over B·C.
 
-    The form that OFA-KD (Hao et al. 2023, arXiv:2310.19444) trains with BCE labels. Both logits (B, C).
+    The form that OFA-KD (Hao et al. 2023, arXiv:2310.19444) uses with BCE labels. Both logits (B, C).
     """
     require_logits(student, teacher)
     return F.binary_cross_entropy_with_logits(student.float(), F.softmax(teacher.detach().float(), dim=1))

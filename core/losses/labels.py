@@ -1,4 +1,4 @@
-"""What the label says of a sample's logits: its class, and the classes that it is not."""
+"""Split a sample's logits into its target class and the other classes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def require_labels(target: Tensor, logits: Tensor) -> None:
-    """Integers (B,) or probabilities (B, C) for logits (B, C), or ``ValueError``."""
-    probabilities = target.shape == logits.shape and target.is_floating_point()
-    classes = target.shape == logits.shape[:1] and not target.is_floating_point()
-    if not (probabilities or classes):
+    """Raise ``ValueError`` unless ``target`` is integers (B,) or probabilities (B, C) for logits (B, C)."""
+    is_probabilities = target.shape == logits.shape and target.is_floating_point()
+    is_classes = target.shape == logits.shape[:1] and not target.is_floating_point()
+    if not (is_probabilities or is_classes):
         raise ValueError(
             f"labels must be (B,) integers or (B, C) probabilities of logits {tuple(logits.shape)}, "
             f"not {tuple(target.shape)} of {target.dtype}"
@@ -18,17 +18,17 @@ def require_labels(target: Tensor, logits: Tensor) -> None:
 
 
 def hard_labels(target: Tensor, logits: Tensor) -> Tensor:
-    """The class of each sample, (B,) int64, of labels (B,) or the likeliest of probabilities (B, C)."""
+    """Return the class of each sample, (B,) int64: labels (B,), or the most probable class of (B, C)."""
     require_labels(target, logits)
     return target.argmax(dim=1) if target.ndim == 2 else target.long()
 
 
-def of_label(values: Tensor, label: Tensor) -> Tensor:
-    """The entry (B,) of each row of ``values`` (B, C) at its label (B,)."""
+def target_entries(values: Tensor, label: Tensor) -> Tensor:
+    """Return the entry (B,) of each row of ``values`` (B, C) at its label (B,)."""
     return values.gather(1, label.unsqueeze(1)).squeeze(1)
 
 
-def of_others(values: Tensor, label: Tensor) -> Tensor:
-    """``values`` (B, C) without each row's entry at its label (B,): (B, C − 1), in their order."""
-    place_1O = torch.arange(values.shape[1] - 1, device=values.device).unsqueeze(0)
-    return values.gather(1, place_1O + (place_1O >= label.unsqueeze(1)))
+def other_entries(values: Tensor, label: Tensor) -> Tensor:
+    """Return ``values`` (B, C) without each row's entry at its label (B,): (B, C − 1), in the same order."""
+    index_1O = torch.arange(values.shape[1] - 1, device=values.device).unsqueeze(0)
+    return values.gather(1, index_1O + (index_1O >= label.unsqueeze(1)))

@@ -1,4 +1,4 @@
-"""What logits say about each other, in a sample and across the batch. All logits (B, C)."""
+"""Losses of relations between logits, within a sample and across the batch. All logits are (B, C)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CORRELATION_FLOOR = 1e-8
 def dist(student: Tensor, teacher: Tensor, *, beta: float, gamma: float, temperature: float) -> Tensor:
     """DIST: one minus Pearson's correlation, of samples (beta) and of classes (gamma) (Huang et al. 2022).
 
-    arXiv:2205.10536, on softened probabilities, times T². A class whose probability is the same in
-    the whole batch correlates with nothing, so use batches of 64 or more.
+    arXiv:2205.10536, on softened probabilities, times T². A class whose probability is constant in the batch has a
+    correlation of 0, so use batches of 64 or more.
     """
     require_logits(student, teacher)
     student_BC = F.softmax(student.float() / temperature, dim=1)
@@ -28,7 +28,7 @@ def dist(student: Tensor, teacher: Tensor, *, beta: float, gamma: float, tempera
 
 
 def _pearson(student_RC: Tensor, teacher_RC: Tensor) -> Tensor:
-    """The correlation (R,) of each row of one with the same row of the other."""
+    """Pearson correlation (R,) of each student row with the teacher row of the same index."""
     student_RC = student_RC - student_RC.mean(dim=1, keepdim=True)
     teacher_RC = teacher_RC - teacher_RC.mean(dim=1, keepdim=True)
     norms_R: Tensor = torch.linalg.vector_norm(student_RC, dim=1) * torch.linalg.vector_norm(teacher_RC, dim=1)
@@ -37,9 +37,10 @@ def _pearson(student_RC: Tensor, teacher_RC: Tensor) -> Tensor:
 
 
 def standardize(logits: Tensor) -> Tensor:
-    """Logits (B, C) with mean 0 and deviation 1 in each sample (Sun et al. 2024, arXiv:2403.01427).
+    """Standardize logits (B, C) to mean 0 and standard deviation 1 per sample (Sun et al. 2024, arXiv:2403.01427).
 
-    The deviation divides by C − 1; the gradient flows through both moments. Give both networks' to a logit loss.
+    The deviation divides by C − 1, and the gradient flows through both moments. Returns (B, C), for any logit loss of
+    both networks.
     """
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(f"logits must be (B, C) with two or more classes, not {tuple(logits.shape)}")

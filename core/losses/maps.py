@@ -1,4 +1,4 @@
-"""Losses of spatial maps (B, D, H, W), one pair each. P = H·W positions."""
+"""Losses between a pair of spatial maps (B, D, H, W) with P = H·W positions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CONTEXT_GRIDS = (4, 2, 1)
 def attention_transfer(student_map: Tensor, teacher_map: Tensor, *, power: float = 2) -> Tensor:
     """AT: squared distance of the unit maps of mean_D f^power (Zagoruyko and Komodakis 2017, arXiv:1612.03928).
 
-    Mean over B and positions. The larger map is pooled to the grid of the smaller; widths may
-    differ. An odd power keeps the sign.
+    Mean over B and positions. The larger map is pooled to the grid of the smaller; widths may differ. An odd power
+    keeps the sign.
     """
     student_map, teacher_map = _on_one_grid(student_map, teacher_map)
     student_BP = F.normalize(student_map.pow(power).mean(dim=1).flatten(1), dim=1)
@@ -42,7 +42,7 @@ def neuron_selectivity(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
 
 def _on_one_grid(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float32, the teacher's detached, pooled to the smaller height and width of the two."""
+    """Pool both maps to the smaller height and width of the two, in float32, with the teacher's detached."""
     require_maps(student_map, teacher_map)
     student, teacher = student_map.float(), teacher_map.detach().float()
     if student.shape[2:] == teacher.shape[2:]:
@@ -52,15 +52,15 @@ def _on_one_grid(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tens
 
 
 def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """ReviewKD's HCL: MSE at full size and on pooled grids of 4, 2 and 1, each weighing half the one before.
+    """ReviewKD's HCL: MSE at full size and on pooled grids of 4, 2 and 1, each with half the previous weight.
 
-    Chen et al. 2021, arXiv:2104.09044; divided by the sum of weights. Grids that are not smaller than
-    the map are left out. Maps must have one shape.
+    Chen et al. 2021, arXiv:2104.09044; divided by the sum of weights. Grids that are not smaller than the map are left
+    out. Both maps must have the same shape.
     """
     require_maps(student_map, teacher_map)
     if student_map.shape != teacher_map.shape:
         shapes = f"{tuple(student_map.shape)} and {tuple(teacher_map.shape)}"
-        raise ValueError(f"fused maps must have one shape, not {shapes}")
+        raise ValueError(f"fused maps must have the same shape, not {shapes}")
     student, teacher = student_map.float(), teacher_map.detach().float()
     total, weight, sum_of_weights = F.mse_loss(student, teacher), 1.0, 1.0
     for grid in CONTEXT_GRIDS:
@@ -74,14 +74,14 @@ def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
 @outside_autocast
 def target_aware(query: Tensor, key: Tensor, value: Tensor, target: Tensor, *, heads: int = 1) -> Tensor:
-    """TaT: each teacher's pixel from all pixels of the student (Lin et al. 2022, arXiv:2205.10793).
+    """TaT: reconstruct each pixel of the teacher from all pixels of the student (Lin et al. 2022, arXiv:2205.10793).
 
-    Maps (B, C, H, W) alike: ``query`` and ``value`` embed the student's map, ``key`` and ``target`` the teacher's.
-    MSE of softmax(q·k) v with the target, the products unscaled; ``heads`` split the channels into neighbours.
+    Maps (B, C, H, W) of the same shape: ``query`` and ``value`` embed the student's map, ``key`` and ``target`` the
+    teacher's. MSE between softmax(q·k) v, with unscaled products, and the target. ``heads`` split the channels.
     """
     shapes = {tuple(embedded.shape) for embedded in (query, key, value, target)}
     if len(shapes) > 1 or query.ndim != 4:
-        raise ValueError(f"query, key, value and target must be (B, C, H, W) alike, not {sorted(shapes)}")
+        raise ValueError(f"query, key, value and target must have the same shape (B, C, H, W), not {sorted(shapes)}")
     if query.shape[1] % heads:
         raise ValueError(f"{heads} heads do not divide {query.shape[1]} channels")
 
@@ -104,11 +104,11 @@ def masked_generation(
     *,
     alpha: float,
 ) -> Tensor:
-    """MGD: the teacher's map generated from a masked student's (Yang et al. 2022, arXiv:2205.01529).
+    """MGD: generate the teacher's map from the student's masked map (Yang et al. 2022, arXiv:2205.01529).
 
-    alpha · squared error, summed, / B. ``align`` brings the student's map to the teacher's width; ``mask``, of a
-    shape that spreads over it, is 1 where it is kept (the official code draws whole channels, (B, C, 1, 1)). A sum:
-    alpha depends on the map's size.
+    alpha · summed squared error / B. ``align`` projects the student's map to the teacher's width. ``mask`` broadcasts
+    over the result and is 1 at visible entries (the official code draws entire channels, (B, C, 1, 1)). Because the
+    error is a sum, a suitable alpha depends on the map's size.
     """
     require_maps(student_map, teacher_map)
     generated = generate(align(student_map) * mask)

@@ -1,4 +1,4 @@
-"""Relations between tokens (B, N, D). Widths may differ, the numbers of tokens may not. M are chosen rows."""
+"""Losses of relations between tokens (B, N, D). Widths may differ; B and N must be equal. M random rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def manifold(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fine-grained manifold distillation's (patch, sample, random) of one pair of blocks (Hao et al. 2022).
 
-    arXiv:2107.01378: mean squared differences of cosines, among the patches of an image, among the
-    images at a patch, and among ``num_random`` tokens of the batch (all, where it has fewer), drawn once for both
-    networks. Cut prefix tokens first: unlike numbers of tokens are a ``ValueError``, never a broadcast.
+    arXiv:2107.01378: mean squared differences of cosines, among the patches of an image, among the images at a patch,
+    and among ``num_random`` tokens of the batch (all tokens if it has fewer), the same for both networks. Remove prefix
+    tokens first: different numbers of tokens raise ``ValueError`` and are never broadcast.
     """
     require_tokens(student_tokens, teacher_tokens)
     if num_random < 1:
@@ -32,8 +32,8 @@ def manifold(
     sample = _gram_gap(student_BND.transpose(0, 1), teacher_BND.transpose(0, 1))
 
     num_tokens = student_BND.shape[0] * student_BND.shape[1]
-    drawn_on = generator.device if generator is not None else torch.device("cpu")
-    rows_M = torch.randperm(num_tokens, generator=generator, device=drawn_on)[:num_random]
+    device = generator.device if generator is not None else torch.device("cpu")
+    rows_M = torch.randperm(num_tokens, generator=generator, device=device)[:num_random]
     rows_M = rows_M.to(student_BND.device, non_blocking=True)
     random = _gram_gap(student_BND.flatten(0, 1)[rows_M], teacher_BND.flatten(0, 1)[rows_M])
     return patch, sample, random
@@ -43,7 +43,7 @@ def manifold(
 def hidden_relation(student_tokens: Tensor, teacher_tokens: Tensor) -> Tensor:
     """MiniViT's hidden states: mean squared difference of the tokens' cosines (Zhang et al. 2022).
 
-    arXiv:2204.07154. The official code multiplies by 49, the tokens of a window; that is the caller's.
+    arXiv:2204.07154. The official code multiplies by 49, the tokens of a window; here this is up to the caller.
     """
     require_tokens(student_tokens, teacher_tokens)
     return _gram_gap(F.normalize(student_tokens.float(), dim=2), F.normalize(teacher_tokens.detach().float(), dim=2))
@@ -58,15 +58,15 @@ def _gram_gap(student_xND: Tensor, teacher_xND: Tensor) -> Tensor:
 def qkv_relation(student_qkv: Sequence[Tensor], teacher_qkv: Sequence[Tensor], *, relation_heads: int = 1) -> Tensor:
     """MiniViT's attention relations of one layer: cross-entropy, mean over the nine pairs of q, k and v.
 
-    Zhang et al. 2022, arXiv:2204.07154. Three (B, N, D) each, q unscaled; a relation is
-    softmax(X_i X_jᵀ / √d), d the width of a relation head. Its floor is the teacher's entropy, not 0.
+    Zhang et al. 2022, arXiv:2204.07154. q, k and v are (B, N, D), with q unscaled. A relation is
+    softmax(X_i X_jᵀ / √d), where d is the width of a relation head. The minimum is the teacher's entropy, not 0.
     """
     if len(student_qkv) != 3 or len(teacher_qkv) != 3:
         raise ValueError(f"needs q, k and v of both, not {len(student_qkv)} and {len(teacher_qkv)} tensors")
-    for ours, theirs in zip(student_qkv, teacher_qkv, strict=True):
-        require_tokens(ours, theirs)
+    for student_tokens, teacher_tokens in zip(student_qkv, teacher_qkv, strict=True):
+        require_tokens(student_tokens, teacher_tokens)
     student_3BhNd = _relation_heads(student_qkv, relation_heads)
-    teacher_3BhNd = _relation_heads([theirs.detach() for theirs in teacher_qkv], relation_heads)
+    teacher_3BhNd = _relation_heads([tokens.detach() for tokens in teacher_qkv], relation_heads)
     pairs = []
     for i in range(3):
         for j in range(3):
@@ -79,7 +79,7 @@ def qkv_relation(student_qkv: Sequence[Tensor], teacher_qkv: Sequence[Tensor], *
 def _relation_heads(qkv: Sequence[Tensor], heads: int) -> list[Tensor]:
     if qkv[0].shape[2] % heads:
         raise ValueError(f"{heads} relation heads do not divide a width of {qkv[0].shape[2]}")
-    return [part.float().reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in qkv]
+    return [tokens.float().reshape(*tokens.shape[:2], heads, -1).transpose(1, 2) for tokens in qkv]
 
 
 def _scaled_product(a_BhNd: Tensor, b_BhNd: Tensor) -> Tensor:

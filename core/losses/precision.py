@@ -1,4 +1,4 @@
-"""Losses are computed in float32 whatever the networks run in."""
+"""Computation of losses in float32, whatever the precision of the networks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ DEVICE_TYPES = ("cpu", "cuda")
 
 
 def outside_autocast(loss: Callable[P, Result]) -> Callable[P, Result]:
-    """Switch autocast off inside ``loss``: it would run the matrix products of float32 tensors in half precision.
+    """Disable autocast inside ``loss``, because it would run matrix products of float32 tensors in half precision.
 
-    Gram matrices of unit vectors hold entries around 1e-3; their squared differences are subnormal in float16.
+    Gram matrices of unit vectors have entries around 1e-3; their squared differences are subnormal in float16.
     """
 
     @functools.wraps(loss)

@@ -1,4 +1,4 @@
-"""Attention Probe (Wang et al. 2022, ICASSP): which wild images to learn from, and where the teacher looks in them."""
+"""Attention Probe (Wang et al. 2022, ICASSP): scores of unlabeled images, and the loss of class token relations."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def wild_scores(teacher_logits: Tensor) -> Tensor:
-    """How unsure the teacher is of each image, (B,): −log of its largest probability of logits (B, C). Low is kept."""
+    """Uncertainty (B,) of the teacher for each image: −log of the largest probability of logits (B, C)."""
     if teacher_logits.ndim != 2:
         raise ValueError(f"logits must be (B, C), not {tuple(teacher_logits.shape)}")
     return -F.log_softmax(teacher_logits.detach().float(), dim=1).amax(dim=1)
 
 
 def attention_concentration(cls_attention: Tensor) -> Tensor:
-    """Cosine (B,) of the class token's attention to the patches, (B, N), with the uniform one. Low is concentrated."""
+    """Cosine (B,) of the class token's attention to the patches, (B, N), with uniform attention; low: concentrated."""
     if cls_attention.ndim != 2:
         raise ValueError(f"attention must be (B, N), not {tuple(cls_attention.shape)}")
     attention_BN = cls_attention.detach().float()
@@ -26,11 +26,11 @@ def attention_probe(student_features: Tensor, teacher_features: Tensor, *, norma
     """Squared difference of the class token's row of the tokens' Gram matrix, mean over layers, images and patches.
 
     Features (layers, B, 1 + N, D), the class token first; widths may differ. Every channel is scaled to unit length
-    over the tokens. In the official code (``normalize=False``) the row then grows with D, so unlike widths can
-    never agree; ``normalize`` takes cosines of the tokens instead.
+    over the tokens. In the official code (``normalize=False``) the row then grows with D, so networks of different
+    widths can never agree; ``normalize`` takes cosines of the tokens instead.
     """
-    unlike = student_features.shape[:3] != teacher_features.shape[:3]
-    if student_features.ndim != 4 or teacher_features.ndim != 4 or unlike or student_features.shape[2] < 2:
+    differ = student_features.shape[:3] != teacher_features.shape[:3]
+    if student_features.ndim != 4 or teacher_features.ndim != 4 or differ or student_features.shape[2] < 2:
         shapes = f"{tuple(student_features.shape)} and {tuple(teacher_features.shape)}"
         raise ValueError(f"features must be (layers, B, 1 + N, D) of the same layers, images and tokens, not {shapes}")
     student_LBN = _class_row(student_features.float(), normalize=normalize)

@@ -1,4 +1,4 @@
-"""What features say about each other's samples. Pooled features (B, D) or maps, flattened; widths may differ."""
+"""Losses of relations between the samples of a batch. Pooled features (B, D) or flattened maps; widths may differ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DISTANCE_FLOOR = 1e-12
 
 @outside_autocast
 def similarity_preserving(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """SP: squared distance of the row-normalised Gram matrices of the batch, / B² (Tung and Mori 2019).
+    """SP: squared distance of the row-normalized Gram matrices of the batch, / B² (Tung and Mori 2019).
 
     arXiv:1907.09682, for features (B, ...).
     """
@@ -29,26 +29,26 @@ def similarity_preserving(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
 @outside_autocast
 def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
-    """PKT: divergence of the samples' neighbourhoods, mean over B² (Passalis and Tefas 2018, arXiv:1803.10837).
+    """PKT: divergence of the samples' neighbor distributions, mean over B² (Passalis and Tefas 2018, arXiv:1803.10837).
 
-    A neighbourhood is a row of cosines, moved to 0…1 and normalised to one.
+    A neighbor distribution is a row of cosines, shifted to 0…1 and normalized to a sum of 1.
     """
     require_embeddings(student, teacher)
-    student_BB = _neighbourhoods(student.float().flatten(1))
-    teacher_BB = _neighbourhoods(teacher.detach().float().flatten(1))
+    student_BB = _neighbor_distributions(student.float().flatten(1))
+    teacher_BB = _neighbor_distributions(teacher.detach().float().flatten(1))
     ratio_BB = (teacher_BB + PROBABILITY_FLOOR) / (student_BB + PROBABILITY_FLOOR)
     return (teacher_BB * ratio_BB.log()).mean()
 
 
-def _neighbourhoods(features_BD: Tensor) -> Tensor:
+def _neighbor_distributions(features_BD: Tensor) -> Tensor:
     norm_B1 = torch.linalg.vector_norm(features_BD, dim=1, keepdim=True)
     unit_BD = features_BD / (norm_B1 + PROBABILITY_FLOOR)
-    likeness_BB: Tensor = (unit_BD @ unit_BD.T + 1) / 2
-    return likeness_BB / likeness_BB.sum(dim=1, keepdim=True)
+    similarity_BB: Tensor = (unit_BD @ unit_BD.T + 1) / 2
+    return similarity_BB / similarity_BB.sum(dim=1, keepdim=True)
 
 
 def relational_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """RKD's distances: smooth L1 between the batch's distances, each over their mean (Park et al. 2019).
+    """RKD's distances: smooth L1 between the batch's distances, each divided by their mean (Park et al. 2019).
 
     arXiv:1904.05068. Mean over B², the zeros of the diagonal included, as in the official code.
     """
@@ -59,7 +59,7 @@ def relational_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _distances(features_BD: Tensor) -> Tensor:
-    """Distances (B, B) over the mean of those between two samples; no gradient where two samples coincide."""
+    """Distances (B, B) divided by the mean over pairs of samples; no gradient where two samples coincide."""
     distance_BB = torch.cdist(features_BD, features_BD, compute_mode="donot_use_mm_for_euclid_dist")
     num_samples = len(features_BD)
     mean = distance_BB.sum() / (num_samples * (num_samples - 1))
@@ -70,7 +70,7 @@ def _distances(features_BD: Tensor) -> Tensor:
 def relational_angle(student: Tensor, teacher: Tensor) -> Tensor:
     """RKD's angles: smooth L1 between the cosines of all triples of samples (Park et al. 2019).
 
-    arXiv:1904.05068. Mean over B³, which is also its memory: keep B at 128 or below.
+    arXiv:1904.05068. Mean over B³, which is also the size in memory: keep B at 128 or below.
     """
     require_embeddings(student, teacher, num_samples=2)
     return F.smooth_l1_loss(_angles(student.float().flatten(1)), _angles(teacher.detach().float().flatten(1)))
@@ -82,12 +82,12 @@ def _angles(features_BD: Tensor) -> Tensor:
 
 
 def correlation(student: Tensor, teacher: Tensor, *, scale: float = 0.02) -> Tensor:
-    """Like correlation congruence (Peng et al. 2019, arXiv:1904.01802), in the form of OFA-KD's code.
+    """Correlation congruence (Peng et al. 2019, arXiv:1904.01802) in the form of OFA-KD's code.
 
-    scale · mean over neighbours in the batch of Σ |s − t| of one times that of the next. Embeddings (B, D) alike.
+    scale · mean over adjacent samples i of Σ |s − t|_i · |s − t|_(i + 1). Embeddings (B, D) of the same shape.
     """
     require_embeddings(student, teacher, num_samples=2)
     if student.shape != teacher.shape:
-        raise ValueError(f"embeddings must have one shape, not {tuple(student.shape)} and {tuple(teacher.shape)}")
+        raise ValueError(f"embeddings must have the same shape, not {tuple(student.shape)} and {tuple(teacher.shape)}")
     gap_BD = (student.float() - teacher.detach().float()).abs()
     return scale * (gap_BD[:-1] * gap_BD[1:]).flatten(1).sum(dim=1).mean()

@@ -1,4 +1,4 @@
-"""Soft labels of which only the likeliest classes were stored (TinyViT, Wu et al. 2022, arXiv:2207.10666)."""
+"""Sparse soft labels: only the most probable classes are stored (TinyViT, Wu et al. 2022, arXiv:2207.10666)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from torch import Tensor
 
 
 def dense_soft_labels(index: Tensor, probability: Tensor, *, num_classes: int, clamp: bool = True) -> Tensor:
-    """Probabilities (B, C) from the K stored, ``index`` and ``probability`` (B, K); the others share evenly.
+    """Expand K stored classes, ``index`` and ``probability`` (B, K), to probabilities (B, C).
 
-    Half-precision probabilities can sum above 1. ``clamp`` makes the share 0 then; the official code leaves it
-    negative. Raises ``ValueError`` for unlike shapes and for more stored than there are classes.
+    The remaining mass is spread evenly over the other classes. Half-precision probabilities can sum to more than 1:
+    ``clamp`` then sets the remaining mass to 0; the official code leaves it negative. Raises ``ValueError`` for
+    different shapes, or more stored classes than ``num_classes``.
     """
     if index.ndim != 2 or index.shape != probability.shape:
         shapes = f"{tuple(index.shape)} and {tuple(probability.shape)}"
-        raise ValueError(f"stored classes and probabilities must be (B, K) alike, not {shapes}")
+        raise ValueError(f"stored classes and probabilities must be (B, K) of the same shape, not {shapes}")
     num_stored = index.shape[1]
     if num_stored > num_classes:
         raise ValueError(f"{num_stored} stored probabilities do not fit {num_classes} classes")
@@ -28,6 +29,6 @@ def dense_soft_labels(index: Tensor, probability: Tensor, *, num_classes: int, c
 def sparse_soft_labels(student: Tensor, index: Tensor, probability: Tensor, *, clamp: bool = True) -> Tensor:
     """Cross-entropy of the student's logits (B, C) with :func:`dense_soft_labels`, mean over B."""
     if student.ndim != 2 or len(index) != len(student):
-        raise ValueError(f"stored labels {tuple(index.shape)} are not those of logits {tuple(student.shape)}")
+        raise ValueError(f"stored labels {tuple(index.shape)} do not match logits {tuple(student.shape)}")
     target_BC = dense_soft_labels(index, probability, num_classes=student.shape[1], clamp=clamp)
     return -(target_BC * F.log_softmax(student.float(), dim=1)).sum(dim=1).mean()

@@ -1,7 +1,7 @@
-"""Divergences that treat the label's class apart from the others.
+"""Divergences that separate the target class from the other classes.
 
-Logits (B, C); a target is (B,) int64, or (B, C) probabilities, of which the likeliest class counts.
-O are the C − 1 classes that the label is not.
+Logits (B, C); a target is (B,) int64, or (B, C) probabilities, of which the most probable class is used. O are the
+C − 1 other classes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.losses.divergence import kd
-from core.losses.labels import hard_labels, of_label, of_others
+from core.losses.labels import hard_labels, other_entries, target_entries
 from core.losses.shapes import require_logits
 
 
@@ -20,38 +20,38 @@ def decoupled(
 ) -> Tensor:
     """DKD: alpha · target-class divergence + beta · divergence among the others (Zhao et al. 2022, arXiv:2203.08679).
 
-    Both terms carry T² and are divided by B. The warm-up of the official recipe is the caller's.
+    Both terms have a factor T² and are divided by B. The warm-up of the official recipe is up to the caller.
     """
     require_logits(student, teacher, num_classes=2)
     label_B = hard_labels(target, student)
     student_BC, teacher_BC = student.float(), teacher.detach().float()
     two_way = kd(
-        _label_or_not(student_BC / temperature, label_B),
-        _label_or_not(teacher_BC / temperature, label_B),
+        _binary_logits(student_BC / temperature, label_B),
+        _binary_logits(teacher_BC / temperature, label_B),
         temperature=1.0,
     )
-    others = kd(of_others(student_BC, label_B), of_others(teacher_BC, label_B), temperature=temperature)
+    others = kd(other_entries(student_BC, label_B), other_entries(teacher_BC, label_B), temperature=temperature)
     return alpha * temperature**2 * two_way + beta * others
 
 
-def _label_or_not(logits_BC: Tensor, label_B: Tensor) -> Tensor:
-    """Logits (B, 2) of the label's class against all the others together."""
-    others_B = of_others(logits_BC, label_B).logsumexp(dim=1)
-    return torch.stack([of_label(logits_BC, label_B), others_B], dim=1)
+def _binary_logits(logits_BC: Tensor, label_B: Tensor) -> Tensor:
+    """Logits (B, 2) of the target class against all other classes together."""
+    others_B = other_entries(logits_BC, label_B).logsumexp(dim=1)
+    return torch.stack([target_entries(logits_BC, label_B), others_B], dim=1)
 
 
 def normalized(student: Tensor, teacher: Tensor, target: Tensor, *, gamma: float, temperature: float) -> Tensor:
     """NKD: −p_t[y] log p_s[y] − gamma · T² · Σ p̂_t log p̂_s over the others (Yang et al. 2023, arXiv:2303.13005).
 
-    The probabilities p̂ of the others are normalised to one. The target's term is at T = 1, as in the official code.
+    The probabilities p̂ of the others are normalized to 1. The target's term is at T = 1, as in the official code.
     """
     require_logits(student, teacher, num_classes=2)
     label_B = hard_labels(target, student)
     student_BC, teacher_BC = student.float(), teacher.detach().float()
-    log_student_B = of_label(F.log_softmax(student_BC, dim=1), label_B)
-    teacher_B = of_label(F.softmax(teacher_BC, dim=1), label_B)
-    log_student_BO = F.log_softmax(of_others(student_BC, label_B) / temperature, dim=1)
-    teacher_BO = F.softmax(of_others(teacher_BC, label_B) / temperature, dim=1)
+    log_student_B = target_entries(F.log_softmax(student_BC, dim=1), label_B)
+    teacher_B = target_entries(F.softmax(teacher_BC, dim=1), label_B)
+    log_student_BO = F.log_softmax(other_entries(student_BC, label_B) / temperature, dim=1)
+    teacher_BO = F.softmax(other_entries(teacher_BC, label_B) / temperature, dim=1)
     others = -(teacher_BO * log_student_BO).sum(dim=1).mean() * temperature**2
     return -(teacher_B * log_student_B).mean() + gamma * others
 
@@ -59,9 +59,9 @@ def normalized(student: Tensor, teacher: Tensor, target: Tensor, *, gamma: float
 def weighted_soft_labels(
     student: Tensor, teacher: Tensor, target: Tensor, *, alpha: float, temperature: float
 ) -> Tensor:
-    """WSLD: soft labels weigh less on samples that the student knows better (Zhou et al. 2021, arXiv:2102.00650).
+    """WSLD: soft labels count less for samples the student predicts better (Zhou et al. 2021, arXiv:2102.00650).
 
-    alpha · T² · mean of (1 − exp(−CE_s / CE_t)) · −Σ p_t log p_s, the weight without gradient.
+    alpha · T² · mean of (1 − exp(−CE_s / CE_t)) · −Σ p_t log p_s; the weight has no gradient.
     """
     require_logits(student, teacher)
     label_B = hard_labels(target, student)
@@ -75,9 +75,9 @@ def weighted_soft_labels(
 
 
 def one_for_all(student: Tensor, teacher: Tensor, target: Tensor, *, epsilon: float, temperature: float) -> Tensor:
-    """OFA: Σ −((p_t + m)^epsilon − m) log p_s with m the label's one-hot, mean over B (Hao et al. 2023).
+    """OFA: Σ −((p_t + m)^epsilon − m) log p_s, where m is the one-hot target, mean over B (Hao et al. 2023).
 
-    arXiv:2310.19444. No factor T². At epsilon = T = 1 its gradient is that of :func:`core.losses.kd`.
+    arXiv:2310.19444. No factor T². At epsilon = T = 1 its gradient equals that of :func:`core.losses.kd`.
     """
     require_logits(student, teacher)
     label_B1 = hard_labels(target, student).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Losses of distillation tokens: DeiT's (Touvron et al. 2021, arXiv:2012.12877) and one for each of many teachers."""
+"""Losses of distillation tokens: DeiT (Touvron et al. 2021, arXiv:2012.12877) and Co-advise, one token per teacher."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ def token_divergence(
     temperature: float,
     reduction: Reduction = "element",
 ) -> Tensor:
-    """How far the distillation head (B, C) is from the teacher (B, C).
+    """Divergence of the distillation head (B, C) from the teacher (B, C).
 
-    ``hard``: cross-entropy with the teacher's decision, where temperature and reduction play no part.
-    ``soft``: :func:`kd`.
+    ``hard``: cross-entropy with the teacher's decision; temperature and reduction are not used. ``soft``: :func:`kd`.
     """
     require_logits(distillation_logits, teacher)
     if distillation_type == "hard":
@@ -48,14 +47,14 @@ def deit(
 ) -> Tensor:
     """(1 − alpha) · base + alpha · divergence of the distillation head; ``none`` is ``base`` unscaled.
 
-    ``base`` is the label loss of ``class_logits``, already a scalar. The default reduction is the official
-    code's (B·C); the paper's formula is ``sample``. Raises ``ValueError`` where the heads differ in shape.
+    ``base`` is the label loss of ``class_logits``, a scalar. The default reduction is that of the official code (B·C);
+    the paper's formula is ``sample``. Raises ``ValueError`` if the heads differ in shape.
     """
     if distillation_type == "none":
         return base
     if not class_logits.shape == distillation_logits.shape == teacher.shape:
         shapes = [tuple(t.shape) for t in (class_logits, distillation_logits, teacher)]
-        raise ValueError(f"class, distillation and teacher logits must have one shape, not {shapes}")
+        raise ValueError(f"class, distillation and teacher logits must have the same shape, not {shapes}")
     divergence = token_divergence(
         distillation_logits,
         teacher,
@@ -77,17 +76,17 @@ def co_advise(
 ) -> Tensor:
     """Co-advise: the label's cross-entropy plus :func:`kd` of each token with its own teacher (Ren et al. 2022).
 
-    arXiv:2106.12378. Logits (B, C); ``weights``, one for each teacher, are 1 unless given. Raises ``ValueError``
-    where tokens, teachers and weights differ in number.
+    arXiv:2106.12378. Logits (B, C); ``weights``, one per teacher, are 1 by default. Raises ``ValueError`` if the
+    numbers of tokens, teachers and weights differ.
     """
-    shares = [1.0] * len(teachers) if weights is None else weights
-    if not len(token_logits) == len(teachers) == len(shares):
-        counts = f"{len(token_logits)}, {len(teachers)} and {len(shares)}"
-        raise ValueError(f"needs as many tokens as teachers and weights, not {counts}")
+    teacher_weights = [1.0] * len(teachers) if weights is None else weights
+    if not len(token_logits) == len(teachers) == len(teacher_weights):
+        counts = f"{len(token_logits)}, {len(teachers)} and {len(teacher_weights)}"
+        raise ValueError(f"needs equal numbers of tokens, teachers and weights, not {counts}")
     require_labels(target, class_logits)
     label = F.cross_entropy(class_logits.float(), target)
-    advice = [
-        share * kd(token, teacher, temperature=temperature)
-        for share, token, teacher in zip(shares, token_logits, teachers, strict=True)
+    divergences = [
+        weight * kd(token, teacher, temperature=temperature)
+        for weight, token, teacher in zip(teacher_weights, token_logits, teachers, strict=True)
     ]
-    return torch.stack([label, *advice]).sum()
+    return torch.stack([label, *divergences]).sum()

@@ -1,10 +1,12 @@
-"""Attention transfer: the student's features are strong where the teacher's are.
+"""Attention transfer: the student's features are strong at the same positions as the teacher's.
 
-Zagoruyko and Komodakis 2017, arXiv:1612.03928, eq. 2: at each pair of layers, the unit map of the channels'
-mean of f^p. As in the code of the CNN literature the distance is squared, a mean over positions, and summed
-over the pairs; the larger map is pooled to the grid of the smaller. On a ViT the map is that of the patch
-tokens of the residual stream; prefix tokens have no place in it and are left out. ``selectivity`` is NST (Huang
-and Wang 2017, arXiv:1707.01219) on the same pairs. Nothing is added to the student.
+Paper: Zagoruyko and Komodakis 2017, arXiv:1612.03928, eq. 2: at each pair of layers, the map of the channels' mean of
+f^p, scaled to unit length. As in the code of the CNN literature, the distance is squared, averaged over positions and
+summed over the pairs, and the larger map is pooled to the grid of the smaller. ``selectivity`` is NST (Huang and Wang
+2017, arXiv:1707.01219) on the same pairs.
+
+On a ViT the map consists of the patch tokens of the residual stream, without prefix tokens. Nothing is added to the
+student.
 """
 
 from __future__ import annotations
@@ -22,16 +24,16 @@ from core.models.structure import ModelStructure
 from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.attention_transfer import AttentionTransferParams
 
-_PAIRS = 4  # stages of a CNN
+_NUM_PAIRS = 4  # as many as a CNN has stages
 
 
 class AttentionTransfer(FeatureMethod):
-    """One comparison for each pair of layers."""
+    """One comparison per pair of levels."""
 
-    def __init__(self, params: AttentionTransferParams, setting: MethodContext) -> None:
-        super().__init__(params, setting)
+    def __init__(self, params: AttentionTransferParams, context: MethodContext) -> None:
+        super().__init__(params, context)
         self.params = params
-        self.pairs = _with_places(setting.student_structure, setting.teacher_structures[0], params)
+        self.pairs = _spatial_pairs(context.student_structure, context.teacher_structures[0], params)
         self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs))
         self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs))
 
@@ -46,19 +48,23 @@ class AttentionTransfer(FeatureMethod):
         return attention_transfer(student_BDHW, teacher_BDHW, power=self.params.power)
 
 
-def _with_places(student: ModelStructure, teacher: ModelStructure, params: AttentionTransferParams) -> Pairs:
-    """The pairs of levels; a map of one position says nothing, and is left out or, where it was asked for, refused."""
-    pairs = pair_levels(student, teacher, params.layers, count=_PAIRS, method=params.name)
-    telling = tuple((s, t) for s, t in pairs if min(student.levels[s].tokens, teacher.levels[t].tokens) > 1)
-    if params.layers is not None and telling != pairs:
-        s, t = next(pair for pair in pairs if pair not in telling)
+def _spatial_pairs(student: ModelStructure, teacher: ModelStructure, params: AttentionTransferParams) -> Pairs:
+    """Pairs of levels that both have more than one position.
+
+    A unit map of one position is constant. A default pair with one is left out; for a requested pair this raises
+    ``InvalidSpec``.
+    """
+    pairs = pair_levels(student, teacher, params.layers, count=_NUM_PAIRS, method=params.name)
+    spatial = tuple((s, t) for s, t in pairs if min(student.levels[s].tokens, teacher.levels[t].tokens) > 1)
+    if params.layers is not None and spatial != pairs:
+        s, t = next(pair for pair in pairs if pair not in spatial)
         raise invalid_param(
-            "layers", f"one of the levels {s} and {t} has a single position; choose levels with more of them"
+            "layers", f"one of the levels {s} and {t} has a single position; choose levels with more positions"
         )
-    if not telling:
-        alone = teacher if all(level.tokens == 1 for level in teacher.levels) else student
-        whose = "teachers/0" if alone is teacher else "student"
+    if not spatial:
+        pooled = teacher if all(level.tokens == 1 for level in teacher.levels) else student
         raise invalid_architecture(
-            whose, f"the levels of {alone.architecture} have a single position at this size; enlarge it"
+            "teachers/0" if pooled is teacher else "student",
+            f"the levels of {pooled.architecture} have a single position at this image size; enlarge it",
         )
-    return telling
+    return spatial

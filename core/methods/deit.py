@@ -1,7 +1,7 @@
-"""A distillation token: one head learns from the labels, the other from the teacher.
+"""DeiT: a distillation token's head learns from the teacher, the class token's head from the labels.
 
-Touvron et al. 2021, arXiv:2012.12877, on timm's distilled ViT. At inference the model averages the two
-heads' logits by itself, so nothing is thrown away at export.
+Paper: Touvron et al. 2021, arXiv:2012.12877, on timm's distilled ViT. At inference the model itself averages the two
+heads' logits, so nothing is dropped at export.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from core.spec.methods.deit import DeitParams
 
 
 class Deit(Method):
-    """Distillation through a token of its own, from one teacher's decisions or soft labels."""
+    """Terms ``label`` and ``distillation``, from one teacher's decisions or soft labels."""
 
-    def __init__(self, params: DeitParams, setting: MethodContext) -> None:
-        super().__init__(setting)
+    def __init__(self, params: DeitParams, context: MethodContext) -> None:
+        super().__init__(context)
         self.params = params
 
     @classmethod
@@ -34,21 +34,21 @@ class Deit(Method):
         return StudentVariant("distilled")
 
     def prepare_student(self, student: nn.Module) -> None:
-        """Make the student return both heads' logits while it trains.
+        """Make the student return both heads' logits in training mode.
 
-        The switch is a plain attribute of timm's model, in no state dict. Raises ``SpecCannotRun`` for a
-        student without a distillation token.
+        The switch is a plain attribute of timm's model and in no state dict. Raises ``SpecCannotRun`` for a student
+        without a distillation token.
         """
-        switch = getattr(student, "set_distilled_training", None)
-        if switch is None:
+        set_distilled_training = getattr(student, "set_distilled_training", None)
+        if set_distilled_training is None:
             raise SpecCannotRun(
                 f"deit needs a student with a distillation token, {type(student).__name__} has none; "
                 "choose a ViT as student, or method kd"
             )
-        switch(True)
+        set_distilled_training(True)
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
-        """Two terms, ``label`` (class head) and ``distillation`` (distillation head)."""
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
+        """Terms ``label`` (class head) and ``distillation`` (distillation head), weighted."""
         (token_logits,) = student.token_logits
         divergence = token_divergence(
             token_logits,

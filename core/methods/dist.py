@@ -1,9 +1,9 @@
-"""Correlation with the teacher instead of equality: of classes in a sample, and of samples in a class.
+"""DIST: student and teacher probabilities correlate, over the classes of a sample and over the samples of a class.
 
-Huang et al. 2022, arXiv:2205.10536, eq. 10, times T² as in the official code. The defaults are the paper's for
-CIFAR-100 (2, 2, T 4), as most datasets here are of that size and their teachers are nearly certain at T 1;
-for ImageNet the paper has 1, 1, T 1. The second term compares samples of one batch: below 64 of
-them it is noisy. Labels are used by the cross-entropy alone. Nothing is added to the student.
+Paper: Huang et al. 2022, arXiv:2205.10536, eq. 10, times T² as in the official code. The defaults are the paper's for
+CIFAR-100 (beta 2, gamma 2, T 4), because most datasets here are of that size and their teachers are almost certain at
+T 1. For ImageNet the paper has 1, 1, T 1. The second correlation is between samples of a batch and noisy for batches
+smaller than 64. Labels are used only by the cross-entropy. Nothing is added to the student.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from core.spec.methods.dist import DistParams
 
 
 class Dist(LogitMethod):
-    """Distillation from a stronger teacher."""
+    """Terms ``label`` and ``distillation``."""
 
-    def __init__(self, params: DistParams, setting: MethodContext) -> None:
-        super().__init__(params, setting)
+    def __init__(self, params: DistParams, context: MethodContext) -> None:
+        super().__init__(params, context)
         self.params = params
         self.label_weight, self.distillation_weight = params.label_weight, 1.0
         self.per_sample = params.gamma == 0
 
     def distance(self, student_BC: Tensor, teacher_BC: Tensor, batch: Batch) -> Tensor:
         """T² · (beta · (1 − correlation of classes) + gamma · (1 − correlation of samples))."""
-        asked = self.params
-        return dist(student_BC, teacher_BC, beta=asked.beta, gamma=asked.gamma, temperature=asked.temperature)
+        params = self.params
+        return dist(student_BC, teacher_BC, beta=params.beta, gamma=params.gamma, temperature=params.temperature)

@@ -1,4 +1,4 @@
-"""Methods that compare inner features, beside a logit term and the labels."""
+"""Base of methods that compare inner features, in addition to a logit term and the labels."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from core.spec.methods.composition import FeatureParams
 
 
 class FeatureMethod(Method):
-    """Terms ``label``, ``distillation`` (where asked for), and those of :meth:`feature_terms`, which are weighted."""
+    """Weighted terms ``label``, ``distillation`` (unless ``logits`` is ``none``) and those of :meth:`feature_terms`."""
 
-    def __init__(self, params: FeatureParams, setting: MethodContext) -> None:
-        super().__init__(setting)
+    def __init__(self, params: FeatureParams, context: MethodContext) -> None:
+        super().__init__(context)
         self.composition = params
-        self.logit_method = _logit_method(params, setting)
+        self.logit_method = _logit_method(params, context)
         self.per_sample = self.logit_method is None or self.logit_method.per_sample
 
     @property
     def reads_teacher_logits(self) -> bool:
-        """Only in the logit term."""
+        """Whether there is a logit term."""
         return self.logit_method is not None and self.composition.logits_weight > 0
 
     @abstractmethod
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
-        """The terms that are this method's own, unweighted scalars in float32."""
+        """The method's own terms by name, unweighted float32 scalars."""
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted."""
-        asked = self.composition
+        params = self.composition
         terms: dict[str, Tensor] = {}
-        if asked.label_weight > 0:
-            terms["label"] = asked.label_weight * self.label_loss(student.logits, batch)
-        if self.logit_method is not None and asked.logits_weight > 0:
+        if params.label_weight > 0:
+            terms["label"] = params.label_weight * self.label_loss(student.logits, batch)
+        if self.logit_method is not None and params.logits_weight > 0:
             divergence = self.logit_method.distillation(student.logits, teachers, batch)
-            terms["distillation"] = asked.logits_weight * self.logit_method.warmup(moment) * divergence
-        weight = asked.weight * warmup_factor(moment, asked.warmup_epochs)
+            terms["distillation"] = params.logits_weight * self.logit_method.warmup(info) * divergence
+        weight = params.weight * warmup_factor(info, params.warmup_epochs)
         return terms | {name: weight * value for name, value in self.feature_terms(batch, student, teachers).items()}
 
 
-def _logit_method(params: FeatureParams, setting: MethodContext) -> LogitMethod | None:
+def _logit_method(params: FeatureParams, context: MethodContext) -> LogitMethod | None:
     if params.logits == "none":
         return None
     entry = METHODS[params.logits]
-    given = {} if params.temperature is None else {"temperature": params.temperature}
-    built = build_method(entry.params.model_validate({"name": params.logits, **given}), setting)
-    assert isinstance(built, LogitMethod), f"{params.logits} compares more than logits"
-    return built
+    temperature = {} if params.temperature is None else {"temperature": params.temperature}
+    method = build_method(entry.params.model_validate({"name": params.logits, **temperature}), context)
+    assert isinstance(method, LogitMethod), f"{params.logits} compares more than logits"
+    return method

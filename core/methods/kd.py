@@ -1,6 +1,6 @@
-"""Soft labels: the student matches the teacher's softened class probabilities.
+"""Knowledge distillation: the student matches the teacher's soft labels.
 
-Hinton et al. 2015, arXiv:1503.02531: alpha · T² · KL(teacher ‖ student) + (1 − alpha) · cross-entropy.
+Paper: Hinton et al. 2015, arXiv:1503.02531: alpha · T² · KL(teacher ‖ student) + (1 − alpha) · cross-entropy.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from core.spec.methods.kd import KdParams
 
 
 class Kd(LogitMethod):
-    """Knowledge distillation from logits."""
+    """Terms ``label`` and ``distillation``."""
 
-    def __init__(self, params: KdParams, setting: MethodContext) -> None:
-        super().__init__(params, setting)
+    def __init__(self, params: KdParams, context: MethodContext) -> None:
+        super().__init__(params, context)
         self.params = params
         self.label_weight, self.distillation_weight = 1 - params.alpha, params.alpha
 

@@ -1,4 +1,4 @@
-"""Methods that compare the student's logits with each teacher's; feature methods add them as a term."""
+"""Base of methods that compare the student's logits with each teacher's. Feature methods use them as a term."""
 
 from __future__ import annotations
 
@@ -14,43 +14,44 @@ from core.spec.methods.composition import LogitParams
 
 
 class LogitMethod(Method):
-    """Two terms: ``label``, and ``distillation``, the weighted mean of a distance to each teacher."""
+    """Two terms: ``label``, and ``distillation``, the weighted mean of the distances to the teachers."""
 
     label_weight: float
     distillation_weight: float
 
-    def __init__(self, params: LogitParams, setting: MethodContext) -> None:
-        super().__init__(setting)
-        self.shares = _shares(params.teacher_weights, len(setting.teachers))
+    def __init__(self, params: LogitParams, context: MethodContext) -> None:
+        super().__init__(context)
+        self.teacher_weights = _normalized_weights(params.teacher_weights, len(context.teachers))
 
     @abstractmethod
     def distance(self, student_BC: Tensor, teacher_BC: Tensor, batch: Batch) -> Tensor:
-        """How far the student's logits are from one teacher's, a scalar."""
+        """Distance of the student's logits to one teacher's, a scalar."""
 
     def distillation(self, student_BC: Tensor, teachers: Sequence[Outputs], batch: Batch) -> Tensor:
-        """The mean distance to all teachers, each by its share."""
+        """Weighted mean of the distances to all teachers, a scalar."""
         distances = [self.distance(student_BC, teacher.logits, batch) for teacher in teachers]
-        return torch.stack([share * d for share, d in zip(self.shares, distances, strict=True)]).sum()
+        weighted = [weight * distance for weight, distance in zip(self.teacher_weights, distances, strict=True)]
+        return torch.stack(weighted).sum()
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """``label`` and ``distillation``, weighted."""
         return {
             "label": self.label_weight * self.label_loss(student.logits, batch),
             "distillation": self.distillation_weight
-            * self.warmup(moment)
+            * self.warmup(info)
             * self.distillation(student.logits, teachers, batch),
         }
 
-    def warmup(self, moment: StepInfo) -> float:
-        """The factor of the distillation term at a step, 0…1."""
+    def warmup(self, info: StepInfo) -> float:
+        """Warm-up factor of the distillation term at a step, 0…1."""
         return 1.0
 
 
-def _shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:
+def _normalized_weights(weights: tuple[float, ...] | None, num_teachers: int) -> tuple[float, ...]:
     if weights is None:
-        return (1 / max(count, 1),) * count
-    if len(weights) != count:
+        return (1 / max(num_teachers, 1),) * num_teachers
+    if len(weights) != num_teachers:
         raise invalid_param(
-            "teacher_weights", f"{len(weights)} weights are given for {count} teachers; give one for each"
+            "teacher_weights", f"{len(weights)} weights are given for {num_teachers} teachers; give one for each"
         )
     return tuple(weight / sum(weights) for weight in weights)

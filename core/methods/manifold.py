@@ -1,12 +1,13 @@
-"""Patch manifolds: the cosines between the student's tokens match those between the teacher's.
+"""Fine-grained manifold distillation: cosines between the student's patch tokens match the teacher's.
 
-Hao et al. 2022, arXiv:2107.01378, eq. 6 to 10: Gram matrices of unit tokens among the patches of an image, among
-the images at a patch, and among tokens drawn from the batch, as mean squared differences, the mean over pairs
-of blocks. As in the authors' code, blocks are read before the final norm, and their recipe sums these terms with
-soft labels at temperature 1 and leaves out the ground truth. Deviation: class, distillation and register tokens are
-cut on both sides by their own counts; the authors' code cuts the difference of the two, which keeps class tokens in
-the manifolds where both have one and goes wrong silently where the teacher has more. Nothing is trained beside the
-student, so nothing is dropped at export.
+Paper: Hao et al. 2022, arXiv:2107.01378, eq. 6 to 10: mean squared differences of Gram matrices of unit tokens, among
+the patches of an image, among the images at a patch, and among tokens drawn from the batch, averaged over pairs of
+blocks. As in the authors' code, blocks are read before the final norm; their recipe adds soft labels at temperature 1
+and leaves out the labels.
+
+Deviation: class, distillation and register tokens are removed from each network by its own number of them. The
+authors' code removes the difference of the two numbers, which keeps class tokens that both networks have, and is
+silently wrong if the teacher has more. Nothing is trained in addition to the student, so nothing is dropped at export.
 """
 
 from __future__ import annotations
@@ -24,65 +25,70 @@ from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.manifold import ManifoldParams
 
 _NUM_RANDOM = 192
-_BLOCKS_AT_EACH_END = 4  # of 12 and of 24 blocks, as in the authors' recipe; fewer of a shallower network
+_MAX_BLOCKS_PER_END = 4  # for 12 and 24 blocks, as in the authors' recipe; fewer for shallower networks
 
 
 class Manifold(FeatureMethod):
-    """Gram matrices of the first and of the last blocks."""
+    """Terms ``patch``, ``sample`` and ``random``, by default of the first and the last blocks."""
 
-    def __init__(self, params: ManifoldParams, setting: MethodContext) -> None:
-        super().__init__(params, setting)
-        mine, theirs = setting.student_structure, setting.teacher_structures[0]
-        layers = params.layers or both_ends(len(mine.levels), len(theirs.levels))
-        self.pairs = pair_levels(mine, theirs, layers, count=len(layers), method=params.name)
+    def __init__(self, params: ManifoldParams, context: MethodContext) -> None:
+        super().__init__(params, context)
+        student, teacher = context.student_structure, context.teacher_structures[0]
+        layers = params.layers or end_pairs(len(student.levels), len(teacher.levels))
+        self.pairs = pair_levels(student, teacher, layers, count=len(layers), method=params.name)
         self.per_sample = self.per_sample and params.sample_weight == params.random_weight == 0
         self.weights = {"patch": params.patch_weight, "sample": params.sample_weight, "random": params.random_weight}
         for s, t in self.pairs:
-            _check_grids(setting, s, t)
-        _check_draws(params, setting, max(mine.levels[s].tokens for s, _ in self.pairs))
+            _check_grids(context, s, t)
+        _check_num_random(params, context, max(student.levels[s].tokens for s, _ in self.pairs))
         self.num_random = params.num_random or _NUM_RANDOM
         self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs))
         self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs))
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
-        """``patch``, ``sample`` and ``random``, each the mean over the pairs; rows are drawn anew for each pair."""
-        found = [
+        """``patch``, ``sample`` and ``random``, each the mean over the pairs; each pair draws its own tokens."""
+        terms_by_pair = [
             manifold(student.levels[s].tokens, teachers[0].levels[t].tokens, num_random=self.num_random)
             for s, t in self.pairs
         ]
-        means = (torch.stack(values).mean() for values in zip(*found, strict=True))
+        means = (torch.stack(values).mean() for values in zip(*terms_by_pair, strict=True))
         return {name: weight * mean for (name, weight), mean in zip(self.weights.items(), means, strict=True)}
 
 
-def both_ends(mine: int, theirs: int) -> Pairs:
-    """The first blocks with the first and the last with the last: a third of the shallower network's at each end.
+def end_pairs(student_depth: int, teacher_depth: int) -> Pairs:
+    """Pair the first blocks of both networks, and the last: a third of the shallower network at each end.
 
-    At most four: 12 and 24 blocks give 0 to 3 with 0 to 3, and 8 to 11 with 20 to 23.
+    At most four per end: depths 12 and 24 give 0 to 3 with 0 to 3, and 8 to 11 with 20 to 23.
     """
-    count = min(_BLOCKS_AT_EACH_END, -(-min(mine, theirs) // 3))
-    first = [(place, place) for place in range(count)]
-    last = [(mine - place, theirs - place) for place in range(count, 0, -1)]
+    count = min(_MAX_BLOCKS_PER_END, -(-min(student_depth, teacher_depth) // 3))
+    first = [(index, index) for index in range(count)]
+    last = [(student_depth - offset, teacher_depth - offset) for offset in range(count, 0, -1)]
     return tuple(dict.fromkeys([*first, *last]))
 
 
-def _check_grids(setting: MethodContext, student_level: int, teacher_level: int) -> None:
-    student, teacher = setting.student_structure, setting.teacher_structures[0]
-    mine, theirs = student.levels[student_level].grid, teacher.levels[teacher_level].grid
-    if mine != theirs:
-        one_grid = student.is_vit and teacher.is_vit
-        fix = grid_hint(setting, theirs) if one_grid else "choose layers that have one grid, or ViTs on both sides"
+def _check_grids(context: MethodContext, student_level: int, teacher_level: int) -> None:
+    student, teacher = context.student_structure, context.teacher_structures[0]
+    student_grid, teacher_grid = student.levels[student_level].grid, teacher.levels[teacher_level].grid
+    if student_grid != teacher_grid:
+        both_vits = student.is_vit and teacher.is_vit
+        fix = (
+            grid_hint(context, teacher_grid)
+            if both_vits
+            else "choose layers with the same grid, or ViTs for student and teacher"
+        )
         raise invalid_architecture(
             "student",
-            f"manifold compares patch by patch: level {student_level} of the student has {mine[0]} × {mine[1]} patches "
-            f"and level {teacher_level} of the teacher {theirs[0]} × {theirs[1]}; {fix}, or use method fitnets, "
-            "which takes any two grids",
+            f"manifold compares patch by patch: level {student_level} of the student has {student_grid[0]} × "
+            f"{student_grid[1]} patches and level {teacher_level} of the teacher {teacher_grid[0]} × "
+            f"{teacher_grid[1]}; {fix}, or use method fitnets, which supports different grids",
         )
 
 
-def _check_draws(params: ManifoldParams, setting: MethodContext, num_patches: int) -> None:
-    there = num_patches * min(setting.batch_size, setting.num_samples)
-    if params.num_random is not None and params.num_random > there:
+def _check_num_random(params: ManifoldParams, context: MethodContext, num_patches: int) -> None:
+    available = num_patches * min(context.batch_size, context.num_samples)
+    if params.num_random is not None and params.num_random > available:
         raise invalid_param(
             "num_random",
-            f"a batch has {there} patches, {params.num_random} cannot be drawn; leave it out or choose {there} at most",
+            f"a batch has {available} patches, {params.num_random} cannot be drawn; leave it out or choose at most "
+            f"{available}",
         )

@@ -1,14 +1,16 @@
-"""Weight multiplexing: runs of shared blocks learn how a teacher's tokens relate to each other.
+"""MiniViT: blocks that share weights across runs learn the relations between a teacher's tokens.
 
-Zhang et al. 2022, arXiv:2204.07154. The student is a ``potstill_vit`` or a ``potstill_swin`` whose stored blocks run
-several times (eq. 4 to 7), with what the authors' Mini-DeiT and Mini-Swin give each run. Its losses follow Mini-Swin:
-soft labels by cross-entropy without T², the cross-entropy of softmax relations among queries, keys and values (eq. 9),
-mean over nine pairs and the layers, and the squared difference of the hidden states' cosines (eq. 10) times 49. Their
-lists of layers are what :func:`alike` gives. Deviations: prefix tokens are cut by each network's own count; hidden
-states of a Swin are those of its stages; Mini-DeiT's own loss, which divides by the number of classes, is left to
-method ``deit``. Relations need the same windows of the same tokens on both sides, so a ViT can learn the hidden
-relations of a Swin's stage on its grid, and q, k and v only where the window is the whole map. Nothing is dropped at
-export: the transforms belong to the student.
+Paper: Zhang et al. 2022, arXiv:2204.07154. The student is a ``potstill_vit`` or a ``potstill_swin`` whose stored blocks
+run several times (eq. 4 to 7), each run with the transforms of the authors' Mini-DeiT or Mini-Swin. The losses follow
+Mini-Swin: soft labels by cross-entropy without T²; cross-entropy of softmax relations among queries, keys and values
+(eq. 9), mean over nine pairs and the layers; squared difference of the hidden states' cosines (eq. 10) times 49.
+:func:`pair_by_shape` reproduces the authors' lists of layers.
+
+Deviations: prefix tokens are removed by each network's own number of them; hidden states of a Swin are those of its
+stages; Mini-DeiT's own loss, which divides by the number of classes, is left to method ``deit``. Relations need the
+same windows of the same tokens in both networks. A ViT can therefore learn the hidden relations of a Swin's stage on
+the same grid, but q, k and v only if the window covers the entire map. Nothing is dropped at export: the transforms
+belong to the student.
 """
 
 from __future__ import annotations
@@ -28,25 +30,25 @@ from core.models.student_variants import StudentVariant
 from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.minivit import MinivitParams
 
-Shape = tuple[int, ...]  # what has to be alike of two places: windows and patches in each, or a grid
+Shape = tuple[int, ...]  # equal for two comparable layers: (windows, patches per window), or a grid
 
-_HIDDEN_FACTOR = 49  # tokens of a Swin's window; the authors' code has it for every stage
-_MOST_PAIRS = 6  # of one shape
-_WITHOUT = "or set relation_weight and hidden_weight to 0, to learn from the teacher's logits alone"
+_HIDDEN_FACTOR = 49  # tokens of a Swin's window; the authors' code applies it to every stage
+_MAX_PAIRS = 6  # per shape
+_LOGITS_ONLY_HINT = "or set relation_weight and hidden_weight to 0, to learn only from the teacher's logits"
 
 
 class Minivit(Method):
-    """Terms ``label``, ``distillation``, ``relation`` and ``hidden``, as far as they have a weight."""
+    """Terms ``label``, ``distillation``, ``relation`` and ``hidden``; a term of weight 0 is left out."""
 
-    def __init__(self, params: MinivitParams, setting: MethodContext) -> None:
-        super().__init__(setting)
+    def __init__(self, params: MinivitParams, context: MethodContext) -> None:
+        super().__init__(context)
         self.params = params
-        mine, theirs = setting.student_structure, setting.teacher_structures[0]
-        self.prefixes = num_prefixes(mine), num_prefixes(theirs)
-        self.relations = _relations(params, setting) if params.relation_weight > 0 else ()
-        self.hidden = _hidden(params, setting) if params.hidden_weight > 0 else ()
+        student, teacher = context.student_structure, context.teacher_structures[0]
+        self.num_prefix_tokens = num_prefix_tokens(student), num_prefix_tokens(teacher)
+        self.relations = _relations(params, context) if params.relation_weight > 0 else ()
+        self.hidden = _hidden(params, context) if params.hidden_weight > 0 else ()
         for s, t in self.relations:
-            for width in (mine.attentions[s].width, theirs.attentions[t].width):
+            for width in (student.attentions[s].width, teacher.attentions[t].width):
                 if width % params.relation_heads:
                     heads = params.relation_heads
                     raise invalid_param(
@@ -63,166 +65,183 @@ class Minivit(Method):
     def student_variant(
         cls, params: MinivitParams, student: ModelStructure, teachers: Sequence[ModelStructure]
     ) -> StudentVariant | None:
-        """Blocks that are stored once for several runs; none where nothing is shared and nothing added."""
-        added = params.head_transforms or params.relative_position or params.local_convolution
-        if params.repeats == 1 and not added:
+        """A ViT or Swin with shared blocks; None if nothing is shared and no transforms are added."""
+        has_transforms = params.head_transforms or params.relative_position or params.local_convolution
+        if params.repeats == 1 and not has_transforms:
             return None
-        asked = {"repeats": params.repeats, "head_transforms": params.head_transforms}
+        arguments = {"repeats": params.repeats, "head_transforms": params.head_transforms}
         if catalog.is_swin(student.architecture):
-            return _swin_form(params, asked)
+            return _swin_variant(params, arguments)
         if not student.is_vit:
             raise invalid_architecture(
                 "student",
-                "only a plain ViT or a Swin of the first version can share its blocks here, and "
+                "only a plain ViT or a Swin of the first version can share its blocks, and "
                 f"{student.architecture} is none; choose a vit_*, deit_* or swin_*, or set repeats to 1 and "
-                "head_transforms to false for the losses alone",
+                "head_transforms to false to use only the losses",
             )
         if params.local_convolution:
             raise invalid_param(
-                "local_convolution", "the blocks of a ViT have none, as in the authors' Mini-DeiT; leave it out"
+                "local_convolution", "a ViT's blocks have no local convolution, as in Mini-DeiT; leave it out"
             )
         depth = len(student.levels)
         if depth % params.repeats:
-            fits = [str(times) for times in range(1, depth + 1) if depth % times == 0]
+            divisors = [str(repeats) for repeats in range(1, depth + 1) if depth % repeats == 0]
             raise invalid_param(
                 "repeats",
-                f"{depth} blocks cannot be runs of {params.repeats} each; set repeats to one of {', '.join(fits)}, or "
-                "change the student's depth",
+                f"{depth} blocks cannot be split into runs of {params.repeats}; set repeats to one of "
+                f"{', '.join(divisors)}, or change the student's depth",
             )
-        return StudentVariant("flexible", asked | {"relative_position": params.relative_position})
+        return StudentVariant("flexible", arguments | {"relative_position": params.relative_position})
 
     @property
     def reads_teacher_logits(self) -> bool:
-        """Only in ``distillation``."""
+        """Whether there is a term ``distillation``."""
         return self.params.logits_weight > 0
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted."""
-        asked, (teacher,) = self.params, teachers
+        params, (teacher,) = self.params, teachers
         terms: dict[str, Tensor] = {}
-        if asked.label_weight > 0:
-            terms["label"] = asked.label_weight * self.label_loss(student.logits, batch)
-        if asked.logits_weight > 0:
-            soft = cross_entropy_kd(student.logits, teacher.logits, temperature=asked.temperature)
-            terms["distillation"] = asked.logits_weight * soft / asked.temperature**2
+        if params.label_weight > 0:
+            terms["label"] = params.label_weight * self.label_loss(student.logits, batch)
+        if params.logits_weight > 0:
+            cross_entropy = cross_entropy_kd(student.logits, teacher.logits, temperature=params.temperature)
+            terms["distillation"] = params.logits_weight * cross_entropy / params.temperature**2
         if self.relations:
-            terms["relation"] = asked.relation_weight * self._relation(student, teacher)
+            terms["relation"] = params.relation_weight * self._relation(student, teacher)
         if self.hidden:
-            likeness = [hidden_relation(student.levels[s].tokens, teacher.levels[t].tokens) for s, t in self.hidden]
-            terms["hidden"] = asked.hidden_weight * _HIDDEN_FACTOR * torch.stack(likeness).mean()
+            errors = [hidden_relation(student.levels[s].tokens, teacher.levels[t].tokens) for s, t in self.hidden]
+            terms["hidden"] = params.hidden_weight * _HIDDEN_FACTOR * torch.stack(errors).mean()
         return terms
 
     def _relation(self, student: Outputs, teacher: Outputs) -> Tensor:
-        """Mean over the pairs of blocks."""
-        found = []
+        """Relation term, mean over the pairs of blocks."""
+        student_prefix, teacher_prefix = self.num_prefix_tokens
+        errors = []
         for s, t in self.relations:
-            mine = [part[:, self.prefixes[0] :] for part in student.attentions[s].qkv]
-            theirs = [part[:, self.prefixes[1] :] for part in teacher.attentions[t].qkv]
-            found.append(qkv_relation(mine, theirs, relation_heads=self.params.relation_heads))
-        return torch.stack(found).mean()
+            student_qkv = [tokens[:, student_prefix:] for tokens in student.attentions[s].qkv]
+            teacher_qkv = [tokens[:, teacher_prefix:] for tokens in teacher.attentions[t].qkv]
+            errors.append(qkv_relation(student_qkv, teacher_qkv, relation_heads=self.params.relation_heads))
+        return torch.stack(errors).mean()
 
 
-def _swin_form(params: MinivitParams, asked: dict[str, Any]) -> StudentVariant:
-    """A Swin with shared blocks; whether ``repeats`` divide its stages is seen where it is built."""
+def _swin_variant(params: MinivitParams, arguments: dict[str, Any]) -> StudentVariant:
+    """A Swin with shared blocks. Its builder checks that ``repeats`` divides the stages' depths."""
     if params.relative_position:
         raise invalid_param(
             "relative_position", "a Swin has a table of relative positions, which its runs share; leave it out"
         )
-    local = params.repeats > 1 if params.local_convolution is None else params.local_convolution
-    return StudentVariant("flexible_swin", asked | {"local_convolution": local})
+    local_convolution = params.repeats > 1 if params.local_convolution is None else params.local_convolution
+    return StudentVariant("flexible_swin", arguments | {"local_convolution": local_convolution})
 
 
-def num_prefixes(anatomy: ModelStructure) -> int:
-    """Tokens before the patches in each attention. Counted, as a CaiT's class token joins after its attentions."""
-    if not (anatomy.is_vit and anatomy.attentions):
+def num_prefix_tokens(structure: ModelStructure) -> int:
+    """Number of tokens before the patches in each attention.
+
+    Derived from the number of tokens, because a CaiT adds its class token only after these attentions.
+    """
+    if not (structure.is_vit and structure.attentions):
         return 0
-    if catalog.is_swin(anatomy.architecture) or anatomy.attentions[0].windows > 1:
-        return 0  # a Swin of one stage is on one grid too, and a window is not all of it
-    return anatomy.attentions[0].tokens - anatomy.levels[0].tokens
+    if catalog.is_swin(structure.architecture) or structure.attentions[0].windows > 1:
+        return 0  # a Swin of one stage also has a single grid, but its windows are smaller
+    return structure.attentions[0].tokens - structure.levels[0].tokens
 
 
-def alike(mine: Sequence[Shape], theirs: Sequence[Shape]) -> Pairs:
-    """Pairs of places of one shape: of each shape half as many as the network with fewer has, evenly in depth.
+def pair_by_shape(student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> Pairs:
+    """Pair layers of equal shape, evenly spaced in depth: per shape, half as many as the network with fewer has.
 
     12 and 24 blocks of one shape give 1, 3, … 11 with 3, 7, … 23; Swin's 2, 2, 6, 2 and 2, 2, 18, 2 give 1, 3, 5, 7,
     9, 11 with 1, 3, 9, 15, 21, 23.
     """
     pairs: list[tuple[int, int]] = []
-    for shape in dict.fromkeys(mine):
-        ours = [place for place, own in enumerate(mine) if own == shape]
-        others = [place for place, own in enumerate(theirs) if own == shape]
-        count = min(_MOST_PAIRS, -(-min(len(ours), len(others)) // 2))
-        chosen = zip(evenly_spaced(len(ours), count), evenly_spaced(len(others), count), strict=True)
-        pairs += [(ours[s], others[t]) for s, t in chosen]
+    for shape in dict.fromkeys(student_shapes):
+        student_indices = [index for index, other in enumerate(student_shapes) if other == shape]
+        teacher_indices = [index for index, other in enumerate(teacher_shapes) if other == shape]
+        num_student, num_teacher = len(student_indices), len(teacher_indices)
+        count = min(_MAX_PAIRS, -(-min(num_student, num_teacher) // 2))
+        selected = zip(evenly_spaced(num_student, count), evenly_spaced(num_teacher, count), strict=True)
+        pairs += [(student_indices[s], teacher_indices[t]) for s, t in selected]
     return tuple(sorted(pairs))
 
 
-def _relations(params: MinivitParams, setting: MethodContext) -> Pairs:
-    mine, theirs = setting.student_structure, setting.teacher_structures[0]
-    for anatomy, whose in ((mine, "student"), (theirs, "teachers/0")):
-        if not anatomy.attentions:
+def _relations(params: MinivitParams, context: MethodContext) -> Pairs:
+    """Pairs of attentions for the relation term. Raises ``InvalidSpec`` if none can be compared."""
+    student, teacher = context.student_structure, context.teacher_structures[0]
+    for structure, model_field in ((student, "student"), (teacher, "teachers/0")):
+        if not structure.attentions:
             raise invalid_architecture(
-                whose,
-                f"minivit compares queries, keys and values, and {anatomy.architecture} shows none; choose a "
-                f"vit_*, deit_* or swin_*, {_WITHOUT}",
+                model_field,
+                f"minivit compares queries, keys and values, and {structure.architecture} exposes none; choose a "
+                f"vit_*, deit_* or swin_*, {_LOGITS_ONLY_HINT}",
             )
-    shapes, others = _attention_shapes(mine), _attention_shapes(theirs)
-    pairs = alike(shapes, others) if params.layers is None else params.layers
-    _check(pairs, shapes, others, given=params.layers is not None)
+    student_shapes, teacher_shapes = _attention_shapes(student), _attention_shapes(teacher)
+    if params.layers is not None:
+        _check_pairs(params.layers, student_shapes, teacher_shapes)
+        return params.layers
+    pairs = pair_by_shape(student_shapes, teacher_shapes)
     if not pairs:
-        whole = theirs.levels and (1, theirs.levels[-1].tokens) in others
-        fix = grid_hint(setting, theirs.levels[-1].grid) if whole else "choose a ViT as teacher"
+        is_global = teacher.levels and (1, teacher.levels[-1].tokens) in teacher_shapes
+        fix = grid_hint(context, teacher.levels[-1].grid) if is_global else "choose a ViT as teacher"
         raise invalid_architecture(
             "student",
-            f"relations compare token by token: an attention of the student sees {_words(shapes)}, of the teacher "
-            f"{_words(others)}; {fix}, or set relation_weight to 0",
+            "relations compare token by token: an attention of the student sees "
+            f"{_describe_attentions(student_shapes)}, of the teacher {_describe_attentions(teacher_shapes)}; {fix}, or "
+            "set relation_weight to 0",
         )
     return pairs
 
 
-def _hidden(params: MinivitParams, setting: MethodContext) -> Pairs:
-    mine, theirs = setting.student_structure, setting.teacher_structures[0]
-    grids, others = [level.grid for level in mine.levels], [level.grid for level in theirs.levels]
-    swins = any(catalog.is_swin(anatomy.architecture) for anatomy in (mine, theirs))
-    by_block = mine.is_vit and theirs.is_vit and not swins  # a Swin's levels are stages, which layers do not count
-    pairs = params.layers if params.layers is not None and by_block else alike(grids, others)
-    _check(pairs, grids, others, given=params.layers is not None and by_block)
+def _hidden(params: MinivitParams, context: MethodContext) -> Pairs:
+    """Pairs of levels for the hidden term. Raises ``InvalidSpec`` if none can be compared."""
+    student, teacher = context.student_structure, context.teacher_structures[0]
+    student_grids, teacher_grids = [level.grid for level in student.levels], [level.grid for level in teacher.levels]
+    any_swin = any(catalog.is_swin(structure.architecture) for structure in (student, teacher))
+    # ``layers`` are block indices, and the levels of a Swin are stages.
+    if params.layers is not None and student.is_vit and teacher.is_vit and not any_swin:
+        _check_pairs(params.layers, student_grids, teacher_grids)
+        return params.layers
+    pairs = pair_by_shape(student_grids, teacher_grids)
     if not pairs:
+        fix = grid_hint(context, teacher_grids[-1]) if teacher_grids else "choose a ViT or a Swin"
         raise invalid_architecture(
             "student",
-            f"hidden states are compared patch by patch: the student's are on grids {_grids(grids)} and the teacher's "
-            f"on {_grids(others)}; "
-            + (f"{grid_hint(setting, others[-1])}, {_WITHOUT}" if others else f"choose a ViT or a Swin, {_WITHOUT}"),
+            "hidden states are compared patch by patch: the student's are on grids "
+            f"{_describe_grids(student_grids)} and the teacher's on {_describe_grids(teacher_grids)}; {fix}, "
+            f"{_LOGITS_ONLY_HINT}",
         )
     return pairs
 
 
-def _attention_shapes(anatomy: ModelStructure) -> list[Shape]:
-    cut = num_prefixes(anatomy)
-    return [(attention.windows, attention.tokens - cut) for attention in anatomy.attentions]
+def _attention_shapes(structure: ModelStructure) -> list[Shape]:
+    num_prefix = num_prefix_tokens(structure)
+    return [(attention.windows, attention.tokens - num_prefix) for attention in structure.attentions]
 
 
-def _check(pairs: Pairs, mine: Sequence[Shape], theirs: Sequence[Shape], *, given: bool) -> None:
-    """Refuse given pairs that are not there or not alike."""
-    if not given:
-        return
+def _check_pairs(pairs: Pairs, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
+    """Raise ``InvalidSpec`` for requested pairs that do not exist or differ in shape."""
     for s, t in pairs:
-        for place, shapes, whose in ((s, mine, "student"), (t, theirs, "teacher")):
-            if place >= len(shapes):
-                raise invalid_param("layers", f"the {whose} has blocks 0 to {len(shapes) - 1}, there is no {place}")
-        if mine[s] != theirs[t]:
+        for index, shapes, network in ((s, student_shapes, "student"), (t, teacher_shapes, "teacher")):
+            if index >= len(shapes):
+                raise invalid_param(
+                    "layers", f"the {network} has blocks 0 to {len(shapes) - 1}; block {index} does not exist"
+                )
+        if student_shapes[s] != teacher_shapes[t]:
+            student_sees, teacher_sees = (
+                _describe_attentions([shape]) for shape in (student_shapes[s], teacher_shapes[t])
+            )
             raise invalid_param(
                 "layers",
-                f"the student's block {s} sees {_words([mine[s]])} and the teacher's block {t} {_words([theirs[t]])}; "
-                "choose blocks that see the same, or leave layers out",
+                f"the student's block {s} sees {student_sees} and the teacher's block {t} {teacher_sees}; choose "
+                "blocks that see the same number, or leave layers out",
             )
 
 
-def _words(shapes: Sequence[Shape]) -> str:
-    found = [f"{patches} patches in each of {windows} windows" if windows > 1 else f"{patches} patches"
-             for windows, patches in dict.fromkeys(shapes)]  # fmt: skip
-    return " or ".join(found)
+def _describe_attentions(shapes: Sequence[Shape]) -> str:
+    return " or ".join(
+        f"{patches} patches in each of {windows} windows" if windows > 1 else f"{patches} patches"
+        for windows, patches in dict.fromkeys(shapes)
+    )
 
 
-def _grids(grids: Sequence[Shape]) -> str:
-    return ", ".join(f"{rows} × {columns}" for rows, columns in dict.fromkeys(grids)) or "that it does not show"
+def _describe_grids(grids: Sequence[Shape]) -> str:
+    return ", ".join(f"{rows} × {columns}" for rows, columns in dict.fromkeys(grids)) or "that it does not expose"

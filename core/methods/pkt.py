@@ -1,7 +1,7 @@
-"""Probabilistic transfer: each sample's neighbours in the batch are the teacher's.
+"""Probabilistic knowledge transfer: each sample has the same neighbors in the batch as for the teacher.
 
-Passalis and Tefas 2018, arXiv:1803.10837 with the cosine kernel, on what the classifiers read. As in the
-official code a sample is its own neighbour as well, and the divergence is a mean over all pairs. The term
+Paper: Passalis and Tefas 2018, arXiv:1803.10837, with the cosine kernel, on the embeddings (the classifiers' inputs).
+As in the official code, a sample is also its own neighbor, and the divergence is a mean over all pairs. The term
 depends on the batch size. Nothing is added to the student.
 """
 
@@ -20,18 +20,18 @@ from core.spec.methods.pkt import PktParams
 
 
 class Pkt(FeatureMethod):
-    """One relation of embeddings."""
+    """Term ``neighbours``, from embeddings."""
 
-    def __init__(self, params: PktParams, setting: MethodContext) -> None:
-        super().__init__(params, setting)
+    def __init__(self, params: PktParams, context: MethodContext) -> None:
+        super().__init__(params, context)
         self.per_sample = False
-        check_batch(setting, params.name)
-        embedding_width(setting.student_structure, "student", params.name)
-        embedding_width(setting.teacher_structures[0], "teachers/0", params.name)
+        check_batch(context, params.name)
+        embedding_width(context.student_structure, "student", params.name)
+        embedding_width(context.teacher_structures[0], "teachers/0", params.name)
         self.student_taps = self.teacher_taps = FeatureRequest(embedding=True)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
-        """``neighbours``."""
+        """``neighbours``, the divergence of the neighbor distributions."""
         assert student.embedding is not None
         assert teachers[0].embedding is not None
         return {"neighbours": probabilistic_transfer(student.embedding, teachers[0].embedding)}

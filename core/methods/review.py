@@ -1,13 +1,14 @@
-"""Knowledge review: deep levels of the student help its shallow ones to match the teacher's.
+"""Knowledge review: deep levels of the student are fused into shallow ones, which match the teacher's levels.
 
-Chen et al. 2021, arXiv:2104.09044: from the deepest level to the first, each level's map is fused with what
-came from the level behind by a learned attention over positions, brought to the teacher's grid and width, and
-compared with the teacher's map on several scales (hierarchical context). The deepest level is the embedding
-that the classifier reads, a map of one position. As in the official code maps are enlarged by repeating and the
-levels' losses are summed. On a ViT maps are patch tokens of the residual stream, without prefix tokens.
+Paper: Chen et al. 2021, arXiv:2104.09044. From the deepest level to the first, each level's map is fused with the
+output of the next deeper level by a learned attention over positions, brought to the teacher's grid and width, and
+compared with the teacher's map on several scales (hierarchical context). The deepest level is the embedding, the
+classifier's input, as a map of one position. As in the official code, maps are enlarged by nearest-neighbor
+interpolation and the levels' losses are summed. On a ViT, maps are patch tokens of the residual stream, without prefix
+tokens.
 
-The official code takes the teacher's maps before their last activation; here they are what timm gives. All
-fusions are dropped at export.
+Deviation: the official code takes the teacher's maps before their last activation; here they are those that timm
+returns. All fusions are dropped at export.
 """
 
 from __future__ import annotations
@@ -25,78 +26,86 @@ from core.methods.feature_base import FeatureMethod
 from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.review import ReviewParams
 
-_PAIRS = 4  # stages of a CNN
-_WIDEST = 512
+_NUM_PAIRS = 4  # as many as a CNN has stages
+_MAX_WIDTH = 512
 
 Grid = tuple[int, int]
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion of one level with the ones behind it."""
+    """Attention-based fusion of one level with the deeper levels."""
 
-    def __init__(self, width: int, fused: int, wanted: int, *, is_deepest: bool) -> None:
+    def __init__(self, student_width: int, fused_width: int, teacher_width: int, *, is_deepest: bool) -> None:
         super().__init__()
-        self.narrow = nn.Sequential(nn.Conv2d(width, fused, 1, bias=False), nn.BatchNorm2d(fused))
-        self.widen = nn.Sequential(nn.Conv2d(fused, wanted, 3, padding=1, bias=False), nn.BatchNorm2d(wanted))
-        self.attend = None if is_deepest else nn.Sequential(nn.Conv2d(2 * fused, 2, 1), nn.Sigmoid())
+        self.narrow = nn.Sequential(nn.Conv2d(student_width, fused_width, 1, bias=False), nn.BatchNorm2d(fused_width))
+        self.widen = nn.Sequential(
+            nn.Conv2d(fused_width, teacher_width, 3, padding=1, bias=False), nn.BatchNorm2d(teacher_width)
+        )
+        self.attend = None if is_deepest else nn.Sequential(nn.Conv2d(2 * fused_width, 2, 1), nn.Sigmoid())
         for convolution in (self.narrow[0], self.widen[0]):
             assert isinstance(convolution, nn.Conv2d)
             nn.init.kaiming_uniform_(convolution.weight, a=1)
 
-    def forward(self, own: Tensor, behind: Tensor | None, grid: Grid) -> tuple[Tensor, Tensor]:
-        """What is compared with the teacher, on its grid, and what goes on to the level before."""
-        fused = self.narrow(own.float())
+    def forward(self, level: Tensor, deeper: Tensor | None, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Return the map to compare with the teacher, on its ``grid``, and the fused map for the next shallower level.
+
+        ``level`` (B, D, H, W) is the student's map, ``deeper`` the fused map of the next deeper level.
+        """
+        fused = self.narrow(level.float())
         if self.attend is not None:
-            assert behind is not None
-            behind = F.interpolate(behind, fused.shape[2:], mode="nearest")
-            share_B2HW = self.attend(torch.cat((fused, behind), dim=1))
-            fused = fused * share_B2HW[:, :1] + behind * share_B2HW[:, 1:]
+            assert deeper is not None
+            deeper = F.interpolate(deeper, fused.shape[2:], mode="nearest")
+            weights_B2HW = self.attend(torch.cat((fused, deeper), dim=1))
+            fused = fused * weights_B2HW[:, :1] + deeper * weights_B2HW[:, 1:]
         if fused.shape[2:] != grid:
             fused = F.interpolate(fused, grid, mode="nearest")
         return self.widen(fused), fused
 
 
 class Fusions(nn.Module):
-    """One fusion a level; widths are (student, teacher) from the first level to the deepest."""
+    """One fusion per level. ``widths`` are (student, teacher) from the first level to the deepest."""
 
-    def __init__(self, widths: Sequence[tuple[int, int]], fused: int) -> None:
+    def __init__(self, widths: Sequence[tuple[int, int]], fused_width: int) -> None:
         super().__init__()
         self.from_deepest = nn.ModuleList(
-            Fusion(width, fused, wanted, is_deepest=place == 0) for place, (width, wanted) in enumerate(widths[::-1])
+            Fusion(student_width, fused_width, teacher_width, is_deepest=index == 0)
+            for index, (student_width, teacher_width) in enumerate(widths[::-1])
         )
 
     def forward(self, maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        """The sum of the levels' distances, (B, D, H, W) maps from the first level to the deepest."""
+        """Sum of the levels' distances. Maps are (B, D, H, W), from the first level to the deepest."""
         distances: list[Tensor] = []
-        behind: Tensor | None = None
-        for fusion, own, guide in zip(self.from_deepest, maps[::-1], teacher_maps[::-1], strict=True):
-            guess, behind = fusion(own, behind, (guide.shape[2], guide.shape[3]))
-            distances.append(hierarchical_context(guess, guide))
+        deeper: Tensor | None = None
+        for fusion, level, target in zip(self.from_deepest, maps[::-1], teacher_maps[::-1], strict=True):
+            predicted, deeper = fusion(level, deeper, (target.shape[2], target.shape[3]))
+            distances.append(hierarchical_context(predicted, target))
         return torch.stack(distances).sum()
 
 
 class Review(FeatureMethod):
-    """A chain of fusions from the embedding back to the first level."""
+    """Term ``review``, from a chain of fusions from the embedding to the first level."""
 
-    def __init__(self, params: ReviewParams, setting: MethodContext) -> None:
-        super().__init__(params, setting)
-        mine, theirs = setting.student_structure, setting.teacher_structures[0]
-        check_batch(setting, params.name)
-        pairs = pair_levels(mine, theirs, params.layers, count=_PAIRS, method=params.name)
+    def __init__(self, params: ReviewParams, context: MethodContext) -> None:
+        super().__init__(params, context)
+        student, teacher = context.student_structure, context.teacher_structures[0]
+        check_batch(context, params.name)
+        pairs = pair_levels(student, teacher, params.layers, count=_NUM_PAIRS, method=params.name)
         self.pairs = tuple(sorted(pairs))
-        ends = (
-            embedding_width(mine, "student", params.name),
-            embedding_width(theirs, "teachers/0", params.name),
+        embedding_widths = (
+            embedding_width(student, "student", params.name),
+            embedding_width(teacher, "teachers/0", params.name),
         )
-        widths = [(mine.levels[s].width, theirs.levels[t].width) for s, t in self.pairs]
-        self.fusions = Fusions([*widths, ends], params.width or min(_WIDEST, ends[0]))
+        widths = [(student.levels[s].width, teacher.levels[t].width) for s, t in self.pairs]
+        fused_width = params.width or min(_MAX_WIDTH, embedding_widths[0])
+        self.fusions = Fusions([*widths, embedding_widths], fused_width)
         self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs), embedding=True)
         self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs), embedding=True)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``review``, the sum over the levels."""
-        mine = _maps(student, [s for s, _ in self.pairs])
-        return {"review": self.fusions(mine, _maps(teachers[0], [t for _, t in self.pairs]))}
+        student_maps = _maps(student, [s for s, _ in self.pairs])
+        teacher_maps = _maps(teachers[0], [t for _, t in self.pairs])
+        return {"review": self.fusions(student_maps, teacher_maps)}
 
 
 def _maps(outputs: Outputs, levels: Sequence[int]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Labels alone: the baseline of every report, and how teachers are trained in a job."""
+"""Training with labels only: the baseline of every report, and the training of teachers within a job."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from core.spec.methods.scratch import ScratchParams
 
 
 class Scratch(Method):
-    """Cross-entropy with the labels. Teachers are ignored."""
+    """Term ``label``, the cross-entropy with the labels. Teachers are ignored."""
 
-    def __init__(self, params: ScratchParams, setting: MethodContext) -> None:
-        super().__init__(setting)
+    def __init__(self, params: ScratchParams, context: MethodContext) -> None:
+        super().__init__(context)
 
-    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], moment: StepInfo) -> dict[str, Tensor]:
-        """One term, ``label``."""
+    def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
+        """The term ``label``."""
         return {"label": self.label_loss(student.logits, batch)}

@@ -1,14 +1,15 @@
 """Self-distillation: the student is its own teacher.
 
-``exits`` (Be Your Own Teacher, Zhang et al. 2019, arXiv:1905.08094, eq. 5): the last layer learns from the labels; an
-exit at a third and one at two thirds of the depth learn by (1 − alpha) · labels + alpha · T² · KL(last ‖ exit) +
-hint_weight · squared error between their projected tokens and the last ones. Sums over the exits, nothing flows back
-into the last layer from what it teaches. An exit is a transformer block and a projection, where the paper has
+``exits``, paper: Be Your Own Teacher, Zhang et al. 2019, arXiv:1905.08094, eq. 5. The last layer learns from the
+labels. Exits at a third and two thirds of the depth learn by (1 − alpha) · labels + alpha · T² · KL(last ‖ exit) +
+hint_weight · squared error between their projected tokens and the last tokens, summed over the exits. The targets are
+detached from the last layer. Deviations: an exit is a transformer block and a projection, where the paper has
 convolutions; the squared error is a mean over entries. Exits are dropped at export.
 
-``ema_teacher`` (Mean Teacher, Tarvainen and Valpola 2017, arXiv:1703.01780, with soft labels in place of squared
-errors): (1 − alpha) · labels + alpha · T² · KL(average ‖ student), where the moving average of the student's weights
-sees a view of its own. The student is exported, not the average; ``training.ema`` exports one.
+``ema_teacher``, paper: Mean Teacher, Tarvainen and Valpola 2017, arXiv:1703.01780: (1 − alpha) · labels + alpha · T² ·
+KL(average ‖ student), where the moving average of the student's weights sees its own view of each image. Deviation:
+soft labels replace the paper's squared error. The student is exported, not the average; ``training.ema`` exports an
+average.
 """
 
 from __future__ import annotations
@@ -26,67 +27,68 @@ from core.methods.base import Batch, Method, MethodContext, StepContext, StepInf
 from core.methods.compatibility import check_levels
 from core.methods.ema_teacher import EmaTeacher, precision_of
 from core.methods.random_views import RandomViews
-from core.models.align import TokenProjector, resampled
+from core.models.align import TokenProjector, resample
 from core.models.structure import FeatureLevel, ModelStructure
 from core.models.taps import Feature, FeatureRequest, Outputs
 from core.spec.methods.self_distillation import SelfDistillationParams
 
-_MOST_HEADS = 4
+_MAX_HEADS = 4
 
 
 class SelfDistillation(Method):
-    """Term ``label``; with ``exits`` those that begin so, with ``ema_teacher`` ``distillation``."""
+    """Term ``label``; in addition ``exits_*`` with variant ``exits``, ``distillation`` with ``ema_teacher``."""
 
-    def __init__(self, params: SelfDistillationParams, setting: MethodContext) -> None:
-        super().__init__(setting)
+    def __init__(self, params: SelfDistillationParams, context: MethodContext) -> None:
+        super().__init__(context)
         self.params = params
         self.average: EmaTeacher | None = None
         if params.variant == "ema_teacher":
-            self.average = EmaTeacher(setting.student, params.momentum, copy.deepcopy(setting.student.module))
+            self.average = EmaTeacher(context.student, params.momentum, copy.deepcopy(context.student.module))
             return
-        mine = setting.student_structure
-        self.places = _places(mine, params.exits)
-        if mine.last is None:
+        student = context.student_structure
+        self.exit_levels = _exit_levels(student, params.exits)
+        if student.last is None:
             raise invalid_architecture(
-                "student", f"timm's {mine.architecture} does not give its last features; use another one"
+                "student",
+                f"timm's {student.architecture} does not expose its last features; use another architecture",
             )
-        last, num_classes = mine.last, setting.student.num_classes
-        self.exits = nn.ModuleList(HintExit(mine.levels[place], last, num_classes) for place in self.places)
-        self.student_taps = FeatureRequest(levels=self.places, last=True)
+        last, num_classes = student.last, context.student.num_classes
+        self.exits = nn.ModuleList(HintExit(student.levels[level], last, num_classes) for level in self.exit_levels)
+        self.student_taps = FeatureRequest(levels=self.exit_levels, last=True)
 
-    def terms(self, batch: Batch, room: StepContext) -> dict[str, Tensor]:
-        """The terms of the variant that was asked for."""
-        student = room.student(batch.images)
+    def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
+        """The weighted terms of the variant."""
+        student = step.student(batch.images)
         if self.average is None:
-            return self._from_last(batch, student)
+            return self._exit_terms(batch, student)
         with precision_of(student.logits):
-            guide = self.average(self._view(batch.images))
-        asked = self.params
-        divergence = kd(student.logits, guide, temperature=asked.temperature)
-        label = (1 - asked.alpha) * self.label_loss(student.logits, batch)
-        return {"label": label, "distillation": asked.alpha * divergence}
+            teacher_BC = self.average(self._view(batch.images))
+        params = self.params
+        divergence = kd(student.logits, teacher_BC, temperature=params.temperature)
+        label = (1 - params.alpha) * self.label_loss(student.logits, batch)
+        return {"label": label, "distillation": params.alpha * divergence}
 
-    def after_step(self, student: nn.Module, moment: StepInfo) -> None:
-        """The average follows the student."""
+    def after_step(self, student: nn.Module, info: StepInfo) -> None:
+        """Update the moving average."""
         if self.average is not None:
-            self.average.update(student, moment.step, moment.total_steps)
+            self.average.update(student, info.step, info.total_steps)
 
-    def _from_last(self, batch: Batch, student: Outputs) -> dict[str, Tensor]:
+    def _exit_terms(self, batch: Batch, student: Outputs) -> dict[str, Tensor]:
         assert student.last is not None
-        asked, goal_BND = self.params, student.last.tokens.detach().float()
-        answers = [leave(student.levels[place]) for place, leave in zip(self.places, self.exits, strict=True)]
-        labels = [self.label_loss(logits_BC, batch) for logits_BC, _ in answers]
-        divergences = [kd(logits_BC, student.logits, temperature=asked.temperature) for logits_BC, _ in answers]
-        hints = [F.mse_loss(tokens_BND, goal_BND) for _, tokens_BND in answers]
+        params, target_BND = self.params, student.last.tokens.detach().float()
+        outputs = [exit_(student.levels[level]) for level, exit_ in zip(self.exit_levels, self.exits, strict=True)]
+        labels = [self.label_loss(logits_BC, batch) for logits_BC, _ in outputs]
+        divergences = [kd(logits_BC, student.logits, temperature=params.temperature) for logits_BC, _ in outputs]
+        hints = [F.mse_loss(tokens_BND, target_BND) for _, tokens_BND in outputs]
         return {
             "label": self.label_loss(student.logits, batch),
-            "exits_label": (1 - asked.alpha) * torch.stack(labels).sum(),
-            "exits_distillation": asked.alpha * torch.stack(divergences).sum(),
-            "exits_hint": asked.hint_weight * torch.stack(hints).sum(),
+            "exits_label": (1 - params.alpha) * torch.stack(labels).sum(),
+            "exits_distillation": params.alpha * torch.stack(divergences).sum(),
+            "exits_hint": params.hint_weight * torch.stack(hints).sum(),
         }
 
     def _view(self, images_BCHW: Tensor) -> Tensor:
-        """What the average sees of the student's pictures."""
+        """The moving average's view of the student's images."""
         if self.params.view == "same":
             return images_BCHW
         if self.params.view == "flip":
@@ -94,41 +96,41 @@ class SelfDistillation(Method):
         crops = RandomViews(
             probability=1.0, max_rotation=0.0, min_crop=self.params.min_crop, mask_share=0.0, grid=(1, 1)
         )
-        return crops.draw(len(images_BCHW), images_BCHW.device).of(images_BCHW)
+        return crops.draw(len(images_BCHW), images_BCHW.device).apply(images_BCHW)
 
 
 class HintExit(nn.Module):
-    """Patch tokens of a level, brought to grid and width of the last features, and logits of their mean. In float32."""
+    """Project a level's patch tokens to the last features' grid and width, and classify their mean, in float32."""
 
     def __init__(self, level: FeatureLevel, last: FeatureLevel, num_classes: int) -> None:
         super().__init__()
         self.grid = last.grid
-        heads = max(count for count in range(1, _MOST_HEADS + 1) if level.width % count == 0)
+        heads = max(count for count in range(1, _MAX_HEADS + 1) if level.width % count == 0)
         self.block = Block(level.width, heads)
         self.norm = nn.LayerNorm(level.width)
         self.project = TokenProjector(level.width, last.width)
         self.head = nn.Linear(last.width, num_classes)
 
     def forward(self, feature: Feature) -> tuple[Tensor, Tensor]:
-        """Logits (B, classes) and tokens (B, N, D) on the last grid."""
-        tokens_BNd = resampled(feature, self.grid).tokens.float()
+        """Return logits (B, classes) and tokens (B, N, D) on the last features' grid."""
+        tokens_BNd = resample(feature, self.grid).tokens.float()
         tokens_BND = self.project(self.norm(self.block(tokens_BNd)))
         return self.head(tokens_BND.mean(dim=1)), tokens_BND
 
 
-def _places(student: ModelStructure, given: Sequence[int] | None) -> tuple[int, ...]:
-    """Levels with an exit, none of them the last. Raises ``InvalidSpec`` where the student has them not."""
+def _exit_levels(student: ModelStructure, exits: Sequence[int] | None) -> tuple[int, ...]:
+    """Levels with an exit, without the last level. Raises ``InvalidSpec`` if one does not exist."""
     depth = len(check_levels(student, "student", "self_distillation"))
     if depth < 2:
         raise invalid_architecture(
             "student",
-            f"{student.architecture} has a single level here, and exits leave before the last; give it more depth, or "
-            "set variant to ema_teacher",
+            f"{student.architecture} has a single level, and exits are placed before the last level; increase its "
+            "depth, or set variant to ema_teacher",
         )
-    if given is None:
-        return tuple(sorted({max(round(depth * part / 3), 1) - 1 for part in (1, 2)}))
-    if given[-1] >= depth - 1:
+    if exits is None:
+        return tuple(sorted({max(round(depth * third / 3), 1) - 1 for third in (1, 2)}))
+    if exits[-1] >= depth - 1:
         raise invalid_param(
             "exits", f"the student {student.architecture} has levels 0 to {depth - 2} before its last one"
         )
-    return tuple(given)
+    return tuple(exits)

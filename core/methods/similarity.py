@@ -1,9 +1,10 @@
-"""Similarity preservation: samples that are alike for the teacher are alike for the student.
+"""Similarity-preserving distillation: samples that are similar for the teacher are similar for the student.
 
-Tung and Mori 2019, arXiv:1907.09682: squared distance of the row-normalised Gram matrices of the batch, / B².
-The paper takes the last maps, flattened (``features: last``); the default is what the classifier reads, which
-every network has and which a ViT with a class token is trained on. The term depends on the batch size. Nothing
-is added to the student.
+Paper: Tung and Mori 2019, arXiv:1907.09682: squared distance of the row-normalized Gram matrices of the batch, / B².
+
+Deviation: the paper compares the last maps, flattened (``features: last``); the default is the embedding (the
+classifier's input), which every network has and which a ViT with a class token is trained on. The term depends on the
+batch size. Nothing is added to the student.
 """
 
 from __future__ import annotations
@@ -21,28 +22,30 @@ from core.spec.methods.similarity import SimilarityParams
 
 
 class Similarity(FeatureMethod):
-    """One relation of the last features."""
+    """Term ``similarity``, from embeddings or the last features."""
 
-    def __init__(self, params: SimilarityParams, setting: MethodContext) -> None:
-        super().__init__(params, setting)
+    def __init__(self, params: SimilarityParams, context: MethodContext) -> None:
+        super().__init__(params, context)
         self.params = params
         self.per_sample = False
-        check_batch(setting, params.name)
-        for whose, anatomy in ("student", setting.student_structure), ("teachers/0", setting.teacher_structures[0]):
-            if params.features == "embedding":
-                embedding_width(anatomy, whose, params.name)
-            elif anatomy.last is None:
+        check_batch(context, params.name)
+        uses_embedding = params.features == "embedding"
+        structures = ("student", context.student_structure), ("teachers/0", context.teacher_structures[0])
+        for model_field, structure in structures:
+            if uses_embedding:
+                embedding_width(structure, model_field, params.name)
+            elif structure.last is None:
                 raise invalid_architecture(
-                    whose, f"timm's {anatomy.architecture} does not show its last features; use features: embedding"
+                    model_field,
+                    f"timm's {structure.architecture} does not expose its last features; set features to embedding",
                 )
-        on_embedding = params.features == "embedding"
-        self.student_taps = self.teacher_taps = FeatureRequest(embedding=on_embedding, last=not on_embedding)
+        self.student_taps = self.teacher_taps = FeatureRequest(embedding=uses_embedding, last=not uses_embedding)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
-        """``similarity``."""
-        return {"similarity": similarity_preserving(self._read(student), self._read(teachers[0]))}
+        """``similarity``, the distance of the Gram matrices."""
+        return {"similarity": similarity_preserving(self._features(student), self._features(teachers[0]))}
 
-    def _read(self, outputs: Outputs) -> Tensor:
+    def _features(self, outputs: Outputs) -> Tensor:
         if self.params.features == "last":
             assert outputs.last is not None
             return outputs.last.tokens.flatten(1)

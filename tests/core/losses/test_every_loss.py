@@ -1,4 +1,4 @@
-"""What holds of every loss: float32, no gradient to the teacher, finite where student and teacher agree, any device."""
+"""Properties of every loss: float32, no teacher gradient, finite values, invariances, any device."""
 
 import inspect
 
@@ -25,7 +25,7 @@ FREE = randn(C, C - 1, seed=11)
 SOFT, POWERED = {"temperature": 2.0}, {"alpha": 1.0, "beta": 2.0, "temperature": 2.0}
 
 
-def labelled(loss, **options):
+def with_labels(loss, **options):
     return lambda s, t: loss(s, t, LABELS.to(s.device), **options)
 
 
@@ -43,17 +43,17 @@ def deit(s, t):
     return losses.deit(s, s, t, s.float().sum() * 0, distillation_type="soft", alpha=1.0, temperature=2.0)
 
 
-# Each: a pair of inputs, a loss of the pair, and whether it is zero where student and teacher are the same.
+# Pair of inputs, loss of the pair, and whether it is zero if student and teacher are equal.
 LOSSES = {
     "attention_probe": (LAYERS, losses.attention_probe, True),
     "attention_transfer": (MAPS, losses.attention_transfer, True),
     "batch_correlation": (LOGITS, lambda s, t: losses.batch_correlation(s, t, **SOFT), True),
     "binary_kd": (LOGITS, losses.binary_kd, False),
     "class_correlation": (LOGITS, lambda s, t: losses.class_correlation(s, t, **SOFT), True),
-    "co_advise": (LOGITS, labelled(lambda s, t, y: losses.co_advise(s, [s, s], [t, t.flip(0)], y)), False),
+    "co_advise": (LOGITS, with_labels(lambda s, t, y: losses.co_advise(s, [s, s], [t, t.flip(0)], y)), False),
     "correlation": (POOLED, losses.correlation, True),
     "cross_entropy_kd": (LOGITS, lambda s, t: losses.cross_entropy_kd(s, t, **SOFT), False),
-    "decoupled": (LOGITS, labelled(losses.decoupled, **POWERED), True),
+    "decoupled": (LOGITS, with_labels(losses.decoupled, **POWERED), True),
     "deit": (LOGITS, deit, True),
     "dist": (LOGITS, lambda s, t: losses.dist(s, t, beta=1.0, gamma=2.0, **SOFT), True),
     "hidden_relation": (TOKENS, losses.hidden_relation, True),
@@ -67,8 +67,8 @@ LOSSES = {
         lambda s, t: losses.noise_adaptation(s, t, FREE.to(s.device), teacher_accuracy=0.9),
         False,
     ),
-    "normalized": (LOGITS, labelled(losses.normalized, gamma=1.5, **SOFT), False),
-    "one_for_all": (LOGITS, labelled(losses.one_for_all, epsilon=1.5, **SOFT), False),
+    "normalized": (LOGITS, with_labels(losses.normalized, gamma=1.5, **SOFT), False),
+    "one_for_all": (LOGITS, with_labels(losses.one_for_all, epsilon=1.5, **SOFT), False),
     "probabilistic_transfer": (POOLED, losses.probabilistic_transfer, True),
     "qkv_relation": (TOKENS, lambda s, t: losses.qkv_relation((s, s, s), (t, t, t), relation_heads=2), False),
     "relational_angle": (POOLED, losses.relational_angle, True),
@@ -85,7 +85,7 @@ LOSSES = {
         lambda s, t: losses.token_divergence(s, t, distillation_type="hard", temperature=1.0),
         False,
     ),
-    "weighted_soft_labels": (LOGITS, labelled(losses.weighted_soft_labels, alpha=2.0, **SOFT), False),
+    "weighted_soft_labels": (LOGITS, with_labels(losses.weighted_soft_labels, alpha=2.0, **SOFT), False),
 }
 NOT_OF_A_PAIR = {
     "attention_concentration",
@@ -103,13 +103,13 @@ def leaf(tensor):
     return tensor.clone().requires_grad_()
 
 
-def test_no_public_loss_is_left_out():
+def test_every_public_loss_is_tested():
     public = {name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))}
 
     assert public == LOSSES.keys() | NOT_OF_A_PAIR
 
 
-def test_every_option_must_be_named():
+def test_options_are_keyword_only():
     tensors = {"student", "teacher", "target", "logits", "base", "index", "probability", "free", "norms", "count"}
     tensors |= {"query", "key", "value", "mask", "align", "generate", "teachers", "cls_attention"}
     positional = {
@@ -125,7 +125,7 @@ def test_every_option_must_be_named():
 
 
 @every_loss
-def test_it_is_a_scalar_with_a_gradient_for_the_student_alone(name):
+def test_a_loss_is_a_scalar_with_a_gradient_only_for_the_student(name):
     (student, teacher), loss, _ = LOSSES[name]
     student, teacher = leaf(student), leaf(teacher)
 
@@ -138,7 +138,7 @@ def test_it_is_a_scalar_with_a_gradient_for_the_student_alone(name):
 
 
 @every_loss
-def test_it_is_computed_in_float32_even_under_autocast(name):
+def test_a_loss_is_computed_in_float32_under_autocast(name):
     (student, teacher), loss, _ = LOSSES[name]
     expected = loss(student, teacher)
 
@@ -149,10 +149,8 @@ def test_it_is_computed_in_float32_even_under_autocast(name):
     assert value.item() == expected.item()
 
 
-@pytest.mark.parametrize(
-    "name", sorted(LOSSES.keys() - {"sparse_soft_labels"})
-)  # its example rounds the labels it makes
-def test_half_precision_inputs_are_widened_first(name):
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"sparse_soft_labels"}))  # its example rounds its own labels
+def test_half_precision_inputs_are_converted_to_float32(name):
     (student, teacher), loss, _ = LOSSES[name]
     student, teacher = student.bfloat16(), teacher.bfloat16()
 
@@ -160,7 +158,7 @@ def test_half_precision_inputs_are_widened_first(name):
 
 
 @every_loss
-def test_where_student_and_teacher_agree_it_is_at_its_floor(name):
+def test_a_loss_is_minimal_if_student_and_teacher_agree(name):
     (_, teacher), loss, is_zero = LOSSES[name]
     student = leaf(teacher)
 
@@ -175,19 +173,19 @@ def test_where_student_and_teacher_agree_it_is_at_its_floor(name):
 
 @every_loss
 @pytest.mark.parametrize("constant", [0.0, 1.0])
-def test_it_and_its_gradient_stay_finite_where_all_entries_are_alike(name, constant):
+def test_loss_and_gradient_are_finite_for_constant_inputs(name, constant):
     (student, teacher), loss, _ = LOSSES[name]
     student = leaf(torch.full_like(student, constant))
 
-    for taught_by in (torch.full_like(teacher, constant), teacher):
-        value = loss(student, taught_by)
+    for target in (torch.full_like(teacher, constant), teacher):
+        value = loss(student, target)
         (gradient,) = torch.autograd.grad(value, student)
         assert value.isfinite()
         assert gradient.isfinite().all()
 
 
 @every_loss
-def test_it_stays_finite_for_very_sure_networks(name):
+def test_loss_and_gradient_are_finite_for_very_confident_networks(name):
     (student, teacher), loss, _ = LOSSES[name]
     student = leaf(1e4 * student)
 
@@ -199,14 +197,14 @@ def test_it_stays_finite_for_very_sure_networks(name):
 
 
 @every_loss
-def test_it_asks_nothing_of_the_values_and_so_runs_on_the_meta_device(name):
+def test_a_loss_runs_on_the_meta_device(name):
     (student, teacher), loss, _ = LOSSES[name]
 
     assert loss(student.to("meta"), teacher.to("meta")).shape == ()
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"correlation", "manifold", "co_advise"}))
-def test_the_order_of_the_batch_does_not_matter(name, monkeypatch):
+def test_a_loss_is_invariant_to_the_order_of_the_batch(name, monkeypatch):
     (student, teacher), loss, _ = LOSSES[name]
     expected = loss(student, teacher).item()
     axis = 1 if name == "attention_probe" else 0
@@ -219,7 +217,7 @@ def test_the_order_of_the_batch_does_not_matter(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["decoupled", "normalized", "one_for_all", "weighted_soft_labels"])
-def test_a_mixed_label_counts_as_its_likeliest_class(name, monkeypatch):
+def test_a_mixed_label_counts_as_its_most_probable_class(name, monkeypatch):
     (student, teacher), loss, _ = LOSSES[name]
     expected = loss(student, teacher).item()
     mixed = torch.full((B, C), 0.05).scatter(1, LABELS.unsqueeze(1), 0.75)
@@ -229,7 +227,7 @@ def test_a_mixed_label_counts_as_its_likeliest_class(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"co_advise"}))
-def test_a_teacher_of_another_batch_is_refused(name):
+def test_a_teacher_of_another_batch_size_is_rejected(name):
     (student, teacher), loss, _ = LOSSES[name]
     fewer = teacher[:, :3] if name == "attention_probe" else teacher[:3]
 

@@ -1,4 +1,4 @@
-"""Every loss gives the values and gradients that the official code of its method gave (golden.json)."""
+"""Values and gradients of every loss match the official code of its method (golden.json)."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def drawn(case):
 
 
 def filled(module):
-    """The golden values' weights: a tenth of the sine of the position plus the parameter's number."""
+    """Set the golden values' weights: 0.1 sin(j + i) for entry j of parameter i."""
     with torch.no_grad():
         for number, parameter in enumerate(module.parameters()):
             parameter.copy_((0.1 * (torch.arange(parameter.numel()) + number).sin()).view_as(parameter))
@@ -133,7 +133,7 @@ def token_term(x, kind):
     return losses.co_advise(x["cls"], [x[f"head_{kind}"]], [x[f"teacher_{kind}"]], x["targets"]) - label_term(x)
 
 
-# The beginning of a case's name, and how its value is made of our functions.
+# Prefix of a case's name, and the computation of its value.
 FORMULAS = {
     "deit_": deit,
     "uvc_distill_": deit,
@@ -186,7 +186,7 @@ def value_of(name, inputs):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_value_is_the_official_one(name):
+def test_the_value_matches_the_official_code(name):
     expected = torch.tensor(CASES[name]["expected"])
 
     value = value_of(name, drawn(CASES[name])).detach()
@@ -195,7 +195,7 @@ def test_the_value_is_the_official_one(name):
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "gradients" in case])
-def test_the_gradients_are_the_official_ones_and_spare_the_teacher(name):
+def test_the_gradients_match_the_official_code_and_the_teacher_has_none(name):
     inputs = drawn(CASES[name])
 
     value_of(name, inputs).sum().backward()
@@ -207,18 +207,18 @@ def test_the_gradients_are_the_official_ones_and_spare_the_teacher(name):
     assert [leaf for leaf in TEACHERS & inputs.keys() if inputs[leaf].grad is not None] == []
 
 
-def test_every_formula_has_a_case():
+def test_every_formula_has_a_golden_case():
     assert {beginning for beginning in FORMULAS if not any(name.startswith(beginning) for name in CASES)} == set()
 
 
-def test_a_teacher_with_a_token_more_is_refused_where_the_official_code_broadcasts():
+def test_different_numbers_of_tokens_are_rejected_unlike_in_the_official_code():
     inputs = drawn(TRAP)
 
     with pytest.raises(ValueError, match="same B and N"):
         manifold_layer(inputs, TRAP["with"])
 
 
-def test_the_floor_of_the_attention_relations_is_the_teachers_entropy():
+def test_the_minimum_of_attention_relations_is_the_teachers_entropy():
     case = CASES["minivit_relation_ar1"]
     inputs = drawn(case)
     same = {name: inputs["t" + name[1:]] for name in inputs} | {n: t for n, t in inputs.items() if n.startswith("t")}
@@ -226,7 +226,7 @@ def test_the_floor_of_the_attention_relations_is_the_teachers_entropy():
     assert minivit_relation(same, case["with"]).item() == pytest.approx(case["floor"], rel=TOLERANCE)
 
 
-def test_the_random_rows_of_the_manifold_are_the_official_ones():
+def test_the_random_rows_of_the_manifold_match_the_official_code():
     case = CASES["manifold_layer"]
     inputs, rows = drawn(case), case["rand_rows"]
     grams = []
@@ -237,7 +237,7 @@ def test_the_random_rows_of_the_manifold_are_the_official_ones():
     assert manifold_layer(inputs, case["with"])[2].item() == pytest.approx(F.mse_loss(*grams).item(), rel=TOLERANCE)
 
 
-def test_stored_labels_spread_to_the_official_dense_ones():
+def test_dense_labels_match_the_official_code():
     case = CASES["tinyvit_sparse_loss_K3"]
     probability, index = stored(drawn(case), case["with"])
 

@@ -1,29 +1,29 @@
-"""Labels in either form, and what is left of a row without its label."""
+"""Hard and soft labels, and the split of a row into target and other classes."""
 
 import pytest
 import torch
 
-from core.losses.labels import hard_labels, of_label, of_others, require_labels
+from core.losses.labels import hard_labels, other_entries, require_labels, target_entries
 
 LOGITS = torch.zeros(2, 3)
 
 
-def test_integers_are_themselves_and_probabilities_their_likeliest_class():
+def test_hard_labels_are_integers_or_the_most_probable_class():
     assert hard_labels(torch.tensor([2, 0]), LOGITS).tolist() == [2, 0]
     assert hard_labels(torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]]), LOGITS).tolist() == [2, 0]
 
 
-def test_a_row_falls_into_its_label_and_the_others_in_their_order():
+def test_a_row_is_split_into_target_and_other_entries():
     values, labels = torch.arange(9).view(3, 3), torch.tensor([0, 1, 2])
 
-    assert of_label(values, labels).tolist() == [0, 4, 8]
-    assert of_others(values, labels).tolist() == [[1, 2], [3, 5], [6, 7]]
+    assert target_entries(values, labels).tolist() == [0, 4, 8]
+    assert other_entries(values, labels).tolist() == [[1, 2], [3, 5], [6, 7]]
 
 
 @pytest.mark.parametrize(
     "target",
     [torch.zeros(2), torch.zeros(3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 4)],
 )
-def test_anything_else_is_refused(target):
+def test_other_targets_are_rejected(target):
     with pytest.raises(ValueError, match="labels must be"):
         require_labels(target, LOGITS)

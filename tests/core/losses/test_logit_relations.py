@@ -1,4 +1,4 @@
-"""Relations between logits: literal sums, and what they ignore."""
+"""Relations between logits: literal sums and invariances."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_dist_is_one_minus_the_correlation_of_rows_and_of_columns(beta, gamma):
     assert value.item() == pytest.approx(4 * (beta * rows + gamma * columns).item(), rel=1e-4)
 
 
-def test_dist_of_one_sample_is_finite_and_counts_its_columns_as_uncorrelated():
+def test_dist_of_one_sample_is_finite_with_uncorrelated_columns():
     student, teacher = (logits[:1] for logits in pair())
 
     assert dist(student, teacher, beta=0.0, gamma=1.0, temperature=1.0).item() == 1
@@ -35,13 +35,13 @@ def test_dist_of_one_sample_is_finite_and_counts_its_columns_as_uncorrelated():
 
 @STEADY
 @given(st.floats(0.1, 10), st.floats(-20, 20))
-def test_standardized_logits_forget_scale_and_shift(scale, shift):
+def test_standardized_logits_are_invariant_to_scale_and_shift(scale, shift):
     logits, _ = pair()
 
     torch.testing.assert_close(standardize(scale * logits + shift), standardize(logits), rtol=1e-3, atol=1e-4)
 
 
-def test_standardized_logits_have_mean_0_and_the_samples_deviation_1():
+def test_standardized_logits_have_mean_0_and_sample_deviation_1():
     standard = standardize(pair()[0])
 
     torch.testing.assert_close(standard.mean(dim=1), torch.zeros(4), atol=1e-6, rtol=0)
@@ -71,7 +71,7 @@ def test_a_single_class_cannot_be_standardized():
         standardize(torch.zeros(3, 1))
 
 
-def test_the_correlations_are_the_double_sums_written_out():
+def test_correlations_equal_the_literal_double_sums():
     student, teacher = pair()
     s, t = (logits.div(2).softmax(dim=1).double() for logits in (student, teacher))
     classes = sum((t[:, i] @ t[:, j] - s[:, i] @ s[:, j]).item() ** 2 for i in range(6) for j in range(6)) / 6
@@ -84,14 +84,14 @@ def test_the_correlations_are_the_double_sums_written_out():
 @pytest.mark.parametrize("loss", [class_correlation, batch_correlation])
 @STEADY
 @given(shift=st.floats(-50, 50))
-def test_the_correlations_ignore_what_is_added_to_every_logit(loss, shift):
+def test_correlations_are_invariant_to_a_constant_added_to_all_logits(loss, shift):
     student, teacher = pair()
     expected = loss(student, teacher, temperature=2.0).item()
 
     assert loss(student + shift, teacher - shift, temperature=2.0).item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_correlation_of_samples_ignores_the_order_of_the_classes():
+def test_batch_correlation_is_invariant_to_the_order_of_classes():
     student, teacher = pair()
     order = torch.tensor([3, 1, 0, 5, 4, 2])
 

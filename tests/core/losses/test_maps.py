@@ -1,4 +1,4 @@
-"""Losses of spatial maps: literal sums, unlike grids, and what they ignore."""
+"""Losses of spatial maps: literal sums, different grids, and invariances."""
 
 import math
 
@@ -26,7 +26,7 @@ def maps(*shapes):
 
 
 @pytest.mark.parametrize("power", [1, 2, 3])
-def test_attention_transfer_is_the_sum_over_positions_written_out(power):
+def test_attention_transfer_equals_the_literal_sum_over_positions(power):
     student, teacher = maps((2, 3, 2, 2), (2, 5, 2, 2))
     total = 0.0
     for b in range(2):
@@ -39,7 +39,7 @@ def test_attention_transfer_is_the_sum_over_positions_written_out(power):
     assert attention_transfer(student, teacher, power=power).item() == pytest.approx(total / 8, rel=1e-4)
 
 
-def test_neuron_selectivity_is_the_sum_over_pairs_of_channels_written_out():
+def test_neuron_selectivity_equals_the_literal_sum_over_pairs_of_channels():
     student, teacher = maps((2, 3, 2, 2), (2, 5, 2, 2))
     s, t = (F.normalize(features.flatten(2), dim=2).double() for features in (student, teacher))
 
@@ -69,14 +69,14 @@ def test_the_larger_map_is_pooled_to_the_grid_of_the_smaller(loss, larger):
 @pytest.mark.parametrize("loss", [attention_transfer, neuron_selectivity])
 @STEADY
 @given(scale=st.floats(0.01, 100))
-def test_the_scale_of_the_maps_changes_nothing(loss, scale):
+def test_losses_are_invariant_to_the_scale_of_the_maps(loss, scale):
     student, teacher = maps((2, 3, 2, 2), (2, 5, 2, 2))
 
     assert loss(scale * student, teacher).item() == pytest.approx(loss(student, teacher).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("loss", [attention_transfer, neuron_selectivity])
-def test_the_order_of_the_channels_changes_nothing(loss):
+def test_losses_are_invariant_to_the_order_of_the_channels(loss):
     student, teacher = maps((2, 3, 2, 2), (2, 5, 2, 2))
 
     torch.testing.assert_close(loss(student.flip(1), teacher), loss(student, teacher))
@@ -86,7 +86,7 @@ def test_the_order_of_the_channels_changes_nothing(loss):
     ("size", "grids"),
     [(8, {4: 0.5, 2: 0.25, 1: 0.125}), (4, {2: 0.5, 1: 0.25}), (2, {1: 0.5}), (1, {})],
 )
-def test_the_hierarchical_context_weighs_each_coarser_grid_half_as_much(size, grids):
+def test_hierarchical_context_halves_the_weight_of_each_coarser_grid(size, grids):
     student, teacher = maps((2, 3, size, size), (2, 3, size, size))
     expected = F.mse_loss(student, teacher)
     for grid, weight in grids.items():
@@ -99,7 +99,7 @@ def test_the_hierarchical_context_weighs_each_coarser_grid_half_as_much(size, gr
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_target_aware_is_the_attention_of_pixels_written_out(heads):
+def test_target_aware_equals_the_literal_attention_of_pixels(heads):
     query, key, value, target = maps(*[(2, 4, 2, 3)] * 4)
     total, width = 0.0, 4 // heads
     for b in range(2):
@@ -114,7 +114,7 @@ def test_target_aware_is_the_attention_of_pixels_written_out(heads):
     assert target_aware(query, key, value, target, heads=heads).item() == pytest.approx(total / 48, rel=1e-4)
 
 
-def test_target_aware_teaches_query_and_value_alone():
+def test_target_aware_has_gradients_only_for_query_and_value():
     tensors = [features.requires_grad_() for features in maps(*[(2, 4, 2, 2)] * 4)]
     query, key, value, target = tensors
 
@@ -126,7 +126,7 @@ def test_target_aware_teaches_query_and_value_alone():
     assert target.grad is None
 
 
-def test_what_is_masked_is_not_seen_and_what_is_kept_is():
+def test_only_visible_entries_have_an_influence():
     student, teacher = maps((2, 3, 2, 2), (2, 3, 2, 2))
     keep = torch.tensor([1.0, 0.0, 1.0]).view(1, 3, 1, 1)
 
@@ -139,15 +139,15 @@ def test_what_is_masked_is_not_seen_and_what_is_kept_is():
     assert student.grad[:, 0].norm() > 0
 
 
-def test_a_generated_map_of_another_shape_is_refused():
+def test_a_generated_map_of_another_shape_is_rejected():
     student, teacher = maps((2, 3, 2, 2), (2, 5, 2, 2))
 
     with pytest.raises(ValueError, match="the teacher's shape"):
         masked_generation(student, teacher, nn.Identity(), nn.Identity(), torch.ones(1), alpha=1.0)
 
 
-def test_fused_maps_of_unlike_width_are_refused():
-    with pytest.raises(ValueError, match="one shape"):
+def test_fused_maps_of_different_widths_are_rejected():
+    with pytest.raises(ValueError, match="same shape"):
         hierarchical_context(*maps((2, 3, 2, 2), (2, 5, 2, 2)))
 
 
@@ -156,8 +156,8 @@ def test_heads_must_divide_the_channels():
         target_aware(*maps(*[(2, 4, 2, 2)] * 4), heads=3)
 
 
-def test_maps_of_another_grid_cannot_attend():
+def test_target_aware_rejects_different_grids():
     query, key = maps((2, 4, 2, 2), (2, 4, 3, 3))
 
-    with pytest.raises(ValueError, match="alike"):
+    with pytest.raises(ValueError, match="same shape"):
         target_aware(query, key, query, key)

@@ -1,4 +1,4 @@
-"""Attention Probe's noisy labels."""
+"""Noise adaptation of Attention Probe."""
 
 import math
 
@@ -12,7 +12,7 @@ from core.losses import noise_adaptation, noise_matrix
 STEADY = settings(deadline=None, derandomize=True, max_examples=30)
 
 
-def test_the_accuracy_is_put_in_at_the_diagonal_and_the_rest_shared_by_the_free_logits():
+def test_the_noise_matrix_has_the_accuracy_on_its_diagonal_and_a_softmax_elsewhere():
     free = torch.tensor([[0.0, math.log(3.0)], [0.0, 0.0], [math.log(4.0), 0.0]])
 
     matrix = noise_matrix(free, teacher_accuracy=0.6)
@@ -32,7 +32,7 @@ def test_rows_of_the_matrix_are_probabilities(num_classes, accuracy, seed):
     torch.testing.assert_close(matrix.diagonal(), torch.full((num_classes,), accuracy))
 
 
-def test_the_adaptation_is_the_sum_over_true_classes_written_out():
+def test_noise_adaptation_equals_the_literal_sum_over_true_classes():
     generator = torch.Generator().manual_seed(4)
     student, teacher, free = (torch.randn(shape, generator=generator) for shape in ((3, 4), (3, 4), (4, 3)))
     matrix, chances = noise_matrix(free, teacher_accuracy=0.7), student.softmax(dim=1)
@@ -44,7 +44,7 @@ def test_the_adaptation_is_the_sum_over_true_classes_written_out():
     assert noise_adaptation(student, teacher, free, teacher_accuracy=0.7).item() == pytest.approx(total / 3, rel=1e-5)
 
 
-def test_the_matrix_learns_and_the_teacher_does_not():
+def test_the_matrix_has_a_gradient_and_the_teacher_has_none():
     generator = torch.Generator().manual_seed(4)
     shapes = ((3, 4), (3, 4), (4, 3))
     student, teacher, free = (torch.randn(shape, generator=generator).requires_grad_() for shape in shapes)
@@ -56,7 +56,7 @@ def test_the_matrix_learns_and_the_teacher_does_not():
     assert teacher.grad is None
 
 
-def test_a_free_logit_far_out_of_reach_leaves_the_loss_finite():
+def test_the_loss_is_finite_for_extreme_free_logits():
     free = torch.tensor([[1e4, 0.0], [0.0, 0.0], [0.0, 1e4]], requires_grad=True)
     student = torch.tensor([[1e4, 0.0, 0.0]], requires_grad=True)
 
@@ -69,16 +69,16 @@ def test_a_free_logit_far_out_of_reach_leaves_the_loss_finite():
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 1.0, 1.5])
-def test_an_accuracy_of_none_or_all_is_refused(accuracy):
+def test_an_accuracy_of_0_or_1_is_rejected(accuracy):
     with pytest.raises(ValueError, match="between 0 and 1"):
         noise_matrix(torch.zeros(3, 2), teacher_accuracy=accuracy)
 
 
-def test_a_square_free_matrix_is_refused():
+def test_a_square_free_matrix_is_rejected():
     with pytest.raises(ValueError, match="C − 1"):
         noise_matrix(torch.zeros(3, 3), teacher_accuracy=0.5)
 
 
-def test_a_matrix_of_other_classes_is_refused():
+def test_a_matrix_of_another_number_of_classes_is_rejected():
     with pytest.raises(ValueError, match="does not fit"):
         noise_adaptation(torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(3, 2), teacher_accuracy=0.5)

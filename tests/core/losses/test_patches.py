@@ -1,4 +1,4 @@
-"""Relations between tokens: literal sums, the draw of the random ones, and what they ignore."""
+"""Relations between tokens: literal sums, random tokens, and invariances."""
 
 import math
 
@@ -56,7 +56,7 @@ def test_the_random_tokens_are_those_that_the_generator_draws():
     assert random.item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_generator_of_its_own_leaves_the_global_one_alone():
+def test_an_explicit_generator_leaves_the_global_generator_unchanged():
     before = torch.get_rng_state()
 
     manifold(*pair(), num_random=3, generator=torch.Generator().manual_seed(5))
@@ -70,7 +70,7 @@ def test_the_hidden_relation_is_the_manifold_of_an_image():
 
 @STEADY
 @given(st.integers(0, 2**32), st.floats(0.01, 100))
-def test_rotation_and_scale_of_the_features_change_no_cosine(seed, scale):
+def test_cosines_are_invariant_to_rotation_and_scale_of_the_features(seed, scale):
     student, teacher = pair()
     turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)))[0]
 
@@ -80,7 +80,7 @@ def test_rotation_and_scale_of_the_features_change_no_cosine(seed, scale):
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_the_attention_relation_is_the_cross_entropy_of_the_nine_pairs_written_out(heads):
+def test_qkv_relation_equals_the_literal_cross_entropy_of_nine_pairs(heads):
     student, teacher = qkv(1, 4), qkv(2, 6)
 
     def relation(parts, i, j, b, head, row):
@@ -105,13 +105,13 @@ def test_the_attention_relation_is_the_cross_entropy_of_the_nine_pairs_written_o
 
 @STEADY
 @given(st.integers(0, 2**32))
-def test_no_student_comes_closer_to_the_relations_than_the_teacher_itself(seed):
+def test_qkv_relation_is_minimal_for_the_teacher_itself(seed):
     teacher = qkv(3, 4)
 
     assert qkv_relation(qkv(seed, 4), teacher) >= qkv_relation(teacher, teacher)
 
 
-def test_every_part_of_the_attention_is_compared_with_every_other():
+def test_all_pairs_of_q_k_and_v_are_compared():
     student = tuple(part.requires_grad_() for part in qkv(1, 4))
 
     qkv_relation(student, qkv(2, 4)).backward()
@@ -121,7 +121,7 @@ def test_every_part_of_the_attention_is_compared_with_every_other():
 
 @pytest.mark.parametrize("loss", [hidden_relation, lambda s, t: manifold(s, t, num_random=2)])
 @pytest.mark.parametrize("teacher", [torch.zeros(B, N + 1, 4), torch.zeros(B + 1, N, 4), torch.zeros(B, N * 4)])
-def test_unlike_tokens_are_refused_and_never_broadcast(loss, teacher):
+def test_different_numbers_of_tokens_are_rejected_and_never_broadcast(loss, teacher):
     with pytest.raises(ValueError, match="same B and N"):
         loss(torch.zeros(B, N, 4), teacher)
 
@@ -131,11 +131,11 @@ def test_relation_heads_must_divide_the_width():
         qkv_relation(qkv(1, 4), qkv(2, 6), relation_heads=3)
 
 
-def test_the_relations_need_three_parts():
+def test_qkv_relation_needs_three_tensors():
     with pytest.raises(ValueError, match="q, k and v"):
         qkv_relation(qkv(1, 4)[:2], qkv(2, 4))
 
 
-def test_a_manifold_of_no_random_tokens_is_refused():
+def test_a_manifold_without_random_tokens_is_rejected():
     with pytest.raises(ValueError, match="num_random"):
         manifold(*pair(), num_random=0)

@@ -1,4 +1,4 @@
-"""Losses leave the caller's autocast as they found it."""
+"""Losses restore the caller's autocast state."""
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from core.losses.precision import outside_autocast
 
 @outside_autocast
 def product(left, right, *, fails=False):
-    """A product of matrices."""
+    """Multiply matrices."""
     if fails:
         raise ArithmeticError
     return left @ right
 
 
-def test_a_product_inside_is_float32_and_one_after_it_is_not():
+def test_autocast_is_disabled_only_inside_the_loss():
     matrix = torch.ones(2, 2)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -24,7 +24,7 @@ def test_a_product_inside_is_float32_and_one_after_it_is_not():
     assert after.dtype == torch.bfloat16
 
 
-def test_autocast_comes_back_after_an_error_too():
+def test_autocast_is_restored_after_an_error():
     matrix = torch.ones(2, 2)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -35,6 +35,6 @@ def test_autocast_comes_back_after_an_error_too():
     assert after.dtype == torch.bfloat16
 
 
-def test_the_loss_keeps_its_name_and_story():
+def test_the_decorated_loss_has_the_name_and_docstring_of_the_original():
     assert product.__name__ == "product"
-    assert product.__doc__ == "A product of matrices."
+    assert product.__doc__ == "Multiply matrices."

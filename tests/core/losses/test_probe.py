@@ -1,4 +1,4 @@
-"""Attention Probe: the scores of wild images, and the probe of the class token's relations."""
+"""Attention Probe: scores of unlabeled images, and the loss of the class token's relations."""
 
 import math
 
@@ -16,26 +16,26 @@ def features(width, seed):
     return torch.randn(2, 3, 4, width, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_score_of_an_image_is_its_cross_entropy_with_the_teachers_own_decision():
+def test_the_score_is_the_cross_entropy_with_the_teachers_own_decision():
     logits = torch.tensor([[0.0, math.log(3.0)], [0.0, 0.0]])
 
     assert wild_scores(logits).tolist() == pytest.approx([-math.log(0.75), math.log(2.0)])
 
 
-def test_a_surer_teacher_scores_lower():
+def test_a_more_confident_teacher_gives_lower_scores():
     scores = wild_scores(torch.tensor([[1.0, 0.0, 0.0], [5.0, 0.0, 0.0]]))
 
     assert scores[1] < scores[0]
 
 
-def test_attention_to_everything_is_as_uniform_as_can_be_and_to_one_patch_the_least():
+def test_concentration_ranges_from_one_patch_to_uniform_attention():
     attention = torch.tensor([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]])
 
     assert attention_concentration(attention).tolist() == pytest.approx([1.0, 0.5])
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_the_probe_is_the_class_tokens_row_written_out(normalize):
+def test_the_probe_equals_the_literal_class_token_row(normalize):
     student, teacher = features(5, seed=1), features(5, seed=2)
 
     def row(tokens_TD):
@@ -52,7 +52,7 @@ def test_the_probe_is_the_class_tokens_row_written_out(normalize):
     torch.testing.assert_close(value, torch.stack(gaps).mean())
 
 
-def test_the_normalized_probe_does_not_grow_with_the_width_as_the_official_one_does():
+def test_only_the_official_probe_grows_with_the_width():
     narrow = features(5, seed=1)
     wide = torch.cat([narrow] * 4, dim=3)
 
@@ -62,14 +62,14 @@ def test_the_normalized_probe_does_not_grow_with_the_width_as_the_official_one_d
 
 @STEADY
 @given(st.floats(0.01, 100))
-def test_the_scale_of_the_features_changes_nothing(scale):
+def test_losses_are_invariant_to_the_scale_of_the_features(scale):
     student, teacher = features(5, seed=1), features(7, seed=2)
     expected = attention_probe(student, teacher).item()
 
     assert attention_probe(scale * student, teacher).item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_order_of_the_patches_changes_nothing():
+def test_the_probe_is_invariant_to_the_order_of_the_patches():
     student, teacher = features(5, seed=1), features(7, seed=2)
     order = torch.tensor([0, 3, 1, 2])
 
@@ -79,17 +79,17 @@ def test_the_order_of_the_patches_changes_nothing():
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (3, 3, 4, 7), (3, 4, 7)])
-def test_features_of_other_tokens_or_layers_are_refused(shape):
+def test_features_of_other_tokens_or_layers_are_rejected(shape):
     with pytest.raises(ValueError, match="same layers, images and tokens"):
         attention_probe(features(5, seed=1), torch.zeros(shape))
 
 
 @pytest.mark.parametrize("score", [wild_scores, attention_concentration])
-def test_scores_want_a_row_for_each_image(score):
+def test_scores_need_one_row_per_image(score):
     with pytest.raises(ValueError, match="must be"):
         score(torch.zeros(2, 3, 4))
 
 
 @pytest.mark.parametrize("score", [wild_scores, attention_concentration])
-def test_scores_carry_no_gradient(score):
+def test_scores_have_no_gradient(score):
     assert not score(torch.ones(2, 3, requires_grad=True)).requires_grad

@@ -1,4 +1,4 @@
-"""Relations between samples: literal sums, and the motions of the feature space that they ignore."""
+"""Relations between samples: literal sums, and invariance to motions of the feature space."""
 
 import math
 
@@ -48,14 +48,14 @@ def angle(features, i, j, k):
     return (a @ b).item() / size if size else 0.0
 
 
-def test_relational_distance_is_the_sum_over_pairs_written_out():
+def test_relational_distance_equals_the_literal_sum_over_pairs():
     student, teacher = map(distances, pair())
     total = sum(smooth_l1(student[i][j], teacher[i][j]) for i in range(B) for j in range(B))
 
     assert relational_distance(*pair()).item() == pytest.approx(total / B**2, rel=1e-5)
 
 
-def test_relational_angle_is_the_sum_over_triples_written_out():
+def test_relational_angle_equals_the_literal_sum_over_triples():
     student, teacher = pair()
     triples = [(i, j, k) for i in range(B) for j in range(B) for k in range(B)]
     total = sum(smooth_l1(angle(student, *triple), angle(teacher, *triple)) for triple in triples)
@@ -63,7 +63,7 @@ def test_relational_angle_is_the_sum_over_triples_written_out():
     assert relational_angle(student, teacher).item() == pytest.approx(total / B**3, rel=1e-5)
 
 
-def test_similarity_preserving_is_the_sum_over_rows_written_out():
+def test_similarity_preserving_equals_the_literal_sum_over_rows():
     student, teacher = pair()
     total = 0.0
     for i in range(B):
@@ -73,7 +73,7 @@ def test_similarity_preserving_is_the_sum_over_rows_written_out():
     assert similarity_preserving(student, teacher).item() == pytest.approx(total / B**2, rel=1e-5)
 
 
-def test_probabilistic_transfer_is_the_sum_over_neighbourhoods_written_out():
+def test_probabilistic_transfer_equals_the_literal_sum_over_neighbors():
     student, teacher = (features.double() for features in pair())
     total = 0.0
     for i in range(B):
@@ -85,7 +85,7 @@ def test_probabilistic_transfer_is_the_sum_over_neighbourhoods_written_out():
     assert probabilistic_transfer(*pair()).item() == pytest.approx(total / B**2, rel=1e-4)
 
 
-def test_correlation_multiplies_the_gaps_of_neighbours_in_the_batch():
+def test_correlation_multiplies_the_gaps_of_adjacent_samples():
     student, teacher = (
         torch.tensor([[1.0, 2.0], [0.0, 0.0], [5.0, 1.0]]),
         torch.tensor([[0.0, 0.0], [3.0, -1.0], [1.0, 1.0]]),
@@ -98,7 +98,7 @@ def test_correlation_multiplies_the_gaps_of_neighbours_in_the_batch():
 @pytest.mark.parametrize("loss", RELATIONS)
 @STEADY
 @given(seed=seeds)
-def test_a_rotation_of_the_features_changes_nothing(loss, seed):
+def test_losses_are_invariant_to_a_rotation_of_the_features(loss, seed):
     student, teacher = pair()
 
     turned = loss(student @ rotation(6, seed), teacher @ rotation(9, seed + 1))
@@ -109,7 +109,7 @@ def test_a_rotation_of_the_features_changes_nothing(loss, seed):
 @pytest.mark.parametrize("loss", RELATIONS)
 @STEADY
 @given(scale=st.floats(0.01, 100))
-def test_the_scale_of_the_features_changes_nothing(loss, scale):
+def test_losses_are_invariant_to_the_scale_of_the_features(loss, scale):
     student, teacher = pair()
 
     assert loss(scale * student, teacher).item() == pytest.approx(loss(student, teacher).item(), rel=1e-3)
@@ -118,14 +118,14 @@ def test_the_scale_of_the_features_changes_nothing(loss, scale):
 @pytest.mark.parametrize("loss", [relational_distance, relational_angle])
 @STEADY
 @given(shift=st.floats(-3, 3))
-def test_a_shift_of_all_features_changes_no_distance_and_no_angle(loss, shift):
+def test_distances_and_angles_are_invariant_to_a_shift_of_all_features(loss, shift):
     student, teacher = pair()
 
     assert loss(student + shift, teacher).item() == pytest.approx(loss(student, teacher).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("loss", [relational_distance, relational_angle])
-def test_two_samples_at_one_place_leave_gradients_finite(loss):
+def test_gradients_are_finite_for_two_equal_samples(loss):
     student, teacher = pair()
     student[1] = student[0]
 
@@ -142,5 +142,5 @@ def test_a_single_sample_has_no_relation(loss):
 
 
 def test_correlated_embeddings_must_have_one_width():
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="same shape"):
         correlation(torch.zeros(3, 4), torch.zeros(3, 5))

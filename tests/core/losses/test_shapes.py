@@ -1,4 +1,4 @@
-"""Shapes that cannot be are named in the error, before broadcasting can hide them."""
+"""Invalid shapes are rejected with an error that names them."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from core.losses.shapes import require_embeddings, require_logits, require_maps,
         (require_tokens, (4, 5, 7), (4, 5, 9)),
     ],
 )
-def test_what_may_differ_does(require, student, teacher):
+def test_shapes_may_differ_where_allowed(require, student, teacher):
     require(torch.zeros(student), torch.zeros(teacher))
 
 
@@ -34,14 +34,14 @@ def test_what_may_differ_does(require, student, teacher):
         (require_tokens, (4, 5, 7), (1, 5, 7)),
     ],
 )
-def test_both_shapes_are_in_the_refusal(require, student, teacher):
-    with pytest.raises(ValueError, match="not") as refusal:
+def test_the_error_names_both_shapes(require, student, teacher):
+    with pytest.raises(ValueError, match="not") as caught:
         require(torch.zeros(student), torch.zeros(teacher))
 
-    assert f"{student} and {teacher}" in str(refusal.value)
+    assert f"{student} and {teacher}" in str(caught.value)
 
 
-def test_too_few_samples_or_classes_are_refused():
+def test_too_few_samples_or_classes_are_rejected():
     with pytest.raises(ValueError, match="at least 2 samples and 1 classes"):
         require_logits(torch.zeros(1, 3), torch.zeros(1, 3), num_samples=2)
     with pytest.raises(ValueError, match="at least 1 samples and 2 classes"):

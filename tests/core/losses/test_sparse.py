@@ -1,4 +1,4 @@
-"""Soft labels of which only some classes were stored."""
+"""Sparse soft labels, of which only some classes are stored."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def test_the_rest_of_the_mass_is_spread_evenly():
     torch.testing.assert_close(dense, torch.tensor([[0.2, 0.1, 0.1, 0.5, 0.1]]))
 
 
-def test_a_sum_above_one_leaves_nothing_for_the_others():
+def test_a_sum_above_one_leaves_no_mass_for_the_others():
     index, probability = torch.tensor([[2, 0]]), torch.tensor([[1.0, 0.01]])
 
     assert dense_soft_labels(index, probability, num_classes=3)[0, 1] == 0
@@ -37,7 +37,7 @@ def test_the_loss_is_the_cross_entropy_with_the_dense_labels():
 
 @STEADY
 @given(st.integers(1, 6), st.integers(0, 2**32))
-def test_dense_labels_keep_what_was_stored_and_sum_to_one(num_stored, seed):
+def test_dense_labels_contain_the_stored_classes_and_sum_to_one(num_stored, seed):
     probabilities = torch.randn(2, 6, generator=torch.Generator().manual_seed(seed)).softmax(dim=1)
     stored, index = probabilities.topk(num_stored)
 
@@ -47,7 +47,7 @@ def test_dense_labels_keep_what_was_stored_and_sum_to_one(num_stored, seed):
     torch.testing.assert_close(dense.sum(dim=1), torch.ones(2))
 
 
-def test_all_classes_stored_are_the_teachers_own_soft_labels():
+def test_all_classes_stored_equal_the_teachers_soft_labels():
     student, teacher = (torch.randn(3, 6, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
     probability, index = teacher.softmax(dim=1).topk(6)
 
@@ -56,7 +56,7 @@ def test_all_classes_stored_are_the_teachers_own_soft_labels():
     torch.testing.assert_close(loss, cross_entropy_kd(student, teacher, temperature=1.0))
 
 
-def test_stored_dtypes_are_taken_as_they_are():
+def test_stored_dtypes_are_supported():
     index, probability = torch.tensor([[3, 0]]), torch.tensor([[0.5, 0.25]])
     student = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
 
@@ -65,7 +65,7 @@ def test_stored_dtypes_are_taken_as_they_are():
     torch.testing.assert_close(loss, sparse_soft_labels(student, index, probability))
 
 
-def test_the_stored_probabilities_take_no_gradient():
+def test_stored_probabilities_have_no_gradient():
     probability = torch.tensor([[0.5, 0.25]], requires_grad=True)
 
     loss = sparse_soft_labels(torch.zeros(1, 4, requires_grad=True), torch.tensor([[3, 0]]), probability)
@@ -77,11 +77,11 @@ def test_the_stored_probabilities_take_no_gradient():
 @pytest.mark.parametrize(
     ("index", "probability", "message"),
     [
-        (torch.zeros(2, 3), torch.zeros(2, 2), "alike"),
+        (torch.zeros(2, 3), torch.zeros(2, 2), "same shape"),
         (torch.zeros(2, 5), torch.zeros(2, 5), "do not fit 4 classes"),
-        (torch.zeros(3, 2), torch.zeros(3, 2), "not those of logits"),
+        (torch.zeros(3, 2), torch.zeros(3, 2), "do not match logits"),
     ],
 )
-def test_stored_labels_that_cannot_be_are_refused(index, probability, message):
+def test_invalid_stored_labels_are_rejected(index, probability, message):
     with pytest.raises(ValueError, match=message):
         sparse_soft_labels(torch.zeros(2, 4), index.long(), probability)

@@ -1,4 +1,4 @@
-"""Losses that treat the label's class apart: literal sums, and what they ignore."""
+"""Losses that separate the target class: literal sums and invariances."""
 
 import math
 
@@ -38,7 +38,7 @@ def without(values, label):
     return [value for k, value in enumerate(values) if k != label]
 
 
-def test_decoupled_is_the_two_way_divergence_and_that_among_the_others():
+def test_decoupled_equals_binary_divergence_plus_divergence_of_other_classes():
     student, teacher = pair()
     total = 0.0
     for s, t, y in rows(student, teacher):
@@ -50,7 +50,7 @@ def test_decoupled_is_the_two_way_divergence_and_that_among_the_others():
     assert LOSSES["decoupled"](student, teacher).item() == pytest.approx(total / 3, rel=1e-5)
 
 
-def test_decoupled_with_the_teachers_own_weights_is_the_plain_divergence():
+def test_decoupled_with_the_teachers_own_weights_equals_kd():
     student, teacher = (logits[:1] for logits in pair())
     off_label = 1 - teacher.div(2).softmax(dim=1)[0, 1].item()
 
@@ -59,7 +59,7 @@ def test_decoupled_with_the_teachers_own_weights_is_the_plain_divergence():
     assert parts.item() == pytest.approx(kd(student, teacher, temperature=2.0).item(), rel=1e-5)
 
 
-def test_normalized_is_the_sum_written_out():
+def test_normalized_equals_the_literal_sum():
     student, teacher = pair()
     total = 0.0
     for s, t, y in rows(student, teacher):
@@ -70,7 +70,7 @@ def test_normalized_is_the_sum_written_out():
     assert LOSSES["normalized"](student, teacher).item() == pytest.approx(total / 3, rel=1e-5)
 
 
-def test_one_for_all_is_the_sum_written_out():
+def test_one_for_all_equals_the_literal_sum():
     student, teacher = pair()
     total = 0.0
     for s, t, y in rows(student, teacher):
@@ -81,7 +81,7 @@ def test_one_for_all_is_the_sum_written_out():
     assert LOSSES["one_for_all"](student, teacher).item() == pytest.approx(total / 3, rel=1e-5)
 
 
-def test_weighted_soft_labels_is_the_sum_written_out():
+def test_weighted_soft_labels_equals_the_literal_sum():
     student, teacher = pair()
     total = 0.0
     for s, t, y in rows(student, teacher):
@@ -91,7 +91,7 @@ def test_weighted_soft_labels_is_the_sum_written_out():
     assert LOSSES["weighted_soft_labels"](student, teacher).item() == pytest.approx(2 * 4 * total / 3, rel=1e-5)
 
 
-def test_no_gradient_flows_through_the_weight_of_a_sample():
+def test_the_weight_of_a_sample_has_no_gradient():
     student, teacher = pair()
     errors = [torch.nn.functional.cross_entropy(logits, LABELS, reduction="none") for logits in (student, teacher)]
     weight = 1 - (-errors[0] / errors[1]).exp()
@@ -103,7 +103,7 @@ def test_no_gradient_flows_through_the_weight_of_a_sample():
     torch.testing.assert_close(student.grad, 2 * 4 * weight.unsqueeze(1) * gap / 2 / 3)
 
 
-def test_a_sample_that_the_student_masters_weighs_nothing():
+def test_a_sample_that_the_student_predicts_perfectly_has_no_weight():
     sure = 100.0 * torch.nn.functional.one_hot(LABELS, 5)
 
     assert weighted_soft_labels(sure, torch.zeros(3, 5), LABELS, alpha=1.0, temperature=1.0).item() == 0
@@ -112,7 +112,7 @@ def test_a_sample_that_the_student_masters_weighs_nothing():
 @pytest.mark.parametrize("name", LOSSES)
 @STEADY
 @given(shift=st.floats(-50, 50))
-def test_a_shift_of_all_logits_changes_nothing(name, shift):
+def test_losses_are_invariant_to_a_shift_of_all_logits(name, shift):
     student, teacher = pair()
 
     moved = LOSSES[name](student + shift, teacher - shift).item()
@@ -121,7 +121,7 @@ def test_a_shift_of_all_logits_changes_nothing(name, shift):
 
 
 @pytest.mark.parametrize("loss", [decoupled, normalized])
-def test_a_single_class_has_no_others(loss):
+def test_a_single_class_is_rejected(loss):
     options = {"alpha": 1.0, "beta": 1.0} if loss is decoupled else {"gamma": 1.0}
 
     with pytest.raises(ValueError, match="2 classes"):

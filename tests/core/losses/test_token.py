@@ -1,4 +1,4 @@
-"""Distillation tokens; DeiT's, UVC's and Co-advise's official numbers are in test_golden.py."""
+"""Distillation tokens; official values of DeiT, UVC and Co-advise are in test_golden.py."""
 
 import pytest
 import torch
@@ -14,8 +14,8 @@ def deit_inputs():
     return class_logits.requires_grad_(), token_logits.requires_grad_(), teacher, labels
 
 
-def test_deit_with_a_head_of_another_width_is_refused():
-    with pytest.raises(ValueError, match="one shape"):
+def test_deit_with_a_head_of_another_width_is_rejected():
+    with pytest.raises(ValueError, match="same shape"):
         deit(
             torch.zeros(2, 10),
             torch.zeros(2, 10),
@@ -27,7 +27,7 @@ def test_deit_with_a_head_of_another_width_is_refused():
         )
 
 
-def test_the_sample_reduction_is_the_papers_formula():
+def test_sample_reduction_matches_the_paper():
     class_logits, token_logits, teacher, _ = deit_inputs()
     base = torch.zeros(())
 
@@ -58,7 +58,7 @@ def test_co_advise_adds_each_teachers_weighted_divergence_to_the_labels():
     torch.testing.assert_close(loss, expected)
 
 
-def test_co_advise_takes_labels_in_either_form():
+def test_co_advise_accepts_hard_and_soft_labels():
     class_logits, token_logits, teacher, labels = deit_inputs()
     one_hot = F.one_hot(labels, 10).float()
 
@@ -69,8 +69,8 @@ def test_co_advise_takes_labels_in_either_form():
     torch.testing.assert_close(by_class, by_probability)
 
 
-def test_co_advise_wants_a_token_for_each_teacher():
+def test_co_advise_needs_a_token_per_teacher():
     class_logits, token_logits, teacher, labels = deit_inputs()
 
-    with pytest.raises(ValueError, match="as many tokens as teachers"):
+    with pytest.raises(ValueError, match="equal numbers of tokens"):
         co_advise(class_logits, [token_logits], [teacher, teacher], labels)

@@ -1,4 +1,4 @@
-"""What the methods' tests share: batches, tiny networks, and lessons that bring them together."""
+"""Fixtures of the methods' tests: batches, tiny networks, and a harness around a method and its networks."""
 
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,7 @@ from core.train.precision import ComputeConfig
 
 CPU = torch.device("cpu")
 SIZE = 16
-FACTS = InputInfo(num_classes=4, channels=1, image_size=SIZE)
+INPUT_INFO = InputInfo(num_classes=4, channels=1, image_size=SIZE)
 STUDENTS = {
     "transformer": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}),
     "cnn": ("resnet10t", {}),
@@ -31,44 +31,46 @@ TEACHERS = {
 
 
 def model(architecture, arguments, *, seed=0):
-    """A model for 4 classes of grey pictures 16 × 16, in training mode."""
+    """Build a model for 4 classes of grayscale images 16 × 16, in training mode."""
     torch.manual_seed(seed)
     spec = StudentSpec(architecture=architecture, arguments=arguments)
-    return build_student(plan_student(spec, FACTS, image_size=SIZE))
+    return build_student(plan_student(spec, INPUT_INFO, image_size=SIZE))
 
 
 @dataclass
-class Lesson:
-    """A method between a student and its teachers."""
+class MethodHarness:
+    """A method with its student and teachers."""
 
     method: Method
     student: BuiltModel
     teachers: list[FrozenTeacher]
 
-    def room(self, moment=None):
-        return StepContext(self.ask, self.teachers, moment or StepInfo(step=3, total_steps=10, epoch=0.6, epochs=2))
+    def step_context(self, info=None):
+        return StepContext(
+            self.student_outputs, self.teachers, info or StepInfo(step=3, total_steps=10, epoch=0.6, epochs=2)
+        )
 
-    def ask(self, images):
+    def student_outputs(self, images):
         built = self.student
         return run_tapped(built.module, built.preprocessing(images), self.method.student_taps)
 
-    def terms(self, batch, moment=None):
-        """The terms of a step; every draw of it is seeded."""
+    def terms(self, batch, info=None):
+        """The terms of one step, with seeded random draws."""
         torch.manual_seed(5)
-        return self.method.terms(batch, self.room(moment))
+        return self.method.terms(batch, self.step_context(info))
 
     def parameters(self):
-        """Everything that is trained, by name."""
+        """Parameters of student and method by name."""
         return dict(self.student.module.named_parameters()) | {
             f"method.{name}": parameter for name, parameter in self.method.named_parameters()
         }
 
 
 @pytest.fixture
-def lesson():
-    """Makes a lesson: ``lesson("kd", student="transformer", teachers=("cnn",), temperature=2.0)``.
+def make_harness():
+    """Build a harness: ``make_harness("kd", student="transformer", teachers=("cnn",), temperature=2.0)``.
 
-    Families that are left out are those that the method needs. A pair (architecture, arguments) is taken as it is.
+    Networks are families or pairs (architecture, arguments); by default the families that the method needs.
     """
 
     def make(name, *, student=None, teachers=None, num_samples=24, **params):
@@ -85,17 +87,22 @@ def lesson():
 
         torch.manual_seed(0)
         spec = StudentSpec(architecture=architecture, arguments=arguments)
-        requested = plan_student(spec, FACTS, image_size=SIZE)
+        requested = plan_student(spec, INPUT_INFO, image_size=SIZE)
         plan = plan_student_variant(parameters, requested, teachers=lambda: [structure_of(t) for t in built])
-        pupil = build_student(plan)
-        setting = MethodContext(
-            student=pupil, teachers=built, num_classes=4, num_samples=num_samples, batch_size=6, label_smoothing=0.0
+        built_student = build_student(plan)
+        context = MethodContext(
+            student=built_student,
+            teachers=built,
+            num_classes=4,
+            num_samples=num_samples,
+            batch_size=6,
+            label_smoothing=0.0,
         )
         torch.manual_seed(1)
-        method = build_method(parameters, setting)
-        method.prepare_student(pupil.module)
+        method = build_method(parameters, context)
+        method.prepare_student(built_student.module)
         frozen = [FrozenTeacher(t, ComputeConfig(CPU, "fp32"), method.teacher_request) for t in built]
-        return Lesson(method.train(), pupil, frozen)
+        return MethodHarness(method.train(), built_student, frozen)
 
     return make
 
@@ -121,7 +128,7 @@ def mixed(batch):
 
 @pytest.fixture
 def logits():
-    """Makes logits (6, 4) from a seed."""
+    """Make logits (6, 4) from a seed."""
 
     def make(seed):
         return 3 * torch.randn(6, 4, generator=torch.Generator().manual_seed(seed))
@@ -145,8 +152,8 @@ def distilled_vit():
 
 
 @pytest.fixture
-def setting():
-    """Two tiny ViTs, for methods that only look at logits."""
+def context():
+    """Two tiny ViTs, for methods that compare only logits."""
     return MethodContext(
         student=model(*STUDENTS["transformer"]),
         teachers=(model(*TEACHERS["transformer"], seed=1),),
@@ -158,12 +165,12 @@ def setting():
 
 @pytest.fixture
 def filled():
-    """Fills a module with the golden values' weights: 0.1 sin(j + i) for entry j of parameter i."""
+    """Fill a module with the weights of the golden values: 0.1 sin(j + i) for entry j of parameter i."""
 
     @torch.no_grad()
     def fill(module):
-        for number, parameter in enumerate(module.parameters()):
-            parameter.copy_((0.1 * (torch.arange(parameter.numel()) + number).sin()).view_as(parameter))
+        for index, parameter in enumerate(module.parameters()):
+            parameter.copy_((0.1 * (torch.arange(parameter.numel()) + index).sin()).view_as(parameter))
         return module
 
     return fill

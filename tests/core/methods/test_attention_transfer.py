@@ -1,4 +1,4 @@
-"""Attention transfer: where features are strong, at pairs of levels."""
+"""Attention transfer: strength of features per position, at pairs of levels."""
 
 import math
 
@@ -23,58 +23,58 @@ def attention(tokens_ND, power):
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_the_term_is_the_sum_over_pairs_of_the_distance_of_unit_maps(lesson, batch, power):
-    method = lesson("attention_transfer", layers=[(0, 1), (3, 2)], power=power).method
+def test_the_term_is_the_sum_over_pairs_of_the_distance_of_unit_maps(make_harness, batch, power):
+    method = make_harness("attention_transfer", layers=[(0, 1), (3, 2)], power=power).method
     torch.manual_seed(0)
-    mine, guide = {i: torch.randn(2, 4, 3) for i in (0, 3)}, {i: torch.randn(2, 4, 5) for i in (1, 2)}
+    student, teacher = {i: torch.randn(2, 4, 3) for i in (0, 3)}, {i: torch.randn(2, 4, 5) for i in (1, 2)}
 
-    terms = method.feature_terms(batch, outputs(mine), [outputs(guide)])
+    terms = method.feature_terms(batch, outputs(student), [outputs(teacher)])
 
     expected = 0.0
     for s, t in ((0, 1), (3, 2)):
         for b in range(2):
-            units = attention(mine[s][b], power), attention(guide[t][b], power)
+            units = attention(student[s][b], power), attention(teacher[t][b], power)
             expected += sum((x - y) ** 2 for x, y in zip(*units, strict=True)) / (2 * 4)
     assert list(terms) == ["attention"]
     assert terms["attention"].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_selectivity_compares_channels_on_the_same_pairs(lesson, batch):
-    made = lesson("attention_transfer", statistic="selectivity", weight=50.0)
-    student, teacher = made.ask(batch.images), made.teachers[0](batch.images)
+def test_selectivity_compares_channels_on_the_same_pairs(make_harness, batch):
+    harness = make_harness("attention_transfer", statistic="selectivity", weight=50.0)
+    student, teacher = harness.student_outputs(batch.images), harness.teachers[0](batch.images)
 
-    found = made.terms(batch)["selectivity"].item()
+    found = harness.terms(batch)["selectivity"].item()
 
-    pairs = [neuron_selectivity(student.levels[s].map, teacher.levels[t].map).item() for s, t in made.method.pairs]
+    pairs = [neuron_selectivity(student.levels[s].map, teacher.levels[t].map).item() for s, t in harness.method.pairs]
     assert found == pytest.approx(50 * sum(pairs), rel=1e-4)
 
 
-def test_four_pairs_are_compared_by_themselves(lesson):
-    method = lesson("attention_transfer").method
+def test_four_pairs_are_compared_by_default(make_harness):
+    method = make_harness("attention_transfer").method
 
     assert method.student_taps == FeatureRequest(levels=(0, 1, 2, 3))
     assert method.teacher_taps == FeatureRequest(levels=(1, 2, 4, 5))
 
 
-def test_levels_of_one_position_say_nothing_and_are_left_out(lesson, batch):
-    made = lesson("attention_transfer", teachers=("cnn",))
-    guide = made.teachers[0](batch.images)
+def test_levels_of_one_position_are_left_out(make_harness, batch):
+    harness = make_harness("attention_transfer", teachers=("cnn",))
+    teacher = harness.teachers[0](batch.images)
 
-    assert 0 < len(made.method.pairs) < 4
-    assert all(guide.levels[t].tokens.shape[1] > 1 for _, t in made.method.pairs)
+    assert 0 < len(harness.method.pairs) < 4
+    assert all(teacher.levels[t].tokens.shape[1] > 1 for _, t in harness.method.pairs)
 
 
-def test_a_level_of_one_position_that_was_asked_for_is_refused(lesson):
+def test_a_requested_level_of_one_position_is_rejected(make_harness):
     with pytest.raises(InvalidSpec, match="/method/layers: one of the levels 3 and 4 has a single position"):
-        lesson("attention_transfer", teachers=("cnn",), layers=[(0, 0), (3, 4)])
+        make_harness("attention_transfer", teachers=("cnn",), layers=[(0, 0), (3, 4)])
 
 
 @pytest.mark.parametrize(
     ("networks", "pointer"),
     [({"student": ONE_PATCH}, "/student/architecture"), ({"teachers": (ONE_PATCH,)}, "/teachers/0/architecture")],
 )
-def test_a_network_of_one_position_is_refused(lesson, networks, pointer):
+def test_a_network_of_one_position_is_rejected(make_harness, networks, pointer):
     with pytest.raises(InvalidSpec) as caught:
-        lesson("attention_transfer", **networks)
+        make_harness("attention_transfer", **networks)
 
     assert [error.pointer for error in caught.value.errors] == [pointer]

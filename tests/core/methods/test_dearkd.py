@@ -1,4 +1,4 @@
-"""Early layers of a CNN, then labels alone."""
+"""DearKD: a first stage with early layers of a CNN, a second stage with labels, and data-free training."""
 
 import numpy as np
 import pytest
@@ -16,16 +16,16 @@ FIRST, SECOND = StepInfo(step=2, total_steps=10), StepInfo(step=9, total_steps=1
 
 
 def aligned(aligner, feature):
-    """The aligner place by place."""
+    """The aligner, position by position."""
     maps = F.pad(feature.map, (1, 1, 1, 1))
     height, width = feature.grid
     kernel = aligner.depthwise.weight[:, 0]
-    places = []
+    values = []
     for row in range(height):
         for column in range(width):
             mixed = (maps[:, :, row : row + 3, column : column + 3] * kernel).sum(dim=(2, 3)) + aligner.depthwise.bias
-            places.append(aligner.project(F.gelu(aligner.norm(mixed))))
-    return torch.stack(places, dim=2).reshape(len(maps), -1, height, width)
+            values.append(aligner.project(F.gelu(aligner.norm(mixed))))
+    return torch.stack(values, dim=2).reshape(len(maps), -1, height, width)
 
 
 def normal(maps):
@@ -33,18 +33,18 @@ def normal(maps):
     return centred / (centred.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
 
 
-def test_the_first_stage_has_labels_decisions_and_early_maps(lesson, batch):
-    made = lesson("dearkd", alpha=0.3, weight=2.0)
+def test_the_first_stage_has_labels_decisions_and_early_maps(make_harness, batch):
+    harness = make_harness("dearkd", alpha=0.3, weight=2.0)
 
-    terms = made.terms(batch, FIRST)
+    terms = harness.terms(batch, FIRST)
 
-    student, teacher = made.ask(batch.images), made.teachers[0](batch.images)
+    student, teacher = harness.student_outputs(batch.images), harness.teachers[0](batch.images)
     (token,) = student.token_logits
-    first = normal(aligned(made.method.aligners[0], student.levels[0])) - normal(teacher.levels[1].map)
-    pooled = F.avg_pool2d(aligned(made.method.aligners[1], student.levels[1]), 2)  # to the CNN's 2 × 2
+    first = normal(aligned(harness.method.aligners[0], student.levels[0])) - normal(teacher.levels[1].map)
+    pooled = F.avg_pool2d(aligned(harness.method.aligners[1], student.levels[1]), 2)  # to the CNN's 2 × 2
     second = normal(pooled) - normal(teacher.levels[2].map)
     early = (first.square().mean() + second.square().mean()) / 2
-    assert made.method.pairs == ((0, 1), (1, 2))
+    assert harness.method.pairs == ((0, 1), (1, 2))
     assert list(terms) == ["label", "distillation", "early"]
     assert terms["label"].item() == pytest.approx(0.7 * F.cross_entropy(student.logits, batch.labels).item(), rel=1e-5)
     decision = teacher.logits.argmax(dim=1)
@@ -52,8 +52,8 @@ def test_the_first_stage_has_labels_decisions_and_early_maps(lesson, batch):
     assert terms["early"].item() == pytest.approx(2 * early.item(), rel=1e-4)
 
 
-def test_the_second_stage_has_labels_for_both_heads_and_asks_no_teacher(lesson, batch, logits):
-    method = lesson("dearkd").method
+def test_the_second_stage_has_labels_for_both_heads_and_runs_no_teacher(make_harness, batch, logits):
+    method = make_harness("dearkd").method
 
     terms = method.terms(batch, StepContext(lambda _images: Outputs(logits(1), (logits(2),)), [None], SECOND))
 
@@ -63,17 +63,17 @@ def test_the_second_stage_has_labels_for_both_heads_and_asks_no_teacher(lesson, 
 
 
 @pytest.mark.parametrize(("step", "count"), [(0, 3), (4, 3), (5, 1), (9, 1)])
-def test_the_first_stage_is_a_share_of_the_training(step, count, lesson, batch):
-    made = lesson("dearkd", first_stage=0.5)
+def test_the_first_stage_is_a_share_of_the_training(step, count, make_harness, batch):
+    harness = make_harness("dearkd", first_stage=0.5)
 
-    assert len(made.terms(batch, StepInfo(step=step, total_steps=10))) == count
+    assert len(harness.terms(batch, StepInfo(step=step, total_steps=10))) == count
 
 
-def test_early_maps_reach_early_blocks_alone(lesson, batch):
-    made = lesson("dearkd")
-    blocks = made.student.module.blocks
+def test_early_maps_have_gradients_only_in_early_blocks(make_harness, batch):
+    harness = make_harness("dearkd")
+    blocks = harness.student.module.blocks
 
-    terms = made.terms(batch, FIRST)
+    terms = harness.terms(batch, FIRST)
 
     early = [blocks[i].mlp.fc1.weight for i in range(4)]
     found = torch.autograd.grad(terms["early"], early, allow_unused=True)
@@ -86,64 +86,64 @@ def test_pairs_lie_in_a_third_of_the_blocks_and_half_of_the_stages():
     assert early_pairs(vit, cnn) == ((1, 1), (3, 2))
 
 
-@pytest.mark.parametrize(("asked", "local"), [({}, 2), ({"local_blocks": 0}, 0), ({"local_blocks": 4}, 4)])
-def test_the_student_gets_a_distillation_token_and_local_blocks(asked, local, lesson):
-    module = lesson("dearkd", **asked).student.module
+@pytest.mark.parametrize(("params", "num_local"), [({}, 2), ({"local_blocks": 0}, 0), ({"local_blocks": 4}, 4)])
+def test_the_student_gets_a_distillation_token_and_local_blocks(params, num_local, make_harness):
+    module = make_harness("dearkd", **params).student.module
 
     kinds = [type(block.attn).__name__ for block in module.blocks]
-    assert kinds.count("LocalAttention") == local
-    assert (module.form.distillation_tokens, module.form.local_blocks) == (1, local)
+    assert kinds.count("LocalAttention") == num_local
+    assert (module.options.distillation_tokens, module.options.local_blocks) == (1, num_local)
 
 
 @pytest.mark.parametrize(
-    ("asked", "parameter"), [({"local_blocks": 5}, "local_blocks"), ({"layers": [[4, 0]]}, "layers")]
+    ("params", "parameter"), [({"local_blocks": 5}, "local_blocks"), ({"layers": [[4, 0]]}, "layers")]
 )
-def test_blocks_that_are_not_there_are_refused(asked, parameter, lesson):
-    with pytest.raises(InvalidSpec) as refused:
-        lesson("dearkd", **asked)
+def test_missing_blocks_are_rejected(params, parameter, make_harness):
+    with pytest.raises(InvalidSpec) as caught:
+        make_harness("dearkd", **params)
 
-    assert refused.value.errors[0].pointer == f"/method/{parameter}"
+    assert caught.value.errors[0].pointer == f"/method/{parameter}"
 
 
-def test_a_student_without_a_distillation_token_is_refused(lesson):
+def test_a_student_without_a_distillation_token_is_rejected(make_harness):
     with pytest.raises(SpecCannotRun, match="distillation token"):
-        lesson("dearkd").method.prepare_student(torch.nn.Linear(1, 1))
+        make_harness("dearkd").method.prepare_student(torch.nn.Linear(1, 1))
 
 
-def test_without_batch_norms_there_is_no_training_without_data(lesson):
-    with pytest.raises(InvalidSpec, match="batch norms") as refused:
-        lesson("dearkd", teachers=(("convnext_atto", {}),), data_free=True)
+def test_data_free_training_needs_batch_norms(make_harness):
+    with pytest.raises(InvalidSpec, match="batch norms") as caught:
+        make_harness("dearkd", teachers=(("convnext_atto", {}),), data_free=True)
 
-    assert refused.value.errors[0].pointer == "/method/data_free"
+    assert caught.value.errors[0].pointer == "/method/data_free"
 
 
-def sources(made, folder, told=None):
+def sources(harness, cache_dir, events=None):
     return ImageSources(
         train=Pixels(np.zeros((7, 1, 16, 16), np.uint8), torch.arange(7) % 4),
         unlabeled_pool=None,
-        teachers=made.teachers,
+        teachers=harness.teachers,
         seed=3,
-        cache_dir=folder,
+        cache_dir=cache_dir,
         poll=lambda: None,
-        event=lambda *said: None if told is None else told.append(said),
+        event=lambda *event: None if events is None else events.append(event),
     )
 
 
-def test_real_pictures_are_used_where_nothing_else_is_asked_for(lesson, tmp_path):
-    made = lesson("dearkd")
+def test_the_training_split_is_used_by_default(make_harness, tmp_path):
+    harness = make_harness("dearkd")
 
-    assert made.method.num_images is None
-    assert made.method.prepare_images(sources(made, tmp_path)) is None
+    assert harness.method.num_images is None
+    assert harness.method.prepare_images(sources(harness, tmp_path)) is None
 
 
-def test_pictures_are_made_once_from_the_teacher(lesson, tmp_path):
-    made, told = lesson("dearkd", data_free=True, num_images=6, iterations=2), []
+def test_images_are_made_from_the_teacher_once(make_harness, tmp_path):
+    harness, events = make_harness("dearkd", data_free=True, num_images=6, iterations=2), []
 
-    pixels = made.method.prepare_images(sources(made, tmp_path, told))
-    again = made.method.prepare_images(sources(made, tmp_path))
+    pixels = harness.method.prepare_images(sources(harness, tmp_path, events))
+    again = harness.method.prepare_images(sources(harness, tmp_path))
 
     assert (pixels.images.shape, pixels.images.dtype) == ((6, 1, 16, 16), np.uint8)
     assert pixels.labels.tolist() == [0, 1, 2, 3, 0, 1]
-    assert len(pixels) == made.method.num_images
+    assert len(pixels) == harness.method.num_images
     assert np.array_equal(pixels.images, again.images)
-    assert told[0][0] == "data.inversion"
+    assert events[0][0] == "data.inversion"

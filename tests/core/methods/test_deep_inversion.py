@@ -1,4 +1,4 @@
-"""Pictures from a teacher's weights."""
+"""DeepInversion: images inverted from a teacher's weights."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from core.models.preprocessing import Preprocessing
 SHAPE = (1, 16, 16)
 
 
-class Left(Exception):
-    """What a caller raises to leave."""
+class Interrupted(Exception):
+    """Raised by a poll to interrupt the run."""
 
 
 @pytest.fixture
@@ -23,34 +23,34 @@ def teacher():
     arguments = {"num_classes": 4, "in_chans": 1}
     module = timm.create_model("resnet10t", **arguments)
     module.train()
-    with torch.no_grad():  # batch norms that have seen something
+    with torch.no_grad():  # gives the batch norms statistics
         for _ in range(3):
             module(torch.randn(16, *SHAPE))
     preprocessing = Preprocessing(image_size=16, channels=1, mean=(0.4,), std=(0.3,))
     return BuiltModel(module.eval().requires_grad_(requires_grad=False), "resnet10t", arguments, preprocessing)
 
 
-def quadrants(pictures):
+def quadrants(images):
     """Mean brightness of the four quarters, (B, 4)."""
-    return F.adaptive_avg_pool2d(pictures, 2).flatten(1)
+    return F.adaptive_avg_pool2d(images, 2).flatten(1)
 
 
 def learn_quadrants(module):
-    """Teach a network which quarter of a picture is bright."""
+    """Train a network to tell which quarter of an image is bright."""
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.Adam(module.requires_grad_().train().parameters(), lr=3e-3)
     for _ in range(20):
         labels = torch.randint(0, 4, (32,), generator=generator)
         bright = F.one_hot(labels, 4).float().view(32, 1, 2, 2).repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
-        pictures = (0.2 + 0.5 * bright + 0.1 * torch.randn(32, *SHAPE, generator=generator)).clamp(0, 1)
+        images = (0.2 + 0.5 * bright + 0.1 * torch.randn(32, *SHAPE, generator=generator)).clamp(0, 1)
         optimizer.zero_grad()
-        F.cross_entropy(module((pictures - 0.4) / 0.3), labels).backward()
+        F.cross_entropy(module((images - 0.4) / 0.3), labels).backward()
         optimizer.step()
     module.eval().requires_grad_(requires_grad=False)
 
 
-def stay():
-    """Poll that never leaves."""
+def no_poll():
+    """Poll that never interrupts."""
 
 
 def test_total_variation_is_the_norm_of_four_differences():
@@ -60,14 +60,14 @@ def test_total_variation_is_the_norm_of_four_differences():
     falling = torch.stack([x[:, :, i, j] - x[:, :, i + 1, j + 1] for i in range(4) for j in range(3)])
     rising = torch.stack([x[:, :, i + 1, j] - x[:, :, i, j + 1] for i in range(4) for j in range(3)])
 
-    wanted = sum(part.square().sum().sqrt() for part in (across, down, falling, rising))
+    expected = sum(part.square().sum().sqrt() for part in (across, down, falling, rising))
 
-    assert total_variation(x).item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert total_variation(x).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_the_objective_is_the_weighted_sum_of_its_parts(teacher):
     images, labels = torch.rand(6, *SHAPE), torch.arange(6) % 4
-    asked = Inversion(num_images=6, variation=0.3, energy=0.2, statistics=0.1)
+    inversion = Inversion(num_images=6, variation=0.3, energy=0.2, statistics=0.1)
     inputs, seen = (images - 0.4) / 0.3, []
     hooks = [
         norm.register_forward_hook(lambda norm, given, _: seen.append((norm, given[0].clone())))
@@ -85,12 +85,12 @@ def test_the_objective_is_the_weighted_sum_of_its_parts(teacher):
         variance = (by_channel.var(dim=1, unbiased=False) - norm.running_var).square().sum().sqrt()
         statistics += (10 if place == 0 else 1) * (mean + variance)
     energy = torch.stack([x.square().sum().sqrt() for x in inputs]).mean()
-    wanted = F.cross_entropy(logits, labels) + 0.3 * total_variation(inputs) + 0.2 * energy + 0.1 * statistics
+    expected = F.cross_entropy(logits, labels) + 0.3 * total_variation(inputs) + 0.2 * energy + 0.1 * statistics
     assert len(seen) == 14
-    assert objective(teacher, asked, images, labels).item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert objective(teacher, inversion, images, labels).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_diversity_keeps_the_nearest_of_a_class_away_and_within_the_class():
+def test_diversity_penalizes_too_similar_and_too_distant_images_of_a_class():
     embedding = torch.tensor([[1.0, 0.0], [2.0, 0.4], [0.0, 1.0], [-1.0, 3.0], [-1.0, -1.0]])
     labels = torch.tensor([0, 0, 1, 1, 2])  # the last has no second of its class
 
@@ -103,7 +103,7 @@ def test_diversity_keeps_the_nearest_of_a_class_away_and_within_the_class():
     assert intra_divergence(embedding, labels).item() == pytest.approx(sum(terms) / 5, rel=1e-5)
 
 
-def test_diversity_has_a_gradient_for_pictures_that_are_the_same():
+def test_diversity_has_a_finite_gradient_for_equal_images():
     embedding = torch.ones(4, 3, requires_grad=True)
 
     (gradient,) = torch.autograd.grad(intra_divergence(embedding, torch.tensor([0, 0, 1, 1])), embedding)
@@ -111,35 +111,35 @@ def test_diversity_has_a_gradient_for_pictures_that_are_the_same():
     assert gradient.isfinite().all()
 
 
-def test_pictures_show_what_the_teacher_has_learned(teacher):
+def test_the_teacher_recognizes_inverted_images(teacher):
     learn_quadrants(teacher.module)
     labels = torch.arange(12) % 4
 
-    made = invert(teacher, Inversion(num_images=12, iterations=40), labels, shape=SHAPE, seed=5, poll=stay)
+    inverted = invert(teacher, Inversion(num_images=12, iterations=40), labels, shape=SHAPE, seed=5, poll=no_poll)
 
-    assert made.min() >= 0
-    assert made.max() <= 1
-    assert teacher(made).argmax(dim=1).equal(labels)
-    assert (quadrants(made).argmax(dim=1) == labels).float().mean() > 0.8
+    assert inverted.min() >= 0
+    assert inverted.max() <= 1
+    assert teacher(inverted).argmax(dim=1).equal(labels)
+    assert (quadrants(inverted).argmax(dim=1) == labels).float().mean() > 0.8
 
 
-def test_a_run_that_left_goes_on_with_the_same_pictures(teacher, tmp_path):
-    asked, steps = Inversion(num_images=5, iterations=3, batch_size=2), []
+def test_an_interrupted_run_resumes_with_the_same_images(teacher, tmp_path):
+    inversion, steps = Inversion(num_images=5, iterations=3, batch_size=2), []
 
-    def leave():
+    def interrupt():
         steps.append(1)
         if len(steps) == 5:  # within the second batch
-            raise Left
+            raise Interrupted
 
-    def make(folder, poll):
-        return inverted_pixels(teacher, asked, shape=SHAPE, seed=7, folder=folder, poll=poll)
+    def make(cache_dir, poll):
+        return inverted_pixels(teacher, inversion, shape=SHAPE, seed=7, cache_dir=cache_dir, poll=poll)
 
-    with pytest.raises(Left):
-        make(tmp_path / "one", leave)
+    with pytest.raises(Interrupted):
+        make(tmp_path / "one", interrupt)
     resumed = make(tmp_path / "one", lambda: steps.append(1))
-    whole = make(tmp_path / "other", stay)
+    whole = make(tmp_path / "other", no_poll)
 
-    assert len(steps) == 5 + 2 * 3  # the first batch was kept
+    assert len(steps) == 5 + 2 * 3  # the first batch was saved
     assert np.array_equal(resumed.images, whole.images)
     assert resumed.labels.tolist() == [0, 1, 2, 3, 0]
     assert [file.name for file in (tmp_path / "one").iterdir()] == ["inverted.npy"]

@@ -1,4 +1,4 @@
-"""A distillation token: two heads, two teachers of them."""
+"""DeiT: the class head learns from labels, the distillation head from the teacher."""
 
 import pytest
 import torch
@@ -12,23 +12,23 @@ from core.spec.methods.deit import DeitParams
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
-def test_the_terms_sum_up_to_the_loss_function(kind, setting, batch, logits):
+def test_the_terms_sum_up_to_the_loss_function(kind, context, batch, logits):
     params = DeitParams(name="deit", distillation_type=kind, alpha=0.3, temperature=2.0, reduction="element")
 
-    terms = build_method(params, setting).loss(
+    terms = build_method(params, context).loss(
         batch, Outputs(logits(1), (logits(2),)), [Outputs(logits(3))], StepInfo()
     )
 
     base = F.cross_entropy(logits(1), batch.labels)
-    whole = deit(
+    expected = deit(
         logits(1), logits(2), logits(3), base, distillation_type=kind, alpha=0.3, temperature=2.0, reduction="element"
     )
     assert list(terms) == ["label", "distillation"]
-    assert sum(terms.values()).item() == pytest.approx(whole.item(), rel=1e-6)
+    assert sum(terms.values()).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_labels_teach_the_class_head_and_the_teacher_the_token_head(setting, batch, logits):
-    method = build_method(DeitParams(name="deit"), setting)
+def test_labels_train_the_class_head_and_the_teacher_trains_the_token_head(context, batch, logits):
+    method = build_method(DeitParams(name="deit"), context)
     class_logits, token_logits = logits(1).requires_grad_(), logits(2).requires_grad_()
 
     terms = method.loss(batch, Outputs(class_logits, (token_logits,)), [Outputs(logits(3))], StepInfo())
@@ -37,8 +37,8 @@ def test_labels_teach_the_class_head_and_the_teacher_the_token_head(setting, bat
     assert torch.autograd.grad(terms["distillation"], class_logits, allow_unused=True) == (None,)
 
 
-def test_a_prepared_student_answers_with_both_heads_in_training_and_their_mean_after(setting, distilled_vit, batch):
-    build_method(DeitParams(name="deit"), setting).prepare_student(distilled_vit)
+def test_a_prepared_student_returns_both_heads_in_training_and_their_mean_in_evaluation(context, distilled_vit, batch):
+    build_method(DeitParams(name="deit"), context).prepare_student(distilled_vit)
 
     heads = distilled_vit.train()(batch.images)
     mean = distilled_vit.eval()(batch.images)
@@ -47,6 +47,6 @@ def test_a_prepared_student_answers_with_both_heads_in_training_and_their_mean_a
     torch.testing.assert_close(mean, (heads[0] + heads[1]) / 2)
 
 
-def test_a_student_without_a_token_is_refused(setting):
+def test_a_student_without_a_token_is_rejected(context):
     with pytest.raises(SpecCannotRun, match="distillation token"):
-        build_method(DeitParams(name="deit"), setting).prepare_student(nn.Linear(1, 4))
+        build_method(DeitParams(name="deit"), context).prepare_student(nn.Linear(1, 4))

@@ -1,4 +1,4 @@
-"""A foundation model's embeddings and patch features, matched without labels."""
+"""Feature distillation: a foundation model's embeddings and patch features, without labels."""
 
 from dataclasses import replace
 
@@ -13,16 +13,16 @@ from core.models.structure import structure_of
 from core.spec.methods.feature import FoundationParams
 
 
-def test_both_terms_are_what_they_say(lesson, batch):
-    made = lesson("feature", teachers=("cnn",), embedding_weight=2.0, patch_weight=3.0)
-    student, teacher = made.ask(batch.images), made.teachers[0](batch.images)
-    mine = made.method.embed(student.embedding)
-    cosines = [(m @ t) / (m.norm() * t.norm()) for m, t in zip(mine, teacher.embedding, strict=True)]
+def test_both_terms_match_their_definitions(make_harness, batch):
+    harness = make_harness("feature", teachers=("cnn",), embedding_weight=2.0, patch_weight=3.0)
+    student, teacher = harness.student_outputs(batch.images), harness.teachers[0](batch.images)
+    student_values = harness.method.embed(student.embedding)
+    cosines = [(m @ t) / (m.norm() * t.norm()) for m, t in zip(student_values, teacher.embedding, strict=True)]
     tokens = teacher.last.tokens
     goal = (tokens - tokens.mean(dim=(0, 1))) / tokens.std(dim=(0, 1), correction=0).clamp(min=1e-5)
-    guess = made.method.translate(F.adaptive_avg_pool2d(student.last.map, teacher.last.grid).flatten(2).mT)
+    guess = harness.method.translate(F.adaptive_avg_pool2d(student.last.map, teacher.last.grid).flatten(2).mT)
 
-    terms = made.terms(batch)
+    terms = harness.terms(batch)
 
     assert list(terms) == ["embedding", "patches"]
     assert terms["embedding"].item() == pytest.approx(2 * (1 - sum(cosines) / 6).item(), rel=1e-5)
@@ -31,23 +31,23 @@ def test_both_terms_are_what_they_say(lesson, batch):
     assert terms["patches"].item() == pytest.approx(3 * smooth.item(), rel=1e-2)
 
 
-def test_labels_change_nothing(lesson, batch):
+def test_labels_are_not_used(make_harness, batch):
     unlabelled = Batch(batch.images, torch.full((6,), -1), batch.indices)
 
-    known, unknown = lesson("feature").terms(batch), lesson("feature").terms(unlabelled)
+    known, unknown = make_harness("feature").terms(batch), make_harness("feature").terms(unlabelled)
 
     assert {n: t.item() for n, t in known.items()} == {n: t.item() for n, t in unknown.items()}
 
 
 @pytest.mark.parametrize(("left_out", "left"), [("embedding_weight", "patches"), ("patch_weight", "embedding")])
-def test_a_term_of_no_weight_is_left_out_with_its_projection(lesson, batch, left_out, left):
-    made = lesson("feature", **{left_out: 0.0})
+def test_a_term_of_weight_zero_is_left_out_with_its_projection(make_harness, batch, left_out, left):
+    harness = make_harness("feature", **{left_out: 0.0})
 
-    assert list(made.terms(batch)) == [left]
-    assert not hasattr(made.method, {"embedding_weight": "embed", "patch_weight": "translate"}[left_out])
+    assert list(harness.terms(batch)) == [left]
+    assert not hasattr(harness.method, {"embedding_weight": "embed", "patch_weight": "translate"}[left_out])
 
 
-def test_channels_are_standardised_whatever_their_size():
+def test_channels_are_standardized_whatever_their_scale():
     torch.manual_seed(0)
     statistics = ChannelStatistics(3)
     sizes, shift = torch.tensor([1.0, 100.0, 0.01]), torch.tensor([0.0, 50.0, 3.0])
@@ -59,7 +59,7 @@ def test_channels_are_standardised_whatever_their_size():
     assert standard.mean(dim=(0, 1)).abs().max() < 0.3
 
 
-def test_statistics_stay_as_they_are_outside_of_training():
+def test_statistics_are_fixed_in_evaluation_mode():
     statistics = ChannelStatistics(2)
     statistics(torch.randn(4, 3, 2))
     before = {name: tensor.clone() for name, tensor in statistics.state_dict().items()}
@@ -69,10 +69,10 @@ def test_statistics_stay_as_they_are_outside_of_training():
     assert all(before[name].equal(tensor) for name, tensor in statistics.state_dict().items())
 
 
-def test_a_teacher_without_last_features_is_refused_and_told_the_fix(setting, monkeypatch):
+def test_a_teacher_without_last_features_is_rejected_with_a_fix(context, monkeypatch):
     monkeypatch.setattr(
-        "core.methods.base.anatomy_of", lambda built: replace(structure_of(built), last=None, architecture="odd")
+        "core.methods.base.structure_of", lambda built: replace(structure_of(built), last=None, architecture="odd")
     )
 
     with pytest.raises(InvalidSpec, match="patch_weight"):
-        build_method(FoundationParams(name="feature"), setting)
+        build_method(FoundationParams(name="feature"), context)

@@ -1,4 +1,4 @@
-"""What feature methods have in common: labels, a logit term of any kind, and a warm-up of their own terms."""
+"""Common parts of feature methods: labels, any logit term, and the warm-up of the feature terms."""
 
 from dataclasses import replace
 from typing import get_args
@@ -18,48 +18,48 @@ LOGIT_TERMS = [name for name in get_args(LogitTerm) if name != "none"]
 
 
 class Distances(FeatureMethod):
-    """Two terms that are known beforehand."""
+    """Two constant terms."""
 
     def feature_terms(self, batch, student, teachers):
         return {"near": torch.tensor(2.0), "far": torch.tensor(5.0)}
 
 
-def terms(setting, batch, draw, moment=LATE, /, **params):
-    method = Distances(FeatureParams(name="distances", **params), setting)
-    teachers = [Outputs(draw(2 + index)) for index in range(len(setting.teachers))]
-    return method.loss(batch, Outputs(draw(1)), teachers, moment)
+def terms(context, batch, draw, info=LATE, /, **params):
+    method = Distances(FeatureParams(name="distances", **params), context)
+    teachers = [Outputs(draw(2 + index)) for index in range(len(context.teachers))]
+    return method.loss(batch, Outputs(draw(1)), teachers, info)
 
 
-def alone(name, setting, batch, draw, /, **params):
+def alone(name, context, batch, draw, /, **params):
     """The unweighted logit term of a logit method."""
-    method = build_method(METHODS[name].params.model_validate({"name": name, **params}), setting)
-    teachers = [Outputs(draw(2 + index)) for index in range(len(setting.teachers))]
+    method = build_method(METHODS[name].params.model_validate({"name": name, **params}), context)
+    teachers = [Outputs(draw(2 + index)) for index in range(len(context.teachers))]
     return method.distillation(draw(1), teachers, batch).item()
 
 
-def test_own_terms_are_weighted_alike_beside_labels_and_soft_labels(setting, batch, logits):
-    found = terms(setting, batch, logits, weight=3.0, label_weight=0.5, logits_weight=2.0)
+def test_feature_terms_share_one_weight_next_to_labels_and_soft_labels(context, batch, logits):
+    found = terms(context, batch, logits, weight=3.0, label_weight=0.5, logits_weight=2.0)
 
-    plain = terms(setting, batch, logits)
+    plain = terms(context, batch, logits)
     assert list(found) == ["label", "distillation", "near", "far"]
     assert (found["near"].item(), found["far"].item()) == (6.0, 15.0)
     assert found["label"].item() == pytest.approx(0.5 * plain["label"].item())
-    assert found["distillation"].item() == pytest.approx(2 * alone("kd", setting, batch, logits), rel=1e-6)
+    assert found["distillation"].item() == pytest.approx(2 * alone("kd", context, batch, logits), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LOGIT_TERMS)
-def test_any_logit_method_can_be_the_logit_term(name, setting, batch, logits):
-    found = terms(setting, batch, logits, logits=name)
+def test_any_logit_method_can_be_the_logit_term(name, context, batch, logits):
+    found = terms(context, batch, logits, logits=name)
 
-    assert found["distillation"].item() == pytest.approx(alone(name, setting, batch, logits), rel=1e-6)
+    assert found["distillation"].item() == pytest.approx(alone(name, context, batch, logits), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LOGIT_TERMS)
-def test_the_temperature_is_that_of_the_logit_term(name, setting, batch, logits):
-    found = terms(setting, batch, logits, logits=name, temperature=7.0)["distillation"].item()
+def test_the_temperature_applies_to_the_logit_term(name, context, batch, logits):
+    found = terms(context, batch, logits, logits=name, temperature=7.0)["distillation"].item()
 
-    assert found == pytest.approx(alone(name, setting, batch, logits, temperature=7.0), rel=1e-6)
-    assert found != pytest.approx(alone(name, setting, batch, logits), rel=1e-3)
+    assert found == pytest.approx(alone(name, context, batch, logits, temperature=7.0), rel=1e-6)
+    assert found != pytest.approx(alone(name, context, batch, logits), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -70,31 +70,29 @@ def test_the_temperature_is_that_of_the_logit_term(name, setting, batch, logits)
         ({"label_weight": 0}, ["distillation", "near", "far"]),
     ],
 )
-def test_what_is_left_out_is_not_computed(params, names, setting, batch, logits):
-    assert list(terms(setting, batch, logits, **params)) == names
+def test_terms_of_weight_zero_are_not_computed(params, names, context, batch, logits):
+    assert list(terms(context, batch, logits, **params)) == names
 
 
-def test_the_logit_term_hears_all_teachers(setting, batch, logits):
-    two = replace(setting, teachers=setting.teachers * 2)
+def test_the_logit_term_uses_all_teachers(context, batch, logits):
+    two = replace(context, teachers=context.teachers * 2)
 
     found = terms(two, batch, logits)["distillation"].item()
 
     assert found == pytest.approx(alone("kd", two, batch, logits), rel=1e-6)
-    assert found != pytest.approx(alone("kd", setting, batch, logits), rel=1e-3)
+    assert found != pytest.approx(alone("kd", context, batch, logits), rel=1e-3)
 
 
-def test_the_warm_up_is_of_the_own_terms_alone(setting, batch, logits):
-    early, late = (terms(setting, batch, logits, moment, warmup_epochs=5) for moment in (EARLY, LATE))
+def test_the_warm_up_applies_only_to_feature_terms(context, batch, logits):
+    early, late = (terms(context, batch, logits, info, warmup_epochs=5) for info in (EARLY, LATE))
 
     assert (early["near"].item(), late["near"].item()) == (pytest.approx(0.2), 2.0)
     assert early["label"].equal(late["label"])
     assert early["distillation"].equal(late["distillation"])
 
 
-def test_a_logit_term_that_is_warmed_up_by_itself_stays_so(setting, batch, logits):
-    early, late = (
-        terms(setting, batch, logits, moment, logits="dkd")["distillation"].item() for moment in (EARLY, LATE)
-    )
+def test_a_logit_term_keeps_its_own_warm_up(context, batch, logits):
+    early, late = (terms(context, batch, logits, info, logits="dkd")["distillation"].item() for info in (EARLY, LATE))
 
     share = 0.5 / (10 * 20 / 240)  # a step of half an epoch, of the warm-up's epochs
     assert early == pytest.approx(share * late, rel=1e-5)
@@ -103,7 +101,7 @@ def test_a_logit_term_that_is_warmed_up_by_itself_stays_so(setting, batch, logit
 @pytest.mark.parametrize(
     ("step", "epochs", "expected"), [(0, 0, 1.0), (0, 5, 0.1), (4, 5, 0.5), (9, 5, 1.0), (19, 5, 1.0), (19, 40, 0.25)]
 )
-def test_a_warm_up_counts_steps_and_takes_the_first_one_for_done(step, epochs, expected):
-    moment = StepInfo(step=step, total_steps=20, epoch=step / 2, epochs=10)
+def test_the_warm_up_counts_the_first_step_as_completed(step, epochs, expected):
+    info = StepInfo(step=step, total_steps=20, epoch=step / 2, epochs=10)
 
-    assert warmup_factor(moment, epochs) == pytest.approx(expected)
+    assert warmup_factor(info, epochs) == pytest.approx(expected)

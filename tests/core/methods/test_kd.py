@@ -1,4 +1,4 @@
-"""Soft labels and labels, weighted."""
+"""Knowledge distillation: soft labels and labels, weighted."""
 
 import pytest
 import torch.nn.functional as F
@@ -8,8 +8,8 @@ from core.methods import Outputs, StepInfo, build_method
 from core.spec.methods.kd import KdParams
 
 
-def test_kd_weighs_labels_and_teacher_by_alpha(setting, batch, logits):
-    method = build_method(KdParams(name="kd", temperature=2.0, alpha=0.7), setting)
+def test_kd_weighs_labels_and_teacher_by_alpha(context, batch, logits):
+    method = build_method(KdParams(name="kd", temperature=2.0, alpha=0.7), context)
 
     terms = method.loss(batch, Outputs(logits(1)), [Outputs(logits(2))], StepInfo())
 
@@ -20,8 +20,8 @@ def test_kd_weighs_labels_and_teacher_by_alpha(setting, batch, logits):
     )
 
 
-def test_kd_of_a_student_that_agrees_leaves_the_labels_alone(setting, batch, logits):
-    method = build_method(KdParams(name="kd"), setting)
+def test_the_divergence_is_zero_if_student_and_teacher_agree(context, batch, logits):
+    method = build_method(KdParams(name="kd"), context)
 
     terms = method.loss(batch, Outputs(logits(1)), [Outputs(logits(1))], StepInfo())
 

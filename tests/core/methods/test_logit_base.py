@@ -1,4 +1,4 @@
-"""Several teachers of a logit method: each one's distance by its share."""
+"""Several teachers of a logit method: the weighted mean of the distances."""
 
 from dataclasses import replace
 
@@ -14,16 +14,16 @@ from core.spec.methods import METHODS
 LOGIT_METHODS = ["kd", "dkd", "nkd", "dist", "logit_standardization", "wsld", "tinyvit", "ofa"]
 
 
-def with_teachers(setting, count):
-    return replace(setting, teachers=setting.teachers * count)
+def with_teachers(context, count):
+    return replace(context, teachers=context.teachers * count)
 
 
-def build(name, setting, **params):
-    return build_method(METHODS[name].params.model_validate({"name": name, **params}), setting)
+def build(name, context, **params):
+    return build_method(METHODS[name].params.model_validate({"name": name, **params}), context)
 
 
-def test_teachers_count_alike_where_nothing_is_said(setting, batch, logits):
-    method = build("kd", with_teachers(setting, 2), alpha=1.0, temperature=2.0)
+def test_teachers_have_equal_weights_by_default(context, batch, logits):
+    method = build("kd", with_teachers(context, 2), alpha=1.0, temperature=2.0)
 
     terms = method.loss(batch, Outputs(logits(1)), [Outputs(logits(2)), Outputs(logits(3))], StepInfo())
 
@@ -31,8 +31,8 @@ def test_teachers_count_alike_where_nothing_is_said(setting, batch, logits):
     assert terms["distillation"].item() == pytest.approx(sum(each) / 2, rel=1e-6)
 
 
-def test_weights_are_shares_of_each_teachers_own_distance(setting, batch, logits):
-    method = build("kd", with_teachers(setting, 3), alpha=1.0, temperature=2.0, teacher_weights=[3, 0, 1])
+def test_teacher_weights_are_normalized(context, batch, logits):
+    method = build("kd", with_teachers(context, 3), alpha=1.0, temperature=2.0, teacher_weights=[3, 0, 1])
 
     teachers = [Outputs(logits(seed)) for seed in (2, 3, 4)]
     value = method.loss(batch, Outputs(logits(1)), teachers, StepInfo())["distillation"].item()
@@ -42,9 +42,9 @@ def test_weights_are_shares_of_each_teachers_own_distance(setting, batch, logits
 
 
 @pytest.mark.parametrize("name", LOGIT_METHODS)
-def test_every_logit_method_shares_out_among_teachers(name, setting, batch, logits):
-    alone = build(name, setting)
-    shared = build(name, with_teachers(setting, 2), teacher_weights=[1, 3])
+def test_every_logit_method_averages_over_teachers(name, context, batch, logits):
+    alone = build(name, context)
+    shared = build(name, with_teachers(context, 2), teacher_weights=[1, 3])
 
     value = shared.distillation(logits(1), [Outputs(logits(2)), Outputs(logits(3))], batch).item()
 
@@ -54,21 +54,21 @@ def test_every_logit_method_shares_out_among_teachers(name, setting, batch, logi
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0, 1.0]])
-def test_another_count_of_weights_than_of_teachers_is_refused(weights, setting):
+def test_a_wrong_number_of_weights_is_rejected(weights, context):
     with pytest.raises(InvalidSpec, match=f"{len(weights)} weights are given for 2 teachers") as caught:
-        build("kd", with_teachers(setting, 2), teacher_weights=weights)
+        build("kd", with_teachers(context, 2), teacher_weights=weights)
 
     assert [error.pointer for error in caught.value.errors] == ["/method/teacher_weights"]
 
 
 @pytest.mark.parametrize("weights", [[0.0, 0.0], []])
-def test_weights_that_let_nobody_teach_are_refused(weights):
+def test_weights_that_sum_to_zero_are_rejected(weights):
     with pytest.raises(ValueError, match="at least one teacher has to count"):
         METHODS["kd"].params.model_validate({"name": "kd", "teacher_weights": weights})
 
 
-def test_teachers_beside_the_one_that_counts_change_nothing(setting, batch, logits):
-    method = build("kd", with_teachers(setting, 2), teacher_weights=[1, 0])
+def test_a_teacher_of_weight_zero_has_no_influence(context, batch, logits):
+    method = build("kd", with_teachers(context, 2), teacher_weights=[1, 0])
     student = logits(1).requires_grad_()
 
     def gradient(second):
@@ -78,8 +78,8 @@ def test_teachers_beside_the_one_that_counts_change_nothing(setting, batch, logi
     torch.testing.assert_close(gradient(logits(3)), gradient(logits(4)))
 
 
-def test_labels_are_smoothed_as_the_spec_says(setting, batch, logits):
-    smooth = replace(setting, label_smoothing=0.3)
+def test_label_smoothing_follows_the_spec(context, batch, logits):
+    smooth = replace(context, label_smoothing=0.3)
 
     terms = build("kd", smooth, alpha=0.0).loss(batch, Outputs(logits(1)), [Outputs(logits(2))], StepInfo())
 

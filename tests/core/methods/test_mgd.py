@@ -1,4 +1,4 @@
-"""Masked generation: the official code's number, and what is masked."""
+"""Masked generative distillation: official value and masks."""
 
 import pytest
 import torch
@@ -8,15 +8,15 @@ from core.methods.mgd import MaskedGenerator
 from core.models.taps import FeatureRequest
 
 
-def test_a_generator_gives_the_value_of_the_official_code(filled):
+def test_the_generator_matches_the_official_code(filled):
     torch.manual_seed(0)
-    mine, guide = torch.randn(2, 6, 4, 4).requires_grad_(), torch.randn(2, 9, 4, 4)
+    student, teacher = torch.randn(2, 6, 4, 4).requires_grad_(), torch.randn(2, 9, 4, 4)
     mask = (torch.rand(2, 9, 1, 1) >= 0.15).float()
 
-    loss = 7e-5 * filled(MaskedGenerator(6, 9))(mine, guide, mask)
+    loss = 7e-5 * filled(MaskedGenerator(6, 9))(student, teacher, mask)
 
     assert loss.item() == pytest.approx(0.011006972797095642, rel=1e-5)
-    assert torch.autograd.grad(loss, mine)[0].norm().item() == pytest.approx(1.1684383859241793e-05, rel=1e-4)
+    assert torch.autograd.grad(loss, student)[0].norm().item() == pytest.approx(1.1684383859241793e-05, rel=1e-4)
 
 
 def test_maps_of_one_width_need_no_aligner():
@@ -24,8 +24,8 @@ def test_maps_of_one_width_need_no_aligner():
 
 
 @pytest.mark.parametrize(("mask", "shape"), [("channels", (6, 24, 1, 1)), ("positions", (6, 1, 4, 4))])
-def test_a_part_of_the_channels_or_of_the_positions_is_masked(lesson, mask, shape):
-    method = lesson("mgd", mask=mask, masked=0.5).method
+def test_a_part_of_the_channels_or_of_the_positions_is_masked(make_harness, mask, shape):
+    method = make_harness("mgd", mask=mask, masked=0.5).method
     target = torch.zeros(6, 24, 4, 4)
 
     drawn = torch.stack([method._mask(target) for _ in range(20)])
@@ -33,22 +33,22 @@ def test_a_part_of_the_channels_or_of_the_positions_is_masked(lesson, mask, shap
     assert drawn.shape[1:] == shape
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     assert drawn.mean().item() == pytest.approx(0.5, abs=0.1)
-    assert len({tuple(picture.flatten().tolist()) for picture in drawn[0]}) > 1  # each picture has its own
+    assert len({tuple(image.flatten().tolist()) for image in drawn[0]}) > 1  # each image has its own
 
 
-def test_nothing_is_masked_at_zero(lesson):
-    assert lesson("mgd", masked=0).method._mask(torch.zeros(6, 24, 4, 4)).all()
+def test_nothing_is_masked_at_zero(make_harness):
+    assert make_harness("mgd", masked=0).method._mask(torch.zeros(6, 24, 4, 4)).all()
 
 
-def test_the_last_levels_are_paired_and_a_larger_map_is_averaged(lesson, batch):
-    made = lesson("mgd", teachers=("cnn",), masked=0, layers=[(3, 3)])
-    student, teacher = made.ask(batch.images), made.teachers[0](batch.images)
-    (generator,) = made.method.generators
-    guide = teacher.levels[3].map
+def test_the_last_levels_are_paired_and_a_larger_map_is_averaged(make_harness, batch):
+    harness = make_harness("mgd", teachers=("cnn",), masked=0, layers=[(3, 3)])
+    student, teacher = harness.student_outputs(batch.images), harness.teachers[0](batch.images)
+    (generator,) = harness.method.generators
+    teacher_values = teacher.levels[3].map
 
-    found = made.terms(batch)["generation"].item()
+    found = harness.terms(batch)["generation"].item()
 
-    own = nn.functional.adaptive_avg_pool2d(student.levels[3].map, guide.shape[2:])
-    error = (generator.generate(generator.align(own)) - guide).square().sum().item()
-    assert found == pytest.approx(7e-5 * error / len(guide), rel=1e-5)
-    assert lesson("mgd").method.teacher_taps == FeatureRequest(levels=(5,))
+    own = nn.functional.adaptive_avg_pool2d(student.levels[3].map, teacher_values.shape[2:])
+    error = (generator.generate(generator.align(own)) - teacher_values).square().sum().item()
+    assert found == pytest.approx(7e-5 * error / len(teacher_values), rel=1e-5)
+    assert make_harness("mgd").method.teacher_taps == FeatureRequest(levels=(5,))

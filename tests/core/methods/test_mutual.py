@@ -1,4 +1,4 @@
-"""Two students that teach each other, of which the better one is exported."""
+"""Deep mutual learning: two students learn from each other, and the better one is exported."""
 
 import numpy as np
 import pytest
@@ -17,53 +17,53 @@ def divergence(student, teacher):
     return (p * (p.log() - q.log())).sum(dim=1).mean()
 
 
-def test_each_of_the_two_learns_from_labels_and_from_the_other(lesson, batch):
-    made = lesson("mutual")
-    mine = made.ask(batch.images).logits
-    theirs = made.method.peer(made.student.preprocessing(batch.images))
+def test_each_student_learns_from_labels_and_from_the_other(make_harness, batch):
+    harness = make_harness("mutual")
+    student = harness.student_outputs(batch.images).logits
+    teacher = harness.method.peer(harness.student.preprocessing(batch.images))
 
-    terms = {name: term.item() for name, term in made.terms(batch).items()}
+    terms = {name: term.item() for name, term in harness.terms(batch).items()}
 
     assert terms == {
-        "label": pytest.approx(F.cross_entropy(mine, batch.labels).item(), rel=1e-5),
-        "distillation": pytest.approx(divergence(mine, theirs).item(), rel=1e-4),
-        "peer_label": pytest.approx(F.cross_entropy(theirs, batch.labels).item(), rel=1e-5),
-        "peer_distillation": pytest.approx(divergence(theirs, mine).item(), rel=1e-4),
+        "label": pytest.approx(F.cross_entropy(student, batch.labels).item(), rel=1e-5),
+        "distillation": pytest.approx(divergence(student, teacher).item(), rel=1e-4),
+        "peer_label": pytest.approx(F.cross_entropy(teacher, batch.labels).item(), rel=1e-5),
+        "peer_distillation": pytest.approx(divergence(teacher, student).item(), rel=1e-4),
     }
 
 
-def test_what_one_says_is_no_business_of_the_others_gradient(lesson, batch):
-    made = lesson("mutual")
-    terms = made.terms(batch)
+def test_neither_student_has_a_gradient_from_the_others_terms(make_harness, batch):
+    harness = make_harness("mutual")
+    terms = harness.terms(batch)
 
     of_student = torch.autograd.grad(
-        terms["label"] + terms["distillation"], list(made.method.parameters()), allow_unused=True
+        terms["label"] + terms["distillation"], list(harness.method.parameters()), allow_unused=True
     )
     of_peer = torch.autograd.grad(
-        terms["peer_label"] + terms["peer_distillation"], list(made.student.module.parameters()), allow_unused=True
+        terms["peer_label"] + terms["peer_distillation"], list(harness.student.module.parameters()), allow_unused=True
     )
 
     assert all(gradient is None for gradient in (*of_student, *of_peer))
 
 
-def test_the_peer_has_the_students_form_and_other_weights(lesson):
-    made = lesson("mutual")
-    mine, theirs = made.student.module.state_dict(), made.method.peer.state_dict()
+def test_the_peer_has_the_students_shapes_and_different_weights(make_harness):
+    harness = make_harness("mutual")
+    student, teacher = harness.student.module.state_dict(), harness.method.peer.state_dict()
 
-    assert {name: t.shape for name, t in mine.items()} == {name: t.shape for name, t in theirs.items()}
-    assert not mine["head.weight"].equal(theirs["head.weight"])
+    assert {name: t.shape for name, t in student.items()} == {name: t.shape for name, t in teacher.items()}
+    assert not student["head.weight"].equal(teacher["head.weight"])
 
 
-def test_the_peers_positions_do_not_decay_as_the_students_do_not(lesson):
-    method = lesson("mutual").method
+def test_the_peers_position_embedding_has_no_weight_decay(make_harness):
+    method = make_harness("mutual").method
     decayed, plain = (group["params"] for group in parameter_groups([method], 0.1))
 
     assert any(parameter is method.peer.pos_embed for parameter in plain)
     assert any(parameter is method.peer.blocks[0].mlp.fc1.weight for parameter in decayed)
 
 
-def always(built, label):
-    """Make a network say one class of every picture."""
+def predict_always(built, label):
+    """Make a network predict one class for every image."""
     with torch.no_grad():
         head = built.module.get_classifier()
         head.weight.zero_()
@@ -72,19 +72,19 @@ def always(built, label):
 
 
 @pytest.mark.parametrize(
-    ("student_says", "peer_says", "exported"), [(2, 1, "student"), (1, 2, "peer"), (2, 2, "student")]
+    ("student_class", "peer_class", "exported"), [(2, 1, "student"), (1, 2, "peer"), (2, 2, "student")]
 )
-def test_the_better_one_on_held_out_pictures_is_exported(lesson, student_says, peer_says, exported):
-    made = lesson("mutual", peer=OTHER)
-    always(made.student, student_says)
-    always(made.method.built, peer_says)
-    # Of 4 pictures the 3 at these places are held out; the first one's class would decide otherwise.
+def test_the_better_network_on_held_out_images_is_exported(make_harness, student_class, peer_class, exported):
+    harness = make_harness("mutual", peer=OTHER)
+    predict_always(harness.student, student_class)
+    predict_always(harness.method.built_peer, peer_class)
+    # Of 4 images the 3 at these indices are held out; the first image's class would change the result.
     pixels = Pixels(np.zeros((4, 1, 16, 16), np.uint8), torch.tensor([2, 2, 1]), np.array([1, 2, 3]))
 
-    finished = made.method.finalize(made.student, pixels)
+    finished = harness.method.finalize(harness.student, pixels)
 
-    assert finished.architecture == {"student": made.student.architecture, "peer": "resnet10t"}[exported]
-    assert finished.module is (made.student.module if exported == "student" else made.method.peer)
+    assert finished.architecture == {"student": harness.student.architecture, "peer": "resnet10t"}[exported]
+    assert finished.module is (harness.student.module if exported == "student" else harness.method.peer)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_the_better_one_on_held_out_pictures_is_exported(lesson, student_says, p
         ({"architecture": "resnet10t", "arguments": {"colour": 1}}, "/method/peer/arguments"),
     ],
 )
-def test_a_peer_that_cannot_be_is_refused_where_it_is_asked_for(lesson, peer, pointer):
-    with pytest.raises(InvalidSpec) as refusal:
-        lesson("mutual", peer=peer)
+def test_an_invalid_peer_is_rejected_at_its_field(make_harness, peer, pointer):
+    with pytest.raises(InvalidSpec) as caught:
+        make_harness("mutual", peer=peer)
 
-    assert [error.pointer for error in refusal.value.errors] == [pointer]
+    assert [error.pointer for error in caught.value.errors] == [pointer]

@@ -1,4 +1,4 @@
-"""Exits of the student: where they are, what they learn, and that the student stays as it was asked for."""
+"""One-for-all distillation: positions of the exits, their losses, and the unchanged student."""
 
 from dataclasses import replace
 
@@ -24,32 +24,34 @@ def vit(depth):
     return VIT[0], {**VIT[1], "depth": depth}
 
 
-def build(setting, **params):
-    return build_method(OfaParams(name="ofa", **params), setting)
+def build(context, **params):
+    return build_method(OfaParams(name="ofa", **params), context)
 
 
 @pytest.mark.parametrize(("epsilon", "expected"), [(1.0, 2.590020857), (3.0, 1.259438919)])
-def test_the_distance_is_the_official_value(epsilon, expected, setting):
+def test_the_distance_matches_the_official_value(epsilon, expected, context):
     torch.manual_seed(0)
     student, teacher = 3 * torch.randn(4, 7), 3 * torch.randn(4, 7)
     batch = Batch(torch.zeros(4, 1, 1, 1), torch.randint(0, 7, (4,)), torch.arange(4))
 
-    assert build(setting, epsilon=epsilon).distance(student, teacher, batch).item() == pytest.approx(expected, rel=1e-5)
+    assert build(context, epsilon=epsilon).distance(student, teacher, batch).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_each_exit_and_the_student_itself_answer_to_the_teacher(lesson, batch):
-    made = lesson("ofa", label_weight=0.5, weight=2.0, exit_weight=3.0, epsilon=1.5)
-    student = made.ask(batch.images)
-    teacher = made.teachers[0](batch.images).logits
+def test_each_exit_and_the_student_match_the_teacher(make_harness, batch):
+    harness = make_harness("ofa", label_weight=0.5, weight=2.0, exit_weight=3.0, epsilon=1.5)
+    student = harness.student_outputs(batch.images)
+    teacher = harness.teachers[0](batch.images).logits
 
-    terms = made.method.loss(batch, student, [Outputs(teacher)], StepInfo())
+    terms = harness.method.loss(batch, student, [Outputs(teacher)], StepInfo())
 
     def distance(answer):
         return one_for_all(answer, teacher, batch.labels, epsilon=1.5, temperature=1.0).item()
 
-    answers = [head(student.levels[i]) for i, head in zip(made.method.stages, made.method.exits, strict=True)]
+    answers = [head(student.levels[i]) for i, head in zip(harness.method.stages, harness.method.exits, strict=True)]
     assert list(terms) == ["label", "distillation", "exits"]
-    assert terms["label"].item() == pytest.approx(0.5 * made.method.label_loss(student.logits, batch).item(), rel=1e-6)
+    assert terms["label"].item() == pytest.approx(
+        0.5 * harness.method.label_loss(student.logits, batch).item(), rel=1e-6
+    )
     assert terms["distillation"].item() == pytest.approx(2 * distance(student.logits), rel=1e-5)
     assert terms["exits"].item() == pytest.approx(3 * sum(distance(answer) for answer in answers), rel=1e-5)
 
@@ -57,8 +59,8 @@ def test_each_exit_and_the_student_itself_answer_to_the_teacher(lesson, batch):
 @pytest.mark.parametrize(
     ("depth", "stages"), [(1, (0,)), (3, (0, 1, 2)), (4, (0, 1, 2, 3)), (6, (0, 1, 4, 5)), (12, (1, 3, 9, 11))]
 )
-def test_a_vit_has_its_exits_at_the_papers_relative_depths(depth, stages, lesson):
-    method = lesson("ofa", student=vit(depth)).method
+def test_a_vit_has_its_exits_at_the_papers_relative_depths(depth, stages, make_harness):
+    method = make_harness("ofa", student=vit(depth)).method
 
     assert method.stages == stages == method.student_taps.levels
 
@@ -67,66 +69,64 @@ def test_a_vit_has_its_exits_at_the_papers_relative_depths(depth, stages, lesson
     ("student", "stages", "kind"),
     [("cnn", (1, 2, 3, 4), ConvExit), (SWIN, (0, 1, 2, 3), TokenExit), (vit(6), (0, 1, 4, 5), TokenExit)],
 )
-def test_students_of_every_kind_get_exits_that_suit_them(student, stages, kind, lesson, batch):
-    made = lesson("ofa", student=student, teachers=("cnn",))
-    terms = made.terms(batch)
+def test_each_family_of_students_gets_suitable_exits(student, stages, kind, make_harness, batch):
+    harness = make_harness("ofa", student=student, teachers=("cnn",))
+    terms = harness.terms(batch)
 
-    assert made.method.stages == stages
-    assert all(isinstance(head, kind) for head in made.method.exits)
+    assert harness.method.stages == stages
+    assert all(isinstance(head, kind) for head in harness.method.exits)
     assert terms["exits"].isfinite()
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(12, [3, 2, 1, 1]), (4, [3, 2, 1, 1])])
-def test_earlier_exits_of_a_vit_think_longer(depth, blocks, lesson):
-    assert [len(head.blocks) for head in lesson("ofa", student=vit(depth)).method.exits] == blocks
+def test_earlier_exits_of_a_vit_have_more_blocks(depth, blocks, make_harness):
+    assert [len(head.blocks) for head in make_harness("ofa", student=vit(depth)).method.exits] == blocks
 
 
-def test_earlier_exits_of_a_cnn_halve_their_map_more_often(lesson):
-    exits = lesson("ofa", **CNN).method.exits
+def test_earlier_exits_of_a_cnn_halve_their_map_more_often(make_harness):
+    exits = make_harness("ofa", **CNN).method.exits
 
     assert [sum(isinstance(p, torch.nn.BatchNorm2d) for p in head.modules()) // 2 for head in exits] == [3, 2, 1, 0]
 
 
-def test_early_stages_are_taught_by_the_exits_alone(lesson, batch):
-    """The last exit reaches every level; the first one none behind it."""
-    made = lesson("ofa", stages=[0], label_weight=0.0, weight=0.0)
-    blocks = made.student.module.blocks
+def test_an_exit_has_gradients_only_in_earlier_stages(make_harness, batch):
+    """An exit has a gradient at its own level, and none at later levels."""
+    harness = make_harness("ofa", stages=[0], label_weight=0.0, weight=0.0)
+    blocks = harness.student.module.blocks
 
-    sum(made.terms(batch).values()).backward()
+    sum(harness.terms(batch).values()).backward()
 
     assert blocks[0].mlp.fc1.weight.grad.abs().sum() > 0
     assert blocks[1].mlp.fc1.weight.grad is None or blocks[1].mlp.fc1.weight.grad.abs().sum() == 0
 
 
-def test_the_student_keeps_nothing_of_the_exits(lesson, batch):
-    made = lesson("ofa")
-    names = set(made.student.module.state_dict())
-    made.terms(batch)
+def test_the_student_contains_no_exits(make_harness, batch):
+    harness = make_harness("ofa")
+    names = set(harness.student.module.state_dict())
+    harness.terms(batch)
 
-    assert set(made.student.module.state_dict()) == names
-    assert made.method.finalize(made.student, None) is made.student
-    assert any(name.startswith("exits.") for name in made.method.state_dict())
+    assert set(harness.student.module.state_dict()) == names
+    assert harness.method.finalize(harness.student, None) is harness.student
+    assert any(name.startswith("exits.") for name in harness.method.state_dict())
 
 
-def test_a_stage_that_is_not_there_is_refused(setting):
-    with pytest.raises(InvalidSpec, match="levels 0 to 3, there is no 4") as caught:
-        build(setting, stages=[1, 4])
+def test_a_missing_stage_is_rejected(context):
+    with pytest.raises(InvalidSpec, match="levels 0 to 3; level 4 does not exist") as caught:
+        build(context, stages=[1, 4])
 
     assert [error.pointer for error in caught.value.errors] == ["/method/stages"]
 
 
 @pytest.mark.parametrize("stages", [[3, 1], [1, 1]])
-def test_stages_are_given_once_and_in_order(stages):
+def test_stages_must_be_unique_and_in_order(stages):
     with pytest.raises(ValueError, match="from the first to the last"):
         OfaParams(name="ofa", stages=stages)
 
 
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(24, 1), (3, 2)])
-def test_batches_of_one_picture_are_refused_where_exits_normalise_over_the_batch(
-    num_samples, batch_size, lesson, setting
-):
-    small = replace(setting, num_samples=num_samples, batch_size=batch_size)
+def test_batches_of_one_image_are_rejected_if_exits_have_batch_norms(num_samples, batch_size, make_harness, context):
+    small = replace(context, num_samples=num_samples, batch_size=batch_size)
     build(small)
 
     with pytest.raises(InvalidSpec, match=r"training\.batch_size"):
-        build(replace(small, student=lesson("ofa", **CNN).student))
+        build(replace(small, student=make_harness("ofa", **CNN).student))

@@ -1,8 +1,8 @@
-"""Views of pictures, and features that move with them."""
+"""Random views of images, and the same transform of features."""
 
 import torch
 
-from core.methods.random_views import RandomViews, Views, moved
+from core.methods.random_views import RandomViews, Views, affine_transform
 
 CPU = torch.device("cpu")
 UPSIDE_DOWN = torch.tensor([[[-1.0, 0, 0], [0, -1, 0]]])
@@ -14,41 +14,41 @@ def views(**options):
     )
 
 
-def test_a_picture_that_keeps_its_view_stays_as_it_is():
-    pictures = torch.rand(8, 3, 16, 16)
+def test_an_image_with_probability_zero_is_unchanged():
+    images = torch.rand(8, 3, 16, 16)
 
     drawn = views(probability=0.0, max_rotation=90.0, min_crop=0.1, mask_share=0.9).draw(8, CPU)
 
-    torch.testing.assert_close(drawn.of(pictures), pictures)
+    torch.testing.assert_close(drawn.apply(images), images)
 
 
-def test_features_turn_with_the_picture():
+def test_features_are_transformed_like_the_image():
     features = torch.rand(1, 5, 4, 4)
-    picture = features.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
-    turned = Views(UPSIDE_DOWN, torch.ones(1, 1, 4, 4)).of(picture)
+    image = features.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    turned = Views(UPSIDE_DOWN, torch.ones(1, 1, 4, 4)).apply(image)
 
     at_centres = turned.unfold(2, 4, 4).unfold(3, 4, 4).mean(dim=(-2, -1))
 
-    torch.testing.assert_close(moved(features, UPSIDE_DOWN), features.flip(2, 3))
-    torch.testing.assert_close(at_centres, moved(features, UPSIDE_DOWN))
+    torch.testing.assert_close(affine_transform(features, UPSIDE_DOWN), features.flip(2, 3))
+    torch.testing.assert_close(at_centres, affine_transform(features, UPSIDE_DOWN))
 
 
-def test_a_crop_shows_a_part_of_the_picture_enlarged():
+def test_a_crop_enlarges_a_part_of_the_image():
     torch.manual_seed(0)
     ramp = torch.linspace(0, 1, 32).expand(16, 1, 32, 32)
 
-    shown = views(min_crop=0.5).draw(16, CPU).of(ramp)
+    shown = views(min_crop=0.5).draw(16, CPU).apply(ramp)
 
     spread = shown[:, 0, 0, -1] - shown[:, 0, 0, 0]
     assert ((spread > 0.45) & (spread < 1.001)).all()
     assert spread.std() > 0.05
 
 
-def test_masked_patches_are_grey_and_the_others_untouched():
+def test_masked_patches_are_gray_and_the_others_unchanged():
     torch.manual_seed(0)
-    pictures = torch.ones(16, 1, 16, 16)
+    images = torch.ones(16, 1, 16, 16)
 
-    shown = views(mask_share=0.25).draw(16, CPU).of(pictures)
+    shown = views(mask_share=0.25).draw(16, CPU).apply(images)
 
     patches = shown.unfold(2, 4, 4).unfold(3, 4, 4).flatten(4)
     grey = (patches == 0.5).all(dim=-1)

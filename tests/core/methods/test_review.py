@@ -1,4 +1,4 @@
-"""Knowledge review: the official code's number through the fusions, and the chain of levels."""
+"""Knowledge review: official value of the fusions, and the chain of levels."""
 
 import pytest
 import torch
@@ -8,27 +8,27 @@ from core.methods.review import Fusions
 from core.models.taps import FeatureRequest
 
 
-def test_the_fusions_give_the_value_of_the_official_code(filled):
+def test_the_fusions_match_the_official_code(filled):
     torch.manual_seed(0)
-    mine = [torch.randn(shape).requires_grad_() for shape in ((2, 6, 8, 8), (2, 8, 4, 4), (2, 7, 1, 1))]
-    guide = [torch.randn(shape) for shape in ((2, 5, 8, 8), (2, 9, 4, 4), (2, 9, 1, 1))]
+    student = [torch.randn(shape).requires_grad_() for shape in ((2, 6, 8, 8), (2, 8, 4, 4), (2, 7, 1, 1))]
+    teacher = [torch.randn(shape) for shape in ((2, 5, 8, 8), (2, 9, 4, 4), (2, 9, 1, 1))]
 
-    loss = filled(Fusions([(6, 5), (8, 9), (7, 9)], 7))(mine, guide)
-    slopes = torch.autograd.grad(loss, mine)
+    loss = filled(Fusions([(6, 5), (8, 9), (7, 9)], 7))(student, teacher)
+    gradients = torch.autograd.grad(loss, student)
 
     expected = [0.0018515463452786207, 0.004736221861094236, 0.004858688917011023]
     assert loss.item() == pytest.approx(2.358987808227539, rel=1e-5)
-    assert [slope.norm().item() for slope in slopes] == pytest.approx(expected, rel=1e-4)
+    assert [gradient.norm().item() for gradient in gradients] == pytest.approx(expected, rel=1e-4)
 
 
-def test_maps_are_brought_to_the_teachers_grid():
+def test_maps_are_resampled_to_the_teachers_grid():
     maps = torch.randn(2, 6, 4, 4), torch.randn(2, 7, 1, 1)
     guides = torch.randn(2, 5, 2, 8), torch.randn(2, 9, 1, 1)
 
     assert Fusions([(6, 5), (7, 9)], 3)(maps, guides).isfinite()
 
 
-def test_deep_features_reach_the_shallow_comparison():
+def test_shallow_comparisons_have_gradients_in_deep_features():
     fusions = Fusions([(6, 5), (7, 9)], 7)
     first, deepest = torch.randn(2, 6, 4, 4), torch.randn(2, 7, 1, 1).requires_grad_()
 
@@ -38,30 +38,31 @@ def test_deep_features_reach_the_shallow_comparison():
     assert torch.autograd.grad(shallow.square().sum(), deepest)[0].abs().sum() > 0
 
 
-def test_four_levels_and_the_embedding_are_reviewed(lesson):
-    method = lesson("review").method
+def test_four_levels_and_the_embedding_are_used(make_harness):
+    method = make_harness("review").method
 
     assert method.student_taps == FeatureRequest(levels=(0, 1, 2, 3), embedding=True)
     assert method.teacher_taps == FeatureRequest(levels=(1, 2, 4, 5), embedding=True)
 
 
-def test_the_chain_goes_from_the_deepest_level_whatever_the_order_of_the_pairs(lesson):
-    assert lesson("review", layers=[(3, 5), (0, 1)]).method.pairs == ((0, 1), (3, 5))
+def test_pairs_are_sorted_from_the_first_level(make_harness):
+    assert make_harness("review", layers=[(3, 5), (0, 1)]).method.pairs == ((0, 1), (3, 5))
 
 
-def test_the_width_of_the_fused_features_is_that_of_the_embedding_or_as_asked(lesson):
+def test_the_fused_width_is_that_of_the_embedding_or_as_requested(make_harness):
     widths = [
-        lesson("review", **given).method.fusions.from_deepest[0].widen[0].in_channels for given in ({}, {"width": 5})
+        make_harness("review", **given).method.fusions.from_deepest[0].widen[0].in_channels
+        for given in ({}, {"width": 5})
     ]
 
     assert widths == [16, 5]
 
 
 @pytest.mark.parametrize(("student", "teacher"), [("transformer", "cnn"), ("cnn", "transformer"), ("cnn", "cnn")])
-def test_networks_of_any_kind_are_reviewed(lesson, batch, student, teacher):
-    assert lesson("review", student=student, teachers=(teacher,)).terms(batch)["review"] > 0
+def test_networks_of_any_family_are_supported(make_harness, batch, student, teacher):
+    assert make_harness("review", student=student, teachers=(teacher,)).terms(batch)["review"] > 0
 
 
-def test_single_samples_have_no_statistics_and_are_refused(lesson):
+def test_batches_of_a_single_sample_are_rejected(make_harness):
     with pytest.raises(InvalidSpec, match="/training/batch_size"):
-        lesson("review", num_samples=1)
+        make_harness("review", num_samples=1)

@@ -1,4 +1,4 @@
-"""Labels alone."""
+"""Training with labels only."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ from core.methods import Outputs, StepInfo, build_method
 from core.spec.methods import METHODS
 
 
-def test_scratch_is_cross_entropy_whatever_a_teacher_says(setting, batch, logits):
-    method = build_method(METHODS["scratch"].params(name="scratch"), setting)
+def test_scratch_is_cross_entropy(context, batch, logits):
+    method = build_method(METHODS["scratch"].params(name="scratch"), context)
 
     terms = method.loss(batch, Outputs(logits(1)), [], StepInfo())
 
@@ -17,8 +17,8 @@ def test_scratch_is_cross_entropy_whatever_a_teacher_says(setting, batch, logits
     assert terms["label"].equal(F.cross_entropy(logits(1), batch.labels))
 
 
-def test_labels_are_smoothed_as_the_spec_says(setting, batch, logits):
-    method = build_method(METHODS["scratch"].params(name="scratch"), replace(setting, label_smoothing=0.1))
+def test_label_smoothing_follows_the_spec(context, batch, logits):
+    method = build_method(METHODS["scratch"].params(name="scratch"), replace(context, label_smoothing=0.1))
 
     terms = method.loss(batch, Outputs(logits(1)), [], StepInfo())
 

@@ -1,4 +1,4 @@
-"""The search for what can be pruned: its budget, its prices, its steps."""
+"""The pruning make_search of UVC: budget, prices and steps."""
 
 import pytest
 import timm
@@ -22,102 +22,102 @@ def blocks():
 
 
 @pytest.fixture
-def search(blocks):
+def make_search(blocks):
     module = timm.create_model("potstill_vit", **ARGUMENTS, num_heads=3)
 
     def make(budget=0.5, parts=ALL):
-        return PruningSearch(VitSize.of(module), budget=budget, parts=parts)
+        return PruningSearch(VitSize.from_module(module), budget=budget, parts=parts)
 
     return make
 
 
-def test_what_is_left_is_counted_as_the_model_will_be(search):
-    made = search()
-    size = made.size
+def test_remaining_operations_equal_those_of_the_pruned_model(make_search):
+    search = make_search()
+    size = search.size
     gates = torch.tensor([[-50.0, 50.0], [50.0, -50.0], [-50.0, 50.0]])
     heads = torch.tensor([1 / 3, 0, 2 / 3])
     dims = torch.tensor([[0.5, 0.5, 0.5], [0, 0, 0], [0.25, 0.25, 0.25]])
     stays = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 1.0]])
     hidden = torch.tensor([0.5, 0, 0.75])
 
-    left = made.operations(heads=heads, dims=dims, hidden=hidden, gates=gates, stays_LH=stays)
+    left = search.flops_fraction(heads=heads, dims=dims, hidden=hidden, gates=gates, stays_LH=stays)
 
-    counted = size.ends + size.block_flops((2, 2), 24) + size.block_flops((3,), 12)
-    assert left.item() == pytest.approx(counted / made.whole, rel=1e-5)
+    counted = size.outer_flops + size.block_flops((2, 2), 24) + size.block_flops((3,), 12)
+    assert left.item() == pytest.approx(counted / search.total_flops, rel=1e-5)
 
 
-def test_above_the_budget_shares_gates_and_prices_go_up_and_pruned_groups_shrink(search, blocks):
-    made = search(budget=0.3)
-    before = Norms.of(blocks, made.size)
+def test_above_the_budget_shares_and_prices_increase_and_pruned_groups_shrink(make_search, blocks):
+    search = make_search(budget=0.3)
+    before = Norms.from_blocks(blocks, search.size)
 
     for _ in range(20):
-        made.update(blocks, None, steps=40)
+        search.update(blocks, None, num_steps=40)
 
-    after = Norms.of(blocks, made.size)
-    assert all(bool((share > 0).all()) for share in (made.heads, made.hidden))
-    assert made.budget_price > 0
-    assert bool((made.hidden_price > 1e-3).all())
-    assert bool((made.gates[:, 1] < 1).all())
+    after = Norms.from_blocks(blocks, search.size)
+    assert all(bool((share > 0).all()) for share in (search.heads, search.hidden))
+    assert search.budget_price > 0
+    assert bool((search.hidden_price > 1e-3).all())
+    assert bool((search.gates[:, 1] < 1).all())
     shrunk = after.hidden / before.hidden
     least, most = before.hidden[0].argmin(), before.hidden[0].argmax()
     assert shrunk[0, least] < 0.99
     assert shrunk[0, most] == 1
 
 
-def test_within_the_budget_nothing_is_pruned_and_nothing_has_a_price(search, blocks):
-    made = search(budget=0.99)
-    before = Norms.of(blocks, made.size)
+def test_within_the_budget_nothing_is_pruned(make_search, blocks):
+    search = make_search(budget=0.99)
+    before = Norms.from_blocks(blocks, search.size)
 
-    made.update(blocks, None, steps=10)
+    search.update(blocks, None, num_steps=10)
 
-    assert not made.heads.any()
-    assert not made.hidden.any()
-    assert made.budget_price == 0
-    assert torch.equal(Norms.of(blocks, made.size).hidden, before.hidden)
+    assert not search.heads.any()
+    assert not search.hidden.any()
+    assert search.budget_price == 0
+    assert torch.equal(Norms.from_blocks(blocks, search.size).hidden, before.hidden)
 
 
-def test_a_step_follows_the_paper_written_out_by_hand(search, blocks):
-    """Hidden units alone, at a price of the budget of 1.5; one step of 100."""
-    made = search(parts=("hidden",))
-    made.budget_price.fill_(1.5)
-    made.hidden.copy_(torch.tensor([0.0, 0.5, 0.9]))
-    made.hidden_price.copy_(torch.tensor([0.1, 0.2, 0.3]))
+def test_a_step_matches_the_papers_formulas(make_search, blocks):
+    """One step of 100 with hidden units only, at a budget price of 1.5."""
+    search = make_search(parts=("hidden",))
+    search.budget_price.fill_(1.5)
+    search.hidden.copy_(torch.tensor([0.0, 0.5, 0.9]))
+    search.hidden_price.copy_(torch.tensor([0.1, 0.2, 0.3]))
     expected, prices = [], []
     keeps = torch.softmax(torch.tensor([-1.0, 1.0]), 0)[1].item()
     for block, share, price in zip(blocks, [0.0, 0.5, 0.9], [0.1, 0.2, 0.3], strict=True):
         columns = sorted(block.mlp.fc2.weight.square().sum(dim=0).tolist())
         gone = [0, 24, 44][len(expected)]  # of 48
-        pull = -3 * keeps * made.size.block_parts[2] / made.whole
+        pull = -3 * keeps * search.size.block_part_flops[2] / search.total_flops
         gradient = price * columns[gone] * 48 / sum(columns) + 1.5 * pull
         expected.append(min(max(share - 4.0 / 100 * gradient, 0.0), 1 - 1 / 48))
         prices.append(price + 4.0 / 100 * sum(columns[:gone]) / sum(columns))
 
-    made.update(blocks, None, steps=100)
+    search.update(blocks, None, num_steps=100)
 
-    assert made.hidden.tolist() == pytest.approx(expected, rel=1e-5)
-    assert made.hidden_price.tolist() == pytest.approx(prices, rel=1e-5)
-    assert not made.heads.any()
+    assert search.hidden.tolist() == pytest.approx(expected, rel=1e-5)
+    assert search.hidden_price.tolist() == pytest.approx(prices, rel=1e-5)
+    assert not search.heads.any()
 
 
-def test_the_losss_gradient_decides_between_blocks(search, blocks):
-    made = search(budget=0.4, parts=("blocks",))
+def test_the_gradient_of_the_loss_selects_the_blocks(make_search, blocks):
+    search = make_search(budget=0.4, parts=("blocks",))
     gradient = torch.tensor([[0.0, 0.0], [0.5, -0.5], [-0.5, 0.5]])  # the second is needed, the third is in the way
 
     for _ in range(30):
-        made.update(blocks, gradient, steps=40)
-    made.finalize(blocks)
+        search.update(blocks, gradient, num_steps=40)
+    search.finalize(blocks)
 
-    assert made.keep.tolist() == [0.0, 1.0, 0.0]
-    assert [block.index for block in made.kept()] == [1]
+    assert search.keep.tolist() == [0.0, 1.0, 0.0]
+    assert [block.index for block in search.kept_blocks()] == [1]
 
 
-def test_the_groups_with_the_largest_norms_stay(search, blocks):
-    made = search(budget=0.4, parts=("heads", "dims", "hidden"))
+def test_the_groups_with_the_largest_norms_remain(make_search, blocks):
+    search = make_search(budget=0.4, parts=("heads", "dims", "hidden"))
 
-    made.finalize(blocks)
+    search.finalize(blocks)
 
-    norms = Norms.of(blocks, made.size)
-    for block in made.kept():
+    norms = Norms.from_blocks(blocks, search.size)
+    for block in search.kept_blocks():
         units = set(norms.hidden[block.index].topk(len(block.hidden)).indices.tolist())
         heads = set(norms.heads[block.index].topk(len(block.dims)).indices.tolist())
         assert set(block.hidden) == units
@@ -126,9 +126,9 @@ def test_the_groups_with_the_largest_norms_stay(search, blocks):
             assert set(dims) == set(norms.dims[block.index, head].topk(len(dims)).indices.tolist())
 
 
-def test_a_share_stands_for_its_smallest_groups_rounded_up(blocks, search):
-    made = search()
-    norms = Norms.of(blocks, made.size)
+def test_a_share_selects_the_smallest_groups_rounded_up(blocks, make_search):
+    search = make_search()
+    norms = Norms.from_blocks(blocks, search.size)
 
     total, following = smallest_groups(norms.heads, torch.full((3,), 1.2))
 

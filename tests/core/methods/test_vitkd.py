@@ -1,4 +1,4 @@
-"""ViTKD: the official code's numbers, blocks of other depths, and what is refused."""
+"""ViTKD: official values, networks of different depths, and errors."""
 
 import pytest
 import torch
@@ -18,11 +18,11 @@ GRID = (4, 4)
 
 @pytest.fixture
 def inputs():
-    """Tokens of two blocks, the last ones, and noise, in the order in which the official code was given them."""
+    """Tokens of two blocks, the last tokens and noise, drawn in the order of the official values."""
     torch.manual_seed(0)
-    low_mine, low_guide = torch.randn(2, 2, 16, 6), torch.randn(2, 2, 16, 9)
-    mine, guide, noise = torch.randn(2, 16, 6), torch.randn(2, 16, 9), torch.rand(2, 16)
-    return low_mine.requires_grad_(), low_guide, mine.requires_grad_(), guide, noise
+    student_blocks, teacher_blocks = torch.randn(2, 2, 16, 6), torch.randn(2, 2, 16, 9)
+    student, teacher, noise = torch.randn(2, 16, 6), torch.randn(2, 16, 9), torch.rand(2, 16)
+    return student_blocks.requires_grad_(), teacher_blocks, student.requires_grad_(), teacher, noise
 
 
 def outputs(low, last):
@@ -37,60 +37,62 @@ def fill(parameters):
         parameter.copy_((0.1 * (torch.arange(parameter.numel()) + number).sin()).view_as(parameter))
 
 
-def test_both_terms_give_the_values_of_the_official_code(lesson, batch, inputs, monkeypatch):
-    low_mine, low_guide, mine, guide, noise = inputs
-    method = lesson("vitkd", student=STUDENT, teachers=(TEACHER,), logits="none").method
+def test_both_terms_match_the_official_code(make_harness, batch, inputs, monkeypatch):
+    student_blocks, teacher_blocks, student, teacher, noise = inputs
+    method = make_harness("vitkd", student=STUDENT, teachers=(TEACHER,), logits="none").method
     generator = method.generator
     fill([generator.mask_token, *method.imitations.parameters(), *list(generator.parameters())[1:]])
     monkeypatch.setattr(torch, "rand", lambda *_shape, **_options: noise)
 
-    terms = method.feature_terms(batch, outputs(low_mine, mine), [outputs(low_guide, guide)])
-    slopes = torch.autograd.grad(sum(terms.values()), (low_mine, mine))
+    terms = method.feature_terms(batch, outputs(student_blocks, student), [outputs(teacher_blocks, teacher)])
+    gradients = torch.autograd.grad(sum(terms.values()), (student_blocks, student))
 
     assert list(terms) == ["imitation", "generation"]
     assert sum(terms.values()).item() == pytest.approx(0.010898816399276257, rel=1e-5)
     assert terms["generation"].item() == pytest.approx(0.0004872840072494, rel=1e-5)
-    assert [s.norm().item() for s in slopes] == pytest.approx([0.00012907858763355762, 5.098087854094047e-07], rel=1e-4)
+    assert [s.norm().item() for s in gradients] == pytest.approx(
+        [0.00012907858763355762, 5.098087854094047e-07], rel=1e-4
+    )
 
 
-def test_the_error_is_taken_where_the_student_was_masked(inputs):
-    *_, mine, guide, noise = inputs
+def test_the_error_is_computed_at_masked_positions(inputs):
+    *_, student, teacher, noise = inputs
     generator = TokenGenerator(6, 9, masked=0.25)
     generator.generate = nn.Identity()
 
-    loss = generator(Feature(mine, GRID), Feature(guide, GRID), noise)
+    loss = generator(Feature(student, GRID), Feature(teacher, GRID), noise)
 
-    masked = noise.argsort(dim=1)[:, 12:]  # the four tokens of each picture with the most noise
-    expected = sum(guide[b, n].square().sum().item() for b in range(2) for n in masked[b].tolist()) / 2 / 0.25
+    masked = noise.argsort(dim=1)[:, 12:]  # the four tokens of each image with the most noise
+    expected = sum(teacher[b, n].square().sum().item() for b in range(2) for n in masked[b].tolist()) / 2 / 0.25
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_networks_of_one_width_are_imitated_without_a_projection(lesson):
-    method = lesson(
+def test_networks_of_one_width_are_imitated_without_a_projection(make_harness):
+    method = make_harness(
         "vitkd", teachers=(("vit_tiny_patch16_224", {**TEACHER[1], "embed_dim": 16, "num_heads": 2}),)
     ).method
 
     assert [type(align) for align in (*method.imitations, method.generator.align)] == [nn.Identity] * 3
 
 
-def test_a_teacher_of_one_block_and_a_coarser_grid_is_imitated_as_far_as_it_goes(lesson, batch):
-    made = lesson("vitkd", teachers=(COARSER,))
+def test_a_teacher_of_one_block_and_a_coarser_grid_is_supported(make_harness, batch):
+    harness = make_harness("vitkd", teachers=(COARSER,))
 
-    terms = made.terms(batch)
+    terms = harness.terms(batch)
 
-    assert made.method.student_taps == made.method.teacher_taps == FeatureRequest(levels=(0,), last=True)
+    assert harness.method.student_taps == harness.method.teacher_taps == FeatureRequest(levels=(0,), last=True)
     assert terms["imitation"] > 0
     assert terms["generation"] > 0
 
 
-def test_the_imitated_blocks_can_be_chosen(lesson):
-    method = lesson("vitkd", layers=[(1, 2), (2, 4)]).method
+def test_the_imitated_blocks_can_be_set(make_harness):
+    method = make_harness("vitkd", layers=[(1, 2), (2, 4)]).method
 
     assert (method.student_taps.levels, method.teacher_taps.levels) == ((1, 2), (2, 4))
 
 
-def test_networks_with_stages_are_refused(lesson):
+def test_networks_with_stages_are_rejected(make_harness):
     with pytest.raises(InvalidSpec, match="compares the blocks of plain ViTs, and swin_tiny") as caught:
-        lesson("vitkd", teachers=(SWIN,))
+        make_harness("vitkd", teachers=(SWIN,))
 
     assert [error.pointer for error in caught.value.errors] == ["/teachers/0/architecture"]
