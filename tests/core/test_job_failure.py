@@ -1,4 +1,4 @@
-"""The one form of a job's error, and what would help."""
+"""The format of a job's error, its advice and its fix."""
 
 import pytest
 
@@ -8,10 +8,10 @@ from core.spec import parse_job_spec
 from core.spec.patch import merge_patch
 
 FAULTS = {"spec", "data", "capacity", "infrastructure", "service"}
-FORM = {"code", "message", "fault", "advice", "fix", "log", "machine"}
+FIELDS = {"code", "message", "fault", "advice", "fix", "log", "machine"}
 
 
-def spec_of(*, training=None, teacher=None, **changes):
+def make_spec(*, training=None, teacher=None, **changes):
     document = {
         "dataset": "ds_x",
         "teachers": [{"architecture": "resnet18", "weights": "train", "training": teacher or {}}],
@@ -25,111 +25,113 @@ def spec_of(*, training=None, teacher=None, **changes):
 
 def error(code, spec=None, stage="distill", fraction=0.5, **more):
     return FailureCause(code, "what happened", "service", **more).to_error(
-        spec=spec or spec_of(), stage=stage, fraction=fraction
+        spec=spec or make_spec(), stage=stage, fraction=fraction
     )
 
 
-def fixed(code, spec, **more):
-    """The spec with the fix applied: valid, as anything that somebody sends."""
+def apply_fix(code, spec, **more):
+    """Return the spec with the fix applied; raises if it is invalid."""
     return parse_job_spec(merge_patch(spec, error(code, spec, **more)["fix"]))
 
 
-def test_every_error_that_can_end_a_job_says_whose_fault_it_is():
-    kinds = [RunError]
-    for kind in kinds:
-        kinds.extend(kind.__subclasses__())
+def test_every_run_error_has_a_fault():
+    classes = [RunError]
+    for class_ in classes:
+        classes.extend(class_.__subclasses__())
 
-    assert {kind.fault for kind in kinds} == FAULTS
+    assert {class_.fault for class_ in classes} == FAULTS
 
 
 def test_every_error_has_the_same_form():
-    assert set(error("internal_error")) == FORM
-    assert set(WORKER_SILENT.to_error(spec={}, stage=None, fraction=0.0)) == FORM
+    assert set(error("internal_error")) == FIELDS
+    assert set(WORKER_SILENT.to_error(spec={}, stage=None, fraction=0.0)) == FIELDS
 
 
 @pytest.mark.parametrize("code", ["worker_lost", "stalled", "storage_failed", "internal_error"])
-def test_where_no_change_of_the_spec_is_known_to_help_there_is_advice(code):
-    told = error(code)
+def test_failures_without_a_fix_have_advice(code):
+    failure = error(code)
 
-    assert told["fix"] is None
-    assert "retry" in told["advice"]
+    assert failure["fix"] is None
+    assert "retry" in failure["advice"]
 
 
-def test_the_log_of_the_job_carries_an_error_without_what_takes_room():
-    told = FailureCause("stalled", "it hung", "service", log=["a", "b"], machine={"disk_free_bytes": 1})
+def test_events_omit_the_large_fields_of_an_error():
+    failure = FailureCause("stalled", "it hung", "service", log=["a", "b"], machine={"disk_free_bytes": 1})
 
-    short = event_fields(told.to_error(spec=spec_of(), stage=None, fraction=0.0))
+    fields = event_fields(failure.to_error(spec=make_spec(), stage=None, fraction=0.0))
 
-    assert set(short) == {"code", "message", "fault", "advice", "fix"}
+    assert set(fields) == {"code", "message", "fault", "advice", "fix"}
 
 
 def test_out_of_memory_halves_the_batch_and_keeps_the_learning_rate():
-    told = error("out_of_memory", spec_of(training={"batch_size": 129}))
+    failure = error("out_of_memory", make_spec(training={"batch_size": 129}))
 
-    assert told["fix"] == {"training": {"batch_size": 64}}
-    assert "keeps the learning rate" in told["advice"]
-
-
-def test_out_of_memory_while_a_teacher_learns_halves_its_batch_alone():
-    spec = spec_of(training={"batch_size": 32}, teacher={"batch_size": 100})
-
-    halved = fixed("out_of_memory", spec, stage="teacher")
-
-    assert (halved.training.batch_size, halved.teachers[0].training.batch_size) == (32, 50)
+    assert failure["fix"] == {"training": {"batch_size": 64}}
+    assert "keeps the learning rate" in failure["advice"]
 
 
-def test_out_of_memory_in_the_first_steps_halves_the_students_batch_and_no_teachers_is_larger():
-    halved = fixed("out_of_memory", spec_of(training={"batch_size": 64}, teacher={"batch_size": 128}), stage="prepare")
+def test_out_of_memory_in_the_teachers_training_halves_only_its_batch():
+    spec = make_spec(training={"batch_size": 32}, teacher={"batch_size": 100})
 
-    assert (halved.training.batch_size, halved.teachers[0].training.batch_size) == (32, 32)
+    spec_with_fix = apply_fix("out_of_memory", spec, stage="teacher")
+
+    assert (spec_with_fix.training.batch_size, spec_with_fix.teachers[0].training.batch_size) == (32, 50)
 
 
-def test_a_batch_of_one_or_of_one_each_device_gets_no_smaller():
-    assert error("out_of_memory", spec_of(training={"batch_size": 1}))["fix"] is None
-    shared = spec_of(training={"batch_size": 4}, resources={"devices": 4})
+def test_out_of_memory_in_the_preflight_halves_the_students_batch_and_limits_the_teachers():
+    spec_with_fix = apply_fix(
+        "out_of_memory", make_spec(training={"batch_size": 64}, teacher={"batch_size": 128}), stage="prepare"
+    )
+
+    assert (spec_with_fix.training.batch_size, spec_with_fix.teachers[0].training.batch_size) == (32, 32)
+
+
+def test_a_batch_of_one_sample_per_device_has_no_fix():
+    assert error("out_of_memory", make_spec(training={"batch_size": 1}))["fix"] is None
+    shared = make_spec(training={"batch_size": 4}, resources={"devices": 4})
     assert error("out_of_memory", shared)["fix"] is None
 
 
-def test_out_of_memory_at_the_export_leaves_out_what_can_be():
+def test_out_of_memory_in_the_export_omits_onnx():
     assert error("out_of_memory", stage="export")["fix"] == {"export": ["safetensors"]}
-    assert error("out_of_memory", spec_of(export=["safetensors"]), stage="export")["fix"] is None
+    assert error("out_of_memory", make_spec(export=["safetensors"]), stage="export")["fix"] is None
     assert error("out_of_memory", stage="evaluate")["fix"] is None
 
 
-def test_a_loss_that_is_not_finite_is_tried_with_a_third_of_the_rate():
-    slower = fixed("non_finite_loss", spec_of(training={"learning_rate": 0.3}))
+def test_a_non_finite_loss_gets_a_third_of_the_learning_rate():
+    spec_with_fix = apply_fix("non_finite_loss", make_spec(training={"learning_rate": 0.3}))
 
-    assert slower.training.learning_rate == 0.1
-
-
-def test_a_rate_that_falls_below_its_least_takes_that_along():
-    spec = spec_of(training={"learning_rate": 2e-5, "min_learning_rate": 1e-5})
-
-    slower = fixed("non_finite_loss", spec)
-
-    assert slower.training.learning_rate == slower.training.min_learning_rate == 6.67e-6
+    assert spec_with_fix.training.learning_rate == 0.1
 
 
-def test_a_teachers_loss_that_is_not_finite_slows_the_teacher_alone():
-    slower = fixed("non_finite_loss", spec_of(teacher={"learning_rate": 0.3}), stage="teacher")
+def test_a_fix_lowers_the_minimum_learning_rate_if_needed():
+    spec = make_spec(training={"learning_rate": 2e-5, "min_learning_rate": 1e-5})
 
-    assert (slower.teachers[0].training.learning_rate, slower.training.learning_rate) == (0.1, 1e-3)
+    spec_with_fix = apply_fix("non_finite_loss", spec)
+
+    assert spec_with_fix.training.learning_rate == spec_with_fix.training.min_learning_rate == 6.67e-6
 
 
-def test_a_first_loss_that_is_not_finite_is_not_blamed_on_the_rate():
+def test_a_teachers_non_finite_loss_changes_only_its_learning_rate():
+    spec_with_fix = apply_fix("non_finite_loss", make_spec(teacher={"learning_rate": 0.3}), stage="teacher")
+
+    assert (spec_with_fix.teachers[0].training.learning_rate, spec_with_fix.training.learning_rate) == (0.1, 1e-3)
+
+
+def test_a_non_finite_loss_in_the_preflight_has_no_fix():
     assert error("non_finite_loss", stage="prepare")["fix"] is None
 
 
-def test_a_longer_time_limit_is_one_that_would_do():
-    told = error("time_limit", fraction=0.1, time_budget=TimeBudget(used_seconds=60.0, limit_seconds=60.0))
+def test_the_new_time_limit_is_long_enough():
+    failure = error("time_limit", fraction=0.1, time_budget=TimeBudget(used_seconds=60.0, limit_seconds=60.0))
 
-    assert told["fix"] == {"resources": {"max_seconds": 720.0}}
+    assert failure["fix"] == {"resources": {"max_seconds": 720.0}}
     assert error("time_limit", fraction=0.0, time_budget=TimeBudget(60.0, 60.0))["fix"] == {
         "resources": {"max_seconds": 120.0}
     }
 
 
-def test_no_fix_goes_beyond_what_the_service_lets_a_job_run():
+def test_no_fix_exceeds_the_services_time_limit():
     below = error(
         "time_limit", fraction=0.1, time_budget=TimeBudget(used_seconds=60.0, limit_seconds=60.0, max_seconds=600.0)
     )

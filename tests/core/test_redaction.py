@@ -1,4 +1,4 @@
-"""Secrets are not written down."""
+"""Redaction of secrets in texts and log events."""
 
 import time
 
@@ -11,7 +11,7 @@ SECRET = "ab" * 8
 
 
 @pytest.mark.parametrize(
-    ("text", "rest"),
+    ("text", "redacted"),
     [
         (f"no job {TOKEN!r} here", "no job 'ps_00000000000000000000000000_[hidden]' here"),
         (f"cut short {TOKEN[:50]}", "cut short ps_00000000000000000000000000_[hidden]"),
@@ -22,8 +22,8 @@ SECRET = "ab" * 8
         ("redis://:pass@valkey:6379/0", "redis://:[hidden]@valkey:6379/0"),
     ],
 )
-def test_secrets_are_hidden_and_the_rest_stays(text, rest):
-    assert redact(text) == rest
+def test_secrets_are_hidden(text, redacted):
+    assert redact(text) == redacted
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_secrets_are_hidden_and_the_rest_stays(text, rest):
         "a mail to me@example.org at 12:30@noon",
     ],
 )
-def test_what_is_no_secret_stays(text):
+def test_text_without_secrets_is_unchanged(text):
     assert redact(text) == text
 
 
@@ -53,15 +53,15 @@ def test_what_is_no_secret_stays(text):
     ],
     ids=lambda text: text[:16],
 )
-def test_a_text_that_was_made_for_it_takes_no_longer_than_others(text):
-    """Whoever has no key chooses the path, which is logged by the loop that serves everybody."""
+def test_crafted_text_is_redacted_in_linear_time(text):
+    """A client without a key chooses the request path, and the event loop of all requests logs it."""
     began = time.process_time()
     redact(text)
 
     assert time.process_time() - began < 1.0
 
 
-def test_every_field_of_a_log_event_is_looked_through():
+def test_every_field_of_a_log_event_is_redacted():
     event = {
         "event": f"http.request /v1/jobs/{TOKEN}",
         "headers": {"Cookie": "a=b", "Authorization": "Basic dXNlcjpwYXNz", "Accept": "text/html"},
@@ -72,9 +72,9 @@ def test_every_field_of_a_log_event_is_looked_through():
         "aws_secret_access_key": SECRET,
         "exception": f"Traceback…\nOperationalError: postgresql://u:{SECRET}@db/x",
     }
-    found = redact_event(None, "info", event)
+    redacted = redact_event(None, "info", event)
 
-    assert SECRET not in repr(found)
-    assert (found["idempotency_keys"], found["api_token"], found["args"][1:3]) == (3, None, [7, None])
-    assert found["headers"] == {"Cookie": "[hidden]", "Authorization": "[hidden]", "Accept": "text/html"}
-    assert set(found["args"][3].values()) == {"[hidden]"}
+    assert SECRET not in repr(redacted)
+    assert (redacted["idempotency_keys"], redacted["api_token"], redacted["args"][1:3]) == (3, None, [7, None])
+    assert redacted["headers"] == {"Cookie": "[hidden]", "Authorization": "[hidden]", "Accept": "text/html"}
+    assert set(redacted["args"][3].values()) == {"[hidden]"}

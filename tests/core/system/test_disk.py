@@ -1,4 +1,4 @@
-"""What a disk refuses ends a job with the disk's error, whatever library was writing."""
+"""Disk errors raise `StorageFailed`, whichever library writes, and leave no partial file."""
 
 import errno
 import os
@@ -15,8 +15,8 @@ from core.train.checkpoint import TrainState, write_checkpoint
 
 
 @contextmanager
-def files_of_at_most(num_bytes):
-    """A disk that is soon full, for this process: the kernel refuses to write further (EFBIG)."""
+def max_file_bytes(num_bytes):
+    """Limit the file size of this process, like a full disk: writes beyond it fail with EFBIG."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
@@ -34,25 +34,25 @@ def trained():
     return TrainState(student=module, method=torch.nn.Module(), optimizer=optimizer)
 
 
-def test_a_checkpoint_that_does_not_fit_is_not_there(trained, tmp_path):
-    with pytest.raises(StorageFailed, match="checkpoint at step 7"), files_of_at_most(1024):
+def test_a_checkpoint_that_does_not_fit_is_absent(trained, tmp_path):
+    with pytest.raises(StorageFailed, match="checkpoint at step 7"), max_file_bytes(1024):
         write_checkpoint(tmp_path / "distill-7", trained, step=7)
 
     assert not (tmp_path / "distill-7").exists()
 
 
-def test_a_checkpoint_whose_state_alone_does_not_fit_is_not_there(trained, tmp_path):
-    weights_fit_state_does_not = 200_000  # of 160 kB and 320 kB
-    with pytest.raises(StorageFailed, match="checkpoint at step 7"), files_of_at_most(weights_fit_state_does_not):
+def test_a_checkpoint_whose_state_does_not_fit_is_absent(trained, tmp_path):
+    max_bytes = 200_000  # the weights have 160 kB, the state 320 kB
+    with pytest.raises(StorageFailed, match="checkpoint at step 7"), max_file_bytes(max_bytes):
         write_checkpoint(tmp_path / "distill-7", trained, step=7)
 
     assert not (tmp_path / "distill-7").exists()
 
 
-def test_weights_and_documents_that_do_not_fit_are_not_there(trained, tmp_path):
-    with pytest.raises(StorageFailed, match=r"model\.safetensors cannot be written"), files_of_at_most(1024):
+def test_weights_and_documents_that_do_not_fit_are_absent(trained, tmp_path):
+    with pytest.raises(StorageFailed, match=r"model\.safetensors cannot be written"), max_file_bytes(1024):
         write_weights(trained.student, tmp_path / "model.safetensors")
-    with pytest.raises(StorageFailed, match=r"report\.json cannot be written"), files_of_at_most(1024):
+    with pytest.raises(StorageFailed, match=r"report\.json cannot be written"), max_file_bytes(1024):
         write_atomic(tmp_path / "report.json", b"x" * 10_000)
 
     assert not (tmp_path / "model.safetensors").exists()
@@ -65,6 +65,6 @@ def test_the_message_names_the_fix(number):
         raise OSError(number, os.strerror(number))
 
 
-def test_a_bug_is_no_fault_of_the_disk():
+def test_other_errors_are_not_disk_errors():
     with pytest.raises(KeyError), writing("report.json"):
         raise KeyError("a bug")

@@ -1,4 +1,4 @@
-"""Fault points do nothing unless a test asks, and then exactly what it asked, once."""
+"""Fault points do nothing unless a test arms them; an armed fault happens exactly once."""
 
 import errno
 import os
@@ -22,22 +22,22 @@ def disarmed():
     fault_injection.arm(None)
 
 
-def test_every_point_is_passed_somewhere_and_every_one_that_is_passed_is_known():
+def test_every_fault_point_is_used_and_every_used_one_is_known():
     sources = [path for package in ("core", "worker") for path in (ROOT / package).rglob("*.py")]
-    passed = [name for path in sources for name in re.findall(r'fault_point\("([a-z._]+)"\)', path.read_text())]
-    passed.remove("checkpoint.published")  # the example in the module's own words
-    passed.remove("store.fetched")  # each of the two stores passes it
+    used = [name for path in sources for name in re.findall(r'fault_point\("([a-z._]+)"\)', path.read_text())]
+    used.remove("checkpoint.published")  # the example in the module's docstring
+    used.remove("store.fetched")  # both stores have it
 
-    assert sorted(passed) == sorted(POINTS)
+    assert sorted(used) == sorted(POINTS)
 
 
-def test_nothing_happens_where_nothing_is_armed():
+def test_fault_points_do_nothing_unless_armed():
     assert VARIABLE not in os.environ
     for name in POINTS:
         fault_injection.fault_point(name)
 
 
-def test_an_error_is_raised_once_at_its_place(tmp_path):
+def test_an_error_is_raised_once_at_its_fault_point(tmp_path):
     fault_injection.arm(Fault("store.copied", "ENOSPC", tmp_path / "once"))
     fault_injection.fault_point("store.moved")
 
@@ -47,7 +47,7 @@ def test_an_error_is_raised_once_at_its_place(tmp_path):
     fault_injection.fault_point("store.copied")
 
 
-def test_the_nth_passage_is_the_one_that_counts(tmp_path):
+def test_a_fault_happens_at_the_nth_visit(tmp_path):
     fault_injection.arm(Fault("stage.started", "EIO", tmp_path / "once", nth=3))
     fault_injection.fault_point("stage.started")
     fault_injection.fault_point("stage.started")
@@ -56,7 +56,7 @@ def test_the_nth_passage_is_the_one_that_counts(tmp_path):
         fault_injection.fault_point("stage.started")
 
 
-def test_the_environment_kills_a_process_once(tmp_path):
+def test_a_fault_from_the_environment_kills_once(tmp_path):
     code = "from core.system import fault_injection; fault_injection.fault_point('claim.committed'); print('alive')"
     environment = {**os.environ, VARIABLE: f"claim.committed={KILL}@{tmp_path / 'once'}"}
     first, second = (
@@ -69,6 +69,6 @@ def test_the_environment_kills_a_process_once(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["nowhere=kill@/x", "claim.committed=explode@/x"])
-def test_a_fault_that_cannot_be_is_refused(text):
+def test_an_invalid_fault_is_rejected(text):
     with pytest.raises(ValueError, match="is n"):
         Fault.parse(text)

@@ -1,4 +1,4 @@
-"""Who was ended by the kernel for want of memory, as its counters tell it."""
+"""OOM kills, read from the kernel's counters."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from core.system.oom_kills import OomKillMonitor, find_oom_counter, read_oom_kil
 
 @pytest.fixture
 def system(tmp_path):
-    """A machine's files: `/proc` with a process 7, and its control groups."""
+    """Create the files of a machine: `/proc` with a process 7, and its control groups."""
     proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
     (proc / "7").mkdir(parents=True)
     (proc / "vmstat").write_text("nr_free_pages 1\noom_kill 40\n")
@@ -35,48 +35,48 @@ def system(tmp_path):
         ("4:memory:/on/the/host\n", {"memory/memory.oom_control": "oom_kill 2\n"}),
     ],
 )
-def test_the_control_group_counts_whom_the_kernel_ended(system, groups, files):
+def test_kills_are_counted_by_the_control_group(system, groups, files):
     assert read_oom_kills(system(groups, files)) == 2
 
 
-def test_without_one_the_machine_counts(system):
+def test_without_a_control_group_the_machine_counts(system):
     assert read_oom_kills(system("0::/\n", {})) == 40
 
 
-def test_this_machine_counts_somewhere():
+def test_this_machine_has_a_counter():
     assert read_oom_kills(find_oom_counter(os.getpid())) >= 0
     assert read_oom_kills(Path("/nowhere")) is None
 
 
 @pytest.fixture
 def counter(tmp_path, monkeypatch):
-    """A counter that stands at 3."""
+    """A counter with the value 3."""
     file = tmp_path / "memory.events"
     file.write_text("oom_kill 3\n")
     monkeypatch.setattr(oom_kills, "find_oom_counter", lambda _pid: file)
     return file
 
 
-def test_a_kill_is_known_by_its_count(counter):
-    kills = OomKillMonitor()
-    kills.poll(7)
-    assert not kills.has_recent_kill()
+def test_a_kill_is_detected_by_the_counter(counter):
+    monitor = OomKillMonitor()
+    monitor.poll(7)
+    assert not monitor.has_recent_kill()
     counter.write_text("oom_kill 4\n")
 
-    assert kills.has_recent_kill()
+    assert monitor.has_recent_kill()
 
 
-def test_one_of_long_ago_is_nobody_s_cause(counter, monkeypatch):
+def test_an_old_kill_is_ignored(counter, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(oom_kills.time, "monotonic", lambda: clock[0])
-    kills = OomKillMonitor()
-    kills.poll(7)
+    monitor = OomKillMonitor()
+    monitor.poll(7)
     counter.write_text("oom_kill 4\n")
     for clock[0] in (101.0, 104.0, 107.0):
-        kills.poll(7)
+        monitor.poll(7)
 
-    assert not kills.has_recent_kill()
+    assert not monitor.has_recent_kill()
 
 
-def test_where_nobody_looked_nothing_is_known():
+def test_without_a_poll_no_kill_is_reported():
     assert not OomKillMonitor().has_recent_kill()

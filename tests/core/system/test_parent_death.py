@@ -1,4 +1,4 @@
-"""A process that cannot outlive its parent."""
+"""A process that dies with its parent."""
 
 import os
 import subprocess
@@ -8,21 +8,21 @@ from pathlib import Path
 from core.system.parent_death import EXIT_CRASHED
 
 
-def lifeline(*arguments):
+def command(*arguments):
     return [sys.executable, "-P", "-m", "core.system.parent_death", *map(str, arguments)]
 
 
 def test_the_module_runs_with_its_arguments(tmp_path, monkeypatch):
-    (tmp_path / "said.py").write_text("import sys; print(__name__, sys.argv[1:])")
+    (tmp_path / "printing.py").write_text("import sys; print(__name__, sys.argv[1:])")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    run = subprocess.run(lifeline(os.getpid(), "said", "a", "b"), capture_output=True, text=True)
+    run = subprocess.run(command(os.getpid(), "printing", "a", "b"), capture_output=True, text=True)
 
     assert run.stdout == "__main__ ['a', 'b']\n"
 
 
-def test_a_process_whose_parent_is_gone_already_does_nothing():
-    assert subprocess.run(lifeline(1, "this"), capture_output=True).returncode == EXIT_CRASHED
+def test_a_process_without_its_parent_exits_at_once():
+    assert subprocess.run(command(1, "this"), capture_output=True).returncode == EXIT_CRASHED
 
 
 def test_it_dies_with_its_parent(tmp_path, monkeypatch):

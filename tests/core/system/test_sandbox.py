@@ -1,4 +1,4 @@
-"""A confined process: each test starts one, as nothing can be taken back in this one."""
+"""The sandbox. Each fixture starts a process, as a sandbox cannot be left."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TRIES = """
+SYSCALL_SCRIPT = """
 import ctypes, json, os, platform, resource, signal, socket, subprocess, sys, threading
 from pathlib import Path
 from core.system.sandbox import restrict_syscalls
@@ -61,50 +61,52 @@ tries = {
     "write": lambda: open(os.devnull, "w").write("x"),
     "compute": lambda: sum(range(1000)),
 }
-confined = restrict_syscalls()
-print(json.dumps({"confined": confined, **{name: outcome(work) for name, work in tries.items()}}))
+supported = restrict_syscalls()
+print(json.dumps({"supported": supported, **{name: outcome(work) for name, work in tries.items()}}))
 """
 
 
 @pytest.fixture(scope="module")
-def confined(tmp_path_factory):
-    secret = tmp_path_factory.mktemp("confined") / "secret"
+def syscall_outcomes(tmp_path_factory):
+    secret = tmp_path_factory.mktemp("sandbox") / "secret"
     secret.write_text("secret")
-    done = subprocess.run([sys.executable, "-c", TRIES, str(secret)], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    if not found["confined"]:
-        pytest.skip("this system cannot confine a process (seccomp)")
-    return found
+    done = subprocess.run(
+        [sys.executable, "-c", SYSCALL_SCRIPT, str(secret)], capture_output=True, text=True, check=True
+    )
+    outcomes = json.loads(done.stdout)
+    if not outcomes["supported"]:
+        pytest.skip("this system has no seccomp")
+    return outcomes
 
 
-@pytest.mark.parametrize("what", ["network", "udp", "unix", "connect", "program", "exec"])
-def test_the_way_out_is_closed(confined, what):
-    assert confined[what] == "PermissionError"
+@pytest.mark.parametrize("operation", ["network", "udp", "unix", "connect", "program", "exec"])
+def test_network_and_programs_are_forbidden(syscall_outcomes, operation):
+    assert syscall_outcomes[operation] == "PermissionError"
 
 
 @pytest.mark.parametrize(
-    "what", ["kill", "kill a thread", "kill by the old call", "limits of others", "priority of others"]
+    "operation", ["kill", "kill a thread", "kill by the old call", "limits of others", "priority of others"]
 )
-def test_other_processes_are_out_of_reach(confined, what):
-    assert confined[what] == "PermissionError"
+def test_other_processes_are_inaccessible(syscall_outcomes, operation):
+    assert syscall_outcomes[operation] == "PermissionError"
 
 
-def test_it_leaves_no_process_behind(confined):
-    """One that it forked would live on when it is ended, outside of its limits of time."""
-    assert confined["a process"] == "PermissionError"
+def test_it_cannot_fork(syscall_outcomes):
+    """A forked process would survive the kill of its parent and its time limit."""
+    assert syscall_outcomes["a process"] == "PermissionError"
 
 
-@pytest.mark.parametrize("what", ["mode", "owner", "times", "attribute", "truncate"])
-def test_what_landlock_leaves_open_of_other_files_is_closed(confined, what):
-    assert confined[what] == "PermissionError"
+@pytest.mark.parametrize("operation", ["mode", "owner", "times", "attribute", "truncate"])
+def test_metadata_of_other_files_cannot_be_changed(syscall_outcomes, operation):
+    assert syscall_outcomes[operation] == "PermissionError"
 
 
-@pytest.mark.parametrize("what", ["read", "write", "compute", "a thread", "signal to oneself", "own limits"])
-def test_the_work_itself_goes_on(confined, what):
-    assert confined[what] == "done"
+@pytest.mark.parametrize("operation", ["read", "write", "compute", "a thread", "signal to oneself", "own limits"])
+def test_allowed_operations_succeed(syscall_outcomes, operation):
+    assert syscall_outcomes[operation] == "done"
 
 
-FILES = """
+FILE_SCRIPT = """
 import json, os, sys
 from pathlib import Path
 from core.system.sandbox import restrict_files
@@ -144,53 +146,53 @@ tries = {
     "through a link": lambda: (folder / "scratch" / "link").read_bytes(),
     "climbing": lambda: (folder / "scratch" / ".." / "secret").read_bytes(),
 }
-kept = restrict_files(readable=[folder / "upload"], writable=[folder / "scratch"])
-print(json.dumps({"kept": kept, **{name: outcome(work) for name, work in tries.items()}}))
+supported = restrict_files(readable=[folder / "upload"], writable=[folder / "scratch"])
+print(json.dumps({"supported": supported, **{name: outcome(work) for name, work in tries.items()}}))
 """
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kept")
+def file_outcomes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sandbox")
     (folder / "scratch").mkdir()
     (folder / "upload").write_text("upload")
     (folder / "secret").write_text("secret")
     (folder / "scratch" / "link").symlink_to(folder / "secret")
-    done = subprocess.run([sys.executable, "-c", FILES, str(folder)], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    if not found["kept"]:
-        pytest.skip("this system cannot keep a process from files (Landlock)")
+    done = subprocess.run([sys.executable, "-c", FILE_SCRIPT, str(folder)], capture_output=True, text=True, check=True)
+    outcomes = json.loads(done.stdout)
+    if not outcomes["supported"]:
+        pytest.skip("this system has no Landlock")
     assert (folder / "secret").read_text() == "secret"
-    return found
+    return outcomes
 
 
 @pytest.mark.parametrize(
-    "what",
+    "operation",
     ["own file", "own folder", "rename in own folder", "list own folder", "folder in own folder",
      "delete in own folder", "late import"],
 )  # fmt: skip
-def test_what_it_was_started_for_is_there(kept, what):
-    assert kept[what] == "done"
+def test_its_own_files_are_accessible(file_outcomes, operation):
+    assert file_outcomes[operation] == "done"
 
 
 @pytest.mark.parametrize(
-    "what",
+    "operation",
     ["write to own file", "other file", "other folder", "new file", "delete", "truncate", "passwords",
      "parent's environment", "parent's memory", "through a link", "climbing"],
 )  # fmt: skip
-def test_nothing_else_is(kept, what):
-    assert kept[what] == "PermissionError"
+def test_other_files_are_inaccessible(file_outcomes, operation):
+    assert file_outcomes[operation] == "PermissionError"
 
 
-@pytest.mark.parametrize("what", ["link in own folder", "pipe in own folder", "hard link in own folder"])
-def test_it_leaves_nothing_in_its_folder_that_leads_whoever_reads_it_elsewhere(kept, what):
-    assert kept[what] in {"PermissionError", "OSError"}  # EXDEV for a hard link
+@pytest.mark.parametrize("operation", ["link in own folder", "pipe in own folder", "hard link in own folder"])
+def test_it_cannot_create_links_or_pipes(file_outcomes, operation):
+    assert file_outcomes[operation] in {"PermissionError", "OSError"}  # EXDEV for a hard link
 
 
-def test_this_machine_is_one_that_can():
-    """Every Linux of the last ten years can; if this fails, uploads are read by a process with a network."""
+def test_this_machine_supports_the_sandbox():
+    """Every Linux of the last ten years does. If this fails, a process with network access reads uploads."""
     if os.uname().machine not in {"x86_64", "aarch64"} or not Path("/proc/self/status").exists():
-        pytest.skip("no Linux of a known architecture")
+        pytest.skip("not a Linux on a supported architecture")
     code = (
         "from core.system.sandbox import restrict_files, restrict_syscalls\n"
         "print(restrict_files(readable=[], writable=[]) and restrict_syscalls(), open('/proc/self/status').read())"
