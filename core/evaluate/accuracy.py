@@ -32,7 +32,7 @@ class LabeledImages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Accuracies on one split, in 0…1. ``per_class`` is None for a class without images. ``predictions``: (N,) int64."""
+    """Fractions (0…1) on one split. ``per_class`` is None for a class without images; ``predictions``: (N,) int64."""
 
     top1: float
     top5: float

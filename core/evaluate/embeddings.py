@@ -61,7 +61,7 @@ class EmbeddingEvaluator:
         return EvaluationResult(score(votes_MK, self.test.labels), details)
 
     def _embed(self, built: BuiltModel, pixels: LabeledImages, stride: int) -> Tensor:
-        def embed(images_BCHW: from_model_outputnsor) -> Tensor:
+        def embed(images_BCHW: Tensor) -> Tensor:
             if built.num_classes == 0:
                 return Outputs.from_model_output(built(images_BCHW)).logits
             outputs = run_tapped(built.module, built.preprocessing(images_BCHW), FeatureRequest(embedding=True))

@@ -1,4 +1,4 @@
-"""What a job hands out: weights and config for timm, ONNX, a model card and a report."""
+"""The artifacts of a job: weights and config for timm, further formats, a model card and a report."""
 
 from core.export.onnx_file import export_onnx, open_session
 from core.export.student import export_student

@@ -1,4 +1,4 @@
-"""``README.md``: the model card. It says what was measured and nothing else."""
+"""``README.md``: the model card. It has measured facts only."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 from core.models.built import BuiltModel
 from core.spec import JobSpec
+from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT
 
 _LIMITS = (
-    "The figures hold for the test split named above and for pictures like it. Nothing else was measured: not "
-    "robustness, not fairness between groups, not behaviour on pictures of other classes."
+    "The metrics hold for the test split named above and for similar images. Nothing else was measured: not "
+    "robustness, not fairness between groups, not behavior on images of other classes."
 )
-MAX_CLASSES = 20  # more are named in config.json alone
+MAX_CLASSES = 20  # a longer list is in config.json only
 
 
 def model_card(
@@ -23,18 +24,18 @@ def model_card(
     result: Mapping[str, Any],
     threads: int,
     formats: Sequence[str],
-    rule: str | None = None,
+    top1_metric: str | None = None,
 ) -> str:
-    """Markdown with the front matter that the Hugging Face hub reads.
+    """Write the model card as Markdown, with front matter for the Hugging Face hub.
 
-    ``rule`` says what top-1 is of, where the student has no classifier.
+    ``top1_metric`` describes what top-1 and top-5 measure, for a student without a classifier.
     """
     parts = [
         _front_matter(student),
         f"# {_inline(spec.name or student.architecture)}",
         _summary(spec, student),
-        "## Measured",
-        _figures(result, dataset, threads, rule),
+        "## Metrics",
+        _metrics(result, dataset, threads, top1_metric),
         "## Use",
         _usage(student, formats),
         "## Input",
@@ -63,35 +64,37 @@ def _summary(spec: JobSpec, student: BuiltModel) -> str:
     if spec.teachers:
         teachers = ", ".join(f"`{teacher.architecture}` ({teacher.weights})" for teacher in spec.teachers)
         how += f" from {teachers}"
-    asked = spec.student.architecture
+    requested = spec.student.architecture
     change = (
-        f"`{asked}` with a distillation token" if "distilled" in student.architecture else f"`{asked}` was asked for"
+        f"`{requested}` with a distillation token"
+        if "distilled" in student.architecture
+        else f"a variant of `{requested}`"
     )
-    note = "" if asked == student.architecture else f" ({change})"
-    what = "An image classifier" if student.num_classes else "An image backbone without a classifier"
-    return f"{what}, timm's `{student.architecture}`{note}, trained {how} by Potstill."
+    note = "" if requested == student.architecture else f" ({change})"
+    kind = "An image classifier" if student.num_classes else "An image backbone without a classifier"
+    return f"{kind}, timm's `{student.architecture}`{note}, trained {how} by Potstill."
 
 
-def _figures(result: Mapping[str, Any], dataset: Mapping[str, Any], threads: int, rule: str | None) -> str:
+def _metrics(result: Mapping[str, Any], dataset: Mapping[str, Any], threads: int, top1_metric: str | None) -> str:
     rows = [("student", result["student"])]
-    rows += [(f"teacher {index}", figures) for index, figures in enumerate(result.get("teachers", []))]
+    rows += [(f"teacher {index}", metrics) for index, metrics in enumerate(result.get("teachers", []))]
     lines = [
-        "| | top-1 | top-5 | parameters | GFLOPs | MB | ms a picture |",
+        "| | top-1 | top-5 | parameters | GFLOPs | MB | ms per image |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, figures in rows:
+    for name, metrics in rows:
         lines.append(
-            f"| {name} | {_percent(figures['top1'])} | {_percent(figures['top5'])} | {figures['parameters']:,} | "
-            f"{figures['flops'] / 1e9:.4g} | {figures['size_bytes'] / 1e6:.2f} | {figures['latency_ms']:.2f} |"
+            f"| {name} | {_percent(metrics['top1'])} | {_percent(metrics['top5'])} | {metrics['parameters']:,} | "
+            f"{metrics['flops'] / 1e9:.4g} | {metrics['size_bytes'] / 1e6:.2f} | {metrics['latency_ms']:.2f} |"
         )
-    note = f"On the test split of {_dataset(dataset)} ({dataset['num_test']:,} images); nothing was chosen "
-    note += f"or tuned on it. Milliseconds: median of repeated runs of one picture, {threads} thread(s). "
+    note = f"On the test split of {_dataset(dataset)} ({dataset['num_test']:,} images); nothing was selected "
+    note += f"or tuned on it. Milliseconds: median of repeated runs of one image, {threads} thread(s). "
     note += "A multiply-add counts as two FLOPs."
-    if rule:
-        note += f" Top-1 and top-5 are those of {rule}."
+    if top1_metric:
+        note += f" Top-1 and top-5 are those of {top1_metric}."
     agreement = result.get("agreement")
     if agreement is not None:
-        note += f" Student and teacher decide alike on {100 * agreement:.2f} % of the images."
+        note += f" Student and teacher predict the same class for {100 * agreement:.2f} % of the images."
     return "\n".join(lines) + "\n\n" + note
 
 
@@ -102,9 +105,9 @@ def _percent(fraction: float | None) -> str:
 def _usage(student: BuiltModel, formats: Sequence[str]) -> str:
     size, channels = student.preprocessing.image_size, student.preprocessing.channels
     mode = "L" if channels == 1 else "RGB"
-    answer = "embedding = model(transform(image).unsqueeze(0))"
+    inference = "embedding = model(transform(image).unsqueeze(0))"
     if student.num_classes:
-        answer = "probabilities = model(transform(image).unsqueeze(0)).softmax(dim=1)"
+        inference = "probabilities = model(transform(image).unsqueeze(0)).softmax(dim=1)"
     code = f"""```python
 import timm, torch
 from PIL import Image
@@ -113,22 +116,19 @@ model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True).eval
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
 image = Image.open("picture.png").convert("{mode}")
 with torch.inference_mode():
-    {answer}
+    {inference}
 ```"""
-    if "onnx" in formats:
-        code += f"""
-
-`model.onnx` takes `images`, float32 of shape `(batch, {channels}, {size}, {size})`, normalised as below, and gives
-`logits`; preprocessing and class names are in its metadata."""
-    return code
+    # The code shows how to use the required format.
+    optional = [EXPORT_FORMATS[name] for name in formats if name != REQUIRED_FORMAT]
+    return "\n\n".join([code, *(entry.summary.format(channels=channels, size=size) for entry in optional)])
 
 
 def _preprocessing(student: BuiltModel) -> str:
     preprocessing = student.preprocessing
     text = (
         f"{preprocessing.channels} channel(s), {preprocessing.image_size} × {preprocessing.image_size} pixels: shorter "
-        f"side resized ({preprocessing.interpolation}), centre cut out, values in 0…1, then mean "
-        f"{_numbers(preprocessing.mean)} subtracted and divided by {_numbers(preprocessing.std)}."
+        f"side resized ({preprocessing.interpolation}), center cropped, values scaled to 0…1, mean "
+        f"{_numbers(preprocessing.mean)} subtracted, and divided by {_numbers(preprocessing.std)}."
     )
     classes = student.classes
     if classes is None:
@@ -145,7 +145,7 @@ def _training(spec: JobSpec, dataset: Mapping[str, Any]) -> str:
     return (
         f"{training.epochs} epochs over {dataset['num_train']:,} images of {_dataset(dataset)}, batches of "
         f"{training.batch_size}, AdamW at {training.learning_rate:g}, augmentation `{training.augmentation}`, seed "
-        f"{training.seed}, method {method}. `report.json` has the whole spec, versions and times; the same spec on the "
+        f"{training.seed}, method {method}. `report.json` has the full spec, versions and times; the same spec on the "
         "same data and machine gives the same weights."
     )
 
@@ -165,5 +165,5 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _inline(text: str) -> str:
-    """Names come from uploads: no markup, no new lines."""
+    """Remove markup and newlines: names come from uploads."""
     return " ".join(text.replace("`", "'").replace("|", "/").replace("<", "‹").split())

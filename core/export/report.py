@@ -1,4 +1,4 @@
-"""``report.json``: what was asked, what came out, and all that it takes to do it again."""
+"""``report.json``: the spec, its results, and everything that is needed to repeat the run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from core.spec import JobSpec
+from core.spec.exports import EXPORT_FORMATS
 
-PACKAGES = ("potstill", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "onnx", "onnxruntime")
+PACKAGES = ("potstill", "torch", "torchvision", "timm", "numpy", "pillow")  # and those of the export formats
 
 
 def build_report(
@@ -23,7 +24,7 @@ def build_report(
     details: Mapping[str, Any],
     stages: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The report as JSON. ``stages`` are seconds by name, ``details`` whatever was measured beyond the result."""
+    """Build the report as JSON. ``stages`` has seconds by stage; ``details`` has measurements beyond the result."""
     seeds: dict[str, Any] = {"student": spec.training.seed}
     for index, teacher in enumerate(spec.teachers):
         if teacher.training is not None:
@@ -42,13 +43,13 @@ def build_report(
 
 
 def versions() -> dict[str, str]:
-    """What produced the student: the interpreter and every package that its numbers depend on."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **found}
+    """Versions of the interpreter and of every package that the student's bits depend on."""
+    packages = (*PACKAGES, *(package for entry in EXPORT_FORMATS.values() for package in entry.packages))
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """Properties of the machine and of torch's configuration."""
     return {
         "system": platform.platform(),
         "processor": platform.machine(),

@@ -1,4 +1,4 @@
-"""The folder that is handed out: weights, config, ONNX, model card and report, each whole or absent."""
+"""The exported folder: weights, config, further formats, model card and report. Each file is complete or absent."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 
 from core.data.pixels import Images
 from core.export.card import model_card
-from core.export.onnx_file import ABSOLUTE, PARITY_IMAGES, RELATIVE, export_onnx
+from core.export.formats import ExportContext, exporter
 from core.export.report import build_report
-from core.models.weights import CONFIG, WEIGHTS, load_folder
+from core.models.weights import CONFIG, load_folder
 from core.spec import JobSpec
+from core.spec.exports import EXPORT_FORMATS
 from core.system.disk import write_atomic
 from core.system.fault_injection import fault_point
 
-ONNX = "model.onnx"
 CARD = "README.md"
 REPORT = "report.json"
 
@@ -34,32 +34,32 @@ def export_student(
     samples_NCHW: Images,
     poll: Callable[[], None] | None = None,
 ) -> dict[str, Path]:
-    """Complete a folder that ``save_folder`` wrote and return its files by their public names.
+    """Complete a folder that ``save_folder`` wrote; return its files by artifact name.
 
-    ``dataset`` has ``name``, ``fingerprint``, ``num_train``, ``num_test`` and whatever else the report
-    should say; ``result`` is the contract's job result; ``stages`` are seconds by name; ``samples_NCHW``
-    are real pictures for the check of the ONNX file. ``poll`` is called between the files and may raise.
+    Args:
+        dataset: ``name``, ``fingerprint``, ``num_train``, ``num_test``, and further fields for the report.
+        result: The job result of the API contract.
+        details: Measurements for the report beyond the result.
+        stages: Seconds by stage.
+        samples_NCHW: Real images, for a comparison of each format with the weights.
+        poll: Called between files; it may raise to interrupt.
 
     Raises:
-        ExportMismatch: An exported file does not give what the weights give.
-        WeightsMismatch: The folder's weights cannot be loaded back.
+        ExportMismatch: The outputs of an exported file differ from those of the weights.
+        WeightsMismatch: The folder's weights cannot be loaded.
     """
     student = load_folder(folder)
-    files = {WEIGHTS: folder / WEIGHTS, CONFIG: folder / CONFIG}
-    measured = dict(details)
-    if "onnx" in spec.export:
-        if poll is not None:
-            poll()
-        difference = export_onnx(student, folder / ONNX, samples_NCHW=samples_NCHW, classes=student.classes)
-        files[ONNX] = folder / ONNX
-        measured["onnx"] = {
-            "largest_logit_difference": difference,
-            "accepted": f"{ABSOLUTE} + {RELATIVE} × |logit|",
-            "images": min(PARITY_IMAGES, len(samples_NCHW)),
-            "size_bytes": (folder / ONNX).stat().st_size,
-        }
-    if poll is not None:
+    files = {CONFIG: folder / CONFIG}
+    report_details = dict(details)
+    poll = poll or _no_poll
+    for name in spec.export:
         poll()
+        path = folder / EXPORT_FORMATS[name].file_name
+        format_details = exporter(name)(student, ExportContext(path=path, samples=samples_NCHW, poll=poll))
+        files[path.name] = path
+        if format_details:
+            report_details[name] = format_details
+    poll()
     card = model_card(
         spec=spec,
         student=student,
@@ -67,10 +67,14 @@ def export_student(
         result=result,
         threads=torch.get_num_threads(),
         formats=spec.export,
-        rule=details.get("student", {}).get("top1_metric"),
+        top1_metric=details.get("student", {}).get("top1_metric"),
     )
-    report = build_report(spec=spec, dataset=dataset, result=result, details=measured, stages=stages)
+    report = build_report(spec=spec, dataset=dataset, result=result, details=report_details, stages=stages)
     write_atomic(folder / CARD, card.encode())
     write_atomic(folder / REPORT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     fault_point("student.exported")
     return files | {CARD: folder / CARD, REPORT: folder / REPORT}
+
+
+def _no_poll() -> None:
+    """Never interrupt."""

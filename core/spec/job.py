@@ -9,13 +9,13 @@ from pydantic import AfterValidator, Field, JsonValue, field_validator, model_va
 from pydantic_core import PydanticCustomError
 
 from core.spec.document import StrictModel, not_available
+from core.spec.exports import REQUIRED_FORMAT, ExportName
 from core.spec.methods import MethodSpec
 
 REFERENCE = re.compile(r"(mdl|job)_\w+")
 
 Augmentation = Literal["none", "flip", "light", "strong"]
 Precision = Literal["auto", "fp32", "bf16"]
-ExportFormat = Literal["safetensors", "onnx"]
 
 MAX_CPU_DEVICES = 8  # processes that share a training on the cores of one machine
 
@@ -209,7 +209,7 @@ class JobSpec(StrictModel):
     method: MethodSpec = Field(description="One object, discriminated by `name`; `GET /v1/methods` lists all methods.")
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     compression: tuple[dict[str, JsonValue], ...] = Field(default=(), max_length=16)
-    export: tuple[ExportFormat, ...] = Field(default=("safetensors", "onnx"), max_length=8)
+    export: tuple[ExportName, ...] = Field(default=("safetensors", "onnx"), max_length=8)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     priority: int = Field(
         default=0,
@@ -231,11 +231,11 @@ class JobSpec(StrictModel):
     @field_validator("export")
     @classmethod
     def _add_safetensors(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(("safetensors", *formats)))
+        return tuple(dict.fromkeys((REQUIRED_FORMAT, *formats)))
 
     @model_validator(mode="after")
     def _check_number_of_teachers(self) -> Self:
-        needs = self.method.about.needs
+        needs = self.method.info.needs
         count = len(self.teachers)
         if count < needs.min_teachers:
             raise PydanticCustomError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.models.safetensors_header import read_model_info
 from core.reporting import Control, Interrupted, RunResult
 from core.spec import JobSpec
+from core.spec.exports import media_type
 from core.store import jobs, models
 from core.store.db import Session
 from core.store.job_leases import LeaseToken
@@ -15,13 +16,6 @@ from worker.context import Context
 from worker.jobs.inputs import STUDENT_FILES
 from worker.jobs.reporter import JobReporter
 from worker.stored_files import publish_file
-
-MEDIA_TYPES = {
-    ".safetensors": "application/octet-stream",
-    ".onnx": "application/octet-stream",
-    ".json": "application/json",
-    ".md": "text/markdown; charset=utf-8",
-}
 
 
 def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter: JobReporter) -> None:
@@ -34,7 +28,7 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
         if reporter.control() is Control.CANCEL:
             raise Interrupted(Control.CANCEL)
         stored = publish_file(context.store, f"jobs/{job.id}/a{job.attempt}/artifacts/{name}", path)
-        artifacts.append(NewArtifact(name, MEDIA_TYPES.get(path.suffix, "application/octet-stream"), stored))
+        artifacts.append(NewArtifact(name, media_type(name), stored))
         fault_point("artifact.published")
     fault_point("artifacts.published")
     model_info = read_model_info(run.artifacts["config.json"].parent)

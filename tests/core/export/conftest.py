@@ -22,7 +22,7 @@ SPEC = {
     "training": {"image_size": 8},
     "resources": {"threads": 1},
 }
-FIGURES = {
+METRICS = {
     "top1": 0.5,
     "top5": 1.0,
     "parameters": 14_000,
@@ -69,7 +69,7 @@ def folder(student, tmp_path):
 @pytest.fixture
 def samples():
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
-    images.setflags(write=False)  # as a memory map is
+    images.setflags(write=False)  # like a memory map
     return images
 
 
@@ -80,4 +80,4 @@ def dataset():
 
 @pytest.fixture
 def result():
-    return {"student": FIGURES, "teachers": [{**FIGURES, "top1": 0.75}], "compressed": [], "agreement": 0.875}
+    return {"student": METRICS, "teachers": [{**METRICS, "top1": 0.75}], "compressed": [], "agreement": 0.875}

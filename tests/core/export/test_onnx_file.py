@@ -15,7 +15,7 @@ from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
 
 
-def test_the_file_answers_as_torch_does_for_any_batch(student, samples, tmp_path):
+def test_onnx_runtime_and_torch_agree_for_any_batch_size(student, samples, tmp_path):
     path = tmp_path / "model.onnx"
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -26,21 +26,21 @@ def test_the_file_answers_as_torch_does_for_any_batch(student, samples, tmp_path
     assert difference < 1e-5
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     session = open_session(path, threads=1)
-    (entry,), (exit_,) = session.get_inputs(), session.get_outputs()
-    assert (entry.name, entry.shape, entry.type) == ("images", ["batch", 1, 8, 8], "tensor(float)")
-    assert exit_.name == "logits"
+    (graph_input,), (graph_output,) = session.get_inputs(), session.get_outputs()
+    assert (graph_input.name, graph_input.shape, graph_input.type) == ("images", ["batch", 1, 8, 8], "tensor(float)")
+    assert graph_output.name == "logits"
     student.module.eval()
     for count in (1, 7, 40):
         inputs = student.preprocessing(torch.tensor(samples[:count]).float() / 255)
-        (answer,) = session.run(["logits"], {"images": inputs.numpy()})
-        assert np.allclose(answer, student.module(inputs).detach().numpy(), atol=1e-5)
+        (logits,) = session.run(["logits"], {"images": inputs.numpy()})
+        assert np.allclose(logits, student.module(inputs).detach().numpy(), atol=1e-5)
     metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert metadata["architecture"] == "deit_tiny_distilled_patch16_224"
     assert json.loads(metadata["classes"]) == ["a", "b", "c"]
     assert json.loads(metadata["preprocessing"])["mean"] == [0.5]
 
 
-def test_batch_norm_goes_through_with_a_single_sample(samples, tmp_path):
+def test_a_network_with_batch_norm_exports_with_a_single_sample(samples, tmp_path):
     arguments = {"num_classes": 3, "in_chans": 1, "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
     cnn = BuiltModel(
         timm.create_model("resnet18", **arguments).train(),
@@ -52,19 +52,21 @@ def test_batch_norm_goes_through_with_a_single_sample(samples, tmp_path):
     assert export_onnx(cnn, tmp_path / "model.onnx", samples_NCHW=samples[:1], classes=None) < 1e-4
 
 
-class Branches(nn.Module):
+class DataDependentBranch(nn.Module):
     def forward(self, images):
         return images.mean(dim=(2, 3)) if images.sum() > 0 else images.amax(dim=(2, 3))
 
 
-def test_what_onnx_cannot_express_leaves_no_file(student, samples, tmp_path):
+def test_a_network_that_onnx_cannot_express_leaves_no_file(student, samples, tmp_path):
     with pytest.raises(ExportMismatch, match="leave onnx out of export"):
-        export_onnx(replace(student, module=Branches()), tmp_path / "m.onnx", samples_NCHW=samples, classes=None)
+        export_onnx(
+            replace(student, module=DataDependentBranch()), tmp_path / "m.onnx", samples_NCHW=samples, classes=None
+        )
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_answer_that_differs_is_refused(student, samples, tmp_path):
+def test_differing_outputs_are_rejected(student, samples, tmp_path):
     export_onnx(student, tmp_path / "model.onnx", samples_NCHW=samples, classes=None)
     inputs = student.preprocessing(torch.tensor(samples).float() / 255)
     wrong = student.module.eval()(inputs).detach() + 0.01

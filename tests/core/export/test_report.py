@@ -6,7 +6,7 @@ from core.export.report import build_report
 from core.spec import JobSpec
 
 
-def test_the_report_is_enough_to_run_it_again(spec, dataset, result):
+def test_the_report_has_everything_to_repeat_the_run(spec, dataset, result):
     report = json.loads(
         json.dumps(build_report(spec=spec, dataset=dataset, result=result, details={"x": 1}, stages={"distill": 1.5}))
     )

@@ -23,7 +23,7 @@ def export(folder, spec, dataset, result, samples, **options):
     )
 
 
-def test_every_file_is_there_and_the_card_is_right(
+def test_every_file_exists_and_the_code_of_the_card_runs(
     folder, spec, student, dataset, result, samples, monkeypatch, tmp_path_factory
 ):
     files = export(folder, spec, dataset, result, samples)
@@ -34,7 +34,6 @@ def test_every_file_is_there_and_the_card_is_right(
     assert report["details"]["onnx"]["largest_logit_difference"] < 1e-5
     assert report["details"]["onnx"]["images"] == 32
 
-    # The code of the card runs as it stands.
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     Image.fromarray(samples[0, 0]).save("picture.png")
     code = re.search(r"```python\n(.*?)```", files["README.md"].read_text(), re.DOTALL)[1]
@@ -45,14 +44,14 @@ def test_every_file_is_there_and_the_card_is_right(
     assert torch.allclose(scope["probabilities"], expected.softmax(1), atol=1e-5)
 
 
-def test_onnx_is_made_only_where_it_is_asked_for(folder, spec, dataset, result, samples):
-    plain = spec.model_copy(update={"export": ("safetensors",)})
+def test_onnx_is_exported_only_on_request(folder, spec, dataset, result, samples):
+    without_onnx = spec.model_copy(update={"export": ("safetensors",)})
 
-    assert "model.onnx" not in export(folder, plain, dataset, result, samples)
+    assert "model.onnx" not in export(folder, without_onnx, dataset, result, samples)
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes == 3
 
 
-def test_a_folder_that_cannot_be_loaded_is_not_completed(folder, spec, dataset, result, samples):
+def test_a_folder_that_cannot_be_loaded_gets_no_report(folder, spec, dataset, result, samples):
     (folder / "config.json").write_text("{}")
     with pytest.raises(WeightsMismatch):
         export(folder, spec, dataset, result, samples)
@@ -60,7 +59,7 @@ def test_a_folder_that_cannot_be_loaded_is_not_completed(folder, spec, dataset, 
     assert not (folder / "report.json").exists()
 
 
-def test_polling_may_end_it(folder, spec, dataset, result, samples):
+def test_poll_can_interrupt(folder, spec, dataset, result, samples):
     def poll():
         raise KeyboardInterrupt
 

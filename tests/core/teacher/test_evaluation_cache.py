@@ -15,7 +15,8 @@ from core.train.result_cache import ResultCache
 
 METRICS = ModelMetrics(
     accuracy=Accuracy(0.5, 1.0, (1.0, None, 0.1), torch.tensor([0, 2, 0, 1]), 4),
-    parameters=7, flops=8, size_bytes=9, latency=(Latency(1, 0.25, 50, 2, "cpu"),), evaluation_details={"top1_metric": "a rule"},
+    parameters=7, flops=8, size_bytes=9, latency=(Latency(1, 0.25, 50, 2, "cpu"),),
+    evaluation_details={"top1_metric": "a rule"},
 )  # fmt: skip
 
 

@@ -1,0 +1,89 @@
+"""The registry of export formats: adding a format takes one file and one line."""
+
+import json
+import sys
+from types import ModuleType
+
+import pytest
+from pydantic import ValidationError
+
+from core.export.formats import exporter
+from core.export.student import export_student
+from core.job_failure import _reduce_export
+from core.spec import JobSpec
+from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT, ExportFormat, media_type
+from tests.core.export.conftest import SPEC
+
+
+@pytest.fixture
+def toy_format(monkeypatch):
+    """Register a format: a module with one function, and one line in the registry."""
+
+    def export(student, context):
+        context.poll()
+        context.path.write_text(student.architecture)
+        return {"images": len(context.samples)}
+
+    module = ModuleType("toy_file")
+    module.export = export
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    entry = ExportFormat("model.toy", "text/plain", "toy_file:export", "`model.toy` takes {size} pixels.", ("pytest",))
+    monkeypatch.setitem(EXPORT_FORMATS, "toy", entry)
+
+
+@pytest.mark.parametrize("name", EXPORT_FORMATS)
+def test_every_implementation_can_be_imported(name):
+    assert callable(exporter(name))
+
+
+def test_every_artifact_has_its_own_name():
+    names = [entry.file_name for entry in EXPORT_FORMATS.values()]
+
+    assert len({*names, "config.json", "README.md", "report.json"}) == len(names) + 3
+
+
+@pytest.mark.parametrize("value", ["toy", "", 3, None, ["onnx"]])
+def test_an_unregistered_format_is_rejected_as_a_literal_is(value):
+    with pytest.raises(ValidationError) as rejection:
+        JobSpec.model_validate(SPEC | {"export": [value]})
+
+    (error,) = rejection.value.errors()
+    assert (error["type"], error["loc"]) == ("literal_error", ("export", 0))
+    assert error["msg"] == "Input should be 'safetensors' or 'onnx'"
+
+
+def test_the_schema_lists_the_formats():
+    items = JobSpec.model_json_schema()["properties"]["export"]["items"]
+
+    assert items == {"enum": list(EXPORT_FORMATS), "type": "string"}
+
+
+def test_a_new_format_is_validated_exported_and_reported(toy_format, folder, dataset, result, samples):
+    spec = JobSpec.model_validate(SPEC | {"export": ["toy"]})
+    assert spec.export == ("safetensors", "toy")
+
+    files = export_student(
+        folder, spec=spec, dataset=dataset, result=result, details={}, stages={}, samples_NCHW=samples
+    )
+
+    assert files["model.toy"].read_text() == "deit_tiny_distilled_patch16_224"
+    assert sorted(files) == ["README.md", "config.json", "model.safetensors", "model.toy", "report.json"]
+    report = json.loads(files["report.json"].read_text())
+    assert report["details"]["toy"] == {"images": len(samples)}
+    assert report["spec"]["export"] == ["safetensors", "toy"]
+    assert report["versions"]["pytest"] == pytest.__version__
+    assert "`model.toy` takes 8 pixels." in files["README.md"].read_text()
+
+
+def test_a_new_format_is_published_with_its_media_type(toy_format):
+    assert media_type("model.toy") == "text/plain"
+    assert media_type("README.md") == "text/markdown; charset=utf-8"
+    assert media_type("report.json") == media_type("config.json") == "application/json"
+    assert media_type("model.onnx") == media_type("model.safetensors") == "application/octet-stream"
+
+
+def test_the_fix_for_a_failed_export_omits_optional_formats(toy_format):
+    advice, fix = _reduce_export({"export": ["safetensors", "toy"]}, "export")
+
+    assert "omits the export of toy" in advice
+    assert fix == {"export": [REQUIRED_FORMAT]}
