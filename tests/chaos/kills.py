@@ -1,9 +1,9 @@
-"""Hits on a running stack, at random, and what has to be true after each and after all of them.
+"""Random kills and stops of processes of a running stack, and the guarantees that hold after each and at the end.
 
-Of each hit: the job trained when it came; a new attempt where the job lost its worker and none elsewhere; no step below
-the newest checkpoint that was there; the job got on, and what was hit answers again, by another process if killed.
-At the end: every job succeeded with the weights of an undisturbed run, a gapless log with one turn an attempt, no file
-that nothing names, no process.
+A hit is one signal to the processes of one target while a job trains. After each hit: the job continues; it has a new
+attempt if and only if the hit ended its worker; its step never falls below the newest checkpoint; the target responds
+again. At the end: every job has succeeded with the weights of an undisturbed run; its log is gapless and each attempt
+starts once; no unreferenced file and no process is left.
 """
 
 from __future__ import annotations
@@ -25,52 +25,58 @@ from core.settings import Settings
 from core.store import garbage
 from core.store.db import open_database
 from core.store.storage_url import open_store
-from tests.chaos.logs import (
-    assert_each_attempt_has_its_turn,
-    assert_it_went_on_from_its_checkpoint,
-    assert_no_gap,
-)
+from tests.chaos.logs import assert_attempts_are_sequential, assert_gapless, assert_resumed_from_checkpoints
 from tests.chaos.specs import STEPS_PER_EPOCH, small_job
-from tests.chaos.stack import LEASE_SECONDS, ORPHAN_SECONDS, Stack
+from tests.chaos.stack import GC_MIN_AGE_SECONDS, LEASE_SECONDS, Stack
+from tests.support.api import is_terminal, list_all, weights_digest
+from tests.support.specs import DIGITS
 from tests.support.waiting import until
 
 SIGKILL, SIGSTOP = "SIGKILL", "SIGSTOP"
-STOPPED_SECONDS = LEASE_SECONDS + 1.5
-AWAY_SECONDS = 2.0  # a database that is started again by hand
+STOP_SECONDS = LEASE_SECONDS + 1.5
+DATABASE_RESTART_SECONDS = 2.0  # an operator restarts the database
 RECOVERY_SECONDS = 60.0
 JOB_SECONDS = 300.0
 CHECKPOINT_EPOCHS = 5
-LATEST_HIT = 0.8  # of the job's steps: what is hit must have something left to do
-MOMENT_SECONDS = 1.0  # a hit comes at a random moment of so long
+MAX_FRACTION = 0.8  # of a job's progress at a hit, so that the recovered job still trains
+MAX_DELAY_SECONDS = 1.0  # of a hit, random
 
-# A job loses its worker to these, and to nothing else. Who trains goes on while the others are away, and where its own
-# process stands still, the one that watches over it keeps the lease.
-TAKEN_AWAY = {("pool", SIGKILL), ("pool", SIGSTOP), ("job", SIGKILL), ("everything", SIGKILL), ("worker", SIGKILL)}
-CARDS = [
+HitType = tuple[str, str]  # target, signal
+
+HIT_TYPES: list[HitType] = [
     *(
-        (part, how)
-        for part in ("api", "worker", "pool", "job", "scheduler", "inspector", "valkey")
-        for how in (SIGKILL, SIGSTOP)
+        (target, signal_name)
+        for target in ("api", "worker", "pool", "job", "scheduler", "inspector", "valkey")
+        for signal_name in (SIGKILL, SIGSTOP)
     ),
     ("everything", SIGKILL),
 ]
-CARDS_OF_POSTGRESQL = [("postgres", SIGKILL), ("postgres", SIGSTOP)]
+POSTGRESQL_HIT_TYPES: list[HitType] = [("postgres", SIGKILL), ("postgres", SIGSTOP)]
+# Only these hits end a job's attempt. A training continues while other processes are unavailable; while the job process
+# itself is stopped, the pool process renews the lease.
+ATTEMPT_ENDING_HITS: set[HitType] = {
+    ("pool", SIGKILL),
+    ("pool", SIGSTOP),
+    ("job", SIGKILL),
+    ("everything", SIGKILL),
+    ("worker", SIGKILL),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One hit, and how it went."""
+    """One hit and its outcome. Steps, checkpoint and attempts are those of ``job``."""
 
     target: str
     signal: str
     job: str
-    step: int  # that the job was at
-    checkpoint: int  # its newest one then
-    attempt: int  # that was running
+    step: int  # before the hit
+    checkpoint: int  # step of the newest one before the hit
+    attempt: int  # before the hit
     attempt_after: int
-    lowest_step: int  # that was seen afterwards
-    seconds: float | None  # until it was overcome
-    problem: str  # what was not as promised; empty: nothing
+    lowest_step: int  # after the hit
+    seconds: float | None  # until recovery; None: not recovered in time
+    problem: str  # violated guarantee, or empty
 
     @property
     def recovered(self) -> bool:
@@ -78,246 +84,248 @@ class Hit:
 
 
 class Attack:
-    """Jobs of one spec on one stack, and hits on its parts."""
+    """Hits on one stack that runs jobs of one spec."""
 
-    def __init__(self, stack: Stack, draw: random.Random, *, epochs: int, say: Callable[[str], None]) -> None:
+    def __init__(self, stack: Stack, rng: random.Random, *, epochs: int, log: Callable[[str], None]) -> None:
         self._stack = stack
-        self._draw = draw
-        self._say = say
+        self._rng = rng
+        self._log = log
         self._epochs = epochs
         self._jobs: list[str] = []  # that were hit
-        self._calm = ""
+        self._reference_digest = ""
         self._spec: dict[str, Any] = {}
-        self._questions = itertools.count(1)
+        self._seeds = itertools.count(1)
 
     def prepare(self) -> None:
-        """An undisturbed run: the weights that every other has to give."""
-        dataset = self._stack.call(
-            "POST", "/v1/datasets", json={"name": "digits", "source": {"type": "builtin", "name": "digits"}}
-        ).json()["id"]
-        until(lambda: self._stack.get(f"/v1/datasets/{dataset}")["status"] == "ready", 60, "the dataset was not ready")
-        self._spec = small_job(dataset, epochs=self._epochs, teacher_epochs=1)
+        """Run one undisturbed job; all other jobs must have its weights."""
+        dataset_id = self._stack.call("POST", "/v1/datasets", json=DIGITS).json()["id"]
+        until(
+            lambda: self._stack.get(f"/v1/datasets/{dataset_id}").json()["status"] == "ready",
+            60,
+            "the dataset did not become ready",
+        )
+        self._spec = small_job(dataset_id, epochs=self._epochs, teacher_epochs=1)
         self._spec["training"]["checkpoint_every_epochs"] = CHECKPOINT_EPOCHS
         began = time.monotonic()
-        calm = self._submit()
-        done = self._finish(calm)
-        assert (done["status"], done["attempt"]) == ("succeeded", 1), done
-        self._calm = self._weights(calm)
-        self._say(f"undisturbed: {time.monotonic() - began:.0f} s, model.safetensors {self._calm[:16]}…")
+        job_id = self._submit()
+        job = self._finished_job(job_id)
+        assert (job["status"], job["attempt"]) == ("succeeded", 1), job
+        self._reference_digest = self._verified_digest(job_id)
+        self._log(f"undisturbed: {time.monotonic() - began:.0f} s, model.safetensors {self._reference_digest[:16]}…")
 
-    def hits(self, number: int, cards: list[tuple[str, str]], seconds: float) -> Iterator[Hit]:
-        """So many hits, as far as they fit into the time; each card comes once before any comes again."""
-        ends = time.monotonic() + seconds
-        deck: list[tuple[str, str]] = []
-        for _ in range(number):
-            if time.monotonic() > ends:
+    def hits(self, num_hits: int, hit_types: list[HitType], max_seconds: float) -> Iterator[Hit]:
+        """Hit up to ``num_hits`` times within ``max_seconds``; each type occurs once before any occurs again."""
+        deadline = time.monotonic() + max_seconds
+        remaining: list[HitType] = []
+        for _ in range(num_hits):
+            if time.monotonic() > deadline:
                 return
-            if not deck:
-                deck = self._draw.sample(cards, len(cards))
-            target, how = deck.pop()
-            yield self._hit(target, how, self._draw.uniform(0, MOMENT_SECONDS))
+            if not remaining:
+                remaining = self._rng.sample(hit_types, len(hit_types))
+            target, signal_name = remaining.pop()
+            yield self._hit(target, signal_name, self._rng.uniform(0, MAX_DELAY_SECONDS))
 
     def problems(self) -> list[str]:
-        """What is wrong with the jobs that were hit, and with what is left of them, at the end."""
-        found = []
-        for job in self._jobs:
+        """Wait for the jobs that were hit; return violated guarantees and leftover files."""
+        problems = []
+        for job_id in self._jobs:
             try:
-                self._check(job)
+                self._check_job(job_id)
             except (AssertionError, TimeoutError) as error:
-                found.append(f"{job}: {error}")
+                problems.append(f"{job_id}: {error}")
         try:
-            until(lambda: not self._leftovers(), ORPHAN_SECONDS + RECOVERY_SECONDS, "leftovers were not collected")
+            until(
+                lambda: not self._leftovers(), GC_MIN_AGE_SECONDS + RECOVERY_SECONDS, "leftover files were not deleted"
+            )
         except TimeoutError as error:
-            found.append(f"{error}: {self._leftovers()}")
-        return found
+            problems.append(f"{error}: {self._leftovers()}")
+        return problems
 
     # --- one hit ------------------------------------------------------------------------------------
 
-    def _hit(self, target: str, how: str, after_seconds: float) -> Hit:
-        job = self._job_to_hit()
-        victims = self._victims(target)
-        time.sleep(after_seconds)
-        checkpoint = self._newest_checkpoint(job)
-        before = self._stack.get(f"/v1/jobs/{job}")
+    def _hit(self, target: str, signal_name: str, delay_seconds: float) -> Hit:
+        job_id = self._job_to_hit()
+        processes = self._processes(target)
+        time.sleep(delay_seconds)
+        checkpoint = self._newest_checkpoint_step(job_id)
+        before = self._job(job_id)
         assert (before["status"], before["stage"]) == ("running", "distill"), before
         began, began_at = time.monotonic(), datetime.now(UTC)
-        self._strike(target, victims, how)
-        seen, seconds, problem = _Seen(job, before), None, ""
+        self._send(target, processes, signal_name)
+        recovery = _Recovery(before, checkpoint, ends_attempt=(target, signal_name) in ATTEMPT_ENDING_HITS)
+        seconds, problem = None, ""
         try:
             until(
                 lambda: (
-                    seen.went_on(self._stack.look(f"/v1/jobs/{job}"), _may_lose(target, how))
-                    and self._answers_again(target, began_at)
+                    recovery.has_progressed(self._stack.try_get(f"/v1/jobs/{job_id}"))
+                    and self._responds_again(target, began_at)
                 ),
                 RECOVERY_SECONDS,
-                f"{job} did not go on, or {target} did not answer again",
+                f"{job_id} did not continue, or {target} did not respond again",
             )
             seconds = time.monotonic() - began
         except TimeoutError as error:
             problem = str(error)
         hit = Hit(
-            target, how, job, before["progress"]["step"], checkpoint, before["attempt"], seen.attempt, seen.lowest,
-            seconds, problem or seen.problem(checkpoint, _may_lose(target, how)),
+            target, signal_name, job_id, before["progress"]["step"], checkpoint, before["attempt"], recovery.attempt,
+            recovery.lowest_step, seconds, problem or recovery.problem(),
         )  # fmt: skip
-        self._say(_line(hit))
+        self._log(_format_hit(hit))
         return hit
 
-    def _victims(self, target: str) -> list[psutil.Process]:
+    def _processes(self, target: str) -> list[psutil.Process]:
         if target == "everything":
-            return self._stack.everything()
-        return self._stack.postgres.processes() if target == "postgres" else [self._stack.find(target)]
+            return self._stack.processes()
+        return self._stack.postgres.processes() if target == "postgres" else [self._stack.wait_for_process(target)]
 
-    def _strike(self, target: str, victims: list[psutil.Process], how: str) -> None:
+    def _send(self, target: str, processes: list[psutil.Process], signal_name: str) -> None:
+        """Send the signal; after SIGSTOP wait and send SIGCONT. Restart what no supervisor restarts."""
         if target == "everything":
             self._stack.cut_power()
             self._stack.start()
-        elif (target, how) == ("postgres", SIGKILL):
+        elif (target, signal_name) == ("postgres", SIGKILL):
             self._stack.postgres.kill()
-            time.sleep(AWAY_SECONDS)
+            time.sleep(DATABASE_RESTART_SECONDS)
             self._stack.postgres.start()
-        elif how == SIGKILL:
-            for process in victims:
+        elif signal_name == SIGKILL:
+            for process in processes:
                 process.kill()
         else:
             try:
-                for process in victims:
+                for process in processes:
                     process.send_signal(signal.SIGSTOP)
-                time.sleep(STOPPED_SECONDS)
+                time.sleep(STOP_SECONDS)
             finally:
-                for process in victims:
-                    # A process that lost its job while it stood still may have been killed.
+                for process in processes:
+                    # A stopped process that lost its job may have been killed.
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.send_signal(signal.SIGCONT)
 
     def _job_to_hit(self) -> str:
-        """A job that trains, has a checkpoint that no hit has seen, and has time left; another one if need be."""
-        job = self._jobs[-1] if self._jobs else self._submit_to_hit()
-        floor = self._newest_checkpoint(job)
+        """Return a job that trains, has a checkpoint newer than the last hit, and is not almost done."""
+        job_id = self._jobs[-1] if self._jobs else self._submit_job_to_hit()
+        checkpoint_at_last_hit = self._newest_checkpoint_step(job_id)
         while True:
-            seen = self._stack.get(f"/v1/jobs/{job}")
-            if seen["terminal"] or seen["progress"]["fraction"] > LATEST_HIT:
-                self._finish(job)
-                job, floor = self._submit_to_hit(), 0
-            elif (seen["status"], seen["stage"]) == ("running", "distill") and self._newest_checkpoint(job) > floor:
-                return job
+            job = self._job(job_id)
+            if is_terminal(job) or job["progress"]["fraction"] > MAX_FRACTION:
+                self._finished_job(job_id)
+                job_id, checkpoint_at_last_hit = self._submit_job_to_hit(), 0
+            elif (job["status"], job["stage"]) == ("running", "distill") and (
+                self._newest_checkpoint_step(job_id) > checkpoint_at_last_hit
+            ):
+                return job_id
             time.sleep(0.05)
 
-    def _is_replaced(self, target: str, victims: list[psutil.Process]) -> bool:
-        """Whether another process has the part of one that was killed."""
-        if target in {"everything", "postgres"}:
-            return True
-        found = self._stack.look_for(target)
-        return found is not None and found.pid not in {process.pid for process in victims}
-
-    def _answers_again(self, target: str, since: datetime) -> bool:
+    def _responds_again(self, target: str, since: datetime) -> bool:
         match target:
             case "api":
-                return self._stack.alive()
+                return self._stack.is_alive()
             case "inspector":
-                self._spec["training"]["seed"] = next(self._questions)  # a question that nobody asked before
-                found = self._stack.explains(self._spec)
+                self._spec["training"]["seed"] = next(self._seeds)  # no cached estimate
+                can_estimate = self._stack.can_estimate(self._spec)
                 self._spec["training"]["seed"] = 0
-                return found
+                return can_estimate
             case "scheduler":
-                listed = self._stack.look("/v1/workers") or {"data": []}
+                workers = (self._stack.try_get("/v1/workers") or {"data": []})["data"]
                 return any(
-                    one["role"] == "scheduler" and datetime.fromisoformat(one["last_seen_at"]) > since
-                    for one in listed["data"]
+                    worker["role"] == "scheduler" and datetime.fromisoformat(worker["last_seen_at"]) > since
+                    for worker in workers
                 )
             case _:
-                return self._stack.whole()
+                return self._stack.is_fully_ready()
 
     # --- jobs ---------------------------------------------------------------------------------------
 
     def _submit(self) -> str:
-        answer = self._stack.call("POST", "/v1/jobs", json=self._spec)
-        assert answer.status_code == 201, answer.text
-        return answer.json()["id"]
+        response = self._stack.call("POST", "/v1/jobs", json=self._spec)
+        assert response.status_code == 201, response.text
+        return response.json()["id"]
 
-    def _submit_to_hit(self) -> str:
+    def _submit_job_to_hit(self) -> str:
         self._jobs.append(self._submit())
         return self._jobs[-1]
 
-    def _finish(self, job: str) -> dict[str, Any]:
-        def ended() -> dict[str, Any] | None:
-            seen = self._stack.get(f"/v1/jobs/{job}")
-            return seen if seen["terminal"] else None
+    def _job(self, job_id: str) -> dict[str, Any]:
+        return self._stack.get(f"/v1/jobs/{job_id}").json()
 
-        return until(ended, JOB_SECONDS, f"{job} did not end")
+    def _finished_job(self, job_id: str) -> dict[str, Any]:
+        """Wait until the job is terminal."""
 
-    def _newest_checkpoint(self, job: str) -> int:
-        listed = self._stack.get(f"/v1/jobs/{job}/checkpoints", params={"limit": 1})["data"]
-        return listed[0]["step"] if listed else 0
+        def poll() -> dict[str, Any] | None:
+            job = self._job(job_id)
+            return job if is_terminal(job) else None
 
-    def _weights(self, job: str) -> str:
-        listed = {one["name"]: one for one in self._stack.get(f"/v1/jobs/{job}/artifacts")["data"]}
-        weights = listed["model.safetensors"]
-        content = self._stack.call("GET", f"/v1/jobs/{job}/artifacts/model.safetensors").content
-        assert hashlib.sha256(content).hexdigest() == weights["sha256"], "the download is not what the list says"
-        return weights["sha256"]
+        return until(poll, JOB_SECONDS, f"{job_id} did not finish")
 
-    def _check(self, job: str) -> None:
-        done = self._finish(job)
-        assert done["status"] == "succeeded", f"ended as {done['status']}: {done['error']}"
-        assert done["progress"]["step"] >= self._epochs * STEPS_PER_EPOCH, done["progress"]
-        assert self._weights(job) == self._calm, "its weights are not those of an undisturbed run"
-        events = self._stack.everything_of(f"/v1/jobs/{job}/events")
-        assert_no_gap(events)
-        assert_each_attempt_has_its_turn(events)
-        assert_it_went_on_from_its_checkpoint(events)
+    def _newest_checkpoint_step(self, job_id: str) -> int:
+        checkpoints = self._stack.get(f"/v1/jobs/{job_id}/checkpoints", params={"limit": 1}).json()["data"]
+        return checkpoints[0]["step"] if checkpoints else 0
+
+    def _verified_digest(self, job_id: str) -> str:
+        """SHA-256 of the downloaded weights, equal to the listed one."""
+        listed = weights_digest(self._stack, job_id)
+        content = self._stack.get(f"/v1/jobs/{job_id}/artifacts/model.safetensors").content
+        assert hashlib.sha256(content).hexdigest() == listed, "the download differs from the listed digest"
+        return listed
+
+    def _check_job(self, job_id: str) -> None:
+        job = self._finished_job(job_id)
+        assert job["status"] == "succeeded", f"ended as {job['status']}: {job['error']}"
+        assert job["progress"]["step"] >= self._epochs * STEPS_PER_EPOCH, job["progress"]
+        assert self._verified_digest(job_id) == self._reference_digest, "its weights differ from the undisturbed run's"
+        events = list_all(self._stack, f"/v1/jobs/{job_id}/events")
+        assert_gapless(events)
+        assert_attempts_are_sequential(events)
+        assert_resumed_from_checkpoints(events)
 
     def _leftovers(self) -> list[str]:
-        """Files that nothing names: folders of attempts, files that were being written, stored ones without a row."""
+        """Scratch folders of attempts, temporary files of interrupted writes, and stored files without a row."""
         home = self._stack.home
         settings = Settings(home=home, database_url=self._stack.database_url)
-        work = [str(path.relative_to(home)) for path in (home / "work").glob("*")]
-        partial = [str(path.relative_to(home)) for path in home.rglob("*.partial/*")]
-        beside = [str(path.relative_to(home)) for path in home.rglob("*.partial") if path.is_file()]
+        scratch = [*home.glob("work/*"), *home.rglob(".partial/*"), *home.rglob(".*.part")]
         database = open_database(settings)
         with database.read() as session:
-            keys = [one.key for one in open_store(settings.resolved_storage_url()).list_prefix()]
-            unnamed = garbage.orphans(session, keys)
+            keys = [stored.key for stored in open_store(settings.resolved_storage_url()).list_prefix()]
+            unreferenced = garbage.find_orphans(session, keys)
         database.dispose()
-        return work + partial + beside + unnamed
+        return [str(path.relative_to(home)) for path in scratch] + unreferenced
 
 
-class _Seen:
-    """What was seen of a job after a hit."""
+class _Recovery:
+    """Progress of a job after a hit."""
 
-    def __init__(self, job: str, before: dict[str, Any]) -> None:
-        self._job = job
-        self._before = before
-        self._last: tuple[int, int] | None = None
+    def __init__(self, before: dict[str, Any], checkpoint: int, *, ends_attempt: bool) -> None:
         self.attempt: int = before["attempt"]
-        self.lowest: int = before["progress"]["step"]
-        self._grew = False
+        self.lowest_step: int = before["progress"]["step"]
+        self._attempt_before = self.attempt
+        self._checkpoint = checkpoint
+        self._ends_attempt = ends_attempt
+        self._previous: tuple[int, int] | None = None  # attempt, step
+        self._has_progressed = False
 
-    def went_on(self, seen: dict[str, Any] | None, expected: bool) -> bool:
-        """Whether its step has grown since, under a new attempt if one is expected."""
-        if seen is None:
+    def has_progressed(self, job: dict[str, Any] | None) -> bool:
+        """Record the job's state; return whether its step has grown, in a new attempt if the hit ended the old one."""
+        if job is None:
             return False
-        step, attempt = seen["progress"]["step"], seen["attempt"]
-        self.attempt, self.lowest = attempt, min(self.lowest, step)
-        ended = seen["status"] == "succeeded"
-        if self._last is not None and attempt == self._last[0] and (step > self._last[1] or ended):
-            self._grew = self._grew or not expected or attempt > self._before["attempt"]
-        self._last = (attempt, step)
-        return self._grew
+        step, attempt = job["progress"]["step"], job["attempt"]
+        self.attempt, self.lowest_step = attempt, min(self.lowest_step, step)
+        succeeded = job["status"] == "succeeded"
+        if self._previous is not None and attempt == self._previous[0] and (step > self._previous[1] or succeeded):
+            self._has_progressed |= not self._ends_attempt or attempt > self._attempt_before
+        self._previous = (attempt, step)
+        return self._has_progressed
 
-    def problem(self, checkpoint: int, expected: bool) -> str:
-        if self.lowest < checkpoint:
-            return f"went back to step {self.lowest}, below its checkpoint at {checkpoint}"
-        grown = self.attempt - self._before["attempt"]
-        if grown != int(expected):
-            return f"{grown} new attempts, {int(expected)} expected"
+    def problem(self) -> str:
+        """The violated guarantee, or an empty text."""
+        if self.lowest_step < self._checkpoint:
+            return f"went back to step {self.lowest_step}, below its checkpoint at {self._checkpoint}"
+        num_new_attempts = self.attempt - self._attempt_before
+        if num_new_attempts != int(self._ends_attempt):
+            return f"{num_new_attempts} new attempts, {int(self._ends_attempt)} expected"
         return ""
 
 
-def _may_lose(target: str, how: str) -> bool:
-    return (target, how) in TAKEN_AWAY
-
-
-def _line(hit: Hit) -> str:
-    took = "not overcome" if hit.seconds is None else f"{hit.seconds:5.1f} s"
-    where = f"step {hit.step}, checkpoint {hit.checkpoint}, attempt {hit.attempt} → {hit.attempt_after}"
-    return f"{hit.target:<10} {hit.signal:<8} {took}  {where}  {hit.problem}"
+def _format_hit(hit: Hit) -> str:
+    seconds = "not recovered" if hit.seconds is None else f"{hit.seconds:5.1f} s"
+    state = f"step {hit.step}, checkpoint {hit.checkpoint}, attempt {hit.attempt} → {hit.attempt_after}"
+    return f"{hit.target:<10} {hit.signal:<8} {seconds}  {state}  {hit.problem}"

@@ -1,15 +1,15 @@
-"""What a job's log says of its attempts."""
+"""Assertions about the events of a job."""
 
 import itertools
 
 
-def assert_no_gap(events):
-    """The log counts 1, 2, 3, …"""
+def assert_gapless(events):
+    """`seq` counts 1, 2, 3, …"""
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
 
 
-def assert_each_attempt_has_its_turn(events):
-    """Attempts follow each other, each begins once, and nothing is written for one that is over."""
+def assert_attempts_are_sequential(events):
+    """Attempts start one after another, each once, and an ended attempt records no event."""
     attempts = [event["attempt"] for event in events]
     started = [event["data"]["attempt"] for event in events if event["type"] == "job.started"]
 
@@ -17,16 +17,16 @@ def assert_each_attempt_has_its_turn(events):
     assert started == list(range(1, max(attempts) + 1))
 
 
-def assert_it_went_on_from_its_checkpoint(events):
-    """Every attempt resumes from the newest checkpoint that earlier ones left, of each training."""
-    newest, by_attempt = {}, itertools.groupby(events, key=lambda event: event["attempt"])
-    for attempt, told in by_attempt:
-        left_by_earlier = dict(newest)
-        for event in told:
+def assert_resumed_from_checkpoints(events):
+    """In each track, every attempt resumes from the newest checkpoint of earlier attempts."""
+    newest_steps = {}  # by track
+    for attempt, attempt_events in itertools.groupby(events, key=lambda event: event["attempt"]):
+        steps_before = dict(newest_steps)
+        for event in attempt_events:
             track, step = event["data"].get("track"), event["data"].get("step")
             if event["type"] == "training.resumed":
-                assert step >= left_by_earlier[track], f"attempt {attempt}"
-            if event["type"] == "training.started" and "distill" in left_by_earlier:
-                assert step > left_by_earlier["distill"], f"attempt {attempt} began from zero"
+                assert step >= steps_before[track], f"attempt {attempt}"
+            if event["type"] == "training.started" and "distill" in steps_before:
+                assert step > steps_before["distill"], f"attempt {attempt} started at step 0"
             if event["type"] == "checkpoint.saved":
-                newest[track] = step
+                newest_steps[track] = step

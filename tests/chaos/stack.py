@@ -1,4 +1,4 @@
-"""A real stack, started as a user starts it, whose processes are found by what they do."""
+"""A service under its supervisor, started as a user starts it, whose processes a test can find by role."""
 
 from __future__ import annotations
 
@@ -14,46 +14,45 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.chaos.parts import Postgres
 from tests.support.ports import free_port
+from tests.support.postgres import PostgresServer
 from tests.support.waiting import until
 
 READY_SECONDS = 90.0
 STOP_SECONDS = 45.0
-PART_SECONDS = 20.0  # for a process to be there again
+PROCESS_SECONDS = 20.0  # until a process with a given role exists
 LEASE_SECONDS = 4.0
-ORPHAN_SECONDS = 8.0
+GC_MIN_AGE_SECONDS = 8.0
 
-# Everything that takes its time in production is quick here, so that a hit takes seconds.
-HASTE = {
+SHORT_INTERVALS = {
     "POTSTILL_LEASE_SECONDS": str(LEASE_SECONDS),
     "POTSTILL_HEARTBEAT_SECONDS": "1",
     "POTSTILL_CONTROL_POLL_SECONDS": "0.3",
     "POTSTILL_SCHEDULER_INTERVAL_SECONDS": "0.5",
     "POTSTILL_GC_INTERVAL_SECONDS": "2",
-    "POTSTILL_GC_MIN_AGE_SECONDS": str(ORPHAN_SECONDS),
+    "POTSTILL_GC_MIN_AGE_SECONDS": str(GC_MIN_AGE_SECONDS),
 }
 
 
 class Stack:
-    """``potstill-server up`` on a folder, through deaths and restarts."""
+    """``potstill-server up`` on a folder and a port, which restarts keep."""
 
-    def __init__(self, home: Path, postgres: Postgres | None = None) -> None:
+    def __init__(self, home: Path, postgres: PostgresServer | None = None) -> None:
         self.home = home
-        self.postgres = postgres  # SQLite without it
+        self.postgres = postgres  # None: SQLite
         self.database_url = postgres.url if postgres is not None else ""
-        self._environment = {**os.environ, **HASTE}
+        self._environment = {**os.environ, **SHORT_INTERVALS}
         if postgres is not None:
             self._environment["POTSTILL_DATABASE_URL"] = postgres.url
         self._port = free_port()
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=10, trust_env=False)
         self._process: subprocess.Popen[bytes] | None = None
 
-    # --- its life -----------------------------------------------------------------------------------
+    # --- start and stop -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start it and wait until it is ready; its database too, after a power cut."""
-        if self.postgres is not None and not self.postgres.runs():
+        """Start the service, and its database if a power cut killed it; wait until it is ready."""
+        if self.postgres is not None and not self.postgres.is_running():
             self.postgres.start()
         self.home.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-P", "-m", "server", "up", "--home", str(self.home), "--port", str(self._port)]
@@ -61,23 +60,23 @@ class Stack:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=self._environment
             )
-        until(self.ready, READY_SECONDS, "the stack did not get ready")
+        until(self.is_ready, READY_SECONDS, "the stack did not become ready")
         self._client.headers["Authorization"] = f"Bearer {(self.home / 'api-key').read_text().strip()}"
 
     def cut_power(self) -> None:
         """Kill every process at once."""
-        everything = self.everything()
+        processes = self.processes()
         if self.postgres is not None:
             self.postgres.kill()
-        for process in everything:
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
-        _, alive = psutil.wait_procs(everything, 5)
-        assert not alive, f"processes outlived a power cut: {alive}"
+        _, alive = psutil.wait_procs(processes, 5)
+        assert not alive, f"processes survived SIGKILL: {alive}"
 
     def stop(self) -> list[str]:
-        """Stop it as a user does; the command lines of what it left behind."""
+        """Stop the service as a user does; return the command lines of processes that are still alive."""
         self._client.close()
         if self._process is None:
             return []
@@ -87,111 +86,103 @@ class Stack:
                 self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self.cut_power()
-                return ["the supervisor, which had to be killed"]
-        return [" ".join(process.cmdline()) for process in self._belonging() if process.status() != "zombie"]
+                return ["the supervisor, which did not react to SIGTERM"]
+        return [" ".join(process.cmdline()) for process in self._own_processes() if process.status() != "zombie"]
 
-    def _belonging(self) -> Iterator[psutil.Process]:
+    def _own_processes(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 if os.getsid(process.pid) == self._process.pid or str(self.home) in process.cmdline():
                     yield process
 
-    # --- its processes --------------------------------------------------------------------------------
+    # --- processes ----------------------------------------------------------------------------------
 
-    def everything(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """The supervisor and all its descendants."""
         supervisor = psutil.Process(self._process.pid)
         return [supervisor, *supervisor.children(recursive=True)]
 
-    def find(self, part: str) -> psutil.Process:
-        """``api``, ``scheduler``, ``inspector``, ``valkey``, and of the job worker ``worker``, ``pool`` and ``job``.
+    def wait_for_process(self, role: str) -> psutil.Process:
+        """Return the process of a role: ``api``, ``scheduler``, ``inspector``, ``valkey``, or one of the job worker's.
 
-        ``worker`` talks to the broker, ``pool`` claims a job and watches over it, ``job`` trains.
+        The job worker has three: ``worker`` reads from the broker, ``pool`` claims and monitors a job, ``job`` trains.
         """
-        return until(lambda: self.look_for(part), PART_SECONDS, f"no process is {part}")
+        return until(lambda: self._find_process(role), PROCESS_SECONDS, f"no process has the role {role}")
 
-    def look_for(self, part: str) -> psutil.Process | None:
-        """As :meth:`find`, without patience."""
-        for process in self.everything():
+    def _find_process(self, role: str) -> psutil.Process | None:
+        for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                if part == self._part(process):
+                if role == _role(process):
                     return process
         return None
 
-    def _part(self, process: psutil.Process) -> str:
-        words = process.cmdline()
-        if any("valkey" in word for word in words):
-            return "valkey"
-        role = words[words.index("server") + 1] if "server" in words else ""
-        if role != "worker":
-            return role if _leads(process) else ""
-        if "--queues" in words:
-            return "ingest"
-        if _leads(process):
-            return "worker"
-        # The pool's process leads no group; nor does the job's, which it forked.
-        children = [child for child in process.children() if "worker" in child.cmdline()]
-        if children:
-            return "pool"
-        parent = process.parent()
-        return "job" if parent is not None and "worker" in parent.cmdline() and not _leads(parent) else ""
+    # --- requests -----------------------------------------------------------------------------------
 
-    # --- what it says ---------------------------------------------------------------------------------
+    def is_ready(self) -> bool:
+        return self._responds("GET", "/readyz", 200)
 
-    def ready(self) -> bool:
-        return self._answers("GET", "/readyz", 200)
+    def is_fully_ready(self) -> bool:
+        """Whether the service is ready and can use its broker and inspector."""
+        readiness = self.try_get("/readyz")
+        return readiness is not None and readiness["degraded"] == []
 
-    def whole(self) -> bool:
-        """Ready, and with a broker and an inspector that are there."""
-        found = self.look("/readyz")
-        return found is not None and found["degraded"] == []
+    def is_alive(self) -> bool:
+        return self._responds("GET", "/healthz", 200)
 
-    def alive(self) -> bool:
-        return self._answers("GET", "/healthz", 200)
+    def can_estimate(self, spec: dict[str, Any]) -> bool:
+        """Whether the inspector estimates a spec."""
+        return self._responds("POST", "/v1/estimates", 200, json=spec)
 
-    def explains(self, spec: dict[str, Any]) -> bool:
-        """Whether the inspector answers a question about a spec."""
-        return self._answers("POST", "/v1/estimates", 200, json=spec)
-
-    def _answers(self, method: str, path: str, status: int, **more: Any) -> bool:
+    def _responds(self, method: str, path: str, status: int, **options: Any) -> bool:
         assert self._process.poll() is None, (self.home / "up.log").read_text(errors="replace")[-3000:]
         with contextlib.suppress(httpx.TransportError):
-            return self._client.request(method, path, **more).status_code == status
+            return self._client.request(method, path, **options).status_code == status
         return False
 
-    def call(self, method: str, path: str, seconds: float = 30.0, **more: Any) -> httpx.Response:
-        """An answer that is no refusal for the moment. Raises ``TimeoutError``."""
+    def call(self, method: str, path: str, seconds: float = 30.0, **options: Any) -> httpx.Response:
+        """Send a request; repeat it after connection errors, 502 and 503. Raises ``TimeoutError``."""
 
-        def answer() -> httpx.Response | None:
+        def try_call() -> httpx.Response | None:
             with contextlib.suppress(httpx.TransportError):
-                found = self._client.request(method, path, **more)
-                return None if found.status_code in {502, 503} else found
+                response = self._client.request(method, path, **options)
+                return None if response.status_code in {502, 503} else response
             return None
 
-        return until(answer, seconds, f"{method} {path} was not answered")
+        return until(try_call, seconds, f"{method} {path} got no response")
 
-    def get(self, path: str, **more: Any) -> Any:
-        answer = self.call("GET", path, **more)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """Send a GET request as :meth:`call` does; its status must be 200."""
+        response = self.call("GET", path, **options)
+        assert response.status_code == 200, response.text
+        return response
 
-    def look(self, path: str) -> Any:
-        """As :meth:`get`, without patience: None where nobody answers now."""
+    def try_get(self, path: str) -> Any:
+        """Return the document at ``path``, or None if one request does not succeed."""
         with contextlib.suppress(httpx.TransportError):
-            answer = self._client.get(path)
-            return answer.json() if answer.status_code == 200 else None
+            response = self._client.get(path)
+            return response.json() if response.status_code == 200 else None
         return None
 
-    def everything_of(self, path: str, limit: int = 100) -> list[dict[str, Any]]:
-        """All pages of a list."""
-        found: list[dict[str, Any]] = []
-        while True:
-            after = {"after": found[-1]["id"]} if found else {}
-            page = self.get(path, params={"limit": limit, **after})
-            found += page["data"]
-            if not page["has_more"]:
-                return found
+
+def _role(process: psutil.Process) -> str:
+    words = process.cmdline()
+    if any("valkey" in word for word in words):
+        return "valkey"
+    role = words[words.index("server") + 1] if "server" in words else ""
+    if role != "worker":
+        return role if _is_group_leader(process) else ""
+    if "--queues" in words:
+        return "ingest"
+    if _is_group_leader(process):
+        return "worker"
+    # Neither the pool process nor the job process, which it forks, is a group leader.
+    children = [child for child in process.children() if "worker" in child.cmdline()]
+    if children:
+        return "pool"
+    parent = process.parent()
+    return "job" if parent is not None and "worker" in parent.cmdline() and not _is_group_leader(parent) else ""
 
 
-def _leads(process: psutil.Process) -> bool:
-    """Whether the supervisor started it: each of those leads a process group of its own."""
+def _is_group_leader(process: psutil.Process) -> bool:
+    """Whether the supervisor started the process: each of those leads a process group."""
     return os.getpgid(process.pid) == process.pid

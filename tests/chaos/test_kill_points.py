@@ -1,16 +1,17 @@
-"""A process that is killed between any two statements that matter costs nothing but time."""
+"""A kill at any fault point costs time only."""
 
 import pytest
 
 from core.system.fault_injection import POINTS
 from tests.chaos.logs import (
-    assert_each_attempt_has_its_turn,
-    assert_it_went_on_from_its_checkpoint,
-    assert_no_gap,
+    assert_attempts_are_sequential,
+    assert_gapless,
+    assert_resumed_from_checkpoints,
 )
+from tests.support.api import training_losses
 
-# The n-th passage of a job that trains a teacher (one checkpoint), then a student (two): the student's first
-# checkpoint, where there is a choice. The probes of both trainings write one on this machine as well.
+# The visit at which the fault happens. The job trains a teacher (one checkpoint), then a student (two); these numbers
+# select the student's first checkpoint. The preflight of each training writes a checkpoint too, which is not published.
 NTH = {
     "checkpoint.weights": 4,
     "checkpoint.written": 4,
@@ -26,68 +27,64 @@ NTH = {
     "file.written": 2,
     "artifact.published": 3,
 }
-FIRST_CHECKPOINT = 46  # steps
 ONLY_WITH_ONNX = {"onnx.written"}
 ONLY_WHEN_RESUMING = {"store.fetched"}
 AFTER_THE_END = {"success.committed"}
 
 
 @pytest.mark.parametrize("point", sorted(POINTS.keys() - ONLY_WITH_ONNX - ONLY_WHEN_RESUMING))
-def test_a_kill_costs_nothing(lab, calm, point):
-    job = lab.submit()
-    lab.live(point, nth=NTH.get(point, 1))
-    assert lab.happened(), f"{point} was not passed"
-    lab.assert_nothing_half(job)
-    hit = lab.finish(job)
+def test_a_kill_costs_only_time(service, reference_digest, point):
+    job_id = service.submit()
+    service.run_worker(point, nth=NTH.get(point, 1))
+    assert service.fault_happened(), f"{point} was not reached"
+    service.assert_nothing_partial(job_id)
+    job = service.finish(job_id)
 
-    assert hit["status"] == "succeeded", hit["error"]
-    assert hit["attempt"] == (1 if point in AFTER_THE_END else 2)
-    assert lab.student(job) == calm
-    lab.assert_nothing_half(job)
-    events = lab.events(job)
-    assert_no_gap(events)
-    assert_each_attempt_has_its_turn(events)
-    assert_it_went_on_from_its_checkpoint(events)
-
-
-def test_a_kill_while_a_checkpoint_is_brought_back_costs_nothing(lab, calm):
-    job = lab.submit()
-    lab.live("checkpoint.superseded", nth=2)
-    lab.live("store.fetched")
-    assert lab.happened()
-    hit = lab.finish(job)
-
-    assert (hit["status"], hit["attempt"]) == ("succeeded", 3), hit["error"]
-    assert lab.student(job) == calm
-    assert_it_went_on_from_its_checkpoint(lab.events(job))
+    assert job["status"] == "succeeded", job["error"]
+    assert job["attempt"] == (1 if point in AFTER_THE_END else 2)
+    assert service.weights_digest(job_id) == reference_digest
+    service.assert_nothing_partial(job_id)
+    events = service.events(job_id)
+    assert_gapless(events)
+    assert_attempts_are_sequential(events)
+    assert_resumed_from_checkpoints(events)
 
 
-def test_metrics_of_a_job_that_was_killed_have_no_gap_and_are_those_of_one_that_was_not(lab, calm):
-    def losses(job):
-        answer = lab.http.get(f"/v1/jobs/{job}/metrics", params={"name": "train/loss"}).json()
-        return answer["series"][0]["points"]
+def test_a_kill_during_a_checkpoint_download_costs_only_time(service, reference_digest):
+    job_id = service.submit()
+    service.run_worker("checkpoint.superseded", nth=2)
+    service.run_worker("store.fetched")
+    assert service.fault_happened()
+    job = service.finish(job_id)
 
-    undisturbed, hit = lab.submit(), None
-    lab.finish(undisturbed)
-    hit = lab.submit(teacher_is_new=False)
-    lab.live("checkpoint.superseded", nth=1)
-    assert lab.happened()
-    lab.finish(hit)
+    assert (job["status"], job["attempt"]) == ("succeeded", 3), job["error"]
+    assert service.weights_digest(job_id) == reference_digest
+    assert_resumed_from_checkpoints(service.events(job_id))
 
-    assert [step for step, _ in losses(hit)] == list(range(1, 93))
-    assert losses(hit) == losses(undisturbed)
+
+def test_metrics_of_a_killed_job_are_gapless_and_equal_those_of_an_undisturbed_job(service, reference_digest):
+    undisturbed = service.submit()
+    service.finish(undisturbed)
+    killed = service.submit(reuse_teacher=True)
+    service.run_worker("checkpoint.superseded", nth=1)
+    assert service.fault_happened()
+    service.finish(killed)
+
+    losses = training_losses(service.http, killed)
+    assert [step for step, _ in losses] == list(range(1, 93))
+    assert losses == training_losses(service.http, undisturbed)
 
 
 @pytest.mark.slow
-def test_a_kill_beside_an_onnx_file_costs_nothing(lab):
-    calm = lab.submit(export=["safetensors", "onnx"])
-    assert lab.finish(calm)["status"] == "succeeded"
-    job = lab.submit(export=["safetensors", "onnx"])
-    lab.live("onnx.written")
-    assert lab.happened()
-    assert lab.artifacts(job) == {}
-    hit = lab.finish(job)
+def test_a_kill_during_the_onnx_export_costs_only_time(service):
+    undisturbed = service.submit(export=["safetensors", "onnx"])
+    assert service.finish(undisturbed)["status"] == "succeeded"
+    killed = service.submit(export=["safetensors", "onnx"])
+    service.run_worker("onnx.written")
+    assert service.fault_happened()
+    assert service.verified_artifacts(killed) == {}
+    job = service.finish(killed)
 
-    assert hit["status"] == "succeeded", hit["error"]
-    assert lab.student(job) == lab.student(calm)
-    assert set(lab.artifacts(job)) == set(lab.artifacts(calm))
+    assert job["status"] == "succeeded", job["error"]
+    assert service.weights_digest(killed) == service.weights_digest(undisturbed)
+    assert set(service.verified_artifacts(killed)) == set(service.verified_artifacts(undisturbed))

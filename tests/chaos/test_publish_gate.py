@@ -1,4 +1,4 @@
-"""`succeeded` means: the file that is handed out loads, and is as good as the service says."""
+"""`succeeded` means that the published student loads and has the reported accuracy."""
 
 import pytest
 import timm
@@ -11,55 +11,55 @@ from core.errors import StorageFailed
 from core.store import datasets, garbage
 from core.store.artifact_store import StoredFile
 from core.store.tables import Artifact, Checkpoint, Dataset, Model, Teacher
-from tests.chaos.logs import assert_no_gap
+from tests.chaos.logs import assert_gapless
 from worker.stored_files import publish_file
 
 
-def download(lab, job, folder):
-    for name in lab.artifacts(job):
-        (folder / name).write_bytes(lab.http.get(f"/v1/jobs/{job}/artifacts/{name}").content)
+def download(service, job_id, folder):
+    for name in service.verified_artifacts(job_id):
+        (folder / name).write_bytes(service.http.get(f"/v1/jobs/{job_id}/artifacts/{name}").content)
     return folder
 
 
-def top1(lab, folder):
-    """The accuracy of a downloaded folder on the test split, by timm alone."""
+def top1(service, folder):
+    """Accuracy of a downloaded student on the test split, computed with timm only."""
     student = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     config = student.pretrained_cfg
-    with lab.database.read() as session:
-        files = datasets.get(session, lab.project, lab.dataset).files
-    stored = lab.store.local_path(files[0]["key"]).parent
+    with service.database.read() as session:
+        files = datasets.get(session, service.project, service.dataset).files
+    stored = service.store.local_path(files[0]["key"]).parent
     with StoredDataset.open(stored) as opened:
         test = load_pixels(opened, "test", config["input_size"][-1], folder / "cache")
     mean, std = (torch.tensor(config[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
     with torch.inference_mode():
-        pictures = torch.from_numpy(test.images[:].copy()).float() / 255
-        right = student((pictures - mean) / std).argmax(dim=1) == test.labels
-    return right.float().mean().item()
+        images = torch.from_numpy(test.images[:].copy()).float() / 255
+        correct = student((images - mean) / std).argmax(dim=1) == test.labels
+    return correct.float().mean().item()
 
 
-def test_a_student_that_survived_kills_and_errors_is_as_good_as_reported(lab, tmp_path):
-    job = lab.submit(epochs=6, seed=3)
-    lab.live("checkpoint.named", nth=2)
-    lab.live("student.exported")
-    lab.live("artifact.published", "ENOSPC", nth=2)
-    assert lab.see(job)["status"] == "failed"
-    lab.http.post(f"/v1/jobs/{job}/retry")
-    lab.live("success.uncommitted")
-    lab.assert_nothing_half(job)
-    done = lab.finish(job)
+def test_a_student_that_survives_kills_and_errors_has_the_reported_accuracy(service, tmp_path):
+    job_id = service.submit(epochs=6, seed=3)
+    service.run_worker("checkpoint.named", nth=2)
+    service.run_worker("student.exported")
+    service.run_worker("artifact.published", "ENOSPC", nth=2)
+    assert service.job(job_id)["status"] == "failed"
+    service.http.post(f"/v1/jobs/{job_id}/retry")
+    service.run_worker("success.uncommitted")
+    service.assert_nothing_partial(job_id)
+    job = service.finish(job_id)
 
-    assert done["status"] == "succeeded", done["error"]
-    assert_no_gap(lab.events(job))
-    reported = done["result"]["student"]["top1"]
+    assert job["status"] == "succeeded", job["error"]
+    assert_gapless(service.events(job_id))
+    reported = job["result"]["student"]["top1"]
     assert reported > 0.3
-    assert abs(top1(lab, download(lab, job, tmp_path)) - reported) < 1e-9 + 2**-24
+    assert abs(top1(service, download(service, job_id, tmp_path)) - reported) < 1e-9 + 2**-24
 
 
-def test_a_published_file_that_is_not_what_was_written_is_never_named():
-    """The store is read back before anything is named: a lying disk fails the job."""
+def test_a_stored_file_that_differs_from_the_written_one_is_never_published():
+    """The store is read back before a row references the file."""
 
-    class Lying:
-        """A store that keeps something else than it was given."""
+    class CorruptingStore:
+        """A store that saves other bytes than it receives."""
 
         def put(self, key, source):
             return StoredFile(key, 1, "0" * 64)
@@ -67,23 +67,23 @@ def test_a_published_file_that_is_not_what_was_written_is_never_named():
         def measure(self, key):
             return StoredFile(key, 1, "f" * 64)
 
-    with pytest.raises(StorageFailed, match="not what was written"):
-        publish_file(Lying(), "jobs/job_1/a1/artifacts/model.safetensors", None)
+    with pytest.raises(StorageFailed, match="differs from the written file"):
+        publish_file(CorruptingStore(), "jobs/job_1/a1/artifacts/model.safetensors", None)
 
 
-def test_the_collector_leaves_nothing_of_what_was_published_in_vain(lab):
-    job = lab.submit()
-    lab.live("artifacts.published")
-    lab.finish(job)
-    named = set(_named(lab))
-    garbage.collect(lab.database, lab.store, min_age_seconds=-1)
+def test_garbage_collection_deletes_published_files_without_a_row(service):
+    job_id = service.submit()
+    service.run_worker("artifacts.published")
+    service.finish(job_id)
+    referenced = set(_referenced_keys(service))
+    garbage.collect(service.database, service.store, min_age_seconds=-1)
 
-    assert {listed.key for listed in lab.store.list_prefix()} == named
-    lab.assert_nothing_half(job)
+    assert {listed.key for listed in service.store.list_prefix()} == referenced
+    service.assert_nothing_partial(job_id)
 
 
-def _named(lab):
-    with lab.database.read() as session:
+def _referenced_keys(service):
+    with service.database.read() as session:
         yield from session.scalars(select(Artifact.key))
         for table in (Checkpoint, Dataset, Model, Teacher):
             for files in session.scalars(select(table.files)):

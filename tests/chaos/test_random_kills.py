@@ -1,4 +1,4 @@
-"""A short run of what `make chaos` runs for long."""
+"""A short version of `make chaos`."""
 
 import json
 
@@ -7,18 +7,18 @@ from tests.chaos.__main__ import main
 SEED = 7
 
 
-def test_hits_on_a_running_stack_cost_nothing_but_time(tmp_path, capsys):
+def test_kills_on_a_running_stack_cost_only_time(tmp_path, capsys):
     report = tmp_path / "report.json"
     arguments = ["--n", "3", "--seed", str(SEED), "--epochs", "30", "--json", str(report)]
     status = main([*arguments, "--targets", "pool,job,scheduler", "--signals", "SIGKILL"])
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
 
-    assert status == 0, told
-    assert told.startswith(f"seed {SEED}: 3 hits, sqlite")
-    found = json.loads(report.read_text())
-    assert {hit["target"]: hit["attempt_after"] - hit["attempt"] for hit in found["hits"]} == {
+    assert status == 0, output
+    assert output.startswith(f"seed {SEED}: 3 hits, sqlite")
+    hits = json.loads(report.read_text())["hits"]
+    assert {hit["target"]: hit["attempt_after"] - hit["attempt"] for hit in hits} == {
         "pool": 1,
         "job": 1,
         "scheduler": 0,
     }
-    assert all(hit["lowest_step"] >= hit["checkpoint"] > 0 for hit in found["hits"])
+    assert all(hit["lowest_step"] >= hit["checkpoint"] > 0 for hit in hits)

@@ -1,33 +1,33 @@
-"""A failover may lead a process to a server that is not the first one: too early, or for too long."""
+"""After a failover a process may be connected to a read-only standby."""
 
 import pytest
 from sqlalchemy import text
 
 from core.store import projects
 from core.store.db import Database, DatabaseUnavailable, make_engine, migrate
-from tests.chaos.parts import Postgres
+from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture
 def server():
-    server = Postgres()
+    server = PostgresServer()
     yield server
     server.close()
 
 
-def test_a_standby_can_be_read_from_and_is_away_for_who_writes_until_it_is_promoted(server):
+def test_a_standby_can_be_read_and_is_unavailable_for_writes_until_its_promotion(server):
     migrate(server.url)
-    server.become_standby()
+    server.restart_as_standby()
     database = Database(make_engine(server.url))
 
-    for has_read_before in (False, True):  # the driver begins a transaction in other words then
+    for attempt in range(2):  # the driver begins a transaction with another statement after the first read
         with pytest.raises(DatabaseUnavailable), database.write() as session:
-            projects.create(session, f"refused {has_read_before}")
+            projects.create(session, f"rejected {attempt}")
         with database.read() as session:
             assert projects.list_projects(session) == []
 
     with database.read() as session:
         assert session.execute(text("SELECT pg_promote()")).scalar_one()
     with database.write() as session:
-        projects.create(session, "taken")
+        projects.create(session, "created")
     database.dispose()

@@ -685,7 +685,7 @@ def test_a_backbone_is_evaluated_by_nearest_neighbors_if_there_are_labels(backbo
     report = json.loads(result.artifacts["report.json"].read_text())
     assert result.result["student"]["top1"] > 0.5
     assert 0 <= result.result["teachers"][0]["top1"] <= 1
-    assert "neighbours" in report["details"]["student"]["top1_metric"]
+    assert "neighbors" in report["details"]["student"]["top1_metric"]
     assert report["details"]["student"]["linear_probe_top1"] > 0.5
     assert "nearest neighbors" in result.artifacts["README.md"].read_text()
     assert "label_names" not in json.loads(result.artifacts["config.json"].read_text())["pretrained_cfg"]

@@ -1,4 +1,4 @@
-"""One real stack for the whole session, and a real browser in front of it."""
+"""One real stack per session, and a real browser."""
 
 import contextlib
 import os
@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.api import create_digits
 from tests.support.ports import free_port
-from tests.support.waiting import until_resource
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = Path(sys.executable).with_name("potstill-server")
@@ -24,7 +24,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 def pytest_collection_modifyitems(items):
-    """Every test of this folder talks to a running stack."""
+    """Mark every test of this folder as one that needs a running stack."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.stack)
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items):
 
 @dataclass
 class Stack:
-    """`potstill-server up` on a folder of its own, as a user starts it."""
+    """`potstill-server up` with its own home folder, as a user starts it."""
 
     home: Path
     port: int
@@ -50,18 +50,17 @@ class Stack:
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=70)
 
     def processes(self) -> list[psutil.Process]:
-        return [self.process_of_supervisor(), *self.process_of_supervisor().children(recursive=True)]
+        """The supervisor and all its descendants."""
+        supervisor = psutil.Process(self.process.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
 
     def memory_bytes(self) -> int:
-        """Proportional memory of all processes; one that ends meanwhile counts nothing."""
-        used = 0
+        """Sum of the proportional set sizes of all processes; one that exits meanwhile counts as 0."""
+        total = 0
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
-                used += process.memory_full_info().pss
-        return used
-
-    def process_of_supervisor(self) -> psutil.Process:
-        return psutil.Process(self.process.pid)
+                total += process.memory_full_info().pss
+        return total
 
 
 def start_stack(home: Path, **environment: str) -> Stack:
@@ -89,7 +88,7 @@ def wait_until_ready(stack: Stack) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    pytest.fail(f"the stack did not get ready:\n{(stack.home / 'up.log').read_text()[-4000:]}")
+    pytest.fail(f"the stack did not become ready:\n{(stack.home / 'up.log').read_text()[-4000:]}")
 
 
 def stop_stack(stack: Stack) -> None:
@@ -100,23 +99,23 @@ def stop_stack(stack: Stack) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory):
-    running = start_stack(tmp_path_factory.mktemp("stack"))
-    yield running
-    stop_stack(running)
+    stack = start_stack(tmp_path_factory.mktemp("stack"))
+    yield stack
+    stop_stack(stack)
 
 
 @pytest.fixture
-def another_stack():
-    """Starts a second stack on a folder, which ends with the test."""
-    running = []
+def start_second_stack():
+    """Start a stack on a folder; it is stopped after the test."""
+    stacks = []
 
     def start(home: Path) -> Stack:
-        running.append(start_stack(home))
-        return running[-1]
+        stacks.append(start_stack(home))
+        return stacks[-1]
 
     yield start
-    for each in running:
-        stop_stack(each)
+    for stack in stacks:
+        stop_stack(stack)
 
 
 @pytest.fixture(scope="session")
@@ -127,22 +126,13 @@ def http(stack):
 
 @pytest.fixture(scope="session")
 def digits(http) -> str:
-    """The id of a ready dataset of handwritten digits."""
-    dataset = http.post("/v1/datasets", json={"name": "digits", "source": {"type": "builtin", "name": "digits"}}).json()
-    return until_resource(http, f"/v1/datasets/{dataset['id']}", lambda d: d["status"] != "processing")["id"]
-
-
-@pytest.fixture(scope="session")
-def wait_until(http):
-    def wait(path, done, seconds=120):
-        return until_resource(http, path, done, seconds)
-
-    return wait
+    """ID of the dataset of handwritten digits."""
+    return create_digits(http)
 
 
 @pytest.fixture
 def browser_page():
-    """A page of a real Chromium. Without one: a loud skip on a laptop, a failure where CI=true."""
+    """A page of a real Chromium. Without one the test is skipped, or fails if CI=true."""
     if CHROMIUM is None:
         message = "no Chromium found: install it (apt-get install chromium) to run the browser tests"
         if os.environ.get("CI") == "true":

@@ -1,53 +1,52 @@
-"""A backup of a stack that works is a folder on which another stack goes on."""
+"""A second stack continues from a backup of a running one."""
 
 import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.api import is_terminal, submit_job
+from tests.support.specs import tiny_vit
 from tests.support.waiting import until_resource
 
 SERVER = Path(sys.executable).with_name("potstill-server")
-VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
 
-def spec(dataset, epochs):
+def scratch_job(dataset, epochs):
     return {
         "dataset": dataset,
-        "student": {"architecture": "vit_tiny_patch16_224", "arguments": VIT},
+        "student": tiny_vit(patch_size=4, embed_dim=16, depth=1),
         "method": {"name": "scratch"},
         "training": {"epochs": epochs, "batch_size": 256, "image_size": 8, "checkpoint_every_epochs": 20},
         "export": ["safetensors"],
     }
 
 
-def test_another_stack_goes_on_from_a_backup(stack, http, digits, wait_until, another_stack, tmp_path):
-    done = wait_until(
-        f"/v1/jobs/{http.post('/v1/jobs', json=spec(digits, 1)).json()['id']}", lambda job: job["terminal"]
-    )
-    assert done["status"] == "succeeded", done["error"]
-    running = http.post("/v1/jobs", json=spec(digits, 10_000)).json()["id"]
-    saved = wait_until(f"/v1/jobs/{running}/checkpoints", lambda page: page["data"])["data"][0]
+def test_a_second_stack_continues_from_a_backup(stack, http, digits, start_second_stack, tmp_path):
+    finished = until_resource(http, f"/v1/jobs/{submit_job(http, scratch_job(digits, 1))}", is_terminal)
+    assert finished["status"] == "succeeded", finished["error"]
+    running = submit_job(http, scratch_job(digits, 10_000))
+    checkpoint = until_resource(http, f"/v1/jobs/{running}/checkpoints", lambda page: page["data"])["data"][0]
 
     command = [str(SERVER), "backup", "--home", str(stack.home), "--to", str(tmp_path / "backup")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     http.post(f"/v1/jobs/{running}/cancel")
-    other = another_stack(tmp_path / "backup")
+    second = start_second_stack(tmp_path / "backup")
 
-    assert "files" in said
-    with other.client() as there:
-        there.headers["Authorization"] = f"Bearer {stack.key}"  # keys go on too; the folder has a new one besides
-        for artifact in there.get(f"/v1/jobs/{done['id']}/artifacts").json()["data"]:
-            content = there.get(f"/v1/jobs/{done['id']}/artifacts/{artifact['name']}").content
+    assert "files" in output
+    with second.client() as restored_http:
+        restored_http.headers["Authorization"] = f"Bearer {stack.key}"  # keys are part of the backup
+        for artifact in restored_http.get(f"/v1/jobs/{finished['id']}/artifacts").json()["data"]:
+            content = restored_http.get(f"/v1/jobs/{finished['id']}/artifacts/{artifact['name']}").content
             assert hashlib.sha256(content).hexdigest() == artifact["sha256"]
-        goes_on = until_resource(
-            there, f"/v1/jobs/{running}", lambda job: job["attempt"] == 2 and job["stage"] == "distill"
+        resumed = until_resource(
+            restored_http, f"/v1/jobs/{running}", lambda job: job["attempt"] == 2 and job["stage"] == "distill"
         )
-        assert goes_on["progress"]["step"] >= saved["step"]
-        there.post(f"/v1/jobs/{running}/stop")
-        ended = until_resource(there, f"/v1/jobs/{running}", lambda job: job["terminal"])
-        assert ended["status"] == "succeeded", ended["error"]
-        log = there.get(f"/v1/jobs/{running}/events?limit=100").json()["data"]
-        resumed = [event for event in log if event["type"] == "training.resumed"]
-        assert resumed
-        assert resumed[0]["data"]["step"] >= saved["step"]
+        assert resumed["progress"]["step"] >= checkpoint["step"]
+        restored_http.post(f"/v1/jobs/{running}/stop")
+        stopped = until_resource(restored_http, f"/v1/jobs/{running}", is_terminal)
+        assert stopped["status"] == "succeeded", stopped["error"]
+        events = restored_http.get(f"/v1/jobs/{running}/events?limit=100").json()["data"]
+        resumptions = [event for event in events if event["type"] == "training.resumed"]
+        assert resumptions
+        assert resumptions[0]["data"]["step"] >= checkpoint["step"]

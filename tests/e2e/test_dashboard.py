@@ -1,45 +1,30 @@
-"""The dashboard in front of the whole stack: sign in, watch a job live, cancel one, download a student."""
+"""The dashboard of a running stack: sign in, watch a job, cancel a job, download a student."""
 
 import hashlib
 import re
 
 import pytest
 
-SOON = 30_000  # milliseconds
-LONG = 120_000
-VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
+from tests.support.api import submit_job, weights_digest
+from tests.support.specs import kd_job
+from tests.support.waiting import until_resource
+
+PAGE_TIMEOUT_MS = 30_000
+JOB_TIMEOUT_MS = 120_000
 
 pytestmark = pytest.mark.browser
 
 
-def job(dataset, *, name, epochs):
-    model = {"architecture": "vit_tiny_patch16_224", "arguments": VIT}
-    lessons = {"epochs": 1, "batch_size": 64, "augmentation": "none"}
-    return {
-        "name": name,
-        "dataset": dataset,
-        "student": model,
-        "teachers": [{**model, "weights": "train", "training": lessons}],
-        "method": {"name": "kd"},
-        "training": {"epochs": epochs, "batch_size": 64, "augmentation": "none", "image_size": 8},
-        "export": ["safetensors"],
-    }
-
-
 @pytest.fixture
 def submit(http, digits):
-    def send(**changes):
-        answer = http.post("/v1/jobs", json=job(digits, **changes))
-        assert answer.status_code == 201, answer.text
-        return answer.json()["id"]
-
-    return send
+    """Create a job with a name and a number of epochs; return its ID."""
+    return lambda **fields: submit_job(http, kd_job(digits, teacher_epochs=1, export=["safetensors"], **fields))
 
 
 @pytest.fixture
 def page(browser_page, stack):
-    """A browser that has signed in."""
-    browser_page.set_default_timeout(SOON)
+    """A page of a signed-in browser."""
+    browser_page.set_default_timeout(PAGE_TIMEOUT_MS)
     browser_page.goto(stack.url)
     browser_page.get_by_label("API key").fill(stack.key)
     browser_page.get_by_role("button", name="Sign in").click()
@@ -47,29 +32,28 @@ def page(browser_page, stack):
     return browser_page
 
 
-def test_a_job_is_watched_live_and_its_student_downloaded(page, stack, submit, http, tmp_path):
-    complaints = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+def test_a_job_can_be_watched_and_its_student_downloaded(page, stack, submit, http, tmp_path):
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     job_id = submit(name="watched", epochs=6)
     page.get_by_role("link", name="watched").click()
 
-    page.get_by_role("img", name=re.compile("Student loss, at step")).wait_for(timeout=LONG)
-    page.get_by_role("heading", name="Teacher against student").wait_for(timeout=LONG)
+    page.get_by_role("img", name=re.compile("Student loss, at step")).wait_for(timeout=JOB_TIMEOUT_MS)
+    page.get_by_role("heading", name="Teacher against student").wait_for(timeout=JOB_TIMEOUT_MS)
     page.locator(".badge", has_text="Succeeded").wait_for()
     with page.expect_download() as download:
         page.get_by_role("link", name="model.safetensors").click()
     download.value.save_as(tmp_path / "student")
 
-    listed = {one["name"]: one for one in http.get(f"/v1/jobs/{job_id}/artifacts").json()["data"]}
-    assert hashlib.sha256((tmp_path / "student").read_bytes()).hexdigest() == listed["model.safetensors"]["sha256"]
+    assert hashlib.sha256((tmp_path / "student").read_bytes()).hexdigest() == weights_digest(http, job_id)
     assert page.locator("[data-live=events] li").count() >= 5
-    assert complaints == []
+    assert errors == []
 
 
-def test_a_running_job_is_cancelled_with_its_button(page, stack, submit, http, wait_until):
+def test_a_running_job_can_be_cancelled(page, stack, submit, http):
     job_id = submit(name="cancelled in the browser", epochs=2000)
-    wait_until(f"/v1/jobs/{job_id}", lambda job: job["status"] == "running")
+    until_resource(http, f"/v1/jobs/{job_id}", lambda job: job["status"] == "running")
     page.goto(f"{stack.url}/jobs/{job_id}")
 
     page.get_by_role("button", name="Cancel…").click()

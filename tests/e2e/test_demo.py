@@ -1,14 +1,15 @@
-"""``make demo`` as a newcomer runs it."""
+"""``make demo``, run as a user runs it."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
+
+from tests.support.waiting import until
 
 
 def start(folder):
@@ -30,10 +31,10 @@ def descendants(process):
 @pytest.mark.timeout(900)
 def test_the_demo_leaves_two_students_and_no_process(tmp_path):
     with start(tmp_path) as demo:
-        words, _ = demo.communicate(timeout=850)
+        output, _ = demo.communicate(timeout=850)
 
-    assert demo.returncode == 0, words
-    assert "student, distilled" in words
+    assert demo.returncode == 0, output
+    assert "student, distilled" in output
     for name in ("distilled", "from-labels"):
         files = {path.name for path in (tmp_path / "demo" / name).iterdir()}
         assert {"model.safetensors", "config.json", "model.onnx", "README.md", "report.json"} <= files
@@ -45,17 +46,15 @@ def test_the_demo_leaves_two_students_and_no_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_demo_and_everything_that_it_started(tmp_path):
+def test_ctrl_c_ends_the_demo_and_all_its_processes(tmp_path):
     with start(tmp_path) as demo:
-        deadline = time.monotonic() + 90
-        while not (tmp_path / "demo" / "home" / "api-key").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        until((tmp_path / "demo" / "home" / "api-key").exists, 90, "the demo wrote no API key")
         started = descendants(demo)
         assert started
 
         demo.send_signal(signal.SIGINT)
-        words, _ = demo.communicate(timeout=60)
+        output, _ = demo.communicate(timeout=60)
 
     _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []
-    assert "Traceback" not in words
+    assert "Traceback" not in output

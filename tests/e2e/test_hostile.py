@@ -1,4 +1,4 @@
-"""The nastiest files of the corpus through the real API and the real ingest worker."""
+"""The most dangerous files of the corpus, sent to a running service."""
 
 import pytest
 
@@ -6,8 +6,9 @@ from tests.hostile import images, tables, tars, zips  # noqa: F401 - registers t
 from tests.hostile.corpus import CASES
 from tests.hostile.weights import ARCHITECTURE
 from tests.hostile.weights import CASES as WEIGHTS
+from tests.support.waiting import until_resource
 
-NASTIEST = [
+MOST_DANGEROUS = [
     "zip_of_zeros",
     "zip_with_overlapping_files",
     "zip64_that_declares_an_exabyte",
@@ -26,30 +27,31 @@ NASTIEST = [
 
 
 @pytest.fixture(scope="module")
-def ended(stack, http, wait_until):
-    """Every case, sent before the first one was read; what became of each, and that nothing else did."""
-    sent = {}
-    for name in NASTIEST:
-        answer = http.post("/v1/datasets", data={"name": name}, files={"file": ("x", CASES[name].build())})
-        assert answer.status_code == 202, answer.text
-        sent[name] = answer.json()["id"]
+def datasets(stack, http):
+    """The final dataset of each case, by name. All files are sent before the first one is ingested."""
+    ids = {}
+    for name in MOST_DANGEROUS:
+        response = http.post("/v1/datasets", data={"name": name}, files={"file": ("x", CASES[name].build())})
+        assert response.status_code == 202, response.text
+        ids[name] = response.json()["id"]
     return {
-        name: wait_until(f"/v1/datasets/{key}", lambda d: d["status"] != "processing") for name, key in sent.items()
+        name: until_resource(http, f"/v1/datasets/{dataset_id}", lambda d: d["status"] != "processing")
+        for name, dataset_id in ids.items()
     }
 
 
-@pytest.mark.parametrize("name", NASTIEST)
-def test_it_ends_as_it_should(ended, name):
-    dataset, case = ended[name], CASES[name]
+@pytest.mark.parametrize("name", MOST_DANGEROUS)
+def test_a_file_has_the_expected_result(datasets, name):
+    dataset, case = datasets[name], CASES[name]
 
     assert dataset["status"] == ("failed" if case.code else "ready"), dataset
     assert (dataset["error"] or {}).get("code") == case.code
     if not case.code:
-        assert {each["path"]: each["code"] for each in dataset["rejected"]} == dict(case.rejected)
+        assert {file["path"]: file["code"] for file in dataset["rejected"]} == dict(case.rejected)
 
 
-def test_nothing_is_left_or_lies_outside_and_the_service_goes_on(stack, http, ended, wait_until):
-    assert {dataset["status"] for dataset in ended.values()} == {"failed", "ready"}
+def test_no_file_is_left_over_or_written_outside_and_the_service_continues(stack, http, datasets):
+    assert {dataset["status"] for dataset in datasets.values()} == {"failed", "ready"}
     assert list(stack.home.rglob("outside.png")) == []
     assert not (stack.home.parent / "outside.png").exists()
     assert [path.name for path in (stack.home / "work").iterdir() if path.name.startswith("ds_")] == []
@@ -63,8 +65,8 @@ def test_nothing_is_left_or_lies_outside_and_the_service_goes_on(stack, http, en
 
 
 @pytest.mark.parametrize("name", [name for name, case in WEIGHTS.items() if case.at_upload])
-def test_weights_that_lie_are_refused_at_upload(http, name):
+def test_malformed_weights_are_rejected_at_upload(http, name):
     form = {"architecture": ARCHITECTURE, "arguments": "{}"}
-    answer = http.post("/v1/models", data=form, files={"file": ("m.safetensors", WEIGHTS[name].build())})
+    response = http.post("/v1/models", data=form, files={"file": ("m.safetensors", WEIGHTS[name].build())})
 
-    assert (answer.status_code, answer.json()["code"]) == (415, WEIGHTS[name].code)
+    assert (response.status_code, response.json()["code"]) == (415, WEIGHTS[name].code)

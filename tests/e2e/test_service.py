@@ -1,4 +1,4 @@
-"""From a request to a student that opens in timm and in ONNX Runtime, over real HTTP."""
+"""Jobs over HTTP: from a request to a student that loads in timm and ONNX Runtime."""
 
 import hashlib
 import io
@@ -18,73 +18,44 @@ import timm
 import torch
 from PIL import Image
 
+from tests.support.api import artifacts_by_name, is_terminal, list_all, submit_job, weights_digest
+from tests.support.specs import kd_job, tiny_vit
+from tests.support.waiting import until_resource
+
 ROOT = Path(__file__).resolve().parents[2]
-IDLE_BYTES = 1.5 * 1024**3
-VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
+MAX_IDLE_BYTES = 1.5 * 1024**3
 
 
-def small_job(dataset, *, epochs=6, seed=0, **changes):
-    return {
-        "name": "e2e",
-        "dataset": dataset,
-        "student": {"architecture": "vit_tiny_patch16_224", "arguments": VIT},
-        "teachers": [
-            {
-                "architecture": "vit_tiny_patch16_224",
-                "weights": "train",
-                "arguments": {**VIT, "embed_dim": 64},
-                "training": {"epochs": 6, "batch_size": 64, "learning_rate": 3e-3, "augmentation": "none"},
-            }
-        ],
-        "method": {"name": "kd"},
-        "training": {
-            "epochs": epochs,
-            "batch_size": 64,
-            "learning_rate": 3e-3,
-            "augmentation": "none",
-            "image_size": 8,
-            "seed": seed,
-        },
-        **changes,
-    }
+def small_job(dataset_id, *, epochs=6, **changes):
+    return kd_job(dataset_id, epochs=epochs, teacher_epochs=6, name="e2e", **changes)
 
 
-def submit(http, spec):
-    answer = http.post("/v1/jobs", json=spec)
-
-    assert answer.status_code == 201, answer.text
-    return answer.json()["id"]
+def run_job(http, spec, seconds=120):
+    """Create a job and wait until it is terminal."""
+    return until_resource(http, f"/v1/jobs/{submit_job(http, spec)}", is_terminal, seconds)
 
 
-def finished(job):
-    return job["terminal"]
-
-
-def distilling(job):
+def is_distilling(job):
     return job["status"] == "running" and job["stage"] == "distill" and job["progress"]["step"] > 20
 
 
-def download(http, job, folder):
-    bundle = http.get(f"/v1/jobs/{job}/download")
+def download(http, job_id, folder):
+    """Extract the zip of a job's artifacts; return the folder of its `config.json`."""
+    bundle = http.get(f"/v1/jobs/{job_id}/download")
     with zipfile.ZipFile(io.BytesIO(bundle.content)) as archive:
         archive.extractall(folder)
     return next(folder.rglob("config.json")).parent
 
 
-def weights_digest(http, job):
-    artifacts = {a["name"]: a for a in http.get(f"/v1/jobs/{job}/artifacts").json()["data"]}
-    return artifacts["model.safetensors"]["sha256"]
-
-
 @pytest.fixture(scope="module")
-def finished_job(http, digits, wait_until):
-    job = wait_until(f"/v1/jobs/{submit(http, small_job(digits))}", finished)
+def finished_job(http, digits):
+    job = run_job(http, small_job(digits))
 
     assert job["status"] == "succeeded", job["error"]
     return job
 
 
-def test_a_student_learns_and_its_teacher_is_measured(finished_job):
+def test_a_student_learns_and_its_teacher_is_evaluated(finished_job):
     result = finished_job["result"]
 
     assert result["student"]["top1"] > 0.3
@@ -94,7 +65,7 @@ def test_a_student_learns_and_its_teacher_is_measured(finished_job):
     assert finished_job["progress"]["fraction"] == 1
 
 
-def test_the_download_opens_in_timm_and_agrees_with_its_onnx_file(http, finished_job, tmp_path):
+def test_the_download_loads_in_timm_and_agrees_with_its_onnx_file(http, finished_job, tmp_path):
     folder = download(http, finished_job["id"], tmp_path)
     student = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = np.random.default_rng(0).standard_normal((3, *student.pretrained_cfg["input_size"]), dtype=np.float32)
@@ -107,22 +78,22 @@ def test_the_download_opens_in_timm_and_agrees_with_its_onnx_file(http, finished
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_every_artefact_is_what_its_digest_says(http, finished_job):
-    artifacts = http.get(f"/v1/jobs/{finished_job['id']}/artifacts").json()["data"]
+def test_every_artifact_has_its_listed_digest(http, finished_job):
+    artifacts = artifacts_by_name(http, finished_job["id"])
 
-    assert {a["name"] for a in artifacts} >= {
+    assert artifacts.keys() >= {
         "model.safetensors",
         "config.json",
         "model.onnx",
         "README.md",
         "report.json",
     }
-    for artifact in artifacts:
-        content = http.get(f"/v1/jobs/{finished_job['id']}/artifacts/{artifact['name']}").content
-        assert hashlib.sha256(content).hexdigest() == artifact["sha256"], artifact["name"]
+    for name, artifact in artifacts.items():
+        content = http.get(f"/v1/jobs/{finished_job['id']}/artifacts/{name}").content
+        assert hashlib.sha256(content).hexdigest() == artifact["sha256"], name
 
 
-def test_the_library_gives_the_same_bits_as_the_service(http, finished_job, tmp_path):
+def test_a_local_run_gives_the_same_bits_as_the_service(http, finished_job, tmp_path):
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(finished_job["spec"]))
     out = tmp_path / "student"
@@ -133,40 +104,43 @@ def test_the_library_gives_the_same_bits_as_the_service(http, finished_job, tmp_
         capture_output=True,
     )
 
-    library = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
-    assert library == weights_digest(http, finished_job["id"])
+    local_digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    assert local_digest == weights_digest(http, finished_job["id"])
 
 
-def test_a_finished_job_keeps_a_gapless_log_and_a_point_for_every_step(http, finished_job):
-    events = http.get(f"/v1/jobs/{finished_job['id']}/events?limit=100").json()["data"]
+def test_a_finished_job_has_a_gapless_log_and_a_metric_point_per_step(http, finished_job):
+    events = list_all(http, f"/v1/jobs/{finished_job['id']}/events")
     series = {s["name"]: s["points"] for s in http.get(f"/v1/jobs/{finished_job['id']}/metrics").json()["series"]}
 
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert len(series["train/loss"]) == finished_job["progress"]["total_steps"]
 
 
-def test_the_student_of_a_job_can_start_and_teach_another(http, digits, finished_job, wait_until):
+def test_a_student_can_initialize_and_teach_another_student(http, digits, finished_job):
     spec = small_job(
         digits,
         epochs=1,
-        teachers=[{"architecture": "vit_tiny_patch16_224", "arguments": VIT, "weights": finished_job["id"]}],
-        student={"architecture": "vit_tiny_patch16_224", "arguments": VIT, "weights": finished_job["result"]["model"]},
+        teachers=[{**tiny_vit(), "weights": finished_job["id"]}],
+        student={**tiny_vit(), "weights": finished_job["result"]["model"]},
         export=["safetensors"],
     )
-    job = wait_until(f"/v1/jobs/{submit(http, spec)}", finished)
+    job = run_job(http, spec)
 
     assert job["status"] == "succeeded", job["error"]
     assert job["result"]["teachers"][0]["top1"] == pytest.approx(finished_job["result"]["student"]["top1"])
 
 
-def colours_zip():
-    draw = np.random.default_rng(0)
+def color_zip():
+    """A zip of noisy red, green and blue images, one of them damaged."""
+    generator = np.random.default_rng(0)
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for split, count in (("train", 24), ("test", 8)):
-            for name, colour in (("red", (200, 30, 30)), ("green", (30, 200, 30)), ("blue", (30, 30, 200))):
+            for name, color in (("red", (200, 30, 30)), ("green", (30, 200, 30)), ("blue", (30, 30, 200))):
                 for index in range(count):
-                    pixels = np.clip(np.array(colour) + draw.integers(-25, 25, (16, 16, 3)), 0, 255).astype(np.uint8)
+                    pixels = np.clip(np.array(color) + generator.integers(-25, 25, (16, 16, 3)), 0, 255).astype(
+                        np.uint8
+                    )
                     image = io.BytesIO()
                     Image.fromarray(pixels).save(image, "png")
                     archive.writestr(f"{split}/{name}/{index:03}.png", image.getvalue())
@@ -174,22 +148,21 @@ def colours_zip():
     return out.getvalue()
 
 
-def test_an_uploaded_zip_teaches_a_distilled_vit(http, wait_until, tmp_path):
-    created = http.post("/v1/datasets", data={"name": "colours"}, files={"file": ("colours.zip", colours_zip())})
-    dataset = wait_until(f"/v1/datasets/{created.json()['id']}", lambda d: d["status"] != "processing")
-    arguments = {**VIT, "img_size": 16, "patch_size": 4}
+def test_an_uploaded_zip_trains_a_distilled_vit(http, tmp_path):
+    created = http.post("/v1/datasets", data={"name": "colors"}, files={"file": ("colors.zip", color_zip())})
+    dataset = until_resource(http, f"/v1/datasets/{created.json()['id']}", lambda d: d["status"] != "processing")
     spec = small_job(
         dataset["id"],
         epochs=12,
-        student={"architecture": "vit_tiny_patch16_224", "arguments": arguments},
+        student=tiny_vit(img_size=16, patch_size=4),
         teachers=[{"architecture": "resnet10t", "weights": "train", "training": {"epochs": 2, "batch_size": 24}}],
         method={"name": "deit", "distillation_type": "hard"},
         export=["safetensors"],
     )
     spec["training"] |= {"image_size": 16, "batch_size": 24}
-    job = wait_until(f"/v1/jobs/{submit(http, spec)}", finished)
+    job = run_job(http, spec)
 
-    assert [r["path"] for r in dataset["rejected"]] == ["train/red/broken.png"]
+    assert [file["path"] for file in dataset["rejected"]] == ["train/red/broken.png"]
     assert job["status"] == "succeeded", job["error"]
     assert job["result"]["student"]["top1"] > 0.6
     student = timm.create_model(f"local-dir:{download(http, job['id'], tmp_path)}", pretrained=True)
@@ -197,73 +170,73 @@ def test_an_uploaded_zip_teaches_a_distilled_vit(http, wait_until, tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_worker_loses_nothing(http, stack, digits, finished_job, wait_until):
-    """The worker is killed while it trains; the job goes on from its checkpoint to the same bits."""
+def test_a_killed_worker_loses_no_job(http, stack, digits, finished_job):
+    """The worker is killed during training; the job resumes from its checkpoint to the same bits."""
     spec = small_job(digits, epochs=80, export=["safetensors"])
-    calm = wait_until(f"/v1/jobs/{submit(http, spec)}", finished, 300)
-    job = submit(http, spec)
-    path = f"/v1/jobs/{job}"
-    wait_until(path, distilling)
-    wait_until(f"{path}/checkpoints", lambda page: page["data"])
+    undisturbed = run_job(http, spec, 300)
+    job_id = submit_job(http, spec)
+    path = f"/v1/jobs/{job_id}"
+    until_resource(http, path, is_distilling)
+    until_resource(http, f"{path}/checkpoints", lambda page: page["data"])
     assert http.get(path).json()["status"] == "running"
     for process in stack.processes():
         if "worker" in process.cmdline():
             os.kill(process.pid, signal.SIGKILL)
-    hit = wait_until(path, finished, 400)
+    job = until_resource(http, path, is_terminal, 400)
 
-    assert hit["status"] == "succeeded", hit["error"]
-    assert hit["attempt"] > 1
-    assert weights_digest(http, job) == weights_digest(http, calm["id"])
+    assert job["status"] == "succeeded", job["error"]
+    assert job["attempt"] > 1
+    assert weights_digest(http, job_id) == weights_digest(http, undisturbed["id"])
 
 
-def test_pause_stands_still_and_stop_still_exports(http, digits, wait_until):
-    job = submit(http, small_job(digits, epochs=3000, export=["safetensors"]))
+def test_a_paused_job_resumes_and_a_stopped_job_exports(http, digits):
+    job = submit_job(http, small_job(digits, epochs=3000, export=["safetensors"]))
     path = f"/v1/jobs/{job}"
-    wait_until(path, distilling)
+    until_resource(http, path, is_distilling)
     assert http.delete(f"/v1/datasets/{digits}").json()["code"] == "in_use"
     assert http.post(f"{path}/pause").status_code == 200
-    paused = wait_until(path, lambda j: j["status"] == "paused", 30)
+    paused = until_resource(http, path, lambda j: j["status"] == "paused", 30)
     assert http.post(f"{path}/resume").status_code == 200
-    wait_until(path, lambda j: distilling(j) and j["progress"]["step"] > paused["progress"]["step"])
+    until_resource(http, path, lambda j: is_distilling(j) and j["progress"]["step"] > paused["progress"]["step"])
     assert http.post(f"{path}/stop").status_code == 200
-    stopped = wait_until(path, finished, 60)
+    stopped = until_resource(http, path, is_terminal, 60)
 
     assert stopped["status"] == "succeeded", stopped["error"]
     assert stopped["attempt"] == 2
     assert stopped["progress"]["step"] < stopped["progress"]["total_steps"]
 
 
-def test_a_cancelled_job_leaves_within_ten_seconds_and_can_be_retried(http, digits, wait_until):
-    job = submit(http, small_job(digits, epochs=3000))
+def test_a_job_is_cancelled_within_ten_seconds_and_can_be_retried(http, digits):
+    job = submit_job(http, small_job(digits, epochs=3000))
     path = f"/v1/jobs/{job}"
-    wait_until(path, distilling)
+    until_resource(http, path, is_distilling)
     http.post(f"{path}/cancel")
-    wait_until(path, lambda j: j["status"] == "cancelled", 10)
+    until_resource(http, path, lambda j: j["status"] == "cancelled", 10)
     retried = http.post(f"{path}/retry").json()
     http.post(f"{path}/cancel")
-    wait_until(path, lambda j: j["status"] == "cancelled", 10)
+    until_resource(http, path, lambda j: j["status"] == "cancelled", 10)
 
     assert retried["status"] == "queued"
     assert http.post(f"{path}/pause").json()["code"] == "invalid_state"
 
 
-def test_a_job_is_accepted_while_the_broker_is_away(http, stack, digits, wait_until):
+def test_a_job_is_accepted_during_a_broker_outage(http, stack, digits):
     broker = next(p for p in stack.processes() if any("valkey" in word for word in p.cmdline()[:1]))
     broker.suspend()
     try:
-        answer = http.post("/v1/jobs", json=small_job(digits, epochs=1, export=["safetensors"]))
+        response = http.post("/v1/jobs", json=small_job(digits, epochs=1, export=["safetensors"]))
     finally:
         broker.resume()
 
-    assert answer.status_code == 201, answer.text
-    assert answer.elapsed.total_seconds() < 3
-    assert wait_until(f"/v1/jobs/{answer.json()['id']}", finished)["status"] == "succeeded"
+    assert response.status_code == 201, response.text
+    assert response.elapsed.total_seconds() < 3
+    assert until_resource(http, f"/v1/jobs/{response.json()['id']}", is_terminal)["status"] == "succeeded"
 
 
-def test_idle_memory_stays_within_its_budget(stack):
-    """Processes come and go for a moment after a job, so this looks until the stack is at rest."""
+def test_idle_memory_stays_within_its_limit(stack):
+    """Processes start and exit for some time after a job, so the test polls."""
     deadline = time.monotonic() + 60
-    while (used := stack.memory_bytes()) >= IDLE_BYTES and time.monotonic() < deadline:
+    while (used := stack.memory_bytes()) >= MAX_IDLE_BYTES and time.monotonic() < deadline:
         time.sleep(1)
 
-    assert used < IDLE_BYTES
+    assert used < MAX_IDLE_BYTES

@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.support.waiting import until
 
 SCRIPT = """
 import json, os, signal, sys
@@ -59,20 +60,12 @@ class RunningSupervisor:
         self.folder = folder
 
     def pid(self, name: str, other_than: int | None = None) -> int:
-        return self.wait_until(lambda: self._pid(name, other_than))
+        return until(lambda: self._pid(name, other_than))
 
     def _pid(self, name: str, other_than: int | None) -> int | None:
         file = self.folder / f"{name}.pid"
         text = file.read_text() if file.exists() else ""
         return int(text) if text and int(text) != other_than else None
-
-    def wait_until(self, condition, seconds: float = 10.0):
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if value := condition():
-                return value
-            time.sleep(0.01)
-        pytest.fail("timeout")
 
     def events(self) -> str:
         file = self.folder / "events"

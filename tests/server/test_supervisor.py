@@ -5,6 +5,8 @@ import signal
 import sys
 import time
 
+from tests.support.waiting import until
+
 FOREVER = "import time; time.sleep(600)"
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
@@ -29,7 +31,7 @@ def test_a_killed_process_is_restarted(supervised):
 def test_the_restart_delay_grows(supervised):
     stack = supervised(a="import time; open(sys.argv[2] + '/starts', 'a').write(f'{time.time()}\\n'); sys.exit(3)")
     starts = stack.folder / "starts"
-    times = stack.wait_until(lambda: t if starts.exists() and len(t := starts.read_text().split()) >= 4 else None)
+    times = until(lambda: t if starts.exists() and len(t := starts.read_text().split()) >= 4 else None)
     first, second, third, fourth = map(float, times[:4])
 
     assert fourth - third > third - second > second - first
@@ -43,7 +45,7 @@ def test_a_failed_start_is_retried_while_others_run(supervised, tmp_path):
     first, other = stack.pid("a"), stack.pid("b")
     python.rename(tmp_path / "elsewhere")
     os.kill(first, signal.SIGKILL)
-    stack.wait_until(lambda: "a cannot be started now" in stack.events())
+    until(lambda: "a cannot be started now" in stack.events())
     (tmp_path / "elsewhere").rename(python)
     stack.pid("a", other_than=first)
 
@@ -62,7 +64,7 @@ def test_sigterm_stops_every_process_and_the_supervisor(supervised):
 def test_a_process_that_does_not_stop_is_killed_after_the_grace_period(supervised):
     stack = supervised(stop_seconds=0.5, a=STUBBORN)
     pid = stack.pid("a")
-    stack.wait_until(lambda: "ready" in (stack.folder / "a.log").read_text())
+    until(lambda: "ready" in (stack.folder / "a.log").read_text())
     stack.process.terminate()
     stack.process.wait(10)
 
@@ -73,7 +75,7 @@ def test_a_process_that_does_not_stop_is_killed_after_the_grace_period(supervise
 def test_a_second_signal_skips_the_grace_period(supervised):
     stack = supervised(stop_seconds=60, a=STUBBORN)
     pid = stack.pid("a")
-    stack.wait_until(lambda: "ready" in (stack.folder / "a.log").read_text())
+    until(lambda: "ready" in (stack.folder / "a.log").read_text())
     began = time.monotonic()
     stack.process.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -90,7 +92,7 @@ def test_no_process_outlives_a_killed_supervisor(supervised):
     stack.process.kill()
     stack.process.wait()
 
-    stack.wait_until(lambda: all(stack.has_exited(pid) for pid in pids), 3)
+    until(lambda: all(stack.has_exited(pid) for pid in pids), 3)
 
 
 def test_an_orphaned_grandchild_is_killed(supervised):
@@ -108,7 +110,7 @@ def test_output_goes_to_the_log_of_the_role(supervised):
     stack = supervised(a="print('hello', flush=True); " + FOREVER)
     stack.pid("a")
 
-    stack.wait_until(lambda: "hello" in (stack.folder / "a.log").read_text())
+    until(lambda: "hello" in (stack.folder / "a.log").read_text())
 
 
 def test_a_full_disk_stops_no_process(supervised, tmp_path):
@@ -118,7 +120,7 @@ def test_a_full_disk_stops_no_process(supervised, tmp_path):
         "open(sys.argv[2] + '/done', 'w').close()\ntime.sleep(600)"
     )
     pid = stack.pid("a")
-    stack.wait_until((stack.folder / "done").exists)
+    until((stack.folder / "done").exists)
     os.kill(pid, signal.SIGKILL)
     stack.pid("a", other_than=pid)
     stack.process.terminate()

@@ -1,5 +1,4 @@
 import http.server
-import socket
 import threading
 import time
 
@@ -9,16 +8,10 @@ from safetensors.torch import save_file
 
 from core.errors import WeightsUnavailable
 from core.models import hub
+from tests.support.ports import free_port
 
 NAME = "test_vit.r160_in1k"
 COMMIT = "0" * 40
-
-
-@pytest.fixture
-def closed_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture
@@ -60,8 +53,8 @@ def served(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_weights_in_the_cache_are_used_without_asking_the_hub(tmp_path, monkeypatch, closed_port):
-    monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
+def test_cached_weights_are_used_without_a_request_to_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
     snapshot = tmp_path / "models--timm--test_vit.r160_in1k" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     (snapshot.parent.parent / "refs").mkdir()
@@ -71,10 +64,10 @@ def test_weights_in_the_cache_are_used_without_asking_the_hub(tmp_path, monkeypa
     assert hub.pretrained_weights(NAME, hub=tmp_path) == snapshot / "model.safetensors"
 
 
-def test_a_hub_out_of_reach_is_said_at_once(tmp_path, monkeypatch, closed_port):
-    monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
+def test_an_unreachable_hub_fails_fast(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
     began = time.monotonic()
-    with pytest.raises(WeightsUnavailable, match="cannot be reached from here; fill the hub's cache"):
+    with pytest.raises(WeightsUnavailable, match="cannot be reached from this machine; fill the hub's cache"):
         hub.pretrained_weights("resnet18", hub=tmp_path)
 
     assert time.monotonic() - began < 3
@@ -87,7 +80,7 @@ def test_offline_mode_is_respected(tmp_path, monkeypatch):
         hub.pretrained_weights("resnet18", hub=tmp_path)
 
 
-def test_weights_are_downloaded_and_kept(tmp_path, served):
+def test_weights_are_downloaded_and_cached(tmp_path, served):
     save_file(timm.create_model("test_vit").state_dict(), served / "model.safetensors")
     path = hub.pretrained_weights(NAME, hub=tmp_path / "cache")
 
@@ -96,13 +89,13 @@ def test_weights_are_downloaded_and_kept(tmp_path, served):
     assert hub.pretrained_weights(NAME, hub=tmp_path / "cache") == path
 
 
-def test_a_pickle_is_never_fetched(tmp_path, served):
+def test_a_pickle_is_never_downloaded(tmp_path, served):
     (served / "pytorch_model.bin").write_bytes(b"\x80\x04")
 
-    with pytest.raises(WeightsUnavailable, match="not read here"):
+    with pytest.raises(WeightsUnavailable, match="unsupported format"):
         hub.pretrained_weights(NAME, hub=tmp_path / "cache")
 
 
-def test_a_model_without_published_weights_is_said(tmp_path):
+def test_a_model_without_pretrained_weights_is_refused(tmp_path):
     with pytest.raises(WeightsUnavailable, match="no pretrained weights for vit_small_patch16_36x1_224"):
         hub.pretrained_weights("vit_small_patch16_36x1_224", hub=tmp_path)

@@ -1,8 +1,8 @@
-"""A job worker whose lives are one command each, without the seconds that a worker's start takes.
+"""A job worker that runs one job per command, without the seconds of a worker's start.
 
-``python -m tests.chaos.workbench HOME BROKER`` imports what a job needs, as a pool's process does, and forks a life for
-each line of standard input: a fault (see ``core.system.fault_injection``), or ``-`` for none. A life claims a job and stays with
-it, with the worker's own code. Its wait status is the answer, a line on standard output.
+``python -m tests.chaos.forked_worker HOME BROKER_URL`` imports what a job needs, as a pool process does, and forks a
+process for each line of standard input: a fault (see ``core.system.fault_injection``), or ``-`` for none. The forked
+process claims a dataset or job and processes it with the worker's own code. Its wait status is printed as a line.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from pathlib import Path
 from core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-LIFE_SECONDS = 60.0
+RUN_SECONDS = 60.0
+NO_FAULT = "-"
+READY = "ready"
 
 
-class Workbench:
-    """The parent's side."""
+class ForkedWorker:
+    """The parent's side of the pipe."""
 
     def __init__(self, home: Path, broker_url: str) -> None:
-        self._log = (home / "workbench.log").open("wb")
+        self._log = (home / "worker.log").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.workbench", str(home), broker_url],
+            [sys.executable, "-m", "tests.chaos.forked_worker", str(home), broker_url],
             cwd=ROOT,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -33,12 +35,12 @@ class Workbench:
             stderr=self._log,
             text=True,
         )
-        assert self._read() == "warm", (home / "workbench.log").read_text()
+        assert self._read_line() == READY, (home / "worker.log").read_text()
 
-    def live(self, fault: str = "-") -> int:
-        """One life, to its end; its exit status, negative for the signal that ended it."""
+    def run(self, fault: str = NO_FAULT) -> int:
+        """Fork one process and wait for it. Return its exit status, or minus the signal that ended it."""
         print(fault, file=self._process.stdin, flush=True)
-        return os.waitstatus_to_exitcode(int(self._read()))
+        return os.waitstatus_to_exitcode(int(self._read_line()))
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -46,8 +48,8 @@ class Workbench:
         self._process.stdout.close()
         self._log.close()
 
-    def _read(self) -> str:
-        watchdog = threading.Timer(LIFE_SECONDS, self._process.kill)
+    def _read_line(self) -> str:
+        watchdog = threading.Timer(RUN_SECONDS, self._process.kill)
         watchdog.start()
         try:
             return self._process.stdout.readline().strip()
@@ -56,32 +58,32 @@ class Workbench:
 
 
 def serve(settings: Settings) -> None:
-    """The child's side: fork a life for every line."""
+    """The child's side: fork a process for every line."""
     from server.logs import configure_logging
     from worker import claim_loop, context
     from worker.ingest.parent import DATASETS
     from worker.jobs import child
     from worker.jobs.parent import JOBS
 
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the log is not to be taken for answers
+    responses = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keeps log lines out of the responses
     configure_logging("worker", "info")
     context.init_context(settings, "jobs.cpu")
     child.warm_up()
-    print("warm", file=answers, flush=True)
+    print(READY, file=responses, flush=True)
     for line in sys.stdin:
-        life = os.fork()
-        if life == 0:
-            _live(line.strip(), claim_loop.run_next, [DATASETS, JOBS])
+        pid = os.fork()
+        if pid == 0:
+            _run(line.strip(), claim_loop.run_next, [DATASETS, JOBS])
             os._exit(0)
-        _, status = os.waitpid(life, 0)
-        print(status, file=answers, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(status, file=responses, flush=True)
 
 
-def _live(fault: str, run_next, workloads) -> None:
+def _run(fault: str, run_next, workloads) -> None:
     from core.system import fault_injection
 
-    if fault != "-":
+    if fault != NO_FAULT:
         fault_injection.arm(fault_injection.Fault.parse(fault))
     for workload in workloads:
         run_next(workload)
