@@ -1,6 +1,6 @@
-"""Attention with widths of its own, and with transforms that come from outside.
+"""Attention with individual head widths, shared weights or gated positions.
 
-Shapes: B pictures, T tokens, D width, H kept heads, d dimensions of a head.
+Shapes: B images, T tokens, D width, H retained heads, d dimensions of a head.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from potstill_models.mixing import HeadMixing
 
 
 class SizedAttention(Attention):  # type: ignore[misc]
-    """timm's attention whose heads may have fewer value dimensions, each head its own number.
+    """timm's attention with an individual number of value dimensions per head.
 
-    Rows of ``qkv``: queries of all heads, keys of all heads, then values head by head; columns of
-    ``proj`` in the order of the values. With equal numbers it is timm's attention, name by name.
+    Rows of ``qkv``: queries of all heads, keys of all heads, then values head by head. Columns of ``proj`` are in the
+    order of the values. With equal numbers it equals timm's attention, including weight names.
     """
 
     qkv: nn.Linear
@@ -40,16 +40,18 @@ class SizedAttention(Attention):  # type: ignore[misc]
             self.qkv = nn.Linear(dim, 2 * self.attn_dim + total, bias=self.qkv.bias is not None, **dd)
             self.proj = nn.Linear(total, dim, bias=self.proj.bias is not None, **dd)
         if self.ragged:
-            spread, kept, seen = [], [], 0
+            spread, kept, offset = [], [], 0
             for head, width in enumerate(value_dims):
-                spread += [seen + i if i < width else total for i in range(self.widest)]  # total: a column of zeros
+                spread += [
+                    offset + i if i < width else total for i in range(self.widest)
+                ]  # total: index of a zero column
                 kept += [head * self.widest + i for i in range(width)]
-                seen += width
+                offset += width
             self.register_buffer("spread", torch.tensor(spread, device=dd["device"]), persistent=False)
             self.register_buffer("kept", torch.tensor(kept, device=dd["device"]), persistent=False)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:  # noqa: FBT001, FBT002
-        """Attend. Masks are refused: no student of ours has one."""
+        """Apply attention. Raises ValueError for masks, which no student uses."""
         _refuse_masks(attn_mask, is_causal=is_causal)
         q_BHTd, k_BHTd, v_BHTd = self.split(x)
         if self.fused_attn:
@@ -59,7 +61,7 @@ class SizedAttention(Attention):  # type: ignore[misc]
         return self.join(self.attn_drop(weights_BHTT) @ v_BHTd)
 
     def split(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values; the values of narrow heads end in zeros."""
+        """Compute queries, keys and values; values of narrow heads are padded with zeros."""
         B, T, _ = x_BTD.shape
         qkv = self.qkv(x_BTD)
         qk, v = qkv[..., : 2 * self.attn_dim], qkv[..., 2 * self.attn_dim :]
@@ -70,7 +72,7 @@ class SizedAttention(Attention):  # type: ignore[misc]
         return self.q_norm(q_BHTd), self.k_norm(k_BHTd), v_BHTd
 
     def join(self, x_BHTd: Tensor) -> Tensor:
-        """Heads side by side again, without the zeros, and projected."""
+        """Concatenate the heads without the padding, and project."""
         B, H, T, d = x_BHTd.shape
         x = x_BHTd.transpose(1, 2).reshape(B, T, H * d)
         if self.ragged:
@@ -80,10 +82,10 @@ class SizedAttention(Attention):  # type: ignore[misc]
 
 
 class SharedAttention(SizedAttention):
-    """Attention whose weights serve several runs, each with its own mixing of the heads (MiniViT)."""
+    """Attention with weights shared between runs, each with separate mixing of the heads (MiniViT)."""
 
     def forward(self, x: Tensor, mixing: HeadMixing | None = None) -> Tensor:  # type: ignore[override]
-        """Attend as one run does."""
+        """Apply attention with the mixing of one run."""
         if mixing is None:
             return super().forward(x)
         q_BHTd, k_BHTd, v_BHTd = self.split(x)
@@ -94,13 +96,13 @@ class SharedAttention(SizedAttention):
 
 
 class SharedWindowAttention(WindowAttention):  # type: ignore[misc]
-    """A Swin's attention whose weights serve several runs, its table of positions included (Mini-Swin).
+    """A Swin's attention with weights, including the position table, shared between runs (Mini-Swin).
 
-    Shapes: n windows of a picture.
+    Shapes: n windows per image.
     """
 
     def forward(self, x: Tensor, mask: Tensor | None = None, mixing: HeadMixing | None = None) -> Tensor:
-        """Attend within windows (Bn, T, D) as one run does; ``mask`` (n, T, T) is added behind its first transform."""
+        """Apply attention within windows (Bn, T, D); ``mask`` (n, T, T) is added after the run's first transform."""
         if mixing is None:
             plain: Tensor = super().forward(x, mask=mask)
             return plain
@@ -109,22 +111,21 @@ class SharedWindowAttention(WindowAttention):  # type: ignore[misc]
         q = q * self.scale
         scores = mixing.before(q @ k.transpose(-2, -1) + self._get_rel_pos_bias(), q)
         if mask is not None:
-            apart = scores.reshape(-1, mask.shape[0], self.num_heads, T, T) + mask[:, None]  # (B, n, H, T, T)
-            scores = apart.flatten(0, 1)
+            by_image = scores.reshape(-1, mask.shape[0], self.num_heads, T, T) + mask[:, None]  # (B, n, H, T, T)
+            scores = by_image.flatten(0, 1)
         weights = mixing.after(scores.softmax(dim=-1))
-        seen = (self.attn_drop(weights) @ v).transpose(1, 2).reshape(windows, T, -1)
-        joined: Tensor = self.proj_drop(self.proj(seen))
+        attended = (self.attn_drop(weights) @ v).transpose(1, 2).reshape(windows, T, -1)
+        joined: Tensor = self.proj_drop(self.proj(attended))
         return joined
 
 
 class LocalAttention(SizedAttention):
     """Gated positional self-attention (ConViT, d'Ascoli et al. 2021, arXiv:2103.10697).
 
-    Patches attend to patches by content and by place; a gate for each head says how much by which.
-    Class and distillation tokens attend, and are attended to, by content alone; rows are brought to
-    sum one again. The heads begin at the cells of a square around the patch itself. Deviation: with
-    a number of heads that is no square, they take the cells nearest to the middle, and values begin
-    at random. Shapes: N patches.
+    Patches attend to patches by content and by position, weighted by a gate per head. Class and distillation tokens use
+    content only, in both directions; rows are renormalized to sum to one. Initially, heads attend to the cells of a
+    square around the patch. Deviation: if the number of heads is no square, they use the cells nearest to the center;
+    values are initialized at random. Shapes: N patches.
     """
 
     def __init__(self, dim: int, *, grid_size: tuple[int, int], num_prefix_tokens: int, **options: Any) -> None:
@@ -142,28 +143,28 @@ class LocalAttention(SizedAttention):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Each head looks at one cell: the score is minus the squared distance from it, but for a constant."""
-        cells = torch.tensor(head_centres(self.num_heads))
+        """Initialize each head to attend to one cell: its score is minus the squared distance, up to a constant."""
+        cells = torch.tensor(head_centers(self.num_heads))
         weight_H3 = torch.cat([2 * cells, -torch.ones(self.num_heads, 1)], dim=1)
         self.pos_proj.weight.copy_(weight_H3)
         self.pos_proj.bias.zero_()
         self.gating.fill_(1.0)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:  # noqa: FBT001, FBT002
-        """Attend by content and place."""
+        """Apply attention by content and position."""
         _refuse_masks(attn_mask, is_causal=is_causal)
         q_BHTd, k_BHTd, v_BHTd = self.split(x)
         content_BHTT = (q_BHTd * self.scale @ k_BHTd.transpose(-2, -1)).softmax(dim=-1)
-        place_HNN = self.pos_proj(self.offsets).permute(2, 0, 1).softmax(dim=-1)
-        place_HTT = F.pad(place_HNN, (self.prefix, 0, self.prefix, 0))
+        position_HNN = self.pos_proj(self.offsets).permute(2, 0, 1).softmax(dim=-1)
+        position_HTT = F.pad(position_HNN, (self.prefix, 0, self.prefix, 0))
         gate_HTT = self.gating.sigmoid()[:, None, None] * self.between_patches
-        weights_BHTT = (1 - gate_HTT) * content_BHTT + gate_HTT * place_HTT
+        weights_BHTT = (1 - gate_HTT) * content_BHTT + gate_HTT * position_HTT
         weights_BHTT = weights_BHTT / weights_BHTT.sum(dim=-1, keepdim=True)
         return self.join(self.attn_drop(weights_BHTT).to(v_BHTd.dtype) @ v_BHTd)
 
 
 def patch_offsets(grid_size: tuple[int, int]) -> Tensor:
-    """From each patch to each other: columns, rows and squared distance (N, N, 3)."""
+    """Offsets between all patches: columns, rows and squared distance (N, N, 3)."""
     height, width = grid_size
     row_N = torch.arange(height, dtype=torch.float32).repeat_interleave(width)
     column_N = torch.arange(width, dtype=torch.float32).repeat(height)
@@ -171,8 +172,8 @@ def patch_offsets(grid_size: tuple[int, int]) -> Tensor:
     return torch.stack([dx, dy, dx**2 + dy**2], dim=-1)
 
 
-def head_centres(heads: int) -> list[list[float]]:
-    """Where each head looks, as columns and rows from the patch itself."""
+def head_centers(heads: int) -> list[list[float]]:
+    """Initial center of each head's attention, as columns and rows relative to the patch."""
     side = 1
     while side * side < heads:
         side += 1

@@ -1,7 +1,7 @@
-"""``potstill_swin``: timm's Swin with everything that ``potstill_models.form.SwinForm`` lists.
+"""``potstill_swin``: timm's Swin with the options of ``potstill_models.options.SwinOptions``.
 
-It is timm's class with other blocks put in, so that names of weights, features, classifier and
-checkpointing are timm's, and with a form of defaults it is timm's Swin, bit for bit.
+It is a subclass with other blocks: weight names, features, classifier and checkpointing are timm's. With default
+options it equals timm's Swin bit for bit.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn, resolve_stage_window_sizes
 from torch import nn
 
-from potstill_models.form import SwinForm
+from potstill_models.options import SwinOptions
 from potstill_models.swin_blocks import multiplexed_blocks
 
 __all__ = ["PotstillSwin"]  # timm adds the registered name
 
-_FORM = frozenset(field.name for field in fields(SwinForm))
-# What is passed on to timm's Swin as it is, and, under another name, to its blocks.
-_PASSED_ON = frozenset(
+_OPTIONS = frozenset(field.name for field in fields(SwinOptions))
+# Arguments that are forwarded to timm's Swin and, under other names, to its blocks.
+_FORWARDED = frozenset(
     {
         "always_partition",
         "attn_drop_rate",
@@ -44,9 +44,9 @@ _PASSED_ON = frozenset(
 
 
 class PotstillSwin(SwinTransformer):  # type: ignore[misc]
-    """A Swin whose blocks may be shared. Arguments are plain JSON values; see ``SwinForm`` for those not timm's.
+    """A Swin with optional weight sharing. All arguments are JSON values; ``SwinOptions`` has those that timm lacks.
 
-    Deviation from timm's Swin: without being told it has no stochastic depth.
+    Deviation from timm's Swin: no stochastic depth by default.
     """
 
     layers: nn.Sequential
@@ -64,31 +64,31 @@ class PotstillSwin(SwinTransformer):  # type: ignore[misc]
         weight_init: str = "",
         **options: Any,
     ) -> None:
-        form = SwinForm(**{name: options.pop(name) for name in sorted(_FORM & options.keys())})
-        if unknown := sorted(options.keys() - _PASSED_ON):
+        swin_options = SwinOptions(**{name: options.pop(name) for name in sorted(_OPTIONS & options.keys())})
+        if unknown := sorted(options.keys() - _FORWARDED):
             raise TypeError(f"potstill_swin got an unexpected argument {unknown[0]!r}")
-        form.check(depths)
+        swin_options.check(depths)
         if len(num_heads) != len(depths):
             raise ValueError(f"num_heads has {len(num_heads)} entries, and there are {len(depths)} stages")
         sizes = {"num_heads": num_heads, "head_dim": head_dim, "window_size": window_size, "mlp_ratio": mlp_ratio}
         super().__init__(
             embed_dim=embed_dim,
-            depths=[0] * len(depths) if form.multiplexed else depths,
-            drop_path_rate=0.0 if form.multiplexed else drop_path_rate,
+            depths=[0] * len(depths) if swin_options.multiplexed else depths,
+            drop_path_rate=0.0 if swin_options.multiplexed else drop_path_rate,
             weight_init="skip",
             **sizes,
             **options,
         )
-        self.form = form
-        if form.multiplexed:
+        self.options = swin_options
+        if swin_options.multiplexed:
             rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-            self._put_blocks(rates, sizes, options)
+            self._build_blocks(rates, sizes, options)
         self.weight_init_mode = "reset" if weight_init == "skip" else weight_init
         if weight_init != "skip":
             self.init_weights(needs_reset=False)
 
-    def _put_blocks(self, rates: list[list[float]], sizes: dict[str, Any], options: dict[str, Any]) -> None:
-        """Fill timm's empty stages with stored blocks."""
+    def _build_blocks(self, rates: list[list[float]], sizes: dict[str, Any], options: dict[str, Any]) -> None:
+        """Fill timm's empty stages with shared blocks."""
         stages = len(rates)
         windows = resolve_stage_window_sizes(sizes["window_size"], stages)
         head_dims, mlp_ratios = to_ntuple(stages)(sizes["head_dim"]), to_ntuple(stages)(sizes["mlp_ratio"])
@@ -96,7 +96,7 @@ class PotstillSwin(SwinTransformer):  # type: ignore[misc]
         for index, stage in enumerate(layers):
             stage.depth = len(rates[index])
             stage.blocks = multiplexed_blocks(
-                self.form,
+                self.options,
                 drop_paths=rates[index],
                 dim=self.feature_info[index]["num_chs"],
                 input_resolution=stage.output_resolution,
@@ -135,7 +135,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model  # type: ignore[untyped-decorator]
 def potstill_swin(pretrained: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - timm's signature
-    """Swin-Tiny unless told otherwise; every argument of ``PotstillSwin``."""
+    """Create a ``PotstillSwin`` from its arguments; Swin-Tiny by default."""
     stages = range(len(kwargs.get("depths", (2, 2, 6, 2))))
     return build_model_with_cfg(
         PotstillSwin,

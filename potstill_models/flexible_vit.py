@@ -1,8 +1,8 @@
-"""``potstill_vit``: timm's ViT with everything that ``potstill_models.form.Form`` lists.
+"""``potstill_vit``: timm's ViT with the options of ``potstill_models.options.VitOptions``.
 
-It is timm's class with other parts put in, so that names of weights, features, classifier and
-checkpointing are timm's, and with a form of defaults it is timm's ViT, bit for bit.
-Shapes: B pictures, T tokens, D width, C classes.
+It is a subclass with some parts replaced: weight names, features, classifier and checkpointing are timm's. With default
+options it equals timm's ViT bit for bit.
+Shapes: B images, T tokens, D width, C classes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from potstill_models.blocks import BlockMaker, MultiplexedBlock
-from potstill_models.form import Form
+from potstill_models.options import VitOptions
 from potstill_models.stems import CoAdviseStem
 
 __all__ = ["PotstillVit"]  # timm adds the registered name
 
-_FORM = frozenset(field.name for field in fields(Form))
-# What is passed on to timm's ViT as it is.
-_PASSED_ON = frozenset(
+_OPTIONS = frozenset(field.name for field in fields(VitOptions))
+# Arguments that are forwarded to timm's ViT.
+_FORWARDED = frozenset(
     {
         "act_layer",
         "attn_drop_rate",
@@ -57,7 +57,7 @@ _PASSED_ON = frozenset(
 
 
 class PotstillVit(VisionTransformer):  # type: ignore[misc]
-    """A ViT of many forms. Every argument is a plain JSON value; see ``Form`` for those that timm has not."""
+    """A configurable ViT. All arguments are plain JSON values; ``VitOptions`` has those that timm lacks."""
 
     blocks: nn.Sequential
     reg_token: nn.Parameter | None
@@ -77,22 +77,22 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         weight_init: str = "",
         **options: Any,
     ) -> None:
-        form = Form(**{name: options.pop(name) for name in sorted(_FORM & options.keys())})
-        if unknown := sorted(options.keys() - _PASSED_ON):
+        vit_options = VitOptions(**{name: options.pop(name) for name in sorted(_OPTIONS & options.keys())})
+        if unknown := sorted(options.keys() - _FORWARDED):
             raise TypeError(f"potstill_vit got an unexpected argument {unknown[0]!r}")
-        form.check(embed_dim=embed_dim, depth=depth, num_heads=num_heads)
-        form.check_pooling(
+        vit_options.check(embed_dim=embed_dim, depth=depth, num_heads=num_heads)
+        vit_options.check_pooling(
             global_pool=global_pool,
             class_token=options.get("class_token", True),
             fc_norm=options.get("fc_norm"),
             patch_drop=options.get("patch_drop_rate", 0.0),
         )
-        if form.lift_width is not None:
-            options["fc_norm"] = False  # the lift follows the final norm, which is thus before pooling
+        if vit_options.lift_width is not None:
+            options["fc_norm"] = False  # the lift follows the final norm, so the norm precedes the pooling
         grid_size = (_side(img_size) // _side(patch_size),) * 2
-        prefix = int(options.get("class_token", True)) + form.distillation_tokens
+        prefix = int(options.get("class_token", True)) + vit_options.distillation_tokens
         maker = BlockMaker(
-            form,
+            vit_options,
             drop_paths=calculate_drop_path_rates(drop_path_rate, depth),
             grid_size=grid_size,
             num_prefix_tokens=prefix,
@@ -104,38 +104,38 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
             num_classes=num_classes,
             global_pool=global_pool,
             embed_dim=embed_dim,
-            depth=depth // form.repeats,
+            depth=depth // vit_options.repeats,
             num_heads=num_heads,
-            reg_tokens=form.distillation_tokens,  # in number and place they are what timm calls registers
-            embed_layer=PatchEmbed if form.stem == "patch" else _co_advise,
+            reg_tokens=vit_options.distillation_tokens,  # same number and position as timm's register tokens
+            embed_layer=PatchEmbed if vit_options.stem == "patch" else _co_advise,
             block_fn=maker,
             weight_init="skip",
             **options,
         )
-        self.form = form
+        self.options = vit_options
         self.distilled_training = False
         dd = {"device": options.get("device"), "dtype": options.get("dtype")}
-        self._name_tokens()
-        self._put_ends(get_norm_layer(options.get("norm_layer")) or LayerNorm, dd)
-        self.feature_info = self._maps()
+        self._rename_register_tokens()
+        self._build_norm_and_heads(get_norm_layer(options.get("norm_layer")) or LayerNorm, dd)
+        self.feature_info = self._feature_info()
         self.weight_init_mode = "reset" if weight_init == "skip" else weight_init
         if weight_init != "skip":
             self.init_weights(needs_reset=False)
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's signature
-        """Initialise as timm does; the parts that need something else say so themselves."""
+        """Initialize as timm does; parts with another initialization define their own ``init_weights``."""
         super().init_weights(mode=mode, needs_reset=needs_reset)
         if self.dist_token is not None:
             trunc_normal_(self.dist_token, std=0.02)
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def set_distilled_training(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's signature
-        """In training mode, answer with the logits of every head, the class token's first."""
+        """In training mode, return the logits of every head, the class token's first."""
         self.distilled_training = enable
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002, FBT001, FBT002 - timm's signature
-        """Patterns of layers, for layer-wise decay."""
+        """Return patterns of layers, for layer-wise decay."""
         return {
             "stem": r"^cls_token|dist_token|pos_embed|patch_embed|norm_pre",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^lift", (99999,))],
@@ -143,13 +143,13 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def get_classifier(self) -> Any:
-        """The head, or all heads where there are distillation tokens."""
-        return (self.head, *self.heads_dist) if self.form.distillation_tokens else self.head
+        """Return the head, or all heads with distillation tokens."""
+        return (self.head, *self.heads_dist) if self.options.distillation_tokens else self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """New heads. ``global_pool`` may also be empty, for features without pooling."""
-        if global_pool == "avg" and self.form.distillation_tokens:
-            raise ValueError("distillation tokens are read as they are: global_pool avg cannot be")
+        """Replace the heads. An empty ``global_pool`` gives features without pooling."""
+        if global_pool == "avg" and self.options.distillation_tokens:
+            raise ValueError("distillation tokens are not pooled: global_pool cannot be avg")
         if global_pool not in {None, "", "token", "avg"}:
             raise ValueError(f"global_pool is token or avg, not {global_pool!r}")
         if global_pool == "token" and not self.has_class_token:
@@ -158,13 +158,13 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         if global_pool is not None:
             self.global_pool = global_pool
         dd = {"device": self.patch_embed_weight.device, "dtype": self.patch_embed_weight.dtype}
-        self._put_heads(dd)
+        self._build_heads(dd)
         self.train(self.training)
 
     def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
-        """Refused where parts were made for one grid of patches."""
-        if self.form.local_blocks or self.form.relative_position or self.form.stem != "patch":
-            raise ValueError("this form is made for one input size: build it again with another img_size")
+        """Set the input size. Raises ValueError if parts depend on the grid of patches."""
+        if self.options.local_blocks or self.options.relative_position or self.options.stem != "patch":
+            raise ValueError("these options fix the input size: build the model with another img_size")
         super().set_input_size(img_size, patch_size)
 
     def prune_intermediate_layers(
@@ -173,16 +173,16 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         prune_norm: bool = False,  # noqa: FBT001, FBT002 - timm's signature
         prune_head: bool = True,  # noqa: FBT001, FBT002 - timm's signature
     ) -> list[int]:
-        """Drop what features of the given runs do not need."""
+        """Remove all parts that features of the given runs do not need."""
         taken, last = feature_take_indices(len(self.feature_info), indices)
-        self.blocks = self.blocks[: last // self.form.repeats + 1]
+        self.blocks = self.blocks[: last // self.options.repeats + 1]
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
             self.fc_norm = nn.Identity()
             self.reset_classifier(0, "")
-        chosen: list[int] = taken
-        return chosen
+        indices_taken: list[int] = taken
+        return indices_taken
 
     def forward_intermediates(  # noqa: PLR0917 - timm's signature
         self,
@@ -194,7 +194,7 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,  # noqa: FBT001, FBT002
     ) -> Any:
-        """As timm's, with one map for each run, so ``depth`` of them. Maps are before norm and lift."""
+        """As timm's, with one map per run, so ``depth`` maps. Maps precede norm and lift."""
         if output_fmt not in {"NCHW", "NLC"}:
             raise ValueError(f"output_fmt is NCHW or NLC, not {output_fmt!r}")
         taken, last = feature_take_indices(len(self.feature_info), indices)
@@ -211,19 +211,19 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         maps = [tokens[:, self.num_prefix_tokens :] for tokens in maps]
         if output_fmt == "NCHW":
             maps = [m.reshape(m.shape[0], height, width, -1).permute(0, 3, 1, 2).contiguous() for m in maps]
-        answer: Any = maps
+        outputs: Any = maps
         if return_prefix_tokens and self.num_prefix_tokens:
-            answer = list(zip(maps, prefixes, strict=True))
-        return answer if intermediates_only else (self.lift(self.norm(x)), answer)
+            outputs = list(zip(maps, prefixes, strict=True))
+        return outputs if intermediates_only else (self.lift(self.norm(x)), outputs)
 
     def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:  # noqa: FBT001, FBT002
-        """All tokens after norm and lift."""
+        """Return all tokens after norm and lift."""
         features: Tensor = self.lift(super().forward_features(x, attn_mask=attn_mask, is_causal=is_causal))
         return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:  # noqa: FBT001, FBT002 - timm's signature
-        """Logits; with distillation tokens the mean of all heads, or each head's in distilled training."""
-        if not self.form.distillation_tokens:
+        """Return logits; with distillation tokens their mean over all heads, or each head's in distilled training."""
+        if not self.options.distillation_tokens:
             return super().forward_head(x, pre_logits=pre_logits)
         tokens_BTD = self.head_drop(self.fc_norm(x[:, : self.num_prefix_tokens]))
         if pre_logits:
@@ -236,12 +236,12 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
 
     @property
     def patch_embed_weight(self) -> Tensor:
-        """A weight that tells device and type."""
+        """A weight with the model's device and dtype."""
         weight: Tensor = next(self.patch_embed.parameters())
         return weight
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        if not self.form.distillation_tokens:
+        if not self.options.distillation_tokens:
             embedded: Tensor = super()._pos_embed(x)
             return embedded
         tokens = [self.cls_token.expand(x.shape[0], -1, -1)]
@@ -250,8 +250,8 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         positions_1TD = self.pos_embed
         if self.no_embed_class:
             positions_1TD = F.pad(positions_1TD, (0, 0, self.num_prefix_tokens, 0))
-        placed: Tensor = self.pos_drop(torch.cat([*tokens, x], dim=1) + positions_1TD)
-        return placed
+        embedded_BTD: Tensor = self.pos_drop(torch.cat([*tokens, x], dim=1) + positions_1TD)
+        return embedded_BTD
 
     def _runs(self) -> Iterator[Callable[[Tensor], Tensor]]:
         for block in self.blocks:
@@ -260,58 +260,58 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
             else:
                 yield block
 
-    def _maps(self) -> list[dict[str, Any]]:
-        """What timm is told of the maps: module, channels and pixels of each run."""
+    def _feature_info(self) -> list[dict[str, Any]]:
+        """Feature info of each run for timm: module, channels and reduction."""
         names = [
             f"blocks.{index}.runs.{run}" if isinstance(block, MultiplexedBlock) else f"blocks.{index}"
             for index, block in enumerate(self.blocks)
-            for run in range(self.form.repeats)
+            for run in range(self.options.repeats)
         ]
         pixels = self.patch_embed.feat_ratio()
         maps = [{"module": name, "num_chs": self.embed_dim, "reduction": pixels} for name in names]
-        if self.form.wide_last is not None:
-            maps[-1]["num_chs"] = self.form.wide_last
+        if self.options.wide_last is not None:
+            maps[-1]["num_chs"] = self.options.wide_last
         return maps
 
-    def _name_tokens(self) -> None:
-        """Registers become distillation tokens; those of the two stems are made from the picture."""
+    def _rename_register_tokens(self) -> None:
+        """Use register tokens as distillation tokens; the two stems compute theirs from the image."""
         token = self.reg_token
         del self.reg_token
         self.reg_token, self.num_reg_tokens = None, 0
-        self.dist_token = None if self.form.stem == "co_advise" else token
+        self.dist_token = None if self.options.stem == "co_advise" else token
 
-    def _put_ends(self, norm_layer: Callable[..., nn.Module], dd: dict[str, Any]) -> None:
-        """Norm, lift and heads at the width of what reaches them."""
-        width = self.form.wide_last or self.embed_dim
+    def _build_norm_and_heads(self, norm_layer: Callable[..., nn.Module], dd: dict[str, Any]) -> None:
+        """Build norm, lift and heads at the width of their inputs."""
+        width = self.options.wide_last or self.embed_dim
         if width != self.embed_dim:
             for name in ("norm", "fc_norm"):
                 if not isinstance(getattr(self, name), nn.Identity):
                     setattr(self, name, norm_layer(width, **dd))
-        lifted = self.form.lift_width
+        lifted = self.options.lift_width
         self.lift = nn.Linear(width, lifted, **dd) if lifted is not None else nn.Identity()
         self.num_features = self.head_hidden_size = lifted or width
-        if self.num_features != self.embed_dim or self.form.distillation_tokens:
-            self._put_heads(dd)
+        if self.num_features != self.embed_dim or self.options.distillation_tokens:
+            self._build_heads(dd)
 
-    def _put_heads(self, dd: dict[str, Any]) -> None:
+    def _build_heads(self, dd: dict[str, Any]) -> None:
         def head() -> nn.Module:
             return nn.Linear(self.num_features, self.num_classes, **dd) if self.num_classes > 0 else nn.Identity()
 
         self.head = head()
-        if self.form.distillation_tokens:
-            self.heads_dist = nn.ModuleList(head() for _ in range(self.form.distillation_tokens))
+        if self.options.distillation_tokens:
+            self.heads_dist = nn.ModuleList(head() for _ in range(self.options.distillation_tokens))
 
 
 def _co_advise(*, dynamic_img_pad: bool, **options: Any) -> CoAdviseStem:
     if dynamic_img_pad:
-        raise ValueError("the stem co_advise takes one input size")
+        raise ValueError("the stem co_advise has a fixed input size")
     return CoAdviseStem(**options)
 
 
 def _side(size: int | Sequence[int]) -> int:
     sides = [size] if isinstance(size, int) else list(size)
     if not 1 <= len(sides) <= 2 or any(side != sides[0] or side < 1 for side in sides):
-        raise ValueError(f"pictures and patches are square: {size!r} cannot be")
+        raise ValueError(f"images and patches must be square, not {size!r}")
     return sides[0]
 
 
@@ -336,7 +336,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model  # type: ignore[untyped-decorator]
 def potstill_vit(pretrained: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - timm's signature
-    """ViT-Tiny unless told otherwise; every argument of ``PotstillVit``."""
+    """Create a ``PotstillVit`` from its arguments; ViT-Tiny by default."""
     model = build_model_with_cfg(
         PotstillVit,
         "potstill_vit",
@@ -345,9 +345,9 @@ def potstill_vit(pretrained: bool = False, **kwargs: Any) -> Any:  # noqa: FBT00
         feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
         **kwargs,
     )
-    if isinstance(model, PotstillVit):  # timm adapts these parts of stored weights to other channels and classes
-        heads = [f"heads_dist.{index}" for index in range(model.form.distillation_tokens)]
+    if isinstance(model, PotstillVit):  # parts that timm adapts to other channels and classes
+        heads = [f"heads_dist.{index}" for index in range(model.options.distillation_tokens)]
         model.pretrained_cfg["classifier"] = ["head", *heads] if heads else "head"
-        if model.form.stem == "co_advise":
+        if model.options.stem == "co_advise":
             model.pretrained_cfg["first_conv"] = ["patch_embed.conv.0", "patch_embed.involution.0"]
     return model

@@ -1,6 +1,6 @@
-"""What each run of a shared block has for itself (MiniViT, Zhang et al. 2022, arXiv:2204.07154).
+"""Parts of a shared block that are separate for each run (MiniViT, Zhang et al. 2022, arXiv:2204.07154).
 
-Shapes: B pictures, H heads, T tokens, d dimensions of a head, K buckets of relative positions. Of maps: H rows, W
+Shapes: B images, H heads, T tokens, d dimensions of a head, K buckets of relative positions. Of maps: H rows, W
 columns, D width.
 """
 
@@ -14,7 +14,7 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-# Image relative position encoding (Wu et al. 2021, arXiv:2107.14222), with the ratio that MiniViT takes.
+# Image relative position encoding (Wu et al. 2021, arXiv:2107.14222), with MiniViT's ratio.
 _RATIO = 1.9
 _EXACT, _LARGEST, _FAR = _RATIO, 2 * _RATIO, 8 * _RATIO
 
@@ -22,7 +22,7 @@ _EXACT, _LARGEST, _FAR = _RATIO, 2 * _RATIO, 8 * _RATIO
 class HeadMixing(nn.Module):
     """Transforms over the heads before and after the softmax, and relative positions of the keys.
 
-    The authors' transforms have a ``bias`` in Mini-Swin and none in Mini-DeiT.
+    The authors' transforms have a ``bias`` in Mini-Swin, but not in Mini-DeiT.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class HeadMixing(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Begin as the authors' code does: near zero, not at the identity."""
+        """Initialize as the authors' code: near zero, not at the identity."""
         for conv in (self.conv_l, self.conv_w):
             if conv is not None:
                 trunc_normal_(conv.weight, std=0.02)
@@ -43,26 +43,26 @@ class HeadMixing(nn.Module):
                     conv.bias.zero_()
 
     def before(self, scores_BHTT: Tensor, q_BHTd: Tensor) -> Tensor:
-        """Scores as the softmax gets them; ``q_BHTd`` is scaled already."""
+        """Transform the scores before the softmax; ``q_BHTd`` is already scaled."""
         if self.relative is not None:
             scores_BHTT = scores_BHTT + self.relative(q_BHTd)
-        return scores_BHTT if self.conv_l is None else _mixed(scores_BHTT, self.conv_l)
+        return scores_BHTT if self.conv_l is None else _mix(scores_BHTT, self.conv_l)
 
     def after(self, weights_BHTT: Tensor) -> Tensor:
-        """Weights as the values get them."""
-        return weights_BHTT if self.conv_w is None else _mixed(weights_BHTT, self.conv_w)
+        """Transform the weights after the softmax."""
+        return weights_BHTT if self.conv_w is None else _mix(weights_BHTT, self.conv_w)
 
 
-def _mixed(x_BHTT: Tensor, conv: nn.Conv2d) -> Tensor:
-    """The 1 × 1 convolution as one matrix product: with few heads and many windows torch's takes ten times as long."""
+def _mix(x_BHTT: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Apply a 1 × 1 convolution as a matrix product: ten times faster than torch's with few heads and many windows."""
     mixed_BHTT = torch.einsum("gh,bhij->bgij", conv.weight[:, :, 0, 0], x_BHTT)
     return mixed_BHTT if conv.bias is None else mixed_BHTT + conv.bias[:, None, None]
 
 
 class RelativeKeys(nn.Module):
-    """Contextual relative positions, method "product", one table for all heads, zero at the start.
+    """Contextual relative positions, method "product", with one table for all heads, initialized with zeros.
 
-    Deviation: class and distillation tokens share one bucket more, with whatever they are compared.
+    Deviation: all pairs with a class or distillation token share one additional bucket.
     """
 
     def __init__(self, head_dim: int, *, grid_size: tuple[int, int], num_prefix_tokens: int, **dd: Any) -> None:
@@ -73,16 +73,16 @@ class RelativeKeys(nn.Module):
         self.register_buffer("bucket", bucket_TT.to(dd.get("device")), persistent=False)
 
     def forward(self, q_BHTd: Tensor) -> Tensor:
-        """What to add to the scores."""
+        """Compute the term that is added to the scores."""
         by_bucket_BHTK = q_BHTd @ self.table
         B, H, T, _ = q_BHTd.shape
         return by_bucket_BHTK.gather(-1, self.bucket.expand(B, H, T, T))
 
 
 class LocalConvolution(nn.Module):
-    """What Mini-Swin has before each run's MLP: a norm, then what is near by a depth-wise convolution.
+    """Norm and depthwise convolution before each run's MLP, as in Mini-Swin.
 
-    The residual stream itself is replaced by its norm, as in the authors' code.
+    The norm is applied to the residual stream itself, as in the authors' code.
     """
 
     _SIDE = 7
@@ -93,14 +93,14 @@ class LocalConvolution(nn.Module):
         self.conv = nn.Conv2d(dim, dim, self._SIDE, padding=self._SIDE // 2, groups=dim, bias=bias, **dd)
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
-        """The normed map and its convolution."""
+        """Return the sum of the normalized map and its convolution."""
         x_BHWD = self.norm(x_BHWD)
-        near_BDHW: Tensor = self.conv(x_BHWD.permute(0, 3, 1, 2))
-        return x_BHWD + near_BDHW.permute(0, 2, 3, 1)
+        local_BDHW: Tensor = self.conv(x_BHWD.permute(0, 3, 1, 2))
+        return x_BHWD + local_BDHW.permute(0, 2, 3, 1)
 
 
 def relative_buckets(grid_size: tuple[int, int], num_prefix_tokens: int) -> tuple[Tensor, int]:
-    """The bucket of each pair of tokens (T, T), and how many buckets there are."""
+    """Return the bucket of each pair of tokens (T, T), and the number of buckets."""
     height, width = grid_size
     largest = int(_LARGEST)
     side = 2 * largest + 1
@@ -114,7 +114,7 @@ def relative_buckets(grid_size: tuple[int, int], num_prefix_tokens: int) -> tupl
 
 
 def _bucket(distance: int) -> int:
-    """Near distances one by one, far ones by their logarithm."""
+    """Bucket of a distance: exact if near, logarithmic if far."""
     if abs(distance) <= _EXACT:
         return distance
     far = _EXACT + math.log(abs(distance) / _EXACT) / math.log(_FAR / _EXACT) * (_LARGEST - _EXACT)

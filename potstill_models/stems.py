@@ -1,7 +1,7 @@
 """The two stems of a co-advised student (Ren et al. 2022, arXiv:2106.12378): convolution and involution.
 
-Deviation: the second stem is RedNet's in its small form (convolution, involution, convolution) in
-plain torch operations. Shapes: B pictures, C channels, G groups, k kernel side, N patches, D width.
+Deviation: the second stem is RedNet's small one (convolution, involution, convolution) in plain torch operations.
+Shapes: B images, C channels, G groups, k kernel side, N patches, D width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _REDUCTION = 4
 
 
 class CoAdviseStem(nn.Module):
-    """Picture to ``[mean of the first stem, mean of the second, their sum]`` (B, 2 + N, D)."""
+    """Embed images as ``[mean of the first stem, mean of the second, their sum]`` (B, 2 + N, D)."""
 
     def __init__(self, *, img_size: int, patch_size: int, in_chans: int, embed_dim: int, bias: bool, **dd: Any) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class CoAdviseStem(nn.Module):
         self.patch_size = (patch_size, patch_size)
         self.grid_size = (img_size // patch_size, img_size // patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
-        stride = 1 if patch_size % 2 else 2  # half of an odd patch is no whole number
+        stride = 1 if patch_size % 2 else 2  # an odd patch size is not divisible by 2
         rest = patch_size // stride
         half = _CHANNELS // 2
         self.conv = nn.Sequential(
@@ -47,17 +47,19 @@ class CoAdviseStem(nn.Module):
         )
 
     def feat_ratio(self, as_scalar: bool = True) -> tuple[int, int] | int:  # noqa: FBT001, FBT002 - timm's signature
-        """Pixels of a picture for one patch, as timm asks its patch embedding."""
+        """Return pixels per patch, as timm's patch embedding does."""
         return max(self.patch_size) if as_scalar else self.patch_size
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Patches a side, as timm asks its patch embedding."""
+        """Return patches a side, as timm's patch embedding does."""
         return img_size[0] // self.patch_size[0], img_size[1] // self.patch_size[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both stems, their means in front."""
+        """Compute both stems; their means come first."""
         if x.shape[-2:] != self.img_size:
-            raise ValueError(f"pictures are {x.shape[-2]} by {x.shape[-1]} and should be {self.img_size[0]} a side")
+            raise ValueError(
+                f"images are {x.shape[-2]} by {x.shape[-1]} pixels and should be {self.img_size[0]} a side"
+            )
         conv_BND = self.conv(x).flatten(2).transpose(1, 2)
         involution_BND = self.involution(x).flatten(2).transpose(1, 2)
         tokens = [conv_BND.mean(dim=1, keepdim=True), involution_BND.mean(dim=1, keepdim=True)]
@@ -65,10 +67,10 @@ class CoAdviseStem(nn.Module):
 
 
 class Involution(nn.Module):
-    """A kernel for each place, made from what is there, shared by the channels of a group.
+    """A kernel per position, computed from the features there and shared by the channels of a group.
 
-    Involution (Li et al. 2021, arXiv:2103.06255). The neighbourhood is summed shift by
-    shift: unfolding it would take k² times the memory.
+    Involution (Li et al. 2021, arXiv:2103.06255). The neighborhood is summed shift by shift: unfolding it would take k²
+    times the memory.
     """
 
     def __init__(self, channels: int, kernel_size: int, **dd: Any) -> None:
@@ -82,7 +84,7 @@ class Involution(nn.Module):
         self.span = nn.Conv2d(inner, kernel_size**2 * self.groups, 1, **dd)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Every place with its own kernel."""
+        """Apply each position's kernel."""
         B, C, H, W = x_BCHW.shape
         k, margin = self.kernel_size, self.kernel_size // 2
         kernels = self.span(self.reduce(x_BCHW)).reshape(B, self.groups, k * k, 1, H, W)
@@ -90,9 +92,9 @@ class Involution(nn.Module):
             B, self.groups, C // self.groups, H + 2 * margin, W + 2 * margin
         )
         out = torch.zeros_like(x_BCHW).reshape(B, self.groups, C // self.groups, H, W)
-        for place in range(k * k):
-            row, column = divmod(place, k)
-            out = out + kernels[:, :, place] * padded[..., row : row + H, column : column + W]
+        for position in range(k * k):
+            row, column = divmod(position, k)
+            out = out + kernels[:, :, position] * padded[..., row : row + H, column : column + W]
         return out.reshape(B, C, H, W)
 
 

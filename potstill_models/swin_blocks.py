@@ -1,6 +1,6 @@
-"""The blocks of a ``potstill_swin`` whose weights serve several runs (Mini-Swin, Zhang et al. 2022, arXiv:2204.07154).
+"""Blocks of a ``potstill_swin`` that share weights between runs (Mini-Swin, Zhang et al. 2022, arXiv:2204.07154).
 
-Shapes: B pictures, H rows, W columns, D width, n windows of a picture, T tokens of a window.
+Shapes: B images, H rows, W columns, D width, n windows per image, T tokens per window.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from timm.models.swin_transformer import SwinTransformerBlock, window_partition,
 from torch import Tensor, nn
 
 from potstill_models.attention import SharedWindowAttention
-from potstill_models.form import SwinForm
 from potstill_models.mixing import HeadMixing, LocalConvolution
+from potstill_models.options import SwinOptions
 
 _ATTENTION = ("num_heads", "head_dim", "qkv_bias", "attn_drop", "proj_drop", "device", "dtype")
 _DEVICE = ("device", "dtype")
 
 
-def multiplexed_blocks(form: SwinForm, *, drop_paths: Sequence[float], **options: Any) -> nn.Sequential:
-    """The stored blocks of one stage. ``drop_paths`` has a rate for each run; ``options`` are those of timm's block."""
-    runs = form.runs(len(drop_paths))
+def multiplexed_blocks(swin_options: SwinOptions, *, drop_paths: Sequence[float], **options: Any) -> nn.Sequential:
+    """Build the stored blocks of a stage. ``drop_paths`` has a rate per run, ``options`` are those of timm's block."""
+    runs = swin_options.runs(len(drop_paths))
     return nn.Sequential(
         *(
-            MultiplexedSwinBlock(form, first_run=first, drop_paths=drop_paths[first : first + runs], **options)
+            MultiplexedSwinBlock(swin_options, first_run=first, drop_paths=drop_paths[first : first + runs], **options)
             for first in range(0, len(drop_paths), runs)
         )
     )
@@ -36,14 +36,15 @@ def multiplexed_blocks(form: SwinForm, *, drop_paths: Sequence[float], **options
 class MultiplexedSwinBlock(SwinTransformerBlock):  # type: ignore[misc]
     """Window attention and MLP stored once and run several times in succession.
 
-    The runs of a stage are unshifted and shifted in turn; ``first_run`` says how many came before. As in the authors'
-    code, whose weights depend on it, the mask that the shifted windows need is added in the others too: at the far
-    borders they see less than a plain Swin's. A stage that is one window has neither shift nor mask.
+    The runs of a stage alternate between unshifted and shifted windows; ``first_run`` is the number of runs before this
+    block. As in the authors' code, on which their weights depend, unshifted windows also use the mask of shifted ones:
+    at the far borders they attend to fewer tokens than in a plain Swin. A stage of one window has neither shift nor
+    mask.
     """
 
     def __init__(
         self,
-        form: SwinForm,
+        swin_options: SwinOptions,
         *,
         first_run: int,
         drop_paths: Sequence[float],
@@ -54,43 +55,43 @@ class MultiplexedSwinBlock(SwinTransformerBlock):  # type: ignore[misc]
     ) -> None:
         shift = (window_size[0] // 2, window_size[1] // 2)
         super().__init__(dim=dim, window_size=window_size, shift_size=shift, norm_layer=norm_layer, **options)
-        del self.norm1, self.norm2, self.drop_path1, self.drop_path2  # each run has its own
-        chosen = {name: options[name] for name in _ATTENTION if name in options}
-        self.attn = SharedWindowAttention(dim, window_size=self.window_size, **chosen)
+        del self.norm1, self.norm2, self.drop_path1, self.drop_path2  # each run has separate ones
+        attention_options = {name: options[name] for name in _ATTENTION if name in options}
+        self.attn = SharedWindowAttention(dim, window_size=self.window_size, **attention_options)
         dd = {name: options[name] for name in _DEVICE if name in options}
         self.runs = nn.ModuleList()
-        for number, rate in enumerate(drop_paths, start=first_run):
+        for run, rate in enumerate(drop_paths, start=first_run):
             mixing = local = None
-            if form.head_transforms:
+            if swin_options.head_transforms:
                 mixing = HeadMixing(self.attn.num_heads, transforms=True, relative=None, bias=True, **dd)
-            if form.local_convolution:
-                bias = self.attn.qkv.bias is not None  # the authors' code has one where q, k and v have
+            if swin_options.local_convolution:
+                bias = self.attn.qkv.bias is not None  # the authors' code has a bias if q, k and v have one
                 local = LocalConvolution(dim, norm_layer=norm_layer, bias=bias, **dd)
             norms = norm_layer(dim, **dd), norm_layer(dim, **dd)
-            self.runs.append(SwinRun(norms, mixing, local, drop_path=rate, shifted=number % 2 == 1))
+            self.runs.append(SwinRun(norms, mixing, local, drop_path=rate, shifted=run % 2 == 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """All runs, one after the other; (B, H, W, D) in and out."""
+        """Apply all runs in sequence; (B, H, W, D) in and out."""
         for run in self.runs:
             x = run(x, self.attend, self.mlp)
         return x
 
     def attend(self, x_BHWD: Tensor, mixing: HeadMixing | None, *, shifted: bool) -> Tensor:
-        """Attention within windows, which are shifted or not."""
+        """Apply attention within shifted or unshifted windows."""
         _, H, W, _ = x_BHWD.shape
         rows, columns = self.window_size
         down, right = self.shift_size if shifted else (0, 0)
-        moved = torch.roll(x_BHWD, (-down, -right), dims=(1, 2)) if down or right else x_BHWD
-        moved = F.pad(moved, (0, 0, 0, -W % columns, 0, -H % rows))
-        mask = self.get_attn_mask(moved) if self.dynamic_mask else self.attn_mask
-        windows = window_partition(moved, self.window_size).flatten(1, 2)  # (Bn, T, D)
-        seen = self.attn(windows, mask, mixing).unflatten(1, (rows, columns))
-        merged = window_reverse(seen, self.window_size, moved.shape[1], moved.shape[2])[:, :H, :W]
-        placed: Tensor = torch.roll(merged, (down, right), dims=(1, 2)) if down or right else merged
-        return placed
+        rolled = torch.roll(x_BHWD, (-down, -right), dims=(1, 2)) if down or right else x_BHWD
+        rolled = F.pad(rolled, (0, 0, 0, -W % columns, 0, -H % rows))
+        mask = self.get_attn_mask(rolled) if self.dynamic_mask else self.attn_mask
+        windows = window_partition(rolled, self.window_size).flatten(1, 2)  # (Bn, T, D)
+        attended = self.attn(windows, mask, mixing).unflatten(1, (rows, columns))
+        merged = window_reverse(attended, self.window_size, rolled.shape[1], rolled.shape[2])[:, :H, :W]
+        out_BHWD: Tensor = torch.roll(merged, (down, right), dims=(1, 2)) if down or right else merged
+        return out_BHWD
 
     def _init_buffers(self) -> None:
-        """The mask, which is not stored. timm's takes device and type from a norm, which only runs have here."""
+        """Register the mask, without saving it. timm reads its device from a norm, which only the runs have here."""
         if not self.dynamic_mask:
             weight = self.attn.qkv.weight
             mask = self.get_attn_mask(device=weight.device, dtype=weight.dtype)
@@ -98,7 +99,7 @@ class MultiplexedSwinBlock(SwinTransformerBlock):  # type: ignore[misc]
 
 
 class SwinRun(nn.Module):
-    """What one run of a shared block has for itself: norms, drop paths, mixing of the heads, local convolution."""
+    """Parts of one run of a shared block: norms, drop paths, mixing of the heads, local convolution."""
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class SwinRun(nn.Module):
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x_BHWD: Tensor, attend: Callable[..., Tensor], mlp: nn.Module) -> Tensor:
-        """A pre-norm block around the shared attention and MLP."""
+        """Apply a pre-norm block around the shared attention and MLP."""
         x_BHWD = x_BHWD + self.drop_path1(attend(self.norm1(x_BHWD), self.mixing, shifted=self.shifted))
         if self.local is not None:
             x_BHWD = self.local(x_BHWD)

@@ -1,4 +1,4 @@
-"""Bringing features of one network to the grid and width of another."""
+"""Align features of one network with the grid and width of another."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from torch import Tensor, nn
 from core.models.taps import Feature
 
 
-def resampled(feature: Feature, grid: tuple[int, int]) -> Feature:
-    """The patch tokens on another grid: averaged over areas where it is coarser, bilinear where it is finer.
+def resample(feature: Feature, grid: tuple[int, int]) -> Feature:
+    """Resample patch tokens to ``grid``: average pooling to a coarser grid, bilinear interpolation otherwise.
 
-    Prefix tokens stay as they are.
+    Prefix tokens are unchanged.
     """
     if feature.grid == grid:
         return feature
-    picture = feature.map
+    map_BDHW = feature.map
     if grid[0] <= feature.grid[0] and grid[1] <= feature.grid[1]:
-        moved = F.adaptive_avg_pool2d(picture, grid)
+        resampled_BDHW = F.adaptive_avg_pool2d(map_BDHW, grid)
     else:
-        moved = F.interpolate(picture, size=grid, mode="bilinear", align_corners=False)
-    return Feature(moved.flatten(2).transpose(1, 2), grid, feature.prefix)
+        resampled_BDHW = F.interpolate(map_BDHW, size=grid, mode="bilinear", align_corners=False)
+    return Feature(resampled_BDHW.flatten(2).transpose(1, 2), grid, feature.prefix)
 
 
-def coarser(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-    """The grid with fewer tokens, so that nothing has to be invented."""
-    return min(one, other, key=lambda grid: grid[0] * grid[1])
+def coarser_grid(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:
+    """Return the grid with fewer tokens: resampling to it needs no interpolation."""
+    return min(first, second, key=lambda grid: grid[0] * grid[1])
 
 
 class TokenProjector(nn.Module):
     """A linear layer from the student's width to the teacher's, (B, N, D) to (B, N, D_t), in float32."""
 
-    def __init__(self, width: int, wanted: int) -> None:
+    def __init__(self, width: int, out_width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, wanted)
+        self.linear = nn.Linear(width, out_width)
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
         """Project tokens or embeddings."""
@@ -42,7 +42,7 @@ class TokenProjector(nn.Module):
 
 
 def map_generator(width: int) -> nn.Sequential:
-    """3 × 3 convolution, ReLU, 3 × 3 convolution: (B, D, H, W) to the same shape."""
+    """Build 3 × 3 convolution, ReLU, 3 × 3 convolution: (B, D, H, W) to the same shape."""
     return nn.Sequential(
         nn.Conv2d(width, width, kernel_size=3, padding=1),
         nn.ReLU(),

@@ -1,7 +1,7 @@
-"""What a model's constructor is given: the spec's arguments, completed from the dataset and checked.
+"""Constructor arguments of a model: completed from the dataset, and validated.
 
-The constructor is timm's; what it refuses is refused with its own words. Checked here is what timm
-would let pass and what must not come from outside.
+timm validates most arguments itself. Checked here are arguments that timm accepts but a client must not set, and sizes
+that would exhaust memory or time.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from core.models import catalog
 from core.spec import ModelSpec
 from core.spec.info import InputInfo
 
-# Not properties of a classifier: they change what is built, where, or with which weights.
+# Not properties of a classifier: they change the type of model, its device or its weights.
 _REFUSED = frozenset(
     """cache_dir checkpoint_path device dtype exportable feature_cfg feature_cls features_only img_layer kwargs_filter
     model_cfg no_jit out_indices pretrained pretrained_cfg pretrained_cfg_overlay pretrained_filter_fn
     pretrained_model_args pretrained_strict pruned scriptable use_naflex""".split()  # noqa: SIM905 - one word a line would be a page
 )
-_TRAINERS = {"drop_path_rate": "training.drop_path"}
-MAX_NUMBER = 65_536  # no width, size or count of a real model is above
+_TRAINING_ARGUMENTS = {"drop_path_rate": "training.drop_path"}
+MAX_NUMBER = 65_536  # above every width, size or count of a real model
 MAX_LENGTH = 64
-MAX_DEPTH = 256  # blocks are built one by one, so a mad depth would cost time, even without memory
+MAX_DEPTH = 256  # blocks are built one by one, so a huge depth takes time even on the meta device
 
 
-def model_arguments(spec: ModelSpec, facts: InputInfo, image_size: int) -> dict[str, Any]:
-    """Everything that ``timm.create_model`` is given for ``spec`` on this dataset.
+def model_arguments(spec: ModelSpec, dataset: InputInfo, image_size: int) -> dict[str, Any]:
+    """Return all arguments of ``timm.create_model`` for ``spec`` on this dataset.
 
-    ``img_size`` is added where the architecture takes it; ``drop_path_rate`` is the trainer's to add.
+    ``img_size`` is added if the architecture takes it. The trainer adds ``drop_path_rate``.
 
     Raises:
-        InvalidSpec: An argument that is not accepted, or ``img_size`` that differs from ``image_size``.
+        InvalidSpec: An argument is not accepted, or ``img_size`` differs from ``image_size``.
     """
     check_arguments(spec.arguments, pointer="/arguments")
     architecture = catalog.require(spec.architecture)
     arguments = {name: value for name, value in spec.arguments.items() if value is not None}
-    arguments["num_classes"] = facts.num_classes or 0
-    arguments["in_chans"] = facts.channels
+    arguments["num_classes"] = dataset.num_classes or 0
+    arguments["in_chans"] = dataset.channels
     given = square_size(arguments.get("img_size"), pointer="/arguments/img_size")
     if given is not None and given != image_size:
         raise InvalidSpec.for_field(
@@ -51,17 +51,17 @@ def model_arguments(spec: ModelSpec, facts: InputInfo, image_size: int) -> dict[
 
 
 def check_arguments(arguments: Mapping[str, Any], *, pointer: str) -> None:
-    """Refuse what is not an argument of a classifier, and numbers that no model has.
+    """Validate arguments from a client.
 
     Raises:
-        InvalidSpec: With the pointer of the first such argument.
+        InvalidSpec: With the pointer of the first argument that is not one of a classifier, or is too large.
     """
     for name, value in arguments.items():
         where = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
         if name in _REFUSED or name.startswith("_"):
             raise InvalidSpec.for_field(where, f"{name[:80]} is not accepted here")
-        if name in _TRAINERS:
-            raise InvalidSpec.for_field(where, f"{name} belongs to the training; use {_TRAINERS[name]}")
+        if name in _TRAINING_ARGUMENTS:
+            raise InvalidSpec.for_field(where, f"{name} belongs to the training; use {_TRAINING_ARGUMENTS[name]}")
         if name == "weight_init" and value == "skip":
             raise InvalidSpec.for_field(where, "weight_init skip leaves weights undefined; leave it out")
         numbers = [abs(number) for number in _numbers(value)]
@@ -74,7 +74,7 @@ def check_arguments(arguments: Mapping[str, Any], *, pointer: str) -> None:
 
 
 def square_size(value: Any, *, pointer: str) -> int | None:
-    """``img_size`` as pixels a side: an integer or two equal ones. Raises InvalidSpec for anything else."""
+    """Return ``img_size`` as pixels a side: an integer or two equal ones. Raises InvalidSpec for other values."""
     if value is None:
         return None
     sides = value if isinstance(value, list | tuple) else [value]

@@ -21,7 +21,7 @@ from core.models.hub import pretrained_weights
 from core.models.meta_device import build_on_meta
 from core.models.plan import ModelPlan, class_mismatch
 from core.models.safetensors_header import read_model_info
-from core.models.weights import REFUSALS, load_folder, load_strictly
+from core.models.weights import BUILD_ERRORS, load_folder, load_strictly
 from core.spec import StudentSpec, TeacherSpec
 from core.spec.info import ModelInfo
 
@@ -128,7 +128,7 @@ def _create_with_weights(plan: ModelPlan, folders: Mapping[str, Path], hub: Path
 def _create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False, **options: Any) -> nn.Module:
     try:
         module: nn.Module = timm.create_model(name, pretrained=pretrained, **options, **arguments)
-    except REFUSALS as error:
+    except BUILD_ERRORS as error:
         reason = str(error) or type(error).__name__
         if pretrained:
             raise WeightsMismatch(f"The weights do not fit {name} with these arguments: {reason}") from error

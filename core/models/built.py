@@ -1,4 +1,4 @@
-"""A model together with what it takes to feed it and to build it again."""
+"""A model with its preprocessing and constructor arguments."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from core.models.preprocessing import Preprocessing
 
 @dataclass(frozen=True, slots=True)
 class BuiltModel:
-    """A network and its recipe: ``timm.create_model(architecture, **arguments)`` gives the same module.
+    """A network and its arguments: ``timm.create_model(architecture, **arguments)`` builds the same module.
 
-    ``architecture`` is the name that is really built: a method that adds a distillation token turns a
-    ViT into timm's distilled ViT. ``classes`` are names in the order of the logits, where known.
+    ``architecture`` is that of the student variant, such as timm's distilled ViT for a method with a distillation
+    token. ``classes`` are names in the order of the logits, None if unknown.
     """
 
     module: nn.Module
@@ -31,5 +31,5 @@ class BuiltModel:
         return int(self.arguments["num_classes"])
 
     def __call__(self, images_BCHW: Tensor) -> Any:
-        """Run the network on pictures in 0…1 of any size and 1 or 3 channels; preprocessing included."""
+        """Preprocess images in [0, 1], of any size and with 1 or 3 channels, and run the network on them."""
         return self.module(self.preprocessing(images_BCHW))

@@ -1,9 +1,8 @@
-"""Pretrained weights from the Hugging Face hub, or from a folder in the form of its cache.
+"""Pretrained weights from the Hugging Face Hub, or from a folder in the layout of its cache.
 
-The folder makes machines without internet work: fill a cache elsewhere (``HF_HUB_CACHE`` or
-``hf download --cache-dir``), carry it over. What is in it is used without asking the hub. Only
-safetensors are read, never a pickle. A hub that cannot be reached is said within seconds: the hub's
-own client would try again for three quarters of a minute.
+The folder supports machines without internet access: fill a cache elsewhere (``HF_HUB_CACHE`` or
+``hf download --cache-dir``) and copy it. Cached files are used without a request to the Hub. Only safetensors are read,
+never a pickle. An unreachable Hub is reported within seconds: the Hub's own client would retry for 45 seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from timm.models import get_pretrained_cfg
 
 from core.errors import WeightsUnavailable
 
-_REACH_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
 _SAFE_NAMES = {
     "pytorch_model.bin": "model.safetensors",
     "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
@@ -27,22 +26,22 @@ _SAFE_NAMES = {
 
 
 def pretrained_weights(name: str, *, hub: Path | None = None) -> Path:
-    """The safetensors file with the pretrained weights of ``name`` (a tag may follow a dot).
+    """Return the safetensors file with the pretrained weights of ``name``, which may have a tag after a dot.
 
-    ``hub`` is a folder in the form of the hub's cache, by default the user's own.
+    ``hub`` is a folder in the layout of the Hub's cache, by default the user's cache.
 
     Raises:
-        WeightsUnavailable: timm knows of none, they exist only as a pickle, or the hub cannot be reached.
+        WeightsUnavailable: timm has none, they exist only as a pickle, or the Hub cannot be reached.
     """
     cfg = get_pretrained_cfg(name)
     if cfg is None or not cfg.hf_hub_id:
         raise WeightsUnavailable(f"There are no pretrained weights for {name} on the hub; use random, or upload yours.")
     if cfg.custom_load:
-        raise _only_unsafe(name)
+        raise _no_safetensors(name)
     repo, _, revision = cfg.hf_hub_id.partition("@")
     files = _safe_files(cfg.hf_hub_filename)
     if not files:
-        raise _only_unsafe(name)
+        raise _no_safetensors(name)
     for file in files:
         cached = try_to_load_from_cache(repo, file, cache_dir=hub, revision=revision or None)
         if isinstance(cached, str):
@@ -61,37 +60,39 @@ def _safe_files(filename: str | None) -> list[str]:
 
 
 def _download(name: str, repo: str, revision: str | None, files: Sequence[str], hub: Path | None) -> Path:
-    place = f"{constants.ENDPOINT}/{repo}"
+    url = f"{constants.ENDPOINT}/{repo}"
     fix = "fill the hub's cache on this machine, upload the weights as a model, or use random"
     if constants.is_offline_mode():
         raise WeightsUnavailable(f"The weights of {name} are not in the hub's cache and HF_HUB_OFFLINE is set; {fix}.")
     if not _reachable(constants.ENDPOINT):
-        raise WeightsUnavailable(f"The weights of {name} are at {place}, which cannot be reached from here; {fix}.")
+        raise WeightsUnavailable(
+            f"The weights of {name} are at {url}, which cannot be reached from this machine; {fix}."
+        )
     for file in files:
         try:
             return Path(hf_hub_download(repo, file, revision=revision, cache_dir=hub))
-        except LocalEntryNotFoundError as error:  # the connection was lost on the way
-            raise WeightsUnavailable(f"Downloading {place} failed: {error}; {fix}.") from error
+        except LocalEntryNotFoundError as error:  # the connection was lost
+            raise WeightsUnavailable(f"Downloading {url} failed: {error}; {fix}.") from error
         except EntryNotFoundError:
             continue
         except (HfHubHTTPError, OSError) as error:
-            raise WeightsUnavailable(f"Downloading {place} failed: {error}; {fix}.") from error
-    raise _only_unsafe(name)
+            raise WeightsUnavailable(f"Downloading {url} failed: {error}; {fix}.") from error
+    raise _no_safetensors(name)
 
 
 def _reachable(endpoint: str) -> bool:
     request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the hub's own https endpoint
     try:
-        with urllib.request.urlopen(request, timeout=_REACH_SECONDS):  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_CONNECT_SECONDS):  # noqa: S310
             return True
     except urllib.error.HTTPError:
-        return True  # it answered; what it thinks of the request is the download's business
+        return True  # any response means that the Hub is reachable
     except OSError:
         return False
 
 
-def _only_unsafe(name: str) -> WeightsUnavailable:
+def _no_safetensors(name: str) -> WeightsUnavailable:
     return WeightsUnavailable(
-        f"The pretrained weights of {name} exist only in a form that is not read here (a pickle or a foreign "
-        "format); convert them to safetensors and upload them, or use another tag."
+        f"The pretrained weights of {name} exist only in an unsupported format, such as a pickle; convert them "
+        "to safetensors and upload them, or use another tag."
     )

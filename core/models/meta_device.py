@@ -1,7 +1,7 @@
-"""Models without memory: built on torch's meta device to learn their shapes, parameters and cost.
+"""Build models on torch's meta device, to determine their shapes, parameters and cost.
 
-Nothing here allocates a weight, whatever size is asked for. Weight initialisation is skipped as well:
-it would take five times as long as the rest.
+No weights are allocated, whatever the size. Weight initialization is skipped too: it would take five times as long as
+the rest.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _FILLS = frozenset(
 )  # fmt: skip
 
 
-class _SkipInitialisation(TorchFunctionMode):
-    """Turns in-place fills into nothing: a meta tensor has no values to set."""
+class _SkipInitialization(TorchFunctionMode):
+    """Skips in-place fills: a meta tensor has no values to set."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -40,31 +40,31 @@ class _SkipInitialisation(TorchFunctionMode):
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Everything built inside has shapes and no memory."""
+    """Context manager in which modules are built on the meta device, with shapes but without memory."""
     logger = logging.getLogger("timm.models")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # "no pretrained configuration": said by the catalogue already
+    logger.setLevel(logging.ERROR)  # hides "no pretrained configuration", which the catalog reports
     try:
-        with torch.device("meta"), _SkipInitialisation():
+        with torch.device("meta"), _SkipInitialization():
             yield
     finally:
         logger.setLevel(level)
 
 
 def build_on_meta(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """``timm.create_model`` on the meta device, in evaluation mode. Raises whatever timm raises."""
+    """Run ``timm.create_model`` on the meta device; evaluation mode. Raises the exceptions of timm."""
     with on_meta():
         module: nn.Module = timm.create_model(architecture, pretrained=False, **arguments)
     return module.eval()
 
 
 def count_parameters(module: nn.Module) -> int:
-    """How many numbers are trained: ``sum(p.numel())`` over all parameters."""
+    """Number of trainable values: ``sum(p.numel())`` over all parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def parameters_on_meta(architecture: str) -> int | None:
-    """Parameters of an architecture as timm registers it; None where it cannot be built without weights."""
+    """Number of parameters of an architecture with default arguments; None if it cannot be built on the meta device."""
     try:
         return count_parameters(build_on_meta(architecture, {}))
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError):

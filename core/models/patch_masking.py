@@ -1,6 +1,6 @@
-"""Running a ViT teacher on a part of its patches.
+"""Run a ViT teacher on a subset of its patches.
 
-Shapes: B pictures, P prefix tokens, N patches, K of them that are seen, D width.
+Shapes: B images, P prefix tokens, N patches, K visible patches, D width.
 """
 
 from __future__ import annotations
@@ -17,29 +17,28 @@ from torch import Tensor, nn
 _PLAIN = (VisionTransformer, VisionTransformerDistilled)
 
 
-def sees_patches(module: nn.Module) -> bool:
-    """Whether a network can be run on a part of its patches: one of timm's plain ViTs, not what derives from them."""
+def supports_patch_masking(module: nn.Module) -> bool:
+    """Return whether a network can run on a subset of its patches: one of timm's plain ViTs, not a subclass."""
     return type(module) in _PLAIN
 
 
 @contextmanager
-def seeing_only(module: nn.Module, places_BK: Tensor) -> Iterator[None]:
-    """While this lasts, the ViT ``module`` sees of each picture only the patches at ``places_BK`` (int64).
+def mask_patches(module: nn.Module, visible_BK: Tensor) -> Iterator[None]:
+    """Context manager in which the ViT ``module`` sees only the patches ``visible_BK`` (int64 indices) of each image.
 
-    Patches are left out where timm's own patch dropout would do so: behind the positions, before the
-    first block. Prefix tokens stay. Attention is the only part that joins tokens, so the blocks work
-    on K patches as they do on N.
+    Patches are removed at timm's own patch dropout: after the position embedding, before the first block. Prefix
+    tokens remain. Only attention combines tokens, so the blocks accept K patches as well as N.
     """
-    assert sees_patches(module), f"{type(module).__name__} is not a plain ViT"
+    assert supports_patch_masking(module), f"{type(module).__name__} is not a plain ViT"
     vit: Any = module
-    prefixes = int(vit.num_prefix_tokens)
+    num_prefix = int(vit.num_prefix_tokens)
 
-    def leave_out(_layer: nn.Module, _inputs: Any, tokens_BTD: Tensor) -> Tensor:
-        patches_BND = tokens_BTD[:, prefixes:]
-        index_BKD = places_BK.unsqueeze(2).expand(-1, -1, patches_BND.shape[2])
-        return torch.cat((tokens_BTD[:, :prefixes], patches_BND.gather(1, index_BKD)), dim=1)
+    def select_visible(_layer: nn.Module, _inputs: Any, tokens_BTD: Tensor) -> Tensor:
+        patches_BND = tokens_BTD[:, num_prefix:]
+        index_BKD = visible_BK.unsqueeze(2).expand(-1, -1, patches_BND.shape[2])
+        return torch.cat((tokens_BTD[:, :num_prefix], patches_BND.gather(1, index_BKD)), dim=1)
 
-    hook = vit.patch_drop.register_forward_hook(leave_out)
+    hook = vit.patch_drop.register_forward_hook(select_visible)
     try:
         yield
     finally:

@@ -95,7 +95,7 @@ def model_inputs(spec: JobSpec, dataset: InputInfo, teacher: TeacherSpec | None 
 
     A method without a classifier ignores the classes; only teachers that are trained in the job use them.
     """
-    if not spec.method.about.needs.headless or (teacher is not None and teacher.weights == "train"):
+    if not spec.method.info.needs.headless or (teacher is not None and teacher.weights == "train"):
         return dataset
     return replace(dataset, num_classes=None)
 
@@ -151,7 +151,7 @@ def plan_teacher(
         size = stored.image_size or image_size or dataset.image_size
         return ModelPlan(architecture, dict(stored.arguments), size, weights, stored.classes)
     if weights.kind == "pretrained":
-        published = catalog.published(spec.architecture)
+        published = catalog.pretrained_info(spec.architecture)
         size = size or published.image_size
         return ModelPlan(architecture, model_arguments(spec, published, size), size, weights)
     if spec.weights == "train" and dataset.num_classes is None:

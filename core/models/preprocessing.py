@@ -1,7 +1,7 @@
-"""From decoded, augmented pictures to what one network wants to see.
+"""Preprocessing of decoded, augmented images for one network.
 
-Preprocessing belongs to the model: teacher and student get the same picture, each in its own size,
-channels and normalisation. It travels with the weights into ``config.json`` and the ONNX metadata.
+Preprocessing belongs to the model: teacher and student get the same image, each in its own size, channels and
+normalization. It is saved with the weights, in ``config.json`` and in the ONNX metadata.
 Shapes: B batch, C channels, H and W pixels, S the model's image size.
 """
 
@@ -20,27 +20,27 @@ LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights that Pillow uses f
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What happens to pictures in 0…1 before a network sees them; ``mean`` and ``std`` have ``channels`` entries."""
+    """Preprocessing of images in [0, 1]; ``mean`` and ``std`` have ``channels`` entries."""
 
     image_size: int
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: str = "bicubic"  # how picture files are brought to image_size, as timm names it
+    interpolation: str = "bicubic"  # resampling of image files to image_size, by timm's name
 
     def __call__(self, images_BCHW: Tensor) -> Tensor:
-        """Adapt channels, resize and normalise: ``(B, C, H, W)`` in 0…1 to ``(B, channels, S, S)``."""
+        """Adapt channels, resize and normalize: ``(B, C, H, W)`` in [0, 1] to ``(B, channels, S, S)``."""
         images = self.adapt_channels(images_BCHW)
         size = (self.image_size, self.image_size)
         if images.shape[-2:] != size:
-            # Values stay in 0…1 with bilinear weights, so no clamping is needed, unlike with bicubic.
+            # Bilinear weights keep values in [0, 1]; bicubic ones would need clamping.
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
         return (images - mean) / std
 
     def adapt_channels(self, images_BCHW: Tensor) -> Tensor:
-        """Repeat a single channel, or reduce three to their luminance, where the model asks for it."""
+        """Repeat a single channel, or reduce three to their luminance, to match the model's channels."""
         given = images_BCHW.shape[1]
         if given == self.channels:
             return images_BCHW
@@ -50,7 +50,7 @@ class Preprocessing:
         return (images_BCHW * weights).sum(dim=1, keepdim=True)
 
     def to_config(self) -> dict[str, Any]:
-        """The part of timm's ``pretrained_cfg`` that says how inputs are prepared."""
+        """Return the input fields of timm's ``pretrained_cfg``."""
         return {
             "input_size": [self.channels, self.image_size, self.image_size],
             "mean": list(self.mean),
@@ -61,16 +61,16 @@ class Preprocessing:
 
 
 def plain_preprocessing(*, image_size: int, channels: int) -> Preprocessing:
-    """For weights that start at random: pixel values moved to −1…1."""
+    """Build the preprocessing for random weights: pixel values are scaled to [-1, 1]."""
     return Preprocessing(image_size=image_size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
 
 
 def normalized(
     mean: Sequence[float], std: Sequence[float], *, image_size: int, channels: int, interpolation: str = "bicubic"
 ) -> Preprocessing:
-    """With the statistics that came with some weights, fitted to ``channels``.
+    """Build the preprocessing with given statistics, adapted to ``channels``.
 
-    Three channels become one by luminance, one becomes three by repetition.
+    Three channels are reduced to one by luminance; one is repeated to three.
     """
     return Preprocessing(
         image_size=image_size,
@@ -90,4 +90,4 @@ def _fit(values: Sequence[float], channels: int) -> tuple[float, ...]:
         return (
             float(torch.dot(torch.tensor(values, dtype=torch.float64), torch.tensor(LUMINANCE, dtype=torch.float64))),
         )
-    raise ValueError(f"{len(values)} normalisation values for {channels} channels")
+    raise ValueError(f"{len(values)} normalization values for {channels} channels")

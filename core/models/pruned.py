@@ -1,4 +1,4 @@
-"""A ViT with less in it: what it costs, and how it is cut out of the whole one.
+"""Pruned ViTs: their FLOPs, and the extraction of their weights from the full model.
 
 Shapes: D width, I inputs of a layer, H heads, d dimensions of a head, T tokens.
 """
@@ -19,8 +19,8 @@ from potstill_models import PotstillVit
 
 
 @dataclass(frozen=True, slots=True)
-class KeptBlock:
-    """What is left of block ``index``: the value dimensions of each head that stays, by head, and hidden units."""
+class PrunedBlock:
+    """The retained parts of block ``index``: value dimensions by head, for each retained head, and hidden units."""
 
     index: int
     dims: Mapping[int, Sequence[int]]
@@ -29,7 +29,7 @@ class KeptBlock:
 
 @dataclass(frozen=True, slots=True)
 class VitSize:
-    """The dimensions of a plain ViT that its operations depend on."""
+    """The dimensions of a plain ViT that determine its FLOPs."""
 
     width: int
     depth: int
@@ -42,8 +42,8 @@ class VitSize:
     num_classes: int
 
     @classmethod
-    def of(cls, module: PotstillVit) -> VitSize:
-        """Those of a ``potstill_vit`` whose blocks are all alike."""
+    def from_module(cls, module: PotstillVit) -> VitSize:
+        """Read the dimensions of a ``potstill_vit`` whose blocks are equal."""
         block: Any = module.blocks[0]
         patches = module.patch_embed.num_patches
         return cls(
@@ -59,69 +59,70 @@ class VitSize:
         )
 
     @property
-    def ends(self) -> int:
-        """Operations outside the blocks, of one picture."""
+    def outer_flops(self) -> int:
+        """FLOPs outside the blocks, for one image."""
         return 2 * self.width * (self.patches * self.patch_inputs + self.num_classes)
 
     @property
-    def block_parts(self) -> tuple[int, int, int]:
-        """Operations of a whole block: queries and keys, values, MLP."""
+    def block_part_flops(self) -> tuple[int, int, int]:
+        """FLOPs of a full block: queries and keys, values, MLP."""
         T, width = self.tokens, self.width
         inner = self.heads * self.head_dim
         queries_and_keys = 4 * T * width * inner + 2 * T * T * inner
         return queries_and_keys, 4 * T * width * inner + 2 * T * T * inner, 4 * T * width * self.hidden
 
     def block_flops(self, value_dims: Sequence[int], hidden: int) -> int:
-        """Operations of a block with so many value dimensions in each of its heads.
+        """FLOPs of a block with these value dimensions, by head.
 
-        Values of all heads are multiplied as wide as the widest, as ``SizedAttention`` does.
+        Values of all heads are padded to the widest, as in ``SizedAttention``.
         """
         T, width, heads, values = self.tokens, self.width, len(value_dims), sum(value_dims)
         projections = 2 * T * width * (2 * heads * self.head_dim + 2 * values + 2 * hidden)
         return projections + 2 * T * T * heads * (self.head_dim + max(value_dims))
 
 
-def squared_columns(weight_DI: Tensor) -> Tensor:
-    """What each input of a linear layer is worth, (I,): the squared norm of its column."""
+def squared_column_norms(weight_DI: Tensor) -> Tensor:
+    """Importance of each input of a linear layer, (I,): the squared norm of its column."""
     return weight_DI.float().square().sum(dim=0)
 
 
-def prune(built: BuiltModel, kept: Sequence[KeptBlock]) -> BuiltModel:
-    """The ``potstill_vit`` that has only what is kept, in evaluation mode.
+def prune(built: BuiltModel, blocks: Sequence[PrunedBlock]) -> BuiltModel:
+    """Return the ``potstill_vit`` with only the retained parts, in evaluation mode.
 
-    It computes what the whole one does where everything else is multiplied by 0.
+    Its outputs equal those of the full model with all other parts multiplied by 0.
     """
     module = built.module
     assert isinstance(module, PotstillVit)
     arguments = {
         **built.arguments,
-        "depth": len(kept),
-        "block_heads": [len(block.dims) for block in kept],
-        "block_dims": [[len(dims) for dims in block.dims.values()] for block in kept],
-        "block_hidden": [len(block.hidden) for block in kept],
+        "depth": len(blocks),
+        "block_heads": [len(block.dims) for block in blocks],
+        "block_dims": [[len(dims) for dims in block.dims.values()] for block in blocks],
+        "block_hidden": [len(block.hidden) for block in blocks],
     }
-    smaller = timm.create_model(FLEXIBLE, pretrained=False, **arguments)
-    smaller.load_state_dict(dict(_cut(module, kept)), strict=True)
-    return BuiltModel(smaller.eval(), FLEXIBLE, arguments, built.preprocessing, built.classes)
+    pruned = timm.create_model(FLEXIBLE, pretrained=False, **arguments)
+    pruned.load_state_dict(dict(_select_weights(module, blocks)), strict=True)
+    return BuiltModel(pruned.eval(), FLEXIBLE, arguments, built.preprocessing, built.classes)
 
 
-def _cut(module: PotstillVit, kept: Sequence[KeptBlock]) -> Iterator[tuple[str, Tensor]]:
+def _select_weights(module: PotstillVit, blocks: Sequence[PrunedBlock]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in module.state_dict().items():
         if not name.startswith("blocks."):
             yield name, tensor
-    for place, block in enumerate(kept):
-        whole: Any = module.blocks[block.index]
-        for name, tensor in whole.state_dict().items():
-            yield f"blocks.{place}.{name}", _cut_one(name, tensor, block, whole.attn.num_heads, whole.attn.head_dim)
+    for position, block in enumerate(blocks):
+        full: Any = module.blocks[block.index]
+        for name, tensor in full.state_dict().items():
+            selected = _select_rows_or_columns(name, tensor, block, full.attn.num_heads, full.attn.head_dim)
+            yield f"blocks.{position}.{name}", selected
 
 
-def _cut_one(name: str, tensor: Tensor, block: KeptBlock, heads: int, head_dim: int) -> Tensor:
-    of_heads = [head * head_dim + place for head in block.dims for place in range(head_dim)]
-    values = [head * head_dim + place for head, dims in block.dims.items() for place in dims]
+def _select_rows_or_columns(name: str, tensor: Tensor, block: PrunedBlock, heads: int, head_dim: int) -> Tensor:
+    queries = [head * head_dim + dim for head in block.dims for dim in range(head_dim)]
+    values = [head * head_dim + dim for head, dims in block.dims.items() for dim in dims]
     inner = heads * head_dim
     match name:
         case "attn.qkv.weight" | "attn.qkv.bias":
-            rows = [*of_heads, *(inner + i for i in of_heads), *(2 * inner + i for i in values)]
+            rows = [*queries, *(inner + i for i in queries), *(2 * inner + i for i in values)]
             return tensor[torch.tensor(rows)]
         case "attn.proj.weight":
             return tensor[:, torch.tensor(values)]

@@ -1,8 +1,8 @@
-"""The head of a safetensors file, read with the standard library alone.
+"""Read the header of a safetensors file, with only the standard library.
 
-The API checks an upload with it before anything is stored, in a process without torch. The format
-(https://github.com/huggingface/safetensors#format): eight bytes little-endian length N, N bytes of
-JSON ``{name: {dtype, shape, data_offsets}}``, then the data without holes.
+The API validates an upload with it before the file is stored, in a process without torch. The format
+(https://github.com/huggingface/safetensors#format): eight bytes little-endian length N, N bytes of JSON
+``{name: {dtype, shape, data_offsets}}``, then the data without gaps.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from core.errors import WeightsMismatch
 from core.ingest_errors import ModelHeaderInvalid, ModelNotSafetensors
 from core.spec.info import ModelInfo
 
-# The format allows 100 MB, which parsed is 3 GB of the API's own memory; timm's largest need 0.3 MB.
+# The format allows 100 MB, which takes 3 GB of memory when parsed; timm's largest models need 0.3 MB.
 MAX_HEADER_BYTES = 8 * 1024**2
 MAX_TENSORS = 100_000
 _DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
     "U8": 1, "BOOL": 1,
 }  # fmt: skip
-_MAX_DIMENSIONS = 64  # torch's own limit; a product of millions of numbers would take minutes
+_MAX_DIMENSIONS = 64  # torch's limit; a product of millions of numbers would take minutes
 _MAX_NUMBER = 2**63
 _FIX = "save the weights with safetensors.torch.save_file and send that file"
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor's form."""
+    """Data type and shape of one tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -41,7 +41,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a safetensors file holds, without its data. ``size_bytes`` is the whole file's."""
+    """Tensors and metadata of a safetensors file, without the data. ``size_bytes`` is the size of the file."""
 
     tensors: Mapping[str, TensorEntry]
     size_bytes: int
@@ -49,11 +49,11 @@ class Header:
 
 
 def read_header(source: Path | bytes) -> Header:
-    """Read and check the head of a whole safetensors file.
+    """Read and validate the header of a complete safetensors file.
 
     Raises:
-        ModelNotSafetensors: A pickle, an archive or anything else.
-        ModelHeaderInvalid: The header does not describe the file: cut off, overlapping or missing tensors.
+        ModelNotSafetensors: The file is a pickle, an archive or of another type.
+        ModelHeaderInvalid: The header does not describe the file: truncated, overlapping or missing tensors.
     """
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), len(source))
@@ -62,10 +62,10 @@ def read_header(source: Path | bytes) -> Header:
 
 
 def read_model_info(folder: Path) -> ModelInfo:
-    """What is known of a folder with ``config.json`` and ``model.safetensors``, without loading it.
+    """Read the info of a folder with ``config.json`` and ``model.safetensors``, without loading the weights.
 
     Raises:
-        WeightsMismatch: The folder is not one that ``core.models.weights.save_folder`` wrote.
+        WeightsMismatch: The folder was not written by ``core.models.weights.save_folder``.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -87,7 +87,7 @@ def read_model_info(folder: Path) -> ModelInfo:
 
 def _read(file: IO[bytes], size: int) -> Header:
     start, opening = file.read(8), file.read(1)
-    # Not by the first bytes alone: a length may well be 0x80, or spell PK.
+    # The first bytes alone are not enough: a length may start with 0x80 or equal PK.
     if opening != b"{" and (start[:1] == b"\x80" or start[:2] in {b"PK", b"\x1f\x8b", b"BZ"}):
         raise ModelNotSafetensors(f"This is a pickle or an archive, which is never opened here; {_FIX}.")
     length = int.from_bytes(start, "little")
@@ -96,7 +96,7 @@ def _read(file: IO[bytes], size: int) -> Header:
     if length > MAX_HEADER_BYTES:
         raise ModelHeaderInvalid(f"The header has {length:,} bytes, at most {MAX_HEADER_BYTES:,} are read; {_FIX}.")
     try:
-        entries = json.loads(opening + file.read(length - 1), object_pairs_hook=_without_twins)
+        entries = json.loads(opening + file.read(length - 1), object_pairs_hook=_reject_duplicate_names)
     except (ValueError, RecursionError) as error:
         raise ModelNotSafetensors(f"This is not a safetensors file: its header is not JSON; {_FIX}.") from error
     if not isinstance(entries, dict):
@@ -108,41 +108,41 @@ def _read(file: IO[bytes], size: int) -> Header:
     return Header(tensors=tensors, size_bytes=size, metadata=metadata)
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose every name comes once: of two, one reader takes the first and another the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ModelHeaderInvalid(f"A name comes twice in the header; {_FIX}.")
-    return found
+def _reject_duplicate_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object; raise ModelHeaderInvalid for duplicate names, which parsers resolve differently."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise ModelHeaderInvalid(f"The header has a duplicate name; {_FIX}.")
+    return entries
 
 
 def _tensors(entries: dict[str, Any], *, data_bytes: int) -> dict[str, TensorEntry]:
     tensors, spans = {}, []
     for name, entry in entries.items():
         try:
-            shape = _whole_numbers(entry["shape"], most=_MAX_DIMENSIONS)
-            begin, end = _whole_numbers(entry["data_offsets"], most=2)
+            shape = _non_negative_integers(entry["shape"], max_length=_MAX_DIMENSIONS)
+            begin, end = _non_negative_integers(entry["data_offsets"], max_length=2)
             width = _DTYPE_BYTES[entry["dtype"]]
         except (KeyError, TypeError, ValueError) as error:
             raise ModelHeaderInvalid(f"Tensor {name[:80]!r} has a malformed header entry; {_FIX}.") from error
         if end - begin != width * math.prod(shape):
-            raise ModelHeaderInvalid(f"Tensor {name[:80]!r} does not have the size that its header says; {_FIX}.")
+            raise ModelHeaderInvalid(f"Tensor {name[:80]!r} does not have the size that its header declares; {_FIX}.")
         tensors[name] = TensorEntry(entry["dtype"], shape)
         spans.append((begin, end))
     position = 0
     for begin, end in sorted(spans):
         if begin != position:
-            raise ModelHeaderInvalid(f"The tensors overlap or leave holes; {_FIX}.")
+            raise ModelHeaderInvalid(f"The tensors overlap or leave gaps; {_FIX}.")
         position = end
     if position != data_bytes:
         raise ModelHeaderInvalid(f"The file should hold {position} bytes of tensors and holds {data_bytes}; {_FIX}.")
     return tensors
 
 
-def _whole_numbers(values: Any, *, most: int) -> tuple[int, ...]:
-    """A short list of numbers as sizes and offsets are. Raises ``ValueError`` for anything else."""
-    if not isinstance(values, list) or len(values) > most:
+def _non_negative_integers(values: Any, *, max_length: int) -> tuple[int, ...]:
+    """Validate a short list of sizes or offsets. Raises ``ValueError`` for other values."""
+    if not isinstance(values, list) or len(values) > max_length:
         raise ValueError("not a short list")
     if not all(type(value) is int and 0 <= value < _MAX_NUMBER for value in values):
-        raise ValueError("not whole numbers from zero up")
+        raise ValueError("not integers of at least zero")
     return tuple(values)

@@ -1,4 +1,4 @@
-"""What a network has that a method could tap, found on the meta device before anything is trained."""
+"""Features that a method can capture from a network, determined on the meta device before training."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import nn
 from core.models import catalog
 from core.models.built import BuiltModel
 from core.models.meta_device import build_on_meta
-from core.models.taps import Attention, Feature, FeatureRequest, Outputs, run_tapped, watch_attentions
+from core.models.taps import Attention, Feature, FeatureRequest, Outputs, capture_attentions, run_tapped
 from core.spec.methods import Family
 
-_TROUBLE = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
+_MODEL_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
             ValueError)  # fmt: skip
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-_MOST_ATTENTIONS = 1024
+_MAX_ATTENTIONS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +31,24 @@ class FeatureLevel:
 
     @property
     def tokens(self) -> int:
-        """How many patch tokens there are."""
+        """Number of patch tokens."""
         return self.grid[0] * self.grid[1]
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """One self-attention: width over all heads, heads, and tokens (of a window, where it is windowed)."""
+    """One self-attention: width over all heads, number of heads, tokens (per window if windowed)."""
 
     width: int
     heads: int
     tokens: int
-    windows: int  # 1: all tokens of a picture see each other
+    windows: int  # 1: all tokens of an image attend to each other
     has_weights: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStructure:
-    """The places of a network that can be tapped. Empty or None: there is nothing to read."""
+    """The features that can be captured from a network; empty or None if unavailable."""
 
     architecture: str
     family: Family
@@ -62,69 +62,69 @@ class ModelStructure:
 
     @property
     def is_vit(self) -> bool:
-        """A stack of blocks on one grid of patch tokens, each with attention over all of them."""
+        """Whether all blocks work on one grid of patch tokens, with attention over all of them."""
         grids = {level.grid for level in self.levels}
         return self.family == "transformer" and len(grids) == 1 and len(self.levels) > 0
 
 
 def structure_of(built: BuiltModel) -> ModelStructure:
-    """The anatomy of a model as it is fed by its own preprocessing."""
+    """Inspect a model at the image size of its preprocessing."""
     return inspect_structure(built.architecture, built.arguments, built.preprocessing.image_size)
 
 
 def inspect_structure(architecture: str, arguments: Any, image_size: int) -> ModelStructure:
-    """The anatomy of ``timm.create_model(architecture, **arguments)`` at ``image_size`` pixels a side."""
-    return _examine(architecture, json.dumps(dict(arguments), sort_keys=True), image_size)
+    """Inspect ``timm.create_model(architecture, **arguments)`` at ``image_size`` pixels a side."""
+    return _inspect(architecture, json.dumps(dict(arguments), sort_keys=True), image_size)
 
 
 @lru_cache(maxsize=256)
-def _examine(architecture: str, arguments: str, image_size: int) -> ModelStructure:
+def _inspect(architecture: str, arguments: str, image_size: int) -> ModelStructure:
     options = json.loads(arguments)
     module = build_on_meta(architecture, options)
-    pictures = torch.empty(2, int(options.get("in_chans", 3)), image_size, image_size, device="meta")
-    levels = _levels(module, pictures)
-    last = _try(module, pictures, FeatureRequest(last=True))
-    embedding = _try(module, pictures, FeatureRequest(embedding=True))
-    read = None if embedding is None else embedding.embedding
+    images = torch.empty(2, int(options.get("in_chans", 3)), image_size, image_size, device="meta")
+    levels = _levels(module, images)
+    last = _try(module, images, FeatureRequest(last=True))
+    embedding = _try(module, images, FeatureRequest(embedding=True))
+    width = None if embedding is None or embedding.embedding is None else embedding.embedding.shape[1]
     return ModelStructure(
         architecture=architecture,
         family=catalog.family(architecture),
         levels=levels,
         last=None if last is None or last.last is None else _level(last.last),
-        embedding=None if read is None else read.shape[1],
-        attentions=_attention_shapes(module, pictures),
+        embedding=width,
+        attentions=_attention_shapes(module, images),
         num_prefix_tokens=int(getattr(module, "num_prefix_tokens", 0) or 0),
         has_class_token=getattr(module, "cls_token", None) is not None,
         num_batch_norms=sum(isinstance(part, _NORMS) for part in module.modules()),
     )
 
 
-def _levels(module: nn.Module, pictures: torch.Tensor) -> tuple[FeatureLevel, ...]:
+def _levels(module: nn.Module, images: torch.Tensor) -> tuple[FeatureLevel, ...]:
     try:
-        _, found = module.forward_intermediates(pictures)  # type: ignore[operator]
-    except _TROUBLE:  # not every architecture of timm gives its features
+        _, maps = module.forward_intermediates(images)  # type: ignore[operator]
+    except _MODEL_ERRORS:  # some of timm's architectures do not return features
         return ()
-    count = len(found)
-    outputs = _try(module, pictures, FeatureRequest(levels=tuple(range(count))))
+    count = len(maps)
+    outputs = _try(module, images, FeatureRequest(levels=tuple(range(count))))
     return () if outputs is None else tuple(_level(outputs.levels[index]) for index in range(count))
 
 
-def _attention_shapes(module: nn.Module, pictures: torch.Tensor) -> tuple[AttentionShape, ...]:
-    with watch_attentions(module, range(_MOST_ATTENTIONS)) as seen:
+def _attention_shapes(module: nn.Module, images: torch.Tensor) -> tuple[AttentionShape, ...]:
+    with capture_attentions(module, range(_MAX_ATTENTIONS)) as captured:
         try:
-            module(pictures)
-        except _TROUBLE:
+            module(images)
+        except _MODEL_ERRORS:
             return ()
-    return tuple(_attention_shape(seen[index], len(pictures)) for index in sorted(seen))
+    return tuple(_attention_shape(captured[index], len(images)) for index in sorted(captured))
 
 
-def _attention_shape(attention: Attention, pictures: int) -> AttentionShape:
+def _attention_shape(attention: Attention, num_images: int) -> AttentionShape:
     count, tokens, width = attention.query.shape
     return AttentionShape(
         width=width,
         heads=attention.heads,
         tokens=tokens,
-        windows=count // pictures,
+        windows=count // num_images,
         has_weights=attention.weights is not None,
     )
 
@@ -133,8 +133,8 @@ def _level(feature: Feature) -> FeatureLevel:
     return FeatureLevel(feature.tokens.shape[-1], feature.grid)
 
 
-def _try(module: nn.Module, pictures: torch.Tensor, wanted: FeatureRequest) -> Outputs | None:
+def _try(module: nn.Module, images: torch.Tensor, request: FeatureRequest) -> Outputs | None:
     try:
-        return run_tapped(module, pictures, wanted)
-    except _TROUBLE:
+        return run_tapped(module, images, request)
+    except _MODEL_ERRORS:
         return None

@@ -1,8 +1,8 @@
-"""What a network holds while it looks at a batch: features by level, attention, embedding, beside its logits.
+"""Capture features of a forward pass: levels, attention and embedding, in addition to the logits.
 
-Levels are what timm's ``forward_intermediates`` gives: the blocks of a ViT, the stages of everything
-else. Prefix tokens (class, distillation, register) are kept apart from patch tokens, and a map of a
-CNN is read as tokens on a grid, so that one code path serves every family.
+Levels are the outputs of timm's ``forward_intermediates``: the blocks of a ViT, the stages of other networks. Prefix
+tokens (class, distillation, register) are separate from patch tokens. A CNN's map is represented as tokens on a grid,
+so one code path serves all families.
 
 Shapes: B batch, N patch tokens on a grid (H, W), P prefix tokens, T = P + N, D width, h heads.
 """
@@ -26,22 +26,17 @@ _PLAIN = (TimmAttention, SizedAttention)
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """Features at one place. ``prefix`` (B, P, D) is None where the network has no prefix tokens there."""
+    """Features at one level. ``prefix`` (B, P, D) is None if the network has no prefix tokens there."""
 
-    tokens: Tensor  # (B, N, D), row by row of the grid
+    tokens: Tensor  # (B, N, D), in row-major order of the grid
     grid: tuple[int, int]
     prefix: Tensor | None = None
 
     @property
     def map(self) -> Tensor:
-        """The patch tokens as a picture, (B, D, H, W)."""
-        size_B, _, width = self.tokens.shape
-        return self.tokens.transpose(1, 2).reshape(size_B, width, *self.grid)
-
-    @property
-    def all_tokens(self) -> Tensor:
-        """Prefix and patch tokens, (B, T, D)."""
-        return self.tokens if self.prefix is None else torch.cat((self.prefix, self.tokens), dim=1)
+        """The patch tokens as a map, (B, D, H, W)."""
+        batch_size, _, width = self.tokens.shape
+        return self.tokens.transpose(1, 2).reshape(batch_size, width, *self.grid)
 
     @property
     def pooled(self) -> Tensor:
@@ -49,7 +44,7 @@ class Feature:
         return self.tokens.mean(dim=1)
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Feature:
-        """The same with both tensors changed."""
+        """Apply ``change`` to both tensors."""
         return Feature(change(self.tokens), self.grid, None if self.prefix is None else change(self.prefix))
 
 
@@ -57,7 +52,7 @@ class Feature:
 class Attention:
     """One run of a self-attention. ``query``, ``key`` and ``value`` are (B, T, D), unscaled, heads merged.
 
-    In a windowed attention B counts windows. ``weights`` is (B, h, T, T), or None where it is not plain
+    In a windowed attention, B counts windows. ``weights`` is (B, h, T, T), or None if the attention is not plain
     softmax attention.
     """
 
@@ -69,26 +64,25 @@ class Attention:
 
     @property
     def qkv(self) -> tuple[Tensor, Tensor, Tensor]:
-        """As relations are made of them."""
+        """Query, key and value."""
         return self.query, self.key, self.value
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Attention:
-        """The same with every tensor changed."""
+        """Apply ``change`` to every tensor."""
         weights = None if self.weights is None else change(self.weights)
         return Attention(change(self.query), change(self.key), change(self.value), self.heads, weights)
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureRequest:
-    """Which tensors a method asks of a network, beside its logits. Levels and attentions count from 0.
+    """Features to capture from a network, in addition to its logits. Levels and attentions count from 0.
 
-    True where it asks for anything beside them. Without ``logits`` the network is left as soon as all the
-    rest is known.
+    True if it has any features. Without ``logits``, the forward pass stops as soon as all features are captured.
     """
 
     levels: tuple[int, ...] = ()
-    last: bool = False  # the features behind the final norm
-    embedding: bool = False  # what the classifier reads
+    last: bool = False  # features after the final norm
+    embedding: bool = False  # input of the classifier
     attentions: tuple[int, ...] = ()
     logits: bool = True
 
@@ -96,17 +90,17 @@ class FeatureRequest:
         return bool(self.levels or self.last or self.embedding or self.attentions)
 
     @property
-    def levels_alone(self) -> bool:
-        """Whether nothing of the network counts behind the deepest level."""
+    def levels_only(self) -> bool:
+        """Whether only levels are requested, so that nothing after the deepest one is needed."""
         return bool(self.levels) and not (self.last or self.embedding or self.attentions or self.logits)
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What one network said of a batch.
+    """Outputs of one network for a batch.
 
-    ``logits`` (B, classes), or (B, 0) where they were not wanted and not computed. ``token_logits``: logits of
-    further heads, e.g. that of a distillation token. The rest is there as far as it was wanted.
+    ``logits`` (B, classes), or (B, 0) if they were not requested. ``token_logits``: logits of further heads, such as
+    that of a distillation token. The other fields hold the requested features.
     """
 
     logits: Tensor
@@ -117,14 +111,14 @@ class Outputs:
     attentions: Mapping[int, Attention] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, answer: Tensor | tuple[Tensor, ...], **inner: Any) -> Outputs:
-        """Wrap what a timm model returned: logits, or a tuple of logits with the class head's first."""
-        if isinstance(answer, Tensor):
-            return cls(answer, **inner)
-        return cls(answer[0], tuple(answer[1:]), **inner)
+    def from_model_output(cls, output: Tensor | tuple[Tensor, ...], **inner: Any) -> Outputs:
+        """Wrap the output of a timm model: logits, or a tuple of logits, the class head's first."""
+        if isinstance(output, Tensor):
+            return cls(output, **inner)
+        return cls(output[0], tuple(output[1:]), **inner)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Outputs:
-        """The same with every tensor changed."""
+        """Apply ``change`` to every tensor."""
         return Outputs(
             logits=change(self.logits),
             token_logits=tuple(change(logits) for logits in self.token_logits),
@@ -135,61 +129,61 @@ class Outputs:
         )
 
 
-def run_tapped(module: nn.Module, inputs_BCHW: Tensor, wanted: FeatureRequest) -> Outputs:
-    """Run a network once, as far as it takes, and return its logits and whatever is wanted of it.
+def run_tapped(module: nn.Module, inputs_BCHW: Tensor, request: FeatureRequest) -> Outputs:
+    """Run a network once, as far as necessary, and return its logits and the requested features.
 
     Raises:
-        ValueError: The network has not got what is wanted; :mod:`core.models.structure` tells beforehand.
+        ValueError: The network lacks a requested feature; :mod:`core.models.structure` lists the available ones.
     """
-    if not wanted:
-        return Outputs.of(module(inputs_BCHW))
+    if not request:
+        return Outputs.from_model_output(module(inputs_BCHW))
     with (
-        _embeddings(module, wanted=wanted.embedding) as embeddings,
-        watch_attentions(module, wanted.attentions) as seen,
+        _capture_embeddings(module, enabled=request.embedding) as embeddings,
+        capture_attentions(module, request.attentions) as attentions,
     ):
-        if wanted.levels or wanted.last:
-            answer, levels, last = _run_by_levels(module, inputs_BCHW, wanted)
+        if request.levels or request.last:
+            output, levels, last = _run_by_levels(module, inputs_BCHW, request)
         else:
-            answer, levels, last = module(inputs_BCHW), {}, None
-    if wanted.embedding and not embeddings:
-        raise ValueError(f"{type(module).__name__} has no classifier whose input could be read")
-    missing = [index for index in wanted.attentions if index not in seen]
+            output, levels, last = module(inputs_BCHW), {}, None
+    if request.embedding and not embeddings:
+        raise ValueError(f"{type(module).__name__} has no classifier with an input to capture")
+    missing = [index for index in request.attentions if index not in attentions]
     if missing:
         raise ValueError(f"{type(module).__name__} has no readable attention {missing[0]}")
-    if answer is None or not wanted.logits:
-        answer = inputs_BCHW.new_empty(len(inputs_BCHW), 0)
-    return Outputs.of(
-        answer, levels=levels, last=last, embedding=embeddings[0] if embeddings else None, attentions=seen
+    if output is None or not request.logits:
+        output = inputs_BCHW.new_empty(len(inputs_BCHW), 0)
+    return Outputs.from_model_output(
+        output, levels=levels, last=last, embedding=embeddings[0] if embeddings else None, attentions=attentions
     )
 
 
 def _run_by_levels(
-    module: nn.Module, inputs: Tensor, wanted: FeatureRequest
+    module: nn.Module, inputs: Tensor, request: FeatureRequest
 ) -> tuple[Tensor | tuple[Tensor, ...] | None, dict[int, Feature], Feature | None]:
     forward: Any = getattr(module, "forward_intermediates", None)
     if forward is None:
-        raise ValueError(f"{type(module).__name__} does not give its features by level")
-    indices = sorted(set(wanted.levels))
+        raise ValueError(f"{type(module).__name__} does not return features by level")
+    indices = sorted(set(request.levels))
     options: dict[str, Any] = {"output_fmt": "NCHW"}
-    prefixes = getattr(module, "num_prefix_tokens", None) != 0  # without any, some of timm's fail if asked for them
-    if prefixes and "return_prefix_tokens" in inspect.signature(forward).parameters:
+    has_prefix = getattr(module, "num_prefix_tokens", None) != 0  # if 0, some of timm's models fail with the option
+    if has_prefix and "return_prefix_tokens" in inspect.signature(forward).parameters:
         options["return_prefix_tokens"] = True
-    if wanted.levels_alone:
-        return None, _levels(indices, forward(inputs, indices=indices, **options, **_leaving_early(forward))), None
-    # A level has to be asked for, also where only the last features are wanted.
+    if request.levels_only:
+        return None, _levels(indices, forward(inputs, indices=indices, **options, **_early_stop_options(forward))), None
+    # timm needs at least one level, even if only the last features are requested.
     final, found = forward(inputs, indices=indices or [0], **options)
     levels = _levels(indices, found)
     last = None
-    if wanted.last:
+    if request.last:
         grid = tuple(_map_of(found[-1]).shape[-2:]) if final.ndim == 3 else None
         last = _last(module, final, grid)
-    if not (wanted.logits or wanted.embedding):
+    if not (request.logits or request.embedding):
         return None, levels, last
     return module.forward_head(final), levels, last  # type: ignore[operator]
 
 
-def _leaving_early(forward: Any) -> dict[str, Any]:
-    """The options with which timm gives levels alone, and runs nothing behind the deepest one where it can."""
+def _early_stop_options(forward: Any) -> dict[str, Any]:
+    """Options with which timm returns only levels, and stops after the deepest one if it can."""
     early = {"stop_early": True} if "stop_early" in inspect.signature(forward).parameters else {}
     return {"intermediates_only": True, **early}
 
@@ -204,44 +198,44 @@ def _map_of(item: Any) -> Tensor:
 
 
 def _feature(item: Any) -> Feature:
-    """From timm's (B, D, H, W), with or without a tensor of prefix tokens beside it."""
+    """Convert timm's (B, D, H, W), optionally paired with a tensor of prefix tokens."""
     prefix = item[1] if isinstance(item, tuple | list) and item[1].shape[1] else None
-    picture = _map_of(item)
-    return Feature(picture.flatten(2).transpose(1, 2), (picture.shape[2], picture.shape[3]), prefix)
+    map_BDHW = _map_of(item)
+    return Feature(map_BDHW.flatten(2).transpose(1, 2), (map_BDHW.shape[2], map_BDHW.shape[3]), prefix)
 
 
 def _last(module: nn.Module, final: Tensor, grid: tuple[int, ...] | None) -> Feature:
-    """The features behind the final norm: (B, T, D), (B, D, H, W), or (B, H, W, D) in the Swins."""
+    """Convert the features after the final norm: (B, T, D), (B, D, H, W), or (B, H, W, D) for Swins."""
     if final.ndim == 4:
         width = getattr(module, "num_features", final.shape[1])
         if final.shape[1] != width and final.shape[3] == width:
             final = final.permute(0, 3, 1, 2)
         return _feature(final)
-    prefixes = int(getattr(module, "num_prefix_tokens", 0) or 0)
-    tokens = final[:, prefixes:]
+    num_prefix = int(getattr(module, "num_prefix_tokens", 0) or 0)
+    tokens = final[:, num_prefix:]
     if grid is None or grid[0] * grid[1] != tokens.shape[1]:
         side = round(tokens.shape[1] ** 0.5)
         grid = (side, tokens.shape[1] // side)
-    return Feature(tokens, (grid[0], grid[1]), final[:, :prefixes] if prefixes else None)
+    return Feature(tokens, (grid[0], grid[1]), final[:, :num_prefix] if num_prefix else None)
 
 
 # --- hooks --------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _embeddings(module: nn.Module, *, wanted: bool) -> Iterator[list[Tensor]]:
-    """The inputs of the classifier, the class head's first."""
+def _capture_embeddings(module: nn.Module, *, enabled: bool) -> Iterator[list[Tensor]]:
+    """Capture the inputs of the classifier, the class head's first."""
     found: list[Tensor] = []
-    if not wanted:
+    if not enabled:
         yield found
         return
     classifier: Any = module.get_classifier()  # type: ignore[operator]
     heads = classifier if isinstance(classifier, tuple | list | nn.ModuleList) else [classifier]
 
-    def see(_head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def capture(_head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         found.append(inputs[0].flatten(1))
 
-    hooks = [head.register_forward_pre_hook(see) for head in heads if isinstance(head, nn.Module)]
+    hooks = [head.register_forward_pre_hook(capture) for head in heads if isinstance(head, nn.Module)]
     try:
         yield found
     finally:
@@ -250,24 +244,24 @@ def _embeddings(module: nn.Module, *, wanted: bool) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def watch_attentions(module: nn.Module, wanted: Container[int]) -> Iterator[dict[int, Attention]]:
-    """See the wanted runs of self-attentions that project q, k and v by one layer, counted as they run."""
+def capture_attentions(module: nn.Module, indices: Container[int]) -> Iterator[dict[int, Attention]]:
+    """Capture runs of self-attentions with one projection of q, k and v, by index in order of execution."""
     found: dict[int, Attention] = {}
-    if wanted == ():
+    if indices == ():
         yield found
         return
     runs = 0
 
-    def watch(attention: nn.Module) -> Any:
-        def see(_layer: nn.Module, _inputs: Any, qkv: Tensor) -> None:
+    def add_hook(attention: nn.Module) -> Any:
+        def capture(_layer: nn.Module, _inputs: Any, qkv: Tensor) -> None:
             nonlocal runs
-            if runs in wanted:
+            if runs in indices:
                 found[runs] = _attention(attention, qkv)
             runs += 1
 
-        return attention.qkv.register_forward_hook(see)  # type: ignore[union-attr]
+        return attention.qkv.register_forward_hook(capture)  # type: ignore[union-attr]
 
-    hooks = [watch(part) for part in module.modules() if _projects_at_once(part)]
+    hooks = [add_hook(part) for part in module.modules() if _has_joint_projection(part)]
     try:
         yield found
     finally:
@@ -275,21 +269,21 @@ def watch_attentions(module: nn.Module, wanted: Container[int]) -> Iterator[dict
             hook.remove()
 
 
-def _projects_at_once(part: nn.Module) -> bool:
+def _has_joint_projection(part: nn.Module) -> bool:
     return isinstance(getattr(part, "qkv", None), nn.Linear) and isinstance(getattr(part, "num_heads", None), int)
 
 
 def _attention(module: Any, qkv: Tensor) -> Attention:
-    merged = qkv.flatten(1, -2) if qkv.ndim > 3 else qkv  # windows keep their tokens in rows and columns
-    width = int(getattr(module, "attn_dim", qkv.shape[-1] // 3))  # values can be narrower than queries and keys
+    merged = qkv.flatten(1, -2) if qkv.ndim > 3 else qkv  # windows have rows and columns of tokens
+    width = int(getattr(module, "attn_dim", qkv.shape[-1] // 3))  # values may be narrower than queries and keys
     query, key, value = merged.tensor_split((width, 2 * width), dim=-1)
     return Attention(query, key, value, int(module.num_heads), _weights(module, query, key))
 
 
 def _weights(module: Any, query: Tensor, key: Tensor) -> Tensor | None:
-    """softmax(q kᵀ · scale) of timm's plain ``Attention``, in float32.
+    """Compute softmax(q kᵀ · scale) of timm's plain ``Attention``, in float32.
 
-    None for every other class, as what it adds (rotations of positions, biases, mixed heads) is not seen here.
+    None for other classes, whose additional terms (rotary positions, biases, mixed heads) are not captured.
     """
     if type(module) not in _PLAIN:
         return None

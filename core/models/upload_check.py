@@ -1,10 +1,10 @@
-"""``python -m core.models.upload_check``: check an uploaded model in a process of its own.
+"""``python -m core.models.upload_check``: check an uploaded model in a separate process.
 
-JSON comes in on stdin: ``{"file", "architecture", "arguments", "normalization", "classes", "out_folder"}``.
-One line of JSON goes out on stdout: ``{"ok": ModelFacts}``, with the model stored in ``out_folder``, or
-``{"error": {...}}`` as ``core.errors.error_document`` writes it. The exit status is 0 in both cases;
-anything else means that the process itself died (memory, a time limit). Whoever calls it sets the
-limits and needs no torch; network, other programs and other files this process gives up by itself.
+Reads JSON from stdin: ``{"file", "architecture", "arguments", "normalization", "classes", "out_folder"}``. Writes one
+line of JSON to stdout: ``{"ok": ModelInfo}``, with the model stored in ``out_folder``, or ``{"error": {...}}`` as
+``core.errors.error_document`` writes it. The exit status is 0 in both cases; any other status means that the process
+died, for example at a memory or time limit. The caller sets these limits and needs no torch. The process itself gives
+up access to network, programs and other files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from core.system.sandbox import enter_sandbox
 
 
 class Upload(StrictModel):
-    """What is to be checked; paths are on this machine."""
+    """The upload to check; paths are local."""
 
     file: Path
     architecture: str
@@ -36,17 +36,17 @@ class Upload(StrictModel):
 
 
 def main(source: TextIO, target: TextIO) -> None:
-    """Read an upload from ``source``, write the answer to ``target``. Confines this process."""
+    """Read an upload from ``source`` and write the result to ``target``. Sandboxes this process."""
     upload = Upload.model_validate_json(source.read())
     enter_sandbox(readable=[upload.file], writable=[upload.out_folder.parent])
     target.write(json.dumps(check(upload)) + "\n")
 
 
 def check(upload: Upload) -> dict[str, Any]:
-    """Check one upload; every fault of the upload is part of the answer."""
-    torch.set_num_threads(1)  # jobs are training beside this
+    """Check one upload; errors of the upload are returned, not raised."""
+    torch.set_num_threads(1)  # leaves the other cores to running jobs
     try:
-        facts = check_upload(
+        info = check_upload(
             upload.file,
             upload.architecture,
             upload.arguments,
@@ -57,8 +57,8 @@ def check(upload: Upload) -> dict[str, Any]:
     except PotstillError as error:
         return {"error": error_document(error)}
     except MemoryError:
-        return {"error": error_document(OutOfMemory("The model needs more memory than is left for checking it."))}
-    return {"ok": facts.model_dump(mode="json")}
+        return {"error": error_document(OutOfMemory("The model needs more memory than the check may use."))}
+    return {"ok": info.model_dump(mode="json")}
 
 
 if __name__ == "__main__":

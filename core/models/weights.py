@@ -1,7 +1,7 @@
-"""Weights in and out: folders with ``model.safetensors`` and ``config.json`` that timm opens as they are.
+"""Save and load models as folders with ``model.safetensors`` and ``config.json``, which timm can load.
 
-``timm.create_model("local-dir:FOLDER", pretrained=True)`` rebuilds the model with all its arguments.
-The top-level key ``potstill`` in ``config.json`` is ours; timm does not look at it.
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` rebuilds the model with all its arguments. The top-level key
+``potstill`` in ``config.json`` is an addition that timm ignores.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from core.system.fault_injection import fault_point
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = 1
-REFUSALS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
+BUILD_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
             ValueError, ZeroDivisionError)  # fmt: skip
-"""What timm and torch raise at arguments that cannot be."""
+"""Exceptions of timm and torch for invalid arguments."""
 
 _CFG_KEYS = ("first_conv", "classifier", "pool_size", "fixed_input_size")
 _TRAINING_ONLY = frozenset({"drop_path_rate"})
@@ -52,11 +52,10 @@ def save_folder(
     classes: Sequence[str] | None = None,
     any_size: bool = False,
 ) -> None:
-    """Write ``model.safetensors`` and ``config.json`` into ``folder``, whole or not at all.
+    """Write ``model.safetensors`` and ``config.json`` into ``folder``, each atomically.
 
-    ``arguments`` are all that ``timm.create_model`` was given. ``any_size`` marks weights of which no
-    input size is known, so that a job may run them at its own. The bytes depend only on the arguments
-    and the weights.
+    ``arguments`` are all arguments of ``timm.create_model``. ``any_size`` marks weights without a known input size,
+    which a job may run at its own size. The bytes depend only on the arguments of this function.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = model_config(
@@ -80,7 +79,7 @@ def model_config(
     classes: Sequence[str] | None,
     any_size: bool = False,
 ) -> dict[str, Any]:
-    """``config.json`` in the form that timm reads."""
+    """Return the content of ``config.json``, as timm reads it."""
     own = getattr(module, "pretrained_cfg", {})
     cfg = {key: own[key] for key in _CFG_KEYS if key in own} | preprocessing.to_config()
     num_classes = int(arguments["num_classes"])
@@ -102,36 +101,36 @@ def model_config(
 
 
 def load_folder(folder: Path, *, image_size: int | None = None) -> BuiltModel:
-    """Rebuild a stored model exactly, in evaluation mode. Leaves torch's random state as it was.
+    """Rebuild a stored model exactly, in evaluation mode, without changing torch's random state.
 
-    ``image_size`` is what weights of no known size are run at; others keep their own.
+    ``image_size`` applies to weights without a known size; others keep their own.
 
     Raises:
         WeightsMismatch: The folder is damaged, or its weights do not fit its own config.
     """
-    facts = read_model_info(folder)
+    info = read_model_info(folder)
     try:
         with torch.random.fork_rng(devices=[]):
-            module = timm.create_model(facts.architecture, pretrained=False, **facts.arguments)
-    except REFUSALS as error:
-        raise WeightsMismatch(f"{facts.architecture} cannot be built: {error}") from error
-    load_strictly(module, load_file(folder / WEIGHTS), name=facts.architecture)
+            module = timm.create_model(info.architecture, pretrained=False, **info.arguments)
+    except BUILD_ERRORS as error:
+        raise WeightsMismatch(f"{info.architecture} cannot be built: {error}") from error
+    load_strictly(module, load_file(folder / WEIGHTS), name=info.architecture)
     cfg = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["pretrained_cfg"]
     preprocessing = normalized(
         cfg["mean"],
         cfg["std"],
-        image_size=facts.image_size or image_size or cfg["input_size"][-1],
-        channels=facts.channels,
+        image_size=info.image_size or image_size or cfg["input_size"][-1],
+        channels=info.channels,
         interpolation=cfg["interpolation"],
     )
-    return BuiltModel(module.eval(), facts.architecture, facts.arguments, preprocessing, facts.classes)
+    return BuiltModel(module.eval(), info.architecture, info.arguments, preprocessing, info.classes)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
-    """Load weights that must fit exactly.
+    """Load weights that have to fit exactly.
 
     Raises:
-        WeightsMismatch: Names the first tensors that are missing, too many or of another shape.
+        WeightsMismatch: Lists the first tensors that are missing, unexpected or of another shape.
     """
     problems = differences({n: tuple(t.shape) for n, t in state.items()}, module)
     if problems:
@@ -140,7 +139,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, name: str) 
 
 
 def differences(shapes: Mapping[str, tuple[int, ...]], module: nn.Module) -> str:
-    """How given tensors differ from a module's, in words; empty where they fit."""
+    """Describe how tensors differ from those of a module; empty if they fit."""
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     wrong = [f"{n} is {list(shapes[n])}, should be {list(own[n])}" for n in own if n in shapes and shapes[n] != own[n]]
     parts = [
@@ -164,8 +163,8 @@ def check_upload(
 
     Raises:
         UnsupportedMedia: The file is not safetensors.
-        InvalidSpec: The architecture or its arguments cannot be; pointers are those of ``POST /v1/models``.
-        WeightsMismatch: The weights do not fit, are not finite, or give no finite answer.
+        InvalidSpec: The architecture or its arguments are invalid; pointers are those of ``POST /v1/models``.
+        WeightsMismatch: The weights do not fit, are not finite, or give no finite outputs.
     """
     header = read_header(file)
     name = catalog.require(architecture)
@@ -173,7 +172,7 @@ def check_upload(
     full = _upload_arguments(name, arguments)
     try:
         meta = build_on_meta(name, full)
-    except REFUSALS as error:
+    except BUILD_ERRORS as error:
         detail = f"timm refuses these arguments for {name}: {error or type(error).__name__}"
         raise InvalidSpec(detail) from error
     problems = differences({n: entry.shape for n, entry in header.tensors.items()}, meta)
@@ -181,7 +180,7 @@ def check_upload(
         raise WeightsMismatch(f"The weights do not fit {name} with these arguments: {problems}.")
     num_classes = int(full.get("num_classes", meta.num_classes))
     if classes is not None and len(classes) != num_classes:
-        raise WeightsMismatch(f"{len(classes)} classes are named and the model has {num_classes}.")
+        raise WeightsMismatch(f"{len(classes)} class names are given and the model has {num_classes} classes.")
     full |= {"num_classes": num_classes, "in_chans": int(full.get("in_chans", 3))}
     module = timm.create_model(name, pretrained=False, **full).eval()
     load_strictly(module, _as_float32(load_file(file)), name=name)
@@ -201,8 +200,8 @@ def check_upload(
 
 
 def write_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's weights and buffers as safetensors, whole or not at all. Raises ``StorageFailed``."""
-    # Tied tensors are written once for each name: safetensors refuses shared memory.
+    """Write a module's weights and buffers as safetensors, atomically. Raises ``StorageFailed``."""
+    # Cloned: safetensors refuses tensors that share memory.
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     with writing(path.name, SafetensorError):
         with atomic_path(path, unique=False) as temporary:
@@ -211,11 +210,11 @@ def write_weights(module: nn.Module, path: Path) -> None:
         fault_point("weights.renamed")
 
 
-def _first(what: str, names: Sequence[str]) -> str:
+def _first(label: str, names: Sequence[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{what}: {', '.join(names[:3])}{more}"
+    return f"{label}: {', '.join(names[:3])}{more}"
 
 
 def _upload_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,7 +228,7 @@ def _upload_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _upload_size(name: str, full: Mapping[str, Any]) -> tuple[int, bool]:
-    """The size to run at, and whether any other would do: a CNN's weights do not tell."""
+    """Return the image size, and whether the model accepts any other size, as CNNs do."""
     if "img_size" in full:
         return int(full["img_size"]), False
     return catalog.native_image_size(name), True
@@ -259,13 +258,13 @@ def _as_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _run_once(module: nn.Module, preprocessing: Preprocessing) -> None:
     size = preprocessing.image_size
-    picture = torch.full((1, preprocessing.channels, size, size), 0.5)
+    image = torch.full((1, preprocessing.channels, size, size), 0.5)
     try:
         with torch.inference_mode():
-            logits = module(preprocessing(picture))
-    except REFUSALS as error:
+            logits = module(preprocessing(image))
+    except BUILD_ERRORS as error:
         raise WeightsMismatch(f"The model cannot run on {size} by {size} pixels: {error}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise WeightsMismatch("The model does not answer with one row of logits for each picture.")
+        raise WeightsMismatch("The output is not one row of logits per image.")
     if not logits.isfinite().all():
-        raise ModelNotFinite("The model answers NaN or infinity to a grey picture.")
+        raise ModelNotFinite("The output for a gray image is NaN or infinite.")

@@ -20,7 +20,7 @@ from core.evaluate.measure import STATE_ENTRY_BYTES
 from core.models.build import accepts_drop_path
 from core.models.meta_device import build_on_meta, count_parameters
 from core.models.plan import ModelPlan
-from core.models.weights import REFUSALS
+from core.models.weights import BUILD_ERRORS
 from core.spec.parse import did_you_mean
 
 MAX_PARAMETERS = 2_000_000_000
@@ -69,7 +69,7 @@ def _profile(architecture: str, arguments: str, image_size: int) -> ModelProfile
     options = json.loads(arguments)
     try:
         module = build_on_meta(architecture, options)
-    except REFUSALS as error:
+    except BUILD_ERRORS as error:
         raise _build_error(architecture, error) from error
     parameters = count_parameters(module)
     if parameters > MAX_PARAMETERS:
@@ -79,7 +79,7 @@ def _profile(architecture: str, arguments: str, image_size: int) -> ModelProfile
     outputs = _OutputCounter(module)
     try:
         flops = count_flops(module, images)
-    except REFUSALS as error:
+    except BUILD_ERRORS as error:
         raise InvalidSpec.for_field(
             "/arguments", f"{architecture} cannot run on {image_size} by {image_size} pixels: {_reason(error)}"
         ) from error

@@ -109,7 +109,7 @@ def resolve(
 
 def _check_dataset(spec: JobSpec, dataset: DatasetInfo, collector: _ErrorCollector) -> None:
     errors = []
-    if spec.method.about.needs.labels and dataset.num_classes is None:
+    if spec.method.info.needs.labels and dataset.num_classes is None:
         errors.append(f"it has no labels, and {spec.method.name} learns from labels; use a dataset with classes")
     for name, count in (("train", dataset.num_train), ("test", dataset.num_test)):
         if count == 0:
@@ -166,7 +166,7 @@ def _plan_models(
 
 
 def _plan_student(spec: JobSpec, dataset: DatasetInfo, models: Mapping[str, ModelInfo]) -> ModelPlan:
-    _check_family(spec, spec.student.architecture, spec.method.about.needs.student_families, "student")
+    _check_family(spec, spec.student.architecture, spec.method.info.needs.student_families, "student")
     inputs = model_inputs(spec, dataset.input_info())
     return _profiled(plan_student(spec.student, inputs, image_size=spec.training.image_size, models=models))
 
@@ -187,7 +187,7 @@ def _plan_teacher(
     models: Mapping[str, ModelInfo],
     student_size: int | None,
 ) -> ModelPlan:
-    _check_family(spec, teacher.architecture, spec.method.about.needs.teacher_families, "teacher")
+    _check_family(spec, teacher.architecture, spec.method.info.needs.teacher_families, "teacher")
     inputs = model_inputs(spec, dataset.input_info(), teacher)
     plan = plan_teacher(teacher, inputs, image_size=student_size, models=models)
     _check_classes(plan, _classified(spec, dataset))

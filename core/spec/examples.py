@@ -29,8 +29,8 @@ def example_job(
     student. Families default to those that the method requires.
     """
     params = METHODS[name].params
-    needs = params.about.needs
-    method = {"name": name, **params.about.example}
+    needs = params.info.needs
+    method = {"name": name, **params.info.example}
     method |= dict.fromkeys(params.model_validate(method).datasets(), pool)
     student = example_student(student_family or (needs.student_families or ("transformer",))[0], image_size)
     if "weights" in needs.student:

@@ -5,7 +5,7 @@ import torch
 import potstill_models  # noqa: F401 - the name under test
 
 PLAIN = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 4, "num_classes": 5}
-FORMS = {
+OPTIONS = {
     "plain": {},
     "tokens": {"distillation_tokens": 3},
     "tokens without positions": {"distillation_tokens": 2, "no_embed_class": True},
@@ -42,10 +42,10 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=FORMS, ids=str)
-def form(request):
-    """Arguments of one form of a tiny ViT."""
-    return {**PLAIN, **FORMS[request.param]}
+@pytest.fixture(params=OPTIONS, ids=str)
+def options(request):
+    """Arguments of a tiny ViT with one set of options."""
+    return {**PLAIN, **OPTIONS[request.param]}
 
 
 @pytest.fixture
@@ -60,5 +60,5 @@ def build():
 
 
 @pytest.fixture
-def pictures():
+def images():
     return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))

@@ -7,7 +7,7 @@ from potstill_models.attention import (
     LocalAttention,
     SharedWindowAttention,
     SizedAttention,
-    head_centres,
+    head_centers,
     patch_offsets,
 )
 from potstill_models.mixing import HeadMixing
@@ -18,7 +18,7 @@ def tokens():
     return torch.randn(2, 6, 12, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_narrow_head_is_a_full_one_whose_other_values_are_nothing(tokens):
+def test_a_narrow_head_equals_a_full_head_with_other_values_zero(tokens):
     """What is cut off is what a full head would multiply by zero."""
     torch.manual_seed(0)
     dims, head_dim = [1, 4, 2], 4
@@ -38,7 +38,7 @@ def test_a_narrow_head_is_a_full_one_whose_other_values_are_nothing(tokens):
     assert torch.allclose(narrow(tokens), full(tokens), atol=1e-6)
 
 
-def test_with_full_heads_it_is_timms_attention(tokens):
+def test_full_heads_equal_timms_attention(tokens):
     sized, timms = SizedAttention(12, head_dim=4, value_dims=[4, 4, 4]), Attention(12, num_heads=3)
     timms.load_state_dict(sized.state_dict(), strict=True)
 
@@ -59,28 +59,28 @@ def local(heads=4, prefix=2):
     return attention
 
 
-def test_heads_of_a_square_number_look_at_the_cells_of_a_square():
-    """ConViT's centres: with four heads half a patch off in each direction, with nine a full one."""
-    assert head_centres(4) == [[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]
-    assert head_centres(9)[0] == [-1, -1]
-    assert head_centres(9)[4] == [0, 0]
-    assert head_centres(3) == [[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5]]
-    assert head_centres(1) == [[0, 0]]
+def test_a_square_number_of_heads_attends_to_the_cells_of_a_square():
+    """ConViT's centers: with four heads half a patch off in each direction, with nine a full one."""
+    assert head_centers(4) == [[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]
+    assert head_centers(9)[0] == [-1, -1]
+    assert head_centers(9)[4] == [0, 0]
+    assert head_centers(3) == [[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5]]
+    assert head_centers(1) == [[0, 0]]
 
 
-def test_a_head_begins_with_minus_the_squared_distance_from_its_cell():
+def test_initial_scores_are_minus_the_squared_distance_from_the_cell():
     attention = local()
     offsets = patch_offsets((2, 3))
     scores = attention.pos_proj(offsets)
-    centre = torch.tensor(head_centres(4)[1])
-    expected = -(offsets[..., :2] - centre).square().sum(-1) + centre.square().sum()
+    center = torch.tensor(head_centers(4)[1])
+    expected = -(offsets[..., :2] - center).square().sum(-1) + center.square().sum()
 
     assert torch.allclose(scores[..., 1], expected, atol=1e-5)
     assert torch.equal(attention.gating, torch.ones(4))
     assert offsets[0, 5].tolist() == [2, 1, 5]
 
 
-def test_patches_attend_by_gated_place_and_tokens_by_content_alone():
+def test_patches_attend_by_gated_position_and_tokens_by_content_only():
     """Entry by entry, from the formula."""
     attention = local()
     x = torch.randn(1, 8, 16)
@@ -101,7 +101,7 @@ def test_patches_attend_by_gated_place_and_tokens_by_content_alone():
     assert torch.allclose(attention(x), expected, atol=1e-5)
 
 
-def test_with_a_closed_gate_it_is_plain_attention():
+def test_a_closed_gate_gives_plain_attention():
     attention = local(prefix=0)
     timms = Attention(16, num_heads=4)
     timms.load_state_dict({n: w for n, w in attention.state_dict().items() if n.startswith(("qkv", "proj."))})
@@ -112,7 +112,7 @@ def test_with_a_closed_gate_it_is_plain_attention():
     assert torch.allclose(attention(x), timms(x), atol=1e-6)
 
 
-def test_places_are_not_stored():
+def test_position_buffers_are_not_saved():
     assert set(local().state_dict()) == {
         "qkv.weight", "proj.weight", "proj.bias", "pos_proj.weight", "pos_proj.bias", "gating",
     }  # fmt: skip
@@ -120,7 +120,7 @@ def test_places_are_not_stored():
 
 @pytest.fixture
 def windows():
-    """Two pictures of three windows of four tokens, and the mask of each window."""
+    """Two images of three windows of four tokens, and the mask of each window."""
     generator = torch.Generator().manual_seed(0)
     mask = torch.zeros(3, 4, 4)
     mask[2, 0, 3] = mask[1, :, 2] = -100.0
@@ -142,7 +142,7 @@ def test_window_attention_without_mixing_is_timms(windows):
     assert torch.equal(attention(*windows), timms(*windows))
 
 
-def test_the_mask_of_a_window_comes_behind_the_first_transform(windows):
+def test_the_mask_is_added_after_the_first_transform(windows):
     """Entry by entry, from the formula."""
     attention, mixing = shared()
     x, mask = windows

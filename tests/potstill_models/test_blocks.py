@@ -11,7 +11,7 @@ def test_a_shared_block_is_stored_once(build):
     assert sum("relative.table" in name for name in names) == 4
 
 
-def test_repeats_compute_what_the_unrolled_vit_computes(build, pictures):
+def test_repeats_compute_what_the_unrolled_vit_computes(build, images):
     shared, unrolled = build(repeats=2, init_values=0.5), build(init_values=0.5)
     state = {}
     for name in unrolled.state_dict():
@@ -24,21 +24,21 @@ def test_repeats_compute_what_the_unrolled_vit_computes(build, pictures):
         state[name] = shared.state_dict()[source]
     unrolled.load_state_dict(state, strict=True)
 
-    assert torch.allclose(shared(pictures), unrolled(pictures), atol=1e-6)
+    assert torch.allclose(shared(images), unrolled(images), atol=1e-6)
 
 
-def test_each_run_has_norms_of_its_own(build, pictures):
+def test_each_run_has_separate_norms(build, images):
     model = build(repeats=4)
-    before = model.forward_intermediates(pictures, intermediates_only=True)
+    before = model.forward_intermediates(images, intermediates_only=True)
     with torch.no_grad():
         model.blocks[0].runs[2].norm1.bias += torch.linspace(-1, 1, 32)
-    after = model.forward_intermediates(pictures, intermediates_only=True)
+    after = model.forward_intermediates(images, intermediates_only=True)
 
     assert torch.equal(before[1], after[1])
     assert not torch.allclose(before[2], after[2])
 
 
-def test_cut_blocks_have_the_widths_that_are_told(build):
+def test_blocks_have_the_configured_widths(build):
     model = build(block_heads=[1, 2, 3, 4], block_hidden=[5, 6, 7, 8])
 
     assert [block.attn.qkv.out_features for block in model.blocks] == [24, 48, 72, 96]
@@ -53,7 +53,7 @@ def test_only_the_first_blocks_are_local(build):
     assert torch.equal(model.blocks[0].attn.gating, torch.ones(4))
 
 
-def test_the_wide_block_runs_on_the_widened_stream(build):
+def test_the_wide_block_runs_on_the_widened_residual_stream(build):
     block = build(wide_last=48).blocks[3]
     x = torch.randn(2, 17, 32)
     with torch.no_grad():

@@ -15,7 +15,7 @@ PLAIN = {
     "num_classes": 5,
 }  # fmt: skip
 SHARED = {"repeats": 2, "head_transforms": True, "local_convolution": True}
-FORMS = {
+OPTIONS = {
     "plain": {},
     "repeats": {"repeats": 4},
     "multiplexed": SHARED,
@@ -34,61 +34,61 @@ def build(**arguments):
     return timm.create_model("potstill_swin", **{**PLAIN, **arguments}).eval()
 
 
-def picture_of(model, count=2):
+def images_for(model, count=2):
     return torch.randn(count, 3, *model.patch_embed.img_size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(params=FORMS, ids=str)
+@pytest.fixture(params=OPTIONS, ids=str)
 def model(request):
-    """One form of a tiny Swin."""
-    return build(**FORMS[request.param])
+    """A tiny Swin with one set of options."""
+    return build(**OPTIONS[request.param])
 
 
-def test_without_a_form_it_is_timms_swin_bit_for_bit():
+def test_default_options_give_timms_swin_bit_for_bit():
     plain = build()
     torch.manual_seed(0)
     timms = timm.create_model("swin_tiny_patch4_window7_224", **PLAIN).eval()
-    pictures = picture_of(plain)
+    images = images_for(plain)
 
     assert list(plain.state_dict()) == list(timms.state_dict())
-    assert torch.equal(plain(pictures), timms(pictures))
+    assert torch.equal(plain(images), timms(images))
 
 
-def test_every_form_trains_all_that_it_has(model):
-    logits = model.train()(picture_of(model))
+def test_all_parameters_have_gradients(model):
+    logits = model.train()(images_for(model))
     logits.square().sum().backward()
 
     assert logits.shape == (2, 5)
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
 
-def test_every_form_gives_one_map_for_each_stage(model):
-    pictures = picture_of(model)
-    final, maps = model.forward_intermediates(pictures)
-    side = pictures.shape[-1] // 2
+def test_intermediates_have_one_map_per_stage(model):
+    images = images_for(model)
+    final, maps = model.forward_intermediates(images)
+    side = images.shape[-1] // 2
 
     assert [m.shape for m in maps] == [(2, 24, side, side), (2, 48, side // 2, side // 2)]
-    assert torch.allclose(final, model.forward_features(pictures), atol=1e-6)
-    assert torch.allclose(model.forward_head(final), model(pictures), atol=1e-6)
+    assert torch.allclose(final, model.forward_features(images), atol=1e-6)
+    assert torch.allclose(model.forward_head(final), model(images), atol=1e-6)
 
 
-def test_every_form_checkpoints_and_changes_its_classes(model):
-    pictures = picture_of(model)
-    usual = model.train()(pictures)
+def test_gradient_checkpointing_and_reset_of_the_classifier(model):
+    images = images_for(model)
+    usual = model.train()(images)
     model.set_grad_checkpointing(True)
-    checkpointed = model(pictures)
+    checkpointed = model(images)
     model.reset_classifier(7)
 
     assert torch.allclose(usual, checkpointed, atol=1e-6)
-    assert model.eval()(pictures).shape == (2, 7)
+    assert model.eval()(images).shape == (2, 7)
 
 
-@pytest.mark.parametrize("form", ["multiplexed", "without biases, padded"])
-def test_shared_blocks_can_be_exported_for_any_batch(form):
-    model = build(**FORMS[form])
+@pytest.mark.parametrize("options", ["multiplexed", "without biases, padded"])
+def test_shared_blocks_can_be_exported_for_any_batch_size(options):
+    model = build(**OPTIONS[options])
     batch = torch.export.Dim("batch", min=1, max=64)
-    traced = torch.export.export(model, (picture_of(model),), dynamic_shapes=({0: batch},)).module()
-    others = picture_of(model, count=3)
+    traced = torch.export.export(model, (images_for(model),), dynamic_shapes=({0: batch},)).module()
+    others = images_for(model, count=3)
 
     assert torch.allclose(traced(others), model(others), atol=1e-5)
 
@@ -102,14 +102,14 @@ def test_blocks_are_stored_once():
         assert sum(name.endswith(own) for name in names) == 6
 
 
-def test_transforms_begin_as_the_authors_do():
+def test_transforms_are_initialized_as_in_the_authors_code():
     mixing = build(**SHARED, num_heads=[12, 12]).layers[1].blocks[0].runs[0].mixing
 
     assert 0.01 < mixing.conv_l.weight.std() < 0.03
     assert torch.equal(mixing.conv_w.bias, torch.zeros(12))
 
 
-def test_drop_path_grows_over_the_runs_and_is_nothing_without_being_told():
+def test_drop_path_grows_over_the_runs_and_is_off_by_default():
     def rates(model):
         runs = [run for stage in model.layers for block in stage.blocks for run in block.runs]
         return [getattr(run.drop_path2, "drop_prob", 0.0) for run in runs]
@@ -128,53 +128,53 @@ def test_another_input_size_scales_the_windows():
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
 
 
-def test_features_only_keeps_the_stages_that_it_needs():
+def test_features_only_removes_unused_stages():
     model = timm.create_model("potstill_swin", features_only=True, out_indices=[0], **PLAIN, **SHARED)
 
     assert [m.shape for m in model(torch.zeros(2, 3, 32, 32))] == [(2, 16, 16, 24)]
 
 
-def test_tables_of_positions_do_not_decay():
+def test_position_tables_have_no_weight_decay():
     assert len(build(**SHARED).no_weight_decay()) == 3
 
 
 def test_half_precision_runs():
     model = build(**SHARED)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(picture_of(model))
+        logits = model(images_for(model))
 
-    assert torch.allclose(logits.float(), model(picture_of(model)), atol=0.1)
+    assert torch.allclose(logits.float(), model(images_for(model)), atol=0.1)
 
 
 @pytest.mark.parametrize("name", ["norm_layer", "embed_layer", "distillation_tokens", "nonsense"])
-def test_other_arguments_are_unexpected(name):
+def test_unknown_arguments_are_refused(name):
     with pytest.raises(TypeError, match=name):
         build(**{name: 1})
 
 
-def test_stages_have_heads():
+def test_num_heads_has_one_entry_per_stage():
     with pytest.raises(ValueError, match="num_heads has 1 entries, and there are 2 stages"):
         build(num_heads=[2])
 
 
 @pytest.mark.slow
-def test_timm_opens_a_stored_one_in_a_process_of_its_own(tmp_path):
+def test_timm_loads_a_saved_model_in_a_separate_process(tmp_path):
     from safetensors.torch import save_file
 
     model = build(**SHARED)
-    pictures = picture_of(model)
+    images = images_for(model)
     config = {
         "architecture": "potstill_swin", "num_classes": 5, "num_features": model.num_features, "global_pool": "avg",
         "model_args": {**PLAIN, **SHARED}, "pretrained_cfg": {"input_size": [3, 32, 32], "num_classes": 5},
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    save_file({"pictures": pictures, "logits": model(pictures).detach()}, tmp_path / "expected.st")
+    save_file({"images": images, "logits": model(images).detach()}, tmp_path / "expected.st")
     code = (
         "import sys, potstill_models, timm, torch; from safetensors.torch import load_file\n"
         "model = timm.create_model(f'local-dir:{sys.argv[1]}', pretrained=True).eval()\n"
         "expected = load_file(sys.argv[1] + '/expected.st')\n"
-        "assert torch.allclose(model(expected['pictures']), expected['logits'], atol=1e-6)\n"
+        "assert torch.allclose(model(expected['images']), expected['logits'], atol=1e-6)\n"
         "assert not {name.partition('.')[0] for name in sys.modules} & {'core', 'api', 'worker', 'server'}"
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)

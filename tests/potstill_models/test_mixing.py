@@ -4,7 +4,7 @@ from potstill_models.attention import SharedAttention
 from potstill_models.mixing import HeadMixing, LocalConvolution, RelativeKeys, relative_buckets
 
 
-def test_near_places_have_buckets_of_their_own_and_far_ones_share():
+def test_near_positions_have_separate_buckets_and_far_ones_share():
     """One axis: 0 and 1 exactly, then by the logarithm, and never beyond 3."""
     bucket, count = relative_buckets((1, 20), 0)
     columns = [int(b) - 3 * 7 - 3 for b in bucket[:, 0]]
@@ -14,20 +14,20 @@ def test_near_places_have_buckets_of_their_own_and_far_ones_share():
     assert int(bucket[0, 1]) - 3 * 7 - 3 == -1
 
 
-def test_rows_and_columns_are_told_apart():
+def test_rows_and_columns_have_different_buckets():
     bucket, _ = relative_buckets((2, 2), 0)
 
     assert bucket.tolist() == [[24, 23, 17, 16], [25, 24, 18, 17], [31, 30, 24, 23], [32, 31, 25, 24]]
 
 
-def test_tokens_share_one_bucket_more():
+def test_prefix_tokens_share_an_additional_bucket():
     bucket, count = relative_buckets((2, 2), 2)
 
     assert count == 50
     assert set(bucket[:2].flatten().tolist()) | set(bucket[:, :2].flatten().tolist()) == {49}
 
 
-def test_relative_keys_are_the_query_times_the_entry_of_the_place():
+def test_relative_keys_are_the_query_times_the_entry_of_the_bucket():
     relative = RelativeKeys(3, grid_size=(1, 2), num_prefix_tokens=1)
     with torch.no_grad():
         relative.table.copy_(torch.randn(3, 50))
@@ -54,7 +54,7 @@ def test_transforms_mix_heads_before_and_after_the_softmax():
     assert torch.allclose(attention(x, mixing), expected, atol=1e-6)
 
 
-def test_transforms_begin_near_zero():
+def test_transforms_are_initialized_near_zero():
     torch.manual_seed(0)
     mixing = HeadMixing(12, transforms=True, relative=None)
     mixing.init_weights()
@@ -62,7 +62,7 @@ def test_transforms_begin_near_zero():
     assert 0.01 < mixing.conv_l.weight.std() < 0.03
 
 
-def test_a_bias_of_the_transforms_begins_at_zero():
+def test_a_bias_of_the_transforms_is_initialized_with_zero():
     mixing = HeadMixing(4, transforms=True, relative=None, bias=True)
     mixing.init_weights()
 
@@ -70,7 +70,7 @@ def test_a_bias_of_the_transforms_begins_at_zero():
     assert HeadMixing(4, transforms=True, relative=None).conv_w.bias is None
 
 
-def test_what_is_near_is_added_to_the_normed_map_channel_by_channel():
+def test_a_local_convolution_adds_a_depthwise_convolution_to_the_normalized_map():
     torch.manual_seed(0)
     local = LocalConvolution(3, norm_layer=torch.nn.LayerNorm, bias=True)
     x = torch.randn(1, 9, 9, 3)

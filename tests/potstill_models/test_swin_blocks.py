@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformerBlock
 
-from potstill_models import SwinForm
+from potstill_models import SwinOptions
 from potstill_models.swin_blocks import MultiplexedSwinBlock, multiplexed_blocks
 
 # Our names of the weights of the authors' SwinTransformerBlockDISTILL.
@@ -18,20 +18,20 @@ AUTHORS = sorted(
     + ["attn.relative_position_bias_table"]
     + [f"{part}.{run}.{kind}" for part in OURS for run in (0, 1) for kind in ("weight", "bias")]
 )
-WHOLE = SwinForm(repeats=2, head_transforms=True, local_convolution=True)
+WHOLE = SwinOptions(repeats=2, head_transforms=True, local_convolution=True)
 
 
-def block(form=WHOLE, *, size=4, window=2, drop_paths=(0.0, 0.0), first_run=0):
+def block(options=WHOLE, *, size=4, window=2, drop_paths=(0.0, 0.0), first_run=0):
     torch.manual_seed(0)
     return MultiplexedSwinBlock(
-        form, first_run=first_run, drop_paths=drop_paths, dim=8, input_resolution=(size, size), num_heads=2,
+        options, first_run=first_run, drop_paths=drop_paths, dim=8, input_resolution=(size, size), num_heads=2,
         window_size=(window, window),
     ).eval()  # fmt: skip
 
 
 @torch.no_grad()
-def scattered(module):
-    """Weights far from their start, so that no part is nearly nothing."""
+def randomize(module):
+    """Move weights far from their initialization, so that no part is close to zero."""
     for weight in module.parameters():
         weight.add_(torch.randn_like(weight) * 0.3)
     return module
@@ -79,7 +79,7 @@ def seen(module, x_BND):
     return out.flatten(1, 2), hidden[0].flatten(1, 2), qkv
 
 
-def test_a_shared_block_gives_the_values_of_the_authors_code(golden):
+def test_a_shared_block_reproduces_the_authors_code(golden):
     module = filled(block())
     out, hidden, qkv = seen(module, golden)
     found = [out.sum(), out.abs().mean(), hidden.sum(), qkv[0][0].sum(), qkv[1][2].sum()]
@@ -112,16 +112,16 @@ def unrolled(module, *, size, window, masked=True):
 
 
 @pytest.mark.parametrize(("size", "window"), [(4, 2), (4, 4), (5, 2), (7, 3), (2, 4)])
-def test_repeats_compute_what_timms_blocks_with_the_mask_in_all_of_them_compute(size, window):
+def test_repeats_equal_timms_blocks_with_the_mask_in_all_of_them(size, window):
     """Grids that windows divide, that are one window, and that are padded."""
-    module = scattered(block(SwinForm(repeats=2), size=size, window=window))
+    module = randomize(block(SwinOptions(repeats=2), size=size, window=window))
     x = torch.randn(2, size, size, 8)
 
     assert torch.allclose(module(x), unrolled(module, size=size, window=window)(x), atol=1e-5)
 
 
-def test_the_mask_is_in_unshifted_runs_as_in_the_authors_code():
-    module = scattered(block(SwinForm(repeats=2)))
+def test_unshifted_runs_use_the_mask_as_in_the_authors_code():
+    module = randomize(block(SwinOptions(repeats=2)))
     x = torch.randn(2, 4, 4, 8)
 
     assert not torch.allclose(module(x), unrolled(module, size=4, window=2, masked=False)(x), atol=1e-3)
@@ -133,15 +133,15 @@ def test_a_stage_of_one_window_has_neither_shift_nor_mask():
     assert (module.window_size, module.shift_size, module.attn_mask) == ((2, 2), (0, 0), None)
 
 
-def test_without_transforms_for_itself_a_run_has_norms_alone():
-    names = {name.partition("runs.0.")[2] for name in block(SwinForm(repeats=2)).state_dict() if "runs.0." in name}
+def test_a_run_without_transforms_has_only_norms():
+    names = {name.partition("runs.0.")[2] for name in block(SwinOptions(repeats=2)).state_dict() if "runs.0." in name}
 
     assert names == {"norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"}
 
 
-def test_the_runs_of_a_stage_are_unshifted_and_shifted_in_turn():
+def test_the_runs_of_a_stage_alternate_between_unshifted_and_shifted():
     options = {"dim": 8, "input_resolution": (4, 4), "num_heads": 2, "window_size": (2, 2)}
-    blocks = multiplexed_blocks(SwinForm(repeats=3), drop_paths=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5], **options)
+    blocks = multiplexed_blocks(SwinOptions(repeats=3), drop_paths=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5], **options)
 
     assert [[run.shifted for run in one.runs] for one in blocks] == [[False, True, False], [True, False, True]]
     assert [[getattr(run.drop_path1, "drop_prob", 0.0) for run in one.runs] for one in blocks] == [
@@ -152,10 +152,10 @@ def test_the_runs_of_a_stage_are_unshifted_and_shifted_in_turn():
 def test_a_stage_with_fewer_blocks_than_repeats_stores_one():
     options = {"dim": 8, "input_resolution": (4, 4), "num_heads": 2, "window_size": (2, 2)}
 
-    assert [len(one.runs) for one in multiplexed_blocks(SwinForm(repeats=6), drop_paths=[0.0] * 2, **options)] == [2]
+    assert [len(one.runs) for one in multiplexed_blocks(SwinOptions(repeats=6), drop_paths=[0.0] * 2, **options)] == [2]
 
 
-def test_a_run_moves_itself_and_what_follows():
+def test_a_run_changes_its_own_output_and_later_ones():
     module = block()
     x = torch.randn(2, 16, 8)
     before, first, _ = seen(module, x)
@@ -167,13 +167,13 @@ def test_a_run_moves_itself_and_what_follows():
     assert not torch.allclose(before, after)
 
 
-def test_a_mask_made_for_each_input_is_the_stored_one():
-    module, x = scattered(block()), torch.randn(2, 4, 4, 8)
+def test_a_dynamic_mask_equals_the_registered_one():
+    module, x = randomize(block()), torch.randn(2, 4, 4, 8)
     stored = module(x)
     module.dynamic_mask = True
 
     assert torch.equal(module(x), stored)
 
 
-def test_masks_are_not_stored():
+def test_masks_are_not_saved():
     assert not any("mask" in name or "index" in name for name in block().state_dict())

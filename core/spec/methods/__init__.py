@@ -1,7 +1,7 @@
-"""The registry of methods: one line a method ties its parameters to its implementation.
+"""The registry of methods: one entry per method, with its parameters and the name of its implementation.
 
-Implementations are named, not imported, so that this package stays free of torch.
-``tests/core/methods/test_registry.py`` holds the two together.
+Implementations are named, not imported, so that this package does not depend on torch.
+``tests/core/methods/test_registry.py`` checks that both agree.
 """
 
 from __future__ import annotations

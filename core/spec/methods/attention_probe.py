@@ -1,4 +1,4 @@
-"""Parameters of ``attention_probe``: learn from unlabelled pictures that the teacher chooses (Wang et al. 2022)."""
+"""Parameters of ``attention_probe``: training on unlabeled images that the teacher selects (Wang et al. 2022)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from core.spec.methods.composition import LayerPair, Weight
 
 
 class AttentionProbeParams(MethodParams):
-    """Train on the pictures of an unlabelled pool that the teacher is surest of; the training split is not used."""
+    """Train on the images of an unlabeled pool that the teacher is most confident of, instead of the training split."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
-        summary="The teacher chooses pictures from an unlabelled pool; on these the student matches its probabilities "
-        "and where its class token looks, and never sees the dataset's own training pictures.",
+    info: ClassVar[MethodInfo] = MethodInfo(
+        summary="The teacher selects images from an unlabeled pool. On these, the student matches its probabilities "
+        "and the relations of its class token. The dataset's own training images are not used.",
         paper="Attention Probe: Vision Transformer Distillation in the Wild, ICASSP 2022",
         year=2022,
-        when="A ViT teacher whose training data cannot be used, and many pictures of about the same kind without "
-        "labels.",
+        when="A ViT teacher whose training data cannot be used, and many unlabeled images of a similar kind.",
         needs=Requirements(
             teacher=("logits", "levels", "attention"),
             student=("logits", "levels"),
@@ -31,48 +30,50 @@ class AttentionProbeParams(MethodParams):
     )
     name: Literal["attention_probe"] = Field(description="The method's name.")
     pool: DatasetReference = Field(
-        description="`ds_…`, a dataset of pictures to choose from: its training split. Labels are never read."
+        description="Dataset (`ds_…`) whose training split is the pool of images to select from. Labels are not read."
     )
     num_select: int | None = Field(
-        default=None, ge=2, le=100_000_000, description="How many pictures are chosen. Null: half of the pool."
+        default=None, ge=2, le=100_000_000, description="Number of images to select. Null: half of the pool."
     )
     balanced: bool = Field(
         default=False,
-        description="Choose as many pictures of each class, as far as the teacher finds them. The paper does not, and "
-        "gets more of the classes that the teacher is surest of.",
+        description="Select the same number of images per predicted class, as far as available. The paper does not, "
+        "and selects more images of classes with a higher confidence of the teacher.",
     )
     confidence_share: Weight = Field(
-        default=0.9, description="How much the teacher's confidence counts when pictures are chosen."
+        default=0.9, description="Weight of the teacher's confidence in the score that selects images."
     )
     attention_share: Weight = Field(
         default=0.05,
-        description="How much it counts, for each of the probed blocks but the last, that the teacher's class token "
-        "looks at few patches.",
+        description="Weight of the concentration of the teacher's class token attention in the score that selects "
+        "images, for each compared block except the last.",
     )
     layers: tuple[LayerPair, ...] | None = Field(
         default=None,
         min_length=1,
         max_length=64,
-        description="Pairs of student and teacher block whose tokens are compared, counted from 0. Null: three at "
-        "equal relative depth, which are blocks 3, 7 and 11 of 12 as in the paper.",
+        description="Pairs [student block, teacher block] whose tokens are compared, counted from 0. Null: three pairs "
+        "at equal relative depth, blocks 3, 7 and 11 of 12 as in the paper.",
     )
-    temperature: float = Field(default=4.0, gt=0, le=100, description="Softens both distributions.")
+    temperature: float = Field(default=4.0, gt=0, le=100, description="Temperature T that softens both distributions.")
     distillation_weight: Weight = Field(default=1.0, description="Weight of the divergence from the teacher.")
     noise_weight: Weight = Field(
         default=1.0,
-        description="Weight of the cross-entropy with the teacher's decisions, seen through a trained matrix of its "
-        "mistakes.",
+        description="Weight of the cross-entropy with the teacher's decisions, after a trained noise matrix Q of its "
+        "errors.",
     )
-    probe_weight: Weight = Field(default=0.8, description="Weight of the difference between the tokens' relations.")
+    probe_weight: Weight = Field(
+        default=0.8, description="Weight of the difference between the class tokens' relations to the patches."
+    )
     normalize: bool = Field(
         default=True,
-        description="Compare cosines of tokens. False is the official form, whose values grow with the width, so that "
-        "networks of unlike widths can never agree.",
+        description="Compare cosines of tokens. False is the form of the official code, whose values grow with the "
+        "width, so that networks of different widths can never agree.",
     )
     teacher_accuracy: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="How often the teacher is right, for the matrix of its mistakes. Null: measured on a tenth of the "
-        "training split; too high where the teacher has learned from these very pictures.",
+        description="Accuracy of the teacher (0 to 1), the diagonal of the noise matrix Q. Null: measured on a tenth "
+        "of the training split, which is too high if the teacher was trained on these images.",
     )

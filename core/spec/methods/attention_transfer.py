@@ -1,4 +1,4 @@
-"""Parameters of ``attention_transfer``: where a network looks (Zagoruyko and Komodakis 2017)."""
+"""Parameters of ``attention_transfer``: spatial attention maps (Zagoruyko and Komodakis 2017)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from core.spec.methods.composition import LayeredParams, Weight
 
 
 class AttentionTransferParams(LayeredParams):
-    """Match at which positions of a picture the features are strong."""
+    """Match the positions of an image at which features are strong."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
-        summary="At chosen layers the student's features are strong at the same positions of a picture as the "
+    info: ClassVar[MethodInfo] = MethodInfo(
+        summary="At chosen layers the student's features are strong at the same positions of an image as the "
         "teacher's. Nothing is projected, so widths may differ.",
         paper="Paying More Attention to Attention, arXiv:1612.03928",
         year=2017,
-        when="Networks of unlike width, most of all CNNs with stages; cheap, as no module is added.",
+        when="Networks of different widths, especially CNNs with stages; cheap, because no module is added.",
         needs=Requirements(teacher=("logits", "levels"), student=("logits", "levels")),
         caches=("levels", "logits"),
     )
     name: Literal["attention_transfer"] = Field(description="The method's name.")
     weight: Weight = Field(
         default=50.0,
-        description="Weight of the feature terms, summed over the pairs: 1000 in the CNN literature, for `attention`, "
-        "which does a small ViT more harm than good (docs/quality.md); 50 for `selectivity`.",
+        description="Weight of the feature terms (β in the paper), summed over the pairs. The CNN literature has 1000 "
+        "for `attention`, which harms a small ViT (docs/quality.md), and 50 for `selectivity`.",
     )
     statistic: Literal["attention", "selectivity"] = Field(
         default="attention",
-        description="`attention`: the strength at each position. `selectivity`: how alike the channels' maps are "
-        "distributed (NST, arXiv:1707.01219).",
+        description="`attention`: the strength at each position. `selectivity`: the distribution of the channels' maps "
+        "(NST, arXiv:1707.01219).",
     )
     power: int = Field(
-        default=2, ge=1, le=8, description="Strength is the channels' mean to this power; used by `attention` alone."
+        default=2,
+        ge=1,
+        le=8,
+        description="Power p of the features whose mean over channels is the strength; used only with `attention`.",
     )

@@ -1,4 +1,4 @@
-"""What a method says about itself before any tensor exists: its parameters and what it needs."""
+"""Base classes of method parameters, and the catalog entry of a method: description and requirements."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from core.spec.document import StrictModel
 
 Family = Literal["transformer", "cnn", "hybrid", "mlp"]
 
-_READS_DATASET: Final = "reads a dataset"  # marks the fields that name one
+_READS_DATASET: Final = "reads a dataset"  # metadata of fields that name a dataset
 DatasetReference = Annotated[str, Field(min_length=1, max_length=200), _READS_DATASET]
 
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a method asks of a job. ``max_teachers`` ``None`` means any number."""
+    """Requirements of a method on a job.
+
+    ``max_teachers`` None means any number. ``teacher`` and ``student`` list the outputs that the networks must have.
+    """
 
     min_teachers: int = 1
     max_teachers: int | None = 1
@@ -27,12 +30,12 @@ class Requirements:
     student_families: tuple[Family, ...] = ()  # empty: any
     teacher_families: tuple[Family, ...] = ()
     labels: bool = True
-    headless: bool = False  # the student has no classifier, and whose classes teachers know is all the same
+    headless: bool = False  # the student has no classifier, and the teachers' classes are irrelevant
 
 
 @dataclass(frozen=True, slots=True)
 class MethodInfo:
-    """The method's entry in the catalogue. ``caches``: what it asks of teachers once for each view, if anything."""
+    """A method's entry in the catalog. ``caches`` lists the teacher outputs that are cached per view; empty: none."""
 
     summary: str
     paper: str
@@ -40,16 +43,16 @@ class MethodInfo:
     when: str
     needs: Requirements
     caches: tuple[str, ...] = ()
-    example: Mapping[str, Any] = field(default_factory=dict)  # parameters that have no default
+    example: Mapping[str, Any] = field(default_factory=dict)  # values of parameters without a default
 
 
 class MethodParams(StrictModel):
-    """Base of every method's parameters; ``name`` tells them apart on the wire."""
+    """Base of every method's parameters; ``name`` is the discriminator in JSON."""
 
-    about: ClassVar[MethodInfo]
+    info: ClassVar[MethodInfo]
     name: str
 
     def datasets(self) -> dict[str, str]:
-        """The datasets that the method reads beside the job's own, by the field that names each."""
+        """Datasets that the method reads in addition to the job's own, by the name of the field."""
         marked = (name for name, field in type(self).model_fields.items() if _READS_DATASET in field.metadata)
         return {name: getattr(self, name) for name in marked}

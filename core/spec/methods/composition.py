@@ -1,4 +1,4 @@
-"""What methods have in common, so that they can be combined: logit terms, feature terms, pairs of layers."""
+"""Parameters that several methods share: logit terms, feature terms, pairs of layers."""
 
 from __future__ import annotations
 
@@ -15,32 +15,35 @@ Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
 class LogitParams(MethodParams):
-    """Methods that compare logits: any number of teachers, each compared on its own."""
+    """Parameters of methods that compare logits with any number of teachers, each separately."""
 
     teacher_weights: tuple[Weight, ...] | None = Field(
         default=None,
         max_length=8,
-        description="How much each of several teachers counts, in their order; scaled to a sum of 1. Null: all alike.",
+        description="Weight of each teacher, in the order of `teachers`; scaled to a sum of 1. Null: equal weights.",
     )
 
     @field_validator("teacher_weights")
     @classmethod
     def _some_weight(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
         if weights is not None and not sum(weights) > 0:
-            raise PydanticCustomError("weights", "at least one teacher has to count: give a weight above 0")
+            raise PydanticCustomError("weights", "at least one teacher must have a weight above 0")
         return weights
 
 
 class FeatureParams(MethodParams):
-    """Methods that add terms of inner features to a logit term and the labels."""
+    """Parameters of methods that add feature terms to a logit term and the labels."""
 
     weight: Weight = Field(default=1.0, description="Weight of the feature terms.")
     warmup_epochs: float = Field(
-        default=0.0, ge=0, le=10_000, description="The feature terms grow from 0 to their weight over so many epochs."
+        default=0.0,
+        ge=0,
+        le=10_000,
+        description="Number of epochs over which the feature terms grow linearly from 0 to their weight.",
     )
-    label_weight: Weight = Field(default=1.0, description="Weight of the labels' cross-entropy.")
+    label_weight: Weight = Field(default=1.0, description="Weight of the cross-entropy with the labels.")
     logits: LogitTerm = Field(
-        default="kd", description="The logit method that is added, with its own defaults; `none` leaves it out."
+        default="kd", description="Logit method that is added as a term, with its own defaults; `none` adds none."
     )
     logits_weight: Weight = Field(default=1.0, description="Weight of the logit term.")
     temperature: float | None = Field(
@@ -49,12 +52,12 @@ class FeatureParams(MethodParams):
 
 
 class LayeredParams(FeatureParams):
-    """Feature methods that pair layers of student and teacher."""
+    """Parameters of feature methods that pair layers of student and teacher."""
 
     layers: tuple[LayerPair, ...] | None = Field(
         default=None,
         min_length=1,
         max_length=64,
-        description="Pairs of student and teacher level, counted from 0: blocks of a ViT, stages of other models. "
-        "Null: pairs at equal relative depth.",
+        description="Pairs [student level, teacher level], counted from 0. Levels are the blocks of a ViT and the "
+        "stages of other models. Null: pairs at equal relative depth.",
     )

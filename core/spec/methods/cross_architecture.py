@@ -13,7 +13,7 @@ from core.spec.methods.composition import LayeredParams, LogitTerm, Weight
 class CrossArchitectureParams(LayeredParams):
     """Project a CNN's features into a ViT's attention space and token space."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
+    info: ClassVar[MethodInfo] = MethodInfo(
         summary="The CNN student's features are projected to queries, keys and values and to tokens that match the "
         "ViT teacher's, under random views, with a discriminator between the two.",
         paper="Cross-Architecture Knowledge Distillation, arXiv:2207.05273",
@@ -30,30 +30,37 @@ class CrossArchitectureParams(LayeredParams):
     name: Literal["cross_architecture"] = Field(description="The method's name.")
     logits: LogitTerm = Field(
         default="none",
-        description="The logit method that is added, with its own defaults; the paper has `none`.",
+        description="Logit method that is added as a term, with its own defaults; the paper has `none`.",
     )
-    attention_weight: Weight = Field(default=1.0, description="Weight of the partially cross attention projector.")
-    projection_weight: Weight = Field(default=1.0, description="Weight of the group-wise linear projector.")
+    attention_weight: Weight = Field(
+        default=1.0, description="Weight of the partially cross attention projector (L_proj1)."
+    )
+    projection_weight: Weight = Field(default=1.0, description="Weight of the group-wise linear projector (L_proj2).")
     adversarial_weight: Weight = Field(
         default=0.1,
-        description="Weight of the student's term against the discriminator; 0 leaves the discriminator out. "
-        "The paper's value could not be confirmed.",
+        description="Weight λ of the student's adversarial term; 0 removes the discriminator. The paper's value could "
+        "not be confirmed.",
     )
     teacher_share: float = Field(
         default=0.5,
         ge=0,
         lt=1,
-        description="Chance of each of query, key and value of a picture to be the teacher's instead of the student's.",
+        description="Probability p, for each of an image's query, key and value, that the teacher's replaces the "
+        "student's.",
     )
     group_size: int = Field(
-        default=4, ge=1, le=64, description="Side of the square of patches that share one linear layer."
+        default=4, ge=1, le=64, description="Side, in patches, of the square groups that share one linear layer."
     )
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout in the group-wise linear projector.")
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="Dropout probability in the group-wise linear projector."
+    )
     view_probability: float = Field(
-        default=0.5, ge=0, le=1, description="Chance of a picture to be shown to the student in another view."
+        default=0.5, ge=0, le=1, description="Probability that the student sees a random view of an image."
     )
-    max_rotation: float = Field(default=15.0, ge=0, le=180, description="Rotation of a view at most, in degrees.")
-    min_crop: float = Field(default=0.7, gt=0, le=1, description="Side of a view's crop at least, as a share.")
+    max_rotation: float = Field(default=15.0, ge=0, le=180, description="Maximum rotation of a view, in degrees.")
+    min_crop: float = Field(
+        default=0.7, gt=0, le=1, description="Minimum side of a view's crop, as a fraction of the image's side."
+    )
     mask_share: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of a view's patches that are blanked, each by chance."
+        default=0.1, ge=0, lt=1, description="Probability of each patch of a view to be masked (gray)."
     )

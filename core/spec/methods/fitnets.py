@@ -11,9 +11,9 @@ from core.spec.methods.composition import LayeredParams, Weight
 
 
 class FitnetsParams(LayeredParams):
-    """Regress the teacher's features from the student's by a linear layer."""
+    """Predict the teacher's features from the student's by a regressor."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
+    info: ClassVar[MethodInfo] = MethodInfo(
         summary="The student's features, projected to the teacher's width, match the teacher's at chosen layers.",
         paper="FitNets: Hints for Thin Deep Nets, arXiv:1412.6550",
         year=2014,
@@ -25,6 +25,6 @@ class FitnetsParams(LayeredParams):
     weight: Weight = Field(default=1.0, description="Weight of the feature terms; 100 in the CNN literature.")
     regressor: Literal["linear", "convolutional"] = Field(
         default="linear",
-        description="What maps the student's features to the teacher's: a linear layer, or the CNN literature's 1 × 1 "
-        "convolution, batch norm and ReLU, which suits features that are never negative.",
+        description="Regressor r from the student's features to the teacher's: a linear layer, or the CNN literature's "
+        "1 × 1 convolution, batch norm and ReLU, which suits features that are never negative.",
     )

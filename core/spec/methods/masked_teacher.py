@@ -1,4 +1,4 @@
-"""Parameters of ``masked_teacher``: a teacher that sees what the student looks at (Son et al. 2024)."""
+"""Parameters of ``masked_teacher``: a teacher that sees the patches the student attends to (Son et al. 2024)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from core.spec.methods.composition import Weight
 class MaskedTeacherParams(MethodParams):
     """Show the teacher only the patches that the student's class token attends to."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
-        summary="The ViT teacher sees only the patches that the student attends to most, which makes it cheaper; "
-        "its logits then teach as in any logit method.",
+    info: ClassVar[MethodInfo] = MethodInfo(
+        summary="The ViT teacher sees only the patches that the student attends to most, which makes it cheaper. Its "
+        "logits are used as in any logit method.",
         paper="The Role of Masking for Efficient Supervised Knowledge Distillation of Vision Transformers, "
         "arXiv:2302.10494",
         year=2024,
-        when="The teacher is a large ViT and most of a step's time is its own.",
+        when="The teacher is a large ViT and takes most of the time of a step.",
         needs=Requirements(
             student=("logits", "attention"),
             teacher=("logits", "patch tokens"),
@@ -32,16 +32,16 @@ class MaskedTeacherParams(MethodParams):
         default=0.5,
         gt=0,
         le=1,
-        description="Share of the patches that the teacher sees; 1 is the logit method without masking.",
+        description="Fraction of the patches that the teacher sees; 1 is the logit method without masking.",
     )
-    label_weight: Weight = Field(default=0.5, description="Weight of the labels' cross-entropy.")
+    label_weight: Weight = Field(default=0.5, description="Weight of the cross-entropy with the labels.")
     logits: Literal["kd", "dkd", "nkd", "dist", "logit_standardization", "wsld"] = Field(
-        default="kd", description="The logit method that compares student and teacher."
+        default="kd", description="Logit method that compares student and teacher."
     )
     logits_weight: Weight = Field(default=0.5, description="Weight of the logit term.")
     temperature: float | None = Field(
         default=None,
         gt=0,
         le=100,
-        description="Temperature of the logit term. Null: 1 for `kd`, as in the paper, and the default of any other.",
+        description="Temperature of the logit term. Null: 1 for `kd`, as in the paper, else the method's own default.",
     )

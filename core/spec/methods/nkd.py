@@ -1,4 +1,4 @@
-"""Parameters of ``nkd``: normalised distillation (Yang et al. 2023)."""
+"""Parameters of ``nkd``: normalized distillation (Yang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from core.spec.methods.composition import LogitParams, Weight
 
 
 class NkdParams(LogitParams):
-    """Weigh the label by the teacher's confidence, and match the other classes after normalising them."""
+    """Weight the target class by the teacher's confidence, and match the normalized other classes."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
-        summary="The label counts as much as the teacher believes in it; the probabilities of the other classes "
-        "are brought to a sum of 1 and matched.",
+    info: ClassVar[MethodInfo] = MethodInfo(
+        summary="The target class is weighted by the teacher's confidence in it; the probabilities of the other "
+        "classes are normalized to a sum of 1 and matched.",
         paper="From Knowledge Distillation to Self-Knowledge Distillation, arXiv:2303.13005",
         year=2023,
-        when="Like dkd, and without its warm-up; the logit term that ViTKD was published with.",
+        when="Like dkd, but without a warm-up; the logit term that ViTKD was published with.",
         needs=Requirements(max_teachers=None),
         caches=("logits",),
     )
     name: Literal["nkd"] = Field(description="The method's name.")
-    gamma: Weight = Field(default=1.5, description="Weight of the other classes: 1.5 for CNNs, 1 for ViTs.")
+    gamma: Weight = Field(default=1.5, description="Weight γ of the other classes: 1.5 for CNNs, 1 for ViTs.")
     temperature: float = Field(
-        default=1.0, gt=0, le=100, description="Softens the other classes; the label's term is never softened."
+        default=1.0,
+        gt=0,
+        le=100,
+        description="Temperature λ that softens the other classes; the target class is never softened.",
     )
     weight: Weight = Field(default=1.0, description="Weight of both terms together.")
-    label_weight: Weight = Field(default=1.0, description="Weight of the labels' cross-entropy.")
+    label_weight: Weight = Field(default=1.0, description="Weight of the cross-entropy with the labels.")

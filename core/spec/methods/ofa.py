@@ -12,15 +12,15 @@ from core.spec.methods.composition import LogitParams, Weight
 
 
 class OfaParams(LogitParams):
-    """Let each stage of the student answer for itself, and match each answer with the teacher's logits."""
+    """Add an exit to each stage of the student, and match each exit with the teacher's logits."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
-        summary="Exits at four stages of the student answer for themselves, and each answer matches the teacher's "
-        "logits, the right class counting more. The exits are left out of the finished student.",
+    info: ClassVar[MethodInfo] = MethodInfo(
+        summary="Early exits at four stages of the student match the teacher's logits, with an emphasis on the target "
+        "class. The exits are not exported.",
         paper="One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation, "
         "arXiv:2310.19444",
         year=2023,
-        when="Teacher and student of different kinds, whose inner features cannot be compared.",
+        when="Teacher and student of different families, whose inner features cannot be compared.",
         needs=Requirements(max_teachers=None, student=("logits", "levels")),
         caches=("logits",),
     )
@@ -29,18 +29,19 @@ class OfaParams(LogitParams):
         default=1.0,
         ge=1,
         le=10,
-        description="Above 1 the right class counts more, the more the surer the teacher is; 1 is plain kd.",
+        description="Exponent γ of the target class's probability: above 1 the target class counts more, in proportion "
+        "to the teacher's confidence; 1 is plain kd.",
     )
-    temperature: float = Field(default=1.0, gt=0, le=100, description="Softens both distributions.")
-    weight: Weight = Field(default=1.0, description="Weight of the teacher for the student's own answer.")
+    temperature: float = Field(default=1.0, gt=0, le=100, description="Temperature T that softens both distributions.")
+    weight: Weight = Field(default=1.0, description="Weight of the teacher's term for the student's own logits.")
     exit_weight: Weight = Field(default=1.0, description="Weight of each exit's term.")
-    label_weight: Weight = Field(default=1.0, description="Weight of the labels' cross-entropy.")
+    label_weight: Weight = Field(default=1.0, description="Weight of the cross-entropy with the labels.")
     stages: tuple[Annotated[int, Field(ge=0, le=1000)], ...] | None = Field(
         default=None,
         min_length=1,
         max_length=16,
-        description="Levels of the student that get an exit, counted from 0 and rising. Null: a ViT's blocks at 1/6, "
-        "1/3, 5/6 and all of its depth (1, 3, 9 and 11 of 12), the last four stages of other models.",
+        description="Levels of the student with an exit, counted from 0 in ascending order. Null: a ViT's blocks at "
+        "1/6, 1/3, 5/6 and the end of its depth (1, 3, 9 and 11 of 12), the last four stages of other models.",
     )
 
     @field_validator("stages")

@@ -11,19 +11,20 @@ from core.spec.methods.composition import FeatureParams, Weight
 
 
 class PktParams(FeatureParams):
-    """Match how likely each sample of a batch is another's neighbour."""
+    """Match the probability of each sample of a batch to be another's neighbor."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
-        summary="Each sample's distribution over its neighbours in the batch is the same for student and teacher.",
+    info: ClassVar[MethodInfo] = MethodInfo(
+        summary="Each sample's distribution over its neighbors in the batch is the same for student and teacher.",
         paper="Learning Deep Representations with Probabilistic Knowledge Transfer, arXiv:1803.10837",
         year=2018,
-        when="Networks of unlike width or kind, as nothing is projected. Keep the batch size: the term depends on it.",
+        when="Networks of different widths or families, because nothing is projected. The term depends on the batch "
+        "size.",
         needs=Requirements(teacher=("logits", "embedding"), student=("logits", "embedding")),
         caches=("embedding", "logits"),
     )
     name: Literal["pkt"] = Field(description="The method's name.")
     weight: Weight = Field(
         default=30_000.0,
-        description="Weight of the term; 30000 in the literature, as a mean over the batch's pairs of probabilities "
-        "is tiny.",
+        description="Weight of the term; 30000 in the literature, because the mean over the batch's pairs of "
+        "probabilities is very small.",
     )

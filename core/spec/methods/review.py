@@ -11,14 +11,14 @@ from core.spec.methods.composition import LayeredParams
 
 
 class ReviewParams(LayeredParams):
-    """Let deep layers of the student help to learn the teacher's shallow ones."""
+    """Fuse deep levels of the student into shallow ones, and match the teacher's levels."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
-        summary="From the deepest level to the first, the student's features are fused with those of the level behind, "
-        "and each fusion matches the teacher's features on several scales.",
+    info: ClassVar[MethodInfo] = MethodInfo(
+        summary="From the deepest level to the first, the student's features are fused with those of the next deeper "
+        "level, and each fusion matches the teacher's features on several scales.",
         paper="Distilling Knowledge via Knowledge Review, arXiv:2104.09044",
         year=2021,
-        when="CNNs and other networks with stages, where it is among the best feature methods.",
+        when="CNNs and other networks with stages, for which it is among the best feature methods.",
         needs=Requirements(teacher=("logits", "levels", "embedding"), student=("logits", "levels", "embedding")),
         caches=("levels", "embedding", "logits"),
     )
@@ -27,11 +27,13 @@ class ReviewParams(LayeredParams):
         default=0.0,
         ge=0,
         le=10_000,
-        description="The feature terms grow from 0 to their weight over so many epochs; the paper takes 20 of its 240.",
+        description="Number of epochs over which the feature terms grow linearly from 0 to their weight; the paper has "
+        "20 of 240.",
     )
     width: int | None = Field(
         default=None,
         ge=1,
         le=4096,
-        description="Width of the fused features. Null: that of the student's embedding, 512 at most.",
+        description="Number of channels of the fused features. Null: the width of the student's embedding, at most "
+        "512.",
     )

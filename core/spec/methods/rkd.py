@@ -11,10 +11,10 @@ from core.spec.methods.composition import FeatureParams, Weight
 
 
 class RkdParams(FeatureParams):
-    """Match how far the samples of a batch are from each other, and at which angles."""
+    """Match the distances and angles between the samples of a batch."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
-        summary="The student's embeddings of a batch lie to each other as the teacher's do: distances between two "
+    info: ClassVar[MethodInfo] = MethodInfo(
+        summary="The student's embeddings of a batch have the same relations as the teacher's: distances between two "
         "samples and angles between three.",
         paper="Relational Knowledge Distillation, arXiv:1904.05068",
         year=2019,
@@ -23,11 +23,12 @@ class RkdParams(FeatureParams):
         caches=("embedding", "logits"),
     )
     name: Literal["rkd"] = Field(description="The method's name.")
-    distance_weight: Weight = Field(default=25.0, description="Weight of the distances.")
-    angle_weight: Weight = Field(default=50.0, description="Weight of the angles.")
+    distance_weight: Weight = Field(default=25.0, description="Weight λ_D of the distances.")
+    angle_weight: Weight = Field(default=50.0, description="Weight λ_A of the angles.")
     angle_samples: int = Field(
         default=128,
         ge=3,
         le=512,
-        description="Angles are taken between the first so many samples of a batch: their memory grows with the cube.",
+        description="Number of samples, from the start of a batch, among which angles are computed; their memory grows "
+        "with the cube of it.",
     )

@@ -1,4 +1,4 @@
-"""Parameters of ``scratch``: the student learns from labels alone."""
+"""Parameters of ``scratch``: training with labels only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from core.spec.methods.base import MethodInfo, MethodParams, Requirements
 
 
 class ScratchParams(MethodParams):
-    """Train with the labels alone: the baseline of every report."""
+    """Train with labels only, the baseline of every report."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
-        summary="Train the student with labels alone, as the baseline that distillation has to beat.",
+    info: ClassVar[MethodInfo] = MethodInfo(
+        summary="The student is trained with labels only, as the baseline for distillation.",
         paper="",
         year=1986,
         when="To know what the student reaches without a teacher.",

@@ -1,4 +1,4 @@
-"""Parameters of ``tinyvit``: sparse soft labels alone (Wu et al. 2022)."""
+"""Parameters of ``tinyvit``: training with sparse soft labels only (Wu et al. 2022)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from core.spec.methods.composition import LogitParams
 
 
 class TinyvitParams(LogitParams):
-    """Learn from the teacher's likeliest classes, and never from the labels."""
+    """Learn from the teacher's most probable classes, without labels."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
-        summary="The student learns from the teacher's likeliest classes of each augmented view, the others sharing "
-        "the rest evenly, and never sees the labels.",
+    info: ClassVar[MethodInfo] = MethodInfo(
+        summary="The student learns from the teacher's most probable classes for each augmented view; the remaining "
+        "probability is spread evenly over the others. Labels are not used.",
         paper="TinyViT: Fast Pretraining Distillation for Small Vision Transformers, arXiv:2207.10666",
         year=2022,
-        when="A strong teacher, many images and a fixed number of views (training.views) that are seen again.",
+        when="A strong teacher, many images and a fixed number of views (training.views) that are replayed.",
         needs=Requirements(max_teachers=None),
         caches=("sparse logits",),
     )
@@ -27,6 +27,6 @@ class TinyvitParams(LogitParams):
         default=None,
         ge=1,
         le=32_767,
-        description="How many classes of the teacher are told apart, fewer than there are. Null: 100 as in the paper, "
-        "or all but one where there are fewer.",
+        description="Number K of the teacher's most probable classes, smaller than the number of classes. Null: 100 as "
+        "in the paper, or all but one if there are fewer.",
     )

@@ -1,4 +1,4 @@
-"""Parameters of ``vitkd``: guidelines for features of ViTs (Yang et al. 2022)."""
+"""Parameters of ``vitkd``: imitation of first blocks and generation of last tokens of ViTs (Yang et al. 2022)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from core.spec.methods.composition import LayeredParams, LayerPair, Weight
 
 
 class VitkdParams(LayeredParams):
-    """Imitate the teacher's first blocks, and generate its last tokens from a part of the student's."""
+    """Imitate the teacher's first blocks, and generate its last tokens from a masked part of the student's."""
 
-    about: ClassVar[MethodInfo] = MethodInfo(
+    info: ClassVar[MethodInfo] = MethodInfo(
         summary="The student imitates the tokens of the teacher's first blocks, and a small network generates the "
-        "teacher's last tokens at places where the student's are masked.",
+        "teacher's last tokens at positions where the student's are masked.",
         paper="ViTKD: Practical Guidelines for ViT feature knowledge distillation, arXiv:2209.02432",
         year=2022,
-        when="ViT teacher and student, best together with a logit method; nkd in the paper.",
+        when="ViT teacher and student, best in combination with a logit method; nkd in the paper.",
         needs=Requirements(
             teacher=("logits", "levels", "last"),
             student=("logits", "levels", "last"),
@@ -32,16 +32,18 @@ class VitkdParams(LayeredParams):
         default=None,
         min_length=1,
         max_length=64,
-        description="Pairs of student and teacher block that are imitated, counted from 0. Null: the first "
-        "two of both.",
+        description="Pairs [student block, teacher block] to imitate, counted from 0. Null: the first two blocks of "
+        "both.",
     )
     imitation_weight: Weight = Field(
         default=3e-5,
-        description="Weight of the imitated blocks' squared error, which is summed over tokens and channels: the "
-        "paper's for a teacher of width 384 with 196 tokens. In proportion more for fewer.",
+        description="Weight α of the imitated blocks' squared error, which is summed over tokens and channels. The "
+        "default is the paper's for a teacher of width 384 with 196 tokens; use proportionally more for fewer.",
     )
     generation_weight: Weight = Field(
         default=3e-6,
-        description="Weight of the generated tokens' squared error, which is summed as well and divided by `masked`.",
+        description="Weight β of the generated tokens' squared error, which is also summed, and divided by `masked`.",
     )
-    masked: float = Field(default=0.5, gt=0, lt=1, description="Part of the last tokens that is masked and generated.")
+    masked: float = Field(
+        default=0.5, gt=0, lt=1, description="Fraction λ of the last tokens that is masked and generated."
+    )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.models.align import TokenProjector, coarser, map_generator, resampled
+from core.models.align import TokenProjector, coarser_grid, map_generator, resample
 from core.models.taps import Feature
 
 
@@ -13,32 +13,32 @@ def feature(height, width, prefixes=0):
     return Feature(torch.randn(2, height * width, 3, generator=generator), (height, width), prefix)
 
 
-def test_a_grid_that_fits_is_left_alone():
+def test_the_same_grid_is_unchanged():
     given = feature(4, 4)
 
-    assert resampled(given, (4, 4)) is given
+    assert resample(given, (4, 4)) is given
 
 
 def test_a_coarser_grid_averages_its_area():
     given = feature(4, 6)
 
-    found = resampled(given, (2, 3))
+    found = resample(given, (2, 3))
 
     expected = given.map.reshape(2, 3, 2, 2, 3, 2).mean(dim=(3, 5))
     assert found.grid == (2, 3)
     torch.testing.assert_close(found.map, expected)
 
 
-def test_a_grid_of_one_place_is_the_mean():
+def test_a_grid_of_one_position_is_the_mean():
     given = feature(3, 5)
 
-    torch.testing.assert_close(resampled(given, (1, 1)).tokens[:, 0], given.pooled)
+    torch.testing.assert_close(resample(given, (1, 1)).tokens[:, 0], given.pooled)
 
 
 def test_a_finer_grid_is_interpolated_between_the_tokens():
     ramp = Feature(torch.tensor([[[0.0], [1.0]]]), (1, 2))
 
-    found = resampled(ramp, (2, 4))
+    found = resample(ramp, (2, 4))
 
     torch.testing.assert_close(found.map[0, 0], torch.tensor([[0.0, 0.25, 0.75, 1.0]] * 2))
 
@@ -47,20 +47,20 @@ def test_a_finer_grid_is_interpolated_between_the_tokens():
 def test_a_constant_stays_constant_on_any_grid(grid):
     flat = Feature(torch.full((2, 16, 3), 0.7), (4, 4))
 
-    torch.testing.assert_close(resampled(flat, grid).tokens, torch.full((2, grid[0] * grid[1], 3), 0.7))
+    torch.testing.assert_close(resample(flat, grid).tokens, torch.full((2, grid[0] * grid[1], 3), 0.7))
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (8, 8)])
-def test_prefix_tokens_stay_as_they_are(grid):
+def test_prefix_tokens_are_unchanged(grid):
     given = feature(4, 4, prefixes=2)
 
-    assert resampled(given, grid).prefix is given.prefix
+    assert resample(given, grid).prefix is given.prefix
 
 
 def test_the_gradient_reaches_every_token():
     given = Feature(torch.randn(1, 15, 2, requires_grad=True), (3, 5))
 
-    resampled(given, (2, 2)).tokens.sum().backward()
+    resample(given, (2, 2)).tokens.sum().backward()
 
     assert (given.tokens.grad > 0).all()
 
@@ -69,7 +69,7 @@ def test_the_gradient_reaches_every_token():
     ("one", "other", "expected"), [((4, 4), (7, 7), (4, 4)), ((14, 14), (7, 7), (7, 7)), ((2, 9), (4, 4), (4, 4))]
 )
 def test_the_coarser_grid_has_fewer_tokens(one, other, expected):
-    assert coarser(one, other) == coarser(other, one) == expected
+    assert coarser_grid(one, other) == coarser_grid(other, one) == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -83,14 +83,14 @@ def test_a_projector_is_a_linear_layer_in_single_precision(dtype):
     torch.testing.assert_close(found, tokens.float() @ projector.linear.weight.T + projector.linear.bias)
 
 
-def test_a_map_keeps_its_shape_and_each_place_sees_its_neighbours():
-    picture = torch.randn(1, 3, 7, 7).requires_grad_()
+def test_a_map_keeps_its_shape_and_each_position_sees_its_neighbors():
+    image = torch.randn(1, 3, 7, 7).requires_grad_()
 
-    made = map_generator(3)(picture)
-    (slope,) = torch.autograd.grad(made[0, :, 3, 3].sum(), picture)
+    made = map_generator(3)(image)
+    (slope,) = torch.autograd.grad(made[0, :, 3, 3].sum(), image)
 
     seen = slope.abs().sum(dim=(0, 1)) > 0
-    assert made.shape == picture.shape
+    assert made.shape == image.shape
     assert not seen[0].any()
     assert not seen[6].any()
     assert seen[1:6, 1:6].any(dim=0).all()

@@ -8,13 +8,13 @@ from core.spec.info import InputInfo
 FACTS = InputInfo(num_classes=7, channels=1, image_size=28)
 
 
-def test_classes_and_channels_come_from_the_dataset_and_the_size_where_it_is_taken():
+def test_classes_channels_and_size_come_from_the_dataset():
     vit = ModelSpec(architecture="vit_tiny_patch16_224", arguments={"depth": 2, "qk_norm": None})
 
     assert model_arguments(vit, FACTS, 32) == {"depth": 2, "num_classes": 7, "in_chans": 1, "img_size": 32}
 
 
-def test_a_cnn_is_not_told_the_size():
+def test_a_cnn_gets_no_image_size():
     assert model_arguments(ModelSpec(architecture="resnet18"), FACTS, 32) == {"num_classes": 7, "in_chans": 1}
 
 
@@ -39,19 +39,19 @@ def test_two_sizes_that_differ_are_refused():
         ({"widths": {"a": [1] * 65}}, "/student/arguments/widths"),
     ],
 )
-def test_what_no_classifier_has_is_refused_where_it_stands(arguments, pointer):
-    with pytest.raises(InvalidSpec) as refusal:
+def test_invalid_arguments_are_refused_with_their_pointer(arguments, pointer):
+    with pytest.raises(InvalidSpec) as caught:
         check_arguments(arguments, pointer="/student/arguments")
 
-    assert [error.pointer for error in refusal.value.errors] == [pointer]
+    assert [error.pointer for error in caught.value.errors] == [pointer]
 
 
 @pytest.mark.parametrize("value", ["32", 32.0, True, [32, 64], [32, 32, 32], [[32]], 0, 10**6])
-def test_an_image_size_is_one_whole_number(value):
+def test_an_image_size_is_a_positive_integer(value):
     with pytest.raises(InvalidSpec):
         square_size(value, pointer="/arguments/img_size")
 
 
-def test_an_image_size_may_be_written_as_two_equal_sides():
+def test_an_image_size_may_have_two_equal_sides():
     assert square_size([32, 32], pointer="") == square_size(32, pointer="") == 32
     assert square_size(None, pointer="") is None

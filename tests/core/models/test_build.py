@@ -25,7 +25,7 @@ def student(tiny_vit):
 
 @pytest.fixture
 def stored(student, tmp_path):
-    """A stored model for 10 classes of grey 8 px pictures; returns its folder and module."""
+    """A stored model for 10 classes of gray 8 px images; returns its folder and module."""
     built = build(student)
     save_folder(
         built.module,
@@ -48,7 +48,7 @@ def build_as_teacher(spec, info=INPUTS, size=8, folders=None, **options):
     return build_teacher(plan, num_classes=info.num_classes, folders=folders or {}, **options)
 
 
-def test_a_random_student_takes_its_form_from_the_dataset(student):
+def test_a_random_student_has_the_datasets_classes_channels_and_size(student):
     built = build(student)
 
     assert built.architecture == VIT
@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_bits(student, variant):
     assert not torch.equal(first.module.pos_embed, other.module.pos_embed)
 
 
-def test_deit_gets_the_distilled_twin(student):
+def test_the_distilled_variant_has_two_heads(student):
     built = build(student, variant=DISTILLED)
     built.module.set_distilled_training(True)
 
@@ -79,13 +79,13 @@ def test_deit_gets_the_distilled_twin(student):
     assert again.state_dict().keys() == built.module.state_dict().keys()
 
 
-def test_deit_refuses_a_cnn():
+def test_a_cnn_has_no_distilled_variant():
     with pytest.raises(InvalidSpec, match="ResNet"):
         build(StudentSpec(architecture="resnet18"), variant=DISTILLED)
 
 
 @pytest.mark.parametrize("variant", [None, DISTILLED])
-def test_drop_path_is_set_and_not_part_of_the_recipe(student, variant):
+def test_drop_path_is_set_but_not_part_of_the_arguments(student, variant):
     built = build(student, variant=variant, drop_path=0.2)
 
     assert built.module.blocks[1].drop_path1.drop_prob == pytest.approx(0.2)
@@ -99,7 +99,7 @@ def dropped(module):
     return {part.drop_prob for part in module.modules() if isinstance(part, DropPath)}
 
 
-def test_no_drop_path_is_none_also_where_timm_has_some_by_default(tmp_path):
+def test_drop_path_0_overrides_timms_default(tmp_path):
     spec = StudentSpec(architecture="swin_tiny_patch4_window7_224", arguments=SWIN)
     built = build(spec, size=16)
     save_folder(
@@ -116,17 +116,17 @@ def test_no_drop_path_is_none_also_where_timm_has_some_by_default(tmp_path):
     assert dropped(built.module) == dropped(again.module) == {0.0}
 
 
-def test_drop_path_is_left_out_where_there_is_none():
+def test_drop_path_is_ignored_by_architectures_without_it():
     assert not accepts_drop_path("vgg11", {"num_classes": 10})
     assert build(StudentSpec(architecture="vgg11"), size=32, drop_path=0.2).num_classes == 10
 
 
-def test_impossible_arguments_are_refused_in_the_words_of_timm():
+def test_invalid_arguments_are_refused_with_timms_message():
     with pytest.raises(InvalidSpec, match="divisible by num_heads"):
         build(StudentSpec(architecture=VIT, arguments={"embed_dim": 33, "num_heads": 2}))
 
 
-def test_a_student_goes_on_from_stored_weights(stored, tiny_vit):
+def test_a_student_starts_from_stored_weights(stored, tiny_vit):
     folder, module = stored
     spec = StudentSpec(architecture=VIT, weights="mdl_a")
     built = build(spec, folders={"mdl_a": folder}, drop_path=0.1)
@@ -156,18 +156,18 @@ def test_stored_weights_are_adapted_to_another_dataset(stored):
     ],
 )
 def test_a_spec_that_contradicts_its_weights_is_refused(stored, spec, pointer):
-    with pytest.raises(InvalidSpec, match="the weights mdl_a") as refusal:
+    with pytest.raises(InvalidSpec, match="the weights mdl_a") as caught:
         build(StudentSpec(weights="mdl_a", **spec), folders={"mdl_a": stored[0]})
 
-    assert refusal.value.errors[0].pointer == pointer
+    assert caught.value.errors[0].pointer == pointer
 
 
-def test_weights_that_are_not_at_hand_are_said():
+def test_missing_weights_are_unavailable():
     with pytest.raises(WeightsUnavailable, match="job_b"):
         build_as_teacher(TeacherSpec(architecture=VIT, weights="job_b"))
 
 
-def test_a_teacher_to_be_trained_is_built_from_the_dataset():
+def test_a_teacher_for_training_is_built_from_the_dataset():
     spec = TeacherSpec(architecture="resnet18", weights="train")
     built = build_as_teacher(spec, size=16)
 
@@ -176,25 +176,25 @@ def test_a_teacher_to_be_trained_is_built_from_the_dataset():
     assert built(torch.rand(2, 1, 16, 16)).shape == (2, 10)
 
 
-def test_a_stored_teacher_keeps_its_own_form(stored):
+def test_a_stored_teacher_keeps_its_own_size_and_channels(stored):
     folder, module = stored
     info = InputInfo(num_classes=10, channels=3, image_size=64)
     spec = TeacherSpec(architecture=VIT, weights="mdl_a")
     built = build_as_teacher(spec, info, 64, folders={"mdl_a": folder})
     images = torch.rand(2, 3, 8, 8)
-    grey = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    gray = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
     assert built.preprocessing.image_size == 8
-    assert torch.allclose(module.eval()((grey - 0.5) / 0.5), built(images), atol=1e-6)
+    assert torch.allclose(module.eval()((gray - 0.5) / 0.5), built(images), atol=1e-6)
 
 
-def test_a_teacher_of_other_classes_is_refused_with_both_numbers(stored):
+def test_a_teacher_with_another_number_of_classes_is_refused(stored):
     spec = TeacherSpec(architecture=VIT, weights="mdl_a")
     with pytest.raises(SpecCannotRun, match=r"has 10 classes and the dataset has 7"):
         build_as_teacher(spec, InputInfo(7, 1, 8), folders={"mdl_a": stored[0]})
 
 
-def test_a_pretrained_teacher_comes_from_the_hub_as_it_was_published(hub):
+def test_a_pretrained_teacher_is_loaded_unchanged_from_the_hub(hub):
     folder, model = hub
     spec = TeacherSpec(architecture="test_vit.r160_in1k", weights="pretrained")
     built = build_as_teacher(spec, InputInfo(1000, 1, 28), 28, hub=folder)
@@ -206,7 +206,7 @@ def test_a_pretrained_teacher_comes_from_the_hub_as_it_was_published(hub):
     assert built(torch.rand(2, 1, 28, 28)).shape == (2, 1000)
 
 
-def test_a_pretrained_student_gets_a_new_head_and_its_own_channels(hub):
+def test_a_pretrained_student_gets_a_new_head_and_the_datasets_channels(hub):
     folder, model = hub
     spec = StudentSpec(architecture="test_vit", weights="pretrained")
     built = build(spec, size=64, variant=DISTILLED, hub=folder)
@@ -216,7 +216,7 @@ def test_a_pretrained_student_gets_a_new_head_and_its_own_channels(hub):
     assert len(built.preprocessing.mean) == 1
 
 
-def test_damaged_weights_are_said(stored):
+def test_weights_of_another_shape_do_not_fit(stored):
     folder, module = stored
     state = module.state_dict()
     save_file({**state, "blocks.0.attn.qkv.weight": torch.zeros(2, 2)}, folder / "model.safetensors")

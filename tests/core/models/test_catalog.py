@@ -4,7 +4,7 @@ from core.errors import InvalidSpec
 from core.models import catalog
 
 
-def test_search_finds_by_every_word_with_parameters():
+def test_search_matches_every_word_and_counts_parameters():
     found = {entry.name: entry for entry in catalog.search("deit_tiny", limit=10)}
 
     assert found["deit_tiny_patch16_224"].parameters == 5_717_416
@@ -17,12 +17,12 @@ def test_a_name_that_begins_with_the_text_comes_first():
     assert catalog.search("resnet18", limit=3)[0].name == "resnet18"
 
 
-def test_a_typing_error_still_finds_something():
+def test_a_misspelled_name_finds_similar_ones():
     assert catalog.search("vit_tyni", limit=1)[0].name == "vit_tiny_patch16_224"
 
 
 def test_an_empty_search_lists_from_the_start():
-    assert [entry.name for entry in catalog.search("", limit=3)] == list(catalog.names()[:3])
+    assert [entry.name for entry in catalog.search("", limit=3)] == list(catalog.architecture_names()[:3])
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_families(name, family):
         ("vit_tiny_patch16_224", False),
     ],
 )
-def test_a_swin_is_one_of_the_first_version(name, expected):
+def test_is_swin_means_the_first_version(name, expected):
     assert catalog.is_swin(name) is expected
 
 
-def test_the_catalogue_is_whole():
+def test_the_catalog_is_complete():
     entries = catalog.architectures()
 
     assert len(entries) == len({entry.name for entry in entries}) > 1000
@@ -73,20 +73,20 @@ def test_a_tag_may_follow_the_name():
     [
         ("vit_tyni", "vit_tiny_patch16_224"),
         ("resnet18.foo", "a1_in1k"),
-        ("vit_small_patch16_224_in21k", "It is called vit_small_patch16_224.augreg_in21k now"),
+        ("vit_small_patch16_224_in21k", "Its name is vit_small_patch16_224.augreg_in21k now"),
         ("local-dir:/etc", "there is no architecture"),
         ("hf-hub:someone/something", "there is no architecture"),
     ],
 )
 def test_an_unknown_name_is_refused_with_a_hint(name, hint):
-    with pytest.raises(InvalidSpec, match="architecture") as refusal:
+    with pytest.raises(InvalidSpec, match="architecture") as caught:
         catalog.require(name)
 
-    assert refusal.value.errors[0].pointer == "/architecture"
-    assert hint in refusal.value.detail
+    assert caught.value.errors[0].pointer == "/architecture"
+    assert hint in caught.value.detail
 
 
-def test_only_models_with_a_fixed_size_take_one():
+def test_only_architectures_with_a_fixed_size_take_an_image_size():
     assert catalog.takes_image_size("vit_tiny_patch16_224")
     assert catalog.native_image_size("vit_tiny_patch16_384") == 384
     assert not catalog.takes_image_size("resnet18")

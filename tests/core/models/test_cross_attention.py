@@ -18,21 +18,21 @@ def teacher(width=6, heads=2):
     return Attention(*(drawn(3, 4, width, seed=i) for i in range(3)), heads, None)
 
 
-def slowly(own, guide, heads):
+def reference(own, guide, heads):
     """Both terms of L_proj1 by loops; ``own`` and ``guide`` are three tensors (B, N, D) each."""
     outputs, relations = [], []
     (query, key, value), (guide_query, guide_key, guide_value), raw = own[:3], guide, own[3]
     d = value.shape[2] // heads
-    for picture in range(len(value)):
+    for image in range(len(value)):
         for head in range(heads):
             part = slice(head * d, (head + 1) * d)
 
-            def attend(q, k, v, *, picture=picture, part=part):
-                scores = q[picture, :, part] @ k[picture, :, part].T / math.sqrt(d)
-                return F.softmax(scores, dim=1) @ v[picture, :, part]
+            def attend(q, k, v, *, image=image, part=part):
+                scores = q[image, :, part] @ k[image, :, part].T / math.sqrt(d)
+                return F.softmax(scores, dim=1) @ v[image, :, part]
 
             outputs.append((attend(query, key, value) - attend(guide_query, guide_key, guide_value)).square().mean())
-            mine, theirs = raw[picture, :, part], guide_value[picture, :, part]
+            mine, theirs = raw[image, :, part], guide_value[image, :, part]
             relations.append(((mine @ mine.T - theirs @ theirs.T) / math.sqrt(d)).square().mean())
     return torch.stack(outputs).mean() + torch.stack(relations).mean()
 
@@ -43,16 +43,16 @@ def projected(module, maps):
 
 def test_the_students_attention_is_compared_head_by_head():
     torch.manual_seed(0)
-    module, maps, guide = PartialCrossAttention(5, 6, teacher_share=0.0), drawn(3, 5, 2, 2, seed=9), teacher()
+    module, maps, guide = PartialCrossAttention(5, 6, teacher_fraction=0.0), drawn(3, 5, 2, 2, seed=9), teacher()
 
     own = projected(module, maps)
 
-    assert module(maps, guide).item() == pytest.approx(slowly([*own, own[2]], guide.qkv, 2).item(), rel=1e-5)
+    assert module(maps, guide).item() == pytest.approx(reference([*own, own[2]], guide.qkv, 2).item(), rel=1e-5)
 
 
-def test_the_teacher_stands_in_for_some_but_not_in_the_relation_of_values():
+def test_the_teacher_replaces_some_images_but_not_in_the_relation_of_values():
     torch.manual_seed(0)
-    module, maps, guide = PartialCrossAttention(5, 6, teacher_share=0.5), drawn(3, 5, 2, 2, seed=9), teacher()
+    module, maps, guide = PartialCrossAttention(5, 6, teacher_fraction=0.5), drawn(3, 5, 2, 2, seed=9), teacher()
 
     torch.manual_seed(3)
     found = module(maps, guide)
@@ -63,10 +63,10 @@ def test_the_teacher_stands_in_for_some_but_not_in_the_relation_of_values():
         chosen = torch.rand(3) < 0.5
         mixed.append(torch.stack([theirs[i] if chosen[i] else mine[i] for i in range(3)]))
     assert any(not mix.equal(mine) for mix, mine in zip(mixed, own, strict=True))
-    assert found.item() == pytest.approx(slowly([*mixed, own[2]], guide.qkv, 2).item(), rel=1e-5)
+    assert found.item() == pytest.approx(reference([*mixed, own[2]], guide.qkv, 2).item(), rel=1e-5)
 
 
-def test_neighbouring_places_share_a_linear_layer():
+def test_neighboring_positions_share_a_linear_layer():
     torch.manual_seed(0)
     projector = GroupwiseProjector(5, 6, (5, 3), group_size=2, dropout=0.0)
     tokens = drawn(2, 15, 5, seed=1)
@@ -80,7 +80,7 @@ def test_neighbouring_places_share_a_linear_layer():
             torch.testing.assert_close(found[:, 3 * row + column], linear(tokens[:, 3 * row + column]))
 
 
-def test_the_students_term_moves_the_student_and_the_discriminators_the_discriminator():
+def test_each_adversarial_loss_has_gradients_for_its_own_side_only():
     torch.manual_seed(0)
     judge = Discriminator(6)
     student, guide = drawn(3, 6, seed=1).requires_grad_(), drawn(3, 6, seed=2).requires_grad_()
@@ -94,7 +94,7 @@ def test_the_students_term_moves_the_student_and_the_discriminators_the_discrimi
     assert all(g is not None for g in torch.autograd.grad(told, weights))
 
 
-def test_the_terms_are_those_of_a_non_saturating_game():
+def test_the_losses_are_those_of_a_non_saturating_gan():
     torch.manual_seed(0)
     judge = Discriminator(6)
     student, guide = drawn(3, 6, seed=1), drawn(3, 6, seed=2)

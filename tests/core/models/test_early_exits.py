@@ -35,19 +35,19 @@ def test_merging_halves_a_grid_and_keeps_its_width(grid, after):
     assert PatchMerging(8)(torch.randn(2, 8, *grid)).shape == (2, 8, *after)
 
 
-def test_merging_sees_four_neighbours_and_nobody_else():
+def test_merging_combines_exactly_four_neighbors():
     torch.manual_seed(0)
-    picture = torch.randn(1, 4, 6, 6, requires_grad=True)
+    image = torch.randn(1, 4, 6, 6, requires_grad=True)
 
-    merged = PatchMerging(4)(picture)[0, :, 1, 2].sum()
+    merged = PatchMerging(4)(image)[0, :, 1, 2].sum()
 
-    seen = torch.autograd.grad(merged, picture)[0].abs().sum(dim=(0, 1)) > 0
+    seen = torch.autograd.grad(merged, image)[0].abs().sum(dim=(0, 1)) > 0
     expected = torch.zeros(6, 6, dtype=torch.bool)
     expected[2:4, 4:6] = True
     assert seen.equal(expected)
 
 
-def test_without_blocks_the_class_token_alone_is_read_where_there_is_one():
+def test_without_blocks_only_the_class_token_is_classified():
     seen = feature((4, 4), 8, prefixes=2)
     head = tokens((4, 4), 8, num_blocks=0)
 
@@ -55,14 +55,14 @@ def test_without_blocks_the_class_token_alone_is_read_where_there_is_one():
 
 
 @pytest.mark.parametrize(("prefixes", "class_token"), [(0, True), (2, False)])
-def test_without_a_class_token_the_mean_of_the_patches_is_read(prefixes, class_token):
+def test_without_a_class_token_the_mean_of_the_patches_is_classified(prefixes, class_token):
     seen = feature((4, 4), 8, prefixes)
     head = tokens((4, 4), 8, class_token=class_token, num_blocks=0)
 
     torch.testing.assert_close(head(seen), F.linear(seen.pooled, head.head.weight, head.head.bias))
 
 
-def test_the_class_token_hears_of_every_patch():
+def test_the_class_token_depends_on_every_patch():
     seen = feature((14, 14), 8, prefixes=1)
     seen.tokens.requires_grad_()
 
@@ -72,7 +72,7 @@ def test_the_class_token_hears_of_every_patch():
 
 
 @pytest.mark.parametrize("width", [6, 7, 9, 10])
-def test_any_width_is_shared_out_among_heads(width):
+def test_any_width_is_divided_among_heads(width):
     assert tokens((4, 4), width)(feature((4, 4), width)).shape == (2, 3)
 
 
@@ -96,7 +96,7 @@ def test_maps_are_halved_to_the_last_width(halvings, grid):
         lambda: ConvExit(8, 16, 3, num_halvings=0),
     ],
 )
-def test_every_weight_of_an_exit_learns_and_so_does_the_level(head):
+def test_all_weights_of_an_exit_and_its_level_have_gradients(head):
     exits, seen = head(), feature((14, 14), 8, prefixes=1)
     seen.tokens.requires_grad_()
 
@@ -107,14 +107,14 @@ def test_every_weight_of_an_exit_learns_and_so_does_the_level(head):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_features_are_answered_in_single_precision(dtype):
+def test_half_precision_features_give_float32_logits(dtype):
     half = feature((4, 4), 8, prefixes=1).map_tensors(lambda tensor: tensor.to(dtype))
 
     assert tokens((4, 4), 8)(half).dtype == torch.float32
     assert ConvExit(8, 8, 3, num_halvings=1)(half).dtype == torch.float32
 
 
-def test_exits_take_no_memory_on_the_meta_device():
+def test_exits_can_be_built_on_the_meta_device():
     with on_meta():
         heads = [tokens((28, 28), 768), ConvExit(256, 2048, 1000, num_halvings=3)]
 

@@ -7,7 +7,7 @@ from core.errors import InvalidSpec, WeightsMismatch
 from core.export.onnx_file import export_onnx
 from core.models import catalog
 from core.models.built import BuiltModel
-from core.models.flexible import adapt_state, flexible_twin
+from core.models.flexible import adapt_to_flexible_vit, to_flexible_vit
 from core.models.meta_device import build_on_meta, count_parameters
 from core.models.preprocessing import plain_preprocessing
 from core.models.weights import differences, load_folder, load_strictly, save_folder
@@ -25,7 +25,7 @@ ASKED = [
     ("deit_tiny_patch16_224", {}),
     ("deit3_small_patch16_224", {}),
 ]
-FORMS = {
+OPTIONS = {
     "tokens": {"distillation_tokens": 3},
     "two stems": {"distillation_tokens": 2, "stem": "co_advise"},
     "multiplexed": {"repeats": 2, "head_transforms": True, "relative_position": True},
@@ -37,12 +37,12 @@ FORMS = {
 
 
 @pytest.fixture
-def pictures():
+def images():
     return torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def scattered(module):
-    """Weights far from their start, so that no part is nearly nothing."""
+def randomize(module):
+    """Move weights far from their initialization, so that no part is close to zero."""
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in module.parameters():
@@ -51,99 +51,99 @@ def scattered(module):
 
 
 @pytest.mark.parametrize(("architecture", "more"), ASKED)
-def test_without_a_form_the_twin_computes_the_same_from_the_same_weights(architecture, more, pictures):
+def test_default_options_give_the_same_outputs_from_the_same_weights(architecture, more, images):
     arguments = {**BASE, **more}
-    asked = scattered(timm.create_model(architecture, **arguments))
-    name, full = flexible_twin(architecture, arguments)
-    twin = timm.create_model(name, **full).eval()
-    load_strictly(twin, adapt_state(asked.state_dict(), twin), name=name)
+    requested = randomize(timm.create_model(architecture, **arguments))
+    name, full = to_flexible_vit(architecture, arguments)
+    student = timm.create_model(name, **full).eval()
+    load_strictly(student, adapt_to_flexible_vit(requested.state_dict(), student), name=name)
 
     assert name == "potstill_vit"
-    assert torch.allclose(twin(pictures), asked(pictures), atol=1e-6, rtol=0)
+    assert torch.allclose(student(images), requested(images), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("architecture", "more"), [ASKED[1], ASKED[9]])
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_weights_of_the_plain_vit_fit_every_form_but_cut_blocks(architecture, more, form):
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_weights_of_the_plain_vit_fit_all_options_except_block_widths(architecture, more, options):
     arguments = {**BASE, **more}
-    asked = timm.create_model(architecture, **arguments)
-    name, full = flexible_twin(architecture, arguments, **form)
-    twin = timm.create_model(name, **full)
-    adapted = adapt_state(asked.state_dict(), twin)
+    requested = timm.create_model(architecture, **arguments)
+    name, full = to_flexible_vit(architecture, arguments, **options)
+    student = timm.create_model(name, **full)
+    adapted = adapt_to_flexible_vit(requested.state_dict(), student)
 
-    if "block_heads" in form:
+    if "block_heads" in options:
         with pytest.raises(WeightsMismatch, match="another shape"):
-            load_strictly(twin, adapted, name=name)
+            load_strictly(student, adapted, name=name)
     else:
-        load_strictly(twin, adapted, name=name)
+        load_strictly(student, adapted, name=name)
 
 
-def twin_of(asked, **form):
-    name, full = flexible_twin("vit_tiny_patch16_224", BASE, **form)
-    twin = timm.create_model(name, **full).eval()
-    load_strictly(twin, adapt_state(asked.state_dict(), twin), name=name)
-    return twin
+def converted(requested, **options):
+    name, full = to_flexible_vit("vit_tiny_patch16_224", BASE, **options)
+    student = timm.create_model(name, **full).eval()
+    load_strictly(student, adapt_to_flexible_vit(requested.state_dict(), student), name=name)
+    return student
 
 
 @pytest.fixture
-def asked():
-    return scattered(timm.create_model("vit_tiny_patch16_224", **BASE))
+def requested():
+    return randomize(timm.create_model("vit_tiny_patch16_224", **BASE))
 
 
-def test_tokens_begin_as_the_class_token_at_its_position(asked):
-    twin = twin_of(asked, distillation_tokens=2)
+def test_tokens_are_initialized_with_the_class_token_and_its_position(requested):
+    student = converted(requested, distillation_tokens=2)
 
-    assert torch.equal(twin.dist_token, asked.cls_token.expand(1, 2, 32))
-    assert torch.equal(twin.pos_embed[:, :3], asked.pos_embed[:, :1].expand(1, 3, 32))
-    assert torch.equal(twin.pos_embed[:, 3:], asked.pos_embed[:, 1:])
+    assert torch.equal(student.dist_token, requested.cls_token.expand(1, 2, 32))
+    assert torch.equal(student.pos_embed[:, :3], requested.pos_embed[:, :1].expand(1, 3, 32))
+    assert torch.equal(student.pos_embed[:, 3:], requested.pos_embed[:, 1:])
 
 
-def test_shared_blocks_begin_as_the_first_of_their_group_run_twice(asked, pictures):
-    twin = twin_of(asked, repeats=2, head_transforms=True, relative_position=True)
+def test_shared_blocks_are_initialized_with_the_first_block_of_their_group(requested, images):
+    student = converted(requested, repeats=2, head_transforms=True, relative_position=True)
     with torch.no_grad():
         for first, second in ((0, 1), (2, 3)):
             for part in ("attn", "mlp"):
-                state = getattr(asked.blocks[first], part).state_dict()
-                getattr(asked.blocks[second], part).load_state_dict(state)
+                state = getattr(requested.blocks[first], part).state_dict()
+                getattr(requested.blocks[second], part).load_state_dict(state)
 
-    assert torch.allclose(twin(pictures), asked(pictures), atol=1e-5)
+    assert torch.allclose(student(images), requested(images), atol=1e-5)
 
 
-def test_local_blocks_take_the_content_attention(asked, pictures):
-    twin = twin_of(asked, local_blocks=2)
-    away = torch.allclose(twin(pictures), asked(pictures), atol=1e-3)
+def test_local_blocks_take_the_content_attention(requested, images):
+    student = converted(requested, local_blocks=2)
+    away = torch.allclose(student(images), requested(images), atol=1e-3)
     with torch.no_grad():
-        for block in twin.blocks[:2]:
+        for block in student.blocks[:2]:
             block.attn.gating.fill_(-100)
 
     assert not away
-    assert torch.allclose(twin(pictures), asked(pictures), atol=1e-5)
+    assert torch.allclose(student(images), requested(images), atol=1e-5)
 
 
-def test_a_lift_norms_all_tokens_before_it():
+def test_all_tokens_are_normalized_before_the_lift():
     arguments = {**BASE, "global_pool": "avg"}
-    asked = scattered(timm.create_model("vit_tiny_patch16_224", **arguments))
-    name, full = flexible_twin("vit_tiny_patch16_224", arguments, lift_width=48)
-    twin = timm.create_model(name, **full)
-    load_strictly(twin, adapt_state(asked.state_dict(), twin), name=name)
+    requested = randomize(timm.create_model("vit_tiny_patch16_224", **arguments))
+    name, full = to_flexible_vit("vit_tiny_patch16_224", arguments, lift_width=48)
+    student = timm.create_model(name, **full)
+    load_strictly(student, adapt_to_flexible_vit(requested.state_dict(), student), name=name)
 
-    assert torch.equal(twin.norm.weight, asked.fc_norm.weight)
-    assert isinstance(twin.fc_norm, torch.nn.Identity)
+    assert torch.equal(student.norm.weight, requested.fc_norm.weight)
+    assert isinstance(student.fc_norm, torch.nn.Identity)
 
 
-def test_weights_of_the_same_form_stay_as_they_are(asked):
-    twin = scattered(twin_of(asked, distillation_tokens=2, repeats=2, head_transforms=True))
+def test_weights_with_the_same_options_are_unchanged(requested):
+    student = randomize(converted(requested, distillation_tokens=2, repeats=2, head_transforms=True))
     other = timm.create_model("potstill_vit", **BASE, distillation_tokens=2, repeats=2, head_transforms=True)
 
     assert all(torch.equal(a, b) for a, b in zip(
-        adapt_state(twin.state_dict(), other).values(), twin.state_dict().values(), strict=True
+        adapt_to_flexible_vit(student.state_dict(), other).values(), student.state_dict().values(), strict=True
     ))  # fmt: skip
 
 
-def test_a_flexible_vit_keeps_its_form_and_takes_more():
+def test_a_flexible_vit_keeps_its_options_and_takes_more():
     arguments = {**BASE, "repeats": 2}
 
-    assert flexible_twin("potstill_vit", arguments, lift_width=8) == (
+    assert to_flexible_vit("potstill_vit", arguments, lift_width=8) == (
         "potstill_vit", {**arguments, "lift_width": 8, "fc_norm": False},
     )  # fmt: skip
 
@@ -160,24 +160,24 @@ def test_a_flexible_vit_keeps_its_form_and_takes_more():
         ("vit_tiny_r_s16_p8_224", {}, "patch_embed"),
     ],
 )
-def test_what_cannot_be_expressed_is_refused_with_a_fix(architecture, more, words):
+def test_unsupported_models_are_refused_with_a_fix(architecture, more, words):
     with pytest.raises(InvalidSpec, match=words) as raised:
-        flexible_twin(architecture, {"num_classes": 5, "in_chans": 3, **more})
+        to_flexible_vit(architecture, {"num_classes": 5, "in_chans": 3, **more})
 
     assert raised.value.errors[0].pointer == "/student/architecture"
 
 
-def test_a_form_that_does_not_go_with_the_student_is_refused():
+def test_options_that_do_not_fit_the_student_are_refused():
     with pytest.raises(InvalidSpec, match="not a multiple of repeats 3") as raised:
-        flexible_twin("vit_tiny_patch16_224", BASE, repeats=3)
+        to_flexible_vit("vit_tiny_patch16_224", BASE, repeats=3)
 
     assert raised.value.errors[0].pointer == "/student/architecture"
 
 
-def test_the_catalogue_lists_it_as_a_transformer():
+def test_the_catalog_lists_it_as_a_transformer():
     entry = catalog.info("potstill_vit", count_parameters=True)
 
-    assert "potstill_vit" in catalog.names()
+    assert "potstill_vit" in catalog.architecture_names()
     assert entry.to_json() == {
         "name": "potstill_vit", "family": "transformer", "input_size": [3, 224, 224], "fixed_input_size": True,
         "parameters": 5_717_416, "pretrained": False, "pretrained_tags": [],
@@ -185,10 +185,10 @@ def test_the_catalogue_lists_it_as_a_transformer():
     assert catalog.takes_image_size("potstill_vit")
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_stored_form_is_opened_as_it_was(form, tmp_path, pictures):
-    arguments = {**BASE, **form}
-    module = scattered(timm.create_model("potstill_vit", **arguments, drop_path_rate=0.1))
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_saved_model_is_loaded_unchanged(options, tmp_path, images):
+    arguments = {**BASE, **options}
+    module = randomize(timm.create_model("potstill_vit", **arguments, drop_path_rate=0.1))
     save_folder(
         module, tmp_path, architecture="potstill_vit", arguments={**arguments, "drop_path_rate": 0.1},
         preprocessing=plain_preprocessing(image_size=8, channels=3), classes=list("abcde"),
@@ -198,14 +198,14 @@ def test_a_stored_form_is_opened_as_it_was(form, tmp_path, pictures):
     for_seven = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).eval()
 
     assert built.arguments == arguments
-    assert torch.equal(built.module(pictures), module(pictures))
-    assert torch.equal(by_timm(pictures), module(pictures))
-    assert for_seven(pictures).shape == (3, 7)
+    assert torch.equal(built.module(images), module(images))
+    assert torch.equal(by_timm(images), module(images))
+    assert for_seven(images).shape == (3, 7)
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_the_meta_device_knows_its_weights(form):
-    arguments = {**BASE, **form}
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_meta_model_has_the_same_weights(options):
+    arguments = {**BASE, **options}
     meta, real = build_on_meta("potstill_vit", arguments), timm.create_model("potstill_vit", **arguments)
 
     assert differences({name: tuple(w.shape) for name, w in meta.state_dict().items()}, real) == ""
@@ -214,10 +214,10 @@ def test_the_meta_device_knows_its_weights(form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_onnx_answers_as_torch_does(form, tmp_path):
-    arguments = {**BASE, **form}
-    module = scattered(timm.create_model("potstill_vit", **arguments))
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_onnx_and_torch_give_the_same_outputs(options, tmp_path):
+    arguments = {**BASE, **options}
+    module = randomize(timm.create_model("potstill_vit", **arguments))
     student = BuiltModel(module, "potstill_vit", arguments, plain_preprocessing(image_size=8, channels=3))
     samples = np.random.default_rng(0).integers(0, 256, (8, 3, 8, 8), dtype=np.uint8)
 

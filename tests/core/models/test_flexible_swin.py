@@ -10,7 +10,7 @@ from core.errors import InvalidSpec
 from core.export.onnx_file import export_onnx
 from core.models import catalog
 from core.models.built import BuiltModel
-from core.models.flexible_swin import adapt_swin_state, swin_twin
+from core.models.flexible_swin import adapt_to_flexible_swin, to_flexible_swin
 from core.models.meta_device import build_on_meta, count_parameters
 from core.models.preprocessing import plain_preprocessing
 from core.models.weights import differences, load_folder, load_strictly, save_folder
@@ -30,7 +30,7 @@ ASKED = [
     ("swin_s3_tiny_224", SMALL),
     ("swin_base_patch4_window12_384", {**SMALL, "depths": [2, 2, 4, 2]}),
 ]
-FORMS = {
+OPTIONS = {
     "shared": {"repeats": 2},
     "whole": {"repeats": 2, "head_transforms": True, "local_convolution": True},
     "not shared": {"head_transforms": True, "local_convolution": True},
@@ -38,12 +38,12 @@ FORMS = {
 
 
 @pytest.fixture
-def pictures():
+def images():
     return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-def scattered(module):
-    """Weights far from their start, so that no part is nearly nothing."""
+def randomize(module):
+    """Move weights far from their initialization, so that no part is close to zero."""
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in module.parameters():
@@ -52,88 +52,88 @@ def scattered(module):
 
 
 @pytest.mark.parametrize(("architecture", "arguments"), ASKED)
-def test_without_a_form_the_twin_computes_the_same_from_the_same_weights(architecture, arguments):
-    asked = scattered(timm.create_model(architecture, **arguments))
-    name, full = swin_twin(architecture, arguments)
-    twin = timm.create_model(name, **full).eval()
-    load_strictly(twin, adapt_swin_state(asked.state_dict(), twin), name=name)
-    pictures = torch.randn(2, 3, arguments["img_size"], arguments["img_size"])
+def test_default_options_give_the_same_outputs_from_the_same_weights(architecture, arguments):
+    requested = randomize(timm.create_model(architecture, **arguments))
+    name, full = to_flexible_swin(architecture, arguments)
+    student = timm.create_model(name, **full).eval()
+    load_strictly(student, adapt_to_flexible_swin(requested.state_dict(), student), name=name)
+    images = torch.randn(2, 3, arguments["img_size"], arguments["img_size"])
 
     assert name == "potstill_swin"
     assert json.loads(json.dumps(full)) == full
-    assert torch.equal(twin(pictures), asked(pictures))
+    assert torch.equal(student(images), requested(images))
 
 
 @pytest.mark.parametrize(("architecture", "arguments"), ASKED)
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_weights_of_the_plain_swin_fit_every_form(architecture, arguments, form):
-    asked = timm.create_model(architecture, **arguments)
-    name, full = swin_twin(architecture, arguments, **form)
-    twin = timm.create_model(name, **full)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_weights_of_the_plain_swin_fit_all_options(architecture, arguments, options):
+    requested = timm.create_model(architecture, **arguments)
+    name, full = to_flexible_swin(architecture, arguments, **options)
+    student = timm.create_model(name, **full)
 
-    load_strictly(twin, adapt_swin_state(asked.state_dict(), twin), name=name)
+    load_strictly(student, adapt_to_flexible_swin(requested.state_dict(), student), name=name)
 
 
 @pytest.fixture
-def asked():
-    return scattered(timm.create_model(TINY, **BASE))
+def requested():
+    return randomize(timm.create_model(TINY, **BASE))
 
 
-def twin_of(asked, **form):
-    name, full = swin_twin(TINY, BASE, **form)
-    twin = timm.create_model(name, **full).eval()
-    load_strictly(twin, adapt_swin_state(asked.state_dict(), twin), name=name)
-    return twin
+def converted(requested, **options):
+    name, full = to_flexible_swin(TINY, BASE, **options)
+    student = timm.create_model(name, **full).eval()
+    load_strictly(student, adapt_to_flexible_swin(requested.state_dict(), student), name=name)
+    return student
 
 
 @torch.no_grad()
-def tied(asked):
-    """The asked Swin with the weights of each pair's first block in both, and our mask in the unshifted ones."""
-    for stage in asked.layers:
+def tied(requested):
+    """The requested Swin with the weights of each pair's first block in both, and our mask in the unshifted ones."""
+    for stage in requested.layers:
         for first, second in zip(stage.blocks[::2], stage.blocks[1::2], strict=True):
             for part in ("attn", "mlp"):
                 getattr(second, part).load_state_dict(getattr(first, part).state_dict())
             first.attn_mask = second.attn_mask
-    return asked
+    return requested
 
 
-def test_shared_blocks_begin_as_the_first_of_their_group_run_twice(asked, pictures):
-    twin = twin_of(asked, repeats=2, head_transforms=True)
+def test_shared_blocks_are_initialized_with_the_first_block_of_their_group(requested, images):
+    student = converted(requested, repeats=2, head_transforms=True)
 
-    assert torch.allclose(twin(pictures), tied(asked)(pictures), atol=1e-5)
+    assert torch.allclose(student(images), tied(requested)(images), atol=1e-5)
 
 
-def test_the_norm_before_the_mlp_is_all_that_a_local_convolution_changes_at_first(asked, pictures):
-    twin = twin_of(asked, repeats=2, head_transforms=True, local_convolution=True)
-    away = torch.allclose(twin(pictures), tied(asked)(pictures), atol=1e-3)
-    for stage in twin.layers:
+def test_a_new_local_convolution_only_adds_the_norm_before_the_mlp(requested, images):
+    student = converted(requested, repeats=2, head_transforms=True, local_convolution=True)
+    away = torch.allclose(student(images), tied(requested)(images), atol=1e-3)
+    for stage in student.layers:
         for block in stage.blocks:
             for run in block.runs:
                 run.local.norm = torch.nn.Identity()
 
     assert not away
-    assert torch.allclose(twin(pictures), tied(asked)(pictures), atol=1e-5)
+    assert torch.allclose(student(images), tied(requested)(images), atol=1e-5)
 
 
-def test_weights_of_the_same_form_stay_as_they_are(asked):
-    twin = scattered(twin_of(asked, **FORMS["whole"]))
-    other = timm.create_model("potstill_swin", **BASE, **FORMS["whole"])
+def test_weights_with_the_same_options_are_unchanged(requested):
+    student = randomize(converted(requested, **OPTIONS["whole"]))
+    other = timm.create_model("potstill_swin", **BASE, **OPTIONS["whole"])
 
     assert all(torch.equal(a, b) for a, b in zip(
-        adapt_swin_state(twin.state_dict(), other).values(), twin.state_dict().values(), strict=True
+        adapt_to_flexible_swin(student.state_dict(), other).values(), student.state_dict().values(), strict=True
     ))  # fmt: skip
 
 
-def test_a_flexible_swin_keeps_its_form_and_takes_more():
+def test_a_flexible_swin_keeps_its_options_and_takes_more():
     arguments = {**BASE, "repeats": 2}
 
-    assert swin_twin("potstill_swin", arguments, local_convolution=True) == (
+    assert to_flexible_swin("potstill_swin", arguments, local_convolution=True) == (
         "potstill_swin", {**arguments, "local_convolution": True},
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("architecture", "more", "form", "pointer", "words"),
+    ("architecture", "more", "options", "pointer", "words"),
     [
         ("swinv2_tiny_window8_256", {}, {}, "/student/architecture", r"swin_\*, not swinv2_\*.*SwinTransformerV2"),
         ("vit_tiny_patch16_224", {}, {}, "/student/architecture", "is a VisionTransformer; choose"),
@@ -142,14 +142,14 @@ def test_a_flexible_swin_keeps_its_form_and_takes_more():
         ("potstill_swin", {}, {"repeats": 5}, "/method/repeats", "one of 1, 2, 3, 6"),
     ],
 )
-def test_what_cannot_be_expressed_is_refused_with_a_fix(architecture, more, form, pointer, words):
+def test_unsupported_models_are_refused_with_a_fix(architecture, more, options, pointer, words):
     with pytest.raises(InvalidSpec, match=words) as raised:
-        swin_twin(architecture, {"num_classes": 5, "in_chans": 3, **more}, **form)
+        to_flexible_swin(architecture, {"num_classes": 5, "in_chans": 3, **more}, **options)
 
     assert raised.value.errors[0].pointer == pointer
 
 
-def test_the_catalogue_lists_it_as_a_transformer():
+def test_the_catalog_lists_it_as_a_transformer():
     entry = catalog.info("potstill_swin", count_parameters=True)
 
     assert entry.to_json() == {
@@ -162,15 +162,15 @@ def test_the_catalogue_lists_it_as_a_transformer():
 def test_the_authors_mini_swin_tiny_has_half_the_weights():
     """12 M against 28 M, as their README has it."""
     arguments = {"num_classes": 1000, "in_chans": 3, "img_size": 224}
-    name, full = swin_twin(TINY, arguments, repeats=6, head_transforms=True, local_convolution=True)
+    name, full = to_flexible_swin(TINY, arguments, repeats=6, head_transforms=True, local_convolution=True)
 
     assert round(count_parameters(build_on_meta(name, full)) / 1e6, 1) == 12.0
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_stored_form_is_opened_as_it_was(form, tmp_path, pictures):
-    arguments = {**BASE, **form}
-    module = scattered(timm.create_model("potstill_swin", **arguments, drop_path_rate=0.1))
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_saved_model_is_loaded_unchanged(options, tmp_path, images):
+    arguments = {**BASE, **options}
+    module = randomize(timm.create_model("potstill_swin", **arguments, drop_path_rate=0.1))
     save_folder(
         module, tmp_path, architecture="potstill_swin", arguments={**arguments, "drop_path_rate": 0.1},
         preprocessing=plain_preprocessing(image_size=16, channels=3), classes=list("abcde"),
@@ -180,15 +180,15 @@ def test_a_stored_form_is_opened_as_it_was(form, tmp_path, pictures):
     for_seven = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).eval()
 
     assert built.arguments == arguments
-    assert torch.equal(built.module(pictures), module(pictures))
-    assert torch.equal(by_timm(pictures), module(pictures))
-    assert for_seven(pictures).shape == (3, 7)
+    assert torch.equal(built.module(images), module(images))
+    assert torch.equal(by_timm(images), module(images))
+    assert for_seven(images).shape == (3, 7)
 
 
-def test_stored_weights_are_the_parameters_and_each_is_there_once(tmp_path):
-    module = timm.create_model("potstill_swin", **BASE, **FORMS["whole"])
+def test_saved_weights_are_the_parameters_each_once(tmp_path):
+    module = timm.create_model("potstill_swin", **BASE, **OPTIONS["whole"])
     save_folder(
-        module, tmp_path, architecture="potstill_swin", arguments={**BASE, **FORMS["whole"]},
+        module, tmp_path, architecture="potstill_swin", arguments={**BASE, **OPTIONS["whole"]},
         preprocessing=plain_preprocessing(image_size=16, channels=3),
     )  # fmt: skip
     stored = load_file(tmp_path / "model.safetensors")
@@ -197,9 +197,9 @@ def test_stored_weights_are_the_parameters_and_each_is_there_once(tmp_path):
     assert sum(name.endswith("attn.qkv.weight") for name in stored) == 3
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_the_meta_device_knows_its_weights(form):
-    arguments = {**BASE, **form}
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_meta_model_has_the_same_weights(options):
+    arguments = {**BASE, **options}
     meta, real = build_on_meta("potstill_swin", arguments), timm.create_model("potstill_swin", **arguments)
 
     assert differences({name: tuple(w.shape) for name, w in meta.state_dict().items()}, real) == ""
@@ -208,10 +208,10 @@ def test_the_meta_device_knows_its_weights(form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_onnx_answers_as_torch_does(form, tmp_path):
-    arguments = {**BASE, **form}
-    module = scattered(timm.create_model("potstill_swin", **arguments))
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_onnx_and_torch_give_the_same_outputs(options, tmp_path):
+    arguments = {**BASE, **options}
+    module = randomize(timm.create_model("potstill_swin", **arguments))
     student = BuiltModel(module, "potstill_swin", arguments, plain_preprocessing(image_size=16, channels=3))
     samples = np.random.default_rng(0).integers(0, 256, (8, 3, 16, 16), dtype=np.uint8)
 

@@ -4,7 +4,7 @@ import torch
 from core.models.meta_device import build_on_meta, count_parameters, parameters_on_meta
 
 
-def test_a_model_on_meta_has_the_parameters_of_the_real_one_and_no_memory(tiny_vit):
+def test_a_meta_model_has_the_parameters_of_the_real_one(tiny_vit):
     arguments = {**tiny_vit, "img_size": 8, "num_classes": 10, "in_chans": 1}
     imagined = build_on_meta("vit_tiny_patch16_224", arguments)
     real = timm.create_model("vit_tiny_patch16_224", **arguments)
@@ -16,11 +16,11 @@ def test_a_model_on_meta_has_the_parameters_of_the_real_one_and_no_memory(tiny_v
     ]
 
 
-def test_a_huge_model_costs_nothing():
+def test_a_huge_model_needs_no_memory():
     assert parameters_on_meta("vit_gigantic_patch14_224") > 1_800_000_000
 
 
-def test_building_on_meta_leaves_real_tensors_alone():
+def test_building_on_meta_does_not_change_real_tensors():
     build_on_meta("resnet18", {})
 
     assert not torch.empty(1).is_meta

@@ -7,7 +7,7 @@ import torch
 from core.evaluate.flops import count_flops
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
-from core.models.pruned import KeptBlock, VitSize, prune, squared_columns
+from core.models.pruned import PrunedBlock, VitSize, prune, squared_column_norms
 
 ARGUMENTS = {
     "img_size": 8,
@@ -22,8 +22,8 @@ ARGUMENTS = {
     "init_values": 0.5,
 }
 KEPT = (
-    KeptBlock(0, {0: [1, 3], 2: [0, 1, 2]}, [0, 5, 7]),
-    KeptBlock(2, {1: [2]}, [23]),
+    PrunedBlock(0, {0: [1, 3], 2: [0, 1, 2]}, [0, 5, 7]),
+    PrunedBlock(2, {1: [2]}, [23]),
 )
 
 
@@ -58,7 +58,7 @@ def zeroed(module):
     return module
 
 
-def test_what_is_cut_out_computes_what_the_whole_does_with_zeros_there(built, images):
+def test_a_pruned_model_equals_the_full_one_with_zeros(built, images):
     smaller = prune(built, KEPT)
 
     with torch.no_grad():
@@ -74,17 +74,17 @@ def test_the_arguments_build_the_same_model_again(built):
     again.load_state_dict(smaller.module.state_dict(), strict=True)
 
 
-def test_operations_are_those_that_are_counted(built, images):
-    size = VitSize.of(built.module)
+def test_computed_flops_equal_counted_flops(built, images):
+    size = VitSize.from_module(built.module)
     smaller = prune(built, KEPT)
     blocks = [size.block_flops([len(dims) for dims in b.dims.values()], len(b.hidden)) for b in KEPT]
 
-    assert size.ends + 3 * sum(size.block_parts) == count_flops(built.module, images[:1])
-    assert size.block_flops((4, 4, 4), 24) == sum(size.block_parts)
-    assert size.ends + sum(blocks) == count_flops(smaller.module, images[:1])
+    assert size.outer_flops + 3 * sum(size.block_part_flops) == count_flops(built.module, images[:1])
+    assert size.block_flops((4, 4, 4), 24) == sum(size.block_part_flops)
+    assert size.outer_flops + sum(blocks) == count_flops(smaller.module, images[:1])
 
 
-def test_groups_are_worth_their_squared_columns():
+def test_importance_is_the_squared_column_norm():
     """Golden, of the official code: a weight (4, 6), three heads of two dimensions."""
     weight = torch.tensor(
         [
@@ -94,7 +94,7 @@ def test_groups_are_worth_their_squared_columns():
             [2.00498056, 0.0537369, 0.61805665, -0.41280222, -0.84106481, -2.31604195],
         ]
     )
-    columns = squared_columns(weight)
+    columns = squared_column_norms(weight)
 
     assert columns.tolist() == pytest.approx(
         [5.4150338, 6.5695181, 0.6844826, 0.3959863, 4.3801546, 7.4988136], rel=1e-5

@@ -3,30 +3,30 @@
 import pytest
 
 from core.models.pruned import VitSize
-from core.models.pruning_budget import BlockWish, fit, least_share
+from core.models.pruning_budget import BlockTarget, fit_widths, min_flops_fraction
 
 SIZE = VitSize(
     width=24, depth=4, heads=3, head_dim=8, hidden=96, tokens=17, patches=16, patch_inputs=16, num_classes=10
 )
-WHOLE = SIZE.ends + 4 * sum(SIZE.block_parts)
+WHOLE = SIZE.outer_flops + 4 * sum(SIZE.block_part_flops)
 ALL = ("heads", "dims", "hidden", "blocks")
 
 
-def wishes(**shares):
-    return [BlockWish(index, ranked=(1, 0, 2), **shares) for index in (3, 0, 1, 2)]
+def targets(**shares):
+    return [BlockTarget(index, ranked_heads=(1, 0, 2), **shares) for index in (3, 0, 1, 2)]
 
 
 def share(blocks):
-    return (SIZE.ends + sum(SIZE.block_flops(tuple(b.dims.values()), b.hidden) for b in blocks)) / WHOLE
+    return (SIZE.outer_flops + sum(SIZE.block_flops(tuple(b.dims.values()), b.hidden) for b in blocks)) / WHOLE
 
 
 @pytest.mark.parametrize("parts", [ALL, ("heads",), ("dims", "hidden"), ("hidden",), ("blocks",), ("blocks", "dims")])
 @pytest.mark.parametrize("budget", [0.1, 0.45, 0.8, 0.99])
-@pytest.mark.parametrize("wished", [{}, {"heads": 0.5, "dims": (0.2, 0.9, 0.0), "hidden": 0.7}])
-def test_whatever_was_wished_for_the_budget_is_met_and_nearly_used(parts, budget, wished):
-    found = fit(SIZE, wishes(**wished), 3, operations=budget * WHOLE, parts=parts)
+@pytest.mark.parametrize("shares", [{}, {"heads": 0.5, "dims": (0.2, 0.9, 0.0), "hidden": 0.7}])
+def test_any_targets_meet_the_budget_and_nearly_use_it(parts, budget, shares):
+    found = fit_widths(SIZE, targets(**shares), 3, max_flops=budget * WHOLE, parts=parts)
 
-    if budget < least_share(SIZE, parts):
+    if budget < min_flops_fraction(SIZE, parts):
         assert found is None
         return
     assert share(found) <= budget
@@ -34,25 +34,25 @@ def test_whatever_was_wished_for_the_budget_is_met_and_nearly_used(parts, budget
     assert share(found) > budget - coarse
 
 
-def test_what_may_not_be_pruned_stays():
-    found = fit(SIZE, wishes(heads=0.6, hidden=0.5), 1, operations=0.8 * WHOLE, parts=("hidden",))
+def test_other_parts_are_not_pruned():
+    found = fit_widths(SIZE, targets(heads=0.6, hidden=0.5), 1, max_flops=0.8 * WHOLE, parts=("hidden",))
 
     assert [block.index for block in found] == [0, 1, 2, 3]
     assert all(block.dims == {0: 8, 1: 8, 2: 8} and block.hidden < 96 for block in found)
 
 
-def test_the_best_heads_and_blocks_stay():
-    enough = SIZE.ends + 2 * SIZE.block_flops((8,), 96)
+def test_the_best_heads_and_blocks_remain():
+    enough = SIZE.outer_flops + 2 * SIZE.block_flops((8,), 96)
 
-    found = fit(SIZE, wishes(heads=2 / 3), 2, operations=enough, parts=("heads", "blocks"))
+    found = fit_widths(SIZE, targets(heads=2 / 3), 2, max_flops=enough, parts=("heads", "blocks"))
 
     assert [block.index for block in found] == [0, 3]
     assert all(list(block.dims) == [1] for block in found)
 
 
-def test_even_the_least_may_be_too_much():
-    least = least_share(SIZE, ("heads", "dims", "hidden"))
+def test_a_budget_below_the_smallest_model_is_not_met():
+    least = min_flops_fraction(SIZE, ("heads", "dims", "hidden"))
 
-    assert fit(SIZE, wishes(), 4, operations=(least - 1e-3) * WHOLE, parts=("heads", "dims", "hidden")) is None
-    (block, *_) = fit(SIZE, wishes(), 4, operations=(least + 1e-6) * WHOLE, parts=("heads", "dims", "hidden"))
+    assert fit_widths(SIZE, targets(), 4, max_flops=(least - 1e-3) * WHOLE, parts=("heads", "dims", "hidden")) is None
+    (block, *_) = fit_widths(SIZE, targets(), 4, max_flops=(least + 1e-6) * WHOLE, parts=("heads", "dims", "hidden"))
     assert (list(block.dims.values()), block.hidden) == ([1], 1)

@@ -26,7 +26,7 @@ def zipped():
     return out.getvalue()
 
 
-def test_a_header_says_what_the_file_holds(tmp_path):
+def test_a_header_lists_the_tensors(tmp_path):
     save_file(STATE, tmp_path / "m.safetensors", metadata={"format": "pt"})
     header = read_header(tmp_path / "m.safetensors")
 
@@ -39,7 +39,7 @@ def test_a_header_says_what_the_file_holds(tmp_path):
     assert header.size_bytes == (tmp_path / "m.safetensors").stat().st_size
 
 
-def test_a_header_that_parsed_would_fill_the_memory_is_not_parsed(tmp_path):
+def test_a_header_that_would_exhaust_the_memory_is_not_parsed(tmp_path):
     """The API reads headers by itself; of each three bytes here come fifty-six."""
     header = b'{"a":[' + b"[]," * 3_000_000 + b"[]]}"
     file = tmp_path / "m.safetensors"
@@ -70,13 +70,13 @@ def test_a_header_that_parsed_would_fill_the_memory_is_not_parsed(tmp_path):
         headed({"a": 3}, b"0" * 8),
     ],
 )
-def test_anything_else_is_refused(content):
+def test_other_files_are_refused(content):
     with pytest.raises(UnsupportedMedia, match=r"safetensors\.torch\.save_file"):
         read_header(content)
 
 
 @pytest.mark.parametrize("first_bytes", [b"\x80", b"PK", b"\x1f\x8b", b"BZ"])
-def test_a_length_that_looks_like_the_mark_of_a_pickle_is_a_length(first_bytes):
+def test_a_length_that_looks_like_a_pickle_opcode_is_accepted(first_bytes):
     length = int.from_bytes(first_bytes, "little")
     text = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
 
@@ -90,7 +90,7 @@ def test_overlapping_tensors_are_refused():
         read_header(headed({"a": entry, "b": entry}, b"0000"))
 
 
-def test_a_folder_that_is_not_a_model_is_said(tmp_path):
+def test_a_folder_without_a_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
 
     with pytest.raises(WeightsMismatch, match="not a stored model"):

@@ -61,7 +61,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_anatomy_of_each_family_is_found(name):
+def test_the_structure_of_each_family(name):
     found = inspect_structure(*NETWORKS[name])
 
     assert (
@@ -77,7 +77,7 @@ def test_the_anatomy_of_each_family_is_found(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_real_run_gives_what_the_anatomy_promises(name):
+def test_a_real_run_matches_the_structure(name):
     architecture, arguments, size = NETWORKS[name]
     anatomy = inspect_structure(architecture, arguments, size)
     module = timm.create_model(architecture, **arguments).eval()
@@ -97,7 +97,7 @@ def test_a_real_run_gives_what_the_anatomy_promises(name):
         assert (seen.heads, seen.weights is not None) == (shape.heads, shape.has_weights)
 
 
-def test_a_level_that_was_promised_is_the_last_one():
+def test_the_last_level_of_the_structure_exists():
     anatomy = inspect_structure(*NETWORKS["vit"])
     module = timm.create_model(NETWORKS["vit"][0], **NETWORKS["vit"][1]).eval()
 
@@ -105,7 +105,7 @@ def test_a_level_that_was_promised_is_the_last_one():
         run_tapped(module, torch.zeros(1, 1, 16, 16), FeatureRequest(levels=(len(anatomy.levels),)))
 
 
-def test_a_built_model_is_examined_at_the_size_that_it_is_fed():
+def test_a_built_model_is_inspected_at_its_input_size():
     arguments = {**HEAD, "channels": [4, 8, 12, 16], "stem_width": 4}
     module = timm.create_model("resnet10t", **arguments)
 
@@ -117,7 +117,7 @@ def test_a_built_model_is_examined_at_the_size_that_it_is_fed():
     assert [anatomy.levels[-1].grid for anatomy in found] == [(1, 1), (2, 2)]
 
 
-def test_examining_takes_no_weights_and_is_done_once():
+def test_inspection_needs_no_weights_and_is_cached():
     large = ("vit_giant_patch14_dinov2", {"num_classes": 10, "in_chans": 3, "img_size": 224}, 224)
 
     found = inspect_structure(*large)
@@ -127,7 +127,7 @@ def test_examining_takes_no_weights_and_is_done_once():
     assert inspect_structure(large[0], dict(reversed(large[1].items())), large[2]) is found
 
 
-def test_a_headless_model_has_an_embedding_as_well():
+def test_a_model_without_a_classifier_has_an_embedding():
     assert inspect_structure("vit_tiny_patch16_224", {**VIT, "num_classes": 0}, 16).embedding == 16
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from core.models.taps import Attention, Feature, FeatureRequest, Outputs, run_tapped
 from potstill_models.attention import SizedAttention
+from tests.support.features import all_tokens
 
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}
 SWIN = {"img_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 2}
@@ -63,7 +64,7 @@ def network(name):
     return module.eval()
 
 
-def pictures(name):
+def images(name):
     size = FAMILIES[name].size
     return torch.rand(2, 1, size, size, generator=torch.Generator().manual_seed(3))
 
@@ -75,7 +76,7 @@ def everything(name):
 
 
 def tap(name, **wanted):
-    return run_tapped(network(name), pictures(name), FeatureRequest(**wanted) if wanted else everything(name))
+    return run_tapped(network(name), images(name), FeatureRequest(**wanted) if wanted else everything(name))
 
 
 def seen_by_hooks(name, *parts):
@@ -86,7 +87,7 @@ def seen_by_hooks(name, *parts):
         for part in parts
     ]
     try:
-        logits = module(pictures(name))
+        logits = module(images(name))
     finally:
         for hook in hooks:
             hook.remove()
@@ -94,8 +95,8 @@ def seen_by_hooks(name, *parts):
 
 
 @every_family
-def test_taps_do_not_change_the_logits(name):
-    plain = network(name)(pictures(name))
+def test_captured_features_do_not_change_the_logits(name):
+    plain = network(name)(images(name))
 
     torch.testing.assert_close(tap(name).logits, plain, rtol=1e-6, atol=1e-6)
     assert plain.std() > 1e-4
@@ -103,20 +104,20 @@ def test_taps_do_not_change_the_logits(name):
 
 @every_family
 @pytest.mark.parametrize("part", ["levels", "last", "embedding", "attentions"])
-def test_each_thing_can_be_wanted_alone(name, part):
+def test_each_tensor_can_be_requested_separately(name, part):
     whole = everything(name)
     wanted = FeatureRequest(**{part: getattr(whole, part)})
 
-    found = run_tapped(network(name), pictures(name), wanted)
+    found = run_tapped(network(name), images(name), wanted)
 
-    torch.testing.assert_close(found.logits, network(name)(pictures(name)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.logits, network(name)(images(name)), rtol=1e-6, atol=1e-6)
     assert list(found.levels) == list(wanted.levels)
     assert (found.last is not None, found.embedding is not None) == (wanted.last, wanted.embedding)
     assert list(found.attentions) == list(wanted.attentions)
 
 
 @every_family
-def test_levels_are_tokens_on_their_grid_beside_the_prefix_tokens(name):
+def test_levels_separate_grid_tokens_from_prefix_tokens(name):
     family, found = FAMILIES[name], tap(name)
 
     for feature in found.levels.values():
@@ -124,20 +125,20 @@ def test_levels_are_tokens_on_their_grid_beside_the_prefix_tokens(name):
         assert (size, tokens) == (2, feature.grid[0] * feature.grid[1])
         assert feature.map.shape == (2, width, *feature.grid)
         assert (0 if feature.prefix is None else feature.prefix.shape[1]) == family.prefixes
-        assert feature.all_tokens.shape == (2, family.prefixes + tokens, width)
+        assert all_tokens(feature).shape == (2, family.prefixes + tokens, width)
 
 
 @pytest.mark.parametrize("name", PLAIN_ATTENTION)
-def test_levels_of_a_vit_are_what_its_blocks_return(name):
+def test_levels_of_a_vit_are_the_outputs_of_its_blocks(name):
     blocks, _ = seen_by_hooks(name, "blocks.0", "blocks.1", "blocks.2")
 
     found = tap(name, levels=(0, 1, 2))
 
     for index, block in enumerate(blocks):
-        torch.testing.assert_close(found.levels[index].all_tokens, block)
+        torch.testing.assert_close(all_tokens(found.levels[index]), block)
 
 
-def test_levels_of_cait_are_what_its_patch_blocks_return():
+def test_levels_of_cait_are_the_outputs_of_its_patch_blocks():
     blocks, _ = seen_by_hooks("cait", "blocks.0", "blocks.2")
 
     found = tap("cait", levels=(0, 2))
@@ -154,7 +155,7 @@ def test_levels_of_cait_are_what_its_patch_blocks_return():
         ("convnext", ["stages.0", "stages.1", "stages.2", "stages.3"]),
     ],
 )
-def test_levels_of_a_cnn_are_what_its_stages_return(name, parts):
+def test_levels_of_a_cnn_are_the_outputs_of_its_stages(name, parts):
     stages, _ = seen_by_hooks(name, *parts)
 
     found = tap(name)
@@ -164,7 +165,7 @@ def test_levels_of_a_cnn_are_what_its_stages_return(name, parts):
         torch.testing.assert_close(found.levels[index].map, stage)
 
 
-def test_levels_of_a_swin_are_what_its_stages_return():
+def test_levels_of_a_swin_are_the_outputs_of_its_stages():
     stages, _ = seen_by_hooks("swin", "layers.0", "layers.1")
 
     found = tap("swin")
@@ -175,31 +176,31 @@ def test_levels_of_a_swin_are_what_its_stages_return():
 
 @every_family
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_single_level_is_the_same_as_among_all(name, index):
+def test_a_single_level_equals_the_one_among_all(name, index):
     alone, among = tap(name, levels=(index,)).levels[index], tap(name).levels[index]
 
-    torch.testing.assert_close(alone.all_tokens, among.all_tokens)
+    torch.testing.assert_close(all_tokens(alone), all_tokens(among))
 
 
-def test_the_last_features_of_a_vit_are_behind_its_norm():
+def test_the_last_features_of_a_vit_follow_its_norm():
     (normed,), _ = seen_by_hooks("vit", "norm")
 
     last = tap("vit").last
 
-    torch.testing.assert_close(last.all_tokens, normed)
+    torch.testing.assert_close(all_tokens(last), normed)
     assert last.grid == (4, 4)
 
 
-def test_the_last_features_of_cait_have_the_class_token_in_front():
+def test_the_last_features_of_cait_start_with_the_class_token():
     (normed,), _ = seen_by_hooks("cait", "norm")
 
     last = tap("cait").last
 
-    torch.testing.assert_close(last.all_tokens, normed)
+    torch.testing.assert_close(all_tokens(last), normed)
     assert last.prefix.shape == (2, 1, 16)
 
 
-def test_the_last_features_of_a_swin_are_read_row_by_row():
+def test_the_last_features_of_a_swin_are_in_row_major_order():
     (normed_BHWD,), _ = seen_by_hooks("swin", "norm")
 
     torch.testing.assert_close(tap("swin").last.tokens, normed_BHWD.flatten(1, 2))
@@ -212,7 +213,7 @@ def test_the_last_features_of_a_resnet_are_its_last_stage():
 
 
 @pytest.mark.parametrize("name", ["resnet", "regnet", "swin", "vit without class token"])
-def test_pooled_last_features_are_the_embedding_where_nothing_lies_between(name):
+def test_pooled_last_features_are_the_embedding(name):
     found = tap(name)
     between = getattr(network(name), "fc_norm", None) or nn.Identity()
 
@@ -220,7 +221,7 @@ def test_pooled_last_features_are_the_embedding_where_nothing_lies_between(name)
 
 
 @every_family
-def test_the_embedding_is_what_the_classifier_reads(name):
+def test_the_embedding_is_the_input_of_the_classifier(name):
     found = tap(name, embedding=True)
     classifier = network(name).get_classifier()
     head = classifier[0] if isinstance(classifier, tuple) else classifier
@@ -234,13 +235,13 @@ def test_the_embedding_is_what_the_classifier_reads(name):
         torch.testing.assert_close(logits, found.logits)
 
 
-def test_a_distilled_vit_in_training_keeps_its_heads_apart():
+def test_a_distilled_vit_in_training_has_separate_heads():
     module = network("deit distilled")
     module.set_distilled_training(True)
     module.train()
     try:
         found = tap("deit distilled", levels=(2,), embedding=True)
-        heads = module(pictures("deit distilled"))
+        heads = module(images("deit distilled"))
     finally:
         module.set_distilled_training(False)
         module.eval()
@@ -251,7 +252,7 @@ def test_a_distilled_vit_in_training_keeps_its_heads_apart():
 
 
 @pytest.mark.parametrize("name", PLAIN_ATTENTION)
-def test_attentions_are_those_that_the_blocks_use(name):
+def test_attention_weights_are_those_of_the_blocks(name):
     module, (returned, *_) = network(name), seen_by_hooks(name, "blocks.1.attn")
 
     seen = tap(name).attentions[1]
@@ -262,13 +263,13 @@ def test_attentions_are_those_that_the_blocks_use(name):
     assert seen.weights.shape == (2, 2, *[16 + FAMILIES[name].prefixes] * 2)
 
 
-def test_attentions_with_normalised_queries_and_keys_are_right_as_well():
+def test_attention_weights_with_normalized_queries_and_keys():
     torch.manual_seed(0)
     module = timm.create_model("vit_tiny_patch16_224", num_classes=4, in_chans=1, qk_norm=True, **VIT).eval()
     outputs = []
     module.blocks[0].attn.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
 
-    seen = run_tapped(module, pictures("vit"), FeatureRequest(attentions=(0,))).attentions[0]
+    seen = run_tapped(module, images("vit"), FeatureRequest(attentions=(0,))).attentions[0]
 
     value_BhTd = seen.value.unflatten(2, (2, -1)).transpose(1, 2)
     mixed = (seen.weights @ value_BhTd).transpose(1, 2).flatten(2)
@@ -282,16 +283,16 @@ def test_attentions_with_normalised_queries_and_keys_are_right_as_well():
         "vit_relpos_small_patch16_224",  # adds a bias to the logits
     ],
 )
-def test_weights_of_an_attention_that_adds_something_are_not_made_up(architecture):
+def test_an_attention_with_additional_terms_has_no_weights(architecture):
     module = timm.create_model(architecture, num_classes=4, in_chans=1, **VIT).eval()
 
-    seen = run_tapped(module, pictures("vit"), FeatureRequest(attentions=(0, 1, 2))).attentions
+    seen = run_tapped(module, images("vit"), FeatureRequest(attentions=(0, 1, 2))).attentions
 
     assert [attention.weights for attention in seen.values()] == [None] * 3
     assert all(attention.query.shape[-1] == 16 for attention in seen.values())
 
 
-def test_values_narrower_than_queries_are_read_as_such():
+def test_values_may_be_narrower_than_queries():
     torch.manual_seed(0)
     module = nn.Sequential(SizedAttention(16, head_dim=8, value_dims=(5, 2), qkv_bias=True))
     tokens = torch.randn(2, 6, 16)
@@ -306,7 +307,7 @@ def test_values_narrower_than_queries_are_read_as_such():
     torch.testing.assert_close(module[0].proj(torch.cat(mixed, dim=2)), module(tokens), rtol=1e-4, atol=1e-5)
 
 
-def test_attentions_of_a_swin_are_counted_by_window_and_without_weights():
+def test_attentions_of_a_swin_have_windows_and_no_weights():
     seen = tap("swin").attentions
 
     assert [attention.query.shape for attention in seen.values()] == [(32, 4, 8), (8, 4, 16), (8, 4, 16)]
@@ -314,7 +315,7 @@ def test_attentions_of_a_swin_are_counted_by_window_and_without_weights():
     assert all(attention.weights is None for attention in seen.values())
 
 
-def test_attentions_of_a_shared_swin_block_are_counted_as_they_run():
+def test_attentions_of_a_shared_swin_block_are_counted_by_run():
     module, tokens = network("shared swin"), []
     layer = module.layers[1].blocks[0].attn.qkv
     hook = layer.register_forward_hook(lambda _layer, _inputs, output: tokens.append(output))
@@ -328,8 +329,8 @@ def test_attentions_of_a_shared_swin_block_are_counted_as_they_run():
 
 
 @every_family
-def test_what_is_tapped_can_be_learned_from(name):
-    inputs = pictures(name).requires_grad_()
+def test_captured_features_have_gradients(name):
+    inputs = images(name).requires_grad_()
 
     found = run_tapped(network(name), inputs, everything(name))
     tapped = [found.levels[0].tokens, found.last.tokens, found.embedding]
@@ -341,13 +342,13 @@ def test_what_is_tapped_can_be_learned_from(name):
 
 
 @every_family
-def test_nothing_stays_hooked(name):
+def test_hooks_are_removed(name):
     tap(name)
 
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network(name).modules())
 
 
-def test_nothing_stays_hooked_after_an_error():
+def test_hooks_are_removed_after_an_error():
     with pytest.raises(AssertionError):
         run_tapped(network("vit"), torch.zeros(1, 1, 20, 20), everything("vit"))
 
@@ -358,7 +359,7 @@ def test_batch_statistics_are_updated_once():
     torch.manual_seed(0)
     module = timm.create_model("resnet10t", num_classes=4, in_chans=1, channels=(4, 8, 12, 16), stem_width=4).train()
 
-    run_tapped(module, pictures("resnet"), everything("resnet"))
+    run_tapped(module, images("resnet"), everything("resnet"))
 
     assert {m.num_batches_tracked.item() for m in module.modules() if isinstance(m, nn.BatchNorm2d)} == {1}
 
@@ -366,33 +367,33 @@ def test_batch_statistics_are_updated_once():
 @pytest.mark.parametrize(
     ("module", "wanted", "words"),
     [
-        (nn.Flatten(), FeatureRequest(levels=(0,)), "Flatten does not give its features by level"),
-        (nn.Flatten(), FeatureRequest(last=True), "Flatten does not give its features by level"),
+        (nn.Flatten(), FeatureRequest(levels=(0,)), "Flatten does not return features by level"),
+        (nn.Flatten(), FeatureRequest(last=True), "Flatten does not return features by level"),
         (network("vit"), FeatureRequest(attentions=(0, 3)), "no readable attention 3"),
         (network("resnet"), FeatureRequest(attentions=(0,)), "no readable attention 0"),
     ],
 )
-def test_what_a_network_has_not_got_is_refused(module, wanted, words):
+def test_unavailable_features_are_refused(module, wanted, words):
     with pytest.raises(ValueError, match=words):
         run_tapped(module, torch.zeros(1, 1, 16, 16), wanted)
 
 
-def test_a_headless_network_has_no_embedding_to_read():
+def test_a_network_without_a_classifier_has_no_embedding():
     headless = timm.create_model("vit_tiny_patch16_224", num_classes=0, in_chans=1, **VIT).eval()
 
-    found = run_tapped(headless, pictures("vit"), FeatureRequest(embedding=True))
+    found = run_tapped(headless, images("vit"), FeatureRequest(embedding=True))
 
     torch.testing.assert_close(found.embedding, found.logits)
 
 
-def test_nothing_wanted_is_a_plain_run():
+def test_an_empty_request_is_a_plain_forward_pass():
     assert not FeatureRequest()
     assert run_tapped(nn.Flatten(), torch.ones(1, 2, 2), FeatureRequest()).logits.equal(torch.ones(1, 4))
 
 
 @every_family
 @pytest.mark.parametrize("index", [0, -1])
-def test_a_network_that_is_left_at_a_level_has_the_same_level_and_no_logits(name, index):
+def test_a_network_that_stops_at_a_level_returns_it_without_logits(name, index):
     level = range(FAMILIES[name].levels)[index]
     whole = tap(name, levels=(level,))
     runs = []
@@ -404,32 +405,32 @@ def test_a_network_that_is_left_at_a_level_has_the_same_level_and_no_logits(name
         hook.remove()
 
     assert early.logits.shape == (2, 0)
-    assert early.levels[level].all_tokens.equal(whole.levels[level].all_tokens)
+    assert all_tokens(early.levels[level]).equal(all_tokens(whole.levels[level]))
     assert len(runs) - needed < needed
 
 
 @every_family
-def test_without_logits_all_the_rest_is_the_same(name):
+def test_a_request_without_logits_returns_the_same_features(name):
     family = FAMILIES[name]
     early, whole = tap(name, levels=(0,), last=True, logits=False), tap(name, levels=(0,), last=True)
     embedding = tap(name, levels=(0,), embedding=True, logits=False).embedding
 
     assert early.logits.shape == (2, 0)
     assert early.levels[0].tokens.equal(whole.levels[0].tokens)
-    assert early.last.all_tokens.equal(whole.last.all_tokens)
+    assert all_tokens(early.last).equal(all_tokens(whole.last))
     assert embedding.equal(tap(name, levels=(0,), embedding=True).embedding)
     assert len(tap(name, attentions=tuple(range(family.attentions)), logits=False).attentions) == family.attentions
 
 
-def test_a_map_is_read_row_by_row():
+def test_a_map_is_in_row_major_order():
     feature = Feature(torch.arange(6.0).reshape(1, 6, 1), (2, 3))
 
     assert feature.map[0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert feature.pooled.tolist() == [[2.5]]
-    assert feature.all_tokens is feature.tokens
+    assert all_tokens(feature) is feature.tokens
 
 
-def test_every_tensor_of_the_outputs_is_changed():
+def test_map_applies_to_every_tensor_of_the_outputs():
     one = torch.ones(1, 2, 4)
     given = Outputs(
         logits=torch.ones(1, 4),

@@ -14,7 +14,7 @@ def run(upload):
     return json.loads(done.stdout)
 
 
-def test_a_process_of_its_own_answers_in_json(tmp_path, tiny_vit):
+def test_a_separate_process_returns_json(tmp_path, tiny_vit):
     arguments = {**tiny_vit, "img_size": 8, "num_classes": 3}
     save_file(timm.create_model("vit_tiny_patch16_224", **arguments).state_dict(), tmp_path / "m.safetensors")
     upload = {
@@ -32,7 +32,7 @@ def test_a_process_of_its_own_answers_in_json(tmp_path, tiny_vit):
     assert (tmp_path / "model" / "config.json").is_file()
 
 
-def test_a_fault_of_the_upload_is_an_answer(tmp_path):
+def test_an_invalid_upload_returns_an_error(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(b"\x80\x04")
     upload = {"file": str(tmp_path / "m.safetensors"), "architecture": "resnet18", "out_folder": str(tmp_path / "o")}
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.errors import InvalidSpec, UnsupportedMedia, WeightsMismatch
-from core.models.distilled_vit import distilled_twin
+from core.models.distilled_vit import to_distilled_vit
 from core.models.preprocessing import Preprocessing, plain_preprocessing
 from core.models.safetensors_header import read_model_info
 from core.models.weights import check_upload, load_folder, save_folder
@@ -32,10 +32,10 @@ def arguments(tiny_vit):
 
 
 @pytest.mark.parametrize("kind", ["vit", "distilled", "cnn"])
-def test_timm_opens_the_folder_as_it_is(tmp_path, arguments, kind):
+def test_timm_loads_the_folder(tmp_path, arguments, kind):
     architecture = VIT
     if kind == "distilled":
-        architecture, arguments = distilled_twin(VIT, arguments)
+        architecture, arguments = to_distilled_vit(VIT, arguments)
     if kind == "cnn":
         architecture, arguments = "resnet18", {"num_classes": 3, "in_chans": 1}
     module = saved(tmp_path, architecture, arguments)
@@ -48,7 +48,7 @@ def test_timm_opens_the_folder_as_it_is(tmp_path, arguments, kind):
     assert opened.pretrained_cfg["label_names"] == list(CLASSES)
 
 
-def test_a_folder_is_loaded_with_all_that_belongs_to_it(tmp_path, arguments):
+def test_a_folder_is_loaded_with_preprocessing_and_classes(tmp_path, arguments):
     module = saved(tmp_path, VIT, arguments)
     torch.manual_seed(3)
     built = load_folder(tmp_path)
@@ -63,7 +63,7 @@ def test_a_folder_is_loaded_with_all_that_belongs_to_it(tmp_path, arguments):
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), built.module.parameters(), strict=True))
 
 
-def test_the_same_weights_give_the_same_files(tmp_path, arguments):
+def test_equal_weights_give_equal_files(tmp_path, arguments):
     for name in "ab":
         torch.manual_seed(0)
         saved(tmp_path / name, VIT, arguments)
@@ -76,13 +76,13 @@ def test_the_same_weights_give_the_same_files(tmp_path, arguments):
     assert list(digests[0]) == ["config.json", "model.safetensors"]
 
 
-def test_the_drop_rate_of_the_training_is_not_in_the_config(tmp_path, arguments):
+def test_drop_path_rate_is_not_in_the_config(tmp_path, arguments):
     saved(tmp_path, VIT, {**arguments, "drop_path_rate": 0.1})
 
     assert json.loads((tmp_path / "config.json").read_text())["model_args"] == arguments
 
 
-def test_facts_are_read_without_loading(tmp_path, arguments):
+def test_info_is_read_without_loading_weights(tmp_path, arguments):
     saved(tmp_path, VIT, arguments)
     facts = read_model_info(tmp_path)
 
@@ -92,7 +92,7 @@ def test_facts_are_read_without_loading(tmp_path, arguments):
     assert facts.size_bytes == (tmp_path / "model.safetensors").stat().st_size
 
 
-def test_weights_that_do_not_fit_name_the_first_that_differ(tmp_path, arguments):
+def test_weights_that_do_not_fit_list_the_first_differences(tmp_path, arguments):
     saved(tmp_path, VIT, arguments)
     state = load_file(tmp_path / "model.safetensors")
     state["head.weight"] = torch.zeros(4, 32)
@@ -124,7 +124,7 @@ def checked(tmp_path, architecture=VIT, *, normalization=None, classes=None, **a
     )
 
 
-def test_an_upload_becomes_a_stored_model(tmp_path, upload, tiny_vit):
+def test_an_upload_is_stored_as_a_model(tmp_path, upload, tiny_vit):
     module = upload(**tiny_vit, img_size=16, num_classes=3)
     statistics = Normalization(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     facts = checked(tmp_path, **tiny_vit, img_size=16, num_classes=3, normalization=statistics, classes=CLASSES)
@@ -146,7 +146,7 @@ def test_an_uploaded_cnn_runs_at_the_size_of_the_job(tmp_path, upload):
     assert facts.normalization.mean == pytest.approx((0.485, 0.456, 0.406))
 
 
-def test_half_precision_is_widened(tmp_path, upload, tiny_vit):
+def test_half_precision_weights_are_converted_to_float32(tmp_path, upload, tiny_vit):
     upload(lambda state: {n: t.half() for n, t in state.items()}, **tiny_vit, img_size=8, num_classes=3)
     checked(tmp_path, **tiny_vit, img_size=8, num_classes=3)
 
@@ -163,11 +163,11 @@ def test_half_precision_is_widened(tmp_path, upload, tiny_vit):
         (lambda s: {**s, "head.bias": s["head.bias"] + float("inf")}, {}, WeightsMismatch, "infinity"),
         (None, {"embed_dim": 33}, InvalidSpec, "divisible"),
         (None, {"features_only": True}, InvalidSpec, "features_only"),
-        (None, {"classes": ("a", "b")}, WeightsMismatch, "2 classes are named and the model has 3"),
+        (None, {"classes": ("a", "b")}, WeightsMismatch, "2 class names are given and the model has 3"),
         (None, {"normalization": Normalization(mean=(0.1, 0.2), std=(1.0, 1.0))}, WeightsMismatch, "channels"),
     ],
 )
-def test_an_upload_that_does_not_fit_says_why(tmp_path, upload, tiny_vit, change, more, error, words):
+def test_an_upload_that_does_not_fit_is_refused_with_the_reason(tmp_path, upload, tiny_vit, change, more, error, words):
     upload(change, **tiny_vit, img_size=8, num_classes=3)
     with pytest.raises(error, match=words):
         checked(tmp_path, **{**tiny_vit, "img_size": 8, "num_classes": 3, **more})
@@ -175,14 +175,14 @@ def test_an_upload_that_does_not_fit_says_why(tmp_path, upload, tiny_vit, change
     assert not (tmp_path / "model").exists()
 
 
-def test_a_pickle_is_refused_before_anything_is_built(tmp_path):
+def test_a_pickle_is_refused_before_a_model_is_built(tmp_path):
     (tmp_path / "up.safetensors").write_bytes(b"\x80\x04\x95" + b"0" * 64)
 
     with pytest.raises(UnsupportedMedia, match="pickle"):
         checked(tmp_path)
 
 
-def test_a_huge_model_is_refused_by_its_header_alone(tmp_path, upload, tiny_vit):
+def test_a_huge_model_is_refused_by_its_header(tmp_path, upload, tiny_vit):
     upload(**tiny_vit, img_size=8, num_classes=3)
 
     with pytest.raises(WeightsMismatch, match="do not fit"):

@@ -12,14 +12,14 @@ def seconds(*loads, threads=2, accelerator="cpu"):
     return estimate_seconds(list(loads), threads=threads, accelerator=accelerator)
 
 
-def test_more_work_takes_longer_and_more_threads_less():
+def test_more_work_takes_longer_and_more_threads_take_less():
     assert seconds(load(steps=2000)) > seconds(load())
     assert seconds(load()) > seconds(load(trains=False))
     assert seconds(load(), threads=1) > seconds(load(), threads=4)
     assert seconds(load()) > seconds(load(), accelerator="cuda")
 
 
-def test_a_known_run_is_met_within_a_factor_of_two():
+def test_a_measured_run_is_estimated_within_a_factor_of_two():
     """embed 96, depth 6, 32 px in patches of 4: about 250 images a second on two cores."""
     known = ModelProfile(684_000, 102_000_000, 2_700_000, 10**6, 123, 10)
     step = seconds(Workload(known, 64, 1000, trains=True)) - seconds()
@@ -27,7 +27,7 @@ def test_a_known_run_is_met_within_a_factor_of_two():
     assert 0.5 < 250 / (64 * 1000 / step) < 2
 
 
-def test_memory_is_that_of_the_larger_training():
+def test_memory_is_that_of_the_largest_training():
     alone = estimate_memory(load(), [], [], ema=False)
 
     assert alone == PROCESS_BYTES + 16 * 10**6 + 4 * 64 * 10**6

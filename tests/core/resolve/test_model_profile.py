@@ -11,7 +11,7 @@ def small(**more):
     return {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "in_chans": 1, **more}
 
 
-def test_figures_without_memory():
+def test_the_profile_is_computed_without_memory():
     found = profile_model(VIT, small(num_classes=10), image_size=8)
     model = timm.create_model(VIT, **small(num_classes=10))
 
@@ -36,13 +36,13 @@ def test_figures_without_memory():
         ("vgg11", {"num_classes": 10, "in_chans": 3}, 8, "/arguments", "cannot run on 8 by 8"),
     ],
 )
-def test_what_cannot_be_is_refused_where_it_stands(architecture, arguments, size, pointer, words):
-    with pytest.raises(InvalidSpec, match=words) as refusal:
+def test_an_invalid_model_is_refused_with_its_pointer(architecture, arguments, size, pointer, words):
+    with pytest.raises(InvalidSpec, match=words) as caught:
         profile_model(architecture, arguments, image_size=size)
 
-    assert [error.pointer for error in refusal.value.errors] == [pointer]
+    assert [error.pointer for error in caught.value.errors] == [pointer]
 
 
-def test_drop_path_is_known():
+def test_has_drop_path():
     assert has_drop_path(VIT, '{"num_classes": 10}')
     assert not has_drop_path("vgg11", '{"num_classes": 10}')

@@ -51,7 +51,7 @@ def refusal(*, facts=DIGITS, models=None, **change):
     return {error.pointer: error.detail for error in caught.value.errors}
 
 
-def test_everything_that_was_open_is_filled_in():
+def test_all_defaults_are_filled_in():
     resolved = resolve(spec(), DIGITS, {}, threads=3).spec
 
     assert resolved.training.image_size == 8
@@ -59,7 +59,7 @@ def test_everything_that_was_open_is_filled_in():
     assert resolved.resources.threads == 3
 
 
-def test_resolving_twice_changes_nothing():
+def test_resolving_a_resolved_spec_changes_nothing():
     once = resolve(spec(training={"learning_rate": 1e-6}), DIGITS, {}, threads=3)
     sent = json.loads(once.spec.model_dump_json())
 
@@ -67,7 +67,7 @@ def test_resolving_twice_changes_nothing():
     assert once.spec.training.min_learning_rate == 1e-6
 
 
-def test_the_estimate_has_the_contracts_form():
+def test_the_estimate_has_the_fields_of_the_contract():
     estimate = resolve(spec(), DIGITS, {}, threads=2).estimate
     json.dumps(estimate)
 
@@ -95,11 +95,11 @@ def test_the_estimate_has_the_contracts_form():
         ({"method": {"name": "scratch"}, "teachers": []}, 0),
     ],
 )
-def test_the_estimate_says_what_stored_answers_of_teachers_will_take(change, num_bytes):
+def test_the_estimate_has_the_size_of_the_teacher_cache(change, num_bytes):
     assert resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["bytes"] == num_bytes
 
 
-def test_teachers_whose_answers_are_stored_cost_no_more_than_their_views():
+def test_teachers_with_cached_outputs_cost_only_their_views():
     few, many = (resolve(spec(training={"epochs": 12, "views": n}), DIGITS, {}, threads=2).estimate for n in (1, None))
     online = resolve(spec(teachers=[], method={"name": "scratch"}), DIGITS, {}, threads=2).estimate
 
@@ -108,16 +108,16 @@ def test_teachers_whose_answers_are_stored_cost_no_more_than_their_views():
     assert online["teacher_cache"]["seconds"] == 0
 
 
-def asked(**change):
+def requested(**change):
     return resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["cache_key"]
 
 
-def test_what_is_asked_of_teachers_has_a_name_that_student_and_epochs_do_not_change():
+def test_the_cache_key_does_not_depend_on_student_and_epochs():
     small = {"architecture": VIT, "arguments": {**SMALL, "depth": 1}}
 
-    assert asked() is not None
-    assert asked(student=small, method={"name": "dkd"}, training={"epochs": 3, "batch_size": 32}) == asked()
-    assert asked(method={"name": "scratch"}, teachers=[]) is None
+    assert requested() is not None
+    assert requested(student=small, method={"name": "dkd"}, training={"epochs": 3, "batch_size": 32}) == requested()
+    assert requested(method={"name": "scratch"}, teachers=[]) is None
     different = [
         {"method": {"name": "rkd"}},
         {"training": {"seed": 1}},
@@ -125,10 +125,10 @@ def test_what_is_asked_of_teachers_has_a_name_that_student_and_epochs_do_not_cha
         {"teachers": [{"architecture": "resnet18", "weights": "train", "training": {"epochs": 2}}]},
         {"resources": {"threads": 1}},
     ]
-    assert len({asked(), *(asked(**change) for change in different)}) == len(different) + 1
+    assert len({requested(), *(requested(**change) for change in different)}) == len(different) + 1
 
 
-def test_a_student_for_deit_is_told_as_what_it_will_be():
+def test_a_student_for_deit_is_reported_as_its_variant():
     estimate = resolve(spec(method={"name": "deit"}), DIGITS, {}, threads=2).estimate
 
     assert estimate["student"]["architecture"] == "deit_tiny_distilled_patch16_224"
@@ -147,19 +147,19 @@ def test_a_student_for_deit_is_told_as_what_it_will_be():
         ({"architecture": "resnet18", "weights": "mdl_b"}, {}, 8),
     ],
 )
-def test_the_image_size_is_the_students_own_else_the_datasets(student, training, expected):
+def test_the_image_size_is_the_students_own_or_the_datasets(student, training, expected):
     found = resolve(spec(student=student, training=training), DIGITS, {"mdl_a": STORED, "mdl_b": CNN}, threads=2)
 
     assert found.spec.training.image_size == expected
     assert found.estimate["student"]["image_size"] == expected
 
 
-def test_a_teachers_own_size_goes_before_that_of_the_student():
+def test_a_teachers_own_size_overrides_the_students():
     stored = {"architecture": VIT, "weights": "train", "arguments": {"img_size": 16, "patch_size": 4, "depth": 1}}
-    asked = {"architecture": "resnet18", "weights": "train", "training": {"image_size": 32}}
+    requested = {"architecture": "resnet18", "weights": "train", "training": {"image_size": 32}}
 
     assert resolve(spec(teachers=[stored]), DIGITS, {}, threads=2).spec.teachers[0].training.image_size == 16
-    assert resolve(spec(teachers=[asked]), DIGITS, {}, threads=2).spec.teachers[0].training.image_size == 32
+    assert resolve(spec(teachers=[requested]), DIGITS, {}, threads=2).spec.teachers[0].training.image_size == 32
 
 
 def student(architecture=VIT, *, method="kd", size=None, **more):
@@ -195,14 +195,14 @@ def teacher(weights, **more):
         ),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_place(change, pointer, words):
+def test_an_invalid_spec_is_refused_with_its_pointer(change, pointer, words):
     found = refusal(**change)
 
     assert list(found) == [pointer]
     assert words in found[pointer]
 
 
-def test_everything_wrong_is_said_at_once():
+def test_all_errors_are_reported_together():
     found = refusal(
         student={"architecture": "vit_tyni"},
         teachers=[{"architecture": "resnet81", "weights": "train"}],
@@ -212,13 +212,13 @@ def test_everything_wrong_is_said_at_once():
     assert list(found) == ["/dataset", "/student/architecture", "/teachers/0/architecture"]
 
 
-def test_an_unlabelled_dataset_is_refused():
-    unlabelled = DIGITS.model_copy(update={"num_classes": None, "classes": None})
+def test_an_unlabeled_dataset_is_refused():
+    unlabeled = DIGITS.model_copy(update={"num_classes": None, "classes": None})
 
-    assert "no labels" in refusal(facts=unlabelled)["/dataset"]
+    assert "no labels" in refusal(facts=unlabeled)["/dataset"]
 
 
-def test_a_stored_model_must_be_what_the_spec_says():
+def test_a_stored_model_must_match_the_spec():
     models = {"mdl_a": STORED}
     other = {"architecture": VIT, "weights": "mdl_a", "arguments": {"depth": 3}}
 
@@ -241,7 +241,7 @@ def test_a_stored_cnn_without_a_size_runs_at_the_students():
     assert estimate["teachers"][0]["image_size"] == 8
 
 
-def test_what_is_doubtful_is_warned_of():
+def test_doubtful_settings_give_warnings():
     facts = DIGITS.model_copy(update={"num_train": 40})
     named = STORED.model_copy(update={"classes": tuple("abcdefghij")})
     other = STORED.model_copy(update={"num_classes": 3, "arguments": {**STORED.arguments, "num_classes": 3}})
@@ -301,19 +301,19 @@ def probing(**more):
     }
 
 
-def test_steps_are_counted_over_the_pictures_that_the_method_trains_on():
+def test_steps_are_counted_over_the_images_that_the_method_trains_on():
     half = resolve(spec(**probing()), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
-    asked = resolve(spec(**probing(num_select=640)), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
+    requested = resolve(spec(**probing(num_select=640)), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
 
     assert half.estimate["total_steps"] == 12 * (1000 // 64 + 1)
-    assert asked.estimate["total_steps"] == 12 * 10
+    assert requested.estimate["total_steps"] == 12 * 10
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"channels": 3}, "3 channels"), ({"num_train": 1}, "train split is 1"), (None, "there is no dataset ds_pool")],
 )
-def test_a_pool_that_cannot_be_used_is_refused(change, words):
+def test_an_unusable_pool_is_refused(change, words):
     pools = {} if change is None else {"ds_pool": POOL.model_copy(update=change)}
     with pytest.raises(InvalidSpec) as caught:
         resolve(spec(**probing()), DIGITS, {}, threads=2, datasets=pools)
@@ -323,27 +323,27 @@ def test_a_pool_that_cannot_be_used_is_refused(change, words):
     assert words in detail
 
 
-def test_more_pictures_than_the_pool_has_cannot_be_chosen():
+def test_more_images_than_the_pool_has_cannot_be_selected():
     with pytest.raises(InvalidSpec, match="/method/num_select"):
         resolve(spec(**probing(num_select=3000)), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
 
 
 def test_pruning_needs_a_student_with_weights():
-    asked = {"method": {"name": "uvc"}, "teachers": []}
+    requested = {"method": {"name": "uvc"}, "teachers": []}
 
-    assert "weights" in refusal(**asked)["/student/weights"]
+    assert "weights" in refusal(**requested)["/student/weights"]
     student = {"architecture": VIT, "arguments": SMALL, "weights": "mdl_1"}
-    found = resolve(spec(**asked, student=student), DIGITS, {"mdl_1": STORED}, threads=2)
+    found = resolve(spec(**requested, student=student), DIGITS, {"mdl_1": STORED}, threads=2)
     assert found.estimate["student"]["architecture"] == "potstill_vit"
 
 
-UNLABELLED = DIGITS.model_copy(update={"num_classes": None, "classes": None})
+UNLABELED = DIGITS.model_copy(update={"num_classes": None, "classes": None})
 LABEL_FREE = {"method": {"name": "feature"}, "teachers": [{"architecture": VIT, "weights": "mdl_1"}]}
 FOUNDATION = STORED.model_copy(update={"num_classes": 700, "arguments": {**STORED.arguments, "num_classes": 700}})
 
 
-@pytest.mark.parametrize("facts", [DIGITS, UNLABELLED])
-def test_a_label_free_student_has_no_classifier_and_its_teacher_any_classes(facts):
+@pytest.mark.parametrize("facts", [DIGITS, UNLABELED])
+def test_a_label_free_student_has_no_classifier_and_its_teacher_may_have_any_classes(facts):
     found = resolve(spec(**LABEL_FREE), facts, {"mdl_1": FOUNDATION}, threads=2)
     labelled = resolve(spec(method={"name": "scratch"}, teachers=[]), DIGITS, {}, threads=2)
 
@@ -352,37 +352,37 @@ def test_a_label_free_student_has_no_classifier_and_its_teacher_any_classes(fact
 
 
 def test_a_teacher_cannot_be_trained_without_labels():
-    asked = {**LABEL_FREE, "teachers": [{"architecture": "resnet18", "weights": "train"}]}
+    requested = {**LABEL_FREE, "teachers": [{"architecture": "resnet18", "weights": "train"}]}
 
-    assert "no labels" in refusal(facts=UNLABELLED, **asked)["/teachers/0/weights"]
+    assert "no labels" in refusal(facts=UNLABELED, **requested)["/teachers/0/weights"]
 
 
-def test_what_is_held_out_is_not_counted_in_the_steps():
-    asked = {"teachers": [], "training": {"epochs": 2, "batch_size": 10}}
+def test_held_out_images_are_not_counted_in_the_steps():
+    requested = {"teachers": [], "training": {"epochs": 2, "batch_size": 10}}
     few = DIGITS.model_copy(update={"num_train": 100})
 
-    assert resolve(spec(**asked, method={"name": "mutual"}), few, {}, threads=2).estimate["total_steps"] == 2 * 9
-    assert resolve(spec(**asked, method={"name": "scratch"}), few, {}, threads=2).estimate["total_steps"] == 2 * 10
+    assert resolve(spec(**requested, method={"name": "mutual"}), few, {}, threads=2).estimate["total_steps"] == 2 * 9
+    assert resolve(spec(**requested, method={"name": "scratch"}), few, {}, threads=2).estimate["total_steps"] == 2 * 10
 
 
-def test_a_peer_that_cannot_be_is_refused():
-    asked = {"teachers": [], "method": {"name": "mutual", "peer": {"architecture": "resnet10", "arguments": {}}}}
+def test_an_invalid_peer_is_refused():
+    requested = {"teachers": [], "method": {"name": "mutual", "peer": {"architecture": "resnet10", "arguments": {}}}}
 
-    assert "resnet10t" in refusal(**asked)["/method/peer/architecture"]
+    assert "resnet10t" in refusal(**requested)["/method/peer/architecture"]
 
 
 def on_devices(devices, accelerator="cpu", **change):
     return {"resources": {"devices": devices, "accelerator": accelerator}, **change}
 
 
-def test_a_job_for_several_devices_stays_as_it_is():
+def test_a_job_for_several_devices_is_unchanged():
     found = resolve(spec(**on_devices(2)), DIGITS, {}, threads=4)
 
     assert (found.spec.resources.devices, found.spec.resources.threads) == (2, 4)
     assert resolve(found.spec, DIGITS, {}, threads=9) == found
 
 
-def test_a_method_that_compares_samples_wants_one_device():
+def test_a_method_that_compares_samples_requires_one_device():
     assert (
         "rkd with these parameters compares the samples"
         in refusal(**on_devices(2, method={"name": "rkd"}))["/resources/devices"]
@@ -392,21 +392,21 @@ def test_a_method_that_compares_samples_wants_one_device():
     assert resolve(spec(**on_devices(1, method=feature)), DIGITS, {}, threads=2)
 
 
-def test_every_device_needs_two_pictures_of_every_batch():
+def test_every_device_needs_two_images_of_every_batch():
     assert resolve(spec(**on_devices(4, training={"batch_size": 9, "epochs": 1})), DIGITS, {}, threads=2)
     detail = refusal(**on_devices(4, training={"batch_size": 7, "epochs": 1}))["/resources/devices"]
 
-    assert "a batch has only 6 pictures" in detail
+    assert "a batch has only 6 images" in detail
 
 
 def warnings(**change):
     return " ".join(resolve(spec(**change), DIGITS, {}, threads=2).estimate["warnings"])
 
 
-def test_what_several_devices_do_otherwise_is_said():
+def test_effects_of_several_devices_give_warnings():
     cnn = {"architecture": "resnet10t"}
-    assert "batch norms see the part" in warnings(**on_devices(2, student=cnn))
-    assert "on a CPU batch norms see the part" in warnings(**on_devices(2, "auto", student=cnn))
+    assert "batch norms see only the part" in warnings(**on_devices(2, student=cnn))
+    assert "on a CPU batch norms see only the part" in warnings(**on_devices(2, "auto", student=cnn))
     assert "batch norms" not in warnings(**on_devices(2, "cuda", student=cnn))
     assert "batch norms" not in warnings(**on_devices(2))
     assert "trained on one device" in warnings(**on_devices(2))

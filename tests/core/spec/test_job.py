@@ -118,8 +118,8 @@ def test_every_method_describes_itself(name):
     params: type[MethodParams] = METHODS[name].params
     schema = params.model_json_schema()
 
-    assert params.about.summary.endswith(".")
-    assert params.about.when
+    assert params.info.summary.endswith(".")
+    assert params.info.when
     assert all("description" in field for field in schema["properties"].values())
     assert schema["properties"]["name"]["const"] == name
 

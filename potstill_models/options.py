@@ -1,4 +1,4 @@
-"""What a ``potstill_vit`` and a ``potstill_swin`` have beyond timm's, as plain values, and what goes with what."""
+"""Options of ``potstill_vit`` and ``potstill_swin`` beyond timm's, as plain JSON values, and their validation."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _STEMS = ("patch", "co_advise")
 
 @dataclass(frozen=True, slots=True)
 class BlockSize:
-    """One block's widths: value dimensions of each kept head, and hidden units of the MLP."""
+    """Widths of one block: value dimensions of each retained head, and hidden units of the MLP."""
 
     value_dims: tuple[int, ...]
     hidden: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """The arguments of ``potstill_vit`` that timm's ViT does not have.
+class VitOptions:
+    """Arguments of ``potstill_vit`` that timm's ViT does not have.
 
-    ``distillation_tokens``: learned tokens after the class token, each with a head of its own.
-    ``stem``: ``patch``, or ``co_advise``, whose two stems also give the two distillation tokens.
-    ``repeats``: runs of each stored block; ``depth`` counts runs. ``head_transforms`` and
-    ``relative_position`` are each run's own.
-    ``block_heads``, ``block_dims``, ``block_hidden``: what is kept of each stored block: heads (of the
-    dimension ``embed_dim / num_heads``), value dimensions in each kept head, hidden units.
-    ``lift_width``: width that all tokens are lifted to after the final norm.
-    ``wide_last``, ``wide_last_heads``: width and heads of the last block, of norm and of classifier.
-    ``local_blocks``: how many first blocks have gated positional attention.
+    ``distillation_tokens``: learned tokens after the class token, each with its own head.
+    ``stem``: ``patch``, or ``co_advise``, whose two stems also produce the two distillation tokens.
+    ``repeats``: runs of each stored block; ``depth`` counts runs. ``head_transforms`` and ``relative_position`` are
+    separate for each run.
+    ``block_heads``, ``block_dims``, ``block_hidden``: sizes of each stored block: heads (of dimension
+    ``embed_dim / num_heads``), value dimensions of each head, hidden units.
+    ``lift_width``: width that a linear layer after the final norm projects all tokens to.
+    ``wide_last``, ``wide_last_heads``: width and heads of the last block; norm and classifier have this width.
+    ``local_blocks``: number of first blocks with gated positional attention.
     """
 
     distillation_tokens: int = 0
@@ -48,22 +48,22 @@ class Form:
 
     @property
     def multiplexed(self) -> bool:
-        """Whether blocks are made of shared weights and runs."""
+        """Whether blocks share weights between several runs."""
         return self.repeats > 1 or self.head_transforms or self.relative_position
 
     @property
     def sized(self) -> bool:
-        """Whether blocks have widths of their own."""
+        """Whether blocks have individual widths."""
         return any(given is not None for given in (self.block_heads, self.block_dims, self.block_hidden))
 
     def size(self, index: int, *, num_heads: int, head_dim: int, hidden: int) -> BlockSize:
-        """Widths of a stored block; what is not given is the plain block's."""
+        """Return the widths of a stored block; omitted ones are those of the plain block."""
         heads = num_heads if self.block_heads is None else self.block_heads[index]
         value_dims = (head_dim,) * heads if self.block_dims is None else tuple(self.block_dims[index])
         return BlockSize(value_dims, hidden if self.block_hidden is None else self.block_hidden[index])
 
     def check(self, *, embed_dim: int, depth: int, num_heads: int) -> None:
-        """Refuse what cannot be built. Raises ValueError with the reason."""
+        """Validate the options. Raises ValueError with the reason."""
         if num_heads < 1 or embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
         if not 0 <= self.distillation_tokens <= MAX_TOKENS:
@@ -71,35 +71,33 @@ class Form:
         if self.stem not in _STEMS:
             raise ValueError(f"stem is {' or '.join(_STEMS)}, not {self.stem!r}")
         if self.stem == "co_advise" and self.distillation_tokens != STEM_TOKENS:
-            raise ValueError("the stem co_advise gives two tokens: set distillation_tokens to 2")
+            raise ValueError("the stem co_advise produces two tokens: set distillation_tokens to 2")
         if self.repeats < 1 or depth % self.repeats:
             raise ValueError(f"depth {depth} is not a multiple of repeats {self.repeats}")
         if not 0 <= self.local_blocks <= depth:
             raise ValueError(f"local_blocks is 0 to {depth}, the depth, not {self.local_blocks}")
         if self.local_blocks and self.multiplexed:
-            raise ValueError(
-                "each of local_blocks has its gate, which runs of a stored block cannot have: leave one out"
-            )
+            raise ValueError("runs of a shared block cannot have the gates of local_blocks: leave one of them out")
         if self.lift_width is not None and self.lift_width < 1:
             raise ValueError("lift_width is at least 1")
         self._check_sizes(depth // self.repeats, num_heads, embed_dim // num_heads)
         self._check_wide_last(depth, embed_dim // num_heads)
 
     def check_pooling(self, *, global_pool: str, class_token: bool, fc_norm: bool | None, patch_drop: float) -> None:
-        """Refuse what does not go with the plain ViT's own options. Raises ValueError with the reason."""
+        """Validate the options against those of timm's ViT. Raises ValueError with the reason."""
         if global_pool not in {"token", "avg"}:
             raise ValueError(f"global_pool is token or avg, not {global_pool!r}")
         if global_pool == "token" and not class_token:
             raise ValueError("global_pool token needs the class token: set class_token, or global_pool avg")
         if self.distillation_tokens and not (class_token and global_pool == "token"):
-            raise ValueError("distillation_tokens follow the class token and are read as it is: set global_pool token")
+            raise ValueError("distillation_tokens need the class token and are not pooled: set global_pool token")
         if self.lift_width is not None and fc_norm:
             raise ValueError("lift_width follows the final norm, which fc_norm puts after pooling: leave one out")
         if patch_drop > 0 and (self.local_blocks or self.relative_position):
             raise ValueError("patch_drop_rate removes patches, and local_blocks and relative_position need all of them")
 
     def wide_heads(self, head_dim: int) -> int:
-        """Heads of the wide last block; heads of the usual dimension unless told otherwise."""
+        """Number of heads of the wide last block; by default heads have the usual dimension."""
         assert self.wide_last is not None
         return self.wide_last_heads or max(1, self.wide_last // head_dim)
 
@@ -123,7 +121,7 @@ class Form:
                 raise ValueError("wide_last_heads needs wide_last")
             return
         if self.multiplexed or self.sized:
-            raise ValueError("wide_last makes a last block of its own: leave out repeats, transforms and widths")
+            raise ValueError("wide_last builds a separate last block: leave out repeats, transforms and widths")
         if self.local_blocks == depth or not depth:
             raise ValueError("wide_last needs a last block that is not among local_blocks")
         heads = self.wide_heads(head_dim)
@@ -132,11 +130,11 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SwinForm:
-    """The arguments of ``potstill_swin`` that timm's Swin does not have.
+class SwinOptions:
+    """Arguments of ``potstill_swin`` that timm's Swin does not have.
 
-    ``repeats``: runs of each stored block; ``depths`` count runs. A stage with fewer stores one block.
-    ``head_transforms`` and ``local_convolution`` (before the MLP) are each run's own.
+    ``repeats``: runs of each stored block; ``depths`` count runs. A stage with fewer runs stores one block.
+    ``head_transforms`` and ``local_convolution`` (before the MLP) are separate for each run.
     """
 
     repeats: int = 1
@@ -145,21 +143,21 @@ class SwinForm:
 
     @property
     def multiplexed(self) -> bool:
-        """Whether blocks are made of shared weights and runs."""
+        """Whether blocks share weights between several runs."""
         return self.repeats > 1 or self.head_transforms or self.local_convolution
 
     def runs(self, depth: int) -> int:
-        """How often each stored block of a stage runs."""
+        """Number of runs of each stored block of a stage."""
         return min(self.repeats, depth)
 
     def check(self, depths: Sequence[int]) -> None:
-        """Refuse what cannot be built. Raises ValueError with the reason."""
+        """Validate the options. Raises ValueError with the reason."""
         if not depths or min(depths) < 1:
             raise ValueError("each of depths is at least 1")
-        fitting = [times for times in range(1, max(depths) + 1) if all(d % min(times, d) == 0 for d in depths)]
-        if self.repeats not in fitting:
+        valid = [times for times in range(1, max(depths) + 1) if all(d % min(times, d) == 0 for d in depths)]
+        if self.repeats not in valid:
             stages = ", ".join(str(depth) for depth in depths)
             raise ValueError(
                 f"stages of {stages} blocks cannot be runs of {self.repeats} each; set repeats to one of "
-                f"{', '.join(str(times) for times in fitting)}, or change depths"
+                f"{', '.join(str(times) for times in valid)}, or change depths"
             )

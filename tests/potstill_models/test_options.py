@@ -1,14 +1,14 @@
 import pytest
 
-from potstill_models import Form, SwinForm
-from potstill_models.form import BlockSize
+from potstill_models import SwinOptions, VitOptions
+from potstill_models.options import BlockSize
 
 DIMENSIONS = {"embed_dim": 32, "depth": 4, "num_heads": 4}
 POOLING = {"global_pool": "token", "class_token": True, "fc_norm": None, "patch_drop": 0.0}
 
 
 @pytest.mark.parametrize(
-    ("form", "words"),
+    ("options", "words"),
     [
         ({"distillation_tokens": -1}, "0 to 16"),
         ({"distillation_tokens": 1000}, "0 to 16"),
@@ -17,7 +17,7 @@ POOLING = {"global_pool": "token", "class_token": True, "fc_norm": None, "patch_
         ({"repeats": 3}, "not a multiple of repeats 3"),
         ({"repeats": 0}, "not a multiple of repeats 0"),
         ({"local_blocks": 5}, "0 to 4"),
-        ({"local_blocks": 1, "repeats": 2}, "leave one out"),
+        ({"local_blocks": 1, "repeats": 2}, "leave one"),
         ({"lift_width": 0}, "at least 1"),
         ({"block_heads": [1, 2]}, "2 entries, and there are 4"),
         ({"block_heads": [1, 2], "repeats": 4}, "2 entries, and there are 1"),
@@ -33,37 +33,37 @@ POOLING = {"global_pool": "token", "class_token": True, "fc_norm": None, "patch_
         ({"wide_last": 50}, "set wide_last_heads"),
     ],
 )
-def test_what_cannot_be_built_is_refused_with_the_reason(form, words):
+def test_invalid_options_are_refused_with_the_reason(options, words):
     with pytest.raises(ValueError, match=words):
-        Form(**form).check(**DIMENSIONS)
+        VitOptions(**options).check(**DIMENSIONS)
 
 
 @pytest.mark.parametrize(
-    ("form", "pooling", "words"),
+    ("options", "pooling", "words"),
     [
         ({}, {"global_pool": "map"}, "token or avg"),
         ({}, {"class_token": False}, "needs the class token"),
         ({"distillation_tokens": 1}, {"global_pool": "avg"}, "set global_pool token"),
-        ({"lift_width": 8}, {"fc_norm": True}, "leave one out"),
+        ({"lift_width": 8}, {"fc_norm": True}, "leave one"),
         ({"local_blocks": 1}, {"patch_drop": 0.1}, "patch_drop_rate"),
         ({"relative_position": True}, {"patch_drop": 0.1}, "patch_drop_rate"),
     ],
 )
-def test_what_does_not_go_with_the_pooling_is_refused(form, pooling, words):
+def test_options_that_do_not_fit_the_pooling_are_refused(options, pooling, words):
     with pytest.raises(ValueError, match=words):
-        Form(**form).check_pooling(**{**POOLING, **pooling})
+        VitOptions(**options).check_pooling(**{**POOLING, **pooling})
 
 
-def test_width_is_a_multiple_of_the_heads():
+def test_embed_dim_is_a_multiple_of_num_heads():
     with pytest.raises(ValueError, match="embed_dim 30"):
-        Form().check(embed_dim=30, depth=4, num_heads=4)
+        VitOptions().check(embed_dim=30, depth=4, num_heads=4)
 
 
-def test_a_block_has_what_is_kept_of_it():
-    form = Form(block_heads=[2, 3], block_dims=[[1, 2], [8, 8, 8]], block_hidden=[5, 6])
+def test_a_block_has_its_individual_widths():
+    options = VitOptions(block_heads=[2, 3], block_dims=[[1, 2], [8, 8, 8]], block_hidden=[5, 6])
 
-    assert form.size(0, num_heads=4, head_dim=8, hidden=128) == BlockSize((1, 2), 5)
-    assert Form().size(0, num_heads=4, head_dim=8, hidden=128) == BlockSize((8, 8, 8, 8), 128)
+    assert options.size(0, num_heads=4, head_dim=8, hidden=128) == BlockSize((1, 2), 5)
+    assert VitOptions().size(0, num_heads=4, head_dim=8, hidden=128) == BlockSize((8, 8, 8, 8), 128)
 
 
 @pytest.mark.parametrize(
@@ -74,23 +74,23 @@ def test_a_block_has_what_is_kept_of_it():
         (12, "one of 1, 2, 3, 6"),
     ],
 )
-def test_runs_that_do_not_divide_the_stages_of_a_swin_are_refused(repeats, words):
+def test_repeats_that_do_not_divide_the_stages_are_refused(repeats, words):
     with pytest.raises(ValueError, match=words):
-        SwinForm(repeats=repeats).check([2, 2, 6, 2])
+        SwinOptions(repeats=repeats).check([2, 2, 6, 2])
 
 
 @pytest.mark.parametrize("depths", [[], [2, 0]])
-def test_each_stage_of_a_swin_has_a_block(depths):
+def test_each_stage_has_a_block(depths):
     with pytest.raises(ValueError, match="at least 1"):
-        SwinForm().check(depths)
+        SwinOptions().check(depths)
 
 
 @pytest.mark.parametrize(
     ("depths", "repeats", "stored"),
     [([2, 2, 6, 2], 6, [1, 1, 1, 1]), ([2, 2, 18, 2], 2, [1, 1, 9, 1]), ([2, 2, 6, 2], 3, [1, 1, 2, 1])],
 )
-def test_stored_blocks_are_those_of_the_authors_configurations(depths, repeats, stored):
-    form = SwinForm(repeats=repeats)
-    form.check(depths)
+def test_stored_blocks_match_the_authors_configurations(depths, repeats, stored):
+    options = SwinOptions(repeats=repeats)
+    options.check(depths)
 
-    assert [depth // form.runs(depth) for depth in depths] == stored
+    assert [depth // options.runs(depth) for depth in depths] == stored
