@@ -8,6 +8,7 @@ from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
 from core.models.taps import Attention, Feature, FeatureRequest, Outputs, run_tapped
 from core.teacher.layout import Layout, layout_for, layout_of, row_bytes
+from tests.support.features import all_tokens
 
 VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 3, "in_chans": 1}
 SWIN = {"img_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 2}
@@ -43,10 +44,10 @@ def test_every_kind_of_output_is_restored(name, logits):
     assert row_bytes([layout]) == rows.nbytes // 5
     assert back.logits.equal(outputs.logits.half().float())
     assert back.embedding.equal(outputs.embedding.half().float())
-    assert back.last.all_tokens.equal(outputs.last.all_tokens.half().float())
+    assert all_tokens(back.last).equal(all_tokens(outputs.last).half().float())
     assert back.last.grid == outputs.last.grid
     for level in (0, 1):
-        assert back.levels[level].all_tokens.equal(outputs.levels[level].all_tokens.half().float())
+        assert all_tokens(back.levels[level]).equal(all_tokens(outputs.levels[level]).half().float())
         assert (back.levels[level].prefix is None) == (outputs.levels[level].prefix is None)
     for index in request.attentions:
         assert [one.half().float().equal(other) for one, other in zip(
