@@ -1,5 +1,5 @@
 # Two images from one file: `--target api` (no torch, small) and `--target worker` (torch, timm, ONNX Runtime).
-# The same commands run as plain processes without Docker; tests hold this file to that.
+# The same commands run as plain processes without Docker; tests/deploy checks this.
 ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim AS base

@@ -1,8 +1,8 @@
-# The few words that everything goes by. `make install` needs nothing but Python 3.11 or newer.
+# Development commands. `make install` requires only Python 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Only files whose hash the lock names are installed, and only wheels: nothing of a package runs while it is installed.
+# Install only files with a locked hash, and only wheels, so that no package code runs during installation.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := $(PIP) --require-hashes --only-binary :all: --requirement
 UV := uv==0.13.9
@@ -36,25 +36,25 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m supply.audit
 
-# Known vulnerabilities of what is installed; says so where no advisory service can be reached.
+# Report known vulnerabilities of the locked packages; succeeds if no advisory service is reachable.
 audit: install
 	$(BIN)/python -m supply.audit
 
-# What is installed, with versions, licences and who needs whom (CycloneDX).
+# Write an SBOM (CycloneDX) with versions, licenses and dependencies of the installed packages.
 sbom: install
 	mkdir -p dist
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON --output-file dist/sbom.json $(BIN)/python
 
-# Schemathesis over the whole API for long: `make fuzz CASES=10000`, on SQLite or with DATABASE=postgresql.
-# CASES counts those that are drawn at random. The seed is printed; SEED= repeats one.
+# Run Schemathesis on the full API: `make fuzz CASES=10000`, on SQLite or with DATABASE=postgresql.
+# CASES counts random cases. The seed is printed; SEED= repeats a run.
 CASES ?= 10000
 SEED ?=
 DATABASE ?= sqlite
 fuzz: install
 	PYTHONHASHSEED=0 CASES=$(CASES) SEED=$(SEED) DATABASE=$(DATABASE) $(BIN)/python -m pytest -n0 -m slow tests/api/test_fuzz.py -k long_fuzzing
 
-# A real stack whose processes are killed or stopped at random while jobs train: `make chaos N=100`, on SQLite or with
-# DATABASE=postgresql, which is killed and stopped too. The seed is printed; SEED= repeats one.
+# Kill and stop processes of a real stack at random while jobs train: `make chaos N=100`, on SQLite or with
+# DATABASE=postgresql, which is also killed and stopped. The seed is printed; SEED= repeats a run.
 N ?= 40
 chaos: install
 	$(BIN)/python -m tests.chaos --n $(N) --database $(DATABASE) $(if $(SEED),--seed $(SEED))
@@ -63,20 +63,20 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Rewrites what the docs take from the code; a test holds them together.
+# Regenerate the reference docs from the code; a test checks that they are up to date.
 docs: install
 	$(BIN)/python -m server.docs_reference
 
-# The packages to measure against are no part of the installation; without them, and a network, they are left out.
+# The packages for comparison are not part of `make install`; without network access they are skipped.
 bench: install
 	-$(LOCKED) locks/bench.txt
 	$(BIN)/python -m benchmarks
 
-# The paths that need a GPU, in less than ten minutes; skipped where there is none.
+# Check the code paths that need a GPU, in less than ten minutes; skipped without a GPU.
 gpu-check: install
 	$(BIN)/python -m benchmarks gpu_check
 
-# Rewrites the pins from what is installed now; then the locks, with the hashes of every platform's files.
+# Update the pins from the installed packages, then the locks with the hashes for all platforms.
 constraints:
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 	$(MAKE) lock

@@ -91,7 +91,7 @@ def _time_jobs(potstill: Potstill, dataset: str, count: int) -> tuple[list[float
             continue
         while not any(event["type"] == "training.started" for event in potstill.jobs.past_events(job["id"])):
             time.sleep(0.2)
-        potstill.jobs.move(job["id"], "cancel")  # only the first step is measured
+        potstill.jobs.post_action(job["id"], "cancel")  # only the first step is measured
         potstill.jobs.wait(job["id"], timeout_seconds=60)
         events = list(potstill.jobs.past_events(job["id"]))
         last, before = submitted, "submitted"

@@ -17,7 +17,7 @@ from client.sdk import Potstill
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help=f"Potstill: distil vision transformers. {URL_VARIABLE} and {KEY_VARIABLE} win over what `login` kept.",
+    help=f"Potstill: distill vision transformers. {URL_VARIABLE} and {KEY_VARIABLE} override the saved login.",
 )
 app.add_typer(datasets_cli.app, name="datasets")
 app.add_typer(jobs_cli.app, name="jobs")
@@ -26,12 +26,14 @@ app.add_typer(keys_cli.app, name="keys")
 
 @app.command("login")
 def login(
-    url: Annotated[str, typer.Option(prompt=True, help="Where the service is.")] = "http://127.0.0.1:8000",
-    key: Annotated[str, typer.Option(prompt="API key", hide_input=True, help="ps_…; asked for if left out.")] = "",
+    url: Annotated[str, typer.Option(prompt=True, help="URL of the service.")] = "http://127.0.0.1:8000",
+    key: Annotated[
+        str, typer.Option(prompt="API key", hide_input=True, help="API key (ps_…). Prompted for if omitted.")
+    ] = "",
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Keep the service's address and a key for later calls, after trying them."""
+    """Check a service URL and an API key, and save them."""
     connection = Connection(url.strip().rstrip("/"), key.strip())
     with Potstill(connection.url, connection.api_key, max_retries=1) as potstill:
         potstill.methods()
@@ -39,18 +41,18 @@ def login(
     if as_json:
         print_json({"url": connection.url, "configuration": str(path)})
     else:
-        out.print(f"Signed in to {connection.url}; kept in {path}", soft_wrap=True)
+        out.print(f"Signed in to {connection.url}; saved in {path}", soft_wrap=True)
 
 
 def main() -> None:
-    """Run the command; an error that the service or the network gave is one message, not a traceback."""
+    """Run the command; print client errors as one message without a traceback."""
     try:
         app()
     except ClientError as error:
         print_error(error, as_json="--json" in sys.argv)
         sys.exit(1)
     except BrokenPipeError:
-        # The reader (`… | head`) went away. What is still buffered must not be flushed into the broken pipe at exit.
+        # The reader (`… | head`) has exited. Python must not flush buffered output into the broken pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 

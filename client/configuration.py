@@ -1,4 +1,4 @@
-"""Where the service is and which key to use: the environment, else what ``potstill login`` kept."""
+"""Service URL and API key: from the environment, else from ``potstill login``."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ KEY_VARIABLE = "POTSTILL_API_KEY"
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A service and a key for it."""
+    """URL of a service and an API key."""
 
     url: str
     api_key: str
 
 
 def configuration_file() -> Path:
-    """``~/.config/potstill/config.json``, or below ``XDG_CONFIG_HOME``."""
+    """Path of the configuration file, in ``XDG_CONFIG_HOME`` or ``~/.config``."""
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base) / "potstill" / "config.json"
 
 
 def load_connection() -> Connection:
-    """The connection to use; each environment variable wins over the file. Raises :class:`NotConfigured`."""
+    """Load the connection; environment variables override the file. Raises :class:`NotConfigured`."""
     url, api_key = os.environ.get(URL_VARIABLE), os.environ.get(KEY_VARIABLE)
     path = configuration_file()
     if not (url and api_key) and path.exists():
-        kept = _read(path)
-        url, api_key = url or kept.url, api_key or kept.api_key
+        saved = _read(path)
+        url, api_key = url or saved.url, api_key or saved.api_key
     if not url or not api_key:
         raise NotConfigured(f"run `potstill login` first, or set {URL_VARIABLE} and {KEY_VARIABLE}")
     return Connection(url, api_key)
 
 
 def connect() -> Potstill:
-    """A client for the configured service. Raises :class:`NotConfigured`."""
+    """Create a client for the configured service. Raises :class:`NotConfigured`."""
     connection = load_connection()
     return Potstill(connection.url, connection.api_key)
 
 
 def save_connection(connection: Connection) -> Path:
-    """Keep the connection for later calls, readable by its owner alone."""
+    """Save the connection in a file that only its owner can read."""
     path = configuration_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(asdict(connection), file, indent=2)
-    beside.replace(path)
+    temporary.replace(path)
     return path
 
 

@@ -1,4 +1,4 @@
-"""How documents look in a terminal: tables for people, JSON for programs."""
+"""Terminal output: tables and JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from client.documents import ApiKey, Dataset, Job, Measures
+from client.documents import ApiKey, Dataset, Job, ModelMetrics
 from client.errors import ApiError, ClientError
 
 out = Console(highlight=False)
@@ -31,17 +31,17 @@ _STATUS_STYLE = {
 
 
 def print_json(document: Any) -> None:
-    """One document on standard output, untouched by width and colour."""
+    """Print a document to standard output as indented JSON, without wrapping or colors."""
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_json_line(document: Any) -> None:
-    """One document on one line, for streams; written at once."""
+    """Print a document as one JSON line and flush, for streams."""
     print(json.dumps(document, ensure_ascii=False), flush=True)
 
 
-def shown(text: str) -> str:
-    """Somebody else's words for a line to print: neither rich's markup nor what a terminal would obey is left."""
+def escaped(text: str) -> str:
+    """Escape untrusted text: rich markup and terminal control characters."""
     plain = (
         character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1] for character in text
     )
@@ -49,31 +49,31 @@ def shown(text: str) -> str:
 
 
 def print_error(error: ClientError, *, as_json: bool) -> None:
-    """An error on standard error: what is wrong, where, and the id to quote."""
+    """Print an error to standard error, with its fields and, for server errors, the request id."""
     if as_json:
         document: Mapping[str, Any] = {"detail": str(error), "code": "client_error"}
         err.out(json.dumps(error.problem if isinstance(error, ApiError) else document, ensure_ascii=False))
         return
     if not isinstance(error, ApiError):
-        err.print(f"[bold red]error[/]  {shown(str(error))}")
+        err.print(f"[bold red]error[/]  {escaped(str(error))}")
         return
-    err.print(f"[bold red]{error.code}[/]  {shown(error.title)}")
+    err.print(f"[bold red]{error.code}[/]  {escaped(error.title)}")
     if error.errors:
         for field in error.errors:
-            err.print(f"  [bold]{shown(field.get('pointer') or '/')}[/]  {shown(field.get('detail', ''))}")
+            err.print(f"  [bold]{escaped(field.get('pointer') or '/')}[/]  {escaped(field.get('detail', ''))}")
     else:
-        err.print(f"  {shown(error.detail)}")
+        err.print(f"  {escaped(error.detail)}")
     if error.status >= 500 and error.request_id:
-        err.print(f"  [dim]request {shown(str(error.request_id))}[/]")
+        err.print(f"  [dim]request {escaped(str(error.request_id))}[/]")
 
 
 def status_text(status: str) -> Text:
-    """A status in its colour."""
+    """A status in its color."""
     return Text(status, style=_STATUS_STYLE.get(status, ""))
 
 
 def job_table(jobs: Iterable[Job]) -> Table:
-    """Jobs, one a line."""
+    """Table of jobs."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for heading in ("job", "name", "status", "stage"):
         table.add_column(heading, no_wrap=heading != "name", overflow="fold")
@@ -84,18 +84,18 @@ def job_table(jobs: Iterable[Job]) -> Table:
         result = job.get("result")
         table.add_row(
             job["id"],
-            shown(job["name"] or "—"),
+            escaped(job["name"] or "—"),
             status_text(job["status"]),
             job["stage"] or "—",
             f"{job['progress']['fraction']:.0%}",
             _percent(result["student"]["top1"]) if result else "—",
-            ago(job["created_at"]),
+            format_age(job["created_at"]),
         )
     return table
 
 
 def dataset_table(datasets: Iterable[Dataset]) -> Table:
-    """Datasets, one a line."""
+    """Table of datasets."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for heading in ("dataset", "name", "status"):
         table.add_column(heading, no_wrap=heading != "name", overflow="fold")
@@ -106,92 +106,92 @@ def dataset_table(datasets: Iterable[Dataset]) -> Table:
         splits = dataset["splits"] or {}
         table.add_row(
             dataset["id"],
-            shown(dataset["name"] or "—"),
+            escaped(dataset["name"] or "—"),
             status_text(dataset["status"]),
-            count(dataset["num_classes"]),
-            count(splits.get("train", {}).get("num_samples")),
-            count(splits.get("test", {}).get("num_samples")),
-            ago(dataset["created_at"]),
+            format_count(dataset["num_classes"]),
+            format_count(splits.get("train", {}).get("num_samples")),
+            format_count(splits.get("test", {}).get("num_samples")),
+            format_age(dataset["created_at"]),
         )
     return table
 
 
 def key_table(keys: Iterable[ApiKey]) -> Table:
-    """Keys, one a line."""
+    """Table of API keys."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for heading in ("key", "name", "scopes", "last used", "state"):
         table.add_column(heading, no_wrap=heading == "key", overflow="fold")
     for key in keys:
-        last_used = ago(key["last_used_at"]) if key["last_used_at"] else "never"
-        table.add_row(key["id"], shown(key["name"]), ", ".join(key["scopes"]), last_used, _key_state(key))
+        last_used = format_age(key["last_used_at"]) if key["last_used_at"] else "never"
+        table.add_row(key["id"], escaped(key["name"]), ", ".join(key["scopes"]), last_used, _key_state(key))
     return table
 
 
 def _key_state(key: ApiKey) -> str:
     if key["revoked_at"]:
-        return f"revoked {ago(key['revoked_at'])}"
+        return f"revoked {format_age(key['revoked_at'])}"
     if key["expires_at"] is None:
-        return "good"
-    over = datetime.fromisoformat(key["expires_at"]) <= datetime.now(UTC)
-    return f"expired {ago(key['expires_at'])}" if over else f"good until {key['expires_at'][:10]}"
+        return "active"
+    is_expired = datetime.fromisoformat(key["expires_at"]) <= datetime.now(UTC)
+    return f"expired {format_age(key['expires_at'])}" if is_expired else f"active until {key['expires_at'][:10]}"
 
 
-def measures_table(rows: Iterable[tuple[str, Measures]]) -> Table:
-    """Models beside each other: accuracy against what they cost."""
+def metrics_table(rows: Iterable[tuple[str, ModelMetrics]]) -> Table:
+    """Table of models with accuracy and cost."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("model")
     for heading in ("top-1", "parameters", "FLOPs", "size", "latency"):
         table.add_column(heading, justify="right")
-    for name, measures in rows:
+    for name, metrics in rows:
         table.add_row(
-            shown(name),
-            _percent(measures["top1"]),
-            short(measures["parameters"]),
-            short(measures["flops"]),
-            size(measures["size_bytes"]),
-            f"{measures['latency_ms']:.2f} ms",
+            escaped(name),
+            _percent(metrics["top1"]),
+            format_quantity(metrics["parameters"]),
+            format_quantity(metrics["flops"]),
+            format_bytes(metrics["size_bytes"]),
+            f"{metrics['latency_ms']:.2f} ms",
         )
     return table
 
 
-def count(number: int | None) -> str:
-    """A count, or a dash where it is not known."""
+def format_count(number: int | None) -> str:
+    """Format a count, or a dash for None."""
     return "—" if number is None else f"{number:,}"
 
 
-def short(number: float) -> str:
-    """Three digits and a unit: ``205 k``, ``1.20 M``."""
+def format_quantity(number: float) -> str:
+    """Format with three digits and a unit: ``205 k``, ``1.2 M``."""
     for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= limit * 0.9995:  # 999,600 is 1 M, not 1e+03 k
             return f"{number / limit:.3g} {unit}"
     return f"{number:.3g}"
 
 
-def size(num_bytes: float) -> str:
-    """A size in decimal units, as disks and downloads count them."""
-    return f"{short(num_bytes)}B" if num_bytes >= 999.5 else f"{num_bytes:.0f} B"
+def format_bytes(num_bytes: float) -> str:
+    """Format a size in decimal units."""
+    return f"{format_quantity(num_bytes)}B" if num_bytes >= 999.5 else f"{num_bytes:.0f} B"
 
 
-def duration(seconds: float) -> str:
-    """``45 s``, ``3 min 05 s``, ``2 h 10 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+def format_duration(seconds: float) -> str:
+    """Format a duration: ``45 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
 
-def ago(moment: str) -> str:
-    """How long ago an RFC 3339 time was, in the largest unit that fits: ``45 s ago``, ``3 min ago``, ``2 days ago``."""
-    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+def format_age(timestamp: str) -> str:
+    """Format the age of an RFC 3339 timestamp in its largest unit: ``45 s ago``, ``3 min ago``, ``2 days ago``."""
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds())
     for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length:
-            whole = int(seconds // length)
-            return f"{whole} {'day' if unit == 'days' and whole == 1 else unit} ago"
+            rounded = int(seconds // length)
+            return f"{rounded} {'day' if unit == 'days' and rounded == 1 else unit} ago"
     return f"{int(seconds)} s ago"
 
 
 def _percent(fraction: float | None) -> str:
-    """A model that no labels judge has no accuracy."""
+    """Format an accuracy; a dash for None (unlabeled dataset)."""
     return "—" if fraction is None else f"{fraction:.1%}"

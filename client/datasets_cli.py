@@ -9,27 +9,23 @@ from typing import Annotated, Literal
 import typer
 
 from client.configuration import connect
-from client.console import count, dataset_table, out, print_json, shown
+from client.console import dataset_table, escaped, format_count, out, print_json
 from client.documents import Dataset
 
-app = typer.Typer(no_args_is_help=True, help="Image datasets.")
+app = typer.Typer(no_args_is_help=True, help="Manage image datasets.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the documents as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("add")
 def add(
     source: Annotated[
         str,
-        typer.Argument(
-            help="A zip or tar, a folder, a Parquet file, its https address, or builtin:digits, builtin:mnist-5k."
-        ),
+        typer.Argument(help="A zip, tar or Parquet file, a folder, an https URL, or builtin:digits, builtin:mnist-5k."),
     ],
-    name: Annotated[str | None, typer.Option(help="What to call it; else the name of the source.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset. Default: the source's name.")] = None,
     *,
-    labels: Annotated[
-        Literal["auto", "none"], typer.Option(help="none: without classes, whatever the folders or columns say.")
-    ] = "auto",
+    labels: Annotated[Literal["auto", "none"], typer.Option(help="none: ignore folders and label columns.")] = "auto",
     wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -52,9 +48,9 @@ def add(
 
 @app.command("list")
 def list_datasets(
-    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20, *, as_json: AsJson = False
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of datasets.")] = 20, *, as_json: AsJson = False
 ) -> None:
-    """The newest datasets."""
+    """List the newest datasets."""
     with connect() as potstill:
         datasets = list(islice(potstill.datasets.list(), limit))
     if as_json:
@@ -67,7 +63,7 @@ def list_datasets(
 
 @app.command("show")
 def show(dataset_id: str, *, as_json: AsJson = False) -> None:
-    """One dataset, with what was left out of it and why."""
+    """Show one dataset with its rejected files."""
     with connect() as potstill:
         dataset = potstill.datasets.get(dataset_id)
     if as_json:
@@ -78,21 +74,21 @@ def show(dataset_id: str, *, as_json: AsJson = False) -> None:
 
 @app.command("delete")
 def delete(dataset_id: str) -> None:
-    """Delete a dataset that no job needs."""
+    """Delete a dataset that no job uses."""
     with connect() as potstill:
         potstill.datasets.delete(dataset_id)
-    out.print(f"{dataset_id} is deleted")
+    out.print(f"Deleted {dataset_id}")
 
 
 def _describe(dataset: Dataset) -> None:
     splits = dataset["splits"] or {}
-    parts = [f"{count(split['num_samples'])} {name}" for name, split in splits.items()]
+    parts = [f"{format_count(split['num_samples'])} {name}" for name, split in splits.items()]
     if dataset["num_classes"]:
         parts.append(f"{dataset['num_classes']} classes")
-    out.print(f"[bold]{dataset['id']}[/]  {shown(dataset['name'])}  {dataset['status']}  {', '.join(parts)}")
+    out.print(f"[bold]{dataset['id']}[/]  {escaped(dataset['name'])}  {dataset['status']}  {', '.join(parts)}")
     if dataset["error"]:
-        out.print(f"  [red]{shown(dataset['error']['message'])}[/]")
+        out.print(f"  [red]{escaped(dataset['error']['message'])}[/]")
     for rejected in dataset["rejected"][:20]:
-        out.print(f"  [yellow]left out[/] {shown(rejected['path'])}: {shown(rejected['reason'])}")
+        out.print(f"  [yellow]rejected[/] {escaped(rejected['path'])}: {escaped(rejected['reason'])}")
     if len(dataset["rejected"]) > 20:
-        out.print(f"  [dim]and {len(dataset['rejected']) - 20} more; --json lists them all[/]")
+        out.print(f"  [dim]and {len(dataset['rejected']) - 20} more; see --json[/]")

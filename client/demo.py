@@ -1,6 +1,6 @@
-"""``make demo``: distil a small ViT from a CNN on real digits, over HTTP, and compare it with plain training.
+"""``make demo``: distill a small ViT from a CNN on MNIST over HTTP, and compare it with training from labels.
 
-Starts the embedded stack as a process of its own and talks to it as any client does.
+Starts the embedded stack as a separate process and uses it through the SDK.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import httpx
 from rich.panel import Panel
 from rich.table import Table
 
-from client.console import duration, err, out, short, shown, size
-from client.documents import Event, Job, Measures
+from client.console import err, escaped, format_bytes, format_duration, format_quantity, out
+from client.documents import Event, Job, ModelMetrics
 from client.errors import ClientError, NotReady
 from client.sdk import Potstill
 from client.watch import follow
@@ -33,7 +33,7 @@ READY_SECONDS = 120
 STOP_SECONDS = 45
 EXIT_VARIABLE = "DEMO_EXIT"
 
-# A slim ResNet: small enough to be trained while one waits, and far better on digits than the student.
+# A slim ResNet: trains in seconds and is more accurate on digits than the student.
 TEACHER: dict[str, Any] = {
     "architecture": "resnet18",
     "weights": "train",
@@ -48,12 +48,12 @@ TRAINING: dict[str, Any] = {
     "epochs": 10,
     "batch_size": 64,
     "learning_rate": 2e-3,
-    "augmentation": "none",  # a mirrored digit is another sign
+    "augmentation": "none",  # a mirrored digit is not the same class
     "image_size": 28,
     "seed": 0,
 }
 RUNS: dict[str, dict[str, Any]] = {
-    # What serves it best here (one seed, top-1): dist 94.3, kd 93.1, deit with soft labels 91.7, labels alone 91.5.
+    # Best method here (one seed, top-1 in %): dist 94.3, kd 93.1, deit with soft labels 91.7, labels only 91.5.
     "distilled": {
         "method": {"name": "dist"},
         "teachers": [TEACHER],
@@ -63,31 +63,31 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Run the demo; Ctrl-C ends it at any time and leaves no process behind."""
+    """Run the demo; Ctrl-C stops it and all of its processes."""
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
-    began = time.monotonic()
+    started_at = time.monotonic()
     try:
         with stack(FOLDER / "home") as (url, key):
             with Potstill(url, key) as potstill:
                 jobs = run_jobs(potstill)
-                show_results(jobs, time.monotonic() - began)
+                show_results(jobs, time.monotonic() - started_at)
             show_addresses(url)
             if os.environ.get(EXIT_VARIABLE) != "1":
-                out.print("[dim]The stack stays up. Ctrl-C stops it.[/]")
+                out.print("[dim]The stack keeps running. Press Ctrl-C to stop it.[/]")
                 signal.pause()
     except KeyboardInterrupt:
-        sys.exit(130 if time.monotonic() - began < 1 else 0)
+        sys.exit(130 if time.monotonic() - started_at < 1 else 0)
     except ClientError as error:
-        err.print(f"[bold red]The demo ended early.[/] {shown(str(error))}")
+        err.print(f"[bold red]The demo failed.[/] {escaped(str(error))}")
         sys.exit(1)
 
 
 @contextmanager
 def stack(home: Path) -> Iterator[tuple[str, str]]:
-    """The embedded stack on a free port, as its address and key; stopped in order at the end.
+    """Run the embedded stack on a free port; yield its URL and key, and stop it at the end.
 
-    Raises :class:`NotReady` with the end of its log where it does not come up.
+    Raises :class:`NotReady` with the end of its log if it does not start.
     """
     home.mkdir(parents=True, exist_ok=True)
     port = _free_port()
@@ -95,7 +95,7 @@ def stack(home: Path) -> Iterator[tuple[str, str]]:
     log_path = home.with_name("stack.log")
     command = [_server(), "up", "--home", str(home), "--host", HOST, "--port", str(port)]
     with log_path.open("wb") as log:
-        # A session of its own: Ctrl-C must reach us alone, or the stack stops while we still talk to it.
+        # A new session: Ctrl-C must reach only this process, or the stack stops while requests are running.
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)  # noqa: S603
     try:
         with out.status("starting the stack: API, worker, inspector, scheduler, Valkey"):
@@ -106,7 +106,7 @@ def stack(home: Path) -> Iterator[tuple[str, str]]:
 
 
 def run_jobs(potstill: Potstill) -> dict[str, Job]:
-    """Queue every run, follow them one after the other, and fetch their students."""
+    """Submit all runs, follow each one, and download the students."""
     with out.status("adding the dataset mnist-5k"):
         dataset = potstill.datasets.wait(potstill.datasets.create({"type": "builtin", "name": "mnist-5k"})["id"])
     counts = {name: split["num_samples"] for name, split in (dataset["splits"] or {}).items()}
@@ -121,34 +121,38 @@ def run_jobs(potstill: Potstill) -> dict[str, Job]:
 
 
 def show_results(jobs: dict[str, Job], seconds: float) -> None:
-    """Both students beside the teacher, and where their files are."""
+    """Print the metrics of teacher and students, and the paths of the files."""
     results = {name: _result(job) for name, job in jobs.items()}
-    teacher: Measures = results["distilled"]["teachers"][0]
-    table = Table(title="MNIST, 5,000 images: what a CNN teaches a small ViT", title_justify="left", title_style="bold")
+    teacher: ModelMetrics = results["distilled"]["teachers"][0]
+    table = Table(
+        title="MNIST, 5,000 images: distilling a CNN into a small ViT", title_justify="left", title_style="bold"
+    )
     table.add_column("")
     for heading in ("top-1", "parameters", "FLOPs", "size", "latency"):
         table.add_column(heading, justify="right")
     table.add_row(f"teacher, {TEACHER['architecture']}", *_cells(teacher))
-    table.add_row("student, from labels alone", *_cells(results["from-labels"]["student"]))
+    table.add_row("student, labels only", *_cells(results["from-labels"]["student"]))
     table.add_row("[bold]student, distilled[/]", *_cells(results["distilled"]["student"]))
     out.print()
     out.print(table)
     gain = results["distilled"]["student"]["top1"] - results["from-labels"]["student"]["top1"]
-    out.print(f"The teacher is worth [bold]{gain * 100:+.1f} points[/] of top-1. All in {duration(seconds)}.")
+    out.print(
+        f"Distillation changes top-1 by [bold]{gain * 100:+.1f} points[/]. Total time: {format_duration(seconds)}."
+    )
     for name in jobs:
         out.print(f"[green]✓[/] {FOLDER / name}/", soft_wrap=True)
     load = f"timm.create_model('local-dir:{FOLDER / 'distilled'}', pretrained=True)"
-    out.print(f"[dim]open it:[/] {load}", soft_wrap=True)
+    out.print(f"[dim]load it:[/] {load}", soft_wrap=True)
 
 
 def show_addresses(url: str) -> None:
-    """Where to look next."""
+    """Print the addresses of dashboard and API."""
     lines = f"dashboard  [bold]{url}[/]\nkey        {FOLDER / 'home' / 'api-key'}\nAPI        {url}/docs"
     out.print(Panel(lines, expand=False, border_style="dim"))
 
 
 def _finish(potstill: Potstill, name: str, job_id: str) -> Job:
-    began = time.monotonic()
+    started_at = time.monotonic()
     job = follow(potstill, job_id, console=out, label=name, on_event=_ignore if out.is_terminal else None)
     if job["status"] != "succeeded":
         reason = job["error"]["message"] if job["error"] else job["status"]
@@ -156,9 +160,8 @@ def _finish(potstill: Potstill, name: str, job_id: str) -> Job:
     folder = FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)  # files of an earlier demo
     potstill.jobs.download(job_id, folder)
-    out.print(
-        f"[green]✓[/] {name}: top-1 {_result(job)['student']['top1']:.1%} in {duration(time.monotonic() - began)}"
-    )
+    top1, seconds = _result(job)["student"]["top1"], time.monotonic() - started_at
+    out.print(f"[green]✓[/] {name}: top-1 {top1:.1%} in {format_duration(seconds)}")
     return job
 
 
@@ -166,25 +169,25 @@ def _result(job: Job) -> Any:
     return job.get("result") or {}
 
 
-def _cells(measures: Measures) -> tuple[str, ...]:
+def _cells(measures: ModelMetrics) -> tuple[str, ...]:
     return (
         f"{measures['top1']:.1%}",
-        short(measures["parameters"]),
-        short(measures["flops"]),
-        size(measures["size_bytes"]),
+        format_quantity(measures["parameters"]),
+        format_quantity(measures["flops"]),
+        format_bytes(measures["size_bytes"]),
         f"{measures['latency_ms']:.2f} ms",
     )
 
 
 def _server() -> str:
-    beside = Path(sys.executable).with_name("potstill-server")
-    if not beside.exists():
-        raise NotReady(f"{beside} is missing; run `make install` first")
-    return str(beside)
+    program = Path(sys.executable).with_name("potstill-server")
+    if not program.exists():
+        raise NotReady(f"{program} is missing; run `make install` first")
+    return str(program)
 
 
 def _free_port() -> int:
-    """8000 if it is free, for an address that one can remember."""
+    """Return port 8000 if it is free, else any free port."""
     for port in (8000, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -207,11 +210,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_path: Path
                 pass  # the port is not open yet
             time.sleep(0.1)
     end = log_path.read_text(errors="replace")[-2000:]
-    raise NotReady(f"the stack did not get ready; the end of {log_path}:\n{end}")
+    raise NotReady(f"the stack did not become ready; the end of {log_path}:\n{end}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the stack to end in order; a second Ctrl-C does not wait for it."""
+    """Stop the stack gracefully; kill it after a timeout or a second Ctrl-C."""
     if process.poll() is not None:
         return
     process.send_signal(signal.SIGTERM)
@@ -224,7 +227,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _ignore(_: Event) -> None:
-    """The bar says it all."""
+    """Ignore an event; the progress bar is enough."""
 
 
 def _interrupt(*_: object) -> NoReturn:

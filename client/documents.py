@@ -1,4 +1,4 @@
-"""The service's answers, as they come over the wire. Later versions may add fields."""
+"""Types of the API's JSON responses. Later versions may add fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ JobAction = Literal["cancel", "pause", "resume", "stop", "retry"]
 
 
 class Progress(TypedDict):
-    """How far a job is; ``fraction`` counts all stages, the steps are the student's training."""
+    """Progress of a job. ``fraction`` covers all stages; steps refer to the student's training."""
 
     fraction: float
     step: int | None
@@ -20,14 +20,14 @@ class Progress(TypedDict):
 
 
 class Failure(TypedDict):
-    """Why something failed."""
+    """Reason of a failure."""
 
     code: str
     message: str
 
 
 class JobError(Failure):
-    """Why a job failed, and what would help. A service of an earlier version says only the first two."""
+    """Reason of a failed job, with advice and fix. Earlier versions send only ``code`` and ``message``."""
 
     fault: NotRequired[Literal["spec", "data", "capacity", "infrastructure", "service"] | None]
     advice: NotRequired[str | None]
@@ -37,7 +37,7 @@ class JobError(Failure):
 
 
 class StageTimes(TypedDict):
-    """When a stage ran; ``finished_at`` and ``seconds`` are null until it is done."""
+    """Times of a stage; ``finished_at`` and ``seconds`` are null until it finishes."""
 
     name: str
     started_at: str | None
@@ -45,8 +45,8 @@ class StageTimes(TypedDict):
     seconds: float | None
 
 
-class Measures(TypedDict):
-    """What was measured of one model, on the file that is handed out. ``top1`` is a fraction, null without labels."""
+class ModelMetrics(TypedDict):
+    """Metrics of one model, measured on its artifact. ``top1`` is a fraction, null without labels."""
 
     top1: float | None
     top5: NotRequired[float | None]
@@ -57,17 +57,17 @@ class Measures(TypedDict):
 
 
 class Result(TypedDict):
-    """What a job that succeeded gives."""
+    """Result of a succeeded job."""
 
     model: str
-    student: Measures
-    teachers: list[Measures]
+    student: ModelMetrics
+    teachers: list[ModelMetrics]
     compressed: list[dict[str, Any]]
     agreement: float | None
 
 
 class Job(TypedDict):
-    """A job, from submission to its end."""
+    """A distillation job."""
 
     id: str
     object: Literal["job"]
@@ -90,7 +90,7 @@ class Job(TypedDict):
 
 
 class Event(TypedDict):
-    """One line of a job's log; ``seq`` counts 1, 2, 3, … without a gap."""
+    """One event of a job; ``seq`` counts from 1 without gaps."""
 
     id: str
     seq: int
@@ -102,14 +102,14 @@ class Event(TypedDict):
 
 
 class Series(TypedDict):
-    """One measured quantity over the steps."""
+    """A metric series: (step, value) points."""
 
     name: str
     points: list[tuple[int, float]]
 
 
 class Artifact(TypedDict):
-    """A file that a job hands out."""
+    """An output file of a job."""
 
     name: str
     media_type: str
@@ -118,7 +118,7 @@ class Artifact(TypedDict):
 
 
 class Rejected(TypedDict):
-    """A file of an upload that was left out."""
+    """A rejected file of an upload."""
 
     path: str
     reason: str
@@ -142,7 +142,7 @@ class Dataset(TypedDict):
 
 
 class ApiKey(TypedDict):
-    """A key. ``token`` is there in the answer that made it alone, and null where that was lost and asked for again."""
+    """An API key. ``token`` is only in the response that created it, and null if that request is repeated."""
 
     id: str
     object: Literal["api_key"]

@@ -1,4 +1,4 @@
-"""What can go wrong between a caller and the service, as one tree."""
+"""Exceptions of the client."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Any
 
 
 class ClientError(Exception):
-    """Base of everything that this package raises."""
+    """Base class of the client's exceptions."""
 
 
 class NotConfigured(ClientError):
-    """Neither the call, the environment nor ``potstill login`` says where the service is or which key to use."""
+    """No service URL or API key in the environment or from ``potstill login``."""
 
 
 class ServiceUnreachable(ClientError):
-    """No answer came, however often it was tried."""
+    """The service did not respond after all retries."""
 
 
 class NotReady(ClientError):
-    """What was waited for did not come in time."""
+    """A resource is not ready, or did not become ready in time."""
 
 
 class DownloadDamaged(ClientError):
-    """The bytes that arrived are not those that the service lists."""
+    """A downloaded file does not match its SHA-256."""
 
 
 class IngestFailed(ClientError):
-    """A dataset or model was uploaded, but the service could not use it; the message is its reason."""
+    """The service could not use an uploaded dataset or model; the message is the reason."""
 
 
 class TokenLost(ClientError):
-    """A key was made, but the answer that showed its token was lost on the way, and it is shown once."""
+    """A key was created, but the response with its token was lost; the token is shown only once."""
 
 
 class ApiError(ClientError):
-    """The service refused: an RFC 9457 problem. ``code`` is stable, ``errors`` names fields."""
+    """An error response (RFC 9457 problem). ``code`` is stable; ``errors`` lists the fields."""
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
         self.status = status

@@ -1,4 +1,4 @@
-"""Files on their way: a folder packed for upload, a download that is whole and verified or not there."""
+"""Pack folders for upload; download and verify artifacts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ import httpx
 
 from client.documents import Artifact
 from client.errors import ClientError, DownloadDamaged, ServiceUnreachable
-from client.transport import Transport, pause_seconds
+from client.transport import Transport, retry_delay_seconds
 
-_TRIES = 5
+_MAX_ATTEMPTS = 5
 
 
 @contextmanager
-def packed(source: Path) -> Iterator[Path]:
-    """An archive of ``source``: the file itself, or for a folder a temporary zip of it.
+def packed_archive(source: Path) -> Iterator[Path]:
+    """Yield ``source`` if it is a file, or a temporary zip of the folder ``source``.
 
-    Images are compressed already, so the zip only stores them. Raises :class:`ClientError` if there is
-    no such path.
+    The zip is not compressed, because images already are. Raises :class:`ClientError` if the path is missing.
     """
     if source.is_file():
         yield source
@@ -49,50 +48,50 @@ def download(
     on_bytes: Callable[[int], None] | None = None,
     pause: Callable[[float], None],
 ) -> Path:
-    """Fetch one artefact into ``folder``; a broken connection goes on where it broke.
+    """Download one artifact into ``folder``; resume after a broken connection.
 
-    The file appears under its name only after its SHA-256 agreed with the list's. Raises
-    :class:`DownloadDamaged` where it does not, :class:`ServiceUnreachable` where tries run out.
+    The file gets its name only after its SHA-256 is verified. Raises :class:`DownloadDamaged` on a mismatch and
+    :class:`ServiceUnreachable` after all retries.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / _plain(artifact["name"])
+    target = folder / _check_name(artifact["name"])
     part = target.with_name(f".{target.name}.part")
     part.unlink(missing_ok=True)
-    for attempt in range(_TRIES):
+    for attempt in range(_MAX_ATTEMPTS):
         try:
-            _fetch_rest(transport, url, artifact, part, on_bytes)
+            _download_rest(transport, url, artifact, part, on_bytes)
             break
         except httpx.TransportError as error:
-            if attempt == _TRIES - 1:
+            if attempt == _MAX_ATTEMPTS - 1:
                 raise ServiceUnreachable(f"the download of {artifact['name']} keeps breaking: {error}") from error
-            pause(pause_seconds(attempt))
+            pause(retry_delay_seconds(attempt))
     if file_sha256(part) != artifact["sha256"]:
         part.unlink()
-        raise DownloadDamaged(f"{artifact['name']} arrived damaged: its SHA-256 is not the listed one; try again")
+        raise DownloadDamaged(f"{artifact['name']} is damaged: its SHA-256 does not match; try again")
     part.replace(target)
     return target
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fetch_rest(
+def _download_rest(
     transport: Transport, url: str, artifact: Artifact, part: Path, on_bytes: Callable[[int], None] | None
 ) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    if have >= artifact["size_bytes"] and part.exists():
+    offset = part.stat().st_size if part.exists() else 0
+    if offset >= artifact["size_bytes"] and part.exists():
         return
-    # If-Range: should the file have changed meanwhile, it is sent whole and we begin again.
-    headers = {"Accept-Encoding": "identity"}  # positions count the file's own bytes
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": f'"{artifact["sha256"]}"'}
-    with transport.stream(url, headers=headers) as answer:
-        goes_on = have > 0 and answer.status_code == httpx.codes.PARTIAL_CONTENT
-        with part.open("ab" if goes_on else "wb") as file:
-            for block in answer.iter_bytes():  # as it arrives: a full block may never come
+    # If-Range: if the file has changed meanwhile, the service sends it from the start.
+    headers = {"Accept-Encoding": "identity"}  # ranges refer to the unencoded file
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": f'"{artifact["sha256"]}"'}
+    with transport.stream(url, headers=headers) as response:
+        resumes = offset > 0 and response.status_code == httpx.codes.PARTIAL_CONTENT
+        with part.open("ab" if resumes else "wb") as file:
+            for block in response.iter_bytes():  # as received; do not wait for full blocks
                 file.write(block)
                 if on_bytes is not None:
                     on_bytes(len(block))
@@ -100,8 +99,8 @@ def _fetch_rest(
             os.fsync(file.fileno())
 
 
-def _plain(name: str) -> str:
-    """Refuse a name that would leave the folder, whoever sent it."""
+def _check_name(name: str) -> str:
+    """Reject an artifact name that leads outside the folder."""
     if name in {"", ".", ".."} or Path(name).name != name or "\\" in name:
-        raise DownloadDamaged(f"the service lists a file with an unusable name: {name!r}")
+        raise DownloadDamaged(f"the service lists a file with an invalid name: {name!r}")
     return name

@@ -13,25 +13,25 @@ import yaml
 
 from client.configuration import connect
 from client.console import (
-    duration,
     err,
+    escaped,
+    format_duration,
     job_table,
-    measures_table,
+    metrics_table,
     out,
     print_json,
     print_json_line,
-    shown,
     status_text,
 )
 from client.documents import Job, JobAction, JobError
 from client.errors import ClientError
 from client.sdk import Potstill
-from client.watch import follow, progress_words
+from client.watch import follow, format_progress
 
-app = typer.Typer(no_args_is_help=True, help="Distillation jobs.")
+app = typer.Typer(no_args_is_help=True, help="Manage distillation jobs.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the documents as JSON.")]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="job_…")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Job id (job_…).")]
 
 _EXIT_UNSUCCESSFUL = 3
 _SHOWN_LOG_LINES = 10
@@ -39,14 +39,14 @@ _SHOWN_LOG_LINES = 10
 
 @app.command("submit")
 def submit(
-    spec: Annotated[str, typer.Argument(help="A job spec as JSON or YAML; - reads standard input.")],
-    dataset: Annotated[str | None, typer.Option(help="Use this dataset instead of the spec's.")] = None,
-    name: Annotated[str | None, typer.Option(help="Use this name instead of the spec's.")] = None,
+    spec: Annotated[str, typer.Argument(help="Job spec file (JSON or YAML); - reads standard input.")],
+    dataset: Annotated[str | None, typer.Option(help="Override the spec's dataset.")] = None,
+    name: Annotated[str | None, typer.Option(help="Override the spec's name.")] = None,
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a job."""
+    """Submit a job."""
     document = _read_spec(spec)
     document |= {key: value for key, value in (("dataset", dataset), ("name", name)) if value is not None}
     with connect() as potstill:
@@ -61,12 +61,12 @@ def submit(
 
 @app.command("list")
 def list_jobs(
-    status: Annotated[str | None, typer.Option(help="Only jobs in this status.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    status: Annotated[str | None, typer.Option(help="List only jobs with this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,
     *,
     as_json: AsJson = False,
 ) -> None:
-    """The newest jobs."""
+    """List the newest jobs."""
     with connect() as potstill:
         jobs = list(islice(potstill.jobs.list(status=status), limit))
     if as_json:
@@ -74,12 +74,12 @@ def list_jobs(
     elif jobs:
         out.print(job_table(jobs))
     else:
-        out.print("No jobs here yet. Queue one: [bold]potstill jobs submit spec.yaml[/]")
+        out.print("No jobs yet. Submit one: [bold]potstill jobs submit spec.yaml[/]")
 
 
 @app.command("show")
 def show(job_id: JobId, *, as_json: AsJson = False) -> None:
-    """One job: state, stages, result or error."""
+    """Show one job: status, stages, result or error."""
     with connect() as potstill:
         job = potstill.jobs.get(job_id)
     if as_json:
@@ -90,70 +90,72 @@ def show(job_id: JobId, *, as_json: AsJson = False) -> None:
 
 @app.command("watch")
 def watch(job_id: JobId, *, as_json: AsJson = False) -> None:
-    """Follow a job until it ends; the exit status says whether it succeeded."""
+    """Follow a job until it ends; exit with status 3 if it did not succeed."""
     with connect() as potstill:
         _watch(potstill, job_id, as_json=as_json)
 
 
 @app.command("cancel")
 def cancel(job_id: JobId, *, as_json: AsJson = False) -> None:
-    """End a job; its last checkpoint is kept."""
-    _move(job_id, "cancel", as_json=as_json)
+    """Cancel a job; its last checkpoint is kept."""
+    _post_action(job_id, "cancel", as_json=as_json)
 
 
 @app.command("pause")
 def pause(job_id: JobId, *, as_json: AsJson = False) -> None:
-    """Put a job aside; it keeps its place at the last step."""
-    _move(job_id, "pause", as_json=as_json)
+    """Pause a job; it can resume from the last step."""
+    _post_action(job_id, "pause", as_json=as_json)
 
 
 @app.command("resume")
 def resume(job_id: JobId, *, as_json: AsJson = False) -> None:
-    """Queue a paused job again."""
-    _move(job_id, "resume", as_json=as_json)
+    """Resume a paused job."""
+    _post_action(job_id, "resume", as_json=as_json)
 
 
 @app.command("stop")
 def stop(job_id: JobId, *, as_json: AsJson = False) -> None:
-    """End training early; what is there is still evaluated and exported."""
-    _move(job_id, "stop", as_json=as_json)
+    """Stop training early; the student is still evaluated and exported."""
+    _post_action(job_id, "stop", as_json=as_json)
 
 
 @app.command("retry")
 def retry(
     job_id: JobId,
     *,
-    apply_fix: Annotated[bool, typer.Option("--apply-fix", help="Change its spec as its error says.")] = False,
+    apply_fix: Annotated[
+        bool, typer.Option("--apply-fix", help="Apply the fix of the job's error to its spec.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of its spec: training.batch_size=64."),
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the spec, e.g. training.batch_size=64."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a failed or cancelled job again, from its last checkpoint where what is changed lets it."""
+    """Retry a failed or cancelled job, from its last checkpoint if the changes allow it."""
     changes = _changes(set_ or [])
     with connect() as potstill:
         job = potstill.jobs.retry(job_id, apply_fix=apply_fix, changes=changes)
-    _tell(job, as_json=as_json)
+    _print_status(job, as_json=as_json)
 
 
 @app.command("delete")
 def delete(job_id: JobId) -> None:
-    """Delete a job that has ended, with its files."""
+    """Delete a finished job and its files."""
     with connect() as potstill:
         potstill.jobs.delete(job_id)
-    out.print(f"{job_id} is deleted")
+    out.print(f"Deleted {job_id}")
 
 
 @app.command("download")
 def download(
     job_id: JobId,
-    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; else one named after the job.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this file; may be given several times.")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder. Default: the job id.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Download only this file; repeatable.")] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a job's student and reports, each file verified by its SHA-256."""
+    """Download a job's files and verify their SHA-256."""
     with connect() as potstill:
         paths = potstill.jobs.download(job_id, folder or Path(job_id), names=only)
     if as_json:
@@ -181,14 +183,14 @@ def _read_file(path: Path) -> str:
         raise ClientError(f"{path} cannot be read: {error}") from error
 
 
-def _move(job_id: str, move: JobAction, *, as_json: bool) -> None:
+def _post_action(job_id: str, action: JobAction, *, as_json: bool) -> None:
     with connect() as potstill:
-        job = potstill.jobs.move(job_id, move)
-    _tell(job, as_json=as_json)
+        job = potstill.jobs.post_action(job_id, action)
+    _print_status(job, as_json=as_json)
 
 
 def _changes(settings: list[str]) -> dict[str, Any]:
-    """A merge patch from ``training.batch_size=64`` and the like; values are JSON, or plain words."""
+    """Build a merge patch from ``FIELD=VALUE`` settings; values are JSON or plain strings."""
     patch: dict[str, Any] = {}
     for setting in settings:
         path, equals, text = setting.partition("=")
@@ -199,24 +201,24 @@ def _changes(settings: list[str]) -> dict[str, Any]:
         for folder in folders:
             inner = inner.setdefault(folder, {})
             if not isinstance(inner, dict):
-                raise ClientError(f"--set {setting}: another --set gives {folder} a value of its own")
+                raise ClientError(f"--set {setting}: another --set assigns a value to {folder}")
         inner[field] = _value(text)
     return patch
 
 
 def _value(text: str) -> Any:
-    """JSON where it is that; else the words as they are."""
+    """Parse JSON; return other text as a string."""
     try:
         return json.loads(text)
     except ValueError:
         return text
 
 
-def _tell(job: Job, *, as_json: bool) -> None:
+def _print_status(job: Job, *, as_json: bool) -> None:
     if as_json:
         print_json(job)
     elif job["pending_action"]:
-        out.print(f"[bold]{job['id']}[/] is {job['status']}; {job['pending_action']} is on its way")
+        out.print(f"[bold]{job['id']}[/] is {job['status']}; {job['pending_action']} requested")
     else:
         out.print(f"[bold]{job['id']}[/] is {job['status']}")
 
@@ -232,7 +234,7 @@ def _watch(potstill: Potstill, job_id: str, *, as_json: bool) -> None:
             job = follow(potstill, job_id, console=out)
             _describe(job)
     except KeyboardInterrupt:
-        err.print(f"\nThe job goes on. Watch it again: potstill jobs watch {job_id}")
+        err.print(f"\nThe job keeps running. Follow it again: potstill jobs watch {job_id}")
         raise typer.Exit(130) from None
     if job["status"] != "succeeded":
         raise typer.Exit(_EXIT_UNSUCCESSFUL)
@@ -240,33 +242,33 @@ def _watch(potstill: Potstill, job_id: str, *, as_json: bool) -> None:
 
 def _describe_error(error: JobError) -> None:
     fault = f" ({error['fault']})" if error.get("fault") else ""
-    out.print(f"  [red]{shown(error['code'])}[/]{fault}  {shown(error['message'])}")
+    out.print(f"  [red]{escaped(error['code'])}[/]{fault}  {escaped(error['message'])}")
     if advice := error.get("advice"):
-        out.print(f"  {shown(advice)}")
+        out.print(f"  {escaped(advice)}")
     if error.get("fix"):
-        out.print(f"  [dim]potstill jobs retry --apply-fix would change: {shown(json.dumps(error['fix']))}[/]")
+        out.print(f"  [dim]potstill jobs retry --apply-fix changes: {escaped(json.dumps(error['fix']))}[/]")
     for line in error.get("log", [])[-_SHOWN_LOG_LINES:]:
-        out.print(f"  [dim]{shown(line)}[/]", soft_wrap=True)
+        out.print(f"  [dim]{escaped(line)}[/]", soft_wrap=True)
 
 
 def _describe(job: Job) -> None:
-    out.print(f"[bold]{job['id']}[/]  {shown(job['name'] or '')}  ", status_text(job["status"]))
-    words = progress_words(job)
-    if words:
-        out.print(f"  {words}")
+    out.print(f"[bold]{job['id']}[/]  {escaped(job['name'] or '')}  ", status_text(job["status"]))
+    progress_text = format_progress(job)
+    if progress_text:
+        out.print(f"  {progress_text}")
     for stage in job["stages"]:
         seconds = stage["seconds"]
-        out.print(f"  [dim]{stage['name']:<9}[/] {'…' if seconds is None else duration(seconds)}")
+        out.print(f"  [dim]{stage['name']:<9}[/] {'…' if seconds is None else format_duration(seconds)}")
     if job["error"]:
         _describe_error(job["error"])
     result = job.get("result")
     if result:
         rows = [("student", result["student"])]
         rows += [(f"teacher {index}", teacher) for index, teacher in enumerate(result["teachers"])]
-        out.print(measures_table(rows))
+        out.print(metrics_table(rows))
         if result["agreement"] is not None:
             out.print(f"  agreement with the teacher {result['agreement']:.1%}")
     if job["next_actions"]:
-        out.print(f"  [dim]possible now: {', '.join(job['next_actions'])}[/]")
+        out.print(f"  [dim]available actions: {', '.join(job['next_actions'])}[/]")
     if job["status"] == "succeeded":
-        out.print(f"  [dim]fetch it: potstill jobs download {job['id']}[/]")
+        out.print(f"  [dim]download: potstill jobs download {job['id']}[/]")

@@ -5,9 +5,9 @@
 ...     job = potstill.jobs.wait(potstill.jobs.submit({"dataset": dataset["id"], ...})["id"])
 ...     potstill.jobs.download(job["id"], Path("student"))
 
-Documents are plain dictionaries, typed in :mod:`client.documents`. Every call raises
-:class:`client.errors.ApiError` where the service refuses and :class:`client.errors.ServiceUnreachable`
-where no answer comes; both after retries that cannot do a thing twice.
+Responses are plain dictionaries, typed in :mod:`client.documents`. Every call raises
+:class:`client.errors.ApiError` for an error response and :class:`client.errors.ServiceUnreachable` if the service
+does not respond. Retries are idempotent.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import httpx
 
 from client.documents import ApiKey, Artifact, Dataset, Event, Job, JobAction, Model, Series
 from client.errors import ApiError, IngestFailed, NotReady, ServiceUnreachable, TokenLost
-from client.files import download, packed
+from client.files import download, packed_archive
 from client.streams import read_messages
-from client.transport import Transport, new_idempotency_key, pause_seconds
+from client.transport import Transport, new_idempotency_key, retry_delay_seconds
 
 _PAGE = 100
 _LONG_POLL_SECONDS = 30
-_STREAM_SILENCE_SECONDS = 45.0  # the service pings at least every 15 s
-_STREAM_BREAKS = 8  # in a row, without a message between
+_STREAM_TIMEOUT_SECONDS = 45.0  # the service pings at least every 15 s
+_MAX_STREAM_BREAKS = 8  # consecutive breaks without a message
 
 
 class Potstill:
@@ -57,30 +57,30 @@ class Potstill:
         self._transport.close()
 
     def architectures(self, search: str = "", *, limit: int = 20) -> list[dict[str, Any]]:
-        """The timm architectures that match, best first."""
-        found = self._transport.get("/v1/architectures", params={"search": search or None, "limit": limit})
-        return cast("list[dict[str, Any]]", found["data"])
+        """List matching timm architectures, best match first."""
+        page = self._transport.get("/v1/architectures", params={"search": search or None, "limit": limit})
+        return cast("list[dict[str, Any]]", page["data"])
 
     def methods(self) -> list[dict[str, Any]]:
-        """Every method with its parameters as JSON Schema."""
+        """List the methods with their parameters as JSON Schema."""
         return cast("list[dict[str, Any]]", self._transport.get("/v1/methods")["data"])
 
     def estimate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """What a job would take and give; nothing is queued."""
+        """Estimate duration, memory and results of a job without submitting it."""
         return cast("dict[str, Any]", self._transport.query("/v1/estimates", dict(spec)))
 
     def usage(self) -> dict[str, Any]:
-        """What the project has and may have, and how much this key may ask."""
+        """Return usage and limits of the project, and rate limits of this key."""
         return cast("dict[str, Any]", self._transport.get("/v1/usage"))
 
     def audit_log(
         self, *, key: str | None = None, action: str | None = None, object_id: str | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Who changed what, newest first; for keys with the scope admin."""
+        """List the audit log, newest first. Requires the scope admin."""
         return _pages(self._transport, "/v1/audit-log", key=key, action=action, object_id=object_id)
 
     def workers(self) -> dict[str, Any]:
-        """Who is alive, on what device, doing which job."""
+        """List the workers with their devices and jobs."""
         return cast("dict[str, Any]", self._transport.get("/v1/workers"))
 
 
@@ -93,10 +93,10 @@ class Datasets:
     def create(
         self, source: Mapping[str, Any], *, name: str | None = None, idempotency_key: str | None = None
     ) -> Dataset:
-        """Make a dataset from something that the service can read itself, e.g. a builtin."""
+        """Create a dataset from a source that the service reads, e.g. a built-in one."""
         document = {"name": name or str(source.get("name", "dataset")), "source": dict(source)}
-        made = self._transport.create("/v1/datasets", lambda _: {"json": document}, idempotency_key=idempotency_key)
-        return cast("Dataset", made)
+        created = self._transport.create("/v1/datasets", lambda _: {"json": document}, idempotency_key=idempotency_key)
+        return cast("Dataset", created)
 
     def add(
         self,
@@ -106,14 +106,14 @@ class Datasets:
         labels: Literal["auto", "none"] = "auto",
         idempotency_key: str | None = None,
     ) -> Dataset:
-        """Make a dataset of an archive or a Parquet file that the service fetches from an https address.
+        """Create a dataset from an archive or Parquet file that the service downloads from an https URL.
 
-        Without a ``name`` it has the file's. ``labels`` as for :meth:`upload`.
+        ``name`` defaults to the file name. ``labels`` as in :meth:`upload`.
         """
         source = {"type": "url", "url": url} | ({} if labels == "auto" else {"labels": labels})
         document = {"source": source} | ({} if name is None else {"name": name})
-        made = self._transport.create("/v1/datasets", lambda _: {"json": document}, idempotency_key=idempotency_key)
-        return cast("Dataset", made)
+        created = self._transport.create("/v1/datasets", lambda _: {"json": document}, idempotency_key=idempotency_key)
+        return cast("Dataset", created)
 
     def upload(
         self,
@@ -123,13 +123,13 @@ class Datasets:
         labels: Literal["auto", "none"] = "auto",
         idempotency_key: str | None = None,
     ) -> Dataset:
-        """Upload an archive, a Parquet file, or a folder (it is packed first).
+        """Upload an archive, a Parquet file, or a folder, which is packed first.
 
-        ``labels`` none makes an unlabelled dataset, whatever the folders or columns say.
+        ``labels="none"`` makes an unlabeled dataset and ignores folders and label columns.
         """
         fields = {"name": name or path.resolve().stem} | ({} if labels == "auto" else {"labels": labels})
-        with packed(path) as archive:
-            made = self._transport.create(
+        with packed_archive(path) as archive:
+            created = self._transport.create(
                 "/v1/datasets",
                 lambda stack: {
                     "data": fields,
@@ -137,22 +137,22 @@ class Datasets:
                 },
                 idempotency_key=idempotency_key,
             )
-        return cast("Dataset", made)
+        return cast("Dataset", created)
 
     def get(self, dataset_id: str) -> Dataset:
-        """One dataset as it is now."""
+        """Get a dataset."""
         return cast("Dataset", self._transport.get(f"/v1/datasets/{dataset_id}"))
 
     def list(self) -> Iterator[Dataset]:
-        """All datasets, newest first; pages are fetched as they are needed."""
+        """Iterate over all datasets, newest first; pages are fetched lazily."""
         return cast("Iterator[Dataset]", _pages(self._transport, "/v1/datasets"))
 
     def wait(self, dataset_id: str, *, timeout_seconds: float = 600.0) -> Dataset:
-        """The dataset once it is ready. Raises :class:`IngestFailed` or :class:`NotReady`."""
-        return cast("Dataset", _until_ingested(lambda: self.get(dataset_id), "dataset", timeout_seconds))
+        """Wait until the dataset is ready. Raises :class:`IngestFailed` or :class:`NotReady`."""
+        return cast("Dataset", _wait_until_ready(lambda: self.get(dataset_id), "dataset", timeout_seconds))
 
     def delete(self, dataset_id: str) -> None:
-        """Delete a dataset that no job needs."""
+        """Delete a dataset that no job uses."""
         self._transport.delete(f"/v1/datasets/{dataset_id}")
 
 
@@ -172,7 +172,7 @@ class Models:
         normalization: Mapping[str, Any] | None = None,
         classes: list[str] | None = None,
     ) -> Model:
-        """Upload a safetensors file with the timm architecture that it is for."""
+        """Upload a safetensors file for a timm architecture."""
         fields = {
             "name": name or path.stem,
             "architecture": architecture,
@@ -182,26 +182,26 @@ class Models:
             fields["normalization"] = json.dumps(dict(normalization))
         if classes is not None:
             fields["classes"] = json.dumps(classes)
-        made = self._transport.create(
+        created = self._transport.create(
             "/v1/models",
             lambda stack: {"data": fields, "files": {"file": (path.name, stack.enter_context(path.open("rb")))}},
         )
-        return cast("Model", made)
+        return cast("Model", created)
 
     def get(self, model_id: str) -> Model:
-        """One model as it is now."""
+        """Get a model."""
         return cast("Model", self._transport.get(f"/v1/models/{model_id}"))
 
     def list(self) -> Iterator[Model]:
-        """All models, newest first."""
+        """Iterate over all models, newest first."""
         return cast("Iterator[Model]", _pages(self._transport, "/v1/models"))
 
     def wait(self, model_id: str, *, timeout_seconds: float = 600.0) -> Model:
-        """The model once it is ready. Raises :class:`IngestFailed` or :class:`NotReady`."""
-        return cast("Model", _until_ingested(lambda: self.get(model_id), "model", timeout_seconds))
+        """Wait until the model is ready. Raises :class:`IngestFailed` or :class:`NotReady`."""
+        return cast("Model", _wait_until_ready(lambda: self.get(model_id), "model", timeout_seconds))
 
     def delete(self, model_id: str) -> None:
-        """Delete a model that no job needs."""
+        """Delete a model that no job uses."""
         self._transport.delete(f"/v1/models/{model_id}")
 
 
@@ -212,15 +212,15 @@ class Jobs:
         self._transport = transport
 
     def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
-        """Queue a job. It is made once, however often the request has to be sent."""
+        """Submit a job. Retries of the request create it only once."""
         document = dict(spec)
-        made = self._transport.create(
+        created = self._transport.create(
             "/v1/jobs", lambda _: {"json": document}, idempotency_key=idempotency_key or new_idempotency_key()
         )
-        return cast("Job", made)
+        return cast("Job", created)
 
     def get(self, job_id: str, *, wait_seconds: int | None = None) -> Job:
-        """One job; with ``wait_seconds`` (at most 60) as soon as it is terminal, or after so long."""
+        """Get a job; with ``wait_seconds`` (at most 60), wait until it is terminal or the time is over."""
         read_seconds = 30.0 + (wait_seconds or 0)
         return cast(
             "Job",
@@ -228,67 +228,70 @@ class Jobs:
         )
 
     def list(self, *, status: str | None = None) -> Iterator[Job]:
-        """All jobs, newest first; pages are fetched as they are needed."""
+        """Iterate over all jobs, newest first; pages are fetched lazily."""
         return cast("Iterator[Job]", _pages(self._transport, "/v1/jobs", status=status))
 
     def delete(self, job_id: str) -> None:
-        """Delete a job that has ended, with its files."""
+        """Delete a finished job and its files."""
         self._transport.delete(f"/v1/jobs/{job_id}")
 
-    def move(self, job_id: str, move: JobAction) -> Job:
-        """Cancel, pause, resume, stop or retry. Raises :class:`ApiError` ``invalid_state`` where it can't be."""
-        # A retry of a job that is queued again is refused, so it alone must not be sent twice.
-        return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/{move}", repeatable=move != "retry"))
+    def post_action(self, job_id: str, action: JobAction) -> Job:
+        """Cancel, pause, resume, stop or retry a job.
+
+        Raises :class:`ApiError` with code ``invalid_state`` if the job's status does not allow it.
+        """
+        # A repeated retry fails because the job is already queued; the other actions are idempotent.
+        return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/{action}", repeatable=action != "retry"))
 
     def retry(self, job_id: str, *, apply_fix: bool = False, changes: Mapping[str, Any] | None = None) -> Job:
-        """Queue a job again, its spec changed by its error's ``fix`` and a merge patch. Raises as :meth:`move`."""
-        asked = apply_fix or changes
-        document = {"apply_fix": apply_fix, "changes": dict(changes or {})} if asked else None
+        """Retry a job after applying its error's ``fix`` and a merge patch. Raises like :meth:`post_action`."""
+        has_changes = apply_fix or changes
+        document = {"apply_fix": apply_fix, "changes": dict(changes or {})} if has_changes else None
         return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/retry", repeatable=False, document=document))
 
     def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
-        """The job once it is terminal, whatever its end. Raises :class:`NotReady` after the time-out."""
+        """Wait until the job is terminal. Raises :class:`NotReady` after the timeout."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
-            left = _LONG_POLL_SECONDS if deadline is None else deadline - time.monotonic()
-            job = self.get(job_id, wait_seconds=max(0, min(_LONG_POLL_SECONDS, round(left))))
+            remaining = _LONG_POLL_SECONDS if deadline is None else deadline - time.monotonic()
+            job = self.get(job_id, wait_seconds=max(0, min(_LONG_POLL_SECONDS, round(remaining))))
             if job["terminal"]:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
                 raise NotReady(f"job {job_id} is still {job['status']} after {timeout_seconds:g} s")
 
     def events(self, job_id: str, *, after_seq: int = 0) -> Iterator[Event]:
-        """The job's log from ``after_seq`` on, live until its end; broken connections go on without a gap."""
+        """Stream the job's events after ``after_seq`` until its end; resume broken connections without gaps."""
         breaks = 0
         while True:
             try:
                 for event in self._stream(job_id, after_seq):
                     breaks, after_seq = 0, event["seq"]
                     yield event
-                # A service that shuts down ends the stream too, so its end alone is no proof.
+                # The stream also ends when the service shuts down, so check the job's status.
                 if self.get(job_id)["terminal"]:
                     yield from (event for event in self.past_events(job_id) if event["seq"] > after_seq)
                     return
             except httpx.TransportError as error:
-                if breaks >= _STREAM_BREAKS:
+                if breaks >= _MAX_STREAM_BREAKS:
                     raise ServiceUnreachable(f"the event stream keeps breaking: {error}") from error
             except ApiError as error:
-                if error.status not in {429, 502, 503, 504} or breaks >= _STREAM_BREAKS:
+                if error.status not in {429, 502, 503, 504} or breaks >= _MAX_STREAM_BREAKS:
                     raise
-            time.sleep(pause_seconds(breaks))
+            time.sleep(retry_delay_seconds(breaks))
             breaks += 1
 
     def past_events(self, job_id: str, *, after_id: str | None = None) -> Iterator[Event]:
-        """What the log holds now behind the event ``after_id``, oldest first."""
+        """Iterate over the events so far after the event ``after_id``, oldest first."""
         return cast("Iterator[Event]", _pages(self._transport, f"/v1/jobs/{job_id}/events", after=after_id))
 
     def metrics(self, job_id: str, *, name: str | None = None, max_points: int | None = None) -> Sequence[Series]:
-        """The measured series, thinned to ``max_points`` each if asked."""
-        answer = self._transport.get(f"/v1/jobs/{job_id}/metrics", params={"name": name, "max_points": max_points})
-        return cast("Sequence[Series]", answer["series"])
+        """Get the metric series, each reduced to ``max_points`` points if given."""
+        response = self._transport.get(f"/v1/jobs/{job_id}/metrics", params={"name": name, "max_points": max_points})
+        return cast("Sequence[Series]", response["series"])
 
     def artifacts(self, job_id: str) -> Sequence[Artifact]:
-        """The files that the job hands out."""
+        """List the job's output files."""
         return cast("Sequence[Artifact]", self._transport.get(f"/v1/jobs/{job_id}/artifacts")["data"])
 
     def download(
@@ -299,9 +302,9 @@ class Jobs:
         names: Sequence[str] | None = None,
         on_bytes: Callable[[int], None] | None = None,
     ) -> Sequence[Path]:
-        """Fetch the artefacts (all, or those named) into ``folder``, each verified by its SHA-256.
+        """Download all artifacts, or those in ``names``, into ``folder`` and verify their SHA-256.
 
-        ``on_bytes`` is told the size of every block that arrives. Raises :class:`DownloadDamaged`.
+        ``on_bytes`` receives the size of every block. Raises :class:`DownloadDamaged`.
         """
         listed = {artifact["name"]: artifact for artifact in self.artifacts(job_id)}
         unknown = [name for name in names or () if name not in listed]
@@ -324,15 +327,15 @@ class Jobs:
         if after_seq:
             headers["Last-Event-ID"] = str(after_seq)
         path = f"/v1/jobs/{job_id}/events"
-        with self._transport.stream(path, headers=headers, read_seconds=_STREAM_SILENCE_SECONDS) as answer:
-            for message in read_messages(answer.iter_lines()):
+        with self._transport.stream(path, headers=headers, read_seconds=_STREAM_TIMEOUT_SECONDS) as response:
+            for message in read_messages(response.iter_lines()):
                 event: Event = json.loads(message.data)
                 if event["seq"] > after_seq:
                     yield event
 
 
 class Keys:
-    """``/v1/api-keys``, for keys with the scope admin."""
+    """``/v1/api-keys``. Requires the scope admin."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -345,32 +348,35 @@ class Keys:
         expires_in_days: float | None = None,
         idempotency_key: str | None = None,
     ) -> ApiKey:
-        """Make a key; its ``token`` is shown this once. Raises :class:`TokenLost`."""
+        """Create a key; only this response contains its ``token``. Raises :class:`TokenLost`."""
         document = {"name": name, "scopes": list(scopes), "expires_in_days": expires_in_days}
-        return self._made("/v1/api-keys", document, idempotency_key)
+        return self._create("/v1/api-keys", document, idempotency_key)
 
     def rotate(self, key_id: str, *, overlap_seconds: int | None = None, idempotency_key: str | None = None) -> ApiKey:
-        """Replace a key; the old one stays good for ``overlap_seconds`` (a day). Raises :class:`TokenLost`."""
+        """Replace a key; the old one expires after ``overlap_seconds`` (default: a day).
+
+        Raises :class:`TokenLost`.
+        """
         document = {} if overlap_seconds is None else {"overlap_seconds": overlap_seconds}
-        return self._made(f"/v1/api-keys/{key_id}/rotate", document, idempotency_key)
+        return self._create(f"/v1/api-keys/{key_id}/rotate", document, idempotency_key)
 
     def get(self, key_id: str) -> ApiKey:
-        """One key, without its token."""
+        """Get a key, without its token."""
         return cast("ApiKey", self._transport.get(f"/v1/api-keys/{key_id}"))
 
     def list(self) -> Iterator[ApiKey]:
-        """All keys, newest first, revoked ones included."""
+        """Iterate over all keys, newest first, including revoked ones."""
         return cast("Iterator[ApiKey]", _pages(self._transport, "/v1/api-keys"))
 
     def revoke(self, key_id: str) -> None:
-        """End a key, at once and for good."""
+        """Revoke a key immediately and permanently."""
         self._transport.delete(f"/v1/api-keys/{key_id}")
 
-    def _made(self, path: str, document: Mapping[str, Any], idempotency_key: str | None) -> ApiKey:
-        made = self._transport.create(path, lambda _: {"json": document}, idempotency_key=idempotency_key)
-        if made["token"] is None:
-            raise TokenLost(f"{made['id']} was made, but its token was shown before; revoke it and make another key")
-        return cast("ApiKey", made)
+    def _create(self, path: str, document: Mapping[str, Any], idempotency_key: str | None) -> ApiKey:
+        created = self._transport.create(path, lambda _: {"json": document}, idempotency_key=idempotency_key)
+        if created["token"] is None:
+            raise TokenLost(f"{created['id']} was created, but its token was lost; revoke it and create another key")
+        return cast("ApiKey", created)
 
 
 def _pages(transport: Transport, path: str, *, after: str | None = None, **params: Any) -> Iterator[Any]:
@@ -382,17 +388,17 @@ def _pages(transport: Transport, path: str, *, after: str | None = None, **param
         after = page["data"][-1]["id"]
 
 
-def _until_ingested(look: Callable[[], Any], what: str, timeout_seconds: float) -> Any:
+def _wait_until_ready(read: Callable[[], Any], kind: str, timeout_seconds: float) -> Any:
     deadline = time.monotonic() + timeout_seconds
     pause = 0.1
     while True:
-        found = look()
-        if found["status"] == "ready":
-            return found
-        if found["status"] == "failed":
-            reason = (found["error"] or {}).get("message", "no reason was given")
-            raise IngestFailed(f"{what} {found['id']} failed: {reason}")
+        document = read()
+        if document["status"] == "ready":
+            return document
+        if document["status"] == "failed":
+            reason = (document["error"] or {}).get("message", "no reason was given")
+            raise IngestFailed(f"{kind} {document['id']} failed: {reason}")
         if time.monotonic() >= deadline:
-            raise NotReady(f"{what} {found['id']} is still {found['status']} after {timeout_seconds:g} s")
+            raise NotReady(f"{kind} {document['id']} is still {document['status']} after {timeout_seconds:g} s")
         time.sleep(pause)
         pause = min(2.0, pause * 1.5)

@@ -1,4 +1,4 @@
-"""Server-sent events, read line by line (WHATWG HTML, section 9.2)."""
+"""Parse server-sent events (WHATWG HTML, section 9.2)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One dispatched message; ``id`` is the last one that was seen, as the standard says."""
+    """One message; ``id`` is the last id of the stream, as in the standard."""
 
     id: str
     event: str
@@ -16,7 +16,7 @@ class Message:
 
 
 def read_messages(lines: Iterable[str]) -> Iterator[Message]:
-    """Messages of a stream of lines without their ends. Comments (pings) are dropped."""
+    """Parse messages from lines without line breaks. Comments (pings) are dropped."""
     last_id, event, data = "", "message", list[str]()
     for line in lines:
         if not line:

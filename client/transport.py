@@ -1,8 +1,7 @@
-"""One HTTP connection pool with retries that cannot do a thing twice.
+"""HTTP connection pool with idempotent retries.
 
-A request is sent again when nothing reached the service (connection refused), when it was one too many (429, after
-the time that the service names), or when sending it again is harmless: reads, and creating requests, which always
-carry an ``Idempotency-Key``.
+A request is retried if it did not reach the service (connection refused), if it was rate limited (429, after the
+time in ``Retry-After``), or if it is repeatable: reads, and create requests, which have an ``Idempotency-Key``.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ import httpx
 from client.errors import ApiError, ServiceUnreachable
 
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
-_FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 5.0
+_FIRST_DELAY_SECONDS = 0.2
+_MAX_DELAY_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 60.0
 
-# Arguments for httpx that are built anew for every try: a file that was half sent must be opened again.
-# What they open is closed with the stack after the try.
+# Builds httpx arguments for each attempt, because a partially sent file must be reopened. The stack closes the
+# files after the attempt.
 Body = Callable[[ExitStack], dict[str, Any]]
 
 
 def new_idempotency_key() -> str:
-    """A key under which the service remembers one creating request."""
+    """Make an idempotency key for one create request."""
     return str(uuid.uuid4())
 
 
 class Transport:
-    """Sends requests to one service with one key. Safe to share between threads."""
+    """Sends requests to one service with one API key. Thread-safe."""
 
     def __init__(
         self, base_url: str, api_key: str, *, max_retries: int = 4, transport: httpx.BaseTransport | None = None
     ) -> None:
         if not api_key.isascii() or not api_key.isprintable():
-            raise ValueError("an API key is printable ASCII; was it copied whole?")
+            raise ValueError("an API key is printable ASCII; check that it was copied completely")
         self.base_url = base_url.rstrip("/")
         self._max_retries = max_retries
         self._http = httpx.Client(
@@ -56,39 +55,39 @@ class Transport:
         self._http.close()
 
     def get(self, path: str, *, params: Mapping[str, Any] | None = None, read_seconds: float = _READ_SECONDS) -> Any:
-        """Read a JSON document. ``None`` among the parameters means: not sent."""
-        known = {name: value for name, value in (params or {}).items() if value is not None}
-        return self._send("GET", path, lambda _: {"params": known}, repeatable=True, read_seconds=read_seconds).json()
+        """Read a JSON document. Parameters that are ``None`` are not sent."""
+        sent = {name: value for name, value in (params or {}).items() if value is not None}
+        return self._send("GET", path, lambda _: {"params": sent}, repeatable=True, read_seconds=read_seconds).json()
 
     def create(self, path: str, body: Body, *, idempotency_key: str | None = None) -> Any:
-        """Make something, at most once however often the request is sent."""
+        """Create a resource, at most once across retries."""
         headers = {"Idempotency-Key": idempotency_key or new_idempotency_key()}
         return self._send("POST", path, body, repeatable=True, headers=headers).json()
 
     def post(self, path: str, *, repeatable: bool, document: Any = None) -> Any:
-        """Ask for a move. ``repeatable`` says that asking twice does the same as asking once."""
+        """Send a POST. ``repeatable``: sending it twice has the same effect as once."""
         body = _no_body if document is None else lambda _: {"json": document}
         return self._send("POST", path, body, repeatable=repeatable).json()
 
     def query(self, path: str, document: Any) -> Any:
-        """A POST that changes nothing."""
+        """Send a read-only POST."""
         return self._send("POST", path, lambda _: {"json": document}, repeatable=True).json()
 
     def delete(self, path: str) -> None:
-        """Delete something."""
+        """Delete a resource."""
         self._send("DELETE", path, _no_body, repeatable=False)
 
     @contextmanager
     def stream(
         self, path: str, *, headers: Mapping[str, str] | None = None, read_seconds: float = _READ_SECONDS
     ) -> Iterator[httpx.Response]:
-        """A streamed answer, tried once; whoever reads it knows how to go on after a break."""
+        """Stream a response without retries; the caller resumes after a break."""
         timeout = httpx.Timeout(read_seconds, connect=_CONNECT_SECONDS)
-        with self._http.stream("GET", path, headers=dict(headers or {}), timeout=timeout) as answer:
-            if answer.is_error:
-                answer.read()
-                raise api_error(answer)
-            yield answer
+        with self._http.stream("GET", path, headers=dict(headers or {}), timeout=timeout) as response:
+            if response.is_error:
+                response.read()
+                raise api_error(response)
+            yield response
 
     def _send(
         self,
@@ -102,53 +101,55 @@ class Transport:
     ) -> httpx.Response:
         timeout = httpx.Timeout(read_seconds, connect=_CONNECT_SECONDS)
         for attempt in range(self._max_retries + 1):
-            last = attempt == self._max_retries
+            is_last = attempt == self._max_retries
             try:
                 with ExitStack() as stack:
                     arguments = body(stack)
-                    answer = self._http.request(method, path, headers=dict(headers or {}), timeout=timeout, **arguments)
+                    response = self._http.request(
+                        method, path, headers=dict(headers or {}), timeout=timeout, **arguments
+                    )
             except httpx.TransportError as error:
-                unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-                if last or not (unsent or repeatable):
-                    raise ServiceUnreachable(f"{self.base_url} does not answer: {error}") from error
-                time.sleep(pause_seconds(attempt))
+                not_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+                if is_last or not (not_sent or repeatable):
+                    raise ServiceUnreachable(f"{self.base_url} does not respond: {error}") from error
+                time.sleep(retry_delay_seconds(attempt))
                 continue
-            if not answer.is_error:
-                return answer
-            problem = api_error(answer)
-            # Too many requests: this one was refused before anything was done, so any may be sent again.
-            refused = answer.status_code == httpx.codes.TOO_MANY_REQUESTS
-            if last or not (repeatable or refused) or not _passes(problem):
+            if not response.is_error:
+                return response
+            problem = api_error(response)
+            # 429: the service rejected the request before processing it, so every request is repeatable.
+            rate_limited = response.status_code == httpx.codes.TOO_MANY_REQUESTS
+            if is_last or not (repeatable or rate_limited) or not _is_temporary(problem):
                 raise problem
-            time.sleep(_asked_pause(answer) or pause_seconds(attempt))
-        raise AssertionError("the last try returns or raises")
+            time.sleep(_retry_after(response) or retry_delay_seconds(attempt))
+        raise AssertionError("the last attempt returns or raises")
 
 
-def pause_seconds(attempt: int) -> float:
-    """How long to wait before try ``attempt + 1``: doubling, with jitter so that clients do not march in step."""
-    longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0**attempt)
-    return random.uniform(longest / 2, longest)  # noqa: S311 - no secret depends on it
+def retry_delay_seconds(attempt: int) -> float:
+    """Delay before attempt ``attempt + 1``: exponential backoff with jitter, so that clients do not synchronize."""
+    max_delay = min(_MAX_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0**attempt)
+    return random.uniform(max_delay / 2, max_delay)  # noqa: S311 - not used for secrets
 
 
-def api_error(answer: httpx.Response) -> ApiError:
-    """The error that an answer describes, also where something in between answered without a problem document."""
+def api_error(response: httpx.Response) -> ApiError:
+    """Build the error of a response, including responses of proxies without a problem document."""
     try:
-        problem = answer.json()
+        problem = response.json()
     except ValueError:
         problem = None
     if not isinstance(problem, dict):
-        problem = {"title": answer.reason_phrase, "detail": answer.text[:500], "code": "unknown"}
-    return ApiError(answer.status_code, problem)
+        problem = {"title": response.reason_phrase, "detail": response.text[:500], "code": "unknown"}
+    return ApiError(response.status_code, problem)
 
 
 def _no_body(_: ExitStack) -> dict[str, Any]:
     return {}
 
 
-def _passes(error: ApiError) -> bool:
+def _is_temporary(error: ApiError) -> bool:
     return error.status in _RETRIED_STATUS or error.code == "idempotency_key_in_flight"
 
 
-def _asked_pause(answer: httpx.Response) -> float | None:
-    text = answer.headers.get("retry-after", "")
+def _retry_after(response: httpx.Response) -> float | None:
+    text = response.headers.get("retry-after", "")
     return min(float(text), 60.0) if text.isdecimal() else None

@@ -1,4 +1,4 @@
-"""Following a job in a terminal until it ends."""
+"""Follow a job in a terminal until it ends."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from client.console import duration, shown
+from client.console import escaped, format_duration
 from client.documents import Event, Job
 from client.sdk import Potstill
 
-_LOOK_SECONDS = 1
+_POLL_SECONDS = 1
 
 
 class _Detail(ProgressColumn):
-    """Step, speed and time left, as far as they are known."""
+    """Step, speed and remaining time, if available."""
 
     def render(self, task: Task) -> Text:
-        """The words behind the bar."""
+        """Render the text after the progress bar."""
         return Text(str(task.fields["detail"]), style="dim")
 
 
@@ -30,12 +30,12 @@ def follow(
     console: Console,
     label: str | None = None,
     on_event: Callable[[Event], None] | None = None,
-    on_look: Callable[[Job], None] | None = None,
+    on_poll: Callable[[Job], None] | None = None,
 ) -> Job:
-    """Show a job's progress until it is terminal, and return it.
+    """Show a job's progress until it is terminal, and return the job.
 
-    Each event goes to ``on_event`` (by default it is printed above the bar); ``on_look`` sees every job
-    document that is read, about one a second.
+    ``on_event`` receives each event; by default it is printed above the bar. ``on_poll`` receives the job document
+    about once per second.
     """
     columns = (
         SpinnerColumn(),
@@ -44,50 +44,50 @@ def follow(
         TimeElapsedColumn(),
         _Detail(),
     )
-    seen: str | None = None
-    # Without a terminal a bar would leave one line for every change: the events alone are told.
-    live = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not live, refresh_per_second=4) as progress:
-        task = progress.add_task(shown(label or job_id), total=1.0, detail="")
-        tell = on_event or _printer(progress.console)
+    last_event_id: str | None = None
+    # Without a terminal, a bar would print a line per change; print only the events.
+    is_terminal = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not is_terminal, refresh_per_second=4) as progress:
+        task = progress.add_task(escaped(label or job_id), total=1.0, detail="")
+        handle_event = on_event or _printer(progress.console)
         while True:
-            job = potstill.jobs.get(job_id, wait_seconds=_LOOK_SECONDS)
+            job = potstill.jobs.get(job_id, wait_seconds=_POLL_SECONDS)
             progress.update(
                 task,
                 completed=job["progress"]["fraction"],
-                description=f"{shown(label or job['name'] or job_id)} [blue]{job['stage'] or job['status']}[/]",
-                detail=progress_words(job),
+                description=f"{escaped(label or job['name'] or job_id)} [blue]{job['stage'] or job['status']}[/]",
+                detail=format_progress(job),
             )
-            if on_look is not None:
-                on_look(job)
-            for event in potstill.jobs.past_events(job_id, after_id=seen):
-                seen = event["id"]
-                tell(event)
+            if on_poll is not None:
+                on_poll(job)
+            for event in potstill.jobs.past_events(job_id, after_id=last_event_id):
+                last_event_id = event["id"]
+                handle_event(event)
             if job["terminal"]:
                 return job
 
 
-def progress_words(job: Job) -> str:
-    """``step 120/480 · 310 img/s · 12 s left``."""
-    at = job["progress"]
-    words = []
+def format_progress(job: Job) -> str:
+    """Format progress as ``step 120/480 · 310 img/s · 12 s left``."""
+    progress = job["progress"]
+    parts = []
     if job["pending_action"]:
-        words.append(f"{job['pending_action']} is on its way")
-    if at["step"] is not None and at["total_steps"] and job["stage"] == "distill":
-        words.append(f"step {at['step']}/{at['total_steps']}")
-    if at["images_per_second"]:
-        words.append(f"{at['images_per_second']:.0f} img/s")
-    if at["eta_seconds"] is not None and not job["terminal"]:
-        words.append(f"{duration(at['eta_seconds'])} left")
-    return " · ".join(words)
+        parts.append(f"{job['pending_action']} requested")
+    if progress["step"] is not None and progress["total_steps"] and job["stage"] == "distill":
+        parts.append(f"step {progress['step']}/{progress['total_steps']}")
+    if progress["images_per_second"]:
+        parts.append(f"{progress['images_per_second']:.0f} img/s")
+    if progress["eta_seconds"] is not None and not job["terminal"]:
+        parts.append(f"{format_duration(progress['eta_seconds'])} left")
+    return " · ".join(parts)
 
 
 def _printer(console: Console) -> Callable[[Event], None]:
     styles = {"warning": "yellow", "error": "red"}
 
-    def tell(event: Event) -> None:
+    def handle_event(event: Event) -> None:
         time = event["created_at"][11:19]
         style = styles.get(event["level"], "default")
-        console.print(f"[dim]{time}[/] [{style}]{shown(event['message'])}[/]", highlight=False)
+        console.print(f"[dim]{time}[/] [{style}]{escaped(event['message'])}[/]", highlight=False)
 
-    return tell
+    return handle_event

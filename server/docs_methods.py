@@ -33,14 +33,14 @@ def method_pages() -> dict[str, str]:
 
 
 def _row(name: str) -> str:
-    about = METHODS[name].params.about
+    about = METHODS[name].params.info
     paper = _link(about.paper, short=True)
     cells = (f"[`{name}`]({name}.md)", about.summary, _teachers(about.needs), _families(about.needs.student_families))
     return f"| {' | '.join(map(_cell, cells))} | {_cost(name)} | {about.year}{f', {paper}' if paper else ''} |\n"
 
 
 def _page(name: str, params: type[MethodParams]) -> str:
-    about = params.about
+    about = params.info
     needs = about.needs
     paper = f"**Paper.** {_link(about.paper)} ({about.year})\n\n" if about.paper else ""
     requirements = {
@@ -120,7 +120,7 @@ def _provides(outputs: Sequence[str]) -> str:
 
 
 def _datasets(name: str, params: type[MethodParams]) -> tuple[str, ...]:
-    return tuple(params.model_validate({"name": name, **params.about.example}).datasets())
+    return tuple(params.model_validate({"name": name, **params.info.example}).datasets())
 
 
 def _cost(name: str) -> str:

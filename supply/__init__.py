@@ -1,1 +1,1 @@
-"""What the service is built from: known vulnerabilities of it, and a list of it."""
+"""Software supply chain: vulnerability audit of the locked packages."""

@@ -1,7 +1,7 @@
-"""``make audit``: known vulnerabilities of the packages that the locks name, asked of an advisory service.
+"""``make audit``: report known vulnerabilities of the locked packages.
 
-python -m supply.audit            # says so, and is content, where no service can be reached
-python -m supply.audit --strict   # fails then, for a pipeline that has a network
+python -m supply.audit            # succeeds if no advisory service is reachable
+python -m supply.audit --strict   # fails if no advisory service is reachable, for CI with network access
 """
 
 from __future__ import annotations
@@ -15,69 +15,70 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LOCK = Path("locks/bench.txt")  # the one that names them all
-SERVICES = ("osv", "pypi")  # either knows of everything; the second is asked where the first cannot be reached
+LOCK = Path("locks/bench.txt")  # contains all packages
+SERVICES = ("osv", "pypi")  # either is sufficient; in order of preference
 
-# What its traceback ends with where there is no way to the service.
-_OUT_OF_REACH = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError")
+# Errors in pip-audit's traceback if the service is unreachable.
+_NETWORK_ERRORS = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError")
 
-# Advisories that we live with, each with the reason and what ends it. Nothing so far.
+# Ignored advisories with the reason and the condition for removal.
 ACCEPTED: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a service said. ``findings`` are lines; ``num_audited`` 0: it knew of no package, so it said nothing."""
+class AuditResult:
+    """Result of an audit. ``findings`` are lines; with ``num_audited`` 0 the service knows none of the packages."""
 
     num_audited: int
     num_unknown: int
     findings: tuple[str, ...]
 
 
-def ask(service: str, lock: Path = LOCK) -> Verdict | None:
-    """The verdict of an advisory service, or None where it cannot be reached.
+def run_audit(service: str, lock: Path = LOCK) -> AuditResult | None:
+    """Audit the lock with an advisory service; return None if the service is unreachable.
 
-    Raises ``RuntimeError`` where pip-audit itself fails: no lock, a lock that it cannot read, no pip-audit.
+    Raises ``RuntimeError`` if pip-audit fails, e.g. because of a missing or invalid lock.
     """
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), "--require-hashes", "--disable-pip"]
     command += ["--vulnerability-service", service, "--format", "json", "--progress-spinner", "off", "--timeout", "10"]
     for advisory in ACCEPTED:
         command += ["--ignore-vuln", advisory]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command line
-    if run.stdout.lstrip().startswith("{"):
-        return read(json.loads(run.stdout))
-    if any(word in run.stderr for word in _OUT_OF_REACH):
+    process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command line
+    if process.stdout.lstrip().startswith("{"):
+        return parse_report(json.loads(process.stdout))
+    if any(word in process.stderr for word in _NETWORK_ERRORS):
         return None
-    raise RuntimeError(f"pip-audit failed: {run.stderr.strip()[-500:]}")
+    raise RuntimeError(f"pip-audit failed: {process.stderr.strip()[-500:]}")
 
 
-def read(report: Mapping[str, Any]) -> Verdict:
-    """What pip-audit's report says."""
+def parse_report(report: Mapping[str, Any]) -> AuditResult:
+    """Parse pip-audit's JSON report."""
     audited = [package for package in report["dependencies"] if "skip_reason" not in package]
     findings = tuple(
-        f"{package['name']} {package['version']}: {found['id']}, mended in {', '.join(found['fix_versions']) or 'none'}"
+        f"{package['name']} {package['version']}: {vulnerability['id']}, "
+        f"fixed in {', '.join(vulnerability['fix_versions']) or 'none'}"
         for package in audited
-        for found in package["vulns"]
+        for vulnerability in package["vulns"]
     )
-    return Verdict(len(audited), len(report["dependencies"]) - len(audited), findings)
+    return AuditResult(len(audited), len(report["dependencies"]) - len(audited), findings)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print what is known; the exit status."""
+    """Print the findings and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strict", action="store_true", help="fail where no advisory service can be reached")
+    parser.add_argument("--strict", action="store_true", help="fail if no advisory service is reachable")
     strict = parser.parse_args(arguments).strict
     for service in SERVICES:
-        verdict = ask(service)
-        if verdict is None or not verdict.num_audited:
+        result = run_audit(service)
+        if result is None or not result.num_audited:
             continue
-        print(*verdict.findings, sep="\n", end="\n" if verdict.findings else "")
+        print(*result.findings, sep="\n", end="\n" if result.findings else "")
         print(
-            f"{verdict.num_audited} packages audited by {service}, {len(verdict.findings)} vulnerabilities known; "
-            f"{verdict.num_unknown} packages are unknown to it"
+            f"{result.num_audited} packages audited by {service}, {len(result.findings)} known vulnerabilities; "
+            f"{result.num_unknown} packages unknown to the service"
         )
-        return 1 if verdict.findings else 0
-    print(f"NOT AUDITED: none of {', '.join(SERVICES)} can be reached from here; nothing is known of {LOCK}.")
+        return 1 if result.findings else 0
+    print(f"NOT AUDITED: none of {', '.join(SERVICES)} is reachable; {LOCK} was not audited.")
     return 1 if strict else 0
 
 

@@ -1,4 +1,4 @@
-"""A real HTTP server on a real port that answers as a test tells it to."""
+"""A real HTTP server with responses defined by the tests."""
 
 import json
 import threading
@@ -9,12 +9,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from client import transport as transport_module
 from client.sdk import Potstill
 
 
 @dataclass
-class Answer:
-    """What to send. ``cut_after`` bytes of the body the connection is broken."""
+class Response:
+    """A response. The connection breaks after ``cut_after`` bytes of the body."""
 
     document: object = None
     status: int = 200
@@ -27,7 +28,7 @@ class Answer:
 
 
 @dataclass
-class Received:
+class Request:
     method: str
     path: str
     query: dict
@@ -35,11 +36,11 @@ class Received:
     body: bytes
 
 
-class Service:
-    """Answers of each (method, path) in turn; the last one is repeated."""
+class FakeService:
+    """Returns the responses of each (method, path) in order; the last one repeats."""
 
     def __init__(self):
-        self.answers = defaultdict(list)
+        self.responses = defaultdict(list)
         self.received = []
         service = self
 
@@ -60,8 +61,8 @@ class Service:
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
 
-    def on(self, method, path, *answers):
-        self.answers[method, path] += answers
+    def on(self, method, path, *responses):
+        self.responses[method, path] += responses
 
     def serve(self, handler):
         url = urlsplit(handler.path)
@@ -69,26 +70,26 @@ class Service:
         if handler.headers.get("Transfer-Encoding") == "chunked":
             body = read_chunks(handler.rfile)
         headers = {name.lower(): value for name, value in handler.headers.items()}
-        received = Received(handler.command, url.path, parse_qs(url.query), headers, body)
+        received = Request(handler.command, url.path, parse_qs(url.query), headers, body)
         self.received.append(received)
-        queue = self.answers[handler.command, url.path]
-        answer = queue.pop(0) if len(queue) > 1 else queue[0]
-        if callable(answer):
-            answer = answer(received)
-        content = answer.content()
-        handler.send_response(answer.status)
-        for name, value in {"Content-Type": "application/json", **answer.headers}.items():
+        queue = self.responses[handler.command, url.path]
+        response = queue.pop(0) if len(queue) > 1 else queue[0]
+        if callable(response):
+            response = response(received)
+        content = response.content()
+        handler.send_response(response.status)
+        for name, value in {"Content-Type": "application/json", **response.headers}.items():
             handler.send_header(name, value)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
-        handler.wfile.write(content[: answer.cut_after])
-        if answer.cut_after is not None:
+        handler.wfile.write(content[: response.cut_after])
+        if response.cut_after is not None:
             handler.wfile.flush()
             handler.close_connection = True
             handler.connection.shutdown(1)
 
     def paths(self):
-        return [(one.method, one.path) for one in self.received]
+        return [(request.method, request.path) for request in self.received]
 
     def stop(self):
         self.server.shutdown()
@@ -107,21 +108,22 @@ def read_chunks(stream):
 
 @pytest.fixture
 def service():
-    running = Service()
-    yield running
-    running.stop()
+    fake = FakeService()
+    yield fake
+    fake.stop()
 
 
 @pytest.fixture
-def answer():
-    return Answer
+def respond():
+    """The class of responses."""
+    return Response
 
 
 @pytest.fixture
 def potstill(service, monkeypatch):
-    monkeypatch.setattr("client.transport._FIRST_PAUSE_SECONDS", 0.001)
-    with Potstill(service.url, "ps_key") as connected:
-        yield connected
+    monkeypatch.setattr(transport_module, "_FIRST_DELAY_SECONDS", 0.001)
+    with Potstill(service.url, "ps_key") as client:
+        yield client
 
 
 @pytest.fixture
@@ -154,8 +156,8 @@ def make_job():
             "metadata": {},
             "result": {
                 "model": "mdl_1",
-                "student": measures(0.91),
-                "teachers": [measures(0.97)],
+                "student": metrics(0.91),
+                "teachers": [metrics(0.97)],
                 "compressed": [],
                 "agreement": 0.93,
             },
@@ -165,7 +167,7 @@ def make_job():
     return make
 
 
-def measures(top1):
+def metrics(top1):
     return {
         "top1": top1,
         "top5": 0.99,

@@ -11,26 +11,26 @@ def _own_home(monkeypatch, tmp_path):
     monkeypatch.delenv("POTSTILL_API_KEY", raising=False)
 
 
-def test_what_was_kept_is_found_again_and_is_private():
+def test_a_saved_connection_is_loaded_and_private():
     path = save_connection(Connection("http://a", "ps_1"))
 
     assert load_connection() == Connection("http://a", "ps_1")
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_environment_wins_over_the_file(monkeypatch):
+def test_environment_variables_override_the_file(monkeypatch):
     save_connection(Connection("http://a", "ps_1"))
     monkeypatch.setenv("POTSTILL_URL", "http://b")
 
     assert load_connection() == Connection("http://b", "ps_1")
 
 
-def test_without_either_the_way_out_is_named():
+def test_a_missing_configuration_names_login():
     with pytest.raises(NotConfigured, match="potstill login"):
         load_connection()
 
 
-def test_a_damaged_file_is_named():
+def test_a_damaged_file_is_reported():
     configuration_file().parent.mkdir(parents=True)
     configuration_file().write_text("{")
 

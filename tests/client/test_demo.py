@@ -7,7 +7,7 @@ from client import demo
 from client.errors import NotReady
 
 
-def test_a_stack_that_dies_at_its_start_is_reported_with_its_last_words(tmp_path, monkeypatch):
+def test_a_stack_that_fails_to_start_is_reported_with_its_log(tmp_path, monkeypatch):
     server = tmp_path / "potstill-server"
     server.write_text(f"#!{sys.executable}\nprint('this folder is in use by a live stack')\nraise SystemExit(1)\n")
     server.chmod(0o755)
@@ -17,8 +17,8 @@ def test_a_stack_that_dies_at_its_start_is_reported_with_its_last_words(tmp_path
         pass
 
 
-def test_the_stack_is_asked_to_stop_whatever_happens(tmp_path, monkeypatch, service, answer):
-    service.on("GET", "/readyz", answer({"status": "ready"}))
+def test_the_stack_stops_after_an_exception(tmp_path, monkeypatch, service, respond):
+    service.on("GET", "/readyz", respond({"status": "ready"}))
     server = tmp_path / "potstill-server"
     server.write_text(
         f"#!{sys.executable}\n"
@@ -39,21 +39,21 @@ def test_the_stack_is_asked_to_stop_whatever_happens(tmp_path, monkeypatch, serv
             assert process.poll() is None, log.read_text()
 
     monkeypatch.setattr(demo, "_wait_until_ready", wait)
-    seen = []
+    addresses = []
 
     def use():
         with demo.stack(home) as address:
-            seen.append(address)
-            raise RuntimeError("in the middle of it")
+            addresses.append(address)
+            raise RuntimeError("error in the block")
 
-    with pytest.raises(RuntimeError, match="in the middle"):
+    with pytest.raises(RuntimeError, match="error in the block"):
         use()
 
-    assert seen == [(service.url, "ps_1")]
+    assert addresses == [(service.url, "ps_1")]
     assert (home / "stopped").exists()
 
 
-def test_a_stack_that_ignores_the_request_is_killed(monkeypatch):
+def test_a_stack_that_ignores_sigterm_is_killed(monkeypatch):
     monkeypatch.setattr(demo, "STOP_SECONDS", 0.05)
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
@@ -64,7 +64,7 @@ def test_a_stack_that_ignores_the_request_is_killed(monkeypatch):
     assert process.returncode == -9
 
 
-def test_both_runs_differ_in_the_teacher_alone():
+def test_the_runs_differ_only_in_method_and_teacher():
     distilled, labels = demo.RUNS["distilled"], demo.RUNS["from-labels"]
 
     assert distilled["teachers"] == [demo.TEACHER]

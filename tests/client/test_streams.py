@@ -1,7 +1,7 @@
 from client.streams import Message, read_messages
 
 
-def test_messages_end_at_an_empty_line_and_keep_their_id():
+def test_a_message_ends_at_an_empty_line_and_inherits_the_id():
     lines = ["id: 1", "event: job.queued", 'data: {"seq":', "data: 1}", "", ": ping", "", "data:x", ""]
 
     assert list(read_messages(lines)) == [
@@ -10,5 +10,5 @@ def test_messages_end_at_an_empty_line_and_keep_their_id():
     ]
 
 
-def test_a_message_without_its_end_is_dropped():
+def test_an_incomplete_message_is_dropped():
     assert list(read_messages(["id: 1", "data: half"])) == []

@@ -1,4 +1,4 @@
-"""The services of `docker-compose.yml` as plain processes, on a real PostgreSQL and a real Valkey."""
+"""Run the services of `docker-compose.yml` as processes, with a real PostgreSQL and Valkey."""
 
 import os
 import signal
@@ -19,8 +19,8 @@ SERVER = str(Path(sys.executable).with_name("potstill-server"))
 PROCESSES = ("api", "worker", "ingest", "inspector", "scheduler")
 
 
-class Composed:
-    """What `docker compose up` would run, each command as the file has it."""
+class ComposedStack:
+    """The processes of `docker compose up`, with the commands of the compose file."""
 
     def __init__(self, folder: Path, database_url: str, broker_url: str) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class Composed:
         }
         self.running: dict[str, subprocess.Popen] = {}
 
-    def once(self, *words: str) -> str:
+    def run_command(self, *words: str) -> str:
         run = subprocess.run(
             [SERVER, *words], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=120
         )
@@ -47,10 +47,10 @@ class Composed:
 
     def start(self, name: str) -> None:
         _, *words = COMPOSE["services"][name]["command"]
-        inside = {"0.0.0.0": "127.0.0.1", "8000": str(self.port)}
+        replacements = {"0.0.0.0": "127.0.0.1", "8000": str(self.port)}
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                [SERVER, *(inside.get(word, word) for word in words)],
+                [SERVER, *(replacements.get(word, word) for word in words)],
                 cwd=ROOT,
                 env=self.environment,
                 stdout=log,
@@ -73,7 +73,7 @@ class Composed:
         return "\n".join(f"--- {log.name}\n{log.read_text()[-2000:]}" for log in self.folder.glob("*.log"))
 
     def stop(self) -> dict[str, int | None]:
-        """Stop all as `docker compose stop` does; the exit status of each."""
+        """Stop all processes like `docker compose stop`; return their exit statuses."""
         for process in self.running.values():
             process.send_signal(signal.SIGTERM)
         return {name: process.wait(60) for name, process in self.running.items()}
@@ -81,9 +81,9 @@ class Composed:
 
 @pytest.fixture
 def composed(tmp_path, pg_new, valkey):
-    made = Composed(tmp_path, pg_new("composed"), valkey)
-    yield made
-    for process in made.running.values():
+    stack = ComposedStack(tmp_path, pg_new("composed"), valkey)
+    yield stack
+    for process in stack.running.values():
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

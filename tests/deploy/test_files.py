@@ -1,4 +1,4 @@
-"""`Dockerfile` and `docker-compose.yml` cannot be built here: they are held to what can be checked without Docker."""
+"""Check `Dockerfile` and `docker-compose.yml` without Docker."""
 
 import json
 import re
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SERVER = str(Path(sys.executable).with_name("potstill-server"))
-OWN = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
+BUILT_SERVICES = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
 
 
 def instructions(word):
@@ -44,27 +44,27 @@ def test_every_process_of_the_service_is_in_the_compose_file():
     }
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", BUILT_SERVICES)
 def test_every_setting_in_the_compose_file_exists(name):
     known = {f"POTSTILL_{field.upper()}" for field in Settings.model_fields}
 
-    assert set(OWN[name]["environment"]) <= known
+    assert set(BUILT_SERVICES[name]["environment"]) <= known
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_every_command_in_the_compose_file_is_understood(name):
-    program, *words = OWN[name]["command"]
+@pytest.mark.parametrize("name", BUILT_SERVICES)
+def test_every_command_in_the_compose_file_is_valid(name):
+    program, *words = BUILT_SERVICES[name]["command"]
     run = subprocess.run([SERVER, *words, "--help"], capture_output=True, text=True, timeout=60)
 
     assert program == "potstill-server"
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", BUILT_SERVICES)
 def test_every_image_is_a_target_of_the_dockerfile(name):
     targets = {line.split(" AS ")[1] for line in instructions("FROM")}
 
-    assert OWN[name]["build"]["target"] in targets
+    assert BUILT_SERVICES[name]["build"]["target"] in targets
 
 
 def test_every_file_that_the_dockerfile_copies_is_in_the_build_context():
@@ -84,7 +84,7 @@ def test_the_dockerfile_installs_extras_that_exist():
 
 def test_the_api_image_has_no_torch():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    needed = " ".join([*extras["api"], *extras["store"]])
+    requirements = " ".join([*extras["api"], *extras["store"]])
 
-    assert "potstill[store]" in needed
-    assert not re.search(r"\b(torch|timm|onnx)", needed)
+    assert "potstill[store]" in requirements
+    assert not re.search(r"\b(torch|timm|onnx)", requirements)

@@ -1,4 +1,4 @@
-"""Everything that is installed is named with its hash: in `make install`, in CI and in the images."""
+"""Every installed package is pinned with a hash: in `make install`, in CI and in the images."""
 
 import re
 import tomllib
@@ -23,7 +23,7 @@ PINS = {
 
 
 def locked(name):
-    """The requirements of a lock with their hashes, by package; a package may have a line for each platform."""
+    """Requirements and hashes of a lock by package. A package may have one line per platform."""
     text = (ROOT / "locks" / f"{name}.txt").read_text().replace("\\\n", " ")
     found = {}
     for line in text.splitlines():
@@ -33,45 +33,45 @@ def locked(name):
     return found
 
 
-def wanted(extras):
-    """The direct requirements of these extras, those of the extras that they name included."""
-    found, todo = [*map(Requirement, PROJECT["dependencies"])], [*extras]
-    for extra in todo:
+def direct_requirements(extras):
+    """Direct requirements of extras, including nested extras."""
+    found, pending = [*map(Requirement, PROJECT["dependencies"])], [*extras]
+    for extra in pending:
         for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
             if requirement.name == PROJECT["name"]:
-                todo.extend(set(requirement.extras) - set(todo))
+                pending.extend(set(requirement.extras) - set(pending))
             else:
                 found.append(requirement)
     return found
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_every_line_of_a_lock_is_one_version_with_hashes(name):
+def test_every_locked_package_has_one_version_and_hashes(name):
     for lines in locked(name).values():
         for requirement, hashes in lines:
             assert re.fullmatch(r"==[\w.+!]+", str(requirement.specifier)), requirement
             assert hashes, requirement
-            assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in hashes), requirement
+            assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest) for digest in hashes), requirement
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_a_lock_holds_what_its_extras_ask_for(name):
+def test_a_lock_contains_the_requirements_of_its_extras(name):
     found = locked(name)
 
-    for requirement in wanted(EXTRAS[name]):
+    for requirement in direct_requirements(EXTRAS[name]):
         (line, _), *_ = found[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(str(line.specifier).removeprefix("==")), (requirement, line)
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_locks_and_constraints_name_the_same_versions(name):
-    """What only other platforms need is in the locks alone."""
+def test_locks_and_constraints_have_the_same_versions(name):
+    """Packages of other platforms are only in the locks."""
     for package, lines in locked(name).items():
         if package in PINS:
             assert {str(requirement.specifier) for requirement, _ in lines} == {f"=={PINS[package]}"}, package
 
 
-def test_the_lock_of_the_api_is_free_of_torch():
+def test_the_api_lock_has_no_torch():
     assert {"torch", "timm", "torchvision", "onnx", "onnxruntime", "pyarrow"} & set(locked("api")) == set()
 
 
@@ -82,13 +82,13 @@ def test_nothing_is_installed_without_a_hash(file):
     installs = [line for line in text.splitlines() if re.search(r"pip install|\$\((PIP|LOCKED)\)", line)]
 
     for line in installs:
-        locked_too = "--require-hashes" in line or "$(LOCKED)" in line
-        only_ours = "--no-deps --no-build-isolation" in line
-        maker_of_locks = "$(UV)" in line  # `make lock` installs it beside, pinned, for whoever changes a dependency
-        assert locked_too or only_ours or maker_of_locks, line
+        has_hashes = "--require-hashes" in line or "$(LOCKED)" in line
+        is_own_package = "--no-deps --no-build-isolation" in line
+        is_lock_tool = "$(UV)" in line  # `make lock` installs the pinned tool in its own environment
+        assert has_hashes or is_own_package or is_lock_tool, line
 
 
-def test_make_installs_wheels_with_hashes_alone():
+def test_make_installs_only_wheels_with_hashes():
     makefile = (ROOT / "Makefile").read_text()
 
     assert re.search(

@@ -1,4 +1,4 @@
-"""The services of `docker-compose.yml`, run as it says, do the main job on PostgreSQL and Valkey."""
+"""The services of `docker-compose.yml` run a job on PostgreSQL and Valkey."""
 
 import re
 
@@ -13,9 +13,9 @@ VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads":
 pytestmark = pytest.mark.stack
 
 
-def test_a_job_runs_on_the_composed_services_and_all_stop_when_asked(composed):
-    composed.once("migrate")
-    key = re.search(r"\S{40,}", composed.once("keys", "create", "--name", "admin")).group()
+def test_a_job_runs_on_the_composed_services(composed):
+    composed.run_command("migrate")
+    key = re.search(r"\S{40,}", composed.run_command("keys", "create", "--name", "admin")).group()
     for name in PROCESSES:
         composed.start(name)
     composed.wait_until_ready()

@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from core.settings import load_settings
+from server import embedded
 from server.broker import EmbeddedBroker
 from server.cli import main
 from server.embedded import StackOptions, _require_free_port
@@ -151,7 +152,7 @@ def test_a_stale_lock_file_is_reused(tmp_path):
 
 
 def test_a_port_in_use_is_rejected_with_the_fix(tmp_path, monkeypatch):
-    monkeypatch.setattr("server.embedded._PORT_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(embedded, "_PORT_TIMEOUT_SECONDS", 0.0)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

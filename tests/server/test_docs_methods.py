@@ -44,8 +44,8 @@ def test_a_page_explains_each_parameter_and_what_the_method_needs(name):
     page = method_pages()[f"{name}.md"]
     params = METHODS[name].params
 
-    assert params.about.summary in page
-    assert params.about.when in page
+    assert params.info.summary in page
+    assert params.info.when in page
     for field, described in params.model_fields.items():
         assert field == "name" or f"| `{field}` |" in page
         assert field == "name" or described.description.replace("|", "\\|") in page

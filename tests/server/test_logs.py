@@ -1,4 +1,4 @@
-"""Logs: JSON for machines, format_line lines for whoever watches."""
+"""Logs are JSON lines; the terminal shows a short form."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The list of what is installed names each package with its version and licence."""
+"""The SBOM lists the installed packages with versions and licenses."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_list_names_what_is_installed(tmp_path):
+def test_the_sbom_lists_the_installed_packages(tmp_path):
     out = tmp_path / "sbom.json"
     command = [
         sys.executable,
