@@ -1,4 +1,4 @@
-"""A worker's parts on a folder of their own: SQLite, a local artefact store, a real Valkey."""
+"""Fixtures of worker tests: a service with SQLite, a local artifact store and a real Valkey."""
 
 import shutil
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from worker.stored_files import publish_folder
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory):
+def migrated_database(tmp_path_factory):
     path = tmp_path_factory.mktemp("template") / "potstill.db"
     migrate(f"sqlite:///{path}")
     return path
@@ -26,7 +26,7 @@ def template(tmp_path_factory):
 
 @dataclass
 class Service:
-    """What a worker sees of the world, with a project and a dataset that is ready."""
+    """A worker's context, with a project and a ready dataset."""
 
     context: worker_context.Context
     project: str
@@ -36,31 +36,31 @@ class Service:
     def settings(self):
         return self.context.settings
 
-    def do(self, function, *args, **options):
+    def write(self, function, *args, **options):
         with self.context.database.write() as session:
             return function(session, *args, **options)
 
-    def ask(self, function, *args, **options):
+    def read(self, function, *args, **options):
         with self.context.database.read() as session:
             return function(session, *args, **options)
 
-    def job(self, spec=None):
+    def create_job(self, spec=None):
         document = spec or {"dataset": self.dataset}
-        return self.do(
+        return self.write(
             jobs.create, self.project, spec=document, resolved=True, dataset_id=self.dataset, total_steps=100
         )
 
-    def claimed(self, lease_seconds=20.0):
-        self.job()
-        return self.do(jobs.claim, worker_id="wrk_test", accelerator="cpu", lease_seconds=lease_seconds)
+    def claim_job(self, lease_seconds=20.0):
+        self.create_job()
+        return self.write(jobs.claim, worker_id="wrk_test", accelerator="cpu", lease_seconds=lease_seconds)
 
-    def see(self, job):
-        return self.ask(jobs.get, self.project, job.id)
+    def reload(self, job):
+        return self.read(jobs.get, self.project, job.id)
 
 
-def new_service(settings: Settings, template: Path) -> Service:
+def new_service(settings: Settings, migrated_database: Path) -> Service:
     settings.home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(template, settings.home / "potstill.db")
+    shutil.copyfile(migrated_database, settings.home / "potstill.db")
     context = worker_context.init_context(settings, "jobs.cpu")
     with context.database.write() as session:
         project = projects.create(session, "test").id
@@ -83,9 +83,9 @@ def new_service(settings: Settings, template: Path) -> Service:
 
 
 @pytest.fixture
-def service(tmp_path, template, valkey):
+def service(tmp_path, migrated_database, valkey):
     settings = Settings(home=tmp_path / "home", broker_url=valkey, control_poll_seconds=0.05, heartbeat_seconds=0.1)
-    service = new_service(settings, template)
+    service = new_service(settings, migrated_database)
     service.context.broker._redis.flushall()
     yield service
     service.context.database.dispose()
@@ -107,19 +107,19 @@ def database(service):
 
 @pytest.fixture
 def make_dataset(service, store, tmp_path):
-    """Makes a dataset that is ready and really stored."""
+    """Return a function that creates a ready dataset of `count` stored images."""
 
     def make(name, count):
         folder = tmp_path / name
         write_gray_images(folder, range(0, 5 * count, 5))
         ingest_folder(folder, tmp_path / f"{name}-stored")
-        made = service.do(datasets.create, service.project, name=name, source={}).id
-        holding = ingest_leases.IngestLeaseToken.from_row(
-            service.do(datasets.claim, worker_id="wrk_test", lease_seconds=60)
+        dataset_id = service.write(datasets.create, service.project, name=name, source={}).id
+        lease = ingest_leases.IngestLeaseToken.from_row(
+            service.write(datasets.claim, worker_id="wrk_test", lease_seconds=60)
         )
-        service.do(
+        service.write(
             datasets.mark_ready,
-            holding,
+            lease,
             files=publish_folder(store, tmp_path / f"{name}-stored", f"datasets/{name}"),
             splits={"train": {"num_samples": 2}, "test": {"num_samples": 2}},
             num_classes=None,
@@ -129,6 +129,6 @@ def make_dataset(service, store, tmp_path):
             fingerprint="0" * 64,
             size_bytes=1,
         )
-        return made
+        return dataset_id
 
     return make

@@ -1,4 +1,4 @@
-"""A real worker process: warm, one thread, answers, survives its pool and its broker, and ends cleanly."""
+"""Real worker processes: warm-up, inspector calls, crashes of pool processes, and shutdown."""
 
 import asyncio
 import os
@@ -10,11 +10,12 @@ import time
 import psutil
 import pytest
 
-from core.broker import Broker, InspectorTimeout
+from core.broker import InspectorTimeout
 from core.errors import InvalidSpec, Unavailable
 from core.settings import Settings
 from core.spec import parse_job_spec
 from core.store import datasets, jobs
+from tests.support.waiting import until
 from worker.app import make_app
 from worker.claim_loop import run_next
 from worker.ingest.parent import DATASETS
@@ -23,8 +24,8 @@ SECONDS = 90
 
 
 @pytest.fixture
-def started(service):
-    """Start a role of the server beside this process."""
+def start_role(service):
+    """Return a function that starts a role of the server as a process."""
     processes = []
 
     def start(*role, interpreter=("-P", "-m", "server")):
@@ -43,99 +44,93 @@ def started(service):
         process.wait()
 
 
-def until(found, seconds=SECONDS):
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        if value := found():
-            return value
-        time.sleep(0.02)
-    pytest.fail("it did not come to that in time")
-
-
-def ask(hints, question, payload=None, patience=30.0):
-    async def once():
+def call(broker, name, payload=None, timeout=30.0):
+    async def call_once():
         try:
-            return await hints.call_inspector(question, payload, patience)
+            return await broker.call_inspector(name, payload, timeout)
         finally:
-            await hints.aclose()
+            await broker.aclose()
 
-    return asyncio.run(once())
+    return asyncio.run(call_once())
 
 
-def answered(hints):
+def ping(broker):
     try:
-        return ask(hints, "ping")
+        return call(broker, "ping")
     except Unavailable:
         return None
 
 
-def test_the_inspector_answers_and_ends_cleanly(service, started):
-    parent, process = started("inspector")
-    hints: Broker = service.context.broker
-    until(lambda: hints.is_alive("inspect"))
+def test_the_inspector_responds_and_shuts_down_cleanly(service, start_role):
+    parent, process = start_role("inspector")
+    broker = service.context.broker
+    until(lambda: broker.is_alive("inspect"), SECONDS)
 
-    assert "torch" in ask(hints, "ping")
+    assert "torch" in call(broker, "ping")
     with pytest.raises(InvalidSpec):
-        ask(hints, "resolve", {"spec": {"dataset": "x"}, "dataset": {}, "models": {}, "threads": 1})
+        call(broker, "resolve", {"spec": {"dataset": "x"}, "dataset": {}, "models": {}, "threads": 1})
 
     pool = parent.children()[0]
     assert (parent.num_threads(), pool.num_threads()) == (1, 1)
-    pool.send_signal(signal.SIGTERM)  # the group's signal must not kill a process that saves
-    assert "torch" in ask(hints, "ping")
+    pool.send_signal(signal.SIGTERM)  # a SIGTERM to the process group must not kill a process that saves
+    assert "torch" in call(broker, "ping")
     process.terminate()
     assert process.wait(20) == 0
     assert not pool.is_running()
-    assert not hints.is_alive("inspect")
+    assert not broker.is_alive("inspect")
 
 
-MAD = """
+HANGING_INSPECTOR = """
 import sys, time, types
 import worker.app
 from core.settings import load_settings
 
 def warm_up():
     from worker import inspector
-    inspector._CALLS["ping"] = lambda payload: hang(payload["deaf"]) if "deaf" in payload else {"torch": "stub"}
+    inspector._CALLS["ping"] = ping
 
-def hang(deaf):
+def ping(payload):
+    return hang(payload["ignores_limit"]) if "ignores_limit" in payload else {"torch": "stub"}
+
+def hang(ignores_limit):
     while True:
         try:
             time.sleep(60)
         except BaseException:
-            if not deaf:
+            if not ignores_limit:
                 raise
 
-sys.modules["mad"] = types.SimpleNamespace(warm_up=warm_up)
-worker.app.PRELOAD["inspect"] = "mad"
+sys.modules["hanging_inspector"] = types.SimpleNamespace(warm_up=warm_up)
+worker.app.PRELOAD["inspect"] = "hanging_inspector"
 worker.app.serve(load_settings(), "inspect")
 """
 
 
 @pytest.mark.slow
-def test_a_question_that_never_ends_is_refused_and_at_the_worst_costs_its_process(service, started):
-    parent, _ = started("-c", MAD, interpreter=())
-    hints = service.context.broker
-    until(lambda: hints.is_alive("inspect"))
+def test_a_call_that_never_ends_fails_and_at_most_its_process_is_replaced(service, start_role):
+    parent, _ = start_role("-c", HANGING_INSPECTOR, interpreter=())
+    broker = service.context.broker
+    until(lambda: broker.is_alive("inspect"), SECONDS)
     pool = parent.children()[0]
-    # The process that answers imports torch at its first question here.
-    assert ask(hints, "ping", patience=60.0) == {"torch": "stub"}
+    # Here the process imports torch at its first call.
+    assert call(broker, "ping", timeout=60.0) == {"torch": "stub"}
 
     with pytest.raises(InvalidSpec, match="too long"):
-        ask(hints, "ping", {"deaf": False}, patience=3.0)
+        call(broker, "ping", {"ignores_limit": False}, timeout=3.0)
     assert pool.is_running()
     with pytest.raises(InspectorTimeout):
-        ask(hints, "ping", {"deaf": True}, patience=3.0)
-    until(lambda: not pool.is_running())
-    until(lambda: answered(hints))
+        call(broker, "ping", {"ignores_limit": True}, timeout=3.0)
+    until(lambda: not pool.is_running(), SECONDS)
+    until(lambda: ping(broker), SECONDS)
 
 
-def test_the_ingest_worker_takes_hints_and_its_pool_dies_with_it(service, started):
-    parent, process = started("worker", "--queues", "ingest")
-    hints = service.context.broker
-    until(lambda: hints.is_alive("ingest"))
-    dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
-    hints.wake_dataset_workers()
-    until(lambda: service.ask(datasets.get, service.project, dataset.id).status == "ready")
+def test_the_ingest_worker_reacts_to_messages_and_its_pool_dies_with_it(service, start_role):
+    parent, process = start_role("worker", "--queues", "ingest")
+    broker = service.context.broker
+    until(lambda: broker.is_alive("ingest"), SECONDS)
+    dataset = service.write(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
+    broker.wake_dataset_workers()
+    until(lambda: service.read(datasets.get, service.project, dataset.id).status == "ready", SECONDS)
 
     assert "torch" not in " ".join(m.path for m in parent.children()[0].memory_maps())
     pool = parent.children()[0]
@@ -146,12 +141,12 @@ def test_the_ingest_worker_takes_hints_and_its_pool_dies_with_it(service, starte
 
 @pytest.fixture
 def long_job(service):
-    """A job that nobody has resolved, of many short epochs, on real pictures."""
+    """An unresolved job of many short epochs on real images."""
     return make_long_job(service)
 
 
 def make_long_job(service, **resources):
-    dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
+    dataset = service.write(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
     run_next(DATASETS)
     size = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
     spec = {
@@ -162,63 +157,63 @@ def make_long_job(service, **resources):
         "resources": {"threads": 1, **resources},
     }
     document = parse_job_spec(spec).model_dump(mode="json")
-    return service.do(jobs.create, service.project, spec=document, resolved=False, dataset_id=dataset.id)
+    return service.write(jobs.create, service.project, spec=document, resolved=False, dataset_id=dataset.id)
 
 
-def test_a_job_goes_on_after_its_process_was_killed_and_is_handed_back_on_sigterm(service, started, long_job):
-    parent, process = started("worker")
-    hints = service.context.broker
-    until(lambda: hints.is_alive("jobs.cpu"))
+def test_a_job_resumes_after_its_process_was_killed_and_is_released_on_sigterm(service, start_role, long_job):
+    parent, process = start_role("worker")
+    broker = service.context.broker
+    until(lambda: broker.is_alive("jobs.cpu"), SECONDS)
     pool = parent.children()[0]
     assert (parent.num_threads(), pool.num_threads()) == (1, 1)
 
-    hints.wake_job_workers("cpu")
-    until(lambda: service.see(long_job).checkpoint_step > 0)
-    reached = service.see(long_job)
-    assert (reached.resolved, reached.spec["training"]["image_size"]) == (True, 8)
+    broker.wake_job_workers("cpu")
+    until(lambda: service.reload(long_job).checkpoint_step > 0, SECONDS)
+    checkpointed = service.reload(long_job)
+    assert (checkpointed.resolved, checkpointed.spec["training"]["image_size"]) == (True, 8)
     pool.children()[0].kill()
-    until(lambda: service.see(long_job).attempt == 2 and service.see(long_job).stage == "distill")
-    assert service.see(long_job).progress["step"] >= reached.checkpoint_step
+    until(lambda: service.reload(long_job).attempt == 2 and service.reload(long_job).stage == "distill", SECONDS)
+    assert service.reload(long_job).progress["step"] >= checkpointed.checkpoint_step
     assert pool.is_running()  # only the job's own process was lost
 
-    until(lambda: service.see(long_job).checkpoint_step > reached.checkpoint_step)
+    until(lambda: service.reload(long_job).checkpoint_step > checkpointed.checkpoint_step, SECONDS)
     began = time.monotonic()
     process.terminate()
     assert process.wait(30) == 0
-    left = service.see(long_job)
-    assert (left.status, left.worker_losses, left.worker_id) == ("queued", 0, None)
-    assert left.progress["step"] == left.checkpoint_step  # what was trained is saved, not lost
+    released = service.reload(long_job)
+    assert (released.status, released.worker_losses, released.worker_id) == ("queued", 0, None)
+    assert released.progress["step"] == released.checkpoint_step  # all trained steps are saved
     assert time.monotonic() - began < 20
     assert not pool.is_running()
 
 
-def test_a_job_on_two_devices_goes_on_after_one_of_its_processes_was_killed(service, started):
+def test_a_job_on_two_devices_resumes_after_one_of_its_processes_was_killed(service, start_role):
     job = make_long_job(service, devices=2)
-    parent, _ = started("worker")
-    hints = service.context.broker
-    until(lambda: hints.is_alive("jobs.cpu"))
+    parent, _ = start_role("worker")
+    broker = service.context.broker
+    until(lambda: broker.is_alive("jobs.cpu"), SECONDS)
     pool = parent.children()[0]
 
-    hints.wake_job_workers("cpu")
-    until(lambda: service.see(job).checkpoint_step > 0)
-    reached = service.see(job).checkpoint_step
-    first, (second,) = pool.children()[0], pool.children()[0].children()
-    second.kill()
-    until(lambda: service.see(job).attempt == 2)
-    until(lambda: service.see(job).checkpoint_step > reached)
-    assert (service.see(job).worker_losses, service.see(job).worker_id is not None) == (
+    broker.wake_job_workers("cpu")
+    until(lambda: service.reload(job).checkpoint_step > 0, SECONDS)
+    first_step = service.reload(job).checkpoint_step
+    rank_0, (rank_1,) = pool.children()[0], pool.children()[0].children()
+    rank_1.kill()
+    until(lambda: service.reload(job).attempt == 2, SECONDS)
+    until(lambda: service.reload(job).checkpoint_step > first_step, SECONDS)
+    assert (service.reload(job).worker_losses, service.reload(job).worker_id is not None) == (
         0,
         True,
-    )  # it got on, so none counts
-    assert not first.is_running()
+    )  # no loss counts after progress
+    assert not rank_0.is_running()
 
-    (third,) = pool.children()[0].children()
-    service.do(jobs.stop, service.project, job.id)
-    until(lambda: service.see(job).status == "succeeded")
-    assert not third.is_running()
+    (new_rank_1,) = pool.children()[0].children()
+    service.write(jobs.stop, service.project, job.id)
+    until(lambda: service.reload(job).status == "succeeded", SECONDS)
+    assert not new_rank_1.is_running()
 
 
-def test_messages_are_json_and_a_job_outlives_its_broker():
+def test_messages_are_json_and_a_job_survives_a_broker_restart():
     settings = make_app(Settings()).conf
 
     assert list(settings.accept_content) == ["json"]

@@ -1,4 +1,4 @@
-"""Work beside its caller: one piece at a time, its errors told, no thread left."""
+"""Background tasks: one at a time, errors are raised, no thread remains."""
 
 import threading
 
@@ -8,43 +8,43 @@ from worker.background import BackgroundTask
 
 
 @pytest.fixture
-def beside():
+def task():
     return BackgroundTask()
 
 
-def test_the_caller_goes_on_meanwhile(beside):
-    go_on, done = threading.Event(), []
+def test_the_caller_is_not_blocked(task):
+    proceed, done = threading.Event(), []
 
-    beside.start(lambda: (go_on.wait(30), done.append(1)))
+    task.start(lambda: (proceed.wait(30), done.append(1)))
 
-    assert beside.is_running
+    assert task.is_running
     assert done == []
-    go_on.set()
-    beside.wait()
+    proceed.set()
+    task.wait()
     assert done == [1]
-    assert not beside.is_running
+    assert not task.is_running
 
 
-def test_pieces_are_done_in_their_order(beside):
+def test_tasks_run_in_order(task):
     done = []
     for number in range(5):
-        beside.start(lambda number=number: done.append(number))
-    beside.wait()
+        task.start(lambda number=number: done.append(number))
+    task.wait()
 
     assert done == [0, 1, 2, 3, 4]
 
 
-def test_what_is_raised_is_told_once(beside):
-    beside.start(lambda: 1 / 0)
+def test_an_error_is_raised_once(task):
+    task.start(lambda: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
-        beside.wait()
-    beside.wait()
+        task.wait()
+    task.wait()
 
 
-def test_no_thread_is_left(beside):
+def test_no_thread_remains_after_a_task(task):
     before = threading.active_count()
-    beside.start(lambda: None)
-    beside.wait()
+    task.start(lambda: None)
+    task.wait()
 
     assert threading.active_count() == before

@@ -101,7 +101,7 @@ def visible(tmp_path):
     return [path.name for path in (tmp_path / "inputs").glob("*/files/*")]
 
 
-def test_what_is_kept_is_not_fetched_again(kept, publish, store, tmp_path):
+def test_a_cached_entry_is_not_fetched_again(kept, publish, store, tmp_path):
     files = publish("a")
     for fetched in (["0.bin", "1.bin", "2.bin"], [], []):
         with kept() as inputs:
@@ -113,7 +113,7 @@ def test_what_is_kept_is_not_fetched_again(kept, publish, store, tmp_path):
     assert store.num_bytes == 2 * SIZE, "each was read back when it was published, and fetched once"
 
 
-def test_who_needs_it_at_once_waits_for_the_first(kept, publish, store, tmp_path, monkeypatch):
+def test_a_concurrent_fetch_waits_for_the_first(kept, publish, store, tmp_path, monkeypatch):
     files, waits = publish("a"), threading.Event()
     fetch = store.fetch
 
@@ -131,7 +131,7 @@ def test_who_needs_it_at_once_waits_for_the_first(kept, publish, store, tmp_path
     assert store.asked() == ["0.bin", "1.bin", "2.bin"]
 
 
-def test_who_waits_may_be_called_away_and_holds_nothing_then(kept, publish, tmp_path):
+def test_an_interrupted_wait_releases_its_locks(kept, publish, tmp_path):
     files = publish("a")
 
     def leave():
@@ -145,7 +145,7 @@ def test_who_waits_may_be_called_away_and_holds_nothing_then(kept, publish, tmp_
     assert all(shared.evict(key) for key in shared.sizes())
 
 
-def test_what_was_used_longest_ago_makes_room_and_what_is_in_use_stays(kept, publish, store, tmp_path):
+def test_the_least_recently_used_entry_is_evicted_unless_it_is_in_use(kept, publish, store, tmp_path):
     first, second, third = (publish(name) for name in "abc")
     with kept(2 * SIZE + 100) as mine:
         used = mine.fetch(first, tmp_path / "scratch", nobody_asks)
@@ -164,7 +164,7 @@ def test_what_was_used_longest_ago_makes_room_and_what_is_in_use_stays(kept, pub
 
 
 @pytest.mark.parametrize("max_bytes", [0, SIZE - 1])
-def test_what_is_larger_than_all_that_may_be_kept_is_fetched_each_time(kept, publish, store, tmp_path, max_bytes):
+def test_files_larger_than_the_cache_are_fetched_each_time(kept, publish, store, tmp_path, max_bytes):
     files = publish("a")
     for attempt in range(2):
         with kept(max_bytes) as inputs:
@@ -186,7 +186,7 @@ def cut(path):
 
 
 @pytest.mark.parametrize("damage", [flip, cut, os.unlink])
-def test_a_file_that_is_damaged_here_is_fetched_again_alone(kept, publish, store, tmp_path, damage):
+def test_only_a_damaged_cached_file_is_fetched_again(kept, publish, store, tmp_path, damage):
     files = publish("a")
     with kept(SIZE) as inputs:
         folder = inputs.fetch(files, tmp_path / "scratch", nobody_asks)
@@ -200,7 +200,7 @@ def test_a_file_that_is_damaged_here_is_fetched_again_alone(kept, publish, store
     assert store.asked() == ["1.bin"]
 
 
-def test_a_file_that_is_damaged_in_the_bucket_is_never_kept(kept, publish, store, tmp_path):
+def test_a_file_that_is_damaged_in_the_bucket_is_never_cached(kept, publish, store, tmp_path):
     files = publish("a")
     (tmp_path / "rot").write_bytes(b"bit rot")
     store.put(files[2].key, tmp_path / "rot")
@@ -211,7 +211,7 @@ def test_a_file_that_is_damaged_in_the_bucket_is_never_kept(kept, publish, store
     assert not (tmp_path / "scratch").exists()
 
 
-def test_what_is_sent_twice_is_kept_once(kept, publish, store, tmp_path):
+def test_equal_files_share_one_entry(kept, publish, store, tmp_path):
     files = publish("a")
     again = publish_folder(store, tmp_path / "source-a", "datasets/the-same-again")
     store.asked()
@@ -236,7 +236,7 @@ InputCache(store, Path(sys.argv[2]), 30_000).fetch(files, Path("nowhere"), lambd
 
 
 @pytest.mark.parametrize("nth", [1, 3])
-def test_a_kill_while_it_is_fetched_leaves_nothing_that_shows(kept, publish, store, bucket, tmp_path, nth):
+def test_a_kill_during_a_fetch_leaves_no_visible_file(kept, publish, store, bucket, tmp_path, nth):
     files = publish("a")
     arguments = [bucket, str(tmp_path / "inputs"), json.dumps([file.to_json() for file in files])]
     fault = {VARIABLE: f"store.fetched#{nth}=kill@{tmp_path / 'once'}"}
@@ -250,7 +250,7 @@ def test_a_kill_while_it_is_fetched_leaves_nothing_that_shows(kept, publish, sto
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["files"], "the leftover is gone"
 
 
-def test_a_cache_that_has_no_room_after_all_costs_time_alone(kept, publish, store, tmp_path):
+def test_a_disk_that_runs_full_during_a_fetch_falls_back_to_the_scratch_folder(kept, publish, store, tmp_path):
     files = publish("a")
     arm(Fault("store.fetched", "ENOSPC", tmp_path / "once", nth=2))
     try:
@@ -271,7 +271,7 @@ class OntoAFullDisk(Counting):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_disk_that_is_full_is_the_error_that_names_it(publish, bucket, tmp_path):
+def test_a_full_disk_is_named_in_the_error(publish, bucket, tmp_path):
     files = publish("a")
     inputs = InputCache(OntoAFullDisk(bucket), tmp_path / "inputs", 10 * SIZE)
 
@@ -282,7 +282,7 @@ def test_a_disk_that_is_full_is_the_error_that_names_it(publish, bucket, tmp_pat
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_a_bucket_that_is_away_is_asked_once(kept, publish, store, tmp_path):
+def test_an_unavailable_bucket_is_requested_once(kept, publish, store, tmp_path):
     files = publish("a")
     gone = [type(file)(f"{file.key}-gone", file.size_bytes, file.sha256) for file in files]
 
@@ -291,7 +291,7 @@ def test_a_bucket_that_is_away_is_asked_once(kept, publish, store, tmp_path):
     assert store.asked() == ["0.bin-gone"]
 
 
-def test_the_whole_caches_limit_leaves_what_is_in_use_too(kept, publish, store, tmp_path):
+def test_the_limit_of_the_whole_cache_keeps_entries_in_use(kept, publish, store, tmp_path):
     used, idle = publish("a"), publish("b")
     inputs = kept()
     with inputs:
@@ -332,9 +332,11 @@ def spec(service, store, make_dataset, tmp_path):
     (weights / "model.safetensors").write_bytes(b"weights")
     (weights / "config.json").write_bytes(b"{}")
     more = {"name": "m", "architecture": "vit", "arguments": {}, "upload_key": "uploads/x"}
-    model = service.do(models.create, service.project, **more).id
-    holding = ingest_leases.IngestLeaseToken.from_row(service.do(models.claim, worker_id="wrk_test", lease_seconds=60))
-    service.do(models.mark_ready, holding, files=publish_folder(store, weights, f"models/{model}"), info=FACTS)
+    model = service.write(models.create, service.project, **more).id
+    holding = ingest_leases.IngestLeaseToken.from_row(
+        service.write(models.claim, worker_id="wrk_test", lease_seconds=60)
+    )
+    service.write(models.mark_ready, holding, files=publish_folder(store, weights, f"models/{model}"), info=FACTS)
     store.asked()
     teachers = [{**VIT, "weights": model}]
     return parse_job_spec({"dataset": dataset, "teachers": teachers, "student": VIT, "method": {"name": "kd"}})
@@ -343,8 +345,8 @@ def spec(service, store, make_dataset, tmp_path):
 def claimed(service, spec):
     document = spec.model_dump(mode="json")
     options = {"resolved": False, "dataset_id": spec.dataset, "references": spec.references()}
-    service.do(jobs.create, service.project, spec=document, **options)
-    return service.do(jobs.claim, worker_id="wrk_test", accelerator="cpu", lease_seconds=20)
+    service.write(jobs.create, service.project, spec=document, **options)
+    return service.write(jobs.claim, worker_id="wrk_test", accelerator="cpu", lease_seconds=20)
 
 
 def gathered(context, job, spec, scratch):
@@ -369,7 +371,7 @@ def test_a_teacher_that_another_job_trained_is_fetched_once(service, context, st
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"teacher")
     for number in range(2):
-        reporter = JobReporter(context, service.claimed(), tmp_path / f"scratch-{number}", lambda: Control.GO)
+        reporter = JobReporter(context, service.claim_job(), tmp_path / f"scratch-{number}", lambda: Control.GO)
         if number == 0:
             reporter.save_teacher("recipe", weights)
             store.asked()

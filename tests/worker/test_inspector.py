@@ -1,4 +1,4 @@
-"""The inspector's answers."""
+"""The inspector's calls."""
 
 import pytest
 
@@ -9,38 +9,38 @@ DATASET = {"num_classes": 10, "classes": None, "channels": 1, "image_size": 8, "
 VIT = {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
-def question(**student):
+def resolve_payload(**student):
     model = {"architecture": "vit_tiny_patch16_224", "arguments": VIT, **student}
     spec = {"dataset": "ds_1", "student": model, "method": {"name": "scratch"}, "training": {"image_size": 8}}
     return {"spec": spec, "dataset": DATASET, "datasets": {}, "models": {}, "threads": 3}
 
 
 @pytest.fixture(autouse=True)
-def forgetful():
+def empty_cache():
     inspector._responses.clear()
 
 
-def test_a_spec_comes_back_with_every_default_and_an_estimate():
-    answer = inspector.handle_call("resolve", question())["ok"]
+def test_resolve_returns_a_complete_spec_and_an_estimate():
+    response = inspector.handle_call("resolve", resolve_payload())["ok"]
 
-    assert answer["spec"]["resources"]["threads"] == 3
-    assert answer["estimate"]["student"]["parameters"] > 0
+    assert response["spec"]["resources"]["threads"] == 3
+    assert response["estimate"]["student"]["parameters"] > 0
 
 
-def test_what_cannot_be_comes_back_as_the_error_that_it_is():
-    error = restore_error(inspector.handle_call("resolve", question(architecture="vit_tyni"))["error"])
+def test_an_invalid_spec_returns_its_error():
+    error = restore_error(inspector.handle_call("resolve", resolve_payload(architecture="vit_tyni"))["error"])
 
     assert isinstance(error, InvalidSpec)
     assert error.errors[0].pointer == "/student/architecture"
 
 
-def test_the_same_question_is_answered_from_memory():
-    first = inspector.handle_call("resolve", question())
+def test_a_repeated_call_is_served_from_the_cache():
+    first = inspector.handle_call("resolve", resolve_payload())
 
-    assert inspector.handle_call("resolve", question()) is first
+    assert inspector.handle_call("resolve", resolve_payload()) is first
 
 
-def test_only_so_many_answers_are_remembered(monkeypatch):
+def test_the_cache_has_a_limited_size(monkeypatch):
     monkeypatch.setattr(inspector, "_CACHE_SIZE", 3)
     for number in range(5):
         inspector.handle_call("ping", {"number": number})
@@ -48,16 +48,16 @@ def test_only_so_many_answers_are_remembered(monkeypatch):
     assert len(inspector._responses) == 3
 
 
-def test_a_question_that_takes_too_long_or_too_much_is_the_spec_s_fault(monkeypatch):
+def test_a_call_that_needs_too_much_memory_is_an_invalid_spec(monkeypatch):
     def too_much(_payload):
         raise MemoryError
 
     monkeypatch.setitem(inspector._CALLS, "resolve", too_much)
 
-    assert inspector.handle_call("resolve", question())["error"]["code"] == "invalid_spec"
+    assert inspector.handle_call("resolve", resolve_payload())["error"]["code"] == "invalid_spec"
 
 
-def test_the_catalogue_is_searched():
-    found = inspector.handle_call("architectures", {"search": "deit_tiny", "limit": 2})["ok"]["data"]
+def test_architectures_searches_the_catalog():
+    entries = inspector.handle_call("architectures", {"search": "deit_tiny", "limit": 2})["ok"]["data"]
 
-    assert found[0]["name"].startswith("deit_tiny")
+    assert entries[0]["name"].startswith("deit_tiny")

@@ -1,4 +1,4 @@
-"""Datasets from URLs, as the ingest worker fetches them: the system's resolver, real sockets, real TLS."""
+"""Datasets from URLs, fetched by the ingest worker with the system's resolver, real sockets and real TLS."""
 
 import io
 import socket
@@ -15,40 +15,40 @@ from worker.claim_loop import run_next
 from worker.ingest.parent import DATASETS
 
 
-def archive():
+def make_archive():
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as packed:
         for split in ("train", "test"):
-            for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+            for name, color in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
                 for k in range(3):
-                    picture = io.BytesIO()
-                    Image.new("RGB", (8, 8), tuple(min(255, c + k) for c in colour)).save(picture, "PNG")
-                    packed.writestr(f"{split}/{name}/{k}.png", picture.getvalue())
+                    image = io.BytesIO()
+                    Image.new("RGB", (8, 8), tuple(min(255, c + k) for c in color)).save(image, "PNG")
+                    packed.writestr(f"{split}/{name}/{k}.png", image.getvalue())
     return out.getvalue()
 
 
-def sending(body, *lines):
+def respond_with(body, *lines):
     head = "\r\n".join(["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *lines]).encode()
     return lambda connection, _: connection.sendall(head + b"\r\n\r\n" + body)
 
 
 @pytest.fixture
-def fetched(tmp_path, template, valkey, authority, monkeypatch):
-    """Let a worker fetch a URL; the dataset as it is then, and its service."""
+def fetch_dataset(tmp_path, migrated_database, valkey, authority, monkeypatch):
+    """Return a function that lets a worker fetch a URL and returns the resulting dataset."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
     services = []
 
     def run(url, **settings):
-        known = Settings(
+        all_settings = Settings(
             home=tmp_path / "home", broker_url=valkey, control_poll_seconds=0.05, heartbeat_seconds=0.1, **settings
         )
-        services.append(new_service(known, template))
+        services.append(new_service(all_settings, migrated_database))
         service = services[-1]
         source = {"type": "url", "url": url, "labels": "auto"}
-        dataset = service.do(datasets.create, service.project, name="fetched", source=source)
+        dataset = service.write(datasets.create, service.project, name="fetched", source=source)
         run_next(DATASETS)
         assert list((tmp_path / "home" / "work").iterdir()) == []
-        return service.ask(datasets.get, service.project, dataset.id)
+        return service.read(datasets.get, service.project, dataset.id)
 
     yield run
     for service in services:
@@ -56,39 +56,39 @@ def fetched(tmp_path, template, valkey, authority, monkeypatch):
         service.context.broker.close()
 
 
-def test_an_archive_behind_an_address_becomes_a_dataset(fetched, tls_server):
-    server = tls_server(sending(archive()))
+def test_an_archive_at_a_url_becomes_a_dataset(fetch_dataset, tls_server):
+    server = tls_server(respond_with(make_archive()))
     url = f"https://localhost:{server.port}/pets.zip?signature=geheim"
-    dataset = fetched(url, fetch_allow="localhost", fetch_ports=str(server.port))
+    dataset = fetch_dataset(url, fetch_allow="localhost", fetch_ports=str(server.port))
 
     assert (dataset.status, dataset.error, dataset.classes) == ("ready", None, ["blue", "red"])
     assert len(server.requests) == 1
     assert "signature=geheim" in str(server.requests[0])
-    # It is needed no more, and would be in every backup.
+    # The signature is not needed any more, and backups would contain it.
     assert dataset.source["url"] == f"https://localhost:{server.port}/pets.zip?[hidden]"
 
 
-def test_what_is_no_archive_fails_the_dataset_after_its_first_kilobyte(fetched, tls_server):
-    server = tls_server(sending(b"x" * 50_000, "Content-Type: application/zip"))
-    dataset = fetched(
+def test_a_file_that_is_no_archive_fails_after_its_first_kilobyte(fetch_dataset, tls_server):
+    server = tls_server(respond_with(b"x" * 50_000, "Content-Type: application/zip"))
+    dataset = fetch_dataset(
         f"https://localhost:{server.port}/x", fetch_allow="127.0.0.0/8,::1,localhost", fetch_ports=str(server.port)
     )
 
     assert (dataset.status, dataset.error["code"]) == ("failed", "archive_unreadable")
 
 
-def test_a_drained_worker_hands_a_download_back(fetched, tls_server, monkeypatch):
-    server = tls_server(sending(archive()))
+def test_a_drained_worker_releases_a_download(fetch_dataset, tls_server, monkeypatch):
+    server = tls_server(respond_with(make_archive()))
     run = DATASETS.run
     monkeypatch.setattr(DATASETS, "run", lambda context, row, _control: run(context, row, lambda: Control.DRAIN))
-    dataset = fetched(f"https://localhost:{server.port}/x", fetch_allow="localhost", fetch_ports=str(server.port))
+    dataset = fetch_dataset(f"https://localhost:{server.port}/x", fetch_allow="localhost", fetch_ports=str(server.port))
 
     assert (dataset.status, dataset.worker_losses, dataset.worker_id) == ("processing", 0, None)
 
 
-def test_a_file_larger_than_uploads_may_be_fails_the_dataset(fetched, tls_server):
-    server = tls_server(sending(archive()))
-    dataset = fetched(
+def test_a_file_beyond_the_upload_limit_fails_the_dataset(fetch_dataset, tls_server):
+    server = tls_server(respond_with(make_archive()))
+    dataset = fetch_dataset(
         f"https://localhost:{server.port}/x",
         fetch_allow="localhost",
         fetch_ports=str(server.port),
@@ -98,20 +98,20 @@ def test_a_file_larger_than_uploads_may_be_fails_the_dataset(fetched, tls_server
     assert (dataset.status, dataset.error["code"]) == ("failed", "download_too_large")
 
 
-def test_a_certificate_that_nobody_trusts_fails_the_dataset(fetched, tls_server, monkeypatch):
+def test_an_untrusted_certificate_fails_the_dataset(fetch_dataset, tls_server, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
-    server = tls_server(sending(archive()))
-    dataset = fetched(f"https://localhost:{server.port}/x", fetch_allow="localhost", fetch_ports=str(server.port))
+    server = tls_server(respond_with(make_archive()))
+    dataset = fetch_dataset(f"https://localhost:{server.port}/x", fetch_allow="localhost", fetch_ports=str(server.port))
 
     assert (dataset.status, dataset.error["code"]) == ("failed", "download_failed")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "2130706433"])
-def test_this_machine_is_never_connected_to(fetched, host):
-    """Also where the API's own look at the URL was passed by: an older row, or another setting there."""
+def test_a_loopback_address_is_never_connected_to(fetch_dataset, host):
+    """Also without the API's check of the URL: the row may be older, or the API may have other settings."""
     with socket.create_server(("127.0.0.1", 0)) as trap:
         port = trap.getsockname()[1]
-        dataset = fetched(f"https://{host}:{port}/x.zip?signature=geheim", fetch_ports=f"443,{port}")
+        dataset = fetch_dataset(f"https://{host}:{port}/x.zip?signature=geheim", fetch_ports=f"443,{port}")
         trap.settimeout(0.05)
         with pytest.raises(TimeoutError):
             trap.accept()
@@ -120,12 +120,12 @@ def test_this_machine_is_never_connected_to(fetched, host):
     assert "geheim" not in dataset.error["message"]
 
 
-def test_a_name_of_this_machine_is_looked_up_and_not_connected_to(fetched, monkeypatch):
+def test_a_name_that_resolves_to_loopback_is_not_connected_to(fetch_dataset, monkeypatch):
     answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
     with socket.create_server(("127.0.0.1", 0)) as trap:
         port = trap.getsockname()[1]
-        dataset = fetched(f"https://innocent.example:{port}/x.zip", fetch_ports=f"443,{port}")
+        dataset = fetch_dataset(f"https://innocent.example:{port}/x.zip", fetch_ports=f"443,{port}")
         trap.settimeout(0.05)
         with pytest.raises(TimeoutError):
             trap.accept()

@@ -1,4 +1,4 @@
-"""Real jobs that end badly: what they say of it, and whether a retry mends it."""
+"""Real jobs that fail: their error, and whether its fix works."""
 
 import os
 import subprocess
@@ -15,25 +15,25 @@ from core.store.jobs import Revision
 from worker import context as worker_context
 from worker.claim_loop import run_next
 from worker.ingest.parent import DATASETS
-from worker.jobs import child  # the runner as the pool's process has it: imported before any job comes
+from worker.jobs import child  # imported before the fork, as in the pool's process
 from worker.jobs.parent import JOBS
 from worker.process.usage import Usage
 
 ROOT = Path(__file__).resolve().parents[3]
-FRESH = "POTSTILL_TEST_IN_A_FRESH_PROCESS"
-LIMIT = 530 * 1024**2  # between what the two batches need
+FRESH_PROCESS = "POTSTILL_TEST_IN_A_FRESH_PROCESS"
+EXTRA_MEMORY = 530 * 1024**2  # enough for the smaller of the two batches
 SIZE = {"img_size": 16, "patch_size": 2, "embed_dim": 32, "depth": 4, "num_heads": 2}
 
 
-def with_settings(service, **changes):
-    """The same service with other settings, in this process and in those that it forks."""
+def change_settings(service, **changes):
+    """Change the settings of the service in this process and in the processes that it forks."""
     settings = Settings(**(service.settings.model_dump() | changes))
     service.context = worker_context.Context(settings, service.context.queue, service.context.worker_id)
     worker_context._Current.context = service.context
 
 
-def new_job(service, *, training=None, resources=None, arguments=SIZE):
-    dataset = service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
+def create_job(service, *, training=None, resources=None, arguments=SIZE):
+    dataset = service.write(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
     run_next(DATASETS)
     spec = {
         "dataset": dataset.id,
@@ -44,47 +44,47 @@ def new_job(service, *, training=None, resources=None, arguments=SIZE):
         "export": ["safetensors"],
     }
     document = parse_job_spec(spec).model_dump(mode="json")
-    return service.do(jobs.create, service.project, spec=document, resolved=False, dataset_id=dataset.id)
+    return service.write(jobs.create, service.project, spec=document, resolved=False, dataset_id=dataset.id)
 
 
-def retried(service, job, patch):
-    """What the API does with a fix: see `api.jobs.retry`."""
-    old = service.see(job)
+def retry_with(service, job, patch):
+    """Retry a job with a fix, as `api.jobs.retry` does."""
+    old = service.reload(job)
     new = parse_job_spec(merge_patch(old.spec, patch)).model_dump(mode="json")
     tracks = restart_scope(old.spec, new).tracks
     revision = Revision(
         base_seq=old.last_seq, spec=new, resolved=True, total_steps=None, changes=["the fix"], tracks=tracks
     )
-    return service.do(jobs.retry_revised, service.project, job.id, revision)
+    return service.write(jobs.retry_revised, service.project, job.id, revision)
 
 
-def baseline():
-    """The data that a job's process has before it begins: what is imported."""
+def imported_bytes():
+    """Return the memory of a job's process before it starts: the imported modules."""
     return Usage.read(os.getpid()).data_bytes
 
 
 def in_a_fresh_process(request):
-    """Run a test in a process that has done nothing else; whether this is that process.
+    """Run the test in a new process; return whether this is that process.
 
-    What earlier tests freed stays with a process: its jobs could take that, and no limit would be felt.
+    A process keeps the memory that earlier tests freed: a job could use it without reaching its limit.
     """
-    if os.environ.get(FRESH) == "1":
+    if os.environ.get(FRESH_PROCESS) == "1":
         return True
     command = [sys.executable, "-m", "pytest", "-n0", "-q", f"{__file__}::{request.node.name}"]
-    run = subprocess.run(command, env={**os.environ, FRESH: "1"}, capture_output=True, text=True, cwd=ROOT)
+    run = subprocess.run(command, env={**os.environ, FRESH_PROCESS: "1"}, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     return False
 
 
-def test_a_job_beyond_its_memory_limit_says_so_and_its_fix_fits(request):
+def test_a_job_beyond_its_memory_limit_fails_with_a_fix_that_works(request):
     if not in_a_fresh_process(request):
         return
     service = request.getfixturevalue("service")
-    with_settings(service, job_memory_bytes=baseline() + LIMIT)
-    job = new_job(service, training={"batch_size": 1400})
+    change_settings(service, job_memory_bytes=imported_bytes() + EXTRA_MEMORY)
+    job = create_job(service, training={"batch_size": 1400})
     run_next(JOBS)
 
-    failed = service.see(job)
+    failed = service.reload(job)
     assert failed.status == "failed"
     error = failed.error
     assert (error["code"], error["fault"]) == ("out_of_memory", "capacity"), error
@@ -92,22 +92,22 @@ def test_a_job_beyond_its_memory_limit_says_so_and_its_fix_fits(request):
     assert error["machine"]["memory_limit_bytes"] == service.settings.job_memory_bytes
     assert error["machine"]["disk_free_bytes"] > 0
 
-    retried(service, job, error["fix"])
+    retry_with(service, job, error["fix"])
     run_next(JOBS)
 
-    assert service.see(job).status == "succeeded", service.see(job).error
+    assert service.reload(job).status == "succeeded", service.reload(job).error
 
 
-def test_a_job_of_several_processes_that_lost_one_to_the_kernel_says_so_and_has_a_fix(service, monkeypatch):
-    def lose(*_):
+def test_a_job_that_lost_one_of_its_processes_to_the_oom_killer_has_a_fix(service, monkeypatch):
+    def lose_process(*_):
         raise KilledForMemory("the kernel ended process 1 of the 2 that train together")
 
-    with_settings(service, max_losses=1)
-    job = new_job(service)
-    monkeypatch.setattr(child.pipeline, "run", lose)
+    change_settings(service, max_losses=1)
+    job = create_job(service)
+    monkeypatch.setattr(child.pipeline, "run", lose_process)
     run_next(JOBS)
 
-    error = service.see(job).error
+    error = service.reload(job).error
     assert (error["code"], error["fault"], error["fix"]) == (
         "out_of_memory",
         "capacity",
@@ -116,26 +116,26 @@ def test_a_job_of_several_processes_that_lost_one_to_the_kernel_says_so_and_has_
     assert any("the kernel ended process 1 of the 2" in line for line in error["log"])
 
 
-def test_a_job_beyond_its_time_keeps_its_checkpoint_and_goes_on_with_more(service):
-    job = new_job(service, training={"epochs": 4000}, resources={"max_seconds": 3})
+def test_a_job_beyond_its_time_limit_keeps_its_checkpoint_and_resumes_with_a_longer_one(service):
+    job = create_job(service, training={"epochs": 4000}, resources={"max_seconds": 3})
     run_next(JOBS)
 
-    failed = service.see(job)
+    failed = service.reload(job)
     error = failed.error
     assert (failed.status, error["code"], error["fault"]) == ("failed", "time_limit", "capacity"), error
     assert failed.checkpoint_step > 0
-    assert failed.progress["step"] == failed.checkpoint_step  # saved when it left, not lost
+    assert failed.progress["step"] == failed.checkpoint_step  # saved at the time limit
     assert error["fix"]["resources"]["max_seconds"] > 6
-    assert service.ask(jobs.running_seconds, job.id) >= 3
+    assert service.read(jobs.running_seconds, job.id) >= 3
 
     run_next(JOBS)  # nothing waits
-    service.do(jobs.retry, service.project, job.id)
+    service.write(jobs.retry, service.project, job.id)
     run_next(JOBS)
-    assert service.see(job).error["code"] == "time_limit"  # as it was, so it has no time left
+    assert service.reload(job).error["code"] == "time_limit"  # without the fix it has no time left
 
-    before = service.see(job).checkpoint_step
-    again, _ = retried(service, job, {"resources": {"max_seconds": 10**6}})
-    assert again.checkpoint_step == before
-    service.do(jobs.claim, worker_id="wrk_other", accelerator="cpu", lease_seconds=60)
-    attempt = jobs.LeaseToken.from_job(service.see(job))
-    assert service.ask(checkpoints.list_resumable, attempt)[0].step == before
+    last_step = service.reload(job).checkpoint_step
+    retried, _ = retry_with(service, job, {"resources": {"max_seconds": 10**6}})
+    assert retried.checkpoint_step == last_step
+    service.write(jobs.claim, worker_id="wrk_other", accelerator="cpu", lease_seconds=60)
+    lease = jobs.LeaseToken.from_job(service.reload(job))
+    assert service.read(checkpoints.list_resumable, lease)[0].step == last_step

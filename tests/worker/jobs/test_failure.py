@@ -1,4 +1,4 @@
-"""Whose fault an error is, for everything that can be raised in a job."""
+"""The code and fault of each error that a job can raise."""
 
 import errno
 
@@ -44,14 +44,14 @@ from worker.jobs import failure
         (ZeroDivisionError("x"), "internal_error", "service"),
     ],
 )
-def test_an_error_is_told_apart(tmp_path, error, code, fault):
+def test_an_error_has_its_code_and_fault(tmp_path, error, code, fault):
     cause = failure.from_error(error, Settings(home=tmp_path), out_of_memory=is_out_of_memory(error))
 
     assert (cause.code, cause.fault) == (code, fault)
     assert cause.machine["memory_bytes"] > 10**6
 
 
-def test_a_mistake_of_ours_tells_no_secret_and_stays_short(tmp_path):
+def test_an_internal_error_shows_no_secret_and_is_short(tmp_path):
     error = ValueError("cannot connect to postgresql://u:pass-word@db/x" + "!" * 10_000)
 
     cause = failure.from_error(error, Settings(home=tmp_path), out_of_memory=False)

@@ -1,4 +1,4 @@
-"""What a job reads is brought to this machine: also the datasets that its method names."""
+"""Inputs of a job, including the further datasets of its method."""
 
 from core.data.stored import StoredDataset
 from core.spec import parse_job_spec
@@ -8,16 +8,16 @@ from worker.jobs.inputs import Inputs
 VIT = {"architecture": "vit_tiny_patch16_224", "arguments": {"patch_size": 4}}
 
 
-def nobody_asks():
+def no_poll():
     pass
 
 
-def test_the_pool_is_there_beside_the_dataset(service, make_dataset, tmp_path):
-    dataset, pool = make_dataset("own", 10), make_dataset("wild", 20)
+def test_the_unlabeled_pool_is_fetched_with_the_dataset(service, make_dataset, tmp_path):
+    dataset, pool = make_dataset("own", 10), make_dataset("unlabeled", 20)
     spec = parse_job_spec(
         {"dataset": dataset, "teachers": [VIT], "student": VIT, "method": {"name": "attention_probe", "pool": pool}}
     )
-    job = service.do(
+    job = service.write(
         jobs.create,
         service.project,
         spec=spec.model_dump(mode="json"),
@@ -26,12 +26,12 @@ def test_the_pool_is_there_beside_the_dataset(service, make_dataset, tmp_path):
         references=[pool],
     )
 
-    inputs = Inputs.fetch(service.context, job, spec, tmp_path / "scratch", nobody_asks)
+    inputs = Inputs.fetch(service.context, job, spec, tmp_path / "scratch", no_poll)
     workspace = inputs.workspace(service.context, tmp_path / "scratch")
 
-    with StoredDataset.open(workspace.dataset) as own, StoredDataset.open(workspace.datasets[pool]) as wild:
-        assert own.fingerprint != wild.fingerprint
-        num_train = len(wild.split("train"))
+    with StoredDataset.open(workspace.dataset) as own, StoredDataset.open(workspace.datasets[pool]) as unlabeled:
+        assert own.fingerprint != unlabeled.fingerprint
+        num_train = len(unlabeled.split("train"))
     assert list(workspace.datasets) == [pool]
     assert inputs.other_dataset_info()[pool].num_train == num_train
     assert inputs.dataset_info().num_train != num_train

@@ -1,4 +1,4 @@
-"""Claiming a job and answering for its end, whatever the process that runs it does."""
+"""The parent process of a job: claim, monitor, and record of every kind of exit."""
 
 import contextlib
 import logging
@@ -13,6 +13,7 @@ from core.reporting import Control
 from core.settings import Settings
 from core.store import jobs
 from core.system.parent_death import EXIT_OUT_OF_MEMORY
+from tests.support.waiting import until
 from worker import claim_loop
 from worker import context as worker_context
 from worker.claim_loop import run_next
@@ -25,8 +26,8 @@ from worker.scheduler.scheduler import Scheduler
 
 
 @pytest.fixture
-def working(monkeypatch):
-    """Let the job's process do this instead of running the engine."""
+def replace_run(monkeypatch):
+    """Return a function that replaces the engine in the job's process."""
 
     def install(work):
         monkeypatch.setattr(JOBS, "run", work)
@@ -34,41 +35,34 @@ def working(monkeypatch):
     return install
 
 
-def until(control, wanted, seconds=10.0):
-    ends = time.monotonic() + seconds
-    while control() is not wanted and time.monotonic() < ends:
-        time.sleep(0.005)
-    return control() is wanted
-
-
-def test_nothing_happens_where_no_job_waits(service):
+def test_nothing_happens_if_no_job_waits(service):
     run_next(JOBS)
 
     assert service.context.broker.queue_lengths()["jobs.cpu"] == 0
 
 
-def test_a_job_whose_process_dies_is_queued_again_at_once_and_counts_a_loss(service, working):
-    job = service.job()
-    working(lambda _context, _job, _control: os.kill(os.getpid(), signal.SIGKILL))
+def test_a_job_whose_process_dies_is_requeued_at_once_and_counts_a_loss(service, replace_run):
+    job = service.create_job()
+    replace_run(lambda _context, _job, _control: os.kill(os.getpid(), signal.SIGKILL))
     run_next(JOBS)
 
-    seen = service.see(job)
+    seen = service.reload(job)
     assert (seen.status, seen.worker_losses, seen.attempt) == ("queued", 1, 1)
     assert service.context.broker.queue_lengths()["jobs.cpu"] == 1
 
 
-def test_a_job_that_kills_every_worker_fails_in_the_end(service, working):
-    job = service.job()
-    working(lambda _context, _job, _control: 1)
+def test_a_job_that_loses_every_worker_fails(service, replace_run):
+    job = service.create_job()
+    replace_run(lambda _context, _job, _control: 1)
     for _ in range(3):
         run_next(JOBS)
 
-    seen = service.see(job)
+    seen = service.reload(job)
     assert (seen.status, seen.error["code"]) == ("failed", "worker_lost")
 
 
-def test_the_lease_is_renewed_while_the_job_runs(service, working):
-    job = service.job()
+def test_the_lease_is_renewed_while_the_job_runs(service, replace_run):
+    job = service.create_job()
     leases = []
 
     def work(context, job, _control):
@@ -80,14 +74,14 @@ def test_the_lease_is_renewed_while_the_job_runs(service, working):
             jobs.release(session, jobs.LeaseToken.from_job(job))
         return 0 if len(set(leases)) >= 3 else 1
 
-    working(work)
+    replace_run(work)
     run_next(JOBS)
 
-    assert service.see(job).worker_losses == 0
+    assert service.reload(job).worker_losses == 0
 
 
-def test_a_deaf_job_is_killed_and_cancelled(service, working, monkeypatch):
-    job = service.job()
+def test_an_unresponsive_job_is_killed_and_cancelled(service, replace_run, monkeypatch):
+    job = service.create_job()
     intervals = MonitorIntervals(control_poll_seconds=0.05, outage_seconds=20, cancel_grace_seconds=0.2)
     monkeypatch.setattr(claim_loop, "monitor_intervals", lambda _: intervals)
 
@@ -96,65 +90,65 @@ def test_a_deaf_job_is_killed_and_cancelled(service, working, monkeypatch):
             jobs.cancel(session, job.project_id, job.id)
         time.sleep(60)
 
-    working(work)
+    replace_run(work)
     run_next(JOBS)
 
-    assert service.see(job).status == "cancelled"
+    assert service.reload(job).status == "cancelled"
 
 
-def test_a_drained_worker_hands_its_job_back_without_a_loss(service, working):
-    job = service.job()
+def test_a_drained_worker_releases_its_job_without_a_loss(service, replace_run):
+    job = service.create_job()
 
     def work(context, job, control):
         DRAIN.set(1)
-        assert until(control, Control.DRAIN)
+        until(lambda: control() is Control.DRAIN)
         with context.database.write() as session:
             jobs.release(session, jobs.LeaseToken.from_job(job))
         return 0
 
-    working(work)
+    replace_run(work)
     try:
         run_next(JOBS)
     finally:
         DRAIN.set(0)
 
-    seen = service.see(job)
+    seen = service.reload(job)
     assert (seen.status, seen.worker_losses) == ("queued", 0)
 
 
-def test_a_worker_that_is_asked_to_end_claims_nothing_more(service, working):
-    job = service.job()
+def test_a_drained_worker_claims_no_job(service, replace_run):
+    job = service.create_job()
     DRAIN.set(1)
     try:
         run_next(JOBS)
     finally:
         DRAIN.set(0)
 
-    assert (service.see(job).status, service.see(job).attempt) == ("queued", 0)
+    assert (service.reload(job).status, service.reload(job).attempt) == ("queued", 0)
 
 
-def test_pause_and_stop_reach_the_job(service, working):
-    job = service.job()
+def test_pause_and_stop_reach_the_job(service, replace_run):
+    job = service.create_job()
 
     def work(context, job, control):
         with context.database.write() as session:
             jobs.stop(session, job.project_id, job.id)
-        assert until(control, Control.STOP)
+        until(lambda: control() is Control.STOP)
         with context.database.write() as session:
             jobs.pause(session, job.project_id, job.id)
-        assert until(control, Control.PAUSE)
+        until(lambda: control() is Control.PAUSE)
         with context.database.write() as session:
             jobs.release_paused(session, jobs.LeaseToken.from_job(job))
         return 0
 
-    working(work)
+    replace_run(work)
     run_next(JOBS)
 
-    assert service.see(job).status == "paused"
+    assert service.reload(job).status == "paused"
 
 
-def test_a_job_that_was_given_to_somebody_else_is_left_alone(service, working):
-    job = service.job()
+def test_a_job_that_another_worker_claimed_is_left_unchanged(service, replace_run):
+    job = service.create_job()
 
     def work(context, _job, _control):
         with context.database.write() as session:
@@ -162,36 +156,36 @@ def test_a_job_that_was_given_to_somebody_else_is_left_alone(service, working):
             jobs.claim(session, worker_id="wrk_other", accelerator="cpu", lease_seconds=20)
         time.sleep(60)
 
-    working(work)
+    replace_run(work)
     run_next(JOBS)
 
-    seen = service.see(job)
+    seen = service.reload(job)
     assert (seen.status, seen.attempt, seen.worker_id) == ("running", 2, "wrk_other")
 
 
-def test_the_end_of_one_process_takes_nothing_from_others(service, working):
-    """Its own job is given up at once; another one's lease may only have had no chance to be renewed."""
-    other = service.claimed(lease_seconds=-1)
-    job = service.job()
-    working(lambda _context, _job, _control: 1)
+def test_the_exit_of_a_process_does_not_affect_other_jobs(service, replace_run):
+    """Only the worker's own job is requeued; the expired lease of another job may still be renewed."""
+    other = service.claim_job(lease_seconds=-1)
+    job = service.create_job()
+    replace_run(lambda _context, _job, _control: 1)
     run_next(JOBS)
 
-    assert (service.see(job).status, service.see(job).worker_losses) == ("queued", 1)
-    assert service.see(other).status == "running"
+    assert (service.reload(job).status, service.reload(job).worker_losses) == ("queued", 1)
+    assert service.reload(other).status == "running"
 
 
-def test_a_job_that_loses_its_process_says_what_it_said_last_and_how_it_ended(service, working):
-    job = service.job()
+def test_a_lost_process_leaves_its_last_log_lines_and_its_signal(service, replace_run):
+    job = service.create_job()
 
     def work(_context, _job, _control):
         logging.getLogger("worker.anything").warning("the last line")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    working(work)
+    replace_run(work)
     for _ in range(service.settings.max_losses):
         run_next(JOBS)
 
-    error = service.see(job).error
+    error = service.reload(job).error
     assert (error["code"], error["fault"], error["fix"]) == ("worker_lost", "infrastructure", None)
     assert "SIGKILL" in error["message"]
     assert [line[9:] for line in error["log"]] == ["warning the last line"]
@@ -199,145 +193,142 @@ def test_a_job_that_loses_its_process_says_what_it_said_last_and_how_it_ended(se
     assert error["machine"]["disk_free_bytes"] > 0
 
 
-def test_a_job_that_hangs_is_queued_again_and_fails_in_the_end_with_where_it_stood(service, working, monkeypatch):
-    job = service.job()
-    quick = Watchdog
-    monkeypatch.setattr(parent, "Watchdog", lambda **limits: quick(**{**limits, "stall_seconds": 0.2}))
+def test_a_stalled_job_is_requeued_and_finally_fails_with_its_traceback(service, replace_run, monkeypatch):
+    job = service.create_job()
+    watchdog_class = Watchdog
+    monkeypatch.setattr(parent, "Watchdog", lambda **limits: watchdog_class(**{**limits, "stall_seconds": 0.2}))
 
     def work(_context, _job, control):
         control()
         time.sleep(60)
 
-    working(work)
+    replace_run(work)
     run_next(JOBS)
-    assert (service.see(job).status, service.see(job).worker_losses) == ("queued", 1)
+    assert (service.reload(job).status, service.reload(job).worker_losses) == ("queued", 1)
     for _ in range(service.settings.max_losses - 1):
         run_next(JOBS)
 
-    seen = service.see(job)
+    seen = service.reload(job)
     assert (seen.status, seen.error["code"], seen.error["fault"]) == ("failed", "stalled", "service")
     assert any("in work" in line for line in seen.error["log"])
     assert "POTSTILL_STALL_TIMEOUT_SECONDS" in seen.error["advice"]
 
 
-def test_a_job_that_the_kernel_ended_for_want_of_memory_fails_as_out_of_memory(service, working, monkeypatch):
-    job = service.job(spec={"dataset": service.dataset, "training": {"batch_size": 128}})
+def test_a_job_that_the_oom_killer_killed_fails_as_out_of_memory(service, replace_run, monkeypatch):
+    job = service.create_job(spec={"dataset": service.dataset, "training": {"batch_size": 128}})
     monkeypatch.setattr(Watchdog, "saw_oom_kill", lambda _self: True)
-    working(lambda _context, _job, _control: os.kill(os.getpid(), signal.SIGKILL))
+    replace_run(lambda _context, _job, _control: os.kill(os.getpid(), signal.SIGKILL))
     run_next(JOBS)
-    assert service.see(job).status == "queued"  # another process may have been the cause
+    assert service.reload(job).status == "queued"  # another process may have used the memory
     for _ in range(service.settings.max_losses - 1):
         run_next(JOBS)
 
-    error = service.see(job).error
+    error = service.reload(job).error
     assert (error["code"], error["fault"]) == ("out_of_memory", "capacity")
     assert error["fix"] == {"training": {"batch_size": 64}}
 
 
-def test_why_it_ended_is_written_down_before_its_folder_is_deleted_which_may_outlast_its_lease(
-    service, working, monkeypatch
-):
-    job = service.job()
+def test_the_exit_is_recorded_before_the_scratch_folder_is_deleted(service, replace_run, monkeypatch):
+    job = service.create_job()
     seen = []
-    monkeypatch.setattr(claim_loop.shutil, "rmtree", lambda *_, **__: seen.append(service.see(job).status))
-    working(lambda _context, _job, _control: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(claim_loop.shutil, "rmtree", lambda *_, **__: seen.append(service.reload(job).status))
+    replace_run(lambda _context, _job, _control: os.kill(os.getpid(), signal.SIGKILL))
     run_next(JOBS)
 
     assert seen == ["queued"]
 
 
-def test_so_does_one_of_several_processes_that_lost_another_one_to_the_kernel(service, working):
-    job = service.job(spec={"dataset": service.dataset, "training": {"batch_size": 128}})
-    working(lambda _context, _job, _control: EXIT_OUT_OF_MEMORY)
+def test_a_process_that_lost_another_one_to_the_oom_killer_fails_as_out_of_memory(service, replace_run):
+    job = service.create_job(spec={"dataset": service.dataset, "training": {"batch_size": 128}})
+    replace_run(lambda _context, _job, _control: EXIT_OUT_OF_MEMORY)
     for _ in range(service.settings.max_losses):
         run_next(JOBS)
 
-    error = service.see(job).error
+    error = service.reload(job).error
     assert (error["code"], error["fault"]) == ("out_of_memory", "capacity")
     assert error["fix"] == {"training": {"batch_size": 64}}
 
 
-def test_a_job_that_does_not_leave_when_its_time_is_over_is_ended_and_fails(service, working, monkeypatch):
-    job = service.job(spec={"dataset": service.dataset, "resources": {"max_seconds": 0.1}})
+def test_a_job_that_ignores_its_time_limit_is_killed_and_fails(service, replace_run, monkeypatch):
+    job = service.create_job(spec={"dataset": service.dataset, "resources": {"max_seconds": 0.1}})
     intervals = MonitorIntervals(
         control_poll_seconds=0.05, outage_seconds=20, cancel_grace_seconds=0.2, drain_seconds=0.2
     )
     monkeypatch.setattr(claim_loop, "monitor_intervals", lambda _: intervals)
-    working(lambda _context, _job, _control: time.sleep(60))
+    replace_run(lambda _context, _job, _control: time.sleep(60))
     run_next(JOBS)
 
-    error = service.see(job).error
+    error = service.reload(job).error
     assert (error["code"], error["fault"]) == ("time_limit", "capacity")
     assert "resources.max_seconds" in error["message"]
 
 
-# --- a cancel lands, whatever hangs ---------------------------------------------------------------
+# --- cancel of an unresponsive job ----------------------------------------------------------------
 
 
-def deaf(context, job, _control):
-    """A job's process that reacts to nothing at all, and holds the interpreter."""
+def ignore_signals(context, job, _control):
+    """Run as a job that blocks all signals, reads no control and holds the GIL."""
     signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP})
-    (context.settings.home / "deaf").write_text(str(os.getpid()))
+    (context.settings.home / "pid").write_text(str(os.getpid()))
     while True:
         sum(range(10**7))
 
 
 @pytest.fixture
-def worker(service, working):
-    """Another process that runs the job, with the default ratio of its lease to its heartbeat; scaled by ten."""
-    job = service.job()
+def worker(service, replace_run):
+    """Run the job in another process, with the default ratios of lease, heartbeat and timeouts, ten times faster."""
+    job = service.create_job()
     settings = Settings(
         **service.settings.model_dump()
         | {"lease_seconds": 2.0, "heartbeat_seconds": 0.5, "control_poll_seconds": 0.1, "cancel_grace_seconds": 0.6}
     )
     service.context = worker_context.Context(settings, service.context.queue, service.context.worker_id)
     worker_context._Current.context = service.context
-    working(deaf)
+    replace_run(ignore_signals)
     service.context.database.dispose()  # it must not cross the fork
     pid = os.fork()
     if pid == 0:
         run_next(JOBS)
         os._exit(0)
-    told, ends = settings.home / "deaf", time.monotonic() + 20
-    while not (told.exists() and told.read_text()):
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-    yield pid, psutil.Process(int(told.read_text())), job
-    for one in (pid, int(told.read_text())):
+    pid_file = settings.home / "pid"
+    until(lambda: pid_file.exists() and pid_file.read_text(), 20)
+    job_pid = int(pid_file.read_text())
+    yield pid, psutil.Process(job_pid), job
+    for process_id in (pid, job_pid):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
+            os.kill(process_id, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
 
 
 def seconds_until_cancelled(service, job):
-    """Cancel it, and make the scheduler's rounds until that has landed."""
+    """Cancel the job and run the scheduler until the job is cancelled; return the seconds that it took."""
     scheduler = Scheduler(service.settings)
-    service.do(jobs.cancel, service.project, job.id)
+    service.write(jobs.cancel, service.project, job.id)
     began = time.monotonic()
-    while service.see(job).status != "cancelled":
-        assert time.monotonic() - began < 20, service.see(job).status
+    while service.reload(job).status != "cancelled":
+        assert time.monotonic() - began < 20, service.reload(job).status
         scheduler.requeue_expired()
         time.sleep(0.05)
     scheduler.close()
     return time.monotonic() - began
 
 
-def test_a_cancel_of_a_job_that_reacts_to_nothing_is_done_by_force(service, worker):
+def test_a_cancel_kills_an_unresponsive_job(service, worker):
     _, process, job = worker
 
-    assert seconds_until_cancelled(service, job) < 3.0  # a tenth of what is promised
+    assert seconds_until_cancelled(service, job) < 3.0  # a tenth of the guaranteed time
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_cancel_lands_though_the_jobs_worker_is_stopped(service, worker):
+def test_a_cancel_completes_if_the_jobs_worker_is_stopped(service, worker):
     pid, _, job = worker
     os.kill(pid, signal.SIGSTOP)
 
     assert seconds_until_cancelled(service, job) < 3.0
 
 
-def test_a_cancel_lands_though_the_jobs_worker_is_dead(service, worker):
+def test_a_cancel_completes_if_the_jobs_worker_is_dead(service, worker):
     pid, process, job = worker
     os.kill(pid, signal.SIGKILL)
 
@@ -345,11 +336,11 @@ def test_a_cancel_lands_though_the_jobs_worker_is_dead(service, worker):
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_with_the_default_settings_a_cancel_lands_within_thirty_seconds():
-    """By force: asked at the next look, then killed. Of a silent worker: its lease, renewed just before, runs out."""
+def test_with_the_default_settings_a_cancel_completes_within_thirty_seconds():
+    """A running worker reads the request, then kills the job. A stopped worker's lease expires."""
     settings = Settings()
 
-    by_force = settings.control_poll_seconds + settings.cancel_grace_seconds + POLL_SECONDS
-    of_a_silent_worker = settings.lease_seconds + settings.scheduler_interval_seconds
+    with_kill = settings.control_poll_seconds + settings.cancel_grace_seconds + POLL_SECONDS
+    with_expiry = settings.lease_seconds + settings.scheduler_interval_seconds
 
-    assert max(by_force, of_a_silent_worker) < 25  # five seconds to write it down
+    assert max(with_kill, with_expiry) < 25  # leaves five seconds to record it

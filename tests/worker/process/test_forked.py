@@ -10,15 +10,15 @@ from worker.process.forked import EXIT_CRASHED, ForkedProcess, limit_memory
 from worker.process.shared_flags import SharedByte
 
 
-def test_it_returns_what_the_work_returns():
+def test_its_status_is_the_return_value():
     assert ForkedProcess(lambda: 7).wait(10) == 7
 
 
-def test_an_exception_ends_it_with_a_status_of_its_own():
+def test_an_exception_has_its_own_status():
     assert ForkedProcess(lambda: 1 // 0).wait(10) == EXIT_CRASHED
 
 
-def test_a_signal_is_told_apart_from_a_status():
+def test_a_signal_is_a_negative_status():
     process = ForkedProcess(lambda: time.sleep(60) or 0)
     assert process.wait(0.05) is None
     process.kill()
@@ -26,7 +26,7 @@ def test_a_signal_is_told_apart_from_a_status():
     assert process.status == -signal.SIGKILL
 
 
-def test_it_ignores_the_signal_that_ends_its_group():
+def test_it_ignores_sigterm_and_sigint():
     reached = SharedByte()
 
     def work():
@@ -39,7 +39,7 @@ def test_it_ignores_the_signal_that_ends_its_group():
     assert reached.get() == 1
 
 
-def test_memory_beyond_the_limit_is_refused_to_it_alone():
+def test_the_memory_limit_applies_only_to_it():
     def work():
         limit_memory(1 << 30)
         try:
@@ -51,7 +51,7 @@ def test_memory_beyond_the_limit_is_refused_to_it_alone():
     assert ForkedProcess(work).wait(10) == 3
 
 
-def test_it_has_one_thread_whatever_its_parent_has():
+def test_it_starts_with_one_thread():
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait)
     thread.start()

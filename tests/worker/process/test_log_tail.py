@@ -31,14 +31,14 @@ def die_after(words, work):
     return words.lines()
 
 
-def test_lines_outlive_a_kill_and_say_how_grave_they_are(words):
+def test_lines_survive_a_kill_with_their_level(words):
     log = logging.getLogger("worker.anything")
     lines = die_after(words, lambda: log.error("the %s is full", "disk"))
 
     assert [line[9:] for line in lines] == ["error the disk is full"]
 
 
-def test_our_own_lines_are_among_them_as_a_worker_logs_them():
+def test_structlog_lines_are_saved_as_a_worker_logs_them():
     """In a process of its own: a worker sets its logs up once, long before the fork."""
     script = """
 import os, structlog
@@ -84,7 +84,7 @@ def test_a_traceback_is_several_lines(words):
     assert lines[-1] == "ValueError: invalid literal for int() with base 10: 'nothing'"
 
 
-def test_only_the_newest_are_kept_and_they_have_a_bound(words):
+def test_only_the_newest_lines_are_saved_up_to_a_limit(words):
     words.save(f"line {number}" for number in range(1000))
     assert words.lines() == [f"line {number}" for number in range(1000 - NUM_LINES, 1000)]
 
@@ -93,7 +93,7 @@ def test_only_the_newest_are_kept_and_they_have_a_bound(words):
     assert sum(len(line.encode()) for line in words.lines()) <= NUM_BYTES
 
 
-def test_no_line_holds_a_secret(words):
+def test_no_line_shows_a_secret(words):
     log = logging.getLogger("worker.anything")
     said = "connecting to postgresql://u:pass-word@db/x with hunter2-hunter2"
     (line,) = die_after(words, lambda: log.warning(said))
@@ -103,7 +103,7 @@ def test_no_line_holds_a_secret(words):
     assert "postgresql://" in line
 
 
-def test_secrets_are_those_of_the_settings_and_of_the_environment():
+def test_secrets_come_from_the_settings_and_the_environment():
     settings = Settings(
         database_url="postgresql+psycopg://u:db-password@h/x",
         broker_url="redis://:broker-password@h/0",
@@ -128,7 +128,7 @@ def test_secrets_are_those_of_the_settings_and_of_the_environment():
     assert redact_secrets("the key is bucket-secret", found) == "the key is [hidden]"
 
 
-def test_a_process_that_hangs_says_where_when_it_is_asked(words):
+def test_a_hung_process_writes_a_traceback_on_request(words):
     def hang():
         words.attach()
         logging.getLogger().warning("about to hang")

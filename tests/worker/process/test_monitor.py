@@ -1,4 +1,4 @@
-"""The guardian: it beats, carries requests, and ends what does not end by itself."""
+"""The monitor: it beats, carries requests, and ends what does not end by itself."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from worker.process.shared_flags import DRAIN
 FAST = MonitorIntervals(control_poll_seconds=0.05, outage_seconds=0.4, cancel_grace_seconds=0.3, drain_seconds=0.3)
 
 
-def until_asked(control, wanted=None, seconds=10.0):
+def until_requested(control, wanted=None, seconds=10.0):
     """What a job does: go on until something is asked of it."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
@@ -38,11 +38,11 @@ def drained():
     DRAIN.set(0)
 
 
-def test_work_that_ends_by_itself_is_done():
+def test_a_process_with_status_zero_is_done():
     assert ProcessMonitor(lambda: Control.GO, FAST).run(lambda _control: 0) is ExitReason.DONE
 
 
-def test_work_that_fails_or_is_killed_has_crashed():
+def test_a_process_that_fails_or_is_killed_has_crashed():
     def die(_control):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -52,57 +52,57 @@ def test_work_that_fails_or_is_killed_has_crashed():
 
 
 @pytest.mark.parametrize("wanted", [Control.CANCEL, Control.PAUSE, Control.STOP])
-def test_what_is_asked_reaches_the_work(wanted):
-    guardian = ProcessMonitor(lambda: wanted, FAST)
+def test_a_request_reaches_the_process(wanted):
+    monitor = ProcessMonitor(lambda: wanted, FAST)
 
-    assert guardian.run(lambda control: until_asked(control, wanted)) is ExitReason.DONE
-    assert guardian.requested is wanted
+    assert monitor.run(lambda control: until_requested(control, wanted)) is ExitReason.DONE
+    assert monitor.requested is wanted
 
 
-def test_the_lease_is_renewed_while_the_work_holds_its_process():
+def test_the_lease_is_renewed_while_the_process_is_busy():
     beats = []
     ProcessMonitor(lambda: beats.append(1) or Control.GO, FAST).run(lambda _control: time.sleep(0.5) or 0)
 
     assert len(beats) >= 3
 
 
-def test_work_that_does_not_react_to_a_cancel_is_killed():
+def test_a_process_that_ignores_a_cancel_is_killed():
     began = time.monotonic()
-    guardian = ProcessMonitor(lambda: Control.CANCEL, FAST)
+    monitor = ProcessMonitor(lambda: Control.CANCEL, FAST)
 
-    assert guardian.run(deaf) is ExitReason.FORCED
-    assert guardian.requested is Control.CANCEL
+    assert monitor.run(deaf) is ExitReason.FORCED
+    assert monitor.requested is Control.CANCEL
     assert time.monotonic() - began < 20  # `deaf` would go on for longer
 
 
-def test_a_drain_reaches_the_work_and_is_forced_in_the_end(drained):
-    assert ProcessMonitor(lambda: Control.GO, FAST).run(until_asked) is ExitReason.DONE
-    guardian = ProcessMonitor(lambda: Control.GO, FAST)
-    assert guardian.run(deaf) is ExitReason.FORCED
-    assert guardian.requested is Control.DRAIN
+def test_a_drain_reaches_the_process_or_kills_it(drained):
+    assert ProcessMonitor(lambda: Control.GO, FAST).run(until_requested) is ExitReason.DONE
+    monitor = ProcessMonitor(lambda: Control.GO, FAST)
+    assert monitor.run(deaf) is ExitReason.FORCED
+    assert monitor.requested is Control.DRAIN
 
 
-def test_a_pause_that_the_work_does_not_see_to_holds_up_no_drain(drained):
-    guardian = ProcessMonitor(lambda: Control.PAUSE, FAST)
+def test_an_ignored_pause_does_not_delay_a_drain(drained):
+    monitor = ProcessMonitor(lambda: Control.PAUSE, FAST)
 
-    assert guardian.run(deaf) is ExitReason.FORCED
-    assert guardian.requested is Control.PAUSE
-
-
-def test_a_pause_alone_may_take_its_time():
-    guardian = ProcessMonitor(lambda: Control.PAUSE, FAST)
-
-    assert guardian.run(lambda _control: time.sleep(3 * FAST.drain_seconds) or 0) is ExitReason.DONE
+    assert monitor.run(deaf) is ExitReason.FORCED
+    assert monitor.requested is Control.PAUSE
 
 
-def test_a_cancel_is_stronger_than_a_drain(drained):
-    guardian = ProcessMonitor(lambda: Control.CANCEL, FAST)
-    guardian.run(lambda control: until_asked(lambda: control() if control() is Control.CANCEL else Control.GO))
+def test_a_pause_alone_has_no_timeout():
+    monitor = ProcessMonitor(lambda: Control.PAUSE, FAST)
 
-    assert guardian.requested is Control.CANCEL
+    assert monitor.run(lambda _control: time.sleep(3 * FAST.drain_seconds) or 0) is ExitReason.DONE
 
 
-def test_work_whose_lease_is_lost_is_killed_at_once():
+def test_a_cancel_overrides_a_drain(drained):
+    monitor = ProcessMonitor(lambda: Control.CANCEL, FAST)
+    monitor.run(lambda control: until_requested(lambda: control() if control() is Control.CANCEL else Control.GO))
+
+    assert monitor.requested is Control.CANCEL
+
+
+def test_a_process_whose_lease_is_lost_is_killed_at_once():
     def lost():
         raise LeaseLost
 
@@ -112,7 +112,7 @@ def test_work_whose_lease_is_lost_is_killed_at_once():
     assert time.monotonic() - began < 20  # `deaf` would go on for longer
 
 
-def test_a_database_that_is_away_for_a_moment_costs_nothing():
+def test_a_short_database_outage_has_no_effect():
     answers = iter([DatabaseUnavailable("away"), DatabaseUnavailable("away")])
 
     def beat():
@@ -121,23 +121,23 @@ def test_a_database_that_is_away_for_a_moment_costs_nothing():
             raise error
         return Control.PAUSE
 
-    assert ProcessMonitor(beat, FAST).run(until_asked) is ExitReason.DONE
+    assert ProcessMonitor(beat, FAST).run(until_requested) is ExitReason.DONE
 
 
-def test_a_database_that_is_away_for_longer_than_the_work_may_go_on_ends_it():
+def test_a_database_outage_beyond_the_limit_ends_the_process():
     def away():
         raise DatabaseUnavailable("away")
 
     assert ProcessMonitor(away, FAST).run(deaf) is ExitReason.LEASE_LOST
 
 
-def test_the_work_dies_with_its_guardian(tmp_path):
+def test_the_process_dies_with_its_monitor(tmp_path):
     def tell_and_wait(_control):
         (tmp_path / "pid").write_text(str(os.getpid()))
         time.sleep(60)
 
-    guardian = os.fork()
-    if guardian == 0:
+    monitor = os.fork()
+    if monitor == 0:
         ProcessMonitor(lambda: Control.GO, FAST).run(tell_and_wait)
         os._exit(0)
     ends = time.monotonic() + 10
@@ -145,8 +145,8 @@ def test_the_work_dies_with_its_guardian(tmp_path):
         assert time.monotonic() < ends
         time.sleep(0.01)
     work = psutil.Process(int((tmp_path / "pid").read_text()))
-    os.kill(guardian, signal.SIGKILL)
-    os.waitpid(guardian, 0)
+    os.kill(monitor, signal.SIGKILL)
+    os.waitpid(monitor, 0)
 
     while work.is_running() and work.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < ends

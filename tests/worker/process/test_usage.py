@@ -4,14 +4,14 @@ from worker.process.forked import ForkedProcess
 from worker.process.usage import Usage, machine_info, own_usage
 
 
-def test_what_a_process_uses_is_seen():
+def test_usage_of_a_running_process():
     used = own_usage()
 
     assert 10**6 < used.resident_bytes <= used.peak_bytes
     assert used.data_bytes > 10**6
 
 
-def test_a_process_that_has_ended_uses_nothing():
+def test_a_process_that_has_ended_has_no_usage():
     process = ForkedProcess(lambda: 0)
     process.wait(10)
 
@@ -19,7 +19,7 @@ def test_a_process_that_has_ended_uses_nothing():
     assert process.peak_bytes > 10**6
 
 
-def test_an_error_tells_what_was_free(tmp_path):
+def test_machine_info_contains_free_memory_and_disk(tmp_path):
     told = machine_info(tmp_path, Usage(resident_bytes=1, peak_bytes=2, data_bytes=3), limit=0)
 
     assert (told["memory_bytes"], told["memory_peak_bytes"], told["memory_limit_bytes"]) == (1, 2, None)

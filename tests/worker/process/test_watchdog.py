@@ -1,4 +1,4 @@
-"""What a guardian shares with the work that it guards."""
+"""What a monitor shares with the work that it guards."""
 
 import math
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.reporting import Control
+from core.system import oom_kills
 from worker.process.forked import ForkedProcess
 from worker.process.monitor import ExitReason, MonitorIntervals, ProcessMonitor
 from worker.process.watchdog import SharedTimestamp, Watchdog, current_watchdog
@@ -17,8 +18,8 @@ FAST = MonitorIntervals(control_poll_seconds=0.05, outage_seconds=5.0, cancel_gr
 
 
 def guarded(work, **limits):
-    guardian = ProcessMonitor(lambda: Control.GO, FAST, Watchdog(**limits))
-    return guardian, guardian.run(work)
+    monitor = ProcessMonitor(lambda: Control.GO, FAST, Watchdog(**limits))
+    return monitor, monitor.run(work)
 
 
 def hang(control):
@@ -28,7 +29,7 @@ def hang(control):
     return 0
 
 
-def test_a_moment_is_shared():
+def test_a_timestamp_is_shared():
     moment = SharedTimestamp()
     time.sleep(0.05)
     assert moment.age() >= 0.05
@@ -37,7 +38,7 @@ def test_a_moment_is_shared():
     assert moment.age() < 0.05 + 10
 
 
-def test_a_moment_is_never_read_half_written():
+def test_a_timestamp_is_never_read_half_written():
     """Or work that runs is ended as work that hangs: it touches before every step, and steps may take a millisecond."""
     moment = SharedTimestamp()
 
@@ -54,17 +55,17 @@ def test_a_moment_is_never_read_half_written():
     assert oldest < 60  # of a moment half written it is the age of the machine
 
 
-def test_work_that_hangs_is_ended_and_says_where_it_stood():
+def test_a_hung_process_is_killed_and_leaves_its_traceback():
     began = time.monotonic()
-    guardian, ending = guarded(hang, stall_seconds=0.2)
+    monitor, exit_reason = guarded(hang, stall_seconds=0.2)
 
-    assert ending is ExitReason.STALLED
-    assert guardian.status == -signal.SIGKILL
+    assert exit_reason is ExitReason.STALLED
+    assert monitor.status == -signal.SIGKILL
     assert time.monotonic() - began < 20  # it would go on for longer
-    assert any("in hang" in line for line in guardian.log_lines)
+    assert any("in hang" in line for line in monitor.log_lines)
 
 
-def test_work_that_is_stopped_and_deaf_to_all_signals_is_ended_too():
+def test_a_stopped_process_that_blocks_all_signals_is_killed():
     def stop(control):
         for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
             signal.pthread_sigmask(signal.SIG_BLOCK, [number])
@@ -73,7 +74,7 @@ def test_work_that_is_stopped_and_deaf_to_all_signals_is_ended_too():
     assert guarded(stop, stall_seconds=0.2)[1] is ExitReason.STALLED
 
 
-def test_work_that_looks_for_requests_is_alive_however_long_it_takes():
+def test_a_process_that_reads_its_control_is_not_stalled():
     def work(control):
         ends = time.monotonic() + 1.0
         while time.monotonic() < ends:
@@ -84,27 +85,27 @@ def test_work_that_looks_for_requests_is_alive_however_long_it_takes():
     assert guarded(work, stall_seconds=0.5)[1] is ExitReason.DONE
 
 
-def test_work_whose_time_is_over_is_asked_to_leave_and_knows_why():
+def test_a_process_at_its_time_limit_is_drained_and_knows_the_reason():
     def work(control):
         while control() is Control.GO:
             time.sleep(0.005)
         return 0 if control() is Control.DRAIN and current_watchdog().is_time_over() else 1
 
-    guardian, ending = guarded(work, remaining_seconds=0.1)
+    monitor, exit_reason = guarded(work, remaining_seconds=0.1)
 
-    assert (ending, guardian.requested) == (ExitReason.DONE, Control.DRAIN)
-
-
-def test_work_that_does_not_leave_when_its_time_is_over_is_ended():
-    guardian, ending = guarded(hang, remaining_seconds=0.1)
-
-    assert (ending, guardian.watchdog.is_time_over()) == (ExitReason.FORCED, True)
+    assert (exit_reason, monitor.requested) == (ExitReason.DONE, Control.DRAIN)
 
 
-def test_a_kill_for_want_of_memory_is_known_by_the_counter(monkeypatch, tmp_path):
+def test_a_process_that_ignores_its_time_limit_is_killed():
+    monitor, exit_reason = guarded(hang, remaining_seconds=0.1)
+
+    assert (exit_reason, monitor.watchdog.is_time_over()) == (ExitReason.FORCED, True)
+
+
+def test_an_oom_kill_is_detected_by_the_counter(monkeypatch, tmp_path):
     counter = tmp_path / "memory.events"
     counter.write_text("oom_kill 3\n")
-    monkeypatch.setattr("core.system.oom_kills.find_oom_counter", lambda _pid: counter)
+    monkeypatch.setattr(oom_kills, "find_oom_counter", lambda _pid: counter)
 
     def work(_control):
         while counter.read_text() == "oom_kill 3\n":
@@ -112,13 +113,13 @@ def test_a_kill_for_want_of_memory_is_known_by_the_counter(monkeypatch, tmp_path
         os.kill(os.getpid(), signal.SIGKILL)
 
     def beat():
-        if guardian.watchdog.usage is not None:  # it has looked once
+        if monitor.watchdog.usage is not None:  # it has looked once
             counter.write_text("oom_kill 4\n")
         return Control.GO
 
-    guardian = ProcessMonitor(beat, FAST, Watchdog())
-    assert guardian.run(work) is ExitReason.CRASHED
-    assert guardian.watchdog.saw_oom_kill()
+    monitor = ProcessMonitor(beat, FAST, Watchdog())
+    assert monitor.run(work) is ExitReason.CRASHED
+    assert monitor.watchdog.saw_oom_kill()
     other = ProcessMonitor(lambda: Control.GO, FAST, Watchdog())
     other.run(lambda _control: os.kill(os.getpid(), signal.SIGKILL))
     assert not other.watchdog.saw_oom_kill()
@@ -145,17 +146,17 @@ def small_group():
     pytest.skip("control groups with a memory limit cannot be made here (not root, or a container without them)")
 
 
-def test_the_kernels_own_kill_is_known_for_one(small_group):
+def test_a_real_oom_kill_is_detected(small_group):
     def work(_control):
         (small_group / "cgroup.procs").write_text(str(os.getpid()))
-        time.sleep(0.3)  # for the guardian to look: it does so when the work has begun
+        time.sleep(0.3)  # for the monitor to look: it does so when the work has begun
         return len(bytearray(os.urandom(1024) * 512 * 1024))  # 512 MiB, each page written
 
-    guardian = ProcessMonitor(lambda: Control.GO, FAST, _Late(small_group))
-    assert guardian.run(work) is ExitReason.CRASHED
+    monitor = ProcessMonitor(lambda: Control.GO, FAST, _Late(small_group))
+    assert monitor.run(work) is ExitReason.CRASHED
 
-    assert guardian.status == -signal.SIGKILL
-    assert guardian.watchdog.saw_oom_kill()
+    assert monitor.status == -signal.SIGKILL
+    assert monitor.watchdog.saw_oom_kill()
 
 
 class _Late(Watchdog):
@@ -165,11 +166,11 @@ class _Late(Watchdog):
         super().__init__()
         self._group = group
 
-    def look(self, process):
+    def poll(self, process):
         if str(process.pid) in (self._group / "cgroup.procs").read_text().split():
             super().poll(process)
 
 
-def test_whoever_is_guarded_by_nobody_has_no_limits():
+def test_a_default_watchdog_has_no_limits():
     assert not Watchdog().is_time_over()
     assert not Watchdog(stall_seconds=math.inf).is_stalled()

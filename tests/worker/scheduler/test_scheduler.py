@@ -11,8 +11,9 @@ import pytest
 
 from core.errors import StorageFailed
 from core.settings import Settings
-from core.store import audit, datasets, jobs, keys, quotas, workers
+from core.store import audit, datasets, db, jobs, keys, quotas, workers
 from worker.scheduler import housekeeping
+from worker.scheduler import scheduler as scheduler_module
 from worker.scheduler.scheduler import ClockSkewGuard, Scheduler
 
 
@@ -29,40 +30,40 @@ def lengths(service):
     return service.context.broker.queue_lengths()
 
 
-def test_a_job_whose_lease_ran_out_is_taken_back_and_announced(service, scheduler):
-    job = service.claimed(lease_seconds=-1)
+def test_a_job_with_an_expired_lease_is_requeued_and_a_worker_woken(service, scheduler):
+    job = service.claim_job(lease_seconds=-1)
     scheduler.run_round()
 
-    assert (service.see(job).status, service.see(job).worker_losses) == ("queued", 1)
+    assert (service.reload(job).status, service.reload(job).worker_losses) == ("queued", 1)
     assert lengths(service)["jobs.cpu"] == 1
 
 
-def test_a_job_whose_worker_beats_is_left_alone(service, scheduler):
-    job = service.claimed()
+def test_a_job_with_a_valid_lease_stays_unchanged(service, scheduler):
+    job = service.claim_job()
     scheduler.run_round()
 
-    assert service.see(job).status == "running"
+    assert service.reload(job).status == "running"
 
 
-def test_a_scheduler_that_has_just_begun_to_listen_takes_nothing_back_yet(service):
+def test_a_new_scheduler_waits_before_it_requeues_jobs(service):
     """The database may have been away until now; a worker that trained on has its job's lease renewed meanwhile."""
-    job = service.claimed(lease_seconds=-1)
+    job = service.claim_job(lease_seconds=-1)
     scheduler = Scheduler(service.settings)
     grace = scheduler._skew_guard = ClockSkewGuard(grace=0.5)
     scheduler.run_round()
-    assert service.see(job).status == "running"
+    assert service.reload(job).status == "running"
 
-    service.do(jobs.renew_lease, jobs.LeaseToken.from_job(job), 20.0)
+    service.write(jobs.renew_lease, jobs.LeaseToken.from_job(job), 20.0)
     grace._grace = 0.0
     scheduler.run_round()
     scheduler.close()
 
-    assert (service.see(job).status, service.see(job).worker_losses) == ("running", 0)
+    assert (service.reload(job).status, service.reload(job).worker_losses) == ("running", 0)
 
 
-def test_a_database_that_was_away_is_listened_to_again_before_anything_is_taken_back(service, scheduler, monkeypatch):
+def test_after_a_database_outage_leases_get_a_grace_period(service, scheduler, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("worker.scheduler.scheduler.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(scheduler_module.time, "monotonic", lambda: clock[0])
     listening = ClockSkewGuard(grace=6.0)
     heard = []
     for moment in (100.0, 103.0, 106.0, 107.0, 130.0, 133.0, 136.0):  # nothing was heard from 107 to 130
@@ -72,10 +73,10 @@ def test_a_database_that_was_away_is_listened_to_again_before_anything_is_taken_
     assert heard == [False, False, True, True, False, False, True]
 
 
-def test_a_clock_that_is_set_forward_or_a_machine_that_slept_takes_no_job_from_its_worker(monkeypatch):
+def test_after_a_clock_jump_leases_get_a_grace_period(monkeypatch):
     """The monotonic clock stands still while a machine sleeps, and nobody sets it; leases go by the other one."""
     clock = [100.0]
-    monkeypatch.setattr("worker.scheduler.scheduler.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(scheduler_module.time, "monotonic", lambda: clock[0])
     listening = ClockSkewGuard(grace=6.0)
     heard = []
     for moment, set_forward in ((100, 0), (103, 0), (106, 0), (107, 3600), (110, 3600), (113, 3600), (114, 3600)):
@@ -85,67 +86,67 @@ def test_a_clock_that_is_set_forward_or_a_machine_that_slept_takes_no_job_from_i
     assert heard == [False, False, True, False, False, True, True]
 
 
-def test_a_worker_that_lives_keeps_its_job_though_the_clock_is_set_forward(service, scheduler, monkeypatch):
-    job = service.claimed()
+def test_a_clock_jump_takes_no_job_from_a_living_worker(service, scheduler, monkeypatch):
+    job = service.claim_job()
     scheduler.run_round()
     scheduler._skew_guard._grace, scheduler._skew_guard._grace_from = 0.5, -math.inf  # it has listened for long
     leap = timedelta(hours=1)
-    monkeypatch.setattr("core.store.db.datetime", SimpleNamespace(now=lambda zone: datetime.now(zone) + leap))
+    monkeypatch.setattr(db, "datetime", SimpleNamespace(now=lambda zone: datetime.now(zone) + leap))
     scheduler.run_round()
 
-    assert (service.see(job).status, service.see(job).worker_losses) == ("running", 0)
+    assert (service.reload(job).status, service.reload(job).worker_losses) == ("running", 0)
 
 
-def test_a_queued_job_is_announced_once_until_the_message_is_taken(service, scheduler):
-    service.job()
+def test_a_queued_job_sends_one_message_until_it_is_taken(service, scheduler):
+    service.create_job()
     for _ in range(3):
         scheduler.run_round()
 
     assert lengths(service)["jobs.cpu"] == 1
 
 
-def test_a_job_for_either_accelerator_is_announced_where_a_worker_lives(service, scheduler):
+def test_a_job_for_any_accelerator_wakes_a_living_worker(service, scheduler):
     service.context.broker.mark_alive("jobs.cuda")
-    service.job()
+    service.create_job()
     scheduler.run_round()
 
     assert (lengths(service)["jobs.cpu"], lengths(service)["jobs.cuda"]) == (0, 1)
 
 
-def test_a_dataset_that_waits_is_announced(service, scheduler):
-    service.do(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
+def test_a_waiting_dataset_wakes_an_ingest_worker(service, scheduler):
+    service.write(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
     scheduler.run_round()
 
     assert lengths(service)["ingest"] == 1
 
 
-def test_nothing_is_said_where_nothing_waits(service, scheduler):
+def test_no_message_is_sent_if_nothing_waits(service, scheduler):
     scheduler.run_round()
 
     assert set(lengths(service).values()) == {0}
 
 
-def test_leases_are_taken_back_while_the_broker_is_away(service):
-    job = service.claimed(lease_seconds=-1)
+def test_expired_leases_are_requeued_without_a_broker(service):
+    job = service.claim_job(lease_seconds=-1)
     away = Settings(home=service.settings.home, broker_url="redis://127.0.0.1:1/0")
     scheduler = Scheduler(away)
     scheduler._skew_guard = ClockSkewGuard(grace=0.0)
     scheduler.run_round()
     scheduler.close()
 
-    assert service.see(job).status == "queued"
+    assert service.reload(job).status == "queued"
 
 
-def test_it_says_that_it_lives_and_goodbye(service):
+def test_the_scheduler_registers_and_removes_itself(service):
     scheduler = Scheduler(service.settings)
     scheduler.run_round()
-    assert [worker.role for worker in service.ask(workers.list_workers)] == ["scheduler"]
+    assert [worker.role for worker in service.read(workers.list_workers)] == ["scheduler"]
     scheduler.close()
 
-    assert service.ask(workers.list_workers) == []
+    assert service.read(workers.list_workers) == []
 
 
-def test_files_that_nothing_names_are_collected_when_they_are_old(service, store, tmp_path, template):
+def test_old_unreferenced_files_are_deleted(service, store, tmp_path):
     source = tmp_path / "file"
     source.write_bytes(b"left by a worker that lost its lease")
     store.put("jobs/job_gone/a1/artifacts/model.safetensors", source)
@@ -157,8 +158,8 @@ def test_files_that_nothing_names_are_collected_when_they_are_old(service, store
     assert [listed.key for listed in store.list_prefix("jobs")] == []
 
 
-def test_scratch_of_what_is_not_at_work_goes_away(service):
-    running = service.claimed()
+def test_scratch_folders_of_idle_rows_are_deleted(service):
+    running = service.claim_job()
     work = service.settings.home / "work"
     for name in (running.id, "job_finished", "ds_gone-a1", "job_young"):
         (work / name).mkdir(parents=True)
@@ -172,7 +173,7 @@ def test_scratch_of_what_is_not_at_work_goes_away(service):
     assert sorted(path.name for path in work.iterdir()) == sorted([running.id, "job_young"])
 
 
-def test_the_cache_loses_first_what_was_used_longest_ago(tmp_path):
+def test_the_least_recently_used_cache_file_is_deleted_first(tmp_path):
     for age, name in enumerate(("new", "old", "older")):
         (tmp_path / name).write_bytes(b"x" * 100)
         os.utime(tmp_path / name, (time.time() - 3600 * (age + 1),) * 2)
@@ -181,16 +182,16 @@ def test_the_cache_loses_first_what_was_used_longest_ago(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
 
 
-def test_what_projects_store_is_counted_anew_at_the_start(service, scheduler):
-    right = service.ask(quotas.get_stored_bytes, service.project)
-    service.do(quotas.add_stored, service.project, 12345)
+def test_stored_bytes_are_recounted_at_the_start(service, scheduler):
+    right = service.read(quotas.get_stored_bytes, service.project)
+    service.write(quotas.add_stored, service.project, 12345)
     scheduler.run_round()
     scheduler._slow.wait()
 
-    assert service.ask(quotas.get_stored_bytes, service.project) == right
+    assert service.read(quotas.get_stored_bytes, service.project) == right
 
 
-def test_a_lost_worker_is_noticed_while_files_are_collected(service, scheduler, monkeypatch):
+def test_expired_leases_are_requeued_during_garbage_collection(service, scheduler, monkeypatch):
     """A bucket of a million files takes minutes to look through, and one that is away takes its time to say so."""
     collecting, go_on, was_told = threading.Event(), threading.Event(), []
 
@@ -199,23 +200,23 @@ def test_a_lost_worker_is_noticed_while_files_are_collected(service, scheduler, 
         was_told.append(go_on.wait(10))
         return []
 
-    monkeypatch.setattr("worker.scheduler.scheduler.garbage.collect", slowly)
+    monkeypatch.setattr(scheduler_module.garbage, "collect", slowly)
     scheduler.run_round()
     assert collecting.wait(10)
-    job = service.claimed(lease_seconds=-1)
+    job = service.claim_job(lease_seconds=-1)
     scheduler.run_round()
 
-    assert service.see(job).status == "queued"
+    assert service.reload(job).status == "queued"
     go_on.set()
     scheduler._slow.wait()
     assert was_told == [True]
 
 
-def test_a_store_that_is_away_keeps_no_folder_on_this_machine(service, scheduler, monkeypatch):
+def test_an_unavailable_store_does_not_stop_local_cleanup(service, scheduler, monkeypatch):
     def away(*_, **__):
         raise StorageFailed("The artefact store failed: it is away.")
 
-    monkeypatch.setattr("worker.scheduler.scheduler.garbage.collect", away)
+    monkeypatch.setattr(scheduler_module.garbage, "collect", away)
     folder = service.settings.home / "work" / "job_finished-a1"
     folder.mkdir(parents=True)
     os.utime(folder, (time.time() - 3600,) * 2)
@@ -224,13 +225,13 @@ def test_a_store_that_is_away_keeps_no_folder_on_this_machine(service, scheduler
     assert not folder.exists()
 
 
-def test_old_entries_of_the_audit_log_are_forgotten(service):
+def test_old_audit_log_entries_are_deleted(service):
     who = keys.Caller("key_a", service.project, frozenset())
-    service.do(audit.record, who, "job.create", "job_1")
+    service.write(audit.record, who, "job.create", "job_1")
     kept, forgetful = (
         Scheduler(service.settings.model_copy(update={"audit_retention_days": days})) for days in (1.0, 1e-9)
     )
     for scheduler, left in ((kept, 1), (forgetful, 0)):
         scheduler.collect_garbage()
-        assert len(service.ask(audit.list_entries, service.project).items) == left
+        assert len(service.read(audit.list_entries, service.project).items) == left
         scheduler.close()
