@@ -114,7 +114,7 @@ from PIL import Image
 
 model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
-image = Image.open("picture.png").convert("{mode}")
+image = Image.open("image.png").convert("{mode}")
 with torch.inference_mode():
     {inference}
 ```"""

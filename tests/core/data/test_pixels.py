@@ -60,10 +60,10 @@ def test_a_second_load_decodes_nothing(stored, tmp_path):
 
 
 def test_the_number_of_threads_does_not_change_the_pixels(stored, tmp_path):
-    one = load_pixels(stored, "train", 5, tmp_path / "one", threads=1)
-    four = load_pixels(stored, "train", 5, tmp_path / "four", threads=4)
+    single = load_pixels(stored, "train", 5, tmp_path / "one", threads=1)
+    several = load_pixels(stored, "train", 5, tmp_path / "four", threads=4)
 
-    assert np.array_equal(one.images, four.images)
+    assert np.array_equal(single.images, several.images)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY\x01\x00v\x00{broken", b"x" * 500])

@@ -44,9 +44,9 @@ def test_a_row_does_not_depend_on_the_number_of_samples(seed, view, few, more):
 
 @given(seeds, views, st.integers(0, 100), st.integers(1, 20))
 def test_a_table_can_be_generated_in_blocks(seed, view, first, count):
-    whole = view_table(seed, view, first + count)
+    full = view_table(seed, view, first + count)
 
-    assert torch.equal(view_table(seed, view, count, first=first), whole[first:])
+    assert torch.equal(view_table(seed, view, count, first=first), full[first:])
 
 
 @given(seeds, views)
@@ -145,7 +145,7 @@ def test_batches_start_at_any_step(count, batch_size, data):
     rest = list(batches(order, batch_size, start=start))
 
     assert len(rest) == len(all_batches) - start
-    assert all(torch.equal(one, other) for one, other in zip(rest, all_batches[start:], strict=True))
+    assert all(torch.equal(batch, expected) for batch, expected in zip(rest, all_batches[start:], strict=True))
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -162,19 +162,19 @@ def test_batches_start_at_any_step(count, batch_size, data):
 )
 def test_a_sample_is_the_same_in_every_batch(augmentation, seed, count, channels, size, data):
     images, rows = random_images(count, channels, size, seed % 97), view_table(seed, 0, count)
-    whole = apply_view(images, rows, augmentation)
+    full = apply_view(images, rows, augmentation)
     selected = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=6)))
 
-    some = apply_view(images[selected], rows[selected], augmentation)
+    subset = apply_view(images[selected], rows[selected], augmentation)
 
-    assert torch.equal(some, whole[selected])
+    assert torch.equal(subset, full[selected])
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 @pytest.mark.parametrize("size", [32, 61])
 def test_a_sample_is_the_same_for_any_batch_size_and_number_of_threads(augmentation, size):
     images, rows = random_images(130, size=size), view_table(3, 1, 130)
-    whole = apply_view(images, rows, augmentation)
+    full = apply_view(images, rows, augmentation)
     alone = torch.cat([apply_view(images[i : i + 1], rows[i : i + 1], augmentation) for i in range(130)])
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -183,8 +183,8 @@ def test_a_sample_is_the_same_for_any_batch_size_and_number_of_threads(augmentat
     finally:
         torch.set_num_threads(threads)
 
-    assert torch.equal(whole, alone)
-    assert torch.equal(whole, parallel)
+    assert torch.equal(full, alone)
+    assert torch.equal(full, parallel)
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
@@ -237,9 +237,9 @@ def test_light_shifts_very_small_images_by_one_pixel():
 
 def test_strong_with_neutral_draws_is_the_image():
     images = random_images(1)
-    whole = row(scale=1.0, flip=0.9, erase=0.9)
+    full = row(scale=1.0, flip=0.9, erase=0.9)
 
-    result = apply_view(images, whole, "strong")
+    result = apply_view(images, full, "strong")
 
     assert (result - images / 255).abs().max() < 1e-5
 

@@ -15,14 +15,14 @@ class SlowModule(nn.Module):
 
 
 def test_each_batch_size_has_a_median():
-    one, many = measure_latency(SlowModule(), torch.rand(1, 2, 2), batch_sizes=(1, 8), seconds=0.05)
+    single, batch = measure_latency(SlowModule(), torch.rand(1, 2, 2), batch_sizes=(1, 8), seconds=0.05)
 
-    assert (one.batch_size, many.batch_size) == (1, 8)
-    assert one.milliseconds >= 1
-    assert many.milliseconds >= 8
-    assert one.threads == 1
-    assert one.device == "cpu"
-    assert one.to_json()["repeats"] == one.repeats
+    assert (single.batch_size, batch.batch_size) == (1, 8)
+    assert single.milliseconds >= 1
+    assert batch.milliseconds >= 8
+    assert single.threads == 1
+    assert single.device == "cpu"
+    assert single.to_json()["repeats"] == single.repeats
 
 
 def test_repeats_have_a_minimum_and_a_maximum():

@@ -35,7 +35,7 @@ def test_every_file_exists_and_the_code_of_the_card_runs(
     assert report["details"]["onnx"]["images"] == 32
 
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    Image.fromarray(samples[0, 0]).save("picture.png")
+    Image.fromarray(samples[0, 0]).save("image.png")
     code = re.search(r"```python\n(.*?)```", files["README.md"].read_text(), re.DOTALL)[1]
     scope = {}
     exec(code.replace("PATH_OF_THIS_FOLDER", str(folder)), scope)

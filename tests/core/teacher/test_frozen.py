@@ -52,7 +52,7 @@ def test_outputs_do_not_depend_on_the_memory_format():
     teacher = FrozenTeacher(resnet(), ComputeConfig(CPU, "fp32"), FeatureRequest(levels=(2,)))
     images = torch.rand(3, 3, 8, 8)
 
-    one, other = teacher(images), teacher(images.contiguous(memory_format=torch.channels_last))
+    first, second = teacher(images), teacher(images.contiguous(memory_format=torch.channels_last))
 
-    assert one.logits.equal(other.logits)
-    assert one.levels[2].tokens.equal(other.levels[2].tokens)
+    assert first.logits.equal(second.logits)
+    assert first.levels[2].tokens.equal(second.levels[2].tokens)

@@ -50,7 +50,7 @@ def test_every_kind_of_output_is_restored(name, logits):
         assert all_tokens(back.levels[level]).equal(all_tokens(outputs.levels[level]).half().float())
         assert (back.levels[level].prefix is None) == (outputs.levels[level].prefix is None)
     for index in request.attentions:
-        assert [one.half().float().equal(other) for one, other in zip(
+        assert [tensor.half().float().equal(restored) for tensor, restored in zip(
             outputs.attentions[index].qkv, back.attentions[index].qkv, strict=True)] == [True] * 3  # fmt: skip
         assert (back.attentions[index].heads, back.attentions[index].weights) == (outputs.attentions[index].heads, None)
 

@@ -99,11 +99,11 @@ def attempt(tmp_path):
 
 
 def test_the_student_reads_the_outputs_for_its_images_in_half_precision(attempt):
-    one = attempt(mixing=Mixing(0.8, 1.0))
+    job = attempt(mixing=Mixing(0.8, 1.0))
     for step in (0, 3, 5, 9):
-        one.cached.load_step(step)
-        batch = one.loader.batch(step)
-        (outputs,) = one.cached.for_batch(batch)
+        job.cached.load_step(step)
+        batch = job.loader.batch(step)
+        (outputs,) = job.cached.for_batch(batch)
 
         assert outputs.logits.dtype == torch.float32
         assert outputs.logits.equal(outputs.logits.half().float())
@@ -111,12 +111,12 @@ def test_the_student_reads_the_outputs_for_its_images_in_half_precision(attempt)
 
 
 def test_outputs_of_several_teachers_keep_the_order_of_the_teachers(attempt):
-    one = attempt(teachers=[Teacher(0), Teacher(1)])
-    one.cached.load_step(0)
+    job = attempt(teachers=[Teacher(0), Teacher(1)])
+    job.cached.load_step(0)
 
-    first, second = one.cached.for_batch(one.loader.batch(0))
+    first, second = job.cached.for_batch(job.loader.batch(0))
 
-    batch = one.loader.batch(0)
+    batch = job.loader.batch(0)
     assert first.logits.allclose(Teacher(0)(batch.images).logits, atol=2e-3)
     assert second.logits.allclose(Teacher(1)(batch.images).logits, atol=2e-3)
 

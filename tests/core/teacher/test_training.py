@@ -86,18 +86,18 @@ def test_another_seed_is_a_miss(make_teacher):
 
 
 def test_drop_path_applies_to_training_only(make_teacher):
-    one = make_teacher("first")
+    teacher = make_teacher("first")
 
-    assert one.build_setup().student.arguments.get("drop_path_rate", 0.0) in {0.0, 0.2}
-    assert one.build_setup().student.module.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
-    assert isinstance(train(one).module.blocks[-1].drop_path1, torch.nn.Identity)
+    assert teacher.build_setup().student.arguments.get("drop_path_rate", 0.0) in {0.0, 0.2}
+    assert teacher.build_setup().student.module.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
+    assert isinstance(train(teacher).module.blocks[-1].drop_path1, torch.nn.Identity)
 
 
 def test_the_students_precision_does_not_change_the_fingerprint(make_teacher):
-    one, other = make_teacher("first"), make_teacher("second", precision="bf16")
+    first, second = make_teacher("first"), make_teacher("second", precision="bf16")
 
-    assert other.fingerprint == one.fingerprint
-    assert other.build_setup().compute.precision == "fp32"
+    assert second.fingerprint == first.fingerprint
+    assert second.build_setup().compute.precision == "fp32"
 
 
 CPU_FP32 = ComputeConfig(CPU, "fp32")
