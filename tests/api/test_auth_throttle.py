@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from api import auth_throttle
 from api.auth_throttle import AuthThrottle
 from api.session_cookie import COOKIE_NAME, issue_cookie
 from core.errors import RateLimited
@@ -93,7 +94,7 @@ def test_a_limit_of_zero_disables_the_throttle():
 
 
 def test_the_number_of_stored_addresses_is_bounded(monkeypatch):
-    monkeypatch.setattr("api.auth_throttle._MAX_ADDRESSES", 10)
+    monkeypatch.setattr(auth_throttle, "_MAX_ADDRESSES", 10)
     throttle = AuthThrottle(1)
     for number in range(50):
         throttle.count(f"198.51.100.{number}")

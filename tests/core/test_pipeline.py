@@ -28,6 +28,7 @@ from core.reporting import Control, Interrupted, Stage, Workspace
 from core.resolve import resolver
 from core.spec import StudentSpec, parse_job_spec
 from core.spec.info import InputInfo
+from core.teacher import output_cache
 from core.teacher.frozen import FrozenTeacher
 from tests.support.images import store_band_images, write_gray_images
 from tests.support.reporter import RecordingReporter
@@ -310,9 +311,9 @@ def test_a_pixel_cache_that_is_too_small_gives_the_same_bits(attempt, dataset, t
 def test_memory_mapped_rows_give_the_same_bits_as_rows_in_memory(attempt, dataset, monkeypatch, method):
     spec = fixed_views(dataset, method=method)
     in_memory, _ = attempt(spec, "memory")
-    monkeypatch.setattr("core.teacher.output_cache.MAX_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(output_cache, "MAX_IN_MEMORY_BYTES", 0)
     reading, reporter = attempt(spec, "reading")
-    monkeypatch.setattr("core.teacher.output_cache.SHARD_ROWS", 64)
+    monkeypatch.setattr(output_cache, "SHARD_ROWS", 64)
     filling, _ = attempt(spec, "filling", cache="other")
     poor, _ = attempt(spec, "poor", cache="another", teacher_cache_bytes=0)
 
@@ -324,7 +325,7 @@ def test_a_job_interrupted_while_teacher_outputs_are_computed_gives_the_same_bit
     attempt, dataset, tmp_path, monkeypatch
 ):
     uninterrupted, _ = attempt(fixed_views(dataset), "uninterrupted", cache="other")
-    monkeypatch.setattr("core.teacher.output_cache.SHARD_ROWS", 64)
+    monkeypatch.setattr(output_cache, "SHARD_ROWS", 64)
     shards = []
     for after in (3, 4, 9):
         interrupt(attempt, fixed_views(dataset), (Control.DRAIN, Stage.DISTILL, after))
@@ -513,7 +514,7 @@ def test_non_finite_teacher_weights_fail_before_any_step(attempt, dataset, tmp_p
     assert not (tmp_path / "second" / "checkpoints" / "distill").exists()
 
 
-def test_weights_are_kept_every_n_epochs(attempt, dataset, tmp_path):
+def test_weights_are_retained_every_n_epochs(attempt, dataset, tmp_path):
     training = {**document()["training"], "keep_weights_every_epochs": 2}
 
     attempt(resolved(dataset, method={"name": "scratch"}, teachers=[], training=training))

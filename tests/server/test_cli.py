@@ -180,8 +180,8 @@ def test_a_backup_without_a_database_fails(command, tmp_path):
 
 def test_a_backup_prints_its_contents(command, tmp_path):
     command("migrate")
-    made = command("backup", "--to", str(tmp_path / "backup"))
+    result = command("backup", "--to", str(tmp_path / "backup"))
 
-    assert made.returncode == 0, made.stderr
-    assert "0 files (0 new), 0 bytes, and the database" in made.stdout
+    assert result.returncode == 0, result.stderr
+    assert "0 files (0 new), 0 bytes, and the database" in result.stdout
     assert (tmp_path / "backup" / "potstill.db").exists()

@@ -5,6 +5,7 @@ import re
 import httpx
 import pytest
 
+from api.dashboard import dataset_pages
 from api.headers import PAGE_HEADERS
 from core.store import datasets
 
@@ -94,7 +95,7 @@ def test_the_list_shows_status_size_and_rejected_files(browser, tenant):
 
 
 def test_the_list_links_to_older_datasets(browser, tenant, monkeypatch):
-    monkeypatch.setattr("api.dashboard.dataset_pages.DATASETS_PER_PAGE", 1)
+    monkeypatch.setattr(dataset_pages, "DATASETS_PER_PAGE", 1)
     older, newer = tenant.ready_dataset(), tenant.ready_dataset()
     first = browser.get("/datasets").text
     second = browser.get(re.search(r'href="(/datasets\?after=[^"]+)"', first)[1]).text

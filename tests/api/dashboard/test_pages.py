@@ -5,6 +5,7 @@ import re
 import httpx
 import pytest
 
+from api.dashboard import endpoints
 from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, static_url
 from api.session_cookie import COOKIE_NAME
 from core.job_failure import FailureCause
@@ -145,7 +146,7 @@ def test_the_list_is_filtered_by_status(browser, tenant, tmp_path):
 
 
 def test_the_list_links_to_older_jobs(browser, tenant, monkeypatch):
-    monkeypatch.setattr("api.dashboard.endpoints.JOBS_PER_PAGE", 2)
+    monkeypatch.setattr(endpoints, "JOBS_PER_PAGE", 2)
     oldest, *_ = [tenant.queued_job() for _ in range(3)]
 
     first = browser.get("/jobs").text

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from core.errors import PotstillError
+from core.fetch import connection as connection_module
 from core.fetch.connection import resolve
 from core.fetch.targets import NetworkPolicy
 from core.ingest_errors import DownloadFailed, DownloadTooLarge, UrlNotAllowed
@@ -170,7 +171,7 @@ def test_only_the_first_addresses_of_a_host_are_tried(fetch, internet):
 
 
 def test_a_resolver_without_response_times_out(monkeypatch):
-    monkeypatch.setattr("core.fetch.connection.RESOLVE_SECONDS", 0.05)
+    monkeypatch.setattr(connection_module, "RESOLVE_SECONDS", 0.05)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(1))
 
     with pytest.raises(DownloadFailed, match="could not be resolved within"):

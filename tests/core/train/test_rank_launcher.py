@@ -1,4 +1,4 @@
-"""Starting, monitoring and ending the processes of replace_ranks ranks, replaced by small modules."""
+"""Starting, monitoring and ending the processes of the other ranks, replaced by small modules."""
 
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import torch
 from core.errors import KilledForMemory, OutOfMemory, PotstillError, ProcessLost
 from core.reporting import Control, Interrupted, Workspace
 from core.spec import parse_job_spec
+from core.system import oom_kills
 from core.train import rank_launcher
 from core.train.context import threads_per_rank
 from core.train.process_group import SINGLE_PROCESS
@@ -37,7 +38,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def replace_ranks(tmp_path, monkeypatch):
-    """Run a module of the given code in the processes of replace_ranks ranks."""
+    """Run a module of the given code in the processes of the other ranks."""
 
     def install(code):
         (tmp_path / "modules").mkdir()
@@ -143,7 +144,7 @@ def test_an_out_of_memory_line_in_a_log_is_reported(config, replace_ranks, code)
 def test_an_oom_kill_is_distinguished_from_another_kill(config, replace_ranks, monkeypatch, tmp_path):
     counter = tmp_path / "memory.events"
     counter.write_text("oom_kill 3\n")
-    monkeypatch.setattr("core.system.oom_kills.find_oom_counter", lambda _pid: counter)
+    monkeypatch.setattr(oom_kills, "find_oom_counter", lambda _pid: counter)
     replace_ranks("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
 
     with pytest.raises(ProcessLost, match="was ended by signal 9") as lost:
