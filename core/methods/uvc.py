@@ -113,7 +113,7 @@ class Uvc(Method):
         """Return the pruned model. If the training was stopped during the search, finalize the search first."""
         if not self.search.is_finalized:
             self.search.finalize(student.module.blocks)  # type: ignore[arg-type]
-        return prune(student, self.search.kept_blocks())
+        return prune(student, self.search.retained_blocks())
 
     def _search_steps(self, info: StepInfo) -> int:
         return max(1, round(self.params.search_share * info.total_steps))

@@ -162,7 +162,7 @@ class PruningSearch(nn.Module):
             self.hidden_mask[block.index, best] = 1
         self.is_finalized.fill_(True)
 
-    def kept_blocks(self) -> tuple[PrunedBlock, ...]:
+    def retained_blocks(self) -> tuple[PrunedBlock, ...]:
         """The remaining blocks, heads, dimensions and hidden units after :meth:`finalize`."""
         blocks = []
         for index in self.keep.nonzero().flatten().tolist():

@@ -74,8 +74,8 @@ def make_harness():
     """
 
     def make(name, *, student=None, teachers=None, num_samples=24, **params):
-        needs = METHODS[name].params.about.needs
-        parameters = METHODS[name].params.model_validate({"name": name, **METHODS[name].params.about.example, **params})
+        needs = METHODS[name].params.info.needs
+        parameters = METHODS[name].params.model_validate({"name": name, **METHODS[name].params.info.example, **params})
         student = student or (needs.student_families or ("transformer",))[0]
         if teachers is None:
             family = (needs.teacher_families or ("transformer",))[0]

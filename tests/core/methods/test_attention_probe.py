@@ -15,6 +15,7 @@ from core.methods import ImageSources, MethodContext, build_method
 from core.methods.attention_probe import select_lowest
 from core.models.taps import FeatureRequest, run_tapped
 from core.spec.methods.attention_probe import AttentionProbeParams
+from tests.support.features import all_tokens
 
 REQUIRED = {"pool": "ds_pool"}
 
@@ -161,7 +162,7 @@ def test_terms_match_the_paper(normalize, make_harness, batch):
     for student_values, teacher_values in harness.method.pairs:
         rows = []
         for outputs in (student.levels[student_values], teacher.levels[teacher_values]):
-            tokens_BTD = F.normalize(outputs.all_tokens.float(), dim=1)
+            tokens_BTD = F.normalize(all_tokens(outputs).float(), dim=1)
             if normalize:
                 tokens_BTD = F.normalize(tokens_BTD, dim=2)
             rows.append((tokens_BTD @ tokens_BTD.transpose(1, 2))[:, 0, 1:])

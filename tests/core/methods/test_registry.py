@@ -77,7 +77,7 @@ def test_mixed_labels_are_supported(name, make_harness, mixed):
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in {"kd", "scratch"}])
 @pytest.mark.parametrize("other", ["kd", "scratch"])
 def test_gradients_differ_from_the_baselines(name, other, make_harness, batch):
-    student = (METHODS[name].params.about.needs.student_families or ("transformer",))[0]
+    student = (METHODS[name].params.info.needs.student_families or ("transformer",))[0]
     terms, student_values = gradients(make_harness(name), batch)
     others, teacher = gradients(make_harness(other, student=student), batch)
 
@@ -177,13 +177,13 @@ def test_cacheable_methods_give_the_same_terms_from_cached_outputs_without_teach
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_catalog_lists_what_each_method_caches(name, make_harness):
-    method, about = make_harness(name).method, METHODS[name].params.about
-    stored = bool(method.cacheable and about.needs.max_teachers != 0)
+    method, info = make_harness(name).method, METHODS[name].params.info
+    stored = bool(method.cacheable and info.needs.max_teachers != 0)
     tapped = {word for word in ("levels", "last", "embedding", "attentions") if getattr(method.teacher_request, word)}
     logits = {"sparse logits" if method.top_k else "logits"} if method.teacher_request.logits else set()
 
-    assert set(about.caches) >= (tapped | logits if stored else set())
-    assert bool(about.caches) == stored
+    assert set(info.caches) >= (tapped | logits if stored else set())
+    assert bool(info.caches) == stored
 
 
 def test_outputs_of_a_model_with_two_heads_keep_the_class_head_apart(logits):

@@ -13,7 +13,7 @@ def build(context, **params):
     return build_method(TinyvitParams(name="tinyvit", **params), context)
 
 
-def test_the_most_probable_classes_are_kept_and_the_rest_is_spread_evenly(context, batch):
+def test_the_most_probable_classes_are_exact_and_the_rest_is_spread_evenly(context, batch):
     probabilities = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.1, 0.7, 0.15, 0.05]])
     student = torch.tensor([[1.0, 0.0, -1.0, 2.0], [0.5, 0.5, 0.0, 0.0]])
     pair = Batch(batch.images[:2], batch.labels[:2], batch.indices[:2])

@@ -108,7 +108,7 @@ def test_the_gradient_of_the_loss_selects_the_blocks(make_search, blocks):
     search.finalize(blocks)
 
     assert search.keep.tolist() == [0.0, 1.0, 0.0]
-    assert [block.index for block in search.kept_blocks()] == [1]
+    assert [block.index for block in search.retained_blocks()] == [1]
 
 
 def test_the_groups_with_the_largest_norms_remain(make_search, blocks):
@@ -117,7 +117,7 @@ def test_the_groups_with_the_largest_norms_remain(make_search, blocks):
     search.finalize(blocks)
 
     norms = Norms.from_blocks(blocks, search.size)
-    for block in search.kept_blocks():
+    for block in search.retained_blocks():
         units = set(norms.hidden[block.index].topk(len(block.hidden)).indices.tolist())
         heads = set(norms.heads[block.index].topk(len(block.dims)).indices.tolist())
         assert set(block.hidden) == units
