@@ -19,7 +19,7 @@ def tokens():
 
 
 def test_a_narrow_head_equals_a_full_head_with_other_values_zero(tokens):
-    """What is cut off is what a full head would multiply by zero."""
+    """The removed dimensions are those that a full head multiplies by zero."""
     torch.manual_seed(0)
     dims, head_dim = [1, 4, 2], 4
     narrow = SizedAttention(12, head_dim=head_dim, value_dims=dims, qkv_bias=True)
@@ -60,7 +60,7 @@ def local(heads=4, prefix=2):
 
 
 def test_a_square_number_of_heads_attends_to_the_cells_of_a_square():
-    """ConViT's centers: with four heads half a patch off in each direction, with nine a full one."""
+    """ConViT's centers: an offset of half a patch with four heads, of one patch with nine."""
     assert head_centers(4) == [[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]
     assert head_centers(9)[0] == [-1, -1]
     assert head_centers(9)[4] == [0, 0]
@@ -120,7 +120,7 @@ def test_position_buffers_are_not_saved():
 
 @pytest.fixture
 def windows():
-    """Two images of three windows of four tokens, and the mask of each window."""
+    """Tokens of two images with three windows of four tokens each, and the mask of each window."""
     generator = torch.Generator().manual_seed(0)
     mask = torch.zeros(3, 4, 4)
     mask[2, 0, 3] = mask[1, :, 2] = -100.0

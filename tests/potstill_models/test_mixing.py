@@ -5,7 +5,7 @@ from potstill_models.mixing import HeadMixing, LocalConvolution, RelativeKeys, r
 
 
 def test_near_positions_have_separate_buckets_and_far_ones_share():
-    """One axis: 0 and 1 exactly, then by the logarithm, and never beyond 3."""
+    """Along one axis: exact up to 1, then logarithmic, at most 3."""
     bucket, count = relative_buckets((1, 20), 0)
     columns = [int(b) - 3 * 7 - 3 for b in bucket[:, 0]]
 

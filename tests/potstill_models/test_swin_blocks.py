@@ -1,4 +1,4 @@
-"""Shared Swin blocks: the numbers of the authors' code, what is stored once, and what each run has for itself."""
+"""Shared Swin blocks: values of the authors' code, shared weights, and separate parts of each run."""
 
 import pytest
 import torch
@@ -18,10 +18,10 @@ AUTHORS = sorted(
     + ["attn.relative_position_bias_table"]
     + [f"{part}.{run}.{kind}" for part in OURS for run in (0, 1) for kind in ("weight", "bias")]
 )
-WHOLE = SwinOptions(repeats=2, head_transforms=True, local_convolution=True)
+ALL_OPTIONS = SwinOptions(repeats=2, head_transforms=True, local_convolution=True)
 
 
-def block(options=WHOLE, *, size=4, window=2, drop_paths=(0.0, 0.0), first_run=0):
+def block(options=ALL_OPTIONS, *, size=4, window=2, drop_paths=(0.0, 0.0), first_run=0):
     torch.manual_seed(0)
     return MultiplexedSwinBlock(
         options, first_run=first_run, drop_paths=drop_paths, dim=8, input_resolution=(size, size), num_heads=2,
@@ -46,7 +46,7 @@ def ours(name):
 
 
 @torch.no_grad()
-def filled(module):
+def fill_golden(module):
     """The golden values' weights: 0.3 sin(0.7 j + i) for entry j of the authors' parameter i, and 1 more in norms."""
     weights = dict(module.named_parameters())
     for number, name in enumerate(AUTHORS):
@@ -68,8 +68,8 @@ def golden():
     return x_BND.requires_grad_()
 
 
-def seen(module, x_BND):
-    """What the block gives, its first run, and what q, k and v were in each run; maps of 4 × 4 as rows of tokens."""
+def run_hooked(module, x_BND):
+    """Return the block's output, the first run's output, and q, k and v of each run; maps of 4 × 4 as tokens."""
     hidden, qkv = [], []
     hooks = [run.register_forward_hook(lambda *found: hidden.append(found[-1])) for run in module.runs]
     hooks.append(module.attn.qkv.register_forward_hook(lambda *found: qkv.append(found[-1].chunk(3, dim=-1))))
@@ -80,8 +80,8 @@ def seen(module, x_BND):
 
 
 def test_a_shared_block_reproduces_the_authors_code(golden):
-    module = filled(block())
-    out, hidden, qkv = seen(module, golden)
+    module = fill_golden(block())
+    out, hidden, qkv = run_hooked(module, golden)
     found = [out.sum(), out.abs().mean(), hidden.sum(), qkv[0][0].sum(), qkv[1][2].sum()]
     expected = [-18.572694778, 2.337442398, 13.385672569, -26.304260254, -15.071270943]
     (slope,) = torch.autograd.grad(sum(found), golden)
@@ -93,12 +93,12 @@ def test_a_shared_block_reproduces_the_authors_code(golden):
 
 
 def timms(*, size, window, shifted):
-    """timm's block as one run of ours is."""
+    """timm's block that equals one run."""
     return SwinTransformerBlock(8, (size, size), num_heads=2, window_size=window, shift_size=window // 2 * shifted)
 
 
 def unrolled(module, *, size, window, masked=True):
-    """timm's blocks with the weights of each run; ``masked``: with the mask in unshifted ones too."""
+    """timm's blocks with the weights of each run. ``masked``: unshifted ones use the mask too."""
     blocks = []
     for run in module.runs:
         one = timms(size=size, window=window, shifted=run.shifted).eval()
@@ -113,7 +113,7 @@ def unrolled(module, *, size, window, masked=True):
 
 @pytest.mark.parametrize(("size", "window"), [(4, 2), (4, 4), (5, 2), (7, 3), (2, 4)])
 def test_repeats_equal_timms_blocks_with_the_mask_in_all_of_them(size, window):
-    """Grids that windows divide, that are one window, and that are padded."""
+    """Grids of several windows, of one window, and with padding."""
     module = randomize(block(SwinOptions(repeats=2), size=size, window=window))
     x = torch.randn(2, size, size, 8)
 
@@ -158,10 +158,10 @@ def test_a_stage_with_fewer_blocks_than_repeats_stores_one():
 def test_a_run_changes_its_own_output_and_later_ones():
     module = block()
     x = torch.randn(2, 16, 8)
-    before, first, _ = seen(module, x)
+    before, first, _ = run_hooked(module, x)
     with torch.no_grad():
         module.runs[1].local.conv.bias += torch.linspace(-1, 1, 8)
-    after, same, _ = seen(module, x)
+    after, same, _ = run_hooked(module, x)
 
     assert torch.equal(first, same)
     assert not torch.allclose(before, after)

@@ -1,4 +1,4 @@
-"""Features on another grid and of another width."""
+"""Features resampled to another grid and projected to another width."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""From a CNN's map into a ViT's attention and tokens."""
+"""Projection of a CNN's map to a ViT's attention and tokens."""
 
 import math
 
@@ -10,16 +10,16 @@ from core.models.cross_attention import Discriminator, GroupwiseProjector, Parti
 from core.models.taps import Attention
 
 
-def drawn(*shape, seed):
+def random_tensor(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def teacher(width=6, heads=2):
-    return Attention(*(drawn(3, 4, width, seed=i) for i in range(3)), heads, None)
+    return Attention(*(random_tensor(3, 4, width, seed=i) for i in range(3)), heads, None)
 
 
 def reference(own, guide, heads):
-    """Both terms of L_proj1 by loops; ``own`` and ``guide`` are three tensors (B, N, D) each."""
+    """Compute both terms of L_proj1 with loops. ``own`` and ``guide`` are three tensors (B, N, D) each."""
     outputs, relations = [], []
     (query, key, value), (guide_query, guide_key, guide_value), raw = own[:3], guide, own[3]
     d = value.shape[2] // heads
@@ -32,8 +32,10 @@ def reference(own, guide, heads):
                 return F.softmax(scores, dim=1) @ v[image, :, part]
 
             outputs.append((attend(query, key, value) - attend(guide_query, guide_key, guide_value)).square().mean())
-            mine, theirs = raw[image, :, part], guide_value[image, :, part]
-            relations.append(((mine @ mine.T - theirs @ theirs.T) / math.sqrt(d)).square().mean())
+            student_values, teacher_values = raw[image, :, part], guide_value[image, :, part]
+            relations.append(
+                ((student_values @ student_values.T - teacher_values @ teacher_values.T) / math.sqrt(d)).square().mean()
+            )
     return torch.stack(outputs).mean() + torch.stack(relations).mean()
 
 
@@ -43,7 +45,11 @@ def projected(module, maps):
 
 def test_the_students_attention_is_compared_head_by_head():
     torch.manual_seed(0)
-    module, maps, guide = PartialCrossAttention(5, 6, teacher_fraction=0.0), drawn(3, 5, 2, 2, seed=9), teacher()
+    module, maps, guide = (
+        PartialCrossAttention(5, 6, teacher_fraction=0.0),
+        random_tensor(3, 5, 2, 2, seed=9),
+        teacher(),
+    )
 
     own = projected(module, maps)
 
@@ -52,24 +58,28 @@ def test_the_students_attention_is_compared_head_by_head():
 
 def test_the_teacher_replaces_some_images_but_not_in_the_relation_of_values():
     torch.manual_seed(0)
-    module, maps, guide = PartialCrossAttention(5, 6, teacher_fraction=0.5), drawn(3, 5, 2, 2, seed=9), teacher()
+    module, maps, guide = (
+        PartialCrossAttention(5, 6, teacher_fraction=0.5),
+        random_tensor(3, 5, 2, 2, seed=9),
+        teacher(),
+    )
 
     torch.manual_seed(3)
     found = module(maps, guide)
 
     torch.manual_seed(3)
     own, mixed = projected(module, maps), []
-    for mine, theirs in zip(own, guide.qkv, strict=True):
+    for student_values, teacher_values in zip(own, guide.qkv, strict=True):
         chosen = torch.rand(3) < 0.5
-        mixed.append(torch.stack([theirs[i] if chosen[i] else mine[i] for i in range(3)]))
-    assert any(not mix.equal(mine) for mix, mine in zip(mixed, own, strict=True))
+        mixed.append(torch.stack([teacher_values[i] if chosen[i] else student_values[i] for i in range(3)]))
+    assert any(not mix.equal(student_values) for mix, student_values in zip(mixed, own, strict=True))
     assert found.item() == pytest.approx(reference([*mixed, own[2]], guide.qkv, 2).item(), rel=1e-5)
 
 
 def test_neighboring_positions_share_a_linear_layer():
     torch.manual_seed(0)
     projector = GroupwiseProjector(5, 6, (5, 3), group_size=2, dropout=0.0)
-    tokens = drawn(2, 15, 5, seed=1)
+    tokens = random_tensor(2, 15, 5, seed=1)
 
     found = projector(tokens)
 
@@ -82,25 +92,25 @@ def test_neighboring_positions_share_a_linear_layer():
 
 def test_each_adversarial_loss_has_gradients_for_its_own_side_only():
     torch.manual_seed(0)
-    judge = Discriminator(6)
-    student, guide = drawn(3, 6, seed=1).requires_grad_(), drawn(3, 6, seed=2).requires_grad_()
+    discriminator = Discriminator(6)
+    student, guide = random_tensor(3, 6, seed=1).requires_grad_(), random_tensor(3, 6, seed=2).requires_grad_()
 
-    fooled, told = judge(student, guide)
+    student_loss, own_loss = discriminator(student, guide)
 
-    weights = list(judge.parameters())
-    assert all(g is None for g in torch.autograd.grad(fooled, weights, allow_unused=True, retain_graph=True))
-    assert torch.autograd.grad(fooled, student)[0].abs().sum() > 0
-    assert torch.autograd.grad(told, [student, guide], allow_unused=True, retain_graph=True) == (None, None)
-    assert all(g is not None for g in torch.autograd.grad(told, weights))
+    weights = list(discriminator.parameters())
+    assert all(g is None for g in torch.autograd.grad(student_loss, weights, allow_unused=True, retain_graph=True))
+    assert torch.autograd.grad(student_loss, student)[0].abs().sum() > 0
+    assert torch.autograd.grad(own_loss, [student, guide], allow_unused=True, retain_graph=True) == (None, None)
+    assert all(g is not None for g in torch.autograd.grad(own_loss, weights))
 
 
 def test_the_losses_are_those_of_a_non_saturating_gan():
     torch.manual_seed(0)
-    judge = Discriminator(6)
-    student, guide = drawn(3, 6, seed=1), drawn(3, 6, seed=2)
+    discriminator = Discriminator(6)
+    student, guide = random_tensor(3, 6, seed=1), random_tensor(3, 6, seed=2)
 
-    fooled, told = judge(student, guide)
+    student_loss, own_loss = discriminator(student, guide)
 
-    real, fake = torch.sigmoid(judge.layers(guide)), torch.sigmoid(judge.layers(student))
-    assert fooled.item() == pytest.approx(-fake.log().mean().item(), rel=1e-5)
-    assert told.item() == pytest.approx((-real.log() - (1 - fake).log()).mean().item(), rel=1e-5)
+    real, fake = torch.sigmoid(discriminator.layers(guide)), torch.sigmoid(discriminator.layers(student))
+    assert student_loss.item() == pytest.approx(-fake.log().mean().item(), rel=1e-5)
+    assert own_loss.item() == pytest.approx((-real.log() - (1 - fake).log()).mean().item(), rel=1e-5)

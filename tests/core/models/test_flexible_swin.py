@@ -160,7 +160,7 @@ def test_the_catalog_lists_it_as_a_transformer():
 
 
 def test_the_authors_mini_swin_tiny_has_half_the_weights():
-    """12 M against 28 M, as their README has it."""
+    """12 M parameters instead of 28 M, as in their README."""
     arguments = {"num_classes": 1000, "in_chans": 3, "img_size": 224}
     name, full = to_flexible_swin(TINY, arguments, repeats=6, head_transforms=True, local_convolution=True)
 

@@ -16,7 +16,7 @@ COMMIT = "0" * 40
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A server that answers as the hub does, with the files of a folder; returns the folder."""
+    """A server with the Hub's protocol for the files of a folder; returns the folder."""
     folder = tmp_path / "served"
     folder.mkdir()
 

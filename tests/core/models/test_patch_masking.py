@@ -1,4 +1,4 @@
-"""A ViT teacher that sees a part of the patches."""
+"""A ViT teacher on a subset of its patches."""
 
 import pytest
 import timm
@@ -14,16 +14,16 @@ def vit(name="vit_tiny_patch16_224", **arguments):
     return timm.create_model(name, **TINY, **arguments).eval()
 
 
-def reference(module, images, places):
-    """One image at a time, with tokens picked by hand behind the positions."""
-    answers = []
-    for image, seen in zip(images, places.tolist(), strict=True):
+def reference(module, images, visible):
+    """Run one image at a time, selecting tokens after the position embedding."""
+    outputs = []
+    for image, indices in zip(images, visible.tolist(), strict=True):
         tokens = module._pos_embed(module.patch_embed(image[None]))[0]
-        prefixes = module.num_prefix_tokens
-        kept = [*tokens[:prefixes], *(tokens[prefixes + place] for place in seen)]
-        features = module.norm(module.blocks(module.norm_pre(torch.stack(kept)[None])))
-        answers.append(module.forward_head(features)[0])
-    return torch.stack(answers)
+        num_prefix = module.num_prefix_tokens
+        tokens_kept = [*tokens[:num_prefix], *(tokens[num_prefix + index] for index in indices)]
+        features = module.norm(module.blocks(module.norm_pre(torch.stack(tokens_kept)[None])))
+        outputs.append(module.forward_head(features)[0])
+    return torch.stack(outputs)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def reference(module, images, places):
 @torch.no_grad()
 def test_each_image_keeps_its_own_patches_at_their_positions(name, arguments):
     module, images = vit(name, **arguments), torch.rand(2, 1, 16, 16)
-    places = torch.tensor([[3, 0, 9], [15, 7, 4]])
+    visible = torch.tensor([[3, 0, 9], [15, 7, 4]])
 
-    with mask_patches(module, places):
-        found = module(images)
+    with mask_patches(module, visible):
+        outputs = module(images)
 
-    torch.testing.assert_close(found, reference(module, images, places))
-    assert not torch.allclose(found, module(images), atol=1e-4)
+    torch.testing.assert_close(outputs, reference(module, images, visible))
+    assert not torch.allclose(outputs, module(images), atol=1e-4)
 
 
 @torch.no_grad()
@@ -52,20 +52,20 @@ def test_all_patches_in_any_order_give_the_full_image():
     module, images = vit(), torch.rand(2, 1, 16, 16)
 
     with mask_patches(module, torch.arange(15, -1, -1).expand(2, -1)):
-        found = module(images)
+        outputs = module(images)
 
-    torch.testing.assert_close(found, module(images))
+    torch.testing.assert_close(outputs, module(images))
 
 
 @torch.no_grad()
 def test_all_patches_are_visible_again_after_an_error():
     module, images = vit(), torch.rand(2, 1, 16, 16)
-    whole = module(images)
+    expected = module(images)
 
     with pytest.raises(ZeroDivisionError), mask_patches(module, torch.tensor([[0], [0]])):
         raise ZeroDivisionError
 
-    torch.testing.assert_close(module(images), whole)
+    torch.testing.assert_close(module(images), expected)
 
 
 def test_only_plain_vits_are_supported():

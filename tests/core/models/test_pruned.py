@@ -1,4 +1,4 @@
-"""Cutting a ViT: what it costs, what it is worth, and that it computes the same without what was zero."""
+"""Pruned ViTs: FLOPs, importance, and equality with the full model with zeros."""
 
 import pytest
 import timm
@@ -42,7 +42,7 @@ def images():
 
 
 def zeroed(module):
-    """The whole model with everything that is not kept multiplied by zero."""
+    """The full model with all other parts multiplied by zero."""
     kept = {block.index: block for block in KEPT}
     for index, block in enumerate(module.blocks):
         values, hidden = torch.zeros(12), torch.zeros(24)

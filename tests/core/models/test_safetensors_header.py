@@ -40,7 +40,7 @@ def test_a_header_lists_the_tensors(tmp_path):
 
 
 def test_a_header_that_would_exhaust_the_memory_is_not_parsed(tmp_path):
-    """The API reads headers by itself; of each three bytes here come fifty-six."""
+    """The API parses headers in its own process; each three bytes here take 56 bytes of memory."""
     header = b'{"a":[' + b"[]," * 3_000_000 + b"[]]}"
     file = tmp_path / "m.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header)

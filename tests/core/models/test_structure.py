@@ -1,4 +1,4 @@
-"""What can be tapped, found without a weight, is what a real run gives."""
+"""The structure that is determined on the meta device matches a real run."""
 
 import pytest
 import timm

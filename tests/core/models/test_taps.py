@@ -1,4 +1,4 @@
-"""What is tapped is what the network computed, and tapping changes nothing."""
+"""Captured features are those of a plain run, and capturing changes nothing."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,7 @@ SWIN = {"img_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 2], "num_
 
 @dataclass(frozen=True)
 class Family:
-    """A tiny network of a family: how many levels, prefix tokens at them, and readable attentions it has."""
+    """A tiny network: number of levels, of prefix tokens and of attentions that can be captured."""
 
     architecture: str
     arguments: dict
@@ -80,7 +80,7 @@ def tap(name, **wanted):
 
 
 def seen_by_hooks(name, *parts):
-    """What the modules of these names returned in a plain run, and its logits."""
+    """Outputs of the named modules in a plain run, and its logits."""
     module, found = network(name), []
     hooks = [
         module.get_submodule(part).register_forward_hook(lambda _module, _inputs, output: found.append(output))

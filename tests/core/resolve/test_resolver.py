@@ -45,9 +45,9 @@ def spec(**change):
     return parse_job_spec(document)
 
 
-def refusal(*, facts=DIGITS, models=None, **change):
+def errors_of(*, dataset=DIGITS, models=None, **change):
     with pytest.raises(InvalidSpec) as caught:
-        resolve(spec(**change), facts, models or {}, threads=2)
+        resolve(spec(**change), dataset, models or {}, threads=2)
     return {error.pointer: error.detail for error in caught.value.errors}
 
 
@@ -108,16 +108,16 @@ def test_teachers_with_cached_outputs_cost_only_their_views():
     assert online["teacher_cache"]["seconds"] == 0
 
 
-def requested(**change):
+def cache_key(**change):
     return resolve(spec(**change), DIGITS, {}, threads=2).estimate["teacher_cache"]["cache_key"]
 
 
 def test_the_cache_key_does_not_depend_on_student_and_epochs():
     small = {"architecture": VIT, "arguments": {**SMALL, "depth": 1}}
 
-    assert requested() is not None
-    assert requested(student=small, method={"name": "dkd"}, training={"epochs": 3, "batch_size": 32}) == requested()
-    assert requested(method={"name": "scratch"}, teachers=[]) is None
+    assert cache_key() is not None
+    assert cache_key(student=small, method={"name": "dkd"}, training={"epochs": 3, "batch_size": 32}) == cache_key()
+    assert cache_key(method={"name": "scratch"}, teachers=[]) is None
     different = [
         {"method": {"name": "rkd"}},
         {"training": {"seed": 1}},
@@ -125,7 +125,7 @@ def test_the_cache_key_does_not_depend_on_student_and_epochs():
         {"teachers": [{"architecture": "resnet18", "weights": "train", "training": {"epochs": 2}}]},
         {"resources": {"threads": 1}},
     ]
-    assert len({requested(), *(requested(**change) for change in different)}) == len(different) + 1
+    assert len({cache_key(), *(cache_key(**change) for change in different)}) == len(different) + 1
 
 
 def test_a_student_for_deit_is_reported_as_its_variant():
@@ -148,10 +148,10 @@ def test_a_student_for_deit_is_reported_as_its_variant():
     ],
 )
 def test_the_image_size_is_the_students_own_or_the_datasets(student, training, expected):
-    found = resolve(spec(student=student, training=training), DIGITS, {"mdl_a": STORED, "mdl_b": CNN}, threads=2)
+    resolution = resolve(spec(student=student, training=training), DIGITS, {"mdl_a": STORED, "mdl_b": CNN}, threads=2)
 
-    assert found.spec.training.image_size == expected
-    assert found.estimate["student"]["image_size"] == expected
+    assert resolution.spec.training.image_size == expected
+    assert resolution.estimate["student"]["image_size"] == expected
 
 
 def test_a_teachers_own_size_overrides_the_students():
@@ -175,7 +175,7 @@ def teacher(weights, **more):
 
 
 @pytest.mark.parametrize(
-    ("change", "pointer", "words"),
+    ("change", "pointer", "text"),
     [
         (student("vit_tyni"), "/student/architecture", "Did you mean vit_tiny_patch16_224"),
         (student(arguments={"embed_dim": 33, "num_heads": 2}), "/student/arguments", "divisible"),
@@ -195,43 +195,43 @@ def teacher(weights, **more):
         ),
     ],
 )
-def test_an_invalid_spec_is_refused_with_its_pointer(change, pointer, words):
-    found = refusal(**change)
+def test_an_invalid_spec_is_refused_with_its_pointer(change, pointer, text):
+    resolution = errors_of(**change)
 
-    assert list(found) == [pointer]
-    assert words in found[pointer]
+    assert list(resolution) == [pointer]
+    assert text in resolution[pointer]
 
 
 def test_all_errors_are_reported_together():
-    found = refusal(
+    resolution = errors_of(
         student={"architecture": "vit_tyni"},
         teachers=[{"architecture": "resnet81", "weights": "train"}],
-        facts=DIGITS.model_copy(update={"num_classes": None, "classes": None, "num_test": 0}),
+        dataset=DIGITS.model_copy(update={"num_classes": None, "classes": None, "num_test": 0}),
     )
 
-    assert list(found) == ["/dataset", "/student/architecture", "/teachers/0/architecture"]
+    assert list(resolution) == ["/dataset", "/student/architecture", "/teachers/0/architecture"]
 
 
 def test_an_unlabeled_dataset_is_refused():
     unlabeled = DIGITS.model_copy(update={"num_classes": None, "classes": None})
 
-    assert "no labels" in refusal(facts=unlabeled)["/dataset"]
+    assert "no labels" in errors_of(dataset=unlabeled)["/dataset"]
 
 
 def test_a_stored_model_must_match_the_spec():
     models = {"mdl_a": STORED}
     other = {"architecture": VIT, "weights": "mdl_a", "arguments": {"depth": 3}}
 
-    assert "made with depth 2, not 3" in refusal(models=models, teachers=[other])["/teachers/0/arguments/depth"]
+    assert "made with depth 2, not 3" in errors_of(models=models, teachers=[other])["/teachers/0/arguments/depth"]
     wrong = {"architecture": "resnet18", "weights": "mdl_a"}
-    assert "those of a vit_tiny" in refusal(models=models, teachers=[wrong])["/teachers/0/architecture"]
+    assert "those of a vit_tiny" in errors_of(models=models, teachers=[wrong])["/teachers/0/architecture"]
 
 
 def test_a_teacher_with_the_classes_in_another_order_is_refused():
     turned = STORED.model_copy(update={"classes": tuple("9876543210")})
     stored = {"architecture": VIT, "weights": "mdl_a"}
 
-    assert "another order" in refusal(models={"mdl_a": turned}, teachers=[stored])["/teachers/0/weights"]
+    assert "another order" in errors_of(models={"mdl_a": turned}, teachers=[stored])["/teachers/0/weights"]
 
 
 def test_a_stored_cnn_without_a_size_runs_at_the_students():
@@ -242,16 +242,16 @@ def test_a_stored_cnn_without_a_size_runs_at_the_students():
 
 
 def test_doubtful_settings_give_warnings():
-    facts = DIGITS.model_copy(update={"num_train": 40})
+    dataset = DIGITS.model_copy(update={"num_train": 40})
     named = STORED.model_copy(update={"classes": tuple("abcdefghij")})
     other = STORED.model_copy(update={"num_classes": 3, "arguments": {**STORED.arguments, "num_classes": 3}})
-    found = resolve(
+    resolution = resolve(
         spec(
             student={"architecture": VIT, "weights": "mdl_c"},
             teachers=[{"architecture": VIT, "weights": "mdl_a"}],
             training={"batch_size": 64},
         ),
-        facts,
+        dataset,
         {"mdl_a": named, "mdl_c": other},
         threads=2,
     )
@@ -266,27 +266,31 @@ def test_doubtful_settings_give_warnings():
         threads=2,
     )
 
-    assert [words.split(" ")[0] for words in found.estimate["warnings"]] == ["training.batch_size", "teachers/0", "the"]
-    assert [words.split(" ")[0] for words in plain.estimate["warnings"]] == ["the", "vgg11", "teachers/0"]
+    assert [text.split(" ")[0] for text in resolution.estimate["warnings"]] == [
+        "training.batch_size",
+        "teachers/0",
+        "the",
+    ]
+    assert [text.split(" ")[0] for text in plain.estimate["warnings"]] == ["the", "vgg11", "teachers/0"]
 
 
-def test_a_pretrained_teacher_of_the_same_number_of_classes_is_taken_at_its_own_size():
-    facts = DIGITS.model_copy(update={"num_classes": 1000, "classes": None})
+def test_a_pretrained_teacher_of_the_same_number_of_classes_keeps_its_own_size():
+    dataset = DIGITS.model_copy(update={"num_classes": 1000, "classes": None})
     stored = {"architecture": "resnet18.a1_in1k", "weights": "pretrained"}
-    estimate = resolve(spec(teachers=[stored]), facts, {}, threads=2).estimate
+    estimate = resolve(spec(teachers=[stored]), dataset, {}, threads=2).estimate
 
     assert estimate["teachers"][0]["image_size"] == catalog.native_image_size("resnet18") == 224
 
 
-def test_a_small_pair_is_resolved_in_a_moment():
+def test_a_small_pair_is_resolved_quickly():
     resolve(spec(), DIGITS, {}, threads=2)
     change = {"student": {"architecture": VIT, "arguments": {**SMALL, "embed_dim": 48}}}
     times = []
     for width in (48, 64, 96):
         change["student"]["arguments"]["embed_dim"] = width
-        began = time.process_time()
+        start = time.process_time()
         resolve(spec(**change), DIGITS, {}, threads=2)
-        times.append(time.process_time() - began)
+        times.append(time.process_time() - start)
 
     assert min(times) < 0.1
 
@@ -294,7 +298,7 @@ def test_a_small_pair_is_resolved_in_a_moment():
 POOL = DatasetInfo(channels=1, image_size=8, num_train=2000, num_test=500)
 
 
-def probing(**more):
+def probe_job(**more):
     return {
         "method": {"name": "attention_probe", "pool": "ds_pool", **more},
         "teachers": [{"architecture": VIT, "arguments": {**SMALL, "embed_dim": 48}, "weights": "train"}],
@@ -302,39 +306,39 @@ def probing(**more):
 
 
 def test_steps_are_counted_over_the_images_that_the_method_trains_on():
-    half = resolve(spec(**probing()), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
-    requested = resolve(spec(**probing(num_select=640)), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
+    half = resolve(spec(**probe_job()), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
+    requested = resolve(spec(**probe_job(num_select=640)), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
 
     assert half.estimate["total_steps"] == 12 * (1000 // 64 + 1)
     assert requested.estimate["total_steps"] == 12 * 10
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "text"),
     [({"channels": 3}, "3 channels"), ({"num_train": 1}, "train split is 1"), (None, "there is no dataset ds_pool")],
 )
-def test_an_unusable_pool_is_refused(change, words):
+def test_an_unusable_pool_is_refused(change, text):
     pools = {} if change is None else {"ds_pool": POOL.model_copy(update=change)}
     with pytest.raises(InvalidSpec) as caught:
-        resolve(spec(**probing()), DIGITS, {}, threads=2, datasets=pools)
+        resolve(spec(**probe_job()), DIGITS, {}, threads=2, datasets=pools)
 
     ((pointer, detail),) = [(error.pointer, error.detail) for error in caught.value.errors]
     assert pointer == "/method/pool"
-    assert words in detail
+    assert text in detail
 
 
 def test_more_images_than_the_pool_has_cannot_be_selected():
     with pytest.raises(InvalidSpec, match="/method/num_select"):
-        resolve(spec(**probing(num_select=3000)), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
+        resolve(spec(**probe_job(num_select=3000)), DIGITS, {}, threads=2, datasets={"ds_pool": POOL})
 
 
 def test_pruning_needs_a_student_with_weights():
     requested = {"method": {"name": "uvc"}, "teachers": []}
 
-    assert "weights" in refusal(**requested)["/student/weights"]
+    assert "weights" in errors_of(**requested)["/student/weights"]
     student = {"architecture": VIT, "arguments": SMALL, "weights": "mdl_1"}
-    found = resolve(spec(**requested, student=student), DIGITS, {"mdl_1": STORED}, threads=2)
-    assert found.estimate["student"]["architecture"] == "potstill_vit"
+    resolution = resolve(spec(**requested, student=student), DIGITS, {"mdl_1": STORED}, threads=2)
+    assert resolution.estimate["student"]["architecture"] == "potstill_vit"
 
 
 UNLABELED = DIGITS.model_copy(update={"num_classes": None, "classes": None})
@@ -342,19 +346,19 @@ LABEL_FREE = {"method": {"name": "feature"}, "teachers": [{"architecture": VIT, 
 FOUNDATION = STORED.model_copy(update={"num_classes": 700, "arguments": {**STORED.arguments, "num_classes": 700}})
 
 
-@pytest.mark.parametrize("facts", [DIGITS, UNLABELED])
-def test_a_label_free_student_has_no_classifier_and_its_teacher_may_have_any_classes(facts):
-    found = resolve(spec(**LABEL_FREE), facts, {"mdl_1": FOUNDATION}, threads=2)
+@pytest.mark.parametrize("dataset", [DIGITS, UNLABELED])
+def test_a_label_free_student_has_no_classifier_and_its_teacher_may_have_any_classes(dataset):
+    resolution = resolve(spec(**LABEL_FREE), dataset, {"mdl_1": FOUNDATION}, threads=2)
     labelled = resolve(spec(method={"name": "scratch"}, teachers=[]), DIGITS, {}, threads=2)
 
-    assert found.estimate["student"]["parameters"] == labelled.estimate["student"]["parameters"] - 10 * (32 + 1)
-    assert found.estimate["warnings"] == []
+    assert resolution.estimate["student"]["parameters"] == labelled.estimate["student"]["parameters"] - 10 * (32 + 1)
+    assert resolution.estimate["warnings"] == []
 
 
 def test_a_teacher_cannot_be_trained_without_labels():
     requested = {**LABEL_FREE, "teachers": [{"architecture": "resnet18", "weights": "train"}]}
 
-    assert "no labels" in refusal(facts=UNLABELED, **requested)["/teachers/0/weights"]
+    assert "no labels" in errors_of(dataset=UNLABELED, **requested)["/teachers/0/weights"]
 
 
 def test_held_out_images_are_not_counted_in_the_steps():
@@ -368,7 +372,7 @@ def test_held_out_images_are_not_counted_in_the_steps():
 def test_an_invalid_peer_is_refused():
     requested = {"teachers": [], "method": {"name": "mutual", "peer": {"architecture": "resnet10", "arguments": {}}}}
 
-    assert "resnet10t" in refusal(**requested)["/method/peer/architecture"]
+    assert "resnet10t" in errors_of(**requested)["/method/peer/architecture"]
 
 
 def on_devices(devices, accelerator="cpu", **change):
@@ -376,25 +380,25 @@ def on_devices(devices, accelerator="cpu", **change):
 
 
 def test_a_job_for_several_devices_is_unchanged():
-    found = resolve(spec(**on_devices(2)), DIGITS, {}, threads=4)
+    resolution = resolve(spec(**on_devices(2)), DIGITS, {}, threads=4)
 
-    assert (found.spec.resources.devices, found.spec.resources.threads) == (2, 4)
-    assert resolve(found.spec, DIGITS, {}, threads=9) == found
+    assert (resolution.spec.resources.devices, resolution.spec.resources.threads) == (2, 4)
+    assert resolve(resolution.spec, DIGITS, {}, threads=9) == resolution
 
 
 def test_a_method_that_compares_samples_requires_one_device():
     assert (
         "rkd with these parameters compares the samples"
-        in refusal(**on_devices(2, method={"name": "rkd"}))["/resources/devices"]
+        in errors_of(**on_devices(2, method={"name": "rkd"}))["/resources/devices"]
     )
     feature = {"name": "fitnets", "logits": "dist"}
-    assert "set devices to 1" in refusal(**on_devices(2, method=feature))["/resources/devices"]
+    assert "set devices to 1" in errors_of(**on_devices(2, method=feature))["/resources/devices"]
     assert resolve(spec(**on_devices(1, method=feature)), DIGITS, {}, threads=2)
 
 
 def test_every_device_needs_two_images_of_every_batch():
     assert resolve(spec(**on_devices(4, training={"batch_size": 9, "epochs": 1})), DIGITS, {}, threads=2)
-    detail = refusal(**on_devices(4, training={"batch_size": 7, "epochs": 1}))["/resources/devices"]
+    detail = errors_of(**on_devices(4, training={"batch_size": 7, "epochs": 1}))["/resources/devices"]
 
     assert "a batch has only 6 images" in detail
 
