@@ -15,6 +15,7 @@ from core.errors import InvalidSpec, Unavailable
 from core.settings import Settings
 from core.spec import parse_job_spec
 from core.store import datasets, jobs
+from tests.support.specs import tiny_vit
 from tests.support.waiting import until
 from worker.app import make_app
 from worker.claim_loop import run_next
@@ -148,10 +149,9 @@ def long_job(service):
 def make_long_job(service, **resources):
     dataset = service.write(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
     run_next(DATASETS)
-    size = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
     spec = {
         "dataset": dataset.id,
-        "student": {"architecture": "vit_tiny_patch16_224", "arguments": size},
+        "student": tiny_vit(patch_size=4, embed_dim=16, depth=1),
         "method": {"name": "scratch"},
         "training": {"epochs": 5000, "batch_size": 256, "augmentation": "none", "checkpoint_every_epochs": 1},
         "resources": {"threads": 1, **resources},
