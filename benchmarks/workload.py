@@ -164,7 +164,7 @@ class Workload:
 
     def clear_teacher_cache(self) -> None:
         """Delete the teacher cache, so that the next job fills it again."""
-        shutil.rmtree(self.inputs.work / "cache" / "answers", ignore_errors=True)
+        shutil.rmtree(self.inputs.work / "cache" / "teacher_outputs", ignore_errors=True)
 
     def networks(self, spec: JobSpec) -> tuple[BuiltModel, BuiltModel]:
         """Build student and teacher with the initial weights of the engine's job."""

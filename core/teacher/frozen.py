@@ -34,4 +34,4 @@ class FrozenTeacher:
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """Return the logits only, in float32, for evaluation."""
         with torch.inference_mode(), self._compute.forward_context():
-            return Outputs.of(self.built(images_BCHW)).logits.float()
+            return Outputs.from_model_output(self.built(images_BCHW)).logits.float()
