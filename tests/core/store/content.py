@@ -1,4 +1,4 @@
-"""A file to store."""
+"""Content of a test file."""
 
 import hashlib
 import os

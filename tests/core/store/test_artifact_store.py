@@ -1,4 +1,4 @@
-"""The artefact store: whole or absent, known by hash, and no way out of it."""
+"""Local artifact store: atomic files, hashes, invalid keys."""
 
 import io
 import os
@@ -22,7 +22,7 @@ def store(root):
     return open_store(f"file://{root}")
 
 
-def test_what_is_published_is_read_back(store, source):
+def test_published_file_is_read_back(store, source):
     stored = store.put(KEY, source)
 
     assert stored == StoredFile(KEY, len(CONTENT), DIGEST) == store.measure(KEY)
@@ -33,7 +33,7 @@ def test_what_is_published_is_read_back(store, source):
     assert store.local_path(KEY).read_bytes() == CONTENT
 
 
-def test_a_copy_is_checked(store, source, tmp_path):
+def test_fetch_verifies_the_hash(store, source, tmp_path):
     store.put(KEY, source)
     target = tmp_path / "deep" / "copy"
     store.fetch(KEY, target, sha256=DIGEST)
@@ -46,7 +46,7 @@ def test_a_copy_is_checked(store, source, tmp_path):
     assert store.measure(KEY).sha256 != DIGEST
 
 
-def test_a_publication_that_breaks_off_leaves_nothing(store, root):
+def test_interrupted_publication_leaves_nothing(store, root):
     class Broken(io.BytesIO):
         def read(self, size=-1):
             if self.tell() > 1_000_000:
@@ -61,28 +61,28 @@ def test_a_publication_that_breaks_off_leaves_nothing(store, root):
     assert list((root / ".partial").iterdir()) == []
 
 
-def test_listing_and_deleting(store, source, root):
+def test_list_and_delete(store, source, root):
     for key in ("jobs/a/1", "jobs/a/b/2", "jobs/ab/3", "models/4"):
         store.put(key, source)
 
-    assert [one.key for one in store.list_prefix()] == ["jobs/a/1", "jobs/a/b/2", "jobs/ab/3", "models/4"]
-    assert [(one.key, one.size_bytes) for one in store.list_prefix("jobs/ab")] == [("jobs/ab/3", len(CONTENT))]
+    assert [listed.key for listed in store.list_prefix()] == ["jobs/a/1", "jobs/a/b/2", "jobs/ab/3", "models/4"]
+    assert [(listed.key, listed.size_bytes) for listed in store.list_prefix("jobs/ab")] == [("jobs/ab/3", len(CONTENT))]
     assert store.delete_prefix("jobs/a") == 2
-    assert [one.key for one in store.list_prefix()] == ["jobs/ab/3", "models/4"]
+    assert [listed.key for listed in store.list_prefix()] == ["jobs/ab/3", "models/4"]
     store.delete("jobs/ab/3")
     assert sorted(path.name for path in root.iterdir()) == [".partial", "models"]
 
 
-def test_publishing_survives_a_neighbour_who_tidies_up(store, source):
-    """A delete prunes folders that it leaves empty; a publication into the same folder must not notice."""
+def test_put_survives_concurrent_deletes_in_the_same_folder(store, source):
+    """A delete removes empty folders, even the target folder of a concurrent put."""
     stop = threading.Event()
 
-    def tidy():
+    def delete_files():
         while not stop.is_set():
             store.delete("jobs/a/b/gone")
             store.delete("jobs/a/b/file")
 
-    thread = threading.Thread(target=tidy, daemon=True)
+    thread = threading.Thread(target=delete_files, daemon=True)
     thread.start()
     try:
         for _ in range(50):
@@ -94,9 +94,9 @@ def test_publishing_survives_a_neighbour_who_tidies_up(store, source):
     assert store.put("jobs/a/b/file", source).sha256 == DIGEST
 
 
-def test_leftovers_of_a_killed_process_are_removed_when_they_are_old(store, root):
-    (root / ".partial" / "left").write_bytes(b"half")
-    os.utime(root / ".partial" / "left", (0, 0))
+def test_old_partial_files_are_removed(store, root):
+    (root / ".partial" / "old").write_bytes(b"half")
+    os.utime(root / ".partial" / "old", (0, 0))
     (root / ".partial" / "young").write_bytes(b"half")
 
     assert list(store.list_prefix()) == []
@@ -105,12 +105,12 @@ def test_leftovers_of_a_killed_process_are_removed_when_they_are_old(store, root
 
 
 @pytest.mark.parametrize("url", ["gs://bucket", "artifacts", "file://host/x", "s3:///prefix", "s3://bucket?a=b", ""])
-def test_other_stores_are_refused(url):
+def test_unsupported_url_is_refused(url):
     with pytest.raises(ValueError, match="file:///"):
         open_store(url)
 
 
-def test_a_folder_with_odd_characters_in_its_name(tmp_path):
+def test_url_with_percent_encoding(tmp_path):
     store = open_store(f"file://{tmp_path}/a%20b")
     store.put("x", io.BytesIO(b"x"))
 

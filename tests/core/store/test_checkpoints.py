@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what is garbage, what a later attempt finds."""
+"""Checkpoints: retention, garbage and resuming."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from core.store import checkpoints, jobs
 from core.store.jobs import LeaseToken
 
 
-def listed(world, job_id):
-    return [one.step for one in world.read(checkpoints.list_checkpoints, world.project, job_id).items]
+def list_steps(world, job_id):
+    return [checkpoint.step for checkpoint in world.read(checkpoints.list_checkpoints, world.project, job_id).items]
 
 
-def test_a_checkpoint_says_what_it_is(world):
+def test_checkpoint_has_its_fields(world):
     lease = world.start_job()
     saved = world.checkpoint(lease, 20, metrics={"train/loss": 0.5}).checkpoint
 
@@ -21,11 +21,11 @@ def test_a_checkpoint_says_what_it_is(world):
     assert checkpoints.weights_file(found).name == "model.safetensors"
 
 
-def test_the_newest_two_are_kept(world):
+def test_newest_two_stay(world):
     lease = world.start_job()
     garbage = [world.checkpoint(lease, step).garbage_keys for step in (10, 20, 30, 40)]
 
-    assert listed(world, lease.job_id) == [40, 30]
+    assert list_steps(world, lease.job_id) == [40, 30]
     assert [[key.rsplit("/", 1)[-1] for key in keys] for keys in garbage] == [
         [],
         [],
@@ -34,44 +34,44 @@ def test_the_newest_two_are_kept(world):
     ]
 
 
-def test_weights_that_were_asked_for_stay_without_their_state(world):
+def test_retained_weights_stay_without_training_state(world):
     lease = world.start_job()
     saved = [world.checkpoint(lease, step, retain=step == 10) for step in (10, 20, 30)]
 
-    assert listed(world, lease.job_id) == [30, 20, 10]
+    assert list_steps(world, lease.job_id) == [30, 20, 10]
     assert [key.rsplit("/", 1)[-1] for key in saved[-1].garbage_keys] == ["state.pt"]
     old = world.read(checkpoints.get, world.project, lease.job_id, saved[0].checkpoint.id)
     assert (old.resumable, len(old.files)) == (False, 1)
-    assert [one.step for one in world.read(checkpoints.list_resumable, lease)] == [30, 20]
+    assert [checkpoint.step for checkpoint in world.read(checkpoints.list_resumable, lease)] == [30, 20]
 
 
-def test_the_same_step_saved_twice_is_one_checkpoint(world):
+def test_step_saved_twice_is_one_checkpoint(world):
     lease = world.start_job()
     first = world.checkpoint(lease, 10, retain=True)
     second = world.checkpoint(lease, 10)
 
-    assert listed(world, lease.job_id) == [10]
+    assert list_steps(world, lease.job_id) == [10]
     assert second.checkpoint.retained is True
     assert len(second.garbage_keys) == 2
     assert first.checkpoint.id != second.checkpoint.id
 
 
-def test_tracks_are_kept_apart_and_a_teachers_is_nobodys_business(world):
+def test_tracks_are_separate_and_teacher_tracks_are_hidden(world):
     lease = world.start_job()
     for step in (10, 20, 30):
         world.checkpoint(lease, step, track="teacher-0")
     hidden = world.checkpoint(lease, 40, track="teacher-0").checkpoint
     world.checkpoint(lease, 5)
 
-    assert listed(world, lease.job_id) == [5]
+    assert list_steps(world, lease.job_id) == [5]
     with pytest.raises(NotFound):
         world.read(checkpoints.get, world.project, lease.job_id, hidden.id)
-    found = [(one.track, one.step) for one in world.read(checkpoints.list_resumable, lease)]
+    found = [(checkpoint.track, checkpoint.step) for checkpoint in world.read(checkpoints.list_resumable, lease)]
     assert found == [("teacher-0", 40), ("teacher-0", 30), ("distill", 5)]
     assert world.get(lease.job_id).checkpoint_step == 5
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(world):
+def test_discard_falls_back_to_the_previous_checkpoint(world):
     lease = world.start_job()
     world.checkpoint(lease, 10)
     damaged = world.checkpoint(lease, 20).checkpoint
@@ -79,26 +79,28 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(world):
     keys = world.write(checkpoints.discard, lease, damaged.id)
 
     assert len(keys) == 2
-    assert [one.step for one in world.read(checkpoints.list_resumable, lease)] == [10]
+    assert [checkpoint.step for checkpoint in world.read(checkpoints.list_resumable, lease)] == [10]
     assert world.get(lease.job_id).checkpoint_step == 10
     assert world.write(checkpoints.discard, lease, damaged.id) == ()
 
 
-def test_a_later_attempt_finds_what_an_earlier_one_saved(world):
+def test_later_attempt_finds_earlier_checkpoints(world):
     lease = world.start_job()
     world.checkpoint(lease, 10)
     world.write(jobs.release, lease)
 
     again = LeaseToken.from_job(world.claim())
 
-    assert [(one.step, one.attempt) for one in world.read(checkpoints.list_resumable, again)] == [(10, 1)]
+    assert [(checkpoint.step, checkpoint.attempt) for checkpoint in world.read(checkpoints.list_resumable, again)] == [
+        (10, 1)
+    ]
 
 
-def test_a_stranger_sees_nothing(world, other_project):
+def test_checkpoints_of_another_project_are_hidden(world, other_project):
     lease = world.start_job()
     saved = world.checkpoint(lease, 10).checkpoint
 
     assert world.read(checkpoints.list_checkpoints, other_project, lease.job_id).items == []
-    for project, wanted in ((other_project, saved.id), (world.project, "ckpt_nothing")):
+    for project, checkpoint_id in ((other_project, saved.id), (world.project, "ckpt_nothing")):
         with pytest.raises(NotFound):
-            world.read(checkpoints.get, project, lease.job_id, wanted)
+            world.read(checkpoints.get, project, lease.job_id, checkpoint_id)

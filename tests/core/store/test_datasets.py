@@ -1,4 +1,4 @@
-"""Datasets as their owner sees them."""
+"""Datasets of a project."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from core.store import datasets
 from core.store.ingest_leases import IngestLeaseToken
 
 
-def test_a_ready_dataset_has_its_facts(world):
+def test_ready_dataset_has_its_fields(world):
     found = world.read(datasets.get, world.project, world.dataset)
 
     assert (found.status, found.num_classes, found.classes, found.channels) == ("ready", 2, ["a", "b"], 1)
@@ -15,26 +15,26 @@ def test_a_ready_dataset_has_its_facts(world):
     assert (found.rejected, found.error) == ([], None)
 
 
-def test_an_unlabelled_dataset_has_no_classes(world):
-    made = world.write(datasets.create, world.project, name="u", source={})
+def test_unlabeled_dataset_has_no_classes(world):
+    dataset = world.write(datasets.create, world.project, name="u", source={})
     lease = IngestLeaseToken.from_row(world.write(datasets.claim, worker_id="w", lease_seconds=60))
-    facts = {"splits": {"train": {"num_samples": 1}}, "channels": 3, "image_size": 8, "fingerprint": "f"}
+    fields = {"splits": {"train": {"num_samples": 1}}, "channels": 3, "image_size": 8, "fingerprint": "f"}
     rejected = [{"path": "a.png", "reason": "broken"}]
     world.write(
-        datasets.mark_ready, lease, files=[], num_classes=None, classes=None, size_bytes=1, rejected=rejected, **facts
+        datasets.mark_ready, lease, files=[], num_classes=None, classes=None, size_bytes=1, rejected=rejected, **fields
     )
 
-    found = world.read(datasets.get, world.project, made.id)
+    found = world.read(datasets.get, world.project, dataset.id)
     assert (found.classes, found.num_classes, found.rejected) == (None, None, rejected)
 
 
-@pytest.mark.parametrize("wanted", ["ds_nothing", "mdl_1", "ds_\x00", "ds_01m85jzb7r4z265qka2x1zqddn"])
-def test_a_dataset_that_is_not_there(world, wanted):
+@pytest.mark.parametrize("dataset_id", ["ds_nothing", "mdl_1", "ds_\x00", "ds_01m85jzb7r4z265qka2x1zqddn"])
+def test_unknown_dataset_is_not_found(world, dataset_id):
     with pytest.raises(NotFound):
-        world.read(datasets.get, world.project, wanted)
+        world.read(datasets.get, world.project, dataset_id)
 
 
-def test_a_stranger_sees_nothing(world, other_project):
+def test_datasets_of_another_project_are_hidden(world, other_project):
     assert world.read(datasets.list_datasets, other_project).items == []
     with pytest.raises(NotFound):
         world.read(datasets.get, other_project, world.dataset)
@@ -43,14 +43,14 @@ def test_a_stranger_sees_nothing(world, other_project):
 
 
 def test_pages_are_newest_first(world):
-    made = [world.dataset, *(world.ready_dataset() for _ in range(2))]
+    dataset_ids = [world.dataset, *(world.ready_dataset() for _ in range(2))]
 
     page = world.read(datasets.list_datasets, world.project, limit=2)
 
-    assert ([one.id for one in page.items], page.has_more) == (sorted(made, reverse=True)[:2], True)
+    assert ([dataset.id for dataset in page.items], page.has_more) == (sorted(dataset_ids, reverse=True)[:2], True)
 
 
-def test_a_deleted_dataset_gives_back_its_files(world):
+def test_delete_returns_files(world):
     assert world.write(datasets.delete, world.project, world.dataset) == [f"datasets/{world.dataset}/a1/index.json"]
     with pytest.raises(NotFound):
         world.read(datasets.get, world.project, world.dataset)

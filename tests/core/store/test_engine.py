@@ -1,25 +1,26 @@
-"""What PostgreSQL does not answer in time is given up; the next unit of work has a connection again."""
+"""Timeouts of PostgreSQL connections; the next transaction gets a working connection."""
 
 import time
 
 import pytest
 from sqlalchemy import text
 
+from core.store import engine as engine_module
 from core.store.db import Database, DatabaseUnavailable, make_engine
 
-LIMIT = 0.5  # seconds
+TIMEOUT_SECONDS = 0.5
 
 
 @pytest.fixture
-def make_impatient(pg_migrated):
-    made = []
+def make_database(pg_migrated):
+    databases = []
 
-    def make(url=pg_migrated, seconds=LIMIT):
-        made.append(Database(make_engine(url, statement_timeout_seconds=seconds)))
-        return made[-1]
+    def make(url=pg_migrated, seconds=TIMEOUT_SECONDS):
+        databases.append(Database(make_engine(url, statement_timeout_seconds=seconds)))
+        return databases[-1]
 
     yield make
-    for database in made:
+    for database in databases:
         database.dispose()
 
 
@@ -31,72 +32,72 @@ def sleep(session, seconds=30):
     session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
 
 
-def assert_soon_given_up(database):
-    began = time.monotonic()
+def assert_times_out(database):
+    start = time.monotonic()
     with pytest.raises(DatabaseUnavailable), database.read() as session:
         sleep(session)
 
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - start < 10
 
 
-def test_a_statement_that_takes_too_long_is_broken_off_by_the_server(make_impatient):
-    impatient = make_impatient()
-    with impatient.read() as session:
+def test_server_cancels_a_slow_statement(make_database):
+    short_timeout = make_database()
+    with short_timeout.read() as session:
         before = backend(session)
 
-    assert_soon_given_up(impatient)
-    with impatient.read() as session:
-        assert backend(session) == before  # the connection lives on
+    assert_times_out(short_timeout)
+    with short_timeout.read() as session:
+        assert backend(session) == before  # the connection is still open
 
 
-def test_a_server_that_says_nothing_is_left(make_impatient, monkeypatch):
-    monkeypatch.setattr("core.store.engine.GRACE_SECONDS", 0.0)
-    impatient = make_impatient()
-    with impatient.read() as session:
-        session.execute(text("SET SESSION statement_timeout = 0"))  # it will not break off by itself
+def test_connection_to_a_silent_server_is_closed(make_database, monkeypatch):
+    monkeypatch.setattr(engine_module, "GRACE_SECONDS", 0.0)
+    short_timeout = make_database()
+    with short_timeout.read() as session:
+        session.execute(text("SET SESSION statement_timeout = 0"))  # disables the server's own timeout
         session.commit()
         before = backend(session)
 
-    assert_soon_given_up(impatient)
-    with impatient.read() as session:
+    assert_times_out(short_timeout)
+    with short_timeout.read() as session:
         assert backend(session) != before
 
 
-def test_who_waits_too_long_for_a_lock_is_told(make_impatient):
-    patient, impatient = make_impatient(seconds=60), make_impatient()
+def test_lock_wait_times_out(make_database):
+    long_timeout, short_timeout = make_database(seconds=60), make_database()
     lock = text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
-    with patient.write() as session:
+    with long_timeout.write() as session:
         session.execute(lock)
-        with pytest.raises(DatabaseUnavailable), impatient.write() as waiting:
+        with pytest.raises(DatabaseUnavailable), short_timeout.write() as waiting:
             waiting.execute(lock)
 
 
-def test_a_transaction_of_a_process_that_does_nothing_gives_its_locks_back(make_impatient):
-    stopped, other = make_impatient(), make_impatient(seconds=60)
+def test_idle_transaction_is_ended_and_releases_its_locks(make_database):
+    idle, other = make_database(), make_database(seconds=60)
     lock = text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
 
-    def do_nothing_under_a_lock():
-        with stopped.write() as session:
+    def idle_with_a_lock():
+        with idle.write() as session:
             session.execute(lock)
             with other.write() as waiting:
-                waiting.execute(lock)  # returns once the other's session was ended
+                waiting.execute(lock)  # returns once the idle session has been ended
             session.execute(lock)
 
     with pytest.raises(DatabaseUnavailable):
-        do_nothing_under_a_lock()
+        idle_with_a_lock()
 
 
-def test_without_a_limit_all_is_waited_for(make_impatient):
-    patient = make_impatient(seconds=0)
-    with patient.read() as session:
+def test_zero_disables_the_timeout(make_database):
+    long_timeout = make_database(seconds=0)
+    with long_timeout.read() as session:
         sleep(session, 0.01)
         shown = session.execute(text("SHOW statement_timeout")).scalar_one()
 
     assert shown == "0"
 
 
-def test_the_users_own_options_win(make_impatient, pg_migrated):
-    database = make_impatient(f"{pg_migrated}&options=-c%20statement_timeout%3D7s%20-c%20work_mem%3D8MB")
+def test_options_in_the_url_take_precedence(make_database, pg_migrated):
+    database = make_database(f"{pg_migrated}&options=-c%20statement_timeout%3D7s%20-c%20work_mem%3D8MB")
     with database.read() as session:
         shown = [
             session.execute(text(f"SHOW {name}")).scalar_one()

@@ -1,4 +1,4 @@
-"""A job's log has no gap, whoever writes at the same time."""
+"""Events of a job: order, pages, and no gaps with concurrent writers."""
 
 import contextlib
 import threading
@@ -11,7 +11,7 @@ def seqs(world, job_id):
     return [event.seq for event in world.read(events.list_events, world.project, job_id).items]
 
 
-def test_an_event_keeps_what_was_said(world):
+def test_event_has_its_fields(world):
     lease = world.start_job()
     world.write(events.append, lease, "note", "hello\x00", level="warning", data={"a": [1, None]})
 
@@ -23,25 +23,25 @@ def test_an_event_keeps_what_was_said(world):
     assert world.read(events.find_seq, world.project, lease.job_id, "evt_x") is None
 
 
-def test_concurrent_writers_leave_no_gap_and_readers_never_see_one(world):
-    attempts = [world.start_job() for _ in range(2)]
+def test_concurrent_writers_leave_no_gap_in_seq(world):
+    leases = [world.start_job() for _ in range(2)]
     done, seen = threading.Event(), []
 
     def write(lease):
         for k in range(15):
             world.write(events.append, lease, "note", str(k))
 
-    def ask():
+    def pause_and_resume():
         for _ in range(5):
-            world.write(jobs.pause, world.project, attempts[0].job_id)
-            world.write(jobs.resume, world.project, attempts[0].job_id)
+            world.write(jobs.pause, world.project, leases[0].job_id)
+            world.write(jobs.resume, world.project, leases[0].job_id)
 
     def read():
         while not done.is_set():
-            seen.append(seqs(world, attempts[0].job_id))
+            seen.append(seqs(world, leases[0].job_id))
 
-    threads = [threading.Thread(target=write, args=(lease,)) for lease in attempts for _ in range(2)]
-    threads.append(threading.Thread(target=ask))
+    threads = [threading.Thread(target=write, args=(lease,)) for lease in leases for _ in range(2)]
+    threads.append(threading.Thread(target=pause_and_resume))
     reader = threading.Thread(target=read)
     for thread in (*threads, reader):
         thread.start()
@@ -50,12 +50,12 @@ def test_concurrent_writers_leave_no_gap_and_readers_never_see_one(world):
     done.set()
     reader.join()
 
-    assert len(seqs(world, attempts[0].job_id)) == 2 + 30 + 10
-    for found in (*seen, *(seqs(world, lease.job_id) for lease in attempts)):
+    assert len(seqs(world, leases[0].job_id)) == 2 + 30 + 10
+    for found in (*seen, *(seqs(world, lease.job_id) for lease in leases)):
         assert found == list(range(1, len(found) + 1))
 
 
-def test_a_unit_of_work_that_fails_takes_its_event_with_it(world):
+def test_rollback_removes_the_event(world):
     lease = world.start_job()
 
     def write_and_fail(session):
@@ -64,12 +64,12 @@ def test_a_unit_of_work_that_fails_takes_its_event_with_it(world):
 
     with contextlib.suppress(KeyError):
         world.write(write_and_fail)
-    world.write(events.append, lease, "note", "kept")
+    world.write(events.append, lease, "note", "stored")
 
     assert seqs(world, lease.job_id) == [1, 2, 3]
 
 
-def test_pages_go_upwards(world):
+def test_pages_ascend(world):
     lease = world.start_job()
     for k in range(4):
         world.write(events.append, lease, "note", str(k))
@@ -81,13 +81,13 @@ def test_pages_go_upwards(world):
     assert ([e.seq for e in rest.items], rest.has_more) == ([5, 6], False)
 
 
-def test_somebody_elses_log_is_empty(world, other_project):
+def test_events_of_another_project_are_hidden(world, other_project):
     job_id = world.job()
 
     assert world.read(events.list_events, other_project, job_id).items == []
 
 
-def test_the_log_of_a_second_attempt_goes_on_counting(world):
+def test_seq_continues_in_a_second_attempt(world):
     lease = world.start_job()
     world.write(jobs.release, lease)
     world.write(events.append, LeaseToken.from_job(world.claim()), "note", "again")

@@ -1,4 +1,4 @@
-"""What no row names goes away; what somebody may still be about to name stays."""
+"""Garbage collection deletes files without a reference, except those of running attempts."""
 
 import io
 
@@ -10,7 +10,9 @@ from core.store.jobs import LeaseToken, NewArtifact
 from core.store.models import ModelInfo
 from core.store.storage_url import open_store
 
-FACTS = ModelInfo(architecture="vit", arguments={}, num_classes=2, channels=1, image_size=8, parameters=1, size_bytes=4)
+MODEL_INFO = ModelInfo(
+    architecture="vit", arguments={}, num_classes=2, channels=1, image_size=8, parameters=1, size_bytes=4
+)
 
 
 @pytest.fixture
@@ -23,24 +25,24 @@ def put(store):
     return lambda key: store.put(key, io.BytesIO(b"x"))
 
 
-def left(world, store):
+def remaining_keys(world, store):
     garbage.collect(world.db, store, min_age_seconds=-1)
     return [listed.key for listed in store.list_prefix()]
 
 
-def test_a_running_attempt_keeps_all_that_it_wrote_and_a_stale_one_what_is_named(world, store, put):
+def test_files_of_running_attempts_and_referenced_files_stay(world, store, put):
     stale = world.start_job()
     world.write(jobs.release, stale)
     live = LeaseToken.from_job(world.claim())
-    garbage = put(f"jobs/{live.job_id}/a1/artifacts/model.onnx").key
-    unnamed = put(f"jobs/{live.job_id}/a2/artifacts/model.onnx").key
+    stale_key = put(f"jobs/{live.job_id}/a1/artifacts/model.onnx").key
+    unreferenced = put(f"jobs/{live.job_id}/a2/artifacts/model.onnx").key
     checkpoint = world.checkpoint(live, 10)
-    named = [put(file["key"]).key for file in checkpoint.checkpoint.files]
+    referenced = [put(file["key"]).key for file in checkpoint.checkpoint.files]
 
-    assert left(world, store) == sorted([unnamed, *named])
-    assert garbage not in left(world, store)
+    assert remaining_keys(world, store) == sorted([unreferenced, *referenced])
+    assert stale_key not in remaining_keys(world, store)
     world.write(jobs.fail, live, {"code": "x", "message": "x"})
-    assert left(world, store) == sorted(named)
+    assert remaining_keys(world, store) == sorted(referenced)
 
 
 def test_young_files_stay(world, store, put):
@@ -50,59 +52,59 @@ def test_young_files_stay(world, store, put):
     assert garbage.collect(world.db, store, min_age_seconds=-1) == [key]
 
 
-def test_a_deleted_jobs_student_keeps_its_files(world, store, put):
+def test_student_of_a_deleted_job_keeps_its_files(world, store, put):
     lease = world.start_job()
     weights = put(f"jobs/{lease.job_id}/a1/artifacts/model.safetensors")
     report = put(f"jobs/{lease.job_id}/a1/artifacts/report.json")
 
     def finish(session):
-        model = models.create_student(session, lease, name="s", info=FACTS, files=[weights])
-        new = [NewArtifact(one.name, "x", one) for one in (weights, report)]
+        model = models.create_student(session, lease, name="s", info=MODEL_INFO, files=[weights])
+        new = [NewArtifact(file.name, "x", file) for file in (weights, report)]
         return jobs.succeed(session, lease, result={}, artifacts=new, model_id=model.id)
 
     model_id = world.write(finish).model_id
-    assert left(world, store) == [weights.key, report.key]
+    assert remaining_keys(world, store) == [weights.key, report.key]
     world.write(jobs.delete, world.project, lease.job_id)
-    assert left(world, store) == [weights.key]
+    assert remaining_keys(world, store) == [weights.key]
     world.write(models.delete, world.project, model_id)
-    assert left(world, store) == []
+    assert remaining_keys(world, store) == []
 
 
 def test_datasets_models_teachers_and_uploads(world, store, put):
     upload = put("uploads/one").key
     put("uploads/forgotten")
     processing = world.write(datasets.create, world.project, name="d", source={}, upload_key=upload)
-    half = put(f"datasets/{processing.id}/a1/train.bin").key
+    partial = put(f"datasets/{processing.id}/a1/train.bin").key
     ready = put(f"datasets/{world.dataset}/a1/index.json").key
     put(f"datasets/{world.dataset}/a0/index.json")
     put("models/mdl_gone/a1/model.safetensors")
     lease = world.start_job()
-    kept = put(f"teachers/{world.project}/r/{lease.job_id}-a1/model.safetensors")
-    soon = put(f"teachers/{world.project}/s/{lease.job_id}-a1/model.safetensors").key
+    saved = put(f"teachers/{world.project}/r/{lease.job_id}-a1/model.safetensors")
+    unsaved = put(f"teachers/{world.project}/s/{lease.job_id}-a1/model.safetensors").key
     put(f"teachers/{world.project}/r/job_x-a1/model.safetensors")
-    world.write(teachers.save, lease, "r", [kept])
+    world.write(teachers.save, lease, "r", [saved])
 
-    assert left(world, store) == sorted([upload, half, ready, kept.key, soon])
+    assert remaining_keys(world, store) == sorted([upload, partial, ready, saved.key, unsaved])
     world.write(jobs.release, lease)
-    assert soon not in left(world, store)
+    assert unsaved not in remaining_keys(world, store)
 
 
-def test_a_file_that_cannot_be_deleted_keeps_none_of_the_others(world, store, put, monkeypatch):
-    stuck, other = put("jobs/job_gone/a1/a").key, put("jobs/job_gone/a1/b").key
+def test_failed_deletion_does_not_stop_the_collection(world, store, put, monkeypatch):
+    undeletable, other = put("jobs/job_gone/a1/a").key, put("jobs/job_gone/a1/b").key
     delete = store.delete
 
-    def refusing(key):
-        if key == stuck:
-            raise StorageFailed(f"The artefact store failed at {key}: it may not be deleted.")
+    def fail_to_delete(key):
+        if key == undeletable:
+            raise StorageFailed(f"The artifact store failed at {key}: it may not be deleted.")
         delete(key)
 
-    monkeypatch.setattr(store, "delete", refusing)
+    monkeypatch.setattr(store, "delete", fail_to_delete)
 
     assert garbage.collect(world.db, store, min_age_seconds=-1) == [other]
-    assert [listed.key for listed in store.list_prefix()] == [stuck]
+    assert [listed.key for listed in store.list_prefix()] == [undeletable]
 
 
-def test_what_is_not_ours_is_left_alone(world, store, put):
+def test_unknown_folders_are_ignored(world, store, put):
     key = put("somebody/elses/file").key
 
-    assert left(world, store) == [key]
+    assert remaining_keys(world, store) == [key]

@@ -1,4 +1,4 @@
-"""A long series is read by its spans, and they say the truth whatever happened to the points."""
+"""Rollups of metric series: they match the points after every kind of write."""
 
 import random
 from dataclasses import astuple
@@ -14,24 +14,25 @@ from core.store.metrics import MAX_POINTS_READ
 NAME = "train/loss"
 
 
-def summed_up(points):
-    """Spans as they should be."""
-    found = []
+def expected_rollups(points):
+    rollups = []
     for start in range(0, len(points), POINTS_PER_ROLLUP):
         part = points[start : start + POINTS_PER_ROLLUP]
         low, high = min(part, key=sort_value), max(part, key=sort_value)
-        found.append((part[0][0], part[-1][0], len(part), *low, *high))
-    return found
+        rollups.append((part[0][0], part[-1][0], len(part), *low, *high))
+    return rollups
 
 
-def stored(world, job_id, name=NAME):
-    found = world.read(metric_rollups.read_rollups, world.project, job_id, None).get(name, [])
-    return [astuple(one) for one in found]
+def stored_rollups(world, job_id, name=NAME):
+    rollups = world.read(metric_rollups.read_rollups, world.project, job_id, None).get(name, [])
+    return [astuple(rollup) for rollup in rollups]
 
 
-def points(world, job_id, **options):
-    found = {one.name: list(one.points) for one in world.read(metrics.read_series, world.project, job_id, **options)}
-    return found.get(NAME, [])
+def read_points(world, job_id, **options):
+    series = {
+        each.name: list(each.points) for each in world.read(metrics.read_series, world.project, job_id, **options)
+    }
+    return series.get(NAME, [])
 
 
 def log(world, lease, values, name=NAME):
@@ -39,35 +40,35 @@ def log(world, lease, values, name=NAME):
 
 
 @pytest.mark.parametrize("batch", [1, 100, 256, 1000])
-def test_batches_of_any_size_are_summed_up(world, batch):
+def test_rollups_do_not_depend_on_batch_size(world, batch):
     lease, draw = world.start_job(), random.Random(0)
     values = [(3 * k, draw.choice([draw.random(), 0.5, float("nan")])) for k in range(700 if batch > 1 else 20)]
     for start in range(0, len(values), batch):
         log(world, lease, values[start : start + batch])
 
-    whole = points(world, lease.job_id)
-    assert len(whole) == len(values)
-    assert stored(world, lease.job_id) == summed_up(whole)
+    points = read_points(world, lease.job_id)
+    assert len(points) == len(values)
+    assert stored_rollups(world, lease.job_id) == expected_rollups(points)
 
 
-def test_series_of_one_batch_are_kept_apart(world):
+def test_series_of_one_batch_have_separate_rollups(world):
     lease = world.start_job()
     world.write(metrics.insert, lease, [("a", 1, 1.0), ("b", 1, 2.0), ("b", 2, 3.0)])
 
-    assert stored(world, lease.job_id, "a") == [(1, 1, 1, 1, 1.0, 1, 1.0)]
-    assert stored(world, lease.job_id, "b") == [(1, 2, 2, 1, 2.0, 2, 3.0)]
+    assert stored_rollups(world, lease.job_id, "a") == [(1, 1, 1, 1, 1.0, 1, 1.0)]
+    assert stored_rollups(world, lease.job_id, "b") == [(1, 2, 2, 1, 2.0, 2, 3.0)]
 
 
-def test_a_step_written_again_changes_its_span(world):
+def test_rewritten_step_updates_its_rollup(world):
     lease = world.start_job()
     log(world, lease, [(step, 100.0 if step == 300 else 0.0) for step in range(1000)])
     log(world, lease, [(300, 1.0), (999, 7.0), (1000, 8.0)])
 
-    assert stored(world, lease.job_id) == summed_up(points(world, lease.job_id))
+    assert stored_rollups(world, lease.job_id) == expected_rollups(read_points(world, lease.job_id))
 
 
 @pytest.mark.parametrize("step", [-1, 0, 255, 256, 400, 5000])
-def test_a_resume_takes_spans_back_too(world, step):
+def test_delete_after_updates_rollups(world, step):
     lease = world.start_job()
     log(world, lease, [(k, float(k % 77)) for k in range(1000)])
     log(world, lease, [(k, 1.0) for k in range(1000)], name="teacher/0/loss")
@@ -76,44 +77,45 @@ def test_a_resume_takes_spans_back_too(world, step):
 
     world.write(metrics.delete_after, again, step)
 
-    assert stored(world, lease.job_id) == summed_up(points(world, lease.job_id))
-    assert len(stored(world, lease.job_id, "teacher/0/loss")) == 4
+    assert stored_rollups(world, lease.job_id) == expected_rollups(read_points(world, lease.job_id))
+    assert len(stored_rollups(world, lease.job_id, "teacher/0/loss")) == 4
     log(world, again, [(k, float(k % 78)) for k in range(step + 1, 1000)])
-    assert stored(world, lease.job_id) == summed_up(points(world, lease.job_id))
+    assert stored_rollups(world, lease.job_id) == expected_rollups(read_points(world, lease.job_id))
 
 
-def test_a_long_series_keeps_its_ends_and_spikes(world):
+def test_downsampled_long_series_has_ends_and_spikes(world):
     lease, count = world.start_job(), 3 * MAX_POINTS_READ
     spikes = {777: 50.0, 5_000: -50.0, 9_001: None}
     log(world, lease, [(k, float("inf") if k == 9_001 else spikes.get(k, (k % 100) / 100)) for k in range(1, count)])
 
-    thinned = points(world, lease.job_id, max_points=60)
+    downsampled = read_points(world, lease.job_id, max_points=60)
 
-    assert len(thinned) <= 60
-    assert thinned == sorted(thinned, key=lambda point: point[0])
-    assert (thinned[0][0], thinned[-1][0]) == (1, count - 1)
-    assert set(spikes.items()) <= set(thinned)
+    assert len(downsampled) <= 60
+    assert downsampled == sorted(downsampled, key=lambda point: point[0])
+    assert (downsampled[0][0], downsampled[-1][0]) == (1, count - 1)
+    assert set(spikes.items()) <= set(downsampled)
 
 
-def test_a_short_series_beside_a_long_one_is_read_whole(world):
+def test_short_series_is_read_in_full_next_to_a_long_one(world):
     lease = world.start_job()
     log(world, lease, [(k, 0.0) for k in range(MAX_POINTS_READ + 1)])
     log(world, lease, [(k, 0.0) for k in range(90)], name="eval/top1")
 
     found = {
-        one.name: len(one.points) for one in world.read(metrics.read_series, world.project, lease.job_id, max_points=99)
+        series.name: len(series.points)
+        for series in world.read(metrics.read_series, world.project, lease.job_id, max_points=99)
     }
     assert found["eval/top1"] == 90
     assert found["train/loss"] <= 99
 
 
-def test_the_highest_of_a_span_is_what_was_not_finite():
-    span = MetricRollup.from_point((1, 5.0)).with_point((2, None)).with_point((3, None)).with_point((4, 1.0))
+def test_non_finite_value_is_the_maximum():
+    rollup = MetricRollup.from_point((1, 5.0)).with_point((2, None)).with_point((3, None)).with_point((4, 1.0))
 
-    assert span.extremes() == ((4, 1.0), (2, None))
+    assert rollup.extremes() == ((4, 1.0), (2, None))
 
 
-def test_the_migration_sums_up_what_was_logged_before(empty_url):
+def test_migration_computes_rollups_of_existing_points(empty_url):
     migrate(empty_url, revision="0001")
     engine, draw = make_engine(empty_url), random.Random(1)
     values = [(7 * k, draw.choice([float(draw.randrange(40)), None])) for k in range(600)]
@@ -136,7 +138,7 @@ def test_the_migration_sums_up_what_was_logged_before(empty_url):
 
     database = Database(make_engine(empty_url))
     with database.read() as session:
-        found = metric_rollups.read_rollups(session, "prj_1", "job_1", None)[NAME]
+        rollups = metric_rollups.read_rollups(session, "prj_1", "job_1", None)[NAME]
     database.dispose()
-    assert [astuple(one) for one in found] == summed_up(values)
+    assert [astuple(rollup) for rollup in rollups] == expected_rollups(values)
     schema.downgrade(empty_url, revision="0001")

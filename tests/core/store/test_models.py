@@ -1,4 +1,4 @@
-"""Models as their owner sees them."""
+"""Models of a project."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from core.spec.info import ModelInfo
 from core.store import models
 from core.store.ingest_leases import IngestLeaseToken
 
-FACTS = ModelInfo(
+MODEL_INFO = ModelInfo(
     architecture="vit",
     arguments={"depth": 1, "num_classes": 2},
     num_classes=2,
@@ -33,33 +33,37 @@ def upload(world):
     )
 
 
-def test_a_checked_model_knows_its_facts(world):
-    made = upload(world)
+def test_ready_model_has_its_info(world):
+    uploaded = upload(world)
     lease = IngestLeaseToken.from_row(world.write(models.claim, worker_id="w", lease_seconds=60))
-    world.write(models.mark_ready, lease, files=[world.file()], info=FACTS)
+    world.write(models.mark_ready, lease, files=[world.file()], info=MODEL_INFO)
 
-    found = world.read(models.get, world.project, made.id)
+    found = world.read(models.get, world.project, uploaded.id)
 
     assert (found.status, found.num_classes, found.image_size, found.parameters) == ("ready", 2, None, 7)
-    assert found.arguments == {"depth": 1}  # as it was sent
-    assert models.model_info(found) == FACTS
+    assert found.arguments == {"depth": 1}  # as uploaded
+    assert models.model_info(found) == MODEL_INFO
 
 
-def test_a_students_files_stay_its_jobs(world):
+def test_deleting_a_student_keeps_files_of_its_job(world):
     lease = world.start_job()
-    made = world.write(models.create_student, lease, name="s", info=FACTS, files=[world.file()])
+    student = world.write(models.create_student, lease, name="s", info=MODEL_INFO, files=[world.file()])
 
-    assert (made.job_id, made.status, made.normalization) == (lease.job_id, "ready", {"mean": [0.5], "std": [0.25]})
-    assert world.write(models.delete, world.project, made.id) == []
+    assert (student.job_id, student.status, student.normalization) == (
+        lease.job_id,
+        "ready",
+        {"mean": [0.5], "std": [0.25]},
+    )
+    assert world.write(models.delete, world.project, student.id) == []
 
 
-def test_a_stranger_sees_nothing(world, other_project):
-    made = upload(world)
+def test_models_of_another_project_are_hidden(world, other_project):
+    uploaded = upload(world)
 
     assert world.read(models.list_models, other_project).items == []
-    for project, wanted in ((other_project, made.id), (world.project, "mdl_nothing")):
+    for project, model_id in ((other_project, uploaded.id), (world.project, "mdl_nothing")):
         with pytest.raises(NotFound):
-            world.read(models.get, project, wanted)
+            world.read(models.get, project, model_id)
         with pytest.raises(NotFound):
-            world.write(models.delete, project, wanted)
-    assert [one.id for one in world.read(models.list_models, world.project).items] == [made.id]
+            world.write(models.delete, project, model_id)
+    assert [model.id for model in world.read(models.list_models, world.project).items] == [uploaded.id]

@@ -1,4 +1,4 @@
-"""Work whose commit was not answered has its effect once."""
+"""Transactions with an unconfirmed commit take effect transaction."""
 
 import pytest
 from sqlalchemy import text
@@ -12,27 +12,27 @@ from core.store.retry_commit import IdempotentTransaction
 def database(pg_new):
     database = Database(make_engine(pg_new("once")))
     with database.write() as session:
-        session.execute(text("CREATE TABLE told (word text)"))
+        session.execute(text("CREATE TABLE entries (word text)"))
     yield database
     database.dispose()
 
 
-def tell(session):
-    session.execute(text("INSERT INTO told VALUES ('here')"))
-    return "said"
+def insert_entry(session):
+    session.execute(text("INSERT INTO entries VALUES ('x')"))
+    return "done"
 
 
-def told(database):
+def count_entries(database):
     with database.read() as session:
-        return session.execute(text("SELECT count(*) FROM told")).scalar_one()
+        return session.execute(text("SELECT count(*) FROM entries")).scalar_one()
 
 
-def broken(database, monkeypatch, *, after_commit):
-    """Let the connection break once, before or after the server has committed."""
+def break_connection(database, monkeypatch, *, after_commit):
+    """Break the connection transaction, before or after the server commits."""
     dialect = database.engine.dialect
     commit = dialect.do_commit
 
-    def breaks(connection):
+    def fail_to_commit(connection):
         monkeypatch.setattr(dialect, "do_commit", commit)
         if after_commit:
             commit(connection)
@@ -40,34 +40,34 @@ def broken(database, monkeypatch, *, after_commit):
             connection.rollback()
         raise OperationalError("COMMIT", {}, Exception("the server closed the connection"))
 
-    monkeypatch.setattr(dialect, "do_commit", breaks)
+    monkeypatch.setattr(dialect, "do_commit", fail_to_commit)
 
 
-@pytest.mark.parametrize("after_commit", [True, False], ids=["answer lost", "commit lost"])
-def test_a_commit_without_an_answer_is_not_done_twice(database, monkeypatch, after_commit):
-    once = IdempotentTransaction(database, tell)
-    broken(database, monkeypatch, after_commit=after_commit)
+@pytest.mark.parametrize("after_commit", [True, False], ids=["committed", "rolled back"])
+def test_unconfirmed_commit_takes_effect_once(database, monkeypatch, after_commit):
+    transaction = IdempotentTransaction(database, insert_entry)
+    break_connection(database, monkeypatch, after_commit=after_commit)
     with pytest.raises(DatabaseUnavailable):
-        once.run()
+        transaction.run()
 
-    assert once.run() == "said"
-    assert told(database) == 1
+    assert transaction.run() == "done"
+    assert count_entries(database) == 1
 
 
-def test_work_that_only_reads_is_done_again(database, monkeypatch):
-    once = IdempotentTransaction(
-        database, lambda session: session.execute(text("SELECT count(*) FROM told")).scalar_one()
+def test_read_only_work_runs_again(database, monkeypatch):
+    transaction = IdempotentTransaction(
+        database, lambda session: session.execute(text("SELECT count(*) FROM entries")).scalar_one()
     )
-    broken(database, monkeypatch, after_commit=True)
+    break_connection(database, monkeypatch, after_commit=True)
     with pytest.raises(DatabaseUnavailable):
-        once.run()
+        transaction.run()
     with database.write() as session:
-        tell(session)
+        insert_entry(session)
 
-    assert once.run() == 1
+    assert transaction.run() == 1
 
 
-def test_what_the_work_raises_is_raised(database):
+def test_exception_of_the_work_propagates(database):
     def fails(_session):
         raise KeyError("a bug")
 
@@ -75,11 +75,11 @@ def test_what_the_work_raises_is_raised(database):
         IdempotentTransaction(database, fails).run()
 
 
-def test_sqlite_needs_no_asking(tmp_path):
+def test_sqlite_runs_the_work_directly(tmp_path):
     database = Database(make_engine(f"sqlite:///{tmp_path}/db"))
     with database.write() as session:
-        session.execute(text("CREATE TABLE told (word text)"))
+        session.execute(text("CREATE TABLE entries (word text)"))
 
-    assert IdempotentTransaction(database, tell).run() == "said"
-    assert told(database) == 1
+    assert IdempotentTransaction(database, insert_entry).run() == "done"
+    assert count_entries(database) == 1
     database.dispose()

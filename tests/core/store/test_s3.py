@@ -1,4 +1,4 @@
-"""The artefact store in a bucket: what the local one promises, over the wire of S3."""
+"""Artifact store in a bucket: the guarantees of the local store, over the S3 protocol."""
 
 import io
 
@@ -19,7 +19,7 @@ def store(bucket):
     return open_store(f"s3://{bucket}/potstill")
 
 
-def test_what_is_published_is_read_back(store, source, bucket):
+def test_published_file_is_read_back(store, source, bucket):
     stored = store.put(KEY, source)
 
     assert stored == StoredFile(KEY, len(CONTENT), DIGEST) == store.measure(KEY)
@@ -31,14 +31,14 @@ def test_what_is_published_is_read_back(store, source, bucket):
     )
 
 
-def test_a_large_file_goes_in_parts(store, tmp_path):
+def test_large_file_is_uploaded_in_parts(store, tmp_path):
     path = tmp_path / "large"
     path.write_bytes(CONTENT * 12)
 
     assert store.put(KEY, path) == store.measure(KEY)
 
 
-def test_a_copy_is_checked(store, source, tmp_path):
+def test_fetch_verifies_the_hash(store, source, tmp_path):
     store.put(KEY, source)
     target = tmp_path / "deep" / "copy"
     store.fetch(KEY, target, sha256=DIGEST)
@@ -50,7 +50,7 @@ def test_a_copy_is_checked(store, source, tmp_path):
     assert list((tmp_path / "other").iterdir()) == []
 
 
-def test_a_copy_that_a_full_disk_refuses_says_so_and_is_not_there(store, source, tmp_path):
+def test_fetch_to_a_full_disk_fails_without_a_file(store, source, tmp_path):
     store.put(KEY, source)
     arm(Fault("store.fetched", "ENOSPC", tmp_path / "once"))
     try:
@@ -61,29 +61,29 @@ def test_a_copy_that_a_full_disk_refuses_says_so_and_is_not_there(store, source,
     assert list((tmp_path / "deep").iterdir()) == []
 
 
-def test_listing_and_deleting(store, source):
+def test_list_and_delete(store, source):
     for key in ("jobs/a/1", "jobs/a/b/2", "jobs/ab/3", "models/4"):
         store.put(key, source)
 
-    assert [one.key for one in store.list_prefix()] == ["jobs/a/1", "jobs/a/b/2", "jobs/ab/3", "models/4"]
-    assert [(one.key, one.size_bytes) for one in store.list_prefix("jobs/ab")] == [("jobs/ab/3", len(CONTENT))]
+    assert [listed.key for listed in store.list_prefix()] == ["jobs/a/1", "jobs/a/b/2", "jobs/ab/3", "models/4"]
+    assert [(listed.key, listed.size_bytes) for listed in store.list_prefix("jobs/ab")] == [("jobs/ab/3", len(CONTENT))]
     assert store.delete_prefix("jobs/a") == 2
-    assert [one.key for one in store.list_prefix()] == ["jobs/ab/3", "models/4"]
+    assert [listed.key for listed in store.list_prefix()] == ["jobs/ab/3", "models/4"]
     assert store.delete_prefix("jobs/a") == 0
     assert store.remove_partials(0) == 0
 
 
-def test_a_bucket_that_is_not_there_is_named_in_one_line(endpoint, source):
-    store = S3ArtifactStore("nobody-made-this", retry_seconds=0.1)
+def test_missing_bucket_is_named_in_one_line(endpoint, source):
+    store = S3ArtifactStore("missing-bucket", retry_seconds=0.1)
 
-    with pytest.raises(StorageFailed, match="there is no bucket nobody-made-this") as failed:
+    with pytest.raises(StorageFailed, match="there is no bucket missing-bucket") as failed:
         store.put(KEY, source)
     assert "\n" not in failed.value.detail
     with pytest.raises(StorageFailed):
         list(store.list_prefix())
 
 
-def test_a_server_that_is_away_is_given_up_after_a_while(endpoint, source, monkeypatch):
+def test_unreachable_server_times_out(endpoint, source, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     store = S3ArtifactStore("bucket", retry_seconds=0.1)
 

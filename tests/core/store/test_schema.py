@@ -1,4 +1,4 @@
-"""The migrations: up, down, no drift, from anywhere, two at once."""
+"""Migrations: upgrade, downgrade, drift, concurrency."""
 
 import os
 import subprocess
@@ -24,18 +24,18 @@ def tables(url):
         engine.dispose()
 
 
-def test_up_and_down_and_up_again(empty_url):
-    wanted = {*Base.metadata.tables, "alembic_version"}
+def test_upgrade_downgrade_upgrade(empty_url):
+    expected = {*Base.metadata.tables, "alembic_version"}
 
     migrate(empty_url)
-    assert tables(empty_url) == wanted
+    assert tables(empty_url) == expected
     schema.downgrade(empty_url, revision="base")
     assert tables(empty_url) == {"alembic_version"}
     migrate(empty_url)
-    assert tables(empty_url) == wanted
+    assert tables(empty_url) == expected
 
 
-def test_alembic_check_finds_no_drift(empty_url):
+def test_models_match_migrations(empty_url):
     migrate(empty_url)
 
     run = subprocess.run(
@@ -48,7 +48,7 @@ def test_alembic_check_finds_no_drift(empty_url):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_a_database_says_whether_it_is_current(empty_url):
+def test_schema_is_current_after_migrate(empty_url):
     Path(empty_url.removeprefix("sqlite:///")).parent.mkdir(exist_ok=True) if "sqlite" in empty_url else None
     database = Database(make_engine(empty_url))
 
@@ -58,8 +58,8 @@ def test_a_database_says_whether_it_is_current(empty_url):
     database.dispose()
 
 
-def test_a_newer_versions_schema_will_do_and_is_left_as_it_is(empty_url):
-    """While processes of two versions run at once, and after going back to the older one."""
+def test_newer_schema_is_accepted_and_unchanged(empty_url):
+    """As in a rolling upgrade, and after a return to the older version."""
     migrate(empty_url)
     database = Database(make_engine(empty_url))
     with database.engine.begin() as connection:
@@ -72,16 +72,16 @@ def test_a_newer_versions_schema_will_do_and_is_left_as_it_is(empty_url):
     database.dispose()
 
 
-def test_two_starters_at_once_do_not_clash(empty_url):
+def test_concurrent_migrations_are_serialized(empty_url):
     failures = []
 
-    def start():
+    def run_migrate():
         try:
             migrate(empty_url)
         except Exception as error:  # noqa: BLE001
             failures.append(error)
 
-    threads = [threading.Thread(target=start) for _ in range(3)]
+    threads = [threading.Thread(target=run_migrate) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -91,7 +91,7 @@ def test_two_starters_at_once_do_not_clash(empty_url):
     assert "jobs" in tables(empty_url)
 
 
-def test_it_works_from_any_folder(tmp_path):
+def test_migrate_works_from_any_folder(tmp_path):
     code = "import sys; from core.store.db import migrate; migrate(sys.argv[1])"
     url = f"sqlite:///{tmp_path}/deep/er/store.db"
     subprocess.run([sys.executable, "-c", code, url], cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT)})
@@ -99,7 +99,7 @@ def test_it_works_from_any_folder(tmp_path):
     assert "jobs" in tables(url)
 
 
-def test_a_migration_that_breaks_a_foreign_key_is_undone(sqlite_template, tmp_path):
+def test_migration_that_breaks_a_foreign_key_is_rolled_back(sqlite_template, tmp_path):
     path = tmp_path / "store.db"
     path.write_bytes(sqlite_template.read_bytes())
     url = f"sqlite:///{path}"
@@ -115,14 +115,14 @@ def test_a_migration_that_breaks_a_foreign_key_is_undone(sqlite_template, tmp_pa
     engine.dispose()
 
 
-def test_every_owned_table_names_its_project():
+def test_every_owned_table_has_a_project_id():
     owned = set(Base.metadata.tables) - {"projects", "workers"}
 
     assert {name for name in owned if "project_id" not in Base.metadata.tables[name].c} == set()
     assert {name for name in owned if Base.metadata.tables[name].c.project_id.nullable} == set()
 
 
-def test_a_server_that_is_away_is_an_ordinary_error():
+def test_unreachable_server_raises():
     database = Database(make_engine("postgresql+psycopg://nobody@127.0.0.1:1/nothing"))
 
     with pytest.raises(DatabaseUnavailable):
@@ -152,7 +152,7 @@ INSERT INTO models (id, project_id, name, architecture, arguments, created_at, s
 """
 
 
-def test_what_is_stored_when_quotas_come_is_counted(empty_url):
+def test_quota_migration_counts_existing_files(empty_url):
     migrate(empty_url, revision="0002")
     engine = make_engine(empty_url)
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""What every artefact store promises alike, wherever its files are."""
+"""Guarantees of all artifact stores: local folder and bucket."""
 
 import io
 
@@ -16,7 +16,7 @@ def store(request, tmp_path):
     return open_store(f"s3://{request.getfixturevalue('bucket')}/potstill")
 
 
-def test_a_stream_can_be_published(store):
+def test_stream_is_published(store):
     assert store.put(KEY, io.BytesIO(CONTENT)).sha256 == DIGEST
     assert store.put(KEY, io.BytesIO(b"")).size_bytes == 0
     assert b"".join(store.open(KEY)) == b""
@@ -26,15 +26,15 @@ def test_a_stream_can_be_published(store):
 def test_ranges(store, source, start, length):
     store.put(KEY, source)
 
-    wanted = CONTENT[start:] if length is None else CONTENT[start : start + length]
-    assert b"".join(store.open(KEY, start, length)) == wanted
+    expected = CONTENT[start:] if length is None else CONTENT[start : start + length]
+    assert b"".join(store.open(KEY, start, length)) == expected
 
 
-def test_a_file_that_is_not_there(store, tmp_path):
+def test_missing_file(store, tmp_path):
     assert store.size(KEY) is None
     assert store.local_path(KEY) is None
     for read in (store.open, store.measure, lambda key: store.fetch(key, tmp_path / "x")):
-        with pytest.raises(StorageFailed, match="is not there"):
+        with pytest.raises(StorageFailed, match="is missing"):
             read(KEY)
     store.delete(KEY)
 
@@ -60,12 +60,12 @@ def test_a_file_that_is_not_there(store, tmp_path):
         "x" * 600,
     ],
 )
-def test_no_key_leaves_the_store(store, source, key):
+def test_invalid_key_is_refused(store, source, key):
     for use in (
         lambda: store.put(key, source),
         lambda: store.open(key),
         lambda: store.delete(key),
         lambda: store.size(key),
     ):
-        with pytest.raises(ValueError, match="is not a key"):
+        with pytest.raises(ValueError, match="is not a valid key"):
             use()

@@ -1,4 +1,4 @@
-"""Trained teachers are found again by their recipe."""
+"""Trained teachers by fingerprint, and completed teacher caches."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from core.store import events, jobs, projects, teachers
 from core.store.jobs import LeaseToken
 
 
-def test_a_teacher_is_found_by_every_later_job(world, other_project):
+def test_saved_teacher_is_found_by_later_jobs(world, other_project):
     lease = world.start_job()
     assert world.write(teachers.find, world.project, "r") is None
     world.write(teachers.save, lease, "r", [world.file()])
@@ -16,10 +16,9 @@ def test_a_teacher_is_found_by_every_later_job(world, other_project):
     assert found.files == [world.file().to_json()]
     assert world.read(teachers.exists, world.project, "r") is True
     assert world.write(teachers.find, other_project, "r") is None
-    assert [one.recipe for one in world.read(teachers.list_teachers, world.project)] == ["r"]
 
 
-def test_a_teacher_trained_again_replaces_the_damaged_one(world):
+def test_saving_again_replaces_the_teacher(world):
     first, second = world.start_job(), world.start_job()
     world.write(teachers.save, first, "r", [world.file("teachers/a")])
     world.write(teachers.save, second, "r", [world.file("teachers/b")])
@@ -28,7 +27,7 @@ def test_a_teacher_trained_again_replaces_the_damaged_one(world):
     assert (found.job_id, found.files[0]["key"]) == (second.job_id, "teachers/b")
 
 
-def test_a_damaged_teacher_can_be_forgotten(world):
+def test_damaged_teacher_is_deleted(world):
     lease = world.start_job()
     world.write(teachers.save, lease, "r", [world.file()])
     world.write(teachers.delete_damaged, lease, "r")
@@ -36,12 +35,12 @@ def test_a_damaged_teacher_can_be_forgotten(world):
     assert world.write(teachers.find, world.project, "r") is None
 
 
-def test_a_teacher_of_another_project_is_not_touched(world):
+def test_delete_does_not_affect_other_projects(world):
     other = world.write(projects.create, "other").id
-    theirs = world.start_job(project=other, dataset=world.ready_dataset(other))
-    world.write(teachers.save, theirs, "r", [world.file()])
-    mine = LeaseToken.from_job(world.claim()) if world.job() else None
-    world.write(teachers.delete_damaged, mine, "r")
+    foreign = world.start_job(project=other, dataset=world.ready_dataset(other))
+    world.write(teachers.save, foreign, "r", [world.file()])
+    own = LeaseToken.from_job(world.claim()) if world.job() else None
+    world.write(teachers.delete_damaged, own, "r")
 
     assert world.read(teachers.exists, other, "r") is True
 
@@ -53,16 +52,16 @@ def test_unused_teachers_are_pruned(world):
     assert world.write(teachers.prune, -1) == 1
 
 
-WHOLE = {"cache_key": "a", "views": 4, "stopped": None}
+COMPLETE = {"cache_key": "a", "views": 4, "stopped": None}
 
 
 @pytest.fixture
-def told(world):
-    """Makes a job that told what it asked; its dataset."""
+def finish_job(world):
+    """Factory of jobs with a teacher cache summary; returns the dataset of the job."""
 
     def make(data, *, succeeds=True, **options):
         lease = world.start_job(**options)
-        world.write(events.append, lease, "teacher_cache.summary", "some views", data=data)
+        world.write(events.append, lease, "teacher_cache.summary", "summary", data=data)
         if succeeds:
             world.write(jobs.succeed, lease, result={}, artifacts=[], model_id=None)
         return world.get(lease.job_id).dataset_id
@@ -70,30 +69,33 @@ def told(world):
     return make
 
 
-def known(world, dataset, *, project=None, question="a", views=4):
-    return world.read(teachers.has_cached_outputs, project or world.project, dataset, asked=question, views=views)
+def is_hit(world, dataset, *, project=None, cache_key="a", num_views=4):
+    project = project or world.project
+    return world.read(teachers.has_cached_outputs, project, dataset, cache_key=cache_key, num_views=num_views)
 
 
-def test_what_a_job_stored_is_known_to_the_next_one(world, told):
-    dataset = told(WHOLE)
+def test_cached_outputs_are_found_by_later_jobs(world, finish_job):
+    dataset = finish_job(COMPLETE)
 
-    assert known(world, dataset)
-    assert known(world, dataset, views=3)
-    assert not known(world, dataset, views=5)
-    assert not known(world, dataset, question="b")
-    assert not known(world, "ds_other")
-
-
-@pytest.mark.parametrize("data", [{**WHOLE, "stopped": "the disk is full"}, {**WHOLE, "views": 2}, {"hits": 1}, {}])
-def test_what_was_not_stored_whole_is_no_hit(world, told, data):
-    assert not known(world, told(data))
+    assert is_hit(world, dataset)
+    assert is_hit(world, dataset, num_views=3)
+    assert not is_hit(world, dataset, num_views=5)
+    assert not is_hit(world, dataset, cache_key="b")
+    assert not is_hit(world, "ds_other")
 
 
-def test_a_job_that_did_not_succeed_is_no_hit(world, told):
-    assert not known(world, told(WHOLE, succeeds=False))
+@pytest.mark.parametrize(
+    "data", [{**COMPLETE, "stopped": "the disk is full"}, {**COMPLETE, "views": 2}, {"hits": 1}, {}]
+)
+def test_incomplete_cache_is_not_a_hit(world, finish_job, data):
+    assert not is_hit(world, finish_job(data))
 
 
-def test_what_another_project_asked_stays_its_own(world, told, other_project):
-    dataset = told(WHOLE)
+def test_cache_of_an_unsuccessful_job_is_not_a_hit(world, finish_job):
+    assert not is_hit(world, finish_job(COMPLETE, succeeds=False))
 
-    assert not known(world, dataset, project=other_project)
+
+def test_cache_of_another_project_is_not_a_hit(world, finish_job, other_project):
+    dataset = finish_job(COMPLETE)
+
+    assert not is_hit(world, dataset, project=other_project)

@@ -1,4 +1,4 @@
-"""What a caller may ask of a job: the contract's table of moves, cell by cell."""
+"""Actions on a job: each cell of the contract's table."""
 
 import pytest
 
@@ -7,9 +7,9 @@ from core.reporting import Progress
 from core.store import datasets, events, jobs
 from core.store.jobs import LeaseToken
 
-MOVES = {"cancel": jobs.cancel, "pause": jobs.pause, "resume": jobs.resume, "stop": jobs.stop, "retry": jobs.retry}
+ACTIONS = {"cancel": jobs.cancel, "pause": jobs.pause, "resume": jobs.resume, "stop": jobs.stop, "retry": jobs.retry}
 
-# status -> move -> (status afterwards, pending action afterwards), or None for 409
+# status -> action -> (new status, pending action), or new status, or None for a 409
 TABLE = {
     "queued": {"cancel": "cancelled", "pause": "paused", "resume": "queued", "stop": None, "retry": None},
     "running": {
@@ -24,16 +24,16 @@ TABLE = {
     "failed": {"cancel": None, "pause": None, "resume": None, "stop": None, "retry": "queued"},
     "cancelled": {"cancel": "cancelled", "pause": None, "resume": None, "stop": None, "retry": "queued"},
 }
-CELLS = [(status, move) for status, row in TABLE.items() for move in row]
+CELLS = [(status, action) for status, row in TABLE.items() for action in row]
 
 
 @pytest.fixture
-def job_that_is(world):
+def make_job(world):
     def make(status):
         if status in {"queued", "paused", "cancelled"}:
             job_id = world.job()
             if status != "queued":
-                world.write(MOVES["pause" if status == "paused" else "cancel"], world.project, job_id)
+                world.write(ACTIONS["pause" if status == "paused" else "cancel"], world.project, job_id)
             return job_id
         lease = world.start_job()
         if status == "failed":
@@ -45,23 +45,23 @@ def job_that_is(world):
     return make
 
 
-@pytest.mark.parametrize(("status", "move"), CELLS)
-def test_the_table_of_moves(world, job_that_is, status, move):
-    job_id, wanted = job_that_is(status), TABLE[status][move]
+@pytest.mark.parametrize(("status", "action"), CELLS)
+def test_every_action_in_every_status(world, make_job, status, action):
+    job_id, expected = make_job(status), TABLE[status][action]
     before = world.rows()
 
-    if wanted is None:
+    if expected is None:
         with pytest.raises(InvalidState) as caught:
-            world.write(MOVES[move], world.project, job_id)
+            world.write(ACTIONS[action], world.project, job_id)
         assert caught.value.extra["next_actions"] == jobs.next_actions(world.get(job_id))
         assert world.rows() == before
         return
-    after = world.write(MOVES[move], world.project, job_id)
-    status_after, pending = wanted if isinstance(wanted, tuple) else (wanted, None)
+    after = world.write(ACTIONS[action], world.project, job_id)
+    status_after, pending = expected if isinstance(expected, tuple) else (expected, None)
     assert (after.status, after.pending_action) == (status_after, pending)
     log = world.read(events.list_events, world.project, job_id).items
     assert [e.seq for e in log] == list(range(1, len(log) + 1))
-    if wanted == status:  # as it is
+    if expected == status:  # no change
         assert world.rows() == before
     else:
         assert log[-1].data["status"] == status_after
@@ -78,45 +78,45 @@ def test_the_table_of_moves(world, job_that_is, status, move):
         ("cancelled", ["retry"]),
     ],
 )
-def test_next_actions_are_the_moves_that_do_something(world, job_that_is, status, actions):
-    assert jobs.next_actions(world.get(job_that_is(status))) == actions
+def test_next_actions_are_those_with_an_effect(world, make_job, status, actions):
+    assert jobs.next_actions(world.get(make_job(status))) == actions
 
 
-@pytest.mark.parametrize("move", ["cancel", "pause", "stop"])
-def test_asking_twice_is_asking_once(world, move):
+@pytest.mark.parametrize("action", ["cancel", "pause", "stop"])
+def test_repeated_request_changes_nothing(world, action):
     lease = world.start_job()
-    world.write(MOVES[move], world.project, lease.job_id)
+    world.write(ACTIONS[action], world.project, lease.job_id)
     before = world.rows()
 
-    again = world.write(MOVES[move], world.project, lease.job_id)
+    again = world.write(ACTIONS[action], world.project, lease.job_id)
 
-    assert (again.status, again.pending_action) == ("running", move)
+    assert (again.status, again.pending_action) == ("running", action)
     assert world.rows() == before
 
 
-def test_a_cancel_outranks_what_was_asked_before_and_is_not_undone(world):
+def test_cancel_overrides_other_requests_and_cannot_be_withdrawn(world):
     lease = world.start_job()
-    for move in ("stop", "pause", "cancel", "pause", "resume", "stop"):
-        job = world.write(MOVES[move], world.project, lease.job_id)
+    for action in ("stop", "pause", "cancel", "pause", "resume", "stop"):
+        job = world.write(ACTIONS[action], world.project, lease.job_id)
 
     assert job.pending_action == "cancel"
     assert jobs.next_actions(job) == []
     assert world.write(jobs.release_cancelled, lease).status == "cancelled"
 
 
-def test_a_pause_can_be_taken_back_before_it_happens(world):
+def test_pending_pause_can_be_withdrawn(world):
     lease = world.start_job()
-    asked = world.write(jobs.pause, world.project, lease.job_id)
-    assert jobs.next_actions(asked) == ["cancel", "resume", "stop"]
+    paused = world.write(jobs.pause, world.project, lease.job_id)
+    assert jobs.next_actions(paused) == ["cancel", "resume", "stop"]
 
-    taken_back = world.write(jobs.resume, world.project, lease.job_id)
+    withdrawn = world.write(jobs.resume, world.project, lease.job_id)
 
-    assert (taken_back.status, taken_back.pending_action) == ("running", None)
-    # The worker had seen it already and left: the job must not stay paused.
+    assert (withdrawn.status, withdrawn.pending_action) == ("running", None)
+    # The worker had already read the pause request; the job must not stay paused.
     assert world.write(jobs.release_paused, lease).status == "queued"
 
 
-def test_a_stop_stays_asked_until_the_job_ends(world):
+def test_stop_request_stays_until_the_job_ends(world):
     lease = world.start_job()
     world.write(jobs.stop, world.project, lease.job_id)
 
@@ -128,7 +128,7 @@ def test_a_stop_stays_asked_until_the_job_ends(world):
     assert world.write(jobs.succeed, again, result={}, artifacts=[]).pending_action is None
 
 
-def test_retry_forgets_the_failure_and_what_was_asked(world):
+def test_retry_resets_error_and_requests(world):
     lease = world.start_job()
     world.write(jobs.stop, world.project, lease.job_id)
     for _ in range(3):
@@ -142,7 +142,7 @@ def test_retry_forgets_the_failure_and_what_was_asked(world):
     assert (retried.worker_losses, retried.pending_action, retried.is_terminal) == (0, None, False)
 
 
-def test_retry_is_refused_where_an_input_is_gone(world):
+def test_retry_is_refused_if_an_input_was_deleted(world):
     job_id = world.job()
     world.write(jobs.cancel, world.project, job_id)
     world.write(datasets.delete, world.project, world.dataset)
@@ -152,16 +152,16 @@ def test_retry_is_refused_where_an_input_is_gone(world):
         world.write(jobs.retry, world.project, job_id)
 
 
-@pytest.mark.parametrize("move", MOVES)
-def test_somebody_elses_job_is_not_there(world, other_project, move):
+@pytest.mark.parametrize("action", ACTIONS)
+def test_job_of_another_project_is_not_found(world, other_project, action):
     job_id = world.job()
 
-    for project, wanted in ((other_project, job_id), (world.project, "job_nothing"), (world.project, "a\x00b")):
+    for project, object_id in ((other_project, job_id), (world.project, "job_nothing"), (world.project, "a\x00b")):
         with pytest.raises(NotFound):
-            world.write(MOVES[move], project, wanted)
+            world.write(ACTIONS[action], project, object_id)
 
 
-def test_a_paused_job_stands_still_and_has_no_eta(world):
+def test_paused_job_has_no_eta(world):
     lease = world.start_job()
     now = Progress(0.5, step=50, total_steps=100, epoch=5, images_per_second=10.0, eta_seconds=9.0)
     world.write(jobs.record_progress, lease, now)

@@ -1,4 +1,4 @@
-"""Which job runs next, and what becomes of jobs that lose their worker."""
+"""Claim order, leases and worker losses."""
 
 import subprocess
 import sys
@@ -12,15 +12,15 @@ from core.store import events, jobs, projects
 from core.store.jobs import LeaseToken
 
 
-def claimed_in_order(world, count, accelerator="cpu"):
+def claim_ids(world, count, accelerator="cpu"):
     return [job and job.id for job in (world.claim(accelerator=accelerator) for _ in range(count))]
 
 
-def test_nothing_to_claim(world):
+def test_claim_without_queued_jobs_returns_none(world):
     assert world.claim() is None
 
 
-def test_a_claim_starts_an_attempt(world):
+def test_claim_starts_an_attempt(world):
     job_id = world.job()
     job = world.claim("wrk_1")
 
@@ -30,59 +30,59 @@ def test_a_claim_starts_an_attempt(world):
     assert world.claim() is None
 
 
-def test_higher_priority_first_then_the_oldest(world):
+def test_claims_go_by_priority_then_by_age(world):
     low, first, second, high = (world.job(priority=p) for p in (-1, 0, 0, 5))
 
-    assert claimed_in_order(world, 5) == [high, first, second, low, None]
+    assert claim_ids(world, 5) == [high, first, second, low, None]
 
 
-def test_projects_take_turns(world):
+def test_claims_alternate_between_projects(world):
     other = world.write(projects.create, "other").id
     dataset = world.ready_dataset(other)
-    mine = [world.job() for _ in range(3)]
-    theirs = [world.job(project=other, dataset=dataset) for _ in range(2)]
+    own = [world.job() for _ in range(3)]
+    foreign = [world.job(project=other, dataset=dataset) for _ in range(2)]
 
-    assert claimed_in_order(world, 5) == [mine[0], theirs[0], mine[1], theirs[1], mine[2]]
+    assert claim_ids(world, 5) == [own[0], foreign[0], own[1], foreign[1], own[2]]
 
 
-def ended(world, project, job_id):
-    """Somebody ends a running job; the worker writes it down."""
+def cancel_running(world, project, job_id):
+    """Cancel a running job, including the release by its worker."""
     world.write(jobs.cancel, project, job_id)
     world.write(jobs.release_cancelled, LeaseToken(job_id, 1))
 
 
-def test_a_single_worker_serves_the_project_that_waited_longest(world):
+def test_project_with_the_oldest_claim_comes_first(world):
     other, third = (world.write(projects.create, name).id for name in ("other", "third"))
-    mine = [world.job() for _ in range(4)]
-    theirs = [world.job(project=other, dataset=world.ready_dataset(other)) for _ in range(2)]
+    own = [world.job() for _ in range(4)]
+    foreign = [world.job(project=other, dataset=world.ready_dataset(other)) for _ in range(2)]
     last = world.job(project=third, dataset=world.ready_dataset(third))
-    owner = {**dict.fromkeys(mine, world.project), **dict.fromkeys(theirs, other), last: third}
+    owner = {**dict.fromkeys(own, world.project), **dict.fromkeys(foreign, other), last: third}
 
     order = []
     for _ in owner:
         order.append(world.claim().id)
-        ended(world, owner[order[-1]], order[-1])
-    assert order == [mine[0], theirs[0], last, mine[1], theirs[1], mine[2], mine[3]]
+        cancel_running(world, owner[order[-1]], order[-1])
+    assert order == [own[0], foreign[0], last, own[1], foreign[1], own[2], own[3]]
 
 
-def test_no_priority_takes_another_projects_turn(world):
+def test_priority_does_not_affect_other_projects(world):
     other = world.write(projects.create, "other").id
-    loud = [world.job(priority=100) for _ in range(3)]
-    quiet = world.job(project=other, dataset=world.ready_dataset(other), priority=-100)
+    high = [world.job(priority=100) for _ in range(3)]
+    low = world.job(project=other, dataset=world.ready_dataset(other), priority=-100)
 
     first, second = world.claim().id, world.claim().id
-    assert (first, second) == (loud[0], quiet)
+    assert (first, second) == (high[0], low)
 
 
-def test_priorities_order_a_projects_own_jobs_at_its_turn(world):
+def test_priority_orders_the_jobs_of_one_project(world):
     other = world.write(projects.create, "other").id
     low, high = world.job(priority=1), world.job(priority=2)
-    theirs = world.job(project=other, dataset=world.ready_dataset(other))
+    foreign = world.job(project=other, dataset=world.ready_dataset(other))
 
-    assert claimed_in_order(world, 3) == [high, theirs, low]
+    assert claim_ids(world, 3) == [high, foreign, low]
 
 
-def test_of_projects_that_were_never_served_the_oldest_is_first(world):
+def test_of_projects_without_a_claim_the_oldest_comes_first(world):
     others = [world.write(projects.create, name).id for name in ("b", "c")]
     datasets = {project: world.ready_dataset(project) for project in others}
     last, first, second = [
@@ -90,23 +90,23 @@ def test_of_projects_that_were_never_served_the_oldest_is_first(world):
         for project, accelerator in [(others[1], "cpu"), (world.project, "auto"), (others[0], "cpu")]
     ]
 
-    assert claimed_in_order(world, 4) == [first, second, last, None]
+    assert claim_ids(world, 4) == [first, second, last, None]
 
 
-def test_within_a_project_the_oldest_goes_first_whatever_it_asks_for(world):
-    made = [world.job(accelerator=accelerator) for accelerator in ("cpu", "auto", "cpu", "auto")]
+def test_oldest_job_of_a_project_comes_first_for_any_accelerator(world):
+    job_ids = [world.job(accelerator=accelerator) for accelerator in ("cpu", "auto", "cpu", "auto")]
 
-    assert claimed_in_order(world, 4) == made
+    assert claim_ids(world, 4) == job_ids
 
 
-def test_what_cannot_run_here_holds_nothing_up(world):
+def test_job_for_another_accelerator_does_not_block_others(world):
     world.job(accelerator="cuda", priority=9)
     low = world.job(accelerator="cpu", priority=-9)
 
-    assert claimed_in_order(world, 2, "cpu") == [low, None]
+    assert claim_ids(world, 2, "cpu") == [low, None]
 
 
-def test_what_waits_is_known_without_counting(world):
+def test_queued_accelerators(world):
     assert world.read(jobs.queued_accelerators) == frozenset()
     world.job(accelerator="cuda")
     world.job()
@@ -114,18 +114,18 @@ def test_what_waits_is_known_without_counting(world):
     assert world.read(jobs.queued_accelerators) == {"auto", "cuda"}
 
 
-def test_an_accelerator_claims_what_it_can_run_and_pins_it(world):
+def test_claim_matches_and_pins_the_accelerator(world):
     cuda, either = world.job(accelerator="cuda"), world.job(accelerator="auto")
     assert world.read(jobs.count_queued) == {"auto": 1, "cpu": 0, "cuda": 1}
 
-    assert claimed_in_order(world, 2, "cpu") == [either, None]
+    assert claim_ids(world, 2, "cpu") == [either, None]
     assert world.get(either).accelerator == "cpu"
     world.expire_leases()
-    assert claimed_in_order(world, 2, "cuda") == [cuda, None]
+    assert claim_ids(world, 2, "cuda") == [cuda, None]
     assert world.read(jobs.count_queued) == {"auto": 0, "cpu": 1, "cuda": 0}
 
 
-def test_a_resumed_job_keeps_its_place(world):
+def test_resumed_job_keeps_its_queue_position(world):
     first, _second = world.job(), world.job()
     world.write(jobs.pause, world.project, first)
     world.write(jobs.resume, world.project, first)
@@ -134,13 +134,13 @@ def test_a_resumed_job_keeps_its_place(world):
 
 
 def test_threads_never_claim_the_same_job(world):
-    wanted = {world.job() for _ in range(12)}
-    found, start = [], threading.Barrier(4)
+    queued = {world.job() for _ in range(12)}
+    claimed, start = [], threading.Barrier(4)
 
     def work(name):
         start.wait()
         while (job := world.claim(name)) is not None:
-            found.append(job.id)
+            claimed.append(job.id)
 
     threads = [threading.Thread(target=work, args=(f"w{k}",)) for k in range(4)]
     for thread in threads:
@@ -148,7 +148,7 @@ def test_threads_never_claim_the_same_job(world):
     for thread in threads:
         thread.join()
 
-    assert sorted(found) == sorted(wanted)
+    assert sorted(claimed) == sorted(queued)
 
 
 CLAIM_ALL = """
@@ -168,7 +168,7 @@ while True:
 
 
 def test_processes_never_claim_the_same_job(world):
-    wanted = {world.job() for _ in range(12)}
+    queued = {world.job() for _ in range(12)}
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", CLAIM_ALL, world.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -180,21 +180,21 @@ def test_processes_never_claim_the_same_job(world):
     for worker in workers:
         worker.stdin.write("go\n")
         worker.stdin.flush()
-    found = [line for worker in workers for line in worker.communicate(timeout=60)[0].split()]
+    claimed = [line for worker in workers for line in worker.communicate(timeout=60)[0].split()]
 
-    assert sorted(found) == sorted(wanted)
+    assert sorted(claimed) == sorted(queued)
 
 
 # --- leases -------------------------------------------------------------------------------------
 
 
-def test_a_lease_that_holds_is_left_alone(world):
+def test_valid_lease_is_not_expired(world):
     world.start_job()
 
     assert world.write(jobs.expire_leases, 3) == []
 
 
-def test_a_lease_that_ran_out_sends_the_job_back(world):
+def test_expired_lease_requeues_the_job(world):
     world.job()
     lease = LeaseToken.from_job(world.claim(lease_seconds=-1))
 
@@ -205,7 +205,7 @@ def test_a_lease_that_ran_out_sends_the_job_back(world):
     assert (last.type, last.level, last.data["worker"]) == ("worker.lost", "warning", "w")
 
 
-def test_a_beat_renews_the_lease(world):
+def test_renewed_lease_does_not_expire(world):
     world.job()
     lease = LeaseToken.from_job(world.claim(lease_seconds=-1))
     world.write(jobs.renew_lease, lease, 60)
@@ -213,7 +213,7 @@ def test_a_beat_renews_the_lease(world):
     assert world.write(jobs.expire_leases, 3) == []
 
 
-def test_the_jobs_of_a_worker_that_is_known_to_be_dead_come_back_at_once(world):
+def test_jobs_of_a_dead_worker_are_requeued_immediately(world):
     first, second = world.job(), world.job()
     world.claim("dead")
     world.claim("alive")
@@ -236,7 +236,7 @@ def test_three_losses_in_a_row_fail_the_job(world):
     assert world.read(events.list_events, world.project, job_id).items[-1].type == "job.failed"
 
 
-def test_a_job_that_lost_its_workers_says_whose_fault_it_is_and_what_to_do(world):
+def test_error_of_a_lost_job_names_fault_and_advice(world):
     world.start_job()
     (failed,) = world.expire_leases(max_worker_losses=1)
 
@@ -245,7 +245,7 @@ def test_a_job_that_lost_its_workers_says_whose_fault_it_is_and_what_to_do(world
     assert "retry" in error["advice"]
 
 
-def test_a_loss_of_which_the_cause_is_known_ends_the_job_with_that_cause(world):
+def test_loss_with_a_known_cause_fails_with_that_cause(world):
     hung = FailureCause(
         "stalled", "Its process did nothing for 9 s and was ended", "service", log=["line"], machine={"x": 1}
     )
@@ -263,7 +263,7 @@ def test_a_loss_of_which_the_cause_is_known_ends_the_job_with_that_cause(world):
     assert (ended.type, set(ended.data["error"])) == ("job.failed", {"code", "message", "fault", "advice", "fix"})
 
 
-def test_losses_between_which_it_got_on_do_not_count(world):
+def test_new_checkpoint_resets_worker_losses(world):
     lease = world.start_job()
     for step in range(10, 60, 10):
         world.checkpoint(lease, step)
@@ -273,7 +273,7 @@ def test_losses_between_which_it_got_on_do_not_count(world):
     assert world.get(lease.job_id).status == "running"
 
 
-def test_saving_the_same_step_again_is_not_getting_on(world):
+def test_checkpoint_of_the_same_step_does_not_reset_worker_losses(world):
     lease = world.start_job()
     world.checkpoint(lease, 10)
     for _ in range(2):
@@ -284,7 +284,7 @@ def test_saving_the_same_step_again_is_not_getting_on(world):
     assert world.expire_leases()[0].status == "failed"
 
 
-def test_a_teachers_checkpoint_is_getting_on_too(world):
+def test_teacher_checkpoint_resets_worker_losses(world):
     lease = world.start_job()
     world.expire_leases()
     lease = LeaseToken.from_job(world.claim())
@@ -293,7 +293,7 @@ def test_a_teachers_checkpoint_is_getting_on_too(world):
     assert world.get(lease.job_id).worker_losses == 0
 
 
-def test_drains_pauses_and_resumes_are_no_losses(world):
+def test_releases_and_pauses_are_not_worker_losses(world):
     lease = world.start_job()
     for _ in range(3):
         world.write(jobs.release, lease)
@@ -307,19 +307,19 @@ def test_drains_pauses_and_resumes_are_no_losses(world):
     assert (job.attempt, job.worker_losses, job.status) == (7, 0, "running")
 
 
-@pytest.mark.parametrize(("move", "status"), [(jobs.cancel, "cancelled"), (jobs.pause, "paused")])
-@pytest.mark.parametrize("leave", ["lose", "hand_back"])
-def test_what_was_asked_lands_at_once_when_the_worker_is_gone(world, move, status, leave):
+@pytest.mark.parametrize(("action", "status"), [(jobs.cancel, "cancelled"), (jobs.pause, "paused")])
+@pytest.mark.parametrize("leave", ["loss", "release"])
+def test_requested_action_takes_effect_when_the_worker_leaves(world, action, status, leave):
     lease = world.start_job()
-    world.write(move, world.project, lease.job_id)
+    world.write(action, world.project, lease.job_id)
 
-    left = world.expire_leases()[0] if leave == "lose" else world.write(jobs.release, lease)
+    job = world.expire_leases()[0] if leave == "loss" else world.write(jobs.release, lease)
 
-    assert (left.status, left.pending_action) == (status, None)
+    assert (job.status, job.pending_action) == (status, None)
     assert world.read(events.list_events, world.project, lease.job_id).items[-1].type == f"job.{status}"
 
 
-def test_a_failure_after_a_cancel_is_a_cancel(world):
+def test_failure_after_a_cancel_request_cancels_the_job(world):
     lease = world.start_job()
     world.write(jobs.cancel, world.project, lease.job_id)
 
@@ -328,7 +328,7 @@ def test_a_failure_after_a_cancel_is_a_cancel(world):
     assert (job.status, job.error) == ("cancelled", None)
 
 
-def test_a_success_after_a_cancel_does_not_happen(world):
+def test_success_after_a_cancel_request_is_interrupted(world):
     lease = world.start_job()
     world.write(jobs.cancel, world.project, lease.job_id)
 
@@ -340,19 +340,19 @@ def test_a_success_after_a_cancel_does_not_happen(world):
     assert world.read(jobs.list_artifacts, world.project, lease.job_id) == []
 
 
-def test_two_schedulers_take_a_job_back_once(world):
+def test_concurrent_schedulers_requeue_a_job_once(world):
     for _ in range(6):
         world.job()
         world.claim(lease_seconds=-1)
-    taken = []
+    requeued = []
 
-    def round_of_a_scheduler():
-        taken.extend(job.id for job in world.write(jobs.expire_leases, 3))
+    def expire_leases():
+        requeued.extend(job.id for job in world.write(jobs.expire_leases, 3))
 
-    threads = [threading.Thread(target=round_of_a_scheduler) for _ in range(3)]
+    threads = [threading.Thread(target=expire_leases) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert len(taken) == len(set(taken)) == 6
+    assert len(requeued) == len(set(requeued)) == 6

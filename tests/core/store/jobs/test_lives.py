@@ -1,4 +1,4 @@
-"""The lives of several jobs under any moves, claims, losses and stale writes, against a model of the contract."""
+"""Random histories of several jobs (actions, claims, losses, stale writes), compared with a model of the contract."""
 
 from dataclasses import dataclass, field
 
@@ -15,20 +15,26 @@ from core.store.artifact_store import StoredFile
 from core.store.jobs import LeaseLost, LeaseToken
 from core.store.tables import Base, Job
 
-MAX_LOSSES = 3
-MOVES = ("cancel", "pause", "resume", "stop", "retry")
-ENDED = {"succeeded", "failed", "cancelled"}
-# What may happen next, with its weight: to a job that runs, to any job, to all.
-WORK = {"save": 4, "lose": 4, "report": 3, "leave": 2, "beat": 1, "go_silent": 1, "log": 1, "succeed": 1, "fail": 1}
-OF_A_JOB = {"ask": 9, "write_stale": 3, "look_at_next_actions": 2, "delete": 1}
-WORDS = [
-    word
-    for words in (WORK, OF_A_JOB, {"claim": 4, "take_back": 2, "create": 1})
-    for word in words
-    for _ in range(words[word])
-]
+MAX_WORKER_LOSSES = 3
+ACTIONS = ("cancel", "pause", "resume", "stop", "retry")
+TERMINAL = {"succeeded", "failed", "cancelled"}
+# Next steps with their weights: of a running job, of any job, of the service.
+WORKER_STEPS = {
+    "save": 4,
+    "lose": 4,
+    "report": 3,
+    "leave": 2,
+    "renew": 1,
+    "expire": 1,
+    "log": 1,
+    "succeed": 1,
+    "fail": 1,
+}
+JOB_STEPS = {"act": 9, "write_stale": 3, "check_next_actions": 2, "delete": 1}
+SERVICE_STEPS = {"claim": 4, "expire_leases": 2, "create": 1}
+STEPS = [step for weights in (WORKER_STEPS, JOB_STEPS, SERVICE_STEPS) for step in weights for _ in range(weights[step])]
 
-# The contract's table: where a move leads at once; None is 409, "=" is 200, as it is.
+# The contract's table: the status after an action; None is a 409, "=" is a 200 without a change.
 CONTRACT = {
     "queued": {"cancel": "cancelled", "pause": "paused", "resume": "=", "stop": None, "retry": None},
     "running": {"cancel": "=", "pause": "=", "resume": "=", "stop": "=", "retry": None},
@@ -39,10 +45,10 @@ CONTRACT = {
 }
 
 
-# Everything that a worker may write.
+# All writes of a worker.
 WRITES = {
-    "beat": lambda s, lease: jobs.renew_lease(s, lease, 60),
-    "lose": lambda s, lease: jobs.record_loss(s, lease, WORKER_SILENT, 3),
+    "renew lease": lambda s, lease: jobs.renew_lease(s, lease, 60),
+    "record loss": lambda s, lease: jobs.record_loss(s, lease, WORKER_SILENT, 3),
     "event": lambda s, lease: events.append(s, lease, "stale", "stale"),
     "spec": lambda s, lease: jobs.set_spec(s, lease, {"stale": True}),
     "stage": lambda s, lease: jobs.start_stage(s, lease, "evaluate"),
@@ -53,7 +59,7 @@ WRITES = {
     "checkpoint": lambda s, lease: checkpoints.save(
         s, lease, track="distill", step=99, epoch=9, files=[StoredFile("jobs/x/model.safetensors", 1, "1" * 64)]
     ),
-    "hand back": jobs.release,
+    "release": jobs.release,
     "paused": jobs.release_paused,
     "cancelled": jobs.release_cancelled,
     "fail": lambda s, lease: jobs.fail(s, lease, {"code": "stale", "message": "stale"}),
@@ -62,49 +68,49 @@ WRITES = {
 
 
 @dataclass
-class Life:
-    """What a job should be."""
+class ExpectedJob:
+    """Expected state of a job."""
 
     job_id: str
     priority: int
-    number: int  # jobs of one priority are served in this order
+    number: int  # claim order within a priority
     status: str = "queued"
-    asked: set = field(default_factory=set)
+    requests: set = field(default_factory=set)
     worker: str | None = None
     attempts: int = 0
     losses: int = 0
     step: int = 0  # of the newest checkpoint
-    reported: int = 0  # the furthest step that progress may still show
+    reported: int = 0  # step of the progress
     saved: int = 0
-    silent: bool = False  # its lease has run out
+    lease_expired: bool = False
     deleted: bool = False
 
     @property
     def lease(self):
         return LeaseToken(self.job_id, self.attempts)
 
-    def ends_or_waits(self, status):
-        """It leaves its worker for ``status``."""
-        self.status, self.worker, self.silent = status, None, False
-        self.asked -= {"pause"}
-        if status in ENDED:
-            self.asked = set()
+    def leave_for(self, status):
+        """Leave the worker or the queue for ``status``."""
+        self.status, self.worker, self.lease_expired = status, None, False
+        self.requests -= {"pause"}
+        if status in TERMINAL:
+            self.requests = set()
 
-    def leaves(self):
-        """It leaves its worker unfinished: what was asked for meanwhile happens."""
-        self.ends_or_waits("cancelled" if "cancel" in self.asked else "paused" if "pause" in self.asked else "queued")
+    def release(self):
+        """Leave the worker unfinished; a requested action takes effect."""
+        self.leave_for("cancelled" if "cancel" in self.requests else "paused" if "pause" in self.requests else "queued")
 
-    def is_lost(self):
-        """Its worker is taken for dead."""
+    def record_loss(self):
+        """Lose the worker."""
         self.losses += 1
-        if not self.asked & {"cancel", "pause"} and self.losses >= MAX_LOSSES:
-            self.ends_or_waits("failed")
+        if not self.requests & {"cancel", "pause"} and self.losses >= MAX_WORKER_LOSSES:
+            self.leave_for("failed")
         else:
-            self.leaves()
+            self.release()
 
 
-class JobLives(RuleBasedStateMachine):
-    """A few jobs, two workers, an impatient user."""
+class JobHistories(RuleBasedStateMachine):
+    """Three jobs, two workers and a user."""
 
     world = None  # set by the test
 
@@ -114,63 +120,63 @@ class JobLives(RuleBasedStateMachine):
         self.create()
 
     def teardown(self):
-        """Leave nothing that another example's worker could claim."""
+        """Delete the jobs, which the next example could claim."""
         with self.world.db.engine.begin() as connection:
             for table in (Base.metadata.tables[name] for name in ("job_references", "jobs")):
                 connection.execute(table.delete())
-        self.do(quotas.recount, self.world.project)  # behind the back of what counts
+        self.do(quotas.recount, self.world.project)  # the deletion above bypasses the counter
 
     def do(self, function, *args, **options):
         return self.world.write(function, *args, **options)
 
-    # One rule with many words: Hypothesis leaves whole rules out of an example, so that many rules seldom meet.
+    # One rule for all steps: Hypothesis omits whole rules from an example, so separate rules would rarely combine.
 
-    @rule(what=st.sampled_from(WORDS), which=st.integers(0, 5), number=st.integers(0, 41))
-    def step(self, what, which, number):
-        if what in WORK:
-            running = [life for life in self.all if life.status == "running"]
+    @rule(name=st.sampled_from(STEPS), job=st.integers(0, 5), number=st.integers(0, 41))
+    def step(self, name, job, number):
+        if name in WORKER_STEPS:
+            running = [expected for expected in self.all if expected.status == "running"]
             if not running:
                 self.claim(number)
                 return
-            getattr(self, what)(running[which % len(running)], number % 4)
-        elif what in OF_A_JOB:
-            getattr(self, what)(self.all[which % len(self.all)], number)
+            getattr(self, name)(running[job % len(running)], number % 4)
+        elif name in JOB_STEPS:
+            getattr(self, name)(self.all[job % len(self.all)], number)
         else:
-            getattr(self, what)(number)
+            getattr(self, name)(number)
 
     def create(self, number=0):
         if len(self.all) < 3:
             priority = number % 2
-            self.all.append(Life(self.world.job(priority=priority), priority, len(self.all)))
+            self.all.append(ExpectedJob(self.world.job(priority=priority), priority, len(self.all)))
 
-    def ask(self, life, number):
-        move = MOVES[number % len(MOVES)]
-        if life.deleted:
+    def act(self, expected, number):
+        action = ACTIONS[number % len(ACTIONS)]
+        if expected.deleted:
             with pytest.raises(NotFound):
-                self.do(getattr(jobs, move), self.world.project, life.job_id)
+                self.do(getattr(jobs, action), self.world.project, expected.job_id)
             return
-        wanted = CONTRACT[life.status][move]
-        if wanted is None:
+        next_status = CONTRACT[expected.status][action]
+        if next_status is None:
             with pytest.raises(InvalidState) as refusal:
-                self.do(getattr(jobs, move), self.world.project, life.job_id)
-            assert refusal.value.extra["next_actions"] == jobs.next_actions(self.world.get(life.job_id))
+                self.do(getattr(jobs, action), self.world.project, expected.job_id)
+            assert refusal.value.extra["next_actions"] == jobs.next_actions(self.world.get(expected.job_id))
             return
-        job = self.do(getattr(jobs, move), self.world.project, life.job_id)
-        if life.status == "running" and "cancel" not in life.asked:
-            life.asked |= {move} & {"cancel", "pause", "stop"}
-            life.asked -= {"pause"} if move == "resume" else set()
-        if life.status == "paused" and move == "stop":
-            life.asked |= {"stop"}
-        if move == "retry":
-            life.losses = 0
-        if wanted != "=":
-            life.ends_or_waits(wanted)
-        assert job.status == life.status
+        job = self.do(getattr(jobs, action), self.world.project, expected.job_id)
+        if expected.status == "running" and "cancel" not in expected.requests:
+            expected.requests |= {action} & {"cancel", "pause", "stop"}
+            expected.requests -= {"pause"} if action == "resume" else set()
+        if expected.status == "paused" and action == "stop":
+            expected.requests |= {"stop"}
+        if action == "retry":
+            expected.losses = 0
+        if next_status != "=":
+            expected.leave_for(next_status)
+        assert job.status == expected.status
 
     def claim(self, number):
         worker = ("wrk_a", "wrk_b")[number % 2]
-        waits = [life for life in self.all if life.status == "queued"]
-        best = min(waits, key=lambda life: (-life.priority, life.number), default=None)
+        queued = [expected for expected in self.all if expected.status == "queued"]
+        best = min(queued, key=lambda expected: (-expected.priority, expected.number), default=None)
         job = self.do(jobs.claim, worker_id=worker, accelerator="cpu", lease_seconds=60)
 
         assert (job and job.id) == (best and best.job_id)
@@ -178,182 +184,188 @@ class JobLives(RuleBasedStateMachine):
             best.status, best.worker, best.attempts = "running", worker, best.attempts + 1
             assert job.attempt == best.attempts
 
-    def beat(self, life, _):
-        flags = self.do(jobs.renew_lease, life.lease, 60)
-        life.silent = False
-        assert {name for name in ("cancel", "pause", "stop") if getattr(flags, name)} == life.asked
+    def renew(self, expected, _):
+        flags = self.do(jobs.renew_lease, expected.lease, 60)
+        expected.lease_expired = False
+        assert {name for name in ("cancel", "pause", "stop") if getattr(flags, name)} == expected.requests
 
-    def go_silent(self, life, _):
-        self.do(jobs.renew_lease, life.lease, -1)
-        life.silent = True
+    def expire(self, expected, _):
+        self.do(jobs.renew_lease, expected.lease, -1)
+        expected.lease_expired = True
 
-    def save(self, life, steps):
-        if steps or not life.saved:
-            life.losses = 0
-        life.step += steps
-        life.saved += 1
-        life.reported = max(life.reported, life.step)
-        folder = f"jobs/{life.job_id}/a{life.attempts}/c{life.saved}"
+    def save(self, expected, steps):
+        if steps or not expected.saved:
+            expected.losses = 0
+        expected.step += steps
+        expected.saved += 1
+        expected.reported = max(expected.reported, expected.step)
+        folder = f"jobs/{expected.job_id}/a{expected.attempts}/c{expected.saved}"
         files = [StoredFile(f"{folder}/{name}", 1 + steps, "0" * 64) for name in ("model.safetensors", "state.pt")]
-        self.do(checkpoints.save, life.lease, track="distill", step=life.step, epoch=0, files=files)
+        self.do(checkpoints.save, expected.lease, track="distill", step=expected.step, epoch=0, files=files)
 
-    def report(self, life, steps):
-        step = max(0, life.step + steps - 2)  # after a loss an attempt reports less than was saved
-        life.reported = max(step, life.step)
-        self.do(jobs.record_progress, life.lease, Progress(0.1, step=step, total_steps=20, epoch=0))
+    def report(self, expected, steps):
+        step = max(0, expected.step + steps - 2)  # after a loss, an attempt reports steps before its checkpoint
+        expected.reported = max(step, expected.step)
+        self.do(jobs.record_progress, expected.lease, Progress(0.1, step=step, total_steps=20, epoch=0))
 
-    def log(self, life, steps):
-        self.do(jobs.start_stage, life.lease, "distill")
-        self.do(metrics.insert, life.lease, [("train/loss", step, 1.0) for step in range(steps)])
-        self.do(events.append, life.lease, "note", "still here")
+    def log(self, expected, steps):
+        self.do(jobs.start_stage, expected.lease, "distill")
+        self.do(metrics.insert, expected.lease, [("train/loss", step, 1.0) for step in range(steps)])
+        self.do(events.append, expected.lease, "note", "log")
 
-    def leave(self, life, steps):
+    def leave(self, expected, steps):
         leave = (jobs.release, jobs.release_paused, jobs.release_cancelled, jobs.release)[steps]
-        job = self.do(leave, life.lease)
-        life.leaves()
-        assert job.status == life.status
+        job = self.do(leave, expected.lease)
+        expected.release()
+        assert job.status == expected.status
 
-    def succeed(self, life, _):
-        if "cancel" in life.asked:
+    def succeed(self, expected, _):
+        if "cancel" in expected.requests:
             with pytest.raises(Interrupted):
-                self.do(jobs.succeed, life.lease, result={}, artifacts=[])
+                self.do(jobs.succeed, expected.lease, result={}, artifacts=[])
             return
-        self.do(jobs.succeed, life.lease, result={}, artifacts=[])
-        life.ends_or_waits("succeeded")
-        life.losses = 0
+        self.do(jobs.succeed, expected.lease, result={}, artifacts=[])
+        expected.leave_for("succeeded")
+        expected.losses = 0
 
-    def fail(self, life, _):
-        self.do(jobs.fail, life.lease, {"code": "x", "message": "x"})
-        life.ends_or_waits("cancelled" if "cancel" in life.asked else "failed")
+    def fail(self, expected, _):
+        self.do(jobs.fail, expected.lease, {"code": "x", "message": "x"})
+        expected.leave_for("cancelled" if "cancel" in expected.requests else "failed")
 
-    def lose(self, life, _):
-        self.take_back_from(life.worker)
+    def lose(self, expected, _):
+        self._expire_leases(expected.worker)
 
-    def take_back(self, _):
-        """The scheduler's round."""
-        self.take_back_from(None)
+    def expire_leases(self, _):
+        self._expire_leases(None)
 
-    def take_back_from(self, dead):
-        """Everything whose lease is over, and what a worker held that was seen to die."""
-        lost = [one for one in self.all if one.status == "running" and (one.silent or one.worker == dead)]
-        taken = self.do(jobs.expire_leases, MAX_LOSSES, worker_id=dead)
+    def _expire_leases(self, dead_worker):
+        lost = [
+            expected
+            for expected in self.all
+            if expected.status == "running" and (expected.lease_expired or expected.worker == dead_worker)
+        ]
+        expired = self.do(jobs.expire_leases, MAX_WORKER_LOSSES, worker_id=dead_worker)
 
-        assert {job.id for job in taken} == {life.job_id for life in lost}
-        for life in lost:
-            life.is_lost()
-        for job in taken:
+        assert {job.id for job in expired} == {expected.job_id for expected in lost}
+        for expected in lost:
+            expected.record_loss()
+        for job in expired:
             assert (job.error is not None and job.error["code"] == "worker_lost") == (job.status == "failed")
 
-    def write_stale(self, life, number):
-        """An attempt that is not the job's any more can write nothing, whatever it tries."""
-        back, what = number % 3, sorted(WRITES)[number % len(WRITES)]
-        if back == 0 and life.status == "running":
+    def write_stale(self, expected, number):
+        """No write of a stale attempt succeeds."""
+        age, name = number % 3, sorted(WRITES)[number % len(WRITES)]
+        if age == 0 and expected.status == "running":
             return
         before = self.world.rows()
         with pytest.raises(LeaseLost):
-            self.do(WRITES[what], LeaseToken(life.job_id, life.attempts - back))
+            self.do(WRITES[name], LeaseToken(expected.job_id, expected.attempts - age))
 
         assert self.world.rows() == before
 
-    def delete(self, life, _):
-        if life.status not in ENDED:
-            with pytest.raises(NotFound if life.deleted else InvalidState):
-                self.do(jobs.delete, self.world.project, life.job_id)
+    def delete(self, expected, _):
+        if expected.status not in TERMINAL:
+            with pytest.raises(NotFound if expected.deleted else InvalidState):
+                self.do(jobs.delete, self.world.project, expected.job_id)
             return
-        self.do(jobs.delete, self.world.project, life.job_id)
-        life.deleted, life.status = True, "deleted"
+        self.do(jobs.delete, self.world.project, expected.job_id)
+        expected.deleted, expected.status = True, "deleted"
 
-    def look_at_next_actions(self, life, _):
-        """They are the moves that would do something."""
-        if life.deleted:
+    def check_next_actions(self, expected, _):
+        """They are the actions that would have an effect."""
+        if expected.deleted:
             return
-        before, able = self.world.get(life.job_id), []
-        for move in MOVES:
+        before, effective = self.world.get(expected.job_id), []
+        for action in ACTIONS:
             with self.world.db.write() as session:
                 try:
-                    after = getattr(jobs, move)(session, self.world.project, life.job_id)
+                    after = getattr(jobs, action)(session, self.world.project, expected.job_id)
                 except InvalidState:
                     continue
                 if columns(after) != columns(before):
-                    able.append(move)
+                    effective.append(action)
                 session.rollback()
 
-        assert sorted(jobs.next_actions(before)) == sorted(able)
+        assert sorted(jobs.next_actions(before)) == sorted(effective)
 
     @invariant()
-    def every_job_is_what_the_model_says(self):
-        for life in self.all:
+    def jobs_match_the_model(self):
+        for expected in self.all:
             with self.world.db.read() as session:
-                if life.deleted:
+                if expected.deleted:
                     with pytest.raises(NotFound):
-                        jobs.get(session, self.world.project, life.job_id)
+                        jobs.get(session, self.world.project, expected.job_id)
                     continue
-                job = jobs.get(session, self.world.project, life.job_id)
-                log = events.list_events(session, self.world.project, life.job_id).items
-                saved = checkpoints.list_checkpoints(session, self.world.project, life.job_id).items
-            check_job(job, life)
-            check_log(log, life)
-            steps = [one.step for one in saved]
-            assert len(steps) == len(set(steps)) <= 2, "the newest two, and no step twice"
-            assert max(steps, default=0) == life.step * bool(life.saved)
+                job = jobs.get(session, self.world.project, expected.job_id)
+                log = events.list_events(session, self.world.project, expected.job_id).items
+                saved = checkpoints.list_checkpoints(session, self.world.project, expected.job_id).items
+            check_job(job, expected)
+            check_log(log, expected)
+            steps = [checkpoint.step for checkpoint in saved]
+            assert len(steps) == len(set(steps)) <= 2, "at most the newest two, and no step twice"
+            assert max(steps, default=0) == expected.step * bool(expected.saved)
 
     @invariant()
-    def what_is_stored_is_what_the_rows_add_up_to(self):
+    def counter_matches_the_rows(self):
         with self.world.db.read() as session:
-            kept = quotas.get_stored_bytes(session, self.world.project)
-            assert kept == quotas.sum_stored_bytes(session, self.world.project) >= 10, "its dataset is always there"
+            stored_bytes = quotas.get_stored_bytes(session, self.world.project)
+            assert stored_bytes == quotas.sum_stored_bytes(session, self.world.project) >= 10, (
+                "its dataset is never deleted"
+            )
 
 
 def columns(job):
     return {column.key: getattr(job, column.key) for column in Job.__mapper__.column_attrs}
 
 
-def check_job(job, life):
-    assert (job.status, job.attempt, job.worker_losses) == (life.status, life.attempts, life.losses)
+def check_job(job, expected):
+    assert (job.status, job.attempt, job.worker_losses) == (expected.status, expected.attempts, expected.losses)
     assert {"cancel": job.cancel_requested, "pause": job.pause_requested, "stop": job.stop_requested} == {
-        one: one in life.asked for one in ("cancel", "pause", "stop")
+        action: action in expected.requests for action in ("cancel", "pause", "stop")
     }
-    assert job.pending_action == next((one for one in ("cancel", "pause", "stop") if one in life.asked), None)
-    assert job.is_terminal == (life.status in ENDED)
+    assert job.pending_action == next(
+        (action for action in ("cancel", "pause", "stop") if action in expected.requests), None
+    )
+    assert job.is_terminal == (expected.status in TERMINAL)
     assert (job.finished_at is not None) == job.is_terminal
-    assert job.worker_id == life.worker, "one holder at most, and the one that claimed it last"
-    assert (job.lease_expires_at is not None) == (life.status == "running")
-    assert (job.error is not None) == (life.status == "failed")
-    assert (job.result is not None) == (life.status == "succeeded")
-    assert job.checkpoint_step == life.step
-    assert life.step <= job.progress["step"] == life.reported
+    assert job.worker_id == expected.worker, "only the last claim holds the job"
+    assert (job.lease_expires_at is not None) == (expected.status == "running")
+    assert (job.error is not None) == (expected.status == "failed")
+    assert (job.result is not None) == (expected.status == "succeeded")
+    assert job.checkpoint_step == expected.step
+    assert expected.step <= job.progress["step"] == expected.reported
 
 
-def check_log(log, life):
+def check_log(log, expected):
     assert [event.seq for event in log] == list(range(1, len(log) + 1))
     assert "stale" not in {event.type for event in log}
-    assert [event.data["status"] for event in log if "status" in event.data][-1] == life.status
-    assert [event.attempt for event in log] == sorted(event.attempt for event in log), "attempts only grow"
+    assert [event.data["status"] for event in log if "status" in event.data][-1] == expected.status
+    assert [event.attempt for event in log] == sorted(event.attempt for event in log), "attempts never decrease"
 
 
 EXAMPLES = {"sqlite": 80, "postgresql": 12}
 
 
-def live(world, examples, steps):
-    JobLives.world = world
+def run_histories(world, examples, steps):
+    JobHistories.world = world
     run_state_machine_as_test(
-        JobLives,
+        JobHistories,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
             deadline=None,
             derandomize=True,
             database=None,
-            phases=[Phase.generate],  # shrinking takes minutes; add Phase.shrink to look into a failure
+            phases=[Phase.generate],  # shrinking takes minutes; add Phase.shrink to debug a failure
             suppress_health_check=list(HealthCheck),
         ),
     )
 
 
-def test_any_lives_of_jobs_follow_the_contract(world):
-    live(world, EXAMPLES[world.db.engine.dialect.name], steps=40)
+def test_random_job_histories_follow_the_contract(world):
+    run_histories(world, EXAMPLES[world.db.engine.dialect.name], steps=40)
 
 
 @pytest.mark.slow
-def test_so_do_many_longer_ones(world):
-    live(world, 8 * EXAMPLES[world.db.engine.dialect.name], steps=60)
+def test_long_random_job_histories_follow_the_contract(world):
+    run_histories(world, 8 * EXAMPLES[world.db.engine.dialect.name], steps=60)

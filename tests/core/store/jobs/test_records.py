@@ -1,4 +1,4 @@
-"""Creating, finding and deleting jobs."""
+"""Create, find, count and delete jobs."""
 
 import threading
 from datetime import timedelta
@@ -16,19 +16,19 @@ from core.store.tables import Checkpoint, Event, JobReference, Metric
 
 @pytest.fixture
 def finished(world):
-    """A job that has succeeded and left a model."""
+    """Factory of succeeded jobs with a student model."""
 
     def finish():
         lease = world.start_job()
         stored = world.file(f"jobs/{lease.job_id}/a1/artifacts/model.safetensors")
         report = world.file(f"jobs/{lease.job_id}/a1/artifacts/report.json")
-        facts = ModelInfo(
+        info = ModelInfo(
             architecture="vit", arguments={}, num_classes=2, channels=1, image_size=8, parameters=1, size_bytes=4
         )
 
         def end(session):
-            model = models.create_student(session, lease, name="s", info=facts, files=[stored])
-            new = [NewArtifact(one.name, "application/octet-stream", one) for one in (stored, report)]
+            model = models.create_student(session, lease, name="s", info=info, files=[stored])
+            new = [NewArtifact(file.name, "application/octet-stream", file) for file in (stored, report)]
             return jobs.succeed(session, lease, result={}, artifacts=new, model_id=model.id)
 
         return world.write(end)
@@ -36,7 +36,7 @@ def finished(world):
     return finish
 
 
-def test_a_new_job_waits(world):
+def test_new_job_is_queued(world):
     job_id = world.job(name="n", priority=3, metadata={"team": "search"})
     job = world.get(job_id)
 
@@ -53,13 +53,13 @@ def test_a_new_job_waits(world):
     assert (event.seq, event.type, event.data) == (1, "job.created", {"status": "queued"})
 
 
-@pytest.mark.parametrize("wanted", ["job_nothing", "", "ds_01", "job_\x00", "job_01m85jzaqtgcah8cygag6s4yhy"])
-def test_a_job_that_is_not_there(world, wanted):
+@pytest.mark.parametrize("job_id", ["job_nothing", "", "ds_01", "job_\x00", "job_01m85jzaqtgcah8cygag6s4yhy"])
+def test_unknown_job_is_not_found(world, job_id):
     with pytest.raises(NotFound):
-        world.get(wanted)
+        world.get(job_id)
 
 
-def test_somebody_elses_job_is_not_there(world, other_project):
+def test_job_of_another_project_is_not_found(world, other_project):
     job_id = world.job()
 
     with pytest.raises(NotFound):
@@ -71,8 +71,8 @@ def test_somebody_elses_job_is_not_there(world, other_project):
     assert world.read(jobs.list_jobs, other_project).items == []
 
 
-def test_pages_are_newest_first_and_hold_everything_once(world):
-    made = [world.job() for _ in range(5)]
+def test_pages_list_each_job_once_newest_first(world):
+    job_ids = [world.job() for _ in range(5)]
 
     seen, after = [], None
     while True:
@@ -81,10 +81,10 @@ def test_pages_are_newest_first_and_hold_everything_once(world):
         if not page.has_more:
             break
         after = seen[-1]
-    assert seen == sorted(made, reverse=True)
+    assert seen == sorted(job_ids, reverse=True)
 
 
-def test_a_list_can_be_of_some_statuses(world):
+def test_list_filters_by_status(world):
     queued, cancelled, paused = (world.job() for _ in range(3))
     world.write(jobs.cancel, world.project, cancelled)
     world.write(jobs.pause, world.project, paused)
@@ -94,34 +94,34 @@ def test_a_list_can_be_of_some_statuses(world):
     assert {j.id for j in both} == {cancelled, paused}
 
 
-def test_a_page_after_something_that_is_no_job(world):
+def test_cursor_must_be_a_job_id(world):
     with pytest.raises(InvalidRequest):
         world.read(jobs.list_jobs, world.project, after="ds_1")
 
 
-# --- what a job reads ------------------------------------------------------------------------------
+# --- inputs ------------------------------------------------------------------------------
 
 
-def test_a_job_needs_a_dataset_that_is_ready(world, other_project):
-    theirs = world.ready_dataset(other_project)
+def test_job_requires_a_ready_dataset(world, other_project):
+    foreign = world.ready_dataset(other_project)
     processing = world.write(datasets.create, world.project, name="d", source={}).id
 
-    for dataset, words in ((processing, "processing"), (theirs, "no dataset"), (new_id("ds"), "no dataset")):
+    for dataset, detail in ((processing, "processing"), (foreign, "no dataset"), (new_id("ds"), "no dataset")):
         with pytest.raises(InvalidSpec) as caught:
             world.job(dataset=dataset)
-        assert [(e.pointer, words in e.detail) for e in caught.value.errors] == [("/dataset", True)]
+        assert [(e.pointer, detail in e.detail) for e in caught.value.errors] == [("/dataset", True)]
 
 
-def test_a_job_needs_the_models_that_it_names(world, finished):
+def test_job_requires_its_models(world, finished):
     done, running = finished(), world.start_job()
-    gone = new_id("mdl")
+    missing = new_id("mdl")
     spec = {
         "student": {"weights": done.model_id},
-        "teachers": [{"weights": done.id}, {"weights": running.job_id}, {"weights": gone}],
+        "teachers": [{"weights": done.id}, {"weights": running.job_id}, {"weights": missing}],
     }
 
     with pytest.raises(InvalidSpec) as caught:
-        world.job(spec=spec, references=[done.model_id, done.id, running.job_id, gone])
+        world.job(spec=spec, references=[done.model_id, done.id, running.job_id, missing])
 
     assert {e.pointer: e.detail.split()[-3:] for e in caught.value.errors} == {
         "/teachers/1/weights": ["running,", "not", "succeeded"],
@@ -129,15 +129,15 @@ def test_a_job_needs_the_models_that_it_names(world, finished):
     }
 
 
-def test_a_job_needs_the_datasets_that_its_method_names(world, other_project):
-    theirs, own = world.ready_dataset(other_project), world.ready_dataset()
+def test_job_requires_the_datasets_of_its_method(world, other_project):
+    foreign, own = world.ready_dataset(other_project), world.ready_dataset()
     processing = world.write(datasets.create, world.project, name="d", source={}).id
 
-    for pool, words in ((processing, "processing"), (theirs, "no ds_"), (new_id("ds"), "no ds_")):
+    for pool, detail in ((processing, "processing"), (foreign, "no ds_"), (new_id("ds"), "no ds_")):
         spec = {"student": {}, "method": {"name": "attention_probe", "pool": pool}}
         with pytest.raises(InvalidSpec) as caught:
             world.job(spec=spec, references=[pool])
-        assert [(e.pointer, words in e.detail) for e in caught.value.errors] == [("/method/pool", True)]
+        assert [(e.pointer, detail in e.detail) for e in caught.value.errors] == [("/method/pool", True)]
 
     reader = world.job(spec={"student": {}, "method": {"pool": own}}, references=[own])
     with pytest.raises(InUse) as refused:
@@ -145,24 +145,24 @@ def test_a_job_needs_the_datasets_that_its_method_names(world, other_project):
     assert refused.value.extra["jobs"] == [reader]
 
 
-def test_what_an_unfinished_job_reads_cannot_be_deleted(world, finished):
+def test_inputs_of_an_unfinished_job_cannot_be_deleted(world, finished):
     done = finished()
     spec = {"student": {"weights": done.model_id}, "teachers": [{"weights": done.id}]}
     reader = world.job(spec=spec, references=[done.model_id, done.id])
 
-    for delete, wanted in ((datasets.delete, world.dataset), (models.delete, done.model_id), (jobs.delete, done.id)):
+    for delete, object_id in ((datasets.delete, world.dataset), (models.delete, done.model_id), (jobs.delete, done.id)):
         with pytest.raises(InUse) as caught:
-            world.write(delete, world.project, wanted)
+            world.write(delete, world.project, object_id)
         assert caught.value.extra["jobs"] == [reader]
 
     world.write(jobs.cancel, world.project, reader)
-    for delete, wanted in ((models.delete, done.model_id), (jobs.delete, done.id), (datasets.delete, world.dataset)):
-        world.write(delete, world.project, wanted)
+    for delete, object_id in ((models.delete, done.model_id), (jobs.delete, done.id), (datasets.delete, world.dataset)):
+        world.write(delete, world.project, object_id)
     assert world.get(reader).missing_input == done.model_id
 
 
-def test_a_retry_and_a_delete_at_once_leave_no_job_without_its_dataset(world):
-    """Whoever comes second is refused."""
+def test_concurrent_retry_and_delete_do_not_both_succeed(world):
+    """The second of the two transactions is refused."""
     for _ in range(5):
         dataset = world.ready_dataset()
         job_id = world.job(dataset=dataset)
@@ -190,11 +190,11 @@ def test_a_retry_and_a_delete_at_once_leave_no_job_without_its_dataset(world):
         assert world.get(job_id).status == ("queued" if outcomes == ["retry"] else "cancelled")
 
 
-# --- deleting ---------------------------------------------------------------------------------------
+# --- deletion ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "paused"])
-def test_an_unfinished_job_is_not_deleted(world, status):
+def test_unfinished_job_cannot_be_deleted(world, status):
     job_id = world.job()
     if status == "paused":
         world.write(jobs.pause, world.project, job_id)
@@ -205,7 +205,7 @@ def test_an_unfinished_job_is_not_deleted(world, status):
         world.write(jobs.delete, world.project, job_id)
 
 
-def test_a_deleted_job_leaves_nothing_but_its_student(world, finished):
+def test_deleted_job_leaves_only_its_student(world, finished):
     done = finished()
 
     garbage = world.write(jobs.delete, world.project, done.id)
@@ -219,7 +219,7 @@ def test_a_deleted_job_leaves_nothing_but_its_student(world, finished):
     assert world.read(models.get, world.project, done.model_id).status == "ready"
 
 
-def test_a_deleted_job_gives_back_its_checkpoints(world):
+def test_delete_returns_checkpoint_files(world):
     lease = world.start_job()
     world.checkpoint(lease, 10)
     world.write(jobs.fail, lease, {"code": "x", "message": "x"})
@@ -229,7 +229,7 @@ def test_a_deleted_job_gives_back_its_checkpoints(world):
     assert [key.rsplit("/", 1)[-1] for key in garbage] == ["model.safetensors", "state.pt"]
 
 
-def test_an_artefact_that_is_not_there_names_those_that_are(world, finished):
+def test_unknown_artifact_lists_existing_ones(world, finished):
     done, waiting = finished(), world.job()
 
     with pytest.raises(NotFound, match=r"model\.safetensors, report\.json"):
@@ -257,70 +257,64 @@ def test_jobs_are_counted_by_status(world):
     }
 
 
-def test_uploads_that_wait_are_counted(world):
-    world.write(datasets.create, world.project, name="d", source={})
-
-    assert world.read(records.waiting_uploads) == {"datasets": 1, "models": 0}
-
-
 @pytest.fixture
-def wait(world, monkeypatch):
-    """Lets time pass for all who ask what time it is."""
-    start, passed = world.read(utc_now), [0.0]
+def advance(world, monkeypatch):
+    """Function that advances the clock of the store."""
+    start, offset = world.read(utc_now), [0.0]
 
     def now(_session):
-        return start + timedelta(seconds=passed[0])
+        return start + timedelta(seconds=offset[0])
 
     for module in (events, records):
         monkeypatch.setattr(module, "utc_now", now)
 
-    def pass_by(seconds):
-        passed[0] += seconds
+    def advance(seconds):
+        offset[0] += seconds
 
-    return pass_by
+    return advance
 
 
-def ran(world, job_id):
+def running_seconds(world, job_id):
     return world.read(jobs.running_seconds, job_id)
 
 
-def test_a_job_that_waits_has_not_run(world, wait):
+def test_queued_job_has_no_running_time(world, advance):
     job_id = world.job()
-    wait(5)
+    advance(5)
 
-    assert ran(world, job_id) == 0
+    assert running_seconds(world, job_id) == 0
 
 
-def test_attempts_add_up_without_waits_and_pauses(world, wait):
+def test_running_time_sums_attempts_without_waits_and_pauses(world, advance):
     lease = world.start_job()
-    wait(10)
+    advance(10)
     world.write(jobs.pause, world.project, lease.job_id)
     world.write(jobs.release_paused, lease)
-    wait(1000)
+    advance(1000)
     world.write(jobs.resume, world.project, lease.job_id)
-    wait(1000)
+    advance(1000)
     lease = LeaseToken.from_job(world.claim())
-    wait(7)
-    assert ran(world, lease.job_id) == 17  # up to now, as it runs
+    advance(7)
+    assert running_seconds(world, lease.job_id) == 17  # including the current attempt
 
     world.write(jobs.release, lease)
-    wait(1000)
+    advance(1000)
     world.claim()
-    wait(2)
+    advance(2)
     world.expire_leases()
-    wait(1000)
+    advance(1000)
 
-    assert ran(world, lease.job_id) == 19
+    assert running_seconds(world, lease.job_id) == 19
 
 
-def test_what_a_failed_job_ran_counts_after_a_retry(world, wait):
+def test_running_time_includes_attempts_before_a_retry(world, advance):
     lease = world.start_job()
-    wait(30)
+    advance(30)
     world.write(jobs.fail, lease, {"code": "time_limit", "message": "over"})
-    wait(1000)
+    advance(1000)
     world.write(jobs.retry, world.project, lease.job_id)
-    wait(1000)
+    advance(1000)
     world.claim()
-    wait(3)
+    advance(3)
 
-    assert ran(world, lease.job_id) == 33
+    assert running_seconds(world, lease.job_id) == 33

@@ -1,4 +1,4 @@
-"""A retry with another spec."""
+"""Retry of a job with a changed spec."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from core.store.jobs import LeaseToken, Revision
 
 @pytest.fixture
 def failed(world):
-    """A job that failed behind checkpoints of its student and of a teacher."""
+    """Failed job with checkpoints of its student and of a teacher."""
     document = parse_job_spec(
         {
             "dataset": world.dataset,
@@ -30,8 +30,8 @@ def failed(world):
 def revision(world, job_id, *, tracks=(), **changes):
     job = world.get(job_id)
     values = {
-        "of_seq": job.last_seq,
-        "spec": {**job.spec, "name": "again", "priority": 7, "metadata": {"k": "v"}},
+        "base_seq": job.last_seq,
+        "spec": {**job.spec, "name": "changed", "priority": 7, "metadata": {"k": "v"}},
         "resolved": True,
         "total_steps": 200,
         "changes": ["training.batch_size 128 → 64"],
@@ -44,29 +44,29 @@ def retried(world, job_id, **more):
     return world.write(jobs.retry_revised, world.project, job_id, revision(world, job_id, **more))
 
 
-def test_a_job_goes_on_where_its_checkpoints_fit(world, failed):
+def test_job_resumes_if_its_checkpoints_fit(world, failed):
     job, garbage = retried(world, failed)
 
     assert (job.status, job.error, job.checkpoint_step, job.progress["step"]) == ("queued", None, 30, 30)
     assert garbage == []
-    assert (job.name, job.priority, job.metadata_, job.spec["name"]) == ("again", 7, {"k": "v"}, "again")
+    assert (job.name, job.priority, job.metadata_, job.spec["name"]) == ("changed", 7, {"k": "v"}, "changed")
     last = world.read(events.list_events, world.project, failed).items[-1]
     assert (last.type, last.data["restarts"]) == ("job.retried", [])
-    assert last.message == "Queued again with training.batch_size 128 → 64; it goes on from its last checkpoint."
+    assert last.message == "Requeued with training.batch_size 128 → 64; it resumes from its last checkpoint."
 
 
-def test_a_student_that_begins_anew_has_no_checkpoint_and_no_progress(world, failed):
+def test_restarted_student_has_no_checkpoint_and_no_progress(world, failed):
     job, garbage = retried(world, failed, tracks=("distill",))
 
     assert (job.checkpoint_step, job.progress["step"], job.progress["total_steps"]) == (0, 0, 200)
     assert len(garbage) == 4  # two files of each of the two checkpoints
-    left = world.read(checkpoints.list_resumable, LeaseToken.from_job(world.claim()))
-    assert [one.track for one in left] == ["teacher-0"]  # what its teacher has learnt is of use
+    remaining = world.read(checkpoints.list_resumable, LeaseToken.from_job(world.claim()))
+    assert [checkpoint.track for checkpoint in remaining] == ["teacher-0"]
     last = [event for event in world.read(events.list_events, world.project, failed).items if "retried" in event.type]
-    assert "the training of the student begins anew" in last[-1].message
+    assert "training of the student restarts" in last[-1].message
 
 
-def test_the_accelerator_that_a_claim_pinned_holds_unless_another_is_asked_for(world, failed):
+def test_pinned_accelerator_stays_unless_the_spec_changes_it(world, failed):
     assert retried(world, failed)[0].accelerator == "cpu"
     world.write(jobs.cancel, world.project, failed)
     spec = world.get(failed).spec
@@ -75,27 +75,27 @@ def test_the_accelerator_that_a_claim_pinned_holds_unless_another_is_asked_for(w
     assert moved.accelerator == "cuda"
 
 
-def test_a_retry_that_was_cancelled_before_its_claim_is_not_overwritten_by_one_that_had_not_seen_it(world, failed):
-    late = revision(world, failed)
-    retried(world, failed, spec={**world.get(failed).spec, "name": "of somebody else"})
+def test_stale_revision_does_not_overwrite_a_cancelled_retry(world, failed):
+    stale = revision(world, failed)
+    retried(world, failed, spec={**world.get(failed).spec, "name": "another"})
     world.write(jobs.cancel, world.project, failed)
 
     with pytest.raises(InvalidState, match="meanwhile"):
-        world.write(jobs.retry_revised, world.project, failed, late)
-    assert world.get(failed).spec["name"] == "of somebody else"
+        world.write(jobs.retry_revised, world.project, failed, stale)
+    assert world.get(failed).spec["name"] == "another"
 
 
-def test_a_job_that_was_retried_meanwhile_is_left_alone(world, failed):
-    late = revision(world, failed)
+def test_stale_revision_after_another_retry_is_refused(world, failed):
+    stale = revision(world, failed)
     world.write(jobs.retry, world.project, failed)
     world.write(jobs.cancel, world.project, failed)
     world.write(jobs.retry, world.project, failed)
-    with pytest.raises(InvalidState):  # it waits
-        world.write(jobs.retry_revised, world.project, failed, late)
+    with pytest.raises(InvalidState):  # it is queued
+        world.write(jobs.retry_revised, world.project, failed, stale)
     world.claim()
     world.expire_leases(max_worker_losses=1)
     before = world.rows()
 
     with pytest.raises(InvalidState, match="meanwhile"):
-        world.write(jobs.retry_revised, world.project, failed, late)
+        world.write(jobs.retry_revised, world.project, failed, stale)
     assert world.rows() == before
