@@ -71,12 +71,12 @@ class Inputs:
         )
 
     def dataset_info(self) -> DatasetInfo:
-        """What a spec needs to know of the dataset to be resolved."""
+        """Return what the resolver needs to know about the job's dataset."""
         return read_dataset_info(self.dataset)
 
     def other_dataset_info(self) -> dict[str, DatasetInfo]:
-        """The same of what the method reads beside."""
-        return {one: read_dataset_info(folder) for one, folder in self.datasets.items()}
+        """Return the same for the further datasets of the method."""
+        return {id_: read_dataset_info(folder) for id_, folder in self.datasets.items()}
 
     def model_info(self) -> dict[str, ModelInfo]:
         """Return what the resolver needs to know about the stored models."""

@@ -2,7 +2,6 @@
 
 import io
 import json
-import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from core.errors import ProcessLost
 from core.reporting import Control
 from core.store import datasets, models
+from tests.support.archives import encode_image, make_color_dataset, make_zip
 from worker.claim_loop import run_next
 from worker.ingest import child
 from worker.ingest.parent import DATASETS, MODELS
@@ -21,20 +21,6 @@ from worker.ingest.sandboxed import SandboxCrashed, SandboxTimeout
 from worker.process.shared_flags import DRAIN
 
 TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 3}
-
-
-def make_archive(per_class=4, broken=False):
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as packed:
-        for split in ("train", "test"):
-            for name, color in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
-                for k in range(per_class):
-                    image = io.BytesIO()
-                    Image.new("RGB", (8, 8), tuple(min(255, c + k) for c in color)).save(image, "PNG")
-                    packed.writestr(f"{split}/{name}/{k}.png", image.getvalue())
-        if broken:
-            packed.writestr("train/red/broken.png", b"not an image")
-    return out.getvalue()
 
 
 @pytest.fixture
@@ -56,7 +42,7 @@ def reload(service, dataset):
 
 
 def test_an_archive_becomes_a_dataset_and_its_upload_is_deleted(service, store, upload):
-    dataset = upload(make_archive(broken=True))
+    dataset = upload(make_color_dataset(4, {"train/red/broken.png": b"not an image"}))
     run_next(DATASETS)
 
     ready = reload(service, dataset)
@@ -70,9 +56,7 @@ def test_an_archive_becomes_a_dataset_and_its_upload_is_deleted(service, store, 
 def test_a_parquet_file_becomes_a_dataset(service, upload):
     images = []
     for k in range(20):
-        image = io.BytesIO()
-        Image.new("RGB", (8, 8), (k, 0, 0)).save(image, "PNG")
-        images.append({"bytes": image.getvalue(), "path": None})
+        images.append({"bytes": encode_image(Image.new("RGB", (8, 8), (k, 0, 0))), "path": None})
     table = io.BytesIO()
     pq.write_table(
         pa.table({"image": [*images, {"bytes": b"x", "path": None}], "label": ["b", "a"] * 10 + ["a"]}), table
@@ -87,7 +71,7 @@ def test_a_parquet_file_becomes_a_dataset(service, upload):
 
 
 def test_folders_become_an_unlabeled_dataset_if_labels_are_none(service, upload):
-    dataset = upload(make_archive(), labels="none")
+    dataset = upload(make_color_dataset(4), labels="none")
     run_next(DATASETS)
 
     ready = reload(service, dataset)
@@ -112,7 +96,7 @@ def test_a_file_that_is_no_archive_fails_with_the_reason(service, store, upload)
 
 
 def test_a_lost_upload_fails_the_dataset(service, store, upload):
-    dataset = upload(make_archive())
+    dataset = upload(make_color_dataset(4))
     store.delete("uploads/x/file")
     run_next(DATASETS)
 
@@ -120,7 +104,7 @@ def test_a_lost_upload_fails_the_dataset(service, store, upload):
 
 
 def test_a_dataset_that_crashes_its_process_is_retried_and_then_fails(service, upload, monkeypatch):
-    dataset = upload(make_archive())
+    dataset = upload(make_color_dataset(4))
     monkeypatch.setattr(DATASETS, "run", lambda *_: 9)
     for _ in range(4):
         run_next(DATASETS)
@@ -130,7 +114,7 @@ def test_a_dataset_that_crashes_its_process_is_retried_and_then_fails(service, u
 
 
 def test_a_dataset_that_is_deleted_during_its_ingest_stays_deleted(service, upload, monkeypatch):
-    dataset = upload(make_archive())
+    dataset = upload(make_color_dataset(4))
     run = DATASETS.run
 
     def delete_first(context, *rest):
@@ -145,7 +129,7 @@ def test_a_dataset_that_is_deleted_during_its_ingest_stays_deleted(service, uplo
 
 
 def test_a_drained_worker_releases_its_dataset(service, upload, store):
-    dataset = upload(make_archive())
+    dataset = upload(make_color_dataset(4))
 
     def drained(context, row, _control):
         DRAIN.set(1)
@@ -219,7 +203,7 @@ def test_a_dataset_whose_process_fails_has_the_reason(service, upload, monkeypat
         raise error
 
     monkeypatch.setattr(child, "run_sandboxed", fail)
-    dataset = upload(make_archive())
+    dataset = upload(make_color_dataset(4))
     run_next(DATASETS)
 
     failed = reload(service, dataset)
@@ -230,7 +214,7 @@ def test_a_dataset_whose_process_was_killed_is_retried(service, upload, monkeypa
     def killed(*_, **__):
         raise ProcessLost("killed")
 
-    dataset = upload(make_archive())
+    dataset = upload(make_color_dataset(4))
     with monkeypatch.context() as patch:
         patch.setattr(child, "run_sandboxed", killed)
         run_next(DATASETS)
@@ -241,11 +225,7 @@ def test_a_dataset_whose_process_was_killed_is_retried(service, upload, monkeypa
 
 
 def test_a_dataset_without_an_image_lists_the_rejected_files(service, upload):
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as packed:
-        packed.writestr("../outside.png", b"x")
-        packed.writestr("train/notes.txt", b"x")
-    dataset = upload(out.getvalue())
+    dataset = upload(make_zip({"../outside.png": b"x", "train/notes.txt": b"x"}))
     run_next(DATASETS)
 
     failed = reload(service, dataset)

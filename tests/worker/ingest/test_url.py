@@ -1,30 +1,16 @@
 """Datasets from URLs, fetched by the ingest worker with the system's resolver, real sockets and real TLS."""
 
-import io
 import socket
-import zipfile
 
 import pytest
-from PIL import Image
 
 from core.reporting import Control
 from core.settings import Settings
 from core.store import datasets
+from tests.support.archives import make_color_dataset
 from tests.worker.conftest import new_service
 from worker.claim_loop import run_next
 from worker.ingest.parent import DATASETS
-
-
-def make_archive():
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as packed:
-        for split in ("train", "test"):
-            for name, color in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
-                for k in range(3):
-                    image = io.BytesIO()
-                    Image.new("RGB", (8, 8), tuple(min(255, c + k) for c in color)).save(image, "PNG")
-                    packed.writestr(f"{split}/{name}/{k}.png", image.getvalue())
-    return out.getvalue()
 
 
 def respond_with(body, *lines):
@@ -57,7 +43,7 @@ def fetch_dataset(tmp_path, migrated_database, valkey, authority, monkeypatch):
 
 
 def test_an_archive_at_a_url_becomes_a_dataset(fetch_dataset, tls_server):
-    server = tls_server(respond_with(make_archive()))
+    server = tls_server(respond_with(make_color_dataset(3)))
     url = f"https://localhost:{server.port}/pets.zip?signature=geheim"
     dataset = fetch_dataset(url, fetch_allow="localhost", fetch_ports=str(server.port))
 
@@ -78,7 +64,7 @@ def test_a_file_that_is_no_archive_fails_after_its_first_kilobyte(fetch_dataset,
 
 
 def test_a_drained_worker_releases_a_download(fetch_dataset, tls_server, monkeypatch):
-    server = tls_server(respond_with(make_archive()))
+    server = tls_server(respond_with(make_color_dataset(3)))
     run = DATASETS.run
     monkeypatch.setattr(DATASETS, "run", lambda context, row, _control: run(context, row, lambda: Control.DRAIN))
     dataset = fetch_dataset(f"https://localhost:{server.port}/x", fetch_allow="localhost", fetch_ports=str(server.port))
@@ -87,7 +73,7 @@ def test_a_drained_worker_releases_a_download(fetch_dataset, tls_server, monkeyp
 
 
 def test_a_file_beyond_the_upload_limit_fails_the_dataset(fetch_dataset, tls_server):
-    server = tls_server(respond_with(make_archive()))
+    server = tls_server(respond_with(make_color_dataset(3)))
     dataset = fetch_dataset(
         f"https://localhost:{server.port}/x",
         fetch_allow="localhost",
@@ -100,7 +86,7 @@ def test_a_file_beyond_the_upload_limit_fails_the_dataset(fetch_dataset, tls_ser
 
 def test_an_untrusted_certificate_fails_the_dataset(fetch_dataset, tls_server, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
-    server = tls_server(respond_with(make_archive()))
+    server = tls_server(respond_with(make_color_dataset(3)))
     dataset = fetch_dataset(f"https://localhost:{server.port}/x", fetch_allow="localhost", fetch_ports=str(server.port))
 
     assert (dataset.status, dataset.error["code"]) == ("failed", "download_failed")

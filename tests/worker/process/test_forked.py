@@ -1,4 +1,4 @@
-"""A process of its own for one piece of work."""
+"""Forked processes."""
 
 import os
 import signal
@@ -27,16 +27,16 @@ def test_a_signal_is_a_negative_status():
 
 
 def test_it_ignores_sigterm_and_sigint():
-    reached = SharedByte()
+    survived = SharedByte()
 
     def work():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-        reached.set(1)
+        survived.set(1)
         return 0
 
     assert ForkedProcess(work).wait(10) == 0
-    assert reached.get() == 1
+    assert survived.get() == 1
 
 
 def test_the_memory_limit_applies_only_to_it():

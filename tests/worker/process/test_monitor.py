@@ -1,4 +1,4 @@
-"""The monitor: it beats, carries requests, and ends what does not end by itself."""
+"""The monitor renews the lease, forwards requests and kills processes that do not react."""
 
 import os
 import signal
@@ -16,17 +16,17 @@ from worker.process.shared_flags import DRAIN
 FAST = MonitorIntervals(control_poll_seconds=0.05, outage_seconds=0.4, cancel_grace_seconds=0.3, drain_seconds=0.3)
 
 
-def until_requested(control, wanted=None, seconds=10.0):
-    """What a job does: go on until something is asked of it."""
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        if control() not in {Control.GO, Control.STOP} or control() is wanted:
+def until_requested(control, expected=None, seconds=10.0):
+    """Read the control until a cancel, pause or drain, or until `expected`; return the exit status."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if control() not in {Control.GO, Control.STOP} or control() is expected:
             return 0
         time.sleep(0.005)
     return 1
 
 
-def deaf(_control):
+def ignore_control(_control):
     time.sleep(60)
     return 0
 
@@ -51,41 +51,41 @@ def test_a_process_that_fails_or_is_killed_has_crashed():
     assert ProcessMonitor(lambda: Control.GO, FAST).run(die) is ExitReason.CRASHED
 
 
-@pytest.mark.parametrize("wanted", [Control.CANCEL, Control.PAUSE, Control.STOP])
-def test_a_request_reaches_the_process(wanted):
-    monitor = ProcessMonitor(lambda: wanted, FAST)
+@pytest.mark.parametrize("requested", [Control.CANCEL, Control.PAUSE, Control.STOP])
+def test_a_request_reaches_the_process(requested):
+    monitor = ProcessMonitor(lambda: requested, FAST)
 
-    assert monitor.run(lambda control: until_requested(control, wanted)) is ExitReason.DONE
-    assert monitor.requested is wanted
+    assert monitor.run(lambda control: until_requested(control, requested)) is ExitReason.DONE
+    assert monitor.requested is requested
 
 
 def test_the_lease_is_renewed_while_the_process_is_busy():
-    beats = []
-    ProcessMonitor(lambda: beats.append(1) or Control.GO, FAST).run(lambda _control: time.sleep(0.5) or 0)
+    renewals = []
+    ProcessMonitor(lambda: renewals.append(1) or Control.GO, FAST).run(lambda _control: time.sleep(0.5) or 0)
 
-    assert len(beats) >= 3
+    assert len(renewals) >= 3
 
 
 def test_a_process_that_ignores_a_cancel_is_killed():
     began = time.monotonic()
     monitor = ProcessMonitor(lambda: Control.CANCEL, FAST)
 
-    assert monitor.run(deaf) is ExitReason.FORCED
+    assert monitor.run(ignore_control) is ExitReason.FORCED
     assert monitor.requested is Control.CANCEL
-    assert time.monotonic() - began < 20  # `deaf` would go on for longer
+    assert time.monotonic() - began < 20  # `ignore_control` would run for longer
 
 
 def test_a_drain_reaches_the_process_or_kills_it(drained):
     assert ProcessMonitor(lambda: Control.GO, FAST).run(until_requested) is ExitReason.DONE
     monitor = ProcessMonitor(lambda: Control.GO, FAST)
-    assert monitor.run(deaf) is ExitReason.FORCED
+    assert monitor.run(ignore_control) is ExitReason.FORCED
     assert monitor.requested is Control.DRAIN
 
 
 def test_an_ignored_pause_does_not_delay_a_drain(drained):
     monitor = ProcessMonitor(lambda: Control.PAUSE, FAST)
 
-    assert monitor.run(deaf) is ExitReason.FORCED
+    assert monitor.run(ignore_control) is ExitReason.FORCED
     assert monitor.requested is Control.PAUSE
 
 
@@ -103,50 +103,50 @@ def test_a_cancel_overrides_a_drain(drained):
 
 
 def test_a_process_whose_lease_is_lost_is_killed_at_once():
-    def lost():
+    def lose_lease():
         raise LeaseLost
 
     began = time.monotonic()
 
-    assert ProcessMonitor(lost, FAST).run(deaf) is ExitReason.LEASE_LOST
-    assert time.monotonic() - began < 20  # `deaf` would go on for longer
+    assert ProcessMonitor(lose_lease, FAST).run(ignore_control) is ExitReason.LEASE_LOST
+    assert time.monotonic() - began < 20  # `ignore_control` would run for longer
 
 
 def test_a_short_database_outage_has_no_effect():
-    answers = iter([DatabaseUnavailable("away"), DatabaseUnavailable("away")])
+    errors = iter([DatabaseUnavailable("unavailable"), DatabaseUnavailable("unavailable")])
 
-    def beat():
-        error = next(answers, None)
+    def renew_lease():
+        error = next(errors, None)
         if error is not None:
             raise error
         return Control.PAUSE
 
-    assert ProcessMonitor(beat, FAST).run(until_requested) is ExitReason.DONE
+    assert ProcessMonitor(renew_lease, FAST).run(until_requested) is ExitReason.DONE
 
 
 def test_a_database_outage_beyond_the_limit_ends_the_process():
-    def away():
-        raise DatabaseUnavailable("away")
+    def raise_unavailable():
+        raise DatabaseUnavailable("unavailable")
 
-    assert ProcessMonitor(away, FAST).run(deaf) is ExitReason.LEASE_LOST
+    assert ProcessMonitor(raise_unavailable, FAST).run(ignore_control) is ExitReason.LEASE_LOST
 
 
 def test_the_process_dies_with_its_monitor(tmp_path):
-    def tell_and_wait(_control):
+    def write_pid_and_wait(_control):
         (tmp_path / "pid").write_text(str(os.getpid()))
         time.sleep(60)
 
-    monitor = os.fork()
-    if monitor == 0:
-        ProcessMonitor(lambda: Control.GO, FAST).run(tell_and_wait)
+    monitor_pid = os.fork()
+    if monitor_pid == 0:
+        ProcessMonitor(lambda: Control.GO, FAST).run(write_pid_and_wait)
         os._exit(0)
     ends = time.monotonic() + 10
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         assert time.monotonic() < ends
         time.sleep(0.01)
     work = psutil.Process(int((tmp_path / "pid").read_text()))
-    os.kill(monitor, signal.SIGKILL)
-    os.waitpid(monitor, 0)
+    os.kill(monitor_pid, signal.SIGKILL)
+    os.waitpid(monitor_pid, 0)
 
     while work.is_running() and work.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < ends

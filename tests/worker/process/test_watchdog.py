@@ -1,4 +1,4 @@
-"""What a monitor shares with the work that it guards."""
+"""The state that a monitor shares with its process: activity, time limit, log tail, OOM kills."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from worker.process.watchdog import SharedTimestamp, Watchdog, current_watchdog
 FAST = MonitorIntervals(control_poll_seconds=0.05, outage_seconds=5.0, cancel_grace_seconds=0.3, drain_seconds=0.3)
 
 
-def guarded(work, **limits):
+def monitored(work, **limits):
     monitor = ProcessMonitor(lambda: Control.GO, FAST, Watchdog(**limits))
     return monitor, monitor.run(work)
 
@@ -30,38 +30,38 @@ def hang(control):
 
 
 def test_a_timestamp_is_shared():
-    moment = SharedTimestamp()
+    timestamp = SharedTimestamp()
     time.sleep(0.05)
-    assert moment.age() >= 0.05
-    ForkedProcess(lambda: moment.touch() or 0).wait(10)
+    assert timestamp.age() >= 0.05
+    ForkedProcess(lambda: timestamp.touch() or 0).wait(10)
 
-    assert moment.age() < 0.05 + 10
+    assert timestamp.age() < 0.05 + 10
 
 
 def test_a_timestamp_is_never_read_half_written():
-    """Or work that runs is ended as work that hangs: it touches before every step, and steps may take a millisecond."""
-    moment = SharedTimestamp()
+    """Otherwise a running process is killed as stalled: it touches before every step, and a step can take 1 ms."""
+    timestamp = SharedTimestamp()
 
-    def touch_for_ever():
+    def touch_forever():
         while True:
-            moment.touch()
+            timestamp.touch()
 
-    busy = ForkedProcess(touch_for_ever)
+    busy = ForkedProcess(touch_forever)
     try:
-        oldest = max(moment.age() for _ in range(500_000))
+        oldest = max(timestamp.age() for _ in range(500_000))
     finally:
         busy.kill()
 
-    assert oldest < 60  # of a moment half written it is the age of the machine
+    assert oldest < 60  # a half-written timestamp has the age of the machine
 
 
 def test_a_hung_process_is_killed_and_leaves_its_traceback():
     began = time.monotonic()
-    monitor, exit_reason = guarded(hang, stall_seconds=0.2)
+    monitor, exit_reason = monitored(hang, stall_seconds=0.2)
 
     assert exit_reason is ExitReason.STALLED
     assert monitor.status == -signal.SIGKILL
-    assert time.monotonic() - began < 20  # it would go on for longer
+    assert time.monotonic() - began < 20  # it would run for longer
     assert any("in hang" in line for line in monitor.log_lines)
 
 
@@ -71,7 +71,7 @@ def test_a_stopped_process_that_blocks_all_signals_is_killed():
             signal.pthread_sigmask(signal.SIG_BLOCK, [number])
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    assert guarded(stop, stall_seconds=0.2)[1] is ExitReason.STALLED
+    assert monitored(stop, stall_seconds=0.2)[1] is ExitReason.STALLED
 
 
 def test_a_process_that_reads_its_control_is_not_stalled():
@@ -82,7 +82,7 @@ def test_a_process_that_reads_its_control_is_not_stalled():
             time.sleep(0.01)
         return 0
 
-    assert guarded(work, stall_seconds=0.5)[1] is ExitReason.DONE
+    assert monitored(work, stall_seconds=0.5)[1] is ExitReason.DONE
 
 
 def test_a_process_at_its_time_limit_is_drained_and_knows_the_reason():
@@ -91,13 +91,13 @@ def test_a_process_at_its_time_limit_is_drained_and_knows_the_reason():
             time.sleep(0.005)
         return 0 if control() is Control.DRAIN and current_watchdog().is_time_over() else 1
 
-    monitor, exit_reason = guarded(work, remaining_seconds=0.1)
+    monitor, exit_reason = monitored(work, remaining_seconds=0.1)
 
     assert (exit_reason, monitor.requested) == (ExitReason.DONE, Control.DRAIN)
 
 
 def test_a_process_that_ignores_its_time_limit_is_killed():
-    monitor, exit_reason = guarded(hang, remaining_seconds=0.1)
+    monitor, exit_reason = monitored(hang, remaining_seconds=0.1)
 
     assert (exit_reason, monitor.watchdog.is_time_over()) == (ExitReason.FORCED, True)
 
@@ -112,12 +112,12 @@ def test_an_oom_kill_is_detected_by_the_counter(monkeypatch, tmp_path):
             time.sleep(0.005)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def beat():
-        if monitor.watchdog.usage is not None:  # it has looked once
+    def renew_lease():
+        if monitor.watchdog.usage is not None:  # it has polled once
             counter.write_text("oom_kill 4\n")
         return Control.GO
 
-    monitor = ProcessMonitor(beat, FAST, Watchdog())
+    monitor = ProcessMonitor(renew_lease, FAST, Watchdog())
     assert monitor.run(work) is ExitReason.CRASHED
     assert monitor.watchdog.saw_oom_kill()
     other = ProcessMonitor(lambda: Control.GO, FAST, Watchdog())
@@ -127,7 +127,7 @@ def test_an_oom_kill_is_detected_by_the_counter(monkeypatch, tmp_path):
 
 @pytest.fixture
 def small_group():
-    """A control group of this machine that may hold 64 MiB; skipped where nobody may make one."""
+    """A control group with a limit of 64 MiB; skips the test if this user cannot create one."""
     for top, limit in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),
@@ -149,18 +149,18 @@ def small_group():
 def test_a_real_oom_kill_is_detected(small_group):
     def work(_control):
         (small_group / "cgroup.procs").write_text(str(os.getpid()))
-        time.sleep(0.3)  # for the monitor to look: it does so when the work has begun
+        time.sleep(0.3)  # until the monitor has polled in the control group
         return len(bytearray(os.urandom(1024) * 512 * 1024))  # 512 MiB, each page written
 
-    monitor = ProcessMonitor(lambda: Control.GO, FAST, _Late(small_group))
+    monitor = ProcessMonitor(lambda: Control.GO, FAST, _LatePollingWatchdog(small_group))
     assert monitor.run(work) is ExitReason.CRASHED
 
     assert monitor.status == -signal.SIGKILL
     assert monitor.watchdog.saw_oom_kill()
 
 
-class _Late(Watchdog):
-    """Looks first when the work has joined its control group."""
+class _LatePollingWatchdog(Watchdog):
+    """Polls only once the process has joined its control group."""
 
     def __init__(self, group):
         super().__init__()

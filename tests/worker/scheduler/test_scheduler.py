@@ -1,4 +1,4 @@
-"""The scheduler's rounds."""
+"""The steps of the scheduler."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from worker.scheduler.scheduler import ClockSkewGuard, Scheduler
 
 @pytest.fixture
 def scheduler(service):
-    """One that has listened for long."""
+    """A scheduler whose grace period is over."""
     scheduler = Scheduler(service.settings)
     scheduler._skew_guard = ClockSkewGuard(grace=0.0)
     yield scheduler
@@ -46,7 +46,7 @@ def test_a_job_with_a_valid_lease_stays_unchanged(service, scheduler):
 
 
 def test_a_new_scheduler_waits_before_it_requeues_jobs(service):
-    """The database may have been away until now; a worker that trained on has its job's lease renewed meanwhile."""
+    """The database may have been unavailable until now: a worker that is still training renews its lease first."""
     job = service.claim_job(lease_seconds=-1)
     scheduler = Scheduler(service.settings)
     grace = scheduler._skew_guard = ClockSkewGuard(grace=0.5)
@@ -64,34 +64,34 @@ def test_a_new_scheduler_waits_before_it_requeues_jobs(service):
 def test_after_a_database_outage_leases_get_a_grace_period(service, scheduler, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(scheduler_module.time, "monotonic", lambda: clock[0])
-    listening = ClockSkewGuard(grace=6.0)
-    heard = []
-    for moment in (100.0, 103.0, 106.0, 107.0, 130.0, 133.0, 136.0):  # nothing was heard from 107 to 130
+    guard = ClockSkewGuard(grace=6.0)
+    reliable = []
+    for moment in (100.0, 103.0, 106.0, 107.0, 130.0, 133.0, 136.0):  # an outage from 107 to 130
         clock[0] = moment
-        heard.append(listening.is_reliable(datetime.fromtimestamp(moment, UTC)))
+        reliable.append(guard.is_reliable(datetime.fromtimestamp(moment, UTC)))
 
-    assert heard == [False, False, True, True, False, False, True]
+    assert reliable == [False, False, True, True, False, False, True]
 
 
 def test_after_a_clock_jump_leases_get_a_grace_period(monkeypatch):
-    """The monotonic clock stands still while a machine sleeps, and nobody sets it; leases go by the other one."""
+    """Leases use the wall clock. The monotonic clock cannot be set and stops while the machine sleeps."""
     clock = [100.0]
     monkeypatch.setattr(scheduler_module.time, "monotonic", lambda: clock[0])
-    listening = ClockSkewGuard(grace=6.0)
-    heard = []
+    guard = ClockSkewGuard(grace=6.0)
+    reliable = []
     for moment, set_forward in ((100, 0), (103, 0), (106, 0), (107, 3600), (110, 3600), (113, 3600), (114, 3600)):
         clock[0] = float(moment)
-        heard.append(listening.is_reliable(datetime.fromtimestamp(moment + set_forward, UTC)))
+        reliable.append(guard.is_reliable(datetime.fromtimestamp(moment + set_forward, UTC)))
 
-    assert heard == [False, False, True, False, False, True, True]
+    assert reliable == [False, False, True, False, False, True, True]
 
 
 def test_a_clock_jump_takes_no_job_from_a_living_worker(service, scheduler, monkeypatch):
     job = service.claim_job()
     scheduler.run_round()
-    scheduler._skew_guard._grace, scheduler._skew_guard._grace_from = 0.5, -math.inf  # it has listened for long
-    leap = timedelta(hours=1)
-    monkeypatch.setattr(db, "datetime", SimpleNamespace(now=lambda zone: datetime.now(zone) + leap))
+    scheduler._skew_guard._grace, scheduler._skew_guard._grace_from = 0.5, -math.inf  # the grace period is over
+    jump = timedelta(hours=1)
+    monkeypatch.setattr(db, "datetime", SimpleNamespace(now=lambda zone: datetime.now(zone) + jump))
     scheduler.run_round()
 
     assert (service.reload(job).status, service.reload(job).worker_losses) == ("running", 0)
@@ -128,8 +128,8 @@ def test_no_message_is_sent_if_nothing_waits(service, scheduler):
 
 def test_expired_leases_are_requeued_without_a_broker(service):
     job = service.claim_job(lease_seconds=-1)
-    away = Settings(home=service.settings.home, broker_url="redis://127.0.0.1:1/0")
-    scheduler = Scheduler(away)
+    settings = Settings(home=service.settings.home, broker_url="redis://127.0.0.1:1/0")
+    scheduler = Scheduler(settings)
     scheduler._skew_guard = ClockSkewGuard(grace=0.0)
     scheduler.run_round()
     scheduler.close()
@@ -183,40 +183,40 @@ def test_the_least_recently_used_cache_file_is_deleted_first(tmp_path):
 
 
 def test_stored_bytes_are_recounted_at_the_start(service, scheduler):
-    right = service.read(quotas.get_stored_bytes, service.project)
+    stored_bytes = service.read(quotas.get_stored_bytes, service.project)
     service.write(quotas.add_stored, service.project, 12345)
     scheduler.run_round()
     scheduler._slow.wait()
 
-    assert service.read(quotas.get_stored_bytes, service.project) == right
+    assert service.read(quotas.get_stored_bytes, service.project) == stored_bytes
 
 
 def test_expired_leases_are_requeued_during_garbage_collection(service, scheduler, monkeypatch):
-    """A bucket of a million files takes minutes to look through, and one that is away takes its time to say so."""
-    collecting, go_on, was_told = threading.Event(), threading.Event(), []
+    """A bucket of a million files takes minutes to list, and an unavailable one needs its timeout."""
+    is_collecting, proceed, waits = threading.Event(), threading.Event(), []
 
-    def slowly(*_, **__):
-        collecting.set()
-        was_told.append(go_on.wait(10))
+    def collect_slowly(*_, **__):
+        is_collecting.set()
+        waits.append(proceed.wait(10))
         return []
 
-    monkeypatch.setattr(scheduler_module.garbage, "collect", slowly)
+    monkeypatch.setattr(scheduler_module.garbage, "collect", collect_slowly)
     scheduler.run_round()
-    assert collecting.wait(10)
+    assert is_collecting.wait(10)
     job = service.claim_job(lease_seconds=-1)
     scheduler.run_round()
 
     assert service.reload(job).status == "queued"
-    go_on.set()
+    proceed.set()
     scheduler._slow.wait()
-    assert was_told == [True]
+    assert waits == [True]
 
 
 def test_an_unavailable_store_does_not_stop_local_cleanup(service, scheduler, monkeypatch):
-    def away(*_, **__):
-        raise StorageFailed("The artefact store failed: it is away.")
+    def fail(*_, **__):
+        raise StorageFailed("The artifact store is unavailable.")
 
-    monkeypatch.setattr(scheduler_module.garbage, "collect", away)
+    monkeypatch.setattr(scheduler_module.garbage, "collect", fail)
     folder = service.settings.home / "work" / "job_finished-a1"
     folder.mkdir(parents=True)
     os.utime(folder, (time.time() - 3600,) * 2)
@@ -226,12 +226,12 @@ def test_an_unavailable_store_does_not_stop_local_cleanup(service, scheduler, mo
 
 
 def test_old_audit_log_entries_are_deleted(service):
-    who = keys.Caller("key_a", service.project, frozenset())
-    service.write(audit.record, who, "job.create", "job_1")
-    kept, forgetful = (
+    caller = keys.Caller("key_a", service.project, frozenset())
+    service.write(audit.record, caller, "job.create", "job_1")
+    long_retention, short_retention = (
         Scheduler(service.settings.model_copy(update={"audit_retention_days": days})) for days in (1.0, 1e-9)
     )
-    for scheduler, left in ((kept, 1), (forgetful, 0)):
+    for scheduler, num_entries in ((long_retention, 1), (short_retention, 0)):
         scheduler.collect_garbage()
-        assert len(service.read(audit.list_entries, service.project).items) == left
+        assert len(service.read(audit.list_entries, service.project).items) == num_entries
         scheduler.close()
