@@ -1,11 +1,9 @@
 """The app behind a real server with SQLite; tests of the broker use a real Valkey."""
 
 import asyncio
-import io
 import socket
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +26,7 @@ from core.store.ingest_leases import IngestLeaseToken
 from core.store.job_leases import LeaseToken
 from core.store.jobs import NewArtifact
 from core.store.storage_url import open_store
+from tests.support.archives import make_zip
 from tests.support.valkey import ValkeyServer
 
 VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -341,12 +340,4 @@ def spec_of():
 @pytest.fixture(scope="session")
 def zip_of():
     """Build a zip with these files."""
-
-    def make(files):
-        out = io.BytesIO()
-        with zipfile.ZipFile(out, "w") as archive:
-            for name, content in files.items():
-                archive.writestr(name, content)
-        return out.getvalue()
-
-    return make
+    return make_zip

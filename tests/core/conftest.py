@@ -3,7 +3,6 @@
 import io
 import json
 import tarfile
-import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from hypothesis import settings
 from PIL import Image
 
 from core.ingest.dataset import ingest_archive
+from tests.support.archives import encode_image, make_zip
 
 # The duration of an example depends on the load of the machine, not on the code.
 settings.register_profile("core", deadline=None)
@@ -29,9 +29,7 @@ def encoded():
     """Make the bytes of an image file: of a given image, else of random pixels."""
 
     def make(image=None, *, kind="PNG", seed=0, size=(8, 8), mode="RGB", **options):
-        out = io.BytesIO()
-        (image or _random_image(seed, size, mode)).save(out, kind, **options)
-        return out.getvalue()
+        return encode_image(image or _random_image(seed, size, mode), kind, **options)
 
     return make
 
@@ -51,15 +49,7 @@ def tree(encoded):
 @pytest.fixture(scope="session")
 def zipped():
     """Make a zip archive of contents by name."""
-
-    def make(files, compression=zipfile.ZIP_STORED):
-        out = io.BytesIO()
-        with zipfile.ZipFile(out, "w", compression) as archive:
-            for name, content in files.items():
-                archive.writestr(name, content)
-        return out.getvalue()
-
-    return make
+    return make_zip
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from tests.support.api import artifacts_by_name, is_terminal, list_all, submit_job, weights_digest
+from tests.support.archives import encode_image, make_zip
 from tests.support.specs import kd_job, tiny_vit
 from tests.support.waiting import until_resource
 
@@ -133,19 +134,14 @@ def test_a_student_can_initialize_and_teach_another_student(http, digits, finish
 def color_zip():
     """A zip of noisy red, green and blue images, one of them damaged."""
     generator = np.random.default_rng(0)
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for split, count in (("train", 24), ("test", 8)):
-            for name, color in (("red", (200, 30, 30)), ("green", (30, 200, 30)), ("blue", (30, 30, 200))):
-                for index in range(count):
-                    pixels = np.clip(np.array(color) + generator.integers(-25, 25, (16, 16, 3)), 0, 255).astype(
-                        np.uint8
-                    )
-                    image = io.BytesIO()
-                    Image.fromarray(pixels).save(image, "png")
-                    archive.writestr(f"{split}/{name}/{index:03}.png", image.getvalue())
-        archive.writestr("train/red/broken.png", b"\x89PNG\r\n\x1a\nnot an image")
-    return out.getvalue()
+    files = {"train/red/broken.png": b"\x89PNG\r\n\x1a\nnot an image"}
+    for split, count in (("train", 24), ("test", 8)):
+        for name, color in (("red", (200, 30, 30)), ("green", (30, 200, 30)), ("blue", (30, 30, 200))):
+            for index in range(count):
+                pixels = np.array(color) + generator.integers(-25, 25, (16, 16, 3))
+                image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+                files[f"{split}/{name}/{index:03}.png"] = encode_image(image)
+    return make_zip(files)
 
 
 def test_an_uploaded_zip_trains_a_distilled_vit(http, tmp_path):
