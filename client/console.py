@@ -40,7 +40,7 @@ def print_json_line(document: Any) -> None:
     print(json.dumps(document, ensure_ascii=False), flush=True)
 
 
-def escaped(text: str) -> str:
+def escape_text(text: str) -> str:
     """Escape untrusted text: rich markup and terminal control characters."""
     plain = (
         character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1] for character in text
@@ -55,16 +55,16 @@ def print_error(error: ClientError, *, as_json: bool) -> None:
         err.out(json.dumps(error.problem if isinstance(error, ApiError) else document, ensure_ascii=False))
         return
     if not isinstance(error, ApiError):
-        err.print(f"[bold red]error[/]  {escaped(str(error))}")
+        err.print(f"[bold red]error[/]  {escape_text(str(error))}")
         return
-    err.print(f"[bold red]{error.code}[/]  {escaped(error.title)}")
+    err.print(f"[bold red]{error.code}[/]  {escape_text(error.title)}")
     if error.errors:
         for field in error.errors:
-            err.print(f"  [bold]{escaped(field.get('pointer') or '/')}[/]  {escaped(field.get('detail', ''))}")
+            err.print(f"  [bold]{escape_text(field.get('pointer') or '/')}[/]  {escape_text(field.get('detail', ''))}")
     else:
-        err.print(f"  {escaped(error.detail)}")
+        err.print(f"  {escape_text(error.detail)}")
     if error.status >= 500 and error.request_id:
-        err.print(f"  [dim]request {escaped(str(error.request_id))}[/]")
+        err.print(f"  [dim]request {escape_text(str(error.request_id))}[/]")
 
 
 def status_text(status: str) -> Text:
@@ -84,7 +84,7 @@ def job_table(jobs: Iterable[Job]) -> Table:
         result = job.get("result")
         table.add_row(
             job["id"],
-            escaped(job["name"] or "—"),
+            escape_text(job["name"] or "—"),
             status_text(job["status"]),
             job["stage"] or "—",
             f"{job['progress']['fraction']:.0%}",
@@ -106,7 +106,7 @@ def dataset_table(datasets: Iterable[Dataset]) -> Table:
         splits = dataset["splits"] or {}
         table.add_row(
             dataset["id"],
-            escaped(dataset["name"] or "—"),
+            escape_text(dataset["name"] or "—"),
             status_text(dataset["status"]),
             format_count(dataset["num_classes"]),
             format_count(splits.get("train", {}).get("num_samples")),
@@ -123,7 +123,7 @@ def key_table(keys: Iterable[ApiKey]) -> Table:
         table.add_column(heading, no_wrap=heading == "key", overflow="fold")
     for key in keys:
         last_used = format_age(key["last_used_at"]) if key["last_used_at"] else "never"
-        table.add_row(key["id"], escaped(key["name"]), ", ".join(key["scopes"]), last_used, _key_state(key))
+        table.add_row(key["id"], escape_text(key["name"]), ", ".join(key["scopes"]), last_used, _key_state(key))
     return table
 
 
@@ -144,7 +144,7 @@ def metrics_table(rows: Iterable[tuple[str, ModelMetrics]]) -> Table:
         table.add_column(heading, justify="right")
     for name, metrics in rows:
         table.add_row(
-            escaped(name),
+            escape_text(name),
             _percent(metrics["top1"]),
             format_quantity(metrics["parameters"]),
             format_quantity(metrics["flops"]),

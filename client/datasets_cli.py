@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from client.configuration import connect
-from client.console import dataset_table, escaped, format_count, out, print_json
+from client.console import dataset_table, escape_text, format_count, out, print_json
 from client.documents import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Manage image datasets.")
@@ -85,10 +85,10 @@ def _describe(dataset: Dataset) -> None:
     parts = [f"{format_count(split['num_samples'])} {name}" for name, split in splits.items()]
     if dataset["num_classes"]:
         parts.append(f"{dataset['num_classes']} classes")
-    out.print(f"[bold]{dataset['id']}[/]  {escaped(dataset['name'])}  {dataset['status']}  {', '.join(parts)}")
+    out.print(f"[bold]{dataset['id']}[/]  {escape_text(dataset['name'])}  {dataset['status']}  {', '.join(parts)}")
     if dataset["error"]:
-        out.print(f"  [red]{escaped(dataset['error']['message'])}[/]")
+        out.print(f"  [red]{escape_text(dataset['error']['message'])}[/]")
     for rejected in dataset["rejected"][:20]:
-        out.print(f"  [yellow]rejected[/] {escaped(rejected['path'])}: {escaped(rejected['reason'])}")
+        out.print(f"  [yellow]rejected[/] {escape_text(rejected['path'])}: {escape_text(rejected['reason'])}")
     if len(dataset["rejected"]) > 20:
         out.print(f"  [dim]and {len(dataset['rejected']) - 20} more; see --json[/]")

@@ -21,7 +21,7 @@ import httpx
 from rich.panel import Panel
 from rich.table import Table
 
-from client.console import err, escaped, format_bytes, format_duration, format_quantity, out
+from client.console import err, escape_text, format_bytes, format_duration, format_quantity, out
 from client.documents import Event, Job, ModelMetrics
 from client.errors import ClientError, NotReady
 from client.sdk import Potstill
@@ -79,7 +79,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130 if time.monotonic() - started_at < 1 else 0)
     except ClientError as error:
-        err.print(f"[bold red]The demo failed.[/] {escaped(str(error))}")
+        err.print(f"[bold red]The demo failed.[/] {escape_text(str(error))}")
         sys.exit(1)
 
 

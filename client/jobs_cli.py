@@ -14,7 +14,7 @@ import yaml
 from client.configuration import connect
 from client.console import (
     err,
-    escaped,
+    escape_text,
     format_duration,
     job_table,
     metrics_table,
@@ -242,17 +242,17 @@ def _watch(potstill: Potstill, job_id: str, *, as_json: bool) -> None:
 
 def _describe_error(error: JobError) -> None:
     fault = f" ({error['fault']})" if error.get("fault") else ""
-    out.print(f"  [red]{escaped(error['code'])}[/]{fault}  {escaped(error['message'])}")
+    out.print(f"  [red]{escape_text(error['code'])}[/]{fault}  {escape_text(error['message'])}")
     if advice := error.get("advice"):
-        out.print(f"  {escaped(advice)}")
+        out.print(f"  {escape_text(advice)}")
     if error.get("fix"):
-        out.print(f"  [dim]potstill jobs retry --apply-fix changes: {escaped(json.dumps(error['fix']))}[/]")
+        out.print(f"  [dim]potstill jobs retry --apply-fix changes: {escape_text(json.dumps(error['fix']))}[/]")
     for line in error.get("log", [])[-_SHOWN_LOG_LINES:]:
-        out.print(f"  [dim]{escaped(line)}[/]", soft_wrap=True)
+        out.print(f"  [dim]{escape_text(line)}[/]", soft_wrap=True)
 
 
 def _describe(job: Job) -> None:
-    out.print(f"[bold]{job['id']}[/]  {escaped(job['name'] or '')}  ", status_text(job["status"]))
+    out.print(f"[bold]{job['id']}[/]  {escape_text(job['name'] or '')}  ", status_text(job["status"]))
     progress_text = format_progress(job)
     if progress_text:
         out.print(f"  {progress_text}")

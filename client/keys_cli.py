@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from client.configuration import connect
-from client.console import escaped, key_table, out, print_json
+from client.console import escape_text, key_table, out, print_json
 from client.documents import ApiKey
 
 app = typer.Typer(no_args_is_help=True, help="Manage API keys of the project. Requires a key with the scope admin.")
@@ -68,7 +68,7 @@ def _show(key: ApiKey, *, as_json: bool) -> None:
     if as_json:
         print_json(key)
         return
-    out.print(f"[bold]{key['id']}[/]  {escaped(key['name'])}  {', '.join(key['scopes'])}")
+    out.print(f"[bold]{key['id']}[/]  {escape_text(key['name'])}  {', '.join(key['scopes'])}")
     if key["replaces"]:
         out.print(f"  replaces {key['replaces']}")
     print(key["token"])  # on its own line, without wrapping or colors

@@ -236,10 +236,7 @@ class Jobs:
         self._transport.delete(f"/v1/jobs/{job_id}")
 
     def post_action(self, job_id: str, action: JobAction) -> Job:
-        """Cancel, pause, resume, stop or retry a job.
-
-        Raises :class:`ApiError` with code ``invalid_state`` if the job's status does not allow it.
-        """
+        """Cancel, pause, resume, stop or retry a job. Raises :class:`ApiError` (``invalid_state``)."""
         # A repeated retry fails because the job is already queued; the other actions are idempotent.
         return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/{action}", repeatable=action != "retry"))
 
@@ -353,10 +350,7 @@ class Keys:
         return self._create("/v1/api-keys", document, idempotency_key)
 
     def rotate(self, key_id: str, *, overlap_seconds: int | None = None, idempotency_key: str | None = None) -> ApiKey:
-        """Replace a key; the old one expires after ``overlap_seconds`` (default: a day).
-
-        Raises :class:`TokenLost`.
-        """
+        """Replace a key, which expires after ``overlap_seconds`` (a day). Raises :class:`TokenLost`."""
         document = {} if overlap_seconds is None else {"overlap_seconds": overlap_seconds}
         return self._create(f"/v1/api-keys/{key_id}/rotate", document, idempotency_key)
 

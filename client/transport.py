@@ -104,10 +104,8 @@ class Transport:
             is_last = attempt == self._max_retries
             try:
                 with ExitStack() as stack:
-                    arguments = body(stack)
-                    response = self._http.request(
-                        method, path, headers=dict(headers or {}), timeout=timeout, **arguments
-                    )
+                    options = body(stack)
+                    response = self._http.request(method, path, headers=dict(headers or {}), timeout=timeout, **options)
             except httpx.TransportError as error:
                 not_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
                 if is_last or not (not_sent or repeatable):

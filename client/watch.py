@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from client.console import escaped, format_duration
+from client.console import escape_text, format_duration
 from client.documents import Event, Job
 from client.sdk import Potstill
 
@@ -30,12 +30,10 @@ def follow(
     console: Console,
     label: str | None = None,
     on_event: Callable[[Event], None] | None = None,
-    on_poll: Callable[[Job], None] | None = None,
 ) -> Job:
     """Show a job's progress until it is terminal, and return the job.
 
-    ``on_event`` receives each event; by default it is printed above the bar. ``on_poll`` receives the job document
-    about once per second.
+    ``on_event`` receives each event; by default it is printed above the bar.
     """
     columns = (
         SpinnerColumn(),
@@ -48,18 +46,16 @@ def follow(
     # Without a terminal, a bar would print a line per change; print only the events.
     is_terminal = console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not is_terminal, refresh_per_second=4) as progress:
-        task = progress.add_task(escaped(label or job_id), total=1.0, detail="")
+        task = progress.add_task(escape_text(label or job_id), total=1.0, detail="")
         handle_event = on_event or _printer(progress.console)
         while True:
             job = potstill.jobs.get(job_id, wait_seconds=_POLL_SECONDS)
             progress.update(
                 task,
                 completed=job["progress"]["fraction"],
-                description=f"{escaped(label or job['name'] or job_id)} [blue]{job['stage'] or job['status']}[/]",
+                description=f"{escape_text(label or job['name'] or job_id)} [blue]{job['stage'] or job['status']}[/]",
                 detail=format_progress(job),
             )
-            if on_poll is not None:
-                on_poll(job)
             for event in potstill.jobs.past_events(job_id, after_id=last_event_id):
                 last_event_id = event["id"]
                 handle_event(event)
@@ -88,6 +84,6 @@ def _printer(console: Console) -> Callable[[Event], None]:
     def handle_event(event: Event) -> None:
         time = event["created_at"][11:19]
         style = styles.get(event["level"], "default")
-        console.print(f"[dim]{time}[/] [{style}]{escaped(event['message'])}[/]", highlight=False)
+        console.print(f"[dim]{time}[/] [{style}]{escape_text(event['message'])}[/]", highlight=False)
 
     return handle_event

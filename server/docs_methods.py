@@ -130,10 +130,10 @@ def _cost(name: str) -> str:
 
 def _link(paper: str, *, short: bool = False) -> str:
     """The paper with its arXiv number as a link; only the link if ``short``."""
-    found = _ARXIV.search(paper)
-    if found is None:
+    match = _ARXIV.search(paper)
+    if match is None:
         return "" if short else paper
-    link = f"[{found.group()}](https://arxiv.org/abs/{found.group(1)})"
+    link = f"[{match.group()}](https://arxiv.org/abs/{match.group(1)})"
     return link if short else _ARXIV.sub(link, paper)
 
 

@@ -41,7 +41,7 @@ class _StderrLogger:
 def configure_logging(role: str, level: str) -> None:
     """Log to standard error as JSON. Call once at process start.
 
-    structlog events bypass the standard library, which takes four times as long and is used once per request.
+    structlog events bypass the standard library, which takes four times as long; every request logs one event.
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,

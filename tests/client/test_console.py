@@ -6,7 +6,7 @@ from rich.console import Console
 
 from client.console import (
     dataset_table,
-    escaped,
+    escape_text,
     format_age,
     format_bytes,
     format_duration,
@@ -83,4 +83,4 @@ def test_control_characters_in_names_are_escaped():
     printed.print(dataset_table([{**dataset, "created_at": "2026-11-24T08:00:00.000Z"}]))
 
     assert r"cat\x1b]52;c;ZXZpbA==\x07\u202egpj" in printed.file.getvalue()
-    assert escaped("[red]tab\there\nnext, naïve 猫") == r"\[red]tab" + "\there\nnext, naïve 猫"
+    assert escape_text("[red]tab\there\nnext, naïve 猫") == r"\[red]tab" + "\there\nnext, naïve 猫"

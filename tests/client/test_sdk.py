@@ -100,8 +100,8 @@ def test_events_of_an_unknown_job_are_an_error(service, potstill, respond):
 def test_an_upload_is_sent_completely_at_every_attempt(service, potstill, respond, tmp_path):
     archive = tmp_path / "pets.zip"
     archive.write_bytes(b"zip" * 1000)
-    made = {"id": "ds_1", "name": "pets", "status": "processing"}
-    service.on("POST", "/v1/datasets", respond({"code": "unavailable"}, 503), respond(made, 202))
+    created = {"id": "ds_1", "name": "pets", "status": "processing"}
+    service.on("POST", "/v1/datasets", respond({"code": "unavailable"}, 503), respond(created, 202))
 
     assert potstill.datasets.upload(archive)["id"] == "ds_1"
 
@@ -219,8 +219,8 @@ def test_a_key_is_made_rotated_and_revoked(service, potstill, respond):
 
 
 def test_a_lost_token_is_reported(service, potstill, respond):
-    made = make_key(token="ps_2_x")
-    service.on("POST", "/v1/api-keys", respond(made, 201, cut_after=5), respond({**made, "token": None}, 201))
+    created = make_key(token="ps_2_x")
+    service.on("POST", "/v1/api-keys", respond(created, 201, cut_after=5), respond({**created, "token": None}, 201))
 
     with pytest.raises(TokenLost, match=r"key_2 was created.*revoke it"):
         potstill.keys.create("laptop")

@@ -38,19 +38,19 @@ class ComposedStack:
         }
         self.running: dict[str, subprocess.Popen] = {}
 
-    def run_command(self, *words: str) -> str:
+    def run_command(self, *arguments: str) -> str:
         run = subprocess.run(
-            [SERVER, *words], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=120
+            [SERVER, *arguments], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=120
         )
         assert run.returncode == 0, run.stdout + run.stderr
         return run.stdout
 
     def start(self, name: str) -> None:
-        _, *words = COMPOSE["services"][name]["command"]
+        _, *arguments = COMPOSE["services"][name]["command"]
         replacements = {"0.0.0.0": "127.0.0.1", "8000": str(self.port)}
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                [SERVER, *(replacements.get(word, word) for word in words)],
+                [SERVER, *(replacements.get(argument, argument) for argument in arguments)],
                 cwd=ROOT,
                 env=self.environment,
                 stdout=log,

@@ -20,8 +20,8 @@ SERVER = str(Path(sys.executable).with_name("potstill-server"))
 BUILT_SERVICES = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
 
 
-def instructions(word):
-    return [line.split(maxsplit=1)[1] for line in DOCKERFILE.splitlines() if line.startswith(f"{word} ")]
+def instructions(keyword):
+    return [line.split(maxsplit=1)[1] for line in DOCKERFILE.splitlines() if line.startswith(f"{keyword} ")]
 
 
 def test_the_compose_file_follows_the_compose_specification():
@@ -53,8 +53,8 @@ def test_every_setting_in_the_compose_file_exists(name):
 
 @pytest.mark.parametrize("name", BUILT_SERVICES)
 def test_every_command_in_the_compose_file_is_valid(name):
-    program, *words = BUILT_SERVICES[name]["command"]
-    run = subprocess.run([SERVER, *words, "--help"], capture_output=True, text=True, timeout=60)
+    program, *arguments = BUILT_SERVICES[name]["command"]
+    run = subprocess.run([SERVER, *arguments, "--help"], capture_output=True, text=True, timeout=60)
 
     assert program == "potstill-server"
     assert run.returncode == 0, run.stderr

@@ -25,24 +25,24 @@ PINS = {
 def locked(name):
     """Requirements and hashes of a lock by package. A package may have one line per platform."""
     text = (ROOT / "locks" / f"{name}.txt").read_text().replace("\\\n", " ")
-    found = {}
+    requirements = {}
     for line in text.splitlines():
         requirement, *hashes = re.split(r"\s+--hash=", line.strip())
         parsed = Requirement(requirement)
-        found.setdefault(canonicalize_name(parsed.name), []).append((parsed, hashes))
-    return found
+        requirements.setdefault(canonicalize_name(parsed.name), []).append((parsed, hashes))
+    return requirements
 
 
 def direct_requirements(extras):
     """Direct requirements of extras, including nested extras."""
-    found, pending = [*map(Requirement, PROJECT["dependencies"])], [*extras]
+    requirements, pending = [*map(Requirement, PROJECT["dependencies"])], [*extras]
     for extra in pending:
         for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
             if requirement.name == PROJECT["name"]:
                 pending.extend(set(requirement.extras) - set(pending))
             else:
-                found.append(requirement)
-    return found
+                requirements.append(requirement)
+    return requirements
 
 
 @pytest.mark.parametrize("name", EXTRAS)
@@ -56,10 +56,10 @@ def test_every_locked_package_has_one_version_and_hashes(name):
 
 @pytest.mark.parametrize("name", EXTRAS)
 def test_a_lock_contains_the_requirements_of_its_extras(name):
-    found = locked(name)
+    requirements = locked(name)
 
     for requirement in direct_requirements(EXTRAS[name]):
-        (line, _), *_ = found[canonicalize_name(requirement.name)]
+        (line, _), *_ = requirements[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(str(line.specifier).removeprefix("==")), (requirement, line)
 
 

@@ -66,7 +66,7 @@ def encoded(image, kind="PNG", **options):
 
 
 @cache
-def good(seed=0, size=(8, 8)):
+def valid_png(seed=0, size=(8, 8)):
     """Make a valid PNG file."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return encoded(Image.fromarray(pixels))
@@ -75,7 +75,7 @@ def good(seed=0, size=(8, 8)):
 def tree(extra=None):
     """The files of a small dataset plus ``extra``."""
     names = [f"{split}/{c}/{i}.png" for split in ("train", "test") for c in ("cat", "dog") for i in range(2)]
-    return {name: good(seed) for seed, name in enumerate(names)} | (extra or {})
+    return {name: valid_png(seed) for seed, name in enumerate(names)} | (extra or {})
 
 
 def zipped(files, compression=zipfile.ZIP_STORED):

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from tests.hostile.corpus import accepted, encoded, fails, good, rejected_file, tree, zipped
+from tests.hostile.corpus import accepted, encoded, fails, rejected_file, tree, valid_png, zipped
 
 ODD = "train/cat/odd"
 
@@ -88,7 +88,7 @@ def png_of_two_billion_by_one():
 
 @rejected_image("png", "image_too_large", max_image_pixels=100)
 def png_above_the_setting():
-    return good(9, (11, 10))
+    return valid_png(9, (11, 10))
 
 
 @rejected_image("jpg", "image_too_large")
@@ -178,7 +178,7 @@ def jpeg_with_ten_thousand_scans():
 
 
 @rejected_image("jpg")
-def multi_picture_jpeg_with_ten_thousand_scans():
+def multi_image_jpeg_with_ten_thousand_scans():
     several = encoded(Image.new("L", (8, 8)), "MPO", save_all=True, append_images=[Image.new("L", (8, 8))])
     at = several.index(b"\xff\xe2")
     (length,) = struct.unpack_from(">H", several, at + 2)
@@ -229,7 +229,7 @@ def tiff(tags, *, extra=b"", following=0):
 
 @rejected_image("png")
 def truncated_png():
-    return good(9, (64, 64))[:-2000]
+    return valid_png(9, (64, 64))[:-2000]
 
 
 @rejected_image("jpg")
@@ -249,14 +249,14 @@ def gif_without_a_frame():
 
 @rejected_image("png")
 def png_with_a_wrong_checksum():
-    content = bytearray(good(9))
+    content = bytearray(valid_png(9))
     content[20] ^= 1
     return bytes(content)
 
 
 @rejected_image("png")
 def png_corrupt_at_the_end():
-    content = bytearray(good(9, (64, 64)))
+    content = bytearray(valid_png(9, (64, 64)))
     content[-40:-20] = b"\xff" * 20
     return bytes(content)
 

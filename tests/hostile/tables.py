@@ -6,7 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.hostile.corpus import accepted, fails, good, rejected_file, tree, zipped
+from tests.hostile.corpus import accepted, fails, rejected_file, tree, valid_png, zipped
 
 FEATURES = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -22,7 +22,7 @@ def parquet(columns, features=None, **options):
 
 
 def rows(*cells, labels=None):
-    cells = [{"bytes": good(i), "path": "0.png"} for i in range(8)] + list(cells)
+    cells = [{"bytes": valid_png(i), "path": "0.png"} for i in range(8)] + list(cells)
     labels = labels or [i % 2 for i in range(len(cells))]
     return parquet({"image": pa.array(cells, IMAGE), "label": labels}, FEATURES)
 
@@ -92,19 +92,19 @@ def parquet_without_images():
 
 @fails("table_unclear")
 def parquet_with_two_columns_of_images():
-    return parquet({"left": [good()], "right": [good(1)], "label": [0]})
+    return parquet({"left": [valid_png()], "right": [valid_png(1)], "label": [0]})
 
 
 @fails("table_unclear")
 def parquet_with_class_names_that_are_not_strings():
-    return parquet({"image": [good()], "label": [0]}, {"label": {"_type": "ClassLabel", "names": [1, {"a": 2}]}})
+    return parquet({"image": [valid_png()], "label": [0]}, {"label": {"_type": "ClassLabel", "names": [1, {"a": 2}]}})
 
 
 @fails("table_unclear")
 def inconsistent_parquet_files():
     def shard(names):
         features = {"label": {"_type": "ClassLabel", "names": names}}
-        return parquet({"image": [good()], "label": [0]}, features)
+        return parquet({"image": [valid_png()], "label": [0]}, features)
 
     return zipped({"train-0.parquet": shard(["cat", "dog"]), "train-1.parquet": shard(["dog", "cat"])})
 
@@ -121,7 +121,7 @@ def parquet_with_a_row_without_an_image():
 
 @rejected_file("data.parquet#8", "label_invalid")
 def parquet_with_a_label_beyond_its_classes():
-    return rows({"bytes": good(9), "path": None}, labels=[0, 1] * 4 + [2**40])
+    return rows({"bytes": valid_png(9), "path": None}, labels=[0, 1] * 4 + [2**40])
 
 
 @rejected_file("data.parquet#8", "image_unreadable")
@@ -141,7 +141,7 @@ def zip_with_images_and_a_broken_table():
 
 @accepted()
 def parquet_with_invalid_metadata():
-    table = pa.table({"image": [good(i) for i in range(8)], "label": [0, 1] * 4})
+    table = pa.table({"image": [valid_png(i) for i in range(8)], "label": [0, 1] * 4})
     out = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({b"huggingface": b"\xff{" * 1000}), out)
     return out.getvalue()

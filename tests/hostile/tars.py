@@ -6,7 +6,7 @@ import io
 import lzma
 import tarfile
 
-from tests.hostile.corpus import fails, good, rejected_file, tarred, tree
+from tests.hostile.corpus import fails, rejected_file, tarred, tree, valid_png
 
 ODD = "train/cat/odd.png"
 END = b"\0" * 1024
@@ -74,7 +74,7 @@ def tar_xz_that_needs_a_gigabyte_of_memory():
 
 @fails("unpacked_too_large")
 def tar_that_declares_four_exabytes():
-    return plain("train/cat/0.png", good()) + header(info(size=2**62)) + END
+    return plain("train/cat/0.png", valid_png()) + header(info(size=2**62)) + END
 
 
 @fails("unpacked_too_large")
@@ -84,7 +84,7 @@ def tar_whose_extension_declares_an_exabyte():
 
 @fails("archive_unreadable")
 def tar_with_a_negative_size():
-    return plain("train/cat/0.png", good()) + pax({"size": -(10**6)}) + plain() + END
+    return plain("train/cat/0.png", valid_png()) + pax({"size": -(10**6)}) + plain() + END
 
 
 @fails("archive_bomb")
@@ -188,26 +188,26 @@ def tar_of_links():
 
 @rejected_file("../../../outside.png", "unsafe_path")
 def tar_with_a_relative_path_outside():
-    return tarred(tree({"../../../outside.png": good(9)}))
+    return tarred(tree({"../../../outside.png": valid_png(9)}))
 
 
 @rejected_file("/tmp/potstill-hostile-outside.png", "unsafe_path")
 def tar_with_an_absolute_path():
-    return tarred(tree({"/tmp/potstill-hostile-outside.png": good(9)}))
+    return tarred(tree({"/tmp/potstill-hostile-outside.png": valid_png(9)}))
 
 
 @rejected_file("train/cat/\\udcff.png", "unsafe_path")
 def tar_with_a_name_that_is_not_utf8():
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as archive:
-        for name, content in tree({"train/cat/\udcff.png": good(9)}).items():
+        for name, content in tree({"train/cat/\udcff.png": valid_png(9)}).items():
             archive.addfile(info(name, size=len(content)), io.BytesIO(content))
     return out.getvalue()
 
 
 @rejected_file("train/cat/0.png", "duplicate_path")
 def tar_with_the_same_name_twice():
-    return tarred(tree(), extra=[(info("train/cat/0.png", size=len(good(9))), good(9))])
+    return tarred(tree(), extra=[(info("train/cat/0.png", size=len(valid_png(9))), valid_png(9))])
 
 
 @rejected_file("train/cat/inner.tar", "nested_archive")

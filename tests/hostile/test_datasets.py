@@ -132,7 +132,7 @@ def test_valid_archives_are_accepted(ingest_case):
     from tests.hostile.corpus import Case, tarred, zipped
 
     for build in (lambda: zipped(tree()), lambda: tarred(tree(), "w:xz")):
-        document, scratch = ingest_case(Case("good", build, None))
+        document, scratch = ingest_case(Case("valid", build, None))
         assert document["ok"]["rejected"] == []
         assert document["ok"]["splits"] == {"train": {"num_samples": 4}, "test": {"num_samples": 4}}
         for path in (scratch / "stored").iterdir():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from core.errors import DatasetRejected
 from core.reporting import Control
-from tests.hostile.corpus import LIMITS, encoded, good, tree, zipped
+from tests.hostile.corpus import LIMITS, encoded, tree, valid_png, zipped
 from tests.hostile.images import png, scans, zip_with_image
 from tests.hostile.zips import central_entry, local_entry, with_directory
 from worker.ingest.sandboxed import ProcessLimits, SandboxTimeout, run_sandboxed
@@ -39,7 +39,7 @@ def ingested(tmp_path):
 
 
 def hundred_thousand_images():
-    image = good()
+    image = valid_png()
     crc, body, entries, offset = zlib.crc32(image), [], [], 0
     for index in range(100_000):
         name = b"train/%d/%06d.png" % (index % 2, index)

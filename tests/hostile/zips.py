@@ -7,7 +7,7 @@ import warnings
 import zipfile
 import zlib
 
-from tests.hostile.corpus import accepted, fails, good, rejected_file, tree, zipped
+from tests.hostile.corpus import accepted, fails, rejected_file, tree, valid_png, zipped
 
 LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 ZEROS = b"\0" * 20_000_000
@@ -108,7 +108,7 @@ def zip_with_overlapping_files():
 
 @fails("archive_bomb")
 def zip_with_many_entries_for_one_file():
-    image = good()
+    image = valid_png()
     body = local_entry(b"train/cat/0.png", image, size=len(image), crc=zlib.crc32(image), method=0)
     entry = central_entry(b"train/cat/0.png", 0, packed=len(image), size=len(image), crc=zlib.crc32(image), method=0)
     return with_directory(body, [entry] * 1000)
@@ -151,7 +151,7 @@ def zip_with_a_too_large_file():
 
 @fails("file_too_large", max_file_bytes=10)
 def zip_with_only_too_large_files():
-    return zipped({"train/cat/0.png": good(), "train/dog/0.png": good(1)})
+    return zipped({"train/cat/0.png": valid_png(), "train/dog/0.png": valid_png(1)})
 
 
 @fails("unpacked_too_large", max_unpacked_bytes=1_000_000)
@@ -164,23 +164,25 @@ def zip_with_too_many_bytes():
 
 @rejected_file(ODD, "file_damaged")
 def zip_with_too_small_declared_sizes():
-    return patched(zipped(tree({ODD: good(9)}), zipfile.ZIP_DEFLATED), ODD, local=22, central=24, form="<I", value=10)
+    return patched(
+        zipped(tree({ODD: valid_png(9)}), zipfile.ZIP_DEFLATED), ODD, local=22, central=24, form="<I", value=10
+    )
 
 
 @rejected_file(ODD, "file_damaged")
 def zip_with_too_large_declared_sizes():
-    archive = zipped(tree({ODD: good(9)}), zipfile.ZIP_DEFLATED)
+    archive = zipped(tree({ODD: valid_png(9)}), zipfile.ZIP_DEFLATED)
     return patched(archive, ODD, local=22, central=24, form="<I", value=50_000_000)
 
 
 @rejected_file(ODD, "file_damaged")
 def zip_with_a_wrong_checksum():
-    return patched(zipped(tree({ODD: good(9)})), ODD, local=14, central=16, form="<I", value=1)
+    return patched(zipped(tree({ODD: valid_png(9)})), ODD, local=14, central=16, form="<I", value=1)
 
 
 @rejected_file(ODD, "file_damaged")
 def zip_with_two_names_for_one_file():
-    archive = bytearray(zipped(tree({ODD: good(9)})))
+    archive = bytearray(zipped(tree({ODD: valid_png(9)})))
     offset_in = archive.find(ODD.encode())
     archive[offset_in : offset_in + len(ODD)] = b"/etc/cat/passwd.jpg".ljust(len(ODD), b"x")[: len(ODD)]
     return bytes(archive)
@@ -256,13 +258,13 @@ def _encrypted(archive, name):
 
 @fails("archive_encrypted")
 def zip_with_a_password():
-    archive = zipped({"train/cat/0.png": good(), "train/dog/0.png": good(1)})
+    archive = zipped({"train/cat/0.png": valid_png(), "train/dog/0.png": valid_png(1)})
     return _encrypted(_encrypted(archive, "train/cat/0.png"), "train/dog/0.png")
 
 
 @rejected_file(ODD, "archive_encrypted")
 def zip_with_one_encrypted_file():
-    return _encrypted(zipped(tree({ODD: good(9)})), ODD)
+    return _encrypted(zipped(tree({ODD: valid_png(9)})), ODD)
 
 
 @rejected_file(ODD, "compression_unknown")
@@ -277,14 +279,14 @@ def zip_with_an_lzma_file():
 
 @rejected_file(ODD, "compression_unknown")
 def zip_with_an_unknown_method():
-    return patched(zipped(tree({ODD: good(9)})), ODD, local=8, central=10, value=77)
+    return patched(zipped(tree({ODD: valid_png(9)})), ODD, local=8, central=10, value=77)
 
 
 # --- paths ---------------------------------------------------------------------------------------
 
 
 def _named(name):
-    return zipped(tree({name: good(9)}))
+    return zipped(tree({name: valid_png(9)}))
 
 
 @rejected_file("../../../outside.png", "unsafe_path")
@@ -334,7 +336,9 @@ def zip_with_a_name_of_sixty_thousand_letters():
 
 @accepted()
 def zip_with_device_names():
-    return zipped(tree({f"train/cat/{name}.png": good(9) for name in ("CON", "nul", "COM1", "aux", "-rf *", "$(id)")}))
+    return zipped(
+        tree({f"train/cat/{name}.png": valid_png(9) for name in ("CON", "nul", "COM1", "aux", "-rf *", "$(id)")})
+    )
 
 
 @accepted()
@@ -344,7 +348,7 @@ def zip_with_three_hundred_nested_folders():
 
 @fails("unsafe_path")
 def zip_with_only_outside_paths():
-    return zipped({f"../{i}.png": good(i) for i in range(3)})
+    return zipped({f"../{i}.png": valid_png(i) for i in range(3)})
 
 
 # --- links and devices ------------------------------------------------------------------------------
@@ -376,18 +380,18 @@ def zip_with_a_pipe():
 def zip_with_the_same_name_twice():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return zipped([*tree().items(), ("train/cat/0.png", good(9))])
+        return zipped([*tree().items(), ("train/cat/0.png", valid_png(9))])
 
 
 @rejected_file("train/cat/0.png", "duplicate_path")
 def zip_with_two_spellings_of_a_path():
-    return zipped([*tree().items(), ("./train//cat/./0.png", good(9))])
+    return zipped([*tree().items(), ("./train//cat/./0.png", valid_png(9))])
 
 
 @rejected_file("train/cat/größe.png", "duplicate_path")
 def zip_with_composed_and_decomposed_letters():
     names = [unicodedata.normalize(form, "train/cat/größe.png") for form in ("NFC", "NFD")]
-    return zipped([*tree().items(), *((name, good(i)) for i, name in enumerate(names))])
+    return zipped([*tree().items(), *((name, valid_png(i)) for i, name in enumerate(names))])
 
 
 def _has_both(stored):
@@ -396,7 +400,7 @@ def _has_both(stored):
 
 @accepted(_has_both)
 def zip_with_names_that_differ_in_case():
-    return zipped(tree({"train/cat/same.png": good(8), "train/cat/SAME.PNG": good(9)}))
+    return zipped(tree({"train/cat/same.png": valid_png(8), "train/cat/SAME.PNG": valid_png(9)}))
 
 
 @accepted()
