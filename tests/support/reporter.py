@@ -22,7 +22,7 @@ class RecordingReporter(FolderReporter):
         teachers: Folder of trained teachers; by default one in `root`.
         control: Request that `control()` returns after `after` calls; before, it returns `Control.GO`.
         after: Number of those calls.
-        stage: Count and answer calls of this stage only.
+        stage: Stage whose calls count; in other stages `control()` returns `Control.GO`. None: every stage.
     """
 
     def __init__(self, root, *, teachers=None, control=Control.GO, after=0, stage=None):
