@@ -37,9 +37,9 @@ def test_each_term_has_a_gradient_only_in_its_own_head(make_harness, outputs):
     method = make_harness("co_advise").method
     terms = method.loss(batch, Outputs(head, tuple(tokens)), [Outputs(t) for t in teachers], StepInfo())
 
-    for place, term in enumerate(terms.values()):
+    for head_index, term in enumerate(terms.values()):
         gradients = torch.autograd.grad(term, (head, *tokens), allow_unused=True)
-        assert [gradient is not None for gradient in gradients] == [index == place for index in range(3)]
+        assert [gradient is not None for gradient in gradients] == [index == head_index for index in range(3)]
 
 
 def test_weights_and_temperature_match_the_loss_function(make_harness, outputs):
@@ -65,7 +65,7 @@ def test_the_student_has_a_head_per_teacher_and_averages_them_at_inference(teach
     module = harness.student.module.eval()
     images = harness.student.preprocessing(batch.images)
     tokens = module.forward_features(images)
-    logits = [head(tokens[:, place]) for place, head in enumerate(module.get_classifier())]
+    logits = [head(tokens[:, index]) for index, head in enumerate(module.get_classifier())]
     torch.testing.assert_close(module(images), torch.stack(logits).mean(dim=0))
 
 

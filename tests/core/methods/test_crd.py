@@ -111,24 +111,24 @@ def test_the_state_dict_is_sufficient_to_resume(make_harness, batch):
 
 def test_negatives_are_drawn_from_all_other_samples(make_harness):
     method = make_harness("crd", num_samples=8).method
-    places = torch.tensor([0, 3, 7])
+    indices = torch.tensor([0, 3, 7])
 
     torch.manual_seed(0)
-    drawn = torch.cat([method.draw(places, torch.zeros(3, dtype=torch.int64)) for _ in range(60)], dim=1)
+    drawn = torch.cat([method.draw(indices, torch.zeros(3, dtype=torch.int64)) for _ in range(60)], dim=1)
 
-    assert [sorted(set(row)) for row in drawn.tolist()] == [sorted(set(range(8)) - {p}) for p in places.tolist()]
+    assert [sorted(set(row)) for row in drawn.tolist()] == [sorted(set(range(8)) - {p}) for p in indices.tolist()]
 
 
 @pytest.mark.parametrize(("other_classes", "fewest", "most"), [(True, 0, 0.01), (False, 0.15, 0.35)])
 def test_samples_of_the_same_class_are_drawn_only_if_allowed(make_harness, other_classes, fewest, most):
     method = make_harness("crd", num_samples=80, other_classes=other_classes).method
     method.classes.copy_(torch.arange(80) % 4)
-    places = torch.arange(80)
+    indices = torch.arange(80)
 
     torch.manual_seed(0)
-    drawn = method.draw(places, places % 4)
+    drawn = method.draw(indices, indices % 4)
 
-    share = (drawn % 4 == (places % 4).unsqueeze(1)).float().mean().item()
+    share = (drawn % 4 == (indices % 4).unsqueeze(1)).float().mean().item()
     assert fewest <= share <= most
 
 

@@ -87,11 +87,11 @@ def test_the_students_own_distillation_head_reads_the_patches(make_harness, batc
 def test_a_finer_map_of_the_teacher_is_averaged(make_harness):
     method = make_harness("cumulative_spatial").method
     student = make_harness("cumulative_spatial").student_outputs(torch.rand(6, 1, 16, 16))
-    whole = Feature(torch.rand(6, 64, 4), (8, 8))
-    pooled = Feature(F.avg_pool2d(whole.map, 2).flatten(2).transpose(1, 2), (4, 4))
+    finer = Feature(torch.rand(6, 64, 4), (8, 8))
+    pooled = Feature(F.avg_pool2d(finer.map, 2).flatten(2).transpose(1, 2), (4, 4))
     logits = torch.zeros(6, 4)
 
-    assert method.spatial(student, whole, logits, share=0.9) == method.spatial(student, pooled, logits, share=0.9)
+    assert method.spatial(student, finer, logits, share=0.9) == method.spatial(student, pooled, logits, share=0.9)
 
 
 @pytest.mark.parametrize("teacher", [("convnext_atto", {}), ("resnet10t", {"global_pool": "max"})])

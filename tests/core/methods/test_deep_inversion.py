@@ -79,11 +79,11 @@ def test_the_objective_is_the_weighted_sum_of_its_parts(teacher):
         hook.remove()
 
     statistics = 0.0
-    for place, (norm, given) in enumerate(seen):
+    for index, (norm, given) in enumerate(seen):
         by_channel = given.transpose(0, 1).flatten(1)
         mean = (by_channel.mean(dim=1) - norm.running_mean).square().sum().sqrt()
         variance = (by_channel.var(dim=1, unbiased=False) - norm.running_var).square().sum().sqrt()
-        statistics += (10 if place == 0 else 1) * (mean + variance)
+        statistics += (10 if index == 0 else 1) * (mean + variance)
     energy = torch.stack([x.square().sum().sqrt() for x in inputs]).mean()
     expected = F.cross_entropy(logits, labels) + 0.3 * total_variation(inputs) + 0.2 * energy + 0.1 * statistics
     assert len(seen) == 14
@@ -137,10 +137,10 @@ def test_an_interrupted_run_resumes_with_the_same_images(teacher, tmp_path):
     with pytest.raises(Interrupted):
         make(tmp_path / "one", interrupt)
     resumed = make(tmp_path / "one", lambda: steps.append(1))
-    whole = make(tmp_path / "other", no_poll)
+    uninterrupted = make(tmp_path / "other", no_poll)
 
     assert len(steps) == 5 + 2 * 3  # the first batch was saved
-    assert np.array_equal(resumed.images, whole.images)
+    assert np.array_equal(resumed.images, uninterrupted.images)
     assert resumed.labels.tolist() == [0, 1, 2, 3, 0]
     assert [file.name for file in (tmp_path / "one").iterdir()] == ["inverted.npy"]
-    assert len(np.unique(whole.images.reshape(5, -1), axis=0)) == 5
+    assert len(np.unique(uninterrupted.images.reshape(5, -1), axis=0)) == 5

@@ -27,8 +27,8 @@ def test_dist_matches_the_official_value(beta, gamma, expected, context):
 def test_default_weights_are_the_papers_for_small_images(context, batch, logits):
     terms = build(context).loss(batch, Outputs(logits(1)), [Outputs(logits(2))], StepInfo())
 
-    alike = build(context, beta=2, gamma=2, temperature=4).distance(logits(1), logits(2), batch)
-    assert terms["distillation"].item() == pytest.approx(alike.item(), rel=1e-6)
+    expected = build(context, beta=2, gamma=2, temperature=4).distance(logits(1), logits(2), batch)
+    assert terms["distillation"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_the_distance_is_zero_if_student_and_teacher_agree(context, batch, logits):

@@ -63,7 +63,7 @@ def test_a_wrong_number_of_weights_is_rejected(weights, context):
 
 @pytest.mark.parametrize("weights", [[0.0, 0.0], []])
 def test_weights_that_sum_to_zero_are_rejected(weights):
-    with pytest.raises(ValueError, match="at least one teacher has to count"):
+    with pytest.raises(ValueError, match="at least one teacher must have a weight above 0"):
         METHODS["kd"].params.model_validate({"name": "kd", "teacher_weights": weights})
 
 

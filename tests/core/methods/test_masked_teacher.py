@@ -60,8 +60,8 @@ def test_the_term_uses_the_teachers_logits_of_the_visible_patches(make_harness, 
     student, vit = harness.student_outputs(batch.images), harness.teachers[0].built
     with torch.no_grad():
         tokens = vit.module._pos_embed(vit.module.patch_embed(vit.preprocessing(batch.images)))
-        places = student.attentions[3].weights.mean(dim=1)[:, 0, 1:].topk(4).indices
-        rows = torch.stack([tokens[i, [0, *(1 + place for place in row)]] for i, row in enumerate(places.tolist())])
+        indices = student.attentions[3].weights.mean(dim=1)[:, 0, 1:].topk(4).indices
+        rows = torch.stack([tokens[i, [0, *(1 + index for index in row)]] for i, row in enumerate(indices.tolist())])
         teacher = vit.module.forward_head(vit.module.norm(vit.module.blocks(rows)))
     expected = decoupled(student.logits, teacher, batch.labels, alpha=1.0, beta=1.0, temperature=2.0)
     assert terms["distillation"].item() == pytest.approx(3 * expected.item(), rel=1e-4)

@@ -273,5 +273,5 @@ def test_relation_heads_that_do_not_divide_a_width_are_rejected(make_harness):
 
 
 def test_weights_that_are_all_zero_are_rejected():
-    with pytest.raises(ValidationError, match="nothing would be learnt"):
+    with pytest.raises(ValidationError, match="nothing would be learned"):
         MinivitParams(name="minivit", logits_weight=0, relation_weight=0, hidden_weight=0)

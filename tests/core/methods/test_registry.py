@@ -106,7 +106,7 @@ COMPARE_SAMPLES = {"dist", "rkd", "pkt", "similarity", "crd", "manifold", "uvc",
 
 
 def mean_of_parts(make_harness, name, batch, **params):
-    """The terms of the whole batch, and the means of those of its two halves."""
+    """The terms of the full batch, and the means over its two halves."""
     middle = len(batch.labels) // 2
     halves = [
         Batch(batch.images[part], batch.labels[part], batch.indices[part])
@@ -115,25 +115,25 @@ def mean_of_parts(make_harness, name, batch, **params):
     found = []
     for part in (batch, *halves):
         harness = make_harness(name, **params)
-        for whole in (
+        for network in (
             harness.student.module,
             harness.method,
-        ):  # statistics of a part are its own, and are not meant here
-            for module in whole.modules():
+        ):  # batch statistics of a part would differ
+            for module in network.modules():
                 if isinstance(module, NORMS):
                     module.eval()
         found.append(harness.terms(part, LAST_STEP))
-    whole, one, other = found
-    return whole, {term: (one[term] + other[term]) / 2 for term in whole}
+    full, first, second = found
+    return full, {term: (first[term] + second[term]) / 2 for term in full}
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - WITH_RANDOM_DRAWS))
 def test_terms_of_per_sample_methods_are_means_over_parts_of_a_batch(name, make_harness, batch):
-    whole, parts = mean_of_parts(make_harness, name, batch)
-    alike = all(torch.allclose(whole[term], parts[term], rtol=1e-4, atol=1e-6) for term in whole)
+    full, parts = mean_of_parts(make_harness, name, batch)
+    is_mean = all(torch.allclose(full[term], parts[term], rtol=1e-4, atol=1e-6) for term in full)
 
     assert make_harness(name).method.per_sample == (name not in COMPARE_SAMPLES)
-    assert alike == (name not in COMPARE_SAMPLES)
+    assert is_mean == (name not in COMPARE_SAMPLES)
 
 
 @pytest.mark.parametrize("name", sorted(WITH_RANDOM_DRAWS))

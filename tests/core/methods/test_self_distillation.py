@@ -28,10 +28,10 @@ def test_the_exits_terms_match_the_paper(make_harness, batch):
 
     terms = harness.terms(batch)
 
-    answers = [leave(student.levels[place]) for place, leave in zip(method.exit_levels, method.exits, strict=True)]
-    labels = sum(F.cross_entropy(logits, batch.labels) for logits, _ in answers)
-    divergences = sum(soft(logits, student.logits, 2.0) for logits, _ in answers)
-    errors = sum((tokens - student.last.tokens).square().mean() for _, tokens in answers)
+    outputs = [exit_(student.levels[level]) for level, exit_ in zip(method.exit_levels, method.exits, strict=True)]
+    labels = sum(F.cross_entropy(logits, batch.labels) for logits, _ in outputs)
+    divergences = sum(soft(logits, student.logits, 2.0) for logits, _ in outputs)
+    errors = sum((tokens - student.last.tokens).square().mean() for _, tokens in outputs)
     assert terms["label"].item() == pytest.approx(F.cross_entropy(student.logits, batch.labels).item(), rel=1e-5)
     assert terms["exits_label"].item() == pytest.approx(0.8 * labels.item(), rel=1e-5)
     assert terms["exits_distillation"].item() == pytest.approx(0.2 * divergences.item(), rel=1e-4)
@@ -51,9 +51,11 @@ def test_targets_are_detached_from_the_last_layer(make_harness, batch):
     assert all(gradient is not None for gradient in early)
 
 
-@pytest.mark.parametrize(("student", "places"), [("transformer", (0, 2)), (TWELVE_BLOCKS, (3, 7)), ("cnn", (1, 2))])
-def test_exits_are_placed_at_a_third_and_two_thirds_of_the_depth(make_harness, student, places):
-    assert make_harness("self_distillation", student=student).method.exit_levels == places
+@pytest.mark.parametrize(
+    ("student", "exit_levels"), [("transformer", (0, 2)), (TWELVE_BLOCKS, (3, 7)), ("cnn", (1, 2))]
+)
+def test_exits_are_placed_at_a_third_and_two_thirds_of_the_depth(make_harness, student, exit_levels):
+    assert make_harness("self_distillation", student=student).method.exit_levels == exit_levels
 
 
 def test_requested_exits_are_used(make_harness):

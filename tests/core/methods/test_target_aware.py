@@ -96,11 +96,11 @@ def test_pairs_of_levels_can_be_set(make_harness, batch):
 
 def test_the_weights_are_those_of_the_variant_with_soft_labels(make_harness, batch):
     harness = make_harness("target_aware")
-    whole = make_harness("target_aware", weight=1.0, label_weight=1.0, logits_weight=1.0).terms(batch)
+    unweighted = make_harness("target_aware", weight=1.0, label_weight=1.0, logits_weight=1.0).terms(batch)
 
     assert {n: t.item() for n, t in harness.terms(batch).items()} == pytest.approx(
-        {"label": 0.5 * whole["label"].item(), "distillation": 0.5 * whole["distillation"].item()}
-        | {"target_aware": 0.1 * whole["target_aware"].item()},
+        {"label": 0.5 * unweighted["label"].item(), "distillation": 0.5 * unweighted["distillation"].item()}
+        | {"target_aware": 0.1 * unweighted["target_aware"].item()},
         rel=1e-5,
     )
 

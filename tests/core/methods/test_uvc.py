@@ -47,13 +47,13 @@ def logits_of(built, batch):
 def test_the_exported_model_meets_the_budget_and_equals_the_masked_student(budget, make_harness, batch):
     harness = train(make_harness("uvc", budget=budget), batch)
     masked = logits_of(harness.student, batch)
-    whole = timm.create_model("potstill_vit", **harness.student.arguments).eval()
+    unpruned = timm.create_model("potstill_vit", **harness.student.arguments).eval()
 
     finished = harness.method.finalize(harness.student, None)
 
     one = batch.images[:1]
-    assert count_flops(finished.module, one) <= budget * count_flops(whole, one)
-    assert count_flops(finished.module, one) > (budget - 0.12) * count_flops(whole, one)
+    assert count_flops(finished.module, one) <= budget * count_flops(unpruned, one)
+    assert count_flops(finished.module, one) > (budget - 0.12) * count_flops(unpruned, one)
     torch.testing.assert_close(logits_of(finished, batch), masked, rtol=1e-4, atol=1e-5)
     assert timm.create_model(finished.architecture, **finished.arguments)
 
@@ -86,13 +86,13 @@ def test_masks_are_fixed_after_the_search_while_the_student_trains_on(make_harne
 def test_nothing_is_pruned_during_the_warm_up(make_harness, batch):
     harness = make_harness("uvc", warmup_share=0.9)
     given = harness.student.module.state_dict()
-    whole = timm.create_model("potstill_vit", **harness.student.arguments)
-    whole.load_state_dict(given)
+    unpruned = timm.create_model("potstill_vit", **harness.student.arguments)
+    unpruned.load_state_dict(given)
 
     harness.method.terms(batch, harness.step_context(StepInfo(step=0, total_steps=STEPS)))
 
     torch.testing.assert_close(
-        logits_of(harness.student, batch), logits_of(replace(harness.student, module=whole), batch)
+        logits_of(harness.student, batch), logits_of(replace(harness.student, module=unpruned), batch)
     )
 
 
@@ -114,11 +114,11 @@ def test_terms_are_labels_and_divergence_from_the_original_student(make_harness,
 
 def test_a_stopped_search_meets_the_budget(make_harness, batch):
     harness = train(make_harness("uvc", budget=0.5, search_share=0.9), batch, last=3)
-    whole = count_flops(harness.student.module.eval(), batch.images[:1])
+    unpruned = count_flops(harness.student.module.eval(), batch.images[:1])
 
     finished = harness.method.finalize(harness.student, None)
 
-    assert count_flops(finished.module, batch.images[:1]) <= 0.5 * whole
+    assert count_flops(finished.module, batch.images[:1]) <= 0.5 * unpruned
 
 
 def test_a_search_resumed_from_its_state_has_the_same_result(make_harness, batch):
