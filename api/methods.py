@@ -73,7 +73,7 @@ def get_method(name: str, _: Reader) -> MethodOut:
 
 
 def _method(name: str, params: type[MethodParams]) -> MethodOut:
-    about = params.about
+    about = params.info
     needs = NeedsOut(
         min_teachers=about.needs.min_teachers,
         max_teachers=about.needs.max_teachers,

@@ -237,7 +237,7 @@ def families(device: DeviceUnderTest) -> dict[str, Callable[[], str]]:
 
     def job(name: str, parameters: Mapping[str, Any]) -> str:
         document, inputs = device.document(name, **parameters), device.inputs
-        if "weights" in METHODS[name].params.about.needs.student:
+        if "weights" in METHODS[name].params.info.needs.student:
             trained, _ = run_new(inputs, device.document("scratch"), "trained", threads=2)
             inputs = JobInputs(
                 inputs.work, inputs.datasets, {"job_trained": trained.artifacts["model.safetensors"].parent}

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
 def trials(selected: Sequence[str], ids: dict[str, str], *, second_pairs: bool) -> Iterator[Trial]:
     """Yield the trials of each method; also with a CNN student and teacher where the method accepts any family."""
     for name in selected:
-        needs = METHODS[name].params.about.needs
+        needs = METHODS[name].params.info.needs
         first = (needs.student_families or ("transformer",))[0]
         yield _trial(name, name, first, example_teacher_families(needs), ids)
         others = _second(needs)
@@ -104,7 +104,7 @@ def trials(selected: Sequence[str], ids: dict[str, str], *, second_pairs: bool) 
             yield _trial(name, name, *others, ids, optional=True)
     for label, (name, parameters, training) in VARIANTS.items():
         if name in selected:
-            needs = METHODS[name].params.about.needs
+            needs = METHODS[name].params.info.needs
             first = (needs.student_families or ("transformer",))[0]
             yield _trial(
                 label, name, first, example_teacher_families(needs), ids, parameters=parameters, training=training

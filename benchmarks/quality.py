@@ -255,10 +255,10 @@ class QualityBenchmark:
 
     def _document(self, entry: Entry, seed: int) -> dict[str, Any]:
         params = METHODS[entry.method].params
-        method = {"name": entry.method, **params.about.example}
+        method = {"name": entry.method, **params.info.example}
         method |= dict.fromkeys(params.model_validate(method).datasets(), "ds_pool")
         student = dict(_CNN_STUDENT) if entry.student == "cnn" else _vit(_STUDENT)
-        if "weights" in params.about.needs.student:
+        if "weights" in params.info.needs.student:
             student["weights"] = "job_scratch"
         return {
             "dataset": STUDENTS,
@@ -270,7 +270,7 @@ class QualityBenchmark:
         }
 
     def _inputs_of(self, entry: Entry, seed: int) -> JobInputs:
-        if "weights" not in METHODS[entry.method].params.about.needs.student:
+        if "weights" not in METHODS[entry.method].params.info.needs.student:
             return self.inputs
         if not self._scratch(seed).is_dir():
             self._run_entry(_entry("scratch"), seed)
@@ -301,7 +301,7 @@ class QualityBenchmark:
 
 def _entry(name: str) -> Entry:
     """Return the entry of a method: the CNN as teacher where possible; several teachers alternate between families."""
-    needs = METHODS[name].params.about.needs
+    needs = METHODS[name].params.info.needs
     student = "cnn" if needs.student_families == ("cnn",) else "vit"
     if needs.max_teachers == 0 or not needs.teacher:
         return Entry(name, name, student, ())

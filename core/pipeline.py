@@ -119,7 +119,7 @@ class _Pipeline:
         self.reporter = context.reporter
         self.image_size: int = spec.training.image_size
         self.workspace = workspace
-        self.headless = spec.method.about.needs.headless
+        self.headless = spec.method.info.needs.headless
         self.training_set = TrainingSet(spec, context, workspace.datasets)
         self.stage_seconds: dict[str, float] = {}
         self.progress_ranges = plan_ranges(spec, ProgressRange(_PREPARED, _TRAINED - _PREPARED))
@@ -165,7 +165,7 @@ class _Pipeline:
 
     def prepare(self) -> _Prepared:
         """Build all networks, and the training setups of the teachers that have no weights yet."""
-        if self.context.stored.num_classes is None and self.spec.method.about.needs.labels:
+        if self.context.stored.num_classes is None and self.spec.method.info.needs.labels:
             raise SpecCannotRun(f"{self.spec.method.name} needs labels, but the dataset has none")
         teachers: dict[int, BuiltModel] = {}
         pending: dict[int, TrainingSetup] = {}

@@ -1,1 +1,1 @@
-"""The database's schema, step by step (Alembic). `core.store.schema.migrate` runs them."""
+"""Schema migrations (Alembic). `core.store.schema.migrate` runs them."""

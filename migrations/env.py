@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: over the connection that it is given, else that of the settings."""
+"""Alembic environment: uses the given connection, or else the database of the settings."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from core.store.tables import Base
 
 
 def render_type(kind: str, value: Any, _autogenerate: Any) -> str | bool:
-    """Write our own column types as what they are in the database, so that old migrations never import new code."""
+    """Render custom column types as plain SQLAlchemy types, so that migrations never import application code."""
     if kind == "type" and isinstance(value, CleanText | UtcDateTime):
         return f"sa.{value.impl!r}"
     return False
 
 
 def run(connection: Connection) -> None:
-    """Run the steps that were asked for."""
+    """Run the requested migrations."""
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
-        render_as_batch=connection.dialect.name == "sqlite",  # SQLite alters a table by building it anew
+        render_as_batch=connection.dialect.name == "sqlite",  # SQLite alters a table by rebuilding it
         transaction_per_migration=True,
         compare_type=True,
         compare_server_default=True,
@@ -35,11 +35,11 @@ def run(connection: Connection) -> None:
         context.run_migrations()
 
 
-given: Connection | None = context.config.attributes.get("connection")
-if given is not None:
-    run(given)
+connection: Connection | None = context.config.attributes.get("connection")
+if connection is not None:
+    run(connection)
 elif context.is_offline_mode():
-    raise SystemExit("SQL scripts are not offered; run `potstill-server migrate` against the database.")
+    raise SystemExit("Offline SQL scripts are not supported; run `potstill-server migrate` against the database.")
 else:
-    with migration_connection(load_settings().resolved_database_url()) as own:
-        run(own)
+    with migration_connection(load_settings().resolved_database_url()) as settings_connection:
+        run(settings_connection)

@@ -30,7 +30,7 @@ FileFields = Mapping[str, Any]  # JSON object of a stored file in a row
 
 
 @dataclass(frozen=True, slots=True)
-class SavedCheckpoint:
+class StoredCheckpoint:
     """New checkpoint, and the keys of files that no row references any more."""
 
     checkpoint: Checkpoint
@@ -48,7 +48,7 @@ def save(
     metrics: Mapping[str, float] | None = None,
     retain: bool = False,
     checkpoint_id: str | None = None,
-) -> SavedCheckpoint:
+) -> StoredCheckpoint:
     """Add a checkpoint whose files (``model.safetensors`` and the training state) are published.
 
     A new highest step resets the job's count of worker losses. Delete ``garbage_keys`` after the commit, or leave
@@ -84,7 +84,7 @@ def save(
     events.record(session, job.id, "checkpoint.saved", f"Checkpoint at step {step}.", data=data)
     # Usually 0: a checkpoint replaces one of the same size.
     add_stored(session, job.project_id, sum(file.size_bytes for file in files) - _total_bytes(garbage))
-    return SavedCheckpoint(saved, _keys(garbage))
+    return StoredCheckpoint(saved, _keys(garbage))
 
 
 def _advance_job(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from core.errors import SpecCannotRun
-from core.models.weights import REFUSALS
+from core.models.weights import BUILD_ERRORS
 from core.spec import JobSpec
 from core.train.checkpoint import read_checkpoint, write_checkpoint
 from core.train.context import RunContext
@@ -97,7 +97,7 @@ def preflight(setup: TrainingSetup, scratch_dir: Path) -> PreflightResult:
         write_checkpoint(folder, train_step.state, step=1)
         checkpoint_bytes = sum(file.stat().st_size for file in folder.iterdir())
         read_checkpoint(folder, train_step.state)
-    except REFUSALS as error:
+    except BUILD_ERRORS as error:
         if is_out_of_memory(error):
             raise
         raise SpecCannotRun(

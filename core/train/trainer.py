@@ -166,7 +166,7 @@ class TrainStep:
             self.state.ema.update()
 
     def drain_ready(self) -> list[StepMetrics]:
-        """Return the metrics read elapsed the last call, in step order, without waiting."""
+        """Return the metrics read since the last call, in step order, without waiting."""
         unread, self._ready = self._ready, []
         return unread
 

@@ -45,7 +45,7 @@ class TrainingSet:
     def training_split(self) -> tuple[Pixels, Pixels | None]:
         """Return the training split without the held-out samples, and those, as the method requires."""
         pixels = self.context.pixels("train", self.image_size)
-        if not self.spec.method.about.needs.labels:
+        if not self.spec.method.info.needs.labels:
             pixels = pixels.without_labels()
         return hold_out(pixels, implementation(self.spec.method.name).held_out, self.spec.training.seed)
 

@@ -1,4 +1,4 @@
-"""Indexes that stay small, and series summed up by spans
+"""Partial indexes, and min/max rollups of metric series
 
 Revision ID: 0002
 Revises: 0001
@@ -66,7 +66,7 @@ def downgrade() -> None:
     op.drop_index("ix_jobs_queued", "jobs")
 
 
-# Every 256 points of a series by their order. No value ranks highest; of equals the first step is taken.
+# One rollup per 256 consecutive points of a series. NULL ranks highest; of equal values, the first step.
 _SUM_UP = f"""
 INSERT INTO metric_spans
     (job_id, name, first_step, last_step, project_id, num_points, low_step, low, high_step, high)

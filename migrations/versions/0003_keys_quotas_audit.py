@@ -1,7 +1,6 @@
-"""Keys that replace others, quotas, what a project stores, and the audit log
+"""Key rotation, quotas, stored bytes of projects, and the audit log
 
-Only adds, so that the version before it works beside it. What that one stores meanwhile is counted when the
-scheduler counts anew.
+Only adds, so processes of the version before can still run. The scheduler's recount covers the files that they store.
 
 Revision ID: 0003
 Revises: 0002
@@ -62,7 +61,7 @@ def downgrade() -> None:
         op.drop_column("projects", name)
 
 
-# A student's file is its job's artefact; once the job is gone it is the model's.
+# A student shares its file with its job's artifact; it counts for the model only once the job is deleted.
 _COUNT = """
 INSERT INTO project_usage (project_id, stored_bytes)
 SELECT p.id,

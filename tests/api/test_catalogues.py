@@ -25,7 +25,7 @@ def test_the_schema_of_a_method_agrees_with_the_spec(http):
 
 def test_each_method_is_described_completely(http):
     for method in http.get("/v1/methods").json()["data"]:
-        about = METHODS[method["name"]].params.about
+        about = METHODS[method["name"]].params.info
         properties = method["parameters"]["properties"]
 
         assert all(method[key] for key in ("summary", "when", "year")), method["name"]

@@ -49,8 +49,8 @@ def test_the_example_of_each_method_is_accepted(name):
     assert found.estimate["warnings"] == []
 
 
-LEVELLED = [name for name, entry in METHODS.items() if "levels" in entry.params.about.needs.student]
-FREE = [name for name in LEVELLED if not METHODS[name].params.about.needs.student_families]
+LEVELLED = [name for name, entry in METHODS.items() if "levels" in entry.params.info.needs.student]
+FREE = [name for name in LEVELLED if not METHODS[name].params.info.needs.student_families]
 
 
 @pytest.fixture

@@ -240,7 +240,7 @@ class JobReporter:
     def _record_checkpoint(self, checkpoint: SavedCheckpoint, checkpoint_id: str, files: Sequence[StoredFile]) -> None:
         """Record a published checkpoint; delete the files of the checkpoints that it supersedes."""
 
-        def save(session: Session) -> checkpoints.SavedCheckpoint:
+        def save(session: Session) -> checkpoints.StoredCheckpoint:
             saved = checkpoints.save(
                 session,
                 self._lease,

@@ -155,7 +155,7 @@ class World:
 @pytest.fixture
 def world(db):
     world = World(db, db.engine.url.render_as_string(hide_password=False))
-    world.project = world.write(projects.create, "mine").id
+    world.project = world.write(projects.create, "main").id
     world.dataset = world.ready_dataset()
     return world
 

@@ -79,7 +79,7 @@ def test_put_survives_concurrent_deletes_in_the_same_folder(store, source):
 
     def delete_files():
         while not stop.is_set():
-            store.delete("jobs/a/b/gone")
+            store.delete("jobs/a/b/other")
             store.delete("jobs/a/b/file")
 
     thread = threading.Thread(target=delete_files, daemon=True)

@@ -15,10 +15,10 @@ def test_checkpoint_has_its_fields(world):
     lease = world.start_job()
     saved = world.checkpoint(lease, 20, metrics={"train/loss": 0.5}).checkpoint
 
-    found = world.read(checkpoints.get, world.project, lease.job_id, saved.id)
+    loaded = world.read(checkpoints.get, world.project, lease.job_id, saved.id)
 
-    assert (found.step, found.epoch, found.metrics, found.size_bytes) == (20, 2, {"train/loss": 0.5}, 10)
-    assert checkpoints.weights_file(found).name == "model.safetensors"
+    assert (loaded.step, loaded.epoch, loaded.metrics, loaded.size_bytes) == (20, 2, {"train/loss": 0.5}, 10)
+    assert checkpoints.weights_file(loaded).name == "model.safetensors"
 
 
 def test_newest_two_stay(world):
@@ -66,8 +66,8 @@ def test_tracks_are_separate_and_teacher_tracks_are_hidden(world):
     assert list_steps(world, lease.job_id) == [5]
     with pytest.raises(NotFound):
         world.read(checkpoints.get, world.project, lease.job_id, hidden.id)
-    found = [(checkpoint.track, checkpoint.step) for checkpoint in world.read(checkpoints.list_resumable, lease)]
-    assert found == [("teacher-0", 40), ("teacher-0", 30), ("distill", 5)]
+    resumable = [(checkpoint.track, checkpoint.step) for checkpoint in world.read(checkpoints.list_resumable, lease)]
+    assert resumable == [("teacher-0", 40), ("teacher-0", 30), ("distill", 5)]
     assert world.get(lease.job_id).checkpoint_step == 5
 
 

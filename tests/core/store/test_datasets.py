@@ -8,11 +8,11 @@ from core.store.ingest_leases import IngestLeaseToken
 
 
 def test_ready_dataset_has_its_fields(world):
-    found = world.read(datasets.get, world.project, world.dataset)
+    dataset = world.read(datasets.get, world.project, world.dataset)
 
-    assert (found.status, found.num_classes, found.classes, found.channels) == ("ready", 2, ["a", "b"], 1)
-    assert found.splits == {"train": {"num_samples": 80}, "test": {"num_samples": 20}}
-    assert (found.rejected, found.error) == ([], None)
+    assert (dataset.status, dataset.num_classes, dataset.classes, dataset.channels) == ("ready", 2, ["a", "b"], 1)
+    assert dataset.splits == {"train": {"num_samples": 80}, "test": {"num_samples": 20}}
+    assert (dataset.rejected, dataset.error) == ([], None)
 
 
 def test_unlabeled_dataset_has_no_classes(world):
@@ -24,8 +24,8 @@ def test_unlabeled_dataset_has_no_classes(world):
         datasets.mark_ready, lease, files=[], num_classes=None, classes=None, size_bytes=1, rejected=rejected, **fields
     )
 
-    found = world.read(datasets.get, world.project, dataset.id)
-    assert (found.classes, found.num_classes, found.rejected) == (None, None, rejected)
+    loaded = world.read(datasets.get, world.project, dataset.id)
+    assert (loaded.classes, loaded.num_classes, loaded.rejected) == (None, None, rejected)
 
 
 @pytest.mark.parametrize("dataset_id", ["ds_nothing", "mdl_1", "ds_\x00", "ds_01m85jzb7r4z265qka2x1zqddn"])

@@ -14,10 +14,10 @@ from core.store.project_tables import Project
 
 
 def test_committed_rows_are_read(world):
-    made = world.write(projects.create, "other")
+    project = world.write(projects.create, "other")
 
-    assert [p.name for p in world.read(projects.list_projects)] == ["mine", "other"]
-    assert made.name == "other"  # readable after its transaction
+    assert [p.name for p in world.read(projects.list_projects)] == ["main", "other"]
+    assert project.name == "other"  # readable after its transaction
 
 
 def test_exception_rolls_back_the_transaction(world):
@@ -36,7 +36,7 @@ def test_read_transaction_cannot_write(world):
         projects.create(session, "other")
 
     world.write(projects.create, "another")  # the same connection can write again
-    assert [p.name for p in world.read(projects.list_projects)] == ["mine", "another"]
+    assert [p.name for p in world.read(projects.list_projects)] == ["main", "another"]
 
 
 def test_concurrent_read_modify_write_loses_no_update(world):
@@ -65,10 +65,10 @@ def test_timestamps_are_returned_in_utc(db):
     with db.write() as session:
         session.add(Project(id="prj_1", name="p", created_at=time))
     with db.read() as session:
-        found = session.get(Project, "prj_1").created_at
+        created_at = session.get(Project, "prj_1").created_at
 
-    assert found == time
-    assert found.tzinfo is UTC
+    assert created_at == time
+    assert created_at.tzinfo is UTC
 
 
 def test_naive_timestamp_is_refused(db):
@@ -79,10 +79,10 @@ def test_naive_timestamp_is_refused(db):
 
 
 def test_unstorable_characters_are_replaced(world):
-    made = world.write(projects.create, "a\x00b\ud800c")
+    project = world.write(projects.create, "a\x00b\ud800c")
 
     with world.db.read() as session:
-        assert session.get(Project, made.id).name == "a\ufffdb?c"
+        assert session.get(Project, project.id).name == "a\ufffdb?c"
 
 
 def test_clock_is_utc(db):
@@ -120,15 +120,15 @@ def test_reader_does_not_wait_for_a_writer(world):
         projects.create(writing, "unfinished")
         names = [p.name for p in world.read(projects.list_projects)]
 
-    assert names == ["mine"]
+    assert names == ["main"]
 
 
 def test_sqlite_pragmas(sqlite_template):
     database = Database(make_engine(f"sqlite:///{sqlite_template}"))
     with database.read() as session:
-        found = {name: session.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "foreign_keys")}
+        pragmas = {name: session.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "foreign_keys")}
 
-    assert found == {"journal_mode": "wal", "foreign_keys": 1}
+    assert pragmas == {"journal_mode": "wal", "foreign_keys": 1}
     database.dispose()
 
 

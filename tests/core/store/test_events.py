@@ -51,8 +51,8 @@ def test_concurrent_writers_leave_no_gap_in_seq(world):
     reader.join()
 
     assert len(seqs(world, leases[0].job_id)) == 2 + 30 + 10
-    for found in (*seen, *(seqs(world, lease.job_id) for lease in leases)):
-        assert found == list(range(1, len(found) + 1))
+    for seq_list in (*seen, *(seqs(world, lease.job_id) for lease in leases)):
+        assert seq_list == list(range(1, len(seq_list) + 1))
 
 
 def test_rollback_removes_the_event(world):

@@ -105,6 +105,6 @@ def test_failed_deletion_does_not_stop_the_collection(world, store, put, monkeyp
 
 
 def test_unknown_folders_are_ignored(world, store, put):
-    key = put("somebody/elses/file").key
+    key = put("unknown/folder/file").key
 
     assert remaining_keys(world, store) == [key]

@@ -60,7 +60,7 @@ def test_dead_request_is_taken_over_and_cannot_finish(world):
     world.write(idempotency.finish, successor, 201, BODY)
 
     assert world.write(idempotency.begin, world.project, "k", "f") == Replay(201, BODY)
-    assert [p.name for p in world.read(projects.list_projects)] == ["mine"]
+    assert [p.name for p in world.read(projects.list_projects)] == ["main"]
 
 
 def test_concurrent_duplicates_create_one_object(world):
@@ -70,13 +70,13 @@ def test_concurrent_duplicates_create_one_object(world):
     def request(name):
         start.wait()
         with world.db.write() as session:
-            begun = idempotency.begin(session, world.project, "k", "f")
-            if isinstance(begun, FirstRequest):
-                made = projects.create(session, name)
-                idempotency.finish(session, begun, 201, {"id": made.id})
-                responses.append(made.id)
+            request_or_replay = idempotency.begin(session, world.project, "k", "f")
+            if isinstance(request_or_replay, FirstRequest):
+                project = projects.create(session, name)
+                idempotency.finish(session, request_or_replay, 201, {"id": project.id})
+                responses.append(project.id)
             else:
-                responses.append(begun.body["id"])
+                responses.append(request_or_replay.body["id"])
 
     threads = [threading.Thread(target=request, args=(f"p{k}",)) for k in range(4)]
     for thread in threads:

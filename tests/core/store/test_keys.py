@@ -130,8 +130,8 @@ def test_inactive_or_rotated_key_cannot_be_rotated(world, other_project):
     world.write(keys.revoke, world.project, revoked.key.id)
     successor = world.write(keys.rotate, world.project, rotated.key.id, overlap=timedelta(days=1))
 
-    for key_id, word in ((revoked.key.id, "revoked or expired"), (rotated.key.id, successor.key.id)):
-        with pytest.raises(Conflict, match=word):
+    for key_id, message in ((revoked.key.id, "revoked or expired"), (rotated.key.id, successor.key.id)):
+        with pytest.raises(Conflict, match=message):
             world.write(keys.rotate, world.project, key_id, overlap=timedelta(days=1))
     with pytest.raises(NotFound):
         world.write(keys.rotate, other_project, successor.key.id, overlap=timedelta(days=1))

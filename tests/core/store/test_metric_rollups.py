@@ -101,12 +101,12 @@ def test_short_series_is_read_in_full_next_to_a_long_one(world):
     log(world, lease, [(k, 0.0) for k in range(MAX_POINTS_READ + 1)])
     log(world, lease, [(k, 0.0) for k in range(90)], name="eval/top1")
 
-    found = {
+    lengths = {
         series.name: len(series.points)
         for series in world.read(metrics.read_series, world.project, lease.job_id, max_points=99)
     }
-    assert found["eval/top1"] == 90
-    assert found["train/loss"] <= 99
+    assert lengths["eval/top1"] == 90
+    assert lengths["train/loss"] <= 99
 
 
 def test_non_finite_value_is_the_maximum():

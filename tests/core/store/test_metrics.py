@@ -20,10 +20,10 @@ def test_batch_is_stored(world):
     lease = world.start_job()
     world.write(metrics.insert, lease, [("train/loss", s, 1 / s) for s in range(1, 3001)] + [("eval/top1", 3000, 0.5)])
 
-    found = read_points(world, lease.job_id)
+    points = read_points(world, lease.job_id)
 
-    assert found["train/loss"] == [(s, 1 / s) for s in range(1, 3001)]
-    assert found["eval/top1"] == [(3000, 0.5)]
+    assert points["train/loss"] == [(s, 1 / s) for s in range(1, 3001)]
+    assert points["eval/top1"] == [(3000, 0.5)]
     assert list(read_points(world, lease.job_id, name="eval/top1")) == ["eval/top1"]
 
 

@@ -38,11 +38,11 @@ def test_ready_model_has_its_info(world):
     lease = IngestLeaseToken.from_row(world.write(models.claim, worker_id="w", lease_seconds=60))
     world.write(models.mark_ready, lease, files=[world.file()], info=MODEL_INFO)
 
-    found = world.read(models.get, world.project, uploaded.id)
+    model = world.read(models.get, world.project, uploaded.id)
 
-    assert (found.status, found.num_classes, found.image_size, found.parameters) == ("ready", 2, None, 7)
-    assert found.arguments == {"depth": 1}  # as uploaded
-    assert models.model_info(found) == MODEL_INFO
+    assert (model.status, model.num_classes, model.image_size, model.parameters) == ("ready", 2, None, 7)
+    assert model.arguments == {"depth": 1}  # as uploaded
+    assert models.model_info(model) == MODEL_INFO
 
 
 def test_deleting_a_student_keeps_files_of_its_job(world):

@@ -177,7 +177,7 @@ def set_limits(session, project, **limits):
 
 
 def test_project_is_found_by_id(world):
-    assert world.read(projects.get, world.project).name == "mine"
+    assert world.read(projects.get, world.project).name == "main"
 
 
 def test_negative_counter_is_shown_as_zero(world):

@@ -12,7 +12,7 @@ from core.store.retry_commit import IdempotentTransaction
 def database(pg_new):
     database = Database(make_engine(pg_new("once")))
     with database.write() as session:
-        session.execute(text("CREATE TABLE entries (word text)"))
+        session.execute(text("CREATE TABLE entries (value text)"))
     yield database
     database.dispose()
 
@@ -78,7 +78,7 @@ def test_exception_of_the_work_propagates(database):
 def test_sqlite_runs_the_work_directly(tmp_path):
     database = Database(make_engine(f"sqlite:///{tmp_path}/db"))
     with database.write() as session:
-        session.execute(text("CREATE TABLE entries (word text)"))
+        session.execute(text("CREATE TABLE entries (value text)"))
 
     assert IdempotentTransaction(database, insert_entry).run() == "done"
     assert count_entries(database) == 1

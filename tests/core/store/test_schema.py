@@ -161,8 +161,8 @@ def test_quota_migration_counts_existing_files(empty_url):
     migrate(empty_url)
 
     with engine.connect() as connection:
-        found = connection.exec_driver_sql(
+        rows = connection.exec_driver_sql(
             "SELECT project_id, stored_bytes FROM project_usage ORDER BY project_id"
         ).all()
     engine.dispose()
-    assert [tuple(row) for row in found] == [("prj_1", 21_075), ("prj_2", 0)]
+    assert [tuple(row) for row in rows] == [("prj_1", 21_075), ("prj_2", 0)]

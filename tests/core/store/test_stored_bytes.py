@@ -32,12 +32,12 @@ class JobHistory:
         self.create(0)
 
     def jobs(self, *statuses):
-        found = self.world.read(jobs.list_jobs, self.world.project, status=statuses or None, limit=100).items
-        return sorted(found, key=lambda job: job.id)
+        page = self.world.read(jobs.list_jobs, self.world.project, status=statuses or None, limit=100).items
+        return sorted(page, key=lambda job: job.id)
 
     def select(self, number, *statuses):
-        found = self.jobs(*statuses)
-        return found[number % len(found)] if found else None
+        candidates = self.jobs(*statuses)
+        return candidates[number % len(candidates)] if candidates else None
 
     def create(self, number):
         if len(self.jobs()) < 3:

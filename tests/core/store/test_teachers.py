@@ -11,9 +11,9 @@ def test_saved_teacher_is_found_by_later_jobs(world, other_project):
     assert world.write(teachers.find, world.project, "r") is None
     world.write(teachers.save, lease, "r", [world.file()])
 
-    found = world.write(teachers.find, world.project, "r")
+    teacher = world.write(teachers.find, world.project, "r")
 
-    assert found.files == [world.file().to_json()]
+    assert teacher.files == [world.file().to_json()]
     assert world.read(teachers.exists, world.project, "r") is True
     assert world.write(teachers.find, other_project, "r") is None
 
@@ -23,8 +23,8 @@ def test_saving_again_replaces_the_teacher(world):
     world.write(teachers.save, first, "r", [world.file("teachers/a")])
     world.write(teachers.save, second, "r", [world.file("teachers/b")])
 
-    found = world.write(teachers.find, world.project, "r")
-    assert (found.job_id, found.files[0]["key"]) == (second.job_id, "teachers/b")
+    teacher = world.write(teachers.find, world.project, "r")
+    assert (teacher.job_id, teacher.files[0]["key"]) == (second.job_id, "teachers/b")
 
 
 def test_damaged_teacher_is_deleted(world):

@@ -134,7 +134,7 @@ def mixed_versions(open_at):
 
 def assert_readable(service):
     """Check that this version reads every object of the project."""
-    found = [to_job_out(job) for job in service.jobs()]
+    job_outs = [to_job_out(job) for job in service.jobs()]
     succeeded = service.job("succeeded")
     log = service.do(events.list_events, service.project, succeeded.id).items
     (series,) = service.do(metrics.read_series, service.project, succeeded.id, max_points=8)
@@ -143,8 +143,8 @@ def assert_readable(service):
     found_datasets = {dataset.name: dataset for dataset in service.do(datasets.list_datasets, service.project).items}
     found_models = {model.name: model for model in service.do(models.list_models, service.project).items}
 
-    assert sorted(job.status for job in found) == JOBS_BY_STATUS
-    assert all(job.metadata == {"team": "x"} and job.progress.step == 7 for job in found)
+    assert sorted(job.status for job in job_outs) == JOBS_BY_STATUS
+    assert all(job.metadata == {"team": "x"} and job.progress.step == 7 for job in job_outs)
     assert [event_out(event).seq for event in log] == list(range(1, succeeded.last_seq + 1))
     assert (series.name, len(series.points), series.points[-1]) == ("train/loss", 8, (16, None))
     assert checkpoint_out(saved).step == 5

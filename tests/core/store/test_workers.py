@@ -11,8 +11,8 @@ def test_register_heartbeat_and_remove(world):
     register(world, accelerator="cpu", device="2 cores", details={"version": "1"})
     assert world.write(workers.record_heartbeat, "wrk_1", job_id="job_1") is True
 
-    (found,) = world.read(workers.list_workers, alive_seconds=60)
-    assert (found.id, found.accelerator, found.job_id, found.details) == ("wrk_1", "cpu", "job_1", {"version": "1"})
+    (worker,) = world.read(workers.list_workers, alive_seconds=60)
+    assert (worker.id, worker.accelerator, worker.job_id, worker.details) == ("wrk_1", "cpu", "job_1", {"version": "1"})
 
     world.write(workers.record_heartbeat, "wrk_1")
     assert world.read(workers.list_workers)[0].job_id is None
@@ -24,8 +24,8 @@ def test_repeated_registration_updates_the_worker(world):
     first = register(world).started_at
     register(world, device="another")
 
-    (found,) = world.read(workers.list_workers)
-    assert (found.started_at, found.device) == (first, "another")
+    (worker,) = world.read(workers.list_workers)
+    assert (worker.started_at, worker.device) == (first, "another")
 
 
 def test_heartbeat_of_an_unknown_worker_returns_false(world):

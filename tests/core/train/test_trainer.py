@@ -268,7 +268,7 @@ def test_without_a_limit_gradients_are_unchanged(make_setup, training):
     assert norm == pytest.approx(measured["gradient_norm"], rel=1e-5)
 
 
-def test_checkpoints_are_saved_by_epoch_and_weights_are_kept_as_configured(
+def test_checkpoints_are_saved_by_epoch_and_weights_retained_as_configured(
     make_setup, training, make_reporter, tmp_path
 ):
     reporter = make_reporter()
