@@ -1,7 +1,7 @@
 """The claim loop of job and ingest workers: claim a row, fork, monitor the process, record its exit, wake for more.
 
-It runs in the pool's process, which never imports torch itself: :meth:`Workload.run` imports the code of the forked
-process.
+This module does not import torch. :meth:`Workload.run` imports the code of the forked process late; a worker preloads
+it at start-up (``worker.app.PRELOAD``).
 """
 
 from __future__ import annotations
