@@ -21,10 +21,13 @@ def die_with_parent(parent: int) -> None:
     """Let the kernel send SIGKILL to this process when its parent ends, however that happens.
 
     The kernel sends it at the end of the *thread* that forked, so fork from the main thread.
+
+    Raises:
+        OSError: The kernel refuses.
     """
     prctl = getattr(_libc, "prctl", None)  # Linux only
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if prctl is not None and prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # the parent ended before prctl: the kernel sends no signal
         os._exit(EXIT_CRASHED)
 
