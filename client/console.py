@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from client.documents import ApiKey, Dataset, Job, ModelMetrics
+from client.documents import ApiKey, Dataset, Job, JobWarning, ModelMetrics
 from client.errors import ApiError, ClientError
 
 out = Console(highlight=False)
@@ -46,6 +46,13 @@ def escape_text(text: str) -> str:
         character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1] for character in text
     )
     return escape("".join(plain))
+
+
+def print_warnings(warnings: Iterable[JobWarning]) -> None:
+    """Print the warnings of a job or dataset, a line each."""
+    for warning in warnings:
+        text = f"{warning['message']}. {warning['fix']}." if warning["fix"] else f"{warning['message']}."
+        out.print(f"  [yellow]warning[/] {escape_text(text.replace('..', '.'))} [dim]{warning['code']}[/]")
 
 
 def print_error(error: ClientError, *, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from client.configuration import connect
-from client.console import dataset_table, escape_text, format_count, out, print_json
+from client.console import dataset_table, escape_text, format_count, out, print_json, print_warnings
 from client.documents import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Manage image datasets.")
@@ -88,6 +88,7 @@ def _describe(dataset: Dataset) -> None:
     out.print(f"[bold]{dataset['id']}[/]  {escape_text(dataset['name'])}  {dataset['status']}  {', '.join(parts)}")
     if dataset["error"]:
         out.print(f"  [red]{escape_text(dataset['error']['message'])}[/]")
+    print_warnings(dataset["warnings"])
     for rejected in dataset["rejected"][:20]:
         out.print(f"  [yellow]rejected[/] {escape_text(rejected['path'])}: {escape_text(rejected['reason'])}")
     if len(dataset["rejected"]) > 20:

@@ -36,6 +36,15 @@ class JobError(Failure):
     machine: NotRequired[dict[str, Any] | None]
 
 
+class JobWarning(TypedDict):
+    """A job or dataset does not do what its user probably intends. ``field`` is a JSON Pointer into the spec."""
+
+    code: str
+    field: str | None
+    message: str
+    fix: str | None
+
+
 class StageTimes(TypedDict):
     """Times of a stage; ``finished_at`` and ``seconds`` are null until it finishes."""
 
@@ -85,6 +94,7 @@ class Job(TypedDict):
     started_at: str | None
     finished_at: str | None
     error: JobError | None
+    warnings: list[JobWarning]
     metadata: dict[str, str]
     result: NotRequired[Result | None]
 
@@ -138,6 +148,7 @@ class Dataset(TypedDict):
     channels: int | None
     fingerprint: str | None
     rejected: list[Rejected]
+    warnings: list[JobWarning]
     error: Failure | None
 
 

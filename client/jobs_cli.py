@@ -21,6 +21,7 @@ from client.console import (
     out,
     print_json,
     print_json_line,
+    print_warnings,
     status_text,
 )
 from client.documents import Job, JobAction, JobError
@@ -56,6 +57,7 @@ def submit(
         elif as_json:
             print_json(job)
         else:
+            print_warnings(job["warnings"])
             out.print(f"[bold]{job['id']}[/] is {job['status']}. Follow it: potstill jobs watch {job['id']}")
 
 
@@ -259,6 +261,7 @@ def _describe(job: Job) -> None:
     for stage in job["stages"]:
         seconds = stage["seconds"]
         out.print(f"  [dim]{stage['name']:<9}[/] {'…' if seconds is None else format_duration(seconds)}")
+    print_warnings(job["warnings"])
     if job["error"]:
         _describe_error(job["error"])
     result = job.get("result")

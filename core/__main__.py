@@ -32,6 +32,7 @@ from core.models.safetensors_header import read_model_info
 from core.reporting import Control, Interrupted, RunResult, Workspace
 from core.resolve import resolver
 from core.spec import JobSpec, parse_job_spec
+from core.spec.warnings import JobWarning
 
 WORK_DIR = ".work"
 _BUILTIN = "builtin:"
@@ -85,6 +86,7 @@ class _LocalJob:
     spec: JobSpec
     out: Path
     workspace: Workspace
+    warnings: list[JobWarning]
 
     @classmethod
     def prepare(
@@ -117,12 +119,11 @@ class _LocalJob:
             datasets={dataset: read_dataset_info(folder) for dataset, folder in others.items()},
             threads=_threads(),
         )
-        for warning in resolution.estimate["warnings"]:
-            console.print(f"Note: {warning}", style="yellow", markup=False, highlight=False)
         _check_same_spec(work / "spec.json", resolution.spec)
         shared_cache = work / "cache" if cache is None else cache
         workspace = Workspace(root=work / "run", cache=shared_cache, dataset=stored, models=models, datasets=others)
-        return cls(resolution.spec, out, workspace)
+        warnings = [JobWarning.model_validate(entry) for entry in resolution.estimate["warnings"]]
+        return cls(resolution.spec, out, workspace, warnings)
 
     def run(self, console: Console) -> RunResult:
         """Run the job and move its files to the output folder. Raises ``PotstillError`` or ``Interrupted``."""
@@ -132,6 +133,8 @@ class _LocalJob:
             ConsoleReporter(root, teachers=self.workspace.cache / "teachers", console=console) as reporter,
             _pause_on_signal(reporter),
         ):
+            for warning in self.warnings:
+                reporter.warning(warning)
             result = pipeline.run(self.spec, self.workspace, reporter)
         for name, path in result.artifacts.items():
             path.replace(self.out / name)

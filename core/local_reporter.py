@@ -22,10 +22,12 @@ from core.reporting import (
     Stage,
     teacher_track,
 )
+from core.spec.warnings import JobWarning, merge_warnings
 from core.system.disk import atomic_path, write_atomic
 
 _NUM_CHECKPOINTS = 2  # per track, to resume from
 METRICS_FILE = "metrics.jsonl"
+WARNINGS_FILE = "warnings.json"
 WEIGHTS_DIR = "weights"  # of checkpoints that the spec requests to keep
 
 
@@ -57,6 +59,20 @@ class FolderReporter(NullReporter):
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append to ``metrics.jsonl``."""
         self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+
+    def warning(self, warning: JobWarning) -> None:
+        """Add the warning to ``warnings.json``, and report an event unless the file has it."""
+        existing = [entry.model_dump(mode="json") for entry in self.warnings()]
+        merged = merge_warnings(existing, [warning])
+        if merged != existing:
+            write_atomic(self.root / WARNINGS_FILE, json.dumps(merged).encode(), durable=False)
+            self.event("job.warning", warning.text, level="warning", data=warning.model_dump(mode="json"))
+
+    def warnings(self) -> list[JobWarning]:
+        """Read ``warnings.json``."""
+        path = self.root / WARNINGS_FILE
+        entries = json.loads(path.read_bytes()) if path.exists() else []
+        return [JobWarning.model_validate(entry) for entry in entries]
 
     def control(self) -> Control:
         """Return ``control_override``."""

@@ -375,6 +375,7 @@ class _Pipeline:
             result=evaluated.result(),
             details=details,
             stages=self.stage_seconds,
+            warnings=self.reporter.warnings,
             samples_NCHW=self.context.pixels("train", self.image_size).images[:_NUM_PARITY_IMAGES],
             poll=self.context.poll,
         )

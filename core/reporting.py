@@ -12,6 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from core.spec.warnings import JobWarning
+
 PIXEL_CACHE_BYTES = 20 * 1024**3
 STUDENT_TRACK = "distill"  # the student's checkpoints and progress
 
@@ -107,6 +109,12 @@ class Reporter(Protocol):
     ) -> None:
         """Add an event to the job's log, e.g. ``teacher.trained``."""
 
+    def warning(self, warning: JobWarning) -> None:
+        """Add a warning to the job's list, and an event ``job.warning`` unless the list has the same one."""
+
+    def warnings(self) -> list[JobWarning]:
+        """Return the job's warnings: those of its estimate, and those of all attempts."""
+
     def control(self) -> Control:
         """Return the pending request. Called before every step, so it must not block."""
 
@@ -147,6 +155,13 @@ class NullReporter:
         data: Mapping[str, Any] | None = None,
     ) -> None:
         """Discard."""
+
+    def warning(self, warning: JobWarning) -> None:
+        """Discard."""
+
+    def warnings(self) -> list[JobWarning]:
+        """Return an empty list."""
+        return []
 
     def control(self) -> Control:
         """Return ``GO``."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from api.schemas import Failure, Out, Timestamp
 from core.fetch.targets import MAX_URL_CHARACTERS
 from core.spec.document import StrictModel
+from core.spec.warnings import JobWarning
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
@@ -76,6 +77,7 @@ class DatasetOut(Out):
     fingerprint: str | None = Field(description="Hash of the decoded images and labels, independent of the packing.")
     size_bytes: int | None = Field(description="Stored size; while processing, the size of the uploaded file.")
     rejected: list[RejectedOut] = Field(description="Files that were left out, with reasons.")
+    warnings: list[JobWarning] = Field(description="What was found in its files; a dataset with warnings is usable.")
     error: Failure | None
     created_at: Timestamp
     finished_at: Timestamp | None

@@ -110,6 +110,7 @@ def dataset_out(dataset: Dataset) -> DatasetOut:
             "fingerprint": dataset.fingerprint,
             "size_bytes": dataset.size_bytes,
             "rejected": dataset.rejected,
+            "warnings": dataset.warnings,
             "error": dataset.error,
             "created_at": dataset.created_at,
             "finished_at": dataset.finished_at,

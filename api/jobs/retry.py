@@ -88,6 +88,7 @@ def _revision(old: Job, spec: JobSpec, resolution: service.Resolution | None) ->
         spec=document,
         resolved=resolution is not None,
         total_steps=total_steps,
+        warnings=service.resolution_warnings(resolution),
         changes=changes(old.spec, document),
         tracks=restart_scope(old.spec, document).tracks,
     )

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from api.schemas import Failure, Out, Timestamp
 from core.errors import Fault
+from core.spec.warnings import JobWarning
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 JobAction = Literal["cancel", "pause", "resume", "stop", "retry"]
@@ -138,6 +139,9 @@ class JobOut(Out):
     started_at: Timestamp | None
     finished_at: Timestamp | None
     error: JobFailure | None
+    warnings: list[JobWarning] = Field(
+        description="Of the estimate, and those found while the job ran. A job with warnings can succeed."
+    )
     metadata: dict[str, str]
     result: ResultOut | None
 
@@ -238,4 +242,4 @@ class EstimateOut(Out):
     seconds: float | None
     memory_bytes: int | None
     teacher_cache: TeacherCacheOut
-    warnings: list[Any]
+    warnings: list[JobWarning]

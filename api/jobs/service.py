@@ -10,6 +10,7 @@ from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from core.errors import FieldError, InvalidSpec, NotFound
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
+from core.spec.warnings import JobWarning
 from core.store import datasets, jobs, models, teachers
 from core.store.db import Database, Session
 from core.store.tables import Artifact, Checkpoint, Dataset, Event, Job, Model
@@ -101,7 +102,14 @@ def create(session: Session, project_id: str, spec: JobSpec, resolution: Resolut
         accelerator=spec.resources.accelerator,
         metadata=spec.metadata,
         total_steps=None if resolution is None else resolution["estimate"]["total_steps"],
+        warnings=resolution_warnings(resolution),
     )
+
+
+def resolution_warnings(resolution: Resolution | None) -> list[JobWarning]:
+    """Return the warnings of the estimate; none before the spec is resolved."""
+    entries = [] if resolution is None else resolution["estimate"]["warnings"]
+    return [JobWarning.model_validate(entry) for entry in entries]
 
 
 def _run_time_errors(spec: JobSpec, limit: float) -> list[FieldError]:
@@ -187,6 +195,7 @@ def to_job_out(job: Job) -> JobOut:
             "started_at": job.started_at,
             "finished_at": job.finished_at,
             "error": None if job.error is None else {**_ERROR_DEFAULTS, **job.error},
+            "warnings": job.warnings,
             "metadata": job.metadata_,
             "result": job.result,
         }

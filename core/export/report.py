@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from core.spec import JobSpec
 from core.spec.exports import EXPORT_FORMATS
+from core.spec.warnings import JobWarning
 
 PACKAGES = ("potstill", "torch", "torchvision", "timm", "numpy", "pillow")  # and those of the export formats
 
@@ -23,6 +24,7 @@ def build_report(
     result: Mapping[str, Any],
     details: Mapping[str, Any],
     stages: Mapping[str, float],
+    warnings: Sequence[JobWarning],
 ) -> dict[str, Any]:
     """Build the report as JSON. ``stages`` has seconds by stage; ``details`` has measurements beyond the result."""
     seeds: dict[str, Any] = {"student": spec.training.seed}
@@ -34,6 +36,7 @@ def build_report(
         "spec": spec.model_dump(mode="json"),
         "dataset": dict(dataset),
         "result": dict(result),
+        "warnings": [warning.model_dump(mode="json") for warning in warnings],
         "details": dict(details),
         "stages": dict(stages),
         "seeds": seeds,

@@ -16,6 +16,7 @@ from core.export.report import build_report
 from core.models.weights import CONFIG, load_folder
 from core.spec import JobSpec
 from core.spec.exports import EXPORT_FORMATS
+from core.spec.warnings import JobWarning
 from core.system.disk import write_atomic
 from core.system.fault_injection import fault_point
 
@@ -32,6 +33,7 @@ def export_student(
     details: Mapping[str, Any],
     stages: Mapping[str, float],
     samples_NCHW: Images,
+    warnings: Callable[[], list[JobWarning]],
     poll: Callable[[], None] | None = None,
 ) -> dict[str, Path]:
     """Complete a folder that ``save_folder`` wrote; return its files by artifact name.
@@ -42,6 +44,7 @@ def export_student(
         details: Measurements for the report beyond the result.
         stages: Seconds by stage.
         samples_NCHW: Real images, for a comparison of each format with the weights.
+        warnings: Returns the job's warnings; called after all formats are exported.
         poll: Called between files; it may raise to interrupt.
 
     Raises:
@@ -69,7 +72,14 @@ def export_student(
         formats=spec.export,
         top1_metric=details.get("student", {}).get("top1_metric"),
     )
-    report = build_report(spec=spec, dataset=dataset, result=result, details=report_details, stages=stages)
+    report = build_report(
+        spec=spec,
+        dataset=dataset,
+        result=result,
+        details=report_details,
+        stages=stages,
+        warnings=warnings(),
+    )
     write_atomic(folder / CARD, card.encode())
     write_atomic(folder / REPORT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     fault_point("student.exported")

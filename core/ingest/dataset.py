@@ -31,6 +31,7 @@ from core.ingest_errors import (
     SpecialFile,
     UnsafePath,
 )
+from core.spec.warnings import JobWarning
 from core.system.disk import atomic_path
 
 __all__ = [
@@ -64,6 +65,7 @@ class IngestReport:
     size_bytes: int
     rejected: tuple[RejectedFile, ...]
     num_rejected: int
+    warnings: tuple[JobWarning, ...] = ()
 
 
 def ingest_archive(

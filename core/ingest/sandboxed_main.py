@@ -70,7 +70,8 @@ def ingest(request: IngestRequest) -> dict[str, Any]:
         traceback.print_exc()
         failure = PotstillError(f"{type(error).__name__}: {error}")
     else:
-        return {"ok": asdict(report)}
+        warnings = [warning.model_dump(mode="json") for warning in report.warnings]
+        return {"ok": asdict(report) | {"warnings": warnings}}
     return {"error": error_document(failure)}
 
 

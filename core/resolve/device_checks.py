@@ -9,6 +9,7 @@ from core.errors import FieldError
 from core.methods import Method
 from core.models.built import BuiltModel
 from core.spec import JobSpec
+from core.spec.warnings import JobWarning
 
 _MIN_IMAGES_PER_DEVICE = 2  # batch norm needs at least two
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -35,23 +36,25 @@ def device_errors(spec: JobSpec, method: Method, num_images: int) -> list[FieldE
     return []
 
 
-def device_warnings(spec: JobSpec, student: BuiltModel, method: Method) -> list[str]:
+def device_warnings(spec: JobSpec, student: BuiltModel, method: Method) -> list[JobWarning]:
     """Return warnings for behavior that differs between several devices and one."""
     devices = spec.resources.devices
     if devices == 1:
         return []
-    warnings = []
     on_cpu = spec.resources.accelerator != "cuda"
     prefix = "" if spec.resources.accelerator == "cpu" else "on a CPU "
+    warnings = []
     if on_cpu:
-        warnings.append(
-            f"{prefix}{devices} devices are processes that share the job's threads; one process is hardly slower"
-        )
+        message = f"{prefix}{devices} devices are processes that share the job's threads; one is hardly slower"
+        warnings.append(_warning("devices_share_threads", message, fix="set devices to 1"))
     if on_cpu and any(isinstance(part, _NORMS) for module in (student.module, method) for part in module.modules()):
-        warnings.append(
-            f"{prefix}batch norms see only the part of a batch on their own device, one of {devices}; on CUDA they see "
-            "the full batch"
-        )
+        message = f"{prefix}batch norms see only the part of a batch on their own device, one of {devices}"
+        warnings.append(_warning("batch_norm_per_device", message, fix="on CUDA they see the full batch"))
     if any(teacher.weights == "train" for teacher in spec.teachers):
-        warnings.append("teachers with weights train are trained on one device; the student is trained on all")
+        message = "teachers with weights train are trained on one device; the student is trained on all"
+        warnings.append(_warning("teacher_on_one_device", message))
     return warnings
+
+
+def _warning(code: str, message: str, *, fix: str | None = None) -> JobWarning:
+    return JobWarning(code=code, field="/resources/devices", message=message, fix=fix)

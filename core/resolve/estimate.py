@@ -17,6 +17,7 @@ from core.models.plan import ModelPlan
 from core.resolve.model_profile import ModelProfile, has_drop_path, profile_plan
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
+from core.spec.warnings import JobWarning
 from core.teacher.cache_key import spec_cache_key
 from core.teacher.layout import layout_for, row_bytes
 from core.teacher.output_cache import is_cacheable, num_cached_views
@@ -46,7 +47,7 @@ def estimate_job(
     dataset: DatasetInfo,
     student: ModelPlan,
     teachers: Sequence[ModelPlan],
-    warnings: Sequence[str],
+    warnings: Sequence[JobWarning],
     *,
     num_images: int,
     num_pool: int,
@@ -74,51 +75,67 @@ def estimate_job(
         "seconds": round(seconds, 1),
         "memory_bytes": estimate_memory(training, inference, trainings, ema=spec.training.ema is not None),
         "teacher_cache": {**cache, "seconds": round(cache_seconds, 1)},
-        "warnings": list(warnings),
+        "warnings": [warning.model_dump(mode="json") for warning in warnings],
     }
 
 
 def spec_warnings(
     spec: JobSpec, dataset: DatasetInfo, models: Mapping[str, ModelInfo], student: ModelPlan
-) -> list[str]:
+) -> list[JobWarning]:
     """Return a warning for each setting of a resolved spec that works but is probably not intended."""
     return [*_training_warnings(spec, dataset, student), *_weight_warnings(spec, dataset, models)]
 
 
-def _training_warnings(spec: JobSpec, dataset: DatasetInfo, student: ModelPlan) -> list[str]:
+def _training_warnings(spec: JobSpec, dataset: DatasetInfo, student: ModelPlan) -> list[JobWarning]:
     warnings = []
     if spec.training.batch_size > dataset.num_train:
         warnings.append(
-            f"training.batch_size {spec.training.batch_size} is above the {dataset.num_train} training images: an "
-            "epoch is one step"
+            JobWarning(
+                code="batch_size_above_dataset",
+                field="/training/batch_size",
+                message=f"training.batch_size {spec.training.batch_size} is above the {dataset.num_train} training "
+                "images: an epoch is one step",
+                fix="lower batch_size",
+            )
         )
     if student.image_size >= _MAX_ENLARGEMENT * dataset.image_size:
         warnings.append(
-            f"the dataset's images of about {dataset.image_size} pixels a side are enlarged to {student.image_size}; "
-            "set training.image_size if that is not intended"
+            JobWarning(
+                code="images_enlarged",
+                field="/training/image_size",
+                message=f"the dataset's images of about {dataset.image_size} pixels a side are enlarged to "
+                f"{student.image_size}",
+                fix="set training.image_size if that is not intended",
+            )
         )
     drop_path = spec.training.drop_path
     if drop_path > 0 and not has_drop_path(student.architecture, json.dumps(student.arguments, sort_keys=True)):
-        warnings.append(f"{student.architecture} has no stochastic depth; training.drop_path has no effect")
+        message = f"{student.architecture} has no stochastic depth; training.drop_path has no effect"
+        warnings.append(
+            JobWarning(code="drop_path_unused", field="/training/drop_path", message=message, fix="set drop_path to 0")
+        )
     return warnings
 
 
-def _weight_warnings(spec: JobSpec, dataset: DatasetInfo, models: Mapping[str, ModelInfo]) -> list[str]:
+def _weight_warnings(spec: JobSpec, dataset: DatasetInfo, models: Mapping[str, ModelInfo]) -> list[JobWarning]:
     warnings = []
     for index, teacher in enumerate(spec.teachers):
+        field = f"/teachers/{index}/weights"
         if teacher.weights == "random":
-            warnings.append(f"teachers/{index} has random weights: its outputs carry no information")
+            message = f"teacher {index} has random weights: its outputs carry no information"
+            fix = "use pretrained, train or a stored model"
+            warnings.append(JobWarning(code="random_teacher", field=field, message=message, fix=fix))
         stored = models.get(teacher.weights)
         if stored and stored.classes and dataset.classes and set(stored.classes) != set(dataset.classes):
-            warnings.append(
-                f"teachers/{index} has other class names than the dataset; classes are matched by their position"
-            )
+            message = f"teacher {index} has other class names than the dataset; classes are matched by their position"
+            warnings.append(JobWarning(code="class_names_differ", field=field, message=message))
     stored = models.get(spec.student.weights)
     if stored is not None and dataset.num_classes is not None and stored.num_classes != dataset.num_classes:
-        warnings.append(
+        message = (
             f"the student's weights are for {stored.num_classes} classes: its head starts at random for "
             f"{dataset.num_classes}"
         )
+        warnings.append(JobWarning(code="head_reinitialized", field="/student/weights", message=message))
     return warnings
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.ids import new_id
+from core.spec.warnings import JobWarning, merge_warnings
 from core.store import ingest_leases
 from core.store.artifact_store import StoredFile
 from core.store.db import utc_now
@@ -108,6 +109,7 @@ def mark_ready(
     fingerprint: str,
     size_bytes: int,
     rejected: Sequence[Mapping[str, str]] = (),
+    warnings: Sequence[JobWarning] = (),
 ) -> Dataset:
     """Mark the dataset as ready: its files are published. Raises ``LeaseLost``."""
     return ingest_leases.mark_ready(
@@ -123,6 +125,7 @@ def mark_ready(
         fingerprint=fingerprint,
         size_bytes=size_bytes,
         rejected=[dict(file) for file in rejected],
+        warnings=merge_warnings((), warnings),
         upload_key=None,
         **_redacted_source(session, lease),
     )

@@ -77,6 +77,7 @@ class Dataset(IngestLeaseMixin, Base):
     image_size: Mapped[int | None]
     fingerprint: Mapped[str | None] = mapped_column(String(64))
     rejected: Mapped[list[Any]] = mapped_column(default=list)  # path, reason
+    warnings: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     created_at: Mapped[datetime]
 
 
@@ -148,6 +149,9 @@ class Job(Base):
     stop_requested: Mapped[bool] = mapped_column(default=False)
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]  # code, message
+    warnings: Mapped[list[Any]] = mapped_column(
+        default=list, server_default="[]"
+    )  # of the estimate and of all attempts
     model_id: Mapped[Id | None]  # the student, once the job has succeeded
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
     created_at: Mapped[datetime]

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from core.local_reporter import ConsoleReporter, FolderReporter
 from core.reporting import Control, Progress, SavedCheckpoint, Stage
+from core.spec.warnings import JobWarning
 
 
 @pytest.fixture
@@ -95,3 +96,14 @@ def test_the_console_shows_stage_progress_loss_and_events(tmp_path):
     shown = output.getvalue()
     assert all(text in shown for text in ("distill", "step 3/6", "1,234 img/s", "1:01 left", "loss 0.123"))
     assert "the event message" in shown
+
+
+def test_warnings_survive_a_restart_and_are_printed_once(tmp_path):
+    warning = JobWarning(code="few_steps", field="/training/epochs", message="only 40 steps", fix="raise epochs")
+    output = io.StringIO()
+    for _ in range(2):  # the second run resumes in the same folder
+        with ConsoleReporter(tmp_path / "run", teachers=tmp_path / "teachers", console=Console(file=output)) as again:
+            again.warning(warning)
+
+    assert again.warnings() == [warning]
+    assert output.getvalue().count("Only 40 steps. Raise epochs.") == 1

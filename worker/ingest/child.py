@@ -20,6 +20,7 @@ from core.ingest_errors import ArchiveUnreadable, IngestCrashed, IngestTimeout, 
 from core.reporting import Control, Interrupted
 from core.settings import Settings
 from core.spec.info import ModelInfo
+from core.spec.warnings import JobWarning
 from core.store import datasets, models
 from core.store.db import Session
 from core.store.ingest_leases import IngestLeaseToken
@@ -116,6 +117,7 @@ def _store_dataset(context: Context, dataset: Dataset, scratch: Path, control: G
             fingerprint=report.fingerprint,
             size_bytes=report.size_bytes,
             rejected=[asdict(rejected) for rejected in report.rejected],
+            warnings=report.warnings,
         )
 
 
@@ -144,6 +146,7 @@ def _ingest(context: Context, dataset: Dataset, folder: Path, scratch: Path, con
             "Rewrite the files, or send parts to find the one that does."
         ) from None
     report["rejected"] = tuple(RejectedFile(**rejected) for rejected in report["rejected"])
+    report["warnings"] = tuple(JobWarning.model_validate(entry) for entry in report["warnings"])
     return IngestReport(**report)
 
 

@@ -21,6 +21,7 @@ from core.reporting import Control, Interrupted
 from core.resolve import resolver
 from core.spec import JobSpec, parse_job_spec
 from core.spec.methods import METHODS
+from core.spec.warnings import JobWarning
 from core.store import jobs
 from core.store.db import Session
 from core.store.job_leases import LeaseLost, LeaseToken
@@ -101,7 +102,8 @@ def _resolve(context: Context, job: Job, spec: JobSpec, inputs: Inputs, reporter
     document = resolution.spec.model_dump(mode="json")
     total_steps = resolution.estimate["total_steps"]
     lease = LeaseToken.from_job(job)
-    reporter.write(lambda session: jobs.set_spec(session, lease, document, total_steps=total_steps))
+    warnings = [JobWarning.model_validate(entry) for entry in resolution.estimate["warnings"]]
+    reporter.write(lambda session: jobs.set_spec(session, lease, document, total_steps=total_steps, warnings=warnings))
     return resolution.spec
 
 

@@ -18,6 +18,7 @@ import structlog
 from core.errors import StorageFailed, StoredFileDamaged
 from core.ids import new_id
 from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage
+from core.spec.warnings import JobWarning
 from core.store import checkpoints, events, jobs, metrics, teachers
 from core.store.artifact_store import StoredFile
 from core.store.db import DatabaseUnavailable, Session
@@ -108,6 +109,16 @@ class JobReporter:
         """Add an event to the job's log."""
         log.info(type, message=message)
         self.write(lambda session: events.append(session, self._lease, type, message, level=level, data=data))
+
+    def warning(self, warning: JobWarning) -> None:
+        """Add a warning to the job's list, and an event unless the list has it."""
+        log.info("job.warning", code=warning.code, message=warning.message)
+        self.write(lambda session: jobs.add_warnings(session, self._lease, [warning]))
+
+    def warnings(self) -> list[JobWarning]:
+        """Load the job's warnings."""
+        entries = self.write(lambda session: list(jobs.get_leased(session, self._lease).warnings))
+        return [JobWarning.model_validate(entry) for entry in entries]
 
     def save_checkpoint(self, checkpoint: SavedCheckpoint) -> None:
         """Publish the files, then record them. A recorded checkpoint is complete."""

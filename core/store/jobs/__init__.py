@@ -9,6 +9,7 @@ from core.store.job_leases import Flags, LeaseLost, LeaseToken
 from core.store.jobs.actions import cancel, next_actions, pause, require_retry, resume, retry, stop
 from core.store.jobs.attempts import (
     NewArtifact,
+    add_warnings,
     fail,
     finish_stage,
     get_leased,
@@ -42,6 +43,7 @@ __all__ = [
     "LeaseToken",
     "NewArtifact",
     "Revision",
+    "add_warnings",
     "cancel",
     "claim",
     "count_queued",

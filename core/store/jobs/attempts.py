@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from core.job_failure import event_fields
 from core.reporting import Control, Interrupted, Progress
+from core.spec.warnings import JobWarning, merge_warnings
 from core.store import checkpoints, events
 from core.store.artifact_store import StoredFile
 from core.store.db import utc_now
@@ -25,6 +26,7 @@ from core.store.jobs.row_values import (
     stages_after_leaving,
     status_values,
 )
+from core.store.jobs.warnings import record_warnings
 from core.store.quotas import add_stored
 from core.store.tables import Artifact, Job
 
@@ -56,13 +58,31 @@ def renew_lease(session: Session, lease: LeaseToken, lease_seconds: float) -> Fl
     return Flags(cancel=job.cancel_requested, pause=job.pause_requested, stop=job.stop_requested)
 
 
-def set_spec(session: Session, lease: LeaseToken, spec: Mapping[str, Any], *, total_steps: int | None = None) -> Job:
-    """Store the resolved spec, which has all defaults filled in."""
+def set_spec(
+    session: Session,
+    lease: LeaseToken,
+    spec: Mapping[str, Any],
+    *,
+    total_steps: int | None = None,
+    warnings: Sequence[JobWarning] = (),
+) -> Job:
+    """Store the resolved spec, which has all defaults filled in, and the warnings of its estimate."""
     job = lock_job(session, lease)
     progress = {**job.progress, "total_steps": total_steps or job.progress["total_steps"]}
     changed = change(session, lease, spec=dict(spec), resolved=True, progress=progress)
     events.record(session, job.id, "job.resolved", "Spec resolved: all defaults are filled in.")
+    add_warnings(session, lease, warnings)
     return changed
+
+
+def add_warnings(session: Session, lease: LeaseToken, warnings: Sequence[JobWarning]) -> None:
+    """Add warnings to the job's list, with an event for each that the list does not have yet."""
+    job = lock_job(session, lease)
+    merged = merge_warnings(job.warnings, warnings)
+    new = [warning for warning in warnings if warning.model_dump(mode="json") not in job.warnings]
+    if new:
+        change(session, lease, warnings=merged)
+        record_warnings(session, job.id, new)
 
 
 def start_stage(session: Session, lease: LeaseToken, stage: str) -> Job:

@@ -13,11 +13,13 @@ from sqlalchemy.orm import Session
 
 from core.errors import FieldError, InvalidSpec, InvalidState, NotFound
 from core.ids import new_id
+from core.spec.warnings import JobWarning, merge_warnings
 from core.store import checkpoints, events, keys
 from core.store.db import is_postgresql, utc_now
 from core.store.events import TERMINAL_TYPES
 from core.store.jobs.actions import lock, next_actions
 from core.store.jobs.row_values import initial_progress
+from core.store.jobs.warnings import record_warnings
 from core.store.keys import Caller
 from core.store.pagination import Page, not_found, paginate_newest_first, require_id
 from core.store.quotas import add_stored
@@ -49,6 +51,7 @@ def create(
     accelerator: str = "auto",
     metadata: Mapping[str, Any] | None = None,
     total_steps: int | None = None,
+    warnings: Sequence[JobWarning] = (),
 ) -> Job:
     """Queue a job. Raises ``InvalidSpec`` if its dataset or an object of ``references`` cannot be read.
 
@@ -68,6 +71,7 @@ def create(
         dataset_id=dataset_id,
         priority=priority,
         accelerator=accelerator,
+        warnings=merge_warnings((), warnings),
         metadata_=dict(metadata or {}),
         created_at=utc_now(session),
     )
@@ -75,6 +79,7 @@ def create(
     session.flush()
     session.add_all(JobReference(job_id=job.id, object_id=object_id, project_id=project_id) for object_id in inputs)
     events.record(session, job.id, "job.created", "Queued; waiting for a worker.", data={"status": "queued"})
+    record_warnings(session, job.id, warnings)
     return job
 
 

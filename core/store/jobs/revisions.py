@@ -10,9 +10,11 @@ from sqlalchemy.orm import Session
 
 from core.errors import InvalidState
 from core.reporting import STUDENT_TRACK
+from core.spec.warnings import JobWarning, merge_warnings
 from core.store import checkpoints
 from core.store.jobs.actions import lock, next_actions, requeue, require_retry
 from core.store.jobs.row_values import initial_progress
+from core.store.jobs.warnings import record_warnings
 from core.store.tables import Job
 
 
@@ -20,13 +22,15 @@ from core.store.tables import Job
 class Revision:
     """Changed spec of a failed or cancelled job, derived from its spec at event ``base_seq``.
 
-    ``tracks`` restart, because their checkpoints were made with other settings; ``changes`` describe the differences.
+    ``warnings`` are those of its estimate. ``tracks`` restart, because their checkpoints were made with other settings;
+    ``changes`` describe the differences.
     """
 
     base_seq: int  # not the attempt: a retry that was cancelled before its claim changed the spec without an attempt
     spec: Mapping[str, Any]
     resolved: bool
     total_steps: int | None
+    warnings: Sequence[JobWarning]
     changes: Sequence[str]
     tracks: Sequence[str]
 
@@ -48,6 +52,7 @@ def retry_revised(session: Session, project_id: str, job_id: str, revision: Revi
         "name": spec["name"],
         "priority": spec["priority"],
         "metadata_": dict(spec["metadata"]),
+        "warnings": merge_warnings((), revision.warnings),
     }
     if spec["resources"]["accelerator"] != job.spec.get("resources", {}).get("accelerator"):
         values["accelerator"] = spec["resources"]["accelerator"]  # otherwise the claim's pinned value stays
@@ -56,7 +61,9 @@ def retry_revised(session: Session, project_id: str, job_id: str, revision: Revi
         values |= {"checkpoint_step": 0, "progress": initial_progress(revision.total_steps)}
     message = f"Requeued with {', '.join(revision.changes) or 'the same spec'}; {_restart_text(revision.tracks)}."
     data = {"changes": list(revision.changes), "restarts": list(revision.tracks)}
-    return requeue(session, job, message, data=data, **values), garbage
+    job = requeue(session, job, message, data=data, **values)
+    record_warnings(session, job.id, revision.warnings)
+    return job, garbage
 
 
 def _restart_text(tracks: Sequence[str]) -> str:

@@ -266,12 +266,16 @@ def test_doubtful_settings_give_warnings():
         threads=2,
     )
 
-    assert [text.split(" ")[0] for text in resolution.estimate["warnings"]] == [
-        "training.batch_size",
-        "teachers/0",
-        "the",
+    assert [(warning["code"], warning["field"]) for warning in resolution.estimate["warnings"]] == [
+        ("batch_size_above_dataset", "/training/batch_size"),
+        ("class_names_differ", "/teachers/0/weights"),
+        ("head_reinitialized", "/student/weights"),
     ]
-    assert [text.split(" ")[0] for text in plain.estimate["warnings"]] == ["the", "vgg11", "teachers/0"]
+    assert [(warning["code"], warning["field"]) for warning in plain.estimate["warnings"]] == [
+        ("images_enlarged", "/training/image_size"),
+        ("drop_path_unused", "/training/drop_path"),
+        ("random_teacher", "/teachers/0/weights"),
+    ]
 
 
 def test_a_pretrained_teacher_of_the_same_number_of_classes_keeps_its_own_size():
@@ -404,7 +408,8 @@ def test_every_device_needs_two_images_of_every_batch():
 
 
 def warnings(**change):
-    return " ".join(resolve(spec(**change), DIGITS, {}, threads=2).estimate["warnings"])
+    estimate = resolve(spec(**change), DIGITS, {}, threads=2).estimate
+    return " ".join(warning["message"] for warning in estimate["warnings"])
 
 
 def test_effects_of_several_devices_give_warnings():

@@ -6,9 +6,10 @@ import pytest
 
 from core.errors import StorageFailed
 from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage
+from core.spec.warnings import JobWarning
 from core.store import checkpoints, events, jobs, metrics, teachers
 from core.store.db import Database, DatabaseUnavailable
-from core.store.job_leases import LeaseLost
+from core.store.job_leases import LeaseLost, LeaseToken
 from worker.jobs import reporter as reporter_module
 from worker.jobs.reporter import JobReporter
 
@@ -55,6 +56,20 @@ def test_a_flush_writes_metrics_and_progress(service, job, reporter):
 
     assert [step for step, _ in read_series(service, job)["train/loss"]] == [0, 1, 2, 3, 4]
     assert service.reload(job).progress["step"] == 4
+
+
+def test_warnings_of_all_attempts_are_in_one_list(service, job, reporter, tmp_path):
+    first = JobWarning(code="teacher_at_chance", field="/teachers/0", message="top-1 is 0.10")
+    second = JobWarning(code="student_at_chance", message="top-1 is 0.11")
+    reporter.warning(first)
+    service.write(jobs.release, LeaseToken.from_job(job))
+    _, next_reporter = next_attempt(service, tmp_path)
+    next_reporter.warning(first)
+    next_reporter.warning(second)
+
+    assert next_reporter.warnings() == [first, second]
+    with pytest.raises(LeaseLost):
+        reporter.warning(second)
 
 
 def test_the_training_does_not_wait_for_the_database(service, job, reporter, monkeypatch):

@@ -34,6 +34,7 @@ def revision(world, job_id, *, tracks=(), **changes):
         "spec": {**job.spec, "name": "changed", "priority": 7, "metadata": {"k": "v"}},
         "resolved": True,
         "total_steps": 200,
+        "warnings": [],
         "changes": ["training.batch_size 128 → 64"],
         "tracks": tracks,
     }
