@@ -5,12 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from alembic import context
-from sqlalchemy import Connection
+from sqlalchemy import JSON, Column, Connection
 
 from core.settings import load_settings
 from core.store.base import CleanText, UtcDateTime
 from core.store.schema import migration_connection
 from core.store.tables import Base
+
+
+def compare_default(
+    _context: object,
+    _inspected_column: object,
+    metadata_column: Column[object],
+    inspected_default: str | None,
+    _metadata_default: object,
+    rendered_default: str | None,
+) -> bool | None:
+    """Return whether a JSON default differs; None lets Alembic compare. PostgreSQL has no `=` for the type json."""
+    if not isinstance(metadata_column.type, JSON) or None in {inspected_default, rendered_default}:
+        return None
+    return str(inspected_default).partition("::")[0] != rendered_default
 
 
 def render_type(kind: str, value: Any, _autogenerate: Any) -> str | bool:
@@ -28,7 +42,7 @@ def run(connection: Connection) -> None:
         render_as_batch=connection.dialect.name == "sqlite",  # SQLite alters a table by rebuilding it
         transaction_per_migration=True,
         compare_type=True,
-        compare_server_default=True,
+        compare_server_default=compare_default,
         render_item=render_type,
     )
     with context.begin_transaction():
