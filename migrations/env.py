@@ -24,7 +24,7 @@ def compare_default(
     """Return whether a JSON default differs; None lets Alembic compare. PostgreSQL has no `=` for the type json."""
     if not isinstance(metadata_column.type, JSON) or None in {inspected_default, rendered_default}:
         return None
-    return str(inspected_default).partition("::")[0] != rendered_default
+    return str(inspected_default).partition("::")[0].strip("'") != str(rendered_default).strip("'")
 
 
 def render_type(kind: str, value: Any, _autogenerate: Any) -> str | bool:
