@@ -26,7 +26,13 @@ class ArchitectureOut(Out):
     family: str = Field(description="`transformer`, `cnn`, `hybrid` or `mlp`.")
     parameters: int | None = Field(description="Number of parameters with ImageNet's classes and image size.")
     input_size: list[int] = Field(description="Channels, height, width.")
-    pretrained: bool = Field(description="Whether timm has pretrained weights.")
+    pretrained: bool = Field(description="Whether there are pretrained weights that can be loaded.")
+    license: str | None = Field(
+        default=None, description="License of the default pretrained weights; null: none is stated, or no weights."
+    )
+    licenses: dict[str, str | None] = Field(
+        default_factory=dict, description="License of the weights by pretrained tag."
+    )
 
 
 @router.get("", response_model=Page[ArchitectureOut], responses=problems())

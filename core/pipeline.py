@@ -189,7 +189,7 @@ class _Pipeline:
             if built is not None:
                 self.reporter.event(
                     "teacher.reused",
-                    f"Teacher {index} ({spec.architecture}) reused from an earlier job.",
+                    f"Teacher {index} ({spec.architecture_name}) reused from an earlier job.",
                     data={"teacher": index, "recipe": teacher.fingerprint},
                 )
             return built

@@ -72,7 +72,7 @@ async def create_job(
 
         def make(session: Session) -> JobOut:
             quotas.require_job_slot(session, caller.project_id, state.settings)
-            return service.to_job_out(service.create(session, caller.project_id, spec, resolution))
+            return service.to_job_out(service.create(session, caller.project_id, spec, inputs, resolution))
 
         return make
 

@@ -14,7 +14,6 @@ from api.downloads import discard
 from api.jobs import service
 from api.jobs.actions import notify
 from api.problems import invalid_field
-from core.spec import JobSpec
 from core.spec.document import StrictModel
 from core.spec.revision import CHANGEABLE, apply_patch, changes, restart_scope
 from core.store import jobs, quotas
@@ -53,7 +52,7 @@ async def retry_with_changes(
     spec = apply_patch(old.spec, _patch(old, request))
     inputs = await to_thread.run_sync(service.read_inputs, state, caller.project_id, spec)
     resolution = await service.resolve(state.inspector, spec, inputs, threads=state.settings.job_threads)
-    revision = _revision(old, spec, resolution)
+    revision = _revision(old, service.spec_document(spec, inputs, resolution), resolution)
     return await to_thread.run_sync(_queue_again, state, caller, job_id, revision, background)
 
 
@@ -80,8 +79,7 @@ def _combine(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, A
     return combined
 
 
-def _revision(old: Job, spec: JobSpec, resolution: service.Resolution | None) -> Revision:
-    document = spec.model_dump(mode="json") if resolution is None else resolution["spec"]
+def _revision(old: Job, document: dict[str, Any], resolution: service.Resolution | None) -> Revision:
     total_steps = old.progress["total_steps"] if resolution is None else resolution["estimate"]["total_steps"]
     return Revision(
         base_seq=old.last_seq,

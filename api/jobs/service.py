@@ -10,6 +10,7 @@ from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from core.errors import FieldError, InvalidSpec, NotFound
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
+from core.spec.references import complete_references
 from core.spec.warnings import JobWarning
 from core.store import datasets, jobs, models, teachers
 from core.store.db import Database, Session
@@ -87,9 +88,17 @@ def add_cache_hit(database: Database, project_id: str, spec: JobSpec, estimate: 
     return {**estimate, "seconds": seconds, "teacher_cache": {**cache, "hit": hit, "saved_seconds": saved}}
 
 
-def create(session: Session, project_id: str, spec: JobSpec, resolution: Resolution | None) -> Job:
+def spec_document(spec: JobSpec, inputs: Inputs, resolution: Resolution | None) -> dict[str, Any]:
+    """Return the spec that a job stores: the resolved one, or else the client's with the architectures filled in."""
+    if resolution is not None:
+        document: dict[str, Any] = resolution["spec"]
+        return document
+    return complete_references(spec, inputs[1]).model_dump(mode="json")
+
+
+def create(session: Session, project_id: str, spec: JobSpec, inputs: Inputs, resolution: Resolution | None) -> Job:
     """Queue the job. Without a resolution, its worker resolves the spec first."""
-    document = spec.model_dump(mode="json") if resolution is None else resolution["spec"]
+    document = spec_document(spec, inputs, resolution)
     return jobs.create(
         session,
         project_id,

@@ -62,9 +62,9 @@ def _task(student: BuiltModel) -> str:
 def _summary(spec: JobSpec, student: BuiltModel) -> str:
     how = f"with the method `{spec.method.name}`"
     if spec.teachers:
-        teachers = ", ".join(f"`{teacher.architecture}` ({teacher.weights})" for teacher in spec.teachers)
+        teachers = ", ".join(f"`{teacher.architecture_name}` ({teacher.weights})" for teacher in spec.teachers)
         how += f" from {teachers}"
-    requested = spec.student.architecture
+    requested = spec.student.architecture_name.partition(".")[0]
     change = (
         f"`{requested}` with a distillation token"
         if "distilled" in student.architecture

@@ -23,11 +23,12 @@ from core.methods.base import Batch, Method, MethodContext, StepContext
 from core.methods.ema_teacher import precision_of
 from core.models.build import build_student
 from core.models.built import BuiltModel
-from core.models.plan import DATASET_ARGUMENTS, plan_student
+from core.models.plan import plan_student
 from core.models.taps import Outputs
 from core.spec import StudentSpec
 from core.spec.info import InputInfo
 from core.spec.methods.mutual import MutualParams, PeerSpec
+from core.spec.references import DATASET_ARGUMENTS
 
 _EVALUATION_BATCH_SIZE = 128
 

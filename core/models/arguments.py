@@ -36,7 +36,7 @@ def model_arguments(spec: ModelSpec, dataset: InputInfo, image_size: int) -> dic
         InvalidSpec: An argument is not accepted, or ``img_size`` differs from ``image_size``.
     """
     check_arguments(spec.arguments, pointer="/arguments")
-    architecture = catalog.require(spec.architecture)
+    architecture = catalog.require(spec.architecture_name)
     arguments = {name: value for name, value in spec.arguments.items() if value is not None}
     arguments["num_classes"] = dataset.num_classes or 0
     arguments["in_chans"] = dataset.channels

@@ -122,7 +122,8 @@ def _create_with_weights(plan: ModelPlan, folders: Mapping[str, Path], hub: Path
     if plan.weights.kind == "stored":
         return _create(f"local-dir:{_folder(plan.weights.name, folders)}", plan.arguments, pretrained=True)
     path = pretrained_weights(plan.weights.name, hub=hub)
-    return _create(plan.weights.name, plan.arguments, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    overlay = {"file": str(path), "custom_load": False}
+    return _create(plan.weights.name, plan.arguments, pretrained=True, pretrained_cfg_overlay=overlay)
 
 
 def _create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False, **options: Any) -> nn.Module:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-import timm
 from timm.models import (
+    PretrainedCfg,
     get_arch_pretrained_cfgs,
     get_deprecated_models,
     get_pretrained_cfg,
@@ -39,12 +39,17 @@ _MLPS = frozenset({"mlp_mixer"})
 _SWINS = frozenset({"swin_transformer", "flexible_swin"})  # of the first version; Swin V2 uses cosine attention
 _MIN_SIMILARITY = 0.7  # of a name that is suggested instead of an unknown one
 _COUNTING_SECONDS = 2.0
+_MAX_TAGS = 3  # that an error quotes
+SAFETENSORS_NAME = "model.safetensors"
 _HYBRID_NAME = re.compile(r"_hybrid|^mobilenetv4_hybrid")
 
 
 @dataclass(frozen=True, slots=True)
 class ArchitectureInfo:
-    """One architecture with its default arguments. ``input_size`` is (channels, height, width)."""
+    """One architecture with its default arguments. ``input_size`` is (channels, height, width).
+
+    ``license`` is that of the default pretrained weights, ``licenses`` has one entry for each pretrained tag.
+    """
 
     name: str
     family: Family
@@ -53,6 +58,8 @@ class ArchitectureInfo:
     parameters: int | None
     pretrained: bool
     pretrained_tags: tuple[str, ...]
+    license: str | None
+    licenses: dict[str, str | None]
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form of the API."""
@@ -80,27 +87,35 @@ def is_swin(name: str) -> bool:
     return _module(name) in _SWINS
 
 
-def require(name: str, *, pointer: str = "/architecture") -> str:
-    """Return ``name`` without its pretrained tag, if timm has both.
+def canonical_name(name: str, *, pointer: str = "/architecture") -> str:
+    """Return timm's name of an architecture, with the pretrained tag if ``name`` has one.
+
+    A name that timm has renamed gives the new name, often with a tag: ``vit_tiny_patch16_224_in21k`` gives
+    ``vit_tiny_patch16_224.augreg_in21k``.
 
     Raises:
         InvalidSpec: There is no such architecture or tag; the detail suggests similar names.
     """
+    name = _renamed(name)
     architecture, _, tag = name.partition(".")
     if architecture not in _name_set():
-        renamed = get_deprecated_models().get(architecture)
         near = nearest_names(architecture)
-        hint = f" Its name is {renamed} now." if renamed else f" Did you mean {' or '.join(near)}?" if near else ""
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise InvalidSpec.for_field(
             pointer, f"there is no architecture {name[:80]!r}.{hint} GET /v1/architectures lists them."
         )
-    tags = pretrained_tags(architecture)
+    tags = _all_tags(architecture)
     if tag and tag not in tags:
         known = f"Known: {', '.join(tags)}." if tags else "It has none."
         raise InvalidSpec.for_field(
             pointer, f"{architecture} has no pretrained tag {tag[:80]!r}.{did_you_mean(tag, tags)} {known}"
         )
-    return architecture
+    return name
+
+
+def require(name: str, *, pointer: str = "/architecture") -> str:
+    """Return timm's name of an architecture without its pretrained tag. Raises InvalidSpec for an unknown name."""
+    return canonical_name(name, pointer=pointer).partition(".")[0]
 
 
 def takes_image_size(architecture: str) -> bool:
@@ -122,14 +137,43 @@ def pretrained_info(name: str) -> InputInfo:
 
 @cache
 def pretrained_tags(architecture: str) -> tuple[str, ...]:
-    """Tags of the pretrained weights of an architecture, the default one first."""
+    """Tags of the pretrained weights that can be loaded, the default one first."""
     cfgs = get_arch_pretrained_cfgs(architecture)
-    return tuple(name.partition(".")[2] for name, cfg in cfgs.items() if cfg.has_weights)
+    return tuple(name.partition(".")[2] for name, cfg in cfgs.items() if _is_loadable(cfg))
 
 
 def has_pretrained(name: str) -> bool:
-    """Whether timm has pretrained weights for this name, with or without a tag."""
-    return bool(timm.is_model_pretrained(name))
+    """Whether pretrained weights of this name, with or without a tag, can be loaded."""
+    cfg = get_pretrained_cfg(name)
+    return cfg is not None and _is_loadable(cfg)
+
+
+def no_weights_reason(name: str) -> str:
+    """Explain why ``has_pretrained`` is false, and name the fix."""
+    cfg = get_pretrained_cfg(name)
+    architecture = name.partition(".")[0]
+    tags = pretrained_tags(architecture)
+    if tags:
+        fix = f"use {' or '.join(f'{architecture}.{known}' for known in tags[:_MAX_TAGS])}"
+    else:
+        fix = "use weights random, weights train (teachers), or an uploaded model"
+    if cfg is None or not cfg.has_weights:
+        return f"there are no pretrained weights for {name}; {fix}"
+    return (
+        f"the pretrained weights of {name} exist only as a pickle ({cfg.url}), which is never opened; convert them to "
+        f"safetensors and upload them with POST /v1/models, or {fix}"
+    )
+
+
+def license(name: str) -> str | None:  # noqa: A001 - timm's name of the field
+    """License of the pretrained weights of ``name``, as a lower-case identifier such as ``cc-by-nc-4.0``.
+
+    Without a tag, it is the license of the default weights. None if timm states none, or has no weights.
+    """
+    cfg = get_pretrained_cfg(_renamed(name))
+    if cfg is None or not cfg.has_weights or cfg.license in {None, "unknown"}:
+        return None
+    return str(cfg.license).lower()
 
 
 def info(name: str, *, count_parameters: bool = False) -> ArchitectureInfo:
@@ -146,6 +190,8 @@ def info(name: str, *, count_parameters: bool = False) -> ArchitectureInfo:
         parameters=_parameters(architecture) if count_parameters else None,
         pretrained=has_pretrained(name),
         pretrained_tags=tags,
+        license=license(name) if has_pretrained(name) else None,
+        licenses={tag: license(f"{architecture}.{tag}") for tag in tags},
     )
 
 
@@ -174,6 +220,31 @@ def _module(name: str) -> str:
     """Return the last name of the module that defines an architecture."""
     module: str = model_entrypoint(name).__module__
     return module.rsplit(".", 1)[-1]
+
+
+def _renamed(name: str) -> str:
+    """Return timm's new name of a renamed architecture, and other names as they are."""
+    new_name = get_deprecated_models().get(name)
+    if new_name is None:
+        return name
+    architecture, _, tag = new_name.partition(".")
+    # timm's table shortens two tags: `sam` is `sam_in1k`.
+    tags = [known for known in _all_tags(architecture) if known.startswith(tag)] if tag else []
+    return f"{architecture}.{tags[0]}" if tag not in tags and len(tags) == 1 else new_name
+
+
+def _is_loadable(cfg: PretrainedCfg) -> bool:
+    """Whether the Hub has the weights as safetensors; a file behind another URL is a pickle or a NumPy archive."""
+    filename = cfg.hf_hub_filename or SAFETENSORS_NAME
+    return bool(cfg.hf_hub_id) and (filename.endswith((".safetensors", ".bin")))
+
+
+@cache
+def _all_tags(architecture: str) -> tuple[str, ...]:
+    """Tags of all pretrained weights, loadable or not, the default one first."""
+    return tuple(
+        name.partition(".")[2] for name, cfg in get_arch_pretrained_cfgs(architecture).items() if cfg.has_weights
+    )
 
 
 @cache

@@ -17,6 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from timm.models import get_pretrained_cfg
 
 from core.errors import WeightsUnavailable
+from core.models import catalog
 
 _CONNECT_SECONDS = 5.0
 _SAFE_NAMES = {
@@ -33,15 +34,13 @@ def pretrained_weights(name: str, *, hub: Path | None = None) -> Path:
     Raises:
         WeightsUnavailable: timm has none, they exist only as a pickle, or the Hub cannot be reached.
     """
+    if not catalog.has_pretrained(name):
+        reason = catalog.no_weights_reason(name)
+        raise WeightsUnavailable(f"{reason[0].upper()}{reason[1:]}.")
     cfg = get_pretrained_cfg(name)
-    if cfg is None or not cfg.hf_hub_id:
-        raise WeightsUnavailable(f"There are no pretrained weights for {name} on the hub; use random, or upload yours.")
-    if cfg.custom_load:
-        raise _no_safetensors(name)
+    # timm's `custom_load` describes the original .npz file; the Hub has the converted tensors.
     repo, _, revision = cfg.hf_hub_id.partition("@")
     files = _safe_files(cfg.hf_hub_filename)
-    if not files:
-        raise _no_safetensors(name)
     for file in files:
         cached = try_to_load_from_cache(repo, file, cache_dir=hub, revision=revision or None)
         if isinstance(cached, str):
@@ -51,12 +50,12 @@ def pretrained_weights(name: str, *, hub: Path | None = None) -> Path:
 
 def _safe_files(filename: str | None) -> list[str]:
     if filename is None:
-        return ["model.safetensors"]
+        return [catalog.SAFETENSORS_NAME]
     if filename.endswith(".safetensors"):
         return [filename]
     if filename in _SAFE_NAMES:
         return [_SAFE_NAMES[filename]]
-    return [f"{filename.removesuffix('.bin')}.safetensors"] if filename.endswith(".bin") else []
+    return [f"{filename.removesuffix('.bin')}.safetensors"]
 
 
 def _download(name: str, repo: str, revision: str | None, files: Sequence[str], hub: Path | None) -> Path:
@@ -93,6 +92,6 @@ def _reachable(endpoint: str) -> bool:
 
 def _no_safetensors(name: str) -> WeightsUnavailable:
     return WeightsUnavailable(
-        f"The pretrained weights of {name} exist only in an unsupported format, such as a pickle; convert them "
-        "to safetensors and upload them, or use another tag."
+        f"The hub has the pretrained weights of {name} only in an unsupported format, such as a pickle; convert them "
+        "to safetensors and upload them with POST /v1/models, or use another tag."
     )

@@ -20,11 +20,9 @@ from core.models.preprocessing import Preprocessing, normalized, plain_preproces
 from core.models.student_variants import StudentVariant
 from core.spec import JobSpec, StudentSpec, TeacherSpec
 from core.spec.info import InputInfo, ModelInfo, Normalization
+from core.spec.references import DATASET_ARGUMENTS, inherited_arguments
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 1024  # pixels a side
-DATASET_ARGUMENTS = frozenset({"num_classes", "in_chans", "img_size"})
-"""Arguments that follow from the dataset; a student does not inherit them from its weights."""
-
 _NO_MODELS: Mapping[str, ModelInfo] = MappingProxyType({})
 
 
@@ -115,17 +113,18 @@ def plan_student(
     Raises:
         InvalidSpec: The architecture, its arguments, the image size or the weights are not valid.
     """
-    architecture = catalog.require(spec.architecture)
-    stored = _stored_model(spec, models)
+    name = catalog.canonical_name(spec.architecture_name)
+    architecture = catalog.require(name)
+    stored = _stored_model(spec, name, models)
     size = _one_size(square_size(spec.arguments.get("img_size"), pointer="/arguments/img_size"), image_size)
     if size is None and stored is not None:
         size = stored.image_size
     if size is None and catalog.takes_image_size(architecture):
-        size = catalog.native_image_size(spec.architecture)
+        size = catalog.native_image_size(name)
     size = _in_range(size or max(dataset.image_size, MIN_IMAGE_SIZE))
-    inherited = {} if stored is None else {k: v for k, v in stored.arguments.items() if k not in DATASET_ARGUMENTS}
-    completed = spec.model_copy(update={"arguments": {**inherited, **spec.arguments}})
-    return ModelPlan(architecture, model_arguments(completed, dataset, size), size, _weight_source(spec, stored))
+    if stored is not None:
+        spec = spec.model_copy(update={"arguments": inherited_arguments(spec, stored)})
+    return ModelPlan(architecture, model_arguments(spec, dataset, size), size, _weight_source(spec, name, stored))
 
 
 def plan_teacher(
@@ -143,15 +142,21 @@ def plan_teacher(
     Raises:
         InvalidSpec: As for a student; also if a teacher is to be trained without labels.
     """
-    architecture = catalog.require(spec.architecture)
-    stored = _stored_model(spec, models)
-    weights = _weight_source(spec, stored)
+    name = catalog.canonical_name(spec.architecture_name)
+    architecture = catalog.require(name)
+    stored = _stored_model(spec, name, models)
+    weights = _weight_source(spec, name, stored)
     size = square_size(spec.arguments.get("img_size"), pointer="/arguments/img_size")
     if stored is not None:
-        size = stored.image_size or image_size or dataset.image_size
+        if size is not None and size != (stored.image_size or size):
+            raise InvalidSpec.for_field(
+                "/arguments/img_size",
+                f"the weights {spec.weights} take images of {stored.image_size} pixels a side; leave img_size out",
+            )
+        size = stored.image_size or size or image_size or dataset.image_size
         return ModelPlan(architecture, dict(stored.arguments), size, weights, stored.classes)
     if weights.kind == "pretrained":
-        published = catalog.pretrained_info(spec.architecture)
+        published = catalog.pretrained_info(name)
         size = size or published.image_size
         return ModelPlan(architecture, model_arguments(spec, published, size), size, weights)
     if spec.weights == "train" and dataset.num_classes is None:
@@ -174,44 +179,46 @@ def class_mismatch(plan: ModelPlan, num_classes: int | None) -> str | None:
     )
 
 
-def _stored_model(spec: StudentSpec | TeacherSpec, models: Mapping[str, ModelInfo]) -> ModelInfo | None:
-    """Return the stored model that a spec refers to, checked against the spec; None for other weights."""
+def _stored_model(spec: StudentSpec | TeacherSpec, name: str, models: Mapping[str, ModelInfo]) -> ModelInfo | None:
+    """Return the stored model that a spec refers to, checked against the spec; None for other weights.
+
+    ``name`` is timm's name of the architecture, with the pretrained tag if the spec has one.
+    """
     if spec.weights in {"random", "train"}:
         return None
     if spec.weights == "pretrained":
-        if not catalog.has_pretrained(spec.architecture):
-            tags = catalog.pretrained_tags(spec.architecture.partition(".")[0])
-            hint = f"known: {', '.join(tags)}" if tags else "use random, train or an uploaded model"
-            raise InvalidSpec.for_field("/weights", f"there are no pretrained weights for {spec.architecture}; {hint}")
+        if not catalog.has_pretrained(name):
+            raise InvalidSpec.for_field("/weights", catalog.no_weights_reason(name))
         return None
     if spec.weights not in models:
         raise InvalidSpec.for_field("/weights", f"there is no {spec.weights} with weights to use")
     stored = models[spec.weights]
-    _check_reference(spec, stored)
+    _check_reference(spec, name, stored)
     return stored
 
 
-def _check_reference(spec: StudentSpec | TeacherSpec, stored: ModelInfo) -> None:
+def _check_reference(spec: StudentSpec | TeacherSpec, name: str, stored: ModelInfo) -> None:
     """Raise InvalidSpec if a spec contradicts the stored model that it refers to. Omitted arguments are inherited."""
-    if catalog.require(spec.architecture) != stored.architecture:
+    if catalog.require(name) != stored.architecture:
         raise InvalidSpec.for_field(
-            "/architecture", f"the weights {spec.weights} are those of a {stored.architecture}; write that"
+            "/architecture",
+            f"the weights {spec.weights} are those of a {stored.architecture}; write that, or leave architecture out",
         )
-    for name, value in spec.arguments.items():
-        own = stored.arguments.get(name)
-        if value is not None and name not in DATASET_ARGUMENTS and _as_json(own) != _as_json(value):
-            made = f"{name} {own!r}" if name in stored.arguments else f"{name} left out"
+    for argument, value in spec.arguments.items():
+        own = stored.arguments.get(argument)
+        if value is not None and argument not in DATASET_ARGUMENTS and _as_json(own) != _as_json(value):
+            made = f"{argument} {own!r}" if argument in stored.arguments else f"{argument} left out"
             raise InvalidSpec.for_field(
-                f"/arguments/{name}", f"the weights {spec.weights} were made with {made}, not {value!r}"
+                f"/arguments/{argument}", f"the weights {spec.weights} were made with {made}, not {value!r}"
             )
 
 
-def _weight_source(spec: StudentSpec | TeacherSpec, stored: ModelInfo | None) -> WeightSource:
+def _weight_source(spec: StudentSpec | TeacherSpec, name: str, stored: ModelInfo | None) -> WeightSource:
     if stored is not None:
         return WeightSource("stored", spec.weights, stored.normalization)
     if spec.weights == "pretrained":
-        cfg = get_pretrained_cfg(spec.architecture)
-        return WeightSource("pretrained", spec.architecture, Normalization(mean=cfg.mean, std=cfg.std))
+        cfg = get_pretrained_cfg(name)
+        return WeightSource("pretrained", name, Normalization(mean=cfg.mean, std=cfg.std))
     return WeightSource()
 
 

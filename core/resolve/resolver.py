@@ -23,9 +23,10 @@ from core.models.structure import inspect_structure
 from core.resolve.device_checks import device_errors, device_warnings
 from core.resolve.estimate import estimate_job, spec_warnings
 from core.resolve.model_profile import profile_plan
-from core.spec import JobSpec, TeacherSpec, TeacherTrainingSpec
+from core.spec import JobSpec, ModelSpec, TeacherSpec, TeacherTrainingSpec
 from core.spec.info import DatasetInfo, ModelInfo
 from core.spec.methods import Family
+from core.spec.references import Spec, complete_references
 
 _EXAMPLES: dict[Family, str] = {
     "transformer": "a vit_* or deit_*",
@@ -82,6 +83,7 @@ def resolve(
     Raises:
         InvalidSpec: With one ``FieldError`` for each problem.
     """
+    spec = complete_references(spec, models)
     collector = _ErrorCollector()
     _check_dataset(spec, dataset, collector)
     _check_pools(spec, dataset, datasets, collector)
@@ -166,7 +168,8 @@ def _plan_models(
 
 
 def _plan_student(spec: JobSpec, dataset: DatasetInfo, models: Mapping[str, ModelInfo]) -> ModelPlan:
-    _check_family(spec, spec.student.architecture, spec.method.info.needs.student_families, "student")
+    _require_known_weights(spec.student)
+    _check_family(spec, spec.student.architecture_name, spec.method.info.needs.student_families, "student")
     inputs = model_inputs(spec, dataset.input_info())
     return _profiled(plan_student(spec.student, inputs, image_size=spec.training.image_size, models=models))
 
@@ -187,7 +190,8 @@ def _plan_teacher(
     models: Mapping[str, ModelInfo],
     student_size: int | None,
 ) -> ModelPlan:
-    _check_family(spec, teacher.architecture, spec.method.info.needs.teacher_families, "teacher")
+    _require_known_weights(teacher)
+    _check_family(spec, teacher.architecture_name, spec.method.info.needs.teacher_families, "teacher")
     inputs = model_inputs(spec, dataset.input_info(), teacher)
     plan = plan_teacher(teacher, inputs, image_size=student_size, models=models)
     _check_classes(plan, _classified(spec, dataset))
@@ -198,6 +202,12 @@ def _profiled(plan: ModelPlan) -> ModelPlan:
     """Return the plan of a model that can be built and run. Raises InvalidSpec otherwise."""
     profile_plan(plan)
     return plan
+
+
+def _require_known_weights(spec: ModelSpec) -> None:
+    """Check that a model without an architecture got one from its weights. Raises InvalidSpec otherwise."""
+    if spec.architecture is None:
+        raise InvalidSpec.for_field("/weights", f"there is no {spec.weights} with weights to use")
 
 
 def _check_family(spec: JobSpec, name: str, families: Sequence[Family], role: str) -> None:
@@ -260,13 +270,19 @@ def _fill_in(spec: JobSpec, student: ModelPlan, teachers: Sequence[ModelPlan], t
         }
     )
     filled = tuple(_fill_in_teacher(t, plan) for t, plan in zip(spec.teachers, teachers, strict=True))
+    requested = _with_canonical_name(spec.student)
     resources = spec.resources.model_copy(update={"threads": spec.resources.threads or threads})
-    update = {"training": training, "teachers": filled, "resources": resources}
+    update = {"training": training, "student": requested, "teachers": filled, "resources": resources}
     # Validated again: the stored spec must be one that a client could send.
     return JobSpec.model_validate(spec.model_copy(update=update).model_dump(mode="json"))
 
 
+def _with_canonical_name(spec: Spec) -> Spec:
+    return spec.model_copy(update={"architecture": catalog.canonical_name(spec.architecture_name)})
+
+
 def _fill_in_teacher(teacher: TeacherSpec, plan: ModelPlan) -> TeacherSpec:
+    teacher = _with_canonical_name(teacher)
     if teacher.weights != "train":
         return teacher
     training = teacher.training or TeacherTrainingSpec()

@@ -13,6 +13,7 @@ from core.spec.exports import REQUIRED_FORMAT, ExportName
 from core.spec.methods import MethodSpec
 
 REFERENCE = re.compile(r"(mdl|job)_\w+")
+ARCHITECTURE_MISSING = "architecture_missing"  # the type of a validation error of the whole model
 
 Augmentation = Literal["none", "flip", "light", "strong"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -39,13 +40,29 @@ Weights = Annotated[str, Field(max_length=64), AfterValidator(_weights)]
 class ModelSpec(StrictModel):
     """A timm model: architecture, constructor arguments and source of its weights."""
 
-    architecture: Annotated[str, Field(min_length=1, max_length=200)] = Field(
-        description="A timm name; `GET /v1/architectures` lists them."
+    architecture: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None,
+        description="A timm name; `GET /v1/architectures` lists them. May be omitted if weights are `mdl_…` or "
+        "`job_…`: their architecture is filled in.",
     )
     arguments: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="Keyword arguments for `timm.create_model`. `num_classes` and `in_chans` come from the dataset.",
+        description="Keyword arguments for `timm.create_model`. `num_classes` and `in_chans` come from the dataset, "
+        "omitted arguments from the weights if these are `mdl_…` or `job_…`.",
     )
+    weights: Weights
+
+    @property
+    def architecture_name(self) -> str:
+        """The architecture, which only a spec from a client may omit; see `core.spec.references`."""
+        assert self.architecture is not None, "the architecture is filled in before it is used"
+        return self.architecture
+
+    @model_validator(mode="after")
+    def _require_architecture(self) -> Self:
+        if self.architecture is None and not REFERENCE.fullmatch(self.weights):
+            raise PydanticCustomError(ARCHITECTURE_MISSING, "it is missing; give a timm name")
+        return self
 
     @field_validator("arguments")
     @classmethod

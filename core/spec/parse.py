@@ -10,11 +10,22 @@ from pydantic import ValidationError
 
 from core.errors import FieldError, InvalidSpec, NotAvailable, PotstillError
 from core.spec.document import NOT_AVAILABLE, StrictModel
-from core.spec.job import JobSpec, ResourcesSpec, StudentSpec, TeacherSpec, TeacherTrainingSpec, TrainingSpec
+from core.spec.job import (
+    ARCHITECTURE_MISSING,
+    JobSpec,
+    ResourcesSpec,
+    StudentSpec,
+    TeacherSpec,
+    TeacherTrainingSpec,
+    TrainingSpec,
+)
 from core.spec.methods import METHODS
 
 # A request body of 1 MB can have 100,000 wrong fields, and each reported error lists all known names.
 MAX_FIELD_ERRORS = 100
+
+# Errors that compare two fields, which pydantic reports at their object, and the field to change.
+_COMPARED_FIELDS = {"teachers": "teachers", ARCHITECTURE_MISSING: "architecture"}
 
 _NESTED: dict[str, type[StrictModel]] = {
     "student": StudentSpec,
@@ -74,8 +85,8 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
         case "missing":
             description = _description(location, error["loc"])
             return FieldError(where, f"it is missing; {description}" if description else "it is missing")
-        case "teachers":  # compares two fields, so pydantic reports it at the root
-            return FieldError("/teachers", str(error["msg"]))
+        case kind if kind in _COMPARED_FIELDS:
+            return FieldError(f"{where}/{_COMPARED_FIELDS[kind]}", str(error["msg"]))
         case _:
             return FieldError(where, _lower_first(str(error["msg"])))
 

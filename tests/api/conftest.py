@@ -19,6 +19,7 @@ from core.broker import Broker
 from core.errors import restore_error
 from core.reporting import Progress
 from core.settings import Settings
+from core.spec.info import ModelInfo
 from core.store import checkpoints, datasets, jobs, keys, models, projects
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, migrate, open_database
@@ -216,6 +217,27 @@ class Tenant:
     def progress(self, lease, step):
         with self.database.write() as session:
             jobs.record_progress(session, lease, Progress(fraction=step / 10, step=step, total_steps=10, epoch=0))
+
+    def ready_model(self, **changes):
+        """Create an uploaded model in the state after its check, by default a small ViT for the ready dataset."""
+        values = {
+            "architecture": "vit_tiny_patch16_224",
+            "arguments": {**VIT, "num_classes": 3, "in_chans": 3},
+            "num_classes": 3,
+            "channels": 3,
+            "image_size": 8,
+            "parameters": 26_000,
+            "size_bytes": 100_000,
+            "normalization": {"mean": (0.5,), "std": (0.5,)},
+        }
+        info = ModelInfo.model_validate({**values, **changes})
+        with self.database.write() as session:
+            model = models.create(
+                session, self.project_id, name="m", architecture=info.architecture, arguments={}, upload_key="x"
+            )
+            model.worker_id, model.attempt = "wrk_test", 1
+            session.flush()
+            return models.mark_ready(session, IngestLeaseToken(model.id, 1), files=[], info=info).id
 
     def processing_model(self):
         """Create an uploaded model that is not checked yet."""

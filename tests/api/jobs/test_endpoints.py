@@ -119,6 +119,35 @@ class TestCreate:
         assert http.delete(f"/v1/datasets/{pool}").status_code == 409
         assert http.delete(f"/v1/datasets/{grey}").status_code == 204
 
+    def test_weights_of_a_model_need_no_architecture(self, http, tenant, spec):
+        """The stored spec names it, and can be submitted again."""
+        model = tenant.ready_model()
+        response = http.post("/v1/jobs", json=spec | {"teachers": [{"weights": model}], "student": {"weights": model}})
+        stored = response.json()["spec"]
+        again = http.post("/v1/jobs", json=stored)
+
+        assert response.status_code == 201, response.text
+        assert stored["teachers"][0]["architecture"] == stored["student"]["architecture"] == "vit_tiny_patch16_224"
+        assert stored["teachers"][0]["arguments"]["depth"] == 2
+        assert again.status_code == 201, again.text
+        assert again.json()["spec"] == stored
+
+    def test_an_architecture_that_contradicts_the_weights_is_refused(self, http, tenant, spec):
+        teacher = {"weights": tenant.ready_model(), "architecture": "resnet18"}
+        response = http.post("/v1/jobs", json=spec | {"teachers": [teacher]})
+
+        assert response.status_code == 422
+        assert pointers(response) == ["/teachers/0/architecture"]
+        assert "leave architecture out" in response.json()["detail"]
+
+    @pytest.mark.parametrize("student", [{}, {"weights": "pretrained"}, {"weights": "random", "architecture": None}])
+    def test_other_weights_need_an_architecture(self, http, spec, student):
+        response = http.post("/v1/jobs", json=spec | {"student": student})
+
+        assert response.status_code == 422
+        assert pointers(response) == ["/student/architecture"]
+        assert "give a timm name" in response.json()["detail"]
+
     def test_a_dataset_that_is_not_ready_is_rejected(self, http, server, tenant, spec):
         created = http.post("/v1/datasets", json={"source": {"type": "builtin", "name": "digits"}}).json()
         response = http.post("/v1/jobs", json=spec | {"dataset": created["id"]})

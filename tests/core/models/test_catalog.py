@@ -1,4 +1,5 @@
 import pytest
+from timm.models import get_deprecated_models, get_pretrained_cfg, list_models
 
 from core.errors import InvalidSpec
 from core.models import catalog
@@ -73,7 +74,6 @@ def test_a_tag_may_follow_the_name():
     [
         ("vit_tyni", "vit_tiny_patch16_224"),
         ("resnet18.foo", "a1_in1k"),
-        ("vit_small_patch16_224_in21k", "Its name is vit_small_patch16_224.augreg_in21k now"),
         ("local-dir:/etc", "there is no architecture"),
         ("hf-hub:someone/something", "there is no architecture"),
     ],
@@ -84,6 +84,73 @@ def test_an_unknown_name_is_refused_with_a_hint(name, hint):
 
     assert caught.value.errors[0].pointer == "/architecture"
     assert hint in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "canonical"),
+    [
+        ("vit_small_patch16_224_in21k", "vit_small_patch16_224.augreg_in21k"),
+        ("convnext_tiny_in22k", "convnext_tiny.fb_in22k"),
+        ("vit_tiny_patch16_224.augreg_in21k", "vit_tiny_patch16_224.augreg_in21k"),
+        ("resnet18", "resnet18"),
+    ],
+)
+def test_a_renamed_architecture_is_known_by_both_names(name, canonical):
+    assert catalog.canonical_name(name) == canonical
+    assert catalog.require(name) == canonical.partition(".")[0]
+
+
+def test_every_renamed_architecture_leads_to_a_known_one():
+    renamed = get_deprecated_models()
+    shortened = {  # timm's table lacks the end of these tags
+        "vit_base_patch16_224_sam": "vit_base_patch16_224.sam_in1k",
+        "vit_base_patch32_224_sam": "vit_base_patch32_224.sam_in1k",
+    }
+
+    assert len(renamed) > 100
+    assert {name: catalog.canonical_name(name) for name in renamed} == {**renamed, **shortened}
+
+
+def test_all_checkpoints_on_the_hub_can_be_loaded_and_no_others():
+    """Those of augreg, SAM, BiT and FlexiViT too, whose original files are NumPy archives."""
+    cfgs = {name: cfg for name in list_models(include_tags=True) if (cfg := get_pretrained_cfg(name)) is not None}
+    custom = [name for name, cfg in cfgs.items() if cfg.custom_load]
+
+    assert len(custom) == 65
+    assert all(catalog.has_pretrained(name) for name in custom)
+    assert {name for name in cfgs if catalog.has_pretrained(name)} == {n for n, cfg in cfgs.items() if cfg.hf_hub_id}
+
+
+def test_weights_that_exist_only_as_a_pickle_are_not_offered():
+    entry = catalog.info("gcvit_xxtiny")
+
+    assert not entry.pretrained
+    assert entry.pretrained_tags == ()
+    assert catalog.require("gcvit_xxtiny.in1k") == "gcvit_xxtiny"  # an upload may still name the tag
+    assert "only as a pickle" in catalog.no_weights_reason("gcvit_xxtiny")
+    assert "POST /v1/models" in catalog.no_weights_reason("gcvit_xxtiny.in1k")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", "apache-2.0"),
+        ("vit_base_patch16_224.mae", "cc-by-nc-4.0"),
+        ("vit_tiny_patch16_224_in21k", "apache-2.0"),
+        ("vit_small_patch16_dinov3.lvd1689m", "dinov3-license"),
+        ("potstill_vit", None),
+    ],
+)
+def test_the_license_is_that_of_the_weights(name, expected):
+    assert catalog.license(name) == expected
+
+
+def test_the_catalog_lists_the_license_of_each_tag():
+    entry = catalog.info("vit_base_patch16_224").to_json()
+
+    assert entry["license"] == "apache-2.0"
+    assert entry["licenses"]["mae"] == "cc-by-nc-4.0"
+    assert set(entry["licenses"]) == set(entry["pretrained_tags"])
 
 
 def test_only_architectures_with_a_fixed_size_take_an_image_size():

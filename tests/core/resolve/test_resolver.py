@@ -186,6 +186,7 @@ def teacher(weights, **more):
         (student("resnet18", method="deit"), "/student/architecture", "transformer"),
         (student("swin_tiny_patch4_window7_224", method="deit"), "/student/architecture", "plain ViT"),
         (student("vit_small_patch16_36x1_224", weights="pretrained"), "/student/weights", "no pretrained"),
+        (student("gcvit_xxtiny", weights="pretrained"), "/student/weights", "only as a pickle"),
         (teacher("pretrained"), "/teachers/0/weights", "has 1000 classes"),
         (teacher("mdl_z"), "/teachers/0/weights", "there is no mdl_z"),
         (
@@ -225,6 +226,44 @@ def test_a_stored_model_must_match_the_spec():
     assert "made with depth 2, not 3" in errors_of(models=models, teachers=[other])["/teachers/0/arguments/depth"]
     wrong = {"architecture": "resnet18", "weights": "mdl_a"}
     assert "those of a vit_tiny" in errors_of(models=models, teachers=[wrong])["/teachers/0/architecture"]
+
+
+@pytest.mark.parametrize("reference", ["mdl_a", "job_a"])
+def test_architecture_and_arguments_come_from_the_weights(reference):
+    """In the resolved spec, which can be submitted again."""
+    given = {"teachers": [{"weights": reference}], "student": {"weights": reference}}
+    resolved = resolve(spec(**given), DIGITS, {reference: STORED}, threads=2).spec
+    own = {name: value for name, value in SMALL.items() if name != "img_size"}
+
+    assert (resolved.teachers[0].architecture, resolved.teachers[0].arguments) == (VIT, own)
+    assert (resolved.student.architecture, resolved.student.arguments) == (VIT, own)
+    again = parse_job_spec(json.loads(resolved.model_dump_json()))
+    assert resolve(again, DIGITS, {reference: STORED}, threads=2).spec == resolved
+
+
+def test_an_argument_that_is_null_comes_from_the_weights():
+    student = {"weights": "mdl_a", "arguments": {"depth": None}}
+    resolved = resolve(spec(student=student), DIGITS, {"mdl_a": STORED}, threads=2).spec
+
+    assert resolved.student.arguments["depth"] == 2
+
+
+def test_a_stored_teacher_of_another_size_is_refused():
+    teacher = {"weights": "mdl_a", "arguments": {"img_size": 16}}
+
+    found = errors_of(models={"mdl_a": STORED}, teachers=[teacher])
+    assert "take images of 8 pixels a side" in found["/teachers/0/arguments/img_size"]
+
+
+def test_weights_without_a_model_are_refused_without_an_architecture():
+    assert "no mdl_x" in errors_of(teachers=[{"weights": "mdl_x"}])["/teachers/0/weights"]
+
+
+def test_a_renamed_architecture_gets_its_new_name():
+    student = {"architecture": "vit_tiny_patch16_224_in21k", "weights": "pretrained", "arguments": {"img_size": 32}}
+    resolved = resolve(spec(student=student), DIGITS, {}, threads=2).spec
+
+    assert resolved.student.architecture == "vit_tiny_patch16_224.augreg_in21k"
 
 
 def test_a_teacher_with_the_classes_in_another_order_is_refused():
