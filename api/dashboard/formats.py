@@ -6,6 +6,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from core.spec.warnings import JobWarning
+
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 UNKNOWN = "—"
 
@@ -94,4 +96,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "iso": iso,
     "clock": clock,
     "times": times,
+    "warning_text": lambda warning: JobWarning.model_validate(warning).text,
 }

@@ -32,6 +32,7 @@ def make_job():
             "started_at": "2026-11-24T08:00:01.000Z",
             "finished_at": None,
             "error": None,
+            "warnings": [],
             "metadata": {},
             "result": None,
         }

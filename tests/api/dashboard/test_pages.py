@@ -9,6 +9,7 @@ from api.dashboard import endpoints
 from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, static_url
 from api.session_cookie import COOKIE_NAME
 from core.job_failure import FailureCause
+from core.spec.warnings import JobWarning
 from core.store import jobs, keys
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
@@ -172,6 +173,18 @@ def test_a_running_job_shows_its_progress_and_actions(browser, tenant):
     assert 'value="0.4"' in page
     assert "Queued; waiting for a worker." in page
     assert "What went wrong" not in page
+
+
+def test_a_job_shows_its_warnings(browser, tenant, server):
+    lease = tenant.running_job()
+    warning = JobWarning(code="teacher_at_chance", field="/teachers/0", message="top-1 is <0.1>", fix="train it longer")
+    with server.database.write() as session:
+        jobs.add_warnings(session, lease, [warning])
+
+    page = browser.get(f"/jobs/{lease.job_id}").text
+
+    assert "Top-1 is &lt;0.1&gt;. Train it longer." in page
+    assert "<code>teacher_at_chance</code> at <code>/teachers/0</code>" in page
 
 
 def test_a_succeeded_job_shows_the_comparison_and_its_files(browser, tenant, tmp_path):
