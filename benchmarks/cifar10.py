@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from benchmarks.results import ROOT
 from core.data.stored import INDEX
 from core.ingest.dataset import ingest_folder
-from core.ingest.source_files import Labels
 from core.models.preprocessing import normalized
 from core.models.weights import CONFIG, save_folder
+from core.spec.dataset_layout import Labels, LayoutOptions
 
 ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10-images.zip"
 TEACHER = ROOT.parent / "shared" / "models" / "cifar10-dla34.safetensors"
@@ -123,5 +123,5 @@ def _store(
             path = loose / split / label / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(archive.read(name))
-    ingest_folder(loose, target, labels=labels)
+    ingest_folder(loose, target, options=LayoutOptions(labels=labels))
     shutil.rmtree(loose)

@@ -26,6 +26,13 @@ def add(
     name: Annotated[str | None, typer.Option(help="Name of the dataset. Default: the source's name.")] = None,
     *,
     labels: Annotated[Literal["auto", "none"], typer.Option(help="none: ignore folders and label columns.")] = "auto",
+    splits: Annotated[
+        str, typer.Option(help="Folders of the splits: train=seg_train,test=seg_test; none: no folder is a split.")
+    ] = "auto",
+    class_from: Annotated[
+        Literal["auto", "first", "parent"],
+        typer.Option(help="Folder that names the class: the first below the split, or the parent of the image."),
+    ] = "auto",
     wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -35,9 +42,11 @@ def add(
         if kind == "builtin":
             dataset = potstill.datasets.create({"type": "builtin", "name": builtin}, name=name)
         elif "://" in source:
-            dataset = potstill.datasets.add(url=source, name=name, labels=labels)
+            dataset = potstill.datasets.add(url=source, name=name, labels=labels, splits=splits, class_from=class_from)
         else:
-            dataset = potstill.datasets.upload(Path(source), name=name, labels=labels)
+            dataset = potstill.datasets.upload(
+                Path(source), name=name, labels=labels, splits=splits, class_from=class_from
+            )
         if wait:
             dataset = potstill.datasets.wait(dataset["id"])
     if as_json:

@@ -104,13 +104,15 @@ class Datasets:
         url: str,
         name: str | None = None,
         labels: Literal["auto", "none"] = "auto",
+        splits: Mapping[str, str] | str = "auto",
+        class_from: Literal["auto", "first", "parent"] = "auto",
         idempotency_key: str | None = None,
     ) -> Dataset:
         """Create a dataset from an archive or Parquet file that the service downloads from an https URL.
 
-        ``name`` defaults to the file name. ``labels`` as in :meth:`upload`.
+        ``name`` defaults to the file name. The other arguments are those of :meth:`upload`.
         """
-        source = {"type": "url", "url": url} | ({} if labels == "auto" else {"labels": labels})
+        source = {"type": "url", "url": url, **_layout_fields(labels, splits, class_from)}
         document = {"source": source} | ({} if name is None else {"name": name})
         created = self._transport.create("/v1/datasets", lambda _: {"json": document}, idempotency_key=idempotency_key)
         return cast("Dataset", created)
@@ -121,13 +123,17 @@ class Datasets:
         *,
         name: str | None = None,
         labels: Literal["auto", "none"] = "auto",
+        splits: Mapping[str, str] | str = "auto",
+        class_from: Literal["auto", "first", "parent"] = "auto",
         idempotency_key: str | None = None,
     ) -> Dataset:
         """Upload an archive, a Parquet file, or a folder, which is packed first.
 
-        ``labels="none"`` makes an unlabeled dataset and ignores folders and label columns.
+        ``labels="none"`` makes an unlabeled dataset and ignores folders and label columns. ``splits`` names the
+        folders of the splits, e.g. ``{"train": "seg_train", "test": "seg_test"}``; ``"none"`` if no folder is one.
+        ``class_from`` is the folder that names the class: the ``first`` below the split, or the image's ``parent``.
         """
-        fields = {"name": name or path.resolve().stem} | ({} if labels == "auto" else {"labels": labels})
+        fields = {"name": name or path.resolve().stem, **_layout_fields(labels, splits, class_from, as_text=True)}
         with packed_archive(path) as archive:
             created = self._transport.create(
                 "/v1/datasets",
@@ -154,6 +160,19 @@ class Datasets:
     def delete(self, dataset_id: str) -> None:
         """Delete a dataset that no job uses."""
         self._transport.delete(f"/v1/datasets/{dataset_id}")
+
+
+def _layout_fields(
+    labels: str, splits: Mapping[str, str] | str, class_from: str, *, as_text: bool = False
+) -> dict[str, Any]:
+    """Return the fields that differ from their defaults. A form sends the folders of the splits as JSON text."""
+    folders = splits if isinstance(splits, str) else dict(splits)
+    fields = {"labels": labels, "splits": folders, "class_from": class_from}
+    return {
+        name: json.dumps(value) if as_text and isinstance(value, dict) else value
+        for name, value in fields.items()
+        if value != "auto"
+    }
 
 
 class Models:

@@ -20,18 +20,20 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from core import pipeline
 from core.data.stored import INDEX, read_dataset_info
 from core.errors import InvalidRequest, InvalidSpec, PotstillError
-from core.ingest.dataset import Labels, ingest_archive, ingest_builtin, ingest_folder
+from core.ingest.dataset import LayoutOptions, ingest_archive, ingest_builtin, ingest_folder
 from core.local_reporter import METRICS_FILE, WEIGHTS_DIR, ConsoleReporter
 from core.models.safetensors_header import read_model_info
 from core.reporting import Control, Interrupted, RunResult, Workspace
 from core.resolve import resolver
 from core.spec import JobSpec, parse_job_spec
+from core.spec.dataset_layout import ClassFrom, Labels
 from core.spec.warnings import JobWarning
 
 WORK_DIR = ".work"
@@ -60,6 +62,12 @@ def run(
     labels: Annotated[
         Labels, typer.Option(help="`none`: treat the dataset as unlabeled, regardless of its folders or columns.")
     ] = "auto",
+    splits: Annotated[
+        str, typer.Option(help="`none`: no folder is a split. Else the folders: `train=seg_train,test=seg_test`.")
+    ] = "auto",
+    class_from: Annotated[
+        ClassFrom, typer.Option(help="The folder that names the class: `first` below the split, or the `parent`.")
+    ] = "auto",
 ) -> None:
     """Run one job and write the student to OUT.
 
@@ -67,7 +75,8 @@ def run(
     """
     console = Console(stderr=True)
     try:
-        job = _LocalJob.prepare(spec, dataset, out, cache=cache, resume=resume, labels=labels, console=console)
+        layout = _layout_options(labels, splits, class_from)
+        job = _LocalJob.prepare(spec, dataset, out, cache=cache, resume=resume, layout=layout, console=console)
         result = job.run(console)
     except Interrupted:
         console.print("Interrupted; a checkpoint is saved. Run the same command with --resume to continue.")
@@ -97,7 +106,7 @@ class _LocalJob:
         *,
         cache: Path | None,
         resume: bool,
-        labels: Labels,
+        layout: LayoutOptions,
         console: Console,
     ) -> _LocalJob:
         """Read and resolve the spec, and ingest the datasets. Raises ``PotstillError``."""
@@ -108,10 +117,11 @@ class _LocalJob:
             console.print(f"Starting over; the unfinished run in {work} is deleted (--resume would continue it).")
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
-        stored = _ingest(dataset, work / "dataset", labels)
+        stored = _ingest(dataset, work / "dataset", layout, console)
         # In a local spec, the method's additional datasets have the form of --dataset.
         datasets = spec.method.datasets()
-        others = {dataset: _ingest(dataset, work / field, "none") for field, dataset in datasets.items()}
+        unlabeled = LayoutOptions(labels="none")
+        others = {dataset: _ingest(dataset, work / field, unlabeled, console) for field, dataset in datasets.items()}
         resolution = resolver.resolve(
             spec,
             read_dataset_info(stored),
@@ -179,20 +189,29 @@ def _local_models(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, P
     return replaced, models
 
 
-def _ingest(dataset: str, target: Path, labels: Labels) -> Path:
+def _layout_options(labels: Labels, splits: str, class_from: ClassFrom) -> LayoutOptions:
+    try:
+        return LayoutOptions.model_validate({"labels": labels, "splits": splits, "class_from": class_from})
+    except ValidationError as error:
+        raise InvalidRequest(f"--splits: {error.errors()[0]['msg']}") from None
+
+
+def _ingest(dataset: str, target: Path, layout: LayoutOptions, console: Console) -> Path:
     """Return the folder of the stored dataset; ingest it to ``target`` unless it is stored already."""
     if (Path(dataset) / INDEX).is_file():
         return Path(dataset).resolve()
     if (target / INDEX).is_file():
         return target
     if dataset.startswith(_BUILTIN):
-        ingest_builtin(dataset.removeprefix(_BUILTIN), target)
+        report = ingest_builtin(dataset.removeprefix(_BUILTIN), target)
     elif Path(dataset).is_dir():
-        ingest_folder(Path(dataset), target, labels=labels)
+        report = ingest_folder(Path(dataset), target, options=layout)
     elif Path(dataset).is_file():
-        ingest_archive(Path(dataset), target, labels=labels)
+        report = ingest_archive(Path(dataset), target, options=layout)
     else:
         raise InvalidRequest(f"there is no dataset {dataset!r}: give a folder, an archive or builtin:digits")
+    for warning in report.warnings:
+        console.print(f"Warning: {warning.text}", style="yellow", markup=False, highlight=False)
     return target
 
 

@@ -102,6 +102,13 @@ class TooFewImages(DatasetRejected):
     title = "There are too few classes or images"
 
 
+class LayoutUnclear(DatasetRejected):
+    """The folders can be read as different splits or classes; `splits` or `class_from` chooses."""
+
+    code = "layout_unclear"
+    title = "The folders can be read in several ways"
+
+
 class IngestTimeout(DatasetRejected):
     """Reading and decoding took longer than ``POTSTILL_INGEST_SECONDS``."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Request, Response
@@ -29,6 +29,7 @@ from core.errors import (
     UnsupportedMedia,
 )
 from core.ingest_errors import UrlNotAllowed
+from core.spec.dataset_layout import LayoutOptions
 from core.store import datasets, quotas
 from core.store.db import Session
 from core.store.keys import Caller
@@ -46,12 +47,14 @@ _FORM: dict[str, Any] = {
             "description": "A zip or tar of an image folder or of Parquet files, or a Parquet file.",
         },
         "name": {"type": "string", "maxLength": 200},
-        "labels": {
-            "type": "string",
-            "enum": ["auto", "none"],
-            "default": "auto",
-            "description": "`auto`: class labels come from the folders or from a table's label column. "
-            "`none`: the dataset is unlabeled; folders and label columns are ignored.",
+        **{
+            name: {
+                "type": "string",
+                "default": "auto",
+                "description": field.description,
+                **({} if name == "splits" else {"enum": list(get_args(field.annotation))}),
+            }
+            for name, field in LayoutOptions.model_fields.items()
         },
     },
 }
@@ -82,7 +85,8 @@ async def create_dataset(
     A background task checks the images: `processing`, then `ready` or `failed`. Broken images are listed under
     `rejected` and left out. The file is one of:
 
-    * a zip or tar of `train/CLASS/*.jpg` and `test/` or `val/` with the same class folders;
+    * a zip or tar of `train/CLASS/*.jpg` and `test/` or `val/` with the same class folders. Folder names only have to
+      contain the split (`seg_train`, `val2017`), and the classes may be outermost (`CLASS/train/*.jpg`);
     * a zip or tar with one level of class folders: a fifth of each class becomes the `test` split;
     * a zip or tar of images without class folders, optionally under `train/` and `test/`: unlabeled, `num_classes`
       is null;
@@ -91,6 +95,10 @@ async def create_dataset(
       hub: a column of encoded images (bytes, or a struct with `bytes`), a column `label` (numbers or text; class
       names come from the file's `huggingface` metadata), and optionally a column `split`. Rejected rows are named
       `FILE.parquet#ROW`, counted from 0.
+
+    Where the folders can be read in two ways, the dataset is `failed` with the code `layout_unclear`, and the message
+    names the readings. The fields `splits` and `class_from` choose one. Choices and finds that deserve a look, such as
+    the same image in both splits, are listed under `warnings`.
 
     A URL source is `{"type": "url", "url": "https://…"}`. The ingest worker downloads it, only from public addresses
     and within the limits of uploads. If the download fails, the dataset is `failed` with the code `url_not_allowed`,
@@ -113,7 +121,7 @@ async def create_dataset(
 
 async def _create_from_upload(caller: Caller, key: str | None, request: Request, state: AppState) -> Response:
     max_bytes = await to_thread.run_sync(admit_upload, state, caller)
-    rules = FormRules(frozenset({"name", "labels"}), max_bytes, require_archive)
+    rules = FormRules(frozenset(UploadedDataset.model_fields), max_bytes, require_archive)
     async with receive_form(request, rules, state.incoming) as form:
         fields = validate_as(UploadedDataset, form.fields)
 

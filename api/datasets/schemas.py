@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.schemas import Failure, Out, Timestamp
 from core.fetch.targets import MAX_URL_CHARACTERS
+from core.spec.dataset_layout import LayoutOptions
 from core.spec.document import StrictModel
 from core.spec.warnings import JobWarning
 
@@ -21,7 +22,7 @@ class BuiltinSource(StrictModel):
     name: Literal["digits", "mnist-5k"]
 
 
-class UrlSource(StrictModel):
+class UrlSource(LayoutOptions):
     """A file that the ingest worker downloads."""
 
     type: Literal["url"]
@@ -29,7 +30,6 @@ class UrlSource(StrictModel):
         description="An https URL with a public address; may be a signed URL.",
         examples=["https://example.com/pets.zip"],
     )
-    labels: Literal["auto", "none"] = Field(default="auto", description="As for an uploaded file.")
 
 
 class LaterSource(BaseModel):
@@ -83,8 +83,7 @@ class DatasetOut(Out):
     finished_at: Timestamp | None
 
 
-class UploadedDataset(StrictModel):
+class UploadedDataset(LayoutOptions):
     """Form fields of an upload, without the file."""
 
     name: Name | None = None
-    labels: Literal["auto", "none"] = "auto"

@@ -12,6 +12,7 @@ from core.fetch.targets import NetworkPolicy, parse_target
 from core.ids import new_id
 from core.ingest_errors import UrlNotAllowed
 from core.settings import Settings
+from core.spec.dataset_layout import LayoutOptions
 from core.store import datasets, quotas
 from core.store.artifact_store import ArtifactStore, StoredFile
 from core.store.db import Session
@@ -74,7 +75,7 @@ def create_uploaded(
         "filename": form.file.filename[:_NAME_CHARACTERS],
         "size_bytes": stored.size_bytes,
         "sha256": stored.sha256,
-        "labels": fields.labels,
+        **fields.model_dump(mode="json", include=set(LayoutOptions.model_fields)),
     }
     return datasets.create(
         session,

@@ -18,10 +18,11 @@ from core.errors import DatasetRejected
 from core.ingest.archives import archive_files, folder_files
 from core.ingest.builtin import builtin_files
 from core.ingest.dataset_writer import DatasetWriter
+from core.ingest.duplicates import duplicate_warnings
 from core.ingest.folder_layout import Layout, infer_layout
 from core.ingest.limits import IngestLimits, RejectedFile
 from core.ingest.paths import printable_name
-from core.ingest.source_files import Labels, SourceFile, TableRow
+from core.ingest.source_files import SourceFile, TableRow
 from core.ingest_errors import (
     ArchiveEncrypted,
     FileTooLarge,
@@ -31,13 +32,14 @@ from core.ingest_errors import (
     SpecialFile,
     UnsafePath,
 )
+from core.spec.dataset_layout import LayoutOptions
 from core.spec.warnings import JobWarning
 from core.system.disk import atomic_path
 
 __all__ = [
     "IngestLimits",
     "IngestReport",
-    "Labels",
+    "LayoutOptions",
     "RejectedFile",
     "ingest_archive",
     "ingest_builtin",
@@ -75,7 +77,7 @@ def ingest_archive(
     *,
     seed: int = 0,
     name: str | None = None,
-    labels: Labels = "auto",
+    options: LayoutOptions | None = None,
     progress: Progress | None = None,
 ) -> IngestReport:
     """Ingest a zip or tar archive of images or Parquet files; ``infer_layout`` lists the supported layouts.
@@ -86,16 +88,16 @@ def ingest_archive(
         limits: Limits on sizes and counts.
         seed: Selects the images of the test split if the archive has none.
         name: Name of the dataset. Default: the archive's file name.
-        labels: ``none`` makes a dataset without classes and ignores folders and label columns.
+        options: How folders and tables become splits and classes.
         progress: Called periodically with the number of files read; an exception from it ends the ingestion.
 
     Raises:
         DatasetRejected: The dataset cannot be used.
     """
-    limits = limits or IngestLimits()
-    files = archive_files(path, limits, labels=labels, scratch_dir=out_folder.parent)
+    limits, options = limits or IngestLimits(), options or LayoutOptions()
+    files = archive_files(path, limits, labels=options.labels, scratch_dir=out_folder.parent)
     name = name or path.name
-    return _ingest(files, out_folder, limits=limits, seed=seed, name=name, labels=labels, progress=progress)
+    return _ingest(files, out_folder, limits=limits, seed=seed, name=name, options=options, progress=progress)
 
 
 def ingest_folder(
@@ -105,20 +107,21 @@ def ingest_folder(
     *,
     seed: int = 0,
     name: str | None = None,
-    labels: Labels = "auto",
+    options: LayoutOptions | None = None,
     progress: Progress | None = None,
 ) -> IngestReport:
     """Ingest a trusted local folder, with the same result as :func:`ingest_archive` of the packed folder."""
-    limits = limits or IngestLimits()
-    files = folder_files(folder, limits, labels=labels)
+    limits, options = limits or IngestLimits(), options or LayoutOptions()
+    files = folder_files(folder, limits, labels=options.labels)
     name = name or folder.resolve().name
-    return _ingest(files, out_folder, limits=limits, seed=seed, name=name, labels=labels, progress=progress)
+    return _ingest(files, out_folder, limits=limits, seed=seed, name=name, options=options, progress=progress)
 
 
 def ingest_builtin(name: str, out_folder: Path, *, seed: int = 0, progress: Progress | None = None) -> IngestReport:
     """Ingest ``digits`` or ``mnist-5k``. Raises :class:`core.errors.InvalidRequest` for other names."""
     files = builtin_files(name)
-    return _ingest(files, out_folder, limits=IngestLimits(), seed=seed, name=name, labels="auto", progress=progress)
+    options = LayoutOptions()
+    return _ingest(files, out_folder, limits=IngestLimits(), seed=seed, name=name, options=options, progress=progress)
 
 
 def _ingest(
@@ -128,7 +131,7 @@ def _ingest(
     limits: IngestLimits,
     seed: int,
     name: str,
-    labels: Labels,
+    options: LayoutOptions,
     progress: Progress | None,
 ) -> IngestReport:
     rejections = _Rejections()
@@ -138,12 +141,13 @@ def _ingest(
             rows = _store_files(files, writer, rejections, limits, progress)
         if not writer.paths():
             raise _no_images_error(rejections)
-        layout = _infer_layout(writer, rejections, seed, labels, rows)
+        layout = _infer_layout(writer, rejections, seed, options, rows)
         for rejected in layout.rejected:
             rejections.add(printable_name(rejected.path), rejected.reason, rejected.code)
         index = writer.finish(layout, name=name)
+        found = [*layout.warnings, *duplicate_warnings(layout, writer.digests(layout))]
         size_bytes = sum(file.stat().st_size for file in folder.iterdir())
-    return _report(index, rejections, size_bytes)
+    return _report(index, rejections, found, size_bytes)
 
 
 def _store_files(
@@ -175,10 +179,10 @@ def _store_files(
 
 
 def _infer_layout(
-    writer: DatasetWriter, rejections: _Rejections, seed: int, labels: Labels, rows: Mapping[str, TableRow]
+    writer: DatasetWriter, rejections: _Rejections, seed: int, options: LayoutOptions, rows: Mapping[str, TableRow]
 ) -> Layout:
     try:
-        return infer_layout(writer.paths(), seed=seed, labels=labels, rows=rows)
+        return infer_layout(writer.paths(), seed=seed, options=options, rows=rows)
     except DatasetRejected as error:  # rejected files may be the cause
         error.extra["rejected"] = rejections.document()
         raise
@@ -219,7 +223,7 @@ def _no_images_error(rejections: _Rejections) -> DatasetRejected:
     )
 
 
-def _report(index: Index, rejections: _Rejections, size_bytes: int) -> IngestReport:
+def _report(index: Index, rejections: _Rejections, warnings: Iterable[JobWarning], size_bytes: int) -> IngestReport:
     return IngestReport(
         num_classes=None if index.classes is None else len(index.classes),
         classes=index.classes,
@@ -230,6 +234,7 @@ def _report(index: Index, rejections: _Rejections, size_bytes: int) -> IngestRep
         size_bytes=size_bytes,
         rejected=rejections.summary(),
         num_rejected=rejections.count,
+        warnings=tuple(warnings),
     )
 
 

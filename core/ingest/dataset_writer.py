@@ -74,6 +74,11 @@ class DatasetWriter:
         (self._folder / INDEX).write_text(index.model_dump_json(indent=1))
         return index
 
+    def digests(self, layout: Layout) -> dict[SplitName, npt.NDArray[np.bytes_]]:
+        """SHA-256 of the decoded content of each sample, by split, in the order of the samples."""
+        digests = np.frombuffer(self._digests, dtype=f"S{_DIGEST_BYTES}")
+        return {split: digests[self._rows(samples)] for split, samples in layout.splits.items()}
+
     def close(self) -> None:
         """Close the blob; also needed when the ingestion fails."""
         self._blob.close()

@@ -22,8 +22,8 @@ from typing import Any, TextIO
 from core.errors import OutOfMemory, PotstillError, StorageFailed, error_document
 from core.ingest.dataset import IngestLimits, ingest_archive
 from core.ingest.limits import format_bytes
-from core.ingest.source_files import Labels
 from core.ingest_errors import UnpackedTooLarge
+from core.spec.dataset_layout import LayoutOptions
 from core.spec.document import StrictModel
 from core.system.sandbox import enter_sandbox
 
@@ -44,7 +44,7 @@ class IngestRequest(StrictModel):
     file: Path
     out_folder: Path
     name: str
-    labels: Labels = "auto"
+    layout: LayoutOptions = LayoutOptions()
     limits: Limits
 
 
@@ -59,7 +59,7 @@ def ingest(request: IngestRequest) -> dict[str, Any]:
     """Ingest one archive; errors are part of the result."""
     limits = IngestLimits(**request.limits.model_dump())
     try:
-        report = ingest_archive(request.file, request.out_folder, limits, name=request.name, labels=request.labels)
+        report = ingest_archive(request.file, request.out_folder, limits, name=request.name, options=request.layout)
     except PotstillError as error:
         return {"error": error_document(error)}
     except MemoryError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Labels = Literal["auto", "none"]  # auto: classes from folders or a table's label column; none: no classes
+from core.spec.dataset_layout import Labels
+
+__all__ = ["Labels", "SourceFile", "TableRow"]
 
 
 @dataclass(frozen=True, slots=True)

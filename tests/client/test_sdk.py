@@ -121,6 +121,21 @@ def test_an_upload_sends_labels_none(service, potstill, respond, tmp_path):
     assert b'name="labels"\r\n\r\nnone\r\n' in service.received[0].body
 
 
+def test_the_choice_of_the_folders_is_sent(service, potstill, respond, tmp_path):
+    archive = tmp_path / "pets.zip"
+    archive.write_bytes(b"zip")
+    service.on("POST", "/v1/datasets", *[respond({"id": "ds_1", "name": "pets", "status": "processing"}, 202)] * 2)
+    folders = {"train": "seg_train", "test": "seg_test"}
+
+    potstill.datasets.upload(archive, splits=folders, class_from="parent")
+    potstill.datasets.add(url="https://example.com/pets.zip", splits=folders)
+
+    upload, url = service.received
+    assert b'name="splits"\r\n\r\n{"train": "seg_train", "test": "seg_test"}\r\n' in upload.body
+    assert b'name="class_from"\r\n\r\nparent\r\n' in upload.body
+    assert json.loads(url.body)["source"]["splits"] == folders
+
+
 def test_a_dataset_url_is_sent(service, potstill, respond):
     service.on("POST", "/v1/datasets", *[respond({"id": "ds_1", "name": "pets", "status": "processing"}, 202)] * 2)
 

@@ -19,6 +19,7 @@ from core.ingest.file_types import UNSUPPORTED_MESSAGE, may_be_archive
 from core.ingest_errors import ArchiveUnreadable, IngestCrashed, IngestTimeout, ModelCheckFailed, ModelCheckTimeout
 from core.reporting import Control, Interrupted
 from core.settings import Settings
+from core.spec.dataset_layout import LayoutOptions
 from core.spec.info import ModelInfo
 from core.spec.warnings import JobWarning
 from core.store import datasets, models
@@ -130,7 +131,7 @@ def _ingest(context: Context, dataset: Dataset, folder: Path, scratch: Path, con
         "file": str(file),
         "out_folder": str(folder),
         "name": dataset.name,
-        "labels": dataset.source.get("labels", "auto"),  # absent in rows of older versions
+        "layout": {name: dataset.source[name] for name in LayoutOptions.model_fields if name in dataset.source},
         "limits": asdict(_limits(context.settings)),
     }
     limits = _process_limits(context.settings)

@@ -51,6 +51,12 @@ class TestBuiltin:
             ({"source": {"type": "url", "url": ["nonsense"]}}, "/source/url/url"),
             ({"source": {"type": "url", "url": "https://example.com/" + "x" * 5000}}, "/source/url/url"),
             ({"source": {"type": "url", "url": "https://example.com/a", "labels": "some"}}, "/source/url/labels"),
+            ({"source": {"type": "url", "url": "https://example.com/a", "splits": "some"}}, "/source/url/splits"),
+            (
+                {"source": {"type": "url", "url": "https://example.com/a", "splits": {"test": "a"}}},
+                "/source/url/splits",
+            ),
+            ({"source": {"type": "url", "url": "https://example.com/a", "class_from": 1}}, "/source/url/class_from"),
             ({"source": {"type": "builtin", "name": "digits"}, "nmae": "x"}, "/nmae"),
             ({"source": {"type": "builtin", "name": "digits"}, "name": "x" * 201}, "/name"),
             ({"source": {"type": "builtin", "name": "digits"}, "name": ""}, "/name"),
@@ -88,7 +94,8 @@ class TestUrl:
         dataset = response.json()
 
         assert (response.status_code, dataset["status"], dataset["name"]) == (202, "processing", "my pets")
-        assert dataset["source"] == {**source, "url": "https://nowhere.example/data/my%20pets.tar.gz?[hidden]"}
+        hidden = {"url": "https://nowhere.example/data/my%20pets.tar.gz?[hidden]"}
+        assert dataset["source"] == {**source, **hidden, "splits": "auto", "class_from": "auto"}
         assert "nowhere.example" not in hosts
         assert server.broker.was_sent("datasets")
 
@@ -198,6 +205,40 @@ class TestUpload:
 
         assert (explicit.json()["source"]["labels"], default.json()["source"]["labels"]) == ("none", "auto")
         assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/labels")
+
+    @pytest.mark.parametrize(
+        ("splits", "stored"),
+        [
+            ('{"train": "seg_train", "test": "./seg_test/"}', {"train": "seg_train", "test": "seg_test"}),
+            ("train=seg_train", {"train": "seg_train", "test": None}),
+            ("none", "none"),
+        ],
+    )
+    def test_the_choice_of_the_folders_is_stored(self, http, archive, splits, stored):
+        sent = {"splits": splits, "class_from": "parent"}
+        response = http.post("/v1/datasets", data=sent, files={"file": ("x.zip", archive)})
+        source = http.get(f"/v1/datasets/{response.json()['id']}").json()["source"]
+
+        assert (source["splits"], source["class_from"], source["labels"]) == (stored, "parent", "auto")
+
+    @pytest.mark.parametrize(
+        ("sent", "pointer"),
+        [
+            ({"splits": "seg_train"}, "/splits"),
+            ({"splits": "{"}, "/splits"),
+            ({"splits": '{"train": "a", "extra": "b"}'}, "/splits"),
+            ({"splits": '{"train": "../a"}'}, "/splits"),
+            ({"splits": "train=a,train=b"}, "/splits"),
+            ({"splits": "train=a,test=a"}, "/splits"),
+            ({"splits": '{"train": 1}'}, "/splits"),
+            ({"class_from": "grandparent"}, "/class_from"),
+        ],
+    )
+    def test_a_wrong_choice_names_the_field(self, http, archive, sent, pointer):
+        response = http.post("/v1/datasets", data=sent, files={"file": ("x.zip", archive)})
+
+        assert response.status_code == 422
+        assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
 
     def test_parquet_is_accepted(self, http):
         response = http.post("/v1/datasets", files={"file": ("pets.parquet", b"PAR1" + b"\0" * 100 + b"PAR1")})

@@ -8,7 +8,7 @@ import pytest
 
 from core.data.stored import StoredDataset
 from core.errors import DatasetRejected, InvalidRequest
-from core.ingest.dataset import MAX_LISTED_REJECTIONS, ingest_builtin, ingest_folder
+from core.ingest.dataset import MAX_LISTED_REJECTIONS, LayoutOptions, ingest_builtin, ingest_folder
 
 
 def test_an_archive_becomes_a_stored_dataset(ingest, zipped, tree, tmp_path):
@@ -224,7 +224,9 @@ def test_a_damaged_parquet_file_fails(ingest):
 
 
 def test_labels_none_makes_an_unlabeled_dataset_from_parquet(ingest, parquet, encoded):
-    report = ingest(parquet([(encoded(seed=k), k % 2) for k in range(10)], ("a", "b")), labels="none")
+    report = ingest(
+        parquet([(encoded(seed=k), k % 2) for k in range(10)], ("a", "b")), options=LayoutOptions(labels="none")
+    )
 
     assert (report.classes, report.num_classes) == (None, None)
     assert report.splits == {"train": {"num_samples": 8}, "test": {"num_samples": 2}}
@@ -235,7 +237,9 @@ def test_labels_none_makes_an_unlabeled_dataset_from_parquet(ingest, parquet, en
 
 @pytest.mark.parametrize("labels", ["auto", "none"])
 def test_a_flat_folder_of_images_has_no_classes(ingest, zipped, encoded, labels, tmp_path):
-    report = ingest(zipped({f"photos/{k}.png": encoded(seed=k) for k in range(10)}), labels=labels)
+    report = ingest(
+        zipped({f"photos/{k}.png": encoded(seed=k) for k in range(10)}), options=LayoutOptions(labels=labels)
+    )
 
     assert (report.classes, report.num_classes) == (None, None)
     assert report.splits == {"train": {"num_samples": 8}, "test": {"num_samples": 2}}
@@ -249,12 +253,62 @@ def test_labels_none_makes_an_unlabeled_dataset_from_folders(ingest, zipped, tre
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(content)
 
-    report = ingest(zipped(files), labels="none")
+    report = ingest(zipped(files), options=LayoutOptions(labels="none"))
 
     assert report.classes is None
     assert report.splits == {"train": {"num_samples": 10}, "test": {"num_samples": 4}}
     assert report.fingerprint != ingest(zipped(files), "labeled").fingerprint
-    assert report.fingerprint == ingest_folder(tmp_path / "folder", tmp_path / "again", labels="none").fingerprint
+    assert (
+        report.fingerprint
+        == ingest_folder(tmp_path / "folder", tmp_path / "again", options=LayoutOptions(labels="none")).fingerprint
+    )
+
+
+# --- duplicates ---------------------------------------------------------------------------------
+
+
+def test_distinct_images_have_no_warnings(ingest, zipped, tree):
+    assert ingest(zipped(tree())).warnings == ()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_the_same_image_in_both_splits_is_a_warning(ingest, zipped, tree, encoded, kind):
+    files = tree() | {"train/cat/same.png": encoded(seed=50), "test/cat/again.png": encoded(seed=50, kind=kind)}
+
+    (warning,) = ingest(zipped(files)).warnings
+
+    assert warning.code == "duplicate_across_splits"
+    assert "1 of 5 test images" in warning.message
+    assert "test/cat/again.png and train/cat/same.png" in warning.message
+
+
+def test_the_same_image_in_two_classes_is_a_warning(ingest, zipped, tree, encoded):
+    files = tree() | {f"train/{name}/same.png": encoded(seed=50) for name in ("cat", "dog")}
+
+    (warning,) = ingest(zipped(files)).warnings
+
+    assert warning.code == "duplicate_across_classes"
+    assert "2 images occur in more than one class" in warning.message
+    assert "train/cat/same.png (cat) and train/dog/same.png (dog)" in warning.message
+
+
+def test_duplicates_in_one_class_of_one_split_are_accepted(ingest, zipped, tree, encoded):
+    assert ingest(zipped(tree() | {f"train/cat/x{i}.png": encoded(seed=50) for i in range(3)})).warnings == ()
+
+
+def test_an_unlabeled_dataset_warns_of_duplicates_across_splits_only(ingest, zipped, encoded):
+    files = {f"train/{i}.png": encoded(seed=i) for i in range(4)} | {"test/0.png": encoded(seed=0)}
+
+    assert [warning.code for warning in ingest(zipped(files)).warnings] == ["duplicate_across_splits"]
+
+
+def test_warnings_name_the_layout_that_was_chosen(ingest, zipped, encoded):
+    names = [f"{split}/{name}/{i}.png" for split in ("val", "test") for name in ("cat", "dog") for i in range(3)]
+
+    report = ingest(zipped({name: encoded(seed=seed) for seed, name in enumerate(names)}))
+
+    assert [warning.code for warning in report.warnings] == ["split_chosen"]
+    assert report.splits == {"train": {"num_samples": 6}, "test": {"num_samples": 6}}
 
 
 # --- ingestion ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from core.errors import DatasetRejected
 from core.ingest.folder_layout import infer_layout
 from core.ingest.source_files import TableRow
+from core.spec.dataset_layout import LayoutOptions
 
 
 def names(*folders, count=5, suffix=".png"):
@@ -139,7 +140,7 @@ def test_too_few_images_fail():
 
 @pytest.mark.parametrize("folders", [("a/", "b/"), ("a/b/", "a/c/", ""), ("photos/",)])
 def test_labels_none_ignores_class_folders(folders):
-    layout = infer_layout(names(*folders), seed=0, labels="none")
+    layout = infer_layout(names(*folders), seed=0, options=LayoutOptions(labels="none"))
 
     assert layout.classes is None
     assert sorted(sources(layout, "train") + sources(layout, "test")) == sorted(names(*folders))
@@ -150,7 +151,7 @@ def test_labels_none_ignores_class_folders(folders):
 def test_labels_none_keeps_the_splits():
     found = [*names("x/train/a/b/", "x/train/"), *names("x/val/c/", "x/other/", count=2)]
 
-    layout = infer_layout(found, seed=0, labels="none")
+    layout = infer_layout(found, seed=0, options=LayoutOptions(labels="none"))
 
     assert sources(layout, "train") == sorted(names("x/train/a/b/", "x/train/"))
     assert sources(layout, "test") == names("x/val/c/", count=2)
@@ -158,7 +159,7 @@ def test_labels_none_keeps_the_splits():
 
 
 def test_labels_none_accepts_a_single_folder():
-    layout = infer_layout(names("train/a/"), seed=0, labels="none")
+    layout = infer_layout(names("train/a/"), seed=0, options=LayoutOptions(labels="none"))
 
     assert (layout.classes, len(layout.splits["train"])) == (None, 4)
 
@@ -247,7 +248,7 @@ tree = st.sets(st.lists(part, max_size=3).map(lambda parts: "/".join([*parts, ""
 def test_every_image_is_in_one_split_or_rejected(folders, count, seed, labels):
     paths = names(*folders, count=count)
     try:
-        layout = infer_layout(paths, seed=seed, labels=labels)
+        layout = infer_layout(paths, seed=seed, options=LayoutOptions(labels=labels))
     except DatasetRejected:
         return
 

@@ -79,6 +79,24 @@ def test_folders_become_an_unlabeled_dataset_if_labels_are_none(service, upload)
     assert ready.splits == {"train": {"num_samples": 8}, "test": {"num_samples": 8}}
 
 
+def test_unclear_folders_fail_with_both_readings_and_the_stored_choice_decides(service, upload):
+    files = {}
+    for index, folder in enumerate(("part1/red", "part1/blue", "part2/red", "part2/blue")):
+        for k in range(3):
+            image = Image.new("RGB", (8, 8), (index, k, 0))
+            files[f"{folder}/{k}.png"] = encode_image(image)
+    unclear = upload(make_zip(files))
+    run_next(DATASETS)
+    chosen = upload(make_zip(files), splits={"train": "part1", "test": "part2"})
+    run_next(DATASETS)
+
+    failed, ready = reload(service, unclear), reload(service, chosen)
+    assert (failed.status, failed.error["code"]) == ("failed", "layout_unclear")
+    assert all(word in failed.error["message"] for word in ("(1)", "(2)", "class_from", "splits"))
+    assert (ready.status, ready.classes) == ("ready", ["blue", "red"])
+    assert ready.splits == {"train": {"num_samples": 6}, "test": {"num_samples": 6}}
+
+
 def test_a_builtin_dataset_needs_no_upload(service):
     dataset = service.write(datasets.create, service.project, name="d", source={"type": "builtin", "name": "digits"})
     run_next(DATASETS)
