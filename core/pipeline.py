@@ -76,6 +76,7 @@ class _Prepared:
     """
 
     setup: TrainingSetup
+    training_set: TrainingSet
     teachers: dict[int, BuiltModel]
     pending_trainings: dict[int, TrainingSetup]
     unlabeled_pool: Pixels | None
@@ -120,11 +121,10 @@ class _Pipeline:
         self.image_size: int = spec.training.image_size
         self.workspace = workspace
         self.headless = spec.method.info.needs.headless
-        self.training_set = TrainingSet(spec, context, workspace.datasets)
         self.stage_seconds: dict[str, float] = {}
         self.progress_ranges = plan_ranges(spec, ProgressRange(_PREPARED, _TRAINED - _PREPARED))
         self.cache_stats = CacheStats()
-        self.evaluation_cache = EvaluationCache.for_job(context, self.image_size, headless=self.headless)
+        self.evaluation_cache = EvaluationCache.for_job(context, headless=self.headless)
         self.trained_teachers = {
             index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context)
             for index, teacher in enumerate(spec.teachers)
@@ -142,7 +142,7 @@ class _Pipeline:
                 self._train_teachers(prepared)
         with self._stage(Stage.DISTILL):
             step = self._distill(prepared)
-            student = self._finalize_student(prepared.setup)
+            student = self._finalize_student(prepared)
         schedule = planned_schedule(prepared.setup)
         with self._stage(Stage.EVALUATE):
             evaluated = self._evaluate(prepared, student)
@@ -177,9 +177,12 @@ class _Pipeline:
                 teachers[index] = built
         networks = [teachers[i] if i in teachers else pending[i].student for i in range(len(self.spec.teachers))]
         student = self._build_student(networks)
-        pool = self.training_set.unlabeled_pool()
-        setup = self._build_setup(student, networks, pool)
-        return _Prepared(setup, teachers, pending, pool, self.reporter.newest_checkpoint(STUDENT_TRACK))
+        training_set = TrainingSet.for_networks(
+            self.spec, self.context, self.workspace.datasets, student=student, teachers=networks
+        )
+        pool = training_set.unlabeled_pool()
+        setup = self._build_setup(student, networks, training_set, pool)
+        return _Prepared(setup, training_set, teachers, pending, pool, self.reporter.newest_checkpoint(STUDENT_TRACK))
 
     def _load_teacher(self, index: int, spec: TeacherSpec) -> BuiltModel | None:
         """Build a teacher from given weights or from an earlier job; return None if it has to be trained."""
@@ -213,12 +216,12 @@ class _Pipeline:
         return build_student(plan, drop_path=spec.training.drop_path, folders=folders)
 
     def _build_setup(
-        self, student: BuiltModel, networks: list[BuiltModel], unlabeled_pool: Pixels | None
+        self, student: BuiltModel, networks: list[BuiltModel], training_set: TrainingSet, unlabeled_pool: Pixels | None
     ) -> TrainingSetup:
         """Build the student's setup. The complete pool is a placeholder for images that the method prepares later."""
         training = self.spec.training
         torch.manual_seed(derive_seed(training.seed, "method"))
-        pixels, _ = self.training_set.training_split()
+        pixels, _ = training_set.training_split()
         method_context = MethodContext.from_spec(
             self.spec,
             student=student,
@@ -233,7 +236,7 @@ class _Pipeline:
             method=build_method(self.spec.method, method_context),
             teachers=(),
             loader=self.context.loader(
-                training, image_size=self.image_size, views=training.views, pixels=unlabeled_pool or pixels
+                training, image_size=training_set.decode_size, views=training.views, pixels=unlabeled_pool or pixels
             ),
             compute=self.context.compute,
             ema=training.ema,
@@ -242,14 +245,20 @@ class _Pipeline:
     def _preflight(self, prepared: _Prepared) -> None:
         """Run one step of every pending training, unless the result of an equivalent job is cached."""
         self.context.poll()
+        decode_size = prepared.training_set.decode_size
         result = cached_preflight(
-            self.spec, self.context, lambda: self._preflight_student(prepared), refresh=bool(prepared.pending_trainings)
+            self.spec,
+            self.context,
+            lambda: self._preflight_student(prepared),
+            decode_size=decode_size,
+            refresh=bool(prepared.pending_trainings),
         )
         for setup in prepared.pending_trainings.values():
             self.context.poll()
             preflight(setup, self.context.root)
         message = f"Preflight passed: a training step takes {1000 * result.step_seconds:.1f} ms."
-        self.reporter.event("preflight.passed", message, data=result.details(self.context))
+        details = result.details(self.context) | {"decode_size": decode_size}
+        self.reporter.event("preflight.passed", message, data=details)
 
     def _preflight_student(self, prepared: _Prepared) -> PreflightResult:
         networks = prepared.teachers | {index: setup.student for index, setup in prepared.pending_trainings.items()}
@@ -275,12 +284,13 @@ class _Pipeline:
     def add_teachers(self, prepared: _Prepared) -> tuple[TrainingSetup, CachedOutputs | None]:
         """Add the teachers to the student's setup; precompute their outputs where the method allows it."""
         frozen = self._freeze([prepared.teachers[i] for i in sorted(prepared.teachers)], prepared.setup)
-        setup = self.training_set.prepare_setup(replace(prepared.setup, teachers=frozen), prepared.unlabeled_pool)
+        training_set = prepared.training_set
+        setup = training_set.prepare_setup(replace(prepared.setup, teachers=frozen), prepared.unlabeled_pool)
         outputs = cached_outputs_for(
             setup,
             replace(self.context, threads=threads_per_rank(self.spec)),
             spec=self.spec,
-            split_id=f"{self.context.stored.fingerprint}-{self.image_size}-train",
+            split_id=f"{self.context.stored.fingerprint}-{training_set.decode_size}-train",
             max_bytes=self.workspace.teacher_cache_bytes,
         )
         return replace(setup, teacher_outputs=outputs), outputs
@@ -308,24 +318,25 @@ class _Pipeline:
             )
             trainer.resume(prepared.checkpoint)
             if trainer.step == 0 and not self.headless:
-                self.evaluation_cache.log_accuracy(setup.teachers, context, self.image_size)
+                self.evaluation_cache.log_accuracy(setup.teachers, context)
             trainer.run()
         trainer.train_step.finalize_weights()
         if outputs is not None:
             self.cache_stats = outputs.finish()
         return trainer.step
 
-    def _finalize_student(self, setup: TrainingSetup) -> BuiltModel:
+    def _finalize_student(self, prepared: _Prepared) -> BuiltModel:
         """Build the exported model from the trained student, as the method defines it."""
+        setup = prepared.setup
         setup.student.module.cpu()
         setup.method.cpu()
-        _, held_out = self.training_set.training_split()
+        _, held_out = prepared.training_set.training_split()
         return setup.method.finalize(setup.student, held_out)
 
     # --- results ------------------------------------------------------------------------------------
 
     def _evaluate(self, prepared: _Prepared, student: BuiltModel) -> _Evaluated:
-        """Write the student's files, and measure the exported file and the teachers."""
+        """Write the student's files, and measure the exported file and the teachers, each at its own image size."""
         folder = self.context.root / "export"
         save_folder(
             student.module,
@@ -335,21 +346,20 @@ class _Pipeline:
             preprocessing=student.preprocessing,
             classes=None if self.headless else self.context.stored.classes,
         )
-        pixels = self.context.pixels("test", self.image_size)
-        evaluator = self.context.embedding_evaluator(self.image_size) if self.headless else None
-        device, poll = self.context.compute.device, self.context.poll
+
+        def inputs(image_size: int) -> dict[str, Any]:
+            evaluator = self.context.embedding_evaluator(image_size) if self.headless else None
+            device, poll = self.context.compute.device, self.context.poll
+            pixels = self.context.pixels("test", image_size)
+            return {"pixels": pixels, "device": device, "poll": poll, "evaluator": evaluator}
 
         def measure(teacher: BuiltModel) -> ModelMetrics:
-            return measure_model(teacher, pixels, device=device, poll=poll, evaluator=evaluator)
+            return measure_model(teacher, **inputs(teacher.preprocessing.image_size))
 
-        return _Evaluated(
-            folder,
-            evaluate_exported(folder, pixels, device=device, poll=poll, evaluator=evaluator),
-            tuple(
-                self.evaluation_cache.get_or_measure(prepared.teachers[index], measure)
-                for index in sorted(prepared.teachers)
-            ),
-        )
+        metrics = evaluate_exported(folder, **inputs(self.image_size))
+        teachers = [prepared.teachers[index] for index in sorted(prepared.teachers)]
+        measured = tuple(self.evaluation_cache.get_or_measure(teacher, measure) for teacher in teachers)
+        return _Evaluated(folder, metrics, measured)
 
     def _export(self, evaluated: _Evaluated) -> dict[str, Path]:
         """Export the remaining files to the student's folder."""
@@ -376,7 +386,7 @@ class _Pipeline:
             details=details,
             stages=self.stage_seconds,
             warnings=self.reporter.warnings,
-            samples_NCHW=self.context.pixels("train", self.image_size).images[:_NUM_PARITY_IMAGES],
+            samples_NCHW=self.context.sample_images(self.image_size, _NUM_PARITY_IMAGES),
             poll=self.context.poll,
         )
 

@@ -78,7 +78,10 @@ class Index(BaseModel):
 
 
 class StoredSplit:
-    """The samples of one split, ordered by path. Safe to read from several threads."""
+    """The samples of one split, ordered by path. Safe to read from several threads.
+
+    ``max_image_size`` is the largest shorter side of an image: no larger square has more detail.
+    """
 
     def __init__(
         self, name: SplitName, records: npt.NDArray[np.void], paths: tuple[str, ...], blob: mmap.mmap, channels: int
@@ -89,6 +92,7 @@ class StoredSplit:
         self._records = records
         self._blob = blob
         self._mode = "L" if channels == 1 else "RGB"
+        self.max_image_size = int(np.minimum(records["width"], records["height"]).max())
 
     def __len__(self) -> int:
         return len(self._records)
@@ -124,6 +128,7 @@ class StoredDataset:
         self.channels = index.channels
         self.image_size = index.image_size
         self.fingerprint = index.fingerprint
+        self.max_image_size = max(split.max_image_size for split in splits.values())
         self.splits = {str(name): {"num_samples": len(split)} for name, split in splits.items()}
         self._blob = blob
         self._splits = dict(splits)

@@ -77,11 +77,12 @@ class Dearkd(Method):
         )
         message = f"{inversion.num_images} images made from the teacher replace the training split"
         sources.event("data.inversion", message, {"images": inversion.num_images, "iterations": inversion.iterations})
-        channels, height, width = sources.train.images.shape[1:]
+        teacher = sources.teachers[0].built
+        size = teacher.preprocessing.image_size
         return inverted_pixels(
-            sources.teachers[0].built,
+            teacher,
             inversion,
-            shape=(channels, height, width),
+            shape=(sources.train.images.shape[1], size, size),
             seed=sources.seed,
             cache_dir=sources.cache_dir,
             poll=sources.poll,

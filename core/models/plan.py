@@ -6,7 +6,7 @@ random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -86,6 +86,16 @@ class ModelPlan:
             return self
         architecture, arguments = variant.architecture_and_arguments(self.architecture, self.arguments)
         return replace(self, architecture=architecture, arguments=arguments, variant=variant, base=self)
+
+
+def decode_size(student: int, teachers: Iterable[int], *, largest_image: int) -> int:
+    """Return the size at which a job decodes its training images, from the image sizes of its networks.
+
+    It is the largest size that any network needs, but a teacher asks for no more than ``largest_image``, the largest
+    shorter side of the images: pixels enlarged before the augmentation cost time, and blur the student's images.
+    All sizes are in pixels a side.
+    """
+    return max(student, min(max(teachers, default=0), largest_image))
 
 
 def model_inputs(spec: JobSpec, dataset: InputInfo, teacher: TeacherSpec | None = None) -> InputInfo:

@@ -1,7 +1,9 @@
 """Preprocessing of decoded, augmented images for one network.
 
-Preprocessing belongs to the model: teacher and student get the same image, each in its own size, channels and
-normalization. It is saved with the weights, in ``config.json`` and in the ONNX metadata.
+Preprocessing belongs to the model: teacher and student get the same augmented image, each in its own size, channels
+and normalization. Images are decoded at the largest size that a network of the job needs (:func:`core.models.plan.
+decode_size`), and resized here for the others. It is saved with the weights, in ``config.json`` and in the ONNX
+metadata.
 Shapes: B batch, C channels, H and W pixels, S the model's image size.
 """
 
@@ -33,8 +35,9 @@ class Preprocessing:
         images = self.adapt_channels(images_BCHW)
         size = (self.image_size, self.image_size)
         if images.shape[-2:] != size:
-            # Bilinear weights keep values in [0, 1]; bicubic ones would need clamping.
-            images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+            # Pillow's filter, so that an image differs by a rounding from one that is decoded at this size. Its weights
+            # are partly negative, hence the clamp.
+            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
         return (images - mean) / std

@@ -14,6 +14,7 @@ from typing import Any
 from core.data.views import steps_per_epoch
 from core.methods import Method
 from core.models.plan import ModelPlan
+from core.resolve.image_costs import batch_bytes, image_seconds
 from core.resolve.model_profile import ModelProfile, has_drop_path, profile_plan
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
@@ -51,12 +52,13 @@ def estimate_job(
     *,
     num_images: int,
     num_pool: int,
+    image_size: int,
     method: Method,
 ) -> dict[str, Any]:
     """Return the response of ``POST /v1/estimates`` for a resolved spec.
 
     ``num_images`` is the number of training images, ``num_pool`` that of the unlabeled images that the method selects
-    from. ``method`` is built for these networks.
+    from. ``image_size`` is the size at which the training images are decoded. ``method`` is built for these networks.
     """
     total_steps = spec.training.epochs * steps_per_epoch(num_images, spec.training.batch_size)
     cache = _teacher_cache(spec, teachers, method, num_images)
@@ -67,13 +69,20 @@ def estimate_job(
     evaluation = [_evaluation(model, dataset.num_test) for model in (student, *teachers)]
     hardware: dict[str, Any] = {"threads": spec.resources.threads or 1, "accelerator": spec.resources.accelerator}
     seconds = estimate_seconds([training, *inference, *trainings, *selection, *evaluation], **hardware)
+    seconds += image_seconds(spec, num_images, dataset.channels, image_size, cached_views=cache["views"])
     cache_seconds = sum(workload_seconds(load, **hardware) for load in inference) if cache["views"] else 0.0
     return {
         "student": _model_figures(student),
         "teachers": [_model_figures(teacher) for teacher in teachers],
         "total_steps": total_steps,
         "seconds": round(seconds, 1),
-        "memory_bytes": estimate_memory(training, inference, trainings, ema=spec.training.ema is not None),
+        "memory_bytes": estimate_memory(
+            training,
+            inference,
+            trainings,
+            ema=spec.training.ema is not None,
+            image_bytes=_image_bytes(spec, dataset, num_images, image_size),
+        ),
         "teacher_cache": {**cache, "seconds": round(cache_seconds, 1)},
         "warnings": [warning.model_dump(mode="json") for warning in warnings],
     }
@@ -156,17 +165,30 @@ def workload_seconds(workload: Workload, *, threads: int, accelerator: str) -> f
 
 
 def estimate_memory(
-    student: Workload, teachers: Sequence[Workload], teacher_trainings: Sequence[Workload], *, ema: bool
+    student: Workload,
+    teachers: Sequence[Workload],
+    teacher_trainings: Sequence[Workload],
+    *,
+    ema: bool,
+    image_bytes: int = 0,
 ) -> int:
     """Peak bytes: the process and its largest training, the student's (next to its teachers) or a teacher's.
 
     A trained model takes weights, gradients and the two moments of AdamW in fp32, and the activations of a batch.
-    A frozen model takes its weights and a few activations.
+    A frozen model takes its weights and a few activations. ``image_bytes`` are those of the batches, before the
+    networks.
     """
     frozen = sum(4 * load.model.parameters + 8 * _live_activations(load) for load in teachers)
     peaks = [_training_bytes(student) + frozen + (4 * student.model.parameters if ema else 0)]
     peaks += [_training_bytes(load) for load in teacher_trainings]
-    return PROCESS_BYTES + max(peaks)
+    return PROCESS_BYTES + image_bytes + max(peaks)
+
+
+def _image_bytes(spec: JobSpec, dataset: DatasetInfo, num_images: int, image_size: int) -> int:
+    """Bytes of the images of the largest batch, of the student's training or of a teacher's."""
+    own = [teacher.training for teacher in spec.teachers if teacher.training is not None]
+    sizes = [batch_bytes(t, dataset.num_train, dataset.channels, t.image_size or image_size) for t in own]
+    return max(batch_bytes(spec.training, num_images, dataset.channels, image_size), *sizes, 0)
 
 
 def _student_training(spec: JobSpec, student: ModelPlan, num_images: int) -> Workload:

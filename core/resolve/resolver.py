@@ -22,6 +22,7 @@ from core.models.preprocessing import plain_preprocessing
 from core.models.structure import inspect_structure
 from core.resolve.device_checks import device_errors, device_warnings
 from core.resolve.estimate import estimate_job, spec_warnings
+from core.resolve.image_costs import estimated_decode_size
 from core.resolve.model_profile import profile_plan
 from core.spec import JobSpec, ModelSpec, TeacherSpec, TeacherTrainingSpec
 from core.spec.info import DatasetInfo, ModelInfo
@@ -104,6 +105,9 @@ def resolve(
         warnings,
         num_images=num_images,
         num_pool=num_pool,
+        image_size=estimated_decode_size(
+            student, teachers, [dataset, *(datasets[pool] for pool in spec.method.datasets().values())]
+        ),
         method=method,
     )
     return Resolution(resolved, estimate)

@@ -25,8 +25,8 @@ from core.teacher.layout import Layout
 from core.train.loader import BatchLoader
 from core.train.precision import ComputeConfig, device_description
 
-_ENTRY_FORMAT = 2  # incremented when images or outputs change for equal fields
-_SPEC_FORMAT = 1
+_ENTRY_FORMAT = 3  # incremented when images or outputs change for equal fields
+_SPEC_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)

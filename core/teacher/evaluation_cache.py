@@ -37,30 +37,30 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationCache:
-    """Cached metrics of teachers on one split of one dataset.
+    """Cached metrics of teachers on the test split of one dataset, decoded at each teacher's own image size.
 
-    ``split_id`` names the split and its image size. ``criterion`` is ``logits``, or ``embeddings`` where accuracy is
+    ``dataset`` is the dataset's fingerprint. ``criterion`` is ``logits``, or ``embeddings`` where accuracy is
     that of :class:`core.evaluate.EmbeddingEvaluator`.
     """
 
     results: ResultCache
-    split_id: str
+    dataset: str
     criterion: str
 
     @classmethod
-    def for_job(cls, context: RunContext, image_size: int, *, headless: bool) -> EvaluationCache:
+    def for_job(cls, context: RunContext, *, headless: bool) -> EvaluationCache:
         """Return the cache for the test split of a job's dataset."""
         return cls(
             context.result_cache,
-            split_id=f"{context.stored.fingerprint}-{image_size}-test",
+            dataset=context.stored.fingerprint,
             criterion="embeddings" if headless else "logits",
         )
 
-    def log_accuracy(self, teachers: Sequence[Teacher], context: RunContext, image_size: int) -> None:
+    def log_accuracy(self, teachers: Sequence[Teacher], context: RunContext) -> None:
         """Log each teacher's accuracy as a reference for the student's curve. Raises ``Interrupted`` on request."""
-        subset = context.validation_subset(image_size)
         for index, teacher in enumerate(teachers):
             assert isinstance(teacher, FrozenTeacher)
+            subset = context.validation_subset(teacher.built.preprocessing.image_size)
             cached = self.top1(teacher.built, subset)
             top1 = context.top1(teacher.logits, subset) if cached is None else cached
             context.reporter.metrics(0, {f"teacher/{index}/top1": top1})
@@ -89,7 +89,8 @@ class EvaluationCache:
         return None if cached is None else Evaluation(_from_json(cached["metrics"]), cached["seconds"], hit=True)
 
     def _key_fields(self, teacher: BuiltModel) -> dict[str, str]:
-        return {"teacher": teacher_digest(teacher), "split_id": self.split_id, "criterion": self.criterion}
+        split_id = f"{self.dataset}-{teacher.preprocessing.image_size}-test"
+        return {"teacher": teacher_digest(teacher), "split_id": split_id, "criterion": self.criterion}
 
 
 def _to_json(metrics: ModelMetrics) -> dict[str, Any]:

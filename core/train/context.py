@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from core.data.decoding import decode_on_demand
 from core.data.mixing import Mixing
-from core.data.pixels import Pixels, load_pixels
+from core.data.pixels import Images, Pixels, load_pixels
 from core.data.stored import UNLABELED, SplitName, StoredDataset
 from core.errors import OutOfMemory
 from core.evaluate import EmbeddingEvaluator, evaluate_accuracy
@@ -65,6 +66,11 @@ class RunContext:
     def pixels(self, split: SplitName, image_size: int) -> Pixels:
         """Load a split, decoded at ``image_size`` pixels a side."""
         return self._load(self.stored, split, image_size)
+
+    def sample_images(self, image_size: int, count: int) -> Images:
+        """Return the first images of the training split at ``image_size`` pixels a side; they are decoded on access."""
+        images: Images = decode_on_demand(self.stored.folder, "train", image_size, threads=self.threads)[:count]
+        return images
 
     def unlabeled_pool(self, folder: Path, image_size: int) -> Pixels:
         """Load the training split of another stored dataset, without its labels."""

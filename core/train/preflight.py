@@ -47,12 +47,13 @@ class PreflightResult:
 
 
 def cached_preflight(
-    spec: JobSpec, context: RunContext, run: Callable[[], PreflightResult], *, refresh: bool
+    spec: JobSpec, context: RunContext, run: Callable[[], PreflightResult], *, decode_size: int, refresh: bool
 ) -> PreflightResult:
     """Return the cached result of an equivalent earlier job; call ``run`` if there is none, or on ``refresh``."""
     key_fields = {
         "spec": preflight_fields(spec),
         "dataset": context.stored.fingerprint,
+        "decode_size": decode_size,
         "precision": context.compute.precision,
     }
     cached = None if refresh else context.result_cache.get("preflight", key_fields)

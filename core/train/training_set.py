@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -14,6 +15,8 @@ from core.data.pixels import Pixels
 from core.data.stored import StoredDataset
 from core.data.views import steps_per_epoch
 from core.methods import ImageSources, Teacher, implementation
+from core.models.built import BuiltModel
+from core.models.plan import decode_size
 from core.seeds import derive_seed
 from core.spec import JobSpec
 from core.train.context import RunContext
@@ -23,28 +26,47 @@ from core.train.trainer import TrainingSetup
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Image sources of a job's method. ``datasets`` are the stored datasets that its parameters name."""
+    """Image sources of a job's method. ``datasets`` are the stored datasets that its parameters name.
+
+    Student and teachers see the same augmented images, decoded at ``decode_size`` pixels a side.
+    """
 
     spec: JobSpec
     context: RunContext
     datasets: Mapping[str, Path]
+    decode_size: int
 
-    @property
-    def image_size(self) -> int:
-        """Image size, in pixels a side."""
-        size = self.spec.training.image_size
-        assert size is not None, "a resolved spec has an image size"
-        return size
+    @classmethod
+    def for_networks(
+        cls,
+        spec: JobSpec,
+        context: RunContext,
+        datasets: Mapping[str, Path],
+        *,
+        student: BuiltModel,
+        teachers: Sequence[BuiltModel],
+    ) -> Self:
+        """Return the image sources for a student and its teachers, with the decode size that they need."""
+        largest_image = context.stored.max_image_size
+        for reference in spec.method.datasets().values():
+            with StoredDataset.open(datasets[reference]) as stored:
+                largest_image = max(largest_image, stored.max_image_size)
+        size = decode_size(
+            student.preprocessing.image_size,
+            [teacher.preprocessing.image_size for teacher in teachers],
+            largest_image=largest_image,
+        )
+        return cls(spec, context, datasets, size)
 
     def unlabeled_pool(self) -> Pixels | None:
         """Load the dataset that the method's parameters name, or None; no method names two."""
         for reference in self.spec.method.datasets().values():
-            return self.context.unlabeled_pool(self.datasets[reference], self.image_size)
+            return self.context.unlabeled_pool(self.datasets[reference], self.decode_size)
         return None
 
     def training_split(self) -> tuple[Pixels, Pixels | None]:
         """Return the training split without the held-out samples, and those, as the method requires."""
-        pixels = self.context.pixels("train", self.image_size)
+        pixels = self.context.pixels("train", self.decode_size)
         if not self.spec.method.info.needs.labels:
             pixels = pixels.without_labels()
         return hold_out(pixels, implementation(self.spec.method.name).held_out, self.spec.training.seed)
@@ -55,7 +77,7 @@ class TrainingSet:
             return setup
         training, reporter = self.spec.training, self.context.reporter
         sources = ImageSources(
-            train=self.context.pixels("train", self.image_size),
+            train=self.context.pixels("train", self.decode_size),
             unlabeled_pool=unlabeled_pool,
             teachers=setup.teachers,
             seed=derive_seed(training.seed, "gather"),
@@ -64,19 +86,20 @@ class TrainingSet:
             event=lambda type_, message, data: reporter.event(type_, message, data=data),
         )
         pixels = setup.method.prepare_images(sources)
-        loader = self.context.loader(training, image_size=self.image_size, views=training.views, pixels=pixels)
+        loader = self.context.loader(training, image_size=self.decode_size, views=training.views, pixels=pixels)
         assert len(loader.pixels) == setup.method.num_images, "the schedule depends on this number"
         return replace(setup, loader=loader)
 
     def _cache_dir(self, teachers: Iterable[Teacher]) -> Path:
         """Create the cache folder that is keyed by method, teachers, seed and datasets."""
         spec, digest = self.spec, hashlib.sha256()
-        digest.update(f"{spec.method.model_dump_json()} {spec.training.seed} {self.image_size}".encode())
+        digest.update(f"{spec.method.model_dump_json()} {spec.training.seed} {self.decode_size}".encode())
         digest.update(self.context.stored.fingerprint.encode())
         for reference in spec.method.datasets().values():
             with StoredDataset.open(self.datasets[reference]) as stored:
                 digest.update(stored.fingerprint.encode())
         for teacher in teachers:
+            digest.update(repr(teacher.built.preprocessing).encode())
             for tensor in teacher.built.module.state_dict().values():
                 digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         folder = self.context.cache / "prepared" / digest.hexdigest()

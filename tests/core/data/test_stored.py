@@ -47,6 +47,13 @@ def test_grey_images_among_coloured_ones_are_read_as_rgb(ingest, zipped, tree, e
         assert stored.split("train").read(0).mode == "RGB"
 
 
+def test_the_largest_shorter_side_of_all_splits_is_known(ingest, zipped, tree, encoded, tmp_path):
+    ingest(zipped(tree() | {"test/cat/00.png": encoded(seed=99, size=(40, 20))}))
+
+    with StoredDataset.open(tmp_path / "stored") as stored:
+        assert (stored.split("train").max_image_size, stored.max_image_size) == (8, 20)
+
+
 def test_an_unlabelled_dataset_has_no_classes(ingest, zipped, encoded, tmp_path):
     report = ingest(zipped({f"{i}.png": encoded(seed=i) for i in range(10)}))
 

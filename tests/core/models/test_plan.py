@@ -10,7 +10,7 @@ from core.errors import InvalidSpec
 from core.methods import plan_student_variant
 from core.models.build import build_student, build_teacher, stored_models
 from core.models.meta_device import count_parameters
-from core.models.plan import class_mismatch, model_inputs, plan_student, plan_teacher
+from core.models.plan import class_mismatch, decode_size, model_inputs, plan_student, plan_teacher
 from core.models.safetensors_header import read_model_info
 from core.models.structure import inspect_structure
 from core.models.weights import save_folder
@@ -214,3 +214,19 @@ def test_plans_do_not_import_the_resolver():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("student", "teachers", "largest_image", "expected"),
+    [
+        (32, [], 500, 32),
+        (32, [32, 32], 500, 32),
+        (32, [64, 224], 500, 224),
+        (224, [32], 500, 224),
+        (32, [224], 100, 100),  # enlarged images have no more detail
+        (32, [224], 28, 32),
+        (224, [384], 28, 224),
+    ],
+)
+def test_images_are_decoded_at_the_largest_size_that_a_network_needs(student, teachers, largest_image, expected):
+    assert decode_size(student, teachers, largest_image=largest_image) == expected

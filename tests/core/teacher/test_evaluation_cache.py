@@ -27,7 +27,7 @@ def teacher(seed=0):
 
 @pytest.fixture
 def cache(tmp_path):
-    return EvaluationCache(ResultCache(tmp_path, torch.device("cpu"), 2), "p-8-test", "logits")
+    return EvaluationCache(ResultCache(tmp_path, torch.device("cpu"), 2), "p", "logits")
 
 
 class CountingMeasure:
@@ -72,7 +72,7 @@ def test_without_labels_the_other_metrics_are_cached(cache):
     assert cache.top1(teacher(), Pixels(None, torch.tensor([0, 2, 1, 1]))) is None
 
 
-@pytest.mark.parametrize("change", [{"split_id": "q"}, {"criterion": "embeddings"}])
+@pytest.mark.parametrize("change", [{"dataset": "q"}, {"criterion": "embeddings"}])
 def test_another_split_or_criterion_or_teacher_is_a_miss(cache, change):
     measure = CountingMeasure()
     cache.get_or_measure(teacher(), measure)

@@ -49,7 +49,7 @@ def make_training_set(tmp_path, make_reporter):
                 "method": {"name": "kd", **method},
                 "training": {"image_size": 8, "batch_size": 4, "epochs": 2, "seed": seed},
             }
-            return TrainingSet(parse_job_spec(document), context, {"ds_pool": tmp_path / "stored"})
+            return TrainingSet(parse_job_spec(document), context, {"ds_pool": tmp_path / "stored"}, 8)
 
         yield make
 
@@ -91,6 +91,34 @@ def test_the_unlabeled_pool_is_the_dataset_of_the_method(make_training_set):
     training_set = make_training_set(name="attention_probe", pool="ds_pool")
 
     assert len(training_set.unlabeled_pool()) == len(training_set.context.stored.split("train"))
+
+
+def test_the_decode_size_is_that_of_the_largest_network_and_of_the_images(make_training_set, vit):
+    def size(student, *teachers):
+        given = make_training_set()
+        networks = [sized(vit(), image_size) for image_size in (student, *teachers)]
+        return TrainingSet.for_networks(
+            given.spec, given.context, given.datasets, student=networks[0], teachers=networks[1:]
+        ).decode_size
+
+    def sized(built, image_size):
+        return replace(built, preprocessing=replace(built.preprocessing, image_size=image_size))
+
+    assert (size(4), size(4, 6), size(6, 4), size(4, 6, 16)) == (4, 6, 6, 8)
+
+
+def test_a_pool_of_larger_images_raises_the_decode_size(make_training_set, vit, tmp_path):
+    write_gray_images(tmp_path / "large", range(0, 200, 20), size=12)
+    ingest_folder(tmp_path / "large", tmp_path / "pool")
+    given = make_training_set(name="attention_probe", pool="ds_pool")
+    large = replace(vit(), preprocessing=replace(vit().preprocessing, image_size=32))
+
+    training_set = TrainingSet.for_networks(
+        given.spec, given.context, {"ds_pool": tmp_path / "pool"}, student=vit(), teachers=[large]
+    )
+
+    assert training_set.decode_size == 12
+    assert training_set.unlabeled_pool().images.shape[-2:] == (12, 12)
 
 
 def test_the_cache_folder_depends_on_method_teacher_and_seed(make_training_set, make_preparing_setup, vit):
