@@ -33,6 +33,7 @@ from core.errors import (
 )
 from core.redaction import redact
 from core.spec.document import NOT_AVAILABLE
+from core.spec.field_messages import field_message
 from core.spec.parse import MAX_FIELD_ERRORS, did_you_mean, pointer
 
 MEDIA_TYPE = "application/problem+json"
@@ -176,12 +177,11 @@ def invalid_fields(
 
 def from_validation_error(error: ValidationError, *, model: type[BaseModel] | None = None) -> PotstillError:
     """Return a pydantic ``ValidationError`` as one of ours."""
-    return invalid_fields(error.errors(include_url=False, include_input=False), model=model)
+    return invalid_fields(error.errors(include_url=False), model=model)
 
 
 def _field_error(error: Mapping[str, Any], model: type[BaseModel] | None, where: str) -> FieldError:
-    message = str(error["msg"])
-    message = message[:1].lower() + message[1:]
+    message = field_message(error)
     location = tuple(error["loc"])
     if error["type"] == "extra_forbidden" and model is not None:
         names = list(model.model_fields)

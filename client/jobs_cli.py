@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from client.configuration import connect
 from client.console import (
@@ -27,6 +26,7 @@ from client.console import (
 from client.documents import Job, JobAction, JobError
 from client.errors import ClientError
 from client.sdk import Potstill
+from client.spec_text import parse_document
 from client.watch import follow, format_progress
 
 app = typer.Typer(no_args_is_help=True, help="Manage distillation jobs.")
@@ -170,8 +170,8 @@ def download(
 def _read_spec(source: str) -> dict[str, Any]:
     text = sys.stdin.read() if source == "-" else _read_file(Path(source))
     try:
-        document = yaml.safe_load(text)  # JSON is YAML too
-    except yaml.YAMLError as error:
+        document = parse_document(text)
+    except ValueError as error:
         raise ClientError(f"{source} is neither JSON nor YAML: {error}") from error
     if not isinstance(document, dict):
         raise ClientError(f"{source} does not hold a job spec: an object with dataset, student and method is expected")

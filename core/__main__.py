@@ -8,7 +8,6 @@ import os
 # reads the variable once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import json
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,6 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +32,7 @@ from core.reporting import Control, Interrupted, RunResult, Workspace
 from core.resolve import resolver
 from core.spec import JobSpec, parse_job_spec
 from core.spec.dataset_layout import ClassFrom, Labels
+from core.spec.spec_text import parse_document
 from core.spec.warnings import JobWarning
 
 WORK_DIR = ".work"
@@ -158,11 +157,10 @@ class _LocalJob:
 
 
 def _read_spec(path: Path) -> dict[str, Any]:
-    """Read a spec file. JSON is valid YAML, but the JSON parser has better error messages."""
-    text = path.read_text(encoding="utf-8")
+    """Read a spec file, JSON or YAML."""
     try:
-        document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+        document = parse_document(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InvalidSpec(f"{path} cannot be read: {error}") from None
     if not isinstance(document, dict):
         raise InvalidSpec(f"{path} does not hold a job spec: an object with student, method, … is expected")

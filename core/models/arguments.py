@@ -1,7 +1,7 @@
 """Constructor arguments of a model: completed from the dataset, and validated.
 
-timm validates most arguments itself. Checked here are arguments that timm accepts but a client must not set, and sizes
-that would exhaust memory or time.
+Checked here are arguments that timm accepts but a client must not set, and sizes that would exhaust memory or time.
+``core.models.argument_values`` checks types and ranges.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from core.errors import InvalidSpec
 from core.models import catalog
+from core.models.argument_values import check_values
 from core.spec import ModelSpec
 from core.spec.info import InputInfo
 
@@ -37,7 +38,8 @@ def model_arguments(spec: ModelSpec, dataset: InputInfo, image_size: int) -> dic
     """
     check_arguments(spec.arguments, pointer="/arguments")
     architecture = catalog.require(spec.architecture_name)
-    arguments = {name: value for name, value in spec.arguments.items() if value is not None}
+    given_arguments = {name: value for name, value in spec.arguments.items() if value is not None}
+    arguments = check_values(architecture, given_arguments, pointer="/arguments")
     arguments["num_classes"] = dataset.num_classes or 0
     arguments["in_chans"] = dataset.channels
     given = square_size(arguments.get("img_size"), pointer="/arguments/img_size")

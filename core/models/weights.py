@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from core.errors import InvalidSpec, WeightsMismatch
 from core.ingest_errors import ModelNotFinite
 from core.models import catalog
+from core.models.argument_values import check_values
 from core.models.arguments import check_arguments, square_size
 from core.models.built import BuiltModel
 from core.models.meta_device import build_on_meta, count_parameters
@@ -169,7 +170,7 @@ def check_upload(
     header = read_header(file)
     name = catalog.require(architecture)
     check_arguments(arguments, pointer="/arguments")
-    full = _upload_arguments(name, arguments)
+    full = check_values(name, _upload_arguments(name, arguments), pointer="/arguments")
     try:
         meta = build_on_meta(name, full)
     except BUILD_ERRORS as error:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
-from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from core.errors import InvalidSpec
@@ -21,10 +18,9 @@ from core.models.build import accepts_drop_path
 from core.models.meta_device import build_on_meta, count_parameters
 from core.models.plan import ModelPlan
 from core.models.weights import BUILD_ERRORS
-from core.spec.parse import did_you_mean
+from core.resolve.build_errors import build_error, check_patches, run_error
 
 MAX_PARAMETERS = 2_000_000_000
-_MAX_REASON_CHARACTERS = 300  # of timm's or torch's message in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +66,17 @@ def _profile(architecture: str, arguments: str, image_size: int) -> ModelProfile
     try:
         module = build_on_meta(architecture, options)
     except BUILD_ERRORS as error:
-        raise _build_error(architecture, error) from error
+        raise build_error(architecture, options, error) from error
     parameters = count_parameters(module)
     if parameters > MAX_PARAMETERS:
         raise InvalidSpec.for_field("/arguments", f"{parameters:,} parameters; at most {MAX_PARAMETERS:,} are accepted")
-    _check_patches(module, image_size)
+    check_patches(module, image_size)
     images = torch.empty(1, int(options["in_chans"]), image_size, image_size, device="meta")
     outputs = _OutputCounter(module)
     try:
         flops = count_flops(module, images)
     except BUILD_ERRORS as error:
-        raise InvalidSpec.for_field(
-            "/arguments", f"{architecture} cannot run on {image_size} by {image_size} pixels: {_reason(error)}"
-        ) from error
+        raise run_error(architecture, options, image_size, error) from error
     finally:
         outputs.remove()
     tensors = list(module.state_dict().values())
@@ -129,40 +123,3 @@ class _OutputCounter:
         """Remove all hooks."""
         for hook in self._hooks:
             hook.remove()
-
-
-def _check_patches(module: nn.Module, image_size: int) -> None:
-    """Raise InvalidSpec if the image size is no multiple of the patch size: timm would silently crop the image."""
-    embed = getattr(module, "patch_embed", None)
-    if not isinstance(embed, PatchEmbed) or getattr(embed, "dynamic_img_pad", False):
-        return
-    patch = embed.patch_size[0]
-    if image_size % patch:
-        below, above = image_size // patch * patch, (image_size // patch + 1) * patch
-        raise InvalidSpec.for_field(
-            "/arguments/patch_size",
-            f"{image_size} pixels a side are not a multiple of the patch of {patch}; change patch_size, or the image "
-            f"size to {f'{below} or ' if below else ''}{above}",
-        )
-
-
-def _build_error(architecture: str, error: Exception) -> InvalidSpec:
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if unknown is None:
-        return InvalidSpec.for_field("/arguments", f"{architecture} cannot be built with these: {_reason(error)}")
-    name = unknown[1]
-    if name == "img_size":
-        return InvalidSpec.for_field(
-            "/arguments/img_size", f"{architecture} takes images of any size; use training.image_size"
-        )
-    parameters = inspect.signature(type(build_on_meta(architecture, {})).__init__).parameters
-    accepted = [parameter for parameter in parameters if parameter not in {"self", "kwargs", "args"}]
-    hint = did_you_mean(name, accepted)
-    return InvalidSpec.for_field(
-        f"/arguments/{name}", f"{architecture} has no argument {name}.{hint} Known: {', '.join(accepted)}."
-    )
-
-
-def _reason(error: Exception) -> str:
-    text = f"unknown value {error}" if isinstance(error, KeyError) else str(error).strip()
-    return (text or type(error).__name__)[:_MAX_REASON_CHARACTERS]

@@ -20,6 +20,7 @@ from core.models.meta_device import build_on_meta, on_meta
 from core.models.plan import ModelPlan, class_mismatch, model_inputs, plan_student, plan_teacher
 from core.models.preprocessing import plain_preprocessing
 from core.models.structure import inspect_structure
+from core.resolve.build_errors import at_size_field
 from core.resolve.device_checks import device_errors, device_warnings
 from core.resolve.estimate import estimate_job, spec_warnings
 from core.resolve.image_costs import estimated_decode_size
@@ -175,7 +176,8 @@ def _plan_student(spec: JobSpec, dataset: DatasetInfo, models: Mapping[str, Mode
     _require_known_weights(spec.student)
     _check_family(spec, spec.student.architecture_name, spec.method.info.needs.student_families, "student")
     inputs = model_inputs(spec, dataset.input_info())
-    return _profiled(plan_student(spec.student, inputs, image_size=spec.training.image_size, models=models))
+    plan = plan_student(spec.student, inputs, image_size=spec.training.image_size, models=models)
+    return _profiled(plan, spec.student, "/training/image_size")
 
 
 def _plan_variant(spec: JobSpec, requested: ModelPlan, teachers: Sequence[ModelPlan]) -> ModelPlan:
@@ -184,7 +186,7 @@ def _plan_variant(spec: JobSpec, requested: ModelPlan, teachers: Sequence[ModelP
         requested,
         teachers=lambda: [inspect_structure(t.architecture, t.arguments, t.image_size) for t in teachers],
     )
-    return _profiled(plan)
+    return _profiled(plan, spec.student, "/training/image_size")
 
 
 def _plan_teacher(
@@ -199,12 +201,15 @@ def _plan_teacher(
     inputs = model_inputs(spec, dataset.input_info(), teacher)
     plan = plan_teacher(teacher, inputs, image_size=student_size, models=models)
     _check_classes(plan, _classified(spec, dataset))
-    return _profiled(plan)
+    return _profiled(plan, teacher, "/training/image_size")
 
 
-def _profiled(plan: ModelPlan) -> ModelPlan:
+def _profiled(plan: ModelPlan, model: ModelSpec, size_pointer: str) -> ModelPlan:
     """Return the plan of a model that can be built and run. Raises InvalidSpec otherwise."""
-    profile_plan(plan)
+    try:
+        profile_plan(plan)
+    except InvalidSpec as error:
+        raise (error if "img_size" in model.arguments else at_size_field(error, size_pointer)) from error
     return plan
 
 
@@ -267,12 +272,7 @@ def _meta_model(plan: ModelPlan) -> BuiltModel:
 
 
 def _fill_in(spec: JobSpec, student: ModelPlan, teachers: Sequence[ModelPlan], threads: int) -> JobSpec:
-    training = spec.training.model_copy(
-        update={
-            "image_size": student.image_size,
-            "min_learning_rate": min(spec.training.min_learning_rate, spec.training.learning_rate),
-        }
-    )
+    training = spec.training.model_copy(update={"image_size": student.image_size})
     filled = tuple(_fill_in_teacher(t, plan) for t, plan in zip(spec.teachers, teachers, strict=True))
     requested = _with_canonical_name(spec.student)
     resources = spec.resources.model_copy(update={"threads": spec.resources.threads or threads})
@@ -290,6 +290,5 @@ def _fill_in_teacher(teacher: TeacherSpec, plan: ModelPlan) -> TeacherSpec:
     if teacher.weights != "train":
         return teacher
     training = teacher.training or TeacherTrainingSpec()
-    rate = min(training.min_learning_rate, training.learning_rate)
-    filled = training.model_copy(update={"image_size": plan.image_size, "min_learning_rate": rate})
+    filled = training.model_copy(update={"image_size": plan.image_size})
     return teacher.model_copy(update={"training": filled})

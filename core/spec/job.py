@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.spec.document import StrictModel, not_available
@@ -20,8 +20,15 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 MAX_CPU_DEVICES = 8  # processes that share a training on the cores of one machine
 
+MIN_LEARNING_RATE = 1e-5  # default rate at the end of a training
+
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+def default_min_learning_rate(learning_rate: float) -> float:
+    """Return the default of ``min_learning_rate`` for a learning rate."""
+    return min(MIN_LEARNING_RATE, learning_rate)
 
 
 def _weights(value: str) -> str:
@@ -99,7 +106,12 @@ class TrainingBase(StrictModel):
     epochs: int = Field(default=20, ge=1, le=10_000, description="Passes over the training split.")
     batch_size: int = Field(default=128, ge=1, le=65_536)
     learning_rate: float = Field(default=1e-3, gt=0, le=10, description="Peak rate of AdamW.")
-    min_learning_rate: float = Field(default=1e-5, ge=0, le=10, description="Rate at the end of the cosine schedule.")
+    min_learning_rate: float = Field(
+        default=MIN_LEARNING_RATE,
+        ge=0,
+        le=10,
+        description="Rate at the end of the cosine schedule. Left out, it is at most `learning_rate`.",
+    )
     weight_decay: float = Field(default=0.05, ge=0, le=10, description="Not applied to norms, biases and tokens.")
     warmup_epochs: float = Field(default=1.0, ge=0, le=10_000, description="Epochs of linear warmup from zero.")
     gradient_clip: float | None = Field(default=1.0, gt=0, description="Maximum gradient norm; null: no clipping.")
@@ -132,11 +144,28 @@ class TrainingBase(StrictModel):
         default=None, ge=4, le=1024, description="Pixels a side. Null: the student's own size, or else the dataset's."
     )
 
-    @model_validator(mode="after")
-    def _require_ordered_rates(self) -> Self:
-        if self.min_learning_rate > self.learning_rate and "min_learning_rate" in self.model_fields_set:
-            raise PydanticCustomError("rates", "min_learning_rate must not be above learning_rate")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_learning_rate(cls, data: Any) -> Any:
+        """Lower the default of ``min_learning_rate`` to a lower ``learning_rate``."""
+        if not isinstance(data, dict) or "min_learning_rate" in data:
+            return data
+        rate = data.get("learning_rate")
+        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < MIN_LEARNING_RATE:
+            return data
+        return {**data, "min_learning_rate": default_min_learning_rate(rate)}
+
+    @field_validator("min_learning_rate")
+    @classmethod
+    def _require_ordered_rates(cls, rate: float, info: ValidationInfo) -> float:
+        highest = info.data.get("learning_rate")
+        if highest is not None and rate > highest:
+            raise PydanticCustomError(
+                "rates",
+                "{rate} must not be above learning_rate, which is {highest}; lower it, or leave it out",
+                {"rate": f"{rate:g}", "highest": f"{highest:g}"},
+            )
+        return rate
 
 
 class TrainingSpec(TrainingBase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from core.errors import FieldError, InvalidSpec, NotAvailable, PotstillError
 from core.spec.document import NOT_AVAILABLE, StrictModel
+from core.spec.field_messages import field_message, json_type
 from core.spec.job import (
     ARCHITECTURE_MISSING,
     JobSpec,
@@ -75,11 +77,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
             word = str(location[-1])
             return FieldError(where, f"unknown field.{did_you_mean(word, fields)} Known here: {', '.join(fields)}.")
         case "union_tag_invalid":
-            word = str(error["ctx"]["tag"])
-            return FieldError(
-                f"{where}/name",
-                f"there is no method {word[:80]!r}.{did_you_mean(word, METHODS)} Known: {', '.join(METHODS)}.",
-            )
+            return FieldError(f"{where}/name", _method_problem(error["input"].get("name")))
         case "union_tag_not_found":
             return FieldError(f"{where}/name", f"name is missing. Known: {', '.join(METHODS)}.")
         case "missing":
@@ -87,8 +85,25 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
             return FieldError(where, f"it is missing; {description}" if description else "it is missing")
         case kind if kind in _COMPARED_FIELDS:
             return FieldError(f"{where}/{_COMPARED_FIELDS[kind]}", str(error["msg"]))
-        case _:
-            return FieldError(where, _lower_first(str(error["msg"])))
+    form = _object_form(location, error["input"]) if error["type"] in {"model_type", "model_attributes_type"} else ""
+    return FieldError(where, field_message(error) + form)
+
+
+def _method_problem(name: Any) -> str:
+    if not isinstance(name, str):
+        return f"a string is expected, not {json_type(name)}"
+    return f"there is no method {name[:80]!r}.{did_you_mean(name, METHODS)} Known: {', '.join(METHODS)}."
+
+
+def _object_form(location: Sequence[str | int], value: Any) -> str:
+    """Return a hint with the form of a method, student or teacher; an empty string for other objects."""
+    if location[:1] == ("method",) and len(location) == 1:
+        form = {"name": value[:80] if isinstance(value, str) else "kd"}
+    elif location == ("student",) or (location[:1] == ("teachers",) and len(location) == 2):
+        form = {"architecture": value[:80] if isinstance(value, str) else "vit_tiny_patch16_224"}
+    else:
+        return ""
+    return f"; write {json.dumps(form, ensure_ascii=False)}"
 
 
 def _without_tag(location: Sequence[str | int]) -> tuple[str | int, ...]:

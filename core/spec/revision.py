@@ -8,7 +8,7 @@ from typing import Any
 
 from core.errors import FieldError, InvalidSpec
 from core.reporting import STUDENT_TRACK, teacher_track
-from core.spec.job import JobSpec
+from core.spec.job import JobSpec, default_min_learning_rate
 from core.spec.parse import parse_job_spec, pointer
 from core.spec.patch import FieldPath, differences, merge_patch
 
@@ -46,7 +46,7 @@ def apply_patch(document: Mapping[str, Any], patch: Mapping[str, Any]) -> JobSpe
         NotAvailable: As :func:`parse_job_spec` raises it.
     """
     old = parse_job_spec(dict(document))
-    merged = merge_patch(dict(document), patch)
+    merged = _follow_learning_rates(merge_patch(dict(document), patch), document, patch)
     method = merged.get("method") if isinstance(merged, dict) else None
     if isinstance(method, dict) and method.get("name") != old.method.name:
         # Checked before parsing: the old method's parameters are invalid for another method.
@@ -60,6 +60,42 @@ def apply_patch(document: Mapping[str, Any], patch: Mapping[str, Any]) -> JobSpe
     if errors:
         raise InvalidSpec.for_fields(errors)
     return new
+
+
+def _follow_learning_rates(merged: Any, old: Mapping[str, Any], patch: Mapping[str, Any]) -> Any:
+    """Remove each ``min_learning_rate`` that is the old default, where the patch changes only ``learning_rate``.
+
+    A stored spec has its defaults filled in, so without this a lower rate would contradict a rate that nobody set.
+    """
+    if not isinstance(merged, dict):
+        return merged
+    result = dict(merged)
+    if "min_learning_rate" not in _object(_object(patch).get("training")):
+        result["training"] = _follow_learning_rate(merged.get("training"), _object(old.get("training")))
+    teachers, old_teachers = merged.get("teachers"), old.get("teachers", ())
+    if isinstance(teachers, list) and len(teachers) == len(old_teachers):
+        # A patch replaces the complete list: the teachers that a client sends have the stored values.
+        result["teachers"] = [
+            {**new, "training": _follow_learning_rate(new["training"], _object(_object(before).get("training")))}
+            if isinstance(new, dict) and new.get("training") is not None
+            else new
+            for new, before in zip(teachers, old_teachers, strict=True)
+        ]
+    return result
+
+
+def _follow_learning_rate(training: Any, old: Mapping[str, Any]) -> Any:
+    name = "min_learning_rate"
+    if not isinstance(training, dict) or name not in old or training.get(name) != old[name]:
+        return training
+    is_default = old[name] == default_min_learning_rate(old["learning_rate"])
+    if is_default and training.get("learning_rate") != old["learning_rate"]:
+        return {key: value for key, value in training.items() if key != name}
+    return training
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

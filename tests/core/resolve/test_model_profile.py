@@ -24,16 +24,16 @@ def test_the_profile_is_computed_without_memory():
 @pytest.mark.parametrize(
     ("architecture", "arguments", "size", "pointer", "words"),
     [
-        (VIT, small(num_classes=10, embed_dim=33), 8, "/arguments", "divisible by num_heads"),
+        (VIT, small(num_classes=10, embed_dim=33), 8, "/arguments/embed_dim", "use an embed_dim of 32 or 34"),
         (VIT, small(num_classes=10, img_size=9), 9, "/arguments/patch_size", "8 or 10"),
         (VIT, small(num_classes=10, patch_size=16), 8, "/arguments/patch_size", "size to 16"),
         (VIT, small(num_classes=10, embed_dimm=3), 8, "/arguments/embed_dimm", "Did you mean embed_dim"),
-        (VIT, small(num_classes=10, norm_layer="nope"), 8, "/arguments", "unknown value 'nope'"),
-        (VIT, small(num_classes=10, embed_dim="a"), 8, "/arguments", "cannot be built"),
+        (VIT, small(num_classes=10, norm_layer="nope"), 8, "/arguments/norm_layer", "unknown value 'nope'"),
+        (VIT, small(num_classes=10, embed_dim="a"), 8, "/arguments/embed_dim", "cannot be built with embed_dim 'a'"),
         (VIT, small(num_classes=10, global_pool=""), 8, "/architecture", "10 logits"),
         (VIT, small(num_classes=10, embed_dim=65536), 8, "/arguments", "parameters; at most"),
         ("resnet18", {"num_classes": 10, "in_chans": 3, "img_size": 8}, 8, "/arguments/img_size", "any size"),
-        ("vgg11", {"num_classes": 10, "in_chans": 3}, 8, "/arguments", "cannot run on 8 by 8"),
+        ("vgg11", {"num_classes": 10, "in_chans": 3}, 8, "/arguments/img_size", "cannot run on 8 by 8 pixels; use 32"),
     ],
 )
 def test_an_invalid_model_is_refused_with_its_pointer(architecture, arguments, size, pointer, words):

@@ -178,7 +178,10 @@ def teacher(weights, **more):
     ("change", "pointer", "text"),
     [
         (student("vit_tyni"), "/student/architecture", "Did you mean vit_tiny_patch16_224"),
-        (student(arguments={"embed_dim": 33, "num_heads": 2}), "/student/arguments", "divisible"),
+        (student(arguments={"embed_dim": 33, "num_heads": 2}), "/student/arguments/embed_dim", "divisible"),
+        (student("halonet_h1", size=64), "/training/image_size", "use 256 (its own size)"),
+        (student(arguments={**SMALL, "depth": 0}), "/student/arguments/depth", "at least 1, not 0"),
+        (teacher("train", arguments={"layers": [1, 1, 1]}), "/teachers/0/arguments/layers", "cannot run with layers"),
         (student(arguments=SMALL, size=16), "/student/arguments/img_size", "8"),
         (student(size=30), "/student/arguments/patch_size", "16 or 32"),
         (student(arguments={"img_size": 2048}), "/student/arguments/img_size", "1024"),

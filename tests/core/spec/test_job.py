@@ -58,19 +58,30 @@ def test_safetensors_are_always_exported():
         ({"method": {"name": "kdd"}}, "/method/name", "Did you mean kd"),
         ({"method": {}}, "/method/name", "name is missing"),
         ({"method": {"name": "attention_probe"}}, "/method/pool", "it is missing; `ds_…`"),
-        ({"method": None}, "/method", "valid dictionary"),
+        ({"method": None}, "/method", "an object is expected, not null"),
         ({"method": {"name": "kd", "temprature": 2}}, "/method/temprature", "Did you mean temperature"),
         ({"method": {"name": "kd", "temperature": -1}}, "/method/temperature", "greater than 0"),
         ({"method": {"name": "kd"}}, "/teachers", "needs at least 1 teacher"),
         ({"teachers": [TEACHER]}, "/teachers", "takes at most 0 teacher"),
-        ({"student": [1, 2]}, "/student", "valid dictionary"),
+        ({"student": [1, 2]}, "/student", "an object is expected, not a list"),
         ({"student": {**STUDENT, "weights": "train"}}, "/student/weights", "train is for teachers"),
         ({"student": {**STUDENT, "weights": "somewhere"}}, "/student/weights", "weights must be"),
         ({"student": {**STUDENT, "arguments": {"num_classes": 3}}}, "/student/arguments", "comes from the dataset"),
         ({"student": {**STUDENT, "arguments": {"pretrained": True}}}, "/student/arguments", "use weights"),
-        ({"training": {"epochs": 10**9}}, "/training/epochs", "less than or equal"),
+        ({"training": {"epochs": 10**9}}, "/training/epochs", "at most 10000"),
         ({"training": {"learning_rate": float("nan")}}, "/training/learning_rate", "finite"),
-        ({"training": {"min_learning_rate": 1.0}}, "/training", "must not be above"),
+        ({"training": {"min_learning_rate": 1.0}}, "/training/min_learning_rate", "must not be above"),
+        ({"method": "kd"}, "/method", 'an object is expected, not a string; write {"name": "kd"}'),
+        ({"method": {"name": 3}}, "/method/name", "a string is expected, not a number"),
+        ({"student": "resnet18"}, "/student", 'write {"architecture": "resnet18"}'),
+        ({"teachers": {}}, "/teachers", "a list is expected, not an object"),
+        ({"teachers": ["resnet18"]}, "/teachers/0", 'write {"architecture": "resnet18"}'),
+        ({"training": {"learning_rate": "1e-3"}}, "/training/learning_rate", "write 1e-3 without quotes"),
+        ({"training": {"epochs": 2.5}}, "/training/epochs", "a whole number is expected, not 2.5"),
+        ({"training": {"epochs": True}}, "/training/epochs", "a whole number is expected, not a boolean"),
+        ({"training": 7}, "/training", "an object is expected, not a number"),
+        ({"export": "onnx"}, "/export", "a list is expected, not a string"),
+        ({"metadata": {"run": 1}}, "/metadata/run", "a string is expected, not a number"),
         ({"name": "x" * 100_000}, "/name", "at most 200"),
         ({"teachers": [{**TEACHER, "weights": "random", "training": {}}]}, "/teachers/0", "only with weights train"),
         ({"teachers": [{**TEACHER, "training": {"ema": 0.9}}]}, "/teachers/0/training/ema", "unknown field"),
@@ -78,6 +89,41 @@ def test_safetensors_are_always_exported():
 )
 def test_an_error_names_the_field_and_a_fix(changes, where, words):
     assert words in errors_of(**changes)[where]
+
+
+PYTHON_WORDS = ("dictionary", "tuple", "instance", "integer", "NoneType", "Spec", "Input")
+
+
+WRONG_VALUES = ({"a": 1}, [[]], 2.5)  # no field of the list below accepts any of these
+
+
+@pytest.mark.parametrize("value", WRONG_VALUES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: {"dataset": value}, lambda value: {"student": value}, lambda value: {"teachers": value},
+        lambda value: {"method": value}, lambda value: {"training": value}, lambda value: {"export": value},
+        lambda value: {"resources": value}, lambda value: {"metadata": value}, lambda value: {"name": value},
+        lambda value: {"training": {"epochs": value}}, lambda value: {"training": {"augmentation": value}},
+        lambda value: {"method": {"name": "kd", "reduction": value}, "teachers": [TEACHER]},
+    ],
+)  # fmt: skip
+def test_no_message_speaks_of_python(change, value):
+    with pytest.raises(InvalidSpec) as caught:
+        parse_job_spec(spec(**change(value)))
+
+    assert not [word for word in PYTHON_WORDS if word in caught.value.detail]
+
+
+@pytest.mark.parametrize("training", [{"learning_rate": 5e-6}, {"learning_rate": 5e-6, "epochs": 3}])
+def test_the_default_of_the_lowest_rate_follows_the_learning_rate(training):
+    parsed = parse_job_spec(
+        spec(training=training, method={"name": "kd"}, teachers=[{**TEACHER, "training": training}])
+    )
+
+    assert parsed.training.min_learning_rate == 5e-6
+    assert parsed.teachers[0].training.min_learning_rate == 5e-6
+    assert parse_job_spec(parsed.model_dump(mode="json")) == parsed
 
 
 def test_all_errors_are_reported_together():

@@ -117,3 +117,27 @@ def test_changes_are_described():
         "export",
         "resources.max_seconds null → 60",
     ]
+
+
+@pytest.mark.parametrize(("rate", "lowest"), [(5e-6, 5e-6), (1e-3, 1e-5)])
+def test_a_default_follows_the_learning_rate_through_retries(rate, lowest):
+    low = apply_patch(SPEC, {"training": {"learning_rate": 2e-6}, **teacher_training(learning_rate=2e-6)})
+    assert (low.training.min_learning_rate, low.teachers[0].training.min_learning_rate) == (2e-6, 2e-6)
+
+    stored = low.model_dump(mode="json")
+    first, second = stored["teachers"]
+    teachers = [{**first, "training": {**first["training"], "learning_rate": rate}}, second]
+    new = apply_patch(stored, {"training": {"learning_rate": rate}, "teachers": teachers})
+
+    assert new.training.min_learning_rate == lowest
+    assert new.teachers[0].training.min_learning_rate == lowest
+
+
+def test_a_rate_that_was_set_does_not_follow():
+    stored = apply_patch(SPEC, {"training": {"min_learning_rate": 1e-4}}).model_dump(mode="json")
+
+    assert apply_patch(stored, {"training": {"learning_rate": 1e-2}}).training.min_learning_rate == 1e-4
+    with pytest.raises(InvalidSpec, match=r"0\.0001 must not be above learning_rate, which is 5e-05"):
+        apply_patch(stored, {"training": {"learning_rate": 5e-5}})
+    with pytest.raises(InvalidSpec, match="/training/min_learning_rate"):
+        apply_patch(SPEC, {"training": {"learning_rate": 5e-6, "min_learning_rate": 1e-5}})
