@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from api.problems import invalid_field
-from core.broker import Broker, InspectorCall, InspectorUnavailable
+from core.broker import Broker, InspectorCall, InspectorTimeout, InspectorUnavailable
 from core.errors import Unavailable
 
 _MIN_PAUSE_SECONDS = 0.2
@@ -46,14 +46,14 @@ class Inspector:
         return result
 
     async def call_if_available(self, name: InspectorCall, payload: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the inspector's result, or None if the inspector or the broker is down.
+        """Return the inspector's result, or None if the inspector or the broker is down or too busy to answer in time.
 
         Raises what :meth:`call` raises otherwise.
         """
         try:
             return await self.call(name, payload)
-        except InspectorUnavailable as error:
-            log.warning("inspector.unavailable", detail=error.detail)
+        except (InspectorUnavailable, InspectorTimeout) as error:
+            log.warning("inspector.unavailable", code=error.code, detail=error.detail)
             return None
 
     async def require_architecture(self, name: str) -> None:

@@ -210,7 +210,10 @@ class Settings(BaseSettings):
         default=64_000_000, gt=0, description="Maximum number of pixels in an image; larger images are skipped."
     )
     ingest_seconds: float = Field(
-        default=4 * 3600.0, gt=0, description="Longest time for reading and decoding the files of one dataset."
+        default=4 * 3600.0,
+        gt=0,
+        description="Longest processor time for reading and decoding the files of one dataset. A busy "
+        "machine may take four times as long.",
     )
     ingest_memory_bytes: int = Field(
         default=4 * 1024**3, gt=0, description="Memory limit of the process that reads a dataset's files."

@@ -16,12 +16,15 @@ import timm
 import torch
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from core.broker import InspectorTimeout
 from core.errors import InvalidRequest, InvalidSpec, PotstillError, error_document
 from core.models import catalog
 from core.resolve.resolver import resolve
 from core.spec import parse_job_spec
 from core.spec.info import DatasetInfo, ModelInfo
+from core.system.processor_time import ProcessorTimeExceeded, limit_processor_time
 from worker.process.forked import limit_memory
+from worker.process.usage import free_memory
 
 Response = dict[str, Any]
 
@@ -40,21 +43,30 @@ def warm_up() -> None:
     catalog.search("", 1)
 
 
-def handle_call(call: str, payload: dict[str, Any]) -> Response:
-    """Return ``{"ok": …}`` or ``{"error": …}``; repeated calls are served from a cache."""
+def handle_call(call: str, payload: dict[str, Any], *, processor_seconds: float | None = None) -> Response:
+    """Return ``{"ok": …}`` or ``{"error": …}``; repeated calls are served from a cache.
+
+    A spec is at fault only for what it costs itself: more than ``processor_seconds`` of computation, or more than the
+    memory limit. What other processes of the machine take is an :class:`InspectorTimeout`.
+    """
     key = hashlib.sha256(json.dumps([call, payload], sort_keys=True).encode()).hexdigest()
     if key in _responses:
         _responses.move_to_end(key)
         return _responses[key]
     try:
-        response: Response = {"ok": _CALLS[call](payload)}
+        with limit_processor_time(processor_seconds):
+            response: Response = {"ok": _CALLS[call](payload)}
     except PotstillError as error:
         response = {"error": error_document(error)}
         if not isinstance(error, InvalidRequest):  # temporary: the next call may succeed
             return response
+    except ProcessorTimeExceeded:
+        response = {"error": error_document(_too_expensive("takes too long to build"))}
     except SoftTimeLimitExceeded:
-        return {"error": error_document(_too_expensive("takes too long to build"))}
+        return {"error": error_document(InspectorTimeout("The machine is busy; try again soon."))}
     except MemoryError:
+        if (free := free_memory()) is not None and free < MEMORY_BYTES:
+            return {"error": error_document(InspectorTimeout("The machine is short of memory; try again soon."))}
         return {"error": error_document(_too_expensive("needs too much memory"))}
     _responses[key] = response
     if len(_responses) > _CACHE_SIZE:

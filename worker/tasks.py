@@ -11,6 +11,8 @@ from worker.claim_loop import run_next
 from worker.ingest.parent import DATASETS, MODELS
 from worker.jobs.parent import JOBS
 
+_PROCESSOR_FRACTION = 0.85  # of an inspector call's time, so that an idle machine reaches this limit first
+
 
 @shared_task(name=JOBS_WAKE)  # type: ignore[untyped-decorator]
 def claim_job() -> None:
@@ -31,11 +33,14 @@ def claim_model() -> None:
 
 
 def _register_inspector_task(name: str) -> None:
-    @shared_task(name=INSPECT_PREFIX + name, ignore_result=False)  # type: ignore[untyped-decorator]
-    def _call(payload: dict[str, Any]) -> dict[str, Any]:
+    @shared_task(name=INSPECT_PREFIX + name, ignore_result=False, bind=True)  # type: ignore[untyped-decorator]
+    def _call(task: Any, payload: dict[str, Any]) -> dict[str, Any]:
         from worker.inspector import handle_call  # torch: imported by the pool's process when it started
 
-        return handle_call(name, payload)
+        _, wall_seconds = task.request.timelimit or (None, None)
+        return handle_call(
+            name, payload, processor_seconds=None if wall_seconds is None else _PROCESSOR_FRACTION * wall_seconds
+        )
 
 
 for _name in ("ping", "resolve", "architectures"):

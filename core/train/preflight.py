@@ -22,7 +22,7 @@ from core.train.context import RunContext
 from core.train.environment import is_out_of_memory
 from core.train.trainer import TrainingSetup, TrainStep
 
-_QUICK_STEP_SECONDS = 0.5
+_TIMED_SECONDS = 0.5  # of steps after the first; then no further one is timed
 _MAX_STEPS = 4
 
 # Spec fields that cannot make a step fail. The training itself detects a non-finite loss.
@@ -35,7 +35,10 @@ _IGNORED_TRAINING_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class PreflightResult:
-    """Measurements of a preflight. ``memory_bytes`` is the peak of the process, or of the device on CUDA."""
+    """Measurements of a preflight. ``memory_bytes`` is the peak of the process, or of the device on CUDA.
+
+    ``step_seconds`` is that of a step after the first, which includes one-time initialization.
+    """
 
     step_seconds: float
     checkpoint_bytes: int
@@ -55,6 +58,7 @@ def cached_preflight(
         "dataset": context.stored.fingerprint,
         "decode_size": decode_size,
         "precision": context.compute.precision,
+        "timed": "after the first step",
     }
     cached = None if refresh else context.result_cache.get("preflight", key_fields)
     if cached is not None:
@@ -74,7 +78,7 @@ def preflight_fields(spec: JobSpec) -> dict[str, Any]:
 
 
 def preflight(setup: TrainingSetup, scratch_dir: Path) -> PreflightResult:
-    """Run one step of ``setup`` with real data (up to four if they are quick), then write and read a checkpoint.
+    """Run two steps of ``setup`` with real data (up to four if they are quick), then write and read a checkpoint.
 
     The steps train copies of student and method, so ``setup`` does not change.
 
@@ -90,11 +94,7 @@ def preflight(setup: TrainingSetup, scratch_dir: Path) -> PreflightResult:
     folder = scratch_dir / "preflight"
     try:
         train_step = TrainStep(setup_copy)
-        seconds = _time_step(train_step, 0)
-        # The first steps include one-time initialization.
-        for step in range(1, min(_MAX_STEPS, train_step.schedule.total_steps)):
-            if seconds < _QUICK_STEP_SECONDS:
-                seconds = min(seconds, _time_step(train_step, step))
+        seconds = _time_steps(train_step)
         write_checkpoint(folder, train_step.state, step=1)
         checkpoint_bytes = sum(file.stat().st_size for file in folder.iterdir())
         read_checkpoint(folder, train_step.state)
@@ -110,9 +110,22 @@ def preflight(setup: TrainingSetup, scratch_dir: Path) -> PreflightResult:
     return PreflightResult(seconds, checkpoint_bytes, memory_bytes=_peak_memory(setup.compute.device))
 
 
+def _time_steps(train_step: TrainStep) -> float:
+    """Return the seconds of the fastest step after the first; of the only step if the training has no other."""
+    first = _time_step(train_step, 0)
+    timed: list[float] = []
+    for step in range(1, min(_MAX_STEPS, train_step.schedule.total_steps)):
+        if sum(timed) < _TIMED_SECONDS:
+            timed.append(_time_step(train_step, step))
+    return min(timed, default=first)
+
+
 def _time_step(train_step: TrainStep, step: int) -> float:
+    device = train_step.setup.compute.device
     start = time.perf_counter()
     train_step.run(step)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 

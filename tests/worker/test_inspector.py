@@ -1,6 +1,7 @@
 """The inspector's calls."""
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from core.errors import InvalidSpec, restore_error
 from worker import inspector
@@ -48,13 +49,40 @@ def test_the_cache_has_a_limited_size(monkeypatch):
     assert len(inspector._responses) == 3
 
 
-def test_a_call_that_needs_too_much_memory_is_an_invalid_spec(monkeypatch):
-    def too_much(_payload):
-        raise MemoryError
+def answer_with(monkeypatch, error):
+    def fail(_payload):
+        raise error
 
-    monkeypatch.setitem(inspector._CALLS, "resolve", too_much)
+    monkeypatch.setitem(inspector._CALLS, "resolve", fail)
 
-    assert inspector.handle_call("resolve", resolve_payload())["error"]["code"] == "invalid_spec"
+
+@pytest.mark.parametrize(("free_bytes", "code"), [(inspector.MEMORY_BYTES, "invalid_spec"), (1, "inspector_busy")])
+def test_a_spec_is_at_fault_for_memory_only_where_the_machine_has_some(monkeypatch, free_bytes, code):
+    answer_with(monkeypatch, MemoryError())
+    monkeypatch.setattr(inspector, "free_memory", lambda: free_bytes)
+
+    assert inspector.handle_call("resolve", resolve_payload())["error"]["code"] == code
+
+
+def test_a_busy_machine_is_no_fault_of_the_spec(monkeypatch):
+    answer_with(monkeypatch, SoftTimeLimitExceeded())
+    error = inspector.handle_call("resolve", resolve_payload())["error"]
+    monkeypatch.undo()
+
+    assert (error["code"], error["status"]) == ("inspector_busy", 503)
+    assert "ok" in inspector.handle_call("resolve", resolve_payload())
+
+
+def test_a_spec_that_computes_too_long_is_at_fault(monkeypatch):
+    def compute(_payload):
+        while True:
+            pass
+
+    monkeypatch.setitem(inspector._CALLS, "resolve", compute)
+    error = inspector.handle_call("resolve", resolve_payload(), processor_seconds=0.1)["error"]
+
+    assert error["code"] == "invalid_spec"
+    assert "takes too long to build" in error["detail"]
 
 
 def test_architectures_searches_the_catalog():

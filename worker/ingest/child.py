@@ -139,7 +139,8 @@ def _ingest(context: Context, dataset: Dataset, folder: Path, scratch: Path, con
         report = run_sandboxed("core.ingest.sandboxed_main", request, limits, scratch=scratch, control=control)
     except SandboxTimeout:
         raise IngestTimeout(
-            f"Reading and decoding the files took longer than {limits.seconds:g} s; send fewer or smaller ones."
+            f"Reading and decoding the files took more than {limits.seconds:g} s of processor time; "
+            "send fewer or smaller ones."
         ) from None
     except SandboxCrashed as crash:
         raise IngestCrashed(

@@ -26,7 +26,7 @@ from core.system.sandbox import set_no_new_privs
 POLL_SECONDS = 0.1  # delay until a drain is seen
 MAX_RESPONSE_BYTES = 64 * 1024**2
 _MAX_OPEN_FILES = 256
-_CPU_GRACE_SECONDS = 60  # beyond the wall time limit, in case the parent no longer enforces it
+_WALL_FACTOR, _MIN_WALL_SECONDS = 4, 60.0  # a busy machine gives the process a part of a core
 _EXTRA_FILE_BYTES = 64 * 1024**2  # for indexes beyond the largest file
 
 # The environment variables that the process inherits; none of them is a key or a password.
@@ -37,15 +37,19 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessLimits:
-    """Limits of the process. ``file_bytes``: size of the largest file that it may write."""
+    """Limits of the process. ``file_bytes``: size of the largest file that it may write; ``seconds``: processor time.
+
+    ``wall_seconds``: time until the process counts as lost; None: four times ``seconds``, and a minute.
+    """
 
     memory_bytes: int
     file_bytes: int
     seconds: float
+    wall_seconds: float | None = None
 
 
 class SandboxTimeout(Exception):
-    """The process was killed because it exceeded its time limit."""
+    """The process was killed because it exceeded its limit of processor time."""
 
 
 class SandboxCrashed(Exception):
@@ -62,7 +66,7 @@ def run_sandboxed(
     """Run ``python -m module``; write the request to its stdin and return the ``ok`` of its JSON response.
 
     Raises the ``error`` of the response, :class:`SandboxTimeout`, :class:`SandboxCrashed`, ``Interrupted`` after a
-    drain, or ``ProcessLost`` if another process killed it, which is no fault of the file.
+    drain, or ``ProcessLost``, which is no fault of the file, if another process killed it or it got too little time.
     """
     request_path, response_path = scratch / "request.json", scratch / "response.json"
     request_path.write_text(json.dumps(request))
@@ -74,7 +78,8 @@ def run_sandboxed(
             env=_environment(scratch),
             preexec_fn=_make_preexec(limits),  # noqa: PLW1509 - this process has one thread
         )
-        status = _wait(process, limits.seconds, control)
+        wall_seconds = limits.wall_seconds or _WALL_FACTOR * limits.seconds + _MIN_WALL_SECONDS
+        status = _wait(process, wall_seconds, control)
         if status != 0:
             raise _exit_error(status)
         stdout.seek(0)  # not reopened by name: the process could replace the file
@@ -95,7 +100,10 @@ def _wait(process: subprocess.Popen[bytes], seconds: float, control: Callable[[]
                     if control() is Control.DRAIN:
                         raise Interrupted(Control.DRAIN) from None
                     if time.monotonic() > deadline:
-                        raise SandboxTimeout from None
+                        raise ProcessLost(
+                            f"The process that read the file did not end within {seconds:g} s; the machine is busy, or "
+                            "a disk does not respond."
+                        ) from None
         finally:
             process.kill()  # no effect on a process that has ended
 
@@ -118,7 +126,7 @@ def _environment(scratch: Path) -> dict[str, str]:
 
 def _make_preexec(limits: ProcessLimits) -> Callable[[], None]:
     parent = os.getpid()
-    cpu = math.ceil(limits.seconds) + _CPU_GRACE_SECONDS
+    cpu = math.ceil(limits.seconds)
     file_bytes = limits.file_bytes + _EXTRA_FILE_BYTES
 
     def preexec() -> None:

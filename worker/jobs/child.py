@@ -15,7 +15,7 @@ import structlog
 import torch
 
 from core import pipeline
-from core.errors import KilledForMemory, Unavailable
+from core.errors import InvalidSpec, KilledForMemory, Unavailable
 from core.methods import implementation
 from core.reporting import Control, Interrupted
 from core.resolve import resolver
@@ -28,6 +28,7 @@ from core.store.job_leases import LeaseLost, LeaseToken
 from core.store.tables import Job
 from core.system.fault_injection import fault_point
 from core.system.parent_death import EXIT_OUT_OF_MEMORY
+from core.system.processor_time import ProcessorTimeExceeded, limit_processor_time
 from core.train.environment import is_out_of_memory
 from worker.context import Context
 from worker.jobs import failure
@@ -37,6 +38,8 @@ from worker.jobs.reporter import JobReporter
 from worker.process import forked, watchdog
 from worker.process.monitor import EXIT_DONE, EXIT_LEASE_LOST, EXIT_TEMPORARY
 from worker.process.usage import own_usage
+
+_RESOLVE_SECONDS = 60.0  # of processor time; the inspector answers within seconds
 
 log = structlog.get_logger(__name__)
 
@@ -92,13 +95,17 @@ def _resolve(context: Context, job: Job, spec: JobSpec, inputs: Inputs, reporter
     """Fill in the defaults of the spec, unless the inspector resolved it before."""
     if job.resolved:
         return spec
-    resolution = resolver.resolve(
-        spec,
-        inputs.dataset_info(),
-        inputs.model_info(),
-        datasets=inputs.other_dataset_info(),
-        threads=context.settings.job_threads,
-    )
+    try:
+        with limit_processor_time(_RESOLVE_SECONDS):
+            resolution = resolver.resolve(
+                spec,
+                inputs.dataset_info(),
+                inputs.model_info(),
+                datasets=inputs.other_dataset_info(),
+                threads=context.settings.job_threads,
+            )
+    except ProcessorTimeExceeded:
+        raise InvalidSpec("A model of this spec takes too long to build; make it smaller.") from None
     document = resolution.spec.model_dump(mode="json")
     total_steps = resolution.estimate["total_steps"]
     lease = LeaseToken.from_job(job)

@@ -8,9 +8,10 @@ import httpx
 import pytest
 
 from api.jobs import service
-from core.broker import Broker
+from core.broker import Broker, InspectorTimeout
 from core.spec import parse_job_spec
 from core.store import events, jobs
+from tests.api.conftest import InProcessBroker
 from worker import inspector
 
 
@@ -240,6 +241,22 @@ class TestWithoutABroker:
         # Requests that need the inspector fail.
         assert tenant.http.post("/v1/estimates", json=job.spec).json()["code"] == "inspector_gone"
         assert tenant.http.get("/v1/architectures").status_code == 503
+
+    def test_a_job_is_accepted_if_the_inspector_is_busy(self, make_server, make_tenant, spec_of):
+        class BusyBroker(InProcessBroker):
+            async def call_inspector(self, call, payload=None, timeout=10.0):  # noqa: ASYNC109 - as in Broker
+                raise InspectorTimeout("The machine is busy; try again soon.")
+
+        response, _, tenant = self._timed_post(make_server(BusyBroker()), make_tenant, spec_of)
+        estimate = tenant.http.post("/v1/estimates", json=response.json()["spec"])
+        form = {"architecture": "resnet18"}
+        model = tenant.http.post("/v1/models", data=form, files={"file": ("w.safetensors", b"no")})
+
+        assert response.status_code == 201
+        assert (estimate.status_code, estimate.json()["code"]) == (503, "inspector_busy")
+        assert int(estimate.headers["Retry-After"]) > 0
+        assert tenant.http.get("/v1/architectures").status_code == 503
+        assert model.status_code == 415  # the architecture is checked by the ingest worker
 
     def test_a_job_is_accepted_if_the_broker_hangs(self, make_server, make_tenant, spec_of, valkey):
         server = make_server(Broker(valkey.url), broker_url=valkey.url)

@@ -5,7 +5,9 @@ import torch
 
 from core.errors import NonFiniteLoss, SpecCannotRun
 from core.methods import Outputs
+from core.train import preflight as preflight_module
 from core.train.preflight import preflight
+from core.train.trainer import TrainStep
 
 
 def test_a_preflight_measures_and_changes_nothing(make_setup, training, tmp_path):
@@ -21,6 +23,33 @@ def test_a_preflight_measures_and_changes_nothing(make_setup, training, tmp_path
     assert result.memory_bytes > 50e6
     assert result.checkpoint_bytes > sum(t.numel() * 4 for t in before.values())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs", "steps", "expected"),
+    [
+        ([6.8, 1.0, 0.9, 0.9], 4, 2, 1.0),  # a slow first step does not end the measurement
+        ([6.8, 0.2, 0.1, 0.3], 4, 4, 0.1),
+        ([0.1, 0.3, 0.3, 0.2], 4, 3, 0.3),
+        ([6.8], 1, 1, 6.8),
+    ],
+)
+def test_the_first_step_is_not_timed(make_setup, training, tmp_path, monkeypatch, seconds, epochs, steps, expected):
+    """The clock advances by a step's seconds when it runs."""
+    now, runs = [0.0], []
+
+    def run(_train_step, step):
+        runs.append(step)
+        now[0] += seconds[step]
+
+    monkeypatch.setattr(TrainStep, "run", run)
+    monkeypatch.setattr(preflight_module.time, "perf_counter", lambda: now[0])
+    batch_size = 8 if epochs > 1 else 40
+
+    result = preflight(make_setup(training(epochs=epochs, batch_size=batch_size)), tmp_path)
+
+    assert result.step_seconds == pytest.approx(expected)
+    assert runs == list(range(steps))
 
 
 def test_an_incompatible_teacher_fails_with_the_reason(make_setup, training, tmp_path):

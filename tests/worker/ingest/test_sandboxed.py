@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 
 import psutil
 import pytest
@@ -87,7 +86,7 @@ privileges = open("/proc/self/status").read().split("NoNewPrivs:")[1].split()[0]
         "FSIZE": [65 * MEGABYTE] * 2,
         "NOFILE": [256] * 2,
         "CORE": [0, 0],
-        "CPU": [70, 75],
+        "CPU": [10, 15],
     }
     assert response["privileges"] == "1"
 
@@ -110,13 +109,16 @@ except OSError as error:
     assert response == {"memory": "refused", "disk": 27}  # EFBIG
 
 
-@pytest.mark.parametrize("code", ["time.sleep(60)", "while True: pass", "sum(range(10**12))", "9 ** 9 ** 9"])
-def test_a_process_beyond_its_time_limit_is_killed(run, code):
-    before = time.monotonic()
-
+@pytest.mark.parametrize("code", ["while True: pass", "sum(range(10**12))", "9 ** 9 ** 9"])
+def test_a_process_beyond_its_processor_time_is_killed(run, code):
     with pytest.raises(SandboxTimeout):
-        run(code, seconds=0.3)
-    assert time.monotonic() - before < 5
+        run(code, seconds=1.0)
+    assert child_processes() == []
+
+
+def test_a_process_that_gets_no_processor_time_is_lost_and_no_fault_of_the_file(run):
+    with pytest.raises(ProcessLost, match="the machine is busy"):
+        run("time.sleep(60)", wall_seconds=0.3)
     assert child_processes() == []
 
 
