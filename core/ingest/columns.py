@@ -21,7 +21,10 @@ SPLIT_NAME = "split"
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Column names. ``class_names`` are the declared classes in label order, or None."""
+    """Column names. ``class_names`` are the declared classes in label order, or None.
+
+    ``label_kind`` is ``number``, ``boolean`` or ``string``; ``none`` without labels.
+    """
 
     image: str
     image_is_struct: bool
@@ -40,11 +43,12 @@ class Columns:
 def find_columns(schema: pa.Schema, *, labels: Labels) -> Columns:
     """Find the columns from the metadata of the hub's ``datasets``, else from their types and names.
 
-    The image is encoded bytes or a struct with the field ``bytes``. A label is an integer or a string.
+    The image is encoded bytes or a struct with the field ``bytes``. A label is a number, a boolean or a string. A column
+    of floats or decimals is one by its name only, and its values must be whole: pandas writes integers with gaps so.
 
     Raises:
         NotAccepted: No column holds images.
-        TableUnclear: Several columns are possible.
+        TableUnclear: Several columns are possible, or the label column holds lists or other types.
     """
     features = _hub_features(schema)
     image = _choose_column(
@@ -61,22 +65,25 @@ def find_columns(schema: pa.Schema, *, labels: Labels) -> Columns:
         )
     label = None if labels == "none" else _label_column(schema, features)
     names = None if label is None else _class_names(features.get(label))
-    label_type = None if label is None else schema.field(label).type
+    label_kind = "none" if label is None else _label_kind(schema, label)
     return Columns(
         image=image,
         image_is_struct=types.is_struct(schema.field(image).type),
         label=label,
-        label_kind="none" if label_type is None else "integer" if types.is_integer(label_type) else "string",
-        class_names=names if label_type is not None and types.is_integer(label_type) else None,
+        label_kind=label_kind,
+        class_names=names if label_kind == "number" else None,
         split=SPLIT_NAME if SPLIT_NAME in schema.names and _is_text(schema.field(SPLIT_NAME).type) else None,
     )
 
 
 def _label_column(schema: pa.Schema, features: dict[str, Any]) -> str | None:
-    usable = [name for name in schema.names if _is_label(schema, name) and name != SPLIT_NAME]
-    declared = [name for name in _declared_columns(features, "ClassLabel") if name in usable]
-    known = [name for name in LABEL_NAMES if name in usable]
+    labels = [name for name in schema.names if _label_kind(schema, name) != "none" and name != SPLIT_NAME]
+    declared = [name for name in _declared_columns(features, "ClassLabel") if name in labels]
+    known = [name for name in LABEL_NAMES if name in labels]
     chosen = _choose_column("label", declared, known[:1], LABEL_NAMES)
+    if chosen is None:
+        _refuse_other_labels(schema)
+    usable = [name for name in labels if not _is_fractional(_value_type(schema, name))]
     if chosen is None and usable:
         raise TableUnclear(
             f"several columns may be the label ({printable_name(', '.join(usable))}); name it {LABEL_NAMES[0]}, "
@@ -112,15 +119,39 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
+def _refuse_other_labels(schema: pa.Schema) -> None:
+    """Raise :class:`TableUnclear` for a column with the name of a label whose type is none; a column of nulls is none."""
+    for name in LABEL_NAMES:
+        if name in schema.names and not types.is_null(schema.field(name).type) and not _is_image(schema, name):
+            raise TableUnclear(
+                f"the column {name} has the type {printable_name(str(schema.field(name).type))}; a label is one whole "
+                "number, text or boolean per image. Rewrite the column, or set labels to none"
+            )
+
+
+def _value_type(schema: pa.Schema, name: str) -> pa.DataType:
+    """Type of a column's values, without the dictionary encoding."""
+    kind = schema.field(name).type
+    return kind.value_type if types.is_dictionary(kind) else kind
+
+
+def _is_fractional(kind: pa.DataType) -> bool:
+    return bool(types.is_floating(kind) or types.is_decimal(kind))
+
+
 def _is_text(kind: pa.DataType) -> bool:
     if types.is_dictionary(kind):
         kind = kind.value_type
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
-def _is_label(schema: pa.Schema, name: str) -> bool:
-    kind = schema.field(name).type
-    return bool(types.is_integer(kind) or _is_text(kind))
+def _label_kind(schema: pa.Schema, name: str) -> str:
+    kind = _value_type(schema, name)
+    if types.is_integer(kind) or _is_fractional(kind):
+        return "number"
+    if types.is_boolean(kind):
+        return "boolean"
+    return "string" if _is_text(kind) else "none"
 
 
 def _hub_features(schema: pa.Schema) -> dict[str, Any]:

@@ -7,8 +7,8 @@ executed; images take the same path as image files.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,10 +20,10 @@ from core.ingest.columns import Columns, find_columns
 from core.ingest.limits import IngestLimits, UnpackBudget, format_bytes
 from core.ingest.paths import NotAccepted, clean_label, printable_name
 from core.ingest.source_files import Labels, SourceFile, TableRow
+from core.ingest.split_names import split_name
 from core.ingest_errors import TableUnclear, TooManyFiles
 
-SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
-
+_MAX_LABEL = 2**64  # beyond it: infinity, or a value that is no number of a class
 _BUFFER_BYTES = 1 << 20  # read size of a compressed column
 _MAX_FOOTER_STRING = 16 * 1024**2
 _MAX_FOOTER_ENTRIES = 1_000_000
@@ -128,21 +128,36 @@ class ParquetReader:
 def split_from_path(path: str) -> str:
     """Return the split in a table's file name (``train-00000-of-00002.parquet``), else in its folders, else ""."""
     *folders, name = path.split("/")
-    names = [re.split(r"[-_.]", name)[0], *reversed(folders)]
-    return next((name.casefold() for name in names if name.casefold() in SPLIT_NAMES), "")
+    names = [name.rpartition(".")[0], *reversed(folders)]
+    return next((found.word for name in names if (found := split_name(name)) is not None), "")
 
 
 def _label(batch: pa.RecordBatch, columns: Columns) -> int | str | None:
+    """Return the label of a row; None for null and NaN. A boolean is a string, because its class needs a name."""
     if columns.label is None:
         return None
     value = batch.column(columns.label)[0].as_py()
     if isinstance(value, str):
         return clean_label(value)
-    if columns.class_names is None or value is None:
-        return None if value is None else int(value)
+    if value is None or value != value:  # noqa: PLR0124 - NaN, of a float or a decimal
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    value = _whole(value, columns.label)
+    if columns.class_names is None:
+        return value
     if value == UNLABELED:  # the hub's value for a hidden label
         return None
     if not 0 <= value < len(columns.class_names):
         reason = f"the label {printable_name(str(value))} is not one of the {len(columns.class_names)} classes"
         raise NotAccepted(reason, code="label_invalid")
+    return value
+
+
+def _whole(value: int | float | Decimal, column: str) -> int:
+    if abs(value) > _MAX_LABEL or value != int(value):
+        raise TableUnclear(
+            f"the column {column} holds {printable_name(str(value))}; a label is a whole number, text or a boolean. "
+            "Rewrite the column, or set labels to none"
+        )
     return int(value)

@@ -20,7 +20,7 @@ def test_the_layout_of_the_hub_is_recognized():
 
     found = find_columns(schema(features, img=IMAGE, label=pa.int64()), labels="auto")
 
-    assert found == Columns("img", True, "label", "integer", ("a", "b"), None)
+    assert found == Columns("img", True, "label", "number", ("a", "b"), None)
     assert found.leaf_paths == ["img.bytes", "label"]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from core.data.stored import StoredDataset
 from core.errors import DatasetRejected, InvalidRequest
+from core.ingest_errors import TableUnclear
 from core.ingest.dataset import MAX_LISTED_REJECTIONS, LayoutOptions, ingest_builtin, ingest_folder
 
 
@@ -207,6 +208,30 @@ def test_a_broken_row_is_rejected(ingest, parquet, encoded):
 
     assert [rejected.path for rejected in report.rejected] == ["data.parquet#20"]
     assert "not an image" in report.rejected[0].reason
+
+
+@pytest.mark.parametrize("gap", [None, float("nan")])
+def test_rows_without_a_label_are_rejected_by_name(ingest, parquet, encoded, gap):
+    samples = [(encoded(seed=k), float(k % 2)) for k in range(20)]
+
+    report = ingest(parquet([*samples, (encoded(seed=99), gap)]))
+
+    assert report.classes == ("0", "1")
+    assert [(r.path, r.reason) for r in report.rejected] == [("data.parquet#20", "the row has no label")]
+
+
+def test_a_list_of_labels_is_unclear(ingest, parquet, encoded):
+    with pytest.raises(TableUnclear, match="one whole number, text or boolean per image"):
+        ingest(parquet([(encoded(seed=k), [k % 2, 1]) for k in range(4)]))
+
+
+def test_string_labels_are_matched_between_splits(ingest, zipped, parquet, encoded):
+    train, test = ([(encoded(seed=9 * n + k), name[k % 2]) for k in range(6)] for n, name in enumerate(["CD", "cd"]))
+
+    report = ingest(zipped({"train.parquet": parquet(train), "test.parquet": parquet(test)}))
+
+    assert (report.classes, report.splits["test"]) == (("C", "D"), {"num_samples": 6})
+    assert [warning.code for warning in report.warnings] == ["class_names_matched"]
 
 
 def test_a_damaged_shard_is_rejected_and_the_others_are_read(ingest, zipped, shards):

@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import suppress
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from core.ingest.limits import IngestLimits
 from core.ingest.parquet import ParquetReader, split_from_path
 from core.ingest.paths import NotAccepted
 from core.ingest.source_files import TableRow
+from core.ingest_errors import TableUnclear
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -79,7 +81,10 @@ def test_a_split_column_defines_the_split():
         ("data/validation-00000-of-00001-ab12.parquet", "validation"),
         ("default/test/0000.parquet", "test"),
         ("Train.parquet", "train"),
-        ("training_set/0000.parquet", ""),
+        ("training_set/0000.parquet", "training"),
+        ("pets_val-00000.parquet", "val"),
+        ("train_test.parquet", ""),
+        ("test/train-0.parquet", "train"),
         ("data.parquet", ""),
     ],
 )
@@ -107,6 +112,60 @@ def test_hidden_labels_are_none():
     files = read_rows(parquet({"image": images(b"1", b"2"), "label": [-1, None]}, features))
 
     assert [file.row.label for file in files] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (pa.array([3.0, 7.0]), [3, 7]),
+        (pa.array([3.0, float("nan")]), [3, None]),
+        (pa.array([3.0, None], pa.float32()), [3, None]),
+        (pa.array([Decimal("3.00"), None], pa.decimal128(10, 2)), [3, None]),
+        (pa.array([True, False]), ["true", "false"]),
+        (pa.array([True, None]), ["true", None]),
+        (pa.array([3, None], pa.int16()), [3, None]),
+        (pa.array([2**64 - 1, 0], pa.uint64()), [2**64 - 1, 0]),
+        (pa.array([3, 7]).dictionary_encode(), [3, 7]),
+        (pa.array(["x", None], pa.large_string()), ["x", None]),
+        (pa.array([None, None]), [None, None]),
+    ],
+    ids=str,
+)
+def test_whole_numbers_booleans_and_text_are_labels_and_gaps_are_none(labels, expected):
+    content = parquet({"image": [b"1", b"2"], "label": labels})
+
+    assert [file.row.label for file in read_rows(content)] == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (pa.array([[1, 2]]), "type list"),
+        (pa.array([{"a": 1}]), "type struct"),
+        (pa.array([0.5]), "holds 0.5"),
+        (pa.array([float("inf")]), "holds inf"),
+        (pa.array([Decimal("0.5")]), "holds 0.5"),
+    ],
+    ids=str,
+)
+def test_other_labels_are_unclear(labels, words):
+    content = parquet({"image": [b"1"], "label": labels})
+
+    with pytest.raises(TableUnclear, match=words):
+        read_rows(content)
+    assert read_rows(content, labels="none")[0].row.label is None
+
+
+def test_a_column_of_floats_without_the_name_of_a_label_is_no_label():
+    assert [file.row.label for file in read_rows(parquet({"image": [b"1"], "score": [0.7]}))] == [None]
+
+
+def test_declared_class_names_apply_to_whole_floats():
+    features = {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}
+
+    files = read_rows(parquet({"image": images(b"1", b"2"), "label": [1.0, float("nan")]}, features))
+
+    assert [(file.row.label, file.row.class_name) for file in files] == [(1, "b"), (None, None)]
 
 
 def test_labels_that_cannot_be_stored_are_rejected():
