@@ -14,7 +14,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -24,15 +24,18 @@ from core.ingest.limits import IngestLimits, UnpackBudget, format_bytes, too_man
 from core.ingest.paths import NotAccepted, check_suffix, clean_path, printable_name
 from core.ingest.source_files import Labels, SourceFile
 from core.ingest.tar import TarEntry, looks_like_tar, tar_entries
+from core.ingest.zip_names import ZipNames
 from core.ingest_errors import ArchiveBomb, ArchiveUnreadable, TableUnclear
+from core.spec.warnings import JobWarning
 
 if TYPE_CHECKING:
     from core.ingest.parquet import ParquetReader
 
 __all__ = ["SourceFile", "archive_files", "folder_files"]
 
-_UTF8_NAME = 0x800  # zip general purpose bits
-_ENCRYPTED = 0x1
+Warn = Callable[[JobWarning], None]
+
+_ENCRYPTED = 0x1  # zip general purpose bits
 _ENTRY_SIGNATURE = b"PK\x01\x02"
 _MIN_LOCAL_HEADER_BYTES = 30
 _MAX_DIRECTORY_BYTES = 512 * 1024**2  # a million entries with typical names take about 100 MiB
@@ -53,7 +56,12 @@ _UNSUPPORTED_FORMATS = {
 
 
 def archive_files(
-    path: Path, limits: IngestLimits, *, labels: Labels = "auto", scratch_dir: Path | None = None
+    path: Path,
+    limits: IngestLimits,
+    *,
+    labels: Labels = "auto",
+    scratch_dir: Path | None = None,
+    warn: Warn = lambda _: None,
 ) -> Generator[SourceFile]:
     """Iterate over a zip or tar archive (plain, gz, bz2, xz) or one Parquet file; the content decides the format.
 
@@ -62,6 +70,7 @@ def archive_files(
         limits: Limits on sizes and counts.
         labels: Whether to use the label column of Parquet files.
         scratch_dir: Folder for temporary copies of packed Parquet files. Default: the system's temporary folder.
+        warn: Called with each warning about the archive while its files are read.
 
     Raises:
         DatasetRejected: The format is unsupported, the archive is damaged, or it is a decompression bomb.
@@ -77,7 +86,7 @@ def archive_files(
     if looks_like_tar(head):
         return _tar_files(path, limits, tables)
     if _is_zip(path):
-        return _zip_files(path, limits, tables)
+        return _zip_files(path, limits, tables, warn)
     if head.startswith(b"PK"):
         raise ArchiveUnreadable("the zip archive is truncated: its directory is missing; upload it again")
     raise ArchiveUnreadable(
@@ -166,7 +175,7 @@ class _BoundedDirectory(BufferedReader):
         return data
 
 
-def _zip_files(path: Path, limits: IngestLimits, tables: _TableReader) -> Generator[SourceFile]:
+def _zip_files(path: Path, limits: IngestLimits, tables: _TableReader, warn: Warn) -> Generator[SourceFile]:
     budget = UnpackBudget(limits, packed_bytes=path.stat().st_size)
     with _BoundedDirectory(path, limits) as file:
         try:
@@ -179,8 +188,11 @@ def _zip_files(path: Path, limits: IngestLimits, tables: _TableReader) -> Genera
             for entry in archive.infolist():
                 budget.count_file()
                 budget.count_bytes(entry.file_size)
+            names = ZipNames(archive.infolist())
+            if names.is_guessed:
+                warn(_guessed_names_warning(names, archive.infolist()))
             for entry in archive.infolist():
-                yield from _zip_file(archive, entry, limits, tables)
+                yield from _zip_file(archive, entry, names.decode(entry), limits, tables)
 
 
 def _check_entry_offsets(archive: zipfile.ZipFile) -> None:
@@ -199,9 +211,8 @@ def _check_entry_offsets(archive: zipfile.ZipFile) -> None:
 
 
 def _zip_file(
-    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: IngestLimits, tables: _TableReader
+    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, limits: IngestLimits, tables: _TableReader
 ) -> Iterator[SourceFile]:
-    name = _zip_name(entry)
     try:
         path = clean_path(name)
         if path is None or name.endswith(("/", "\\")):
@@ -218,15 +229,13 @@ def _zip_file(
     yield file
 
 
-def _zip_name(entry: zipfile.ZipInfo) -> str:
-    """Decode the entry's name, as UTF-8 if possible: some archivers omit the UTF-8 flag, and ``zipfile`` uses cp437."""
-    name = entry.orig_filename  # zipfile truncates `filename` at the first NUL
-    if entry.flag_bits & _UTF8_NAME:
-        return name
-    try:
-        return name.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        return name
+def _guessed_names_warning(names: ZipNames, entries: Iterable[zipfile.ZipInfo]) -> JobWarning:
+    example = next(name for entry in entries if not (name := names.decode(entry)).isascii())
+    message = (
+        f"The names in the zip archive declare no encoding; they are read as {names.encoding}, "
+        f"e.g. {printable_name(example)}."
+    )
+    return JobWarning(code="file_names_guessed", message=message, fix="If they look wrong, pack with UTF-8 names.")
 
 
 def _check_zip_entry(entry: zipfile.ZipInfo) -> None:

@@ -43,8 +43,8 @@ class Columns:
 def find_columns(schema: pa.Schema, *, labels: Labels) -> Columns:
     """Find the columns from the metadata of the hub's ``datasets``, else from their types and names.
 
-    The image is encoded bytes or a struct with the field ``bytes``. A label is a number, a boolean or a string. A column
-    of floats or decimals is one by its name only, and its values must be whole: pandas writes integers with gaps so.
+    The image is encoded bytes or a struct with the field ``bytes``. A label is a number, a boolean or a string. Floats
+    and decimals are labels by the name of their column only, and must be whole: pandas writes integers with gaps so.
 
     Raises:
         NotAccepted: No column holds images.
@@ -120,7 +120,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _refuse_other_labels(schema: pa.Schema) -> None:
-    """Raise :class:`TableUnclear` for a column with the name of a label whose type is none; a column of nulls is none."""
+    """Raise :class:`TableUnclear` if the column that is named like a label has no type of labels, such as a list."""
     for name in LABEL_NAMES:
         if name in schema.names and not types.is_null(schema.field(name).type) and not _is_image(schema, name):
             raise TableUnclear(

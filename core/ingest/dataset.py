@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from core.data.images import BrokenImage, decode
@@ -95,9 +95,11 @@ def ingest_archive(
         DatasetRejected: The dataset cannot be used.
     """
     limits, options = limits or IngestLimits(), options or LayoutOptions()
-    files = archive_files(path, limits, labels=options.labels, scratch_dir=out_folder.parent)
+    found: list[JobWarning] = []
+    files = archive_files(path, limits, labels=options.labels, scratch_dir=out_folder.parent, warn=found.append)
     name = name or path.name
-    return _ingest(files, out_folder, limits=limits, seed=seed, name=name, options=options, progress=progress)
+    report = _ingest(files, out_folder, limits=limits, seed=seed, name=name, options=options, progress=progress)
+    return replace(report, warnings=(*found, *report.warnings))
 
 
 def ingest_folder(

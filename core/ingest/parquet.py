@@ -144,17 +144,19 @@ def _label(batch: pa.RecordBatch, columns: Columns) -> int | str | None:
     if isinstance(value, bool):
         return str(value).lower()
     value = _whole(value, columns.label)
-    if columns.class_names is None:
-        return value
+    return value if columns.class_names is None else _class_index(value, len(columns.class_names))
+
+
+def _class_index(value: int, num_classes: int) -> int | None:
     if value == UNLABELED:  # the hub's value for a hidden label
         return None
-    if not 0 <= value < len(columns.class_names):
-        reason = f"the label {printable_name(str(value))} is not one of the {len(columns.class_names)} classes"
+    if not 0 <= value < num_classes:
+        reason = f"the label {printable_name(str(value))} is not one of the {num_classes} classes"
         raise NotAccepted(reason, code="label_invalid")
     return value
 
 
-def _whole(value: int | float | Decimal, column: str) -> int:
+def _whole(value: float | Decimal, column: str) -> int:
     if abs(value) > _MAX_LABEL or value != int(value):
         raise TableUnclear(
             f"the column {column} holds {printable_name(str(value))}; a label is a whole number, text or a boolean. "

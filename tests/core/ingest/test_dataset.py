@@ -8,8 +8,8 @@ import pytest
 
 from core.data.stored import StoredDataset
 from core.errors import DatasetRejected, InvalidRequest
-from core.ingest_errors import TableUnclear
 from core.ingest.dataset import MAX_LISTED_REJECTIONS, LayoutOptions, ingest_builtin, ingest_folder
+from core.ingest_errors import TableUnclear
 
 
 def test_an_archive_becomes_a_stored_dataset(ingest, zipped, tree, tmp_path):
@@ -287,6 +287,19 @@ def test_labels_none_makes_an_unlabeled_dataset_from_folders(ingest, zipped, tre
         report.fingerprint
         == ingest_folder(tmp_path / "folder", tmp_path / "again", options=LayoutOptions(labels="none")).fingerprint
     )
+
+
+@pytest.mark.parametrize("pack", ["zipped", "tarred"])
+def test_composed_and_decomposed_names_are_one_class(ingest, encoded, request, pack):
+    """macOS writes é as two characters, other systems as one; names beyond ASCII are pax headers in a tar."""
+    names = ["caf\u00e9", "cafe\u0301", "th\u00e9", "the\u0301"]
+    files = {f"{name}/{k}-{i}.png": encoded(seed=10 * k + i) for k, name in enumerate(names) for i in range(3)}
+
+    report = ingest(request.getfixturevalue(pack)(files))
+
+    assert report.classes == ("caf\u00e9", "th\u00e9")
+    assert (report.splits["train"], report.splits["test"]) == ({"num_samples": 10}, {"num_samples": 2})
+    assert report.rejected == ()
 
 
 # --- duplicates ---------------------------------------------------------------------------------
