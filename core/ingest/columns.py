@@ -11,11 +11,10 @@ import pyarrow as pa
 from pyarrow import types
 
 from core.ingest.paths import NotAccepted, clean_label, printable_name
-from core.ingest.source_files import Labels
+from core.ingest.source_files import LABEL_NAMES, Labels
 from core.ingest_errors import TableUnclear
 
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
-LABEL_NAMES = ("label", "labels", "class", "target", "category", "class_name", "fine_label")
 SPLIT_NAME = "split"
 
 

@@ -20,6 +20,7 @@ from core.ingest.builtin import builtin_files
 from core.ingest.dataset_writer import DatasetWriter
 from core.ingest.duplicates import duplicate_warnings
 from core.ingest.folder_layout import Layout, infer_layout
+from core.ingest.label_files import LabelFiles
 from core.ingest.limits import IngestLimits, RejectedFile
 from core.ingest.paths import printable_name
 from core.ingest.source_files import SourceFile, TableRow
@@ -136,18 +137,21 @@ def _ingest(
     options: LayoutOptions,
     progress: Progress | None,
 ) -> IngestReport:
-    rejections = _Rejections()
+    rejections, label_files = _Rejections(), LabelFiles(options)
+    files = label_files.collect(files)
     with _dataset_folder(out_folder) as folder, closing(files), closing(DatasetWriter(folder)) as writer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about unusual but readable files
             rows = _store_files(files, writer, rejections, limits, progress)
         if not writer.paths():
             raise _no_images_error(rejections)
+        rows = rows or label_files.rows(writer.paths())
         layout = _infer_layout(writer, rejections, seed, options, rows)
         for rejected in layout.rejected:
             rejections.add(printable_name(rejected.path), rejected.reason, rejected.code)
         index = writer.finish(layout, name=name)
         found = [*layout.warnings, *duplicate_warnings(layout, writer.digests(layout))]
+        found += label_files.warnings(writer.paths())
         size_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return _report(index, rejections, found, size_bytes)
 

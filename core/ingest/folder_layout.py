@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from core.data.stored import UNLABELED, SplitName
@@ -21,7 +21,7 @@ from core.ingest.limits import RejectedFile
 from core.ingest.source_files import TableRow
 from core.ingest.split_option import read_named_splits
 from core.ingest.split_reading import read_splits
-from core.ingest.table_layout import read_table_splits
+from core.ingest.table_layout import read_table_splits, unlabeled_reason
 from core.ingest_errors import TooFewImages
 from core.spec.dataset_layout import LayoutOptions, SplitFolders
 from core.spec.warnings import JobWarning
@@ -98,9 +98,9 @@ def infer_layout(
     groups.test, renamed = match_class_names(
         groups.train, groups.test, train_name=groups.train_name, test_name=groups.test_name
     )
-    unlabeled_reason = "the row has no label" if rows else "the image is not in a class folder"
-    train = _label_samples(groups.train, tree.paths, classes, groups.rejected, unlabeled_reason)
-    test = _label_samples(groups.test, tree.paths, classes, groups.rejected, unlabeled_reason)
+    reason = unlabeled_reason if rows else _outside_classes
+    train = _label_samples(groups.train, tree.paths, classes, groups.rejected, reason)
+    test = _label_samples(groups.test, tree.paths, classes, groups.rejected, reason)
     if not test:
         train, test = _split_off_test(train, seed)
     if not train or not test:
@@ -125,6 +125,10 @@ def _groups_from_folders(
 def _groups_from_rows(sources: Sequence[str], rows: Mapping[str, TableRow], options: LayoutOptions) -> _Groups:
     table = read_table_splits(sources, rows, options)
     return _Groups(table.train, table.test, "the training split", table.test_name, table.rejected, table.warnings)
+
+
+def _outside_classes(_source: str) -> str:
+    return "the image is not in a class folder"
 
 
 def _class_order(groups: _Groups, rows: Iterable[TableRow]) -> tuple[str, ...]:
@@ -156,7 +160,7 @@ def _label_samples(
     paths: Mapping[str, str],
     classes: tuple[str, ...] | None,
     rejected: list[RejectedFile],
-    unlabeled_reason: str,
+    unlabeled: Callable[[str], str],
 ) -> list[Sample]:
     labels: dict[str | None, int] = {None: UNLABELED}
     if classes is not None:
@@ -167,8 +171,9 @@ def _label_samples(
             samples += [Sample(source, paths[source], labels[name]) for source in sources]
             continue
         if name is None:
-            reason = unlabeled_reason
-        elif classes is None:
+            rejected += [RejectedFile(source, unlabeled(source), "not_in_layout") for source in sources]
+            continue
+        if classes is None:
             reason = "the training images have no classes"
         else:
             near = nearest_class(name, classes)

@@ -11,6 +11,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 _ARCHIVE_SUFFIXES = frozenset(
     {".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".jar", ".cab"}
 )
+_LABEL_FILES = frozenset({"metadata.csv", "metadata.jsonl"})
 _MAX_PATH_LENGTH = 1024  # characters
 _MAX_LABEL_LENGTH = 200
 _MAX_PRINTED_LENGTH = 300
@@ -45,8 +46,16 @@ def clean_path(name: str) -> str | None:
     return path
 
 
+def is_label_file(path: str) -> bool:
+    """Whether a file with this path holds labels of images: the hub's metadata, or a ``.cls`` file of WebDataset."""
+    name = path.rpartition("/")[2].casefold()
+    return name in _LABEL_FILES or name.endswith(".cls")
+
+
 def check_suffix(path: str) -> None:
-    """Raise :class:`NotAccepted` if the file name has no image suffix."""
+    """Raise :class:`NotAccepted` if the file name has no image suffix, and is not that of a label file."""
+    if is_label_file(path):
+        return
     dot = path.rfind(".", path.rfind("/") + 2)
     suffix = path[dot:].lower() if dot >= 0 else ""
     if suffix in SUFFIXES:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from core.spec.dataset_layout import Labels
 
-__all__ = ["Labels", "SourceFile", "TableRow"]
+__all__ = ["LABEL_NAMES", "Labels", "SourceFile", "TableRow"]
+
+LABEL_NAMES = ("label", "labels", "class", "target", "category", "class_name", "fine_label")  # of columns
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,12 @@ from core.spec.dataset_layout import LayoutOptions, SplitFolders
 from core.spec.warnings import JobWarning
 
 _TABLE_ROW = re.compile(r"\.(parquet|parq)#\d+$", re.IGNORECASE)
-_OUTSIDE_TABLES = "the image is outside the Parquet files; only their rows are read"
-_OUTSIDE_LABEL_FILES = "the image has no label in the label files of the dataset"
+_OUTSIDE = "the image is outside the Parquet files; only their rows are read"
+
+
+def unlabeled_reason(source: str) -> str:
+    """Return why a row of a table, or an image of a label file, is left out of a labeled dataset."""
+    return "the row has no label" if _TABLE_ROW.search(source) else "the image has no label in the label files"
 
 
 class TableLayout:
@@ -40,14 +44,12 @@ def read_table_splits(sources: Iterable[str], rows: Mapping[str, TableRow], opti
         LayoutUnclear: No split has a name that is known, or ``options.splits`` names one that does not exist.
     """
     layout = TableLayout()
-    has_tables = any(_TABLE_ROW.search(source) for source in rows)
-    outside_reason = _OUTSIDE_TABLES if has_tables else _OUTSIDE_LABEL_FILES
     by_split: dict[str, list[str]] = defaultdict(list)
     for source in sources:
         if source in rows:
             by_split["" if options.splits == "none" else rows[source].split].append(source)
         else:
-            layout.rejected.append(RejectedFile(source, outside_reason, "not_in_layout"))
+            layout.rejected.append(RejectedFile(source, _OUTSIDE, "not_in_layout"))
     labeled = any(row.label is not None for row in rows.values())
     usable = {name for name, found in by_split.items() if not labeled or any(rows[s].label is not None for s in found)}
     trains, test = _choose(list(by_split), usable, options)
