@@ -54,16 +54,16 @@ class LabelFiles:
 
     def rows(self, sources: Sequence[str]) -> dict[str, TableRow]:
         """Return the split and label of each image; empty if no label file names one of the images."""
-        found = {source: label for source in sources if (label := self._label(source)) is not None}
+        found = {source: text for source in sources if (text := self._label(source)) is not None}
         if not found:
             return {}
         self._is_used = True
-        are_integers = all(_INTEGER.fullmatch(label) for label in found.values())
+        are_integers = all(_INTEGER.fullmatch(text) for text in found.values())
         rows: dict[tuple[str, int | str | None], TableRow] = {}
         result = {}
         for source in sources:
-            text = found.get(source)
-            label = int(text) if text is not None and are_integers else text
+            value = found.get(source)
+            label: int | str | None = int(value) if value is not None and are_integers else value
             split = self._split(source)
             result[source] = rows.setdefault((split, label), TableRow(split, label, None))
         return result

@@ -157,7 +157,7 @@ def _class_index(value: int, num_classes: int) -> int | None:
 
 
 def _whole(value: float | Decimal, column: str) -> int:
-    if abs(value) > _MAX_LABEL or value != int(value):
+    if not -_MAX_LABEL < value < _MAX_LABEL or value != int(value):
         raise TableUnclear(
             f"the column {column} holds {printable_name(str(value))}; a label is a whole number, text or a boolean. "
             "Rewrite the column, or set labels to none"
