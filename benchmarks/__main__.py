@@ -21,11 +21,12 @@ BENCHMARKS = {
     "growth": "lists, claims and series with a million jobs in PostgreSQL (ten minutes)",
     "streams": "a thousand event streams on one API process (minutes)",
     "polling": "polling a job against a bare FastAPI endpoint (minutes, needs wrk)",
+    "batch_norm": "accuracy of short trainings with re-estimated BatchNorm statistics (minutes)",
     "latency": "POST to the first training step, and the inspector's latency (minutes)",
     "gpu_check": "checks of the CUDA code paths (minutes, skipped without CUDA)",
     "speed_page": "write docs/speed.md from all results (seconds)",
 }
-NOT_IN_ALL = ("quality", "gpu_check", "speed_page")
+NOT_IN_ALL = ("quality", "batch_norm", "gpu_check", "speed_page")
 COMPARISONS = ("cached_training", "against_peers", "data", "service")  # these accept --quick
 
 

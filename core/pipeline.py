@@ -19,7 +19,7 @@ import torch
 
 from core.data.pixels import Pixels
 from core.errors import SpecCannotRun
-from core.evaluate import ModelMetrics, agreement, evaluate_exported, measure_model
+from core.evaluate import ModelMetrics, evaluate_exported, measure_model
 from core.export import export_student
 from core.methods import MethodContext, build_method, plan_student_variant
 from core.models.build import build_student, build_teacher, stored_models
@@ -30,10 +30,12 @@ from core.models.weights import save_folder
 from core.reporting import STUDENT_TRACK, Progress, Reporter, RunResult, Stage, Workspace, teacher_track
 from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
-from core.teacher.evaluation_cache import Evaluation, EvaluationCache
+from core.teacher.evaluation_cache import EvaluationCache
 from core.teacher.frozen import FrozenTeacher
+from core.teacher.job_evaluation import JobEvaluation
 from core.teacher.output_cache import CachedOutputs, CacheStats, cached_outputs_for
 from core.teacher.training import TrainedTeacher
+from core.train.batch_norm import BatchNormUpdate, update_batch_norm
 from core.train.context import RunContext, open_run, threads_per_rank
 from core.train.data_parallel import shard_setup
 from core.train.preflight import PreflightResult, cached_preflight, preflight
@@ -83,33 +85,6 @@ class _Prepared:
     checkpoint: Path | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Evaluated:
-    """Metrics on the test split. ``folder`` holds the student's exported files."""
-
-    folder: Path
-    student: ModelMetrics
-    teachers: tuple[Evaluation, ...]
-
-    @property
-    def agreement(self) -> float | None:
-        """Fraction of equal predictions of student and teacher, mean over teachers; None without teachers or labels."""
-        student = self.student.accuracy
-        teachers = [teacher.metrics.accuracy for teacher in self.teachers if teacher.metrics.accuracy is not None]
-        if student is None or not teachers:
-            return None
-        return sum(agreement(student.predictions, teacher.predictions) for teacher in teachers) / len(teachers)
-
-    def result(self) -> dict[str, Any]:
-        """Job result of the API contract, without the model's id."""
-        return {
-            "student": self.student.summary(),
-            "teachers": [teacher.metrics.summary() for teacher in self.teachers],
-            "compressed": [],
-            "agreement": self.agreement,
-        }
-
-
 class _Pipeline:
     """One attempt of one job."""
 
@@ -124,6 +99,8 @@ class _Pipeline:
         self.stage_seconds: dict[str, float] = {}
         self.progress_ranges = plan_ranges(spec, ProgressRange(_PREPARED, _TRAINED - _PREPARED))
         self.cache_stats = CacheStats()
+        self.batch_norm_update: BatchNormUpdate | None = None
+        self.loss_ratio: float | None = None
         self.evaluation_cache = EvaluationCache.for_job(context, headless=self.headless)
         self.trained_teachers = {
             index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context)
@@ -146,6 +123,13 @@ class _Pipeline:
         schedule = planned_schedule(prepared.setup)
         with self._stage(Stage.EVALUATE):
             evaluated = self._evaluate(prepared, student)
+            evaluated.report(
+                self.context,
+                step=step,
+                headless=self.headless,
+                loss_ratio=self.loss_ratio,
+                has_weights=self.spec.student.weights != "random",
+            )
             self._progress(_EVALUATED, step, schedule)
         with self._stage(Stage.EXPORT):
             artifacts = self._export(evaluated)
@@ -299,9 +283,7 @@ class _Pipeline:
         """Train the student and return the number of steps it took."""
         training, context = self.spec.training, self.context
         setup, outputs = self.add_teachers(prepared)
-        validation = (
-            None if self.headless else context.validation_callback("eval/top1", training, image_size=self.image_size)
-        )
+        validation = None if self.headless else context.validation_callback(image_size=self.image_size)
         teachers = {t.fingerprint: t.folder for t in self.trained_teachers.values() if t.folder is not None}
         config = RankConfig.from_spec(self.spec, self.workspace, teachers=teachers, checkpoint=prepared.checkpoint)
         with launch_ranks(config, spec=self.spec, device=context.compute.device, poll=context.poll) as ranks:
@@ -321,6 +303,10 @@ class _Pipeline:
                 self.evaluation_cache.log_accuracy(setup.teachers, context)
             trainer.run()
         trainer.train_step.finalize_weights()
+        self.loss_ratio = trainer.train_step.state.loss_trend.ratio
+        self.batch_norm_update = update = update_batch_norm(setup, steps=trainer.step, poll=context.poll)
+        if update is not None:
+            self.reporter.event("student.batch_norm_updated", update.message, data=update.to_json())
         if outputs is not None:
             self.cache_stats = outputs.finish()
         return trainer.step
@@ -335,7 +321,7 @@ class _Pipeline:
 
     # --- results ------------------------------------------------------------------------------------
 
-    def _evaluate(self, prepared: _Prepared, student: BuiltModel) -> _Evaluated:
+    def _evaluate(self, prepared: _Prepared, student: BuiltModel) -> JobEvaluation:
         """Write the student's files, and measure the exported file and the teachers, each at its own image size."""
         folder = self.context.root / "export"
         save_folder(
@@ -359,9 +345,9 @@ class _Pipeline:
         metrics = evaluate_exported(folder, **inputs(self.image_size))
         teachers = [prepared.teachers[index] for index in sorted(prepared.teachers)]
         measured = tuple(self.evaluation_cache.get_or_measure(teacher, measure) for teacher in teachers)
-        return _Evaluated(folder, metrics, measured)
+        return JobEvaluation(folder, metrics, measured)
 
-    def _export(self, evaluated: _Evaluated) -> dict[str, Path]:
+    def _export(self, evaluated: JobEvaluation) -> dict[str, Path]:
         """Export the remaining files to the student's folder."""
         stored = self.context.stored
         dataset = {
@@ -375,6 +361,7 @@ class _Pipeline:
         }
         details = {
             "student": evaluated.student.details(stored.classes),
+            "batch_norm": None if self.batch_norm_update is None else self.batch_norm_update.to_json(),
             "teachers": [teacher.details(stored.classes) for teacher in evaluated.teachers],
             "teacher_cache": self.cache_stats.to_json(),
         }

@@ -13,6 +13,7 @@ _LIMITS = (
     "The metrics hold for the test split named above and for similar images. Nothing else was measured: not "
     "robustness, not fairness between groups, not behavior on images of other classes."
 )
+_OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD", "lion": "Lion"}
 MAX_CLASSES = 20  # a longer list is in config.json only
 
 
@@ -144,9 +145,9 @@ def _training(spec: JobSpec, dataset: Mapping[str, Any]) -> str:
     method = f"`{spec.method.name}`" + (f" ({_pairs(parameters)})" if parameters else "")
     return (
         f"{training.epochs} epochs over {dataset['num_train']:,} images of {_dataset(dataset)}, batches of "
-        f"{training.batch_size}, AdamW at {training.learning_rate:g}, augmentation `{training.augmentation}`, seed "
-        f"{training.seed}, method {method}. `report.json` has the full spec, versions and times; the same spec on the "
-        "same data and machine gives the same weights."
+        f"{training.batch_size}, {_OPTIMIZERS[training.optimizer]} at {training.learning_rate:g}, augmentation "
+        f"`{training.augmentation}`, seed {training.seed}, method {method}. `report.json` has the full spec, versions "
+        "and times; the same spec on the same data and machine gives the same weights."
     )
 
 

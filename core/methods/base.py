@@ -242,6 +242,10 @@ class Method(nn.Module, ABC):
     def after_step(self, student: nn.Module, info: StepInfo) -> None:
         """Update the method's state after each optimizer step, without gradients. Buffers are saved in checkpoints."""
 
+    def export_candidates(self, student: BuiltModel) -> tuple[BuiltModel, ...]:
+        """The trained networks that :meth:`finalize` can return."""
+        return (student,)
+
     def finalize(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
         """Turn the trained student into the model that is evaluated and exported, on the CPU."""
         return student

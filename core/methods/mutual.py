@@ -62,6 +62,10 @@ class Mutual(Method):
             "peer_distillation": params.weight * kd(peer.logits, student.logits, temperature=params.temperature),
         }
 
+    def export_candidates(self, student: BuiltModel) -> tuple[BuiltModel, ...]:
+        """The student and its peer."""
+        return (student, self.built_peer)
+
     def finalize(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
         """The network with more correct predictions on the held-out images."""
         assert held_out is not None, "a tenth of the training split is held out for this"

@@ -1,4 +1,4 @@
-"""Errors and warnings for a job on several devices."""
+"""Errors and warnings for a batch that is divided: among several devices, or by gradient accumulation."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ def device_errors(spec: JobSpec, method: Method, num_images: int) -> list[FieldE
         )
         return [FieldError("/resources/devices", detail)]
     return []
+
+
+def accumulation_errors(spec: JobSpec, method: Method) -> list[FieldError]:
+    """Return why a method cannot train on one part of a batch at a time."""
+    parts = spec.training.gradient_accumulation
+    if parts == 1 or method.per_sample:
+        return []
+    detail = (
+        f"{spec.method.name} with these parameters compares the samples of a batch, and sees only one of {parts} parts "
+        "at a time; set gradient_accumulation to 1 and lower batch_size"
+    )
+    return [FieldError("/training/gradient_accumulation", detail)]
 
 
 def device_warnings(spec: JobSpec, student: BuiltModel, method: Method) -> list[JobWarning]:

@@ -18,6 +18,7 @@ from core.resolve.image_costs import batch_bytes, image_seconds
 from core.resolve.model_profile import ModelProfile, has_drop_path, profile_plan
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
+from core.spec.job import OptimizerName, TrainingBase
 from core.spec.warnings import JobWarning
 from core.teacher.cache_key import spec_cache_key
 from core.teacher.layout import layout_for, row_bytes
@@ -35,12 +36,16 @@ _MAX_ENLARGEMENT = 2  # image size relative to the dataset's: upscaled pixels co
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Forward passes of one model, ``steps`` batches of ``batch_size`` images; with backward passes if ``trains``."""
+    """Forward passes of one model, ``steps`` batches of ``batch_size`` images; with backward passes if ``trains``.
+
+    ``batch_size`` is that of one pass: gradient accumulation divides batches and multiplies their number.
+    """
 
     model: ModelProfile
     batch_size: int
     steps: int
     trains: bool
+    optimizer: OptimizerName = "adamw"
 
 
 def estimate_job(
@@ -174,9 +179,9 @@ def estimate_memory(
 ) -> int:
     """Peak bytes: the process and its largest training, the student's (next to its teachers) or a teacher's.
 
-    A trained model takes weights, gradients and the two moments of AdamW in fp32, and the activations of a batch.
-    A frozen model takes its weights and a few activations. ``image_bytes`` are those of the batches, before the
-    networks.
+    A trained model takes weights, gradients and the moments of its optimizer in fp32 (AdamW has two, others have one),
+    and the activations of a batch, or of the part of it that is computed at once. A frozen model takes its weights and
+    a few activations. ``image_bytes`` are those of the batches, before the networks.
     """
     frozen = sum(4 * load.model.parameters + 8 * _live_activations(load) for load in teachers)
     peaks = [_training_bytes(student) + frozen + (4 * student.model.parameters if ema else 0)]
@@ -192,32 +197,34 @@ def _image_bytes(spec: JobSpec, dataset: DatasetInfo, num_images: int, image_siz
 
 
 def _student_training(spec: JobSpec, student: ModelPlan, num_images: int) -> Workload:
-    batch_size = spec.training.batch_size
-    steps = spec.training.epochs * steps_per_epoch(num_images, batch_size)
-    return Workload(profile_plan(student), min(batch_size, num_images), steps, trains=True)
+    return _training(spec.training, student, num_images)
+
+
+def _training(training: TrainingBase, model: ModelPlan, num_images: int) -> Workload:
+    batch_size, parts = _pass_size(training, num_images)
+    steps = training.epochs * steps_per_epoch(num_images, training.batch_size) * parts
+    return Workload(profile_plan(model), batch_size, steps, trains=True, optimizer=training.optimizer)
+
+
+def _pass_size(training: TrainingBase, num_images: int) -> tuple[int, int]:
+    """Return the number of images of one forward pass, and the number of passes of a step."""
+    batch_size = min(training.batch_size, num_images)
+    parts = min(training.gradient_accumulation, batch_size)
+    return -(-batch_size // parts), parts
 
 
 def _teacher_inference(
     spec: JobSpec, teachers: Sequence[ModelPlan], num_images: int, *, num_views: int
 ) -> list[Workload]:
     """Forward passes of the teachers: ``num_views`` views if their outputs are cached, else every step."""
-    batch_size = spec.training.batch_size
-    steps = steps_per_epoch(num_images, batch_size) * (num_views or spec.training.epochs)
-    return [Workload(profile_plan(plan), min(batch_size, num_images), steps, trains=False) for plan in teachers]
+    batch_size, parts = _pass_size(spec.training, num_images)
+    steps = steps_per_epoch(num_images, spec.training.batch_size) * parts * (num_views or spec.training.epochs)
+    return [Workload(profile_plan(plan), batch_size, steps, trains=False) for plan in teachers]
 
 
 def _teacher_trainings(spec: JobSpec, teachers: Sequence[ModelPlan], num_train: int) -> list[Workload]:
     trainings = [(plan, teacher.training) for teacher, plan in zip(spec.teachers, teachers, strict=True)]
-    return [
-        Workload(
-            profile_plan(plan),
-            min(training.batch_size, num_train),
-            training.epochs * steps_per_epoch(num_train, training.batch_size),
-            trains=True,
-        )
-        for plan, training in trainings
-        if training is not None
-    ]
+    return [_training(training, plan, num_train) for plan, training in trainings if training is not None]
 
 
 def _evaluation(model: ModelPlan, num_images: int) -> Workload:
@@ -256,7 +263,8 @@ def _model_figures(plan: ModelPlan) -> dict[str, Any]:
 
 
 def _training_bytes(workload: Workload) -> int:
-    return 16 * workload.model.parameters + 4 * workload.model.activations * workload.batch_size
+    bytes_per_parameter = 16 if workload.optimizer == "adamw" else 12
+    return bytes_per_parameter * workload.model.parameters + 4 * workload.model.activations * workload.batch_size
 
 
 def _live_activations(workload: Workload) -> int:

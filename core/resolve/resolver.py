@@ -21,7 +21,7 @@ from core.models.plan import ModelPlan, class_mismatch, model_inputs, plan_stude
 from core.models.preprocessing import plain_preprocessing
 from core.models.structure import inspect_structure
 from core.resolve.build_errors import at_size_field
-from core.resolve.device_checks import device_errors, device_warnings
+from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
 from core.resolve.estimate import estimate_job, spec_warnings
 from core.resolve.image_costs import estimated_decode_size
 from core.resolve.model_profile import profile_plan
@@ -95,6 +95,7 @@ def resolve(
     resolved = _fill_in(spec, student, teachers, threads)
     num_images = method.num_images or _num_training_images(spec, dataset)
     collector.errors += device_errors(resolved, method, num_images)
+    collector.errors += accumulation_errors(resolved, method)
     collector.raise_if_any()
     warnings = spec_warnings(resolved, _classified(spec, dataset), models, student)
     warnings += device_warnings(resolved, _meta_model(student), method)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
@@ -17,6 +19,17 @@ ARCHITECTURE_MISSING = "architecture_missing"  # the type of a validation error 
 
 Augmentation = Literal["none", "flip", "light", "strong"]
 Precision = Literal["auto", "fp32", "bf16"]
+
+OptimizerName = Literal["adamw", "sgd", "lion"]
+
+OPTIMIZER_DEFAULTS: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "sgd": {"learning_rate": 0.05, "weight_decay": 5e-4},
+        "lion": {"learning_rate": 1e-4, "weight_decay": 0.5},
+    }
+)
+"""Defaults of optimizers other than ``adamw``. Lion's step is a sign, so its rate is a tenth of AdamW's and its decay
+ten times as large. SGD's decay is added to the gradient."""
 
 MAX_CPU_DEVICES = 8  # processes that share a training on the cores of one machine
 
@@ -104,8 +117,22 @@ class TrainingBase(StrictModel):
     """Settings shared by the training of students and of teachers."""
 
     epochs: int = Field(default=20, ge=1, le=10_000, description="Passes over the training split.")
-    batch_size: int = Field(default=128, ge=1, le=65_536)
-    learning_rate: float = Field(default=1e-3, gt=0, le=10, description="Peak rate of AdamW.")
+    batch_size: int = Field(default=128, ge=1, le=65_536, description="Images of one optimizer step.")
+    gradient_accumulation: int = Field(
+        default=1,
+        ge=1,
+        le=1_024,
+        description="Number of parts of a batch that are computed one after another to save memory. Steps, learning "
+        "rate and `batch_size` keep their meaning; batch norms see one part at a time.",
+    )
+    optimizer: OptimizerName = Field(
+        default="adamw",
+        description="`adamw`, `sgd` (Nesterov momentum 0.9) or `lion`. It sets the defaults of `learning_rate` and "
+        "`weight_decay`: sgd 0.05 and 5e-4, lion 1e-4 and 0.5.",
+    )
+    learning_rate: float = Field(
+        default=1e-3, gt=0, le=10, description="Peak rate. The default is that of adamw; see `optimizer`."
+    )
     min_learning_rate: float = Field(
         default=MIN_LEARNING_RATE,
         ge=0,
@@ -143,6 +170,24 @@ class TrainingBase(StrictModel):
     image_size: int | None = Field(
         default=None, ge=4, le=1024, description="Pixels a side. Null: the student's own size, or else the dataset's."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_optimizer_defaults(cls, data: Any) -> Any:
+        name = data.get("optimizer") if isinstance(data, Mapping) else None
+        return {**OPTIMIZER_DEFAULTS[name], **data} if isinstance(name, str) and name in OPTIMIZER_DEFAULTS else data
+
+    @field_validator("gradient_accumulation")
+    @classmethod
+    def _require_images_in_each_part(cls, parts: int, info: ValidationInfo) -> int:
+        batch_size = info.data.get("batch_size", parts)  # absent if it is invalid
+        if parts > batch_size:
+            raise PydanticCustomError(
+                "gradient_accumulation",
+                "gradient_accumulation must not be above batch_size {images}, the images of one step",
+                {"images": batch_size},
+            )
+        return parts
 
     @model_validator(mode="before")
     @classmethod

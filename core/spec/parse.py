@@ -29,6 +29,12 @@ MAX_FIELD_ERRORS = 100
 # Errors that compare two fields, which pydantic reports at their object, and the field to change.
 _COMPARED_FIELDS = {"teachers": "teachers", ARCHITECTURE_MISSING: "architecture"}
 
+_EARLY_STOPPING_FIELDS = ("early_stopping", "early_stop", "early_stopping_patience", "patience")
+_NO_EARLY_STOPPING = (
+    "There is no early stopping: nothing is selected on the test split, and the learning rate ends only at the last "
+    "step. Lower training.epochs, or end a running job with the action stop."
+)
+
 _NESTED: dict[str, type[StrictModel]] = {
     "student": StudentSpec,
     "teachers": TeacherSpec,
@@ -73,9 +79,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
     where = pointer(location)
     match error["type"]:
         case "extra_forbidden":
-            fields = _sibling_fields(location, error["loc"])
-            word = str(location[-1])
-            return FieldError(where, f"unknown field.{did_you_mean(word, fields)} Known here: {', '.join(fields)}.")
+            return FieldError(where, f"unknown field.{_unknown_field_hint(location, error['loc'])}")
         case "union_tag_invalid":
             return FieldError(f"{where}/name", _method_problem(error["input"].get("name")))
         case "union_tag_not_found":
@@ -104,6 +108,14 @@ def _object_form(location: Sequence[str | int], value: Any) -> str:
     else:
         return ""
     return f"; write {json.dumps(form, ensure_ascii=False)}"
+
+
+def _unknown_field_hint(location: Sequence[str | int], tagged: Sequence[str | int]) -> str:
+    word, is_training = str(location[-1]), len(location) == 1 or "training" in location[:-1]
+    if is_training and word in _EARLY_STOPPING_FIELDS:
+        return f" {_NO_EARLY_STOPPING}"
+    fields = _sibling_fields(location, tagged)
+    return f"{did_you_mean(word, fields)} Known here: {', '.join(fields)}."
 
 
 def _without_tag(location: Sequence[str | int]) -> tuple[str | int, ...]:

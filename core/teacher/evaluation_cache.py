@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.data.pixels import Pixels
 from core.evaluate import Accuracy, Latency, ModelMetrics, agreement
+from core.evaluate.quality_warnings import teacher_warning
 from core.methods import Teacher
 from core.models.built import BuiltModel
 from core.teacher.cache_key import teacher_digest
@@ -19,6 +21,12 @@ from core.train.context import RunContext, validation_stride
 from core.train.result_cache import ResultCache
 
 _KIND = "evaluation"
+
+
+def validation_top1(accuracy: Accuracy, labels_N: Tensor) -> float:
+    """Return the accuracy on the validation subset, from the predictions and labels of the complete test split."""
+    stride = validation_stride(len(labels_N))
+    return agreement(accuracy.predictions[::stride], labels_N[::stride])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +65,20 @@ class EvaluationCache:
         )
 
     def log_accuracy(self, teachers: Sequence[Teacher], context: RunContext) -> None:
-        """Log each teacher's accuracy as a reference for the student's curve. Raises ``Interrupted`` on request."""
+        """Log each teacher's accuracy as a reference for the student's curve, and warn of one that guesses.
+
+        Raises ``Interrupted`` on request.
+        """
+        num_classes = context.stored.num_classes
         for index, teacher in enumerate(teachers):
             assert isinstance(teacher, FrozenTeacher)
             subset = context.validation_subset(teacher.built.preprocessing.image_size)
             cached = self.top1(teacher.built, subset)
             top1 = context.top1(teacher.logits, subset) if cached is None else cached
             context.reporter.metrics(0, {f"teacher/{index}/top1": top1})
+            warning = None if num_classes is None else teacher_warning(index, top1, subset.labels, num_classes)
+            if warning is not None:
+                context.reporter.warning(warning)
 
     def top1(self, teacher: BuiltModel, subset: Pixels) -> float | None:
         """Return a teacher's accuracy on the validation subset from its cached predictions; None on a miss."""
@@ -71,7 +86,8 @@ class EvaluationCache:
         accuracy = None if cached is None else cached.metrics.accuracy
         if accuracy is None:
             return None
-        return agreement(accuracy.predictions[:: validation_stride(accuracy.num_samples)], subset.labels)
+        stride = validation_stride(accuracy.num_samples)
+        return agreement(accuracy.predictions[::stride], subset.labels)
 
     def get_or_measure(self, teacher: BuiltModel, measure: Callable[[BuiltModel], ModelMetrics]) -> Evaluation:
         """Return the cached metrics of a teacher; on a miss, measure and cache them."""

@@ -19,6 +19,7 @@ from core.models.weights import load_folder, save_folder
 from core.seeds import derive_seed
 from core.spec import TeacherSpec, TeacherTrainingSpec
 from core.spec.methods.scratch import ScratchParams
+from core.train.batch_norm import update_batch_norm
 from core.train.context import RunContext
 from core.train.precision import ComputeConfig, choose_compute
 from core.train.progress import ProgressRange, Track
@@ -88,6 +89,10 @@ class TrainedTeacher:
         trainer = Trainer(setup, track=track, reporter=reporter, scratch_dir=self._context.root / "checkpoints")
         trainer.resume(reporter.newest_checkpoint(track.name))
         is_complete = trainer.run()
+        updated = update_batch_norm(setup, steps=trainer.step, poll=self._context.poll)
+        if updated is not None:
+            data = {"teacher": self.index, **updated.to_json()}
+            reporter.event("teacher.batch_norm_updated", f"Teacher {self.index}: {updated.message}", data=data)
         self.folder = folder = self._save(setup.student)
         teacher = load_folder(folder)
         if is_complete:
@@ -112,7 +117,7 @@ class TrainedTeacher:
         return folder
 
 
-_FORMAT = 1  # incremented when a change of the training changes the weights of equal fields
+_FORMAT = 2  # incremented when a change of the training changes the weights of equal fields
 
 
 def teacher_fingerprint(

@@ -6,12 +6,15 @@ therefore copied to pinned memory, and read after ``lag`` further steps are queu
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from core.errors import NonFiniteLoss
 
 LAG_STEPS = {"cpu": 0, "cuda": 2}  # by device type; 2 keeps the device busy while one host step is slow
 
@@ -79,3 +82,17 @@ class MetricQueue:
         """Wait for the device and yield all remaining metrics, in step order."""
         while self._pending:
             yield self._pending.popleft().read()
+
+
+def non_finite_loss(metrics: StepMetrics, epoch: int) -> NonFiniteLoss:
+    """Return the error for a step whose loss or gradient is not finite."""
+    terms = {name: value for name, value in metrics.terms.items() if not math.isfinite(value)}
+    cause = (
+        " and ".join(f"the loss term {name!r} became {value}" for name, value in terms.items())
+        or f"the loss is finite, but the norm of its gradient became {metrics.gradient_norm}"
+    )
+    return NonFiniteLoss(
+        f"at step {metrics.step} (epoch {epoch}) {cause}; the step was not applied. Lower training.learning_rate, "
+        "increase training.warmup_epochs, or set training.gradient_clip.",
+        extra={"step": metrics.step, "terms": {name: str(value) for name, value in terms.items()}},
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from core.errors import StorageFailed
 from core.system.disk import atomic_path, writing
 from core.system.fault_injection import fault_point
 from core.train.ema import Ema
+from core.train.loss_trend import LossTrend
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
@@ -30,12 +31,13 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class TrainState:
-    """Mutable state of a training: student, the method's modules, optimizer and the optional moving average."""
+    """Mutable state of a training: student, the method's modules, optimizer, optional moving average and loss trend."""
 
     student: nn.Module
     method: nn.Module
     optimizer: torch.optim.Optimizer
     ema: Ema | None = None
+    loss_trend: LossTrend = field(default_factory=LossTrend)
 
     def exported_weights(self) -> dict[str, Tensor]:
         """Weights to export: the moving average if there is one, else the student's own."""
@@ -51,6 +53,7 @@ def write_checkpoint(folder: Path, state: TrainState, *, step: int) -> None:
         "step": step,
         "method": state.method.state_dict(),
         "optimizer": state.optimizer.state_dict(),
+        "loss_trend": asdict(state.loss_trend),
     }
     if state.ema is not None:
         content["ema_updates"] = state.ema.num_updates
@@ -98,3 +101,5 @@ def _restore(content: Mapping[str, Any], exported: Mapping[str, Tensor], state: 
         state.student.load_state_dict(exported, strict=True)
     state.method.load_state_dict(content["method"], strict=True)
     state.optimizer.load_state_dict(content["optimizer"])
+    if "loss_trend" in content:  # older checkpoints have none
+        state.loss_trend.load(content["loss_trend"])

@@ -24,12 +24,13 @@ from core.train.environment import is_out_of_memory, reproducible
 from core.train.loader import BatchLoader
 from core.train.precision import ComputeConfig, choose_compute, choose_device
 from core.train.result_cache import ResultCache
-from core.train.trainer import ValidationCallback
+from core.train.validation import ValidationCallback
+
+STUDENT_CURVE = "eval/top1"
+"""Metric series of the student's accuracy during the training."""
 
 _INTERRUPTING = (Control.PAUSE, Control.CANCEL, Control.DRAIN)
-_MAX_VALIDATIONS = 20
 _MAX_VALIDATION_IMAGES = 2_000  # of the test split
-_MAX_VALIDATION_FRACTION = 0.1  # of the training's compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +107,10 @@ class RunContext:
             num_classes=self.stored.num_classes if is_labeled else None,
         )
 
-    def validation_callback(self, name: str, training: TrainingBase, *, image_size: int) -> ValidationCallback:
-        """Build the callback that measures accuracy on the test split during training, for display only.
-
-        It evaluates at most 2,000 evenly spaced images, at most 20 times, for at most 10% of the training's compute.
-        """
+    def validation_callback(self, *, image_size: int) -> ValidationCallback:
+        """Build the callback that measures accuracy on the test split during training, for display only."""
         subset = self.validation_subset(image_size)
-        num_samples = training.epochs * len(self.stored.split("train"))
-        affordable = int(3 * _MAX_VALIDATION_FRACTION * num_samples / len(subset))  # a step costs 3 forward passes
-        num_validations = max(1, min(_MAX_VALIDATIONS, training.epochs, affordable))
-        every_epochs = math.ceil(training.epochs / num_validations)
-        return ValidationCallback(name, every_epochs, lambda logits: self.top1(logits, subset))
+        return ValidationCallback(STUDENT_CURVE, len(subset), lambda logits: self.top1(logits, subset))
 
     def validation_subset(self, image_size: int) -> Pixels:
         """Evenly spaced images of the test split, at most 2,000, to evaluate during training."""

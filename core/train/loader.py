@@ -7,7 +7,8 @@ next steps are known in advance.
 from __future__ import annotations
 
 import copy
-from typing import Self
+from collections.abc import Iterator
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,14 @@ from core.methods.base import Batch
 from core.spec.job import Augmentation
 
 _PREFETCH_BATCHES = 2  # decoded during a step, where images are decoded on demand
+
+
+class MicroBatch(NamedTuple):
+    """Part of one rank's batch: its fraction of it, and whether it is the last one of the step."""
+
+    batch: Batch
+    fraction: float
+    is_last: bool
 
 
 class BatchLoader:
@@ -79,10 +88,31 @@ class BatchLoader:
 
     def batch(self, step: int) -> Batch:
         """Return this shard's part of the batch of a step (counted from 0 over all epochs), on the device."""
+        return self._load(self._prepare(step))
+
+    def micro_batches(self, step: int, count: int) -> Iterator[MicroBatch]:
+        """Yield :meth:`batch` in ``count`` parts, fewer where it has fewer samples.
+
+        The parts differ by at most one sample. Together they have the bits of the batch.
+        """
+        if count == 1:
+            yield MicroBatch(self.batch(step), 1.0, is_last=True)
+            return
+        indices_B = self._prepare(step)
+        parts = indices_B.tensor_split(min(count, max(1, len(indices_B))))
+        for position, part_b in enumerate(parts, start=1):
+            fraction = len(part_b) / max(1, len(indices_B))
+            yield MicroBatch(self._load(part_b), fraction, is_last=position == len(parts))
+
+    def _prepare(self, step: int) -> Tensor:
+        """Load the view of a step, announce the next images, and return this shard's sample indices."""
         indices_B = self._own_part(self._indices(step))
         self._load_view(view_of_epoch(step // self.steps_per_epoch, self.views))
         if self.pixels.is_decoded_on_demand:
             self._prefetch_from(step)
+        return indices_B
+
+    def _load(self, indices_B: Tensor) -> Batch:
         images_BCHW, draws = self._augment_and_mix(indices_B)
         labels_B = self._labels(indices_B, draws)
         return Batch(images_BCHW, to_device(labels_B, self.device), indices_B)

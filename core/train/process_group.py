@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -69,6 +69,12 @@ class ProcessGroup:
     def loss_scale(self, batch_fraction: float) -> float:
         """Factor of a part's loss. DDP divides the sum of the gradients by the number of ranks."""
         return self.world_size * batch_fraction
+
+    def gradient_reduction(self, terms: Terms, *, enabled: bool) -> AbstractContextManager[object]:
+        """Context of forward and backward pass of a micro-batch; gradients are reduced after the last one only."""
+        if enabled or not isinstance(terms, DistributedDataParallel):
+            return nullcontext()
+        return terms.no_sync()
 
     def reduce_mean(self, values: Tensor, batch_fraction: float) -> Tensor:
         """All-reduce the means over each rank's part to means over the complete batch."""

@@ -68,6 +68,7 @@ class ProgressLogger:
         self._stride = max(1, schedule.total_steps // _DENSE_STEPS)
         self._reported_at = 0.0
         self._reported_step = 0
+        self._started_step = 0
         self._rate: float | None = None
 
     def should_log(self, step: int) -> bool:
@@ -80,14 +81,15 @@ class ProgressLogger:
 
     def begin(self, step: int) -> None:
         """Start measuring after ``step`` completed steps."""
-        self._reported_at, self._reported_step = time.monotonic(), step
+        self._reported_at, self._reported_step, self._started_step = time.monotonic(), step, step
         self._report(step)
 
     def progress(self, step: int, *, force: bool = False) -> None:
-        """Report progress, at most every 0.1 s unless forced."""
+        """Report progress: after the first step, then at most every 0.1 s unless forced."""
         now = time.monotonic()
         elapsed = now - self._reported_at
-        if elapsed < _PROGRESS_SECONDS and not force:
+        is_first = step == self._started_step + 1
+        if elapsed < _PROGRESS_SECONDS and not (force or is_first):
             return
         if elapsed > 0 and step > self._reported_step:
             rate = (step - self._reported_step) / elapsed

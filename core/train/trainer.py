@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -13,22 +13,22 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from core.errors import NonFiniteLoss
 from core.methods.base import Batch, Method, StepContext, StepInfo, Teacher
 from core.models.built import BuiltModel
 from core.models.taps import Outputs, run_tapped
 from core.reporting import Control, Interrupted, Reporter, SavedCheckpoint
 from core.seeds import derive_seed, seed_generators, step_seed
 from core.spec import TrainingBase, TrainingSpec
-from core.train.async_metrics import LAG_STEPS, MetricQueue, StepMetrics
+from core.train.async_metrics import LAG_STEPS, MetricQueue, StepMetrics, non_finite_loss
 from core.train.checkpoint import TrainState, read_checkpoint, write_checkpoint
 from core.train.ema import Ema
 from core.train.loader import BatchLoader
-from core.train.optimizer import build_optimizer, clip_gradients, gradient_norm
+from core.train.optimizer import build_optimizer, can_skip_steps, clip_gradients, gradient_norm
 from core.train.precision import ComputeConfig
 from core.train.process_group import SINGLE_PROCESS, ProcessGroup, convert_batch_norm
 from core.train.progress import ProgressLogger, Track
 from core.train.schedule import Schedule
+from core.train.validation import ValidationCallback, ValidationSchedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +47,6 @@ class CheckpointPolicy:
             every_epochs=training.checkpoint_every_epochs,
             keep_weights_every_epochs=training.keep_weights_every_epochs,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ValidationCallback:
-    """Periodic evaluation of the student, for display only; no decision depends on its value."""
-
-    metric_name: str
-    every_epochs: int
-    evaluate: Callable[[Callable[[Tensor], Tensor]], float]  # argument: maps images in 0…1 to logits
 
 
 class TeacherOutputSource(Protocol):
@@ -90,8 +81,8 @@ class TrainStep:
 
     ``lag`` is the number of steps by which the host reads metrics late; None selects the device's default. With a lag
     of 0 the host checks the loss before it applies the step. With a larger lag the device skips the first non-finite
-    step and all later ones, and the host raises when it reads the metrics. Call :meth:`drain_all` before saving or
-    reporting anything.
+    step and all later ones, and the host raises when it reads the metrics. An optimizer that cannot skip a step on the
+    device has no lag. Call :meth:`drain_all` before saving or reporting anything.
     """
 
     def __init__(self, setup: TrainingSetup, *, ranks: ProcessGroup = SINGLE_PROCESS, lag: int | None = None) -> None:
@@ -107,6 +98,7 @@ class TrainStep:
             method=setup.method,
             optimizer=build_optimizer(
                 [module, setup.method],
+                name=setup.training.optimizer,
                 learning_rate=setup.training.learning_rate,
                 weight_decay=setup.training.weight_decay,
             ),
@@ -116,6 +108,8 @@ class TrainStep:
         self._terms = ranks.wrap_terms(module, setup.method)
         # Each rank draws its own dropout masks, for its own images.
         self._step_seeds = derive_seed(setup.training.seed, f"steps-{ranks.rank}" if ranks.rank else "steps")
+        if not can_skip_steps(self.state.optimizer):
+            lag = 0
         self._queue = MetricQueue(LAG_STEPS[self._device.type] if lag is None else lag)
         self._ready: list[StepMetrics] = []
         self._found_inf: Tensor | None = None
@@ -142,21 +136,18 @@ class TrainStep:
             NonFiniteLoss: A loss term or the gradient of this step, or of an unread earlier one, is not finite. That
                 step did not change the weights.
         """
-        setup = self.setup
+        setup, info = self.setup, self.step_info(step)
         seed_generators(step_seed(self._step_seeds, step), self._device)
-        fraction, batch, info = setup.loader.batch_fraction(step), setup.loader.batch(step), self.step_info(step)
-        cached_outputs = None if setup.teacher_outputs is None else setup.teacher_outputs.for_batch
-        terms = self._terms(batch, StepContext(self._run_student, setup.teachers, info, cached_outputs))
-        loss = torch.stack(tuple(terms.values())).sum()
+        fraction = setup.loader.batch_fraction(step)
         for parameter in self._parameters:  # zero_grad without its overhead
             parameter.grad = None
-        torch.autograd.backward(loss if self.ranks.world_size == 1 else loss * self.ranks.loss_scale(fraction))
+        names, means = self._add_gradients(info, fraction)
         # A parameter that this step did not use has no gradient.
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = gradient_norm(gradients)
         rate = self.schedule.rate(step)
-        measured = self.ranks.reduce_mean(torch.stack((*terms.values(), loss)).detach(), fraction)
-        self._queue.put(step, tuple(terms), torch.cat((measured, norm.detach().view(1))), learning_rate=rate)
+        measured = self.ranks.reduce_mean(means, fraction)
+        self._queue.put(step, names, torch.cat((measured, norm.detach().view(1))), learning_rate=rate)
         if self._found_inf is not None:
             self._found_inf.logical_or_(~torch.isfinite(measured[-1] + norm))
         self._check(self._queue.pop_due())
@@ -164,6 +155,26 @@ class TrainStep:
         setup.method.after_step(self.state.student, info)
         if self.state.ema is not None:
             self.state.ema.update()
+
+    def _add_gradients(self, info: StepInfo, fraction: float) -> tuple[tuple[str, ...], Tensor]:
+        """Add up the gradients of all micro-batches; return the names of the loss terms, and the means of terms, loss.
+
+        ``fraction`` is that of the batch on this rank. Micro-batches are weighted by their size, so the sum is the
+        gradient of the complete batch.
+        """
+        setup, names = self.setup, tuple[str, ...]()
+        means = torch.zeros((), device=self._device)
+        cached_outputs = None if setup.teacher_outputs is None else setup.teacher_outputs.for_batch
+        context = StepContext(self._run_student, setup.teachers, info, cached_outputs)
+        for part in setup.loader.micro_batches(info.step, setup.training.gradient_accumulation):
+            with self.ranks.gradient_reduction(self._terms, enabled=part.is_last):
+                terms = self._terms(part.batch, context)
+                loss = torch.stack(tuple(terms.values())).sum()
+                weight = self.ranks.loss_scale(fraction) * part.fraction
+                torch.autograd.backward(loss if weight == 1 else loss * weight)
+            values = torch.stack((*terms.values(), loss)).detach()
+            names, means = tuple(terms), values if part.fraction == 1 else means + values * part.fraction
+        return names, means
 
     def drain_ready(self) -> list[StepMetrics]:
         """Return the metrics read since the last call, in step order, without waiting."""
@@ -178,7 +189,7 @@ class TrainStep:
     def _check(self, steps: Iterable[StepMetrics]) -> None:
         for metrics in steps:
             if not math.isfinite(metrics.loss + metrics.gradient_norm):
-                raise _non_finite_loss(metrics, self.schedule.epoch(metrics.step))
+                raise non_finite_loss(metrics, self.schedule.epoch(metrics.step))
             self._ready.append(metrics)
 
     def _apply(self, gradients: list[Tensor], norm: Tensor, rate: float) -> None:
@@ -254,6 +265,7 @@ class Trainer:
         self._scratch_dir = scratch_dir
         self._policy = checkpoint_policy or CheckpointPolicy()
         self._validation = validation
+        self._validation_schedule: ValidationSchedule | None = None
         self._logger = ProgressLogger(reporter, track, self.schedule, setup.loader.batch_size)
         self._saved_step = 0
         self._saved_at = time.monotonic()
@@ -280,6 +292,13 @@ class Trainer:
             NonFiniteLoss: The loss is not finite; that step did not change the weights.
         """
         self._logger.begin(self.step)
+        if self._validation is not None:
+            self._validation_schedule = ValidationSchedule.for_callback(
+                self._validation,
+                total_steps=self.schedule.total_steps,
+                batch_size=self.train_step.setup.loader.batch_size,
+                step=self.step,
+            )
         while self.step < self.schedule.total_steps:
             control = self._next_control()
             if control is not Control.GO:
@@ -337,44 +356,34 @@ class Trainer:
             done = metrics.step + 1
             if self._logger.should_log(done):
                 self._logger.metrics(done, metrics.values())
+            self.train_step.state.loss_trend.add(metrics)
             self._latest[f"{self._track.metric_prefix}/loss"] = metrics.loss
 
     def _after_step(self) -> None:
         """Validate and save when due."""
+        self._validate()
         epoch, remainder = divmod(self.step, self.schedule.steps_per_epoch)
         elapsed = time.monotonic() - self._saved_at
         if remainder:
             if elapsed >= self._policy.every_seconds:
                 self.save()
             return
-        self._validate(epoch)
         keep = self._policy.keep_weights_every_epochs
         if keep is not None and epoch % keep == 0:
             self.save(keep=True)
         elif epoch % self._policy.every_epochs == 0 and elapsed >= self._policy.min_seconds:
             self.save()
 
-    def _validate(self, epoch: int) -> None:
-        validation = self._validation
-        if validation is None or (epoch % validation.every_epochs and self.step != self.schedule.total_steps):
+    def _validate(self) -> None:
+        validation, schedule = self._validation, self._validation_schedule
+        if validation is None or schedule is None or not schedule.is_due(self.step):
             return
         self._log(self.train_step.drain_all())
+        start = time.monotonic()
         try:
             value = self.train_step.validate(validation)
         except Interrupted:  # the loop saves this step first, then leaves
             return
+        schedule.add(self.step, time.monotonic() - start)
         self._latest[validation.metric_name] = value
         self._reporter.metrics(self.step, {validation.metric_name: value})
-
-
-def _non_finite_loss(metrics: StepMetrics, epoch: int) -> NonFiniteLoss:
-    terms = {name: value for name, value in metrics.terms.items() if not math.isfinite(value)}
-    cause = (
-        " and ".join(f"the loss term {name!r} became {value}" for name, value in terms.items())
-        or f"the loss is finite, but the norm of its gradient became {metrics.gradient_norm}"
-    )
-    return NonFiniteLoss(
-        f"at step {metrics.step} (epoch {epoch}) {cause}; the step was not applied. Lower training.learning_rate, "
-        "increase training.warmup_epochs, or set training.gradient_clip.",
-        extra={"step": metrics.step, "terms": {name: str(value) for name, value in terms.items()}},
-    )

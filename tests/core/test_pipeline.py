@@ -710,3 +710,71 @@ def test_a_backbone_can_initialize_the_student_of_a_labeled_dataset(backbone, at
     result, _ = attempt(spec, "second", models=models)
 
     assert result.result["student"]["top1"] is not None
+
+
+def cnn(**more):
+    sizes = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_width": 8}
+    return {"architecture": "resnet10t", "arguments": sizes, **more}
+
+
+def test_batch_norm_statistics_of_short_trainings_are_reestimated_and_the_same_after_interruptions(attempt, dataset):
+    teacher = cnn(weights="train", training={"epochs": 2, "batch_size": 16})
+    training = {**document()["training"], "ema": 0.9}
+    spec = resolved(dataset, student=cnn(), teachers=[teacher], training=training)
+    uninterrupted, reporter = attempt(spec, "uninterrupted")
+    interrupt(
+        attempt,
+        spec,
+        (Control.DRAIN, Stage.TEACHER, 12),  # after its last step
+        (Control.PAUSE, Stage.DISTILL, 10),
+        (Control.PAUSE, Stage.EVALUATE, 1),
+    )
+    resumed, _ = attempt(spec, "interrupted")
+
+    assert reporter.event_data("student.batch_norm_updated") == {"layers": 15, "images": 90, "updates": 24}
+    assert reporter.event_data("teacher.batch_norm_updated")["updates"] == 12
+    report = json.loads(uninterrupted.artifacts["report.json"].read_text())
+    assert report["details"]["batch_norm"] == {"layers": 15, "images": 90, "updates": 24}
+    assert digest(resumed) == digest(uninterrupted)
+
+
+def test_a_teacher_with_a_permuted_head_gives_a_warning_before_the_training(attempt, dataset, tmp_path):
+    scratch = {"method": {"name": "scratch"}, "teachers": [], "training": {**document()["training"], "epochs": 15}}
+    result, _ = attempt(resolved(dataset, **scratch), "good")
+    folder = result.artifacts["model.safetensors"].parent
+    weights = load_file(folder / "model.safetensors")
+    for name in ("head.weight", "head.bias"):
+        weights[name] = weights[name].roll(1, dims=0)
+    save_file(weights, folder / "model.safetensors")
+
+    models = {"mdl_permuted": folder}
+    spec = resolved(dataset, models, teachers=[vit(weights="mdl_permuted")])
+    _, reporter = attempt(spec, "distilled", models=models, control=Control.STOP, stage=Stage.DISTILL, after=1)
+
+    assert reporter.series["teacher/0/top1"][0][1] < 0.2
+    (warning,) = [w for w in reporter.warnings() if w.code == "teacher_at_chance"]
+    assert warning.field == "/teachers/0"
+    assert reporter.event_types.index("job.warning") < reporter.event_types.index("training.stopped")
+
+
+def test_a_diverged_student_succeeds_with_a_warning_in_events_and_report(attempt, dataset):
+    training = {**document()["training"], "learning_rate": 10.0, "gradient_clip": None, "warmup_epochs": 0}
+    result, reporter = attempt(resolved(dataset, method={"name": "scratch"}, teachers=[], training=training))
+
+    report = json.loads(result.artifacts["report.json"].read_text())
+    assert "student_diverged" in {warning["code"] for warning in report["warnings"]}
+    assert "student_diverged" in {event.data["code"] for event in reporter.events if event.type == "job.warning"}
+
+
+def test_a_student_that_was_stopped_before_it_learned_gives_a_warning(attempt, dataset):
+    spec = resolved(dataset, method={"name": "scratch"}, teachers=[])
+    _, reporter = attempt(spec, control=Control.STOP, stage=Stage.DISTILL, after=1)
+
+    assert {"student_at_chance"} <= {warning.code for warning in reporter.warnings()}
+
+
+def test_the_last_point_of_the_students_curve_is_that_of_the_exported_file(attempt, dataset):
+    result, reporter = attempt(resolved(dataset, method={"name": "scratch"}, teachers=[], student=cnn()))
+
+    step, top1 = reporter.series["eval/top1"][-1]
+    assert (step, top1) == (24, result.result["student"]["top1"])

@@ -61,9 +61,13 @@ class JobReporter:
     # --- buffered ---------------------------------------------------------------------------------
 
     def progress(self, progress: Progress) -> None:
-        """Buffer the newest progress for the next flush."""
+        """Buffer the newest progress for the next flush. The first step of a training is flushed at once."""
         self._progress = progress
-        self._flush_if_due()
+        if progress.stage_step == 1:
+            self._flush_buffer()
+            self._start_writing()
+        else:
+            self._flush_if_due()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Buffer the values for the next flush. The student's first step adds an event at once."""

@@ -442,6 +442,27 @@ def test_a_method_that_compares_samples_requires_one_device():
     assert resolve(spec(**on_devices(1, method=feature)), DIGITS, {}, threads=2)
 
 
+def test_a_method_that_compares_samples_refuses_gradient_accumulation():
+    parts = {"batch_size": 8, "gradient_accumulation": 2}
+    detail = errors_of(method={"name": "rkd"}, training=parts)["/training/gradient_accumulation"]
+
+    assert "sees only one of 2 parts at a time" in detail
+    assert resolve(spec(method={"name": "scratch"}, teachers=[], training=parts), DIGITS, {}, threads=2)
+
+
+def test_gradient_accumulation_lowers_the_estimated_memory_and_not_the_steps():
+    def estimate(parts, **more):
+        training = {"batch_size": 512, "epochs": 1, "gradient_accumulation": parts, **more}
+        return resolve(spec(method={"name": "scratch"}, teachers=[], training=training), DIGITS, {}, threads=2).estimate
+
+    one, eight = estimate(1), estimate(8)
+
+    assert one["total_steps"] == eight["total_steps"]
+    assert eight["memory_bytes"] < one["memory_bytes"]
+    assert eight["seconds"] >= one["seconds"]
+    assert estimate(1, optimizer="sgd")["memory_bytes"] < one["memory_bytes"]
+
+
 def test_every_device_needs_two_images_of_every_batch():
     assert resolve(spec(**on_devices(4, training={"batch_size": 9, "epochs": 1})), DIGITS, {}, threads=2)
     detail = errors_of(**on_devices(4, training={"batch_size": 7, "epochs": 1}))["/resources/devices"]

@@ -70,6 +70,22 @@ def vit():
 
 
 @pytest.fixture
+def resnet():
+    """Factory of a tiny ResNet with BatchNorm."""
+
+    def make(seed=0, **more):
+        arguments = {
+            "layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_width": 8,
+            "num_classes": 4, "in_chans": 1, **more,
+        }  # fmt: skip
+        torch.manual_seed(seed)
+        module = timm.create_model("resnet10t", **arguments)
+        return BuiltModel(module, "resnet10t", arguments, plain_preprocessing(image_size=8, channels=1))
+
+    return make
+
+
+@pytest.fixture
 def training():
     """Factory of a training block with 5 steps per epoch."""
 

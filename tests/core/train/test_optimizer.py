@@ -1,11 +1,11 @@
-"""Parameter groups, the AdamW step and gradient clipping."""
+"""Parameter groups, steps of the optimizers and gradient clipping."""
 
 import pytest
 import timm
 import torch
 from torch import nn
 
-from core.train.optimizer import build_optimizer, clip_gradients, gradient_norm, parameter_groups
+from core.train.optimizer import build_optimizer, can_skip_steps, clip_gradients, gradient_norm, parameter_groups
 
 
 def names(module, group):
@@ -76,3 +76,35 @@ def test_a_gradient_below_the_limit_is_unchanged():
     clip_gradients(gradients, gradient_norm(gradients), 1.0)
 
     assert gradients[0].tolist() == pytest.approx([0.3, 0.4])
+
+
+def step_once(name, gradient, **options):
+    """One step of an optimizer from the weights (1, −1)."""
+    weight = nn.Linear(2, 1, bias=False)
+    weight.weight.data = torch.tensor([[1.0, -1.0]])
+    optimizer = build_optimizer([weight], name=name, **options)
+    weight.weight.grad = torch.tensor([gradient])
+    optimizer.step()
+    return weight.weight.data, optimizer
+
+
+def test_sgd_has_nesterov_momentum_and_adds_the_decay_to_the_gradient():
+    weights, optimizer = step_once("sgd", [3.0, -2.0], learning_rate=0.1, weight_decay=0.5)
+
+    # The first step moves by (1 + momentum) · gradient, the gradient with 0.5 · weight added.
+    torch.testing.assert_close(weights, torch.tensor([[1.0 - 0.1 * 1.9 * 3.5, -1.0 + 0.1 * 1.9 * 2.5]]))
+    assert can_skip_steps(optimizer)
+
+
+def test_lion_moves_by_the_sign_and_decays_the_weights():
+    weights, optimizer = step_once("lion", [3.0, -2.0], learning_rate=0.1, weight_decay=0.5)
+
+    torch.testing.assert_close(weights, torch.tensor([[1.0 * 0.95 - 0.1, -1.0 * 0.95 + 0.1]]))
+    assert not can_skip_steps(optimizer)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
+def test_every_optimizer_gets_both_groups(name):
+    optimizer = build_optimizer([nn.Linear(2, 2)], name=name, learning_rate=0.1, weight_decay=0.5)
+
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]

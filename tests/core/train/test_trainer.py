@@ -11,7 +11,8 @@ from core.methods import Outputs
 from core.reporting import Control, Interrupted
 from core.train.async_metrics import StepMetrics
 from core.train.progress import ProgressRange, Track
-from core.train.trainer import CheckpointPolicy, Trainer, TrainStep, ValidationCallback
+from core.train.trainer import CheckpointPolicy, Trainer, TrainStep
+from core.train.validation import ValidationCallback, ValidationSchedule
 
 TRACK = Track(name="distill", metric_prefix="train", progress_range=ProgressRange(0.0, 1.0))
 
@@ -259,6 +260,73 @@ def test_gradients_are_clipped_to_the_configured_norm(make_setup, training):
     assert clipped == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_accumulated_gradients_are_those_of_the_complete_batch(parts, make_setup, training, vit):
+    def train_step(count):
+        student = vit(drop_path_rate=0.0, proj_drop_rate=0.0)
+        return TrainStep(make_setup(training(gradient_accumulation=count, gradient_clip=None), student=student))
+
+    complete, accumulated = train_step(1), train_step(parts)
+
+    expected, measured = complete.run(0), accumulated.run(0)
+
+    assert measured == pytest.approx(expected, rel=1e-5)
+    gradients = [p.grad for p in accumulated.state.student.parameters()]
+    for gradient, parameter in zip(gradients, complete.state.student.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulation_runs_parts_of_the_batch_and_resumes_with_the_same_bits(
+    make_setup, training, make_reporter, tmp_path
+):
+    sizes = []
+
+    def teacher(images):
+        sizes.append(len(images))
+        return Outputs(images.mean(dim=(1, 2, 3))[:, None] * torch.arange(4.0))
+
+    block = training(gradient_accumulation=3, optimizer="sgd")
+    reference = make_trainer(make_setup(block, method="kd", teachers=(teacher,)), make_reporter("reference"), tmp_path)
+    interrupted = make_reporter("interrupted", after=7, control=Control.PAUSE)
+    reference.run()
+    with pytest.raises(Interrupted):
+        make_trainer(make_setup(block, method="kd", teachers=(teacher,)), interrupted, tmp_path).run()
+    interrupted.control_override = Control.GO
+    resumed = make_trainer(make_setup(block, method="kd", teachers=(teacher,)), interrupted, tmp_path)
+    resumed.resume(interrupted.newest_checkpoint("distill"))
+    resumed.run()
+
+    assert sizes[:6] == [3, 3, 2, 3, 3, 2]
+    assert weights(resumed).equal(weights(reference))
+    assert resumed.train_step.state.loss_trend == reference.train_step.state.loss_trend
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lion"])
+def test_every_optimizer_learns_and_never_applies_a_non_finite_step(
+    optimizer, make_setup, training, make_reporter, tmp_path, vit
+):
+    block, reporter = training(epochs=30, optimizer=optimizer), make_reporter()
+    student = vit(drop_path_rate=0.0, proj_drop_rate=0.0)
+    make_trainer(make_setup(block, student=student), reporter, tmp_path).run()
+    assert reporter.logged[150]["train/loss"] < 0.7 * reporter.logged[1]["train/loss"]
+
+    poisoned = make_trainer(
+        make_setup(training(optimizer=optimizer), **non_finite_from(0)), make_reporter("poisoned"), tmp_path, lag=2
+    )
+    before = weights(poisoned)
+    with pytest.raises(NonFiniteLoss, match="step 0 "):
+        poisoned.run()
+    assert weights(poisoned).equal(before)
+
+
+def test_the_first_step_is_reported_at_once(make_setup, training, make_reporter, tmp_path):
+    reporter = make_reporter()
+
+    make_trainer(make_setup(training()), reporter, tmp_path).run()
+
+    assert [progress.step for progress in reporter.progress_reports][:2] == [0, 1]
+
+
 def test_without_a_limit_gradients_are_unchanged(make_setup, training):
     train_step = TrainStep(make_setup(training(gradient_clip=None)))
 
@@ -303,20 +371,32 @@ def test_long_epochs_save_by_time(make_setup, training, make_reporter, tmp_path)
     assert [c.step for c in reporter.checkpoints] == [1, 2, 3, 4, 5]
 
 
-def test_validation_runs_at_its_interval_and_changes_no_weights(make_setup, training, make_reporter, tmp_path, pixels):
+def evaluate_at(monkeypatch, *steps):
+    """Let evaluations be due after these steps, whatever the clock says."""
+    monkeypatch.setattr(ValidationSchedule, "is_due", lambda schedule, step: step in steps)
+
+
+@pytest.mark.parametrize("architecture", ["vit", "resnet"])
+def test_points_of_validation_change_no_weights(
+    architecture, make_setup, training, make_reporter, tmp_path, pixels, monkeypatch, vit, resnet
+):
     def accuracy(logits):
         predictions = logits(torch.from_numpy(pixels.images) / 255.0).argmax(dim=1)
         return (predictions == pixels.labels).float().mean().item()
 
-    reporter, callback = make_reporter("validated"), ValidationCallback("eval/top1", 2, accuracy)
-    validated = make_trainer(make_setup(training()), reporter, tmp_path, validation=callback)
-    reference = make_trainer(make_setup(training()), make_reporter("reference"), tmp_path)
+    make = {"vit": vit, "resnet": resnet}[architecture]
+    reporter, callback = make_reporter("validated"), ValidationCallback("eval/top1", 40, accuracy)
+    validated = make_trainer(make_setup(training(ema=0.9), student=make()), reporter, tmp_path, validation=callback)
+    reference = make_trainer(make_setup(training(ema=0.9), student=make()), make_reporter("reference"), tmp_path)
 
+    evaluate_at(monkeypatch, 1, 2, 7, 13)
     validated.run()
     reference.run()
 
-    assert weights(validated).equal(weights(reference))
-    assert [step for step, values in reporter.logged.items() if "eval/top1" in values] == [10, 20]
+    expected, actual = reference.train_step.state, validated.train_step.state
+    assert all(actual.student.state_dict()[k].equal(v) for k, v in expected.student.state_dict().items())
+    assert all(actual.ema.weights[k].equal(v) for k, v in expected.ema.weights.items())
+    assert [step for step, values in reporter.logged.items() if "eval/top1" in values] == [1, 2, 7, 13]
 
 
 def test_validation_uses_the_moving_average(make_setup, training, pixels):

@@ -72,6 +72,18 @@ def test_warnings_of_all_attempts_are_in_one_list(service, job, reporter, tmp_pa
         reporter.warning(second)
 
 
+def test_the_first_step_is_visible_without_a_flush(service, job, reporter):
+    def progress(step):
+        return Progress(0.1, step, 100, 0, stage_step=step, stage_total_steps=100)
+
+    reporter.progress(progress(0))
+    reporter.progress(progress(1))
+    reporter.progress(progress(2))
+    reporter._background.wait()
+
+    assert service.reload(job).progress["step"] == 1
+
+
 def test_the_training_does_not_wait_for_the_database(service, job, reporter, monkeypatch):
     proceed, is_writing = threading.Event(), threading.Event()
     insert = metrics.insert

@@ -1,0 +1,105 @@
+"""Warnings about networks whose accuracy is that of guessing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from core.evaluate.accuracy import Accuracy
+from core.evaluate.chance import Chance
+from core.spec.warnings import JobWarning
+
+MIN_RISE_AT_CHANCE = 1.1  # of a loss, relative to its start, that explains an accuracy at chance
+MIN_RISE = 2.0  # of a loss that is a divergence whatever the accuracy
+MIN_RISE_WITH_WEIGHTS = 10.0  # the same for a student with given weights, whose first loss may be small
+_DIVERGED_FIX = "Lower training.learning_rate, increase training.warmup_epochs, or set training.gradient_clip."
+
+
+def quality_warnings(
+    student: Accuracy | None,
+    teachers: Sequence[Accuracy | None],
+    labels_N: Tensor,
+    num_classes: int | None,
+    *,
+    loss_ratio: float | None,
+    has_weights: bool,
+) -> Iterator[JobWarning]:
+    """Yield warnings of teachers and a student that guess, and of a training that diverged.
+
+    ``num_classes`` is None without labels or without classifiers. For the rest see :func:`divergence_warning`.
+    """
+    at_chance = False
+    if num_classes is not None:
+        for index, teacher in enumerate(teachers):
+            warning = None if teacher is None else teacher_warning(index, teacher.top1, labels_N, num_classes)
+            if warning is not None:
+                yield warning
+        if student is not None:
+            at_chance = Chance.from_labels(labels_N, num_classes).includes(student.top1)
+            yield from student_warnings(student, labels_N, num_classes)
+    diverged = divergence_warning(loss_ratio, at_chance=at_chance, has_weights=has_weights)
+    if diverged is not None:
+        yield diverged
+
+
+def teacher_warning(index: int, top1: float, labels_N: Tensor, num_classes: int) -> JobWarning | None:
+    """Warn of a teacher at or below chance, or below 1.5 times chance, on a split with these labels."""
+    chance = Chance.from_labels(labels_N, num_classes)
+    if num_classes < 2 or not chance.is_poor(top1):
+        return None
+    return JobWarning(
+        code="teacher_at_chance",
+        field=f"/teachers/{index}",
+        message=f"teacher {index} classifies {_percent(top1)} of {chance.num_images} test images correctly, and "
+        f"{_baseline(chance)}: the student learns from outputs that carry almost no information.",
+        fix="Compare the order of the teacher's classes and its mean and std with the dataset, or train it longer.",
+    )
+
+
+def student_warnings(accuracy: Accuracy, labels_N: Tensor, num_classes: int) -> Iterator[JobWarning]:
+    """Yield warnings of a student that is at or below chance, or that predicts the same class for all images."""
+    chance = Chance.from_labels(labels_N, num_classes)
+    if chance.includes(accuracy.top1):
+        yield JobWarning(
+            code="student_at_chance",
+            field="/training",
+            message=f"the student classifies {_percent(accuracy.top1)} of {chance.num_images} test images correctly, "
+            f"and {_baseline(chance)}.",
+            fix="Train for more epochs, lower training.learning_rate, or check the labels and the teacher.",
+        )
+    if chance.constant < 1 and bool((accuracy.predictions == accuracy.predictions[0]).all()):
+        yield JobWarning(
+            code="student_constant",
+            field="/training",
+            message=f"the student predicts class {int(accuracy.predictions[0])} for all {chance.num_images} test "
+            "images.",
+            fix=_DIVERGED_FIX,
+        )
+
+
+def divergence_warning(
+    loss_ratio: float | None, *, at_chance: bool = False, has_weights: bool = False
+) -> JobWarning | None:
+    """Warn of a training whose loss rose. ``loss_ratio``: its end relative to its start, None if unknown.
+
+    ``at_chance`` tells that the student's accuracy is that of guessing, ``has_weights`` that it did not start from
+    random weights.
+    """
+    limit = MIN_RISE_AT_CHANCE if at_chance else MIN_RISE_WITH_WEIGHTS if has_weights else MIN_RISE
+    if loss_ratio is None or loss_ratio < limit:
+        return None
+    return JobWarning(
+        code="student_diverged",
+        field="/training/learning_rate",
+        message=f"the training diverged: its loss ended at {loss_ratio:.3g} times the loss of its first step.",
+        fix=_DIVERGED_FIX,
+    )
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _baseline(chance: Chance) -> str:
+    return f"{_percent(chance.constant)} would be correct by always predicting one class"
