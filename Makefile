@@ -18,10 +18,11 @@ UV := uv==0.13.9
 install: .venv/installed
 
 demo: install
-	$(BIN)/python -m client.demo
+	$(BIN)/python -m client.demo $(if $(PORT),--port $(PORT))
 
+# Run the full stack in `potstill-home`: `make up`, or with another port `make up PORT=9000`.
 up: install
-	$(BIN)/potstill-server up --home potstill-home --host 127.0.0.1 --port 8000
+	$(BIN)/potstill-server up --home potstill-home --host 127.0.0.1 --port $(or $(PORT),8000)
 
 test: install
 	$(BIN)/python -m pytest

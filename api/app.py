@@ -21,6 +21,7 @@ from api.dashboard.dataset_pages import router as datasets_page_router
 from api.dashboard.endpoints import router as dashboard_router
 from api.datasets import endpoints as datasets
 from api.deps import AppState
+from api.head_requests import HeadRequests
 from api.headers import StrictTransport
 from api.inspector import Inspector
 from api.job_watch import JobWatcher
@@ -97,6 +98,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, bro
     for router in _ROUTERS:
         app.include_router(router)
     check_routes(app.routes)
+    app.add_middleware(HeadRequests, routes=app.router.routes)
     app.add_middleware(
         RequestMiddleware, observe=state.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings)
     )

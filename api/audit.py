@@ -11,7 +11,9 @@ from api.deps import NO_NUL, Admin, After, Limit, State
 from api.problems import problems
 from api.rate_limit import rate_class
 from api.schemas import Out, Page, Timestamp
-from core.store import audit
+from core.errors import AmbiguousReference
+from core.ids import has_id_form
+from core.store import audit, names
 from core.store.project_tables import AuditEntry
 
 router = APIRouter(prefix="/v1/audit-log", tags=["project"])
@@ -33,7 +35,7 @@ class AuditEntryOut(Out):
     client_address: str
 
 
-@router.get("", response_model=Page[AuditEntryOut], responses=problems())
+@router.get("", response_model=Page[AuditEntryOut], responses=problems(AmbiguousReference))
 @rate_class("reads")
 def list_audit_log(
     caller: Admin,
@@ -41,7 +43,15 @@ def list_audit_log(
     *,
     key: Annotated[_Filter, Query(description="Only entries of this key.")] = None,
     action: Annotated[_Filter, Query(description="Only entries with this action.")] = None,
-    object_id: Annotated[_Filter, Query(description="Only entries about this object.")] = None,
+    object_id: Annotated[
+        str | None,
+        Query(
+            max_length=200,
+            pattern=NO_NUL,
+            description="Only entries about this object: an id, or the unique name or id prefix of a dataset, model or "
+            "job that exists.",
+        ),
+    ] = None,
     limit: Limit = 20,
     after: After = None,
 ) -> Page[AuditEntryOut]:
@@ -50,6 +60,9 @@ def list_audit_log(
     An entry is written in the transaction of its change, so neither exists without the other.
     """
     with state.database.read() as session:
+        if object_id is not None and not has_id_form(object_id):
+            # The log outlives its objects, so a text that matches none of them is an empty list.
+            object_id = names.find_any_id(session, caller.project_id, object_id) or object_id
         page = audit.list_entries(
             session, caller.project_id, key_id=key, action=action, object_id=object_id, limit=limit, after=after
         )

@@ -90,6 +90,7 @@ async def get_caller(request: Request) -> Caller:
     state = await get_app_state(request)
     caller = await to_thread.run_sync(state.authenticator.identify, request)
     await state.rate_limiter.require(caller.key_id, request_rate_class(request))
+    request.state.caller = caller  # for `api.references`
     return caller
 
 

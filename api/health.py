@@ -53,14 +53,12 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", response_model=HealthOut)
 async def healthz() -> HealthOut:
     """Check that the process is running; needs no other component."""
     return HealthOut(status="ok")
 
 
-@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model=ReadyOut, responses=_NOT_READY)
 async def readyz(state: State) -> ReadyOut:
     """Check that requests can be served: database, artifact store, and an inspector that has answered once.

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.encoded_slashes import protect_slashes, restore_slashes
 from api.problems import problem, unexpected
 from core.errors import PayloadTooLarge
 from core.ids import new_id
@@ -44,6 +45,7 @@ class RequestMiddleware:
         request_id = client_id if _REQUEST_ID_PATTERN.fullmatch(client_id) else new_id("req")
         # A copy, because the server may share the lifespan's state between requests.
         scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        protect_slashes(scope)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         sender = _ResponseSender(send, request_id)
@@ -73,8 +75,9 @@ class RequestMiddleware:
         status = sender.status or 499  # the client disconnected before the response
         operation = getattr(scope.get("endpoint"), "__name__", "unmatched")
         self._observe(operation, _method_label(scope["method"]), status, seconds)
-        write = log.debug if scope["path"] in _QUIET_PATHS else log.info
-        write("http.request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
+        path = restore_slashes(scope["path"])
+        write = log.debug if path in _QUIET_PATHS else log.info
+        write("http.request", method=scope["method"], path=path, status=status, seconds=round(seconds, 4))
 
 
 class _ResponseSender:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api.encoded_slashes import restore_slashes
 from core.errors import (
     FieldError,
     Forbidden,
@@ -39,6 +40,7 @@ from core.spec.parse import MAX_FIELD_ERRORS, did_you_mean, pointer
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2  # Retry-After of errors where the same request may succeed later
 _DETAIL_CHARACTERS = 2000
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _UNEXPECTED = "An internal error occurred; the service logged it under this request_id."
 
 log = structlog.get_logger(__name__)
@@ -213,7 +215,7 @@ async def _parameter_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Handle the framework's own errors: unknown route, method not allowed, unreadable body."""
     assert isinstance(error, HTTPException)
-    path = request.url.path[:200]
+    path = restore_slashes(request.url.path)[:200]
     domain: PotstillError
     match error.status_code:
         case HTTPStatus.NOT_FOUND:
@@ -237,11 +239,14 @@ def _allowed_methods(request: Request) -> list[str]:
     """Return all methods of this path; the framework names only those of the first matching route."""
     scope = {"type": "http", "path": request.scope["path"], "root_path": "", "headers": []}
     routes = request.app.router.routes
-    return [
+    allowed = {
         method
-        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        for method in _METHODS
         if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
-    ]
+    }
+    if "GET" in allowed:
+        allowed.add("HEAD")  # `api.head_requests`
+    return [method for method in _METHODS if method in allowed]
 
 
 async def unexpected(request: Request, error: Exception) -> Response:

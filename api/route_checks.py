@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute
 
 from api.deps import CALLER_DEPENDENCIES
 from api.rate_limit import CLASSES, declared_rate_class
+from api.references import REFERENCE_DEPENDENCIES
 from api.request_body import declared_body
 
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
@@ -18,8 +19,9 @@ def check_routes(routes: Sequence[BaseRoute]) -> None:
     """Check the declarations of all routes.
 
     Raises:
-        RuntimeError: a route below ``/v1``, or another one that takes a caller, declares no rate class; or a route
-            below ``/v1`` whose method has a body declares none. The message names the route and the fix.
+        RuntimeError: a route below ``/v1``, or another one that takes a caller, declares no rate class; a route
+            below ``/v1`` whose method has a body declares none; or a route takes a reference before its caller. The
+            message names the route and the fix.
     """
     for route in iter_route_contexts(routes):
         endpoint, path = route.endpoint, route.path or ""
@@ -32,11 +34,25 @@ def check_routes(routes: Sequence[BaseRoute]) -> None:
                 f"{name} declares no rate class; decorate the endpoint with @rate_class(...), "
                 f"one of {', '.join(CLASSES)}."
             )
+        if _takes_reference_first(route):
+            raise RuntimeError(
+                f"{name} takes a DatasetId, ModelId or JobId before its caller; put the Reader, Writer or Admin "
+                "parameter first."
+            )
         if path.startswith("/v1/") and methods & _BODY_METHODS and declared_body(endpoint) is None:
             raise RuntimeError(
                 f"{name} declares no request body; decorate the endpoint with @json_body(Model), @form_body(...) "
                 "or @no_body."
             )
+
+
+def _takes_reference_first(route: RouteContext) -> bool:
+    """Whether a dependency that finds an object of the caller's project runs before the one that finds the caller."""
+    dependant = getattr(route, "dependant", None)
+    calls = [each.call for each in dependant.dependencies] if dependant is not None else []
+    callers = [index for index, call in enumerate(calls) if call in CALLER_DEPENDENCIES]
+    references = [index for index, call in enumerate(calls) if call in REFERENCE_DEPENDENCIES]
+    return bool(references) and (not callers or references[0] < callers[0])
 
 
 def _takes_caller(route: RouteContext) -> bool:

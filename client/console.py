@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from client.documents import ApiKey, Dataset, Job, JobWarning, ModelMetrics
+from client.documents import ApiKey, Dataset, Job, ModelMetrics
 from client.errors import ApiError, ClientError
 
 out = Console(highlight=False)
@@ -48,11 +48,16 @@ def escape_text(text: str) -> str:
     return escape("".join(plain))
 
 
-def print_warnings(warnings: Iterable[JobWarning]) -> None:
-    """Print the warnings of a job or dataset, a line each."""
-    for warning in warnings:
-        text = f"{warning['message']}. {warning['fix']}." if warning["fix"] else f"{warning['message']}."
-        out.print(f"  [yellow]warning[/] {escape_text(text.replace('..', '.'))} [dim]{warning['code']}[/]")
+def print_warnings(document: Mapping[str, Any]) -> None:
+    """Print the warnings of a job or dataset, each with its code, field and fix. Earlier versions send none."""
+    for warning in document.get("warnings") or ():
+        at = f" {warning['field']}" if warning["field"] else ""
+        text = " ".join(_sentence(part) for part in (warning["message"], warning["fix"]) if part)
+        out.print(f"  [yellow]warning[/] {escape_text(warning['code'] + at)}: {escape_text(text)}", soft_wrap=True)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def print_error(error: ClientError, *, as_json: bool) -> None:

@@ -15,6 +15,9 @@ from client.documents import Dataset
 app = typer.Typer(no_args_is_help=True, help="Manage image datasets.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DatasetId = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Dataset: its id (ds_…), unique name or unique id prefix.")
+]
 
 
 @app.command("add")
@@ -71,7 +74,7 @@ def list_datasets(
 
 
 @app.command("show")
-def show(dataset_id: str, *, as_json: AsJson = False) -> None:
+def show(dataset_id: DatasetId, *, as_json: AsJson = False) -> None:
     """Show one dataset with its rejected files."""
     with connect() as potstill:
         dataset = potstill.datasets.get(dataset_id)
@@ -82,7 +85,7 @@ def show(dataset_id: str, *, as_json: AsJson = False) -> None:
 
 
 @app.command("delete")
-def delete(dataset_id: str) -> None:
+def delete(dataset_id: DatasetId) -> None:
     """Delete a dataset that no job uses."""
     with connect() as potstill:
         potstill.datasets.delete(dataset_id)
@@ -97,7 +100,7 @@ def _describe(dataset: Dataset) -> None:
     out.print(f"[bold]{dataset['id']}[/]  {escape_text(dataset['name'])}  {dataset['status']}  {', '.join(parts)}")
     if dataset["error"]:
         out.print(f"  [red]{escape_text(dataset['error']['message'])}[/]")
-    print_warnings(dataset["warnings"])
+    print_warnings(dataset)
     for rejected in dataset["rejected"][:20]:
         out.print(f"  [yellow]rejected[/] {escape_text(rejected['path'])}: {escape_text(rejected['reason'])}")
     if len(dataset["rejected"]) > 20:

@@ -5,7 +5,6 @@ Starts the embedded stack as a separate process and uses it through the SDK.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -15,9 +14,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import httpx
+import typer
 from rich.panel import Panel
 from rich.table import Table
 
@@ -62,18 +62,36 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def main() -> None:
-    """Run the demo; Ctrl-C stops it and all of its processes."""
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    folder: Annotated[Path, typer.Option(file_okay=False, help="Folder for the stack's state and the students.")] = (
+        FOLDER
+    ),
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the service. Default: 8000 if it is free, else any.")
+    ] = None,
+    *,
+    exit_: Annotated[
+        bool, typer.Option("--exit", envvar=EXIT_VARIABLE, help="Stop the stack after the results.")
+    ] = False,
+) -> None:
+    """Distill a small ViT from a CNN on MNIST through the HTTP API, and compare it with training from labels.
+
+    Takes a few minutes on two CPU cores. Afterwards the stack keeps running; Ctrl-C stops it and all of its processes.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     started_at = time.monotonic()
     try:
-        with stack(FOLDER / "home") as (url, key):
+        with stack(folder / "home", port=port) as (url, key):
             with Potstill(url, key) as potstill:
-                jobs = run_jobs(potstill)
-                show_results(jobs, time.monotonic() - started_at)
-            show_addresses(url)
-            if os.environ.get(EXIT_VARIABLE) != "1":
+                jobs = run_jobs(potstill, folder)
+                show_results(jobs, folder, time.monotonic() - started_at)
+            show_addresses(url, folder)
+            if not exit_:
                 out.print("[dim]The stack keeps running. Press Ctrl-C to stop it.[/]")
                 signal.pause()
     except KeyboardInterrupt:
@@ -84,13 +102,13 @@ def main() -> None:
 
 
 @contextmanager
-def stack(home: Path) -> Iterator[tuple[str, str]]:
-    """Run the embedded stack on a free port; yield its URL and key, and stop it at the end.
+def stack(home: Path, *, port: int | None = None) -> Iterator[tuple[str, str]]:
+    """Run the embedded stack on ``port``, or on a free one; yield its URL and key, and stop it at the end.
 
     Raises :class:`NotReady` with the end of its log if it does not start.
     """
     home.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = _free_port() if port is None else port
     url = f"http://{HOST}:{port}"
     log_path = home.with_name("stack.log")
     command = [_server(), "up", "--home", str(home), "--host", HOST, "--port", str(port)]
@@ -105,8 +123,8 @@ def stack(home: Path) -> Iterator[tuple[str, str]]:
         _stop(process)
 
 
-def run_jobs(potstill: Potstill) -> dict[str, Job]:
-    """Submit all runs, follow each one, and download the students."""
+def run_jobs(potstill: Potstill, folder: Path) -> dict[str, Job]:
+    """Submit all runs, follow each one, and download the students to ``folder``."""
     with out.status("adding the dataset mnist-5k"):
         dataset = potstill.datasets.wait(potstill.datasets.create({"type": "builtin", "name": "mnist-5k"})["id"])
     counts = {name: split["num_samples"] for name, split in (dataset["splits"] or {}).items()}
@@ -117,10 +135,10 @@ def run_jobs(potstill: Potstill) -> dict[str, Job]:
         )
         for name, parts in RUNS.items()
     }
-    return {name: _finish(potstill, name, job["id"]) for name, job in queued.items()}
+    return {name: _finish(potstill, name, job["id"], folder / name) for name, job in queued.items()}
 
 
-def show_results(jobs: dict[str, Job], seconds: float) -> None:
+def show_results(jobs: dict[str, Job], folder: Path, seconds: float) -> None:
     """Print the metrics of teacher and students, and the paths of the files."""
     results = {name: _result(job) for name, job in jobs.items()}
     teacher: ModelMetrics = results["distilled"]["teachers"][0]
@@ -140,24 +158,23 @@ def show_results(jobs: dict[str, Job], seconds: float) -> None:
         f"Distillation changes top-1 by [bold]{gain * 100:+.1f} points[/]. Total time: {format_duration(seconds)}."
     )
     for name in jobs:
-        out.print(f"[green]✓[/] {FOLDER / name}/", soft_wrap=True)
-    load = f"timm.create_model('local-dir:{FOLDER / 'distilled'}', pretrained=True)"
+        out.print(f"[green]✓[/] {folder / name}/", soft_wrap=True)
+    load = f"timm.create_model('local-dir:{folder / 'distilled'}', pretrained=True)"
     out.print(f"[dim]load it:[/] {load}", soft_wrap=True)
 
 
-def show_addresses(url: str) -> None:
+def show_addresses(url: str, folder: Path) -> None:
     """Print the addresses of dashboard and API."""
-    lines = f"dashboard  [bold]{url}[/]\nkey        {FOLDER / 'home' / 'api-key'}\nAPI        {url}/docs"
+    lines = f"dashboard  [bold]{url}[/]\nkey        {folder / 'home' / 'api-key'}\nAPI        {url}/docs"
     out.print(Panel(lines, expand=False, border_style="dim"))
 
 
-def _finish(potstill: Potstill, name: str, job_id: str) -> Job:
+def _finish(potstill: Potstill, name: str, job_id: str, folder: Path) -> Job:
     started_at = time.monotonic()
     job = follow(potstill, job_id, console=out, label=name, on_event=_ignore if out.is_terminal else None)
     if job["status"] != "succeeded":
         reason = job["error"]["message"] if job["error"] else job["status"]
         raise NotReady(f"the job {name} ({job_id}) did not succeed: {reason}")
-    folder = FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)  # files of an earlier demo
     potstill.jobs.download(job_id, folder)
     top1, seconds = _result(job)["student"]["top1"], time.monotonic() - started_at
@@ -235,4 +252,4 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -32,7 +32,7 @@ from client.watch import follow, format_progress
 app = typer.Typer(no_args_is_help=True, help="Manage distillation jobs.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="Job id (job_…).")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Job: its id (job_…), unique name or unique id prefix.")]
 
 _EXIT_UNSUCCESSFUL = 3
 _SHOWN_LOG_LINES = 10
@@ -41,7 +41,9 @@ _SHOWN_LOG_LINES = 10
 @app.command("submit")
 def submit(
     spec: Annotated[str, typer.Argument(help="Job spec file (JSON or YAML); - reads standard input.")],
-    dataset: Annotated[str | None, typer.Option(help="Override the spec's dataset.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Override the spec's dataset: an id, unique name or unique id prefix.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Override the spec's name.")] = None,
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
@@ -57,7 +59,7 @@ def submit(
         elif as_json:
             print_json(job)
         else:
-            print_warnings(job["warnings"])
+            print_warnings(job)
             out.print(f"[bold]{job['id']}[/] is {job['status']}. Follow it: potstill jobs watch {job['id']}")
 
 
@@ -152,14 +154,16 @@ def delete(job_id: JobId) -> None:
 @app.command("download")
 def download(
     job_id: JobId,
-    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder. Default: the job id.")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder. Default: the job's id.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Download only this file; repeatable.")] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
     """Download a job's files and verify their SHA-256."""
     with connect() as potstill:
-        paths = potstill.jobs.download(job_id, folder or Path(job_id), names=only)
+        if folder is None:
+            folder = Path(potstill.jobs.get(job_id)["id"])  # not a name, which may contain slashes
+        paths = potstill.jobs.download(job_id, folder, names=only)
     if as_json:
         print_json([str(path) for path in paths])
     else:
@@ -261,7 +265,7 @@ def _describe(job: Job) -> None:
     for stage in job["stages"]:
         seconds = stage["seconds"]
         out.print(f"  [dim]{stage['name']:<9}[/] {'…' if seconds is None else format_duration(seconds)}")
-    print_warnings(job["warnings"])
+    print_warnings(job)
     if job["error"]:
         _describe_error(job["error"])
     result = job.get("result")

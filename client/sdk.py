@@ -5,9 +5,9 @@
 ...     job = potstill.jobs.wait(potstill.jobs.submit({"dataset": dataset["id"], ...})["id"])
 ...     potstill.jobs.download(job["id"], Path("student"))
 
-Responses are plain dictionaries, typed in :mod:`client.documents`. Every call raises
-:class:`client.errors.ApiError` for an error response and :class:`client.errors.ServiceUnreachable` if the service
-does not respond. Retries are idempotent.
+An argument ``dataset_id``, ``model_id`` or ``job_id`` may also be a unique name or a unique id prefix. Responses are
+plain dictionaries, typed in :mod:`client.documents`. Every call raises :class:`client.errors.ApiError` for an error
+response and :class:`client.errors.ServiceUnreachable` if the service does not respond. Retries are idempotent.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, Literal, Self, cast
 
 import httpx
 
-from client.documents import ApiKey, Artifact, Dataset, Event, Job, JobAction, Model, Series
-from client.errors import ApiError, IngestFailed, NotReady, ServiceUnreachable, TokenLost
+from client.documents import Artifact, Dataset, Event, Job, JobAction, Model, Series
+from client.errors import ApiError, ClientError, IngestFailed, NotReady, ServiceUnreachable
 from client.files import download, packed_archive
+from client.keys import Keys
 from client.streams import read_messages
-from client.transport import Transport, new_idempotency_key, retry_delay_seconds
+from client.transport import Transport, new_idempotency_key, object_path, read_pages, retry_delay_seconds
 
-_PAGE = 100
 _LONG_POLL_SECONDS = 30
 _STREAM_TIMEOUT_SECONDS = 45.0  # the service pings at least every 15 s
 _MAX_STREAM_BREAKS = 8  # consecutive breaks without a message
@@ -77,7 +77,7 @@ class Potstill:
         self, *, key: str | None = None, action: str | None = None, object_id: str | None = None
     ) -> Iterator[dict[str, Any]]:
         """List the audit log, newest first. Requires the scope admin."""
-        return _pages(self._transport, "/v1/audit-log", key=key, action=action, object_id=object_id)
+        return read_pages(self._transport, "/v1/audit-log", key=key, action=action, object_id=object_id)
 
     def workers(self) -> dict[str, Any]:
         """List the workers with their devices and jobs."""
@@ -119,7 +119,7 @@ class Datasets:
 
     def upload(
         self,
-        path: Path,
+        path: Path | str,
         *,
         name: str | None = None,
         labels: Literal["auto", "none"] = "auto",
@@ -132,7 +132,9 @@ class Datasets:
         ``labels="none"`` makes an unlabeled dataset and ignores folders and label columns. ``splits`` names the
         folders of the splits, e.g. ``{"train": "seg_train", "test": "seg_test"}``; ``"none"`` if no folder is one.
         ``class_from`` is the folder that names the class: the ``first`` below the split, or the image's ``parent``.
+        Raises :class:`ClientError` if there is no such file.
         """
+        path = Path(path)
         fields = {"name": name or path.resolve().stem, **_layout_fields(labels, splits, class_from, as_text=True)}
         with packed_archive(path) as archive:
             created = self._transport.create(
@@ -147,11 +149,11 @@ class Datasets:
 
     def get(self, dataset_id: str) -> Dataset:
         """Get a dataset."""
-        return cast("Dataset", self._transport.get(f"/v1/datasets/{dataset_id}"))
+        return cast("Dataset", self._transport.get(object_path("datasets", dataset_id)))
 
     def list(self) -> Iterator[Dataset]:
         """Iterate over all datasets, newest first; pages are fetched lazily."""
-        return cast("Iterator[Dataset]", _pages(self._transport, "/v1/datasets"))
+        return cast("Iterator[Dataset]", read_pages(self._transport, "/v1/datasets"))
 
     def wait(self, dataset_id: str, *, timeout_seconds: float = 600.0) -> Dataset:
         """Wait until the dataset is ready. Raises :class:`IngestFailed` or :class:`NotReady`."""
@@ -159,7 +161,7 @@ class Datasets:
 
     def delete(self, dataset_id: str) -> None:
         """Delete a dataset that no job uses."""
-        self._transport.delete(f"/v1/datasets/{dataset_id}")
+        self._transport.delete(object_path("datasets", dataset_id))
 
 
 def _layout_fields(
@@ -183,7 +185,7 @@ class Models:
 
     def upload(
         self,
-        path: Path,
+        path: Path | str,
         *,
         architecture: str,
         arguments: Mapping[str, Any] | None = None,
@@ -191,7 +193,10 @@ class Models:
         normalization: Mapping[str, Any] | None = None,
         classes: list[str] | None = None,
     ) -> Model:
-        """Upload a safetensors file for a timm architecture."""
+        """Upload a safetensors file for a timm architecture. Raises :class:`ClientError` if there is no such file."""
+        path = Path(path)
+        if not path.is_file():
+            raise ClientError(f"there is no file {path}")
         fields = {
             "name": name or path.stem,
             "architecture": architecture,
@@ -209,11 +214,11 @@ class Models:
 
     def get(self, model_id: str) -> Model:
         """Get a model."""
-        return cast("Model", self._transport.get(f"/v1/models/{model_id}"))
+        return cast("Model", self._transport.get(object_path("models", model_id)))
 
     def list(self) -> Iterator[Model]:
         """Iterate over all models, newest first."""
-        return cast("Iterator[Model]", _pages(self._transport, "/v1/models"))
+        return cast("Iterator[Model]", read_pages(self._transport, "/v1/models"))
 
     def wait(self, model_id: str, *, timeout_seconds: float = 600.0) -> Model:
         """Wait until the model is ready. Raises :class:`IngestFailed` or :class:`NotReady`."""
@@ -221,7 +226,7 @@ class Models:
 
     def delete(self, model_id: str) -> None:
         """Delete a model that no job uses."""
-        self._transport.delete(f"/v1/models/{model_id}")
+        self._transport.delete(object_path("models", model_id))
 
 
 class Jobs:
@@ -243,27 +248,29 @@ class Jobs:
         read_seconds = 30.0 + (wait_seconds or 0)
         return cast(
             "Job",
-            self._transport.get(f"/v1/jobs/{job_id}", params={"wait": wait_seconds}, read_seconds=read_seconds),
+            self._transport.get(object_path("jobs", job_id), params={"wait": wait_seconds}, read_seconds=read_seconds),
         )
 
     def list(self, *, status: str | None = None) -> Iterator[Job]:
         """Iterate over all jobs, newest first; pages are fetched lazily."""
-        return cast("Iterator[Job]", _pages(self._transport, "/v1/jobs", status=status))
+        return cast("Iterator[Job]", read_pages(self._transport, "/v1/jobs", status=status))
 
     def delete(self, job_id: str) -> None:
         """Delete a finished job and its files."""
-        self._transport.delete(f"/v1/jobs/{job_id}")
+        self._transport.delete(object_path("jobs", job_id))
 
     def post_action(self, job_id: str, action: JobAction) -> Job:
         """Cancel, pause, resume, stop or retry a job. Raises :class:`ApiError` (``invalid_state``)."""
         # A repeated retry fails because the job is already queued; the other actions are idempotent.
-        return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/{action}", repeatable=action != "retry"))
+        return cast("Job", self._transport.post(object_path("jobs", job_id, action), repeatable=action != "retry"))
 
     def retry(self, job_id: str, *, apply_fix: bool = False, changes: Mapping[str, Any] | None = None) -> Job:
         """Retry a job after applying its error's ``fix`` and a merge patch. Raises like :meth:`post_action`."""
         has_changes = apply_fix or changes
         document = {"apply_fix": apply_fix, "changes": dict(changes or {})} if has_changes else None
-        return cast("Job", self._transport.post(f"/v1/jobs/{job_id}/retry", repeatable=False, document=document))
+        return cast(
+            "Job", self._transport.post(object_path("jobs", job_id, "retry"), repeatable=False, document=document)
+        )
 
     def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
         """Wait until the job is terminal. Raises :class:`NotReady` after the timeout."""
@@ -299,37 +306,45 @@ class Jobs:
 
     def past_events(self, job_id: str, *, after_id: str | None = None) -> Iterator[Event]:
         """Iterate over the events so far after the event ``after_id``, oldest first."""
-        return cast("Iterator[Event]", _pages(self._transport, f"/v1/jobs/{job_id}/events", after=after_id))
+        return cast(
+            "Iterator[Event]", read_pages(self._transport, object_path("jobs", job_id, "events"), after=after_id)
+        )
 
     def metrics(self, job_id: str, *, name: str | None = None, max_points: int | None = None) -> Sequence[Series]:
         """Get the metric series, each reduced to ``max_points`` points if given."""
-        response = self._transport.get(f"/v1/jobs/{job_id}/metrics", params={"name": name, "max_points": max_points})
+        response = self._transport.get(
+            object_path("jobs", job_id, "metrics"), params={"name": name, "max_points": max_points}
+        )
         return cast("Sequence[Series]", response["series"])
 
     def artifacts(self, job_id: str) -> Sequence[Artifact]:
         """List the job's output files."""
-        return cast("Sequence[Artifact]", self._transport.get(f"/v1/jobs/{job_id}/artifacts")["data"])
+        return cast("Sequence[Artifact]", self._transport.get(object_path("jobs", job_id, "artifacts"))["data"])
 
     def download(
         self,
         job_id: str,
-        folder: Path,
+        folder: Path | str,
         *,
         names: Sequence[str] | None = None,
         on_bytes: Callable[[int], None] | None = None,
     ) -> Sequence[Path]:
         """Download all artifacts, or those in ``names``, into ``folder`` and verify their SHA-256.
 
-        ``on_bytes`` receives the size of every block. Raises :class:`DownloadDamaged`.
+        ``on_bytes`` receives the size of every block. Raises :class:`NotReady` for a job without files, and
+        :class:`DownloadDamaged`.
         """
+        folder = Path(folder)
         listed = {artifact["name"]: artifact for artifact in self.artifacts(job_id)}
+        if not listed:
+            raise NotReady(_reason_without_files(self.get(job_id)))
         unknown = [name for name in names or () if name not in listed]
         if unknown:
-            raise NotReady(f"job {job_id} has no {', '.join(unknown)}; it has {', '.join(listed) or 'no files yet'}")
+            raise NotReady(f"job {job_id} has no {', '.join(unknown)}; it has {', '.join(listed)}")
         return [
             download(
                 self._transport,
-                f"/v1/jobs/{job_id}/artifacts/{name}",
+                object_path("jobs", job_id, "artifacts", name),
                 listed[name],
                 folder,
                 on_bytes=on_bytes,
@@ -342,7 +357,7 @@ class Jobs:
         headers = {"Accept": "text/event-stream"}
         if after_seq:
             headers["Last-Event-ID"] = str(after_seq)
-        path = f"/v1/jobs/{job_id}/events"
+        path = object_path("jobs", job_id, "events")
         with self._transport.stream(path, headers=headers, read_seconds=_STREAM_TIMEOUT_SECONDS) as response:
             for message in read_messages(response.iter_lines()):
                 event: Event = json.loads(message.data)
@@ -350,55 +365,13 @@ class Jobs:
                     yield event
 
 
-class Keys:
-    """``/v1/api-keys``. Requires the scope admin."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def create(
-        self,
-        name: str,
-        *,
-        scopes: Sequence[str] = ("read", "write"),
-        expires_in_days: float | None = None,
-        idempotency_key: str | None = None,
-    ) -> ApiKey:
-        """Create a key; only this response contains its ``token``. Raises :class:`TokenLost`."""
-        document = {"name": name, "scopes": list(scopes), "expires_in_days": expires_in_days}
-        return self._create("/v1/api-keys", document, idempotency_key)
-
-    def rotate(self, key_id: str, *, overlap_seconds: int | None = None, idempotency_key: str | None = None) -> ApiKey:
-        """Replace a key, which expires after ``overlap_seconds`` (a day). Raises :class:`TokenLost`."""
-        document = {} if overlap_seconds is None else {"overlap_seconds": overlap_seconds}
-        return self._create(f"/v1/api-keys/{key_id}/rotate", document, idempotency_key)
-
-    def get(self, key_id: str) -> ApiKey:
-        """Get a key, without its token."""
-        return cast("ApiKey", self._transport.get(f"/v1/api-keys/{key_id}"))
-
-    def list(self) -> Iterator[ApiKey]:
-        """Iterate over all keys, newest first, including revoked ones."""
-        return cast("Iterator[ApiKey]", _pages(self._transport, "/v1/api-keys"))
-
-    def revoke(self, key_id: str) -> None:
-        """Revoke a key immediately and permanently."""
-        self._transport.delete(f"/v1/api-keys/{key_id}")
-
-    def _create(self, path: str, document: Mapping[str, Any], idempotency_key: str | None) -> ApiKey:
-        created = self._transport.create(path, lambda _: {"json": document}, idempotency_key=idempotency_key)
-        if created["token"] is None:
-            raise TokenLost(f"{created['id']} was created, but its token was lost; revoke it and create another key")
-        return cast("ApiKey", created)
-
-
-def _pages(transport: Transport, path: str, *, after: str | None = None, **params: Any) -> Iterator[Any]:
-    while True:
-        page = transport.get(path, params={**params, "limit": _PAGE, "after": after})
-        yield from page["data"]
-        if not page["has_more"]:
-            return
-        after = page["data"][-1]["id"]
+def _reason_without_files(job: Job) -> str:
+    job_id, error = job["id"], job["error"]
+    if job["status"] == "failed" and error is not None:
+        return f"job {job_id} failed and has no files to download: {error['message']}"
+    if job["terminal"]:
+        return f"job {job_id} is {job['status']} and has no files to download"
+    return f"job {job_id} is {job['status']}; its files can be downloaded once it has succeeded"
 
 
 def _wait_until_ready(read: Callable[[], Any], kind: str, timeout_seconds: float) -> Any:

@@ -12,12 +12,14 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 from client.errors import ApiError, ServiceUnreachable
 
-_RETRIED_STATUS = frozenset({429, 502, 503, 504})
+TEMPORARY_STATUS = frozenset({429, 502, 503, 504})
+_PAGE = 100
 _FIRST_DELAY_SECONDS = 0.2
 _MAX_DELAY_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
@@ -26,6 +28,11 @@ _READ_SECONDS = 60.0
 # Builds httpx arguments for each attempt, because a partially sent file must be reopened. The stack closes the
 # files after the attempt.
 Body = Callable[[ExitStack], dict[str, Any]]
+
+
+def object_path(collection: str, *segments: str) -> str:
+    """Build the path of an object or of its sub-resource; names may contain any characters."""
+    return "/".join((f"/v1/{collection}", *(quote(segment, safe="") for segment in segments)))
 
 
 def new_idempotency_key() -> str:
@@ -123,6 +130,16 @@ class Transport:
         raise AssertionError("the last attempt returns or raises")
 
 
+def read_pages(transport: Transport, path: str, *, after: str | None = None, **params: Any) -> Iterator[Any]:
+    """Iterate over the objects of a list; pages are fetched lazily."""
+    while True:
+        page = transport.get(path, params={**params, "limit": _PAGE, "after": after})
+        yield from page["data"]
+        if not page["has_more"]:
+            return
+        after = page["data"][-1]["id"]
+
+
 def retry_delay_seconds(attempt: int) -> float:
     """Delay before attempt ``attempt + 1``: exponential backoff with jitter, so that clients do not synchronize."""
     max_delay = min(_MAX_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0**attempt)
@@ -145,7 +162,7 @@ def _no_body(_: ExitStack) -> dict[str, Any]:
 
 
 def _is_temporary(error: ApiError) -> bool:
-    return error.status in _RETRIED_STATUS or error.code == "idempotency_key_in_flight"
+    return error.status in TEMPORARY_STATUS or error.code == "idempotency_key_in_flight"
 
 
 def _retry_after(response: httpx.Response) -> float | None:

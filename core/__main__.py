@@ -24,7 +24,7 @@ from rich.table import Table
 
 from core import pipeline
 from core.data.stored import INDEX, read_dataset_info
-from core.errors import InvalidRequest, InvalidSpec, PotstillError
+from core.errors import FieldError, InvalidRequest, InvalidSpec, PotstillError
 from core.ingest.dataset import LayoutOptions, ingest_archive, ingest_builtin, ingest_folder
 from core.local_reporter import METRICS_FILE, WEIGHTS_DIR, ConsoleReporter
 from core.models.safetensors_header import read_model_info
@@ -32,6 +32,8 @@ from core.reporting import Control, Interrupted, RunResult, Workspace
 from core.resolve import resolver
 from core.spec import JobSpec, parse_job_spec
 from core.spec.dataset_layout import ClassFrom, Labels
+from core.spec.job import WEIGHT_KEYWORDS
+from core.spec.parse import did_you_mean
 from core.spec.spec_text import parse_document
 from core.spec.warnings import JobWarning
 
@@ -111,6 +113,7 @@ class _LocalJob:
         """Read and resolve the spec, and ingest the datasets. Raises ``PotstillError``."""
         document, models = _local_models(_read_spec(spec_path))
         spec = parse_job_spec({**document, "dataset": dataset[-_MAX_DATASET_CHARS:]})
+        _require_local_weights(spec, models)
         work = out / WORK_DIR
         if work.exists() and not resume:
             console.print(f"Starting over; the unfinished run in {work} is deleted (--resume would continue it).")
@@ -192,6 +195,18 @@ def _layout_options(labels: Labels, splits: str, class_from: ClassFrom) -> Layou
         return LayoutOptions.model_validate({"labels": labels, "splits": splits, "class_from": class_from})
     except ValidationError as error:
         raise InvalidRequest(f"--splits: {error.errors()[0]['msg']}") from None
+
+
+def _require_local_weights(spec: JobSpec, models: Mapping[str, Path]) -> None:
+    """Raise ``InvalidSpec`` for weights that are neither a keyword nor a folder."""
+    places = {"/student/weights": spec.student, **{f"/teachers/{k}/weights": t for k, t in enumerate(spec.teachers)}}
+    errors = [
+        FieldError(at, f"there is no folder {model.weights!r}.{did_you_mean(model.weights, WEIGHT_KEYWORDS)}")
+        for at, model in places.items()
+        if model.weights not in models and model.weights not in WEIGHT_KEYWORDS
+    ]
+    if errors:
+        raise InvalidSpec.for_fields(errors)
 
 
 def _ingest(dataset: str, target: Path, layout: LayoutOptions, console: Console) -> Path:

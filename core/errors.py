@@ -210,6 +210,13 @@ class LastAdminKey(Conflict):
     title = "The project's last admin key"
 
 
+class AmbiguousReference(Conflict):
+    """A name or id prefix matches several objects; send the id of one of them. ``extra`` holds ``candidates``."""
+
+    code = "ambiguous_reference"
+    title = "The name or id prefix is not unique"
+
+
 class RequestInFlight(Conflict):
     """The first request with this Idempotency-Key is still running."""
 

@@ -11,14 +11,14 @@ import threading
 import time
 from typing import Literal
 
-Prefix = Literal["ds", "mdl", "job", "evt", "ckpt", "up", "swp", "wh", "key", "prj", "wrk", "req", "aud"]
+Prefix = Literal["ds", "mdl", "job", "evt", "ckpt", "up", "swp", "wh", "key", "prj", "wrk", "req", "aud", "cnt"]
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
 _INCREMENT_BITS = 64
 _BUFFER_BYTES = 4096
-_LENGTH = 26
-_PATTERN = re.compile(rf"[a-z]+_[{_ALPHABET}]{{{_LENGTH}}}")
+ID_CHARACTERS = 26
+_PATTERN = re.compile(rf"[a-z]+_[{ALPHABET}]{{{ID_CHARACTERS}}}")
 
 
 class _Clock:
@@ -57,8 +57,13 @@ os.register_at_fork(after_in_child=_clock.reset)
 def new_id(prefix: Prefix) -> str:
     """Return a new id. It sorts after all earlier ids of this process, and after those of others to the millisecond."""
     number = _clock.next()
-    digits = (_ALPHABET[(number >> shift) & 31] for shift in range(5 * (_LENGTH - 1), -1, -5))
+    digits = (ALPHABET[(number >> shift) & 31] for shift in range(5 * (ID_CHARACTERS - 1), -1, -5))
     return f"{prefix}_{''.join(digits)}"
+
+
+def has_id_form(text: str) -> bool:
+    """Return whether ``text`` has the form of an id of any type."""
+    return _PATTERN.fullmatch(text) is not None
 
 
 def is_id(text: str, prefix: Prefix) -> bool:

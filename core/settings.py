@@ -130,6 +130,12 @@ class Settings(BaseSettings):
     teacher_retention_days: float = Field(
         default=90.0, gt=0, description="A trained teacher is deleted when no job has used it for this long."
     )
+    resume_retention_days: float = Field(
+        default=7.0,
+        gt=0,
+        description="How long a failed or cancelled job can be retried from its last checkpoint. Then the training "
+        "state is deleted and a retry starts again; downloadable weights stay. A job that succeeds deletes it at once.",
+    )
     max_losses: int = Field(
         default=3,
         ge=1,

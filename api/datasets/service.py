@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from api.datasets.schemas import BuiltinSource, DatasetCreate, DatasetOut, UploadedDataset, UrlSource
 from api.multipart import Form
+from api.references import check_name
 from core.errors import NotAvailable
 from core.fetch.targets import NetworkPolicy, parse_target
 from core.ids import new_id
@@ -56,6 +57,7 @@ def create_from_source(
         default_name: str = source.name
     else:
         default_name = name_from_filename(unquote(urlsplit(source.url).path))
+    check_name(name or default_name, is_keyword_reserved=False)
     document = source.model_dump(mode="json")
     return datasets.create(session, project_id, name=name or default_name, source=document, dataset_id=dataset_id)
 
@@ -70,6 +72,8 @@ def create_uploaded(
     session: Session, project_id: str, *, dataset_id: str, fields: UploadedDataset, form: Form, stored: StoredFile
 ) -> Dataset:
     """Create a dataset whose file is stored. After a rollback, garbage collection deletes the file."""
+    name = fields.name or name_from_filename(form.file.filename)
+    check_name(name, is_keyword_reserved=False)
     source: dict[str, Any] = {
         "type": "file",
         "filename": form.file.filename[:_NAME_CHARACTERS],
@@ -80,7 +84,7 @@ def create_uploaded(
     return datasets.create(
         session,
         project_id,
-        name=fields.name or name_from_filename(form.file.filename),
+        name=name,
         source=source,
         upload_key=stored.key,
         size_bytes=stored.size_bytes,

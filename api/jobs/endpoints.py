@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 
-from api.deps import After, AppState, Limit, Reader, State, Writer, get_app_state, get_cached_reader
+from api.deps import After, AppState, Limit, Reader, State, Writer, get_app_state, get_cached_reader, get_reader
 from api.downloads import discard
 from api.idempotency import IdempotencyKey, create_responses, idempotent_create
 from api.jobs import service
@@ -18,15 +18,16 @@ from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut, JobStatus
 from api.jobs.stream import wait_until_terminal
 from api.problems import problems
 from api.rate_limit import rate_class
+from api.references import REFERENCE_ERRORS, JobId, PathText, check_name, find_path_id
 from api.request_body import json_body, no_body, read_json, validate_as
 from api.schemas import Page
 from core.errors import (
+    AmbiguousReference,
     InUse,
     InvalidSpec,
     InvalidState,
     MalformedRequest,
     NotAvailable,
-    NotFound,
     PayloadTooLarge,
     QuotaExceeded,
     UnsupportedMedia,
@@ -34,11 +35,12 @@ from core.errors import (
 from core.spec import JobSpec, parse_job_spec
 from core.store import jobs, quotas
 from core.store.db import Session
+from core.store.names import is_full_id
 
 router = APIRouter(tags=["jobs"])
 
 MAX_WAIT_SECONDS = 60
-_SPEC_ERRORS = (InvalidSpec, NotAvailable, MalformedRequest, PayloadTooLarge, UnsupportedMedia)
+_SPEC_ERRORS = (InvalidSpec, NotAvailable, AmbiguousReference, MalformedRequest, PayloadTooLarge, UnsupportedMedia)
 
 
 async def get_job_spec(request: Request) -> JobSpec:
@@ -67,12 +69,13 @@ async def create_job(
     """
 
     async def prepare() -> Callable[[Session], JobOut]:
-        inputs = await _inputs(state, caller.project_id, spec)
-        resolution = await service.resolve(state.inspector, spec, inputs, threads=state.settings.job_threads)
+        check_name(spec.name, error=InvalidSpec, is_keyword_reserved=True)  # its student gets this name
+        with_ids, inputs = await _inputs(state, caller.project_id, spec)
+        resolution = await service.resolve(state.inspector, with_ids, inputs, threads=state.settings.job_threads)
 
         def make(session: Session) -> JobOut:
             quotas.require_job_slot(session, caller.project_id, state.settings)
-            return service.to_job_out(service.create(session, caller.project_id, spec, inputs, resolution))
+            return service.to_job_out(service.create(session, caller.project_id, with_ids, inputs, resolution))
 
         return make
 
@@ -90,7 +93,7 @@ async def create_job(
 @json_body(JobSpec, example=EXAMPLE_SPEC)
 async def estimate_job(caller: Reader, spec: Spec, state: State) -> Any:
     """Estimate the cost of a job and the size of its student, without creating the job."""
-    inputs = await _inputs(state, caller.project_id, spec)
+    spec, inputs = await _inputs(state, caller.project_id, spec)
     payload = service.resolve_payload(spec, inputs, threads=state.settings.job_threads)
     estimate = (await state.inspector.call("resolve", payload))["estimate"]
     return await to_thread.run_sync(service.add_cache_hit, state.database, caller.project_id, spec, estimate)
@@ -111,10 +114,10 @@ def list_jobs(
         return Page(data=[service.to_job_out(job) for job in page.items], has_more=page.has_more)
 
 
-@router.get("/v1/jobs/{job_id}", response_model=JobOut, responses=problems(NotFound))
+@router.get("/v1/jobs/{job_id}", response_model=JobOut, responses=problems(*REFERENCE_ERRORS))
 @rate_class("reads")
 async def get_job(
-    job_id: str,
+    job_id: PathText,
     request: Request,
     wait: Annotated[
         float,
@@ -123,27 +126,30 @@ async def get_job(
 ) -> Response:
     """Get a job; with `wait`, as soon as it has ended."""
     # The most frequent request: it avoids the cost of FastAPI's dependencies and response validation.
-    state, caller = await get_app_state(request), await get_cached_reader(request)
+    state = await get_app_state(request)
+    # A name is looked up only for a key that was checked now.
+    caller = await (get_cached_reader if is_full_id("job", job_id) else get_reader)(request)
+    job_id = await find_path_id(request, caller, "job", job_id)
     job = await wait_until_terminal(state.watcher, state.database, caller, job_id, seconds=wait)
     return Response(service.to_job_out(job).model_dump_json(), media_type="application/json")
 
 
-@router.delete("/v1/jobs/{job_id}", status_code=204, responses=problems(NotFound, InvalidState, InUse))
+@router.delete("/v1/jobs/{job_id}", status_code=204, responses=problems(*REFERENCE_ERRORS, InvalidState, InUse))
 @rate_class("writes")
-def delete_job(job_id: str, caller: Writer, state: State) -> None:
+def delete_job(caller: Writer, job_id: JobId, state: State) -> None:
     """Delete a job that has ended, with its files. Its student remains as a model."""
     with state.change(caller, "job.delete", job_id) as session:
         files = jobs.delete(session, caller.project_id, job_id)
     discard(state.store, files)
 
 
-_ACTION_RESPONSES = problems(NotFound, InvalidState)
+_ACTION_RESPONSES = problems(*REFERENCE_ERRORS, InvalidState)
 
 
 @router.post("/v1/jobs/{job_id}/cancel", response_model=JobOut, responses=_ACTION_RESPONSES)
 @rate_class("writes")
 @no_body
-def cancel_job(job_id: str, caller: Writer, state: State, background: BackgroundTasks) -> JobOut:
+def cancel_job(caller: Writer, job_id: JobId, state: State, background: BackgroundTasks) -> JobOut:
     """Cancel a job: it exports no student, and keeps its checkpoints."""
     return service.to_job_out(apply_action(state, caller, job_id, "cancel", background))
 
@@ -151,7 +157,7 @@ def cancel_job(job_id: str, caller: Writer, state: State, background: Background
 @router.post("/v1/jobs/{job_id}/pause", response_model=JobOut, responses=_ACTION_RESPONSES)
 @rate_class("writes")
 @no_body
-def pause_job(job_id: str, caller: Writer, state: State, background: BackgroundTasks) -> JobOut:
+def pause_job(caller: Writer, job_id: JobId, state: State, background: BackgroundTasks) -> JobOut:
     """Pause a job at its next step; `resume` continues from there."""
     return service.to_job_out(apply_action(state, caller, job_id, "pause", background))
 
@@ -159,7 +165,7 @@ def pause_job(job_id: str, caller: Writer, state: State, background: BackgroundT
 @router.post("/v1/jobs/{job_id}/resume", response_model=JobOut, responses=_ACTION_RESPONSES)
 @rate_class("writes")
 @no_body
-def resume_job(job_id: str, caller: Writer, state: State, background: BackgroundTasks) -> JobOut:
+def resume_job(caller: Writer, job_id: JobId, state: State, background: BackgroundTasks) -> JobOut:
     """Queue a paused job again; it resumes from its checkpoint."""
     return service.to_job_out(apply_action(state, caller, job_id, "resume", background))
 
@@ -167,7 +173,7 @@ def resume_job(job_id: str, caller: Writer, state: State, background: Background
 @router.post("/v1/jobs/{job_id}/stop", response_model=JobOut, responses=_ACTION_RESPONSES)
 @rate_class("writes")
 @no_body
-def stop_job(job_id: str, caller: Writer, state: State, background: BackgroundTasks) -> JobOut:
+def stop_job(caller: Writer, job_id: JobId, state: State, background: BackgroundTasks) -> JobOut:
     """Stop training early, then evaluate and export the student."""
     return service.to_job_out(apply_action(state, caller, job_id, "stop", background))
 
@@ -175,11 +181,13 @@ def stop_job(job_id: str, caller: Writer, state: State, background: BackgroundTa
 @router.post(
     "/v1/jobs/{job_id}/retry",
     response_model=JobOut,
-    responses=problems(NotFound, InvalidState, QuotaExceeded, *_SPEC_ERRORS),
+    responses=problems(*REFERENCE_ERRORS, InvalidState, QuotaExceeded, *_SPEC_ERRORS),
 )
 @rate_class("writes")
 @json_body(RetryRequest, example={"apply_fix": True}, required=False)
-async def retry_job(job_id: str, request: Request, caller: Writer, state: State, background: BackgroundTasks) -> JobOut:
+async def retry_job(
+    caller: Writer, job_id: JobId, request: Request, state: State, background: BackgroundTasks
+) -> JobOut:
     """Queue a failed or cancelled job again from its last checkpoint; with a body, with a changed spec.
 
     Changes are validated like a new spec. If the student depends on them, its training restarts from step 0.
@@ -191,5 +199,5 @@ async def retry_job(job_id: str, request: Request, caller: Writer, state: State,
     return service.to_job_out(await to_thread.run_sync(apply_action, state, caller, job_id, "retry", background))
 
 
-async def _inputs(state: AppState, project_id: str, spec: JobSpec) -> service.Inputs:
+async def _inputs(state: AppState, project_id: str, spec: JobSpec) -> tuple[JobSpec, service.Inputs]:
     return await to_thread.run_sync(service.read_inputs, state, project_id, spec)

@@ -16,8 +16,9 @@ from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, MetricsOut
 from api.jobs.stream import HEADERS, event_stream, read_events
 from api.problems import problems
 from api.rate_limit import rate_class
+from api.references import REFERENCE_ERRORS, JobId
 from api.schemas import Page
-from core.errors import Conflict, InvalidRequest, NotFound
+from core.errors import Conflict, InvalidRequest
 from core.ids import is_id
 from core.store import checkpoints, events, jobs, metrics
 
@@ -41,11 +42,11 @@ class NoArtifacts(Conflict):
     title = "The job has no artifacts"
 
 
-@router.get("/events", response_model=Page[EventOut], responses={**problems(NotFound), **_STREAM_RESPONSES})
+@router.get("/events", response_model=Page[EventOut], responses={**problems(*REFERENCE_ERRORS), **_STREAM_RESPONSES})
 @rate_class("reads")
 async def list_events(
-    job_id: str,
     caller: Reader,
+    job_id: JobId,
     request: Request,
     state: State,
     *,
@@ -94,11 +95,11 @@ def _after_seq(state: AppState, project_id: str, job_id: str, after: str | None,
     return seq
 
 
-@router.get("/metrics", response_model=MetricsOut, responses=problems(NotFound))
+@router.get("/metrics", response_model=MetricsOut, responses=problems(*REFERENCE_ERRORS))
 @rate_class("reads")
 def get_metrics(
-    job_id: str,
     caller: Reader,
+    job_id: JobId,
     state: State,
     name: Annotated[str | None, Query(max_length=120, description="Only this series, e.g. `train/loss`.")] = None,
     max_points: Annotated[
@@ -120,10 +121,10 @@ def _replace_nul(name: str | None) -> str | None:
     return None if name is None else name.replace("\0", "\ufffd")
 
 
-@router.get("/checkpoints", response_model=Page[CheckpointOut], responses=problems(NotFound))
+@router.get("/checkpoints", response_model=Page[CheckpointOut], responses=problems(*REFERENCE_ERRORS))
 @rate_class("reads")
 def list_checkpoints(
-    job_id: str, caller: Reader, state: State, limit: Limit = 20, after: After = None
+    caller: Reader, job_id: JobId, state: State, limit: Limit = 20, after: After = None
 ) -> Page[CheckpointOut]:
     """List the student's checkpoints, newest first: the newest two for resuming, and the requested ones."""
     with state.database.read() as session:
@@ -136,9 +137,11 @@ _CHECKPOINT = "/checkpoints/{checkpoint_id}/model.safetensors"
 
 
 @router.head(_CHECKPOINT, include_in_schema=False)
-@router.get(_CHECKPOINT, response_class=Response, responses={**problems(NotFound), **download_responses(_BINARY)})
+@router.get(
+    _CHECKPOINT, response_class=Response, responses={**problems(*REFERENCE_ERRORS), **download_responses(_BINARY)}
+)
 @rate_class("reads")
-def download_checkpoint(job_id: str, checkpoint_id: str, caller: Reader, request: Request, state: State) -> Response:
+def download_checkpoint(caller: Reader, job_id: JobId, checkpoint_id: str, request: Request, state: State) -> Response:
     """Download the student's weights at a checkpoint."""
     with state.database.read() as session:
         jobs.get(session, caller.project_id, job_id)
@@ -147,9 +150,9 @@ def download_checkpoint(job_id: str, checkpoint_id: str, caller: Reader, request
     return file_response(request, state.store, content)
 
 
-@router.get("/artifacts", response_model=Page[ArtifactOut], responses=problems(NotFound))
+@router.get("/artifacts", response_model=Page[ArtifactOut], responses=problems(*REFERENCE_ERRORS))
 @rate_class("reads")
-def list_artifacts(job_id: str, caller: Reader, state: State) -> Page[ArtifactOut]:
+def list_artifacts(caller: Reader, job_id: JobId, state: State) -> Page[ArtifactOut]:
     """List the job's artifacts; empty until it has succeeded."""
     with state.database.read() as session:
         artifacts = jobs.list_artifacts(session, caller.project_id, job_id)
@@ -158,10 +161,12 @@ def list_artifacts(job_id: str, caller: Reader, state: State) -> Page[ArtifactOu
 
 @router.head("/artifacts/{name}", include_in_schema=False)
 @router.get(
-    "/artifacts/{name}", response_class=Response, responses={**problems(NotFound), **download_responses(_BINARY)}
+    "/artifacts/{name}",
+    response_class=Response,
+    responses={**problems(*REFERENCE_ERRORS), **download_responses(_BINARY)},
 )
 @rate_class("reads")
-def download_artifact(job_id: str, name: str, caller: Reader, request: Request, state: State) -> Response:
+def download_artifact(caller: Reader, job_id: JobId, name: str, request: Request, state: State) -> Response:
     """Download an artifact, or a range of it."""
     with state.database.read() as session:
         artifact = jobs.get_artifact(session, caller.project_id, job_id, name)
@@ -178,9 +183,9 @@ _ZIP: dict[int | str, dict[str, Any]] = {
 
 
 @router.head("/download", include_in_schema=False)
-@router.get("/download", response_class=Response, responses={**problems(NotFound, NoArtifacts), **_ZIP})
+@router.get("/download", response_class=Response, responses={**problems(*REFERENCE_ERRORS, NoArtifacts), **_ZIP})
 @rate_class("reads")
-def download_all(job_id: str, caller: Reader, request: Request, state: State) -> Response:
+def download_all(caller: Reader, job_id: JobId, request: Request, state: State) -> Response:
     """Download all artifacts as a zip."""
     with state.database.read() as session:
         job = jobs.get(session, caller.project_id, job_id)

@@ -14,6 +14,8 @@ from api.downloads import discard
 from api.jobs import service
 from api.jobs.actions import notify
 from api.problems import invalid_field
+from api.references import check_name
+from core.errors import InvalidSpec
 from core.spec.document import StrictModel
 from core.spec.revision import CHANGEABLE, apply_patch, changes, restart_scope
 from core.store import jobs, quotas
@@ -50,7 +52,9 @@ async def retry_with_changes(
     """
     old = await to_thread.run_sync(_read_retryable_job, state.database, caller.project_id, job_id)
     spec = apply_patch(old.spec, _patch(old, request))
-    inputs = await to_thread.run_sync(service.read_inputs, state, caller.project_id, spec)
+    if spec.name != old.name:
+        check_name(spec.name, error=InvalidSpec, is_keyword_reserved=True)
+    spec, inputs = await to_thread.run_sync(service.read_inputs, state, caller.project_id, spec)
     resolution = await service.resolve(state.inspector, spec, inputs, threads=state.settings.job_threads)
     revision = _revision(old, service.spec_document(spec, inputs, resolution), resolution)
     return await to_thread.run_sync(_queue_again, state, caller, job_id, revision, background)

@@ -6,6 +6,7 @@ from typing import Any
 
 from api.deps import AppState
 from api.inspector import Inspector
+from api.jobs.references import with_full_ids
 from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from core.errors import FieldError, InvalidSpec, NotFound
 from core.spec import JobSpec
@@ -24,7 +25,7 @@ Resolution = dict[str, Any]  # `spec` and `estimate`, from the inspector
 
 
 def find_inputs(database: Database, project_id: str, spec: JobSpec, *, max_seconds: float = 0.0) -> Inputs:
-    """Read the datasets and models that the spec references.
+    """Read the datasets and models that the spec references by full ids.
 
     Raises :class:`InvalidSpec` that names each input which is missing or not ready, and a requested run time beyond
     ``max_seconds`` (0: no limit).
@@ -48,9 +49,14 @@ def find_inputs(database: Database, project_id: str, spec: JobSpec, *, max_secon
     return dataset_infos, model_infos
 
 
-def read_inputs(state: AppState, project_id: str, spec: JobSpec) -> Inputs:
-    """Call :func:`find_inputs` with this service's limits."""
-    return find_inputs(state.database, project_id, spec, max_seconds=state.settings.max_job_seconds)
+def read_inputs(state: AppState, project_id: str, spec: JobSpec) -> tuple[JobSpec, Inputs]:
+    """Return the spec with full ids instead of names and id prefixes, and its inputs.
+
+    Raises :class:`AmbiguousReference`, and as :func:`find_inputs`, with this service's limits.
+    """
+    with state.database.read() as session:
+        spec = with_full_ids(session, project_id, spec)
+    return spec, find_inputs(state.database, project_id, spec, max_seconds=state.settings.max_job_seconds)
 
 
 async def resolve(inspector: Inspector, spec: JobSpec, inputs: Inputs, *, threads: int) -> Resolution | None:

@@ -16,10 +16,11 @@ from api.models.schemas import ModelCreate, ModelOut
 from api.multipart import FormRules, admit_upload, receive_form
 from api.problems import problems
 from api.rate_limit import rate_class
+from api.references import REFERENCE_ERRORS, ModelId
 from api.request_body import form_body
 from api.schemas import Page
 from api.sniffing import require_weights
-from core.errors import InUse, MalformedRequest, NotFound, PayloadTooLarge, QuotaExceeded, UnsupportedMedia
+from core.errors import InUse, MalformedRequest, PayloadTooLarge, QuotaExceeded, UnsupportedMedia
 from core.store import models, quotas
 from core.store.db import Session
 
@@ -90,17 +91,17 @@ def list_models(caller: Reader, state: State, limit: Limit = 20, after: After = 
         return Page(data=[service.model_out(model) for model in page.items], has_more=page.has_more)
 
 
-@router.get("/{model_id}", response_model=ModelOut, responses=problems(NotFound))
+@router.get("/{model_id}", response_model=ModelOut, responses=problems(*REFERENCE_ERRORS))
 @rate_class("reads")
-def get_model(model_id: str, caller: Reader, state: State) -> ModelOut:
+def get_model(caller: Reader, model_id: ModelId, state: State) -> ModelOut:
     """Get a model."""
     with state.database.read() as session:
         return service.model_out(models.get(session, caller.project_id, model_id))
 
 
-@router.delete("/{model_id}", status_code=204, responses=problems(NotFound, InUse))
+@router.delete("/{model_id}", status_code=204, responses=problems(*REFERENCE_ERRORS, InUse))
 @rate_class("writes")
-def delete_model(model_id: str, caller: Writer, state: State) -> None:
+def delete_model(caller: Writer, model_id: ModelId, state: State) -> None:
     """Delete a model that no unfinished job uses. A job whose student it is keeps its artifacts."""
     with state.change(caller, "model.delete", model_id) as session:
         files = models.delete(session, caller.project_id, model_id)

@@ -8,6 +8,7 @@ from api.datasets.service import name_from_filename
 from api.models.schemas import ModelCreate, ModelOut
 from api.multipart import Form
 from api.problems import invalid_field
+from api.references import check_name
 from api.request_body import parse_json, validate_as
 from core.ids import new_id
 from core.models.safetensors_header import read_header
@@ -49,11 +50,16 @@ def store_upload(store: ArtifactStore, form: Form) -> tuple[str, str]:
 def create(
     session: Session, project_id: str, fields: ModelCreate, *, model_id: str, upload_key: str, form: Form
 ) -> Model:
-    """Create a model whose file is stored. After a rollback, garbage collection deletes the file."""
+    """Create a model whose file is stored. After a rollback, garbage collection deletes the file.
+
+    Raises :class:`InvalidRequest` for a name that ``weights`` cannot refer to.
+    """
+    name = fields.name or name_from_filename(form.file.filename)
+    check_name(name, is_keyword_reserved=True)
     return models.create(
         session,
         project_id,
-        name=fields.name or name_from_filename(form.file.filename),
+        name=name,
         architecture=fields.architecture,
         arguments=fields.arguments,
         normalization=None if fields.normalization is None else fields.normalization.model_dump(mode="json"),

@@ -20,6 +20,8 @@ from core.models.preprocessing import Preprocessing, normalized, plain_preproces
 from core.models.student_variants import StudentVariant
 from core.spec import JobSpec, StudentSpec, TeacherSpec
 from core.spec.info import InputInfo, ModelInfo, Normalization
+from core.spec.job import WEIGHT_KEYWORDS
+from core.spec.parse import did_you_mean
 from core.spec.references import DATASET_ARGUMENTS, inherited_arguments
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 1024  # pixels a side
@@ -201,7 +203,12 @@ def _stored_model(spec: StudentSpec | TeacherSpec, name: str, models: Mapping[st
             raise InvalidSpec.for_field("/weights", catalog.no_weights_reason(name))
         return None
     if spec.weights not in models:
-        raise InvalidSpec.for_field("/weights", f"there is no {spec.weights} with weights to use")
+        hint = did_you_mean(spec.weights, WEIGHT_KEYWORDS)
+        raise InvalidSpec.for_field(
+            "/weights",
+            f"there is no model {spec.weights[:80]!r} with weights to use.{hint} weights is random, pretrained, train "
+            "(teachers only) or a model",
+        )
     stored = models[spec.weights]
     _check_reference(spec, name, stored)
     return stored

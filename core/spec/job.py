@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.spec.document import StrictModel, not_available
 from core.spec.exports import REQUIRED_FORMAT, ExportName
 from core.spec.methods import MethodSpec
 
-REFERENCE = re.compile(r"(mdl|job)_\w+")
 ARCHITECTURE_MISSING = "architecture_missing"  # the type of a validation error of the whole model
+# Values of ``weights`` that are not a model. They win over a model with the same name.
+WEIGHT_KEYWORDS = ("random", "pretrained", "train")
 
 Augmentation = Literal["none", "flip", "light", "strong"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -44,17 +44,8 @@ def default_min_learning_rate(learning_rate: float) -> float:
     return min(MIN_LEARNING_RATE, learning_rate)
 
 
-def _weights(value: str) -> str:
-    if value in {"random", "pretrained", "train"} or REFERENCE.fullmatch(value):
-        return value
-    raise PydanticCustomError(
-        "weights",
-        "weights must be random, pretrained, train (teachers only), an uploaded model (mdl_…) or a job's "
-        "student (job_…)",
-    )
-
-
-Weights = Annotated[str, Field(max_length=64), AfterValidator(_weights)]
+# A keyword, or an id, a name or an id prefix of a model or job; the API replaces names and prefixes by ids.
+Weights = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ModelSpec(StrictModel):
@@ -62,13 +53,13 @@ class ModelSpec(StrictModel):
 
     architecture: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
         default=None,
-        description="A timm name; `GET /v1/architectures` lists them. May be omitted if weights are `mdl_…` or "
-        "`job_…`: their architecture is filled in.",
+        description="A timm name; `GET /v1/architectures` lists them. May be omitted if weights are those of "
+        "a model or job: their architecture is filled in.",
     )
     arguments: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="Keyword arguments for `timm.create_model`. `num_classes` and `in_chans` come from the dataset, "
-        "omitted arguments from the weights if these are `mdl_…` or `job_…`.",
+        "omitted arguments from the weights if these are those of a model or job.",
     )
     weights: Weights
 
@@ -80,7 +71,7 @@ class ModelSpec(StrictModel):
 
     @model_validator(mode="after")
     def _require_architecture(self) -> Self:
-        if self.architecture is None and not REFERENCE.fullmatch(self.weights):
+        if self.architecture is None and self.weights in WEIGHT_KEYWORDS:
             raise PydanticCustomError(ARCHITECTURE_MISSING, "it is missing; give a timm name")
         return self
 
@@ -103,7 +94,11 @@ class ModelSpec(StrictModel):
 class StudentSpec(ModelSpec):
     """The model to train and export."""
 
-    weights: Weights = Field(default="random", description="`random`, `pretrained`, `mdl_…` or `job_…`.")
+    weights: Weights = Field(
+        default="random",
+        description="`random`, `pretrained`, or a model or job whose weights to start from: its id (`mdl_…`, `job_…`), "
+        "unique name or unique id prefix.",
+    )
 
     @field_validator("weights")
     @classmethod
@@ -246,7 +241,11 @@ class TeacherTrainingSpec(TrainingBase):
 class TeacherSpec(ModelSpec):
     """A model that the student learns from."""
 
-    weights: Weights = Field(default="pretrained", description="`pretrained`, `train`, `random`, `mdl_…` or `job_…`.")
+    weights: Weights = Field(
+        default="pretrained",
+        description="`pretrained`, `train`, `random`, or a model or job: its id (`mdl_…`, `job_…`), unique name or "
+        "unique id prefix.",
+    )
     training: TeacherTrainingSpec | None = Field(default=None, description="Only with `weights: train`.")
 
     @model_validator(mode="after")
@@ -294,7 +293,9 @@ class JobSpec(StrictModel):
     """A distillation job."""
 
     name: Name | None = None
-    dataset: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="`ds_…`")
+    dataset: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        description="Id (`ds_…`), unique name or unique id prefix of a dataset."
+    )
     teachers: tuple[TeacherSpec, ...] = Field(default=(), max_length=8)
     student: StudentSpec
     method: MethodSpec = Field(description="One object, discriminated by `name`; `GET /v1/methods` lists all methods.")
@@ -348,6 +349,6 @@ class JobSpec(StrictModel):
         return {"/dataset": self.dataset, **others}
 
     def references(self) -> tuple[str, ...]:
-        """Ids of the stored models and jobs that this spec reads weights from."""
+        """Stored models and jobs that this spec reads weights from."""
         weights = (self.student.weights, *(teacher.weights for teacher in self.teachers))
-        return tuple(dict.fromkeys(w for w in weights if REFERENCE.fullmatch(w)))
+        return tuple(dict.fromkeys(each for each in weights if each not in WEIGHT_KEYWORDS))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select
@@ -130,14 +131,33 @@ def prune_checkpoints(session: Session, lease: LeaseToken) -> tuple[str, ...]:
 
     Returns the keys of the dropped files. Raises ``LeaseLost``.
     """
-    job = lock_job(session, lease)
-    garbage: list[FileFields] = []
-    for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id)).all():
-        is_student = checkpoint.track == STUDENT_TRACK
-        garbage += _drop_resume_files(checkpoint) if is_student else _delete(session, checkpoint)
-    session.flush()
-    add_stored(session, job.project_id, -_total_bytes(garbage))
-    return _keys(garbage)
+    return _prune_job(session, lock_job(session, lease))
+
+
+def prune_expired(session: Session, retention_days: float) -> tuple[str, ...] | None:
+    """Prune the checkpoints of one job that failed or was cancelled longer ago than the retention time.
+
+    A later retry of it restarts its training. Returns the keys of the dropped files: delete them after the commit, or
+    leave them to garbage collection. Returns None if there is no such job.
+    """
+    statement = (
+        select(Job)
+        .where(
+            Job.id.in_(select(Checkpoint.job_id).where(Checkpoint.resumable)),
+            Job.status.in_(("failed", "cancelled")),
+            Job.finished_at < utc_now(session) - timedelta(days=retention_days),
+        )
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    job = session.scalars(statement).one_or_none()
+    return None if job is None else _prune_job(session, job)
+
+
+def has_expired(session: Session, job: Job) -> bool:
+    """Whether the job has trained, but has no checkpoint left to resume from."""
+    resumable = (other.resumable for other in _list_track(session, job.id, STUDENT_TRACK))
+    return job.checkpoint_step > 0 and not any(resumable)
 
 
 def delete_tracks(session: Session, job: Job, tracks: Sequence[str]) -> list[str]:
@@ -186,6 +206,17 @@ def weights_file(checkpoint: Checkpoint) -> StoredFile:
 
 
 # --- internal ---------------------------------------------------------------------------------------
+
+
+def _prune_job(session: Session, job: Job) -> tuple[str, ...]:
+    """Keep the student's weights, drop all files for resuming. The caller has locked the job."""
+    garbage: list[FileFields] = []
+    for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id)).all():
+        is_student = checkpoint.track == STUDENT_TRACK
+        garbage += _drop_resume_files(checkpoint) if is_student else _delete(session, checkpoint)
+    session.flush()
+    add_stored(session, job.project_id, -_total_bytes(garbage))
+    return _keys(garbage)
 
 
 def _list_track(session: Session, job_id: str, track: str) -> list[Checkpoint]:

@@ -3,7 +3,7 @@
 A worker that loses its lease, or dies between two steps, leaves such files. Keys start with their owner:
 ``jobs/<job>/a<attempt>/…``, ``datasets/<dataset>/…``, ``models/<model>/…``, ``teachers/<project>/<fingerprint>/…``,
 ``uploads/…``. A file stays while a row references it, while the attempt that wrote it may still run, and while it is
-younger than a minimum age.
+younger than a minimum age. The age does not matter for files of a finished job: no attempt can reference them any more.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.errors import StorageFailed
-from core.store.artifact_store import ArtifactStore, StoredFile
+from core.store.artifact_store import ArtifactStore, ListedFile, StoredFile
 from core.store.db import Database
-from core.store.tables import Artifact, Checkpoint, Dataset, Job, Model, Teacher, status_is
+from core.store.tables import TERMINAL_STATUSES, Artifact, Checkpoint, Dataset, Job, Model, Teacher, status_is
 
 _BATCH_SIZE = 500
 
@@ -29,17 +29,18 @@ log = structlog.get_logger(__name__)
 
 
 def collect(database: Database, store: ArtifactStore, *, min_age_seconds: float = 3600) -> list[str]:
-    """Delete the garbage that is older than ``min_age_seconds``; return its keys.
+    """Delete the garbage that is older than ``min_age_seconds``, and all of finished jobs; return its keys.
 
     The minimum age protects files that are published before the row with their reference is written.
     """
     store.remove_partials(min_age_seconds)
     newest = datetime.now(UTC) - timedelta(seconds=min_age_seconds)
-    old = (listed.key for listed in store.list_prefix() if listed.modified_at < newest)
     garbage: list[str] = []
-    for batch in _batches(old):
+    for batch in _batches(store.list_prefix()):
         with database.read() as session:
-            orphans = find_orphans(session, batch)
+            finished = _finished_jobs(session, batch)
+            candidates = [file.key for file in batch if file.modified_at < newest or _owner(file.key) in finished]
+            orphans = find_orphans(session, candidates)
         garbage += [key for key in orphans if _try_delete(store, key)]
     return garbage
 
@@ -137,9 +138,18 @@ def _keys_of(rows: Iterable[list[Any]]) -> set[str]:
     return {file["key"] for files in rows for file in files}
 
 
-def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
-    while batch := list(islice(keys, _BATCH_SIZE)):
+def _batches(files: Iterable[ListedFile]) -> Iterator[list[ListedFile]]:
+    iterator = iter(files)
+    while batch := list(islice(iterator, _BATCH_SIZE)):
         yield batch
+
+
+def _finished_jobs(session: Session, files: Iterable[ListedFile]) -> set[tuple[str, str]]:
+    """Return those owners of the files that are finished jobs."""
+    owners = {_owner(file.key) for file in files}
+    ids = [owner_id for kind, owner_id in owners if kind == "jobs"]
+    finished = session.scalars(select(Job.id).where(Job.id.in_(ids), Job.status.in_(TERMINAL_STATUSES)))
+    return {("jobs", job_id) for job_id in finished}
 
 
 def _try_delete(store: ArtifactStore, key: str) -> bool:

@@ -8,6 +8,8 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
+from core.store import job_counts
+from core.store.job_counts import Group
 from core.store.tables import Job
 
 Result = TypeVar("Result")
@@ -69,7 +71,14 @@ def require_lease(result: Result | None, lease: LeaseToken) -> Result:
 
 
 def change_where(session: Session, *guard: ColumnElement[bool], **values: Any) -> Job | None:
-    """Update the job that matches ``guard``; return None if none matches."""
+    """Update the job that matches ``guard`` and the counts of jobs; return None if no job matches."""
+    old: Group | None = None
+    if not values.keys().isdisjoint(Group._fields):
+        locked = select(Job.project_id, Job.status, Job.accelerator).where(*guard).with_for_update()
+        row = session.execute(locked).one_or_none()
+        if row is None:
+            return None
+        old = Group.of_job(row)
     statement = (
         update(Job)
         .where(*guard)
@@ -77,4 +86,7 @@ def change_where(session: Session, *guard: ColumnElement[bool], **values: Any) -
         .returning(Job)
         .execution_options(synchronize_session=False, populate_existing=True)
     )
-    return session.scalars(statement).one_or_none()
+    job = session.scalars(statement).one_or_none()
+    if job is not None and old is not None:
+        job_counts.move(session, old, Group.of_job(job))
+    return job

@@ -62,6 +62,7 @@ class Dataset(IngestLeaseMixin, Base):
     __table_args__ = (
         _value_check("status", "processing", "ready", "failed"),
         Index("ix_datasets_list", "project_id", "id"),
+        Index("ix_datasets_name", "project_id", "name", "id"),
         Index("ix_datasets_waiting", "status", "lease_expires_at"),
         _not_null_index("ix_datasets_upload_key", "upload_key"),
     )
@@ -88,6 +89,7 @@ class Model(IngestLeaseMixin, Base):
     __table_args__ = (
         _value_check("status", "processing", "ready", "failed"),
         Index("ix_models_list", "project_id", "id"),
+        Index("ix_models_name", "project_id", "name", "id"),
         Index("ix_models_waiting", "status", "lease_expires_at"),
         _not_null_index("ix_models_upload_key", "upload_key"),
     )
@@ -116,12 +118,13 @@ class Job(Base):
         _value_check("status", "queued", "running", "paused", *TERMINAL_STATUSES),
         _value_check("accelerator", "auto", "cpu", "cuda"),
         Index("ix_jobs_list", "project_id", "id"),
+        Index("ix_jobs_name", "project_id", "name", "id"),
         Index("ix_jobs_list_by_status", "project_id", "status", "id"),
         # Few jobs are queued or running, so partial indexes keep these lookups small. Their columns do not change
         # while a job runs, so a heartbeat writes to no index.
         _status_index("ix_jobs_queued", "queued", "accelerator", "project_id", "priority", "created_at", "id"),
         _status_index("ix_jobs_running", "running", "project_id", "id"),
-        Index("ix_jobs_status", "status"),
+        Index("ix_jobs_counts", "project_id", "status", "accelerator"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
@@ -170,6 +173,18 @@ class Job(Base):
             return None
         requests = {"cancel": self.cancel_requested, "pause": self.pause_requested, "stop": self.stop_requested}
         return next((action for action, is_requested in requests.items() if is_requested), None)
+
+
+class JobCount(Base):
+    """Difference of a project's number of jobs with a status and an accelerator; see ``core.store.job_counts``."""
+
+    __tablename__ = "job_counts"
+
+    id: Mapped[str] = mapped_column(String(120), primary_key=True)
+    project_id: Mapped[ProjectRef]
+    status: Mapped[Keyword]
+    accelerator: Mapped[Keyword]
+    num_jobs: Mapped[int]
 
 
 def status_is(status: str) -> ColumnElement[bool]:
@@ -241,7 +256,15 @@ class Checkpoint(Base):
     """Checkpoint: a state to resume from (``resumable``), or weights that the spec retains (``retained``)."""
 
     __tablename__ = "checkpoints"
-    __table_args__ = (Index("ix_checkpoints_newest", "job_id", "track", "step"),)
+    __table_args__ = (
+        Index("ix_checkpoints_newest", "job_id", "track", "step"),
+        Index(
+            "ix_checkpoints_resumable",
+            "job_id",
+            postgresql_where=text("resumable"),
+            sqlite_where=text("resumable = 1"),
+        ),
+    )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
     job_id: Mapped[Id] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))

@@ -45,7 +45,8 @@ POINTS = {
     "artifact.published": "one artifact is published, and no row references it",
     "artifacts.published": "all artifacts are published, and no row references them",
     "success.uncommitted": "the job has succeeded in an uncommitted transaction",
-    "success.committed": "the job has succeeded, and its process has not exited",
+    "success.committed": "the job has succeeded, and the files that only a resume needs are not deleted",
+    "success.cleaned": "the job has succeeded, and its process has not exited",
 }
 
 KILL = "kill"

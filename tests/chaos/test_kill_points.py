@@ -29,7 +29,7 @@ NTH = {
 }
 ONLY_WITH_ONNX = {"onnx.written"}
 ONLY_WHEN_RESUMING = {"store.fetched"}
-AFTER_THE_END = {"success.committed"}
+AFTER_THE_END = {"success.committed", "success.cleaned"}
 
 
 @pytest.mark.parametrize("point", sorted(POINTS.keys() - ONLY_WITH_ONNX - ONLY_WHEN_RESUMING))

@@ -230,3 +230,39 @@ def test_show_prints_error_advice_and_fix(service, respond, run, make_job):
     assert "Halve the batch." in output
     assert '{"training": {"batch_size": 64}}' in output
     assert "[the last line]" in output
+
+
+def test_a_download_of_a_failed_job_exits_with_a_sentence(service, respond, run, make_job):
+    error = {"code": "non_finite_loss", "message": "train/kd became NaN"}
+    service.on("GET", "/v1/jobs/job_1", respond(make_job(status="failed", error=error, result=None)))
+    service.on("GET", "/v1/jobs/job_1/artifacts", respond({"data": [], "has_more": False}))
+
+    result = run("jobs", "download", "job_1")
+
+    assert result.returncode == 1
+    assert "job job_1 failed and has no files to download: train/kd became NaN" in result.stderr
+
+
+def test_warnings_are_printed_with_their_code_field_and_fix(service, respond, run, make_job):
+    warning = {"code": "slow", "field": "/training/views", "message": "the cache [is] off", "fix": "set views to 4"}
+    job = make_job(status="queued", terminal=False, warnings=[warning])
+    service.on("POST", "/v1/jobs", respond(job, 201))
+    service.on("GET", "/v1/jobs/job_1", respond(job))
+
+    for arguments in (("submit", "-"), ("show", "job_1")):
+        output = run("jobs", *arguments, stdin="dataset: ds_1\n").stdout
+        assert "warning slow /training/views: The cache [is] off. Set views to 4." in output
+
+
+def test_missing_packages_are_named(tmp_path):
+    """A command that was installed without the extra `client`."""
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    for module, extra in (("client.cli", "potstill[client]"), ("server", "potstill[embedded]")):
+        result = subprocess.run(
+            [sys.executable, "-m", module, "--help"], env=environment, capture_output=True, text=True, timeout=60
+        )
+
+        assert result.returncode == 1
+        assert f'the package typer is not installed; run pip install "{extra}"' in result.stderr
+        assert "Traceback" not in result.stderr

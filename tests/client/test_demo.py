@@ -69,3 +69,20 @@ def test_the_runs_differ_only_in_method_and_teacher():
 
     assert distilled["teachers"] == [demo.TEACHER]
     assert labels == {"method": {"name": "scratch"}}
+
+
+def test_help_names_the_options():
+    run = subprocess.run([sys.executable, "-m", "client.demo", "--help"], capture_output=True, text=True, timeout=60)
+
+    assert run.returncode == 0, run.stderr
+    assert all(option in run.stdout for option in ("--folder", "--port", "--exit", "DEMO_EXIT"))
+
+
+def test_the_stack_runs_on_the_given_port(tmp_path, monkeypatch):
+    server = tmp_path / "potstill-server"
+    server.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv)\nraise SystemExit(1)\n")
+    server.chmod(0o755)
+    monkeypatch.setattr(demo, "_server", lambda: str(server))
+
+    with pytest.raises(NotReady, match="'--port', '9123'"), demo.stack(tmp_path / "home", port=9123):
+        pass

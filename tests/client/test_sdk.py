@@ -3,7 +3,7 @@ import json
 import pytest
 
 from client import sdk
-from client.errors import ApiError, IngestFailed, NotReady, TokenLost
+from client.errors import ApiError, ClientError, IngestFailed, NotReady, TokenLost
 
 
 def page(*ids, more=False):
@@ -260,3 +260,45 @@ def test_a_retry_sends_its_changes(service, potstill, respond, make_job):
     assert plain.body == b""
     assert json.loads(fixed.body) == {"apply_fix": True, "changes": {}}
     assert json.loads(changed.body) == {"apply_fix": False, "changes": {"training": {"batch_size": 64}}}
+
+
+def test_names_are_encoded_in_paths(service, potstill, respond):
+    service.on("GET", "/v1/datasets/my%20pets%2F2024%3F", respond({"id": "ds_1"}))
+    service.on("POST", "/v1/jobs/a%2Fb/cancel", respond({"id": "job_1"}))
+
+    assert potstill.datasets.get("my pets/2024?")["id"] == "ds_1"
+    assert potstill.jobs.post_action("a/b", "cancel")["id"] == "job_1"
+
+
+def test_paths_may_be_text(service, potstill, respond, tmp_path):
+    archive = tmp_path / "pets.zip"
+    archive.write_bytes(b"zip")
+    service.on("POST", "/v1/datasets", respond({"id": "ds_1"}, 202))
+    service.on("POST", "/v1/models", respond({"id": "mdl_1"}, 202))
+
+    assert potstill.datasets.upload(str(archive))["id"] == "ds_1"
+    assert potstill.models.upload(str(archive), architecture="resnet18")["id"] == "mdl_1"
+    assert all(b'filename="pets.zip"' in request.body for request in service.received)
+
+
+def test_a_missing_file_is_reported_before_a_request(service, potstill, tmp_path):
+    for upload in (potstill.datasets.upload, lambda path: potstill.models.upload(path, architecture="resnet18")):
+        with pytest.raises(ClientError, match="there is no file"):
+            upload(str(tmp_path / "nothing"))
+    assert service.received == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"status": "failed", "error": {"code": "x", "message": "the loss is NaN"}}, "failed and has no files .* NaN"),
+        ({"status": "cancelled", "error": None}, "is cancelled and has no files"),
+        ({"status": "running", "terminal": False, "error": None}, "is running; its files can be downloaded once"),
+    ],
+)
+def test_a_download_without_files_says_why(service, potstill, respond, make_job, tmp_path, changes, sentence):
+    service.on("GET", "/v1/jobs/job_1/artifacts", respond({"data": [], "has_more": False}))
+    service.on("GET", "/v1/jobs/job_1", respond(make_job(result=None, **changes)))
+
+    with pytest.raises(NotReady, match=sentence):
+        potstill.jobs.download("job_1", tmp_path)

@@ -185,3 +185,26 @@ def test_a_backup_prints_its_contents(command, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "0 files (0 new), 0 bytes, and the database" in result.stdout
     assert (tmp_path / "backup" / "potstill.db").exists()
+
+
+def test_a_ready_stack_prints_its_address_its_key_and_the_next_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded.shutil, "which", lambda _: "/bin/potstill")
+    options = StackOptions(tmp_path / "my home", "0.0.0.0", 9000)
+    options.home.mkdir()
+    key_path = options.home / "api-key"
+    key_path.write_text("ps_1\n")
+
+    assert embedded.ready_lines(options) == [
+        "ready http://127.0.0.1:9000",
+        "  dashboard  http://127.0.0.1:9000",
+        f"  key        {key_path}",
+        f"""  next       potstill login --url http://127.0.0.1:9000 --key "$(cat '{key_path}')\"""",
+    ]
+    key_path.unlink()
+    assert "was deleted; make another: potstill-server keys create" in embedded.ready_lines(options)[-1]
+
+
+def test_the_port_of_make_up_can_be_chosen():
+    makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text()
+
+    assert "--port $(or $(PORT),8000)" in makefile

@@ -6,7 +6,7 @@ from core.models.safetensors_header import read_model_info
 from core.reporting import Control, Interrupted, RunResult
 from core.spec import JobSpec
 from core.spec.exports import media_type
-from core.store import jobs, models
+from core.store import checkpoints, jobs, models
 from core.store.db import Session
 from core.store.job_leases import LeaseToken
 from core.store.jobs import NewArtifact
@@ -21,6 +21,8 @@ from worker.stored_files import publish_file
 def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter: JobReporter) -> None:
     """Publish the artifacts, add the student as a model of the project, and mark the job as succeeded.
 
+    Then delete the files that only a resume needs; garbage collection deletes those that a crash leaves.
+
     Raises ``Interrupted`` if a cancel came first. Then no row names the files, and garbage collection deletes them.
     """
     artifacts = []
@@ -34,7 +36,8 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
     model_info = read_model_info(run.artifacts["config.json"].parent)
     lease = LeaseToken.from_job(job)
 
-    def finish(session: Session) -> None:
+    def finish(session: Session) -> list[str]:
+        before = checkpoints.list_files(session, job.id)
         model = models.create_student(
             session,
             lease,
@@ -45,6 +48,10 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
         jobs.succeed(session, lease, result=run.result, artifacts=artifacts, model_id=model.id)
         session.flush()
         fault_point("success.uncommitted")
+        after = {file.key for file in checkpoints.list_files(session, job.id)}
+        return [file.key for file in before if file.key not in after]
 
-    reporter.write(finish)
+    unreferenced_keys = reporter.write(finish)
     fault_point("success.committed")
+    reporter.delete_files(unreferenced_keys)
+    fault_point("success.cleaned")

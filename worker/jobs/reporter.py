@@ -200,6 +200,14 @@ class JobReporter:
         self._empty_outbox()
         return self._commit(work)
 
+    def delete_files(self, keys: Iterable[str]) -> None:
+        """Delete files without a reference. Garbage collection deletes those that fail now."""
+        for key in keys:
+            try:
+                self._context.store.delete(key)
+            except StorageFailed as error:
+                log.warning("garbage.delete_failed", key=key, error=error.detail)
+
     def _commit(self, work: Callable[[Session], Value]) -> Value:
         deadline = time.monotonic() + self._context.settings.outage_seconds
         transaction = IdempotentTransaction(self._context.database, work)
@@ -273,7 +281,7 @@ class JobReporter:
 
         saved = self._commit(save)
         fault_point("checkpoint.named")
-        self._delete_files(saved.garbage_keys)
+        self.delete_files(saved.garbage_keys)
         fault_point("checkpoint.superseded")
 
     def _store(self, session: Session, rows: list[tuple[str, int, float]], progress: Progress | None) -> None:
@@ -289,16 +297,8 @@ class JobReporter:
             return fetch_folder(self._context.store, parse_stored_files(checkpoint.files), folder)
         except StoredFileDamaged as error:
             log.warning("checkpoint.damaged", checkpoint=checkpoint.id, error=error.detail)
-            self._delete_files(self.write(lambda session: checkpoints.discard(session, self._lease, checkpoint.id)))
+            self.delete_files(self.write(lambda session: checkpoints.discard(session, self._lease, checkpoint.id)))
             return None
 
     def _delete_metrics(self, track: str, *, after: int) -> None:
         self.write(lambda session: metrics.delete_after(session, self._lease, after, track=track))
-
-    def _delete_files(self, keys: Iterable[str]) -> None:
-        """Delete files without a reference. Garbage collection deletes those that fail now."""
-        for key in keys:
-            try:
-                self._context.store.delete(key)
-            except StorageFailed as error:
-                log.warning("garbage.delete_failed", key=key, error=error.detail)

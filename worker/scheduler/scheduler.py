@@ -21,7 +21,20 @@ import structlog
 from core.broker import INGEST_QUEUE, JOB_QUEUES, Broker
 from core.ids import new_id
 from core.settings import Settings
-from core.store import audit, datasets, garbage, idempotency, jobs, models, projects, quotas, teachers, workers
+from core.store import (
+    audit,
+    checkpoints,
+    datasets,
+    garbage,
+    idempotency,
+    job_counts,
+    jobs,
+    models,
+    projects,
+    quotas,
+    teachers,
+    workers,
+)
 from core.store.db import DatabaseUnavailable, open_database, utc_now
 from core.store.storage_url import open_store
 from core.store.tables import Job
@@ -29,6 +42,7 @@ from worker.background import BackgroundTask
 from worker.scheduler import housekeeping
 
 ROW_SECONDS = 5.0
+JOB_RECOUNT_SECONDS = 600.0
 RECOUNT_SECONDS = 24 * 3600.0
 CLOSE_SECONDS = 3.0
 WORKER_TTL_SECONDS = 60.0  # a worker without a heartbeat is unlisted after 15 seconds and deleted after this
@@ -85,7 +99,11 @@ class Scheduler:
             self._run_step(self.record_heartbeat)
         if self._slow.is_running:
             return
-        slow = {self.collect_garbage: self._settings.gc_interval_seconds, self.recount_storage: RECOUNT_SECONDS}
+        slow = {
+            self.collect_garbage: self._settings.gc_interval_seconds,
+            self.recount_jobs: JOB_RECOUNT_SECONDS,
+            self.recount_storage: RECOUNT_SECONDS,
+        }
         if due := [step for step, seconds in slow.items() if self._is_due(step, seconds)]:
             self._slow.start(lambda: self._run_steps(due))
 
@@ -126,17 +144,25 @@ class Scheduler:
                 self._broker.wake_model_workers()
 
     def record_heartbeat(self) -> None:
-        """Record the heartbeat of this process; delete workers without one."""
+        """Record the heartbeat of this process; delete workers without one, and merge the counts of jobs."""
         with self._database.write() as session:
             if not workers.record_heartbeat(session, self._id):
                 workers.register(
                     session, worker_id=self._id, role="scheduler", host=socket.gethostname(), pid=os.getpid()
                 )
             workers.prune(session, WORKER_TTL_SECONDS)
+            job_counts.merge(session)
 
     def collect_garbage(self) -> None:
         """Delete old records, unreferenced files and local folders. An error in one step does not stop the others."""
-        self._run_steps([self.delete_old_records, self.delete_files, self.prune_local_files])
+        self._run_steps(
+            [
+                self.delete_old_records,
+                self.delete_expired_checkpoints,
+                self.delete_files,
+                self.prune_local_files,
+            ]
+        )
 
     def delete_old_records(self) -> None:
         """Delete rows that are older than their retention time."""
@@ -152,6 +178,18 @@ class Scheduler:
             teachers=num_teachers,
         )
 
+    def delete_expired_checkpoints(self) -> None:
+        """Delete the training state of jobs that ended without success longer ago than its retention time."""
+        num_jobs = 0
+        while True:
+            with self._database.write() as session:
+                keys = checkpoints.prune_expired(session, self._settings.resume_retention_days)
+            if keys is None:
+                break
+            num_jobs += 1
+        if num_jobs:
+            log.info("scheduler.checkpoints_expired", jobs=num_jobs)
+
     def delete_files(self) -> None:
         """Delete stored files that no row references."""
         deleted = garbage.collect(self._database, self._store, min_age_seconds=self._settings.gc_min_age_seconds)
@@ -163,6 +201,13 @@ class Scheduler:
         folders = housekeeping.prune_scratch(self._database, settings.home)
         deleted_bytes = housekeeping.prune_cache(settings.home / "cache", settings.cache_bytes)
         log.info("scheduler.folders_deleted", folders=len(folders), cache_bytes=deleted_bytes)
+
+    def recount_jobs(self) -> None:
+        """Correct the counts of jobs: an older version, which runs during an upgrade, does not update them."""
+        with self._database.write() as session:
+            corrections = job_counts.recount(session)
+        if corrections:
+            log.warning("jobs.recounted", corrections={"/".join(group): n for group, n in corrections.items()})
 
     def recount_storage(self) -> None:
         """Recount the stored bytes of each project: at the start, because an older version may have run, and daily."""

@@ -40,10 +40,10 @@ export function startLive({ onRefresh = () => {} } = {}) {
       if (region.dataset.liveOn === "submit" && !isFormResponse) continue; // keep the message of the last form
       served.set(name, next.innerHTML);
       const focused = region.contains(document.activeElement) ? focusPath(document.activeElement) : null;
-      const scrolled = region.firstElementChild?.scrollTop ?? 0;
+      const scrolled = scrollPositions(region);
       region.replaceChildren(...next.childNodes);
       localize(region);
-      if (scrolled && region.firstElementChild) region.firstElementChild.scrollTop = scrolled;
+      for (const [selector, position] of scrolled) region.querySelector(selector)?.scrollTo(position);
       if (focused) (region.querySelector(focused) ?? main).focus();
     }
   }
@@ -110,8 +110,16 @@ function localize(root) {
   }
 }
 
+/** Positions of the scrolled elements of a region: pairs of a selector and a position. */
+function scrollPositions(region) {
+  return [...region.querySelectorAll("[id]")]
+    .filter((element) => element.scrollTop || element.scrollLeft)
+    .map((element) => [`#${CSS.escape(element.id)}`, { top: element.scrollTop, left: element.scrollLeft }]);
+}
+
 /** A selector that finds the same control after its region was replaced. */
 function focusPath(element) {
+  if (element.id) return `#${CSS.escape(element.id)}`;
   const form = element.closest("form[action]");
   if (form) return `form[action="${CSS.escape(form.getAttribute("action"))}"] button`;
   if (element.hasAttribute("popovertarget")) return `[popovertarget="${CSS.escape(element.getAttribute("popovertarget"))}"]`;

@@ -30,7 +30,8 @@ class AttentionProbeParams(MethodParams):
     )
     name: Literal["attention_probe"] = Field(description="The method's name.")
     pool: DatasetReference = Field(
-        description="`ds_…`, a dataset whose training split is the pool of images to select from. Labels are not read."
+        description="`ds_…`, a dataset whose training split is the pool of images to select from; its unique name or "
+        "unique id prefix is accepted too. Labels are not read."
     )
     num_select: int | None = Field(
         default=None, ge=2, le=100_000_000, description="Number of images to select. Null: half of the pool."

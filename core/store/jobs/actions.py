@@ -12,12 +12,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.errors import InvalidState
-from core.store import events
+from core.reporting import STUDENT_TRACK
+from core.store import checkpoints, events
 from core.store.db import utc_now
 from core.store.job_leases import change_where
-from core.store.jobs.row_values import NO_FLAGS, ReleasedStatus, status_values
+from core.store.jobs.row_values import NO_FLAGS, ReleasedStatus, initial_progress, status_values
 from core.store.pagination import not_found, require_id
 from core.store.tables import Job
+
+RESTART_REASON = "training of the student restarts, because the retention time of its checkpoints is over"
 
 
 def next_actions(job: Job) -> list[str]:
@@ -93,10 +96,17 @@ def stop(session: Session, project_id: str, job_id: str) -> Job:
 
 
 def retry(session: Session, project_id: str, job_id: str) -> Job:
-    """Queue a failed or cancelled job again, from its last checkpoint. Raises ``NotFound``, ``InvalidState``."""
+    """Queue a failed or cancelled job again, from its last checkpoint. Raises ``NotFound``, ``InvalidState``.
+
+    Without a checkpoint to resume from, because its retention time is over, the student's training restarts.
+    """
     job = lock(session, project_id, job_id)
     require_retry(job)
-    return requeue(session, job, "Requeued; resumes from the last checkpoint.")
+    if not checkpoints.has_expired(session, job):
+        return requeue(session, job, "Requeued; resumes from the last checkpoint.")
+    checkpoints.delete_tracks(session, job, [STUDENT_TRACK])  # garbage collection deletes the files
+    values = {"checkpoint_step": 0, "progress": initial_progress(job.progress["total_steps"])}
+    return requeue(session, job, f"Requeued; {RESTART_REASON}.", data={"restarts": [STUDENT_TRACK]}, **values)
 
 
 # --- internal ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import WorkerLost
 from core.job_failure import WORKER_SILENT, FailureCause, event_fields
-from core.store import events
+from core.store import events, job_counts
 from core.store.db import utc_now
 from core.store.job_leases import LeaseToken, change_where, lock_job
 from core.store.jobs.row_values import NO_FLAGS, next_status, release_values, status_values
@@ -138,10 +138,8 @@ def oldest_in_slot(slot: QueueSlot, accelerator: str) -> Select[str, datetime]:
 
 
 def count_queued(session: Session) -> dict[str, int]:
-    """Count the queued jobs by accelerator: `auto`, `cpu`, `cuda`."""
-    statement = select(Job.accelerator, func.count()).where(status_is("queued")).group_by(Job.accelerator)
-    counts = {row[0]: row[1] for row in session.execute(statement)}
-    return {"auto": 0, "cpu": 0, "cuda": 0, **counts}
+    """Return the number of queued jobs by accelerator: `auto`, `cpu`, `cuda`."""
+    return job_counts.count_queued(session)
 
 
 def queued_accelerators(session: Session) -> frozenset[str]:

@@ -7,16 +7,17 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from core.errors import FieldError, InvalidSpec, InvalidState, NotFound
 from core.ids import new_id
 from core.spec.warnings import JobWarning, merge_warnings
-from core.store import checkpoints, events, keys
+from core.store import checkpoints, events, job_counts, keys
 from core.store.db import is_postgresql, utc_now
 from core.store.events import TERMINAL_TYPES
+from core.store.job_counts import Group
 from core.store.jobs.actions import lock, next_actions
 from core.store.jobs.row_values import initial_progress
 from core.store.jobs.warnings import record_warnings
@@ -24,7 +25,7 @@ from core.store.keys import Caller
 from core.store.pagination import Page, not_found, paginate_newest_first, require_id
 from core.store.quotas import add_stored
 from core.store.references import require_unreferenced
-from core.store.tables import TERMINAL_STATUSES, Artifact, Dataset, Event, Job, JobReference, Model
+from core.store.tables import Artifact, Dataset, Event, Job, JobReference, Model
 
 # Events between which a worker holds the job.
 _START_TYPE = "job.started"
@@ -77,6 +78,7 @@ def create(
     )
     session.add(job)
     session.flush()
+    job_counts.add(session, {Group.of_job(job): 1})
     session.add_all(JobReference(job_id=job.id, object_id=object_id, project_id=project_id) for object_id in inputs)
     events.record(session, job.id, "job.created", "Queued; waiting for a worker.", data={"status": "queued"})
     record_warnings(session, job.id, warnings)
@@ -157,6 +159,7 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
     for files, size_bytes in session.execute(select(Model.files, Model.size_bytes).where(Model.job_id == job.id)):
         file_keys -= {file["key"] for file in files}
         model_bytes += size_bytes or 0
+    job_counts.add(session, {Group.of_job(job): -1})
     session.execute(sql_delete(Job).where(Job.id == job.id).execution_options(synchronize_session=False))
     session.expunge(job)
     add_stored(session, project_id, model_bytes - job_bytes)
@@ -206,9 +209,8 @@ def _pointers(spec: Mapping[str, Any], object_id: str) -> list[str]:
 
 
 def jobs_by_status(session: Session) -> dict[str, int]:
-    """Count the jobs of all projects by status; every status is a key."""
-    counts = {row[0]: row[1] for row in session.execute(select(Job.status, func.count()).group_by(Job.status))}
-    return {status: counts.get(status, 0) for status in ("queued", "running", "paused", *TERMINAL_STATUSES)}
+    """Return the number of jobs of all projects by status; every status is a key."""
+    return job_counts.count_by_status(session)
 
 
 def running_seconds(session: Session, job_id: str) -> float:

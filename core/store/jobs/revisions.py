@@ -12,7 +12,7 @@ from core.errors import InvalidState
 from core.reporting import STUDENT_TRACK
 from core.spec.warnings import JobWarning, merge_warnings
 from core.store import checkpoints
-from core.store.jobs.actions import lock, next_actions, requeue, require_retry
+from core.store.jobs.actions import RESTART_REASON, lock, next_actions, requeue, require_retry
 from core.store.jobs.row_values import initial_progress
 from core.store.jobs.warnings import record_warnings
 from core.store.tables import Job
@@ -56,11 +56,14 @@ def retry_revised(session: Session, project_id: str, job_id: str, revision: Revi
     }
     if spec["resources"]["accelerator"] != job.spec.get("resources", {}).get("accelerator"):
         values["accelerator"] = spec["resources"]["accelerator"]  # otherwise the claim's pinned value stays
-    garbage = checkpoints.delete_tracks(session, job, revision.tracks)
-    if STUDENT_TRACK in revision.tracks:
+    tracks, reason = tuple(revision.tracks), _restart_text(revision.tracks)
+    if not tracks and checkpoints.has_expired(session, job):
+        tracks, reason = (STUDENT_TRACK,), RESTART_REASON
+    garbage = checkpoints.delete_tracks(session, job, tracks)
+    if STUDENT_TRACK in tracks:
         values |= {"checkpoint_step": 0, "progress": initial_progress(revision.total_steps)}
-    message = f"Requeued with {', '.join(revision.changes) or 'the same spec'}; {_restart_text(revision.tracks)}."
-    data = {"changes": list(revision.changes), "restarts": list(revision.tracks)}
+    message = f"Requeued with {', '.join(revision.changes) or 'the same spec'}; {reason}."
+    data = {"changes": list(revision.changes), "restarts": list(tracks)}
     job = requeue(session, job, message, data=data, **values)
     record_warnings(session, job.id, revision.warnings)
     return job, garbage

@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import NotFound
-from core.store import checkpoints, jobs
+from core.store import checkpoints, events, jobs
 from core.store.jobs import LeaseToken
 
 
@@ -104,3 +104,75 @@ def test_checkpoints_of_another_project_are_hidden(world, other_project):
     for project, checkpoint_id in ((other_project, saved.id), (world.project, "ckpt_nothing")):
         with pytest.raises(NotFound):
             world.read(checkpoints.get, project, lease.job_id, checkpoint_id)
+
+
+FAILURE = {"code": "x", "message": "x"}
+EXPIRED, RETAINED = -1.0, 1.0  # days
+
+
+def names_of(keys):
+    return sorted(key.rsplit("/", 1)[-1] for key in keys)
+
+
+def test_training_state_of_a_failed_job_expires_and_a_retry_restarts(world):
+    lease = world.start_job()
+    for step in (10, 20):
+        world.checkpoint(lease, step)
+    world.checkpoint(lease, 5, track="teacher-0")
+    world.write(jobs.fail, lease, FAILURE)
+
+    assert world.write(checkpoints.prune_expired, RETAINED) is None
+    assert names_of(world.write(checkpoints.prune_expired, EXPIRED)) == ["model.safetensors", *["state.pt"] * 3]
+    assert world.write(checkpoints.prune_expired, EXPIRED) is None
+    assert list_steps(world, lease.job_id) == [20, 10], "their weights stay"
+
+    world.write(jobs.retry, world.project, lease.job_id)
+    job = world.get(lease.job_id)
+    event = world.read(events.list_events, world.project, job.id).items[-1]
+    assert (job.checkpoint_step, job.progress["step"], list_steps(world, job.id)) == (0, 0, [])
+    assert "restarts, because the retention time of its checkpoints is over" in event.message
+    assert event.data["restarts"] == ["distill"]
+    assert world.read(checkpoints.list_resumable, LeaseToken.from_job(world.claim())) == []
+
+
+def test_a_retry_before_the_retention_time_resumes(world):
+    lease = world.start_job()
+    world.checkpoint(lease, 10)
+    world.write(jobs.fail, lease, FAILURE)
+    assert world.write(checkpoints.prune_expired, RETAINED) is None
+
+    world.write(jobs.retry, world.project, lease.job_id)
+
+    event = world.read(events.list_events, world.project, lease.job_id).items[-1]
+    assert event.message == "Requeued; resumes from the last checkpoint."
+    assert [saved.step for saved in world.read(checkpoints.list_resumable, LeaseToken.from_job(world.claim()))] == [10]
+
+
+@pytest.mark.parametrize("end", ["running", "paused", "queued"])
+def test_training_state_of_an_unfinished_job_does_not_expire(world, end):
+    lease = world.start_job()
+    world.checkpoint(lease, 10)
+    if end != "running":
+        if end == "paused":
+            world.write(jobs.pause, world.project, lease.job_id)
+        world.write(jobs.release, lease)
+
+    assert world.get(lease.job_id).status == end
+    assert world.write(checkpoints.prune_expired, EXPIRED) is None
+
+
+def test_a_changed_retry_after_the_retention_time_restarts_the_student(world):
+    lease = world.start_job()
+    world.checkpoint(lease, 10)
+    world.write(jobs.fail, lease, FAILURE)
+    world.write(checkpoints.prune_expired, EXPIRED)
+    old = world.get(lease.job_id)
+    spec = {**old.spec, "name": "again", "priority": 0, "metadata": {}, "resources": {"accelerator": "auto"}}
+    revision = jobs.Revision(
+        base_seq=old.last_seq, spec=spec, resolved=True, total_steps=50, changes=["name"], tracks=(), warnings=()
+    )
+
+    job, garbage = world.write(jobs.retry_revised, world.project, old.id, revision)
+
+    assert (job.checkpoint_step, job.progress["total_steps"]) == (0, 50)
+    assert names_of(garbage) == ["model.safetensors"]

@@ -108,3 +108,22 @@ def test_unknown_folders_are_ignored(world, store, put):
     key = put("unknown/folder/file").key
 
     assert remaining_keys(world, store) == [key]
+
+
+@pytest.mark.parametrize("end", ["succeed", "fail"])
+def test_young_files_of_a_finished_job_are_deleted(world, store, put, end):
+    """A worker that dies after the job has ended leaves the files that only a resume needs."""
+    lease = world.start_job()
+    saved = world.checkpoint(lease, 10)
+    keys = [put(file["key"]).key for file in saved.checkpoint.files]
+    leftover = put(f"jobs/{lease.job_id}/a1/artifacts/model.onnx").key
+    assert garbage.collect(world.db, store, min_age_seconds=3600) == []
+
+    if end == "succeed":
+        world.write(jobs.succeed, lease, result={}, artifacts=[])
+        expected = [leftover, *(key for key in keys if key.endswith("state.pt"))]
+    else:
+        world.write(jobs.fail, lease, {"code": "x", "message": "x"})
+        expected = [leftover]
+
+    assert sorted(garbage.collect(world.db, store, min_age_seconds=3600)) == sorted(expected)
