@@ -18,6 +18,11 @@ TITLE = "Potstill"
 DESCRIPTION = """\
 Distillation as a service for vision transformers: upload a dataset, queue a job, download the student.
 
+Where a path or a spec takes the id of a dataset, model or job, it also takes a unique name (URL-encoded in paths) or a
+unique id prefix with at least three characters after the type (`ds_01j`). An id wins over a name, a name over a prefix,
+and a keyword such as `random` over a model's name. If several objects match, the response is 409 `ambiguous_reference`
+with the `candidates`. Stored specs and the audit log hold full ids.
+
 Every request under `/v1` carries `Authorization: Bearer KEY`. Errors are `application/problem+json`
 (RFC 9457) with a stable `code`; `errors` names each invalid field. A POST that creates an object accepts an
 `Idempotency-Key`: a repeated request with the same body returns the first response, with
