@@ -6,7 +6,8 @@ An id wins over a name, and a name over an id prefix. Deleted objects and those 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal
+from datetime import datetime
+from typing import Final, Literal
 
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
@@ -28,7 +29,7 @@ _NUM_KNOWN_NAMES = 200  # newest objects whose names are compared with an unknow
 _TABLES: Final[dict[Kind, type[Dataset | Model | Job]]] = {"dataset": Dataset, "model": Model, "job": Job}
 _PREFIXES: Final[dict[Kind, Prefix]] = {"dataset": "ds", "model": "mdl", "job": "job"}
 
-Candidate = Row[Any]  # id, name, status, created_at
+Candidate = Row[str, str | None, str, datetime]  # id, name, status, created_at
 
 
 def is_full_id(kind: Kind, text: str) -> bool:
@@ -103,7 +104,7 @@ def _with_prefix(session: Session, project_id: str, kind: Kind, text: str) -> Se
     return session.execute(_candidates(project_id, kind).where(in_range, id_column.startswith(text))).all()
 
 
-def _candidates(project_id: str, kind: Kind) -> Select[Any]:
+def _candidates(project_id: str, kind: Kind) -> Select[str, str | None, str, datetime]:
     table = _TABLES[kind]
     columns = select(table.id, table.name, table.status, table.created_at).where(table.project_id == project_id)
     return columns.order_by(table.id.desc()).limit(MAX_CANDIDATES + 1)
