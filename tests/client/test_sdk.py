@@ -296,7 +296,7 @@ def test_a_missing_file_is_reported_before_a_request(service, potstill, tmp_path
         ({"status": "running", "terminal": False, "error": None}, "is running; its files can be downloaded once"),
     ],
 )
-def test_a_download_without_files_says_why(service, potstill, respond, make_job, tmp_path, changes, sentence):
+def test_a_download_without_files_names_the_reason(service, potstill, respond, make_job, tmp_path, changes, sentence):
     service.on("GET", "/v1/jobs/job_1/artifacts", respond({"data": [], "has_more": False}))
     service.on("GET", "/v1/jobs/job_1", respond(make_job(result=None, **changes)))
 
