@@ -14,7 +14,7 @@ from typing import Any
 from core.data.views import steps_per_epoch
 from core.methods import Method
 from core.models.plan import ModelPlan
-from core.resolve.image_costs import batch_bytes, image_seconds
+from core.resolve.image_costs import batch_bytes, image_seconds, pass_size
 from core.resolve.model_profile import ModelProfile, has_drop_path, profile_plan
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
@@ -201,23 +201,16 @@ def _student_training(spec: JobSpec, student: ModelPlan, num_images: int) -> Wor
 
 
 def _training(training: TrainingBase, model: ModelPlan, num_images: int) -> Workload:
-    batch_size, parts = _pass_size(training, num_images)
+    batch_size, parts = pass_size(training, num_images)
     steps = training.epochs * steps_per_epoch(num_images, training.batch_size) * parts
     return Workload(profile_plan(model), batch_size, steps, trains=True, optimizer=training.optimizer)
-
-
-def _pass_size(training: TrainingBase, num_images: int) -> tuple[int, int]:
-    """Return the number of images of one forward pass, and the number of passes of a step."""
-    batch_size = min(training.batch_size, num_images)
-    parts = min(training.gradient_accumulation, batch_size)
-    return -(-batch_size // parts), parts
 
 
 def _teacher_inference(
     spec: JobSpec, teachers: Sequence[ModelPlan], num_images: int, *, num_views: int
 ) -> list[Workload]:
     """Forward passes of the teachers: ``num_views`` views if their outputs are cached, else every step."""
-    batch_size, parts = _pass_size(spec.training, num_images)
+    batch_size, parts = pass_size(spec.training, num_images)
     steps = steps_per_epoch(num_images, spec.training.batch_size) * parts * (num_views or spec.training.epochs)
     return [Workload(profile_plan(plan), batch_size, steps, trains=False) for plan in teachers]
 

@@ -135,6 +135,13 @@ def test_two_processes_have_the_losses_of_one(method, attempt, dataset):
     assert result.result["student"]["parameters"] > 0
 
 
+def test_two_processes_that_accumulate_gradients_have_the_losses_of_one(attempt, dataset):
+    _, single = attempt(resolved(dataset, 1, method="kd"), "single")
+    _, parallel = attempt(resolved(dataset, 2, method="kd", gradient_accumulation=3), "parallel")
+
+    assert parallel.losses == pytest.approx(single.losses, rel=TOLERANCE)
+
+
 def test_a_paused_training_of_two_processes_gives_the_same_bits(attempt, dataset):
     spec = resolved(dataset, 2, drop_path=0.2)
     uninterrupted, reporter = attempt(spec, "uninterrupted")
