@@ -67,7 +67,7 @@ class FolderTree:
 def folder_tree(sources: Iterable[str]) -> FolderTree:
     """Return the folders and the short path of each image; ``sources`` are clean paths."""
     raw = {source: tuple(source.split("/")[:-1]) for source in sources}
-    collapsed = _collapse(Counter(raw.values()))
+    collapsed = _collapse(raw.values())
     folders = {source: collapsed[parts] for source, parts in raw.items()}
     distinct = set(folders.values())
     num_shared, num_dropped = _num_shared(distinct), _num_shared(distinct - {()})
@@ -83,7 +83,8 @@ def group_by_top(folders: Mapping[str, Folders]) -> tuple[dict[str, TopFolder], 
         if not parts:
             strays.append(source)
             continue
-        top = tops.setdefault(parts[0], TopFolder(parts[0], split_name(parts[0])))
+        if (top := tops.get(parts[0])) is None:
+            top = tops[parts[0]] = TopFolder(parts[0], split_name(parts[0]))
         top.sources.append(source)
         if len(parts) > 1:
             top.children[parts[1]] += 1
@@ -98,28 +99,26 @@ def drop_wrappers(folders: Mapping[str, Folders]) -> dict[str, Folders]:
     return dropped
 
 
-def _collapse(num_images: Mapping[Folders, int]) -> dict[Folders, Folders]:
+def _collapse(folders: Iterable[Folders]) -> dict[Folders, Folders]:
     """Map each folder to its path without the folders that only repeat their parent: one child of the same name."""
+    distinct = set(folders)
+    doubled = {parts[:depth] for parts in distinct for depth in _repeated(parts)} - distinct
     children: defaultdict[Folders, set[str]] = defaultdict(set)
-    for parts in num_images:
-        for depth in range(len(parts)):
-            children[parts[:depth]].add(parts[depth])
+    for parts in distinct if doubled else ():
+        for depth in range(1, len(parts)):
+            if parts[:depth] in doubled:
+                children[parts[:depth]].add(parts[depth])
 
     def collapse(parts: Folders) -> Folders:
-        names = []
-        for depth, name in enumerate(parts):
-            parent = parts[:depth]
-            is_repeated = (
-                depth > 0
-                and parent[-1].casefold() == name.casefold()
-                and len(children[parent]) == 1
-                and parent not in num_images
-            )
-            if not is_repeated:
-                names.append(name)
-        return tuple(names)
+        dropped = {depth for depth in _repeated(parts) if len(children.get(parts[:depth], ())) == 1}
+        return tuple(name for depth, name in enumerate(parts) if depth not in dropped) if dropped else parts
 
-    return {parts: collapse(parts) for parts in num_images}
+    return {parts: collapse(parts) for parts in distinct}
+
+
+def _repeated(parts: Folders) -> list[int]:
+    """Indexes of the names that equal their parent's."""
+    return [depth for depth in range(1, len(parts)) if parts[depth - 1].casefold() == parts[depth].casefold()]
 
 
 def _num_shared(folders: set[Folders]) -> int:
