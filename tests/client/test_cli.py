@@ -121,7 +121,10 @@ def test_a_dataset_is_added_from_a_url(service, respond, run):
     dataset = {"id": "ds_1", "name": "pets", "status": "processing", "splits": None, "num_classes": None, "error": None}
     service.on("POST", "/v1/datasets", respond({**dataset, "rejected": []}, 202))
 
-    result = run("datasets", "add", "https://example.com/pets.zip", "--labels", "none", "--no-wait")
+    result = run(
+        *("datasets", "add", "https://example.com/pets.zip", "--labels", "none", "--no-wait"),
+        *("--splits", "train=seg_train,test=seg_test", "--class-from", "parent"),
+    )
 
     assert result.returncode == 0, result.stderr
     assert "ds_1" in result.stdout
@@ -129,6 +132,8 @@ def test_a_dataset_is_added_from_a_url(service, respond, run):
         "type": "url",
         "url": "https://example.com/pets.zip",
         "labels": "none",
+        "splits": "train=seg_train,test=seg_test",
+        "class_from": "parent",
     }
 
 

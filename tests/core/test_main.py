@@ -102,6 +102,21 @@ def test_labels_none_ignores_class_folders(run, images):
     assert "it has no labels" in outcome.output
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--splits", "train", "auto, none, or the folders of the splits"),
+        ("--splits", "train=nowhere", "/splits/train: the dataset has no folder nowhere"),
+        ("--class-from", "grandparent", "'auto', 'first', 'parent'"),
+    ],
+)
+def test_a_wrong_choice_of_folders_is_reported(run, images, option, value, words):
+    outcome = run(document(), images, option, value)
+
+    assert outcome.exit_code != 0
+    assert words in " ".join(outcome.output.replace("│", " ").split())
+
+
 def test_a_run_mixes_images_if_configured(run, images, tmp_path):
     training = {**document()["training"], "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
     for out, more in (("plain", {}), ("mixed", {"training": training}), ("repeated", {"training": training})):
