@@ -43,9 +43,12 @@ def add_dataset(
     url: Annotated[str, Form(max_length=2 * MAX_URL_CHARACTERS)] = "",
     name: Annotated[str, Form(max_length=500)] = "",
     labels: Annotated[str, Form(max_length=20)] = "auto",
+    splits: Annotated[str, Form(max_length=2_000)] = "",
+    class_from: Annotated[str, Form(max_length=20)] = "auto",
 ) -> Response:
     """Add a dataset from a URL, like ``POST /v1/datasets``."""
-    document = {"name": name.strip() or None, "source": {"type": "url", "url": url.strip(), "labels": labels}}
+    layout = {"labels": labels, "splits": splits.strip() or "auto", "class_from": class_from}
+    document = {"name": name.strip() or None, "source": {"type": "url", "url": url.strip(), **layout}}
     try:
         request = validate_as(DatasetCreate, document)
         source = service.check_source(request, state.settings.network_policy)

@@ -50,12 +50,13 @@ def test_an_empty_list_is_explained(browser):
 
 
 def test_a_url_is_added_as_by_the_api(browser, tenant, server):
-    response = browser.post("/datasets", data={"url": f" {URL} ", "labels": "none"})
+    choice = {"labels": "none", "splits": " train=part1 ", "class_from": "parent"}
+    response = browser.post("/datasets", data={"url": f" {URL} ", **choice})
 
     assert (response.status_code, response.headers["location"]) == (303, "/datasets")
     (dataset,) = list_all(tenant)
     assert (dataset.name, dataset.status) == ("my pets", "processing")
-    assert dataset.source == {"type": "url", "url": URL, "labels": "none"}
+    assert dataset.source == {"type": "url", "url": URL, **choice, "splits": {"train": "part1", "test": None}}
     assert server.broker.was_sent("datasets")
     assert "my pets" in browser.get("/datasets").text
 
@@ -67,6 +68,7 @@ def test_a_url_is_added_as_by_the_api(browser, tenant, server):
         ({"url": "https://169.254.169.254/"}, "not a public address"),
         ({"url": ""}, "at least 1 character"),
         ({"url": URL, "labels": "some"}, "auto"),
+        ({"url": URL, "splits": "part1"}, "train=seg_train,test=seg_test"),
         ({}, "at least 1 character"),
     ],
 )
