@@ -19,6 +19,8 @@ from core.data.stored import SplitName, StoredDataset, StoredSplit
 ImageArray = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
+_MIN_ENLARGED = 2  # shorter side of a scaled JPEG, relative to the image size: the resampling filter does the rest
+
 
 def center_square(image: Image.Image, side: int) -> Image.Image:
     """Crop the largest square at the center of an image, and resize it to ``side`` pixels."""
@@ -29,8 +31,14 @@ def center_square(image: Image.Image, side: int) -> Image.Image:
 
 
 def decode_image(split: StoredSplit, index: int, image_size: int) -> ImageArray:
-    """Decode one image of a split: uint8 (C, S, S). Raises :class:`core.errors.StorageFailed` if it is damaged."""
-    pixels = np.asarray(center_square(split.read(index), image_size))
+    """Decode one image of a split: uint8 (C, S, S). Raises :class:`core.errors.StorageFailed` if it is damaged.
+
+    A large JPEG of the training split is decoded at a half, quarter or eighth of its size, but never below twice
+    ``image_size``. That differs from a full decode by 0.3 of 255 on average, and takes half of its time. Test images
+    are decoded in full, as other packages do.
+    """
+    min_side = _MIN_ENLARGED * image_size if split.name == "train" else None
+    pixels = np.asarray(center_square(split.read(index, min_side=min_side), image_size))
     return pixels.reshape(image_size, image_size, -1).transpose(2, 0, 1)
 
 

@@ -31,11 +31,14 @@ class BrokenImage(Exception):
         self.code = code
 
 
-def decode(content: bytes, *, max_pixels: int) -> Image.Image:
+def decode(content: bytes, *, max_pixels: int, min_side: int | None = None) -> Image.Image:
     """Decode an image file to mode ``L`` or ``RGB``, as a viewer shows its first frame.
 
     EXIF rotation is applied, transparency is blended with white, 16-bit grayscale keeps its upper 8 bits, CMYK and
     palettes become RGB. The file's mode decides whether an image is grayscale, not its colors.
+
+    With ``min_side``, a JPEG may be decoded at a half, quarter or eighth of its size: the smallest of them whose
+    shorter side has ``min_side`` pixels or more. The decoder then computes fewer pixels.
 
     Raises:
         BrokenImage: The file cannot be read, or has more than ``max_pixels`` pixels. Pillow's own limit of about 179
@@ -45,6 +48,8 @@ def decode(content: bytes, *, max_pixels: int) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image.size, max_pixels)
             _check_scans(image, content)
+            if min_side is not None and image.format == "JPEG":
+                image.draft(None, (min_side, min_side))
             image.load()
             return _to_l_or_rgb(ImageOps.exif_transpose(image))
     except (BrokenImage, MemoryError):

@@ -30,6 +30,7 @@ __all__ = ["Images", "Pixels", "center_square", "load_pixels"]
 
 _BLOCK = 32  # images between two calls of ``progress``
 _FILE = "images.npy"
+_FORMAT = 2  # incremented when a change of the decoding changes the pixels
 
 
 class Images(Protocol):
@@ -98,9 +99,10 @@ def load_pixels(
 ) -> Pixels:
     """Load a split at ``image_size`` pixels per side from ``cache/pixels``; on a miss, decode it into the cache.
 
-    Each image is the largest square at the image's center, resized by Pillow's antialiased bicubic filter. Concurrent
-    processes decode a split once. The cache holds the splits of all runs, up to ``max_bytes``. Where it or the disk has
-    no space for the split, ``threads`` threads decode each image on access.
+    Each image is the largest square at the image's center, resized by Pillow's antialiased bicubic filter; large JPEGs
+    of the training split are decoded at a fraction of their size (:func:`core.data.decoding.decode_image`).
+    Concurrent processes decode a split once. The cache holds the splits of all runs, up to ``max_bytes``. Where it or
+    the disk has no space for the split, ``threads`` threads decode each image on access.
 
     ``progress(done, total)`` is called regularly while this or another process decodes; it may raise to interrupt.
 
@@ -112,7 +114,7 @@ def load_pixels(
     images: Images | None = None
     if math.prod(shape) <= max_bytes:
         disk_cache = DiskCache(cache / "pixels", max_bytes)
-        key = f"{stored.fingerprint}-{image_size}-{split}"
+        key = f"v{_FORMAT}.{stored.fingerprint}-{image_size}-{split}"
         images = _SplitArray(stored_split, shape, threads, progress or _no_progress).load(disk_cache, key)
     if images is None:
         images = decode_on_demand(stored.folder, split, image_size, threads=threads)

@@ -106,12 +106,15 @@ class StoredSplit:
             raise StorageFailed(f"the stored image {self.paths[index]} is damaged; upload the dataset again")
         return content
 
-    def read(self, index: int) -> Image.Image:
-        """Decode one sample: mode ``L`` for a dataset with one channel, else ``RGB``. Raises :class:`StorageFailed`."""
+    def read(self, index: int, *, min_side: int | None = None) -> Image.Image:
+        """Decode one sample: mode ``L`` for a dataset with one channel, else ``RGB``.
+
+        ``min_side`` is that of :func:`core.data.images.decode`. Raises :class:`StorageFailed`.
+        """
         content = self.encoded(index)
         max_pixels = int(self._records["width"][index]) * int(self._records["height"][index])
         try:
-            image = decode(content, max_pixels=max_pixels)
+            image = decode(content, max_pixels=max_pixels, min_side=min_side)
         except BrokenImage as error:  # the ingestion had decoded it
             raise StorageFailed(f"the stored image {self.paths[index]} cannot be read here: {error}") from error
         return image if image.mode == self._mode else image.convert(self._mode)

@@ -55,6 +55,7 @@ class Column(IntEnum):
     MIX_Y = 21
 
 
+MAX_SHIFT = 1 / 8  # of a side
 MIN_CROP_AREA = 0.35  # of the image; smaller crops suit longer schedules than those of distillation
 MAX_CROP_RATIO = 4 / 3  # width to height, or height to width (Szegedy et al. 2015, arXiv:1409.4842)
 COLOR_STRENGTH = 0.4  # factors 0.6 to 1.4
@@ -140,16 +141,16 @@ def apply_view(images_BCHW: Tensor, rows_BK: Tensor, augmentation: Augmentation)
         case "none":
             return _to_unit_range(images_BCHW)
         case "flip":
-            return _to_unit_range(_flip(images_BCHW, rows_BK))
+            return _flip_and_shift(images_BCHW, rows_BK, max_shift=0)
         case "light":
-            return _to_unit_range(_random_shift(_flip(images_BCHW, rows_BK), rows_BK))
+            return _flip_and_shift(images_BCHW, rows_BK, max_shift=MAX_SHIFT)
         case "strong":
-            images = _resized_crop(_to_unit_range(_flip(images_BCHW, rows_BK)), rows_BK)
+            images = _resized_crop(_flip_and_shift(images_BCHW, rows_BK, max_shift=0), rows_BK)
             return _erase(_color_jitter(images, rows_BK), rows_BK)
 
 
 def _to_unit_range(images_BCHW: Tensor) -> Tensor:
-    return images_BCHW.to(torch.float32) / 255.0
+    return images_BCHW.to(torch.float32).div_(255.0)
 
 
 def _column(rows_BK: Tensor, column: Column) -> Tensor:
@@ -157,14 +158,33 @@ def _column(rows_BK: Tensor, column: Column) -> Tensor:
     return rows_BK[:, column, None, None, None]
 
 
-def _flip(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
-    return torch.where(_column(rows_BK, Column.FLIP) < 0.5, images_BCHW.flip(-1), images_BCHW)
+def _flip_and_shift(images_BCHW: Tensor, rows_BK: Tensor, *, max_shift: float) -> Tensor:
+    """Mirror half of the images, and shift by up to ``max_shift`` of a side, with black outside; float32 in 0…1."""
+    border_y, border_x = ((max(1, int(side * max_shift)) if max_shift else 0) for side in images_BCHW.shape[-2:])
+    if images_BCHW.device.type == "cpu":
+        return _copy_each(images_BCHW, rows_BK, border_y, border_x)
+    images = torch.where(_column(rows_BK, Column.FLIP) < 0.5, images_BCHW.flip(-1), images_BCHW)
+    return _to_unit_range(_shift(images, rows_BK, border_y, border_x) if max_shift else images)
 
 
-def _random_shift(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
-    """Pad by a black border of an eighth, and crop the original size at integer offsets."""
+def _copy_each(images_BCHW: Tensor, rows_BK: Tensor, border_y: int, border_x: int) -> Tensor:
+    """Mirror and shift images on a CPU, in one copy for each: memory is what a CPU spends its time on."""
+    height, width = images_BCHW.shape[-2:]
+    shifted_BCHW = torch.zeros(images_BCHW.shape) if border_y or border_x else torch.empty(images_BCHW.shape)
+    sources, targets = images_BCHW.numpy(), shifted_BCHW.numpy()
+    flips = (rows_BK[:, Column.FLIP] < 0.5).tolist()
+    down = (_offsets(rows_BK[:, Column.CROP_Y], border_y) - border_y).tolist()
+    right = (_offsets(rows_BK[:, Column.CROP_X], border_x) - border_x).tolist()
+    for source, target, flip, y, x in zip(sources, targets, flips, down, right, strict=True):
+        image = source[..., ::-1] if flip else source
+        visible = image[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
+        target[:, max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)] = visible
+    return shifted_BCHW.div_(255.0)
+
+
+def _shift(images_BCHW: Tensor, rows_BK: Tensor, border_y: int, border_x: int) -> Tensor:
+    """Pad by a black border, and crop the original size at integer offsets."""
     size_B, _, height, width = images_BCHW.shape
-    border_y, border_x = max(1, height // 8), max(1, width // 8)
     padded = F.pad(images_BCHW, (border_x, border_x, border_y, border_y))
     # All possible crops, as views of the same memory; the indexing below copies one per sample.
     crops = padded.unfold(2, height, 1).unfold(3, width, 1)
@@ -210,7 +230,7 @@ def _positions(side: Tensor, offset: Tensor, size: int) -> Tensor:
 
 def _color_jitter(images_BCHW: Tensor, rows_BK: Tensor) -> Tensor:
     """Change brightness, contrast and saturation in this order: blend with black, mean luminance and luminance."""
-    images = (images_BCHW * _factor(rows_BK, Column.BRIGHTNESS)).clamp(0.0, 1.0)
+    images = (images_BCHW * _factor(rows_BK, Column.BRIGHTNESS)).clamp_(0.0, 1.0)
     images = _blend(_mean_luminance(images), images, _factor(rows_BK, Column.CONTRAST))
     if images.shape[1] == 1:  # grayscale images have no saturation
         return images
@@ -223,7 +243,7 @@ def _factor(rows_BK: Tensor, column: Column) -> Tensor:
 
 def _blend(anchor: Tensor, images_BCHW: Tensor, factor: Tensor) -> Tensor:
     # Not lerp: its kernel may fuse multiplication and sum at one position of a batch and not at another.
-    return (anchor * (1.0 - factor) + images_BCHW * factor).clamp(0.0, 1.0)
+    return (images_BCHW * factor).add_(anchor * (1.0 - factor)).clamp_(0.0, 1.0)
 
 
 def _luminance(images_BCHW: Tensor) -> Tensor:

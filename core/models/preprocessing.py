@@ -40,7 +40,7 @@ class Preprocessing:
             images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
-        return (images - mean) / std
+        return (images - mean).div_(std)  # in place: images of 224 pixels are as large as their activations
 
     def adapt_channels(self, images_BCHW: Tensor) -> Tensor:
         """Repeat a single channel, or reduce three to their luminance, to match the model's channels."""

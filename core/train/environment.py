@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ _OUT_OF_MEMORY_MESSAGES = (
     "alloc_failed", "allocation_failed", "failed to cuda calloc",
 )  # fmt: skip
 
+_MALLOC_THRESHOLDS = (-1, -3)  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+_RETAINED_BYTES = 2**31 - 1  # the largest int
+
 
 @contextmanager
 def reproducible(*, threads: int, device: torch.device) -> Iterator[None]:
@@ -24,6 +28,8 @@ def reproducible(*, threads: int, device: torch.device) -> Iterator[None]:
 
     The number of threads determines the order of sums and so the last bits of a result. CUDA runs are not promised to
     be bit-identical, because deterministic kernels are slower there.
+
+    On a CPU, the process also retains freed memory from then on (:func:`retain_freed_memory`).
     """
     before_threads = torch.get_num_threads()
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
@@ -32,12 +38,23 @@ def reproducible(*, threads: int, device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costs time
+        retain_freed_memory()
     try:
         yield
     finally:
         torch.set_num_threads(before_threads)
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = before_fill  # type: ignore[attr-defined]
+
+
+def retain_freed_memory() -> bool:
+    """Make glibc's ``malloc`` retain freed memory; return False where the C library has no such setting.
+
+    By default it returns the activations of a step to the system, and the next step takes 15,000 to 35,000 page faults
+    for 32 images of 224 pixels: about a tenth of its time. The peak of memory is the same.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(option, _RETAINED_BYTES) == 1 for option in _MALLOC_THRESHOLDS)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.data import decoding
 from core.data.decoding import decode_image, decode_on_demand
+from core.data.pixels import load_pixels
 from core.data.stored import BLOB, StoredDataset
 from core.errors import StorageFailed
 
@@ -89,3 +91,55 @@ def test_a_damaged_image_raises_on_access(folder):
 
     with pytest.raises(StorageFailed, match="damaged"):
         images[0]
+
+
+# --- large JPEGs ------------------------------------------------------------------------------------
+
+
+def photograph(size, *, seed=0):
+    """A smooth image with detail at every scale."""
+    generator = np.random.default_rng(seed)
+    total = np.zeros((size[1], size[0], 3))
+    for cells in (4, 16, 64):
+        coarse = Image.fromarray(generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        total += np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), float) / cells
+    return Image.fromarray((total / total.max() * 255).astype(np.uint8))
+
+
+@pytest.fixture
+def photographs(ingest, zipped, encoded, tmp_path):
+    """Photographs of 200 × 160 pixels as JPEG, and one as PNG, in both splits."""
+    names = [f"{split}/{label}/{index}" for split in ("train", "test") for label in "ab" for index in range(3)]
+    files = {f"{name}.jpg": encoded(photograph((200, 160), seed=i), kind="JPEG") for i, name in enumerate(names)}
+    ingest(zipped(files | {"train/a/9.png": encoded(photograph((200, 160), seed=99))}))
+    with StoredDataset.open(tmp_path / "stored") as stored:
+        yield stored
+
+
+@pytest.mark.parametrize(
+    ("image_size", "decoded"), [(81, (200, 160)), (80, (200, 160)), (40, (100, 80)), (21, (100, 80)), (20, (50, 40))]
+)
+def test_a_large_jpeg_is_decoded_at_no_less_than_twice_the_image_size(photographs, image_size, decoded):
+    assert photographs.split("train").read(0, min_side=2 * image_size).size == decoded
+
+
+def test_only_large_jpegs_of_the_training_split_are_decoded_at_a_fraction(photographs):
+    def decode_in_full(split, index):
+        return np.asarray(decoding.center_square(split.read(index), 24)).transpose(2, 0, 1)
+
+    train, test = photographs.split("train"), photographs.split("test")
+    scaled, full = decode_image(train, 0, 24), decode_in_full(train, 0)
+    error = np.abs(scaled.astype(int) - full).mean()
+
+    assert train.paths[3].endswith(".png")
+    assert 0 < error < 0.5
+    assert np.array_equal(decode_image(train, 3, 24), decode_in_full(train, 3))
+    assert np.array_equal(decode_image(test, 0, 24), decode_in_full(test, 0))
+
+
+def test_a_large_jpeg_has_the_same_bits_on_demand_and_in_the_cache(photographs, tmp_path):
+    cached = load_pixels(photographs, "train", 24, tmp_path / "cache")
+    on_demand = decode_on_demand(photographs.folder, "train", 24, threads=2)
+
+    assert not cached.is_decoded_on_demand
+    assert np.array_equal(cached.images, np.asarray(on_demand))

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import core.data.views
 from core.data.views import (
     NUM_COLUMNS,
     Column,
@@ -233,6 +234,19 @@ def test_light_shifts_very_small_images_by_one_pixel():
 
     assert torch.equal(result[:, :, 1:], images[0, :, :, :-1] / 255)
     assert result[:, :, 0].abs().sum() == 0
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 5, 8), (3, 33, 24)])
+@pytest.mark.parametrize("max_shift", [0, 1 / 8])
+def test_a_cpu_copies_the_same_bits_that_a_gpu_gathers(channels, height, width, max_shift):
+    images = torch.randint(0, 256, (40, channels, height, width), dtype=torch.uint8)
+    rows = view_table(5, 1, 40)
+    border_y, border_x = ((max(1, side // 8) if max_shift else 0) for side in (height, width))
+
+    flipped = torch.where(rows[:, Column.FLIP, None, None, None] < 0.5, images.flip(-1), images)
+    gathered = core.data.views._to_unit_range(core.data.views._shift(flipped, rows, border_y, border_x))
+
+    assert core.data.views._flip_and_shift(images, rows, max_shift=max_shift).equal(gathered)
 
 
 def test_strong_with_neutral_draws_is_the_image():

@@ -146,11 +146,11 @@ def test_mixing_fields_count_only_where_images_are_mixed():
     assert fingerprint(mixup=0.2, mix_probability=0.5) != fingerprint(mixup=0.2)
 
 
-def test_fingerprints_from_before_mixing_are_unchanged():
+def test_fingerprints_without_mixing_have_no_fields_of_it():
     training = TeacherTrainingSpec(image_size=8).model_dump(mode="json")
     before = {key: value for key, value in training.items() if key not in {"mixup", "cutmix", "mix_probability"}}
     fields = {
-        "format": 1,
+        "format": 2,
         "architecture": "resnet18",
         "arguments": {},
         "training": before,

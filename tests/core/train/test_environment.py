@@ -1,11 +1,13 @@
 """Process-wide settings, and detection of out-of-memory errors."""
 
+import ctypes
 import errno
+import platform
 
 import pytest
 import torch
 
-from core.train.environment import is_out_of_memory, reproducible
+from core.train.environment import is_out_of_memory, reproducible, retain_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -27,6 +29,17 @@ def test_settings_are_restored_after_an_error():
         raise KeyError
 
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
+def test_glibc_accepts_the_setting_that_retains_freed_memory():
+    assert retain_freed_memory()
+
+
+def test_another_c_library_keeps_its_own_rules(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
+
+    assert not retain_freed_memory()
 
 
 def test_a_failed_allocation_is_out_of_memory():
