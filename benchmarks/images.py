@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 
 from benchmarks.cifar10 import ARCHIVE
 from core.data.stored import INDEX
@@ -40,6 +40,37 @@ def stored_images(work: Path, num_train: int, *, side: int = 32) -> tuple[Path, 
         ingest_folder(loose, target)
         shutil.rmtree(loose)
     return target, source
+
+
+def stored_photographs(work: Path, num_train: int, *, widths: tuple[int, int]) -> tuple[Path, Path]:
+    """Write JPEGs of many sizes, and return their folder and the stored dataset.
+
+    They are random parts of scikit-learn's two sample photographs with fine noise, of quality 85 to 95. Widths are
+    log-uniform between the given ones, in pixels; heights are 0.6 to 1 of them.
+    """
+    loose, target = work / "photographs", work / "stored-photographs"
+    generator = np.random.default_rng(0)
+    sources = [Image.fromarray(photograph) for photograph in load_sample_images().images]
+    for split, count in (("train", num_train), ("test", NUM_TEST_IMAGES)):
+        for number in range(count):
+            path = loose / split / f"class{number % NUM_CLASSES}" / f"{number:06d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            width = round(float(np.exp(generator.uniform(*np.log(widths)))))
+            image = _random_part(sources[number % len(sources)], width, generator)
+            image.save(path, quality=int(generator.integers(85, 96)))
+    ingest_folder(loose, target)
+    return loose, target
+
+
+def _random_part(photograph: Image.Image, width: int, generator: np.random.Generator) -> Image.Image:
+    height = round(width * generator.uniform(0.6, 1))
+    scale = generator.uniform(0.5, 1) * min(photograph.width / width, photograph.height / height)
+    left = generator.uniform(0, photograph.width - scale * width)
+    top = generator.uniform(0, photograph.height - scale * height)
+    box = (left, top, left + scale * width, top + scale * height)
+    pixels = np.asarray(photograph.resize((width, height), Image.Resampling.BICUBIC, box=box), np.float32)
+    noisy = pixels + generator.normal(0, 4, pixels.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
 def _photographs(split: str) -> Iterator[tuple[str, bytes]]:

@@ -12,25 +12,34 @@ from benchmarks.goal_plot import Goal, number, plot
 from benchmarks.results import DOCS, RESULTS, table
 
 PAGE, PLOT = "speed.md", "speed.svg"
-ORDER = ("cached_training", "against_peers", "data", "service", "latency", "polling", "streams", "growth")
+ORDER = (
+    "cached_training",
+    "against_peers",
+    "data",
+    "photographs",
+    "service",
+    "latency",
+    "polling",
+    "streams",
+    "growth",
+)
 _HEADINGS = ("question", "figure", "min to max", "repeats", "goal", "met", "conditions")
 
 _HOW = """\
 Each figure is the median of several repeats; the compared runs alternate on the same machine. The spread is the minimum
 and maximum of the repeats. A ratio above 1 against another package means that Potstill is faster by that factor. Other
 packages run their own training steps in the same process with the same number of threads, student, teacher, weights,
-batches, loss, AdamW, schedule and clipping. They get our batches from memory, so data loading is not compared. Networks
-have random weights, which does not change the times. The student is a ViT of 0.7 million parameters (width 96, depth 6)
-on 32 × 32 pixels in patches of 4 pixels, unless a line states otherwise.
+batches, loss, AdamW, schedule and clipping. They get our batches from memory; data loading is compared in the lines on
+photographs. Networks have random weights, which does not change the times. The student is a ViT of 0.7 million
+parameters (width 96, depth 6) on 32 × 32 pixels in patches of 4 pixels, unless a line states otherwise.
 
 A second job is faster because it reads cached teacher outputs. If the teacher takes *t* times as long as a step of the
 student, a package that runs it at every step takes 1 + *t*, and a second job takes 1. A first job runs the teacher once
 per view. With *V* views in *E* epochs its gain is (1 + *t*) / (1 + *t V* / *E*): large for many epochs, none when every
 epoch shows new views.
 
-Not measured: GPUs (see [gpu](gpu.md)), images of 224 pixels, several devices in one job, methods that tap the teacher's
-features (their pages state what is cached), the other packages' data loading, and the accuracy of students (see
-[quality](quality.md)).
+Not measured: GPUs (see [gpu](gpu.md)), several devices in one job, methods that tap the teacher's features (their pages
+state what is cached), and the accuracy of students (see [quality](quality.md)).
 """
 
 

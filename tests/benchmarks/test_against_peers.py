@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from benchmarks import against_peers, cached_training, data
+from benchmarks import against_peers, cached_training, data, photographs
 from benchmarks.peers import timm_step, torchdistill_step
 from benchmarks.workload import Workload, WorkloadSize
 from core.data.stored import StoredDataset
@@ -73,6 +73,16 @@ def test_two_ways_of_training_are_compared(benchmark, goal, tmp_path):
     (figure,) = json.loads((tmp_path / "c.json").read_text())["figures"]
     assert figure["goal"] == goal
     assert figure["spread"][0] <= figure["value"] <= figure["spread"][1]
+
+
+def test_training_on_photographs_is_compared_with_other_loaders(tmp_path):
+    path = tmp_path / "photographs.json"
+
+    assert photographs.main(["--quick", "--repeats", "1", "--threads", "1", "--out", str(path)]) == 0
+
+    figures = json.loads(path.read_text())["figures"]
+    assert [figure["goal"] for figure in figures] == ["≥ 1.5", None, None, None]
+    assert all(figure["value"] > 0 for figure in figures)
 
 
 def test_stored_images_are_complete_and_reused(workload, tmp_path):
