@@ -18,9 +18,6 @@ from core.store.tables import Worker
 
 router = APIRouter(prefix="/v1/workers", tags=["service"])
 
-# A process is listed until it has missed this many heartbeats in a row.
-_MAX_MISSED_HEARTBEATS = 3
-
 
 class WorkerOut(Out):
     """A process of the service."""
@@ -31,6 +28,8 @@ class WorkerOut(Out):
     host: str
     accelerator: str | None
     device: str | None
+    devices: int | None = Field(description="Number of its CUDA devices.")
+    memory_bytes: int | None = Field(description="Memory for a job: that of a CUDA device, or of the process on a CPU.")
     job: str | None = Field(description="Its current job; null if idle or if the job is another project's.")
     busy: bool
     created_at: Timestamp
@@ -51,9 +50,8 @@ class WorkersOut(Out):
 @rate_class("reads")
 def list_workers(caller: Reader, state: State) -> WorkersOut:
     """List the live processes and the lengths of the queues."""
-    alive_seconds = _MAX_MISSED_HEARTBEATS * state.settings.heartbeat_seconds
     with state.database.read() as session:
-        alive = workers.list_workers(session, alive_seconds=alive_seconds)
+        alive = workers.list_workers(session, alive_seconds=state.settings.alive_seconds)
         own_jobs = {worker.job_id for worker in alive if _is_own_job(session, caller.project_id, worker.job_id)}
         queued = jobs.count_queued(session)
     data = [_worker(worker, own_jobs) for worker in alive]
@@ -77,6 +75,8 @@ def _worker(worker: Worker, own_jobs: set[str | None]) -> WorkerOut:
         host=worker.host,
         accelerator=worker.accelerator,
         device=worker.device,
+        devices=worker.details.get("devices"),
+        memory_bytes=worker.details.get("memory_bytes"),
         job=worker.job_id if worker.job_id in own_jobs else None,
         busy=worker.job_id is not None,
         created_at=worker.started_at,

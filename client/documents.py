@@ -85,6 +85,7 @@ class Job(TypedDict):
     terminal: bool
     next_actions: list[str]
     pending_action: str | None
+    waiting_reason: NotRequired[str | None]
     stage: str | None
     stages: list[StageTimes]
     progress: Progress

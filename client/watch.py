@@ -88,6 +88,8 @@ def format_progress(job: Job, curves: Curves | None = None) -> str:
     """Format progress as ``step 120/480 · loss 0.812 · top-1 64.0% · 310 img/s · 12 s left``."""
     progress, curves = job["progress"], curves or Curves()
     parts = []
+    if job.get("waiting_reason"):
+        parts.append(str(job.get("waiting_reason")))
     if job["pending_action"]:
         parts.append(f"{job['pending_action']} requested")
     if progress["step"] is not None and progress["total_steps"] and job["stage"] == "distill":

@@ -279,7 +279,10 @@ class DatasetRejected(RunError):
 
 
 class OutOfMemory(RunError):
-    """The device or the process ran out of memory."""
+    """The device or the process ran out of memory.
+
+    ``extra`` may hold ``batch_size``, that of a student's training which is estimated to fit.
+    """
 
     code = "out_of_memory"
     fault = "capacity"

@@ -37,7 +37,10 @@ class TimeBudget:
 
 @dataclass(frozen=True, slots=True)
 class FailureCause:
-    """The cause of a failed attempt. ``log``: its last lines; ``machine``: memory and disk at its end."""
+    """The cause of a failed attempt. ``log``: its last lines; ``machine``: memory and disk at its end.
+
+    ``batch_size``: one of the student's training that should fit, if the attempt ran out of memory.
+    """
 
     code: str
     message: str
@@ -45,6 +48,7 @@ class FailureCause:
     log: Sequence[str] = ()
     machine: Mapping[str, Any] | None = None
     time_budget: TimeBudget | None = field(default=None, kw_only=True)
+    batch_size: int | None = field(default=None, kw_only=True)
 
     def to_error(self, *, spec: Mapping[str, Any], stage: str | None, fraction: float) -> dict[str, Any]:
         """Return the job's ``error``. ``stage``: the current stage; ``fraction``: the completed part of the job."""
@@ -61,7 +65,7 @@ class FailureCause:
 
     def _remedy(self, spec: Mapping[str, Any], stage: str | None, fraction: float) -> Remedy:
         if self.code == OutOfMemory.code:
-            return _reduce_memory(spec, stage)
+            return _reduce_memory(spec, stage, self.batch_size)
         if self.code == NonFiniteLoss.code:
             return _reduce_learning_rate(spec, stage)
         if self.code == TimeLimitReached.code and self.time_budget is not None:
@@ -79,23 +83,23 @@ def event_fields(error: Mapping[str, Any]) -> dict[str, Any]:
     return {name: error[name] for name in _EVENT_FIELDS if name in error}
 
 
-def _reduce_memory(spec: Mapping[str, Any], stage: str | None) -> Remedy:
+def _reduce_memory(spec: Mapping[str, Any], stage: str | None, batch_size: int | None) -> Remedy:
     if stage in {"evaluate", "export"}:
         return _reduce_export(spec, stage)
     training = _training(spec)
     fix: dict[str, Any] = {}
-    halved = max(1, int(training.get("batch_size", 1)) // 2)
-    if stage != "teacher" and halved < training.get("batch_size", 1) and halved >= _num_devices(spec):
-        fix["training"] = {"batch_size": halved}
+    smaller = batch_size or max(1, int(training.get("batch_size", 1)) // 2)
+    if stage != "teacher" and smaller < training.get("batch_size", 1) and smaller >= _num_devices(spec):
+        fix["training"] = {"batch_size": smaller}
     # The preflight in `prepare` also runs the teachers that the job trains.
-    max_batch_size = halved if stage == "prepare" else None
+    max_batch_size = smaller if stage == "prepare" else None
     if stage in {"teacher", "prepare"} and (teachers := _reduce_teachers(spec, max_batch_size)):
         fix["teachers"] = teachers
     if not fix:
         return "No smaller batch is possible: reduce training.image_size, or use a smaller model.", None
     advice = (
-        f"The fix halves the batch ({_describe(fix)}) and keeps the learning rate; a much smaller batch may need a "
-        "lower one. A smaller training.image_size or model also needs less memory."
+        f"The fix lowers the batch size ({_describe(fix)}) and keeps the learning rate; a much smaller batch may need "
+        "a lower one. A smaller training.image_size or model also needs less memory."
     )
     return advice, fix
 

@@ -14,8 +14,11 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core.fetch.targets import HTTPS_PORT, NetworkPolicy
+from core.system.memory import total_memory
 
 MIN_SECRET_CHARACTERS = 32
+_MAX_MISSED_HEARTBEATS = 3
+JOB_MEMORY_FRACTION = 0.8  # of the machine's memory; the service's own processes take about 2 GB
 
 
 def _split(value: Any) -> Any:
@@ -142,10 +145,11 @@ class Settings(BaseSettings):
         description="A job fails after this many consecutive losses of its worker without a new checkpoint.",
     )
     job_memory_bytes: int = Field(
-        default=0,
+        default_factory=lambda: int(JOB_MEMORY_FRACTION * (total_memory() or 0)),
         ge=0,
-        description="Memory limit of each process of a job, without mapped files. A job that exceeds it fails with "
-        "`out_of_memory` and leaves other processes of the machine unharmed. 0: no limit.",
+        description="Memory limit of a job, without mapped files, shared equally by its processes. A job that exceeds "
+        "it fails with `out_of_memory` and leaves other processes of the machine unharmed; one that needs more than "
+        "any worker allows is refused. 0: no limit.",
     )
     max_job_seconds: float = Field(
         default=0.0,
@@ -256,6 +260,11 @@ class Settings(BaseSettings):
     def network_policy(self) -> NetworkPolicy:
         """Hosts and ports that URLs from clients may point to."""
         return NetworkPolicy.from_settings(self.fetch_allow, self.fetch_ports)
+
+    @property
+    def alive_seconds(self) -> float:
+        """A process without a heartbeat for this long is not listed as a live one."""
+        return _MAX_MISSED_HEARTBEATS * self.heartbeat_seconds
 
     def resolved_database_url(self) -> str:
         """The database URL with the embedded default filled in."""

@@ -41,8 +41,11 @@ def openapi_reference() -> str:
     return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
+_COMPUTED_DEFAULTS = {"job_threads": "number of CPUs", "job_memory_bytes": "80% of the memory"}
+
+
 def _row(name: str, field: FieldInfo) -> str:
-    default = "number of CPUs" if field.default_factory else _format_default(field.default)
+    default = _COMPUTED_DEFAULTS[name] if field.default_factory else _format_default(field.default)
     return f"| `POTSTILL_{name.upper()}` | {default} | {field.description or ''} |\n"
 
 

@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.settings import JOB_MEMORY_FRACTION
+from core.system.memory import total_memory
 from server.broker import EmbeddedBroker
 from server.home_lock import CannotStart, lock_home
 from server.logs import format_line
@@ -123,6 +125,9 @@ def _environment(options: StackOptions) -> dict[str, str]:
     if options.workers > 1:
         threads = max(1, (os.cpu_count() or 1) // options.workers)
         environment.setdefault("POTSTILL_JOB_THREADS", str(threads))
+        if (total := total_memory()) is not None:
+            share = int(JOB_MEMORY_FRACTION * total) // options.workers
+            environment.setdefault("POTSTILL_JOB_MEMORY_BYTES", str(share))
     return environment
 
 

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from core.settings import Settings
 
 _TIMEOUT_SECONDS = 120.0
+_READ_DEVICES = """
+import json, torch
+if torch.cuda.is_available():
+    first = torch.cuda.get_device_properties(0)
+    print(json.dumps({"name": first.name, "count": torch.cuda.device_count(), "memory_bytes": first.total_memory}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CudaDevices:
+    """Name and memory of the first CUDA device, and the number of devices."""
+
+    name: str
+    count: int
+    memory_bytes: int
 
 
 def detect_accelerator(settings: Settings) -> Literal["cpu", "cuda"]:
@@ -28,18 +46,28 @@ def device_name(accelerator: str) -> str:
 
 
 def cuda_name() -> str | None:
-    """Return the name of the first CUDA device, or None.
+    """Return the name of the first CUDA device, or None."""
+    devices = cuda_devices()
+    return None if devices is None else devices.name
 
-    Another process reads it, and only if the driver is installed: a process that has initialized CUDA cannot fork
+
+@cache
+def cuda_devices() -> CudaDevices | None:
+    """Return the CUDA devices of this machine, or None.
+
+    Another process reads them, and only if the driver is installed: a process that has initialized CUDA cannot fork
     jobs that use it.
     """
     if not _has_cuda_driver():
         return None
-    code = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else '')"
     result = subprocess.run(  # noqa: S603 - a constant command
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+        [sys.executable, "-P", "-c", _READ_DEVICES],
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_SECONDS,
+        check=False,
     )
-    return result.stdout.strip() or None
+    return CudaDevices(**json.loads(result.stdout)) if result.stdout.strip() else None
 
 
 def cpu_name() -> str:

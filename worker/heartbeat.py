@@ -11,12 +11,13 @@ import structlog
 from celery import bootsteps
 from sqlalchemy import select
 
-from core.broker import ALIVE_SECONDS, INGEST_QUEUE, INSPECT_QUEUE
+from core.broker import ALIVE_SECONDS, INGEST_QUEUE, INSPECT_QUEUE, JOB_QUEUES
 from core.store import workers
 from core.store.db import DatabaseUnavailable
 from core.store.tables import Job
+from core.system.memory import total_memory
 from worker.context import Context, current_context
-from worker.device import device_name
+from worker.device import cuda_devices, device_name
 from worker.process.shared_flags import READY
 
 PULSE_SECONDS = ALIVE_SECONDS / 4
@@ -83,5 +84,15 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
                 pid=os.getpid(),
                 accelerator=context.accelerator,
                 device=self._device,
-                details={"queue": context.queue, "ready": bool(READY.get())},
+                details={"queue": context.queue, "ready": bool(READY.get()), **_capacity(context)},
             )
+
+
+def _capacity(context: Context) -> dict[str, int | None]:
+    """Return the memory that a job may use on this worker, and its devices; nothing for workers without jobs."""
+    if context.queue not in JOB_QUEUES.values():
+        return {}
+    devices = cuda_devices() if context.accelerator == "cuda" else None
+    if devices is not None:
+        return {"memory_bytes": devices.memory_bytes, "devices": devices.count}
+    return {"memory_bytes": context.settings.job_memory_bytes or total_memory(), "devices": None}

@@ -89,6 +89,7 @@ def _resolve(payload: dict[str, Any]) -> Response:
         {name: ModelInfo.model_validate(info) for name, info in payload["models"].items()},
         datasets={name: DatasetInfo.model_validate(info) for name, info in payload["datasets"].items()},
         threads=payload["threads"],
+        memory_bytes=payload.get("memory_bytes"),
     )
     return {"spec": resolution.spec.model_dump(mode="json"), "estimate": resolution.estimate}
 

@@ -16,6 +16,7 @@ from api.jobs.actions import apply_action
 from api.jobs.retry import RetryRequest, retry_with_changes
 from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut, JobStatus
 from api.jobs.stream import wait_until_terminal
+from api.jobs.worker_checks import waiting_reasons
 from api.problems import problems
 from api.rate_limit import rate_class
 from api.references import REFERENCE_ERRORS, JobId, PathText, check_name, find_path_id
@@ -36,6 +37,7 @@ from core.spec import JobSpec, parse_job_spec
 from core.store import jobs, quotas
 from core.store.db import Session
 from core.store.names import is_full_id
+from core.store.tables import Job
 
 router = APIRouter(tags=["jobs"])
 
@@ -75,7 +77,9 @@ async def create_job(
 
         def make(session: Session) -> JobOut:
             quotas.require_job_slot(session, caller.project_id, state.settings)
-            return service.to_job_out(service.create(session, caller.project_id, with_ids, inputs, resolution))
+            job = service.create(session, caller.project_id, with_ids, inputs, resolution)
+            reasons = waiting_reasons(session, [job], alive_seconds=state.settings.alive_seconds)
+            return service.to_job_out(job, waiting_reason=reasons.get(job.id))
 
         return make
 
@@ -95,7 +99,7 @@ async def estimate_job(caller: Reader, spec: Spec, state: State) -> Any:
     """Estimate the cost of a job and the size of its student, without creating the job."""
     spec, inputs = await _inputs(state, caller.project_id, spec)
     payload = service.resolve_payload(spec, inputs, threads=state.settings.job_threads)
-    estimate = (await state.inspector.call("resolve", payload))["estimate"]
+    estimate = service.add_input_warnings((await state.inspector.call("resolve", payload))["estimate"], inputs)
     return await to_thread.run_sync(service.add_cache_hit, state.database, caller.project_id, spec, estimate)
 
 
@@ -111,7 +115,9 @@ def list_jobs(
     """List jobs, newest first."""
     with state.database.read() as session:
         page = jobs.list_jobs(session, caller.project_id, status=status, limit=limit, after=after)
-        return Page(data=[service.to_job_out(job) for job in page.items], has_more=page.has_more)
+        reasons = waiting_reasons(session, page.items, alive_seconds=state.settings.alive_seconds)
+    data = [service.to_job_out(job, waiting_reason=reasons.get(job.id)) for job in page.items]
+    return Page(data=data, has_more=page.has_more)
 
 
 @router.get("/v1/jobs/{job_id}", response_model=JobOut, responses=problems(*REFERENCE_ERRORS))
@@ -131,7 +137,9 @@ async def get_job(
     caller = await (get_cached_reader if is_full_id("job", job_id) else get_reader)(request)
     job_id = await find_path_id(request, caller, "job", job_id)
     job = await wait_until_terminal(state.watcher, state.database, caller, job_id, seconds=wait)
-    return Response(service.to_job_out(job).model_dump_json(), media_type="application/json")
+    reason = await to_thread.run_sync(_read_waiting_reason, state, job) if job.status == "queued" else None
+    document = service.to_job_out(job, waiting_reason=reason)
+    return Response(document.model_dump_json(), media_type="application/json")
 
 
 @router.delete("/v1/jobs/{job_id}", status_code=204, responses=problems(*REFERENCE_ERRORS, InvalidState, InUse))
@@ -197,6 +205,11 @@ async def retry_job(
     if body.has_changes:
         return service.to_job_out(await retry_with_changes(state, caller, job_id, body, background))
     return service.to_job_out(await to_thread.run_sync(apply_action, state, caller, job_id, "retry", background))
+
+
+def _read_waiting_reason(state: AppState, job: Job) -> str | None:
+    with state.database.read() as session:
+        return waiting_reasons(session, [job], alive_seconds=state.settings.alive_seconds).get(job.id)
 
 
 async def _inputs(state: AppState, project_id: str, spec: JobSpec) -> tuple[JobSpec, service.Inputs]:

@@ -16,6 +16,7 @@ from api.jobs.actions import notify
 from api.problems import invalid_field
 from api.references import check_name
 from core.errors import InvalidSpec
+from core.spec import JobSpec
 from core.spec.document import StrictModel
 from core.spec.revision import CHANGEABLE, apply_patch, changes, restart_scope
 from core.store import jobs, quotas
@@ -56,7 +57,7 @@ async def retry_with_changes(
         check_name(spec.name, error=InvalidSpec, is_keyword_reserved=True)
     spec, inputs = await to_thread.run_sync(service.read_inputs, state, caller.project_id, spec)
     resolution = await service.resolve(state.inspector, spec, inputs, threads=state.settings.job_threads)
-    revision = _revision(old, service.spec_document(spec, inputs, resolution), resolution)
+    revision = _revision(old, spec, inputs, resolution)
     return await to_thread.run_sync(_queue_again, state, caller, job_id, revision, background)
 
 
@@ -83,14 +84,15 @@ def _combine(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, A
     return combined
 
 
-def _revision(old: Job, document: dict[str, Any], resolution: service.Resolution | None) -> Revision:
+def _revision(old: Job, spec: JobSpec, inputs: service.Inputs, resolution: service.Resolution | None) -> Revision:
+    document = service.spec_document(spec, inputs, resolution)
     total_steps = old.progress["total_steps"] if resolution is None else resolution["estimate"]["total_steps"]
     return Revision(
         base_seq=old.last_seq,
         spec=document,
         resolved=resolution is not None,
         total_steps=total_steps,
-        warnings=service.resolution_warnings(resolution),
+        warnings=service.resolution_warnings(resolution, inputs),
         changes=changes(old.spec, document),
         tracks=restart_scope(old.spec, document).tracks,
     )

@@ -130,6 +130,10 @@ class JobOut(Out):
     terminal: bool = Field(description="The job has ended; only a retry changes its status.")
     next_actions: list[JobAction] = Field(description="The actions that are allowed now.")
     pending_action: Literal["cancel", "pause", "stop"] | None = Field(description="Requested but not yet executed.")
+    waiting_reason: str | None = Field(
+        description="Why a queued job does not run: no worker for its accelerator is alive, or all are busy. Null in "
+        "other cases."
+    )
     stage: str | None
     stages: list[StageOut]
     progress: ProgressOut

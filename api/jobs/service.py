@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from api.deps import AppState
 from api.inspector import Inspector
 from api.jobs.references import with_full_ids
 from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
+from api.jobs.worker_checks import require_memory, worker_warnings
 from core.errors import FieldError, InvalidSpec, NotFound
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
 from core.spec.references import complete_references
-from core.spec.warnings import JobWarning
-from core.store import datasets, jobs, models, teachers
+from core.spec.warnings import JobWarning, merge_warnings
+from core.store import datasets, jobs, models, teachers, workers
 from core.store.db import Database, Session
 from core.store.tables import Artifact, Checkpoint, Dataset, Event, Job, Model
 
-Inputs = tuple[dict[str, DatasetInfo], dict[str, ModelInfo]]  # both by id
 Resolution = dict[str, Any]  # `spec` and `estimate`, from the inspector
+
+
+class Inputs(NamedTuple):
+    """Inputs of a spec: datasets and models by id, and the live workers that can run it.
+
+    ``warnings`` are those of the dataset and of the workers. ``memory_bytes`` is the memory of the largest worker, or
+    of a worker of this machine if none is alive; None: unlimited.
+    """
+
+    datasets: dict[str, DatasetInfo]
+    models: dict[str, ModelInfo]
+    warnings: tuple[JobWarning, ...] = ()
+    memory_bytes: int | None = None
+    has_workers: bool = False
 
 
 # --- from a spec to a job -------------------------------------------------------------------------
@@ -33,10 +47,12 @@ def find_inputs(database: Database, project_id: str, spec: JobSpec, *, max_secon
     errors: list[FieldError] = _run_time_errors(spec, max_seconds)
     dataset_infos: dict[str, DatasetInfo] = {}
     model_infos: dict[str, ModelInfo] = {}
+    warnings: list[JobWarning] = []
     with database.read() as session:
         for at, dataset_id in spec.datasets().items():
             try:
-                dataset_infos[dataset_id] = _dataset_info(session, project_id, dataset_id)
+                dataset_infos[dataset_id], found = _dataset_info(session, project_id, dataset_id)
+                warnings += found if at == "/dataset" else []
             except InvalidSpec as error:
                 errors.append(FieldError(at, error.detail))
         for reference in spec.references():
@@ -46,37 +62,48 @@ def find_inputs(database: Database, project_id: str, spec: JobSpec, *, max_secon
                 errors.extend(FieldError(at, error.detail) for at in _reference_pointers(spec, reference))
     if errors:
         raise InvalidSpec.for_fields(errors)
-    return dataset_infos, model_infos
+    return Inputs(dataset_infos, model_infos, tuple(warnings))
 
 
 def read_inputs(state: AppState, project_id: str, spec: JobSpec) -> tuple[JobSpec, Inputs]:
-    """Return the spec with full ids instead of names and id prefixes, and its inputs.
+    """Return the spec with full ids instead of names and id prefixes, and its inputs with the live workers.
 
     Raises :class:`AmbiguousReference`, and as :func:`find_inputs`, with this service's limits.
     """
+    settings = state.settings
     with state.database.read() as session:
         spec = with_full_ids(session, project_id, spec)
-    return spec, find_inputs(state.database, project_id, spec, max_seconds=state.settings.max_job_seconds)
+        capacity = workers.capacity(session, spec.resources.accelerator, alive_seconds=settings.alive_seconds)
+    inputs = find_inputs(state.database, project_id, spec, max_seconds=settings.max_job_seconds)
+    return spec, inputs._replace(
+        warnings=(*inputs.warnings, *worker_warnings(spec, capacity)),
+        memory_bytes=capacity.memory_bytes if capacity.num_workers else settings.job_memory_bytes or None,
+        has_workers=capacity.num_workers > 0,
+    )
 
 
 async def resolve(inspector: Inspector, spec: JobSpec, inputs: Inputs, *, threads: int) -> Resolution | None:
     """Return the spec with all defaults and its estimate, or None if the inspector is unavailable.
 
-    Raises :class:`InvalidSpec` for an invalid combination.
+    Raises :class:`InvalidSpec` for an invalid combination, and for a job that needs more memory than any live worker
+    has.
     """
-    return await inspector.call_if_available("resolve", resolve_payload(spec, inputs, threads=threads))
+    resolution = await inspector.call_if_available("resolve", resolve_payload(spec, inputs, threads=threads))
+    if resolution is not None and inputs.has_workers:
+        require_memory(resolution_warnings(resolution, inputs))
+    return resolution
 
 
 def resolve_payload(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str, Any]:
     """Return the payload of the inspector's call ``resolve``."""
-    dataset_infos, model_infos = inputs
-    method_datasets = {each: dataset_infos[each].model_dump(mode="json") for each in spec.method.datasets().values()}
+    method_datasets = {each: inputs.datasets[each].model_dump(mode="json") for each in spec.method.datasets().values()}
     return {
         "spec": spec.model_dump(mode="json"),
-        "dataset": dataset_infos[spec.dataset].model_dump(mode="json"),
+        "dataset": inputs.datasets[spec.dataset].model_dump(mode="json"),
         "datasets": method_datasets,
-        "models": {name: info.model_dump(mode="json") for name, info in model_infos.items()},
+        "models": {name: info.model_dump(mode="json") for name, info in inputs.models.items()},
         "threads": threads,
+        "memory_bytes": inputs.memory_bytes,
     }
 
 
@@ -99,7 +126,7 @@ def spec_document(spec: JobSpec, inputs: Inputs, resolution: Resolution | None) 
     if resolution is not None:
         document: dict[str, Any] = resolution["spec"]
         return document
-    return complete_references(spec, inputs[1]).model_dump(mode="json")
+    return complete_references(spec, inputs.models).model_dump(mode="json")
 
 
 def create(session: Session, project_id: str, spec: JobSpec, inputs: Inputs, resolution: Resolution | None) -> Job:
@@ -117,14 +144,19 @@ def create(session: Session, project_id: str, spec: JobSpec, inputs: Inputs, res
         accelerator=spec.resources.accelerator,
         metadata=spec.metadata,
         total_steps=None if resolution is None else resolution["estimate"]["total_steps"],
-        warnings=resolution_warnings(resolution),
+        warnings=resolution_warnings(resolution, inputs),
     )
 
 
-def resolution_warnings(resolution: Resolution | None) -> list[JobWarning]:
-    """Return the warnings of the estimate; none before the spec is resolved."""
+def resolution_warnings(resolution: Resolution | None, inputs: Inputs) -> list[JobWarning]:
+    """Return the warnings of the estimate and of the inputs; only the latter before the spec is resolved."""
     entries = [] if resolution is None else resolution["estimate"]["warnings"]
-    return [JobWarning.model_validate(entry) for entry in entries]
+    return [*(JobWarning.model_validate(entry) for entry in entries), *inputs.warnings]
+
+
+def add_input_warnings(estimate: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+    """Return an estimate with the warnings of its inputs."""
+    return {**estimate, "warnings": merge_warnings(estimate["warnings"], inputs.warnings)}
 
 
 def _run_time_errors(spec: JobSpec, limit: float) -> list[FieldError]:
@@ -134,7 +166,8 @@ def _run_time_errors(spec: JobSpec, limit: float) -> list[FieldError]:
     return [FieldError("/resources/max_seconds", f"this service limits jobs to {limit:g} s; request at most that")]
 
 
-def _dataset_info(session: Session, project_id: str, dataset_id: str) -> DatasetInfo:
+def _dataset_info(session: Session, project_id: str, dataset_id: str) -> tuple[DatasetInfo, list[JobWarning]]:
+    """Return a ready dataset and its warnings, as warnings of the spec's field. Raises InvalidSpec."""
     try:
         dataset = datasets.get(session, project_id, dataset_id)
     except NotFound as error:
@@ -142,7 +175,7 @@ def _dataset_info(session: Session, project_id: str, dataset_id: str) -> Dataset
     if dataset.status != "ready":
         raise InvalidSpec(_not_ready("dataset", dataset))
     splits = dataset.splits or {}
-    return DatasetInfo.model_validate(
+    info = DatasetInfo.model_validate(
         {
             "num_classes": dataset.num_classes,
             "classes": dataset.classes,
@@ -152,6 +185,7 @@ def _dataset_info(session: Session, project_id: str, dataset_id: str) -> Dataset
             "num_test": splits.get("test", {}).get("num_samples", 0),
         }
     )
+    return info, [JobWarning.model_validate({**entry, "field": "/dataset"}) for entry in dataset.warnings]
 
 
 def _model_info(session: Session, project_id: str, reference: str) -> ModelInfo:
@@ -191,7 +225,7 @@ def _reference_pointers(spec: JobSpec, reference: str) -> list[str]:
 _ERROR_DEFAULTS: dict[str, Any] = {"fault": None, "advice": None, "fix": None, "log": [], "machine": None}
 
 
-def to_job_out(job: Job) -> JobOut:
+def to_job_out(job: Job, *, waiting_reason: str | None = None) -> JobOut:
     """Convert a job row to its response document."""
     return JobOut.model_validate(
         {
@@ -201,6 +235,7 @@ def to_job_out(job: Job) -> JobOut:
             "terminal": job.is_terminal,
             "next_actions": jobs.next_actions(job),
             "pending_action": job.pending_action,
+            "waiting_reason": waiting_reason,
             "stage": job.stage,
             "stages": job.stages,
             "progress": job.progress,

@@ -82,12 +82,12 @@ def _parameters(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
         if "__init__" not in vars(each) or each in {nn.Module, object}:
             continue
         try:
-            hints = typing.get_type_hints(each.__init__)
+            hints = typing.get_type_hints(vars(each)["__init__"])
         except (NameError, TypeError):  # an annotation that only a type checker can resolve
             hints = {}
         named = {
             name: parameter.replace(annotation=hints.get(name, parameter.annotation))
-            for name, parameter in list(inspect.signature(each.__init__).parameters.items())[1:]
+            for name, parameter in list(inspect.signature(vars(each)["__init__"]).parameters.items())[1:]
             if parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
         }
         if named:
@@ -108,7 +108,7 @@ def _argument_type(parameter: inspect.Parameter) -> ArgumentType:
     if any(_kind(leaf) is None for leaf in leaves):
         return ArgumentType(frozenset(), is_size=is_size)
     found = frozenset(kind for leaf in leaves if (kind := _kind(leaf)) not in {NoneType, None})
-    return ArgumentType(found, choices if len(leaves) == 1 else (), is_size)  # type: ignore[arg-type]
+    return ArgumentType(found, choices if len(leaves) == 1 else (), is_size)
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:

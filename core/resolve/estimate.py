@@ -81,13 +81,7 @@ def estimate_job(
         "teachers": [_model_figures(teacher) for teacher in teachers],
         "total_steps": total_steps,
         "seconds": round(seconds, 1),
-        "memory_bytes": estimate_memory(
-            training,
-            inference,
-            trainings,
-            ema=spec.training.ema is not None,
-            image_bytes=_image_bytes(spec, dataset, num_images, image_size),
-        ),
+        "memory_bytes": job_memory(spec, dataset, student, teachers, num_images=num_images, image_size=image_size),
         "teacher_cache": {**cache, "seconds": round(cache_seconds, 1)},
         "warnings": [warning.model_dump(mode="json") for warning in warnings],
     }
@@ -167,6 +161,25 @@ def workload_seconds(workload: Workload, *, threads: int, accelerator: str) -> f
     factor = TRAINING_FACTOR if workload.trains else 1
     step_seconds = factor * (model.flops * workload.batch_size / flops_per_second + model.calls * CALL_SECONDS)
     return step_seconds * workload.steps
+
+
+def job_memory(
+    spec: JobSpec,
+    dataset: DatasetInfo,
+    student: ModelPlan,
+    teachers: Sequence[ModelPlan],
+    *,
+    num_images: int,
+    image_size: int,
+) -> int:
+    """Peak bytes of a job with the arguments of :func:`estimate_job`."""
+    return estimate_memory(
+        _student_training(spec, student, num_images),
+        _teacher_inference(spec, teachers, num_images, num_views=0),
+        _teacher_trainings(spec, teachers, dataset.num_train),
+        ema=spec.training.ema is not None,
+        image_bytes=_image_bytes(spec, dataset, num_images, image_size),
+    )
 
 
 def estimate_memory(

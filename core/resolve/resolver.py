@@ -22,8 +22,9 @@ from core.models.preprocessing import plain_preprocessing
 from core.models.structure import inspect_structure
 from core.resolve.build_errors import at_size_field
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
-from core.resolve.estimate import estimate_job, spec_warnings
+from core.resolve.estimate import estimate_job, job_memory, spec_warnings
 from core.resolve.image_costs import estimated_decode_size
+from core.resolve.memory_check import fitting_batch_size, memory_warnings
 from core.resolve.model_profile import profile_plan
 from core.spec import JobSpec, ModelSpec, TeacherSpec, TeacherTrainingSpec
 from core.spec.info import DatasetInfo, ModelInfo
@@ -40,10 +41,15 @@ _EXAMPLES: dict[Family, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """A spec with every default filled in, and the response of ``POST /v1/estimates``."""
+    """A spec with every default filled in, and the response of ``POST /v1/estimates``.
+
+    ``fitting_batch_size`` is the largest batch size of the student's training, up to the spec's, that fits into the
+    memory of the workers; 0 if none does, None if that memory is unknown.
+    """
 
     spec: JobSpec
     estimate: dict[str, Any]
+    fitting_batch_size: int | None = None
 
 
 @dataclass(slots=True)
@@ -75,12 +81,13 @@ def resolve(
     *,
     threads: int,
     datasets: Mapping[str, DatasetInfo] = MappingProxyType({}),
+    memory_bytes: int | None = None,
 ) -> Resolution:
     """Fill in the defaults of ``spec`` and check that its parts work together.
 
     ``models`` has the info of every ``mdl_…`` and ``job_…`` that the spec refers to, ``datasets`` that of the
-    unlabeled datasets that its method reads. ``threads`` is the default number of threads of a job. Resolving a
-    resolved spec changes nothing.
+    unlabeled datasets that its method reads. ``threads`` is the default number of threads of a job,
+    ``memory_bytes`` the memory of its workers, None if unknown. Resolving a resolved spec changes nothing.
 
     Raises:
         InvalidSpec: With one ``FieldError`` for each problem.
@@ -99,6 +106,14 @@ def resolve(
     collector.raise_if_any()
     warnings = spec_warnings(resolved, _classified(spec, dataset), models, student)
     warnings += device_warnings(resolved, _meta_model(student), method)
+    decode_size = estimated_decode_size(
+        student, teachers, [dataset, *(datasets[pool] for pool in spec.method.datasets().values())]
+    )
+
+    def memory(changed: JobSpec) -> int:
+        return job_memory(changed, dataset, student, teachers, num_images=num_images, image_size=decode_size)
+
+    warnings += memory_warnings(resolved, memory_bytes, memory)
     estimate = estimate_job(
         resolved,
         dataset,
@@ -107,12 +122,11 @@ def resolve(
         warnings,
         num_images=num_images,
         num_pool=num_pool,
-        image_size=estimated_decode_size(
-            student, teachers, [dataset, *(datasets[pool] for pool in spec.method.datasets().values())]
-        ),
+        image_size=decode_size,
         method=method,
     )
-    return Resolution(resolved, estimate)
+    fitting = None if memory_bytes is None else fitting_batch_size(resolved, memory_bytes, memory)
+    return Resolution(resolved, estimate, fitting)
 
 
 def _check_dataset(spec: JobSpec, dataset: DatasetInfo, collector: _ErrorCollector) -> None:

@@ -12,6 +12,8 @@ from pydantic import Field
 
 from core.spec.document import StrictModel
 
+EXCEEDS_MEMORY = "exceeds_memory"  # a new job with this warning is refused while a worker is alive
+
 
 class JobWarning(StrictModel):
     """One warning. Of two warnings with the same ``code`` and ``field``, the newer replaces the older."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -53,6 +54,37 @@ def list_workers(session: Session, *, alive_seconds: float | None = None) -> lis
     if alive_seconds is not None:
         statement = statement.where(Worker.last_seen_at >= utc_now(session) - timedelta(seconds=alive_seconds))
     return list(session.scalars(statement.order_by(Worker.role, Worker.started_at, Worker.id)))
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The live job workers of one accelerator, ``auto``: of any.
+
+    ``memory_bytes``: memory for a job of the largest one, None if unknown. ``devices``: devices of the one that has
+    most, None if it is not limited by devices.
+    """
+
+    num_workers: int
+    num_busy: int = 0
+    memory_bytes: int | None = None
+    devices: int | None = None
+
+
+def capacity(session: Session, accelerator: str, *, alive_seconds: float) -> Capacity:
+    """Return the capacity of the live workers that claim jobs for an accelerator."""
+    alive = [
+        worker
+        for worker in list_workers(session, alive_seconds=alive_seconds)
+        if worker.role == "worker" and accelerator in {"auto", worker.accelerator}
+    ]
+    sizes = [worker.details.get("memory_bytes") for worker in alive]
+    counts = [worker.details.get("devices") for worker in alive]
+    return Capacity(
+        num_workers=len(alive),
+        num_busy=sum(worker.job_id is not None for worker in alive),
+        memory_bytes=max((size for size in sizes if size), default=None) if all(sizes) else None,
+        devices=max((count for count in counts if count), default=None) if all(counts) else None,
+    )
 
 
 def remove(session: Session, worker_id: str) -> None:

@@ -18,7 +18,7 @@ from core.ingest.dataset import IngestLimits, IngestReport, RejectedFile, ingest
 from core.ingest.file_types import UNSUPPORTED_MESSAGE, may_be_archive
 from core.ingest_errors import ArchiveUnreadable, IngestCrashed, IngestTimeout, ModelCheckFailed, ModelCheckTimeout
 from core.reporting import Control, Interrupted
-from core.settings import Settings
+from core.settings import JOB_MEMORY_FRACTION, Settings
 from core.spec.dataset_layout import LayoutOptions
 from core.spec.info import ModelInfo
 from core.spec.warnings import JobWarning
@@ -27,6 +27,7 @@ from core.store.db import Session
 from core.store.ingest_leases import IngestLeaseToken
 from core.store.job_leases import LeaseLost
 from core.store.tables import Dataset, Model
+from core.system.memory import total_memory
 from worker.context import Context
 from worker.ingest.sandboxed import ProcessLimits, SandboxCrashed, SandboxTimeout, run_sandboxed
 from worker.process.monitor import EXIT_DONE, EXIT_LEASE_LOST, EXIT_TEMPORARY
@@ -183,7 +184,8 @@ def _store_model(context: Context, model: Model, scratch: Path, control: GetCont
     }
     # Half precision is stored as single precision: twice the bytes.
     file_bytes = 2 * context.settings.max_upload_bytes
-    limits = ProcessLimits(memory_bytes=CHECK_BYTES, file_bytes=file_bytes, seconds=CHECK_SECONDS)
+    memory_bytes = min(CHECK_BYTES, int(JOB_MEMORY_FRACTION * (total_memory() or CHECK_BYTES)))
+    limits = ProcessLimits(memory_bytes=memory_bytes, file_bytes=file_bytes, seconds=CHECK_SECONDS)
     try:
         model_info = run_sandboxed("core.models.upload_check", request, limits, scratch=scratch, control=control)
     except SandboxTimeout:

@@ -27,12 +27,14 @@ from core.store.db import Session
 from core.store.job_leases import LeaseLost, LeaseToken
 from core.store.tables import Job
 from core.system.fault_injection import fault_point
+from core.system.memory import total_memory
 from core.system.parent_death import EXIT_OUT_OF_MEMORY
 from core.system.processor_time import ProcessorTimeExceeded, limit_processor_time
 from core.train.environment import is_out_of_memory
 from worker.context import Context
 from worker.jobs import failure
 from worker.jobs.inputs import Inputs
+from worker.jobs.memory import out_of_memory
 from worker.jobs.publish import publish
 from worker.jobs.reporter import JobReporter
 from worker.process import forked, watchdog
@@ -85,7 +87,13 @@ def _run(context: Context, job: Job, scratch: Path, reporter: JobReporter) -> No
         fault_point("inputs.gathered")
         spec = _resolve(context, job, spec, inputs, reporter)
         workspace = inputs.workspace(context, scratch)
-        result = pipeline.run(spec, workspace, reporter)
+        try:
+            result = pipeline.run(spec, workspace, reporter)
+        except Exception as error:
+            if is_out_of_memory(error):
+                forked.remove_memory_limit()  # the estimate needs memory too
+                raise out_of_memory(error, spec, inputs, limit_bytes=_memory_bytes(context)) from error
+            raise
         reporter.flush()
         publish(context, job, spec, result, reporter)
     log.info("job.succeeded")
@@ -103,6 +111,7 @@ def _resolve(context: Context, job: Job, spec: JobSpec, inputs: Inputs, reporter
                 inputs.model_info(),
                 datasets=inputs.other_dataset_info(),
                 threads=context.settings.job_threads,
+                memory_bytes=context.settings.job_memory_bytes or None,
             )
     except ProcessorTimeExceeded:
         raise InvalidSpec("A model of this spec takes too long to build; make it smaller.") from None
@@ -143,6 +152,13 @@ def _fail(context: Context, reporter: JobReporter, lease: LeaseToken, error: Exc
     cause = replace(cause, log=watchdog.current_watchdog().log_tail.lines())
     reporter.flush()
     reporter.write(lambda session: jobs.fail(session, lease, failure.job_error(jobs.get_leased(session, lease), cause)))
+
+
+def _memory_bytes(context: Context) -> int | None:
+    """Return the memory that the job could use: that of its device, or its limit; None if unknown."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return int(torch.cuda.mem_get_info()[1])
+    return context.settings.job_memory_bytes or total_memory()
 
 
 def _device() -> dict[str, Any] | None:

@@ -42,7 +42,9 @@ def from_error(
     code, message, fault = _classify(error, out_of_memory=out_of_memory)
     secrets = collect_secrets(settings, os.environ)
     machine = machine_info(settings.home, own_usage(), limit=settings.job_memory_bytes, device=device)
-    return FailureCause(code, redact_secrets(message, secrets)[:_MAX_MESSAGE_LENGTH], fault, machine=machine)
+    message = redact_secrets(message, secrets)[:_MAX_MESSAGE_LENGTH]
+    batch_size = error.extra.get("batch_size") if isinstance(error, OutOfMemory) else None
+    return FailureCause(code, message, fault, machine=machine, batch_size=batch_size)
 
 
 def _classify(error: Exception, *, out_of_memory: bool) -> tuple[str, str, Fault]:

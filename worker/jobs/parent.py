@@ -65,6 +65,7 @@ class JobWorkload(Workload[Job]):
 
     def run(self, context: Context, row: Job, control: Callable[[], Control]) -> int:
         """Run the job under the memory limit of the settings."""
+        context.settings = settings_of_job(context.settings, row)
         if context.settings.job_memory_bytes:
             limit_memory(context.settings.job_memory_bytes)
         # Torch: the pool's process imported it when it started (worker.app.PRELOAD).
@@ -85,7 +86,7 @@ class JobWorkload(Workload[Job]):
         self, session: Session, row: Job, exit_reason: ExitReason, monitor: ProcessMonitor, settings: Settings
     ) -> None:
         """Cancel, fail or requeue the job."""
-        lease = LeaseToken.from_job(row)
+        lease, settings = LeaseToken.from_job(row), settings_of_job(settings, row)
         if exit_reason is ExitReason.FORCED and monitor.requested is Control.CANCEL:
             jobs.release_cancelled(session, lease)
         elif exit_reason is ExitReason.FORCED and monitor.watchdog.is_time_over():
@@ -105,6 +106,12 @@ class JobWorkload(Workload[Job]):
             waiting = jobs.queued_accelerators(session)
         if waiting & {"auto", context.accelerator}:
             context.broker.wake_job_workers(context.accelerator)
+
+
+def settings_of_job(settings: Settings, job: Job) -> Settings:
+    """Return the settings with the memory limit of each process of the job."""
+    devices = int(job.spec.get("resources", {}).get("devices", 1))
+    return settings.model_copy(update={"job_memory_bytes": settings.job_memory_bytes // devices})
 
 
 def _requested_control(flags: Flags) -> Control:
