@@ -1,4 +1,4 @@
-"""Estimate the cost of a resolved job, and warn about settings that work but are probably not intended.
+"""Estimate the cost of a resolved job.
 
 Seconds follow from FLOPs and from the number of module calls, at rates that were measured once. Memory follows from
 parameters and activations.
@@ -6,8 +6,7 @@ parameters and activations.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,9 @@ from core.data.views import steps_per_epoch
 from core.methods import Method
 from core.models.plan import ModelPlan
 from core.resolve.image_costs import batch_bytes, image_seconds, pass_size
-from core.resolve.model_profile import ModelProfile, has_drop_path, profile_plan
+from core.resolve.model_profile import ModelProfile, profile_plan
 from core.spec import JobSpec
-from core.spec.info import DatasetInfo, ModelInfo
+from core.spec.info import DatasetInfo
 from core.spec.job import OptimizerName, TrainingBase
 from core.spec.warnings import JobWarning
 from core.teacher.cache_key import spec_cache_key
@@ -31,7 +30,6 @@ TRAINING_FACTOR = 3  # a backward pass costs two forward passes
 START_AND_EXPORT_SECONDS = 8.0  # loading data, preflight, ONNX export, report
 PROCESS_BYTES = 700 * 1024**2  # torch, timm and other libraries
 _EVALUATION_BATCH = 256
-_MAX_ENLARGEMENT = 2  # image size relative to the dataset's: upscaled pixels cost time and hold no information
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,66 +83,6 @@ def estimate_job(
         "teacher_cache": {**cache, "seconds": round(cache_seconds, 1)},
         "warnings": [warning.model_dump(mode="json") for warning in warnings],
     }
-
-
-def spec_warnings(
-    spec: JobSpec, dataset: DatasetInfo, models: Mapping[str, ModelInfo], student: ModelPlan
-) -> list[JobWarning]:
-    """Return a warning for each setting of a resolved spec that works but is probably not intended."""
-    return [*_training_warnings(spec, dataset, student), *_weight_warnings(spec, dataset, models)]
-
-
-def _training_warnings(spec: JobSpec, dataset: DatasetInfo, student: ModelPlan) -> list[JobWarning]:
-    warnings = []
-    if spec.training.batch_size > dataset.num_train:
-        warnings.append(
-            JobWarning(
-                code="batch_size_above_dataset",
-                field="/training/batch_size",
-                message=f"training.batch_size {spec.training.batch_size} is above the {dataset.num_train} training "
-                "images: an epoch is one step",
-                fix="lower batch_size",
-            )
-        )
-    if student.image_size >= _MAX_ENLARGEMENT * dataset.image_size:
-        warnings.append(
-            JobWarning(
-                code="images_enlarged",
-                field="/training/image_size",
-                message=f"the dataset's images of about {dataset.image_size} pixels a side are enlarged to "
-                f"{student.image_size}",
-                fix="set training.image_size if that is not intended",
-            )
-        )
-    drop_path = spec.training.drop_path
-    if drop_path > 0 and not has_drop_path(student.architecture, json.dumps(student.arguments, sort_keys=True)):
-        message = f"{student.architecture} has no stochastic depth; training.drop_path has no effect"
-        warnings.append(
-            JobWarning(code="drop_path_unused", field="/training/drop_path", message=message, fix="set drop_path to 0")
-        )
-    return warnings
-
-
-def _weight_warnings(spec: JobSpec, dataset: DatasetInfo, models: Mapping[str, ModelInfo]) -> list[JobWarning]:
-    warnings = []
-    for index, teacher in enumerate(spec.teachers):
-        field = f"/teachers/{index}/weights"
-        if teacher.weights == "random":
-            message = f"teacher {index} has random weights: its outputs carry no information"
-            fix = "use pretrained, train or a stored model"
-            warnings.append(JobWarning(code="random_teacher", field=field, message=message, fix=fix))
-        stored = models.get(teacher.weights)
-        if stored and stored.classes and dataset.classes and set(stored.classes) != set(dataset.classes):
-            message = f"teacher {index} has other class names than the dataset; classes are matched by their position"
-            warnings.append(JobWarning(code="class_names_differ", field=field, message=message))
-    stored = models.get(spec.student.weights)
-    if stored is not None and dataset.num_classes is not None and stored.num_classes != dataset.num_classes:
-        message = (
-            f"the student's weights are for {stored.num_classes} classes: its head starts at random for "
-            f"{dataset.num_classes}"
-        )
-        warnings.append(JobWarning(code="head_reinitialized", field="/student/weights", message=message))
-    return warnings
 
 
 def estimate_seconds(workloads: Sequence[Workload], *, threads: int, accelerator: str) -> float:

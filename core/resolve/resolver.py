@@ -21,11 +21,13 @@ from core.models.plan import ModelPlan, class_mismatch, model_inputs, plan_stude
 from core.models.preprocessing import plain_preprocessing
 from core.models.structure import inspect_structure
 from core.resolve.build_errors import at_size_field
+from core.resolve.class_names import misplaced_class
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
-from core.resolve.estimate import estimate_job, job_memory, spec_warnings
+from core.resolve.estimate import estimate_job, job_memory
 from core.resolve.image_costs import estimated_decode_size
 from core.resolve.memory_check import fitting_batch_size, memory_warnings
 from core.resolve.model_profile import profile_plan
+from core.resolve.spec_warnings import spec_warnings
 from core.spec import JobSpec, ModelSpec, TeacherSpec, TeacherTrainingSpec
 from core.spec.info import DatasetInfo, ModelInfo
 from core.spec.methods import Family
@@ -104,7 +106,7 @@ def resolve(
     collector.errors += device_errors(resolved, method, num_images)
     collector.errors += accumulation_errors(resolved, method)
     collector.raise_if_any()
-    warnings = spec_warnings(resolved, _classified(spec, dataset), models, student)
+    warnings = spec_warnings(resolved, _classified(spec, dataset), models, student, teachers, num_images=num_images)
     warnings += device_warnings(resolved, _meta_model(student), method)
     decode_size = estimated_decode_size(
         student, teachers, [dataset, *(datasets[pool] for pool in spec.method.datasets().values())]
@@ -251,11 +253,14 @@ def _check_classes(teacher: ModelPlan, dataset: DatasetInfo) -> None:
     if mismatch is not None:
         raise InvalidSpec.for_field("/weights", mismatch)
     own, classes = teacher.classes, dataset.classes
-    if own and classes and own != classes and set(own) == set(classes):
+    misplaced = misplaced_class(own, classes) if own and classes else None
+    if own and misplaced is not None:
+        here, there = misplaced
         raise InvalidSpec.for_field(
             "/weights",
-            f"the teacher has the dataset's classes in another order ({', '.join(own[:4])}…; the dataset: "
-            f"{', '.join(classes[:4])}…), so its logits would be matched to the wrong classes",
+            f"the teacher has the dataset's classes in another order: {own[here]} is its class {here} and the "
+            f"dataset's class {there}, so its logits would be matched to the wrong classes; use weights train, or a "
+            "teacher with the dataset's order",
         )
 
 

@@ -80,7 +80,7 @@ def test_the_estimate_has_the_fields_of_the_contract():
     assert estimate["total_steps"] == 12 * 23
     cache = estimate["teacher_cache"]
     assert (cache["bytes"], cache["views"], cache["hit"]) == (12 * 1437 * 10 * 2, 12, False)
-    assert estimate["warnings"] == []
+    assert [warning["code"] for warning in estimate["warnings"]] == ["few_steps"]
 
 
 @pytest.mark.parametrize(
@@ -311,12 +311,15 @@ def test_doubtful_settings_give_warnings():
     assert [(warning["code"], warning["field"]) for warning in resolution.estimate["warnings"]] == [
         ("batch_size_above_dataset", "/training/batch_size"),
         ("class_names_differ", "/teachers/0/weights"),
+        ("gray_images", "/teachers/0/weights"),
         ("head_reinitialized", "/student/weights"),
     ]
     assert [(warning["code"], warning["field"]) for warning in plain.estimate["warnings"]] == [
         ("images_enlarged", "/training/image_size"),
         ("drop_path_unused", "/training/drop_path"),
+        ("few_steps", "/training/epochs"),
         ("random_teacher", "/teachers/0/weights"),
+        ("teacher_smaller", "/teachers/0/architecture"),
     ]
 
 
@@ -398,7 +401,7 @@ def test_a_label_free_student_has_no_classifier_and_its_teacher_may_have_any_cla
     labelled = resolve(spec(method={"name": "scratch"}, teachers=[]), DIGITS, {}, threads=2)
 
     assert resolution.estimate["student"]["parameters"] == labelled.estimate["student"]["parameters"] - 10 * (32 + 1)
-    assert resolution.estimate["warnings"] == []
+    assert [warning["code"] for warning in resolution.estimate["warnings"]] == ["few_steps", "gray_images"]
 
 
 def test_a_teacher_cannot_be_trained_without_labels():

@@ -1,0 +1,131 @@
+"""Warnings about settings that work but are probably not intended."""
+
+import pytest
+
+from core.errors import InvalidSpec
+from core.resolve.class_names import misplaced_class
+from core.resolve.resolver import resolve
+from core.spec import parse_job_spec
+from core.spec.info import DatasetInfo, ModelInfo
+
+VIT = "vit_tiny_patch16_224"
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+CIFAR = DatasetInfo(
+    num_classes=4, classes=("ape", "Blue Jay", "cat", "dog"), channels=3, image_size=32, num_train=50_000, num_test=100
+)
+
+
+def stored(**changes):
+    fields = {
+        "architecture": VIT,
+        "arguments": {**SMALL, "embed_dim": 96, "num_classes": 4, "in_chans": 3},
+        "num_classes": 4,
+        "channels": 3,
+        "image_size": 32,
+        "parameters": 200_000,
+        "size_bytes": 800_000,
+        "classes": ("ape", "Blue Jay", "cat", "dog"),
+    }
+    return ModelInfo(**{**fields, **changes})
+
+
+def codes(dataset=CIFAR, models=None, **change):
+    document = {
+        "dataset": "ds_x",
+        "student": {"architecture": VIT, "arguments": SMALL},
+        "teachers": [{"architecture": VIT, "weights": "mdl_a"}],
+        "method": {"name": "kd"},
+        "training": {"epochs": 20, "batch_size": 128},
+        **change,
+    }
+    estimate = resolve(parse_job_spec(document), dataset, models or {"mdl_a": stored()}, threads=2).estimate
+    assert all(warning["message"] for warning in estimate["warnings"])
+    return {(warning["code"], warning["field"]) for warning in estimate["warnings"]}
+
+
+def test_the_job_of_the_readme_has_no_warning():
+    change = {
+        "teachers": [{"architecture": "resnet18", "weights": "train", "training": {"epochs": 5}}],
+        "student": {
+            "architecture": VIT,
+            "arguments": {"patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3},
+        },
+        "method": {"name": "deit", "distillation_type": "hard"},
+        "training": {"epochs": 20, "image_size": 32},
+    }
+
+    assert codes(**change) == set()
+
+
+def test_a_fitting_stored_teacher_has_no_warning():
+    assert codes() == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"training": {"epochs": 2, "batch_size": 128}}, ("few_steps", "/training/epochs")),
+        ({"teachers": [{"architecture": "resnet18", "weights": "random"}]}, ("random_teacher", "/teachers/0/weights")),
+        (
+            {"student": {"architecture": VIT, "arguments": {**SMALL, "embed_dim": 192}}},
+            ("teacher_smaller", "/teachers/0/architecture"),
+        ),
+        ({"dataset_": {"channels": 1}}, ("gray_images", "/teachers/0/weights")),
+        ({"dataset_": {"classes": tuple("wxyz")}}, ("class_names_differ", "/teachers/0/weights")),
+        (
+            {"stored": {"channels": 1, "arguments": {**stored().arguments, "in_chans": 1}}},
+            ("color_lost", "/teachers/0/weights"),
+        ),
+        (
+            {"stored": {"image_size": 96, "arguments": {**stored().arguments, "img_size": 96}}},
+            ("images_enlarged", "/teachers/0"),
+        ),
+        (
+            {"student": {"architecture": VIT, "weights": "mdl_b"}, "other": {"classes": tuple("wxyz")}},
+            ("class_names_differ", "/student/weights"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_doubtful_setting_has_one_warning(change, expected):
+    dataset = CIFAR.model_copy(update=change.pop("dataset_", {}))
+    models = {"mdl_a": stored(**change.pop("stored", {})), "mdl_b": stored(**change.pop("other", {}))}
+
+    assert codes(dataset, models, **change) == {expected}
+
+
+def test_few_steps_are_no_warning_for_weights_that_are_trained_on():
+    change = {"student": {"architecture": VIT, "weights": "mdl_a"}, "training": {"epochs": 2, "batch_size": 128}}
+
+    assert codes(**change) == set()
+
+
+def test_a_license_that_forbids_commercial_use_is_named():
+    change = {
+        "teachers": [],
+        "method": {"name": "scratch"},
+        "student": {"architecture": "convnextv2_atto.fcmae_ft_in1k", "weights": "pretrained"},
+    }
+
+    assert ("noncommercial_license", "/student/weights") in codes(**change)
+
+
+@pytest.mark.parametrize(
+    ("own", "classes", "expected"),
+    [
+        (["a", "b", "c"], ["a", "b", "c"], None),
+        (["Cat", "blue jay"], ["cat", "blue_jay"], None),
+        (["b", "a"], ["a", "b"], (0, 1)),
+        (["Dog", "cat"], ["CAT", "dog"], (0, 1)),
+        (["ant", "bee", "cat"], ["bee", "cat", "dog"], (1, 0)),  # one class more and one less: the others are shifted
+        (["a", "A"], ["A", "a"], (0, 1)),  # distinct only by case
+        (["x", "y"], ["a", "b"], None),
+    ],
+)
+def test_classes_at_other_positions_are_found(own, classes, expected):
+    assert misplaced_class(own, classes) == expected
+
+
+@pytest.mark.parametrize("classes", [("dog", "ape", "blue-jay", "cat"), ("blue jay", "cat", "dog", "elk")])
+def test_a_teacher_whose_classes_are_at_other_positions_is_refused(classes):
+    with pytest.raises(InvalidSpec, match="another order"):
+        codes(models={"mdl_a": stored(classes=classes)})
