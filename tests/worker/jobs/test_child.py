@@ -53,7 +53,13 @@ def retry_with(service, job, patch):
     new = parse_job_spec(merge_patch(old.spec, patch)).model_dump(mode="json")
     tracks = restart_scope(old.spec, new).tracks
     revision = Revision(
-        base_seq=old.last_seq, spec=new, resolved=True, total_steps=None, changes=["the fix"], tracks=tracks
+        base_seq=old.last_seq,
+        spec=new,
+        resolved=True,
+        warnings=(),
+        total_steps=None,
+        changes=["the fix"],
+        tracks=tracks,
     )
     return service.write(jobs.retry_revised, service.project, job.id, revision)
 
