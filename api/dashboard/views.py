@@ -156,6 +156,14 @@ def comparison(result: Document) -> list[ComparisonRow]:
     ]
 
 
+def _teacher_rows(teachers: Sequence[Document]) -> list[tuple[str, str]]:
+    """Return one row per teacher; several teachers are numbered from 0, as in the spec."""
+    return [
+        (f"Teacher {index}" if len(teachers) > 1 else "Teacher", f"{teacher['architecture']}, {teacher['weights']}")
+        for index, teacher in enumerate(teachers)
+    ]
+
+
 def settings(job: Document, dataset_name: str | None) -> list[tuple[str, str]]:
     """Return the main settings of the job's spec as (label, value) pairs."""
     spec = job["spec"]
@@ -165,7 +173,7 @@ def settings(job: Document, dataset_name: str | None) -> list[tuple[str, str]]:
         ("Dataset", dataset_name or spec["dataset"]),
         ("Method", method["name"]),
         *((_label(key), value) for key, value in method.items() if key != "name"),
-        *(("Teacher", f"{t['architecture']}, {t['weights']}") for t in spec.get("teachers") or []),
+        *_teacher_rows(spec.get("teachers") or []),
         ("Student", f"{spec['student']['architecture']}, {spec['student'].get('weights', 'random')}"),
         ("Image size", _pixels(training.get("image_size"))),
         ("Epochs", training.get("epochs")),

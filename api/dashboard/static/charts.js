@@ -89,7 +89,7 @@ export class Charts {
 
   #plot(figure, group, data) {
     const legend = figure.querySelector(".legend");
-    legend.replaceChildren(...group.series.map((series, index) => entry(series.name, index)));
+    legend.replaceChildren(...group.series.map((series, index) => entry(series.name, index, group)));
     const ink = (className) => color(figure, className);
     const format = group.percent ? (value) => `${Math.round(value * 100)}%` : (value) => String(Number(value.toPrecision(4)));
     const axis = { stroke: ink("axis-ink"), grid: { stroke: ink("grid-ink"), width: 1 }, ticks: { show: false } };
@@ -118,7 +118,8 @@ export class Charts {
 }
 
 function grouped(series) {
-  const groups = GROUPS.map((group) => ({ ...group, series: [] }));
+  const hasSeveralTeachers = series.some((item) => /^teacher\/[1-9]/.test(item.name));
+  const groups = GROUPS.map((group) => ({ ...group, hasSeveralTeachers, series: [] }));
   for (const item of series) {
     if (item.points.length) groups.find((group) => group.accepts(item.name))?.series.push(item);
   }
@@ -173,18 +174,22 @@ function fractionRange(_, min, max) {
   return [low, high > low ? high : 1];
 }
 
-const LABELS = { "eval/top1": "student", "train/loss": "total", "teacher/0/top1": "teacher" };
+const LABELS = { "eval/top1": "student", "train/loss": "total" };
 
-function label(name) {
-  const further = /^teacher\/([1-9]\d*)\/top1$/.exec(name);
-  if (further) return `teacher ${Number(further[1]) + 1}`; // counted from 1, as in the comparison table
-  return LABELS[name] ?? name.replace(/^(train|eval)\//, "").replace("teacher/0/", "").replaceAll("/", " ").replaceAll("_", " ");
+/** The text of a series in the legend. Only several teachers have numbers, from 0 as in the spec. */
+function label(name, { hasSeveralTeachers }) {
+  const [, number, rest] = /^teacher\/(\d+)\/(.+)$/.exec(name) ?? [];
+  if (number === undefined) return LABELS[name] ?? words(name.replace(/^(train|eval)\//, ""));
+  if (!hasSeveralTeachers) return rest === "top1" ? "teacher" : words(rest);
+  return rest === "top1" ? `teacher ${number}` : `teacher ${number} ${words(rest)}`;
 }
 
-function entry(name, index) {
+const words = (name) => name.replaceAll("/", " ").replaceAll("_", " ");
+
+function entry(name, index, group) {
   const item = element("li");
   const swatch = element("span", `swatch series-${(index % NUM_COLORS) + 1}`);
-  item.append(swatch, element("span", "", label(name)), element("b"));
+  item.append(swatch, element("span", "", label(name, group)), element("b"));
   return item;
 }
 
@@ -204,7 +209,7 @@ function describe(figure, group) {
     const text = formatValue(series.points.at(-1)[1], group);
     const shown = figure.querySelectorAll(".legend b")[index];
     if (!figure.querySelector(".u-over:hover")) shown.textContent = text;
-    return `${label(series.name)} ${text}`;
+    return `${label(series.name, group)} ${text}`;
   });
   const step = Math.max(...group.series.map((series) => series.points.at(-1)[0]));
   figure.querySelector(".chart").setAttribute("aria-label", `${group.title}, at step ${step}: ${texts.join(", ")}`);

@@ -200,6 +200,20 @@ def test_a_succeeded_job_shows_the_comparison_and_its_files(browser, tenant, tmp
     assert "data-action><button class" not in page.split('id="confirm-cancel"')[0]
 
 
+def test_several_teachers_are_numbered_from_zero_as_in_the_spec(browser, tenant, server, tmp_path):
+    lease = tenant.running_job()
+    tenant.succeed(lease, tmp_path)
+    with server.database.write() as session:
+        job = jobs.get(session, tenant.project_id, lease.job_id)
+        job.result = {**job.result, "teachers": job.result["teachers"] * 2}
+
+    page = browser.get(f"/jobs/{lease.job_id}").text
+
+    assert "Teacher 0</th>" in page
+    assert "Teacher 1</th>" in page
+    assert "Teacher 2</th>" not in page
+
+
 def test_a_failed_job_shows_its_error(browser, tenant, server):
     lease = tenant.running_job()
     with server.database.write() as session:

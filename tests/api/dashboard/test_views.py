@@ -130,6 +130,17 @@ def test_the_settings_name_dataset_method_and_size(make_job):
     assert dict(views.settings(make_job(), None))["Dataset"] == "ds_1"
 
 
+def test_several_teachers_are_numbered_from_zero_as_in_the_spec(make_job):
+    job = make_job()
+    [teacher] = job["spec"]["teachers"]
+    job["spec"]["teachers"] = [teacher, {**teacher, "architecture": "dla34"}]
+    labels = dict(views.settings(job, None))
+
+    assert labels["Teacher 0"].startswith("resnet18")
+    assert labels["Teacher 1"].startswith("dla34")
+    assert "Teacher" in dict(views.settings(make_job(), None))
+
+
 def test_the_elapsed_time_is_known_at_the_end(make_job):
     assert views.elapsed_seconds(make_job()) is None
     assert views.elapsed_seconds(make_job(finished_at="2026-11-24T08:00:31.000Z")) == 30.0
