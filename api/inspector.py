@@ -7,14 +7,12 @@ from typing import Any
 
 import structlog
 
-from api.problems import invalid_field
 from core.broker import Broker, InspectorCall, InspectorTimeout, InspectorUnavailable
 from core.errors import Unavailable
 
 _MIN_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 2.0
 _PING_TIMEOUT_SECONDS = 5.0
-_NUM_SUGGESTIONS = 3
 
 log = structlog.get_logger(__name__)
 
@@ -56,17 +54,10 @@ class Inspector:
             log.warning("inspector.unavailable", code=error.code, detail=error.detail)
             return None
 
-    async def require_architecture(self, name: str) -> None:
-        """Check that timm has an architecture; passes if the inspector is down.
+    async def canonical_architecture(self, name: str) -> str:
+        """Return timm's name of an architecture, with its pretrained tag; unchanged if the inspector is down.
 
         Raises :class:`InvalidRequest` with the nearest names.
         """
-        result = await self.call_if_available("architectures", {"search": name, "limit": _NUM_SUGGESTIONS})
-        if result is None:
-            return
-        names = [entry["name"] for entry in result["data"]]
-        if name not in names:
-            hint = f" Did you mean {' or '.join(names)}?" if names else ""
-            raise invalid_field(
-                "/architecture", f"there is no architecture {name[:80]!r}.{hint} GET /v1/architectures lists them."
-            )
+        result = await self.call_if_available("architecture", {"name": name})
+        return name if result is None else str(result["name"])

@@ -30,6 +30,7 @@ class JobError(Failure):
     """Reason of a failed job, with advice and fix. Earlier versions send only ``code`` and ``message``."""
 
     fault: NotRequired[Literal["spec", "data", "capacity", "infrastructure", "service"] | None]
+    retryable: NotRequired[bool]
     advice: NotRequired[str | None]
     fix: NotRequired[dict[str, Any] | None]
     log: NotRequired[list[str]]

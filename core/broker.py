@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from redis.asyncio.client import PubSub
 
 Accelerator = Literal["auto", "cpu", "cuda"]
-InspectorCall = Literal["ping", "resolve", "architectures"]
+InspectorCall = Literal["ping", "resolve", "architectures", "architecture"]
 
 JOBS_WAKE = "jobs.wake"
 DATASETS_WAKE = "datasets.wake"

@@ -236,11 +236,15 @@ class Unavailable(PotstillError):
 
 
 class RunError(PotstillError):
-    """The run failed. ``fault`` is its cause, see :data:`Fault`."""
+    """The run failed. ``fault`` is its cause, see :data:`Fault`.
+
+    ``retryable`` tells whether a retry of the unchanged spec can succeed.
+    """
 
     code = "run_failed"
     title = "The run failed"
     fault: ClassVar[Fault] = "service"
+    retryable: ClassVar[bool] = True
 
 
 class SpecCannotRun(RunError):
@@ -248,6 +252,7 @@ class SpecCannotRun(RunError):
 
     code = "spec_cannot_run"
     fault = "spec"
+    retryable = False
 
 
 class NonFiniteLoss(RunError):
@@ -255,20 +260,30 @@ class NonFiniteLoss(RunError):
 
     code = "non_finite_loss"
     fault = "spec"
+    retryable = False
 
 
 class WeightsUnavailable(RunError):
-    """The requested weights are not available: the hub cannot be reached, or they do not exist."""
+    """The requested weights do not exist, or only as a pickle. ``extra`` may hold their ``architecture``."""
 
     code = "weights_unavailable"
     fault = "spec"
+    retryable = False
+
+
+class HubUnreachable(WeightsUnavailable):
+    """The hub, which has the weights, cannot be reached from this machine."""
+
+    fault = "infrastructure"
+    retryable = True
 
 
 class WeightsMismatch(RunError):
-    """The weights do not fit their architecture."""
+    """The weights do not fit their architecture. ``extra`` may hold the ``architecture``."""
 
     code = "weights_mismatch"
     fault = "data"
+    retryable = False
 
 
 class DatasetRejected(RunError):
@@ -276,6 +291,7 @@ class DatasetRejected(RunError):
 
     code = "dataset_rejected"
     fault = "data"
+    retryable = False
 
 
 class OutOfMemory(RunError):
@@ -293,6 +309,7 @@ class ExportMismatch(RunError):
 
     code = "export_mismatch"
     fault = "service"
+    retryable = False
 
 
 class StorageFailed(RunError):
@@ -303,7 +320,9 @@ class StorageFailed(RunError):
 
 
 class StoredFileDamaged(StorageFailed):
-    """A stored file is missing or corrupt; a retry does not help."""
+    """A stored file is missing or corrupt."""
+
+    retryable = False
 
 
 class TimeLimitReached(RunError):
@@ -311,6 +330,7 @@ class TimeLimitReached(RunError):
 
     code = "time_limit"
     fault = "capacity"
+    retryable = False
 
 
 class WorkStalled(RunError):

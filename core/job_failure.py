@@ -10,20 +10,49 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.errors import Fault, NonFiniteLoss, OutOfMemory, StorageFailed, TimeLimitReached, WorkerLost, WorkStalled
+from core.errors import (
+    DatasetRejected,
+    ExportMismatch,
+    Fault,
+    InvalidSpec,
+    NonFiniteLoss,
+    OutOfMemory,
+    SpecCannotRun,
+    StorageFailed,
+    TimeLimitReached,
+    WeightsMismatch,
+    WeightsUnavailable,
+    WorkerLost,
+    WorkStalled,
+)
 from core.spec.exports import REQUIRED_FORMAT
+from core.spec.methods import METHODS
 
 INTERNAL_ERROR = "internal_error"
-_EVENT_FIELDS = ("code", "message", "fault", "advice", "fix")
+_EVENT_FIELDS = ("code", "message", "fault", "retryable", "advice", "fix")
 
+# For failures that a retry of the same spec may get over. The sentence about the checkpoint follows.
 _ADVICE = {
-    StorageFailed.code: "Make room, or repair the store; then retry: the job resumes from its last checkpoint.",
+    StorageFailed.code: "Make room, or repair the store; then retry.",
     WorkerLost.code: "The last lines of `log` may show the reason. If memory was short, reduce training.batch_size or "
-    "training.image_size; otherwise retry: the job resumes from its last checkpoint.",
+    "training.image_size; otherwise retry.",
     WorkStalled.code: "`log` holds the traceback of each thread. If one step really takes so long, the service needs a "
-    "longer POTSTILL_STALL_TIMEOUT_SECONDS; then retry: the job resumes from its last checkpoint.",
-    INTERNAL_ERROR: "This is a bug of the service: report it with `log`. A retry resumes from the last checkpoint.",
+    "longer POTSTILL_STALL_TIMEOUT_SECONDS; then retry.",
+    INTERNAL_ERROR: "This is a bug of the service: report it with `log`. A retry may fail in the same way.",
+    WeightsUnavailable.code: "Retry once the workers can reach the hub, or its cache on their machine has the weights.",
 }
+# For failures that every attempt with the same spec and data repeats.
+_FINAL_ADVICE = {
+    InvalidSpec.code: "The same spec fails again: create a job without what the message names.",
+    SpecCannotRun.code: "The same spec fails again: change what the message names, or create another job.",
+    WeightsUnavailable.code: "The same spec fails again: create a job with other weights.",
+    WeightsMismatch.code: "The same spec fails again: create a job with other weights, or with fitting arguments.",
+    DatasetRejected.code: "The same data fails again: add a corrected dataset and create a job with it.",
+    ExportMismatch.code: "The same spec fails again. This is a bug of the export: report it with `log`.",
+    StorageFailed.code: "The lost file does not come back: add the dataset or model again, or repeat the job that made "
+    "it, and create a new job.",
+}
+_FINAL_DEFAULT = "The same spec fails again: create another job."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +69,7 @@ class FailureCause:
     """The cause of a failed attempt. ``log``: its last lines; ``machine``: memory and disk at its end.
 
     ``batch_size``: one of the student's training that should fit, if the attempt ran out of memory.
+    ``retryable``: whether a retry of the same spec can succeed. ``architecture``: that of the weights which failed.
     """
 
     code: str
@@ -49,14 +79,26 @@ class FailureCause:
     machine: Mapping[str, Any] | None = None
     time_budget: TimeBudget | None = field(default=None, kw_only=True)
     batch_size: int | None = field(default=None, kw_only=True)
+    retryable: bool = field(default=True, kw_only=True)
+    architecture: str | None = field(default=None, kw_only=True)
 
-    def to_error(self, *, spec: Mapping[str, Any], stage: str | None, fraction: float) -> dict[str, Any]:
-        """Return the job's ``error``. ``stage``: the current stage; ``fraction``: the completed part of the job."""
+    def to_error(
+        self, *, spec: Mapping[str, Any], stage: str | None, fraction: float, has_checkpoint: bool
+    ) -> dict[str, Any]:
+        """Return the job's ``error``.
+
+        ``stage``: the current stage; ``fraction``: the completed part of the job; ``has_checkpoint``: whether a retry
+        resumes from a checkpoint.
+        """
         advice, fix = self._remedy(spec, stage, fraction)
+        if self.retryable:
+            start = "resumes from the last checkpoint" if has_checkpoint else "starts again: there is no checkpoint"
+            advice = f"{advice} A retry {start}." if advice else f"A retry {start}."
         return {
             "code": self.code,
             "message": self.message,
             "fault": self.fault,
+            "retryable": self.retryable,
             "advice": advice,
             "fix": fix,
             "log": list(self.log),
@@ -70,7 +112,12 @@ class FailureCause:
             return _reduce_learning_rate(spec, stage)
         if self.code == TimeLimitReached.code and self.time_budget is not None:
             return _extend_time_limit(self.time_budget, fraction)
-        return _ADVICE.get(self.code), None
+        if stage == "export" and self.fault in {"spec", "service"} and (remedy := _leave_out_exports(spec)):
+            return remedy
+        advice = _ADVICE.get(self.code) if self.retryable else _FINAL_ADVICE.get(self.code, _FINAL_DEFAULT)
+        if self.architecture is not None and (fix := _replace_weights(spec, self.architecture)):
+            return f"{advice} The fix replaces the pretrained weights of {self.architecture}.", fix
+        return advice, None
 
 
 Remedy = tuple[str | None, dict[str, Any] | None]  # advice and fix
@@ -105,11 +152,36 @@ def _reduce_memory(spec: Mapping[str, Any], stage: str | None, batch_size: int |
 
 
 def _reduce_export(spec: Mapping[str, Any], stage: str) -> Remedy:
-    optional = [name for name in spec.get("export", ()) if name != REQUIRED_FORMAT]
-    if stage == "export" and optional:
-        advice = f"The fix omits the export of {', '.join(optional)}; the student itself is trained."
-        return advice, {"export": [REQUIRED_FORMAT]}
+    if stage == "export" and (remedy := _leave_out_exports(spec)):
+        return remedy
     return "The student is trained, and a smaller batch does not help: the job needs a higher memory limit.", None
+
+
+def _leave_out_exports(spec: Mapping[str, Any]) -> Remedy | None:
+    optional = [name for name in spec.get("export", ()) if name != REQUIRED_FORMAT]
+    if not optional:
+        return None
+    advice = f"The fix omits the export of {', '.join(optional)}; the student itself is trained."
+    return advice, {"export": [REQUIRED_FORMAT]}
+
+
+def _replace_weights(spec: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """Return the patch that replaces pretrained weights: by random ones in a student, by training in a teacher."""
+
+    def is_affected(model: Mapping[str, Any]) -> bool:
+        return model.get("weights") == "pretrained" and model.get("architecture") == architecture
+
+    fix: dict[str, Any] = {}
+    if is_affected(spec.get("student", {})):
+        fix["student"] = {"weights": "random"}
+    # A teacher is trained with labels, which the dataset of a method without them may lack.
+    needs_labels = METHODS[spec["method"]["name"]].params.info.needs.labels
+    teachers = spec.get("teachers", ())
+    if any(map(is_affected, teachers)):
+        if not needs_labels:
+            return {}
+        fix["teachers"] = [{**t, "weights": "train"} if is_affected(t) else dict(t) for t in teachers]
+    return fix
 
 
 def _reduce_learning_rate(spec: Mapping[str, Any], stage: str | None) -> Remedy:
@@ -148,14 +220,11 @@ def _extend_time_limit(budget: TimeBudget, fraction: float) -> Remedy:
         if budget.max_seconds <= budget.used_seconds:
             advice = (
                 f"No job may run longer than {budget.max_seconds:g} s here (POTSTILL_MAX_JOB_SECONDS). Create a job "
-                "with fewer epochs or a smaller model; this job's last checkpoint is kept."
+                "with fewer epochs or a smaller model."
             )
             return advice, None
         new_limit = budget.max_seconds
-    advice = (
-        f"{fraction:.0%} of the job is done. The fix sets its time limit to {new_limit:g} s; it resumes from its last "
-        "checkpoint."
-    )
+    advice = f"{fraction:.0%} of the job is done. The fix sets its time limit to {new_limit:g} s."
     return advice, {"resources": {"max_seconds": new_limit}}
 
 

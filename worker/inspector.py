@@ -99,8 +99,13 @@ def _architectures(payload: dict[str, Any]) -> Response:
     return {"data": [entry.to_json() for entry in entries]}
 
 
+def _architecture(payload: dict[str, Any]) -> Response:
+    return {"name": catalog.canonical_name(payload["name"])}
+
+
 _CALLS: dict[str, Callable[[dict[str, Any]], Response]] = {
     "ping": _ping,
     "resolve": _resolve,
     "architectures": _architectures,
+    "architecture": _architecture,
 }

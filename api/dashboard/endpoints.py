@@ -252,6 +252,7 @@ def _job_page(state: AppState, caller: Caller, job_id: str, *, problem: str | No
         section="jobs",
         job=content.job,
         actions=views.actions(content.job) if may_write else [],
+        may_write=may_write,
         events=content.events,
         earlier_events=content.events[0]["seq"] - 1 if content.events else 0,
         artifacts=content.artifacts,

@@ -42,7 +42,7 @@ class ActionButton:
 
 ACTIONS = {
     "resume": ActionButton("resume", "Resume", "primary", "Continue the job from where it was paused."),
-    "retry": ActionButton("retry", "Retry", "primary", "Run the job again from its last checkpoint."),
+    "retry": ActionButton("retry", "Retry", "primary", "Run the job again, from its last checkpoint if it has one."),
     "pause": ActionButton("pause", "Pause", "plain", "Pause the job at its next step."),
     "stop": ActionButton("stop", "Finish early", "plain", "Stop training now, then evaluate and export the student."),
     "cancel": ActionButton("cancel", "Cancel", "danger", "End the job without exporting a student.", confirm=True),
@@ -77,7 +77,10 @@ def actions(job: Document) -> list[ActionButton]:
     """Return the buttons of the job's next actions, in a fixed order."""
     allowed = set(job["next_actions"])
     buttons = [button for name, button in ACTIONS.items() if name in allowed]
-    has_fix = bool(job["error"] and job["error"]["fix"])  # the retry with the fix is the primary button
+    error = job["error"] or {}
+    if not error.get("retryable", True):  # only the retry with the fix can succeed, which has its own button
+        buttons = [button for button in buttons if button.name != "retry"]
+    has_fix = bool(error.get("fix"))  # the retry with the fix is the primary button
     return [replace(button, style="plain") if has_fix and button.name == "retry" else button for button in buttons]
 
 

@@ -111,6 +111,10 @@ class JobFailure(Failure):
         "time or disk space), `infrastructure` (machines, disks, networks) or `service` (this software). Null: the "
         "job failed under an earlier version."
     )
+    retryable: bool = Field(
+        description="Whether a retry of the unchanged spec can succeed. If false and there is no `fix`, `next_actions` "
+        "offers no retry."
+    )
     advice: str | None = Field(description="How to fix the failure; null if the message says it.")
     fix: dict[str, Any] | None = Field(
         description="A merge patch of the spec that fixes the failure, if there is one. A retry with `apply_fix` "

@@ -222,7 +222,14 @@ def _reference_pointers(spec: JobSpec, reference: str) -> list[str]:
 
 
 # Fields that a job which failed under an earlier version does not have.
-_ERROR_DEFAULTS: dict[str, Any] = {"fault": None, "advice": None, "fix": None, "log": [], "machine": None}
+_ERROR_DEFAULTS: dict[str, Any] = {
+    "fault": None,
+    "retryable": True,
+    "advice": None,
+    "fix": None,
+    "log": [],
+    "machine": None,
+}
 
 
 def to_job_out(job: Job, *, waiting_reason: str | None = None) -> JobOut:

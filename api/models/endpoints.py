@@ -33,10 +33,15 @@ _FORM: dict[str, Any] = {
     "additionalProperties": False,
     "properties": {
         "file": {"type": "string", "format": "binary", "description": "A safetensors file."},
-        "architecture": {"type": "string", "maxLength": 200, "description": "A timm architecture."},
+        "architecture": {
+            "type": "string",
+            "maxLength": 200,
+            "description": "A timm architecture, optionally with the tag of pretrained weights. Their classes, size "
+            "and normalization are then the defaults.",
+        },
         "arguments": {**_JSON_TEXT, "description": "An object with arguments of `timm.create_model`."},
         "name": {"type": "string", "maxLength": 200},
-        "normalization": {**_JSON_TEXT, "description": '`{"mean": […], "std": […]}`'},
+        "normalization": {**_JSON_TEXT, "description": '`{"mean": […], "std": […]}` of pixel values in 0…1'},
         "classes": {**_JSON_TEXT, "description": "The class names, in order of index."},
     },
 }
@@ -57,7 +62,8 @@ async def create_model(
     """Upload weights for a timm architecture.
 
     Only safetensors files are accepted; the header is checked at once. A background task then loads the file
-    strictly and runs the model once: `processing`, then `ready`, or `failed` with the mismatch.
+    strictly and runs the model once: `processing`, then `ready`, or `failed` with the mismatch and the arguments that
+    explain it. Prefixes of training wrappers, such as `module.`, are removed; `warnings` reports this.
     """
     max_bytes = await to_thread.run_sync(admit_upload, state, caller)
     rules = FormRules(service.FORM_FIELDS, max_bytes, require_weights)
@@ -66,12 +72,17 @@ async def create_model(
         fields = service.parse_form(form)
 
         async def prepare() -> Callable[[Session], ModelOut]:
-            await state.inspector.require_architecture(fields.architecture)
+            architecture = await state.inspector.canonical_architecture(fields.architecture)
             model_id, upload_key = await to_thread.run_sync(service.store_upload, state.store, form)
 
             def make(session: Session) -> ModelOut:
                 model = service.create(
-                    session, caller.project_id, fields, model_id=model_id, upload_key=upload_key, form=form
+                    session,
+                    caller.project_id,
+                    fields.model_copy(update={"architecture": architecture}),
+                    model_id=model_id,
+                    upload_key=upload_key,
+                    form=form,
                 )
                 quotas.require_storage(session, caller.project_id, state.settings)
                 return service.model_out(model)

@@ -9,7 +9,8 @@ from pydantic import Field, JsonValue
 from api.datasets.schemas import Name
 from api.schemas import Failure, Out, Timestamp
 from core.spec.document import StrictModel
-from core.spec.info import Normalization
+from core.spec.info import NormalizationSource, UploadNormalization
+from core.spec.warnings import JobWarning
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -18,9 +19,13 @@ class ModelCreate(StrictModel):
     """Form fields of an upload, without the file; `arguments`, `normalization` and `classes` are JSON texts."""
 
     name: Name | None = Field(default=None, description="Null: the file's name.")
-    architecture: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="A timm architecture.")
+    architecture: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        description="A timm architecture, optionally with the tag of pretrained weights."
+    )
     arguments: dict[str, JsonValue] = Field(default_factory=dict, description="Arguments of `timm.create_model`.")
-    normalization: Normalization | None = Field(default=None, description="Normalization of the training images.")
+    normalization: UploadNormalization | None = Field(
+        default=None, description="Normalization of the training images, of pixel values in 0…1."
+    )
     classes: list[ClassName] | None = Field(default=None, max_length=100_000, description="Names, in order of index.")
 
 
@@ -34,13 +39,20 @@ class ModelOut(Out):
     job: str | None = Field(description="The job whose student it is; null for an upload.")
     architecture: str
     arguments: dict[str, Any]
-    normalization: dict[str, Any] | None
+    normalization: dict[str, Any] | None = Field(
+        description="Of pixel values in 0…1. While `processing`, null if the upload gave none."
+    )
+    normalization_source: NormalizationSource | None = Field(
+        description="Where `normalization` comes from: the `request`; timm's configuration of the `architecture`; the "
+        "`default`, which scales to -1…1; the `job` that made the model. Null: not known yet."
+    )
     num_classes: int | None
     classes: list[str] | None
     channels: int | None
     image_size: int | None
     parameters: int | None
     size_bytes: int | None
+    warnings: list[JobWarning] = Field(description="What the check assumed or changed; `field` is one of the form.")
     error: Failure | None
     created_at: Timestamp
     finished_at: Timestamp | None

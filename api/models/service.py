@@ -34,7 +34,22 @@ def parse_form(form: Form) -> ModelCreate:
     for name in _FORBIDDEN_ARGUMENTS:
         if name in fields.arguments:
             raise invalid_field(f"/arguments/{name}", f"{name} is not allowed: the weights are in the file")
+    _check_against_arguments(fields)
     return fields
+
+
+def _check_against_arguments(fields: ModelCreate) -> None:
+    """Compare normalization and classes with the arguments. Raises :class:`InvalidRequest`."""
+    channels, num_classes = fields.arguments.get("in_chans"), fields.arguments.get("num_classes")
+    channels = 3 if channels is None else channels
+    if fields.normalization is not None and isinstance(channels, int):
+        problem = fields.normalization.channels_error(channels)
+        if problem is not None:
+            raise invalid_field("/normalization/mean", problem)
+    if fields.classes is not None and isinstance(num_classes, int) and len(fields.classes) != num_classes:
+        raise invalid_field(
+            "/classes", f"{len(fields.classes)} names are given, and arguments.num_classes is {num_classes}"
+        )
 
 
 def store_upload(store: ArtifactStore, form: Form) -> tuple[str, str]:
@@ -72,6 +87,8 @@ def create(
 
 def model_out(model: Model) -> ModelOut:
     """Convert a model row to its response document."""
+    info = model.info or {}
+    given = "job" if model.job_id is not None else "request"
     return ModelOut.model_validate(
         {
             "id": model.id,
@@ -80,13 +97,15 @@ def model_out(model: Model) -> ModelOut:
             "job": model.job_id,
             "architecture": model.architecture,
             "arguments": model.arguments,
-            "normalization": model.normalization,
+            "normalization": info.get("normalization") or model.normalization,
+            "normalization_source": info.get("normalization_source") or (given if model.normalization else None),
             "num_classes": model.num_classes,
             "classes": model.classes,
             "channels": model.channels,
             "image_size": model.image_size,
             "parameters": model.parameters,
             "size_bytes": model.size_bytes,
+            "warnings": info.get("warnings", []),
             "error": model.error,
             "created_at": model.created_at,
             "finished_at": model.finished_at,

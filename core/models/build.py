@@ -132,7 +132,10 @@ def _create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False
     except BUILD_ERRORS as error:
         reason = str(error) or type(error).__name__
         if pretrained:
-            raise WeightsMismatch(f"The weights do not fit {name} with these arguments: {reason}") from error
+            extra = {} if name.startswith("local-dir:") else {"architecture": name}
+            raise WeightsMismatch(
+                f"The weights do not fit {name} with these arguments: {reason}", extra=extra
+            ) from error
         raise InvalidSpec(f"timm refuses these arguments for {name}: {reason}") from error
     return module.train()
 

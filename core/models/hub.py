@@ -16,10 +16,11 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from timm.models import get_pretrained_cfg
 
-from core.errors import WeightsUnavailable
+from core.errors import HubUnreachable, WeightsUnavailable
 from core.models import catalog
 
 _CONNECT_SECONDS = 5.0
+_TEMPORARY = frozenset({408, 429})  # of the HTTP status codes of clients' errors
 _SAFE_NAMES = {
     "pytorch_model.bin": "model.safetensors",
     "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
@@ -36,7 +37,7 @@ def pretrained_weights(name: str, *, hub: Path | None = None) -> Path:
     """
     if not catalog.has_pretrained(name):
         reason = catalog.no_weights_reason(name)
-        raise WeightsUnavailable(f"{reason[0].upper()}{reason[1:]}.")
+        raise WeightsUnavailable(f"{reason[0].upper()}{reason[1:]}.", extra={"architecture": name})
     cfg = get_pretrained_cfg(name)
     # timm's `custom_load` describes the original .npz file; the Hub has the converted tensors.
     repo, _, revision = cfg.hf_hub_id.partition("@")
@@ -61,22 +62,33 @@ def _safe_files(filename: str | None) -> list[str]:
 def _download(name: str, repo: str, revision: str | None, files: Sequence[str], hub: Path | None) -> Path:
     url = f"{constants.ENDPOINT}/{repo}"
     fix = "fill the hub's cache on this machine, upload the weights as a model, or use random"
+
+    def unreachable(problem: str) -> HubUnreachable:
+        return HubUnreachable(f"{problem}; {fix}.", extra={"architecture": name})
+
     if constants.is_offline_mode():
-        raise WeightsUnavailable(f"The weights of {name} are not in the hub's cache and HF_HUB_OFFLINE is set; {fix}.")
+        raise unreachable(f"The weights of {name} are not in the hub's cache and HF_HUB_OFFLINE is set")
     if not _reachable(constants.ENDPOINT):
-        raise WeightsUnavailable(
-            f"The weights of {name} are at {url}, which cannot be reached from this machine; {fix}."
-        )
+        raise unreachable(f"The weights of {name} are at {url}, which cannot be reached from this machine")
     for file in files:
         try:
             return Path(hf_hub_download(repo, file, revision=revision, cache_dir=hub))
         except LocalEntryNotFoundError as error:  # the connection was lost
-            raise WeightsUnavailable(f"Downloading {url} failed: {error}; {fix}.") from error
+            raise unreachable(f"Downloading {url} failed: {error}") from error
         except EntryNotFoundError:
             continue
         except (HfHubHTTPError, OSError) as error:
-            raise WeightsUnavailable(f"Downloading {url} failed: {error}; {fix}.") from error
+            if _is_refusal(error):
+                extra = {"architecture": name}
+                raise WeightsUnavailable(f"The hub refuses {url}: {error}; {fix}.", extra=extra) from error
+            raise unreachable(f"Downloading {url} failed: {error}") from error
     raise _no_safetensors(name)
+
+
+def _is_refusal(error: OSError) -> bool:
+    """Whether the Hub answered that the file is missing or gated, which a later request does not change."""
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    return response is not None and 400 <= response.status_code < 500 and response.status_code not in _TEMPORARY
 
 
 def _reachable(endpoint: str) -> bool:
@@ -93,5 +105,6 @@ def _reachable(endpoint: str) -> bool:
 def _no_safetensors(name: str) -> WeightsUnavailable:
     return WeightsUnavailable(
         f"The hub has the pretrained weights of {name} only in an unsupported format, such as a pickle; convert them "
-        "to safetensors and upload them with POST /v1/models, or use another tag."
+        "to safetensors and upload them with POST /v1/models, or use another tag.",
+        extra={"architecture": name},
     )

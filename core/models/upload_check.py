@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 
 from core.errors import OutOfMemory, PotstillError, error_document
-from core.models.weights import check_upload
+from core.models.upload import check_upload
 from core.spec.document import StrictModel
 from core.spec.info import Normalization
 from core.system.sandbox import enter_sandbox

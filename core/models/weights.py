@@ -15,20 +15,15 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.models import get_pretrained_cfg
 from timm.models._input import _get_global_pool
 from torch import Tensor, nn
 
-from core.errors import InvalidSpec, WeightsMismatch
-from core.ingest_errors import ModelNotFinite
-from core.models import catalog
-from core.models.argument_values import check_values
-from core.models.arguments import check_arguments, square_size
+from core.errors import WeightsMismatch
 from core.models.built import BuiltModel
-from core.models.meta_device import build_on_meta, count_parameters
-from core.models.preprocessing import Preprocessing, normalized, plain_preprocessing
-from core.models.safetensors_header import read_header, read_model_info
-from core.spec.info import ModelInfo, Normalization
+from core.models.meta_device import count_parameters
+from core.models.preprocessing import Preprocessing, normalized
+from core.models.safetensors_header import read_model_info
+from core.models.upload_names import summary
 from core.system.disk import atomic_path, write_atomic, writing
 from core.system.fault_injection import fault_point
 
@@ -40,6 +35,7 @@ BUILD_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, NotImpleme
 """Exceptions of timm and torch for invalid arguments."""
 
 _CFG_KEYS = ("first_conv", "classifier", "pool_size", "fixed_input_size")
+_NUM_SHOWN = 3  # tensors in an error
 _TRAINING_ONLY = frozenset({"drop_path_rate"})
 
 
@@ -144,60 +140,15 @@ def differences(shapes: Mapping[str, tuple[int, ...]], module: nn.Module) -> str
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     wrong = [f"{n} is {list(shapes[n])}, should be {list(own[n])}" for n in own if n in shapes and shapes[n] != own[n]]
     parts = [
-        _first("missing", [n for n in own if n not in shapes]),
-        _first("not in the model", [n for n in shapes if n not in own]),
-        _first("of another shape", wrong),
+        ("missing", summary([n for n in own if n not in shapes])),
+        ("not in the model", summary([n for n in shapes if n not in own])),
+        ("of another shape", ", ".join(wrong[:_NUM_SHOWN]) + _more(wrong)),
     ]
-    return "; ".join(part for part in parts if part)
+    return "; ".join(f"{label}: {text}" for label, text in parts if text)
 
 
-def check_upload(
-    file: Path,
-    architecture: str,
-    arguments: Mapping[str, Any],
-    *,
-    normalization: Normalization | None,
-    classes: Sequence[str] | None,
-    out_folder: Path,
-) -> ModelInfo:
-    """Load an uploaded file strictly, run it once and store it as a folder.
-
-    Raises:
-        UnsupportedMedia: The file is not safetensors.
-        InvalidSpec: The architecture or its arguments are invalid; pointers are those of ``POST /v1/models``.
-        WeightsMismatch: The weights do not fit, are not finite, or give no finite outputs.
-    """
-    header = read_header(file)
-    name = catalog.require(architecture)
-    check_arguments(arguments, pointer="/arguments")
-    full = check_values(name, _upload_arguments(name, arguments), pointer="/arguments")
-    try:
-        meta = build_on_meta(name, full)
-    except BUILD_ERRORS as error:
-        detail = f"timm refuses these arguments for {name}: {error or type(error).__name__}"
-        raise InvalidSpec(detail) from error
-    problems = differences({n: entry.shape for n, entry in header.tensors.items()}, meta)
-    if problems:
-        raise WeightsMismatch(f"The weights do not fit {name} with these arguments: {problems}.")
-    num_classes = int(full.get("num_classes", meta.num_classes))
-    if classes is not None and len(classes) != num_classes:
-        raise WeightsMismatch(f"{len(classes)} class names are given and the model has {num_classes} classes.")
-    full |= {"num_classes": num_classes, "in_chans": int(full.get("in_chans", 3))}
-    module = timm.create_model(name, pretrained=False, **full).eval()
-    load_strictly(module, _as_float32(load_file(file)), name=name)
-    size, any_size = _upload_size(name, full)
-    preprocessing = _upload_preprocessing(name, full, normalization, size)
-    _run_once(module, preprocessing)
-    save_folder(
-        module,
-        out_folder,
-        architecture=name,
-        arguments=full,
-        preprocessing=preprocessing,
-        classes=classes,
-        any_size=any_size,
-    )
-    return read_model_info(out_folder)
+def _more(texts: Sequence[str]) -> str:
+    return f" and {len(texts) - _NUM_SHOWN} more" if len(texts) > _NUM_SHOWN else ""
 
 
 def write_weights(module: nn.Module, path: Path) -> None:
@@ -209,63 +160,3 @@ def write_weights(module: nn.Module, path: Path) -> None:
             save_file(state, temporary, metadata={"format": "pt"})
             fault_point("weights.written")
         fault_point("weights.renamed")
-
-
-def _first(label: str, names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{label}: {', '.join(names[:3])}{more}"
-
-
-def _upload_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    full = {key: value for key, value in arguments.items() if value is not None}
-    size = square_size(full.get("img_size"), pointer="/arguments/img_size")
-    if size is not None:
-        full["img_size"] = size
-    elif catalog.takes_image_size(name):
-        full["img_size"] = catalog.native_image_size(name)
-    return full
-
-
-def _upload_size(name: str, full: Mapping[str, Any]) -> tuple[int, bool]:
-    """Return the image size, and whether the model accepts any other size, as CNNs do."""
-    if "img_size" in full:
-        return int(full["img_size"]), False
-    return catalog.native_image_size(name), True
-
-
-def _upload_preprocessing(
-    name: str, full: Mapping[str, Any], normalization: Normalization | None, size: int
-) -> Preprocessing:
-    channels = int(full["in_chans"])
-    try:
-        if normalization is not None:
-            return normalized(normalization.mean, normalization.std, image_size=size, channels=channels)
-        cfg = get_pretrained_cfg(name)
-        if cfg is not None:
-            return normalized(cfg.mean, cfg.std, image_size=size, channels=channels)
-    except ValueError as error:
-        raise WeightsMismatch(f"normalization does not fit {channels} channels: {error}") from error
-    return plain_preprocessing(image_size=size, channels=channels)
-
-
-def _as_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
-        raise ModelNotFinite(f"The weights hold NaN or infinity. {_first('In', broken)}.")
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-
-
-def _run_once(module: nn.Module, preprocessing: Preprocessing) -> None:
-    size = preprocessing.image_size
-    image = torch.full((1, preprocessing.channels, size, size), 0.5)
-    try:
-        with torch.inference_mode():
-            logits = module(preprocessing(image))
-    except BUILD_ERRORS as error:
-        raise WeightsMismatch(f"The model cannot run on {size} by {size} pixels: {error}") from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise WeightsMismatch("The output is not one row of logits per image.")
-    if not logits.isfinite().all():
-        raise ModelNotFinite("The output for a gray image is NaN or infinite.")

@@ -6,14 +6,18 @@ The API reads them from the database, the command line from folders. Imports no 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from core.spec.document import StrictModel
+from core.spec.warnings import JobWarning
 
 Channels = Literal[1, 3]
+NormalizationSource = Literal["request", "architecture", "default", "job"]
 Positive = Annotated[int, Field(ge=1)]
+_MIN_STD = 0.5 / 255  # a model for pixel values in 0…255 has mean 0 and std 1/255
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,62 @@ class Normalization(StrictModel):
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1, max_length=3)
 
 
+class UploadNormalization(Normalization):
+    """The normalization of an upload, checked for statistics of other pixel values than [0, 1]."""
+
+    @field_validator("mean")
+    @classmethod
+    def _require_mean_of_unit_pixels(cls, mean: tuple[float, ...]) -> tuple[float, ...]:
+        if max(mean) > 1:
+            raise _unit_pixels_error("mean", mean)
+        if min(mean) < 0:
+            raise PydanticCustomError("normalization", "a mean of pixel values in 0…1 is not negative")
+        return mean
+
+    @field_validator("std")
+    @classmethod
+    def _require_std_of_unit_pixels(cls, std: tuple[float, ...]) -> tuple[float, ...]:
+        if max(std) > 1:
+            raise _unit_pixels_error("std", std)
+        if min(std) < _MIN_STD:
+            raise PydanticCustomError(
+                "normalization",
+                "std {std} is less than one of 256 gray levels; give that of pixel values in 0…1",
+                {"std": min(std)},
+            )
+        return std
+
+    @model_validator(mode="after")
+    def _require_equal_lengths(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise PydanticCustomError(
+                "normalization",
+                "mean has {mean} values and std has {std}; give one of each for every channel",
+                {"mean": len(self.mean), "std": len(self.std)},
+            )
+        return self
+
+    def channels_error(self, channels: int) -> str | None:
+        """Return why the statistics do not fit a model's number of channels; None if they do."""
+        if len(self.mean) in {1, channels} or (channels == 1 and len(self.mean) == 3):
+            return None
+        return f"{len(self.mean)} values are given for {channels} channels; give {channels}, or one for all"
+
+
+def _unit_pixels_error(name: str, values: tuple[float, ...]) -> PydanticCustomError:
+    divided = [round(value / 255, 4) for value in values]
+    return PydanticCustomError(
+        "normalization",
+        "{name} {values} is that of pixel values in 0…255; divided by 255 it is {divided}",
+        {"name": name, "values": str(list(values)), "divided": str(divided)},
+    )
+
+
 class ModelInfo(StrictModel):
     """A stored model: an upload, a job's student or a teacher that a job trained.
 
     ``arguments`` are all keyword arguments of ``timm.create_model``, with ``num_classes`` and ``in_chans``.
-    ``image_size`` is None if the model takes any size.
+    ``image_size`` is None if the model takes any size. ``warnings`` are those of an upload's check.
     """
 
     architecture: str
@@ -66,3 +121,5 @@ class ModelInfo(StrictModel):
     size_bytes: Annotated[int, Field(ge=0)]
     classes: tuple[str, ...] | None = None
     normalization: Normalization | None = None
+    normalization_source: NormalizationSource | None = None
+    warnings: tuple[JobWarning, ...] = ()

@@ -8,11 +8,15 @@ from typing import Any
 
 from core.errors import FieldError, InvalidSpec
 from core.reporting import STUDENT_TRACK, teacher_track
-from core.spec.job import JobSpec, default_min_learning_rate
+from core.spec.job import REFERENCE, JobSpec, ModelSpec, default_min_learning_rate
 from core.spec.parse import parse_job_spec, pointer
 from core.spec.patch import FieldPath, differences, merge_patch
 
-CHANGEABLE = ("name", "metadata", "priority", "training", "teachers/K/training", "method", "export", "resources")
+CHANGEABLE = (
+    "name", "metadata", "priority", "training", "teachers/K/training", "method", "export", "resources",
+    "student/weights", "teachers/K/weights",
+)  # fmt: skip
+"""Fields that a retry may change; weights only if they are no stored model, before and after."""
 
 _METHOD: FieldPath = ("method", "name")
 _MAY_CHANGE = {"name", "metadata", "priority", "training", "method", "export", "resources"}
@@ -55,7 +59,7 @@ def apply_patch(document: Mapping[str, Any], patch: Mapping[str, Any]) -> JobSpe
     errors = [
         FieldError(pointer(path), _reason_unchangeable(path))
         for path in _differing_paths(old, new)
-        if not _may_change(path, old)
+        if not _may_change(path, old, new)
     ]
     if errors:
         raise InvalidSpec.for_fields(errors)
@@ -122,7 +126,11 @@ def _differing_paths(old: JobSpec, new: JobSpec) -> list[FieldPath]:
     return list(differences(old.model_dump(mode="json"), new.model_dump(mode="json")))
 
 
-def _may_change(path: FieldPath, old: JobSpec) -> bool:
+def _may_change(path: FieldPath, old: JobSpec, new: JobSpec) -> bool:
+    if path == ("student", "weights"):
+        return not _have_references(old.student, new.student)
+    if path[0] == "teachers" and len(path) == 3 and path[2] == "weights":
+        return not _have_references(old.teachers[int(path[1])], new.teachers[int(path[1])])
     if path[0] == "teachers":
         return len(path) > 2 and path[2] == "training"
     if path[0] == "method" and path[1:2] in {(name,) for name in ("name", *old.method.datasets())}:
@@ -130,10 +138,17 @@ def _may_change(path: FieldPath, old: JobSpec) -> bool:
     return path[0] in _MAY_CHANGE
 
 
+def _have_references(*models: ModelSpec) -> bool:
+    return any(REFERENCE.fullmatch(model.weights) for model in models)
+
+
 def _reason_unchangeable(path: FieldPath) -> str:
     reason = "a retry cannot change this; create a new job"
     if path == ("teachers",):
-        reason = "a merge patch replaces a complete list: send all teachers of the job, and change only their training"
+        reason = (
+            "a merge patch replaces a complete list: send all teachers of the job, and change only their training or "
+            "weights"
+        )
     return f"{reason}. A retry may change {', '.join(CHANGEABLE)}."
 
 

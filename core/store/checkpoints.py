@@ -109,6 +109,12 @@ def list_resumable(session: Session, lease: LeaseToken) -> list[Checkpoint]:
     return list(session.scalars(statement.order_by(Checkpoint.step.desc(), Checkpoint.id.desc())))
 
 
+def has_resumable(session: Session, job_id: str) -> bool:
+    """Whether a job has a checkpoint of any track to resume from."""
+    found = select(Checkpoint.id).where(Checkpoint.job_id == job_id, Checkpoint.resumable)
+    return session.scalar(found.limit(1)) is not None
+
+
 def discard(session: Session, lease: LeaseToken, checkpoint_id: str) -> tuple[str, ...]:
     """Delete a damaged checkpoint; return the keys of its files. Raises ``LeaseLost``."""
     job = lock_job(session, lease)

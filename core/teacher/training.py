@@ -99,7 +99,8 @@ class TrainedTeacher:
             reporter.save_teacher(self.fingerprint, folder)
             reporter.event(
                 "teacher.trained",
-                f"Teacher {self.index} ({self.spec.architecture_name}) trained for {trainer.step} steps and saved for later jobs.",
+                f"Teacher {self.index} ({self.spec.architecture_name}) trained for {trainer.step} steps and saved for "
+                "later jobs.",
                 data={"teacher": self.index, "recipe": self.fingerprint, "steps": trainer.step},
             )
         return teacher

@@ -101,7 +101,7 @@ def retry_with_a_fix(tenant):
         while (claimed := jobs.claim(session, worker_id="w", accelerator="cpu", lease_seconds=600)).id != job_id:
             pass  # a job of another test
         error = FailureCause("out_of_memory", "m", "capacity").to_error(
-            spec=claimed.spec, stage="distill", fraction=0.0
+            spec=claimed.spec, stage="distill", fraction=0.0, has_checkpoint=False
         )
         jobs.fail(session, jobs.LeaseToken.from_job(claimed), error)
     return {"url": f"/jobs/{job_id}/retry-fixed"}, "job.retry", job_id

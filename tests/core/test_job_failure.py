@@ -2,13 +2,16 @@
 
 import pytest
 
+from core import errors
 from core.errors import RunError
 from core.job_failure import WORKER_SILENT, FailureCause, TimeBudget, event_fields
-from core.spec import parse_job_spec
+from core.spec import METHODS, parse_job_spec
 from core.spec.patch import merge_patch
+from core.spec.revision import apply_patch
 
+LABEL_FREE = next(name for name, entry in METHODS.items() if entry.params.info.needs.headless)
 FAULTS = {"spec", "data", "capacity", "infrastructure", "service"}
-FIELDS = {"code", "message", "fault", "advice", "fix", "log", "machine"}
+FIELDS = {"code", "message", "fault", "retryable", "advice", "fix", "log", "machine"}
 
 
 def make_spec(*, training=None, teacher=None, **changes):
@@ -23,9 +26,9 @@ def make_spec(*, training=None, teacher=None, **changes):
     return parse_job_spec(document).model_dump(mode="json")
 
 
-def error(code, spec=None, stage="distill", fraction=0.5, **more):
-    return FailureCause(code, "what happened", "service", **more).to_error(
-        spec=spec or make_spec(), stage=stage, fraction=fraction
+def error(code, spec=None, stage="distill", fraction=0.5, fault="service", has_checkpoint=True, **more):
+    return FailureCause(code, "what happened", fault, **more).to_error(
+        spec=spec or make_spec(), stage=stage, fraction=fraction, has_checkpoint=has_checkpoint
     )
 
 
@@ -42,9 +45,63 @@ def test_every_run_error_has_a_fault():
     assert {class_.fault for class_ in classes} == FAULTS
 
 
+def test_what_spec_or_data_cause_happens_again():
+    classes = [RunError]
+    for class_ in classes:
+        classes.extend(class_.__subclasses__())
+    final = {class_.__name__ for class_ in classes if not class_.retryable}
+
+    assert {class_.__name__ for class_ in classes if class_.fault == "spec"} <= final
+    assert {class_.__name__ for class_ in classes if class_.fault == "infrastructure"} - final == {
+        "StorageFailed", "WorkerLost", "HubUnreachable",
+    }  # fmt: skip
+    assert {"WeightsMismatch", "DatasetRejected", "TimeLimitReached", "ExportMismatch", "StoredFileDamaged"} <= final
+
+
+CODES = sorted(
+    {code for code in vars(errors).values() if isinstance(code, type) and issubclass(code, RunError)}, key=str
+)
+
+
+@pytest.mark.parametrize("class_", CODES)
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+def test_advice_offers_no_retry_that_cannot_help_and_no_checkpoint_that_is_not_there(class_, has_checkpoint):
+    failure = error(class_.code, fault=class_.fault, retryable=class_.retryable, has_checkpoint=has_checkpoint)
+
+    assert failure["retryable"] == class_.retryable
+    assert failure["advice"]
+    assert ("resumes from the last checkpoint" in failure["advice"]) == (class_.retryable and has_checkpoint)
+    if not class_.retryable:
+        assert "retry" not in failure["advice"].lower()
+
+
+@pytest.mark.parametrize(("weights", "models"), [("random", "student"), ("train", "teachers")])
+@pytest.mark.parametrize("retryable", [True, False])
+def test_unavailable_weights_are_replaced_by_the_fix(weights, models, retryable):
+    pretrained = {"architecture": "resnet34.a1_in1k", "weights": "pretrained"}
+    spec = make_spec(**{models: pretrained if models == "student" else [pretrained]})
+    failure = error("weights_unavailable", spec, retryable=retryable, architecture="resnet34.a1_in1k")
+    fixed = apply_patch(spec, failure["fix"])
+
+    assert (fixed.student if models == "student" else fixed.teachers[0]).weights == weights
+    assert "resnet34.a1_in1k" in failure["advice"]
+
+
+def test_a_teacher_without_labels_is_not_trained_by_a_fix():
+    teacher = {"architecture": "vit_base_patch16_224", "weights": "pretrained"}
+    spec = make_spec(teachers=[teacher], method={"name": LABEL_FREE})
+
+    assert error("weights_unavailable", spec, architecture=teacher["architecture"])["fix"] is None
+
+
+@pytest.mark.parametrize("code", ["spec_cannot_run", "export_mismatch", "internal_error"])
+def test_a_format_that_fails_is_left_out_by_the_fix(code):
+    assert error(code, stage="export", retryable=False)["fix"] == {"export": ["safetensors"]}
+
+
 def test_every_error_has_the_same_form():
     assert set(error("internal_error")) == FIELDS
-    assert set(WORKER_SILENT.to_error(spec={}, stage=None, fraction=0.0)) == FIELDS
+    assert set(WORKER_SILENT.to_error(spec={}, stage=None, fraction=0.0, has_checkpoint=False)) == FIELDS
 
 
 @pytest.mark.parametrize("code", ["worker_lost", "stalled", "storage_failed", "internal_error"])
@@ -58,9 +115,9 @@ def test_failures_without_a_fix_have_advice(code):
 def test_events_omit_the_large_fields_of_an_error():
     failure = FailureCause("stalled", "it hung", "service", log=["a", "b"], machine={"disk_free_bytes": 1})
 
-    fields = event_fields(failure.to_error(spec=make_spec(), stage=None, fraction=0.0))
+    fields = event_fields(failure.to_error(spec=make_spec(), stage=None, fraction=0.0, has_checkpoint=False))
 
-    assert set(fields) == {"code", "message", "fault", "advice", "fix"}
+    assert set(fields) == {"code", "message", "fault", "retryable", "advice", "fix"}
 
 
 def test_out_of_memory_halves_the_batch_and_keeps_the_learning_rate():

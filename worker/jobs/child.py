@@ -142,7 +142,7 @@ def _fail_at_time_limit(session: Session, lease: LeaseToken, context: Context) -
     job = jobs.get_leased(session, lease)
     lines = watchdog.current_watchdog().log_tail.lines()
     cause = failure.from_time_limit(session, job, context.settings, log=lines, usage=own_usage())
-    jobs.fail(session, lease, failure.job_error(job, cause))
+    jobs.fail(session, lease, failure.job_error(session, job, cause))
 
 
 def _fail(context: Context, reporter: JobReporter, lease: LeaseToken, error: Exception) -> None:
@@ -151,7 +151,12 @@ def _fail(context: Context, reporter: JobReporter, lease: LeaseToken, error: Exc
     log.error("job.failed", code=cause.code, exc_info=error)
     cause = replace(cause, log=watchdog.current_watchdog().log_tail.lines())
     reporter.flush()
-    reporter.write(lambda session: jobs.fail(session, lease, failure.job_error(jobs.get_leased(session, lease), cause)))
+
+    def record(session: Session) -> Job:
+        job = jobs.get_leased(session, lease)
+        return jobs.fail(session, lease, failure.job_error(session, job, cause))
+
+    reporter.write(record)
 
 
 def _memory_bytes(context: Context) -> int | None:

@@ -22,7 +22,7 @@ from core.errors import (
 )
 from core.job_failure import INTERNAL_ERROR, FailureCause, TimeBudget
 from core.settings import Settings
-from core.store import jobs
+from core.store import checkpoints, jobs
 from core.store.db import Session
 from core.store.tables import Job
 from core.system.disk import DISK_ERRORS, disk_error_reason
@@ -40,11 +40,28 @@ def from_error(
 ) -> FailureCause:
     """Return the cause for an error that the job's process raised. ``out_of_memory``: whether it means that."""
     code, message, fault = _classify(error, out_of_memory=out_of_memory)
+    retryable = out_of_memory or _is_retryable(error)
     secrets = collect_secrets(settings, os.environ)
     machine = machine_info(settings.home, own_usage(), limit=settings.job_memory_bytes, device=device)
-    message = redact_secrets(message, secrets)[:_MAX_MESSAGE_LENGTH]
-    batch_size = error.extra.get("batch_size") if isinstance(error, OutOfMemory) else None
-    return FailureCause(code, message, fault, machine=machine, batch_size=batch_size)
+    return FailureCause(
+        code,
+        redact_secrets(message, secrets)[:_MAX_MESSAGE_LENGTH],
+        fault,
+        machine=machine,
+        retryable=retryable,
+        batch_size=error.extra.get("batch_size") if isinstance(error, OutOfMemory) else None,
+        architecture=error.extra.get("architecture") if isinstance(error, PotstillError) else None,
+    )
+
+
+def _is_retryable(error: Exception) -> bool:
+    """Whether a retry of the unchanged spec can succeed."""
+    match error:
+        case RunError():
+            return error.retryable
+        case InvalidRequest() | NotFound():
+            return False
+    return True
 
 
 def _classify(error: Exception, *, out_of_memory: bool) -> tuple[str, str, Fault]:
@@ -117,13 +134,18 @@ def from_time_limit(
     limit = max_seconds(job, settings)
     assert limit is not None, "the time limit was reached, so there is one"
     used = jobs.running_seconds(session, job.id)
-    message = (
-        f"It has run for {used:.0f} s of its limit of {limit:g} s ({_limit_name(job, settings)}); "
-        "its last checkpoint is kept."
-    )
+    message = f"It has run for {used:.0f} s of its limit of {limit:g} s ({_limit_name(job, settings)})."
     machine = machine_info(settings.home, usage, limit=settings.job_memory_bytes)
     time_budget = TimeBudget(used, limit, settings.max_job_seconds or None)
-    return FailureCause(TimeLimitReached.code, message, TimeLimitReached.fault, log, machine, time_budget=time_budget)
+    return FailureCause(
+        TimeLimitReached.code,
+        message,
+        TimeLimitReached.fault,
+        log,
+        machine,
+        time_budget=time_budget,
+        retryable=TimeLimitReached.retryable,
+    )
 
 
 def max_seconds(job: Job, settings: Settings) -> float | None:
@@ -132,9 +154,14 @@ def max_seconds(job: Job, settings: Settings) -> float | None:
     return min(limits, default=None)
 
 
-def job_error(job: Job, cause: FailureCause) -> dict[str, Any]:
+def job_error(session: Session, job: Job, cause: FailureCause) -> dict[str, Any]:
     """Return the job's ``error``."""
-    return cause.to_error(spec=job.spec, stage=job.stage, fraction=job.progress["fraction"])
+    return cause.to_error(
+        spec=job.spec,
+        stage=job.stage,
+        fraction=job.progress["fraction"],
+        has_checkpoint=checkpoints.has_resumable(session, job.id),
+    )
 
 
 def _spec_max_seconds(job: Job) -> float | None:

@@ -92,7 +92,7 @@ class JobWorkload(Workload[Job]):
         elif exit_reason is ExitReason.FORCED and monitor.watchdog.is_time_over():
             job, usage = jobs.get_leased(session, lease), monitor.watchdog.usage
             cause = failure.from_time_limit(session, job, settings, log=monitor.log_lines, usage=usage)
-            jobs.fail(session, lease, failure.job_error(job, cause))
+            jobs.fail(session, lease, failure.job_error(session, job, cause))
         elif exit_reason is ExitReason.FORCED:
             jobs.release(session, lease)
         else:

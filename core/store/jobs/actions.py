@@ -35,9 +35,15 @@ def next_actions(job: Job) -> list[str]:
         case "running":
             pause = "resume" if job.pause_requested else "pause"
             return ["cancel", pause] if job.stop_requested else ["cancel", pause, "stop"]
-        case "failed" | "cancelled" if job.missing_input is None:
+        case "failed" | "cancelled" if job.missing_input is None and _can_be_retried(job):
             return ["retry"]
     return []
+
+
+def _can_be_retried(job: Job) -> bool:
+    """Whether a retry can succeed: with the same spec, or with the fix of the job's error."""
+    error = job.error or {}
+    return bool(error.get("retryable", True) or error.get("fix"))
 
 
 def cancel(session: Session, project_id: str, job_id: str) -> Job:
@@ -96,14 +102,16 @@ def stop(session: Session, project_id: str, job_id: str) -> Job:
 
 
 def retry(session: Session, project_id: str, job_id: str) -> Job:
-    """Queue a failed or cancelled job again, from its last checkpoint. Raises ``NotFound``, ``InvalidState``.
+    """Queue a failed or cancelled job again, from its last checkpoint if it has one.
 
-    Without a checkpoint to resume from, because its retention time is over, the student's training restarts.
+    If the retention time of its checkpoints is over, the student's training restarts.
+    Raises ``NotFound``, ``InvalidState``.
     """
     job = lock(session, project_id, job_id)
     require_retry(job)
     if not checkpoints.has_expired(session, job):
-        return requeue(session, job, "Requeued; resumes from the last checkpoint.")
+        start = "resumes from the last checkpoint" if checkpoints.has_resumable(session, job.id) else "starts again"
+        return requeue(session, job, f"Requeued; {start}.")
     checkpoints.delete_tracks(session, job, [STUDENT_TRACK])  # garbage collection deletes the files
     values = {"checkpoint_step": 0, "progress": initial_progress(job.progress["total_steps"])}
     return requeue(session, job, f"Requeued; {RESTART_REASON}.", data={"restarts": [STUDENT_TRACK]}, **values)

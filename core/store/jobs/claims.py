@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import WorkerLost
 from core.job_failure import WORKER_SILENT, FailureCause, event_fields
-from core.store import events, job_counts
+from core.store import checkpoints, events, job_counts
 from core.store.db import utc_now
 from core.store.job_leases import LeaseToken, change_where, lock_job
 from core.store.jobs.row_values import NO_FLAGS, next_status, release_values, status_values
@@ -193,7 +193,10 @@ def _end_lost_attempt(session: Session, job: Job, max_worker_losses: int, cause:
     if status == "queued" and losses >= max_worker_losses:
         message = _loss_limit_message(losses, cause)
         error = replace(cause, message=message).to_error(
-            spec=job.spec, stage=job.stage, fraction=job.progress["fraction"]
+            spec=job.spec,
+            stage=job.stage,
+            fraction=job.progress["fraction"],
+            has_checkpoint=checkpoints.has_resumable(session, job.id),
         )
         values = {**release_values(job, now), **NO_FLAGS, "worker_losses": losses}
         values |= {"status": "failed", "error": error, "finished_at": now}

@@ -56,7 +56,8 @@ def retry_revised(session: Session, project_id: str, job_id: str, revision: Revi
     }
     if spec["resources"]["accelerator"] != job.spec.get("resources", {}).get("accelerator"):
         values["accelerator"] = spec["resources"]["accelerator"]  # otherwise the claim's pinned value stays
-    tracks, reason = tuple(revision.tracks), _restart_text(revision.tracks)
+    has_checkpoint = checkpoints.has_resumable(session, job.id)
+    tracks, reason = tuple(revision.tracks), _restart_text(revision.tracks, has_checkpoint=has_checkpoint)
     if not tracks and checkpoints.has_expired(session, job):
         tracks, reason = (STUDENT_TRACK,), RESTART_REASON
     garbage = checkpoints.delete_tracks(session, job, tracks)
@@ -69,9 +70,9 @@ def retry_revised(session: Session, project_id: str, job_id: str, revision: Revi
     return job, garbage
 
 
-def _restart_text(tracks: Sequence[str]) -> str:
+def _restart_text(tracks: Sequence[str], *, has_checkpoint: bool) -> str:
     if not tracks:
-        return "it resumes from its last checkpoint"
+        return "it resumes from its last checkpoint" if has_checkpoint else "it starts again"
     if STUDENT_TRACK not in tracks:
         raise AssertionError("a student cannot resume if one of its teachers restarts")
     teachers = [f"teacher {track.rpartition('-')[2]}" for track in tracks if track != STUDENT_TRACK]

@@ -235,7 +235,7 @@ def test_a_failed_job_shows_its_fix_and_applies_it(browser, tenant, server, spec
             pass  # a job of another test
         machine = {"memory_peak_bytes": 3 * 2**30, "device": None}
         cause = FailureCause("out_of_memory", "too big", "capacity", log=["<i>the last line</i>"], machine=machine)
-        error = cause.to_error(spec=job.spec, stage="distill", fraction=0.5)
+        error = cause.to_error(spec=job.spec, stage="distill", fraction=0.5, has_checkpoint=False)
         jobs.fail(session, jobs.LeaseToken.from_job(job), error)
 
     page = browser.get(f"/jobs/{job_id}").text

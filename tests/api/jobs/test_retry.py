@@ -23,7 +23,7 @@ def failed(http, server, tenant, spec_of, tmp_path):
         with server.database.write() as session:
             job = jobs.get_leased(session, lease)
             cause = FailureCause(code, "it happened", "capacity", log=["last line"], machine=None)
-            error = cause.to_error(spec=job.spec, stage="distill", fraction=0.5)
+            error = cause.to_error(spec=job.spec, stage="distill", fraction=0.5, has_checkpoint=False)
             jobs.fail(session, lease, error)
         return f"/v1/jobs/{job_id}"
 

@@ -142,3 +142,62 @@ def test_deleting_a_model_deletes_its_file(server, http):
 def test_an_unknown_model_is_404(http, model_id):
     assert http.get(f"/v1/models/{model_id}").status_code == 404
     assert http.delete(f"/v1/models/{model_id}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k", "vit_tiny_patch16_224.augreg_in21k"),
+        ("vit_tiny_patch16_224_in21k", "vit_tiny_patch16_224.augreg_in21k"),
+        ("resnet18", "resnet18"),
+    ],
+)
+def test_tags_and_renamed_architectures_are_accepted(http, given, expected):
+    response = post(http, architecture=given)
+
+    assert response.status_code == 202, response.text
+    assert response.json()["architecture"] == expected
+
+
+def test_an_unknown_tag_is_refused_with_the_known_ones(http):
+    response = post(http, architecture="vit_tiny_patch16_224.augreg")
+
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == "/architecture"
+    assert "augreg_in21k" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("normalization", "pointer", "words"),
+    [
+        ({"mean": [123.675, 116.28, 103.53], "std": [0.2, 0.2, 0.2]}, "/mean", "[0.485, 0.456, 0.406]"),
+        ({"mean": [0.5, 0.5, 0.5], "std": [58.395, 57.12, 57.375]}, "/std", "[0.229, 0.224, 0.225]"),
+        ({"mean": [-0.1], "std": [0.5]}, "/mean", "not negative"),
+        ({"mean": [0.5], "std": [0]}, "/std/0", "greater than 0"),
+        ({"mean": [0.5], "std": [-1]}, "/std/0", "greater than 0"),
+        ({"mean": [0.5], "std": [0.001]}, "/std", "gray levels"),
+        ({"mean": [0.5, 0.5, 0.5], "std": [0.5]}, "", "mean has 3 values and std has 1"),
+        ({"mean": [0.5, 0.5], "std": [0.5, 0.5]}, "/mean", "2 values are given for 3 channels"),
+    ],
+)
+def test_a_normalization_of_other_pixel_values_is_refused_with_the_right_ones(http, normalization, pointer, words):
+    response = post(http, normalization=json.dumps(normalization))
+
+    assert response.status_code == 422
+    assert [e["pointer"] for e in response.json()["errors"]] == [f"/normalization{pointer}"]
+    assert words in response.json()["detail"]
+
+
+def test_class_names_must_be_as_many_as_the_classes(http):
+    response = post(http, classes='["cat", "dog", "fish"]')
+
+    assert response.json()["errors"][0]["pointer"] == "/classes"
+
+
+def test_the_document_shows_the_assumed_normalization_and_the_warnings(http, tenant):
+    warning = {"code": "normalization_assumed", "field": "/normalization", "message": "assumed", "fix": "give it"}
+    model = http.get(f"/v1/models/{tenant.ready_model(normalization_source='architecture', warnings=[warning])}").json()
+
+    assert model["normalization"] == {"mean": [0.5], "std": [0.5]}
+    assert model["normalization_source"] == "architecture"
+    assert model["warnings"] == [warning]

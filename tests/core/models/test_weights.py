@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 
 import pytest
 import timm
@@ -10,7 +11,8 @@ from core.errors import InvalidSpec, UnsupportedMedia, WeightsMismatch
 from core.models.distilled_vit import to_distilled_vit
 from core.models.preprocessing import Preprocessing, plain_preprocessing
 from core.models.safetensors_header import read_model_info
-from core.models.weights import check_upload, load_folder, save_folder
+from core.models.upload import check_upload
+from core.models.weights import load_folder, save_folder
 from core.spec.info import Normalization
 
 VIT = "vit_tiny_patch16_224"
@@ -130,7 +132,8 @@ def test_an_upload_is_stored_as_a_model(tmp_path, upload, tiny_vit):
     facts = checked(tmp_path, **tiny_vit, img_size=16, num_classes=3, normalization=statistics, classes=CLASSES)
     built = load_folder(tmp_path / "model")
 
-    assert facts == read_model_info(tmp_path / "model")
+    assert facts == read_model_info(tmp_path / "model").model_copy(update={"normalization_source": "request"})
+    assert facts.warnings == ()
     assert (facts.image_size, facts.channels, facts.num_classes, facts.classes) == (16, 3, 3, CLASSES)
     assert built.preprocessing == Preprocessing(16, 3, statistics.mean, statistics.std)
     images = torch.randn(2, 3, 16, 16)
@@ -173,6 +176,137 @@ def test_an_upload_that_does_not_fit_is_refused_with_the_reason(tmp_path, upload
         checked(tmp_path, **{**tiny_vit, "img_size": 8, "num_classes": 3, **more})
 
     assert not (tmp_path / "model").exists()
+
+
+def wrapped(prefix):
+    return lambda state: {f"{prefix}{name}": tensor.clone() for name, tensor in state.items()}
+
+
+def compiled_blocks(state):
+    """As torch.compile of the single blocks names them."""
+    return {re.sub(r"^(blocks\.\d+)\.", r"\1._orig_mod.", name): tensor for name, tensor in state.items()}
+
+
+def backbone_and_head(state):
+    return {name if name.startswith("head") else f"backbone.{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "prefix"),
+    [
+        (wrapped("module."), "`module.`"),
+        (wrapped("_orig_mod."), "`_orig_mod.`"),
+        (wrapped("model."), "`model.`"),
+        (wrapped("backbone."), "`backbone.`"),
+        (wrapped("student."), "`student.`"),
+        (wrapped("module._orig_mod.model.backbone."), "`module._orig_mod.model.backbone.`"),
+        (compiled_blocks, "_orig_mod."),
+        (backbone_and_head, "`backbone.`"),
+        (lambda state: {**wrapped("module.")(state), "n_averaged": torch.tensor(3)}, "`module.`"),  # AveragedModel
+    ],
+)
+def test_prefixes_of_training_wrappers_are_removed_and_reported(tmp_path, upload, tiny_vit, change, prefix):
+    module = upload(change, **tiny_vit, img_size=8, num_classes=3)
+    facts = checked(tmp_path, **tiny_vit, img_size=8, num_classes=3)
+    built = load_folder(tmp_path / "model")
+
+    assert prefix in next(w.message for w in facts.warnings if w.code == "names_changed")
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(module(images), built.module(images))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: {**wrapped("student.")(s), **wrapped("teacher.")(s)}, r"several models \(student\. and teacher\.\)"),
+        (
+            lambda s: {**wrapped("model.")(s), "criterion.center": torch.zeros(1, 3)},
+            r"holds more: criterion\.center; save",
+        ),
+        (
+            lambda s: {f"vit.encoder.layer.0.attention.{n}": t for n, t in s.items()},
+            "names of Hugging Face transformers",
+        ),
+    ],
+)
+def test_names_that_do_not_fit_are_explained(tmp_path, upload, tiny_vit, change, words):
+    upload(change, **tiny_vit, img_size=8, num_classes=3)
+
+    with pytest.raises(WeightsMismatch, match=words):
+        checked(tmp_path, **tiny_vit, img_size=8, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ({"num_classes": 37}, r"head.weight has 37 rows: set arguments.num_classes to 37\. With this they fit"),
+        ({"num_classes": 0}, r"no head: set arguments.num_classes to 0\. With this they fit"),
+        ({"in_chans": 1}, r"1 input channels: set arguments.in_chans to 1\. With this they fit"),
+        ({"img_size": 16}, r"pos_embed has 65 tokens at a patch size of 2: set arguments.img_size to 16\. With this"),
+        ({"patch_size": 4, "img_size": 32}, r"arguments.patch_size to 4; .*arguments.img_size to 32\. With these they"),
+        ({"depth": 3}, r"3 blocks: set arguments.depth to 3\. With this they fit"),
+        ({"embed_dim": 64}, r"arguments.embed_dim to 64\. With this they fit"),
+        ({"mlp_ratio": 2}, r"arguments.mlp_ratio to 2.0\. With this they fit"),
+        ({"qkv_bias": False}, r"arguments.qkv_bias to false\. With this they fit"),
+        ({"global_pool": "avg"}, r"arguments.global_pool to avg\. With this they fit"),
+        ({"reg_tokens": 2}, r"arguments.reg_tokens to 2"),
+        ({"num_classes": 5, "in_chans": 1}, r"in_chans to 1; .*num_classes to 5\. With these they fit"),
+    ],
+)
+def test_shapes_that_do_not_fit_name_the_arguments_that_explain_them(tmp_path, upload, tiny_vit, made, words):
+    arguments = {**tiny_vit, "img_size": 8, "num_classes": 3}
+    upload(**{**arguments, **made})
+
+    with pytest.raises(WeightsMismatch, match=words):
+        checked(tmp_path, **arguments)
+
+
+def test_the_depths_of_a_swin_are_explained(tmp_path, upload):
+    swin = "swin_tiny_patch4_window7_224"
+    arguments = {
+        "embed_dim": 12,
+        "num_heads": [1, 1],
+        "window_size": 2,
+        "patch_size": 2,
+        "img_size": 16,
+        "num_classes": 3,
+    }
+    upload(architecture=swin, **arguments, depths=[1, 2])
+
+    with pytest.raises(WeightsMismatch, match=r"set arguments.depths to \[1, 2\]\. With this they fit"):
+        checked(tmp_path, swin, **arguments, depths=[2, 2])
+
+
+def test_counters_of_batch_norms_may_be_missing(tmp_path, upload):
+    module = upload(
+        lambda s: {n: t for n, t in s.items() if "num_batches" not in n}, architecture="resnet18", num_classes=3
+    )
+    checked(tmp_path, "resnet18", num_classes=3)
+
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(module(images), load_folder(tmp_path / "model", image_size=32).module(images))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "num_classes", "mean"),
+    [("vit_tiny_patch16_224", 1000, 0.5), ("test_vit.r160_in1k", 1000, 0.5), ("resnet18.tv_in1k", 1000, 0.485)],
+)
+def test_a_tag_gives_classes_size_and_normalization(tmp_path, upload, architecture, num_classes, mean):
+    upload(architecture=architecture)
+    facts = checked(tmp_path, architecture)
+    [warning] = facts.warnings
+
+    assert (facts.num_classes, facts.normalization.mean[0]) == (num_classes, mean)
+    assert facts.normalization_source == "architecture"
+    assert warning.code == "normalization_assumed"
+    assert architecture in warning.message
+
+
+def test_a_tags_own_classes_and_statistics_are_used(tmp_path, upload):
+    upload(architecture="vit_tiny_patch16_224.augreg_in21k", depth=1)
+    facts = checked(tmp_path, "vit_tiny_patch16_224_in21k", depth=1)
+
+    assert (facts.architecture, facts.num_classes) == ("vit_tiny_patch16_224", 21843)
 
 
 def test_a_pickle_is_refused_before_a_model_is_built(tmp_path):

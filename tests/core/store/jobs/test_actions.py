@@ -172,3 +172,27 @@ def test_paused_job_has_no_eta(world):
     assert paused.progress["step"] == 50
     assert (paused.progress["images_per_second"], paused.progress["eta_seconds"]) == (None, None)
     assert (paused.worker_id, paused.lease_expires_at) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "actions"),
+    [
+        ({"retryable": True, "fix": None}, ["retry"]),
+        ({"retryable": False, "fix": {"student": {"weights": "random"}}}, ["retry"]),
+        ({"retryable": False, "fix": None}, []),
+        ({}, ["retry"]),  # of an earlier version
+    ],
+)
+def test_a_failed_job_offers_a_retry_only_if_it_can_help(world, error, actions):
+    lease = world.start_job()
+    world.write(jobs.fail, lease, {"code": "weights_unavailable", "message": "m", **error})
+
+    assert jobs.next_actions(world.get(lease.job_id)) == actions
+
+
+def test_a_retry_speaks_of_a_checkpoint_only_if_there_is_one(world):
+    lease = world.start_job()
+    world.write(jobs.fail, lease, {"code": "worker_lost", "message": "m"})
+    world.write(jobs.retry, world.project, lease.job_id)
+
+    assert "checkpoint" not in world.read(events.list_events, world.project, lease.job_id).items[-1].message

@@ -11,6 +11,8 @@ from core.reporting import Control, Interrupted
 from core.store import events, jobs, projects
 from core.store.jobs import LeaseToken
 
+EVENT_FIELDS = {"code", "message", "fault", "retryable", "advice", "fix"}
+
 
 def claim_ids(world, count, accelerator="cpu"):
     return [job and job.id for job in (world.claim(accelerator=accelerator) for _ in range(count))]
@@ -260,7 +262,7 @@ def test_loss_with_a_known_cause_fails_with_that_cause(world):
     assert (failed.error["code"], failed.error["log"], failed.error["machine"]) == ("stalled", ["line"], {"x": 1})
     assert "2 losses in a row without a new checkpoint" in failed.error["message"]
     ended = world.read(events.list_events, world.project, lease.job_id).items[-1]
-    assert (ended.type, set(ended.data["error"])) == ("job.failed", {"code", "message", "fault", "advice", "fix"})
+    assert (ended.type, set(ended.data["error"])) == ("job.failed", EVENT_FIELDS)
 
 
 def test_new_checkpoint_resets_worker_losses(world):
