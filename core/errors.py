@@ -267,7 +267,7 @@ class WeightsUnavailable(RunError):
     """The requested weights do not exist, or only as a pickle. ``extra`` may hold their ``architecture``."""
 
     code = "weights_unavailable"
-    fault = "spec"
+    fault: ClassVar[Fault] = "spec"
     retryable = False
 
 

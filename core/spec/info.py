@@ -57,6 +57,8 @@ class Normalization(StrictModel):
 class UploadNormalization(Normalization):
     """The normalization of an upload, checked for statistics of other pixel values than [0, 1]."""
 
+    std: tuple[float, ...] = Field(min_length=1, max_length=3)
+
     @field_validator("mean")
     @classmethod
     def _require_mean_of_unit_pixels(cls, mean: tuple[float, ...]) -> tuple[float, ...]:
@@ -71,6 +73,8 @@ class UploadNormalization(Normalization):
     def _require_std_of_unit_pixels(cls, std: tuple[float, ...]) -> tuple[float, ...]:
         if max(std) > 1:
             raise _unit_pixels_error("std", std)
+        if min(std) <= 0:
+            raise PydanticCustomError("normalization", "a standard deviation is above 0; give 1 to scale nothing")
         if min(std) < _MIN_STD:
             raise PydanticCustomError(
                 "normalization",
