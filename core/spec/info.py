@@ -57,7 +57,8 @@ class Normalization(StrictModel):
 class UploadNormalization(Normalization):
     """The normalization of an upload, checked for statistics of other pixel values than [0, 1]."""
 
-    std: tuple[float, ...] = Field(min_length=1, max_length=3)
+    # Without `min_length`: pydantic would report it too where an item is not above 0.
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(max_length=3, json_schema_extra={"minItems": 1})
 
     @field_validator("mean")
     @classmethod
@@ -71,11 +72,9 @@ class UploadNormalization(Normalization):
     @field_validator("std")
     @classmethod
     def _require_std_of_unit_pixels(cls, std: tuple[float, ...]) -> tuple[float, ...]:
-        if max(std) > 1:
+        if max(std, default=1) > 1:
             raise _unit_pixels_error("std", std)
-        if min(std) <= 0:
-            raise PydanticCustomError("normalization", "a standard deviation is above 0; give 1 to scale nothing")
-        if min(std) < _MIN_STD:
+        if std and min(std) < _MIN_STD:
             raise PydanticCustomError(
                 "normalization",
                 "std {std} is less than one of 256 gray levels; give that of pixel values in 0…1",

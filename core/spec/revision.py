@@ -8,7 +8,7 @@ from typing import Any
 
 from core.errors import FieldError, InvalidSpec
 from core.reporting import STUDENT_TRACK, teacher_track
-from core.spec.job import REFERENCE, JobSpec, ModelSpec, default_min_learning_rate
+from core.spec.job import WEIGHT_KEYWORDS, JobSpec, ModelSpec, default_min_learning_rate
 from core.spec.parse import parse_job_spec, pointer
 from core.spec.patch import FieldPath, differences, merge_patch
 
@@ -139,7 +139,7 @@ def _may_change(path: FieldPath, old: JobSpec, new: JobSpec) -> bool:
 
 
 def _have_references(*models: ModelSpec) -> bool:
-    return any(REFERENCE.fullmatch(model.weights) for model in models)
+    return any(model.weights not in WEIGHT_KEYWORDS for model in models)
 
 
 def _reason_unchangeable(path: FieldPath) -> str:
