@@ -137,7 +137,7 @@ def _reduce_memory(spec: Mapping[str, Any], stage: str | None, batch_size: int |
     fix: dict[str, Any] = {}
     smaller = batch_size or max(1, int(training.get("batch_size", 1)) // 2)
     if stage != "teacher" and smaller < training.get("batch_size", 1) and smaller >= _num_devices(spec):
-        fix["training"] = {"batch_size": smaller}
+        fix["training"] = _with_batch_size(training, smaller)
     # The preflight in `prepare` also runs the teachers that the job trains.
     max_batch_size = smaller if stage == "prepare" else None
     if stage in {"teacher", "prepare"} and (teachers := _reduce_teachers(spec, max_batch_size)):
@@ -146,7 +146,8 @@ def _reduce_memory(spec: Mapping[str, Any], stage: str | None, batch_size: int |
         return "No smaller batch is possible: reduce training.image_size, or use a smaller model.", None
     advice = (
         f"The fix lowers the batch size ({_describe(fix)}) and keeps the learning rate; a much smaller batch may need "
-        "a lower one. A smaller training.image_size or model also needs less memory."
+        "a lower one. training.gradient_accumulation saves memory with the same batch. A smaller training.image_size "
+        "or model also needs less."
     )
     return advice, fix
 
@@ -237,11 +238,17 @@ def _reduce_teachers(spec: Mapping[str, Any], max_batch_size: int | None) -> lis
             size = training["batch_size"]
             new_size = min(size, max(1, size // 2) if max_batch_size is None else max_batch_size)
             if new_size < size:
-                teachers.append({**teacher, "training": {**training, "batch_size": new_size}})
+                teachers.append({**teacher, "training": {**training, **_with_batch_size(training, new_size)}})
                 has_changed = True
                 continue
         teachers.append(dict(teacher))
     return teachers if has_changed else None
+
+
+def _with_batch_size(training: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Return the changes for a smaller batch, which is divided into at most as many parts as it has images."""
+    is_divisible = int(training.get("gradient_accumulation", 1)) <= size
+    return {"batch_size": size} if is_divisible else {"batch_size": size, "gradient_accumulation": size}
 
 
 def _training(spec: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from api.jobs.actions import notify
 from api.problems import invalid_field
 from api.references import check_name
 from core.errors import InvalidSpec
-from core.spec import JobSpec
+from core.spec import JobSpec, parse_job_spec
 from core.spec.document import StrictModel
 from core.spec.revision import CHANGEABLE, apply_patch, changes, restart_scope
 from core.store import jobs, quotas
@@ -87,14 +87,15 @@ def _combine(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, A
 def _revision(old: Job, spec: JobSpec, inputs: service.Inputs, resolution: service.Resolution | None) -> Revision:
     document = service.spec_document(spec, inputs, resolution)
     total_steps = old.progress["total_steps"] if resolution is None else resolution["estimate"]["total_steps"]
+    before = parse_job_spec(old.spec).model_dump(mode="json")  # a job of an older version lacks newer fields
     return Revision(
         base_seq=old.last_seq,
         spec=document,
         resolved=resolution is not None,
         total_steps=total_steps,
         warnings=service.resolution_warnings(resolution, inputs),
-        changes=changes(old.spec, document),
-        tracks=restart_scope(old.spec, document).tracks,
+        changes=changes(before, document),
+        tracks=restart_scope(before, document).tracks,
     )
 
 

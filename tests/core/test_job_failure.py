@@ -143,6 +143,15 @@ def test_out_of_memory_in_the_preflight_halves_the_students_batch_and_limits_the
     assert (spec_with_fix.training.batch_size, spec_with_fix.teachers[0].training.batch_size) == (32, 32)
 
 
+def test_the_smaller_batch_has_at_most_as_many_parts_as_images():
+    parts = {"batch_size": 8, "gradient_accumulation": 8}
+
+    fixed = apply_fix("out_of_memory", make_spec(training=parts, teacher=parts), stage="prepare")
+
+    assert (fixed.training.batch_size, fixed.training.gradient_accumulation) == (4, 4)
+    assert fixed.teachers[0].training.gradient_accumulation == 4
+
+
 def test_a_batch_of_one_sample_per_device_has_no_fix():
     assert error("out_of_memory", make_spec(training={"batch_size": 1}))["fix"] is None
     shared = make_spec(training={"batch_size": 4}, resources={"devices": 4})

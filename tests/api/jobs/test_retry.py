@@ -36,7 +36,8 @@ def pointers(response):
 
 def last_event(server, tenant, path):
     with server.database.read() as session:
-        return events.list_events(session, tenant.project_id, path.rpartition("/")[2]).items[-1]
+        items = events.list_events(session, tenant.project_id, path.rpartition("/")[2]).items
+    return [event for event in items if event.type != "job.warning"][-1]
 
 
 def test_a_failed_job_has_advice_and_a_fix(http, failed):
@@ -88,6 +89,19 @@ def test_a_change_without_effect_on_the_weights_resumes_from_the_checkpoint(http
 
     assert (job["name"], job["spec"]["resources"]["max_seconds"], job["progress"]["step"]) == ("longer", 60, 3)
     assert len(http.get(f"{path}/checkpoints").json()["data"]) == 1
+
+
+def test_a_job_of_an_older_version_resumes_although_its_spec_lacks_newer_fields(http, server, tenant, failed):
+    path = failed("worker_lost")
+    with server.database.write() as session:
+        job = jobs.get(session, tenant.project_id, path.rpartition("/")[2])
+        training = {name: value for name, value in job.spec["training"].items() if name != "gradient_accumulation"}
+        job.spec = {**job.spec, "training": training}
+
+    job = http.post(f"{path}/retry", json={"changes": {"name": "renamed"}}).json()
+
+    assert (job["name"], job["spec"]["training"]["gradient_accumulation"]) == ("renamed", 1)
+    assert job["progress"]["step"] == 3
 
 
 def test_changes_are_applied_after_the_fix(http, failed):
