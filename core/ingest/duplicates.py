@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from core.data.stored import SplitName
 from core.ingest.folder_layout import Layout, Sample
+from core.ingest.split_reading import quoted
 from core.spec.warnings import JobWarning
 
 
@@ -34,7 +35,7 @@ def _across_splits(
     position = int(np.flatnonzero(leaked)[0])
     original = int(np.flatnonzero(digests["train"] == digests["test"][position])[0])
     count, total = int(leaked.sum()), len(leaked)
-    example = f"{layout.splits['test'][position].source} and {layout.splits['train'][original].source}"
+    example = quoted([layout.splits["test"][position].source, layout.splits["train"][original].source])
     message = (
         f"{count:,} of {total:,} test images are also in the training split, e.g. {example}. The measured accuracy is "
         "too high."
@@ -54,9 +55,8 @@ def _across_classes(layout: Layout, digests: Mapping[SplitName, npt.NDArray[np.b
     first = int(np.flatnonzero(contradicts)[0])
     one, other = samples[order[first]], samples[order[first + 1]]
     assert layout.classes is not None
-    message = (
-        f"{int(affected.sum()):,} images occur in more than one class, e.g. {one.source} ({layout.classes[one.label]}) "
-        f"and {other.source} ({layout.classes[other.label]}). Their labels contradict each other."
-    )
+    example = quoted(f"{sample.source} ({layout.classes[sample.label]})" for sample in (one, other))
+    count = int(affected.sum())
+    message = f"{count:,} images occur in more than one class, e.g. {example}. Their labels contradict each other."
     fix = "Leave each image in one class only; an image of several classes cannot be used."
     return [JobWarning(code="duplicate_across_classes", message=message, fix=fix)]

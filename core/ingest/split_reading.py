@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 
 from core.ingest.folder_tree import Folders, TopFolder, group_by_top, name_key
 from core.ingest.limits import RejectedFile
+from core.ingest.paths import printable_name
 from core.ingest.split_names import TEST_ORDER, TRAIN_ORDER, SplitRole, split_name
 from core.ingest_errors import LayoutUnclear
 from core.spec.dataset_layout import LayoutOptions
 from core.spec.warnings import JobWarning
 
 SPLITS_POINTER, CLASS_POINTER = "/splits", "/class_from"
+_NO_CLASSES = "its images are not in class folders"
 _PREDICT_REASON = "images to predict on have no labels"
 _NUM_NAMED = 5  # folders that a message names
 # Folders beside each other whose images belong together, such as photographs and their masks.
@@ -81,7 +83,7 @@ def unclear(readings: Sequence[str], fix: str) -> LayoutUnclear:
 
 def quoted(names: Iterable[str]) -> str:
     """Return folder names as text, the first five of them."""
-    listed = list(names)
+    listed = [printable_name(name) for name in names]
     more = f" and {len(listed) - _NUM_NAMED} more" if len(listed) > _NUM_NAMED else ""
     return ", ".join(listed[:_NUM_NAMED]) + more
 
@@ -184,7 +186,9 @@ def _split_reading(tops: Sequence[TopFolder], folders: Mapping[str, Folders], op
 def _unused_reason(top: TopFolder, train: TopFolder, test: TopFolder | None) -> str:
     if top.split is not None and top.split.role == "train":
         return f"the training split is {train.name}/"
-    return "its images are not in class folders" if test is None else f"the test split is {test.name}/"
+    if test is not None:
+        return f"the test split is {test.name}/"
+    return f"only its images are in class folders, not those of {train.name}/" if train.is_flat else _NO_CLASSES
 
 
 def _choose_train(named: Sequence[TopFolder]) -> TopFolder:
@@ -229,7 +233,7 @@ def _inside(top: TopFolder, folders: Mapping[str, Folders]) -> dict[str, Folders
 
 
 def _outside(top: TopFolder, train: TopFolder) -> list[RejectedFile]:
-    if top.child_keys & train.child_keys:
+    if not top.is_flat:
         return [unused_folder(top.name, len(top.sources), "its name is not that of a split; set splits to use it")]
     reason = f"the image is outside {train.name}/ and the test split"
     return [RejectedFile(source, reason, "not_in_layout") for source in top.sources]
@@ -239,10 +243,11 @@ def _choice_warnings(train: TopFolder, test: TopFolder | None, rest: Sequence[To
     assert train.split is not None
     if test is None and rest:
         message = (
-            f"The images in {quoted(f'{top.name}/' for top in rest)} have no class folders; a fifth of {train.name}/ "
-            "is the test split instead."
+            f"{quoted(f'{top.name}/' for top in rest)} cannot be the test split, because only one of it and "
+            f"{train.name}/ has class folders; a fifth of {train.name}/ is the test split."
         )
-        return [JobWarning(code="split_chosen", field=SPLITS_POINTER, message=message, fix="Send labeled test images.")]
+        fix = "Send both splits with class folders, or both without."
+        return [JobWarning(code="split_chosen", field=SPLITS_POINTER, message=message, fix=fix)]
     if test is not None and train.split.role != "train":
         message = f"No folder is named train: {train.name}/ is the training split, and {test.name}/ the test split."
         fix = f'Set splits to {{"train": "{test.name}", "test": "{train.name}"}} for the opposite.'

@@ -317,7 +317,7 @@ def test_the_same_image_in_both_splits_is_a_warning(ingest, zipped, tree, encode
 
     assert warning.code == "duplicate_across_splits"
     assert "1 of 5 test images" in warning.message
-    assert "test/cat/again.png and train/cat/same.png" in warning.message
+    assert "test/cat/again.png, train/cat/same.png" in warning.message
 
 
 def test_the_same_image_in_two_classes_is_a_warning(ingest, zipped, tree, encoded):
@@ -327,7 +327,7 @@ def test_the_same_image_in_two_classes_is_a_warning(ingest, zipped, tree, encode
 
     assert warning.code == "duplicate_across_classes"
     assert "2 images occur in more than one class" in warning.message
-    assert "train/cat/same.png (cat) and train/dog/same.png (dog)" in warning.message
+    assert "train/cat/same.png (cat), train/dog/same.png (dog)" in warning.message
 
 
 def test_duplicates_in_one_class_of_one_split_are_accepted(ingest, zipped, tree, encoded):

@@ -127,6 +127,26 @@ def test_a_test_folder_without_class_folders_is_replaced_with_a_warning():
     assert codes(layout) == ["split_chosen"]
 
 
+def test_labeled_test_images_do_not_fit_unlabeled_training_images():
+    layout = layout_of(*names("train/"), *names("test/a/", "test/b/"))
+
+    assert (layout.classes, sizes(layout)) == (None, (4, 1))
+    assert rejections(layout) == {
+        "test/": "10 images are not used: only its images are in class folders, not those of train/"
+    }
+    assert codes(layout) == ["split_chosen"]
+
+
+def test_a_second_copy_of_the_splits_is_left_out_by_name():
+    """A popular archive of chest radiographs has its folders twice."""
+    copy = [f"{prefix}{split}/{name}/" for prefix in ("", "copy/") for split in ("train", "test") for name in "ab"]
+
+    layout = layout_of(*names(*(f"xray/{folder}" for folder in copy)))
+
+    assert (layout.classes, sizes(layout)) == (("a", "b"), (10, 10))
+    assert list(rejections(layout)) == ["copy/"]
+
+
 def test_of_two_test_folders_one_is_left_out_by_name():
     layout = layout_of(*names("train/a/", "train/b/", "test1/a/", "test2/a/", "test2/b/"))
 
