@@ -198,6 +198,7 @@ async def retry_job(
 ) -> JobOut:
     """Queue a failed or cancelled job again from its last checkpoint; with a body, with a changed spec.
 
+    After the retention time of its checkpoints (a setting, 7 days), its training restarts from step 0.
     Changes are validated like a new spec. If the student depends on them, its training restarts from step 0.
     """
     has_body = bool((await request.body()).strip())

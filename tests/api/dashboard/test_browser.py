@@ -8,7 +8,7 @@ import time
 import pytest
 
 from core.reporting import Progress, Stage
-from core.store import jobs, metrics
+from core.store import events, jobs, metrics
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SOON = 15_000  # milliseconds
@@ -257,3 +257,28 @@ def test_all_controls_are_reachable_by_keyboard(sign_in, tenant):
 
     assert names[0] == "Skip to content"
     assert {"Jobs", "Datasets", "API", "Sign out", "Pause", "Cancel…"} <= set(names)
+
+
+def test_elements_that_scroll_are_reached_by_keyboard(sign_in, tenant, errors):
+    """As the rule `scrollable-region-focusable` of axe."""
+    lease = tenant.running_job()
+    with tenant.database.write() as session:
+        for number in range(60):
+            events.append(session, lease, "note", f"Event {number} " + "x" * 200)
+    page = sign_in(tenant, f"/jobs/{lease.job_id}")
+    page.locator("details.spec summary").click()
+    unreachable = page.evaluate(
+        """() => [...document.querySelectorAll("main *")].filter((element) => {
+          const style = getComputedStyle(element);
+          const scrolls = (overflow, content, size) => ["auto", "scroll"].includes(overflow) && content > size + 1;
+          if (!scrolls(style.overflowY, element.scrollHeight, element.clientHeight) &&
+              !scrolls(style.overflowX, element.scrollWidth, element.clientWidth)) return false;
+          return element.tabIndex < 0 && !element.querySelector("a[href], button, input, [tabindex='0']");
+        }).map((element) => element.outerHTML.slice(0, 100))"""
+    )
+
+    assert unreachable == []
+    page.locator("ol.events").focus()
+    page.keyboard.press("End")
+    page.wait_for_function("document.querySelector('ol.events').scrollTop > 0")
+    assert errors == []

@@ -1,15 +1,16 @@
 """Query plans of frequent queries on filled databases: no full scan of a large table."""
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from sqlalchemy import event, text
 
 from benchmarks import growth_rows
 from benchmarks.growth_rows import SMALL, job_id, project_id
+from core.errors import NotFound
 from core.settings import Settings
-from core.store import audit, checkpoints, events, idempotency, jobs, metrics, quotas, workers
+from core.store import audit, checkpoints, events, idempotency, job_counts, jobs, metrics, names, quotas, workers
 from core.store.db import Database, make_engine, migrate
 from core.store.jobs import LeaseToken, records
 
@@ -27,8 +28,15 @@ LARGE_TABLES = (
 PROJECT = project_id(1)
 RUNNING = job_id(SMALL.jobs - SMALL.queued - 1)
 # Queries on tables that are empty or small in this test, where a full scan is the right plan.
-SMALL_TABLE_QUERIES = {
+SMALL_TABLE_def find_nothing(session, find, *arguments):
+    """Look up a name that does not exist, which also reads the nearest names."""
+    with suppress(NotFound):
+        find(session, PROJECT, *arguments)
+
+
+QUERIES = {
     "checkpoints",
+    "expired checkpoints",
     "old idempotency keys",
     "workers",
     "count by status",
@@ -111,6 +119,11 @@ QUERIES = {
     "audit log of a key": lambda s: audit.list_entries(s, PROJECT, key_id="key_x", action="job.create"),
     "old audit entries": lambda s: audit.expire(s, 365),
     "workers": lambda s: workers.list_workers(s, alive_seconds=15),
+    "unknown name": lambda s: find_nothing(s, names.find_id, "job", "no such name"),
+    "unknown id prefix": lambda s: find_nothing(s, names.find_id, "job", "job_zzzz"),
+    "unknown weights": lambda s: find_nothing(s, names.find_weights, "no such name"),
+    "expired checkpoints": lambda s: checkpoints.prune_expired(s, 7),
+    "merge counts": job_counts.merge,
 }
 
 
@@ -171,3 +184,14 @@ def test_no_full_scan_of_a_large_table_on_sqlite(tmp_path):
                 full_scans = [scan for scan in scans if "USING" not in scan]
                 assert full_scans == [], f"{name}: {statement}\n{plan}"
     database.dispose()
+
+
+def test_counts_read_a_number_of_rows_that_does_not_grow_with_the_jobs(filled):
+    """At most one row for each project, status and accelerator, and those that are not merged yet."""
+    with filled.read() as session:
+        num_rows = session.execute(text("SELECT count(*) FROM job_counts")).scalar_one()
+        counts = records.jobs_by_status(session)
+
+    assert num_rows <= growth_rows.PROJECTS * len(counts) * 3 + job_counts.MAX_UNMERGED_ROWS
+    assert sum(counts.values()) == SMALL.jobs
+    assert (counts["queued"], counts["running"]) == (SMALL.queued, SMALL.running)

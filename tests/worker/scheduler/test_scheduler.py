@@ -1,5 +1,6 @@
 """The steps of the scheduler."""
 
+import io
 import math
 import os
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 from core.errors import StorageFailed
 from core.settings import Settings
-from core.store import audit, datasets, db, jobs, keys, quotas, workers
+from core.store import audit, checkpoints, datasets, db, job_counts, jobs, keys, quotas, workers
 from worker.scheduler import housekeeping
 from worker.scheduler import scheduler as scheduler_module
 from worker.scheduler.scheduler import ClockSkewGuard, Scheduler
@@ -223,6 +224,34 @@ def test_an_unavailable_store_does_not_stop_local_cleanup(service, scheduler, mo
     scheduler.collect_garbage()
 
     assert not folder.exists()
+
+
+def test_training_state_of_old_failed_jobs_is_deleted(service, store):
+    job = service.claim_job()
+    lease = jobs.LeaseToken.from_job(job)
+    files = [
+        store.put(f"jobs/{job.id}/a1/checkpoints/c/{name}", io.BytesIO(b"x"))
+        for name in ("model.safetensors", "state.pt")
+    ]
+    service.write(checkpoints.save, lease, track="distill", step=5, epoch=1, files=files)
+    service.write(jobs.fail, lease, {"code": "x", "message": "x"})
+    for days, names in ((7.0, ["model.safetensors", "state.pt"]), (1e-9, ["model.safetensors"])):
+        scheduler = Scheduler(service.settings.model_copy(update={"resume_retention_days": days}))
+        scheduler.collect_garbage()
+        scheduler.close()
+
+        assert sorted(listed.key.rpartition("/")[2] for listed in store.list_prefix()) == names
+
+
+def test_jobs_that_an_older_version_changed_are_counted_again(service, scheduler):
+    job = service.create_job()
+    with service.context.database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET status = 'cancelled'")
+    scheduler.recount_jobs()
+
+    counts = service.read(job_counts.count_by_status)
+    assert (counts["queued"], counts["cancelled"]) == (0, 1)
+    assert service.reload(job).status == "cancelled"
 
 
 def test_old_audit_log_entries_are_deleted(service):
