@@ -28,13 +28,7 @@ LARGE_TABLES = (
 PROJECT = project_id(1)
 RUNNING = job_id(SMALL.jobs - SMALL.queued - 1)
 # Queries on tables that are empty or small in this test, where a full scan is the right plan.
-SMALL_TABLE_def find_nothing(session, find, *arguments):
-    """Look up a name that does not exist, which also reads the nearest names."""
-    with suppress(NotFound):
-        find(session, PROJECT, *arguments)
-
-
-QUERIES = {
+SMALL_TABLE_QUERIES = {
     "checkpoints",
     "expired checkpoints",
     "old idempotency keys",
@@ -90,6 +84,12 @@ def lease_of(session):
 
 def project_of(session):
     return session.execute(text("SELECT project_id FROM jobs WHERE id = :id"), {"id": RUNNING}).scalar_one()
+
+
+def find_nothing(session, find, *arguments):
+    """Look up a name that does not exist, which also reads the nearest names."""
+    with suppress(NotFound):
+        find(session, PROJECT, *arguments)
 
 
 QUERIES = {
