@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from core import settings as settings_module
 from core.fetch.targets import NetworkPolicy
 from core.settings import Settings
 
@@ -32,3 +33,13 @@ def test_a_weak_secret_is_refused_and_not_shown(monkeypatch):
     with pytest.raises(ValidationError, match="at least 32 characters") as caught:
         Settings()
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_job_has_a_memory_limit_by_default(monkeypatch):
+    monkeypatch.setattr(settings_module, "total_memory", lambda: 1000)
+    assert Settings().job_memory_bytes == 800
+
+    monkeypatch.setattr(settings_module, "total_memory", lambda: None)
+    assert Settings().job_memory_bytes == 0
+    monkeypatch.setenv("POTSTILL_JOB_MEMORY_BYTES", "0")
+    assert Settings().job_memory_bytes == 0

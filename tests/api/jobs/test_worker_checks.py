@@ -73,7 +73,7 @@ def test_a_worker_of_unknown_size_refuses_nothing(tenant, spec_of, add_worker):
     assert tenant.http.post("/v1/jobs", json=spec_with(tenant, spec_of, batch_size=65_536)).status_code == 201
 
 
-def test_a_job_without_a_worker_for_its_accelerator_says_why_it_waits(tenant, spec_of, add_worker):
+def test_a_job_without_a_worker_for_its_accelerator_has_a_reason_to_wait(tenant, spec_of, add_worker):
     add_worker(memory_bytes=GIGABYTE)
     spec = spec_with(tenant, spec_of, accelerator="cuda")
     estimate = tenant.http.post("/v1/estimates", json=spec).json()
@@ -93,7 +93,7 @@ def test_a_job_without_a_worker_for_its_accelerator_says_why_it_waits(tenant, sp
     assert tenant.http.get(f"/v1/jobs/{job['id']}").json()["waiting_reason"] is None
 
 
-def test_a_job_behind_busy_workers_says_so(tenant, add_worker):
+def test_a_job_behind_busy_workers_has_a_reason_to_wait(tenant, add_worker):
     add_worker(job_id="job_x")
     job_id = tenant.queued_job()
 
