@@ -51,7 +51,7 @@ def test_the_training_at_fault_is_named():
     assert [warning.field for warning in both] == ["/training/batch_size", "/teachers/0/training/batch_size"]
 
 
-def test_a_job_that_fits_with_no_batch_size_is_told_apart():
+def test_a_job_that_fits_with_no_batch_size_is_reported():
     (warning,) = memory_warnings(spec(8), 100, memory)
 
     assert warning.field == "/training/image_size"
