@@ -17,6 +17,7 @@ BENCHMARKS = {
     "against_peers": "job times against packages that run the teacher at every step (20 minutes)",
     "data": "training from images decoded on demand against cached pixels (minutes)",
     "photographs": "training on JPEGs of 224 pixels against other packages' loaders (10 minutes)",
+    "ingest": "ingestion of an archive against a bare decode of its images (minutes)",
     "service": "the service against the library (minutes)",
     "quality": "accuracy of every method on CIFAR-10 (hours, resumable)",
     "growth": "lists, claims and series with a million jobs in PostgreSQL (ten minutes)",
@@ -28,7 +29,7 @@ BENCHMARKS = {
     "speed_page": "write docs/speed.md from all results (seconds)",
 }
 NOT_IN_ALL = ("quality", "batch_norm", "gpu_check", "speed_page")
-COMPARISONS = ("cached_training", "against_peers", "data", "photographs", "service")  # these accept --quick
+COMPARISONS = ("cached_training", "against_peers", "data", "photographs", "ingest", "service")  # these accept --quick
 
 
 def main(arguments: list[str]) -> int:

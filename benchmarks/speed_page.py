@@ -17,6 +17,7 @@ ORDER = (
     "against_peers",
     "data",
     "photographs",
+    "ingest",
     "service",
     "latency",
     "polling",

@@ -171,6 +171,17 @@ def format_count(number: int | None) -> str:
     return "—" if number is None else f"{number:,}"
 
 
+def format_ingest_progress(dataset: Dataset) -> str:
+    """Format the progress of a dataset that is processed: ``Reading images: 1,200 of 60,000, 2,100 per second``."""
+    progress = dataset.get("progress")
+    if not progress or not progress["processed"]:
+        return "Reading images"
+    total = "" if progress["total"] is None else f" of {progress['total']:,}"
+    rate = progress["images_per_second"]
+    speed = "" if rate is None else f", {rate:,.0f} per second"
+    return f"Reading images: {progress['processed']:,}{total}{speed}"
+
+
 def format_quantity(number: float) -> str:
     """Format with three digits and a unit: ``205 k``, ``1.2 M``."""
     for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

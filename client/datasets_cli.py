@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 import typer
 
 from client.configuration import connect
-from client.console import dataset_table, escape_text, format_count, out, print_json, print_warnings
+from client.console import (
+    dataset_table,
+    err,
+    escape_text,
+    format_count,
+    format_ingest_progress,
+    out,
+    print_json,
+    print_warnings,
+)
 from client.documents import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Manage image datasets.")
@@ -51,7 +60,10 @@ def add(
                 Path(source), name=name, labels=labels, splits=splits, class_from=class_from
             )
         if wait:
-            dataset = potstill.datasets.wait(dataset["id"])
+            with err.status("Reading images") as status:
+                dataset = potstill.datasets.wait(
+                    dataset["id"], on_progress=lambda read: status.update(format_ingest_progress(read))
+                )
     if as_json:
         print_json(dataset)
     else:
@@ -97,6 +109,8 @@ def _describe(dataset: Dataset) -> None:
     parts = [f"{format_count(split['num_samples'])} {name}" for name, split in splits.items()]
     if dataset["num_classes"]:
         parts.append(f"{dataset['num_classes']} classes")
+    if (value_range := dataset.get("value_range")) is not None:
+        parts.append(f"{value_range['bits']} bits")
     out.print(f"[bold]{dataset['id']}[/]  {escape_text(dataset['name'])}  {dataset['status']}  {', '.join(parts)}")
     if dataset["error"]:
         out.print(f"  [red]{escape_text(dataset['error']['message'])}[/]")

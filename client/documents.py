@@ -136,6 +136,14 @@ class Rejected(TypedDict):
     reason: str
 
 
+class IngestProgress(TypedDict):
+    """Files read of a dataset that is processed; ``total`` is None while it is unknown."""
+
+    processed: int
+    total: int | None
+    images_per_second: float | None
+
+
 class Dataset(TypedDict):
     """An image dataset."""
 
@@ -148,6 +156,9 @@ class Dataset(TypedDict):
     num_classes: int | None
     classes: list[str] | None
     channels: int | None
+    value_range: dict[str, int] | None
+    cropped_fraction: float | None
+    progress: IngestProgress | None
     fingerprint: str | None
     rejected: list[Rejected]
     warnings: list[JobWarning]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
@@ -22,8 +23,9 @@ from typing import Any, Literal, Self, cast
 import httpx
 
 from client.documents import Artifact, Dataset, Event, Job, JobAction, Model, Series
-from client.errors import ApiError, ClientError, IngestFailed, NotReady, ServiceUnreachable
+from client.errors import ApiError, ClientError, NotReady, ServiceUnreachable
 from client.files import download, packed_archive
+from client.ingest_wait import wait_until_ready
 from client.keys import Keys
 from client.streams import read_messages
 from client.transport import Transport, new_idempotency_key, object_path, read_pages, retry_delay_seconds
@@ -155,9 +157,19 @@ class Datasets:
         """Iterate over all datasets, newest first; pages are fetched lazily."""
         return cast("Iterator[Dataset]", read_pages(self._transport, "/v1/datasets"))
 
-    def wait(self, dataset_id: str, *, timeout_seconds: float = 600.0) -> Dataset:
-        """Wait until the dataset is ready. Raises :class:`IngestFailed` or :class:`NotReady`."""
-        return cast("Dataset", _wait_until_ready(lambda: self.get(dataset_id), "dataset", timeout_seconds))
+    def wait(
+        self,
+        dataset_id: str,
+        *,
+        timeout_seconds: float = 600.0,
+        on_progress: Callable[[Dataset], object] | None = None,
+    ) -> Dataset:
+        """Wait until the dataset is ready. Raises :class:`IngestFailed` or :class:`NotReady`.
+
+        ``on_progress`` receives each document that is read meanwhile.
+        """
+        read = partial(self.get, dataset_id)
+        return cast("Dataset", wait_until_ready(read, "dataset", timeout_seconds, on_progress))
 
     def delete(self, dataset_id: str) -> None:
         """Delete a dataset that no job uses."""
@@ -222,7 +234,7 @@ class Models:
 
     def wait(self, model_id: str, *, timeout_seconds: float = 600.0) -> Model:
         """Wait until the model is ready. Raises :class:`IngestFailed` or :class:`NotReady`."""
-        return cast("Model", _wait_until_ready(lambda: self.get(model_id), "model", timeout_seconds))
+        return cast("Model", wait_until_ready(lambda: self.get(model_id), "model", timeout_seconds))
 
     def delete(self, model_id: str) -> None:
         """Delete a model that no job uses."""
@@ -372,19 +384,3 @@ def _reason_without_files(job: Job) -> str:
     if job["terminal"]:
         return f"job {job_id} is {job['status']} and has no files to download"
     return f"job {job_id} is {job['status']}; its files can be downloaded once it has succeeded"
-
-
-def _wait_until_ready(read: Callable[[], Any], kind: str, timeout_seconds: float) -> Any:
-    deadline = time.monotonic() + timeout_seconds
-    pause = 0.1
-    while True:
-        document = read()
-        if document["status"] == "ready":
-            return document
-        if document["status"] == "failed":
-            reason = (document["error"] or {}).get("message", "no reason was given")
-            raise IngestFailed(f"{kind} {document['id']} failed: {reason}")
-        if time.monotonic() >= deadline:
-            raise NotReady(f"{kind} {document['id']} is still {document['status']} after {timeout_seconds:g} s")
-        time.sleep(pause)
-        pause = min(2.0, pause * 1.5)

@@ -10,9 +10,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -25,7 +26,8 @@ from rich.table import Table
 from core import pipeline
 from core.data.stored import INDEX, read_dataset_info
 from core.errors import FieldError, InvalidRequest, InvalidSpec, PotstillError
-from core.ingest.dataset import LayoutOptions, ingest_archive, ingest_builtin, ingest_folder
+from core.ingest.dataset import IngestLimits, LayoutOptions, ingest_archive, ingest_builtin, ingest_folder
+from core.ingest.decoder_pool import DecoderPool
 from core.local_reporter import METRICS_FILE, WEIGHTS_DIR, ConsoleReporter
 from core.models.safetensors_header import read_model_info
 from core.reporting import Control, Interrupted, RunResult, Workspace
@@ -40,6 +42,7 @@ from core.spec.warnings import JobWarning
 WORK_DIR = ".work"
 _BUILTIN = "builtin:"
 _MAX_DATASET_CHARS = 200  # of the spec's field, which holds the value of --dataset here
+_MAX_INGEST_PROCESSES = 16  # beyond it, the process that reads the archive is the limit
 _EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -69,6 +72,12 @@ def run(
     class_from: Annotated[
         ClassFrom, typer.Option(help="The folder that names the class: `first` below the split, or the `parent`.")
     ] = "auto",
+    ingest_processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, envvar="POTSTILL_INGEST_PROCESSES", help="Processes that decode the images. Default: one per core."
+        ),
+    ] = None,
 ) -> None:
     """Run one job and write the student to OUT.
 
@@ -77,7 +86,10 @@ def run(
     console = Console(stderr=True)
     try:
         layout = _layout_options(labels, splits, class_from)
-        job = _LocalJob.prepare(spec, dataset, out, cache=cache, resume=resume, layout=layout, console=console)
+        ingest = partial(_ingest, processes=ingest_processes or _default_ingest_processes(), console=console)
+        job = _LocalJob.prepare(
+            spec, dataset, out, cache=cache, resume=resume, layout=layout, ingest=ingest, console=console
+        )
         result = job.run(console)
     except Interrupted:
         console.print("Interrupted; a checkpoint is saved. Run the same command with --resume to continue.")
@@ -108,6 +120,7 @@ class _LocalJob:
         cache: Path | None,
         resume: bool,
         layout: LayoutOptions,
+        ingest: Callable[[str, Path, LayoutOptions], Path],
         console: Console,
     ) -> _LocalJob:
         """Read and resolve the spec, and ingest the datasets. Raises ``PotstillError``."""
@@ -119,11 +132,11 @@ class _LocalJob:
             console.print(f"Starting over; the unfinished run in {work} is deleted (--resume would continue it).")
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
-        stored = _ingest(dataset, work / "dataset", layout, console)
+        stored = ingest(dataset, work / "dataset", layout)
         # In a local spec, the method's additional datasets have the form of --dataset.
         datasets = spec.method.datasets()
         unlabeled = LayoutOptions(labels="none")
-        others = {dataset: _ingest(dataset, work / field, unlabeled, console) for field, dataset in datasets.items()}
+        others = {dataset: ingest(dataset, work / field, unlabeled) for field, dataset in datasets.items()}
         resolution = resolver.resolve(
             spec,
             read_dataset_info(stored),
@@ -209,7 +222,7 @@ def _require_local_weights(spec: JobSpec, models: Mapping[str, Path]) -> None:
         raise InvalidSpec.for_fields(errors)
 
 
-def _ingest(dataset: str, target: Path, layout: LayoutOptions, console: Console) -> Path:
+def _ingest(dataset: str, target: Path, layout: LayoutOptions, *, processes: int, console: Console) -> Path:
     """Return the folder of the stored dataset; ingest it to ``target`` unless it is stored already."""
     if (Path(dataset) / INDEX).is_file():
         return Path(dataset).resolve()
@@ -217,15 +230,20 @@ def _ingest(dataset: str, target: Path, layout: LayoutOptions, console: Console)
         return target
     if dataset.startswith(_BUILTIN):
         report = ingest_builtin(dataset.removeprefix(_BUILTIN), target)
-    elif Path(dataset).is_dir():
-        report = ingest_folder(Path(dataset), target, options=layout)
-    elif Path(dataset).is_file():
-        report = ingest_archive(Path(dataset), target, options=layout)
+    elif Path(dataset).exists():
+        ingest, limits = ingest_folder if Path(dataset).is_dir() else ingest_archive, IngestLimits()
+        with DecoderPool(processes, max_pixels=limits.max_image_pixels) as decoders:
+            report = ingest(Path(dataset), target, limits, options=layout, decoders=decoders)
     else:
         raise InvalidRequest(f"there is no dataset {dataset!r}: give a folder, an archive or builtin:digits")
     for warning in report.warnings:
         console.print(f"Warning: {warning.text}", style="yellow", markup=False, highlight=False)
     return target
+
+
+def _default_ingest_processes() -> int:
+    """Default number of decoder processes, equal to that of the service's ``ingest_processes``."""
+    return min(os.cpu_count() or 1, _MAX_INGEST_PROCESSES)
 
 
 def _threads() -> int:

@@ -19,6 +19,7 @@ from core.system.memory import total_memory
 MIN_SECRET_CHARACTERS = 32
 _MAX_MISSED_HEARTBEATS = 3
 JOB_MEMORY_FRACTION = 0.8  # of the machine's memory; the service's own processes take about 2 GB
+MAX_DEFAULT_INGEST_PROCESSES = 16  # beyond it, the process that reads the archive is the limit
 
 
 def _split(value: Any) -> Any:
@@ -226,7 +227,16 @@ class Settings(BaseSettings):
         "machine may take four times as long.",
     )
     ingest_memory_bytes: int = Field(
-        default=4 * 1024**3, gt=0, description="Memory limit of the process that reads a dataset's files."
+        default=4 * 1024**3,
+        gt=0,
+        description="Memory limit of each process of an ingestion: the one that reads the archive, and each decoder.",
+    )
+    ingest_processes: int = Field(
+        default_factory=lambda: min(os.cpu_count() or 1, MAX_DEFAULT_INGEST_PROCESSES),
+        ge=1,
+        le=256,
+        description="Processes that decode the images of a dataset in parallel; by default 16 at most. They do not "
+        "change the result.",
     )
 
     fetch_allow: Names = Field(

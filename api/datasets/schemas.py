@@ -61,6 +61,21 @@ class RejectedOut(Out):
     code: str | None = Field(default=None, description="Stable code; null in datasets of earlier versions.")
 
 
+class ValueRangeOut(Out):
+    """Range of the images with more than 8 bits per channel."""
+
+    bits: int = Field(description="Smallest of 8, 10, 12, 14 and 16 bits that covers every image.")
+    max: int = Field(description="The value that training sees as the brightest one.")
+
+
+class IngestProgressOut(Out):
+    """Progress of the ingestion."""
+
+    processed: int = Field(description="Files read so far, with those that are left out.")
+    total: int | None = Field(description="Number of files; null while it is unknown, as for a tar.")
+    images_per_second: float | None
+
+
 class DatasetOut(Out):
     """A dataset of images."""
 
@@ -74,6 +89,15 @@ class DatasetOut(Out):
     classes: list[str] | None = Field(description="Null while processing, and for an unlabeled dataset.")
     channels: int | None
     image_size: int | None = Field(description="Default image size of jobs, in pixels per side.")
+    value_range: ValueRangeOut | None = Field(
+        description="Range by which images with more than 8 bits per channel are converted to 8 bits; null if there "
+        "are none."
+    )
+    cropped_fraction: float | None = Field(
+        description="Fraction of images that lose more than a third of their area, because training uses the square at "
+        "the center of each image."
+    )
+    progress: IngestProgressOut | None = Field(description="Progress while processing, else null.")
     fingerprint: str | None = Field(description="Hash of the decoded images and labels, independent of the packing.")
     size_bytes: int | None = Field(description="Stored size; while processing, the size of the uploaded file.")
     rejected: list[RejectedOut] = Field(description="Files that were left out, with reasons.")

@@ -20,6 +20,7 @@ from core.store.db import Session
 from core.store.tables import Dataset
 
 _NAME_CHARACTERS = 200
+_NOT_STARTED = {"processed": 0, "total": None, "images_per_second": None}
 
 
 def check_source(request: DatasetCreate, policy: NetworkPolicy) -> BuiltinSource | UrlSource:
@@ -112,6 +113,9 @@ def dataset_out(dataset: Dataset) -> DatasetOut:
             "classes": dataset.classes,
             "channels": dataset.channels,
             "image_size": dataset.image_size,
+            "value_range": dataset.value_range,
+            "cropped_fraction": dataset.cropped_fraction,
+            "progress": (dataset.progress or _NOT_STARTED) if dataset.status == "processing" else None,
             "fingerprint": dataset.fingerprint,
             "size_bytes": dataset.size_bytes,
             "rejected": dataset.rejected,

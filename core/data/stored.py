@@ -27,6 +27,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from core.data.deep_images import MAX_VALUE, ValueRange
 from core.data.images import BrokenImage, decode
 from core.errors import StorageFailed
 from core.spec.info import DatasetInfo
@@ -63,7 +64,14 @@ class SplitIndex(BaseModel):
 
 
 class Index(BaseModel):
-    """The content of ``index.json``."""
+    """The content of ``index.json``.
+
+    Attributes:
+        value_range: Range of the images with more than 8 bits per channel: its ``max`` is decoded as 255. None for a
+            dataset without such images.
+        deep_fraction: Fraction of images with more than 8 bits per channel.
+        cropped_fraction: Fraction of images that lose more than a third of their area by the crop to a square.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -72,6 +80,9 @@ class Index(BaseModel):
     classes: tuple[str, ...] | None
     channels: Literal[1, 3]
     image_size: int = Field(ge=1)
+    value_range: ValueRange | None = None
+    deep_fraction: float = Field(default=0.0, ge=0, le=1)
+    cropped_fraction: float = Field(default=0.0, ge=0, le=1)
     fingerprint: str
     size_bytes: int = Field(ge=1)
     splits: dict[SplitName, SplitIndex]
@@ -84,15 +95,16 @@ class StoredSplit:
     """
 
     def __init__(
-        self, name: SplitName, records: npt.NDArray[np.void], paths: tuple[str, ...], blob: mmap.mmap, channels: int
+        self, name: SplitName, records: npt.NDArray[np.void], paths: tuple[str, ...], blob: mmap.mmap, index: Index
     ) -> None:
         self.name = name
         self.paths = paths
         self.labels: npt.NDArray[np.int64] = records["label"].astype(np.int64)
         self._records = records
         self._blob = blob
-        self._mode = "L" if channels == 1 else "RGB"
         self.max_image_size = int(np.minimum(records["width"], records["height"]).max())
+        self._mode = "L" if index.channels == 1 else "RGB"
+        self._max_value = MAX_VALUE if index.value_range is None else index.value_range.max
 
     def __len__(self) -> int:
         return len(self._records)
@@ -114,7 +126,7 @@ class StoredSplit:
         content = self.encoded(index)
         max_pixels = int(self._records["width"][index]) * int(self._records["height"][index])
         try:
-            image = decode(content, max_pixels=max_pixels, min_side=min_side)
+            image = decode(content, max_pixels=max_pixels, min_side=min_side, max_value=self._max_value)
         except BrokenImage as error:  # the ingestion had decoded it
             raise StorageFailed(f"the stored image {self.paths[index]} cannot be read here: {error}") from error
         return image if image.mode == self._mode else image.convert(self._mode)
@@ -130,6 +142,7 @@ class StoredDataset:
         self.num_classes = None if index.classes is None else len(index.classes)
         self.channels = index.channels
         self.image_size = index.image_size
+        self.value_range = index.value_range
         self.fingerprint = index.fingerprint
         self.max_image_size = max(split.max_image_size for split in splits.values())
         self.splits = {str(name): {"num_samples": len(split)} for name, split in splits.items()}
@@ -202,7 +215,7 @@ def _open_split(folder: Path, name: SplitName, entry: SplitIndex, index: Index, 
     min_label, max_label = (UNLABELED, UNLABELED) if index.classes is None else (0, num_classes - 1)
     if records["offset"].min() < 0 or ends.max() > len(blob) or labels.min() < min_label or labels.max() > max_label:
         raise StorageFailed(f"the {name} split in {folder} points outside its images or classes")
-    return StoredSplit(name, records, paths, blob, index.channels)
+    return StoredSplit(name, records, paths, blob, index)
 
 
 def _read_verified(folder: Path, file: StoredFile) -> bytes:

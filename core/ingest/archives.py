@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 from core.errors import DatasetRejected
 from core.ingest.limits import IngestLimits, UnpackBudget, format_bytes, too_many_files_error
 from core.ingest.paths import NotAccepted, check_suffix, clean_path, printable_name
-from core.ingest.source_files import Labels, SourceFile
+from core.ingest.source_files import Labels, SourceFile, SourceSize
 from core.ingest.tar import TarEntry, looks_like_tar, tar_entries
 from core.ingest.zip_names import ZipNames
 from core.ingest_errors import ArchiveBomb, ArchiveUnreadable, TableUnclear
@@ -62,6 +62,7 @@ def archive_files(
     labels: Labels = "auto",
     scratch_dir: Path | None = None,
     warn: Warn = lambda _: None,
+    size: SourceSize | None = None,
 ) -> Generator[SourceFile]:
     """Iterate over a zip or tar archive (plain, gz, bz2, xz) or one Parquet file; the content decides the format.
 
@@ -71,6 +72,7 @@ def archive_files(
         labels: Whether to use the label column of Parquet files.
         scratch_dir: Folder for temporary copies of packed Parquet files. Default: the system's temporary folder.
         warn: Called with each warning about the archive while its files are read.
+        size: Receives the number of files once it is known.
 
     Raises:
         DatasetRejected: The format is unsupported, the archive is damaged, or it is a decompression bomb.
@@ -82,11 +84,11 @@ def archive_files(
             raise ArchiveUnreadable(f"the file is {description}")
     tables = _TableReader(limits, packed_bytes=path.stat().st_size, labels=labels, scratch_dir=scratch_dir)
     if head.startswith(_PARQUET_MAGIC):
-        return _single_table_files(path, tables)
+        return _single_table_files(path, tables, size or SourceSize())
     if looks_like_tar(head):
         return _tar_files(path, limits, tables)
     if _is_zip(path):
-        return _zip_files(path, limits, tables, warn)
+        return _zip_files(path, limits, tables, size or SourceSize(), warn)
     if head.startswith(b"PK"):
         raise ArchiveUnreadable("the zip archive is truncated: its directory is missing; upload it again")
     raise ArchiveUnreadable(
@@ -175,7 +177,9 @@ class _BoundedDirectory(BufferedReader):
         return data
 
 
-def _zip_files(path: Path, limits: IngestLimits, tables: _TableReader, warn: Warn) -> Generator[SourceFile]:
+def _zip_files(
+    path: Path, limits: IngestLimits, tables: _TableReader, size: SourceSize, warn: Warn
+) -> Generator[SourceFile]:
     budget = UnpackBudget(limits, packed_bytes=path.stat().st_size)
     with _BoundedDirectory(path, limits) as file:
         try:
@@ -191,6 +195,7 @@ def _zip_files(path: Path, limits: IngestLimits, tables: _TableReader, warn: War
             names = ZipNames(archive.infolist())
             if names.is_guessed:
                 warn(_guessed_names_warning(names, archive.infolist()))
+            size.num_files = _count_zip_files(archive)
             for entry in archive.infolist():
                 yield from _zip_file(archive, entry, names.decode(entry), limits, tables)
 
@@ -208,6 +213,12 @@ def _check_entry_offsets(archive: zipfile.ZipFile) -> None:
         if entry.header_offset + _MIN_LOCAL_HEADER_BYTES + entry.compress_size > next_start:
             raise ArchiveBomb("files of the zip archive overlap; pack it again")
         next_start = entry.header_offset
+
+
+def _count_zip_files(archive: zipfile.ZipFile) -> int | None:
+    """Count the entries that are files; None if tables are among them, whose rows are counted instead."""
+    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    return None if any(map(_is_table, names)) else len(names)
 
 
 def _zip_file(
@@ -328,6 +339,11 @@ class _TableReader:
         self._scratch_dir = scratch_dir
         self._tables: ParquetReader | None = None
 
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of the tables so far."""
+        return 0 if self._tables is None else self._tables.num_rows
+
     def rows(self, path: str, source: Path | IO[bytes]) -> Iterator[SourceFile]:
         """Iterate over the rows of a table on disk."""
         if self._tables is None:
@@ -348,9 +364,11 @@ def _is_table(path: str) -> bool:
     return path.casefold().endswith(_TABLE_SUFFIXES)
 
 
-def _single_table_files(path: Path, tables: _TableReader) -> Generator[SourceFile]:
+def _single_table_files(path: Path, tables: _TableReader, size: SourceSize) -> Generator[SourceFile]:
     try:
-        yield from tables.rows(_SINGLE_TABLE_PATH, path)
+        for file in tables.rows(_SINGLE_TABLE_PATH, path):
+            size.num_files = tables.num_rows
+            yield file
     except NotAccepted as error:
         error_type = TableUnclear if error.code == TableUnclear.code else ArchiveUnreadable
         raise error_type(str(error)) from error

@@ -11,19 +11,25 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
-from core.data.images import BrokenImage, decode
+from pydantic import TypeAdapter
+
+from core.data.deep_images import ValueRange
 from core.data.stored import INDEX, Index
 from core.errors import DatasetRejected
 from core.ingest.archives import archive_files, folder_files
 from core.ingest.builtin import builtin_files
+from core.ingest.dataset_warnings import image_warnings
 from core.ingest.dataset_writer import DatasetWriter
+from core.ingest.decoder_pool import Checked, DecoderPool, check_files, out_of_memory
 from core.ingest.duplicates import duplicate_warnings
 from core.ingest.folder_layout import Layout, infer_layout
+from core.ingest.image_check import CheckedImage, MemoryExceeded, UnreadableImage
 from core.ingest.label_files import LabelFiles
 from core.ingest.limits import IngestLimits, RejectedFile
 from core.ingest.paths import printable_name
-from core.ingest.source_files import SourceFile, TableRow
+from core.ingest.source_files import SourceFile, SourceSize, TableRow
 from core.ingest_errors import (
     ArchiveEncrypted,
     FileTooLarge,
@@ -52,7 +58,7 @@ _SINGLE_REASON_ERRORS = (ArchiveEncrypted, FileTooLarge, ImageTooLarge, NestedAr
 MAX_LISTED_REJECTIONS = 1_000  # further rejected files are only counted
 _PROGRESS_STRIDE = 8  # files between two calls of ``progress``; small because large images are slow
 
-Progress = Callable[[int], None]
+Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +69,27 @@ class IngestReport:
     classes: tuple[str, ...] | None
     channels: int
     image_size: int
+    value_range: ValueRange | None
+    cropped_fraction: float
     splits: dict[str, dict[str, int]]
     fingerprint: str
     size_bytes: int
     rejected: tuple[RejectedFile, ...]
     num_rejected: int
     warnings: tuple[JobWarning, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """The report as a JSON document."""
+        document: dict[str, Any] = _REPORT.dump_python(self, mode="json")
+        return document
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Restore a report. Raises ``pydantic.ValidationError``: the process that wrote it is not trusted."""
+        return TypeAdapter(cls).validate_python(document)
+
+
+_REPORT = TypeAdapter(IngestReport)
 
 
 def ingest_archive(
@@ -79,6 +100,7 @@ def ingest_archive(
     seed: int = 0,
     name: str | None = None,
     options: LayoutOptions | None = None,
+    decoders: DecoderPool | None = None,
     progress: Progress | None = None,
 ) -> IngestReport:
     """Ingest a zip or tar archive of images or Parquet files; ``infer_layout`` lists the supported layouts.
@@ -90,16 +112,21 @@ def ingest_archive(
         seed: Selects the images of the test split if the archive has none.
         name: Name of the dataset. Default: the archive's file name.
         options: How folders and tables become splits and classes.
-        progress: Called periodically with the number of files read; an exception from it ends the ingestion.
+        decoders: Processes that decode the images; None decodes them in this process. The result is the same.
+        progress: Called periodically with the number of files read and their total, which is None while it is
+            unknown; an exception from it ends the ingestion.
 
     Raises:
         DatasetRejected: The dataset cannot be used.
     """
     limits, options = limits or IngestLimits(), options or LayoutOptions()
     found: list[JobWarning] = []
-    files = archive_files(path, limits, labels=options.labels, scratch_dir=out_folder.parent, warn=found.append)
-    name = name or path.name
-    report = _ingest(files, out_folder, limits=limits, seed=seed, name=name, options=options, progress=progress)
+    size = SourceSize()
+    files = archive_files(
+        path, limits, labels=options.labels, scratch_dir=out_folder.parent, size=size, warn=found.append
+    )
+    source = _Source(files, size, limits, decoders, progress)
+    report = _ingest(source, out_folder, seed=seed, name=name or path.name, options=options)
     return replace(report, warnings=(*found, *report.warnings))
 
 
@@ -111,38 +138,49 @@ def ingest_folder(
     seed: int = 0,
     name: str | None = None,
     options: LayoutOptions | None = None,
+    decoders: DecoderPool | None = None,
     progress: Progress | None = None,
 ) -> IngestReport:
     """Ingest a trusted local folder, with the same result as :func:`ingest_archive` of the packed folder."""
     limits, options = limits or IngestLimits(), options or LayoutOptions()
     files = folder_files(folder, limits, labels=options.labels)
-    name = name or folder.resolve().name
-    return _ingest(files, out_folder, limits=limits, seed=seed, name=name, options=options, progress=progress)
+    source = _Source(files, SourceSize(), limits, decoders, progress)
+    return _ingest(source, out_folder, seed=seed, name=name or folder.resolve().name, options=options)
 
 
 def ingest_builtin(name: str, out_folder: Path, *, seed: int = 0, progress: Progress | None = None) -> IngestReport:
     """Ingest ``digits`` or ``mnist-5k``. Raises :class:`core.errors.InvalidRequest` for other names."""
-    files = builtin_files(name)
-    options = LayoutOptions()
-    return _ingest(files, out_folder, limits=IngestLimits(), seed=seed, name=name, options=options, progress=progress)
+    source = _Source(builtin_files(name), SourceSize(), IngestLimits(), None, progress)
+    return _ingest(source, out_folder, seed=seed, name=name, options=LayoutOptions())
 
 
-def _ingest(
-    files: Generator[SourceFile],
-    out_folder: Path,
-    *,
-    limits: IngestLimits,
-    seed: int,
-    name: str,
-    options: LayoutOptions,
-    progress: Progress | None,
-) -> IngestReport:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The files of a source, and how they are checked."""
+
+    files: Generator[SourceFile]
+    size: SourceSize
+    limits: IngestLimits
+    decoders: DecoderPool | None
+    progress: Progress | None
+
+    def checked(self) -> Iterator[Checked]:
+        """Iterate over the files with the results of their check; report the progress."""
+        max_pixels = self.limits.max_image_pixels
+        results = check_files(self.files, max_pixels) if self.decoders is None else self.decoders.check(self.files)
+        for count, checked in enumerate(results, start=1):
+            if self.progress is not None and count % _PROGRESS_STRIDE == 0:
+                self.progress(count, self.size.num_files)
+            yield checked
+
+
+def _ingest(source: _Source, out_folder: Path, *, seed: int, name: str, options: LayoutOptions) -> IngestReport:
     rejections, label_files = _Rejections(), LabelFiles(options)
-    files = label_files.collect(files)
-    with _dataset_folder(out_folder) as folder, closing(files), closing(DatasetWriter(folder)) as writer:
+    source = replace(source, files=label_files.collect(source.files))
+    with _dataset_folder(out_folder) as folder, closing(source.files), closing(DatasetWriter(folder)) as writer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about unusual but readable files
-            rows = _store_files(files, writer, rejections, limits, progress)
+            rows = _store_files(source.checked(), writer, rejections)
         if not writer.paths():
             raise _no_images_error(rejections)
         rows = rows or label_files.rows(writer.paths())
@@ -150,37 +188,31 @@ def _ingest(
         for rejected in layout.rejected:
             rejections.add(printable_name(rejected.path), rejected.reason, rejected.code)
         index = writer.finish(layout, name=name)
-        found = [*layout.warnings, *duplicate_warnings(layout, writer.digests(layout))]
+        found = [*layout.warnings, *duplicate_warnings(layout, writer.digests(layout)), *image_warnings(index)]
         found += label_files.warnings(writer.paths())
         size_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return _report(index, rejections, found, size_bytes)
 
 
-def _store_files(
-    files: Iterable[SourceFile],
-    writer: DatasetWriter,
-    rejections: _Rejections,
-    limits: IngestLimits,
-    progress: Progress | None,
-) -> dict[str, TableRow]:
+def _store_files(checked: Iterable[Checked], writer: DatasetWriter, rejections: _Rejections) -> dict[str, TableRow]:
     """Store the images that can be decoded; return the table rows by image path."""
     rows: dict[str, TableRow] = {}
-    for count, file in enumerate(files, start=1):
-        if progress is not None and count % _PROGRESS_STRIDE == 0:
-            progress(count)
-        if file.reason is not None:
-            rejections.add(file.path, file.reason, file.code)
-        elif file.path in writer:
+    for file, result in checked:
+        if file.reason is None and file.path in writer:
             rejections.add(file.path, "an earlier file has the same path", "duplicate_path")
-        else:
-            try:
-                image = decode(file.content, max_pixels=limits.max_image_pixels)
-            except BrokenImage as error:
-                rejections.add(file.path, str(error), error.code)
-            else:
-                writer.add(file.path, file.content, image)
+            continue
+        match result:
+            case CheckedImage():
+                writer.add(file.path, file.content, result)
                 if file.row is not None:
                     rows[file.path] = file.row
+            case UnreadableImage():
+                rejections.add(file.path, result.reason, result.code)
+            case MemoryExceeded():
+                raise out_of_memory(printable_name(file.path))
+            case None:
+                assert file.reason is not None, "an accepted file has a result"
+                rejections.add(file.path, file.reason, file.code)
     return rows
 
 
@@ -235,6 +267,8 @@ def _report(index: Index, rejections: _Rejections, warnings: Iterable[JobWarning
         classes=index.classes,
         channels=index.channels,
         image_size=index.image_size,
+        value_range=index.value_range,
+        cropped_fraction=index.cropped_fraction,
         splits={name: {"num_samples": split.num_samples} for name, split in index.splits.items()},
         fingerprint=index.fingerprint,
         size_bytes=size_bytes,

@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-import zlib
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from core.data.deep_images import ValueRange
 from core.data.stored import BLOB, FORMAT, INDEX, RECORD, Index, SplitIndex, SplitName, StoredFile
 from core.ingest.folder_layout import Layout, Sample
+from core.ingest.image_check import DIGEST_BYTES, CheckedImage
 
 _PACK = struct.Struct("<qqiiiI")  # one RECORD
-_DIGEST_BYTES = 32
+_EIGHT_BITS = -1  # instead of the largest value of a deep image
+_MIN_SQUARE_FRACTION = (2, 3)  # of an image's area: a center square below it loses more than a third
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 224  # minimum of a spec's image_size; the common size of pretrained models
 
 
 class DatasetWriter:
-    """Appends images to ``images.bin``; holds the path and 64 bytes per image in memory."""
+    """Appends images to ``images.bin``; holds the path and 70 bytes per image in memory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -32,6 +34,7 @@ class DatasetWriter:
         self._records = bytearray()
         self._digests = bytearray()
         self._has_color = bytearray()
+        self._max_values = array("i")
 
     def __contains__(self, path: str) -> bool:
         return path in self._positions
@@ -40,16 +43,15 @@ class DatasetWriter:
         """The paths of the added images, in insertion order."""
         return list(self._positions)
 
-    def add(self, path: str, content: bytes, image: Image.Image) -> None:
-        """Append one image file; ``image`` is the decoded content, mode ``L`` or ``RGB``."""
+    def add(self, path: str, content: bytes, image: CheckedImage) -> None:
+        """Append one image file; ``image`` has the properties of its content."""
         assert path not in self
         self._positions[path] = len(self._positions)
         self._blob.write(content)
-        width, height = image.size
-        self._records += _PACK.pack(self._offset, len(content), 0, width, height, zlib.crc32(content))
-        header = f"{image.mode} {width} {height}\n".encode()
-        self._digests += hashlib.sha256(header + image.tobytes()).digest()
-        self._has_color.append(image.mode != "L")
+        self._records += _PACK.pack(self._offset, len(content), 0, image.width, image.height, image.crc32)
+        self._digests += image.digest
+        self._has_color.append(not image.is_grayscale)
+        self._max_values.append(_EIGHT_BITS if image.max_value is None else image.max_value)
         self._offset += len(content)
 
     def finish(self, layout: Layout, *, name: str) -> Index:
@@ -58,13 +60,17 @@ class DatasetWriter:
         rows_by_split = {split: self._rows(samples) for split, samples in layout.splits.items()}
         all_rows = np.concatenate(list(rows_by_split.values()))
         has_color = np.frombuffer(self._has_color, dtype=np.bool_)[all_rows].any()
-        train = np.frombuffer(self._records, dtype=RECORD)[rows_by_split["train"]]
+        max_values = np.frombuffer(self._max_values, dtype=np.int32)[all_rows]
+        records = np.frombuffer(self._records, dtype=RECORD)
         index = Index(
             format=FORMAT,
             name=name,
             classes=layout.classes,
             channels=3 if has_color else 1,
-            image_size=_default_image_size(train),
+            image_size=_default_image_size(records[rows_by_split["train"]]),
+            value_range=_value_range(max_values),
+            deep_fraction=float(np.mean(max_values != _EIGHT_BITS)),
+            cropped_fraction=_cropped_fraction(records[all_rows]),
             fingerprint=self._fingerprint(layout, rows_by_split),
             size_bytes=self._offset,
             splits={
@@ -76,7 +82,7 @@ class DatasetWriter:
 
     def digests(self, layout: Layout) -> dict[SplitName, npt.NDArray[np.bytes_]]:
         """SHA-256 of the decoded content of each sample, by split, in the order of the samples."""
-        digests = np.frombuffer(self._digests, dtype=f"S{_DIGEST_BYTES}")
+        digests = np.frombuffer(self._digests, dtype=f"S{DIGEST_BYTES}")
         return {split: digests[self._rows(samples)] for split, samples in layout.splits.items()}
 
     def close(self) -> None:
@@ -100,11 +106,12 @@ class DatasetWriter:
         return StoredFile(name=name, sha256=hashlib.sha256((self._folder / name).read_bytes()).hexdigest())
 
     def _fingerprint(self, layout: Layout, chosen: Mapping[SplitName, npt.NDArray[np.int64]]) -> str:
-        """SHA-256 over class names and, per split in path order, labels and decoded pixels.
+        """SHA-256 over class names and, per split in path order, labels and decoded values.
 
-        Packing, compression, file names and rejected files do not change it.
+        Packing, compression, file names and rejected files do not change it. The values of deep images are those of
+        the files; they determine ``value_range``, so equal fingerprints mean equal pixels.
         """
-        digests = np.frombuffer(self._digests, dtype=np.uint8).reshape(-1, _DIGEST_BYTES)
+        digests = np.frombuffer(self._digests, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
         total = hashlib.sha256(json.dumps(layout.classes).encode())
         for split in ("train", "test"):
             rows = chosen[split]
@@ -122,3 +129,17 @@ def _default_image_size(records: npt.NDArray[np.void]) -> int:
     """Median shorter side of the images, clipped to ``[MIN_IMAGE_SIZE, MAX_IMAGE_SIZE]``."""
     median = int(np.median(np.minimum(records["width"], records["height"])))
     return min(max(median, MIN_IMAGE_SIZE), MAX_IMAGE_SIZE)
+
+
+def _value_range(max_values: npt.NDArray[np.int32]) -> ValueRange | None:
+    """The range of the images with more than 8 bits per channel; None if there are none."""
+    largest = int(max_values.max())
+    return None if largest == _EIGHT_BITS else ValueRange.covering(largest)
+
+
+def _cropped_fraction(records: npt.NDArray[np.void]) -> float:
+    """Fraction of images that lose more than a third of their area by the crop to the square at the center."""
+    shorter = np.minimum(records["width"], records["height"]).astype(np.int64)
+    longer = np.maximum(records["width"], records["height"]).astype(np.int64)
+    numerator, denominator = _MIN_SQUARE_FRACTION
+    return float(np.mean(denominator * shorter < numerator * longer))

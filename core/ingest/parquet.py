@@ -41,6 +41,7 @@ class ParquetReader:
         self._packed_bytes = packed_bytes
         self._labels = labels
         self._budget = UnpackBudget(limits, packed_bytes=packed_bytes)
+        self.num_rows = 0  # of the tables so far
         self._kind: tuple[str, tuple[str, ...] | None] | None = None
         self._rows: dict[tuple[str, int | str | None], TableRow] = {}
 
@@ -78,6 +79,7 @@ class ParquetReader:
         declared = UnpackBudget(self._limits, packed_bytes=self._packed_bytes)
         if metadata.num_rows > self._limits.max_archive_files:
             raise TooManyFiles(f"there are more than {self._limits.max_archive_files:,} rows; send fewer")
+        self.num_rows += metadata.num_rows
         for group in range(metadata.num_row_groups):
             declared.count_bytes(max(0, metadata.row_group(group).total_byte_size))
 

@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 from core.data.images import SUFFIXES
+from core.data.unsupported_formats import name_by_suffix
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ARCHIVE_SUFFIXES = frozenset(
@@ -62,6 +63,8 @@ def check_suffix(path: str) -> None:
         return
     if suffix in _ARCHIVE_SUFFIXES:
         raise NotAccepted("nested archives are not opened; unpack it first", code="nested_archive")
+    if (name := name_by_suffix(suffix)) is not None:
+        raise NotAccepted(f"the file is {name}", code="not_an_image")
     raise NotAccepted(
         f"the file name has no image suffix; accepted: {', '.join(sorted(SUFFIXES))}", code="not_an_image"
     )

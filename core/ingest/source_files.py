@@ -50,3 +50,10 @@ class SourceFile:
     reason: str | None = None
     code: str = ""
     row: TableRow | None = None
+
+
+@dataclass(slots=True)
+class SourceSize:
+    """Number of files of a source, for progress; None while it is unknown, e.g. for a tar."""
+
+    num_files: int | None = None

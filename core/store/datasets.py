@@ -93,7 +93,16 @@ def renew_lease(session: Session, lease: IngestLeaseToken, lease_seconds: float)
 
 def release(session: Session, lease: IngestLeaseToken) -> Dataset:
     """Release the dataset for another worker. Raises ``LeaseLost``."""
+    ingest_leases.change(session, Dataset, lease, progress=None)
     return ingest_leases.release(session, Dataset, lease)
+
+
+def record_progress(
+    session: Session, lease: IngestLeaseToken, *, processed: int, total: int | None, images_per_second: float | None
+) -> None:
+    """Record the files read so far. Raises ``LeaseLost``, also if the dataset was deleted meanwhile."""
+    progress = {"processed": processed, "total": total, "images_per_second": images_per_second}
+    ingest_leases.change(session, Dataset, lease, progress=progress)
 
 
 def mark_ready(
@@ -106,6 +115,8 @@ def mark_ready(
     classes: Sequence[str] | None,
     channels: int,
     image_size: int,
+    value_range: Mapping[str, int] | None = None,
+    cropped_fraction: float | None = None,
     fingerprint: str,
     size_bytes: int,
     rejected: Sequence[Mapping[str, str]] = (),
@@ -122,6 +133,9 @@ def mark_ready(
         classes=None if classes is None else list(classes),
         channels=channels,
         image_size=image_size,
+        value_range=None if value_range is None else dict(value_range),
+        cropped_fraction=cropped_fraction,
+        progress=None,
         fingerprint=fingerprint,
         size_bytes=size_bytes,
         rejected=[dict(file) for file in rejected],
@@ -136,6 +150,7 @@ def fail(
 ) -> Dataset:
     """Mark the dataset as failed. Raises ``LeaseLost``."""
     values = {"rejected": [dict(file) for file in rejected], "upload_key": None, "size_bytes": None}
+    values |= {"progress": None}
     values |= _redacted_source(session, lease)
     return ingest_leases.fail(session, Dataset, lease, dict(error), **values)
 

@@ -76,6 +76,9 @@ class Dataset(IngestLeaseMixin, Base):
     classes: Mapped[list[Any] | None]  # None: unlabeled, or not ready
     channels: Mapped[int | None]
     image_size: Mapped[int | None]
+    value_range: Mapped[dict[str, Any] | None]  # bits, max; of images with more than 8 bits per channel
+    cropped_fraction: Mapped[float | None]
+    progress: Mapped[dict[str, Any] | None]  # processed, total, images_per_second; None: not reported, or finished
     fingerprint: Mapped[str | None] = mapped_column(String(64))
     rejected: Mapped[list[Any]] = mapped_column(default=list)  # path, reason
     warnings: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")

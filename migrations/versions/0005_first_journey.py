@@ -1,4 +1,4 @@
-"""Warnings of jobs and datasets; names that are looked up; counts of jobs; training state that expires
+"""Warnings; names that are looked up; counts of jobs; training state that expires; images of datasets
 
 Only adds, so processes of the version before can still run. They do not update the counts of jobs, which the scheduler
 corrects (`core.store.job_counts`).
@@ -17,6 +17,11 @@ depends_on = None
 
 _LISTS = (("jobs", "warnings"), ("datasets", "warnings"))  # table, column
 _NAMED = ("datasets", "models", "jobs")
+_DATASET_COLUMNS = (
+    ("value_range", sa.JSON(none_as_null=True)),
+    ("cropped_fraction", sa.Float(precision=53)),
+    ("progress", sa.JSON(none_as_null=True)),
+)
 
 
 def upgrade() -> None:
@@ -32,9 +37,13 @@ def upgrade() -> None:
         sqlite_where=sa.text("resumable = 1"),
     )
     _create_job_counts()
+    for name, column_type in _DATASET_COLUMNS:
+        op.add_column("datasets", sa.Column(name, column_type, nullable=True))
 
 
 def downgrade() -> None:
+    for name, _ in reversed(_DATASET_COLUMNS):
+        op.drop_column("datasets", name)
     op.drop_index("ix_jobs_counts", "jobs")
     op.create_index("ix_jobs_status", "jobs", ["status"])
     op.drop_table("job_counts")

@@ -337,7 +337,7 @@ def jpeg_with_invalid_exif():
     return encoded(Image.new("RGB", (16, 16)), "JPEG", exif=b"Exif\0\0II*\0" + b"\xff" * 100)
 
 
-@decodes("png", pixel=(0x12, 0x12, 0x12))
+@decodes("png", pixel=(73, 73, 73))  # 0x1234 of 14 bits
 def png_of_16_bit_gray():
     return encoded(Image.fromarray(np.full((8, 8), 0x1234, dtype=np.uint16)))
 

@@ -14,14 +14,13 @@ import structlog
 
 from core.errors import DatasetRejected, OutOfMemory, PotstillError, StorageFailed, Unavailable
 from core.fetch.download import Downloader, DownloadLimits
-from core.ingest.dataset import IngestLimits, IngestReport, RejectedFile, ingest_builtin
+from core.ingest.dataset import IngestLimits, IngestReport, ingest_builtin
 from core.ingest.file_types import UNSUPPORTED_MESSAGE, may_be_archive
 from core.ingest_errors import ArchiveUnreadable, IngestCrashed, IngestTimeout, ModelCheckFailed, ModelCheckTimeout
 from core.reporting import Control, Interrupted
 from core.settings import JOB_MEMORY_FRACTION, Settings
 from core.spec.dataset_layout import LayoutOptions
 from core.spec.info import ModelInfo
-from core.spec.warnings import JobWarning
 from core.store import datasets, models
 from core.store.db import Session
 from core.store.ingest_leases import IngestLeaseToken
@@ -29,6 +28,7 @@ from core.store.job_leases import LeaseLost
 from core.store.tables import Dataset, Model
 from core.system.memory import total_memory
 from worker.context import Context
+from worker.ingest.progress import ProgressWriter
 from worker.ingest.sandboxed import ProcessLimits, SandboxCrashed, SandboxTimeout, run_sandboxed
 from worker.process.monitor import EXIT_DONE, EXIT_LEASE_LOST, EXIT_TEMPORARY
 from worker.stored_files import publish_folder
@@ -116,6 +116,8 @@ def _store_dataset(context: Context, dataset: Dataset, scratch: Path, control: G
             classes=report.classes,
             channels=report.channels,
             image_size=report.image_size,
+            value_range=None if report.value_range is None else report.value_range.model_dump(),
+            cropped_fraction=report.cropped_fraction,
             fingerprint=report.fingerprint,
             size_bytes=report.size_bytes,
             rejected=[asdict(rejected) for rejected in report.rejected],
@@ -124,8 +126,14 @@ def _store_dataset(context: Context, dataset: Dataset, scratch: Path, control: G
 
 
 def _ingest(context: Context, dataset: Dataset, folder: Path, scratch: Path, control: GetControl) -> IngestReport:
+    report_progress = ProgressWriter(context, IngestLeaseToken.from_row(dataset))
     if dataset.source["type"] == "builtin":
-        return ingest_builtin(dataset.source["name"], folder, progress=lambda _num_files: _raise_if_drained(control))
+
+        def poll(processed: int, total: int | None) -> None:
+            _raise_if_drained(control)
+            report_progress(processed, total)
+
+        return ingest_builtin(dataset.source["name"], folder, progress=poll)
     is_url = dataset.source["type"] == "url"
     file = _download(context, dataset, scratch, control) if is_url else _fetch_upload(context, dataset, scratch)
     request = {
@@ -134,10 +142,18 @@ def _ingest(context: Context, dataset: Dataset, folder: Path, scratch: Path, con
         "name": dataset.name,
         "layout": {name: dataset.source[name] for name in LayoutOptions.model_fields if name in dataset.source},
         "limits": asdict(_limits(context.settings)),
+        "processes": context.settings.ingest_processes,
     }
     limits = _process_limits(context.settings)
     try:
-        report = run_sandboxed("core.ingest.sandboxed_main", request, limits, scratch=scratch, control=control)
+        report = run_sandboxed(
+            "core.ingest.sandboxed_main",
+            request,
+            limits,
+            scratch=scratch,
+            control=control,
+            on_progress=report_progress,
+        )
     except SandboxTimeout:
         raise IngestTimeout(
             f"Reading and decoding the files took more than {limits.seconds:g} s of processor time; "
@@ -145,12 +161,10 @@ def _ingest(context: Context, dataset: Dataset, folder: Path, scratch: Path, con
         ) from None
     except SandboxCrashed as crash:
         raise IngestCrashed(
-            f"The process that read the files ended {crash.reason}: one of them makes its decoder crash. "
-            "Rewrite the files, or send parts to find the one that does."
+            f"The process that read the archive ended {crash.reason}: the archive makes its reader crash. "
+            "Pack the files again, or send parts to find the one that does."
         ) from None
-    report["rejected"] = tuple(RejectedFile(**rejected) for rejected in report["rejected"])
-    report["warnings"] = tuple(JobWarning.model_validate(entry) for entry in report["warnings"])
-    return IngestReport(**report)
+    return IngestReport.from_document(report)
 
 
 def _limits(settings: Settings) -> IngestLimits:

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import structlog
 
 import core.ingest_errors  # noqa: F401 - restore_error() needs the imported classes
 from core.errors import ProcessLost, restore_error
+from core.ingest.progress_record import read_progress
 from core.reporting import Control, Interrupted
 from core.system.parent_death import die_with_parent
 from core.system.sandbox import set_no_new_privs
@@ -61,25 +63,45 @@ class SandboxCrashed(Exception):
 
 
 def run_sandboxed(
-    module: str, request: dict[str, Any], limits: ProcessLimits, *, scratch: Path, control: Callable[[], Control]
+    module: str,
+    request: dict[str, Any],
+    limits: ProcessLimits,
+    *,
+    scratch: Path,
+    control: Callable[[], Control],
+    on_progress: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, Any]:
     """Run ``python -m module``; write the request to its stdin and return the ``ok`` of its JSON response.
+
+    With ``on_progress``, the request also has ``progress_fd``, the descriptor of the file for
+    ``core.ingest.progress_record``; each new record is reported.
 
     Raises the ``error`` of the response, :class:`SandboxTimeout`, :class:`SandboxCrashed`, ``Interrupted`` after a
     drain, or ``ProcessLost``, which is no fault of the file, if another process killed it or it got too little time.
     """
     request_path, response_path = scratch / "request.json", scratch / "response.json"
-    request_path.write_text(json.dumps(request))
-    with request_path.open("rb") as stdin, response_path.open("w+b") as stdout:
-        process = subprocess.Popen(  # noqa: S603 - a module of this package
-            [sys.executable, "-P", "-m", module],
-            stdin=stdin,
-            stdout=stdout,
-            env=_environment(scratch),
-            preexec_fn=_make_preexec(limits),  # noqa: PLW1509 - this process has one thread
-        )
+    with response_path.open("w+b") as stdout, tempfile.TemporaryFile(dir=scratch) as progress:
+        if on_progress is not None:
+            request = {**request, "progress_fd": progress.fileno()}
+        request_path.write_text(json.dumps(request))
+
+        def poll() -> None:
+            if control() is Control.DRAIN:
+                raise Interrupted(Control.DRAIN)
+            if on_progress is not None and (record := read_progress(progress.fileno())) is not None:
+                on_progress(*record)
+
+        with request_path.open("rb") as stdin:
+            process = subprocess.Popen(  # noqa: S603 - a module of this package
+                [sys.executable, "-P", "-m", module],
+                stdin=stdin,
+                stdout=stdout,
+                env=_environment(scratch),
+                pass_fds=() if on_progress is None else (progress.fileno(),),
+                preexec_fn=_make_preexec(limits),  # noqa: PLW1509 - this process has one thread
+            )
         wall_seconds = limits.wall_seconds or _WALL_FACTOR * limits.seconds + _MIN_WALL_SECONDS
-        status = _wait(process, wall_seconds, control)
+        status = _wait(process, wall_seconds, poll)
         if status != 0:
             raise _exit_error(status)
         stdout.seek(0)  # not reopened by name: the process could replace the file
@@ -89,7 +111,7 @@ def run_sandboxed(
     return dict(response["ok"])
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float, control: Callable[[], Control]) -> int:
+def _wait(process: subprocess.Popen[bytes], seconds: float, poll: Callable[[], None]) -> int:
     deadline = time.monotonic() + seconds
     with process:
         try:
@@ -97,8 +119,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float, control: Callable[[]
                 try:
                     return process.wait(POLL_SECONDS)
                 except subprocess.TimeoutExpired:
-                    if control() is Control.DRAIN:
-                        raise Interrupted(Control.DRAIN) from None
+                    poll()
                     if time.monotonic() > deadline:
                         raise ProcessLost(
                             f"The process that read the file did not end within {seconds:g} s; the machine is busy, or "

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from core.data import images
 from core.data.images import BrokenImage, decode
 
 MAX_PIXELS = 1_000_000
@@ -42,18 +43,12 @@ def test_cmyk_keeps_its_colors(encoded):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_keep_the_upper_eight(encoded, kind):
-    values = np.array([[0, 255, 256, 0x1234, 0xFFFF]], dtype=np.uint16)
+def test_sixteen_bits_are_scaled_by_their_range(encoded, kind):
+    values = np.array([[0, 128, 257, 0x1234, 0xFFFF]], dtype=np.uint16)
 
     decoded = decode(encoded(Image.fromarray(values), kind=kind), max_pixels=MAX_PIXELS)
 
     assert list(decoded.tobytes()) == [0, 0, 1, 0x12, 0xFF]
-
-
-def test_sixteen_bit_pnm_keeps_the_upper_eight():
-    content = b"P5 2 1 65535\n" + struct.pack(">HH", 0x1234, 0xFFFF)
-
-    assert list(decode(content, max_pixels=MAX_PIXELS).tobytes()) == [0x12, 0xFF]
 
 
 def test_transparent_pixels_become_white(encoded):
@@ -96,7 +91,7 @@ def test_an_animation_decodes_to_its_first_frame(encoded):
 
 
 def test_floating_point_pixels_are_rejected_with_a_fix(encoded):
-    with pytest.raises(BrokenImage, match="convert it to 8 bits"):
+    with pytest.raises(BrokenImage, match="convert it to 8 or 16 bits"):
         decode(encoded(Image.new("F", (2, 2)), kind="TIFF"), max_pixels=MAX_PIXELS)
 
 
@@ -117,7 +112,7 @@ def test_a_huge_image_is_rejected_before_its_pixels_are_decoded():
         (b"", "the file is empty"),
         (b"hello", "not an image of a known kind"),
         (b"\x89PNG\r\n\x1a\nnot an image", "not an image of a known kind"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known kind"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a PostScript file; export it as PNG"),
     ],
 )
 def test_content_other_than_an_image_is_rejected(content, reason):
@@ -132,8 +127,77 @@ def test_a_truncated_image_is_rejected(encoded):
         decode(content[: len(content) // 2], max_pixels=MAX_PIXELS)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *((kind, {}) for kind in ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.95])
+def test_truncated_files_are_named(encoded, kind, options, fraction):
+    content = encoded(size=(48, 48), kind=kind, **options)
+
+    with pytest.raises(BrokenImage, match="the file is truncated, its end is missing; copy it again"):
+        decode(content[: int(fraction * len(content))], max_pixels=MAX_PIXELS)
+
+
+def test_avif_is_read(encoded):
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+
+    still = decode(encoded(frames[1], kind="AVIF", quality=100), max_pixels=MAX_PIXELS)
+    animated = decode(encoded(frames[0], kind="AVIF", save_all=True, append_images=frames[1:]), max_pixels=MAX_PIXELS)
+
+    assert (still.mode, still.size) == ("RGB", (16, 16))
+    assert np.abs(np.subtract(still.getpixel((8, 8)), (0, 0, 255))).max() < 12
+    assert np.abs(np.subtract(animated.getpixel((8, 8)), (255, 0, 0))).max() < 12
+
+
+def test_an_avif_file_is_turned_upright(encoded):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+
+    assert decode(encoded(Image.new("RGB", (32, 16)), kind="AVIF", exif=exif), max_pixels=MAX_PIXELS).size == (16, 32)
+
+
+def test_the_first_page_of_a_tiff_is_read(encoded):
+    pages = [Image.new("L", (4, 4), value) for value in (10, 200)]
+
+    decoded = decode(encoded(pages[0], kind="TIFF", save_all=True, append_images=pages[1:]), max_pixels=MAX_PIXELS)
+
+    assert decoded.getpixel((0, 0)) == 10
+
+
+JPEG_KINDS = [
+    *({"subsampling": subsampling, "quality": quality} for subsampling in (0, 1, 2) for quality in (30, 95)),
+    {"progressive": True},
+    {"optimize": True, "quality": 100},
+    {"keep_rgb": True},
+    {"restart_marker_blocks": 3},
+]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("options", JPEG_KINDS, ids=str)
+def test_the_fast_jpeg_decoder_has_the_pixels_of_pillow(encoded, mode, options, monkeypatch):
+    pytest.importorskip("simplejpeg")
+    image = Image.effect_noise((61, 47), 40).convert("RGB").resize((97, 83)).convert(mode)
+    if mode == "RGB":
+        image = Image.merge("RGB", [image.getchannel(0), image.getchannel(1).rotate(9), image.getchannel(2).rotate(70)])
+    exif = Image.Exif()
+    for orientation in range(9):
+        exif[0x0112] = orientation
+        content = encoded(image, kind="JPEG", exif=exif, **options)
+        fast = decode(content, max_pixels=MAX_PIXELS)
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "simplejpeg", None)
+            slow = decode(content, max_pixels=MAX_PIXELS)
+        assert (fast.mode, fast.size, fast.tobytes()) == (slow.mode, slow.size, slow.tobytes())
+
+
 @given(
-    kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]),
+    kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "AVIF"]),
     position=st.floats(0, 1, exclude_max=True),
     damage=st.binary(max_size=8),
 )

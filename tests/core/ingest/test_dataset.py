@@ -1,14 +1,17 @@
 import io
+import json
 import random
 import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from core.data.stored import StoredDataset
 from core.errors import DatasetRejected, InvalidRequest
-from core.ingest.dataset import MAX_LISTED_REJECTIONS, LayoutOptions, ingest_builtin, ingest_folder
+from core.ingest.dataset import MAX_LISTED_REJECTIONS, IngestReport, LayoutOptions, ingest_builtin, ingest_folder
 from core.ingest_errors import TableUnclear
 
 
@@ -366,10 +369,10 @@ def test_the_dataset_replaces_an_empty_folder(ingest, zipped, tree, tmp_path):
 
 
 def test_an_exception_from_progress_ends_the_ingestion(ingest, zipped, tree, tmp_path):
-    def stop(count):
-        raise KeyboardInterrupt(count)
+    def stop(count, total):
+        raise KeyboardInterrupt(count, total)
 
-    with pytest.raises(KeyboardInterrupt, match="8"):
+    with pytest.raises(KeyboardInterrupt, match=r"\(8, 84\)"):
         ingest(zipped(tree(train=40)), progress=stop)
 
     assert not (tmp_path / "stored").exists()
@@ -403,3 +406,130 @@ def test_ingestion_imports_neither_torch_nor_pyarrow():
     )
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+# --- bit depth and shape ------------------------------------------------------------------------
+
+
+def deep_files(encoded, values, kind="TIFF"):
+    """Files of two classes with a 16-bit ramp from 0 to each value; the second class has descending ramps."""
+    files = {}
+    for index, value in enumerate(values):
+        ramp = np.linspace(0, value, 64, dtype=np.uint16).reshape(8, 8)
+        split = "test" if index == 0 else "train"
+        for name, pixels in (("a", ramp), ("b", ramp[::-1].copy())):
+            files[f"{split}/{name}/{index}.{kind.lower()}"] = encoded(Image.fromarray(pixels), kind=kind)
+    return files
+
+
+def test_twelve_bit_images_keep_their_gray_levels(ingest, zipped, encoded, tmp_path):
+    report = ingest(zipped(deep_files(encoded, [4000, 4095, 3000, 4080, 2000])))
+
+    assert (report.value_range.bits, report.value_range.max) == (12, 4095)
+    with StoredDataset.open(tmp_path / "stored") as stored:
+        assert stored.value_range == report.value_range
+        levels = [len(set(stored.split("train").read(k).tobytes())) for k in range(8)]
+    assert min(levels) == 64
+    assert report.warnings == ()
+
+
+def test_the_range_does_not_depend_on_the_order_of_the_files(ingest, zipped, encoded, tmp_path):
+    files = deep_files(encoded, [100, 900, 4095, 30, 2000])
+    one = ingest(zipped(files), "one")
+    other = ingest(zipped(dict(reversed(files.items()))), "other")
+
+    assert (one.fingerprint, one.value_range) == (other.fingerprint, other.value_range)
+    with StoredDataset.open(tmp_path / "one") as first, StoredDataset.open(tmp_path / "other") as second:
+        for index in range(len(first.split("train"))):
+            assert first.split("train").read(index).tobytes() == second.split("train").read(index).tobytes()
+
+
+def test_the_fingerprint_depends_on_the_low_bits(ingest, zipped, encoded):
+    one = deep_files(encoded, [4000, 3000, 3500, 3900, 3950])
+    other = one | {"train/a/1.tiff": encoded(Image.fromarray(np.full((8, 8), 4000, np.uint16)), kind="TIFF")}
+    close = one | {"train/a/1.tiff": encoded(Image.fromarray(np.full((8, 8), 4001, np.uint16)), kind="TIFF")}
+
+    assert ingest(zipped(other), "one").fingerprint != ingest(zipped(close), "two").fingerprint
+
+
+def test_only_images_of_the_splits_decide_the_range(ingest, zipped, encoded):
+    outside = {"train/a/1.tiff": 900, "train/b/1.tiff": 800, "test/a/1.tiff": 700, "test/b/1.tiff": 600}
+    files = {name: encoded(Image.fromarray(np.full((4, 4), v, np.uint16)), kind="TIFF") for name, v in outside.items()}
+    files["test/unknown/1.tiff"] = encoded(Image.fromarray(np.full((4, 4), 60_000, np.uint16)), kind="TIFF")
+
+    assert ingest(zipped(files)).value_range.bits == 10
+
+
+def test_the_same_values_in_png_and_tiff_have_one_fingerprint(ingest, zipped, encoded):
+    values = [4000, 3000, 3500, 3900, 3950]
+
+    assert (
+        ingest(zipped(deep_files(encoded, values, "PNG")), "png").fingerprint
+        == ingest(zipped(deep_files(encoded, values)), "tiff").fingerprint
+    )
+
+
+def test_an_eight_bit_dataset_has_no_range(ingest, zipped, tree):
+    assert ingest(zipped(tree())).value_range is None
+
+
+def test_mixed_bit_depths_are_a_warning(ingest, zipped, encoded, tmp_path):
+    eight_bit = {f"train/{c}/x{i}.png": encoded(mode="L", seed=5) for c in "ab" for i in "12"}
+    files = deep_files(encoded, [4000, 4095, 3000]) | eight_bit
+    report = ingest(zipped(files))
+
+    (warning,) = [warning for warning in report.warnings if warning.code == "mixed_bit_depths"]
+    assert "60% of the images" in warning.message
+    assert "0…4,095" in warning.message
+    with StoredDataset.open(tmp_path / "stored") as stored:
+        split = stored.split("train")
+        decoded = split.read(next(k for k, path in enumerate(split.paths) if "x1" in path))
+    assert decoded.tobytes() == Image.open(io.BytesIO(encoded(mode="L", seed=5))).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fraction", "warns"),
+    [
+        ([(30, 20)] * 5, 0.0, False),  # exactly a third
+        ([(31, 20)] * 5, 1.0, True),
+        ([(20, 31)] * 5, 1.0, True),
+        ([(64, 36)] * 3 + [(8, 8)] * 2, 0.6, True),
+        ([(64, 36)] * 2 + [(8, 8)] * 3, 0.4, False),
+    ],
+)
+def test_images_that_lose_much_by_the_square_are_a_warning(ingest, zipped, encoded, sizes, fraction, warns):
+    files = {f"{c}/{i}.png": encoded(seed=i + 9 * (c == "b"), size=s) for c in "ab" for i, s in enumerate(sizes)}
+    report = ingest(zipped(files))
+
+    assert report.cropped_fraction == pytest.approx(fraction)
+    found = [warning for warning in report.warnings if warning.code == "aspect_ratio_cropped"]
+    assert len(found) == warns
+    if warns:
+        assert found[0].field is None
+        assert "pad the images to squares" in found[0].fix
+
+
+def test_the_report_is_a_json_document(ingest, zipped, encoded):
+    files = deep_files(encoded, [4000, 4095, 3000]) | {"train/a/x.png": encoded(size=(90, 9)), "b/y.txt": b""}
+    report = ingest(zipped(files))
+
+    assert IngestReport.from_document(json.loads(json.dumps(report.document()))) == report
+
+
+# --- progress -----------------------------------------------------------------------------------
+
+
+def test_progress_has_the_total_of_a_zip_and_a_table_but_not_of_a_tar(ingest, zipped, tarred, parquet, tree, encoded):
+    counts = {}
+
+    def record(kind):
+        return lambda processed, total: counts.setdefault(kind, []).append((processed, total))
+
+    files = tree(train=10) | {"notes.txt": b"", "__MACOSX/._00.png": b"x"}
+    ingest(zipped(files), "zip", progress=record("zip"))
+    ingest(tarred(files), "tar", progress=record("tar"))
+    ingest(parquet([(encoded(seed=k), k % 2) for k in range(30)]), "table", progress=record("table"))
+
+    assert counts["zip"] == [(8, 25), (16, 25), (24, 25)]
+    assert counts["tar"] == [(8, None), (16, None), (24, None)]
+    assert counts["table"] == [(8, 30), (16, 30), (24, 30)]

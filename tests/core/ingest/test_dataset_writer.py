@@ -4,6 +4,7 @@ from PIL import Image
 from core.data.stored import StoredDataset
 from core.ingest.dataset_writer import DatasetWriter
 from core.ingest.folder_layout import infer_layout
+from core.ingest.image_check import check_image
 
 
 @pytest.fixture
@@ -13,8 +14,8 @@ def write(tmp_path, encoded):
         folder.mkdir()
         writer = DatasetWriter(folder)
         for seed, path in enumerate(paths):
-            image = Image.new("L", (4 + seed, 4))
-            writer.add(path, encoded(image), image)
+            content = encoded(Image.new("L", (4 + seed, 4)))
+            writer.add(path, content, check_image(content, 1000))
         index = writer.finish(infer_layout(layout_paths or writer.paths(), seed=0), name="x")
         return folder, index
 
@@ -40,14 +41,15 @@ def test_images_outside_the_layout_are_not_in_the_index(write):
         assert stored.split("train").read(0).size[1] == 4
 
 
-def test_the_fingerprint_depends_on_the_image_shape(tmp_path):
+def test_the_fingerprint_depends_on_the_image_shape(tmp_path, encoded):
     fingerprints = set()
     for size in ((2, 8), (8, 2), (4, 4)):
         folder = tmp_path / f"{size}"
         folder.mkdir()
         writer = DatasetWriter(folder)
         for path in PATHS:
-            writer.add(path, b"x", Image.new("L", size))
+            content = encoded(Image.new("L", size))
+            writer.add(path, content, check_image(content, 1000))
         fingerprints.add(writer.finish(infer_layout(PATHS, seed=0), name="x").fingerprint)
 
     assert len(fingerprints) == 3

@@ -73,7 +73,7 @@ def test_image_names_are_accepted(path):
     [
         ("a/inner.zip", "unpack it first"),
         ("a/x.tar.gz", "unpack it first"),
-        ("labels.csv", r"accepted: \.bmp"),
+        ("labels.csv", r"accepted: \.avif, \.bmp"),
         ("README", "no image suffix"),
         ("a.png/README", "no image suffix"),
     ],

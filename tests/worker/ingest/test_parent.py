@@ -3,6 +3,7 @@
 import io
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from core.errors import ProcessLost
+from core.errors import ProcessLost, restore_error
 from core.reporting import Control
 from core.store import datasets, models
 from tests.support.archives import encode_image, make_color_dataset, make_zip
@@ -267,3 +268,34 @@ def test_a_model_whose_process_fails_has_the_reason(service, upload_model, monke
 
     failed = service.read(models.get, service.project, waiting.id)
     assert (failed.status, failed.error["code"]) == ("failed", code)
+
+
+def test_bit_depth_and_crop_are_in_the_row(service, upload):
+    def deep(value):
+        return encode_image(Image.fromarray(np.full((8, 24), value, np.uint16)), "TIFF")
+
+    names = [f"{split}/{c}/{k}.tif" for split in ("train", "test") for c in "ab" for k in range(2)]
+    dataset = upload(make_zip({name: deep(1000 + 400 * k) for k, name in enumerate(names)}))
+    run_next(DATASETS)
+
+    ready = reload(service, dataset)
+    assert (ready.value_range, ready.cropped_fraction) == ({"bits": 12, "max": 4095}, 1.0)
+    assert [warning["code"] for warning in ready.warnings] == ["aspect_ratio_cropped"]
+
+
+def test_a_file_that_crashes_its_decoder_is_named(service, upload, monkeypatch):
+    error = {"code": "ingest_crashed", "title": "", "status": 422, "detail": "decoded a.png", "errors": [], "extra": {}}
+
+    def crash(*_, **__):
+        raise restore_error(error)
+
+    monkeypatch.setattr(child, "run_sandboxed", crash)
+    dataset = upload(make_color_dataset(4))
+    run_next(DATASETS)
+
+    failed = reload(service, dataset)
+    assert (failed.status, failed.error["code"], failed.error["message"]) == (
+        "failed",
+        "ingest_crashed",
+        "decoded a.png",
+    )
