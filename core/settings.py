@@ -235,8 +235,7 @@ class Settings(BaseSettings):
         default_factory=lambda: min(os.cpu_count() or 1, MAX_DEFAULT_INGEST_PROCESSES),
         ge=1,
         le=256,
-        description="Processes that decode the images of a dataset in parallel; by default 16 at most. They do not "
-        "change the result.",
+        description="Processes that decode the images of a dataset in parallel. They do not change the result.",
     )
 
     fetch_allow: Names = Field(

@@ -41,7 +41,11 @@ def openapi_reference() -> str:
     return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-_COMPUTED_DEFAULTS = {"job_threads": "number of CPUs", "job_memory_bytes": "80% of the memory"}
+_COMPUTED_DEFAULTS = {
+    "job_threads": "number of CPUs",
+    "job_memory_bytes": "80% of the memory",
+    "ingest_processes": "number of CPUs, 16 at most",
+}
 
 
 def _row(name: str, field: FieldInfo) -> str:
