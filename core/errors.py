@@ -304,7 +304,14 @@ class OutOfMemory(RunError):
     fault = "capacity"
 
 
-class ExportMismatch(RunError):
+class ExportFailed(RunError):
+    """An export format cannot be written for this network; the job's other files do not depend on it."""
+
+    code = "export_failed"
+    fault = "service"
+
+
+class ExportMismatch(ExportFailed):
     """The outputs of an exported file differ from those of the trained student; it is not published."""
 
     code = "export_mismatch"

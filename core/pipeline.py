@@ -38,6 +38,7 @@ from core.teacher.training import TrainedTeacher
 from core.train.batch_norm import BatchNormUpdate, update_batch_norm
 from core.train.context import RunContext, open_run, threads_per_rank
 from core.train.data_parallel import shard_setup
+from core.train.export_preflight import NUM_PARITY_IMAGES, preflight_formats
 from core.train.preflight import PreflightResult, cached_preflight, preflight
 from core.train.progress import ProgressRange, Track, plan_ranges
 from core.train.rank_launcher import RankConfig, launch_ranks
@@ -45,7 +46,6 @@ from core.train.schedule import Schedule
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
 from core.train.training_set import TrainingSet, planned_schedule
 
-_NUM_PARITY_IMAGES = 64
 _PREPARED, _TRAINED, _EVALUATED = 0.01, 0.95, 0.97  # a job's progress after these stages
 
 
@@ -97,6 +97,7 @@ class _Pipeline:
         self.workspace = workspace
         self.headless = spec.method.info.needs.headless
         self.stage_seconds: dict[str, float] = {}
+        self.failed_formats: dict[str, str] = {}  # reason by name, known before the training
         self.progress_ranges = plan_ranges(spec, ProgressRange(_PREPARED, _TRAINED - _PREPARED))
         self.cache_stats = CacheStats()
         self.batch_norm_update: BatchNormUpdate | None = None
@@ -227,7 +228,7 @@ class _Pipeline:
         )
 
     def _preflight(self, prepared: _Prepared) -> None:
-        """Run one step of every pending training, unless the result of an equivalent job is cached."""
+        """Run one step of every pending training and try the export formats; results of equal jobs are cached."""
         self.context.poll()
         decode_size = prepared.training_set.decode_size
         result = cached_preflight(
@@ -243,6 +244,8 @@ class _Pipeline:
         message = f"Preflight passed: a training step takes {1000 * result.step_seconds:.1f} ms."
         details = result.details(self.context) | {"decode_size": decode_size}
         self.reporter.event("preflight.passed", message, data=details)
+        seconds = result.step_seconds * planned_schedule(prepared.setup).total_steps
+        self.failed_formats = preflight_formats(prepared.setup, self.spec, self.context, training_seconds=seconds)
 
     def _preflight_student(self, prepared: _Prepared) -> PreflightResult:
         networks = prepared.teachers | {index: setup.student for index, setup in prepared.pending_trainings.items()}
@@ -372,8 +375,9 @@ class _Pipeline:
             result=evaluated.result(),
             details=details,
             stages=self.stage_seconds,
-            warnings=self.reporter.warnings,
-            samples_NCHW=self.context.sample_images(self.image_size, _NUM_PARITY_IMAGES),
+            reporter=self.reporter,
+            failed=self.failed_formats,
+            samples_NCHW=self.context.sample_images(self.image_size, NUM_PARITY_IMAGES),
             poll=self.context.poll,
         )
 

@@ -96,9 +96,11 @@ async def resolve(inspector: Inspector, spec: JobSpec, inputs: Inputs, *, thread
 
 def resolve_payload(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str, Any]:
     """Return the payload of the inspector's call ``resolve``."""
+    # A format that the client names must be written; a default one is left out where it cannot be.
+    default_export = None if "export" in spec.model_fields_set else {"export"}
     method_datasets = {each: inputs.datasets[each].model_dump(mode="json") for each in spec.method.datasets().values()}
     return {
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json", exclude=default_export),
         "dataset": inputs.datasets[spec.dataset].model_dump(mode="json"),
         "datasets": method_datasets,
         "models": {name: info.model_dump(mode="json") for name, info in inputs.models.items()},

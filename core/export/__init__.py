@@ -1,6 +1,7 @@
 """The artifacts of a job: weights and config for timm, further formats, a model card and a report."""
 
+from core.export.formats import failure_warning
 from core.export.onnx_file import export_onnx, open_session
 from core.export.student import export_student
 
-__all__ = ["export_onnx", "export_student", "open_session"]
+__all__ = ["export_onnx", "export_student", "failure_warning", "open_session"]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from core.data.pixels import Images
+from core.errors import ExportFailed
 from core.export.card import model_card
-from core.export.formats import ExportContext, exporter
+from core.export.formats import ExportContext, failure_warning, no_poll, write_format
 from core.export.report import build_report
 from core.models.weights import CONFIG, load_folder
+from core.reporting import Reporter
 from core.spec import JobSpec
-from core.spec.exports import EXPORT_FORMATS
-from core.spec.warnings import JobWarning
+from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT
 from core.system.disk import write_atomic
 from core.system.fault_injection import fault_point
 
@@ -33,10 +35,14 @@ def export_student(
     details: Mapping[str, Any],
     stages: Mapping[str, float],
     samples_NCHW: Images,
-    warnings: Callable[[], list[JobWarning]],
-    poll: Callable[[], None] | None = None,
+    reporter: Reporter,
+    failed: Mapping[str, str] = MappingProxyType({}),
+    poll: Callable[[], None] = no_poll,
 ) -> dict[str, Path]:
     """Complete a folder that ``save_folder`` wrote; return its files by artifact name.
+
+    A format that fails is left out, with a warning and its reason in the report: the student is trained, and its other
+    files do not depend on it.
 
     Args:
         dataset: ``name``, ``fingerprint``, ``num_train``, ``num_test``, and further fields for the report.
@@ -44,24 +50,33 @@ def export_student(
         details: Measurements for the report beyond the result.
         stages: Seconds by stage.
         samples_NCHW: Real images, for a comparison of each format with the weights.
-        warnings: Returns the job's warnings; called after all formats are exported.
+        reporter: Receives the warning; the report has all warnings of the job.
+        failed: Reason by format of those that are known to fail, which are not tried again.
         poll: Called between files; it may raise to interrupt.
 
     Raises:
-        ExportMismatch: The outputs of an exported file differ from those of the weights.
         WeightsMismatch: The folder's weights cannot be loaded.
     """
     student = load_folder(folder)
     files = {CONFIG: folder / CONFIG}
     report_details = dict(details)
-    poll = poll or _no_poll
+    failures = dict(failed)
     for name in spec.export:
         poll()
         path = folder / EXPORT_FORMATS[name].file_name
-        format_details = exporter(name)(student, ExportContext(path=path, samples=samples_NCHW, poll=poll))
-        files[path.name] = path
-        if format_details:
-            report_details[name] = format_details
+        try:
+            if name not in failures:
+                context = ExportContext(path=path, samples=samples_NCHW, poll=poll)
+                if written := write_format(name, student, context):
+                    report_details[name] = written
+                files[path.name] = path
+        except ExportFailed as error:
+            if name == REQUIRED_FORMAT:
+                raise
+            failures[name] = error.detail
+    report_details |= {name: {"failed": why} for name, why in failures.items()}
+    if failures:
+        reporter.warning(failure_warning(failures))
     poll()
     card = model_card(
         spec=spec,
@@ -69,7 +84,7 @@ def export_student(
         dataset=dataset,
         result=result,
         threads=torch.get_num_threads(),
-        formats=spec.export,
+        formats=[name for name in spec.export if name not in failures],
         top1_metric=details.get("student", {}).get("top1_metric"),
     )
     report = build_report(
@@ -78,13 +93,9 @@ def export_student(
         result=result,
         details=report_details,
         stages=stages,
-        warnings=warnings(),
+        warnings=reporter.warnings(),
     )
     write_atomic(folder / CARD, card.encode())
     write_atomic(folder / REPORT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     fault_point("student.exported")
     return files | {CARD: folder / CARD, REPORT: folder / REPORT}
-
-
-def _no_poll() -> None:
-    """Never interrupt."""

@@ -24,6 +24,7 @@ from core.resolve.build_errors import at_size_field
 from core.resolve.class_names import misplaced_class
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
 from core.resolve.estimate import estimate_job, job_memory
+from core.resolve.export_checks import check_formats
 from core.resolve.image_costs import estimated_decode_size
 from core.resolve.memory_check import fitting_batch_size, memory_warnings
 from core.resolve.model_profile import profile_plan
@@ -101,13 +102,16 @@ def resolve(
     student, teachers = _plan_models(spec, dataset, models, collector)
     num_pool = sum(datasets[pool].num_train for pool in spec.method.datasets().values())
     method = _build_method(spec, dataset, num_pool, student, teachers)
-    resolved = _fill_in(spec, student, teachers, threads)
+    student_model = _meta_model(student)
+    formats, format_errors, format_warnings = check_formats(spec, student_model)
+    collector.errors += format_errors
+    resolved = _fill_in(spec, student, teachers, threads, formats)
     num_images = method.num_images or _num_training_images(spec, dataset)
     collector.errors += device_errors(resolved, method, num_images)
     collector.errors += accumulation_errors(resolved, method)
     collector.raise_if_any()
     warnings = spec_warnings(resolved, _classified(spec, dataset), models, student, teachers, num_images=num_images)
-    warnings += device_warnings(resolved, _meta_model(student), method)
+    warnings += [*format_warnings, *device_warnings(resolved, student_model, method)]
     decode_size = estimated_decode_size(
         student, teachers, [dataset, *(datasets[pool] for pool in spec.method.datasets().values())]
     )
@@ -291,12 +295,20 @@ def _meta_model(plan: ModelPlan) -> BuiltModel:
     return BuiltModel(module, plan.architecture, plan.arguments, preprocessing)
 
 
-def _fill_in(spec: JobSpec, student: ModelPlan, teachers: Sequence[ModelPlan], threads: int) -> JobSpec:
+def _fill_in(
+    spec: JobSpec, student: ModelPlan, teachers: Sequence[ModelPlan], threads: int, formats: Sequence[str]
+) -> JobSpec:
     training = spec.training.model_copy(update={"image_size": student.image_size})
     filled = tuple(_fill_in_teacher(t, plan) for t, plan in zip(spec.teachers, teachers, strict=True))
     requested = _with_canonical_name(spec.student)
     resources = spec.resources.model_copy(update={"threads": spec.resources.threads or threads})
-    update = {"training": training, "student": requested, "teachers": filled, "resources": resources}
+    update = {
+        "training": training,
+        "student": requested,
+        "teachers": filled,
+        "resources": resources,
+        "export": tuple(formats),
+    }
     # Validated again: the stored spec must be one that a client could send.
     return JobSpec.model_validate(spec.model_copy(update=update).model_dump(mode="json"))
 

@@ -18,6 +18,7 @@ from core import pipeline
 from core.data.stored import read_dataset_info
 from core.errors import NonFiniteLoss, SpecCannotRun
 from core.export.onnx_file import open_session
+from core.export.onnx_graph import CONVERTERS
 from core.ingest.dataset import ingest_folder
 from core.local_reporter import FolderReporter
 from core.models.build import build_student
@@ -31,6 +32,10 @@ from core.spec.info import InputInfo
 from core.teacher import output_cache
 from core.teacher.frozen import FrozenTeacher
 from tests.support.images import store_band_images, store_stripe_images, write_gray_images
+
+
+from core.train import export_preflight
+from tests.support.images import store_band_images, write_gray_images
 from tests.support.reporter import RecordingReporter
 
 SIZE = 8
@@ -795,3 +800,63 @@ def test_a_cnn_of_forty_steps_exports_what_it_learned(architecture, tmp_path):
 
     assert reporter.event_data("student.batch_norm_updated")["updates"] == 40
     assert result.result["student"]["top1"] > 0.9
+
+
+@pytest.fixture
+def no_exporter(monkeypatch):
+    """Both exporters of ONNX fail, and count their calls."""
+    calls = []
+
+    def fail(module, example, scratch):
+        calls.append(module)
+        scratch.write_bytes(b"half a file")
+        raise RuntimeError("\x1b[96mno operator\x1b[0m\n/srv/app/core/export/onnx_graph.py")
+
+    for name in CONVERTERS:
+        monkeypatch.setitem(CONVERTERS, name, fail)
+    return calls
+
+
+def export_warnings(result):
+    report = json.loads(result.artifacts["report.json"].read_text())
+    return [warning for warning in report["warnings"] if warning["code"] == "export_failed"]
+
+
+def test_a_format_that_fails_late_costs_no_student(attempt, dataset, no_exporter):
+    spec = resolved(dataset, method={"name": "scratch"}, teachers=[], export=["safetensors", "onnx"])
+
+    result, reporter = attempt(spec)
+
+    assert set(result.artifacts) == {"model.safetensors", "config.json", "README.md", "report.json"}
+    folder = result.artifacts["config.json"].parent
+    assert sorted(path.name for path in folder.iterdir()) == sorted(result.artifacts)
+    (warning,) = export_warnings(result)
+    assert warning["field"] == "/export"
+    assert warning["message"].endswith("cannot be expressed in ONNX: no operator")
+    assert [entry.model_dump(mode="json") for entry in reporter.warnings()] == [warning]
+    assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes == 3
+
+
+def test_a_format_that_fails_is_known_before_a_long_training(attempt, dataset, no_exporter, monkeypatch):
+    monkeypatch.setattr(export_preflight, "_MIN_TRAINING_SECONDS", 0.0)
+    spec = resolved(dataset, method={"name": "scratch"}, teachers=[], export=["safetensors", "onnx"])
+
+    result, reporter = attempt(spec)
+
+    events = reporter.event_types
+    assert events.index("job.warning") == events.index("preflight.passed") + 1
+    assert len(no_exporter) == len(CONVERTERS)  # tried before the training, and not again
+    assert "model.onnx" not in result.artifacts
+    assert len(export_warnings(result)) == 1
+    attempt(spec, name="second")
+    assert len(no_exporter) == len(CONVERTERS)
+
+
+def test_a_preflight_of_the_formats_changes_no_bit_of_the_student(attempt, dataset, monkeypatch):
+    spec = resolved(dataset, method={"name": "scratch"}, teachers=[], export=["safetensors", "onnx"])
+    plain, _ = attempt(spec, name="plain")
+    monkeypatch.setattr(export_preflight, "_MIN_TRAINING_SECONDS", 0.0)
+    tried, _ = attempt(spec, name="tried", cache="other")
+
+    assert digest(tried) == digest(plain)
+    assert tried.artifacts["model.onnx"].read_bytes() == plain.artifacts["model.onnx"].read_bytes()

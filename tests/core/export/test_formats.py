@@ -7,9 +7,11 @@ from types import ModuleType
 import pytest
 from pydantic import ValidationError
 
-from core.export.formats import exporter
+from core.errors import ExportFailed
+from core.export.formats import check_format, exporter
 from core.export.student import export_student
 from core.job_failure import _reduce_export
+from core.reporting import NullReporter
 from core.spec import JobSpec
 from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT, ExportFormat, media_type
 from tests.core.export.conftest import SPEC
@@ -63,7 +65,14 @@ def test_a_new_format_is_validated_exported_and_reported(toy_format, folder, dat
     assert spec.export == ("safetensors", "toy")
 
     files = export_student(
-        folder, spec=spec, dataset=dataset, result=result, details={}, stages={}, samples_NCHW=samples
+        folder,
+        spec=spec,
+        dataset=dataset,
+        result=result,
+        details={},
+        stages={},
+        samples_NCHW=samples,
+        reporter=NullReporter(),
     )
 
     assert files["model.toy"].read_text() == "deit_tiny_distilled_patch16_224"
@@ -87,3 +96,14 @@ def test_the_fix_for_a_failed_export_omits_optional_formats(toy_format):
 
     assert "omits the export of toy" in advice
     assert fix == {"export": [REQUIRED_FORMAT]}
+
+
+def test_a_format_may_know_networks_that_it_does_not_hold(toy_format, student, monkeypatch):
+    check_format("toy", student)
+
+    def check(network):
+        raise ExportFailed(f"{network.architecture} has no toy")
+
+    monkeypatch.setattr(sys.modules["toy_file"], "check", check, raising=False)
+    with pytest.raises(ExportFailed, match="deit_tiny_distilled_patch16_224 has no toy"):
+        check_format("toy", student)

@@ -8,7 +8,11 @@ from core.spec import JobSpec
 
 def test_the_report_has_everything_to_repeat_the_run(spec, dataset, result):
     report = json.loads(
-        json.dumps(build_report(spec=spec, dataset=dataset, result=result, details={"x": 1}, stages={"distill": 1.5}))
+        json.dumps(
+            build_report(
+                spec=spec, dataset=dataset, result=result, details={"x": 1}, stages={"distill": 1.5}, warnings=[]
+            )
+        )
     )
 
     assert JobSpec.model_validate(report["spec"]) == spec

@@ -6,11 +6,27 @@ import timm
 import torch
 from PIL import Image
 
-from core.errors import WeightsMismatch
-from core.export import export_student
+from core.errors import StorageFailed, WeightsMismatch
+from core.export import export_student, failure_warning, onnx_file
+from core.export.onnx_graph import CONVERTERS
+from core.reporting import NullReporter
+from core.spec.warnings import JobWarning
 
 
-def export(folder, spec, dataset, result, samples, **options):
+class WarningList(NullReporter):
+    """A reporter that keeps warnings."""
+
+    def __init__(self):
+        self.kept = []
+
+    def warning(self, warning):
+        self.kept.append(warning)
+
+    def warnings(self):
+        return self.kept
+
+
+def export(folder, spec, dataset, result, samples, *, reporter=None, **options):
     return export_student(
         folder,
         spec=spec,
@@ -19,6 +35,7 @@ def export(folder, spec, dataset, result, samples, **options):
         details={},
         stages={},
         samples_NCHW=samples,
+        reporter=reporter or WarningList(),
         **options,
     )
 
@@ -66,3 +83,71 @@ def test_poll_can_interrupt(folder, spec, dataset, result, samples):
     with pytest.raises(KeyboardInterrupt):
         export(folder, spec, dataset, result, samples, poll=poll)
     assert not (folder / "model.onnx").exists()
+
+
+def fail(_module, _example, scratch):
+    scratch.write_bytes(b"half a file")
+    raise RuntimeError("\x1b[96mThis is step 2/3\x1b[0m of /srv/app/exporter.py\nmore")
+
+
+def test_a_format_that_fails_leaves_the_other_files_and_a_warning(folder, spec, dataset, result, samples, monkeypatch):
+    for name in CONVERTERS:
+        monkeypatch.setitem(CONVERTERS, name, fail)
+    reporter = WarningList()
+
+    files = export(folder, spec, dataset, result, samples, reporter=reporter)
+
+    names = ["README.md", "config.json", "model.safetensors", "report.json"]
+    assert sorted(files) == sorted(path.name for path in folder.iterdir()) == names
+    why = "deit_tiny_distilled_patch16_224 cannot be expressed in ONNX: This is step 2/3 of exporter.py"
+    (warning,) = reporter.kept
+    assert warning == JobWarning(
+        code="export_failed",
+        field="/export",
+        message=f"model.onnx is left out: {why}",
+        fix="leave onnx out of export, or take another student; the other files are complete",
+    )
+    report = json.loads(files["report.json"].read_text())
+    assert report["details"]["onnx"] == {"failed": why}
+    assert report["warnings"] == [warning.model_dump(mode="json")]
+    assert "model.onnx" not in files["README.md"].read_text()
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), KeyError("op")])
+def test_any_exception_of_a_format_leaves_the_other_files(error, folder, spec, dataset, result, samples, monkeypatch):
+    def export_half(student, context):
+        context.path.write_bytes(b"half a file")
+        raise error
+
+    monkeypatch.setattr(onnx_file, "export", export_half)
+    reporter = WarningList()
+
+    files = export(folder, spec, dataset, result, samples, reporter=reporter)
+
+    assert "model.onnx" not in files
+    assert not (folder / "model.onnx").exists()
+    assert "onnx cannot be written: " in reporter.kept[0].message
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), StorageFailed("the disk is full")])
+def test_a_disk_error_of_a_format_fails_the_job(error, folder, spec, dataset, result, samples, monkeypatch):
+    def export_nothing(student, context):
+        raise error
+
+    monkeypatch.setattr(onnx_file, "export", export_nothing)
+
+    with pytest.raises(StorageFailed, match="the disk is full"):
+        export(folder, spec, dataset, result, samples)
+
+
+def test_a_format_that_is_known_to_fail_is_not_tried_again(folder, spec, dataset, result, samples, monkeypatch):
+    def export_nothing(student, context):
+        raise AssertionError
+
+    monkeypatch.setattr(onnx_file, "export", export_nothing)
+    reporter = WarningList()
+
+    files = export(folder, spec, dataset, result, samples, reporter=reporter, failed={"onnx": "why"})
+
+    assert "model.onnx" not in files
+    assert reporter.kept == [failure_warning({"onnx": "why"})]

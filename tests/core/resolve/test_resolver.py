@@ -4,6 +4,7 @@ import time
 import pytest
 
 from core.errors import InvalidSpec
+from core.export import onnx_file
 from core.models import catalog
 from core.resolve.resolver import resolve
 from core.spec import parse_job_spec
@@ -486,3 +487,37 @@ def test_effects_of_several_devices_give_warnings():
     assert "batch norms" not in warnings(**on_devices(2))
     assert "trained on one device" in warnings(**on_devices(2))
     assert "devices" not in warnings()
+
+
+@pytest.fixture
+def no_onnx(monkeypatch):
+    """Make the ViT one of the architectures that have no ONNX file."""
+    monkeypatch.setattr(onnx_file, "_known_failures", lambda: {VIT: "no operator for this"})
+
+
+def test_a_format_that_cannot_be_written_is_refused_with_the_fix(no_onnx):
+    detail = errors_of(export=["safetensors", "onnx"])["/export"]
+
+    assert detail == (
+        f"onnx: {VIT} cannot be expressed in ONNX: no operator for this; leave onnx out of export, or take another "
+        "student, such as vit_small_patch16_224"
+    )
+
+
+def test_a_default_format_that_cannot_be_written_is_left_out_with_a_warning(no_onnx):
+    resolution = resolve(spec(), DIGITS, {}, threads=2)
+
+    assert resolution.spec.export == ("safetensors",)
+    (warning,) = (w for w in resolution.estimate["warnings"] if w["field"] == "/export")
+    assert warning["code"] == "export_failed"
+    assert "no operator for this" in warning["message"]
+    assert resolve(resolution.spec, DIGITS, {}, threads=2).spec == resolution.spec
+
+
+def test_a_student_beyond_two_gigabytes_has_no_onnx_file():
+    large = {"architecture": VIT, "arguments": {**SMALL, "embed_dim": 4096, "depth": 3, "num_heads": 64}}
+
+    assert (
+        "bytes exceed the"
+        in errors_of(student=large, export=["onnx"], teachers=[], method={"name": "scratch"})["/export"]
+    )
