@@ -119,14 +119,14 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    print_graph = torch._C._jit_onnx_log
-    torch._C._jit_onnx_log = _discard  # writes to the standard output, whatever `verbose` is
+    library: Any = torch._C  # noqa: SLF001 - it prints the graph, whatever `verbose` is
+    print_graph, library._jit_onnx_log = library._jit_onnx_log, _discard  # noqa: SLF001
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch._C._jit_onnx_log = print_graph
+        library._jit_onnx_log = print_graph  # noqa: SLF001
         logger.setLevel(level)
 
 

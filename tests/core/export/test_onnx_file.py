@@ -72,6 +72,18 @@ def test_a_network_that_onnx_cannot_express_leaves_no_file(student, samples, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+class WithoutOperator(nn.Module):
+    def forward(self, images):
+        return torch.special.bessel_j0(images).mean(dim=(2, 3))
+
+
+def test_a_failed_export_prints_nothing(student, samples, tmp_path, capfd):
+    with pytest.raises(ExportFailed, match="cannot be expressed in ONNX"):
+        export_onnx(replace(student, module=WithoutOperator()), tmp_path / "m.onnx", samples_NCHW=samples, classes=None)
+
+    assert capfd.readouterr().out == ""
+
+
 ATTENTION_WITH_BIAS = [
     ("beit_base_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}, 32),
     ("maxvit_rmlp_pico_rw_256", {"img_size": 64, "depths": [1, 1], "embed_dim": [32, 64], "stem_width": 16}, 64),
