@@ -31,11 +31,8 @@ from core.spec import StudentSpec, parse_job_spec
 from core.spec.info import InputInfo
 from core.teacher import output_cache
 from core.teacher.frozen import FrozenTeacher
-from tests.support.images import store_band_images, store_stripe_images, write_gray_images
-
-
 from core.train import export_preflight
-from tests.support.images import store_band_images, write_gray_images
+from tests.support.images import store_band_images, store_stripe_images, write_gray_images
 from tests.support.reporter import RecordingReporter
 
 SIZE = 8
