@@ -68,7 +68,9 @@ def trace(module: nn.Module, example_BCHW: Tensor, scratch: Path) -> onnx_ir.Mod
                 input_names=[INPUT],
                 output_names=[OUTPUT],
             )
-        model = onnx_ir.from_proto(onnx_ir.to_proto(onnx_ir.load(scratch)))  # copied, because load maps the file
+        model: onnx_ir.Model = onnx_ir.from_proto(
+            onnx_ir.to_proto(onnx_ir.load(scratch))
+        )  # copied, because load maps the file
     finally:
         scratch.unlink(missing_ok=True)
     return model
@@ -92,7 +94,8 @@ def remove_traces(model: onnx_ir.Model) -> None:
     import onnx_ir
 
     _clear(model)
-    for graph in (model.graph, *model.functions.values()):
+    graphs: list[onnx_ir.Graph | onnx_ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
         _clear(graph)
         for value in graph.inputs:
             _clear(value)
