@@ -17,6 +17,7 @@ from core.errors import InvalidSpec, WeightsMismatch
 from core.models import catalog
 from core.models.arguments import model_arguments, square_size
 from core.models.preprocessing import Preprocessing, normalized, plain_preprocessing
+from core.models.pretrained_fit import unfit_argument
 from core.models.student_variants import StudentVariant
 from core.spec import JobSpec, StudentSpec, TeacherSpec
 from core.spec.info import InputInfo, ModelInfo, Normalization
@@ -136,7 +137,9 @@ def plan_student(
     size = _in_range(size or max(dataset.image_size, MIN_IMAGE_SIZE))
     if stored is not None:
         spec = spec.model_copy(update={"arguments": inherited_arguments(spec, stored)})
-    return ModelPlan(architecture, model_arguments(spec, dataset, size), size, _weight_source(spec, name, stored))
+    arguments = model_arguments(spec, dataset, size)
+    _check_pretrained(spec, name, arguments)
+    return ModelPlan(architecture, arguments, size, _weight_source(spec, name, stored))
 
 
 def plan_teacher(
@@ -170,7 +173,9 @@ def plan_teacher(
     if weights.kind == "pretrained":
         published = catalog.pretrained_info(name)
         size = size or published.image_size
-        return ModelPlan(architecture, model_arguments(spec, published, size), size, weights)
+        arguments = model_arguments(spec, published, size)
+        _check_pretrained(spec, name, arguments)
+        return ModelPlan(architecture, arguments, size, weights)
     if spec.weights == "train" and dataset.num_classes is None:
         raise InvalidSpec.for_field("/weights", "the dataset has no labels to train a teacher with; give it weights")
     size = _one_size(size, None if spec.training is None else spec.training.image_size)
@@ -228,6 +233,19 @@ def _check_reference(spec: StudentSpec | TeacherSpec, name: str, stored: ModelIn
             raise InvalidSpec.for_field(
                 f"/arguments/{argument}", f"the weights {spec.weights} were made with {made}, not {value!r}"
             )
+
+
+def _check_pretrained(spec: StudentSpec | TeacherSpec, name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise InvalidSpec if the spec has pretrained weights and an argument that these do not fit."""
+    if spec.weights != "pretrained":
+        return
+    changed = {key: arguments[key] for key in spec.arguments if key in arguments and key not in DATASET_ARGUMENTS}
+    if changed and (found := unfit_argument(name, arguments, changed)):
+        argument, reason = found
+        raise InvalidSpec.for_field(
+            f"/arguments/{argument}",
+            f"the pretrained weights of {name} do not fit: {reason}; leave {argument} out, or use other weights",
+        )
 
 
 def _weight_source(spec: StudentSpec | TeacherSpec, name: str, stored: ModelInfo | None) -> WeightSource:

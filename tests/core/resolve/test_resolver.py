@@ -263,6 +263,26 @@ def test_weights_without_a_model_are_refused_without_an_architecture():
     assert "no mdl_x" in errors_of(teachers=[{"weights": "mdl_x"}])["/teachers/0/weights"]
 
 
+@pytest.mark.parametrize(
+    ("argument", "value", "words"),
+    [("depth", 24, "lack blocks.12 to blocks.23"), ("embed_dim", 96, "is [576, 192], not [288, 96]")],
+)
+@pytest.mark.parametrize("role", ["student", "teachers"])
+def test_arguments_that_pretrained_weights_do_not_fit_are_refused(role, argument, value, words):
+    model = {"architecture": VIT, "weights": "pretrained", "arguments": {"img_size": 32, argument: value}}
+    dataset = DIGITS.model_copy(update={"num_classes": 1000, "classes": None})
+    found = errors_of(dataset=dataset, **{role: model if role == "student" else [model]})
+
+    pointer = f"/{role if role == 'student' else 'teachers/0'}/arguments/{argument}"
+    assert words in found[pointer]
+
+
+def test_arguments_that_timm_adapts_fit_pretrained_weights():
+    student = {"architecture": VIT, "weights": "pretrained", "arguments": {"img_size": 32, "patch_size": 4, "depth": 6}}
+
+    assert resolve(spec(student=student), DIGITS, {}, threads=2).spec.student.arguments["depth"] == 6
+
+
 def test_a_renamed_architecture_gets_its_new_name():
     student = {"architecture": "vit_tiny_patch16_224_in21k", "weights": "pretrained", "arguments": {"img_size": 32}}
     resolved = resolve(spec(student=student), DIGITS, {}, threads=2).spec
