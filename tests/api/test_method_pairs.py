@@ -46,7 +46,8 @@ def test_the_example_of_each_method_is_accepted(name):
 
     assert found.spec.method.name == name
     assert found.estimate["total_steps"] > 0
-    assert found.estimate["warnings"] == []
+    # The dataset is small, and the student of one example is larger than its teacher.
+    assert {warning["code"] for warning in found.estimate["warnings"]} <= {"few_steps", "teacher_smaller"}
 
 
 LEVELLED = [name for name, entry in METHODS.items() if "levels" in entry.params.info.needs.student]
