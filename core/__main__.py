@@ -28,6 +28,7 @@ from core.data.stored import INDEX, read_dataset_info
 from core.errors import FieldError, InvalidRequest, InvalidSpec, PotstillError
 from core.ingest.dataset import IngestLimits, LayoutOptions, ingest_archive, ingest_builtin, ingest_folder
 from core.ingest.decoder_pool import DecoderPool
+from core.job_warnings import JobWarning
 from core.local_reporter import METRICS_FILE, WEIGHTS_DIR, ConsoleReporter
 from core.models.safetensors_header import read_model_info
 from core.reporting import Control, Interrupted, RunResult, Workspace
@@ -37,7 +38,6 @@ from core.spec.dataset_layout import ClassFrom, Labels
 from core.spec.job import WEIGHT_KEYWORDS
 from core.spec.parse import did_you_mean
 from core.spec.spec_text import parse_document
-from core.spec.warnings import JobWarning
 
 WORK_DIR = ".work"
 _BUILTIN = "builtin:"

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from core.job_warnings import JobWarning, merge_warnings
 from core.reporting import (
     STUDENT_TRACK,
     Control,
@@ -22,7 +23,6 @@ from core.reporting import (
     Stage,
     teacher_track,
 )
-from core.spec.warnings import JobWarning, merge_warnings
 from core.system.disk import atomic_path, write_atomic
 
 _NUM_CHECKPOINTS = 2  # per track, to resume from

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from core.spec.warnings import JobWarning
+from core.job_warnings import JobWarning
 
 PIXEL_CACHE_BYTES = 20 * 1024**3
 STUDENT_TRACK = "distill"  # the student's checkpoints and progress

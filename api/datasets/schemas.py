@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.schemas import Failure, Out, Timestamp
 from core.fetch.targets import MAX_URL_CHARACTERS
+from core.job_warnings import JobWarning
 from core.spec.dataset_layout import LayoutOptions
 from core.spec.document import StrictModel
-from core.spec.warnings import JobWarning
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from api.schemas import Failure, Out, Timestamp
 from core.errors import Fault
-from core.spec.warnings import JobWarning
+from core.job_warnings import JobWarning
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 JobAction = Literal["cancel", "pause", "resume", "stop", "retry"]

@@ -10,10 +10,10 @@ from api.jobs.references import with_full_ids
 from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from api.jobs.worker_checks import require_memory, worker_warnings
 from core.errors import FieldError, InvalidSpec, NotFound
+from core.job_warnings import JobWarning, merge_warnings
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
 from core.spec.references import complete_references
-from core.spec.warnings import JobWarning, merge_warnings
 from core.store import datasets, jobs, models, teachers, workers
 from core.store.db import Database, Session
 from core.store.tables import Artifact, Checkpoint, Dataset, Event, Job, Model

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.errors import FieldError, InvalidSpec
+from core.job_warnings import EXCEEDS_MEMORY, JobWarning
 from core.spec import JobSpec
-from core.spec.warnings import EXCEEDS_MEMORY, JobWarning
 from core.store import workers
 from core.store.db import Session
 from core.store.tables import Job

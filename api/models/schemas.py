@@ -8,9 +8,9 @@ from pydantic import Field, JsonValue
 
 from api.datasets.schemas import Name
 from api.schemas import Failure, Out, Timestamp
+from core.job_warnings import JobWarning
 from core.spec.document import StrictModel
 from core.spec.info import NormalizationSource, UploadNormalization
-from core.spec.warnings import JobWarning
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.evaluate.accuracy import Accuracy
 from core.evaluate.chance import Chance
-from core.spec.warnings import JobWarning
+from core.job_warnings import JobWarning
 
 MIN_RISE_AT_CHANCE = 1.1  # of a loss, relative to its start, that explains an accuracy at chance
 MIN_RISE = 2.0  # of a loss that is a divergence whatever the accuracy

@@ -17,10 +17,10 @@ from typing import Any
 from core.data.pixels import Images
 from core.errors import ExportFailed, PotstillError
 from core.export.reason import reason
+from core.job_warnings import JobWarning
 from core.models.built import BuiltModel
 from core.reporting import Interrupted
 from core.spec.exports import EXPORT_FORMATS
-from core.spec.warnings import JobWarning
 from core.system.disk import writing
 
 log = logging.getLogger(__name__)

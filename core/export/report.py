@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from core.job_warnings import JobWarning
 from core.spec import JobSpec
 from core.spec.exports import EXPORT_FORMATS
-from core.spec.warnings import JobWarning
 
 PACKAGES = ("potstill", "torch", "torchvision", "timm", "numpy", "pillow")  # and those of the export formats
 

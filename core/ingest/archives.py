@@ -26,7 +26,7 @@ from core.ingest.source_files import Labels, SourceFile, SourceSize
 from core.ingest.tar import TarEntry, looks_like_tar, tar_entries
 from core.ingest.zip_names import ZipNames
 from core.ingest_errors import ArchiveBomb, ArchiveUnreadable, TableUnclear
-from core.spec.warnings import JobWarning
+from core.job_warnings import JobWarning
 
 if TYPE_CHECKING:
     from core.ingest.parquet import ParquetReader

@@ -10,8 +10,8 @@ from core.ingest.folder_tree import Folders, drop_wrappers, name_key
 from core.ingest.split_names import split_name
 from core.ingest.split_reading import CLASS_POINTER, PAIRED_NAMES, SPLITS_POINTER, SplitReading, quoted, unclear
 from core.ingest_errors import LayoutUnclear
+from core.job_warnings import JobWarning
 from core.spec.dataset_layout import LayoutOptions
-from core.spec.warnings import JobWarning
 
 ClassGroups = dict[str | None, list[str]]  # images by class; None: without a class
 

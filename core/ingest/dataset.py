@@ -39,8 +39,8 @@ from core.ingest_errors import (
     SpecialFile,
     UnsafePath,
 )
+from core.job_warnings import JobWarning
 from core.spec.dataset_layout import LayoutOptions
-from core.spec.warnings import JobWarning
 from core.system.disk import atomic_path
 
 __all__ = [

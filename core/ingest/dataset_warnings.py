@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.data.stored import Index
-from core.spec.warnings import JobWarning
+from core.job_warnings import JobWarning
 
 _MOST = 0.5  # of the images
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from core.data.stored import SplitName
 from core.ingest.folder_layout import Layout, Sample
 from core.ingest.split_reading import quoted
-from core.spec.warnings import JobWarning
+from core.job_warnings import JobWarning
 
 
 def duplicate_warnings(layout: Layout, digests: Mapping[SplitName, npt.NDArray[np.bytes_]]) -> list[JobWarning]:

@@ -23,8 +23,8 @@ from core.ingest.split_option import read_named_splits
 from core.ingest.split_reading import read_splits
 from core.ingest.table_layout import read_table_splits, unlabeled_reason
 from core.ingest_errors import TooFewImages
+from core.job_warnings import JobWarning
 from core.spec.dataset_layout import LayoutOptions, SplitFolders
-from core.spec.warnings import JobWarning
 
 _EXPECTED_LAYOUTS = (
     "expected: train/CLASS/image and test/ or val/, or CLASS/image, or a folder of images without classes; "

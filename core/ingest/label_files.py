@@ -17,8 +17,8 @@ from core.ingest.limits import format_bytes
 from core.ingest.paths import NotAccepted, clean_label, clean_path, is_label_file, printable_name
 from core.ingest.source_files import LABEL_NAMES, SourceFile, TableRow
 from core.ingest.split_names import split_name
+from core.job_warnings import JobWarning
 from core.spec.dataset_layout import LayoutOptions, SplitFolders, folder_parts
-from core.spec.warnings import JobWarning
 
 FILE_COLUMN = "file_name"
 _MAX_BYTES = 64 * 1024**2

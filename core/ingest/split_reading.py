@@ -15,8 +15,8 @@ from core.ingest.limits import RejectedFile
 from core.ingest.paths import printable_name
 from core.ingest.split_names import TEST_ORDER, TRAIN_ORDER, SplitRole, split_name
 from core.ingest_errors import LayoutUnclear
+from core.job_warnings import JobWarning
 from core.spec.dataset_layout import LayoutOptions
-from core.spec.warnings import JobWarning
 
 SPLITS_POINTER, CLASS_POINTER = "/splits", "/class_from"
 _NO_CLASSES = "its images are not in class folders"

@@ -12,8 +12,8 @@ from core.ingest.source_files import TableRow
 from core.ingest.split_names import TEST_ORDER, TRAIN_ORDER, SplitRole, split_name
 from core.ingest.split_reading import SPLITS_POINTER, quoted
 from core.ingest_errors import LayoutUnclear
+from core.job_warnings import JobWarning
 from core.spec.dataset_layout import LayoutOptions, SplitFolders
-from core.spec.warnings import JobWarning
 
 _TABLE_ROW = re.compile(r"\.(parquet|parq)#\d+$", re.IGNORECASE)
 _OUTSIDE = "the image is outside the Parquet files; only their rows are read"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core.errors import InvalidSpec, WeightsMismatch
 from core.ingest_errors import ModelNotFinite
+from core.job_warnings import JobWarning
 from core.models import catalog
 from core.models.argument_values import check_values
 from core.models.arguments import check_arguments, square_size
@@ -25,7 +26,6 @@ from core.models.upload_advice import explain
 from core.models.upload_names import NameMatch, can_be_missing, foreign_library, match_names, summary
 from core.models.weights import BUILD_ERRORS, differences, load_strictly, save_folder
 from core.spec.info import ModelInfo, Normalization
-from core.spec.warnings import JobWarning
 
 _PLAIN_MATCH = 0.1  # fraction of the model's names below which the file belongs to another library
 

@@ -6,10 +6,10 @@ from torch import nn
 
 from core.data.views import steps_per_epoch
 from core.errors import FieldError
+from core.job_warnings import JobWarning
 from core.methods import Method
 from core.models.built import BuiltModel
 from core.spec import JobSpec
-from core.spec.warnings import JobWarning
 
 _MIN_IMAGES_PER_DEVICE = 2  # batch norm needs at least two
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.data.views import steps_per_epoch
+from core.job_warnings import JobWarning
 from core.methods import Method
 from core.models.plan import ModelPlan
 from core.resolve.image_costs import batch_bytes, image_seconds, pass_size
@@ -18,7 +19,6 @@ from core.resolve.model_profile import ModelProfile, profile_plan
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo
 from core.spec.job import OptimizerName, TrainingBase
-from core.spec.warnings import JobWarning
 from core.teacher.cache_key import spec_cache_key
 from core.teacher.layout import layout_for, row_bytes
 from core.teacher.output_cache import is_cacheable, num_cached_views

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from core.errors import ExportFailed, FieldError
 from core.export.formats import check_format
+from core.job_warnings import JobWarning
 from core.models.built import BuiltModel
 from core.spec import JobSpec
-from core.spec.warnings import JobWarning
 
 _FIELD = "/export"
 _EXAMPLE = "vit_small_patch16_224"

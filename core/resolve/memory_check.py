@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from core.job_warnings import EXCEEDS_MEMORY, JobWarning
 from core.spec import JobSpec
-from core.spec.warnings import EXCEEDS_MEMORY, JobWarning
 
 MemoryEstimate = Callable[[JobSpec], int]  # bytes of a resolved spec
 

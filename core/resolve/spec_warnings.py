@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 
 from core.data.views import steps_per_epoch
+from core.job_warnings import JobWarning
 from core.models import catalog
 from core.models.plan import ModelPlan
 from core.resolve.class_names import comparable_names
 from core.resolve.model_profile import has_drop_path, profile_plan
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
-from core.spec.warnings import JobWarning
 
 MIN_STEPS = 1_000  # of a student from random weights
 _MAX_ENLARGEMENT = 2  # image size relative to the dataset's: upscaled pixels cost time and hold no information

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from core.job_warnings import JobWarning
 from core.spec.document import StrictModel
-from core.spec.warnings import JobWarning
 
 Channels = Literal[1, 3]
 NormalizationSource = Literal["request", "architecture", "default", "job"]

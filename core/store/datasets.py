@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.ids import new_id
-from core.spec.warnings import JobWarning, merge_warnings
+from core.job_warnings import JobWarning, merge_warnings
 from core.store import ingest_leases
 from core.store.artifact_store import StoredFile
 from core.store.db import utc_now

@@ -6,9 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
+from core.job_warnings import JobWarning
 from core.local_reporter import ConsoleReporter, FolderReporter
 from core.reporting import Control, Progress, SavedCheckpoint, Stage
-from core.spec.warnings import JobWarning
 
 
 @pytest.fixture

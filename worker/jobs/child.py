@@ -16,12 +16,12 @@ import torch
 
 from core import pipeline
 from core.errors import InvalidSpec, KilledForMemory, Unavailable
+from core.job_warnings import JobWarning
 from core.methods import implementation
 from core.reporting import Control, Interrupted
 from core.resolve import resolver
 from core.spec import JobSpec, parse_job_spec
 from core.spec.methods import METHODS
-from core.spec.warnings import JobWarning
 from core.store import jobs
 from core.store.db import Session
 from core.store.job_leases import LeaseLost, LeaseToken

@@ -17,8 +17,8 @@ import structlog
 
 from core.errors import StorageFailed, StoredFileDamaged
 from core.ids import new_id
+from core.job_warnings import JobWarning
 from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage
-from core.spec.warnings import JobWarning
 from core.store import checkpoints, events, jobs, metrics, teachers
 from core.store.artifact_store import StoredFile
 from core.store.db import DatabaseUnavailable, Session

@@ -11,8 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.job_failure import event_fields
+from core.job_warnings import JobWarning, merge_warnings
 from core.reporting import Control, Interrupted, Progress
-from core.spec.warnings import JobWarning, merge_warnings
 from core.store import checkpoints, events
 from core.store.artifact_store import StoredFile
 from core.store.db import utc_now

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import FieldError, InvalidSpec, InvalidState, NotFound
 from core.ids import new_id
-from core.spec.warnings import JobWarning, merge_warnings
+from core.job_warnings import JobWarning, merge_warnings
 from core.store import checkpoints, events, job_counts, keys
 from core.store.db import is_postgresql, utc_now
 from core.store.events import TERMINAL_TYPES

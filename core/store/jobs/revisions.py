@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core.errors import InvalidState
+from core.job_warnings import JobWarning, merge_warnings
 from core.reporting import STUDENT_TRACK
-from core.spec.warnings import JobWarning, merge_warnings
 from core.store import checkpoints
 from core.store.jobs.actions import RESTART_REASON, lock, next_actions, requeue, require_retry
 from core.store.jobs.row_values import initial_progress

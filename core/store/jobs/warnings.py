@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
-from core.spec.warnings import JobWarning
+from core.job_warnings import JobWarning
 from core.store import events
 
 

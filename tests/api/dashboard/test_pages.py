@@ -9,7 +9,7 @@ from api.dashboard import endpoints
 from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, static_url
 from api.session_cookie import COOKIE_NAME
 from core.job_failure import FailureCause
-from core.spec.warnings import JobWarning
+from core.job_warnings import JobWarning
 from core.store import jobs, keys
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}

@@ -9,8 +9,8 @@ from PIL import Image
 from core.errors import StorageFailed, WeightsMismatch
 from core.export import export_student, failure_warning, onnx_file
 from core.export.onnx_graph import CONVERTERS
+from core.job_warnings import JobWarning
 from core.reporting import NullReporter
-from core.spec.warnings import JobWarning
 
 
 class WarningList(NullReporter):

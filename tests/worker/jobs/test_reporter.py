@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from core.errors import StorageFailed
+from core.job_warnings import JobWarning
 from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage
-from core.spec.warnings import JobWarning
 from core.store import checkpoints, events, jobs, metrics, teachers
 from core.store.db import Database, DatabaseUnavailable
 from core.store.job_leases import LeaseLost, LeaseToken

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.spec.warnings import JobWarning
+from core.job_warnings import JobWarning
 from core.store import events, jobs
 from core.store.job_leases import LeaseLost
 from core.store.jobs import LeaseToken

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import Field
-
-from core.spec.document import StrictModel
+from pydantic import BaseModel, ConfigDict, Field
 
 EXCEEDS_MEMORY = "exceeds_memory"  # a new job with this warning is refused while a worker is alive
 
 
-class JobWarning(StrictModel):
+class JobWarning(BaseModel):
     """One warning. Of two warnings with the same ``code`` and ``field``, the newer replaces the older."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     code: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=80)] = Field(
         description="A stable snake_case word."
