@@ -143,25 +143,11 @@ def _figures(given: Photographs, patch_size: int, seconds: Mapping[str, Sequence
 # --- the engine and the plain loop ----------------------------------------------------------------
 
 
-class _StepReporter(TimingReporter):
-    """Records the time of each step's loss, which a CPU reports at once."""
-
-    def __init__(self, root: Path, *, teachers: Path) -> None:
-        super().__init__(root, teachers=teachers, only_training=True)
-        self.step_at: list[float] = []
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the time of a loss."""
-        super().metrics(step, values)
-        if "train/loss" in values:
-            self.step_at.append(time.perf_counter())
-
-
 def _engine_epochs(given: Photographs, spec: JobSpec, pixel_cache_bytes: int) -> Sequence[float]:
     """Run a job; return the seconds of each epoch. The first one includes what precedes it in its stage."""
     root = given.work / "run"
     shutil.rmtree(root, ignore_errors=True)
-    reporter = _StepReporter(root, teachers=given.work / "teachers")
+    reporter = TimingReporter(root, teachers=given.work / "teachers", only_training=True)
     with suppress(Interrupted):
         run(given.inputs(pixel_cache_bytes), spec, root, reporter)
     steps = steps_per_epoch(given.num_images, given.batch_size)

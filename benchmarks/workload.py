@@ -21,6 +21,7 @@ from benchmarks.engine import JobInputs, run
 from benchmarks.images import stored_images
 from core.data.pixels import load_pixels
 from core.data.stored import StoredDataset, read_dataset_info
+from core.data.views import steps_per_epoch
 from core.local_reporter import FolderReporter
 from core.models.build import build_student, build_teacher
 from core.models.built import BuiltModel
@@ -70,15 +71,15 @@ class WorkloadSize:
 
 
 class TimingReporter(FolderReporter):
-    """Records the end time of each epoch and the seconds of each stage; can stop the job after the training.
+    """Records the time of each step and the seconds of each stage; can stop the job after the training.
 
-    An epoch ends with a validation, the only metric that is reported immediately: losses may be reported later.
+    Only for a CPU, which reports the loss of a step at once.
     """
 
     def __init__(self, root: Path, *, teachers: Path, only_training: bool = False) -> None:
         super().__init__(root, teachers=teachers)
         self.only_training = only_training
-        self.epoch_at: list[float] = []
+        self.step_at: list[float] = []
         self.stages: dict[str, float] = {}
         self._began = 0.0
 
@@ -92,10 +93,10 @@ class TimingReporter(FolderReporter):
         self.stages[stage.value] = time.perf_counter() - self._began
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the time of each validation."""
+        """Record the time of each loss of the student."""
         super().metrics(step, values)
-        if "eval/top1" in values:
-            self.epoch_at.append(time.perf_counter())
+        if "train/loss" in values:
+            self.step_at.append(time.perf_counter())
 
     def control(self) -> Control:
         """Cancel before the evaluation if only the training is measured."""
@@ -156,8 +157,9 @@ class Workload:
         with suppress(Interrupted):
             run(self.inputs, spec, root, reporter)
         total = time.perf_counter() - began
-        ends = reporter.epoch_at
-        assert len(ends) == spec.training.epochs, "with so few test images every epoch is validated"
+        steps = steps_per_epoch(self.sizes.num_images, spec.training.batch_size)
+        ends = reporter.step_at[steps - 1 :: steps]
+        assert len(ends) == spec.training.epochs, "the loss of every step is reported"
         first = reporter.stages["distill"] - (ends[-1] - ends[0])  # includes the time before and after the epochs
         later = [end - start for start, end in pairwise(ends)]
         return JobTimes(total, reporter.stages["distill"], (first, *later))
