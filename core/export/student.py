@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ from core.errors import ExportFailed
 from core.export.card import model_card
 from core.export.formats import ExportContext, failure_warning, no_poll, write_format
 from core.export.report import build_report
+from core.models.built import BuiltModel
 from core.models.weights import CONFIG, load_folder
 from core.reporting import Reporter
 from core.spec import JobSpec
@@ -58,25 +59,11 @@ def export_student(
         WeightsMismatch: The folder's weights cannot be loaded.
     """
     student = load_folder(folder)
-    files = {CONFIG: folder / CONFIG}
-    report_details = dict(details)
     failures = dict(failed)
-    for name in spec.export:
-        poll()
-        path = folder / EXPORT_FORMATS[name].file_name
-        try:
-            if name not in failures:
-                context = ExportContext(path=path, samples=samples_NCHW, poll=poll)
-                if written := write_format(name, student, context):
-                    report_details[name] = written
-                files[path.name] = path
-        except ExportFailed as error:
-            if name == REQUIRED_FORMAT:
-                raise
-            failures[name] = error.detail
-    report_details |= {name: {"failed": why} for name, why in failures.items()}
+    written = _write_formats(student, folder, spec.export, failures, samples=samples_NCHW, poll=poll)
     if failures:
         reporter.warning(failure_warning(failures))
+    formats = [name for name in spec.export if name not in failures]
     poll()
     card = model_card(
         spec=spec,
@@ -84,18 +71,47 @@ def export_student(
         dataset=dataset,
         result=result,
         threads=torch.get_num_threads(),
-        formats=[name for name in spec.export if name not in failures],
+        formats=formats,
         top1_metric=details.get("student", {}).get("top1_metric"),
     )
     report = build_report(
         spec=spec,
         dataset=dataset,
         result=result,
-        details=report_details,
+        details=dict(details) | written | {name: {"failed": why} for name, why in failures.items()},
         stages=stages,
         warnings=reporter.warnings(),
     )
     write_atomic(folder / CARD, card.encode())
     write_atomic(folder / REPORT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     fault_point("student.exported")
-    return files | {CARD: folder / CARD, REPORT: folder / REPORT}
+    names = (CONFIG, *(EXPORT_FORMATS[name].file_name for name in formats), CARD, REPORT)
+    return {name: folder / name for name in names}
+
+
+def _write_formats(
+    student: BuiltModel,
+    folder: Path,
+    formats: Iterable[str],
+    failures: dict[str, str],
+    *,
+    samples: Images,
+    poll: Callable[[], None],
+) -> dict[str, Any]:
+    """Write the formats without an entry in ``failures``, and add those that fail; return details by format."""
+    details = {}
+    for name in formats:
+        poll()
+        if name in failures:
+            continue
+        context = ExportContext(path=folder / EXPORT_FORMATS[name].file_name, samples=samples, poll=poll)
+        try:
+            format_details = write_format(name, student, context)
+        except ExportFailed as error:
+            if name == REQUIRED_FORMAT:
+                raise
+            failures[name] = error.detail
+        else:
+            if format_details:
+                details[name] = format_details
+    return details

@@ -82,5 +82,5 @@ def _digest(decoded: Decoded) -> bytes:
     for array in arrays:
         little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         total.update(f"{little_endian.dtype.str} {'x'.join(map(str, array.shape))}\n".encode())
-        total.update(memoryview(little_endian).cast("B"))
+        total.update(little_endian.data.cast("B"))
     return total.digest()
