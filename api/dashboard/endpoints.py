@@ -244,7 +244,8 @@ def _is_secure(state: AppState, request: Request) -> bool:
 
 
 def _job_page(state: AppState, caller: Caller, job_id: str, *, problem: str | None = None) -> Response:
-    content = service.read_job(state.database, caller.project_id, job_id)
+    alive_seconds = state.settings.alive_seconds
+    content = service.read_job(state.database, caller.project_id, job_id, alive_seconds=alive_seconds)
     may_write = caller.has_scope("write")
     return page(
         "job.html",

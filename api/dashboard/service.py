@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.jobs.service import artifact_out, event_out, to_job_out
+from api.jobs.worker_checks import waiting_reasons
 from core.errors import NotFound
 from core.store import datasets, events, jobs
 from core.store.db import Database, Session
@@ -43,14 +44,18 @@ def list_jobs(
         return JobList([_document(to_job_out(job)) for job in page.items], page.has_more)
 
 
-def read_job(database: Database, project_id: str, job_id: str) -> JobPage:
-    """Read a job with its events and artifacts. Raises ``NotFound``."""
+def read_job(database: Database, project_id: str, job_id: str, *, alive_seconds: float) -> JobPage:
+    """Read a job with its events and artifacts. Raises ``NotFound``.
+
+    ``alive_seconds`` is the age of a heartbeat up to which its worker counts as alive.
+    """
     with database.read() as session:
         job = jobs.get(session, project_id, job_id)
         latest = events.list_events(session, project_id, job_id, after_seq=max(0, job.last_seq - NUM_EVENTS))
+        reasons = waiting_reasons(session, [job], alive_seconds=alive_seconds)
         artifacts = jobs.list_artifacts(session, project_id, job_id)
         return JobPage(
-            job=_document(to_job_out(job)),
+            job=_document(to_job_out(job, waiting_reason=reasons.get(job.id))),
             events=[_document(event_out(event)) for event in latest.items],
             artifacts=[_document(artifact_out(artifact)) for artifact in artifacts],
             dataset_name=_dataset_name(session, project_id, job.dataset_id),

@@ -175,6 +175,12 @@ def test_a_running_job_shows_its_progress_and_actions(browser, tenant):
     assert "What went wrong" not in page
 
 
+def test_a_queued_job_shows_why_it_waits(browser, tenant):
+    job_id = tenant.queued_job(accelerator="cuda")
+
+    assert "No cuda worker is alive." in browser.get(f"/jobs/{job_id}").text
+
+
 def test_a_job_shows_its_warnings(browser, tenant, server):
     lease = tenant.running_job()
     warning = JobWarning(code="teacher_at_chance", field="/teachers/0", message="top-1 is <0.1>", fix="train it longer")
