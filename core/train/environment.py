@@ -18,6 +18,8 @@ _OUT_OF_MEMORY_MESSAGES = (
     "alloc_failed", "allocation_failed", "failed to cuda calloc",
 )  # fmt: skip
 
+_ONEDNN_OUT_OF_MEMORY = "could not create a primitive"  # the full message; with "descriptor" it is another error
+
 _MALLOC_THRESHOLDS = (-1, -3)  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _RETAINED_BYTES = 2**31 - 1  # the largest int
 
@@ -73,7 +75,7 @@ def _is_memory_error(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     has_message = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
-    return has_message and mentions_out_of_memory(str(error))
+    return has_message and (str(error) == _ONEDNN_OUT_OF_MEMORY or mentions_out_of_memory(str(error)))
 
 
 def mentions_out_of_memory(text: str) -> bool:

@@ -2,24 +2,24 @@ import pytest
 
 from core.errors import InvalidSpec
 from core.models.arguments import check_arguments, model_arguments, square_size
-from core.spec import ModelSpec
+from core.spec import StudentSpec
 from core.spec.info import InputInfo
 
 FACTS = InputInfo(num_classes=7, channels=1, image_size=28)
 
 
 def test_classes_channels_and_size_come_from_the_dataset():
-    vit = ModelSpec(architecture="vit_tiny_patch16_224", arguments={"depth": 2, "qk_norm": None})
+    vit = StudentSpec(architecture="vit_tiny_patch16_224", arguments={"depth": 2, "qk_norm": None})
 
     assert model_arguments(vit, FACTS, 32) == {"depth": 2, "num_classes": 7, "in_chans": 1, "img_size": 32}
 
 
 def test_a_cnn_gets_no_image_size():
-    assert model_arguments(ModelSpec(architecture="resnet18"), FACTS, 32) == {"num_classes": 7, "in_chans": 1}
+    assert model_arguments(StudentSpec(architecture="resnet18"), FACTS, 32) == {"num_classes": 7, "in_chans": 1}
 
 
 def test_two_sizes_that_differ_are_refused():
-    vit = ModelSpec(architecture="vit_tiny_patch16_224", arguments={"img_size": [64, 64]})
+    vit = StudentSpec(architecture="vit_tiny_patch16_224", arguments={"img_size": [64, 64]})
 
     with pytest.raises(InvalidSpec, match="differ"):
         model_arguments(vit, FACTS, 32)

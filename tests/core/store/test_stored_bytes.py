@@ -97,7 +97,7 @@ class JobHistory:
             return
         spec = {**job.spec, "name": "changed", "priority": 0, "metadata": {}, "resources": {"accelerator": "cpu"}}
         changed = {"spec": spec, "resolved": True, "total_steps": 10, "changes": ["x"], "base_seq": job.last_seq}
-        revision = Revision(**changed, tracks=("distill", "teacher-0"))
+        revision = Revision(**changed, warnings=[], tracks=("distill", "teacher-0"))
         self.world.write(jobs.retry_revised, self.world.project, job.id, revision)
 
     def delete(self, number):

@@ -11,6 +11,7 @@ import pytest
 from core.job_failure import FailureCause
 from core.reporting import Progress
 from core.spec.info import ModelInfo
+from core.job_warnings import JobWarning
 from core.store import checkpoints, events, jobs, metrics, models, teachers
 from core.store.jobs import Flags, LeaseLost, LeaseToken, NewArtifact
 
@@ -38,6 +39,7 @@ LEASE_FUNCTIONS = {
     "jobs.release": jobs.release,
     "jobs.release_paused": jobs.release_paused,
     "jobs.release_cancelled": jobs.release_cancelled,
+    "jobs.add_warnings": lambda s, a: jobs.add_warnings(s, a, [JobWarning(code="stale", message="stale")]),
     "jobs.fail": lambda s, a: jobs.fail(s, a, {"code": "stale", "message": "stale"}),
     "jobs.record_loss": lambda s, a: jobs.record_loss(s, a, FailureCause("stale", "stale", "service"), 3),
     "jobs.succeed": lambda s, a: jobs.succeed(s, a, result={"stale": True}, artifacts=[]),
