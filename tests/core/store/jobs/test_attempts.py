@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 
 from core.job_failure import FailureCause
+from core.job_warnings import JobWarning
 from core.reporting import Progress
 from core.spec.info import ModelInfo
-from core.job_warnings import JobWarning
 from core.store import checkpoints, events, jobs, metrics, models, teachers
 from core.store.jobs import Flags, LeaseLost, LeaseToken, NewArtifact
 
