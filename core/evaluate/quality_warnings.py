@@ -36,8 +36,9 @@ def quality_warnings(
             if warning is not None:
                 yield warning
         if student is not None:
-            at_chance = Chance.from_labels(labels_N, num_classes).includes(student.top1)
-            yield from student_warnings(student, labels_N, num_classes)
+            chance = Chance.from_labels(labels_N, num_classes)
+            at_chance = chance.includes(student.top1)
+            yield from student_warnings(student, chance)
     diverged = divergence_warning(loss_ratio, at_chance=at_chance, has_weights=has_weights)
     if diverged is not None:
         yield diverged
@@ -57,9 +58,8 @@ def teacher_warning(index: int, top1: float, labels_N: Tensor, num_classes: int)
     )
 
 
-def student_warnings(accuracy: Accuracy, labels_N: Tensor, num_classes: int) -> Iterator[JobWarning]:
+def student_warnings(accuracy: Accuracy, chance: Chance) -> Iterator[JobWarning]:
     """Yield warnings of a student that is at or below chance, or that predicts the same class for all images."""
-    chance = Chance.from_labels(labels_N, num_classes)
     if chance.includes(accuracy.top1):
         yield JobWarning(
             code="student_at_chance",
