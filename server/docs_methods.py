@@ -52,11 +52,13 @@ def _page(name: str, params: type[MethodParams]) -> str:
         "cost": _cost(name),
     }
     listed = "".join(f"- {name}: {value}\n" for name, value in requirements.items())
+    loss = f"## Loss\n{about.loss}\n\n" if about.loss else ""
+    notes = "## Notes\n" + "".join(f"- {note}\n" for note in about.notes) + "\n" if about.notes else ""
     example = json.dumps(example_job(name), indent=2, ensure_ascii=False)
     return (
         f"# `{name}`\n{about.summary}\n\n{paper}**When to choose it.** {about.when}\n\n{_GENERATED}\n"
-        f"## Requirements\n{listed}\n"
-        f"## Parameters\n{_parameters(params)}\n"
+        f"## Requirements\n{listed}\n{loss}"
+        f"## Parameters\n{_parameters(params)}\n{notes}"
         f"## Example\nReplace the ids with your own.\n```json\n{example}\n```\n"
     )
 

@@ -35,7 +35,11 @@ class Requirements:
 
 @dataclass(frozen=True, slots=True)
 class MethodInfo:
-    """A method's entry in the catalog. ``caches`` lists the teacher outputs that are cached per view; empty: none."""
+    """A method's entry in the catalog. ``caches`` lists the teacher outputs that are cached per view; empty: none.
+
+    ``loss`` is the formula of the complete loss, in one paragraph that defines its symbols. ``notes`` are sentences
+    about published defaults, about official code that differs from the paper, and about deviations from both.
+    """
 
     summary: str
     paper: str
@@ -44,6 +48,8 @@ class MethodInfo:
     needs: Requirements
     caches: tuple[str, ...] = ()
     example: Mapping[str, Any] = field(default_factory=dict)  # values of parameters without a default
+    loss: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class MethodParams(StrictModel):
