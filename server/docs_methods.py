@@ -52,13 +52,17 @@ def _page(name: str, params: type[MethodParams]) -> str:
         "cost": _cost(name),
     }
     listed = "".join(f"- {name}: {value}\n" for name, value in requirements.items())
-    loss = f"## Loss\n{about.loss}\n\n" if about.loss else ""
-    notes = "## Notes\n" + "".join(f"- {note}\n" for note in about.notes) + "\n" if about.notes else ""
+    formula = f"## Loss\n{_link(about.formula)}\n\n" if about.formula else ""
+    deviations = "".join(f"- {_link(deviation)}\n" for deviation in about.deviations)
+    if deviations:
+        deviations = f"## Differences from the paper and its official code\n{deviations}\n"
     example = json.dumps(example_job(name), indent=2, ensure_ascii=False)
     return (
         f"# `{name}`\n{about.summary}\n\n{paper}**When to choose it.** {about.when}\n\n{_GENERATED}\n"
-        f"## Requirements\n{listed}\n{loss}"
-        f"## Parameters\n{_parameters(params)}\n{notes}"
+        f"{formula}"
+        f"## Requirements\n{listed}\n"
+        f"## Parameters\n{_parameters(params)}\n"
+        f"{deviations}"
         f"## Example\nReplace the ids with your own.\n```json\n{example}\n```\n"
     )
 
@@ -131,12 +135,14 @@ def _cost(name: str) -> str:
 
 
 def _link(paper: str, *, short: bool = False) -> str:
-    """The paper with its arXiv number as a link; only the link if ``short``."""
-    match = _ARXIV.search(paper)
-    if match is None:
-        return "" if short else paper
-    link = f"[{match.group()}](https://arxiv.org/abs/{match.group(1)})"
-    return link if short else _ARXIV.sub(link, paper)
+    """The text with each arXiv number as a link of its own; only the links if ``short``."""
+    if short:
+        return ", ".join(map(_arxiv_link, _ARXIV.finditer(paper)))
+    return _ARXIV.sub(_arxiv_link, paper)
+
+
+def _arxiv_link(number: re.Match[str]) -> str:
+    return f"[{number.group()}](https://arxiv.org/abs/{number.group(1)})"
 
 
 def _cell(text: str) -> str:

@@ -35,10 +35,10 @@ class Requirements:
 
 @dataclass(frozen=True, slots=True)
 class MethodInfo:
-    """A method's entry in the catalog. ``caches`` lists the teacher outputs that are cached per view; empty: none.
+    """A method's entry in the catalog and on its page in ``docs/methods``.
 
-    ``loss`` is the formula of the complete loss, in one paragraph that defines its symbols. ``notes`` are sentences
-    about published defaults, about official code that differs from the paper, and about deviations from both.
+    ``caches`` lists the teacher outputs that are cached per view; empty: none. ``formula`` is the loss, in one or more
+    sentences. ``deviations`` lists the differences from the paper and from its official code, one sentence or more each.
     """
 
     summary: str
@@ -48,8 +48,8 @@ class MethodInfo:
     needs: Requirements
     caches: tuple[str, ...] = ()
     example: Mapping[str, Any] = field(default_factory=dict)  # values of parameters without a default
-    loss: str = ""
-    notes: tuple[str, ...] = ()
+    formula: str = ""
+    deviations: tuple[str, ...] = ()
 
 
 class MethodParams(StrictModel):
