@@ -51,5 +51,34 @@ def test_a_page_explains_each_parameter_and_what_the_method_needs(name):
         assert field == "name" or described.description.replace("|", "\\|") in page
 
 
-def test_papers_are_links():
-    assert "[arXiv:1503.02531](https://arxiv.org/abs/1503.02531)" in method_pages()["kd.md"]
+@pytest.mark.parametrize("name", METHODS)
+def test_each_paper_is_a_link_to_its_own_number(name):
+    pages, info = method_pages(), METHODS[name].params.info
+    numbers = re.findall(r"arXiv:(\d{4}\.\d{4,5})", info.paper)
+    links = [f"[arXiv:{number}](https://arxiv.org/abs/{number})" for number in numbers]
+
+    (row,) = [line for line in pages["README.md"].splitlines() if line.startswith(f"| [`{name}`]")]
+    assert all(link in pages[f"{name}.md"] and link in row for link in links)
+    assert all(text == target for text, target in re.findall(r"\[arXiv:(.+?)\]\(.+?/abs/(.+?)\)", pages[f"{name}.md"]))
+
+
+def test_a_method_of_two_papers_has_a_link_for_each():
+    page = method_pages()["self_distillation.md"]
+
+    assert "Be Your Own Teacher, [arXiv:1905.08094](https://arxiv.org/abs/1905.08094); " in page
+    assert "role models, [arXiv:1703.01780](https://arxiv.org/abs/1703.01780) (2019)" in page
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attention_probe", "attention_transfer", "crd", "dearkd", "deit", "fitnets", "mgd", "minivit", "ofa", "review",
+        "self_distillation", "vid", "vitkd",
+    ],
+)  # fmt: skip
+def test_a_page_gives_the_loss_and_the_differences_from_the_paper(name):
+    page, info = method_pages()[f"{name}.md"], METHODS[name].params.info
+
+    assert f"## Loss\n{info.formula[:30]}" in page
+    assert info.deviations
+    assert page.count("\n- ", page.index("## Differences from the paper")) == len(info.deviations)

@@ -38,7 +38,7 @@ class MethodInfo:
     """A method's entry in the catalog and on its page in ``docs/methods``.
 
     ``caches`` lists the teacher outputs that are cached per view; empty: none. ``formula`` is the loss, in one or more
-    sentences. ``deviations`` lists the differences from the paper and from its official code, one sentence or more each.
+    sentences. ``deviations`` lists the differences from the paper and its official code, one or more sentences each.
     """
 
     summary: str
