@@ -1,14 +1,11 @@
 """DearKD: early layers of a CNN teach early blocks of a ViT in a first stage; a second stage has only labels.
 
-Paper: Chen et al. 2022, arXiv:2204.12997; no official code. Details of the paper that could not be confirmed are
-listed here. First stage: (1 − alpha) · labels on the class token + alpha · the teacher's decision on the distillation
-token + weight · mean squared error between early maps, the student's through an aligner (depth-wise convolution, layer
-norm, GELU, 1 × 1 convolution). Second stage: only labels, so that the teacher does not limit the student. One
-learning-rate schedule spans both. The attention of the first blocks is gated between content and position (the paper's
-multi-head convolutional attention). It stays in the exported student; aligners are dropped.
-
-Deviations: both maps are compared after a layer norm over their channels, on the coarser grid of the two; in the
-second stage both heads learn the labels, because the exported student averages them.
+Paper: Chen et al. 2022, arXiv:2204.12997; no official code. First stage: labels on the class token, the teacher on the
+distillation token, and early maps, the student's through an aligner (depth-wise convolution, layer norm, GELU, 1 × 1
+convolution). Second stage: only labels, so that the teacher does not limit the student. One learning-rate schedule
+spans both. The attention of the first blocks is gated between content and position (the paper's multi-head
+convolutional attention). It stays in the exported student; aligners are dropped. Formula and deviations:
+:class:`core.spec.methods.dearkd.DearkdParams`.
 
 With ``data_free`` the training images are made by inverting the teacher (:mod:`core.methods.deep_inversion`).
 """
@@ -109,7 +106,13 @@ class Dearkd(Method):
             sum_of_heads = self.label_loss(student.logits, batch) + self.label_loss(token_logits, batch)
             return {"label": sum_of_heads / 2}
         (teacher,), alpha = step.teacher_outputs(batch), self.params.alpha
-        divergence = token_divergence(token_logits, teacher.logits, distillation_type="hard", temperature=1.0)
+        divergence = token_divergence(
+            token_logits,
+            teacher.logits,
+            distillation_type=self.params.distillation_type,
+            temperature=self.params.temperature,
+            reduction="sample",
+        )
         return {
             "label": (1 - alpha) * self.label_loss(student.logits, batch),
             "distillation": alpha * divergence,

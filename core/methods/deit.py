@@ -1,7 +1,7 @@
 """DeiT: a distillation token's head learns from the teacher, the class token's head from the labels.
 
 Paper: Touvron et al. 2021, arXiv:2012.12877, on timm's distilled ViT. At inference the model itself averages the two
-heads' logits, so nothing is dropped at export.
+heads' logits, so nothing is dropped at export. Formula and deviations: :class:`core.spec.methods.deit.DeitParams`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def test_the_schema_of_a_method_agrees_with_the_spec(http):
     jsonschema.validate({"name": "deit", "distillation_type": "soft"}, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"name": "deit", "alpha": 2}, schema)
-    assert schema["properties"]["distillation_type"]["default"] == "hard"
+    assert schema["properties"]["distillation_type"]["default"] == "soft"
     assert method["needs"]["student_families"] == ["transformer"]
     assert method["paper"]
 

@@ -27,6 +27,15 @@ class DearkdParams(MethodParams):
             teacher_families=("cnn",),
         ),
         caches=("levels", "logits"),
+        formula="First stage: (1 − alpha) · CE(class head, labels) + alpha · D(distillation head, teacher) + weight · "
+        "mean over pairs of ‖LN(aligner(student's map)) − LN(teacher's map)‖² per entry. D is as in `deit`, by "
+        "`distillation_type`. Second stage: (CE(class head, labels) + CE(distillation head, labels)) / 2.",
+        deviations=(
+            "There is no official code; details that could not be confirmed are `weight` and `diversity`.",
+            "Both maps are compared after a layer norm over their channels, on the coarser grid of the two.",
+            "In the second stage both heads learn the labels, because the exported student averages them.",
+            "`distillation_type` `soft` is an addition.",
+        ),
     )
     name: Literal["dearkd"] = Field(description="The method's name.")
     first_stage: float = Field(
@@ -40,6 +49,15 @@ class DearkdParams(MethodParams):
         ge=0,
         le=1,
         description="Weight of the distillation head in the first stage; the class head has 1 − alpha.",
+    )
+    distillation_type: Literal["hard", "soft"] = Field(
+        default="hard",
+        description="What the distillation head learns in the first stage. `hard`: the teacher's decision, as in the "
+        "paper. `soft`: its softened probabilities, better where the teacher is often wrong on augmented images, as "
+        "for `deit`.",
+    )
+    temperature: float = Field(
+        default=3.0, gt=0, le=100, description="Temperature T that softens both distributions; used only with `soft`."
     )
     weight: Weight = Field(
         default=1.0, description="Weight of the early features; the paper's value could not be confirmed."

@@ -27,6 +27,16 @@ def test_the_terms_sum_up_to_the_loss_function(kind, context, batch, logits):
     assert sum(terms.values()).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_soft_labels_are_the_default_and_their_divergence_is_divided_by_the_batch_size(context, batch, logits):
+    terms = build_method(DeitParams(name="deit"), context).loss(
+        batch, Outputs(logits(1), (logits(2),)), [Outputs(logits(3))], StepInfo()
+    )
+
+    p, q = (logits(3) / 3).softmax(dim=1), (logits(2) / 3).softmax(dim=1)
+    expected = 0.5 * 3**2 * (p * (p / q).log()).sum().item() / len(p)
+    assert terms["distillation"].item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_labels_train_the_class_head_and_the_teacher_trains_the_token_head(context, batch, logits):
     method = build_method(DeitParams(name="deit"), context)
     class_logits, token_logits = logits(1).requires_grad_(), logits(2).requires_grad_()
