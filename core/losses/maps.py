@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -103,16 +104,19 @@ def masked_generation(
     mask: Tensor,
     *,
     alpha: float,
+    reduction: Literal["sum", "mean"] = "sum",
 ) -> Tensor:
     """MGD: generate the teacher's map from the student's masked map (Yang et al. 2022, arXiv:2205.01529).
 
-    alpha · summed squared error / B. ``align`` projects the student's map to the teacher's width. ``mask`` broadcasts
-    over the result and is 1 at visible entries (the official code draws entire channels, (B, C, 1, 1)). Because the
-    error is a sum, a suitable alpha depends on the map's size.
+    ``align`` projects the student's map to the teacher's width. ``mask`` broadcasts over the result and is 1 at visible
+    entries (the official code draws entire channels, (B, C, 1, 1)). ``sum``, the official form: alpha · summed squared
+    error / B, so that a suitable alpha depends on the map's size. ``mean`` also divides by the C·H·W entries of a map:
+    an alpha of the sum, times C·H·W, is the alpha of the mean.
     """
     require_maps(student_map, teacher_map)
     generated = generate(align(student_map) * mask)
     if generated.shape != teacher_map.shape:
         shapes = f"{tuple(generated.shape)}, not {tuple(teacher_map.shape)}"
         raise ValueError(f"the generated map must have the teacher's shape: it is {shapes}")
-    return alpha * F.mse_loss(generated.float(), teacher_map.detach().float(), reduction="sum") / len(teacher_map)
+    error = F.mse_loss(generated.float(), teacher_map.detach().float(), reduction=reduction)
+    return alpha * (error / len(teacher_map) if reduction == "sum" else error)

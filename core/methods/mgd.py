@@ -1,10 +1,8 @@
 """Masked generative distillation: a small network generates the teacher's features from a masked part of the student's.
 
 Paper: Yang et al. 2022, arXiv:2205.01529: the student's map, aligned to the teacher's width if the widths differ, is
-masked at random and passed through 3 × 3 convolution, ReLU and 3 × 3 convolution. The squared error is summed over all
-entries and pairs and divided by the batch size. As in the official code for classification, entire channels are masked
-(the paper masks positions: ``mask``). A sum depends on the size of the map, so its weight does not transfer between
-widths and resolutions.
+masked at random and passed through 3 × 3 convolution, ReLU and 3 × 3 convolution. Formula and deviations:
+:class:`core.spec.methods.mgd.MgdParams`.
 
 Maps of a ViT are its patch tokens; both maps are resampled to the coarser of the two grids. Aligners and generators
 are dropped at export.
@@ -38,8 +36,10 @@ class MaskedGenerator(nn.Module):
         self.generate = map_generator(teacher_width)
 
     def forward(self, student_BdHW: Tensor, teacher_BDHW: Tensor, mask: Tensor) -> Tensor:
-        """Squared error per image, mean over the batch; ``mask`` is 1 where the student's map is visible."""
-        return masked_generation(student_BdHW.float(), teacher_BDHW, self.align, self.generate, mask, alpha=1.0)
+        """Squared error, mean over all entries; ``mask`` is 1 where the student's map is visible."""
+        return masked_generation(
+            student_BdHW.float(), teacher_BDHW, self.align, self.generate, mask, alpha=1.0, reduction="mean"
+        )
 
 
 class Mgd(FeatureMethod):

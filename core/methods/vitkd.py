@@ -2,12 +2,10 @@
 
 Paper: Yang et al. 2022, arXiv:2209.02432. The tokens of the first two blocks, projected if the widths differ, regress
 the teacher's. A random part of the last tokens, after the final norm, is replaced by one learned token, and two 3 × 3
-convolutions with a ReLU generate the teacher's tokens there. As in the official code, both squared errors are summed
-over tokens and channels and divided by the batch size, the second also by the masked fraction. The weights therefore
-do not transfer between widths and resolutions.
+convolutions with a ReLU generate the teacher's tokens there. Formula and deviations:
+:class:`core.spec.methods.vitkd.VitkdParams`.
 
-Deviations: prefix tokens are left out; different grids are resampled to the coarser one (the official code needs equal
-grids). Projectors, mask token and generator are dropped at export. Shapes: B images, N patch tokens, D width.
+Projectors, mask token and generator are dropped at export. Shapes: B images, N patch tokens, M masked ones, D width.
 """
 
 from __future__ import annotations
@@ -40,15 +38,17 @@ class TokenGenerator(nn.Module):
         self.generate = map_generator(teacher_width)
 
     def forward(self, student: Feature, teacher: Feature, noise_BN: Tensor) -> Tensor:
-        """Squared error at masked tokens, summed / (B · masked). Tokens with the largest ``noise_BN`` are masked."""
+        """Squared error, mean over B · M · D. The M tokens with the largest ``noise_BN`` are masked, at least one."""
         batch, num_tokens = noise_BN.shape
+        num_visible = min(int(num_tokens * (1 - self.masked)), num_tokens - 1)
         rank_BN = noise_BN.argsort(dim=1).argsort(dim=1)
-        is_masked_BN1 = (rank_BN >= int(num_tokens * (1 - self.masked))).unsqueeze(-1)
+        is_masked_BN1 = (rank_BN >= num_visible).unsqueeze(-1)
         masked_BND = torch.where(is_masked_BN1, self.mask_token, self.align(student.tokens.float()))
         generated_BND = self.generate(Feature(masked_BND, student.grid).map).flatten(2).transpose(1, 2)
         error_BND = (generated_BND - teacher.tokens.float()).square() * is_masked_BN1
-        total: Tensor = error_BND.sum() / (batch * self.masked)
-        return total
+        num_entries = batch * (num_tokens - num_visible) * error_BND.shape[2]
+        mean: Tensor = error_BND.sum() / num_entries
+        return mean
 
 
 class Vitkd(FeatureMethod):
@@ -75,8 +75,7 @@ class Vitkd(FeatureMethod):
         errors = []
         for (s, t), align in zip(self.pairs, self.imitations, strict=True):
             source, target = _on_coarser_grid(student.levels[s], teachers[0].levels[t])
-            error = F.mse_loss(align(source.tokens.float()), target.tokens.float(), reduction="sum")
-            errors.append(error / len(source.tokens))
+            errors.append(F.mse_loss(align(source.tokens.float()), target.tokens.float()))
         assert student.last is not None
         assert teachers[0].last is not None
         source, target = _on_coarser_grid(student.last, teachers[0].last)

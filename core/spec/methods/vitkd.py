@@ -26,6 +26,24 @@ class VitkdParams(LayeredParams):
             teacher_families=("transformer",),
         ),
         caches=("levels", "last", "logits"),
+        formula="label_weight · CE(student, labels) + logits_weight · the term of `logits` + weight · "
+        "(imitation_weight · sum over pairs of the mean of (P(student's block) − teacher's block)² over batch, tokens "
+        "and channels + generation_weight · the mean of (G(student's last tokens, masked) − teacher's last tokens)² "
+        "over the masked tokens and channels). P is a linear layer, G is 3 × 3 convolution, ReLU and 3 × 3 "
+        "convolution.",
+        deviations=(
+            (
+                "Squared errors are means over entries, so that one weight suits ViTs of all sizes. The official code "
+                "sums over tokens and channels, and divides the second sum by `masked`: its weights, times tokens · "
+                "channels of the teacher, are the weights here. The defaults are those of its recipe for a teacher of "
+                "196 tokens of width 384: 3e-5 · 196 · 384 = 2.26 and 3e-6 · 196 · 384 = 0.226."
+            ),
+            (
+                "Prefix tokens are left out, and different grids are resampled to the coarser one; the official code "
+                "needs equal grids."
+            ),
+            "`logits` is `kd` by default; the official code has no logit term, or nkd in its best result.",
+        ),
     )
     name: Literal["vitkd"] = Field(description="The method's name.")
     layers: tuple[LayerPair, ...] | None = Field(
@@ -36,13 +54,14 @@ class VitkdParams(LayeredParams):
         "both.",
     )
     imitation_weight: Weight = Field(
-        default=3e-5,
-        description="Weight α of the imitated blocks' squared error, which is summed over tokens and channels. The "
-        "default is the paper's for a teacher of width 384 with 196 tokens; use proportionally more for fewer.",
+        default=2.26,
+        description="Weight α of the imitated blocks' squared error per entry. Multiply a weight of the official "
+        "code, whose error is a sum, by tokens · channels of the teacher: 3e-5 · 196 · 384 = 2.26.",
     )
     generation_weight: Weight = Field(
-        default=3e-6,
-        description="Weight β of the generated tokens' squared error, which is also summed, and divided by `masked`.",
+        default=0.226,
+        description="Weight β of the generated tokens' squared error per masked entry: the official code's, times "
+        "tokens · channels of the teacher, 3e-6 · 196 · 384 = 0.226.",
     )
     masked: float = Field(
         default=0.5, gt=0, lt=1, description="Fraction λ of the last tokens that is masked and generated."

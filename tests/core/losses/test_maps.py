@@ -139,6 +139,16 @@ def test_only_visible_entries_have_an_influence():
     assert student.grad[:, 0].norm() > 0
 
 
+def test_the_mean_of_the_generation_error_times_the_entries_of_a_map_is_its_sum():
+    student, teacher = maps((2, 3, 4, 5), (2, 3, 4, 5))
+
+    def error(reduction, alpha):
+        modules = nn.Identity(), nn.Identity()
+        return masked_generation(student, teacher, *modules, torch.ones(1), alpha=alpha, reduction=reduction)
+
+    torch.testing.assert_close(error("sum", 0.2), error("mean", 0.2 * 3 * 4 * 5))
+
+
 def test_a_generated_map_of_another_shape_is_rejected():
     student, teacher = maps((2, 3, 2, 2), (2, 5, 2, 2))
 

@@ -39,7 +39,9 @@ def fill(parameters):
 
 def test_both_terms_match_the_official_code(make_harness, batch, inputs, monkeypatch):
     student_blocks, teacher_blocks, student, teacher, noise = inputs
-    method = make_harness("vitkd", student=STUDENT, teachers=(TEACHER,), logits="none").method
+    entries = 16 * 9  # the official code sums over these
+    weights = {"imitation_weight": 3e-5 * entries, "generation_weight": 3e-6 * entries}
+    method = make_harness("vitkd", student=STUDENT, teachers=(TEACHER,), logits="none", **weights).method
     generator = method.generator
     fill([generator.mask_token, *method.imitations.parameters(), *list(generator.parameters())[1:]])
     monkeypatch.setattr(torch, "rand", lambda *_shape, **_options: noise)
@@ -63,8 +65,9 @@ def test_the_error_is_computed_at_masked_positions(inputs):
     loss = generator(Feature(student, GRID), Feature(teacher, GRID), noise)
 
     masked = noise.argsort(dim=1)[:, 12:]  # the four tokens of each image with the most noise
-    expected = sum(teacher[b, n].square().sum().item() for b in range(2) for n in masked[b].tolist()) / 2 / 0.25
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    errors = [teacher[b, n].square().mean().item() for b in range(2) for n in masked[b].tolist()]
+    assert loss.item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+    assert len(errors) == 8
 
 
 def test_networks_of_one_width_are_imitated_without_a_projection(make_harness):
@@ -96,3 +99,17 @@ def test_networks_with_stages_are_rejected(make_harness):
         make_harness("vitkd", teachers=(SWIN,))
 
     assert [error.pointer for error in caught.value.errors] == ["/teachers/0/architecture"]
+
+
+def test_the_default_weights_are_those_of_the_official_recipe_per_entry(make_harness):
+    params = make_harness("vitkd").method.params
+
+    assert params.imitation_weight == pytest.approx(3e-5 * 196 * 384, rel=2e-3)
+    assert params.generation_weight == pytest.approx(3e-6 * 196 * 384, rel=2e-3)
+
+
+def test_at_least_one_token_is_masked(inputs):
+    *_, student, teacher, noise = inputs
+    generator = TokenGenerator(6, 9, masked=1e-17)  # rounds to no token
+
+    assert generator(Feature(student, GRID), Feature(teacher, GRID), noise) > 0
