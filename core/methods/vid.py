@@ -1,12 +1,9 @@
 """Variational information distillation: the student's features predict the teacher's, with a variance per channel.
 
 Paper: Ahn et al. 2019, arXiv:1904.05835: at each pair of layers, the mean of ½ ((regression − teacher)² / variance +
-log variance), summed over the pairs. The regressor has three layers per position, as in the official code; on tokens a
-1 × 1 convolution is a linear layer. The variances are trained; a widely used copy of the code leaves them at their
-initial values by mistake.
+log variance), summed over the pairs. Formula and deviations: :class:`core.spec.methods.vid.VidParams`.
 
-Features are compared on the coarser of the two grids, without prefix tokens. Regressors and variances are dropped at
-export. Shapes: B images, N patch tokens, d and D widths of student and teacher.
+Regressors and variances are dropped at export. Shapes: B images, N patch tokens, d and D widths of student and teacher.
 """
 
 from __future__ import annotations
@@ -15,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,12 +25,20 @@ from core.spec.methods.vid import VidParams
 
 _NUM_PAIRS = 4  # as many as a CNN has stages
 _MIN_VARIANCE = 1e-5
+_MIN_START_SHARE = 0.01  # of a measured variance, relative to the mean over channels
+_NOT_MEASURED = -1.0
 
 
 class Prediction(nn.Module):
-    """Gaussian distribution of the teacher's tokens, given the student's."""
+    """Gaussian distribution of the teacher's tokens, given the student's.
 
-    def __init__(self, student_width: int, teacher_width: int, *, variance: float) -> None:
+    The variance of a channel is ``unit`` · softplus(``scale``). ``unit`` is 1 where ``variance`` is given. Otherwise it
+    is measured on the first batch of all ranks, and the variance starts at it; as a buffer it is in every checkpoint.
+    """
+
+    unit: Tensor
+
+    def __init__(self, student_width: int, teacher_width: int, *, variance: float | None) -> None:
         super().__init__()
         self.mean = nn.Sequential(
             nn.Linear(student_width, teacher_width, bias=False),
@@ -42,19 +48,38 @@ class Prediction(nn.Module):
             nn.Linear(teacher_width, teacher_width, bias=False),
         )
         # Inverse of softplus, in a form that does not overflow for large variances.
-        start = variance - _MIN_VARIANCE
+        start = 1.0 if variance is None else variance - _MIN_VARIANCE
         self.scale = nn.Parameter(torch.full((teacher_width,), start + math.log(-math.expm1(-start))))
+        self.register_buffer("unit", torch.full((teacher_width,), _NOT_MEASURED if variance is None else 1.0))
+        self._is_measured = variance is not None
 
     @property
     def variance(self) -> Tensor:
         """Variance of each channel, (D,)."""
-        return F.softplus(self.scale) + _MIN_VARIANCE
+        return self.unit * F.softplus(self.scale) + _MIN_VARIANCE
 
     def forward(self, student_BNd: Tensor, teacher_BND: Tensor) -> Tensor:
         """Mean negative log-likelihood of the teacher's tokens, without its constant."""
         error_BND = (self.mean(student_BNd.float()) - teacher_BND.float()).square()
-        nll_BND: Tensor = error_BND / self.variance + self.variance.log()
+        self._measure(error_BND.detach())
+        variance_D = self.variance
+        nll_BND: Tensor = error_BND / variance_D + variance_D.log()
         return nll_BND.mean() / 2
+
+    @torch.no_grad()
+    def _measure(self, error_BND: Tensor) -> None:
+        """Set ``unit`` to the mean squared error over all ranks, unless it is set or loaded."""
+        if self._is_measured:
+            return
+        # One wait for the device, in the first step of an attempt.
+        if bool((self.unit == _NOT_MEASURED).all()):
+            sums = torch.cat((error_BND.sum(dim=(0, 1)), error_BND.new_tensor([error_BND[..., 0].numel()])))
+            if dist.is_initialized():
+                dist.all_reduce(sums)
+            mean_D = sums[:-1] / sums[-1]
+            # A channel that is constantly zero would otherwise get an infinite weight.
+            self.unit.copy_(mean_D.clamp_min((_MIN_START_SHARE * mean_D.mean()).clamp_min(_MIN_VARIANCE)))
+        self._is_measured = True
 
 
 class Vid(FeatureMethod):

@@ -123,7 +123,7 @@ def have_ended(processes, timeout_seconds=5.0):
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize("method", ["scratch", "kd"])
+@pytest.mark.parametrize("method", ["scratch", "kd", "vid"])  # vid measures the first batch of all ranks
 def test_two_processes_have_the_losses_of_one(method, attempt, dataset):
     _, single = attempt(resolved(dataset, 1, method=method), "single")
     result, parallel = attempt(resolved(dataset, 2, method=method), "parallel")

@@ -1,5 +1,8 @@
 """Variational information distillation: official value and trained variances."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,6 +31,53 @@ def test_variances_start_at_the_given_value(variance):
     torch.testing.assert_close(Prediction(2, 3, variance=variance).variance, torch.full((3,), variance))
 
 
+def test_variances_start_at_the_error_of_the_first_batch(make_harness, batch):
+    harness = make_harness("vid", layers=[(1, 3)])
+    student, teacher = harness.student_outputs(batch.images), harness.teachers[0](batch.images)
+    (prediction,) = harness.method.predictions
+
+    term = harness.terms(batch)["information"].item()
+    first = prediction.variance.detach().clone()
+    harness.terms(replace(batch, images=1 - batch.images))
+
+    error = (prediction.mean(student.levels[1].tokens) - teacher.levels[3].tokens).square()
+    expected = [sum(channel.flatten().tolist()) / channel.numel() for channel in error.unbind(dim=2)]
+    assert first.tolist() == pytest.approx(expected, rel=1e-3)
+    assert term == pytest.approx(sum(1 + math.log(value) for value in expected) / len(expected) / 2, abs=1e-3)
+    assert prediction.variance.equal(first)  # later batches do not change it
+
+
+def test_measured_variances_are_in_the_state_and_are_not_measured_again(make_harness, batch):
+    first, resumed = make_harness("vid"), make_harness("vid")
+    first.terms(batch)
+    other = replace(batch, images=1 - batch.images)
+
+    resumed.method.load_state_dict(first.method.state_dict())
+
+    assert resumed.terms(other)["information"].item() == first.terms(other)["information"].item()
+    assert all(
+        p.variance.equal(q.variance) for p, q in zip(first.method.predictions, resumed.method.predictions, strict=True)
+    )
+
+
+def test_a_channel_without_variance_starts_at_a_share_of_the_others():
+    prediction = Prediction(2, 4, variance=None)
+    student, teacher = torch.zeros(1, 8, 2), torch.tensor([0.0, 1.0, 2.0, 3.0]).expand(1, 8, 4)
+
+    prediction(student, teacher)
+
+    assert prediction.variance.tolist() == pytest.approx([0.01 * 14 / 4, 1, 4, 9], rel=1e-3)
+
+
+def test_a_measured_variance_is_trained():
+    prediction = Prediction(2, 2, variance=None)
+    prediction(torch.ones(1, 4, 2), torch.full((1, 4, 2), 2.0))
+
+    (gradient,) = torch.autograd.grad(prediction(torch.ones(1, 4, 2), torch.zeros(1, 4, 2)), prediction.scale)
+
+    assert (gradient > 0).all()  # the error is smaller than at the start
+
+
 def test_variances_follow_the_error_of_each_channel():
     prediction = Prediction(2, 2, variance=1.0)
     guess = torch.randn(1, 8, 2)
@@ -39,7 +89,7 @@ def test_variances_follow_the_error_of_each_channel():
 
 
 def test_predictions_of_all_pairs_are_summed_on_the_coarser_grid(make_harness, batch):
-    harness = make_harness("vid", teachers=("cnn",), layers=[(1, 1), (3, 3)])
+    harness = make_harness("vid", teachers=("cnn",), layers=[(1, 1), (3, 3)], initial_variance=5.0)
     student, teacher = harness.student_outputs(batch.images), harness.teachers[0](batch.images)
 
     found = harness.terms(batch)["information"].item()
