@@ -1,15 +1,13 @@
 """Self-distillation: the student is its own teacher.
 
-``exits``, paper: Be Your Own Teacher, Zhang et al. 2019, arXiv:1905.08094, eq. 5. The last layer learns from the
-labels. Exits at a third and two thirds of the depth learn by (1 − alpha) · labels + alpha · T² · KL(last ‖ exit) +
-hint_weight · squared error between their projected tokens and the last tokens, summed over the exits. The targets are
-detached from the last layer. Deviations: an exit is a transformer block and a projection, where the paper has
-convolutions; the squared error is a mean over entries. Exits are dropped at export.
+``exits``, paper: Be Your Own Teacher, Zhang et al. 2019, arXiv:1905.08094, eq. 5, in the form of its code. The last
+layer learns from the labels. Exits at a third and two thirds of the depth learn from the labels, the last layer's soft
+labels and its features. The targets are detached from the last layer. Exits are dropped at export.
 
-``ema_teacher``, paper: Mean Teacher, Tarvainen and Valpola 2017, arXiv:1703.01780: (1 − alpha) · labels + alpha · T² ·
-KL(average ‖ student), where the moving average of the student's weights sees its own view of each image. Deviation:
-soft labels replace the paper's squared error. The student is exported, not the average; ``training.ema`` exports an
-average.
+``ema_teacher``, paper: Mean Teacher, Tarvainen and Valpola 2017, arXiv:1703.01780: the student learns from the moving
+average of its weights, which sees its own view of each image.
+
+Formulas and deviations: :class:`core.spec.methods.self_distillation.SelfDistillationParams`.
 """
 
 from __future__ import annotations
@@ -22,9 +20,9 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from core.losses import kd
+from core.losses import cross_entropy_kd, kd
 from core.methods.base import Batch, Method, MethodContext, StepContext, StepInfo, invalid_architecture, invalid_param
-from core.methods.compatibility import check_levels
+from core.methods.compatibility import check_levels, embedding_width
 from core.methods.ema_teacher import EmaTeacher, precision_of
 from core.methods.random_views import RandomViews
 from core.models.align import TokenProjector, resample
@@ -52,9 +50,15 @@ class SelfDistillation(Method):
                 "student",
                 f"timm's {student.architecture} does not expose its last features; use another architecture",
             )
-        last, num_classes = student.last, context.student.num_classes
-        self.exits = nn.ModuleList(HintExit(student.levels[level], last, num_classes) for level in self.exit_levels)
-        self.student_taps = FeatureRequest(levels=self.exit_levels, last=True)
+        levels = [student.levels[index] for index in self.exit_levels]
+        self.exits = nn.ModuleList(BlockExit(level, student.last.grid, context.student.num_classes) for level in levels)
+        has_norms = params.hint == "norm"
+        hint_width = embedding_width(student, "student", params.name) if has_norms else student.last.width
+        # With norms, the exit next to the last layer has no hint: the official code leaves it out.
+        hinted = levels[: max(len(levels) - 1, 1)] if has_norms else levels
+        self.adaptations = nn.ModuleList(TokenProjector(level.width, hint_width) for level in hinted)
+        self.per_sample = not has_norms or params.hint_weight == 0
+        self.student_taps = FeatureRequest(levels=self.exit_levels, last=not has_norms, embedding=has_norms)
 
     def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
         """The weighted terms of the variant."""
@@ -74,18 +78,29 @@ class SelfDistillation(Method):
             self.average.update(student, info.step, info.total_steps)
 
     def _exit_terms(self, batch: Batch, student: Outputs) -> dict[str, Tensor]:
-        assert student.last is not None
-        params, target_BND = self.params, student.last.tokens.detach().float()
+        params = self.params
         outputs = [exit_(student.levels[level]) for level, exit_ in zip(self.exit_levels, self.exits, strict=True)]
         labels = [self.label_loss(logits_BC, batch) for logits_BC, _ in outputs]
-        divergences = [kd(logits_BC, student.logits, temperature=params.temperature) for logits_BC, _ in outputs]
-        hints = [F.mse_loss(tokens_BND, target_BND) for _, tokens_BND in outputs]
+        soft_labels = [soft_cross_entropy(logits_BC, student.logits, params.temperature) for logits_BC, _ in outputs]
         return {
             "label": self.label_loss(student.logits, batch),
             "exits_label": (1 - params.alpha) * torch.stack(labels).sum(),
-            "exits_distillation": params.alpha * torch.stack(divergences).sum(),
-            "exits_hint": params.hint_weight * torch.stack(hints).sum(),
+            "exits_distillation": params.alpha * torch.stack(soft_labels).sum(),
+            "exits_hint": params.hint_weight * self._hint([tokens_BNd for _, tokens_BNd in outputs], student),
         }
+
+    def _hint(self, tokens: Sequence[Tensor], student: Outputs) -> Tensor:
+        """Distance between the adapted features of the exits and the last ones, summed over the exits with a hint."""
+        pairs = zip(tokens[: len(self.adaptations)], self.adaptations, strict=True)
+        if self.params.hint == "norm":
+            assert student.embedding is not None
+            target_BD = student.embedding.detach().float()
+            hints = [torch.linalg.vector_norm(adapt(t_BNd.mean(dim=1)) - target_BD) for t_BNd, adapt in pairs]
+        else:
+            assert student.last is not None
+            target_BND = student.last.tokens.detach().float()
+            hints = [F.mse_loss(adapt(t_BNd), target_BND) for t_BNd, adapt in pairs]
+        return torch.stack(hints).sum()
 
     def _view(self, images_BCHW: Tensor) -> Tensor:
         """The moving average's view of the student's images."""
@@ -99,23 +114,26 @@ class SelfDistillation(Method):
         return crops.draw(len(images_BCHW), images_BCHW.device).apply(images_BCHW)
 
 
-class HintExit(nn.Module):
-    """Project a level's patch tokens to the last features' grid and width, and classify their mean, in float32."""
+class BlockExit(nn.Module):
+    """A block and a norm on a level's patch tokens, and a head on their mean, in float32."""
 
-    def __init__(self, level: FeatureLevel, last: FeatureLevel, num_classes: int) -> None:
+    def __init__(self, level: FeatureLevel, grid: tuple[int, int], num_classes: int) -> None:
         super().__init__()
-        self.grid = last.grid
+        self.grid = grid
         heads = max(count for count in range(1, _MAX_HEADS + 1) if level.width % count == 0)
         self.block = Block(level.width, heads)
         self.norm = nn.LayerNorm(level.width)
-        self.project = TokenProjector(level.width, last.width)
-        self.head = nn.Linear(last.width, num_classes)
+        self.head = nn.Linear(level.width, num_classes)
 
     def forward(self, feature: Feature) -> tuple[Tensor, Tensor]:
-        """Return logits (B, classes) and tokens (B, N, D) on the last features' grid."""
-        tokens_BNd = resample(feature, self.grid).tokens.float()
-        tokens_BND = self.project(self.norm(self.block(tokens_BNd)))
-        return self.head(tokens_BND.mean(dim=1)), tokens_BND
+        """Return logits (B, classes) and tokens (B, N, d) on the last features' grid."""
+        tokens_BNd = self.norm(self.block(resample(feature, self.grid).tokens.float()))
+        return self.head(tokens_BNd.mean(dim=1)), tokens_BNd
+
+
+def soft_cross_entropy(student_BC: Tensor, teacher_BC: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of both softened distributions, mean over the batch, without the factor T²."""
+    return cross_entropy_kd(student_BC, teacher_BC, temperature=temperature) / temperature**2
 
 
 def _exit_levels(student: ModelStructure, exits: Sequence[int] | None) -> tuple[int, ...]:
