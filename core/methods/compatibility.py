@@ -58,6 +58,11 @@ def evenly_spaced(depth: int, count: int) -> tuple[int, ...]:
     return tuple(-(-depth * (index + 1) // count) - 1 for index in range(count))
 
 
+def middle_level(depth: int) -> int:
+    """Index of the level at half of the depth: 5 of 12, 2 of 5, 0 of 1."""
+    return (depth - 1) // 2
+
+
 def _check_level(index: int, depth: int, network: str) -> None:
     if index >= depth:
         raise invalid_param("layers", f"{network} has levels 0 to {depth - 1}; level {index} does not exist")

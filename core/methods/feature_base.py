@@ -29,6 +29,10 @@ class FeatureMethod(Method):
         """Whether there is a logit term."""
         return self.logit_method is not None and self.composition.logits_weight > 0
 
+    def feature_weight(self, info: StepInfo) -> float:
+        """Weight of the feature terms in a step, with their warm-up."""
+        return self.composition.weight * warmup_factor(info, self.composition.warmup_epochs)
+
     @abstractmethod
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """The method's own terms by name, unweighted float32 scalars."""
@@ -42,7 +46,7 @@ class FeatureMethod(Method):
         if self.logit_method is not None and params.logits_weight > 0:
             divergence = self.logit_method.distillation(student.logits, teachers, batch)
             terms["distillation"] = params.logits_weight * self.logit_method.warmup(info) * divergence
-        weight = params.weight * warmup_factor(info, params.warmup_epochs)
+        weight = self.feature_weight(info)
         return terms | {name: weight * value for name, value in self.feature_terms(batch, student, teachers).items()}
 
 

@@ -1,12 +1,10 @@
 """FitNets hints: a regressor of the student's features predicts the teacher's at chosen layers.
 
 Paper: Romero et al. 2015, arXiv:1412.6550, eq. 3, in the joint form of later literature (hint and logit terms in one
-training), as mean squared error over all entries. For tokens the regressor is one linear layer per pair, on the
-coarser of the two grids and without prefix tokens. ``convolutional`` is the regressor of the CNN literature, whose
-output is never negative.
+training), as mean squared error over all entries. Formula and deviations:
+:class:`core.spec.methods.fitnets.FitnetsParams`.
 
-Deviation: different grids are averaged with ``convolutional`` too, where that literature strides or pads a larger
-kernel. Regressors are dropped at export. Shapes: B images, N patch tokens, d and D widths of student and teacher.
+Regressors are dropped at export. Shapes: B images, N patch tokens, d and D widths of student and teacher.
 """
 
 from __future__ import annotations
@@ -18,13 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.methods.base import Batch, MethodContext
-from core.methods.compatibility import pair_levels
+from core.methods.compatibility import check_levels, middle_level, pair_levels
 from core.methods.feature_base import FeatureMethod
 from core.models.align import TokenProjector, coarser_grid, resample
 from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.fitnets import FitnetsParams
-
-_NUM_PAIRS = 1  # the last level; the paper has one hint in the middle of the network
 
 
 class ConvolutionalRegressor(nn.Module):
@@ -48,7 +44,9 @@ class Fitnets(FeatureMethod):
     def __init__(self, params: FitnetsParams, context: MethodContext) -> None:
         super().__init__(params, context)
         student, teacher = context.student_structure, context.teacher_structures[0]
-        self.pairs = pair_levels(student, teacher, params.layers, count=_NUM_PAIRS, method=params.name)
+        levels = check_levels(student, "student", params.name), check_levels(teacher, "teachers/0", params.name)
+        layers = params.layers or [(middle_level(len(levels[0])), middle_level(len(levels[1])))]
+        self.pairs = pair_levels(student, teacher, layers, count=len(layers), method=params.name)
         regressor_type = TokenProjector if params.regressor == "linear" else ConvolutionalRegressor
         self.regressors = nn.ModuleList(
             regressor_type(student.levels[s].width, teacher.levels[t].width) for s, t in self.pairs

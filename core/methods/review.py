@@ -4,11 +4,8 @@ Paper: Chen et al. 2021, arXiv:2104.09044. From the deepest level to the first, 
 output of the next deeper level by a learned attention over positions, brought to the teacher's grid and width, and
 compared with the teacher's map on several scales (hierarchical context). The deepest level is the embedding, the
 classifier's input, as a map of one position. As in the official code, maps are enlarged by nearest-neighbor
-interpolation and the levels' losses are summed. On a ViT, maps are patch tokens of the residual stream, without prefix
-tokens.
-
-Deviation: the official code takes the teacher's maps before their last activation; here they are those that timm
-returns. All fusions are dropped at export.
+interpolation and the levels' losses are summed. All fusions are dropped at export. Formula and deviations:
+:class:`core.spec.methods.review.ReviewParams`.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.losses import hierarchical_context
-from core.methods.base import Batch, MethodContext
+from core.methods.base import Batch, MethodContext, StepInfo, warmup_factor
 from core.methods.compatibility import check_batch, embedding_width, pair_levels
 from core.methods.feature_base import FeatureMethod
 from core.models.taps import FeatureRequest, Outputs
@@ -28,6 +25,7 @@ from core.spec.methods.review import ReviewParams
 
 _NUM_PAIRS = 4  # as many as a CNN has stages
 _MAX_WIDTH = 512
+_WARMUP_SHARE = 20 / 240  # of the run
 
 Grid = tuple[int, int]
 
@@ -87,6 +85,7 @@ class Review(FeatureMethod):
 
     def __init__(self, params: ReviewParams, context: MethodContext) -> None:
         super().__init__(params, context)
+        self.params = params
         student, teacher = context.student_structure, context.teacher_structures[0]
         check_batch(context, params.name)
         pairs = pair_levels(student, teacher, params.layers, count=_NUM_PAIRS, method=params.name)
@@ -100,6 +99,11 @@ class Review(FeatureMethod):
         self.fusions = Fusions([*widths, embedding_widths], fused_width)
         self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs), embedding=True)
         self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs), embedding=True)
+
+    def feature_weight(self, info: StepInfo) -> float:
+        """Weight of the feature term in a step, with its warm-up."""
+        epochs = self.params.warmup_epochs
+        return self.params.weight * warmup_factor(info, _WARMUP_SHARE * info.epochs if epochs is None else epochs)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
         """``review``, the sum over the levels."""

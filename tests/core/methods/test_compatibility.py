@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import InvalidSpec
-from core.methods.compatibility import check_batch, check_levels, embedding_width, evenly_spaced, grid_hint, pair_levels
+from core.methods.compatibility import (
+    check_batch,
+    check_levels,
+    embedding_width,
+    evenly_spaced,
+    grid_hint,
+    middle_level,
+    pair_levels,
+)
 from core.models.structure import FeatureLevel, ModelStructure
 
 
@@ -35,6 +43,11 @@ def pointers(caught):
 )
 def test_levels_are_evenly_spaced(depth, count, levels):
     assert evenly_spaced(depth, count) == levels
+
+
+@pytest.mark.parametrize(("depth", "level"), [(1, 0), (2, 0), (4, 1), (5, 2), (12, 5)])
+def test_the_middle_level_is_at_half_of_the_depth(depth, level):
+    assert middle_level(depth) == level
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)

@@ -35,8 +35,8 @@ def test_a_hint_is_the_mean_squared_error_of_the_regression(make_harness, batch)
 
     (hint,) = method.feature_terms(
         batch,
-        Outputs(torch.zeros(6, 4), levels={3: Feature(student, (4, 4))}),
-        [Outputs(torch.zeros(6, 4), levels={5: Feature(teacher, (4, 4))})],
+        Outputs(torch.zeros(6, 4), levels={1: Feature(student, (4, 4))}),
+        [Outputs(torch.zeros(6, 4), levels={2: Feature(teacher, (4, 4))})],
     ).values()
 
     (regressor,) = method.regressors
@@ -50,8 +50,8 @@ def test_the_finer_grid_is_averaged_to_the_coarser_one(make_harness, batch):
 
     (hint,) = method.feature_terms(
         batch,
-        Outputs(torch.zeros(6, 4), levels={3: Feature(tokens(finer), (4, 4))}),
-        [Outputs(torch.zeros(6, 4), levels={5: Feature(tokens(coarser), (2, 2))})],
+        Outputs(torch.zeros(6, 4), levels={1: Feature(tokens(finer), (4, 4))}),
+        [Outputs(torch.zeros(6, 4), levels={2: Feature(tokens(coarser), (2, 2))})],
     ).values()
 
     expected = F.mse_loss(method.regressors[0](tokens(F.avg_pool2d(finer, 2))), tokens(coarser))
@@ -71,6 +71,13 @@ def test_several_hints_are_averaged(make_harness, batch):
     assert harness.method.student_taps == FeatureRequest(levels=(0, 3))
     assert harness.method.teacher_taps == FeatureRequest(levels=(1, 5))
     assert both == pytest.approx(sum(alone) / 2, rel=1e-5)
+
+
+def test_the_middle_levels_are_paired_by_default(make_harness):
+    method = make_harness("fitnets").method
+
+    assert method.pairs == ((1, 2),)  # of 4 and 6 blocks
+    assert (method.student_taps.levels, method.teacher_taps.levels) == ((1,), (2,))
 
 
 def test_the_regressor_is_selected_by_its_parameter(make_harness, batch):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from core.errors import InvalidSpec
+from core.methods import StepInfo
 from core.methods.review import Fusions
 from core.models.taps import FeatureRequest
 
@@ -43,6 +44,33 @@ def test_four_levels_and_the_embedding_are_used(make_harness):
 
     assert method.student_taps == FeatureRequest(levels=(0, 1, 2, 3), embedding=True)
     assert method.teacher_taps == FeatureRequest(levels=(1, 2, 4, 5), embedding=True)
+
+
+@pytest.mark.parametrize(
+    ("params", "step", "factor"),
+    [
+        ({}, 0, 0.1),
+        ({}, 4, 0.5),
+        ({}, 9, 1),
+        ({}, 60, 1),
+        ({"warmup_epochs": 2}, 4, 5 / 20),
+        ({"warmup_epochs": 0}, 0, 1),
+    ],
+)
+def test_the_term_warms_up_over_a_twelfth_of_the_run(params, step, factor, make_harness):
+    """12 epochs of 10 steps: 20 / 240 of them are 10 steps."""
+    info = StepInfo(step=step, total_steps=120, epoch=step / 10, epochs=12)
+
+    assert make_harness("review", weight=3.0, **params).method.feature_weight(info) == pytest.approx(3 * factor)
+
+
+def test_the_warmup_is_applied_to_the_term(make_harness, batch):
+    first, warm = (
+        make_harness("review").terms(batch, StepInfo(step=step, total_steps=120, epoch=step / 10, epochs=12))["review"]
+        for step in (0, 60)
+    )
+
+    assert first.item() == pytest.approx(warm.item() / 10, rel=1e-5)
 
 
 def test_pairs_are_sorted_from_the_first_level(make_harness):
