@@ -1,23 +1,28 @@
 """Attention transfer: the student's features are strong at the same positions as the teacher's.
 
-Paper: Zagoruyko and Komodakis 2017, arXiv:1612.03928, eq. 2: at each pair of layers, the map of the channels' mean of
-f^p, scaled to unit length. As in the code of the CNN literature, the distance is squared, averaged over positions and
-summed over the pairs, and the larger map is pooled to the grid of the smaller. ``selectivity`` is NST (Huang and Wang
-2017, arXiv:1707.01219) on the same pairs.
-
-On a ViT the map consists of the patch tokens of the residual stream, without prefix tokens. Nothing is added to the
-student.
+Paper: Zagoruyko and Komodakis 2017, arXiv:1612.03928, eq. 2: at each pair of layers, the squared distance of the maps
+of the channels' mean of f^p, scaled to unit length. The larger map is pooled to the grid of the smaller.
+``selectivity`` is NST (Huang and Wang 2017, arXiv:1707.01219) on the same pairs. Nothing is added to the student.
+Formula and deviations: :class:`core.spec.methods.attention_transfer.AttentionTransferParams`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from core.losses import attention_transfer, neuron_selectivity
-from core.methods.base import Batch, MethodContext, invalid_architecture, invalid_param
+from core.methods.base import (
+    Batch,
+    MethodContext,
+    StepInfo,
+    invalid_architecture,
+    invalid_param,
+    warmup_factor,
+)
 from core.methods.compatibility import Pairs, pair_levels
 from core.methods.feature_base import FeatureMethod
 from core.models.structure import ModelStructure
@@ -25,6 +30,7 @@ from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.attention_transfer import AttentionTransferParams
 
 _NUM_PAIRS = 4  # as many as a CNN has stages
+_WEIGHTS = {"attention": 20.5, "selectivity": 150.0}  # 1000 · (32⁻² + 16⁻² + 8⁻²), and 3 · 50
 
 
 class AttentionTransfer(FeatureMethod):
@@ -37,15 +43,22 @@ class AttentionTransfer(FeatureMethod):
         self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs))
         self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs))
 
+    def feature_weight(self, info: StepInfo) -> float:
+        """Weight of the feature term in a step, with its warm-up."""
+        params = self.params
+        weight = _WEIGHTS[params.statistic] if params.weight is None else params.weight
+        return weight * warmup_factor(info, params.warmup_epochs)
+
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
-        """``attention`` or ``selectivity``, the sum over the pairs."""
+        """``attention`` or ``selectivity``, the mean over the pairs."""
         distances = [self._distance(student.levels[s].map, teachers[0].levels[t].map) for s, t in self.pairs]
-        return {self.params.statistic: torch.stack(distances).sum()}
+        return {self.params.statistic: torch.stack(distances).mean()}
 
     def _distance(self, student_BDHW: Tensor, teacher_BDHW: Tensor) -> Tensor:
         if self.params.statistic == "selectivity":
             return neuron_selectivity(student_BDHW, teacher_BDHW)
-        return attention_transfer(student_BDHW, teacher_BDHW, power=self.params.power)
+        num_positions = math.prod(map(min, student_BDHW.shape[2:], teacher_BDHW.shape[2:]))
+        return num_positions * attention_transfer(student_BDHW, teacher_BDHW, power=self.params.power)
 
 
 def _spatial_pairs(student: ModelStructure, teacher: ModelStructure, params: AttentionTransferParams) -> Pairs:

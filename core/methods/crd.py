@@ -5,10 +5,8 @@ projected to unit vectors by trained projections. Two memory banks hold the stud
 training samples. Each network's vectors are scored against the other's bank, exp(similarity / temperature) / Z, with Z
 estimated once on the first batch. A sample's new vectors are averaged into the banks after its step.
 
-Deviations: negatives are drawn at each step with replacement, never the sample itself. The official code looks up
-samples of other classes; here, draws of a class already seen to be the sample's own are redrawn a few times, which
-needs no list of all labels and leaves almost none. Scores are computed with the entire bank before the drawn ones are
-selected, so that memory grows with the training split and not with negatives times width.
+Formula and deviations: :class:`core.spec.methods.crd.CrdParams`. Redrawing the negatives of a sample's own class a few
+times needs no list of all labels and leaves almost none.
 
 Projections and banks are dropped at export. Shapes: B samples of a batch, N of the training split, K drawn samples
 (the positive first), E width of the projection.

@@ -22,12 +22,30 @@ class CrdParams(FeatureParams):
         "sample are stored in memory and in each checkpoint.",
         needs=Requirements(teacher=("logits", "embedding"), student=("logits", "embedding")),
         caches=("embedding", "logits"),
+        formula="label_weight · CE(student, labels) + logits_weight · the term of `logits` + weight · (NCE(student's "
+        "vectors against the teacher's bank) + NCE(teacher's vectors against the student's bank)). With scores P = "
+        "exp(cosine / contrast_temperature) / Z, c = N / (number of samples): NCE = −mean over the batch of (log P₊ / "
+        "(P₊ + c) + Σ over N negatives of log c / (P + c)). Z is estimated on the first batch.",
+        deviations=(
+            (
+                "weight is the paper's 0.8, for 50,000 images and 16,384 negatives, without a conversion: the term "
+                "grows only with the logarithm of N, from 9 per direction with 2,000 negatives to 11 with 16,384. It "
+                "is not tuned; with few images or a short training, try a smaller one."
+            ),
+            (
+                "Negatives are drawn at each step with replacement, never the sample itself. The official code looks "
+                "up samples of other classes; here, draws of a class already seen to be the sample's own are redrawn."
+            ),
+            (
+                "Scores are computed with the entire bank before the drawn ones are selected, so that memory grows "
+                "with the training split and not with negatives times width."
+            ),
+        ),
     )
     name: Literal["crd"] = Field(description="The method's name.")
     weight: Weight = Field(
-        default=0.2,
-        description="Weight of the contrastive term (β in the paper). The paper's recipe for CIFAR-100, with 50,000 "
-        "images, has 0.8; with few images a smaller weight is better (docs/quality.md).",
+        default=0.8,
+        description="Weight of the contrastive term (β in the paper): 0.8 as in the paper's recipe for CIFAR-100.",
     )
     width: int = Field(default=128, ge=2, le=2048, description="Number of channels of the projected embeddings.")
     negatives: int | None = Field(

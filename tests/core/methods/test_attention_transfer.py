@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from core.errors import InvalidSpec
-from core.losses import neuron_selectivity
-from core.methods import Outputs
+from core.losses import attention_transfer, neuron_selectivity
+from core.methods import Outputs, StepInfo
 from core.models.taps import Feature, FeatureRequest
 
 ONE_PATCH = ("vit_tiny_patch16_224", {"patch_size": 16, "embed_dim": 8, "depth": 2, "num_heads": 2})
@@ -23,7 +23,7 @@ def attention(tokens_ND, power):
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_the_term_is_the_sum_over_pairs_of_the_distance_of_unit_maps(make_harness, batch, power):
+def test_the_term_is_the_mean_over_pairs_of_the_squared_distance_of_unit_maps(make_harness, batch, power):
     method = make_harness("attention_transfer", layers=[(0, 1), (3, 2)], power=power).method
     torch.manual_seed(0)
     student, teacher = {i: torch.randn(2, 4, 3) for i in (0, 3)}, {i: torch.randn(2, 4, 5) for i in (1, 2)}
@@ -34,7 +34,7 @@ def test_the_term_is_the_sum_over_pairs_of_the_distance_of_unit_maps(make_harnes
     for s, t in ((0, 1), (3, 2)):
         for b in range(2):
             units = attention(student[s][b], power), attention(teacher[t][b], power)
-            expected += sum((x - y) ** 2 for x, y in zip(*units, strict=True)) / (2 * 4)
+            expected += sum((x - y) ** 2 for x, y in zip(*units, strict=True)) / (2 * 2)  # images, pairs
     assert list(terms) == ["attention"]
     assert terms["attention"].item() == pytest.approx(expected, rel=1e-4)
 
@@ -46,7 +46,32 @@ def test_selectivity_compares_channels_on_the_same_pairs(make_harness, batch):
     found = harness.terms(batch)["selectivity"].item()
 
     pairs = [neuron_selectivity(student.levels[s].map, teacher.levels[t].map).item() for s, t in harness.method.pairs]
-    assert found == pytest.approx(50 * sum(pairs), rel=1e-4)
+    assert found == pytest.approx(50 * sum(pairs) / len(pairs), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("params", "weight"),
+    [
+        ({}, 1000 * (1 / 32**2 + 1 / 16**2 + 1 / 8**2)),  # the paper's, on the grids of its CIFAR recipe
+        ({"statistic": "selectivity"}, 3 * 50),
+        ({"weight": 2.0}, 2),
+        ({"weight": 0.0}, 0),
+    ],
+)
+def test_the_default_weight_is_that_of_the_literature_for_each_statistic(params, weight, make_harness):
+    method = make_harness("attention_transfer", **params).method
+
+    assert method.feature_weight(StepInfo()) == pytest.approx(weight, rel=1e-3)
+
+
+def test_the_larger_map_is_pooled_and_its_positions_are_those_of_the_smaller(make_harness):
+    method = make_harness("attention_transfer").method
+    student, teacher = torch.rand(2, 3, 4, 4), torch.rand(2, 5, 2, 2)
+
+    found = method._distance(student, teacher)
+
+    pooled = torch.nn.functional.avg_pool2d(student, 2)
+    assert found.item() == pytest.approx(4 * attention_transfer(pooled, teacher).item(), rel=1e-5)
 
 
 def test_four_pairs_are_compared_by_default(make_harness):

@@ -147,3 +147,16 @@ def test_more_negatives_than_other_samples_are_rejected(make_harness):
 def test_a_single_sample_is_rejected(make_harness):
     with pytest.raises(InvalidSpec, match="there is only one"):
         make_harness("crd", num_samples=1)
+
+
+@pytest.mark.parametrize(("num_negatives", "start"), [(200, 6.3), (2000, 8.6)])
+def test_the_loss_starts_at_one_plus_the_logarithm_of_the_negatives(num_negatives, start):
+    """So the paper's weight needs no conversion for fewer samples."""
+    torch.manual_seed(0)
+    num_samples = num_negatives + 1
+    bank = MemoryBank(num_samples, 32, temperature=1.0, momentum=0.5)
+    queries = F.normalize(torch.randn(8, 32), dim=1)
+
+    loss, _ = bank.loss(queries, torch.stack([torch.randperm(num_samples) for _ in range(8)]))
+
+    assert loss.item() == pytest.approx(start, abs=0.3)
