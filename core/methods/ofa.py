@@ -4,10 +4,8 @@ Paper: Hao et al. 2023, arXiv:2310.19444, eq. 5: cross-entropy + loss(student) +
 all with weight 1. The loss is :func:`core.losses.one_for_all`. Only logits of the teacher are used, so its architecture
 is arbitrary.
 
-Deviations: the loss uses log-softmax instead of the logarithm of probabilities, which can be 0 in half precision.
-Stages are found by relative depth, while the official code lists three ViTs by name. Mixed images count as their most
-probable class. The exits (:mod:`core.models.early_exits`) follow the official ones and read the class token if there
-is one. They belong to the method and are dropped at export.
+The exits (:mod:`core.models.early_exits`) follow the official ones and read the class token if there is one. They
+belong to the method and are dropped at export. Formula and deviations: :class:`core.spec.methods.ofa.OfaParams`.
 """
 
 from __future__ import annotations

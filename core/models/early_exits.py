@@ -23,7 +23,8 @@ class TokenExit(nn.Module):
     """Merge tokens to a grid below 14 × 14, apply transformer blocks, classify the class token or the mean.
 
     ``grid`` and ``width`` are those of the level. With ``class_token``, the first prefix token is classified if the
-    feature has one. Prefix tokens are never merged.
+    feature has one. Prefix tokens are never merged. As in the official code, a GELU follows each merging, except for
+    the last of several.
     """
 
     def __init__(
@@ -31,7 +32,11 @@ class TokenExit(nn.Module):
     ) -> None:
         super().__init__()
         self.class_token = class_token
-        self.merging = nn.ModuleList(PatchMerging(width) for _ in range(_num_mergings(grid)))
+        num_mergings = _num_mergings(grid)
+        self.merging = nn.ModuleList(
+            PatchMerging(width, activation=nn.Identity if 0 < index == num_mergings - 1 else nn.GELU)
+            for index in range(num_mergings)
+        )
         heads = max(count for count in range(1, _MAX_HEADS + 1) if width % count == 0)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(num_blocks)))
         self.head = nn.Linear(width, num_classes)
@@ -78,10 +83,11 @@ class ConvExit(nn.Module):
 class PatchMerging(nn.Module):
     """Merge 2 × 2 tokens into one of the same width; odd grids are padded with zeros."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, activation: type[nn.Module] = nn.GELU) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * width)
         self.reduce = nn.Linear(4 * width, width, bias=False)
+        self.activation = activation()
         _initialize(self.reduce)
 
     def forward(self, map_BDHW: Tensor) -> Tensor:
@@ -89,7 +95,8 @@ class PatchMerging(nn.Module):
         height, width = map_BDHW.shape[2:]
         map_BDHW = F.pad(map_BDHW, (0, width % 2, 0, height % 2))
         merged_BhwE = F.pixel_unshuffle(map_BDHW, 2).permute(0, 2, 3, 1)  # E = 4 · D
-        return F.gelu(self.reduce(self.norm(merged_BhwE))).permute(0, 3, 1, 2)
+        out_BDhw: Tensor = self.activation(self.reduce(self.norm(merged_BhwE))).permute(0, 3, 1, 2)
+        return out_BDhw
 
 
 class SeparableConv(nn.Sequential):

@@ -23,14 +23,30 @@ class OfaParams(LogitParams):
         when="Teacher and student of different families, whose inner features cannot be compared.",
         needs=Requirements(max_teachers=None, student=("logits", "levels")),
         caches=("logits",),
+        formula="label_weight · CE(student, labels) + weight · L(student) + exit_weight · Σ over exits of L(exit). "
+        "L(z) = −mean over the batch of Σ over classes of ((p + m)^γ − m) · log softmax(z / T), with p the teacher's "
+        "probabilities at temperature T and m 1 for the target class, else 0.",
+        deviations=(
+            "log-softmax replaces the logarithm of probabilities, which can be 0 in half precision.",
+            (
+                "Stages are found by relative depth; the official code lists them by name of model. One epsilon holds "
+                "for all exits and the student's own logits; the official code takes one for each."
+            ),
+            (
+                "An exit on tokens keeps its level's width; the official one has the width of the last stage, which "
+                "differs for a student with stages, such as a Swin. Grids are merged to 7 to 13 tokens a side, odd "
+                "ones after padding."
+            ),
+            "Mixed images count as their most probable class, as in the official code.",
+        ),
     )
     name: Literal["ofa"] = Field(description="The method's name.")
     epsilon: float = Field(
         default=1.0,
         ge=1,
         le=10,
-        description="Exponent γ of the target class's probability: above 1 the target class counts more, in proportion "
-        "to the teacher's confidence; 1 is plain kd.",
+        description="Exponent γ of the target class's probability: above 1 the target class counts more, in "
+        "proportion to the teacher's confidence; 1 is plain kd.",
     )
     temperature: float = Field(default=1.0, gt=0, le=100, description="Temperature T that softens both distributions.")
     weight: Weight = Field(default=1.0, description="Weight of the teacher's term for the student's own logits.")

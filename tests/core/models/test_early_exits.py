@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from core.models.early_exits import ConvExit, PatchMerging, TokenExit
 from core.models.meta_device import on_meta
@@ -26,6 +27,26 @@ def token_exit(grid, width, *, class_token=True, num_blocks=1):
 )
 def test_grids_are_merged_down_to_7_to_13_tokens_a_side(grid, mergings):
     assert len(token_exit(grid, 8).merging) == mergings
+
+
+@pytest.mark.parametrize(
+    ("grid", "activations"),
+    [((14, 14), [nn.GELU]), ((28, 28), [nn.GELU, nn.Identity]), ((56, 56), [nn.GELU, nn.GELU, nn.Identity])],
+)
+def test_the_last_of_several_mergings_has_no_activation(grid, activations):
+    assert [type(merge.activation) for merge in token_exit(grid, 8).merging] == activations
+
+
+def test_a_merging_is_a_norm_a_linear_layer_and_its_activation():
+    torch.manual_seed(0)
+    image = torch.randn(1, 4, 2, 2)
+    plain, curved = PatchMerging(4, activation=nn.Identity), PatchMerging(4)
+    curved.load_state_dict(plain.state_dict())
+
+    merged = F.layer_norm(F.pixel_unshuffle(image, 2)[0, :, 0, 0], (16,)) @ plain.reduce.weight.T
+
+    torch.testing.assert_close(plain(image)[0, :, 0, 0], merged)
+    torch.testing.assert_close(curved(image)[0, :, 0, 0], F.gelu(merged))
 
 
 @pytest.mark.parametrize(("grid", "after"), [((4, 6), (2, 3)), ((5, 3), (3, 2))])
