@@ -105,7 +105,11 @@ class MultiplexedBlock(nn.Module):
             mixing = None
             if vit_options.head_transforms or relative is not None:
                 mixing = HeadMixing(
-                    len(size.value_dims), transforms=vit_options.head_transforms, relative=relative, **dd
+                    len(size.value_dims),
+                    transforms=vit_options.head_transforms,
+                    relative=relative,
+                    start=vit_options.transform_start,
+                    **dd,
                 )
             self.runs.append(Run(mixing, drop_path=rate, dd=dd, options=options))
 

@@ -22,23 +22,34 @@ _EXACT, _LARGEST, _FAR = _RATIO, 2 * _RATIO, 8 * _RATIO
 class HeadMixing(nn.Module):
     """Transforms over the heads before and after the softmax, and relative positions of the keys.
 
-    The authors' transforms have a ``bias`` in Mini-Swin, but not in Mini-DeiT.
+    The authors' transforms have a ``bias`` in Mini-Swin, but not in Mini-DeiT. ``start`` is ``random`` or ``identity``.
     """
 
     def __init__(
-        self, heads: int, *, transforms: bool, relative: RelativeKeys | None, bias: bool = False, **dd: Any
+        self,
+        heads: int,
+        *,
+        transforms: bool,
+        relative: RelativeKeys | None,
+        bias: bool = False,
+        start: str = "random",
+        **dd: Any,
     ) -> None:
         super().__init__()
+        self.start = start
         self.conv_l = nn.Conv2d(heads, heads, 1, bias=bias, **dd) if transforms else None
         self.conv_w = nn.Conv2d(heads, heads, 1, bias=bias, **dd) if transforms else None
         self.relative = relative
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialize as the authors' code: near zero, not at the identity."""
+        """Initialize the transforms at the identity, or near zero as in the authors' code."""
         for conv in (self.conv_l, self.conv_w):
             if conv is not None:
-                trunc_normal_(conv.weight, std=0.02)
+                if self.start == "identity":
+                    nn.init.dirac_(conv.weight)
+                else:
+                    trunc_normal_(conv.weight, std=0.02)
                 if conv.bias is not None:
                     conv.bias.zero_()
 
@@ -82,15 +93,26 @@ class RelativeKeys(nn.Module):
 class LocalConvolution(nn.Module):
     """Norm and depthwise convolution before each run's MLP, as in Mini-Swin.
 
-    The norm is applied to the residual stream itself, as in the authors' code.
+    The norm is applied to the residual stream itself, as in the authors' code. With ``start`` ``identity`` the
+    convolution starts at zero.
     """
 
     _SIDE = 7
 
-    def __init__(self, dim: int, *, norm_layer: Callable[..., nn.Module], bias: bool, **dd: Any) -> None:
+    def __init__(
+        self, dim: int, *, norm_layer: Callable[..., nn.Module], bias: bool, start: str = "random", **dd: Any
+    ) -> None:
         super().__init__()
+        self.start = start
         self.norm = norm_layer(dim, **dd)
         self.conv = nn.Conv2d(dim, dim, self._SIDE, padding=self._SIDE // 2, groups=dim, bias=bias, **dd)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Set the convolution to zero with ``start`` ``identity``; otherwise leave torch's initialization."""
+        if self.start == "identity":
+            for parameter in self.conv.parameters():
+                parameter.zero_()
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
         """Return the sum of the normalized map and its convolution."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 MAX_TOKENS = 16
 STEM_TOKENS = 2  # one from each stem
 _STEMS = ("patch", "co_advise")
+_STARTS = ("random", "identity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class VitOptions:
     ``distillation_tokens``: learned tokens after the class token, each with its own head.
     ``stem``: ``patch``, or ``co_advise``, whose two stems also produce the two distillation tokens.
     ``repeats``: runs of each stored block; ``depth`` counts runs. ``head_transforms`` and ``relative_position`` are
-    separate for each run.
+    separate for each run. ``transform_start``: ``random``, near zero as in the authors' code, or ``identity``, so that
+    a run starts as a plain block.
     ``block_heads``, ``block_dims``, ``block_hidden``: sizes of each stored block: heads (of dimension
     ``embed_dim / num_heads``), value dimensions of each head, hidden units.
     ``lift_width``: width that a linear layer after the final norm projects all tokens to.
@@ -37,6 +39,7 @@ class VitOptions:
     stem: str = "patch"
     repeats: int = 1
     head_transforms: bool = False
+    transform_start: str = "random"
     relative_position: bool = False
     block_heads: Sequence[int] | None = None
     block_dims: Sequence[Sequence[int]] | None = None
@@ -70,6 +73,7 @@ class VitOptions:
             raise ValueError(f"distillation_tokens is 0 to {MAX_TOKENS}, not {self.distillation_tokens}")
         if self.stem not in _STEMS:
             raise ValueError(f"stem is {' or '.join(_STEMS)}, not {self.stem!r}")
+        _check_start(self.transform_start)
         if self.stem == "co_advise" and self.distillation_tokens != STEM_TOKENS:
             raise ValueError("the stem co_advise produces two tokens: set distillation_tokens to 2")
         if self.repeats < 1 or depth % self.repeats:
@@ -134,11 +138,13 @@ class SwinOptions:
     """Arguments of ``potstill_swin`` that timm's Swin does not have.
 
     ``repeats``: runs of each stored block; ``depths`` count runs. A stage with fewer runs stores one block.
-    ``head_transforms`` and ``local_convolution`` (before the MLP) are separate for each run.
+    ``head_transforms`` and ``local_convolution`` (before the MLP) are separate for each run. ``transform_start``:
+    ``random`` as in the authors' code, or ``identity``: transforms start at identity and local convolutions at zero.
     """
 
     repeats: int = 1
     head_transforms: bool = False
+    transform_start: str = "random"
     local_convolution: bool = False
 
     @property
@@ -154,6 +160,7 @@ class SwinOptions:
         """Validate the options. Raises ValueError with the reason."""
         if not depths or min(depths) < 1:
             raise ValueError("each of depths is at least 1")
+        _check_start(self.transform_start)
         valid = [times for times in range(1, max(depths) + 1) if all(d % min(times, d) == 0 for d in depths)]
         if self.repeats not in valid:
             stages = ", ".join(str(depth) for depth in depths)
@@ -161,3 +168,8 @@ class SwinOptions:
                 f"stages of {stages} blocks cannot be runs of {self.repeats} each; set repeats to one of "
                 f"{', '.join(str(times) for times in valid)}, or change depths"
             )
+
+
+def _check_start(start: str) -> None:
+    if start not in _STARTS:
+        raise ValueError(f"transform_start is {' or '.join(_STARTS)}, not {start!r}")

@@ -62,11 +62,12 @@ class MultiplexedSwinBlock(SwinTransformerBlock):  # type: ignore[misc]
         self.runs = nn.ModuleList()
         for run, rate in enumerate(drop_paths, start=first_run):
             mixing = local = None
+            start = swin_options.transform_start
             if swin_options.head_transforms:
-                mixing = HeadMixing(self.attn.num_heads, transforms=True, relative=None, bias=True, **dd)
+                mixing = HeadMixing(self.attn.num_heads, transforms=True, relative=None, bias=True, start=start, **dd)
             if swin_options.local_convolution:
                 bias = self.attn.qkv.bias is not None  # the authors' code has a bias if q, k and v have one
-                local = LocalConvolution(dim, norm_layer=norm_layer, bias=bias, **dd)
+                local = LocalConvolution(dim, norm_layer=norm_layer, bias=bias, start=start, **dd)
             norms = norm_layer(dim, **dd), norm_layer(dim, **dd)
             self.runs.append(SwinRun(norms, mixing, local, drop_path=rate, shifted=run % 2 == 1))
 

@@ -4,13 +4,8 @@ Paper: Zhang et al. 2022, arXiv:2204.07154. The student is a ``potstill_vit`` or
 run several times (eq. 4 to 7), each run with the transforms of the authors' Mini-DeiT or Mini-Swin. The losses follow
 Mini-Swin: soft labels by cross-entropy without T²; cross-entropy of softmax relations among queries, keys and values
 (eq. 9), mean over nine pairs and the layers; squared difference of the hidden states' cosines (eq. 10) times 49.
-:func:`pair_by_shape` reproduces the authors' lists of layers.
-
-Deviations: prefix tokens are removed by each network's own number of them; hidden states of a Swin are those of its
-stages; Mini-DeiT's own loss, which divides by the number of classes, is left to method ``deit``. Relations need the
-same windows of the same tokens in both networks. A ViT can therefore learn the hidden relations of a Swin's stage on
-the same grid, but q, k and v only if the window covers the entire map. Nothing is dropped at export: the transforms
-belong to the student.
+:func:`pair_by_shape` reproduces the authors' lists of layers. Nothing is dropped at export: the transforms belong to
+the student. Formula and deviations: :class:`core.spec.methods.minivit.MinivitParams`.
 """
 
 from __future__ import annotations
@@ -69,7 +64,11 @@ class Minivit(Method):
         has_transforms = params.head_transforms or params.relative_position or params.local_convolution
         if params.repeats == 1 and not has_transforms:
             return None
-        arguments = {"repeats": params.repeats, "head_transforms": params.head_transforms}
+        arguments: dict[str, Any] = {
+            "repeats": params.repeats,
+            "head_transforms": params.head_transforms,
+            "transform_start": params.transform_start,
+        }
         if catalog.is_swin(student.architecture):
             return _swin_variant(params, arguments)
         if not student.is_vit:

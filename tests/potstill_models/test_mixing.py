@@ -62,6 +62,24 @@ def test_transforms_are_initialized_near_zero():
     assert 0.01 < mixing.conv_l.weight.std() < 0.03
 
 
+def test_transforms_that_start_at_identity_change_nothing():
+    torch.manual_seed(0)
+    attention = SharedAttention(8, head_dim=4, value_dims=[4, 4])
+    mixing = HeadMixing(2, transforms=True, relative=None, bias=True, start="identity")
+    mixing.init_weights()
+    x = torch.randn(1, 5, 8)
+
+    assert torch.allclose(attention(x, mixing), attention(x), atol=1e-6)
+
+
+def test_a_local_convolution_that_starts_at_identity_is_zero():
+    local = LocalConvolution(3, norm_layer=torch.nn.LayerNorm, bias=True, start="identity")
+    local.init_weights()
+    x = torch.randn(1, 9, 9, 3)
+
+    assert torch.equal(local(x), local.norm(x))
+
+
 def test_a_bias_of_the_transforms_is_initialized_with_zero():
     mixing = HeadMixing(4, transforms=True, relative=None, bias=True)
     mixing.init_weights()

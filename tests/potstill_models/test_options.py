@@ -11,6 +11,7 @@ POOLING = {"global_pool": "token", "class_token": True, "fc_norm": None, "patch_
     ("options", "words"),
     [
         ({"distillation_tokens": -1}, "0 to 16"),
+        ({"transform_start": "zero"}, "transform_start is random or identity, not 'zero'"),
         ({"distillation_tokens": 1000}, "0 to 16"),
         ({"stem": "conv"}, "patch or co_advise"),
         ({"stem": "co_advise"}, "set distillation_tokens to 2"),

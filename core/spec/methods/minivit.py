@@ -24,6 +24,31 @@ class MinivitParams(MethodParams):
         "hidden_weight 0 any teacher is supported.",
         needs=Requirements(teacher=("logits", "attentions", "levels"), student_families=("transformer",)),
         caches=("levels", "attentions", "logits"),
+        formula="label_weight · CE(student, labels) + logits_weight · CE(student, teacher), both softened by "
+        "temperature, without T² + relation_weight · mean over pairs of blocks and the nine pairs X, Y of queries, "
+        "keys and values of CE(softmax(X Yᵀ / √d) of the student, of the teacher) + hidden_weight · 49 · mean over "
+        "pairs of the mean of (student's cosines of patches − teacher's)².",
+        deviations=(
+            (
+                "Transforms of the heads start at identity: `transform_start`. The authors start them near zero, with "
+                "a standard deviation of 0.02; then attention contributes next to nothing at first, and its weights "
+                "get almost no gradient. This is affordable in 300 epochs, not in a short training."
+            ),
+            (
+                "Losses are those of Mini-Swin for every student. Mini-DeiT's own loss, which divides by the number "
+                "of classes, is left to method `deit`."
+            ),
+            (
+                "Prefix tokens are removed by each network's own number of them; hidden states of a Swin are those of "
+                "its stages. Mini-DeiT has no class token; here the student keeps its own."
+            ),
+            (
+                "Relations need the same windows of the same tokens in both networks. A ViT learns the hidden "
+                "relations of a Swin's stage on the same grid, but q, k and v only if the window covers the entire "
+                "map."
+            ),
+            "The mean squared error of hidden states, an option of the authors' code, is left out.",
+        ),
     )
     name: Literal["minivit"] = Field(description="The method's name.")
     repeats: int = Field(
@@ -36,6 +61,12 @@ class MinivitParams(MethodParams):
     head_transforms: bool = Field(
         default=True,
         description="Give each run its own linear transforms of the attention heads, before and after the softmax.",
+    )
+    transform_start: Literal["identity", "random"] = Field(
+        default="identity",
+        description="Start of the transforms of a student without weights. `identity`: each run starts as a plain "
+        "block, with a local convolution of zero; a short training needs it. `random`: near zero, as in the authors' "
+        "code.",
     )
     relative_position: bool = Field(
         default=False,

@@ -228,6 +228,27 @@ def test_a_swin_has_the_requested_transforms(params, form, make_harness):
     assert (harness.repeats, harness.head_transforms, harness.local_convolution) == form
 
 
+@pytest.mark.parametrize(("params", "expected"), [({}, True), ({"transform_start": "random"}, False)])
+def test_transforms_of_a_student_start_at_identity_unless_random(params, expected, make_harness):
+    vit = make_harness("minivit", **params).student.module
+    swin = make_harness("minivit", student=SWIN, teachers=(SWIN_TEACHER,), **params).student.module
+    runs = [run for block in vit.blocks for run in block.runs]
+    windowed = [run for stage in swin.layers for block in stage.blocks for run in block.runs]
+
+    transforms = [conv.weight[:, :, 0, 0] for run in runs + windowed for conv in (run.mixing.conv_l, run.mixing.conv_w)]
+    assert all(weight.equal(torch.eye(len(weight))) == expected for weight in transforms)
+    assert all((run.local.conv.weight == 0).all() == expected for run in windowed)
+
+
+def test_attention_learns_from_the_first_step_only_if_transforms_start_at_identity(make_harness, batch):
+    def gradient(start):
+        harness = make_harness("minivit", transform_start=start, relation_weight=0, hidden_weight=0)
+        weight = harness.student.module.blocks[0].attn.qkv.weight
+        return torch.autograd.grad(sum(harness.terms(batch).values()), weight)[0].norm().item()
+
+    assert gradient("random") < 0.2 * gradient("identity")
+
+
 def test_windows_of_a_single_stage_have_no_prefix_tokens(make_harness, batch):
     harness = make_harness("minivit", student=ONE_STAGE, teachers=(SWIN_TEACHER,), layers=[(1, 1)], hidden_weight=0)
 
