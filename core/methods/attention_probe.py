@@ -5,10 +5,9 @@ images with the lowest ``confidence_share`` · (−log of the largest probabilit
 class token's attention, head 0, with uniform attention). Then the student learns from the selected images:
 T² · KL + noise adaptation + 0.8 · the class token's row of the tokens' Gram matrices.
 
-Deviations: both parts of the score count, as in the paper; the flag of the official scripts is inverted. The Gram
-matrices are of unit tokens unless ``normalize`` is False. Labels of the dataset are used only to measure the teacher's
-accuracy. Selection is one pass over the pool in float32, saved for later attempts of the job. The noise matrix is
-trained with the student; all modules of the method are dropped at export.
+Selection is one pass over the pool in float32, saved for later attempts of the job. The noise matrix is trained with
+the student, at a learning rate of its own, and dropped at export. Formula and deviations:
+:class:`core.spec.methods.attention_probe.AttentionProbeParams`.
 
 Shapes: B images, N patches, T = 1 + N tokens, C classes, L pairs of levels, P images of the pool.
 """
@@ -64,9 +63,15 @@ class AttentionProbe(Method):
         if num_classes < 2:
             raise invalid_param("", "a teacher with a single class cannot select images; use a dataset with more")
         self.noise = nn.Parameter(torch.zeros(num_classes, num_classes - 1))
+        self.constant_rates = {"noise": params.noise_learning_rate}
         self.teacher_accuracy = params.teacher_accuracy or _DEFAULT_ACCURACY
         self.student_taps = FeatureRequest(levels=tuple(s for s, _ in self.pairs))
         self.teacher_taps = FeatureRequest(levels=tuple(t for _, t in self.pairs))
+
+    @property
+    def cacheable(self) -> bool:
+        """False: the selected images are not views of the training split."""
+        return False
 
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted; the batch's labels are not used."""

@@ -176,6 +176,8 @@ class Method(nn.Module, ABC):
             samples of a batch sets False and trains on a single device. Batch norms of the networks do not count.
         top_k: Number of most probable classes of a teacher that the loss reads; None for all.
         teacher_fraction: Fraction of the training, from its start, in which teachers are used.
+        constant_rates: Learning rates of parameters of the method, by name, that follow neither the schedule nor the
+            weight decay of the training.
     """
 
     held_out: ClassVar[float] = 0.0
@@ -193,6 +195,7 @@ class Method(nn.Module, ABC):
         self.per_sample = True
         self.top_k: int | None = None
         self.teacher_fraction = 1.0
+        self.constant_rates: dict[str, float] = {}
 
     @property
     def teacher_request(self) -> FeatureRequest:

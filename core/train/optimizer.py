@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from core.spec.job import OptimizerName
 
+CONSTANT_RATE = "constant_rate"  # of a parameter group: a learning rate that follows no schedule
 _SGD_MOMENTUM = 0.9
 
 
@@ -18,18 +19,24 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[
     """Split trainable parameters into two groups: with weight decay, and without.
 
     Not decayed: norms, biases and other vectors, and the parameters that a timm model lists in ``no_weight_decay``
-    (position embeddings, class and distillation tokens, relative position tables).
+    (position embeddings, class and distillation tokens, relative position tables). A parameter that a method lists in
+    ``constant_rates`` gets a group of its own, without weight decay.
     """
     decayed: list[nn.Parameter] = []
     not_decayed: list[nn.Parameter] = []
+    constant: list[dict[str, Any]] = []
     for module in modules:
         no_weight_decay = getattr(module, "no_weight_decay", None)
         excluded = no_weight_decay() if no_weight_decay is not None else frozenset()
+        rates: Mapping[str, float] = getattr(module, "constant_rates", {})
         for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
+            if name in rates:
+                options = {"weight_decay": 0.0, "lr": rates[name], CONSTANT_RATE: rates[name]}
+                constant.append({"params": [parameter], **options})
+            elif parameter.requires_grad:
                 (not_decayed if parameter.ndim <= 1 or name in excluded else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": not_decayed, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    return [group for group in groups if group["params"]] + constant
 
 
 def build_optimizer(

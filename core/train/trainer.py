@@ -23,7 +23,7 @@ from core.train.async_metrics import LAG_STEPS, MetricQueue, StepMetrics, non_fi
 from core.train.checkpoint import TrainState, read_checkpoint, write_checkpoint
 from core.train.ema import Ema
 from core.train.loader import BatchLoader
-from core.train.optimizer import build_optimizer, can_skip_steps, clip_gradients, gradient_norm
+from core.train.optimizer import CONSTANT_RATE, build_optimizer, can_skip_steps, clip_gradients, gradient_norm
 from core.train.precision import ComputeConfig
 from core.train.process_group import SINGLE_PROCESS, ProcessGroup, convert_batch_norm
 from core.train.progress import ProgressLogger, Track
@@ -197,7 +197,7 @@ class TrainStep:
         if limit is not None:
             clip_gradients(gradients, norm, limit)
         for group in self.state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = group.get(CONSTANT_RATE, rate)
         self.state.optimizer.step()
 
     def step_info(self, step: int) -> StepInfo:

@@ -15,6 +15,7 @@ from core.methods import ImageSources, MethodContext, build_method
 from core.methods.attention_probe import select_lowest
 from core.models.taps import FeatureRequest, run_tapped
 from core.spec.methods.attention_probe import AttentionProbeParams
+from core.train.optimizer import build_optimizer
 from tests.support.features import all_tokens
 
 REQUIRED = {"pool": "ds_pool"}
@@ -223,3 +224,18 @@ def test_incompatible_networks_are_rejected(pointer, fragment, params, probing):
     ((actual, detail),) = [(error.pointer, error.detail) for error in caught.value.errors]
     assert actual == pointer
     assert fragment in detail
+
+
+def test_the_noise_matrix_has_its_own_learning_rate_and_no_weight_decay(make_harness):
+    harness = make_harness("attention_probe", noise_learning_rate=0.02)
+
+    optimizer = build_optimizer([harness.student.module, harness.method], learning_rate=0.5, weight_decay=0.1)
+
+    (group,) = [g for g in optimizer.param_groups if any(p is harness.method.noise for p in g["params"])]
+    assert len(group["params"]) == 1
+    assert (group["lr"], group["weight_decay"]) == (0.02, 0.0)
+
+
+def test_outputs_are_not_cached(make_harness):
+    assert not make_harness("attention_probe").method.cacheable
+    assert AttentionProbeParams.info.caches == ()

@@ -5,7 +5,14 @@ import timm
 import torch
 from torch import nn
 
-from core.train.optimizer import build_optimizer, can_skip_steps, clip_gradients, gradient_norm, parameter_groups
+from core.train.optimizer import (
+    CONSTANT_RATE,
+    build_optimizer,
+    can_skip_steps,
+    clip_gradients,
+    gradient_norm,
+    parameter_groups,
+)
 
 
 def names(module, group):
@@ -46,6 +53,19 @@ def test_a_methods_modules_are_trained():
     groups = parameter_groups([student, method], 0.1)
 
     assert sum(len(group["params"]) for group in groups) == 4
+
+
+def test_a_parameter_with_a_constant_rate_has_its_own_group():
+    method = nn.Linear(2, 3)
+    method.constant_rates = {"weight": 0.01}
+
+    optimizer = build_optimizer([nn.Linear(2, 2), method], learning_rate=0.1, weight_decay=0.5)
+
+    *others, group = optimizer.param_groups
+    assert [parameter is method.weight for parameter in group["params"]] == [True]
+    assert (group["lr"], group["weight_decay"], group[CONSTANT_RATE]) == (0.01, 0.0, 0.01)
+    assert sum(len(other["params"]) for other in others) == 3
+    assert all(CONSTANT_RATE not in other for other in others)
 
 
 def test_the_fused_step_equals_adamw():

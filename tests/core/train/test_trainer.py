@@ -47,6 +47,21 @@ def test_every_step_logs_loss_terms_learning_rate_and_gradient_norm(make_setup, 
     assert reporter.logged[5]["train/learning_rate"] == pytest.approx(3e-3)
 
 
+def test_a_constant_rate_of_the_method_follows_no_schedule(make_setup, training):
+    setup = make_setup(training(learning_rate=1e-2))
+    setup.method.own = torch.nn.Parameter(torch.zeros(2, 2))
+    setup.method.constant_rates = {"own": 0.5}
+    train_step = TrainStep(setup)
+
+    rates = []
+    for step in range(3):
+        train_step.run(step)
+        rates.append([group["lr"] for group in train_step.state.optimizer.param_groups])
+
+    assert [row[-1] for row in rates] == [0.5] * 3
+    assert len({row[0] for row in rates}) == 3
+
+
 def test_the_loss_is_the_sum_of_the_terms(make_setup, training, make_reporter, tmp_path, pixels):
     reporter = make_reporter()
 
