@@ -6,7 +6,9 @@ documented otherwise, and raises ``ValueError`` for invalid shapes.
 """
 
 from core.losses.divergence import Reduction, binary_kd, cross_entropy_kd, kd
+from core.losses.embeddings import MatchReduction, drop_teachers, embedding_match
 from core.losses.groups import smallest_groups
+from core.losses.hadamard import hadamard, has_hadamard, phi_s
 from core.losses.logit_relations import batch_correlation, class_correlation, dist, standardize
 from core.losses.maps import (
     attention_transfer,
@@ -31,6 +33,7 @@ from core.losses.token import DistillationType, co_advise, deit, token_divergenc
 
 __all__ = [
     "DistillationType",
+    "MatchReduction",
     "Reduction",
     "attention_concentration",
     "attention_probe",
@@ -45,6 +48,10 @@ __all__ = [
     "deit",
     "dense_soft_labels",
     "dist",
+    "drop_teachers",
+    "embedding_match",
+    "hadamard",
+    "has_hadamard",
     "hidden_relation",
     "hierarchical_context",
     "kd",
@@ -55,6 +62,7 @@ __all__ = [
     "noise_matrix",
     "normalized",
     "one_for_all",
+    "phi_s",
     "probabilistic_transfer",
     "qkv_relation",
     "relational_angle",

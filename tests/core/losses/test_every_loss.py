@@ -56,6 +56,11 @@ LOSSES = {
     "decoupled": (LOGITS, with_labels(losses.decoupled, **POWERED), True),
     "deit": (LOGITS, deit, True),
     "dist": (LOGITS, lambda s, t: losses.dist(s, t, beta=1.0, gamma=2.0, **SOFT), True),
+    "embedding_match": (
+        TOKENS,
+        lambda s, t: losses.embedding_match(s, t, cosine_weight=0.9, smooth_l1_weight=0.1),
+        True,
+    ),
     "hidden_relation": (TOKENS, losses.hidden_relation, True),
     "hierarchical_context": (MAPS, losses.hierarchical_context, True),
     "kd": (LOGITS, lambda s, t: losses.kd(s, t, **SOFT), True),
@@ -90,7 +95,11 @@ LOSSES = {
 NOT_OF_A_PAIR = {
     "attention_concentration",
     "dense_soft_labels",
+    "drop_teachers",
+    "hadamard",
+    "has_hadamard",
     "noise_matrix",
+    "phi_s",
     "smallest_groups",
     "standardize",
     "wild_scores",
@@ -112,6 +121,7 @@ def test_every_public_loss_is_tested():
 def test_options_are_keyword_only():
     tensors = {"student", "teacher", "target", "logits", "base", "index", "probability", "free", "norms", "count"}
     tensors |= {"query", "key", "value", "mask", "align", "generate", "teachers", "cls_attention"}
+    tensors |= {"losses", "draws", "dimension", "covariance"}
     positional = {
         f"{name}.{parameter.name}"
         for name in LOSSES.keys() | NOT_OF_A_PAIR
