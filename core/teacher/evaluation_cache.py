@@ -47,8 +47,8 @@ class Evaluation:
 class EvaluationCache:
     """Cached metrics of teachers on the test split of one dataset, decoded at each teacher's own image size.
 
-    ``dataset`` is the dataset's fingerprint. ``criterion`` is ``logits``, or ``embeddings`` where accuracy is
-    that of :class:`core.evaluate.EmbeddingEvaluator`.
+    ``dataset`` is the dataset's fingerprint. ``criterion`` is ``logits``, or ``embeddings, chosen ridge`` where
+    accuracy is that of :class:`core.evaluate.EmbeddingEvaluator`.
     """
 
     results: ResultCache
@@ -61,7 +61,7 @@ class EvaluationCache:
         return cls(
             context.result_cache,
             dataset=context.stored.fingerprint,
-            criterion="embeddings" if headless else "logits",
+            criterion="embeddings, chosen ridge" if headless else "logits",
         )
 
     def log_accuracy(self, teachers: Sequence[Teacher], context: RunContext) -> None:

@@ -45,6 +45,8 @@ class JobEvaluation:
     ) -> None:
         """Log the exported student as the last point of its curve, and warn of networks that guess.
 
+        A student without a classifier has the accuracies of its embeddings instead.
+
         ``step`` is the last step of the training. See :func:`core.evaluate.quality_warnings.divergence_warning` for
         ``loss_ratio`` and ``has_weights``.
         """
@@ -53,6 +55,9 @@ class JobEvaluation:
         student = self.student.accuracy
         if student is not None and num_classes is not None:
             context.reporter.metrics(step, {STUDENT_CURVE: validation_top1(student, labels)})
+        if student is not None and headless:
+            probe_top1 = self.student.evaluation_details["linear_probe_top1"]
+            context.reporter.metrics(step, {"eval/knn_top1": student.top1, "eval/linear_probe_top1": probe_top1})
         teachers = [teacher.metrics.accuracy for teacher in self.teachers]
         for warning in quality_warnings(
             student, teachers, labels, num_classes, loss_ratio=loss_ratio, has_weights=has_weights

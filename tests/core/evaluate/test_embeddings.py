@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from core.data.pixels import Pixels
-from core.evaluate.embeddings import KNN_METRIC, EmbeddingEvaluator, knn_votes, linear_probe
+from core.evaluate.embeddings import KNN_METRIC, EmbeddingEvaluator, choose_ridge, knn_votes, linear_probe
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
 
@@ -39,7 +39,37 @@ def test_the_probe_is_ridge_regression():
     targets = torch.cat((y - y.mean(0), torch.zeros(3, 2, dtype=torch.float64)))
     expected = (test - train.mean(0)).double() / train.std(0, correction=0) @ torch.linalg.lstsq(rows, targets)[0]
 
-    assert torch.allclose(linear_probe(train, labels, test, 2).double(), expected + y.mean(0), atol=1e-4)
+    assert torch.allclose(linear_probe(train, labels, test, 2, ridge=0.01).double(), expected + y.mean(0), atol=1e-4)
+
+
+def test_neighbors_vote_as_in_dinov2s_official_code():
+    torch.manual_seed(0)
+    train, labels, test = torch.randn(20, 8), torch.randint(5, (20,)), torch.randn(6, 8)
+    # Weights of the official code are a softmax over the 20 nearest images, of which the first k vote.
+    expected = {
+        3: [0.0, 0.01057422837829963, 0.0, 0.9487092018355295, 0.034961718868406086],
+        7: [0.001766943229278158, 0.01057422837829963, 0.0034529530108872255, 0.9492441565131292, 0.034961718868406086],
+    }
+
+    for num_neighbors, votes in expected.items():
+        found = knn_votes(train, labels, test, 5, num_neighbors=num_neighbors)
+
+        assert found.argmax(dim=1).tolist() == [3, 0, 2, 0, 0, 0]
+        assert (found[0] / found[0, 3] * votes[3]).tolist() == pytest.approx(votes, rel=1e-5)
+
+
+def test_the_ridge_is_chosen_on_held_out_training_images():
+    """Few images of many noisy channels: a weak ridge fits the noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(120) % 2
+    train = torch.randn(120, 100, generator=generator)
+    train[:, 0] += 2 * labels
+
+    ridge, count = choose_ridge(train, labels, 2)
+
+    assert count == 12
+    assert ridge >= 0.1
+    assert choose_ridge(train, labels, 2) == (ridge, count)
 
 
 class MeanEmbedding(nn.Module):
@@ -72,7 +102,12 @@ def test_a_network_without_a_classifier_is_evaluated_by_its_embeddings():
     result = evaluate(2)
 
     assert result.accuracy.top1 == 1.0
-    assert result.details == {"top1_metric": KNN_METRIC, "linear_probe_top1": 1.0}
+    assert result.details == {
+        "top1_metric": KNN_METRIC,
+        "knn": {"num_neighbors": 20, "temperature": 0.07, "num_train": 60},
+        "linear_probe_top1": 1.0,
+        "linear_probe": {"ridge": 1e-4, "num_train": 60, "num_held_out": 6},
+    }
 
 
 def test_without_labels_there_is_no_accuracy():
