@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core.export.licenses import weight_licenses
 from core.models.built import BuiltModel
 from core.spec import JobSpec
 from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT
@@ -43,6 +44,7 @@ def model_card(
         _preprocessing(student),
         "## Training",
         _training(spec, dataset),
+        *_licenses(spec),
         "## Limits",
         _LIMITS,
     ]
@@ -149,6 +151,15 @@ def _training(spec: JobSpec, dataset: Mapping[str, Any]) -> str:
         f"`{training.augmentation}`, seed {training.seed}, method {method}. `report.json` has the full spec, versions "
         "and times; the same spec on the same data and machine gives the same weights."
     )
+
+
+def _licenses(spec: JobSpec) -> list[str]:
+    """Section on the licenses of pretrained weights; empty without any."""
+    licenses = weight_licenses(spec)
+    if not licenses:
+        return []
+    names = ", ".join(f"`{name}`: `{terms}`" for name, terms in licenses.items())
+    return ["## Licenses", f"Licenses of the pretrained weights that it was trained from: {names}. They may bind it too."]
 
 
 def _dataset(dataset: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from core.export.licenses import weight_licenses
 from core.job_warnings import JobWarning
 from core.spec import JobSpec
 from core.spec.exports import EXPORT_FORMATS
@@ -40,6 +41,7 @@ def build_report(
         "details": dict(details),
         "stages": dict(stages),
         "seeds": seeds,
+        "licenses": weight_licenses(spec),
         "versions": versions(),
         "machine": machine(),
     }

@@ -20,6 +20,7 @@ MIN_STEPS = 1_000  # of a student from random weights
 _MAX_ENLARGEMENT = 2  # image size relative to the dataset's: upscaled pixels cost time and hold no information
 _MIN_TEACHER_SIZE = 0.8  # parameters relative to the student's
 _NONCOMMERCIAL = re.compile(r"(^|[-_])nc([-_]|$)|non-?commercial|research|amlr")
+_STANDARD_LICENSES = frozenset({"apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "mit"})
 
 
 def spec_warnings(
@@ -150,18 +151,27 @@ def _student_weight_warnings(spec: JobSpec, dataset: DatasetInfo, models: Mappin
 
 
 def _license_warnings(student: ModelPlan, teachers: Sequence[ModelPlan]) -> list[JobWarning]:
-    """Warn about pretrained weights whose license forbids commercial use; it may bind the student too."""
+    """Warn about pretrained weights whose license forbids commercial use or has terms of its own.
+
+    It may bind the student too, which learns from them.
+    """
     plans = {"/student/weights": student.base or student}
     plans |= {f"/teachers/{index}/weights": teacher for index, teacher in enumerate(teachers)}
     warnings = []
     for field, plan in plans.items():
         terms = catalog.license(plan.weights.name) if plan.weights.kind == "pretrained" else None
-        if terms is not None and _NONCOMMERCIAL.search(terms):
+        if terms is None or terms in _STANDARD_LICENSES:
+            continue
+        if _NONCOMMERCIAL.search(terms):
             message = (
                 f"the license of {plan.weights.name} is {terms}: it forbids commercial use, perhaps of the student too"
             )
             fix = "use other weights if the student is for commercial use"
             warnings.append(JobWarning(code="noncommercial_license", field=field, message=message, fix=fix))
+        else:
+            message = f"the license of {plan.weights.name} is {terms}: it has terms of its own, perhaps for the student too"
+            fix = "read it before you publish or sell the student"
+            warnings.append(JobWarning(code="custom_license", field=field, message=message, fix=fix))
     return warnings
 
 

@@ -110,6 +110,27 @@ def test_a_license_that_forbids_commercial_use_is_named():
 
 
 @pytest.mark.parametrize(
+    ("teacher", "expected"),
+    [
+        ("vit_small_patch14_dinov2.lvd142m", set()),
+        ("vit_small_patch16_dinov3.lvd1689m", {"custom_license"}),
+        ("vit_base_patch16_radio_v3.c_radio", {"custom_license"}),
+        ("vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", {"noncommercial_license"}),
+        ("vit_base_patch16_siglip_224.webli", set()),
+    ],
+)
+def test_the_license_of_a_foundation_teacher_is_named(teacher, expected):
+    change = {
+        "teachers": [{"architecture": teacher, "weights": "pretrained"}],
+        "method": {"name": "agglomerate"},
+        "student": {"architecture": VIT},
+    }
+
+    found = codes(**change)
+    assert {code for code, field in found if code.endswith("_license") and field == "/teachers/0/weights"} == expected
+
+
+@pytest.mark.parametrize(
     ("own", "classes", "expected"),
     [
         (["a", "b", "c"], ["a", "b", "c"], None),
