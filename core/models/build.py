@@ -71,12 +71,14 @@ def build_teacher(
     if mismatch is not None:
         raise SpecCannotRun(mismatch)
     if plan.weights.kind == "stored":
-        return load_folder(_folder(plan.weights.name, folders), image_size=plan.image_size)
-    if plan.weights.kind == "pretrained":
+        folder = _folder(plan.weights.name, folders)
+        if plan.arguments == read_model_info(folder).arguments:
+            return load_folder(folder, image_size=plan.image_size)
+    if plan.weights.kind != "random":
         module = _create_with_weights(plan, folders, hub)
     else:
         module = _create(plan.architecture, plan.arguments)
-    return BuiltModel(module.eval(), plan.architecture, plan.arguments, plan.preprocessing)
+    return BuiltModel(module.eval(), plan.architecture, plan.arguments, plan.preprocessing, plan.classes)
 
 
 def stored_models(spec: StudentSpec | TeacherSpec, folders: Mapping[str, Path]) -> dict[str, ModelInfo]:

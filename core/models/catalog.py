@@ -36,6 +36,7 @@ _HYBRIDS = frozenset(
     sequencer shvit swiftformer tiny_vit visformer vision_transformer_hybrid vitamin""".split()  # noqa: SIM905
 )
 _MLPS = frozenset({"mlp_mixer"})
+_RESAMPLED = frozenset({"eva", "vision_transformer"})
 _SWINS = frozenset({"swin_transformer", "flexible_swin"})  # of the first version; Swin V2 uses cosine attention
 _MIN_SIMILARITY = 0.7  # of a name that is suggested instead of an unknown one
 _COUNTING_SECONDS = 2.0
@@ -122,6 +123,11 @@ def takes_image_size(architecture: str) -> bool:
     """Whether the constructor fixes the input size by ``img_size``; CNNs accept any size."""
     cfg = get_pretrained_cfg(architecture)
     return cfg is not None and bool(cfg.fixed_input_size)
+
+
+def resamples_positions(architecture: str) -> bool:
+    """Whether timm loads weights of an existing architecture at any image size, by resampling its positions."""
+    return takes_image_size(architecture) and _module(architecture) in _RESAMPLED
 
 
 def native_image_size(architecture: str) -> int:

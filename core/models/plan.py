@@ -151,8 +151,9 @@ def plan_teacher(
 ) -> ModelPlan:
     """Plan a teacher.
 
-    Pretrained and stored teachers keep their own classes, channels, size and normalization. ``image_size`` is the
-    student's; it is used by random and trained teachers and by weights without a size of their own.
+    Pretrained and stored teachers keep their own classes, channels and normalization, and their own size unless the
+    argument ``img_size`` gives another: timm resamples their position embedding. ``image_size`` is the student's; it
+    is used by random and trained teachers and by weights without a size of their own.
 
     Raises:
         InvalidSpec: As for a student; also if a teacher is to be trained without labels.
@@ -163,13 +164,17 @@ def plan_teacher(
     weights = _weight_source(spec, name, stored)
     size = square_size(spec.arguments.get("img_size"), pointer="/arguments/img_size")
     if stored is not None:
+        arguments = dict(stored.arguments)
         if size is not None and size != (stored.image_size or size):
-            raise InvalidSpec.for_field(
-                "/arguments/img_size",
-                f"the weights {spec.weights} take images of {stored.image_size} pixels a side; leave img_size out",
-            )
-        size = stored.image_size or size or image_size or dataset.image_size
-        return ModelPlan(architecture, dict(stored.arguments), size, weights, stored.classes)
+            if not catalog.resamples_positions(architecture):
+                raise InvalidSpec.for_field(
+                    "/arguments/img_size",
+                    f"the weights {spec.weights} take images of {stored.image_size} pixels a side; leave img_size out",
+                )
+            arguments["img_size"] = _in_range(size)
+        else:
+            size = stored.image_size or size or image_size or dataset.image_size
+        return ModelPlan(architecture, arguments, size, weights, stored.classes)
     if weights.kind == "pretrained":
         published = catalog.pretrained_info(name)
         size = size or published.image_size

@@ -252,11 +252,20 @@ def test_an_argument_that_is_null_comes_from_the_weights():
     assert resolved.student.arguments["depth"] == 2
 
 
-def test_a_stored_teacher_of_another_size_is_refused():
+def test_a_stored_vit_teacher_can_run_at_another_size():
     teacher = {"weights": "mdl_a", "arguments": {"img_size": 16}}
 
-    found = errors_of(models={"mdl_a": STORED}, teachers=[teacher])
-    assert "take images of 8 pixels a side" in found["/teachers/0/arguments/img_size"]
+    found = resolve(spec(teachers=[teacher]), DIGITS, {"mdl_a": STORED}, threads=2)
+    assert found.estimate["teachers"][0]["image_size"] == 16
+    assert found.spec.teachers[0].arguments["img_size"] == 16
+
+
+def test_a_stored_teacher_whose_positions_cannot_be_resampled_keeps_its_size():
+    swin = STORED.model_copy(update={"architecture": "swin_tiny_patch4_window7_224", "arguments": {}, "image_size": 56})
+    teacher = {"weights": "mdl_a", "arguments": {"img_size": 112}}
+
+    found = errors_of(models={"mdl_a": swin}, teachers=[teacher])
+    assert "take images of 56 pixels a side" in found["/teachers/0/arguments/img_size"]
 
 
 def test_weights_without_a_model_are_refused_without_an_architecture():
