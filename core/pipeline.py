@@ -43,6 +43,7 @@ from core.train.preflight import PreflightResult, cached_preflight, preflight
 from core.train.progress import ProgressRange, Track, plan_ranges
 from core.train.rank_launcher import RankConfig, launch_ranks
 from core.train.schedule import Schedule
+from core.train.statistics import estimate_statistics, method_metrics
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
 from core.train.training_set import TrainingSet, planned_schedule
 
@@ -102,6 +103,7 @@ class _Pipeline:
         self.cache_stats = CacheStats()
         self.batch_norm_update: BatchNormUpdate | None = None
         self.loss_ratio: float | None = None
+        self.method_metrics: dict[str, float] = {}  # on the test split
         self.evaluation_cache = EvaluationCache.for_job(context, headless=self.headless)
         self.trained_teachers = {
             index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context)
@@ -302,6 +304,8 @@ class _Pipeline:
                 ranks=ranks,
             )
             trainer.resume(prepared.checkpoint)
+            if trainer.step == 0:
+                estimate_statistics(trainer.train_step.setup, poll=context.poll)
             if trainer.step == 0 and not self.headless:
                 self.evaluation_cache.log_accuracy(setup.teachers, context)
             trainer.run()
@@ -312,6 +316,12 @@ class _Pipeline:
             self.reporter.event("student.batch_norm_updated", update.message, data=update.to_json())
         if outputs is not None:
             self.cache_stats = outputs.finish()
+        if self.headless:
+            setup.method.eval()
+            subset = context.validation_subset(prepared.training_set.decode_size)
+            self.method_metrics = method_metrics(setup, subset, poll=context.poll)
+            if self.method_metrics:
+                self.reporter.metrics(trainer.step, self.method_metrics)
         return trainer.step
 
     def _finalize_student(self, prepared: _Prepared) -> BuiltModel:
@@ -367,6 +377,7 @@ class _Pipeline:
             "batch_norm": None if self.batch_norm_update is None else self.batch_norm_update.to_json(),
             "teachers": [teacher.details(stored.classes) for teacher in evaluated.teachers],
             "teacher_cache": self.cache_stats.to_json(),
+            **({"method": self.method_metrics} if self.method_metrics else {}),
         }
         return export_student(
             evaluated.folder,

@@ -25,6 +25,7 @@ from core.train.data_parallel import shard_setup
 from core.train.environment import is_out_of_memory
 from core.train.process_group import init_process_group
 from core.train.rank_launcher import RankConfig, write_failure
+from core.train.statistics import estimate_statistics
 from core.train.trainer import TrainStep
 
 
@@ -55,6 +56,8 @@ def train_rank(config: RankConfig, rank: int, world_size: int) -> None:
             setup = shard_setup(setup, ranks)
             train_step = TrainStep(setup, ranks=ranks)
             done = 0 if config.checkpoint is None else read_checkpoint(Path(config.checkpoint), train_step.state)
+            if done == 0:
+                estimate_statistics(setup)
             for step in range(done, train_step.schedule.total_steps):
                 if setup.teacher_outputs is not None:
                     setup.teacher_outputs.load_step(step)

@@ -36,6 +36,13 @@ def test_the_job_of_the_readme_is_the_example():
     assert json.loads(block) == json.loads((ROOT / "examples" / "job.json").read_text())
 
 
+def test_the_page_of_foundation_models_shows_the_examples():
+    blocks = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "foundation.md").read_text(), flags=re.DOTALL)
+    names = ("foundation_backbone.json", "fine_tuned.json")
+
+    assert [json.loads(block) for block in blocks] == [json.loads((ROOT / "examples" / n).read_text()) for n in names]
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_is_named_in_the_readme_and_runs_on_its_dataset(path):
     spec = parse_job_spec(json.loads(path.read_text()))

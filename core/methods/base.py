@@ -8,7 +8,7 @@ structures and reads no weights unless it copies them.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -178,6 +178,7 @@ class Method(nn.Module, ABC):
         teacher_fraction: Fraction of the training, from its start, in which teachers are used.
         constant_rates: Learning rates of parameters of the method, by name, that follow neither the schedule nor the
             weight decay of the training.
+        num_statistics_batches: Number of batches whose teacher outputs :meth:`prepare_training` reads; 0 for none.
     """
 
     held_out: ClassVar[float] = 0.0
@@ -196,6 +197,7 @@ class Method(nn.Module, ABC):
         self.top_k: int | None = None
         self.teacher_fraction = 1.0
         self.constant_rates: dict[str, float] = {}
+        self.num_statistics_batches = 0
 
     @property
     def teacher_request(self) -> FeatureRequest:
@@ -233,6 +235,13 @@ class Method(nn.Module, ABC):
     def prepare_student(self, student: nn.Module) -> None:
         """Set the student up for this method's training. Called each time the student is built or loaded."""
 
+    def prepare_training(self, teacher_outputs: Iterable[Sequence[Outputs]]) -> None:
+        """Estimate state from teacher outputs for the first batches, before the first step, without gradients.
+
+        Each element has the outputs of all teachers for one batch. The state belongs in buffers, which checkpoints
+        save: a resumed training does not call this again.
+        """
+
     def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
         """The weighted loss terms of one step by name, float32 scalars; their sum is minimized."""
         teachers = step.teacher_outputs(batch)
@@ -241,6 +250,13 @@ class Method(nn.Module, ABC):
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """:meth:`terms` from the outputs of student and teachers for the batch. Sufficient for most methods."""
         raise NotImplementedError(f"{type(self).__name__} defines neither loss nor terms")
+
+    def test_metrics(self, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:
+        """Metrics of each image of a batch of the test split, (B,) by name; their means are reported. None by default.
+
+        Only methods without a classifier are asked, in evaluation mode and without gradients.
+        """
+        return {}
 
     def after_step(self, student: nn.Module, info: StepInfo) -> None:
         """Update the method's state after each optimizer step, without gradients. Buffers are saved in checkpoints."""

@@ -23,6 +23,20 @@ def resample(feature: Feature, grid: tuple[int, int]) -> Feature:
     return Feature(resampled_BDHW.flatten(2).transpose(1, 2), grid, feature.prefix)
 
 
+def interpolate(feature: Feature, grid: tuple[int, int]) -> Feature:
+    """Bring patch tokens to ``grid``: by averages of blocks if it divides the own grid, else by bilinear interpolation.
+
+    The interpolation maps corners to corners. Prefix tokens are dropped.
+    """
+    if feature.grid == grid:
+        return feature
+    if feature.grid[0] % grid[0] == 0 and feature.grid[1] % grid[1] == 0:
+        map_BDHW = F.avg_pool2d(feature.map, (feature.grid[0] // grid[0], feature.grid[1] // grid[1]))
+    else:
+        map_BDHW = F.interpolate(feature.map, size=grid, mode="bilinear", align_corners=True)
+    return Feature(map_BDHW.flatten(2).transpose(1, 2), grid)
+
+
 def coarser_grid(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:
     """Return the grid with fewer tokens: resampling to it needs no interpolation."""
     return min(first, second, key=lambda grid: grid[0] * grid[1])

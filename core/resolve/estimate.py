@@ -79,7 +79,9 @@ def estimate_job(
         "teachers": [_model_figures(teacher) for teacher in teachers],
         "total_steps": total_steps,
         "seconds": round(seconds, 1),
-        "memory_bytes": job_memory(spec, dataset, student, teachers, num_images=num_images, image_size=image_size),
+        "memory_bytes": job_memory(
+            spec, dataset, student, teachers, num_images=num_images, image_size=image_size, method=method
+        ),
         "teacher_cache": {**cache, "seconds": round(cache_seconds, 1)},
         "warnings": [warning.model_dump(mode="json") for warning in warnings],
     }
@@ -109,6 +111,7 @@ def job_memory(
     *,
     num_images: int,
     image_size: int,
+    method: Method,
 ) -> int:
     """Peak bytes of a job with the arguments of :func:`estimate_job`."""
     return estimate_memory(
@@ -117,6 +120,7 @@ def job_memory(
         _teacher_trainings(spec, teachers, dataset.num_train),
         ema=spec.training.ema is not None,
         image_bytes=_image_bytes(spec, dataset, num_images, image_size),
+        method_parameters=sum(parameter.numel() for parameter in method.parameters()),
     )
 
 
@@ -127,15 +131,18 @@ def estimate_memory(
     *,
     ema: bool,
     image_bytes: int = 0,
+    method_parameters: int = 0,
 ) -> int:
     """Peak bytes: the process and its largest training, the student's (next to its teachers) or a teacher's.
 
     A trained model takes weights, gradients and the moments of its optimizer in fp32 (AdamW has two, others have one),
     and the activations of a batch, or of the part of it that is computed at once. A frozen model takes its weights and
-    a few activations. ``image_bytes`` are those of the batches, before the networks.
+    a few activations. ``image_bytes`` are those of the batches, before the networks. ``method_parameters`` are those
+    of the method's heads and projections, which are trained with the student.
     """
     frozen = sum(4 * load.model.parameters + 8 * _live_activations(load) for load in teachers)
-    peaks = [_training_bytes(student) + frozen + (4 * student.model.parameters if ema else 0)]
+    heads = _bytes_per_parameter(student.optimizer) * method_parameters
+    peaks = [_training_bytes(student) + heads + frozen + (4 * student.model.parameters if ema else 0)]
     peaks += [_training_bytes(load) for load in teacher_trainings]
     return PROCESS_BYTES + image_bytes + max(peaks)
 
@@ -207,8 +214,13 @@ def _model_figures(plan: ModelPlan) -> dict[str, Any]:
 
 
 def _training_bytes(workload: Workload) -> int:
-    bytes_per_parameter = 16 if workload.optimizer == "adamw" else 12
-    return bytes_per_parameter * workload.model.parameters + 4 * workload.model.activations * workload.batch_size
+    own = _bytes_per_parameter(workload.optimizer) * workload.model.parameters
+    return own + 4 * workload.model.activations * workload.batch_size
+
+
+def _bytes_per_parameter(optimizer: OptimizerName) -> int:
+    """Bytes of a trained parameter, its gradient and its moments."""
+    return 16 if optimizer == "adamw" else 12
 
 
 def _live_activations(workload: Workload) -> int:

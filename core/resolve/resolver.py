@@ -16,6 +16,7 @@ from core.errors import FieldError, InvalidSpec
 from core.methods import Method, MethodContext, build_method, implementation, plan_student_variant
 from core.models import catalog
 from core.models.built import BuiltModel
+from core.models.matched_size import matched_image_size
 from core.models.meta_device import build_on_meta, on_meta
 from core.models.plan import ModelPlan, class_mismatch, model_inputs, plan_student, plan_teacher
 from core.models.preprocessing import plain_preprocessing
@@ -117,7 +118,9 @@ def resolve(
     )
 
     def memory(changed: JobSpec) -> int:
-        return job_memory(changed, dataset, student, teachers, num_images=num_images, image_size=decode_size)
+        return job_memory(
+            changed, dataset, student, teachers, num_images=num_images, image_size=decode_size, method=method
+        )
 
     warnings += memory_warnings(resolved, memory_bytes, memory)
     estimate = estimate_job(
@@ -176,11 +179,10 @@ def _plan_models(
 ) -> tuple[ModelPlan, list[ModelPlan]]:
     """Plan student and teachers. Raises InvalidSpec with all errors collected by then."""
     requested = collector.collect("/student", lambda: _plan_student(spec, dataset, models))
-    student_size = None if requested is None else requested.image_size
     plans = [
         collector.collect(
             f"/teachers/{index}",
-            lambda teacher=teacher: _plan_teacher(spec, teacher, dataset, models, student_size),  # type: ignore[misc]
+            lambda teacher=teacher: _plan_teacher(spec, teacher, dataset, models, requested),  # type: ignore[misc]
         )
         for index, teacher in enumerate(spec.teachers)
     ]
@@ -215,14 +217,25 @@ def _plan_teacher(
     teacher: TeacherSpec,
     dataset: DatasetInfo,
     models: Mapping[str, ModelInfo],
-    student_size: int | None,
+    student: ModelPlan | None,
 ) -> ModelPlan:
     _require_known_weights(teacher)
     _check_family(spec, teacher.architecture_name, spec.method.info.needs.teacher_families, "teacher")
     inputs = model_inputs(spec, dataset.input_info(), teacher)
+    student_size = None if student is None else student.image_size
     plan = plan_teacher(teacher, inputs, image_size=student_size, models=models)
+    if spec.method.info.needs.matched_grids and student is not None and _may_resize(teacher):
+        size = matched_image_size(_profiled(plan, teacher, "/training/image_size"), student)
+        if size not in {None, plan.image_size}:
+            teacher = teacher.model_copy(update={"arguments": {**teacher.arguments, "img_size": size}})
+            plan = plan_teacher(teacher, inputs, image_size=student_size, models=models)
     _check_classes(plan, _classified(spec, dataset))
     return _profiled(plan, teacher, "/training/image_size")
+
+
+def _may_resize(teacher: TeacherSpec) -> bool:
+    """Whether the resolver may choose the image size of a teacher: not where it is given or set by a training."""
+    return teacher.weights != "train" and teacher.arguments.get("img_size") is None
 
 
 def _profiled(plan: ModelPlan, model: ModelSpec, size_pointer: str) -> ModelPlan:
@@ -299,7 +312,8 @@ def _fill_in(
     spec: JobSpec, student: ModelPlan, teachers: Sequence[ModelPlan], threads: int, formats: Sequence[str]
 ) -> JobSpec:
     training = spec.training.model_copy(update={"image_size": student.image_size})
-    filled = tuple(_fill_in_teacher(t, plan) for t, plan in zip(spec.teachers, teachers, strict=True))
+    matched = spec.method.info.needs.matched_grids
+    filled = tuple(_fill_in_teacher(t, plan, matched=matched) for t, plan in zip(spec.teachers, teachers, strict=True))
     requested = _with_canonical_name(spec.student)
     resources = spec.resources.model_copy(update={"threads": spec.resources.threads or threads})
     update = {
@@ -317,8 +331,10 @@ def _with_canonical_name(spec: Spec) -> Spec:
     return spec.model_copy(update={"architecture": catalog.canonical_name(spec.architecture_name)})
 
 
-def _fill_in_teacher(teacher: TeacherSpec, plan: ModelPlan) -> TeacherSpec:
+def _fill_in_teacher(teacher: TeacherSpec, plan: ModelPlan, *, matched: bool) -> TeacherSpec:
     teacher = _with_canonical_name(teacher)
+    if matched and _may_resize(teacher) and "img_size" in plan.arguments:
+        return teacher.model_copy(update={"arguments": {**teacher.arguments, "img_size": plan.image_size}})
     if teacher.weights != "train":
         return teacher
     training = teacher.training or TeacherTrainingSpec()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
+from core.spec.methods.agglomerate import AgglomerateParams
 from core.spec.methods.attention_probe import AttentionProbeParams
 from core.spec.methods.attention_transfer import AttentionTransferParams
 from core.spec.methods.base import Family, MethodInfo, MethodParams, Requirements
@@ -91,6 +92,7 @@ METHODS: dict[str, MethodEntry] = {
     "cumulative_spatial": MethodEntry(CumulativeSpatialParams, "core.methods.cumulative_spatial:CumulativeSpatial"),
     "masked_teacher": MethodEntry(MaskedTeacherParams, "core.methods.masked_teacher:MaskedTeacher"),
     "feature": MethodEntry(FoundationParams, "core.methods.feature:FoundationFeatures"),
+    "agglomerate": MethodEntry(AgglomerateParams, "core.methods.agglomerate:Agglomerate"),
     "self_distillation": MethodEntry(SelfDistillationParams, "core.methods.self_distillation:SelfDistillation"),
     "mutual": MethodEntry(MutualParams, "core.methods.mutual:Mutual"),
 }

@@ -31,6 +31,7 @@ class Requirements:
     teacher_families: tuple[Family, ...] = ()
     labels: bool = True
     headless: bool = False  # the student has no classifier, and the teachers' classes are irrelevant
+    matched_grids: bool = False  # given teachers run at the image size at which their patch grid fits the student's
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.models.align import TokenProjector, coarser_grid, map_generator, resample
+from core.models.align import TokenProjector, coarser_grid, interpolate, map_generator, resample
 from core.models.taps import Feature
 
 
@@ -94,3 +94,21 @@ def test_a_map_keeps_its_shape_and_each_position_sees_its_neighbors():
     assert not seen[0].any()
     assert not seen[6].any()
     assert seen[1:6, 1:6].any(dim=0).all()
+
+
+def test_a_grid_that_divides_the_own_one_gets_averages_of_blocks():
+    given = feature(4, 6, prefixes=2)
+
+    found = interpolate(given, (2, 3))
+
+    assert (found.grid, found.prefix) == ((2, 3), None)
+    torch.testing.assert_close(found.map, given.map.reshape(2, 3, 2, 2, 3, 2).mean(dim=(3, 5)))
+
+
+def test_another_grid_is_interpolated_from_corner_to_corner():
+    given = feature(4, 4)
+
+    found = interpolate(given, (3, 3))
+
+    torch.testing.assert_close(found.map[:, :, ::2, ::2], given.map[:, :, ::3, ::3])
+    torch.testing.assert_close(found.map[:, :, 1, 1], given.map[:, :, 1:3, 1:3].mean(dim=(2, 3)))
