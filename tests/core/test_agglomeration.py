@@ -110,6 +110,13 @@ def test_teachers_run_at_the_size_at_which_their_grid_is_the_students(resolve, l
     assert [teacher["image_size"] for teacher in resolution.estimate["teachers"]] == [16, 12, 8]
 
 
+def test_the_memory_of_the_heads_is_estimated(resolve, labeled):
+    small, large = (resolve(labeled, head_width=width).estimate["memory_bytes"] for width in (32, 4096))
+
+    # Two heads for each of two teachers, with one residual block of 4096 × 4096: 16 bytes a parameter.
+    assert large - small > 4 * 4096**2 * 16
+
+
 def test_a_backbone_is_exported_and_evaluated_by_its_embeddings(run, labeled):
     result, reporter = run(labeled)
 

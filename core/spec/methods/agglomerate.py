@@ -33,6 +33,17 @@ class AgglomerateParams(MethodParams):
             matched_grids=True,
         ),
         caches=("embedding", "last"),
+        formula="For an image b and a teacher i, l = summary_weight · (1 − cos(h(s), t)) + patch_weight · mean over "
+        "patches of (1 − w) (1 − cos(h(s), n(t))) + w · smooth L1(h(s), n(t)), with a head h for each term, the "
+        "normalization n and w = `smooth_l1_share`. The loss is Σ weight(i, b) · l(i, b), with weights of sum 1. With "
+        "normalization `channel`, summaries have the loss of patches.",
+        deviations=(
+            "The official codes update their statistics during the training, so that targets move; here they are "
+            "estimated once, before the first step.",
+            "TAO's code never trains its heads, and UNIC trains without the encoder's final norm; here heads are "
+            "trained, and read the features behind the final norm, unless `ladder` is set.",
+            "Several values of the two papers differ: loss and heads are AM-RADIO's, teacher dropping is UNIC's.",
+        ),
     )
     name: Literal["agglomerate"] = Field(description="The method's name.")
     summary_weight: Weight = Field(default=1.0, description="Weight of the distance of the summaries.")
