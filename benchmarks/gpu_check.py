@@ -58,6 +58,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "two students": ("mutual", {}),
     "own layers": ("self_distillation", {}),
     "without labels": ("feature", {}),
+    "foundation models": ("agglomerate", {}),
 }
 """One method of each kind, with parameters that keep it short."""
 

@@ -159,7 +159,10 @@ def _licenses(spec: JobSpec) -> list[str]:
     if not licenses:
         return []
     names = ", ".join(f"`{name}`: `{terms}`" for name, terms in licenses.items())
-    return ["## Licenses", f"Licenses of the pretrained weights that it was trained from: {names}. They may bind it too."]
+    return [
+        "## Licenses",
+        f"Licenses of the pretrained weights that it was trained from: {names}. They may bind it too.",
+    ]
 
 
 def _dataset(dataset: Mapping[str, Any]) -> str:

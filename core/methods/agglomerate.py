@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.data.transfer import to_device
 from core.errors import SpecCannotRun
 from core.losses import drop_teachers, embedding_match
 from core.methods.base import Batch, Method, MethodContext, StepInfo, invalid_architecture, invalid_param
@@ -44,6 +45,8 @@ _LAST_RUNG_FACTOR = 4  # hidden width of the ladder's last MLP, relative to the 
 class Agglomerate(Method):
     """Terms ``summary_0``, ``patches_0``, ``summary_1`` and so on, by teacher; a term of weight 0 is left out."""
 
+    shares: Tensor
+
     def __init__(self, params: AgglomerateParams, context: MethodContext) -> None:
         super().__init__(context)
         self.params = params
@@ -53,6 +56,7 @@ class Agglomerate(Method):
         weights: dict[Kind, float] = {"summary": params.summary_weight, "patches": params.patch_weight}
         self.kinds = {kind: weight for kind, weight in weights.items() if weight > 0}
         self.teacher_weights = _teacher_weights(params, len(context.teachers))
+        self.register_buffer("shares", torch.tensor(self.teacher_weights), persistent=False)
         self.summaries = [_teacher_summary(params, context, i) for i in range(len(context.teachers))]
         self.class_token = _check_student(params, context)
         self.heads, self.standardizers = nn.ModuleDict(), nn.ModuleDict()
@@ -184,13 +188,13 @@ class Agglomerate(Method):
 
     def _sample_weights(self, losses_TB: Tensor, indices_B: Tensor, info: StepInfo) -> Tensor:
         """Weights (T, B) of teachers and samples, with a sum of 1."""
-        weights_T1 = losses_TB.new_tensor(self.teacher_weights)[:, None]
+        shares_T1 = self.shares[:, None]
         if self.drop_probability == 0:
-            return weights_T1.expand_as(losses_TB) / losses_TB.shape[1]
-        draws_TB = self._epoch_draws(int(info.epoch))[indices_B].T.to(losses_TB.device)
+            return shares_T1.expand_as(losses_TB) / losses_TB.shape[1]
+        draws_TB = to_device(self._epoch_draws(int(info.epoch))[indices_B], losses_TB.device).T
         # A teacher of weight 0 must not be the only one that stays.
-        competing_TB = losses_TB.masked_fill(weights_T1 == 0, -torch.inf)
-        weights_TB = drop_teachers(competing_TB, draws_TB, probability=self.drop_probability) * weights_T1
+        competing_TB = losses_TB.masked_fill(shares_T1 == 0, -torch.inf)
+        weights_TB = drop_teachers(competing_TB, draws_TB, probability=self.drop_probability) * shares_T1
         return weights_TB / weights_TB.sum()
 
     def _epoch_draws(self, epoch: int) -> Tensor:

@@ -179,6 +179,8 @@ class Method(nn.Module, ABC):
         constant_rates: Learning rates of parameters of the method, by name, that follow neither the schedule nor the
             weight decay of the training.
         num_statistics_batches: Number of batches whose teacher outputs :meth:`prepare_training` reads; 0 for none.
+        num_statistics_batches: Number of batches, up to one epoch, whose teacher outputs
+            :meth:`prepare_training` reads; 0 for none.
     """
 
     held_out: ClassVar[float] = 0.0

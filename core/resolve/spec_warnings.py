@@ -169,7 +169,9 @@ def _license_warnings(student: ModelPlan, teachers: Sequence[ModelPlan]) -> list
             fix = "use other weights if the student is for commercial use"
             warnings.append(JobWarning(code="noncommercial_license", field=field, message=message, fix=fix))
         else:
-            message = f"the license of {plan.weights.name} is {terms}: it has terms of its own, perhaps for the student too"
+            message = (
+                f"the license of {plan.weights.name} is {terms}: it has terms of its own, perhaps for the student too"
+            )
             fix = "read it before you publish or sell the student"
             warnings.append(JobWarning(code="custom_license", field=field, message=message, fix=fix))
     return warnings

@@ -11,7 +11,6 @@ from torch import Tensor
 from core.data.pixels import Pixels
 from core.models.taps import Outputs, run_tapped
 from core.reporting import Control, Interrupted
-from core.train.schedule import Schedule
 from core.train.trainer import TrainingSetup
 
 _BATCH_SIZE = 64  # images of a forward pass of the student and all teachers, for the metrics
@@ -35,8 +34,8 @@ def estimate_statistics(setup: TrainingSetup, *, poll: Callable[[], None] = lamb
 
 def _first_outputs(setup: TrainingSetup, poll: Callable[[], None]) -> Iterator[list[Outputs]]:
     loader = setup.loader.shard(0, 1)
-    total_steps = Schedule.from_spec(setup.training, steps_per_epoch=loader.steps_per_epoch).total_steps
-    for step in range(min(setup.method.num_statistics_batches, total_steps)):
+    # At most one epoch: the outputs for its view are then at hand for the first steps.
+    for step in range(min(setup.method.num_statistics_batches, loader.steps_per_epoch)):
         poll()
         if setup.teacher_outputs is not None:
             setup.teacher_outputs.load_step(step)

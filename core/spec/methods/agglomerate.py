@@ -38,11 +38,9 @@ class AgglomerateParams(MethodParams):
         "normalization n and w = `smooth_l1_share`. The loss is Σ weight(i, b) · l(i, b), with weights of sum 1. With "
         "normalization `channel`, summaries have the loss of patches.",
         deviations=(
-            "The official codes update their statistics during the training, so that targets move; here they are "
-            "estimated once, before the first step.",
-            "TAO's code never trains its heads, and UNIC trains without the encoder's final norm; here heads are "
-            "trained, and read the features behind the final norm, unless `ladder` is set.",
-            "Several values of the two papers differ: loss and heads are AM-RADIO's, teacher dropping is UNIC's.",
+            "Statistics are estimated once, before the first step; the official codes move targets in the training.",
+            "Heads are trained, which TAO's code omits, and read features behind the final norm, which UNIC omits.",
+            "Loss and heads follow AM-RADIO and TAO, teacher dropping and the ladder follow UNIC.",
         ),
     )
     name: Literal["agglomerate"] = Field(description="The method's name.")
@@ -50,7 +48,7 @@ class AgglomerateParams(MethodParams):
     patch_weight: Weight = Field(default=1.0, description="Weight of the distance of the last patch features.")
     normalization: Literal["phi_s", "channel", "none"] = Field(
         default="phi_s",
-        description="Standardization of the teachers' features. `phi_s`: one scale and a rotation of the patch features "
+        description="Standardization of the teachers' features. `phi_s`: one scale and a rotation of patch features, "
         "after which all channels have variance 1. `channel`: each channel of patch features and summaries by its mean "
         "and deviation. Summaries that are not standardized are compared by their cosine alone.",
     )
@@ -59,9 +57,7 @@ class AgglomerateParams(MethodParams):
     )
     beta: float = Field(default=2.0, gt=0, le=100, description="Threshold of smooth L1.")
     head_width: int = Field(default=1024, ge=16, le=8192, description="Hidden width of the heads.")
-    head_depth: int = Field(
-        default=1, ge=0, le=4, description="Residual blocks of each head. Not used with `ladder`."
-    )
+    head_depth: int = Field(default=1, ge=0, le=4, description="Residual blocks of each head. Not used with `ladder`.")
     ladder: tuple[Level, ...] | None = Field(
         default=None,
         min_length=1,
@@ -93,7 +89,7 @@ class AgglomerateParams(MethodParams):
         ge=1,
         le=3000,
         description="Number of batches from which the statistics of `normalization` are estimated, once, before the "
-        "first step.",
+        "first step; at most one epoch.",
     )
 
     @field_validator("teacher_weights")

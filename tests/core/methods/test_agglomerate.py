@@ -233,9 +233,7 @@ def test_what_cannot_work_is_refused_with_a_fix(params, options, pointer, words)
 
 @pytest.mark.parametrize("missing", ["embedding", "last"])
 def test_networks_without_features_are_refused(missing, monkeypatch):
-    monkeypatch.setattr(
-        "core.methods.base.structure_of", lambda built: replace(structure_of(built), **{missing: None})
-    )
+    monkeypatch.setattr("core.methods.base.structure_of", lambda built: replace(structure_of(built), **{missing: None}))
 
     pointer, detail = refusal({"normalization": "none"}, teachers=[SIGLIP])
 
