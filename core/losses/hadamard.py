@@ -26,7 +26,8 @@ def hadamard(dimension: int) -> Tensor:
         raise ValueError(f"no Hadamard matrix of dimension {dimension} is built")
     sylvester_order, order, build = built
     matrix = _sylvester(sylvester_order) if build is None else torch.kron(_sylvester(sylvester_order), build(order))
-    return matrix / dimension**0.5
+    normalized: Tensor = matrix / dimension**0.5
+    return normalized
 
 
 def has_hadamard(dimension: int) -> bool:

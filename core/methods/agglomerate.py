@@ -93,9 +93,9 @@ class Agglomerate(Method):
             try:
                 standardizer.finalize()
             except ValueError as error:
-                _, _, index = name.partition("_")
+                _, _, teacher = name.partition("_")
                 raise SpecCannotRun(
-                    f"the statistics of teacher {index} cannot be estimated: {error}. Its weights or its "
+                    f"the statistics of teacher {teacher} cannot be estimated: {error}. Its weights or its "
                     "normalization of images are probably wrong."
                 ) from error
 
