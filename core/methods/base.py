@@ -178,7 +178,6 @@ class Method(nn.Module, ABC):
         teacher_fraction: Fraction of the training, from its start, in which teachers are used.
         constant_rates: Learning rates of parameters of the method, by name, that follow neither the schedule nor the
             weight decay of the training.
-        num_statistics_batches: Number of batches whose teacher outputs :meth:`prepare_training` reads; 0 for none.
         num_statistics_batches: Number of batches, up to one epoch, whose teacher outputs
             :meth:`prepare_training` reads; 0 for none.
     """

@@ -59,7 +59,9 @@ def test_the_distillation_head_can_learn_soft_labels(make_harness, batch):
 
     (token,), teacher = harness.student_outputs(batch.images).token_logits, harness.teachers[0](batch.images).logits
     p, q = (teacher / 2).softmax(dim=1), (token / 2).softmax(dim=1)
-    assert term == pytest.approx(0.3 * 2**2 * (p * (p / q).log()).sum().item() / len(token), rel=2e-3)  # differences of equal numbers
+    assert term == pytest.approx(
+        0.3 * 2**2 * (p * (p / q).log()).sum().item() / len(token), rel=2e-3
+    )  # differences of equal numbers
 
 
 def test_the_second_stage_has_labels_for_both_heads_and_runs_no_teacher(make_harness, batch, logits):
