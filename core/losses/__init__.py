@@ -5,7 +5,7 @@ Logits are (B, C), labels (B,) int64 or (B, C) probabilities, pooled features (B
 documented otherwise, and raises ``ValueError`` for invalid shapes.
 """
 
-from core.losses.divergence import Reduction, binary_kd, cross_entropy_kd, kd
+from core.losses.divergence import Reduction, binary_kd, cross_entropy_kd, kd, transformed_teacher
 from core.losses.embeddings import MatchReduction, drop_teachers, embedding_match
 from core.losses.groups import smallest_groups
 from core.losses.hadamard import hadamard, has_hadamard, phi_s
@@ -73,6 +73,7 @@ __all__ = [
     "standardize",
     "target_aware",
     "token_divergence",
+    "transformed_teacher",
     "weighted_soft_labels",
     "wild_scores",
 ]

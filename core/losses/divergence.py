@@ -43,3 +43,20 @@ def binary_kd(student: Tensor, teacher: Tensor) -> Tensor:
     """
     require_logits(student, teacher)
     return F.binary_cross_entropy_with_logits(student.float(), F.softmax(teacher.detach().float(), dim=1))
+
+
+def transformed_teacher(student: Tensor, teacher: Tensor, *, exponent: float, weighted: bool = True) -> Tensor:
+    """WTTM: mean over the batch of U · KL(q ‖ softmax(student)), with q the teacher's probabilities to the power g.
+
+    Zheng and Yang 2024, arXiv:2402.11148; g is ``exponent``, in (0, 1], and q is normalized to a sum of 1. Both logits
+    (B, C); the student has no temperature, and there is no factor T². U = Σ p^g is 1 for a certain teacher and at most
+    C^(1 − g), so smooth targets have more weight. Without ``weighted``, U is 1 (TTM).
+    """
+    require_logits(student, teacher)
+    teacher_BC = teacher.detach().float()
+    log_student_BC = F.log_softmax(student.float(), dim=1)
+    log_target_BC = F.log_softmax(exponent * teacher_BC, dim=1)
+    divergence_B = F.kl_div(log_student_BC, log_target_BC, reduction="none", log_target=True).sum(dim=1)
+    if weighted:
+        divergence_B = (exponent * F.log_softmax(teacher_BC, dim=1)).logsumexp(dim=1).exp() * divergence_B
+    return divergence_B.mean()

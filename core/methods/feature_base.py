@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from core.methods.base import Batch, Method, MethodContext, StepInfo, warmup_factor
-from core.methods.logit_base import LogitMethod
-from core.methods.registry import build_method
+from core.methods.logit_base import LogitMethod, build_logit_term
 from core.models.taps import Outputs
-from core.spec.methods import METHODS
 from core.spec.methods.composition import FeatureParams
 
 
@@ -53,8 +51,4 @@ class FeatureMethod(Method):
 def _logit_method(params: FeatureParams, context: MethodContext) -> LogitMethod | None:
     if params.logits == "none":
         return None
-    entry = METHODS[params.logits]
-    temperature = {} if params.temperature is None else {"temperature": params.temperature}
-    method = build_method(entry.params.model_validate({"name": params.logits, **temperature}), context)
-    assert isinstance(method, LogitMethod), f"{params.logits} compares more than logits"
-    return method
+    return build_logit_term(params.logits, context, temperature=params.temperature)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from core.methods.base import Batch, Method, MethodContext, StepInfo, invalid_param
+from core.methods.registry import build_method
 from core.models.taps import Outputs
+from core.spec.methods import METHODS
 from core.spec.methods.composition import LogitParams
 
 
@@ -45,6 +47,22 @@ class LogitMethod(Method):
     def warmup(self, info: StepInfo) -> float:
         """Warm-up factor of the distillation term at a step, 0…1."""
         return 1.0
+
+
+def build_logit_term(name: str, context: MethodContext, *, temperature: float | None) -> LogitMethod:
+    """Build the logit method ``name`` as a term of another method, with its own defaults except for ``temperature``.
+
+    Raises ``InvalidSpec`` for a temperature that it does not support.
+    """
+    params_class = METHODS[name].params
+    assert issubclass(params_class, LogitParams), f"{name} compares more than logits"
+    try:
+        given = {} if temperature is None else params_class.temperature_fields(temperature)
+    except ValueError as error:
+        raise invalid_param("temperature", str(error)) from error
+    method = build_method(params_class.model_validate({"name": name, **given}), context)
+    assert isinstance(method, LogitMethod), f"{name} compares more than logits"
+    return method
 
 
 def _normalized_weights(weights: tuple[float, ...] | None, num_teachers: int) -> tuple[float, ...]:

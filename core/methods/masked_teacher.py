@@ -12,18 +12,14 @@ Shapes: B images, h heads, T student tokens, P of them prefix tokens, N patches,
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from core.methods.base import Batch, Method, MethodContext, StepContext, invalid_architecture
-from core.methods.logit_base import LogitMethod
-from core.methods.registry import build_method
+from core.methods.logit_base import LogitMethod, build_logit_term
 from core.models.align import resample
 from core.models.patch_masking import mask_patches, supports_patch_masking
 from core.models.structure import ModelStructure
 from core.models.taps import Feature, FeatureRequest, Outputs
-from core.spec.methods import METHODS
 from core.spec.methods.masked_teacher import MaskedTeacherParams
 
 _KD_TEMPERATURE = 1.0  # the paper's
@@ -84,9 +80,5 @@ def _check_student(structure: ModelStructure) -> None:
 
 
 def _logit_method(params: MaskedTeacherParams, context: MethodContext) -> LogitMethod:
-    fields: dict[str, Any] = {"name": params.logits}
-    if params.temperature is not None or params.logits == "kd":
-        fields["temperature"] = params.temperature or _KD_TEMPERATURE
-    method = build_method(METHODS[params.logits].params.model_validate(fields), context)
-    assert isinstance(method, LogitMethod), f"{params.logits} compares more than logits"
-    return method
+    temperature = _KD_TEMPERATURE if params.temperature is None and params.logits == "kd" else params.temperature
+    return build_logit_term(params.logits, context, temperature=temperature)

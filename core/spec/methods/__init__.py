@@ -47,6 +47,7 @@ from core.spec.methods.uvc import UvcParams
 from core.spec.methods.vid import VidParams
 from core.spec.methods.vitkd import VitkdParams
 from core.spec.methods.wsld import WsldParams
+from core.spec.methods.wttm import WttmParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ METHODS: dict[str, MethodEntry] = {
         LogitStandardizationParams, "core.methods.logit_standardization:LogitStandardization"
     ),
     "wsld": MethodEntry(WsldParams, "core.methods.wsld:Wsld"),
+    "wttm": MethodEntry(WttmParams, "core.methods.wttm:Wttm"),
     "ofa": MethodEntry(OfaParams, "core.methods.ofa:Ofa"),
     "deit": MethodEntry(DeitParams, "core.methods.deit:Deit"),
     "co_advise": MethodEntry(CoAdviseParams, "core.methods.co_advise:CoAdvise"),

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from core.spec.methods.base import MethodParams
 
-LogitTerm = Literal["kd", "dkd", "nkd", "dist", "logit_standardization", "wsld", "none"]
+LogitTerm = Literal["kd", "dkd", "nkd", "dist", "logit_standardization", "wsld", "wttm", "none"]
 LayerPair = tuple[Annotated[int, Field(ge=0, le=1000)], Annotated[int, Field(ge=0, le=1000)]]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
@@ -30,6 +30,11 @@ class LogitParams(MethodParams):
             raise PydanticCustomError("weights", "at least one teacher must have a weight above 0")
         return weights
 
+    @classmethod
+    def temperature_fields(cls, temperature: float) -> dict[str, float]:
+        """The parameters that set a temperature. Raises ``ValueError`` for a temperature that is not supported."""
+        return {"temperature": temperature}
+
 
 class FeatureParams(MethodParams):
     """Parameters of methods that add feature terms to a logit term and the labels."""
@@ -47,7 +52,11 @@ class FeatureParams(MethodParams):
     )
     logits_weight: Weight = Field(default=1.0, description="Weight of the logit term.")
     temperature: float | None = Field(
-        default=None, gt=0, le=100, description="Temperature of the logit term. Null: that method's own default."
+        default=None,
+        gt=0,
+        le=100,
+        description="Temperature of the logit term. Null: that method's own default. For `wttm`, which has an exponent "
+        "instead: 1 / exponent, at least 1.",
     )
 
 

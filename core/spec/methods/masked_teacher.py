@@ -35,7 +35,7 @@ class MaskedTeacherParams(MethodParams):
         description="Fraction of the patches that the teacher sees; 1 is the logit method without masking.",
     )
     label_weight: Weight = Field(default=0.5, description="Weight of the cross-entropy with the labels.")
-    logits: Literal["kd", "dkd", "nkd", "dist", "logit_standardization", "wsld"] = Field(
+    logits: Literal["kd", "dkd", "nkd", "dist", "logit_standardization", "wsld", "wttm"] = Field(
         default="kd", description="Logit method that compares student and teacher."
     )
     logits_weight: Weight = Field(default=0.5, description="Weight of the logit term.")
@@ -43,5 +43,6 @@ class MaskedTeacherParams(MethodParams):
         default=None,
         gt=0,
         le=100,
-        description="Temperature of the logit term. Null: 1 for `kd`, as in the paper, else the method's own default.",
+        description="Temperature of the logit term. Null: 1 for `kd`, as in the paper, else the method's own default. "
+        "For `wttm`: 1 / exponent, at least 1.",
     )

@@ -90,6 +90,7 @@ LOSSES = {
         lambda s, t: losses.token_divergence(s, t, distillation_type="hard", temperature=1.0),
         False,
     ),
+    "transformed_teacher": (LOGITS, lambda s, t: losses.transformed_teacher(s, t, exponent=1.0), True),
     "weighted_soft_labels": (LOGITS, with_labels(losses.weighted_soft_labels, alpha=2.0, **SOFT), False),
 }
 NOT_OF_A_PAIR = {
