@@ -15,6 +15,7 @@ from core.losses.maps import (
     hierarchical_context,
     masked_generation,
     neuron_selectivity,
+    spectral,
     target_aware,
 )
 from core.losses.noise import noise_adaptation, noise_matrix
@@ -70,6 +71,7 @@ __all__ = [
     "similarity_preserving",
     "smallest_groups",
     "sparse_soft_labels",
+    "spectral",
     "standardize",
     "target_aware",
     "token_divergence",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -71,6 +72,27 @@ def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
             pooled = F.adaptive_avg_pool2d(student, grid), F.adaptive_avg_pool2d(teacher, grid)
             total = total + weight * F.mse_loss(*pooled)
     return total / sum_of_weights
+
+
+@outside_autocast
+def spectral(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """SpectralKD: mean squared difference of the maps' spectra (Tian et al. 2024, arXiv:2412.19055).
+
+    The spectrum is the orthonormal real 2-D Fourier transform over H and W; the mean is over its real and imaginary
+    parts. The channels of a wider teacher are averaged to the student's number, neighbor by neighbor. Raises
+    ``ValueError`` if the student is wider than the teacher, or their grids differ.
+    """
+    require_maps(student_map, teacher_map)
+    width = student_map.shape[1]
+    if width > teacher_map.shape[1] or student_map.shape[2:] != teacher_map.shape[2:]:
+        shapes = f"{tuple(student_map.shape)} and {tuple(teacher_map.shape)}"
+        raise ValueError(f"maps must have the same grid, and the student at most the teacher's channels, not {shapes}")
+    student, teacher = student_map.float(), teacher_map.detach().float()
+    if teacher.shape[1] > width:
+        averaged_BPD = F.adaptive_avg_pool1d(teacher.flatten(2).transpose(1, 2), width)
+        teacher = averaged_BPD.transpose(1, 2).reshape(student.shape)
+    difference = torch.fft.rfft2(student - teacher, norm="ortho")  # the transform is linear
+    return torch.view_as_real(difference).square().mean()
 
 
 @outside_autocast

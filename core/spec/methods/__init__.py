@@ -41,6 +41,7 @@ from core.spec.methods.rkd import RkdParams
 from core.spec.methods.scratch import ScratchParams
 from core.spec.methods.self_distillation import SelfDistillationParams
 from core.spec.methods.similarity import SimilarityParams
+from core.spec.methods.spectral import SpectralParams
 from core.spec.methods.target_aware import TargetAwareParams
 from core.spec.methods.tinyvit import TinyvitParams
 from core.spec.methods.uvc import UvcParams
@@ -90,6 +91,7 @@ METHODS: dict[str, MethodEntry] = {
     "review": MethodEntry(ReviewParams, "core.methods.review:Review"),
     "mgd": MethodEntry(MgdParams, "core.methods.mgd:Mgd"),
     "vitkd": MethodEntry(VitkdParams, "core.methods.vitkd:Vitkd"),
+    "spectral": MethodEntry(SpectralParams, "core.methods.spectral:Spectral"),
     "lift": MethodEntry(LiftParams, "core.methods.lift:Lift"),
     "cumulative_spatial": MethodEntry(CumulativeSpatialParams, "core.methods.cumulative_spatial:CumulativeSpatial"),
     "masked_teacher": MethodEntry(MaskedTeacherParams, "core.methods.masked_teacher:MaskedTeacher"),

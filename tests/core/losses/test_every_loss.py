@@ -84,6 +84,7 @@ LOSSES = {
         lambda s, t: losses.sparse_soft_labels(s, *reversed(t.softmax(dim=1).topk(3))),
         False,
     ),
+    "spectral": (MAPS, losses.spectral, True),
     "target_aware": (MAPS, lambda s, t: losses.target_aware(s, t, s, t, heads=2), False),
     "token_divergence": (
         LOGITS,
