@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from potstill_models.blocks import BlockMaker, MultiplexedBlock
 from potstill_models.options import VitOptions
-from potstill_models.stems import CoAdviseStem
+from potstill_models.stems import CoAdviseStem, ConvStem, Stem
 
 __all__ = ["PotstillVit"]  # timm adds the registered name
 
@@ -107,7 +107,7 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
             depth=depth // vit_options.repeats,
             num_heads=num_heads,
             reg_tokens=vit_options.distillation_tokens,  # same number and position as timm's register tokens
-            embed_layer=PatchEmbed if vit_options.stem == "patch" else _co_advise,
+            embed_layer=_embed_layer(vit_options),
             block_fn=maker,
             weight_init="skip",
             **options,
@@ -274,11 +274,11 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         return maps
 
     def _rename_register_tokens(self) -> None:
-        """Use register tokens as distillation tokens; the two stems compute theirs from the image."""
+        """Use register tokens as distillation tokens; other stems compute theirs from the image."""
         token = self.reg_token
         del self.reg_token
         self.reg_token, self.num_reg_tokens = None, 0
-        self.dist_token = None if self.options.stem == "co_advise" else token
+        self.dist_token = token if self.options.stem == "patch" else None
 
     def _build_norm_and_heads(self, norm_layer: Callable[..., nn.Module], dd: dict[str, Any]) -> None:
         """Build norm, lift and heads at the width of their inputs."""
@@ -302,10 +302,19 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
             self.heads_dist = nn.ModuleList(head() for _ in range(self.options.distillation_tokens))
 
 
-def _co_advise(*, dynamic_img_pad: bool, **options: Any) -> CoAdviseStem:
+def _embed_layer(options: VitOptions) -> Callable[..., nn.Module]:
+    match options.stem:
+        case "conv":
+            return partial(_fixed_stem, ConvStem, token=options.distillation_tokens > 0)
+        case "co_advise":
+            return partial(_fixed_stem, CoAdviseStem)
+    return PatchEmbed  # type: ignore[no-any-return]
+
+
+def _fixed_stem(build: type[Stem], *, dynamic_img_pad: bool, **options: Any) -> Stem:
     if dynamic_img_pad:
-        raise ValueError("the stem co_advise has a fixed input size")
-    return CoAdviseStem(**options)
+        raise ValueError("this stem has a fixed input size")
+    return build(**options)
 
 
 def _side(size: int | Sequence[int]) -> int:
@@ -348,6 +357,7 @@ def potstill_vit(pretrained: bool = False, **kwargs: Any) -> Any:  # noqa: FBT00
     if isinstance(model, PotstillVit):  # parts that timm adapts to other channels and classes
         heads = [f"heads_dist.{index}" for index in range(model.options.distillation_tokens)]
         model.pretrained_cfg["classifier"] = ["head", *heads] if heads else "head"
-        if model.options.stem == "co_advise":
-            model.pretrained_cfg["first_conv"] = ["patch_embed.conv.0", "patch_embed.involution.0"]
+        stems = {"conv": ["conv"], "co_advise": ["conv", "involution"]}.get(model.options.stem)
+        if stems is not None:
+            model.pretrained_cfg["first_conv"] = [f"patch_embed.{stem}.0" for stem in stems]
     return model

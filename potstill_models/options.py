@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 MAX_TOKENS = 16
 STEM_TOKENS = 2  # one from each stem
-_STEMS = ("patch", "co_advise")
+_STEMS = ("patch", "conv", "co_advise")
 _STARTS = ("random", "identity")
 
 
@@ -24,7 +24,8 @@ class VitOptions:
     """Arguments of ``potstill_vit`` that timm's ViT does not have.
 
     ``distillation_tokens``: learned tokens after the class token, each with its own head.
-    ``stem``: ``patch``, or ``co_advise``, whose two stems also produce the two distillation tokens.
+    ``stem``: ``patch``; ``conv``, convolutions, which also produce the distillation token if there is one; or
+    ``co_advise``, whose two stems produce the two distillation tokens.
     ``repeats``: runs of each stored block; ``depth`` counts runs. ``head_transforms`` and ``relative_position`` are
     separate for each run. ``transform_start``: ``random``, near zero as in the authors' code, or ``identity``, so that
     a run starts as a plain block.
@@ -72,7 +73,9 @@ class VitOptions:
         if not 0 <= self.distillation_tokens <= MAX_TOKENS:
             raise ValueError(f"distillation_tokens is 0 to {MAX_TOKENS}, not {self.distillation_tokens}")
         if self.stem not in _STEMS:
-            raise ValueError(f"stem is {' or '.join(_STEMS)}, not {self.stem!r}")
+            raise ValueError(f"stem is {', '.join(_STEMS[:-1])} or {_STEMS[-1]}, not {self.stem!r}")
+        if self.stem == "conv" and self.distillation_tokens > 1:
+            raise ValueError("the stem conv produces one token: set distillation_tokens to 0 or 1")
         _check_start(self.transform_start)
         if self.stem == "co_advise" and self.distillation_tokens != STEM_TOKENS:
             raise ValueError("the stem co_advise produces two tokens: set distillation_tokens to 2")

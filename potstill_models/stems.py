@@ -1,4 +1,4 @@
-"""The two stems of a co-advised student (Ren et al. 2022, arXiv:2106.12378): convolution and involution.
+"""Stems of a co-advised student (Ren et al. 2022, arXiv:2106.12378): a convolution, or one with an involution.
 
 Deviation: the second stem is RedNet's small one (convolution, involution, convolution) in plain torch operations.
 Shapes: B images, C channels, G groups, k kernel side, N patches, D width.
@@ -17,10 +17,10 @@ _GROUP_CHANNELS = 16
 _REDUCTION = 4
 
 
-class CoAdviseStem(nn.Module):
-    """Embed images as ``[mean of the first stem, mean of the second, their sum]`` (B, 2 + N, D)."""
+class Stem(nn.Module):
+    """Attributes and methods of timm's patch embedding, for a stem with a fixed size of square images."""
 
-    def __init__(self, *, img_size: int, patch_size: int, in_chans: int, embed_dim: int, bias: bool, **dd: Any) -> None:
+    def __init__(self, *, img_size: int, patch_size: int) -> None:
         super().__init__()
         if img_size % patch_size:
             raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
@@ -28,23 +28,6 @@ class CoAdviseStem(nn.Module):
         self.patch_size = (patch_size, patch_size)
         self.grid_size = (img_size // patch_size, img_size // patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
-        stride = 1 if patch_size % 2 else 2  # an odd patch size is not divisible by 2
-        rest = patch_size // stride
-        half = _CHANNELS // 2
-        self.conv = nn.Sequential(
-            *_conv(in_chans, _CHANNELS, 7, stride, dd),
-            *_conv(_CHANNELS, _CHANNELS, 3, 1, dd),
-            *_conv(_CHANNELS, _CHANNELS, 3, 1, dd),
-            nn.Conv2d(_CHANNELS, embed_dim, rest, rest, bias=bias, **dd),
-        )
-        self.involution = nn.Sequential(
-            *_conv(in_chans, half, 3, stride, dd),
-            Involution(half, 3, **dd),
-            nn.BatchNorm2d(half, **dd),
-            nn.ReLU(),
-            *_conv(half, _CHANNELS, 3, 1, dd),
-            nn.Conv2d(_CHANNELS, embed_dim, rest, rest, bias=bias, **dd),
-        )
 
     def feat_ratio(self, as_scalar: bool = True) -> tuple[int, int] | int:  # noqa: FBT001, FBT002 - timm's signature
         """Return pixels per patch, as timm's patch embedding does."""
@@ -54,12 +37,54 @@ class CoAdviseStem(nn.Module):
         """Return patches a side, as timm's patch embedding does."""
         return img_size[0] // self.patch_size[0], img_size[1] // self.patch_size[1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute both stems; their means come first."""
+    def require_image_size(self, x: Tensor) -> None:
+        """Raise ``ValueError`` for images of another size."""
         if x.shape[-2:] != self.img_size:
             raise ValueError(
                 f"images are {x.shape[-2]} by {x.shape[-1]} pixels and should be {self.img_size[0]} a side"
             )
+
+
+class ConvStem(Stem):
+    """Embed images by four convolutions: ``[mean of the patches, patches]`` (B, 1 + N, D), or patches (B, N, D).
+
+    The mean is the distillation token's input; ``token`` says whether it is returned.
+    """
+
+    def __init__(
+        self, *, img_size: int, patch_size: int, in_chans: int, embed_dim: int, bias: bool, token: bool, **dd: Any
+    ) -> None:
+        super().__init__(img_size=img_size, patch_size=patch_size)
+        self.token = token
+        self.conv = _convolutions(in_chans, embed_dim, patch_size, bias=bias, dd=dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the patches, after their mean if there is a token."""
+        self.require_image_size(x)
+        patches_BND: Tensor = self.conv(x).flatten(2).transpose(1, 2)
+        return torch.cat([patches_BND.mean(dim=1, keepdim=True), patches_BND], dim=1) if self.token else patches_BND
+
+
+class CoAdviseStem(Stem):
+    """Embed images as ``[mean of the first stem, mean of the second, their sum]`` (B, 2 + N, D)."""
+
+    def __init__(self, *, img_size: int, patch_size: int, in_chans: int, embed_dim: int, bias: bool, **dd: Any) -> None:
+        super().__init__(img_size=img_size, patch_size=patch_size)
+        stride, rest = _strides(patch_size)
+        half = _CHANNELS // 2
+        self.conv = _convolutions(in_chans, embed_dim, patch_size, bias=bias, dd=dd)
+        self.involution = nn.Sequential(
+            *_conv(in_chans, half, 3, stride, dd),
+            Involution(half, 3, **dd),
+            nn.BatchNorm2d(half, **dd),
+            nn.ReLU(),
+            *_conv(half, _CHANNELS, 3, 1, dd),
+            nn.Conv2d(_CHANNELS, embed_dim, rest, rest, bias=bias, **dd),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute both stems; their means come first."""
+        self.require_image_size(x)
         conv_BND = self.conv(x).flatten(2).transpose(1, 2)
         involution_BND = self.involution(x).flatten(2).transpose(1, 2)
         tokens = [conv_BND.mean(dim=1, keepdim=True), involution_BND.mean(dim=1, keepdim=True)]
@@ -96,6 +121,23 @@ class Involution(nn.Module):
             row, column = divmod(position, k)
             out = out + kernels[:, :, position] * padded[..., row : row + H, column : column + W]
         return out.reshape(B, C, H, W)
+
+
+def _strides(patch_size: int) -> tuple[int, int]:
+    """Strides of a stem's first convolution and of its last one."""
+    stride = 1 if patch_size % 2 else 2  # an odd patch size is not divisible by 2
+    return stride, patch_size // stride
+
+
+def _convolutions(in_chans: int, embed_dim: int, patch_size: int, *, bias: bool, dd: dict[str, Any]) -> nn.Sequential:
+    """7 × 7, twice 3 × 3, and a convolution whose kernels do not overlap."""
+    stride, rest = _strides(patch_size)
+    return nn.Sequential(
+        *_conv(in_chans, _CHANNELS, 7, stride, dd),
+        *_conv(_CHANNELS, _CHANNELS, 3, 1, dd),
+        *_conv(_CHANNELS, _CHANNELS, 3, 1, dd),
+        nn.Conv2d(_CHANNELS, embed_dim, rest, rest, bias=bias, **dd),
+    )
 
 
 def _conv(before: int, after: int, side: int, stride: int, dd: dict[str, Any]) -> list[nn.Module]:

@@ -21,6 +21,7 @@ from core.losses.maps import (
 from core.losses.noise import noise_adaptation, noise_matrix
 from core.losses.patches import hidden_relation, manifold, qkv_relation
 from core.losses.probe import attention_concentration, attention_probe, wild_scores
+from core.losses.regression import normalized_regression
 from core.losses.relations import (
     correlation,
     probabilistic_transfer,
@@ -62,6 +63,7 @@ __all__ = [
     "noise_adaptation",
     "noise_matrix",
     "normalized",
+    "normalized_regression",
     "one_for_all",
     "phi_s",
     "probabilistic_transfer",

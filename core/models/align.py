@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
 
 from core.models.taps import Feature
 
@@ -52,6 +54,29 @@ class TokenProjector(nn.Module):
     def forward(self, tokens_BND: Tensor) -> Tensor:
         """Project tokens or embeddings."""
         projected: Tensor = self.linear(tokens_BND.float())
+        return projected
+
+
+class OrthogonalProjector(nn.Module):
+    """A linear layer without bias whose weight W is orthogonal, (..., D) to (..., D_t), in float32.
+
+    WᵀW is the identity, which preserves distances; if the layer narrows, WWᵀ is. The trained parameter is the
+    unconstrained one of torch's parametrization: the matrix exponential for a square W, otherwise Householder
+    reflections without the additional matrix of the larger width squared. It must have no weight decay: the
+    reflections read the signs on its diagonal as integers, and a decayed −0.9999 counts as 0, which sets W to zero.
+    """
+
+    def __init__(self, width: int, out_width: int) -> None:
+        super().__init__()
+        device = torch.empty(0).device
+        with torch.device("cpu"):  # the initial weight is decomposed, which the meta device cannot do
+            linear = nn.Linear(width, out_width, bias=False)
+            self.linear = orthogonal(linear, use_trivialization=width == out_width)
+        self.to(device)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project features."""
+        projected: Tensor = self.linear(features.float())
         return projected
 
 

@@ -9,6 +9,8 @@ OPTIONS = {
     "plain": {},
     "tokens": {"distillation_tokens": 3},
     "tokens without positions": {"distillation_tokens": 2, "no_embed_class": True},
+    "convolutions": {"stem": "conv"},
+    "convolutions with a token": {"stem": "conv", "distillation_tokens": 1},
     "two stems": {"distillation_tokens": 2, "stem": "co_advise"},
     "two stems, odd patches": {"distillation_tokens": 2, "stem": "co_advise", "img_size": 14, "patch_size": 7},
     "repeats": {"repeats": 2},

@@ -144,6 +144,16 @@ def test_tokens_of_the_two_stems_are_their_means(build, images):
     assert torch.allclose(tokens[:, 2:].mean(1), convolved + involved, atol=1e-6)
 
 
+def test_the_token_of_a_convolutional_stem_is_the_mean_of_its_patches(build, images):
+    model, without = build(distillation_tokens=1, stem="conv"), build(stem="conv")
+    tokens = model.patch_embed(images)
+
+    assert model.dist_token is None
+    assert tokens.shape == (3, 1 + 16, 32)
+    assert torch.equal(tokens[:, 1:], without.patch_embed(images))
+    assert torch.allclose(tokens[:, 0], tokens[:, 1:].mean(1), atol=1e-6)
+
+
 def test_a_lift_projects_all_tokens_before_the_head(build, images):
     model = build(lift_width=48)
     tokens = model.forward_features(images)

@@ -47,6 +47,7 @@ from core.spec.methods.tinyvit import TinyvitParams
 from core.spec.methods.uvc import UvcParams
 from core.spec.methods.vid import VidParams
 from core.spec.methods.vitkd import VitkdParams
+from core.spec.methods.vkd import VkdParams
 from core.spec.methods.wsld import WsldParams
 from core.spec.methods.wttm import WttmParams
 
@@ -91,6 +92,7 @@ METHODS: dict[str, MethodEntry] = {
     "review": MethodEntry(ReviewParams, "core.methods.review:Review"),
     "mgd": MethodEntry(MgdParams, "core.methods.mgd:Mgd"),
     "vitkd": MethodEntry(VitkdParams, "core.methods.vitkd:Vitkd"),
+    "vkd": MethodEntry(VkdParams, "core.methods.vkd:Vkd"),
     "spectral": MethodEntry(SpectralParams, "core.methods.spectral:Spectral"),
     "lift": MethodEntry(LiftParams, "core.methods.lift:Lift"),
     "cumulative_spatial": MethodEntry(CumulativeSpatialParams, "core.methods.cumulative_spatial:CumulativeSpatial"),

@@ -73,6 +73,7 @@ LOSSES = {
         False,
     ),
     "normalized": (LOGITS, with_labels(losses.normalized, gamma=1.5, **SOFT), False),
+    "normalized_regression": (TOKENS, lambda s, t: losses.normalized_regression(s, t, normalization="layer"), False),
     "one_for_all": (LOGITS, with_labels(losses.one_for_all, epsilon=1.5, **SOFT), False),
     "probabilistic_transfer": (POOLED, losses.probabilistic_transfer, True),
     "qkv_relation": (TOKENS, lambda s, t: losses.qkv_relation((s, s, s), (t, t, t), relation_heads=2), False),
