@@ -35,6 +35,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "fitnets + dkd": ("fitnets", {"logits": "dkd", "warmup_epochs": 0.5}, {}),
     "lift, wide_last": ("lift", {"form": "wide_last"}, {}),
     "dearkd, data_free": ("dearkd", {"data_free": True, "num_images": 64, "iterations": 20}, {}),
+    "vitkd + wttm": ("vitkd", {"logits": "wttm"}, {}),
+    "vkd, conv stem": ("vkd", {"stem": "conv"}, {}),
+    "kd, balanced": ("kd", {}, {"balance": {"rule": "projected"}}),
+    "kd, dot": ("kd", {}, {"balance": {"rule": "dot"}, "optimizer": "sgd"}),
     "tinyvit, 2 views, mixup, EMA": ("tinyvit", {}, {"views": 2, "mixup": 0.8, "ema": 0.9}),
 }
 """Additional jobs by label: method, its parameters, and changes of the training block."""

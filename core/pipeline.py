@@ -227,6 +227,7 @@ class _Pipeline:
             ),
             compute=self.context.compute,
             ema=training.ema,
+            balance=training.balance,
         )
 
     def _preflight(self, prepared: _Prepared) -> None:

@@ -7,6 +7,7 @@ documented otherwise, and raises ``ValueError`` for invalid shapes.
 
 from core.losses.divergence import Reduction, binary_kd, cross_entropy_kd, kd, transformed_teacher
 from core.losses.embeddings import MatchReduction, drop_teachers, embedding_match
+from core.losses.gradients import GradientRule, gradient_weights
 from core.losses.groups import smallest_groups
 from core.losses.hadamard import hadamard, has_hadamard, phi_s
 from core.losses.logit_relations import batch_correlation, class_correlation, dist, standardize
@@ -35,6 +36,7 @@ from core.losses.token import DistillationType, co_advise, deit, token_divergenc
 
 __all__ = [
     "DistillationType",
+    "GradientRule",
     "MatchReduction",
     "Reduction",
     "attention_concentration",
@@ -52,6 +54,7 @@ __all__ = [
     "dist",
     "drop_teachers",
     "embedding_match",
+    "gradient_weights",
     "hadamard",
     "has_hadamard",
     "hidden_relation",

@@ -73,6 +73,11 @@ class AttentionProbe(Method):
         """False: the selected images are not views of the training split."""
         return False
 
+    @property
+    def balanceable(self) -> bool:
+        """False: there is no label term."""
+        return False
+
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted; the batch's labels are not used."""
         params, (teacher,) = self.params, teachers

@@ -211,6 +211,11 @@ class Method(nn.Module, ABC):
         return True
 
     @property
+    def balanceable(self) -> bool:
+        """Whether there are terms of the labels and other ones, which ``training.balance`` can balance."""
+        return True
+
+    @property
     def cacheable(self) -> bool:
         """Whether teacher outputs can be computed ahead of the training and read from the teacher cache.
 
@@ -244,7 +249,10 @@ class Method(nn.Module, ABC):
         """
 
     def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
-        """The weighted loss terms of one step by name, float32 scalars; their sum is minimized."""
+        """The weighted loss terms of one step by name, float32 scalars; their sum is minimized.
+
+        Terms that compare with the labels are named as :func:`is_label_term` says.
+        """
         teachers = step.teacher_outputs(batch)
         return self.loss(batch, step.student(batch.images), teachers, step.info)
 
@@ -273,6 +281,11 @@ class Method(nn.Module, ABC):
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of ``logits`` (B, C) with the batch's labels, with the spec's label smoothing."""
         return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+
+
+def is_label_term(name: str) -> bool:
+    """Whether a loss term of this name compares with the labels: ``label``, or a name that ends with ``_label``."""
+    return name == "label" or name.endswith("_label")
 
 
 def warmup_factor(info: StepInfo, epochs: float) -> float:

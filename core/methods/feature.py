@@ -49,6 +49,11 @@ class FoundationFeatures(Method):
         """Never: the teacher's classes are irrelevant."""
         return False
 
+    @property
+    def balanceable(self) -> bool:
+        """False: there is no label term."""
+        return False
+
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted; labels are not used."""
         (teacher,), terms = teachers, {}

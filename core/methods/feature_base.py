@@ -27,6 +27,11 @@ class FeatureMethod(Method):
         """Whether there is a logit term."""
         return self.logit_method is not None and self.composition.logits_weight > 0
 
+    @property
+    def balanceable(self) -> bool:
+        """Whether there is a label term."""
+        return self.composition.label_weight > 0
+
     def feature_weight(self, info: StepInfo) -> float:
         """Weight of the feature terms in a step, with their warm-up."""
         return self.composition.weight * warmup_factor(info, self.composition.warmup_epochs)

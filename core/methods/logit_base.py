@@ -25,6 +25,11 @@ class LogitMethod(Method):
         super().__init__(context)
         self.teacher_weights = _normalized_weights(params.teacher_weights, len(context.teachers))
 
+    @property
+    def balanceable(self) -> bool:
+        """Whether both terms have a weight."""
+        return self.label_weight > 0 and self.distillation_weight > 0
+
     @abstractmethod
     def distance(self, student_BC: Tensor, teacher_BC: Tensor, batch: Batch) -> Tensor:
         """Distance of the student's logits to one teacher's, a scalar."""

@@ -97,6 +97,11 @@ class Minivit(Method):
         """Whether there is a term ``distillation``."""
         return self.params.logits_weight > 0
 
+    @property
+    def balanceable(self) -> bool:
+        """Whether there is a label term."""
+        return self.params.label_weight > 0
+
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted."""
         params, (teacher,) = self.params, teachers

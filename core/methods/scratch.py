@@ -17,6 +17,11 @@ class Scratch(Method):
     def __init__(self, params: ScratchParams, context: MethodContext) -> None:
         super().__init__(context)
 
+    @property
+    def balanceable(self) -> bool:
+        """False: there is no other term."""
+        return False
+
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """The term ``label``."""
         return {"label": self.label_loss(student.logits, batch)}

@@ -7,7 +7,7 @@ parameters and activations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from core.data.views import steps_per_epoch
@@ -27,6 +27,7 @@ CPU_FLOPS_PER_THREAD = 45e9  # fp32, per second
 CUDA_FLOPS = 15e12  # per second, bf16 training of small models; they do not fill a large GPU
 CALL_SECONDS = 50e-6  # overhead of one module's forward pass
 TRAINING_FACTOR = 3  # a backward pass costs two forward passes
+BALANCED_FACTOR = 5  # with a second backward pass
 START_AND_EXPORT_SECONDS = 8.0  # loading data, preflight, ONNX export, report
 PROCESS_BYTES = 700 * 1024**2  # torch, timm and other libraries
 _EVALUATION_BATCH = 256
@@ -44,6 +45,7 @@ class Workload:
     steps: int
     trains: bool
     optimizer: OptimizerName = "adamw"
+    is_balanced: bool = False  # the gradients of two losses are computed one after another
 
 
 def estimate_job(
@@ -98,7 +100,7 @@ def workload_seconds(workload: Workload, *, threads: int, accelerator: str) -> f
     """Seconds of one workload."""
     model = workload.model
     flops_per_second = CUDA_FLOPS if accelerator == "cuda" else CPU_FLOPS_PER_THREAD * threads**0.9
-    factor = TRAINING_FACTOR if workload.trains else 1
+    factor = (BALANCED_FACTOR if workload.is_balanced else TRAINING_FACTOR) if workload.trains else 1
     step_seconds = factor * (model.flops * workload.batch_size / flops_per_second + model.calls * CALL_SECONDS)
     return step_seconds * workload.steps
 
@@ -155,7 +157,8 @@ def _image_bytes(spec: JobSpec, dataset: DatasetInfo, num_images: int, image_siz
 
 
 def _student_training(spec: JobSpec, student: ModelPlan, num_images: int) -> Workload:
-    return _training(spec.training, student, num_images)
+    is_balanced = spec.training.balance.rule != "none"
+    return replace(_training(spec.training, student, num_images), is_balanced=is_balanced)
 
 
 def _training(training: TrainingBase, model: ModelPlan, num_images: int) -> Workload:
@@ -214,8 +217,10 @@ def _model_figures(plan: ModelPlan) -> dict[str, Any]:
 
 
 def _training_bytes(workload: Workload) -> int:
-    own = _bytes_per_parameter(workload.optimizer) * workload.model.parameters
-    return own + 4 * workload.model.activations * workload.batch_size
+    per_parameter = _bytes_per_parameter(workload.optimizer)
+    if workload.is_balanced:
+        per_parameter += 12  # a second gradient, and both as flat tensors
+    return per_parameter * workload.model.parameters + 4 * workload.model.activations * workload.batch_size
 
 
 def _bytes_per_parameter(optimizer: OptimizerName) -> int:

@@ -21,6 +21,7 @@ from core.models.meta_device import build_on_meta, on_meta
 from core.models.plan import ModelPlan, class_mismatch, model_inputs, plan_student, plan_teacher
 from core.models.preprocessing import plain_preprocessing
 from core.models.structure import inspect_structure
+from core.resolve.balance_checks import balance_errors
 from core.resolve.build_errors import at_size_field
 from core.resolve.class_names import misplaced_class
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
@@ -110,6 +111,7 @@ def resolve(
     num_images = method.num_images or _num_training_images(spec, dataset)
     collector.errors += device_errors(resolved, method, num_images)
     collector.errors += accumulation_errors(resolved, method)
+    collector.errors += balance_errors(resolved, method)
     collector.raise_if_any()
     warnings = spec_warnings(resolved, _classified(spec, dataset), models, student, teachers, num_images=num_images)
     warnings += [*format_warnings, *device_warnings(resolved, student_model, method)]

@@ -1,11 +1,13 @@
 """The job spec: validated by the API, run by the worker, repeated in the report. Imports no torch."""
 
+from core.spec.balance import BalanceSpec
 from core.spec.job import JobSpec, ModelSpec, StudentSpec, TeacherSpec, TeacherTrainingSpec, TrainingBase, TrainingSpec
 from core.spec.methods import METHODS, MethodParams
 from core.spec.parse import parse_job_spec
 
 __all__ = [
     "METHODS",
+    "BalanceSpec",
     "JobSpec",
     "MethodParams",
     "ModelSpec",

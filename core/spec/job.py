@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from core.spec.balance import BalanceSpec
 from core.spec.document import StrictModel, not_available
 from core.spec.exports import REQUIRED_FORMAT, ExportName
 from core.spec.methods import MethodSpec
@@ -232,6 +233,23 @@ class TrainingSpec(TrainingBase):
         le=10_000,
         description="Keep the student's weights every this many epochs. Null: only the last.",
     )
+    balance: BalanceSpec = Field(
+        default_factory=BalanceSpec,
+        description="Balance between the gradients of labels and distillation, for methods with a label term.",
+    )
+
+    @field_validator("balance")
+    @classmethod
+    def _require_sgd_for_dot(cls, balance: BalanceSpec, info: ValidationInfo) -> BalanceSpec:
+        optimizer = info.data.get("optimizer", "sgd")  # absent if it is invalid
+        if balance.rule == "dot" and optimizer != "sgd":
+            raise PydanticCustomError(
+                "balance",
+                "dot gives SGD two momenta, and the optimizer is {optimizer}; set optimizer to sgd, or rule to "
+                "projected, min_norm or equal_norm",
+                {"optimizer": optimizer},
+            )
+        return balance
 
 
 class TeacherTrainingSpec(TrainingBase):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -21,13 +22,14 @@ LAG_STEPS = {"cpu": 0, "cuda": 2}  # by device type; 2 keeps the device busy whi
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """Metrics of one step (counted from 0): the loss terms, their sum, and the norm of the gradient."""
+    """Metrics of one step (counted from 0): the loss terms, their sum, the norm of the gradient, and ``others``."""
 
     step: int
     terms: dict[str, float]
     loss: float
     gradient_norm: float
     learning_rate: float
+    others: Mapping[str, float] = field(default_factory=dict)
 
     def values(self) -> dict[str, float]:
         """Metrics by the name under which they are logged."""
@@ -36,15 +38,17 @@ class StepMetrics:
             **self.terms,
             "learning_rate": self.learning_rate,
             "gradient_norm": self.gradient_norm,
+            **self.others,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingMetrics:
-    """Metrics being copied to the host: terms, loss and norm. ``values`` is valid after ``copied``."""
+    """Metrics being copied to the host: terms, loss, norm and others. ``values`` is valid after ``copied``."""
 
     step: int
     names: Sequence[str]
+    other_names: Sequence[str]
     values: Tensor
     copied: torch.cuda.Event | None
     learning_rate: float
@@ -52,8 +56,13 @@ class _PendingMetrics:
     def read(self) -> StepMetrics:
         if self.copied is not None:
             self.copied.synchronize()
-        *terms, loss, norm = self.values.tolist()
-        return StepMetrics(self.step, dict(zip(self.names, terms, strict=True)), loss, norm, self.learning_rate)
+        values = self.values.tolist()
+        count = len(self.names)
+        terms, others = (
+            dict(zip(self.names, values, strict=False)),
+            dict(zip(self.other_names, values[count + 2 :], strict=True)),
+        )
+        return StepMetrics(self.step, terms, values[count], values[count + 1], self.learning_rate, others)
 
 
 class MetricQueue:
@@ -63,15 +72,25 @@ class MetricQueue:
         self.lag = lag
         self._pending: deque[_PendingMetrics] = deque()
 
-    def put(self, step: int, names: Sequence[str], values: Tensor, *, learning_rate: float) -> None:
-        """Start copying the metrics of a step: shape (terms + 2,), loss and gradient norm last."""
+    def put(
+        self,
+        step: int,
+        names: Sequence[str],
+        values: Tensor,
+        *,
+        learning_rate: float,
+        others: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        """Start copying the metrics of a step: shape (terms + 2,), loss and gradient norm last, and other scalars."""
+        if others:
+            values = torch.cat((values, torch.stack(tuple(others.values()))))
         copied = None
         if values.device.type == "cuda":
             host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             values = host.copy_(values, non_blocking=True)
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
-        self._pending.append(_PendingMetrics(step, names, values, copied, learning_rate))
+        self._pending.append(_PendingMetrics(step, names, tuple(others), values, copied, learning_rate))
 
     def pop_due(self) -> Iterator[StepMetrics]:
         """Yield the metrics of steps older than the lag, in step order."""

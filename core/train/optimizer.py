@@ -10,6 +10,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from core.spec.job import OptimizerName
+from core.train.dot import DotSgd
 
 CONSTANT_RATE = "constant_rate"  # of a parameter group: a learning rate that follows no schedule
 _SGD_MOMENTUM = 0.9
@@ -40,14 +41,23 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[
 
 
 def build_optimizer(
-    modules: Sequence[nn.Module], *, learning_rate: float, weight_decay: float, name: OptimizerName = "adamw"
+    modules: Sequence[nn.Module],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    name: OptimizerName = "adamw",
+    dot_delta: float | None = None,
 ) -> torch.optim.Optimizer:
     """Build an optimizer, fused where it can be: one kernel on CUDA, and a fifth of the unfused overhead on a CPU.
 
     ``sgd`` has Nesterov momentum 0.9, and adds the weight decay to the gradient. ``adamw`` and ``lion`` (Chen et al.
-    2023, arXiv:2302.06675) decay weights by ``learning_rate`` · ``weight_decay``.
+    2023, arXiv:2302.06675) decay weights by ``learning_rate`` · ``weight_decay``. With ``dot_delta``, ``sgd`` is
+    :class:`DotSgd`.
     """
     groups = parameter_groups(modules, weight_decay)
+    if dot_delta is not None:
+        assert name == "sgd"
+        return DotSgd(groups, lr=learning_rate, momentum=_SGD_MOMENTUM, delta=dot_delta)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
     options: dict[str, Any] = {"momentum": _SGD_MOMENTUM, "fused": True} if name == "sgd" else {}

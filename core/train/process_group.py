@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -82,6 +82,40 @@ class ProcessGroup:
             values = values * batch_fraction
             dist.all_reduce(values)
         return values
+
+    def average_gradients(
+        self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """Average the gradients of ``parameters`` over the ranks, as DDP would.
+
+        A gradient that a rank lacks counts as zero there; one that all ranks lack stays None.
+        """
+        if self.world_size == 1:
+            return list(gradients)
+        is_reached = torch.tensor([gradient is not None for gradient in gradients], dtype=torch.int32)
+        dist.all_reduce(is_reached)  # on the CPU, over gloo
+        averaged: list[Tensor | None] = [None] * len(parameters)
+        reached = is_reached.nonzero().flatten().tolist()
+        if not reached:
+            return averaged
+        found = [gradients[index] for index in reached]
+        dense = [
+            torch.zeros_like(parameters[index]) if gradient is None else gradient
+            for index, gradient in zip(reached, found, strict=True)
+        ]
+        flat_P = torch.cat([gradient.flatten() for gradient in dense])
+        dist.all_reduce(flat_P)
+        parts = torch.split(flat_P / self.world_size, [gradient.numel() for gradient in dense])
+        for index, part in zip(reached, parts, strict=True):
+            averaged[index] = part.view_as(parameters[index])
+        return averaged
+
+    def broadcast_buffers(self, modules: Iterable[nn.Module]) -> None:
+        """Replace the buffers of modules by those of rank 0, as DDP does before a step."""
+        if self.world_size > 1:
+            for module in modules:
+                for buffer in module.buffers():
+                    dist.broadcast(buffer, src=0)
 
     def rank_zero_first(self, work: Callable[[], None]) -> None:
         """Call ``work`` on rank 0, then on all other ranks."""

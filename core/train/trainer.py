@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -18,8 +18,9 @@ from core.models.built import BuiltModel
 from core.models.taps import Outputs, run_tapped
 from core.reporting import Control, Interrupted, Reporter, SavedCheckpoint
 from core.seeds import derive_seed, seed_generators, step_seed
-from core.spec import TrainingBase, TrainingSpec
+from core.spec import BalanceSpec, TrainingBase, TrainingSpec
 from core.train.async_metrics import LAG_STEPS, MetricQueue, StepMetrics, non_finite_loss
+from core.train.balance import build_balance
 from core.train.checkpoint import TrainState, read_checkpoint, write_checkpoint
 from core.train.ema import Ema
 from core.train.loader import BatchLoader
@@ -74,6 +75,7 @@ class TrainingSetup:
     compute: ComputeConfig
     ema: float | None = None
     teacher_outputs: TeacherOutputSource | None = None
+    balance: BalanceSpec = field(default_factory=BalanceSpec)
 
 
 class TrainStep:
@@ -101,11 +103,13 @@ class TrainStep:
                 name=setup.training.optimizer,
                 learning_rate=setup.training.learning_rate,
                 weight_decay=setup.training.weight_decay,
+                dot_delta=setup.balance.dot_delta,
             ),
             ema=None if setup.ema is None else Ema(module, setup.ema),
         )
         self._parameters = [p for g in self.state.optimizer.param_groups for p in g["params"]]
         self._terms = ranks.wrap_terms(module, setup.method)
+        self._balance = build_balance(setup.balance, self.state.optimizer, [module, setup.method], ranks)
         # Each rank draws its own dropout masks, for its own images.
         self._step_seeds = derive_seed(setup.training.seed, f"steps-{ranks.rank}" if ranks.rank else "steps")
         if not can_skip_steps(self.state.optimizer):
@@ -142,16 +146,17 @@ class TrainStep:
         for parameter in self._parameters:  # zero_grad without its overhead
             parameter.grad = None
         names, means = self._add_gradients(info, fraction)
+        others, separate = ({}, []) if self._balance is None else self._balance.combine()
         # A parameter that this step did not use has no gradient.
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = gradient_norm(gradients)
         rate = self.schedule.rate(step)
         measured = self.ranks.reduce_mean(means, fraction)
-        self._queue.put(step, names, torch.cat((measured, norm.detach().view(1))), learning_rate=rate)
+        self._queue.put(step, names, torch.cat((measured, norm.detach().view(1))), learning_rate=rate, others=others)
         if self._found_inf is not None:
             self._found_inf.logical_or_(~torch.isfinite(measured[-1] + norm))
         self._check(self._queue.pop_due())
-        self._apply(gradients, norm, rate)
+        self._apply([*gradients, *separate], norm, rate)
         setup.method.after_step(self.state.student, info)
         if self.state.ema is not None:
             self.state.ema.update()
@@ -167,11 +172,14 @@ class TrainStep:
         cached_outputs = None if setup.teacher_outputs is None else setup.teacher_outputs.for_batch
         context = StepContext(self._run_student, setup.teachers, info, cached_outputs)
         for part in setup.loader.micro_batches(info.step, setup.training.gradient_accumulation):
-            with self.ranks.gradient_reduction(self._terms, enabled=part.is_last):
+            with self.ranks.gradient_reduction(self._terms, enabled=part.is_last and self._balance is None):
                 terms = self._terms(part.batch, context)
                 loss = torch.stack(tuple(terms.values())).sum()
                 weight = self.ranks.loss_scale(fraction) * part.fraction
-                torch.autograd.backward(loss if weight == 1 else loss * weight)
+                if self._balance is None:
+                    torch.autograd.backward(loss if weight == 1 else loss * weight)
+                else:
+                    self._balance.backward(terms, weight)
             values = torch.stack((*terms.values(), loss)).detach()
             names, means = tuple(terms), values if part.fraction == 1 else means + values * part.fraction
         return names, means

@@ -142,6 +142,17 @@ def test_two_processes_that_accumulate_gradients_have_the_losses_of_one(attempt,
     assert parallel.losses == pytest.approx(single.losses, rel=TOLERANCE)
 
 
+@pytest.mark.parametrize(("rule", "optimizer"), [("projected", "adamw"), ("dot", "sgd")])
+def test_two_processes_that_balance_gradients_have_the_losses_of_one(rule, optimizer, attempt, dataset):
+    training = {"method": "fitnets", "balance": {"rule": rule}, "optimizer": optimizer}
+    _, single = attempt(resolved(dataset, 1, **training), "single")
+    _, parallel = attempt(resolved(dataset, 2, gradient_accumulation=2, **training), "parallel")
+
+    assert parallel.losses == pytest.approx(single.losses, rel=10 * TOLERANCE)
+    cosines, expected = (dict(reporter.series["train/gradient_cosine"]) for reporter in (parallel, single))
+    assert cosines == pytest.approx(expected, abs=1e-3)
+
+
 def test_a_paused_training_of_two_processes_gives_the_same_bits(attempt, dataset):
     spec = resolved(dataset, 2, drop_path=0.2)
     uninterrupted, reporter = attempt(spec, "uninterrupted")

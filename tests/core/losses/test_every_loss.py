@@ -101,6 +101,7 @@ NOT_OF_A_PAIR = {
     "drop_teachers",
     "hadamard",
     "has_hadamard",
+    "gradient_weights",
     "noise_matrix",
     "phi_s",
     "smallest_groups",
@@ -125,6 +126,7 @@ def test_options_are_keyword_only():
     tensors = {"student", "teacher", "target", "logits", "base", "index", "probability", "free", "norms", "count"}
     tensors |= {"query", "key", "value", "mask", "align", "generate", "teachers", "cls_attention"}
     tensors |= {"losses", "draws", "dimension", "covariance"}
+    tensors |= {"task", "distillation"}
     positional = {
         f"{name}.{parameter.name}"
         for name in LOSSES.keys() | NOT_OF_A_PAIR

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from core.methods import Batch, Method, Outputs, StepInfo, implementation
+from core.methods.base import is_label_term
 from core.models.built import BuiltModel
 from core.spec import METHODS
 from core.teacher.layout import layout_of
@@ -65,6 +66,19 @@ def test_terms_are_finite_and_only_student_and_method_have_gradients(name, make_
     _, at_first = gradients(harness, batch, FIRST_STEP)  # some learn in a part of the training alone
     unmoved = [n for n, g in changes.items() if n.startswith("method.") and g is None and at_first[n] is None]
     assert not unmoved, "these modules of the method would never learn"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_label_terms_are_named_so_that_gradients_can_be_balanced(name, make_harness, batch):
+    """``balanceable`` says whether there are label terms and others; a label term changes with the labels."""
+    harness = make_harness(name)
+    terms = harness.terms(batch, FIRST_STEP)
+    other_labels = harness.terms(replace(batch, labels=(batch.labels + 1) % 4), FIRST_STEP)
+    with_labels = {term for term in terms if is_label_term(term)}
+
+    declared = harness.method.balanceable and METHODS[name].params.info.needs.labels
+    assert declared == (0 < len(with_labels) < len(terms))
+    assert all(terms[term] != other_labels[term] for term in with_labels)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,3 +1,7 @@
+from dataclasses import replace
+
+import pytest
+
 from core.resolve.estimate import PROCESS_BYTES, Workload, estimate_memory, estimate_seconds
 from core.resolve.model_profile import ModelProfile
 
@@ -35,3 +39,11 @@ def test_memory_is_that_of_the_largest_training():
     assert estimate_memory(load(), [load(trains=False)], [], ema=False) > alone
     assert estimate_memory(load(), [], [load(batch_size=128)], ema=False) > alone
     assert estimate_memory(load(), [], [load(batch_size=8)], ema=False) == alone
+
+
+def test_a_balance_of_gradients_takes_a_second_backward_pass_and_its_gradient():
+    plain, balanced = load(), replace(load(), is_balanced=True)
+
+    assert seconds(balanced) - seconds() == pytest.approx(5 / 3 * (seconds(plain) - seconds()))
+    difference = estimate_memory(balanced, [], [], ema=False) - estimate_memory(plain, [], [], ema=False)
+    assert difference == 12 * 10**6

@@ -66,3 +66,33 @@ def test_names_of_other_trainers_lead_to_ours():
     detail = errors_of({"gradient_accumulation_steps": 2})["/training/gradient_accumulation_steps"]
 
     assert "Did you mean gradient_accumulation" in detail
+
+
+def test_gradients_are_not_balanced_by_default():
+    balance = parse({}).training.balance
+
+    assert (balance.rule, balance.delta, balance.dot_delta) == ("none", 0.075, None)
+
+
+def test_dot_has_a_delta_and_needs_sgd():
+    balance = {"rule": "dot", "delta": 0.09}
+    assert parse({"optimizer": "sgd", "balance": balance}).training.balance.dot_delta == 0.09
+
+    for optimizer in ({}, {"optimizer": "lion"}):
+        errors = errors_of({**optimizer, "balance": balance})
+        assert "set optimizer to sgd" in errors["/training/balance"]
+
+
+@pytest.mark.parametrize(
+    ("balance", "field"),
+    [({"rule": "dot", "delta": 0.1}, "delta"), ({"rule": "mgda"}, "rule"), ({"weight": 1}, "weight")],
+)
+def test_an_invalid_balance_is_refused(balance, field):
+    assert f"/training/balance/{field}" in errors_of({"optimizer": "sgd", "balance": balance})
+
+
+def test_a_teachers_training_has_no_balance():
+    teacher = {**TEACHER, "training": {"balance": {"rule": "projected"}}}
+
+    errors = errors_of({}, method={"name": "kd"}, teachers=[teacher])
+    assert list(errors) == ["/teachers/0/training/balance"]

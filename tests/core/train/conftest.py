@@ -123,6 +123,7 @@ def make_setup(pixels, vit):
             loader=loader,
             compute=ComputeConfig(CPU, "fp32"),
             ema=training.ema,
+            balance=training.balance,
         )
 
     return make

@@ -19,6 +19,15 @@ def test_metrics_have_terms_loss_norm_and_rate():
     assert metrics.values() == {"loss": 2.0, "label": 1.0, "learning_rate": 0.5, "gradient_norm": 7.0}
 
 
+def test_other_metrics_follow_the_norm():
+    queue = MetricQueue(0)
+    queue.put(0, ("label",), torch.tensor([1.0, 2.0, 3.0]), learning_rate=0.5, others={"cosine": torch.tensor(-0.25)})
+
+    (metrics,) = queue.pop_due()
+    assert metrics == StepMetrics(0, {"label": 1.0}, 2.0, 3.0, 0.5, {"cosine": -0.25})
+    assert metrics.values()["cosine"] == -0.25
+
+
 @pytest.mark.parametrize("lag", [0, 1, 3])
 def test_metrics_are_due_after_lag_more_steps(lag):
     queue, due = MetricQueue(lag), []
