@@ -31,6 +31,7 @@ _BACKGROUND = 255  # white behind transparent pixels, as in image viewers
 _START_OF_SCAN = b"\xff\xda"  # inside the data of a scan, 0xFF is always followed by zero or a restart marker
 _MAX_SCANS = 100
 _MAX_REASON = 200  # characters of a decoder's message
+_MAX_BUFFER_BYTES = 64 * 1024**2
 _JPEG_COLORS = {"L": "GRAY", "RGB": "RGB"}  # by Pillow's mode; CMYK is left to Pillow
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # images are decoded in parallel already
@@ -63,19 +64,39 @@ def decode(content: bytes, *, max_pixels: int, min_side: int | None = None, max_
         BrokenImage: The file cannot be read, or has more than ``max_pixels`` pixels. Pillow's own limit of about 179
             million pixels applies too.
     """
-    decoded = _decode(content, max_pixels, min_side)
+    decoded = _decode(content, max_pixels, min_side=min_side)
     if isinstance(decoded, Image.Image):
         return decoded
     return Image.fromarray(decoded.to_8_bits(max_value) if isinstance(decoded, DeepImage) else decoded)
 
 
-def decode_values(content: bytes, *, max_pixels: int) -> Decoded:
-    """Decode an image file like :func:`decode`, but leave the values of deep images as they are."""
-    decoded = _decode(content, max_pixels)
+class PixelBuffer:
+    """Memory for the pixels of one image at a time. New memory for each would cost a page fault for every 4 KiB."""
+
+    def __init__(self) -> None:
+        self._memory = bytearray()
+
+    def take(self, num_bytes: int) -> memoryview | None:
+        """Return memory of this size, which the next call returns again; None for images too large to keep it."""
+        if num_bytes > _MAX_BUFFER_BYTES:
+            return None
+        if num_bytes > len(self._memory):
+            self._memory = bytearray(num_bytes)
+        return memoryview(self._memory)[:num_bytes]
+
+
+def decode_values(content: bytes, *, max_pixels: int, buffer: PixelBuffer | None = None) -> Decoded:
+    """Decode an image file like :func:`decode`, but leave the values of deep images as they are.
+
+    With a ``buffer``, the result is valid until the next call with this buffer.
+    """
+    decoded = _decode(content, max_pixels, buffer=buffer)
     return np.asarray(decoded) if isinstance(decoded, Image.Image) else decoded
 
 
-def _decode(content: bytes, max_pixels: int, min_side: int | None = None) -> Image.Image | Decoded:
+def _decode(
+    content: bytes, max_pixels: int, *, min_side: int | None = None, buffer: PixelBuffer | None = None
+) -> Image.Image | Decoded:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image.size, max_pixels)
@@ -84,7 +105,7 @@ def _decode(content: bytes, max_pixels: int, min_side: int | None = None) -> Ima
             if is_deep(image):
                 return read_deep(image, content)
             is_scaled = min_side is not None and _scale_jpeg(image, min_side)
-            pixels = None if is_scaled else _decode_jpeg(image, content)
+            pixels = None if is_scaled else _decode_jpeg(image, content, buffer)
             if pixels is not None:
                 return pixels
             image.load()
@@ -139,7 +160,7 @@ def _scale_jpeg(image: Image.Image, min_side: int) -> bool:
     return image.size != size
 
 
-def _decode_jpeg(image: Image.Image, content: bytes) -> npt.NDArray[np.uint8] | None:
+def _decode_jpeg(image: Image.Image, content: bytes, buffer: PixelBuffer | None = None) -> npt.NDArray[np.uint8] | None:
     """Decode a JPEG file with libjpeg-turbo's own interface, upright; return None to leave it to Pillow.
 
     The pixels are those of Pillow, which takes half as long again. Pillow decides about files with any damage.
@@ -151,11 +172,12 @@ def _decode_jpeg(image: Image.Image, content: bytes) -> npt.NDArray[np.uint8] | 
         or image.has_transparency_data
     ):
         return None
+    width, height = image.size
+    memory = None if buffer is None else buffer.take(width * height * len(image.mode))
     try:
-        pixels = simplejpeg.decode_jpeg(content, _JPEG_COLORS[image.mode])
+        pixels = simplejpeg.decode_jpeg(content, _JPEG_COLORS[image.mode], buffer=memory)
     except ValueError:
         return None
-    width, height = image.size
     if pixels.shape[:2] != (height, width):
         return None
     pixels = pixels[..., 0] if image.mode == "L" else pixels

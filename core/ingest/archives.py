@@ -167,12 +167,13 @@ class _BoundedDirectory(BufferedReader):
     def __init__(self, path: Path, limits: IngestLimits) -> None:
         super().__init__(FileIO(path))
         self._limits = limits
+        self.has_directory = False  # the directory has been read; what follows are the files
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MAX_DIRECTORY_BYTES:
             raise ArchiveBomb("the zip archive has a directory of absurd size; pack ordinary files")
         data = super().read(size)
-        if data.count(_ENTRY_SIGNATURE) > self._limits.max_archive_files:
+        if not self.has_directory and data.count(_ENTRY_SIGNATURE) > self._limits.max_archive_files:
             raise too_many_files_error(self._limits)
         return data
 
@@ -186,6 +187,7 @@ def _zip_files(
             archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, OSError) as error:
             raise ArchiveUnreadable(f"the zip archive is damaged ({error}); pack or upload it again") from error
+        file.has_directory = True
         with archive:
             _check_entry_offsets(archive)
             # Declared sizes suffice: zipfile never reads more of a member than it declares.

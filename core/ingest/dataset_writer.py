@@ -81,7 +81,7 @@ class DatasetWriter:
         return index
 
     def digests(self, layout: Layout) -> dict[SplitName, npt.NDArray[np.bytes_]]:
-        """SHA-256 of the decoded content of each sample, by split, in the order of the samples."""
+        """BLAKE3 digests of the decoded content of each sample, by split, in the order of the samples."""
         digests = np.frombuffer(self._digests, dtype=f"S{DIGEST_BYTES}")
         return {split: digests[self._rows(samples)] for split, samples in layout.splits.items()}
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NoReturn, Self
 
+from core.data.images import PixelBuffer
 from core.errors import OutOfMemory, ProcessLost
 from core.ingest.decoder_process import parse_results, run_decoder, write_task
 from core.ingest.image_check import CheckResult, check_image
@@ -38,8 +39,9 @@ Checked = tuple[SourceFile, CheckResult | None]  # None: the file was rejected b
 
 def check_files(files: Iterable[SourceFile], max_pixels: int) -> Iterator[Checked]:
     """Check files in this process."""
+    buffer = PixelBuffer()
     for file in files:
-        yield file, check_image(file.content, max_pixels) if file.reason is None else None
+        yield file, check_image(file.content, max_pixels, buffer) if file.reason is None else None
 
 
 class DecoderPool:

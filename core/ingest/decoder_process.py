@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NoReturn
 
+from core.data.images import PixelBuffer
 from core.ingest.image_check import CheckedImage, CheckResult, MemoryExceeded, UnreadableImage, check_image
 from core.system.parent_death import EXIT_CRASHED, EXIT_OUT_OF_MEMORY, die_with_parent
 from core.system.sandbox import enter_sandbox
@@ -79,6 +80,7 @@ def run_decoder(
 
 
 def _serve(source: BinaryIO, target: BinaryIO, position: memoryview, max_pixels: int) -> None:
+    buffer = PixelBuffer()
     while head := source.read(_COUNT.size):
         position[0] = 0
         (count,) = _COUNT.unpack(head)
@@ -86,7 +88,7 @@ def _serve(source: BinaryIO, target: BinaryIO, position: memoryview, max_pixels:
         documents = []
         for index, size in enumerate(sizes):
             position[0] = index
-            documents.append(_result_document(check_image(source.read(size), max_pixels)))
+            documents.append(_result_document(check_image(source.read(size), max_pixels, buffer)))
         target.write(json.dumps(documents).encode() + b"\n")
         target.flush()
 

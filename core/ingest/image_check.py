@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from core.data.deep_images import DeepImage
-from core.data.images import BrokenImage, Decoded, decode_values
+from core.data.images import BrokenImage, Decoded, PixelBuffer, decode_values
 
 DIGEST_BYTES = 32
 
@@ -25,7 +25,7 @@ class CheckedImage:
         width: In pixels, upright.
         height: In pixels, upright.
         crc32: Of the file.
-        digest: SHA-256 of kind, size and decoded values; independent of the file's format and compression.
+        digest: BLAKE3 of kind, size and decoded values; independent of the file's format and compression.
         max_value: The largest value of an image with more than 8 bits per channel; None for an 8-bit image.
     """
 
@@ -53,10 +53,10 @@ class MemoryExceeded:
 CheckResult = CheckedImage | UnreadableImage | MemoryExceeded
 
 
-def check_image(content: bytes, max_pixels: int) -> CheckResult:
-    """Decode an image file to check it."""
+def check_image(content: bytes, max_pixels: int, buffer: PixelBuffer | None = None) -> CheckResult:
+    """Decode an image file, into the memory of ``buffer`` where it fits, to check it."""
     try:
-        decoded = decode_values(content, max_pixels=max_pixels)
+        decoded = decode_values(content, max_pixels=max_pixels, buffer=buffer)
         return _checked(content, decoded)
     except BrokenImage as error:
         return UnreadableImage(str(error), error.code)
@@ -78,7 +78,7 @@ def _digest(decoded: Decoded) -> bytes:
     arrays: list[npt.NDArray[Any]] = [decoded] if isinstance(decoded, np.ndarray) else [decoded.values]
     if isinstance(decoded, DeepImage) and decoded.alpha is not None:
         arrays.append(decoded.alpha)
-    total = hashlib.sha256()
+    total = blake3()
     for array in arrays:
         little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         total.update(f"{little_endian.dtype.str} {'x'.join(map(str, array.shape))}\n".encode())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.data import images
-from core.data.images import BrokenImage, decode
+from core.data.images import BrokenImage, PixelBuffer, decode, decode_values
 
 MAX_PIXELS = 1_000_000
 
@@ -194,6 +194,23 @@ def test_the_fast_jpeg_decoder_has_the_pixels_of_pillow(encoded, mode, options, 
             patch.setattr(images, "simplejpeg", None)
             slow = decode(content, max_pixels=MAX_PIXELS)
         assert (fast.mode, fast.size, fast.tobytes()) == (slow.mode, slow.size, slow.tobytes())
+
+
+def test_a_buffer_holds_one_image_after_another(encoded):
+    """Images of any order of sizes."""
+    pytest.importorskip("simplejpeg")
+    buffer = PixelBuffer()
+    for size in [(40, 30), (8, 8), (64, 48)]:
+        content = encoded(Image.effect_noise(size, 40), kind="JPEG")
+        pixels = decode_values(content, max_pixels=30_000_000, buffer=buffer)
+        assert np.array_equal(pixels, np.asarray(decode(content, max_pixels=30_000_000)))
+
+
+def test_a_large_image_is_not_kept_in_the_buffer():
+    buffer = PixelBuffer()
+
+    assert len(buffer.take(100)) == 100
+    assert buffer.take(64 * 1024**2 + 1) is None
 
 
 @given(

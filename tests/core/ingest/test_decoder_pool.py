@@ -137,10 +137,10 @@ def end_by(number):
 def crash(action):
     """Return a check that runs ``action`` for one content."""
 
-    def check(content, max_pixels):
+    def check(content, max_pixels, buffer):
         if content == b"evil":
             action()
-        return check_image(content, max_pixels)
+        return check_image(content, max_pixels, buffer)
 
     return check
 
@@ -168,8 +168,8 @@ def test_a_file_that_ends_its_decoder_is_named(encoded, monkeypatch, action, err
 
 
 def test_an_image_without_enough_memory_is_named(encoded, monkeypatch, tmp_path, zipped, tree):
-    def check(content, max_pixels):
-        return MemoryExceeded() if content == b"evil" else check_image(content, max_pixels)
+    def check(content, max_pixels, buffer):
+        return MemoryExceeded() if content == b"evil" else check_image(content, max_pixels, buffer)
 
     monkeypatch.setattr(decoder_process, "check_image", check)
     (tmp_path / "upload").write_bytes(zipped(tree() | {"train/cat/large.png": b"evil"}))
@@ -195,7 +195,7 @@ def test_a_decoder_is_confined(tmp_path, monkeypatch):
             return type(error).__name__
         return "done"
 
-    def check(content, max_pixels):
+    def check(content, max_pixels, buffer):
         tries = {
             "read": (tmp_path / "secret").read_text,
             "write": lambda: (tmp_path / "new").write_text("x"),
@@ -207,7 +207,7 @@ def test_a_decoder_is_confined(tmp_path, monkeypatch):
         privileges = status.split("NoNewPrivs:")[1].split()[0]
         outcomes = {name: attempt(work) for name, work in tries.items()} | {"privileges": privileges}
         os.write(descriptor, json.dumps(outcomes).encode())
-        return check_image(content, max_pixels)
+        return check_image(content, max_pixels, buffer)
 
     monkeypatch.setattr(decoder_process, "check_image", check)
     with DecoderPool(1, max_pixels=MAX_PIXELS) as decoders:
