@@ -223,7 +223,10 @@ class _Pipeline:
             method=build_method(self.spec.method, method_context),
             teachers=(),
             loader=self.context.loader(
-                training, image_size=training_set.decode_size, views=training.views, pixels=unlabeled_pool or pixels
+                training,
+                image_size=training_set.decode_size,
+                views=training.distinct_views,
+                pixels=unlabeled_pool or pixels,
             ),
             compute=self.context.compute,
             ema=training.ema,

@@ -19,7 +19,6 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from core.data.transfer import to_device
@@ -57,12 +56,14 @@ class Mixing:
     @classmethod
     def from_training(cls, training: TrainingBase) -> Self | None:
         """Return the settings of a training block; None where it mixes nothing."""
-        if training.mix_probability == 0 or training.mixup == training.cutmix == 0:
+        if not training.mixes_images:
             return None
         return cls(training.mixup, training.cutmix, training.mix_probability)
 
     def draw(self, rows_BK: Tensor, *, num_samples: int, height: int, width: int) -> Draws:
         """Evaluate the draws of a batch (rows on the CPU) from a split of ``num_samples`` images of the given size."""
+        from scipy.special import betaincinv  # 20 MB of memory in every process that imports this module
+
         kind_B = rows_BK[:, Column.MIX_KIND].numpy().astype(np.float64)
         indices = np.flatnonzero(kind_B < self.probability)
         rows_MK = rows_BK.numpy()[indices].astype(np.float64)

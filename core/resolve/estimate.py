@@ -196,7 +196,7 @@ def _teacher_cache(spec: JobSpec, teachers: Sequence[ModelPlan], method: Method,
     ]
     if not (method.cacheable and is_cacheable(num_images, layouts)):
         return {"bytes": 0, "hit": False, "views": 0, "cache_key": None}
-    views = num_cached_views(spec.training.epochs, spec.training.views, method.teacher_fraction)
+    views = num_cached_views(spec.training.epochs, spec.training.distinct_views, method.teacher_fraction)
     return {
         "bytes": num_images * row_bytes(layouts) * views,
         "hit": False,

@@ -167,6 +167,11 @@ class TrainingBase(StrictModel):
         default=None, ge=4, le=1024, description="Pixels a side. Null: the student's own size, or else the dataset's."
     )
 
+    @property
+    def mixes_images(self) -> bool:
+        """Whether mixup or cutmix is on."""
+        return self.mix_probability > 0 and (self.mixup > 0 or self.cutmix > 0)
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in_optimizer_defaults(cls, data: Any) -> Any:
@@ -250,6 +255,11 @@ class TrainingSpec(TrainingBase):
                 {"optimizer": optimizer},
             )
         return balance
+
+    @property
+    def distinct_views(self) -> int | None:
+        """``views``, or 1 where images are neither augmented nor mixed: all views are then the same."""
+        return self.views if self.augmentation != "none" or self.mixes_images else 1
 
 
 class TeacherTrainingSpec(TrainingBase):

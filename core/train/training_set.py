@@ -86,7 +86,9 @@ class TrainingSet:
             event=lambda type_, message, data: reporter.event(type_, message, data=data),
         )
         pixels = setup.method.prepare_images(sources)
-        loader = self.context.loader(training, image_size=self.decode_size, views=training.views, pixels=pixels)
+        loader = self.context.loader(
+            training, image_size=self.decode_size, views=training.distinct_views, pixels=pixels
+        )
         assert len(loader.pixels) == setup.method.num_images, "the schedule depends on this number"
         return replace(setup, loader=loader)
 

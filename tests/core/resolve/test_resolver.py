@@ -91,6 +91,9 @@ def test_the_estimate_has_the_fields_of_the_contract():
         ({"training": {"epochs": 2, "views": 3}}, 2 * 1437 * 10 * 2),
         ({"method": {"name": "rkd"}}, 12 * 1437 * (512 + 10) * 2),  # embeddings and logits
         ({"method": {"name": "rkd", "logits": "none"}}, 12 * 1437 * 512 * 2),
+        # Without augmentation and mixing, all views are the same.
+        ({"training": {"epochs": 12, "augmentation": "none"}}, 1437 * 10 * 2),
+        ({"training": {"epochs": 12, "augmentation": "none", "mixup": 0.8}}, 12 * 1437 * 10 * 2),
         ({"method": {"name": "tinyvit"}}, 12 * 1437 * 10 * 2),  # 9 of 10 classes, their places and the rest are more
         ({"method": {"name": "dearkd", "first_stage": 0.5}}, 6 * 1437 * (128 + 10) * 2),
         ({"method": {"name": "scratch"}, "teachers": []}, 0),
