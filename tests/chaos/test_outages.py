@@ -11,7 +11,7 @@ from tests.chaos.specs import STEPS_PER_EPOCH, small_job
 from tests.support.api import create_digits, list_all, training_losses, weights_digest
 from tests.support.waiting import until, until_resource
 
-EPOCHS = 120
+EPOCHS = 60  # more than 1,000 steps, every one of which is logged
 OUTAGE_SECONDS = 8.0  # of the database: two leases
 
 

@@ -9,7 +9,7 @@ SEED = 7
 
 def test_kills_on_a_running_stack_cost_only_time(tmp_path, capsys):
     report = tmp_path / "report.json"
-    arguments = ["--n", "3", "--seed", str(SEED), "--epochs", "30", "--json", str(report)]
+    arguments = ["--n", "3", "--seed", str(SEED), "--epochs", "20", "--json", str(report)]
     status = main([*arguments, "--targets", "pool,job,scheduler", "--signals", "SIGKILL"])
     output = capsys.readouterr().out
 

@@ -24,7 +24,7 @@ from tests.support.specs import kd_job, tiny_vit
 from tests.support.waiting import until_resource
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_IDLE_BYTES = 1.5 * 1024**3
+MAX_IDLE_BYTES = 1.75 * 1024**3  # two processes hold torch with its CUDA libraries, each 0.6 GiB
 
 
 def small_job(dataset_id, *, epochs=6, **changes):
@@ -168,7 +168,7 @@ def test_an_uploaded_zip_trains_a_distilled_vit(http, tmp_path):
 @pytest.mark.timeout(900)
 def test_a_killed_worker_loses_no_job(http, stack, digits, finished_job):
     """The worker is killed during training; the job resumes from its checkpoint to the same bits."""
-    spec = small_job(digits, epochs=80, export=["safetensors"])
+    spec = small_job(digits, epochs=30, export=["safetensors"])
     undisturbed = run_job(http, spec, 300)
     job_id = submit_job(http, spec)
     path = f"/v1/jobs/{job_id}"

@@ -20,7 +20,7 @@ STEPS = (
     *("save",) * 8,
     *("discard", "succeed", "fail", "lose", "retry", "restart", "create", "delete", "delete_student"),
 )
-EXAMPLES = {"sqlite": 40, "postgresql": 10}
+EXAMPLES = {"sqlite": 20, "postgresql": 10}
 
 
 class JobHistory:

@@ -343,7 +343,7 @@ def check_log(log, expected):
     assert [event.attempt for event in log] == sorted(event.attempt for event in log), "attempts never decrease"
 
 
-EXAMPLES = {"sqlite": 80, "postgresql": 12}
+EXAMPLES = {"sqlite": 40, "postgresql": 10}
 
 
 def run_histories(world, examples, steps):
@@ -368,4 +368,4 @@ def test_random_job_histories_follow_the_contract(world):
 
 @pytest.mark.slow
 def test_long_random_job_histories_follow_the_contract(world):
-    run_histories(world, 8 * EXAMPLES[world.db.engine.dialect.name], steps=60)
+    run_histories(world, 16 * EXAMPLES[world.db.engine.dialect.name], steps=60)
