@@ -27,8 +27,8 @@ class VidParams(LayeredParams):
         deviations=(
             (
                 "σ² starts at the mean squared error of each channel in the first batch, as the untrained R leaves "
-                "it. The official code starts at 5: with channels of variance 0.1 to 0.5, the term is then nearly "
-                "constant."
+                "it, and at no less than a hundredth of the channels' mean. The official code starts at 5: where "
+                "channels have variances far below 1, the term is then nearly constant."
             ),
             "The variances are trained, as in the paper. A widely used copy of the code leaves them at their start.",
             (
