@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from core.methods.vid import Prediction
 from core.models.taps import FeatureRequest
+from core.train.optimizer import build_optimizer
 
 
 def tokens(image):
@@ -58,6 +60,29 @@ def test_measured_variances_are_in_the_state_and_are_not_measured_again(make_har
     assert all(
         p.variance.equal(q.variance) for p, q in zip(first.method.predictions, resumed.method.predictions, strict=True)
     )
+
+
+def train(harness, optimizer, batches):
+    for batch in batches:
+        optimizer.zero_grad()
+        sum(harness.terms(batch).values()).backward()
+        optimizer.step()
+
+
+def test_a_training_that_resumes_after_its_first_step_has_the_same_bits(make_harness, batch):
+    batches = [replace(batch, images=batch.images.roll(shift, dims=0) ** (1 + shift)) for shift in range(3)]
+    whole, first, resumed = (make_harness("vid") for _ in range(3))
+    modules = [nn.ModuleList([harness.student.module, harness.method]) for harness in (whole, first, resumed)]
+    optimizers = [build_optimizer([module], learning_rate=1e-2, weight_decay=0.1) for module in modules]
+
+    train(whole, optimizers[0], batches)
+    train(first, optimizers[1], batches[:1])
+    modules[2].load_state_dict(modules[1].state_dict())
+    optimizers[2].load_state_dict(optimizers[1].state_dict())
+    train(resumed, optimizers[2], batches[1:])
+
+    state = modules[2].state_dict()
+    assert all(state[name].equal(tensor) for name, tensor in modules[0].state_dict().items())
 
 
 def test_a_channel_without_variance_starts_at_a_share_of_the_others():

@@ -68,6 +68,17 @@ def test_a_parameter_with_a_constant_rate_has_its_own_group():
     assert all(CONSTANT_RATE not in other for other in others)
 
 
+def test_a_constant_rate_survives_a_checkpoint():
+    method = nn.Linear(2, 3)
+    method.constant_rates = {"weight": 0.01}
+    saved = build_optimizer([method], learning_rate=0.1, weight_decay=0.5).state_dict()
+
+    optimizer = build_optimizer([method], learning_rate=0.1, weight_decay=0.5)
+    optimizer.load_state_dict(saved)
+
+    assert [group.get(CONSTANT_RATE) for group in optimizer.param_groups] == [None, 0.01]
+
+
 def test_the_fused_step_equals_adamw():
     weight = nn.Linear(2, 1, bias=False)
     weight.weight.data = torch.tensor([[1.0, -1.0]])
