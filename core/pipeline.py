@@ -43,7 +43,7 @@ from core.train.preflight import PreflightResult, cached_preflight, preflight
 from core.train.progress import ProgressRange, Track, plan_ranges
 from core.train.rank_launcher import RankConfig, launch_ranks
 from core.train.schedule import Schedule
-from core.train.statistics import estimate_statistics, method_metrics
+from core.train.statistics import estimate_statistics, log_method_metrics
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
 from core.train.training_set import TrainingSet, planned_schedule
 
@@ -310,8 +310,8 @@ class _Pipeline:
             trainer.resume(prepared.checkpoint)
             if trainer.step == 0:
                 estimate_statistics(trainer.train_step.setup, poll=context.poll)
-            if trainer.step == 0 and not self.headless:
-                self.evaluation_cache.log_accuracy(setup.teachers, context)
+                if not self.headless:
+                    self.evaluation_cache.log_accuracy(setup.teachers, context)
             trainer.run()
         trainer.train_step.finalize_weights()
         self.loss_ratio = trainer.train_step.state.loss_trend.ratio
@@ -321,11 +321,8 @@ class _Pipeline:
         if outputs is not None:
             self.cache_stats = outputs.finish()
         if self.headless:
-            setup.method.eval()
-            subset = context.validation_subset(prepared.training_set.decode_size)
-            self.method_metrics = method_metrics(setup, subset, poll=context.poll)
-            if self.method_metrics:
-                self.reporter.metrics(trainer.step, self.method_metrics)
+            decode_size = prepared.training_set.decode_size
+            self.method_metrics = log_method_metrics(setup, context, image_size=decode_size, step=trainer.step)
         return trainer.step
 
     def _finalize_student(self, prepared: _Prepared) -> BuiltModel:

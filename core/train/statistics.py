@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.data.pixels import Pixels
 from core.models.taps import Outputs, run_tapped
 from core.reporting import Control, Interrupted
+from core.train.context import RunContext
 from core.train.trainer import TrainingSetup
 
 _BATCH_SIZE = 64  # images of a forward pass of the student and all teachers, for the metrics
@@ -46,23 +46,28 @@ def _first_outputs(setup: TrainingSetup, poll: Callable[[], None]) -> Iterator[l
                 yield [teacher(part.batch.images) for teacher in setup.teachers]
 
 
-def method_metrics(setup: TrainingSetup, pixels: Pixels, *, poll: Callable[[], None]) -> dict[str, float]:
-    """Return the means of the method's metrics over images, by name; empty for a method without metrics.
+def log_method_metrics(setup: TrainingSetup, context: RunContext, *, image_size: int, step: int) -> dict[str, float]:
+    """Log and return the means of the method's metrics on images of the test split, by name.
 
-    Student and method are in evaluation mode, on the device. ``poll`` is called before each batch and may raise.
+    Empty for a method without metrics. The student is in evaluation mode, on the device; the method gets there.
+    ``image_size`` is that of the images, before each network's preprocessing. Raises ``Interrupted`` on request.
     """
+    pixels = context.validation_subset(image_size)
+    setup.method.eval()
     sums: dict[str, Tensor] = {}
     with torch.no_grad():
         for start in range(0, len(pixels), _BATCH_SIZE):
-            poll()
+            context.poll()
             # A copy, because torch does not support read-only memory.
             images_BCHW = torch.from_numpy(np.array(pixels.images[start : start + _BATCH_SIZE]))
             images_BCHW = images_BCHW.to(setup.compute.device).float() / 255
             for name, value_B in setup.method.test_metrics(*_outputs(setup, images_BCHW)).items():
                 sums[name] = sums.get(name, value_B.new_zeros(())) + value_B.sum()
             if not sums:
-                break
-    return {name: float(total) / len(pixels) for name, total in sums.items()}
+                return {}
+    metrics = {name: float(total) / len(pixels) for name, total in sums.items()}
+    context.reporter.metrics(step, metrics)
+    return metrics
 
 
 def _outputs(setup: TrainingSetup, images_BCHW: Tensor) -> tuple[Outputs, list[Outputs]]:

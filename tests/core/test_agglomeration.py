@@ -59,7 +59,7 @@ def labeled(tmp_path_factory):
 
 @pytest.fixture
 def resolve(teachers):
-    def make(dataset, names=("mdl_dinov2", "mdl_dinov3"), **method):
+    def make(dataset, names=("mdl_dinov2", "mdl_dinov3"), devices=1, **method):
         document = {
             "dataset": "ds_images",
             "teachers": [{"weights": name} for name in names],
@@ -67,7 +67,7 @@ def resolve(teachers):
             "method": {"name": "agglomerate", "head_width": 32, "statistics_batches": 4, **method},
             "training": {"epochs": 4, "batch_size": 15, "learning_rate": 3e-3, "image_size": 8},
             "export": ["safetensors"],
-            "resources": {"threads": 1},
+            "resources": {"accelerator": "cpu", "threads": 1, "devices": devices},
         }
         info = {name: read_model_info(teachers[name]) for name in names}
         return resolver.resolve(parse_job_spec(document), read_dataset_info(dataset), info, threads=1)
@@ -176,3 +176,12 @@ def test_all_kinds_of_normalization_and_a_ladder_train(run, labeled):
     ladder, _ = run(labeled, "ladder", method={"normalization": "none", "ladder": [0], "names": ("mdl_siglip",)})
 
     assert not equal(weights(channel), weights(ladder))
+
+
+def test_two_devices_find_the_same_statistics_and_losses(run, labeled):
+    method = {"drop_probability": 0.0}
+    _, alone = run(labeled, "alone", method=method)
+    _, together = run(labeled, "together", cache="other", method={**method, "devices": 2})
+
+    losses = [[loss for _, loss in reporter.series["train/loss"]] for reporter in (alone, together)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -91,6 +91,27 @@ def test_means_of_patches_can_be_the_summary(make_harness, batch):
     torch.testing.assert_close(harness.method._target("summary", 0, output).tokens[:, 0], output.last.tokens.mean(1))
 
 
+@pytest.mark.parametrize(
+    ("teacher", "num_prefix_tokens", "summary"),
+    [
+        ("vit_small_patch14_dinov2", 1, "embedding"),
+        ("eva02_small_patch14_224", 1, "class"),
+        ("vit_base_patch16_radio_v3", 8, "embedding"),
+        ("vit_base_patch16_clip_224", 1, "embedding"),
+        ("vit_base_patch16_siglip_gap_224", 0, "embedding"),
+    ],
+)
+def test_families_of_foundation_models_are_read(teacher, num_prefix_tokens, summary, make_harness, batch):
+    harness = make_harness("agglomerate", teachers=((teacher, TINY),))
+    estimate(harness, [batch])
+    last = harness.teachers[0](batch.images).last
+
+    assert (0 if last.prefix is None else last.prefix.shape[1]) == num_prefix_tokens
+    assert last.tokens.shape == (6, 16, 24)
+    assert harness.method.summaries == [summary]
+    assert all(term.isfinite() for term in harness.terms(batch).values())
+
+
 def test_only_summaries_are_cached_where_patches_are_not_read(make_harness):
     request = make_harness("agglomerate", teachers=(REGISTERS, SIGLIP), patch_weight=0.0).method.teacher_request
 

@@ -206,6 +206,22 @@ def test_a_pretrained_teacher_is_loaded_unchanged_from_the_hub(hub):
     assert built(torch.rand(2, 1, 28, 28)).shape == (2, 1000)
 
 
+def test_a_pretrained_or_stored_teacher_runs_at_another_size(hub, stored):
+    """timm resamples the position embedding; all other weights are unchanged."""
+    folder, model = hub
+    spec = TeacherSpec(architecture="test_vit.r160_in1k", weights="pretrained", arguments={"img_size": 96})
+    pretrained = build_as_teacher(spec, InputInfo(1000, 3, 28), 28, hub=folder)
+    spec = TeacherSpec(architecture=VIT, weights="mdl_a", arguments={"img_size": 16})
+    resized = build_as_teacher(spec, InputInfo(10, 1, 8), 8, folders={"mdl_a": stored[0]})
+
+    assert pretrained.preprocessing.image_size == 96
+    assert pretrained(torch.rand(2, 3, 28, 28)).shape == (2, 1000)
+    assert torch.equal(pretrained.module.head.weight, model.head.weight)
+    assert resized.preprocessing.image_size == 16
+    assert resized.module.pos_embed.shape[1] == 1 + 8 * 8
+    assert torch.equal(resized.module.head.weight, stored[1].head.weight)
+
+
 def test_a_pretrained_student_gets_a_new_head_and_the_datasets_channels(hub):
     folder, model = hub
     spec = StudentSpec(architecture="test_vit", weights="pretrained")
