@@ -7,6 +7,8 @@ import pytest
 
 from core.errors import StorageFailed
 from core.store import datasets
+from core.store.ingest_leases import IngestLeaseToken
+from tests.support.specs import DIGITS
 
 
 @pytest.fixture
@@ -26,6 +28,19 @@ class TestBuiltin:
         assert (dataset["splits"], dataset["rejected"], dataset["error"]) == (None, [], None)
         assert http.get(f"/v1/datasets/{dataset['id']}").json() == dataset
         assert server.broker.was_sent("datasets")
+
+    def test_the_progress_is_reported_while_it_is_processed(self, server, http):
+        path = f"/v1/datasets/{http.post('/v1/datasets', json=DIGITS).json()['id']}"
+        assert http.get(path).json()["progress"] == {"processed": 0, "total": None, "images_per_second": None}
+
+        with server.database.write() as session:
+            lease = IngestLeaseToken.from_row(datasets.claim(session, worker_id="wrk_1", lease_seconds=60))
+            datasets.record_progress(session, lease, processed=70, total=1797, images_per_second=20.0)
+        assert http.get(path).json()["progress"] == {"processed": 70, "total": 1797, "images_per_second": 20.0}
+
+        with server.database.write() as session:
+            datasets.fail(session, lease, {"code": "no_images", "message": "none"})
+        assert http.get(path).json()["progress"] is None
 
     def test_the_default_name_is_the_source(self, http):
         response = http.post("/v1/datasets", json={"source": {"type": "builtin", "name": "digits"}})
