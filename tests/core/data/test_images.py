@@ -206,7 +206,7 @@ def test_a_buffer_holds_one_image_after_another(encoded):
         assert np.array_equal(pixels, np.asarray(decode(content, max_pixels=30_000_000)))
 
 
-def test_a_large_image_is_not_kept_in_the_buffer():
+def test_a_large_image_gets_no_buffer():
     buffer = PixelBuffer()
 
     assert len(buffer.take(100)) == 100
