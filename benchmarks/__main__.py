@@ -19,7 +19,7 @@ BENCHMARKS = {
     "photographs": "training on JPEGs of 224 pixels against other packages' loaders (10 minutes)",
     "ingest": "ingestion of an archive against a bare decode of its images (minutes)",
     "service": "the service against the library (minutes)",
-    "quality": "accuracy of every method on CIFAR-10 (hours, resumable)",
+    "quality": "accuracy of every method on CIFAR-10, with equal tuning and several seeds (a day, resumable)",
     "growth": "lists, claims and series with a million jobs in PostgreSQL (ten minutes)",
     "streams": "a thousand event streams on one API process (minutes)",
     "polling": "polling a job against a bare FastAPI endpoint (minutes, needs wrk)",

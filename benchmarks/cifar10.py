@@ -1,88 +1,99 @@
-"""Images and teachers of the quality benchmark: CIFAR-10, split once with a fixed seed.
+"""Images of the quality benchmark: CIFAR-10, split once with a fixed seed.
 
-No image of the test split is in a dataset that a method trains on or that a choice depends on.
+The validation images are in no training data, neither of a student nor of a teacher. The test split is read only for
+a finished network.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import timm
-from safetensors.torch import load_file
 
 from benchmarks.results import ROOT
 from core.data.stored import INDEX
-from core.ingest.dataset import ingest_folder
-from core.models.preprocessing import normalized
-from core.models.weights import CONFIG, save_folder
 from core.spec.dataset_layout import Labels, LayoutOptions
 
 ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10-images.zip"
-TEACHER = ROOT.parent / "shared" / "models" / "cifar10-dla34.safetensors"
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the teacher's training, from its README
-IMAGE_SIZE, NUM_CLASSES = 32, 10
+NUM_CLASSES = 10
 
-STUDENTS, FINAL, POOL, TEACHER_SET = "ds_students", "ds_final", "ds_pool", "ds_teacher"
+STUDENTS, STUDENTS_90, ASSISTANT, POOL = "ds_students", "ds_students_90", "ds_assistant", "ds_pool"
+TEACHERS, FINAL = "ds_teachers", "ds_final"
+DATASETS = (STUDENTS, STUDENTS_90, ASSISTANT, POOL, TEACHERS, FINAL)
 
 
 @dataclass(frozen=True, slots=True)
 class SplitSizes:
-    """Images per class of the training archive in each of four disjoint parts."""
+    """Images of the training split in each of four disjoint parts; multiples of 10, for as many classes."""
 
-    train: int
-    validation: int
-    unlabeled_pool: int
-    teacher_extra: int  # for the ViT teacher, in addition to `train`
+    train: int = 2_000
+    validation: int = 5_000
+    assistant: int = 8_000
+    pool: int = 10_000
 
 
 class ArchiveMissing(Exception):
     """The CIFAR-10 archive is missing; the message names the expected path."""
 
 
-def split_images(work: Path, sizes: SplitSizes) -> dict[str, Path]:
-    """Return the stored datasets by id, creating them in ``work`` if needed. Raises :class:`ArchiveMissing`.
+def split_images(work: Path, sizes: SplitSizes, *, archive: Path = ARCHIVE) -> dict[str, Path]:
+    """Return the stored datasets by id, and create them in ``work`` if needed. Raises :class:`ArchiveMissing`.
 
-    ``ds_students`` and ``ds_teacher`` are evaluated on the validation images. ``ds_final`` has the archive's own test
-    split, which is read only for a finished student.
+    All are evaluated on the validation images, except ``ds_final``, which has the archive's test split. Teachers train
+    on all images but those for validation. ``ds_students_90`` has nine tenths of the students' images.
     """
-    folder = work / f"images-{sizes.train}-{sizes.validation}-{sizes.unlabeled_pool}-{sizes.teacher_extra}"
-    stored = {name: folder / name for name in (STUDENTS, FINAL, POOL, TEACHER_SET)}
+    folder = work / f"images-{sizes.train}-{sizes.validation}-{sizes.assistant}-{sizes.pool}"
+    stored = {name: folder / name for name in DATASETS}
     if all((path / INDEX).is_file() for path in stored.values()):
         return stored
-    if not ARCHIVE.is_file():
+    if not archive.is_file():
         raise ArchiveMissing(
-            f"{ARCHIVE} is missing: a zip of CIFAR-10 as train/CLASS/NNNN.jpg and test/CLASS/NNNN.jpg is needed"
+            f"{archive} is missing: a zip of CIFAR-10 as train/CLASS/NNNN.jpg and test/CLASS/NNNN.jpg is needed"
         )
-    with zipfile.ZipFile(ARCHIVE) as archive:
-        train, test = _members(archive, "train"), _members(archive, "test")
-        parts = _shuffled_parts(train, sizes)
-        both = [*parts["train"], *parts["teacher_extra"]]
-        _store(archive, stored[STUDENTS], parts["train"], parts["validation"])
-        _store(archive, stored[FINAL], parts["validation"], [name for names in test.values() for name in names])
-        _store(archive, stored[POOL], parts["pool"], parts["validation"], labels="none")
-        _store(archive, stored[TEACHER_SET], both, parts["validation"])
+    with zipfile.ZipFile(archive) as content:
+        parts = split_names(_members(content, "train"), sizes)
+        test = [name for names in _members(content, "test").values() for name in names]
+        for dataset, path in stored.items():
+            labels: Labels = "none" if dataset == POOL else "auto"
+            _store(content, path, parts[dataset], test if dataset == FINAL else parts["validation"], labels=labels)
     return stored
 
 
-def cnn_teacher(work: Path) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Return the CNN teacher of a spec, and the folder of its weights by id; without weights, a teacher to train."""
-    if not TEACHER.is_file():
-        training = {"epochs": 30, "batch_size": 64, "learning_rate": 2e-3}
-        return {"architecture": "resnet18", "weights": "train", "training": training}, {}
-    folder = work / "dla34"
-    if not (folder / CONFIG).is_file():
-        arguments = {"num_classes": NUM_CLASSES, "in_chans": 3}
-        module = timm.create_model("dla34", **arguments)
-        module.load_state_dict(load_file(TEACHER))
-        preprocessing = normalized(MEAN, STD, image_size=IMAGE_SIZE, channels=3)
-        save_folder(module, folder, architecture="dla34", arguments=arguments, preprocessing=preprocessing)
-    return {"architecture": "dla34", "weights": "mdl_cnn"}, {"mdl_cnn": folder}
+def split_digest(datasets: Mapping[str, Path]) -> str:
+    """Return a SHA-256 of the content of all datasets."""
+    from core.data.stored import StoredDataset
+
+    digest = hashlib.sha256()
+    for name in sorted(datasets):
+        with StoredDataset.open(datasets[name]) as stored:
+            digest.update(f"{name} {stored.fingerprint}\n".encode())
+    return digest.hexdigest()
+
+
+def split_names(images: Mapping[str, Sequence[str]], sizes: SplitSizes) -> dict[str, list[str]]:
+    """Return the training images of each dataset, and those for validation, from the names by class.
+
+    The draw of a class depends on its name alone, so it is the same on every machine.
+    """
+    parts: dict[str, list[str]] = {name: [] for name in (*DATASETS, "validation")}
+    for label, names in sorted(images.items()):
+        shuffled = random.Random(f"split {label}").sample(names, len(names))
+        counts = [count // NUM_CLASSES for count in (sizes.validation, sizes.train, sizes.assistant, sizes.pool)]
+        ends = [sum(counts[: index + 1]) for index in range(4)]
+        assert ends[-1] <= len(names), f"{label} has {len(names)} images, fewer than the parts need"
+        students = shuffled[ends[0] : ends[1]]
+        parts["validation"] += shuffled[: ends[0]]
+        parts[STUDENTS] += students
+        parts[STUDENTS_90] += students[: len(students) * 9 // 10]
+        parts[FINAL] += students
+        parts[ASSISTANT] += shuffled[ends[1] : ends[2]]
+        parts[POOL] += shuffled[ends[2] : ends[3]]
+        parts[TEACHERS] += shuffled[ends[0] :]
+    return parts
 
 
 def _members(archive: zipfile.ZipFile, split: str) -> dict[str, list[str]]:
@@ -95,25 +106,11 @@ def _members(archive: zipfile.ZipFile, split: str) -> dict[str, list[str]]:
     return found
 
 
-def _shuffled_parts(images: Mapping[str, Sequence[str]], sizes: SplitSizes) -> dict[str, list[str]]:
-    parts: dict[str, list[str]] = {"train": [], "validation": [], "pool": [], "teacher_extra": []}
-    per_class = {
-        "train": sizes.train,
-        "validation": sizes.validation,
-        "pool": sizes.unlabeled_pool,
-        "teacher_extra": sizes.teacher_extra,
-    }
-    for label, names in sorted(images.items()):
-        shuffled = random.Random(f"deal {label}").sample(names, len(names))
-        for part, size in per_class.items():
-            parts[part] += shuffled[:size]
-            shuffled = shuffled[size:]
-    return parts
-
-
 def _store(
-    archive: zipfile.ZipFile, target: Path, train: Sequence[str], test: Sequence[str], *, labels: Labels = "auto"
+    archive: zipfile.ZipFile, target: Path, train: Sequence[str], test: Sequence[str], *, labels: Labels
 ) -> None:
+    from core.ingest.dataset import ingest_folder  # slow to import, not needed where the datasets exist
+
     loose = target.with_name(f".{target.name}-files")
     shutil.rmtree(loose, ignore_errors=True)
     shutil.rmtree(target, ignore_errors=True)

@@ -55,20 +55,26 @@ def train(workload: Workload, spec: JobSpec, peer: str) -> list[float]:
     return [end - start for start, end in pairwise([began, *ends])]
 
 
-def timm_step(spec: JobSpec, student: BuiltModel, teacher: BuiltModel, total_steps: int) -> Step:
-    """Return a training step as in timm's ``train.py``."""
-    training, method = spec.training, _kd(spec)
-    for network in (student, teacher):  # timm's task converts the input by these values
-        network.module.pretrained_cfg |= {"mean": network.preprocessing.mean, "std": network.preprocessing.std}
-    task = LogitDistillationTask(
-        student.module,
-        teacher.module.requires_grad_(False),
+def logit_task(spec: JobSpec, student: nn.Module, teacher: nn.Module) -> LogitDistillationTask:
+    """Return timm's task with temperature and weights of the job's `kd`. Both have ``pretrained_cfg``."""
+    method = _kd(spec)
+    return LogitDistillationTask(
+        student,
+        teacher.requires_grad_(False),
         criterion=nn.CrossEntropyLoss(),
         distill_loss_weight=method["alpha"],
         task_loss_weight=1 - method["alpha"],
         temperature=method["temperature"],
         verbose=False,
     )
+
+
+def timm_step(spec: JobSpec, student: BuiltModel, teacher: BuiltModel, total_steps: int) -> Step:
+    """Return a training step as in timm's ``train.py``."""
+    training = spec.training
+    for network in (student, teacher):  # timm's task converts the input by these values
+        network.module.pretrained_cfg |= {"mean": network.preprocessing.mean, "std": network.preprocessing.std}
+    task = logit_task(spec, student.module, teacher.module)
     task.train()
     parameters = list(student.module.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
@@ -87,23 +93,43 @@ def timm_step(spec: JobSpec, student: BuiltModel, teacher: BuiltModel, total_ste
     return step
 
 
-def torchdistill_step(spec: JobSpec, student: BuiltModel, teacher: BuiltModel, total_steps: int) -> Step:
-    """Return a training step as in torchdistill's image classification example."""
+def torchdistill_box(
+    spec: JobSpec, student: nn.Module, teacher: nn.Module, *, optimizer: Mapping[str, Any] | None = None
+) -> Any:
+    """Return torchdistill's ``DistillationBox`` with temperature and weights of the job's `kd`.
+
+    ``optimizer`` holds the entries ``optimizer`` and ``scheduler`` of its configuration; None for the loss alone.
+    """
     # Not installed by `make install`; the import loads all of its registries.
     from torchdistill.core.distillation import DistillationBox
 
     logging.getLogger("torchdistill").setLevel(logging.WARNING)
     box = DistillationBox(
-        teacher.module.eval(),
-        student.module,
+        teacher.eval(),
+        student,
         {},
-        _torchdistill_config(spec, total_steps),
+        {**_torchdistill_config(spec), **(optimizer or {})},
         torch.device("cpu"),
         None,
         distributed=False,
         lr_factor=1,
     )
     box.pre_epoch_process(epoch=0)
+    return box
+
+
+def torchdistill_step(spec: JobSpec, student: BuiltModel, teacher: BuiltModel, total_steps: int) -> Step:
+    """Return a training step as in torchdistill's image classification example."""
+    training = spec.training
+    optimizer = {
+        "optimizer": {
+            "key": "AdamW",
+            "kwargs": {"lr": training.learning_rate, "weight_decay": training.weight_decay, "fused": True},
+            "max_grad_norm": training.gradient_clip,
+        },
+        "scheduler": {"key": "CosineAnnealingLR", "kwargs": {"T_max": total_steps}, "scheduling_step": 1},
+    }
+    box = torchdistill_box(spec, student.module, teacher.module, optimizer=optimizer)
 
     def step(inputs_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         loss: Tensor = box.forward_process(inputs_BCHW, targets=labels_B, supp_dict=None)
@@ -113,21 +139,15 @@ def torchdistill_step(spec: JobSpec, student: BuiltModel, teacher: BuiltModel, t
     return step
 
 
-def _torchdistill_config(spec: JobSpec, total_steps: int) -> dict[str, Any]:
-    training, method = spec.training, _kd(spec)
+def _torchdistill_config(spec: JobSpec) -> dict[str, Any]:
+    method = _kd(spec)
     logits = {"student_module_path": ".", "student_module_io": "output", "teacher_module_path": "."}
     weights = {"temperature": method["temperature"], "alpha": 1 - method["alpha"], "beta": method["alpha"]}
     divergence = {"key": "KDLoss", "kwargs": {**logits, "teacher_module_io": "output", **weights}}
     return {
-        "num_epochs": training.epochs,
+        "num_epochs": spec.training.epochs,
         "teacher": {"requires_grad": False, "forward_proc": "forward_batch_only"},
         "student": {"requires_grad": True, "forward_proc": "forward_batch_only"},
-        "optimizer": {
-            "key": "AdamW",
-            "kwargs": {"lr": training.learning_rate, "weight_decay": training.weight_decay, "fused": True},
-            "max_grad_norm": training.gradient_clip,
-        },
-        "scheduler": {"key": "CosineAnnealingLR", "kwargs": {"T_max": total_steps}, "scheduling_step": 1},
         "criterion": {
             "key": "WeightedSumLoss",
             "kwargs": {"sub_terms": {"kd": {"criterion": divergence, "weight": 1.0}}},
