@@ -18,9 +18,10 @@ from core.losses.maps import (
     neuron_selectivity,
     spectral,
     target_aware,
+    unit_difference,
 )
 from core.losses.noise import noise_adaptation, noise_matrix
-from core.losses.patches import hidden_relation, manifold, qkv_relation
+from core.losses.patches import hidden_relation, manifold, qkv_relation, relation_transfer
 from core.losses.probe import attention_concentration, attention_probe, wild_scores
 from core.losses.regression import normalized_regression
 from core.losses.relations import (
@@ -31,8 +32,10 @@ from core.losses.relations import (
     similarity_preserving,
 )
 from core.losses.sparse import dense_soft_labels, sparse_soft_labels
-from core.losses.target_class import decoupled, normalized, one_for_all, weighted_soft_labels
+from core.losses.target_class import decoupled, normalized, one_for_all, refined, weighted_soft_labels
+from core.losses.three_levels import three_levels
 from core.losses.token import DistillationType, co_advise, deit, token_divergence
+from core.losses.wasserstein import class_distances, wasserstein_features, wasserstein_logits
 
 __all__ = [
     "DistillationType",
@@ -45,6 +48,7 @@ __all__ = [
     "batch_correlation",
     "binary_kd",
     "class_correlation",
+    "class_distances",
     "co_advise",
     "correlation",
     "cross_entropy_kd",
@@ -71,6 +75,8 @@ __all__ = [
     "phi_s",
     "probabilistic_transfer",
     "qkv_relation",
+    "refined",
+    "relation_transfer",
     "relational_angle",
     "relational_distance",
     "similarity_preserving",
@@ -79,8 +85,12 @@ __all__ = [
     "spectral",
     "standardize",
     "target_aware",
+    "three_levels",
     "token_divergence",
     "transformed_teacher",
+    "unit_difference",
+    "wasserstein_features",
+    "wasserstein_logits",
     "weighted_soft_labels",
     "wild_scores",
 ]

@@ -53,6 +53,23 @@ def _on_one_grid(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tens
     return F.adaptive_avg_pool2d(student, grid), F.adaptive_avg_pool2d(teacher, grid)
 
 
+def unit_difference(student_map: Tensor, teacher_map: Tensor, *, remove_mean: bool = False) -> Tensor:
+    """ScaleKD's mimicking: squared difference of the unit vectors at each position (Fan et al. 2024, arXiv:2411.06786).
+
+    Sum over D and positions, mean over B, for maps of the same shape. ``remove_mean`` first subtracts each channel's
+    mean over the positions of an image, which is what the official code reaches by zeroing the first entry of a DCT.
+    """
+    require_maps(student_map, teacher_map)
+    if student_map.shape != teacher_map.shape:
+        shapes = f"{tuple(student_map.shape)} and {tuple(teacher_map.shape)}"
+        raise ValueError(f"projected maps must have the teacher's shape, not {shapes}")
+    student, teacher = student_map.float(), teacher_map.detach().float()
+    if remove_mean:
+        student = student - student.mean(dim=(2, 3), keepdim=True)
+        teacher = teacher - teacher.mean(dim=(2, 3), keepdim=True)
+    return (F.normalize(student, dim=1) - F.normalize(teacher, dim=1)).square().sum() / len(student)
+
+
 def hierarchical_context(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """ReviewKD's HCL: MSE at full size and on pooled grids of 4, 2 and 1, each with half the previous weight.
 

@@ -61,10 +61,7 @@ def qkv_relation(student_qkv: Sequence[Tensor], teacher_qkv: Sequence[Tensor], *
     Zhang et al. 2022, arXiv:2204.07154. q, k and v are (B, N, D), with q unscaled. A relation is
     softmax(X_i X_jᵀ / √d), where d is the width of a relation head. The minimum is the teacher's entropy, not 0.
     """
-    if len(student_qkv) != 3 or len(teacher_qkv) != 3:
-        raise ValueError(f"needs q, k and v of both, not {len(student_qkv)} and {len(teacher_qkv)} tensors")
-    for student_tokens, teacher_tokens in zip(student_qkv, teacher_qkv, strict=True):
-        require_tokens(student_tokens, teacher_tokens)
+    _require_qkv(student_qkv, teacher_qkv)
     student_3BhNd = _relation_heads(student_qkv, relation_heads)
     teacher_3BhNd = _relation_heads([tokens.detach() for tokens in teacher_qkv], relation_heads)
     pairs = []
@@ -74,6 +71,34 @@ def qkv_relation(student_qkv: Sequence[Tensor], teacher_qkv: Sequence[Tensor], *
             teacher_BhNN = F.softmax(_scaled_product(teacher_3BhNd[i], teacher_3BhNd[j]), dim=3)
             pairs.append(-(teacher_BhNN * log_student_BhNN).sum(dim=3).mean())
     return torch.stack(pairs).mean()
+
+
+@outside_autocast
+def relation_transfer(
+    student_qkv: Sequence[Tensor], teacher_qkv: Sequence[Tensor], *, heads: int
+) -> tuple[Tensor, Tensor]:
+    """TinyMIM's token relations of one layer, (query_key, value_value) (Ren et al. 2023, arXiv:2301.01296).
+
+    KL(teacher || student) of softmax(q kᵀ / √d) and of softmax(v vᵀ / √d), mean over B, heads and rows. q, k and v are
+    (B, N, D), with q unscaled; d is the width of a head, of each network its own.
+    """
+    _require_qkv(student_qkv, teacher_qkv)
+    student_3BhNd = _relation_heads(student_qkv, heads)
+    teacher_3BhNd = _relation_heads([tokens.detach() for tokens in teacher_qkv], heads)
+
+    def divergence(i: int, j: int) -> Tensor:
+        log_student = F.log_softmax(_scaled_product(student_3BhNd[i], student_3BhNd[j]), dim=3)
+        log_teacher = F.log_softmax(_scaled_product(teacher_3BhNd[i], teacher_3BhNd[j]), dim=3)
+        return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=3).mean()
+
+    return divergence(0, 1), divergence(2, 2)
+
+
+def _require_qkv(student_qkv: Sequence[Tensor], teacher_qkv: Sequence[Tensor]) -> None:
+    if len(student_qkv) != 3 or len(teacher_qkv) != 3:
+        raise ValueError(f"needs q, k and v of both, not {len(student_qkv)} and {len(teacher_qkv)} tensors")
+    for student_tokens, teacher_tokens in zip(student_qkv, teacher_qkv, strict=True):
+        require_tokens(student_tokens, teacher_tokens)
 
 
 def _relation_heads(qkv: Sequence[Tensor], heads: int) -> list[Tensor]:

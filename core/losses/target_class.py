@@ -12,7 +12,10 @@ from torch import Tensor
 
 from core.losses.divergence import kd
 from core.losses.labels import hard_labels, other_entries, target_entries
+from core.losses.logit_relations import standardize
 from core.losses.shapes import require_logits
+
+_MASKED = -1e9  # logit of a class that is left out; finite, so that a sample without any other class has no NaN
 
 
 def decoupled(
@@ -86,3 +89,40 @@ def one_for_all(student: Tensor, teacher: Tensor, target: Tensor, *, epsilon: fl
     log_student_BC = F.log_softmax(student.float() / temperature, dim=1)
     weight_BC = (teacher_BC + label_BC).pow(epsilon) - label_BC
     return -(weight_BC * log_student_BC).sum(dim=1).mean()
+
+
+def refined(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float,
+    temperature: float,
+    alpha_temperature: float = 1.0,
+    standardized: bool = False,
+) -> Tensor:
+    """RLD: alpha · confidence + beta · classes below the target (Sun et al. 2024, arXiv:2408.07703).
+
+    The first term is T_a² · KL between (1 − p, p) of the teacher's most probable class, whichever it is, and of the
+    student's target class, with T_a = ``alpha_temperature``. The second is T² · KL among the classes whose teacher
+    logit is below that of the target: what the teacher ranks above the target is not taught. Both are divided by B. A
+    sample without such classes adds 0. ``standardized`` standardizes both logits first.
+    """
+    require_logits(student, teacher, num_classes=2)
+    label_B = hard_labels(target, student)
+    student_BC, teacher_BC = student.float(), teacher.detach().float()
+    if standardized:
+        student_BC, teacher_BC = standardize(student_BC), standardize(teacher_BC)
+    confidence = kd(
+        _binary_logits(student_BC / alpha_temperature, label_B),
+        _binary_logits(teacher_BC / alpha_temperature, teacher_BC.argmax(dim=1)),
+        temperature=1.0,
+    )
+    left_out_BC = teacher_BC >= teacher_BC.gather(1, label_B.unsqueeze(1))
+    below = kd(
+        student_BC.masked_fill(left_out_BC, _MASKED),
+        teacher_BC.masked_fill(left_out_BC, _MASKED),
+        temperature=temperature,
+    )
+    return alpha * alpha_temperature**2 * confidence + beta * below

@@ -43,6 +43,16 @@ def deit(s, t):
     return losses.deit(s, s, t, s.float().sum() * 0, distillation_type="soft", alpha=1.0, temperature=2.0)
 
 
+def wasserstein_logits(s, t):
+    cost = (1 - torch.eye(C)).to(s.device)
+    return losses.wasserstein_logits(s, t, LABELS.to(s.device), cost, weight=3.0, **SOFT)
+
+
+def three_levels(s, t):
+    mask = torch.arange(N - 1, device=s.device).expand(B, -1) % 2 == 0
+    return sum(losses.three_levels(s[:, 0], s[:, 1:], s[:, 1:], t[:, 0], t[:, 1:], mask))
+
+
 # Pair of inputs, loss of the pair, and whether it is zero if student and teacher are equal.
 LOSSES = {
     "attention_probe": (LAYERS, losses.attention_probe, True),
@@ -77,6 +87,8 @@ LOSSES = {
     "one_for_all": (LOGITS, with_labels(losses.one_for_all, epsilon=1.5, **SOFT), False),
     "probabilistic_transfer": (POOLED, losses.probabilistic_transfer, True),
     "qkv_relation": (TOKENS, lambda s, t: losses.qkv_relation((s, s, s), (t, t, t), relation_heads=2), False),
+    "refined": (LOGITS, with_labels(losses.refined, beta=2.0, **SOFT), False),
+    "relation_transfer": (TOKENS, lambda s, t: sum(losses.relation_transfer((s, s, s), (t, t, t), heads=2)), True),
     "relational_angle": (POOLED, losses.relational_angle, True),
     "relational_distance": (POOLED, losses.relational_distance, True),
     "similarity_preserving": (MAPS, losses.similarity_preserving, True),
@@ -87,16 +99,21 @@ LOSSES = {
     ),
     "spectral": (MAPS, losses.spectral, True),
     "target_aware": (MAPS, lambda s, t: losses.target_aware(s, t, s, t, heads=2), False),
+    "three_levels": (TOKENS, three_levels, True),
     "token_divergence": (
         LOGITS,
         lambda s, t: losses.token_divergence(s, t, distillation_type="hard", temperature=1.0),
         False,
     ),
     "transformed_teacher": (LOGITS, lambda s, t: losses.transformed_teacher(s, t, exponent=1.0), True),
+    "unit_difference": (MAPS, losses.unit_difference, True),
+    "wasserstein_features": (MAPS, losses.wasserstein_features, True),
+    "wasserstein_logits": (LOGITS, wasserstein_logits, False),
     "weighted_soft_labels": (LOGITS, with_labels(losses.weighted_soft_labels, alpha=2.0, **SOFT), False),
 }
 NOT_OF_A_PAIR = {
     "attention_concentration",
+    "class_distances",
     "dense_soft_labels",
     "drop_teachers",
     "hadamard",
@@ -127,6 +144,7 @@ def test_options_are_keyword_only():
     tensors |= {"query", "key", "value", "mask", "align", "generate", "teachers", "cls_attention"}
     tensors |= {"losses", "draws", "dimension", "covariance"}
     tensors |= {"task", "distillation"}
+    tensors |= {"token", "patches", "masked", "teacher_token", "teacher_patches", "features", "cost"}
     positional = {
         f"{name}.{parameter.name}"
         for name in LOSSES.keys() | NOT_OF_A_PAIR

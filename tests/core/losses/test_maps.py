@@ -15,7 +15,9 @@ from core.losses import (
     masked_generation,
     neuron_selectivity,
     target_aware,
+    unit_difference,
 )
+from tests.support.golden import draw
 
 STEADY = settings(deadline=None, derandomize=True, max_examples=30)
 
@@ -171,3 +173,31 @@ def test_target_aware_rejects_different_grids():
 
     with pytest.raises(ValueError, match="same shape"):
         target_aware(query, key, query, key)
+
+
+def test_unit_differences_match_the_official_code_of_scalekd():
+    torch.manual_seed(0)
+    tokens, teacher = draw(4, 16, 8, scale=2.0).requires_grad_(), draw(4, 8, 4, 4)
+    student = tokens.mT.reshape(4, 8, 4, 4)
+
+    direct = 0.08 * unit_difference(student, teacher)
+    without_mean = 0.06 * unit_difference(student, teacher, remove_mean=True)
+    (direct + without_mean).backward()
+
+    assert direct.item() == pytest.approx(2.4613693, rel=1e-5)
+    assert without_mean.item() == pytest.approx(1.8541089, rel=1e-5)
+    assert tokens.grad.norm().item() == pytest.approx(0.10831165, rel=1e-5)
+
+
+def test_unit_differences_without_the_mean_ignore_a_shift_of_each_channel():
+    student, teacher = maps((2, 3, 2, 2), (2, 3, 2, 2))
+    shift = torch.tensor([1.0, -2.0, 0.5])[:, None, None]
+
+    shifted = unit_difference(student + shift, teacher - shift, remove_mean=True)
+
+    assert shifted.item() == pytest.approx(unit_difference(student, teacher, remove_mean=True).item(), rel=1e-4)
+
+
+def test_unit_differences_need_maps_of_the_same_shape():
+    with pytest.raises(ValueError, match="the teacher's shape"):
+        unit_difference(*maps((2, 3, 2, 2), (2, 4, 2, 2)))

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.losses import hidden_relation, manifold, qkv_relation
+from core.losses import hidden_relation, manifold, qkv_relation, relation_transfer
+from tests.support.golden import draw
 
 STEADY = settings(deadline=None, derandomize=True, max_examples=30)
 
@@ -139,3 +140,21 @@ def test_qkv_relation_needs_three_tensors():
 def test_a_manifold_without_random_tokens_is_rejected():
     with pytest.raises(ValueError, match="num_random"):
         manifold(*pair(), num_random=0)
+
+
+def test_relation_transfer_matches_the_official_code_of_tinymim():
+    torch.manual_seed(0)
+    student, teacher = draw(4, 10, 24).requires_grad_(), draw(4, 10, 48, scale=1.5)
+
+    terms = relation_transfer(student.chunk(3, dim=2), teacher.chunk(3, dim=2), heads=4)
+    sum(terms).backward()
+
+    assert [term.item() for term in terms] == pytest.approx([1.5347544, 1.1084862], rel=1e-5)
+    assert student.grad.norm().item() == pytest.approx(0.15129933, rel=1e-5)
+
+
+def test_relation_transfer_needs_three_tensors_of_the_same_tokens():
+    with pytest.raises(ValueError, match="needs q, k and v"):
+        relation_transfer(qkv(1, 4)[:2], qkv(2, 4), heads=1)
+    with pytest.raises(ValueError, match="3 relation heads do not divide a width of 4"):
+        relation_transfer(qkv(1, 4), qkv(2, 6), heads=3)
