@@ -63,7 +63,7 @@ ERASE_PROBABILITY = 0.25  # random erasing (Zhong et al. 2017, arXiv:1708.04896)
 MIN_ERASED_AREA, MAX_ERASED_AREA = 0.02, 1 / 3
 MAX_ERASE_RATIO = 3.3
 
-_TABLE, _ORDER = 0, 1  # domains in the key of the generator, so that no two uses share a stream
+_TABLE, _ORDER, _SAMPLES = 0, 1, 2  # domains in the key of the generator, so that no two uses share a stream
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _FIXED_POINT = 65_536.0
 
@@ -78,9 +78,7 @@ def view_table(seed: int, view: int, num_samples: int, *, first: int = 0) -> Ten
     """
     blocks_per_row = NUM_COLUMNS // 8
     raw = _raw(_TABLE, seed, view, num_samples * NUM_COLUMNS // 2, first_block=first * blocks_per_row)
-    words = raw.astype("<u8", copy=False).view("<u4")  # little-endian halves: the same on every machine
-    draws = (words >> 8).astype(np.float32) * np.float32(2**-24)  # 24 bits: exact in float32, below 1
-    return torch.from_numpy(draws.reshape(num_samples, NUM_COLUMNS))
+    return torch.from_numpy(_uniform(raw).reshape(num_samples, NUM_COLUMNS))
 
 
 def view_of_epoch(epoch: int, views: int | None) -> int:
@@ -97,6 +95,17 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> Tensor:
     """Return the sample order of an epoch: int64 (N,), a permutation drawn from (seed, epoch)."""
     raw = _raw(_ORDER, seed, epoch, num_samples)
     return torch.from_numpy(np.argsort(raw, kind="stable"))
+
+
+def sample_draws(seed: int, epoch: int, indices_B: Tensor, num_draws: int) -> Tensor:
+    """Return the draws of single samples in an epoch, for a method: float32 (B, num_draws), uniform in [0, 1).
+
+    Row i depends on seed, epoch, the sample's index and ``num_draws`` only, not on the other samples of the batch.
+    """
+    blocks_per_row = -(-num_draws // 8)
+    rows = [_raw(_SAMPLES, seed, epoch, 4 * blocks_per_row, first_block=i * blocks_per_row) for i in indices_B.tolist()]
+    draws_BK = _uniform(np.stack(rows)) if rows else np.empty((0, num_draws), dtype=np.float32)
+    return torch.from_numpy(draws_BK[:, :num_draws].copy())
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
@@ -120,6 +129,12 @@ def _raw(domain: int, seed: int, index: int, count: int, *, first_block: int = 0
     generator = np.random.Philox(key=np.array([domain << 32 | seed, index], dtype=np.uint64))
     generator.advance(first_block)
     return np.asarray(generator.random_raw(count), dtype=np.uint64)
+
+
+def _uniform(raw: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
+    """Return two draws in [0, 1) for each word, along the last axis."""
+    words = raw.astype("<u8", copy=False).view("<u4")  # little-endian halves: the same on every machine
+    return (words >> 8).astype(np.float32) * np.float32(2**-24)  # 24 bits: exact in float32, below 1
 
 
 # --- images -------------------------------------------------------------------------------------

@@ -84,6 +84,12 @@ IMPOSSIBLE = [
     ("co_advise", {"teachers": [CNN]}, "/teachers", ("at least 2 teacher", "add one")),
     ("cross_architecture", {"student": STUDENT}, "/student/architecture", ("needs a cnn", "resnet")),
     ("deit", {"student": example_student("cnn")}, "/student/architecture", ("needs a transformer", "vit_")),
+    (
+        "proteus",
+        {"teachers": [{**VIT, "arguments": {**VIT["arguments"], "patch_size": 8}}]},
+        "/student/architecture",
+        ("8 × 8", "4 × 4", "patch_size"),
+    ),
     ("masked_teacher", {"teachers": [CNN]}, "/teachers/0/architecture", ("needs a transformer", "vit_")),
     (
         "dearkd",

@@ -36,6 +36,7 @@ from core.spec.methods.mutual import MutualParams
 from core.spec.methods.nkd import NkdParams
 from core.spec.methods.ofa import OfaParams
 from core.spec.methods.pkt import PktParams
+from core.spec.methods.proteus import ProteusParams
 from core.spec.methods.review import ReviewParams
 from core.spec.methods.rkd import RkdParams
 from core.spec.methods.scratch import ScratchParams
@@ -99,6 +100,7 @@ METHODS: dict[str, MethodEntry] = {
     "masked_teacher": MethodEntry(MaskedTeacherParams, "core.methods.masked_teacher:MaskedTeacher"),
     "feature": MethodEntry(FoundationParams, "core.methods.feature:FoundationFeatures"),
     "agglomerate": MethodEntry(AgglomerateParams, "core.methods.agglomerate:Agglomerate"),
+    "proteus": MethodEntry(ProteusParams, "core.methods.proteus:Proteus"),
     "self_distillation": MethodEntry(SelfDistillationParams, "core.methods.self_distillation:SelfDistillation"),
     "mutual": MethodEntry(MutualParams, "core.methods.mutual:Mutual"),
 }

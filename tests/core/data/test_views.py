@@ -12,6 +12,7 @@ from core.data.views import (
     batches,
     epoch_order,
     num_views,
+    sample_draws,
     steps_per_epoch,
     view_of_epoch,
     view_table,
@@ -96,6 +97,30 @@ def test_the_draws_match_the_published_generator():
 
 def test_columns_are_distinct_and_some_are_free():
     assert len(Column) == len({column.value for column in Column}) < NUM_COLUMNS
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(seed=seeds, epoch=views, count=st.integers(1, 70), data=st.data())
+def test_draws_of_a_sample_do_not_depend_on_the_rest_of_the_batch(seed, epoch, count, data):
+    indices = torch.tensor(data.draw(st.lists(st.integers(0, 10**6), min_size=1, max_size=5)))
+
+    draws = sample_draws(seed, epoch, indices, count)
+
+    assert draws.shape == (len(indices), count)
+    assert draws.dtype == torch.float32
+    for index, row in zip(indices, draws, strict=True):
+        assert sample_draws(seed, epoch, index.view(1), count)[0].equal(row)
+    assert not sample_draws(seed, epoch + 1, indices, count).equal(draws)
+
+
+def test_draws_of_samples_are_uniform_and_not_those_of_views():
+    draws = sample_draws(0, 0, torch.arange(500), 40)
+
+    assert draws.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert draws.std().item() == pytest.approx(12**-0.5, abs=0.01)
+    assert len(draws.unique()) > 0.99 * draws.numel()
+    assert not view_table(0, 0, 500)[:, :32].equal(draws[:, :32])
+    assert sample_draws(0, 0, torch.arange(0), 40).shape == (0, 40)
 
 
 @pytest.mark.parametrize(("epoch", "count", "view"), [(0, None, 0), (7, None, 7), (7, 4, 3), (8, 4, 0), (5, 1, 0)])

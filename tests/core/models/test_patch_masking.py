@@ -1,10 +1,15 @@
-"""A ViT teacher on a subset of its patches."""
+"""A ViT on a subset of its patches, and with a mask token in place of some."""
 
 import pytest
 import timm
 import torch
 
-from core.models.patch_masking import mask_patches, supports_patch_masking
+from core.models.patch_masking import (
+    mask_patches,
+    replace_patches,
+    supports_patch_masking,
+    supports_patch_replacement,
+)
 
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4, "in_chans": 1}
 
@@ -72,3 +77,35 @@ def test_only_plain_vits_are_supported():
     assert supports_patch_masking(vit())
     assert not supports_patch_masking(timm.create_model("vit_relpos_small_patch16_224"))
     assert not supports_patch_masking(timm.create_model("resnet10t"))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"reg_tokens": 2}, {"dynamic_img_size": True}])
+@torch.no_grad()
+def test_hidden_patches_are_replaced_before_positions_are_added(arguments):
+    module, images = vit(**arguments), torch.rand(2, 1, 16, 16)
+    hidden, token = torch.zeros(2, 16, dtype=torch.bool), torch.randn(16)
+    hidden[0, [3, 9]] = hidden[1, 0] = True
+    patches = module.patch_embed(images).reshape(2, 16, 16).clone()
+    patches[hidden] = token
+    embedded = patches.view_as(module.patch_embed(images))
+    expected = module.norm(module.blocks(module.norm_pre(module._pos_embed(embedded))))
+
+    with replace_patches(module, hidden, token):
+        features = module.forward_features(images)
+
+    torch.testing.assert_close(features, expected)
+    assert not torch.allclose(features, module.forward_features(images), atol=1e-4)
+
+
+def test_the_mask_token_learns():
+    module, token = vit(), torch.zeros(16, requires_grad=True)
+
+    with replace_patches(module, torch.ones(2, 16, dtype=torch.bool), token):
+        module(torch.rand(2, 1, 16, 16)).sum().backward()
+
+    assert token.grad.abs().sum() > 0
+
+
+def test_patches_of_a_cnn_are_not_replaced():
+    assert supports_patch_replacement(vit())
+    assert not supports_patch_replacement(timm.create_model("resnet10t"))
