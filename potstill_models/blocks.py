@@ -48,6 +48,8 @@ class BlockMaker:
             return SizedBlock(size, attention=SizedAttention, grid={}, **options)
         if vit_options.wide_last is not None and index == self.num_stored - 1:
             return WideBlock(vit_options.wide_last, vit_options.wide_heads(head_dim), **options)
+        if vit_options.heads_per_block is not None:
+            options["num_heads"] = vit_options.heads_per_block[index]
         block: nn.Module = Block(**options)
         return block
 

@@ -31,6 +31,7 @@ class VitOptions:
     a run starts as a plain block.
     ``block_heads``, ``block_dims``, ``block_hidden``: sizes of each stored block: heads (of dimension
     ``embed_dim / num_heads``), value dimensions of each head, hidden units.
+    ``heads_per_block``: attention heads of each block, at the same width, so that a head's width differs.
     ``lift_width``: width that a linear layer after the final norm projects all tokens to.
     ``wide_last``, ``wide_last_heads``: width and heads of the last block; norm and classifier have this width.
     ``local_blocks``: number of first blocks with gated positional attention.
@@ -45,6 +46,7 @@ class VitOptions:
     block_heads: Sequence[int] | None = None
     block_dims: Sequence[Sequence[int]] | None = None
     block_hidden: Sequence[int] | None = None
+    heads_per_block: Sequence[int] | None = None
     lift_width: int | None = None
     wide_last: int | None = None
     wide_last_heads: int | None = None
@@ -87,6 +89,7 @@ class VitOptions:
             raise ValueError("runs of a shared block cannot have the gates of local_blocks: leave one of them out")
         if self.lift_width is not None and self.lift_width < 1:
             raise ValueError("lift_width is at least 1")
+        self._check_heads_per_block(depth, embed_dim)
         self._check_sizes(depth // self.repeats, num_heads, embed_dim // num_heads)
         self._check_wide_last(depth, embed_dim // num_heads)
 
@@ -121,6 +124,17 @@ class VitOptions:
             heads = num_heads if self.block_heads is None else self.block_heads[index]
             if len(dims) != heads or any(not 1 <= dim <= head_dim for dim in dims):
                 raise ValueError(f"block_dims[{index}] should be {heads} numbers of 1 to {head_dim}, one for each head")
+
+    def _check_heads_per_block(self, depth: int, embed_dim: int) -> None:
+        heads = self.heads_per_block
+        if heads is None:
+            return
+        if self.multiplexed or self.sized or self.wide_last is not None or self.local_blocks:
+            raise ValueError("heads_per_block builds plain blocks: leave out options that build other ones")
+        if len(heads) != depth:
+            raise ValueError(f"heads_per_block has {len(heads)} entries, and there are {depth} blocks")
+        if any(number < 1 or embed_dim % number for number in heads):
+            raise ValueError(f"each of heads_per_block has to divide embed_dim {embed_dim}")
 
     def _check_wide_last(self, depth: int, head_dim: int) -> None:
         if self.wide_last is None:

@@ -22,6 +22,7 @@ from potstill_models import PotstillVit
 FLEXIBLE = "potstill_vit"
 # Parts that options add: a plain ViT has no weights for them, so they keep their initialization.
 _ADDED_PARTS = ("heads_dist.", "lift.", "patch_embed.conv.", "patch_embed.involution.")
+_HEAD_NORMS = (".attn.q_norm.", ".attn.k_norm.")  # of the width of a head
 _ADDED_BLOCK_PARTS = ("attn.pos_proj.", "attn.gating", "mixing.relative.")
 
 
@@ -62,8 +63,8 @@ def adapt_to_flexible_vit(state: Mapping[str, Tensor], module: nn.Module) -> dic
     Distillation tokens are initialized with the class token and its position. A shared block takes attention and MLP
     from the first block of its group, and each run the norms and scales of its own block; transforms over the heads
     start as identity. Local blocks take queries, keys and values. Parts that options add (heads, lift, stems, wide
-    last block, positions) keep the initialization of ``module``. Widths of single blocks are not cut here: tensors of
-    another shape are left for strict loading to refuse.
+    last block, positions) and norms of heads of another width keep the initialization of ``module``. Widths of single
+    blocks are not cut here: tensors of another shape are left for strict loading to refuse.
     """
     assert isinstance(module, PotstillVit)
     options, fresh = module.options, module.state_dict()
@@ -71,13 +72,14 @@ def adapt_to_flexible_vit(state: Mapping[str, Tensor], module: nn.Module) -> dic
         return dict(state)  # the weights already have these options
     adapted: dict[str, Tensor] = {}
     for name, own in fresh.items():
-        if _is_added(name, module):
+        source = _source_name(name, options.repeats, multiplexed=options.multiplexed, state=state)
+        if _is_added(name, module) or _is_resized_norm(name, own, state.get(source), module):
             adapted[name] = own
         elif name.endswith((".conv_l.weight", ".conv_w.weight")):
             adapted[name] = torch.eye(own.shape[0], dtype=own.dtype)[:, :, None, None]
         elif name == "dist_token":
             adapted[name] = state["cls_token"].expand_as(own).clone()
-        elif (source := _source_name(name, options.repeats, multiplexed=options.multiplexed, state=state)) in state:
+        elif source in state:
             adapted[name] = state[source]
     if "pos_embed" in adapted and not module.no_embed_class:
         first_11D, rest_1ND = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
@@ -127,6 +129,13 @@ def _is_added(name: str, module: PotstillVit) -> bool:
     if wide and name.startswith((f"blocks.{len(module.blocks) - 1}.", "norm.", "fc_norm.")):
         return True
     return name.startswith("head.") and module.num_features != module.embed_dim
+
+
+def _is_resized_norm(name: str, own: Tensor, given: Tensor | None, module: PotstillVit) -> bool:
+    """Return whether a weight normalizes the heads of a block whose heads have another width than the plain ViT's."""
+    if module.options.heads_per_block is None or given is None:
+        return False
+    return any(part in name for part in _HEAD_NORMS) and given.shape != own.shape
 
 
 def _source_name(name: str, repeats: int, *, multiplexed: bool, state: Mapping[str, Tensor]) -> str:

@@ -90,6 +90,7 @@ IMPOSSIBLE = [
         "/student/architecture",
         ("8 × 8", "4 × 4", "patch_size"),
     ),
+    ("tinymim", {"parameters": {"heads": 5}}, "/method/heads", ("5 heads do not divide", "set heads to one of")),
     ("masked_teacher", {"teachers": [CNN]}, "/teachers/0/architecture", ("needs a transformer", "vit_")),
     (
         "dearkd",

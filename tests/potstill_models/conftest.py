@@ -27,6 +27,7 @@ OPTIONS = {
     },
     "cut and repeated": {"repeats": 2, "head_transforms": True, "block_heads": [1, 3], "block_hidden": [4, 6]},
     "lifted": {"lift_width": 48, "global_pool": "avg"},
+    "heads per block": {"heads_per_block": [4, 4, 2, 8]},
     "wide last": {"wide_last": 48},
     "wide last, lifted, with a token": {
         "wide_last": 60, "wide_last_heads": 3, "lift_width": 10, "distillation_tokens": 1,

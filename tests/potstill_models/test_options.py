@@ -33,6 +33,11 @@ POOLING = {"global_pool": "token", "class_token": True, "fc_norm": None, "patch_
         ({"wide_last": 48, "block_hidden": [1] * 4}, "leave out repeats"),
         ({"wide_last": 48, "local_blocks": 4}, "not among local_blocks"),
         ({"wide_last": 50}, "set wide_last_heads"),
+        ({"heads_per_block": [4, 4]}, "2 entries, and there are 4"),
+        ({"heads_per_block": [4, 4, 4, 3]}, "divide embed_dim 32"),
+        ({"heads_per_block": [4, 4, 4, 0]}, "divide embed_dim 32"),
+        ({"heads_per_block": [4] * 4, "repeats": 2}, "leave out options"),
+        ({"heads_per_block": [4] * 4, "local_blocks": 1}, "leave out options"),
     ],
 )
 def test_invalid_options_are_refused_with_the_reason(options, words):

@@ -44,6 +44,7 @@ from core.spec.methods.self_distillation import SelfDistillationParams
 from core.spec.methods.similarity import SimilarityParams
 from core.spec.methods.spectral import SpectralParams
 from core.spec.methods.target_aware import TargetAwareParams
+from core.spec.methods.tinymim import TinymimParams
 from core.spec.methods.tinyvit import TinyvitParams
 from core.spec.methods.uvc import UvcParams
 from core.spec.methods.vid import VidParams
@@ -101,6 +102,7 @@ METHODS: dict[str, MethodEntry] = {
     "feature": MethodEntry(FoundationParams, "core.methods.feature:FoundationFeatures"),
     "agglomerate": MethodEntry(AgglomerateParams, "core.methods.agglomerate:Agglomerate"),
     "proteus": MethodEntry(ProteusParams, "core.methods.proteus:Proteus"),
+    "tinymim": MethodEntry(TinymimParams, "core.methods.tinymim:Tinymim"),
     "self_distillation": MethodEntry(SelfDistillationParams, "core.methods.self_distillation:SelfDistillation"),
     "mutual": MethodEntry(MutualParams, "core.methods.mutual:Mutual"),
 }

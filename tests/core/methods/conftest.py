@@ -24,6 +24,10 @@ STUDENTS = {
     "transformer": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}),
     "cnn": ("resnet10t", {}),
 }
+# tinymim's block has the teacher's 3 heads, which have to divide the student's width.
+OWN_STUDENTS = {
+    "tinymim": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 2}),
+}
 TEACHERS = {
     "transformer": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 24, "depth": 6, "num_heads": 3}),
     "cnn": ("resnet10t", {}),
@@ -76,7 +80,7 @@ def make_harness():
     def make(name, *, student=None, teachers=None, num_samples=24, **params):
         needs = METHODS[name].params.info.needs
         parameters = METHODS[name].params.model_validate({"name": name, **METHODS[name].params.info.example, **params})
-        student = student or (needs.student_families or ("transformer",))[0]
+        student = student or OWN_STUDENTS.get(name) or (needs.student_families or ("transformer",))[0]
         if teachers is None:
             family = (needs.teacher_families or ("transformer",))[0]
             teachers = (family, "cnn", "transformer")[: max(needs.min_teachers, 1 if needs.max_teachers != 0 else 0)]

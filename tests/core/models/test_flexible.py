@@ -32,6 +32,7 @@ OPTIONS = {
     "multiplexed": {"repeats": 2, "head_transforms": True, "relative_position": True},
     "cut": {"block_heads": [1, 2, 3, 4], "block_dims": [[3], [8, 8], [2, 5, 8], [8, 8, 4, 1]], "block_hidden": [5] * 4},
     "lifted": {"lift_width": 48},
+    "heads per block": {"heads_per_block": [4, 4, 4, 8]},
     "wide last": {"wide_last": 48, "distillation_tokens": 1},
     "local": {"local_blocks": 2, "distillation_tokens": 1},
 }
