@@ -185,8 +185,8 @@ class Method(nn.Module, ABC):
     held_out: ClassVar[float] = 0.0
     """Fraction of the training split that is held out of training, for a choice in :meth:`finalize`."""
     uses_cached_outputs: ClassVar[bool] = False
-    """Set by methods that override :meth:`terms`: True where ``step.teacher_outputs(batch)`` is their only use of
-    teachers."""
+    """Set by methods that override :meth:`terms`: True where ``step.teacher_outputs(batch)`` is their only call of
+    teachers. Parts of a teacher's module may run in a step."""
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__()

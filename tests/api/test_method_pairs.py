@@ -91,6 +91,12 @@ IMPOSSIBLE = [
         ("8 × 8", "4 × 4", "patch_size"),
     ),
     ("tinymim", {"parameters": {"heads": 5}}, "/method/heads", ("5 heads do not divide", "set heads to one of")),
+    (
+        "scalekd",
+        {"teachers": [{"architecture": "mobilenetv3_small_050", "weights": "train"}]},
+        "/teachers/0/architecture",
+        ("last stage", "through_teacher"),
+    ),
     ("masked_teacher", {"teachers": [CNN]}, "/teachers/0/architecture", ("needs a transformer", "vit_")),
     (
         "dearkd",

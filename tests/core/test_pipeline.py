@@ -651,11 +651,12 @@ def foundation(tmp_path):
 
 @pytest.fixture
 def backbone(foundation, tmp_path):
-    """Run a job of the method ``feature`` on a dataset."""
+    """Run a job of a method without a classifier on a dataset, by default of ``feature``."""
 
-    def run(folder, name="job", **options):
+    def run(folder, name="job", *, changes=None, **options):
         models = {"mdl_foundation": foundation}
         fields = document(method={"name": "feature"}, teachers=[FOUNDATION], export=["safetensors", "onnx"])
+        fields |= changes or {}
         model_info = {"mdl_foundation": read_model_info(foundation)}
         resolution = resolver.resolve(parse_job_spec(fields), read_dataset_info(folder), model_info, threads=1)
         root = tmp_path / name
@@ -712,6 +713,58 @@ def test_a_backbone_can_initialize_the_student_of_a_labeled_dataset(backbone, at
     result, _ = attempt(spec, "second", models=models)
 
     assert result.result["student"]["top1"] is not None
+
+
+def label_free(method, **sizes):
+    """Changes of the backbone's job: a method, and a student with the teacher's 4 × 4 patches."""
+    student = vit()
+    student["arguments"] |= {"patch_size": 2, **sizes}
+    return {"method": {"name": method}, "student": student, "export": ["safetensors"]}
+
+
+@pytest.mark.parametrize(
+    "changes", [label_free("proteus"), label_free("tinymim", num_heads=4)], ids=["proteus", "tinymim"]
+)
+def test_a_label_free_method_has_the_same_bits_after_an_interruption(backbone, pool, changes):
+    uninterrupted, reporter = backbone(pool, "uninterrupted", changes=changes)
+
+    with pytest.raises(Interrupted):
+        backbone(pool, "interrupted", changes=changes, control=Control.PAUSE, stage=Stage.DISTILL, after=7)
+    last, _ = backbone(pool, "interrupted", changes=changes)
+
+    losses = [value for _, value in reporter.series["train/loss"]]
+    assert digest(last) == digest(uninterrupted)
+    assert losses[-1] < losses[0]
+
+
+def test_a_job_trains_a_student_of_tinymim_on_and_keeps_its_heads(backbone, attempt, pool, dataset):
+    first, _ = backbone(pool, "first", changes=label_free("tinymim", num_heads=4))
+    models = {"job_first": first.artifacts["config.json"].parent}
+    spec = resolved(dataset, models, student={"weights": "job_first"})
+
+    result, _ = attempt(spec, "second", models=models)
+
+    folder = result.artifacts["config.json"].parent
+    opened = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert spec.method.name == "kd"
+    assert [block.attn.num_heads for block in opened.blocks] == [2]
+    assert result.result["student"]["top1"] is not None
+
+
+def test_scalekd_reads_cached_outputs_and_has_the_same_bits_after_an_interruption(attempt, dataset):
+    teacher = document()["teachers"][0]
+    teacher["arguments"]["depth"] = 2
+    spec = resolved(dataset, method={"name": "scalekd"}, teachers=[teacher])
+    uninterrupted, reporter = attempt(spec, "uninterrupted")
+
+    with pytest.raises(Interrupted):
+        attempt(spec, "interrupted", control=Control.PAUSE, stage=Stage.DISTILL, after=7)
+    last, _ = attempt(spec, "interrupted")
+
+    report = json.loads(last.artifacts["report.json"].read_text())
+    assert digest(last) == digest(uninterrupted)
+    assert report["details"]["teacher_cache"]["hits"] > 0
+    assert len(reporter.series["train/through_teacher_direct"]) == len(reporter.series["train/loss"])
 
 
 def cnn(**more):

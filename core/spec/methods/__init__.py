@@ -39,6 +39,7 @@ from core.spec.methods.pkt import PktParams
 from core.spec.methods.proteus import ProteusParams
 from core.spec.methods.review import ReviewParams
 from core.spec.methods.rkd import RkdParams
+from core.spec.methods.scalekd import ScalekdParams
 from core.spec.methods.scratch import ScratchParams
 from core.spec.methods.self_distillation import SelfDistillationParams
 from core.spec.methods.similarity import SimilarityParams
@@ -98,6 +99,7 @@ METHODS: dict[str, MethodEntry] = {
     "spectral": MethodEntry(SpectralParams, "core.methods.spectral:Spectral"),
     "lift": MethodEntry(LiftParams, "core.methods.lift:Lift"),
     "cumulative_spatial": MethodEntry(CumulativeSpatialParams, "core.methods.cumulative_spatial:CumulativeSpatial"),
+    "scalekd": MethodEntry(ScalekdParams, "core.methods.scalekd:Scalekd"),
     "masked_teacher": MethodEntry(MaskedTeacherParams, "core.methods.masked_teacher:MaskedTeacher"),
     "feature": MethodEntry(FoundationParams, "core.methods.feature:FoundationFeatures"),
     "agglomerate": MethodEntry(AgglomerateParams, "core.methods.agglomerate:Agglomerate"),
