@@ -39,6 +39,7 @@ from core.spec.methods.pkt import PktParams
 from core.spec.methods.proteus import ProteusParams
 from core.spec.methods.review import ReviewParams
 from core.spec.methods.rkd import RkdParams
+from core.spec.methods.rld import RldParams
 from core.spec.methods.scalekd import ScalekdParams
 from core.spec.methods.scratch import ScratchParams
 from core.spec.methods.self_distillation import SelfDistillationParams
@@ -51,6 +52,7 @@ from core.spec.methods.uvc import UvcParams
 from core.spec.methods.vid import VidParams
 from core.spec.methods.vitkd import VitkdParams
 from core.spec.methods.vkd import VkdParams
+from core.spec.methods.wkd import WkdParams
 from core.spec.methods.wsld import WsldParams
 from core.spec.methods.wttm import WttmParams
 
@@ -74,6 +76,8 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "wsld": MethodEntry(WsldParams, "core.methods.wsld:Wsld"),
     "wttm": MethodEntry(WttmParams, "core.methods.wttm:Wttm"),
+    "wkd": MethodEntry(WkdParams, "core.methods.wkd:Wkd"),
+    "rld": MethodEntry(RldParams, "core.methods.rld:Rld"),
     "ofa": MethodEntry(OfaParams, "core.methods.ofa:Ofa"),
     "deit": MethodEntry(DeitParams, "core.methods.deit:Deit"),
     "co_advise": MethodEntry(CoAdviseParams, "core.methods.co_advise:CoAdvise"),
