@@ -6,9 +6,9 @@ teacher's width. ``token``: squared error of the class token; ``features``: of c
 ``patches``: of the masked patches, which the teacher sees. Heads and mask token are dropped at export; the student has
 no classifier.
 
-Deviations: each picture is masked with a probability of ``masked_pictures``, drawn from (seed, epoch, sample index),
-instead of the first half of a batch; masked pictures have a constant weight each, so that a batch can be divided. The
-second pass sees masked pictures only.
+Deviations: each image is masked with a probability of ``masked_pictures``, drawn from (seed, epoch, sample index),
+instead of the first half of a batch; masked images have a constant weight each, so that a batch can be divided. The
+second pass sees masked images only.
 
 Shapes: B images, N patches, M masked images, D width of the student, T of the teacher.
 """

@@ -37,7 +37,7 @@ class ProteusParams(MethodParams):
         "mean over all entries.",
         deviations=(
             (
-                "The authors mask the first half of each batch. Here each picture is masked with the probability "
+                "The authors mask the first half of each batch. Here each image is masked with the probability "
                 "`masked_pictures` in each epoch, and has a constant weight in the last term, so that batches can be "
                 "divided. With half of a batch masked, both give the same value."
             ),
@@ -61,13 +61,13 @@ class ProteusParams(MethodParams):
         description="Weight λ of the squared error at masked patches, which the teacher sees and the student does not.",
     )
     mask_share: float = Field(
-        default=0.5, ge=0, le=0.9, description="Fraction of the patches of a masked picture that the student misses."
+        default=0.5, ge=0, le=0.9, description="Fraction of the patches of a masked image that the student misses."
     )
     masked_pictures: float = Field(
         default=0.5,
         ge=0,
         le=1,
-        description="Probability that a picture is masked in an epoch. All masked pictures weigh the same, whatever "
+        description="Probability that an image is masked in an epoch. All masked images weigh the same, whatever "
         "their number in a batch.",
     )
 

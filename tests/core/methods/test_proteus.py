@@ -41,7 +41,7 @@ def test_the_terms_are_the_squared_errors_of_three_heads(make_harness, batch):
     assert terms["patches"].item() == pytest.approx(4 * error.item(), rel=1e-5)
 
 
-def test_only_masked_pictures_pass_a_second_time_and_each_has_a_constant_weight(make_harness, batch):
+def test_only_masked_images_pass_a_second_time_and_each_has_a_constant_weight(make_harness, batch):
     harness = make_harness("proteus", masked_pictures=0.5)
     passes = []
     harness.student.module.register_forward_pre_hook(lambda _module, inputs: passes.append(len(inputs[0])))
@@ -71,7 +71,7 @@ def test_masks_depend_on_seed_epoch_and_sample_only(make_harness, batch):
     assert harness.terms(batch, FIRST_EPOCH)["patches"] != harness.terms(batch, SECOND_EPOCH)["patches"]
 
 
-def test_the_share_of_masked_pictures_is_their_probability(make_harness):
+def test_the_share_of_masked_images_is_their_probability(make_harness):
     harness = make_harness("proteus", masked_pictures=0.25, mask_share=0.4)
 
     hidden = harness.method.draw_masks(torch.arange(2000), 3)
@@ -81,7 +81,7 @@ def test_the_share_of_masked_pictures_is_their_probability(make_harness):
     assert hidden[hidden.any(dim=1)].float().mean(dim=0).std() < 0.05  # all places alike
 
 
-def test_a_batch_without_masked_pictures_has_no_patch_error_but_a_gradient(make_harness, batch):
+def test_a_batch_without_masked_images_has_no_patch_error_but_a_gradient(make_harness, batch):
     harness = make_harness("proteus", token_weight=0.0, feature_weight=0.0, masked_pictures=0.001)
 
     (patches,) = harness.terms(batch, FIRST_EPOCH).values()

@@ -23,7 +23,7 @@ def test_the_loss_is_that_of_the_official_code():
     assert student.grad.norm().item() == pytest.approx(4.6850271, rel=1e-5)
 
 
-def test_classes_that_the_teacher_ranks_above_the_label_are_not_taught():
+def test_classes_that_the_teacher_ranks_above_the_label_have_no_gradient():
     student = torch.zeros(1, 4, requires_grad=True)
     teacher, target = torch.tensor([[5.0, 2.0, 1.0, -1.0]]), torch.tensor([1])
 
@@ -41,7 +41,7 @@ def test_a_label_that_the_teacher_ranks_last_adds_nothing():
     assert loss == 0
 
 
-def test_the_confidence_of_a_wrong_teacher_is_taught_at_the_label():
+def test_the_confidence_of_a_wrong_teacher_raises_the_label():
     student = torch.zeros(1, 3, requires_grad=True)
 
     refined(student, torch.tensor([[4.0, 0, 0]]), torch.tensor([2]), alpha=1.0, beta=0.0, temperature=1.0).backward()

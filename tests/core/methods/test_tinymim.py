@@ -168,7 +168,7 @@ def test_the_second_stage_keeps_weights_and_heads(make_harness, tmp_path):
     assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).blocks[1].attn.num_heads == 3
 
 
-def test_pretrained_weights_of_the_student_are_kept_with_other_heads(tmp_path):
+def test_pretrained_weights_of_the_student_fit_other_heads(tmp_path):
     spec = StudentSpec(architecture=VIT, arguments={**SIZES, "depth": 2})
     plain = plan_student(spec, InputInfo(4, 1, 16), image_size=16)
     built = build_student(plain)
