@@ -12,6 +12,9 @@ from core.methods.base import is_label_term
 from core.models.built import BuiltModel
 from core.spec import METHODS
 from core.teacher.layout import layout_of
+from core.train.balance import COSINE, GradientBalance
+from core.train.optimizer import build_optimizer
+from core.train.process_group import SINGLE_PROCESS
 
 
 @dataclass
@@ -79,6 +82,12 @@ def test_label_terms_are_named_so_that_gradients_can_be_balanced(name, make_harn
     declared = harness.method.balanceable and METHODS[name].params.info.needs.labels
     assert declared == (0 < len(with_labels) < len(terms))
     assert all(terms[term] != other_labels[term] for term in with_labels)
+    if declared:
+        modules = [harness.student.module, harness.method]
+        optimizer = build_optimizer(modules, learning_rate=0.1, weight_decay=0.0)
+        balance = GradientBalance("projected", optimizer, modules, SINGLE_PROCESS)
+        balance.backward(other_labels, 1.0)
+        assert -1 <= balance.combine()[0][COSINE] <= 1
 
 
 @pytest.mark.parametrize("name", METHODS)
