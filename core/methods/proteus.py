@@ -8,25 +8,33 @@ no classifier.
 
 Deviations: each image is masked with a probability of ``masked_pictures``, drawn from (seed, epoch, sample index),
 instead of the first half of a batch; masked images have a constant weight each, so that a batch can be divided. The
-second pass sees masked images only.
+second pass sees masked images only. The teacher's tokens can be standardized, by statistics that are estimated before
+the first step.
 
 Shapes: B images, N patches, M masked images, D width of the student, T of the teacher.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor, nn
 
 from core.data.transfer import to_device
 from core.data.views import sample_draws
+from core.errors import SpecCannotRun
 from core.losses import three_levels
 from core.methods.base import Batch, Method, MethodContext, StepContext, invalid_architecture, invalid_param
-from core.methods.compatibility import grid_hint
+from core.methods.compatibility import check_batch, grid_hint
+from core.methods.standardization import ChannelStandardizer, PhiStandardizer, Standardizer
 from core.models.patch_masking import replace_patches, supports_patch_replacement
 from core.models.structure import FeatureLevel, ModelStructure
-from core.models.taps import Feature, FeatureRequest
+from core.models.taps import Feature, FeatureRequest, Outputs
 from core.spec.methods.proteus import ProteusParams
+
+_STATISTICS_BATCHES = 100  # from which the normalization is estimated, at most one epoch
+_STANDARDIZERS: dict[str, type[Standardizer]] = {"channel": ChannelStandardizer, "phi_s": PhiStandardizer}
 
 
 class Proteus(Method):
@@ -55,6 +63,12 @@ class Proteus(Method):
             self.token_head = _head(student.width, teacher.width)
         if params.feature_weight > 0:
             self.feature_head = _head(student.width, teacher.width)
+        self.standardizers = nn.ModuleDict()
+        if params.normalization != "none":
+            check_batch(context, f"proteus with normalization {params.normalization}")
+            make = _STANDARDIZERS[params.normalization]
+            self.standardizers.update({part: make(teacher.width) for part in ("token", "patches")})
+            self.num_statistics_batches = _STATISTICS_BATCHES
         self.seed = context.seed
         self.student_taps = self.teacher_taps = FeatureRequest(last=True)
         self._student: tuple[nn.Module, ...] = ()  # a tuple, so that it is no submodule
@@ -68,11 +82,34 @@ class Proteus(Method):
         """Keep a reference to the student, whose patch embedding the second pass changes."""
         self._student = (student,)
 
+    def prepare_training(self, teacher_outputs: Iterable[Sequence[Outputs]]) -> None:
+        """Estimate the statistics of the teacher's class token and patch tokens."""
+        token, patches = (self.standardizers[part] for part in ("token", "patches"))
+        assert isinstance(token, Standardizer)
+        assert isinstance(patches, Standardizer)
+        for (teacher,) in teacher_outputs:
+            assert teacher.last is not None
+            token.update(_class_token(teacher.last).float())
+            patches.update(teacher.last.tokens.float().flatten(0, 1))
+        try:
+            token.finalize()
+            patches.finalize()
+        except ValueError as error:
+            raise SpecCannotRun(
+                f"the statistics of the teacher cannot be estimated: {error}. Its weights or its normalization of "
+                "images are probably wrong."
+            ) from error
+
     def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
         """All terms, weighted; labels are not used."""
         (outputs,) = step.teacher_outputs(batch)
         assert outputs.last is not None
         teacher_BT, teacher_BNT = _class_token(outputs.last), outputs.last.tokens
+        if self.standardizers:
+            teacher_BT, teacher_BNT = (
+                self.standardizers["token"](teacher_BT),
+                self.standardizers["patches"](teacher_BNT),
+            )
         weights = (self.params.token_weight, self.params.feature_weight, self.params.patch_weight)
         token_BT, patches_BNT = self._whole(batch, step, teacher_BNT)
         hidden_BN = self.draw_masks(batch.indices, int(step.info.epoch))

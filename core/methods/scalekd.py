@@ -68,6 +68,11 @@ class Scalekd(Method):
         """Whether there is a logit term."""
         return self.logit_method is not None and self.params.alpha > 0
 
+    @property
+    def balanceable(self) -> bool:
+        """Whether there is a label term."""
+        return self.logit_method is None or self.params.alpha < 1
+
     def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
         """All terms, weighted."""
         student, (teacher,) = step.student(batch.images), step.teacher_outputs(batch)

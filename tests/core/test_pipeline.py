@@ -722,8 +722,13 @@ def label_free(method, **sizes):
     return {"method": {"name": method}, "student": student, "export": ["safetensors"]}
 
 
+STANDARDIZED = {"method": {"name": "proteus", "normalization": "phi_s"}}
+
+
 @pytest.mark.parametrize(
-    "changes", [label_free("proteus"), label_free("tinymim", num_heads=4)], ids=["proteus", "tinymim"]
+    "changes",
+    [label_free("proteus"), label_free("proteus") | STANDARDIZED, label_free("tinymim", num_heads=4)],
+    ids=["proteus", "proteus, phi_s", "tinymim"],
 )
 def test_a_label_free_method_has_the_same_bits_after_an_interruption(backbone, pool, changes):
     uninterrupted, reporter = backbone(pool, "uninterrupted", changes=changes)

@@ -20,7 +20,8 @@ class ProteusParams(MethodParams):
         paper="Accessing Vision Foundation Models at ImageNet-level Costs, arXiv:2407.10366",
         year=2024,
         when="A ViT teacher such as DINOv2, one size larger than the student, with the same grid of patches. A step "
-        "costs up to two passes of the student. For CLIP set feature_weight and patch_weight to 0, as the authors do.",
+        "costs up to two passes of the student. For CLIP set feature_weight and patch_weight to 0, as the authors do. "
+        "A few channels of DINOv2 have a large norm and dominate the errors; `normalization` balances them.",
         needs=Requirements(
             teacher=("class token", "last features"),
             student=("class token", "last features"),
@@ -28,6 +29,7 @@ class ProteusParams(MethodParams):
             teacher_families=("transformer",),
             labels=False,
             headless=True,
+            matched_grids=True,
         ),
         caches=("last",),
         formula="λ_token · MSE(h_token(c), c_T) + λ_feature · MSE([h_token(c); h_feature(p)], [c_T; p_T]) + λ_patch · "
@@ -69,6 +71,13 @@ class ProteusParams(MethodParams):
         le=1,
         description="Probability that an image is masked in an epoch. All masked images weigh the same, whatever "
         "their number in a batch.",
+    )
+
+    normalization: Literal["none", "channel", "phi_s"] = Field(
+        default="none",
+        description="Standardization of the teacher's tokens, separate for class token and patches: `none`, as in the "
+        "paper; `channel`: each channel by its mean and deviation; `phi_s`: one scale and a rotation after which all "
+        "channels have variance 1. Statistics are those of the first 100 batches, at most one epoch.",
     )
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ class TinymimParams(MethodParams):
             teacher_families=("transformer",),
             labels=False,
             headless=True,
+            matched_grids=True,
         ),
         caches=("attentions",),
         formula="KL(R_T(q, k) ‖ R(q, k)) + KL(R_T(v, v) ‖ R(v, v)), mean over images, heads and rows. R(a, b) = "

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from core.errors import InvalidSpec
+from core.errors import InvalidSpec, SpecCannotRun
 from core.methods import Batch, StepInfo, build_method
 from core.models.patch_masking import replace_patches
 from core.spec.methods.proteus import ProteusParams
@@ -96,6 +96,43 @@ def test_clip_learns_from_the_token_in_one_pass(make_harness, batch):
 
     assert list(harness.terms(batch)) == ["token"]
     assert {name.split(".")[0] for name, _ in harness.method.named_parameters()} == {"token_head"}
+
+
+@pytest.mark.parametrize("normalization", ["channel", "phi_s"])
+def test_the_teacher_is_standardized_by_statistics_of_the_first_batches(make_harness, batch, normalization):
+    harness = make_harness("proteus", normalization=normalization)
+    method, teacher = harness.method, harness.teachers[0](batch.images)
+    tokens = [teacher.last.prefix[:, 0], teacher.last.tokens.flatten(0, 1)]
+
+    method.prepare_training([[teacher]])
+
+    found = [method.standardizers[part](rows) for part, rows in zip(("token", "patches"), tokens, strict=True)]
+    assert all(rows.mean(dim=0).abs().max() < 1e-3 for rows in found)
+    assert all(rows.var(dim=0).mean().item() == pytest.approx(1, rel=0.05) for rows in found)
+    whole = method.token_head(harness.student_outputs(batch.images).last.prefix[:, 0])
+    expected = F.mse_loss(whole, found[0]).item()
+    assert harness.terms(batch)["token"].item() == pytest.approx(expected, rel=1e-4)
+    assert method.per_sample
+    assert method.num_statistics_batches == 100
+
+
+def test_a_resumed_training_has_the_same_statistics(make_harness, batch):
+    first, resumed = (make_harness("proteus", normalization="phi_s") for _ in range(2))
+    first.method.prepare_training([[first.teachers[0](batch.images)]])
+
+    resumed.method.load_state_dict(first.method.state_dict())
+
+    assert {n: t.item() for n, t in resumed.terms(batch).items()} == {
+        n: t.item() for n, t in first.terms(batch).items()
+    }
+
+
+def test_a_teacher_whose_tokens_do_not_vary_cannot_be_standardized(make_harness, batch):
+    harness = make_harness("proteus", normalization="phi_s")
+    same = replace(batch, images=torch.zeros_like(batch.images))
+
+    with pytest.raises(SpecCannotRun, match="do not vary"):
+        harness.method.prepare_training([[harness.teachers[0](same.images)]])
 
 
 def test_labels_are_not_used(make_harness, batch):

@@ -92,6 +92,13 @@ def test_without_a_logit_term_labels_have_their_full_weight(make_harness, batch)
     assert not harness.method.reads_teacher_logits
 
 
+@pytest.mark.parametrize(
+    ("params", "balanceable"), [({}, True), ({"alpha": 1}, False), ({"alpha": 1, "logits": "none"}, True)]
+)
+def test_terms_can_be_balanced_if_one_is_of_the_labels(make_harness, params, balanceable):
+    assert make_harness("scalekd", **params).method.balanceable is balanceable
+
+
 def test_a_student_of_a_single_block_is_supported(make_harness, batch):
     student = (VIT, {**SIZES, "embed_dim": 16, "num_heads": 2})
 
