@@ -34,6 +34,7 @@ def build_report(
             seeds[f"teacher-{index}"] = teacher.training.seed
     return {
         "format": 1,
+        "kind": "backbone" if spec.method.info.needs.headless else "classifier",
         "spec": spec.model_dump(mode="json"),
         "dataset": dict(dataset),
         "result": dict(result),

@@ -128,6 +128,7 @@ def test_a_backbone_is_exported_and_evaluated_by_its_embeddings(run, labeled):
     assert reporter.series["train/loss"][-1][1] < reporter.series["train/loss"][0][1]
     report = json.loads(result.artifacts["report.json"].read_text())
     student = report["details"]["student"]
+    assert report["kind"] == "backbone"
     assert reporter.series["eval/knn_top1"] == [(NUM_STEPS, result.result["student"]["top1"])]
     assert reporter.series["eval/linear_probe_top1"] == [(NUM_STEPS, student["linear_probe_top1"])]
     assert student["linear_probe"]["num_held_out"] == 9

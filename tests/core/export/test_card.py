@@ -1,4 +1,5 @@
 from core.export.card import model_card
+from core.spec import TeacherSpec
 
 
 def card(spec, student, dataset, result):
@@ -31,3 +32,12 @@ def test_without_a_teacher_the_table_has_no_teacher_row(spec, student, dataset, 
 
     assert "teacher" not in text.split("## Training")[0]
     assert "predict the same class" not in text
+
+
+def test_the_card_lists_the_licenses_of_pretrained_weights(spec, student, dataset, result):
+    name = "vit_small_patch16_dinov3.lvd1689m"
+    teacher = TeacherSpec(architecture=name, weights="pretrained")
+    licensed = spec.model_copy(update={"teachers": (teacher,)})
+
+    assert f"`{name}`: `dinov3-license`" in card(licensed, student, dataset, result)
+    assert "## Licenses" not in card(spec, student, dataset, result)

@@ -16,6 +16,8 @@ def test_the_report_has_everything_to_repeat_the_run(spec, dataset, result):
     )
 
     assert JobSpec.model_validate(report["spec"]) == spec
+    assert report["kind"] == "classifier"
+    assert report["licenses"] == {}
     assert report["seeds"] == {"student": 0, "teacher-0": 7}
     assert report["dataset"]["fingerprint"] == dataset["fingerprint"]
     assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
