@@ -222,16 +222,20 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:  # noqa: FBT001, FBT002 - timm's signature
-        """Return logits; with distillation tokens their mean over all heads, or each head's in distilled training."""
+        """Return logits; with distillation tokens their mean over all heads, or each token's in distilled training."""
         if not self.options.distillation_tokens:
             return super().forward_head(x, pre_logits=pre_logits)
-        tokens_BTD = self.head_drop(self.fc_norm(x[:, : self.num_prefix_tokens]))
+        count = self.num_prefix_tokens
+        inputs_BTD, heads = x[:, :count], [self.head, *self.heads_dist]
+        if self.options.patch_vote:
+            inputs_BTD = torch.cat([inputs_BTD, x[:, count:].mean(dim=1, keepdim=True)], dim=1)
+            heads.append(heads[-1])
+        inputs_BTD = self.head_drop(self.fc_norm(inputs_BTD))
         if pre_logits:
-            return tokens_BTD.mean(dim=1)
-        heads = (self.head, *self.heads_dist)
-        logits = tuple(head(tokens_BTD[:, index]) for index, head in enumerate(heads))
+            return inputs_BTD.mean(dim=1)
+        logits = tuple(head(inputs_BTD[:, index]) for index, head in enumerate(heads))
         if self.distilled_training and self.training:
-            return logits
+            return logits[:count]
         return torch.stack(logits).mean(dim=0)
 
     @property

@@ -24,6 +24,7 @@ class VitOptions:
     """Arguments of ``potstill_vit`` that timm's ViT does not have.
 
     ``distillation_tokens``: learned tokens after the class token, each with its own head.
+    ``patch_vote``: the last distillation head also reads the mean of the patch tokens, as one more vote of the mean.
     ``stem``: ``patch``; ``conv``, convolutions, which also produce the distillation token if there is one; or
     ``co_advise``, whose two stems produce the two distillation tokens.
     ``repeats``: runs of each stored block; ``depth`` counts runs. ``head_transforms`` and ``relative_position`` are
@@ -38,6 +39,7 @@ class VitOptions:
     """
 
     distillation_tokens: int = 0
+    patch_vote: bool = False
     stem: str = "patch"
     repeats: int = 1
     head_transforms: bool = False
@@ -74,6 +76,8 @@ class VitOptions:
             raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
         if not 0 <= self.distillation_tokens <= MAX_TOKENS:
             raise ValueError(f"distillation_tokens is 0 to {MAX_TOKENS}, not {self.distillation_tokens}")
+        if self.patch_vote and not self.distillation_tokens:
+            raise ValueError("patch_vote reads patches with a distillation head: set distillation_tokens")
         if self.stem not in _STEMS:
             raise ValueError(f"stem is {', '.join(_STEMS[:-1])} or {_STEMS[-1]}, not {self.stem!r}")
         if self.stem == "conv" and self.distillation_tokens > 1:
@@ -101,6 +105,8 @@ class VitOptions:
             raise ValueError("global_pool token needs the class token: set class_token, or global_pool avg")
         if self.distillation_tokens and not (class_token and global_pool == "token"):
             raise ValueError("distillation_tokens need the class token and are not pooled: set global_pool token")
+        if self.patch_vote and fc_norm:
+            raise ValueError("patch_vote reads the mean of normalized tokens, and fc_norm normalizes it: leave one out")
         if self.lift_width is not None and fc_norm:
             raise ValueError("lift_width follows the final norm, which fc_norm puts after pooling: leave one out")
         if patch_drop > 0 and (self.local_blocks or self.relative_position):

@@ -1,14 +1,15 @@
 """Cumulative spatial knowledge distillation (CSKD): patch tokens learn a CNN's predictions at their positions.
 
-Paper: Zhao et al. 2023, arXiv:2307.08500. The teacher's classifier, applied at every position of its last map, gives
-local predictions whose mean is its global prediction. The student is DeiT's, and its distillation head also reads the
-patch tokens. They learn share · local + (1 − share) · global logits, where the share falls from 1 to 0 over the
-training. The finer grid is averaged to the coarser one. As in the official code, the distillation head is shared by
-token and patches, and the labels, the token and the patches weigh 1 − alpha, alpha and ``weight``.
+Paper: Zhao et al. 2023, arXiv:2307.08500; official code Zzzzz1/CSKD. The teacher's classifier, applied at every
+position of its last map, gives local predictions whose mean is its global prediction. The student is a ViT with a
+distillation token, whose head also reads the patch tokens. They learn share · local + (1 − share) · global logits,
+where the share falls from 1 to 0 over the training. The finer grid is averaged to the coarser one. The labels, the
+token and the patches weigh 1 − alpha, alpha and ``weight``. At inference the student averages three votes, as the
+official code: class head, distillation head, and distillation head of the mean patch token.
 
-Deviations: the soft spatial term is a mean over positions (a sum in the official code); the exported student averages
-its two heads as DeiT does, while the official one also averages in the mean of the patches' predictions. Nothing is
-dropped at export.
+Deviations: the share falls with every step (with every epoch in the official code). The reduction ``sample`` of the
+soft terms divides by images, and for patches by positions; ``official`` divides the token's term by images times
+classes, and sums the patches' over positions. Nothing is dropped at export.
 
 Shapes: B images, N student patches, P positions of the common grid, D width, C classes.
 """
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,8 +58,8 @@ class CumulativeSpatial(Method):
     def student_variant(
         cls, params: CumulativeSpatialParams, student: ModelStructure, teachers: Sequence[ModelStructure]
     ) -> StudentVariant:
-        """Timm's distilled ViT with the same arguments."""
-        return StudentVariant("distilled")
+        """A ViT with one distillation token, which averages in the vote of the patch tokens."""
+        return StudentVariant("flexible", {"distillation_tokens": 1, "patch_vote": True})
 
     def prepare_student(self, student: nn.Module) -> None:
         """Make the student return both heads' logits in training mode, and store its distillation head.
@@ -67,14 +67,14 @@ class CumulativeSpatial(Method):
         Raises ``SpecCannotRun`` for a student without a distillation token.
         """
         set_distilled_training = getattr(student, "set_distilled_training", None)
-        head = getattr(student, "head_dist", None)
-        if set_distilled_training is None or head is None:
+        heads = getattr(student, "heads_dist", ())
+        if set_distilled_training is None or len(heads) != 1:
             raise SpecCannotRun(
                 f"cumulative_spatial needs a student with a distillation token, {type(student).__name__} has none; "
                 "choose a ViT as student, or method kd"
             )
         set_distilled_training(True)
-        self._token_head = (head,)
+        self._token_head = (heads[0],)
 
     def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
         """``label``, ``distillation`` and ``spatial``, weighted."""
@@ -86,26 +86,34 @@ class CumulativeSpatial(Method):
         share = local_share(params.decay, step.info.fraction)
         return {
             "label": (1 - params.alpha) * self.label_loss(student.logits, batch),
-            "distillation": params.alpha * self._divergence(token_logits, teacher.logits, params.token_type),
+            "distillation": params.alpha * self._token_term(token_logits, teacher.logits),
             "spatial": params.weight * self.spatial(student, local, teacher.logits, share=share),
         }
 
     def spatial(self, student: Outputs, local: Feature, global_BC: Tensor, *, share: float) -> Tensor:
-        """Divergence of the patches' predictions from the teacher's at their positions, mean over positions."""
+        """Divergence of the patches' predictions from the teacher's at their positions."""
         assert self._token_head is not None, "prepare_student comes first"
         predicted = local_predictions(self._token_head[0], student.last)
         grid = coarser_grid(predicted.grid, local.grid)
         student_BPC, local_BPC = resample(predicted, grid).tokens, resample(local, grid).tokens
         target_BPC = share * local_BPC + (1 - share) * global_BC.unsqueeze(1)
-        return self._divergence(student_BPC.flatten(0, 1), target_BPC.flatten(0, 1), self.params.spatial_type)
+        mean = token_divergence(
+            student_BPC.flatten(0, 1),
+            target_BPC.flatten(0, 1),
+            distillation_type=self.params.spatial_type,
+            temperature=self.params.temperature,
+            reduction="sample",
+        )
+        is_sum = self.params.spatial_type == "soft" and self.params.reduction == "official"
+        return mean * student_BPC.shape[1] if is_sum else mean
 
-    def _divergence(self, student: Tensor, teacher: Tensor, distillation_type: Literal["soft", "hard"]) -> Tensor:
+    def _token_term(self, student: Tensor, teacher: Tensor) -> Tensor:
         return token_divergence(
             student,
             teacher,
-            distillation_type=distillation_type,
+            distillation_type=self.params.token_type,
             temperature=self.params.temperature,
-            reduction="sample",
+            reduction="element" if self.params.reduction == "official" else "sample",
         )
 
 
@@ -124,15 +132,22 @@ def local_share(decay: str, fraction: float) -> float:
 
 
 def _check_teacher(teacher: BuiltModel, structure: ModelStructure) -> None:
-    """Raise ``InvalidSpec`` unless the logits are one linear layer of the last map's mean."""
-    if structure.last is not None and _ends_in_mean_and_linear(teacher, structure.last):
-        return
-    raise invalid_architecture(
-        "teachers/0",
-        f"cumulative_spatial applies the teacher's classifier at every position, which needs global average pooling "
-        f"followed by one linear layer, and {structure.architecture} has another head; use a ResNet, RegNet or "
-        "EfficientNet, or method deit",
-    )
+    """Raise ``InvalidSpec`` unless the logits are one linear layer of the mean of a map with several positions."""
+    last, name = structure.last, structure.architecture
+    if last is None or not _ends_in_mean_and_linear(teacher, last):
+        raise invalid_architecture(
+            "teachers/0",
+            f"cumulative_spatial applies the teacher's classifier at every position, which needs global average "
+            f"pooling followed by one linear layer, and {name} has another head; use a ResNet, RegNet or EfficientNet, "
+            "or method deit",
+        )
+    if last.tokens == 1:
+        raise invalid_architecture(
+            "teachers/0",
+            f"the last map of {name} has a single position for images of {teacher.preprocessing.image_size} pixels, so "
+            "it has no local predictions; use larger images, a teacher with a smaller stride (such as a ResNet with "
+            '{"output_stride": 8} as its arguments), or method deit',
+        )
 
 
 def _ends_in_mean_and_linear(teacher: BuiltModel, last: FeatureLevel) -> bool:

@@ -36,6 +36,9 @@ def example_job(
     if "weights" in needs.student:
         student["weights"] = trained
     teachers = [example_teacher(family, image_size) for family in teacher_families or example_teacher_families(needs)]
+    if "last map of several positions" in needs.teacher:
+        for teacher in teachers:
+            teacher["arguments"] = {"output_stride": 8}
     return {
         "dataset": dataset,
         "student": student,

@@ -11,6 +11,7 @@ OPTIONS = {
     "tokens without positions": {"distillation_tokens": 2, "no_embed_class": True},
     "convolutions": {"stem": "conv"},
     "convolutions with a token": {"stem": "conv", "distillation_tokens": 1},
+    "votes of patches": {"distillation_tokens": 1, "patch_vote": True},
     "two stems": {"distillation_tokens": 2, "stem": "co_advise"},
     "two stems, odd patches": {"distillation_tokens": 2, "stem": "co_advise", "img_size": 14, "patch_size": 7},
     "repeats": {"repeats": 2},

@@ -117,6 +117,20 @@ def test_evaluation_mode_returns_the_mean_of_all_heads(build, images):
     assert model.num_prefix_tokens == 3
 
 
+def test_the_patches_vote_with_the_last_distillation_head(build, images):
+    model = build(distillation_tokens=1, patch_vote=True)
+    tokens = model.forward_features(images)
+    votes = [
+        model.head(tokens[:, 0]),
+        model.heads_dist[0](tokens[:, 1]),
+        model.heads_dist[0](tokens[:, 2:]).mean(dim=1),
+    ]
+
+    assert torch.allclose(model(images), sum(votes) / 3, atol=1e-6)
+    model.train().set_distilled_training(True)
+    assert len(model(images)) == 2  # one for each token
+
+
 def test_each_token_changes_only_its_own_logits(build, images):
     model = build(distillation_tokens=2).train()
     model.set_distilled_training(True)

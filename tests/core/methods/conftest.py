@@ -31,6 +31,7 @@ OWN_STUDENTS = {
 TEACHERS = {
     "transformer": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 24, "depth": 6, "num_heads": 3}),
     "cnn": ("resnet10t", {}),
+    "cnn with a map": ("resnet10t", {"output_stride": 8}),  # 2 × 2 positions of an image of 16 × 16
 }
 
 
@@ -83,6 +84,7 @@ def make_harness():
         student = student or OWN_STUDENTS.get(name) or (needs.student_families or ("transformer",))[0]
         if teachers is None:
             family = (needs.teacher_families or ("transformer",))[0]
+            family = "cnn with a map" if "last map of several positions" in needs.teacher else family
             teachers = (family, "cnn", "transformer")[: max(needs.min_teachers, 1 if needs.max_teachers != 0 else 0)]
         built = [
             replace(model(*(TEACHERS[t] if isinstance(t, str) else t), seed=10 + i)) for i, t in enumerate(teachers)

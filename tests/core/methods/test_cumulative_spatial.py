@@ -1,22 +1,23 @@
 """Cumulative spatial distillation: patch tokens learn a CNN's predictions at their positions."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from core.errors import InvalidSpec, SpecCannotRun
-from core.methods import StepInfo
+from core.methods import Batch, Outputs, StepContext, StepInfo
 from core.methods.cumulative_spatial import local_share
 from core.models.taps import Feature
-
-WITH_A_MAP = ("resnet10t", {"output_stride": 8})  # 2 × 2 positions of an image of 16 × 16
 
 
 def reference(harness, batch, *, share, soft_at=None):
     """The spatial term position by position: patches of each square, teacher's map, both heads."""
     student = harness.student_outputs(batch.images)
     teacher = harness.teachers[0]
-    teacher_values, head = teacher(batch.images), harness.student.module.head_dist
+    teacher_values, head = teacher(batch.images), harness.student.module.heads_dist[0]
     classify = teacher.built.module.fc
     terms = []
     for image in range(len(batch.images)):
@@ -36,7 +37,7 @@ def reference(harness, batch, *, share, soft_at=None):
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_each_position_learns_the_mixture_of_local_and_global_prediction(kind, make_harness, batch):
-    harness = make_harness("cumulative_spatial", teachers=(WITH_A_MAP,), spatial_type=kind, weight=2.0, temperature=3.0)
+    harness = make_harness("cumulative_spatial", spatial_type=kind, weight=2.0, temperature=3.0)
 
     terms = harness.terms(batch, StepInfo(step=3, total_steps=10))
 
@@ -45,8 +46,73 @@ def test_each_position_learns_the_mixture_of_local_and_global_prediction(kind, m
     assert terms["spatial"].item() == pytest.approx(2 * expected.item(), rel=1e-4)
 
 
+def identity(count):
+    """A linear layer that returns its input, so that given logits are those of a head."""
+    layer = nn.Linear(count, count, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(count))
+    return layer
+
+
+def golden_terms(method):
+    """The terms on the inputs of the golden value: seed 0, all drawn in this order."""
+    torch.manual_seed(0)
+    class_logits, token_logits, patch_logits = torch.randn(2, 5), torch.randn(2, 5), torch.randn(2, 196, 5)
+    teacher_map, labels = torch.randn(2, 5, 7, 7) * 2, torch.randn(2, 5).softmax(dim=1)
+    assert patch_logits.sum().item() == pytest.approx(36.8719, abs=1e-3)
+    assert teacher_map.sum().item() == pytest.approx(-30.1843, abs=1e-3)
+    student = SimpleNamespace(heads_dist=[identity(5)], set_distilled_training=lambda _enable: None)
+    method.prepare_student(student)
+    outputs = Outputs(class_logits, (token_logits,), last=Feature(patch_logits, (14, 14)))
+    local = Feature(teacher_map.flatten(2).transpose(1, 2), (7, 7))
+    teacher = SimpleNamespace(built=SimpleNamespace(module=SimpleNamespace(get_classifier=lambda: identity(5))))
+    step = StepContext(
+        lambda _images: outputs,
+        [teacher],
+        StepInfo(step=90, total_steps=300),
+        cached_outputs=lambda _batch: [Outputs(local.tokens.mean(dim=1), last=local)],
+    )
+    return method.terms(Batch(torch.zeros(2, 1, 16, 16), labels, torch.arange(2)), step)
+
+
+def test_terms_with_default_parameters_match_the_official_code(make_harness):
+    """CSKDLoss of Zzzzz1/CSKD: alpha 0.5, weight 1, both hard, linear decay, epoch 90 of 300."""
+    terms = golden_terms(make_harness("cumulative_spatial").method)
+
+    assert sum(terms.values()).item() == pytest.approx(3.794379981906978, rel=1e-6)
+
+
+def test_official_soft_terms_divide_by_classes_and_sum_over_positions(make_harness):
+    soft = {"token_type": "soft", "spatial_type": "soft", "temperature": 2.0}
+
+    sample = golden_terms(make_harness("cumulative_spatial", **soft).method)
+    official = golden_terms(make_harness("cumulative_spatial", **soft, reduction="official").method)
+
+    assert official["distillation"].item() == pytest.approx(sample["distillation"].item() / 5, rel=1e-5)
+    assert official["spatial"].item() == pytest.approx(sample["spatial"].item() * 49, rel=1e-5)
+    assert official["label"] == sample["label"]
+
+
+def test_the_exported_student_averages_class_head_token_head_and_the_patches_votes(make_harness, batch):
+    harness = make_harness("cumulative_spatial")
+    with torch.no_grad():
+        for head in harness.student.module.get_classifier():
+            nn.init.normal_(head.weight)
+    exported = harness.method.finalize(harness.student, None).module.eval()
+    images = harness.student.preprocessing(batch.images)
+    tokens = exported.forward_features(images)
+    votes = [
+        exported.head(tokens[:, 0]),
+        exported.heads_dist[0](tokens[:, 1]),
+        exported.heads_dist[0](tokens[:, 2:]).mean(dim=1),  # the head at every patch, as in the official code
+    ]
+
+    assert tokens.shape[1] == 2 + 16
+    torch.testing.assert_close(exported(images), sum(votes) / 3)
+
+
 def test_the_mean_of_the_local_predictions_is_the_global_one(make_harness, batch):
-    teacher = make_harness("cumulative_spatial", teachers=(WITH_A_MAP,)).teachers[0]
+    teacher = make_harness("cumulative_spatial").teachers[0]
     teacher_values = teacher(batch.images)
 
     local = teacher.built.module.fc(teacher_values.last.tokens)
@@ -76,7 +142,7 @@ def test_the_local_share_falls_from_one_to_zero():
 
 def test_the_students_own_distillation_head_reads_the_patches(make_harness, batch):
     harness = make_harness("cumulative_spatial")
-    head = harness.student.module.head_dist
+    head = harness.student.module.heads_dist[0]
 
     (gradient,) = torch.autograd.grad(harness.terms(batch)["spatial"], head.weight)
 
@@ -85,8 +151,8 @@ def test_the_students_own_distillation_head_reads_the_patches(make_harness, batc
 
 
 def test_a_finer_map_of_the_teacher_is_averaged(make_harness):
-    method = make_harness("cumulative_spatial").method
-    student = make_harness("cumulative_spatial").student_outputs(torch.rand(6, 1, 16, 16))
+    harness = make_harness("cumulative_spatial")
+    method, student = harness.method, harness.student_outputs(torch.rand(6, 1, 16, 16))
     finer = Feature(torch.rand(6, 64, 4), (8, 8))
     pooled = Feature(F.avg_pool2d(finer.map, 2).flatten(2).transpose(1, 2), (4, 4))
     logits = torch.zeros(6, 4)
@@ -104,7 +170,14 @@ def test_a_teacher_with_another_head_than_mean_and_linear_layer_is_rejected(teac
 
 @pytest.mark.parametrize("teacher", ["resnet10t", "regnety_002", "efficientnet_b0", "mobilenetv1_100"])
 def test_teachers_with_a_head_of_mean_and_linear_layer_are_accepted(teacher, make_harness):
-    assert make_harness("cumulative_spatial", teachers=((teacher, {}),)).method
+    assert make_harness("cumulative_spatial", teachers=((teacher, {"output_stride": 8}),)).method
+
+
+def test_a_teacher_whose_last_map_has_one_position_is_rejected_with_fixes(make_harness):
+    with pytest.raises(InvalidSpec, match=r"single position for images of 16 pixels.*output_stride") as caught:
+        make_harness("cumulative_spatial", teachers=("cnn",))
+
+    assert caught.value.errors[0].pointer == "/teachers/0/architecture"
 
 
 def test_a_student_without_a_distillation_token_is_rejected(make_harness):

@@ -28,6 +28,7 @@ ASKED = [
 OPTIONS = {
     "tokens": {"distillation_tokens": 3},
     "convolutions": {"stem": "conv", "distillation_tokens": 1},
+    "votes of patches": {"distillation_tokens": 1, "patch_vote": True},
     "two stems": {"distillation_tokens": 2, "stem": "co_advise"},
     "multiplexed": {"repeats": 2, "head_transforms": True, "relative_position": True},
     "cut": {"block_heads": [1, 2, 3, 4], "block_dims": [[3], [8, 8], [2, 5, 8], [8, 8, 4, 1]], "block_hidden": [5] * 4},
