@@ -176,10 +176,10 @@ def _replace_weights(spec: Mapping[str, Any], architecture: str) -> dict[str, An
     if is_affected(spec.get("student", {})):
         fix["student"] = {"weights": "random"}
     # A teacher is trained with labels, which the dataset of a method without them may lack.
-    needs_labels = METHODS[spec["method"]["name"]].params.info.needs.labels
+    method = METHODS[spec["method"]["name"]].params.model_validate(spec["method"])
     teachers = spec.get("teachers", ())
     if any(map(is_affected, teachers)):
-        if not needs_labels:
+        if not method.reads_labels:
             return {}
         fix["teachers"] = [{**t, "weights": "train"} if is_affected(t) else dict(t) for t in teachers]
     return fix

@@ -22,7 +22,7 @@ from core.errors import SpecCannotRun
 from core.evaluate import ModelMetrics, evaluate_exported, measure_model
 from core.export import export_student
 from core.methods import MethodContext, build_method, plan_student_variant
-from core.models.build import build_student, build_teacher, stored_models
+from core.models.build import all_stored_models, build_student, build_teacher, stored_models
 from core.models.built import BuiltModel
 from core.models.plan import model_inputs, plan_student, plan_teacher
 from core.models.structure import structure_of
@@ -97,6 +97,7 @@ class _Pipeline:
         self.image_size: int = spec.training.image_size
         self.workspace = workspace
         self.headless = spec.method.info.needs.headless
+        self.has_accuracy = context.is_labeled and not self.headless
         self.stage_seconds: dict[str, float] = {}
         self.failed_formats: dict[str, str] = {}  # reason by name, known before the training
         self.progress_ranges = plan_ranges(spec, ProgressRange(_PREPARED, _TRAINED - _PREPARED))
@@ -152,7 +153,7 @@ class _Pipeline:
 
     def prepare(self) -> _Prepared:
         """Build all networks, and the training setups of the teachers that have no weights yet."""
-        if self.context.stored.num_classes is None and self.spec.method.info.needs.labels:
+        if not self.context.is_labeled and self.spec.method.reads_labels:
             raise SpecCannotRun(f"{self.spec.method.name} needs labels, but the dataset has none")
         teachers: dict[int, BuiltModel] = {}
         pending: dict[int, TrainingSetup] = {}
@@ -183,7 +184,8 @@ class _Pipeline:
                     data={"teacher": index, "recipe": teacher.fingerprint},
                 )
             return built
-        folders, inputs = self.workspace.models, model_inputs(self.spec, self.context.input_info, spec)
+        folders = self.workspace.models
+        inputs = model_inputs(self.spec, self.context.input_info, spec, models=all_stored_models(self.spec, folders))
         plan = plan_teacher(spec, inputs, image_size=self.image_size, models=stored_models(spec, folders))
         torch.manual_seed(derive_seed(self.spec.training.seed, f"teacher-{index}"))
         return build_teacher(plan, num_classes=inputs.num_classes, folders=folders)
@@ -192,7 +194,7 @@ class _Pipeline:
         spec, folders = self.spec, self.workspace.models
         requested = plan_student(
             spec.student,
-            model_inputs(spec, self.context.input_info),
+            model_inputs(spec, self.context.input_info, models=all_stored_models(spec, folders)),
             image_size=self.image_size,
             models=stored_models(spec.student, folders),
         )
@@ -213,7 +215,7 @@ class _Pipeline:
             self.spec,
             student=student,
             teachers=networks,
-            num_classes=self.context.stored.num_classes,
+            num_classes=self.context.stored.num_classes or student.num_classes or None,
             num_samples=len(pixels),
             num_pool=None if unlabeled_pool is None else len(unlabeled_pool),
         )
@@ -292,7 +294,7 @@ class _Pipeline:
         """Train the student and return the number of steps it took."""
         training, context = self.spec.training, self.context
         setup, outputs = self.add_teachers(prepared)
-        validation = None if self.headless else context.validation_callback(image_size=self.image_size)
+        validation = context.validation_callback(image_size=self.image_size) if self.has_accuracy else None
         teachers = {t.fingerprint: t.folder for t in self.trained_teachers.values() if t.folder is not None}
         config = RankConfig.from_spec(self.spec, self.workspace, teachers=teachers, checkpoint=prepared.checkpoint)
         with launch_ranks(config, spec=self.spec, device=context.compute.device, poll=context.poll) as ranks:
@@ -310,7 +312,7 @@ class _Pipeline:
             trainer.resume(prepared.checkpoint)
             if trainer.step == 0:
                 estimate_statistics(trainer.train_step.setup, poll=context.poll)
-                if not self.headless:
+                if self.has_accuracy:
                     self.evaluation_cache.log_accuracy(setup.teachers, context)
             trainer.run()
         trainer.train_step.finalize_weights()
@@ -337,18 +339,19 @@ class _Pipeline:
 
     def _evaluate(self, prepared: _Prepared, student: BuiltModel) -> JobEvaluation:
         """Write the student's files, and measure the exported file and the teachers, each at its own image size."""
-        folder = self.context.root / "export"
+        folder, first_teacher = self.context.root / "export", prepared.teachers.get(0)
+        classes = self.context.stored.classes or (None if first_teacher is None else first_teacher.classes)
         save_folder(
             student.module,
             folder,
             architecture=student.architecture,
             arguments=student.arguments,
             preprocessing=student.preprocessing,
-            classes=None if self.headless else self.context.stored.classes,
+            classes=None if self.headless else classes,
         )
 
         def inputs(image_size: int) -> dict[str, Any]:
-            evaluator = self.context.embedding_evaluator(image_size) if self.headless else None
+            evaluator = self.context.evaluator(image_size, headless=self.headless)
             device, poll = self.context.compute.device, self.context.poll
             pixels = self.context.pixels("test", image_size)
             return {"pixels": pixels, "device": device, "poll": poll, "evaluator": evaluator}

@@ -19,7 +19,7 @@ _OVERVIEW = f"""# Methods
 All distillation methods of this version, as in `GET /v1/methods`. {_GENERATED}
 A job spec selects the method with `method.name`; the parameters are in the same object. [Recipes](recipes.md) combine
 methods with views, mixing and several teachers. Cost is the time of a training step, teachers included, relative to
-`scratch` with the same student, measured with a small teacher and student on a CPU.
+`scratch` with the same student, measured in turn with it, with a small teacher and student on a CPU.
 
 | method | description | teachers | student | cost | paper |
 | --- | --- | --- | --- | ---: | --- |
@@ -46,7 +46,7 @@ def _page(name: str, params: type[MethodParams]) -> str:
     requirements = {
         "teachers": _teachers(needs) + _provides(needs.teacher),
         "student": _families(needs.student_families) + _provides(needs.student),
-        "labels": "used" if needs.labels else "not needed",
+        "labels": _labels(params),
         "other datasets": ", ".join(f"`{field}`" for field in _datasets(name, params)) or "none",
         "cached teacher outputs": ", ".join(about.caches) or "none",
         "cost": _cost(name),
@@ -115,6 +115,20 @@ def _teachers(needs: Requirements) -> str:
     else:
         count = str(minimum) if maximum == minimum else f"{minimum} to {maximum}"
     return f"{count}, {_families(needs.teacher_families)}"
+
+
+def _labels(params: type[MethodParams]) -> str:
+    """Describe with which parameters labels are read."""
+    if not params.info.needs.labels:
+        return "not needed"
+    choices = [
+        f"`{name}` is {' or '.join(f'`{_plain(v)}`' for v in values)}" for name, values in params.label_free.items()
+    ]
+    return f"used, unless {' and '.join(choices)}: then the dataset may have none" if choices else "used"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _families(families: Sequence[str]) -> str:

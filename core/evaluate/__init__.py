@@ -1,6 +1,14 @@
 """Evaluation of models: accuracy, agreement, FLOPs, size and latency."""
 
-from core.evaluate.accuracy import Accuracy, LabeledImages, agreement, evaluate_accuracy, predict, score
+from core.evaluate.accuracy import (
+    Accuracy,
+    LabeledImages,
+    agreement,
+    evaluate_accuracy,
+    predict,
+    predicted_classes,
+    score,
+)
 from core.evaluate.embeddings import EmbeddingEvaluator, EvaluationResult
 from core.evaluate.flops import count_flops
 from core.evaluate.latency import Latency, measure_latency
@@ -21,6 +29,7 @@ __all__ = [
     "measure_model",
     "model_flops",
     "predict",
+    "predicted_classes",
     "score",
     "state_bytes",
 ]

@@ -36,10 +36,14 @@ _CHUNK_SIZE = 256
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """Accuracy of a model and further details for the report. ``accuracy`` is None for a dataset without labels."""
+    """Accuracy of a model and further details for the report. ``accuracy`` is None for a dataset without labels.
+
+    ``predictions`` (N,) int64 are those of a classifier on images without labels.
+    """
 
     accuracy: Accuracy | None
     details: dict[str, Any] = field(default_factory=dict)
+    predictions: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ STATE_ENTRY_BYTES = 90  # average size of a tensor's entry in a safetensors head
 class ModelMetrics:
     """Metrics of one model. ``flops`` are per image, 2 per multiply-add; ``latency`` has one entry per batch size.
 
-    ``accuracy`` is None for a dataset without labels. ``evaluation_details`` go to the report.
+    ``accuracy`` is None for a dataset without labels. ``evaluation_details`` go to the report. ``predictions`` (N,) are
+    the classes on a dataset without labels.
     """
 
     accuracy: Accuracy | None
@@ -39,6 +40,12 @@ class ModelMetrics:
     size_bytes: int
     latency: tuple[Latency, ...]
     evaluation_details: Mapping[str, Any] = field(default_factory=dict)
+    predictions: Tensor | None = None
+
+    @property
+    def predicted_classes(self) -> Tensor | None:
+        """Class of each image of the split (N,), with or without labels; None without a classifier and labels."""
+        return self.predictions if self.accuracy is None else self.accuracy.predictions
 
     def summary(self) -> dict[str, Any]:
         """Return the metrics of the job result; ``latency_ms`` is for a batch of one image."""
@@ -106,6 +113,7 @@ def measure_model(
         size_bytes=state_bytes(built) if size_bytes is None else size_bytes,
         latency=latency,
         evaluation_details=result.details,
+        predictions=result.predictions,
     )
 
 

@@ -182,8 +182,6 @@ class Method(nn.Module, ABC):
             :meth:`prepare_training` reads; 0 for none.
     """
 
-    held_out: ClassVar[float] = 0.0
-    """Fraction of the training split that is held out of training, for a choice in :meth:`finalize`."""
     uses_cached_outputs: ClassVar[bool] = False
     """Set by methods that override :meth:`terms`: True where ``step.teacher_outputs(batch)`` is their only call of
     teachers. Parts of a teacher's module may run in a step."""
@@ -275,8 +273,15 @@ class Method(nn.Module, ABC):
         return (student,)
 
     def finalize(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
-        """Turn the trained student into the model that is evaluated and exported, on the CPU."""
+        """Turn the trained student into the model that is evaluated and exported, on the CPU.
+
+        ``held_out``: the images that the parameters hold out of the training (``held_out_fraction``); None if none are.
+        """
         return student
+
+    def label_term(self, weight: float, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The weighted term ``label``; none for weight 0, so that the images need no labels."""
+        return {"label": weight * self.label_loss(logits, batch)} if weight > 0 else {}
 
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of ``logits`` (B, C) with the batch's labels, with the spec's label smoothing."""

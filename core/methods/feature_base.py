@@ -43,9 +43,7 @@ class FeatureMethod(Method):
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted."""
         params = self.composition
-        terms: dict[str, Tensor] = {}
-        if params.label_weight > 0:
-            terms["label"] = params.label_weight * self.label_loss(student.logits, batch)
+        terms = self.label_term(params.label_weight, student.logits, batch)
         if self.logit_method is not None and params.logits_weight > 0:
             divergence = self.logit_method.distillation(student.logits, teachers, batch)
             terms["distillation"] = params.logits_weight * self.logit_method.warmup(info) * divergence

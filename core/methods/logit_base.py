@@ -16,7 +16,7 @@ from core.spec.methods.composition import LogitParams
 
 
 class LogitMethod(Method):
-    """Two terms: ``label``, and ``distillation``, the weighted mean of the distances to the teachers."""
+    """Terms ``label`` (unless its weight is 0) and ``distillation``, the weighted mean of the teachers' distances."""
 
     label_weight: float
     distillation_weight: float
@@ -42,11 +42,10 @@ class LogitMethod(Method):
 
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """``label`` and ``distillation``, weighted."""
+        divergence = self.distillation(student.logits, teachers, batch)
         return {
-            "label": self.label_weight * self.label_loss(student.logits, batch),
-            "distillation": self.distillation_weight
-            * self.warmup(info)
-            * self.distillation(student.logits, teachers, batch),
+            **self.label_term(self.label_weight, student.logits, batch),
+            "distillation": self.distillation_weight * self.warmup(info) * divergence,
         }
 
     def warmup(self, info: StepInfo) -> float:

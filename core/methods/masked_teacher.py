@@ -55,7 +55,7 @@ class MaskedTeacher(Method):
             teacher = teacher_network(batch.images)
         divergence = self.logit_method.distillation(student.logits, [teacher], batch)
         return {
-            "label": self.params.label_weight * self.label_loss(student.logits, batch),
+            **self.label_term(self.params.label_weight, student.logits, batch),
             "distillation": self.params.logits_weight * divergence,
         }
 

@@ -105,9 +105,7 @@ class Minivit(Method):
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted."""
         params, (teacher,) = self.params, teachers
-        terms: dict[str, Tensor] = {}
-        if params.label_weight > 0:
-            terms["label"] = params.label_weight * self.label_loss(student.logits, batch)
+        terms = self.label_term(params.label_weight, student.logits, batch)
         if params.logits_weight > 0:
             cross_entropy = cross_entropy_kd(student.logits, teacher.logits, temperature=params.temperature)
             terms["distillation"] = params.logits_weight * cross_entropy / params.temperature**2

@@ -3,15 +3,15 @@
 Paper: Zhang et al. 2018, arXiv:1706.00384, eq. 6: L_i = CE_i + KL(p_j ‖ p_i), without gradient to p_j.
 
 Deviation: both losses are minimized in one step by the job's optimizer, while the official code updates the students
-in turn. The peer belongs to the method and starts from random weights. The network with the higher accuracy on the
-held-out part of the training split is exported; the student if both are equal. ``training.ema`` averages only the
-student.
+in turn. The peer belongs to the method and starts from random weights. As in the paper, no image is held out and the
+student is exported. With ``hold_out`` above 0, the network with the higher accuracy on that part of the training split
+is exported; the student if both are equal. ``training.ema`` averages only the student.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +35,6 @@ _EVALUATION_BATCH_SIZE = 128
 
 class Mutual(Method):
     """Terms ``label`` and ``distillation`` of the student, ``peer_label`` and ``peer_distillation`` of the peer."""
-
-    held_out: ClassVar[float] = 0.1
 
     def __init__(self, params: MutualParams, context: MethodContext) -> None:
         super().__init__(context)
@@ -63,12 +61,13 @@ class Mutual(Method):
         }
 
     def export_candidates(self, student: BuiltModel) -> tuple[BuiltModel, ...]:
-        """The student and its peer."""
-        return (student, self.built_peer)
+        """The student, and its peer where images are held out to compare them."""
+        return (student, self.built_peer) if self.params.hold_out > 0 else (student,)
 
     def finalize(self, student: BuiltModel, held_out: Pixels | None) -> BuiltModel:
-        """The network with more correct predictions on the held-out images."""
-        assert held_out is not None, "a tenth of the training split is held out for this"
+        """The network with more correct predictions on the held-out images; the student if none are held out."""
+        if held_out is None:
+            return student
         return self.built_peer if _num_correct(self.built_peer, held_out) > _num_correct(student, held_out) else student
 
 

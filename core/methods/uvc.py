@@ -94,7 +94,7 @@ class Uvc(Method):
             reduction=self.params.reduction,
         )
         alpha = self.params.alpha
-        return {"label": (1 - alpha) * self.label_loss(student.logits, batch), "distillation": alpha * divergence}
+        return {**self.label_term(1 - alpha, student.logits, batch), "distillation": alpha * divergence}
 
     @torch.no_grad()
     def after_step(self, student: nn.Module, info: StepInfo) -> None:

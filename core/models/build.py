@@ -22,7 +22,7 @@ from core.models.meta_device import build_on_meta
 from core.models.plan import ModelPlan, class_mismatch
 from core.models.safetensors_header import read_model_info
 from core.models.weights import BUILD_ERRORS, load_folder, load_strictly
-from core.spec import StudentSpec, TeacherSpec
+from core.spec import JobSpec, StudentSpec, TeacherSpec
 from core.spec.info import ModelInfo
 
 _NO_FOLDERS: Mapping[str, Path] = MappingProxyType({})
@@ -91,6 +91,14 @@ def stored_models(spec: StudentSpec | TeacherSpec, folders: Mapping[str, Path]) 
     if spec.weights in {"random", "train", "pretrained"}:
         return {}
     return {spec.weights: read_model_info(_folder(spec.weights, folders))}
+
+
+def all_stored_models(spec: JobSpec, folders: Mapping[str, Path]) -> dict[str, ModelInfo]:
+    """Return the stored models that student and teachers refer to, by id. Raises as :func:`stored_models` does."""
+    models: dict[str, ModelInfo] = {}
+    for model in (spec.student, *spec.teachers):
+        models |= stored_models(model, folders)
+    return models
 
 
 def accepts_drop_path(architecture: str, arguments: Mapping[str, Any]) -> bool:

@@ -101,14 +101,36 @@ def decode_size(student: int, teachers: Iterable[int], *, largest_image: int) ->
     return max(student, min(max(teachers, default=0), largest_image))
 
 
-def model_inputs(spec: JobSpec, dataset: InputInfo, teacher: TeacherSpec | None = None) -> InputInfo:
+def model_inputs(
+    spec: JobSpec,
+    dataset: InputInfo,
+    teacher: TeacherSpec | None = None,
+    *,
+    models: Mapping[str, ModelInfo] = _NO_MODELS,
+) -> InputInfo:
     """Return the dataset properties that shape the student, or ``teacher``.
 
-    A method without a classifier ignores the classes; only teachers that are trained in the job use them.
+    A method without a classifier ignores the classes; only teachers that are trained in the job use them. Where the
+    dataset has no labels, the number of classes is that of the given weights. ``models`` has the stored models by id.
     """
-    if not spec.method.info.needs.headless or (teacher is not None and teacher.weights == "train"):
+    if teacher is not None and teacher.weights == "train":
         return dataset
-    return replace(dataset, num_classes=None)
+    if spec.method.info.needs.headless:
+        return replace(dataset, num_classes=None)
+    return dataset if dataset.num_classes is not None else replace(dataset, num_classes=_taught_classes(spec, models))
+
+
+def _taught_classes(spec: JobSpec, models: Mapping[str, ModelInfo]) -> int | None:
+    """Return the number of classes of the first teacher with given weights, else of the student's; None without."""
+    for model in (*spec.teachers, spec.student):
+        if model.weights == "pretrained":
+            name = catalog.canonical_name(model.architecture_name)
+            count = catalog.pretrained_info(name).num_classes if catalog.has_pretrained(name) else None
+        else:
+            count = models[model.weights].num_classes if model.weights in models else None
+        if count:
+            return count
+    return None
 
 
 def plan_student(
@@ -188,15 +210,15 @@ def plan_teacher(
     return ModelPlan(architecture, model_arguments(spec, dataset, size), size)
 
 
-def class_mismatch(plan: ModelPlan, num_classes: int | None) -> str | None:
+def class_mismatch(plan: ModelPlan, num_classes: int | None, *, source: str = "dataset") -> str | None:
     """Return why a teacher with given weights cannot teach ``num_classes`` classes; None if it can.
 
-    ``num_classes`` is None where the student has no classifier.
+    ``num_classes`` are those of ``source``, None where the student has no classifier.
     """
     if plan.weights.kind == "random" or num_classes is None or plan.num_classes == num_classes:
         return None
     return (
-        f"the teacher {plan.architecture} has {plan.num_classes} classes and the dataset has {num_classes}; "
+        f"the teacher {plan.architecture} has {plan.num_classes} classes and the {source} has {num_classes}; "
         "use a teacher made for these classes, or weights train"
     )
 

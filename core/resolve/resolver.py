@@ -13,7 +13,7 @@ from typing import Any
 
 from core.data.holdout import num_held_out
 from core.errors import FieldError, InvalidSpec
-from core.methods import Method, MethodContext, build_method, implementation, plan_student_variant
+from core.methods import Method, MethodContext, build_method, plan_student_variant
 from core.models import catalog
 from core.models.built import BuiltModel
 from core.models.matched_size import matched_image_size
@@ -107,13 +107,15 @@ def resolve(
     student_model = _meta_model(student)
     formats, format_errors, format_warnings = check_formats(spec, student_model)
     collector.errors += format_errors
-    resolved = _fill_in(spec, student, teachers, threads, formats)
     num_images = method.num_images or _num_training_images(spec, dataset)
+    resolved = _fill_in(spec, student, teachers, threads, formats)
     collector.errors += device_errors(resolved, method, num_images)
     collector.errors += accumulation_errors(resolved, method)
     collector.errors += balance_errors(resolved, method)
     collector.raise_if_any()
-    warnings = spec_warnings(resolved, _classified(spec, dataset), models, student, teachers, num_images=num_images)
+    warnings = spec_warnings(
+        resolved, _classified(spec, dataset, models), models, student, teachers, num_images=num_images
+    )
     warnings += [*format_warnings, *device_warnings(resolved, student_model, method)]
     decode_size = estimated_decode_size(
         student, teachers, [dataset, *(datasets[pool] for pool in spec.method.datasets().values())]
@@ -142,14 +144,25 @@ def resolve(
 
 def _check_dataset(spec: JobSpec, dataset: DatasetInfo, collector: _ErrorCollector) -> None:
     errors = []
-    if spec.method.info.needs.labels and dataset.num_classes is None:
-        errors.append(f"it has no labels, and {spec.method.name} learns from labels; use a dataset with classes")
+    if spec.method.reads_labels and dataset.num_classes is None:
+        errors.append(f"it has no labels, and {spec.method.name} learns from labels; {_label_fix(spec)}")
     for name, count in (("train", dataset.num_train), ("test", dataset.num_test)):
         if count == 0:
             errors.append(f"its {name} split is empty")
     if dataset.num_train == 1:
         errors.append("its train split has a single image; at least two are needed")
     collector.errors += [FieldError("/dataset", detail) for detail in errors]
+
+
+def _label_fix(spec: JobSpec) -> str:
+    """Describe how to change a spec whose method reads labels that the dataset does not have."""
+    values = {name: f"{v:g}" if isinstance(v, float) else v for name, v in spec.method.label_free_changes().items()}
+    changes = " and ".join(f"method.{name} to {value}" for name, value in values.items())
+    return (
+        f"set {changes}, or use a dataset with classes"
+        if changes
+        else "use a dataset with classes, or method kd with alpha 1"
+    )
 
 
 def _check_pools(
@@ -169,11 +182,14 @@ def _check_pools(
         collector.errors.append(FieldError(f"/method/{name}", detail))
 
 
-def _classified(spec: JobSpec, dataset: DatasetInfo) -> DatasetInfo:
-    """Return the dataset as its classifier sees it: without classes if the method trains no classifier."""
-    if model_inputs(spec, dataset.input_info()).num_classes is not None:
-        return dataset
-    return dataset.model_copy(update={"num_classes": None, "classes": None})
+def _classified(spec: JobSpec, dataset: DatasetInfo, models: Mapping[str, ModelInfo]) -> DatasetInfo:
+    """Return the dataset with the classes that the student has: none if the method trains no classifier.
+
+    Without labels, it is the number of classes of the first teacher, without names.
+    """
+    inputs = model_inputs(spec, dataset.input_info(), models=models)
+    classes = dataset.classes if inputs.num_classes == dataset.num_classes else None
+    return dataset.model_copy(update={"num_classes": inputs.num_classes, "classes": classes})
 
 
 def _plan_models(
@@ -200,7 +216,13 @@ def _plan_models(
 def _plan_student(spec: JobSpec, dataset: DatasetInfo, models: Mapping[str, ModelInfo]) -> ModelPlan:
     _require_known_weights(spec.student)
     _check_family(spec, spec.student.architecture_name, spec.method.info.needs.student_families, "student")
-    inputs = model_inputs(spec, dataset.input_info())
+    inputs = model_inputs(spec, dataset.input_info(), models=models)
+    if inputs.num_classes is None and not (spec.method.info.needs.headless or spec.method.reads_labels):
+        raise InvalidSpec.for_field(
+            "/teachers/0/weights" if spec.teachers else "/student/weights",
+            "the dataset has no labels, so the classes are those of these weights; use weights with a classifier "
+            "(pretrained, or a model or job)",
+        )
     plan = plan_student(spec.student, inputs, image_size=spec.training.image_size, models=models)
     return _profiled(plan, spec.student, "/training/image_size")
 
@@ -223,7 +245,7 @@ def _plan_teacher(
 ) -> ModelPlan:
     _require_known_weights(teacher)
     _check_family(spec, teacher.architecture_name, spec.method.info.needs.teacher_families, "teacher")
-    inputs = model_inputs(spec, dataset.input_info(), teacher)
+    inputs = model_inputs(spec, dataset.input_info(), teacher, models=models)
     student_size = None if student is None else student.image_size
     plan = plan_teacher(teacher, inputs, image_size=student_size, models=models)
     if spec.method.info.needs.matched_grids and student is not None and _may_resize(teacher):
@@ -231,7 +253,9 @@ def _plan_teacher(
         if size not in {None, plan.image_size}:
             teacher = teacher.model_copy(update={"arguments": {**teacher.arguments, "img_size": size}})
             plan = plan_teacher(teacher, inputs, image_size=student_size, models=models)
-    _check_classes(plan, _classified(spec, dataset))
+    _check_classes(
+        plan, _classified(spec, dataset, models), source="dataset" if dataset.num_classes else "first teacher"
+    )
     return _profiled(plan, teacher, "/training/image_size")
 
 
@@ -267,8 +291,8 @@ def _check_family(spec: JobSpec, name: str, families: Sequence[Family], role: st
         )
 
 
-def _check_classes(teacher: ModelPlan, dataset: DatasetInfo) -> None:
-    mismatch = class_mismatch(teacher, dataset.num_classes)
+def _check_classes(teacher: ModelPlan, dataset: DatasetInfo, *, source: str) -> None:
+    mismatch = class_mismatch(teacher, dataset.num_classes, source=source)
     if mismatch is not None:
         raise InvalidSpec.for_field("/weights", mismatch)
     own, classes = teacher.classes, dataset.classes
@@ -291,7 +315,7 @@ def _build_method(
         spec,
         student=_meta_model(student),
         teachers=[_meta_model(teacher) for teacher in teachers],
-        num_classes=dataset.num_classes,
+        num_classes=dataset.num_classes or student.num_classes or None,
         num_samples=_num_training_images(spec, dataset),
         num_pool=num_pool or None,
     )
@@ -301,7 +325,7 @@ def _build_method(
 
 def _num_training_images(spec: JobSpec, dataset: DatasetInfo) -> int:
     """Size of the training split without the part that the method holds out."""
-    return dataset.num_train - num_held_out(dataset.num_train, implementation(spec.method.name).held_out)
+    return dataset.num_train - num_held_out(dataset.num_train, spec.method.held_out_fraction)
 
 
 def _meta_model(plan: ModelPlan) -> BuiltModel:

@@ -118,6 +118,7 @@ def _to_json(metrics: ModelMetrics) -> dict[str, Any]:
         "size_bytes": metrics.size_bytes,
         "latency": [latency.to_json() for latency in metrics.latency],
         "evaluation_details": dict(metrics.evaluation_details),
+        "predictions": None if metrics.predictions is None else metrics.predictions.tolist(),
     }
 
 
@@ -127,4 +128,6 @@ def _from_json(fields: Mapping[str, Any]) -> ModelMetrics:
         predictions = torch.tensor(accuracy["predictions"], dtype=torch.int64)
         accuracy = Accuracy(**accuracy | {"predictions": predictions, "per_class": tuple(accuracy["per_class"])})
     latency = tuple(Latency(**batch) for batch in fields["latency"])
-    return ModelMetrics(**{**fields, "accuracy": accuracy, "latency": latency})
+    predicted = fields.get("predictions")
+    predictions = None if predicted is None else torch.tensor(predicted, dtype=torch.int64)
+    return ModelMetrics(**{**fields, "accuracy": accuracy, "latency": latency, "predictions": predictions})

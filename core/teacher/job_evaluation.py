@@ -24,12 +24,13 @@ class JobEvaluation:
 
     @property
     def agreement(self) -> float | None:
-        """Fraction of equal predictions of student and teacher, mean over teachers; None without teachers or labels."""
-        student = self.student.accuracy
-        teachers = [teacher.metrics.accuracy for teacher in self.teachers if teacher.metrics.accuracy is not None]
+        """Fraction of equal predictions of student and teacher, mean over teachers; None without teachers."""
+        student = self.student.predicted_classes
+        predicted = [teacher.metrics.predicted_classes for teacher in self.teachers]
+        teachers = [classes for classes in predicted if classes is not None]
         if student is None or not teachers:
             return None
-        return sum(agreement(student.predictions, teacher.predictions) for teacher in teachers) / len(teachers)
+        return sum(agreement(student, teacher) for teacher in teachers) / len(teachers)
 
     def result(self) -> dict[str, Any]:
         """Job result of the API contract, without the model's id."""

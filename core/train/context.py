@@ -16,7 +16,8 @@ from core.data.mixing import Mixing
 from core.data.pixels import Images, Pixels, load_pixels
 from core.data.stored import UNLABELED, SplitName, StoredDataset
 from core.errors import OutOfMemory
-from core.evaluate import EmbeddingEvaluator, evaluate_accuracy
+from core.evaluate import EmbeddingEvaluator, EvaluationResult, evaluate_accuracy, predicted_classes
+from core.models.built import BuiltModel
 from core.reporting import PIXEL_CACHE_BYTES, Control, Interrupted, Reporter, Workspace
 from core.spec import JobSpec, TrainingBase
 from core.spec.info import InputInfo
@@ -127,6 +128,25 @@ class RunContext:
             device=self.compute.device,
             poll=self.poll,
         )
+
+    def evaluator(self, image_size: int, *, headless: bool) -> Callable[[BuiltModel], EvaluationResult] | None:
+        """Return how a network without a classifier, or on images without labels, is evaluated; else None."""
+        if headless:
+            return self.embedding_evaluator(image_size)
+        if self.is_labeled:
+            return None
+        images = self.pixels("test", image_size).images
+
+        def predict(built: BuiltModel) -> EvaluationResult:
+            predictions = predicted_classes(built, images, device=self.compute.device, poll=self.poll)
+            return EvaluationResult(None, {"top1_metric": None}, predictions)
+
+        return predict
+
+    @property
+    def is_labeled(self) -> bool:
+        """Whether the dataset has labels."""
+        return self.stored.num_classes is not None
 
     def top1(self, logits: Callable[[Tensor], Tensor], pixels: Pixels) -> float:
         """Top-1 accuracy of a network on ``pixels``, 0…1. Raises ``Interrupted`` on request."""

@@ -14,7 +14,7 @@ from core.data.holdout import hold_out
 from core.data.pixels import Pixels
 from core.data.stored import StoredDataset
 from core.data.views import steps_per_epoch
-from core.methods import ImageSources, Teacher, implementation
+from core.methods import ImageSources, Teacher
 from core.models.built import BuiltModel
 from core.models.plan import decode_size
 from core.seeds import derive_seed
@@ -67,9 +67,9 @@ class TrainingSet:
     def training_split(self) -> tuple[Pixels, Pixels | None]:
         """Return the training split without the held-out samples, and those, as the method requires."""
         pixels = self.context.pixels("train", self.decode_size)
-        if not self.spec.method.info.needs.labels:
+        if not self.spec.method.reads_labels:
             pixels = pixels.without_labels()
-        return hold_out(pixels, implementation(self.spec.method.name).held_out, self.spec.training.seed)
+        return hold_out(pixels, self.spec.method.held_out_fraction, self.spec.training.seed)
 
     def prepare_setup(self, setup: TrainingSetup, unlabeled_pool: Pixels | None) -> TrainingSetup:
         """Replace the loader of a setup with teachers by one of the images that its method prepares, if any."""

@@ -605,7 +605,9 @@ def test_mutual_learning_exports_the_better_student_with_the_same_bits_after_int
     peer = {"architecture": "vit_tiny_patch16_224", "arguments": {**vit(24)["arguments"], "depth": 2}}
     training = {**document()["training"], "epochs": 8, "batch_size": 9, "learning_rate": 1e-2}
     weak = {**vit(), "arguments": {"patch_size": 8, "embed_dim": 2, "depth": 1, "num_heads": 1}}
-    spec = resolved(dataset, method={"name": "mutual", "peer": peer}, teachers=[], student=weak, training=training)
+    spec = resolved(
+        dataset, method={"name": "mutual", "peer": peer, "hold_out": 0.1}, teachers=[], student=weak, training=training
+    )
 
     uninterrupted, reporter = attempt(spec, "uninterrupted")
     interrupt(attempt, spec, (Control.PAUSE, Stage.DISTILL, 20), (Control.DRAIN, Stage.EVALUATE, 0))
@@ -681,6 +683,24 @@ def test_a_backbone_learns_from_unlabeled_images(backbone, pool):
     assert len(reporter.series["train/embedding"]) == len(reporter.series["train/patches"]) == 4 * 5
     assert reporter.series["train/loss"][-1][1] < reporter.series["train/loss"][0][1]
     assert "without a classifier" in result.artifacts["README.md"].read_text()
+
+
+def test_a_classifier_learns_without_labels_and_is_evaluated_by_its_agreement_with_the_teacher(backbone, pool):
+    method = {"name": "kd", "alpha": 1.0, "temperature": 1.0}
+    result, reporter = backbone(pool, changes={"method": method})
+    second, again = backbone(pool, "again", changes={"method": method})
+
+    opened = timm.create_model(f"local-dir:{result.artifacts['config.json'].parent}", pretrained=True).eval()
+    report = json.loads(result.artifacts["report.json"].read_text())
+    assert opened(torch.zeros(2, 1, SIZE, SIZE)).shape == (2, 7)  # the teacher's classes
+    assert (result.result["student"]["top1"], result.result["teachers"][0]["top1"]) == (None, None)
+    assert 0 <= result.result["agreement"] <= 1
+    assert {name for name in reporter.series if "top1" in name or "label" in name} == set()
+    assert reporter.series["train/loss"][-1][1] < reporter.series["train/loss"][0][1]
+    assert not report["details"]["teachers"][0]["evaluation"]["hit"]
+    assert "same class for" in result.artifacts["README.md"].read_text()
+    assert again.series["train/loss"] == reporter.series["train/loss"]
+    assert second.result["agreement"] == result.result["agreement"]  # from cached predictions of the teacher
 
 
 def test_a_backbone_is_evaluated_by_nearest_neighbors_if_there_are_labels(backbone, dataset):

@@ -24,6 +24,7 @@ class AttentionProbeParams(MethodParams):
             student=("logits", "levels"),
             student_families=("transformer",),
             teacher_families=("transformer",),
+            labels=False,
         ),
         example={"pool": "ds_pool"},
         formula="Selected are the images with the lowest confidence_share · (−log of the teacher's largest "

@@ -57,7 +57,27 @@ class MethodParams(StrictModel):
     """Base of every method's parameters; ``name`` is the discriminator in JSON."""
 
     info: ClassVar[MethodInfo]
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Values of parameters, by name, with which a method that needs labels reads none; the first is the one to set.
+
+    With them the class head learns from the teacher alone. Empty: the method reads labels whatever its parameters."""
     name: str
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the training reads labels, with these parameters. Otherwise the dataset may have none."""
+        if not self.info.needs.labels:
+            return False
+        return not self.label_free or bool(self.label_free_changes())
+
+    def label_free_changes(self) -> dict[str, Any]:
+        """Parameters to change, with their new values, so that labels are not read; empty if there are none."""
+        return {name: values[0] for name, values in self.label_free.items() if getattr(self, name) not in values}
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Fraction of the training split that is held out of training, for a choice in ``Method.finalize``."""
+        return 0.0
 
     def datasets(self) -> dict[str, str]:
         """Datasets that the method reads in addition to the job's own, by the name of the field."""

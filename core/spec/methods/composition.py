@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -10,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from core.spec.methods.base import MethodParams
 
 LogitTerm = Literal["kd", "dkd", "nkd", "dist", "logit_standardization", "wsld", "wttm", "none"]
+LABEL_FREE_TERMS = ("kd", "dist", "logit_standardization", "wttm")  # logit terms that read no labels
 LayerPair = tuple[Annotated[int, Field(ge=0, le=1000)], Annotated[int, Field(ge=0, le=1000)]]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
@@ -39,6 +41,7 @@ class LogitParams(MethodParams):
 class FeatureParams(MethodParams):
     """Parameters of methods that add feature terms to a logit term and the labels."""
 
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {"label_weight": (0.0,), "logits": LABEL_FREE_TERMS}
     weight: Weight = Field(default=1.0, description="Weight of the feature terms.")
     warmup_epochs: float = Field(
         default=0.0,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -42,6 +43,7 @@ class CrdParams(FeatureParams):
             ),
         ),
     )
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # classes decide which samples are contrasted
     name: Literal["crd"] = Field(description="The method's name.")
     weight: Weight = Field(
         default=0.8,

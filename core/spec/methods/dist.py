@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +23,7 @@ class DistParams(LogitParams):
         needs=Requirements(max_teachers=None),
         caches=("logits",),
     )
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {"label_weight": (0.0,)}
     name: Literal["dist"] = Field(description="The method's name.")
     beta: Weight = Field(
         default=2.0,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +23,7 @@ class LogitStandardizationParams(LogitParams):
         needs=Requirements(max_teachers=None),
         caches=("logits",),
     )
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {"label_weight": (0.0,), "base": ("kd",)}
     name: Literal["logit_standardization"] = Field(description="The method's name.")
     base: Literal["kd", "dkd"] = Field(default="kd", description="Method that compares the standardized logits.")
     temperature: float = Field(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from core.spec.methods.base import MethodInfo, MethodParams, Requirements
-from core.spec.methods.composition import Weight
+from core.spec.methods.composition import LABEL_FREE_TERMS, Weight
 
 
 class MaskedTeacherParams(MethodParams):
@@ -27,6 +28,7 @@ class MaskedTeacherParams(MethodParams):
             teacher_families=("transformer",),
         ),
     )
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {"label_weight": (0.0,), "logits": LABEL_FREE_TERMS}
     name: Literal["masked_teacher"] = Field(description="The method's name.")
     keep: float = Field(
         default=0.5,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -50,6 +51,7 @@ class MinivitParams(MethodParams):
             "The mean squared error of hidden states, an option of the authors' code, is left out.",
         ),
     )
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {"label_weight": (0.0,)}
     name: Literal["minivit"] = Field(description="The method's name.")
     repeats: int = Field(
         default=2,

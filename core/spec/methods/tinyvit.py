@@ -19,7 +19,7 @@ class TinyvitParams(LogitParams):
         paper="TinyViT: Fast Pretraining Distillation for Small Vision Transformers, arXiv:2207.10666",
         year=2022,
         when="A strong teacher, many images and a fixed number of views (training.views) that are replayed.",
-        needs=Requirements(max_teachers=None),
+        needs=Requirements(max_teachers=None, labels=False),
         caches=("sparse logits",),
     )
     name: Literal["tinyvit"] = Field(description="The method's name.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -28,6 +29,7 @@ class UvcParams(MethodParams):
             student_families=("transformer",),
         ),
     )
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {"alpha": (1.0,)}
     name: Literal["uvc"] = Field(description="The method's name.")
     budget: float = Field(
         default=0.5, gt=0, lt=1, description="FLOPs of the exported student, as a fraction of the original student's."

@@ -21,9 +21,21 @@ class WsldParams(LogitParams):
         when="A teacher that is sometimes wrong, so that the student does not learn its errors.",
         needs=Requirements(max_teachers=None),
         caches=("logits",),
+        formula="label_weight · CE(labels) + alpha · T² · mean over images of (1 − exp(−CE_s / CE_t)) · "
+        "CE(softmax(z_t / T), softmax(z_s / T)), without a gradient to the image's weight; CE_s and CE_t are the "
+        "cross-entropies of student and teacher with the label, at temperature 1. alpha is the paper's α: it weighs "
+        "the soft labels in addition to the labels, whose weight stays 1. So alpha may exceed 1, unlike that of `kd`.",
+        deviations=(
+            "CE_t is increased by 1e-7, as in mdistiller's code.",
+            "Mixed images count as their most probable class.",
+        ),
     )
     name: Literal["wsld"] = Field(description="The method's name.")
-    alpha: Weight = Field(default=2.25, description="Weight α of the soft labels: 2.25 for CIFAR, 2.5 for ImageNet.")
+    alpha: Weight = Field(
+        default=2.25,
+        description="Weight α of the soft labels: 2.25 for CIFAR-100, 2.5 for ImageNet. The labels have "
+        "`label_weight`, not 1 − alpha.",
+    )
     temperature: float = Field(
         default=4.0,
         gt=0,

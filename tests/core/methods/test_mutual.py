@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from core.data.pixels import Pixels
 from core.errors import InvalidSpec
+from core.spec.methods.mutual import MutualParams
 from core.train.optimizer import parameter_groups
 
 OTHER = {"architecture": "resnet10t"}
@@ -75,7 +76,7 @@ def predict_always(built, label):
     ("student_class", "peer_class", "exported"), [(2, 1, "student"), (1, 2, "peer"), (2, 2, "student")]
 )
 def test_the_better_network_on_held_out_images_is_exported(make_harness, student_class, peer_class, exported):
-    harness = make_harness("mutual", peer=OTHER)
+    harness = make_harness("mutual", peer=OTHER, hold_out=0.1)
     predict_always(harness.student, student_class)
     predict_always(harness.method.built_peer, peer_class)
     # Of 4 images the 3 at these indices are held out; the first image's class would change the result.
@@ -85,6 +86,16 @@ def test_the_better_network_on_held_out_images_is_exported(make_harness, student
 
     assert finished.architecture == {"student": harness.student.architecture, "peer": "resnet10t"}[exported]
     assert finished.module is (harness.student.module if exported == "student" else harness.method.peer)
+
+
+def test_by_default_no_image_is_held_out_and_the_student_is_exported(make_harness):
+    harness = make_harness("mutual", peer=OTHER)
+    predict_always(harness.method.built_peer, 1)
+
+    assert MutualParams(name="mutual").held_out_fraction == 0
+    assert MutualParams(name="mutual", hold_out=0.2).held_out_fraction == 0.2
+    assert harness.method.finalize(harness.student, None) is harness.student
+    assert harness.method.export_candidates(harness.student) == (harness.student,)
 
 
 @pytest.mark.parametrize(

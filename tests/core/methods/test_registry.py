@@ -123,6 +123,35 @@ def test_a_method_resumes_from_its_state(name, make_harness, batch):
     assert again == {n: t.item() for n, t in first.terms(batch, LAST_STEP).items()}
 
 
+WITHOUT_LABELS = [
+    (name, {parameter: values[0] for parameter, values in entry.params.label_free.items()})
+    for name, entry in METHODS.items()
+    if entry.params.label_free or not entry.params.info.needs.labels
+]
+
+
+@pytest.mark.parametrize(("name", "params"), WITHOUT_LABELS, ids=[name for name, _ in WITHOUT_LABELS])
+def test_methods_that_read_no_labels_have_the_same_terms_without_them(name, params, make_harness, batch):
+    parameters = METHODS[name].params.model_validate({"name": name, **METHODS[name].params.info.example, **params})
+    unlabeled = Batch(batch.images, torch.full((6,), -1), batch.indices)
+
+    known = {term: value.item() for term, value in make_harness(name, **params).terms(batch, LAST_STEP).items()}
+    unknown = {term: value.item() for term, value in make_harness(name, **params).terms(unlabeled, LAST_STEP).items()}
+
+    assert not parameters.reads_labels
+    assert "label" not in known
+    assert unknown == known
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_that_reads_labels_has_a_term_of_them(name, make_harness, batch):
+    parameters = METHODS[name].params.model_validate({"name": name, **METHODS[name].params.info.example})
+    if not parameters.reads_labels:
+        pytest.skip("reads no labels")
+
+    assert any("label" in term for term in make_harness(name).terms(batch, LAST_STEP))
+
+
 # Their terms draw something for each image, or ask a network that draws; what is drawn differs in a part.
 WITH_RANDOM_DRAWS = {"mgd", "vitkd", "cross_architecture", "uvc", "crd", "manifold"}
 # The variance of vid is measured on the first batch, over all ranks: a part alone would give another.
