@@ -45,9 +45,9 @@ def train(workload: Workload, spec: JobSpec, peer: str) -> list[float]:
     began = time.perf_counter()
     student, teacher = workload.networks(spec)
     loader = workload.loader(spec)
-    step = peers()[peer](spec, student, teacher, spec.training.epochs * loader.steps_per_epoch)
+    step = peers()[peer](spec, student, teacher, spec.training.num_epochs * loader.steps_per_epoch)
     ends = []
-    for number in range(spec.training.epochs * loader.steps_per_epoch):
+    for number in range(spec.training.num_epochs * loader.steps_per_epoch):
         batch = loader.batch(number)
         step(student.preprocessing(batch.images), batch.labels).item()  # reads the loss, as their own loops do
         if (number + 1) % loader.steps_per_epoch == 0:
@@ -145,7 +145,7 @@ def _torchdistill_config(spec: JobSpec) -> dict[str, Any]:
     weights = {"temperature": method["temperature"], "alpha": 1 - method["alpha"], "beta": method["alpha"]}
     divergence = {"key": "KDLoss", "kwargs": {**logits, "teacher_module_io": "output", **weights}}
     return {
-        "num_epochs": spec.training.epochs,
+        "num_epochs": spec.training.num_epochs,
         "teacher": {"requires_grad": False, "forward_proc": "forward_batch_only"},
         "student": {"requires_grad": True, "forward_proc": "forward_batch_only"},
         "criterion": {

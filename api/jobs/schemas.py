@@ -246,6 +246,9 @@ class EstimateOut(Out):
 
     student: ModelMeasures
     teachers: list[ModelMeasures]
+    epochs: int | None = Field(
+        default=None, description="Epochs of the student's training; their default follows the number of images."
+    )
     total_steps: int
     seconds: float | None
     memory_bytes: int | None

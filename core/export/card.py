@@ -146,7 +146,7 @@ def _training(spec: JobSpec, dataset: Mapping[str, Any]) -> str:
     parameters = spec.method.model_dump(mode="json", exclude={"name"})
     method = f"`{spec.method.name}`" + (f" ({_pairs(parameters)})" if parameters else "")
     return (
-        f"{training.epochs} epochs over {dataset['num_train']:,} images of {_dataset(dataset)}, batches of "
+        f"{training.num_epochs} epochs over {dataset['num_train']:,} images of {_dataset(dataset)}, batches of "
         f"{training.batch_size}, {_OPTIMIZERS[training.optimizer]} at {training.learning_rate:g}, augmentation "
         f"`{training.augmentation}`, seed {training.seed}, method {method}. `report.json` has the full spec, versions "
         "and times; the same spec on the same data and machine gives the same weights."

@@ -65,7 +65,7 @@ def estimate_job(
     ``num_images`` is the number of training images, ``num_pool`` that of the unlabeled images that the method selects
     from. ``image_size`` is the size at which the training images are decoded. ``method`` is built for these networks.
     """
-    total_steps = spec.training.epochs * steps_per_epoch(num_images, spec.training.batch_size)
+    total_steps = spec.training.num_epochs * steps_per_epoch(num_images, spec.training.batch_size)
     cache = _teacher_cache(spec, teachers, method, num_images)
     training = _student_training(spec, student, num_images)
     inference = _teacher_inference(spec, teachers, num_images, num_views=cache["views"])
@@ -79,6 +79,7 @@ def estimate_job(
     return {
         "student": _model_figures(student),
         "teachers": [_model_figures(teacher) for teacher in teachers],
+        "epochs": spec.training.num_epochs,
         "total_steps": total_steps,
         "seconds": round(seconds, 1),
         "memory_bytes": job_memory(
@@ -163,7 +164,7 @@ def _student_training(spec: JobSpec, student: ModelPlan, num_images: int) -> Wor
 
 def _training(training: TrainingBase, model: ModelPlan, num_images: int) -> Workload:
     batch_size, parts = pass_size(training, num_images)
-    steps = training.epochs * steps_per_epoch(num_images, training.batch_size) * parts
+    steps = training.num_epochs * steps_per_epoch(num_images, training.batch_size) * parts
     return Workload(profile_plan(model), batch_size, steps, trains=True, optimizer=training.optimizer)
 
 
@@ -172,7 +173,7 @@ def _teacher_inference(
 ) -> list[Workload]:
     """Forward passes of the teachers: ``num_views`` views if their outputs are cached, else every step."""
     batch_size, parts = pass_size(spec.training, num_images)
-    steps = steps_per_epoch(num_images, spec.training.batch_size) * parts * (num_views or spec.training.epochs)
+    steps = steps_per_epoch(num_images, spec.training.batch_size) * parts * (num_views or spec.training.num_epochs)
     return [Workload(profile_plan(plan), batch_size, steps, trains=False) for plan in teachers]
 
 
@@ -196,7 +197,7 @@ def _teacher_cache(spec: JobSpec, teachers: Sequence[ModelPlan], method: Method,
     ]
     if not (method.cacheable and is_cacheable(num_images, layouts)):
         return {"bytes": 0, "hit": False, "views": 0, "cache_key": None}
-    views = num_cached_views(spec.training.epochs, spec.training.distinct_views, method.teacher_fraction)
+    views = num_cached_views(spec.training.num_epochs, spec.training.distinct_views, method.teacher_fraction)
     return {
         "bytes": num_images * row_bytes(layouts) * views,
         "hit": False,

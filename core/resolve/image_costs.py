@@ -50,5 +50,5 @@ def image_seconds(spec: JobSpec, num_images: int, channels: int, image_size: int
     """
     values = num_images * channels * image_size**2
     on_cpu = spec.resources.accelerator != "cuda"
-    views = (spec.training.epochs + cached_views) * _VIEW_SECONDS_PER_VALUE[spec.training.augmentation] * on_cpu
+    views = (spec.training.num_epochs + cached_views) * _VIEW_SECONDS_PER_VALUE[spec.training.augmentation] * on_cpu
     return values * (_DECODE_SECONDS_PER_VALUE + views) / (spec.resources.threads or 1)

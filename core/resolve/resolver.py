@@ -24,6 +24,7 @@ from core.models.structure import inspect_structure
 from core.resolve.balance_checks import balance_errors
 from core.resolve.build_errors import at_size_field
 from core.resolve.class_names import misplaced_class
+from core.resolve.default_epochs import with_epochs
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
 from core.resolve.estimate import estimate_job, job_memory
 from core.resolve.export_checks import check_formats
@@ -108,6 +109,7 @@ def resolve(
     formats, format_errors, format_warnings = check_formats(spec, student_model)
     collector.errors += format_errors
     num_images = method.num_images or _num_training_images(spec, dataset)
+    spec = _fill_in_epochs(spec, num_images, num_train=dataset.num_train)
     resolved = _fill_in(spec, student, teachers, threads, formats)
     collector.errors += device_errors(resolved, method, num_images)
     collector.errors += accumulation_errors(resolved, method)
@@ -334,6 +336,20 @@ def _meta_model(plan: ModelPlan) -> BuiltModel:
     return BuiltModel(module, plan.architecture, plan.arguments, preprocessing)
 
 
+def _fill_in_epochs(spec: JobSpec, num_images: int, *, num_train: int) -> JobSpec:
+    """Fill in the epochs of the student, which trains on ``num_images``, and of teachers, which do on ``num_train``."""
+    training = with_epochs(spec.training, num_images, is_random=spec.student.weights == "random")
+    teachers = [
+        teacher.model_copy(
+            update={"training": with_epochs(teacher.training or TeacherTrainingSpec(), num_train, is_random=True)}
+        )
+        if teacher.weights == "train"
+        else teacher
+        for teacher in spec.teachers
+    ]
+    return spec.model_copy(update={"training": training, "teachers": tuple(teachers)})
+
+
 def _fill_in(
     spec: JobSpec, student: ModelPlan, teachers: Sequence[ModelPlan], threads: int, formats: Sequence[str]
 ) -> JobSpec:
@@ -363,6 +379,6 @@ def _fill_in_teacher(teacher: TeacherSpec, plan: ModelPlan, *, matched: bool) ->
         return teacher.model_copy(update={"arguments": {**teacher.arguments, "img_size": plan.image_size}})
     if teacher.weights != "train":
         return teacher
-    training = teacher.training or TeacherTrainingSpec()
-    filled = training.model_copy(update={"image_size": plan.image_size})
+    assert teacher.training is not None, "the epochs are filled in"
+    filled = teacher.training.model_copy(update={"image_size": plan.image_size})
     return teacher.model_copy(update={"training": filled})

@@ -12,11 +12,11 @@ from core.job_warnings import JobWarning
 from core.models import catalog
 from core.models.plan import ModelPlan
 from core.resolve.class_names import comparable_names
+from core.resolve.default_epochs import MIN_STEPS
 from core.resolve.model_profile import has_drop_path, profile_plan
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
 
-MIN_STEPS = 1_000  # of a student from random weights
 _MAX_ENLARGEMENT = 2  # image size relative to the dataset's: upscaled pixels cost time and hold no information
 _MIN_TEACHER_SIZE = 0.8  # parameters relative to the student's
 _NONCOMMERCIAL = re.compile(r"(^|[-_])nc([-_]|$)|non-?commercial|research|amlr")
@@ -75,7 +75,7 @@ def _training_warnings(spec: JobSpec, dataset: DatasetInfo, student: ModelPlan) 
 
 def _step_warnings(spec: JobSpec, num_images: int) -> list[JobWarning]:
     steps = steps_per_epoch(num_images, spec.training.batch_size)
-    total = spec.training.epochs * steps
+    total = spec.training.num_epochs * steps
     if spec.student.weights != "random" or total >= MIN_STEPS:
         return []
     message = (

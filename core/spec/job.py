@@ -34,6 +34,8 @@ ten times as large. SGD's decay is added to the gradient."""
 
 MAX_CPU_DEVICES = 8  # processes that share a training on the cores of one machine
 
+DEFAULT_EPOCHS, DEFAULT_WARMUP_EPOCHS = 20, 1.0
+
 MIN_LEARNING_RATE = 1e-5  # default rate at the end of a training
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -112,7 +114,13 @@ class StudentSpec(ModelSpec):
 class TrainingBase(StrictModel):
     """Settings shared by the training of students and of teachers."""
 
-    epochs: int = Field(default=20, ge=1, le=10_000, description="Passes over the training split.")
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Passes over the training split. Null: 20; from random weights as many as make 1,000 steps, at "
+        "least 20 and at most 200.",
+    )
     batch_size: int = Field(default=128, ge=1, le=65_536, description="Images of one optimizer step.")
     gradient_accumulation: int = Field(
         default=1,
@@ -136,7 +144,12 @@ class TrainingBase(StrictModel):
         description="Rate at the end of the cosine schedule. Left out, it is at most `learning_rate`.",
     )
     weight_decay: float = Field(default=0.05, ge=0, le=10, description="Not applied to norms, biases and tokens.")
-    warmup_epochs: float = Field(default=1.0, ge=0, le=10_000, description="Epochs of linear warmup from zero.")
+    warmup_epochs: float | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="Epochs of linear warmup from zero. Null: 1; where `epochs` is left out, a twentieth of its value.",
+    )
     gradient_clip: float | None = Field(default=1.0, gt=0, description="Maximum gradient norm; null: no clipping.")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="Stochastic depth, if the model has it.")
@@ -166,6 +179,12 @@ class TrainingBase(StrictModel):
     image_size: int | None = Field(
         default=None, ge=4, le=1024, description="Pixels a side. Null: the student's own size, or else the dataset's."
     )
+
+    @property
+    def num_epochs(self) -> int:
+        """The number of epochs, which the resolver fills in."""
+        assert self.epochs is not None, "a resolved spec has a number of epochs"
+        return self.epochs
 
     @property
     def mixes_images(self) -> bool:

@@ -74,7 +74,7 @@ def cached_outputs_for(
     if not is_cacheable(num_images, layouts):
         return None
     store = ShardStore(context.cache / "teacher_outputs", max_bytes)
-    views = num_cached_views(setup.training.epochs, spec.training.distinct_views, method.teacher_fraction)
+    views = num_cached_views(setup.training.num_epochs, spec.training.distinct_views, method.teacher_fraction)
     needed_bytes = num_images * row_bytes(layouts) * views
     if needed_bytes > max_bytes:
         store.disable(f"it needs {needed_bytes:,} bytes, and its limit is {max_bytes:,} bytes")

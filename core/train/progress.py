@@ -29,11 +29,11 @@ class ProgressRange:
 def plan_ranges(spec: JobSpec, total: ProgressRange) -> dict[str, ProgressRange]:
     """Divide ``total`` among the tracks by their numbers of epochs, as all train on the same data."""
     epochs = {
-        teacher_track(index): teacher.training.epochs
+        teacher_track(index): teacher.training.num_epochs
         for index, teacher in enumerate(spec.teachers)
         if teacher.training is not None
     }
-    epochs[STUDENT_TRACK] = spec.training.epochs
+    epochs[STUDENT_TRACK] = spec.training.num_epochs
     ranges, start = {}, total.start
     for track, num_epochs in epochs.items():
         width = total.width * num_epochs / sum(epochs.values())

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from core.spec import TrainingBase
+from core.spec.job import DEFAULT_WARMUP_EPOCHS
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,12 @@ class Schedule:
         Warm-up is limited to half of the training. Otherwise a training of one epoch, with the default warm-up of one
         epoch, would never reach its learning rate.
         """
-        total = training.epochs * steps_per_epoch
+        warmup_epochs = DEFAULT_WARMUP_EPOCHS if training.warmup_epochs is None else training.warmup_epochs
+        total = training.num_epochs * steps_per_epoch
         return cls(
             steps_per_epoch=steps_per_epoch,
             total_steps=total,
-            warmup_steps=min(round(training.warmup_epochs * steps_per_epoch), total // 2),
+            warmup_steps=min(round(warmup_epochs * steps_per_epoch), total // 2),
             learning_rate=training.learning_rate,
             min_learning_rate=min(training.min_learning_rate, training.learning_rate),
         )

@@ -214,7 +214,7 @@ class TrainStep:
             step=step,
             total_steps=self.schedule.total_steps,
             epoch=step / self.schedule.steps_per_epoch,
-            epochs=self.setup.training.epochs,
+            epochs=self.setup.training.num_epochs,
         )
 
     def _run_student(self, images_BCHW: Tensor) -> Outputs:

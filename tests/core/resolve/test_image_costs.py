@@ -20,8 +20,8 @@ def dataset(image_size):
 
 def spec(**training):
     vit = {"architecture": "vit_tiny_patch16_224"}
-    document = {"dataset": "ds_a", "teachers": [vit], "student": vit, "method": {"name": "kd"}, "training": training}
-    return parse_job_spec(document)
+    document = {"dataset": "ds_a", "teachers": [vit], "student": vit, "method": {"name": "kd"}}
+    return parse_job_spec({**document, "training": {"epochs": 20, **training}})
 
 
 @pytest.mark.parametrize(

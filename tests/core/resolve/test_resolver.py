@@ -73,12 +73,12 @@ def test_the_estimate_has_the_fields_of_the_contract():
     json.dumps(estimate)
 
     assert set(estimate) == {
-        "student", "teachers", "total_steps", "seconds", "memory_bytes", "teacher_cache", "warnings",
+        "student", "teachers", "epochs", "total_steps", "seconds", "memory_bytes", "teacher_cache", "warnings",
     }  # fmt: skip
     assert {"parameters", "flops", "size_bytes"} <= set(estimate["student"])
     assert estimate["student"]["parameters"] == 26_538
     assert estimate["teachers"][0]["parameters"] == 11_175_370
-    assert estimate["total_steps"] == 12 * 23
+    assert (estimate["epochs"], estimate["total_steps"]) == (12, 12 * 23)
     cache = estimate["teacher_cache"]
     assert (cache["bytes"], cache["views"], cache["hit"]) == (12 * 1437 * 10 * 2, 12, False)
     assert [warning["code"] for warning in estimate["warnings"]] == ["few_steps"]
@@ -334,7 +334,7 @@ def test_doubtful_settings_give_warnings():
         spec(
             student={"architecture": "vgg11"},
             teachers=[{"architecture": "resnet18", "weights": "random"}],
-            training={"drop_path": 0.1, "image_size": 32},
+            training={"epochs": 20, "drop_path": 0.1, "image_size": 32},
         ),
         DIGITS,
         {},
@@ -443,12 +443,63 @@ def test_a_teacher_cannot_be_trained_without_labels():
     assert "no labels" in errors_of(dataset=UNLABELED, **requested)["/teachers/0/weights"]
 
 
+KD = {"teachers": [{"architecture": VIT, "weights": "mdl_1"}]}
+
+
+def test_a_dataset_without_labels_takes_the_classes_of_the_teacher():
+    requested = {**KD, "method": {"name": "kd", "alpha": 1.0}}
+    of_teacher = resolve(spec(**requested), UNLABELED, {"mdl_1": FOUNDATION}, threads=2)
+    labeled = resolve(spec(method={"name": "scratch"}, teachers=[]), DIGITS, {}, threads=2)
+
+    extra = of_teacher.estimate["student"]["parameters"] - labeled.estimate["student"]["parameters"]
+    assert extra == (700 - 10) * (32 + 1)  # the head of a student of width 32
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ({"name": "kd"}, "set method.alpha to 1, or use a dataset with classes"),
+        ({"name": "dist"}, "set method.label_weight to 0, or"),
+        ({"name": "fitnets", "logits": "dkd"}, "set method.label_weight to 0 and method.logits to kd, or"),
+        ({"name": "fitnets", "label_weight": 0.0, "logits": "none"}, "set method.logits to kd, or"),
+        ({"name": "dkd", "label_weight": 0.0}, "use a dataset with classes, or method kd with alpha 1"),
+    ],
+    ids=str,
+)
+def test_a_method_that_reads_labels_is_refused_without_them_and_the_parameters_are_named(method, words):
+    with pytest.raises(InvalidSpec) as caught:
+        resolve(spec(**KD, method=method), UNLABELED, {"mdl_1": FOUNDATION}, threads=2)
+
+    assert words in {error.pointer: error.detail for error in caught.value.errors}["/dataset"]
+
+
+def test_without_labels_a_teacher_with_random_weights_gives_no_classes():
+    requested = {"teachers": [{"architecture": VIT, "weights": "random"}], "method": {"name": "kd", "alpha": 1.0}}
+
+    assert "classes are those of these weights" in errors_of(dataset=UNLABELED, **requested)["/teachers/0/weights"]
+
+
+def test_without_labels_all_teachers_have_the_same_classes():
+    requested = spec(
+        method={"name": "kd", "alpha": 1.0},
+        teachers=[{"architecture": VIT, "weights": "mdl_1"}, {"architecture": VIT, "weights": "mdl_2"}],
+    )
+
+    with pytest.raises(InvalidSpec, match="10 classes and the first teacher has 700"):
+        resolve(requested, UNLABELED, {"mdl_1": FOUNDATION, "mdl_2": STORED}, threads=2)
+
+
 def test_held_out_images_are_not_counted_in_the_steps():
     requested = {"teachers": [], "training": {"epochs": 2, "batch_size": 10}}
     few = DIGITS.model_copy(update={"num_train": 100})
 
-    assert resolve(spec(**requested, method={"name": "mutual"}), few, {}, threads=2).estimate["total_steps"] == 2 * 9
-    assert resolve(spec(**requested, method={"name": "scratch"}), few, {}, threads=2).estimate["total_steps"] == 2 * 10
+    def steps(**params):
+        return resolve(spec(**requested, method={"name": "mutual", **params}), few, {}, threads=2).estimate[
+            "total_steps"
+        ]
+
+    assert steps(hold_out=0.1) == 2 * 9
+    assert steps() == 2 * 10
 
 
 def test_an_invalid_peer_is_refused():
