@@ -34,6 +34,7 @@ from core.teacher.evaluation_cache import EvaluationCache
 from core.teacher.frozen import FrozenTeacher
 from core.teacher.job_evaluation import JobEvaluation
 from core.teacher.output_cache import CachedOutputs, CacheStats, cached_outputs_for
+from core.teacher.teacher_checks import TeacherChecks
 from core.teacher.training import TrainedTeacher
 from core.train.batch_norm import BatchNormUpdate, update_batch_norm
 from core.train.context import RunContext, open_run, threads_per_rank
@@ -313,7 +314,13 @@ class _Pipeline:
             if trainer.step == 0:
                 estimate_statistics(trainer.train_step.setup, poll=context.poll)
                 if self.has_accuracy:
-                    self.evaluation_cache.log_accuracy(setup.teachers, context)
+                    TeacherChecks(
+                        setup,
+                        context,
+                        self.evaluation_cache,
+                        image_size=self.image_size,
+                        decode_size=prepared.training_set.decode_size,
+                    ).run()
             trainer.run()
         trainer.train_step.finalize_weights()
         self.loss_ratio = trainer.train_step.state.loss_trend.ratio

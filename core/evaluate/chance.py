@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-_CONFIDENCE = 1.645  # standard deviations: a guesser exceeds this with a probability of 5 %
+CONFIDENCE = 1.645  # standard deviations: a guesser exceeds this with a probability of 5 %
 _POOR_FACTOR = 1.5
 
 
@@ -35,7 +35,7 @@ class Chance:
     @property
     def limit(self) -> float:
         """Highest accuracy that cannot be told from the constant baseline on so few images."""
-        return self.constant + _CONFIDENCE * math.sqrt(self.constant * (1 - self.constant) / self.num_images)
+        return self.constant + CONFIDENCE * math.sqrt(self.constant * (1 - self.constant) / self.num_images)
 
     def includes(self, top1: float) -> bool:
         """Return whether an accuracy is at or below chance. Always false for a single class, and without an error."""
@@ -44,3 +44,9 @@ class Chance:
     def is_poor(self, top1: float) -> bool:
         """Return whether an accuracy is at or below chance, or below 1.5 times the uniform baseline."""
         return self.includes(top1) or top1 < min(_POOR_FACTOR * self.uniform, 1.0)
+
+
+def is_below(top1: float, reference: float, num_images: int) -> bool:
+    """Return whether an accuracy on ``num_images`` images is below another one by more than their sampling error."""
+    variance = (top1 * (1 - top1) + reference * (1 - reference)) / num_images
+    return top1 + CONFIDENCE * math.sqrt(variance) < reference

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from core.data.pixels import Pixels
 from core.evaluate import Accuracy, Latency, ModelMetrics, agreement
-from core.evaluate.quality_warnings import teacher_warning
 from core.methods import Teacher
 from core.models.built import BuiltModel
 from core.teacher.cache_key import teacher_digest
@@ -64,21 +63,19 @@ class EvaluationCache:
             criterion="embeddings, chosen ridge" if headless else "logits",
         )
 
-    def log_accuracy(self, teachers: Sequence[Teacher], context: RunContext) -> None:
-        """Log each teacher's accuracy as a reference for the student's curve, and warn of one that guesses.
+    def log_accuracy(self, teachers: Sequence[Teacher], context: RunContext) -> list[float]:
+        """Log each teacher's accuracy on the validation subset, a reference for the student's curve; return them.
 
         Raises ``Interrupted`` on request.
         """
-        num_classes = context.stored.num_classes
+        accuracies = []
         for index, teacher in enumerate(teachers):
             assert isinstance(teacher, FrozenTeacher)
             subset = context.validation_subset(teacher.built.preprocessing.image_size)
             cached = self.top1(teacher.built, subset)
-            top1 = context.top1(teacher.logits, subset) if cached is None else cached
-            context.reporter.metrics(0, {f"teacher/{index}/top1": top1})
-            warning = None if num_classes is None else teacher_warning(index, top1, subset.labels, num_classes)
-            if warning is not None:
-                context.reporter.warning(warning)
+            accuracies.append(context.top1(teacher.logits, subset) if cached is None else cached)
+            context.reporter.metrics(0, {f"teacher/{index}/top1": accuracies[-1]})
+        return accuracies
 
     def top1(self, teacher: BuiltModel, subset: Pixels) -> float | None:
         """Return a teacher's accuracy on the validation subset from its cached predictions; None on a miss."""

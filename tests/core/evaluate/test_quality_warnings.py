@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from core.evaluate.accuracy import score
-from core.evaluate.quality_warnings import divergence_warning, quality_warnings, teacher_warning
+from core.evaluate.quality_warnings import (
+    augmented_images_warning,
+    below_baseline_warning,
+    divergence_warning,
+    quality_warnings,
+    teacher_warning,
+)
 
 LABELS = torch.arange(400) % 4
 
@@ -41,6 +47,46 @@ def test_a_teacher_with_a_permuted_head_is_at_chance():
 def test_a_teacher_below_one_and_a_half_times_chance_gives_the_same_warning():
     assert teacher_warning(0, 0.37, LABELS, 4).code == "teacher_at_chance"
     assert teacher_warning(0, 0.38, LABELS, 4) is None
+
+
+def correct_on(count):
+    """Accuracy of a network that is right on the first ``count`` of the 400 images."""
+    return accuracy(torch.where(torch.arange(400) < count, LABELS, (LABELS + 1) % 4))
+
+
+def test_a_teacher_below_its_student_gives_a_warning():
+    (warning,) = quality_warnings(correct_on(340), [correct_on(280)], LABELS, 4, loss_ratio=0.5, has_weights=False)
+
+    assert (warning.code, warning.field) == ("teacher_below_student", "/teachers/0")
+    assert "70.0 % of 400 test images" in warning.message
+    assert "85.0 %" in warning.message
+    assert "scratch" in warning.fix
+    assert codes(correct_on(340), correct_on(330)) == []  # within the sampling error
+    assert codes(correct_on(280), correct_on(340)) == []
+    assert codes(correct_on(340), correct_on(90)) == ["teacher_at_chance"]
+
+
+def test_few_images_do_not_compare_teacher_and_student():
+    few = torch.arange(40) % 4
+    student, teacher = (score(torch.nn.functional.one_hot(p, 4).float(), few) for p in (few, few.clamp(max=2)))
+
+    assert codes(student, teacher, labels=few) == []
+
+
+def test_a_teacher_below_a_classifier_of_pixels_gives_a_warning():
+    warning = below_baseline_warning(1, 0.30, 0.40, 400)
+
+    assert (warning.code, warning.field) == ("teacher_below_baseline", "/teachers/1")
+    assert below_baseline_warning(1, 0.38, 0.40, 400) is None
+    assert below_baseline_warning(1, 0.30, 0.40, 90) is None
+
+
+def test_a_teacher_that_is_wrong_on_most_augmented_images_gives_a_warning():
+    warning = augmented_images_warning(0, 0.45, 1_000)
+
+    assert (warning.code, warning.field) == ("teacher_wrong_on_augmented", "/teachers/0")
+    assert "55.0 % of 1000 training images" in warning.message
+    assert augmented_images_warning(0, 0.5, 1_000) is None
 
 
 def test_a_student_at_chance_that_predicts_one_class():

@@ -1,0 +1,115 @@
+"""Checks of a job's teachers before the student's first step: warnings of teachers that teach little.
+
+Three accuracies are compared: that on test images with guessing and with a simple classifier of pixels, and that on
+augmented training images with one half. No training depends on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.data.pixels import Pixels
+from core.evaluate.pixel_baseline import pixel_baseline
+from core.evaluate.quality_warnings import augmented_images_warning, below_baseline_warning, teacher_warning
+from core.methods import Batch
+from core.reporting import Control, Interrupted
+from core.teacher.evaluation_cache import EvaluationCache
+from core.teacher.frozen import FrozenTeacher
+from core.train.context import RunContext
+from core.train.trainer import TrainingSetup
+
+_MAX_AUGMENTED = 1_024
+_AUGMENTED_SHARE = 20  # one in 20 training images, where teachers run for the check alone
+_BLOCK_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherChecks:
+    """Checks of the frozen teachers of a training on a labeled dataset. ``decode_size``: that of its images."""
+
+    setup: TrainingSetup
+    context: RunContext
+    evaluation_cache: EvaluationCache
+    image_size: int
+    decode_size: int
+
+    def run(self) -> None:
+        """Log the teachers' accuracies and report warnings. Raises ``Interrupted`` on request."""
+        reporter, num_classes = self.context.reporter, self.context.stored.num_classes
+        assert num_classes is not None, "the dataset has labels"
+        accuracies = self.evaluation_cache.log_accuracy(self.setup.teachers, self.context)
+        if not accuracies:
+            return
+        labels_N = self.context.validation_subset(self.image_size).labels
+        warnings = [teacher_warning(index, top1, labels_N, num_classes) for index, top1 in enumerate(accuracies)]
+        others = [index for index, warning in enumerate(warnings) if warning is None]
+        if others and num_classes > 1:
+            baseline = self._baseline(num_classes)
+            warnings += [below_baseline_warning(i, accuracies[i], baseline, len(labels_N)) for i in others]
+        for warning in warnings:
+            if warning is not None:
+                reporter.warning(warning)
+        self._check_augmented(others)
+
+    def _baseline(self, num_classes: int) -> float:
+        """Return the accuracy of a classifier of pixels; it is cached, as it depends on the dataset alone."""
+        context = self.context
+        key_fields = {"dataset": context.stored.fingerprint, "sizes": [self.decode_size, self.image_size]}
+        cached = context.result_cache.get("pixel_baseline", key_fields)
+        if cached is not None:
+            return float(cached["top1"])
+        train, test = context.pixels("train", self.decode_size), context.validation_subset(self.image_size)
+        top1 = pixel_baseline(train, test, num_classes, poll=context.poll)
+        context.result_cache.put("pixel_baseline", key_fields, {"top1": top1})
+        return top1
+
+    def _check_augmented(self, indices: list[int]) -> None:
+        """Log the teachers' accuracy on augmented training images, and warn of one that is wrong on most.
+
+        Mixed images have no single class, and images that a method prepares have no label: neither is checked.
+        """
+        method, loader = self.setup.method, self.setup.loader
+        if not method.reads_teacher_logits or method.num_images is not None or loader.mixing is not None:
+            return
+        for index in indices:
+            samples_B = self._samples()
+            try:
+                logits_BC = self._logits_of_view(index, samples_B)
+            except Interrupted as interruption:
+                if interruption.control is not Control.STOP:
+                    raise
+                return  # the trainer ends the training at its first step
+            top1 = float((logits_BC.argmax(dim=1).cpu() == self._labels(loader.pixels)[samples_B]).double().mean())
+            self.context.reporter.metrics(0, {f"teacher/{index}/augmented_top1": top1})
+            warning = augmented_images_warning(index, top1, len(samples_B))
+            if warning is not None:
+                self.context.reporter.warning(warning)
+
+    def _samples(self) -> Tensor:
+        """Return evenly spaced sample indices of the training; few where the teachers run for the check alone."""
+        num_samples = len(self.setup.loader.pixels)
+        limit = _MAX_AUGMENTED if self.setup.teacher_outputs else max(_BLOCK_SIZE, num_samples // _AUGMENTED_SHARE)
+        return torch.arange(0, num_samples, max(1, -(-num_samples // min(limit, _MAX_AUGMENTED))))
+
+    def _logits_of_view(self, index: int, samples_B: Tensor) -> Tensor:
+        """Return a teacher's logits for samples of the first view, from the teacher cache where one is used."""
+        blocks, outputs = samples_B.split(_BLOCK_SIZE), self.setup.teacher_outputs
+        if outputs is not None:
+            outputs.load_step(0)  # the first step reads the same view
+            nothing = torch.empty(0)
+            return torch.cat([outputs.for_batch(Batch(nothing, nothing, block_b))[index].logits for block_b in blocks])
+        teacher = self.setup.teachers[index]
+        assert isinstance(teacher, FrozenTeacher)
+        found = []
+        for block_b in blocks:
+            self.context.poll()
+            found.append(teacher.logits(self.setup.loader.augmented(0, block_b)))
+        return torch.cat(found)
+
+    def _labels(self, pixels: Pixels) -> Tensor:
+        """Return the labels of the training samples, which a method without a label term does not get."""
+        labels = torch.from_numpy(self.context.stored.split("train").labels.copy())
+        return labels if pixels.indices is None else labels[torch.from_numpy(pixels.indices)]
