@@ -12,7 +12,8 @@ import time
 from importlib import import_module
 
 BENCHMARKS = {
-    "methods_over_rest": "a small job over HTTP for every method, with its step time (minutes)",
+    "methods_over_rest": "a small job over HTTP for every method (minutes)",
+    "step_costs": "the time of a step of every method, measured in turn with scratch (minutes)",
     "cached_training": "training with cached teacher outputs against training from labels only (minutes)",
     "against_peers": "job times against packages that run the teacher at every step (20 minutes)",
     "data": "training from images decoded on demand against cached pixels (minutes)",

@@ -1,7 +1,7 @@
 """A small job over HTTP for every method, on digits: every pair of families that a method accepts.
 
-Starts the embedded stack on a new folder and uses it as any client does. Jobs run one at a time, so that their step
-times are comparable; the step time is that of each job's preflight.
+Starts the embedded stack on a new folder and uses it as any client does. Jobs run one at a time; the step time is that
+of each job's preflight. ``benchmarks/step_costs.py`` compares the step times of methods.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from client.demo import stack
 from client.errors import ApiError, ClientError
 from client.sdk import Potstill
 from core.spec import METHODS
-from core.spec.costs import COSTS, format_costs
 from core.spec.examples import example_job, example_teacher_families
 from core.spec.methods import Family, Requirements
 
@@ -65,7 +64,6 @@ class Row:
     status: str
     top1: float | None = None
     step_seconds: float | None = None
-    relative: float | None = None
     terms: list[str] = field(default_factory=list)
     seconds: float | None = None
     problem: str = ""
@@ -86,14 +84,13 @@ def main(arguments: Sequence[str]) -> int:
         home = options.home or Path(folder) / "home"
         with stack(home) as (url, key), Potstill(url, key) as potstill:
             rows = _run(potstill, selected, second_pairs=not options.first_pairs)
-    _relate(rows)
     failed = sum(row.failed for row in rows)
     done = {row.method for row in rows if row.status == "succeeded"} & set(METHODS)
     text = _table(rows)
     print(text)
     print(f"{len(done)} of {len(METHODS)} methods ran a job over HTTP; {failed} of {len(rows)} jobs failed.")
     if not options.methods:
-        _write(rows, text, len(done), costs=options.write_costs)
+        _write(rows, text, len(done))
     return 1 if failed else 0
 
 
@@ -205,20 +202,11 @@ def _run_trial(potstill: Potstill, trial: Trial) -> tuple[Row, str | None]:
     return row, job["id"]
 
 
-def _relate(rows: Sequence[Row]) -> None:
-    """Set step times relative to `scratch` with the same student family; variants count as their base student."""
-    base = {row.student: row.step_seconds for row in rows if row.method == "scratch" and row.step_seconds}
-    for row in rows:
-        baseline = base.get(row.student)
-        if baseline and row.step_seconds:
-            row.relative = row.step_seconds / baseline
-
-
 def _table(rows: Sequence[Row]) -> str:
     def number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    figures = ("top-1", "× scratch", "ms per step", "job, s")
+    figures = ("top-1", "ms per step", "job, s")
     headings = ("method", "student", "teachers", "status", *figures, "loss terms")
     cells = (
         (
@@ -227,7 +215,6 @@ def _table(rows: Sequence[Row]) -> str:
             ", ".join(row.teachers) or "none",
             row.status,
             number(row.top1, ".1%"),
-            number(row.relative, ".2f"),
             number(None if row.step_seconds is None else 1000 * row.step_seconds, ".1f"),
             number(row.seconds, ".1f"),
             ", ".join(row.terms) or row.problem,
@@ -237,7 +224,7 @@ def _table(rows: Sequence[Row]) -> str:
     return table(headings, cells, right=figures)
 
 
-def _write(rows: Sequence[Row], text: str, done: int, *, costs: bool) -> None:
+def _write(rows: Sequence[Row], text: str, done: int) -> None:
     on = machine()
     write_json(RESULT, {"machine": on, "rows": [asdict(row) for row in rows]})
     where = f"{on['processor']}, {on['cpus']} CPUs, torch {on['torch']}"
@@ -251,16 +238,11 @@ def _write(rows: Sequence[Row], text: str, done: int, *, costs: bool) -> None:
         f"{done} of {len(METHODS)} methods ran a job.\n\n{text}",
         encoding="utf-8",
     )
-    if costs:
-        measured = {row.method: row.relative for row in reversed(rows) if row.method in METHODS and row.relative}
-        COSTS.write_text(format_costs({n: measured[n] for n in METHODS if n in measured}, measured_on=where), "utf-8")
-        print("Costs written; run `make docs` to update the pages.")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks methods_over_rest", description=__doc__)
     parser.add_argument("--methods", default="", help="comma-separated names; nothing is written")
     parser.add_argument("--first-pairs", action="store_true", help="one pair of families for each method")
-    parser.add_argument("--write-costs", action="store_true", help="write the costs for GET /v1/methods and the docs")
     parser.add_argument("--home", type=Path, help="home folder of the stack, instead of a temporary one")
     return parser

@@ -1,6 +1,6 @@
 """The benchmark runs every method, with both families where a method accepts them."""
 
-from benchmarks.methods_over_rest import VARIANTS, Row, _relate, _table, trials
+from benchmarks.methods_over_rest import VARIANTS, Row, trials
 from core.spec import METHODS, parse_job_spec
 
 IDS = {"digits": "ds_digits", "pool": "ds_other", "trained": "job_trained"}
@@ -31,18 +31,6 @@ def test_a_method_without_required_families_is_tried_with_both():
 def test_a_method_with_a_required_family_keeps_it():
     assert {trial.student for trial in all_trials() if trial.label == "cross_architecture"} == {"cnn"}
     assert {trial.student for trial in all_trials() if trial.label == "deit"} == {"transformer"}
-
-
-def test_step_times_are_relative_to_scratch_with_the_same_student():
-    rows = [
-        Row("scratch", "transformer", (), "succeeded", step_seconds=0.1),
-        Row("scratch", "cnn", (), "succeeded", step_seconds=0.4),
-        Row("kd", "cnn", ("cnn",), "succeeded", step_seconds=0.6),
-    ]
-    _relate(rows)
-
-    assert [round(row.relative, 2) for row in rows] == [1.0, 1.0, 1.5]
-    assert "1.50" in _table(rows).splitlines()[-1]
 
 
 def test_only_an_optional_pair_may_be_refused():
