@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,7 @@ class CumulativeSpatial(Method):
         Raises ``SpecCannotRun`` for a student without a distillation token.
         """
         set_distilled_training = getattr(student, "set_distilled_training", None)
-        heads = getattr(student, "heads_dist", ())
+        heads: Any = getattr(student, "heads_dist", ())
         if set_distilled_training is None or len(heads) != 1:
             raise SpecCannotRun(
                 f"cumulative_spatial needs a student with a distillation token, {type(student).__name__} has none; "

@@ -95,9 +95,9 @@ def stored_models(spec: StudentSpec | TeacherSpec, folders: Mapping[str, Path]) 
 
 def all_stored_models(spec: JobSpec, folders: Mapping[str, Path]) -> dict[str, ModelInfo]:
     """Return the stored models that student and teachers refer to, by id. Raises as :func:`stored_models` does."""
-    models: dict[str, ModelInfo] = {}
-    for model in (spec.student, *spec.teachers):
-        models |= stored_models(model, folders)
+    models = stored_models(spec.student, folders)
+    for teacher in spec.teachers:
+        models |= stored_models(teacher, folders)
     return models
 
 

@@ -96,7 +96,7 @@ class TeacherChecks:
 
     def _logits_of_view(self, index: int, samples_B: Tensor) -> Tensor:
         """Return a teacher's logits for samples of the first view, from the teacher cache where one is used."""
-        blocks, outputs = samples_B.split(_BLOCK_SIZE), self.setup.teacher_outputs
+        blocks, outputs = torch.split(samples_B, _BLOCK_SIZE), self.setup.teacher_outputs
         if outputs is not None:
             outputs.load_step(0)  # the first step reads the same view
             nothing = torch.empty(0)
