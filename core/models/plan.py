@@ -117,10 +117,10 @@ def model_inputs(
         return dataset
     if spec.method.info.needs.headless:
         return replace(dataset, num_classes=None)
-    return dataset if dataset.num_classes is not None else replace(dataset, num_classes=_taught_classes(spec, models))
+    return dataset if dataset.num_classes is not None else replace(dataset, num_classes=_classes_of_weights(spec, models))
 
 
-def _taught_classes(spec: JobSpec, models: Mapping[str, ModelInfo]) -> int | None:
+def _classes_of_weights(spec: JobSpec, models: Mapping[str, ModelInfo]) -> int | None:
     """Return the number of classes of the first teacher with given weights, else of the student's; None without."""
     for model in (*spec.teachers, spec.student):
         if model.weights == "pretrained":

@@ -146,7 +146,15 @@ def test_teacher_outputs_are_shared_by_jobs_with_the_same_decode_size(attempt, d
     ("method", "teacher"),
     [
         ({"name": "fitnets"}, random(LARGE)),
-        ({"name": "cumulative_spatial"}, random(LARGE, "resnet10t")),
+        (
+            {"name": "cumulative_spatial"},
+            {
+                "architecture": "resnet10t",
+                "arguments": {"output_stride": 8},
+                "weights": "train",
+                "training": {"epochs": 1, "batch_size": 15, "image_size": LARGE},
+            },
+        ),
         ({"name": "masked_teacher"}, random(LARGE)),
         ({"name": "minivit", "repeats": 1}, random(LARGE)),
         ({"name": "review"}, random(LARGE, "resnet10t")),

@@ -83,13 +83,13 @@ def codes(reporter):
     return {warning.code for warning in reporter.warnings() if warning.code.startswith("teacher")}
 
 
-def taught_by(folder):
+def with_teacher(folder):
     return {"models": {GOOD: folder}, "teachers": [{"architecture": VIT, "weights": GOOD}]}
 
 
 @pytest.mark.parametrize("method", [{"name": "kd"}, {"name": "masked_teacher"}, {"name": "kd", "alpha": 1.0}], ids=str)
 def test_a_good_teacher_gives_no_warning(run, bands, teacher, method):
-    _, reporter = run(bands, **taught_by(teacher), method=method)
+    _, reporter = run(bands, **with_teacher(teacher), method=method)
 
     assert codes(reporter) == set()
     assert reporter.series["teacher/0/augmented_top1"][0][0] == 0
@@ -99,7 +99,7 @@ def test_a_good_teacher_gives_no_warning(run, bands, teacher, method):
 @pytest.mark.parametrize("method", ["kd", "masked_teacher"])  # with and without the teacher cache
 def test_a_teacher_that_is_wrong_on_the_images_it_is_shown_gives_a_warning(run, teacher, tmp_path, method):
     mislabeled = store_bands(tmp_path, shift=1)  # the test images are labeled correctly
-    _, reporter = run(mislabeled, **taught_by(teacher), method={"name": method})
+    _, reporter = run(mislabeled, **with_teacher(teacher), method={"name": method})
 
     (warning,) = [each for each in reporter.warnings() if each.code == "teacher_wrong_on_augmented"]
     assert warning.field == "/teachers/0"
@@ -107,7 +107,7 @@ def test_a_teacher_that_is_wrong_on_the_images_it_is_shown_gives_a_warning(run, 
 
 
 def test_mixed_images_are_not_checked(run, teacher, tmp_path):
-    _, reporter = run(store_bands(tmp_path, shift=1), **taught_by(teacher), training={"mixup": 0.8})
+    _, reporter = run(store_bands(tmp_path, shift=1), **with_teacher(teacher), training={"mixup": 0.8})
 
     assert "teacher/0/augmented_top1" not in reporter.series
 
@@ -124,7 +124,7 @@ def weak_teacher(teacher, tmp_path_factory):
 
 
 def test_a_teacher_below_a_classifier_of_pixels_gives_a_warning_before_the_training(run, bands, weak_teacher):
-    _, reporter = run(bands, **taught_by(weak_teacher), after=1)
+    _, reporter = run(bands, **with_teacher(weak_teacher), after=1)
 
     (warning,) = [each for each in reporter.warnings() if each.code == "teacher_below_baseline"]
     assert "of 120 test images" in warning.message
@@ -133,7 +133,7 @@ def test_a_teacher_below_a_classifier_of_pixels_gives_a_warning_before_the_train
 
 def test_the_report_lists_a_teacher_below_its_student(run, bands, weak_teacher):
     method = {"name": "kd", "alpha": 0.01}
-    result, reporter = run(bands, **taught_by(weak_teacher), method=method, training={"epochs": 40})
+    result, reporter = run(bands, **with_teacher(weak_teacher), method=method, training={"epochs": 40})
 
     assert result.result["student"]["top1"] > 0.9
     assert "teacher_below_student" in codes(reporter)
