@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -314,13 +313,8 @@ class _Pipeline:
             if trainer.step == 0:
                 estimate_statistics(trainer.train_step.setup, poll=context.poll)
                 if self.has_accuracy:
-                    TeacherChecks(
-                        setup,
-                        context,
-                        self.evaluation_cache,
-                        image_size=self.image_size,
-                        decode_size=prepared.training_set.decode_size,
-                    ).run()
+                    decode_size = prepared.training_set.decode_size
+                    TeacherChecks(setup, context, self.evaluation_cache, decode_size).run()
             trainer.run()
         trainer.train_step.finalize_weights()
         self.loss_ratio = trainer.train_step.state.loss_trend.ratio
@@ -357,16 +351,12 @@ class _Pipeline:
             classes=None if self.headless else classes,
         )
 
-        def inputs(image_size: int) -> dict[str, Any]:
-            evaluator = self.context.evaluator(image_size, headless=self.headless)
-            device, poll = self.context.compute.device, self.context.poll
-            pixels = self.context.pixels("test", image_size)
-            return {"pixels": pixels, "device": device, "poll": poll, "evaluator": evaluator}
-
         def measure(teacher: BuiltModel) -> ModelMetrics:
-            return measure_model(teacher, **inputs(teacher.preprocessing.image_size))
+            inputs = self.context.evaluation_inputs(teacher.preprocessing.image_size, headless=self.headless)
+            return measure_model(teacher, **inputs)
 
-        metrics = evaluate_exported(folder, **inputs(self.image_size))
+        inputs = self.context.evaluation_inputs(self.image_size, headless=self.headless)
+        metrics = evaluate_exported(folder, **inputs)
         teachers = [prepared.teachers[index] for index in sorted(prepared.teachers)]
         measured = tuple(self.evaluation_cache.get_or_measure(teacher, measure) for teacher in teachers)
         return JobEvaluation(folder, metrics, measured)

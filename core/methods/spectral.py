@@ -55,7 +55,7 @@ class Spectral(Method):
         )
         differences = [_difference(student.levels[s], teacher.levels[t]) for s, t in self.pairs]
         return {
-            "label": (1 - params.alpha) * self.label_loss(student.logits, batch),
+            **self.label_term(1 - params.alpha, student.logits, batch),
             "distillation": params.alpha * divergence,
             "spectral": params.weight * torch.stack(differences).mean(),
         }

@@ -93,7 +93,7 @@ class Vkd(Method):
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted; without ``distillation`` if its weight is 0."""
         params, (teacher,) = self.params, teachers
-        terms = {"label": params.label_weight * self.label_loss(student.logits, batch)}
+        terms = self.label_term(params.label_weight, student.logits, batch)
         if params.logits_weight > 0:
             logits_BC = student.token_logits[0] if params.token else student.logits
             terms["distillation"] = params.logits_weight * kd(logits_BC, teacher.logits, temperature=params.temperature)

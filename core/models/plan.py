@@ -117,7 +117,9 @@ def model_inputs(
         return dataset
     if spec.method.info.needs.headless:
         return replace(dataset, num_classes=None)
-    return dataset if dataset.num_classes is not None else replace(dataset, num_classes=_classes_of_weights(spec, models))
+    return (
+        dataset if dataset.num_classes is not None else replace(dataset, num_classes=_classes_of_weights(spec, models))
+    )
 
 
 def _classes_of_weights(spec: JobSpec, models: Mapping[str, ModelInfo]) -> int | None:

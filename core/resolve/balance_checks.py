@@ -10,7 +10,7 @@ from core.spec import JobSpec
 def balance_errors(spec: JobSpec, method: Method) -> list[FieldError]:
     """Return why the method's gradients cannot be balanced."""
     balance = spec.training.balance
-    if balance.rule == "none" or (method.balanceable and spec.method.info.needs.labels):
+    if balance.rule == "none" or (method.balanceable and spec.method.reads_labels):
         return []
     detail = (
         f"{spec.method.name} with these parameters does not learn from both labels and distillation, so {balance.rule} "

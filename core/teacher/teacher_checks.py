@@ -33,8 +33,12 @@ class TeacherChecks:
     setup: TrainingSetup
     context: RunContext
     evaluation_cache: EvaluationCache
-    image_size: int
     decode_size: int
+
+    @property
+    def image_size(self) -> int:
+        """The student's image size."""
+        return self.setup.student.preprocessing.image_size
 
     def run(self) -> None:
         """Log the teachers' accuracies and report warnings. Raises ``Interrupted`` on request."""

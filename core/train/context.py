@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,7 +130,16 @@ class RunContext:
             poll=self.poll,
         )
 
-    def evaluator(self, image_size: int, *, headless: bool) -> Callable[[BuiltModel], EvaluationResult] | None:
+    def evaluation_inputs(self, image_size: int, *, headless: bool) -> dict[str, Any]:
+        """Return the arguments of :func:`core.evaluate.measure_model` for the test split at ``image_size`` pixels."""
+        return {
+            "pixels": self.pixels("test", image_size),
+            "device": self.compute.device,
+            "poll": self.poll,
+            "evaluator": self._evaluator(image_size, headless=headless),
+        }
+
+    def _evaluator(self, image_size: int, *, headless: bool) -> Callable[[BuiltModel], EvaluationResult] | None:
         """Return how a network without a classifier, or on images without labels, is evaluated; else None."""
         if headless:
             return self.embedding_evaluator(image_size)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -40,6 +41,7 @@ class SpectralParams(MethodParams):
             ),
         ),
     )
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {"alpha": (1.0,)}
     name: Literal["spectral"] = Field(description="The method's name.")
     layers: tuple[LayerPair, ...] | None = Field(
         default=None,

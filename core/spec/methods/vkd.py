@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -40,6 +41,7 @@ class VkdParams(MethodParams):
             "With `standard` there is no trained scale and shift after W.",
         ),
     )
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {"label_weight": (0.0,), "token": (False,)}
     name: Literal["vkd"] = Field(description="The method's name.")
     weight: Weight = Field(default=1.0, description="Weight α of the feature's regression.")
     logits_weight: Weight = Field(default=1.0, description="Weight γ of the divergence from the teacher's logits.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,6 +34,7 @@ class WttmParams(LogitParams):
             "Several teachers are compared separately, and their distances are averaged.",
         ),
     )
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {"label_weight": (0.0,)}
     name: Literal["wttm"] = Field(description="The method's name.")
     exponent: float = Field(
         default=0.5,
