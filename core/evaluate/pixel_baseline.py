@@ -16,6 +16,7 @@ from core.evaluate.embeddings import knn_votes, linear_probe
 
 MAX_IMAGES = 2_000  # of each split, evenly spaced
 _SIDE = 16  # pixels of a small image
+_RIDGE = 0.1  # relative to the number of images
 
 
 def pixel_baseline(
@@ -34,7 +35,7 @@ def pixel_baseline(
     train_ND, test_MD = (train_ND - mean_D) / deviation_D, (test_MD - mean_D) / deviation_D
     scores = (
         knn_votes(train_ND, train_labels_N, test_MD, num_classes),
-        linear_probe(train_ND, train_labels_N, test_MD, num_classes),
+        linear_probe(train_ND, train_labels_N, test_MD, num_classes, ridge=_RIDGE),
     )
     return max(score(scores_MK, test_labels_M).top1 for scores_MK in scores)
 
