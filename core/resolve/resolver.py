@@ -103,7 +103,8 @@ def resolve(
     _check_dataset(spec, dataset, collector)
     _check_pools(spec, dataset, datasets, collector)
     student, teachers = _plan_models(spec, dataset, models, collector)
-    num_pool = sum(datasets[pool].num_train for pool in spec.method.datasets().values())
+    pools = [datasets[pool] for pool in spec.method.datasets().values()]
+    num_pool = sum(pool.num_train for pool in pools)
     method = _build_method(spec, dataset, num_pool, student, teachers)
     student_model = _meta_model(student)
     formats, format_errors, format_warnings = check_formats(spec, student_model)
@@ -115,13 +116,10 @@ def resolve(
     collector.errors += accumulation_errors(resolved, method)
     collector.errors += balance_errors(resolved, method)
     collector.raise_if_any()
-    warnings = spec_warnings(
-        resolved, _classified(spec, dataset, models), models, student, teachers, num_images=num_images
-    )
+    classified = _classified(spec, dataset, models)
+    warnings = spec_warnings(resolved, classified, models, student, teachers, num_images=num_images)
     warnings += [*format_warnings, *device_warnings(resolved, student_model, method)]
-    decode_size = estimated_decode_size(
-        student, teachers, [dataset, *(datasets[pool] for pool in spec.method.datasets().values())]
-    )
+    decode_size = estimated_decode_size(student, teachers, [dataset, *pools])
 
     def memory(changed: JobSpec) -> int:
         return job_memory(
