@@ -76,8 +76,6 @@ class VitOptions:
             raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
         if not 0 <= self.distillation_tokens <= MAX_TOKENS:
             raise ValueError(f"distillation_tokens is 0 to {MAX_TOKENS}, not {self.distillation_tokens}")
-        if self.patch_vote and not self.distillation_tokens:
-            raise ValueError("patch_vote reads patches with a distillation head: set distillation_tokens")
         if self.stem not in _STEMS:
             raise ValueError(f"stem is {', '.join(_STEMS[:-1])} or {_STEMS[-1]}, not {self.stem!r}")
         if self.stem == "conv" and self.distillation_tokens > 1:
@@ -105,6 +103,8 @@ class VitOptions:
             raise ValueError("global_pool token needs the class token: set class_token, or global_pool avg")
         if self.distillation_tokens and not (class_token and global_pool == "token"):
             raise ValueError("distillation_tokens need the class token and are not pooled: set global_pool token")
+        if self.patch_vote and not self.distillation_tokens:
+            raise ValueError("patch_vote reads patches with a distillation head: set distillation_tokens")
         if self.patch_vote and fc_norm:
             raise ValueError("patch_vote reads the mean of normalized tokens, and fc_norm normalizes it: leave one out")
         if self.lift_width is not None and fc_norm:
