@@ -35,7 +35,6 @@ ten times as large. SGD's decay is added to the gradient."""
 MAX_CPU_DEVICES = 8  # processes that share a training on the cores of one machine
 
 DEFAULT_EPOCHS, DEFAULT_WARMUP_EPOCHS = 20, 1.0
-
 MIN_LEARNING_RATE = 1e-5  # default rate at the end of a training
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
