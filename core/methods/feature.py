@@ -1,11 +1,13 @@
 """Feature distillation: the student matches a foundation model's embeddings and patch features, without labels.
 
-Paper: AM-RADIO, Ranzinger et al. 2024, arXiv:2312.06709: 1 − cosine of the embeddings plus the smooth L1 distance of
-patch features. The student's patch features after its last norm, resampled to the teacher's grid, and its embedding
-(the classifier's input: class token or mean, depending on the architecture) are each projected to the teacher's width
-by a layer norm and a linear layer. The teacher's patch features are standardized per channel by running statistics,
-because the scales of a teacher's channels differ by orders of magnitude. Each network applies its own preprocessing.
-Both projections are dropped at export; the student has no classifier.
+Paper: AM-RADIO, Ranzinger et al. 2024, arXiv:2312.06709: 1 − cosine of the embeddings, plus 0.9 · (1 − cosine) + 0.1 ·
+smooth L1 of patch features. The student's patch features after its last norm, resampled to the teacher's grid, and its
+embedding (the classifier's input: class token or mean, depending on the architecture) are each projected to the
+teacher's width by a layer norm and a linear layer. Each network applies its own preprocessing. Both projections are
+dropped at export; the student has no classifier.
+
+Deviations: the teacher's patch features are standardized per channel by running statistics, because the scales of a
+teacher's channels differ by orders of magnitude. There is one teacher, and the heads are linear instead of an MLP.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.losses import embedding_match
 from core.methods.base import Batch, Method, MethodContext, StepInfo, invalid_architecture
 from core.models.align import TokenProjector, resample
 from core.models.structure import FeatureLevel, ModelStructure
@@ -67,7 +70,10 @@ class FoundationFeatures(Method):
             assert student.last is not None
             predicted_BND = self.translate(resample(student.last, teacher.last.grid).tokens.float())
             target_BND = self.statistics(teacher.last.tokens.float())
-            terms["patches"] = self.params.patch_weight * F.smooth_l1_loss(predicted_BND, target_BND)
+            share = self.params.smooth_l1_share
+            terms["patches"] = self.params.patch_weight * embedding_match(
+                predicted_BND, target_BND, cosine_weight=1 - share, smooth_l1_weight=share, beta=self.params.beta
+            )
         return terms
 
 

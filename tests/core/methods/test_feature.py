@@ -13,8 +13,9 @@ from core.models.structure import structure_of
 from core.spec.methods.feature import FoundationParams
 
 
-def test_both_terms_match_their_definitions(make_harness, batch):
-    harness = make_harness("feature", teachers=("cnn",), embedding_weight=2.0, patch_weight=3.0)
+@pytest.mark.parametrize(("more", "share", "beta"), [({}, 0.1, 1.0), ({"smooth_l1_share": 0.6, "beta": 0.5}, 0.6, 0.5)])
+def test_both_terms_match_their_definitions(make_harness, batch, more, share, beta):
+    harness = make_harness("feature", teachers=("cnn",), embedding_weight=2.0, patch_weight=3.0, **more)
     student, teacher = harness.student_outputs(batch.images), harness.teachers[0](batch.images)
     student_values = harness.method.embed(student.embedding)
     cosines = [(m @ t) / (m.norm() * t.norm()) for m, t in zip(student_values, teacher.embedding, strict=True)]
@@ -27,8 +28,10 @@ def test_both_terms_match_their_definitions(make_harness, batch):
     assert list(terms) == ["embedding", "patches"]
     assert terms["embedding"].item() == pytest.approx(2 * (1 - sum(cosines) / 6).item(), rel=1e-5)
     gaps = (guess - goal).abs()
-    smooth = torch.where(gaps < 1, gaps.square() / 2, gaps - 0.5).mean()
-    assert terms["patches"].item() == pytest.approx(3 * smooth.item(), rel=1e-2)
+    smooth = torch.where(gaps < beta, gaps.square() / (2 * beta), gaps - beta / 2).mean()
+    angles = ((guess * goal).sum(dim=2) / (guess.norm(dim=2) * goal.norm(dim=2))).mean()
+    expected = (1 - share) * (1 - angles) + share * smooth
+    assert terms["patches"].item() == pytest.approx(3 * expected.item(), rel=1e-2)
 
 
 def test_labels_are_not_used(make_harness, batch):
