@@ -18,7 +18,8 @@ class WttmParams(LogitParams):
         summary="Only the teacher is softened, by an exponent, and samples with smoother soft labels have more weight.",
         paper="Knowledge Distillation Based on Transformed Teacher Matching, arXiv:2402.11148",
         year=2024,
-        when="ViT students, alone or as `logits` term of vitkd; the exponent and the weight need tuning.",
+        when="ViT students, alone or as `logits` term of vitkd: the authors report 77.0 % and 78.0 % on ImageNet for "
+        "DeiT-Ti from DeiT III-S, and 76.0 % for kd. The exponent and the weight need tuning.",
         needs=Requirements(max_teachers=None),
         caches=("logits",),
         formula="label_weight · cross-entropy(labels) + weight · mean over the batch of U · KL(q ‖ p_s), where p_s "
