@@ -5,21 +5,19 @@ import json
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from core import pipeline
 from core.data.stored import read_dataset_info
 from core.ingest.dataset import ingest_folder
-from core.models.preprocessing import normalized
 from core.models.safetensors_header import read_model_info
-from core.models.weights import save_folder
+from core.models.upload import check_upload
 from core.reporting import Control, Interrupted, Stage, Workspace
 from core.resolve import resolver
 from core.spec import parse_job_spec
 from tests.support.images import store_band_images, write_gray_images
 from tests.support.reporter import RecordingReporter
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = {"embed_dim": 24, "depth": 2, "num_heads": 3}
 # Small networks of the families, at sizes other than those at which their grids match the student's 2 × 2 patches.
 TEACHERS = {
@@ -36,19 +34,14 @@ NUM_STEPS = 4 * 6
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory):
-    """Stored models by id: backbones of color images with their own statistics."""
+    """Uploaded backbones of color images by id, with the normalization of their families."""
     root = tmp_path_factory.mktemp("teachers")
     for seed, (name, (architecture, arguments)) in enumerate(TEACHERS.items()):
         torch.manual_seed(seed)
-        options = {**arguments, "num_classes": 0, "in_chans": 3}
-        size = arguments["img_size"]
-        save_folder(
-            timm.create_model(architecture, **options),
-            root / name,
-            architecture=architecture,
-            arguments=options,
-            preprocessing=normalized(*IMAGENET, image_size=size, channels=3),
-        )
+        file = root / f"{name}.safetensors"
+        save_file(timm.create_model(architecture, **arguments).state_dict(), file)
+        info = check_upload(file, architecture, arguments, normalization=None, classes=None, out_folder=root / name)
+        assert (info.num_classes, info.normalization_source) == (0, "architecture")
     return {name: root / name for name in TEACHERS}
 
 
@@ -170,6 +163,14 @@ def test_an_interrupted_job_has_the_bits_of_an_undisturbed_one(run, labeled, tea
     last, _ = run(labeled, "interrupted", cache="other", teacher_cache_bytes=teacher_cache_bytes)
 
     assert equal(weights(last), weights(uninterrupted))
+
+
+def test_a_stop_before_the_first_step_exports_the_untrained_student(run, labeled):
+    result, reporter = run(labeled, control=Control.STOP, stage=Stage.DISTILL, after=2)
+
+    assert "training.stopped" in reporter.event_types
+    assert "train/loss" not in reporter.series
+    assert result.result["student"]["top1"] is not None
 
 
 def test_all_kinds_of_normalization_and_a_ladder_train(run, labeled):
