@@ -38,10 +38,9 @@ class Vkd(Method):
     def __init__(self, params: VkdParams, context: MethodContext) -> None:
         super().__init__(context)
         self.params = params
-        if params.token and params.logits_weight == 0:
-            raise invalid_param(
-                "logits_weight", "the distillation token learns from nothing else; raise it, or set token to false"
-            )
+        for parameter, token in (("label_weight", "class token"), ("logits_weight", "distillation token")):
+            if params.token and getattr(params, parameter) == 0:
+                raise invalid_param(parameter, f"the {token} learns from nothing else; raise it, or set token to false")
         if params.normalization == "standard":
             check_batch(context, params.name)
             self.per_sample = False

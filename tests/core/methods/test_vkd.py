@@ -156,9 +156,10 @@ def test_a_cnn_with_a_token_or_a_stem_is_rejected(make_harness, params):
         make_harness("vkd", student="cnn", **params)
 
 
-def test_a_token_without_a_target_is_rejected(make_harness):
-    with pytest.raises(InvalidSpec, match=r"/method/logits_weight: .* set token to false"):
-        make_harness("vkd", logits_weight=0.0)
+@pytest.mark.parametrize("parameter", ["label_weight", "logits_weight"])
+def test_a_token_without_a_target_is_rejected(make_harness, parameter):
+    with pytest.raises(InvalidSpec, match=rf"/method/{parameter}: .* set token to false"):
+        make_harness("vkd", **{parameter: 0.0})
 
 
 def test_a_student_without_a_token_is_rejected(make_harness):
