@@ -76,10 +76,8 @@ class Scalekd(Method):
     def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
         """All terms, weighted."""
         student, (teacher,) = step.student(batch.images), step.teacher_outputs(batch)
-        terms: dict[str, Tensor] = {}
         alpha = 0.0 if self.logit_method is None else self.params.alpha
-        if alpha < 1:
-            terms["label"] = (1 - alpha) * self.label_loss(student.logits, batch)
+        terms = self.label_term(1 - alpha, student.logits, batch)
         if self.logit_method is not None and alpha > 0:
             divergence = self.logit_method.distillation(student.logits, [teacher], batch)
             terms["distillation"] = alpha * self.logit_method.warmup(step.info) * divergence

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from core.spec.methods.base import MethodInfo, MethodParams, Requirements
-from core.spec.methods.composition import LogitTerm, Weight
+from core.spec.methods.composition import LABEL_FREE_TERMS, LogitTerm, Weight
 
 
 class ScalekdParams(MethodParams):
@@ -46,6 +47,7 @@ class ScalekdParams(MethodParams):
             "Without `through_teacher`, P_i has learned queries.",
         ),
     )
+    label_free: ClassVar[Mapping[str, tuple[Any, ...]]] = {"alpha": (1.0,), "logits": LABEL_FREE_TERMS}
     name: Literal["scalekd"] = Field(description="The method's name.")
     weights: tuple[Weight, Weight] = Field(
         default=(0.08, 0.06),
