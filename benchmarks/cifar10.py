@@ -11,7 +11,7 @@ import random
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from benchmarks.results import ROOT
@@ -28,12 +28,17 @@ DATASETS = (STUDENTS, STUDENTS_90, ASSISTANT, POOL, TEACHERS, FINAL)
 
 @dataclass(frozen=True, slots=True)
 class SplitSizes:
-    """Images of the training split in each of four disjoint parts; multiples of 10, for as many classes."""
+    """Images of the training split in each of four disjoint parts; multiples of 10, for as many classes.
+
+    ``teachers`` and ``test`` limit the images of teachers and of the test split; None: all.
+    """
 
     train: int = 2_000
     validation: int = 5_000
     assistant: int = 8_000
     pool: int = 10_000
+    teachers: int | None = None
+    test: int | None = None
 
 
 class ArchiveMissing(Exception):
@@ -46,7 +51,8 @@ def split_images(work: Path, sizes: SplitSizes, *, archive: Path = ARCHIVE) -> d
     All are evaluated on the validation images, except ``ds_final``, which has the archive's test split. Teachers train
     on all images but those for validation. ``ds_students_90`` has nine tenths of the students' images.
     """
-    folder = work / f"images-{sizes.train}-{sizes.validation}-{sizes.assistant}-{sizes.pool}"
+    name = "-".join("all" if size is None else str(size) for size in astuple(sizes))
+    folder = work / f"images-{name}"
     stored = {name: folder / name for name in DATASETS}
     if all((path / INDEX).is_file() for path in stored.values()):
         return stored
@@ -56,7 +62,8 @@ def split_images(work: Path, sizes: SplitSizes, *, archive: Path = ARCHIVE) -> d
         )
     with zipfile.ZipFile(archive) as content:
         parts = split_names(_members(content, "train"), sizes)
-        test = [name for names in _members(content, "test").values() for name in names]
+        limit = None if sizes.test is None else sizes.test // NUM_CLASSES
+        test = [name for names in _members(content, "test").values() for name in names[:limit]]
         for dataset, path in stored.items():
             labels: Labels = "none" if dataset == POOL else "auto"
             _store(content, path, parts[dataset], test if dataset == FINAL else parts["validation"], labels=labels)
@@ -92,7 +99,8 @@ def split_names(images: Mapping[str, Sequence[str]], sizes: SplitSizes) -> dict[
         parts[FINAL] += students
         parts[ASSISTANT] += shuffled[ends[1] : ends[2]]
         parts[POOL] += shuffled[ends[2] : ends[3]]
-        parts[TEACHERS] += shuffled[ends[0] :]
+        limit = len(names) if sizes.teachers is None else ends[0] + sizes.teachers // NUM_CLASSES
+        parts[TEACHERS] += shuffled[ends[0] : limit]
     return parts
 
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,21 @@ WORK = ROOT / "demo" / "quality"
 
 class AlreadyRunning(Exception):
     """Another process runs the benchmark in the same work folder."""
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """Worker processes that do not receive the SIGINT of Ctrl-C: their runs end with a checkpoint.
+
+    They inherit the blocked signal from their first instruction on.
+    """
+
+    def submit(self, *arguments: Any, **options: Any) -> Future[Any]:
+        """Submit a call; start a process if one is missing."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(*arguments, **options)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,7 +89,7 @@ def _run(plan: Plan, only: Sequence[str], options: argparse.Namespace) -> int:
         from benchmarks.quality import worker  # imports torch, which a report does not need
 
         def new_executor() -> Executor:
-            return ProcessPoolExecutor(
+            return WorkerPool(
                 options.workers,
                 mp_context=context,
                 initializer=worker.start_process,
@@ -86,6 +101,7 @@ def _run(plan: Plan, only: Sequence[str], options: argparse.Namespace) -> int:
             worker.execute,
             executor=new_executor,
             has_weights=partial(worker.has_weights, options.work),
+            discard=partial(worker.discard, options.work),
             workers=options.workers,
             report=partial(print, flush=True),
         )

@@ -179,7 +179,7 @@ QUICK = Protocol(
         "assistant": _distilled(vit(patch_size=8, width=32, depth=4), dataset=ASSISTANT, epochs=1, views=1),
         "vit4": _distilled(vit(patch_size=4, width=32, depth=4), epochs=1, views=1),
     },
-    sizes=SplitSizes(train=60, validation=40, assistant=40, pool=80),
+    sizes=SplitSizes(train=60, validation=40, assistant=40, pool=80, teachers=200, test=100),
     learning_rates=(1e-3, 2e-3),
     views=2,
     batch_size=20,

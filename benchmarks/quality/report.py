@@ -84,7 +84,7 @@ def _protocol(plan: Plan) -> str:
         f"\n## Protocol\nCIFAR-10, {sizes.train:,} training images, {sizes.validation:,} for validation, 32 × 32 "
         f"pixels. All arms of a track have the same student, images, epochs, {protocol.views} views (crop and flip), "
         f"batches of {protocol.batch_size}, AdamW and its schedule. Initial weights, views and order of the images are "
-        "those of the seed. Methods have their default parameters.\n\n"
+        f"those of the seed. {_parameters(plan)}\n\n"
         f"{tracks}"
         f"- **Tuning** is equal for every arm, labels alone included: the learning rates {rates} with a seed of its "
         f"own, for {protocol.tuning_share:.0%} of the epochs. The best on the validation images is used for all "
@@ -100,6 +100,17 @@ def _protocol(plan: Plan) -> str:
         "- **Peers** compute the loss with their own code in the same training; they run the teacher at every step.\n"
         "- The student and the data are small. The results show effects with few images, not those of the papers.\n"
     )
+
+
+def _parameters(plan: Plan) -> str:
+    """Return the sentence about the methods' parameters."""
+    changed = [
+        f"`{arm.method}` in track {arm.track} ({', '.join(f'{k} {v}' for k, v in arm.parameters.items())})"
+        for arm in plan.arms
+        if arm.kind == "method" and arm.parameters
+    ]
+    exceptions = f", except {' and '.join(changed)}" if changed else ""
+    return f"Methods have their default parameters{exceptions}."
 
 
 def _teachers(plan: Plan) -> str:
@@ -192,7 +203,8 @@ def _cells(row: Row, family: Family) -> tuple[str, ...]:
 def _difference(comparison: Comparison | None) -> str:
     if comparison is None:
         return ""
-    text = f"{comparison.difference:+.1f} ± {comparison.half_width:.1f}"
+    difference = round(comparison.difference, 1) + 0.0  # no negative zero
+    text = f"{difference:+.1f} ± {comparison.half_width:.1f}"
     return f"**{text}**" if comparison.is_significant else text
 
 
@@ -235,6 +247,9 @@ def _problems(plan: Plan) -> str:
 
 
 def _missing(plan: Plan) -> str:
+    """Return the arms without a finished seed, by track; nothing where there are no results at all."""
+    if all(plan.result(step) is None for step in plan.steps):
+        return ""
     lines = []
     for key, track in plan.protocol.tracks.items():
         arms = [arm for arm in plan.arms if arm.track == key]

@@ -24,6 +24,7 @@ class Scheduler:
 
     ``execute`` runs in a worker and returns the result of a run, or None if it was interrupted. ``has_weights`` says
     whether the weights of a finished run exist; without them it is trained again before a run that needs them.
+    ``discard`` deletes the working files of a run whose result is saved.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Scheduler:
         *,
         executor: Callable[[], Executor],
         has_weights: Callable[[str], bool],
+        discard: Callable[[str], None],
         workers: int,
         report: Callable[[str], None] = print,
     ) -> None:
@@ -40,6 +42,7 @@ class Scheduler:
         self._execute = execute
         self._new_executor = executor
         self._has_weights = has_weights
+        self._discard = discard
         self._workers = workers
         self._report = report
         self._restored: set[str] = set()
@@ -89,6 +92,7 @@ class Scheduler:
         self._progressed = True
         if self._plan.result(step) is None:
             self._plan.results.add(result)
+        self._discard(step.name)
         self._restored.add(step.name)
         top1 = result.get("validation_top1")
         score = "" if top1 is None else f", {top1:.1%} on the validation images"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
-import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.cifar10 import FINAL, NUM_CLASSES, STUDENTS, SplitSizes, split_digest, split_images
-from benchmarks.engine import BenchmarkReporter, JobInputs, run
+from benchmarks.engine import BenchmarkReporter, JobInputs, loss_terms, run
 from benchmarks.quality.plan import Run
 from benchmarks.quality.results import CRASHED, Result
 from benchmarks.results import machine
@@ -23,6 +23,7 @@ from core.data.pixels import Pixels, load_pixels
 from core.data.stored import SplitName, StoredDataset
 from core.errors import InvalidSpec, PotstillError
 from core.evaluate import EmbeddingEvaluator, evaluate_accuracy
+from core.local_reporter import METRICS_FILE
 from core.models.built import BuiltModel
 from core.models.weights import CONFIG, WEIGHTS, load_folder
 from core.reporting import Control, Interrupted
@@ -51,6 +52,16 @@ def weights_folder(work: Path, name: str) -> Path:
     return work / "models" / name
 
 
+def run_folder(work: Path, name: str) -> Path:
+    """Return the folder of a run's checkpoints and files."""
+    return work / "runs" / name
+
+
+def discard(work: Path, name: str) -> None:
+    """Delete the folder of a run."""
+    shutil.rmtree(run_folder(work, name), ignore_errors=True)
+
+
 def has_weights(work: Path, name: str) -> bool:
     """Whether the weights of a run exist."""
     return (weights_folder(work, name) / CONFIG).is_file()
@@ -68,8 +79,9 @@ class Worker:
     def execute(self, task: Run) -> Result | None:
         """Train, or resume, and evaluate one run; return its result, or None if it was stopped.
 
-        A stopped run continues from its checkpoint. A run whose spec has changed since then starts again. A run that
-        its own spec makes fail has a result. Other errors are returned with the status ``crashed``, for a later try.
+        A stopped run continues from its checkpoint, also one that was killed after its last step. A run whose spec
+        has changed since then starts again. A run that its own spec makes fail has a result. Other errors are returned
+        with the status ``crashed``, for a later try.
         """
         root = self._root(task)
         began = time.monotonic()
@@ -94,11 +106,10 @@ class Worker:
             result |= {"status": CRASHED, "problem": problem[-2_000:]}
         result["seconds"] = round(_add_seconds(root, time.monotonic() - began), 1)
         result["machine"] = machine()
-        shutil.rmtree(root)
         return result
 
     def _root(self, task: Run) -> Path:
-        root = self.work / "runs" / task.name
+        root = run_folder(self.work, task.name)
         digest = root / "digest"
         if not digest.is_file() or digest.read_text(encoding="utf-8") != task.digest:
             shutil.rmtree(root, ignore_errors=True)
@@ -125,8 +136,7 @@ class Worker:
             "validation_top1": figures["top1"],
             **{name: figures[name] for name in _FIGURES if name in figures},
             **(self._tested(load_folder(exported), datasets, task) if task.is_tested else {}),
-            "terms": reporter.terms,
-            "step_seconds": reporter.step_seconds,
+            "terms": _loss_terms(root / METRICS_FILE),
             "images": split_digest(datasets),
             "weights": {reference: _sha256(folder / WEIGHTS) for reference, folder in models.items()},
             "spec": spec.model_dump(mode="json"),
@@ -160,10 +170,8 @@ _worker: Worker | None = None  # of this process
 
 
 def start_process(parent: int, work: Path, sizes: SplitSizes, archive: Path, stop: Any) -> None:
-    """Prepare a worker process: it ends with its parent, and leaves the reaction to signals to it."""
+    """Prepare a worker process, which ends with its parent."""
     global _worker  # noqa: PLW0603 - an executor passes its initializer's results in no other way
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(parent)
     torch.set_num_threads(THREADS)
     _worker = Worker(work, sizes, archive, stop.is_set)
@@ -188,6 +196,12 @@ def _add_seconds(root: Path, seconds: float) -> float:
     total = seconds + (float(path.read_text(encoding="utf-8")) if path.is_file() else 0.0)
     path.write_text(str(total), encoding="utf-8")
     return total
+
+
+def _loss_terms(metrics: Path) -> list[str]:
+    """Return the names of the loss terms that the attempts of a run logged."""
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    return loss_terms({name for line in lines for name in json.loads(line)})
 
 
 def _sha256(path: Path) -> str:

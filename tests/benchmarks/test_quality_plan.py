@@ -225,3 +225,5 @@ def test_images_are_split_without_overlap_and_reproducibly():
     assert {*parts[STUDENTS], *parts["ds_assistant"], *parts[POOL]} <= set(parts[TEACHERS])
     assert set(parts[STUDENTS_90]) < set(parts[STUDENTS])
     assert parts == split_names(images, sizes)
+    fewer = split_names(images, replace(sizes, teachers=150))[TEACHERS]
+    assert fewer == [*parts[TEACHERS][:15], *parts[TEACHERS][40:55]]
