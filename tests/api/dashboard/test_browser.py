@@ -9,6 +9,7 @@ import pytest
 
 from core.reporting import Progress, Stage
 from core.store import events, jobs, metrics
+from tests.support.waiting import until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SOON = 15_000  # milliseconds
@@ -280,5 +281,5 @@ def test_elements_that_scroll_are_reached_by_keyboard(sign_in, tenant, errors):
     assert unreachable == []
     page.locator("ol.events").focus()
     page.keyboard.press("End")
-    page.wait_for_function("document.querySelector('ol.events').scrollTop > 0")
+    until(lambda: page.evaluate("document.querySelector('ol.events').scrollTop > 0"), 10, "the list did not scroll")
     assert errors == []

@@ -8,6 +8,7 @@ import pytest
 from core.errors import StorageFailed
 from core.store import datasets
 from core.store.ingest_leases import IngestLeaseToken
+from core.store.tables import Dataset
 from tests.support.specs import DIGITS
 
 
@@ -30,11 +31,14 @@ class TestBuiltin:
         assert server.broker.was_sent("datasets")
 
     def test_the_progress_is_reported_while_it_is_processed(self, server, http):
-        path = f"/v1/datasets/{http.post('/v1/datasets', json=DIGITS).json()['id']}"
+        dataset_id = http.post("/v1/datasets", json=DIGITS).json()["id"]
+        path, lease = f"/v1/datasets/{dataset_id}", IngestLeaseToken(dataset_id, 1)
         assert http.get(path).json()["progress"] == {"processed": 0, "total": None, "images_per_second": None}
 
         with server.database.write() as session:
-            lease = IngestLeaseToken.from_row(datasets.claim(session, worker_id="wrk_1", lease_seconds=60))
+            dataset = session.get(Dataset, dataset_id)
+            dataset.worker_id, dataset.attempt = "wrk_test", 1
+            session.flush()
             datasets.record_progress(session, lease, processed=70, total=1797, images_per_second=20.0)
         assert http.get(path).json()["progress"] == {"processed": 70, "total": 1797, "images_per_second": 20.0}
 

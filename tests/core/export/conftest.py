@@ -19,7 +19,7 @@ SPEC = {
     },
     "teachers": [{"architecture": "resnet18", "weights": "train", "training": {"seed": 7}}],
     "method": {"name": "deit"},
-    "training": {"image_size": 8},
+    "training": {"image_size": 8, "epochs": 20},
     "resources": {"threads": 1},
 }
 METRICS = {

@@ -82,7 +82,7 @@ def attempt(tmp_path):
         reporter = RecordingReporter(tmp_path / name, control=control, after=after)
         reporters.append(reporter)
         setup = SimpleNamespace(
-            teachers=teachers, loader=loader, compute=CPU, training=SimpleNamespace(epochs=epochs),
+            teachers=teachers, loader=loader, compute=CPU, training=SimpleNamespace(num_epochs=epochs),
             method=SimpleNamespace(
                 cacheable=cacheable, teacher_request=FeatureRequest(), top_k=top_k, teacher_fraction=teacher_fraction
             ),
