@@ -107,9 +107,9 @@ class _Pipeline:
         self.method_metrics: dict[str, float] = {}  # on the test split
         self.evaluation_cache = EvaluationCache.for_job(context, headless=self.headless)
         self.trained_teachers = {
-            index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context)
+            index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context, folders=workspace.models)
             for index, teacher in enumerate(spec.teachers)
-            if teacher.weights == "train"
+            if teacher.is_trained
         }
 
     def run(self) -> RunResult:

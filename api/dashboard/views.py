@@ -88,7 +88,8 @@ def stages(job: Document) -> list[StageView]:
     """Return all past and upcoming stages of the job, in order."""
     times = {stage["name"]: stage for stage in job["stages"]}
     planned = [Stage.PREPARE, Stage.DISTILL, Stage.EVALUATE, Stage.EXPORT]
-    if any(teacher.get("weights") == "train" for teacher in job["spec"].get("teachers") or []):
+    teachers = job["spec"].get("teachers") or []
+    if any(teacher.get("weights") == "train" or teacher.get("training") for teacher in teachers):
         planned.insert(1, Stage.TEACHER)
     return [
         StageView(stage.value, _STAGE_LABELS[stage], *_stage_state(job, stage, times))

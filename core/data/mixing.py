@@ -23,7 +23,7 @@ from torch import Tensor
 
 from core.data.transfer import to_device
 from core.data.views import Column
-from core.spec.job import TrainingBase
+from core.spec.training import TrainingBase
 
 CUTMIX_PROBABILITY = 0.5  # of a mixed sample, where mixup is on too
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.spec.job import Augmentation
+from core.spec.training import Augmentation
 
 NUM_COLUMNS = 32  # a multiple of 8: a row is an integer number of Philox blocks (4 × 64 bits, 2 draws each)
 

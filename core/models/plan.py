@@ -113,7 +113,7 @@ def model_inputs(
     A method without a classifier ignores the classes; only teachers that are trained in the job use them. Where the
     dataset has no labels, the number of classes is that of the given weights. ``models`` has the stored models by id.
     """
-    if teacher is not None and teacher.weights == "train":
+    if teacher is not None and teacher.is_trained:
         return dataset
     if spec.method.info.needs.headless:
         return replace(dataset, num_classes=None)
@@ -136,7 +136,7 @@ def _classes_of_weights(spec: JobSpec, models: Mapping[str, ModelInfo]) -> int |
 
 
 def plan_student(
-    spec: StudentSpec,
+    spec: StudentSpec | TeacherSpec,
     dataset: InputInfo,
     *,
     image_size: int | None = None,
@@ -177,11 +177,18 @@ def plan_teacher(
 
     Pretrained and stored teachers keep their own classes, channels and normalization, and their own size unless the
     argument ``img_size`` gives another: timm resamples their position embedding. ``image_size`` is the student's; it
-    is used by random and trained teachers and by weights without a size of their own.
+    is used by random and trained teachers and by weights without a size of their own. A fine-tuned teacher is planned
+    like a student with given weights: with the dataset's classes and channels, at its own size.
 
     Raises:
         InvalidSpec: As for a student; also if a teacher is to be trained without labels.
     """
+    if spec.is_trained and dataset.num_classes is None:
+        raise InvalidSpec.for_field(
+            "/weights", "the dataset has no labels to train a teacher with; give it weights, and leave training out"
+        )
+    if spec.training is not None and spec.is_fine_tuned:
+        return plan_student(spec, dataset, image_size=spec.training.image_size, models=models)
     name = catalog.canonical_name(spec.architecture_name)
     architecture = catalog.require(name)
     stored = _stored_model(spec, name, models)
@@ -205,8 +212,6 @@ def plan_teacher(
         arguments = model_arguments(spec, published, size)
         _check_pretrained(spec, name, arguments)
         return ModelPlan(architecture, arguments, size, weights)
-    if spec.weights == "train" and dataset.num_classes is None:
-        raise InvalidSpec.for_field("/weights", "the dataset has no labels to train a teacher with; give it weights")
     size = _one_size(size, None if spec.training is None else spec.training.image_size)
     size = _in_range(size or image_size or dataset.image_size)
     return ModelPlan(architecture, model_arguments(spec, dataset, size), size)
@@ -221,7 +226,8 @@ def class_mismatch(plan: ModelPlan, num_classes: int | None, *, source: str = "d
         return None
     return (
         f"the teacher {plan.architecture} has {plan.num_classes} classes and the {source} has {num_classes}; "
-        "use a teacher made for these classes, or weights train"
+        "use a teacher made for these classes, give it a training, which fine-tunes it with a new classifier, or "
+        "set weights to train"
     )
 
 

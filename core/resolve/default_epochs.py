@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from core.data.views import steps_per_epoch
 from core.spec import TrainingBase
-from core.spec.job import DEFAULT_EPOCHS, DEFAULT_WARMUP_EPOCHS
+from core.spec.training import DEFAULT_EPOCHS, DEFAULT_WARMUP_EPOCHS
 
 MIN_STEPS = 1_000
 """Optimizer steps below which a network with random initial weights learns little."""

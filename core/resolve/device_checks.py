@@ -62,8 +62,8 @@ def device_warnings(spec: JobSpec, student: BuiltModel, method: Method) -> list[
     if on_cpu and any(isinstance(part, _NORMS) for module in (student.module, method) for part in module.modules()):
         message = f"{prefix}batch norms see only the part of a batch on their own device, one of {devices}"
         warnings.append(_warning("batch_norm_per_device", message, fix="on CUDA they see the full batch"))
-    if any(teacher.weights == "train" for teacher in spec.teachers):
-        message = "teachers with weights train are trained on one device; the student is trained on all"
+    if any(teacher.is_trained for teacher in spec.teachers):
+        message = "teachers are trained on one device; the student is trained on all"
         warnings.append(_warning("teacher_on_one_device", message))
     return warnings
 

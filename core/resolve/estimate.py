@@ -18,7 +18,7 @@ from core.resolve.image_costs import batch_bytes, image_seconds, pass_size
 from core.resolve.model_profile import ModelProfile, profile_plan
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo
-from core.spec.job import OptimizerName, TrainingBase
+from core.spec.training import OptimizerName, TrainingBase
 from core.teacher.cache_key import spec_cache_key
 from core.teacher.layout import layout_for, row_bytes
 from core.teacher.output_cache import is_cacheable, num_cached_views

@@ -261,7 +261,7 @@ def _plan_teacher(
 
 def _may_resize(teacher: TeacherSpec) -> bool:
     """Whether the resolver may choose the image size of a teacher: not where it is given or set by a training."""
-    return teacher.weights != "train" and teacher.arguments.get("img_size") is None
+    return not teacher.is_trained and teacher.arguments.get("img_size") is None
 
 
 def _profiled(plan: ModelPlan, model: ModelSpec, size_pointer: str) -> ModelPlan:
@@ -339,9 +339,13 @@ def _fill_in_epochs(spec: JobSpec, num_images: int, *, num_train: int) -> JobSpe
     training = with_epochs(spec.training, num_images, is_random=spec.student.weights == "random")
     teachers = [
         teacher.model_copy(
-            update={"training": with_epochs(teacher.training or TeacherTrainingSpec(), num_train, is_random=True)}
+            update={
+                "training": with_epochs(
+                    teacher.training or TeacherTrainingSpec(), num_train, is_random=not teacher.is_fine_tuned
+                )
+            }
         )
-        if teacher.weights == "train"
+        if teacher.is_trained
         else teacher
         for teacher in spec.teachers
     ]
@@ -375,7 +379,7 @@ def _fill_in_teacher(teacher: TeacherSpec, plan: ModelPlan, *, matched: bool) ->
     teacher = _with_canonical_name(teacher)
     if matched and _may_resize(teacher) and "img_size" in plan.arguments:
         return teacher.model_copy(update={"arguments": {**teacher.arguments, "img_size": plan.image_size}})
-    if teacher.weights != "train":
+    if not teacher.is_trained:
         return teacher
     assert teacher.training is not None, "the epochs are filled in"
     filled = teacher.training.model_copy(update={"image_size": plan.image_size})

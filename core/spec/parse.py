@@ -12,16 +12,9 @@ from pydantic import ValidationError
 from core.errors import FieldError, InvalidSpec, NotAvailable, PotstillError
 from core.spec.document import NOT_AVAILABLE, StrictModel
 from core.spec.field_messages import field_message, json_type
-from core.spec.job import (
-    ARCHITECTURE_MISSING,
-    JobSpec,
-    ResourcesSpec,
-    StudentSpec,
-    TeacherSpec,
-    TeacherTrainingSpec,
-    TrainingSpec,
-)
+from core.spec.job import ARCHITECTURE_MISSING, JobSpec, ResourcesSpec, StudentSpec, TeacherSpec
 from core.spec.methods import METHODS
+from core.spec.training import TeacherTrainingSpec, TrainingSpec
 
 # A request body of 1 MB can have 100,000 wrong fields, and each reported error lists all known names.
 MAX_FIELD_ERRORS = 100

@@ -8,9 +8,10 @@ from typing import Any
 
 from core.errors import FieldError, InvalidSpec
 from core.reporting import STUDENT_TRACK, teacher_track
-from core.spec.job import WEIGHT_KEYWORDS, JobSpec, ModelSpec, default_min_learning_rate
+from core.spec.job import WEIGHT_KEYWORDS, JobSpec, ModelSpec
 from core.spec.parse import parse_job_spec, pointer
 from core.spec.patch import FieldPath, differences, merge_patch
+from core.spec.training import default_min_learning_rate
 
 CHANGEABLE = (
     "name", "metadata", "priority", "training", "teachers/K/training", "method", "export", "resources",
@@ -118,8 +119,12 @@ def restart_scope(old: Mapping[str, Any], new: Mapping[str, Any]) -> RestartScop
     paths = [path for path in differences(old, new) if not _is_under(path, _IRRELEVANT)]
     shared = any(_is_under(path, _SHARED_WITH_TEACHERS) for path in paths)
     own = {path[1] for path in paths if path[0] == "teachers" and len(path) > 1}
-    trained = [k for k, teacher in enumerate(new.get("teachers", ())) if teacher.get("weights") == "train"]
+    trained = [k for k, teacher in enumerate(new.get("teachers", ())) if _is_trained(teacher)]
     return RestartScope(bool(paths), tuple(k for k in trained if shared or k in own))
+
+
+def _is_trained(teacher: Mapping[str, Any]) -> bool:
+    return teacher.get("weights") == "train" or teacher.get("training") is not None
 
 
 def _differing_paths(old: JobSpec, new: JobSpec) -> list[FieldPath]:

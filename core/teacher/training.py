@@ -1,10 +1,12 @@
-"""Teachers with ``weights: train``: reused by their fingerprint, or trained in the job and saved for later jobs."""
+"""Teachers that a job trains, from random or given weights: reused by their fingerprint, or trained and saved."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -12,7 +14,7 @@ import torch
 
 from core.data.mixing import Mixing
 from core.methods import MethodContext, build_method
-from core.models.build import build_student
+from core.models.build import build_student, stored_models
 from core.models.built import BuiltModel
 from core.models.plan import plan_teacher
 from core.models.weights import load_folder, save_folder
@@ -32,10 +34,18 @@ class TrainedTeacher:
     """One teacher that is trained on the job's dataset.
 
     Its weights depend only on what its fingerprint covers, not on the rest of the job. ``folder`` is None until the
-    teacher is found or trained.
+    teacher is found or trained. ``folders`` has the folder of each stored model that the job names.
     """
 
-    def __init__(self, spec: TeacherSpec, index: int, *, image_size: int, context: RunContext) -> None:
+    def __init__(
+        self,
+        spec: TeacherSpec,
+        index: int,
+        *,
+        image_size: int,
+        context: RunContext,
+        folders: Mapping[str, Path] = MappingProxyType({}),
+    ) -> None:
         assert spec.training is not None, "a resolved spec has the training of a teacher"
         self.spec = spec
         self.index = index
@@ -50,6 +60,7 @@ class TrainedTeacher:
             compute=self.compute,
         )
         self._context = context
+        self._folders = folders
         self.folder: Path | None = None
 
     def find(self) -> BuiltModel | None:
@@ -58,10 +69,11 @@ class TrainedTeacher:
         return None if self.folder is None else load_folder(self.folder)
 
     def build_setup(self) -> TrainingSetup:
-        """Build its training from random weights, with the labels as the only target."""
-        plan = plan_teacher(self.spec, self._context.input_info, image_size=self.image_size)
+        """Build its training from random or given weights, with the labels as the only target."""
+        models = stored_models(self.spec, self._folders)
+        plan = plan_teacher(self.spec, self._context.input_info, image_size=self.image_size, models=models)
         torch.manual_seed(derive_seed(self.training.seed, "student"))
-        built = build_student(plan, drop_path=self.training.drop_path)
+        built = build_student(plan, drop_path=self.training.drop_path, folders=self._folders)
         method_context = MethodContext(
             student=built, num_classes=built.num_classes, label_smoothing=self.training.label_smoothing
         )
@@ -126,8 +138,8 @@ def teacher_fingerprint(
 ) -> str:
     """Return a SHA-256 over everything that the weights of a teacher trained in a job depend on.
 
-    These are architecture, arguments, training block and the dataset's content; and, as the last bits depend on them,
-    threads, device type, precision and library versions.
+    These are architecture, arguments, training block, given weights and the dataset's content; and, as the last bits
+    depend on them, threads, device type, precision and library versions.
     """
     assert teacher.training is not None, "a resolved spec has the training of a teacher"
     fields = {
@@ -142,6 +154,8 @@ def teacher_fingerprint(
         "torch": str(torch.__version__),
         "timm": timm.__version__,
     }
+    if teacher.is_fine_tuned:
+        fields["weights"] = teacher.weights  # a stored model never changes; a tag is part of the architecture
     return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

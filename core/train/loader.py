@@ -20,7 +20,7 @@ from core.data.stored import UNLABELED
 from core.data.transfer import to_device
 from core.data.views import apply_view, batches, epoch_order, steps_per_epoch, view_of_epoch, view_table
 from core.methods.base import Batch
-from core.spec.job import Augmentation
+from core.spec.training import Augmentation
 
 _PREFETCH_BATCHES = 2  # decoded during a step, where images are decoded on demand
 

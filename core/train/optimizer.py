@@ -9,7 +9,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from core.spec.job import OptimizerName
+from core.spec.training import OptimizerName
 from core.train.dot import DotSgd
 
 CONSTANT_RATE = "constant_rate"  # of a parameter group: a learning rate that follows no schedule

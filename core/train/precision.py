@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 
 from core.errors import SpecCannotRun
-from core.spec.job import MAX_CPU_DEVICES, Precision
+from core.spec.job import MAX_CPU_DEVICES
+from core.spec.training import Precision
 
 
 @dataclass(frozen=True, slots=True)

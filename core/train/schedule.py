@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from core.spec import TrainingBase
-from core.spec.job import DEFAULT_WARMUP_EPOCHS
+from core.spec.training import DEFAULT_WARMUP_EPOCHS
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from core import pipeline
 from core.data.stored import read_dataset_info
-from core.errors import NonFiniteLoss, SpecCannotRun
+from core.errors import InvalidSpec, NonFiniteLoss, SpecCannotRun
 from core.export.onnx_file import open_session
 from core.export.onnx_graph import CONVERTERS
 from core.ingest.dataset import ingest_folder
 from core.local_reporter import FolderReporter
 from core.models.build import build_student
-from core.models.plan import plan_student
+from core.models.plan import plan_student, plan_teacher
 from core.models.safetensors_header import read_model_info
 from core.models.weights import save_folder
 from core.reporting import Control, Interrupted, Stage, Workspace
@@ -161,11 +161,11 @@ print(result.artifacts["model.safetensors"])
 """
 
 
-def interrupt(attempt, spec, *requests):
+def interrupt(attempt, spec, *requests, **options):
     """Run attempts of one job, each interrupted by a (request, stage, number of control calls)."""
     for request, stage, after in requests:
         with pytest.raises(Interrupted) as interruption:
-            attempt(spec, "interrupted", control=request, stage=stage, after=after)
+            attempt(spec, "interrupted", control=request, stage=stage, after=after, **options)
         assert interruption.value.control is request
 
 
@@ -668,6 +668,43 @@ def backbone(foundation, tmp_path):
             return pipeline.run(resolution.spec, workspace, reporter), reporter
 
     return run
+
+
+def test_a_given_teacher_gets_a_new_classifier_is_fine_tuned_and_reused(attempt, dataset, foundation, tmp_path):
+    models = {"mdl_foundation": foundation}
+    teacher = {**FOUNDATION, "training": {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3}}
+    spec = resolved(dataset, models, teachers=[teacher])
+    with pytest.raises(InvalidSpec, match=r"7 classes and the dataset has \d.* give it a training"):
+        resolved(dataset, models, teachers=[FOUNDATION])
+
+    undisturbed, first = attempt(spec, "undisturbed", models=models)
+    _, later = attempt(spec, "later", models=models, teachers=tmp_path / "undisturbed" / "teachers")
+    interrupt(attempt, spec, (Control.PAUSE, Stage.TEACHER, 4), models=models)
+    resumed, _ = attempt(spec, "interrupted", models=models)
+
+    assert spec.teachers[0].training.image_size == 16  # the size of its weights, not the student's
+    losses = [value for _, value in first.series["teacher/0/loss"]]
+    assert losses[-1] < losses[0]
+    assert first.event_data("teacher.trained")["teacher"] == 0
+    assert "teacher" not in later.stages
+    assert later.event_data("teacher.reused")["recipe"] == first.event_data("teacher.trained")["recipe"]
+    assert digest(resumed) == digest(undisturbed)
+
+
+def test_a_fine_tuned_teacher_starts_from_its_weights(dataset, foundation):
+    models = {"mdl_foundation": foundation}
+    spec = resolved(dataset, models, teachers=[{**FOUNDATION, "training": {"epochs": 1}}])
+    inputs = read_dataset_info(dataset).input_info()
+
+    plan = plan_teacher(spec.teachers[0], inputs, models={"mdl_foundation": read_model_info(foundation)})
+    built = build_student(plan, folders=models)
+
+    given = load_file(foundation / "model.safetensors")
+    own = built.module.state_dict()
+    assert built.num_classes == inputs.num_classes != 7
+    assert plan.preprocessing.image_size == 16
+    assert torch.equal(own["blocks.0.attn.qkv.weight"], given["blocks.0.attn.qkv.weight"])
+    assert own["head.weight"].shape != given["head.weight"].shape
 
 
 def test_a_backbone_learns_from_unlabeled_images(backbone, pool):

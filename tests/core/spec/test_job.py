@@ -83,7 +83,7 @@ def test_safetensors_are_always_exported():
         ({"export": "onnx"}, "/export", "a list is expected, not a string"),
         ({"metadata": {"run": 1}}, "/metadata/run", "a string is expected, not a number"),
         ({"name": "x" * 100_000}, "/name", "at most 200"),
-        ({"teachers": [{**TEACHER, "weights": "random", "training": {}}]}, "/teachers/0", "only with weights train"),
+        ({"teachers": [{**TEACHER, "weights": "random", "training": {}}]}, "/teachers/0", "set weights to train"),
         ({"teachers": [{**TEACHER, "training": {"ema": 0.9}}]}, "/teachers/0/training/ema", "unknown field"),
     ],
 )
