@@ -103,9 +103,13 @@ def sample_draws(seed: int, epoch: int, indices_B: Tensor, num_draws: int) -> Te
     Row i depends on seed, epoch, the sample's index and ``num_draws`` only, not on the other samples of the batch.
     """
     blocks_per_row = -(-num_draws // 8)
-    rows = [_raw(_SAMPLES, seed, epoch, 4 * blocks_per_row, first_block=i * blocks_per_row) for i in indices_B.tolist()]
-    draws_BK = _uniform(np.stack(rows)) if rows else np.empty((0, num_draws), dtype=np.float32)
-    return torch.from_numpy(draws_BK[:, :num_draws].copy())
+    generator, position = _generator(_SAMPLES, seed, epoch), 0
+    raw_BK = np.empty((len(indices_B), 4 * blocks_per_row), dtype=np.uint64)
+    for row_K, index in zip(raw_BK, indices_B.tolist(), strict=True):
+        generator.advance((index - position) * blocks_per_row)
+        row_K[:] = generator.random_raw(len(row_K))
+        position = index + 1
+    return torch.from_numpy(_uniform(raw_BK)[:, :num_draws].copy())
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
@@ -124,9 +128,14 @@ def batches(order: Tensor, batch_size: int, *, start: int = 0) -> Iterator[Tenso
         yield order[step * len(order) // steps : (step + 1) * len(order) // steps]
 
 
+def _generator(domain: int, seed: int, index: int) -> np.random.Philox:
+    """Return the generator of the stream of (domain, seed, index), at its first block."""
+    return np.random.Philox(key=np.array([domain << 32 | seed, index], dtype=np.uint64))
+
+
 def _raw(domain: int, seed: int, index: int, count: int, *, first_block: int = 0) -> npt.NDArray[np.uint64]:
     """Return ``count`` raw 64-bit words of the stream of (domain, seed, index)."""
-    generator = np.random.Philox(key=np.array([domain << 32 | seed, index], dtype=np.uint64))
+    generator = _generator(domain, seed, index)
     generator.advance(first_block)
     return np.asarray(generator.random_raw(count), dtype=np.uint64)
 
