@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from core.errors import SpecCannotRun
 from core.losses import kd
 from core.methods.base import Batch, Method, MethodContext, StepInfo, invalid_param
+from core.methods.compatibility import return_all_logits
 from core.models.structure import ModelStructure
 from core.models.student_variants import StudentVariant
 from core.models.taps import Outputs
@@ -51,17 +51,8 @@ class CoAdvise(Method):
         return StudentVariant("flexible", {"distillation_tokens": len(teachers), "stem": params.stem})
 
     def prepare_student(self, student: nn.Module) -> None:
-        """Make the student return the logits of all heads in training mode.
-
-        The switch is a plain attribute and in no state dict. Raises ``SpecCannotRun`` for a student without tokens.
-        """
-        set_distilled_training = getattr(student, "set_distilled_training", None)
-        if set_distilled_training is None:
-            raise SpecCannotRun(
-                f"co_advise needs a student with distillation tokens, {type(student).__name__} has none; choose a ViT "
-                "as student, or method kd"
-            )
-        set_distilled_training(True)
+        """Make the student return the logits of all heads. Raises ``SpecCannotRun`` for a student without tokens."""
+        return_all_logits(student, "co_advise", tokens="distillation tokens")
 
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from core.data.views import steps_per_epoch
-from core.errors import InvalidSpec
+from core.errors import InvalidSpec, SpecCannotRun
 from core.methods.base import MethodContext, invalid_architecture, invalid_param
 from core.models.structure import FeatureLevel, ModelStructure
 
@@ -100,3 +102,21 @@ def check_batch(context: MethodContext, method: str, *, num_samples: int = 2) ->
             f"{method} compares the samples of a batch: with {context.num_samples} training samples in batches of at "
             f"most {context.batch_size} some have only {smallest}; it needs {num_samples}",
         )
+
+
+def return_all_logits(
+    student: nn.Module,
+    method: str,
+    *,
+    tokens: str = "a distillation token",
+    fix: str = "choose a ViT as student, or method kd",
+) -> None:
+    """Make a student return the logits of its distillation heads too, in training mode.
+
+    The switch is a plain attribute, as in timm, and in no state dict. Raises ``SpecCannotRun`` for a student without
+    ``tokens``.
+    """
+    set_distilled_training = getattr(student, "set_distilled_training", None)
+    if set_distilled_training is None:
+        raise SpecCannotRun(f"{method} needs a student with {tokens}, {type(student).__name__} has none; {fix}")
+    set_distilled_training(True)

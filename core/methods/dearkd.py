@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.data.pixels import Pixels
-from core.errors import SpecCannotRun
 from core.losses import token_divergence
 from core.methods.base import Batch, ImageSources, Method, MethodContext, StepContext, invalid_param
-from core.methods.compatibility import Pairs, check_levels, evenly_spaced, pair_levels
+from core.methods.compatibility import Pairs, check_levels, evenly_spaced, pair_levels, return_all_logits
 from core.methods.deep_inversion import Inversion, inverted_pixels
 from core.models.align import coarser_grid, resample
 from core.models.structure import ModelStructure
@@ -86,17 +85,8 @@ class Dearkd(Method):
         )
 
     def prepare_student(self, student: nn.Module) -> None:
-        """Make the student return both heads' logits in training mode.
-
-        Raises ``SpecCannotRun`` for a student without a distillation token.
-        """
-        set_distilled_training = getattr(student, "set_distilled_training", None)
-        if set_distilled_training is None:
-            raise SpecCannotRun(
-                f"dearkd needs a student with a distillation token, {type(student).__name__} has none; "
-                "choose a plain ViT as student, or method kd"
-            )
-        set_distilled_training(True)
+        """Make the student return both heads' logits. Raises ``SpecCannotRun`` for a student without the token."""
+        return_all_logits(student, "dearkd", fix="choose a plain ViT as student, or method kd")
 
     def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
         """The terms of the current stage; the second stage runs no teacher."""

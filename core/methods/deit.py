@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from core.errors import SpecCannotRun
 from core.losses import token_divergence
 from core.methods.base import Batch, Method, MethodContext, StepInfo
+from core.methods.compatibility import return_all_logits
 from core.models.structure import ModelStructure
 from core.models.student_variants import StudentVariant
 from core.models.taps import Outputs
@@ -34,18 +34,8 @@ class Deit(Method):
         return StudentVariant("distilled")
 
     def prepare_student(self, student: nn.Module) -> None:
-        """Make the student return both heads' logits in training mode.
-
-        The switch is a plain attribute of timm's model and in no state dict. Raises ``SpecCannotRun`` for a student
-        without a distillation token.
-        """
-        set_distilled_training = getattr(student, "set_distilled_training", None)
-        if set_distilled_training is None:
-            raise SpecCannotRun(
-                f"deit needs a student with a distillation token, {type(student).__name__} has none; "
-                "choose a ViT as student, or method kd"
-            )
-        set_distilled_training(True)
+        """Make the student return both heads' logits. Raises ``SpecCannotRun`` for a student without the token."""
+        return_all_logits(student, "deit")
 
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """Terms ``label`` (class head) and ``distillation`` (distillation head), weighted."""

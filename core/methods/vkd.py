@@ -21,10 +21,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from core.errors import SpecCannotRun
 from core.losses import kd, normalized_regression
 from core.methods.base import Batch, Method, MethodContext, StepInfo, invalid_architecture, invalid_param
-from core.methods.compatibility import check_batch
+from core.methods.compatibility import check_batch, return_all_logits
 from core.models.align import OrthogonalProjector
 from core.models.structure import ModelStructure
 from core.models.student_variants import StudentVariant
@@ -79,15 +78,8 @@ class Vkd(Method):
 
         Raises ``SpecCannotRun`` for a student without the token.
         """
-        if not self.params.token:
-            return
-        set_distilled_training = getattr(student, "set_distilled_training", None)
-        if set_distilled_training is None:
-            raise SpecCannotRun(
-                f"vkd needs a student with a distillation token, {type(student).__name__} has none; choose a ViT as "
-                "student, or set token to false"
-            )
-        set_distilled_training(True)
+        if self.params.token:
+            return_all_logits(student, "vkd", fix="choose a ViT as student, or set token to false")
 
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted; without ``distillation`` if its weight is 0."""
