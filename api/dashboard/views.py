@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from api.dashboard import formats
 from core.reporting import Stage
+from core.spec.revision import trains_teacher
 
 Document = Mapping[str, Any]
 
@@ -88,8 +89,7 @@ def stages(job: Document) -> list[StageView]:
     """Return all past and upcoming stages of the job, in order."""
     times = {stage["name"]: stage for stage in job["stages"]}
     planned = [Stage.PREPARE, Stage.DISTILL, Stage.EVALUATE, Stage.EXPORT]
-    teachers = job["spec"].get("teachers") or []
-    if any(teacher.get("weights") == "train" or teacher.get("training") for teacher in teachers):
+    if any(map(trains_teacher, job["spec"].get("teachers") or [])):
         planned.insert(1, Stage.TEACHER)
     return [
         StageView(stage.value, _STAGE_LABELS[stage], *_stage_state(job, stage, times))

@@ -187,7 +187,7 @@ def plan_teacher(
         raise InvalidSpec.for_field(
             "/weights", "the dataset has no labels to train a teacher with; give it weights, and leave training out"
         )
-    if spec.training is not None and spec.is_fine_tuned:
+    if spec.training is not None and spec.weights != "train":
         return plan_student(spec, dataset, image_size=spec.training.image_size, models=models)
     name = catalog.canonical_name(spec.architecture_name)
     architecture = catalog.require(name)

@@ -107,7 +107,7 @@ class TeacherSpec(ModelSpec):
     @property
     def is_fine_tuned(self) -> bool:
         """Whether the job trains this teacher from given weights."""
-        return self.is_trained and self.weights != "train"
+        return self.training is not None and self.weights != "train"
 
     @model_validator(mode="after")
     def _refuse_training_of_random_weights(self) -> Self:

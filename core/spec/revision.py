@@ -119,11 +119,12 @@ def restart_scope(old: Mapping[str, Any], new: Mapping[str, Any]) -> RestartScop
     paths = [path for path in differences(old, new) if not _is_under(path, _IRRELEVANT)]
     shared = any(_is_under(path, _SHARED_WITH_TEACHERS) for path in paths)
     own = {path[1] for path in paths if path[0] == "teachers" and len(path) > 1}
-    trained = [k for k, teacher in enumerate(new.get("teachers", ())) if _is_trained(teacher)]
+    trained = [k for k, teacher in enumerate(new.get("teachers", ())) if trains_teacher(teacher)]
     return RestartScope(bool(paths), tuple(k for k in trained if shared or k in own))
 
 
-def _is_trained(teacher: Mapping[str, Any]) -> bool:
+def trains_teacher(teacher: Mapping[str, Any]) -> bool:
+    """Return whether a job trains this teacher of its spec, given as JSON, of this version or an earlier one."""
     return teacher.get("weights") == "train" or teacher.get("training") is not None
 
 

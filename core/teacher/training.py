@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -44,7 +43,7 @@ class TrainedTeacher:
         *,
         image_size: int,
         context: RunContext,
-        folders: Mapping[str, Path] = MappingProxyType({}),
+        folders: Mapping[str, Path],
     ) -> None:
         assert spec.training is not None, "a resolved spec has the training of a teacher"
         self.spec = spec
