@@ -4,7 +4,7 @@ The engine trains a student from images decoded once, and decoded on demand. A p
 same JPEG files with `ImageFolder` and `DataLoader`, with timm's loader, and from a memory map of decoded images with
 `DataLoader` (as FFCV does, which is not installed). These have two worker processes. All train with the same threads,
 batch size, loss and fused AdamW, and mirror and shift or crop the images. Epochs after the first, in alternating order.
-The engine's epochs include its metrics, checkpoints and a display validations; the loop has none of them.
+The engine's epochs include its metrics, checkpoints and validation for display; the loop has none of them.
 """
 
 from __future__ import annotations
