@@ -182,9 +182,12 @@ class Plan:
         return self.seeds(scratch)[step.seed]
 
     def _digest(self, document: Document, models: Mapping[str, str], peer: str | None) -> str:
-        """Return a SHA-256 of everything that defines a run: its spec with all defaults, and those of its inputs."""
+        """Return a SHA-256 of everything that defines a run: its spec with all defaults, and those of its inputs.
+
+        Options that are off do not count, so that a new one leaves the digests of earlier runs as they are.
+        """
         inputs = {reference: self.digest(self.step(name)) for reference, name in sorted(models.items())}
-        spec = parse_job_spec(document).model_dump(mode="json")
+        spec = _enabled(parse_job_spec(document).model_dump(mode="json"))
         fields = {"spec": spec, "inputs": inputs, "peer": peer, "images": str(self.protocol.sizes)}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
@@ -243,3 +246,11 @@ def _is_selected(step: Step, only: Collection[str]) -> bool:
 
 def _role(step: Step) -> str:
     return "tuning" if step.is_tuning else "seed"
+
+
+def _enabled(value: Any) -> Any:
+    """Return a JSON document without the fields that are null, false or empty, at any depth; zeros stay."""
+    if isinstance(value, dict):
+        fields = {name: _enabled(field) for name, field in value.items()}
+        return {name: field for name, field in fields.items() if field or (field == 0 and field is not False)}
+    return [_enabled(item) for item in value] if isinstance(value, list) else value

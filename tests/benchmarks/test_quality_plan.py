@@ -8,7 +8,7 @@ import pytest
 from benchmarks.cifar10 import DATASETS, POOL, STUDENTS, STUDENTS_90, TEACHERS, SplitSizes, split_names
 from benchmarks.quality.arms import arms, teacher_families
 from benchmarks.quality.estimate import Estimate
-from benchmarks.quality.plan import Plan
+from benchmarks.quality.plan import Plan, _enabled
 from benchmarks.quality.protocol import FULL, QUICK
 from benchmarks.quality.results import CRASHED, Results
 from core.spec import METHODS, parse_job_spec
@@ -227,3 +227,9 @@ def test_images_are_split_without_overlap_and_reproducibly():
     assert parts == split_names(images, sizes)
     fewer = split_names(images, replace(sizes, teachers=150))[TEACHERS]
     assert fewer == [*parts[TEACHERS][:15], *parts[TEACHERS][40:55]]
+
+
+def test_an_option_that_is_off_does_not_change_the_digest_of_a_run():
+    document = {"seed": 0, "training": {"ema": None, "epochs": 2}, "export": [], "rates": [0.0, {"exact": False}]}
+
+    assert _enabled(document) == {"seed": 0, "training": {"epochs": 2}, "rates": [0.0, {}]}
