@@ -12,7 +12,7 @@ from api.deps import After, Limit, Reader, State, Writer
 from api.downloads import discard
 from api.idempotency import IdempotencyKey, create_responses, idempotent_create
 from api.models import service
-from api.models.schemas import ModelCreate, ModelOut
+from api.models.schemas import LineageOut, ModelCreate, ModelOut
 from api.multipart import FormRules, admit_upload, receive_form
 from api.problems import problems
 from api.rate_limit import rate_class
@@ -108,6 +108,14 @@ def get_model(caller: Reader, model_id: ModelId, state: State) -> ModelOut:
     """Get a model."""
     with state.database.read() as session:
         return service.model_out(models.get(session, caller.project_id, model_id))
+
+
+@router.get("/{model_id}/lineage", response_model=LineageOut, responses=problems(*REFERENCE_ERRORS))
+@rate_class("reads")
+def get_lineage(caller: Reader, model_id: ModelId, state: State) -> LineageOut:
+    """Get the lineage of a model: its teachers, its job, and the jobs and compressed models that were made from it."""
+    with state.database.read() as session:
+        return service.lineage_out(session, caller.project_id, model_id)
 
 
 @router.delete("/{model_id}", status_code=204, responses=problems(*REFERENCE_ERRORS, InUse))

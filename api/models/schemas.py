@@ -37,6 +37,10 @@ class ModelOut(Out):
     name: str
     status: Literal["processing", "ready", "failed"]
     job: str | None = Field(description="The job whose student it is; null for an upload.")
+    parent: str | None = Field(
+        description="The model that it was made from: for a compressed model the student; for a student the model "
+        "whose weights it started from, or else its first teacher that is a model. Null: none."
+    )
     architecture: str
     arguments: dict[str, Any]
     normalization: dict[str, Any] | None = Field(
@@ -56,3 +60,36 @@ class ModelOut(Out):
     error: Failure | None
     created_at: Timestamp
     finished_at: Timestamp | None
+
+
+class LineageNode(Out):
+    """A model, a job, a `teacher` that a job trained or took from the hub, or an `artifact`: a compressed file."""
+
+    id: str = Field(description="Of a teacher or an artifact: the job's id and a suffix.")
+    object: Literal["model", "job", "teacher", "artifact"]
+    name: str | None
+    exists: bool = Field(description="False: it was deleted.")
+    details: dict[str, Any] = Field(
+        description="Of a model `architecture`, `parameters` and `status`; of a job `method`, `dataset` and `status`; "
+        "of a teacher `architecture` and `weights`; of an artifact `top1`, `size_bytes` and `latency_ms`."
+    )
+
+
+class LineageEdge(Out):
+    """`target` was made from `source`."""
+
+    source: str
+    target: str
+    role: Literal["teacher", "initial_weights", "student", "compressed"] = Field(
+        description="What the source was to a job, or what the target is: the job's `student`, or a `compressed` form."
+    )
+
+
+class LineageOut(Out):
+    """The networks and jobs that a model was made from, and those that were made from it."""
+
+    object: Literal["lineage"] = "lineage"
+    model: str
+    nodes: list[LineageNode] = Field(description="Nearest first.")
+    edges: list[LineageEdge]
+    truncated: bool = Field(description="There are more nodes than are listed.")

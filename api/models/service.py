@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from api.datasets.service import name_from_filename
-from api.models.schemas import ModelCreate, ModelOut
+from api.models.schemas import LineageOut, ModelCreate, ModelOut
 from api.multipart import Form
 from api.problems import invalid_field
 from api.references import check_name
 from api.request_body import parse_json, validate_as
 from core.ids import new_id
 from core.models.safetensors_header import read_header
-from core.store import models
+from core.store import lineage, models
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Session
 from core.store.tables import Model
@@ -85,6 +85,28 @@ def create(
     )
 
 
+def lineage_out(session: Session, project_id: str, model_id: str) -> LineageOut:
+    """Read the lineage of a model as a response document. Raises :class:`NotFound`."""
+    found = lineage.lineage(session, project_id, model_id)
+    return LineageOut.model_validate(
+        {
+            "model": model_id,
+            "nodes": [
+                {
+                    "id": node.id,
+                    "object": node.kind,
+                    "name": node.name,
+                    "exists": node.exists,
+                    "details": dict(node.details),
+                }
+                for node in found.nodes
+            ],
+            "edges": [{"source": edge.source, "target": edge.target, "role": edge.role} for edge in found.edges],
+            "truncated": found.is_truncated,
+        }
+    )
+
+
 def model_out(model: Model) -> ModelOut:
     """Convert a model row to its response document."""
     info = model.info or {}
@@ -95,6 +117,7 @@ def model_out(model: Model) -> ModelOut:
             "name": model.name,
             "status": model.status,
             "job": model.job_id,
+            "parent": model.parent_id,
             "architecture": model.architecture,
             "arguments": model.arguments,
             "normalization": info.get("normalization") or model.normalization,

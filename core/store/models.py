@@ -55,12 +55,18 @@ def create(
 
 
 def create_student(
-    session: Session, lease: LeaseToken, *, name: str, info: ModelInfo, files: Sequence[StoredFile]
+    session: Session,
+    lease: LeaseToken,
+    *,
+    name: str,
+    info: ModelInfo,
+    files: Sequence[StoredFile],
+    parent_id: str | None = None,
 ) -> Model:
-    """Add a job's student, in the transaction in which the job succeeds. Raises ``LeaseLost``.
+    """Add a job's student or a compressed form of it, in the transaction in which the job succeeds.
 
-    ``files`` are the published ``config.json`` and ``model.safetensors`` of the job. They are stored as long as the
-    model or the job exists.
+    ``files`` are the published ``config.json`` and weights of the job. They are stored as long as the model or the job
+    exists. ``parent_id`` is the model that it was made from. Raises ``LeaseLost``.
     """
     job = lock_job(session, lease)
     now = utc_now(session)
@@ -69,6 +75,7 @@ def create_student(
         project_id=job.project_id,
         name=name,
         job_id=job.id,
+        parent_id=parent_id,
         status="ready",
         architecture=info.architecture,
         arguments=info.arguments,

@@ -101,6 +101,7 @@ class Model(IngestLeaseMixin, Base):
     project_id: Mapped[ProjectRef]
     name: Mapped[str]
     job_id: Mapped[Id | None] = mapped_column(index=True)  # the job that trained it; may be deleted
+    parent_id: Mapped[Id | None] = mapped_column(index=True)  # the model that it was made from; may be deleted
     architecture: Mapped[str]
     arguments: Mapped[dict[str, Any]]
     normalization: Mapped[dict[str, Any] | None]  # mean, std
@@ -272,7 +273,7 @@ class Checkpoint(Base):
     id: Mapped[Id] = mapped_column(primary_key=True)
     job_id: Mapped[Id] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     project_id: Mapped[ProjectRef]
-    track: Mapped[Keyword]  # distill; or teacher-K, which the API does not list
+    track: Mapped[Keyword]  # distill; or teacher-K or baseline, which the API does not list
     step: Mapped[int]
     epoch: Mapped[int]
     metrics: Mapped[dict[str, Any]]

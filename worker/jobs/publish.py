@@ -6,7 +6,7 @@ from core.models.safetensors_header import read_model_info
 from core.reporting import Control, Interrupted, RunResult
 from core.spec import JobSpec
 from core.spec.exports import media_type
-from core.store import checkpoints, jobs, models
+from core.store import checkpoints, jobs, lineage, models
 from core.store.db import Session
 from core.store.job_leases import LeaseToken
 from core.store.jobs import NewArtifact
@@ -44,6 +44,7 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
             name=spec.name or job.id,
             info=model_info,
             files=[artifact.file for artifact in artifacts if artifact.name in STUDENT_FILES],
+            parent_id=lineage.parent_of_student(session, job.project_id, spec.model_dump(mode="json")),
         )
         jobs.succeed(session, lease, result=run.result, artifacts=artifacts, model_id=model.id)
         session.flush()
