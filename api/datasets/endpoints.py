@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from anyio import to_thread
-from fastapi import APIRouter, BackgroundTasks, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Path, Request, Response
 
 from api.datasets import service
+from api.datasets.images import image_response
 from api.datasets.schemas import DatasetCreate, DatasetOut, UploadedDataset
 from api.deps import After, AppState, Limit, Reader, State, Writer
 from api.downloads import discard
@@ -31,6 +32,7 @@ from core.errors import (
 from core.ingest_errors import UrlNotAllowed
 from core.spec.dataset_layout import LayoutOptions
 from core.store import datasets, quotas
+from core.store.artifact_store import StoredFile
 from core.store.db import Session
 from core.store.keys import Caller
 
@@ -156,6 +158,33 @@ def get_dataset(caller: Reader, dataset_id: DatasetId, state: State) -> DatasetO
     """Get a dataset."""
     with state.database.read() as session:
         return service.dataset_out(datasets.get(session, caller.project_id, dataset_id))
+
+
+_IMAGE_BODY = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
+_IMAGE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The image file, as it was uploaded.", **_IMAGE_BODY},
+    304: {"description": "The image matches `If-None-Match`."},
+}
+_IMAGE_PATH = "/{dataset_id}/images/{split}/{index}"
+
+
+@router.head(_IMAGE_PATH, include_in_schema=False)
+@router.get(_IMAGE_PATH, response_class=Response, responses={**problems(*REFERENCE_ERRORS), **_IMAGE})
+@rate_class("reads")
+def get_image(
+    caller: Reader,
+    dataset_id: DatasetId,
+    split: Literal["train", "test"],
+    index: Annotated[int, Path(ge=0, description="Position in the split, whose images are ordered by path.")],
+    *,
+    request: Request,
+    state: State,
+) -> Response:
+    """Get one image of a dataset, as it was uploaded."""
+    with state.database.read() as session:
+        dataset = datasets.get(session, caller.project_id, dataset_id)
+        files = [StoredFile.from_json(file) for file in dataset.files]
+    return image_response(request, state.store, files, split, index)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=problems(*REFERENCE_ERRORS, InUse))

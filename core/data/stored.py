@@ -29,17 +29,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.data.deep_images import MAX_VALUE, ValueRange
 from core.data.images import BrokenImage, decode
+from core.data.records import BLOB, RECORD
 from core.errors import StorageFailed
 from core.spec.info import DatasetInfo
 
 FORMAT = 1
 INDEX = "index.json"
-BLOB = "images.bin"
 UNLABELED = -1  # the label of every sample of a dataset without classes
-
-RECORD = np.dtype(
-    [("offset", "<i8"), ("size", "<i8"), ("label", "<i4"), ("width", "<i4"), ("height", "<i4"), ("crc32", "<u4")]
-)
 
 SplitName = Literal["train", "test"]
 

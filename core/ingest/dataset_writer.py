@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from core.data.deep_images import ValueRange
-from core.data.stored import BLOB, FORMAT, INDEX, RECORD, Index, SplitIndex, SplitName, StoredFile
+from core.data.records import BLOB, RECORD
+from core.data.stored import FORMAT, INDEX, Index, SplitIndex, SplitName, StoredFile
 from core.ingest.folder_layout import Layout, Sample
 from core.ingest.image_check import DIGEST_BYTES, CheckedImage
 

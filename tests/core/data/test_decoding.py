@@ -7,7 +7,8 @@ from PIL import Image
 from core.data import decoding
 from core.data.decoding import decode_image, decode_on_demand
 from core.data.pixels import load_pixels
-from core.data.stored import BLOB, StoredDataset
+from core.data.records import BLOB
+from core.data.stored import StoredDataset
 from core.errors import StorageFailed
 
 
