@@ -15,12 +15,14 @@ from rich.progress import Progress as Bar
 
 from core.job_warnings import JobWarning, merge_warnings
 from core.reporting import (
+    BASELINE_TRACK,
     STUDENT_TRACK,
     Control,
     NullReporter,
     Progress,
     SavedCheckpoint,
     Stage,
+    TrainedKind,
     teacher_track,
 )
 from core.system.disk import atomic_path, write_atomic
@@ -104,7 +106,7 @@ class FolderReporter(NullReporter):
         folder = self._teachers / fingerprint
         return folder if folder.is_dir() else None
 
-    def save_teacher(self, fingerprint: str, folder: Path) -> None:
+    def save_teacher(self, fingerprint: str, folder: Path, *, kind: TrainedKind = "teacher") -> None:  # noqa: ARG002
         """Copy the teacher into the shared folder."""
         target = self._teachers / fingerprint
         if not target.is_dir():
@@ -212,8 +214,10 @@ def _is_retained(line: str, track: str, after: int) -> bool:
 
 
 def _track_of(series: str) -> str:
-    """Return the track of a series: ``teacher-0`` for ``teacher/0/loss``, the student's for all others."""
+    """Return the track of a series: ``teacher-0`` for ``teacher/0/loss``, the student's for most others."""
     parts = series.split("/")
+    if parts[0] == BASELINE_TRACK:
+        return BASELINE_TRACK
     return teacher_track(int(parts[1])) if parts[0] == "teacher" else STUDENT_TRACK
 
 

@@ -18,23 +18,31 @@ import torch
 
 from core.data.pixels import Pixels
 from core.errors import SpecCannotRun
-from core.evaluate import ModelMetrics, evaluate_exported, measure_model
 from core.export import export_student
-from core.methods import MethodContext, build_method, plan_student_variant
-from core.models.build import all_stored_models, build_student, build_teacher, stored_models
+from core.models.build import all_stored_models, build_teacher, stored_models
 from core.models.built import BuiltModel
-from core.models.plan import model_inputs, plan_student, plan_teacher
-from core.models.structure import structure_of
+from core.models.plan import model_inputs, plan_teacher
 from core.models.weights import save_folder
-from core.reporting import STUDENT_TRACK, Progress, Reporter, RunResult, Stage, Workspace, teacher_track
+from core.reporting import (
+    BASELINE_TRACK,
+    STUDENT_TRACK,
+    Progress,
+    Reporter,
+    RunResult,
+    Stage,
+    Workspace,
+    teacher_track,
+)
 from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
 from core.teacher.evaluation_cache import EvaluationCache
 from core.teacher.frozen import FrozenTeacher
 from core.teacher.job_evaluation import JobEvaluation
+from core.teacher.job_evaluator import JobEvaluator
 from core.teacher.output_cache import CachedOutputs, CacheStats, cached_outputs_for
 from core.teacher.teacher_checks import TeacherChecks
 from core.teacher.training import TrainedTeacher
+from core.train.baseline import NOT_REQUESTED, Baseline, BaselineTraining, save_as_baseline
 from core.train.batch_norm import BatchNormUpdate, update_batch_norm
 from core.train.context import RunContext, open_run, threads_per_rank
 from core.train.data_parallel import shard_setup
@@ -44,6 +52,7 @@ from core.train.progress import ProgressRange, Track, plan_ranges
 from core.train.rank_launcher import RankConfig, launch_ranks
 from core.train.schedule import Schedule
 from core.train.statistics import estimate_statistics, log_method_metrics
+from core.train.student_setup import build_job_student, student_training_setup
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
 from core.train.training_set import TrainingSet, planned_schedule
 
@@ -104,6 +113,7 @@ class _Pipeline:
         self.cache_stats = CacheStats()
         self.batch_norm_update: BatchNormUpdate | None = None
         self.loss_ratio: float | None = None
+        self.is_complete = False  # the student took all steps
         self.method_metrics: dict[str, float] = {}  # on the test split
         self.evaluation_cache = EvaluationCache.for_job(context, headless=self.headless)
         self.trained_teachers = {
@@ -125,9 +135,10 @@ class _Pipeline:
             step = self._distill(prepared)
             student = self._finalize_student(prepared)
         schedule = planned_schedule(prepared.setup)
+        baseline = self._train_baseline(step, schedule)
         with self._stage(Stage.EVALUATE):
-            evaluated = self._evaluate(prepared, student)
-            evaluated.report(
+            evaluated = self._evaluate(prepared, student, baseline)
+            evaluated.log(
                 self.context,
                 step=step,
                 headless=self.headless,
@@ -164,12 +175,12 @@ class _Pipeline:
             else:
                 teachers[index] = built
         networks = [teachers[i] if i in teachers else pending[i].student for i in range(len(self.spec.teachers))]
-        student = self._build_student(networks)
+        student = build_job_student(self.spec, self.context, self.workspace.models, networks)
         training_set = TrainingSet.for_networks(
             self.spec, self.context, self.workspace.datasets, student=student, teachers=networks
         )
         pool = training_set.unlabeled_pool()
-        setup = self._build_setup(student, networks, training_set, pool)
+        setup = student_training_setup(training_set, student, networks, pool)
         return _Prepared(setup, training_set, teachers, pending, pool, self.reporter.newest_checkpoint(STUDENT_TRACK))
 
     def _load_teacher(self, index: int, spec: TeacherSpec) -> BuiltModel | None:
@@ -189,51 +200,6 @@ class _Pipeline:
         plan = plan_teacher(spec, inputs, image_size=self.image_size, models=stored_models(spec, folders))
         torch.manual_seed(derive_seed(self.spec.training.seed, f"teacher-{index}"))
         return build_teacher(plan, num_classes=inputs.num_classes, folders=folders)
-
-    def _build_student(self, teachers: list[BuiltModel]) -> BuiltModel:
-        spec, folders = self.spec, self.workspace.models
-        requested = plan_student(
-            spec.student,
-            model_inputs(spec, self.context.input_info, models=all_stored_models(spec, folders)),
-            image_size=self.image_size,
-            models=stored_models(spec.student, folders),
-        )
-        plan = plan_student_variant(
-            spec.method, requested, teachers=lambda: [structure_of(teacher) for teacher in teachers]
-        )
-        torch.manual_seed(derive_seed(spec.training.seed, "student"))
-        return build_student(plan, drop_path=spec.training.drop_path, folders=folders)
-
-    def _build_setup(
-        self, student: BuiltModel, networks: list[BuiltModel], training_set: TrainingSet, unlabeled_pool: Pixels | None
-    ) -> TrainingSetup:
-        """Build the student's setup. The complete pool is a placeholder for images that the method prepares later."""
-        training = self.spec.training
-        torch.manual_seed(derive_seed(training.seed, "method"))
-        pixels, _ = training_set.training_split()
-        method_context = MethodContext.from_spec(
-            self.spec,
-            student=student,
-            teachers=networks,
-            num_classes=self.context.stored.num_classes or student.num_classes or None,
-            num_samples=len(pixels),
-            num_pool=None if unlabeled_pool is None else len(unlabeled_pool),
-        )
-        return TrainingSetup(
-            training=training,
-            student=student,
-            method=build_method(self.spec.method, method_context),
-            teachers=(),
-            loader=self.context.loader(
-                training,
-                image_size=training_set.decode_size,
-                views=training.distinct_views,
-                pixels=unlabeled_pool or pixels,
-            ),
-            compute=self.context.compute,
-            ema=training.ema,
-            balance=training.balance,
-        )
 
     def _preflight(self, prepared: _Prepared) -> None:
         """Run one step of every pending training and try the export formats; results of equal jobs are cached."""
@@ -315,7 +281,7 @@ class _Pipeline:
                 if self.has_accuracy:
                     decode_size = prepared.training_set.decode_size
                     TeacherChecks(setup, context, self.evaluation_cache, decode_size).run()
-            trainer.run()
+            self.is_complete = trainer.run()
         trainer.train_step.finalize_weights()
         self.loss_ratio = trainer.train_step.state.loss_trend.ratio
         self.batch_norm_update = update = update_batch_norm(setup, steps=trainer.step, poll=context.poll)
@@ -336,10 +302,27 @@ class _Pipeline:
         _, held_out = prepared.training_set.training_split()
         return setup.method.finalize(setup.student, held_out)
 
+    def _train_baseline(self, step: int, schedule: Schedule) -> Baseline:
+        """Find or train the same student by labels alone, if the spec asks for it."""
+        if not self.spec.baseline:
+            return Baseline(None, NOT_REQUESTED)
+        if not self.is_complete:
+            return Baseline(None, "the student's training was stopped early, and a baseline takes all steps.")
+        training = BaselineTraining(self.spec, self.workspace, self.context)
+        found = training.find()
+        if found is not None:
+            return found
+        with self._stage(Stage.BASELINE):
+            return training.train(
+                progress_range=self.progress_ranges[BASELINE_TRACK],
+                student_steps=schedule.total_steps,
+                student_epochs=schedule.epoch(step),
+            )
+
     # --- results ------------------------------------------------------------------------------------
 
-    def _evaluate(self, prepared: _Prepared, student: BuiltModel) -> JobEvaluation:
-        """Write the student's files, and measure the exported file and the teachers, each at its own image size."""
+    def _evaluate(self, prepared: _Prepared, student: BuiltModel, baseline: Baseline) -> JobEvaluation:
+        """Write the student's files, and measure the exported file, the baseline and the teachers."""
         folder, first_teacher = self.context.root / "export", prepared.teachers.get(0)
         classes = self.context.stored.classes or (None if first_teacher is None else first_teacher.classes)
         save_folder(
@@ -350,16 +333,16 @@ class _Pipeline:
             preprocessing=student.preprocessing,
             classes=None if self.headless else classes,
         )
-
-        def measure(teacher: BuiltModel) -> ModelMetrics:
-            inputs = self.context.evaluation_inputs(teacher.preprocessing.image_size, headless=self.headless)
-            return measure_model(teacher, **inputs)
-
-        inputs = self.context.evaluation_inputs(self.image_size, headless=self.headless)
-        metrics = evaluate_exported(folder, **inputs)
-        teachers = [prepared.teachers[index] for index in sorted(prepared.teachers)]
-        measured = tuple(self.evaluation_cache.get_or_measure(teacher, measure) for teacher in teachers)
-        return JobEvaluation(folder, metrics, measured)
+        if self.is_complete:
+            save_as_baseline(self.spec, self.context, folder)
+        evaluator = JobEvaluator(
+            spec=self.spec,
+            context=self.context,
+            cache=self.evaluation_cache,
+            decode_size=prepared.training_set.decode_size,
+            classes=classes,
+        )
+        return evaluator.evaluate(folder, [prepared.teachers[index] for index in sorted(prepared.teachers)], baseline)
 
     def _export(self, evaluated: JobEvaluation) -> dict[str, Path]:
         """Export the remaining files to the student's folder."""
@@ -380,7 +363,7 @@ class _Pipeline:
             "teacher_cache": self.cache_stats.to_json(),
             **({"method": self.method_metrics} if self.method_metrics else {}),
         }
-        return export_student(
+        files = export_student(
             evaluated.folder,
             spec=self.spec,
             dataset=dataset,
@@ -390,8 +373,10 @@ class _Pipeline:
             reporter=self.reporter,
             failed=self.failed_formats,
             samples_NCHW=self.context.sample_images(self.image_size, NUM_PARITY_IMAGES),
+            sections=evaluated.sections(self.spec, self.context, self.stage_seconds, self.cache_stats),
             poll=self.context.poll,
         )
+        return {**files, **evaluated.write_predictions()}
 
     def _progress(self, fraction: float, step: int, schedule: Schedule) -> None:
         """Report progress of the stages after training."""

@@ -16,6 +16,10 @@ from core.job_warnings import JobWarning
 
 PIXEL_CACHE_BYTES = 20 * 1024**3
 STUDENT_TRACK = "distill"  # the student's checkpoints and progress
+BASELINE_TRACK = "baseline"  # those of the same student, trained by labels alone
+
+TrainedKind = Literal["teacher", "baseline"]
+"""Networks that a job trains and saves for later jobs."""
 
 
 def teacher_track(index: int) -> str:
@@ -30,6 +34,7 @@ class Stage(StrEnum):
     TEACHER = "teacher"
     CACHE = "cache"
     DISTILL = "distill"
+    BASELINE = "baseline"
     COMPRESS = "compress"
     EVALUATE = "evaluate"
     EXPORT = "export"
@@ -72,8 +77,8 @@ class SavedCheckpoint:
     """A complete checkpoint on local disk.
 
     ``folder`` holds ``model.safetensors`` (the student's weights) and ``state.pt`` (everything else that the next step
-    depends on). ``track`` is ``distill`` or ``teacher-K``; a run resumes each track from its newest checkpoint.
-    ``keep`` marks weights that the spec requests to keep; other checkpoints are only for resuming.
+    depends on). ``track`` is ``distill``, ``baseline`` or ``teacher-K``; a run resumes each track from its newest
+    checkpoint. ``keep`` marks weights that the spec requests to keep; other checkpoints are only for resuming.
     """
 
     folder: Path
@@ -125,10 +130,10 @@ class Reporter(Protocol):
         """Return the folder of the track's newest complete checkpoint, of any attempt."""
 
     def find_teacher(self, fingerprint: str) -> Path | None:
-        """Return the folder (``config.json``, ``model.safetensors``) of a saved teacher, or None."""
+        """Return the folder (``config.json``, ``model.safetensors``) of a saved teacher or baseline, or None."""
 
-    def save_teacher(self, fingerprint: str, folder: Path) -> None:
-        """Save a trained teacher for later jobs that need a teacher with the same fingerprint."""
+    def save_teacher(self, fingerprint: str, folder: Path, *, kind: TrainedKind = "teacher") -> None:
+        """Save a trained teacher or baseline for later jobs that need one with the same fingerprint."""
 
 
 class NullReporter:
@@ -178,7 +183,7 @@ class NullReporter:
         """Return None."""
         return None
 
-    def save_teacher(self, fingerprint: str, folder: Path) -> None:
+    def save_teacher(self, fingerprint: str, folder: Path, *, kind: TrainedKind = "teacher") -> None:
         """Discard."""
 
 

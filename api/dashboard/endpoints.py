@@ -245,7 +245,7 @@ def _is_secure(state: AppState, request: Request) -> bool:
 
 def _job_page(state: AppState, caller: Caller, job_id: str, *, problem: str | None = None) -> Response:
     alive_seconds = state.settings.alive_seconds
-    content = service.read_job(state.database, caller.project_id, job_id, alive_seconds=alive_seconds)
+    content = service.read_job(state.database, state.store, caller.project_id, job_id, alive_seconds=alive_seconds)
     may_write = caller.has_scope("write")
     return page(
         "job.html",
@@ -257,6 +257,8 @@ def _job_page(state: AppState, caller: Caller, job_id: str, *, problem: str | No
         events=content.events,
         earlier_events=content.events[0]["seq"] - 1 if content.events else 0,
         artifacts=content.artifacts,
+        report=content.report,
+        lineage=content.lineage,
         settings=views.settings(content.job, content.dataset_name),
         refresh_seconds=views.refresh_seconds(content.job),
         problem=problem,

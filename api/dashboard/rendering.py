@@ -10,7 +10,7 @@ from typing import Any
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api.dashboard import formats, views
+from api.dashboard import evaluation, formats, views
 from api.headers import PAGE_HEADERS
 
 _PACKAGE_DIR = Path(__file__).parent
@@ -46,7 +46,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(formats.FILTERS)
-    environment.globals.update(static=static_url, views=views)
+    environment.globals.update(static=static_url, views=views, evaluation=evaluation)
     return environment
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from api.jobs.service import artifact_out, event_out, to_job_out
 from api.jobs.worker_checks import waiting_reasons
-from core.errors import NotFound
-from core.store import datasets, events, jobs
+from core.errors import NotFound, StorageFailed
+from core.store import datasets, events, jobs, lineage
+from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, Session
+from core.store.tables import Artifact
 
 NUM_EVENTS = 200  # newest events on a job's page
+REPORT = "report.json"
+MAX_REPORT_BYTES = 8 * 1024**2  # of a report that the page shows
+
+log = structlog.get_logger(__name__)
 
 Document = Mapping[str, Any]
 
@@ -26,13 +35,27 @@ class JobList:
 
 
 @dataclass(frozen=True, slots=True)
+class LineageEntry:
+    """One line of a job's lineage: a network or job that its student was made from, or that was made from it."""
+
+    label: str
+    text: str
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class JobPage:
-    """Data of a job's page, read in one transaction, so that it is consistent."""
+    """Data of a job's page, read in one transaction, so that it is consistent.
+
+    ``report`` is the job's ``report.json``, None if it has no section ``evaluation``.
+    """
 
     job: Document
     events: Sequence[Document]
     artifacts: Sequence[Document]
     dataset_name: str | None
+    report: Document | None
+    lineage: Sequence[LineageEntry]
 
 
 def list_jobs(
@@ -44,8 +67,10 @@ def list_jobs(
         return JobList([_document(to_job_out(job)) for job in page.items], page.has_more)
 
 
-def read_job(database: Database, project_id: str, job_id: str, *, alive_seconds: float) -> JobPage:
-    """Read a job with its events and artifacts. Raises ``NotFound``.
+def read_job(
+    database: Database, store: ArtifactStore, project_id: str, job_id: str, *, alive_seconds: float
+) -> JobPage:
+    """Read a job with its events, artifacts and report. Raises ``NotFound``.
 
     ``alive_seconds`` is the age of a heartbeat up to which its worker counts as alive.
     """
@@ -59,7 +84,48 @@ def read_job(database: Database, project_id: str, job_id: str, *, alive_seconds:
             events=[_document(event_out(event)) for event in latest.items],
             artifacts=[_document(artifact_out(artifact)) for artifact in artifacts],
             dataset_name=_dataset_name(session, project_id, job.dataset_id),
+            report=_report(store, artifacts),
+            lineage=_lineage(session, project_id, job.model_id, job_id),
         )
+
+
+def _report(store: ArtifactStore, artifacts: Sequence[Artifact]) -> Document | None:
+    """Read the report of a job; None for a job without one, or of an earlier version, or if it cannot be read."""
+    found = next((artifact for artifact in artifacts if artifact.name == REPORT), None)
+    if found is None or found.size_bytes > MAX_REPORT_BYTES:
+        return None
+    try:
+        document: Document = json.loads(b"".join(store.open(found.key)))
+    except StorageFailed as error:
+        log.warning("report.unreadable", key=found.key, error=error.detail)
+        return None
+    return document if document.get("evaluation") else None
+
+
+def _lineage(session: Session, project_id: str, model_id: str | None, job_id: str) -> list[LineageEntry]:
+    """Return what a job's student was made from, and what was made from it; empty without a student."""
+    if model_id is None:
+        return []
+    try:
+        found = lineage.lineage(session, project_id, model_id)
+    except NotFound:
+        return []  # the model was deleted
+    nodes = {node.id: node for node in found.nodes}
+
+    def entry(label: str, node_id: str) -> LineageEntry:
+        node = nodes[node_id]
+        text = (node.name or node.id) + ("" if node.exists else " (deleted)")
+        if node.kind == "teacher":
+            text = f"{node.name}, {node.details['weights']}"
+        urls = {"job": f"/jobs/{node.id}", "model": f"/v1/models/{node.id}"}
+        return LineageEntry(label, text, urls.get(node.kind) if node.exists else None)
+
+    before = {"teacher": "Teacher", "initial_weights": "Initial weights"}
+    after = {"teacher": "Teaches", "initial_weights": "Starts", "compressed": "Compressed"}
+    entries = [entry(before[edge.role], edge.source) for edge in found.edges if edge.target == job_id]
+    entries.append(entry("Student", model_id))
+    entries += [entry(after[edge.role], edge.target) for edge in found.edges if edge.source == model_id]
+    return entries
 
 
 def _dataset_name(session: Session, project_id: str, dataset_id: str) -> str | None:

@@ -24,6 +24,7 @@ _STAGE_LABELS = {
     Stage.TEACHER: "Teacher",
     Stage.CACHE: "Cache",
     Stage.DISTILL: "Distill",
+    Stage.BASELINE: "Baseline",
     Stage.COMPRESS: "Compress",
     Stage.EVALUATE: "Evaluate",
     Stage.EXPORT: "Export",
@@ -91,6 +92,8 @@ def stages(job: Document) -> list[StageView]:
     planned = [Stage.PREPARE, Stage.DISTILL, Stage.EVALUATE, Stage.EXPORT]
     if any(map(trains_teacher, job["spec"].get("teachers") or [])):
         planned.insert(1, Stage.TEACHER)
+    if job["spec"].get("baseline"):
+        planned.append(Stage.BASELINE)
     return [
         StageView(stage.value, _STAGE_LABELS[stage], *_stage_state(job, stage, times))
         for stage in Stage

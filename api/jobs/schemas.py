@@ -66,6 +66,15 @@ class Measured(Out):
     latency_ms: float | None = None
 
 
+class BaselineOut(Measured):
+    """Metrics of the same student, trained by labels alone, and the student's gain over it."""
+
+    gain: float | None = Field(default=None, description="Top-1 of the student minus that of the baseline.")
+    gain_interval: tuple[float, float] | None = Field(
+        default=None, description="95 % interval of `gain`, by a paired bootstrap over the test images."
+    )
+
+
 class ResultOut(Out):
     """Result of a job that succeeded."""
 
@@ -76,6 +85,9 @@ class ResultOut(Out):
     teachers: list[Measured]
     compressed: list[dict[str, Any]]
     agreement: float | None = Field(description="Fraction of images where student and teacher predict the same class.")
+    baseline: BaselineOut | None = Field(
+        default=None, description="Null: the spec asked for no baseline, or there is none; `report.json` says why."
+    )
 
 
 class DeviceOut(Out):
@@ -239,6 +251,12 @@ class TeacherCacheOut(Out):
     )
 
 
+class BaselineEstimateOut(Out):
+    """Estimated duration of the baseline's training and evaluation, unless an earlier job has trained it."""
+
+    seconds: float
+
+
 class EstimateOut(Out):
     """Estimated cost of a job, and size of its models."""
 
@@ -253,4 +271,5 @@ class EstimateOut(Out):
     seconds: float | None
     memory_bytes: int | None
     teacher_cache: TeacherCacheOut
+    baseline: BaselineEstimateOut | None = Field(default=None, description="Null: the spec asks for no baseline.")
     warnings: list[JobWarning]

@@ -6,7 +6,6 @@ from core.evaluate.accuracy import (
     agreement,
     evaluate_accuracy,
     predict,
-    predicted_classes,
     score,
 )
 from core.evaluate.embeddings import EmbeddingEvaluator, EvaluationResult
@@ -29,7 +28,6 @@ __all__ = [
     "measure_model",
     "model_flops",
     "predict",
-    "predicted_classes",
     "score",
     "state_bytes",
 ]

@@ -77,17 +77,6 @@ def evaluate_accuracy(
     return score(predict(logits, pixels.images, batch_size=batch_size, device=device, poll=poll), pixels.labels)
 
 
-def predicted_classes(
-    logits: Callable[[Tensor], Any],
-    images_NCHW: Images,
-    *,
-    device: torch.device | str = "cpu",
-    poll: Callable[[], None] | None = None,
-) -> Tensor:
-    """Run a classifier over images without labels; return its most probable classes (N,). See :func:`predict`."""
-    return predict(logits, images_NCHW, device=device, poll=poll).argmax(dim=1)
-
-
 def score(logits_NK: Tensor, labels_N: Tensor) -> Accuracy:
     """Score logits against labels. With fewer than five classes, top-5 uses all of them."""
     num_classes = logits_NK.shape[1]

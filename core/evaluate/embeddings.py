@@ -38,12 +38,14 @@ _CHUNK_SIZE = 256
 class EvaluationResult:
     """Accuracy of a model and further details for the report. ``accuracy`` is None for a dataset without labels.
 
-    ``predictions`` (N,) int64 are those of a classifier on images without labels.
+    ``predictions`` (N,) int64 are those of a classifier on images without labels. ``logits`` (N, K) float32 are those
+    of a classifier.
     """
 
     accuracy: Accuracy | None
     details: dict[str, Any] = field(default_factory=dict)
     predictions: Tensor | None = None
+    logits: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.evaluate.accuracy import Accuracy, LabeledImages, evaluate_accuracy
+from core.evaluate.accuracy import Accuracy, LabeledImages, predict, score
 from core.evaluate.embeddings import EvaluationResult
 from core.evaluate.flops import count_flops
 from core.evaluate.latency import Latency, measure_latency
@@ -31,7 +31,7 @@ class ModelMetrics:
     """Metrics of one model. ``flops`` are per image, 2 per multiply-add; ``latency`` has one entry per batch size.
 
     ``accuracy`` is None for a dataset without labels. ``evaluation_details`` go to the report. ``predictions`` (N,) are
-    the classes on a dataset without labels.
+    the classes on a dataset without labels. ``logits`` (N, K) are those of a classifier, None if they are unknown.
     """
 
     accuracy: Accuracy | None
@@ -41,6 +41,7 @@ class ModelMetrics:
     latency: tuple[Latency, ...]
     evaluation_details: Mapping[str, Any] = field(default_factory=dict)
     predictions: Tensor | None = None
+    logits: Tensor | None = None
 
     @property
     def predicted_classes(self) -> Tensor | None:
@@ -101,9 +102,11 @@ def measure_model(
     ``evaluator`` replaces the accuracy of the logits, for a network without a classifier.
     """
     module = built.module.to(device).eval()
-    result = (
-        evaluator(built) if evaluator else EvaluationResult(evaluate_accuracy(built, pixels, device=device, poll=poll))
-    )
+    if evaluator is None:
+        logits = predict(built, pixels.images, device=device, poll=poll)
+        result = EvaluationResult(score(logits, pixels.labels), logits=logits)
+    else:
+        result = evaluator(built)
     image_1CHW = torch.from_numpy(np.array(pixels.images[:1])).to(device).float() / 255
     latency = measure_latency(module, built.preprocessing(image_1CHW)[0], poll=poll)
     return ModelMetrics(
@@ -114,6 +117,7 @@ def measure_model(
         latency=latency,
         evaluation_details=result.details,
         predictions=result.predictions,
+        logits=result.logits,
     )
 
 

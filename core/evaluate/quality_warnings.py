@@ -104,6 +104,17 @@ def worse_teacher_warning(index: int, teacher: float, student: float, num_images
     )
 
 
+def baseline_warning(difference: float, low: float, high: float) -> JobWarning:
+    """Warn of a student that is less accurate than its baseline, with the difference and its 95 % interval."""
+    return JobWarning(
+        code="student_below_baseline",
+        field="/method",
+        message=f"the student is {100 * abs(difference):.1f} points less accurate than the same network trained by "
+        f"labels alone (95 % interval: {100 * abs(high):.1f} to {100 * abs(low):.1f}): the teacher harms.",
+        fix=f"{_BETTER_TEACHER}, give its loss less weight, or use method scratch.",
+    )
+
+
 def student_warnings(accuracy: Accuracy, chance: Chance) -> Iterator[JobWarning]:
     """Yield warnings of a student that is at or below chance, or that predicts the same class for all images."""
     if chance.includes(accuracy.top1):

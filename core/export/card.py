@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core.export.evaluation_card import teacher_effect
 from core.export.licenses import weight_licenses
 from core.models.built import BuiltModel
 from core.spec import JobSpec
@@ -12,7 +13,7 @@ from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT
 
 _LIMITS = (
     "The metrics hold for the test split named above and for similar images. Nothing else was measured: not "
-    "robustness, not fairness between groups, not behavior on images of other classes."
+    "fairness between groups, not behavior on images of other classes."
 )
 _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD", "lion": "Lion"}
 MAX_CLASSES = 20  # a longer list is in config.json only
@@ -27,10 +28,12 @@ def model_card(
     threads: int,
     formats: Sequence[str],
     top1_metric: str | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the model card as Markdown, with front matter for the Hugging Face hub.
 
-    ``top1_metric`` describes what top-1 and top-5 measure, for a student without a classifier.
+    ``top1_metric`` describes what top-1 and top-5 measure, for a student without a classifier. ``evaluation`` is the
+    section of the report.
     """
     parts = [
         _front_matter(student),
@@ -38,6 +41,7 @@ def model_card(
         _summary(spec, student),
         "## Metrics",
         _metrics(result, dataset, threads, top1_metric),
+        *([] if evaluation is None else teacher_effect(evaluation, result)),
         "## Use",
         _usage(student, formats),
         "## Input",
@@ -81,6 +85,8 @@ def _summary(spec: JobSpec, student: BuiltModel) -> str:
 def _metrics(result: Mapping[str, Any], dataset: Mapping[str, Any], threads: int, top1_metric: str | None) -> str:
     rows = [("student", result["student"])]
     rows += [(f"teacher {index}", metrics) for index, metrics in enumerate(result.get("teachers", []))]
+    if result.get("baseline") is not None:
+        rows.append(("baseline (labels alone)", result["baseline"]))
     lines = [
         "| | top-1 | top-5 | parameters | GFLOPs | MB | ms per image |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,8 +27,12 @@ def build_report(
     details: Mapping[str, Any],
     stages: Mapping[str, float],
     warnings: Sequence[JobWarning],
+    sections: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Build the report as JSON. ``stages`` has seconds by stage; ``details`` has measurements beyond the result."""
+    """Build the report as JSON.
+
+    ``stages`` has seconds by stage, ``details`` measurements beyond the result. ``sections`` are added as they are.
+    """
     seeds: dict[str, Any] = {"student": spec.training.seed}
     for index, teacher in enumerate(spec.teachers):
         if teacher.training is not None:
@@ -40,6 +45,7 @@ def build_report(
         "result": dict(result),
         "warnings": [warning.model_dump(mode="json") for warning in warnings],
         "details": dict(details),
+        **sections,
         "stages": dict(stages),
         "seeds": seeds,
         "licenses": weight_licenses(spec),

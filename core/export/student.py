@@ -38,6 +38,7 @@ def export_student(
     samples_NCHW: Images,
     reporter: Reporter,
     failed: Mapping[str, str] = MappingProxyType({}),
+    sections: Mapping[str, Any] = MappingProxyType({}),
     poll: Callable[[], None] = no_poll,
 ) -> dict[str, Path]:
     """Complete a folder that ``save_folder`` wrote; return its files by artifact name.
@@ -53,6 +54,7 @@ def export_student(
         samples_NCHW: Real images, for a comparison of each format with the weights.
         reporter: Receives the warning; the report has all warnings of the job.
         failed: Reason by format of those that are known to fail, which are not tried again.
+        sections: Sections of the report; the card reads ``evaluation``.
         poll: Called between files; it may raise to interrupt.
 
     Raises:
@@ -73,6 +75,7 @@ def export_student(
         threads=torch.get_num_threads(),
         formats=formats,
         top1_metric=details.get("student", {}).get("top1_metric"),
+        evaluation=sections.get("evaluation"),
     )
     report = build_report(
         spec=spec,
@@ -81,6 +84,7 @@ def export_student(
         details=dict(details) | written | {name: {"failed": why} for name, why in failures.items()},
         stages=stages,
         warnings=reporter.warnings(),
+        sections=sections,
     )
     write_atomic(folder / CARD, card.encode())
     write_atomic(folder / REPORT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())

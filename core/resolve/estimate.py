@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from core.data.holdout import num_held_out
 from core.data.views import steps_per_epoch
+from core.evaluate.corruptions import CORRUPTIONS
+from core.evaluate.corruptions import MAX_IMAGES as MAX_CORRUPTED_IMAGES
 from core.job_warnings import JobWarning
 from core.methods import Method
 from core.models.plan import ModelPlan
@@ -59,11 +62,13 @@ def estimate_job(
     num_pool: int,
     image_size: int,
     method: Method,
+    baseline: ModelPlan | None = None,
 ) -> dict[str, Any]:
     """Return the response of ``POST /v1/estimates`` for a resolved spec.
 
     ``num_images`` is the number of training images, ``num_pool`` that of the unlabeled images that the method selects
     from. ``image_size`` is the size at which the training images are decoded. ``method`` is built for these networks.
+    ``baseline`` is the student that is also trained by labels alone.
     """
     total_steps = spec.training.num_epochs * steps_per_epoch(num_images, spec.training.batch_size)
     cache = _teacher_cache(spec, teachers, method, num_images)
@@ -73,7 +78,10 @@ def estimate_job(
     selection = [_evaluation(teacher, num_pool) for teacher in teachers if num_pool]
     evaluation = [_evaluation(model, dataset.num_test) for model in (student, *teachers)]
     hardware: dict[str, Any] = {"threads": spec.resources.threads or 1, "accelerator": spec.resources.accelerator}
-    seconds = estimate_seconds([training, *inference, *trainings, *selection, *evaluation], **hardware)
+    num_corrupted = _num_corrupted(spec, dataset)
+    evaluation += [_evaluation(model, num_corrupted) for model in (student, *teachers)]
+    own = [] if baseline is None else _baseline(spec, dataset, baseline, num_corrupted)
+    seconds = estimate_seconds([training, *inference, *trainings, *own, *selection, *evaluation], **hardware)
     seconds += image_seconds(spec, num_images, dataset.channels, image_size, cached_views=cache["views"])
     cache_seconds = sum(workload_seconds(load, **hardware) for load in inference) if cache["views"] else 0.0
     return {
@@ -86,6 +94,9 @@ def estimate_job(
             spec, dataset, student, teachers, num_images=num_images, image_size=image_size, method=method
         ),
         "teacher_cache": {**cache, "seconds": round(cache_seconds, 1)},
+        "baseline": None
+        if baseline is None
+        else {"seconds": round(sum(workload_seconds(load, **hardware) for load in own), 1)},
         "warnings": [warning.model_dump(mode="json") for warning in warnings],
     }
 
@@ -184,6 +195,19 @@ def _teacher_trainings(spec: JobSpec, teachers: Sequence[ModelPlan], num_train: 
 
 def _evaluation(model: ModelPlan, num_images: int) -> Workload:
     return Workload(profile_plan(model), _EVALUATION_BATCH, -(-num_images // _EVALUATION_BATCH), trains=False)
+
+
+def _num_corrupted(spec: JobSpec, dataset: DatasetInfo) -> int:
+    """Number of corrupted images that each classifier is evaluated on, and of the same images without corruption."""
+    if spec.method.info.needs.headless or dataset.num_classes is None:
+        return 0
+    return min(MAX_CORRUPTED_IMAGES, dataset.num_test) * (len(CORRUPTIONS) + 1)
+
+
+def _baseline(spec: JobSpec, dataset: DatasetInfo, model: ModelPlan, num_corrupted: int) -> list[Workload]:
+    """Training and evaluation of the baseline."""
+    num_images = dataset.num_train - num_held_out(dataset.num_train, spec.held_out_fraction)
+    return [_training(spec.training, model, num_images), _evaluation(model, dataset.num_test + num_corrupted)]
 
 
 def _teacher_cache(spec: JobSpec, teachers: Sequence[ModelPlan], method: Method, num_images: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from core.resolve.class_names import misplaced_class
 from core.resolve.default_epochs import with_epochs
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
 from core.resolve.estimate import estimate_job, job_memory
+from core.resolve.evaluation_checks import evaluation_errors
 from core.resolve.export_checks import check_formats
 from core.resolve.image_costs import estimated_decode_size
 from core.resolve.memory_check import fitting_batch_size, memory_warnings
@@ -115,6 +116,7 @@ def resolve(
     collector.errors += device_errors(resolved, method, num_images)
     collector.errors += accumulation_errors(resolved, method)
     collector.errors += balance_errors(resolved, method)
+    collector.errors += evaluation_errors(resolved, dataset, method)
     collector.raise_if_any()
     classified = _classified(spec, dataset, models)
     warnings = spec_warnings(resolved, classified, models, student, teachers, num_images=num_images)
@@ -137,6 +139,7 @@ def resolve(
         num_pool=num_pool,
         image_size=decode_size,
         method=method,
+        baseline=_plan_student(resolved, dataset, models) if resolved.baseline else None,
     )
     fitting = None if memory_bytes is None else fitting_batch_size(resolved, memory_bytes, memory)
     return Resolution(resolved, estimate, fitting)
@@ -324,8 +327,8 @@ def _build_method(
 
 
 def _num_training_images(spec: JobSpec, dataset: DatasetInfo) -> int:
-    """Size of the training split without the part that the method holds out."""
-    return dataset.num_train - num_held_out(dataset.num_train, spec.method.held_out_fraction)
+    """Size of the training split without the part that is held out."""
+    return dataset.num_train - num_held_out(dataset.num_train, spec.held_out_fraction)
 
 
 def _meta_model(plan: ModelPlan) -> BuiltModel:

@@ -56,6 +56,7 @@ _DOCUMENTS = {  # the artifacts that every job has besides its formats
     "config.json": "application/json",
     "README.md": "text/markdown; charset=utf-8",
     "report.json": "application/json",
+    "predictions.npz": "application/octet-stream",  # of classifiers
 }
 
 

@@ -162,6 +162,11 @@ class JobSpec(StrictModel):
     method: MethodSpec = Field(description="One object, discriminated by `name`; `GET /v1/methods` lists all methods.")
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     compression: tuple[dict[str, JsonValue], ...] = Field(default=(), max_length=16)
+    baseline: bool = Field(
+        default=False,
+        description="Also train the student with the same budget by labels alone (method `scratch`), or find an equal "
+        "training of an earlier job. The report then tells whether the teacher helped.",
+    )
     export: tuple[ExportName, ...] = Field(default=("safetensors", "onnx"), max_length=8)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     priority: int = Field(
@@ -203,6 +208,11 @@ class JobSpec(StrictModel):
                 {"method": self.method.name, "maximum": needs.max_teachers, "count": count},
             )
         return self
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Fraction of the training split that the student is not trained on."""
+        return max(self.method.held_out_fraction, self.training.hold_out)
 
     def datasets(self) -> dict[str, str]:
         """Ids of all datasets that this spec reads, by pointer; the job's own is the first."""

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import FieldError, InvalidSpec
-from core.reporting import STUDENT_TRACK, teacher_track
+from core.reporting import BASELINE_TRACK, STUDENT_TRACK, teacher_track
 from core.spec.job import WEIGHT_KEYWORDS, JobSpec, ModelSpec
 from core.spec.parse import parse_job_spec, pointer
 from core.spec.patch import FieldPath, differences, merge_patch
 from core.spec.training import default_min_learning_rate
 
 CHANGEABLE = (
-    "name", "metadata", "priority", "training", "teachers/K/training", "method", "export", "resources",
+    "name", "metadata", "priority", "training", "teachers/K/training", "method", "baseline", "export", "resources",
     "student/weights", "teachers/K/weights",
 )  # fmt: skip
 """Fields that a retry may change; weights only if they are no stored model, before and after."""
 
 _METHOD: FieldPath = ("method", "name")
-_MAY_CHANGE = {"name", "metadata", "priority", "training", "method", "export", "resources"}
+_MAY_CHANGE = {"name", "metadata", "priority", "training", "method", "baseline", "export", "resources"}
 # Fields without influence on a student's weights. The number of threads has one: it sets the order of sums.
 _IRRELEVANT: tuple[FieldPath, ...] = (
-    ("name",), ("metadata",), ("priority",), ("export",), ("resources", "max_seconds"),
+    ("name",), ("metadata",), ("priority",), ("baseline",), ("export",), ("resources", "max_seconds"),
     ("training", "checkpoint_every_epochs"), ("training", "keep_weights_every_epochs"),
 )  # fmt: skip
 # Fields outside a teacher's own block that its training depends on.
@@ -32,15 +32,21 @@ _SHARED_WITH_TEACHERS: tuple[FieldPath, ...] = (("resources", "threads"), ("reso
 
 @dataclass(frozen=True, slots=True)
 class RestartScope:
-    """Trainings that have to restart: the student's, and those of the listed teachers."""
+    """Trainings that have to restart: the student's with its baseline, and those of the listed teachers.
+
+    ``baseline`` tells whether the job has one.
+    """
 
     student: bool
     teachers: tuple[int, ...] = ()
+    baseline: bool = False
 
     @property
     def tracks(self) -> tuple[str, ...]:
         """Checkpoint tracks that are no longer valid."""
-        return (*(teacher_track(index) for index in self.teachers), *((STUDENT_TRACK,) if self.student else ()))
+        teachers = (teacher_track(index) for index in self.teachers)
+        own = (STUDENT_TRACK, *((BASELINE_TRACK,) if self.baseline else ())) if self.student else ()
+        return (*teachers, *own)
 
 
 def apply_patch(document: Mapping[str, Any], patch: Mapping[str, Any]) -> JobSpec:
@@ -120,7 +126,8 @@ def restart_scope(old: Mapping[str, Any], new: Mapping[str, Any]) -> RestartScop
     shared = any(_is_under(path, _SHARED_WITH_TEACHERS) for path in paths)
     own = {path[1] for path in paths if path[0] == "teachers" and len(path) > 1}
     trained = [k for k, teacher in enumerate(new.get("teachers", ())) if trains_teacher(teacher)]
-    return RestartScope(bool(paths), tuple(k for k in trained if shared or k in own))
+    has_baseline = bool(old.get("baseline") or new.get("baseline"))
+    return RestartScope(bool(paths), tuple(k for k in trained if shared or k in own), baseline=has_baseline)
 
 
 def trains_teacher(teacher: Mapping[str, Any]) -> bool:

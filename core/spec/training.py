@@ -174,6 +174,13 @@ class TrainingSpec(TrainingBase):
         lt=1,
         description="Decay of an exponential moving average of the weights; the average is then exported.",
     )
+    hold_out: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="Fraction of the training images (at most 10,000) that the student is not trained on. The report "
+        "fits the temperature of its class probabilities on them. 0: all images are trained on.",
+    )
     checkpoint_every_epochs: int = Field(
         default=1, ge=1, le=10_000, description="Maximum number of epochs between checkpoints."
     )

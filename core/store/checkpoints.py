@@ -1,7 +1,7 @@
 """Checkpoints: the newest two of each track, to resume from, and the weights that the spec retains.
 
-The API does not list tracks ``teacher-K``, which only serve resuming. All files count as stored bytes of the project;
-each transaction updates that number last, after it has locked the job (see ``core.store.quotas``).
+The API does not list tracks ``teacher-K`` and ``baseline``, which only serve resuming. All files count as stored bytes
+of the project; each transaction updates that number last, after it has locked the job (see ``core.store.quotas``).
 """
 
 from __future__ import annotations

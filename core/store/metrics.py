@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from core.reporting import STUDENT_TRACK
+from core.reporting import BASELINE_TRACK, STUDENT_TRACK
 from core.store import metric_rollups
 from core.store.db import insert_or_conflict
 from core.store.job_leases import LeaseToken, lock_job
@@ -49,13 +49,14 @@ def insert(session: Session, lease: LeaseToken, values: Iterable[tuple[str, int,
 def delete_after(session: Session, lease: LeaseToken, step: int, *, track: str = STUDENT_TRACK) -> None:
     """Delete the points beyond ``step``, at which a track resumes (-1: all points).
 
-    Series of the track ``teacher-K`` start with ``teacher/K/``; all others are the student's. Raises ``LeaseLost``.
+    Series of the track ``teacher-K`` start with ``teacher/K/``, those of ``baseline`` with ``baseline/``; all others
+    are the student's. Raises ``LeaseLost``.
     """
     job = lock_job(session, lease)
 
     def is_in_track(name: InstrumentedAttribute[str]) -> ColumnElement[bool]:
         if track == STUDENT_TRACK:
-            return ~name.startswith("teacher/")
+            return ~name.startswith("teacher/") & ~name.startswith(f"{BASELINE_TRACK}/")
         return name.startswith(track.replace("-", "/") + "/", autoescape=True)
 
     session.execute(

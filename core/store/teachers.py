@@ -1,4 +1,4 @@
-"""Trained teachers of a project, reused by fingerprint, and completed teacher caches."""
+"""Trained teachers and baselines of a project, reused by fingerprint, and completed teacher caches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
+from core.reporting import TrainedKind
 from core.store import events
 from core.store.artifact_store import StoredFile
 from core.store.db import insert_or_conflict, utc_now
@@ -32,8 +33,15 @@ def exists(session: Session, project_id: str, fingerprint: str) -> bool:
     return session.get(Teacher, (project_id, fingerprint)) is not None
 
 
-def save(session: Session, lease: LeaseToken, fingerprint: str, files: Sequence[StoredFile]) -> Teacher:
-    """Save a teacher whose files are published. Raises ``LeaseLost``.
+def save(
+    session: Session,
+    lease: LeaseToken,
+    fingerprint: str,
+    files: Sequence[StoredFile],
+    *,
+    kind: TrainedKind = "teacher",
+) -> Teacher:
+    """Save a teacher or baseline whose files are published. Raises ``LeaseLost``.
 
     Replaces an existing one: it was damaged, or another job trained the same teacher concurrently.
     """
@@ -45,8 +53,8 @@ def save(session: Session, lease: LeaseToken, fingerprint: str, files: Sequence[
         .values(project_id=job.project_id, fingerprint=fingerprint, **new)
         .on_conflict_do_update(index_elements=["project_id", "fingerprint"], set_=new)
     )
-    message = "Trained teacher saved for later jobs."
-    events.record(session, job.id, "teacher.saved", message, data={"fingerprint": fingerprint})
+    message = f"Trained {kind} saved for later jobs."
+    events.record(session, job.id, f"{kind}.saved", message, data={"fingerprint": fingerprint})
     return session.get_one(Teacher, (job.project_id, fingerprint), populate_existing=True)
 
 

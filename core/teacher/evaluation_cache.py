@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from core.data.pixels import Pixels
 from core.evaluate import Accuracy, Latency, ModelMetrics, agreement
+from core.evaluate.corruptions import MAX_IMAGES
 from core.methods import Teacher
 from core.models.built import BuiltModel
 from core.teacher.cache_key import teacher_digest
@@ -19,7 +22,9 @@ from core.teacher.frozen import FrozenTeacher
 from core.train.context import RunContext, validation_stride
 from core.train.result_cache import ResultCache
 
-_KIND = "evaluation"
+_KIND, _CORRUPTED_KIND = "evaluation", "corrupted images"
+_OMITTED = "omitted"
+_MAX_LOGIT_BYTES = 8 * 1024**2  # as float32; a teacher with more logits on the test split runs in every job
 
 
 def validation_top1(accuracy: Accuracy, labels_N: Tensor) -> float:
@@ -30,11 +35,15 @@ def validation_top1(accuracy: Accuracy, labels_N: Tensor) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Metrics of a teacher, the seconds that measuring took, and whether they came from the cache."""
+    """Metrics of a teacher, the seconds that measuring took, and whether they came from the cache.
+
+    ``omits_logits``: the teacher has logits, which are too large for the cache.
+    """
 
     metrics: ModelMetrics
     seconds: float
     hit: bool
+    omits_logits: bool = False
 
     def details(self, classes: tuple[str, ...] | None) -> dict[str, Any]:
         """Return what the report has in addition to the job result."""
@@ -46,7 +55,7 @@ class Evaluation:
 class EvaluationCache:
     """Cached metrics of teachers on the test split of one dataset, decoded at each teacher's own image size.
 
-    ``dataset`` is the dataset's fingerprint. ``criterion`` is ``logits``, or ``embeddings, chosen ridge`` where
+    ``dataset`` is the dataset's fingerprint. ``criterion`` is ``logits, saved``, or ``embeddings, chosen ridge`` where
     accuracy is that of :class:`core.evaluate.EmbeddingEvaluator`.
     """
 
@@ -60,7 +69,7 @@ class EvaluationCache:
         return cls(
             context.result_cache,
             dataset=context.stored.fingerprint,
-            criterion="embeddings, chosen ridge" if headless else "logits",
+            criterion="embeddings, chosen ridge" if headless else "logits, saved",
         )
 
     def log_accuracy(self, teachers: Sequence[Teacher], context: RunContext) -> list[float]:
@@ -87,9 +96,12 @@ class EvaluationCache:
         return agreement(accuracy.predictions[::stride], subset.labels)
 
     def get_or_measure(self, teacher: BuiltModel, measure: Callable[[BuiltModel], ModelMetrics]) -> Evaluation:
-        """Return the cached metrics of a teacher; on a miss, measure and cache them."""
+        """Return the cached metrics of a teacher; on a miss, measure and cache them.
+
+        The cache has no logits of a large split, so the teacher is then measured again.
+        """
         cached = self._get(teacher)
-        if cached is not None:
+        if cached is not None and not cached.omits_logits:
             return cached
         began = time.monotonic()
         metrics = measure(teacher)
@@ -99,7 +111,21 @@ class EvaluationCache:
 
     def _get(self, teacher: BuiltModel) -> Evaluation | None:
         cached = self.results.get(_KIND, self._key_fields(teacher))
-        return None if cached is None else Evaluation(_from_json(cached["metrics"]), cached["seconds"], hit=True)
+        if cached is None:
+            return None
+        omits_logits = cached["metrics"]["logits"] == _OMITTED
+        return Evaluation(_from_json(cached["metrics"]), cached["seconds"], hit=True, omits_logits=omits_logits)
+
+    def get_or_measure_corrupted(
+        self, teacher: BuiltModel, image_size: int, measure: Callable[[BuiltModel], Mapping[str, float]]
+    ) -> dict[str, float]:
+        """Return a teacher's accuracy by corruption, on images of ``image_size`` pixels; on a miss, measure it."""
+        key_fields = {**self._key_fields(teacher), "image_size": str(image_size), "num_images": str(MAX_IMAGES)}
+        cached = self.results.get(_CORRUPTED_KIND, key_fields)
+        if cached is None:
+            cached = dict(measure(teacher))
+            self.results.put(_CORRUPTED_KIND, key_fields, cached)
+        return cached
 
     def _key_fields(self, teacher: BuiltModel) -> dict[str, str]:
         split_id = f"{self.dataset}-{teacher.preprocessing.image_size}-test"
@@ -116,7 +142,25 @@ def _to_json(metrics: ModelMetrics) -> dict[str, Any]:
         "latency": [latency.to_json() for latency in metrics.latency],
         "evaluation_details": dict(metrics.evaluation_details),
         "predictions": None if metrics.predictions is None else metrics.predictions.tolist(),
+        "logits": _logits_to_json(metrics.logits),
     }
+
+
+def _logits_to_json(logits_NK: Tensor | None) -> dict[str, Any] | str | None:
+    """Return logits as base64 of little-endian float32 values, or ``_OMITTED`` where they are too large."""
+    if logits_NK is None:
+        return None
+    content = logits_NK.numpy().astype("<f4", copy=False).tobytes()
+    if len(content) > _MAX_LOGIT_BYTES:
+        return _OMITTED
+    return {"shape": list(logits_NK.shape), "float32": base64.b64encode(content).decode()}
+
+
+def _logits_from_json(document: Mapping[str, Any] | str | None) -> Tensor | None:
+    if document is None or isinstance(document, str):
+        return None
+    values = np.frombuffer(base64.b64decode(document["float32"]), dtype="<f4")
+    return torch.from_numpy(values.reshape(document["shape"]).astype(np.float32))
 
 
 def _from_json(fields: Mapping[str, Any]) -> ModelMetrics:
@@ -127,4 +171,6 @@ def _from_json(fields: Mapping[str, Any]) -> ModelMetrics:
     latency = tuple(Latency(**batch) for batch in fields["latency"])
     classes = fields.get("predictions")
     predicted = None if classes is None else torch.tensor(classes, dtype=torch.int64)
-    return ModelMetrics(**{**fields, "accuracy": accuracy, "latency": latency, "predictions": predicted})
+    logits = _logits_from_json(fields["logits"])
+    values = {**fields, "accuracy": accuracy, "latency": latency, "predictions": predicted, "logits": logits}
+    return ModelMetrics(**values)

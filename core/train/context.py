@@ -17,7 +17,7 @@ from core.data.mixing import Mixing
 from core.data.pixels import Images, Pixels, load_pixels
 from core.data.stored import UNLABELED, SplitName, StoredDataset
 from core.errors import OutOfMemory
-from core.evaluate import EmbeddingEvaluator, EvaluationResult, evaluate_accuracy, predicted_classes
+from core.evaluate import EmbeddingEvaluator, EvaluationResult, evaluate_accuracy, predict
 from core.models.built import BuiltModel
 from core.reporting import PIXEL_CACHE_BYTES, Control, Interrupted, Reporter, Workspace
 from core.spec import JobSpec, TrainingBase
@@ -109,10 +109,13 @@ class RunContext:
             num_classes=self.stored.num_classes if is_labeled else None,
         )
 
-    def validation_callback(self, *, image_size: int) -> ValidationCallback:
-        """Build the callback that measures accuracy on the test split during training, for display only."""
+    def validation_callback(self, *, image_size: int, curve: str = STUDENT_CURVE) -> ValidationCallback:
+        """Build the callback that measures accuracy on the test split during training, for display only.
+
+        ``curve`` is the metric series.
+        """
         subset = self.validation_subset(image_size)
-        return ValidationCallback(STUDENT_CURVE, len(subset), lambda logits: self.top1(logits, subset))
+        return ValidationCallback(curve, len(subset), lambda logits: self.top1(logits, subset))
 
     def validation_subset(self, image_size: int) -> Pixels:
         """Evenly spaced images of the test split, at most 2,000, to evaluate during training."""
@@ -147,11 +150,11 @@ class RunContext:
             return None
         images = self.pixels("test", image_size).images
 
-        def predict(built: BuiltModel) -> EvaluationResult:
-            predictions = predicted_classes(built, images, device=self.compute.device, poll=self.poll)
-            return EvaluationResult(None, {"top1_metric": None}, predictions)
+        def evaluate(built: BuiltModel) -> EvaluationResult:
+            logits = predict(built, images, device=self.compute.device, poll=self.poll)
+            return EvaluationResult(None, {"top1_metric": None}, logits.argmax(dim=1), logits)
 
-        return predict
+        return evaluate
 
     @property
     def is_labeled(self) -> bool:

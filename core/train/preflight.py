@@ -26,7 +26,7 @@ _TIMED_SECONDS = 0.5  # of steps after the first; then no further one is timed
 _MAX_STEPS = 4
 
 # Spec fields that cannot make a step fail. The training itself detects a non-finite loss.
-_IGNORED_FIELDS = ("name", "metadata", "priority", "export", "compression")
+_IGNORED_FIELDS = ("name", "metadata", "priority", "baseline", "export", "compression")
 _IGNORED_TRAINING_FIELDS = (
     "seed", "epochs", "warmup_epochs", "learning_rate", "min_learning_rate", "weight_decay",
     "checkpoint_every_epochs", "keep_weights_every_epochs",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from core.reporting import STUDENT_TRACK, Progress, Reporter, teacher_track
+from core.reporting import BASELINE_TRACK, STUDENT_TRACK, Progress, Reporter, teacher_track
 from core.spec import JobSpec
 from core.train.schedule import Schedule
 
@@ -34,6 +34,8 @@ def plan_ranges(spec: JobSpec, total: ProgressRange) -> dict[str, ProgressRange]
         if teacher.training is not None
     }
     epochs[STUDENT_TRACK] = spec.training.num_epochs
+    if spec.baseline:
+        epochs[BASELINE_TRACK] = spec.training.num_epochs
     ranges, start = {}, total.start
     for track, num_epochs in epochs.items():
         width = total.width * num_epochs / sum(epochs.values())
@@ -44,17 +46,19 @@ def plan_ranges(spec: JobSpec, total: ProgressRange) -> dict[str, ProgressRange]
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One training of a job: the student's, or that of a teacher.
+    """One training of a job: the student's, or that of a teacher or the baseline.
 
     ``name`` names its checkpoints, ``metric_prefix`` starts the names of its metric series. ``student_steps`` is None
-    for the student. For a teacher it is the number of steps of the student's training, because a job's progress counts
-    only those.
+    for the student. For others it is the number of steps of the student's training, because a job's progress counts
+    only those; ``completed_steps`` and ``completed_epochs`` are those that the student has taken.
     """
 
     name: str
     metric_prefix: str
     progress_range: ProgressRange
     student_steps: int | None = None
+    completed_steps: int = 0
+    completed_epochs: int = 0
 
 
 class ProgressLogger:
@@ -108,9 +112,9 @@ class ProgressLogger:
         self._reporter.progress(
             Progress(
                 fraction=fraction,
-                step=step if student_steps is None else 0,
+                step=step if student_steps is None else self._track.completed_steps,
                 total_steps=total if student_steps is None else student_steps,
-                epoch=self._schedule.epoch(step) if student_steps is None else 0,
+                epoch=self._schedule.epoch(step) if student_steps is None else self._track.completed_epochs,
                 images_per_second=None if rate is None else rate * self._batch_size,
                 eta_seconds=eta,
                 stage_step=step,

@@ -69,7 +69,7 @@ class TrainingSet:
         pixels = self.context.pixels("train", self.decode_size)
         if not self.spec.method.reads_labels:
             pixels = pixels.without_labels()
-        return hold_out(pixels, self.spec.method.held_out_fraction, self.spec.training.seed)
+        return hold_out(pixels, self.spec.held_out_fraction, self.spec.training.seed)
 
     def prepare_setup(self, setup: TrainingSetup, unlabeled_pool: Pixels | None) -> TrainingSetup:
         """Replace the loader of a setup with teachers by one of the images that its method prepares, if any."""

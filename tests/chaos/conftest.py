@@ -104,9 +104,8 @@ class Service:
     def assert_nothing_partial(self, job_id: str) -> None:
         """All artifacts are published or none, and every listed checkpoint is complete."""
         job, names = self.job(job_id), set(self.verified_artifacts(job_id))
-        assert names == (
-            {"README.md", "config.json", "model.safetensors", "report.json"} if job["status"] == "succeeded" else set()
-        )
+        complete = {"README.md", "config.json", "model.safetensors", "predictions.npz", "report.json"}
+        assert names == (complete if job["status"] == "succeeded" else set())
         path = f"/v1/jobs/{job_id}/checkpoints"
         for checkpoint in self.http.get(path).json()["data"]:
             content = self.http.get(f"{path}/{checkpoint['id']}/model.safetensors").content

@@ -66,7 +66,8 @@ def test_a_run_writes_only_the_students_files(suffix, run, images, tmp_path):
 
     assert outcome.exit_code == 0, outcome.output
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"model.safetensors", "config.json", "README.md", "report.json", "metrics.jsonl"}
+    files = {"model.safetensors", "config.json", "README.md", "report.json", "predictions.npz", "metrics.jsonl"}
+    assert names == files
     assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).num_classes == 2
 
 

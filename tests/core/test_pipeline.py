@@ -29,7 +29,7 @@ from core.reporting import Control, Interrupted, Stage, Workspace
 from core.resolve import resolver
 from core.spec import StudentSpec, parse_job_spec
 from core.spec.info import InputInfo
-from core.teacher import output_cache
+from core.teacher import job_evaluator, output_cache
 from core.teacher.frozen import FrozenTeacher
 from core.train import export_preflight
 from tests.support.images import store_band_images, store_stripe_images, write_gray_images
@@ -116,8 +116,9 @@ def test_a_job_has_the_contracts_result_and_files_that_timm_loads(attempt, datas
         resolved(dataset, export=["safetensors", "onnx"], training={**document()["training"], "epochs": 15})
     )
 
-    assert set(result.artifacts) == {"model.safetensors", "config.json", "model.onnx", "README.md", "report.json"}
-    assert set(result.result) == {"student", "teachers", "compressed", "agreement"}
+    files = {"model.safetensors", "config.json", "model.onnx", "README.md", "report.json", "predictions.npz"}
+    assert set(result.artifacts) == files
+    assert set(result.result) == {"student", "teachers", "compressed", "agreement", "baseline"}
     figures = {"top1", "top5", "parameters", "flops", "size_bytes", "latency_ms"}
     assert figures <= set(result.result["student"])
     assert [figures <= set(teacher) for teacher in result.result["teachers"]] == [True]
@@ -393,9 +394,9 @@ def test_a_job_caches_the_estimated_number_of_bytes(attempt, dataset, tmp_path, 
 def test_a_teacher_is_evaluated_once_for_all_jobs(attempt, dataset, monkeypatch):
     first, reporter = attempt(fixed_views(dataset), "first")
     measurements, forward_passes = [], []
-    measure, logits = pipeline.measure_model, FrozenTeacher.logits
+    measure, logits = job_evaluator.measure_model, FrozenTeacher.logits
     monkeypatch.setattr(
-        pipeline, "measure_model", lambda *args, **more: measurements.append(1) or measure(*args, **more)
+        job_evaluator, "measure_model", lambda *args, **more: measurements.append(1) or measure(*args, **more)
     )
     monkeypatch.setattr(FrozenTeacher, "logits", lambda self, images: forward_passes.append(1) or logits(self, images))
     second, second_reporter = attempt(fixed_views(dataset, method={"name": "dkd"}), "second")
@@ -939,7 +940,7 @@ def test_a_format_that_fails_late_costs_no_student(attempt, dataset, no_exporter
 
     result, reporter = attempt(spec)
 
-    assert set(result.artifacts) == {"model.safetensors", "config.json", "README.md", "report.json"}
+    assert set(result.artifacts) == {"model.safetensors", "config.json", "README.md", "report.json", "predictions.npz"}
     folder = result.artifacts["config.json"].parent
     assert sorted(path.name for path in folder.iterdir()) == sorted(result.artifacts)
     (warning,) = export_warnings(result)

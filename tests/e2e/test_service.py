@@ -88,6 +88,7 @@ def test_every_artifact_has_its_listed_digest(http, finished_job):
         "model.onnx",
         "README.md",
         "report.json",
+        "predictions.npz",
     }
     for name, artifact in artifacts.items():
         content = http.get(f"/v1/jobs/{finished_job['id']}/artifacts/{name}").content

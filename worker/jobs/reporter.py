@@ -18,7 +18,7 @@ import structlog
 from core.errors import StorageFailed, StoredFileDamaged
 from core.ids import new_id
 from core.job_warnings import JobWarning
-from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage
+from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage, TrainedKind
 from core.store import checkpoints, events, jobs, metrics, teachers
 from core.store.artifact_store import StoredFile
 from core.store.db import DatabaseUnavailable, Session
@@ -176,12 +176,12 @@ class JobReporter:
             log.warning("teacher.damaged", fingerprint=fingerprint, error=error.detail)
             return None
 
-    def save_teacher(self, fingerprint: str, folder: Path) -> None:
-        """Publish a trained teacher for later jobs that need a teacher with the same fingerprint."""
+    def save_teacher(self, fingerprint: str, folder: Path, *, kind: TrainedKind = "teacher") -> None:
+        """Publish a trained teacher or baseline for later jobs that need one with the same fingerprint."""
         prefix = f"teachers/{self._project_id}/{fingerprint}/{self._lease.job_id}-a{self._lease.attempt}"
         files = publish_folder(self._context.store, folder, prefix)
         fault_point("teacher.published")
-        self.write(lambda session: teachers.save(session, self._lease, fingerprint, files))
+        self.write(lambda session: teachers.save(session, self._lease, fingerprint, files, kind=kind))
         fault_point("teacher.saved")
 
     # --- for the rest of the worker ---------------------------------------------------------------

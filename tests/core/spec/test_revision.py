@@ -108,6 +108,14 @@ def test_a_change_that_a_teacher_depends_on_restarts_both(patch):
     assert scope_of(patch).tracks == ("teacher-0", "distill")
 
 
+def test_a_baseline_restarts_with_its_student_and_can_be_added_to_a_job():
+    with_baseline = apply_patch(SPEC, {"baseline": True}).model_dump(mode="json")
+    changed = apply_patch(with_baseline, {"training": {"seed": 1}}).model_dump(mode="json")
+
+    assert restart_scope(SPEC, with_baseline).tracks == ()
+    assert restart_scope(with_baseline, changed).tracks == ("distill", "baseline")
+
+
 def test_changes_are_described():
     patch = {"training": {"batch_size": 64, "learning_rate": 0.0005}, "resources": {"max_seconds": 60}, "export": []}
 

@@ -31,6 +31,22 @@ def test_long_trainings_log_the_first_thousand_steps_and_about_a_thousand_more(m
     assert logged[-1] == 9_999
 
 
+def test_a_training_after_the_students_reports_the_students_steps(make_reporter):
+    reporter = make_reporter()
+    schedule = Schedule.from_spec(TrainingSpec(epochs=10), steps_per_epoch=1)
+    track = Track(
+        name="baseline", metric_prefix="baseline", progress_range=ProgressRange(0.5, 0.4),
+        student_steps=40, completed_steps=40, completed_epochs=4,
+    )  # fmt: skip
+    logger = ProgressLogger(reporter, track, schedule, batch_size=8)
+
+    logger.begin(5)
+
+    progress = reporter.progress_reports[-1]
+    assert (progress.step, progress.total_steps, progress.epoch) == (40, 40, 4)
+    assert (progress.stage_step, progress.stage_total_steps, progress.fraction) == (5, 10, pytest.approx(0.7))
+
+
 def test_progress_is_that_of_the_complete_job(make_reporter):
     reporter = make_reporter()
     logger = make_logger(reporter, 100)

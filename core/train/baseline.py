@@ -1,0 +1,185 @@
+"""Baseline of a job: the same student, trained with the same budget by labels alone.
+
+The training is that of a job with method ``scratch`` and the same student and training block, so initial weights,
+order and augmentation of the images are those of the distilled student. It is found again by its fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from core.errors import NonFiniteLoss
+from core.models.weights import save_folder
+from core.reporting import BASELINE_TRACK, Control, Workspace
+from core.spec import BalanceSpec, JobSpec
+from core.spec.methods.scratch import ScratchParams
+from core.train.batch_norm import update_batch_norm
+from core.train.context import RunContext
+from core.train.data_parallel import shard_setup
+from core.train.progress import ProgressRange, Track
+from core.train.rank_launcher import RankConfig, launch_ranks
+from core.train.student_setup import build_job_student, student_training_setup
+from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
+from core.train.training_set import TrainingSet
+
+BASELINE_CURVE = "baseline/top1"
+_FORMAT = 1  # incremented when a change of the training changes the weights of equal fields
+_FREE_TRAINING_FIELDS = ("checkpoint_every_epochs", "keep_weights_every_epochs", "image_size")
+NOT_REQUESTED = "no baseline was requested; set baseline to true."
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Result of a baseline: the folder of its weights, or None and the reason in ``note``, a sentence.
+
+    ``seconds`` is the time of its training in this attempt. ``reused`` tells that an earlier job trained it.
+    """
+
+    folder: Path | None
+    note: str
+    reused: bool = False
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the report's details."""
+        return {"note": self.note, "reused": self.reused, "seconds": round(self.seconds, 3)}
+
+
+def baseline_spec(spec: JobSpec) -> JobSpec:
+    """Return the resolved spec of a job that trains the student by labels alone."""
+    training = spec.training.model_copy(
+        update={
+            "balance": BalanceSpec(),
+            "hold_out": spec.held_out_fraction,
+            "keep_weights_every_epochs": None,
+        }
+    )
+    update = {"method": ScratchParams(name="scratch"), "teachers": (), "training": training, "baseline": False}
+    return spec.model_copy(update=update)
+
+
+class BaselineTraining:
+    """The baseline of one job. ``workspace`` and ``context`` are those of the job."""
+
+    def __init__(self, spec: JobSpec, workspace: Workspace, context: RunContext) -> None:
+        self.spec = baseline_spec(spec)
+        self._workspace = workspace
+        self._context = context
+        self.fingerprint = baseline_fingerprint(self.spec, context)
+
+    def find(self) -> Baseline | None:
+        """Return the baseline that an earlier job with the same fingerprint trained; None if there is none."""
+        folder = self._context.reporter.find_teacher(self.fingerprint)
+        if folder is None:
+            return None
+        self._context.reporter.event(
+            "baseline.reused", "Baseline reused from an earlier job.", data={"recipe": self.fingerprint}
+        )
+        return Baseline(folder, "trained by an earlier job with the same student, data and budget.", reused=True)
+
+    def train(self, *, progress_range: ProgressRange, student_steps: int, student_epochs: int) -> Baseline:
+        """Train the baseline from its newest checkpoint, and save it for later jobs.
+
+        A baseline that diverges or is stopped early is not one: the reason is in its note. Raises ``Interrupted``, and
+        ``RunError`` as any training.
+        """
+        reporter, context = self._context.reporter, self._context
+        if reporter.control() is Control.STOP:
+            return Baseline(None, "the job was stopped before its baseline was trained.")
+        began = time.monotonic()
+        setup = self._build_setup()
+        checkpoint = reporter.newest_checkpoint(BASELINE_TRACK)
+        track = Track(
+            name=BASELINE_TRACK,
+            metric_prefix="baseline",
+            progress_range=progress_range,
+            student_steps=student_steps,
+            completed_steps=student_steps,
+            completed_epochs=student_epochs,
+        )
+        config = RankConfig.from_spec(self.spec, self._workspace, teachers={}, checkpoint=checkpoint)
+        try:
+            with launch_ranks(config, spec=self.spec, device=context.compute.device, poll=context.poll) as ranks:
+                trainer = Trainer(
+                    shard_setup(setup, ranks),
+                    track=track,
+                    reporter=reporter,
+                    scratch_dir=context.root / "checkpoints",
+                    checkpoint_policy=CheckpointPolicy.from_spec(self.spec.training),
+                    validation=context.validation_callback(
+                        image_size=setup.student.preprocessing.image_size, curve=BASELINE_CURVE
+                    ),
+                    ranks=ranks,
+                )
+                trainer.resume(checkpoint)
+                is_complete = trainer.run()
+        except NonFiniteLoss as error:
+            reporter.event("baseline.diverged", f"The baseline diverged: {error.detail}", level="warning")
+            return Baseline(None, "the training of the baseline diverged.", seconds=time.monotonic() - began)
+        if not is_complete:
+            return Baseline(None, "the training of the baseline was stopped early.", seconds=time.monotonic() - began)
+        trainer.train_step.finalize_weights()
+        update_batch_norm(setup, steps=trainer.step, poll=context.poll)
+        folder = self._save(setup)
+        reporter.save_teacher(self.fingerprint, folder, kind="baseline")
+        reporter.event(
+            "baseline.trained",
+            f"Baseline trained by labels alone for {trainer.step} steps, and saved for later jobs.",
+            data={"recipe": self.fingerprint, "steps": trainer.step},
+        )
+        note = f"the same student, trained by labels alone for {trainer.step:,} steps with the same seed."
+        return Baseline(folder, note, seconds=time.monotonic() - began)
+
+    def _build_setup(self) -> TrainingSetup:
+        student = build_job_student(self.spec, self._context, self._workspace.models, ())
+        training_set = TrainingSet.for_networks(self.spec, self._context, {}, student=student, teachers=())
+        return student_training_setup(training_set, student, (), None)
+
+    def _save(self, setup: TrainingSetup) -> Path:
+        folder, student = self._context.root / "baseline", setup.student
+        save_folder(
+            student.module,
+            folder,
+            architecture=student.architecture,
+            arguments=student.arguments,
+            preprocessing=student.preprocessing,
+            classes=self._context.stored.classes,
+        )
+        return folder
+
+
+def save_as_baseline(spec: JobSpec, context: RunContext, folder: Path) -> None:
+    """Save the student of a job with method ``scratch`` that took all steps: it is the baseline of later jobs."""
+    if isinstance(spec.method, ScratchParams):
+        fingerprint = baseline_fingerprint(baseline_spec(spec), context)
+        context.reporter.save_teacher(fingerprint, folder, kind="baseline")
+
+
+def baseline_fingerprint(spec: JobSpec, context: RunContext) -> str:
+    """Return a SHA-256 over everything that the weights of a baseline depend on, for a spec of its own.
+
+    See :func:`core.teacher.training.teacher_fingerprint`.
+    """
+    training = spec.training.model_dump(mode="json", exclude=set(_FREE_TRAINING_FIELDS))
+    fields = {
+        "format": _FORMAT,
+        "kind": "baseline",
+        "student": spec.student.model_dump(mode="json"),
+        "training": training | {"image_size": spec.training.image_size},
+        "dataset": context.stored.fingerprint,
+        "threads": context.threads,
+        "devices": spec.resources.devices,
+        "device": context.compute.device.type,
+        "precision": context.compute.precision,
+        "torch": str(torch.__version__),
+        "timm": timm.__version__,
+    }
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
