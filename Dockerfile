@@ -15,7 +15,6 @@ COPY api api
 COPY core core
 COPY worker worker
 COPY server server
-COPY client client
 COPY migrations migrations
 RUN pip install --no-deps --no-build-isolation '.[api]'
 
@@ -26,7 +25,6 @@ COPY core core
 COPY potstill_models potstill_models
 COPY worker worker
 COPY server server
-COPY client client
 COPY migrations migrations
 RUN pip install --no-deps --no-build-isolation '.[worker]'
 

@@ -9,16 +9,16 @@ UV := uv==0.13.9
 
 .PHONY: install demo up test test-all check audit sbom fuzz chaos format docs bench gpu-check constraints lock
 
-.venv/installed: pyproject.toml locks/install.txt
+.venv/installed: pyproject.toml client/pyproject.toml locks/install.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(LOCKED) locks/install.txt
-	$(PIP) --no-deps --no-build-isolation --editable .
+	$(PIP) --no-deps --no-build-isolation --editable . --editable ./client
 	touch $@
 
 install: .venv/installed
 
 demo: install
-	$(BIN)/python -m client.demo $(if $(PORT),--port $(PORT))
+	$(BIN)/python -m server.demo $(if $(PORT),--port $(PORT))
 
 # Run the full stack in `potstill-home`: `make up`, or with another port `make up PORT=9000`.
 up: install
@@ -34,6 +34,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples
 	$(BIN)/lint-imports
 	$(BIN)/python -m supply.audit
 
@@ -86,7 +87,7 @@ COMPILE = build/lock/bin/uv pip compile --quiet --universal --generate-hashes --
 	--python-version 3.11 --constraint constraints.txt --extra build
 lock:
 	test -x build/lock/bin/uv || ($(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet $(UV))
-	$(COMPILE) --extra embedded --extra dev pyproject.toml --output-file locks/install.txt
-	$(COMPILE) --extra embedded --extra dev --extra bench pyproject.toml --output-file locks/bench.txt
+	$(COMPILE) --extra embedded --extra dev pyproject.toml client/pyproject.toml --output-file locks/install.txt
+	$(COMPILE) --extra embedded --extra dev --extra bench pyproject.toml client/pyproject.toml --output-file locks/bench.txt
 	$(COMPILE) --extra api pyproject.toml --output-file locks/api.txt
 	$(COMPILE) --extra worker pyproject.toml --output-file locks/worker.txt

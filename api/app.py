@@ -84,7 +84,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, bro
     )
     app = FastAPI(
         title=openapi.TITLE,
-        version=version("potstill"),
+        version=version("potstill-server"),
         lifespan=_lifespan,
         docs_url=None,  # api.docs_page serves a page that needs no internet
         redoc_url=None,

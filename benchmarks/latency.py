@@ -15,13 +15,13 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure, figure, save_figures
-from client.demo import stack
-from client.sdk import Potstill
+from potstill import Potstill
+from potstill.documents import Event
+from server.demo import stack
 
 STEP_GOAL_MS, INSPECTOR_GOAL_MS = 250, 100
 _QUICK = {"epochs": 1, "batch_size": 32, "augmentation": "none", "warmup_epochs": 0}
@@ -39,11 +39,11 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is stopped on exit
     with tempfile.TemporaryDirectory(prefix="potstill-benchmark-") as folder:
         home = options.home or Path(folder) / "home"
-        with stack(home) as (url, key), Potstill(url, key) as potstill:
-            made = potstill.datasets.create({"type": "builtin", "name": "digits"})
-            dataset = potstill.datasets.wait(made["id"])["id"]
-            inspector_ms = _time_inspector(potstill, dataset, options.estimates)
-            delays, parts = _time_jobs(potstill, dataset, options.jobs)
+        with stack(home) as (url, key), Potstill(url, key) as client:
+            made = client.datasets.create({"type": "builtin", "name": "digits"})
+            dataset = client.datasets.wait(made.id).id
+            inspector_ms = _time_inspector(client, dataset, options.estimates)
+            delays, parts = _time_jobs(client, dataset, options.jobs)
     figures = [
         _p95("POST to the first training step, p95", delays, STEP_GOAL_MS, "kd of a small ViT, teacher cached"),
         _p95("inspector latency for a new spec, p95", inspector_ms, INSPECTOR_GOAL_MS, "kd, two ViTs, over HTTP"),
@@ -70,48 +70,44 @@ def _spec(dataset: str, *, number: int, depth: int = 4, width: int = 48) -> dict
     }
 
 
-def _time_inspector(potstill: Potstill, dataset: str, count: int) -> list[float]:
+def _time_inspector(client: Potstill, dataset: str, count: int) -> list[float]:
     shapes = [(depth, width) for depth in range(2, 13) for width in range(24, 193, 3)]
     random.Random(0).shuffle(shapes)
     times = []
     for depth, width in shapes[: count + 5]:
         began = time.perf_counter()
-        potstill.estimate(_spec(dataset, number=0, depth=depth, width=width))
+        client.jobs.estimate(_spec(dataset, number=0, depth=depth, width=width))
         times.append(1000 * (time.perf_counter() - began))
     return times[5:]
 
 
-def _time_jobs(potstill: Potstill, dataset: str, count: int) -> tuple[list[float], dict[str, list[float]]]:
+def _time_jobs(client: Potstill, dataset: str, count: int) -> tuple[list[float], dict[str, list[float]]]:
     delays, parts = [], defaultdict(list)
     for number in range(count + 3):  # the first ones train the teacher and fill the caches
         spec, submitted = _spec(dataset, number=number), time.time()
-        job = potstill.jobs.submit(spec)
+        job = client.jobs.create(spec)
         if number < 3:
-            potstill.jobs.wait(job["id"], timeout_seconds=300)
+            client.jobs.wait(job.id, timeout_seconds=300)
             continue
-        while not any(event["type"] == "training.started" for event in potstill.jobs.past_events(job["id"])):
+        while not any(event.type == "training.started" for event in client.jobs.past_events(job.id)):
             time.sleep(0.2)
-        potstill.jobs.post_action(job["id"], "cancel")  # only the first step is measured
-        potstill.jobs.wait(job["id"], timeout_seconds=60)
-        events = list(potstill.jobs.past_events(job["id"]))
+        job.cancel()  # only the first step is measured
+        client.jobs.wait(job.id, timeout_seconds=60)
+        events = list(client.jobs.past_events(job.id))
         last, before = submitted, "submitted"
         for event in events:
-            at, name = _seconds(event["created_at"]), _name(event)
+            at, name = event.created_at.timestamp(), _name(event)
             parts[f"{before} → {name}"].append(1000 * (at - last))
             last, before = at, name
-            if event["type"] == "training.started":
+            if event.type == "training.started":
                 delays.append(1000 * (at - submitted))
                 break
         time.sleep(0.5)  # until the worker is idle
     return delays, parts
 
 
-def _name(event: Any) -> str:
-    return f"{event['type']} {event['data'].get('stage', '')}".strip()
-
-
-def _seconds(timestamp: str) -> float:
-    return datetime.fromisoformat(timestamp).timestamp()
+def _name(event: Event) -> str:
+    return f"{event.type} {event.data.get('stage', '')}".strip()
 
 
 def _p95(question: str, values: Sequence[float], goal_ms: int, detail: str) -> Figure:

@@ -17,12 +17,11 @@ from typing import Any
 
 from benchmarks.engine import loss_terms
 from benchmarks.results import DOCS, RESULTS, machine, table, write_json
-from client.demo import stack
-from client.errors import ApiError, ClientError
-from client.sdk import Potstill
 from core.spec import METHODS
 from core.spec.examples import example_job, example_teacher_families
 from core.spec.methods import Family, Requirements
+from potstill import ApiError, Potstill, PotstillError
+from server.demo import stack
 
 RESULT = RESULTS / "methods_over_rest.json"
 PAGE = DOCS / "methods_over_rest.md"
@@ -82,8 +81,8 @@ def main(arguments: Sequence[str]) -> int:
     selected = options.methods.split(",") if options.methods else list(METHODS)
     with tempfile.TemporaryDirectory(prefix="potstill-benchmark-") as folder:
         home = options.home or Path(folder) / "home"
-        with stack(home) as (url, key), Potstill(url, key) as potstill:
-            rows = _run(potstill, selected, second_pairs=not options.first_pairs)
+        with stack(home) as (url, key), Potstill(url, key) as client:
+            rows = _run(client, selected, second_pairs=not options.first_pairs)
     failed = sum(row.failed for row in rows)
     done = {row.method for row in rows if row.status == "succeeded"} & set(METHODS)
     text = _table(rows)
@@ -156,13 +155,13 @@ def _trial(
     return Trial(label, document, student, teachers, optional)
 
 
-def _run(potstill: Potstill, selected: Sequence[str], *, second_pairs: bool) -> list[Row]:
-    ids = {"digits": _dataset(potstill, "digits"), "pool": _dataset(potstill, "mnist-5k")}
+def _run(client: Potstill, selected: Sequence[str], *, second_pairs: bool) -> list[Row]:
+    ids = {"digits": _dataset(client, "digits"), "pool": _dataset(client, "mnist-5k")}
     baselines = ["scratch", *(name for name in selected if name != "scratch")]
     rows: list[Row] = []
     for name in baselines:
         for trial in trials([name], ids, second_pairs=second_pairs or name == "scratch"):
-            row, job_id = _run_trial(potstill, trial)
+            row, job_id = _run_trial(client, trial)
             rows.append(row)
             if name == "scratch" and row.student == "transformer" and job_id and not row.failed:
                 ids["trained"] = job_id
@@ -171,35 +170,34 @@ def _run(potstill: Potstill, selected: Sequence[str], *, second_pairs: bool) -> 
     return rows
 
 
-def _dataset(potstill: Potstill, name: str) -> str:
-    made = potstill.datasets.create({"type": "builtin", "name": name})
-    return potstill.datasets.wait(made["id"])["id"]
+def _dataset(client: Potstill, name: str) -> str:
+    made = client.datasets.create({"type": "builtin", "name": name})
+    return client.datasets.wait(made.id).id
 
 
-def _run_trial(potstill: Potstill, trial: Trial) -> tuple[Row, str | None]:
+def _run_trial(client: Potstill, trial: Trial) -> tuple[Row, str | None]:
     row = Row(trial.label, trial.student, trial.teachers, "refused", optional=trial.optional)
     began = time.monotonic()
     try:
-        job = potstill.jobs.submit(trial.document)
+        job = client.jobs.create(trial.document)
     except ApiError as error:
         row.problem = str(error)[:300]
         return row, None
     try:
-        job = potstill.jobs.wait(job["id"], timeout_seconds=MAX_JOB_SECONDS)
-        row.status = job["status"]
-        preflights = [event for event in potstill.jobs.past_events(job["id"]) if event["type"] == "preflight.passed"]
-        row.step_seconds = (preflights[0].get("data") or {}).get("step_seconds") if preflights else None
-        row.terms = loss_terms(series["name"] for series in potstill.jobs.metrics(job["id"]))
-    except ClientError as error:
+        job = client.jobs.wait(job.id, timeout_seconds=MAX_JOB_SECONDS)
+        row.status = job.status
+        preflights = [event for event in client.jobs.past_events(job.id) if event.type == "preflight.passed"]
+        row.step_seconds = preflights[0].data.get("step_seconds") if preflights else None
+        row.terms = loss_terms(client.jobs.metrics(job.id).names)
+    except PotstillError as error:
         row.status, row.problem = "lost", str(error)[:300]
     row.seconds = round(time.monotonic() - began, 1)
-    result = job.get("result")
-    row.top1 = result["student"]["top1"] if result else None
-    if job["error"]:
-        row.problem = f"{job['error']['code']}: {job['error']['message']}"[:300]
+    row.top1 = job.result.student.top1 if job.result else None
+    if job.error:
+        row.problem = f"{job.error.code}: {job.error.message}"[:300]
     elif row.status == "succeeded" and not row.terms:
         row.status, row.problem = "no terms", "no loss term was logged"
-    return row, job["id"]
+    return row, job.id
 
 
 def _table(rows: Sequence[Row]) -> str:

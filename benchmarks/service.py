@@ -25,9 +25,9 @@ import torch
 from benchmarks.engine import JobInputs, run
 from benchmarks.figures import ratio, save_figures
 from benchmarks.workload import STUDENT, TINY, TimingReporter
-from client.demo import stack
-from client.sdk import Potstill
 from core.ingest.dataset import ingest_builtin
+from potstill import Potstill
+from server.demo import stack
 
 MAX_SECONDS = 600.0
 _IDLE_SECONDS = 5.0  # after the start of the stack, while some of its processes still import
@@ -105,17 +105,17 @@ def _run(inputs: JobInputs, document: dict[str, Any]) -> dict[str, float]:
 
 def _service(home: Path, seed: int, options: argparse.Namespace) -> dict[str, float]:
     """Return the same for a job over HTTP, from its claim on."""
-    with stack(home) as (url, key), Potstill(url, key) as potstill:
-        made = potstill.datasets.create({"type": "builtin", "name": "digits"})
-        dataset = potstill.datasets.wait(made["id"])["id"]
+    with stack(home) as (url, key), Potstill(url, key) as client:
+        made = client.datasets.create({"type": "builtin", "name": "digits"})
+        dataset = client.datasets.wait(made.id).id
         time.sleep(_IDLE_SECONDS)
-        job = potstill.jobs.submit(_document(dataset, seed, options))
-        job = potstill.jobs.wait(job["id"], timeout_seconds=MAX_SECONDS)
-    if job["status"] != "succeeded":
-        raise RuntimeError(f"the job ended as {job['status']}: {job['error']}")
-    stages = {stage["name"]: stage["seconds"] for stage in job["stages"]}
-    began, ended = (datetime.fromisoformat(job[field]) for field in ("started_at", "finished_at"))
-    return {**stages, "whole": (ended - began).total_seconds()}
+        job = client.jobs.create(_document(dataset, seed, options))
+        job = client.jobs.wait(job.id, timeout_seconds=MAX_SECONDS)
+    if job.status != "succeeded":
+        raise RuntimeError(f"the job ended as {job.status}: {job.error}")
+    stages = {stage.name: stage.seconds or 0.0 for stage in job.stages}
+    assert job.started_at is not None and job.finished_at is not None, "the job ran"  # noqa: PT018
+    return {**stages, "whole": (job.finished_at - job.started_at).total_seconds()}
 
 
 def _parser() -> argparse.ArgumentParser:

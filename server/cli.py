@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-_INSTALL = 'potstill-server: the package {name} is not installed; run pip install "potstill[embedded]"'
+_INSTALL = 'potstill-server: the package {name} is not installed; run pip install "potstill-server[embedded]"'
 
 try:
     import typer
 except ModuleNotFoundError:
     raise SystemExit(_INSTALL.format(name="typer")) from None
 
-_OWN_PACKAGES = frozenset({"api", "client", "core", "migrations", "potstill_models", "server", "worker"})
+_OWN_PACKAGES = frozenset({"api", "core", "migrations", "potstill_models", "server", "worker"})
 _HELP = "Run the Potstill service, as one embedded stack or process by process."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=_HELP, pretty_exceptions_enable=False)

@@ -1,4 +1,4 @@
-"""Generate ``docs/settings.md``, ``docs/openapi.json`` and ``docs/methods`` from the code."""
+"""Generate ``docs/settings.md``, ``docs/openapi.json``, ``docs/methods`` and modules of the client from the code."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from core.broker import Broker
 from core.settings import Settings
 from core.store.db import open_database
 from core.store.storage_url import open_store
+from server.docs_client import PACKAGE, client_modules
+from server.docs_client_sync import TARGET, sync_modules
 from server.docs_methods import method_pages
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -65,3 +67,7 @@ if __name__ == "__main__":
     (DOCS / "openapi.json").write_text(openapi_reference())
     for name, page in method_pages().items():
         (DOCS / "methods" / name).write_text(page)
+    for name, module in client_modules(json.loads((DOCS / "openapi.json").read_text())).items():
+        (PACKAGE / name).write_text(module)
+    for name, module in sync_modules().items():
+        (TARGET / name).write_text(module)

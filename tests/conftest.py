@@ -22,6 +22,10 @@ from tests.support.valkey import ValkeyServer
 # ten times slower; sleeping costs a few percent on an idle machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Child processes import the client of this checkout, as this process does (`pythonpath` in pyproject.toml).
+_CLIENT = str(Path(__file__).parents[1] / "client" / "src")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_CLIENT, os.environ.get("PYTHONPATH"))))
+
 
 @pytest.fixture
 def make_disk(tmp_path):

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("api", "worker", "core", "server", "client", "potstill_models", "supply")
+PACKAGES = ("api", "worker", "core", "server", "client/src/potstill", "potstill_models", "supply")
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 60  # the aim is 40; beyond this a function is no longer a short story
 
+GENERATED = {ROOT / "client/src/potstill/documents.py", ROOT / "client/src/potstill/job_spec.py"}  # by `make docs`
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -24,7 +25,7 @@ def test_import_contracts_hold():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("package", ["api.app", "core.store", "core.broker", "client.sdk"])
+@pytest.mark.parametrize("package", ["api.app", "core.store", "core.broker", "potstill"])
 def test_a_process_without_torch_stays_without_it(package):
     heavy = ("torch", "timm", "torchvision", "onnxruntime", "pyarrow")
     code = f"import sys, {package}; print([module for module in {heavy} if module in sys.modules])"
@@ -41,7 +42,7 @@ def test_files_are_small():
     assert {
         str(path.relative_to(ROOT)): lines
         for path in SOURCES
-        if (lines := len(path.read_text().splitlines())) > MAX_LINES
+        if (lines := len(path.read_text().splitlines())) > MAX_LINES and path not in GENERATED
     } == {}
 
 

@@ -16,7 +16,7 @@ from core.job_warnings import JobWarning
 from core.spec import JobSpec
 from core.spec.exports import EXPORT_FORMATS
 
-PACKAGES = ("potstill", "torch", "torchvision", "timm", "numpy", "pillow")  # and those of the export formats
+PACKAGES = ("potstill-server", "torch", "torchvision", "timm", "numpy", "pillow")  # and those of the export formats
 
 
 def build_report(

@@ -1,8 +1,8 @@
 """Read a job spec that is written in JSON or YAML 1.2.
 
 PyYAML follows YAML 1.1, where `no` is a boolean, `010` is 8, `1:30` is 90 and `1e-3` is text. Here scalars have the
-values of YAML 1.2, as in JSON. The client's `spec_text` has the same rules: it imports no other
-package of the project.
+values of YAML 1.2, as in JSON. The client's `spec_text` has the same rules: it is
+another distribution, and neither may need the other. A test compares the two.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def _reason(name: str, student: BuiltModel, samples_NCHW: Images, context: RunCo
         "architecture": student.architecture,
         "arguments": dict(student.arguments),
         "image_size": student.preprocessing.image_size,
-        "versions": {package: version(package) for package in ("potstill", *EXPORT_FORMATS[name].packages)},
+        "versions": {package: version(package) for package in ("potstill-server", *EXPORT_FORMATS[name].packages)},
     }
     cached = context.result_cache.get(_KIND, key_fields)
     if cached is not None:

@@ -5,12 +5,14 @@ import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from client import transport as transport_module
-from client.sdk import Potstill
+from potstill import Potstill, calls
+from potstill._sync import runtime
+from tests.support.openapi_documents import make_document
 
 
 @dataclass
@@ -120,8 +122,16 @@ def respond():
 
 
 @pytest.fixture
+def slept(monkeypatch):
+    """Delays of the synchronous client, which does not wait."""
+    delays = []
+    monkeypatch.setattr(runtime, "time", SimpleNamespace(sleep=delays.append))
+    return delays
+
+
+@pytest.fixture
 def potstill(service, monkeypatch):
-    monkeypatch.setattr(transport_module, "_FIRST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(calls, "_FIRST_DELAY_SECONDS", 0.001)
     with Potstill(service.url, "ps_key") as client:
         yield client
 
@@ -129,39 +139,20 @@ def potstill(service, monkeypatch):
 @pytest.fixture
 def make_job():
     def make(**changes):
-        job = {
-            "id": "job_1",
-            "object": "job",
-            "name": "a job",
-            "status": "succeeded",
-            "terminal": True,
-            "next_actions": [],
-            "pending_action": None,
-            "stage": "export",
-            "stages": [{"name": "distill", "started_at": "t", "finished_at": "t", "seconds": 12.0}],
-            "progress": {
-                "fraction": 1.0,
-                "step": 10,
-                "total_steps": 10,
-                "epoch": 1,
-                "images_per_second": 99.0,
-                "eta_seconds": None,
-            },
-            "spec": {"dataset": "ds_1"},
-            "attempt": 1,
-            "created_at": "2026-11-24T08:00:00.000Z",
-            "started_at": None,
-            "finished_at": None,
-            "error": None,
-            "metadata": {},
-            "result": {
-                "model": "mdl_1",
-                "student": metrics(0.91),
-                "teachers": [metrics(0.97)],
-                "compressed": [],
-                "agreement": 0.93,
-            },
-        }
+        job = make_document(
+            "JobOut",
+            id="job_1",
+            name="a job",
+            status="succeeded",
+            terminal=True,
+            stage="export",
+            stages=[{"name": "distill", "started_at": None, "finished_at": None, "seconds": 12.0}],
+            progress=make_document(
+                "ProgressOut", fraction=1.0, step=10, total_steps=10, epoch=1, images_per_second=99.0
+            ),
+            result=make_document("ResultOut", model="mdl_1", student=metrics(0.91), teachers=[metrics(0.97)])
+            | {"agreement": 0.93},
+        )
         return job | changes
 
     return make
@@ -176,3 +167,8 @@ def metrics(top1):
         "size_bytes": 834_112,
         "latency_ms": 0.61,
     }
+
+
+def page(*documents, more=False):
+    """A page of a list."""
+    return {"object": "list", "data": list(documents), "has_more": more}

@@ -1,34 +1,44 @@
+import io
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from potstill import calls
+from potstill._sync import follow as follow_module
+from potstill.cli import app, console
+from tests.client.conftest import page
+from tests.support.openapi_documents import make_document
+
+
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture
-def run(service, tmp_path):
+def run(service, tmp_path, monkeypatch, capsys):
+    """Run the command in this process against the service."""
+    monkeypatch.setenv("POTSTILL_URL", service.url)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(calls, "_FIRST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(follow_module, "retry_delay_seconds", lambda attempt: 0.0)
+    for each in (console.out, console.err):
+        monkeypatch.setattr(each, "_width", 160)
+
     def potstill(*arguments, stdin="", key="ps_key"):
-        environment = {
-            **os.environ,
-            "POTSTILL_URL": service.url,
-            "POTSTILL_API_KEY": key,
-            "XDG_CONFIG_HOME": str(tmp_path / "config"),
-            "COLUMNS": "160",
-            "NO_COLOR": "1",
-        }
-        return subprocess.run(
-            [sys.executable, "-m", "client.cli", *arguments],
-            cwd=ROOT,
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        monkeypatch.setenv("POTSTILL_API_KEY", key)
+        monkeypatch.setattr(sys, "argv", ["potstill", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as caught:
+            app.main()
+        captured = capsys.readouterr()
+        return Result(caught.value.code or 0, captured.out, captured.err)
 
     return potstill
 
@@ -65,17 +75,10 @@ def test_errors_are_json_with_the_json_option(service, respond, run):
 
 
 def test_watch_prints_events_and_sets_the_exit_status(service, respond, run, make_job):
-    event = {
-        "id": "evt_1",
-        "seq": 1,
-        "type": "job.failed",
-        "message": "The loss [is] NaN.",
-        "level": "error",
-        "created_at": "2026-11-24T08:00:00.000Z",
-    }
-    error = {"code": "non_finite_loss", "message": "train/kd became NaN"}
+    event = make_document("EventOut", id="evt_1", message="The loss [is] NaN.", level="error")
+    error = make_document("JobFailure", code="non_finite_loss", message="train/kd became NaN")
     service.on("GET", "/v1/jobs/job_1", respond(make_job(status="failed", error=error, result=None)))
-    service.on("GET", "/v1/jobs/job_1/events", respond({"data": [event], "has_more": False}))
+    service.on("GET", "/v1/jobs/job_1/events", respond(page(event)))
 
     result = run("jobs", "watch", "job_1")
 
@@ -102,24 +105,16 @@ def test_an_action_prints_the_pending_action(service, respond, run, make_job):
 
 
 def test_jobs_and_datasets_are_listed(service, respond, run, make_job):
-    dataset = {
-        "id": "ds_1",
-        "name": "pets",
-        "status": "ready",
-        "splits": {"train": {"num_samples": 4000}, "test": {"num_samples": 1000}},
-        "num_classes": 10,
-        "created_at": "2026-11-24T08:00:00.000Z",
-    }
-    service.on("GET", "/v1/jobs", respond({"data": [make_job()], "has_more": False}))
-    service.on("GET", "/v1/datasets", respond({"data": [dataset], "has_more": False}))
+    splits = {"train": {"num_samples": 4000}, "test": {"num_samples": 1000}}
+    service.on("GET", "/v1/jobs", respond(page(make_job())))
+    service.on("GET", "/v1/datasets", respond(page(make_document("DatasetOut", id="ds_1", splits=splits))))
 
     assert "job_1" in run("jobs", "list").stdout
     assert "4,000" in run("datasets", "list").stdout
 
 
 def test_a_dataset_is_added_from_a_url(service, respond, run):
-    dataset = {"id": "ds_1", "name": "pets", "status": "processing", "splits": None, "num_classes": None, "error": None}
-    service.on("POST", "/v1/datasets", respond({**dataset, "rejected": []}, 202))
+    service.on("POST", "/v1/datasets", respond(make_document("DatasetOut", id="ds_1"), 202))
 
     result = run(
         *("datasets", "add", "https://example.com/pets.zip", "--labels", "none", "--no-wait"),
@@ -138,7 +133,7 @@ def test_a_dataset_is_added_from_a_url(service, respond, run):
 
 
 def test_login_checks_and_saves_the_key(service, respond, run, tmp_path):
-    service.on("GET", "/v1/methods", respond({"data": []}))
+    service.on("GET", "/v1/methods", respond(page()))
 
     result = run("login", "--url", service.url, "--key", "ps_new", "--json")
 
@@ -165,15 +160,7 @@ def test_a_spec_that_is_not_an_object_is_not_sent(run, service):
     assert service.received == []
 
 
-KEY = {
-    "id": "key_2",
-    "name": "laptop",
-    "scopes": ["read", "write"],
-    "last_used_at": None,
-    "expires_at": None,
-    "revoked_at": None,
-    "replaces": None,
-}
+KEY = make_document("NewApiKeyOut", id="key_2", name="laptop", scopes=["read", "write"])
 
 
 def test_create_prints_the_token_on_its_own_line(service, respond, run):
@@ -190,19 +177,21 @@ def test_create_prints_the_token_on_its_own_line(service, respond, run):
     }
 
 
-def test_keys_are_rotated_listed_and_revoked(service, respond, run):
+def test_keys_are_named_rotated_listed_and_revoked(service, respond, run):
+    other = {**KEY, "id": "key_1", "name": "server", "revoked_at": "2026-01-01T00:00:00.000Z"}
+    service.on("GET", "/v1/api-keys", respond(page(KEY, other)))
     service.on("POST", "/v1/api-keys/key_1/rotate", respond({**KEY, "replaces": "key_1", "token": "ps_2_x"}, 201))
-    service.on("DELETE", "/v1/api-keys/key_1", respond(status=204, body=b""))
-    listed = [KEY, {**KEY, "id": "key_1", "revoked_at": "2026-01-01T00:00:00.000Z"}]
-    service.on("GET", "/v1/api-keys", respond({"data": listed, "has_more": False}))
+    service.on("DELETE", "/v1/api-keys/key_2", respond(status=204, body=b""))
 
-    rotated = run("keys", "rotate", "key_1", "--overlap-seconds", "60", "--json")
+    rotated = run("keys", "rotate", "server", "--overlap-seconds", "60", "--json")
     assert json.loads(rotated.stdout)["token"] == "ps_2_x"
-    assert json.loads(service.received[0].body) == {"overlap_seconds": 60}
-    assert "Revoked key_1" in run("keys", "revoke", "key_1").stdout
+    assert json.loads(service.received[1].body) == {"overlap_seconds": 60}
+    assert "Revoked key_2" in run("keys", "revoke", "laptop").stdout
     table = run("keys", "list").stdout
     assert "active" in table
     assert "revoked" in table
+    assert "'key_' matches 2 keys: key_2, key_1" in run("keys", "show", "key_").stderr
+    assert "there is no key 'tablet'" in run("keys", "show", "tablet").stderr
 
 
 def test_retry_sends_changes_and_the_fix(service, respond, run, make_job):
@@ -225,9 +214,10 @@ def test_a_set_option_without_a_value_is_not_sent(service, run):
 
 
 def test_show_prints_error_advice_and_fix(service, respond, run, make_job):
-    error = {"code": "out_of_memory", "message": "too big", "fault": "capacity", "advice": "Halve the batch."}
-    error |= {"fix": {"training": {"batch_size": 64}}, "log": ["[the last line]"], "machine": None}
+    error = make_document("JobFailure", code="out_of_memory", message="too big", fault="capacity")
+    error |= {"advice": "Halve the batch.", "fix": {"training": {"batch_size": 64}}, "log": ["[the last line]"]}
     service.on("GET", "/v1/jobs/job_1", respond(make_job(status="failed", error=error)))
+    service.on("GET", "/v1/jobs/job_1/events", respond(page()))
 
     output = run("jobs", "show", "job_1").stdout
 
@@ -235,12 +225,13 @@ def test_show_prints_error_advice_and_fix(service, respond, run, make_job):
     assert "Halve the batch." in output
     assert '{"training": {"batch_size": 64}}' in output
     assert "[the last line]" in output
+    assert "[the last line]" in run("jobs", "logs", "job_1").stdout
 
 
 def test_a_download_of_a_failed_job_exits_with_a_sentence(service, respond, run, make_job):
-    error = {"code": "non_finite_loss", "message": "train/kd became NaN"}
+    error = make_document("JobFailure", code="non_finite_loss", message="train/kd became NaN")
     service.on("GET", "/v1/jobs/job_1", respond(make_job(status="failed", error=error, result=None)))
-    service.on("GET", "/v1/jobs/job_1/artifacts", respond({"data": [], "has_more": False}))
+    service.on("GET", "/v1/jobs/job_1/artifacts", respond(page()))
 
     result = run("jobs", "download", "job_1")
 
@@ -259,15 +250,65 @@ def test_warnings_are_printed_with_their_code_field_and_fix(service, respond, ru
         assert "warning slow /training/views: The cache [is] off. Set views to 4." in output
 
 
-def test_missing_packages_are_named(tmp_path):
-    """A command that was installed without the extra `client`."""
-    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')\n")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    for module, extra in (("client.cli", "potstill[client]"), ("server", "potstill[embedded]")):
-        result = subprocess.run(
-            [sys.executable, "-m", module, "--help"], env=environment, capture_output=True, text=True, timeout=60
-        )
+def test_submit_sets_fields_and_waits(service, respond, run, make_job):
+    service.on("POST", "/v1/jobs", respond(make_job(status="queued", terminal=False), 201))
+    service.on("GET", "/v1/jobs/job_1", respond(make_job()))
+    service.on("GET", "/v1/jobs/job_1/events", respond(page()))
+    spec = "dataset: ds_1\nteachers: [{architecture: resnet18}]\n"
+    settings = ["--set", "training.epochs=50", "--set", "teachers.0.weights=train"]
 
-        assert result.returncode == 1
-        assert f'the package typer is not installed; run pip install "{extra}"' in result.stderr
-        assert "Traceback" not in result.stderr
+    result = run("jobs", "submit", "-", *settings, "--wait", stdin=spec)
+
+    assert result.returncode == 0, result.stderr
+    assert "succeeded" in result.stdout
+    assert json.loads(service.received[0].body) == {
+        "dataset": "ds_1",
+        "teachers": [{"architecture": "resnet18", "weights": "train"}],
+        "training": {"epochs": 50},
+    }
+    assert "expected an index from 0 to 0" in run("jobs", "submit", "-", "--set", "teachers.1.x=1", stdin=spec).stderr
+
+
+def test_an_unreachable_service_does_not_end_the_job(service, respond, run, make_job):
+    spec = {"resources": {"max_seconds": 0.000001}}
+    service.on("GET", "/v1/jobs/job_1", respond(make_job(status="running", terminal=False, spec=spec)))
+    service.on("GET", "/v1/jobs/job_1/metrics", respond({"code": "unavailable"}, 503))
+
+    result = run("jobs", "watch", "job_1")
+
+    assert result.returncode == 1
+    assert "The service does not respond; the job goes on." in result.stdout
+
+
+def test_errors_name_commands_instead_of_routes(service, respond, run):
+    problem = {"title": "t", "detail": "no such dataset. GET /v1/datasets lists them.", "code": "invalid_spec"}
+    service.on("POST", "/v1/jobs", respond(problem, 422))
+
+    assert "`potstill datasets list` lists them." in run("jobs", "submit", "-", stdin="{}").stderr
+
+
+def test_metrics_are_shown_filtered_and_written_as_csv(service, respond, run):
+    series = [{"name": name, "points": [[1, 2.5], [2, None]]} for name in ("train/loss", "train/kd", "eval/top1")]
+    service.on("GET", "/v1/jobs/job_1/metrics", respond({"object": "metrics", "series": series}))
+
+    assert "train/kd" in run("jobs", "metrics", "job_1").stdout
+    chosen = run("jobs", "metrics", "job_1", "--name", "train/loss", "--name", "eval/top1", "--csv").stdout
+    assert chosen.splitlines()[:2] == ["series,step,value", "train/loss,1,2.5"]
+    assert "train/kd" not in chosen
+    assert "there is no series val/x" in run("jobs", "metrics", "job_1", "--name", "val/x").stderr
+
+
+def test_version_and_short_help(run):
+    assert run("--version").stdout.startswith("potstill 0.")
+    for arguments in (("-h",), ("jobs", "-h"), ("jobs", "submit", "-h")):
+        assert "Usage: potstill" in run(*arguments).stdout
+    assert "distill vision transformers" in run("-h").stdout
+
+
+def test_the_command_runs_as_a_module_and_completes_its_subcommands():
+    environment = {**os.environ, "_POTSTILL_COMPLETE": "complete_bash", "COMP_WORDS": "potstill jo", "COMP_CWORD": "1"}
+    completed = subprocess.run(
+        [sys.executable, "-m", "potstill"], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+    assert completed.stdout.split() == ["jobs"]

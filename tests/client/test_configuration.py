@@ -1,7 +1,7 @@
 import pytest
 
-from client.configuration import Connection, configuration_file, load_connection, save_connection
-from client.errors import NotConfigured
+from potstill.configuration import Connection, configuration_file, find_connection, save_connection
+from potstill.errors import NotConfigured
 
 
 @pytest.fixture(autouse=True)
@@ -14,20 +14,30 @@ def _own_home(monkeypatch, tmp_path):
 def test_a_saved_connection_is_loaded_and_private():
     path = save_connection(Connection("http://a", "ps_1"))
 
-    assert load_connection() == Connection("http://a", "ps_1")
+    assert find_connection() == Connection("http://a", "ps_1")
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_environment_variables_override_the_file(monkeypatch):
+def test_arguments_win_over_the_environment_which_wins_over_the_file(monkeypatch):
+    save_connection(Connection("http://a", "ps_1"))
+    monkeypatch.setenv("POTSTILL_API_KEY", "ps_2")
+
+    assert find_connection() == Connection("http://a", "ps_2")
+    assert find_connection(api_key="ps_3") == Connection("http://a", "ps_3")
+    assert find_connection("http://a/") == Connection("http://a", "ps_2")
+
+
+def test_the_saved_key_is_not_sent_to_another_service(monkeypatch):
     save_connection(Connection("http://a", "ps_1"))
     monkeypatch.setenv("POTSTILL_URL", "http://b")
 
-    assert load_connection() == Connection("http://b", "ps_1")
+    with pytest.raises(NotConfigured, match="set POTSTILL_API_KEY"):
+        find_connection()
 
 
 def test_a_missing_configuration_names_login():
     with pytest.raises(NotConfigured, match="potstill login"):
-        load_connection()
+        find_connection()
 
 
 def test_a_damaged_file_is_reported():
@@ -35,4 +45,4 @@ def test_a_damaged_file_is_reported():
     configuration_file().write_text("{")
 
     with pytest.raises(NotConfigured, match=r"config\.json cannot be read"):
-        load_connection()
+        find_connection()

@@ -4,16 +4,27 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from client.console import (
-    dataset_table,
-    escape_text,
-    format_age,
-    format_bytes,
-    format_duration,
-    format_quantity,
-    job_table,
-    metrics_table,
-)
+from potstill._sync.datasets import Dataset
+from potstill._sync.job import Job
+from potstill.cli import datasets, job_text, tables
+from potstill.cli.routes import name_commands
+from potstill.cli.tables import Column, make_table
+from potstill.documents import Measured
+from potstill.formats import escape_text, format_age, format_bytes, format_duration, format_quantity
+from tests.support.openapi_documents import make_document
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """Print with a console of this width; return its lines."""
+
+    def run(width, print_it, *arguments):
+        console = Console(width=width, file=io.StringIO(), force_terminal=False)
+        monkeypatch.setattr(tables, "out", console)
+        print_it(*arguments)
+        return console.file.getvalue().splitlines()
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -46,41 +57,66 @@ def test_durations_are_formatted(seconds, text):
     ],
 )
 def test_ages_have_one_unit(passed, text):
-    assert format_age((datetime.now(UTC) - passed).isoformat()) == text
+    assert format_age(datetime.now(UTC) - passed) == text
 
 
-def test_a_job_table_keeps_id_and_status_on_a_narrow_terminal():
-    job = {
-        "id": "job_01m891nehfty2tddc3wqvwvt95",
-        "name": "deit tiny from a convnext",
-        "status": "succeeded",
-        "stage": "evaluate",
-        "progress": {"fraction": 1.0},
-        "result": {"student": {"top1": 0.5}},
-        "created_at": (datetime.now(UTC) - timedelta(days=40)).isoformat(),
-    }
-    narrow = Console(width=80, file=io.StringIO())
-
-    narrow.print(job_table([job]))
-
-    output = narrow.file.getvalue()
-    assert all(word in output for word in ("job_01m891nehfty2tddc3wqvwvt95", "succeeded", "evaluate", "50.0%"))
+@pytest.fixture
+def long_job(make_job):
+    return Job.model_validate(make_job(id="job_01m891nehfty2tddc3wqvwvt95", name="deit tiny from a convnext"))
 
 
-def test_an_unlabeled_dataset_has_no_accuracy():
-    measures = {"top1": None, "parameters": 10, "flops": 20, "size_bytes": 40, "latency_ms": 1.0}
+def test_a_job_table_keeps_whole_words_at_80_columns(printed, long_job):
+    lines = printed(80, job_text.print_jobs, [long_job])
 
-    top1 = metrics_table([("student", measures)]).columns[1]
+    words = " ".join(lines).split()
+    for word in ("job_01m891nehfty2tddc3wqvwvt95", "convnext", "succeeded", "export", "91.0%"):
+        assert word in words
+    assert "created" not in words, "the least important column is left out"
+    assert max(map(len, lines)) <= 80
 
-    assert list(top1.cells) == ["—"]
+
+def test_a_wide_terminal_shows_every_column(printed, long_job):
+    lines = printed(120, job_text.print_jobs, [long_job])
+
+    assert lines[0].split() == ["job", "name", "status", "stage", "done", "top-1", "created"]
+    assert len(lines) == 2
 
 
-def test_control_characters_in_names_are_escaped():
+def test_columns_are_left_out_in_the_order_of_their_importance():
+    columns = [Column("a"), Column("b", optional=2), Column("c", optional=1)]
+    headings = [
+        [column.header for column in make_table(columns, [("x" * 10,) * 3], width=width).columns]
+        for width in (34, 33, 10)
+    ]
+
+    assert headings == [["a", "b", "c"], ["a", "c"], ["a"]]
+
+
+def test_an_unlabeled_dataset_has_no_accuracy(printed):
+    measured = Measured(top1=None, parameters=10, flops=20, size_bytes=40, latency_ms=1.0)
+
+    assert "—" in printed(80, job_text.print_models, [("student", measured)])[1]
+
+
+def test_control_characters_in_names_are_escaped(printed):
     """An untrusted name must not change the clipboard or the text direction of the terminal."""
     name = "cat\x1b]52;c;ZXZpbA==\x07\u202egpj"
-    dataset = {"id": "ds_1", "name": name, "status": "processing", "splits": None, "num_classes": None}
-    printed = Console(file=io.StringIO(), force_terminal=True, width=200)
-    printed.print(dataset_table([{**dataset, "created_at": "2026-11-24T08:00:00.000Z"}]))
+    dataset = Dataset.model_validate(make_document("DatasetOut", id="ds_1", name=name))
 
-    assert r"cat\x1b]52;c;ZXZpbA==\x07\u202egpj" in printed.file.getvalue()
+    lines = printed(200, datasets.print_datasets, [dataset])
+
+    assert r"cat\x1b]52;c;ZXZpbA==\x07\u202egpj" in lines[1]
     assert escape_text("[red]tab\there\nnext, naïve 猫") == r"\[red]tab" + "\there\nnext, naïve 猫"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no method kdd. GET /v1/methods lists them.", "no method kdd. `potstill methods list` lists them."),
+        ("see `GET /v1/methods/{name}`", "see `potstill methods show`"),
+        ("DELETE /v1/datasets/…, /v1/jobs/…", "`potstill datasets delete`, `potstill jobs delete`"),
+        ("expected /v1/unknown", "expected /v1/unknown"),
+    ],
+)
+def test_routes_in_errors_become_commands(text, expected):
+    assert name_commands(text) == expected

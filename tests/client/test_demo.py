@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from client import demo
-from client.errors import NotReady
+from potstill.errors import NotReady
+from server import demo
 
 
 def test_a_stack_that_fails_to_start_is_reported_with_its_log(tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_the_runs_differ_only_in_method_and_teacher():
 
 
 def test_help_names_the_options():
-    run = subprocess.run([sys.executable, "-m", "client.demo", "--help"], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-m", "server.demo", "--help"], capture_output=True, text=True, timeout=60)
 
     assert run.returncode == 0, run.stderr
     assert all(option in run.stdout for option in ("--folder", "--port", "--exit", "DEMO_EXIT"))

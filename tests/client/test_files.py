@@ -3,9 +3,10 @@ import zipfile
 
 import pytest
 
-from client import sdk
-from client.errors import ClientError, DownloadDamaged, ServiceUnreachable
-from client.files import packed_archive
+from potstill.archives import packed_archive
+from potstill.errors import DownloadDamaged, InvalidArgument, ServiceUnreachable
+from tests.client.conftest import page
+from tests.support.openapi_documents import make_document
 
 CONTENT = bytes(range(256)) * 40
 PATH = "/v1/jobs/job_1/artifacts/model.safetensors"
@@ -13,24 +14,22 @@ PATH = "/v1/jobs/job_1/artifacts/model.safetensors"
 
 def listing(respond, *, content=CONTENT, name="model.safetensors", sha256=None):
     sha256 = sha256 or hashlib.sha256(content).hexdigest()
-    document = {"name": name, "media_type": "x", "size_bytes": len(content), "sha256": sha256}
-    return respond({"object": "list", "data": [document], "has_more": False})
+    return respond(page(make_document("ArtifactOut", name=name, size_bytes=len(content), sha256=sha256)))
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(sdk.time, "sleep", lambda _: None)
+pytestmark = pytest.mark.usefixtures("slept")
 
 
 def test_a_download_is_complete_and_verified(service, potstill, respond, tmp_path):
     service.on("GET", "/v1/jobs/job_1/artifacts", listing(respond))
     service.on("GET", PATH, respond(body=CONTENT))
-    blocks = []
+    reports = []
 
-    (path,) = potstill.jobs.download("job_1", tmp_path / "out", on_bytes=blocks.append)
+    (path,) = potstill.jobs.download("job_1", tmp_path / "out", progress=lambda *counts: reports.append(counts))
 
     assert path.read_bytes() == CONTENT
-    assert sum(blocks) == len(CONTENT)
+    assert reports[0] == (0, len(CONTENT))
+    assert reports[-1] == (len(CONTENT), len(CONTENT))
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["model.safetensors"]
 
 
@@ -48,6 +47,48 @@ def test_a_broken_download_resumes(service, potstill, respond, tmp_path):
     second = service.received[-1].headers
     assert second["range"] == "bytes=1000-"
     assert second["if-range"] == f'"{hashlib.sha256(CONTENT).hexdigest()}"'
+
+
+def test_a_later_download_resumes_an_interrupted_one(service, potstill, respond, tmp_path):
+    service.on("GET", "/v1/jobs/job_1/artifacts", listing(respond))
+    service.on("GET", PATH, respond(body=CONTENT, cut_after=1000), respond({"code": "unavailable"}, 503))
+    with pytest.raises(ServiceUnreachable):
+        potstill.jobs.download("job_1", tmp_path)
+    service.responses.pop(("GET", PATH))
+    service.on("GET", PATH, respond(body=CONTENT[1000:], status=206))
+
+    (path,) = potstill.jobs.download("job_1", tmp_path)
+
+    assert path.read_bytes() == CONTENT
+    assert service.received[-1].headers["range"] == "bytes=1000-"
+
+
+def test_a_file_that_is_there_is_not_downloaded_again(service, potstill, respond, tmp_path):
+    service.on("GET", "/v1/jobs/job_1/artifacts", listing(respond))
+    (tmp_path / "model.safetensors").write_bytes(CONTENT)
+
+    assert potstill.jobs.download("job_1", tmp_path) == [tmp_path / "model.safetensors"]
+    assert service.paths() == [("GET", "/v1/jobs/job_1/artifacts")]
+
+
+def test_a_zip_is_downloaded_whole_or_not_at_all(service, potstill, respond, tmp_path):
+    service.on("GET", "/v1/jobs/job_1/download", respond(body=CONTENT, cut_after=1000), respond(body=CONTENT))
+
+    path = potstill.jobs.download_zip("job_1", tmp_path / "all.zip")
+
+    assert path.read_bytes() == CONTENT
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_is_downloaded_and_verified(service, potstill, respond, tmp_path):
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    stored = make_document("CheckpointOut", id="ckpt_1", size_bytes=len(CONTENT), sha256=digest)
+    service.on("GET", "/v1/jobs/job_1/checkpoints", respond(page(stored)))
+    service.on("GET", "/v1/jobs/job_1/checkpoints/ckpt_1/model.safetensors", respond(body=CONTENT))
+
+    assert potstill.jobs.download_checkpoint("job_1", "ckpt_1", tmp_path).read_bytes() == CONTENT
+    with pytest.raises(InvalidArgument, match="no checkpoint ckpt_2"):
+        potstill.jobs.download_checkpoint("job_1", "ckpt_2", tmp_path)
 
 
 def test_a_changed_file_is_downloaded_again(service, potstill, respond, tmp_path):
@@ -108,5 +149,5 @@ def test_a_file_is_not_packed(tmp_path):
 
 
 def test_a_missing_path_is_reported(tmp_path):
-    with pytest.raises(ClientError, match="no file or folder"), packed_archive(tmp_path / "nothing"):
+    with pytest.raises(InvalidArgument, match="no file or folder"), packed_archive(tmp_path / "nothing"):
         pass

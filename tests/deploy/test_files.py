@@ -86,5 +86,5 @@ def test_the_api_image_has_no_torch():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     requirements = " ".join([*extras["api"], *extras["store"]])
 
-    assert "potstill[store]" in requirements
+    assert "potstill-server[store]" in requirements
     assert not re.search(r"\b(torch|timm|onnx)", requirements)

@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 def start(folder):
     return subprocess.Popen(
-        [sys.executable, "-m", "client.demo"],
+        [sys.executable, "-m", "server.demo"],
         cwd=folder,
         env={**os.environ, "DEMO_EXIT": "1", "COLUMNS": "120"},
         stdout=subprocess.PIPE,

@@ -208,3 +208,17 @@ def test_the_port_of_make_up_can_be_chosen():
     makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text()
 
     assert "--port $(or $(PORT),8000)" in makefile
+
+
+def test_missing_packages_are_named(tmp_path):
+    """An installation without the extra `embedded`."""
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
+
+    result = subprocess.run(
+        [sys.executable, "-m", "server", "--help"], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+    assert result.returncode == 1
+    assert 'the package typer is not installed; run pip install "potstill-server[embedded]"' in result.stderr
+    assert "Traceback" not in result.stderr

@@ -24,7 +24,7 @@ def test_the_sbom_lists_the_installed_packages(tmp_path):
     document = json.loads(out.read_text())
     found = {component["name"].lower(): component for component in document["components"]}
 
-    assert document["metadata"]["component"]["name"] == "potstill"
+    assert document["metadata"]["component"]["name"] == "potstill-server"
     assert found["torch"]["version"] == version("torch")
     assert found["fastapi"]["licenses"]
     assert any(entry["ref"].startswith("torch") and entry["dependsOn"] for entry in document["dependencies"])

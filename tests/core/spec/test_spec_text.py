@@ -5,10 +5,10 @@ import math
 
 import pytest
 
-import client.spec_text
 import core.spec.spec_text
+import potstill.spec_text
 
-PARSERS = [core.spec.spec_text.parse_document, client.spec_text.parse_document]
+PARSERS = [core.spec.spec_text.parse_document, potstill.spec_text.parse_document]
 
 
 @pytest.fixture(params=PARSERS, ids=["core", "client"])
@@ -63,6 +63,6 @@ def test_an_unreadable_text_is_refused_with_its_position(parse, text, words):
 def test_both_parsers_have_the_same_rules():
     from inspect import getsource
 
-    rules = [getsource(module).partition("import yaml")[2] for module in (core.spec.spec_text, client.spec_text)]
+    rules = [getsource(module).partition("import yaml")[2] for module in (core.spec.spec_text, potstill.spec_text)]
 
     assert rules[0] == rules[1]

@@ -1,0 +1,122 @@
+"""``/v1/datasets``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import PrivateAttr
+
+from potstill._async.ingest import wait_until_ready
+from potstill._async.transport import AsyncTransport
+from potstill._async.uploads import upload_file
+from potstill.calls import create_call, json_body, object_path, parse, read_call
+from potstill.dataset_layout import ClassFrom, Labels, Splits, layout_fields
+from potstill.documents import DatasetDocument
+from potstill.transfers import ProgressOption
+
+_WAIT_SECONDS = 3600.0
+
+
+class AsyncDataset(DatasetDocument):
+    """A dataset as the service last described it."""
+
+    _datasets: AsyncDatasets = PrivateAttr()
+
+    async def refresh(self) -> AsyncDataset:
+        """Get the dataset's current state."""
+        return await self._datasets.get(self.id)
+
+    async def wait(self, *, timeout_seconds: float = _WAIT_SECONDS, progress: bool = False) -> AsyncDataset:
+        """Wait until the dataset is ready; see :meth:`AsyncDatasets.wait`."""
+        return await self._datasets.wait(self.id, timeout_seconds=timeout_seconds, progress=progress)
+
+    async def delete(self) -> None:
+        """Delete the dataset, unless a job needs it."""
+        await self._datasets.delete(self.id)
+
+
+class AsyncDatasets:
+    """``/v1/datasets``. An argument ``dataset_id`` may be an id, a unique name or a unique id prefix."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def create(
+        self, source: Mapping[str, Any], *, name: str | None = None, idempotency_key: str | None = None
+    ) -> AsyncDataset:
+        """Create a dataset from a source that the service reads, e.g. ``{"type": "builtin", "name": "digits"}``."""
+        document = {"source": dict(source)} | ({} if name is None else {"name": name})
+        call = create_call("/v1/datasets", json_body(document), idempotency_key=idempotency_key)
+        return self._bind(await self._transport.read(call, AsyncDataset))
+
+    async def create_from_url(
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        labels: Labels = "auto",
+        splits: Splits = "auto",
+        class_from: ClassFrom = "auto",
+        idempotency_key: str | None = None,
+    ) -> AsyncDataset:
+        """Create a dataset from an archive or Parquet file that the service downloads from an https URL.
+
+        ``name`` defaults to the file name. The other arguments are those of :meth:`upload`.
+        """
+        source = {"type": "url", "url": url, **layout_fields(labels, splits, class_from)}
+        return await self.create(source, name=name, idempotency_key=idempotency_key)
+
+    async def upload(
+        self,
+        path: Path | str,
+        *,
+        name: str | None = None,
+        labels: Labels = "auto",
+        splits: Splits = "auto",
+        class_from: ClassFrom = "auto",
+        progress: ProgressOption = False,
+        idempotency_key: str | None = None,
+    ) -> AsyncDataset:
+        """Upload an archive, a Parquet file, or a folder, which is packed first.
+
+        ``labels="none"`` makes an unlabeled dataset and ignores folders and label columns. ``splits`` names the
+        folders of the splits, e.g. ``{"train": "seg_train", "test": "seg_test"}``; ``"none"`` if no folder is one.
+        ``class_from`` is the folder that names the class: the ``first`` below the split, or the image's ``parent``.
+        Raises :class:`InvalidArgument` if there is no such file.
+        """
+        path = Path(path)
+        fields = {"name": name or path.resolve().stem, **layout_fields(labels, splits, class_from, as_text=True)}
+        response = await upload_file(
+            self._transport, "/v1/datasets", path, fields, progress=progress, idempotency_key=idempotency_key
+        )
+        return self._bind(parse(response, AsyncDataset))
+
+    async def get(self, dataset_id: str) -> AsyncDataset:
+        """Get a dataset."""
+        return self._bind(await self._transport.read(read_call(object_path("datasets", dataset_id)), AsyncDataset))
+
+    async def list(self, *, limit: int | None = None) -> AsyncIterator[AsyncDataset]:
+        """Iterate over the datasets, newest first; pages are fetched when they are needed."""
+        async for dataset in self._transport.pages("/v1/datasets", AsyncDataset, limit=limit):
+            yield self._bind(dataset)
+
+    async def wait(
+        self, dataset_id: str, *, timeout_seconds: float = _WAIT_SECONDS, progress: bool = False
+    ) -> AsyncDataset:
+        """Wait until the dataset is ready. Raises :class:`IngestFailed` or :class:`NotReady`."""
+        return await wait_until_ready(self, dataset_id, timeout_seconds=timeout_seconds, progress=progress)
+
+    async def image(self, dataset_id: str, split: Literal["train", "test"], index: int) -> bytes:
+        """Return the file of one image, as it was uploaded."""
+        path = object_path("datasets", dataset_id, "images", split, str(index))
+        return (await self._transport.send(read_call(path))).content
+
+    async def delete(self, dataset_id: str) -> None:
+        """Delete a dataset that no job needs. Raises :class:`InUse`."""
+        await self._transport.delete(object_path("datasets", dataset_id))
+
+    def _bind(self, dataset: AsyncDataset) -> AsyncDataset:
+        dataset._datasets = self  # noqa: SLF001 - both classes are one unit
+        return dataset

@@ -1,0 +1,56 @@
+"""``/v1/api-keys``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from potstill._async.transport import AsyncTransport
+from potstill.calls import create_call, json_body, object_path, read_call
+from potstill.documents import ApiKey, NewApiKey
+from potstill.errors import TokenLost
+
+
+class AsyncKeys:
+    """``/v1/api-keys``. Requires the scope admin."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def create(
+        self,
+        name: str,
+        *,
+        scopes: Sequence[str] = ("read", "write"),
+        expires_in_days: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> NewApiKey:
+        """Create a key; only this response contains its ``token``. Raises :class:`TokenLost`."""
+        document = {"name": name, "scopes": list(scopes), "expires_in_days": expires_in_days}
+        return await self._create("/v1/api-keys", document, idempotency_key)
+
+    async def rotate(
+        self, key_id: str, *, overlap_seconds: int | None = None, idempotency_key: str | None = None
+    ) -> NewApiKey:
+        """Replace a key, which expires after ``overlap_seconds`` (a day). Raises :class:`TokenLost`."""
+        document = {} if overlap_seconds is None else {"overlap_seconds": overlap_seconds}
+        return await self._create(object_path("api-keys", key_id, "rotate"), document, idempotency_key)
+
+    async def get(self, key_id: str) -> ApiKey:
+        """Get a key, without its token."""
+        return await self._transport.read(read_call(object_path("api-keys", key_id)), ApiKey)
+
+    def list(self, *, limit: int | None = None) -> AsyncIterator[ApiKey]:
+        """Iterate over the keys, newest first, including revoked ones."""
+        return self._transport.pages("/v1/api-keys", ApiKey, limit=limit)
+
+    async def revoke(self, key_id: str) -> None:
+        """Revoke a key immediately and permanently. Raises :class:`LastAdminKey`."""
+        await self._transport.delete(object_path("api-keys", key_id))
+
+    async def _create(self, path: str, document: Mapping[str, Any], idempotency_key: str | None) -> NewApiKey:
+        call = create_call(path, json_body(document), idempotency_key=idempotency_key)
+        created = await self._transport.read(call, NewApiKey)
+        if created.token is None:
+            raise TokenLost(f"{created.id} was created, but its token was lost; revoke it and create another key")
+        return created

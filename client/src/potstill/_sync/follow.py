@@ -1,0 +1,67 @@
+# Generated from `potstill._async` by `make docs`; do not edit.
+"""Follow a job until it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import httpx
+
+from potstill._sync.runtime import sleep
+from potstill.calls import retry_delay_seconds
+from potstill.documents import Event
+from potstill.errors import ApiError, NotReady, ServiceUnreachable
+from potstill.job_progress import Curves, JobView, Outage
+
+if TYPE_CHECKING:
+    from potstill._sync.job import Job
+    from potstill._sync.jobs import Jobs
+
+_CURVE_SECONDS = 2.0  # between two requests for loss and accuracy
+
+
+def follow(jobs: Jobs, job_id: str, view: JobView, *, timeout_seconds: float | None, clock: Callable[[], float]) -> Job:
+    """Show a job's progress until it is terminal, and return the job. Continue after an outage of the service.
+
+    Raises :class:`ServiceUnreachable` if the service does not respond at the start, or for longer than the job may
+    run; :class:`NotReady` after the timeout.
+    """
+    job: Job | None = None
+    curves, curves_at = Curves(), 0.0
+    last_event_id: str | None = None
+    deadline = None if timeout_seconds is None else clock() + timeout_seconds
+    outage = Outage(view, clock)
+    with view:
+        while job is None or not job.terminal:
+            if job is not None and deadline is not None and clock() >= deadline:
+                raise NotReady(f"job {job.id} is still {job.status} after {timeout_seconds:g} s; the job goes on")
+            left = view.poll_seconds if deadline is None else max(0, min(view.poll_seconds, round(deadline - clock())))
+            try:
+                job = jobs.get(job_id, wait_seconds=left)
+                if view.needs_curves(job) and clock() - curves_at >= _CURVE_SECONDS:
+                    metrics = jobs.metrics(job.id, max_points=1)
+                    curves, curves_at = Curves.from_series(metrics.series, job.stage), clock()
+                events = _new_events(jobs, job.id, last_event_id) if view.shows_events else []
+            except (ServiceUnreachable, ApiError, httpx.TransportError) as error:
+                if job is None:
+                    raise
+                if not outage.accepts(job, error):
+                    raise _give_up(job, error) from error
+                sleep(retry_delay_seconds(outage.attempt))
+                continue
+            outage.end()
+            last_event_id = events[-1].id if events else last_event_id
+            view.show(job, curves, events)
+    return job
+
+
+def _new_events(jobs: Jobs, job_id: str, after_id: str | None) -> list[Event]:
+    return [event for event in jobs.past_events(job_id, after_id=after_id)]
+
+
+def _give_up(job: Job, error: Exception) -> Exception:
+    """Return the error of a follower that gives up, which says that the job does not."""
+    if isinstance(error, ApiError):
+        return error
+    return ServiceUnreachable(f"{error}; the job goes on. Follow it again: potstill jobs watch {job.id}")

@@ -1,0 +1,162 @@
+"""``potstill datasets``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from potstill._sync.client import Potstill
+from potstill._sync.datasets import Dataset
+from potstill.cli.console import out, print_json, print_warnings
+from potstill.cli.options import AsJson, DatasetId, Limit, connect
+from potstill.cli.tables import Column, print_table, status_text
+from potstill.formats import escape_text, format_age, format_count
+
+app = typer.Typer(no_args_is_help=True, help="Manage image datasets.")
+
+DATASET_COLUMNS = (
+    Column("dataset"),
+    Column("name", wraps=True),
+    Column("status"),
+    Column("classes", justify="right", optional=1),
+    Column("train", justify="right"),
+    Column("test", justify="right"),
+    Column("created", optional=2),
+)
+_SHOWN_REJECTED = 20
+
+
+@app.command("add")
+def add(
+    source: Annotated[
+        str,
+        typer.Argument(help="A zip, tar or Parquet file, a folder, an https URL, or builtin:digits, builtin:mnist-5k."),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the dataset. Default: the source's name.")] = None,
+    *,
+    labels: Annotated[Literal["auto", "none"], typer.Option(help="none: ignore folders and label columns.")] = "auto",
+    splits: Annotated[
+        str, typer.Option(help="Folders of the splits: train=seg_train,test=seg_test; none: no folder is a split.")
+    ] = "auto",
+    class_from: Annotated[
+        Literal["auto", "first", "parent"],
+        typer.Option(help="Folder that names the class: the first below the split, or the parent of the image."),
+    ] = "auto",
+    wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Add a dataset and wait until it is ready."""
+    with connect() as client:
+        dataset = _create(client, source, name=name, labels=labels, splits=splits, class_from=class_from)
+        if wait:
+            dataset = dataset.wait(progress=True)
+    if as_json:
+        print_json(dataset)
+    else:
+        _describe(dataset)
+
+
+@app.command("list")
+def list_datasets(limit: Limit = 20, *, as_json: AsJson = False) -> None:
+    """List the newest datasets."""
+    with connect() as client:
+        datasets = list(client.datasets.list(limit=limit))
+    if as_json:
+        print_json(datasets)
+    elif datasets:
+        print_datasets(datasets)
+    else:
+        out.print("No datasets yet. Add one: [bold]potstill datasets add builtin:digits[/]")
+
+
+@app.command("show")
+def show(dataset_id: DatasetId, *, as_json: AsJson = False) -> None:
+    """Show one dataset with its rejected files."""
+    with connect() as client:
+        dataset = client.datasets.get(dataset_id)
+    if as_json:
+        print_json(dataset)
+    else:
+        _describe(dataset)
+
+
+@app.command("delete")
+def delete(dataset_id: DatasetId) -> None:
+    """Delete a dataset that no job uses."""
+    with connect() as client:
+        client.datasets.delete(dataset_id)
+    out.print(f"Deleted {dataset_id}", markup=False)
+
+
+@app.command("image")
+def image(
+    dataset_id: DatasetId,
+    split: Annotated[Literal["train", "test"], typer.Argument(help="Split of the image.")],
+    index: Annotated[int, typer.Argument(min=0, help="Position in the split, whose images are ordered by path.")],
+    file: Annotated[Path | None, typer.Option("--out", "-o", help="File to write. Default: standard output.")] = None,
+) -> None:
+    """Write one image, as it was uploaded."""
+    with connect() as client:
+        content = client.datasets.image(dataset_id, split, index)
+    if file is None:
+        sys.stdout.buffer.write(content)
+    else:
+        file.write_bytes(content)
+
+
+def print_datasets(datasets: list[Dataset]) -> None:
+    """Print a table of datasets."""
+    rows = []
+    for dataset in datasets:
+        counts = {name: split.num_samples for name, split in (dataset.splits or {}).items()}
+        rows.append(
+            (
+                dataset.id,
+                dataset.name or "—",
+                status_text(dataset.status),
+                format_count(dataset.num_classes),
+                format_count(counts.get("train")),
+                format_count(counts.get("test")),
+                format_age(dataset.created_at),
+            )
+        )
+    print_table(DATASET_COLUMNS, rows)
+
+
+def _create(
+    client: Potstill,
+    source: str,
+    *,
+    name: str | None,
+    labels: Literal["auto", "none"],
+    splits: str,
+    class_from: Literal["auto", "first", "parent"],
+) -> Dataset:
+    kind, _, builtin = source.partition(":")
+    if kind == "builtin":
+        return client.datasets.create({"type": "builtin", "name": builtin}, name=name or builtin)
+    if "://" in source:
+        return client.datasets.create_from_url(source, name=name, labels=labels, splits=splits, class_from=class_from)
+    return client.datasets.upload(
+        Path(source), name=name, labels=labels, splits=splits, class_from=class_from, progress=True
+    )
+
+
+def _describe(dataset: Dataset) -> None:
+    splits = dataset.splits or {}
+    parts = [f"{format_count(split.num_samples)} {name}" for name, split in splits.items()]
+    if dataset.num_classes:
+        parts.append(f"{dataset.num_classes} classes")
+    if dataset.value_range is not None:
+        parts.append(f"{dataset.value_range.bits} bits")
+    out.print(f"[bold]{dataset.id}[/]  {escape_text(dataset.name)}  {dataset.status}  {', '.join(parts)}")
+    if dataset.error:
+        out.print(f"  [red]{escape_text(dataset.error.message)}[/]")
+    print_warnings(dataset.warnings)
+    for rejected in dataset.rejected[:_SHOWN_REJECTED]:
+        out.print(f"  [yellow]rejected[/] {escape_text(rejected.path)}: {escape_text(rejected.reason)}")
+    if len(dataset.rejected) > _SHOWN_REJECTED:
+        out.print(f"  [dim]and {len(dataset.rejected) - _SHOWN_REJECTED} more; see --json[/]")

@@ -1,0 +1,164 @@
+"""``potstill jobs``: submit, list, follow and change jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from potstill._sync.client import Potstill
+from potstill._sync.job import Job
+from potstill._sync.jobs import JobAction
+from potstill.cli import job_outputs
+from potstill.cli.console import err, out, print_json, print_json_line, print_warnings
+from potstill.cli.job_text import describe_job, print_jobs
+from potstill.cli.options import AsJson, JobId, Limit, Settings, SpecFile, connect
+from potstill.cli.spec_files import read_changes, read_spec
+
+app = typer.Typer(no_args_is_help=True, help="Manage distillation jobs.")
+job_outputs.register(app)
+
+_EXIT_UNSUCCESSFUL = 3
+
+
+@app.command("submit")
+def submit(
+    spec: SpecFile,
+    dataset: Annotated[
+        str | None, typer.Option(help="Override the spec's dataset: an id, unique name or unique id prefix.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Override the spec's name.")] = None,
+    set_: Settings = None,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", "--watch", help="Follow the job until it ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job. With --wait, the exit status is 3 if it does not succeed."""
+    document = read_spec(spec, set_ or (), dataset=dataset, name=name)
+    with connect() as client:
+        job = client.jobs.create(document)
+        if not as_json:
+            print_warnings(job.warnings)
+        if wait:
+            _watch(client, job.id, as_json=as_json)
+        elif as_json:
+            print_json(job)
+        else:
+            out.print(f"[bold]{job.id}[/] is {job.status}. Follow it: potstill jobs watch {job.id}", soft_wrap=True)
+
+
+@app.command("list")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="List only jobs with this status.")] = None,
+    limit: Limit = 20,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest jobs."""
+    with connect() as client:
+        jobs = list(client.jobs.list(status=status, limit=limit))
+    if as_json:
+        print_json(jobs)
+    elif jobs:
+        print_jobs(jobs)
+    else:
+        out.print("No jobs yet. Submit one: [bold]potstill jobs submit spec.yaml[/]")
+
+
+@app.command("show")
+def show(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """Show one job: status, stages, result or error."""
+    with connect() as client:
+        job = client.jobs.get(job_id)
+    if as_json:
+        print_json(job)
+    else:
+        describe_job(job)
+
+
+@app.command("watch")
+def watch(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """Follow a job until it ends, also through an outage; exit with status 3 if it does not succeed."""
+    with connect() as client:
+        _watch(client, job_id, as_json=as_json)
+
+
+@app.command("cancel")
+def cancel(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """Cancel a job; its last checkpoint is kept."""
+    _post_action(job_id, "cancel", as_json=as_json)
+
+
+@app.command("pause")
+def pause(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """Pause a job; it can resume from the last step."""
+    _post_action(job_id, "pause", as_json=as_json)
+
+
+@app.command("resume")
+def resume(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """Resume a paused job."""
+    _post_action(job_id, "resume", as_json=as_json)
+
+
+@app.command("stop")
+def stop(job_id: JobId, *, as_json: AsJson = False) -> None:
+    """Stop training early; the student is still evaluated and exported."""
+    _post_action(job_id, "stop", as_json=as_json)
+
+
+@app.command("retry")
+def retry(
+    job_id: JobId,
+    *,
+    apply_fix: Annotated[
+        bool, typer.Option("--apply-fix", help="Apply the fix of the job's error to its spec.")
+    ] = False,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Retry a failed or cancelled job, from its last checkpoint if the changes allow it."""
+    changes = read_changes(set_ or [])
+    with connect() as client:
+        job = client.jobs.retry(job_id, apply_fix=apply_fix, changes=changes)
+    _print_status(job, as_json=as_json)
+
+
+@app.command("delete")
+def delete(job_id: JobId) -> None:
+    """Delete a finished job and its files."""
+    with connect() as client:
+        client.jobs.delete(job_id)
+    out.print(f"Deleted {job_id}", markup=False)
+
+
+def _post_action(job_id: str, action: JobAction, *, as_json: bool) -> None:
+    with connect() as client:
+        job = client.jobs.post_action(job_id, action)
+    _print_status(job, as_json=as_json)
+
+
+def _print_status(job: Job, *, as_json: bool) -> None:
+    if as_json:
+        print_json(job)
+    elif job.pending_action:
+        out.print(f"[bold]{job.id}[/] is {job.status}; {job.pending_action} requested")
+    else:
+        out.print(f"[bold]{job.id}[/] is {job.status}")
+
+
+def _watch(client: Potstill, job_id: str, *, as_json: bool) -> None:
+    try:
+        if as_json:
+            for event in client.jobs.events(job_id):
+                print_json_line(event)
+            job = client.jobs.get(job_id)
+            print_json_line(job)
+        else:
+            job = client.jobs.wait(job_id, progress=True, console=out)
+            describe_job(job)
+    except KeyboardInterrupt:
+        err.print(f"\nThe job goes on. Follow it again: potstill jobs watch {job_id}", markup=False)
+        raise typer.Exit(130) from None
+    if job.status != "succeeded":
+        raise typer.Exit(_EXIT_UNSUCCESSFUL)

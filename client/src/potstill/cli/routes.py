@@ -1,0 +1,68 @@
+"""The command for each route of the API. Errors of the service name routes; the command line names the commands."""
+
+from __future__ import annotations
+
+import re
+
+COMMANDS = {
+    "GET /healthz": "status",
+    "GET /readyz": "status",
+    "GET /metrics": "status --metrics",
+    "GET /v1/api-keys": "keys list",
+    "POST /v1/api-keys": "keys create",
+    "GET /v1/api-keys/{key_id}": "keys show",
+    "DELETE /v1/api-keys/{key_id}": "keys revoke",
+    "POST /v1/api-keys/{key_id}/rotate": "keys rotate",
+    "GET /v1/architectures": "architectures",
+    "GET /v1/audit-log": "audit-log",
+    "GET /v1/datasets": "datasets list",
+    "POST /v1/datasets": "datasets add",
+    "GET /v1/datasets/{dataset_id}": "datasets show",
+    "DELETE /v1/datasets/{dataset_id}": "datasets delete",
+    "GET /v1/datasets/{dataset_id}/images/{split}/{index}": "datasets image",
+    "POST /v1/estimates": "estimate",
+    "GET /v1/jobs": "jobs list",
+    "POST /v1/jobs": "jobs submit",
+    "GET /v1/jobs/{job_id}": "jobs show",
+    "DELETE /v1/jobs/{job_id}": "jobs delete",
+    "GET /v1/jobs/{job_id}/artifacts": "jobs artifacts",
+    "GET /v1/jobs/{job_id}/artifacts/{name}": "jobs download",
+    "POST /v1/jobs/{job_id}/cancel": "jobs cancel",
+    "GET /v1/jobs/{job_id}/checkpoints": "jobs checkpoints",
+    "GET /v1/jobs/{job_id}/checkpoints/{checkpoint_id}/model.safetensors": "jobs download --checkpoint",
+    "GET /v1/jobs/{job_id}/download": "jobs download --zip",
+    "GET /v1/jobs/{job_id}/events": "jobs events",
+    "GET /v1/jobs/{job_id}/metrics": "jobs metrics",
+    "POST /v1/jobs/{job_id}/pause": "jobs pause",
+    "POST /v1/jobs/{job_id}/resume": "jobs resume",
+    "POST /v1/jobs/{job_id}/retry": "jobs retry",
+    "POST /v1/jobs/{job_id}/stop": "jobs stop",
+    "GET /v1/methods": "methods list",
+    "GET /v1/methods/{name}": "methods show",
+    "GET /v1/models": "models list",
+    "POST /v1/models": "models add",
+    "GET /v1/models/{model_id}": "models show",
+    "DELETE /v1/models/{model_id}": "models delete",
+    "GET /v1/models/{model_id}/lineage": "models lineage",
+    "GET /v1/usage": "usage",
+    "GET /v1/workers": "workers",
+}
+
+_ROUTE = re.compile(r"`?(?:\b(GET|POST|PUT|PATCH|DELETE) )?(/v1/[\w/{}…-]+|/healthz|/readyz|/metrics)`?")
+_PARAMETER = re.compile(r"\{\w+\}")
+
+
+def name_commands(text: str) -> str:
+    """Replace the routes that a text names by commands: ``GET /v1/methods`` becomes ``potstill methods list``."""
+    method = "GET"
+
+    def command(match: re.Match[str]) -> str:
+        nonlocal method
+        method = match[1] or method  # `DELETE /v1/jobs/…, /v1/models/…` names the method once
+        found = _BY_SHAPE.get(f"{method} {_PARAMETER.sub('…', match[2])}")
+        return f"`potstill {found}`" if found else match[0]
+
+    return _ROUTE.sub(command, text)
+
+
+_BY_SHAPE = {_PARAMETER.sub("…", route): command for route, command in COMMANDS.items()}
