@@ -61,7 +61,7 @@ def _gaussian_blur(images_nCHW: ImageArray, _: npt.NDArray[np.int64]) -> ImageAr
     flat = _to_floats(images_nCHW).flatten(0, 1)[:, None]
     flat = F.pad(flat, (radius, radius, radius, radius), mode="reflect")
     flat = F.conv2d(F.conv2d(flat, kernel[None, None, None, :]), kernel[None, None, :, None])
-    return _to_bytes(flat[:, 0].unflatten(0, images_nCHW.shape[:2]))
+    return _to_bytes(flat.reshape(images_nCHW.shape))
 
 
 def _brightness(images_nCHW: ImageArray, _: npt.NDArray[np.int64]) -> ImageArray:

@@ -48,8 +48,7 @@ def export_student(
 
     Args:
         dataset: ``name``, ``fingerprint``, ``num_train``, ``num_test``, and further fields for the report.
-        result: The job result of the API contract.
-        details: Measurements for the report beyond the result.
+        result: The job result of the API contract; ``details`` has measurements for the report beyond it.
         stages: Seconds by stage.
         samples_NCHW: Real images, for a comparison of each format with the weights.
         reporter: Receives the warning; the report has all warnings of the job.
@@ -67,20 +66,17 @@ def export_student(
         reporter.warning(failure_warning(failures))
     formats = [name for name in spec.export if name not in failures]
     poll()
+    common: dict[str, Any] = {"spec": spec, "dataset": dataset, "result": result}
     card = model_card(
-        spec=spec,
+        **common,
         student=student,
-        dataset=dataset,
-        result=result,
         threads=torch.get_num_threads(),
         formats=formats,
         top1_metric=details.get("student", {}).get("top1_metric"),
         evaluation=sections.get("evaluation"),
     )
     report = build_report(
-        spec=spec,
-        dataset=dataset,
-        result=result,
+        **common,
         details=dict(details) | written | {name: {"failed": why} for name, why in failures.items()},
         stages=stages,
         warnings=reporter.warnings(),
@@ -89,8 +85,8 @@ def export_student(
     write_atomic(folder / CARD, card.encode())
     write_atomic(folder / REPORT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     fault_point("student.exported")
-    names = (CONFIG, *(EXPORT_FORMATS[name].file_name for name in formats), CARD, REPORT)
-    return {name: folder / name for name in names}
+    file_names = (EXPORT_FORMATS[name].file_name for name in formats)
+    return {name: folder / name for name in (CONFIG, *file_names, CARD, REPORT)}
 
 
 def _write_formats(

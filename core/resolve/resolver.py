@@ -113,10 +113,7 @@ def resolve(
     num_images = method.num_images or _num_training_images(spec, dataset)
     spec = _fill_in_epochs(spec, num_images, num_train=dataset.num_train)
     resolved = _fill_in(spec, student, teachers, threads, formats)
-    collector.errors += device_errors(resolved, method, num_images)
-    collector.errors += accumulation_errors(resolved, method)
-    collector.errors += balance_errors(resolved, method)
-    collector.errors += evaluation_errors(resolved, dataset, method)
+    collector.errors += _setting_errors(resolved, dataset, method, num_images)
     collector.raise_if_any()
     classified = _classified(spec, dataset, models)
     warnings = spec_warnings(resolved, classified, models, student, teachers, num_images=num_images)
@@ -143,6 +140,16 @@ def resolve(
     )
     fitting = None if memory_bytes is None else fitting_batch_size(resolved, memory_bytes, memory)
     return Resolution(resolved, estimate, fitting)
+
+
+def _setting_errors(spec: JobSpec, dataset: DatasetInfo, method: Method, num_images: int) -> list[FieldError]:
+    """Return the errors of settings that do not fit the method, the data or each other."""
+    return [
+        *device_errors(spec, method, num_images),
+        *accumulation_errors(spec, method),
+        *balance_errors(spec, method),
+        *evaluation_errors(spec, dataset, method),
+    ]
 
 
 def _check_dataset(spec: JobSpec, dataset: DatasetInfo, collector: _ErrorCollector) -> None:

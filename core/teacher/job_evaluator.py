@@ -114,10 +114,10 @@ class JobEvaluator:
         if held_out is None:
             return None
         network.module.to(context.compute.device)
-        parts = [
-            predict(network, held_out.batch(indices).numpy(), device=context.compute.device, poll=context.poll)
-            for indices in torch.arange(len(held_out)).split(_CHUNK_SIZE)
-        ]
+        parts = []
+        for start in range(0, len(held_out), _CHUNK_SIZE):
+            batch_BCHW = held_out.batch(torch.arange(start, min(start + _CHUNK_SIZE, len(held_out)))).numpy()
+            parts.append(predict(network, batch_BCHW, device=context.compute.device, poll=context.poll))
         return torch.cat(parts), held_out.labels
 
     def _corrupted(self, network: BuiltModel) -> dict[str, float] | None:

@@ -49,7 +49,7 @@ def page(tenant, tmp_path, found):
         return browser.get(f"/jobs/{lease.job_id}").text
 
 
-def test_the_page_says_whether_the_teacher_helped(page, found):
+def test_the_page_tells_whether_the_teacher_helped(page, found):
     assert "Did the teacher help?" in page
     assert found["verdict"]["text"] in page
     assert "&lt;dog&gt;" in page

@@ -86,7 +86,7 @@ def test_the_verdict_follows_the_interval(student_hits, baseline_hits, code):
         assert f"{100 * low:.1f} to {100 * high:.1f}" in warning.message
 
 
-def test_without_a_baseline_the_report_says_why_nothing_is_known():
+def test_without_a_baseline_the_report_tells_why_nothing_is_known():
     found = report(network([0, 0, 1, 1, 2, 0]), [network([0, 0, 1, 1, 2, 2])]).to_json()
 
     assert found["gain"] is None
