@@ -15,15 +15,14 @@ from rich.progress import Progress as Bar
 
 from core.job_warnings import JobWarning, merge_warnings
 from core.reporting import (
-    BASELINE_TRACK,
-    STUDENT_TRACK,
+    OTHER_SERIES,
     Control,
     NullReporter,
     Progress,
     SavedCheckpoint,
     Stage,
     TrainedKind,
-    teacher_track,
+    series_prefix,
 )
 from core.system.disk import atomic_path, write_atomic
 
@@ -210,15 +209,12 @@ def _is_retained(line: str, track: str, after: int) -> bool:
     except ValueError:  # incomplete last line of a killed run
         return False
     series = next((name for name in entry if name != "step"), "")
-    return int(entry["step"]) <= after or _track_of(series) != track
+    return int(entry["step"]) <= after or not _is_in_track(series, track)
 
 
-def _track_of(series: str) -> str:
-    """Return the track of a series: ``teacher-0`` for ``teacher/0/loss``, the student's for most others."""
-    parts = series.split("/")
-    if parts[0] == BASELINE_TRACK:
-        return BASELINE_TRACK
-    return teacher_track(int(parts[1])) if parts[0] == "teacher" else STUDENT_TRACK
+def _is_in_track(series: str, track: str) -> bool:
+    prefix = series_prefix(track)
+    return not series.startswith(OTHER_SERIES) if prefix is None else series.startswith(prefix)
 
 
 def _move_folder(source: Path, target: Path) -> None:

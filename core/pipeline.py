@@ -1,4 +1,4 @@
-"""Run a job from its spec to its files: prepare, teacher, distill, evaluate, export.
+"""Run a job from its spec to its files: prepare, teacher, distill, compress, evaluate, export.
 
 This is the engine's only entry point. It is independent of HTTP, Celery and the database: the caller passes a workspace
 of folders, and a reporter that receives events and returns control requests. A later attempt can re-enter any stage.
@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from core.compress import Compression, MeasuredStep, StepOutcome, export_steps, measure_steps
 from core.data.pixels import Pixels
 from core.errors import SpecCannotRun
 from core.export import export_student
 from core.models.build import all_stored_models, build_teacher, stored_models
 from core.models.built import BuiltModel
 from core.models.plan import model_inputs, plan_teacher
-from core.models.weights import save_folder
+from core.models.weights import save_model
 from core.reporting import (
     BASELINE_TRACK,
     STUDENT_TRACK,
@@ -115,6 +116,7 @@ class _Pipeline:
         self.loss_ratio: float | None = None
         self.is_complete = False  # the student took all steps
         self.method_metrics: dict[str, float] = {}  # on the test split
+        self.compressed: tuple[MeasuredStep, ...] = ()
         self.evaluation_cache = EvaluationCache.for_job(context, headless=self.headless)
         self.trained_teachers = {
             index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context, folders=workspace.models)
@@ -136,8 +138,9 @@ class _Pipeline:
             student = self._finalize_student(prepared)
         schedule = planned_schedule(prepared.setup)
         baseline = self._train_baseline(step, schedule)
+        outcomes = self._compress(prepared, student, step)
         with self._stage(Stage.EVALUATE):
-            evaluated = self._evaluate(prepared, student, baseline)
+            evaluated = self._evaluate(prepared, student, baseline, outcomes)
             evaluated.log(
                 self.context,
                 step=step,
@@ -296,11 +299,13 @@ class _Pipeline:
 
     def _finalize_student(self, prepared: _Prepared) -> BuiltModel:
         """Build the exported model from the trained student, as the method defines it."""
-        setup = prepared.setup
+        setup, first_teacher = prepared.setup, prepared.teachers.get(0)
         setup.student.module.cpu()
         setup.method.cpu()
         _, held_out = prepared.training_set.training_split()
-        return setup.method.finalize(setup.student, held_out)
+        student = setup.method.finalize(setup.student, held_out if self.spec.method.held_out_fraction else None)
+        classes = self.context.stored.classes or (None if first_teacher is None else first_teacher.classes)
+        return replace(student, classes=None if self.headless else classes)
 
     def _train_baseline(self, step: int, schedule: Schedule) -> Baseline:
         """Find or train the same student by labels alone, if the spec asks for it."""
@@ -319,20 +324,31 @@ class _Pipeline:
                 student_epochs=schedule.epoch(step),
             )
 
+    def _compress(self, prepared: _Prepared, student: BuiltModel, step: int) -> tuple[StepOutcome, ...]:
+        """Run the compression steps on the trained student."""
+        if not self.spec.compression:
+            return ()
+        compression = Compression(
+            spec=self.spec,
+            context=self.context,
+            training_set=prepared.training_set,
+            teachers=[prepared.teachers[index] for index in sorted(prepared.teachers)],
+            progress_ranges=self.progress_ranges,
+            schedule=planned_schedule(prepared.setup),
+            student_step=step,
+            teacher_cache_bytes=self.workspace.teacher_cache_bytes,
+        )
+        with self._stage(Stage.COMPRESS):
+            return compression.run(student)
+
     # --- results ------------------------------------------------------------------------------------
 
-    def _evaluate(self, prepared: _Prepared, student: BuiltModel, baseline: Baseline) -> JobEvaluation:
-        """Write the student's files, and measure the exported file, the baseline and the teachers."""
-        folder, first_teacher = self.context.root / "export", prepared.teachers.get(0)
-        classes = self.context.stored.classes or (None if first_teacher is None else first_teacher.classes)
-        save_folder(
-            student.module,
-            folder,
-            architecture=student.architecture,
-            arguments=student.arguments,
-            preprocessing=student.preprocessing,
-            classes=None if self.headless else classes,
-        )
+    def _evaluate(
+        self, prepared: _Prepared, student: BuiltModel, baseline: Baseline, outcomes: Sequence[StepOutcome]
+    ) -> JobEvaluation:
+        """Write the student's files, and measure the exported files, the baseline and the teachers."""
+        folder = self.context.root / "export"
+        save_model(student, folder)
         if self.is_complete:
             save_as_baseline(self.spec, self.context, folder)
         evaluator = JobEvaluator(
@@ -340,43 +356,41 @@ class _Pipeline:
             context=self.context,
             cache=self.evaluation_cache,
             decode_size=prepared.training_set.decode_size,
-            classes=classes,
+            classes=student.classes,
         )
-        return evaluator.evaluate(folder, [prepared.teachers[index] for index in sorted(prepared.teachers)], baseline)
+        teachers = [prepared.teachers[index] for index in sorted(prepared.teachers)]
+        evaluated = evaluator.evaluate(folder, teachers, baseline)
+        predictions = evaluated.student.predicted_classes
+        self.compressed = measure_steps(outcomes, self.context, student.preprocessing, predictions)
+        return replace(evaluated, compressed=tuple(each.summary for each in self.compressed))
 
     def _export(self, evaluated: JobEvaluation) -> dict[str, Path]:
-        """Export the remaining files to the student's folder."""
-        stored = self.context.stored
-        dataset = {
-            "id": self.spec.dataset,
-            "name": stored.name,
-            "fingerprint": stored.fingerprint,
-            "num_train": len(stored.split("train")),
-            "num_test": len(stored.split("test")),
-            "num_classes": stored.num_classes,
-            "channels": stored.channels,
-        }
+        """Export the remaining files to the student's folder, and those of compressed networks to theirs."""
+        classes = self.context.stored.classes
         details = {
-            "student": evaluated.student.details(stored.classes),
+            "student": evaluated.student.details(classes),
             "batch_norm": None if self.batch_norm_update is None else self.batch_norm_update.to_json(),
-            "teachers": [teacher.details(stored.classes) for teacher in evaluated.teachers],
+            "teachers": [teacher.details(classes) for teacher in evaluated.teachers],
             "teacher_cache": self.cache_stats.to_json(),
             **({"method": self.method_metrics} if self.method_metrics else {}),
+            **({"compression": [each.details for each in self.compressed]} if self.compressed else {}),
         }
+        samples = self.context.sample_images(self.image_size, NUM_PARITY_IMAGES)
         files = export_student(
             evaluated.folder,
             spec=self.spec,
-            dataset=dataset,
+            dataset={"id": self.spec.dataset, **self.context.stored.description},
             result=evaluated.result(),
             details=details,
             stages=self.stage_seconds,
             reporter=self.reporter,
             failed=self.failed_formats,
-            samples_NCHW=self.context.sample_images(self.image_size, NUM_PARITY_IMAGES),
+            samples_NCHW=samples,
             sections=evaluated.sections(self.spec, self.context, self.stage_seconds, self.cache_stats),
             poll=self.context.poll,
         )
-        return {**files, **evaluated.write_predictions()}
+        files |= evaluated.write_predictions()
+        return files | export_steps(self.compressed, self.spec, self.context, samples)
 
     def _progress(self, fraction: float, step: int, schedule: Schedule) -> None:
         """Report progress of the stages after training."""

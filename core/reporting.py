@@ -27,6 +27,28 @@ def teacher_track(index: int) -> str:
     return f"teacher-{index}"
 
 
+def compression_track(index: int) -> str:
+    """Name of the track of the training in a compression step."""
+    return f"compress-{index}"
+
+
+def compressed_track(index: int) -> str:
+    """Name of the track that holds the output of a completed compression step."""
+    return f"compressed-{index}"
+
+
+def series_prefix(track: str) -> str | None:
+    """Prefix of the metric series of a track: ``teacher/0/`` for ``teacher-0``; None for the student's.
+
+    The student's series are those without the prefix of another track.
+    """
+    return None if track == STUDENT_TRACK else f"{track.replace('-', '/')}/"
+
+
+OTHER_SERIES = ("teacher/", f"{BASELINE_TRACK}/", "compress/")
+"""Starts of the names of series that are not the student's."""
+
+
 class Stage(StrEnum):
     """Stages of a job, in execution order."""
 
@@ -77,8 +99,9 @@ class SavedCheckpoint:
     """A complete checkpoint on local disk.
 
     ``folder`` holds ``model.safetensors`` (the student's weights) and ``state.pt`` (everything else that the next step
-    depends on). ``track`` is ``distill``, ``baseline`` or ``teacher-K``; a run resumes each track from its newest
-    checkpoint. ``keep`` marks weights that the spec requests to keep; other checkpoints are only for resuming.
+    depends on). ``track`` is ``distill``, ``teacher-K``, ``baseline`` or ``compress-K``; a run resumes each track from
+    its newest checkpoint. The folder of a track ``compressed-K`` holds the files that the step K wrote.
+    ``keep`` marks weights that the spec requests to keep; other checkpoints are only for resuming.
     """
 
     folder: Path

@@ -134,7 +134,8 @@ def _typed_dict(name: str, schema: Mapping[str, Any]) -> str:
 def _request_annotation(schema: Mapping[str, Any]) -> str:  # noqa: PLR0911 - one per kind of schema
     """Return the annotation of a request field; methods and other unions of objects are mappings."""
     if "$ref" in schema:
-        return "Any" if _ref_name(schema) == "JsonValue" else _ref_name(schema)
+        name = _ref_name(schema)
+        return "Any" if name == "JsonValue" else "Mapping[str, Any]" if name.endswith("Params") else name
     if "oneOf" in schema:
         return "Mapping[str, Any]"
     if "anyOf" in schema:

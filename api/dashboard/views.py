@@ -94,6 +94,8 @@ def stages(job: Document) -> list[StageView]:
         planned.insert(1, Stage.TEACHER)
     if job["spec"].get("baseline"):
         planned.append(Stage.BASELINE)
+    if job["spec"].get("compression"):
+        planned.append(Stage.COMPRESS)
     return [
         StageView(stage.value, _STAGE_LABELS[stage], *_stage_state(job, stage, times))
         for stage in Stage

@@ -159,15 +159,15 @@ def list_artifacts(caller: Reader, job_id: JobId, state: State) -> Page[Artifact
         return Page(data=[service.artifact_out(artifact) for artifact in artifacts], has_more=False)
 
 
-@router.head("/artifacts/{name}", include_in_schema=False)
+@router.head("/artifacts/{name:path}", include_in_schema=False)
 @router.get(
-    "/artifacts/{name}",
+    "/artifacts/{name:path}",
     response_class=Response,
     responses={**problems(*REFERENCE_ERRORS), **download_responses(_BINARY)},
 )
 @rate_class("reads")
 def download_artifact(caller: Reader, job_id: JobId, name: str, request: Request, state: State) -> Response:
-    """Download an artifact, or a range of it."""
+    """Download an artifact, or a range of it. The names of some contain a slash, such as ``pruned/config.json``."""
     with state.database.read() as session:
         artifact = jobs.get_artifact(session, caller.project_id, job_id, name)
     content = StoredContent(artifact.key, artifact.name, artifact.media_type, artifact.size_bytes, artifact.sha256)

@@ -75,6 +75,42 @@ class BaselineOut(Measured):
     )
 
 
+class HeldOutOut(Out):
+    """Top-1 accuracy on the held-out images of the training split, as fractions."""
+
+    images: int
+    reference_top1: float = Field(description="Of the network before the step.")
+    top1: float
+    drop: float = Field(description="`reference_top1` − `top1`.")
+    max_top1_drop: float
+
+
+class CompressedOut(Out):
+    """Outcome of one compression step; metrics are those of its output on the test split."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    artifact: str | None = Field(description="The published file; null unless the step is applied.")
+    top1: float | None = None
+    top5: float | None = None
+    parameters: int | None = None
+    flops: float | None = None
+    size_bytes: int | None = None
+    latency_ms: float | None = None
+    agreement: float | None = Field(
+        default=None, description="Fraction of images where it and the uncompressed student predict the same class."
+    )
+    step: int = Field(default=0, description="Position in `spec.compression`.")
+    name: str | None = None
+    status: Literal["applied", "rejected", "failed"] = Field(
+        default="applied",
+        description="`rejected`: it lost more than `max_top1_drop` on the held-out images. `failed`: it cannot be "
+        "applied to this network.",
+    )
+    reason: str | None = Field(default=None, description="Why a step is rejected or failed.")
+    held_out: HeldOutOut | None = None
+
+
 class ResultOut(Out):
     """Result of a job that succeeded."""
 
@@ -83,7 +119,7 @@ class ResultOut(Out):
     model: str | None = Field(description="Id of the student's model (`mdl_…`), for use in later jobs.")
     student: Measured
     teachers: list[Measured]
-    compressed: list[dict[str, Any]]
+    compressed: list[CompressedOut] = Field(description="One entry for each step of `spec.compression`.")
     agreement: float | None = Field(description="Fraction of images where student and teacher predict the same class.")
     baseline: BaselineOut | None = Field(
         default=None, description="Null: the spec asked for no baseline, or there is none; `report.json` says why."
@@ -257,6 +293,14 @@ class BaselineEstimateOut(Out):
     seconds: float
 
 
+class StepEstimateOut(Out):
+    """Estimated cost of one compression step."""
+
+    name: str
+    output: str = Field(description="Name of the file or folder that it publishes.")
+    seconds: float
+
+
 class EstimateOut(Out):
     """Estimated cost of a job, and size of its models."""
 
@@ -272,4 +316,5 @@ class EstimateOut(Out):
     memory_bytes: int | None
     teacher_cache: TeacherCacheOut
     baseline: BaselineEstimateOut | None = Field(default=None, description="Null: the spec asks for no baseline.")
+    compression: list[StepEstimateOut] = Field(default_factory=list, description="One entry for each step.")
     warnings: list[JobWarning]

@@ -1,4 +1,4 @@
-"""Held-out part of the training split: the same images for the same seed."""
+"""Held-out part of the training split, and other random parts of it: the same images for the same seed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,19 @@ def hold_out(pixels: Pixels, fraction: float, seed: int) -> tuple[Pixels, Pixels
     count = num_held_out(len(pixels), fraction)
     if count == 0:
         return pixels, None
-    # numpy keeps the raw stream stable between versions, unlike its permutations.
-    draws = np.random.Philox(key=derive_seed(seed, "held-out")).random_raw(len(pixels))
-    order = np.argsort(np.asarray(draws, dtype=np.uint64), kind="stable")
+    order = _random_order(len(pixels), derive_seed(seed, "held-out"))
     return _subset(pixels, np.sort(order[count:])), _subset(pixels, np.sort(order[:count]))
+
+
+def draw_images(pixels: Pixels, count: int, seed: int) -> Pixels:
+    """Draw ``count`` different images, or all if there are fewer, in their original order."""
+    return _subset(pixels, np.sort(_random_order(len(pixels), derive_seed(seed, "drawn"))[:count]))
+
+
+def _random_order(length: int, key: int) -> npt.NDArray[np.int64]:
+    # numpy keeps the raw stream stable between versions, unlike its permutations.
+    draws = np.random.Philox(key=key).random_raw(length)
+    return np.argsort(np.asarray(draws, dtype=np.uint64), kind="stable")
 
 
 def _subset(pixels: Pixels, positions: npt.NDArray[np.int64]) -> Pixels:

@@ -164,6 +164,18 @@ class StoredDataset:
         """Return a split. Every stored dataset has ``train`` and ``test``."""
         return self._splits[name]
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """Name, content and sizes for a report, as JSON."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "num_train": len(self.split("train")),
+            "num_test": len(self.split("test")),
+            "num_classes": self.num_classes,
+            "channels": self.channels,
+        }
+
     def close(self) -> None:
         """Unmap the blob; splits cannot be read afterwards."""
         self._blob.close()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 BATCHES = (1, 32)
 MAX_REPEATS = 50
@@ -34,7 +34,7 @@ class Latency:
 
 
 def measure_latency(
-    module: nn.Module,
+    module: Callable[[Tensor], Any],
     example_CHW: Tensor,
     *,
     batch_sizes: tuple[int, ...] = BATCHES,
@@ -49,7 +49,12 @@ def measure_latency(
 
 
 def _measure(
-    module: nn.Module, example_CHW: Tensor, batch_size: int, *, seconds: float, poll: Callable[[], None] | None
+    module: Callable[[Tensor], Any],
+    example_CHW: Tensor,
+    batch_size: int,
+    *,
+    seconds: float,
+    poll: Callable[[], None] | None,
 ) -> Latency:
     images_BCHW = example_CHW.expand(batch_size, *example_CHW.shape).contiguous()
     times: list[float] = []
@@ -70,7 +75,7 @@ def _measure(
     )
 
 
-def _run(module: nn.Module, images_BCHW: Tensor) -> float:
+def _run(module: Callable[[Tensor], Any], images_BCHW: Tensor) -> float:
     began = time.perf_counter()
     module(images_BCHW)
     if images_BCHW.is_cuda:

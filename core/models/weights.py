@@ -67,6 +67,18 @@ def save_folder(
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def save_model(built: BuiltModel, folder: Path) -> None:
+    """:func:`save_folder` of a model with its own arguments, preprocessing and classes."""
+    save_folder(
+        built.module,
+        folder,
+        architecture=built.architecture,
+        arguments=built.arguments,
+        preprocessing=built.preprocessing,
+        classes=built.classes,
+    )
+
+
 def model_config(
     module: nn.Module,
     *,

@@ -6,10 +6,11 @@ parameters and activations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from core.compress import StepCost
 from core.data.holdout import num_held_out
 from core.data.views import steps_per_epoch
 from core.evaluate.corruptions import CORRUPTIONS
@@ -20,6 +21,7 @@ from core.models.plan import ModelPlan
 from core.resolve.image_costs import batch_bytes, image_seconds, pass_size
 from core.resolve.model_profile import ModelProfile, profile_plan
 from core.spec import JobSpec
+from core.spec.compression import output_names
 from core.spec.info import DatasetInfo
 from core.spec.training import OptimizerName, TrainingBase
 from core.teacher.cache_key import spec_cache_key
@@ -63,12 +65,13 @@ def estimate_job(
     image_size: int,
     method: Method,
     baseline: ModelPlan | None = None,
+    step_costs: Sequence[StepCost] = (),
 ) -> dict[str, Any]:
     """Return the response of ``POST /v1/estimates`` for a resolved spec.
 
     ``num_images`` is the number of training images, ``num_pool`` that of the unlabeled images that the method selects
     from. ``image_size`` is the size at which the training images are decoded. ``method`` is built for these networks.
-    ``baseline`` is the student that is also trained by labels alone.
+    ``baseline`` is the student that is also trained by labels alone. ``step_costs`` are those of the compression steps.
     """
     total_steps = spec.training.num_epochs * steps_per_epoch(num_images, spec.training.batch_size)
     cache = _teacher_cache(spec, teachers, method, num_images)
@@ -83,6 +86,11 @@ def estimate_job(
     own = [] if baseline is None else _baseline(spec, dataset, baseline, num_corrupted)
     seconds = estimate_seconds([training, *inference, *trainings, *own, *selection, *evaluation], **hardware)
     seconds += image_seconds(spec, num_images, dataset.channels, image_size, cached_views=cache["views"])
+    steps = [
+        _step_estimate(spec, index, cost, compression_workloads(cost, training, student, dataset), hardware)
+        for index, cost in enumerate(step_costs)
+    ]
+    seconds += sum(step["seconds"] for step in steps)
     cache_seconds = sum(workload_seconds(load, **hardware) for load in inference) if cache["views"] else 0.0
     return {
         "student": _model_figures(student),
@@ -97,8 +105,29 @@ def estimate_job(
         "baseline": None
         if baseline is None
         else {"seconds": round(sum(workload_seconds(load, **hardware) for load in own), 1)},
+        "compression": steps,
         "warnings": [warning.model_dump(mode="json") for warning in warnings],
     }
+
+
+def _step_estimate(
+    spec: JobSpec, index: int, cost: StepCost, workloads: Sequence[Workload], hardware: Mapping[str, Any]
+) -> dict[str, Any]:
+    seconds = cost.seconds + sum(workload_seconds(load, **hardware) for load in workloads)
+    output = output_names(spec.compression)[index]
+    return {"name": spec.compression[index].name, "output": output, "seconds": round(seconds, 1)}
+
+
+def compression_workloads(
+    cost: StepCost, training: Workload, student: ModelPlan, dataset: DatasetInfo
+) -> tuple[Workload, ...]:
+    """Passes of one compression step: its own, its training's, and the evaluation of its output.
+
+    The outputs of teachers are mostly those that the student's training has cached.
+    """
+    epoch_steps = steps_per_epoch(dataset.num_train, training.batch_size)
+    fine_tuning = replace(training, steps=cost.training_epochs * epoch_steps, is_balanced=False)
+    return _evaluation(student, cost.forward_images), fine_tuning, _evaluation(student, dataset.num_test)
 
 
 def estimate_seconds(workloads: Sequence[Workload], *, threads: int, accelerator: str) -> float:

@@ -24,6 +24,7 @@ from core.models.structure import inspect_structure
 from core.resolve.balance_checks import balance_errors
 from core.resolve.build_errors import at_size_field
 from core.resolve.class_names import misplaced_class
+from core.resolve.compression_checks import check_steps
 from core.resolve.default_epochs import with_epochs
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
 from core.resolve.estimate import estimate_job, job_memory
@@ -105,19 +106,19 @@ def resolve(
     _check_pools(spec, dataset, datasets, collector)
     student, teachers = _plan_models(spec, dataset, models, collector)
     pools = [datasets[pool] for pool in spec.method.datasets().values()]
-    num_pool = sum(pool.num_train for pool in pools)
-    method = _build_method(spec, dataset, num_pool, student, teachers)
+    method = _build_method(spec, dataset, sum(pool.num_train for pool in pools), student, teachers)
     student_model = _meta_model(student)
     formats, format_errors, format_warnings = check_formats(spec, student_model)
     collector.errors += format_errors
     num_images = method.num_images or _num_training_images(spec, dataset)
     spec = _fill_in_epochs(spec, num_images, num_train=dataset.num_train)
     resolved = _fill_in(spec, student, teachers, threads, formats)
-    collector.errors += _setting_errors(resolved, dataset, method, num_images)
+    steps, step_costs = check_steps(resolved, student_model, num_train=dataset.num_train)
+    collector.errors += [*_setting_errors(resolved, dataset, method, num_images), *steps.errors]
     collector.raise_if_any()
     classified = _classified(spec, dataset, models)
     warnings = spec_warnings(resolved, classified, models, student, teachers, num_images=num_images)
-    warnings += [*format_warnings, *device_warnings(resolved, student_model, method)]
+    warnings += [*format_warnings, *device_warnings(resolved, student_model, method), *steps.warnings]
     decode_size = estimated_decode_size(student, teachers, [dataset, *pools])
 
     def memory(changed: JobSpec) -> int:
@@ -133,10 +134,11 @@ def resolve(
         teachers,
         warnings,
         num_images=num_images,
-        num_pool=num_pool,
+        num_pool=sum(pool.num_train for pool in pools),
         image_size=decode_size,
         method=method,
         baseline=_plan_student(resolved, dataset, models) if resolved.baseline else None,
+        step_costs=step_costs,
     )
     fitting = None if memory_bytes is None else fitting_batch_size(resolved, memory_bytes, memory)
     return Resolution(resolved, estimate, fitting)

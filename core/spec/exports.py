@@ -61,9 +61,9 @@ _DOCUMENTS = {  # the artifacts that every job has besides its formats
 
 
 def media_type(artifact: str) -> str:
-    """Return the media type of a job's artifact."""
+    """Return the media type of a job's artifact; one in a folder has that of its file name."""
     formats = {entry.file_name: entry.media_type for entry in EXPORT_FORMATS.values()}
-    return (_DOCUMENTS | formats).get(artifact, "application/octet-stream")
+    return (_DOCUMENTS | formats).get(artifact.rpartition("/")[2], "application/octet-stream")
 
 
 def _require_registered(value: Any) -> Any:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from core.spec.document import StrictModel, not_available
+from core.spec.compression import MAX_STEPS, CompressionSpec, StepParams
+from core.spec.document import StrictModel
 from core.spec.exports import REQUIRED_FORMAT, ExportName
 from core.spec.methods import MethodSpec
 from core.spec.training import TeacherTrainingSpec, TrainingSpec
@@ -16,6 +17,7 @@ ARCHITECTURE_MISSING = "architecture_missing"  # the type of a validation error 
 # Values of ``weights`` that are not a model. They win over a model with the same name.
 WEIGHT_KEYWORDS = ("random", "pretrained", "train")
 
+COMPRESSION_HELD_OUT = 0.1  # of the training split, on which compression steps are judged
 MAX_CPU_DEVICES = 8  # processes that share a training on the cores of one machine
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -161,7 +163,12 @@ class JobSpec(StrictModel):
     student: StudentSpec
     method: MethodSpec = Field(description="One object, discriminated by `name`; `GET /v1/methods` lists all methods.")
     training: TrainingSpec = Field(default_factory=TrainingSpec)
-    compression: tuple[dict[str, JsonValue], ...] = Field(default=(), max_length=16)
+    compression: tuple[CompressionSpec, ...] = Field(
+        default=(),
+        max_length=MAX_STEPS,
+        description="Steps that make the trained student smaller, in order; each is one object, discriminated by "
+        "`name`. With any, a tenth of the training split is held out to judge them.",
+    )
     baseline: bool = Field(
         default=False,
         description="Also train the student with the same budget by labels alone (method `scratch`), or find an equal "
@@ -178,13 +185,6 @@ class JobSpec(StrictModel):
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=16
     )
-
-    @field_validator("compression")
-    @classmethod
-    def _refuse_compression(cls, steps: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-        if steps:
-            raise not_available("compression")
-        return steps
 
     @field_validator("export")
     @classmethod
@@ -209,10 +209,37 @@ class JobSpec(StrictModel):
             )
         return self
 
+    @field_validator("compression")
+    @classmethod
+    def _require_order(cls, steps: tuple[StepParams, ...]) -> tuple[StepParams, ...]:
+        """Refuse a step that changes the network after one that has already written its file."""
+        for index, step in enumerate(steps):
+            written = [earlier.name for earlier in steps[:index] if earlier.info.writes_file]
+            if written and not step.info.writes_file:
+                raise PydanticCustomError(
+                    "compression_order",
+                    "step {index} is {name}, which changes the network, and an earlier {earlier} has already written "
+                    "its file; put {name} before {earlier}",
+                    {"index": index, "name": step.name, "earlier": written[0]},
+                )
+        return steps
+
+    @model_validator(mode="after")
+    def _require_classifier(self) -> Self:
+        if self.compression and self.method.info.needs.headless:
+            raise PydanticCustomError(
+                "compression",
+                "{method} trains a backbone without a classifier, and compression is judged by top-1 accuracy; leave "
+                "compression out, or take another method",
+                {"method": self.method.name},
+            )
+        return self
+
     @property
     def held_out_fraction(self) -> float:
         """Fraction of the training split that the student is not trained on."""
-        return max(self.method.held_out_fraction, self.training.hold_out)
+        compression = COMPRESSION_HELD_OUT if self.compression else 0.0
+        return max(self.method.held_out_fraction, self.training.hold_out, compression)
 
     def datasets(self) -> dict[str, str]:
         """Ids of all datasets that this spec reads, by pointer; the job's own is the first."""

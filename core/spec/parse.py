@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.errors import FieldError, InvalidSpec, NotAvailable, PotstillError
+from core.spec.compression import COMPRESSION_STEPS, StepParams
 from core.spec.document import NOT_AVAILABLE, StrictModel
 from core.spec.field_messages import field_message, json_type
 from core.spec.job import ARCHITECTURE_MISSING, JobSpec, ResourcesSpec, StudentSpec, TeacherSpec
@@ -20,7 +21,7 @@ from core.spec.training import TeacherTrainingSpec, TrainingSpec
 MAX_FIELD_ERRORS = 100
 
 # Errors that compare two fields, which pydantic reports at their object, and the field to change.
-_COMPARED_FIELDS = {"teachers": "teachers", ARCHITECTURE_MISSING: "architecture"}
+_COMPARED_FIELDS = {"teachers": "teachers", "compression": "compression", ARCHITECTURE_MISSING: "architecture"}
 
 _EARLY_STOPPING_FIELDS = ("early_stopping", "early_stop", "early_stopping_patience", "patience")
 _NO_EARLY_STOPPING = (
@@ -74,9 +75,10 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
         case "extra_forbidden":
             return FieldError(where, f"unknown field.{_unknown_field_hint(location, error['loc'])}")
         case "union_tag_invalid":
-            return FieldError(f"{where}/name", _method_problem(error["input"].get("name")))
+            return FieldError(f"{where}/name", _name_problem(location, error["input"].get("name")))
         case "union_tag_not_found":
-            return FieldError(f"{where}/name", f"name is missing. Known: {', '.join(METHODS)}.")
+            _, known = _known_names(location)
+            return FieldError(f"{where}/name", f"name is missing. Known: {', '.join(known)}.")
         case "missing":
             description = _description(location, error["loc"])
             return FieldError(where, f"it is missing; {description}" if description else "it is missing")
@@ -86,16 +88,24 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
     return FieldError(where, field_message(error) + form)
 
 
-def _method_problem(name: Any) -> str:
+def _known_names(location: Sequence[str | int]) -> tuple[str, Iterable[str]]:
+    """Return what an object that is discriminated by its name is, and the names that exist."""
+    return ("compression step", COMPRESSION_STEPS) if location[0] == "compression" else ("method", METHODS)
+
+
+def _name_problem(location: Sequence[str | int], name: Any) -> str:
     if not isinstance(name, str):
         return f"a string is expected, not {json_type(name)}"
-    return f"there is no method {name[:80]!r}.{did_you_mean(name, METHODS)} Known: {', '.join(METHODS)}."
+    kind, known = _known_names(location)
+    return f"there is no {kind} {name[:80]!r}.{did_you_mean(name, known)} Known: {', '.join(known)}."
 
 
 def _object_form(location: Sequence[str | int], value: Any) -> str:
-    """Return a hint with the form of a method, student or teacher; an empty string for other objects."""
+    """Return a hint with the form of a method, step, student or teacher; an empty string for other objects."""
     if location[:1] == ("method",) and len(location) == 1:
         form = {"name": value[:80] if isinstance(value, str) else "kd"}
+    elif location[:1] == ("compression",) and len(location) == 2:
+        form = {"name": value[:80] if isinstance(value, str) else "quantize"}
     elif location == ("student",) or (location[:1] == ("teachers",) and len(location) == 2):
         form = {"architecture": value[:80] if isinstance(value, str) else "vit_tiny_patch16_224"}
     else:
@@ -112,9 +122,11 @@ def _unknown_field_hint(location: Sequence[str | int], tagged: Sequence[str | in
 
 
 def _without_tag(location: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Remove the tag that pydantic adds after ``method`` in a discriminated union's location."""
+    """Remove the tag that pydantic adds after a method or a compression step, which are discriminated unions."""
     if len(location) > 1 and location[0] == "method" and location[1] in METHODS:
         return ("method", *location[2:])
+    if len(location) > 2 and location[0] == "compression" and location[2] in COMPRESSION_STEPS:
+        return (*location[:2], *location[3:])
     return tuple(location)
 
 
@@ -124,9 +136,17 @@ def _sibling_fields(location: Sequence[str | int], tagged: Sequence[str | int]) 
         return tuple(JobSpec.model_fields)
     if parents[0] == "method":
         return tuple(METHODS[str(tagged[1])].params.model_fields)
+    if parents[0] == "compression":
+        return tuple(_step_params(tagged).model_fields)
     if parents[:2] == ["teachers", "training"]:
         return tuple(TeacherTrainingSpec.model_fields)
     return tuple(_NESTED[parents[0]].model_fields)
+
+
+def _step_params(tagged: Sequence[str | int]) -> type[StepParams]:
+    """Return the parameters of a step; pydantic adds no tag where a single kind of step exists."""
+    name = str(tagged[2]) if tagged[2] in COMPRESSION_STEPS else next(iter(COMPRESSION_STEPS))
+    return COMPRESSION_STEPS[name].params
 
 
 def _description(location: Sequence[str | int], tagged: Sequence[str | int]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import FieldError, InvalidSpec
-from core.reporting import BASELINE_TRACK, STUDENT_TRACK, teacher_track
+from core.reporting import BASELINE_TRACK, STUDENT_TRACK, compressed_track, compression_track, teacher_track
 from core.spec.job import WEIGHT_KEYWORDS, JobSpec, ModelSpec
 from core.spec.parse import parse_job_spec, pointer
 from core.spec.patch import FieldPath, differences, merge_patch
@@ -34,19 +34,23 @@ _SHARED_WITH_TEACHERS: tuple[FieldPath, ...] = (("resources", "threads"), ("reso
 class RestartScope:
     """Trainings that have to restart: the student's with its baseline, and those of the listed teachers.
 
-    ``baseline`` tells whether the job has one.
+    ``baseline`` tells whether the job has one; ``num_steps`` is the number of its compression steps.
     """
 
     student: bool
     teachers: tuple[int, ...] = ()
     baseline: bool = False
+    num_steps: int = 0
 
     @property
     def tracks(self) -> tuple[str, ...]:
         """Checkpoint tracks that are no longer valid."""
         teachers = (teacher_track(index) for index in self.teachers)
-        own = (STUDENT_TRACK, *((BASELINE_TRACK,) if self.baseline else ())) if self.student else ()
-        return (*teachers, *own)
+        if not self.student:
+            return tuple(teachers)
+        baseline = (BASELINE_TRACK,) if self.baseline else ()
+        steps = (track(index) for index in range(self.num_steps) for track in (compression_track, compressed_track))
+        return (*teachers, STUDENT_TRACK, *baseline, *steps)
 
 
 def apply_patch(document: Mapping[str, Any], patch: Mapping[str, Any]) -> JobSpec:
@@ -127,7 +131,8 @@ def restart_scope(old: Mapping[str, Any], new: Mapping[str, Any]) -> RestartScop
     own = {path[1] for path in paths if path[0] == "teachers" and len(path) > 1}
     trained = [k for k, teacher in enumerate(new.get("teachers", ())) if trains_teacher(teacher)]
     has_baseline = bool(old.get("baseline") or new.get("baseline"))
-    return RestartScope(bool(paths), tuple(k for k in trained if shared or k in own), baseline=has_baseline)
+    teachers = tuple(k for k in trained if shared or k in own)
+    return RestartScope(bool(paths), teachers, baseline=has_baseline, num_steps=len(new.get("compression", ())))
 
 
 def trains_teacher(teacher: Mapping[str, Any]) -> bool:

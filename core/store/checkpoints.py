@@ -1,7 +1,8 @@
 """Checkpoints: the newest two of each track, to resume from, and the weights that the spec retains.
 
-The API does not list tracks ``teacher-K`` and ``baseline``, which only serve resuming. All files count as stored bytes
-of the project; each transaction updates that number last, after it has locked the job (see ``core.store.quotas``).
+The API lists only the student's; the other tracks (``teacher-K``, ``baseline``, ``compress-K``, ``compressed-K``) only
+serve resuming. All files count as stored bytes of the project; each transaction updates that number last, after it has
+locked the job (see ``core.store.quotas``).
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def save(
     job = lock_job(session, lease)
     earlier = _list_track(session, job.id, track)
     same_step = [old for old in earlier if old.step == step]  # an attempt that resumed before it saves it again
-    weights = next(file for file in files if file.name == WEIGHTS_NAME)
+    # The output of a compression step may be another file.
+    weights = next((file for file in files if file.name == WEIGHTS_NAME), files[0])
     saved = Checkpoint(
         id=checkpoint_id or new_id("ckpt"),
         job_id=job.id,

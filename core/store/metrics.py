@@ -6,10 +6,10 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, and_, delete, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from core.reporting import BASELINE_TRACK, STUDENT_TRACK
+from core.reporting import OTHER_SERIES, STUDENT_TRACK, series_prefix
 from core.store import metric_rollups
 from core.store.db import insert_or_conflict
 from core.store.job_leases import LeaseToken, lock_job
@@ -49,15 +49,14 @@ def insert(session: Session, lease: LeaseToken, values: Iterable[tuple[str, int,
 def delete_after(session: Session, lease: LeaseToken, step: int, *, track: str = STUDENT_TRACK) -> None:
     """Delete the points beyond ``step``, at which a track resumes (-1: all points).
 
-    Series of the track ``teacher-K`` start with ``teacher/K/``, those of ``baseline`` with ``baseline/``; all others
-    are the student's. Raises ``LeaseLost``.
+    :func:`core.reporting.series_prefix` tells which series are those of a track. Raises ``LeaseLost``.
     """
-    job = lock_job(session, lease)
+    job, prefix = lock_job(session, lease), series_prefix(track)
 
     def is_in_track(name: InstrumentedAttribute[str]) -> ColumnElement[bool]:
-        if track == STUDENT_TRACK:
-            return ~name.startswith("teacher/") & ~name.startswith(f"{BASELINE_TRACK}/")
-        return name.startswith(track.replace("-", "/") + "/", autoescape=True)
+        if prefix is None:
+            return and_(*(~name.startswith(other) for other in OTHER_SERIES))
+        return name.startswith(prefix, autoescape=True)
 
     session.execute(
         delete(Metric)

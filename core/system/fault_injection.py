@@ -40,6 +40,8 @@ POINTS = {
     "weights.renamed": "a model's weights have their final name",
     "file.written": "a file of an export is written to a temporary file",
     "onnx.written": "an ONNX file is written to a temporary file and checked",
+    "compression.written": "the output of a compression step is written, and not saved for a later attempt",
+    "compression.saved": "the output of a compression step is saved for a later attempt",
     "student.measured": "the student's file is evaluated, and no other file is exported",
     "student.exported": "all files are exported, and none is published",
     "artifact.published": "one artifact is published, and no row references it",

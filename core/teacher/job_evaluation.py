@@ -33,7 +33,8 @@ _MAX_LOGIT_BYTES = 64 * 1024**2  # of all networks; above it, the file has class
 class JobEvaluation:
     """Metrics on the test split. ``folder`` holds the student's exported files.
 
-    ``teacher_digests`` and ``baseline_digest`` are SHA-256 digests of weights and preprocessing.
+    ``teacher_digests`` and ``baseline_digest`` are SHA-256 digests of weights and preprocessing. ``compressed`` has the
+    entry of the job result for each compression step.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class JobEvaluation:
     report: EvaluationReport
     teacher_digests: tuple[str, ...]
     baseline_digest: str | None
+    compressed: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def student(self) -> ModelMetrics:
@@ -66,7 +68,7 @@ class JobEvaluation:
         return {
             "student": self.student.summary(),
             "teachers": [teacher.metrics.summary() for teacher in self.teachers],
-            "compressed": [],
+            "compressed": [dict(entry) for entry in self.compressed],
             "agreement": self.agreement,
             "baseline": baseline,
         }

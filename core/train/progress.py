@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from core.reporting import BASELINE_TRACK, STUDENT_TRACK, Progress, Reporter, teacher_track
+from core.reporting import BASELINE_TRACK, STUDENT_TRACK, Progress, Reporter, compression_track, teacher_track
 from core.spec import JobSpec
 from core.train.schedule import Schedule
 
@@ -27,7 +27,10 @@ class ProgressRange:
 
 
 def plan_ranges(spec: JobSpec, total: ProgressRange) -> dict[str, ProgressRange]:
-    """Divide ``total`` among the tracks by their numbers of epochs, as all train on the same data."""
+    """Divide ``total`` among the tracks by their numbers of epochs, as all train on the same data.
+
+    The work of a compression step besides its training counts as one epoch.
+    """
     epochs = {
         teacher_track(index): teacher.training.num_epochs
         for index, teacher in enumerate(spec.teachers)
@@ -36,6 +39,7 @@ def plan_ranges(spec: JobSpec, total: ProgressRange) -> dict[str, ProgressRange]
     epochs[STUDENT_TRACK] = spec.training.num_epochs
     if spec.baseline:
         epochs[BASELINE_TRACK] = spec.training.num_epochs
+    epochs |= {compression_track(index): step.training_epochs + 1 for index, step in enumerate(spec.compression)}
     ranges, start = {}, total.start
     for track, num_epochs in epochs.items():
         width = total.width * num_epochs / sum(epochs.values())
@@ -46,7 +50,7 @@ def plan_ranges(spec: JobSpec, total: ProgressRange) -> dict[str, ProgressRange]
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One training of a job: the student's, or that of a teacher or the baseline.
+    """One training of a job: the student's, or that of a teacher, the baseline or a compression step.
 
     ``name`` names its checkpoints, ``metric_prefix`` starts the names of its metric series. ``student_steps`` is None
     for the student. For others it is the number of steps of the student's training, because a job's progress counts

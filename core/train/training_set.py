@@ -65,10 +65,15 @@ class TrainingSet:
         return None
 
     def training_split(self) -> tuple[Pixels, Pixels | None]:
-        """Return the training split without the held-out samples, and those, as the method requires."""
-        pixels = self.context.pixels("train", self.decode_size)
-        if not self.spec.method.reads_labels:
-            pixels = pixels.without_labels()
+        """Return the training split without the held-out samples, and those, as method and compression require."""
+        pixels, held_out = self.labeled_split(self.decode_size)
+        if self.spec.method.reads_labels:
+            return pixels, held_out
+        return pixels.without_labels(), None if held_out is None else held_out.without_labels()
+
+    def labeled_split(self, image_size: int) -> tuple[Pixels, Pixels | None]:
+        """:meth:`training_split` at ``image_size`` pixels a side, with the dataset's labels."""
+        pixels = self.context.pixels("train", image_size)
         return hold_out(pixels, self.spec.held_out_fraction, self.spec.training.seed)
 
     def prepare_setup(self, setup: TrainingSetup, unlabeled_pool: Pixels | None) -> TrainingSetup:
@@ -77,7 +82,7 @@ class TrainingSet:
             return setup
         training, reporter = self.spec.training, self.context.reporter
         sources = ImageSources(
-            train=self.context.pixels("train", self.decode_size),
+            train=self.labeled_split(self.decode_size)[0],
             unlabeled_pool=unlabeled_pool,
             teachers=setup.teachers,
             seed=derive_seed(training.seed, "gather"),
@@ -97,6 +102,8 @@ class TrainingSet:
         spec, digest = self.spec, hashlib.sha256()
         digest.update(f"{spec.method.model_dump_json()} {spec.training.seed} {self.decode_size}".encode())
         digest.update(self.context.stored.fingerprint.encode())
+        if spec.held_out_fraction > 0:
+            digest.update(f" held out {spec.held_out_fraction}".encode())
         for reference in spec.method.datasets().values():
             with StoredDataset.open(self.datasets[reference]) as stored:
                 digest.update(stored.fingerprint.encode())

@@ -101,10 +101,10 @@ class Service:
             assert digest_and_size == (artifact["sha256"], artifact["size_bytes"]), name
         return artifacts
 
-    def assert_nothing_partial(self, job_id: str) -> None:
-        """All artifacts are published or none, and every listed checkpoint is complete."""
+    def assert_nothing_partial(self, job_id: str, *, compressed=()) -> None:
+        """All artifacts are published or none, those of compression included; every listed checkpoint is complete."""
         job, names = self.job(job_id), set(self.verified_artifacts(job_id))
-        complete = {"README.md", "config.json", "model.safetensors", "predictions.npz", "report.json"}
+        complete = {"README.md", "config.json", "model.safetensors", "predictions.npz", "report.json", *compressed}
         assert names == (complete if job["status"] == "succeeded" else set())
         path = f"/v1/jobs/{job_id}/checkpoints"
         for checkpoint in self.http.get(path).json()["data"]:

@@ -28,11 +28,12 @@ NTH = {
     "artifact.published": 3,
 }
 ONLY_WITH_ONNX = {"onnx.written"}
+ONLY_WITH_COMPRESSION = {"compression.written", "compression.saved"}
 ONLY_WHEN_RESUMING = {"store.fetched"}
 AFTER_THE_END = {"success.committed", "success.cleaned"}
 
 
-@pytest.mark.parametrize("point", sorted(POINTS.keys() - ONLY_WITH_ONNX - ONLY_WHEN_RESUMING))
+@pytest.mark.parametrize("point", sorted(POINTS.keys() - ONLY_WITH_ONNX - ONLY_WITH_COMPRESSION - ONLY_WHEN_RESUMING))
 def test_a_kill_costs_only_time(service, reference_digest, point):
     job_id = service.submit()
     service.run_worker(point, nth=NTH.get(point, 1))
@@ -48,6 +49,27 @@ def test_a_kill_costs_only_time(service, reference_digest, point):
     assert_gapless(events)
     assert_attempts_are_sequential(events)
     assert_resumed_from_checkpoints(events)
+
+
+def test_a_kill_in_a_compression_step_costs_only_time(service):
+    """Kills before and after the first of two steps is saved; and one at the end, after which both are reused."""
+    steps = [{"name": "quantize", "dtype": dtype, "max_top1_drop": 1} for dtype in ("int4", "fp16")]
+    undisturbed = service.submit(compression=steps)
+    assert service.finish(undisturbed)["status"] == "succeeded"
+    killed = service.submit(compression=steps, reuse_teacher=True)
+    for point in ("compression.written", "compression.saved", "student.exported"):
+        service.run_worker(point)
+        assert service.fault_happened(), f"{point} was not reached"
+        service.record_losses()
+    job = service.finish(killed)
+
+    assert (job["status"], job["attempt"]) == ("succeeded", 4), job["error"]
+    files, expected = service.verified_artifacts(killed), service.verified_artifacts(undisturbed)
+    for name in ("model.safetensors", "model.int4.onnx", "model.fp16.onnx"):
+        assert files[name]["sha256"] == expected[name]["sha256"]
+    service.assert_nothing_partial(killed, compressed=("model.int4.onnx", "model.fp16.onnx"))
+    types = [event["type"] for event in service.events(killed)]
+    assert types.count("compression.applied") == 2  # neither step is repeated once it is saved
 
 
 def test_a_kill_during_a_checkpoint_download_costs_only_time(service, reference_digest):

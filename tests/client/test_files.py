@@ -118,7 +118,7 @@ def test_a_download_that_keeps_breaking_fails(service, potstill, respond, tmp_pa
         potstill.jobs.download("job_1", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/b", "..", "", "c:\\x"])
+@pytest.mark.parametrize("name", ["../evil", "a/../b", "a/b/c", "/a", "a/", "..", "", "c:\\x"])
 def test_an_artifact_name_outside_the_folder_is_rejected(service, potstill, respond, tmp_path, name):
     service.on("GET", "/v1/jobs/job_1/artifacts", listing(respond, name=name))
 

@@ -15,12 +15,14 @@ import structlog
 import torch
 
 from core import pipeline
+from core.compress import implementation as step_implementation
 from core.errors import InvalidSpec, KilledForMemory, Unavailable
 from core.job_warnings import JobWarning
 from core.methods import implementation
 from core.reporting import Control, Interrupted
 from core.resolve import resolver
 from core.spec import JobSpec, parse_job_spec
+from core.spec.compression import COMPRESSION_STEPS
 from core.spec.methods import METHODS
 from core.store import jobs
 from core.store.db import Session
@@ -47,9 +49,14 @@ log = structlog.get_logger(__name__)
 
 
 def warm_up() -> None:
-    """Import the methods. Run no tensor operation: it would start OpenMP threads, which do not survive a fork."""
+    """Import methods and compression steps.
+
+    Run no tensor operation: it would start OpenMP threads, which do not survive a fork.
+    """
     for name in METHODS:
         implementation(name)
+    for name in COMPRESSION_STEPS:
+        step_implementation(name)
 
 
 def run_job(context: Context, job: Job, control: Callable[[], Control]) -> int:

@@ -130,6 +130,15 @@ class BaselineEstimate(Document):
     seconds: float
 
 
+class StepEstimate(Document):
+    """Estimated cost of one compression step."""
+
+    name: str
+    output: str
+    """Name of the file or folder that it publishes."""
+    seconds: float
+
+
 class ModelMeasures(Document):
     """Estimated size and cost of a model of the spec."""
 
@@ -156,6 +165,8 @@ class Estimate(Document):
 
     baseline: BaselineEstimate | None = None
     """Null: the spec asks for no baseline."""
+    compression: list[StepEstimate] = Field(default_factory=list)
+    """One entry for each step."""
     epochs: int | None = None
     """Epochs of the student's training; their default follows the number of images."""
     memory_bytes: int | None = None
@@ -245,6 +256,41 @@ class Baseline(Document):
     top5: float | None = None
 
 
+class HeldOut(Document):
+    """Top-1 accuracy on the held-out images of the training split, as fractions."""
+
+    drop: float
+    """`reference_top1` − `top1`."""
+    images: int
+    max_top1_drop: float
+    reference_top1: float
+    """Of the network before the step."""
+    top1: float
+
+
+class Compressed(Document):
+    """Outcome of one compression step; metrics are those of its output on the test split."""
+
+    agreement: float | None = None
+    """Fraction of images where it and the uncompressed student predict the same class."""
+    artifact: str | None = None
+    """The published file; null unless the step is applied."""
+    flops: float | None = None
+    held_out: HeldOut | None = None
+    latency_ms: float | None = None
+    name: str | None = None
+    parameters: int | None = None
+    reason: str | None = None
+    """Why a step is rejected or failed."""
+    size_bytes: int | None = None
+    status: Annotated[Literal["applied", "rejected", "failed"], ACCEPT_NEW] = "applied"
+    """`rejected`: it lost more than `max_top1_drop` on the held-out images. `failed`: it cannot be applied to this network."""
+    step: int = 0
+    """Position in `spec.compression`."""
+    top1: float | None = None
+    top5: float | None = None
+
+
 class Measured(Document):
     """Metrics of one model's exported file on the test split."""
 
@@ -263,7 +309,8 @@ class Result(Document):
     """Fraction of images where student and teacher predict the same class."""
     baseline: Baseline | None = None
     """Null: the spec asked for no baseline, or there is none; `report.json` says why."""
-    compressed: list[dict[str, Any]]
+    compressed: list[Compressed]
+    """One entry for each step of `spec.compression`."""
     model: str | None = None
     """Id of the student's model (`mdl_…`), for use in later jobs."""
     student: Measured

@@ -33,8 +33,8 @@ class Download:
     def __init__(self, file: StoredFile, folder: Path) -> None:
         self.file = file
         self.target = folder / _check_name(file.name)
-        self._part = folder / f".{file.name}.{file.sha256[:16]}.part"
-        folder.mkdir(parents=True, exist_ok=True)
+        self._part = self.target.with_name(f".{self.target.name}.{file.sha256[:16]}.part")
+        self.target.parent.mkdir(parents=True, exist_ok=True)
         if self.num_received > file.size_bytes:
             self._part.unlink()
 
@@ -90,7 +90,8 @@ def file_sha256(path: Path) -> str:
 
 
 def _check_name(name: str) -> str:
-    """Reject a file name that leads outside the folder."""
-    if name in {"", ".", ".."} or Path(name).name != name or "\\" in name:
+    """Reject a file name that leads outside the folder, or more than one folder down."""
+    parts = name.split("/")
+    if len(parts) > 2 or any(part in {"", ".", ".."} for part in parts) or "\\" in name:
         raise DownloadDamaged(f"the service lists a file with an invalid name: {name!r}")
     return name

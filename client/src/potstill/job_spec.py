@@ -153,6 +153,7 @@ class JobSpec(TypedDict, total=False):
     baseline: bool
     """Also train the student with the same budget by labels alone (method `scratch`), or find an equal training of an earlier job. The report then tells whether the teacher helped."""
     compression: Sequence[Mapping[str, Any]]
+    """Steps that make the trained student smaller, in order; each is one object, discriminated by `name`. With any, a tenth of the training split is held out to judge them."""
     dataset: Required[str]
     """Id (`ds_…`), unique name or unique id prefix of a dataset."""
     export: Sequence[Literal["safetensors", "onnx"]]

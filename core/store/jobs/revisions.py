@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import InvalidState
 from core.job_warnings import JobWarning, merge_warnings
-from core.reporting import BASELINE_TRACK, STUDENT_TRACK
+from core.reporting import STUDENT_TRACK
 from core.store import checkpoints
 from core.store.jobs.actions import RESTART_REASON, lock, next_actions, requeue, require_retry
 from core.store.jobs.row_values import initial_progress
@@ -75,7 +75,6 @@ def _restart_text(tracks: Sequence[str], *, has_checkpoint: bool) -> str:
         return "it resumes from its last checkpoint" if has_checkpoint else "it starts again"
     if STUDENT_TRACK not in tracks:
         raise AssertionError("a student cannot resume if one of its teachers restarts")
-    own = (STUDENT_TRACK, BASELINE_TRACK)
-    teachers = [f"teacher {track.rpartition('-')[2]}" for track in tracks if track not in own]
+    teachers = [f"teacher {track.rpartition('-')[2]}" for track in tracks if track.startswith("teacher-")]
     models = "student" if not teachers else f"student and {', '.join(teachers)}"
     return f"training of the {models} restarts, because the checkpoints were made with other settings"

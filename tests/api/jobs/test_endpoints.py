@@ -63,7 +63,7 @@ class TestCreate:
             ({"training": {"batch_size": -4}}, "/training/batch_size"),
             ({"name": "x" * 100_000}, "/name"),
             ({"priority": 2**63 - 1}, "/priority"),
-            ({"compression": [{"name": "quantize"}]}, "/compression"),
+            ({"compression": [{"name": "quantize", "dtype": "int7"}]}, "/compression/0/dtype"),
             ({"resources": {"devices": 65}}, "/resources/devices"),
             ({"resources": {"accelerator": "cpu", "devices": 9}}, "/resources"),
         ],
@@ -89,7 +89,7 @@ class TestCreate:
         assert "vit_tiny_patch16_224" in response.json()["detail"]
 
     def test_planned_features_are_not_available(self, http, spec):
-        response = http.post("/v1/jobs", json=spec | {"compression": [{"name": "prune"}]})
+        response = http.post("/v1/jobs", json=spec | {"compression": [{"name": "quantize", "dtype": "bf16"}]})
 
         assert response.json()["code"] == "not_available"
 

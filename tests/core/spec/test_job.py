@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.errors import InvalidSpec, NotAvailable
+from core.errors import InvalidSpec
 from core.spec import METHODS, JobSpec, parse_job_spec
 from core.spec.methods import MethodParams
 
@@ -132,12 +132,6 @@ def test_all_errors_are_reported_together():
         "/training/batch_size",
         "/nonsense",
     }
-
-
-@pytest.mark.parametrize("changes", [{"compression": [{"name": "prune"}]}])
-def test_a_field_of_a_later_version_is_not_available(changes):
-    with pytest.raises(NotAvailable):
-        parse_job_spec(spec(**changes))
 
 
 def test_a_job_on_a_cpu_has_at_most_eight_processes():
