@@ -8,11 +8,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
-import numpy as np
 from fastapi import Request
 from fastapi.responses import Response
 
-from core.data.records import BLOB, RECORD, RECORDS_SUFFIX
+from core.data.records import BLOB, PACKED_RECORD, RECORDS_SUFFIX, Record
 from core.errors import NotFound, StorageFailed
 from core.store.artifact_store import ArtifactStore, StoredFile
 
@@ -44,12 +43,12 @@ def image_response(
     if f"{split}{RECORDS_SUFFIX}" not in keys:
         raise NotFound("The dataset has no images: it is not ready, or it failed.")
     record = _read_record(store, keys[f"{split}{RECORDS_SUFFIX}"], split, index)
-    etag = f'"{int(record["crc32"]):08x}-{int(record["size"])}"'
+    etag = f'"{record.crc32:08x}-{record.size}"'
     headers = {**_HEADERS, "ETag": etag}
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
-    content = _read(store, keys[BLOB], int(record["offset"]), int(record["size"]))
-    if zlib.crc32(content) != int(record["crc32"]):
+    content = _read(store, keys[BLOB], record.offset, record.size)
+    if zlib.crc32(content) != record.crc32:
         raise StorageFailed(f"image {index} of the {split} split is damaged; upload the dataset again")
     return Response(content, headers=headers, media_type=media_type(content))
 
@@ -61,18 +60,17 @@ def media_type(content: bytes) -> str:
     return next((type_ for signature, type_ in _SIGNATURES if content.startswith(signature)), _OTHER)
 
 
-def _read_record(store: ArtifactStore, key: str, split: str, index: int) -> np.void:
+def _read_record(store: ArtifactStore, key: str, split: str, index: int) -> Record:
     """Read one record of a ``.npy`` file: its header tells where the records start."""
     prefix = _read(store, key, 0, _HEADER_BYTES)
     length_bytes = 2 if prefix[6] == 1 else 4  # of format 1.0, and of later ones
     start = 8 + length_bytes + int.from_bytes(prefix[8 : 8 + length_bytes], "little")
     size = store.size(key)
-    num_images = 0 if size is None else (size - start) // RECORD.itemsize
+    num_images = 0 if size is None else (size - start) // PACKED_RECORD.size
     if index >= num_images:
         raise NotFound(f"The {split} split has {num_images} images, numbered from 0.")
-    content = _read(store, key, start + index * RECORD.itemsize, RECORD.itemsize)
-    record: np.void = np.frombuffer(content, RECORD)[0]
-    return record
+    content = _read(store, key, start + index * PACKED_RECORD.size, PACKED_RECORD.size)
+    return Record(*PACKED_RECORD.unpack(content))
 
 
 def _read(store: ArtifactStore, key: str, start: int, length: int) -> bytes:

@@ -29,13 +29,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.data.deep_images import MAX_VALUE, ValueRange
 from core.data.images import BrokenImage, decode
-from core.data.records import BLOB, RECORD
+from core.data.records import BLOB, FIELDS
 from core.errors import StorageFailed
 from core.spec.info import DatasetInfo
 
 FORMAT = 1
 INDEX = "index.json"
 UNLABELED = -1  # the label of every sample of a dataset without classes
+RECORD = np.dtype(FIELDS)
 
 SplitName = Literal["train", "test"]
 

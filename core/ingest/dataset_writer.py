@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from core.data.deep_images import ValueRange
-from core.data.records import BLOB, RECORD
-from core.data.stored import FORMAT, INDEX, Index, SplitIndex, SplitName, StoredFile
+from core.data.records import BLOB, PACKED_RECORD
+from core.data.stored import FORMAT, INDEX, RECORD, Index, SplitIndex, SplitName, StoredFile
 from core.ingest.folder_layout import Layout, Sample
 from core.ingest.image_check import DIGEST_BYTES, CheckedImage
 
-_PACK = struct.Struct("<qqiiiI")  # one RECORD
 _EIGHT_BITS = -1  # instead of the largest value of a deep image
 _MIN_SQUARE_FRACTION = (2, 3)  # of an image's area: a center square below it loses more than a third
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 224  # minimum of a spec's image_size; the common size of pretrained models
@@ -49,7 +47,7 @@ class DatasetWriter:
         assert path not in self
         self._positions[path] = len(self._positions)
         self._blob.write(content)
-        self._records += _PACK.pack(self._offset, len(content), 0, image.width, image.height, image.crc32)
+        self._records += PACKED_RECORD.pack(self._offset, len(content), 0, image.width, image.height, image.crc32)
         self._digests += image.digest
         self._has_color.append(not image.is_grayscale)
         self._max_values.append(_EIGHT_BITS if image.max_value is None else image.max_value)
