@@ -31,9 +31,26 @@ ONLY_WITH_ONNX = {"onnx.written"}
 ONLY_WITH_COMPRESSION = {"compression.written", "compression.saved"}
 ONLY_WHEN_RESUMING = {"store.fetched"}
 AFTER_THE_END = {"success.committed", "success.cleaned"}
+# One point for each kind of state in every run of the suite; all points in `make test-all`.
+IN_EVERY_RUN = {
+    "claim.committed",
+    "checkpoint.renamed",
+    "checkpoint.uncommitted",
+    "store.moved",
+    "teacher.published",
+    "artifacts.published",
+    "success.uncommitted",
+    "success.committed",
+}
 
 
-@pytest.mark.parametrize("point", sorted(POINTS.keys() - ONLY_WITH_ONNX - ONLY_WITH_COMPRESSION - ONLY_WHEN_RESUMING))
+def points():
+    """All fault points that an undisturbed job reaches; most of them in long runs only."""
+    for point in sorted(POINTS.keys() - ONLY_WITH_ONNX - ONLY_WITH_COMPRESSION - ONLY_WHEN_RESUMING):
+        yield pytest.param(point, marks=() if point in IN_EVERY_RUN else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("point", points())
 def test_a_kill_costs_only_time(service, reference_digest, point):
     job_id = service.submit()
     service.run_worker(point, nth=NTH.get(point, 1))

@@ -60,7 +60,7 @@ OUTAGES = {
 }
 
 
-@pytest.mark.parametrize("outage", OUTAGES)
+@pytest.mark.parametrize("outage", ["killed", pytest.param("suspended", marks=pytest.mark.slow)])
 def test_a_job_trains_on_during_a_database_outage_and_records_everything_afterwards(
     service, dataset, reference, outage
 ):

@@ -2,11 +2,14 @@
 
 import json
 
+import pytest
+
 from tests.chaos.__main__ import main
 
 SEED = 7
 
 
+@pytest.mark.slow
 def test_kills_on_a_running_stack_cost_only_time(tmp_path, capsys):
     report = tmp_path / "report.json"
     arguments = ["--n", "2", "--seed", str(SEED), "--epochs", "15", "--json", str(report)]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.api import is_terminal, submit_job
 from tests.support.specs import tiny_vit
 from tests.support.waiting import until_resource
@@ -22,6 +24,7 @@ def scratch_job(dataset, epochs):
     }
 
 
+@pytest.mark.slow  # tests/server/test_backup.py does the same without a stack
 def test_a_second_stack_continues_from_a_backup(stack, http, digits, start_second_stack, tmp_path):
     finished = until_resource(http, f"/v1/jobs/{submit_job(http, scratch_job(digits, 1))}", is_terminal)
     assert finished["status"] == "succeeded", finished["error"]
