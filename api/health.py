@@ -6,6 +6,7 @@ cannot occupy all threads.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -16,10 +17,11 @@ from fastapi import APIRouter, Response
 from api.deps import AppState, State
 from api.problems import MEDIA_TYPE
 from api.schemas import Out
-from api.telemetry import CONTENT_TYPE
+from api.telemetry import CONTENT_TYPE, Values
 from core.broker import INSPECT_QUEUE
 from core.errors import PotstillError, Unavailable
 from core.ids import new_id
+from core.store import jobs, workers
 from core.store.jobs.records import jobs_by_status
 
 router = APIRouter(tags=["service"])
@@ -86,9 +88,12 @@ async def metrics(state: State) -> Response:
 
 def _render_metrics(state: AppState) -> bytes:
     queues = state.broker.queue_lengths()
-    counts = _job_counts(state)
-    up = [("database", counts is not None), ("broker", queues is not None), ("inspector", state.inspector.has_answered)]
-    return state.telemetry.render(jobs=counts, queues=queues, up=up)
+    stored = _stored_values(state)
+    up = {"database": stored is not None, "broker": queues is not None, "inspector": state.inspector.has_answered}
+    gauges: dict[str, Values] = dict(stored or {})
+    gauges["potstill_queue_messages"] = {(queue,): length for queue, length in (queues or {}).items()}
+    gauges["potstill_part_up"] = {(part,): is_up for part, is_up in up.items()}
+    return state.telemetry.render(gauges)
 
 
 def _check_database(state: AppState) -> str | None:
@@ -123,9 +128,19 @@ _CHECKS: dict[str, Callable[[AppState], str | None]] = {
 }
 
 
-def _job_counts(state: AppState) -> dict[str, int] | None:
+def _stored_values(state: AppState) -> dict[str, Values] | None:
+    """Return the gauges that are read from the database; None if it is unavailable."""
     try:
         with state.database.read() as session:
-            return jobs_by_status(session)
+            alive = workers.list_workers(session, alive_seconds=state.settings.alive_seconds)
+            return {
+                "potstill_jobs": {(status,): number for status, number in jobs_by_status(session).items()},
+                "potstill_unfinished_jobs": jobs.count_unfinished(session),
+                "potstill_queue_age_seconds": {(name,): age for name, age in jobs.queue_ages(session).items()},
+                "potstill_workers": Counter(
+                    (worker.role, worker.accelerator or "none", "idle" if worker.job_id is None else "busy")
+                    for worker in alive
+                ),
+            }
     except PotstillError:
         return None

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def get(server, path):
-    return httpx.get(f"{server.url}{path}", trust_env=False)
+    return httpx.get(f"{server.url}{path}", trust_env=False, timeout=30)
 
 
 def test_health_and_readiness_need_no_key(server):
@@ -64,6 +64,8 @@ def test_metrics_are_exposed_to_prometheus(server, tenant):
     assert "# TYPE potstill_http_requests_total counter" in text
     assert 'potstill_http_requests_total{method="GET",operation="list_jobs",status="200"}' in text
     assert 'potstill_jobs{status="queued"}' in text
+    assert 'potstill_unfinished_jobs{accelerator="auto",status="queued"} 1.0' in text
+    assert 'potstill_queue_age_seconds{accelerator="cuda"} 0.0' in text
     assert 'potstill_part_up{part="broker"} 0.0' in text
 
 

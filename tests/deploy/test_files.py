@@ -38,6 +38,7 @@ def test_every_process_of_the_service_is_in_the_compose_file():
         "migrate",
         "api",
         "worker",
+        "worker-cuda",
         "ingest",
         "inspector",
         "scheduler",

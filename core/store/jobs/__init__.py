@@ -23,7 +23,16 @@ from core.store.jobs.attempts import (
     start_stage,
     succeed,
 )
-from core.store.jobs.claims import WORKER_LOST, claim, count_queued, expire_leases, queued_accelerators, record_loss
+from core.store.jobs.claims import (
+    WORKER_LOST,
+    claim,
+    count_queued,
+    count_unfinished,
+    expire_leases,
+    queue_ages,
+    queued_accelerators,
+    record_loss,
+)
 from core.store.jobs.records import (
     create,
     delete,
@@ -47,6 +56,7 @@ __all__ = [
     "cancel",
     "claim",
     "count_queued",
+    "count_unfinished",
     "create",
     "delete",
     "expire_leases",
@@ -60,6 +70,7 @@ __all__ = [
     "list_jobs",
     "next_actions",
     "pause",
+    "queue_ages",
     "queued_accelerators",
     "read_flags",
     "record_loss",

@@ -142,6 +142,22 @@ def count_queued(session: Session) -> dict[str, int]:
     return job_counts.count_queued(session)
 
 
+def count_unfinished(session: Session) -> dict[tuple[str, str], int]:
+    """Return the number of queued and running jobs by (status, accelerator)."""
+    return job_counts.count_unfinished(session)
+
+
+def queue_ages(session: Session) -> dict[str, float]:
+    """Return the age in seconds of the oldest queued job by accelerator, since its creation; 0 if none is queued.
+
+    It reads all queued jobs in the partial index of the claims.
+    """
+    statement = select(Job.accelerator, func.min(Job.created_at)).where(status_is("queued")).group_by(Job.accelerator)
+    now = utc_now(session)
+    ages = {row[0]: max(0.0, (now - row[1]).total_seconds()) for row in session.execute(statement)}
+    return {"auto": 0.0, "cpu": 0.0, "cuda": 0.0} | ages
+
+
 def queued_accelerators(session: Session) -> frozenset[str]:
     """Return those of `auto`, `cpu` and `cuda` that queued jobs wait for, at a cost independent of their number."""
     accelerators = ("auto", "cpu", "cuda")

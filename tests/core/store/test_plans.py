@@ -99,6 +99,8 @@ QUERIES = {
     "claim": lambda s: jobs.claim(s, worker_id="w", accelerator="cpu", lease_seconds=60),
     "queued accelerators": jobs.queued_accelerators,
     "count queued": jobs.count_queued,
+    "count unfinished": jobs.count_unfinished,
+    "queue ages": jobs.queue_ages,
     "expire leases": lambda s: jobs.expire_leases(s, 3),
     "renew lease": lambda s: jobs.renew_lease(s, lease_of(s), 60),
     "events": lambda s: events.list_events(s, PROJECT, job_id(1), limit=20),

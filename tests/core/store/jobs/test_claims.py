@@ -127,6 +127,19 @@ def test_claim_matches_and_pins_the_accelerator(world):
     assert world.read(jobs.count_queued) == {"auto": 0, "cpu": 1, "cuda": 0}
 
 
+def test_unfinished_jobs_and_queue_ages_by_accelerator(world):
+    assert world.read(jobs.queue_ages) == {"auto": 0, "cpu": 0, "cuda": 0}
+    world.job(accelerator="cuda")
+    world.job(accelerator="cpu")
+    world.claim()
+
+    ages, counts = world.read(jobs.queue_ages), world.read(jobs.count_unfinished)
+
+    assert 0 <= ages.pop("cuda") < 60
+    assert ages == {"auto": 0, "cpu": 0}
+    assert {group for group, number in counts.items() if number} == {("queued", "cuda"), ("running", "cpu")}
+
+
 def test_resumed_job_keeps_its_queue_position(world):
     first, _second = world.job(), world.job()
     world.write(jobs.pause, world.project, first)
