@@ -142,10 +142,11 @@ def robustness_rows(evaluation: Document) -> list[tuple[str, list[float | None]]
     if robustness is None:
         return []
     rows = [{**robustness["clean"], "corruption": "without corruption"}, *robustness["corruptions"]]
-    return [
-        (row["corruption"].replace("_", " ").capitalize(), [row["student"], *row["teachers"], row["baseline"]])
-        for row in rows
-    ]
+    return [(_corruption_name(row["corruption"]), [row["student"], *row["teachers"], row["baseline"]]) for row in rows]
+
+
+def _corruption_name(name: str) -> str:
+    return name.replace("_", " ").capitalize().replace("Jpeg", "JPEG")
 
 
 def network_names(evaluation: Document) -> list[str]:

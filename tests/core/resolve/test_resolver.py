@@ -73,7 +73,8 @@ def test_the_estimate_has_the_fields_of_the_contract():
     json.dumps(estimate)
 
     assert set(estimate) == {
-        "student", "teachers", "epochs", "total_steps", "seconds", "memory_bytes", "teacher_cache", "warnings",
+        "student", "teachers", "epochs", "total_steps", "seconds", "memory_bytes", "teacher_cache", "baseline",
+        "warnings",
     }  # fmt: skip
     assert {"parameters", "flops", "size_bytes"} <= set(estimate["student"])
     assert estimate["student"]["parameters"] == 26_538
