@@ -91,6 +91,9 @@ class CompressedOut(Out):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     artifact: str | None = Field(description="The published file; null unless the step is applied.")
+    model: str | None = Field(
+        default=None, description="Id of the model (`mdl_…`) where the output is torch weights, for use in later jobs."
+    )
     top1: float | None = None
     top5: float | None = None
     parameters: int | None = None

@@ -149,7 +149,7 @@ class _Search:
         if job is None:
             self._nodes[job_id] = Node(job_id, "job", exists=False)
             return
-        details = {"method": job.spec["method"]["name"], "dataset": job.dataset_id, "status": job.status}
+        details = {"method": job.spec.get("method", {}).get("name"), "dataset": job.dataset_id, "status": job.status}
         self._nodes[job_id] = Node(job_id, "job", job.name, details=details)
         for reference, role in _references(job.spec):
             yield Edge(self.model_of(reference) or reference, job_id, role)
@@ -163,15 +163,20 @@ class _Search:
             yield from self._compressed(job, job.model_id)
 
     def _compressed(self, job: Job, student: str) -> Iterator[Edge]:
-        """Yield an edge to each compressed file of the job; a file with torch weights is a model."""
+        """Yield an edge to each compressed file of the job, in the order of its steps.
+
+        A file with torch weights is a model, and the steps after it change that model.
+        """
+        network = student
         for entry in (job.result or {}).get("compressed", []):
             if entry.get("model") is not None:
-                yield Edge(student, entry["model"], "compressed")
+                yield Edge(network, entry["model"], "compressed")
+                network = entry["model"]
             elif entry.get("artifact") is not None:
                 node_id = f"{job.id}/artifacts/{entry['artifact']}"
                 details = {key: entry.get(key) for key in ("top1", "size_bytes", "latency_ms")}
                 self._nodes[node_id] = Node(node_id, "artifact", entry["artifact"], details=details)
-                yield Edge(student, node_id, "compressed")
+                yield Edge(network, node_id, "compressed")
 
     def _job(self, job_id: str) -> Job | None:
         statement = select(Job).where(Job.id == job_id, Job.project_id == self._project_id)
@@ -187,7 +192,7 @@ def _networks(spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _references(spec: Mapping[str, Any]) -> list[tuple[str, Role]]:
     """Return the stored models and jobs that a spec reads weights from, each with its role."""
-    found: list[tuple[str, Role]] = [(spec["student"].get("weights", "random"), "initial_weights")]
+    found: list[tuple[str, Role]] = [(spec.get("student", {}).get("weights", "random"), "initial_weights")]
     found += [(teacher.get("weights", "pretrained"), "teacher") for teacher in _networks(spec)]
     return [(reference, role) for reference, role in found if reference.startswith(("mdl_", "job_"))]
 

@@ -18,7 +18,8 @@ from core.store.tables import Job
 from worker.context import Context
 from worker.stored_files import link_folder, parse_stored_files
 
-STUDENT_FILES = ("model.safetensors", "config.json")
+WEIGHTS = "model.safetensors"
+STUDENT_FILES = (WEIGHTS, "config.json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from core.models.safetensors_header import read_model_info
 from core.reporting import Control, Interrupted, RunResult
 from core.spec import JobSpec
@@ -10,10 +13,10 @@ from core.store import checkpoints, jobs, lineage, models
 from core.store.db import Session
 from core.store.job_leases import LeaseToken
 from core.store.jobs import NewArtifact
-from core.store.tables import Job
+from core.store.tables import Job, Model
 from core.system.fault_injection import fault_point
 from worker.context import Context
-from worker.jobs.inputs import STUDENT_FILES
+from worker.jobs.inputs import STUDENT_FILES, WEIGHTS
 from worker.jobs.reporter import JobReporter
 from worker.stored_files import publish_file
 
@@ -46,7 +49,9 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
             files=[artifact.file for artifact in artifacts if artifact.name in STUDENT_FILES],
             parent_id=lineage.parent_of_student(session, job.project_id, spec.model_dump(mode="json")),
         )
-        jobs.succeed(session, lease, result=run.result, artifacts=artifacts, model_id=model.id)
+        compressed = _add_compressed_models(session, lease, run, artifacts, student=model)
+        result = {**run.result, **({"compressed": compressed} if compressed else {})}
+        jobs.succeed(session, lease, result=result, artifacts=artifacts, model_id=model.id)
         session.flush()
         fault_point("success.uncommitted")
         after = {file.key for file in checkpoints.list_files(session, job.id)}
@@ -56,3 +61,30 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
     fault_point("success.committed")
     reporter.delete_files(unreferenced_keys)
     fault_point("success.cleaned")
+
+
+def _add_compressed_models(
+    session: Session, lease: LeaseToken, run: RunResult, artifacts: Sequence[NewArtifact], *, student: Model
+) -> list[dict[str, Any]]:
+    """Add each compressed network that is published as torch weights as a model; return the result's entries.
+
+    An entry has the id of its ``model``, or None for a file of another format. The parent of a model is the network
+    that its step changed: the student, or the model of the step before.
+    """
+    entries, parent = [], student
+    for entry in run.result.get("compressed", []):
+        folder, _, name = (entry["artifact"] or "").rpartition("/")
+        model_id = None
+        if folder and name == WEIGHTS:
+            names = {f"{folder}/{file}" for file in STUDENT_FILES}
+            parent = models.create_student(
+                session,
+                lease,
+                name=f"{student.name} {folder}",
+                info=read_model_info(run.artifacts[entry["artifact"]].parent),
+                files=[artifact.file for artifact in artifacts if artifact.name in names],
+                parent_id=parent.id,
+            )
+            model_id = parent.id
+        entries.append({**entry, "model": model_id})
+    return entries

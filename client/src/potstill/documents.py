@@ -278,6 +278,8 @@ class Compressed(Document):
     flops: float | None = None
     held_out: HeldOut | None = None
     latency_ms: float | None = None
+    model: str | None = None
+    """Id of the model (`mdl_…`) where the output is torch weights, for use in later jobs."""
     name: str | None = None
     parameters: int | None = None
     reason: str | None = None

@@ -54,7 +54,7 @@ def test_every_model_of_a_chain_has_the_complete_lineage(world, chain):
         Edge(first, second_job, "teacher"),
         Edge(second_job, second, "student"),
         Edge(second, pruned, "compressed"),
-        Edge(second, f"{second_job}/artifacts/model.int8.onnx", "compressed"),
+        Edge(pruned, f"{second_job}/artifacts/model.int8.onnx", "compressed"),
     }
 
     for model in (first, second, pruned):

@@ -5,7 +5,7 @@ import pytest
 from core.reporting import Control, RunResult, SavedCheckpoint
 from core.spec import parse_job_spec
 from core.spec.info import ModelInfo
-from core.store import checkpoints, garbage
+from core.store import checkpoints, garbage, lineage, models
 from worker.jobs import publish as publish_module
 from worker.jobs.publish import publish
 from worker.jobs.reporter import JobReporter
@@ -57,6 +57,29 @@ def test_a_job_that_succeeds_leaves_no_training_state(service, store, job, repor
     assert stored(store, job) == ["artifacts/config.json", "artifacts/model.safetensors", *["model.safetensors"] * 2]
     listed = service.read(checkpoints.list_checkpoints, service.project, job.id).items
     assert [(each.step, each.resumable) for each in listed] == [(30, False), (20, False)]
+
+
+def test_compressed_weights_become_models_with_the_student_as_parent(service, store, job, reporter, trained, tmp_path):
+    folder = tmp_path / "pruned"
+    folder.mkdir()
+    files = {f"pruned/{name}": folder / name for name in ("config.json", "model.safetensors")}
+    for name, path in files.items():
+        path.write_bytes(name.encode())
+    steps = [{"artifact": "pruned/model.safetensors"}, {"artifact": "model.int8.onnx"}, {"artifact": None}]
+    (tmp_path / "model.int8.onnx").write_bytes(b"onnx")
+    artifacts = {**trained.artifacts, **files, "model.int8.onnx": tmp_path / "model.int8.onnx"}
+
+    publish(service.context, job, SPEC, RunResult({**trained.result, "compressed": steps}, artifacts), reporter)
+
+    result = service.reload(job).result
+    pruned = result["compressed"][0]["model"]
+    assert [entry["model"] for entry in result["compressed"]] == [pruned, None, None]
+    model = service.read(models.get, service.project, pruned)
+    assert (model.parent_id, model.job_id, model.name) == (result["model"], job.id, "student pruned")
+    keys = {file["key"].removeprefix(f"jobs/{job.id}/a1/artifacts/") for file in model.files}
+    assert keys == {"pruned/model.safetensors", "pruned/config.json"}
+    edges = service.read(lineage.lineage, service.project, pruned).edges
+    assert (result["model"], pruned) in {(edge.source, edge.target) for edge in edges}
 
 
 def test_training_state_that_a_kill_leaves_is_collected_at_once(service, store, job, reporter, trained, monkeypatch):
