@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := $(PIP) --require-hashes --only-binary :all: --requirement
 UV := uv==0.13.9
 
-.PHONY: install demo up test test-all check audit sbom fuzz chaos format docs bench gpu-check constraints lock
+.PHONY: install demo up test test-all check audit sbom fuzz chaos format docs bench screenshots gpu-check constraints lock
 
 .venv/installed: pyproject.toml client/pyproject.toml locks/install.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -73,6 +73,10 @@ docs: install
 bench: install
 	-$(LOCKED) locks/bench.txt
 	$(BIN)/python -m benchmarks
+
+# Write each page of the dashboard at three widths, light and dark, to build/screenshots. Needs Chromium.
+screenshots: install
+	$(BIN)/python -m benchmarks dashboard --screenshots build/screenshots
 
 # Check the code paths that need a GPU, in less than ten minutes; skipped without a GPU.
 gpu-check: install

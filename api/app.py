@@ -17,8 +17,13 @@ from starlette.types import Scope
 
 from api import architectures, audit, docs_page, health, methods, openapi, problems, usage, workers
 from api.auth import Authenticator
+from api.dashboard.compare import router as compare_router
 from api.dashboard.dataset_pages import router as datasets_page_router
 from api.dashboard.endpoints import router as dashboard_router
+from api.dashboard.job_list import router as job_list_router
+from api.dashboard.method_pages import router as methods_page_router
+from api.dashboard.new_job import router as new_job_router
+from api.dashboard.worker_pages import router as workers_page_router
 from api.datasets import endpoints as datasets
 from api.deps import AppState
 from api.head_requests import HeadRequests
@@ -57,8 +62,13 @@ _ROUTERS = (
     audit.router,
     workers.router,
     docs_page.router,
+    compare_router,
+    job_list_router,
+    new_job_router,
     dashboard_router,
     datasets_page_router,
+    methods_page_router,
+    workers_page_router,
 )
 _UPLOAD_PATHS = frozenset({"/v1/datasets", "/v1/models"})
 

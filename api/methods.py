@@ -12,7 +12,7 @@ from api.problems import problems
 from api.rate_limit import rate_class
 from api.schemas import Out, Page
 from core.errors import NotFound
-from core.spec import METHODS, MethodParams
+from core.spec import METHODS
 from core.spec.costs import relative_cost
 from core.spec.examples import example_job
 from core.spec.parse import did_you_mean
@@ -59,7 +59,7 @@ class MethodOut(Out):
 @rate_class("reads")
 def list_methods(_: Reader) -> Page[MethodOut]:
     """List all methods of this version."""
-    return Page(data=[_method(name, entry.params) for name, entry in METHODS.items()], has_more=False)
+    return Page(data=[method_out(name) for name in METHODS], has_more=False)
 
 
 @router.get("/{name}", response_model=MethodOut, responses=problems(NotFound))
@@ -69,10 +69,12 @@ def get_method(name: str, _: Reader) -> MethodOut:
     if name not in METHODS:
         methods = f"Methods: {', '.join(METHODS)}."
         raise NotFound(f"There is no method {name[:80]!r}.{did_you_mean(name[:80], METHODS)} {methods}")
-    return _method(name, METHODS[name].params)
+    return method_out(name)
 
 
-def _method(name: str, params: type[MethodParams]) -> MethodOut:
+def method_out(name: str) -> MethodOut:
+    """Describe a registered method."""
+    params = METHODS[name].params
     about = params.info
     needs = NeedsOut(
         min_teachers=about.needs.min_teachers,

@@ -24,13 +24,14 @@ BENCHMARKS = {
     "growth": "lists, claims and series with a million jobs in PostgreSQL (ten minutes)",
     "streams": "a thousand event streams on one API process (minutes)",
     "polling": "polling a job against a bare FastAPI endpoint (minutes, needs wrk)",
+    "dashboard": "time, weight and accessibility of the dashboard's pages with 10,000 jobs (minutes, needs Chromium)",
     "batch_norm": "accuracy of short trainings with re-estimated BatchNorm statistics (minutes)",
     "latency": "POST to the first training step, and the inspector's latency (minutes)",
     "onnx_families": "which timm families have an ONNX export, with which exporter (an hour, resumable)",
     "gpu_check": "checks of the CUDA code paths (minutes, skipped without CUDA)",
     "speed_page": "write docs/speed.md from all results (seconds)",
 }
-NOT_IN_ALL = ("quality", "onnx_families", "batch_norm", "gpu_check", "speed_page")
+NOT_IN_ALL = ("quality", "dashboard", "onnx_families", "batch_norm", "gpu_check", "speed_page")
 COMPARISONS = ("cached_training", "against_peers", "data", "photographs", "ingest", "service")  # these accept --quick
 
 

@@ -51,8 +51,11 @@ def _operations(scale: Scale) -> dict[str, tuple[Callable[[Session], Any], str |
     return {
         "list jobs, first page": (lambda s: jobs.list_jobs(s, _FIRST), None),
         "list jobs, a page from the middle": (lambda s: jobs.list_jobs(s, _FIRST, after=half), None),
-        "list jobs by status": (lambda s: jobs.list_jobs(s, _FIRST, status="failed"), None),
-        "list jobs by status of a small project": (lambda s: jobs.list_jobs(s, _SECOND, status="paused"), None),
+        "list jobs by status": (lambda s: jobs.list_jobs(s, _FIRST, jobs.JobFilter(statuses=["failed"])), None),
+        "list jobs by status of a small project": (
+            lambda s: jobs.list_jobs(s, _SECOND, jobs.JobFilter(statuses=["paused"])),
+            None,
+        ),
         "claim a job": (lambda s: jobs.claim(s, worker_id="w", accelerator="cpu", lease_seconds=60), None),
         "check for queued jobs": (jobs.queued_accelerators, None),
         "requeue expired leases": (lambda s: jobs.expire_leases(s, 3), None),

@@ -27,6 +27,14 @@ def compare_default(
     return str(inspected_default).partition("::")[0].strip("'") != str(rendered_default).strip("'")
 
 
+def include_object(item: Any, _name: str | None, kind: str, *_rest: object) -> bool:
+    """Return whether to compare an object. Alembic cannot compare generated columns; their SQL is in a migration."""
+    if kind != "column":
+        return True
+    default = item.server_default
+    return item.computed is None and (default is None or default.has_argument)
+
+
 def render_type(kind: str, value: Any, _autogenerate: Any) -> str | bool:
     """Render custom column types as plain SQLAlchemy types, so that migrations never import application code."""
     if kind == "type" and isinstance(value, CleanText | UtcDateTime):
@@ -43,6 +51,7 @@ def run(connection: Connection) -> None:
         transaction_per_migration=True,
         compare_type=True,
         compare_server_default=compare_default,
+        include_object=include_object,
         render_item=render_type,
     )
     with context.begin_transaction():

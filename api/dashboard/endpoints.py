@@ -1,4 +1,4 @@
-"""The dashboard's pages: sign-in, the job list, and one job with its actions.
+"""The dashboard's pages: sign-in, and one job with its actions.
 
 Errors are pages too (:class:`PageRoute`); visitors without a session are redirected to the sign-in page.
 """
@@ -6,12 +6,12 @@ Errors are pages too (:class:`PageRoute`); visitors without a session are redire
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Annotated, Any
+from urllib.parse import quote, urlsplit
 
 import structlog
 from anyio import to_thread
@@ -24,11 +24,12 @@ from api import session_cookie
 from api.auth import Caller
 from api.auth_throttle import client_address
 from api.dashboard import service, views
+from api.dashboard.compression import compressed_response
 from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, page
 from api.deps import AppState, State, get_reader, get_writer, with_request_info
 from api.jobs.actions import apply_action
 from api.jobs.retry import RetryRequest, retry_with_changes
-from api.jobs.schemas import JobAction, JobStatus
+from api.jobs.schemas import JobAction
 from api.problems import problem_headers
 from api.rate_limit import rate_class
 from api.references import JobId
@@ -44,9 +45,7 @@ from core.redaction import redact
 from core.store import audit, keys
 from core.store.db import utc_now
 
-JOBS_PER_PAGE = 25
 REFUSAL_INTERVAL = timedelta(minutes=1)  # between audit log entries of refused sign-ins with one key
-_FILTERS = (("", "All"), *((status, status.capitalize()) for status in views.STATUSES))
 _ONE_DAY = "public, max-age=86400"
 _IMMUTABLE = "public, max-age=31536000, immutable"
 
@@ -90,13 +89,13 @@ def home() -> Response:
 
 
 @router.get("/dashboard/static/{version}/{name:path}")
-def static_file(version: str, name: str) -> Response:
+def static_file(version: str, name: str, request: Request) -> Response:
     """Serve a static file; its URL changes with its content, so browsers may cache it forever."""
     if name not in STATIC_FILES:
         raise NotFound(f"There is no file {name[:80]!r}.")
     caching = _IMMUTABLE if version == STATIC_VERSION else "no-store"
     headers = {"Cache-Control": caching, "X-Content-Type-Options": "nosniff"}
-    return FileResponse(STATIC_FILES[name], headers=headers, media_type=_media_type(name))
+    return compressed_response(request, STATIC_FILES[name].read_bytes(), media_type=_media_type(name), headers=headers)
 
 
 @router.get("/favicon.ico")
@@ -151,30 +150,6 @@ async def logout(request: Request, state: State) -> Response:
     response = _see_other("/login")
     response.delete_cookie(session_cookie.COOKIE_NAME, httponly=True, samesite="lax", secure=_is_secure(state, request))
     return response
-
-
-@router.get("/jobs")
-@rate_class("reads")
-def jobs_page(
-    request: Request, state: State, caller: Viewer, status: JobStatus | Literal[""] = "", after: str | None = None
-) -> Response:
-    """List the jobs, newest first."""
-    listing = service.list_jobs(
-        state.database, caller.project_id, status=status or None, limit=JOBS_PER_PAGE, after=after or None
-    )
-    query = {"status": status} if status else {}
-    older_query = {**query, "after": listing.jobs[-1]["id"]} if listing.has_more else None
-    return page(
-        "jobs.html",
-        section="jobs",
-        jobs=listing.jobs,
-        status=status,
-        filters=_FILTERS,
-        refresh_seconds=views.list_refresh_seconds(listing.jobs),
-        older=_url("/jobs", older_query) if older_query else None,
-        newest=_url("/jobs", query) if after else None,
-        base_url=str(request.base_url).rstrip("/"),
-    )
 
 
 @router.get("/jobs/{job_id}")
@@ -279,10 +254,6 @@ def _to_sign_in(request: Request) -> Response:
 
 def _see_other(path: str) -> RedirectResponse:
     return RedirectResponse(path, status_code=HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})
-
-
-def _url(path: str, query: Mapping[str, str]) -> str:
-    return f"{path}?{urlencode(query)}" if query else path
 
 
 def _local(path: str) -> str:

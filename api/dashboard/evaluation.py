@@ -58,19 +58,14 @@ def figures(evaluation: Document, result: Document) -> list[tuple[str, str, str]
         rows.append(("Retention", formats.percent(retention), "of the teacher's accuracy"))
     gain = evaluation["gain"]
     if gain is not None:
-        low, high = (points(value) for value in gain["interval"])
-        rows.append(("Gain over baseline", f"{points(gain['top1'])} points", f"95% interval {low} to {high}"))
+        low, high = (formats.points(value) for value in gain["interval"])
+        rows.append(("Gain over baseline", f"{formats.points(gain['top1'])} points", f"95% interval {low} to {high}"))
     if result.get("agreement") is not None:
         rows.append(("Agreement", formats.percent(result["agreement"]), "equal predictions"))
     own = _calibration(evaluation, "student")
     if own is not None:
         rows.append(("Calibration error", formats.percent(own["ece"]), "confidence against accuracy"))
     return rows
-
-
-def points(difference: float) -> str:
-    """Format a difference of accuracies in percentage points, with its sign: ``+1.2``."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def class_rows(evaluation: Document) -> list[ClassRow]:

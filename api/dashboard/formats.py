@@ -17,6 +17,11 @@ def percent(fraction: float | None) -> str:
     return UNKNOWN if fraction is None else f"{fraction:.1%}"
 
 
+def points(difference: float | None) -> str:
+    """Format a difference of accuracies in percentage points, with its sign: ``+1.2``."""
+    return UNKNOWN if difference is None else f"{100 * difference:+.1f}".replace("-", "−")
+
+
 def short(number: float | None) -> str:
     """Format with three digits and a unit: ``205 k``, ``1.2 M``."""
     if number is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,15 @@ import structlog
 from api.jobs.service import artifact_out, event_out, to_job_out
 from api.jobs.worker_checks import waiting_reasons
 from core.errors import NotFound, StorageFailed
-from core.store import datasets, events, jobs, lineage
+from core.store import datasets, events, jobs, lineage, models
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, Session
+from core.store.jobs import JobFilter, JobOrder
+from core.store.names import find_id
 from core.store.tables import Artifact
 
 NUM_EVENTS = 200  # newest events on a job's page
+NUM_CHOICES = 100  # newest objects that a form offers
 REPORT = "report.json"
 MAX_REPORT_BYTES = 8 * 1024**2  # of a report that the page shows
 
@@ -28,10 +32,11 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class JobList:
-    """One page of the job list."""
+    """One page of the job list, and the names of the newest datasets by id."""
 
     jobs: Sequence[Document]
     has_more: bool
+    dataset_names: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,77 @@ class JobPage:
     lineage: Sequence[LineageEntry]
 
 
-def list_jobs(
-    database: Database, project_id: str, *, status: str | None = None, limit: int, after: str | None = None
-) -> JobList:
-    """Read the newest jobs. Raises ``InvalidRequest`` for an ``after`` that is not a job id."""
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Objects that the form of a new job offers: ready datasets, and models and jobs that have weights."""
+
+    datasets: Sequence[Document]
+    weights: Sequence[Document]
+
+
+def read_choices(database: Database, project_id: str) -> Choices:
+    """Read the newest objects that a spec can refer to."""
     with database.read() as session:
-        page = jobs.list_jobs(session, project_id, status=status, limit=limit, after=after)
-        return JobList([_document(to_job_out(job)) for job in page.items], page.has_more)
+        found = datasets.list_datasets(session, project_id, limit=NUM_CHOICES).items
+        stored = models.list_models(session, project_id, limit=NUM_CHOICES).items
+    ready = [
+        {"id": each.id, "name": each.name, "image_size": each.image_size, "num_classes": each.num_classes}
+        for each in found
+        if each.status == "ready"
+    ]
+    weights = [
+        {"id": each.id, "name": each.name, "architecture": each.architecture}
+        for each in stored
+        if each.status == "ready"
+    ]
+    return Choices(ready, weights)
+
+
+def list_jobs(
+    database: Database, project_id: str, filters: JobFilter, *, order: JobOrder, limit: int, after: str | None = None
+) -> JobList:
+    """Read a page of the jobs. Raises as :func:`core.store.jobs.list_jobs`."""
+    with database.read() as session:
+        page = jobs.list_jobs(session, project_id, filters, order=order, limit=limit, after=after)
+        found = datasets.list_datasets(session, project_id, limit=NUM_CHOICES)
+        names = {dataset.id: dataset.name for dataset in found.items}
+        documents = [
+            {**_document(to_job_out(job)), "dataset_name": names.get(job.dataset_id, job.dataset_id)}
+            for job in page.items
+        ]
+        return JobList(documents, page.has_more, names)
+
+
+def read_jobs(
+    database: Database, project_id: str, references: Sequence[str], *, skip_missing: bool = False
+) -> list[Document]:
+    """Read jobs by id, unique name or unique id prefix, each once.
+
+    Raises ``NotFound`` unless ``skip_missing``, and ``AmbiguousReference``.
+    """
+    found: dict[str, Document] = {}
+    with database.read() as session:
+        for reference in references:
+            try:
+                job = jobs.get(session, project_id, find_id(session, project_id, "job", reference))
+            except NotFound:
+                if not skip_missing:
+                    raise
+                continue
+            found.setdefault(job.id, _document(to_job_out(job)))
+    return list(found.values())
+
+
+def read_datasets(database: Database, project_id: str, dataset_ids: Collection[str]) -> dict[str, Document]:
+    """Read name and number of test images of datasets by id; deleted ones are left out."""
+    found: dict[str, Document] = {}
+    with database.read() as session:
+        for dataset_id in dataset_ids:
+            with suppress(NotFound):
+                dataset = datasets.get(session, project_id, dataset_id)
+                num_test = ((dataset.splits or {}).get("test") or {}).get("num_samples")
+                found[dataset_id] = {"name": dataset.name, "num_test": num_test}
+    return found
 
 
 def read_job(

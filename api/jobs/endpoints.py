@@ -8,13 +8,14 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 
-from api.deps import After, AppState, Limit, Reader, State, Writer, get_app_state, get_cached_reader, get_reader
+from api.deps import AppState, Reader, State, Writer, get_app_state, get_cached_reader, get_reader
 from api.downloads import discard
 from api.idempotency import IdempotencyKey, create_responses, idempotent_create
 from api.jobs import service
 from api.jobs.actions import apply_action
+from api.jobs.filters import JobListQuery
 from api.jobs.retry import RetryRequest, retry_with_changes
-from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut, JobStatus
+from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut
 from api.jobs.stream import wait_until_terminal
 from api.jobs.worker_checks import waiting_reasons
 from api.problems import problems
@@ -105,16 +106,13 @@ async def estimate_job(caller: Reader, spec: Spec, state: State) -> Any:
 
 @router.get("/v1/jobs", response_model=Page[JobOut], responses=problems())
 @rate_class("reads")
-def list_jobs(
-    caller: Reader,
-    state: State,
-    status: Annotated[JobStatus | None, Query(description="Only jobs with this status.")] = None,
-    limit: Limit = 20,
-    after: After = None,
-) -> Page[JobOut]:
-    """List jobs, newest first."""
+def list_jobs(caller: Reader, state: State, query: Annotated[JobListQuery, Query()]) -> Page[JobOut]:
+    """List jobs: newest first, or by a figure. All filters apply."""
     with state.database.read() as session:
-        page = jobs.list_jobs(session, caller.project_id, status=status, limit=limit, after=after)
+        filters = query.job_filter(session, caller.project_id)
+        page = jobs.list_jobs(
+            session, caller.project_id, filters, order=query.job_order(), limit=query.limit, after=query.after
+        )
         reasons = waiting_reasons(session, page.items, alive_seconds=state.settings.alive_seconds)
     data = [service.to_job_out(job, waiting_reason=reasons.get(job.id)) for job in page.items]
     return Page(data=data, has_more=page.has_more)

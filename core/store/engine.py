@@ -14,7 +14,8 @@ from typing import Any
 
 import psycopg
 from psycopg.abc import RV, PQGen
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, FromClause, create_engine, event, make_url
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
 POOL_TIMEOUT_SECONDS = 10  # wait for a pooled connection
 BUSY_TIMEOUT_SECONDS = 5  # wait of a SQLite writer for another one
@@ -55,6 +56,14 @@ def sqlite_path(url: str) -> Path | None:
 # --- SQLite -----------------------------------------------------------------------------------------
 
 
+class _HintCompiler(SQLiteCompiler):
+    """Compiler that writes the hints of ``Select.with_hint``, which SQLAlchemy leaves out for SQLite."""
+
+    def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:  # noqa: ARG002
+        """Return the text after the table's name, e.g. ``INDEXED BY ix_jobs_figures``."""
+        return text
+
+
 def _sqlite_engine(url: str, busy_timeout_seconds: float, *, foreign_keys: bool) -> Engine:
     engine = create_engine(
         url,
@@ -63,6 +72,7 @@ def _sqlite_engine(url: str, busy_timeout_seconds: float, *, foreign_keys: bool)
         pool_timeout=POOL_TIMEOUT_SECONDS,
         connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False},
     )
+    engine.dialect.statement_compiler = _HintCompiler
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:

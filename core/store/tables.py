@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from sqlalchemy import (
     CheckConstraint,
     ColumnElement,
+    FetchedValue,
+    Float,
     ForeignKey,
     Index,
     String,
@@ -21,6 +23,8 @@ from core.store.base import Base, Id, Keyword, ProjectRef
 
 TERMINAL_STATUSES = ("succeeded", "failed", "cancelled")
 
+GeneratedText = Annotated[str | None, mapped_column(String(400), FetchedValue(), deferred=True)]
+GeneratedNumber = Annotated[float | None, mapped_column(Float(53), FetchedValue(), deferred=True)]
 JobKey = Annotated[str, mapped_column(String(40), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)]
 
 
@@ -114,6 +118,13 @@ class Model(IngestLeaseMixin, Base):
     created_at: Mapped[datetime]
 
 
+# Covers filters and orders of lists, so that SQLite does not compute the columns for each row.
+JOB_FIGURES_INDEX = (
+    "project_id", "id", "status", "name", "method", "dataset_id", "student", "teachers", "created_at",
+    "top1", "gain", "seconds", "parameters", "flops", "size_bytes", "latency_ms",
+)  # fmt: skip
+
+
 class Job(Base):
     """Distillation job. Only ``core.store.jobs`` changes it."""
 
@@ -129,7 +140,11 @@ class Job(Base):
         _status_index("ix_jobs_queued", "queued", "accelerator", "project_id", "priority", "created_at", "id"),
         _status_index("ix_jobs_running", "running", "project_id", "id"),
         Index("ix_jobs_counts", "project_id", "status", "accelerator"),
+        Index("ix_jobs_by_method", "project_id", "method", "id"),
+        Index("ix_jobs_by_dataset", "project_id", "dataset_id", "id"),
+        Index("ix_jobs_figures", *JOB_FIGURES_INDEX),
     )
+    __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": False}  # nothing reads generated columns of a row
 
     id: Mapped[Id] = mapped_column(primary_key=True)
     project_id: Mapped[ProjectRef]
@@ -164,6 +179,17 @@ class Job(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    # The database computes these from `spec`, `result` and times (migration 0007); for filters and orders of lists.
+    method: Mapped[GeneratedText]
+    student: Mapped[GeneratedText]  # its architecture
+    teachers: Mapped[GeneratedText]  # their architectures: `|a|b|`
+    top1: Mapped[GeneratedNumber]
+    gain: Mapped[GeneratedNumber]
+    seconds: Mapped[GeneratedNumber]  # from the first start to the end
+    parameters: Mapped[GeneratedNumber]
+    flops: Mapped[GeneratedNumber]
+    size_bytes: Mapped[GeneratedNumber]
+    latency_ms: Mapped[GeneratedNumber]
 
     @property
     def is_terminal(self) -> bool:

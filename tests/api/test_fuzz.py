@@ -171,7 +171,7 @@ def fuzzing_settings():
 def find_or_create_job(status, tenant, workers):
     """Return the id of a job with this status."""
     with tenant.database.read() as session:
-        found = jobs.list_jobs(session, tenant.project_id, status=status, limit=1).items
+        found = jobs.list_jobs(session, tenant.project_id, jobs.JobFilter(statuses=[status]), limit=1).items
     if found:
         return found[0].id
     job_id = tenant.queued_job(priority=100)

@@ -14,7 +14,11 @@ from core.store import datasets
 
 PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 # Routes whose parameters name no object of a project.
-WITHOUT_PROJECT_OBJECTS = {"/v1/methods/{name}", "/dashboard/static/{version}/{name:path}"}
+WITHOUT_PROJECT_OBJECTS = {
+    "/v1/methods/{name}",
+    "/dashboard/job-form/{version}",
+    "/dashboard/static/{version}/{name:path}",
+}
 # Request arguments by method; an unexpected body is ignored.
 BODIES = {"DELETE": {}, "GET": {}, "HEAD": {}, "POST": {"json": {}}, "PUT": {"json": {}}, "PATCH": {"json": {}}}
 

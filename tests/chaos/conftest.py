@@ -66,7 +66,7 @@ class Service:
     def record_losses(self) -> None:
         """Record the loss of running jobs, as the scheduler does after a lease expires: no worker process is alive."""
         with self.database.write() as session:
-            for job in jobs.list_jobs(session, self.project, status="running").items:
+            for job in jobs.list_jobs(session, self.project, jobs.JobFilter(statuses=["running"])).items:
                 jobs.record_loss(session, jobs.LeaseToken.from_job(job), WORKER_SILENT, MAX_LOSSES)
 
     def finish(self, job_id: str) -> dict:

@@ -8,6 +8,9 @@ const MIN_SMOOTHED_POINTS = 80; // shorter series are not smoothed
 const NUM_COLORS = 6;
 
 const FRACTION = /(top1|top5|accuracy|agreement)$/;
+export const isFraction = (name) => FRACTION.test(name);
+export const formatNumber = (value) => String(Number(value.toPrecision(4)));
+
 const UNPLOTTED = new Set(["train/learning_rate", "train/gradient_norm"]);
 
 // In display order. A series belongs to the first group that accepts it.
@@ -91,7 +94,7 @@ export class Charts {
     const legend = figure.querySelector(".legend");
     legend.replaceChildren(...group.series.map((series, index) => entry(series.name, index, group)));
     const ink = (className) => color(figure, className);
-    const format = group.percent ? (value) => `${Math.round(value * 100)}%` : (value) => String(Number(value.toPrecision(4)));
+    const format = group.percent ? (value) => `${Math.round(value * 100)}%` : formatNumber;
     const axis = { stroke: ink("axis-ink"), grid: { stroke: ink("grid-ink"), width: 1 }, ticks: { show: false } };
     const font = `12px ${getComputedStyle(figure).fontFamily}`;
     const options = {
@@ -160,7 +163,7 @@ const isLong = (series) => series.points.length >= MIN_SMOOTHED_POINTS;
 const isLevel = (series) => series.points.length === 1 && series.name.startsWith("teacher/");
 
 /** Centered moving average; unlike an exponential average it does not lag behind a steep start. */
-function smoothed(values) {
+export function smoothed(values) {
   const reach = Math.max(2, Math.round(values.length / 50));
   return values.map((value, at) => {
     const window = values.slice(Math.max(0, at - reach), at + reach + 1).filter(Number.isFinite);
@@ -168,7 +171,7 @@ function smoothed(values) {
   });
 }
 
-function fractionRange(_, min, max) {
+export function fractionRange(_, min, max) {
   const low = Math.max(0, Math.floor((min - 0.02) * 10) / 10);
   const high = Math.min(1, Math.ceil((max + 0.02) * 10) / 10);
   return [low, high > low ? high : 1];
@@ -218,10 +221,10 @@ function describe(figure, group) {
 /** Format a value. The service sends null for a value that is not finite. */
 function formatValue(value, group) {
   if (value === null) return "not finite";
-  return group.percent ? `${(value * 100).toFixed(1)}%` : String(Number(value.toPrecision(4)));
+  return group.percent ? `${(value * 100).toFixed(1)}%` : formatNumber(value);
 }
 
-function color(parent, className) {
+export function color(parent, className) {
   const probe = element("span", className);
   parent.append(probe);
   const value = getComputedStyle(probe).color;
@@ -229,7 +232,7 @@ function color(parent, className) {
   return value;
 }
 
-function element(tag, className = "", text = "") {
+export function element(tag, className = "", text = "") {
   const node = document.createElement(tag);
   if (className) node.className = className;
   if (text) node.textContent = text;

@@ -5,10 +5,11 @@ const served = new Map(); // region name -> the HTML from the server, before loc
 
 /**
  * Start refreshing the page.
- * @param {{onRefresh?: (main: HTMLElement) => void}} options called after every refresh
+ * @param {{onRefresh?: (main: HTMLElement) => void, merge?: Record<string, (region: Element, next: Element) => void>}}
+ *   options `onRefresh` is called after every refresh; `merge` updates a region, by its name, in place of a replacement
  * @returns {{refresh: () => Promise<void>, submit: (form: HTMLFormElement) => Promise<void>}}
  */
-export function startLive({ onRefresh = () => {} } = {}) {
+export function startLive({ onRefresh = () => {}, merge = {} } = {}) {
   const main = document.querySelector("main");
   let timer = 0;
   let running = null;
@@ -41,7 +42,8 @@ export function startLive({ onRefresh = () => {} } = {}) {
       served.set(name, next.innerHTML);
       const focused = region.contains(document.activeElement) ? focusPath(document.activeElement) : null;
       const scrolled = scrollPositions(region);
-      region.replaceChildren(...next.childNodes);
+      if (merge[name]) merge[name](region, next);
+      else region.replaceChildren(...next.childNodes);
       localize(region);
       for (const [selector, position] of scrolled) region.querySelector(selector)?.scrollTo(position);
       if (focused) (region.querySelector(focused) ?? main).focus();

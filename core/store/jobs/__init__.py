@@ -1,8 +1,8 @@
 """Jobs: every state change is one function, one guarded UPDATE and one event in the same transaction.
 
-``records``: create, find and delete jobs. ``actions``: cancel, pause, resume, stop, retry. ``claims``: claim jobs and
-requeue those of lost workers. ``attempts``: writes of the worker that holds the lease. ``revisions``: retry with a
-changed spec. This package is the facade; other code imports from here.
+``records``: create, find and delete jobs. ``listing``: filters and orders of lists. ``actions``: cancel, pause, resume,
+stop, retry. ``claims``: claim jobs and requeue those of lost workers. ``attempts``: writes of the worker that holds the
+lease. ``revisions``: retry with a changed spec. This package is the facade; other code imports from here.
 """
 
 from core.store.job_leases import Flags, LeaseLost, LeaseToken
@@ -33,6 +33,7 @@ from core.store.jobs.claims import (
     queued_accelerators,
     record_loss,
 )
+from core.store.jobs.listing import ALL_JOBS, NEWEST_FIRST, SORT_KEYS, JobFilter, JobOrder, SortKey, list_jobs
 from core.store.jobs.records import (
     create,
     delete,
@@ -40,18 +41,23 @@ from core.store.jobs.records import (
     get_artifact,
     get_as_caller,
     list_artifacts,
-    list_jobs,
     running_seconds,
 )
 from core.store.jobs.revisions import Revision, retry_revised
 
 __all__ = [
+    "ALL_JOBS",
+    "NEWEST_FIRST",
+    "SORT_KEYS",
     "WORKER_LOST",
     "Flags",
+    "JobFilter",
+    "JobOrder",
     "LeaseLost",
     "LeaseToken",
     "NewArtifact",
     "Revision",
+    "SortKey",
     "add_warnings",
     "cancel",
     "claim",

@@ -22,7 +22,7 @@ from core.store.jobs.actions import lock, next_actions
 from core.store.jobs.row_values import initial_progress
 from core.store.jobs.warnings import record_warnings
 from core.store.keys import Caller
-from core.store.pagination import Page, not_found, paginate_newest_first, require_id
+from core.store.pagination import not_found, require_id
 from core.store.quotas import add_stored
 from core.store.references import require_unreferenced
 from core.store.tables import Artifact, Dataset, Event, Job, JobReference, Model
@@ -113,30 +113,6 @@ def _caller_query(*, on_postgresql: bool) -> Select[Job]:
     """Build the query of :func:`get_as_caller`; cached, because building it takes longer than running it."""
     is_job = (Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"))
     return select(Job).where(*is_job, keys.active_key_exists(on_postgresql=on_postgresql))
-
-
-def list_jobs(
-    session: Session,
-    project_id: str,
-    *,
-    status: str | Sequence[str] | None = None,
-    limit: int = 20,
-    after: str | None = None,
-) -> Page[Job]:
-    """List the project's jobs, newest first. Raises ``InvalidRequest`` if ``after`` is not the id of a job."""
-    page = paginate_newest_first(
-        session, job_ids_query(project_id, status), Job.id, limit=limit, after=after, prefix="job"
-    )
-    jobs = select(Job).where(Job.id.in_(page.items)).order_by(Job.id.desc())
-    return Page(session.scalars(jobs).all(), page.has_more)
-
-
-def job_ids_query(project_id: str, status: str | Sequence[str] | None) -> Select[str]:
-    """Select only the ids, which are all in an index, so that no plan scans the rows of other projects."""
-    statement = select(Job.id).where(Job.project_id == project_id)
-    if status is None:
-        return statement
-    return statement.where(Job.status == status if isinstance(status, str) else Job.status.in_(status))
 
 
 def delete(session: Session, project_id: str, job_id: str) -> list[str]:

@@ -1,4 +1,60 @@
+"""A real Chromium, and documents of the public API."""
+
+import os
+import shutil
+
 import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SOON = 60_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A real browser. Without one, tests are skipped, or fail if CI=true."""
+    if CHROMIUM is None:
+        message = "no Chromium found: install it (apt-get install chromium) to run the browser tests"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def errors():
+    """Errors of the browser: script errors, blocked content, failed requests."""
+    return []
+
+
+@pytest.fixture
+def page(chromium, server, errors):
+    context = chromium.new_context(base_url=server.url, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(SOON)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def sign_in(page):
+    def sign_in_as(tenant, path="/jobs"):
+        page.goto(path)
+        page.get_by_label("API key").fill(tenant.token)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(f"**{path}")
+        return page
+
+    return sign_in_as
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 
-from api.dashboard import endpoints
+from api.dashboard import job_list
 from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, static_url
 from api.session_cookie import COOKIE_NAME
 from core.job_failure import FailureCause
@@ -147,7 +147,7 @@ def test_the_list_is_filtered_by_status(browser, tenant, tmp_path):
 
 
 def test_the_list_links_to_older_jobs(browser, tenant, monkeypatch):
-    monkeypatch.setattr(endpoints, "JOBS_PER_PAGE", 2)
+    monkeypatch.setattr(job_list, "JOBS_PER_PAGE", 2)
     oldest, *_ = [tenant.queued_job() for _ in range(3)]
 
     first = browser.get("/jobs").text
@@ -329,7 +329,7 @@ def test_an_invalid_url_shows_an_error_page(browser, path):
 def test_pages_have_no_inline_code_and_no_other_origins(browser, tenant, tmp_path):
     lease = tenant.running_job()
     tenant.succeed(lease, tmp_path)
-    for path in ("/login", "/jobs", f"/jobs/{lease.job_id}"):
+    for path in ("/login", "/jobs", "/jobs/new", f"/jobs/{lease.job_id}", "/workers"):
         page = browser.get(path).text
 
         assert not re.findall(r"<script(?![^>]*\ssrc=)[^>]*>|<style|\sstyle=|\son\w+=|javascript:", page)
@@ -350,8 +350,12 @@ def test_unknown_static_files_are_404(visitor, name):
     assert visitor.get(f"/dashboard/static/{STATIC_VERSION}/{name}").status_code == 404
 
 
-def test_the_vendored_library_includes_its_license():
-    assert "MIT License" in STATIC_FILES["vendor/uplot/LICENSE.txt"].read_text()
+def test_the_vendored_libraries_include_their_licenses():
+    libraries = {name.split("/")[1] for name in STATIC_FILES if name.startswith("vendor/")}
+
+    assert libraries == {"htm", "js-yaml", "preact", "uplot"}
+    for library in libraries:
+        assert re.search("MIT|Apache License", STATIC_FILES[f"vendor/{library}/LICENSE.txt"].read_text()), library
 
 
 def test_the_cookie_is_secure_behind_https(visitor, tenant, server):

@@ -290,9 +290,26 @@ class TestList:
 
         assert [job["id"] for job in http.get("/v1/jobs?status=cancelled").json()["data"]] == [cancelled]
 
+    def test_filters_and_orders_combine(self, http, tenant, tmp_path):
+        done, tagged = tenant.running_job(), tenant.queued_job(metadata={"team": "search"})
+        tenant.succeed(done, tmp_path)
+
+        def listed(**params):
+            return [job["id"] for job in http.get("/v1/jobs", params=params).json()["data"]]
+
+        assert listed(metadata="team:search", method=["kd", "scratch"]) == [tagged]
+        assert listed(status=["succeeded", "failed"], student="vit_tiny_patch16_224") == [done.job_id]
+        assert listed(sort="top1") == [done.job_id, tagged]
+        assert listed(sort="created_at", order="asc") == [done.job_id, tagged]
+        assert listed(search="SMALL kd", limit=1, after=tagged) == [done.job_id]
+        assert listed(dataset=http.get(f"/v1/jobs/{tagged}").json()["spec"]["dataset"]) == [tagged]
+        assert listed(created_after="2999-01-01T00:00:00Z") == []
+
     @pytest.mark.parametrize(
         "query", ["limit=0", "limit=101", "limit=100000", "limit=-1", "limit=x", "limit=" + "9" * 30, "limit=1.5",
-                  "after=x", "after=ds_" + "0" * 26, "after=%00", "status=done", "status=%00"]
+                  "after=x", "after=ds_" + "0" * 26, "after=%00", "status=done", "status=%00", "method=none",
+                  "dataset=none", "metadata=team", "metadata=:x", "search=%00", "sort=size", "order=up",
+                  "sort=top1&after=x", "created_after=2026-01-01", "created_before=9999-12-31T23:59:59-10:00"]
     )  # fmt: skip
     def test_an_invalid_parameter_is_422(self, http, query):
         response = http.get(f"/v1/jobs?{query}")

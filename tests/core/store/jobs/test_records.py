@@ -84,16 +84,6 @@ def test_pages_list_each_job_once_newest_first(world):
     assert seen == sorted(job_ids, reverse=True)
 
 
-def test_list_filters_by_status(world):
-    queued, cancelled, paused = (world.job() for _ in range(3))
-    world.write(jobs.cancel, world.project, cancelled)
-    world.write(jobs.pause, world.project, paused)
-
-    assert [j.id for j in world.read(jobs.list_jobs, world.project, status="queued").items] == [queued]
-    both = world.read(jobs.list_jobs, world.project, status=["cancelled", "paused"]).items
-    assert {j.id for j in both} == {cancelled, paused}
-
-
 def test_cursor_must_be_a_job_id(world):
     with pytest.raises(InvalidRequest):
         world.read(jobs.list_jobs, world.project, after="ds_1")

@@ -14,7 +14,7 @@ from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Boolean
+from sqlalchemy import Boolean, select
 
 from core.ids import new_id
 from core.reporting import Progress
@@ -172,9 +172,12 @@ def numbered(sql):
 
 def statements(connection):
     for table in Base.metadata.sorted_tables:
-        for row in connection.execute(table.select().order_by(*table.primary_key.columns)):
-            names = ", ".join(f'"{column.name}"' for column in table.columns)
-            values = ", ".join(literal(value, column) for value, column in zip(row, table.columns, strict=True))
+        columns = [
+            column for column in table.columns if column.server_default is None or column.server_default.has_argument
+        ]
+        for row in connection.execute(select(*columns).order_by(*table.primary_key.columns)):
+            names = ", ".join(f'"{column.name}"' for column in columns)
+            values = ", ".join(literal(value, column) for value, column in zip(row, columns, strict=True))
             yield f"INSERT INTO {table.name} ({names}) VALUES ({values});"
 
 

@@ -1,0 +1,181 @@
+"""Submit, clone, filter, select and compare in a real Chromium; axe-core finds nothing serious on any page."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.store import jobs, metrics
+from tests.support.waiting import until
+
+AXE = Path(__file__).parents[2] / "support" / "axe" / "axe.min.js"
+VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+pytestmark = pytest.mark.browser
+
+
+def spec_text(page):
+    return page.get_by_role("textbox", name="The spec as")
+
+
+def read_spec(page):
+    return json.loads(spec_text(page).input_value())
+
+
+def test_a_job_is_submitted_from_the_form(sign_in, tenant, errors):
+    tenant.ready_dataset()
+    page = sign_in(tenant, "/jobs/new")
+    page.get_by_role("heading", name="Estimate").wait_for()
+
+    page.get_by_label("Name", exact=True).fill("from the form")
+    page.locator("#field-method-name").select_option("dkd")
+    page.get_by_label("Temperature", exact=True).fill("2.5")
+    page.get_by_label("Epochs", exact=True).first.fill("2")
+    spec = read_spec(page)
+    assert (spec["name"], spec["method"]) == ("from the form", {"name": "dkd", "temperature": 2.5})
+
+    page.get_by_label("Temperature", exact=True).fill("-1")
+    page.locator("#field-method-temperature-problem").wait_for()
+    assert page.get_by_label("Temperature", exact=True).get_attribute("aria-invalid") == "true"
+    page.get_by_label("Temperature", exact=True).fill("")
+    page.locator(".estimate dt", has_text="Memory").wait_for()
+    assert "temperature" not in read_spec(page)["method"]
+    page.get_by_role("button", name="Create job").click()
+
+    page.get_by_role("heading", name="from the form").wait_for()
+    job = tenant.http.get(f"/v1/jobs/{page.url.rpartition('/')[2]}").json()
+    assert (job["status"], job["spec"]["method"]["name"]) == ("queued", "dkd")
+    assert [error for error in errors if "422" not in error] == []  # the browser reports the refused estimate
+
+
+def test_text_and_controls_edit_the_same_spec(sign_in, tenant, errors):
+    tenant.ready_dataset()
+    page = sign_in(tenant, "/jobs/new?method=scratch")
+    spec = read_spec(page)
+    spec["training"]["learning_rate"] = 0.01
+    spec["metadata"] = {"team": "search"}
+    spec_text(page).fill(json.dumps(spec))
+
+    assert page.get_by_label("Learning rate", exact=True).first.input_value() == "0.01"
+    assert page.get_by_label("Metadata").input_value() == '{\n "team": "search"\n}'
+    page.get_by_role("button", name="YAML").click()
+    assert "learning_rate: 0.01" in spec_text(page).input_value()
+    spec_text(page).fill("training: [")
+    page.locator("#spec-help.field-problem").wait_for()
+    assert page.get_by_role("button", name="Create job").is_disabled()
+    page.get_by_role("button", name="CLI").click()
+    assert "potstill jobs submit - --watch" in spec_text(page).input_value()
+    page.get_by_role("button", name="curl").click()
+    assert '/v1/jobs \\\n  -H "Authorization: Bearer $POTSTILL_API_KEY"' in spec_text(page).input_value()
+    assert errors == []
+
+
+def test_architectures_are_searched_while_typing(sign_in, tenant, errors):
+    tenant.ready_dataset()
+    page = sign_in(tenant, "/jobs/new?method=scratch")
+    field = page.get_by_role("combobox", name="Architecture")
+
+    field.fill("resnet10t")
+    page.get_by_role("option", name="resnet10t").first.wait_for()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+
+    assert read_spec(page)["student"]["architecture"].startswith("resnet10t")
+    assert page.get_by_role("listbox").is_hidden()
+    assert [error for error in errors if "422" not in error] == []
+
+
+def test_a_cloned_job_fills_the_form(sign_in, tenant, tmp_path):
+    lease = tenant.running_job()
+    tenant.succeed(lease, tmp_path)
+    page = sign_in(tenant, f"/jobs/{lease.job_id}")
+
+    page.get_by_role("link", name="Clone").click()
+
+    page.get_by_role("heading", name="Estimate").wait_for()
+    assert page.get_by_label("Name", exact=True).input_value() == "small (copy)"
+    assert read_spec(page)["teachers"][0]["arguments"] == VIT
+
+
+def test_jobs_are_filtered_selected_and_compared(sign_in, tenant, server, tmp_path, errors):
+    leases = [tenant.running_job() for _ in range(2)]
+    for lease in leases:
+        with server.database.write() as session:
+            metrics.insert(session, lease, [("train/loss", step, 2.0 / step) for step in range(1, 9)])
+        tenant.succeed(lease, tmp_path)
+    waiting = tenant.queued_job()
+    page = sign_in(tenant)
+    page.locator("summary", has_text="Filters").click()
+    page.get_by_role("combobox", name="Method").select_option("kd")
+    page.get_by_role("button", name="Apply filters").click()
+    page.get_by_role("link", name="Remove the filter Method kd").wait_for()
+    page.get_by_role("link", name="Succeeded").click()
+    page.wait_for_url("**status=succeeded*")
+    assert page.locator("tbody tr").count() == 2
+
+    page.get_by_role("checkbox", name="Select all jobs shown").check()
+    page.get_by_text("2 selected").wait_for()
+    page.get_by_role("button", name="Compare").click()
+
+    page.get_by_role("heading", name="Compare 2 jobs").wait_for()
+    page.get_by_role("img", name="Loss of the student at the end: small 0.25, small 0.25").wait_for()
+    page.get_by_label("Metric").select_option("train/loss")
+    assert "metric=train%2Floss" in page.url
+
+    page.goto("/jobs?status=queued")
+    page.locator(f"#select-{waiting}").check()
+    page.get_by_role("button", name="Cancel…").click()
+    page.get_by_role("button", name="Cancel 1 job").click()
+    page.get_by_role("heading", name="1 job cancelled").wait_for()
+    assert errors == []
+
+
+def test_scrolling_loads_further_pages_and_updates_keep_them(sign_in, tenant, server, monkeypatch):
+    monkeypatch.setattr("api.dashboard.job_list.JOBS_PER_PAGE", 20)
+    oldest, *_ = ids = [tenant.queued_job() for _ in range(50)]
+    page = sign_in(tenant)
+    rows = page.locator("tbody tr")
+
+    def has_all_rows():
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        return rows.count() == 50
+
+    until(has_all_rows, 30, "rows are missing")
+    page.locator(f"#select-{oldest}").check()
+
+    with server.database.write() as session:
+        jobs.cancel(session, tenant.project_id, ids[-1])
+    newest = tenant.queued_job()
+    page.locator(f'tr[data-job="{ids[-1]}"] .badge', has_text="Cancelled").wait_for()
+
+    page.locator(f'tr[data-job="{newest}"]').wait_for()
+    assert rows.count() == 51
+    assert rows.evaluate_all("rows => rows.map(row => row.dataset.job)") == [newest, *reversed(ids)]
+    assert page.locator(f"#select-{oldest}").is_checked()
+
+
+def test_axe_finds_nothing_serious(chromium, server, tenant, tmp_path):
+    leases = [tenant.running_job() for _ in range(2)]
+    for lease in leases:
+        tenant.succeed(lease, tmp_path)
+    context = chromium.new_context(base_url=server.url, bypass_csp=True, color_scheme="dark")
+    page = context.new_page()
+    page.goto("/login")
+    page.get_by_label("API key").fill(tenant.token)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/jobs")
+    script, problems = AXE.read_text(), {}
+    both = ",".join(lease.job_id for lease in leases)
+    paths = ["/jobs", "/jobs/new", f"/compare?jobs={both}", "/methods?labels=no", "/workers", "/datasets"]
+    for path in [*paths, f"/jobs/{leases[0].job_id}"]:
+        page.goto(path)
+        if path == "/jobs/new":
+            page.get_by_role("heading", name="Estimate").wait_for()
+        page.evaluate(script)
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        problems[path] = [
+            (each["id"], each["nodes"][0]["html"][:120]) for each in found if each["impact"] in {"serious", "critical"}
+        ]
+    context.close()
+
+    assert {path: found for path, found in problems.items() if found} == {}
