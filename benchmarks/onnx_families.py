@@ -27,8 +27,9 @@ import torch
 
 from benchmarks.results import RESULTS, machine, table, write_json
 from core.errors import ExportFailed, ExportMismatch
-from core.export.onnx_file import export_with, parity_batch
+from core.export.onnx_file import export_with
 from core.export.onnx_graph import CONVERTERS
+from core.export.parity import student_logits
 from core.models import catalog
 from core.models.built import BuiltModel
 from core.models.meta_device import build_on_meta, parameters_on_meta
@@ -181,14 +182,14 @@ def _export(name: str, size: int, exporter: str, seconds: float, sender: Connect
     built = BuiltModel(
         timm.create_model(name, **_ARGUMENTS), name, _ARGUMENTS, plain_preprocessing(image_size=size, channels=3)
     )
-    samples = torch.randint(0, 256, (_NUM_IMAGES, 3, size, size), dtype=torch.uint8).numpy()
+    images = torch.randint(0, 256, (_NUM_IMAGES, 3, size, size), dtype=torch.uint8)
     with tempfile.TemporaryDirectory(prefix="potstill-onnx-") as folder:
         path = Path(folder) / "model.onnx"
-        inputs, expected = parity_batch(built, samples)
+        expected = student_logits(built, images)
         start = time.process_time()
         try:
-            difference = export_with(CONVERTERS[exporter], built, path, inputs=inputs, expected=expected)
-            row: dict[str, Any] = {"outcome": "exported", "difference": difference, "bytes": path.stat().st_size}
+            difference = export_with(CONVERTERS[exporter], built, path, images=images, expected=expected)
+            row: dict[str, Any] = {"outcome": "exported", "difference": difference.max, "bytes": path.stat().st_size}
         except ExportFailed as error:
             outcome = "mismatch" if isinstance(error, ExportMismatch) else "failed"
             row = {"outcome": outcome, "reason": error.detail}

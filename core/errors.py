@@ -309,14 +309,13 @@ class ExportFailed(RunError):
 
     code = "export_failed"
     fault = "service"
+    retryable = False
 
 
 class ExportMismatch(ExportFailed):
     """The outputs of an exported file differ from those of the trained student; it is not published."""
 
     code = "export_mismatch"
-    fault = "service"
-    retryable = False
 
 
 class StorageFailed(RunError):

@@ -25,7 +25,7 @@ from core.errors import (
     WorkerLost,
     WorkStalled,
 )
-from core.spec.exports import REQUIRED_FORMAT
+from core.spec.exports import REQUIRED_FORMAT, entry_format
 from core.spec.methods import METHODS
 
 INTERNAL_ERROR = "internal_error"
@@ -159,7 +159,8 @@ def _reduce_export(spec: Mapping[str, Any], stage: str) -> Remedy:
 
 
 def _leave_out_exports(spec: Mapping[str, Any]) -> Remedy | None:
-    optional = [name for name in spec.get("export", ()) if name != REQUIRED_FORMAT]
+    names = dict.fromkeys(entry_format(entry) for entry in spec.get("export", ()))
+    optional = [name for name in names if name != REQUIRED_FORMAT]
     if not optional:
         return None
     advice = f"The fix omits the export of {', '.join(optional)}; the student itself is trained."

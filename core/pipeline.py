@@ -19,7 +19,7 @@ import torch
 from core.compress import Compression, MeasuredStep, StepOutcome, export_steps, measure_steps
 from core.data.pixels import Pixels
 from core.errors import SpecCannotRun
-from core.export import export_student
+from core.export import Exported, export_student
 from core.models.build import all_stored_models, build_teacher, stored_models
 from core.models.built import BuiltModel
 from core.models.plan import model_inputs, plan_teacher
@@ -35,7 +35,7 @@ from core.reporting import (
     teacher_track,
 )
 from core.seeds import derive_seed
-from core.spec import JobSpec, TeacherSpec
+from core.spec import ExportOptions, JobSpec, TeacherSpec
 from core.teacher.evaluation_cache import EvaluationCache
 from core.teacher.frozen import FrozenTeacher
 from core.teacher.job_evaluation import JobEvaluation
@@ -47,7 +47,7 @@ from core.train.baseline import NOT_REQUESTED, Baseline, BaselineTraining, save_
 from core.train.batch_norm import BatchNormUpdate, update_batch_norm
 from core.train.context import RunContext, open_run, threads_per_rank
 from core.train.data_parallel import shard_setup
-from core.train.export_preflight import NUM_PARITY_IMAGES, preflight_formats
+from core.train.export_preflight import preflight_formats
 from core.train.preflight import PreflightResult, cached_preflight, preflight
 from core.train.progress import ProgressRange, Track, plan_ranges
 from core.train.rank_launcher import RankConfig, launch_ranks
@@ -109,7 +109,7 @@ class _Pipeline:
         self.headless = spec.method.info.needs.headless
         self.has_accuracy = context.is_labeled and not self.headless
         self.stage_seconds: dict[str, float] = {}
-        self.failed_formats: dict[str, str] = {}  # reason by name, known before the training
+        self.failed_formats: dict[ExportOptions, str] = {}  # reason by format, known before the training
         self.progress_ranges = plan_ranges(spec, ProgressRange(_PREPARED, _TRAINED - _PREPARED))
         self.cache_stats = CacheStats()
         self.batch_norm_update: BatchNormUpdate | None = None
@@ -150,9 +150,9 @@ class _Pipeline:
             )
             self._progress(_EVALUATED, step, schedule)
         with self._stage(Stage.EXPORT):
-            artifacts = self._export(evaluated)
+            exported = self._export(evaluated)
             self._progress(1.0, step, schedule)
-        return RunResult(evaluated.result(), artifacts)
+        return RunResult(evaluated.result(), exported.files, exported.receipts)
 
     @contextmanager
     def _stage(self, stage: Stage) -> Iterator[None]:
@@ -364,7 +364,7 @@ class _Pipeline:
         self.compressed = measure_steps(outcomes, self.context, student.preprocessing, predictions)
         return replace(evaluated, compressed=tuple(each.summary for each in self.compressed))
 
-    def _export(self, evaluated: JobEvaluation) -> dict[str, Path]:
+    def _export(self, evaluated: JobEvaluation) -> Exported:
         """Export the remaining files to the student's folder, and those of compressed networks to theirs."""
         classes = self.context.stored.classes
         details = {
@@ -375,8 +375,8 @@ class _Pipeline:
             **({"method": self.method_metrics} if self.method_metrics else {}),
             **({"compression": [each.details for each in self.compressed]} if self.compressed else {}),
         }
-        samples = self.context.sample_images(self.image_size, NUM_PARITY_IMAGES)
-        files = export_student(
+        inputs = evaluated.export_inputs(self.context, image_size=self.image_size, headless=self.headless)
+        exported = export_student(
             evaluated.folder,
             spec=self.spec,
             dataset={"id": self.spec.dataset, **self.context.stored.description},
@@ -385,12 +385,12 @@ class _Pipeline:
             stages=self.stage_seconds,
             reporter=self.reporter,
             failed=self.failed_formats,
-            samples_NCHW=samples,
+            inputs=inputs,
             sections=evaluated.sections(self.spec, self.context, self.stage_seconds, self.cache_stats),
             poll=self.context.poll,
         )
-        files |= evaluated.write_predictions()
-        return files | export_steps(self.compressed, self.spec, self.context, samples)
+        files = {**exported.files, **evaluated.write_predictions()}
+        return replace(exported, files=files | export_steps(self.compressed, self.spec, self.context, inputs.samples))
 
     def _progress(self, fraction: float, step: int, schedule: Schedule) -> None:
         """Report progress of the stages after training."""

@@ -235,8 +235,9 @@ class RunResult:
     """Result of a run.
 
     ``result`` is the contract's job result without ``model``. ``artifacts`` maps public names to files in a folder of
-    the workspace.
+    the workspace. ``receipts`` has the measured facts of exported files by name (``core.export.receipt``).
     """
 
     result: dict[str, Any]
     artifacts: Mapping[str, Path]
+    receipts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

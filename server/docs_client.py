@@ -137,7 +137,8 @@ def _request_annotation(schema: Mapping[str, Any]) -> str:  # noqa: PLR0911 - on
         name = _ref_name(schema)
         return "Any" if name == "JsonValue" else "Mapping[str, Any]" if name.endswith("Params") else name
     if "oneOf" in schema:
-        return "Mapping[str, Any]"
+        parts = ["Mapping[str, Any]" if "$ref" in part else _request_annotation(part) for part in schema["oneOf"]]
+        return " | ".join(dict.fromkeys(parts))
     if "anyOf" in schema:
         parts = ["None" if part.get("type") == "null" else _request_annotation(part) for part in schema["anyOf"]]
         return " | ".join(dict.fromkeys(parts))

@@ -260,6 +260,10 @@ class ArtifactOut(Out):
     media_type: str
     size_bytes: int
     sha256: str
+    receipt: dict[str, Any] | None = Field(
+        description="Measurements of a file of an export format under its own runtime: logits against PyTorch's, "
+        "accuracy on the test split, latency, versions. Null for other files."
+    )
     created_at: Timestamp
 
 

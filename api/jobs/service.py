@@ -301,5 +301,6 @@ def artifact_out(artifact: Artifact) -> ArtifactOut:
         media_type=artifact.media_type,
         size_bytes=artifact.size_bytes,
         sha256=artifact.sha256,
+        receipt=artifact.receipt,
         created_at=artifact.created_at,
     )

@@ -12,7 +12,7 @@ from core.export.formats import ExportContext, write_format
 from core.job_warnings import JobWarning
 from core.models.weights import load_folder
 from core.spec import JobSpec
-from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT
+from core.spec.exports import REQUIRED_FORMAT
 from core.train.context import RunContext
 
 
@@ -29,18 +29,17 @@ def export_steps(
         if not outcome.is_applied or outcome.is_file:
             continue
         network = load_folder(outcome.folder)
-        for name in spec.export:
+        for options in spec.export_options:
             context.poll()
-            file_name = EXPORT_FORMATS[name].file_name
-            path = outcome.folder / file_name
-            if name == REQUIRED_FORMAT:
+            if options.format == REQUIRED_FORMAT:
                 continue
+            export = ExportContext(folder=outcome.folder, options=options, samples=samples_NCHW, poll=context.poll)
             try:
-                write_format(name, network, ExportContext(path=path, samples=samples_NCHW, poll=context.poll))
+                write_format(network, export)
             except ExportFailed as error:
-                context.reporter.warning(_warning(outcome.index, f"{outcome.output}/{file_name}", error))
+                context.reporter.warning(_warning(outcome.index, f"{outcome.output}/{export.path.name}", error))
             else:
-                artifacts[f"{outcome.output}/{file_name}"] = path
+                artifacts |= {f"{outcome.output}/{path.name}": path for path in export.paths}
     return artifacts
 
 

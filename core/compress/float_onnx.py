@@ -34,7 +34,7 @@ def write_float_graph(student: BuiltModel, images: Pixels, folder: Path, poll: C
 
     exported, prepared = folder / EXPORTED, folder / "float.onnx"
     samples = images.batch(torch.arange(min(_PARITY_IMAGES, len(images)))).numpy()
-    export_onnx(student, exported, samples_NCHW=samples, classes=student.classes, poll=poll)
+    export_onnx(student, exported, samples_NCHW=samples, poll=poll)
     try:
         # Symbolic inference fails on some graphs, and the exporters write shapes.
         quant_pre_process(exported, prepared, skip_symbolic_shape=True)

@@ -43,7 +43,8 @@ def measure_latency(
 ) -> tuple[Latency, ...]:
     """Time ``module`` on copies of one preprocessed image, on the device of both.
 
-    Uses torch's current number of threads. The module should be in evaluation mode.
+    Uses torch's current number of threads. A network should be in evaluation mode; a file in its runtime may take the
+    place of a network.
     """
     return tuple(_measure(module, example_CHW, size, seconds=seconds, poll=poll) for size in batch_sizes)
 

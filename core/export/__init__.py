@@ -2,6 +2,15 @@
 
 from core.export.formats import failure_warning
 from core.export.onnx_file import export_onnx, open_session
-from core.export.student import export_student
+from core.export.receipt import TestSplit
+from core.export.student import Exported, ExportInputs, export_student
 
-__all__ = ["export_onnx", "export_student", "failure_warning", "open_session"]
+__all__ = [
+    "ExportInputs",
+    "Exported",
+    "TestSplit",
+    "export_onnx",
+    "export_student",
+    "failure_warning",
+    "open_session",
+]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core.export.card_files import files_section
 from core.export.evaluation_card import teacher_effect
 from core.export.licenses import weight_licenses
 from core.models.built import BuiltModel
 from core.spec import JobSpec
-from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT
+from core.spec.export_options import ExportOptions
 
 _LIMITS = (
     "The metrics hold for the test split named above and for similar images. Nothing else was measured: not "
@@ -26,14 +27,14 @@ def model_card(
     dataset: Mapping[str, Any],
     result: Mapping[str, Any],
     threads: int,
-    formats: Sequence[str],
+    receipts: Mapping[ExportOptions, Mapping[str, Any]],
     top1_metric: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the model card as Markdown, with front matter for the Hugging Face hub.
 
-    ``top1_metric`` describes what top-1 and top-5 measure, for a student without a classifier. ``evaluation`` is the
-    section of the report.
+    ``receipts`` has the receipt of each export format. ``top1_metric`` describes what top-1 and top-5 measure, for a
+    student without a classifier. ``evaluation`` is the section of the report.
     """
     parts = [
         _front_matter(student),
@@ -43,7 +44,9 @@ def model_card(
         _metrics(result, dataset, threads, top1_metric),
         *([] if evaluation is None else teacher_effect(evaluation, result)),
         "## Use",
-        _usage(student, formats),
+        _usage(student),
+        "## Files",
+        files_section(student, receipts),
         "## Input",
         _preprocessing(student),
         "## Training",
@@ -111,13 +114,12 @@ def _percent(fraction: float | None) -> str:
     return "—" if fraction is None else f"{100 * fraction:.2f} %"
 
 
-def _usage(student: BuiltModel, formats: Sequence[str]) -> str:
-    size, channels = student.preprocessing.image_size, student.preprocessing.channels
-    mode = "L" if channels == 1 else "RGB"
+def _usage(student: BuiltModel) -> str:
+    mode = "L" if student.preprocessing.channels == 1 else "RGB"
     inference = "embedding = model(transform(image).unsqueeze(0))"
     if student.num_classes:
         inference = "probabilities = model(transform(image).unsqueeze(0)).softmax(dim=1)"
-    code = f"""```python
+    return f"""```python
 import timm, torch
 from PIL import Image
 
@@ -127,9 +129,6 @@ image = Image.open("image.png").convert("{mode}")
 with torch.inference_mode():
     {inference}
 ```"""
-    # The code shows how to use the required format.
-    optional = [EXPORT_FORMATS[name] for name in formats if name != REQUIRED_FORMAT]
-    return "\n\n".join([code, *(entry.summary.format(channels=channels, size=size) for entry in optional)])
 
 
 def _preprocessing(student: BuiltModel) -> str:

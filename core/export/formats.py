@@ -1,8 +1,9 @@
 """Interface of an export format.
 
-A new format takes one line in ``core.spec.exports.EXPORT_FORMATS``, and one file in this folder with a function
-``export(student, context)`` that writes ``context.path`` and returns details for the report. Beside it, the file may
-have a function ``check(student)`` that raises ``ExportFailed`` for a network which the format is known not to hold.
+A new format takes one line in ``core.spec.exports.EXPORT_FORMATS``, and one file in this folder with two functions:
+``export(student, context)`` writes ``context.path``, compares it with the student and returns details for the report;
+``open_runner(path)`` opens the file in its runtime. The file may also have a function ``check(student)`` that raises
+``ExportFailed`` for a network which the format is known not to hold.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from core.data.pixels import Images
 from core.errors import ExportFailed, PotstillError
+from core.export.parity import Runner
 from core.export.reason import reason
 from core.job_warnings import JobWarning
 from core.models.built import BuiltModel
 from core.reporting import Interrupted
-from core.spec.exports import EXPORT_FORMATS
+from core.spec.export_options import ExportOptions
+from core.spec.exports import EXPORT_FORMATS, file_names
 from core.system.disk import writing
 
 log = logging.getLogger(__name__)
@@ -31,14 +36,26 @@ class ExportContext:
     """Inputs of an export besides the student.
 
     Args:
-        path: Path of the artifact, in the folder of the exported student.
+        folder: Folder of the exported student.
+        options: The entry of the spec.
         samples: Real images (N, C, H, W), uint8, for a comparison with the student.
         poll: Call it during long work; it may raise to interrupt.
     """
 
-    path: Path
+    folder: Path
+    options: ExportOptions
     samples: Images
     poll: Callable[[], None]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Paths of all files of the format."""
+        return tuple(self.folder / name for name in file_names(self.options))
+
+    @property
+    def path(self) -> Path:
+        """Path of the file that the runtime opens."""
+        return self.paths[0]
 
 
 Exporter = Callable[[BuiltModel, ExportContext], dict[str, Any]]
@@ -53,45 +70,78 @@ def check_format(name: str, student: BuiltModel) -> None:
 
     Takes milliseconds: it computes nothing with the network.
     """
-    module, _, _ = EXPORT_FORMATS[name].implementation.partition(":")
-    check: Callable[[BuiltModel], None] | None = getattr(import_module(module), "check", None)
+    check: Callable[[BuiltModel], None] | None = getattr(_module(name), "check", None)
     if check is not None:
         check(student)
 
 
-def write_format(name: str, student: BuiltModel, context: ExportContext) -> dict[str, Any]:
-    """Write the export format ``name``, or leave no file; return details for the report.
+def missing_packages(name: str) -> tuple[str, ...]:
+    """Return the packages of the format ``name`` that are not installed here."""
+    return tuple(package for package in EXPORT_FORMATS[name].packages if installed_version(package) is None)
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of a package; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def write_format(student: BuiltModel, context: ExportContext) -> dict[str, Any]:
+    """Write an export format, or leave no file; return details for the report.
 
     Raises:
         ExportFailed: The format failed, with whatever exception; the other files do not depend on it.
         StorageFailed: The disk failed.
         Interrupted, RunError: ``context.poll`` raised it.
     """
+    return guard_format(context, lambda: exporter(context.options.format)(student, context))
+
+
+def guard_format(context: ExportContext, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do part of an export; delete the format's files if it fails. Raises as :func:`write_format` does."""
     try:
         with writing(context.path.name):
-            return exporter(name)(student, context)
+            return work()
     except (ExportFailed, PotstillError, Interrupted) as error:
         if isinstance(error, ExportFailed):
-            context.path.unlink(missing_ok=True)
+            _delete(context)
         raise
     except Exception as error:  # a format may use any library
-        log.warning("The export format %s failed.", name, exc_info=True)
-        context.path.unlink(missing_ok=True)
-        raise ExportFailed(f"{name} cannot be written: {reason(error)}") from error
+        log.warning("The export of %s failed.", context.options.label, exc_info=True)
+        _delete(context)
+        raise ExportFailed(f"{context.options.format} cannot be written: {reason(error)}") from error
 
 
-def failure_warning(failures: Mapping[str, str]) -> JobWarning:
-    """Return the warning about formats that cannot be written; ``failures`` has the reason by format."""
+def _delete(context: ExportContext) -> None:
+    for path in context.paths:
+        path.unlink(missing_ok=True)
+
+
+def failure_warning(failures: Mapping[ExportOptions, str]) -> JobWarning:
+    """Return the warning about formats that cannot be written; ``failures`` has the reason of each."""
     return JobWarning(
         code=ExportFailed.code,
         field="/export",
-        message="; ".join(f"{EXPORT_FORMATS[name].file_name} is left out: {why}" for name, why in failures.items()),
-        fix=f"leave {' and '.join(failures)} out of export, or take another student; the other files are complete",
+        message="; ".join(f"{file_names(options)[0]} is left out: {why}" for options, why in failures.items()),
+        fix=f"leave {' and '.join(options.label for options in failures)} out of export, or take another student; the "
+        "other files are complete",
     )
 
 
 def exporter(name: str) -> Exporter:
     """Import the function that writes the export format ``name``."""
-    module, _, function = EXPORT_FORMATS[name].implementation.partition(":")
-    export: Exporter = getattr(import_module(module), function)
+    _, _, function = EXPORT_FORMATS[name].implementation.partition(":")
+    export: Exporter = getattr(_module(name), function)
     return export
+
+
+def runner_for(name: str, path: Path) -> Runner:
+    """Open a file of the export format ``name`` in its runtime."""
+    open_runner: Callable[[Path], Runner] = _module(name).open_runner
+    return open_runner(path)
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(EXPORT_FORMATS[name].implementation.partition(":")[0])

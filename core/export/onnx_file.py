@@ -1,28 +1,38 @@
 """The student as an ONNX graph with a dynamic batch size, checked against torch before it is published.
 
-Input ``images``: float32 ``(batch, channels, size, size)``, normalized as the metadata describes. Output
-``logits``: float32 ``(batch, classes)``.
+Input ``images``: float32 ``(batch, channels, size, size)``, normalized as the metadata describes; with the option
+``preprocessing`` uint8 pixels of the same shape. Output ``logits``: float32 ``(batch, classes)``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from core.data.pixels import Images
-from core.errors import ExportFailed, ExportMismatch
+from core.errors import ExportFailed
 from core.export.formats import ExportContext
+from core.export.graph_module import example_input, with_graph_options
 from core.export.onnx_graph import CONVERTERS, INPUT, OUTPUT, Converter, remove_traces
+from core.export.parity import (
+    TOLERANCES,
+    LogitDifference,
+    Runner,
+    compare,
+    file_input,
+    parity_images,
+    student_logits,
+)
 from core.export.reason import reason
 from core.models.built import BuiltModel
+from core.spec.export_options import OnnxOptions
 from core.system.disk import atomic_path, writing
 from core.system.fault_injection import fault_point
 
@@ -30,14 +40,12 @@ if TYPE_CHECKING:
     import onnx_ir
     import onnxruntime
 
-ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
-"""Largest accepted difference of a logit: absolute plus relative times torch's value. Usual is below 1e-5."""
-_KNOWN_FAILURES = Path(__file__).with_name("onnx_failures.json")
-
-PARITY_IMAGES = 32
+RUNTIME = "ONNX Runtime"
+DEFAULTS = OnnxOptions(format="onnx")
 MAX_BYTES = 2**31 - 2**20
 """Largest size of the weights: a protobuf message holds less than 2 GiB."""
 
+_KNOWN_FAILURES = Path(__file__).with_name("onnx_failures.json")
 _LOG_SEVERITY_ERROR = 3
 
 
@@ -66,16 +74,13 @@ def _known_failures() -> dict[str, str]:
 
 def export(student: BuiltModel, context: ExportContext) -> dict[str, Any]:
     """Write the ONNX file, and return the result of the comparison with torch for the report."""
+    options = context.options
+    assert isinstance(options, OnnxOptions)
     exporter, difference = export_onnx(
-        student, context.path, samples_NCHW=context.samples, classes=student.classes, poll=context.poll
+        student, context.path, samples_NCHW=context.samples, options=options, poll=context.poll
     )
-    return {
-        "exporter": exporter,
-        "largest_logit_difference": difference,
-        "accepted": f"{ABSOLUTE_TOLERANCE} + {RELATIVE_TOLERANCE} × |logit|",
-        "images": min(PARITY_IMAGES, len(context.samples)),
-        "size_bytes": context.path.stat().st_size,
-    }
+    tolerance = TOLERANCES[options.precision]
+    return {"runtime": RUNTIME, "exporter": exporter, "opset": options.opset, "logits": difference.to_json(tolerance)}
 
 
 def export_onnx(
@@ -83,39 +88,31 @@ def export_onnx(
     path: Path,
     *,
     samples_NCHW: Images,
-    classes: Sequence[str] | None,
+    options: OnnxOptions = DEFAULTS,
     poll: Callable[[], None] | None = None,
-) -> tuple[str, float]:
+) -> tuple[str, LogitDifference]:
     """Write ``path`` atomically with the first of torch's exporters whose file agrees with torch on real images.
 
     Returns:
-        The exporter's name, and the largest difference of a logit from torch.
+        The exporter's name, and the difference of the logits from torch's.
 
     Raises:
         StorageFailed: The file cannot be written.
         ExportFailed: No exporter can express the network in ONNX.
         ExportMismatch: The outputs of ONNX Runtime differ from torch's.
     """
-    inputs, expected = parity_batch(student, samples_NCHW)
+    images = parity_images(samples_NCHW)
+    expected = student_logits(student, images)
     first_failure: ExportFailed | None = None
     for name, convert in CONVERTERS.items():
         if poll is not None:
             poll()
         try:
-            return name, export_with(convert, student, path, inputs=inputs, expected=expected, classes=classes)
+            return name, export_with(convert, student, path, images=images, expected=expected, options=options)
         except ExportFailed as failure:
             first_failure = first_failure or failure
     assert first_failure is not None
     raise first_failure
-
-
-def parity_batch(student: BuiltModel, samples_NCHW: Images) -> tuple[Tensor, Tensor]:
-    """Return preprocessed images (B, C, H, W) and torch's logits for them (B, classes), on the CPU."""
-    images = torch.from_numpy(np.array(samples_NCHW[:PARITY_IMAGES])).float() / 255
-    inputs = student.preprocessing(images)
-    module = student.module.cpu().eval()
-    with torch.inference_mode():
-        return inputs, module(inputs)
 
 
 def export_with(
@@ -123,17 +120,18 @@ def export_with(
     student: BuiltModel,
     path: Path,
     *,
-    inputs: Tensor,
+    images: Tensor,
     expected: Tensor,
-    classes: Sequence[str] | None = None,
-) -> float:
-    """Write ``path`` atomically with one exporter; return the largest difference of a logit from ``expected``.
+    options: OnnxOptions = DEFAULTS,
+) -> LogitDifference:
+    """Write ``path`` atomically with one exporter; return the difference from ``expected``, torch's logits of images.
 
     Raises ``StorageFailed``, ``ExportFailed`` and ``ExportMismatch`` as :func:`export_onnx` does.
     """
     with writing(path.name), atomic_path(path, unique=False) as temporary:  # one job writes to the folder
-        _write(student, convert, inputs, temporary, classes)
-        difference = _check(temporary, inputs, expected)
+        _write(student, convert, temporary, options)
+        inputs = file_input(student, images, preprocessing=options.preprocessing)
+        difference = compare(open_runner(temporary), inputs, expected, TOLERANCES[options.precision], runtime=RUNTIME)
         fault_point("onnx.written")
     return difference
 
@@ -149,24 +147,39 @@ def open_session(path: Path, *, threads: int | None = None) -> onnxruntime.Infer
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _write(student: BuiltModel, convert: Converter, inputs: Tensor, path: Path, classes: Sequence[str] | None) -> None:
-    # A batch of two, because torch.export treats a batch size of one as a constant.
-    example = (inputs if len(inputs) > 1 else inputs.repeat(2, 1, 1, 1))[:2]
+def open_runner(path: Path) -> Runner:
+    """Open an ONNX file of this service. Raises ``ExportFailed`` if ONNX Runtime refuses it."""
     try:
-        model = convert(student.module, example, path)
+        session = open_session(path)
+    except Exception as error:  # ONNX Runtime's errors have no common base class
+        raise ExportFailed(f"{RUNTIME} cannot load the exported file: {reason(error)}") from error
+
+    def run(images_BCHW: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([OUTPUT], {INPUT: images_BCHW.numpy()})[0])
+
+    return run
+
+
+def _write(student: BuiltModel, convert: Converter, path: Path, options: OnnxOptions) -> None:
+    module = with_graph_options(student, options).module
+    try:
+        model = convert(module, example_input(student, options), path, options.opset)
         remove_traces(model)
     except Exception as error:  # the exporters' errors have no common base class
         raise ExportFailed(f"{student.architecture} cannot be expressed in ONNX: {reason(error)}") from error
-    preprocessing = student.preprocessing
     model.producer_name = "potstill"
-    model.metadata_props.update(
-        {
-            "architecture": student.architecture,
-            "preprocessing": json.dumps({"scale": 1 / 255, **preprocessing.to_config()}),
-            "classes": json.dumps(list(classes) if classes is not None else None, ensure_ascii=False),
-        }
-    )
+    model.metadata_props.update(_metadata(student, options))
     _save(model, path)
+
+
+def _metadata(student: BuiltModel, options: OnnxOptions) -> dict[str, str]:
+    preprocessing = {"in_graph": options.preprocessing, "scale": 1 / 255, **student.preprocessing.to_config()}
+    classes = None if student.classes is None else list(student.classes)
+    return {
+        "architecture": student.architecture,
+        "preprocessing": json.dumps(preprocessing),
+        "classes": json.dumps(classes, ensure_ascii=False),
+    }
 
 
 def _save(model: onnx_ir.Model, path: Path) -> None:
@@ -175,27 +188,3 @@ def _save(model: onnx_ir.Model, path: Path) -> None:
     tensors = [value.const_value for value in model.graph.initializers.values()]
     _require_size(sum(tensor.nbytes for tensor in tensors if tensor is not None))
     onnx_ir.save(model, path)
-
-
-def _check(path: Path, inputs: Tensor, expected: Tensor) -> float:
-    """Compare on one, two and all images, which tests the dynamic batch size; return the largest difference."""
-    try:
-        session = open_session(path)
-    except Exception as error:  # ONNX Runtime's errors have no common base class
-        raise ExportFailed(f"ONNX Runtime cannot load the exported file: {reason(error)}") from error
-    largest_difference = 0.0
-    for count in sorted({1, min(2, len(inputs)), len(inputs)}):
-        try:
-            logits = torch.from_numpy(session.run([OUTPUT], {INPUT: inputs[:count].numpy()})[0])
-        except Exception as error:  # ONNX Runtime's errors have no common base class
-            raise ExportFailed(
-                f"ONNX Runtime cannot run the exported file on {count} images: {reason(error)}"
-            ) from error
-        target = expected[:count]
-        if logits.shape != target.shape or not torch.allclose(
-            logits, target, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE
-        ):
-            difference = (logits - target).abs().max().item() if logits.shape == target.shape else float("nan")
-            raise ExportMismatch(f"ONNX Runtime's logits differ from torch's by {difference:.2g} on {count} images.")
-        largest_difference = max(largest_difference, (logits - target).abs().max().item())
-    return largest_difference

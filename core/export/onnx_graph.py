@@ -19,16 +19,24 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from core.spec.export_options import DEFAULT_OPSET
+
 if TYPE_CHECKING:
     import onnx_ir
 
 INPUT, OUTPUT = "images", "logits"
 _MAX_BATCH_SIZE = 65_536
 
-Converter = Callable[[nn.Module, Tensor, Path], "onnx_ir.Model"]
+Converter = Callable[[nn.Module, Tensor, Path, int], "onnx_ir.Model"]
+"""Arguments: the network, an example of its input, a file to write and delete, and the opset."""
 
 
-def capture(module: nn.Module, example_BCHW: Tensor, scratch: Path) -> onnx_ir.Model:  # noqa: ARG001 - a Converter
+def capture(
+    module: nn.Module,
+    example_BCHW: Tensor,
+    scratch: Path,  # noqa: ARG001 - a Converter
+    opset: int = DEFAULT_OPSET,
+) -> onnx_ir.Model:
     """Convert with ``torch.export``, which captures the network symbolically, control flow on shapes included."""
     batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH_SIZE)
     # A fused attention kernel and its decomposition return other strides, and a view that was captured with the first
@@ -39,6 +47,7 @@ def capture(module: nn.Module, example_BCHW: Tensor, scratch: Path) -> onnx_ir.M
             (example_BCHW,),
             dynamo=True,
             dynamic_shapes=({0: batch},),
+            opset_version=opset,
             input_names=[INPUT],
             output_names=[OUTPUT],
             verbose=False,
@@ -47,8 +56,8 @@ def capture(module: nn.Module, example_BCHW: Tensor, scratch: Path) -> onnx_ir.M
     return program.model
 
 
-def trace(module: nn.Module, example_BCHW: Tensor, scratch: Path) -> onnx_ir.Model:
-    """Convert with TorchScript, which records one run of the network; ``scratch`` is a file to write and delete.
+def trace(module: nn.Module, example_BCHW: Tensor, scratch: Path, opset: int = DEFAULT_OPSET) -> onnx_ir.Model:
+    """Convert with TorchScript, which records one run of the network.
 
     Raises:
         ValueError: The network decides on the values of its images, and a record holds one decision.
@@ -65,6 +74,7 @@ def trace(module: nn.Module, example_BCHW: Tensor, scratch: Path) -> onnx_ir.Mod
                 str(scratch),
                 dynamo=False,
                 dynamic_axes=axes,
+                opset_version=opset,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
             )

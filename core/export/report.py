@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from core.export.formats import installed_version
 from core.export.licenses import weight_licenses
 from core.job_warnings import JobWarning
 from core.spec import JobSpec
@@ -54,10 +54,11 @@ def build_report(
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of the interpreter and of every package that the student's bits depend on."""
-    packages = (*PACKAGES, *(package for entry in EXPORT_FORMATS.values() for package in entry.packages))
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+def versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of the interpreter and of installed packages: by default of all that the student's files depend on."""
+    chosen = tuple(packages) or (*PACKAGES, *(p for entry in EXPORT_FORMATS.values() for p in entry.packages))
+    found = {name: installed_version(name) for name in chosen}
+    return {"python": platform.python_version(), **{name: v for name, v in found.items() if v is not None}}
 
 
 def machine() -> dict[str, Any]:

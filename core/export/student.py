@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,19 +13,48 @@ import torch
 
 from core.data.pixels import Images
 from core.errors import ExportFailed
+from core.evaluate import Latency
 from core.export.card import model_card
-from core.export.formats import ExportContext, failure_warning, no_poll, write_format
-from core.export.report import build_report
+from core.export.formats import ExportContext, failure_warning, guard_format, no_poll, runner_for, write_format
+from core.export.parity import file_input, parity_images
+from core.export.receipt import TestSplit, build_receipt, file_latency, predicted_classes
+from core.export.report import build_report, versions
 from core.models.built import BuiltModel
 from core.models.weights import CONFIG, load_folder
 from core.reporting import Reporter
 from core.spec import JobSpec
-from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT
+from core.spec.export_options import ExportOptions, GraphOptions
+from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT, file_names
 from core.system.disk import write_atomic
 from core.system.fault_injection import fault_point
 
 CARD = "README.md"
 REPORT = "report.json"
+
+Receipts = dict[ExportOptions, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportInputs:
+    """Images and measurements that the exported files are compared with.
+
+    Args:
+        samples: Real images (N, C, H, W), uint8, for a comparison of each file with the weights.
+        test: Images to evaluate each file on.
+        latency: Of the student's weights in PyTorch.
+    """
+
+    samples: Images
+    test: TestSplit
+    latency: Sequence[Latency]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The exported files by artifact name, and the receipt of each file of an export format."""
+
+    files: Mapping[str, Path]
+    receipts: Mapping[str, dict[str, Any]]
 
 
 def export_student(
@@ -35,83 +65,116 @@ def export_student(
     result: Mapping[str, Any],
     details: Mapping[str, Any],
     stages: Mapping[str, float],
-    samples_NCHW: Images,
+    inputs: ExportInputs,
     reporter: Reporter,
-    failed: Mapping[str, str] = MappingProxyType({}),
+    failed: Mapping[ExportOptions, str] = MappingProxyType({}),
     sections: Mapping[str, Any] = MappingProxyType({}),
     poll: Callable[[], None] = no_poll,
-) -> dict[str, Path]:
-    """Complete a folder that ``save_folder`` wrote; return its files by artifact name.
+) -> Exported:
+    """Complete a folder that ``save_folder`` wrote.
 
     A format that fails is left out, with a warning and its reason in the report: the student is trained, and its other
     files do not depend on it.
 
     Args:
         dataset: ``name``, ``fingerprint``, ``num_train``, ``num_test``, and further fields for the report.
-        result: The job result of the API contract; ``details`` has measurements for the report beyond it.
-        stages: Seconds by stage.
-        samples_NCHW: Real images, for a comparison of each format with the weights.
+        result, details, stages: The job result of the API contract, further measurements, and seconds by stage.
+        inputs: Images and measurements that the files are compared with.
         reporter: Receives the warning; the report has all warnings of the job.
         failed: Reason by format of those that are known to fail, which are not tried again.
         sections: Sections of the report; the card reads ``evaluation``.
-        poll: Called between files; it may raise to interrupt.
+        poll: Called between files and while they are measured; it may raise to interrupt.
 
     Raises:
         WeightsMismatch: The folder's weights cannot be loaded.
     """
     student = load_folder(folder)
     failures = dict(failed)
-    written = _write_formats(student, folder, spec.export, failures, samples=samples_NCHW, poll=poll)
+    receipts = _write_formats(student, folder, spec.export_options, failures, inputs=inputs, poll=poll)
     if failures:
         reporter.warning(failure_warning(failures))
-    formats = [name for name in spec.export if name not in failures]
-    poll()
     common: dict[str, Any] = {"spec": spec, "dataset": dataset, "result": result}
     card = model_card(
         **common,
         student=student,
         threads=torch.get_num_threads(),
-        formats=formats,
+        receipts=receipts,
         top1_metric=details.get("student", {}).get("top1_metric"),
         evaluation=sections.get("evaluation"),
     )
     report = build_report(
         **common,
-        details=dict(details) | written | {name: {"failed": why} for name, why in failures.items()},
+        details=details,
         stages=stages,
         warnings=reporter.warnings(),
-        sections=sections,
+        sections={**sections, "exports": _exports_section(receipts, failures)},
     )
     write_atomic(folder / CARD, card.encode())
     write_atomic(folder / REPORT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     fault_point("student.exported")
-    file_names = (EXPORT_FORMATS[name].file_name for name in formats)
-    return {name: folder / name for name in (CONFIG, *file_names, CARD, REPORT)}
+    by_name = {name: receipt for options, receipt in receipts.items() for name in file_names(options)}
+    return Exported({name: folder / name for name in (CONFIG, *by_name, CARD, REPORT)}, by_name)
+
+
+def _exports_section(receipts: Receipts, failures: Mapping[ExportOptions, str]) -> dict[str, Any]:
+    """Return the report's section on the formats: a receipt or the reason of the failure, by the name of the file."""
+    results = receipts | {options: {"failed": why} for options, why in failures.items()}
+    return {file_names(options)[0]: result for options, result in results.items()}
 
 
 def _write_formats(
     student: BuiltModel,
     folder: Path,
-    formats: Iterable[str],
-    failures: dict[str, str],
+    formats: Iterable[ExportOptions],
+    failures: dict[ExportOptions, str],
     *,
-    samples: Images,
+    inputs: ExportInputs,
     poll: Callable[[], None],
-) -> dict[str, Any]:
-    """Write the formats without an entry in ``failures``, and add those that fail; return details by format."""
-    details = {}
-    for name in formats:
+) -> Receipts:
+    """Write the formats without an entry in ``failures``, and add those that fail; return the receipt of each."""
+    receipts = {}
+    for options in formats:
         poll()
-        if name in failures:
+        if options in failures:
             continue
-        context = ExportContext(path=folder / EXPORT_FORMATS[name].file_name, samples=samples, poll=poll)
+        context = ExportContext(folder=folder, options=options, samples=inputs.samples, poll=poll)
         try:
-            format_details = write_format(name, student, context)
+            receipts[options] = _write_with_receipt(student, context, inputs)
         except ExportFailed as error:
-            if name == REQUIRED_FORMAT:
+            if options.format == REQUIRED_FORMAT:
                 raise
-            failures[name] = error.detail
-        else:
-            if format_details:
-                details[name] = format_details
-    return details
+            failures[options] = error.detail
+    poll()
+    return receipts
+
+
+def _write_with_receipt(student: BuiltModel, context: ExportContext, inputs: ExportInputs) -> dict[str, Any]:
+    details = {**context.options.model_dump(mode="json"), **write_format(student, context)}
+    if context.options.format == REQUIRED_FORMAT:  # the evaluation measured this file
+        scores, latency = inputs.test.scores(inputs.test.predictions), inputs.latency
+        return _receipt(context, details, scores, latency)
+    return guard_format(context, lambda: _measure(student, context, inputs, details))
+
+
+def _measure(
+    student: BuiltModel, context: ExportContext, inputs: ExportInputs, details: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Open the file in its runtime, evaluate it on the test split and time it."""
+    options, poll, test = context.options, context.poll, inputs.test
+    preprocessing = isinstance(options, GraphOptions) and options.preprocessing
+    run = runner_for(options.format, context.path)
+    latency = file_latency(
+        run, file_input(student, parity_images(inputs.samples)[:1], preprocessing=preprocessing), poll=poll
+    )
+    has_classes = test.predictions is not None
+    predicted = (
+        predicted_classes(run, student, test.images, preprocessing=preprocessing, poll=poll) if has_classes else None
+    )
+    return _receipt(context, details, test.scores(predicted), latency)
+
+
+def _receipt(
+    context: ExportContext, details: Mapping[str, Any], scores: Mapping[str, Any], latency: Sequence[Latency]
+) -> dict[str, Any]:
+    packages = ("potstill-server", "torch", "timm", *EXPORT_FORMATS[context.options.format].packages)
+    return build_receipt(context.paths, details=details, scores=scores, latency=latency, versions=versions(packages))

@@ -35,6 +35,7 @@ from core.resolve.memory_check import fitting_batch_size, memory_warnings
 from core.resolve.model_profile import profile_plan
 from core.resolve.spec_warnings import spec_warnings
 from core.spec import JobSpec, ModelSpec, TeacherSpec, TeacherTrainingSpec
+from core.spec.exports import ExportEntry
 from core.spec.info import DatasetInfo, ModelInfo
 from core.spec.methods import Family
 from core.spec.references import Spec, complete_references
@@ -365,7 +366,7 @@ def _fill_in_epochs(spec: JobSpec, num_images: int, *, num_train: int) -> JobSpe
 
 
 def _fill_in(
-    spec: JobSpec, student: ModelPlan, teachers: Sequence[ModelPlan], threads: int, formats: Sequence[str]
+    spec: JobSpec, student: ModelPlan, teachers: Sequence[ModelPlan], threads: int, formats: Sequence[ExportEntry]
 ) -> JobSpec:
     training = spec.training.model_copy(update={"image_size": student.image_size})
     matched = spec.method.info.needs.matched_grids

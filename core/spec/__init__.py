@@ -1,6 +1,7 @@
 """The job spec: validated by the API, run by the worker, repeated in the report. Imports no torch."""
 
 from core.spec.balance import BalanceSpec
+from core.spec.export_options import ExportOptions
 from core.spec.job import JobSpec, ModelSpec, StudentSpec, TeacherSpec
 from core.spec.methods import METHODS, MethodParams
 from core.spec.parse import parse_job_spec
@@ -9,6 +10,7 @@ from core.spec.training import TeacherTrainingSpec, TrainingBase, TrainingSpec
 __all__ = [
     "METHODS",
     "BalanceSpec",
+    "ExportOptions",
     "JobSpec",
     "MethodParams",
     "ModelSpec",

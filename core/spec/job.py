@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from core.spec.compression import MAX_STEPS, CompressionSpec, StepParams
+from core.spec.compression import MAX_STEPS, CompressionSpec, StepParams, output_names
 from core.spec.document import StrictModel
-from core.spec.exports import REQUIRED_FORMAT, ExportName
+from core.spec.export_options import ExportOptions
+from core.spec.exports import REQUIRED_FORMAT, ExportEntry, export_entry, export_options, file_names
 from core.spec.methods import MethodSpec
 from core.spec.training import TeacherTrainingSpec, TrainingSpec
 
@@ -174,7 +175,12 @@ class JobSpec(StrictModel):
         description="Also train the student with the same budget by labels alone (method `scratch`), or find an equal "
         "training of an earlier job. The report then tells whether the teacher helped.",
     )
-    export: tuple[ExportName, ...] = Field(default=("safetensors", "onnx"), max_length=8)
+    export: tuple[ExportEntry, ...] = Field(
+        default=("safetensors", "onnx"),
+        max_length=16,
+        description="Formats of the exported student: names, or objects with options such as "
+        '`{"format": "onnx", "preprocessing": true}`. `safetensors` is always written.',
+    )
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     priority: int = Field(
         default=0,
@@ -188,8 +194,32 @@ class JobSpec(StrictModel):
 
     @field_validator("export")
     @classmethod
-    def _add_safetensors(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((REQUIRED_FORMAT, *formats)))
+    def _complete_export(cls, entries: tuple[ExportEntry, ...]) -> tuple[ExportEntry, ...]:
+        """Add the required format, drop repeated entries, and refuse two files of the same name."""
+        options = dict.fromkeys(export_options(entry) for entry in (REQUIRED_FORMAT, *entries))
+        labels: dict[str, str] = {}  # by file name
+        for each in options:
+            for name in file_names(each):
+                if name in labels:
+                    raise PydanticCustomError(
+                        "export",
+                        "{name} would be written for {first} and for {second}; leave one of them out",
+                        {"name": name, "first": labels[name], "second": each.label},
+                    )
+                labels[name] = each.label
+        return tuple(export_entry(each) for each in options)
+
+    @model_validator(mode="after")
+    def _check_file_names(self) -> Self:
+        written = {name: options.label for options in self.export_options for name in file_names(options)}
+        for name in output_names(self.compression):
+            if name in written:
+                raise PydanticCustomError(
+                    "export_names",
+                    "{name} would be written for {label} and by a step of compression; leave one of them out",
+                    {"name": name, "label": written[name]},
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_number_of_teachers(self) -> Self:
@@ -240,6 +270,11 @@ class JobSpec(StrictModel):
         """Fraction of the training split that the student is not trained on."""
         compression = COMPRESSION_HELD_OUT if self.compression else 0.0
         return max(self.method.held_out_fraction, self.training.hold_out, compression)
+
+    @property
+    def export_options(self) -> tuple[ExportOptions, ...]:
+        """The entries of ``export`` with all their options."""
+        return tuple(export_options(entry) for entry in self.export)
 
     def datasets(self) -> dict[str, str]:
         """Ids of all datasets that this spec reads, by pointer; the job's own is the first."""

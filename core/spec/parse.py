@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from core.errors import FieldError, InvalidSpec, NotAvailable, PotstillError
 from core.spec.compression import COMPRESSION_STEPS, StepParams
 from core.spec.document import NOT_AVAILABLE, StrictModel
+from core.spec.exports import EXPORT_FORMATS, NAME_TAG
 from core.spec.field_messages import field_message, json_type
 from core.spec.job import ARCHITECTURE_MISSING, JobSpec, ResourcesSpec, StudentSpec, TeacherSpec
 from core.spec.methods import METHODS
@@ -21,7 +22,13 @@ from core.spec.training import TeacherTrainingSpec, TrainingSpec
 MAX_FIELD_ERRORS = 100
 
 # Errors that compare two fields, which pydantic reports at their object, and the field to change.
-_COMPARED_FIELDS = {"teachers": "teachers", "compression": "compression", ARCHITECTURE_MISSING: "architecture"}
+_COMPARED_FIELDS = {
+    "teachers": "teachers",
+    "export_names": "export",
+    "compression": "compression",
+    ARCHITECTURE_MISSING: "architecture",
+}
+_TAGS = {"compression": {*COMPRESSION_STEPS}, "export": {NAME_TAG, *EXPORT_FORMATS}}  # of the entries of these lists
 
 _EARLY_STOPPING_FIELDS = ("early_stopping", "early_stop", "early_stopping_patience", "patience")
 _NO_EARLY_STOPPING = (
@@ -122,10 +129,10 @@ def _unknown_field_hint(location: Sequence[str | int], tagged: Sequence[str | in
 
 
 def _without_tag(location: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Remove the tag that pydantic adds after a method or a compression step, which are discriminated unions."""
+    """Remove the tag that pydantic adds to the location of a discriminated union: method, compression step, export."""
     if len(location) > 1 and location[0] == "method" and location[1] in METHODS:
         return ("method", *location[2:])
-    if len(location) > 2 and location[0] == "compression" and location[2] in COMPRESSION_STEPS:
+    if len(location) > 2 and location[2] in _TAGS.get(str(location[0]), ()):
         return (*location[:2], *location[3:])
     return tuple(location)
 
@@ -138,6 +145,8 @@ def _sibling_fields(location: Sequence[str | int], tagged: Sequence[str | int]) 
         return tuple(METHODS[str(tagged[1])].params.model_fields)
     if parents[0] == "compression":
         return tuple(_step_params(tagged).model_fields)
+    if parents[0] == "export":
+        return tuple(EXPORT_FORMATS[str(tagged[2])].options.model_fields)
     if parents[:2] == ["teachers", "training"]:
         return tuple(TeacherTrainingSpec.model_fields)
     return tuple(_NESTED[parents[0]].model_fields)

@@ -325,6 +325,7 @@ class Artifact(Base):
     size_bytes: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     key: Mapped[str]
+    receipt: Mapped[dict[str, Any] | None]  # of a file of an export format
     attempt: Mapped[int]
     created_at: Mapped[datetime]
 

@@ -15,6 +15,7 @@ from core.evaluate import ModelMetrics
 from core.evaluate.disagreement import confidence
 from core.evaluate.evaluation_report import EvaluationReport
 from core.evaluate.quality_warnings import baseline_warning, quality_warnings
+from core.export import ExportInputs, TestSplit
 from core.export.digests import digests
 from core.export.report import machine, versions
 from core.models.weights import WEIGHTS
@@ -24,6 +25,7 @@ from core.teacher.evaluation_cache import Evaluation, validation_top1
 from core.teacher.output_cache import CacheStats
 from core.train.baseline import Baseline
 from core.train.context import STUDENT_CURVE, RunContext
+from core.train.export_preflight import NUM_PARITY_IMAGES
 
 PREDICTIONS = "predictions.npz"
 _MAX_LOGIT_BYTES = 64 * 1024**2  # of all networks; above it, the file has classes and confidences instead
@@ -72,6 +74,18 @@ class JobEvaluation:
             "agreement": self.agreement,
             "baseline": baseline,
         }
+
+    def export_inputs(self, context: RunContext, *, image_size: int, headless: bool) -> ExportInputs:
+        """Return what the exported files are compared with: real images, and the student's predictions."""
+        pixels = context.pixels("test", image_size)
+        test = TestSplit.select(
+            pixels.images,
+            labels=pixels.labels if context.is_labeled and not headless else None,
+            predictions=None if headless else self.student.predicted_classes,
+            flops=self.student.flops,
+        )
+        samples = context.sample_images(image_size, NUM_PARITY_IMAGES)
+        return ExportInputs(samples=samples, test=test, latency=self.student.latency)
 
     def log(
         self, context: RunContext, *, step: int, headless: bool, loss_ratio: float | None, has_weights: bool

@@ -71,9 +71,10 @@ class RunContext:
         return self._load(self.stored, split, image_size)
 
     def sample_images(self, image_size: int, count: int) -> Images:
-        """Return the first images of the training split at ``image_size`` pixels a side; they are decoded on access."""
-        images: Images = decode_on_demand(self.stored.folder, "train", image_size, threads=self.threads)[:count]
-        return images
+        """Return evenly spaced images of the training split at ``image_size`` pixels a side, decoded on access."""
+        images = decode_on_demand(self.stored.folder, "train", image_size, threads=self.threads)
+        selected: Images = images[:: max(1, len(images) // count)][:count]
+        return selected
 
     def unlabeled_pool(self, folder: Path, image_size: int) -> Pixels:
         """Load the training split of another stored dataset, without its labels."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,10 +15,11 @@ import torch
 
 from core.data.pixels import Images
 from core.errors import ExportFailed, ExportMismatch
-from core.export.formats import ExportContext, failure_warning, write_format
+from core.export.formats import ExportContext, failure_warning, installed_version, write_format
 from core.methods import Method
 from core.models.built import BuiltModel
 from core.spec import JobSpec
+from core.spec.export_options import ExportOptions
 from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT
 from core.train.context import RunContext
 from core.train.environment import is_out_of_memory
@@ -32,8 +32,8 @@ _MIN_TRAINING_SECONDS = 30.0  # a shorter training costs about as much as findin
 
 def preflight_formats(
     setup: TrainingSetup, spec: JobSpec, context: RunContext, *, training_seconds: float
-) -> dict[str, str]:
-    """Return the reason by name of each format that cannot be written for the student, and warn about them.
+) -> dict[ExportOptions, str]:
+    """Return the reason of each format that cannot be written for the student, and warn about them.
 
     The result is cached by the network's structure, so it costs once per machine. Neither the setup nor torch's random
     state changes. A short training, or one that decides the structure of the exported network, has no preflight.
@@ -41,20 +41,22 @@ def preflight_formats(
     if training_seconds < _MIN_TRAINING_SECONDS or type(setup.method).finalize is not Method.finalize:
         return {}
     samples = context.sample_images(setup.student.preprocessing.image_size, NUM_PARITY_IMAGES)
-    reasons = {n: _reason(n, setup.student, samples, context) for n in spec.export if n != REQUIRED_FORMAT}
-    failures = {name: reason for name, reason in reasons.items() if reason is not None}
+    optional = [options for options in spec.export_options if options.format != REQUIRED_FORMAT]
+    reasons = {options: _reason(options, setup.student, samples, context) for options in optional}
+    failures = {options: reason for options, reason in reasons.items() if reason is not None}
     if failures:
         context.reporter.warning(failure_warning(failures))
     return failures
 
 
-def _reason(name: str, student: BuiltModel, samples_NCHW: Images, context: RunContext) -> str | None:
+def _reason(options: ExportOptions, student: BuiltModel, samples_NCHW: Images, context: RunContext) -> str | None:
+    packages = ("potstill-server", *EXPORT_FORMATS[options.format].packages)
     key_fields = {
-        "format": name,
+        "options": options.model_dump(mode="json"),
         "architecture": student.architecture,
         "arguments": dict(student.arguments),
         "image_size": student.preprocessing.image_size,
-        "versions": {package: version(package) for package in ("potstill-server", *EXPORT_FORMATS[name].packages)},
+        "versions": {package: installed_version(package) for package in packages},
     }
     cached = context.result_cache.get(_KIND, key_fields)
     if cached is not None:
@@ -62,7 +64,7 @@ def _reason(name: str, student: BuiltModel, samples_NCHW: Images, context: RunCo
         return reason
     context.poll()
     try:
-        _write_once(name, student, samples_NCHW, context)
+        _write_once(options, student, samples_NCHW, context)
     except ExportFailed as error:
         if isinstance(error, ExportMismatch) or is_out_of_memory(error):
             return None  # says nothing about the trained weights, or about another moment
@@ -73,8 +75,10 @@ def _reason(name: str, student: BuiltModel, samples_NCHW: Images, context: RunCo
     return reason
 
 
-def _write_once(name: str, student: BuiltModel, samples_NCHW: Images, context: RunContext) -> None:
+def _write_once(options: ExportOptions, student: BuiltModel, samples_NCHW: Images, context: RunContext) -> None:
     untrained = replace(student, module=copy.deepcopy(student.module).cpu().eval())
     with TemporaryDirectory(dir=context.root, prefix="export-") as folder, torch.random.fork_rng(devices=[]):
-        path = Path(folder) / EXPORT_FORMATS[name].file_name
-        write_format(name, untrained, ExportContext(path=path, samples=samples_NCHW, poll=context.poll))
+        write_format(
+            untrained,
+            ExportContext(folder=Path(folder), options=options, samples=samples_NCHW, poll=context.poll),
+        )

@@ -920,7 +920,7 @@ def no_exporter(monkeypatch):
     """Both exporters of ONNX fail, and count their calls."""
     calls = []
 
-    def fail(module, example, scratch):
+    def fail(module, example, scratch, opset):
         calls.append(module)
         scratch.write_bytes(b"half a file")
         raise RuntimeError("\x1b[96mno operator\x1b[0m\n/srv/app/core/export/onnx_graph.py")

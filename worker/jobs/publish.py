@@ -33,7 +33,7 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
         if reporter.control() is Control.CANCEL:
             raise Interrupted(Control.CANCEL)
         stored = publish_file(context.store, f"jobs/{job.id}/a{job.attempt}/artifacts/{name}", path)
-        artifacts.append(NewArtifact(name, media_type(name), stored))
+        artifacts.append(NewArtifact(name, media_type(name), stored, run.receipts.get(name)))
         fault_point("artifact.published")
     fault_point("artifacts.published")
     model_info = read_model_info(run.artifacts["config.json"].parent)

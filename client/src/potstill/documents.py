@@ -522,6 +522,8 @@ class Artifact(Document):
     media_type: str
     name: str
     object: Literal["artifact"] = "artifact"
+    receipt: dict[str, Any] | None = None
+    """Measurements of a file of an export format under its own runtime: logits against PyTorch's, accuracy on the test split, latency, versions. Null for other files."""
     sha256: str
     size_bytes: int
 

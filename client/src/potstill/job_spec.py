@@ -156,7 +156,8 @@ class JobSpec(TypedDict, total=False):
     """Steps that make the trained student smaller, in order; each is one object, discriminated by `name`. With any, a tenth of the training split is held out to judge them."""
     dataset: Required[str]
     """Id (`ds_…`), unique name or unique id prefix of a dataset."""
-    export: Sequence[Literal["safetensors", "onnx"]]
+    export: Sequence[Literal["safetensors", "onnx", "torch_export", "openvino"] | Mapping[str, Any]]
+    """Formats of the exported student: names, or objects with options such as `{'format': 'onnx', 'preprocessing': true}`. `safetensors` is always written."""
     metadata: Mapping[str, str]
     method: Required[Mapping[str, Any]]
     """One object, discriminated by `name`; `GET /v1/methods` lists all methods."""

@@ -33,11 +33,12 @@ from core.store.tables import Artifact, Job
 
 @dataclass(frozen=True, slots=True)
 class NewArtifact:
-    """Output file of a job: published, read back and hashed."""
+    """Output file of a job: published, read back and hashed. A file of an export format has a ``receipt``."""
 
     name: str
     media_type: str
     file: StoredFile
+    receipt: Mapping[str, Any] | None = None
 
 
 def get_leased(session: Session, lease: LeaseToken) -> Job:
@@ -197,6 +198,7 @@ def succeed(
                 size_bytes=new.file.size_bytes,
                 sha256=new.file.sha256,
                 key=new.file.key,
+                receipt=None if new.receipt is None else dict(new.receipt),
                 attempt=lease.attempt,
                 created_at=now,
             )

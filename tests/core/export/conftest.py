@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from core.evaluate import Latency
+from core.export import ExportInputs, TestSplit
 from core.models.build import build_student
 from core.models.plan import plan_student
 from core.models.student_variants import StudentVariant
@@ -81,3 +83,13 @@ def dataset():
 @pytest.fixture
 def result():
     return {"student": METRICS, "teachers": [{**METRICS, "top1": 0.75}], "compressed": [], "agreement": 0.875}
+
+
+@pytest.fixture
+def inputs(samples):
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (70, 1, 8, 8), dtype=np.uint8)
+    labels = torch.from_numpy(rng.integers(0, 3, 70))
+    test = TestSplit.select(images, labels=labels, predictions=torch.zeros(70, dtype=torch.int64), flops=500_000)
+    latency = tuple(Latency(size, 0.25 * size, 5, 1, "cpu") for size in (1, 32))
+    return ExportInputs(samples=samples, test=test, latency=latency)

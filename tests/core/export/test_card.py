@@ -1,11 +1,10 @@
 from core.export.card import model_card
 from core.spec import TeacherSpec
+from core.spec.exports import export_options
 
 
-def card(spec, student, dataset, result):
-    return model_card(
-        spec=spec, student=student, dataset=dataset, result=result, threads=2, formats=("safetensors", "onnx")
-    )
+def card(spec, student, dataset, result, receipts=None):
+    return model_card(spec=spec, student=student, dataset=dataset, result=result, threads=2, receipts=receipts or {})
 
 
 def test_the_card_has_the_metrics(spec, student, dataset, result):
@@ -41,3 +40,21 @@ def test_the_card_lists_the_licenses_of_pretrained_weights(spec, student, datase
 
     assert f"`{name}`: `dinov3-license`" in card(licensed, student, dataset, result)
     assert "## Licenses" not in card(spec, student, dataset, result)
+
+
+def test_the_card_has_the_receipts_and_the_input_of_each_graph(spec, student, dataset, result):
+    measured = {
+        "top1": 0.75,
+        "evaluated_images": 300,
+        "logits": {"max_difference": 2e-7},
+        "latency_ms": {"1": 0.5, "32": 4.0},
+        "size_bytes": 1_500_000,
+    }
+    raw = export_options("onnx").model_copy(update={"preprocessing": True, "precision": "fp16"})
+    text = card(spec, student, dataset, result, {export_options("onnx"): measured, raw: measured | {"top1": None}})
+
+    assert "| `model.onnx` | 75.00 % | 2e-07 | 0.50 | 4.00 | 1.50 | ONNX" in text
+    assert "| `model.fp16.onnx` | — |" in text
+    assert "`model.onnx` takes **normalized** `images`, float32 of shape `(batch, 1, 8, 8)`" in text
+    assert "with mean [0.5] and std [0.5]" in text
+    assert "`model.fp16.onnx` takes `images`, **uint8 pixels in 0…255**" in text

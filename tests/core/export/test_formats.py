@@ -1,10 +1,12 @@
 """The registry of export formats: adding a format takes one file and one line."""
 
+import hashlib
 import json
 import sys
 from types import ModuleType
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from core.errors import ExportFailed
@@ -24,12 +26,16 @@ def toy_format(monkeypatch):
     def export(student, context):
         context.poll()
         context.path.write_text(student.architecture)
-        return {"images": len(context.samples)}
+        return {"images": len(context.samples), "logits": {"max_difference": 0.0}}
+
+    def open_runner(path):
+        assert path.read_text()
+        return lambda images: torch.nn.functional.one_hot(torch.zeros(len(images), dtype=torch.int64), 3).float()
 
     module = ModuleType("toy_file")
-    module.export = export
+    module.export, module.open_runner = export, open_runner
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    entry = ExportFormat("model.toy", "text/plain", "toy_file:export", "`model.toy` takes {size} pixels.", ("pytest",))
+    entry = ExportFormat("model.toy", "text/plain", "toy_file:export", "a toy", ("pytest",))
     monkeypatch.setitem(EXPORT_FORMATS, "toy", entry)
 
 
@@ -50,38 +56,47 @@ def test_an_unregistered_format_is_rejected_as_a_literal_is(value):
         JobSpec.model_validate(SPEC | {"export": [value]})
 
     (error,) = rejection.value.errors()
-    assert (error["type"], error["loc"]) == ("literal_error", ("export", 0))
-    assert error["msg"] == "Input should be 'safetensors' or 'onnx'"
+    assert (error["type"], error["loc"]) == ("literal_error", ("export", 0, "name"))
+    assert error["msg"].startswith("Input should be 'safetensors', 'onnx', ")
 
 
 def test_the_schema_lists_the_formats():
-    items = JobSpec.model_json_schema()["properties"]["export"]["items"]
+    names, *objects = JobSpec.model_json_schema()["properties"]["export"]["items"]["oneOf"]
 
-    assert items == {"enum": list(EXPORT_FORMATS), "type": "string"}
+    assert names == {"enum": list(EXPORT_FORMATS), "type": "string"}
+    assert [each["$ref"] for each in objects] == [
+        f"#/$defs/{entry.options.__name__}" for entry in EXPORT_FORMATS.values()
+    ]
 
 
-def test_a_new_format_is_validated_exported_and_reported(toy_format, folder, dataset, result, samples):
+def test_a_new_format_is_validated_exported_and_reported(toy_format, folder, dataset, result, inputs):
     spec = JobSpec.model_validate(SPEC | {"export": ["toy"]})
     assert spec.export == ("safetensors", "toy")
 
-    files = export_student(
+    exported = export_student(
         folder,
         spec=spec,
         dataset=dataset,
         result=result,
         details={},
         stages={},
-        samples_NCHW=samples,
+        inputs=inputs,
         reporter=NullReporter(),
     )
+    files = exported.files
 
     assert files["model.toy"].read_text() == "deit_tiny_distilled_patch16_224"
     assert sorted(files) == ["README.md", "config.json", "model.safetensors", "model.toy", "report.json"]
     report = json.loads(files["report.json"].read_text())
-    assert report["details"]["toy"] == {"images": len(samples)}
+    receipt = report["exports"]["model.toy"]
+    assert receipt == exported.receipts["model.toy"]
+    assert receipt["images"] == 40
+    assert (receipt["agreement"], receipt["top1"]) == (1.0, receipt["top1_student"])
+    assert receipt["sha256"] == hashlib.sha256(b"deit_tiny_distilled_patch16_224").hexdigest()
+    assert receipt["versions"]["pytest"] == pytest.__version__
     assert report["spec"]["export"] == ["safetensors", "toy"]
     assert report["versions"]["pytest"] == pytest.__version__
-    assert "`model.toy` takes 8 pixels." in files["README.md"].read_text()
+    assert "| a toy |" in files["README.md"].read_text()
 
 
 def test_a_new_format_is_published_with_its_media_type(toy_format):

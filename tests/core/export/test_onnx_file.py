@@ -12,8 +12,9 @@ from torch import nn
 
 from core.errors import ExportFailed, ExportMismatch
 from core.export import export_onnx, onnx_file, open_session
-from core.export.onnx_file import _check, export_with, parity_batch
+from core.export.onnx_file import export_with, open_runner
 from core.export.onnx_graph import CONVERTERS
+from core.export.parity import TOLERANCES, compare, parity_images, student_logits
 from core.models.built import BuiltModel
 from core.models.preprocessing import plain_preprocessing
 
@@ -22,12 +23,12 @@ def test_onnx_runtime_and_torch_agree_for_any_batch_size(student, samples, tmp_p
     path = tmp_path / "model.onnx"
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        exporter, difference = export_onnx(student, path, samples_NCHW=samples, classes=("a", "b", "c"))
+        exporter, difference = export_onnx(replace(student, classes=("a", "b", "c")), path, samples_NCHW=samples)
     finally:
         torch.use_deterministic_algorithms(False)
 
     assert exporter == "torchscript"
-    assert difference < 1e-5
+    assert difference.max < 1e-5
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     session = open_session(path, threads=1)
     (graph_input,), (graph_output,) = session.get_inputs(), session.get_outputs()
@@ -53,8 +54,8 @@ def test_a_network_with_batch_norm_exports_with_a_single_sample(samples, tmp_pat
         plain_preprocessing(image_size=8, channels=1),
     )
 
-    _, difference = export_onnx(cnn, tmp_path / "model.onnx", samples_NCHW=samples[:1], classes=None)
-    assert difference < 1e-4
+    _, difference = export_onnx(cnn, tmp_path / "model.onnx", samples_NCHW=samples[:1])
+    assert difference.max < 1e-4
 
 
 class DataDependentBranch(nn.Module):
@@ -64,9 +65,7 @@ class DataDependentBranch(nn.Module):
 
 def test_a_network_that_onnx_cannot_express_leaves_no_file(student, samples, tmp_path):
     with pytest.raises(ExportFailed) as failure:
-        export_onnx(
-            replace(student, module=DataDependentBranch()), tmp_path / "m.onnx", samples_NCHW=samples, classes=None
-        )
+        export_onnx(replace(student, module=DataDependentBranch()), tmp_path / "m.onnx", samples_NCHW=samples)
 
     assert "cannot be expressed in ONNX: it decides on the values of its images" in failure.value.detail
     assert list(tmp_path.iterdir()) == []
@@ -79,7 +78,7 @@ class WithoutOperator(nn.Module):
 
 def test_a_failed_export_prints_nothing(student, samples, tmp_path, capfd):
     with pytest.raises(ExportFailed, match="cannot be expressed in ONNX"):
-        export_onnx(replace(student, module=WithoutOperator()), tmp_path / "m.onnx", samples_NCHW=samples, classes=None)
+        export_onnx(replace(student, module=WithoutOperator()), tmp_path / "m.onnx", samples_NCHW=samples)
 
     assert capfd.readouterr().out == ""
 
@@ -98,18 +97,20 @@ def test_attention_with_a_bias_has_a_file_from_each_exporter(name, arguments, si
     built = BuiltModel(
         timm.create_model(name, **arguments), name, arguments, plain_preprocessing(image_size=size, channels=3)
     )
-    inputs, expected = parity_batch(built, np.random.default_rng(0).integers(0, 256, (3, 3, size, size), np.uint8))
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, size, size), np.uint8))
 
-    difference = export_with(CONVERTERS[exporter], built, tmp_path / "m.onnx", inputs=inputs, expected=expected)
+    difference = export_with(
+        CONVERTERS[exporter], built, tmp_path / "m.onnx", images=images, expected=student_logits(built, images)
+    )
 
-    assert difference < 1e-5
+    assert difference.max < 1e-5
 
 
 @pytest.mark.parametrize("exporter", CONVERTERS)
 def test_the_file_has_no_trace_of_the_server(student, samples, exporter, tmp_path):
     path = tmp_path / "m.onnx"
-    inputs, expected = parity_batch(student, samples)
-    export_with(CONVERTERS[exporter], student, path, inputs=inputs, expected=expected, classes=("a",))
+    images = parity_images(samples)
+    export_with(CONVERTERS[exporter], student, path, images=images, expected=student_logits(student, images))
 
     model = onnx.load(path)
     assert not [node.name for node in model.graph.node if node.metadata_props or node.doc_string]
@@ -119,12 +120,12 @@ def test_the_file_has_no_trace_of_the_server(student, samples, exporter, tmp_pat
 
 
 def test_a_second_exporter_replaces_one_that_fails(student, samples, tmp_path, monkeypatch):
-    def fail(module, example, scratch):
+    def fail(module, example, scratch, opset):
         scratch.write_text("half")
         raise RuntimeError("\x1b[96mno\x1b[0m")
 
     monkeypatch.setitem(CONVERTERS, "torchscript", fail)
-    exporter, _ = export_onnx(student, tmp_path / "model.onnx", samples_NCHW=samples, classes=None)
+    exporter, _ = export_onnx(student, tmp_path / "model.onnx", samples_NCHW=samples)
 
     assert exporter == "torch.export"
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
@@ -136,14 +137,14 @@ def test_a_second_exporter_replaces_one_whose_file_differs(student, samples, tmp
     convert = CONVERTERS["torchscript"]
     monkeypatch.setitem(CONVERTERS, "torchscript", lambda _module, *rest: convert(other.module.eval(), *rest))
 
-    exporter, _ = export_onnx(student, tmp_path / "model.onnx", samples_NCHW=samples, classes=None)
+    exporter, _ = export_onnx(student, tmp_path / "model.onnx", samples_NCHW=samples)
 
     assert exporter == "torch.export"
 
 
 def test_the_reason_is_that_of_the_first_exporter(student, samples, tmp_path, monkeypatch):
     def fail(text):
-        def convert(module, example, scratch):
+        def convert(module, example, scratch, opset):
             raise ValueError(text)
 
         return convert
@@ -152,7 +153,7 @@ def test_the_reason_is_that_of_the_first_exporter(student, samples, tmp_path, mo
     monkeypatch.setitem(CONVERTERS, "torch.export", fail("second"))
 
     with pytest.raises(ExportFailed, match=r"cannot be expressed in ONNX: first$"):
-        export_onnx(student, tmp_path / "model.onnx", samples_NCHW=samples, classes=None)
+        export_onnx(student, tmp_path / "model.onnx", samples_NCHW=samples)
 
 
 def test_known_failures_hold_for_their_versions_only(student, monkeypatch, tmp_path):
@@ -181,9 +182,9 @@ def test_weights_beyond_two_gigabytes_are_known_to_fail(student):
 
 
 def test_differing_outputs_are_rejected(student, samples, tmp_path):
-    export_onnx(student, tmp_path / "model.onnx", samples_NCHW=samples, classes=None)
+    export_onnx(student, tmp_path / "model.onnx", samples_NCHW=samples)
     inputs = student.preprocessing(torch.tensor(samples).float() / 255)
     wrong = student.module.eval()(inputs).detach() + 0.01
 
     with pytest.raises(ExportMismatch, match=r"differ from torch's by 0\.01"):
-        _check(tmp_path / "model.onnx", inputs, wrong)
+        compare(open_runner(tmp_path / "model.onnx"), inputs, wrong, TOLERANCES["fp32"], runtime="ONNX Runtime")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.errors import InvalidSpec
+from core.errors import InvalidSpec, NotAvailable
 from core.spec import METHODS, JobSpec, parse_job_spec
 from core.spec.methods import MethodParams
 
@@ -81,6 +81,22 @@ def test_safetensors_are_always_exported():
         ({"training": {"epochs": True}}, "/training/epochs", "a whole number is expected, not a boolean"),
         ({"training": 7}, "/training", "an object is expected, not a number"),
         ({"export": "onnx"}, "/export", "a list is expected, not a string"),
+        ({"export": [{"format": "onnx", "opset": 30}]}, "/export/0/opset", "must be at most 23"),
+        ({"export": [{"format": "onnx", "opsets": 20}]}, "/export/0/opsets", "Did you mean opset?"),
+        ({"export": [{"onnx": {"preprocessing": True}}]}, "/export/0", '{"format": "onnx", "preprocessing": true}'),
+        (
+            {"export": ["onnx", {"format": "onnx", "preprocessing": True}]},
+            "/export",
+            "model.onnx would be written for onnx and for onnx (preprocessing true)",
+        ),
+        (
+            {
+                "export": [{"format": "onnx", "precision": "fp16"}],
+                "compression": [{"name": "quantize", "dtype": "fp16"}],
+            },
+            "/export",
+            "model.fp16.onnx would be written for onnx (precision fp16) and by a step of compression",
+        ),
         ({"metadata": {"run": 1}}, "/metadata/run", "a string is expected, not a number"),
         ({"name": "x" * 100_000}, "/name", "at most 200"),
         ({"teachers": [{**TEACHER, "weights": "random", "training": {}}]}, "/teachers/0", "set weights to train"),
@@ -176,3 +192,20 @@ def test_all_datasets_are_listed_by_pointer():
 
     assert probing.datasets() == {"/dataset": "ds_a", "/method/pool": "ds_b"}
     assert plain.datasets() == {"/dataset": "ds_a"}
+
+
+@pytest.mark.parametrize("entry", ["tensorrt", {"format": "coreml"}])
+def test_a_format_that_cannot_be_verified_is_not_available(entry):
+    with pytest.raises(NotAvailable, match=r"pip install (tensorrt|coremltools)") as refusal:
+        parse_job_spec(spec(export=["onnx", entry]))
+
+    assert refusal.value.errors[0].pointer == "/export/1"
+
+
+def test_an_entry_of_export_has_one_spelling():
+    options = {"format": "onnx", "preprocessing": True, "precision": "fp32", "opset": 20}
+    parsed = parse_job_spec(spec(export=[{"format": "onnx", "preprocessing": True}]))
+
+    assert parsed.model_dump(mode="json")["export"] == ["safetensors", options]
+    assert parse_job_spec(parsed.model_dump(mode="json")) == parsed
+    assert parse_job_spec(spec(export=[{"format": "onnx"}])).export == ("safetensors", "onnx")

@@ -8,13 +8,15 @@ import torch
 
 from core.errors import ExportFailed, ExportMismatch, StorageFailed
 from core.reporting import Control, Interrupted
-from core.spec.exports import EXPORT_FORMATS, ExportFormat
+from core.spec.export_options import ExportOptions
+from core.spec.exports import EXPORT_FORMATS, ExportFormat, export_options
 from core.train.context import RunContext
 from core.train.export_preflight import preflight_formats
 from core.train.precision import ComputeConfig
 
 LONG = 3600.0
-FORMATS = ("safetensors", "toy")
+TOY = ExportOptions(format="toy")
+FORMATS = (export_options("safetensors"), TOY)
 
 
 @pytest.fixture
@@ -48,13 +50,13 @@ def context(make_reporter, tmp_path, pixels, monkeypatch):
 
 
 def run(setup, context, seconds=LONG):
-    return preflight_formats(setup, SimpleNamespace(export=FORMATS), context, training_seconds=seconds)
+    return preflight_formats(setup, SimpleNamespace(export_options=FORMATS), context, training_seconds=seconds)
 
 
 def test_a_format_that_fails_gives_a_warning_before_the_training(toy, make_setup, training, context):
     toy.error = ExportFailed("no operator")
 
-    assert run(make_setup(training()), context) == {"toy": "no operator"}
+    assert run(make_setup(training()), context) == {TOY: "no operator"}
 
     (warning,) = context.reporter.warnings()
     assert (warning.code, warning.field) == ("export_failed", "/export")
