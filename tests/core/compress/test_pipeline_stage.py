@@ -88,6 +88,10 @@ def test_quantized_files_are_measured_as_they_are_handed_out(attempt, dataset):
         labels = stored.split("test").labels.copy()
     for entry in entries:
         path = result.artifacts[entry["artifact"]]
+        receipt = result.receipts[entry["artifact"]]
+        assert (receipt["top1"], receipt["size_bytes"]) == (entry["top1"], path.stat().st_size)
+        assert receipt["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert 0 < receipt["logits"]["mean_difference"] <= receipt["logits"]["max_difference"]
         assert entry["top1"] == pytest.approx(top1(path, student, dataset, labels))
         assert entry["size_bytes"] == path.stat().st_size
         assert entry["latency_ms"] > 0
