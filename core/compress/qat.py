@@ -101,4 +101,5 @@ def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, axis
         scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
     limits = np.iinfo(zero_point.dtype)
     steps = np.rint(values / scale) + zero_point.astype(np.float64)
-    return np.clip(steps, limits.min, limits.max).astype(zero_point.dtype)
+    integers: np.ndarray = np.clip(steps, limits.min, limits.max).astype(zero_point.dtype)
+    return integers
