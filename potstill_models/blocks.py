@@ -10,6 +10,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from potstill_models.attention import LocalAttention, SharedAttention, SizedAttention
+from potstill_models.merging import MergingAttention, merge_tokens
 from potstill_models.mixing import HeadMixing, RelativeKeys
 from potstill_models.options import BlockSize, VitOptions
 
@@ -31,25 +32,34 @@ class BlockMaker:
         self.vit_options = vit_options
         self.drop_paths = drop_paths
         self.grid = {"grid_size": grid_size, "num_prefix_tokens": num_prefix_tokens}
+        self.num_prefix_tokens = num_prefix_tokens
         self.num_stored = len(drop_paths) // vit_options.repeats
 
     def __call__(self, **options: Any) -> nn.Module:
         """Build one block."""
         vit_options, index = self.vit_options, options["depth"]
-        head_dim = options["dim"] // options["num_heads"]
+        if vit_options.heads_per_block is not None:
+            options["num_heads"] = vit_options.heads_per_block[index]
+        head_dim = vit_options.head_dim or options["dim"] // options["num_heads"]
         hidden = int(options["dim"] * options["mlp_ratio"])
         size = vit_options.size(index, num_heads=options["num_heads"], head_dim=head_dim, hidden=hidden)
         if vit_options.multiplexed:
             rates = self.drop_paths[index * vit_options.repeats : (index + 1) * vit_options.repeats]
             return MultiplexedBlock(vit_options, size, head_dim=head_dim, drop_paths=rates, grid=self.grid, **options)
+        if vit_options.merged_tokens is not None:
+            return MergingBlock(
+                size,
+                head_dim=head_dim,
+                merged=vit_options.merged_tokens[index],
+                num_prefix_tokens=self.num_prefix_tokens,
+                **options,
+            )
         if index < vit_options.local_blocks:
-            return SizedBlock(size, attention=LocalAttention, grid=self.grid, **options)
+            return SizedBlock(size, head_dim=head_dim, attention=LocalAttention, grid=self.grid, **options)
         if vit_options.sized:
-            return SizedBlock(size, attention=SizedAttention, grid={}, **options)
+            return SizedBlock(size, head_dim=head_dim, attention=SizedAttention, grid={}, **options)
         if vit_options.wide_last is not None and index == self.num_stored - 1:
             return WideBlock(vit_options.wide_last, vit_options.wide_heads(head_dim), **options)
-        if vit_options.heads_per_block is not None:
-            options["num_heads"] = vit_options.heads_per_block[index]
         block: nn.Module = Block(**options)
         return block
 
@@ -58,15 +68,31 @@ class SizedBlock(Block):  # type: ignore[misc]
     """timm's block with individual widths, or with another attention."""
 
     def __init__(
-        self, size: BlockSize, *, attention: type[SizedAttention], grid: dict[str, Any], **options: Any
+        self, size: BlockSize, *, head_dim: int, attention: type[SizedAttention], grid: dict[str, Any], **options: Any
     ) -> None:
-        super().__init__(**options)
-        head_dim = options["dim"] // options["num_heads"]
+        super().__init__(**{**options, "num_heads": 1})  # attention and MLP are replaced; 1 divides every width
         attention_options = {name: options[name] for name in _ATTENTION if name in options}
         self.attn = attention(
             options["dim"], head_dim=head_dim, value_dims=size.value_dims, **grid, **attention_options
         )
         self.mlp = _mlp(size.hidden, options)
+
+
+class MergingBlock(SizedBlock):
+    """A block that merges similar patch tokens between attention and MLP. ``merged``: the number of tokens that go."""
+
+    def __init__(self, size: BlockSize, *, head_dim: int, merged: int, num_prefix_tokens: int, **options: Any) -> None:
+        super().__init__(size, head_dim=head_dim, attention=MergingAttention, grid={}, **options)
+        self.merged = merged
+        self.num_prefix_tokens = num_prefix_tokens
+
+    def forward(self, x: Tensor, size_BT: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the remaining tokens, and how many patches each stands for; None while all stand for one."""
+        attended, keys = self.attn(self.norm1(x), size_BT)
+        x = x + self.drop_path1(self.ls1(attended))
+        if self.merged:
+            x, size_BT = merge_tokens(x, keys, size_BT, merged=self.merged, num_prefix_tokens=self.num_prefix_tokens)
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x)))), size_BT
 
 
 class WideBlock(Block):  # type: ignore[misc]

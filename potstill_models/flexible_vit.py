@@ -90,6 +90,7 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         if vit_options.lift_width is not None:
             options["fc_norm"] = False  # the lift follows the final norm, so the norm precedes the pooling
         grid_size = (_side(img_size) // _side(patch_size),) * 2
+        vit_options.check_merged_tokens(grid_size[0] * grid_size[1])
         prefix = int(options.get("class_token", True)) + vit_options.distillation_tokens
         maker = BlockMaker(
             vit_options,
@@ -163,7 +164,8 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
 
     def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
         """Set the input size. Raises ValueError if parts depend on the grid of patches."""
-        if self.options.local_blocks or self.options.relative_position or self.options.stem != "patch":
+        options = self.options
+        if options.local_blocks or options.relative_position or options.merged_tokens or options.stem != "patch":
             raise ValueError("these options fix the input size: build the model with another img_size")
         super().set_input_size(img_size, patch_size)
 
@@ -195,6 +197,8 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         intermediates_only: bool = False,  # noqa: FBT001, FBT002
     ) -> Any:
         """As timm's, with one map per run, so ``depth`` maps. Maps precede norm and lift."""
+        if self.options.merged_tokens is not None:
+            raise ValueError("tokens that are merged form no map")
         if output_fmt not in {"NCHW", "NLC"}:
             raise ValueError(f"output_fmt is NCHW or NLC, not {output_fmt!r}")
         taken, last = feature_take_indices(len(self.feature_info), indices)
@@ -217,7 +221,12 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         return outputs if intermediates_only else (self.lift(self.norm(x)), outputs)
 
     def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:  # noqa: FBT001, FBT002
-        """Return all tokens after norm and lift."""
+        """Return all tokens after norm and lift.
+
+        Merged patches that are averaged later are weighted by their size, so that every patch counts the same.
+        """
+        if self.options.merged_tokens is not None:
+            return self._merge_features(x)
         features: Tensor = self.lift(super().forward_features(x, attn_mask=attn_mask, is_causal=is_causal))
         return features
 
@@ -237,6 +246,19 @@ class PotstillVit(VisionTransformer):  # type: ignore[misc]
         if self.distilled_training and self.training:
             return logits[:count]
         return torch.stack(logits).mean(dim=0)
+
+    def _merge_features(self, x: Tensor) -> Tensor:
+        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        num_patches, size_BT = x.shape[1] - self.num_prefix_tokens, None
+        for block in self.blocks:
+            x, size_BT = checkpoint(block, x, size_BT) if self.grad_checkpointing else block(x, size_BT)
+        x = self.lift(self.norm(x))
+        if size_BT is not None and (self.global_pool == "avg" or self.options.patch_vote):
+            count = self.num_prefix_tokens
+            remaining = x.shape[1] - count
+            weighted = x[:, count:] * (size_BT[:, count:, None] * (remaining / num_patches))
+            x = torch.cat([x[:, :count], weighted], dim=1)
+        return x
 
     @property
     def patch_embed_weight(self) -> Tensor:

@@ -32,6 +32,8 @@ class VitOptions:
     a run starts as a plain block.
     ``block_heads``, ``block_dims``, ``block_hidden``: sizes of each stored block: heads (of dimension
     ``embed_dim / num_heads``), value dimensions of each head, hidden units.
+    ``head_dim``: dimension of the queries and keys of a head; it need not be ``embed_dim / num_heads``.
+    ``merged_tokens``: number of patch tokens that each block merges into similar ones (token merging).
     ``heads_per_block``: attention heads of each block, at the same width, so that a head's width differs.
     ``lift_width``: width that a linear layer after the final norm projects all tokens to.
     ``wide_last``, ``wide_last_heads``: width and heads of the last block; norm and classifier have this width.
@@ -48,6 +50,8 @@ class VitOptions:
     block_heads: Sequence[int] | None = None
     block_dims: Sequence[Sequence[int]] | None = None
     block_hidden: Sequence[int] | None = None
+    head_dim: int | None = None
+    merged_tokens: Sequence[int] | None = None
     heads_per_block: Sequence[int] | None = None
     lift_width: int | None = None
     wide_last: int | None = None
@@ -62,7 +66,7 @@ class VitOptions:
     @property
     def sized(self) -> bool:
         """Whether blocks have individual widths."""
-        return any(given is not None for given in (self.block_heads, self.block_dims, self.block_hidden))
+        return any(given is not None for given in (self.block_heads, self.block_dims, self.block_hidden, self.head_dim))
 
     def size(self, index: int, *, num_heads: int, head_dim: int, hidden: int) -> BlockSize:
         """Return the widths of a stored block; omitted ones are those of the plain block."""
@@ -72,8 +76,7 @@ class VitOptions:
 
     def check(self, *, embed_dim: int, depth: int, num_heads: int) -> None:
         """Validate the options. Raises ValueError with the reason."""
-        if num_heads < 1 or embed_dim % num_heads:
-            raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
+        self._check_head_dim(embed_dim, num_heads)
         if not 0 <= self.distillation_tokens <= MAX_TOKENS:
             raise ValueError(f"distillation_tokens is 0 to {MAX_TOKENS}, not {self.distillation_tokens}")
         if self.stem not in _STEMS:
@@ -92,8 +95,16 @@ class VitOptions:
         if self.lift_width is not None and self.lift_width < 1:
             raise ValueError("lift_width is at least 1")
         self._check_heads_per_block(depth, embed_dim)
-        self._check_sizes(depth // self.repeats, num_heads, embed_dim // num_heads)
+        self._check_sizes(depth // self.repeats, num_heads, self.head_dim or embed_dim // num_heads)
         self._check_wide_last(depth, embed_dim // num_heads)
+        self._check_merging(depth)
+
+    def check_merged_tokens(self, num_patches: int) -> None:
+        """Validate ``merged_tokens`` against the number of patches. Raises ValueError with the reason."""
+        for index, merged in enumerate(self.merged_tokens or ()):
+            if not 0 <= merged <= num_patches // 2:
+                raise ValueError(f"merged_tokens[{index}] is 0 to {num_patches // 2}, half of the {num_patches} tokens")
+            num_patches -= merged
 
     def check_pooling(self, *, global_pool: str, class_token: bool, fc_norm: bool | None, patch_drop: float) -> None:
         """Validate the options against those of timm's ViT. Raises ValueError with the reason."""
@@ -117,6 +128,12 @@ class VitOptions:
         assert self.wide_last is not None
         return self.wide_last_heads or max(1, self.wide_last // head_dim)
 
+    def _check_head_dim(self, embed_dim: int, num_heads: int) -> None:
+        if self.head_dim is not None and self.head_dim < 1:
+            raise ValueError("head_dim is at least 1")
+        if num_heads < 1 or (embed_dim % num_heads and self.head_dim is None):
+            raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}: set head_dim")
+
     def _check_sizes(self, stored: int, num_heads: int, head_dim: int) -> None:
         for name in ("block_heads", "block_dims", "block_hidden"):
             given = getattr(self, name)
@@ -130,6 +147,14 @@ class VitOptions:
             heads = num_heads if self.block_heads is None else self.block_heads[index]
             if len(dims) != heads or any(not 1 <= dim <= head_dim for dim in dims):
                 raise ValueError(f"block_dims[{index}] should be {heads} numbers of 1 to {head_dim}, one for each head")
+
+    def _check_merging(self, depth: int) -> None:
+        if self.merged_tokens is None:
+            return
+        if self.multiplexed or self.local_blocks or self.wide_last is not None:
+            raise ValueError("merged_tokens needs plain blocks: leave out repeats, transforms, local_blocks, wide_last")
+        if len(self.merged_tokens) != depth:
+            raise ValueError(f"merged_tokens has {len(self.merged_tokens)} entries, and there are {depth} blocks")
 
     def _check_heads_per_block(self, depth: int, embed_dim: int) -> None:
         heads = self.heads_per_block

@@ -26,6 +26,7 @@ OPTIONS = {
         "block_heads": [1, 2, 3, 4], "block_dims": [[3], [8, 8], [2, 5, 8], [8, 8, 4, 1]],
         "block_hidden": [5, 7, 9, 128],
     },
+    "heads that do not fill the width": {"embed_dim": 30, "head_dim": 6, "num_heads": 4},
     "cut and repeated": {"repeats": 2, "head_transforms": True, "block_heads": [1, 3], "block_hidden": [4, 6]},
     "lifted": {"lift_width": 48, "global_pool": "avg"},
     "heads per block": {"heads_per_block": [4, 4, 2, 8]},
