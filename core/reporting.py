@@ -37,6 +37,11 @@ def compressed_track(index: int) -> str:
     return f"compressed-{index}"
 
 
+def untuned_track(index: int) -> str:
+    """Name of the track that holds the network of a compression step before its training."""
+    return f"untuned-{index}"
+
+
 def series_prefix(track: str) -> str | None:
     """Prefix of the metric series of a track: ``teacher/0/`` for ``teacher-0``; None for the student's.
 

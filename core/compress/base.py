@@ -42,6 +42,15 @@ class StepPlan:
     num_images: int
     num_held_out: int
 
+    def follows(self, *names: str) -> bool:
+        """Whether an earlier step of the job has one of these names."""
+        return any(step.name in names for step in self.earlier)
+
+    @property
+    def earlier(self) -> tuple[StepParams, ...]:
+        """The steps before this one."""
+        return self.spec.compression[: self.index]
+
     def pointer(self, name: str = "") -> str:
         """JSON Pointer to the step, or to one of its parameters."""
         return f"/compression/{self.index}" + (f"/{name}" if name else "")
@@ -77,6 +86,8 @@ class StepInputs:
             dataset has none.
         reference_top1: Top-1 accuracy of ``student`` on ``held_out``, 0…1.
         top1: Top-1 accuracy of another network on ``held_out``, 0…1.
+        once: Return the output of a function; a later attempt gets the saved one. For networks that a training starts
+            from: its checkpoints fit only a network of the same shapes.
         fine_tune: Train a network with distillation in place, and return it in evaluation mode on the CPU; see
             :class:`core.compress.fine_tuning.FineTuning`.
         report: Add an event to the job's log: type, message, data.
@@ -91,6 +102,7 @@ class StepInputs:
     held_out: Pixels
     reference_top1: float
     top1: Callable[[BuiltModel], float]
+    once: Callable[[Callable[[], StepOutput]], StepOutput]
     fine_tune: Callable[[BuiltModel, FineTuningParams], BuiltModel]
     report: Callable[[str, str, Mapping[str, Any]], None]
     poll: Callable[[], None]

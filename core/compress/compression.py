@@ -29,7 +29,7 @@ from core.evaluate.held_out import predicted_labels, top1
 from core.job_warnings import JobWarning
 from core.models.built import BuiltModel
 from core.models.weights import load_folder, save_model
-from core.reporting import Progress, SavedCheckpoint, compressed_track, compression_track
+from core.reporting import Progress, SavedCheckpoint, compressed_track, compression_track, untuned_track
 from core.spec import JobSpec
 from core.spec.compression import StepParams, output_names
 from core.system.fault_injection import fault_point
@@ -75,15 +75,15 @@ class Compression:
             self.context.poll()
             params = self.spec.compression[index]
             key = _step_key(params, output, network)
-            outcome = self._find(index, key)
+            outcome = self._find(compressed_track(index), key)
             if outcome is None:
                 folder = self._new_folder(index)
                 outcome = StepOutcome(
                     key=key, index=index, name=params.name, status="failed", output=output, folder=folder
                 )
                 outcome = self._run_step(outcome, network, *images)
-                self._report(outcome, params)  # before it is saved: a kill in between repeats an event, and loses none
-                self._save(outcome)
+                self._save(outcome, compressed_track(index))
+                self._report(outcome, params)
             if outcome.is_applied and not outcome.is_file:
                 network = load_folder(outcome.folder)
             outcomes.append(outcome)
@@ -159,6 +159,7 @@ class Compression:
             held_out=held_out,
             reference_top1=self._on_device(network, held_out, top1),
             top1=lambda other: self._on_device(other, held_out, top1),
+            once=lambda build: self._once(planned, network, build),
             fine_tune=fine_tuning.run,
             report=lambda type_, message, data: self.context.reporter.event(type_, message, data=data),
             poll=self.context.poll,
@@ -191,17 +192,30 @@ class Compression:
 
     # --- saved outcomes -----------------------------------------------------------------------------
 
-    def _find(self, index: int, key: str) -> StepOutcome | None:
-        """Return the outcome that an earlier attempt saved for equal inputs."""
-        folder = self.context.reporter.newest_checkpoint(compressed_track(index))
+    def _once(self, planned: StepOutcome, network: BuiltModel, build: Callable[[], StepOutput]) -> StepOutput:
+        """Return the network that ``build`` returns, or that an earlier attempt has saved for equal inputs."""
+        track = untuned_track(planned.index)
+        found = self._find(track, planned.key)
+        if found is None:
+            output = build()
+            folder = planned.folder / "scratch" / "untuned"
+            folder.mkdir()
+            found = replace(planned, folder=folder, is_file=False, details=output.details)
+            self._write_output(output, found, network)
+            found.write()
+            self._save(found, track)
+        return StepOutput(network=load_folder(found.folder), details=found.details)
+
+    def _find(self, track: str, key: str) -> StepOutcome | None:
+        """Return the outcome that an earlier attempt saved in a track for equal inputs."""
+        folder = self.context.reporter.newest_checkpoint(track)
         if folder is None:
             return None
         outcome = StepOutcome.read(folder)
         return outcome if outcome.key == key else None
 
-    def _save(self, outcome: StepOutcome) -> None:
+    def _save(self, outcome: StepOutcome, track: str) -> None:
         """Save a copy of the outcome's folder for later attempts; the reporter may move it."""
-        track = compressed_track(outcome.index)
         folder = self.context.root / "checkpoints" / track
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

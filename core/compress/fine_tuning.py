@@ -1,8 +1,8 @@
 """Distillation-aware fine-tuning: train a compressed network with the soft labels of the job's teachers.
 
-The loss is that of the method ``kd``: it fits any network with the student's classes, whatever a step did to its
-blocks. Teachers are those of the job if their classes are the student's, else the network before the step. Their
-outputs come from the teacher cache: a view that the student's training has cached is not computed again.
+The method is that of the step's parameters, by default ``kd``: it fits any network with the student's classes, whatever
+a step did to its blocks. Teachers are those of the job if their classes are the student's, else the network before the
+step. Their outputs come from the teacher cache: a view that the student's training has cached is not computed again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from core.reporting import compression_track
 from core.seeds import derive_seed
 from core.spec import JobSpec, TrainingSpec
 from core.spec.compression import FineTuningParams
-from core.spec.methods.kd import KdParams
 from core.teacher.frozen import FrozenTeacher
 from core.teacher.output_cache import CachedOutputs, cached_outputs_for
 from core.train.batch_norm import update_batch_norm
@@ -55,7 +54,7 @@ class FineTuning:
     student_step: int
 
     def run(self, student: BuiltModel, params: FineTuningParams) -> BuiltModel:
-        """Train ``student`` in place; return it in evaluation mode on the CPU.
+        """Train ``student`` in place; return it as its method finalizes it, in evaluation mode on the CPU.
 
         Resumes from the newest checkpoint of an earlier attempt. Does nothing for 0 epochs. After a stop request the
         training ends early, and the network is returned as it is.
@@ -88,8 +87,9 @@ class FineTuning:
         trainer.train_step.finalize_weights()
         update_batch_norm(setup, steps=trainer.step, poll=self.context.poll)
         student.module.cpu().eval()
+        setup.method.cpu()
         self._report(setup, trainer.step)
-        return student
+        return setup.method.finalize(student, None)
 
     def _report(self, setup: TrainingSetup, steps: int) -> None:
         data = {"step": self.index, "steps": steps, "teachers": len(setup.teachers)}
@@ -100,10 +100,9 @@ class FineTuning:
         )
 
     def _setup(self, student: BuiltModel, params: FineTuningParams) -> TrainingSetup:
-        teachers = self._teachers()
         training = fine_tuning_block(self.spec.training, params)
-        is_labeled = self.context.is_labeled
-        kd = KdParams(name="kd", temperature=params.temperature, alpha=params.alpha if is_labeled else 1.0)
+        method_params = params.fine_tuning_method(is_labeled=self.context.is_labeled)
+        teachers = [] if method_params.info.needs.max_teachers == 0 else self._teachers()
         pixels, _ = self.training_set.training_split()
         torch.manual_seed(derive_seed(training.seed, f"compress-{self.index}"))
         method_context = MethodContext(
@@ -115,7 +114,7 @@ class FineTuning:
             batch_size=training.batch_size,
             seed=training.seed,
         )
-        method = build_method(kd, method_context)
+        method = build_method(method_params, method_context)
         setup = TrainingSetup(
             training=training,
             student=student,

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from core.errors import FieldError, InvalidSpec, NotAvailable, PotstillError
 from core.spec.compression import COMPRESSION_STEPS, StepParams
+from core.spec.compression.prune import PruningTarget
 from core.spec.document import NOT_AVAILABLE, StrictModel
 from core.spec.exports import EXPORT_FORMATS, NAME_TAG
 from core.spec.field_messages import field_message, json_type
@@ -41,6 +42,7 @@ _NESTED: dict[str, type[StrictModel]] = {
     "teachers": TeacherSpec,
     "training": TrainingSpec,
     "resources": ResourcesSpec,
+    "target": PruningTarget,
 }
 
 
@@ -144,7 +146,7 @@ def _sibling_fields(location: Sequence[str | int], tagged: Sequence[str | int]) 
     if parents[0] == "method":
         return tuple(METHODS[str(tagged[1])].params.model_fields)
     if parents[0] == "compression":
-        return tuple(_step_params(tagged).model_fields)
+        return tuple(_NESTED.get(parents[-1], _step_params(tagged)).model_fields)
     if parents[0] == "export":
         return tuple(EXPORT_FORMATS[str(tagged[2])].options.model_fields)
     if parents[:2] == ["teachers", "training"]:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import FieldError, InvalidSpec
-from core.reporting import BASELINE_TRACK, STUDENT_TRACK, compressed_track, compression_track, teacher_track
+from core.reporting import (
+    BASELINE_TRACK,
+    STUDENT_TRACK,
+    compressed_track,
+    compression_track,
+    teacher_track,
+    untuned_track,
+)
 from core.spec.job import WEIGHT_KEYWORDS, JobSpec, ModelSpec
 from core.spec.parse import parse_job_spec, pointer
 from core.spec.patch import FieldPath, differences, merge_patch
@@ -28,6 +35,7 @@ _IRRELEVANT: tuple[FieldPath, ...] = (
 )  # fmt: skip
 # Fields outside a teacher's own block that its training depends on.
 _SHARED_WITH_TEACHERS: tuple[FieldPath, ...] = (("resources", "threads"), ("resources", "accelerator"))
+_STEP_TRACKS = (compression_track, untuned_track, compressed_track)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ class RestartScope:
         if not self.student:
             return tuple(teachers)
         baseline = (BASELINE_TRACK,) if self.baseline else ()
-        steps = (track(index) for index in range(self.num_steps) for track in (compression_track, compressed_track))
+        steps = (track(index) for index in range(self.num_steps) for track in _STEP_TRACKS)
         return (*teachers, STUDENT_TRACK, *baseline, *steps)
 
 

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Union
 from pydantic import Field
 
 from core.spec.compression.base import FineTuningParams, StepInfo, StepParams
+from core.spec.compression.merge import MergeParams
+from core.spec.compression.prune import PruneParams
 from core.spec.compression.quantize import QuantizeParams
+from core.spec.compression.share import ShareParams
 
 MAX_STEPS = 8
 
@@ -27,6 +30,9 @@ class StepEntry:
 
 
 COMPRESSION_STEPS: dict[str, StepEntry] = {
+    "prune": StepEntry(PruneParams, "core.compress.prune:Prune"),
+    "share": StepEntry(ShareParams, "core.compress.share:Share"),
+    "merge": StepEntry(MergeParams, "core.compress.merge:Merge"),
     "quantize": StepEntry(QuantizeParams, "core.compress.quantize:Quantize"),
 }
 

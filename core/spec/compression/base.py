@@ -8,6 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from core.spec.document import StrictModel
+from core.spec.methods.base import MethodParams
+from core.spec.methods.kd import KdParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,10 @@ class FineTuningParams(StepParams):
         description="Weight of the teachers' soft labels in the fine-tuning; the labels have 1 − alpha. Without labels "
         "it is 1.",
     )
+
+    def fine_tuning_method(self, *, is_labeled: bool) -> MethodParams:
+        """Return the method of the fine-tuning: ``kd``, which fits any network with the teachers' classes."""
+        return KdParams(name="kd", temperature=self.temperature, alpha=self.alpha if is_labeled else 1.0)
 
     @property
     def training_epochs(self) -> int:

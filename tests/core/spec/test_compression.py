@@ -94,3 +94,24 @@ def test_outputs_of_equal_names_are_numbered():
     steps = [QuantizeParams(name="quantize", dtype=dtype) for dtype in ("int8", "fp16", "int8", "int8")]
 
     assert output_names(steps) == ["model.int8.onnx", "model.fp16.onnx", "model.int8-2.onnx", "model.int8-3.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("step", "pointer", "detail"),
+    [
+        ({"name": "prune"}, "/compression/0/target", "missing"),
+        ({"name": "prune", "target": {}}, "/compression/0/target", "exactly one"),
+        ({"name": "prune", "target": {"flops": 0.5, "parameters": 0.5}}, "/compression/0/target", "exactly one"),
+        ({"name": "prune", "target": {"flop": 0.5}}, "/compression/0/target/flop", "Did you mean flops"),
+        ({"name": "prune", "target": {"flops": 1.5}}, "/compression/0/target/flops", "less than 1"),
+        ({"name": "prune", "target": {"latency_ms": 3}, "criterion": "uvc"}, "/compression/0", "budget of FLOPs"),
+        ({"name": "share", "repeats": 1}, "/compression/0/repeats", "at least 2"),
+        ({"name": "merge", "ratio": 2}, "/compression/0/ratio", "auto"),
+    ],
+)
+def test_parameters_of_other_steps_are_checked(step, pointer, detail):
+    assert detail in errors_of(step)[pointer]
+
+
+def test_a_step_that_changes_the_network_precedes_the_files():
+    assert "put merge before quantize" in errors_of(quantize(), {"name": "merge"})["/compression"]
