@@ -62,7 +62,7 @@ class Project:
                     )
                     jobs.record_progress(session, lease, progress)
                 jobs.finish_stage(session, lease, stage)
-        artifacts = [self._artifact(lease, name, folder) for name in ("model.safetensors", "model.onnx", "report.json")]
+        artifacts = [self._artifact(lease, name, folder) for name in ("model.safetensors", "model.onnx", "config.json")]
         with self.database.write() as session:
             jobs.succeed(session, lease, result=result, artifacts=artifacts)
             job = jobs.get(session, self.project_id, lease.job_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from sqlalchemy import (
     CheckConstraint,
@@ -144,7 +144,7 @@ class Job(Base):
         Index("ix_jobs_by_dataset", "project_id", "dataset_id", "id"),
         Index("ix_jobs_figures", *JOB_FIGURES_INDEX),
     )
-    __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": False}  # nothing reads generated columns of a row
+    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - nothing reads generated columns of a new row
 
     id: Mapped[Id] = mapped_column(primary_key=True)
     project_id: Mapped[ProjectRef]

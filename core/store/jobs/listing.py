@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -153,6 +154,6 @@ def _sorted_page(
 
 def _is_after(column: Any, value: Any, job_id: str, *, descending: bool) -> ColumnElement[bool]:
     """Condition: the job follows the one with this value and id. Jobs without a value come last."""
-    follows = (lambda left, right: left < right) if descending else (lambda left, right: left > right)
+    follows: Callable[[Any, Any], Any] = operator.lt if descending else operator.gt
     same = and_(column.is_(None) if value is None else column == value, follows(Job.id, job_id))
     return same if value is None else or_(follows(column, value), same, column.is_(None))

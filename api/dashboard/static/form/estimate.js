@@ -94,11 +94,13 @@ function Figures({ result, isStale }) {
   ];
   return html`<dl class=${`properties${isStale ? " stale" : ""}`}>${rows.map(([label, text]) => text && html`<div><dt>${label}</dt><dd>${text}</dd></div>`)}</dl>
     ${result.warnings.length > 0 && html`<h3 class="warning-title">${result.warnings.length === 1 ? "Warning" : "Warnings"}</h3>
-    <ul class="warning-list small">${result.warnings.map((warning) => html`<li>${warning.field && html`<a href=${`#${anchor(warning.field)}`} onClick=${(event) => focus(event, warning.field)}><code>${warning.field}</code></a>: `}${warning.message}${warning.fix ? ` Fix: ${warning.fix}.` : ""}</li>`)}</ul>`}`;
+    <ul class="warning-list small">${result.warnings.map((warning) => html`<li>${warning.field && html`<a href=${`#${anchor(warning.field)}`} onClick=${(event) => focus(event, warning.field)}><code>${warning.field}</code></a>: `}${sentence(warning.message)} ${warning.fix ? sentence(warning.fix) : ""}</li>`)}</ul>`}`;
 }
 
 const model = ({ parameters, flops, size_bytes: bytes }) =>
   [`${short(parameters)} parameters`, flops != null && `${short(flops)} FLOPs`, bytes != null && size(bytes)].filter(Boolean).join(", ");
+
+const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 
 function cacheText({ hit, bytes, views, saved_seconds: saved }) {
   if (hit) return `hit, saves ${duration(saved)}`;
