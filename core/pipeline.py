@@ -375,11 +375,12 @@ class _Pipeline:
             **({"method": self.method_metrics} if self.method_metrics else {}),
             **({"compression": [each.details for each in self.compressed]} if self.compressed else {}),
         }
+        reference = {"id": self.spec.dataset, "license": self.workspace.dataset_license}
         inputs = evaluated.export_inputs(self.context, image_size=self.image_size, headless=self.headless)
         exported = export_student(
             evaluated.folder,
             spec=self.spec,
-            dataset={"id": self.spec.dataset, **self.context.stored.description},
+            dataset={**reference, **self.context.stored.description},
             result=evaluated.result(),
             details=details,
             stages=self.stage_seconds,

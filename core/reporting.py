@@ -224,6 +224,7 @@ class Workspace:
     references to folders with ``config.json`` and ``model.safetensors``. ``datasets`` maps the ids of additional
     datasets of the method to stored datasets. ``teacher_cache_bytes`` and ``pixel_cache_bytes`` limit teacher outputs
     and decoded images in ``cache``; the student's bits depend on neither.
+    ``dataset_license`` is repeated in the report.
     """
 
     root: Path
@@ -233,6 +234,7 @@ class Workspace:
     datasets: Mapping[str, Path] = field(default_factory=dict)
     teacher_cache_bytes: int = 10 * 1024**3
     pixel_cache_bytes: int = PIXEL_CACHE_BYTES
+    dataset_license: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

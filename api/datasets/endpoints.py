@@ -49,6 +49,7 @@ _FORM: dict[str, Any] = {
             "description": "A zip or tar of an image folder or of Parquet files, or a Parquet file.",
         },
         "name": {"type": "string", "maxLength": 200},
+        "license": {"type": "string", "maxLength": 100, "description": "License of the images, such as `cc-by-4.0`."},
         **{
             name: {
                 "type": "string",
@@ -114,7 +115,9 @@ async def create_dataset(
 
     async def prepare() -> Callable[[Session], DatasetOut]:
         return lambda session: service.dataset_out(
-            service.create_from_source(session, caller.project_id, state.settings, name=body.name, source=source)
+            service.create_from_source(
+                session, caller.project_id, state.settings, name=body.name, source=source, license=body.license
+            )
         )
 
     identity = ["POST /v1/datasets", body.model_dump(mode="json")]

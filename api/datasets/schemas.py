@@ -12,6 +12,13 @@ from core.job_warnings import JobWarning
 from core.spec.dataset_layout import LayoutOptions
 from core.spec.document import StrictModel
 
+License = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, to_lower=True, min_length=1, max_length=100),
+    Field(
+        description="License of the images, such as `cc-by-4.0`. Reports repeat it, and estimates warn of its limits."
+    ),
+]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
@@ -45,6 +52,7 @@ class DatasetCreate(StrictModel):
 
     name: Name | None = Field(default=None, description="Null: the source's own name.")
     source: Annotated[BuiltinSource | UrlSource | LaterSource, Field(discriminator="type")]
+    license: License | None = None
 
 
 class SplitOut(Out):
@@ -84,6 +92,7 @@ class DatasetOut(Out):
     name: str
     status: Literal["processing", "ready", "failed"]
     source: dict[str, Any] = Field(description="The requested source; a URL without its query, which may be a secret.")
+    license: str | None = Field(description="License of the images, as given; null if none was.")
     splits: dict[str, SplitOut] | None
     num_classes: int | None = Field(description="Null while processing, and for an unlabeled dataset.")
     classes: list[str] | None = Field(description="Null while processing, and for an unlabeled dataset.")
@@ -111,3 +120,4 @@ class UploadedDataset(LayoutOptions):
     """Form fields of an upload, without the file."""
 
     name: Name | None = None
+    license: License | None = None

@@ -51,6 +51,7 @@ def create_from_source(
     name: str | None,
     source: BuiltinSource | UrlSource,
     dataset_id: str | None = None,
+    license: str | None = None,  # noqa: A002 - the name in the API
 ) -> Dataset:
     """Create a dataset that the ingest worker loads or downloads. Raises ``QuotaExceeded`` for a full project."""
     quotas.require_storage(session, project_id, settings)
@@ -60,7 +61,9 @@ def create_from_source(
         default_name = name_from_filename(unquote(urlsplit(source.url).path))
     check_name(name or default_name, is_keyword_reserved=False)
     document = source.model_dump(mode="json")
-    return datasets.create(session, project_id, name=name or default_name, source=document, dataset_id=dataset_id)
+    return datasets.create(
+        session, project_id, name=name or default_name, source=document, dataset_id=dataset_id, license=license
+    )
 
 
 def store_upload(store: ArtifactStore, form: Form) -> tuple[str, StoredFile]:
@@ -90,6 +93,7 @@ def create_uploaded(
         upload_key=stored.key,
         size_bytes=stored.size_bytes,
         dataset_id=dataset_id,
+        license=fields.license,
     )
 
 
@@ -108,6 +112,7 @@ def dataset_out(dataset: Dataset) -> DatasetOut:
             "name": dataset.name,
             "status": dataset.status,
             "source": datasets.redact_source(dataset.source),
+            "license": dataset.license,
             "splits": dataset.splits,
             "num_classes": dataset.num_classes,
             "classes": dataset.classes,

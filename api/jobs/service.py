@@ -185,6 +185,7 @@ def _dataset_info(session: Session, project_id: str, dataset_id: str) -> tuple[D
             "image_size": dataset.image_size,
             "num_train": splits["train"]["num_samples"],
             "num_test": splits.get("test", {}).get("num_samples", 0),
+            "license": dataset.license,
         }
     )
     return info, [JobWarning.model_validate({**entry, "field": "/dataset"}) for entry in dataset.warnings]

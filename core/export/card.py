@@ -51,7 +51,7 @@ def model_card(
         _preprocessing(student),
         "## Training",
         _training(spec, dataset),
-        *_licenses(spec),
+        *_licenses(spec, dataset),
         "## Limits",
         _LIMITS,
     ]
@@ -158,16 +158,16 @@ def _training(spec: JobSpec, dataset: Mapping[str, Any]) -> str:
     )
 
 
-def _licenses(spec: JobSpec) -> list[str]:
-    """Section on the licenses of pretrained weights; empty without any."""
+def _licenses(spec: JobSpec, dataset: Mapping[str, Any]) -> list[str]:
+    """Section on the licenses of pretrained weights and of the dataset; empty without any."""
     licenses = weight_licenses(spec)
-    if not licenses:
-        return []
-    names = ", ".join(f"`{name}`: `{terms}`" for name, terms in licenses.items())
-    return [
-        "## Licenses",
-        f"Licenses of the pretrained weights that it was trained from: {names}. They may bind it too.",
-    ]
+    sentences = []
+    if licenses:
+        names = ", ".join(f"`{name}`: `{terms}`" for name, terms in licenses.items())
+        sentences.append(f"Licenses of the pretrained weights that it was trained from: {names}.")
+    if dataset.get("license"):
+        sentences.append(f"License of the dataset: `{_inline(dataset['license'])}`.")
+    return ["## Licenses", " ".join([*sentences, "They may bind it too."])] if sentences else []
 
 
 def _dataset(dataset: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ def spec_warnings(
     warnings = [*_training_warnings(spec, dataset, student), *_step_warnings(spec, num_images)]
     for index, teacher in enumerate(teachers):
         warnings += _teacher_warnings(spec, index, teacher, student, dataset)
-    return [*warnings, *_student_weight_warnings(spec, dataset, models), *_license_warnings(student, teachers)]
+    return [*warnings, *_student_weight_warnings(spec, dataset, models), *_license_warnings(student, teachers, dataset)]
 
 
 def _training_warnings(spec: JobSpec, dataset: DatasetInfo, student: ModelPlan) -> list[JobWarning]:
@@ -150,28 +150,29 @@ def _student_weight_warnings(spec: JobSpec, dataset: DatasetInfo, models: Mappin
     return []
 
 
-def _license_warnings(student: ModelPlan, teachers: Sequence[ModelPlan]) -> list[JobWarning]:
-    """Warn about pretrained weights whose license forbids commercial use or has terms of its own.
+def _license_warnings(student: ModelPlan, teachers: Sequence[ModelPlan], dataset: DatasetInfo) -> list[JobWarning]:
+    """Warn about pretrained weights and data whose license forbids commercial use or has terms of its own.
 
     It may bind the student too, which learns from them.
     """
     plans = {"/student/weights": student.base or student}
     plans |= {f"/teachers/{index}/weights": teacher for index, teacher in enumerate(teachers)}
+    licensed = [
+        (field, plan.weights.name, catalog.license(plan.weights.name), "weights")
+        for field, plan in plans.items()
+        if plan.weights.kind == "pretrained"
+    ]
+    licensed.append(("/dataset", "the dataset", dataset.license, "data"))
     warnings = []
-    for field, plan in plans.items():
-        terms = catalog.license(plan.weights.name) if plan.weights.kind == "pretrained" else None
+    for field, name, terms, kind in licensed:
         if terms is None or terms in _STANDARD_LICENSES:
             continue
         if _NONCOMMERCIAL.search(terms):
-            message = (
-                f"the license of {plan.weights.name} is {terms}: it forbids commercial use, perhaps of the student too"
-            )
-            fix = "use other weights if the student is for commercial use"
+            message = f"the license of {name} is {terms}: it forbids commercial use, perhaps of the student too"
+            fix = f"use other {kind} if the student is for commercial use"
             warnings.append(JobWarning(code="noncommercial_license", field=field, message=message, fix=fix))
         else:
-            message = (
-                f"the license of {plan.weights.name} is {terms}: it has terms of its own, perhaps for the student too"
-            )
+            message = f"the license of {name} is {terms}: it has terms of its own, perhaps for the student too"
             fix = "read it before you publish or sell the student"
             warnings.append(JobWarning(code="custom_license", field=field, message=message, fix=fix))
     return warnings

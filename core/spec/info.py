@@ -41,6 +41,7 @@ class DatasetInfo(StrictModel):
     image_size: Positive
     num_train: Annotated[int, Field(ge=0)]
     num_test: Annotated[int, Field(ge=0)]
+    license: str | None = None
 
     def input_info(self) -> InputInfo:
         """The properties that shape models."""

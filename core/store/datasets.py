@@ -29,6 +29,7 @@ def create(
     upload_key: str | None = None,
     size_bytes: int | None = None,
     dataset_id: str | None = None,
+    license: str | None = None,  # noqa: A002 - the name in the API
 ) -> Dataset:
     """Add a dataset to ingest; ``upload_key`` and ``size_bytes`` are those of the uploaded file, if there is one."""
     dataset = Dataset(
@@ -36,6 +37,7 @@ def create(
         project_id=project_id,
         name=name,
         source=dict(source),
+        license=license,
         status="processing",
         upload_key=upload_key,
         size_bytes=size_bytes,

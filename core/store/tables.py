@@ -75,6 +75,7 @@ class Dataset(IngestLeaseMixin, Base):
     project_id: Mapped[ProjectRef]
     name: Mapped[str]
     source: Mapped[dict[str, Any]]
+    license: Mapped[str | None]  # as the client gave it
     splits: Mapped[dict[str, Any] | None]
     num_classes: Mapped[int | None]
     classes: Mapped[list[Any] | None]  # None: unlabeled, or not ready

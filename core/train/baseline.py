@@ -63,6 +63,7 @@ def baseline_spec(spec: JobSpec) -> JobSpec:
         }
     )
     update = {"method": ScratchParams(name="scratch"), "teachers": (), "training": training, "baseline": False}
+    update["compression"] = ()
     update |= {"compression": ()}
     return spec.model_copy(update=update)
 

@@ -29,6 +29,7 @@ class Inputs:
     dataset: Path
     models: Mapping[str, Path]
     datasets: Mapping[str, Path]  # further datasets of the method, by ID
+    dataset_license: str | None = None
 
     @classmethod
     def fetch(cls, context: Context, job: Job, spec: JobSpec, scratch: Path, poll: Callable[[], None]) -> Inputs:
@@ -41,7 +42,8 @@ class Inputs:
             return link_folder(context.store, files, folder) or context.input_cache.fetch(files, folder, poll)
 
         with context.database.read() as session:
-            dataset = parse_stored_files(datasets.get(session, job.project_id, job.dataset_id).files)
+            row = datasets.get(session, job.project_id, job.dataset_id)
+            dataset, dataset_license = parse_stored_files(row.files), row.license
             model_files = {ref: _model_files(session, job.project_id, ref) for ref in spec.references()}
             other_datasets = {
                 id_: parse_stored_files(datasets.get(session, job.project_id, id_).files)
@@ -54,6 +56,7 @@ class Inputs:
                 for ref, files in model_files.items()
             },
             {id_: fetch_dataset(files, scratch / "datasets" / id_) for id_, files in other_datasets.items()},
+            dataset_license,
         )
 
     def workspace(self, context: Context, scratch: Path) -> Workspace:
@@ -69,6 +72,7 @@ class Inputs:
             self.datasets,
             teacher_cache_bytes=context.settings.teacher_cache_bytes,
             pixel_cache_bytes=context.settings.pixel_cache_bytes,
+            dataset_license=self.dataset_license,
         )
 
     def dataset_info(self) -> DatasetInfo:

@@ -104,6 +104,8 @@ class DatasetDocument(Document):
     id: str
     image_size: int | None = None
     """Default image size of jobs, in pixels per side."""
+    license: str | None = None
+    """License of the images, as given; null if none was."""
     name: str
     num_classes: int | None = None
     """Null while processing, and for an unlabeled dataset."""

@@ -9,6 +9,7 @@ from core.errors import StorageFailed
 from core.store import datasets
 from core.store.ingest_leases import IngestLeaseToken
 from core.store.tables import Dataset
+from tests.api.conftest import small_spec
 from tests.support.specs import DIGITS
 
 
@@ -29,6 +30,18 @@ class TestBuiltin:
         assert (dataset["splits"], dataset["rejected"], dataset["error"]) == (None, [], None)
         assert http.get(f"/v1/datasets/{dataset['id']}").json() == dataset
         assert server.broker.was_sent("datasets")
+
+    def test_its_license_is_kept_and_a_limiting_one_is_a_warning_of_the_estimate(self, tenant, http):
+        source = {"type": "builtin", "name": "digits"}
+        created = http.post("/v1/datasets", json={"source": source, "license": " CC-BY-NC-4.0 "}).json()
+        dataset_id = tenant.ready_dataset()
+        with tenant.database.write() as session:
+            session.get(Dataset, dataset_id).license = "cc-by-nc-4.0"
+        warnings = http.post("/v1/estimates", json=small_spec(dataset_id)).json()["warnings"]
+
+        assert created["license"] == http.get(f"/v1/datasets/{created['id']}").json()["license"] == "cc-by-nc-4.0"
+        assert ("noncommercial_license", "/dataset") in {(each["code"], each["field"]) for each in warnings}
+        assert http.post("/v1/datasets", json={"source": source, "license": ""}).status_code == 422
 
     def test_the_progress_is_reported_while_it_is_processed(self, server, http):
         dataset_id = http.post("/v1/datasets", json=DIGITS).json()["id"]

@@ -40,6 +40,7 @@ def test_the_card_lists_the_licenses_of_pretrained_weights(spec, student, datase
 
     assert f"`{name}`: `dinov3-license`" in card(licensed, student, dataset, result)
     assert "## Licenses" not in card(spec, student, dataset, result)
+    assert "License of the dataset: `cc-by-4.0`" in card(spec, student, {**dataset, "license": "cc-by-4.0"}, result)
 
 
 def test_the_card_has_the_receipts_and_the_input_of_each_graph(spec, student, dataset, result):
