@@ -39,8 +39,8 @@ from api.multipart import FORM_OVERHEAD_BYTES
 from api.rate_limit import RateLimiter
 from api.request_body import MAX_JSON_BYTES
 from api.route_checks import check_routes
-from api.session_cookie import signing_secret
 from api.telemetry import Telemetry
+from api.webhooks import endpoints as webhooks
 from core.broker import Broker
 from core.settings import Settings, load_settings
 from core.store.artifact_store import ArtifactStore
@@ -58,6 +58,7 @@ _ROUTERS = (
     models.router,
     methods.router,
     keys.router,
+    webhooks.router,
     usage.router,
     audit.router,
     workers.router,
@@ -79,7 +80,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, bro
     Raises:
         RuntimeError: a route misses a declaration (:func:`api.route_checks.check_routes`).
     """
-    secret = signing_secret(settings)
+    secret = settings.resolved_secret_key()
     state = AppState(
         settings=settings,
         database=database,

@@ -21,7 +21,7 @@ from api.telemetry import CONTENT_TYPE, Values
 from core.broker import INSPECT_QUEUE
 from core.errors import PotstillError, Unavailable
 from core.ids import new_id
-from core.store import jobs, workers
+from core.store import jobs, webhooks, workers
 from core.store.jobs.records import jobs_by_status
 
 router = APIRouter(tags=["service"])
@@ -132,11 +132,14 @@ def _stored_values(state: AppState) -> dict[str, Values] | None:
     """Return the gauges that are read from the database; None if it is unavailable."""
     try:
         with state.database.read() as session:
+            backlog = webhooks.get_backlog(session)
             alive = workers.list_workers(session, alive_seconds=state.settings.alive_seconds)
             return {
                 "potstill_jobs": {(status,): number for status, number in jobs_by_status(session).items()},
                 "potstill_unfinished_jobs": jobs.count_unfinished(session),
                 "potstill_queue_age_seconds": {(name,): age for name, age in jobs.queue_ages(session).items()},
+                "potstill_webhook_deliveries": {("pending",): backlog.num_pending},
+                "potstill_webhook_due_seconds": {("pending",): backlog.oldest_due_seconds},
                 "potstill_workers": Counter(
                     (worker.role, worker.accelerator or "none", "idle" if worker.job_id is None else "busy")
                     for worker in alive

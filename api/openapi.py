@@ -35,6 +35,7 @@ TAGS = [
     {"name": "models", "description": "timm architectures, and weights for students and teachers."},
     {"name": "methods", "description": "Distillation methods and their parameters."},
     {"name": "jobs", "description": "Distillation jobs, their events, metrics, checkpoints and artifacts."},
+    {"name": "webhooks", "description": "Signed requests to your own service when something happens."},
     {"name": "project", "description": "API keys, usage and limits, and the audit log."},
     {"name": "service", "description": "Health, metrics and workers of the service."},
 ]

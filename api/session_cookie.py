@@ -8,36 +8,18 @@ from the dashboard's own pages (:func:`is_same_origin`); a request with ``Author
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from core.ids import is_id
-from core.settings import Settings
 
 COOKIE_NAME = "potstill_session"
 MAX_AGE_SECONDS = 14 * 24 * 3600
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _SALT = "potstill.dashboard.session.v1"
-
-
-def signing_secret(settings: Settings) -> str:
-    """Return the secret that signs cookies: the setting, or one generated at first start in ``HOME/secret-key``.
-
-    Several API processes with the same home may call this concurrently; the first file linked into place wins.
-    """
-    configured = settings.secret_key.get_secret_value()
-    if configured:
-        return configured
-    path = settings.home / "secret-key"
-    if not path.exists():
-        _write_once(path, secrets.token_urlsafe(32))
-    return path.read_text(encoding="ascii").strip()
 
 
 def issue_cookie(secret: str, key_id: str) -> str:
@@ -75,20 +57,3 @@ def _serializer(secret: str) -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(
         secret, salt=_SALT, signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"}
     )
-
-
-def _write_once(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return  # another process was first; its secret is used
-    finally:
-        temporary.unlink()

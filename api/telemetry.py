@@ -16,6 +16,8 @@ _GAUGES = {  # name -> (description, labels)
     "potstill_queue_age_seconds": ("Age of the oldest queued job, since its creation.", ("accelerator",)),
     "potstill_workers": ("Live processes of the service; `busy` ones run a job.", ("role", "accelerator", "state")),
     "potstill_queue_messages": ("Messages waiting in a broker queue.", ("queue",)),
+    "potstill_webhook_deliveries": ("Deliveries of webhooks that are not finished.", ("status",)),
+    "potstill_webhook_due_seconds": ("Time for which the oldest due delivery has waited for a sender.", ("status",)),
     "potstill_part_up": ("Whether a component of the service is available.", ("part",)),
 }
 

@@ -10,9 +10,8 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.store.db import make_engine
+from core.store.db import format_time, make_engine
 from core.store.jobs import next_actions
-from core.store.jobs.row_values import format_time
 from core.store.tables import Job
 
 

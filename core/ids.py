@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Literal
 
-Prefix = Literal["ds", "mdl", "job", "evt", "ckpt", "up", "swp", "wh", "key", "prj", "wrk", "req", "aud", "cnt"]
+Prefix = Literal["ds", "mdl", "job", "evt", "ckpt", "up", "swp", "wh", "whd", "key", "prj", "wrk", "req", "aud", "cnt"]
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80

@@ -13,6 +13,7 @@ _HIDDEN = "[hidden]"
 _SECRETS = re.compile(
     r"(?P<key>ps_[0-9a-z]{26})_[0-9a-f]+"
     r"|(?P<scheme>\b(?:bearer|basic)\s+)(?!ps_)(?=\S*[\d+/=])[\w.~+/=-]{8,}"
+    r"|(?P<webhook>whsec)_[\w+/=-]{16,}"
     r"|(?P<cookie>potstill_session[=:]\s*)[^;,\s'\"]+"
     r"|(?P<url>[a-z][a-z0-9+.-]{0,31}://[^\s:/@'\"]*:)[^\s@/'\"]+(?=@)",
     re.IGNORECASE,
@@ -21,7 +22,16 @@ _SECRET_FIELDS = re.compile(
     r"(?:.*[_-])?(?:authorization|cookies?|password|passwd|secret|token|api[_-]key|secret[_-](?:access[_-])?key)$",
     re.IGNORECASE,
 )
-_MARKERS = ("ps_", "://", "earer", "asic", "EARER", "ASIC", "potstill_session")  # every secret contains one of these
+_MARKERS = (
+    "ps_",
+    "whsec_",
+    "://",
+    "earer",
+    "asic",
+    "EARER",
+    "ASIC",
+    "potstill_session",
+)  # every secret contains one of these
 _MAX_DEPTH = 6  # of a log event's nested fields
 
 
@@ -31,6 +41,12 @@ def redact(text: str) -> str:
         if marker in text:
             return _SECRETS.sub(_replace, text)
     return text
+
+
+def hide_query(url: str) -> str:
+    """Return a URL without its query, which may contain a signature or a token."""
+    address, separator, _ = url.partition("?")
+    return f"{address}?{_HIDDEN}" if separator else address
 
 
 def redact_event(_logger: object, _method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
@@ -65,4 +81,4 @@ def _redact_value(value: Any, depth: int) -> Any:
 
 def _replace(match: re.Match[str]) -> str:
     prefix = next(text for text in match.groups() if text is not None)
-    return f"{prefix}_{_HIDDEN}" if match["key"] else f"{prefix}{_HIDDEN}"
+    return f"{prefix}_{_HIDDEN}" if match["key"] or match["webhook"] else f"{prefix}{_HIDDEN}"

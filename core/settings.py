@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core.fetch.targets import HTTPS_PORT, NetworkPolicy
 from core.system.memory import total_memory
+from core.system.secret_key import load_secret_key
 
 MIN_SECRET_CHARACTERS = 32
 _MAX_MISSED_HEARTBEATS = 3
@@ -64,8 +65,8 @@ class Settings(BaseSettings):
     )
     secret_key: SecretStr = Field(
         default=SecretStr(""),
-        description="Signs dashboard cookies; 32 characters or more. Empty: generated on first start and saved in "
-        "`HOME/secret-key`.",
+        description="Signs dashboard cookies, and the secrets of webhooks derive from it; 32 characters or more, the "
+        "same for every API process and scheduler. Empty: generated on first start and saved in `HOME/secret-key`.",
     )
     behind_tls: bool = Field(
         default=False,
@@ -200,6 +201,7 @@ class Settings(BaseSettings):
     quota_keys: int = Field(
         default=1_000, ge=0, description="Active API keys of a project; each has its own rate limits."
     )
+    quota_webhooks: int = Field(default=100, ge=0, description="Webhooks of a project.")
     audit_retention_days: float = Field(
         default=365.0, gt=0, description="How long entries of the audit log are retained."
     )
@@ -248,6 +250,16 @@ class Settings(BaseSettings):
     fetch_idle_seconds: float = Field(
         default=30.0, gt=0, description="A download is aborted when no data arrives for this long."
     )
+    webhook_timeout_seconds: float = Field(
+        default=15.0,
+        gt=0,
+        le=300,
+        description="Longest time for one attempt to deliver a webhook. Its URL is limited by `FETCH_ALLOW` and "
+        "`FETCH_PORTS`.",
+    )
+    webhook_retention_days: float = Field(
+        default=30.0, gt=0, description="How long finished deliveries of webhooks are listed and can be repeated."
+    )
 
     @field_validator("secret_key")
     @classmethod
@@ -282,6 +294,10 @@ class Settings(BaseSettings):
     def resolved_storage_url(self) -> str:
         """The artifact store's URL with the embedded default filled in."""
         return self.storage_url or f"file://{self.home.resolve()}/artifacts"
+
+    def resolved_secret_key(self) -> str:
+        """The secret key, generated at first use if the setting is empty."""
+        return self.secret_key.get_secret_value() or load_secret_key(self.home / "secret-key")
 
 
 @cache

@@ -21,7 +21,7 @@ _HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<
 _BRACKETED = re.compile(r"\[[^\[\]]+\](:[0-9]*)?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _LOCAL_NAMES = ("localhost", ".localhost", "localhost.localdomain")  # RFC 6761; independent of the resolver
-_ALLOW_HINT = "the operator can allow a private object store in POTSTILL_FETCH_ALLOW"
+_ALLOW_HINT = "the operator can allow a private host in POTSTILL_FETCH_ALLOW"
 
 
 @dataclass(frozen=True, slots=True)

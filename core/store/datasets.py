@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from core.ids import new_id
 from core.job_warnings import JobWarning, merge_warnings
+from core.redaction import hide_query
 from core.store import ingest_leases
 from core.store.artifact_store import StoredFile
 from core.store.db import utc_now
@@ -161,8 +162,7 @@ def redact_source(source: Mapping[str, Any]) -> dict[str, Any]:
     """Hide the query of a source URL, which contains the signature of a signed link."""
     if source.get("type") != "url":
         return dict(source)
-    address, separator, _ = source["url"].partition("?")
-    return {**source, "url": f"{address}?[hidden]" if separator else address}
+    return {**source, "url": hide_query(source["url"])}
 
 
 def _redacted_source(session: Session, lease: IngestLeaseToken) -> dict[str, Any]:

@@ -26,6 +26,7 @@ __all__ = [
     "DatabaseUnavailable",
     "Session",
     "UtcDateTime",
+    "format_time",
     "insert_or_conflict",
     "is_current",
     "is_postgresql",
@@ -114,6 +115,11 @@ def utc_now(session: Session) -> datetime:
         now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
         return now.astimezone(UTC)
     return datetime.now(UTC)
+
+
+def format_time(time: datetime) -> str:
+    """Format a time as RFC 3339 in UTC, as in API responses."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def is_postgresql(session: Session) -> bool:

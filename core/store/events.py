@@ -13,6 +13,7 @@ from core.store.db import utc_now
 from core.store.job_leases import LeaseToken, change_where, lock_job
 from core.store.pagination import Page
 from core.store.tables import Event, Job
+from core.store.webhooks import outbox
 
 Level = Literal["info", "warning", "error"]
 
@@ -59,6 +60,7 @@ def record(
     )
     session.add(event)
     session.flush()
+    outbox.add_event(session, event, job)
     return event
 
 

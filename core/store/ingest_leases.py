@@ -17,6 +17,7 @@ from core.store.db import utc_now
 from core.store.job_leases import LeaseLost
 from core.store.quotas import add_stored
 from core.store.tables import Dataset, Model
+from core.store.webhooks import outbox
 
 MAX_WORKER_LOSSES = 3  # afterwards an upload that crashes its worker is not retried
 
@@ -105,7 +106,8 @@ def _fail_lost(session: Session, table: type[Row], row: Row, worker_losses: int)
     upload_bytes = row.size_bytes or 0
     values = _finished_values(session, "failed") | {"error": {"code": WorkerLost.code, "message": message}}
     values |= {"worker_losses": worker_losses, "upload_key": None, "size_bytes": None}
-    _update(session, table, row, **values)
+    changed = _update(session, table, row, **values)
+    outbox.add_ingest_end(session, changed)
     add_stored(session, row.project_id, -upload_bytes)
 
 
@@ -113,6 +115,7 @@ def _finish(session: Session, table: type[Row], lease: IngestLeaseToken, **value
     """Write the final values, and add the change of the row's size to the stored bytes of the project."""
     old_bytes = session.scalars(select(table.size_bytes).where(table.id == lease.object_id)).one_or_none() or 0
     row = change(session, table, lease, **values)
+    outbox.add_ingest_end(session, row)
     add_stored(session, row.project_id, (row.size_bytes or 0) - old_bytes)
     return row
 

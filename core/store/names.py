@@ -16,6 +16,7 @@ from core.errors import AmbiguousReference, NotFound
 from core.ids import ALPHABET, ID_CHARACTERS, Prefix, is_id
 from core.spec.job import WEIGHT_KEYWORDS
 from core.spec.parse import did_you_mean
+from core.store.db import format_time
 from core.store.pagination import not_found
 from core.store.tables import Dataset, Job, Model
 
@@ -123,7 +124,7 @@ def _require_unique(kind: Kind, text: str, candidates: Sequence[Candidate]) -> s
             "object": kind,
             "name": row.name,
             "status": row.status,
-            "created_at": row.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "created_at": format_time(row.created_at),
         }
         for row in shown
     ]

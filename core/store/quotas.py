@@ -8,7 +8,8 @@ Quotas apply to new jobs, retries and uploads. A running job is not limited: its
 accepted.
 
 Lock order: the row of the counter comes last. A transaction locks jobs, datasets and models first, and :func:`recount`
-locks only the counter. So no transaction holds the counter while it waits for another row.
+locks only the counter. So no transaction holds the counter while it waits for another row. Webhooks are the exception:
+an event reads them under a shared lock after the counter, and no transaction that changes a webhook takes the counter.
 """
 
 from __future__ import annotations

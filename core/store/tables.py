@@ -18,7 +18,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-import core.store.project_tables  # noqa: F401 - foreign keys refer to its tables
+import core.store.project_tables
+import core.store.webhook_tables  # noqa: F401 - its tables belong to the schema
 from core.store.base import Base, Id, Keyword, ProjectRef
 
 TERMINAL_STATUSES = ("succeeded", "failed", "cancelled")

@@ -17,6 +17,7 @@ from core.store.keys import Caller
 
 UNSAFE = {"POST", "PUT", "PATCH", "DELETE"}
 CHANGES_NOTHING = {("POST", "/v1/estimates"): "an estimate"}
+HOOK = "https://example.com/hook"
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 WEIGHTS = save({"weight": torch.zeros(2, 2)})
 
@@ -69,6 +70,28 @@ DRIVES = {
         "api_key.rotate",
         None,
     ),
+    ("POST", "/v1/webhooks"): lambda t: ({"url": "/v1/webhooks", "json": {"url": HOOK}}, "webhook.create", None),
+    ("PATCH", "/v1/webhooks/{webhook_id}"): lambda t: (
+        {"url": f"/v1/webhooks/{webhook(t)}", "json": {"status": "disabled"}},
+        "webhook.change",
+        None,
+    ),
+    ("DELETE", "/v1/webhooks/{webhook_id}"): lambda t: deletion("webhook", "/v1/webhooks", webhook(t)),
+    ("POST", "/v1/webhooks/{webhook_id}/rotate"): lambda t: (
+        {"url": f"/v1/webhooks/{webhook(t)}/rotate"},
+        "webhook.rotate",
+        None,
+    ),
+    ("POST", "/v1/webhooks/{webhook_id}/test"): lambda t: (
+        {"url": f"/v1/webhooks/{webhook(t)}/test"},
+        "webhook_delivery.create",
+        None,
+    ),
+    ("POST", "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"): lambda t: (
+        {"url": f"/v1/webhooks/{redelivery(t)}/redeliver"},
+        "webhook_delivery.redeliver",
+        None,
+    ),
     ("POST", "/datasets"): lambda t: (
         {"url": "/datasets", "data": {"url": "https://example.com/images.zip"}},
         "dataset.create",
@@ -83,6 +106,15 @@ DRIVES = {
 
 def deletion(kind, path, object_id, verb="delete"):
     return {"url": f"{path}/{object_id}"}, f"{kind}.{verb}", object_id
+
+
+def webhook(tenant):
+    return tenant.http.post("/v1/webhooks", json={"url": HOOK}).json()["id"]
+
+
+def redelivery(tenant):
+    webhook_id = webhook(tenant)
+    return f"{webhook_id}/deliveries/{tenant.http.post(f'/v1/webhooks/{webhook_id}/test').json()['id']}"
 
 
 def newest_dataset(tenant):

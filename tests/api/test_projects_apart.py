@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from api.session_cookie import COOKIE_NAME, issue_cookie
-from core.store import datasets
+from core.store import datasets, webhooks
 
 PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 # Routes whose parameters name no object of a project.
@@ -33,11 +33,17 @@ def foreign_ids(server, tmp_path_factory):
     owner.succeed(lease, folder)
     with server.database.write() as session:
         waiting = datasets.create(session, owner.project_id, name="other", source={"type": "builtin", "name": "digits"})
+        webhook = webhooks.create(
+            session, owner.project_id, url="https://x.example", events=["*"], secret_key="k"
+        ).webhook
+        delivery = webhooks.add_test(session, webhook, webhook.created_at)
     ids = {
         "job_id": {lease.job_id, owner.queued_job()},
         "dataset_id": {owner.ready_dataset(), waiting.id},
         "model_id": {owner.processing_model()},
         "checkpoint_id": {checkpoint.id},
+        "webhook_id": {webhook.id},
+        "delivery_id": {delivery.id},
         "key_id": {owner.key_id},
         "name": {"model.safetensors"},
         "action": {"cancel", "pause", "resume", "stop", "retry"},

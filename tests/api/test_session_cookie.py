@@ -1,12 +1,8 @@
-import threading
-
 import pytest
 from itsdangerous import URLSafeTimedSerializer
-from pydantic import SecretStr
 
-from api.session_cookie import is_same_origin, issue_cookie, read_cookie, signing_secret
+from api.session_cookie import is_same_origin, issue_cookie, read_cookie
 from core.ids import new_id
-from core.settings import Settings
 
 SECRET = "a secret of this test"
 
@@ -64,30 +60,3 @@ def test_an_empty_secret_is_an_error():
 )
 def test_same_origin_requests_are_recognized(headers, expected):
     assert is_same_origin(headers) is expected
-
-
-def test_the_secret_in_the_settings_has_precedence(tmp_path):
-    assert signing_secret(Settings(home=tmp_path, secret_key=SecretStr("given" * 8))) == "given" * 8
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_secret_is_generated_once_and_private(tmp_path):
-    settings = Settings(home=tmp_path / "home")
-
-    assert signing_secret(settings) == signing_secret(settings)
-    assert (tmp_path / "home" / "secret-key").stat().st_mode & 0o777 == 0o600
-
-
-def test_concurrent_starts_use_one_secret(tmp_path):
-    secrets = []
-    threads = [
-        threading.Thread(target=lambda: secrets.append(signing_secret(Settings(home=tmp_path)))) for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert len(secrets) == 8
-    assert len(set(secrets)) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["secret-key"]

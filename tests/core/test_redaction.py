@@ -19,6 +19,7 @@ SECRET = "ab" * 8
         ("sent Bearer eyJhbGciOi.J9.x-y", "sent Bearer [hidden]"),
         ("potstill_session=ImtleV8x.Zq3.abc; other=1", "potstill_session=[hidden]; other=1"),
         ("postgresql+psycopg://me:s3cr+t@db:5432/x is away", "postgresql+psycopg://me:[hidden]@db:5432/x is away"),
+        ("the secret whsec_q83vEjRWeJA/bcd+EjRWeJA= is new", "the secret whsec_[hidden] is new"),
         ("redis://:pass@valkey:6379/0", "redis://:[hidden]@valkey:6379/0"),
     ],
 )
@@ -49,6 +50,7 @@ def test_text_without_secrets_is_unchanged(text):
         "bearer " * 15_000,
         "bearer" + " " * 100_000,
         "ps_" * 30_000,
+        "whsec_" * 15_000,
         "potstill_session=" * 6_000,
     ],
     ids=lambda text: text[:16],

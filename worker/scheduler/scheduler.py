@@ -1,4 +1,4 @@
-"""The scheduler: requeues jobs whose lease expired, wakes workers, and collects garbage.
+"""The scheduler: requeues jobs whose lease expired, wakes workers, sends webhooks, and collects garbage.
 
 Every step is idempotent and safe with two schedulers at once. A step that fails is logged and repeated in the next
 round.
@@ -33,6 +33,7 @@ from core.store import (
     projects,
     quotas,
     teachers,
+    webhooks,
     workers,
 )
 from core.store.db import DatabaseUnavailable, open_database, utc_now
@@ -40,6 +41,7 @@ from core.store.storage_url import open_store
 from core.store.tables import Job
 from worker.background import BackgroundTask
 from worker.scheduler import housekeeping
+from worker.scheduler.webhook_sender import WebhookSender
 
 ROW_SECONDS = 5.0
 JOB_RECOUNT_SECONDS = 600.0
@@ -90,11 +92,13 @@ class Scheduler:
         self._skew_guard = ClockSkewGuard(settings.heartbeat_seconds + settings.control_poll_seconds)
         self._next: dict[str, float] = {}
         self._slow = BackgroundTask()
+        self._webhooks = WebhookSender(self._database, settings)
 
     def run_round(self) -> None:
         """Run the steps that are due; slow ones in the background, so that they do not delay the requeue of jobs."""
         self._run_step(self.requeue_expired)
         self._run_step(self.wake_workers)
+        self._run_step(self.send_webhooks)
         if self._is_due(self.record_heartbeat, ROW_SECONDS):
             self._run_step(self.record_heartbeat)
         if self._slow.is_running:
@@ -143,6 +147,10 @@ class Scheduler:
             if uploads[1]:
                 self._broker.wake_model_workers()
 
+    def send_webhooks(self) -> None:
+        """Send the due deliveries of webhooks, in threads of their own."""
+        self._webhooks.start_due()
+
     def record_heartbeat(self) -> None:
         """Record the heartbeat of this process; delete workers without one, and merge the counts of jobs."""
         with self._database.write() as session:
@@ -171,11 +179,13 @@ class Scheduler:
             num_keys = idempotency.expire(session, settings.idempotency_ttl_hours)
             num_teachers = teachers.prune(session, settings.teacher_retention_days)
             num_entries = audit.expire(session, settings.audit_retention_days)
+            num_deliveries = webhooks.expire(session, settings.webhook_retention_days)
         log.info(
             "scheduler.records_deleted",
             idempotency_keys=num_keys,
             audit_entries=num_entries,
             teachers=num_teachers,
+            webhook_deliveries=num_deliveries,
         )
 
     def delete_expired_checkpoints(self) -> None:
@@ -222,6 +232,7 @@ class Scheduler:
     def close(self) -> None:
         """Remove this process from the workers. A slow step can be interrupted at any point."""
         self._slow.wait(CLOSE_SECONDS)
+        self._webhooks.close(CLOSE_SECONDS)
         self._run_step(self._remove)
         self._database.dispose()
         self._broker.close()

@@ -15,11 +15,10 @@ from core.job_warnings import JobWarning, merge_warnings
 from core.reporting import Control, Interrupted, Progress
 from core.store import checkpoints, events
 from core.store.artifact_store import StoredFile
-from core.store.db import utc_now
+from core.store.db import format_time, utc_now
 from core.store.job_leases import Flags, LeaseToken, change, lease_filter, lock_job, read_job, require_lease
 from core.store.jobs.row_values import (
     NO_FLAGS,
-    format_time,
     next_status,
     release_values,
     stages_after_entering,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
+from core.store.db import format_time
 from core.store.tables import Job
 
 ReleasedStatus = Literal["cancelled", "paused", "queued"]
@@ -71,8 +72,3 @@ def stages_after_entering(job: Job, name: str, now: datetime) -> list[dict[str, 
     if existing is None:
         return [*stages, {"name": name, "started_at": format_time(now), "finished_at": None, "seconds": None}]
     return [{**stage, "finished_at": None} if stage is existing else stage for stage in stages]
-
-
-def format_time(time: datetime) -> str:
-    """Format a time as RFC 3339 in UTC, as in API responses."""
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
