@@ -40,6 +40,8 @@ from api.rate_limit import RateLimiter
 from api.request_body import MAX_JSON_BYTES
 from api.route_checks import check_routes
 from api.telemetry import Telemetry
+from api.uploads import endpoints as uploads
+from api.uploads.tus import TusResumable
 from api.webhooks import endpoints as webhooks
 from core.broker import Broker
 from core.settings import Settings, load_settings
@@ -56,6 +58,7 @@ _ROUTERS = (
     datasets.router,
     architectures.router,
     models.router,
+    uploads.router,
     methods.router,
     keys.router,
     webhooks.router,
@@ -71,7 +74,7 @@ _ROUTERS = (
     methods_page_router,
     workers_page_router,
 )
-_UPLOAD_PATHS = frozenset({"/v1/datasets", "/v1/models"})
+_UPLOAD_PATHS = frozenset({"/v1/datasets", "/v1/models"})  # with a form
 
 
 def create_app(settings: Settings, database: Database, store: ArtifactStore, broker: Broker) -> FastAPI:
@@ -113,6 +116,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, bro
     app.add_middleware(
         RequestMiddleware, observe=state.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings)
     )
+    app.add_middleware(TusResumable, prefix=uploads.PREFIX)
     if settings.behind_tls:
         app.add_middleware(StrictTransport)
     return app
@@ -155,6 +159,8 @@ def _telemetry() -> TelemetryConfig:
 def _body_limit(scope: Scope, settings: Settings) -> int:
     if scope["path"] in _UPLOAD_PATHS and _is_form(scope):
         return settings.max_upload_bytes + FORM_OVERHEAD_BYTES
+    if scope["path"].startswith(f"{uploads.PREFIX}/"):
+        return settings.max_upload_bytes
     return MAX_JSON_BYTES
 
 

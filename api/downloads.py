@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 from urllib.parse import quote
 
 import structlog
@@ -14,7 +15,8 @@ from fastapi.responses import Response, StreamingResponse
 from zipstream import ZIP_STORED, ZipStream
 
 from api.problems import MEDIA_TYPE
-from core.errors import NotFound, RangeNotSatisfiable, StorageFailed, StoredFileDamaged
+from core.errors import InvalidRequest, NotFound, RangeNotSatisfiable, StorageFailed, StoredFileDamaged
+from core.settings import Settings
 from core.store.artifact_store import ArtifactStore
 from core.store.tables import Artifact
 
@@ -62,6 +64,33 @@ def file_response(request: Request, store: ArtifactStore, content: StoredContent
     except StoredFileDamaged:  # a checkpoint that a newer one has just replaced
         raise NotFound(f"{content.filename} is no longer stored.") from None
     return StreamingResponse(body, 206 if requested else 200, headers, media_type=content.media_type)
+
+
+class DirectTransferUnavailable(InvalidRequest):
+    """The store is no bucket, or direct transfers are off (`POTSTILL_DIRECT_URL_SECONDS`); use the API's own routes."""
+
+    code = "direct_transfer_unavailable"
+    title = "Direct transfers are not available"
+
+
+@dataclass(frozen=True, slots=True)
+class DirectUrl:
+    """A presigned URL of the bucket."""
+
+    url: str
+    expires_at: datetime
+
+
+def sign_direct(store: ArtifactStore, settings: Settings, key: str, method: Literal["GET", "PUT"]) -> DirectUrl:
+    """Return a presigned URL of a file. Raises :class:`DirectTransferUnavailable`."""
+    seconds = settings.direct_url_seconds
+    url = store.sign_url(key, method, seconds) if seconds else None
+    if url is None:
+        raise DirectTransferUnavailable(
+            "Direct transfers are not available: the artifact store is no bucket, or the operator has not set "
+            "POTSTILL_DIRECT_URL_SECONDS. Send and receive files through the API."
+        )
+    return DirectUrl(url, datetime.now(UTC) + timedelta(seconds=seconds))
 
 
 def zip_response(request: Request, store: ArtifactStore, name: str, artifacts: Iterable[Artifact]) -> Response:

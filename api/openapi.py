@@ -33,6 +33,7 @@ detail names the quota and how to free some of it.
 TAGS = [
     {"name": "datasets", "description": "Images for training and evaluation."},
     {"name": "models", "description": "timm architectures, and weights for students and teachers."},
+    {"name": "uploads", "description": "Resumable uploads of large files (tus 1.0)."},
     {"name": "methods", "description": "Distillation methods and their parameters."},
     {"name": "jobs", "description": "Distillation jobs, their events, metrics, checkpoints and artifacts."},
     {"name": "webhooks", "description": "Signed requests to your own service when something happens."},

@@ -22,7 +22,7 @@ def add_links(document: dict[str, Any]) -> None:
         below = dict(_operations_below(document, path))
         for status, response in operations.get("post", {}).get("responses", {}).items():
             if status in {"201", "202"} and "id" in _properties(document, response):
-                _add(response, path, below, "$response.body#/id", methods=("get", "post", "delete"))
+                _add(response, path, below, "$response.body#/id", methods=("get", "post", "patch", "delete"))
         response = operations.get("get", {}).get("responses", {}).get("200", {})
         item = _item_properties(document, response)
         if item:

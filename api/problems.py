@@ -184,13 +184,19 @@ def from_validation_error(error: ValidationError, *, model: type[BaseModel] | No
 
 def _field_error(error: Mapping[str, Any], model: type[BaseModel] | None, where: str) -> FieldError:
     message = field_message(error)
-    location = tuple(error["loc"])
+    location = _without_tag(tuple(error["loc"]), model)
     if error["type"] == "extra_forbidden" and model is not None:
         names = list(model.model_fields)
         message = f"unknown field.{did_you_mean(str(location[-1]), names)}"
         if len(location) == 1:
             message += f" Known here: {', '.join(names)}."
     return FieldError(pointer(location), f"{where}{message}")
+
+
+def _without_tag(location: tuple[str | int, ...], model: type[BaseModel] | None) -> tuple[str | int, ...]:
+    """Remove the tag that pydantic adds after the name of a field with a discriminated union."""
+    field = model.model_fields.get(str(location[0])) if model is not None and len(location) > 1 else None
+    return location if field is None or field.discriminator is None else (location[0], *location[2:])
 
 
 async def _domain_error(request: Request, error: Exception) -> Response:

@@ -57,6 +57,11 @@ def form_body(
     return _declare("multipart/form-data", content, model)
 
 
+def raw_body(media_type: str) -> Callable[[Endpoint], Endpoint]:
+    """Declare that an endpoint reads bytes of this media type."""
+    return _declare(media_type, {"schema": {"type": "string", "format": "binary"}}, None)
+
+
 def no_body(endpoint: Endpoint) -> Endpoint:
     """Declare that an endpoint reads no body although its method may have one."""
     _body_by_endpoint[endpoint] = BodyDeclaration(required=False)

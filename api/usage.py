@@ -29,8 +29,8 @@ class UsageOut(Out):
     object: Literal["usage"] = "usage"
     jobs: UseOut = Field(description="Unfinished jobs: queued, running and paused.")
     stored_bytes: UseOut = Field(
-        description="Size of datasets, models, artifacts and checkpoints. Beyond the limit, new jobs, retries and "
-        "uploads are refused; running jobs continue."
+        description="Size of datasets, models, uploads, artifacts and checkpoints. Beyond the limit, new jobs, "
+        "retries and uploads are refused; running jobs continue."
     )
     max_upload_bytes: int = Field(description="Maximum size of an uploaded file; beyond it 413 `payload_too_large`.")
     requests_per_minute: dict[str, int | None] = Field(

@@ -148,6 +148,13 @@ class DownloadTooLarge(DownloadFailed):
     title = "The download is too large"
 
 
+class HubDatasetUnclear(DatasetRejected):
+    """The dataset of the hub has no Parquet files, or no such config or split; the message names what it has."""
+
+    code = "hub_dataset_unclear"
+    title = "The files of the hub's dataset are not clear"
+
+
 # --- weights ------------------------------------------------------------------------------------
 
 

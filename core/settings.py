@@ -195,12 +195,13 @@ class Settings(BaseSettings):
     quota_stored_bytes: int = Field(
         default=0,
         ge=0,
-        description="Bytes of datasets, models, artifacts and checkpoints of a project. Above it, new jobs, retries "
-        "and uploads are refused; accepted jobs continue, and their checkpoints may exceed it.",
+        description="Bytes of datasets, models, uploads, artifacts and checkpoints of a project. Above it, new jobs, "
+        "retries and uploads are refused; accepted jobs continue, and their checkpoints may exceed it.",
     )
     quota_keys: int = Field(
         default=1_000, ge=0, description="Active API keys of a project; each has its own rate limits."
     )
+    quota_uploads: int = Field(default=1_000, ge=0, description="Resumable uploads of a project at a time.")
     quota_webhooks: int = Field(default=100, ge=0, description="Webhooks of a project.")
     audit_retention_days: float = Field(
         default=365.0, gt=0, description="How long entries of the audit log are retained."
@@ -208,6 +209,20 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(
         default=2 * 1024**3, gt=0, description="Maximum size of a file that is uploaded or fetched from a URL."
+    )
+    direct_url_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="With a bucket as artifact store: how long a URL is valid with which a client reads an artifact "
+        "from the bucket, or writes an upload to it, without the API in between. Clients must be able to reach the "
+        "bucket's endpoint. 0: no such URLs.",
+    )
+    upload_retention_hours: float = Field(
+        default=24.0,
+        gt=0,
+        description="A resumable upload is deleted this long after its last byte, unless a dataset or model that is "
+        "made from it is still processing.",
     )
     max_unpacked_bytes: int = Field(default=20 * 1024**3, gt=0, description="Maximum size of an archive's content.")
     max_unpack_ratio: float = Field(
@@ -249,6 +264,16 @@ class Settings(BaseSettings):
     fetch_seconds: float = Field(default=900.0, gt=0, description="Longest time for fetching one file from a URL.")
     fetch_idle_seconds: float = Field(
         default=30.0, gt=0, description="A download is aborted when no data arrives for this long."
+    )
+    hub_endpoint: str = Field(
+        default="https://huggingface.co",
+        description="Address of the Hugging Face hub, or of a mirror, from which datasets are fetched. "
+        "`FETCH_ALLOW` and `FETCH_PORTS` apply.",
+    )
+    s3_sources: Names = Field(
+        default=(),
+        description="Buckets and prefixes from which every project may make datasets with the service's own "
+        "credentials, separated by commas: `shared-data,team-bucket/images`. Empty: none.",
     )
     webhook_timeout_seconds: float = Field(
         default=15.0,

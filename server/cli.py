@@ -195,7 +195,8 @@ def set_project(
         str | None, typer.Option(help="Maximum number of unfinished jobs: a number, 0 for no limit, or `default`.")
     ] = None,
     stored_bytes: Annotated[
-        str | None, typer.Option(help="Maximum bytes of datasets, models, artifacts and checkpoints: as above.")
+        str | None,
+        typer.Option(help="Maximum bytes of datasets, models, uploads, artifacts and checkpoints: as above."),
     ] = None,
     upload_bytes: Annotated[
         str | None,

@@ -51,7 +51,7 @@ def add_dataset(
     document = {"name": name.strip() or None, "source": {"type": "url", "url": url.strip(), **layout}}
     try:
         request = validate_as(DatasetCreate, document)
-        source = service.check_source(request, state.settings.network_policy)
+        source = service.check_source(request, state.settings)
         dataset_id = new_id("ds")
         with state.change(caller, "dataset.create", dataset_id) as session:
             service.create_from_source(

@@ -10,7 +10,7 @@ from fastapi import APIRouter, BackgroundTasks, Path, Request, Response
 
 from api.datasets import service
 from api.datasets.images import image_response
-from api.datasets.schemas import DatasetCreate, DatasetOut, UploadedDataset
+from api.datasets.schemas import DatasetCreate, DatasetOut, UploadedDataset, UploadSource
 from api.deps import After, AppState, Limit, Reader, State, Writer
 from api.downloads import discard
 from api.idempotency import IdempotencyKey, create_responses, idempotent_create
@@ -83,7 +83,7 @@ _FORM: dict[str, Any] = {
 async def create_dataset(
     caller: Writer, key: IdempotencyKey, request: Request, state: State, background: BackgroundTasks
 ) -> Response:
-    """Create a dataset from a built-in dataset, an uploaded file, or a URL.
+    """Create a dataset from a built-in dataset, an uploaded file, a resumable upload, or a URL.
 
     A background task checks the images: `processing`, then `ready` or `failed`. Broken images are listed under
     `rejected` and left out. The file is one of:
@@ -103,6 +103,14 @@ async def create_dataset(
     names the readings. The fields `splits` and `class_from` choose one. Choices and finds that deserve a look, such as
     the same image in both splits, are listed under `warnings`.
 
+    Files of any size can be sent in parts: create an upload (`POST /v1/uploads`), send its bytes, and use the source
+    `{"type": "upload", "upload": "up_…"}`.
+
+    A dataset of the Hugging Face hub is `{"type": "huggingface", "repo": "owner/name", "revision": "main"}`, optionally
+    with `config` and `split`: its Parquet files are downloaded.
+
+    A bucket that the operator has allowed is `{"type": "s3", "url": "s3://bucket/pets.zip"}`, or a folder of it.
+
     A URL source is `{"type": "url", "url": "https://…"}`. The ingest worker downloads it, only from public addresses
     and within the limits of uploads. If the download fails, the dataset is `failed` with the code `url_not_allowed`,
     `download_failed` or `download_too_large`.
@@ -111,9 +119,11 @@ async def create_dataset(
     if is_form(request):
         return await _create_from_upload(caller, key, request, state)
     body = validate_as(DatasetCreate, await read_json(request))
-    source = service.check_source(body, state.settings.network_policy)
+    source = service.check_source(body, state.settings)
 
     async def prepare() -> Callable[[Session], DatasetOut]:
+        if isinstance(source, UploadSource):
+            await to_thread.run_sync(service.check_upload, state.database, state.store, caller.project_id, source)
         return lambda session: service.dataset_out(
             service.create_from_source(
                 session, caller.project_id, state.settings, name=body.name, source=source, license=body.license

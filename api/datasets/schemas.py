@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from api.schemas import Failure, Out, Timestamp
 from core.fetch.targets import MAX_URL_CHARACTERS
@@ -39,20 +39,59 @@ class UrlSource(LayoutOptions):
     )
 
 
-class LaterSource(BaseModel):
-    """A source that this version does not support: 422 `not_available`."""
+class UploadSource(LayoutOptions):
+    """A complete resumable upload."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    type: Literal["upload"]
+    upload: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
+        description="Id of the upload. It is deleted when the dataset is ready; a failed dataset leaves it.",
+        examples=["up_01jd3v5n8e6f7g8h9jkmnpqrst"],
+    )
 
-    type: Literal["upload", "huggingface"]
+
+class HuggingFaceSource(LayoutOptions):
+    """The Parquet files of a public dataset of the Hugging Face hub, which the ingest worker downloads."""
+
+    type: Literal["huggingface"]
+    repo: Annotated[
+        str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?$")
+    ] = Field(description="Name of the dataset: `owner/name`.", examples=["uoft-cs/cifar10"])
+    revision: Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")] = Field(
+        default="main", description="Branch, tag or commit. The dataset's `source` then also has the `commit`."
+    )
+    config: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        default=None, description="Null: the only one, or `default`."
+    )
+    split: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        default=None, description="Only this split, a fifth of which becomes the test split. Null: all splits."
+    )
+
+
+class S3Source(LayoutOptions):
+    """A file, or a folder, of a bucket that the operator has allowed."""
+
+    type: Literal["s3"]
+    url: Annotated[str, StringConstraints(max_length=2000, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,62}(/[^?#\\]*)?$")] = (
+        Field(
+            description="`s3://bucket/key` of a file as for uploads. With a final `/`, a folder: its files are read as "
+            "if they were in one archive.",
+            examples=["s3://shared-data/pets.zip", "s3://shared-data/pets/"],
+        )
+    )
 
 
 class DatasetCreate(StrictModel):
-    """A dataset to create from a built-in dataset or a URL."""
+    """A dataset to create from a built-in dataset, a URL, an upload, the Hugging Face hub or a bucket."""
 
     name: Name | None = Field(default=None, description="Null: the source's own name.")
+<<<<<<< HEAD
     source: Annotated[BuiltinSource | UrlSource | LaterSource, Field(discriminator="type")]
     license: License | None = None
+=======
+    source: Annotated[
+        BuiltinSource | UrlSource | UploadSource | HuggingFaceSource | S3Source, Field(discriminator="type")
+    ]
+>>>>>>> b942a53 (Resumable uploads, and datasets from the Hugging Face hub and from buckets)
 
 
 class SplitOut(Out):

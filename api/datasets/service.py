@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from api.datasets.schemas import BuiltinSource, DatasetCreate, DatasetOut, UploadedDataset, UrlSource
-from api.multipart import Form
+from api.datasets.schemas import (
+    BuiltinSource,
+    DatasetCreate,
+    DatasetOut,
+    HuggingFaceSource,
+    S3Source,
+    UploadedDataset,
+    UploadSource,
+    UrlSource,
+)
+from api.multipart import SNIFF_BYTES, Form
 from api.references import check_name
-from core.errors import NotAvailable
-from core.fetch.targets import NetworkPolicy, parse_target
+from api.sniffing import require_archive
+from api.uploads.service import find_complete, lock_complete
+from core.fetch.targets import parse_target
 from core.ids import new_id
 from core.ingest_errors import UrlNotAllowed
 from core.settings import Settings
 from core.spec.dataset_layout import LayoutOptions
 from core.store import datasets, quotas
 from core.store.artifact_store import ArtifactStore, StoredFile
-from core.store.db import Session
+from core.store.db import Database, Session
 from core.store.tables import Dataset
 
+_UPLOAD_POINTER = "/source/upload"
 _NAME_CHARACTERS = 200
+Source = BuiltinSource | UrlSource | UploadSource | HuggingFaceSource | S3Source
+
 _NOT_STARTED = {"processed": 0, "total": None, "images_per_second": None}
 
 
-def check_source(request: DatasetCreate, policy: NetworkPolicy) -> BuiltinSource | UrlSource:
-    """Return the source if this version supports it, without any connection or DNS query.
+def check_source(request: DatasetCreate, settings: Settings) -> Source:
+    """Return the source, without any connection or DNS query.
 
-    Raises :class:`NotAvailable`, and :class:`UrlNotAllowed` for a URL that the policy forbids.
+    Raises :class:`UrlNotAllowed` for a URL that the settings forbid.
     """
-    if isinstance(request.source, BuiltinSource):
-        return request.source
-    if isinstance(request.source, UrlSource):
+    source = request.source
+    if isinstance(source, UrlSource):
         try:
-            parse_target(request.source.url, policy)
+            parse_target(source.url, settings.network_policy)
         except UrlNotAllowed as error:
             raise UrlNotAllowed.for_field("/source/url", error.detail) from None
-        return request.source
-    detail = (
-        f"sources of the type {request.source.type} are not available in this version; upload the archive "
-        "as multipart/form-data with the part `file`"
-    )
-    raise NotAvailable.for_field("/source/type", detail)
+    if isinstance(source, S3Source) and not _is_allowed_bucket(source.url, settings.s3_sources):
+        detail = "this bucket is not one that the operator allows in POTSTILL_S3_SOURCES; use a presigned https URL"
+        raise UrlNotAllowed.for_field("/source/url", detail)
+    return source
+
+
+def _is_allowed_bucket(url: str, allowed: Iterable[str]) -> bool:
+    """Whether the URL is below one of the allowed buckets or prefixes; whole names of folders count."""
+    location = url.removeprefix("s3://").rstrip("/") + "/"
+    if {".", ".."} & set(location.split("/")):
+        return False
+    return any(location.startswith(entry.strip("/") + "/") for entry in allowed)
 
 
 def create_from_source(
@@ -49,21 +68,52 @@ def create_from_source(
     settings: Settings,
     *,
     name: str | None,
-    source: BuiltinSource | UrlSource,
+    source: Source,
     dataset_id: str | None = None,
     license: str | None = None,  # noqa: A002 - the name in the API
 ) -> Dataset:
-    """Create a dataset that the ingest worker loads or downloads. Raises ``QuotaExceeded`` for a full project."""
+    """Create a dataset that the ingest worker loads, downloads or reads from an upload.
+
+    Raises ``QuotaExceeded`` for a full project, and ``InvalidRequest`` for an upload that is unknown or incomplete.
+    """
     quotas.require_storage(session, project_id, settings)
-    if isinstance(source, BuiltinSource):
-        default_name: str = source.name
-    else:
-        default_name = name_from_filename(unquote(urlsplit(source.url).path))
+    upload_id = None
+    match source:
+        case BuiltinSource():
+            default_name: str = source.name
+        case UrlSource() | S3Source():
+            default_name = name_from_filename(unquote(urlsplit(source.url).path).rstrip("/"))
+        case HuggingFaceSource():
+            default_name = source.repo.rsplit("/", 1)[-1]
+        case UploadSource():
+            upload = lock_complete(session, project_id, source.upload, _UPLOAD_POINTER)
+            upload_id, default_name = upload.id, name_from_filename(upload.filename)
     check_name(name or default_name, is_keyword_reserved=False)
+<<<<<<< HEAD
     document = source.model_dump(mode="json")
     return datasets.create(
         session, project_id, name=name or default_name, source=document, dataset_id=dataset_id, license=license
     )
+=======
+    return datasets.create(
+        session,
+        project_id,
+        name=name or default_name,
+        source=source.model_dump(mode="json"),
+        upload_id=upload_id,
+        dataset_id=dataset_id,
+    )
+
+
+def check_upload(database: Database, store: ArtifactStore, project_id: str, source: UploadSource) -> None:
+    """Check that an upload is complete and starts as a dataset does.
+
+    Raises :class:`InvalidRequest`, and :class:`UnsupportedMedia` for a wrong file type.
+    """
+    with database.read() as session:
+        upload = find_complete(session, project_id, source.upload, _UPLOAD_POINTER)
+    require_archive(upload.read_head(store, SNIFF_BYTES))
+>>>>>>> b942a53 (Resumable uploads, and datasets from the Hugging Face hub and from buckets)
 
 
 def store_upload(store: ArtifactStore, form: Form) -> tuple[str, StoredFile]:

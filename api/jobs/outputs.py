@@ -10,9 +10,16 @@ from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 
 from api.deps import After, AppState, Limit, Reader, State
-from api.downloads import StoredContent, download_responses, file_response, zip_response
+from api.downloads import (
+    DirectTransferUnavailable,
+    StoredContent,
+    download_responses,
+    file_response,
+    sign_direct,
+    zip_response,
+)
 from api.jobs import service
-from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, MetricsOut
+from api.jobs.schemas import ArtifactOut, CheckpointOut, DirectDownloadOut, EventOut, MetricsOut
 from api.jobs.stream import HEADERS, event_stream, read_events
 from api.problems import problems
 from api.rate_limit import rate_class
@@ -172,6 +179,22 @@ def download_artifact(caller: Reader, job_id: JobId, name: str, request: Request
         artifact = jobs.get_artifact(session, caller.project_id, job_id, name)
     content = StoredContent(artifact.key, artifact.name, artifact.media_type, artifact.size_bytes, artifact.sha256)
     return file_response(request, state.store, content)
+
+
+@router.get(
+    "/artifacts/{name}/url",
+    response_model=DirectDownloadOut,
+    responses=problems(*REFERENCE_ERRORS, DirectTransferUnavailable),
+)
+@rate_class("reads")
+def get_artifact_url(caller: Reader, job_id: JobId, name: str, state: State) -> DirectDownloadOut:
+    """Get a URL that downloads an artifact from the service's bucket, without a key and without the API in between."""
+    with state.database.read() as session:
+        artifact = jobs.get_artifact(session, caller.project_id, job_id, name)
+    direct = sign_direct(state.store, state.settings, artifact.key, "GET")
+    return DirectDownloadOut(
+        url=direct.url, expires_at=direct.expires_at, size_bytes=artifact.size_bytes, sha256=artifact.sha256
+    )
 
 
 _ZIP: dict[int | str, dict[str, Any]] = {

@@ -251,6 +251,16 @@ class CheckpointOut(Out):
     created_at: Timestamp
 
 
+class DirectDownloadOut(Out):
+    """A URL of the service's bucket. Anyone who has it can download the file until it expires."""
+
+    object: Literal["direct_download"] = "direct_download"
+    url: str
+    expires_at: Timestamp
+    size_bytes: int
+    sha256: str = Field(description="Of the file; verify it after the download.")
+
+
 class ArtifactOut(Out):
     """An exported file of a job."""
 

@@ -8,16 +8,16 @@ from typing import Any
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Request, Response
 
-from api.deps import After, Limit, Reader, State, Writer
+from api.deps import After, AppState, Caller, Limit, Reader, State, Writer
 from api.downloads import discard
 from api.idempotency import IdempotencyKey, create_responses, idempotent_create
 from api.models import service
-from api.models.schemas import LineageOut, ModelCreate, ModelOut
-from api.multipart import FormRules, admit_upload, receive_form
+from api.models.schemas import LineageOut, ModelCreate, ModelFromUpload, ModelOut
+from api.multipart import FormRules, admit_upload, is_form, receive_form
 from api.problems import problems
 from api.rate_limit import rate_class
 from api.references import REFERENCE_ERRORS, ModelId
-from api.request_body import form_body
+from api.request_body import form_body, json_body, read_json, validate_as
 from api.schemas import Page
 from api.sniffing import require_weights
 from core.errors import InUse, MalformedRequest, PayloadTooLarge, QuotaExceeded, UnsupportedMedia
@@ -55,16 +55,19 @@ _FORM_EXAMPLE = {"architecture": "resnet18", "arguments": '{"num_classes": 10}',
     responses=create_responses(MalformedRequest, PayloadTooLarge, QuotaExceeded, UnsupportedMedia, status=202),
 )
 @rate_class("uploads")
+@json_body(ModelFromUpload, example={"architecture": "resnet18", "upload": "up_01jd3v5n8e6f7g8h9jkmnpqrst"})
 @form_body(_FORM, model=ModelCreate, example=_FORM_EXAMPLE)
 async def create_model(
     caller: Writer, key: IdempotencyKey, request: Request, state: State, background: BackgroundTasks
 ) -> Response:
-    """Upload weights for a timm architecture.
+    """Upload weights for a timm architecture, in a form or with a resumable upload (JSON with its id in `upload`).
 
     Only safetensors files are accepted; the header is checked at once. A background task then loads the file
     strictly and runs the model once: `processing`, then `ready`, or `failed` with the mismatch and the arguments that
     explain it. Prefixes of training wrappers, such as `module.`, are removed; `warnings` reports this.
     """
+    if not is_form(request):
+        return await _create_from_upload(caller, key, request, state, background)
     max_bytes = await to_thread.run_sync(admit_upload, state, caller)
     rules = FormRules(service.FORM_FIELDS, max_bytes, require_weights)
     background.add_task(state.broker.wake_model_workers)
@@ -91,6 +94,28 @@ async def create_model(
 
         identity = ["POST /v1/models", fields.model_dump(mode="json"), form.file.sha256]
         return await idempotent_create(state, caller, key, request=identity, prepare=prepare, status=202)
+
+
+async def _create_from_upload(
+    caller: Caller, key: str | None, request: Request, state: AppState, background: BackgroundTasks
+) -> Response:
+    fields = validate_as(ModelFromUpload, await read_json(request))
+    service.check_fields(fields)
+    background.add_task(state.broker.wake_model_workers)
+
+    async def prepare() -> Callable[[Session], ModelOut]:
+        await to_thread.run_sync(service.check_upload, state.database, state.store, caller.project_id, fields)
+        architecture = await state.inspector.canonical_architecture(fields.architecture)
+        named = fields.model_copy(update={"architecture": architecture})
+
+        def make(session: Session) -> ModelOut:
+            quotas.require_storage(session, caller.project_id, state.settings)
+            return service.model_out(service.create_from_upload(session, caller.project_id, named))
+
+        return make
+
+    identity = ["POST /v1/models", fields.model_dump(mode="json")]
+    return await idempotent_create(state, caller, key, request=identity, prepare=prepare, status=202)
 
 
 @router.get("", response_model=Page[ModelOut], responses=problems())

@@ -29,6 +29,15 @@ class ModelCreate(StrictModel):
     classes: list[ClassName] | None = Field(default=None, max_length=100_000, description="Names, in order of index.")
 
 
+class ModelFromUpload(ModelCreate):
+    """A model to create from a complete resumable upload."""
+
+    upload: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        description="Id of the upload. It is deleted when the model is ready; a failed model leaves it.",
+        examples=["up_01jd3v5n8e6f7g8h9jkmnpqrst"],
+    )
+
+
 class ModelOut(Out):
     """A model with weights, usable as a teacher or to initialize a student."""
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from api.datasets.service import name_from_filename
-from api.models.schemas import LineageOut, ModelCreate, ModelOut
-from api.multipart import Form
+from api.models.schemas import LineageOut, ModelCreate, ModelFromUpload, ModelOut
+from api.multipart import SNIFF_BYTES, Form
 from api.problems import invalid_field
 from api.references import check_name
 from api.request_body import parse_json, validate_as
+from api.sniffing import require_weights
+from api.uploads.service import find_complete, lock_complete
 from core.ids import new_id
-from core.models.safetensors_header import read_header
+from core.models.safetensors_header import MAX_HEADER_BYTES, read_header
 from core.store import lineage, models
 from core.store.artifact_store import ArtifactStore
-from core.store.db import Session
+from core.store.db import Database, Session
 from core.store.tables import Model
 
+_UPLOAD_POINTER = "/upload"
 FORM_FIELDS = frozenset({"name", "architecture", "arguments", "normalization", "classes"})
 _JSON_FIELDS = ("arguments", "normalization", "classes")
 _FORBIDDEN_ARGUMENTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
@@ -31,11 +34,16 @@ def parse_form(form: Form) -> ModelCreate:
     if document.get("arguments", {}) is None:
         del document["arguments"]
     fields = validate_as(ModelCreate, document)
+    check_fields(fields)
+    return fields
+
+
+def check_fields(fields: ModelCreate) -> None:
+    """Check what the schema cannot express. Raises :class:`InvalidRequest`."""
     for name in _FORBIDDEN_ARGUMENTS:
         if name in fields.arguments:
             raise invalid_field(f"/arguments/{name}", f"{name} is not allowed: the weights are in the file")
     _check_against_arguments(fields)
-    return fields
 
 
 def _check_against_arguments(fields: ModelCreate) -> None:
@@ -62,6 +70,17 @@ def store_upload(store: ArtifactStore, form: Form) -> tuple[str, str]:
     return model_id, store.put(f"uploads/{model_id}/file", form.file.path).key
 
 
+def check_upload(database: Database, store: ArtifactStore, project_id: str, fields: ModelFromUpload) -> None:
+    """Check that an upload is complete, and the header of its file.
+
+    Raises :class:`InvalidRequest`, and :class:`UnsupportedMedia` for an invalid or incomplete safetensors file.
+    """
+    with database.read() as session:
+        upload = find_complete(session, project_id, fields.upload, _UPLOAD_POINTER)
+    require_weights(upload.read_head(store, SNIFF_BYTES))
+    read_header(upload.read_head(store, 8 + MAX_HEADER_BYTES), size_bytes=upload.size_bytes)
+
+
 def create(
     session: Session, project_id: str, fields: ModelCreate, *, model_id: str, upload_key: str, form: Form
 ) -> Model:
@@ -69,7 +88,25 @@ def create(
 
     Raises :class:`InvalidRequest` for a name that ``weights`` cannot refer to.
     """
-    name = fields.name or name_from_filename(form.file.filename)
+    return _create(
+        session,
+        project_id,
+        fields,
+        filename=form.file.filename,
+        upload_key=upload_key,
+        size_bytes=form.file.size_bytes,
+        model_id=model_id,
+    )
+
+
+def create_from_upload(session: Session, project_id: str, fields: ModelFromUpload) -> Model:
+    """Create a model from a complete upload. Raises :class:`InvalidRequest`."""
+    upload = lock_complete(session, project_id, fields.upload, _UPLOAD_POINTER)
+    return _create(session, project_id, fields, filename=upload.filename, upload_id=upload.id)
+
+
+def _create(session: Session, project_id: str, fields: ModelCreate, *, filename: str, **file: Any) -> Model:
+    name = fields.name or name_from_filename(filename)
     check_name(name, is_keyword_reserved=True)
     return models.create(
         session,
@@ -79,9 +116,7 @@ def create(
         arguments=fields.arguments,
         normalization=None if fields.normalization is None else fields.normalization.model_dump(mode="json"),
         classes=fields.classes,
-        upload_key=upload_key,
-        size_bytes=form.file.size_bytes,
-        model_id=model_id,
+        **file,
     )
 
 

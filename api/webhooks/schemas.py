@@ -21,14 +21,14 @@ Url = Annotated[
     Field(description="An https URL with a public address.", examples=["https://example.com/hooks/potstill"]),
 ]
 Events = Annotated[
-    tuple[WebhookFilter, ...],
+    list[WebhookFilter],
     Field(min_length=1, max_length=32, description="Event types to deliver; `*` stands for all of them."),
 ]
 DeliveryStatus = Literal["pending", "succeeded", "failed"]
 
 
-def _without_duplicates(events: tuple[WebhookFilter, ...]) -> tuple[WebhookFilter, ...]:
-    return tuple(dict.fromkeys(events))
+def _without_duplicates(events: list[WebhookFilter]) -> list[WebhookFilter]:
+    return list(dict.fromkeys(events))
 
 
 class WebhookCreate(StrictModel):
@@ -36,7 +36,7 @@ class WebhookCreate(StrictModel):
 
     name: Name | None = Field(default=None, description="Purpose of the webhook.")
     url: Url
-    events: Events = DEFAULT_EVENTS
+    events: Events = Field(default=list(DEFAULT_EVENTS))
     job: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
         default=None,
         description="Deliver only events of this job: an id, unique name or unique id prefix. Null: of the project.",
@@ -65,7 +65,7 @@ class WebhookChange(StrictModel):
 
     @field_validator("events")
     @classmethod
-    def _unique(cls, events: tuple[WebhookFilter, ...]) -> tuple[WebhookFilter, ...]:
+    def _unique(cls, events: list[WebhookFilter]) -> list[WebhookFilter]:
         return _without_duplicates(events)
 
 

@@ -51,8 +51,6 @@ def create(session: Session, project_id: str, request: WebhookCreate, settings: 
 def change(session: Session, project_id: str, webhook_id: str, request: WebhookChange) -> Webhook:
     """Change the fields that the request sets. Raises :class:`NotFound`."""
     values: dict[str, Any] = {name: getattr(request, name) for name in request.model_fields_set}
-    if "events" in values:
-        values["events"] = list(values["events"])
     return webhooks.change(session, project_id, webhook_id, **values)
 
 

@@ -48,15 +48,17 @@ class Header:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_header(source: Path | bytes) -> Header:
+def read_header(source: Path | bytes, *, size_bytes: int | None = None) -> Header:
     """Read and validate the header of a complete safetensors file.
+
+    ``size_bytes``: size of the file, if ``source`` is only its beginning, with the header.
 
     Raises:
         ModelNotSafetensors: The file is a pickle, an archive or of another type.
         ModelHeaderInvalid: The header does not describe the file: truncated, overlapping or missing tensors.
     """
     if isinstance(source, bytes):
-        return _read(io.BytesIO(source), len(source))
+        return _read(io.BytesIO(source), len(source) if size_bytes is None else size_bytes)
     with source.open("rb") as file:
         return _read(file, source.stat().st_size)
 

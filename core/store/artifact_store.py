@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Literal, Protocol, Self
 
 from core.errors import StorageFailed, StoredFileDamaged
 from core.system.disk import disk_error_reason, fsync
@@ -87,6 +87,9 @@ class ArtifactStore(Protocol):
 
     def local_path(self, key: str) -> Path | None:
         """Return the path of the file if it is on this machine, for reading only; else None."""
+
+    def sign_url(self, key: str, method: Literal["GET", "PUT"], seconds: float) -> str | None:
+        """Return a URL with which a client reads or writes the file itself; None if the store has no such URLs."""
 
     def delete(self, key: str) -> None:
         """Delete a file; do nothing if it does not exist."""
@@ -167,6 +170,11 @@ class LocalArtifactStore:
         """Return the path of the file, for reading only; None if it does not exist."""
         path = self._path(key)
         return path if path.is_file() else None
+
+    def sign_url(self, key: str, method: Literal["GET", "PUT"], seconds: float) -> str | None:  # noqa: ARG002
+        """Return None: clients cannot reach a folder."""
+        check_key(key)
+        return None
 
     def delete(self, key: str) -> None:
         """Delete a file and the folders that become empty."""

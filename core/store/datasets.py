@@ -28,11 +28,16 @@ def create(
     name: str,
     source: Mapping[str, Any],
     upload_key: str | None = None,
+    upload_id: str | None = None,
     size_bytes: int | None = None,
     dataset_id: str | None = None,
     license: str | None = None,  # noqa: A002 - the name in the API
 ) -> Dataset:
-    """Add a dataset to ingest; ``upload_key`` and ``size_bytes`` are those of the uploaded file, if there is one."""
+    """Add a dataset to ingest.
+
+    ``upload_key`` and ``size_bytes`` are those of the uploaded file, if there is one. ``upload_id``: the resumable
+    upload to read, which this transaction has locked (:func:`core.store.uploads.get_for_use`).
+    """
     dataset = Dataset(
         id=dataset_id or new_id("ds"),
         project_id=project_id,
@@ -41,6 +46,7 @@ def create(
         license=license,
         status="processing",
         upload_key=upload_key,
+        upload_id=upload_id,
         size_bytes=size_bytes,
         created_at=utc_now(session),
     )
@@ -106,6 +112,12 @@ def record_progress(
     """Record the files read so far. Raises ``LeaseLost``, also if the dataset was deleted meanwhile."""
     progress = {"processed": processed, "total": total, "images_per_second": images_per_second}
     ingest_leases.change(session, Dataset, lease, progress=progress)
+
+
+def record_commit(session: Session, lease: IngestLeaseToken, commit: str) -> None:
+    """Add the commit to the source of a dataset from the hub. Raises ``LeaseLost``."""
+    row = session.get_one(Dataset, lease.object_id)
+    ingest_leases.change(session, Dataset, lease, source={**row.source, "commit": commit})
 
 
 def mark_ready(

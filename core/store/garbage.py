@@ -19,9 +19,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.errors import StorageFailed
+from core.ids import is_id
 from core.store.artifact_store import ArtifactStore, ListedFile, StoredFile
 from core.store.db import Database
 from core.store.tables import TERMINAL_STATUSES, Artifact, Checkpoint, Dataset, Job, Model, Teacher, status_is
+from core.store.upload_tables import Upload, UploadPart
 
 _BATCH_SIZE = 500
 
@@ -67,8 +69,9 @@ def referenced_files(session: Session) -> dict[str, StoredFile | None]:
     for column in (Dataset.files, Model.files, Teacher.files, Checkpoint.files):
         for documents in session.scalars(select(column)):
             files |= {document["key"]: StoredFile.from_json(document) for document in documents}
-    for row in session.execute(select(Artifact.key, Artifact.size_bytes, Artifact.sha256)):
-        files[row.key] = StoredFile(row.key, row.size_bytes, row.sha256)
+    for table in (Artifact, UploadPart):
+        for row in session.execute(select(table.key, table.size_bytes, table.sha256)):
+            files[row.key] = StoredFile(row.key, row.size_bytes, row.sha256)
     return files
 
 
@@ -80,7 +83,7 @@ class _Protected:
     """Files of one owner that are not garbage."""
 
     keys: set[str]  # referenced by rows
-    live_parts: set[str]  # parts of keys below which a running attempt may still write
+    live_parts: set[str]  # parts of keys below which a running attempt or an upload may still write
 
 
 def _owner(key: str) -> tuple[str, str]:
@@ -122,7 +125,8 @@ def _protect_uploads(session: Session, _owner_id: str, keys: list[str]) -> _Prot
     referenced: set[str] = set()
     for column in (Dataset.upload_key, Model.upload_key):
         referenced |= {key for key in session.scalars(select(column).where(column.in_(keys))) if key is not None}
-    return _Protected(referenced, set())
+    upload_ids = {key.split("/")[1] for key in keys if is_id(key.split("/")[1], "up")}
+    return _Protected(referenced, set(session.scalars(select(Upload.id).where(Upload.id.in_(upload_ids)))))
 
 
 _PROTECTED: dict[str, Callable[[Session, str, list[str]], _Protected]] = {

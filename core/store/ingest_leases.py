@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.errors import WorkerLost
+from core.store import uploads
 from core.store.db import utc_now
 from core.store.job_leases import LeaseLost
 from core.store.quotas import add_stored
@@ -113,10 +114,13 @@ def _fail_lost(session: Session, table: type[Row], row: Row, worker_losses: int)
 
 def _finish(session: Session, table: type[Row], lease: IngestLeaseToken, **values: Any) -> Row:
     """Write the final values, and add the change of the row's size to the stored bytes of the project."""
-    old_bytes = session.scalars(select(table.size_bytes).where(table.id == lease.object_id)).one_or_none() or 0
+    columns = select(table.size_bytes, table.upload_id).where(table.id == lease.object_id)
+    old_bytes, upload_id = session.execute(columns).one_or_none() or (None, None)
     row = change(session, table, lease, **values)
     outbox.add_ingest_end(session, row)
-    add_stored(session, row.project_id, (row.size_bytes or 0) - old_bytes)
+    if upload_id is not None and row.status == "ready":
+        uploads.consume(session, upload_id)
+    add_stored(session, row.project_id, (row.size_bytes or 0) - (old_bytes or 0))
     return row
 
 
@@ -144,4 +148,6 @@ def _change_where(session: Session, table: type[Row], *guard: ColumnElement[bool
 
 
 def _finished_values(session: Session, status: str) -> dict[str, Any]:
-    return {"status": status, "worker_id": None, "lease_expires_at": None, "finished_at": utc_now(session)}
+    """Return the values of a row that is ready or failed; a failed one leaves its resumable upload for another try."""
+    values = {"status": status, "worker_id": None, "lease_expires_at": None, "finished_at": utc_now(session)}
+    return {**values, "upload_id": None}

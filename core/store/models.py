@@ -28,13 +28,17 @@ def create(
     name: str,
     architecture: str,
     arguments: Mapping[str, Any],
-    upload_key: str,
+    upload_key: str | None = None,
+    upload_id: str | None = None,
     normalization: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
     size_bytes: int | None = None,
     model_id: str | None = None,
 ) -> Model:
-    """Add an uploaded model to check; ``size_bytes`` is the size of the uploaded file."""
+    """Add an uploaded model to check, from a file or a resumable upload.
+
+    ``size_bytes`` is the size of the file. ``upload_id``: the upload, which this transaction has locked.
+    """
     model = Model(
         id=model_id or new_id("mdl"),
         project_id=project_id,
@@ -45,6 +49,7 @@ def create(
         normalization=None if normalization is None else dict(normalization),
         classes=None if classes is None else list(classes),
         upload_key=upload_key,
+        upload_id=upload_id,
         size_bytes=size_bytes,
         created_at=utc_now(session),
     )

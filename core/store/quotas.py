@@ -1,15 +1,16 @@
 """Quotas and usage of a project: unfinished jobs, stored bytes, upload size.
 
-Unfinished jobs are counted in an index, up to the limit only. Stored bytes (datasets, models, artifacts, checkpoints)
-are a counter that each transaction updates when it adds or removes files (:func:`add_stored`). :func:`recount` computes
-it again from the rows, to correct errors of bugs or of a concurrently running older version.
+Unfinished jobs are counted in an index, up to the limit only. Stored bytes (datasets, models, uploads, artifacts,
+checkpoints) are a counter that each transaction updates when it adds or removes files (:func:`add_stored`).
+:func:`recount` computes it again from the rows, to correct errors of bugs or of a concurrently running older version.
 
 Quotas apply to new jobs, retries and uploads. A running job is not limited: its checkpoints and artifacts are always
 accepted.
 
-Lock order: the row of the counter comes last. A transaction locks jobs, datasets and models first, and :func:`recount`
-locks only the counter. So no transaction holds the counter while it waits for another row. Webhooks are the exception:
-an event reads them under a shared lock after the counter, and no transaction that changes a webhook takes the counter.
+Lock order: the row of the counter comes last. A transaction locks jobs, datasets, models and uploads first, and
+:func:`recount` locks only the counter. So no transaction holds the counter while it waits for another row. Webhooks are
+the exception: an event reads them under a shared lock after the counter, and no transaction that changes a webhook
+takes the counter.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from core.settings import Settings
 from core.store.db import insert_or_conflict, is_postgresql
 from core.store.project_tables import Project, ProjectUsage
 from core.store.tables import TERMINAL_STATUSES, Artifact, Checkpoint, Dataset, Job, Model
+from core.store.upload_tables import Upload
 
 UNFINISHED = ("queued", "running", "paused")
 assert not set(UNFINISHED) & set(TERMINAL_STATUSES)
@@ -76,7 +78,7 @@ def count_unfinished(session: Session, project_id: str, *, limit: int | None = N
 
 
 def get_stored_bytes(session: Session, project_id: str) -> int:
-    """Return the bytes of the project's datasets, models, artifacts and checkpoints, including unfinished uploads."""
+    """Return the bytes of the project's datasets, models, uploads, artifacts and checkpoints."""
     statement = select(ProjectUsage.stored_bytes).where(ProjectUsage.project_id == project_id)
     # Negative only between an upgrade and the recount: an older version did not count its checkpoints.
     return max(0, session.scalars(statement).one_or_none() or 0)
@@ -120,6 +122,7 @@ def sum_stored_bytes(session: Session, project_id: str) -> int:
     sums = (
         select(func.sum(Artifact.size_bytes)).where(Artifact.project_id == project_id),
         select(func.sum(Dataset.size_bytes)).where(Dataset.project_id == project_id),
+        select(func.sum(Upload.received_bytes)).where(Upload.project_id == project_id),
         select(func.sum(Model.size_bytes)).where(Model.project_id == project_id, own),
         _checkpoint_bytes(project_id, on_postgresql=is_postgresql(session)),
     )
@@ -129,9 +132,9 @@ def sum_stored_bytes(session: Session, project_id: str) -> int:
 def _require_stored(session: Session, project_id: str, quotas: Quotas) -> None:
     if quotas.stored_bytes and (used := get_stored_bytes(session, project_id)) > quotas.stored_bytes:
         raise QuotaExceeded(
-            "Datasets, models, artifacts and checkpoints of the project, including this upload, take "
+            "Datasets, models, uploads, artifacts and checkpoints of the project, including this upload, take "
             f"{used:,} bytes; the limit is {quotas.stored_bytes:,}. Delete objects that are no longer needed (DELETE "
-            "/v1/datasets/…, /v1/models/…, /v1/jobs/… with its checkpoints), or have the limit raised.",
+            "/v1/datasets/…, /v1/models/…, /v1/uploads/…, /v1/jobs/… with its checkpoints), or have the limit raised.",
             extra={"quota": "stored_bytes", "limit": quotas.stored_bytes, "used": used},
         )
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import obstore
 from obstore.exceptions import BaseError
@@ -38,14 +38,8 @@ class S3ArtifactStore:
     """
 
     def __init__(self, bucket: str, prefix: str = "", *, retry_seconds: float = 30.0) -> None:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         self._bucket = bucket
-        self._store = S3Store(
-            bucket,
-            prefix=prefix or None,
-            client_options={"timeout": "120s", "connect_timeout": "5s", "allow_http": endpoint.startswith("http://")},
-            retry_config={"retry_timeout": timedelta(seconds=retry_seconds), "max_retries": 6},
-        )
+        self._store = _open_bucket(bucket, prefix, retry_seconds)
 
     def put(self, key: str, source: Path | BinaryIO) -> StoredFile:
         """Publish a file under its key, atomically."""
@@ -58,7 +52,7 @@ class S3ArtifactStore:
 
     def _put(self, key: str, file: BinaryIO) -> StoredFile:
         digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # read only
-        size = file.tell()
+        size = file.seek(0, os.SEEK_END)  # not `tell`: hashing a BytesIO leaves its position unchanged
         file.seek(0)
         try:
             obstore.put(self._store, key, file, chunk_size=_PART_BYTES, max_concurrency=4)
@@ -126,6 +120,12 @@ class S3ArtifactStore:
         check_key(key)
         return None
 
+    def sign_url(self, key: str, method: Literal["GET", "PUT"], seconds: float) -> str | None:
+        """Return a presigned URL."""
+        check_key(key)
+        with _translate_errors(key):
+            return str(obstore.sign(self._store, method, key, timedelta(seconds=seconds)))
+
     def delete(self, key: str) -> None:
         """Delete a file; do nothing if it does not exist."""
         check_key(key)
@@ -151,6 +151,40 @@ class S3ArtifactStore:
     def remove_partials(self, older_than_seconds: float) -> int:  # noqa: ARG002 - a lifecycle rule deletes them
         """Return 0: a bucket lists only complete objects."""
         return 0
+
+
+class BucketReader:
+    """Reads the objects of a bucket that is not the service's own; their keys may have any characters."""
+
+    def __init__(self, bucket: str, *, retry_seconds: float = 30.0) -> None:
+        self._store = _open_bucket(bucket, "", retry_seconds)
+
+    def size(self, key: str) -> int:
+        """Return the size of an object in bytes. Raises ``StorageFailed``."""
+        with _translate_errors(key):
+            return int(obstore.head(self._store, key)["size"])
+
+    def open(self, key: str) -> Iterator[bytes]:
+        """Iterate over the bytes of an object in chunks. Raises ``StorageFailed``."""
+        with _translate_errors(key):
+            return _iter_chunks(key, obstore.get(self._store, key))
+
+    def list(self, prefix: str) -> Iterator[ListedFile]:
+        """List the objects below a prefix. Raises ``StorageFailed``."""
+        with _translate_errors(prefix or "the bucket root"):
+            for page in obstore.list(self._store, prefix or None, chunk_size=_LIST_PAGE_SIZE):
+                for item in page:
+                    yield ListedFile(item["path"], item["size"], item["last_modified"])
+
+
+def _open_bucket(bucket: str, prefix: str, retry_seconds: float) -> S3Store:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return S3Store(
+        bucket,
+        prefix=prefix or None,
+        client_options={"timeout": "120s", "connect_timeout": "5s", "allow_http": endpoint.startswith("http://")},
+        retry_config={"retry_timeout": timedelta(seconds=retry_seconds), "max_retries": 6},
+    )
 
 
 def _missing_file(key: str) -> StoredFileDamaged:

@@ -19,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 import core.store.project_tables
+import core.store.upload_tables
 import core.store.webhook_tables  # noqa: F401 - its tables belong to the schema
 from core.store.base import Base, Id, Keyword, ProjectRef
 
@@ -54,6 +55,7 @@ class IngestLeaseMixin:
     worker_id: Mapped[Id | None]
     lease_expires_at: Mapped[datetime | None]
     upload_key: Mapped[str | None]  # the uploaded file in the artifact store, until the row is ready
+    upload_id: Mapped[Id | None]  # the resumable upload that is read, until the row is ready or failed
     files: Mapped[list[Any]] = mapped_column(default=list)  # stored files: name, key, size_bytes, sha256
     size_bytes: Mapped[int | None]
     error: Mapped[dict[str, Any] | None]  # code, message
@@ -70,6 +72,7 @@ class Dataset(IngestLeaseMixin, Base):
         Index("ix_datasets_name", "project_id", "name", "id"),
         Index("ix_datasets_waiting", "status", "lease_expires_at"),
         _not_null_index("ix_datasets_upload_key", "upload_key"),
+        _not_null_index("ix_datasets_upload_id", "upload_id"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
@@ -101,6 +104,7 @@ class Model(IngestLeaseMixin, Base):
         Index("ix_models_name", "project_id", "name", "id"),
         Index("ix_models_waiting", "status", "lease_expires_at"),
         _not_null_index("ix_models_upload_key", "upload_key"),
+        _not_null_index("ix_models_upload_id", "upload_id"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)

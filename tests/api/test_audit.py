@@ -16,7 +16,11 @@ from core.store import audit, jobs
 from core.store.keys import Caller
 
 UNSAFE = {"POST", "PUT", "PATCH", "DELETE"}
-CHANGES_NOTHING = {("POST", "/v1/estimates"): "an estimate"}
+CHANGES_NOTHING = {
+    ("POST", "/v1/estimates"): "an estimate",
+    ("POST", "/v1/uploads/{upload_id}/direct"): "a URL; the file counts when it is complete",
+}
+TUS = {"Tus-Resumable": "1.0.0"}
 HOOK = "https://example.com/hook"
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 WEIGHTS = save({"weight": torch.zeros(2, 2)})
@@ -92,6 +96,14 @@ DRIVES = {
         "webhook_delivery.redeliver",
         None,
     ),
+    ("POST", "/v1/uploads"): lambda t: (
+        {"url": "/v1/uploads", "headers": {**TUS, "Upload-Length": "4"}},
+        "upload.create",
+        None,
+    ),
+    ("PATCH", "/v1/uploads/{upload_id}"): lambda t: completed_upload(t, upload(t)),
+    ("POST", "/v1/uploads/{upload_id}/complete"): lambda t: direct_upload(t, upload(t)),
+    ("DELETE", "/v1/uploads/{upload_id}"): lambda t: deletion("upload", "/v1/uploads", upload(t)),
     ("POST", "/datasets"): lambda t: (
         {"url": "/datasets", "data": {"url": "https://example.com/images.zip"}},
         "dataset.create",
@@ -115,6 +127,21 @@ def webhook(tenant):
 def redelivery(tenant):
     webhook_id = webhook(tenant)
     return f"{webhook_id}/deliveries/{tenant.http.post(f'/v1/webhooks/{webhook_id}/test').json()['id']}"
+
+
+def upload(tenant):
+    return tenant.http.post("/v1/uploads", headers={**TUS, "Upload-Length": "4"}).json()["id"]
+
+
+def completed_upload(tenant, upload_id):
+    headers = {**TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    return {"url": f"/v1/uploads/{upload_id}", "content": b"data", "headers": headers}, "upload.complete", upload_id
+
+
+def direct_upload(tenant, upload_id):
+    tenant.server.store.put(f"uploads/{upload_id}/direct", io.BytesIO(b"data"))  # as a client does in a bucket
+    request = {"url": f"/v1/uploads/{upload_id}/complete", "json": {"sha256": "0" * 64}}
+    return request, "upload.complete", upload_id
 
 
 def newest_dataset(tenant):
@@ -163,7 +190,8 @@ def test_every_unsafe_route_is_covered(app_routes):
 @pytest.mark.parametrize("route", DRIVES, ids=" ".join)
 def test_every_change_leaves_an_entry(route, tenant, browser):
     request, action, object_id = DRIVES[route](tenant)
-    response = browser.request(route[0], **request, headers={"X-Request-Id": "the-change"})
+    headers = {**request.pop("headers", {}), "X-Request-Id": "the-change"}
+    response = browser.request(route[0], **request, headers=headers)
     assert response.status_code < 400, response.text
 
     entry = tenant.http.get("/v1/audit-log").json()["data"][0]
@@ -176,7 +204,8 @@ def test_every_change_leaves_an_entry(route, tenant, browser):
 def test_a_cross_site_request_changes_nothing_and_leaves_no_entry(route, tenant, browser):
     request, _, _ = DRIVES[route](tenant)
     before = tenant.http.get("/v1/audit-log").json()["data"]
-    response = browser.request(route[0], **request, headers={"Sec-Fetch-Site": "cross-site"})
+    headers = {**request.pop("headers", {}), "Sec-Fetch-Site": "cross-site"}
+    response = browser.request(route[0], **request, headers=headers)
 
     assert response.status_code == 403
     assert "set-cookie" not in response.headers

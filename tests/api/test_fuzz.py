@@ -31,7 +31,7 @@ from core import ids
 from core.reporting import Progress
 from core.settings import Settings
 from core.spec.info import ModelInfo
-from core.store import checkpoints, datasets, jobs, models
+from core.store import checkpoints, datasets, jobs, models, webhooks
 from core.store import metrics as series
 from core.store.artifact_store import StoredFile
 from core.store.db import migrate
@@ -157,10 +157,18 @@ def service(sequential_ids, make_server, tmp_path_factory, request):
     server = make_server(**settings)
     tenant = server.tenant()
     workers = Workers(server.database, server.store, tmp_path_factory.mktemp("files"))
-    tenant.extra = {"workers": workers, "dataset": tenant.ready_dataset()}
+    tenant.extra = {"workers": workers, "dataset": tenant.ready_dataset(), **shared_webhook(tenant)}
     assert tenant.http.get("/v1/architectures?limit=1").status_code == 200  # waits for the inspector's imports
     yield tenant
     tenant.http.close()
+
+
+def shared_webhook(tenant):
+    """Create a webhook with a delivery. No sender runs, so the delivery stays pending."""
+    with tenant.database.write() as session:
+        options = {"url": "https://example.com/hook", "events": ["job.failed"], "secret_key": "k" * 32}
+        webhook = webhooks.create(session, tenant.project_id, **options).webhook
+        return {"webhook": webhook.id, "delivery": webhooks.add_test(session, webhook, webhook.created_at).id}
 
 
 def fuzzing_settings():
@@ -206,8 +214,11 @@ class Sender:
         self.remove_framing_headers(case)
         self.limit_cost(case)
         self.protect_shared_objects(case)
-        if case.meta is not None and case.meta.generation.mode.is_positive and isinstance(case.body, dict):
-            self.make_valid(case)
+        if case.meta is not None and case.meta.generation.mode.is_positive:
+            if isinstance(case.body, dict):
+                self.make_valid(case)
+            elif case.operation.definition.raw["operationId"] == "append_to_upload":
+                self.make_appendable(case)
 
     def remove_framing_headers(self, case):
         """Remove framing headers: the HTTP server rejects invalid ones before any operation."""
@@ -225,9 +236,11 @@ class Sender:
                 case.query[name] = min(value, limit) if value <= 60 or name == "limit" else value
 
     def protect_shared_objects(self, case):
-        """Protect the key and the dataset from changes; all later requests need them."""
+        """Protect the key and the dataset from changes, and the webhook from deletion; later requests need them."""
+        fixed = {self.tenant.key_id, self.tenant.extra["dataset"]} if case.method != "GET" else set()
+        fixed |= {self.tenant.extra["webhook"]} if case.method == "DELETE" else set()
         for name, value in (case.path_parameters or {}).items():
-            if value in {self.tenant.key_id, self.tenant.extra["dataset"]} and case.method != "GET":
+            if value in fixed:
                 case.path_parameters[name] = value[:-1] + ("0" if value[-1] != "0" else "1")
 
     def make_valid(self, case):
@@ -245,6 +258,13 @@ class Sender:
                 case.body["file"] = self.archive
             case "create_model" if "file" in case.body:
                 case.body |= {"file": self.weights, "architecture": "resnet18", "arguments": '{"num_classes": 3}'}
+
+    def make_appendable(self, case):
+        """Send a byte to a new upload: a drawn offset is that of no upload."""
+        headers = {"Tus-Resumable": "1.0.0", "Upload-Length": "8"}
+        case.path_parameters["upload_id"] = self.tenant.http.post("/v1/uploads", headers=headers).json()["id"]
+        case.headers = {"Tus-Resumable": "1.0.0", "Upload-Offset": "0"}
+        case.body = "x"
 
     def after_call(self, case, response):
         self.cases[case.operation.label, response.status_code] += 1
@@ -324,10 +344,14 @@ stateful.max-steps = 10
 jobs.values = {json.dumps(list(JOBS))}
 succeeded.values = ["a_succeeded_job"]
 datasets.values = ["{service.extra["dataset"]}"]
+webhooks.values = ["{service.extra["webhook"]}"]
+deliveries.values = ["{service.extra["delivery"]}"]
 artifacts.values = ["model.safetensors", "config.json"]
 [parameters]
 "path.job_id" = {{ dictionary = "jobs", probability = 0.6 }}
 "path.dataset_id" = {{ dictionary = "datasets", probability = 0.3 }}
+"path.webhook_id" = {{ dictionary = "webhooks", probability = 0.6 }}
+"path.delivery_id" = {{ dictionary = "deliveries", probability = 0.6 }}
 [[operations]]
 include-operation-id = "create_job"
 phases.coverage.enabled = {str(not is_short).lower()}

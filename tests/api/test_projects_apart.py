@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from api.session_cookie import COOKIE_NAME, issue_cookie
-from core.store import datasets, webhooks
+from core.store import datasets, uploads, webhooks
 
 PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 # Routes whose parameters name no object of a project.
@@ -20,7 +20,14 @@ WITHOUT_PROJECT_OBJECTS = {
     "/dashboard/static/{version}/{name:path}",
 }
 # Request arguments by method; an unexpected body is ignored.
-BODIES = {"DELETE": {}, "GET": {}, "HEAD": {}, "POST": {"json": {}}, "PUT": {"json": {}}, "PATCH": {"json": {}}}
+BODIES = {
+    "DELETE": {},
+    "GET": {},
+    "HEAD": {},
+    "POST": {"json": {}},
+    "PUT": {"json": {}},
+    "PATCH": {"json": {}, "headers": {"Tus-Resumable": "1.0.0", "Upload-Offset": "0"}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +44,15 @@ def foreign_ids(server, tmp_path_factory):
             session, owner.project_id, url="https://x.example", events=["*"], secret_key="k"
         ).webhook
         delivery = webhooks.add_test(session, webhook, webhook.created_at)
+        upload = uploads.create(
+            session, owner.project_id, size_bytes=4, filename="", tus_metadata="", retention_hours=1.0
+        )
     ids = {
         "job_id": {lease.job_id, owner.queued_job()},
         "dataset_id": {owner.ready_dataset(), waiting.id},
         "model_id": {owner.processing_model()},
         "checkpoint_id": {checkpoint.id},
+        "upload_id": {upload.id},
         "webhook_id": {webhook.id},
         "delivery_id": {delivery.id},
         "key_id": {owner.key_id},

@@ -5,6 +5,7 @@ It imports no torch: a sandboxed process below it loads the model.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import structlog
 
-from core.errors import DatasetRejected, OutOfMemory, PotstillError, StorageFailed, Unavailable
+from core.errors import DatasetRejected, OutOfMemory, PotstillError, StorageFailed, StoredFileDamaged, Unavailable
 from core.fetch.download import Downloader, DownloadLimits
+from core.fetch.hub import Hub
 from core.ingest.dataset import IngestLimits, IngestReport, ingest_builtin
 from core.ingest.file_types import UNSUPPORTED_MESSAGE, may_be_archive
 from core.ingest_errors import ArchiveUnreadable, IngestCrashed, IngestTimeout, ModelCheckFailed, ModelCheckTimeout
@@ -21,13 +23,16 @@ from core.reporting import Control, Interrupted
 from core.settings import JOB_MEMORY_FRACTION, Settings
 from core.spec.dataset_layout import LayoutOptions
 from core.spec.info import ModelInfo
-from core.store import datasets, models
+from core.store import datasets, models, uploads
 from core.store.db import Session
 from core.store.ingest_leases import IngestLeaseToken
 from core.store.job_leases import LeaseLost
 from core.store.tables import Dataset, Model
+from core.store.upload_tables import Upload
 from core.system.memory import total_memory
 from worker.context import Context
+from worker.ingest.bucket import fetch_from_bucket
+from worker.ingest.hub import fetch_hub_dataset
 from worker.ingest.progress import ProgressWriter
 from worker.ingest.sandboxed import ProcessLimits, SandboxCrashed, SandboxTimeout, run_sandboxed
 from worker.process.monitor import EXIT_DONE, EXIT_LEASE_LOST, EXIT_TEMPORARY
@@ -89,6 +94,8 @@ def _run(
         return EXIT_TEMPORARY
     if upload_key is not None:
         _delete_upload(context, upload_key)
+    if row.upload_id is not None:
+        _delete_consumed(context, row.upload_id)
     return EXIT_DONE
 
 
@@ -134,8 +141,21 @@ def _ingest(context: Context, dataset: Dataset, folder: Path, scratch: Path, con
             report_progress(processed, total)
 
         return ingest_builtin(dataset.source["name"], folder, progress=poll)
-    is_url = dataset.source["type"] == "url"
-    file = _download(context, dataset, scratch, control) if is_url else _fetch_upload(context, dataset, scratch)
+    match dataset.source["type"]:
+        case "url":
+            file = _download(context, dataset, scratch, control)
+        case "s3":
+            file = fetch_from_bucket(
+                dataset.source["url"],
+                scratch / "upload",
+                max_bytes=context.settings.max_upload_bytes,
+                max_files=context.settings.max_archive_files,
+                on_chunk=lambda: _raise_if_drained(control),
+            )
+        case "huggingface":
+            file = _fetch_from_hub(context, dataset, scratch, control)
+        case _:
+            file = _fetch_upload(context, dataset, scratch, control)
     request = {
         "file": str(file),
         "out_folder": str(folder),
@@ -189,7 +209,7 @@ def _store_model(context: Context, model: Model, scratch: Path, control: GetCont
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = scratch / "stored"
     request = {
-        "file": str(_fetch_upload(context, model, scratch)),
+        "file": str(_fetch_upload(context, model, scratch, control)),
         "architecture": model.architecture,
         "arguments": model.arguments,
         "normalization": model.normalization,
@@ -215,8 +235,10 @@ def _store_model(context: Context, model: Model, scratch: Path, control: GetCont
         )
 
 
-def _fetch_upload(context: Context, row: Dataset | Model, scratch: Path) -> Path:
-    """Return the path of the uploaded file on this machine; fetch it if the store is remote."""
+def _fetch_upload(context: Context, row: Dataset | Model, scratch: Path, control: GetControl) -> Path:
+    """Return the path of the uploaded file on this machine; fetch it if the store is remote or holds it in parts."""
+    if row.upload_id is not None:
+        return _join_upload(context, row.upload_id, scratch / "upload", control)
     assert row.upload_key is not None, "a row without a builtin dataset has an upload"
     local_path = context.store.local_path(row.upload_key)
     if local_path is not None:
@@ -225,25 +247,60 @@ def _fetch_upload(context: Context, row: Dataset | Model, scratch: Path) -> Path
     return scratch / "upload"
 
 
+def _join_upload(context: Context, upload_id: str, path: Path, control: GetControl) -> Path:
+    """Write the parts of a resumable upload into one file, and verify their hashes."""
+    with context.database.read() as session:
+        parts = uploads.list_parts(session, upload_id)
+    with path.open("xb") as file:
+        for part in parts:
+            _raise_if_drained(control)
+            digest = hashlib.sha256()
+            for chunk in context.store.open(part.key):
+                digest.update(chunk)
+                file.write(chunk)
+            if digest.hexdigest() != part.sha256:
+                raise StoredFileDamaged(f"The stored file {part.key} is damaged: its sha256 differs.")
+    return path
+
+
 def _download(context: Context, dataset: Dataset, scratch: Path, control: GetControl) -> Path:
     """Download the URL of the dataset to this machine."""
-    settings = context.settings
 
     def require_archive(head: bytes) -> None:
         if not may_be_archive(head):
             raise ArchiveUnreadable(UNSUPPORTED_MESSAGE)
 
-    limits = DownloadLimits(
-        max_bytes=settings.max_upload_bytes, seconds=settings.fetch_seconds, idle_seconds=settings.fetch_idle_seconds
-    )
-    downloader = Downloader(policy=settings.network_policy, limits=limits)
-    downloader.save(
+    _downloader(context.settings).save(
         dataset.source["url"],
         scratch / "upload",
         check_head=require_archive,
         on_chunk=lambda: _raise_if_drained(control),
     )
     return scratch / "upload"
+
+
+def _fetch_from_hub(context: Context, dataset: Dataset, scratch: Path, control: GetControl) -> Path:
+    """Download the dataset's files from the hub to this machine; its source then names the commit."""
+    lease = IngestLeaseToken.from_row(dataset)
+
+    def record_commit(commit: str) -> None:
+        with context.database.write() as session:
+            datasets.record_commit(session, lease, commit)
+
+    hub = Hub(
+        downloader=_downloader(context.settings),
+        endpoint=context.settings.hub_endpoint.rstrip("/"),
+        scratch=scratch,
+        on_chunk=lambda: _raise_if_drained(control),
+    )
+    return fetch_hub_dataset(hub, dataset.source, scratch / "upload", on_commit=record_commit)
+
+
+def _downloader(settings: Settings) -> Downloader:
+    limits = DownloadLimits(
+        max_bytes=settings.max_upload_bytes, seconds=settings.fetch_seconds, idle_seconds=settings.fetch_idle_seconds
+    )
+    return Downloader(policy=settings.network_policy, limits=limits)
 
 
 def _raise_if_drained(control: GetControl) -> None:
@@ -262,6 +319,17 @@ def _error_fields(error: Exception) -> dict[str, str]:
         case _:
             code, message = "internal_error", f"{type(error).__name__}: {error}"
     return {"code": code, "message": message[:_MAX_MESSAGE_LENGTH]}
+
+
+def _delete_consumed(context: Context, upload_id: str) -> None:
+    """Delete the files of a resumable upload if its row is deleted, which it is when its dataset or model is ready."""
+    with context.database.read() as session:
+        if session.get(Upload, upload_id) is not None:
+            return
+    try:
+        context.store.delete_prefix(uploads.part_prefix(upload_id))
+    except StorageFailed as error:
+        log.warning("garbage.delete_failed", key=uploads.part_prefix(upload_id), error=error.detail)
 
 
 def _delete_upload(context: Context, key: str) -> None:

@@ -33,6 +33,7 @@ from core.store import (
     projects,
     quotas,
     teachers,
+    uploads,
     webhooks,
     workers,
 )
@@ -167,6 +168,7 @@ class Scheduler:
             [
                 self.delete_old_records,
                 self.delete_expired_checkpoints,
+                self.delete_expired_uploads,
                 self.delete_files,
                 self.prune_local_files,
             ]
@@ -199,6 +201,17 @@ class Scheduler:
             num_jobs += 1
         if num_jobs:
             log.info("scheduler.checkpoints_expired", jobs=num_jobs)
+
+    def delete_expired_uploads(self) -> None:
+        """Delete resumable uploads that were not used in time; garbage collection deletes the files."""
+        num_uploads = 0
+        while True:
+            with self._database.write() as session:
+                if uploads.prune_expired(session) is None:
+                    break
+            num_uploads += 1
+        if num_uploads:
+            log.info("scheduler.uploads_expired", uploads=num_uploads)
 
     def delete_files(self) -> None:
         """Delete stored files that no row references."""

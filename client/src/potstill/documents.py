@@ -126,6 +126,63 @@ class DatasetDocument(Document):
     """What was found in its files; a dataset with warnings is usable."""
 
 
+class Attempt(Document):
+    """One attempt to deliver."""
+
+    at: str
+    """End of the attempt (RFC 3339)."""
+    attempt: int
+    error: str | None = None
+    """Why it failed; null if it succeeded."""
+    seconds: float
+    status: int | None = None
+    """HTTP status of the response; null if there was none."""
+
+
+class Delivery(Document):
+    """The delivery of one event to one webhook."""
+
+    attempts: list[Attempt]
+    """The last 20 attempts."""
+    created_at: datetime
+    event: str
+    """Id of the event."""
+    finished_at: datetime | None = None
+    id: str
+    """The header `webhook-id`; the same at each attempt."""
+    next_attempt_at: datetime | None = None
+    """Null when the delivery has ended."""
+    object: Literal["webhook_delivery"] = "webhook_delivery"
+    object_id: str | None = None
+    """The job, dataset or model of the event; null for a test."""
+    payload: dict[str, Any]
+    """The body of the request."""
+    status: Annotated[Literal["pending", "succeeded", "failed"], ACCEPT_NEW]
+    """`failed`: it is not attempted again, unless it is redelivered."""
+    type: str
+    webhook: str
+
+
+class DirectDownload(Document):
+    """A URL of the service's bucket. Anyone who has it can download the file until it expires."""
+
+    expires_at: datetime
+    object: Literal["direct_download"] = "direct_download"
+    sha256: str
+    """Of the file; verify it after the download."""
+    size_bytes: int
+    url: str
+
+
+class DirectUpload(Document):
+    """A URL of the service's bucket to which the whole file is sent with one PUT request, without an API key."""
+
+    expires_at: datetime
+    method: Literal["PUT"] = "PUT"
+    object: Literal["direct_upload"] = "direct_upload"
+    url: str
+
+
 class BaselineEstimate(Document):
     """Estimated duration of the baseline's training and evaluation, unless an earlier job has trained it."""
 
@@ -497,6 +554,30 @@ class NewApiKey(Document):
     """The secret, returned only once: the service stores only its hash. Null in a repeated response to the same `Idempotency-Key`; if the first response was lost, revoke the key and create another one."""
 
 
+class NewWebhook(Document):
+    """A webhook with a new secret."""
+
+    created_at: datetime
+    disabled_reason: Annotated[Literal["request", "failing", "gone"], ACCEPT_NEW] | None = None
+    """`request`: a client disabled it. `failing`: no delivery succeeded for about three days. `gone`: the receiver answered 410."""
+    events: list[str]
+    failing_since: datetime | None = None
+    """First failed attempt since the last success."""
+    id: str
+    job: str | None = None
+    """The job whose events are delivered; null: all of the project."""
+    last_success_at: datetime | None = None
+    name: str | None = None
+    object: Literal["webhook"] = "webhook"
+    previous_secret_expires_at: datetime | None = None
+    """Until this time deliveries are signed with the secret before the last rotation too."""
+    secret: str | None = None
+    """Verifies signatures (Standard Webhooks); returned only once. Null in a repeated response to the same `Idempotency-Key`; if the first response was lost, rotate the secret."""
+    status: Annotated[Literal["enabled", "disabled"], ACCEPT_NEW]
+    url: str
+    """Without its query, which may be a secret."""
+
+
 class Architecture(Document):
     """A timm architecture."""
 
@@ -581,6 +662,44 @@ class Event(Document):
     type: str
 
 
+class Upload(Document):
+    """A file that is sent in parts."""
+
+    created_at: datetime
+    expires_at: datetime
+    """Deleted after this time, unless a dataset or model is made from it."""
+    filename: str
+    """From the metadata `filename`; empty if there is none."""
+    id: str
+    object: Literal["upload"] = "upload"
+    received_bytes: int
+    """The next bytes are sent from this offset."""
+    size_bytes: int
+    status: Annotated[Literal["receiving", "complete"], ACCEPT_NEW]
+
+
+class Webhook(Document):
+    """A webhook without its secret."""
+
+    created_at: datetime
+    disabled_reason: Annotated[Literal["request", "failing", "gone"], ACCEPT_NEW] | None = None
+    """`request`: a client disabled it. `failing`: no delivery succeeded for about three days. `gone`: the receiver answered 410."""
+    events: list[str]
+    failing_since: datetime | None = None
+    """First failed attempt since the last success."""
+    id: str
+    job: str | None = None
+    """The job whose events are delivered; null: all of the project."""
+    last_success_at: datetime | None = None
+    name: str | None = None
+    object: Literal["webhook"] = "webhook"
+    previous_secret_expires_at: datetime | None = None
+    """Until this time deliveries are signed with the secret before the last rotation too."""
+    status: Annotated[Literal["enabled", "disabled"], ACCEPT_NEW]
+    url: str
+    """Without its query, which may be a secret."""
+
+
 class Ready(Document):
     """The service can process requests. `degraded` lists unavailable components that it can run without."""
 
@@ -607,7 +726,7 @@ class Usage(Document):
     requests_per_minute: dict[str, int | None]
     """Requests per minute and key, by rate class: `reads`, `writes`, `jobs` (created), `uploads` (datasets and models created), `questions` (estimates, architecture searches). Beyond it 429 `rate_limited`. Null: no limit."""
     stored_bytes: Use
-    """Size of datasets, models, artifacts and checkpoints. Beyond the limit, new jobs, retries and uploads are refused; running jobs continue."""
+    """Size of datasets, models, uploads, artifacts and checkpoints. Beyond the limit, new jobs, retries and uploads are refused; running jobs continue."""
 
 
 class Worker(Document):

@@ -9,7 +9,6 @@ Lock order: webhook, then delivery. A claim locks only the delivery.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -233,7 +232,7 @@ def _finish(delivery: WebhookDelivery, status: Literal["succeeded", "failed"], n
     delivery.status, delivery.next_attempt_at, delivery.finished_at = status, None, now
 
 
-def _with_attempt(delivery: WebhookDelivery, result: AttemptResult, now: datetime) -> Sequence[Any]:
+def _with_attempt(delivery: WebhookDelivery, result: AttemptResult, now: datetime) -> list[Any]:
     entry = {
         "attempt": delivery.attempt,
         "at": format_time(now),

@@ -76,19 +76,19 @@ class TestBuiltin:
         [
             ({}, "/source"),
             ({"source": None}, "/source"),
-            ({"source": {"type": "builtin"}}, "/source/builtin/name"),
-            ({"source": {"type": "builtin", "name": "cifar"}}, "/source/builtin/name"),
+            ({"source": {"type": "builtin"}}, "/source/name"),
+            ({"source": {"type": "builtin", "name": "cifar"}}, "/source/name"),
             ({"source": {"type": "ftp"}}, "/source"),
-            ({"source": {"type": "url"}}, "/source/url/url"),
-            ({"source": {"type": "url", "url": ["nonsense"]}}, "/source/url/url"),
-            ({"source": {"type": "url", "url": "https://example.com/" + "x" * 5000}}, "/source/url/url"),
-            ({"source": {"type": "url", "url": "https://example.com/a", "labels": "some"}}, "/source/url/labels"),
-            ({"source": {"type": "url", "url": "https://example.com/a", "splits": "some"}}, "/source/url/splits"),
+            ({"source": {"type": "url"}}, "/source/url"),
+            ({"source": {"type": "url", "url": ["nonsense"]}}, "/source/url"),
+            ({"source": {"type": "url", "url": "https://example.com/" + "x" * 5000}}, "/source/url"),
+            ({"source": {"type": "url", "url": "https://example.com/a", "labels": "some"}}, "/source/labels"),
+            ({"source": {"type": "url", "url": "https://example.com/a", "splits": "some"}}, "/source/splits"),
             (
                 {"source": {"type": "url", "url": "https://example.com/a", "splits": {"test": "a"}}},
-                "/source/url/splits",
+                "/source/splits",
             ),
-            ({"source": {"type": "url", "url": "https://example.com/a", "class_from": 1}}, "/source/url/class_from"),
+            ({"source": {"type": "url", "url": "https://example.com/a", "class_from": 1}}, "/source/class_from"),
             ({"source": {"type": "builtin", "name": "digits"}, "nmae": "x"}, "/nmae"),
             ({"source": {"type": "builtin", "name": "digits"}, "name": "x" * 201}, "/name"),
             ({"source": {"type": "builtin", "name": "digits"}, "name": ""}, "/name"),
@@ -101,18 +101,50 @@ class TestBuiltin:
         assert response.status_code == 422
         assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
 
+    def test_a_dataset_of_the_hub_is_accepted_with_its_defaults(self, http):
+        source = {"type": "huggingface", "repo": "uoft-cs/cifar10", "split": "train"}
+        dataset = http.post("/v1/datasets", json={"source": source}).json()
+
+        assert (dataset["status"], dataset["name"]) == ("processing", "cifar10")
+        assert {**dataset["source"], **source} == dataset["source"]
+        assert (dataset["source"]["revision"], dataset["source"]["config"]) == ("main", None)
+
     @pytest.mark.parametrize(
-        "source",
+        ("field", "value"), [("repo", "../x"), ("repo", "a/b/c"), ("repo", "a b"), ("revision", "../..")]
+    )
+    def test_a_name_that_the_hub_cannot_have_is_refused(self, http, field, value):
+        source = {"type": "huggingface", "repo": "a/b", field: value}
+        response = http.post("/v1/datasets", json={"source": source})
+
+        assert (response.status_code, response.json()["errors"][0]["pointer"]) == (422, f"/source/{field}")
+
+
+class TestBucket:
+    @pytest.mark.parametrize(
+        ("url", "status"),
         [
-            {"type": "huggingface", "repo": "a/b", "revision": "main", "split": "train"},
-            {"type": "upload", "upload": "up_x"},
+            ("s3://shared/pets.zip", 202),
+            ("s3://shared/", 202),
+            ("s3://team/images/pets/", 202),
+            ("s3://team/images-private/pets.zip", 422),
+            ("s3://team/", 422),
+            ("s3://team/images/../private/pets.zip", 422),
+            ("s3://sharedother/pets.zip", 422),
+            ("s3://shared", 202),
         ],
     )
-    def test_unsupported_sources_are_not_available(self, http, source):
-        response = http.post("/v1/datasets", json={"name": "u", "source": source})
+    def test_only_buckets_of_the_settings_are_read(self, make_server, make_tenant, url, status):
+        if not hasattr(TestBucket, "server"):
+            TestBucket.server = make_server(s3_sources=("shared", "team/images"))
+        tenant = make_tenant(on=TestBucket.server)
+        response = tenant.http.post("/v1/datasets", json={"source": {"type": "s3", "url": url}})
 
-        assert (response.status_code, response.json()["code"]) == (422, "not_available")
-        assert response.json()["errors"][0]["pointer"] == "/source/type"
+        assert response.status_code == status, response.text
+
+    def test_without_the_setting_no_bucket_is_read(self, http):
+        response = http.post("/v1/datasets", json={"source": {"type": "s3", "url": "s3://any/pets.zip"}})
+
+        assert (response.status_code, response.json()["code"]) == (422, "url_not_allowed")
 
 
 class TestUrl:

@@ -31,6 +31,10 @@ def test_published_file_is_read_back(store, source, bucket):
     )
 
 
+def test_bytes_in_memory_are_stored_with_their_size(store):
+    assert store.put(KEY, io.BytesIO(CONTENT)) == StoredFile(KEY, len(CONTENT), DIGEST) == store.measure(KEY)
+
+
 def test_large_file_is_uploaded_in_parts(store, tmp_path):
     path = tmp_path / "large"
     path.write_bytes(CONTENT * 12)
