@@ -182,7 +182,7 @@ def download_artifact(caller: Reader, job_id: JobId, name: str, request: Request
 
 
 @router.get(
-    "/artifacts/{name}/url",
+    "/artifact-urls/{name:path}",
     response_model=DirectDownloadOut,
     responses=problems(*REFERENCE_ERRORS, DirectTransferUnavailable),
 )

@@ -57,6 +57,8 @@ def foreign_ids(server, tmp_path_factory):
         "delivery_id": {delivery.id},
         "key_id": {owner.key_id},
         "name": {"model.safetensors"},
+        "split": {"train"},
+        "index": {"0"},
         "action": {"cancel", "pause", "resume", "stop", "retry"},
     }
     yield ids

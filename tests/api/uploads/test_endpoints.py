@@ -279,7 +279,9 @@ def test_an_artifact_is_downloaded_directly_from_the_bucket(make_server, make_te
     tenant = make_tenant(on=make_server(storage_url=f"s3://{bucket}/potstill", direct_url_seconds=60))
     lease = tenant.running_job()
     contents = tenant.succeed(lease, tmp_path)
-    direct = tenant.http.get(f"/v1/jobs/{lease.job_id}/artifacts/config.json/url").json()
+    response = tenant.http.get(f"/v1/jobs/{lease.job_id}/artifact-urls/config.json")
+    assert response.status_code == 200, response.text
+    direct = response.json()
     content = httpx.get(direct["url"], trust_env=False).content
 
     assert content == contents["config.json"]
