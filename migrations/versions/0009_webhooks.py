@@ -3,15 +3,15 @@
 Only adds. Processes of the version before write no deliveries: events that they record during an upgrade reach no
 webhook, and there was none before it.
 
-Revision ID: 0007
-Revises: 0006
+Revision ID: 0009
+Revises: 0008
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
