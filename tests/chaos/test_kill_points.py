@@ -68,6 +68,7 @@ def test_a_kill_costs_only_time(service, reference_digest, point):
     assert_resumed_from_checkpoints(events)
 
 
+@pytest.mark.slow
 def test_a_kill_in_a_compression_step_costs_only_time(service):
     """Kills before and after the first of two steps is saved; and one at the end, after which both are reused."""
     steps = [{"name": "quantize", "dtype": dtype, "max_top1_drop": 1} for dtype in ("int4", "fp16")]
