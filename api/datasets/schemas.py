@@ -84,14 +84,10 @@ class DatasetCreate(StrictModel):
     """A dataset to create from a built-in dataset, a URL, an upload, the Hugging Face hub or a bucket."""
 
     name: Name | None = Field(default=None, description="Null: the source's own name.")
-<<<<<<< HEAD
-    source: Annotated[BuiltinSource | UrlSource | LaterSource, Field(discriminator="type")]
-    license: License | None = None
-=======
     source: Annotated[
         BuiltinSource | UrlSource | UploadSource | HuggingFaceSource | S3Source, Field(discriminator="type")
     ]
->>>>>>> b942a53 (Resumable uploads, and datasets from the Hugging Face hub and from buckets)
+    license: License | None = None
 
 
 class SplitOut(Out):

@@ -89,12 +89,6 @@ def create_from_source(
             upload = lock_complete(session, project_id, source.upload, _UPLOAD_POINTER)
             upload_id, default_name = upload.id, name_from_filename(upload.filename)
     check_name(name or default_name, is_keyword_reserved=False)
-<<<<<<< HEAD
-    document = source.model_dump(mode="json")
-    return datasets.create(
-        session, project_id, name=name or default_name, source=document, dataset_id=dataset_id, license=license
-    )
-=======
     return datasets.create(
         session,
         project_id,
@@ -102,6 +96,7 @@ def create_from_source(
         source=source.model_dump(mode="json"),
         upload_id=upload_id,
         dataset_id=dataset_id,
+        license=license,
     )
 
 
@@ -113,7 +108,6 @@ def check_upload(database: Database, store: ArtifactStore, project_id: str, sour
     with database.read() as session:
         upload = find_complete(session, project_id, source.upload, _UPLOAD_POINTER)
     require_archive(upload.read_head(store, SNIFF_BYTES))
->>>>>>> b942a53 (Resumable uploads, and datasets from the Hugging Face hub and from buckets)
 
 
 def store_upload(store: ArtifactStore, form: Form) -> tuple[str, StoredFile]:

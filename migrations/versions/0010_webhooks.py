@@ -3,15 +3,15 @@
 Only adds. Processes of the version before write no deliveries: events that they record during an upgrade reach no
 webhook, and there was none before it.
 
-Revision ID: 0009
-Revises: 0008
+Revision ID: 0010
+Revises: 0009
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
