@@ -153,10 +153,11 @@ def _weights(site: Site) -> Iterator[Figure]:
 _imports: dict[str, set[str]] = {}
 
 
-def _client(site: Site) -> httpx.Client:
-    client = httpx.Client(base_url=site.url, timeout=30, trust_env=False, follow_redirects=True)
-    client.post("/login", data={"key": site.token}, headers={"Sec-Fetch-Site": "same-origin"})
-    return client
+@contextmanager
+def _client(site: Site) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=site.url, timeout=60, trust_env=False, follow_redirects=True) as client:
+        client.post("/login", data={"key": site.token}, headers={"Sec-Fetch-Site": "same-origin"})
+        yield client
 
 
 def _accessibility_problems(site: Site) -> dict[str, list[str]]:

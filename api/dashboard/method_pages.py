@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
@@ -74,6 +75,7 @@ def methods_page(
     )
 
 
+@cache
 def _view(name: str) -> MethodView:
     method, params = method_out(name), METHODS[name].params
     match = _ARXIV.search(method.paper)
