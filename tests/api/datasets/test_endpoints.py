@@ -31,7 +31,7 @@ class TestBuiltin:
         assert http.get(f"/v1/datasets/{dataset['id']}").json() == dataset
         assert server.broker.was_sent("datasets")
 
-    def test_its_license_is_kept_and_a_limiting_one_is_a_warning_of_the_estimate(self, tenant, http):
+    def test_its_license_is_returned_and_a_limiting_one_is_a_warning_of_the_estimate(self, tenant, http):
         source = {"type": "builtin", "name": "digits"}
         created = http.post("/v1/datasets", json={"source": source, "license": " CC-BY-NC-4.0 "}).json()
         dataset_id = tenant.ready_dataset()
