@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := $(PIP) --require-hashes --only-binary :all: --requirement
 UV := uv==0.13.9
 
-.PHONY: install demo up test test-all check audit sbom fuzz chaos format docs bench screenshots gpu-check constraints lock
+.PHONY: install demo up test test-all check audit sbom fuzz chaos format docs docs-site bench screenshots gpu-check constraints lock
 
 .venv/installed: pyproject.toml client/pyproject.toml locks/install.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -68,6 +68,10 @@ format: install
 # Regenerate the reference docs from the code; a test checks that they are up to date.
 docs: install
 	$(BIN)/python -m server.docs_reference
+
+# Build the documentation site in build/site, with all links checked; the API serves it at /guide.
+docs-site: install
+	$(BIN)/zensical build --strict
 
 # The packages for comparison are not part of `make install`; without network access they are skipped.
 bench: install

@@ -26,6 +26,7 @@ from api.dashboard.new_job import router as new_job_router
 from api.dashboard.worker_pages import router as workers_page_router
 from api.datasets import endpoints as datasets
 from api.deps import AppState
+from api.guide import Guide
 from api.head_requests import HeadRequests
 from api.headers import StrictTransport
 from api.inspector import Inspector
@@ -112,6 +113,8 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, bro
     for router in _ROUTERS:
         app.include_router(router)
     check_routes(app.routes)
+    if settings.guide_dir.is_dir():
+        app.mount("/guide", Guide(settings.guide_dir), name="guide")
     app.add_middleware(HeadRequests, routes=app.router.routes)
     app.add_middleware(
         RequestMiddleware, observe=state.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings)

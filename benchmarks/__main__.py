@@ -28,10 +28,11 @@ BENCHMARKS = {
     "batch_norm": "accuracy of short trainings with re-estimated BatchNorm statistics (minutes)",
     "latency": "POST to the first training step, and the inspector's latency (minutes)",
     "onnx_families": "which timm families have an ONNX export, with which exporter (an hour, resumable)",
+    "compression": "accuracy, bytes and latency of compressed students against ONNX Runtime's quantizer (hours)",
     "gpu_check": "checks of the CUDA code paths (minutes, skipped without CUDA)",
     "speed_page": "write docs/speed.md from all results (seconds)",
 }
-NOT_IN_ALL = ("quality", "dashboard", "onnx_families", "batch_norm", "gpu_check", "speed_page")
+NOT_IN_ALL = ("quality", "dashboard", "onnx_families", "batch_norm", "compression", "gpu_check", "speed_page")
 COMPARISONS = ("cached_training", "against_peers", "data", "photographs", "ingest", "service")  # these accept --quick
 
 

@@ -390,8 +390,8 @@ class _Pipeline:
             sections=evaluated.sections(self.spec, self.context, self.stage_seconds, self.cache_stats),
             poll=self.context.poll,
         )
-        files = {**exported.files, **evaluated.write_predictions()}
-        return replace(exported, files=files | export_steps(self.compressed, self.spec, self.context, inputs.samples))
+        exported = replace(exported, files={**exported.files, **evaluated.write_predictions()})
+        return export_steps(exported, self.compressed, self.spec, self.context, inputs)
 
     def _progress(self, fraction: float, step: int, schedule: Schedule) -> None:
         """Report progress of the stages after training."""

@@ -73,6 +73,10 @@ class Settings(BaseSettings):
         description="Clients connect over HTTPS and a proxy terminates TLS: cookies are `Secure` and every response "
         "carries HSTS. Set `FORWARDED_ALLOW_IPS` (uvicorn) to the proxy's address; otherwise all clients share it.",
     )
+    guide_dir: Path = Field(
+        default=Path("build/site"),
+        description="Folder of the documentation site (`make docs-site`), served at `/guide` if it exists at start.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     accelerator: Literal["auto", "cpu", "cuda"] = Field(

@@ -82,8 +82,8 @@ class Compression:
                     key=key, index=index, name=params.name, status="failed", output=output, folder=folder
                 )
                 outcome = self._run_step(outcome, network, *images)
+                self._report(outcome, params)  # before it is saved: a kill in between repeats an event, and loses none
                 self._save(outcome, compressed_track(index))
-                self._report(outcome, params)
             if outcome.is_applied and not outcome.is_file:
                 network = load_folder(outcome.folder)
             outcomes.append(outcome)

@@ -1,6 +1,11 @@
 """Int8 graphs by ONNX Runtime's quantizer: static with calibrated ranges of activations, or dynamic.
 
 Weights have one scale per output channel. Which operators stay in float is decided by :mod:`core.compress.sensitivity`.
+
+On x86 processors without VNNI, ONNX Runtime multiplies unsigned activations by signed weights with an instruction that
+saturates, and quantizes signed activations to unsigned ones first. Products of two unsigned matrices are exact there,
+so static graphs have unsigned weights. Dynamic ones have signed weights of 7 bits, which are exact and have the faster
+kernel.
 """
 
 from __future__ import annotations
@@ -65,18 +70,18 @@ class Int8Quantizer:
             "op_types_to_quantize": list(self.params.operators if self.ranges else _DYNAMIC_OPERATORS),
             "nodes_to_quantize": list(names),
             "per_channel": True,
-            "weight_type": QuantType.QInt8,
         }
         try:
             with _quiet():
                 if self.ranges is None:
-                    quantize_dynamic(self.graph, output, **shared)
+                    quantize_dynamic(self.graph, output, weight_type=QuantType.QInt8, reduce_range=True, **shared)
                 else:
                     quantize_static(
                         self.graph,
                         output,
                         quant_format=QuantFormat.QDQ,
-                        activation_type=QuantType.QInt8,
+                        activation_type=QuantType.QUInt8,
+                        weight_type=QuantType.QUInt8,
                         calibration_cache_path=self.ranges,
                         calibrate_method=_calibration_method(self.params),
                         **shared,

@@ -10,7 +10,9 @@ import onnx
 import torch
 from torch import Tensor
 
+from core.compress import qat
 from core.compress.base import CompressionStep, StepCost, StepInputs, StepOutput, StepPlan, StepProblems
+from core.compress.fake_quantization import quantized_layers
 from core.compress.float_onnx import EXPORTED, input_batches, write_float_graph, write_quantized
 from core.compress.int8 import CALIBRATION_BATCH, Int8Quantizer, calibrate
 from core.compress.onnx_runtime import OnnxNetwork
@@ -85,6 +87,8 @@ class Quantize(CompressionStep[QuantizeParams]):
         graph = write_float_graph(inputs.student, inputs.training, inputs.folder, inputs.poll)
         inputs.poll()
         match self.params.dtype:
+            case "int8" if self.params.mode == "qat":
+                model, details = self._qat(inputs)
             case "int8":
                 model, details = self._int8(inputs, graph)
             case "int4":
@@ -96,6 +100,12 @@ class Quantize(CompressionStep[QuantizeParams]):
         float_size = (inputs.folder / EXPORTED).stat().st_size
         details = {"dtype": self.params.dtype, "mode": self.params.effective_mode, **details}
         return StepOutput(file=path, details=details | {"float_size_bytes": float_size})
+
+    def _qat(self, inputs: StepInputs) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        trained = qat.train(inputs, self.params)
+        inputs.poll()
+        model = qat.to_int8(trained, inputs.training, inputs.folder / "traced.onnx")
+        return model, {"trained_top1": inputs.top1(trained), "layers": len(quantized_layers(trained.module))}
 
     def _int8(self, inputs: StepInputs, graph: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
         images = draw_images(inputs.training, self.params.calibration_images, inputs.seed)

@@ -7,7 +7,9 @@ from tests.support.specs import kd_job
 STEPS_PER_EPOCH = 23  # the training split of the digits in batches of 64
 
 
-def small_job(dataset: str, *, epochs: int, teacher_epochs: int = 3, seed: int = 0, export=("safetensors",)) -> dict:
+def small_job(
+    dataset: str, *, epochs: int, teacher_epochs: int = 3, seed: int = 0, export=("safetensors",), compression=()
+) -> dict:
     return kd_job(
         dataset,
         epochs=epochs,
@@ -16,6 +18,7 @@ def small_job(dataset: str, *, epochs: int, teacher_epochs: int = 3, seed: int =
         training={"checkpoint_every_epochs": 1, "keep_weights_every_epochs": max(1, epochs // 2)},
         name=f"chaos {seed}",
         export=list(export),
+        compression=list(compression),
         # One thread per job: two workers on two CPU cores then do not wait for each other.
         resources={"threads": 1},
     )

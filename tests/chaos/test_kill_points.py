@@ -50,7 +50,7 @@ def points():
         yield pytest.param(point, marks=() if point in IN_EVERY_RUN else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("point", points())
+@pytest.mark.parametrize("point", list(points()))
 def test_a_kill_costs_only_time(service, reference_digest, point):
     job_id = service.submit()
     service.run_worker(point, nth=NTH.get(point, 1))

@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -37,6 +38,19 @@ def test_lists_are_paginated_lazily(service, potstill, respond, make_job):
     assert len(service.received) == 1
     assert [job.id for job in listed] == ["job_2", "job_1"]
     assert service.received[1].query == {"status": ["failed"], "limit": ["100"], "after": ["job_2"]}
+
+
+def test_filters_of_jobs_are_sent(service, potstill, respond, make_job):
+    service.on("GET", "/v1/jobs", respond(page(make_job())))
+
+    filters = {"method": ["kd", "dkd"], "metadata": {"team": "search"}, "sort": "top1", "order": "asc"}
+    listed = list(potstill.jobs.list(**filters, created_after=datetime(2026, 11, 1, tzinfo=UTC), limit=5))
+
+    query = service.received[0].query
+    assert len(listed) == 1
+    assert datetime.fromisoformat(query.pop("created_after")[0]) == datetime(2026, 11, 1, tzinfo=UTC)
+    expected = {"method": ["kd", "dkd"], "metadata": ["team:search"], "sort": ["top1"], "order": ["asc"]}
+    assert query == {**expected, "limit": ["5"]}
 
 
 def test_a_job_waits_until_it_is_terminal(service, potstill, respond, make_job):

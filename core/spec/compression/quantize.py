@@ -86,13 +86,6 @@ class QuantizeParams(FineTuningParams):
             raise not_available("bf16, for which ONNX Runtime has no kernels on a CPU (fp16 has), so its accuracy")
         return dtype
 
-    @field_validator("mode")
-    @classmethod
-    def _refuse_qat(cls, mode: QuantizationMode | None) -> QuantizationMode | None:
-        if mode == "qat":
-            raise not_available("mode qat")
-        return mode
-
     @model_validator(mode="after")
     def _refuse_parameters_of_others(self) -> Self:
         """Refuse combinations that do not exist, and parameters that have no effect on this dtype and mode."""

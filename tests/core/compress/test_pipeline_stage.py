@@ -72,22 +72,29 @@ def digests(result):
 
 
 def test_quantized_files_are_measured_as_they_are_handed_out(attempt, dataset):
-    others = [{"mode": "dynamic"}, {"dtype": "fp16"}, {"dtype": "int4"}]
+    others = [{"mode": "dynamic"}, {"dtype": "fp16"}, {"dtype": "int4"}, {"mode": "qat", "epochs": 1}]
     steps = [STATIC, *({"name": "quantize", "max_top1_drop": 0.2, **params} for params in others)]
     result, reporter = attempt(resolve(dataset, *steps).spec)
 
     assert reporter.stages == ["prepare", "distill", "compress", "evaluate", "export"]
     assert reporter.fractions == sorted(reporter.fractions)
-    assert [event for event in reporter.event_types if event.startswith("compression")] == ["compression.applied"] * 4
+    assert [event for event in reporter.event_types if event.startswith("compression")] == (
+        ["compression.applied"] * 4 + ["compression.fine_tuned", "compression.applied"]
+    )
     entries = result.result["compressed"]
     assert [entry["artifact"] for entry in entries] == [
         "model.int8.onnx", "model.int8-2.onnx", "model.fp16.onnx", "model.int4.onnx",
+        "model.int8-3.onnx",
     ]  # fmt: skip
     student = load_folder(result.artifacts["config.json"].parent)
     with StoredDataset.open(dataset) as stored:
         labels = stored.split("test").labels.copy()
     for entry in entries:
         path = result.artifacts[entry["artifact"]]
+        receipt = result.receipts[entry["artifact"]]
+        assert (receipt["top1"], receipt["size_bytes"]) == (entry["top1"], path.stat().st_size)
+        assert receipt["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert 0 < receipt["logits"]["mean_difference"] <= receipt["logits"]["max_difference"]
         assert entry["top1"] == pytest.approx(top1(path, student, dataset, labels))
         assert entry["size_bytes"] == path.stat().st_size
         assert entry["latency_ms"] > 0
@@ -97,7 +104,9 @@ def test_quantized_files_are_measured_as_they_are_handed_out(attempt, dataset):
         assert set(metadata) == {"architecture", "preprocessing", "classes"}
     report = json.loads(result.artifacts["report.json"].read_text())
     assert report["result"]["compressed"] == entries
-    assert [step["dtype"] for step in report["details"]["compression"]] == ["int8", "int8", "fp16", "int4"]
+    assert [step["dtype"] for step in report["details"]["compression"]] == ["int8", "int8", "fp16", "int4", "int8"]
+    assert report["details"]["compression"][4]["trained_top1"] == entries[4]["held_out"]["top1"]
+    assert len(reporter.series["compress/4/loss"]) == 6
     assert report["details"]["compression"][0]["calibration_images"] == 16
 
 

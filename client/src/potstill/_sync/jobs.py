@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,9 +66,41 @@ class Jobs:
         call = read_call(object_path("jobs", job_id), wait=wait_seconds, read_seconds=30.0 + (wait_seconds or 0))
         return self._bind(self._transport.read(call, Job))
 
-    def list(self, *, status: str | None = None, limit: int | None = None) -> Iterator[Job]:
-        """Iterate over the jobs, newest first; pages are fetched when they are needed."""
-        for job in self._transport.pages("/v1/jobs", Job, limit=limit, status=status):
+    def list(
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        method: str | Sequence[str] | None = None,
+        dataset: str | None = None,
+        student: str | None = None,
+        teacher: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        search: str | None = None,
+        sort: str | None = None,
+        order: Literal["desc", "asc"] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Job]:
+        """Iterate over the jobs that match all filters, newest first; pages are fetched when they are needed.
+
+        ``search`` are words of the name, id, method, student or a teacher; ``metadata`` are entries that must match.
+        ``sort`` is ``created_at``, ``seconds``, or a measure of the student such as ``top1``; ``order`` its direction.
+        """
+        filters: dict[str, Any] = {
+            "status": status,
+            "method": method,
+            "dataset": dataset,
+            "student": student,
+            "teacher": teacher,
+            "metadata": [f"{key}:{value}" for key, value in metadata.items()] if metadata else None,
+            "created_after": created_after.astimezone().isoformat() if created_after is not None else None,
+            "created_before": created_before.astimezone().isoformat() if created_before is not None else None,
+            "search": search,
+            "sort": sort,
+            "order": order,
+        }
+        for job in self._transport.pages("/v1/jobs", Job, limit=limit, **filters):
             yield self._bind(job)
 
     def delete(self, job_id: str) -> None:

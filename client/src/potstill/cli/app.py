@@ -10,7 +10,7 @@ import typer
 
 from potstill import __version__
 from potstill._sync.client import Potstill
-from potstill.cli import catalog, datasets, jobs, keys, models, service
+from potstill.cli import catalog, datasets, jobs, keys, mcp, models, service
 from potstill.cli.console import out, print_error, print_json
 from potstill.configuration import KEY_VARIABLE, URL_VARIABLE, Connection, save_connection
 from potstill.errors import PotstillError
@@ -27,6 +27,7 @@ app.add_typer(jobs.app, name="jobs")
 catalog.register(app)
 app.add_typer(keys.app, name="keys")
 service.register(app)
+mcp.register(app)
 
 
 def _print_version(requested: bool) -> None:  # noqa: FBT001 - typer's signature

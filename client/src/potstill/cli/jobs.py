@@ -49,14 +49,34 @@ def submit(
 
 @app.command("list")
 def list_jobs(
-    status: Annotated[str | None, typer.Option(help="List only jobs with this status.")] = None,
-    limit: Limit = 20,
     *,
+    status: Annotated[list[str] | None, typer.Option(help="Only jobs with this status; repeatable.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only jobs with this method; repeatable.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only jobs on this dataset.")] = None,
+    student: Annotated[str | None, typer.Option(help="Only jobs with this student architecture.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Only jobs with this teacher architecture.")] = None,
+    search: Annotated[str | None, typer.Option(help="Words of the name, id, method, student or a teacher.")] = None,
+    sort: Annotated[
+        str | None, typer.Option(help="Value to sort by, e.g. top1 or seconds. Default: created_at.")
+    ] = None,
+    ascending: Annotated[bool, typer.Option("--ascending", help="Smallest or oldest first.")] = False,
+    limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List the newest jobs."""
+    """List jobs, newest first."""
     with connect() as client:
-        jobs = list(client.jobs.list(status=status, limit=limit))
+        found = client.jobs.list(
+            status=status,
+            method=method,
+            dataset=dataset,
+            student=student,
+            teacher=teacher,
+            search=search,
+            sort=sort,
+            order="asc" if ascending else None,
+            limit=limit,
+        )
+        jobs = list(found)
     if as_json:
         print_json(jobs)
     elif jobs:

@@ -123,5 +123,5 @@ def _describe_workers(found: Workers) -> None:
 
 
 def _format_use(use: Use, format_number: Callable[[int | None], str]) -> str:
-    limit = "no limit" if use.limit is None else f"of {format_number(use.limit)}"
-    return f"{format_number(use.used)}, {limit}"
+    limit = ", no limit" if use.limit is None else f" of {format_number(use.limit)}"
+    return f"{format_number(use.used)}{limit}"

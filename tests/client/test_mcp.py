@@ -1,0 +1,75 @@
+"""The MCP server, used by the official client in memory."""
+
+import asyncio
+import json
+
+import mcp
+import pytest
+
+from potstill import AsyncPotstill
+from potstill.mcp_server import build_server
+from tests.client.conftest import page
+from tests.support.openapi_documents import make_document
+
+
+@pytest.fixture
+def use(service):
+    """Run a coroutine with a client of the MCP server."""
+
+    async def connect(function, allow_writes):
+        potstill = AsyncPotstill(service.url, "ps_key")
+        async with potstill, mcp.Client(build_server(potstill, allow_writes=allow_writes)) as client:
+            return await function(client)
+
+    return lambda function, allow_writes=False: asyncio.run(connect(function, allow_writes))
+
+
+def test_without_permission_there_are_only_tools_that_read(use):
+    async def tools(client):
+        return (await client.list_tools()).tools
+
+    reading, all_tools = use(tools), use(tools, allow_writes=True)
+
+    assert all(tool.annotations.read_only_hint for tool in reading)
+    assert {tool.name for tool in all_tools} - {tool.name for tool in reading} == {
+        *("submit_job", "change_job", "retry_job", "add_dataset", "download_student")
+    }
+    assert all(tool.description for tool in all_tools)
+
+
+def test_an_agent_estimates_submits_watches_and_compares(use, service, respond, make_job):
+    service.on("POST", "/v1/estimates", respond(make_document("EstimateOut", total_steps=90)))
+    service.on("POST", "/v1/jobs", respond(make_job(status="queued", terminal=False), 201))
+    service.on("GET", "/v1/jobs/job_1", respond(make_job()))
+    spec = {"dataset": "digits", "method": {"name": "kd"}}
+
+    async def work(client):
+        submitted = await client.call_tool("submit_job", {"spec": spec})
+        watched = await client.call_tool("watch_job", {"job_id": "job_1", "wait_seconds": 600})
+        compared = await client.call_tool("compare_jobs", {"job_ids": ["job_1"]})
+        return [result.structured_content for result in (submitted, watched, compared)]
+
+    submitted, watched, compared = use(work, allow_writes=True)
+
+    assert submitted["estimate"]["total_steps"] == 90
+    assert submitted["job"]["status"] == "queued"
+    assert watched["status"] == "succeeded"
+    assert compared["result"][0]["student"]["top1"] == 0.91
+    assert [json.loads(request.body) for request in service.received if request.method == "POST"] == [spec, spec]
+    assert service.received[2].query == {"wait": ["50"]}
+
+
+def test_errors_of_the_service_reach_the_agent(use, service, respond):
+    problem = {"code": "invalid_spec", "detail": "x", "errors": [{"pointer": "/student", "detail": "is missing"}]}
+    service.on("POST", "/v1/estimates", respond(problem, 422))
+    service.on("GET", "/v1/methods", respond(page(make_document("MethodOut", name="kd"))))
+
+    async def work(client):
+        failed = await client.call_tool("estimate_job", {"spec": {}})
+        return failed, await client.call_tool("list_methods", {"search": "k"})
+
+    failed, methods = use(work)
+
+    assert failed.is_error
+    assert "invalid_spec: x\n/student: is missing" in failed.content[0].text
+    assert methods.structured_content["result"][0]["name"] == "kd"
