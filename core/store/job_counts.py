@@ -69,11 +69,11 @@ def count_queued(session: Session) -> dict[str, int]:
     return {"auto": 0, "cpu": 0, "cuda": 0} | {row[0]: max(0, int(row[1])) for row in rows}
 
 
-def count_unfinished(session: Session) -> dict[tuple[str, str], int]:
+def count_unfinished(session: Session) -> dict[tuple[str, ...], int]:
     """Return the number of queued and running jobs of all projects by (status, accelerator)."""
     group = (JobCount.status, JobCount.accelerator)
     statement = select(*group, func.sum(JobCount.num_jobs)).where(JobCount.status.in_(("queued", "running")))
-    counts = dict.fromkeys(product(("queued", "running"), ("auto", "cpu", "cuda")), 0)
+    counts: dict[tuple[str, ...], int] = dict.fromkeys(product(("queued", "running"), ("auto", "cpu", "cuda")), 0)
     return counts | {(row[0], row[1]): max(0, int(row[2])) for row in session.execute(statement.group_by(*group))}
 
 

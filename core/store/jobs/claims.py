@@ -142,7 +142,7 @@ def count_queued(session: Session) -> dict[str, int]:
     return job_counts.count_queued(session)
 
 
-def count_unfinished(session: Session) -> dict[tuple[str, str], int]:
+def count_unfinished(session: Session) -> dict[tuple[str, ...], int]:
     """Return the number of queued and running jobs by (status, accelerator)."""
     return job_counts.count_unfinished(session)
 
