@@ -50,6 +50,8 @@ def show_service(client: Potstill) -> None:
     print(f"{len(workers.data)} processes, {usage.jobs.used} jobs of {usage.jobs.limit or 'any number'}")
     method = client.methods.get("kd")
     print(f"{len(client.methods.list())} methods; {method.name}: {method.summary}")
+    print(f"uploads up to {client.uploads.limits().max_bytes} bytes; {len(list(client.uploads.list(limit=3)))} there")
+    print([(webhook.url, webhook.status) for webhook in client.webhooks.list(limit=3)])
     print([architecture.name for architecture in client.architectures.list("vit_tiny", limit=3)])
 
 

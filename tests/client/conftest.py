@@ -55,7 +55,7 @@ class FakeService:
             def serve(self):
                 service.serve(self)
 
-            do_GET = do_POST = do_DELETE = serve  # noqa: N815 - names of the standard library
+            do_GET = do_POST = do_PATCH = do_DELETE = serve  # noqa: N815 - names of the standard library
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True

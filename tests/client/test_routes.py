@@ -29,6 +29,11 @@ DOCUMENTS = {
     "CheckpointOut": {"id": "ckpt_1", **FILE},
     "NewApiKeyOut": {"token": "ps_1"},
     "ApiKeyOut": {"id": "key_1"},
+    "UploadOut": {"id": "up_1", "status": "receiving", "size_bytes": 7, "received_bytes": 0},
+    "DirectUploadOut": {"url": "http://bucket/file"},
+    "NewWebhookOut": {"secret": "whsec_1"},
+    "WebhookOut": {"id": "wh_1", "name": "hook"},
+    "DeliveryOut": {"id": "evt_1"},
 }
 # Calls of the SDK; `p` is a client, `f` a folder with `data.zip` and `weights.safetensors`.
 CALLS = {
@@ -53,6 +58,7 @@ CALLS = {
     "GET /v1/jobs/{job_id}": lambda p, f: p.jobs.wait("job_1"),
     "DELETE /v1/jobs/{job_id}": lambda p, f: p.jobs.delete("job_1"),
     "GET /v1/jobs/{job_id}/artifacts": lambda p, f: p.jobs.artifacts("job_1"),
+    "GET /v1/jobs/{job_id}/artifact-urls/{name}": lambda p, f: p.jobs.artifact_url("job_1", "model.onnx"),
     "GET /v1/jobs/{job_id}/artifacts/{name}": lambda p, f: p.jobs.download("job_1", f / "student"),
     "POST /v1/jobs/{job_id}/cancel": lambda p, f: p.jobs.cancel("job_1"),
     "GET /v1/jobs/{job_id}/checkpoints": lambda p, f: p.jobs.checkpoints("job_1"),
@@ -73,7 +79,27 @@ CALLS = {
     "GET /v1/models/{model_id}": lambda p, f: p.models.wait("mdl_1"),
     "DELETE /v1/models/{model_id}": lambda p, f: p.models.delete("mdl_1"),
     "GET /v1/models/{model_id}/lineage": lambda p, f: p.models.lineage("mdl_1"),
+    "GET /v1/uploads": lambda p, f: p.uploads.list(),
+    "OPTIONS /v1/uploads": lambda p, f: p.uploads.limits(),
+    "POST /v1/uploads": lambda p, f: p.uploads.create(7, "data.zip"),
+    "GET /v1/uploads/{upload_id}": lambda p, f: p.uploads.get("up_1"),
+    "PATCH /v1/uploads/{upload_id}": lambda p, f: p.uploads.send(f / "data.zip"),
+    "DELETE /v1/uploads/{upload_id}": lambda p, f: p.uploads.delete("up_1"),
+    "POST /v1/uploads/{upload_id}/direct": lambda p, f: p.uploads.send_direct(f / "data.zip"),
+    "POST /v1/uploads/{upload_id}/complete": lambda p, f: p.uploads.complete("up_1", "0" * 64),
     "GET /v1/usage": lambda p, f: p.service.usage(),
+    "GET /v1/webhooks": lambda p, f: p.webhooks.list(),
+    "POST /v1/webhooks": lambda p, f: p.webhooks.create("https://example.com/hook", events=["job.failed"]),
+    "GET /v1/webhooks/{webhook_id}": lambda p, f: p.webhooks.get("wh_1"),
+    "PATCH /v1/webhooks/{webhook_id}": lambda p, f: p.webhooks.change("wh_1", status="disabled"),
+    "DELETE /v1/webhooks/{webhook_id}": lambda p, f: p.webhooks.delete("wh_1"),
+    "GET /v1/webhooks/{webhook_id}/deliveries": lambda p, f: p.webhooks.deliveries("wh_1", status="failed"),
+    "GET /v1/webhooks/{webhook_id}/deliveries/{delivery_id}": lambda p, f: p.webhooks.get_delivery("wh_1", "evt_1"),
+    "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": lambda p, f: p.webhooks.redeliver(
+        "wh_1", "evt_1"
+    ),
+    "POST /v1/webhooks/{webhook_id}/rotate": lambda p, f: p.webhooks.rotate("wh_1", overlap_seconds=0),
+    "POST /v1/webhooks/{webhook_id}/test": lambda p, f: p.webhooks.test("wh_1"),
     "GET /v1/workers": lambda p, f: p.service.workers(),
 }
 # Arguments of the commands; `{f}` is the folder.
@@ -88,6 +114,17 @@ ARGUMENTS = {
     "POST /v1/estimates": "{f}/spec.json --set training.epochs=3",
     "POST /v1/jobs": "{f}/spec.json --set training.epochs=3",
     "GET /v1/jobs/{job_id}/artifacts/{name}": "job_1 --out {f}/student",
+    "GET /v1/jobs/{job_id}/artifact-urls/{name}": "job_1 model.onnx",
+    "POST /v1/uploads": "{f}/data.zip",
+    "GET /v1/uploads/{upload_id}": "up_1",
+    "PATCH /v1/uploads/{upload_id}": "{f}/data.zip",
+    "DELETE /v1/uploads/{upload_id}": "up_1",
+    "POST /v1/uploads/{upload_id}/direct": "{f}/data.zip",
+    "POST /v1/uploads/{upload_id}/complete": "{f}/data.zip",
+    "POST /v1/webhooks": "https://example.com/hook --events job.failed",
+    "PATCH /v1/webhooks/{webhook_id}": "hook --status disabled",
+    "GET /v1/webhooks/{webhook_id}/deliveries/{delivery_id}": "hook evt_",
+    "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": "hook evt_",
     "GET /v1/jobs/{job_id}/checkpoints/{checkpoint_id}/model.safetensors": "ckpt_1 job_1 --out {f}/checkpoint",
     "GET /v1/jobs/{job_id}/download": "job_1 --out {f}/all",
     "GET /v1/methods/{name}": "kd",
@@ -100,17 +137,23 @@ class DocumentedService:
 
     def __init__(self):
         self.routes = set()
+        self.upload = dict(DOCUMENTS["UploadOut"])
         patterns = {route: re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route[1])) for route in operations()}
         # A route without parameters comes before `/v1/methods/{name}`, which also matches its path.
         self.patterns = sorted(patterns.items(), key=lambda item: item[0][1].count("{"))
 
     def answer(self, request):
+        if request.url.host == "bucket":
+            assert "authorization" not in request.headers
+            return httpx.Response(200)
         method, path = next(
             route
             for route, pattern in self.patterns
             if route[0] == request.method and re.fullmatch(pattern, request.url.path)
         )
         self.routes.add(f"{method} {path}")
+        if method == "PATCH" and "uploads" in path:
+            self.upload |= {"status": "complete", "received_bytes": 7}
         status, media_type, schema = response_schema(method, path)
         if media_type == "application/json":
             return httpx.Response(status, json=self.document(schema) if schema else None)
@@ -119,13 +162,14 @@ class DocumentedService:
     def document(self, schema):
         name = schema["$ref"].rpartition("/")[2]
         if not name.startswith("Page_"):
-            return make_document(name, **DOCUMENTS.get(name, {}))
+            return make_document(name, **(self.upload if name == "UploadOut" else DOCUMENTS.get(name, {})))
         item = openapi()["components"]["schemas"][name]["properties"]["data"]["items"]
         return {"object": "list", "data": [self.document(item)], "has_more": False}
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("data.zip", "weights.safetensors"):
         (tmp_path / name).write_bytes(b"content")
     (tmp_path / "spec.json").write_text('{"dataset": "pets"}')
@@ -176,8 +220,11 @@ def test_the_command_calls_the_route(route, form, folder, monkeypatch, capsys):
     service = DocumentedService()
     transport = httpx.MockTransport(service.answer)
     monkeypatch.setattr(options, "Potstill", partial(Potstill, "http://service", "ps_1", transport=transport))
-    arguments = ARGUMENTS.get(route, "job_1" if "{job_id}" in route else "pets" if "_id}" in route else "")
-    is_plain = route.startswith("DELETE") or "/images/" in route  # no document to print
+    default = next((name for key, name in (("{job_id}", "job_1"), ("{webhook_id}", "hook")) if key in route), "pets")
+    arguments = ARGUMENTS.get(route, default if "_id}" in route else "")
+    is_plain = (
+        route == "OPTIONS /v1/uploads" or route.startswith("DELETE") or "/images/" in route
+    )  # no document to print
     as_json = ["--json"] if form == "JSON" and not is_plain else []
     argv = ["potstill", *COMMANDS[route].split(), *arguments.format(f=folder).split(), *as_json]
     monkeypatch.setattr(sys, "argv", argv)

@@ -190,7 +190,7 @@ def test_every_code_of_the_api_has_a_class():
 CODES_OF_THEIR_STATUS = {
     *("malformed_request", "not_authenticated", "forbidden", "not_found", "method_not_allowed", "conflict"),
     *("payload_too_large", "unsupported_media_type", "range_not_satisfiable", "invalid_request", "rate_limited"),
-    "unavailable",
+    *("unavailable", "tus_version_unsupported", "checksum_mismatch"),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,12 +10,8 @@ ClassFrom = Literal["auto", "first", "parent"]
 Splits = Mapping[str, str] | str
 
 
-def layout_fields(labels: Labels, splits: Splits, class_from: ClassFrom, *, as_text: bool = False) -> dict[str, Any]:
-    """Return the fields that differ from their defaults. A form sends the folders of the splits as JSON text."""
+def layout_fields(labels: Labels, splits: Splits, class_from: ClassFrom) -> dict[str, Any]:
+    """Return the fields that differ from their defaults."""
     folders = splits if isinstance(splits, str) else dict(splits)
     fields = {"labels": labels, "splits": folders, "class_from": class_from}
-    return {
-        name: json.dumps(value) if as_text and isinstance(value, dict) else value
-        for name, value in fields.items()
-        if value != "auto"
-    }
+    return {name: value for name, value in fields.items() if value != "auto"}

@@ -148,6 +148,18 @@ class InvalidRequest(ApiError):
     STATUS = 422
 
 
+class TusVersionUnsupported(ApiError):
+    """412: the service has another version of the protocol of uploads."""
+
+    STATUS = 412
+
+
+class ChecksumMismatch(ApiError):
+    """460: the bytes of an upload were changed on their way."""
+
+    STATUS = 460
+
+
 class RateLimited(ApiError):
     """429: too many requests with this key, also after the retries."""
 
@@ -185,6 +197,12 @@ class UrlNotAllowed(InvalidRequest):
     """The service does not send requests to this URL."""
 
     CODE = "url_not_allowed"
+
+
+class DirectTransferUnavailable(InvalidRequest):
+    """The service has no bucket that clients can reach; its own routes serve the file."""
+
+    CODE = "direct_transfer_unavailable"
 
 
 class IdempotencyKeyReused(InvalidRequest):
@@ -232,6 +250,12 @@ class RequestInFlight(Conflict):
     """The first request with this idempotency key is still running, also after the retries."""
 
     CODE = "idempotency_key_in_flight"
+
+
+class UploadOffsetMismatch(Conflict):
+    """The bytes of an upload do not start where it ends; another client sends them too."""
+
+    CODE = "upload_offset_mismatch"
 
 
 class NoArtifacts(Conflict):

@@ -13,6 +13,8 @@ from potstill._async.keys import AsyncKeys
 from potstill._async.models import AsyncModels
 from potstill._async.service import AsyncService
 from potstill._async.transport import AsyncTransport
+from potstill._async.uploads import AsyncUploads
+from potstill._async.webhooks import AsyncWebhooks
 from potstill.configuration import find_connection
 
 
@@ -39,10 +41,12 @@ class AsyncPotstill:
         self.base_url = self._transport.base_url
         self.datasets = AsyncDatasets(self._transport)
         self.models = AsyncModels(self._transport)
+        self.uploads = AsyncUploads(self._transport)
         self.jobs = AsyncJobs(self._transport)
         self.methods = AsyncMethods(self._transport)
         self.architectures = AsyncArchitectures(self._transport)
         self.keys = AsyncKeys(self._transport)
+        self.webhooks = AsyncWebhooks(self._transport)
         self.service = AsyncService(self._transport)
 
     async def __aenter__(self) -> Self:

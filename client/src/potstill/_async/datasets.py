@@ -10,7 +10,7 @@ from pydantic import PrivateAttr
 
 from potstill._async.ingest import wait_until_ready
 from potstill._async.transport import AsyncTransport
-from potstill._async.uploads import upload_file
+from potstill._async.uploads import create_from_file
 from potstill.calls import create_call, json_body, object_path, parse, read_call
 from potstill.dataset_layout import ClassFrom, Labels, Splits, layout_fields
 from potstill.documents import DatasetDocument
@@ -87,9 +87,16 @@ class AsyncDatasets:
         Raises :class:`InvalidArgument` if there is no such file.
         """
         path = Path(path)
-        fields = {"name": name or path.resolve().stem, **layout_fields(labels, splits, class_from, as_text=True)}
-        response = await upload_file(
-            self._transport, "/v1/datasets", path, fields, progress=progress, idempotency_key=idempotency_key
+        name = name or path.resolve().stem
+        layout = layout_fields(labels, splits, class_from)
+        response = await create_from_file(
+            self._transport,
+            "/v1/datasets",
+            path,
+            {"name": name, **layout},
+            document=lambda upload: {"name": name, "source": {"type": "upload", "upload": upload, **layout}},
+            progress=progress,
+            idempotency_key=idempotency_key,
         )
         return self._bind(parse(response, AsyncDataset))
 

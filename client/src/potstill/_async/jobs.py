@@ -28,7 +28,7 @@ from potstill.calls import (
     retry_delay_seconds,
     validate,
 )
-from potstill.documents import Artifact, Checkpoint, Estimate, Event
+from potstill.documents import Artifact, Checkpoint, DirectDownload, Estimate, Event
 from potstill.downloads import StoredFile
 from potstill.errors import ApiError, InvalidArgument, NotReady, ServiceUnreachable
 from potstill.job_files import reason_without_files, select_artifacts
@@ -224,6 +224,14 @@ class AsyncJobs:
             file = StoredFile(route, artifact.name, artifact.size_bytes, artifact.sha256)
             paths.append(await download_file(self._transport, file, Path(folder), progress))
         return paths
+
+    async def artifact_url(self, job_id: str, name: str) -> DirectDownload:
+        """Get a URL of the service's bucket for one file, which needs no key until it expires.
+
+        Raises :class:`DirectTransferUnavailable` if the service has no bucket.
+        """
+        call = read_call(object_path("jobs", job_id, "artifact-urls", name))
+        return await self._transport.read(call, DirectDownload)
 
     async def download_zip(self, job_id: str, path: Path | str, *, progress: ProgressOption = False) -> Path:
         """Download all artifacts as one zip to the file ``path``. A broken download starts again."""

@@ -24,6 +24,7 @@ from potstill.calls import (
     user_agent,
     validate,
 )
+from potstill.errors import ServiceUnreachable
 
 
 class AsyncTransport:
@@ -58,6 +59,16 @@ class AsyncTransport:
                 delay = self._policy.after_problem(call, attempt, response)
             await sleep(delay)
         raise AssertionError("the last attempt returns or raises")
+
+    async def put_elsewhere(self, url: str, content: AsyncIterator[bytes], size_bytes: int) -> None:
+        """Send content to another server, without the API key. Raises :class:`ServiceUnreachable`."""
+        request = httpx.Request("PUT", url, content=content, headers={"Content-Length": str(size_bytes)})
+        try:
+            response = await self._http.send(request)
+        except httpx.TransportError as error:
+            raise ServiceUnreachable(f"{request.url.host} does not respond: {error}") from error
+        if not response.is_success:
+            raise ServiceUnreachable(f"{request.url.host} refuses the file: HTTP {response.status_code}")
 
     async def read(self, call: Call, model: type[AnyModel]) -> AnyModel:
         """Send a call and return the document of its response."""

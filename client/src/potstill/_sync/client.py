@@ -14,6 +14,8 @@ from potstill._sync.keys import Keys
 from potstill._sync.models import Models
 from potstill._sync.service import Service
 from potstill._sync.transport import Transport
+from potstill._sync.uploads import Uploads
+from potstill._sync.webhooks import Webhooks
 from potstill.configuration import find_connection
 
 
@@ -38,10 +40,12 @@ class Potstill:
         self.base_url = self._transport.base_url
         self.datasets = Datasets(self._transport)
         self.models = Models(self._transport)
+        self.uploads = Uploads(self._transport)
         self.jobs = Jobs(self._transport)
         self.methods = Methods(self._transport)
         self.architectures = Architectures(self._transport)
         self.keys = Keys(self._transport)
+        self.webhooks = Webhooks(self._transport)
         self.service = Service(self._transport)
 
     def __enter__(self) -> Self:

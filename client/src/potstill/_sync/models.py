@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from pydantic import PrivateAttr
 
 from potstill._sync.ingest import wait_until_ready
 from potstill._sync.transport import Transport
-from potstill._sync.uploads import upload_file
+from potstill._sync.uploads import create_from_file
 from potstill.calls import object_path, parse, read_call
 from potstill.documents import Lineage, ModelDocument
 from potstill.errors import InvalidArgument
@@ -69,17 +68,23 @@ class Models:
         path = Path(path)
         if not path.is_file():
             raise InvalidArgument(f"there is no file {path}")
-        fields = {
+        fields: dict[str, Any] = {
             "name": name or path.stem,
             "architecture": architecture,
-            "arguments": json.dumps(dict(arguments or {})),
+            "arguments": dict(arguments or {}),
         }
         if normalization is not None:
-            fields["normalization"] = json.dumps(dict(normalization))
+            fields["normalization"] = dict(normalization)
         if classes is not None:
-            fields["classes"] = json.dumps(list(classes))
-        response = upload_file(
-            self._transport, "/v1/models", path, fields, progress=progress, idempotency_key=idempotency_key
+            fields["classes"] = list(classes)
+        response = create_from_file(
+            self._transport,
+            "/v1/models",
+            path,
+            fields,
+            document=lambda upload: {**fields, "upload": upload},
+            progress=progress,
+            idempotency_key=idempotency_key,
         )
         return self._bind(parse(response, Model))
 

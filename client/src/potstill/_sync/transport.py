@@ -25,6 +25,7 @@ from potstill.calls import (
     user_agent,
     validate,
 )
+from potstill.errors import ServiceUnreachable
 
 
 class Transport:
@@ -59,6 +60,16 @@ class Transport:
                 delay = self._policy.after_problem(call, attempt, response)
             sleep(delay)
         raise AssertionError("the last attempt returns or raises")
+
+    def put_elsewhere(self, url: str, content: Iterator[bytes], size_bytes: int) -> None:
+        """Send content to another server, without the API key. Raises :class:`ServiceUnreachable`."""
+        request = httpx.Request("PUT", url, content=content, headers={"Content-Length": str(size_bytes)})
+        try:
+            response = self._http.send(request)
+        except httpx.TransportError as error:
+            raise ServiceUnreachable(f"{request.url.host} does not respond: {error}") from error
+        if not response.is_success:
+            raise ServiceUnreachable(f"{request.url.host} refuses the file: HTTP {response.status_code}")
 
     def read(self, call: Call, model: type[AnyModel]) -> AnyModel:
         """Send a call and return the document of its response."""

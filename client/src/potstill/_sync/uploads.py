@@ -1,42 +1,188 @@
 # Generated from `potstill._async` by `make docs`; do not edit.
-"""Send a file to the service: the one place that knows how uploads travel."""
+"""``/v1/uploads``: files that are sent in parts (tus 1.0), and the one place that knows how uploads travel."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from potstill._sync.runtime import run_blocking
+from potstill._sync.runtime import run_blocking, sleep
 from potstill._sync.transport import Transport
 from potstill.archives import CountedFile, packed_archive
-from potstill.calls import create_call
-from potstill.transfers import ProgressOption, transfer
+from potstill.calls import Call, create_call, json_body, object_path, read_call, retry_delay_seconds
+from potstill.documents import DirectUpload, Upload
+from potstill.downloads import file_sha256
+from potstill.errors import (
+    ChecksumMismatch,
+    InvalidArgument,
+    NotFound,
+    ServiceUnreachable,
+    Unavailable,
+    UploadOffsetMismatch,
+)
+from potstill.transfers import ProgressOption, Transfer, transfer
+from potstill.upload_parts import UploadLimits, UploadMemory, create_headers, part_headers, read_part
+
+_FORM_BYTES = 8 * 1024 * 1024  # a smaller file travels in the request that creates its object
+_MAX_BREAKS = 8  # consecutive breaks without a part
+_PART_SECONDS = 300.0
+_BLOCK_BYTES = 256 * 1024
 
 
-def upload_file(
+class Uploads:
+    """``/v1/uploads``. Datasets and models use it for larger files, so most programs do not need it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def send(self, path: Path | str, *, progress: ProgressOption = False) -> Upload:
+        """Send a file in parts with checksums; resume after a broken connection, also in a later call.
+
+        Create a dataset from it with the source ``{"type": "upload", "upload": upload.id}``. Raises
+        :class:`InvalidArgument` if there is no such file, :class:`ServiceUnreachable` after all retries.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InvalidArgument(f"there is no file {path}")
+        memory = UploadMemory(self._transport.base_url, path)
+        upload = self._find_started(memory) or self.create(path.stat().st_size, path.name)
+        memory.save(upload.id)
+        with transfer(progress, path.name, upload.size_bytes) as count:
+            upload = self._send_parts(upload, path, count)
+        memory.forget()
+        return upload
+
+    def send_direct(self, path: Path | str) -> Upload:
+        """Send a file with one request to the service's bucket; its bytes do not pass through the API.
+
+        Raises :class:`DirectTransferUnavailable` if the service has no bucket.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InvalidArgument(f"there is no file {path}")
+        upload = self.create(path.stat().st_size, path.name)
+        direct = self.direct_url(upload.id)
+        sha256 = run_blocking(lambda: file_sha256(path))
+        self._transport.put_elsewhere(direct.url, _read_blocks(path), upload.size_bytes)
+        return self.complete(upload.id, sha256)
+
+    def create(self, size_bytes: int, filename: str = "", *, idempotency_key: str | None = None) -> Upload:
+        """Create an upload without bytes."""
+        call = create_call("/v1/uploads", idempotency_key=idempotency_key)
+        headers = {**call.headers, **create_headers(size_bytes, filename)}
+        return self._transport.read(Call("POST", call.path, repeatable=True, headers=headers), Upload)
+
+    def append(self, upload_id: str, offset: int, content: bytes) -> int:
+        """Send the next bytes, and return the offset of those that follow. Raises :class:`UploadOffsetMismatch`."""
+        call = Call(
+            "PATCH",
+            object_path("uploads", upload_id),
+            repeatable=True,  # bytes that have arrived are refused, because of their offset
+            headers=part_headers(offset, content),
+            body=lambda _: {"content": content},
+            read_seconds=_PART_SECONDS,
+        )
+        response = self._transport.send(call)
+        return int(response.headers.get("upload-offset", offset + len(content)))
+
+    def get(self, upload_id: str) -> Upload:
+        """Get an upload."""
+        return self._transport.read(read_call(object_path("uploads", upload_id)), Upload)
+
+    def list(self, *, limit: int | None = None) -> Iterator[Upload]:
+        """Iterate over the uploads, newest first."""
+        return self._transport.pages("/v1/uploads", Upload, limit=limit)
+
+    def delete(self, upload_id: str) -> None:
+        """Delete an upload that no processing dataset or model reads. Raises :class:`InUse`."""
+        self._transport.delete(object_path("uploads", upload_id))
+
+    def limits(self) -> UploadLimits:
+        """Return what the service accepts."""
+        headers = (self._transport.send(Call("OPTIONS", "/v1/uploads", repeatable=True))).headers
+        return UploadLimits(
+            version=headers.get("tus-version", ""),
+            extensions=tuple(headers.get("tus-extension", "").split(",")),
+            max_bytes=int(headers.get("tus-max-size", 0)),
+            checksum_algorithms=tuple(headers.get("tus-checksum-algorithm", "").split(",")),
+        )
+
+    def direct_url(self, upload_id: str) -> DirectUpload:
+        """Get a URL of the service's bucket that takes the file with one PUT request."""
+        call = Call("POST", object_path("uploads", upload_id, "direct"), repeatable=True)
+        return self._transport.read(call, DirectUpload)
+
+    def complete(self, upload_id: str, sha256: str) -> Upload:
+        """Complete an upload whose file was sent to the URL of :meth:`direct_url`."""
+        path = object_path("uploads", upload_id, "complete")
+        return self._transport.read(Call("POST", path, repeatable=True, body=json_body({"sha256": sha256})), Upload)
+
+    def _find_started(self, memory: UploadMemory) -> Upload | None:
+        upload_id = memory.load()
+        if upload_id is None:
+            return None
+        try:
+            return self.get(upload_id)
+        except NotFound:  # expired
+            return None
+
+    def _send_parts(self, upload: Upload, path: Path, count: Transfer) -> Upload:
+        count.restart(upload.received_bytes)
+        breaks = 0
+        while upload.status != "complete":
+            offset = upload.received_bytes
+            part = run_blocking(lambda: read_part(path, offset))  # noqa: B023 - called at once
+            try:
+                self.append(upload.id, offset, part)
+            except (ServiceUnreachable, Unavailable, UploadOffsetMismatch, ChecksumMismatch):
+                if breaks >= _MAX_BREAKS:
+                    raise
+                sleep(retry_delay_seconds(breaks))
+                breaks += 1
+            else:
+                breaks = 0
+            upload = self.get(upload.id)  # also after a break: some of the bytes may have arrived
+            count.restart(upload.received_bytes)
+        return upload
+
+
+def create_from_file(
     transport: Transport,
     route: str,
     source: Path,
-    fields: Mapping[str, str],
+    fields: Mapping[str, Any],
     *,
-    progress: ProgressOption = False,
-    idempotency_key: str | None = None,
+    document: Callable[[str], Mapping[str, Any]],
+    progress: ProgressOption,
+    idempotency_key: str | None,
 ) -> httpx.Response:
-    """Create an object of ``route`` from form fields and a file or folder; a folder is packed first.
+    """Create an object of ``route`` from a file or folder; a folder is packed first.
 
-    A broken upload is sent again completely, with the same idempotency key.
+    A small file travels with the form ``fields`` in one request. A larger one is an upload of its own, and
+    ``document`` returns the JSON body that refers to it by its id.
     """
     with ExitStack() as resources:
         packing = packed_archive(source)
         archive = run_blocking(lambda: resources.enter_context(packing))
+        if archive.stat().st_size > _FORM_BYTES:
+            upload = Uploads(transport).send(archive, progress=progress)
+            return transport.send(create_call(route, json_body(document(upload.id)), idempotency_key=idempotency_key))
         count = resources.enter_context(transfer(progress, archive.name, archive.stat().st_size))
+        form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
 
         def body(attempt: ExitStack) -> dict[str, Any]:
             file = attempt.enter_context(CountedFile(archive.open("rb"), count))
-            return {"data": dict(fields), "files": {"file": (archive.name, file)}}
+            return {"data": form, "files": {"file": (archive.name, file)}}
 
         return transport.send(create_call(route, body, idempotency_key=idempotency_key))
+
+
+def _read_blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block

@@ -40,7 +40,8 @@ def print_warnings(warnings: Iterable[JobWarning]) -> None:
         at = f" {warning.field}" if warning.field else ""
         text = " ".join(format_sentence(part) for part in (warning.message, warning.fix) if part)
         out.print(
-            f"  [yellow]warning[/] {escape_text(warning.code + at)}: {escape_text(name_commands(text))}", soft_wrap=True
+            f"  [yellow]warning[/] {escape_text(warning.code + at)}: {escape_text(name_commands(text))}",
+            soft_wrap=not out.is_terminal,  # in a terminal at spaces; elsewhere a line for each warning
         )
 
 

@@ -24,7 +24,7 @@ from potstill.metrics import Metrics
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the group ``jobs``."""
-    for command in (events, logs, metrics, artifacts, checkpoints, download):
+    for command in (events, logs, metrics, artifacts, url, checkpoints, download):
         app.command(command.__name__)(command)
 
 
@@ -106,6 +106,21 @@ def artifacts(job_id: JobId, *, as_json: AsJson = False) -> None:
         return
     columns = (Column("file"), Column("size", justify="right"), Column("SHA-256", optional=1))
     print_table(columns, [(file.name, format_bytes(file.size_bytes), file.sha256) for file in files])
+
+
+def url(
+    job_id: JobId,
+    name: Annotated[str, typer.Argument(help="Name of the file, e.g. model.onnx.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Print a URL of the service's bucket for one file, which needs no key until it expires."""
+    with connect() as client:
+        found = client.jobs.artifact_url(job_id, name)
+    if as_json:
+        print_json(found)
+    else:
+        print(found.url)
 
 
 def checkpoints(job_id: JobId, limit: Limit = 20, *, as_json: AsJson = False) -> None:

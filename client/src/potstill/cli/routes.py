@@ -27,6 +27,7 @@ COMMANDS = {
     "DELETE /v1/jobs/{job_id}": "jobs delete",
     "GET /v1/jobs/{job_id}/artifacts": "jobs artifacts",
     "GET /v1/jobs/{job_id}/artifacts/{name}": "jobs download",
+    "GET /v1/jobs/{job_id}/artifact-urls/{name}": "jobs url",
     "POST /v1/jobs/{job_id}/cancel": "jobs cancel",
     "GET /v1/jobs/{job_id}/checkpoints": "jobs checkpoints",
     "GET /v1/jobs/{job_id}/checkpoints/{checkpoint_id}/model.safetensors": "jobs download --checkpoint",
@@ -44,11 +45,29 @@ COMMANDS = {
     "GET /v1/models/{model_id}": "models show",
     "DELETE /v1/models/{model_id}": "models delete",
     "GET /v1/models/{model_id}/lineage": "models lineage",
+    "GET /v1/uploads": "uploads list",
+    "OPTIONS /v1/uploads": "uploads limits",
+    "POST /v1/uploads": "uploads send",
+    "GET /v1/uploads/{upload_id}": "uploads show",
+    "PATCH /v1/uploads/{upload_id}": "uploads send",
+    "DELETE /v1/uploads/{upload_id}": "uploads delete",
+    "POST /v1/uploads/{upload_id}/direct": "uploads send --direct",
+    "POST /v1/uploads/{upload_id}/complete": "uploads send --direct",
     "GET /v1/usage": "usage",
+    "GET /v1/webhooks": "webhooks list",
+    "POST /v1/webhooks": "webhooks add",
+    "GET /v1/webhooks/{webhook_id}": "webhooks show",
+    "PATCH /v1/webhooks/{webhook_id}": "webhooks change",
+    "DELETE /v1/webhooks/{webhook_id}": "webhooks delete",
+    "GET /v1/webhooks/{webhook_id}/deliveries": "webhooks deliveries",
+    "GET /v1/webhooks/{webhook_id}/deliveries/{delivery_id}": "webhooks delivery",
+    "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": "webhooks redeliver",
+    "POST /v1/webhooks/{webhook_id}/rotate": "webhooks rotate",
+    "POST /v1/webhooks/{webhook_id}/test": "webhooks test",
     "GET /v1/workers": "workers",
 }
 
-_ROUTE = re.compile(r"`?(?:\b(GET|POST|PUT|PATCH|DELETE) )?(/v1/[\w/{}…-]+|/healthz|/readyz|/metrics)`?")
+_ROUTE = re.compile(r"`?(?:\b(GET|POST|PUT|PATCH|DELETE|OPTIONS) )?(/v1/[\w/{}…-]+|/healthz|/readyz|/metrics)`?")
 _PARAMETER = re.compile(r"\{\w+\}")
 
 
