@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from api.deps import Reader
 from api.problems import problems
 from api.rate_limit import rate_class
 from api.schemas import Out, Page
-from core.errors import NotFound
+from core.errors import InvalidRequest, NotFound
 from core.spec import METHODS
 from core.spec.costs import relative_cost
 from core.spec.examples import example_job
+from core.spec.gains import Gain
+from core.spec.methods import Family
+from core.spec.methods.auto import Compute
 from core.spec.parse import did_you_mean
+from core.spec.recommend import Situation, TeacherKind, advice, recommend
 
 router = APIRouter(prefix="/v1/methods", tags=["methods"])
 
@@ -60,6 +64,64 @@ class MethodOut(Out):
 def list_methods(_: Reader) -> Page[MethodOut]:
     """List all methods of this version."""
     return Page(data=[method_out(name) for name in METHODS], has_more=False)
+
+
+class RecommendationOut(Out):
+    """One method for a situation, and why."""
+
+    object: Literal["recommendation"] = "recommendation"
+    method: dict[str, Any] = Field(description="Value of the spec's `method`; further parameters have defaults.")
+    reason: str
+    expected_gain: Gain | None = Field(
+        description="Measured by this version's benchmark (`kind: measured`), or else as published. Null: neither."
+    )
+    cost: float | None = Field(description="As in `GET /v1/methods`.")
+
+
+class RecommendationsOut(Out):
+    """Methods for a situation, the best first."""
+
+    object: Literal["list"] = "list"
+    data: list[RecommendationOut]
+    has_more: bool = False
+    advice: list[str] = Field(description="What helps in this situation beyond the method.")
+
+
+def _query(name: str, **limits: Any) -> Any:
+    return Query(description=Situation.model_fields[name].description, **limits)
+
+
+@router.get("/recommend", response_model=RecommendationsOut, responses=problems(InvalidRequest))
+@rate_class("reads")
+def recommend_methods(
+    _: Reader,
+    *,
+    teacher: Annotated[TeacherKind, _query("teacher")],
+    student: Annotated[Family, _query("student")],
+    num_images: Annotated[int, _query("num_images", ge=1, le=10**10)],
+    labels: Annotated[bool, _query("labels")] = True,
+    same_classes: Annotated[bool, _query("same_classes")] = True,
+    num_teachers: Annotated[int, _query("num_teachers", ge=1, le=8)] = 1,
+    compute: Annotated[Compute, _query("compute")] = "medium",
+) -> RecommendationsOut:
+    """Recommend methods for a pair of teacher and student.
+
+    The method `{"name": "auto"}` of a job takes the first that its networks and dataset can run.
+    """
+    situation = Situation(
+        teacher=teacher,
+        student=student,
+        num_images=num_images,
+        labels=labels,
+        same_classes=same_classes,
+        num_teachers=num_teachers,
+        compute=compute,
+    )
+    found = [
+        RecommendationOut(method=each.method, reason=each.reason, expected_gain=each.gain, cost=each.cost)
+        for each in recommend(situation)
+    ]
+    return RecommendationsOut(data=found, advice=advice(situation))
 
 
 @router.get("/{name}", response_model=MethodOut, responses=problems(NotFound))

@@ -16,13 +16,16 @@ from types import FrameType
 from typing import Any
 
 from benchmarks.cifar10 import ARCHIVE, ArchiveMissing, split_images
+from benchmarks.quality.comparisons import families
 from benchmarks.quality.estimate import Estimate
+from benchmarks.quality.gains import gains
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.protocol import FULL, QUICK
 from benchmarks.quality.report import write_report
 from benchmarks.quality.results import Results
 from benchmarks.quality.schedule import Scheduler
 from benchmarks.results import DOCS, RESULTS, ROOT
+from core.spec.gains import MEASURED, format_gains
 from core.system.disk_cache import exclusive_lock
 
 FOLDER = RESULTS / "quality"
@@ -75,6 +78,9 @@ def main(arguments: Sequence[str]) -> int:
     if len(plan.results) or options.report:
         write_report(plan, options.page)
         print(f"{options.page} written")
+        if not options.quick:
+            MEASURED.write_text(format_gains(gains(plan, families(plan))), encoding="utf-8")
+            print(f"{MEASURED} written")
     return status
 
 

@@ -49,6 +49,31 @@ def test_the_defaults_in_each_schema_are_those_of_the_spec(http):
         assert {**defaults, **spec} == filled, method["name"]
 
 
+def test_methods_are_recommended_with_reasons_gains_and_advice(http):
+    situation = {"teacher": "transformer", "student": "transformer", "num_images": 2_000}
+    found = http.get("/v1/methods/recommend", params=situation).json()
+
+    first = found["data"][0]
+    assert parse_job_spec({**http.get("/v1/methods/vitkd").json()["example"], "method": first["method"]})
+    assert first["reason"]
+    assert first["expected_gain"]["kind"] in {"measured", "published"}
+    assert first["expected_gain"]["source"]
+    assert "1,000 steps" in " ".join(found["advice"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"), [({"teacher": "rnn"}, "/teacher"), ({"num_images": 0}, "/num_images"), ({}, "/student")]
+)
+def test_a_recommendation_for_an_unknown_situation_is_refused(http, changes, pointer):
+    situation = (
+        {"teacher": "cnn", "student": "cnn", "num_images": 10} if changes else {"teacher": "cnn", "num_images": 1}
+    )
+    response = http.get("/v1/methods/recommend", params={**situation, **changes})
+
+    assert response.status_code == 422
+    assert pointer in response.json()["errors"][0]["pointer"]
+
+
 @pytest.mark.parametrize("name", ["dei", "%00", "x" * 3000])
 def test_an_unknown_method_is_404_and_lists_the_methods(http, name):
     response = http.get(f"/v1/methods/{name}")

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.quality.comparisons import NEIGHBORS, families
 from benchmarks.quality.forest_plot import Panel, plot
+from benchmarks.quality.gains import gains
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.protocol import FULL
 from benchmarks.quality.report import page, write_report
@@ -86,6 +87,16 @@ def test_the_same_difference_is_no_difference_among_many_comparisons(plan):
 
     assert among.adjusted > among.p_value
     assert among.adjusted / among.p_value > alone.adjusted / alone.p_value
+
+
+def test_gains_over_labels_are_written_for_the_recommendations(measured):
+    found = {(gain.method, gain.teacher, gain.student): gain for gain in gains(measured, families(measured))}
+
+    assert set(found) == {(name, "cnn", "transformer") for name in ("kd", "dkd", "dist", "vid")}
+    gain = found["dist", "cnn", "transformer"]
+    assert (gain.is_significant, gain.over, gain.kind) == (True, "labels", "measured")
+    assert 9 < gain.points < 13
+    assert "5 seeds" in gain.setting
 
 
 def test_a_row_has_its_mean_spread_and_rate(measured):

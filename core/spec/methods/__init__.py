@@ -6,7 +6,9 @@ Implementations are named, not imported, so that this package does not depend on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
@@ -14,6 +16,7 @@ from pydantic import Field
 from core.spec.methods.agglomerate import AgglomerateParams
 from core.spec.methods.attention_probe import AttentionProbeParams
 from core.spec.methods.attention_transfer import AttentionTransferParams
+from core.spec.methods.auto import AutoParams
 from core.spec.methods.base import Family, MethodInfo, MethodParams, Requirements
 from core.spec.methods.co_advise import CoAdviseParams
 from core.spec.methods.crd import CrdParams
@@ -113,12 +116,17 @@ METHODS: dict[str, MethodEntry] = {
     "mutual": MethodEntry(MutualParams, "core.methods.mutual:Mutual"),
 }
 
+SELECTABLE: Mapping[str, type[MethodParams]] = MappingProxyType(
+    {**{name: entry.params for name, entry in METHODS.items()}, "auto": AutoParams}
+)
+"""Parameters by the names that a client may send: all methods, and ``auto``, which the resolver replaces by one."""
+
 if TYPE_CHECKING:
     MethodSpec = MethodParams
 else:
     MethodSpec = Annotated[
-        Union[tuple(entry.params for entry in METHODS.values())],  # noqa: UP007 - built from the registry
+        Union[(*(entry.params for entry in METHODS.values()), AutoParams)],
         Field(discriminator="name"),
     ]
 
-__all__ = ["METHODS", "Family", "MethodEntry", "MethodInfo", "MethodParams", "MethodSpec", "Requirements"]
+__all__ = ["METHODS", "SELECTABLE", "Family", "MethodEntry", "MethodInfo", "MethodParams", "MethodSpec", "Requirements"]
