@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from benchmarks.engine import BenchmarkReporter, JobInputs, run, run_new
 from benchmarks.results import RESULTS, machine, write_json
+from core.distillation import build_student_setup
 from core.ingest.dataset import ingest_builtin
-from core.pipeline import build_student_setup
 from core.reporting import Interrupted
 from core.spec import METHODS
 from core.spec.examples import example_job

@@ -20,11 +20,11 @@ from typing import Any
 
 from benchmarks.engine import JobInputs
 from benchmarks.results import RESULTS, machine, table, write_json
+from core.distillation import build_student_setup
 from core.ingest.dataset import ingest_builtin
 from core.models.build import build_student
 from core.models.plan import plan_student
 from core.models.weights import save_folder
-from core.pipeline import build_student_setup
 from core.reporting import NullReporter
 from core.spec import METHODS, StudentSpec
 from core.spec.costs import COSTS, format_costs

@@ -134,9 +134,11 @@ class _LocalJob:
         work.mkdir(parents=True, exist_ok=True)
         stored = ingest(dataset, work / "dataset", layout)
         # In a local spec, the method's additional datasets have the form of --dataset.
-        datasets = spec.method.datasets()
         unlabeled = LayoutOptions(labels="none")
-        others = {dataset: ingest(dataset, work / field, unlabeled) for field, dataset in datasets.items()}
+        others = {
+            dataset: ingest(dataset, work / f"pool{index}", unlabeled)
+            for index, dataset in enumerate(dict.fromkeys(spec.method_datasets().values()))
+        }
         resolution = resolver.resolve(
             spec,
             read_dataset_info(stored),
@@ -188,6 +190,8 @@ def _local_models(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, P
     models: dict[str, Path] = {}
 
     def with_reference(model: Any) -> Any:
+        if isinstance(model, dict) and isinstance(model.get("distillation"), dict):
+            model = {**model, "distillation": with_references(model["distillation"])}
         weights = model.get("weights") if isinstance(model, dict) else None
         if not isinstance(weights, str) or not Path(weights).is_dir():
             return model
@@ -195,12 +199,15 @@ def _local_models(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, P
         models[reference] = Path(weights).resolve()
         return {**model, "weights": reference}
 
-    replaced = dict(document)
-    if "student" in document:
-        replaced["student"] = with_reference(document["student"])
-    if isinstance(document.get("teachers"), list):
-        replaced["teachers"] = [with_reference(teacher) for teacher in document["teachers"]]
-    return replaced, models
+    def with_references(owner: dict[str, Any]) -> dict[str, Any]:
+        replaced = dict(owner)
+        if "student" in owner:
+            replaced["student"] = with_reference(owner["student"])
+        if isinstance(owner.get("teachers"), list):
+            replaced["teachers"] = [with_reference(teacher) for teacher in owner["teachers"]]
+        return replaced
+
+    return with_references(document), models
 
 
 def _layout_options(labels: Labels, splits: str, class_from: ClassFrom) -> LayoutOptions:
@@ -212,10 +219,11 @@ def _layout_options(labels: Labels, splits: str, class_from: ClassFrom) -> Layou
 
 def _require_local_weights(spec: JobSpec, models: Mapping[str, Path]) -> None:
     """Raise ``InvalidSpec`` for weights that are neither a keyword nor a folder."""
-    places = {"/student/weights": spec.student, **{f"/teachers/{k}/weights": t for k, t in enumerate(spec.teachers)}}
     errors = [
-        FieldError(at, f"there is no folder {model.weights!r}.{did_you_mean(model.weights, WEIGHT_KEYWORDS)}")
-        for at, model in places.items()
+        FieldError(
+            f"{at}/weights", f"there is no folder {model.weights!r}.{did_you_mean(model.weights, WEIGHT_KEYWORDS)}"
+        )
+        for at, model in spec.models().items()
         if model.weights not in models and model.weights not in WEIGHT_KEYWORDS
     ]
     if errors:

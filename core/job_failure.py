@@ -6,7 +6,7 @@ is a merge patch of the spec (RFC 7396) for a retry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from core.errors import (
     WorkStalled,
 )
 from core.spec.exports import REQUIRED_FORMAT, entry_format
-from core.spec.methods import METHODS
+from core.spec.methods import SELECTABLE
 
 INTERNAL_ERROR = "internal_error"
 _EVENT_FIELDS = ("code", "message", "fault", "retryable", "advice", "fix")
@@ -140,8 +140,8 @@ def _reduce_memory(spec: Mapping[str, Any], stage: str | None, batch_size: int |
         fix["training"] = _with_batch_size(training, smaller)
     # The preflight in `prepare` also runs the teachers that the job trains.
     max_batch_size = smaller if stage == "prepare" else None
-    if stage in {"teacher", "prepare"} and (teachers := _reduce_teachers(spec, max_batch_size)):
-        fix["teachers"] = teachers
+    if stage in {"teacher", "prepare"}:
+        fix |= _reduce_earlier_trainings(spec, max_batch_size)
     if not fix:
         return "No smaller batch is possible: reduce training.image_size, or use a smaller model.", None
     advice = (
@@ -177,7 +177,7 @@ def _replace_weights(spec: Mapping[str, Any], architecture: str) -> dict[str, An
     if is_affected(spec.get("student", {})):
         fix["student"] = {"weights": "random"}
     # A teacher is trained with labels, which the dataset of a method without them may lack.
-    method = METHODS[spec["method"]["name"]].params.model_validate(spec["method"])
+    method = SELECTABLE[spec["method"]["name"]].model_validate(spec["method"])
     teachers = spec.get("teachers", ())
     if any(map(is_affected, teachers)):
         if not method.reads_labels:
@@ -194,13 +194,8 @@ def _reduce_learning_rate(spec: Mapping[str, Any], stage: str | None) -> Remedy:
         )
         return advice, None
     if stage == "teacher":
-        teachers = [
-            {**teacher, "training": {**teacher["training"], **_third(teacher["training"])}}
-            if teacher.get("training")
-            else dict(teacher)
-            for teacher in spec.get("teachers", ())
-        ]
-        return "The fix restarts the teachers with a third of the learning rate.", {"teachers": teachers}
+        fix, _ = _with_trainings(spec, _third)
+        return "The fix restarts the earlier trainings with a third of the learning rate.", fix
     training = _third(_training(spec))
     advice = (
         f"The fix restarts the training with a third of the learning rate ({training['learning_rate']:g}). A longer "
@@ -230,20 +225,47 @@ def _extend_time_limit(budget: TimeBudget, fraction: float) -> Remedy:
     return advice, {"resources": {"max_seconds": new_limit}}
 
 
-def _reduce_teachers(spec: Mapping[str, Any], max_batch_size: int | None) -> list[dict[str, Any]] | None:
-    """Halve the batches of the trained teachers, to at most ``max_batch_size``; None if none gets smaller."""
-    teachers, has_changed = [], False
-    for teacher in spec.get("teachers", ()):
-        training = teacher.get("training")
-        if training is not None:
-            size = training["batch_size"]
-            new_size = min(size, max(1, size // 2) if max_batch_size is None else max_batch_size)
-            if new_size < size:
-                teachers.append({**teacher, "training": {**training, **_with_batch_size(training, new_size)}})
-                has_changed = True
-                continue
-        teachers.append(dict(teacher))
-    return teachers if has_changed else None
+def _reduce_earlier_trainings(spec: Mapping[str, Any], max_batch_size: int | None) -> dict[str, Any]:
+    """Halve the batches of the trainings before the student's, to at most ``max_batch_size``; empty if none shrinks."""
+
+    def smaller(training: Mapping[str, Any]) -> dict[str, Any]:
+        size = training["batch_size"]
+        new_size = min(size, max(1, size // 2) if max_batch_size is None else max_batch_size)
+        return _with_batch_size(training, new_size) if new_size < size else {}
+
+    fix, has_changed = _with_trainings(spec, smaller)
+    return fix if has_changed else {}
+
+
+def _with_trainings(
+    owner: Mapping[str, Any], change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> tuple[dict[str, Any], bool]:
+    """Return ``student`` and ``teachers`` of a spec as a patch, in which ``change`` is made to each of their trainings.
+
+    Those are the trainings before the student's, inside of distillations too. The second value tells whether any
+    training changes.
+    """
+    changed = False
+
+    def with_change(model: Mapping[str, Any]) -> dict[str, Any]:
+        nonlocal changed
+        new = dict(model)
+        if model.get("training") is not None:
+            values = change(model["training"])
+            changed |= any(model["training"].get(name) != value for name, value in values.items())
+            new["training"] = {**model["training"], **values}
+        if model.get("distillation"):
+            new["distillation"] = with_change(model["distillation"])
+        if model.get("teachers"):
+            new["teachers"] = [with_change(teacher) for teacher in model["teachers"]]
+        return new
+
+    patch: dict[str, Any] = {}
+    if any(teacher.get("training") or teacher.get("distillation") for teacher in owner.get("teachers") or ()):
+        patch["teachers"] = [with_change(teacher) for teacher in owner["teachers"]]
+    if (owner.get("student") or {}).get("distillation"):
+        patch["student"] = {"distillation": with_change(owner["student"]["distillation"])}
+    return patch, changed
 
 
 def _with_batch_size(training: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -265,6 +287,6 @@ def _describe(fix: Mapping[str, Any]) -> str:
     changes = []
     if "training" in fix:
         changes.append(f"training.batch_size to {fix['training']['batch_size']}")
-    if "teachers" in fix:
-        changes.append("the teachers' batch sizes")
+    if fix.keys() & {"teachers", "student"}:
+        changes.append("those of the earlier trainings")
     return ", ".join(changes)

@@ -15,14 +15,13 @@ from rich.progress import Progress as Bar
 
 from core.job_warnings import JobWarning, merge_warnings
 from core.reporting import (
-    OTHER_SERIES,
     Control,
     NullReporter,
     Progress,
     SavedCheckpoint,
     Stage,
     TrainedKind,
-    series_prefix,
+    track_series,
 )
 from core.system.disk import atomic_path, write_atomic
 
@@ -209,12 +208,8 @@ def _is_retained(line: str, track: str, after: int) -> bool:
     except ValueError:  # incomplete last line of a killed run
         return False
     series = next((name for name in entry if name != "step"), "")
-    return int(entry["step"]) <= after or not _is_in_track(series, track)
-
-
-def _is_in_track(series: str, track: str) -> bool:
-    prefix = series_prefix(track)
-    return not series.startswith(OTHER_SERIES) if prefix is None else series.startswith(prefix)
+    prefix, others = track_series(track)
+    return int(entry["step"]) <= after or not series.startswith(prefix) or series.startswith(others)
 
 
 def _move_folder(source: Path, target: Path) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 # As in core.__main__: before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from core.distillation import build_student_setup
 from core.errors import OutOfMemory, PotstillError
-from core.pipeline import build_student_setup
 from core.reporting import NullReporter
 from core.system.parent_death import EXIT_CRASHED
 from core.train.checkpoint import read_checkpoint

@@ -42,16 +42,16 @@ def untuned_track(index: int) -> str:
     return f"untuned-{index}"
 
 
-def series_prefix(track: str) -> str | None:
-    """Prefix of the metric series of a track: ``teacher/0/`` for ``teacher-0``; None for the student's.
+def track_series(track: str) -> tuple[str, tuple[str, ...]]:
+    """Return the start of the names of a track's metric series, and the starts of those that other tracks have.
 
-    The student's series are those without the prefix of another track.
+    Tracks are ``distill``, ``baseline``, ``compress-K`` and ``teacher-K``; and those of a model that is distilled
+    first: ``teacher-K-distill``, ``teacher-K-teacher-J``, ``student-distill``, ``student-teacher-J``.
     """
-    return None if track == STUDENT_TRACK else f"{track.replace('-', '/')}/"
-
-
-OTHER_SERIES = ("teacher/", f"{BASELINE_TRACK}/", "compress/")
-"""Starts of the names of series that are not the student's."""
+    if track == STUDENT_TRACK:
+        return "", ("teacher/", "student/", f"{BASELINE_TRACK}/", "compress/")
+    prefix = f"{track.replace('-', '/')}/"
+    return prefix, (f"{prefix}teacher/", f"{prefix}{STUDENT_TRACK}/")
 
 
 class Stage(StrEnum):
@@ -104,8 +104,8 @@ class SavedCheckpoint:
     """A complete checkpoint on local disk.
 
     ``folder`` holds ``model.safetensors`` (the student's weights) and ``state.pt`` (everything else that the next step
-    depends on). ``track`` is ``distill``, ``teacher-K``, ``baseline`` or ``compress-K``; a run resumes each track from
-    its newest checkpoint. The folder of a track ``compressed-K`` holds the files that the step K wrote.
+    depends on). For ``track`` see :func:`track_series`; a run resumes each track from its newest checkpoint. The folder
+    of a track ``compressed-K`` holds the files that the step K wrote.
     ``keep`` marks weights that the spec requests to keep; other checkpoints are only for resuming.
     """
 

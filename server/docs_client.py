@@ -173,10 +173,12 @@ def _response_documents(openapi: Mapping[str, Any]) -> list[str]:
 def _reachable(roots: Iterable[str], schemas: Schemas) -> list[str]:
     """Names of the schemas that are reachable from ``roots``, without the methods' parameters."""
     found: dict[str, None] = {}
+    visited: set[str] = set()  # a teacher's distillation has teachers again
 
     def visit(name: str) -> None:
-        if name in found or name.endswith("Params") or name == "JsonValue":
+        if name in visited or name.endswith("Params") or name == "JsonValue":
             return
+        visited.add(name)
         for child in _references(schemas[name]):
             if child != name:
                 visit(child)

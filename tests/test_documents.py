@@ -36,9 +36,15 @@ def test_the_job_of_the_readme_is_the_example():
     assert json.loads(block) == json.loads((ROOT / "examples" / "job.json").read_text())
 
 
-def test_the_page_of_foundation_models_shows_the_examples():
-    blocks = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "foundation.md").read_text(), flags=re.DOTALL)
-    names = ("foundation_backbone.json", "fine_tuned.json")
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("foundation.md", ("foundation_backbone.json", "fine_tuned.json")),
+        ("chains.md", ("assistant.json", "backbone_first.json")),
+    ],
+)
+def test_a_page_shows_the_examples(page, names):
+    blocks = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
 
     assert [json.loads(block) for block in blocks] == [json.loads((ROOT / "examples" / n).read_text()) for n in names]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from api.dashboard import formats
 from core.reporting import Stage
-from core.spec.revision import trains_teacher
+from core.spec.revision import trains_models
 
 Document = Mapping[str, Any]
 
@@ -90,7 +90,7 @@ def stages(job: Document) -> list[StageView]:
     """Return all past and upcoming stages of the job, in order."""
     times = {stage["name"]: stage for stage in job["stages"]}
     planned = [Stage.PREPARE, Stage.DISTILL, Stage.EVALUATE, Stage.EXPORT]
-    if any(map(trains_teacher, job["spec"].get("teachers") or [])):
+    if trains_models(job["spec"]):
         planned.insert(1, Stage.TEACHER)
     if job["spec"].get("baseline"):
         planned.append(Stage.BASELINE)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from core.errors import AmbiguousReference, FieldError, InvalidSpec, NotFound
-from core.spec import JobSpec
+from core.spec import JobSpec, MethodParams, ModelSpec
+from core.spec.references import map_models
 from core.store import names
 from core.store.db import Session
 
@@ -25,8 +27,7 @@ def with_full_ids(session: Session, project_id: str, spec: JobSpec) -> JobSpec:
     errors: list[FieldError] = []
     ambiguous: list[AmbiguousReference] = []
     references = [(at, text, find_dataset) for at, text in spec.datasets().items()]
-    references.append(("/student/weights", spec.student.weights, find_weights))
-    references += [(f"/teachers/{k}/weights", each.weights, find_weights) for k, each in enumerate(spec.teachers)]
+    references += [(f"{at}/weights", model.weights, find_weights) for at, model in spec.models().items()]
     for at, text, find in references:
         try:
             found[at] = find(text)
@@ -42,16 +43,17 @@ def with_full_ids(session: Session, project_id: str, spec: JobSpec) -> JobSpec:
     return _replace(spec, found)
 
 
-def _replace(spec: JobSpec, ids: dict[str, str]) -> JobSpec:
-    method = {field: ids[f"/method/{field}"] for field in spec.method.datasets()}
-    return spec.model_copy(
-        update={
-            "dataset": ids["/dataset"],
-            "method": spec.method.model_copy(update=method),
-            "student": spec.student.model_copy(update={"weights": ids["/student/weights"]}),
-            "teachers": tuple(
-                teacher.model_copy(update={"weights": ids[f"/teachers/{k}/weights"]})
-                for k, teacher in enumerate(spec.teachers)
-            ),
-        }
-    )
+def _replace(spec: JobSpec, ids: Mapping[str, str]) -> JobSpec:
+    def ids_of(pointer: str, model: ModelSpec) -> dict[str, Any]:
+        update: dict[str, Any] = {"weights": ids[f"{pointer}/weights"]}
+        if model.distillation is not None:
+            method = _with_datasets(f"{pointer}/distillation", model.distillation.method, ids)
+            update["distillation"] = model.distillation.model_copy(update={"method": method})
+        return update
+
+    method = _with_datasets("", spec.method, ids)
+    return map_models(spec.model_copy(update={"dataset": ids["/dataset"], "method": method}), ids_of)
+
+
+def _with_datasets(at: str, method: MethodParams, ids: Mapping[str, str]) -> MethodParams:
+    return method.model_copy(update={field: ids[f"{at}/method/{field}"] for field in method.datasets()})

@@ -318,6 +318,17 @@ class StepEstimateOut(Out):
     seconds: float
 
 
+class DistillationEstimate(Out):
+    """A distillation that gives a model of the job its weights first."""
+
+    model: str = Field(description="JSON Pointer to the model in the spec.")
+    method: str
+    epochs: int
+    total_steps: int
+    seconds: float
+    teachers: list[ModelMeasures]
+
+
 class EstimateOut(Out):
     """Estimated cost of a job, and size of its models."""
 
@@ -325,6 +336,9 @@ class EstimateOut(Out):
 
     student: ModelMeasures
     teachers: list[ModelMeasures]
+    method: dict[str, Any] | None = Field(
+        default=None, description="The method with its parameters; for `auto`, the one that was chosen."
+    )
     epochs: int | None = Field(
         default=None, description="Epochs of the student's training; their default follows the number of images."
     )
@@ -334,4 +348,9 @@ class EstimateOut(Out):
     teacher_cache: TeacherCacheOut
     baseline: BaselineEstimateOut | None = Field(default=None, description="Null: the spec asks for no baseline.")
     compression: list[StepEstimateOut] = Field(default_factory=list, description="One entry for each step.")
+    distillations: list[DistillationEstimate] = Field(
+        default_factory=list,
+        description="Distillations that run before the student's, of models with `weights: distill`. `seconds` and "
+        "`memory_bytes` of the estimate include them.",
+    )
     warnings: list[JobWarning]

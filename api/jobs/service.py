@@ -98,7 +98,7 @@ def resolve_payload(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str,
     """Return the payload of the inspector's call ``resolve``."""
     # A format that the client names must be written; a default one is left out where it cannot be.
     default_export = None if "export" in spec.model_fields_set else {"export"}
-    method_datasets = {each: inputs.datasets[each].model_dump(mode="json") for each in spec.method.datasets().values()}
+    method_datasets = {each: inputs.datasets[each].model_dump(mode="json") for each in spec.method_datasets().values()}
     return {
         "spec": spec.model_dump(mode="json", exclude=default_export),
         "dataset": inputs.datasets[spec.dataset].model_dump(mode="json"),
@@ -140,7 +140,7 @@ def create(session: Session, project_id: str, spec: JobSpec, inputs: Inputs, res
         spec=document,
         resolved=resolution is not None,
         dataset_id=spec.dataset,
-        references=(*spec.references(), *spec.method.datasets().values()),
+        references=(*spec.references(), *spec.method_datasets().values()),
         name=spec.name,
         priority=spec.priority,
         accelerator=spec.resources.accelerator,
@@ -215,10 +215,7 @@ def _not_ready(kind: str, row: Dataset | Model) -> str:
 
 def _reference_pointers(spec: JobSpec, reference: str) -> list[str]:
     """Return the JSON Pointers of the fields that reference a model."""
-    student = ["/student/weights"] if spec.student.weights == reference else []
-    return student + [
-        f"/teachers/{k}/weights" for k, teacher in enumerate(spec.teachers) if teacher.weights == reference
-    ]
+    return [f"{at}/weights" for at, model in spec.models().items() if model.weights == reference]
 
 
 # --- from rows to documents -----------------------------------------------------------------------

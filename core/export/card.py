@@ -9,7 +9,7 @@ from core.export.card_files import files_section
 from core.export.evaluation_card import teacher_effect
 from core.export.licenses import weight_licenses
 from core.models.built import BuiltModel
-from core.spec import JobSpec
+from core.spec import DistillationSpec, JobSpec, TeacherSpec
 from core.spec.export_options import ExportOptions
 
 _LIMITS = (
@@ -72,8 +72,9 @@ def _task(student: BuiltModel) -> str:
 def _summary(spec: JobSpec, student: BuiltModel) -> str:
     how = f"with the method `{spec.method.name}`"
     if spec.teachers:
-        teachers = ", ".join(f"`{teacher.architecture_name}` ({teacher.weights})" for teacher in spec.teachers)
-        how += f" from {teachers}"
+        how += f" from {_teachers(spec.teachers)}"
+    if spec.student.distillation is not None:
+        how += f", starting from weights {_distilled(spec.student.distillation)}"
     requested = spec.student.architecture_name.partition(".")[0]
     change = (
         f"`{requested}` with a distillation token"
@@ -83,6 +84,19 @@ def _summary(spec: JobSpec, student: BuiltModel) -> str:
     note = "" if requested == student.architecture else f" ({change})"
     kind = "An image classifier" if student.num_classes else "An image backbone without a classifier"
     return f"{kind}, timm's `{student.architecture}`{note}, trained {how} by Potstill."
+
+
+def _teachers(teachers: Sequence[TeacherSpec]) -> str:
+    return ", ".join(
+        f"`{teacher.architecture_name}` "
+        f"({teacher.weights if teacher.distillation is None else _distilled(teacher.distillation)})"
+        for teacher in teachers
+    )
+
+
+def _distilled(distillation: DistillationSpec) -> str:
+    teachers = f" from {_teachers(distillation.teachers)}" if distillation.teachers else ""
+    return f"distilled with the method `{distillation.method.name}`{teachers}"
 
 
 def _metrics(result: Mapping[str, Any], dataset: Mapping[str, Any], threads: int, top1_metric: str | None) -> str:

@@ -13,7 +13,7 @@ import torch
 from core.export.formats import installed_version
 from core.export.licenses import weight_licenses
 from core.job_warnings import JobWarning
-from core.spec import JobSpec
+from core.spec import JobSpec, TeacherSpec
 from core.spec.exports import EXPORT_FORMATS
 
 PACKAGES = ("potstill-server", "torch", "torchvision", "timm", "numpy", "pillow")  # and those of the export formats
@@ -34,9 +34,12 @@ def build_report(
     ``stages`` has seconds by stage, ``details`` measurements beyond the result. ``sections`` are added as they are.
     """
     seeds: dict[str, Any] = {"student": spec.training.seed}
-    for index, teacher in enumerate(spec.teachers):
-        if teacher.training is not None:
-            seeds[f"teacher-{index}"] = teacher.training.seed
+    for pointer, model in spec.models().items():
+        name = pointer.replace("/distillation", "").replace("/teachers/", "-teacher-").lstrip("/-")
+        if model.distillation is not None:
+            seeds[f"{name}-distill"] = model.distillation.training.seed
+        if isinstance(model, TeacherSpec) and model.training is not None:
+            seeds[name] = model.training.seed
     return {
         "format": 1,
         "kind": "backbone" if spec.method.info.needs.headless else "classifier",

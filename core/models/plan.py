@@ -247,7 +247,7 @@ def _stored_model(spec: StudentSpec | TeacherSpec, name: str, models: Mapping[st
         raise InvalidSpec.for_field(
             "/weights",
             f"there is no model {spec.weights[:80]!r} with weights to use.{hint} weights is random, pretrained, train "
-            "(teachers only) or a model",
+            "(teachers only), distill or a model",
         )
     stored = models[spec.weights]
     _check_reference(spec, name, stored)

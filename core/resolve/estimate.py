@@ -95,6 +95,7 @@ def estimate_job(
     return {
         "student": _model_figures(student),
         "teachers": [_model_figures(teacher) for teacher in teachers],
+        "method": spec.method.model_dump(mode="json"),
         "epochs": spec.training.num_epochs,
         "total_steps": total_steps,
         "seconds": round(seconds, 1),

@@ -7,7 +7,7 @@ reported with a pointer into the spec and a fix, before the job is queued.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -21,10 +21,13 @@ from core.models.meta_device import build_on_meta, on_meta
 from core.models.plan import ModelPlan, class_mismatch, model_inputs, plan_student, plan_teacher
 from core.models.preprocessing import plain_preprocessing
 from core.models.structure import inspect_structure
+from core.resolve.auto_method import resolve_with_recommended
 from core.resolve.balance_checks import balance_errors
 from core.resolve.build_errors import at_size_field
+from core.resolve.chain import InnerResolution, resolve_chain
 from core.resolve.class_names import misplaced_class
 from core.resolve.compression_checks import check_steps
+from core.resolve.dataset_checks import dataset_errors, pool_errors
 from core.resolve.default_epochs import with_epochs
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
 from core.resolve.estimate import estimate_job, job_memory
@@ -52,12 +55,13 @@ _EXAMPLES: dict[Family, str] = {
 class Resolution:
     """A spec with every default filled in, and the response of ``POST /v1/estimates``.
 
-    ``fitting_batch_size`` is the largest batch size of the student's training, up to the spec's, that fits into the
-    memory of the workers; 0 if none does, None if that memory is unknown.
+    ``student`` is the plan of the exported model. ``fitting_batch_size`` is the largest batch size of the student's
+    training, up to the spec's, that fits into the memory of the workers; 0 if none does, None if it is unknown.
     """
 
     spec: JobSpec
     estimate: dict[str, Any]
+    student: ModelPlan
     fitting_batch_size: int | None = None
 
 
@@ -102,9 +106,36 @@ def resolve(
         InvalidSpec: With one ``FieldError`` for each problem.
     """
     spec = complete_references(spec, models)
+
+    def resolve_inner(inner: JobSpec) -> InnerResolution:
+        found = resolve(inner, dataset, models, threads=threads, datasets=datasets, memory_bytes=memory_bytes)
+        return InnerResolution(found.spec, found.estimate, found.student)
+
+    chain = resolve_chain(spec, dataset, models, resolve=resolve_inner)
+    known = {**models, **chain.models}
+
+    def resolve_job(job: JobSpec) -> Resolution:
+        return _resolve_job(job, dataset, known, threads=threads, datasets=datasets, memory_bytes=memory_bytes)
+
+    if chain.spec.method.name == "auto":
+        resolution = resolve_with_recommended(chain.spec, dataset, known, resolve=resolve_job)
+    else:
+        resolution = resolve_job(chain.spec)
+    return replace(resolution, spec=chain.complete(resolution.spec), estimate=chain.add_to(resolution.estimate))
+
+
+def _resolve_job(
+    spec: JobSpec,
+    dataset: DatasetInfo,
+    models: Mapping[str, ModelInfo],
+    *,
+    threads: int,
+    datasets: Mapping[str, DatasetInfo],
+    memory_bytes: int | None,
+) -> Resolution:
+    """Resolve a spec without distilled models."""
     collector = _ErrorCollector()
-    _check_dataset(spec, dataset, collector)
-    _check_pools(spec, dataset, datasets, collector)
+    collector.errors += [*dataset_errors(spec, dataset), *pool_errors(spec, dataset, datasets)]
     student, teachers = _plan_models(spec, dataset, models, collector)
     pools = [datasets[pool] for pool in spec.method.datasets().values()]
     method = _build_method(spec, dataset, sum(pool.num_train for pool in pools), student, teachers)
@@ -142,7 +173,7 @@ def resolve(
         step_costs=step_costs,
     )
     fitting = None if memory_bytes is None else fitting_batch_size(resolved, memory_bytes, memory)
-    return Resolution(resolved, estimate, fitting)
+    return Resolution(resolved, estimate, student, fitting)
 
 
 def _setting_errors(spec: JobSpec, dataset: DatasetInfo, method: Method, num_images: int) -> list[FieldError]:
@@ -153,46 +184,6 @@ def _setting_errors(spec: JobSpec, dataset: DatasetInfo, method: Method, num_ima
         *balance_errors(spec, method),
         *evaluation_errors(spec, dataset, method),
     ]
-
-
-def _check_dataset(spec: JobSpec, dataset: DatasetInfo, collector: _ErrorCollector) -> None:
-    errors = []
-    if spec.method.reads_labels and dataset.num_classes is None:
-        errors.append(f"it has no labels, and {spec.method.name} learns from labels; {_label_fix(spec)}")
-    for name, count in (("train", dataset.num_train), ("test", dataset.num_test)):
-        if count == 0:
-            errors.append(f"its {name} split is empty")
-    if dataset.num_train == 1:
-        errors.append("its train split has a single image; at least two are needed")
-    collector.errors += [FieldError("/dataset", detail) for detail in errors]
-
-
-def _label_fix(spec: JobSpec) -> str:
-    """Describe how to change a spec whose method reads labels that the dataset does not have."""
-    values = {name: f"{v:g}" if isinstance(v, float) else v for name, v in spec.method.label_free_changes().items()}
-    changes = " and ".join(f"method.{name} to {value}" for name, value in values.items())
-    return (
-        f"set {changes}, or use a dataset with classes"
-        if changes
-        else "use a dataset with classes, or method kd with alpha 1"
-    )
-
-
-def _check_pools(
-    spec: JobSpec, dataset: DatasetInfo, datasets: Mapping[str, DatasetInfo], collector: _ErrorCollector
-) -> None:
-    """Check the unlabeled datasets that the method reads; their labels, if any, are ignored."""
-    for name, reference in spec.method.datasets().items():
-        pool = datasets.get(reference)
-        if pool is None:
-            detail = f"there is no dataset {reference} with images to use"
-        elif pool.num_train < 2:
-            detail = f"the size of its train split is {pool.num_train}; at least two images are needed"
-        elif pool.channels != dataset.channels:
-            detail = f"its images have {pool.channels} channels and those of the job's dataset {dataset.channels}"
-        else:
-            continue
-        collector.errors.append(FieldError(f"/method/{name}", detail))
 
 
 def _classified(spec: JobSpec, dataset: DatasetInfo, models: Mapping[str, ModelInfo]) -> DatasetInfo:

@@ -2,7 +2,7 @@
 
 from core.spec.balance import BalanceSpec
 from core.spec.export_options import ExportOptions
-from core.spec.job import JobSpec, ModelSpec, StudentSpec, TeacherSpec
+from core.spec.job import DistillationSpec, JobSpec, ModelSpec, StudentSpec, TeacherSpec
 from core.spec.methods import METHODS, MethodParams
 from core.spec.parse import parse_job_spec
 from core.spec.training import TeacherTrainingSpec, TrainingBase, TrainingSpec
@@ -10,6 +10,7 @@ from core.spec.training import TeacherTrainingSpec, TrainingBase, TrainingSpec
 __all__ = [
     "METHODS",
     "BalanceSpec",
+    "DistillationSpec",
     "ExportOptions",
     "JobSpec",
     "MethodParams",

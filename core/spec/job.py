@@ -11,12 +11,17 @@ from core.spec.compression import MAX_STEPS, CompressionSpec, StepParams, output
 from core.spec.document import StrictModel
 from core.spec.export_options import ExportOptions
 from core.spec.exports import REQUIRED_FORMAT, ExportEntry, export_entry, export_options, file_names
-from core.spec.methods import MethodSpec
+from core.spec.methods import MethodParams, MethodSpec
 from core.spec.training import TeacherTrainingSpec, TrainingSpec
 
-ARCHITECTURE_MISSING = "architecture_missing"  # the type of a validation error of the whole model
+# Types of validation errors of a whole model.
+ARCHITECTURE_MISSING = "architecture_missing"
+DISTILLATION_MISSING = "distillation_missing"
+WEIGHTS_NOT_DISTILLED = "weights_not_distilled"
 # Values of ``weights`` that are not a model. They win over a model with the same name.
-WEIGHT_KEYWORDS = ("random", "pretrained", "train")
+WEIGHT_KEYWORDS = ("random", "pretrained", "train", "distill")
+
+MAX_CHAIN = 2  # distillations, one inside the other, that come before that of the job's student
 
 COMPRESSION_HELD_OUT = 0.1  # of the training split, on which compression steps are judged
 MAX_CPU_DEVICES = 8  # processes that share a training on the cores of one machine
@@ -42,6 +47,11 @@ class ModelSpec(StrictModel):
         "omitted arguments from the weights if these are those of a model or job.",
     )
     weights: Weights
+    distillation: DistillationSpec | None = Field(
+        default=None,
+        description="With `weights: distill`: the distillation, on the job's dataset, that gives this model its "
+        "weights before it is used. It starts from random weights.",
+    )
 
     @property
     def architecture_name(self) -> str:
@@ -53,6 +63,23 @@ class ModelSpec(StrictModel):
     def _require_architecture(self) -> Self:
         if self.architecture is None and self.weights in WEIGHT_KEYWORDS:
             raise PydanticCustomError(ARCHITECTURE_MISSING, "it is missing; give a timm name")
+        return self
+
+    @model_validator(mode="after")
+    def _pair_weights_with_distillation(self) -> Self:
+        if self.weights == "distill" and self.distillation is None:
+            raise PydanticCustomError(
+                DISTILLATION_MISSING,
+                "weights distill needs it; write "
+                '{{"teachers": [{{"architecture": "resnet18", "weights": "train"}}], "method": {{"name": "kd"}}}}',
+            )
+        if self.weights != "distill" and self.distillation is not None:
+            raise PydanticCustomError(
+                WEIGHTS_NOT_DISTILLED,
+                "weights {weights} and a distillation contradict each other; set weights to distill, or leave "
+                "distillation out",
+                {"weights": self.weights},
+            )
         return self
 
     @field_validator("arguments")
@@ -76,8 +103,8 @@ class StudentSpec(ModelSpec):
 
     weights: Weights = Field(
         default="random",
-        description="`random`, `pretrained`, or a model or job whose weights to start from: its id (`mdl_…`, `job_…`), "
-        "unique name or unique id prefix.",
+        description="`random`, `pretrained`, `distill` (see `distillation`), or a model or job whose weights to start "
+        "from: its id (`mdl_…`, `job_…`), unique name or unique id prefix.",
     )
 
     @field_validator("weights")
@@ -93,13 +120,13 @@ class TeacherSpec(ModelSpec):
 
     weights: Weights = Field(
         default="pretrained",
-        description="`pretrained`, `train`, `random`, or a model or job: its id (`mdl_…`, `job_…`), unique name or "
-        "unique id prefix.",
+        description="`pretrained`, `train`, `distill` (see `distillation`), `random`, or a model or job: its id "
+        "(`mdl_…`, `job_…`), unique name or unique id prefix.",
     )
     training: TeacherTrainingSpec | None = Field(
         default=None,
-        description="Training with the dataset's labels: of a teacher with `weights: train`, or of one with given "
-        "weights, which is fine-tuned with a new classifier for the dataset's classes.",
+        description="Training with the dataset's labels: of a teacher with `weights: train`, or of one with given or "
+        "distilled weights, which is fine-tuned with a new classifier for the dataset's classes.",
     )
 
     @property
@@ -117,6 +144,64 @@ class TeacherSpec(ModelSpec):
         if self.training is not None and self.weights == "random":
             raise PydanticCustomError("training", "a teacher with weights random is not trained; set weights to train")
         return self
+
+
+def _require_number_of_teachers(method: MethodParams, count: int) -> None:
+    """Raise a validation error if ``method`` does not take this number of teachers."""
+    needs = method.info.needs
+    if count < needs.min_teachers:
+        raise PydanticCustomError(
+            "teachers",
+            "{method} needs at least {minimum} teacher(s); add one to teachers",
+            {"method": method.name, "minimum": needs.min_teachers},
+        )
+    if needs.max_teachers is not None and count > needs.max_teachers:
+        raise PydanticCustomError(
+            "teachers",
+            "{method} takes at most {maximum} teacher(s), not {count}",
+            {"method": method.name, "maximum": needs.max_teachers, "count": count},
+        )
+
+
+class DistillationSpec(StrictModel):
+    """A distillation that gives a model its weights before the job uses it."""
+
+    teachers: tuple[TeacherSpec, ...] = Field(default=(), max_length=8)
+    method: MethodSpec = Field(description="One object, discriminated by `name`, as in the job.")
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+
+    @property
+    def depth(self) -> int:
+        """Number of distillations, this one included, that one of its teachers waits for at most."""
+        return 1 + max((t.distillation.depth for t in self.teachers if t.distillation is not None), default=0)
+
+    @model_validator(mode="after")
+    def _check_teachers(self) -> Self:
+        _require_number_of_teachers(self.method, len(self.teachers))
+        if self.depth > MAX_CHAIN:
+            raise PydanticCustomError(
+                "chain_depth",
+                "{depth} distillations are nested, at most {maximum} are possible; run the inner ones as a job of "
+                "their own, and name it as weights",
+                {"depth": self.depth, "maximum": MAX_CHAIN},
+            )
+        return self
+
+    @field_validator("method")
+    @classmethod
+    def _refuse_labels_alone(cls, method: MethodParams) -> MethodParams:
+        if method.name == "scratch":
+            raise PydanticCustomError(
+                "scratch", "scratch distills nothing; set the model's weights to train, or choose another method"
+            )
+        if not method.keeps_shape:
+            raise PydanticCustomError(
+                "method",
+                "the shape of the model that {method} exports is known only after its training; run it as a job of its "
+                "own, and name that job as weights",
+                {"method": method.name},
+            )
+        return method
 
 
 class ResourcesSpec(StrictModel):
@@ -222,21 +307,8 @@ class JobSpec(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _check_number_of_teachers(self) -> Self:
-        needs = self.method.info.needs
-        count = len(self.teachers)
-        if count < needs.min_teachers:
-            raise PydanticCustomError(
-                "teachers",
-                "{method} needs at least {minimum} teacher(s); add one to teachers",
-                {"method": self.method.name, "minimum": needs.min_teachers},
-            )
-        if needs.max_teachers is not None and count > needs.max_teachers:
-            raise PydanticCustomError(
-                "teachers",
-                "{method} takes at most {maximum} teacher(s), not {count}",
-                {"method": self.method.name, "maximum": needs.max_teachers, "count": count},
-            )
+    def _check_teachers(self) -> Self:
+        _require_number_of_teachers(self.method, len(self.teachers))
         return self
 
     @field_validator("compression")
@@ -276,12 +348,42 @@ class JobSpec(StrictModel):
         """The entries of ``export`` with all their options."""
         return tuple(export_options(entry) for entry in self.export)
 
+    def models(self) -> dict[str, StudentSpec | TeacherSpec]:
+        """Student and teachers by pointer, with the teachers of distillations; each model precedes its own teachers."""
+        return {"/student": self.student, **_models_inside("/student", self.student), **_teachers("", self.teachers)}
+
     def datasets(self) -> dict[str, str]:
         """Ids of all datasets that this spec reads, by pointer; the job's own is the first."""
-        others = {f"/method/{field}": dataset for field, dataset in self.method.datasets().items()}
-        return {"/dataset": self.dataset, **others}
+        return {"/dataset": self.dataset, **self.method_datasets()}
+
+    def method_datasets(self) -> dict[str, str]:
+        """Ids of the datasets that the methods of the job and of its distillations read, by pointer."""
+        inner = {f"{at}/distillation": model.distillation for at, model in self.models().items()}
+        methods = {"": self.method} | {at: found.method for at, found in inner.items() if found is not None}
+        return {
+            f"{at}/method/{field}": dataset
+            for at, method in methods.items()
+            for field, dataset in method.datasets().items()
+        }
 
     def references(self) -> tuple[str, ...]:
         """Stored models and jobs that this spec reads weights from."""
-        weights = (self.student.weights, *(teacher.weights for teacher in self.teachers))
+        weights = [model.weights for model in self.models().values()]
         return tuple(dict.fromkeys(each for each in weights if each not in WEIGHT_KEYWORDS))
+
+
+def _models_inside(at: str, model: ModelSpec) -> dict[str, StudentSpec | TeacherSpec]:
+    distillation = model.distillation
+    return {} if distillation is None else _teachers(f"{at}/distillation", distillation.teachers)
+
+
+def _teachers(at: str, teachers: tuple[TeacherSpec, ...]) -> dict[str, StudentSpec | TeacherSpec]:
+    models: dict[str, StudentSpec | TeacherSpec] = {}
+    for index, teacher in enumerate(teachers):
+        pointer = f"{at}/teachers/{index}"
+        models |= {pointer: teacher, **_models_inside(pointer, teacher)}
+    return models
+
+
+for _model in (StudentSpec, TeacherSpec):
+    _model.model_rebuild()

@@ -15,8 +15,17 @@ from core.spec.compression.prune import PruningTarget
 from core.spec.document import NOT_AVAILABLE, StrictModel
 from core.spec.exports import EXPORT_FORMATS, NAME_TAG
 from core.spec.field_messages import field_message, json_type
-from core.spec.job import ARCHITECTURE_MISSING, JobSpec, ResourcesSpec, StudentSpec, TeacherSpec
-from core.spec.methods import METHODS
+from core.spec.job import (
+    ARCHITECTURE_MISSING,
+    DISTILLATION_MISSING,
+    WEIGHTS_NOT_DISTILLED,
+    DistillationSpec,
+    JobSpec,
+    ResourcesSpec,
+    StudentSpec,
+    TeacherSpec,
+)
+from core.spec.methods import SELECTABLE
 from core.spec.training import TeacherTrainingSpec, TrainingSpec
 
 # A request body of 1 MB can have 100,000 wrong fields, and each reported error lists all known names.
@@ -28,6 +37,8 @@ _COMPARED_FIELDS = {
     "export_names": "export",
     "compression": "compression",
     ARCHITECTURE_MISSING: "architecture",
+    DISTILLATION_MISSING: "distillation",
+    WEIGHTS_NOT_DISTILLED: "weights",
 }
 _TAGS = {"compression": {*COMPRESSION_STEPS}, "export": {NAME_TAG, *EXPORT_FORMATS}}  # of the entries of these lists
 
@@ -43,6 +54,7 @@ _NESTED: dict[str, type[StrictModel]] = {
     "training": TrainingSpec,
     "resources": ResourcesSpec,
     "target": PruningTarget,
+    "distillation": DistillationSpec,
 }
 
 
@@ -99,7 +111,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
 
 def _known_names(location: Sequence[str | int]) -> tuple[str, Iterable[str]]:
     """Return what an object that is discriminated by its name is, and the names that exist."""
-    return ("compression step", COMPRESSION_STEPS) if location[0] == "compression" else ("method", METHODS)
+    return ("compression step", COMPRESSION_STEPS) if location[0] == "compression" else ("method", SELECTABLE)
 
 
 def _name_problem(location: Sequence[str | int], name: Any) -> str:
@@ -111,11 +123,11 @@ def _name_problem(location: Sequence[str | int], name: Any) -> str:
 
 def _object_form(location: Sequence[str | int], value: Any) -> str:
     """Return a hint with the form of a method, step, student or teacher; an empty string for other objects."""
-    if location[:1] == ("method",) and len(location) == 1:
+    if location[-1:] == ("method",):
         form = {"name": value[:80] if isinstance(value, str) else "kd"}
     elif location[:1] == ("compression",) and len(location) == 2:
         form = {"name": value[:80] if isinstance(value, str) else "quantize"}
-    elif location == ("student",) or (location[:1] == ("teachers",) and len(location) == 2):
+    elif location == ("student",) or location[-2:-1] == ("teachers",):
         form = {"architecture": value[:80] if isinstance(value, str) else "vit_tiny_patch16_224"}
     else:
         return ""
@@ -132,26 +144,34 @@ def _unknown_field_hint(location: Sequence[str | int], tagged: Sequence[str | in
 
 def _without_tag(location: Sequence[str | int]) -> tuple[str | int, ...]:
     """Remove the tag that pydantic adds to the location of a discriminated union: method, compression step, export."""
-    if len(location) > 1 and location[0] == "method" and location[1] in METHODS:
-        return ("method", *location[2:])
     if len(location) > 2 and location[2] in _TAGS.get(str(location[0]), ()):
         return (*location[:2], *location[3:])
-    return tuple(location)
+    at = _tag_index(location)
+    return tuple(location) if at is None else (*location[:at], *location[at + 1 :])
+
+
+def _tag_index(location: Sequence[str | int]) -> int | None:
+    """Return the index of the tag, a method's name; None for a location outside of a method's parameters."""
+    if "method" not in location:
+        return None
+    at = tuple(location).index("method") + 1
+    return at if at < len(location) and location[at] in SELECTABLE else None
 
 
 def _sibling_fields(location: Sequence[str | int], tagged: Sequence[str | int]) -> tuple[str, ...]:
+    at = _tag_index(tagged)
+    if at is not None:
+        return tuple(SELECTABLE[str(tagged[at])].model_fields)
     parents = [part for part in location[:-1] if isinstance(part, str)]
     if not parents:
         return tuple(JobSpec.model_fields)
-    if parents[0] == "method":
-        return tuple(METHODS[str(tagged[1])].params.model_fields)
     if parents[0] == "compression":
         return tuple(_NESTED.get(parents[-1], _step_params(tagged)).model_fields)
     if parents[0] == "export":
         return tuple(EXPORT_FORMATS[str(tagged[2])].options.model_fields)
-    if parents[:2] == ["teachers", "training"]:
+    if parents[-2:] == ["teachers", "training"]:
         return tuple(TeacherTrainingSpec.model_fields)
-    return tuple(_NESTED[parents[0]].model_fields)
+    return tuple(_NESTED[next(part for part in reversed(parents) if part in _NESTED)].model_fields)
 
 
 def _step_params(tagged: Sequence[str | int]) -> type[StepParams]:
@@ -162,9 +182,10 @@ def _step_params(tagged: Sequence[str | int]) -> type[StepParams]:
 
 def _description(location: Sequence[str | int], tagged: Sequence[str | int]) -> str:
     """Description of a method's parameter; empty for other fields."""
-    if len(location) != 2 or location[0] != "method":
+    at = _tag_index(tagged)
+    if at is None or len(tagged) != at + 2:
         return ""
-    return _lower_first(METHODS[str(tagged[1])].params.model_fields[str(location[1])].description or "")
+    return _lower_first(SELECTABLE[str(tagged[at])].model_fields[str(location[-1])].description or "")
 
 
 def _lower_first(text: str) -> str:

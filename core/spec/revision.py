@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from core.errors import FieldError, InvalidSpec
-from core.reporting import (
-    BASELINE_TRACK,
-    STUDENT_TRACK,
-    compressed_track,
-    compression_track,
-    teacher_track,
-    untuned_track,
-)
+from core.reporting import BASELINE_TRACK, STUDENT_TRACK, compressed_track, compression_track, untuned_track
 from core.spec.job import WEIGHT_KEYWORDS, JobSpec, ModelSpec
 from core.spec.parse import parse_job_spec, pointer
 from core.spec.patch import FieldPath, differences, merge_patch
@@ -22,7 +15,7 @@ from core.spec.training import default_min_learning_rate
 
 CHANGEABLE = (
     "name", "metadata", "priority", "training", "teachers/K/training", "method", "baseline", "export", "resources",
-    "student/weights", "teachers/K/weights",
+    "student/weights", "teachers/K/weights", "student/distillation/training", "teachers/K/distillation/training",
 )  # fmt: skip
 """Fields that a retry may change; weights only if they are no stored model, before and after."""
 
@@ -40,25 +33,24 @@ _STEP_TRACKS = (compression_track, untuned_track, compressed_track)
 
 @dataclass(frozen=True, slots=True)
 class RestartScope:
-    """Trainings that have to restart: the student's with its baseline, and those of the listed teachers.
+    """Trainings that have to restart: the student's with its baseline, and the tracks of other models.
 
     ``baseline`` tells whether the job has one; ``num_steps`` is the number of its compression steps.
     """
 
     student: bool
-    teachers: tuple[int, ...] = ()
+    others: tuple[str, ...] = ()
     baseline: bool = False
     num_steps: int = 0
 
     @property
     def tracks(self) -> tuple[str, ...]:
         """Checkpoint tracks that are no longer valid."""
-        teachers = (teacher_track(index) for index in self.teachers)
         if not self.student:
-            return tuple(teachers)
+            return self.others
         baseline = (BASELINE_TRACK,) if self.baseline else ()
         steps = (track(index) for index in range(self.num_steps) for track in _STEP_TRACKS)
-        return (*teachers, STUDENT_TRACK, *baseline, *steps)
+        return (*self.others, STUDENT_TRACK, *baseline, *steps)
 
 
 def apply_patch(document: Mapping[str, Any], patch: Mapping[str, Any]) -> JobSpec:
@@ -98,12 +90,19 @@ def _follow_learning_rates(merged: Any, old: Mapping[str, Any], patch: Mapping[s
     teachers, old_teachers = merged.get("teachers"), old.get("teachers", ())
     if isinstance(teachers, list) and len(teachers) == len(old_teachers):
         # A patch replaces the complete list: the teachers that a client sends have the stored values.
-        result["teachers"] = [
-            {**new, "training": _follow_learning_rate(new["training"], _object(_object(before).get("training")))}
-            if isinstance(new, dict) and new.get("training") is not None
-            else new
-            for new, before in zip(teachers, old_teachers, strict=True)
-        ]
+        result["teachers"] = [_follow_in_model(new, before) for new, before in zip(teachers, old_teachers, strict=True)]
+    return result
+
+
+def _follow_in_model(new: Any, before: Any) -> Any:
+    """Remove the defaults of ``min_learning_rate`` that a teacher, and the teachers that it learns from, repeat."""
+    if not isinstance(new, dict):
+        return new
+    result, old = dict(new), _object(before)
+    if result.get("training") is not None:
+        result["training"] = _follow_learning_rate(result["training"], _object(old.get("training")))
+    if isinstance(result.get("distillation"), dict):
+        result["distillation"] = _follow_learning_rates(result["distillation"], _object(old.get("distillation")), {})
     return result
 
 
@@ -136,16 +135,40 @@ def restart_scope(old: Mapping[str, Any], new: Mapping[str, Any]) -> RestartScop
     """Return the trainings that restart when a job continues with another spec; both have all defaults filled in."""
     paths = [path for path in differences(old, new) if not _is_under(path, _IRRELEVANT)]
     shared = any(_is_under(path, _SHARED_WITH_TEACHERS) for path in paths)
-    own = {path[1] for path in paths if path[0] == "teachers" and len(path) > 1}
-    trained = [k for k, teacher in enumerate(new.get("teachers", ())) if trains_teacher(teacher)]
+    models: dict[FieldPath, Mapping[str, Any]] = {("student",): new.get("student", {})}
+    models |= {("teachers", k): teacher for k, teacher in enumerate(new.get("teachers", ()))}
+    restarting = [
+        track
+        for place, model in models.items()
+        if shared or _changes_inside(paths, tuple(map(str, place)))
+        for track in _tracks("-".join(map(str, place)).replace("teachers", "teacher"), model)
+    ]
     has_baseline = bool(old.get("baseline") or new.get("baseline"))
-    teachers = tuple(k for k in trained if shared or k in own)
-    return RestartScope(bool(paths), teachers, baseline=has_baseline, num_steps=len(new.get("compression", ())))
+    num_steps = len(new.get("compression", ()))
+    return RestartScope(bool(paths), tuple(restarting), baseline=has_baseline, num_steps=num_steps)
 
 
-def trains_teacher(teacher: Mapping[str, Any]) -> bool:
-    """Return whether a job trains this teacher of its spec, given as JSON, of this version or an earlier one."""
-    return teacher.get("weights") == "train" or teacher.get("training") is not None
+def _changes_inside(paths: Sequence[FieldPath], place: tuple[str, ...]) -> bool:
+    return any(tuple(map(str, path[: len(place)])) == place for path in paths)
+
+
+def _tracks(name: str, model: Mapping[str, Any]) -> Iterator[str]:
+    """Return the tracks that train a model of a spec before the job's student, and the models that it learns from."""
+    distillation = model.get("distillation")
+    if distillation:
+        yield f"{name}-{STUDENT_TRACK}"
+        for k, teacher in enumerate(distillation.get("teachers", ())):
+            yield from _tracks(f"{name}-teacher-{k}", teacher)
+    if model.get("weights") == "train" or model.get("training") is not None:
+        yield name
+
+
+def trains_models(spec: Mapping[str, Any]) -> bool:
+    """Return whether a job trains a model before its student; the spec is JSON, of this version or an earlier one."""
+    return any(
+        model.get("weights") in {"train", "distill"} or model.get("training") is not None
+        for model in (spec.get("student") or {}, *(spec.get("teachers") or ()))
+    )
 
 
 def _differing_paths(old: JobSpec, new: JobSpec) -> list[FieldPath]:
@@ -153,6 +176,8 @@ def _differing_paths(old: JobSpec, new: JobSpec) -> list[FieldPath]:
 
 
 def _may_change(path: FieldPath, old: JobSpec, new: JobSpec) -> bool:
+    if "distillation" in path:
+        return "training" in path[path.index("distillation") :]
     if path == ("student", "weights"):
         return not _have_references(old.student, new.student)
     if path[0] == "teachers" and len(path) == 3 and path[2] == "weights":

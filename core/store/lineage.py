@@ -184,10 +184,12 @@ class _Search:
 
 
 def _networks(spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the teachers of a stored spec, and the teachers of those."""
-    for teacher in spec.get("teachers") or ():
-        yield teacher
-        yield from _networks(teacher)
+    """Yield the teachers of a stored spec, and those of the distillations inside."""
+    teachers = spec.get("teachers") or ()
+    yield from teachers
+    for model in (spec.get("student") or {}, *teachers):
+        if model.get("distillation"):
+            yield from _networks(model["distillation"])
 
 
 def _references(spec: Mapping[str, Any]) -> list[tuple[str, Role]]:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, delete, select
+from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from core.reporting import OTHER_SERIES, STUDENT_TRACK, series_prefix
+from core.reporting import STUDENT_TRACK, track_series
 from core.store import metric_rollups
 from core.store.db import insert_or_conflict
 from core.store.job_leases import LeaseToken, lock_job
@@ -49,14 +49,14 @@ def insert(session: Session, lease: LeaseToken, values: Iterable[tuple[str, int,
 def delete_after(session: Session, lease: LeaseToken, step: int, *, track: str = STUDENT_TRACK) -> None:
     """Delete the points beyond ``step``, at which a track resumes (-1: all points).
 
-    :func:`core.reporting.series_prefix` tells which series are those of a track. Raises ``LeaseLost``.
+    :func:`core.reporting.track_series` tells which series a track has. Raises ``LeaseLost``.
     """
-    job, prefix = lock_job(session, lease), series_prefix(track)
+    job = lock_job(session, lease)
 
     def is_in_track(name: InstrumentedAttribute[str]) -> ColumnElement[bool]:
-        if prefix is None:
-            return and_(*(~name.startswith(other) for other in OTHER_SERIES))
-        return name.startswith(prefix, autoescape=True)
+        prefix, others = track_series(track)
+        is_other = or_(*(name.startswith(other, autoescape=True) for other in others))
+        return name.startswith(prefix, autoescape=True) & ~is_other
 
     session.execute(
         delete(Metric)

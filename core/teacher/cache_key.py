@@ -77,7 +77,7 @@ def spec_cache_key(spec: JobSpec, method: Method, num_images: int) -> str:
     mixing = Mixing.from_training(training)
     fields: dict[str, Any] = {
         "format": _SPEC_FORMAT,
-        "teachers": [teacher.model_dump(mode="json") for teacher in spec.teachers],
+        "teachers": [teacher.model_dump(mode="json", exclude={"distillation"}) for teacher in spec.teachers],
         "dataset": spec.dataset,
         "pictures": num_images,
         "image_size": training.image_size,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.reporting import BASELINE_TRACK, STUDENT_TRACK, Progress, Reporter, compression_track, teacher_track
-from core.spec import JobSpec
+from core.spec import DistillationSpec, JobSpec
 from core.train.schedule import Schedule
 
 _DENSE_STEPS = 1_000  # logged one by one at the start; of the rest, about as many are logged
@@ -46,6 +46,16 @@ def plan_ranges(spec: JobSpec, total: ProgressRange) -> dict[str, ProgressRange]
         ranges[track] = ProgressRange(start, width)
         start += width
     return ranges
+
+
+def total_epochs(spec: JobSpec | DistillationSpec) -> int:
+    """Return the epochs of all trainings of a job: of student, baseline and teachers, and of distilled models."""
+    models = (*spec.teachers, spec.student) if isinstance(spec, JobSpec) else spec.teachers
+    trainings = [spec.training, *(teacher.training for teacher in spec.teachers if teacher.training is not None)]
+    if isinstance(spec, JobSpec) and spec.baseline:
+        trainings.append(spec.training)
+    inner = [model.distillation for model in models if model.distillation is not None]
+    return sum(training.num_epochs for training in trainings) + sum(map(total_epochs, inner))
 
 
 @dataclass(frozen=True, slots=True)

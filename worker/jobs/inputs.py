@@ -28,7 +28,7 @@ class Inputs:
 
     dataset: Path
     models: Mapping[str, Path]
-    datasets: Mapping[str, Path]  # further datasets of the method, by ID
+    datasets: Mapping[str, Path]  # further datasets of the methods, by ID
     dataset_license: str | None = None
 
     @classmethod
@@ -47,7 +47,7 @@ class Inputs:
             model_files = {ref: _model_files(session, job.project_id, ref) for ref in spec.references()}
             other_datasets = {
                 id_: parse_stored_files(datasets.get(session, job.project_id, id_).files)
-                for id_ in spec.method.datasets().values()
+                for id_ in spec.method_datasets().values()
             }
         return cls(
             fetch_dataset(dataset, scratch / "dataset"),

@@ -206,6 +206,18 @@ class ModelMeasures(Document):
     size_bytes: int | None = None
 
 
+class DistillationEstimate(Document):
+    """A distillation that gives a model of the job its weights first."""
+
+    epochs: int
+    method: str
+    model: str
+    """JSON Pointer to the model in the spec."""
+    seconds: float
+    teachers: list[ModelMeasures]
+    total_steps: int
+
+
 class TeacherCache(Document):
     """Size of the cached teacher outputs, and whether a job of this project has already stored them. A worker with a different disk, or one that has evicted them since, computes them again."""
 
@@ -226,9 +238,13 @@ class Estimate(Document):
     """Null: the spec asks for no baseline."""
     compression: list[StepEstimate] = Field(default_factory=list)
     """One entry for each step."""
+    distillations: list[DistillationEstimate] = Field(default_factory=list)
+    """Distillations that run before the student's, of models with `weights: distill`. `seconds` and `memory_bytes` of the estimate include them."""
     epochs: int | None = None
     """Epochs of the student's training; their default follows the number of images."""
     memory_bytes: int | None = None
+    method: dict[str, Any] | None = None
+    """The method with its parameters; for `auto`, the one that was chosen."""
     seconds: float | None = None
     student: ModelMeasures
     teacher_cache: TeacherCache
@@ -705,6 +721,50 @@ class Ready(Document):
 
     degraded: list[str]
     status: Literal["ready"]
+
+
+class Gain(Document):
+    """Difference in top-1 to a baseline, in points (1 point: 1 % of the images)."""
+
+    half_width: float | None = None
+    """Half of the 95 % interval; null: not published."""
+    is_significant: bool | None = None
+    """After Holm's correction; null: not published."""
+    kind: Annotated[Literal["measured", "published"], ACCEPT_NEW]
+    method: str
+    over: str
+    """The baseline: `labels` is the same student trained with labels alone."""
+    points: float
+    setting: str
+    """Data, networks and figures."""
+    source: str
+    student: str
+    """Family of the student."""
+    teacher: str | None = None
+    """Family of the teacher; null: none."""
+
+
+class Recommendation(Document):
+    """One method for a situation, and why."""
+
+    cost: float | None = None
+    """As in `GET /v1/methods`."""
+    expected_gain: Gain | None = None
+    """Measured by this version's benchmark (`kind: measured`), or else as published. Null: neither."""
+    method: dict[str, Any]
+    """Value of the spec's `method`; further parameters have defaults."""
+    object: Literal["recommendation"] = "recommendation"
+    reason: str
+
+
+class Recommendations(Document):
+    """Methods for a situation, the best first."""
+
+    advice: list[str]
+    """What helps in this situation beyond the method."""
+    data: list[Recommendation]
+    has_more: bool = False
+    object: Literal["list"] = "list"
 
 
 class Use(Document):

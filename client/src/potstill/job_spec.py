@@ -22,17 +22,6 @@ class ResourcesSpec(TypedDict, total=False):
     """CPU threads. Null: the service's default."""
 
 
-class StudentSpec(TypedDict, total=False):
-    """The model to train and export."""
-
-    architecture: str | None
-    """A timm name; `GET /v1/architectures` lists them. May be omitted if weights are those of a model or job: their architecture is filled in."""
-    arguments: Mapping[str, Any]
-    """Keyword arguments for `timm.create_model`. `num_classes` and `in_chans` come from the dataset, omitted arguments from the weights if these are those of a model or job."""
-    weights: str
-    """`random`, `pretrained`, or a model or job whose weights to start from: its id (`mdl_…`, `job_…`), unique name or unique id prefix."""
-
-
 class TeacherTrainingSpec(TypedDict, total=False):
     """Training of a teacher before the student, on the same data."""
 
@@ -80,10 +69,12 @@ class TeacherSpec(TypedDict, total=False):
     """A timm name; `GET /v1/architectures` lists them. May be omitted if weights are those of a model or job: their architecture is filled in."""
     arguments: Mapping[str, Any]
     """Keyword arguments for `timm.create_model`. `num_classes` and `in_chans` come from the dataset, omitted arguments from the weights if these are those of a model or job."""
+    distillation: DistillationSpec | None
+    """With `weights: distill`: the distillation, on the job's dataset, that gives this model its weights before it is used. It starts from random weights."""
     training: TeacherTrainingSpec | None
-    """Training with the dataset's labels: of a teacher with `weights: train`, or of one with given weights, which is fine-tuned with a new classifier for the dataset's classes."""
+    """Training with the dataset's labels: of a teacher with `weights: train`, or of one with given or distilled weights, which is fine-tuned with a new classifier for the dataset's classes."""
     weights: str
-    """`pretrained`, `train`, `random`, or a model or job: its id (`mdl_…`, `job_…`), unique name or unique id prefix."""
+    """`pretrained`, `train`, `distill` (see `distillation`), `random`, or a model or job: its id (`mdl_…`, `job_…`), unique name or unique id prefix."""
 
 
 class BalanceSpec(TypedDict, total=False):
@@ -145,6 +136,28 @@ class TrainingSpec(TypedDict, total=False):
     """Epochs of linear warmup from zero. Null: 1; where `epochs` is left out, a twentieth of its value."""
     weight_decay: float
     """Not applied to norms, biases and tokens."""
+
+
+class DistillationSpec(TypedDict, total=False):
+    """A distillation that gives a model its weights before the job uses it."""
+
+    method: Required[Mapping[str, Any]]
+    """One object, discriminated by `name`, as in the job."""
+    teachers: Sequence[TeacherSpec]
+    training: TrainingSpec
+
+
+class StudentSpec(TypedDict, total=False):
+    """The model to train and export."""
+
+    architecture: str | None
+    """A timm name; `GET /v1/architectures` lists them. May be omitted if weights are those of a model or job: their architecture is filled in."""
+    arguments: Mapping[str, Any]
+    """Keyword arguments for `timm.create_model`. `num_classes` and `in_chans` come from the dataset, omitted arguments from the weights if these are those of a model or job."""
+    distillation: DistillationSpec | None
+    """With `weights: distill`: the distillation, on the job's dataset, that gives this model its weights before it is used. It starts from random weights."""
+    weights: str
+    """`random`, `pretrained`, `distill` (see `distillation`), or a model or job whose weights to start from: its id (`mdl_…`, `job_…`), unique name or unique id prefix."""
 
 
 class JobSpec(TypedDict, total=False):

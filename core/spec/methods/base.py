@@ -79,6 +79,11 @@ class MethodParams(StrictModel):
         """Fraction of the training split that is held out of training, for a choice in ``Method.finalize``."""
         return 0.0
 
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the exported model's architecture and arguments are known before the training."""
+        return True
+
     def datasets(self) -> dict[str, str]:
         """Datasets that the method reads in addition to the job's own, by the name of the field."""
         marked = (name for name, field in type(self).model_fields.items() if _READS_DATASET in field.metadata)

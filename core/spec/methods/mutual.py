@@ -62,3 +62,8 @@ class MutualParams(MethodParams):
     def held_out_fraction(self) -> float:
         """The parameter ``hold_out``."""
         return self.hold_out
+
+    @property
+    def keeps_shape(self) -> bool:
+        """False where a peer of another architecture may be exported."""
+        return self.peer is None or self.hold_out == 0

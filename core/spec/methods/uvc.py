@@ -77,3 +77,8 @@ class UvcParams(MethodParams):
     @classmethod
     def _each_once(cls, parts: tuple[Part, ...]) -> tuple[Part, ...]:
         return tuple(dict.fromkeys(parts))
+
+    @property
+    def keeps_shape(self) -> bool:
+        """False: the search chooses the parts that remain."""
+        return False

@@ -177,11 +177,21 @@ def _require_inputs(
 
 def _pointers(spec: Mapping[str, Any], object_id: str) -> list[str]:
     """Return the JSON pointers of the spec fields that refer to this object."""
-    models = {"/student/weights": spec["student"]}
-    models |= {f"/teachers/{k}/weights": teacher for k, teacher in enumerate(spec.get("teachers", ()))}
-    values = {pointer: model.get("weights") for pointer, model in models.items()}
-    values |= {f"/method/{name}": value for name, value in spec.get("method", {}).items()}
-    return [pointer for pointer, value in values.items() if value == object_id]
+    fields = {f"{at}/weights": model.get("weights") for at, model in _models(spec).items()}
+    distillations = {f"{at}/distillation": model.get("distillation") for at, model in _models(spec).items()}
+    for at, owner in {"": spec, **distillations}.items():
+        fields |= {f"{at}/method/{name}": value for name, value in ((owner or {}).get("method") or {}).items()}
+    return [pointer for pointer, value in fields.items() if value == object_id]
+
+
+def _models(spec: Mapping[str, Any], at: str = "") -> dict[str, Mapping[str, Any]]:
+    """Return the models of a spec or distillation by pointer, with those of distillations inside."""
+    models = {f"{at}/student": spec["student"]} if "student" in spec else {}
+    models |= {f"{at}/teachers/{k}": teacher for k, teacher in enumerate(spec.get("teachers", ()))}
+    inner = {pointer: model.get("distillation") for pointer, model in models.items()}
+    for pointer, distillation in inner.items():
+        models |= _models(distillation, f"{pointer}/distillation") if distillation else {}
+    return models
 
 
 def jobs_by_status(session: Session) -> dict[str, int]:

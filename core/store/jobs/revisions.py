@@ -75,6 +75,6 @@ def _restart_text(tracks: Sequence[str], *, has_checkpoint: bool) -> str:
         return "it resumes from its last checkpoint" if has_checkpoint else "it starts again"
     if STUDENT_TRACK not in tracks:
         raise AssertionError("a student cannot resume if one of its teachers restarts")
-    teachers = [f"teacher {track.rpartition('-')[2]}" for track in tracks if track.startswith("teacher-")]
-    models = "student" if not teachers else f"student and {', '.join(teachers)}"
+    others = [track.replace("-", " ") for track in tracks if track.startswith(("teacher-", "student-"))]
+    models = "student" if not others else f"student and {', '.join(others)}"
     return f"training of the {models} restarts, because the checkpoints were made with other settings"

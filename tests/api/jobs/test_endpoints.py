@@ -41,6 +41,20 @@ class TestCreate:
         assert job["result"] is None
         assert http.get(f"/v1/jobs/{job['id']}").json() == job
 
+    def test_a_chain_and_a_chosen_method_are_stored_resolved(self, http, spec):
+        (teacher,) = spec["teachers"]
+        assistant = {key: teacher[key] for key in ("architecture", "arguments") if key in teacher}
+        assistant |= {"weights": "distill", "distillation": {"teachers": [teacher], "method": {"name": "auto"}}}
+
+        stored = http.post("/v1/jobs", json=spec | {"teachers": [assistant], "method": {"name": "auto"}}).json()["spec"]
+
+        inner = stored["teachers"][0]["distillation"]
+        assert "auto" not in {stored["method"]["name"], inner["method"]["name"]}
+        assert inner["training"]["epochs"] == inner["teachers"][0]["training"]["epochs"] == 200
+        estimate = http.post("/v1/estimates", json=stored).json()
+        assert estimate["distillations"][0]["model"] == "/teachers/0"
+        assert estimate["method"] == stored["method"]
+
     def test_workers_are_woken(self, server, http, spec):
         server.broker.sent.clear()
         http.post("/v1/jobs", json=spec | {"resources": {"accelerator": "cpu"}})
@@ -59,6 +73,17 @@ class TestCreate:
             ({"student": [1, 2]}, "/student"),
             ({"method": None}, "/method"),
             ({"teachers": []}, "/teachers"),
+            ({"student": {"architecture": "resnet10t", "weights": "distill"}}, "/student/distillation"),
+            (
+                {
+                    "student": {
+                        "architecture": "resnet10t",
+                        "weights": "distill",
+                        "distillation": {"teachers": [{"weights": "mdl_nothing"}], "method": {"name": "kd"}},
+                    }
+                },
+                "/student/distillation/teachers/0/weights",
+            ),
             ({"training": {"epochs": 10**9}}, "/training/epochs"),
             ({"training": {"batch_size": -4}}, "/training/batch_size"),
             ({"name": "x" * 100_000}, "/name"),
