@@ -73,6 +73,7 @@ CALLS = {
     "POST /v1/jobs/{job_id}/retry": lambda p, f: p.jobs.retry("job_1", apply_fix=True),
     "POST /v1/jobs/{job_id}/stop": lambda p, f: p.jobs.stop("job_1"),
     "GET /v1/methods": lambda p, f: p.methods.list(),
+    "GET /v1/methods/recommend": lambda p, f: p.methods.recommend(teacher="cnn", student="transformer", num_images=9),
     "GET /v1/methods/{name}": lambda p, f: p.methods.get("kd"),
     "GET /v1/models": lambda p, f: p.models.list(),
     "POST /v1/models": lambda p, f: p.models.upload(f / "weights.safetensors", architecture="resnet18"),
@@ -127,6 +128,7 @@ ARGUMENTS = {
     "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": "hook evt_",
     "GET /v1/jobs/{job_id}/checkpoints/{checkpoint_id}/model.safetensors": "ckpt_1 job_1 --out {f}/checkpoint",
     "GET /v1/jobs/{job_id}/download": "job_1 --out {f}/all",
+    "GET /v1/methods/recommend": "cnn transformer 2000",
     "GET /v1/methods/{name}": "kd",
     "POST /v1/models": "{f}/weights.safetensors --architecture resnet18",
 }

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from potstill._sync.transport import Transport
 from potstill.calls import object_path, read_call
-from potstill.documents import Architecture, Method
+from potstill.documents import Architecture, Method, Recommendations
 
 
 class Methods:
@@ -23,6 +24,14 @@ class Methods:
     def get(self, name: str) -> Method:
         """Get one method."""
         return self._transport.read(read_call(object_path("methods", name)), Method)
+
+    def recommend(self, *, teacher: str, student: str, num_images: int, **situation: Any) -> Recommendations:
+        """Recommend methods, the best first, for families of teacher and student and a number of training images.
+
+        ``situation``: further parameters of ``GET /v1/methods/recommend``, such as ``labels`` or ``compute``.
+        """
+        call = read_call("/v1/methods/recommend", teacher=teacher, student=student, num_images=num_images, **situation)
+        return self._transport.read(call, Recommendations)
 
 
 class Architectures:

@@ -11,7 +11,7 @@ from potstill.cli.console import out, print_json, print_warnings
 from potstill.cli.options import AsJson, Settings, SpecFile, connect
 from potstill.cli.spec_files import read_spec
 from potstill.cli.tables import Column, print_table
-from potstill.documents import Estimate, Method, Needs
+from potstill.documents import Estimate, Method, Needs, Recommendation
 from potstill.formats import escape_text, format_bytes, format_count, format_duration, format_quantity
 
 methods = typer.Typer(no_args_is_help=True, help="Methods of distillation.")
@@ -63,6 +63,30 @@ def show_method(name: Annotated[str, typer.Argument(help="Name of the method.")]
         print_table((Column("parameter"), Column("default"), Column("description", wraps=True)), rows)
     out.print("  example, with your own dataset:")
     print(json.dumps(method.example, indent=2, ensure_ascii=False))
+
+
+@methods.command("recommend")
+def recommend_methods(
+    teacher: Annotated[str, typer.Argument(help="Family: cnn, transformer, hybrid, mlp or none.")],
+    student: Annotated[str, typer.Argument(help="Family: cnn, transformer, hybrid or mlp.")],
+    num_images: Annotated[int, typer.Argument(min=1, help="Number of training images.")],
+    *,
+    labels: Annotated[bool, typer.Option(help="The images have labels.")] = True,
+    compute: Annotated[str, typer.Option(help="Budget for a step: small, medium or large.")] = "medium",
+    as_json: AsJson = False,
+) -> None:
+    """Recommend methods for a pair of networks, best first, with the expected gain."""
+    with connect() as client:
+        found = client.methods.recommend(
+            teacher=teacher, student=student, num_images=num_images, labels=labels, compute=compute
+        )
+    if as_json:
+        print_json(found)
+        return
+    columns = (Column("method"), Column("gain"), Column("reason", wraps=True))
+    print_table(columns, [(str(each.method["name"]), _format_gain(each), each.reason) for each in found.data])
+    for sentence in found.advice:
+        out.print(f"  {escape_text(sentence)}")
 
 
 def list_architectures(
@@ -129,6 +153,11 @@ def _describe_estimate(found: Estimate) -> None:
 
 def _format_cost(method: Method) -> str:
     return "—" if method.cost is None else f"{method.cost:.1f} ×"
+
+
+def _format_gain(found: Recommendation) -> str:
+    gain = found.expected_gain
+    return "—" if gain is None else f"{gain.points:+.1f} over {gain.over}, {gain.kind}"
 
 
 def _format_needs(needs: Needs) -> str:

@@ -39,6 +39,7 @@ COMMANDS = {
     "POST /v1/jobs/{job_id}/retry": "jobs retry",
     "POST /v1/jobs/{job_id}/stop": "jobs stop",
     "GET /v1/methods": "methods list",
+    "GET /v1/methods/recommend": "methods recommend",
     "GET /v1/methods/{name}": "methods show",
     "GET /v1/models": "models list",
     "POST /v1/models": "models add",
