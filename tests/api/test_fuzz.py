@@ -46,7 +46,19 @@ MAX_ARCHITECTURES = 3
 # Placeholders that are drawn as job ids; a job id with this status replaces them.
 JOBS = {f"a_{status}_job": status for status in ("running", "succeeded", "failed", "paused", "cancelled", "queued")}
 FRAMING = {"content-length", "transfer-encoding", "connection", "upgrade", "expect", "host"}
+# The store of these tests is a folder; `tests/api/uploads` has a bucket.
+NEED_A_BUCKET = {
+    "POST /v1/uploads/{upload_id}/direct",
+    "POST /v1/uploads/{upload_id}/complete",
+    "GET /v1/jobs/{job_id}/artifact-urls/{name}",
+}
 RANDOM_PHASES = ("fuzzing", "stateful")  # their cases depend on the seed
+
+
+@schemathesis.serializer("application/offset+octet-stream")
+def serialize_bytes(_context, value):
+    """Send drawn values of any type as bytes."""
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
 
 
 # --- service --------------------------------------------------------------------------------------
@@ -412,7 +424,7 @@ def test_a_short_round(service, sender):
     assert not failures, "\n\n".join(failures)
     assert sender.phases["stateful"] > 300
     answered = {label for label, status in sender.cases if status < 300}
-    assert {operation.ok().label for operation in schema.get_all_operations()} - answered == set()
+    assert {operation.ok().label for operation in schema.get_all_operations()} - answered - NEED_A_BUCKET == set()
 
 
 @pytest.mark.slow
