@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.deps import MAX_LIMIT, NO_NUL
 from api.jobs.schemas import JobStatus
@@ -19,6 +20,16 @@ from core.store.jobs import JobFilter, JobOrder, SortKey
 
 _Name = Annotated[str, Field(max_length=200, pattern=NO_NUL)]
 _MAX_VALUES = 16  # of a filter that may be repeated
+
+
+def _require_date(value: object) -> object:
+    """Refuse a number: pydantic would read it as seconds since 1970."""
+    if isinstance(value, str) and not re.match(r"\d{4}-\d{2}-\d{2}", value):
+        raise ValueError("a time in RFC 3339 is expected, such as 2026-01-31T08:00:00Z")
+    return value
+
+
+_Time = Annotated[AwareDatetime, BeforeValidator(_require_date)]
 
 
 class JobListQuery(BaseModel):
@@ -36,8 +47,8 @@ class JobListQuery(BaseModel):
     metadata: list[Annotated[str, Field(max_length=600, pattern=NO_NUL)]] = Field(
         default=[], max_length=_MAX_VALUES, description="Entry `key:value` of the metadata; repeatable, all must match."
     )
-    created_after: AwareDatetime | None = Field(default=None, description="Created at this time or later (RFC 3339).")
-    created_before: AwareDatetime | None = Field(default=None, description="Created before this time (RFC 3339).")
+    created_after: _Time | None = Field(default=None, description="Created at this time or later (RFC 3339).")
+    created_before: _Time | None = Field(default=None, description="Created before this time (RFC 3339).")
     search: Annotated[str, Field(max_length=200, pattern=NO_NUL)] = Field(
         default="",
         description="Words, each of which the name, id, method, student or a teacher contains, in any case.",

@@ -4,6 +4,7 @@ A new route fails the test until `DRIVES` says how to make it change something, 
 """
 
 import io
+import json
 
 import httpx
 import pytest
@@ -109,6 +110,12 @@ DRIVES = {
         "dataset.create",
         newest_dataset,
     ),
+    ("POST", "/jobs/new"): lambda t: (
+        {"url": "/jobs/new", "data": {"spec": json.dumps(t.extra["spec_of"](t.ready_dataset()))}},
+        "job.create",
+        newest_job,
+    ),
+    ("POST", "/jobs/bulk"): lambda t: bulk_cancel(t, job(t, status="queued")),
     ("POST", "/jobs/{job_id}/retry-fixed"): lambda t: retry_with_a_fix(t),  # noqa: PLW0108 - defined below
     ("POST", "/jobs/{job_id}/{action}"): lambda t: apply_action(t, "cancel", "queued", prefix="/jobs"),
     ("POST", "/login"): lambda t: ({"url": "/login", "data": {"key": t.token}}, "session.sign_in", t.key_id),
@@ -148,6 +155,15 @@ def newest_dataset(tenant):
     return tenant.http.get("/v1/datasets").json()["data"][0]["id"]
 
 
+def newest_job(tenant):
+    return tenant.http.get("/v1/jobs").json()["data"][0]["id"]
+
+
+def bulk_cancel(tenant, job_id):
+    form = {"action": "cancel", "jobs": [job_id], "confirmed": "yes"}
+    return {"url": "/jobs/bulk", "data": form}, "job.cancel", job_id
+
+
 def apply_action(tenant, name, status, prefix="/v1/jobs"):
     job_id = job(tenant, status=status)
     return {"url": f"{prefix}/{job_id}/{name}"}, f"job.{name}", job_id
@@ -176,7 +192,7 @@ def browser(server, tenant, spec_of):
     tenant.extra["spec_of"] = spec_of
     cookie = issue_cookie(server.app.state.app_state.cookie_secret, tenant.key_id)
     with httpx.Client(
-        base_url=server.url, cookies={COOKIE_NAME: cookie}, headers=SAME_ORIGIN, trust_env=False
+        base_url=server.url, cookies={COOKIE_NAME: cookie}, headers=SAME_ORIGIN, trust_env=False, timeout=60
     ) as client:
         yield client
 

@@ -334,7 +334,8 @@ class TestList:
         "query", ["limit=0", "limit=101", "limit=100000", "limit=-1", "limit=x", "limit=" + "9" * 30, "limit=1.5",
                   "after=x", "after=ds_" + "0" * 26, "after=%00", "status=done", "status=%00", "method=none",
                   "dataset=none", "metadata=team", "metadata=:x", "search=%00", "sort=size", "order=up",
-                  "sort=top1&after=x", "created_after=2026-01-01", "created_before=9999-12-31T23:59:59-10:00"]
+                  "sort=top1&after=x", "created_after=2026-01-01", "created_before=9999-12-31T23:59:59-10:00",
+                  "created_before=0.5"]
     )  # fmt: skip
     def test_an_invalid_parameter_is_422(self, http, query):
         response = http.get(f"/v1/jobs?{query}")
