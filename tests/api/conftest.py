@@ -349,7 +349,7 @@ def app_routes(server):
     return [
         AppRoute(method, route.path, route.endpoint.__name__, route.include_in_schema)
         for route in iter_route_contexts(server.app.router.routes)
-        for method in sorted(route.methods)
+        for method in sorted(route.methods or ())  # none: the files of the documentation site
     ]
 
 

@@ -37,6 +37,7 @@ def test_the_check_can_be_rehearsed_on_a_cpu(capsys):
     assert [line.split()[0] for line in lines] == ["passed", "passed"]
 
 
+@pytest.mark.slow
 def test_enqueueing_ahead_can_be_rehearsed():
     command = [sys.executable, "-m", "benchmarks", "gpu_check", "--rehearse", "--only", "enqueue ahead"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # keeps its threads out of this process

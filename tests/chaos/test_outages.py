@@ -11,6 +11,8 @@ from tests.chaos.specs import STEPS_PER_EPOCH, small_job
 from tests.support.api import create_digits, list_all, training_losses, weights_digest
 from tests.support.waiting import until, until_resource
 
+pytestmark = pytest.mark.slow  # tests/e2e/test_service.py has an outage of the broker in every run
+
 EPOCHS = 60  # more than 1,000 steps, every one of which is logged
 OUTAGE_SECONDS = 8.0  # of the database: two leases
 
@@ -60,7 +62,7 @@ OUTAGES = {
 }
 
 
-@pytest.mark.parametrize("outage", ["killed", pytest.param("suspended", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("outage", OUTAGES)
 def test_a_job_trains_on_during_a_database_outage_and_records_everything_afterwards(
     service, dataset, reference, outage
 ):

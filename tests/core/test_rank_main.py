@@ -123,7 +123,9 @@ def have_ended(processes, timeout_seconds=5.0):
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize("method", ["scratch", "kd", "vid"])  # vid measures the first batch of all ranks
+@pytest.mark.parametrize(
+    "method", ["kd", pytest.param("vid", marks=pytest.mark.slow)]
+)  # vid measures the first batch of all ranks
 def test_two_processes_have_the_losses_of_one(method, attempt, dataset):
     _, single = attempt(resolved(dataset, 1, method=method), "single")
     result, parallel = attempt(resolved(dataset, 2, method=method), "parallel")
@@ -135,6 +137,7 @@ def test_two_processes_have_the_losses_of_one(method, attempt, dataset):
     assert result.result["student"]["parameters"] > 0
 
 
+@pytest.mark.slow
 def test_two_processes_that_accumulate_gradients_have_the_losses_of_one(attempt, dataset):
     _, single = attempt(resolved(dataset, 1, method="kd"), "single")
     _, parallel = attempt(resolved(dataset, 2, method="kd", gradient_accumulation=3), "parallel")
@@ -142,7 +145,9 @@ def test_two_processes_that_accumulate_gradients_have_the_losses_of_one(attempt,
     assert parallel.losses == pytest.approx(single.losses, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize(("rule", "optimizer"), [("projected", "adamw"), ("dot", "sgd")])
+@pytest.mark.parametrize(
+    ("rule", "optimizer"), [("projected", "adamw"), pytest.param("dot", "sgd", marks=pytest.mark.slow)]
+)
 def test_two_processes_that_balance_gradients_have_the_losses_of_one(rule, optimizer, attempt, dataset):
     training = {"method": "fitnets", "balance": {"rule": rule}, "optimizer": optimizer}
     _, single = attempt(resolved(dataset, 1, **training), "single")

@@ -11,6 +11,8 @@ from tests.support.api import artifacts_by_name, create_digits, is_terminal, sub
 from tests.support.specs import kd_job
 from tests.support.waiting import until_resource
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def bucket():

@@ -8,6 +8,8 @@ from tests.hostile.weights import ARCHITECTURE
 from tests.hostile.weights import CASES as WEIGHTS
 from tests.support.waiting import until_resource
 
+pytestmark = pytest.mark.slow  # tests/hostile has all cases, without a stack, in every run
+
 MOST_DANGEROUS = [
     "zip_of_zeros",
     "zip_with_overlapping_files",

@@ -187,6 +187,7 @@ def test_a_job_resumes_after_its_process_was_killed_and_is_released_on_sigterm(s
     assert not pool.is_running()
 
 
+@pytest.mark.slow
 def test_a_job_on_two_devices_resumes_after_one_of_its_processes_was_killed(service, start_role):
     job = make_long_job(service, devices=2)
     parent, _ = start_role("worker")

@@ -116,11 +116,18 @@ def test_empty_optional_fields_are_accepted(http):
     assert post(http, arguments="", classes="", normalization="").status_code == 202
 
 
-def test_json_instead_of_a_form_is_415(http):
+def test_json_without_an_upload_is_422(http):
     response = http.post("/v1/models", json={"architecture": "resnet18"})
 
+    assert response.status_code == 422
+    assert [error["pointer"] for error in response.json()["errors"]] == ["/upload"]
+
+
+def test_other_media_types_are_415(http):
+    response = http.post("/v1/models", content=b"x", headers={"Content-Type": "text/plain"})
+
     assert response.status_code == 415
-    assert "multipart/form-data" in response.json()["detail"]
+    assert response.json()["code"] == "unsupported_media_type"
 
 
 def test_the_same_idempotency_key_creates_one_model(http):

@@ -32,7 +32,7 @@ class JobHistory:
         self.create(0)
 
     def jobs(self, *statuses):
-        page = self.world.read(jobs.list_jobs, self.world.project, status=statuses or None, limit=100).items
+        page = self.world.read(jobs.list_jobs, self.world.project, jobs.JobFilter(statuses=statuses), limit=100).items
         return sorted(page, key=lambda job: job.id)
 
     def select(self, number, *statuses):

@@ -1,6 +1,7 @@
 """The progress of an ingestion reaches the row of its dataset, and does not decide how it ends."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,7 +69,9 @@ def test_it_is_written_while_an_archive_is_read(service, upload, written, freque
 
 def test_it_is_written_once_a_second_with_the_rate_since_the_first(service, upload, writer, written, monkeypatch):
     times = iter([100.0, 100.5, 101.0, 103.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(
+        progress, "time", SimpleNamespace(monotonic=lambda: next(times))
+    )  # other threads have the clock
     for count in (10, 20, 30, 70):
         writer(count, None)
 

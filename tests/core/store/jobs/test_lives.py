@@ -315,7 +315,10 @@ class JobHistories(RuleBasedStateMachine):
 
 
 def columns(job):
-    return {column.key: getattr(job, column.key) for column in Job.__mapper__.column_attrs}
+    stored = [
+        column for column in Job.__mapper__.column_attrs if not column.deferred
+    ]  # others are generated from these
+    return {column.key: getattr(job, column.key) for column in stored}
 
 
 def check_job(job, expected):
