@@ -36,7 +36,7 @@ def digests(
         "teachers": list(teachers),
         "student": student_digest,
         "baseline": baseline,
-        "code": {"version": importlib.metadata.version("potstill"), "sha256": code_digest()},
+        "code": {"version": importlib.metadata.version("potstill-server"), "sha256": code_digest()},
         "environment": _digest(environment),
     }
 
