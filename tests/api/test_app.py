@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from core.store import jobs
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -60,12 +62,18 @@ def test_metrics_are_exposed_to_prometheus(server, tenant):
     tenant.http.get("/v1/jobs")
     tenant.queued_job()
     text = get(server, "/metrics").text
+    with server.database.read() as session:
+        counts = jobs.count_unfinished(session)
 
     assert "# TYPE potstill_http_requests_total counter" in text
     assert 'potstill_http_requests_total{method="GET",operation="list_jobs",status="200"}' in text
     assert 'potstill_jobs{status="queued"}' in text
-    assert re.search(r'potstill_unfinished_jobs\{accelerator="auto",status="queued"\} [1-9]', text)
-    assert 'potstill_queue_age_seconds{accelerator="cuda"} 0.0' in text
+    for (status, accelerator), number in counts.items():
+        assert f'potstill_unfinished_jobs{{accelerator="{accelerator}",status="{status}"}} {float(number)}\n' in text
+    assert counts["queued", "auto"] >= 1
+    ages = dict(re.findall(r'potstill_queue_age_seconds\{accelerator="(\w+)"\} (\S+)', text))
+    assert set(ages) == {"auto", "cpu", "cuda"}
+    assert all(float(age) >= 0 for age in ages.values())  # jobs of other tests may be queued
     assert 'potstill_part_up{part="broker"} 0.0' in text
 
 
