@@ -8,26 +8,22 @@ so that the whole chain passes its preflight before the first training.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import timm
-import torch
 
 from core.data.stored import StoredDataset
 from core.distillation import Distillation, PreparedDistillation
 from core.link_reporter import LinkReporter
 from core.models.built import BuiltModel
 from core.models.safetensors_header import read_model_info
-from core.models.weights import save_folder
+from core.models.weights import save_model
 from core.reporting import Workspace
 from core.spec import JobSpec
 from core.spec.chain import DistilledModel, distilled_models, inner_job, recipe_fields, reference_of, with_stored_models
 from core.train.context import RunContext
+from core.train.fingerprint import training_fingerprint
 from core.train.precision import choose_compute
 from core.train.progress import ProgressRange, total_epochs
 
@@ -174,14 +170,7 @@ class Link:
 
     def _save(self, built: BuiltModel, folder: Path) -> None:
         headless = self._job.method.info.needs.headless
-        save_folder(
-            built.module,
-            folder,
-            architecture=built.architecture,
-            arguments=built.arguments,
-            preprocessing=built.preprocessing,
-            classes=None if headless else self._context.stored.classes,
-        )
+        save_model(replace(built, classes=None if headless else self._context.stored.classes), folder)
 
 
 def _fingerprint(job: JobSpec, workspace: Workspace, context: RunContext) -> str:
@@ -190,13 +179,8 @@ def _fingerprint(job: JobSpec, workspace: Workspace, context: RunContext) -> str
         "format": _FORMAT,
         "dataset": context.stored.fingerprint,
         "datasets": _dataset_fingerprints(job.method_datasets(), workspace.datasets),
-        "threads": context.threads,
-        "device": context.compute.device.type,
-        "precision": context.compute.precision,
-        "torch": str(torch.__version__),
-        "timm": timm.__version__,
     }
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return training_fingerprint(fields, threads=context.threads, compute=context.compute)
 
 
 def _dataset_fingerprints(datasets: Mapping[str, str], folders: Mapping[str, Path]) -> dict[str, str]:

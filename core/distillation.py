@@ -63,6 +63,11 @@ class PreparedDistillation:
     unlabeled_pool: Pixels | None
     checkpoint: Path | None
 
+    @property
+    def ordered_teachers(self) -> list[BuiltModel]:
+        """The teachers in the order of the spec, once all are trained."""
+        return [self.teachers[index] for index in sorted(self.teachers)]
+
 
 class Distillation:
     """One attempt of a distillation; its trainings take ``progress_range`` of the job's progress.
@@ -176,14 +181,14 @@ class Distillation:
 
     def add_teachers(self, prepared: PreparedDistillation) -> tuple[TrainingSetup, CachedOutputs | None]:
         """Add the teachers to the student's setup; precompute their outputs where the method allows it."""
-        frozen = self._freeze([prepared.teachers[i] for i in sorted(prepared.teachers)], prepared.setup)
+        frozen = self._freeze(prepared.ordered_teachers, prepared.setup)
         training_set = prepared.training_set
         setup = training_set.prepare_setup(replace(prepared.setup, teachers=frozen), prepared.unlabeled_pool)
         outputs = cached_outputs_for(
             setup,
             replace(self.context, threads=threads_per_rank(self.spec)),
             spec=self.spec,
-            split_id=f"{self.context.stored.fingerprint}-{training_set.decode_size}-train",
+            split_id=training_set.split_id,
             max_bytes=self.workspace.teacher_cache_bytes,
         )
         return replace(setup, teacher_outputs=outputs), outputs

@@ -145,7 +145,7 @@ class _Pipeline:
             spec=self.distillation.spec,
             context=self.context,
             training_set=prepared.training_set,
-            teachers=[prepared.teachers[index] for index in sorted(prepared.teachers)],
+            teachers=prepared.ordered_teachers,
             progress_ranges=self.distillation.progress_ranges,
             schedule=planned_schedule(prepared.setup),
             student_step=step,
@@ -171,8 +171,7 @@ class _Pipeline:
             decode_size=prepared.training_set.decode_size,
             classes=student.classes,
         )
-        teachers = [prepared.teachers[index] for index in sorted(prepared.teachers)]
-        evaluated = evaluator.evaluate(folder, teachers, baseline)
+        evaluated = evaluator.evaluate(folder, prepared.ordered_teachers, baseline)
         predictions = evaluated.student.predicted_classes
         self.compressed = measure_steps(outcomes, self.context, student.preprocessing, predictions)
         return replace(evaluated, compressed=tuple(each.summary for each in self.compressed))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from core.compress.measure import MeasuredStep
@@ -12,13 +11,14 @@ from core.evaluate import Latency
 from core.export import Exported, ExportInputs
 from core.export.formats import ExportContext, write_format
 from core.export.onnx_file import RUNTIME, open_runner
-from core.export.parity import file_input, parity_images, student_logits
+from core.export.parity import LogitDifference, file_input, parity_images, student_logits
 from core.export.receipt import build_receipt
-from core.export.report import versions
+from core.export.report import format_versions
 from core.job_warnings import JobWarning
-from core.models.weights import load_folder
+from core.models.built import BuiltModel
+from core.models.weights import CONFIG, load_folder
 from core.spec import JobSpec
-from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT
+from core.spec.exports import REQUIRED_FORMAT
 from core.train.context import RunContext
 
 
@@ -30,13 +30,14 @@ def export_steps(
     A format that fails is left out with a warning. Each ONNX file of a step has a receipt.
     """
     files, receipts = dict(exported.files), dict(exported.receipts)
+    quantized = [step for step in steps if step.outcome.is_applied and step.outcome.is_file]
+    if quantized:
+        student = load_folder(files[CONFIG].parent)
+        receipts |= {step.outcome.output: _receipt(step, student, inputs) for step in quantized}
     for step in steps:
         outcome = step.outcome
         files |= outcome.artifacts()
-        if not outcome.is_applied:
-            continue
-        if outcome.is_file:
-            receipts[outcome.output] = _receipt(step, files["config.json"].parent, inputs)
+        if not outcome.is_applied or outcome.is_file:
             continue
         network = load_folder(outcome.folder)
         for options in spec.export_options:
@@ -53,24 +54,18 @@ def export_steps(
     return Exported(files, receipts)
 
 
-def _receipt(step: MeasuredStep, student_folder: Path, inputs: ExportInputs) -> dict[str, Any]:
+def _receipt(step: MeasuredStep, student: BuiltModel, inputs: ExportInputs) -> dict[str, Any]:
     """Return the receipt of a quantized file: logits against those of the student in PyTorch, other values as measured.
 
     The gate of the step accepts its accuracy, so there is no tolerance for its logits.
     """
-    student, images = load_folder(student_folder), parity_images(inputs.samples)
+    images = parity_images(inputs.samples)
     logits = open_runner(step.outcome.path)(file_input(student, images, preprocessing=False))
-    difference = (logits - student_logits(student, images)).abs()
     details = {
         "format": "onnx",
         "preprocessing": False,
         "runtime": RUNTIME,
-        "logits": {
-            "max_difference": difference.max().item(),
-            "mean_difference": difference.mean().item(),
-            "tolerance": None,
-            "images": len(images),
-        },
+        "logits": LogitDifference.between(logits, student_logits(student, images)).to_json(None),
     }
     scores = {
         **inputs.test.scores(None),  # the accuracy of the student
@@ -79,9 +74,8 @@ def _receipt(step: MeasuredStep, student_folder: Path, inputs: ExportInputs) -> 
         "evaluated_images": inputs.test.num_test,
     }
     latency = [Latency(**each) for each in step.details["latency"]]
-    packages = ("potstill-server", "torch", "timm", *EXPORT_FORMATS["onnx"].packages)
     return build_receipt(
-        [step.outcome.path], details=details, scores=scores, latency=latency, versions=versions(packages)
+        [step.outcome.path], details=details, scores=scores, latency=latency, versions=format_versions("onnx")
     )
 
 

@@ -129,7 +129,7 @@ class FineTuning:
             setup,
             self.context,
             spec=self.spec.model_copy(update={"training": training}),
-            split_id=f"{self.context.stored.fingerprint}-{self.training_set.decode_size}-train",
+            split_id=self.training_set.split_id,
             max_bytes=self.teacher_cache_bytes,
         )
         return replace(setup, teacher_outputs=outputs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import core
 import potstill_models
+from core.system.digest import file_digest, json_digest
 
 
 def digests(
@@ -28,16 +28,14 @@ def digests(
     ``dataset`` is the fingerprint of the decoded images and labels, ``teachers`` are digests of weights and
     preprocessing, ``student`` is the exported file.
     """
-    with student.open("rb") as file:
-        student_digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "spec": _digest(spec),
+        "spec": json_digest(spec),
         "dataset": dataset,
         "teachers": list(teachers),
-        "student": student_digest,
+        "student": file_digest(student),
         "baseline": baseline,
         "code": {"version": importlib.metadata.version("potstill-server"), "sha256": code_digest()},
-        "environment": _digest(environment),
+        "environment": json_digest(environment),
     }
 
 
@@ -50,7 +48,3 @@ def code_digest() -> str:
         for path in sorted(folder.rglob("*.py")):
             digest.update(f"{folder.name}/{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

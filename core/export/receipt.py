@@ -5,7 +5,6 @@ Shapes: N images, B batch, C channels, S the student's image size.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from core.data.pixels import Images
 from core.evaluate import Latency, agreement, measure_latency
 from core.export.parity import Runner, file_input
 from core.models.built import BuiltModel
+from core.system.digest import file_digest
 
 EVALUATION_FLOPS = 2e12
 """Work of the evaluation of one file: about half a minute on two cores, 20,000 images of a ViT of 0.7 M parameters."""
@@ -87,7 +87,7 @@ def build_receipt(
         latency: Of batches of preprocessed images.
         versions: Of the packages that wrote or read the files.
     """
-    files = [{"name": p.name, "size_bytes": p.stat().st_size, "sha256": _sha256(p)} for p in paths]
+    files = [{"name": p.name, "size_bytes": p.stat().st_size, "sha256": file_digest(p)} for p in paths]
     return {
         **details,
         **scores,
@@ -115,8 +115,3 @@ def predicted_classes(
 def file_latency(run: Runner, input_1CHW: Tensor, *, poll: Callable[[], None]) -> tuple[Latency, ...]:
     """Time a file on copies of its input for one image, in batches of 1 and 32."""
     return measure_latency(run, input_1CHW[0], seconds=_LATENCY_SECONDS, poll=poll)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

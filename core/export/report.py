@@ -64,6 +64,11 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str]:
     return {"python": platform.python_version(), **{name: v for name, v in found.items() if v is not None}}
 
 
+def format_versions(name: str) -> dict[str, str]:
+    """Versions of the packages that write or read the files of an export format."""
+    return versions(("potstill-server", "torch", "timm", *EXPORT_FORMATS[name].packages))
+
+
 def machine() -> dict[str, Any]:
     """Properties of the machine and of torch's configuration."""
     return {

@@ -18,13 +18,13 @@ from core.export.card import model_card
 from core.export.formats import ExportContext, failure_warning, guard_format, no_poll, runner_for, write_format
 from core.export.parity import file_input, parity_images
 from core.export.receipt import TestSplit, build_receipt, file_latency, predicted_classes
-from core.export.report import build_report, versions
+from core.export.report import build_report, format_versions
 from core.models.built import BuiltModel
 from core.models.weights import CONFIG, load_folder
 from core.reporting import Reporter
 from core.spec import JobSpec
 from core.spec.export_options import ExportOptions, GraphOptions
-from core.spec.exports import EXPORT_FORMATS, REQUIRED_FORMAT, file_names
+from core.spec.exports import REQUIRED_FORMAT, file_names
 from core.system.disk import write_atomic
 from core.system.fault_injection import fault_point
 
@@ -176,5 +176,5 @@ def _measure(
 def _receipt(
     context: ExportContext, details: Mapping[str, Any], scores: Mapping[str, Any], latency: Sequence[Latency]
 ) -> dict[str, Any]:
-    packages = ("potstill-server", "torch", "timm", *EXPORT_FORMATS[context.options.format].packages)
-    return build_receipt(context.paths, details=details, scores=scores, latency=latency, versions=versions(packages))
+    versions = format_versions(context.options.format)
+    return build_receipt(context.paths, details=details, scores=scores, latency=latency, versions=versions)

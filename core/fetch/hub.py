@@ -6,7 +6,6 @@ redirects to its storage. No token is sent, so private and gated datasets are no
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from urllib.parse import quote
 
 from core.fetch.download import Downloader
 from core.ingest_errors import DownloadFailed, DownloadTooLarge, HubDatasetUnclear
+from core.system.digest import file_digest
 
 CONVERTED = "refs/convert/parquet"  # branch in which the hub stores datasets of other formats as Parquet
 MAX_LISTING_BYTES = 64 * 1024**2
@@ -79,7 +79,7 @@ class Hub:
         size = downloader.save(url, path, check_head=_require_parquet, on_chunk=self.on_chunk)
         if size != file.size_bytes:
             raise DownloadFailed(f"{file.path} has {size:,} bytes, the hub lists {file.size_bytes:,}; try again later")
-        if file.sha256 is not None and _sha256(path) != file.sha256:
+        if file.sha256 is not None and file_digest(path) != file.sha256:
             raise DownloadFailed(f"{file.path} does not have the sha256 that the hub lists; try again later")
 
     def _list(self, repo: str, revision: str) -> HubListing:
@@ -176,8 +176,3 @@ def _quoted(names: Sequence[str]) -> str:
 
 def _quote(path: str) -> str:
     return quote(path, safe="/")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -64,9 +64,8 @@ def count_by_status(session: Session) -> dict[str, int]:
 
 def count_queued(session: Session) -> dict[str, int]:
     """Return the number of queued jobs of all projects by accelerator: `auto`, `cpu`, `cuda`."""
-    statement = select(JobCount.accelerator, func.sum(JobCount.num_jobs)).where(JobCount.status == "queued")
-    rows = session.execute(statement.group_by(JobCount.accelerator))
-    return {"auto": 0, "cpu": 0, "cuda": 0} | {row[0]: max(0, int(row[1])) for row in rows}
+    unfinished = count_unfinished(session).items()
+    return {accelerator: number for (status, accelerator), number in unfinished if status == "queued"}
 
 
 def count_unfinished(session: Session) -> dict[tuple[str, ...], int]:

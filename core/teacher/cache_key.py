@@ -21,6 +21,7 @@ from core.data.mixing import Mixing
 from core.methods import Method
 from core.models.built import BuiltModel
 from core.spec import JobSpec
+from core.system.digest import json_digest
 from core.teacher.layout import Layout
 from core.train.loader import BatchLoader
 from core.train.precision import ComputeConfig, device_description
@@ -65,7 +66,7 @@ class CacheKeyInputs:
             "torch": str(torch.__version__),
             "timm": timm.__version__,
         }
-        return _digest(fields)
+        return json_digest(fields)
 
 
 def spec_cache_key(spec: JobSpec, method: Method, num_images: int) -> str:
@@ -94,7 +95,7 @@ def spec_cache_key(spec: JobSpec, method: Method, num_images: int) -> str:
     }
     if spec.resources.devices > 1:  # the ranks share the threads
         fields["devices"] = spec.resources.devices
-    return _digest(fields)
+    return json_digest(fields)
 
 
 def teacher_digest(built: BuiltModel) -> str:
@@ -109,7 +110,3 @@ def teacher_digest(built: BuiltModel) -> str:
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _digest(fields: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

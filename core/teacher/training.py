@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 
 from core.data.mixing import Mixing
@@ -16,12 +14,13 @@ from core.methods import MethodContext, build_method
 from core.models.build import build_student, stored_models
 from core.models.built import BuiltModel
 from core.models.plan import plan_teacher
-from core.models.weights import load_folder, save_folder
+from core.models.weights import load_folder, save_model
 from core.seeds import derive_seed
 from core.spec import TeacherSpec, TeacherTrainingSpec
 from core.spec.methods.scratch import ScratchParams
 from core.train.batch_norm import update_batch_norm
 from core.train.context import RunContext
+from core.train.fingerprint import training_fingerprint
 from core.train.precision import ComputeConfig, choose_compute
 from core.train.progress import ProgressRange, Track
 from core.train.trainer import Trainer, TrainingSetup
@@ -118,14 +117,7 @@ class TrainedTeacher:
 
     def _save(self, built: BuiltModel) -> Path:
         folder = self._context.root / "teachers" / str(self.index)
-        save_folder(
-            built.module,
-            folder,
-            architecture=built.architecture,
-            arguments=built.arguments,
-            preprocessing=built.preprocessing,
-            classes=self._context.stored.classes,
-        )
+        save_model(replace(built, classes=self._context.stored.classes), folder)
         return folder
 
 
@@ -147,15 +139,10 @@ def teacher_fingerprint(
         "arguments": teacher.arguments,
         "training": _training_fields(teacher.training, image_size),
         "dataset": dataset_fingerprint,
-        "threads": threads,
-        "device": compute.device.type,
-        "precision": compute.precision,
-        "torch": str(torch.__version__),
-        "timm": timm.__version__,
     }
     if teacher.is_fine_tuned:
         fields["weights"] = teacher.weights  # a stored model never changes; a tag is part of the architecture
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return training_fingerprint(fields, threads=threads, compute=compute)
 
 
 def _training_fields(training: TeacherTrainingSpec, image_size: int) -> dict[str, Any]:

@@ -6,24 +6,20 @@ order and augmentation of the images are those of the distilled student. It is f
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-
 from core.errors import NonFiniteLoss
-from core.models.weights import save_folder
+from core.models.weights import save_model
 from core.reporting import BASELINE_TRACK, Control, Workspace
 from core.spec import BalanceSpec, JobSpec
 from core.spec.methods.scratch import ScratchParams
 from core.train.batch_norm import update_batch_norm
 from core.train.context import RunContext
 from core.train.data_parallel import shard_setup
+from core.train.fingerprint import training_fingerprint
 from core.train.progress import ProgressRange, Track
 from core.train.rank_launcher import RankConfig, launch_ranks
 from core.train.student_setup import build_job_student, student_training_setup
@@ -62,10 +58,15 @@ def baseline_spec(spec: JobSpec) -> JobSpec:
             "keep_weights_every_epochs": None,
         }
     )
-    update = {"method": ScratchParams(name="scratch"), "teachers": (), "training": training, "baseline": False}
-    update["compression"] = ()
-    update |= {"compression": ()}
-    return spec.model_copy(update=update)
+    return spec.model_copy(
+        update={
+            "method": ScratchParams(name="scratch"),
+            "teachers": (),
+            "training": training,
+            "compression": (),
+            "baseline": False,
+        }
+    )
 
 
 class BaselineTraining:
@@ -146,15 +147,8 @@ class BaselineTraining:
         return student_training_setup(training_set, student, (), None)
 
     def _save(self, setup: TrainingSetup) -> Path:
-        folder, student = self._context.root / "baseline", setup.student
-        save_folder(
-            student.module,
-            folder,
-            architecture=student.architecture,
-            arguments=student.arguments,
-            preprocessing=student.preprocessing,
-            classes=self._context.stored.classes,
-        )
+        folder = self._context.root / "baseline"
+        save_model(replace(setup.student, classes=self._context.stored.classes), folder)
         return folder
 
 
@@ -177,11 +171,6 @@ def baseline_fingerprint(spec: JobSpec, context: RunContext) -> str:
         "student": spec.student.model_dump(mode="json"),
         "training": training | {"image_size": spec.training.image_size},
         "dataset": context.stored.fingerprint,
-        "threads": context.threads,
         "devices": spec.resources.devices,
-        "device": context.compute.device.type,
-        "precision": context.compute.precision,
-        "torch": str(torch.__version__),
-        "timm": timm.__version__,
     }
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return training_fingerprint(fields, threads=context.threads, compute=context.compute)

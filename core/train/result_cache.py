@@ -6,7 +6,6 @@ damaged one is a miss.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import timm
 import torch
 
+from core.system.digest import json_digest
 from core.system.disk import atomic_path
 from core.train.precision import device_description
 
@@ -42,7 +42,7 @@ class ResultCache:
         try:
             document = json.loads(path.read_bytes())
             result: dict[str, Any] = document["result"]
-            if document["digest"] != _digest(result):
+            if document["digest"] != json_digest(result):
                 return None
             os.utime(path)  # eviction deletes the least recently used entries
         except (OSError, ValueError, TypeError, KeyError):
@@ -52,15 +52,11 @@ class ResultCache:
     def put(self, kind: str, key_fields: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """Store a result atomically. A disk error is ignored, as the next job can measure again."""
         path = self._path(kind, key_fields)
-        content = json.dumps({"digest": _digest(result), "result": result})
+        content = json.dumps({"digest": json_digest(result), "result": result})
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path, durable=False) as temporary:
                 temporary.write_text(content, encoding="utf-8")
 
     def _path(self, kind: str, key_fields: Mapping[str, Any]) -> Path:
-        return self._folder / f"{_digest([kind, self._environment, key_fields])}.json"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return self._folder / f"{json_digest([kind, self._environment, key_fields])}.json"

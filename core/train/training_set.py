@@ -36,6 +36,11 @@ class TrainingSet:
     datasets: Mapping[str, Path]
     decode_size: int
 
+    @property
+    def split_id(self) -> str:
+        """Identity of the training images in the teacher cache: their content and decode size."""
+        return f"{self.context.stored.fingerprint}-{self.decode_size}-train"
+
     @classmethod
     def for_networks(
         cls,

@@ -77,3 +77,17 @@ class FineTuningParams(StepParams):
     def training_epochs(self) -> int:
         """The parameter ``epochs``."""
         return self.epochs
+
+
+class ReshapingParams(FineTuningParams):
+    """Parameters of steps that change the shape of the network, and so train it for longer."""
+
+    epochs: int = Field(
+        default=20,
+        ge=0,
+        le=10_000,
+        description="Epochs of fine-tuning with distillation, over the student's training images. 0: none.",
+    )
+    learning_rate: float = Field(
+        default=5e-4, gt=0, le=10, description="Peak rate of the fine-tuning; cosine schedule, a warm-up of one epoch."
+    )

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from core.spec.compression.base import FineTuningParams, StepInfo
+from core.spec.compression.base import ReshapingParams, StepInfo
 from core.spec.document import StrictModel
 from core.spec.methods.base import MethodParams
 from core.spec.methods.uvc import Part, UvcParams
@@ -48,7 +48,7 @@ class PruningTarget(StrictModel):
         return value
 
 
-class PruneParams(FineTuningParams):
+class PruneParams(ReshapingParams):
     """Remove the least important parts of the network, and train the rest with distillation."""
 
     info: ClassVar[StepInfo] = StepInfo(
@@ -76,15 +76,6 @@ class PruneParams(FineTuningParams):
         ge=1,
         le=100_000,
         description="Training images, drawn by the seed, from which `taylor` estimates the importance.",
-    )
-    epochs: int = Field(
-        default=20,
-        ge=0,
-        le=10_000,
-        description="Epochs of fine-tuning with distillation, over the student's training images. 0: none.",
-    )
-    learning_rate: float = Field(
-        default=5e-4, gt=0, le=10, description="Peak rate of the fine-tuning; cosine schedule, a warm-up of one epoch."
     )
 
     @property

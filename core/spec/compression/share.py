@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from core.spec.compression.base import FineTuningParams, StepInfo
+from core.spec.compression.base import ReshapingParams, StepInfo
 
 
-class ShareParams(FineTuningParams):
+class ShareParams(ReshapingParams):
     """Let consecutive blocks share one set of weights, and train the network with distillation.
 
     MiniViT's weight multiplexing (Zhang et al. 2022, arXiv:2204.07154): attention and MLP are stored once for
@@ -24,15 +24,6 @@ class ShareParams(FineTuningParams):
     repeats: int = Field(default=2, ge=2, le=64, description="Consecutive blocks that share their weights.")
     head_transforms: bool = Field(
         default=True, description="Separate linear transforms over the heads, before and after the softmax."
-    )
-    epochs: int = Field(
-        default=20,
-        ge=0,
-        le=10_000,
-        description="Epochs of fine-tuning with distillation, over the student's training images. 0: none.",
-    )
-    learning_rate: float = Field(
-        default=5e-4, gt=0, le=10, description="Peak rate of the fine-tuning; cosine schedule, a warm-up of one epoch."
     )
 
     @property
