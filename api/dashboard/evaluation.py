@@ -125,8 +125,7 @@ def calibration_rows(evaluation: Document) -> list[tuple[str, Document]]:
     """Return the networks whose calibration was measured, by name."""
     found = [("Student", _calibration(evaluation, "student"))]
     teachers = (evaluation["calibration"] or {}).get("teachers") or []
-    names = ["Teacher"] if len(teachers) == 1 else [f"Teacher {index}" for index in range(len(teachers))]
-    found += list(zip(names, teachers, strict=True))
+    found += list(zip(_teacher_names(len(teachers)), teachers, strict=True))
     found.append(("Baseline", _calibration(evaluation, "baseline")))
     return [(name, each) for name, each in found if each is not None]
 
@@ -146,9 +145,11 @@ def _corruption_name(name: str) -> str:
 
 def network_names(evaluation: Document) -> list[str]:
     """Return the column names of :func:`robustness_rows`."""
-    count = len(evaluation["agreement"])
-    teachers = ["Teacher"] if count == 1 else [f"Teacher {index}" for index in range(count)]
-    return ["Student", *teachers, "Baseline"]
+    return ["Student", *_teacher_names(len(evaluation["agreement"])), "Baseline"]
+
+
+def _teacher_names(count: int) -> list[str]:
+    return ["Teacher"] if count == 1 else [f"Teacher {index}" for index in range(count)]
 
 
 def cost_rows(report: Document) -> list[tuple[str, str]]:

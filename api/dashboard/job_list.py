@@ -48,22 +48,21 @@ class ListAddress:
 
     def url(self, **changes: str | None) -> str:
         """Return the address with these parameters replaced; None removes one."""
-        merged = {**self.params, **{name: [] if value is None else [value] for name, value in changes.items()}}
-        pairs = [(name, value) for name, values in merged.items() for value in values]
-        return f"/jobs?{urlencode(pairs)}" if pairs else "/jobs"
+        return self._with({name: [] if value is None else [value] for name, value in changes.items()})
 
     def without(self, name: str, value: str) -> str:
         """Return the address without one value of a filter."""
-        left = [other for other in self.params.get(name, ()) if other != value]
-        merged = {**self.params, name: left}
-        pairs = [(key, text) for key, values in merged.items() for text in values]
-        return f"/jobs?{urlencode(pairs)}" if pairs else "/jobs"
+        return self._with({name: [other for other in self.params.get(name, ()) if other != value]})
 
     def sorted_by(self, sort: str, query: JobListQuery) -> str:
         """Return the address of the order by a value; of the opposite direction if it is the order now."""
         is_reversed = query.sort == sort and query.order == "desc"
         is_default = sort == "created_at" and not is_reversed
         return self.url(sort=None if is_default else sort, order="asc" if is_reversed else None)
+
+    def _with(self, changes: Mapping[str, Sequence[str]]) -> str:
+        pairs = [(name, value) for name, values in {**self.params, **changes}.items() for value in values]
+        return f"/jobs?{urlencode(pairs)}" if pairs else "/jobs"
 
 
 @router.get("/jobs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -148,14 +148,15 @@ def read_job(
         latest = events.list_events(session, project_id, job_id, after_seq=max(0, job.last_seq - NUM_EVENTS))
         reasons = waiting_reasons(session, [job], alive_seconds=alive_seconds)
         artifacts = jobs.list_artifacts(session, project_id, job_id)
-        return JobPage(
+        read = JobPage(
             job=_document(to_job_out(job, waiting_reason=reasons.get(job.id))),
             events=[_document(event_out(event)) for event in latest.items],
             artifacts=[_document(artifact_out(artifact)) for artifact in artifacts],
             dataset_name=_dataset_name(session, project_id, job.dataset_id),
-            report=_report(store, artifacts),
+            report=None,
             lineage=_lineage(session, project_id, job.model_id, job_id),
         )
+    return replace(read, report=_report(store, artifacts))  # no transaction waits for the store
 
 
 def _report(store: ArtifactStore, artifacts: Sequence[Artifact]) -> Document | None:

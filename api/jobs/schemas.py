@@ -85,21 +85,13 @@ class HeldOutOut(Out):
     max_top1_drop: float
 
 
-class CompressedOut(Out):
+class CompressedOut(Measured):
     """Outcome of one compression step; metrics are those of its output on the test split."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
 
     artifact: str | None = Field(description="The published file; null unless the step is applied.")
     model: str | None = Field(
         default=None, description="Id of the model (`mdl_…`) where the output is torch weights, for use in later jobs."
     )
-    top1: float | None = None
-    top5: float | None = None
-    parameters: int | None = None
-    flops: float | None = None
-    size_bytes: int | None = None
-    latency_ms: float | None = None
     agreement: float | None = Field(
         default=None, description="Fraction of images where it and the uncompressed student predict the same class."
     )
