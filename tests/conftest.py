@@ -60,7 +60,8 @@ def pg_server():
             server = get_server(runtime / "data", cleanup_mode="delete")
         url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         with create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
-            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            # Autovacuum would make plans depend on its moment: its transaction keeps new indexes from use.
+            for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
                 connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
             connection.execute(text("SELECT pg_reload_conf()"))
             connection.detach()
