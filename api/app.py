@@ -21,11 +21,16 @@ from api.dashboard.compare import router as compare_router
 from api.dashboard.dataset_pages import router as datasets_page_router
 from api.dashboard.endpoints import router as dashboard_router
 from api.dashboard.job_list import router as job_list_router
+from api.dashboard.key_pages import router as keys_page_router
 from api.dashboard.method_pages import router as methods_page_router
 from api.dashboard.new_job import router as new_job_router
+from api.dashboard.project_pages import router as project_pages_router
+from api.dashboard.redoc_page import router as redoc_page_router
+from api.dashboard.webhook_pages import router as webhooks_page_router
 from api.dashboard.worker_pages import router as workers_page_router
 from api.datasets import endpoints as datasets
 from api.deps import AppState
+from api.guide import NAME as GUIDE_NAME
 from api.guide import Guide
 from api.head_requests import HeadRequests
 from api.headers import StrictTransport
@@ -74,6 +79,10 @@ _ROUTERS = (
     datasets_page_router,
     methods_page_router,
     workers_page_router,
+    keys_page_router,
+    webhooks_page_router,
+    project_pages_router,
+    redoc_page_router,
 )
 _UPLOAD_PATHS = frozenset({"/v1/datasets", "/v1/models"})  # with a form
 
@@ -114,7 +123,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, bro
         app.include_router(router)
     check_routes(app.routes)
     if settings.guide_dir.is_dir():
-        app.mount("/guide", Guide(settings.guide_dir), name="guide")
+        app.mount("/guide", Guide(settings.guide_dir), name=GUIDE_NAME)
     app.add_middleware(HeadRequests, routes=app.router.routes)
     app.add_middleware(
         RequestMiddleware, observe=state.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings)

@@ -11,6 +11,7 @@ from api.deps import NO_NUL, Admin, After, Limit, State
 from api.problems import problems
 from api.rate_limit import rate_class
 from api.schemas import Out, Page, Timestamp
+from api.time_params import Time, to_utc
 from core.errors import AmbiguousReference
 from core.ids import has_id_form
 from core.store import audit, names
@@ -52,6 +53,8 @@ def list_audit_log(
             "job that exists.",
         ),
     ] = None,
+    created_after: Annotated[Time | None, Query(description="Created at this time or later (RFC 3339).")] = None,
+    created_before: Annotated[Time | None, Query(description="Created before this time (RFC 3339).")] = None,
     limit: Limit = 20,
     after: After = None,
 ) -> Page[AuditEntryOut]:
@@ -64,7 +67,15 @@ def list_audit_log(
             # The log outlives its objects, so a text that matches none of them is an empty list.
             object_id = names.find_any_id(session, caller.project_id, object_id) or object_id
         page = audit.list_entries(
-            session, caller.project_id, key_id=key, action=action, object_id=object_id, limit=limit, after=after
+            session,
+            caller.project_id,
+            key_id=key,
+            action=action,
+            object_id=object_id,
+            created_after=to_utc(created_after, "/created_after"),
+            created_before=to_utc(created_before, "/created_before"),
+            limit=limit,
+            after=after,
         )
         return Page(data=[_entry(entry) for entry in page.items], has_more=page.has_more)
 

@@ -1,17 +1,22 @@
-"""``/docs``: the API reference, rendered on the server from the OpenAPI document; needs no script and no internet."""
+"""``/docs``: the API reference, rendered on the server from the OpenAPI document; needs no script and no internet.
+
+``api.dashboard.redoc_page`` shows the same document with a larger renderer (ADR 0034).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
+from api.code_samples import operations
+from api.compression import compressed_response
 from api.headers import PAGE_HEADERS
 from api.openapi import TAGS
 from core.errors import PotstillError
@@ -20,21 +25,16 @@ router = APIRouter(include_in_schema=False)
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE_HEADERS = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
-_METHODS = ("get", "post", "put", "patch", "delete")
+_LINK = re.compile(r"\[([^\]]+)\]\((/[^)\s]*)\)")  # only to pages of this service
 
 
 @router.get("/docs")
 def reference_page(request: Request) -> Response:
-    """The API reference."""
-    document = request.app.openapi()
-    operations = list(_operations(document))
-    content = _ENVIRONMENT.get_template("reference.html").render(
-        document=document,
-        groups=[(tag, [each for each in operations if tag["name"] in each["tags"]]) for tag in TAGS],
-        schemas=sorted(document["components"]["schemas"].items()),
-        problems=problem_types(),
-    )
-    return HTMLResponse(content, headers=PAGE_HEADERS)
+    """The API reference. It depends on nothing but the version, so it is rendered once."""
+    content: bytes | None = getattr(request.app.state, "reference_page", None)
+    if content is None:
+        content = request.app.state.reference_page = _render(request.app.openapi()).encode()
+    return compressed_response(request, content, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
 
 
 @router.get("/docs/reference.css")
@@ -56,11 +56,14 @@ def problem_types() -> list[tuple[str, int, str, str]]:
     return sorted(rows, key=lambda row: (row[1], row[0]))
 
 
-def _operations(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for path, methods in document["paths"].items():
-        for method in _METHODS:
-            if method in methods:
-                yield {"method": method.upper(), "path": path, **methods[method]}
+def _render(document: Mapping[str, Any]) -> str:
+    listed = [{"method": method.upper(), "path": path, **each} for path, method, each in operations(document)]
+    return _ENVIRONMENT.get_template("reference.html").render(
+        document=document,
+        groups=[(tag, [each for each in listed if tag["name"] in each["tags"]]) for tag in TAGS],
+        schemas=sorted(document["components"]["schemas"].items()),
+        problems=problem_types(),
+    )
 
 
 def _type_name(schema: Mapping[str, Any]) -> Markup:
@@ -99,13 +102,21 @@ def _constraints(schema: Mapping[str, Any]) -> str:
 
 
 def _markdown(text: str) -> Markup:
-    """Convert text with `code` spans and paragraphs to HTML."""
+    """Convert text with `code` spans, [links](/docs) to pages of the service, and paragraphs to HTML."""
     paragraphs = []
     for paragraph in text.strip().split("\n\n"):
         spans = paragraph.split("`")
-        html = (Markup("<code>{}</code>").format(s) if i % 2 else escape(s) for i, s in enumerate(spans))
+        html = (Markup("<code>{}</code>").format(s) if i % 2 else _with_links(s) for i, s in enumerate(spans))
         paragraphs.append(Markup("<p>{}</p>").format(Markup("").join(html)))
     return Markup("").join(paragraphs)
+
+
+def _with_links(text: str) -> Markup:
+    parts = _LINK.split(text)  # text, then title, address and text of each link
+    html = escape(parts[0])
+    for title, address, rest in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        html += Markup('<a href="{}">{}</a>').format(address, title) + escape(rest)
+    return html
 
 
 def _environment() -> Environment:

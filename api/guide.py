@@ -7,11 +7,15 @@ import hashlib
 import re
 from pathlib import Path
 
+from starlette.applications import Starlette
 from starlette.responses import Response
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from api.headers import PAGE_HEADERS
+
+NAME = "guide"  # of the mount
 
 _INLINE_SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 
@@ -28,6 +32,11 @@ class Guide(StaticFiles):
         response = await super().get_response(path, scope)
         response.headers.update(self._headers)
         return response
+
+
+def has_guide(app: Starlette) -> bool:
+    """Whether the app serves the site."""
+    return any(isinstance(route, Mount) and route.name == NAME for route in app.routes)
 
 
 def _policy(folder: Path) -> str:

@@ -10,9 +10,11 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from api.code_samples import add_code_samples
 from api.openapi_links import add_links
 from api.problems import Problem
 from api.request_body import declared_body
+from core.spec import METHODS
 
 TITLE = "Potstill"
 DESCRIPTION = """\
@@ -34,7 +36,10 @@ TAGS = [
     {"name": "datasets", "description": "Images for training and evaluation."},
     {"name": "models", "description": "timm architectures, and weights for students and teachers."},
     {"name": "uploads", "description": "Resumable uploads of large files (tus 1.0)."},
-    {"name": "methods", "description": "Distillation methods and their parameters."},
+    {
+        "name": "methods",
+        "description": "Distillation methods and their parameters; [the catalogue](/methods) compares them.",
+    },
     {"name": "jobs", "description": "Distillation jobs, their events, metrics, checkpoints and artifacts."},
     {"name": "webhooks", "description": "Signed requests to your own service when something happens."},
     {"name": "project", "description": "API keys, usage and limits, and the audit log."},
@@ -75,9 +80,11 @@ def build(app: FastAPI) -> dict[str, Any]:
         schemas.pop(unused, None)
     description = schemas["JobOut"]["properties"]["spec"]["description"]
     schemas["JobOut"]["properties"]["spec"] = {"$ref": "#/components/schemas/JobSpec", "description": description}
+    _link_methods(schemas)
     _declare_keys(document)
     _declare_request_ids(document)
     add_links(document)
+    add_code_samples(document)
     return document
 
 
@@ -93,6 +100,14 @@ def _declare_bodies(document: dict[str, Any], app: FastAPI) -> list[type[BaseMod
             operation = document["paths"][route.path_format][method.lower()]
             operation["requestBody"] = {"required": body.required, "content": body.content}
     return models
+
+
+def _link_methods(schemas: dict[str, Any]) -> None:
+    """Link the parameters of each method to its entry in the dashboard's catalogue."""
+    for name, method in METHODS.items():
+        schema = schemas.get(method.params.__name__)
+        if schema is not None:
+            schema["externalDocs"] = {"url": f"/methods#{name}", "description": f"{name} in the catalogue of methods"}
 
 
 def _declare_keys(document: dict[str, Any]) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import date
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from api.deps import Reader, State
 from api.problems import problems
 from api.rate_limit import CLASSES, rate_class
 from api.schemas import Out
-from core.store import quotas
+from core.store import quotas, usage_history
+
+MAX_DAYS = 366
 
 router = APIRouter(prefix="/v1/usage", tags=["project"])
 
@@ -40,6 +43,25 @@ class UsageOut(Out):
     )
 
 
+class UsageDayOut(Out):
+    """Usage on one day (UTC)."""
+
+    date: date
+    jobs_created: int
+    jobs_ended: int = Field(description="Succeeded, failed or cancelled on this day.")
+    device_seconds: float = Field(
+        description="Working time of all attempts of the jobs that ended on this day, times their number of devices."
+    )
+    stored_bytes: int = Field(description="Size at the end of the day of the objects that still exist.")
+
+
+class UsageHistoryOut(Out):
+    """The project's usage by day, computed from the objects that exist: deleted jobs no longer count."""
+
+    object: Literal["usage_history"] = "usage_history"
+    days: list[UsageDayOut] = Field(description="Oldest first; the last one is today.")
+
+
 @router.get("", response_model=UsageOut, responses=problems())
 @rate_class("reads")
 def get_usage(caller: Reader, state: State) -> UsageOut:
@@ -53,4 +75,28 @@ def get_usage(caller: Reader, state: State) -> UsageOut:
         stored_bytes=UseOut(used=stored, limit=limits.stored_bytes or None),
         max_upload_bytes=limits.upload_bytes,
         requests_per_minute={name: state.rate_limiter.limits[name] or None for name in CLASSES},
+    )
+
+
+@router.get("/history", response_model=UsageHistoryOut, responses=problems())
+@rate_class("reads")
+def get_usage_history(
+    caller: Reader,
+    state: State,
+    days: Annotated[int, Query(ge=1, le=MAX_DAYS, description="Number of days, today included.")] = 30,
+) -> UsageHistoryOut:
+    """Get this project's jobs, time on devices and stored bytes by day."""
+    with state.database.read() as session:
+        found = usage_history.read_days(session, caller.project_id, days)
+    return UsageHistoryOut(
+        days=[
+            UsageDayOut(
+                date=each.day,
+                jobs_created=each.jobs_created,
+                jobs_ended=each.jobs_ended,
+                device_seconds=round(each.device_seconds, 3),
+                stored_bytes=each.stored_bytes,
+            )
+            for each in found
+        ]
     )

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 
 from benchmarks import api_process
+from benchmarks.dashboard_admin_rows import Administration
 from benchmarks.dashboard_rows import Project
 from benchmarks.figures import Figure, figure, save_figures
 from core.store.storage_url import open_store
@@ -35,6 +36,8 @@ _NUM_DETAILED = 6
 _START_SECONDS = 300.0
 _BROWSER_MILLISECONDS = 120_000
 _SETTLE_SECONDS = 1.5  # for charts, and for the estimate of the form
+_DRAWN = ("new-job", "compare", "usage", "api-redoc")  # pages that scripts draw
+_LONG = ("methods", "api", "api-redoc")  # pages of which a screenshot shows the first window
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,14 @@ def _site(folder: Path, num_jobs: int) -> Iterator[Site]:
             finished = [project.add_finished_job(index, folder) for index in range(_NUM_DETAILED)]
             failed, running = project.add_failed_job(), project.add_running_job()
             project.add_processes(running)
+            administration = Administration(database, service.project_id)
+            administration.add_keys()
+            administration.add_audit_entries()
+            webhook, delivery = administration.add_webhooks()
             database.dispose()
             _wait_for_inspector(service.url, service.token)
-            yield Site(service.url, service.token, _pages(finished, failed, running))
+            pages = {**_pages(finished, failed, running), **_admin_pages(webhook, delivery)}
+            yield Site(service.url, service.token, pages)
 
 
 def _wait_for_inspector(url: str, token: str) -> None:
@@ -109,6 +117,18 @@ def _pages(finished: Sequence[str], failed: str, running: str) -> dict[str, str]
         "workers": "/workers",
         "api": "/docs",
         "not-found": "/jobs/job_nothing",
+    }
+
+
+def _admin_pages(webhook: str, delivery: str) -> dict[str, str]:
+    return {
+        "keys": "/keys",
+        "webhooks": "/webhooks",
+        "webhook": f"/webhooks/{webhook}",
+        "delivery": f"/webhooks/{webhook}/deliveries/{delivery}",
+        "usage": "/usage",
+        "audit": "/audit",
+        "api-redoc": "/docs/redoc",
     }
 
 
@@ -185,8 +205,8 @@ def _write_screenshots(site: Site, folder: Path, widths: Sequence[int]) -> None:
                 page = _signed_in(browser, site, width=width, scheme=scheme)
                 for name, path in site.pages.items():
                     page.goto(path)
-                    time.sleep(_SETTLE_SECONDS if name in {"new-job", "compare"} or name.startswith("job-") else 0.3)
-                    page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=name != "methods")
+                    time.sleep(_SETTLE_SECONDS if name in _DRAWN or name.startswith("job-") else 0.3)
+                    page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=name not in _LONG)
                     wide = page.evaluate("document.documentElement.scrollWidth")
                     if wide > width:
                         print(f"{name} is {wide} pixels wide at {width}", flush=True)

@@ -9,6 +9,7 @@ import os
 import re
 import threading
 import time
+from datetime import datetime
 from typing import Literal
 
 Prefix = Literal["ds", "mdl", "job", "evt", "ckpt", "up", "swp", "wh", "whd", "key", "prj", "wrk", "req", "aud", "cnt"]
@@ -56,7 +57,15 @@ os.register_at_fork(after_in_child=_clock.reset)
 
 def new_id(prefix: Prefix) -> str:
     """Return a new id. It sorts after all earlier ids of this process, and after those of others to the millisecond."""
-    number = _clock.next()
+    return _format(prefix, _clock.next())
+
+
+def first_id(prefix: Prefix, moment: datetime) -> str:
+    """Return a lower bound of the ids that are made at this time or later."""
+    return _format(prefix, int(moment.timestamp() * 1000) << _RANDOM_BITS)
+
+
+def _format(prefix: Prefix, number: int) -> str:
     digits = (ALPHABET[(number >> shift) & 31] for shift in range(5 * (ID_CHARACTERS - 1), -1, -5))
     return f"{prefix}_{''.join(digits)}"
 

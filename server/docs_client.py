@@ -63,7 +63,7 @@ def client_modules(openapi: Mapping[str, Any]) -> dict[str, str]:
         "documents.py": _DOCUMENTS_HEAD + "\n\n".join(documents),
         "job_spec.py": _SPEC_HEAD + "\n\n".join(filter(None, specs)),
     }
-    return {name: _formatted(text) for name, text in modules.items()}
+    return {name: format_source(text) for name, text in modules.items()}
 
 
 def document_class(schema_name: str) -> str:
@@ -214,7 +214,8 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace('"', "'")
 
 
-def _formatted(source: str) -> str:
+def format_source(source: str) -> str:
+    """Return Python source in the format of the project."""
     ruff = str(Path(sys.executable).with_name("ruff"))
     command = [ruff, "format", "--stdin-filename", str(PACKAGE / "documents.py"), "-"]
     return subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout  # noqa: S603

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from api.app import create_app
+from api.code_samples import PYTHON_SAMPLES
 from core.broker import Broker
 from core.settings import Settings
 from core.store.db import open_database
@@ -33,14 +35,26 @@ def settings_reference() -> str:
     return _HEAD + "".join(_row(name, field) for name, field in Settings.model_fields.items())
 
 
-def openapi_reference() -> str:
-    """Return the OpenAPI document of the API. Does not connect to the database or the broker."""
+def openapi_document() -> dict[str, Any]:
+    """Build the OpenAPI document of the API. Does not connect to the database or the broker."""
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=Path(home))
         store = open_store(settings.resolved_storage_url())
         app = create_app(settings, open_database(settings), store, Broker(settings.broker_url))
         document: dict[str, Any] = app.openapi()
+    return document
+
+
+def openapi_reference(document: Mapping[str, Any]) -> str:
+    """Return the text of ``docs/openapi.json``."""
     return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def code_samples(document: Mapping[str, Any]) -> str:
+    """Return the examples in Python of all operations, which the OpenAPI document contains."""
+    from server.docs_code_samples import python_samples  # late: the client imports modules that this program writes
+
+    return json.dumps(python_samples(document), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 _COMPUTED_DEFAULTS = {
@@ -64,10 +78,11 @@ def _format_default(default: Any) -> str:
 
 if __name__ == "__main__":
     (DOCS / "settings.md").write_text(settings_reference())
-    (DOCS / "openapi.json").write_text(openapi_reference())
     for name, page in method_pages().items():
         (DOCS / "methods" / name).write_text(page)
-    for name, module in client_modules(json.loads((DOCS / "openapi.json").read_text())).items():
+    for name, module in client_modules(json.loads(openapi_reference(openapi_document()))).items():
         (PACKAGE / name).write_text(module)
     for name, module in sync_modules().items():
         (TARGET / name).write_text(module)
+    PYTHON_SAMPLES.write_text(code_samples(openapi_document()))
+    (DOCS / "openapi.json").write_text(openapi_reference(openapi_document()))

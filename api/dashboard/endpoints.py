@@ -23,9 +23,9 @@ from fastapi.routing import APIRoute
 from api import session_cookie
 from api.auth import Caller
 from api.auth_throttle import client_address
+from api.compression import compressed_response
 from api.dashboard import service, views
-from api.dashboard.compression import compressed_response
-from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, page
+from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, page, pages_for
 from api.deps import AppState, State, get_reader, get_writer, with_request_info
 from api.jobs.actions import apply_action
 from api.jobs.retry import RetryRequest, retry_with_changes
@@ -62,16 +62,17 @@ class PageRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_with_pages(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except NotAuthenticated:
-                return _to_sign_in(request)
-            except PotstillError as error:
-                response = _problem_page(error.status, error.title, error.detail)
-                response.headers.update(problem_headers(error))
-                return response
-            except RequestValidationError:
-                return _problem_page(422, "This address is not valid", "A part of it is not valid for this page.")
+            with pages_for(request):
+                try:
+                    return await handle(request)
+                except NotAuthenticated:
+                    return _to_sign_in(request)
+                except PotstillError as error:
+                    response = _problem_page(error.status, error.title, error.detail)
+                    response.headers.update(problem_headers(error))
+                    return response
+                except RequestValidationError:
+                    return _problem_page(422, "This address is not valid", "A part of it is not valid for this page.")
 
         return handle_with_pages
 

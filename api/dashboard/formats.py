@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from core.job_warnings import JobWarning
@@ -69,6 +69,15 @@ def ago(time: datetime, *, now: datetime | None = None) -> str:
     return time.strftime("%-d %b %Y")
 
 
+def until(time: datetime, *, now: datetime | None = None) -> str:
+    """Format a time in the future relative to now: ``in 3 h``; after 30 days as a date."""
+    now = now or datetime.now(UTC)
+    if time - now >= timedelta(days=30):
+        return time.strftime("%-d %b %Y")
+    text = ago(now, now=max(now, time)).removesuffix(" ago")
+    return "now" if text == "just now" else f"in {text}"
+
+
 def parse_time(value: str | datetime) -> datetime:
     """Parse an RFC 3339 text; return a datetime unchanged."""
     return value if isinstance(value, datetime) else datetime.fromisoformat(value)
@@ -98,6 +107,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "milliseconds": milliseconds,
     "duration": duration,
     "ago": lambda value: ago(parse_time(value)),
+    "until": lambda value: until(parse_time(value)),
     "iso": iso,
     "clock": clock,
     "times": times,

@@ -18,8 +18,8 @@ from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
+from api.compression import compressed_response
 from api.dashboard import service
-from api.dashboard.compression import compressed_response
 from api.dashboard.endpoints import Operator, PageRoute
 from api.dashboard.rendering import page
 from api.deps import NO_NUL, AppState, Caller, State

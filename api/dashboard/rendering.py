@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from api.dashboard import evaluation, formats, views
+from api.dashboard.forms import new_form_token
+from api.dashboard.navigation import navigation_for
 from api.headers import PAGE_HEADERS
 
 _PACKAGE_DIR = Path(__file__).parent
@@ -46,14 +52,26 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(formats.FILTERS)
-    environment.globals.update(static=static_url, views=views, evaluation=evaluation)
+    environment.globals.update(static=static_url, views=views, evaluation=evaluation, form_token=new_form_token)
     return environment
 
 
 _ENVIRONMENT = _environment()
+# The request that a page answers. Every page has its navigation, and endpoints run in threads that copy the context.
+_request: ContextVar[Request | None] = ContextVar("_request", default=None)
+
+
+@contextmanager
+def pages_for(request: Request) -> Iterator[None]:
+    """Give the pages that the block renders the navigation of the request's caller."""
+    token = _request.set(request)
+    try:
+        yield
+    finally:
+        _request.reset(token)
 
 
 def page(template: str, *, status_code: HTTPStatus = HTTPStatus.OK, **context: Any) -> HTMLResponse:
     """Render a page with the security headers of :data:`api.headers.PAGE_HEADERS`."""
-    content = _ENVIRONMENT.get_template(template).render(context)
+    content = _ENVIRONMENT.get_template(template).render(navigation=navigation_for(_request.get()), **context)
     return HTMLResponse(content, status_code=status_code, headers=PAGE_HEADERS)

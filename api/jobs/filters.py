@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.deps import MAX_LIMIT, NO_NUL
 from api.jobs.schemas import JobStatus
 from api.problems import invalid_field
+from api.time_params import Time, to_utc
 from core.errors import AmbiguousReference, NotFound
 from core.spec import METHODS
 from core.spec.parse import did_you_mean
@@ -20,16 +19,6 @@ from core.store.jobs import JobFilter, JobOrder, SortKey
 
 _Name = Annotated[str, Field(max_length=200, pattern=NO_NUL)]
 _MAX_VALUES = 16  # of a filter that may be repeated
-
-
-def _require_date(value: object) -> object:
-    """Refuse a number: pydantic would read it as seconds since 1970."""
-    if isinstance(value, str) and not re.match(r"\d{4}-\d{2}-\d{2}", value):
-        raise ValueError("a time in RFC 3339 is expected, such as 2026-01-31T08:00:00Z")
-    return value
-
-
-_Time = Annotated[AwareDatetime, BeforeValidator(_require_date)]
 
 
 class JobListQuery(BaseModel):
@@ -47,8 +36,8 @@ class JobListQuery(BaseModel):
     metadata: list[Annotated[str, Field(max_length=600, pattern=NO_NUL)]] = Field(
         default=[], max_length=_MAX_VALUES, description="Entry `key:value` of the metadata; repeatable, all must match."
     )
-    created_after: _Time | None = Field(default=None, description="Created at this time or later (RFC 3339).")
-    created_before: _Time | None = Field(default=None, description="Created before this time (RFC 3339).")
+    created_after: Time | None = Field(default=None, description="Created at this time or later (RFC 3339).")
+    created_before: Time | None = Field(default=None, description="Created before this time (RFC 3339).")
     search: Annotated[str, Field(max_length=200, pattern=NO_NUL)] = Field(
         default="",
         description="Words, each of which the name, id, method, student or a teacher contains, in any case.",
@@ -80,8 +69,8 @@ class JobListQuery(BaseModel):
             student=self.student,
             teacher=self.teacher,
             metadata=dict(_entry(text, f"/metadata/{index}") for index, text in enumerate(self.metadata)),
-            created_after=_utc(self.created_after, "/created_after"),
-            created_before=_utc(self.created_before, "/created_before"),
+            created_after=to_utc(self.created_after, "/created_after"),
+            created_before=to_utc(self.created_before, "/created_before"),
             search=self.search,
         )
 
@@ -104,11 +93,3 @@ def _entry(text: str, at: str) -> tuple[str, str]:
     if not colon or not key:
         raise invalid_field(at, "an entry of the metadata is `key:value`, e.g. `team:search`")
     return key, value
-
-
-def _utc(time: datetime | None, at: str) -> datetime | None:
-    """Return the time in UTC; an offset can move it beyond the years that have a date."""
-    try:
-        return None if time is None else time.astimezone(UTC)
-    except OverflowError:
-        raise invalid_field(at, "the time is out of range") from None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fastapi import APIRouter, Request, Response
 
-from api.deps import Admin, After, Limit, State
+from api.deps import Admin, After, AppState, Caller, Limit, State
 from api.idempotency import IdempotencyKey, create_responses, idempotent_create
 from api.keys import service
 from api.keys.schemas import ApiKeyOut, KeyCreate, KeyRotate, NewApiKeyOut
@@ -46,7 +46,11 @@ async def create_key(caller: Admin, key: IdempotencyKey, request: Request, state
     Only this response contains the `token`; the service stores a hash of it. A repeated request with the same
     `Idempotency-Key` creates no second key, and its response has a null `token`.
     """
-    body = validate_as(KeyCreate, await read_json(request))
+    return await create_from(state, caller, key, validate_as(KeyCreate, await read_json(request)))
+
+
+async def create_from(state: AppState, caller: Caller, key: str | None, body: KeyCreate) -> Response:
+    """Create a key; ``key`` is an ``Idempotency-Key``. Raises what :func:`api.keys.service.create` raises."""
     max_keys = state.settings.quota_keys
 
     async def prepare() -> Callable[[Session], NewApiKeyOut]:
@@ -102,6 +106,11 @@ async def rotate_key(key_id: str, caller: Admin, key: IdempotencyKey, request: R
     response contains the `token`. The body may be empty.
     """
     body = validate_as(KeyRotate, await read_json(request) if await request.body() else {})
+    return await rotate_from(state, caller, key, key_id, body)
+
+
+async def rotate_from(state: AppState, caller: Caller, key: str | None, key_id: str, body: KeyRotate) -> Response:
+    """Rotate a key; ``key`` is an ``Idempotency-Key``. Raises what :func:`api.keys.service.rotate` raises."""
     max_keys = state.settings.quota_keys
 
     async def prepare() -> Callable[[Session], NewApiKeyOut]:

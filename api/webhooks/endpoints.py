@@ -8,7 +8,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api.deps import After, Limit, Reader, State, Writer
+from api.deps import After, AppState, Caller, Limit, Reader, State, Writer
 from api.idempotency import IdempotencyKey, create_responses, idempotent_create
 from api.problems import problems
 from api.rate_limit import rate_class
@@ -58,7 +58,11 @@ async def create_webhook(caller: Writer, key: IdempotencyKey, request: Request, 
     repeated delivery has the same `webhook-id`. Failed deliveries are repeated for about three days, with growing
     intervals. A webhook without a success for that long is disabled.
     """
-    body = validate_as(WebhookCreate, await read_json(request))
+    return await create_from(state, caller, key, validate_as(WebhookCreate, await read_json(request)))
+
+
+async def create_from(state: AppState, caller: Caller, key: str | None, body: WebhookCreate) -> Response:
+    """Create a webhook; ``key`` is an ``Idempotency-Key``. Raises what :mod:`api.webhooks.service` raises."""
     service.check_url(body.url, state.settings.network_policy)
 
     async def prepare() -> Callable[[Session], NewWebhookOut]:
@@ -93,14 +97,15 @@ def get_webhook(webhook_id: str, caller: Reader, state: State) -> WebhookOut:
 async def change_webhook(webhook_id: str, caller: Writer, request: Request, state: State) -> WebhookOut:
     """Change a webhook: its name, URL or events; enable or disable it. Omitted fields stay unchanged."""
     body = validate_as(WebhookChange, await read_json(request))
+    return await to_thread.run_sync(change_from, state, caller, webhook_id, body)
+
+
+def change_from(state: AppState, caller: Caller, webhook_id: str, body: WebhookChange) -> WebhookOut:
+    """Change a webhook. Raises what :mod:`api.webhooks.service` raises."""
     if body.url is not None:
         service.check_url(body.url, state.settings.network_policy)
-
-    def apply() -> WebhookOut:
-        with state.change(caller, "webhook.change", webhook_id) as session:
-            return service.webhook_out(service.change(session, caller.project_id, webhook_id, body))
-
-    return await to_thread.run_sync(apply)
+    with state.change(caller, "webhook.change", webhook_id) as session:
+        return service.webhook_out(service.change(session, caller.project_id, webhook_id, body))
 
 
 @router.delete("/{webhook_id}", status_code=204, responses=problems(NotFound))
@@ -127,6 +132,13 @@ async def rotate_webhook(
     Only this response contains the `secret`. The body may be empty.
     """
     body = validate_as(WebhookRotate, await read_json(request) if await request.body() else {})
+    return await rotate_from(state, caller, key, webhook_id, body)
+
+
+async def rotate_from(
+    state: AppState, caller: Caller, key: str | None, webhook_id: str, body: WebhookRotate
+) -> Response:
+    """Rotate a webhook's secret; ``key`` is an ``Idempotency-Key``. Raises :class:`NotFound`."""
 
     async def prepare() -> Callable[[Session], NewWebhookOut]:
         return lambda session: service.new_webhook_out(

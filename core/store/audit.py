@@ -54,15 +54,24 @@ def list_entries(
     key_id: str | None = None,
     action: str | None = None,
     object_id: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
     limit: int = 20,
     after: str | None = None,
 ) -> Page[AuditEntry]:
-    """List the project's entries, newest first. Raises ``InvalidRequest`` if ``after`` is not the id of an entry."""
+    """List the project's entries, newest first. The time range includes its start and excludes its end.
+
+    Raises ``InvalidRequest`` if ``after`` is not the id of an entry.
+    """
     statement = select(AuditEntry).where(AuditEntry.project_id == project_id)
     filters = ((AuditEntry.key_id, key_id), (AuditEntry.action, action), (AuditEntry.object_id, object_id))
     for column, value in filters:
         if value is not None:
             statement = statement.where(column == value)
+    if created_after is not None:
+        statement = statement.where(AuditEntry.created_at >= created_after)
+    if created_before is not None:
+        statement = statement.where(AuditEntry.created_at < created_before)
     return paginate_newest_first(session, statement, AuditEntry.id, limit=limit, after=after, prefix="aud")
 
 

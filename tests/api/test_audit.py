@@ -23,6 +23,7 @@ CHANGES_NOTHING = {
 }
 TUS = {"Tus-Resumable": "1.0.0"}
 HOOK = "https://example.com/hook"
+FORM = "0123456789abcdef" * 2  # the token of a form
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 WEIGHTS = save({"weight": torch.zeros(2, 2)})
 
@@ -118,6 +119,43 @@ DRIVES = {
     ("POST", "/jobs/bulk"): lambda t: bulk_cancel(t, job(t, status="queued")),
     ("POST", "/jobs/{job_id}/retry-fixed"): lambda t: retry_with_a_fix(t),  # noqa: PLW0108 - defined below
     ("POST", "/jobs/{job_id}/{action}"): lambda t: apply_action(t, "cancel", "queued", prefix="/jobs"),
+    ("POST", "/keys"): lambda t: (
+        {"url": "/keys", "data": {"form": FORM, "name": "n", "scope": "read"}},
+        "api_key.create",
+        newest_key,
+    ),
+    ("POST", "/keys/{key_id}/rotate"): lambda t: (
+        {"url": f"/keys/{another_key(t)}/rotate", "data": {"form": FORM}},
+        "api_key.rotate",
+        newest_key,
+    ),
+    ("POST", "/keys/{key_id}/revoke"): lambda t: page_action(t, "keys", another_key(t), "revoke", "api_key.revoke"),
+    ("POST", "/webhooks"): lambda t: (
+        {"url": "/webhooks", "data": {"form": FORM, "url": HOOK, "events": ["*"]}},
+        "webhook.create",
+        newest_webhook,
+    ),
+    ("POST", "/webhooks/{webhook_id}/change"): lambda t: page_action(
+        t, "webhooks", webhook(t), "change", "webhook.change", events=["*"]
+    ),
+    ("POST", "/webhooks/{webhook_id}/enable"): lambda t: page_action(
+        t, "webhooks", webhook(t), "enable", "webhook.change"
+    ),
+    ("POST", "/webhooks/{webhook_id}/disable"): lambda t: page_action(
+        t, "webhooks", webhook(t), "disable", "webhook.change"
+    ),
+    ("POST", "/webhooks/{webhook_id}/rotate"): lambda t: page_action(
+        t, "webhooks", webhook(t), "rotate", "webhook.rotate"
+    ),
+    ("POST", "/webhooks/{webhook_id}/delete"): lambda t: page_action(
+        t, "webhooks", webhook(t), "delete", "webhook.delete"
+    ),
+    ("POST", "/webhooks/{webhook_id}/test"): lambda t: (
+        {"url": f"/webhooks/{webhook(t)}/test", "data": {"form": FORM}},
+        "webhook_delivery.create",
+        newest_delivery,
+    ),
+    ("POST", "/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"): lambda t: page_redelivery(t, redelivery(t)),
     ("POST", "/login"): lambda t: ({"url": "/login", "data": {"key": t.token}}, "session.sign_in", t.key_id),
     ("POST", "/logout"): lambda t: ({"url": "/logout"}, "session.sign_out", t.key_id),
 }
@@ -157,6 +195,26 @@ def newest_dataset(tenant):
 
 def newest_job(tenant):
     return tenant.http.get("/v1/jobs").json()["data"][0]["id"]
+
+
+def newest_key(tenant):
+    return tenant.http.get("/v1/api-keys").json()["data"][0]["id"]
+
+
+def newest_webhook(tenant):
+    return tenant.http.get("/v1/webhooks").json()["data"][0]["id"]
+
+
+def newest_delivery(tenant):
+    return tenant.http.get(f"/v1/webhooks/{newest_webhook(tenant)}/deliveries").json()["data"][0]["id"]
+
+
+def page_action(tenant, section, object_id, verb, action, **form):
+    return {"url": f"/{section}/{object_id}/{verb}", "data": {"form": FORM, **form}}, action, object_id
+
+
+def page_redelivery(tenant, path):
+    return {"url": f"/webhooks/{path}/redeliver"}, "webhook_delivery.redeliver", path.rpartition("/")[2]
 
 
 def bulk_cancel(tenant, job_id):

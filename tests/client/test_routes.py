@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import re
 import runpy
+import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -89,6 +90,7 @@ CALLS = {
     "POST /v1/uploads/{upload_id}/direct": lambda p, f: p.uploads.send_direct(f / "data.zip"),
     "POST /v1/uploads/{upload_id}/complete": lambda p, f: p.uploads.complete("up_1", "0" * 64),
     "GET /v1/usage": lambda p, f: p.service.usage(),
+    "GET /v1/usage/history": lambda p, f: p.service.usage_history(days=7),
     "GET /v1/webhooks": lambda p, f: p.webhooks.list(),
     "POST /v1/webhooks": lambda p, f: p.webhooks.create("https://example.com/hook", events=["job.failed"]),
     "GET /v1/webhooks/{webhook_id}": lambda p, f: p.webhooks.get("wh_1"),
@@ -137,8 +139,9 @@ ARGUMENTS = {
 class DocumentedService:
     """Answers each request with a document that its OpenAPI schema describes, and records the route."""
 
-    def __init__(self):
+    def __init__(self, **documents):
         self.routes = set()
+        self.documents = {**DOCUMENTS, **documents}
         self.upload = dict(DOCUMENTS["UploadOut"])
         patterns = {route: re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route[1])) for route in operations()}
         # A route without parameters comes before `/v1/methods/{name}`, which also matches its path.
@@ -164,7 +167,7 @@ class DocumentedService:
     def document(self, schema):
         name = schema["$ref"].rpartition("/")[2]
         if not name.startswith("Page_"):
-            return make_document(name, **(self.upload if name == "UploadOut" else DOCUMENTS.get(name, {})))
+            return make_document(name, **(self.upload if name == "UploadOut" else self.documents.get(name, {})))
         item = openapi()["components"]["schemas"][name]["properties"]["data"]["items"]
         return {"object": "list", "data": [self.document(item)], "has_more": False}
 
@@ -214,6 +217,23 @@ def test_the_asynchronous_sdk_calls_every_route(folder):
     asyncio.run(call_all())
 
     assert service.routes == routes()
+
+
+def test_the_python_example_of_each_operation_calls_it(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    for name, value in (("POTSTILL_URL", "http://service"), ("POTSTILL_API_KEY", "ps_1")):
+        monkeypatch.setenv(name, value)
+    for method, path in operations():
+        samples = {each["lang"]: each["source"] for each in openapi()["paths"][path][method.lower()]["x-codeSamples"]}
+        service = DocumentedService(CheckpointOut={"id": "CHECKPOINT_ID", **FILE})
+        transport = httpx.MockTransport(service.answer)
+        monkeypatch.setattr("potstill.Potstill", partial(Potstill, transport=transport))
+
+        exec(samples["Python"], {})
+        shutil.rmtree("student", ignore_errors=True)  # a file that is complete is not downloaded again
+
+        assert f"{method} {path}" in service.routes, samples["Python"]
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("route", COMMANDS)

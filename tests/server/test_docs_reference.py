@@ -2,14 +2,26 @@
 
 from pathlib import Path
 
-from server.docs_reference import openapi_reference, settings_reference
+import pytest
+
+from api.code_samples import PYTHON_SAMPLES
+from server.docs_reference import code_samples, openapi_document, openapi_reference, settings_reference
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def document():
+    return openapi_document()
 
 
 def test_the_settings_reference_is_up_to_date():
     assert settings_reference() == (DOCS / "settings.md").read_text()
 
 
-def test_the_openapi_document_is_up_to_date():
-    assert openapi_reference() == (DOCS / "openapi.json").read_text()
+def test_the_openapi_document_is_up_to_date(document):
+    assert openapi_reference(document) == (DOCS / "openapi.json").read_text()
+
+
+def test_the_examples_in_python_are_up_to_date(document):
+    assert code_samples(document) == PYTHON_SAMPLES.read_text()

@@ -767,6 +767,27 @@ class Recommendations(Document):
     object: Literal["list"] = "list"
 
 
+class UsageDay(Document):
+    """Usage on one day (UTC)."""
+
+    date: str
+    device_seconds: float
+    """Working time of all attempts of the jobs that ended on this day, times their number of devices."""
+    jobs_created: int
+    jobs_ended: int
+    """Succeeded, failed or cancelled on this day."""
+    stored_bytes: int
+    """Size at the end of the day of the objects that still exist."""
+
+
+class UsageHistory(Document):
+    """The project's usage by day, computed from the objects that exist: deleted jobs no longer count."""
+
+    days: list[UsageDay]
+    """Oldest first; the last one is today."""
+    object: Literal["usage_history"] = "usage_history"
+
+
 class Use(Document):
     """Usage and limit of one resource."""
 

@@ -200,7 +200,7 @@ def test_all_controls_are_reachable_by_keyboard(sign_in, tenant):
         names.append(page.evaluate("document.activeElement.innerText"))
 
     assert names[0] == "Skip to content"
-    assert {"Jobs", "Datasets", "API", "Sign out", "Pause", "Cancel…"} <= set(names)
+    assert {"Jobs", "Datasets", "Menu", "Pause", "Cancel…"} <= set(names)
 
 
 def test_elements_that_scroll_are_reached_by_keyboard(sign_in, tenant, errors):

@@ -49,8 +49,14 @@ def test_recent_times_are_relative(seconds, text):
     assert formats.ago(NOW - timedelta(seconds=seconds), now=NOW) == text
 
 
-def test_old_times_are_dates():
+@pytest.mark.parametrize(("seconds", "text"), [(-3, "now"), (3, "now"), (200, "in 3 min"), (3 * 86_400, "in 3 d")])
+def test_times_to_come_are_relative(seconds, text):
+    assert formats.until(NOW + timedelta(seconds=seconds), now=NOW) == text
+
+
+def test_distant_times_are_dates():
     assert formats.ago(NOW - timedelta(days=200), now=NOW) == "8 May 2026"
+    assert formats.until(NOW + timedelta(days=200), now=NOW) == "12 Jun 2027"
 
 
 def test_times_are_in_utc():

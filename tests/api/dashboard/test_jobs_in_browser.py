@@ -167,6 +167,9 @@ def test_axe_finds_nothing_serious(chromium, server, tenant, tmp_path):
     script, problems = AXE.read_text(), {}
     both = ",".join(lease.job_id for lease in leases)
     paths = ["/jobs", "/jobs/new", f"/compare?jobs={both}", "/methods?labels=no", "/workers", "/datasets"]
+    webhook = f"/webhooks/{tenant.http.post('/v1/webhooks', json={'url': 'https://example.com/hook'}).json()['id']}"
+    delivery = f"{webhook}/deliveries/{tenant.http.post(f'/v1{webhook}/test').json()['id']}"
+    paths += ["/keys", "/webhooks", webhook, delivery, "/usage", "/audit", "/docs"]
     for path in [*paths, f"/jobs/{leases[0].job_id}"]:
         page.goto(path)
         if path == "/jobs/new":

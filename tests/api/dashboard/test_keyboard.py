@@ -44,7 +44,15 @@ def fail_job(tenant):
 def test_every_scrolling_element_is_focusable_and_named(browser, tenant, tmp_path):
     lease = tenant.running_job()
     tenant.succeed(lease, tmp_path)
-    pages = {f"/jobs/{lease.job_id}": 3, f"/jobs/{fail_job(tenant)}": 3, "/jobs?status=paused": 0, "/docs": 1}
+    webhook = f"/webhooks/{tenant.http.post('/v1/webhooks', json={'url': 'https://example.com/hook'}).json()['id']}"
+    delivery = f"{webhook}/deliveries/{tenant.http.post(f'/v1{webhook}/test').json()['id']}"
+    pages = {
+        delivery: 1,
+        f"/jobs/{lease.job_id}": 3,
+        f"/jobs/{fail_job(tenant)}": 3,
+        "/jobs?status=paused": 0,
+        "/docs": 1,
+    }
     for path, min_elements in pages.items():
         page = Scrolling(browser.get(path).text)
 

@@ -1,5 +1,6 @@
 """The pages as a browser without JavaScript gets them."""
 
+import hashlib
 import re
 
 import httpx
@@ -351,11 +352,19 @@ def test_unknown_static_files_are_404(visitor, name):
 
 
 def test_the_vendored_libraries_include_their_licenses():
-    libraries = {name.split("/")[1] for name in STATIC_FILES if name.startswith("vendor/")}
+    libraries = {name.split("/")[1] for name in STATIC_FILES if re.match("vendor/.+/", name)}
 
-    assert libraries == {"htm", "js-yaml", "preact", "uplot"}
+    assert libraries == {"htm", "js-yaml", "preact", "redoc", "uplot"}
     for library in libraries:
         assert re.search("MIT|Apache License", STATIC_FILES[f"vendor/{library}/LICENSE.txt"].read_text()), library
+
+
+def test_the_vendored_files_have_their_recorded_hashes():
+    sums = dict(reversed(line.split()) for line in STATIC_FILES["vendor/SHA256SUMS.txt"].read_text().splitlines())
+    vendored = {name.removeprefix("vendor/"): path for name, path in STATIC_FILES.items() if name.startswith("vendor/")}
+    code = {name: path for name, path in vendored.items() if path.suffix in {".js", ".css"}}
+
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in code.items()} == sums
 
 
 def test_the_cookie_is_secure_behind_https(visitor, tenant, server):

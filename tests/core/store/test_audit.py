@@ -66,11 +66,14 @@ def test_entries_are_filtered_paged_and_private_to_the_project(world, caller, ot
         list_entries(world, after="job_1")
 
 
-def test_old_entries_are_deleted(world, caller):
+def test_old_entries_are_filtered_and_deleted(world, caller):
     world.write(audit.record, caller, "job.create", "job_1")
     world.write(make_older, timedelta(days=31))
     world.write(audit.record, caller, "job.create", "job_2")
+    month_ago = world.read(utc_now) - timedelta(days=30)
 
+    assert list_entries(world, created_after=month_ago) == [("key_a", "job.create", "job_2")]
+    assert list_entries(world, created_before=month_ago) == [("key_a", "job.create", "job_1")]
     assert world.write(audit.expire, 30.0) == 1
     assert list_entries(world) == [("key_a", "job.create", "job_2")]
 

@@ -55,6 +55,7 @@ COMMANDS = {
     "POST /v1/uploads/{upload_id}/direct": "uploads send --direct",
     "POST /v1/uploads/{upload_id}/complete": "uploads send --direct",
     "GET /v1/usage": "usage",
+    "GET /v1/usage/history": "usage --history",
     "GET /v1/webhooks": "webhooks list",
     "POST /v1/webhooks": "webhooks add",
     "GET /v1/webhooks/{webhook_id}": "webhooks show",

@@ -11,7 +11,7 @@ from potstill.cli.console import out, print_json
 from potstill.cli.options import AsJson, Limit, connect
 from potstill.cli.tables import Column, print_table
 from potstill.documents import Use, Workers
-from potstill.formats import escape_text, format_age, format_bytes, format_count
+from potstill.formats import escape_text, format_age, format_bytes, format_count, format_duration
 
 
 def register(app: typer.Typer) -> None:
@@ -49,8 +49,15 @@ def workers(*, as_json: AsJson = False) -> None:
         _describe_workers(found)
 
 
-def usage(*, as_json: AsJson = False) -> None:
+def usage(
+    *,
+    history: Annotated[bool, typer.Option("--history", help="Show the last 30 days instead, by day.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show usage and limits of the project, and the rate limits of the key."""
+    if history:
+        _show_history(as_json=as_json)
+        return
     with connect() as client:
         found = client.service.usage()
     if as_json:
@@ -95,6 +102,32 @@ def audit_log(
             entry.client_address,
         )
         for entry in entries
+    ]
+    print_table(columns, rows)
+
+
+def _show_history(*, as_json: bool) -> None:
+    with connect() as client:
+        found = client.service.usage_history()
+    if as_json:
+        print_json(found)
+        return
+    columns = (
+        Column("day (UTC)"),
+        Column("jobs created"),
+        Column("jobs ended"),
+        Column("device time"),
+        Column("stored"),
+    )
+    rows = [
+        (
+            str(each.date),
+            format_count(each.jobs_created),
+            format_count(each.jobs_ended),
+            format_duration(each.device_seconds),
+            format_bytes(each.stored_bytes),
+        )
+        for each in found.days
     ]
     print_table(columns, rows)
 

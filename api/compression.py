@@ -1,4 +1,4 @@
-"""Compressed responses for the dashboard's own files."""
+"""Compressed responses for files and pages that are the same for every reader."""
 
 from __future__ import annotations
 
