@@ -15,6 +15,7 @@ BENCHMARKS = {
     "methods_over_rest": "a small job over HTTP for every method (minutes)",
     "step_costs": "the time of a step of every method, measured in turn with scratch (minutes)",
     "cached_training": "training with cached teacher outputs against training from labels only (minutes)",
+    "cache_filling": "a first job with and without an idle worker that computes teacher outputs (minutes)",
     "against_peers": "job times against packages that run the teacher at every step (20 minutes)",
     "data": "training from images decoded on demand against cached pixels (minutes)",
     "photographs": "training on JPEGs of 224 pixels against other packages' loaders (10 minutes)",
@@ -33,7 +34,15 @@ BENCHMARKS = {
     "speed_page": "write docs/speed.md from all results (seconds)",
 }
 NOT_IN_ALL = ("quality", "dashboard", "onnx_families", "batch_norm", "compression", "gpu_check", "speed_page")
-COMPARISONS = ("cached_training", "against_peers", "data", "photographs", "ingest", "service")  # these accept --quick
+COMPARISONS = (
+    "cached_training",
+    "cache_filling",
+    "against_peers",
+    "data",
+    "photographs",
+    "ingest",
+    "service",
+)  # these accept --quick
 
 
 def main(arguments: list[str]) -> int:

@@ -14,6 +14,7 @@ from benchmarks.results import DOCS, RESULTS, table
 PAGE, PLOT = "speed.md", "speed.svg"
 ORDER = (
     "cached_training",
+    "cache_filling",
     "against_peers",
     "data",
     "photographs",

@@ -190,6 +190,7 @@ class Distillation:
             spec=self.spec,
             split_id=training_set.split_id,
             max_bytes=self.workspace.teacher_cache_bytes,
+            offers_views=True,
         )
         return replace(setup, teacher_outputs=outputs), outputs
 

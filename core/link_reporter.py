@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.job_warnings import JobWarning
-from core.reporting import STUDENT_TRACK, Control, Progress, Reporter, SavedCheckpoint, Stage, TrainedKind
+from core.reporting import (
+    STUDENT_TRACK,
+    Control,
+    Progress,
+    Reporter,
+    SavedCheckpoint,
+    Stage,
+    TrainedKind,
+    ViewOffer,
+)
 from core.spec.chain import outer_pointer, outer_warning
 
 _OWN_PREFIXES = ("train/", "eval/")  # of the series of a job's student
@@ -83,6 +92,9 @@ class LinkReporter:
     def save_teacher(self, fingerprint: str, folder: Path, *, kind: TrainedKind = "teacher") -> None:
         """Save a model for later jobs."""
         self._outer.save_teacher(fingerprint, folder, kind=kind)
+
+    def offer_views(self, offer: ViewOffer) -> None:
+        """Discard: other workers compute only for the job's own student, whose spec they know."""
 
     def _track(self, track: str) -> str:
         return f"{self._name}-{track}"

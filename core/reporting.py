@@ -117,6 +117,25 @@ class SavedCheckpoint:
     keep: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ViewOffer:
+    """Views whose teacher outputs other processes with the same cache folder may compute ahead of the training.
+
+    The views from ``next_view`` to ``num_views - 1`` are still to be computed. ``views_key`` names the outputs of all
+    views: a process with another key computes other bits. ``view_seconds`` is what the last view took.
+    """
+
+    views_key: str
+    next_view: int
+    num_views: int
+    view_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Expected seconds of one process for all views of the offer."""
+        return self.view_seconds * (self.num_views - self.next_view)
+
+
 class Reporter(Protocol):
     """Receiver of a run's events and source of its requests. Every method may raise ``Interrupted`` or ``RunError``."""
 
@@ -162,6 +181,9 @@ class Reporter(Protocol):
 
     def save_teacher(self, fingerprint: str, folder: Path, *, kind: TrainedKind = "teacher") -> None:
         """Save a trained teacher or baseline for later jobs that need one with the same fingerprint."""
+
+    def offer_views(self, offer: ViewOffer) -> None:
+        """Offer views to idle processes. Each offer replaces the one before; the training needs no answer."""
 
 
 class NullReporter:
@@ -212,6 +234,9 @@ class NullReporter:
         return None
 
     def save_teacher(self, fingerprint: str, folder: Path, *, kind: TrainedKind = "teacher") -> None:
+        """Discard."""
+
+    def offer_views(self, offer: ViewOffer) -> None:
         """Discard."""
 
 

@@ -124,6 +124,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Maximum size of cached teacher outputs in it. 0: every job runs its teachers.",
     )
+    teacher_cache_share_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="Idle workers that share `HOME/cache` compute teacher outputs for a running job if the rest would "
+        "take its own worker at least this long. 0: never.",
+    )
     pixel_cache_bytes: int = Field(
         default=20 * 1024**3,
         ge=0,

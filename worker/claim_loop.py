@@ -22,6 +22,7 @@ from core.settings import Settings
 from core.store.db import DatabaseUnavailable, Session
 from core.store.job_leases import LeaseLost
 from core.store.tables import Dataset, Job, Model
+from core.store.view_offers import ClaimedOffer
 from worker.context import Context, current_context
 from worker.process.monitor import ExitReason, MonitorIntervals, ProcessMonitor
 from worker.process.shared_flags import DRAIN
@@ -29,7 +30,7 @@ from worker.process.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
-Row = TypeVar("Row", bound=Job | Dataset | Model)
+Row = TypeVar("Row", bound=Job | Dataset | Model | ClaimedOffer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class LogEvents:
 
 
 class Workload(ABC, Generic[Row]):
-    """One kind of rows that workers claim: jobs, datasets or models."""
+    """One kind of rows that workers claim: jobs, datasets, models, or offered views of another worker's job."""
 
     events: LogEvents
 
@@ -115,12 +116,12 @@ class LeaseRenewer(Generic[Row]):
         return control
 
 
-def run_next(workload: Workload[Row]) -> None:
-    """Claim the next row and monitor its process until it ends; return at once if no row waits."""
+def run_next(workload: Workload[Row]) -> bool:
+    """Claim the next row and monitor its process until it ends; return False at once if no row waits."""
     context = current_context()
     claimed = _claim(workload, context)
     if claimed is None:
-        return
+        return False
     row = claimed.row
     with structlog.contextvars.bound_contextvars(**workload.log_fields(row), attempt=row.attempt):
         log.info(workload.events.claimed)
@@ -137,6 +138,7 @@ def run_next(workload: Workload[Row]) -> None:
     workload.on_exit(context, row)
     with suppress(DatabaseUnavailable):  # the scheduler wakes workers when the database is back
         workload.wake_next(context)
+    return True
 
 
 def monitor_intervals(settings: Settings) -> MonitorIntervals:

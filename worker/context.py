@@ -13,6 +13,7 @@ from core.settings import Settings
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, open_database
 from core.store.storage_url import open_store
+from core.system.disk_cache import cache_id
 from worker.input_cache import InputCache
 
 
@@ -49,6 +50,11 @@ class Context:
         """The cache of inputs that jobs fetched from a bucket."""
         root = self.settings.home.resolve() / "cache" / "inputs"
         return InputCache(self.store, root, self.settings.input_cache_bytes)
+
+    @cached_property
+    def cache_id(self) -> str:
+        """ID of the folder of teacher outputs; equal on workers that share the folder."""
+        return cache_id(self.settings.home.resolve() / "cache" / "teacher_outputs")
 
     @cached_property
     def broker(self) -> Broker:

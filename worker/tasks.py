@@ -7,6 +7,7 @@ from typing import Any
 from celery import shared_task
 
 from core.broker import DATASETS_WAKE, INSPECT_PREFIX, JOBS_WAKE, MODELS_WAKE
+from worker.cache_filling.parent import CACHE_FILLING
 from worker.claim_loop import run_next
 from worker.ingest.parent import DATASETS, MODELS
 from worker.jobs.parent import JOBS
@@ -16,8 +17,12 @@ _PROCESSOR_FRACTION = 0.85  # of an inspector call's time, so that an idle machi
 
 @shared_task(name=JOBS_WAKE)  # type: ignore[untyped-decorator]
 def claim_job() -> None:
-    """Claim the next queued job of this worker's accelerator and monitor its process until it ends."""
-    run_next(JOBS)
+    """Claim the next queued job of this worker's accelerator and monitor its process until it ends.
+
+    Without a queued job, compute teacher outputs for a job of another worker.
+    """
+    if not run_next(JOBS):
+        run_next(CACHE_FILLING)
 
 
 @shared_task(name=DATASETS_WAKE)  # type: ignore[untyped-decorator]

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 import core.store.project_tables
 import core.store.upload_tables
+import core.store.view_offer_tables
 import core.store.webhook_tables  # noqa: F401 - its tables belong to the schema
 from core.store.base import Base, Id, Keyword, ProjectRef
 

@@ -12,14 +12,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 _POLL_SECONDS = 0.05  # between two attempts at a lock that another process holds
+_ID_FILE = "cache_id"  # in the root
 _SPARE_BYTES = 256 * 1024**2  # left free on the disk for other programs
 
 
@@ -130,6 +132,22 @@ class DiskCache:
             shutil.rmtree(self.root / key, ignore_errors=True)
             path.unlink(missing_ok=True)
             return True
+
+
+def cache_id(root: Path) -> str:
+    """Return the ID of a cache folder, equal for all processes that share it, on any machine.
+
+    The first call creates it. Raises ``OSError``.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / _ID_FILE
+    if not path.exists():
+        temporary = root / f".{_ID_FILE}.{secrets.token_hex(4)}"
+        temporary.write_text(secrets.token_hex(16))
+        with suppress(FileExistsError):  # another process was first
+            os.link(temporary, path)
+        temporary.unlink()
+    return path.read_text()
 
 
 @contextmanager

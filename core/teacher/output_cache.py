@@ -10,6 +10,9 @@ The way of a teacher's output into the loss:
 4. In the step, ``StepContext.teacher_outputs`` calls :meth:`CachedOutputs.for_batch`, which gathers the rows of the
    batch and unpacks them to float32 ``Outputs``; the method computes its loss from them.
 
+Idle workers may compute views ahead of the training (:mod:`core.cache_filling`): after each computed view, the rest is
+offered. A view that such a worker is writing is locked; the training waits for it and loads it.
+
 Blocks have a fixed size, whatever the batch size. The student always reads the stored float16 values: also in the run
 that computes them, and also where the cache is disabled. So a student's bits do not depend on cache size, disk, or
 which run came first.
@@ -32,8 +35,9 @@ from core.data.transfer import to_device
 from core.data.views import num_views, view_of_epoch
 from core.methods import Batch, Teacher
 from core.models.taps import Outputs
-from core.reporting import Control, Interrupted, Reporter
+from core.reporting import Control, Interrupted, Reporter, ViewOffer
 from core.spec import JobSpec
+from core.system.digest import json_digest
 from core.teacher.cache_key import CacheKeyInputs, spec_cache_key, teacher_digest
 from core.teacher.layout import Layout, layout_of, row_bytes
 from core.teacher.shard_store import CachedRows, Entry, InMemoryRows, MappedRows, Shard, ShardStore
@@ -59,12 +63,20 @@ def num_cached_views(epochs: int, views: int | None, teacher_fraction: float) ->
 
 
 def cached_outputs_for(
-    setup: TrainingSetup, context: RunContext, *, spec: JobSpec, split_id: str, max_bytes: int
+    setup: TrainingSetup,
+    context: RunContext,
+    *,
+    spec: JobSpec,
+    split_id: str,
+    max_bytes: int,
+    offers_views: bool = False,
 ) -> CachedOutputs | None:
     """Return the cached outputs of a training's teachers; None where the teachers run on every batch.
 
     The cache stores all views of a training or none: with less space, a view would be evicted before it is shown
     again. Without the space, each view is computed again whenever it is shown.
+
+    ``offers_views``: let idle workers compute views ahead, which need nothing but the spec for it.
     """
     method = setup.method
     if not (setup.teachers and method.cacheable):
@@ -90,6 +102,7 @@ def cached_outputs_for(
         key_inputs,
         store,
         context.reporter,
+        num_offered=views if offers_views and spec.resources.devices == 1 else 0,
         cache_key=spec_cache_key(spec, method, num_images),
     )
 
@@ -156,6 +169,7 @@ class CachedOutputs:
         store: ShardStore,
         reporter: Reporter,
         *,
+        num_offered: int,
         cache_key: str,
     ) -> None:
         self.stats = CacheStats(cache_key=cache_key)
@@ -164,6 +178,7 @@ class CachedOutputs:
         self._loader = key_inputs.loader
         self._store = store
         self._reporter = reporter
+        self._num_offered = num_offered  # views of the training; 0: none is offered
         self._digests: list[str] = []
         self._view: int | None = None
         self._rows: list[CachedRows] = []
@@ -173,15 +188,23 @@ class CachedOutputs:
         view = view_of_epoch(step // self._loader.steps_per_epoch, self._loader.views)
         if view == self._view:
             return
-        self._digests = self._digests or [teacher_digest(teacher.built) for teacher, _ in self._teachers]
+        computed_before = self.stats.seconds
         self._rows, self._view = [], None  # free the memory of the previous view first
-        for (teacher, layout), digest in zip(self._teachers, self._digests, strict=True):
-            mapped = self._num_samples * row_bytes([layout]) > MAX_IN_MEMORY_BYTES
-            key = self._key_inputs.entry_key(digest, view, layout)
-            self._rows.append(self._load_view(_ViewRequest(view, teacher, layout, key, mapped)))
+        for request in self._requests(view):
+            self._rows.append(self._load_view(request))
         self._view = view
         self.stats.views = max(self.stats.views, view + 1)
         self._report_if_disabled()
+        self._offer_rest(view + 1, self.stats.seconds - computed_before)
+
+    def fill_view(self, view: int) -> None:
+        """Compute the missing outputs of a view for the process that trains. Raises ``Interrupted`` on any request."""
+        for request in self._requests(view):
+            self._load_view(request)
+
+    def views_key(self) -> str:
+        """Return a SHA-256 over the keys of view 0: with an equal key, another process computes the same bits."""
+        return json_digest([request.key for request in self._requests(0)])
 
     def for_batch(self, batch: Batch) -> list[Outputs]:
         """Return each teacher's outputs for a batch of the loaded step: float32, on the device."""
@@ -197,6 +220,25 @@ class CachedOutputs:
         if stats.hits or stats.misses:
             self._reporter.event("teacher_cache.summary", stats.summary(), data=stats.to_json())
         return stats
+
+    def _requests(self, view: int) -> list[_ViewRequest]:
+        """Return the requests of a view, one per teacher."""
+        self._digests = self._digests or [teacher_digest(teacher.built) for teacher, _ in self._teachers]
+        return [
+            _ViewRequest(
+                view,
+                teacher,
+                layout,
+                self._key_inputs.entry_key(digest, view, layout),
+                mapped=self._num_samples * row_bytes([layout]) > MAX_IN_MEMORY_BYTES,
+            )
+            for (teacher, layout), digest in zip(self._teachers, self._digests, strict=True)
+        ]
+
+    def _offer_rest(self, next_view: int, view_seconds: float) -> None:
+        """Offer the views that follow, if this process computed the last one and the cache stores them."""
+        if view_seconds > 0 and next_view < self._num_offered and self._store.disabled_reason is None:
+            self._reporter.offer_views(ViewOffer(self.views_key(), next_view, self._num_offered, view_seconds))
 
     # --- one view of one teacher --------------------------------------------------------------------
 

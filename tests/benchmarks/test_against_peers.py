@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from benchmarks import against_peers, cached_training, data, photographs
+from benchmarks import against_peers, cache_filling, cached_training, data, photographs
 from benchmarks.peers import timm_step, torchdistill_step
 from benchmarks.workload import Workload, WorkloadSize
 from core.data.stored import StoredDataset
@@ -73,6 +73,16 @@ def test_two_ways_of_training_are_compared(benchmark, goal, tmp_path):
     (figure,) = json.loads((tmp_path / "c.json").read_text())["figures"]
     assert figure["goal"] == goal
     assert figure["spread"][0] <= figure["value"] <= figure["spread"][1]
+
+
+def test_a_first_job_is_compared_with_one_that_another_process_computes_for(tmp_path):
+    path = tmp_path / "filling.json"
+
+    assert cache_filling.main(["--quick", "--repeats", "1", "--out", str(path)]) == 0
+
+    document = json.loads(path.read_text())
+    assert [figure["goal"] for figure in document["figures"]] == ["≥ 1.6"]
+    assert set(document["seconds"]) == {"0", "1"}
 
 
 def test_training_on_photographs_is_compared_with_other_loaders(tmp_path):

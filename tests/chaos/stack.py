@@ -37,11 +37,12 @@ SHORT_INTERVALS = {
 class Stack:
     """``potstill-server up`` on a folder and a port, which restarts keep."""
 
-    def __init__(self, home: Path, postgres: PostgresServer | None = None) -> None:
+    def __init__(self, home: Path, postgres: PostgresServer | None = None, *, workers: int = 1, **environment) -> None:
         self.home = home
+        self._workers = workers
         self.postgres = postgres  # None: SQLite
         self.database_url = postgres.url if postgres is not None else ""
-        self._environment = {**os.environ, **SHORT_INTERVALS}
+        self._environment = {**os.environ, **SHORT_INTERVALS, **environment}
         if postgres is not None:
             self._environment["POTSTILL_DATABASE_URL"] = postgres.url
         self._port = free_port()
@@ -56,6 +57,7 @@ class Stack:
             self.postgres.start()
         self.home.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-P", "-m", "server", "up", "--home", str(self.home), "--port", str(self._port)]
+        command += ["--workers", str(self._workers)]
         with (self.home / "up.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=self._environment
@@ -110,11 +112,14 @@ class Stack:
         return until(lambda: self._find_process(role), PROCESS_SECONDS, f"no process has the role {role}")
 
     def _find_process(self, role: str) -> psutil.Process | None:
+        return next(self.find_processes(role), None)
+
+    def find_processes(self, role: str) -> Iterator[psutil.Process]:
+        """Yield all processes that have a role now."""
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 if role == _role(process):
-                    return process
-        return None
+                    yield process
 
     # --- requests -----------------------------------------------------------------------------------
 

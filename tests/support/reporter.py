@@ -15,7 +15,7 @@ class RecordedEvent(NamedTuple):
 
 
 class RecordingReporter(FolderReporter):
-    """Records stages, events, metrics, progress and checkpoints; files go to `root` as in a local run.
+    """Records stages, events, metrics, progress, checkpoints and offers; files go to `root` as in a local run.
 
     Args:
         root: Folder of the run.
@@ -34,6 +34,7 @@ class RecordingReporter(FolderReporter):
         self.series = defaultdict(list)  # series name -> points (step, value)
         self.progress_reports = []
         self.checkpoints = []
+        self.offers = []
         self.num_polls = 0
         self._after, self._stage = after, stage
 
@@ -70,6 +71,9 @@ class RecordingReporter(FolderReporter):
     def save_checkpoint(self, checkpoint):
         super().save_checkpoint(checkpoint)
         self.checkpoints.append(checkpoint)
+
+    def offer_views(self, offer):
+        self.offers.append(offer)
 
     def control(self):
         if self._stage is not None and self.stage is not self._stage:

@@ -18,8 +18,8 @@ import structlog
 from core.errors import StorageFailed, StoredFileDamaged
 from core.ids import new_id
 from core.job_warnings import JobWarning
-from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage, TrainedKind
-from core.store import checkpoints, events, jobs, metrics, teachers
+from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage, TrainedKind, ViewOffer
+from core.store import checkpoints, events, jobs, metrics, teachers, view_offers
 from core.store.artifact_store import StoredFile
 from core.store.db import DatabaseUnavailable, Session
 from core.store.job_leases import LeaseToken
@@ -183,6 +183,15 @@ class JobReporter:
         fault_point("teacher.published")
         self.write(lambda session: teachers.save(session, self._lease, fingerprint, files, kind=kind))
         fault_point("teacher.saved")
+
+    def offer_views(self, offer: ViewOffer) -> None:
+        """Offer views to idle workers with the same cache folder, unless the rest is too short to be worth it."""
+        least_seconds = self._context.settings.teacher_cache_share_seconds
+        if not least_seconds or offer.seconds < least_seconds:
+            return
+        cache_id = self._context.cache_id
+        self.write(lambda session: view_offers.offer(session, self._lease, offer, cache_id=cache_id))
+        self._context.broker.wake_job_workers(self._context.accelerator)
 
     # --- for the rest of the worker ---------------------------------------------------------------
 

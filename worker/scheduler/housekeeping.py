@@ -18,7 +18,7 @@ from core.store.tables import Dataset, Job, Model, status_is
 from core.system.disk_cache import DiskCache
 
 MIN_AGE_SECONDS = 300.0  # a newer folder may belong to a row that is being claimed
-_ATTEMPT_SUFFIX = re.compile(r"-a\d+$")
+_ATTEMPT_SUFFIX = re.compile(r"(-wrk_\w+)?-a\d+$")  # of a job's own worker, or of one that fills the teacher cache
 
 log = structlog.get_logger(__name__)
 

@@ -34,6 +34,7 @@ from core.store import (
     quotas,
     teachers,
     uploads,
+    view_offers,
     webhooks,
     workers,
 )
@@ -182,6 +183,7 @@ class Scheduler:
             num_teachers = teachers.prune(session, settings.teacher_retention_days)
             num_entries = audit.expire(session, settings.audit_retention_days)
             num_deliveries = webhooks.expire(session, settings.webhook_retention_days)
+            view_offers.prune(session)
         log.info(
             "scheduler.records_deleted",
             idempotency_keys=num_keys,

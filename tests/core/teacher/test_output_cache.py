@@ -71,7 +71,8 @@ def attempt(tmp_path):
     reporters = []
 
     def make(name="job", *, teachers=None, views=2, epochs=4, batch_size=40, max_bytes=PLENTY,
- control=Control.GO, after=0, cacheable=True, top_k=None, teacher_fraction=1.0, mixing=None, cache=None):  # fmt: skip
+ control=Control.GO, after=0, cacheable=True, top_k=None, teacher_fraction=1.0, mixing=None, cache=None,
+ offers_views=False):  # fmt: skip
         generator = np.random.default_rng(0)
         images = generator.integers(0, 256, size=(N, 1, SIZE, SIZE), dtype=np.uint8)
         loader = BatchLoader(
@@ -90,7 +91,9 @@ def attempt(tmp_path):
         context = SimpleNamespace(cache=cache or tmp_path / "cache", threads=1, reporter=reporter)
         document = {"dataset": "d", "student": {"architecture": "a"}, "method": {"name": "scratch"}}
         spec = parse_job_spec({**document, "training": {"views": views}})
-        cached = cached_outputs_for(setup, context, spec=spec, split_id="p", max_bytes=max_bytes)
+        cached = cached_outputs_for(
+            setup, context, spec=spec, split_id="p", max_bytes=max_bytes, offers_views=offers_views
+        )
         return Attempt(cached, teachers, loader, reporter)
 
     yield make
@@ -148,6 +151,38 @@ def test_with_new_views_every_epoch_the_next_job_hits(attempt):
     assert first.num_computed == 3 * N
     assert second.logits(range(12)).equal(expected)
     assert second.num_computed == 0
+
+
+def test_after_each_computed_view_the_rest_is_offered(attempt):
+    job = attempt(views=None, epochs=3, offers_views=True)
+    job.logits(range(12))
+
+    offers = job.reporter.offers
+    assert [(offer.next_view, offer.num_views) for offer in offers] == [(1, 3), (2, 3)]
+    assert {offer.views_key for offer in offers} == {attempt("second", views=None, epochs=3).cached.views_key()}
+    assert offers[0].seconds == 2 * offers[0].view_seconds > 0
+    assert attempt("other", views=None, epochs=3, teachers=[Teacher(1)]).cached.views_key() != offers[0].views_key
+
+
+def test_a_view_that_another_process_filled_is_a_hit_with_the_same_outputs(attempt, tmp_path):
+    expected = attempt("calm", views=None, epochs=3, cache=tmp_path / "other").logits(range(12))
+    job, filling = attempt(views=None, epochs=3, offers_views=True), attempt("filling", views=None, epochs=3)
+    filling.cached.fill_view(2)
+
+    assert job.logits(range(12)).equal(expected)
+    assert (filling.num_computed, job.num_computed) == (N, 2 * N)
+    assert [offer.next_view for offer in job.reporter.offers] == [1, 2]
+
+
+def test_nothing_is_offered_that_the_cache_cannot_store_or_has(attempt):
+    poor = attempt("poor", views=None, epochs=3, offers_views=True, max_bytes=0)
+    poor.logits(range(4))
+    for name in ("first", "second"):
+        attempt(name, views=None, epochs=3).logits(range(12))
+    hit = attempt("hit", views=None, epochs=3, offers_views=True)
+    hit.logits(range(12))
+
+    assert (poor.reporter.offers, hit.reporter.offers) == ([], [])
 
 
 def test_another_teacher_is_a_miss(attempt):
