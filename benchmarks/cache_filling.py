@@ -106,12 +106,12 @@ def main(arguments: Sequence[str]) -> int:
     """Measure, print and write."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
-    usual = WorkloadSize(num_images=256, epochs=8, views=None)
+    usual = WorkloadSize(num_images=128, epochs=8, views=None)
     sizes = WorkloadSize(num_images=40, epochs=3, batch_size=20, views=None, tiny=True) if options.quick else usual
     with tempfile.TemporaryDirectory(prefix="potstill-benchmark-") as folder:
         workload = Workload(Path(folder), sizes, threads=1)
         spec = workload.spec("deit_small")
-        training_seconds(workload, spec, 0)  # decodes the images
+        workload.run(workload.spec(None), only_training=True)  # decodes the images
         seconds: dict[int, list[float]] = {0: [], 1: []}
         for repeat in range(options.repeats):
             for number in sorted(seconds, reverse=repeat % 2 == 1):
