@@ -26,6 +26,7 @@ from api.dashboard.method_pages import router as methods_page_router
 from api.dashboard.new_job import router as new_job_router
 from api.dashboard.project_pages import router as project_pages_router
 from api.dashboard.redoc_page import router as redoc_page_router
+from api.dashboard.sweep_pages import router as sweeps_page_router
 from api.dashboard.webhook_pages import router as webhooks_page_router
 from api.dashboard.worker_pages import router as workers_page_router
 from api.datasets import endpoints as datasets
@@ -45,6 +46,7 @@ from api.multipart import FORM_OVERHEAD_BYTES
 from api.rate_limit import RateLimiter
 from api.request_body import MAX_JSON_BYTES
 from api.route_checks import check_routes
+from api.sweeps import endpoints as sweeps
 from api.telemetry import Telemetry
 from api.uploads import endpoints as uploads
 from api.uploads.tus import TusResumable
@@ -60,6 +62,7 @@ _STALE_SECONDS = 24 * 3600  # older uploads were left by a process that died
 _ROUTERS = (
     jobs.router,  # first: routes are matched in order, and clients poll jobs
     job_files.router,
+    sweeps.router,
     health.router,
     datasets.router,
     architectures.router,
@@ -78,6 +81,7 @@ _ROUTERS = (
     dashboard_router,
     datasets_page_router,
     methods_page_router,
+    sweeps_page_router,
     workers_page_router,
     keys_page_router,
     webhooks_page_router,

@@ -41,6 +41,7 @@ TAGS = [
         "description": "Distillation methods and their parameters; [the catalogue](/methods) compares them.",
     },
     {"name": "jobs", "description": "Distillation jobs, their events, metrics, checkpoints and artifacts."},
+    {"name": "sweeps", "description": "Jobs that differ in a few fields, and their Pareto fronts."},
     {"name": "webhooks", "description": "Signed requests to your own service when something happens."},
     {"name": "project", "description": "API keys, usage and limits, and the audit log."},
     {"name": "service", "description": "Health, metrics and workers of the service."},

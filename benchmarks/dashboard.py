@@ -82,13 +82,14 @@ def _site(folder: Path, num_jobs: int) -> Iterator[Site]:
             finished = [project.add_finished_job(index, folder) for index in range(_NUM_DETAILED)]
             failed, running = project.add_failed_job(), project.add_running_job()
             project.add_processes(running)
+            sweep = project.add_sweep(folder)
             administration = Administration(database, service.project_id)
             administration.add_keys()
             administration.add_audit_entries()
             webhook, delivery = administration.add_webhooks()
             database.dispose()
             _wait_for_inspector(service.url, service.token)
-            pages = {**_pages(finished, failed, running), **_admin_pages(webhook, delivery)}
+            pages = {**_pages(finished, failed, running, sweep), **_admin_pages(webhook, delivery)}
             yield Site(service.url, service.token, pages)
 
 
@@ -102,7 +103,7 @@ def _wait_for_inspector(url: str, token: str) -> None:
             time.sleep(0.5)
 
 
-def _pages(finished: Sequence[str], failed: str, running: str) -> dict[str, str]:
+def _pages(finished: Sequence[str], failed: str, running: str, sweep: str) -> dict[str, str]:
     return {
         "login": "/login",
         "jobs": "/jobs",
@@ -112,6 +113,8 @@ def _pages(finished: Sequence[str], failed: str, running: str) -> dict[str, str]
         "job-finished": f"/jobs/{finished[0]}",
         "job-failed": f"/jobs/{failed}",
         "compare": f"/compare?jobs={','.join(finished)}",
+        "sweeps": "/sweeps",
+        "sweep": f"/sweeps/{sweep}",
         "datasets": "/datasets",
         "methods": "/methods",
         "workers": "/workers",

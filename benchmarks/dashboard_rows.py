@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from core.ids import new_id
 from core.reporting import Progress, Stage
 from core.spec.examples import example_job
 from core.spec.info import ModelInfo
-from core.store import job_counts, jobs, metrics, models, workers
+from core.store import job_counts, jobs, metrics, models, sweeps, workers
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Database
 from core.store.ingest_leases import IngestLeaseToken
@@ -47,10 +48,10 @@ class Project:
                 session.execute(insert(Job), rows[start : start + _ROWS_PER_STATEMENT])
             job_counts.recount(session)
 
-    def add_finished_job(self, index: int, folder: Path) -> str:
+    def add_finished_job(self, index: int, folder: Path, **membership: Any) -> str:
         """Create a job as its worker does, with curves and files; return its id."""
         spec = self._spec(index)
-        lease = self._start(spec, priority=50)
+        lease = self._start(spec, priority=50, **membership)
         result = self._result(index, spec)
         with self.database.write() as session:
             for stage in (Stage.PREPARE, Stage.DISTILL):
@@ -73,6 +74,25 @@ class Project:
             ]
         return lease.job_id
 
+    def add_sweep(self, folder: Path) -> str:
+        """Create a sweep over temperature and width, of which all jobs but the last two have ended; return its id."""
+        grid = {"method.temperature": [1.0, 2.0, 4.0, 8.0], "student.arguments.embed_dim": [48, 96]}
+        combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+        with self.database.write() as session:
+            sweep = sweeps.create(
+                session, self.project_id, name="width and temperature", spec=self._spec(0), grid=grid, points=[],
+                fields=list(grid), num_jobs=len(combinations),
+            )  # fmt: skip
+        for index, values in enumerate(combinations):
+            membership = {"sweep_id": sweep.id, "sweep_point": {"number": index + 1, "values": values}}
+            if index < len(combinations) - 2:
+                self.add_finished_job(index, folder, **membership)
+            elif index == len(combinations) - 2:
+                self.add_failed_job(**membership)
+            else:
+                self._start(self._spec(index), priority=50, **membership)
+        return sweep.id
+
     def add_running_job(self) -> str:
         """Create a job in the middle of its training, and its worker; return its id."""
         lease = self._start(self._spec(1), priority=60)
@@ -91,9 +111,9 @@ class Project:
             jobs.record_progress(session, lease, progress)
         return lease.job_id
 
-    def add_failed_job(self) -> str:
+    def add_failed_job(self, **membership: Any) -> str:
         """Create a job that ran out of memory; return its id."""
-        lease = self._start(self._spec(2), priority=55)
+        lease = self._start(self._spec(2), priority=55, **membership)
         error = {
             "code": "out_of_memory",
             "message": "the job needed more memory than its worker has",
@@ -136,11 +156,11 @@ class Project:
                 worker.job_id = job_id
                 worker.last_seen_at += timedelta(hours=1)  # it sends no heartbeats
 
-    def _start(self, spec: dict[str, Any], *, priority: int) -> LeaseToken:
+    def _start(self, spec: dict[str, Any], *, priority: int, **membership: Any) -> LeaseToken:
         with self.database.write() as session:
             job = jobs.create(
                 session, self.project_id, spec=spec, resolved=True, dataset_id=self.dataset_id, name=spec["name"],
-                priority=priority, metadata=spec["metadata"], total_steps=_STEPS,
+                priority=priority, metadata=spec["metadata"], total_steps=_STEPS, **membership,
             )  # fmt: skip
             claimed = jobs.claim(session, worker_id="wrk_benchmark", accelerator="cpu", lease_seconds=36_000)
             assert claimed is not None

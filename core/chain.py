@@ -26,6 +26,7 @@ from core.train.context import RunContext
 from core.train.fingerprint import training_fingerprint
 from core.train.precision import choose_compute
 from core.train.progress import ProgressRange, total_epochs
+from core.train.training_lock import training_lock
 
 _FORMAT = 1  # incremented when a change of a distillation changes the weights of equal fields
 
@@ -113,6 +114,17 @@ class Link:
 
     def prepare(self) -> None:
         """Find the model that an earlier job saved; else build it, and run its preflight unless it has begun."""
+        self._find()
+        if self.folder is not None:
+            return
+        self._chain.prepare()
+        distillation, prepared = self._build()
+        self._save(prepared.setup.student, self.untrained_folder)
+        if prepared.checkpoint is None:
+            distillation.preflight(prepared)
+
+    def _find(self) -> None:
+        """Find the model that an earlier job saved, or one that runs at the same time on this machine."""
         self.folder = self._reporter.find_teacher(self.fingerprint)
         if self.folder is not None:
             self._is_reused = True
@@ -121,12 +133,6 @@ class Link:
                 f"{self._job.student.architecture_name} reused from an earlier job.",
                 data={"recipe": self.fingerprint},
             )
-            return
-        self._chain.prepare()
-        distillation, prepared = self._build()
-        self._save(prepared.setup.student, self.untrained_folder)
-        if prepared.checkpoint is None:
-            distillation.preflight(prepared)
 
     def train(self, *, student_steps: int) -> None:
         """Train the model after the links that it learns from, and save it for later jobs, unless it was found.
@@ -136,6 +142,12 @@ class Link:
         if self.folder is not None:
             return
         self._reporter.student_steps = student_steps
+        with training_lock(self._context, self.fingerprint, self._job.student.architecture_name):
+            self._find()
+            if self.folder is None:
+                self._train(student_steps)
+
+    def _train(self, student_steps: int) -> None:
         self._chain.train(student_steps=student_steps)
         distillation, prepared = self._build()
         student = distillation.run(prepared)

@@ -34,6 +34,7 @@ from core.train.rank_launcher import RankConfig, launch_ranks
 from core.train.statistics import estimate_statistics, log_method_metrics
 from core.train.student_setup import build_job_student, student_training_setup
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
+from core.train.training_lock import training_lock
 from core.train.training_set import TrainingSet, planned_schedule
 
 WHOLE = ProgressRange(0.0, 1.0)
@@ -125,20 +126,22 @@ class Distillation:
     def _load_teacher(self, index: int, spec: TeacherSpec) -> BuiltModel | None:
         """Build a teacher from given weights or from an earlier job; return None if it has to be trained."""
         if index in self.trained_teachers:
-            teacher = self.trained_teachers[index]
-            built = teacher.find()
-            if built is not None:
-                self.reporter.event(
-                    "teacher.reused",
-                    f"Teacher {index} ({spec.architecture_name}) reused from an earlier job.",
-                    data={"teacher": index, "recipe": teacher.fingerprint},
-                )
-            return built
+            return self._find_teacher(self.trained_teachers[index])
         folders = self.workspace.models
         inputs = model_inputs(self.spec, self.context.input_info, spec, models=all_stored_models(self.spec, folders))
         plan = plan_teacher(spec, inputs, image_size=self.image_size, models=stored_models(spec, folders))
         torch.manual_seed(derive_seed(self.spec.training.seed, f"teacher-{index}"))
         return build_teacher(plan, num_classes=inputs.num_classes, folders=folders)
+
+    def _find_teacher(self, teacher: TrainedTeacher) -> BuiltModel | None:
+        built = teacher.find()
+        if built is not None:
+            self.reporter.event(
+                "teacher.reused",
+                f"Teacher {teacher.index} ({teacher.spec.architecture_name}) reused from an earlier job.",
+                data={"teacher": teacher.index, "recipe": teacher.fingerprint},
+            )
+        return built
 
     def preflight(self, prepared: PreparedDistillation) -> PreflightResult:
         """Run one step of every pending training and of the student's; the result of an equal job is cached."""
@@ -171,12 +174,19 @@ class Distillation:
         return [FrozenTeacher(teacher, self.context.compute, setup.method.teacher_request) for teacher in teachers]
 
     def train_teachers(self, prepared: PreparedDistillation) -> None:
-        """Train the teachers that have no weights yet, and add them to ``prepared``."""
+        """Train the teachers that have no weights yet, and add them to ``prepared``.
+
+        A teacher that another job of this machine trains at the same time is trained once.
+        """
         steps = planned_schedule(prepared.setup).total_steps
         for index, setup in prepared.pending_trainings.items():
             teacher = self.trained_teachers[index]
             progress_range = self.progress_ranges[teacher_track(index)]
-            prepared.teachers[index] = teacher.train(setup, progress_range=progress_range, student_steps=steps)
+            with training_lock(self.context, teacher.fingerprint, f"teacher {teacher.spec.architecture_name}"):
+                built = self._find_teacher(teacher)
+                if built is None:
+                    built = teacher.train(setup, progress_range=progress_range, student_steps=steps)
+            prepared.teachers[index] = built
             self.context.poll()
 
     def add_teachers(self, prepared: PreparedDistillation) -> tuple[TrainingSetup, CachedOutputs | None]:

@@ -27,6 +27,7 @@ from core.train.context import RunContext, open_run
 from core.train.export_preflight import preflight_formats
 from core.train.progress import ProgressRange
 from core.train.schedule import Schedule
+from core.train.training_lock import training_lock
 from core.train.training_set import planned_schedule
 
 _PREPARED, _TRAINED, _EVALUATED = 0.01, 0.95, 0.97  # a job's progress after these stages
@@ -127,15 +128,16 @@ class _Pipeline:
         if not self.distillation.is_complete:
             return Baseline(None, "the student's training was stopped early, and a baseline takes all steps.")
         training = BaselineTraining(self.distillation.spec, self.distillation.workspace, self.context)
-        found = training.find()
-        if found is not None:
-            return found
-        with self._stage(Stage.BASELINE):
-            return training.train(
-                progress_range=self.distillation.progress_ranges[BASELINE_TRACK],
-                student_steps=schedule.total_steps,
-                student_epochs=schedule.epoch(step),
-            )
+        with training_lock(self.context, training.fingerprint, "the baseline"):
+            found = training.find()
+            if found is not None:
+                return found
+            with self._stage(Stage.BASELINE):
+                return training.train(
+                    progress_range=self.distillation.progress_ranges[BASELINE_TRACK],
+                    student_steps=schedule.total_steps,
+                    student_epochs=schedule.epoch(step),
+                )
 
     def _compress(self, prepared: PreparedDistillation, student: BuiltModel, step: int) -> tuple[StepOutcome, ...]:
         """Run the compression steps on the trained student."""

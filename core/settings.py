@@ -202,6 +202,7 @@ class Settings(BaseSettings):
         description="Unfinished jobs (queued, running, paused) of a project. 0, here and below: no limit. "
         "`potstill-server projects set` overrides the limits of one project.",
     )
+    max_sweep_jobs: int = Field(default=100, ge=1, le=1_000, description="Jobs of one sweep.")
     quota_stored_bytes: int = Field(
         default=0,
         ge=0,

@@ -41,6 +41,7 @@ def main(client: Potstill, out: Path = OUT) -> None:
     job_id = run_job(client, {**SPEC, "dataset": dataset.id})
     show_results(client, job_id, out)
     reuse_student(client, job_id, out)
+    run_sweep(client, {**SPEC, "dataset": dataset.id})
 
 
 def show_service(client: Potstill) -> None:
@@ -69,6 +70,15 @@ def run_job(client: Potstill, spec: JobSpec) -> str:
     except InvalidState as error:
         print(f"as expected: {error.detail}")
     return job.id
+
+
+def run_sweep(client: Potstill, spec: JobSpec) -> None:
+    """Submit a job for each of two temperatures, wait for both, and print the smallest and the best student."""
+    grid = {"method.temperature": [1.0, 4.0]}
+    print(f"{client.sweeps.estimate(spec, grid).seconds:.0f} s on one worker")
+    sweep = client.sweeps.create(spec, grid, name="temperatures").wait()
+    for point in sweep.front("size_bytes"):
+        print(f"job {point.number}: top-1 {point.top1}, {point.size_bytes} bytes")
 
 
 def show_results(client: Potstill, job_id: str, out: Path) -> None:

@@ -19,6 +19,7 @@ _WITH_METHODS = {
     "DatasetOut": "DatasetDocument",
     "ModelOut": "ModelDocument",
     "MetricsOut": "MetricsDocument",
+    "SweepOut": "SweepDocument",
 }
 _REQUEST_DOCUMENTS = ("JobSpec",)
 

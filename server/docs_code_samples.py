@@ -27,6 +27,7 @@ METHODS = {
     "list_workers": "service.workers",
     "get_image": "datasets.image",
     "estimate_job": "jobs.estimate",
+    "estimate_sweep_jobs": "sweeps.estimate",
     "list_events": "jobs.past_events",
     "download_artifact": "jobs.download",
     "download_all": "jobs.download_zip",

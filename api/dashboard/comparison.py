@@ -120,15 +120,6 @@ def points(jobs: Sequence[Document], cost: Cost) -> list[Point]:
     return found
 
 
-def pareto_front(found: Sequence[Point]) -> list[Point]:
-    """Return the points that no other point dominates, by cost: none is both cheaper and at least as accurate."""
-    front: list[Point] = []
-    for point in sorted(found, key=lambda each: (each.cost, -each.top1)):
-        if not front or point.top1 > front[-1].top1:
-            front.append(point)
-    return front
-
-
 def seconds_per_step(job: Document) -> float | None:
     """Return the mean duration of a training step of the student; None before its training."""
     stage = next((each for each in job["stages"] if each["name"] == "distill"), None)

@@ -102,6 +102,7 @@ def times(factor: float | None) -> str:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "percent": percent,
+    "points": points,
     "short": short,
     "size": size,
     "milliseconds": milliseconds,

@@ -149,7 +149,7 @@ def _obstacle(job: Mapping[str, Any], action: str) -> str | None:
     return None if job["terminal"] else f"It is {job['status']}; cancel it first."
 
 
-_FIELDS = ("search", "method", "dataset", "student", "teacher", "metadata")
+_FIELDS = ("search", "method", "dataset", "student", "teacher", "metadata", "sweep")
 _LABELS = {"created_after": "Created from", "created_before": "Created before"}
 
 

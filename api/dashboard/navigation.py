@@ -35,6 +35,7 @@ class Navigation:
 
 PAGES = (
     NavEntry("Jobs", "/jobs", "jobs"),
+    NavEntry("Sweeps", "/sweeps", "sweeps"),
     NavEntry("Datasets", "/datasets", "datasets"),
     NavEntry("Methods", "/methods", "methods"),
     NavEntry("Workers", "/workers", "workers"),

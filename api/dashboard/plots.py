@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from api.dashboard.comparison import Cost, Point, pareto_front
+from api.dashboard.comparison import Cost, Point
+from api.pareto import pareto_front
 
 WIDTH, HEIGHT = 360, 260
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 34  # margins
@@ -69,7 +70,7 @@ def pareto_plot(found: Sequence[Point], cost: Cost) -> Plot | None:
     x = _cost_axis(min(costs), max(costs))
     low, high = max(0.0, min(accuracies) - 0.01), min(1.0, max(accuracies) + 0.01)
     y = _Axis(low, high, HEIGHT - BOTTOM, TOP)
-    front = pareto_front(found)
+    front = pareto_front(found, cost=lambda point: point.cost, value=lambda point: point.top1)
     corners = [f"{x(point.cost)},{y(point.top1)}" for point in front]
     names = ", ".join(f"{point.label} ({point.top1:.1%}, {cost.form(point.cost)})" for point in front)
     return Plot(

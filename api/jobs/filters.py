@@ -36,6 +36,7 @@ class JobListQuery(BaseModel):
     metadata: list[Annotated[str, Field(max_length=600, pattern=NO_NUL)]] = Field(
         default=[], max_length=_MAX_VALUES, description="Entry `key:value` of the metadata; repeatable, all must match."
     )
+    sweep: str | None = Field(default=None, max_length=64, pattern=NO_NUL, description="Id of the job's sweep.")
     created_after: Time | None = Field(default=None, description="Created at this time or later (RFC 3339).")
     created_before: Time | None = Field(default=None, description="Created before this time (RFC 3339).")
     search: Annotated[str, Field(max_length=200, pattern=NO_NUL)] = Field(
@@ -69,6 +70,7 @@ class JobListQuery(BaseModel):
             student=self.student,
             teacher=self.teacher,
             metadata=dict(_entry(text, f"/metadata/{index}") for index, text in enumerate(self.metadata)),
+            sweep_id=self.sweep,
             created_after=to_utc(self.created_after, "/created_after"),
             created_before=to_utc(self.created_before, "/created_before"),
             search=self.search,

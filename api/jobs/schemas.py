@@ -194,6 +194,7 @@ class JobOut(Out):
         description="Of the estimate, and those found while the job ran. A job with warnings can succeed."
     )
     metadata: dict[str, str]
+    sweep: str | None = Field(description="Id of the sweep (`swp_…`) that the job belongs to; null: none.")
     result: ResultOut | None
 
 
@@ -296,6 +297,13 @@ class TeacherCacheOut(Out):
     )
 
 
+class TeacherTrainingEstimateOut(Out):
+    """Estimated duration of a teacher's training, unless an earlier job has trained it."""
+
+    teacher: int = Field(description="Index in `teachers` of the spec.")
+    seconds: float
+
+
 class BaselineEstimateOut(Out):
     """Estimated duration of the baseline's training and evaluation, unless an earlier job has trained it."""
 
@@ -338,6 +346,9 @@ class EstimateOut(Out):
     seconds: float | None
     memory_bytes: int | None
     teacher_cache: TeacherCacheOut
+    teacher_trainings: list[TeacherTrainingEstimateOut] = Field(
+        default_factory=list, description="Trainings of teachers with the dataset's labels; `seconds` includes them."
+    )
     baseline: BaselineEstimateOut | None = Field(default=None, description="Null: the spec asks for no baseline.")
     compression: list[StepEstimateOut] = Field(default_factory=list, description="One entry for each step.")
     distillations: list[DistillationEstimate] = Field(

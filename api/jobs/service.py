@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from api.deps import AppState
@@ -131,8 +132,20 @@ def spec_document(spec: JobSpec, inputs: Inputs, resolution: Resolution | None) 
     return complete_references(spec, inputs.models).model_dump(mode="json")
 
 
-def create(session: Session, project_id: str, spec: JobSpec, inputs: Inputs, resolution: Resolution | None) -> Job:
-    """Queue the job. Without a resolution, its worker resolves the spec first."""
+def create(
+    session: Session,
+    project_id: str,
+    spec: JobSpec,
+    inputs: Inputs,
+    resolution: Resolution | None,
+    *,
+    sweep_id: str | None = None,
+    sweep_point: Mapping[str, Any] | None = None,
+) -> Job:
+    """Queue the job. Without a resolution, its worker resolves the spec first.
+
+    ``sweep_point``: number and values of a job that belongs to a sweep.
+    """
     document = spec_document(spec, inputs, resolution)
     return jobs.create(
         session,
@@ -147,6 +160,8 @@ def create(session: Session, project_id: str, spec: JobSpec, inputs: Inputs, res
         metadata=spec.metadata,
         total_steps=None if resolution is None else resolution["estimate"]["total_steps"],
         warnings=resolution_warnings(resolution, inputs),
+        sweep_id=sweep_id,
+        sweep_point=sweep_point,
     )
 
 
@@ -254,6 +269,7 @@ def to_job_out(job: Job, *, waiting_reason: str | None = None) -> JobOut:
             "error": None if job.error is None else {**_ERROR_DEFAULTS, **job.error},
             "warnings": job.warnings,
             "metadata": job.metadata_,
+            "sweep": job.sweep_id,
             "result": job.result,
         }
     )

@@ -129,7 +129,7 @@ class DeliveryOut(Out):
     webhook: str
     type: str
     event: str = Field(description="Id of the event.")
-    object_id: str | None = Field(description="The job, dataset or model of the event; null for a test.")
+    object_id: str | None = Field(description="The job, dataset, model or sweep of the event; null for a test.")
     status: DeliveryStatus = Field(description="`failed`: it is not attempted again, unless it is redelivered.")
     attempts: list[AttemptOut] = Field(description="The last 20 attempts.")
     next_attempt_at: Timestamp | None = Field(description="Null when the delivery has ended.")

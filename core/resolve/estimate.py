@@ -103,6 +103,10 @@ def estimate_job(
             spec, dataset, student, teachers, num_images=num_images, image_size=image_size, method=method
         ),
         "teacher_cache": {**cache, "seconds": round(cache_seconds, 1)},
+        "teacher_trainings": [
+            {"teacher": index, "seconds": round(workload_seconds(load, **hardware), 1)}
+            for index, load in zip(_trained_teachers(spec), trainings, strict=True)
+        ],
         "baseline": None
         if baseline is None
         else {"seconds": round(sum(workload_seconds(load, **hardware) for load in own), 1)},
@@ -216,6 +220,10 @@ def _teacher_inference(
     batch_size, parts = pass_size(spec.training, num_images)
     steps = steps_per_epoch(num_images, spec.training.batch_size) * parts * (num_views or spec.training.num_epochs)
     return [Workload(profile_plan(plan), batch_size, steps, trains=False) for plan in teachers]
+
+
+def _trained_teachers(spec: JobSpec) -> list[int]:
+    return [index for index, teacher in enumerate(spec.teachers) if teacher.training is not None]
 
 
 def _teacher_trainings(spec: JobSpec, teachers: Sequence[ModelPlan], num_train: int) -> list[Workload]:

@@ -21,10 +21,12 @@ WebhookEvent = Literal[
     "dataset.failed",
     "model.ready",
     "model.failed",
+    "sweep.finished",
 ]
 WebhookFilter = Literal[WebhookEvent, "*"]
 
 WEBHOOK_EVENTS: frozenset[str] = frozenset(get_args(WebhookEvent))
 ALL_EVENTS = "*"
+SWEEP_FINISHED: WebhookEvent = "sweep.finished"
 TEST_EVENT = "webhook.test"  # sent on request to one webhook, whatever its filter
 DEFAULT_EVENTS: tuple[WebhookFilter, ...] = ("job.succeeded", "job.failed", "job.cancelled")

@@ -12,6 +12,7 @@ from core.ids import new_id
 from core.store.db import utc_now
 from core.store.job_leases import LeaseToken, change_where, lock_job
 from core.store.pagination import Page
+from core.store.sweep_progress import follow_event
 from core.store.tables import Event, Job
 from core.store.webhooks import outbox
 
@@ -61,6 +62,7 @@ def record(
     session.add(event)
     session.flush()
     outbox.add_event(session, event, job)
+    follow_event(session, event, job)
     return event
 
 

@@ -51,16 +51,17 @@ def load_quotas(session: Session, project_id: str, settings: Settings) -> Quotas
     )
 
 
-def require_job_slot(session: Session, project_id: str, settings: Settings) -> None:
-    """Raise ``QuotaExceeded`` if the project has reached its limit of unfinished jobs or exceeds its stored bytes.
+def require_job_slot(session: Session, project_id: str, settings: Settings, *, num_jobs: int = 1) -> None:
+    """Raise ``QuotaExceeded`` if ``num_jobs`` more exceed the project's unfinished jobs, or if its bytes are exceeded.
 
     Concurrent requests do not wait for each other, so together they can exceed the limit by a few jobs.
     """
     quotas = load_quotas(session, project_id, settings)
     _require_stored(session, project_id, quotas)
-    if quotas.jobs and (used := count_unfinished(session, project_id, limit=quotas.jobs)) >= quotas.jobs:
+    if quotas.jobs and (used := count_unfinished(session, project_id, limit=quotas.jobs)) + num_jobs > quotas.jobs:
+        new = "" if num_jobs == 1 else f", and this request creates {num_jobs:,}"
         raise QuotaExceeded(
-            f"The project has {used:,} unfinished jobs (queued, running, paused); the limit is {quotas.jobs:,}. "
+            f"The project has {used:,} unfinished jobs (queued, running, paused){new}; the limit is {quotas.jobs:,}. "
             "Wait until some finish, or cancel some, then send this request again. GET /v1/usage shows the number.",
             extra={"quota": "jobs", "limit": quotas.jobs, "used": used},
         )

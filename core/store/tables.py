@@ -19,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 import core.store.project_tables
+import core.store.sweep_tables
 import core.store.upload_tables
 import core.store.view_offer_tables
 import core.store.webhook_tables  # noqa: F401 - its tables belong to the schema
@@ -150,6 +151,7 @@ class Job(Base):
         Index("ix_jobs_by_method", "project_id", "method", "id"),
         Index("ix_jobs_by_dataset", "project_id", "dataset_id", "id"),
         Index("ix_jobs_figures", *JOB_FIGURES_INDEX),
+        _not_null_index("ix_jobs_sweep", "sweep_id"),
     )
     __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - nothing reads generated columns of a new row
 
@@ -183,6 +185,8 @@ class Job(Base):
     )  # of the estimate and of all attempts
     model_id: Mapped[Id | None]  # the student, once the job has succeeded
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
+    sweep_id: Mapped[Id | None]
+    sweep_point: Mapped[dict[str, Any] | None]  # its number in the sweep, and the values of the varied fields
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

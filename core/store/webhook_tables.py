@@ -57,7 +57,7 @@ class WebhookDelivery(Base):
     webhook_id: Mapped[Id] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
     event_id: Mapped[Id]
     type: Mapped[Keyword]
-    object_id: Mapped[Id | None]  # the job, dataset or model of the event
+    object_id: Mapped[Id | None]  # the job, dataset, model or sweep of the event
     payload: Mapped[dict[str, Any]]
     status: Mapped[Keyword]
     attempt: Mapped[int] = mapped_column(default=0)  # the fencing token

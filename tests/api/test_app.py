@@ -98,7 +98,7 @@ def test_the_app_does_not_import_torch_timm_or_numpy():
     assert run.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("path", ["/v1/sweeps", "/v1/jobs/", "/v1"])
+@pytest.mark.parametrize("path", ["/v1/jobs/", "/v1"])
 def test_unimplemented_routes_are_404(http, path):
     response = http.get(path)
 

@@ -19,6 +19,7 @@ from core.store.keys import Caller
 UNSAFE = {"POST", "PUT", "PATCH", "DELETE"}
 CHANGES_NOTHING = {
     ("POST", "/v1/estimates"): "an estimate",
+    ("POST", "/v1/sweeps/estimate"): "an estimate",
     ("POST", "/v1/uploads/{upload_id}/direct"): "a URL; the file counts when it is complete",
 }
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -69,6 +70,10 @@ DRIVES = {
     ("POST", "/v1/jobs/{job_id}/resume"): lambda t: apply_action(t, "resume", "paused"),
     ("POST", "/v1/jobs/{job_id}/stop"): lambda t: apply_action(t, "stop", "paused"),
     ("POST", "/v1/jobs/{job_id}/retry"): lambda t: apply_action(t, "retry", "cancelled"),
+    ("POST", "/v1/sweeps"): lambda t: ({"url": "/v1/sweeps", "json": sweep_request(t)}, "sweep.create", None),
+    ("POST", "/v1/sweeps/{sweep_id}/cancel"): lambda t: cancel_sweep(t, "/v1/sweeps"),
+    ("DELETE", "/v1/sweeps/{sweep_id}"): lambda t: deletion("sweep", "/v1/sweeps", sweep(t)),
+    ("POST", "/sweeps/{sweep_id}/cancel"): lambda t: cancel_sweep(t, "/sweeps"),
     ("POST", "/v1/api-keys"): lambda t: ({"url": "/v1/api-keys", "json": {"name": "n"}}, "api_key.create", None),
     ("DELETE", "/v1/api-keys/{key_id}"): lambda t: deletion("api_key", "/v1/api-keys", another_key(t), verb="revoke"),
     ("POST", "/v1/api-keys/{key_id}/rotate"): lambda t: (
@@ -163,6 +168,19 @@ DRIVES = {
 
 def deletion(kind, path, object_id, verb="delete"):
     return {"url": f"{path}/{object_id}"}, f"{kind}.{verb}", object_id
+
+
+def sweep_request(tenant):
+    return {"spec": tenant.extra["spec_of"](tenant.ready_dataset()), "grid": {"training.epochs": [1, 2]}}
+
+
+def sweep(tenant):
+    return tenant.http.post("/v1/sweeps", json=sweep_request(tenant)).json()["id"]
+
+
+def cancel_sweep(tenant, prefix):
+    sweep_id = sweep(tenant)
+    return {"url": f"{prefix}/{sweep_id}/cancel"}, "sweep.cancel", sweep_id
 
 
 def webhook(tenant):

@@ -31,7 +31,7 @@ from core import ids
 from core.reporting import Progress
 from core.settings import Settings
 from core.spec.info import ModelInfo
-from core.store import checkpoints, datasets, jobs, models, webhooks
+from core.store import checkpoints, datasets, jobs, models, sweeps, webhooks
 from core.store import metrics as series
 from core.store.artifact_store import StoredFile
 from core.store.db import migrate
@@ -172,6 +172,7 @@ def service(sequential_ids, make_server, tmp_path_factory, request):
     tenant = server.tenant()
     workers = Workers(server.database, server.store, tmp_path_factory.mktemp("files"))
     tenant.extra = {"workers": workers, "dataset": tenant.ready_dataset(), **shared_webhook(tenant)}
+    tenant.extra |= shared_sweep(tenant)
     assert tenant.http.get("/v1/architectures?limit=1").status_code == 200  # waits for the inspector's imports
     yield tenant
     tenant.http.close()
@@ -183,6 +184,13 @@ def shared_webhook(tenant):
         options = {"url": "https://example.com/hook", "events": ["job.failed"], "secret_key": "k" * 32}
         webhook = webhooks.create(session, tenant.project_id, **options).webhook
         return {"webhook": webhook.id, "delivery": webhooks.add_test(session, webhook, webhook.created_at).id}
+
+
+def shared_sweep(tenant):
+    """Create a sweep without jobs: `find_or_create_job` needs to know which job is claimed next."""
+    options = {"name": "s", "spec": {}, "grid": {}, "points": [], "fields": [], "num_jobs": 0}
+    with tenant.database.write() as session:
+        return {"sweep": sweeps.create(session, tenant.project_id, **options).id}
 
 
 def fuzzing_settings():
@@ -252,7 +260,7 @@ class Sender:
     def protect_shared_objects(self, case):
         """Protect the key and the dataset from changes, and the webhook from deletion; later requests need them."""
         fixed = {self.tenant.key_id, self.tenant.extra["dataset"]} if case.method != "GET" else set()
-        fixed |= {self.tenant.extra["webhook"]} if case.method == "DELETE" else set()
+        fixed |= {self.tenant.extra["webhook"], self.tenant.extra["sweep"]} if case.method == "DELETE" else set()
         for name, value in (case.path_parameters or {}).items():
             if value in fixed:
                 case.path_parameters[name] = value[:-1] + ("0" if value[-1] != "0" else "1")
@@ -266,6 +274,8 @@ class Sender:
                 fixed = {name: self.spec[name] for name in ("dataset", "student", "teachers", "method", "training")}
                 drawn = {name: case.body[name] for name in ("name", "priority", "metadata") if name in case.body}
                 case.body = {**fixed, **drawn}
+            case "create_sweep" | "estimate_sweep_jobs":
+                case.body = {"spec": self.spec, "grid": {"training.epochs": [1, 2]}}
             case "retry_job" if "changes" in case.body:
                 case.body["changes"] = {"priority": 3, "training": {"batch_size": 4}}
             case "create_dataset" if "file" in case.body:
@@ -359,12 +369,14 @@ jobs.values = {json.dumps(list(JOBS))}
 succeeded.values = ["a_succeeded_job"]
 datasets.values = ["{service.extra["dataset"]}"]
 webhooks.values = ["{service.extra["webhook"]}"]
+sweeps.values = ["{service.extra["sweep"]}"]
 deliveries.values = ["{service.extra["delivery"]}"]
 artifacts.values = ["model.safetensors", "config.json"]
 [parameters]
 "path.job_id" = {{ dictionary = "jobs", probability = 0.6 }}
 "path.dataset_id" = {{ dictionary = "datasets", probability = 0.3 }}
 "path.webhook_id" = {{ dictionary = "webhooks", probability = 0.6 }}
+"path.sweep_id" = {{ dictionary = "sweeps", probability = 0.6 }}
 "path.delivery_id" = {{ dictionary = "deliveries", probability = 0.6 }}
 [[operations]]
 include-operation-id = "create_job"

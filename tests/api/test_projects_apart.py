@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from api.session_cookie import COOKIE_NAME, issue_cookie
-from core.store import datasets, uploads, webhooks
+from core.store import datasets, sweeps, uploads, webhooks
 
 PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 # Routes whose parameters name no object of a project.
@@ -47,12 +47,14 @@ def foreign_ids(server, tmp_path_factory):
         upload = uploads.create(
             session, owner.project_id, size_bytes=4, filename="", tus_metadata="", retention_hours=1.0
         )
+        sweep = sweeps.create(session, owner.project_id, name="s", spec={}, grid={}, points=[], fields=[], num_jobs=0)
     ids = {
         "job_id": {lease.job_id, owner.queued_job()},
         "dataset_id": {owner.ready_dataset(), waiting.id},
         "model_id": {owner.processing_model()},
         "checkpoint_id": {checkpoint.id},
         "upload_id": {upload.id},
+        "sweep_id": {sweep.id},
         "webhook_id": {webhook.id},
         "delivery_id": {delivery.id},
         "key_id": {owner.key_id},

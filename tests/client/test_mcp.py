@@ -32,7 +32,7 @@ def test_without_permission_there_are_only_tools_that_read(use):
 
     assert all(tool.annotations.read_only_hint for tool in reading)
     assert {tool.name for tool in all_tools} - {tool.name for tool in reading} == {
-        *("submit_job", "change_job", "retry_job", "add_dataset", "download_student")
+        *("submit_job", "submit_sweep", "change_job", "retry_job", "add_dataset", "download_student")
     }
     assert all(tool.description for tool in all_tools)
 

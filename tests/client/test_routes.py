@@ -33,6 +33,8 @@ DOCUMENTS = {
     "UploadOut": {"id": "up_1", "status": "receiving", "size_bytes": 7, "received_bytes": 0},
     "DirectUploadOut": {"url": "http://bucket/file"},
     "NewWebhookOut": {"secret": "whsec_1"},
+    "SweepOut": {"id": "swp_1", "terminal": True},
+    "SweepSummaryOut": {"id": "swp_1", "name": "tune"},
     "WebhookOut": {"id": "wh_1", "name": "hook"},
     "DeliveryOut": {"id": "evt_1"},
 }
@@ -81,6 +83,12 @@ CALLS = {
     "GET /v1/models/{model_id}": lambda p, f: p.models.wait("mdl_1"),
     "DELETE /v1/models/{model_id}": lambda p, f: p.models.delete("mdl_1"),
     "GET /v1/models/{model_id}/lineage": lambda p, f: p.models.lineage("mdl_1"),
+    "GET /v1/sweeps": lambda p, f: p.sweeps.list(),
+    "POST /v1/sweeps": lambda p, f: p.sweeps.create({}, {"training.epochs": [1, 2]}),
+    "POST /v1/sweeps/estimate": lambda p, f: p.sweeps.estimate({}, points=[{"method": {"name": "kd"}}]),
+    "GET /v1/sweeps/{sweep_id}": lambda p, f: p.sweeps.wait("swp_1"),
+    "DELETE /v1/sweeps/{sweep_id}": lambda p, f: p.sweeps.delete("swp_1"),
+    "POST /v1/sweeps/{sweep_id}/cancel": lambda p, f: p.sweeps.cancel("swp_1"),
     "GET /v1/uploads": lambda p, f: p.uploads.list(),
     "OPTIONS /v1/uploads": lambda p, f: p.uploads.limits(),
     "POST /v1/uploads": lambda p, f: p.uploads.create(7, "data.zip"),
@@ -118,6 +126,8 @@ ARGUMENTS = {
     "POST /v1/jobs": "{f}/spec.json --set training.epochs=3",
     "GET /v1/jobs/{job_id}/artifacts/{name}": "job_1 --out {f}/student",
     "GET /v1/jobs/{job_id}/artifact-urls/{name}": "job_1 model.onnx",
+    "POST /v1/sweeps": "{f}/spec.json --grid training.epochs=1,2",
+    "POST /v1/sweeps/estimate": "{f}/spec.json --grid training.epochs=1,2",
     "POST /v1/uploads": "{f}/data.zip",
     "GET /v1/uploads/{upload_id}": "up_1",
     "PATCH /v1/uploads/{upload_id}": "{f}/data.zip",
@@ -242,7 +252,8 @@ def test_the_command_calls_the_route(route, form, folder, monkeypatch, capsys):
     service = DocumentedService()
     transport = httpx.MockTransport(service.answer)
     monkeypatch.setattr(options, "Potstill", partial(Potstill, "http://service", "ps_1", transport=transport))
-    default = next((name for key, name in (("{job_id}", "job_1"), ("{webhook_id}", "hook")) if key in route), "pets")
+    names = {"{job_id}": "job_1", "{webhook_id}": "hook", "{sweep_id}": "tune"}
+    default = next((name for key, name in names.items() if key in route), "pets")
     arguments = ARGUMENTS.get(route, default if "_id}" in route else "")
     is_plain = (
         route == "OPTIONS /v1/uploads" or route.startswith("DELETE") or "/images/" in route

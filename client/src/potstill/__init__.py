@@ -13,10 +13,12 @@ from potstill._async.client import AsyncPotstill
 from potstill._async.datasets import AsyncDataset
 from potstill._async.job import AsyncJob
 from potstill._async.models import AsyncModel
+from potstill._async.sweeps import AsyncSweep
 from potstill._sync.client import Potstill
 from potstill._sync.datasets import Dataset
 from potstill._sync.job import Job
 from potstill._sync.models import Model
+from potstill._sync.sweeps import Sweep
 from potstill.errors import ApiError, PotstillError
 from potstill.job_spec import JobSpec
 from potstill.metrics import Metrics
@@ -29,6 +31,7 @@ __all__ = [
     "AsyncJob",
     "AsyncModel",
     "AsyncPotstill",
+    "AsyncSweep",
     "Dataset",
     "Job",
     "JobSpec",
@@ -36,4 +39,5 @@ __all__ = [
     "Model",
     "Potstill",
     "PotstillError",
+    "Sweep",
 ]

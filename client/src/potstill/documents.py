@@ -154,7 +154,7 @@ class Delivery(Document):
     """Null when the delivery has ended."""
     object: Literal["webhook_delivery"] = "webhook_delivery"
     object_id: str | None = None
-    """The job, dataset or model of the event; null for a test."""
+    """The job, dataset, model or sweep of the event; null for a test."""
     payload: dict[str, Any]
     """The body of the request."""
     status: Annotated[Literal["pending", "succeeded", "failed"], ACCEPT_NEW]
@@ -231,6 +231,14 @@ class TeacherCache(Document):
     """Number of cached views per image. 0: teachers run on every batch."""
 
 
+class TeacherTrainingEstimate(Document):
+    """Estimated duration of a teacher's training, unless an earlier job has trained it."""
+
+    seconds: float
+    teacher: int
+    """Index in `teachers` of the spec."""
+
+
 class Estimate(Document):
     """Estimated cost of a job, and size of its models."""
 
@@ -248,6 +256,8 @@ class Estimate(Document):
     seconds: float | None = None
     student: ModelMeasures
     teacher_cache: TeacherCache
+    teacher_trainings: list[TeacherTrainingEstimate] = Field(default_factory=list)
+    """Trainings of teachers with the dataset's labels; `seconds` includes them."""
     teachers: list[ModelMeasures]
     total_steps: int
     warnings: list[JobWarning]
@@ -426,6 +436,8 @@ class JobDocument(Document):
     stages: list[Stage]
     started_at: datetime | None = None
     status: Annotated[Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"], ACCEPT_NEW]
+    sweep: str | None = None
+    """Id of the sweep (`swp_…`) that the job belongs to; null: none."""
     terminal: bool
     """The job has ended; only a retry changes its status."""
     waiting_reason: str | None = None
@@ -678,6 +690,43 @@ class Event(Document):
     type: str
 
 
+class Counts(Document):
+    """Number of jobs by status."""
+
+    cancelled: int
+    failed: int
+    paused: int
+    queued: int
+    running: int
+    succeeded: int
+
+
+class SweepProgress(Document):
+    """Progress of all jobs together."""
+
+    fraction: float
+
+
+class SweepSummary(Document):
+    """A sweep without its jobs."""
+
+    counts: Counts
+    created_at: datetime
+    fields: list[str]
+    """The fields that vary, in the order of the grid."""
+    finished_at: datetime | None = None
+    id: str
+    name: str | None = None
+    num_jobs: int
+    """Number of jobs that were created; some may be deleted since."""
+    object: Literal["sweep"] = "sweep"
+    progress: SweepProgress
+    status: Annotated[Literal["queued", "running", "paused", "finished"], ACCEPT_NEW]
+    """`queued`: no job has started. `running`: some jobs have not ended. `paused`: those that have not ended are paused. `finished`: all jobs have ended, see `counts`."""
+    terminal: bool
+    """All jobs have ended; only a retry of one changes that."""
+
+
 class Upload(Document):
     """A file that is sent in parts."""
 
@@ -765,6 +814,124 @@ class Recommendations(Document):
     data: list[Recommendation]
     has_more: bool = False
     object: Literal["list"] = "list"
+
+
+class SweepJobEstimate(Document):
+    """Estimate of one job of a sweep."""
+
+    memory_bytes: int | None = None
+    name: str | None = None
+    number: int
+    seconds: float
+    """Duration of the job, without what earlier jobs of the sweep leave for it."""
+    student: dict[str, Any]
+    """`parameters`, `flops`, `size_bytes`."""
+    total_steps: int
+    values: dict[str, Any]
+
+
+class SweepEstimate(Document):
+    """Estimated cost of a sweep. Nothing is created."""
+
+    fields: list[str]
+    jobs: list[SweepJobEstimate]
+    memory_bytes: int | None = None
+    """Of the job that needs the most."""
+    num_jobs: int
+    object: Literal["sweep_estimate"] = "sweep_estimate"
+    seconds: float
+    """Duration of all jobs on one worker, one after another. Outputs and trainings of a teacher that several jobs share count once."""
+    shared_seconds: float
+    """What is saved because jobs share them."""
+    warnings: list[JobWarning]
+    """Those of all jobs, each once."""
+
+
+class FrontPoint(Document):
+    """A student or compressed file that no other one of the sweep beats in both accuracy and cost."""
+
+    artifact: str | None = None
+    """The compressed file; null: the student itself."""
+    flops: float | None = None
+    job: str
+    latency_ms: float | None = None
+    number: int
+    """Position of the job in the sweep."""
+    parameters: int | None = None
+    size_bytes: int | None = None
+    top1: float | None = None
+    top5: float | None = None
+
+
+class Fronts(Document):
+    """Pareto fronts of top-1 against a cost, the cheapest first. Files of different datasets are not compared."""
+
+    flops: list[FrontPoint]
+    latency_ms: list[FrontPoint]
+    parameters: list[FrontPoint]
+    size_bytes: list[FrontPoint]
+
+
+class SweepCompressed(Document):
+    """A compressed file of a job."""
+
+    artifact: str
+    flops: float | None = None
+    latency_ms: float | None = None
+    parameters: int | None = None
+    size_bytes: int | None = None
+    top1: float | None = None
+    top5: float | None = None
+
+
+class SweepJob(Document):
+    """A job of a sweep, with the values that it varies and its figures. `GET /v1/jobs/{id}` has the rest."""
+
+    compressed: list[SweepCompressed]
+    """Figures of the compressed files."""
+    dataset: str
+    error: Failure | None = None
+    finished_at: datetime | None = None
+    gain: float | None = None
+    """Top-1 of the student minus that of its baseline; null without one."""
+    id: str
+    name: str | None = None
+    number: int
+    """Position in the sweep, from 1."""
+    progress: SweepProgress
+    stage: str | None = None
+    started_at: datetime | None = None
+    status: Annotated[Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"], ACCEPT_NEW]
+    student: Measured | None = None
+    """Figures of the exported student; null before the job has succeeded."""
+    values: dict[str, Any]
+    """Its values of the sweep's `fields`."""
+
+
+class SweepDocument(Document):
+    """A sweep with its jobs and their Pareto fronts."""
+
+    counts: Counts
+    created_at: datetime
+    fields: list[str]
+    """The fields that vary, in the order of the grid."""
+    finished_at: datetime | None = None
+    fronts: Fronts
+    grid: dict[str, list[Any]]
+    id: str
+    jobs: list[SweepJob]
+    name: str | None = None
+    num_jobs: int
+    """Number of jobs that were created; some may be deleted since."""
+    object: Literal["sweep"] = "sweep"
+    points: list[dict[str, Any]]
+    progress: SweepProgress
+    spec: dict[str, Any]
+    """The base spec, as it was sent."""
+    status: Annotated[Literal["queued", "running", "paused", "finished"], ACCEPT_NEW]
+    """`queued`: no job has started. `running`: some jobs have not ended. `paused`: those that have not ended are paused. `finished`: all jobs have ended, see `counts`."""
+    terminal: bool
+    """All jobs have ended; only a retry of one changes that."""
 
 
 class UsageDay(Document):

@@ -33,10 +33,11 @@ def build_server(client: AsyncPotstill, *, allow_writes: bool = False) -> MCPSer
     from potstill import __version__  # late: the package's root imports much of it
 
     server: MCPServer = MCPServer("potstill", instructions=_INSTRUCTIONS, version=__version__)
-    for tool in _reading_tools(client):
+    get_sweep, submit_sweep = _sweep_tools(client)
+    for tool in (*_reading_tools(client), get_sweep):
         _add(server, tool, ToolAnnotations(read_only_hint=True, open_world_hint=False))
     if allow_writes:
-        for tool in _writing_tools(client):
+        for tool in (*_writing_tools(client), submit_sweep):
             _add(server, tool, ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False))
     return server
 
@@ -112,6 +113,20 @@ def _reading_tools(client: AsyncPotstill) -> Sequence[Tool]:  # noqa: C901 - one
         *(list_methods, get_method, search_architectures, list_datasets, list_models, list_jobs, get_job),
         *(watch_job, job_events, job_metrics, compare_jobs, estimate_job, get_usage),
     )
+
+
+def _sweep_tools(client: AsyncPotstill) -> tuple[Tool, Tool]:
+    """Return the tool that reads a sweep, and the one that submits one."""
+
+    async def get_sweep(sweep_id: str) -> dict[str, Any]:
+        """Get a sweep: its jobs with their varied values and figures, and the Pareto fronts of accuracy and cost."""
+        return (await client.sweeps.get(sweep_id)).to_dict()
+
+    async def submit_sweep(spec: dict[str, Any], grid: dict[str, list[Any]], name: str | None = None) -> dict[str, Any]:
+        """Submit a job for each combination of a grid such as {"training.epochs": [20, 40]} over a job spec."""
+        return (await client.sweeps.create(spec, grid, name=name)).to_dict()
+
+    return get_sweep, submit_sweep
 
 
 def _writing_tools(client: AsyncPotstill) -> Sequence[Tool]:

@@ -53,6 +53,8 @@ def create(
     metadata: Mapping[str, Any] | None = None,
     total_steps: int | None = None,
     warnings: Sequence[JobWarning] = (),
+    sweep_id: str | None = None,
+    sweep_point: Mapping[str, Any] | None = None,
 ) -> Job:
     """Queue a job. Raises ``InvalidSpec`` if its dataset or an object of ``references`` cannot be read.
 
@@ -74,6 +76,8 @@ def create(
         accelerator=accelerator,
         warnings=merge_warnings((), warnings),
         metadata_=dict(metadata or {}),
+        sweep_id=sweep_id,
+        sweep_point=None if sweep_point is None else dict(sweep_point),
         created_at=utc_now(session),
     )
     session.add(job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -10,11 +10,12 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from core.ids import new_id
-from core.spec.webhook_events import ALL_EVENTS, TEST_EVENT, WEBHOOK_EVENTS
+from core.spec.webhook_events import ALL_EVENTS, SWEEP_FINISHED, TEST_EVENT, WEBHOOK_EVENTS
 from core.store.db import utc_now
+from core.store.sweep_tables import Sweep
 from core.store.tables import Dataset, Event, Job, Model
 from core.store.webhook_tables import Webhook, WebhookDelivery
-from core.store.webhooks.payload import event_payload, make_test_payload, object_payload
+from core.store.webhooks.payload import event_payload, make_test_payload, object_payload, sweep_payload
 
 
 def add_event(session: Session, event: Event, job: Job) -> None:
@@ -45,6 +46,21 @@ def add_ingest_end(session: Session, row: Dataset | Model) -> None:
         object_id=row.id,
         job_id=None,
         make_payload=lambda: object_payload(type_, row, now),
+        now=now,
+    )
+
+
+def add_sweep_end(session: Session, sweep: Sweep, counts: Mapping[str, int]) -> None:
+    """Add a delivery for each webhook that subscribes to the end of a sweep. ``counts``: its jobs by status."""
+    now = sweep.finished_at or utc_now(session)
+    _add(
+        session,
+        project_id=sweep.project_id,
+        event_id=new_id("evt"),
+        type_=SWEEP_FINISHED,
+        object_id=sweep.id,
+        job_id=None,
+        make_payload=lambda: sweep_payload(SWEEP_FINISHED, sweep, counts, now),
         now=now,
     )
 

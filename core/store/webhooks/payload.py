@@ -1,4 +1,4 @@
-"""Payloads of webhooks: type, time, and a summary of the job, dataset or model. Fetch the rest from the API."""
+"""Payloads of webhooks: type, time, and a summary of the job, dataset, model or sweep. Fetch the rest from the API."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from core.store.db import format_time
+from core.store.sweep_tables import Sweep
 from core.store.tables import Dataset, Event, Job, Model
 
 _RESULT_FIELDS = ("model", "student", "agreement")  # without teachers and compressed files
@@ -38,6 +39,20 @@ def object_payload(type_: str, row: Dataset | Model, now: datetime) -> dict[str,
         "finished_at": _optional_time(row.finished_at),
     }
     return _payload(type_, now, **{kind: summary})
+
+
+def sweep_payload(type_: str, sweep: Sweep, counts: Mapping[str, int], now: datetime) -> dict[str, Any]:
+    """Return the payload for a sweep whose jobs have ended. ``counts``: its jobs by status."""
+    summary = {
+        "id": sweep.id,
+        "object": "sweep",
+        "name": sweep.name,
+        "num_jobs": sweep.num_jobs,
+        "counts": dict(counts),
+        "created_at": format_time(sweep.created_at),
+        "finished_at": _optional_time(sweep.finished_at),
+    }
+    return _payload(type_, now, sweep=summary)
 
 
 def make_test_payload(type_: str, webhook_id: str, now: datetime) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from potstill._async.jobs import AsyncJobs
 from potstill._async.keys import AsyncKeys
 from potstill._async.models import AsyncModels
 from potstill._async.service import AsyncService
+from potstill._async.sweeps import AsyncSweeps
 from potstill._async.transport import AsyncTransport
 from potstill._async.uploads import AsyncUploads
 from potstill._async.webhooks import AsyncWebhooks
@@ -43,6 +44,7 @@ class AsyncPotstill:
         self.models = AsyncModels(self._transport)
         self.uploads = AsyncUploads(self._transport)
         self.jobs = AsyncJobs(self._transport)
+        self.sweeps = AsyncSweeps(self._transport)
         self.methods = AsyncMethods(self._transport)
         self.architectures = AsyncArchitectures(self._transport)
         self.keys = AsyncKeys(self._transport)

@@ -13,6 +13,7 @@ from potstill._sync.jobs import Jobs
 from potstill._sync.keys import Keys
 from potstill._sync.models import Models
 from potstill._sync.service import Service
+from potstill._sync.sweeps import Sweeps
 from potstill._sync.transport import Transport
 from potstill._sync.uploads import Uploads
 from potstill._sync.webhooks import Webhooks
@@ -42,6 +43,7 @@ class Potstill:
         self.models = Models(self._transport)
         self.uploads = Uploads(self._transport)
         self.jobs = Jobs(self._transport)
+        self.sweeps = Sweeps(self._transport)
         self.methods = Methods(self._transport)
         self.architectures = Architectures(self._transport)
         self.keys = Keys(self._transport)

@@ -77,6 +77,7 @@ class Jobs:
         metadata: Mapping[str, str] | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
+        sweep: str | None = None,
         search: str | None = None,
         sort: str | None = None,
         order: Literal["desc", "asc"] | None = None,
@@ -84,7 +85,8 @@ class Jobs:
     ) -> Iterator[Job]:
         """Iterate over the jobs that match all filters, newest first; pages are fetched when they are needed.
 
-        ``search`` are words of the name, id, method, student or a teacher; ``metadata`` are entries that must match.
+        ``search`` are words of the name, id, method, student or a teacher; ``metadata`` are entries that must match;
+        ``sweep`` is the id of a sweep.
         ``sort`` is ``created_at``, ``seconds``, or a measure of the student such as ``top1``; ``order`` its direction.
         """
         filters: dict[str, Any] = {
@@ -96,6 +98,7 @@ class Jobs:
             "metadata": [f"{key}:{value}" for key, value in metadata.items()] if metadata else None,
             "created_after": created_after.astimezone().isoformat() if created_after is not None else None,
             "created_before": created_before.astimezone().isoformat() if created_before is not None else None,
+            "sweep": sweep,
             "search": search,
             "sort": sort,
             "order": order,

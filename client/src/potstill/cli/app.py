@@ -10,7 +10,7 @@ import typer
 
 from potstill import __version__
 from potstill._sync.client import Potstill
-from potstill.cli import catalog, datasets, jobs, keys, mcp, models, service, uploads, webhooks
+from potstill.cli import catalog, datasets, jobs, keys, mcp, models, service, sweeps, uploads, webhooks
 from potstill.cli.console import out, print_error, print_json
 from potstill.configuration import KEY_VARIABLE, URL_VARIABLE, Connection, save_connection
 from potstill.errors import PotstillError
@@ -25,6 +25,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(uploads.app, name="uploads")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(sweeps.app, name="sweeps")
 catalog.register(app)
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(keys.app, name="keys")

@@ -55,6 +55,7 @@ def list_jobs(
     dataset: Annotated[str | None, typer.Option(help="Only jobs on this dataset.")] = None,
     student: Annotated[str | None, typer.Option(help="Only jobs with this student architecture.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Only jobs with this teacher architecture.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="Only jobs of this sweep: its id (swp_…).")] = None,
     search: Annotated[str | None, typer.Option(help="Words of the name, id, method, student or a teacher.")] = None,
     sort: Annotated[
         str | None, typer.Option(help="Value to sort by, e.g. top1 or seconds. Default: created_at.")
@@ -71,6 +72,7 @@ def list_jobs(
             dataset=dataset,
             student=student,
             teacher=teacher,
+            sweep=sweep,
             search=search,
             sort=sort,
             order="asc" if ascending else None,

@@ -40,6 +40,43 @@ def read_changes(settings: Iterable[str]) -> dict[str, Any]:
     return patch
 
 
+def read_grid(settings: Iterable[str]) -> dict[str, list[Any]]:
+    """Build a grid from ``FIELD=VALUES`` settings: a JSON list, or values joined by commas.
+
+    Raises :class:`InvalidArgument`.
+    """
+    grid: dict[str, list[Any]] = {}
+    for setting in settings:
+        field, equals, text = setting.partition("=")
+        if not equals or not field or field in grid:
+            problem = f"{field} is given twice" if field in grid else "expected FIELD=VALUES"
+            raise InvalidArgument(f"--grid {setting}: {problem}, for example training.epochs=20,40")
+        grid[field] = _values(text)
+    return grid
+
+
+def _values(text: str) -> list[Any]:
+    """Parse a JSON list, JSON values joined by commas, or texts joined by commas."""
+    for candidate in (text, f"[{text}]"):
+        values = _value(candidate)
+        if isinstance(values, list):
+            return values
+    return [_value(part) for part in text.split(",")]
+
+
+def read_points(source: str | None) -> list[dict[str, Any]] | None:
+    """Read a list of merge patches from a file. Raises :class:`InvalidArgument`."""
+    if source is None:
+        return None
+    try:
+        points = parse_document(_read_file(Path(source)))
+    except ValueError as error:
+        raise InvalidArgument(f"{source} is neither JSON nor YAML: {error}") from error
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise InvalidArgument(f"{source} does not hold a list of objects, such as [{{method: {{name: kd}}}}]")
+    return points
+
+
 def read_json_option(name: str, text: str | None) -> Any:
     """Return the value of an option that is JSON. Raises :class:`InvalidArgument`."""
     try:
