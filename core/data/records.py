@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 BLOB = "images.bin"
 RECORDS_SUFFIX = ".npy"  # of the file with a split's records
+THUMBNAILS, THUMBNAIL_INDEX = "thumbnails.bin", "thumbnails.json"  # of large images that pages show; may be missing
 
 FIELDS = [("offset", "<i8"), ("size", "<i8"), ("label", "<i4"), ("width", "<i4"), ("height", "<i4"), ("crc32", "<u4")]
 """Names and numpy types of a record."""

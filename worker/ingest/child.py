@@ -35,6 +35,7 @@ from worker.ingest.bucket import fetch_from_bucket
 from worker.ingest.hub import fetch_hub_dataset
 from worker.ingest.progress import ProgressWriter
 from worker.ingest.sandboxed import ProcessLimits, SandboxCrashed, SandboxTimeout, run_sandboxed
+from worker.ingest.thumbnails import add_thumbnails
 from worker.process.monitor import EXIT_DONE, EXIT_LEASE_LOST, EXIT_TEMPORARY
 from worker.stored_files import publish_folder
 
@@ -112,6 +113,8 @@ def _store_dataset(context: Context, dataset: Dataset, scratch: Path, control: G
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = scratch / "stored"
     report = _ingest(context, dataset, folder, scratch, control)
+    memory_bytes = _process_limits(context.settings).memory_bytes
+    add_thumbnails(folder, dataset.id, scratch=scratch, memory_bytes=memory_bytes, control=control)
     files = publish_folder(context.store, folder, f"datasets/{dataset.id}/a{dataset.attempt}")
     with context.database.write() as session:
         datasets.mark_ready(
