@@ -23,6 +23,7 @@ from api.dashboard.endpoints import router as dashboard_router
 from api.dashboard.job_list import router as job_list_router
 from api.dashboard.key_pages import router as keys_page_router
 from api.dashboard.method_pages import router as methods_page_router
+from api.dashboard.model_pages import router as models_page_router
 from api.dashboard.new_job import router as new_job_router
 from api.dashboard.project_pages import router as project_pages_router
 from api.dashboard.redoc_page import router as redoc_page_router
@@ -81,6 +82,7 @@ _ROUTERS = (
     dashboard_router,
     datasets_page_router,
     methods_page_router,
+    models_page_router,
     sweeps_page_router,
     workers_page_router,
     keys_page_router,

@@ -23,6 +23,7 @@ import httpx
 
 from benchmarks import api_process
 from benchmarks.dashboard_admin_rows import Administration
+from benchmarks.dashboard_data import add_datasets, add_students
 from benchmarks.dashboard_rows import Project
 from benchmarks.figures import Figure, figure, save_figures
 from core.store.storage_url import open_store
@@ -87,9 +88,15 @@ def _site(folder: Path, num_jobs: int) -> Iterator[Site]:
             administration.add_keys()
             administration.add_audit_entries()
             webhook, delivery = administration.add_webhooks()
+            shapes = add_datasets(database, store, service.project_id, folder)
+            student = add_students(database, store, service.project_id, finished[0], folder)
             database.dispose()
             _wait_for_inspector(service.url, service.token)
-            pages = {**_pages(finished, failed, running, sweep), **_admin_pages(webhook, delivery)}
+            pages = {
+                **_pages(finished, failed, running, sweep),
+                **_admin_pages(webhook, delivery),
+                **_data_pages(shapes, student),
+            }
             yield Site(service.url, service.token, pages)
 
 
@@ -115,7 +122,6 @@ def _pages(finished: Sequence[str], failed: str, running: str, sweep: str) -> di
         "compare": f"/compare?jobs={','.join(finished)}",
         "sweeps": "/sweeps",
         "sweep": f"/sweeps/{sweep}",
-        "datasets": "/datasets",
         "methods": "/methods",
         "workers": "/workers",
         "api": "/docs",
@@ -132,6 +138,19 @@ def _admin_pages(webhook: str, delivery: str) -> dict[str, str]:
         "usage": "/usage",
         "audit": "/audit",
         "api-redoc": "/docs/redoc",
+    }
+
+
+def _data_pages(dataset: str, model: str) -> dict[str, str]:
+    return {
+        "datasets": "/datasets",
+        "datasets-form": "/datasets?add=yes",
+        "dataset": f"/datasets/{dataset}",
+        "dataset-failed": "/datasets/scans",
+        "dataset-processing": "/datasets/street%20signs",
+        "models": "/models",
+        "models-form": "/models?add=yes",
+        "model": f"/models/{model}",
     }
 
 

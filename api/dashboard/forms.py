@@ -6,13 +6,17 @@ import secrets
 from typing import Annotated, Final
 
 from fastapi import Form
+from pydantic import StringConstraints
 
 from core.errors import PotstillError
 
 _TOKEN_BYTES: Final = 16
 
+_TOKEN = rf"[0-9a-f]{{{2 * _TOKEN_BYTES}}}"
+
 # The hidden field `form` of a page's form. A repeated value is a repeated submission.
-FormToken = Annotated[str, Form(alias="form", pattern=rf"^[0-9a-f]{{{2 * _TOKEN_BYTES}}}$")]
+FormToken = Annotated[str, Form(alias="form", pattern=rf"^{_TOKEN}$")]
+OptionalFormToken = Annotated[str, StringConstraints(pattern=rf"^({_TOKEN})?$")]  # a field of a model
 
 
 def new_form_token() -> str:

@@ -37,6 +37,7 @@ PAGES = (
     NavEntry("Jobs", "/jobs", "jobs"),
     NavEntry("Sweeps", "/sweeps", "sweeps"),
     NavEntry("Datasets", "/datasets", "datasets"),
+    NavEntry("Models", "/models", "models"),
     NavEntry("Methods", "/methods", "methods"),
     NavEntry("Workers", "/workers", "workers"),
 )

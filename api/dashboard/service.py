@@ -13,7 +13,7 @@ import structlog
 from api.jobs.service import artifact_out, event_out, to_job_out
 from api.jobs.worker_checks import waiting_reasons
 from core.errors import NotFound, StorageFailed
-from core.store import datasets, events, jobs, lineage, models
+from core.store import datasets, events, jobs, lineage, models, references
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, Session
 from core.store.jobs import JobFilter, JobOrder
@@ -124,6 +124,13 @@ def read_jobs(
     return list(found.values())
 
 
+def read_readers(database: Database, project_id: str, object_id: str, *, limit: int) -> list[Document]:
+    """Read the newest jobs that read a dataset or a model."""
+    with database.read() as session:
+        found = references.list_readers(session, project_id, object_id, limit=limit)
+        return [_document(to_job_out(job)) for job in found]
+
+
 def read_datasets(database: Database, project_id: str, dataset_ids: Collection[str]) -> dict[str, Document]:
     """Read name and number of test images of datasets by id; deleted ones are left out."""
     found: dict[str, Document] = {}
@@ -187,7 +194,7 @@ def _lineage(session: Session, project_id: str, model_id: str | None, job_id: st
         text = (node.name or node.id) + ("" if node.exists else " (deleted)")
         if node.kind == "teacher":
             text = f"{node.name}, {node.details['weights']}"
-        urls = {"job": f"/jobs/{node.id}", "model": f"/v1/models/{node.id}"}
+        urls = {"job": f"/jobs/{node.id}", "model": f"/models/{node.id}"}
         return LineageEntry(label, text, urls.get(node.kind) if node.exists else None)
 
     before = {"teacher": "Teacher", "initial_weights": "Initial weights"}

@@ -118,7 +118,11 @@ async def create_dataset(
     background.add_task(state.broker.wake_dataset_workers)
     if is_form(request):
         return await _create_from_upload(caller, key, request, state)
-    body = validate_as(DatasetCreate, await read_json(request))
+    return await create_from_source(caller, key, validate_as(DatasetCreate, await read_json(request)), state)
+
+
+async def create_from_source(caller: Caller, key: str | None, body: DatasetCreate, state: AppState) -> Response:
+    """Create the dataset of a validated request. Raises the errors that ``POST /v1/datasets`` declares."""
     source = service.check_source(body, state.settings)
 
     async def prepare() -> Callable[[Session], DatasetOut]:
@@ -204,6 +208,11 @@ def get_image(
 @rate_class("writes")
 def delete_dataset(caller: Writer, dataset_id: DatasetId, state: State) -> None:
     """Delete a dataset that no unfinished job uses."""
+    remove_dataset(state, caller, dataset_id)
+
+
+def remove_dataset(state: AppState, caller: Caller, dataset_id: str) -> None:
+    """Delete a dataset with its files. Raises ``NotFound``, ``InUse``."""
     with state.change(caller, "dataset.delete", dataset_id) as session:
         files = datasets.delete(session, caller.project_id, dataset_id)
     discard(state.store, files)

@@ -69,7 +69,6 @@ def create_from_source(
     *,
     name: str | None,
     source: Source,
-    dataset_id: str | None = None,
     license: str | None = None,  # noqa: A002 - the name in the API
 ) -> Dataset:
     """Create a dataset that the ingest worker loads, downloads or reads from an upload.
@@ -95,7 +94,6 @@ def create_from_source(
         name=name or default_name,
         source=source.model_dump(mode="json"),
         upload_id=upload_id,
-        dataset_id=dataset_id,
         license=license,
     )
 

@@ -67,7 +67,8 @@ async def create_model(
     explain it. Prefixes of training wrappers, such as `module.`, are removed; `warnings` reports this.
     """
     if not is_form(request):
-        return await _create_from_upload(caller, key, request, state, background)
+        fields = validate_as(ModelFromUpload, await read_json(request))
+        return await create_from_upload(caller, key, fields, state=state, background=background)
     max_bytes = await to_thread.run_sync(admit_upload, state, caller)
     rules = FormRules(service.FORM_FIELDS, max_bytes, require_weights)
     background.add_task(state.broker.wake_model_workers)
@@ -96,10 +97,10 @@ async def create_model(
         return await idempotent_create(state, caller, key, request=identity, prepare=prepare, status=202)
 
 
-async def _create_from_upload(
-    caller: Caller, key: str | None, request: Request, state: AppState, background: BackgroundTasks
+async def create_from_upload(
+    caller: Caller, key: str | None, fields: ModelFromUpload, *, state: AppState, background: BackgroundTasks
 ) -> Response:
-    fields = validate_as(ModelFromUpload, await read_json(request))
+    """Create the model of a validated request with an upload. Raises the errors that ``POST /v1/models`` declares."""
     service.check_fields(fields)
     background.add_task(state.broker.wake_model_workers)
 
@@ -147,6 +148,11 @@ def get_lineage(caller: Reader, model_id: ModelId, state: State) -> LineageOut:
 @rate_class("writes")
 def delete_model(caller: Writer, model_id: ModelId, state: State) -> None:
     """Delete a model that no unfinished job uses. A job whose student it is keeps its artifacts."""
+    remove_model(state, caller, model_id)
+
+
+def remove_model(state: AppState, caller: Caller, model_id: str) -> None:
+    """Delete a model with the files that no job has. Raises ``NotFound``, ``InUse``."""
     with state.change(caller, "model.delete", model_id) as session:
         files = models.delete(session, caller.project_id, model_id)
     discard(state.store, files)

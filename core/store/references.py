@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
@@ -33,3 +35,13 @@ def require_unreferenced(session: Session, object_id: str, kind: str) -> None:
     session.execute(
         delete(JobReference).where(JobReference.object_id == object_id).execution_options(synchronize_session=False)
     )
+
+
+def list_readers(session: Session, project_id: str, object_id: str, *, limit: int) -> Sequence[Job]:
+    """List the project's jobs that read an object, finished ones too, newest first."""
+    statement = (
+        select(Job)
+        .join(JobReference, JobReference.job_id == Job.id)
+        .where(JobReference.object_id == object_id, JobReference.project_id == project_id)
+    )
+    return session.scalars(statement.order_by(Job.id.desc()).limit(limit)).all()

@@ -77,6 +77,12 @@ def list_uploads(session: Session, project_id: str, *, limit: int = 20, after: s
     return paginate_newest_first(session, statement, Upload.id, limit=limit, after=after, prefix="up")
 
 
+def list_unused(session: Session, project_id: str, *, limit: int) -> Sequence[Upload]:
+    """List the project's uploads that no processing dataset or model reads, newest first."""
+    statement = select(Upload).where(Upload.project_id == project_id, Upload.expires_at > utc_now(session), ~_is_read())
+    return session.scalars(statement.order_by(Upload.id.desc()).limit(limit)).all()
+
+
 def count(session: Session, project_id: str) -> int:
     """Count the uploads of the project."""
     return session.scalars(select(func.count()).select_from(Upload).where(Upload.project_id == project_id)).one()

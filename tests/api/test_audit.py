@@ -112,10 +112,17 @@ DRIVES = {
     ("POST", "/v1/uploads/{upload_id}/complete"): lambda t: direct_upload(t, upload(t)),
     ("DELETE", "/v1/uploads/{upload_id}"): lambda t: deletion("upload", "/v1/uploads", upload(t)),
     ("POST", "/datasets"): lambda t: (
-        {"url": "/datasets", "data": {"url": "https://example.com/images.zip"}},
+        {"url": "/datasets", "data": {"source": "url", "url": "https://example.com/images.zip"}},
         "dataset.create",
         newest_dataset,
     ),
+    ("POST", "/datasets/{dataset_id}/delete"): lambda t: deletion_in_page("dataset", "/datasets", t.ready_dataset()),
+    ("POST", "/models"): lambda t: (
+        {"url": "/models", "data": {"upload": weights_upload(t), "architecture": "resnet18"}},
+        "model.create",
+        newest_model,
+    ),
+    ("POST", "/models/{model_id}/delete"): lambda t: deletion_in_page("model", "/models", t.processing_model()),
     ("POST", "/jobs/new"): lambda t: (
         {"url": "/jobs/new", "data": {"spec": json.dumps(t.extra["spec_of"](t.ready_dataset()))}},
         "job.create",
@@ -183,6 +190,18 @@ def cancel_sweep(tenant, prefix):
     return {"url": f"{prefix}/{sweep_id}/cancel"}, "sweep.cancel", sweep_id
 
 
+def deletion_in_page(kind, path, object_id):
+    return {"url": f"{path}/{object_id}/delete"}, f"{kind}.delete", object_id
+
+
+def weights_upload(tenant):
+    headers = {**TUS, "Upload-Length": str(len(WEIGHTS))}
+    upload_id = tenant.http.post("/v1/uploads", headers=headers).json()["id"]
+    headers = {**TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    tenant.http.patch(f"/v1/uploads/{upload_id}", content=WEIGHTS, headers=headers)
+    return upload_id
+
+
 def webhook(tenant):
     return tenant.http.post("/v1/webhooks", json={"url": HOOK}).json()["id"]
 
@@ -209,6 +228,10 @@ def direct_upload(tenant, upload_id):
 
 def newest_dataset(tenant):
     return tenant.http.get("/v1/datasets").json()["data"][0]["id"]
+
+
+def newest_model(tenant):
+    return tenant.http.get("/v1/models").json()["data"][0]["id"]
 
 
 def newest_job(tenant):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.store import jobs, metrics
+from tests.support.images import store_band_images
 from tests.support.waiting import until
 
 AXE = Path(__file__).parents[2] / "support" / "axe" / "axe.min.js"
@@ -166,12 +167,18 @@ def test_axe_finds_nothing_serious(chromium, server, tenant, tmp_path):
     page.wait_for_url("**/jobs")
     script, problems = AXE.read_text(), {}
     both = ",".join(lease.job_id for lease in leases)
-    paths = ["/jobs", "/jobs/new", f"/compare?jobs={both}", "/methods?labels=no", "/workers", "/datasets"]
+    folder = store_band_images(tmp_path / "bands", num_train=2, num_test=1)
+    files = [server.store.put(f"datasets/{tenant.project_id}/{path.name}", path) for path in folder.iterdir()]
+    dataset = tenant.ready_dataset(files=files, rejected=[{"path": "a.png", "reason": "broken", "code": "c"}])
+    paths = ["/jobs", "/jobs/new", f"/compare?jobs={both}", "/methods?labels=no", "/workers", "/datasets", "/models"]
+    paths += [f"/jobs/{leases[0].job_id}", f"/datasets/{dataset}", f"/models/{tenant.ready_model()}"]
     webhook = f"/webhooks/{tenant.http.post('/v1/webhooks', json={'url': 'https://example.com/hook'}).json()['id']}"
     delivery = f"{webhook}/deliveries/{tenant.http.post(f'/v1{webhook}/test').json()['id']}"
     paths += ["/keys", "/webhooks", webhook, delivery, "/usage", "/audit", "/docs"]
-    for path in [*paths, f"/jobs/{leases[0].job_id}"]:
+    for path in paths:
         page.goto(path)
+        if path in {"/datasets", "/models"}:
+            page.locator("details summary").first.click()
         if path == "/jobs/new":
             page.get_by_role("heading", name="Estimate").wait_for()
         page.evaluate(script)

@@ -354,7 +354,7 @@ def test_unknown_static_files_are_404(visitor, name):
 def test_the_vendored_libraries_include_their_licenses():
     libraries = {name.split("/")[1] for name in STATIC_FILES if re.match("vendor/.+/", name)}
 
-    assert libraries == {"htm", "js-yaml", "preact", "redoc", "uplot"}
+    assert libraries == {"htm", "js-yaml", "preact", "redoc", "tus", "uplot"}
     for library in libraries:
         assert re.search("MIT|Apache License", STATIC_FILES[f"vendor/{library}/LICENSE.txt"].read_text()), library
 
