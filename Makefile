@@ -97,5 +97,5 @@ lock:
 	test -x build/lock/bin/uv || ($(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet $(UV))
 	$(COMPILE) --extra embedded --extra dev pyproject.toml client/pyproject.toml --output-file locks/install.txt
 	$(COMPILE) --extra embedded --extra dev --extra bench pyproject.toml client/pyproject.toml --output-file locks/bench.txt
-	$(COMPILE) --extra api pyproject.toml --output-file locks/api.txt
-	$(COMPILE) --extra worker pyproject.toml --output-file locks/worker.txt
+	$(COMPILE) --extra api --extra otel pyproject.toml --output-file locks/api.txt
+	$(COMPILE) --extra worker --extra otel pyproject.toml --output-file locks/worker.txt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from starlette.types import Scope
 
 from api import architectures, audit, docs_page, health, methods, openapi, problems, usage, workers
 from api.auth import Authenticator
+from api.cors import CrossOrigin
 from api.dashboard.compare import router as compare_router
 from api.dashboard.dataset_pages import router as datasets_page_router
 from api.dashboard.endpoints import router as dashboard_router
@@ -41,9 +41,10 @@ from api.job_watch import JobWatcher
 from api.jobs import endpoints as jobs
 from api.jobs import outputs as job_files
 from api.keys import endpoints as keys
-from api.middleware import RequestMiddleware
+from api.middleware import QUIET_PATHS, RequestMiddleware
 from api.models import endpoints as models
 from api.multipart import FORM_OVERHEAD_BYTES
+from api.oidc import TokenVerifier
 from api.rate_limit import RateLimiter
 from api.request_body import MAX_JSON_BYTES
 from api.route_checks import check_routes
@@ -52,6 +53,7 @@ from api.telemetry import Telemetry
 from api.uploads import endpoints as uploads
 from api.uploads.tus import TusResumable
 from api.webhooks import endpoints as webhooks
+from core import tracing
 from core.broker import Broker
 from core.settings import Settings, load_settings
 from core.store.artifact_store import ArtifactStore
@@ -108,7 +110,12 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, bro
         inspector=Inspector(broker, timeout_seconds=settings.inspect_timeout_seconds),
         watcher=JobWatcher(settings.broker_url),
         telemetry=Telemetry(),
-        authenticator=Authenticator(database, secret, wrong_keys_per_minute=settings.rate_wrong_keys_per_minute),
+        authenticator=Authenticator(
+            database,
+            secret,
+            wrong_keys_per_minute=settings.rate_wrong_keys_per_minute,
+            verifier=TokenVerifier(settings, database) if settings.oidc_issuer else None,
+        ),
         rate_limiter=RateLimiter(settings),
         cookie_secret=secret,
     )
@@ -135,6 +142,8 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, bro
         RequestMiddleware, observe=state.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings)
     )
     app.add_middleware(TusResumable, prefix=uploads.PREFIX)
+    if settings.cors_origins:
+        app.add_middleware(CrossOrigin, origins=settings.cors_origins)
     if settings.behind_tls:
         app.add_middleware(StrictTransport)
     return app
@@ -169,9 +178,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _telemetry() -> TelemetryConfig:
-    """Enable FastAPI's traces only under OpenTelemetry; otherwise FastAPI would look for it at every request."""
-    is_enabled = any(name.startswith("OTEL_") for name in os.environ)
-    return {"tracing": is_enabled, "metrics": is_enabled, "logs": is_enabled}
+    """Trace requests if this process has traces: one span each. Prometheus and the log have metrics and errors."""
+    provider = tracing.provider()
+    return {
+        "tracing": provider is not None,
+        "tracer_provider": provider,
+        "operation_spans": False,
+        "metrics": False,
+        "logs": False,
+        "exclude": lambda scope: scope.get("path") in QUIET_PATHS,
+    }
 
 
 def _body_limit(scope: Scope, settings: Settings) -> int:

@@ -28,7 +28,8 @@ class AuditEntryOut(Out):
     id: str
     object: Literal["audit_entry"] = "audit_entry"
     created_at: Timestamp
-    key: str = Field(description="Id of the key that was used.")
+    key: str = Field(description="Id of the key that was used, or `sub_…` for a token.")
+    subject: str | None = Field(description="Subject of the token; null for a key.")
     action: str = Field(description="E.g. `job.create`, `job.cancel`, `dataset.delete`, `api_key.rotate`.")
     object_id: str | None = Field(description="Id of the changed or created object.")
     outcome: Literal["done", "refused"]
@@ -86,6 +87,7 @@ def _entry(entry: AuditEntry) -> AuditEntryOut:
             "id": entry.id,
             "created_at": entry.created_at,
             "key": entry.key_id,
+            "subject": entry.subject,
             "action": entry.action,
             "object_id": entry.object_id,
             "outcome": entry.outcome,

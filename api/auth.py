@@ -1,4 +1,4 @@
-"""Authentication of requests: a bearer key, or the dashboard's signed cookie."""
+"""Authentication of requests: a bearer key, a token of the configured issuer, or the dashboard's signed cookie."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from fastapi import Request
 
 from api.auth_throttle import AuthThrottle, client_address
+from api.oidc import TokenVerifier, is_token
 from api.session_cookie import COOKIE_NAME, SAFE_METHODS, is_same_origin, read_cookie
-from core.errors import Forbidden, NotAuthenticated
+from core.errors import Forbidden, NotAuthenticated, TokenExpired
 from core.store import keys
 from core.store.db import Database, DatabaseUnavailable
 from core.store.keys import TOUCH_INTERVAL, Caller
@@ -26,8 +27,16 @@ _CACHE_SIZE = 1024  # callers
 class Authenticator:
     """Authenticates callers. Thread-safe; reads the database each time, so a revoked key fails at once."""
 
-    def __init__(self, database: Database, cookie_secret: str, *, wrong_keys_per_minute: int = 0) -> None:
+    def __init__(
+        self,
+        database: Database,
+        cookie_secret: str,
+        *,
+        wrong_keys_per_minute: int = 0,
+        verifier: TokenVerifier | None = None,
+    ) -> None:
         self._database = database
+        self._verifier = verifier
         self._cookie_secret = cookie_secret
         self._throttle = AuthThrottle(wrong_keys_per_minute)
         self._touched: dict[str, float] = {}  # key id -> monotonic time
@@ -54,6 +63,8 @@ class Authenticator:
         else:
             with self._throttled(request, exempt=_digest(header) in self._cache):
                 caller = self._by_header(header)
+        if caller.subject is not None:  # a token is verified by each request
+            return caller
         self._touch(caller)
         if header is not None:
             self._cache[_digest(header)] = caller
@@ -77,6 +88,8 @@ class Authenticator:
             self._throttle.check(address)
         try:
             yield
+        except TokenExpired:
+            raise  # not a guess: its signature is valid
         except NotAuthenticated:
             self._throttle.count(address)
             if exempt:
@@ -87,6 +100,8 @@ class Authenticator:
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise NotAuthenticated("Send the key as `Authorization: Bearer ps_…`.")
+        if self._verifier is not None and is_token(token.strip()):
+            return self._verifier.identify(token.strip())
         with self._database.read() as session:
             return keys.authenticate(session, token.strip())
 

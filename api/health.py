@@ -21,7 +21,8 @@ from api.telemetry import CONTENT_TYPE, Values
 from core.broker import INSPECT_QUEUE
 from core.errors import PotstillError, Unavailable
 from core.ids import new_id
-from core.store import jobs, webhooks, workers
+from core.store import counters, jobs, webhooks, workers
+from core.store.counters import Totals
 from core.store.jobs.records import jobs_by_status
 
 router = APIRouter(tags=["service"])
@@ -88,12 +89,12 @@ async def metrics(state: State) -> Response:
 
 def _render_metrics(state: AppState) -> bytes:
     queues = state.broker.queue_lengths()
-    stored = _stored_values(state)
+    stored, totals = _stored_values(state) or (None, None)
     up = {"database": stored is not None, "broker": queues is not None, "inspector": state.inspector.has_answered}
     gauges: dict[str, Values] = dict(stored or {})
     gauges["potstill_queue_messages"] = {(queue,): length for queue, length in (queues or {}).items()}
     gauges["potstill_part_up"] = {(part,): is_up for part, is_up in up.items()}
-    return state.telemetry.render(gauges)
+    return state.telemetry.render(gauges, totals)
 
 
 def _check_database(state: AppState) -> str | None:
@@ -128,22 +129,22 @@ _CHECKS: dict[str, Callable[[AppState], str | None]] = {
 }
 
 
-def _stored_values(state: AppState) -> dict[str, Values] | None:
-    """Return the gauges that are read from the database; None if it is unavailable."""
+def _stored_values(state: AppState) -> tuple[dict[str, Values], Totals] | None:
+    """Return the gauges and the totals that are read from the database; None if it is unavailable."""
     try:
         with state.database.read() as session:
             backlog = webhooks.get_backlog(session)
             alive = workers.list_workers(session, alive_seconds=state.settings.alive_seconds)
-            return {
+            gauges: dict[str, Values] = {
                 "potstill_jobs": {(status,): number for status, number in jobs_by_status(session).items()},
                 "potstill_unfinished_jobs": jobs.count_unfinished(session),
                 "potstill_queue_age_seconds": {(name,): age for name, age in jobs.queue_ages(session).items()},
                 "potstill_webhook_deliveries": {("pending",): backlog.num_pending},
                 "potstill_webhook_due_seconds": {("pending",): backlog.oldest_due_seconds},
                 "potstill_workers": Counter(
-                    (worker.role, worker.accelerator or "none", "idle" if worker.job_id is None else "busy")
-                    for worker in alive
+                    (worker.role, worker.accelerator or "none", workers.get_state(worker)) for worker in alive
                 ),
             }
+            return gauges, counters.read(session)
     except PotstillError:
         return None

@@ -20,7 +20,7 @@ from core.ids import new_id
 
 REQUEST_ID = "X-Request-Id"
 _REQUEST_ID_PATTERN = re.compile(r"(?!ps_)[A-Za-z0-9_.:-]{1,64}")  # must not look like an API key
-_QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ class RequestMiddleware:
         operation = getattr(scope.get("endpoint"), "__name__", "unmatched")
         self._observe(operation, _method_label(scope["method"]), status, seconds)
         path = restore_slashes(scope["path"])
-        write = log.debug if path in _QUIET_PATHS else log.info
+        write = log.debug if path in QUIET_PATHS else log.info
         write("http.request", method=scope["method"], path=path, status=status, seconds=round(seconds, 4))
 
 

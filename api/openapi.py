@@ -25,7 +25,9 @@ unique id prefix with at least three characters after the type (`ds_01j`). An id
 and a keyword such as `random` over a model's name. If several objects match, the response is 409 `ambiguous_reference`
 with the `candidates`. Stored specs and the audit log hold full ids.
 
-Every request under `/v1` carries `Authorization: Bearer KEY`. Errors are `application/problem+json`
+Every request under `/v1` carries `Authorization: Bearer KEY`. If the operator has configured an OpenID Connect issuer,
+a token of it works like a key; other tokens are 401 `token_invalid` or `token_expired`, or 403 `token_without_project`.
+Errors are `application/problem+json`
 (RFC 9457) with a stable `code`; `errors` names each invalid field. A POST that creates an object accepts an
 `Idempotency-Key`: a repeated request with the same body returns the first response, with
 `Idempotent-Replayed: true`. Lists are newest first, with `limit` and `after`. A key that exceeds a rate limit

@@ -105,7 +105,8 @@ def problem_headers(error: PotstillError) -> dict[str, str]:
     """Return the response headers of an error."""
     headers: dict[str, str] = {}
     if isinstance(error, NotAuthenticated):
-        headers["WWW-Authenticate"] = 'Bearer realm="potstill"'
+        is_token = error.code != NotAuthenticated.code  # RFC 6750: without `error` if no credential was sent
+        headers["WWW-Authenticate"] = 'Bearer realm="potstill"' + (', error="invalid_token"' if is_token else "")
     if isinstance(error, Unavailable | RequestInFlight):
         headers["Retry-After"] = str(RETRY_SECONDS)
     if isinstance(error, RateLimited):

@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from core import tracing
 from core.errors import Unavailable, restore_error
 
 if TYPE_CHECKING:
@@ -235,6 +236,7 @@ class Broker:
                 expires=timeout,
                 soft_time_limit=timeout * 0.7,
                 time_limit=timeout * 0.9,
+                headers={tracing.TRACEPARENT: parent} if (parent := tracing.current_traceparent()) else None,
                 serializer="json",
             )
 

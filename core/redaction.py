@@ -13,6 +13,7 @@ _HIDDEN = "[hidden]"
 _SECRETS = re.compile(
     r"(?P<key>ps_[0-9a-z]{26})_[0-9a-f]+"
     r"|(?P<scheme>\b(?:bearer|basic)\s+)(?!ps_)(?=\S*[\d+/=])[\w.~+/=-]{8,}"
+    r"|(?P<jwt>\beyJ)[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?"
     r"|(?P<webhook>whsec)_[\w+/=-]{16,}"
     r"|(?P<cookie>potstill_session[=:]\s*)[^;,\s'\"]+"
     r"|(?P<url>[a-z][a-z0-9+.-]{0,31}://[^\s:/@'\"]*:)[^\s@/'\"]+(?=@)",
@@ -25,6 +26,7 @@ _SECRET_FIELDS = re.compile(
 _MARKERS = (
     "ps_",
     "whsec_",
+    "eyJ",
     "://",
     "earer",
     "asic",

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.fetch.targets import HTTPS_PORT, NetworkPolicy
+from core.setting_types import Algorithms, Names, Origins, Pairs, Ports
 from core.system.memory import total_memory
 from core.system.secret_key import load_secret_key
 
@@ -21,15 +22,6 @@ MIN_SECRET_CHARACTERS = 32
 _MAX_MISSED_HEARTBEATS = 3
 JOB_MEMORY_FRACTION = 0.8  # of the machine's memory; the service's own processes take about 2 GB
 MAX_DEFAULT_INGEST_PROCESSES = 16  # beyond it, the process that reads the archive is the limit
-
-
-def _split(value: Any) -> Any:
-    """Split the comma-separated list of an environment variable."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -77,7 +69,15 @@ class Settings(BaseSettings):
         default=Path("build/site"),
         description="Folder of the documentation site (`make docs-site`), served at `/guide` if it exists at start.",
     )
+    cors_origins: Origins = Field(
+        default=(),
+        description="Origins whose pages may call `/v1` from a browser, separated by commas: `https://app.example`; "
+        "`*` for all. They need a key or a token, as cookies are never accepted from them. Empty: none.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = Field(
+        default="json", description="Format of log lines: one JSON object per line, or text to read in a terminal."
+    )
 
     accelerator: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Accelerator of this machine's job workers. `auto`: CUDA if available."
@@ -297,6 +297,45 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="How long finished deliveries of webhooks are listed and can be repeated."
     )
 
+    oidc_issuer: str = Field(
+        default="",
+        pattern=r"^(https://.+)?$",
+        description="Issuer of JSON Web Tokens (OpenID Connect) that the API accepts besides API keys, as in their "
+        "claim `iss`. `FETCH_ALLOW` and `FETCH_PORTS` apply to its host. Empty: no tokens.",
+    )
+    oidc_audience: Names = Field(
+        default=(),
+        description="Accepted values of the claim `aud`, separated by commas. Required with an issuer.",
+    )
+    oidc_jwks_url: str = Field(
+        default="",
+        description="URL of the issuer's keys. Empty: the `jwks_uri` of `ISSUER/.well-known/openid-configuration`.",
+    )
+    oidc_algorithms: Algorithms = Field(
+        default=("RS256", "ES256"), description="Accepted signature algorithms; all have a public and a private key."
+    )
+    oidc_project_claim: str = Field(
+        default="project",
+        min_length=1,
+        description="Claim with the project, or groups of which one maps to it. `a.b` reads `b` in the object `a`.",
+    )
+    oidc_projects: Pairs = Field(
+        default={},
+        description="Project by value of that claim, by id or name, separated by commas: `team-a=prj_…`. Empty: the "
+        "claim holds the id or the name.",
+    )
+    oidc_scope_claim: str = Field(
+        default="scope", min_length=1, description="Claim with the scopes: a list, or text with spaces in between."
+    )
+    oidc_scopes: Pairs = Field(
+        default={},
+        description="Scope (`read`, `write`, `admin`) by value of that claim: `potstill:submit=write`. Empty: the "
+        "claim holds the scopes themselves.",
+    )
+    oidc_clock_skew_seconds: int = Field(
+        default=30, ge=0, le=300, description="Accepted difference between the clocks of issuer and API."
+    )
+
     @field_validator("secret_key")
     @classmethod
     def _require_strong_secret(cls, secret: SecretStr) -> SecretStr:
@@ -312,6 +351,20 @@ class Settings(BaseSettings):
     def _require_valid_networks(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
         NetworkPolicy.from_settings(allow)
         return allow
+
+    @field_validator("oidc_scopes")
+    @classmethod
+    def _require_known_scopes(cls, scopes: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(set(scopes.values()) - {"read", "write", "admin"}):
+            raise ValueError(f"unknown scopes {', '.join(unknown)}; known: read, write, admin")
+        return scopes
+
+    @model_validator(mode="after")
+    def _require_audience(self) -> Self:
+        """Require an audience: without one, the API would accept the issuer's tokens for any other service."""
+        if self.oidc_issuer and not self.oidc_audience:
+            raise ValueError("POTSTILL_OIDC_ISSUER needs POTSTILL_OIDC_AUDIENCE")
+        return self
 
     @property
     def network_policy(self) -> NetworkPolicy:

@@ -70,7 +70,7 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def _format_default(default: Any) -> str:
-    if isinstance(default, tuple):
+    if isinstance(default, tuple | dict):
         default = ",".join(map(str, default))
     text = str(default.get_secret_value()) if hasattr(default, "get_secret_value") else str(default)
     return f"`{text}`" if text else "empty"

@@ -122,6 +122,7 @@ def _environment(options: StackOptions) -> dict[str, str]:
     environment = dict(os.environ)
     environment["POTSTILL_HOME"] = str(options.home)
     environment["PYTHONUNBUFFERED"] = "1"
+    environment["POTSTILL_LOG_FORMAT"] = "json"  # this process formats the lines for the terminal
     if options.workers > 1:
         threads = max(1, (os.cpu_count() or 1) // options.workers)
         environment.setdefault("POTSTILL_JOB_THREADS", str(threads))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
+from core import tracing
 from core.redaction import redact_event
 
 # Minimum levels of verbose loggers.
@@ -38,8 +40,8 @@ class _StderrLogger:
     debug = info = warning = error = critical = msg
 
 
-def configure_logging(role: str, level: str) -> None:
-    """Log to standard error as JSON. Call once at process start.
+def configure_logging(role: str, level: str, line_format: Literal["json", "text"] = "json") -> None:
+    """Log to standard error. Call once at process start.
 
     structlog events bypass the standard library, which takes four times as long; every request logs one event.
     """
@@ -49,11 +51,12 @@ def configure_logging(role: str, level: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         lambda _logger, _name, event: {**event, "role": role},
+        *([_add_trace] if tracing.is_enabled() else []),
     ]
     rendered: list[Any] = [
         structlog.processors.format_exc_info,
         redact_event,  # after format_exc_info, so that tracebacks are redacted too
-        structlog.processors.JSONRenderer(default=str),
+        structlog.processors.JSONRenderer(default=str) if line_format == "json" else _render_text,
     ]
     structlog.configure(
         processors=[*shared, *rendered],
@@ -76,6 +79,18 @@ def configure_logging(role: str, level: str) -> None:
     logging.captureWarnings(capture=True)
 
 
+def _add_trace(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the ids of the current trace and span, as a structlog processor."""
+    return {**event, **tracing.log_fields()}
+
+
+def _render_text(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+    """Render an event as text, as a structlog processor; a traceback follows on lines of its own."""
+    exception = event.pop("exception", None)
+    line = _format_event(str(event.pop("role", "")), event)
+    return line if exception is None else f"{line}\n{exception}"
+
+
 def format_line(role: str, line: bytes) -> str | None:
     """Format a log line for the terminal: time, role, event and fields. None for lines that are not shown."""
     try:
@@ -86,9 +101,14 @@ def format_line(role: str, line: bytes) -> str | None:
         return _printable(f"{role:<10} {line.decode(errors='replace').rstrip()}") if line.strip() else None
     if not isinstance(event, dict) or not _is_shown(event):
         return None
+    event.pop("exception", None)
+    return _format_event(role, event)
+
+
+def _format_event(role: str, event: MutableMapping[str, Any]) -> str:
     time = str(event.pop("timestamp", ""))[11:19]
     name, level = event.pop("event", ""), event.pop("level", "info")
-    for hidden in ("logger", "role", "exception"):
+    for hidden in ("logger", "role"):
         event.pop(hidden, None)
     fields = " ".join(f"{key}={value}" for key, value in event.items())
     prefix = "" if level == "info" else f"{level.upper()} "

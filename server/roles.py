@@ -8,6 +8,7 @@ import sys
 
 import structlog
 
+from core import tracing
 from core.settings import Settings, load_settings
 from core.system.disk import write_atomic
 from server.logs import configure_logging
@@ -26,7 +27,9 @@ log = structlog.get_logger(__name__)
 def _start_role(role: str) -> Settings:
     """Read the settings and set up the logs of a process of this role."""
     settings = load_settings()
-    configure_logging(role, settings.log_level)
+    configure_logging(role, settings.log_level, settings.log_format)
+    # Job and ingest workers fork, so they may have no thread.
+    tracing.configure(role, in_background=role not in {"worker", "ingest"})
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     return settings
 

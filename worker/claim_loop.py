@@ -11,12 +11,14 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
+from opentelemetry.trace import INVALID_SPAN, Span
 
+from core import tracing
 from core.reporting import Control
 from core.settings import Settings
 from core.store.db import DatabaseUnavailable, Session
@@ -62,6 +64,10 @@ class Workload(ABC, Generic[Row]):
     @abstractmethod
     def log_fields(self, row: Row) -> Mapping[str, object]:
         """Return the fields of every log line about the row."""
+
+    def open_span(self, context: Context, row: Row) -> AbstractContextManager[Span]:  # noqa: ARG002
+        """Open the span of an attempt; by default none."""
+        return nullcontext(INVALID_SPAN)
 
     @abstractmethod
     def run(self, context: Context, row: Row, control: Callable[[], Control]) -> int:
@@ -123,7 +129,8 @@ def run_next(workload: Workload[Row]) -> bool:
     if claimed is None:
         return False
     row = claimed.row
-    with structlog.contextvars.bound_contextvars(**workload.log_fields(row), attempt=row.attempt):
+    fields = structlog.contextvars.bound_contextvars(**workload.log_fields(row), attempt=row.attempt)
+    with fields, workload.open_span(context, row) as span:
         log.info(workload.events.claimed)
         workload.on_claim(context, row)
         watchdog = workload.make_watchdog(context, claimed.remaining_seconds)
@@ -135,6 +142,9 @@ def run_next(workload: Workload[Row]) -> bool:
         # After the record: no process renews the lease now, and deleting a large folder can outlast it.
         shutil.rmtree(context.scratch_dir(row.id, row.attempt), ignore_errors=True)
         log.info(workload.events.exited, exit_reason=exit_reason, control=monitor.requested)
+        span.set_attribute("potstill.exit_reason", exit_reason)
+        if exit_reason is not ExitReason.DONE:
+            tracing.set_error(span, exit_reason)
     workload.on_exit(context, row)
     with suppress(DatabaseUnavailable):  # the scheduler wakes workers when the database is back
         workload.wake_next(context)

@@ -18,7 +18,7 @@ from core.store.tables import Job
 from core.system.memory import total_memory
 from worker.context import Context, current_context
 from worker.device import cuda_devices, device_name
-from worker.process.shared_flags import READY
+from worker.process.shared_flags import DRAIN, READY
 
 PULSE_SECONDS = ALIVE_SECONDS / 4
 ROW_SECONDS = 5.0
@@ -74,7 +74,9 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
     def _record(self, context: Context) -> None:
         with context.database.write() as session:
             running = select(Job.id).where(Job.worker_id == context.worker_id, Job.status == "running").limit(1)
-            if workers.record_heartbeat(session, context.worker_id, job_id=session.scalars(running).one_or_none()):
+            job_id = session.scalars(running).one_or_none()
+            state = {"ready": bool(READY.get()), "draining": bool(DRAIN.get())}
+            if workers.record_heartbeat(session, context.worker_id, job_id=job_id, details=state):
                 return
             workers.register(
                 session,
@@ -84,7 +86,7 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
                 pid=os.getpid(),
                 accelerator=context.accelerator,
                 device=self._device,
-                details={"queue": context.queue, "ready": bool(READY.get()), **_capacity(context)},
+                details={"queue": context.queue, **state, **_capacity(context)},
             )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import shared_task
 
+from core import tracing
 from core.broker import DATASETS_WAKE, INSPECT_PREFIX, JOBS_WAKE, MODELS_WAKE
 from worker.cache_filling.parent import CACHE_FILLING
 from worker.claim_loop import run_next
@@ -43,9 +44,10 @@ def _register_inspector_task(name: str) -> None:
         from worker.inspector import handle_call  # torch: imported by the pool's process when it started
 
         _, wall_seconds = task.request.timelimit or (None, None)
-        return handle_call(
-            name, payload, processor_seconds=None if wall_seconds is None else _PROCESSOR_FRACTION * wall_seconds
-        )
+        processor_seconds = None if wall_seconds is None else _PROCESSOR_FRACTION * wall_seconds
+        parent = task.request.get(tracing.TRACEPARENT)
+        with tracing.span(f"{INSPECT_PREFIX}{name}", parent=parent, kind=tracing.SpanKind.CONSUMER):
+            return handle_call(name, payload, processor_seconds=processor_seconds)
 
 
 for _name in ("ping", "resolve", "architectures"):

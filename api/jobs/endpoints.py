@@ -78,7 +78,7 @@ async def create_job(
 
         def make(session: Session) -> JobOut:
             quotas.require_job_slot(session, caller.project_id, state.settings)
-            job = service.create(session, caller.project_id, with_ids, inputs, resolution)
+            job = service.create(session, caller, with_ids, inputs, resolution)
             reasons = waiting_reasons(session, [job], alive_seconds=state.settings.alive_seconds)
             return service.to_job_out(job, waiting_reason=reasons.get(job.id))
 

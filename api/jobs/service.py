@@ -10,6 +10,7 @@ from api.inspector import Inspector
 from api.jobs.references import with_full_ids
 from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from api.jobs.worker_checks import require_memory, worker_warnings
+from core import tracing
 from core.errors import FieldError, InvalidSpec, NotFound
 from core.job_warnings import JobWarning, merge_warnings
 from core.spec import JobSpec
@@ -17,6 +18,7 @@ from core.spec.info import DatasetInfo, ModelInfo
 from core.spec.references import complete_references
 from core.store import datasets, jobs, models, teachers, workers
 from core.store.db import Database, Session
+from core.store.keys import Caller
 from core.store.tables import Artifact, Checkpoint, Dataset, Event, Job, Model
 
 Resolution = dict[str, Any]  # `spec` and `estimate`, from the inspector
@@ -134,7 +136,7 @@ def spec_document(spec: JobSpec, inputs: Inputs, resolution: Resolution | None) 
 
 def create(
     session: Session,
-    project_id: str,
+    caller: Caller,
     spec: JobSpec,
     inputs: Inputs,
     resolution: Resolution | None,
@@ -149,7 +151,7 @@ def create(
     document = spec_document(spec, inputs, resolution)
     return jobs.create(
         session,
-        project_id,
+        caller.project_id,
         spec=document,
         resolved=resolution is not None,
         dataset_id=spec.dataset,
@@ -162,6 +164,8 @@ def create(
         warnings=resolution_warnings(resolution, inputs),
         sweep_id=sweep_id,
         sweep_point=sweep_point,
+        request_id=caller.request_id or None,
+        traceparent=tracing.current_traceparent(),
     )
 
 

@@ -42,7 +42,7 @@ def create(
     for each in in_claim_order(prepared):
         job = jobs.create(
             session,
-            caller.project_id,
+            caller,
             each.spec,
             each.inputs,
             each.resolution,

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.ids import new_id
+from core.store import counters, job_metrics
 from core.store.db import utc_now
 from core.store.job_leases import LeaseToken, change_where, lock_job
 from core.store.pagination import Page
@@ -32,6 +33,7 @@ def append(
 ) -> Event:
     """Add an event that a worker reports. Raises :class:`~core.store.job_leases.LeaseLost`."""
     lock_job(session, lease)
+    counters.record(session, job_metrics.observe_event(type, data or {}))
     return record(session, lease.job_id, type, message, level=level, data=data)
 
 

@@ -13,7 +13,8 @@ from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.errors import WorkerLost
-from core.store import uploads
+from core.store import counters, uploads
+from core.store.counters import LEASE_LOSSES, Observation
 from core.store.db import utc_now
 from core.store.job_leases import LeaseLost
 from core.store.quotas import add_stored
@@ -44,6 +45,8 @@ def claim(session: Session, table: type[Row], *, worker_id: str, lease_seconds: 
         now = utc_now(session)
         was_lost = row.worker_id is not None
         worker_losses = row.worker_losses + was_lost
+        if was_lost:
+            counters.record(session, [Observation(LEASE_LOSSES, (table.__name__.lower(), WorkerLost.code))])
         if worker_losses >= MAX_WORKER_LOSSES:
             _fail_lost(session, table, row, worker_losses)
             continue

@@ -8,11 +8,14 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
-from core.store import job_counts
+from core.store import counters, job_counts, job_metrics
 from core.store.job_counts import Group
 from core.store.tables import Job
 
 Result = TypeVar("Result")
+
+_COUNTED = frozenset({*Group._fields, "stages"})
+_OLD_COLUMNS = tuple(dict.fromkeys((Job.project_id, Job.accelerator, *job_metrics.OLD_COLUMNS)))
 
 
 class LeaseLost(Exception):
@@ -71,14 +74,12 @@ def require_lease(result: Result | None, lease: LeaseToken) -> Result:
 
 
 def change_where(session: Session, *guard: ColumnElement[bool], **values: Any) -> Job | None:
-    """Update the job that matches ``guard`` and the counts of jobs; return None if no job matches."""
-    old: Group | None = None
-    if not values.keys().isdisjoint(Group._fields):
-        locked = select(Job.project_id, Job.status, Job.accelerator).where(*guard).with_for_update()
-        row = session.execute(locked).one_or_none()
-        if row is None:
+    """Update the job that matches ``guard``, the counts of jobs and the metrics; return None if no job matches."""
+    old: Any = None
+    if not values.keys().isdisjoint(_COUNTED):
+        old = session.execute(select(*_OLD_COLUMNS).where(*guard).with_for_update()).one_or_none()
+        if old is None:
             return None
-        old = Group.of_job(row)
     statement = (
         update(Job)
         .where(*guard)
@@ -88,5 +89,6 @@ def change_where(session: Session, *guard: ColumnElement[bool], **values: Any) -
     )
     job = session.scalars(statement).one_or_none()
     if job is not None and old is not None:
-        job_counts.move(session, old, Group.of_job(job))
+        job_counts.move(session, Group.of_job(old), Group.of_job(job))
+        counters.record(session, job_metrics.observe_change(old, job))
     return job

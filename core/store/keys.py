@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from core.errors import Conflict, LastAdminKey, NotAuthenticated
+from core.errors import Conflict, LastAdminKey, NotAuthenticated, TokenExpired
 from core.ids import new_id
 from core.store.base import UtcDateTime
 from core.store.db import is_postgresql, utc_now
@@ -34,11 +34,16 @@ _INVALID_KEY = "This API key is unknown, expired or revoked. Send `Authorization
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Authenticated caller. Requests that change something also set request id and client address."""
+    """Authenticated caller. Requests that change something also set request id and client address.
+
+    ``key_id`` is the id of an API key, or of the ``subject`` of a token that is valid until ``expires_at``.
+    """
 
     key_id: str
     project_id: str
     scopes: frozenset[str]
+    subject: str | None = None
+    expires_at: datetime | None = None
     request_id: str = ""
     client_address: str = ""
 
@@ -104,6 +109,12 @@ def load_caller(session: Session, key_id: str) -> Caller:
     if key is None:
         raise NotAuthenticated(_INVALID_KEY)
     return _to_caller(session, key)
+
+
+def require_unexpired(session: Session, caller: Caller) -> None:
+    """Raise ``TokenExpired`` if the caller's token has expired."""
+    if caller.expires_at is not None and caller.expires_at <= utc_now(session):
+        raise TokenExpired("The token has expired; get a new one from its issuer.")
 
 
 def active_key_exists(*, on_postgresql: bool) -> ColumnElement[bool]:

@@ -67,7 +67,8 @@ class AuditEntry(Base):
 
     id: Mapped[Id] = mapped_column(primary_key=True)
     project_id: Mapped[ProjectRef]
-    key_id: Mapped[Id]  # outlives the key
+    key_id: Mapped[Id]  # of an API key, which it outlives, or of the subject of a token
+    subject: Mapped[str | None] = mapped_column(String(255))  # of the token
     action: Mapped[Keyword]
     object_id: Mapped[Id | None]
     outcome: Mapped[Keyword]  # done, refused

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from collections.abc import Sequence
+
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from core.errors import NotFound
@@ -25,6 +27,14 @@ def get(session: Session, project_id: str) -> Project:
     if project_id not in known:
         raise NotFound(f"There is no project {project_id[:60]}; known: {', '.join(known) or 'none'}.")
     return known[project_id]
+
+
+def find(session: Session, names: Sequence[str]) -> list[str]:
+    """Return the ids of the projects with one of these ids or names."""
+    if not names:
+        return []
+    statement = select(Project.id).where(or_(Project.id.in_(names), Project.name.in_(names)))
+    return list(session.scalars(statement.order_by(Project.id).limit(2)))
 
 
 def list_projects(session: Session) -> list[Project]:

@@ -18,6 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+import core.store.counter_tables
 import core.store.project_tables
 import core.store.sweep_tables
 import core.store.upload_tables
@@ -187,6 +188,8 @@ class Job(Base):
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
     sweep_id: Mapped[Id | None]
     sweep_point: Mapped[dict[str, Any] | None]  # its number in the sweep, and the values of the varied fields
+    request_id: Mapped[str | None] = mapped_column(String(64))  # of the POST
+    traceparent: Mapped[str | None] = mapped_column(String(64))  # W3C Trace Context of the POST
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

@@ -13,9 +13,9 @@ from core.store import events
 from core.store.artifact_store import StoredFile
 from core.store.db import insert_or_conflict, utc_now
 from core.store.job_leases import LeaseToken, lock_job
+from core.store.job_metrics import CACHE_EVENT
 from core.store.tables import Event, Job, Teacher
 
-CACHE_EVENT = "teacher_cache.summary"  # written by the engine, with cache key and number of views
 _MAX_EVENTS = 1_000  # of the newest jobs of a dataset
 
 

@@ -14,6 +14,7 @@ from core.store.db import utc_now
 from core.store.tables import Worker
 
 Role = Literal["worker", "ingest", "inspector", "scheduler", "api"]
+State = Literal["starting", "idle", "busy", "draining"]
 
 
 def register(
@@ -38,14 +39,29 @@ def register(
     return worker
 
 
-def record_heartbeat(session: Session, worker_id: str, *, job_id: str | None = None) -> bool:
-    """Record a heartbeat and the current job. False if the worker is not registered (any more): register again."""
+def record_heartbeat(
+    session: Session, worker_id: str, *, job_id: str | None = None, details: Mapping[str, Any] | None = None
+) -> bool:
+    """Record a heartbeat, the current job and changed details.
+
+    Returns False if the worker is not registered (any more): register again.
+    """
     worker = session.get(Worker, worker_id)
     if worker is None:
         return False
     worker.job_id, worker.last_seen_at = job_id, utc_now(session)
+    worker.details = {**worker.details, **(details or {})}
     session.flush()
     return True
+
+
+def get_state(worker: Worker) -> State:
+    """Return the state of a live worker. `starting`: it imports its modules; `draining`: it finishes and stops."""
+    if worker.details.get("draining"):
+        return "draining"
+    if not worker.details.get("ready", True):
+        return "starting"
+    return "idle" if worker.job_id is None else "busy"
 
 
 def list_workers(session: Session, *, alive_seconds: float | None = None) -> list[Worker]:

@@ -17,11 +17,31 @@ def test_by_default_only_the_public_internet_is_allowed():
     assert Settings().network_policy == NetworkPolicy()
 
 
+def test_pairs_are_separated_by_commas(monkeypatch):
+    monkeypatch.setenv("POTSTILL_OIDC_PROJECTS", "team-a=prj_1, cn=b=prj_2")  # a name may contain `=`
+
+    assert Settings().oidc_projects == {"team-a": "prj_1", "cn=b": "prj_2"}
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("ALLOW", "10.0.0.1/8"), ("ALLOW", "https://x"), ("PORTS", "0"), ("PORTS", "a")]
+    ("name", "value"),
+    [
+        ("FETCH_ALLOW", "10.0.0.1/8"),
+        ("FETCH_ALLOW", "https://x"),
+        ("FETCH_PORTS", "0"),
+        ("FETCH_PORTS", "a"),
+        ("CORS_ORIGINS", "app.example"),
+        ("CORS_ORIGINS", "https://app.example/"),
+        ("OIDC_ISSUER", "http://issuer.example"),
+        ("OIDC_ISSUER", "https://issuer.example"),  # without an audience
+        ("OIDC_ALGORITHMS", "HS256"),
+        ("OIDC_ALGORITHMS", "none"),
+        ("OIDC_PROJECTS", "team-a"),
+        ("OIDC_SCOPES", "boss=root"),
+    ],
 )
 def test_invalid_values_are_refused_at_startup(monkeypatch, name, value):
-    monkeypatch.setenv(f"POTSTILL_FETCH_{name}", value)
+    monkeypatch.setenv(f"POTSTILL_{name}", value)
 
     with pytest.raises(ValidationError):
         Settings()

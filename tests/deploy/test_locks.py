@@ -13,8 +13,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
     "install": {"embedded", "dev", "build"},
     "bench": {"embedded", "dev", "bench", "build"},
-    "api": {"api", "build"},
-    "worker": {"worker", "build"},
+    "api": {"api", "otel", "build"},
+    "worker": {"worker", "otel", "build"},
 }
 PINS = {
     canonicalize_name(line.split("==")[0]): line.split("==")[1]

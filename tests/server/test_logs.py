@@ -1,8 +1,12 @@
 """Logs are JSON lines; the terminal shows a short form."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+
+import pytest
 
 from server.logs import format_line
 
@@ -62,6 +66,42 @@ def test_secrets_are_redacted_in_every_logger():
 def test_a_closed_log_stream_does_not_raise():
     script = SCRIPT + 'import sys; sys.stderr.close(); structlog.get_logger("api").info("lost"); print("went on")'
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "went on\n"
+
+
+TEXT = """
+import structlog
+from core import tracing
+from server.logs import configure_logging
+configure_logging("worker", "info", FORMAT)
+tracing.configure("worker", make_processor=lambda: SimpleSpanProcessor(InMemorySpanExporter()))
+with tracing.span("job.attempt", parent="00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"):
+    structlog.get_logger("w").info("job.claimed", job_id="job_1")
+try:
+    1 / 0
+except ZeroDivisionError:
+    structlog.get_logger("w").exception("it.broke")
+"""
+IMPORTS = """
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+"""
+
+
+@pytest.mark.parametrize("line_format", ["json", "text"])
+def test_lines_within_a_span_have_its_ids(line_format):
+    script = f"{IMPORTS}FORMAT = {line_format!r}{TEXT}"
+    environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    first, second, *traceback = run.stderr.splitlines()
+
+    if line_format == "json":
+        assert json.loads(first)["trace_id"] == "ab" * 16
+        assert "trace_id" not in json.loads(second)
+        assert traceback == []
+    else:
+        assert re.fullmatch(r"..:..:.. worker     job.claimed job_id=job_1 trace_id=(ab){16} span_id=\w{16}", first)
+        assert second.endswith("worker     ERROR it.broke")
+        assert "ZeroDivisionError" in traceback[-1]
 
 
 def test_job_events_and_warnings_are_shown():

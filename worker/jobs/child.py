@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 import torch
 
-from core import pipeline
+from core import pipeline, tracing
 from core.compress import implementation as step_implementation
 from core.errors import InvalidSpec, KilledForMemory, Unavailable
 from core.job_warnings import JobWarning
@@ -64,10 +64,12 @@ def run_job(context: Context, job: Job, control: Callable[[], Control]) -> int:
     lease = LeaseToken.from_job(job)
     scratch = context.scratch_dir(job.id, job.attempt)
     reporter = JobReporter(context, job, scratch, control)
+    tracing.export_in_background()
     try:
         try:
             _run(context, job, scratch, reporter)
         except Interrupted as interrupted:
+            reporter.end_stage_span()
             _release(context, reporter, lease, interrupted.control)
         except LeaseLost:
             raise
@@ -79,6 +81,9 @@ def run_job(context: Context, job: Job, control: Callable[[], Control]) -> int:
     except LeaseLost as lost:
         log.warning("job.lease_lost", error=str(lost))
         return EXIT_LEASE_LOST
+    finally:
+        reporter.end_stage_span("the attempt ended in this stage")
+        tracing.flush()
     shutil.rmtree(scratch, ignore_errors=True)
     return EXIT_DONE
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
+from opentelemetry.trace import Span
+
+from core import tracing
 from core.reporting import Control
 from core.settings import Settings
 from core.store import jobs, workers
 from core.store.db import Session
 from core.store.job_leases import Flags, LeaseToken
+from core.store.job_metrics import method_name
 from core.store.tables import Job
 from core.system.fault_injection import fault_point
 from worker.claim_loop import Claimed, LogEvents, Workload
@@ -42,8 +47,22 @@ class JobWorkload(Workload[Job]):
         return Claimed(job, math.inf if limit is None else limit - jobs.running_seconds(session, job.id))
 
     def log_fields(self, row: Job) -> Mapping[str, object]:
-        """Return the job's ID."""
-        return {"job_id": row.id}
+        """Return the ids of the job and of the request that created it."""
+        return {"job_id": row.id, **({"request_id": row.request_id} if row.request_id else {})}
+
+    def open_span(self, context: Context, row: Job) -> AbstractContextManager[Span]:
+        """Open the span of the attempt, in the trace of the request that created the job."""
+        attributes = {
+            "potstill.job.id": row.id,
+            "potstill.job.attempt": row.attempt,
+            "potstill.job.method": method_name(row.spec),
+            "potstill.job.accelerator": row.accelerator,
+            "potstill.worker.id": context.worker_id,
+        }
+        if row.attempt == 1:
+            waited = tracing.start_span("job.queued", attributes, parent=row.traceparent, started_at=row.created_at)
+            waited.end(tracing.nanoseconds(row.started_at or row.created_at))
+        return tracing.span("job.attempt", attributes, parent=row.traceparent, kind=tracing.SpanKind.CONSUMER)
 
     def make_watchdog(self, context: Context, remaining_seconds: float) -> Watchdog:
         """Return the stall timeout, the time limit and the secrets that the job's log must not show."""

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import structlog
+from opentelemetry.trace import Span
 
+from core import tracing
 from core.errors import StorageFailed, StoredFileDamaged
 from core.ids import new_id
 from core.job_warnings import JobWarning
@@ -57,6 +59,7 @@ class JobReporter:
         self._background = BackgroundTask()
         self._is_database_unavailable = False  # at the last write
         self._has_started_training = False
+        self._stage_span: Span | None = None
 
     # --- buffered ---------------------------------------------------------------------------------
 
@@ -92,6 +95,7 @@ class JobReporter:
         """Record the start of a stage. Raises ``Interrupted`` if the job must leave its worker now."""
         self.flush()
         log.info("stage.started", stage=stage.value)
+        self._stage_span = tracing.start_span(f"job.stage {stage.value}", {"potstill.job.stage": stage.value})
         self.write(lambda session: jobs.start_stage(session, self._lease, stage.value))
         fault_point("stage.started")
         self.poll()
@@ -100,7 +104,16 @@ class JobReporter:
         """Record the end of a stage."""
         self.flush()
         self.write(lambda session: jobs.finish_stage(session, self._lease, stage.value))
+        self.end_stage_span()
         fault_point("stage.finished")
+
+    def end_stage_span(self, error: str | None = None) -> None:
+        """End the span of the open stage, if any; ``error``: why the stage is not complete."""
+        if self._stage_span is not None:
+            if error is not None:
+                tracing.set_error(self._stage_span, error)
+            self._stage_span.end()
+            self._stage_span = None
 
     def event(
         self,

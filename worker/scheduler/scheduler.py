@@ -24,6 +24,7 @@ from core.settings import Settings
 from core.store import (
     audit,
     checkpoints,
+    counters,
     datasets,
     garbage,
     idempotency,
@@ -154,7 +155,7 @@ class Scheduler:
         self._webhooks.start_due()
 
     def record_heartbeat(self) -> None:
-        """Record the heartbeat of this process; delete workers without one, and merge the counts of jobs."""
+        """Record the heartbeat of this process; delete workers without one, and merge the counts."""
         with self._database.write() as session:
             if not workers.record_heartbeat(session, self._id):
                 workers.register(
@@ -162,6 +163,7 @@ class Scheduler:
                 )
             workers.prune(session, WORKER_TTL_SECONDS)
             job_counts.merge(session)
+            counters.merge(session)
 
     def collect_garbage(self) -> None:
         """Delete old records, unreferenced files and local folders. An error in one step does not stop the others."""

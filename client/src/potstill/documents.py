@@ -648,12 +648,14 @@ class AuditEntry(Document):
     created_at: datetime
     id: str
     key: str
-    """Id of the key that was used."""
+    """Id of the key that was used, or `sub_…` for a token."""
     object: Literal["audit_entry"] = "audit_entry"
     object_id: str | None = None
     """Id of the changed or created object."""
     outcome: Annotated[Literal["done", "refused"], ACCEPT_NEW]
     request_id: str
+    subject: str | None = None
+    """Subject of the token; null for a key."""
 
 
 class Checkpoint(Document):

@@ -211,6 +211,24 @@ class IdempotencyKeyReused(InvalidRequest):
     CODE = "idempotency_key_reused"
 
 
+class TokenExpired(NotAuthenticated):
+    """The OpenID Connect token has expired; get a new one from its issuer."""
+
+    CODE = "token_expired"
+
+
+class TokenInvalid(NotAuthenticated):
+    """The OpenID Connect token is not accepted: its form, signature, algorithm or a claim."""
+
+    CODE = "token_invalid"
+
+
+class TokenWithoutProject(Forbidden):
+    """The OpenID Connect token is valid, but names no project of this service, or several."""
+
+    CODE = "token_without_project"
+
+
 class QuotaExceeded(Forbidden):
     """The project has reached a quota; delete or cancel something, waiting does not help."""
 
@@ -286,6 +304,12 @@ class StorageUnavailable(Unavailable):
     """The artifact store is full, read-only or unreachable."""
 
     CODE = "storage_unavailable"
+
+
+class IssuerUnavailable(Unavailable):
+    """The service cannot fetch the keys of the token issuer; API keys still work."""
+
+    CODE = "issuer_unavailable"
 
 
 class ServiceNotReady(Unavailable):

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from core.errors import WorkerLost
 from core.job_failure import WORKER_SILENT, FailureCause, event_fields
-from core.store import checkpoints, events, job_counts
+from core.store import checkpoints, counters, events, job_counts
+from core.store.counters import LEASE_LOSSES, Observation
 from core.store.db import utc_now
 from core.store.job_leases import LeaseToken, change_where, lock_job
 from core.store.jobs.row_values import NO_FLAGS, next_status, release_values, status_values
@@ -222,6 +223,7 @@ def _end_lost_attempt(session: Session, job: Job, max_worker_losses: int, cause:
     guard = and_(Job.id == job.id, Job.status == "running", Job.attempt == job.attempt)
     changed = change_where(session, guard, **values)
     assert changed is not None, "the row is locked by this transaction"
+    counters.record(session, [Observation(LEASE_LOSSES, ("job", cause.code))])
     type_, text = {
         "queued": ("worker.lost", f"{message}; requeued."),
         "paused": ("job.paused", f"{message}; paused as requested."),

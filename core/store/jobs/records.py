@@ -14,10 +14,12 @@ from sqlalchemy.orm import Session
 from core.errors import FieldError, InvalidSpec, InvalidState, NotFound
 from core.ids import new_id
 from core.job_warnings import JobWarning, merge_warnings
-from core.store import checkpoints, events, job_counts, keys
+from core.store import checkpoints, counters, events, job_counts, keys
+from core.store.counters import JOBS_CREATED, Observation
 from core.store.db import is_postgresql, utc_now
 from core.store.events import TERMINAL_TYPES
 from core.store.job_counts import Group
+from core.store.job_metrics import method_name
 from core.store.jobs.actions import lock, next_actions
 from core.store.jobs.row_values import initial_progress
 from core.store.jobs.warnings import record_warnings
@@ -55,10 +57,13 @@ def create(
     warnings: Sequence[JobWarning] = (),
     sweep_id: str | None = None,
     sweep_point: Mapping[str, Any] | None = None,
+    request_id: str | None = None,
+    traceparent: str | None = None,
 ) -> Job:
     """Queue a job. Raises ``InvalidSpec`` if its dataset or an object of ``references`` cannot be read.
 
     These inputs are locked until the transaction ends, so that they cannot be deleted meanwhile.
+    ``request_id`` and ``traceparent`` connect the logs and traces of its attempts with the request.
     """
     inputs = tuple(dict.fromkeys((dataset_id, *references)))
     _require_inputs(session, project_id, spec, dataset_id, inputs[1:])
@@ -78,11 +83,14 @@ def create(
         metadata_=dict(metadata or {}),
         sweep_id=sweep_id,
         sweep_point=None if sweep_point is None else dict(sweep_point),
+        request_id=request_id,
+        traceparent=traceparent,
         created_at=utc_now(session),
     )
     session.add(job)
     session.flush()
     job_counts.add(session, {Group.of_job(job): 1})
+    counters.record(session, [Observation(JOBS_CREATED, (method_name(spec),))])
     session.add_all(JobReference(job_id=job.id, object_id=object_id, project_id=project_id) for object_id in inputs)
     events.record(session, job.id, "job.created", "Queued; waiting for a worker.", data={"status": "queued"})
     record_warnings(session, job.id, warnings)
@@ -101,8 +109,11 @@ def get(session: Session, project_id: str, job_id: str) -> Job:
 def get_as_caller(session: Session, caller: Caller, job_id: str) -> Job:
     """Load a job for a caller who was authenticated before; one statement reads the job and checks the key.
 
-    Raises ``NotFound``, and ``NotAuthenticated`` if the key is no longer active.
+    Raises ``NotFound``, and ``NotAuthenticated`` if the key is no longer active, or the token has expired.
     """
+    if caller.subject is not None:
+        keys.require_unexpired(session, caller)
+        return get(session, caller.project_id, job_id)
     require_id(job_id, "job", "job")
     params = {"job_id": job_id, "project_id": caller.project_id} | keys.active_key_params(session, caller.key_id)
     job = session.scalars(_caller_query(on_postgresql=is_postgresql(session)), params).one_or_none()
