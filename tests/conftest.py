@@ -1,5 +1,6 @@
 """Environment of all test processes, set before the first import of torch, and real servers."""
 
+import gc
 import hashlib
 import os
 import shutil
@@ -10,21 +11,58 @@ import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import create_engine, text
 
+from tests.support import distribution
 from tests.support.locks import machine_lock
 from tests.support.valkey import ValkeyServer
 
 # Waiting threads of libgomp spin by default. Next to other busy processes (xdist, a stack) that makes a training step
 # ten times slower; sleeping costs a few percent on an idle machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# One thread for the operations of a test: tests run in several processes, on as many cores. Jobs set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Child processes import the client of this checkout, as this process does (`pythonpath` in pyproject.toml).
 _CLIENT = str(Path(__file__).parents[1] / "client" / "src")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_CLIENT, os.environ.get("PYTHONPATH"))))
+
+
+_create_ssl_context = httpx._transports.default.create_ssl_context
+
+
+@cache
+def _shared_ssl_context(certificates, **options):
+    return _create_ssl_context(**options)
+
+
+def _find_ssl_context(**options):
+    """Each client of httpx reads the certificates of all authorities, which takes 50 ms. Here clients share them."""
+    return _shared_ssl_context((os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")), **options)
+
+
+httpx._transports.default.create_ssl_context = _find_ssl_context
+
+
+def pytest_collection_modifyitems(items):
+    """Run the longest tests first."""
+    items.sort(key=lambda item: distribution.position(item.nodeid))
+
+
+def pytest_collection_finish():
+    """Exclude modules and collected tests from garbage collection: there are millions of objects, which stay."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Distribute tests by work unit, unless the command line has another distribution."""
+    return distribution.WorkUnitScheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture
