@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ FILE = re.compile(
 LINK = re.compile(r"\]\(([^)#:]+\.md)\)")
 
 
+@cache
 def defined(path):
     """Names of all functions, classes and methods of a file."""
     tree = ast.parse((ROOT / path).read_text())

@@ -52,6 +52,7 @@ def test_networks_have_the_same_weights_each_time(workload):
         )
 
 
+@pytest.mark.slow
 def test_the_comparison_runs_and_writes_its_figures(tmp_path):
     assert (
         against_peers.main(["--quick", "--repeats", "1", "--threads", "1", "--out", str(tmp_path / "peers.json")]) == 0
@@ -66,6 +67,7 @@ def test_the_comparison_runs_and_writes_its_figures(tmp_path):
     assert document["machine"]["torch"] == str(torch.__version__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("benchmark", "goal"), [(cached_training, "≥ 0.97"), (data, None)])
 def test_two_ways_of_training_are_compared(benchmark, goal, tmp_path):
     assert benchmark.main(["--quick", "--repeats", "2", "--threads", "1", "--out", str(tmp_path / "c.json")]) == 0
@@ -75,6 +77,7 @@ def test_two_ways_of_training_are_compared(benchmark, goal, tmp_path):
     assert figure["spread"][0] <= figure["value"] <= figure["spread"][1]
 
 
+@pytest.mark.slow
 def test_a_first_job_is_compared_with_one_that_another_process_computes_for(tmp_path):
     path = tmp_path / "filling.json"
 
@@ -85,6 +88,7 @@ def test_a_first_job_is_compared_with_one_that_another_process_computes_for(tmp_
     assert set(document["seconds"]) == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_training_on_photographs_is_compared_with_other_loaders(tmp_path):
     path = tmp_path / "photographs.json"
 

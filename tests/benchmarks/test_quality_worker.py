@@ -62,6 +62,7 @@ def run_of(home, wanted, **changes):
     return replace(run, **{"saves_weights": True, "is_tested": True, **changes})
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_with_the_same_bits(home):
     undisturbed = worker_of(home).execute(run_of(home, "kd", name="whole"))
     attempts = 0
@@ -120,6 +121,7 @@ def test_a_student_is_trained_with_a_peers_loss(home, peer):
     assert 0 <= result["test_top1"] <= 1
 
 
+@pytest.mark.slow
 def test_the_logit_task_of_timm_trains_the_student_of_kd(home):
     """The same loss in the same training: weights differ only by the rounding of cached outputs to float16."""
     trained = {}

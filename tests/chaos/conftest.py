@@ -42,11 +42,15 @@ class Service:
     num_faults: int = 0
 
     def submit(self, *, reuse_teacher=False, **changes) -> str:
-        """Create a job. It trains its teacher, unless it may reuse the teacher of an earlier job."""
+        """Create a job. It trains its teacher, unless it may reuse the teacher of an earlier job.
+
+        It saves two checkpoints, on a slow machine too: more frequent ones are saved depending on the time.
+        """
         if not reuse_teacher:
             with self.database.write() as session:
                 session.execute(delete(Teacher))
-        return submit_job(self.http, small_job(self.dataset, **{"epochs": 4, "teacher_epochs": 1, **changes}))
+        options = {"epochs": 4, "teacher_epochs": 1, **changes}
+        return submit_job(self.http, small_job(self.dataset, checkpoint_every_epochs=options["epochs"] // 2, **options))
 
     def run_worker(self, point: str | None = None, action: str = "kill", nth: int = 1) -> int:
         """Run one worker process, optionally with a fault at a fault point; return its exit status."""
@@ -134,7 +138,7 @@ class ThreadedServer:
         self._thread.join(10)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(tmp_path_factory, valkey):
     home = tmp_path_factory.mktemp("service")
     settings = Settings(home=home, broker_url=valkey, control_poll_seconds=0.05)
@@ -161,11 +165,17 @@ def service(tmp_path_factory, valkey):
     database.dispose()
 
 
-@pytest.fixture(scope="module")
-def reference_digest(service) -> str:
-    """SHA-256 of the weights of an undisturbed run."""
+@pytest.fixture(scope="session")
+def reference_job(service) -> str:
+    """Id of an undisturbed job."""
     job_id = service.submit()
     service.run_worker()
     job = service.job(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 1), job
-    return service.weights_digest(job_id)
+    return job_id
+
+
+@pytest.fixture(scope="session")
+def reference_digest(service, reference_job) -> str:
+    """SHA-256 of the weights of an undisturbed job."""
+    return service.weights_digest(reference_job)

@@ -94,9 +94,7 @@ def test_a_kill_during_a_checkpoint_download_costs_only_time(service, reference_
     assert_resumed_from_checkpoints(service.events(job_id))
 
 
-def test_metrics_of_a_killed_job_are_gapless_and_equal_those_of_an_undisturbed_job(service, reference_digest):
-    undisturbed = service.submit()
-    service.finish(undisturbed)
+def test_metrics_of_a_killed_job_are_gapless_and_equal_those_of_an_undisturbed_job(service, reference_job):
     killed = service.submit(reuse_teacher=True)
     service.run_worker("checkpoint.superseded", nth=1)
     assert service.fault_happened()
@@ -104,7 +102,7 @@ def test_metrics_of_a_killed_job_are_gapless_and_equal_those_of_an_undisturbed_j
 
     losses = training_losses(service.http, killed)
     assert [step for step, _ in losses] == list(range(1, 93))
-    assert losses == training_losses(service.http, undisturbed)
+    assert losses == training_losses(service.http, reference_job)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The pages of SDK and command line name what exists."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import typer.main
@@ -14,9 +15,14 @@ CLI, SDK = (DOCS / "cli.md").read_text(), (DOCS / "sdk.md").read_text()
 README = (DOCS.parent / "README.md").read_text()
 
 
+@cache
+def root_command():
+    return typer.main.get_command(app)
+
+
 def find_command(words):
     """The command that the words lead to, with the options they name."""
-    command = typer.main.get_command(app)
+    command = root_command()
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
@@ -33,8 +39,7 @@ def test_every_command_in_the_pages_exists():
 
 
 def test_every_command_is_in_the_page():
-    root = typer.main.get_command(app)
-    groups = {name: getattr(command, "commands", {}) for name, command in root.commands.items()}
+    groups = {name: getattr(command, "commands", {}) for name, command in root_command().commands.items()}
 
     assert [name for name in groups if f"`{name}" not in CLI and f" {name}" not in CLI] == []
     assert [

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer.main
 
 from potstill import AsyncPotstill, Potstill
 from potstill.cli import app, options
@@ -189,6 +190,15 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(b"content")
     (tmp_path / "spec.json").write_text('{"dataset": "pets"}')
     return tmp_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_command():
+    """Build the command once; typer builds it at each call."""
+    command = typer.main.get_command(app.app)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", lambda _app: command)
+        yield
 
 
 def routes():

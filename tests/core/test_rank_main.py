@@ -145,9 +145,8 @@ def test_two_processes_that_accumulate_gradients_have_the_losses_of_one(attempt,
     assert parallel.losses == pytest.approx(single.losses, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    ("rule", "optimizer"), [("projected", "adamw"), pytest.param("dot", "sgd", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # tests/core/train/test_balance.py has the rules in one process
+@pytest.mark.parametrize(("rule", "optimizer"), [("projected", "adamw"), ("dot", "sgd")])
 def test_two_processes_that_balance_gradients_have_the_losses_of_one(rule, optimizer, attempt, dataset):
     training = {"method": "fitnets", "balance": {"rule": rule}, "optimizer": optimizer}
     _, single = attempt(resolved(dataset, 1, **training), "single")

@@ -51,6 +51,7 @@ def test_a_job_can_be_watched_and_its_student_downloaded(page, stack, submit, ht
     assert errors == []
 
 
+@pytest.mark.slow  # tests/api/dashboard/test_browser.py cancels a job in the browser, test_service.py a running one
 def test_a_running_job_can_be_cancelled(page, stack, submit, http):
     job_id = submit(name="cancelled in the browser", epochs=2000)
     until_resource(http, f"/v1/jobs/{job_id}", lambda job: job["status"] == "running")

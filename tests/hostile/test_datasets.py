@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from core.data.stored import StoredDataset
 from core.ingest import parquet  # noqa: F401 - imported lazily by the product; once here for all cases
@@ -20,6 +21,7 @@ from worker.process.forked import ForkedProcess, limit_memory
 MEMORY_BYTES = 700_000_000  # memory limit of one case, beyond this process
 PEAK_BYTES = 400_000_000  # resident memory limit of one case
 SECONDS = 20.0  # most cases take less than 0.1 s; allows for a loaded machine
+Image.init()  # loads the modules of all formats once, not in the process of each case
 
 
 def peak_bytes():

@@ -2,16 +2,22 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from core.spec import METHODS, parse_job_spec
-from server.docs_methods import method_pages
+from server import docs_methods
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "methods"
 HAND_WRITTEN = {"recipes.md"}
 PAGES = sorted(path.name for path in FOLDER.glob("*.md"))
+
+
+@cache
+def method_pages():
+    return docs_methods.method_pages()
 
 
 def examples(page):

@@ -5,7 +5,7 @@ DIGITS = {"name": "digits", "source": {"type": "builtin", "name": "digits"}}
 
 def tiny_vit(**arguments):
     """A ViT of two blocks for 8 × 8 images, as the student or teacher of a spec; ``arguments`` override its own."""
-    tiny = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    tiny = {"img_size": 8, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
     return {"architecture": "vit_tiny_patch16_224", "arguments": {**tiny, **arguments}}
 
 

@@ -5,11 +5,13 @@ import shutil
 
 import pytest
 
+from api.session_cookie import COOKIE_NAME, issue_cookie
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SOON = 60_000  # milliseconds
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium():
     """A real browser. Without one, tests are skipped, or fail if CI=true."""
     if CHROMIUM is None:
@@ -46,12 +48,13 @@ def page(chromium, server, errors):
 
 
 @pytest.fixture
-def sign_in(page):
+def sign_in(page, server):
+    """Open a page as a tenant, with the cookie that the sign-in form sets."""
+
     def sign_in_as(tenant, path="/jobs"):
+        cookie = issue_cookie(server.app.state.app_state.cookie_secret, tenant.key_id)
+        page.context.add_cookies([{"name": COOKIE_NAME, "value": cookie, "url": server.url, "httpOnly": True}])
         page.goto(path)
-        page.get_by_label("API key").fill(tenant.token)
-        page.get_by_role("button", name="Sign in").click()
-        page.wait_for_url(f"**{path}")
         return page
 
     return sign_in_as

@@ -89,8 +89,14 @@ ATTENTION_WITH_BIAS = [
 ]
 
 
-@pytest.mark.parametrize("exporter", CONVERTERS)
-@pytest.mark.parametrize(("name", "arguments", "size"), ATTENTION_WITH_BIAS)
+@pytest.mark.parametrize(
+    ("name", "arguments", "size", "exporter"),
+    [
+        *((*ATTENTION_WITH_BIAS[0], exporter) for exporter in CONVERTERS),
+        (*ATTENTION_WITH_BIAS[1], "torchscript"),
+        pytest.param(*ATTENTION_WITH_BIAS[1], "torch.export", marks=pytest.mark.slow),
+    ],
+)
 def test_attention_with_a_bias_has_a_file_from_each_exporter(name, arguments, size, exporter, tmp_path):
     arguments = {"num_classes": 3, "in_chans": 3, **arguments}
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """Fixtures of the methods' tests: batches, tiny networks, and a harness around a method and its networks."""
 
+import copy
 from dataclasses import dataclass, replace
 
 import pytest
@@ -20,9 +21,10 @@ from core.train.precision import ComputeConfig
 CPU = torch.device("cpu")
 SIZE = 16
 INPUT_INFO = InputInfo(num_classes=4, channels=1, image_size=SIZE)
+RESNET = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32], "stem_width": 8}
 STUDENTS = {
     "transformer": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}),
-    "cnn": ("resnet10t", {}),
+    "cnn": ("resnet10t", RESNET),
 }
 # tinymim's block has the teacher's 3 heads, which have to divide the student's width.
 OWN_STUDENTS = {
@@ -30,16 +32,28 @@ OWN_STUDENTS = {
 }
 TEACHERS = {
     "transformer": ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 24, "depth": 6, "num_heads": 3}),
-    "cnn": ("resnet10t", {}),
-    "cnn with a map": ("resnet10t", {"output_stride": 8}),  # 2 × 2 positions of an image of 16 × 16
+    "cnn": ("resnet10t", RESNET),
+    "cnn with a map": ("resnet10t", {**RESNET, "output_stride": 8}),  # 2 × 2 positions of an image of 16 × 16
 }
+
+
+_built = {}  # plan and network, by the plan's text and the seed
+
+
+def build(plan, *, seed):
+    """Build the network of a plan from a seed. A test gets its own copy of one that was built before."""
+    key = (repr(plan), seed)
+    if key not in _built:
+        torch.manual_seed(seed)
+        _built[key] = plan, build_student(plan)
+    _, built = _built[key]
+    return replace(built, module=copy.deepcopy(built.module))
 
 
 def model(architecture, arguments, *, seed=0):
     """Build a model for 4 classes of grayscale images 16 × 16, in training mode."""
-    torch.manual_seed(seed)
     spec = StudentSpec(architecture=architecture, arguments=arguments)
-    return build_student(plan_student(spec, INPUT_INFO, image_size=SIZE))
+    return build(plan_student(spec, INPUT_INFO, image_size=SIZE), seed=seed)
 
 
 @dataclass
@@ -86,16 +100,13 @@ def make_harness():
             family = (needs.teacher_families or ("transformer",))[0]
             family = "cnn with a map" if "last map of several positions" in needs.teacher else family
             teachers = (family, "cnn", "transformer")[: max(needs.min_teachers, 1 if needs.max_teachers != 0 else 0)]
-        built = [
-            replace(model(*(TEACHERS[t] if isinstance(t, str) else t), seed=10 + i)) for i, t in enumerate(teachers)
-        ]
+        built = [model(*(TEACHERS[t] if isinstance(t, str) else t), seed=10 + i) for i, t in enumerate(teachers)]
         architecture, arguments = STUDENTS[student] if isinstance(student, str) else student
 
-        torch.manual_seed(0)
         spec = StudentSpec(architecture=architecture, arguments=arguments)
         requested = plan_student(spec, INPUT_INFO, image_size=SIZE)
         plan = plan_student_variant(parameters, requested, teachers=lambda: [structure_of(t) for t in built])
-        built_student = build_student(plan)
+        built_student = build(plan, seed=0)
         context = MethodContext(
             student=built_student,
             teachers=built,

@@ -241,7 +241,7 @@ def refusal(*arguments, **options):
         ({"ladder": [0, 1]}, {"student": "cnn"}, "/method/ladder", "no ViT"),
         ({"teacher_weights": [1, 2]}, {}, "/method/teacher_weights", "one for each"),
         ({}, {"teachers": ["cnn"]}, "/method/statistics_batches", "normalization channel or none"),
-        ({"statistics_batches": 3}, {"teachers": ["cnn"], "num_samples": 1000}, "/method/statistics_batches", "to 86"),
+        ({"statistics_batches": 3}, {"teachers": ["cnn"], "num_samples": 1000}, "/method/statistics_batches", "to 6"),
         ({"normalization": "channel"}, {"batch_size": 1}, "/training/batch_size", "needs 2"),
     ],
 )

@@ -106,8 +106,8 @@ def test_a_pickle_is_never_downloaded(tmp_path, served):
     [
         "vit_tiny_patch16_224.augreg_in21k",  # 21,843 classes
         "vit_tiny_r_s16_p8_224.augreg_in21k_ft_in1k",  # a hybrid, whose stem is a CNN
-        "flexivit_small.300ep_in1k",
-        "resnetv2_50x1_bit.goog_in21k_ft_in1k",
+        pytest.param("flexivit_small.300ep_in1k", marks=pytest.mark.slow),
+        pytest.param("resnetv2_50x1_bit.goog_in21k_ft_in1k", marks=pytest.mark.slow),
     ],
 )
 def test_checkpoints_whose_originals_are_numpy_archives_are_loaded_as_timm_loads_them(name, tmp_path, served):

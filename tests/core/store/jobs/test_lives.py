@@ -346,7 +346,7 @@ def check_log(log, expected):
     assert [event.attempt for event in log] == sorted(event.attempt for event in log), "attempts never decrease"
 
 
-EXAMPLES = {"sqlite": 40, "postgresql": 10}
+EXAMPLES = {"sqlite": 20, "postgresql": 8}
 
 
 def run_histories(world, examples, steps):
@@ -371,4 +371,4 @@ def test_random_job_histories_follow_the_contract(world):
 
 @pytest.mark.slow
 def test_long_random_job_histories_follow_the_contract(world):
-    run_histories(world, 16 * EXAMPLES[world.db.engine.dialect.name], steps=60)
+    run_histories(world, 32 * EXAMPLES[world.db.engine.dialect.name], steps=60)
