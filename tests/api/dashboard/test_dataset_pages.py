@@ -92,7 +92,7 @@ def test_a_second_click_adds_nothing_more(browser, tenant):
         ({"source": "builtin", "name": "ds_01jd3v5n8e6f7g8h9jkmnpqrst"}, "name", "form of an id"),
     ],
 )
-def test_a_problem_is_shown_beside_its_field(browser, tenant, form, field, words):
+def test_a_problem_is_shown_at_its_field(browser, tenant, form, field, words):
     response = browser.post("/datasets", data=form)
 
     assert response.status_code == 422

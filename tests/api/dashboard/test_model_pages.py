@@ -80,7 +80,7 @@ def test_an_upload_becomes_a_model(browser, tenant, server, upload):
         ({"architecture": ""}, "architecture", "at least 1 character"),
     ],
 )
-def test_a_problem_is_shown_beside_its_field(browser, upload, form, field, words):
+def test_a_problem_is_shown_at_its_field(browser, upload, form, field, words):
     response = browser.post("/models", data={"upload": upload(save({"weight": torch.zeros(2, 2)})), **form})
 
     assert response.status_code == 422
