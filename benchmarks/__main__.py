@@ -29,7 +29,7 @@ BENCHMARKS = {
     "batch_norm": "accuracy of short trainings with re-estimated BatchNorm statistics (minutes)",
     "latency": "POST to the first training step, and the inspector's latency (minutes)",
     "onnx_families": "which timm families have an ONNX export, with which exporter (an hour, resumable)",
-    "compression": "accuracy, bytes and latency of compressed students against ONNX Runtime's quantizer (hours)",
+    "compression": "accuracy, bytes and latency of compressed students, and of a peer's (an hour, resumable)",
     "gpu_check": "checks of the CUDA code paths (minutes, skipped without CUDA)",
     "speed_page": "write docs/speed.md from all results (seconds)",
 }

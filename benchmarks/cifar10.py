@@ -45,15 +45,19 @@ class ArchiveMissing(Exception):
     """The CIFAR-10 archive is missing; the message names the expected path."""
 
 
-def split_images(work: Path, sizes: SplitSizes, *, archive: Path = ARCHIVE) -> dict[str, Path]:
-    """Return the stored datasets by id, and create them in ``work`` if needed. Raises :class:`ArchiveMissing`.
+def split_images(
+    work: Path, sizes: SplitSizes, *, archive: Path = ARCHIVE, names: Sequence[str] = DATASETS
+) -> dict[str, Path]:
+    """Return the stored datasets ``names`` by id, and create them in ``work`` if needed.
 
     All are evaluated on the validation images, except ``ds_final``, which has the archive's test split. Teachers train
     on all images but those for validation. ``ds_students_90`` has nine tenths of the students' images.
+
+    Raises:
+        ArchiveMissing: A dataset has to be created, and there is no archive.
     """
-    name = "-".join("all" if size is None else str(size) for size in astuple(sizes))
-    folder = work / f"images-{name}"
-    stored = {name: folder / name for name in DATASETS}
+    folder = work / f"images-{'-'.join('all' if size is None else str(size) for size in astuple(sizes))}"
+    stored = {name: folder / name for name in names}
     if all((path / INDEX).is_file() for path in stored.values()):
         return stored
     if not archive.is_file():

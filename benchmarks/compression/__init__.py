@@ -1,0 +1,17 @@
+"""Accuracy, bytes and latency of compressed students on CIFAR-10, and a peer on the same networks.
+
+Parts: ``plan`` (runs and their specs), ``execution`` (a run), ``peers`` (ONNX Runtime's quantizer with its defaults),
+``statistics`` (means and paired intervals), ``report`` and ``scatter_plot`` (the section of ``docs/compression.md``).
+"""
+
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line."""
+    from benchmarks.compression.command import main as command  # the parts can be imported without it
+
+    return command(arguments)
+
+
+__all__ = ["main"]
