@@ -67,8 +67,8 @@ async def create_model(
     explain it. Prefixes of training wrappers, such as `module.`, are removed; `warnings` reports this.
     """
     if not is_form(request):
-        fields = validate_as(ModelFromUpload, await read_json(request))
-        return await create_from_upload(caller, key, fields, state=state, background=background)
+        body = validate_as(ModelFromUpload, await read_json(request))
+        return await create_from_upload(caller, key, body, state=state, background=background)
     max_bytes = await to_thread.run_sync(admit_upload, state, caller)
     rules = FormRules(service.FORM_FIELDS, max_bytes, require_weights)
     background.add_task(state.broker.wake_model_workers)

@@ -31,7 +31,7 @@ SIDE = 168  # pixels: twice those of a page, for dense displays
 MIN_BYTES = 16_000  # a smaller file is shown itself
 MAX_THUMBNAILS = 2_000
 _SPLITS: tuple[SplitName, ...] = ("train", "test")
-_JPEG = {"format": "JPEG", "quality": 80, "optimize": True}
+_JPEG_QUALITY = 80
 
 
 class ThumbnailRequest(StrictModel):
@@ -64,7 +64,8 @@ def write_thumbnails(request: ThumbnailRequest) -> int:
             split = dataset.split(name)
             for index in indices:
                 content = io.BytesIO()
-                center_square(split.read(index, min_side=SIDE), SIDE).save(content, **_JPEG)
+                thumbnail = center_square(split.read(index, min_side=SIDE), SIDE)
+                thumbnail.save(content, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
                 positions.setdefault(name, {})[index] = (blob.tell(), content.tell())
                 blob.write(content.getvalue())
     (request.out_folder / THUMBNAIL_INDEX).write_text(json.dumps(positions))

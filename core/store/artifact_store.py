@@ -70,6 +70,9 @@ class ArtifactStore(Protocol):
     read-only or unreachable has lost nothing.
     """
 
+    def __hash__(self) -> int:
+        """Return a hash of the identity: caches use stores as keys."""
+
     def put(self, key: str, source: Path | BinaryIO) -> StoredFile:
         """Publish a file under its key, atomically."""
 
