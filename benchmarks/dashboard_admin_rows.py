@@ -84,7 +84,7 @@ class Administration:
                 claimed = webhooks.claim(session, utc_now(session), lease_seconds=60)
                 if claimed is None or index == 39:
                     continue
-                error = "HTTP 503 Service Unavailable" if index % 7 == 3 else None
+                error = "hooks.example.com answered 503 instead of 2xx" if index % 7 == 3 else None
                 result = webhooks.AttemptResult(status=503 if error else 204, error=error, seconds=0.08)
                 webhooks.record_attempt(session, claimed, result, utc_now(session))
                 failed = claimed.id if error else failed

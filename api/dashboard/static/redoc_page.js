@@ -9,7 +9,6 @@ const ink = dark.matches
   : { text: "#1d1a17", muted: "#6c645b", accent: "#a4501f", ground: "#f8f6f3", side: "#ffffff", line: "#e8e3dc", good: "#1f7a45", bad: "#b3261e" };
 
 const options = {
-  nonce: root.dataset.nonce,
   disableSearch: true, // its worker would need blob: URLs for scripts
   hideDownloadButtons: false,
   hideLoading: true,

@@ -17,9 +17,17 @@ const PLOTS = [
       { label: "ended", style: "series-1", value: (day) => day.jobs_ended },
     ],
     format: (value) => value.toLocaleString(),
-    isWhole: true,
+    incrs: [1, 2, 5].flatMap((step) => [1, 10, 100, 1000, 10_000, 100_000].map((scale) => step * scale)).sort((a, b) => a - b),
+    minTop: 4,
   },
-  { title: "Device time", bars: true, series: [{ label: "device time", style: "series-3", value: (day) => day.device_seconds }], format: formatSeconds },
+  {
+    title: "Device time",
+    bars: true,
+    series: [{ label: "device time", style: "series-3", value: (day) => day.device_seconds }],
+    format: formatSeconds,
+    incrs: [10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18_000, 36_000, 72_000, 180_000, 360_000, 720_000, 1_800_000, 3_600_000],
+    minTop: 60,
+  },
   { title: "Stored files", series: [{ label: "stored", style: "series-4", value: (day) => day.stored_bytes }], format: formatBytes },
 ];
 
@@ -79,11 +87,11 @@ class UsagePlot {
       tzDate: utcDate,
       scales: {
         x: { time: true, range: [times[0] - DAY_SECONDS / 2, times.at(-1) + DAY_SECONDS / 2] },
-        y: { range: (_, min, max) => [0, Math.max(max * 1.05, settings.isWhole ? 4 : 1)] },
+        y: { range: (_, min, max) => [0, Math.max(max * 1.05, settings.minTop ?? 1000)] },
       },
       axes: [
         { ...axis, size: 28, grid: { show: false }, space: 70, values: (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toLocaleDateString([], { day: "numeric", month: "short", timeZone: "UTC" })), incrs: [DAY_SECONDS, 2 * DAY_SECONDS, 7 * DAY_SECONDS, 14 * DAY_SECONDS, 28 * DAY_SECONDS] },
-        { ...axis, size: 66, incrs: settings.isWhole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000, 100_000] : undefined, values: (_, ticks) => ticks.map(settings.format) },
+        { ...axis, size: 66, incrs: settings.incrs, values: (_, ticks) => ticks.map(settings.format) },
       ],
       series: [{}, ...settings.series.map((series, index) => this.#series(series, index))],
       legend: { show: false },

@@ -13,6 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.errors import InvalidRequest
 from core.ids import is_id
+from core.store.db import is_postgresql
 from core.store.pagination import Page, paginate_newest_first
 from core.store.tables import Job
 
@@ -77,7 +78,7 @@ def list_jobs(
 
     Raises ``InvalidRequest`` if ``after`` is not the id of a job, or of a deleted job where the order needs its value.
     """
-    statement = _job_ids_query(project_id, filters, order)
+    statement = _job_ids_query(project_id, filters, order, on_postgresql=is_postgresql(session))
     if order == NEWEST_FIRST:
         page = paginate_newest_first(session, statement, Job.id, limit=limit, after=after, prefix="job")
     else:
@@ -86,13 +87,13 @@ def list_jobs(
     return Page([rows[job_id] for job_id in page.items], page.has_more)
 
 
-def _job_ids_query(project_id: str, filters: JobFilter, order: JobOrder) -> Select[str]:
+def _job_ids_query(project_id: str, filters: JobFilter, order: JobOrder, *, on_postgresql: bool) -> Select[str]:
     """Select only the ids, which are all in an index, so that no plan scans the rows of other projects.
 
     SQLite's planner does not count generated columns of an index as covered. Without the hint it computes them from
     the JSON of each row, which takes ten times as long.
     """
-    statement = select(Job.id).where(Job.project_id == project_id, *_conditions(filters))
+    statement = select(Job.id).where(Job.project_id == project_id, *_conditions(filters, on_postgresql=on_postgresql))
     if filters.sweep_id is not None:
         return statement  # an index has the few jobs of a sweep
     reads_figures = filters.search or filters.student is not None or filters.teacher is not None
@@ -101,7 +102,7 @@ def _job_ids_query(project_id: str, filters: JobFilter, order: JobOrder) -> Sele
     return statement
 
 
-def _conditions(filters: JobFilter) -> list[ColumnElement[bool]]:
+def _conditions(filters: JobFilter, *, on_postgresql: bool) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     conditions += [_is_one_of(Job.status, filters.statuses)] if filters.statuses else []
     conditions += [_is_one_of(Job.method, filters.methods)] if filters.methods else []
@@ -120,7 +121,8 @@ def _conditions(filters: JobFilter) -> list[ColumnElement[bool]]:
         conditions.append(Job.created_at < filters.created_before)
     if filters.sweep_id is not None:
         conditions.append(Job.sweep_id == filters.sweep_id)
-    return conditions + [_contains(word) for word in filters.search.split()[:_MAX_WORDS]]
+    words = filters.search.split()[:_MAX_WORDS]
+    return conditions + [_contains(word, on_postgresql=on_postgresql) for word in words]
 
 
 _ESCAPED: Any = {"autoescape": True}
@@ -131,9 +133,15 @@ def _is_one_of(column: InstrumentedAttribute[Any], values: Sequence[str]) -> Col
     return column == values[0] if len(values) == 1 else column.in_(values)
 
 
-def _contains(word: str) -> ColumnElement[bool]:
+def _contains(word: str, *, on_postgresql: bool) -> ColumnElement[bool]:
+    """Condition: a column contains the word in any case. LIKE of SQLite ignores the case of ASCII by itself.
+
+    ``icontains`` would call ``lower`` for each value there, which takes longer than the comparison.
+    """
     columns = (Job.id, Job.method, Job.student, Job.teachers, Job.name)
-    return or_(*(column.icontains(word, autoescape=True) for column in columns))
+    if on_postgresql:
+        return or_(*(column.icontains(word, autoescape=True) for column in columns))
+    return or_(*(column.contains(word, autoescape=True) for column in columns))
 
 
 def _sorted_page(

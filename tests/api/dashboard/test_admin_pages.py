@@ -192,7 +192,8 @@ def test_deliveries_are_shown_filtered_and_sent_again(browser, tenant):
     page = f"/webhooks/{webhook_id}"
     text = browser.get(page).text
 
-    assert "HTTP 410: it answered &lt;gone&gt;" in text
+    assert "HTTP 410" in text
+    assert "it answered &lt;gone&gt;" in text
     assert "answered 410 (gone)" in text  # why the webhook is disabled
     assert claimed.id in browser.get(f"{page}?status=failed").text
     assert claimed.id not in browser.get(f"{page}?status=succeeded").text
