@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, Float, Select, cast, column, func, select
+from sqlalchemy import JSON, ColumnElement, Executable, Float, Select, cast, column, func, select
 from sqlalchemy.orm import Session
 
 from core.ids import first_id
@@ -54,13 +54,13 @@ def read_days(session: Session, project_id: str, num_days: int) -> list[UsageDay
     return result[::-1]
 
 
-def _created(project_id: str, start: datetime, *, on_postgresql: bool) -> Select[Any]:
+def _created(project_id: str, start: datetime, *, on_postgresql: bool) -> Select[str, int]:
     day = _day(Job.created_at, on_postgresql=on_postgresql)
     statement = select(day, func.count()).where(Job.project_id == project_id, Job.created_at >= start).group_by(day)
     return statement.with_hint(Job, "INDEXED BY ix_jobs_figures", dialect_name="sqlite")  # without the rows
 
 
-def _ended(project_id: str, start: datetime, *, on_postgresql: bool) -> Select[Any]:
+def _ended(project_id: str, start: datetime, *, on_postgresql: bool) -> Select[str, int, Any]:
     day = _day(Job.finished_at, on_postgresql=on_postgresql)
     elements = func.json_array_elements if on_postgresql else func.json_each
     value = elements(Job.stages).table_valued(column("value", JSON)).alias("stage").c.value
@@ -93,7 +93,7 @@ def _added_bytes(session: Session, project_id: str, start: datetime, *, on_postg
     return added
 
 
-def _by_day(session: Session, statement: Select[Any]) -> dict[date, Sequence[Any]]:
+def _by_day(session: Session, statement: Executable) -> dict[date, Sequence[Any]]:
     return {date.fromisoformat(row[0]): row[1:] for row in session.execute(statement)}
 
 
