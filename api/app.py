@@ -40,6 +40,7 @@ from api.inspector import Inspector
 from api.job_watch import JobWatcher
 from api.jobs import endpoints as jobs
 from api.jobs import outputs as job_files
+from api.jobs import predictions
 from api.keys import endpoints as keys
 from api.middleware import QUIET_PATHS, RequestMiddleware
 from api.models import endpoints as models
@@ -66,6 +67,7 @@ _ROUTERS = (
     jobs.router,  # first: routes are matched in order, and clients poll jobs
     job_files.router,
     sweeps.router,
+    predictions.router,
     health.router,
     datasets.router,
     architectures.router,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from redis.asyncio.client import PubSub
 
 Accelerator = Literal["auto", "cpu", "cuda"]
-InspectorCall = Literal["ping", "resolve", "architectures", "architecture"]
+InspectorCall = Literal["ping", "resolve", "architectures", "architecture", "predict"]
 
 JOBS_WAKE = "jobs.wake"
 DATASETS_WAKE = "datasets.wake"
@@ -166,6 +166,9 @@ class Broker:
                                   ``datasets`` (id -> DatasetInfo, others),          ``estimate``
                                   ``models`` (id -> ModelInfo), ``threads``
         ``architectures``         ``search`` (text or null), ``limit``                ``data`` (list)
+        ``architecture``          ``name``                                            ``name`` (timm's)
+        ``predict``               ``image`` (base64), ``student`` and ``teachers``    ``width``, ``height``,
+                                  (stored files)                                      ``student``, ``teachers``
         ========================  ==================================================  ===========================
 
         Raises :class:`InspectorUnavailable` at once if no inspector is alive, :class:`InspectorTimeout` if the response

@@ -123,6 +123,16 @@ class IngestCrashed(DatasetRejected):
     title = "A decoder crashed on these files"
 
 
+# --- single images ---------------------------------------------------------------------------
+
+
+class ImageUnreadable(InvalidRequest):
+    """The image cannot be decoded, or has more pixels than ``POTSTILL_MAX_IMAGE_PIXELS``."""
+
+    code = "image_unreadable"
+    title = "The image cannot be read"
+
+
 # --- downloads -------------------------------------------------------------------------------
 
 

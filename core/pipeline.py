@@ -205,10 +205,10 @@ class _Pipeline:
             failed=self.failed_formats,
             inputs=inputs,
             sections=evaluated.sections(self.spec, self.context, self.stage_seconds, distillation.cache_stats),
+            compressed=export_steps(evaluated.folder, self.compressed, self.spec, self.context, inputs),
             poll=self.context.poll,
         )
-        exported = replace(exported, files={**exported.files, **evaluated.write_predictions()})
-        return export_steps(exported, self.compressed, self.spec, self.context, inputs)
+        return replace(exported, files={**exported.files, **evaluated.write_predictions()})
 
     def _progress(self, fraction: float, step: int, schedule: Schedule) -> None:
         """Report progress of the stages after training."""

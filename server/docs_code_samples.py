@@ -28,6 +28,7 @@ METHODS = {
     "get_image": "datasets.image",
     "estimate_job": "jobs.estimate",
     "estimate_sweep_jobs": "sweeps.estimate",
+    "predict_image": "jobs.predict",
     "list_events": "jobs.past_events",
     "download_artifact": "jobs.download",
     "download_all": "jobs.download_zip",
@@ -48,6 +49,7 @@ _OBJECT_METHODS = {"get": "get", "delete": "delete", "patch": "change"}
 _ARGUMENTS: Mapping[str, Any] = {
     "folder": "student",
     "path": "weights.safetensors",
+    "image": "image.png",
     "size_bytes": 1_048_576,
     "offset": 0,
     "content": b"...",

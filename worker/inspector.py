@@ -17,12 +17,13 @@ import torch
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from core.broker import InspectorTimeout
-from core.errors import InvalidRequest, InvalidSpec, PotstillError, error_document
+from core.errors import InvalidRequest, InvalidSpec, NotAvailable, PotstillError, error_document
 from core.models import catalog
 from core.resolve.resolver import resolve
 from core.spec import parse_job_spec
 from core.spec.info import DatasetInfo, ModelInfo
 from core.system.processor_time import ProcessorTimeExceeded, limit_processor_time
+from worker.predictions import predict
 from worker.process.forked import limit_memory
 from worker.process.usage import free_memory
 
@@ -61,20 +62,22 @@ def handle_call(call: str, payload: dict[str, Any], *, processor_seconds: float 
         if not isinstance(error, InvalidRequest):  # temporary: the next call may succeed
             return response
     except ProcessorTimeExceeded:
-        response = {"error": error_document(_too_expensive("takes too long to build"))}
+        response = {"error": error_document(_too_expensive(call, "takes too long to build"))}
     except SoftTimeLimitExceeded:
         return {"error": error_document(InspectorTimeout("The machine is busy; try again soon."))}
     except MemoryError:
         if (free := free_memory()) is not None and free < MEMORY_BYTES:
             return {"error": error_document(InspectorTimeout("The machine is short of memory; try again soon."))}
-        return {"error": error_document(_too_expensive("needs too much memory"))}
+        return {"error": error_document(_too_expensive(call, "needs too much memory"))}
     _responses[key] = response
     if len(_responses) > _CACHE_SIZE:
         _responses.popitem(last=False)
     return response
 
 
-def _too_expensive(problem: str) -> InvalidSpec:
+def _too_expensive(call: str, problem: str) -> InvalidRequest:
+    if call == "predict":
+        return NotAvailable(f"The student {problem} for a prediction here; download it and run it elsewhere.")
     return InvalidSpec(f"A model of this spec {problem}; make it smaller (depth, widths, image size).")
 
 
@@ -108,4 +111,5 @@ _CALLS: dict[str, Callable[[dict[str, Any]], Response]] = {
     "resolve": _resolve,
     "architectures": _architectures,
     "architecture": _architecture,
+    "predict": predict,
 }

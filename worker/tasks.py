@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from celery import shared_task
 
 from core import tracing
-from core.broker import DATASETS_WAKE, INSPECT_PREFIX, JOBS_WAKE, MODELS_WAKE
+from core.broker import DATASETS_WAKE, INSPECT_PREFIX, JOBS_WAKE, MODELS_WAKE, InspectorCall
 from worker.cache_filling.parent import CACHE_FILLING
 from worker.claim_loop import run_next
 from worker.ingest.parent import DATASETS, MODELS
@@ -50,5 +50,5 @@ def _register_inspector_task(name: str) -> None:
             return handle_call(name, payload, processor_seconds=processor_seconds)
 
 
-for _name in ("ping", "resolve", "architectures"):
+for _name in get_args(InspectorCall):
     _register_inspector_task(_name)

@@ -110,8 +110,9 @@ def points(jobs: Sequence[Document], cost: Cost) -> list[Point]:
         result = job["result"] or {}
         measured = [(views.title(job), result.get("student") or {}, False)]
         measured += [
-            (f"{views.title(job)}, {entry.get('artifact', 'compressed')}", entry, True)
+            (f"{views.title(job)}, {entry['artifact']}", entry, True)
             for entry in result.get("compressed") or []
+            if entry.get("artifact")  # a rejected output is not published
         ]
         for label, entry, is_compressed in measured:
             value, top1 = entry.get(cost.key), entry.get("top1")

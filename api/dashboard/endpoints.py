@@ -233,6 +233,7 @@ def _job_page(state: AppState, caller: Caller, job_id: str, *, problem: str | No
         events=content.events,
         earlier_events=content.events[0]["seq"] - 1 if content.events else 0,
         artifacts=content.artifacts,
+        checkpoints=content.checkpoints,
         report=content.report,
         lineage=content.lineage,
         settings=views.settings(content.job, content.dataset_name),

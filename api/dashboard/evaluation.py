@@ -168,7 +168,7 @@ def digest_rows(report: Document) -> list[tuple[str, str]]:
     digests = report.get("digests")
     if digests is None:
         return []
-    teachers = [(f"Teacher {index}", value) for index, value in enumerate(digests["teachers"])]
+    teachers = list(zip(_teacher_names(len(digests["teachers"])), digests["teachers"], strict=True))
     rows = [
         ("Spec", digests["spec"]),
         ("Dataset", digests["dataset"]),

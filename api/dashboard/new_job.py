@@ -80,19 +80,21 @@ def new_job_page(
     *,
     source: Annotated[str | None, Query(alias="from", max_length=200, pattern=NO_NUL)] = None,
     start: _Text = None,
+    checkpoint: _Text = None,
     method: _Text = None,
     dataset: _Text = None,
     teacher: _Text = None,
 ) -> Response:
     """Show the form with a first spec.
 
-    ``from`` is a job whose spec fills the form; with ``start=student``, training starts from that job's student.
+    ``from`` is a job whose spec fills the form; with ``start=student``, training starts from that job's student, with
+    ``checkpoint`` from this checkpoint of it.
     ``teacher`` is a model or job that becomes the teacher.
     """
     choices = service.read_choices(state.database, caller.project_id)
     if source is not None:
         (job,) = service.read_jobs(state.database, caller.project_id, [source])
-        spec = _copied_spec(job, starts_from_student=start == "student")
+        spec = _copied_spec(job, weights=checkpoint or (job["id"] if start == "student" else None))
     else:
         spec = _first_spec(choices, method, dataset)
     if teacher is not None:
@@ -164,10 +166,11 @@ def _image_size(size: int | None) -> int:
     return min(max(rounded, _MIN_IMAGE_SIZE), _MAX_IMAGE_SIZE)
 
 
-def _copied_spec(job: Mapping[str, Any], *, starts_from_student: bool) -> dict[str, Any]:
+def _copied_spec(job: Mapping[str, Any], *, weights: str | None) -> dict[str, Any]:
+    """Return the job's spec; with ``weights``, its student starts from them and so has their architecture."""
     spec = dict(job["spec"])
     if spec.get("name"):
         spec["name"] = f"{spec['name']} (copy)"[:200]
-    if starts_from_student:
-        spec["student"] = {"weights": job["id"]}
+    if weights is not None:
+        spec["student"] = {"weights": weights}
     return spec

@@ -14,7 +14,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api.dashboard import evaluation, formats, views
+from api.dashboard import evaluation, formats, job_files, views
 from api.dashboard.forms import new_form_token
 from api.dashboard.navigation import navigation_for
 from api.headers import PAGE_HEADERS
@@ -52,7 +52,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(formats.FILTERS)
-    environment.globals.update(static=static_url, views=views, evaluation=evaluation, form_token=new_form_token)
+    environment.globals.update(
+        static=static_url, views=views, evaluation=evaluation, job_files=job_files, form_token=new_form_token
+    )
     return environment
 
 

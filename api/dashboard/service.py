@@ -10,10 +10,10 @@ from typing import Any
 
 import structlog
 
-from api.jobs.service import artifact_out, event_out, to_job_out
+from api.jobs.service import artifact_out, checkpoint_out, event_out, to_job_out
 from api.jobs.worker_checks import waiting_reasons
 from core.errors import NotFound, StorageFailed
-from core.store import datasets, events, jobs, lineage, models, references
+from core.store import checkpoints, datasets, events, jobs, lineage, models, references
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, Session
 from core.store.jobs import JobFilter, JobOrder
@@ -21,6 +21,7 @@ from core.store.names import find_id
 from core.store.tables import Artifact
 
 NUM_EVENTS = 200  # newest events on a job's page
+NUM_CHECKPOINTS = 20  # newest checkpoints on a job's page
 NUM_CHOICES = 100  # newest objects that a form offers
 REPORT = "report.json"
 MAX_REPORT_BYTES = 8 * 1024**2  # of a report that the page shows
@@ -58,6 +59,7 @@ class JobPage:
     job: Document
     events: Sequence[Document]
     artifacts: Sequence[Document]
+    checkpoints: Sequence[Document]
     dataset_name: str | None
     report: Document | None
     lineage: Sequence[LineageEntry]
@@ -155,10 +157,12 @@ def read_job(
         latest = events.list_events(session, project_id, job_id, after_seq=max(0, job.last_seq - NUM_EVENTS))
         reasons = waiting_reasons(session, [job], alive_seconds=alive_seconds)
         artifacts = jobs.list_artifacts(session, project_id, job_id)
+        found = checkpoints.list_checkpoints(session, project_id, job_id, limit=NUM_CHECKPOINTS)
         read = JobPage(
             job=_document(to_job_out(job, waiting_reason=reasons.get(job.id))),
             events=[_document(event_out(event)) for event in latest.items],
             artifacts=[_document(artifact_out(artifact)) for artifact in artifacts],
+            checkpoints=[_document(checkpoint_out(checkpoint)) for checkpoint in found.items],
             dataset_name=_dataset_name(session, project_id, job.dataset_id),
             report=None,
             lineage=_lineage(session, project_id, job.model_id, job_id),
@@ -192,9 +196,12 @@ def _lineage(session: Session, project_id: str, model_id: str | None, job_id: st
     def entry(label: str, node_id: str) -> LineageEntry:
         node = nodes[node_id]
         text = (node.name or node.id) + ("" if node.exists else " (deleted)")
+        urls = {"job": f"/jobs/{node.id}", "model": f"/models/{node.id}"}
         if node.kind == "teacher":
             text = f"{node.name}, {node.details['weights']}"
-        urls = {"job": f"/jobs/{node.id}", "model": f"/models/{node.id}"}
+        if node.kind == "checkpoint" and node.exists:
+            source = nodes[node.details["job"]]
+            text, urls["checkpoint"] = f"{source.name or source.id}, {node.name}", f"/jobs/{source.id}"
         return LineageEntry(label, text, urls.get(node.kind) if node.exists else None)
 
     before = {"teacher": "Teacher", "initial_weights": "Initial weights"}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from api.dashboard import formats
 from core.reporting import Stage
+from core.spec import METHODS
 from core.spec.revision import trains_models
 
 Document = Mapping[str, Any]
@@ -29,6 +30,19 @@ _STAGE_LABELS = {
     Stage.EVALUATE: "Evaluate",
     Stage.EXPORT: "Export",
 }
+
+
+# Warnings of networks that are poor, and what they mean for the student's accuracy beside its teacher's.
+_ACCURACY_PROBLEMS = {
+    "student_at_chance": "at chance level",
+    "student_constant": "always the same class",
+    "student_diverged": "after a diverged training",
+    "student_below_baseline": "below its baseline",
+    "teacher_at_chance": "which is at chance level",
+    "teacher_below_baseline": "which is below a plain baseline",
+    "teacher_below_student": "which is worse than its student",
+}
+_MIN_RETENTION = 0.95  # of the teacher's accuracy, for a success
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +156,19 @@ def status_text(job: Document) -> str:
     return str(job["status"])
 
 
-def comparison(result: Document) -> list[ComparisonRow]:
-    """Compare the student with its teachers, one row per metric; verdicts refer to the best teacher."""
+def is_classifier(job: Document) -> bool:
+    """Whether the job's student has classes, so that it can classify an image."""
+    return not METHODS[job["spec"]["method"]["name"]].params.info.needs.headless
+
+
+def comparison(result: Document, warnings: Sequence[Document] = ()) -> list[ComparisonRow]:
+    """Compare the student with its teachers, one row per metric; verdicts refer to the best teacher.
+
+    ``warnings`` are the job's: they tell which networks are poor.
+    """
     student, teachers = result["student"], result["teachers"]
     best = max(teachers, key=lambda teacher: teacher["top1"] or 0.0, default=None)
+    problem = None if best is None else _accuracy_problem(warnings, teachers.index(best))
 
     def row(label: str, key: str, form: Callable[[float | None], str], verdict: tuple[str, bool]) -> ComparisonRow:
         teacher_texts = tuple(form(teacher.get(key)) for teacher in teachers)
@@ -156,7 +179,7 @@ def comparison(result: Document) -> list[ComparisonRow]:
         return _ratio(teacher_value, student_value, words) if teacher_value and student_value else ("", False)
 
     return [
-        row("Top-1 accuracy", "top1", formats.percent, _retention(student, best)),
+        row("Top-1 accuracy", "top1", formats.percent, _retention(student, best, problem)),
         row("Top-5 accuracy", "top5", formats.percent, ("", False)),
         row("Parameters", "parameters", formats.short, ratio("parameters", ("fewer", "more"))),
         row("FLOPs per image", "flops", formats.short, ratio("flops", ("fewer", "more"))),
@@ -227,11 +250,22 @@ def _stage_state(job: Document, stage: Stage, times: Mapping[str, Document]) -> 
     return "current", "now" if job["status"] == "running" else "waiting"
 
 
-def _retention(student: Document, best: Document | None) -> tuple[str, bool]:
+def _retention(student: Document, best: Document | None, problem: str | None) -> tuple[str, bool]:
+    """Describe the student's accuracy; it is a gain near that of a teacher without a ``problem``, or above it."""
     if not best or not best["top1"] or student["top1"] is None:
         return "", False
     retained = student["top1"] / best["top1"]
-    return f"keeps {retained:.1%} of the teacher" if retained <= 1 else "better than the teacher", True
+    text = f"keeps {retained:.1%} of the teacher" if retained <= 1 else "better than the teacher"
+    if problem is not None:
+        return f"{text}, {problem}", False
+    return text, retained >= _MIN_RETENTION
+
+
+def _accuracy_problem(warnings: Sequence[Document], teacher: int) -> str | None:
+    """Return why the accuracies are no success: the first problem of the student, or of this teacher."""
+    found = {(warning["code"], warning.get("field")) for warning in warnings}
+    codes = {code for code, field in found if not code.startswith("teacher_") or field == f"/teachers/{teacher}"}
+    return next((text for code, text in _ACCURACY_PROBLEMS.items() if code in codes), None)
 
 
 def _ratio(teacher: float, student: float, words: tuple[str, str]) -> tuple[str, bool]:

@@ -237,7 +237,7 @@ class CheckpointOut(Out):
     epoch: int
     metrics: dict[str, Any]
     resumable: bool = Field(description="The job can resume from this checkpoint.")
-    kept: bool = Field(description="Retained because of `keep_weights_every_epochs`.")
+    kept: bool = Field(description="Retained because of `keep_weights_every_epochs`, or for a job that starts from it.")
     size_bytes: int
     sha256: str
     attempt: int

@@ -11,12 +11,14 @@ from api.jobs.references import with_full_ids
 from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from api.jobs.worker_checks import require_memory, worker_warnings
 from core import tracing
-from core.errors import FieldError, InvalidSpec, NotFound
+from core.errors import FieldError, InvalidSpec, NotFound, StoredFileDamaged
 from core.job_warnings import JobWarning, merge_warnings
+from core.models.safetensors_header import parse_model_info
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
 from core.spec.references import complete_references
-from core.store import datasets, jobs, models, teachers, workers
+from core.store import checkpoints, datasets, jobs, models, teachers, workers
+from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, Session
 from core.store.keys import Caller
 from core.store.tables import Artifact, Checkpoint, Dataset, Event, Job, Model
@@ -41,8 +43,10 @@ class Inputs(NamedTuple):
 # --- from a spec to a job -------------------------------------------------------------------------
 
 
-def find_inputs(database: Database, project_id: str, spec: JobSpec, *, max_seconds: float = 0.0) -> Inputs:
-    """Read the datasets and models that the spec references by full ids.
+def find_inputs(
+    database: Database, store: ArtifactStore, project_id: str, spec: JobSpec, *, max_seconds: float = 0.0
+) -> Inputs:
+    """Read the datasets and models that the spec references by full ids. The store has the infos of checkpoints.
 
     Raises :class:`InvalidSpec` that names each input which is missing or not ready, and a requested run time beyond
     ``max_seconds`` (0: no limit).
@@ -51,6 +55,7 @@ def find_inputs(database: Database, project_id: str, spec: JobSpec, *, max_secon
     dataset_infos: dict[str, DatasetInfo] = {}
     model_infos: dict[str, ModelInfo] = {}
     warnings: list[JobWarning] = []
+    found_checkpoints: dict[str, Checkpoint] = {}
     with database.read() as session:
         for at, dataset_id in spec.datasets().items():
             try:
@@ -60,9 +65,17 @@ def find_inputs(database: Database, project_id: str, spec: JobSpec, *, max_secon
                 errors.append(FieldError(at, error.detail))
         for reference in spec.references():
             try:
-                model_infos[reference] = _model_info(session, project_id, reference)
+                if reference.startswith("ckpt_"):
+                    found_checkpoints[reference] = _checkpoint(session, project_id, reference)
+                else:
+                    model_infos[reference] = _model_info(session, project_id, reference)
             except InvalidSpec as error:
                 errors.extend(FieldError(at, error.detail) for at in _reference_pointers(spec, reference))
+    for reference, checkpoint in found_checkpoints.items():  # no transaction waits for the store
+        try:
+            model_infos[reference] = _checkpoint_info(store, checkpoint)
+        except InvalidSpec as error:
+            errors.extend(FieldError(at, error.detail) for at in _reference_pointers(spec, reference))
     if errors:
         raise InvalidSpec.for_fields(errors)
     return Inputs(dataset_infos, model_infos, tuple(warnings))
@@ -77,7 +90,7 @@ def read_inputs(state: AppState, project_id: str, spec: JobSpec) -> tuple[JobSpe
     with state.database.read() as session:
         spec = with_full_ids(session, project_id, spec)
         capacity = workers.capacity(session, spec.resources.accelerator, alive_seconds=settings.alive_seconds)
-    inputs = find_inputs(state.database, project_id, spec, max_seconds=settings.max_job_seconds)
+    inputs = find_inputs(state.database, state.store, project_id, spec, max_seconds=settings.max_job_seconds)
     return spec, inputs._replace(
         warnings=(*inputs.warnings, *worker_warnings(spec, capacity)),
         memory_bytes=capacity.memory_bytes if capacity.num_workers else settings.job_memory_bytes or None,
@@ -224,6 +237,34 @@ def _model_info(session: Session, project_id: str, reference: str) -> ModelInfo:
     if model.status != "ready":
         raise InvalidSpec(_not_ready("model", model))
     return models.model_info(model)
+
+
+def _checkpoint(session: Session, project_id: str, reference: str) -> Checkpoint:
+    """Return a checkpoint of a student, detached from its session. Raises InvalidSpec."""
+    try:
+        checkpoint = checkpoints.find(session, project_id, reference)
+    except NotFound as error:
+        raise InvalidSpec(
+            f"{error.detail} A job retains its newest two, and one every training.keep_weights_every_epochs. "
+            "GET /v1/jobs/{job_id}/checkpoints lists them."
+        ) from None
+    session.expunge(checkpoint)
+    return checkpoint
+
+
+def _checkpoint_info(store: ArtifactStore, checkpoint: Checkpoint) -> ModelInfo:
+    files = {file.name: file for file in checkpoints.model_files(checkpoint)}
+    config = files.get(checkpoints.CONFIG_NAME)
+    if config is None:
+        raise InvalidSpec(
+            f"checkpoint {checkpoint.id} was saved by an earlier version, without the arguments of its network; "
+            "download its weights and create a model from them (POST /v1/models)"
+        )
+    try:
+        content = b"".join(store.open(config.key))
+    except StoredFileDamaged:
+        raise InvalidSpec(f"checkpoint {checkpoint.id} has just been deleted; start from a newer one") from None
+    return parse_model_info(content, size_bytes=files[checkpoints.WEIGHTS_NAME].size_bytes, name=checkpoint.id)
 
 
 def _not_ready(kind: str, row: Dataset | Model) -> str:

@@ -72,15 +72,16 @@ class ModelOut(Out):
 
 
 class LineageNode(Out):
-    """A model, a job, a `teacher` that a job trained or took from the hub, or an `artifact`: a compressed file."""
+    """A model, a job, a `teacher` of a job that is no model, an `artifact` (a compressed file), or a `checkpoint`."""
 
     id: str = Field(description="Of a teacher or an artifact: the job's id and a suffix.")
-    object: Literal["model", "job", "teacher", "artifact"]
+    object: Literal["model", "job", "teacher", "artifact", "checkpoint"]
     name: str | None
     exists: bool = Field(description="False: it was deleted.")
     details: dict[str, Any] = Field(
         description="Of a model `architecture`, `parameters` and `status`; of a job `method`, `dataset` and `status`; "
-        "of a teacher `architecture` and `weights`; of an artifact `top1`, `size_bytes` and `latency_ms`."
+        "of a teacher `architecture` and `weights`; of an artifact `top1`, `size_bytes` and `latency_ms`; of a "
+        "checkpoint `job`, `step` and `epoch`."
     )
 
 
@@ -89,8 +90,9 @@ class LineageEdge(Out):
 
     source: str
     target: str
-    role: Literal["teacher", "initial_weights", "student", "compressed"] = Field(
-        description="What the source was to a job, or what the target is: the job's `student`, or a `compressed` form."
+    role: Literal["teacher", "initial_weights", "student", "compressed", "checkpoint"] = Field(
+        description="What the source was to a job, or what the target is: the job's `student`, a `compressed` form, or "
+        "a `checkpoint` of the job."
     )
 
 

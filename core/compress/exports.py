@@ -1,71 +1,109 @@
-"""Further formats of the networks that compression steps return, such as ONNX, in the folder of each step."""
+"""The published files of compression steps: the formats of each compressed network, and the receipt of every file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from core.compress.measure import MeasuredStep
 from core.errors import ExportFailed
-from core.evaluate import Latency
-from core.export import Exported, ExportInputs
-from core.export.formats import ExportContext, write_format
+from core.export import Exported, ExportInputs, TestSplit
 from core.export.onnx_file import RUNTIME, open_runner
 from core.export.parity import LogitDifference, file_input, parity_images, student_logits
 from core.export.receipt import build_receipt
 from core.export.report import format_versions
+from core.export.student import write_formats
 from core.job_warnings import JobWarning
 from core.models.built import BuiltModel
-from core.models.weights import CONFIG, load_folder
+from core.models.weights import load_folder
 from core.spec import JobSpec
-from core.spec.exports import REQUIRED_FORMAT
+from core.spec.export_options import ExportOptions
+from core.spec.exports import file_names
 from core.train.context import RunContext
 
 
 def export_steps(
-    exported: Exported, steps: Sequence[MeasuredStep], spec: JobSpec, context: RunContext, inputs: ExportInputs
+    student_folder: Path, steps: Sequence[MeasuredStep], spec: JobSpec, context: RunContext, inputs: ExportInputs
 ) -> Exported:
-    """Add the files of applied steps to those of the student, and the formats of ``spec.export`` for each network.
+    """Write the formats of ``spec.export`` for each compressed network; return the files of all applied steps.
 
-    A format that fails is left out with a warning. Each ONNX file of a step has a receipt.
+    Each file has a receipt, as the student's own files have. A format that fails is left out with a warning.
+    ``inputs`` are those of the student, whose weights are in ``student_folder``.
     """
-    files, receipts = dict(exported.files), dict(exported.receipts)
-    quantized = [step for step in steps if step.outcome.is_applied and step.outcome.is_file]
-    if quantized:
-        student = load_folder(files[CONFIG].parent)
-        receipts |= {step.outcome.output: _receipt(step, student, inputs) for step in quantized}
+    files: dict[str, Path] = {}
+    receipts: dict[str, dict[str, Any]] = {}
+    failures: dict[str, str] = {}
+    network_folder = student_folder
     for step in steps:
         outcome = step.outcome
-        files |= outcome.artifacts()
-        if not outcome.is_applied or outcome.is_file:
+        if not outcome.is_applied:
             continue
-        network = load_folder(outcome.folder)
-        for options in spec.export_options:
-            context.poll()
-            if options.format == REQUIRED_FORMAT:
-                continue
-            export = ExportContext(folder=outcome.folder, options=options, samples=inputs.samples, poll=context.poll)
-            try:
-                write_format(network, export)
-            except ExportFailed as error:
-                context.reporter.warning(_warning(outcome.index, f"{outcome.output}/{export.path.name}", error))
-            else:
-                files |= {f"{outcome.output}/{path.name}": path for path in export.paths}
-    return Exported(files, receipts)
+        context.poll()
+        files |= outcome.artifacts()
+        if outcome.is_file:
+            receipts[outcome.output] = _file_receipt(step, load_folder(network_folder), inputs)
+            continue
+        network_folder = outcome.folder
+        exported, failed = _network_formats(step, spec.export_options, context, inputs)
+        files |= exported.files
+        receipts |= exported.receipts
+        failures |= exported.failures
+        if failed:
+            context.reporter.warning(_warning(outcome.index, exported.failures, failed))
+    return Exported(files, receipts, failures)
 
 
-def _receipt(step: MeasuredStep, student: BuiltModel, inputs: ExportInputs) -> dict[str, Any]:
-    """Return the receipt of a quantized file: logits against those of the student in PyTorch, other values as measured.
+def _network_formats(
+    step: MeasuredStep, formats: Sequence[ExportOptions], context: RunContext, inputs: ExportInputs
+) -> tuple[Exported, Sequence[ExportOptions]]:
+    """Write the formats of a step's network to its folder; return the files with their receipts, and what failed."""
+    folder, output = step.outcome.folder, step.outcome.output
+    network = load_folder(folder)
+    failed: dict[ExportOptions, str] = {}
+    own_inputs = ExportInputs(
+        samples=inputs.samples, test=_test_split(step, context, network.preprocessing.image_size), latency=step.latency
+    )
+    receipts = write_formats(network, folder, formats, failed, inputs=own_inputs, poll=context.poll)
+    named = {
+        f"{output}/{name}": _with_folder(output, receipt)
+        for options, receipt in receipts.items()
+        for name in file_names(options)
+    }
+    files = {name: folder / name.rpartition("/")[2] for name in named}
+    failures = {f"{output}/{file_names(options)[0]}": why for options, why in failed.items()}
+    return Exported(files, named, failures), tuple(failed)
 
-    The gate of the step accepts its accuracy, so there is no tolerance for its logits.
+
+def _test_split(step: MeasuredStep, context: RunContext, image_size: int) -> TestSplit:
+    """Return the images to evaluate the files of a step's network on, with the predictions of that network."""
+    pixels = context.pixels("test", image_size)
+    return TestSplit.select(
+        pixels.images,
+        labels=pixels.labels if context.is_labeled else None,
+        predictions=step.predictions,
+        flops=int(step.summary["flops"]),
+    )
+
+
+def _with_folder(folder: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a receipt whose files have the names of their artifacts, with the folder."""
+    return {**receipt, "files": [{**file, "name": f"{folder}/{file['name']}"} for file in receipt["files"]]}
+
+
+def _file_receipt(step: MeasuredStep, network: BuiltModel, inputs: ExportInputs) -> dict[str, Any]:
+    """Return the receipt of a quantized file: logits against those of its network in PyTorch, other values as measured.
+
+    The gate of the step accepts its accuracy, so there is no tolerance for its logits. ``agreement`` is that with the
+    uncompressed student.
     """
     images = parity_images(inputs.samples)
-    logits = open_runner(step.outcome.path)(file_input(student, images, preprocessing=False))
+    logits = open_runner(step.outcome.path)(file_input(network, images, preprocessing=False))
     details = {
         "format": "onnx",
         "preprocessing": False,
         "runtime": RUNTIME,
-        "logits": LogitDifference.between(logits, student_logits(student, images)).to_json(None),
+        "logits": LogitDifference.between(logits, student_logits(network, images)).to_json(None),
     }
     scores = {
         **inputs.test.scores(None),  # the accuracy of the student
@@ -73,16 +111,15 @@ def _receipt(step: MeasuredStep, student: BuiltModel, inputs: ExportInputs) -> d
         "agreement": step.summary.get("agreement"),
         "evaluated_images": inputs.test.num_test,
     }
-    latency = [Latency(**each) for each in step.details["latency"]]
     return build_receipt(
-        [step.outcome.path], details=details, scores=scores, latency=latency, versions=format_versions("onnx")
+        [step.outcome.path], details=details, scores=scores, latency=step.latency, versions=format_versions("onnx")
     )
 
 
-def _warning(index: int, artifact: str, error: ExportFailed) -> JobWarning:
+def _warning(index: int, failures: Mapping[str, str], failed: Sequence[ExportOptions]) -> JobWarning:
     return JobWarning(
         code=ExportFailed.code,
         field=f"/compression/{index}",
-        message=f"{artifact} is left out: {error.detail}",
-        fix="leave this format out of export; the other files are complete",
+        message="; ".join(f"{name} is left out: {why}" for name, why in failures.items()),
+        fix=f"leave {' and '.join(options.label for options in failed)} out of export; the other files are complete",
     )

@@ -67,6 +67,7 @@ def write_quantized(model: onnx.ModelProto, path: Path, source: Path) -> None:
     model.producer_name, model.producer_version, model.doc_string = _PRODUCER, "", ""
     del model.graph.value_info[:]
     shorten_names(model)
+    remove_unused_domains(model)
     with writing(path.name), atomic_path(path, unique=False) as temporary:
         onnx.save(model, temporary)
 
@@ -77,7 +78,7 @@ def shorten_names(model: onnx.ModelProto) -> None:
     A graph with subgraphs, which refer to outer values by name, stays as it is.
     """
     graph = model.graph
-    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
+    if _has_subgraph(graph):
         return
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
     for tensor in graph.initializer:
@@ -87,6 +88,23 @@ def shorten_names(model: onnx.ModelProto) -> None:
         node.name, node.doc_string = "", ""
         for values in (node.input, node.output):
             values[:] = [names.setdefault(name, _short_name(len(names))) for name in values]
+
+
+def remove_unused_domains(model: onnx.ModelProto) -> None:
+    """Drop the versions of operator sets without a node, which the quantizer lists.
+
+    A graph with subgraphs stays as it is.
+    """
+    if _has_subgraph(model.graph):
+        return
+    used = {node.domain for node in model.graph.node} | {""}
+    versions = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(versions)
+
+
+def _has_subgraph(graph: onnx.GraphProto) -> bool:
+    return any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
 
 
 def _short_name(index: int) -> str:

@@ -20,11 +20,17 @@ from core.train.context import RunContext
 
 @dataclass(frozen=True, slots=True)
 class MeasuredStep:
-    """Outcome of a step, its entry in ``result.compressed``, and what the report has in addition."""
+    """Outcome of a step, its entry in ``result.compressed``, and what the report has in addition.
+
+    ``predictions`` (N,) are the classes that its output predicts on the test split, ``latency`` is that of the output;
+    a failed step has neither.
+    """
 
     outcome: StepOutcome
     summary: Mapping[str, Any]
     details: Mapping[str, Any]
+    predictions: Tensor | None = None
+    latency: tuple[Latency, ...] = ()
 
 
 def measure_steps(
@@ -53,7 +59,7 @@ def _measure(
     if predictions_N is not None and own_N is not None:
         metrics["agreement"] = agreement(predictions_N, own_N)
     details = {"latency": [each.to_json() for each in latency], **outcome.details}
-    return MeasuredStep(outcome, outcome.summary(metrics), details)
+    return MeasuredStep(outcome, outcome.summary(metrics), details, own_N, latency)
 
 
 def _measure_file(

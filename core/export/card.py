@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from core.export.card_files import files_section
+from core.export.compression_card import compression_section
 from core.export.evaluation_card import teacher_effect
 from core.export.licenses import weight_licenses
 from core.models.built import BuiltModel
@@ -28,13 +30,15 @@ def model_card(
     result: Mapping[str, Any],
     threads: int,
     receipts: Mapping[ExportOptions, Mapping[str, Any]],
+    compressed: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     top1_metric: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the model card as Markdown, with front matter for the Hugging Face hub.
 
-    ``receipts`` has the receipt of each export format. ``top1_metric`` describes what top-1 and top-5 measure, for a
-    student without a classifier. ``evaluation`` is the section of the report.
+    ``receipts`` has the receipt of each export format, ``compressed`` that of each file of a compression step by
+    artifact name. ``top1_metric`` describes what top-1 and top-5 measure, for a student without a classifier.
+    ``evaluation`` is the section of the report.
     """
     parts = [
         _front_matter(student),
@@ -46,7 +50,8 @@ def model_card(
         "## Use",
         _usage(student),
         "## Files",
-        files_section(student, receipts),
+        files_section(student, receipts, compressed),
+        *compression_section(result),
         "## Input",
         _preprocessing(student),
         "## Training",

@@ -53,9 +53,9 @@ def export(student: BuiltModel, context: ExportContext) -> dict[str, Any]:
 
 
 def _name_nodes(model: Any) -> None:
-    """Number the nodes without a name: OpenVINO names them by a counter of the process, so that no two files agree."""
+    """Number the inner nodes: OpenVINO names some by a counter of the process, so that no two files would agree."""
     for index, node in enumerate(model.get_ordered_ops()):
-        if node.get_friendly_name() == node.get_name():
+        if node.get_type_name() not in {"Parameter", "Result"}:
             node.set_friendly_name(f"{node.get_type_name()}_{index}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -51,10 +51,14 @@ class ExportInputs:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The exported files by artifact name, and the receipt of each file of an export format."""
+    """The exported files, the receipt of each file of an export format, and why others failed, by artifact name."""
 
-    files: Mapping[str, Path]
-    receipts: Mapping[str, dict[str, Any]]
+    files: Mapping[str, Path] = field(default_factory=dict)
+    receipts: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING = Exported()
 
 
 def export_student(
@@ -69,9 +73,10 @@ def export_student(
     reporter: Reporter,
     failed: Mapping[ExportOptions, str] = MappingProxyType({}),
     sections: Mapping[str, Any] = MappingProxyType({}),
+    compressed: Exported = NOTHING,
     poll: Callable[[], None] = no_poll,
 ) -> Exported:
-    """Complete a folder that ``save_folder`` wrote.
+    """Complete a folder that ``save_folder`` wrote; return its files and those of compressed networks.
 
     A format that fails is left out, with a warning and its reason in the report: the student is trained, and its other
     files do not depend on it.
@@ -83,22 +88,24 @@ def export_student(
         reporter: Receives the warning; the report has all warnings of the job.
         failed: Reason by format of those that are known to fail, which are not tried again.
         sections: Sections of the report; the card reads ``evaluation``.
+        compressed: The files of the compression steps, which card and report list.
         poll: Called between files and while they are measured; it may raise to interrupt.
 
     Raises:
         WeightsMismatch: The folder's weights cannot be loaded.
     """
-    student = load_folder(folder)
-    failures = dict(failed)
-    receipts = _write_formats(student, folder, spec.export_options, failures, inputs=inputs, poll=poll)
+    student, failures = load_folder(folder), dict(failed)
+    receipts = write_formats(student, folder, spec.export_options, failures, inputs=inputs, poll=poll)
     if failures:
         reporter.warning(failure_warning(failures))
+    own = _by_name(folder, receipts, failures)
     common: dict[str, Any] = {"spec": spec, "dataset": dataset, "result": result}
     card = model_card(
         **common,
         student=student,
         threads=torch.get_num_threads(),
         receipts=receipts,
+        compressed=compressed.receipts,
         top1_metric=details.get("student", {}).get("top1_metric"),
         evaluation=sections.get("evaluation"),
     )
@@ -107,22 +114,32 @@ def export_student(
         details=details,
         stages=stages,
         warnings=reporter.warnings(),
-        sections={**sections, "exports": _exports_section(receipts, failures)},
+        sections={**sections, "exports": _exports_section(own) | _exports_section(compressed)},
     )
     write_atomic(folder / CARD, card.encode())
     write_atomic(folder / REPORT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     fault_point("student.exported")
+    files = {name: folder / name for name in (CONFIG, *own.files, CARD, REPORT)}
+    return Exported(files | dict(compressed.files), {**own.receipts, **compressed.receipts})
+
+
+def _by_name(folder: Path, receipts: Receipts, failures: Mapping[ExportOptions, str]) -> Exported:
+    """Return files, receipts and failures by file name; all files of a format share its receipt."""
     by_name = {name: receipt for options, receipt in receipts.items() for name in file_names(options)}
-    return Exported({name: folder / name for name in (CONFIG, *by_name, CARD, REPORT)}, by_name)
+    failed = {file_names(options)[0]: why for options, why in failures.items()}
+    return Exported({name: folder / name for name in by_name}, by_name, failed)
 
 
-def _exports_section(receipts: Receipts, failures: Mapping[ExportOptions, str]) -> dict[str, Any]:
-    """Return the report's section on the formats: a receipt or the reason of the failure, by the name of the file."""
-    results = receipts | {options: {"failed": why} for options, why in failures.items()}
-    return {file_names(options)[0]: result for options, result in results.items()}
+def _exports_section(exported: Exported) -> dict[str, Any]:
+    """Return the report's section on the files: a receipt or the reason of the failure, by the name of the first file.
+
+    The further files of a format, such as OpenVINO's weights, are in the receipt of the first.
+    """
+    first = {name: receipt for name, receipt in exported.receipts.items() if receipt["files"][0]["name"] == name}
+    return first | {name: {"failed": why} for name, why in exported.failures.items()}
 
 
-def _write_formats(
+def write_formats(
     student: BuiltModel,
     folder: Path,
     formats: Iterable[ExportOptions],
@@ -131,7 +148,11 @@ def _write_formats(
     inputs: ExportInputs,
     poll: Callable[[], None],
 ) -> Receipts:
-    """Write the formats without an entry in ``failures``, and add those that fail; return the receipt of each."""
+    """Write the formats of a network without an entry in ``failures``, and add those that fail.
+
+    Returns the receipt of each: the file compared with the network, evaluated and timed under its own runtime. The
+    network's weights are in ``folder`` already. ``inputs`` has the measurements of this network.
+    """
     receipts = {}
     for options in formats:
         poll()

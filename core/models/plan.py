@@ -33,7 +33,8 @@ _NO_MODELS: Mapping[str, ModelInfo] = MappingProxyType({})
 class WeightSource:
     """Source of a model's first weights.
 
-    ``name`` is the timm name with its tag for ``pretrained``, and the id (``mdl_…``, ``job_…``) for ``stored``.
+    ``name`` is the timm name with its tag for ``pretrained``, and the id (``mdl_…``, ``job_…``, ``ckpt_…``) for
+    ``stored``.
     ``normalization`` holds the statistics of the images that the weights were trained with.
     """
 

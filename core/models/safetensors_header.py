@@ -70,7 +70,20 @@ def read_model_info(folder: Path) -> ModelInfo:
         WeightsMismatch: The folder was not written by ``core.models.weights.save_folder``.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = (folder / "config.json").read_bytes()
+        size_bytes = (folder / "model.safetensors").stat().st_size
+    except OSError as error:
+        raise WeightsMismatch(f"{folder.name} is not a stored model: {error!r}") from error
+    return parse_model_info(content, size_bytes=size_bytes, name=folder.name)
+
+
+def parse_model_info(content: bytes, *, size_bytes: int, name: str) -> ModelInfo:
+    """Read the info from the content of ``config.json``; ``size_bytes`` is the size of the weights.
+
+    Raises :class:`WeightsMismatch`, whose message has ``name``, for any other content.
+    """
+    try:
+        config = json.loads(content)
         cfg = config["pretrained_cfg"]
         return ModelInfo(
             architecture=config["architecture"],
@@ -79,12 +92,12 @@ def read_model_info(folder: Path) -> ModelInfo:
             channels=cfg["input_size"][0],
             image_size=None if config["potstill"]["any_size"] else cfg["input_size"][-1],
             parameters=config["potstill"]["parameters"],
-            size_bytes=(folder / "model.safetensors").stat().st_size,
+            size_bytes=size_bytes,
             classes=tuple(cfg["label_names"]) if cfg.get("label_names") else None,
             normalization={"mean": cfg["mean"], "std": cfg["std"]},
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsMismatch(f"{folder.name} is not a stored model: {error!r}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsMismatch(f"{name} is not a stored model: {error!r}") from error
 
 
 def _read(file: IO[bytes], size: int) -> Header:

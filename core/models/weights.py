@@ -64,7 +64,7 @@ def save_folder(
         any_size=any_size,
     )
     write_weights(module, folder / WEIGHTS)
-    write_atomic(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(folder / CONFIG, _config_bytes(config))
 
 
 def save_model(built: BuiltModel, folder: Path) -> None:
@@ -77,6 +77,23 @@ def save_model(built: BuiltModel, folder: Path) -> None:
         preprocessing=built.preprocessing,
         classes=built.classes,
     )
+
+
+def built_config(built: BuiltModel) -> bytes:
+    """Return the content of ``config.json`` for weights of this model."""
+    return _config_bytes(
+        model_config(
+            built.module,
+            architecture=built.architecture,
+            arguments=built.arguments,
+            preprocessing=built.preprocessing,
+            classes=built.classes,
+        )
+    )
+
+
+def _config_bytes(config: Mapping[str, Any]) -> bytes:
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def model_config(

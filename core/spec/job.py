@@ -104,7 +104,8 @@ class StudentSpec(ModelSpec):
     weights: Weights = Field(
         default="random",
         description="`random`, `pretrained`, `distill` (see `distillation`), or a model or job whose weights to start "
-        "from: its id (`mdl_…`, `job_…`), unique name or unique id prefix.",
+        "from: its id (`mdl_…`, `job_…`), unique name or unique id prefix; or the id of a checkpoint (`ckpt_…`) of a "
+        "job, which then retains it.",
     )
 
     @field_validator("weights")
@@ -121,7 +122,7 @@ class TeacherSpec(ModelSpec):
     weights: Weights = Field(
         default="pretrained",
         description="`pretrained`, `train`, `distill` (see `distillation`), `random`, or a model or job: its id "
-        "(`mdl_…`, `job_…`), unique name or unique id prefix.",
+        "(`mdl_…`, `job_…`), unique name or unique id prefix; or the id of a checkpoint (`ckpt_…`).",
     )
     training: TeacherTrainingSpec | None = Field(
         default=None,

@@ -1,8 +1,8 @@
 """Checkpoints: the newest two of each track, to resume from, and the weights that the spec retains.
 
 The API lists only the student's; the other tracks (``teacher-K``, ``baseline``, ``compress-K``, ``compressed-K``) only
-serve resuming. All files count as stored bytes of the project; each transaction updates that number last, after it has
-locked the job (see ``core.store.quotas``).
+serve resuming. A checkpoint from which another job's student starts is retained. All files count as stored bytes of
+the project; each transaction updates that number last, after it has locked the job (see ``core.store.quotas``).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from core.store.db import utc_now
 from core.store.job_leases import LeaseToken, change, lock_job, read_job
 from core.store.pagination import Page, not_found, paginate_newest_first, require_id
 from core.store.quotas import add_stored
-from core.store.tables import Checkpoint, Job
+from core.store.tables import TERMINAL_STATUSES, Checkpoint, Job, JobReference
 
 WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"  # of the weights
 NUM_RESUMABLE = 2  # the newest, and one more in case the newest is damaged
 
 FileFields = Mapping[str, Any]  # JSON object of a stored file in a row
@@ -79,7 +80,7 @@ def save(
         created_at=utc_now(session),
     )
     session.add(saved)
-    garbage = [file for old in same_step for file in _delete(session, old)]
+    garbage = [file for old in same_step for file in _remove(session, old)]
     garbage += _prune_old(session, [saved, *(old for old in earlier if old.step != step)])
     _advance_job(session, lease, job, saved, earlier)
     session.flush()
@@ -94,7 +95,7 @@ def _advance_job(
     session: Session, lease: LeaseToken, job: Job, saved: Checkpoint, earlier: Sequence[Checkpoint]
 ) -> None:
     values: dict[str, Any] = {}
-    if all(saved.step > old.step for old in earlier):
+    if all(saved.step > old.step for old in earlier if old.resumable):
         values["worker_losses"] = 0
     if saved.track == STUDENT_TRACK:
         values["checkpoint_step"] = max(job.checkpoint_step, saved.step)
@@ -169,9 +170,12 @@ def has_expired(session: Session, job: Job) -> bool:
 
 
 def delete_tracks(session: Session, job: Job, tracks: Sequence[str]) -> list[str]:
-    """Delete tracks of a job that restarts and that the caller has locked; return the keys of their files."""
+    """Delete tracks of a job that restarts and that the caller has locked; return the keys of their files.
+
+    The weights of a checkpoint that another unfinished job starts from stay.
+    """
     checkpoints = [checkpoint for track in tracks for checkpoint in _list_track(session, job.id, track)]
-    garbage = [file for checkpoint in checkpoints for file in _delete(session, checkpoint)]
+    garbage = [file for checkpoint in checkpoints for file in _remove(session, checkpoint)]
     session.flush()
     add_stored(session, job.project_id, -_total_bytes(garbage))
     return list(_keys(garbage))
@@ -208,6 +212,36 @@ def get(session: Session, project_id: str, job_id: str, checkpoint_id: str) -> C
     return checkpoint
 
 
+def find(session: Session, project_id: str, checkpoint_id: str) -> Checkpoint:
+    """Load a checkpoint of any student of the project. Raises ``NotFound``."""
+    require_id(checkpoint_id, "ckpt", "checkpoint")
+    statement = select(Checkpoint).where(
+        Checkpoint.id == checkpoint_id, Checkpoint.project_id == project_id, Checkpoint.track == STUDENT_TRACK
+    )
+    checkpoint = session.scalars(statement.execution_options(populate_existing=True)).one_or_none()
+    if checkpoint is None:
+        raise not_found("checkpoint", checkpoint_id)
+    return checkpoint
+
+
+def retain(session: Session, project_id: str, checkpoint_id: str) -> Checkpoint:
+    """Retain the weights of a checkpoint as long as its job exists, for a job that starts from them.
+
+    Locks the job of the checkpoint first, as every change of its checkpoints does. Raises ``NotFound``.
+    """
+    job_id = find(session, project_id, checkpoint_id).job_id
+    session.scalars(select(Job.id).where(Job.id == job_id).with_for_update()).one_or_none()
+    checkpoint = find(session, project_id, checkpoint_id)
+    checkpoint.retained = True
+    session.flush()
+    return checkpoint
+
+
+def model_files(checkpoint: Checkpoint) -> list[StoredFile]:
+    """Return weights and configuration of a checkpoint; those of earlier versions have no configuration."""
+    return [file for file in map(StoredFile.from_json, checkpoint.files) if file.name in {WEIGHTS_NAME, CONFIG_NAME}]
+
+
 def weights_file(checkpoint: Checkpoint) -> StoredFile:
     """Return the weights file of a checkpoint."""
     return next(file for file in map(StoredFile.from_json, checkpoint.files) if file.name == WEIGHTS_NAME)
@@ -242,11 +276,20 @@ def _prune_old(session: Session, checkpoints: Sequence[Checkpoint]) -> list[File
 
 
 def _drop_resume_files(checkpoint: Checkpoint) -> list[FileFields]:
-    weights = weights_file(checkpoint).key
-    garbage = [file for file in checkpoint.files if file["key"] != weights]
+    retained = {file.key for file in model_files(checkpoint)}
+    garbage = [file for file in checkpoint.files if file["key"] not in retained]
     checkpoint.resumable = False
-    checkpoint.files = [file for file in checkpoint.files if file["key"] == weights]
+    checkpoint.files = [file for file in checkpoint.files if file["key"] in retained]
     return garbage
+
+
+def _remove(session: Session, checkpoint: Checkpoint) -> list[FileFields]:
+    """Delete a checkpoint, but retain its weights while an unfinished job starts from them."""
+    readers = select(JobReference.job_id).where(JobReference.object_id == checkpoint.id)
+    unfinished = select(Job.id).where(Job.id.in_(readers), Job.status.not_in(TERMINAL_STATUSES)).limit(1)
+    if session.scalar(unfinished) is None:
+        return _delete(session, checkpoint)
+    return _drop_resume_files(checkpoint)
 
 
 def _delete(session: Session, checkpoint: Checkpoint) -> list[FileFields]:

@@ -15,17 +15,18 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.store.models import get as get_model
-from core.store.tables import Job, JobReference, Model
+from core.store.tables import Checkpoint, Job, JobReference, Model
 
 MAX_NODES = 200
+_STORED = ("mdl_", "job_", "ckpt_")  # ids of stored weights in a spec
 
-Kind = Literal["model", "job", "teacher", "artifact"]
-Role = Literal["teacher", "initial_weights", "student", "compressed"]
+Kind = Literal["model", "job", "teacher", "artifact", "checkpoint"]
+Role = Literal["teacher", "initial_weights", "student", "compressed", "checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A model, a job, a network that a job built as a teacher, or a compressed file of a job.
+    """A model, a job, a network that a job built as a teacher, a compressed file or a checkpoint of a job.
 
     Teachers and artifacts have no id of their own: theirs is that of the job and a suffix. ``details`` is empty for a
     deleted object.
@@ -95,9 +96,11 @@ class _Search:
         return Lineage(tuple(self._nodes.values()), tuple(edges), is_truncated)
 
     def model_of(self, reference: str) -> str | None:
-        """Return the model that a reference (``mdl_…`` or ``job_…``) of a spec names; None if it is deleted."""
+        """Return the model that a reference of a spec names; None for a checkpoint, or if it is deleted."""
         if reference.startswith("mdl_"):
             return reference
+        if reference.startswith("ckpt_"):
+            return None
         job = self._job(reference)
         return None if job is None else job.model_id
 
@@ -105,6 +108,8 @@ class _Search:
         """Add the node, and yield its edges."""
         if identifier.startswith("mdl_"):
             yield from self._visit_model(identifier)
+        elif identifier.startswith("ckpt_"):
+            yield from self._visit_checkpoint(identifier)
         elif identifier.startswith("job_") and "/" not in identifier:
             yield from self._visit_job(identifier)
 
@@ -144,6 +149,17 @@ class _Search:
                 if reference in names:
                     yield Edge(model_id, job.id, role)
 
+    def _visit_checkpoint(self, checkpoint_id: str) -> Iterator[Edge]:
+        statement = select(Checkpoint).where(Checkpoint.id == checkpoint_id, Checkpoint.project_id == self._project_id)
+        checkpoint = self._session.scalars(statement).one_or_none()
+        if checkpoint is None:
+            self._nodes[checkpoint_id] = Node(checkpoint_id, "checkpoint", exists=False)
+            return
+        details = {"job": checkpoint.job_id, "step": checkpoint.step, "epoch": checkpoint.epoch}
+        self._nodes[checkpoint_id] = Node(checkpoint_id, "checkpoint", f"step {checkpoint.step}", details=details)
+        yield Edge(checkpoint.job_id, checkpoint_id, "checkpoint")
+        yield from self._readers(checkpoint_id, [checkpoint_id])
+
     def _visit_job(self, job_id: str) -> Iterator[Edge]:
         job = self._job(job_id)
         if job is None:
@@ -158,9 +174,17 @@ class _Search:
             details = {"architecture": teacher["architecture"], "weights": teacher["weights"]}
             self._nodes[node_id] = Node(node_id, "teacher", teacher["architecture"], details=details)
             yield Edge(node_id, job_id, "teacher")
+        yield from self._read_checkpoints(job_id)
         if job.model_id is not None:
             yield Edge(job_id, job.model_id, "student")
             yield from self._compressed(job, job.model_id)
+
+    def _read_checkpoints(self, job_id: str) -> Iterator[Edge]:
+        """Yield an edge to each checkpoint of the job that another job starts from."""
+        read = select(JobReference.object_id).where(JobReference.project_id == self._project_id)
+        statement = select(Checkpoint.id).where(Checkpoint.job_id == job_id, Checkpoint.id.in_(read))
+        for checkpoint_id in self._session.scalars(statement.order_by(Checkpoint.id).limit(MAX_NODES)):
+            yield Edge(job_id, checkpoint_id, "checkpoint")
 
     def _compressed(self, job: Job, student: str) -> Iterator[Edge]:
         """Yield an edge to each compressed file of the job, in the order of its steps.
@@ -193,10 +217,10 @@ def _networks(spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _references(spec: Mapping[str, Any]) -> list[tuple[str, Role]]:
-    """Return the stored models and jobs that a spec reads weights from, each with its role."""
+    """Return the stored models, jobs and checkpoints that a spec reads weights from, each with its role."""
     found: list[tuple[str, Role]] = [(spec.get("student", {}).get("weights", "random"), "initial_weights")]
     found += [(teacher.get("weights", "pretrained"), "teacher") for teacher in _networks(spec)]
-    return [(reference, role) for reference, role in found if reference.startswith(("mdl_", "job_"))]
+    return [(reference, role) for reference, role in found if reference.startswith(_STORED)]
 
 
 def _own_teachers(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -204,5 +228,5 @@ def _own_teachers(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [
         {"architecture": teacher.get("architecture"), "weights": teacher.get("weights", "pretrained")}
         for teacher in _networks(spec)
-        if not teacher.get("weights", "pretrained").startswith(("mdl_", "job_"))
+        if not teacher.get("weights", "pretrained").startswith(_STORED)
     ]

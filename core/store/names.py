@@ -53,11 +53,12 @@ def find_id(session: Session, project_id: str, kind: Kind, text: str) -> str:
 
 
 def find_weights(session: Session, project_id: str, text: str) -> str:
-    """Return the id of the model or job that ``weights`` refers to; keywords and ids are returned unchanged.
+    """Return the id of the model or job that ``weights`` refers to.
 
-    A model's name wins over a job's: the student of a job has the name of its job. Raises as :func:`find_id`.
+    Keywords and ids are returned unchanged, also ids of checkpoints. A model's name wins over a job's: the student of a
+    job has the name of its job. Raises as :func:`find_id`.
     """
-    if text in WEIGHT_KEYWORDS or is_full_id("model", text) or is_full_id("job", text):
+    if text in WEIGHT_KEYWORDS or any(is_id(text, prefix) for prefix in ("mdl", "job", "ckpt")):
         return text
     found = _first_match(session, project_id, ("model", "job"), text)
     if found is None:

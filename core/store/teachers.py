@@ -16,6 +16,7 @@ from core.store.job_leases import LeaseToken, lock_job
 from core.store.job_metrics import CACHE_EVENT
 from core.store.tables import Event, Job, Teacher
 
+_TEACHER_EVENTS = ("teacher.trained", "teacher.reused")  # written by the engine, with index and fingerprint
 _MAX_EVENTS = 1_000  # of the newest jobs of a dataset
 
 
@@ -31,6 +32,14 @@ def find(session: Session, project_id: str, fingerprint: str) -> Teacher | None:
 def exists(session: Session, project_id: str, fingerprint: str) -> bool:
     """Whether the project has a trained teacher with this fingerprint."""
     return session.get(Teacher, (project_id, fingerprint)) is not None
+
+
+def find_of_job(session: Session, project_id: str, job_id: str) -> dict[int, Teacher]:
+    """Return the teachers that a job trained or reused and that are still stored, by their index in its spec."""
+    statement = select(Event.data).where(Event.job_id == job_id, Event.type.in_(_TEACHER_EVENTS)).order_by(Event.seq)
+    fingerprints = {data["teacher"]: data["recipe"] for data in session.scalars(statement) if "recipe" in data}
+    found = {index: session.get(Teacher, (project_id, fingerprint)) for index, fingerprint in fingerprints.items()}
+    return {index: teacher for index, teacher in found.items() if teacher is not None}
 
 
 def save(

@@ -1,7 +1,8 @@
 """Checkpoints: everything that the next step depends on, in a folder that is complete or absent.
 
 ``model.safetensors`` holds the weights that would be exported now (the moving average, if any), for users who download
-a checkpoint. ``state.pt`` holds the rest. No random state is saved: draws depend on (seed, step) alone.
+a checkpoint, and ``config.json`` their network, for jobs that start from it. ``state.pt`` holds the rest. No random
+state is saved: draws depend on (seed, step) alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.errors import StorageFailed
+from core.models.built import BuiltModel
+from core.models.weights import CONFIG, built_config
 from core.system.disk import atomic_path, writing
 from core.system.fault_injection import fault_point
 from core.train.ema import Ema
@@ -44,8 +47,11 @@ class TrainState:
         return self.ema.weights if self.ema is not None else self.student.state_dict()
 
 
-def write_checkpoint(folder: Path, state: TrainState, *, step: int) -> None:
-    """Write a checkpoint after ``step`` steps to ``folder``, atomically. Raises ``StorageFailed``."""
+def write_checkpoint(folder: Path, state: TrainState, *, step: int, student: BuiltModel | None = None) -> None:
+    """Write a checkpoint after ``step`` steps to ``folder``, atomically. Raises ``StorageFailed``.
+
+    ``student`` describes the network; without it, the checkpoint only serves resuming.
+    """
     # safetensors rejects tensors that share storage.
     exported = {name: tensor.detach().clone() for name, tensor in state.exported_weights().items()}
     content: dict[str, Any] = {
@@ -60,15 +66,17 @@ def write_checkpoint(folder: Path, state: TrainState, *, step: int) -> None:
         content["student"] = state.student.state_dict()
     # torch.save raises RuntimeError on a disk error.
     with writing(f"The checkpoint at step {step}", SafetensorError, RuntimeError):
-        _write(folder, exported, content)
+        _write(folder, exported, content, None if student is None else built_config(student))
     fault_point("checkpoint.renamed")
 
 
-def _write(folder: Path, exported: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+def _write(folder: Path, exported: Mapping[str, Tensor], content: Mapping[str, Any], config: bytes | None) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder, durable=False, unique=False) as temporary:
         temporary.mkdir()
         save_file(dict(exported), temporary / MODEL_FILE, metadata={"format": "pt"})
+        if config is not None:
+            (temporary / CONFIG).write_bytes(config)
         fault_point("checkpoint.weights")
         torch.save(content, temporary / STATE_FILE)
         fault_point("checkpoint.written")

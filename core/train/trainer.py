@@ -331,7 +331,7 @@ class Trainer:
         if self.step == self._saved_step and not keep:
             return
         folder = self._scratch_dir / f"{self._track.name}-{self.step:09d}"
-        write_checkpoint(folder, self.train_step.state, step=self.step)
+        write_checkpoint(folder, self.train_step.state, step=self.step, student=self.train_step.setup.student)
         self._logger.progress(self.step, force=True)
         epoch = self.schedule.epoch(self.step)
         self._reporter.save_checkpoint(

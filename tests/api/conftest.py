@@ -29,6 +29,7 @@ from core.store.jobs import NewArtifact
 from core.store.storage_url import open_store
 from tests.support.archives import make_zip
 from tests.support.valkey import ValkeyServer
+from worker.context import init_context
 
 VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -53,12 +54,15 @@ class InProcessBroker(Broker):
     def __init__(self):
         super().__init__("redis://127.0.0.1:1/0")
         self.sent = []
+        self.settings = None  # of the server, once it is made
 
     async def call_inspector(self, call, payload=None, timeout=10.0):  # noqa: ASYNC109 - as in Broker
         if call == "ping":
             return {}
         from worker.inspector import handle_call
 
+        if self.settings is not None:
+            init_context(self.settings, "inspect")
         found = await asyncio.to_thread(handle_call, call, payload or {})
         if "error" in found:
             raise restore_error(found["error"])
@@ -280,7 +284,9 @@ def make_server(tmp_path_factory, empty_database):
         (home / "potstill.db").write_bytes(empty_database.read_bytes())
         settings = Settings(home=home, broker_url=overrides.pop("broker_url", "redis://127.0.0.1:1/0"), **overrides)
         store = open_store(settings.resolved_storage_url())
-        server = Server(settings, open_database(settings), store, broker or InProcessBroker())
+        broker = broker or InProcessBroker()
+        broker.settings = settings
+        server = Server(settings, open_database(settings), store, broker)
         servers.append(server.start())
         return server
 

@@ -20,6 +20,7 @@ UNSAFE = {"POST", "PUT", "PATCH", "DELETE"}
 CHANGES_NOTHING = {
     ("POST", "/v1/estimates"): "an estimate",
     ("POST", "/v1/sweeps/estimate"): "an estimate",
+    ("POST", "/v1/jobs/{job_id}/predictions"): "a prediction, which is not stored",
     ("POST", "/v1/uploads/{upload_id}/direct"): "a URL; the file counts when it is complete",
 }
 TUS = {"Tus-Resumable": "1.0.0"}

@@ -53,7 +53,10 @@ NEED_A_BUCKET = {
     "GET /v1/jobs/{job_id}/artifact-urls/{name}",
 }
 # The datasets of these tests have no images; `tests/api/datasets` has some.
-NEED_AN_IMAGE = {"GET /v1/datasets/{dataset_id}/images/{split}/{index}"}
+NEED_AN_IMAGE = {
+    "GET /v1/datasets/{dataset_id}/images/{split}/{index}",
+    "POST /v1/jobs/{job_id}/predictions",
+}
 RANDOM_PHASES = ("fuzzing", "stateful")  # their cases depend on the seed
 
 

@@ -73,6 +73,7 @@ CALLS = {
     "GET /v1/jobs/{job_id}/events": lambda p, f: p.jobs.past_events("job_1"),
     "GET /v1/jobs/{job_id}/metrics": lambda p, f: p.jobs.metrics("job_1"),
     "POST /v1/jobs/{job_id}/pause": lambda p, f: p.jobs.pause("job_1"),
+    "POST /v1/jobs/{job_id}/predictions": lambda p, f: p.jobs.predict("job_1", f / "data.zip"),
     "POST /v1/jobs/{job_id}/resume": lambda p, f: p.jobs.resume("job_1"),
     "POST /v1/jobs/{job_id}/retry": lambda p, f: p.jobs.retry("job_1", apply_fix=True),
     "POST /v1/jobs/{job_id}/stop": lambda p, f: p.jobs.stop("job_1"),
@@ -141,6 +142,7 @@ ARGUMENTS = {
     "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": "hook evt_",
     "GET /v1/jobs/{job_id}/checkpoints/{checkpoint_id}/model.safetensors": "ckpt_1 job_1 --out {f}/checkpoint",
     "GET /v1/jobs/{job_id}/download": "job_1 --out {f}/all",
+    "POST /v1/jobs/{job_id}/predictions": "job_1 {f}/data.zip",
     "GET /v1/methods/recommend": "cnn transformer 2000",
     "GET /v1/methods/{name}": "kd",
     "POST /v1/models": "{f}/weights.safetensors --architecture resnet18",
@@ -186,7 +188,7 @@ class DocumentedService:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("data.zip", "weights.safetensors"):
+    for name in ("data.zip", "weights.safetensors", "image.png"):
         (tmp_path / name).write_bytes(b"content")
     (tmp_path / "spec.json").write_text('{"dataset": "pets"}')
     return tmp_path

@@ -36,6 +36,10 @@ SPEC = {
     "method": {"name": "scratch"},
     "training": {"epochs": 6, "batch_size": 16, "learning_rate": 3e-3, "image_size": SIZE},
     "export": FORMATS,
+    "compression": [
+        {"name": "merge", "ratio": 0.5, "max_top1_drop": 1.0},
+        {"name": "quantize", "calibration_images": 16, "max_top1_drop": 1.0},
+    ],
     "resources": {"threads": 1},
 }
 
@@ -57,7 +61,17 @@ def job(dataset, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def student(job):
-    return timm.create_model(f"local-dir:{job.artifacts['config.json'].parent}", pretrained=True).eval()
+    return load(job, "config.json")
+
+
+@pytest.fixture(scope="module")
+def merged(job):
+    """The network of the first compression step, which the second one quantizes."""
+    return load(job, "merged/config.json")
+
+
+def load(job, config):
+    return timm.create_model(f"local-dir:{job.artifacts[config].parent}", pretrained=True).eval()
 
 
 def normalized(images, student):
@@ -90,10 +104,19 @@ def open_plainly(path, student):
         ("model.fp16.onnx", True, 2e-2),
         ("model.pt2", True, 1e-5),
         ("model.xml", False, 1e-5),
+        ("merged/model.safetensors", False, 0.0),
+        ("merged/model.onnx", False, 1e-5),
+        ("merged/model.fp16.onnx", True, 2e-2),
+        ("merged/model.pt2", True, 1e-5),
+        ("merged/model.xml", False, 1e-5),
+        ("model.int8.onnx", False, 1.0),
     ],
 )
-def test_a_receipt_is_reproduced_under_the_runtime_of_its_file(job, dataset, student, name, takes_pixels, tolerance):
+def test_a_receipt_is_reproduced_under_the_runtime_of_its_file(
+    job, dataset, student, merged, name, takes_pixels, tolerance
+):
     path, receipt = job.artifacts[name], job.receipts[name]
+    student = merged if "merged" in name or "int8" in name else student
     images = np.array(decode_on_demand(dataset, "test", SIZE, threads=1))
     with StoredDataset.open(dataset) as stored:
         labels = stored.split("test").labels.copy()
@@ -113,6 +136,13 @@ def test_a_receipt_is_reproduced_under_the_runtime_of_its_file(job, dataset, stu
     assert receipt["versions"]["torch"] == torch.__version__.partition("+")[0]
     report = json.loads(job.artifacts["report.json"].read_text())
     assert report["exports"][name] == receipt
+
+
+def test_every_file_of_a_network_has_a_receipt(job):
+    documents = {"config.json", "README.md", "report.json", "predictions.npz", "merged/config.json"}
+
+    assert set(job.artifacts) - documents == set(job.receipts)
+    assert job.artifacts["README.md"].read_text().count("| compressed: ") == 6
 
 
 def test_half_precision_halves_the_file(job):

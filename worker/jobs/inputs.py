@@ -11,15 +11,12 @@ from core.models.safetensors_header import read_model_info
 from core.reporting import Workspace
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
-from core.store import datasets, jobs, models
+from core.store import datasets
 from core.store.artifact_store import StoredFile
-from core.store.db import Session
 from core.store.tables import Job
+from core.store.weights import weights_files
 from worker.context import Context
 from worker.stored_files import link_folder, parse_stored_files
-
-WEIGHTS = "model.safetensors"
-STUDENT_FILES = (WEIGHTS, "config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class Inputs:
         with context.database.read() as session:
             row = datasets.get(session, job.project_id, job.dataset_id)
             dataset, dataset_license = parse_stored_files(row.files), row.license
-            model_files = {ref: _model_files(session, job.project_id, ref) for ref in spec.references()}
+            model_files = {ref: weights_files(session, job.project_id, ref) for ref in spec.references()}
             other_datasets = {
                 id_: parse_stored_files(datasets.get(session, job.project_id, id_).files)
                 for id_ in spec.method_datasets().values()
@@ -86,10 +83,3 @@ class Inputs:
     def model_info(self) -> dict[str, ModelInfo]:
         """Return what the resolver needs to know about the stored models."""
         return {ref: read_model_info(folder) for ref, folder in self.models.items()}
-
-
-def _model_files(session: Session, project_id: str, reference: str) -> Sequence[StoredFile]:
-    if reference.startswith("mdl_"):
-        return parse_stored_files(models.get(session, project_id, reference).files)
-    artifacts = [jobs.get_artifact(session, project_id, reference, name) for name in STUDENT_FILES]
-    return [StoredFile(artifact.key, artifact.size_bytes, artifact.sha256) for artifact in artifacts]

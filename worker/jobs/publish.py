@@ -14,9 +14,9 @@ from core.store.db import Session
 from core.store.job_leases import LeaseToken
 from core.store.jobs import NewArtifact
 from core.store.tables import Job, Model
+from core.store.weights import WEIGHTS_FILES
 from core.system.fault_injection import fault_point
 from worker.context import Context
-from worker.jobs.inputs import STUDENT_FILES, WEIGHTS
 from worker.jobs.reporter import JobReporter
 from worker.stored_files import publish_file
 
@@ -46,7 +46,7 @@ def publish(context: Context, job: Job, spec: JobSpec, run: RunResult, reporter:
             lease,
             name=spec.name or job.id,
             info=model_info,
-            files=[artifact.file for artifact in artifacts if artifact.name in STUDENT_FILES],
+            files=[artifact.file for artifact in artifacts if artifact.name in WEIGHTS_FILES],
             parent_id=lineage.parent_of_student(session, job.project_id, spec.model_dump(mode="json")),
         )
         compressed = _add_compressed_models(session, lease, run, artifacts, student=model)
@@ -75,8 +75,8 @@ def _add_compressed_models(
     for entry in run.result.get("compressed", []):
         folder, _, name = (entry["artifact"] or "").rpartition("/")
         model_id = None
-        if folder and name == WEIGHTS:
-            names = {f"{folder}/{file}" for file in STUDENT_FILES}
+        if folder and name == "model.safetensors":
+            names = {f"{folder}/{file}" for file in WEIGHTS_FILES}
             parent = models.create_student(
                 session,
                 lease,

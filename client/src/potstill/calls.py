@@ -11,13 +11,14 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from potstill.errors import ApiError, ServiceUnreachable, UnexpectedResponse, api_error
+from potstill.errors import ApiError, InvalidArgument, ServiceUnreachable, UnexpectedResponse, api_error
 
 TEMPORARY_STATUS = frozenset({429, 502, 503, 504})
 CONNECT_SECONDS = 5.0
@@ -78,6 +79,13 @@ def json_body(document: Mapping[str, Any]) -> Body:
     """Return a body with a JSON document."""
     content = dict(document)
     return lambda _: {"json": content}
+
+
+def file_body(path: Path) -> Body:
+    """Return a form with one file. Raises :class:`InvalidArgument` if there is no such file."""
+    if not path.is_file():
+        raise InvalidArgument(f"there is no file {path}")
+    return lambda stack: {"files": {"file": (path.name, stack.enter_context(path.open("rb")))}}
 
 
 def new_idempotency_key() -> str:

@@ -449,23 +449,23 @@ class JobDocument(Document):
 class LineageEdge(Document):
     """`target` was made from `source`."""
 
-    role: Annotated[Literal["teacher", "initial_weights", "student", "compressed"], ACCEPT_NEW]
-    """What the source was to a job, or what the target is: the job's `student`, or a `compressed` form."""
+    role: Annotated[Literal["teacher", "initial_weights", "student", "compressed", "checkpoint"], ACCEPT_NEW]
+    """What the source was to a job, or what the target is: the job's `student`, a `compressed` form, or a `checkpoint` of the job."""
     source: str
     target: str
 
 
 class LineageNode(Document):
-    """A model, a job, a `teacher` that a job trained or took from the hub, or an `artifact`: a compressed file."""
+    """A model, a job, a `teacher` of a job that is no model, an `artifact` (a compressed file), or a `checkpoint`."""
 
     details: dict[str, Any]
-    """Of a model `architecture`, `parameters` and `status`; of a job `method`, `dataset` and `status`; of a teacher `architecture` and `weights`; of an artifact `top1`, `size_bytes` and `latency_ms`."""
+    """Of a model `architecture`, `parameters` and `status`; of a job `method`, `dataset` and `status`; of a teacher `architecture` and `weights`; of an artifact `top1`, `size_bytes` and `latency_ms`; of a checkpoint `job`, `step` and `epoch`."""
     exists: bool
     """False: it was deleted."""
     id: str
     """Of a teacher or an artifact: the job's id and a suffix."""
     name: str | None = None
-    object: Annotated[Literal["model", "job", "teacher", "artifact"], ACCEPT_NEW]
+    object: Annotated[Literal["model", "job", "teacher", "artifact", "checkpoint"], ACCEPT_NEW]
 
 
 class Lineage(Document):
@@ -667,7 +667,7 @@ class Checkpoint(Document):
     id: str
     job: str
     kept: bool
-    """Retained because of `keep_weights_every_epochs`."""
+    """Retained because of `keep_weights_every_epochs`, or for a job that starts from it."""
     metrics: dict[str, Any]
     object: Literal["checkpoint"] = "checkpoint"
     resumable: bool
@@ -765,6 +765,38 @@ class Webhook(Document):
     status: Annotated[Literal["enabled", "disabled"], ACCEPT_NEW]
     url: str
     """Without its query, which may be a secret."""
+
+
+class Class(Document):
+    """A class with its probability."""
+
+    index: int
+    name: str
+    """The index, if the network has no names."""
+    probability: float
+
+
+class TeacherPrediction(Document):
+    """What a teacher predicts."""
+
+    classes: list[Class] | None = None
+    """Null: it was not run."""
+    reason: str | None = None
+    """Why it was not run."""
+    teacher: int
+    """Its index in the spec."""
+
+
+class Prediction(Document):
+    """The most probable classes of an image, five at most, the first one first."""
+
+    height: int
+    job: str
+    object: Literal["prediction"] = "prediction"
+    student: list[Class]
+    teachers: list[TeacherPrediction]
+    width: int
+    """Of the upright image in pixels; its center square is classified."""
 
 
 class Ready(Document):

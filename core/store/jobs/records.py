@@ -66,7 +66,8 @@ def create(
     ``request_id`` and ``traceparent`` connect the logs and traces of its attempts with the request.
     """
     inputs = tuple(dict.fromkeys((dataset_id, *references)))
-    _require_inputs(session, project_id, spec, dataset_id, inputs[1:])
+    sources = _require_inputs(session, project_id, spec, dataset_id, inputs[1:])
+    inputs = tuple(dict.fromkeys((*inputs, *sources)))
     job = Job(
         id=new_id("job"),
         project_id=project_id,
@@ -174,13 +175,20 @@ def get_artifact(session: Session, project_id: str, job_id: str, name: str) -> A
 
 def _require_inputs(
     session: Session, project_id: str, spec: Mapping[str, Any], dataset_id: str, others: Sequence[str]
-) -> None:
-    errors = []
+) -> list[str]:
+    """Lock the inputs and return the jobs of checkpoints among them, which must not be deleted either."""
+    errors, sources = [], []
     dataset_status = select(Dataset.status).where(Dataset.id == dataset_id, Dataset.project_id == project_id)
     if (status := session.scalars(dataset_status.with_for_update(read=True)).one_or_none()) != "ready":
         detail = f"dataset {dataset_id} is {status}, not ready" if status else f"there is no dataset {dataset_id}"
         errors.append(FieldError("/dataset", detail))
     for object_id in others:
+        if object_id.startswith("ckpt_"):
+            try:
+                sources.append(checkpoints.retain(session, project_id, object_id).job_id)
+            except NotFound as error:
+                errors.extend(FieldError(pointer, error.detail) for pointer in _pointers(spec, object_id))
+            continue
         table, needed = _READABLE[object_id.partition("_")[0]]
         statement = select(table.status).where(table.id == object_id, table.project_id == project_id)
         if (status := session.scalars(statement.with_for_update(read=True)).one_or_none()) != needed:
@@ -188,6 +196,7 @@ def _require_inputs(
             errors.extend(FieldError(pointer, detail) for pointer in _pointers(spec, object_id))
     if errors:
         raise InvalidSpec.for_fields(errors)
+    return sources
 
 
 def _pointers(spec: Mapping[str, Any], object_id: str) -> list[str]:

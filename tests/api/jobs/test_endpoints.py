@@ -441,7 +441,9 @@ class TestEstimate:
         spec = http.get(f"/v1/jobs/{lease.job_id}").json()["spec"]
         before = http.post("/v1/estimates", json=spec).json()["teacher_cache"]
         with tenant.server.database.write() as session:
-            inputs = service.find_inputs(tenant.server.database, tenant.project_id, parse_job_spec(spec))
+            inputs = service.find_inputs(
+                tenant.server.database, tenant.server.store, tenant.project_id, parse_job_spec(spec)
+            )
             payload = service.resolve_payload(parse_job_spec(spec), inputs, threads=tenant.server.settings.job_threads)
             cache = inspector.handle_call("resolve", payload)["ok"]["estimate"]["teacher_cache"]
             data = {"cache_key": cache["cache_key"], "views": cache["views"], "stopped": None}

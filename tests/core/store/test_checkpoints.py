@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.errors import NotFound
+from core.errors import InUse, InvalidSpec, NotFound
 from core.store import checkpoints, events, jobs
 from core.store.jobs import LeaseToken
 
@@ -176,3 +176,34 @@ def test_a_changed_retry_after_the_retention_time_restarts_the_student(world):
 
     assert (job.checkpoint_step, job.progress["total_steps"]) == (0, 50)
     assert names_of(garbage) == ["model.safetensors"]
+
+
+def test_a_checkpoint_that_another_job_starts_from_stays_until_that_job_has_ended(world):
+    lease = world.start_job()
+    source = world.checkpoint(lease, 10).checkpoint
+    spec = {"student": {"architecture": "vit", "weights": source.id}}
+    fork = world.job(spec=spec, references=[source.id])
+    garbage = [key for step in (20, 30, 40, 10) for key in world.checkpoint(lease, step).garbage_keys]
+
+    found = world.read(checkpoints.find, world.project, source.id)
+    assert [file.name for file in checkpoints.model_files(found)] == ["model.safetensors"]
+    assert checkpoints.weights_file(found).key not in garbage
+    assert world.get(lease.job_id).worker_losses == 0
+    world.write(jobs.fail, lease, {"code": "x", "message": "x"})
+    with pytest.raises(InUse):
+        world.write(jobs.delete, world.project, lease.job_id)
+    world.write(jobs.cancel, world.project, fork)
+    world.write(jobs.delete, world.project, lease.job_id)
+    assert world.get(fork).missing_input == lease.job_id
+
+
+def test_a_job_cannot_start_from_a_deleted_checkpoint(world):
+    lease = world.start_job()
+    deleted = world.checkpoint(lease, 10).checkpoint.id
+    for step in (20, 30):
+        world.checkpoint(lease, step)
+
+    with pytest.raises(InvalidSpec) as caught:
+        world.job(spec={"student": {"architecture": "vit", "weights": deleted}}, references=[deleted])
+
+    assert [error.pointer for error in caught.value.errors] == ["/student/weights"]

@@ -89,3 +89,22 @@ def test_a_deleted_model_and_job_are_left_as_ids(world, chain):
 def test_a_model_of_another_project_has_no_lineage(world, other_project, chain):
     with pytest.raises(NotFound):
         world.read(lineage.lineage, other_project, chain["models"][0])
+
+
+def test_a_fork_descends_from_the_job_of_its_checkpoint(world):
+    source = world.start_job()
+    checkpoint = world.checkpoint(source, 10).checkpoint.id
+    finish(world, source, name="source")
+    spec = {"student": {"architecture": "vit", "weights": checkpoint}}
+    fork = world.start_job(spec=spec, references=[checkpoint])
+    student = finish(world, fork, name="forked")
+
+    found = world.read(lineage.lineage, world.project, student)
+
+    assert {
+        Edge(source.job_id, checkpoint, "checkpoint"),
+        Edge(checkpoint, fork.job_id, "initial_weights"),
+        Edge(fork.job_id, student, "student"),
+    } <= set(found.edges)
+    assert {node.id: node.name for node in found.nodes}[checkpoint] == "step 10"
+    assert world.read(models.get, world.project, student).parent_id is None

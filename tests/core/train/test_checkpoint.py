@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from core.errors import StorageFailed
 from core.methods import Outputs
+from core.models.weights import load_folder
 from core.reporting import Control, Interrupted
 from core.train.checkpoint import read_checkpoint, write_checkpoint
 from core.train.progress import ProgressRange, Track
@@ -147,3 +148,15 @@ def test_cycled_views_give_the_teacher_the_same_images_again(make_setup, trainin
     assert all(len(views) == 4 for views in seen.values())
     assert all(views[0].equal(views[2]) and views[1].equal(views[3]) for views in seen.values())
     assert not any(views[0].equal(views[1]) for views in seen.values())
+
+
+def test_a_checkpoint_is_a_model_that_another_job_can_start_from(make_setup, training, tmp_path):
+    train_step = TrainStep(make_setup(training(ema=0.9)))
+    train_step.run(0)
+    student = train_step.setup.student
+
+    write_checkpoint(tmp_path / "one", train_step.state, step=1, student=student)
+
+    loaded = load_folder(tmp_path / "one")
+    assert loaded.preprocessing == student.preprocessing
+    assert_same(dict(loaded.module.state_dict()), dict(train_step.state.ema.weights))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr
 
-from potstill.documents import Artifact, Checkpoint, Event, JobDocument
+from potstill.documents import Artifact, Checkpoint, Event, JobDocument, Prediction
 from potstill.job_files import raise_for_status
 from potstill.loading import Format
 from potstill.metrics import Metrics
@@ -78,6 +78,10 @@ class AsyncJob(JobDocument):
     ) -> Sequence[Path]:
         """Download the artifacts and verify them; see :meth:`AsyncJobs.download`."""
         return await self._jobs.download(self.id, folder, names=names, progress=progress)
+
+    async def predict(self, image: Path | str) -> Prediction:
+        """Classify an image file with the student; see :meth:`AsyncJobs.predict`."""
+        return await self._jobs.predict(self.id, image)
 
     async def load(
         self,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr
 
-from potstill.documents import Artifact, Checkpoint, Event, JobDocument
+from potstill.documents import Artifact, Checkpoint, Event, JobDocument, Prediction
 from potstill.job_files import raise_for_status
 from potstill.loading import Format
 from potstill.metrics import Metrics
@@ -77,6 +77,10 @@ class Job(JobDocument):
     ) -> Sequence[Path]:
         """Download the artifacts and verify them; see :meth:`Jobs.download`."""
         return self._jobs.download(self.id, folder, names=names, progress=progress)
+
+    def predict(self, image: Path | str) -> Prediction:
+        """Classify an image file with the student; see :meth:`Jobs.predict`."""
+        return self._jobs.predict(self.id, image)
 
     def load(
         self,

@@ -21,6 +21,7 @@ from potstill._sync.transport import Transport
 from potstill.calls import (
     Call,
     create_call,
+    file_body,
     is_temporary,
     json_body,
     object_path,
@@ -29,7 +30,7 @@ from potstill.calls import (
     retry_delay_seconds,
     validate,
 )
-from potstill.documents import Artifact, Checkpoint, DirectDownload, Estimate, Event
+from potstill.documents import Artifact, Checkpoint, DirectDownload, Estimate, Event, Prediction
 from potstill.downloads import StoredFile
 from potstill.errors import ApiError, InvalidArgument, NotReady, ServiceUnreachable
 from potstill.job_files import reason_without_files, select_artifacts
@@ -249,6 +250,21 @@ class Jobs:
                 file = StoredFile(path, name, checkpoint.size_bytes, checkpoint.sha256)
                 return download_file(self._transport, file, Path(folder), progress)
         raise InvalidArgument(f"job {job_id} has no checkpoint {checkpoint_id}")
+
+    def spec_from_checkpoint(self, job_id: str, checkpoint_id: str) -> dict[str, Any]:
+        """Return the spec of a job, with a student that starts from a checkpoint of it: change it and submit it."""
+        job = self.get(job_id)
+        name = None if job.name is None else f"{job.name} (fork)"[:200]
+        return {**job.spec, "name": name, "student": {"weights": checkpoint_id}}
+
+    def predict(self, job_id: str, image: Path | str) -> Prediction:
+        """Classify an image file with the job's student, and with its teachers where they are small.
+
+        Raises :class:`InvalidArgument` if there is no such file.
+        """
+        path = object_path("jobs", job_id, "predictions")
+        call = Call("POST", path, repeatable=True, body=file_body(Path(image)))
+        return self._transport.read(call, Prediction)
 
     def load(
         self,

@@ -24,7 +24,7 @@ from potstill.metrics import Metrics
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the group ``jobs``."""
-    for command in (events, logs, metrics, artifacts, url, checkpoints, download):
+    for command in (events, logs, metrics, artifacts, url, checkpoints, download, predict):
         app.command(command.__name__)(command)
 
 
@@ -145,7 +145,7 @@ def checkpoints(job_id: JobId, limit: Limit = 20, *, as_json: AsJson = False) ->
                 each.id,
                 str(each.step),
                 str(each.epoch),
-                format_percent(each.metrics.get("top1")),
+                format_percent(each.metrics.get("eval/top1")),
                 format_bytes(each.size_bytes),
                 format_age(each.created_at),
             )
@@ -174,7 +174,7 @@ def download(
         if as_zip:
             paths = [client.jobs.download_zip(job_id, folder.with_name(f"{folder.name}.zip"), progress=True)]
         elif checkpoint is not None:
-            found = _find_checkpoint(client, job_id, checkpoint)
+            found = find_checkpoint(client, job_id, checkpoint)
             paths = [client.jobs.download_checkpoint(job_id, found.id, folder, progress=True)]
         else:
             paths = list(client.jobs.download(job_id, folder, names=only, progress=True))
@@ -185,13 +185,35 @@ def download(
             out.print(str(path), soft_wrap=True, markup=False)
 
 
+def predict(
+    job_id: JobId,
+    image: Annotated[Path, typer.Argument(help="An image file: JPEG, PNG, WebP, …")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Classify an image with the student of a finished job, and with its teachers where they are small."""
+    with connect() as client:
+        found = client.jobs.predict(job_id, image)
+    if as_json:
+        print_json(found)
+        return
+    rows = [("student", each.name, format_percent(each.probability)) for each in found.student]
+    for teacher in found.teachers:
+        name = f"teacher {teacher.teacher}"
+        rows += [(name, each.name, format_percent(each.probability)) for each in teacher.classes or ()]
+        if teacher.classes is None:
+            rows.append((name, f"not run: {teacher.reason}", "—"))
+    print_table((Column("network"), Column("class", wraps=True), Column("probability", justify="right")), rows)
+
+
 def _events(client: Potstill, job_id: str, after: int, *, follow: bool) -> Iterator[Event]:
     if follow:
         return client.jobs.events(job_id, after_seq=after)
     return (event for event in client.jobs.past_events(job_id) if event.seq > after)
 
 
-def _find_checkpoint(client: Potstill, job_id: str, text: str) -> Checkpoint:
+def find_checkpoint(client: Potstill, job_id: str, text: str) -> Checkpoint:
+    """Return the checkpoint of a job with this id, unique id prefix or step."""
     return find_one(text, "checkpoint", client.jobs.checkpoints(job_id), lambda each: (each.id, str(each.step)))
 
 

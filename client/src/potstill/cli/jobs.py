@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +14,7 @@ from potstill.cli import job_outputs
 from potstill.cli.console import err, out, print_json, print_json_line, print_warnings
 from potstill.cli.job_text import describe_job, print_jobs
 from potstill.cli.options import AsJson, JobId, Limit, Settings, SpecFile, connect
-from potstill.cli.spec_files import read_changes, read_spec
+from potstill.cli.spec_files import apply_settings, read_changes, read_spec
 
 app = typer.Typer(no_args_is_help=True, help="Manage distillation jobs.")
 job_outputs.register(app)
@@ -36,15 +37,26 @@ def submit(
     """Submit a job. With --wait, the exit status is 3 if it does not succeed."""
     document = read_spec(spec, set_ or (), dataset=dataset, name=name)
     with connect() as client:
-        job = client.jobs.create(document)
-        if not as_json:
-            print_warnings(job.warnings)
-        if wait:
-            _watch(client, job.id, as_json=as_json)
-        elif as_json:
-            print_json(job)
-        else:
-            out.print(f"[bold]{job.id}[/] is {job.status}. Follow it: potstill jobs watch {job.id}", soft_wrap=True)
+        _submit(client, document, wait=wait, as_json=as_json)
+
+
+@app.command("fork")
+def fork(
+    job_id: JobId,
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint of the job: its id, unique id prefix or step.")],
+    name: Annotated[str | None, typer.Option(help="Name of the new job.")] = None,
+    set_: Settings = None,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", "--watch", help="Follow the job until it ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job with the spec of another one, whose student starts from a checkpoint of that job."""
+    with connect() as client:
+        found = job_outputs.find_checkpoint(client, job_id, checkpoint)
+        document = client.jobs.spec_from_checkpoint(job_id, found.id)
+        document |= {} if name is None else {"name": name}
+        apply_settings(document, set_ or ())
+        _submit(client, document, wait=wait, as_json=as_json)
 
 
 @app.command("list")
@@ -152,6 +164,18 @@ def delete(job_id: JobId) -> None:
     with connect() as client:
         client.jobs.delete(job_id)
     out.print(f"Deleted {job_id}", markup=False)
+
+
+def _submit(client: Potstill, document: Mapping[str, Any], *, wait: bool, as_json: bool) -> None:
+    job = client.jobs.create(document)
+    if not as_json:
+        print_warnings(job.warnings)
+    if wait:
+        _watch(client, job.id, as_json=as_json)
+    elif as_json:
+        print_json(job)
+    else:
+        out.print(f"[bold]{job.id}[/] is {job.status}. Follow it: potstill jobs watch {job.id}", soft_wrap=True)
 
 
 def _post_action(job_id: str, action: JobAction, *, as_json: bool) -> None:

@@ -35,6 +35,7 @@ COMMANDS = {
     "GET /v1/jobs/{job_id}/events": "jobs events",
     "GET /v1/jobs/{job_id}/metrics": "jobs metrics",
     "POST /v1/jobs/{job_id}/pause": "jobs pause",
+    "POST /v1/jobs/{job_id}/predictions": "jobs predict",
     "POST /v1/jobs/{job_id}/resume": "jobs resume",
     "POST /v1/jobs/{job_id}/retry": "jobs retry",
     "POST /v1/jobs/{job_id}/stop": "jobs stop",

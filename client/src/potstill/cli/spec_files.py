@@ -27,16 +27,20 @@ def read_spec(source: str, settings: Iterable[str] = (), **fields: str | None) -
             f"{source} does not hold a job spec: an object with dataset, student and method is expected"
         )
     document |= {key: value for key, value in fields.items() if value is not None}
+    apply_settings(document, settings)
+    return document
+
+
+def apply_settings(document: dict[str, Any], settings: Iterable[str]) -> None:
+    """Override fields of a spec by ``FIELD=VALUE`` settings. Raises :class:`InvalidArgument`."""
     for setting in settings:
         _set_field(document, setting)
-    return document
 
 
 def read_changes(settings: Iterable[str]) -> dict[str, Any]:
     """Build a merge patch from ``FIELD=VALUE`` settings; values are JSON or plain strings."""
     patch: dict[str, Any] = {}
-    for setting in settings:
-        _set_field(patch, setting)
+    apply_settings(patch, settings)
     return patch
 
 
