@@ -52,7 +52,7 @@ class JobWorkload(Workload[Job]):
 
     def open_span(self, context: Context, row: Job) -> AbstractContextManager[Span]:
         """Open the span of the attempt, in the trace of the request that created the job."""
-        attributes = {
+        attributes: tracing.Attributes = {
             "potstill.job.id": row.id,
             "potstill.job.attempt": row.attempt,
             "potstill.job.method": method_name(row.spec),
