@@ -41,6 +41,7 @@ from api.job_watch import JobWatcher
 from api.jobs import endpoints as jobs
 from api.jobs import outputs as job_files
 from api.jobs import predictions
+from api.jobs import pushes as job_pushes
 from api.keys import endpoints as keys
 from api.middleware import QUIET_PATHS, RequestMiddleware
 from api.models import endpoints as models
@@ -68,6 +69,7 @@ _ROUTERS = (
     job_files.router,
     sweeps.router,
     predictions.router,
+    job_pushes.router,
     health.router,
     datasets.router,
     architectures.router,

@@ -21,7 +21,7 @@ from api.telemetry import CONTENT_TYPE, Values
 from core.broker import INSPECT_QUEUE
 from core.errors import PotstillError, Unavailable
 from core.ids import new_id
-from core.store import counters, jobs, webhooks, workers
+from core.store import counters, jobs, outbound, webhooks, workers
 from core.store.counters import Totals
 from core.store.jobs.records import jobs_by_status
 
@@ -141,6 +141,7 @@ def _stored_values(state: AppState) -> tuple[dict[str, Values], Totals] | None:
                 "potstill_queue_age_seconds": {(name,): age for name, age in jobs.queue_ages(session).items()},
                 "potstill_webhook_deliveries": {("pending",): backlog.num_pending},
                 "potstill_webhook_due_seconds": {("pending",): backlog.oldest_due_seconds},
+                "potstill_outbound_tasks": dict(outbound.count_pending(session)),
                 "potstill_workers": Counter(
                     (worker.role, worker.accelerator or "none", workers.get_state(worker)) for worker in alive
                 ),

@@ -25,6 +25,7 @@ _GAUGES = {  # name -> (description, labels)
     "potstill_queue_messages": ("Messages waiting in a broker queue.", ("queue",)),
     "potstill_webhook_deliveries": ("Deliveries of webhooks that are not finished.", ("status",)),
     "potstill_webhook_due_seconds": ("Time for which the oldest due delivery has waited for a sender.", ("status",)),
+    "potstill_outbound_tasks": ("Pushes and tracked jobs that are not finished.", ("kind", "state")),
     "potstill_part_up": ("Whether a component of the service is available.", ("part",)),
 }
 

@@ -12,7 +12,9 @@ import time
 from datetime import datetime
 from typing import Literal
 
-Prefix = Literal["ds", "mdl", "job", "evt", "ckpt", "up", "swp", "wh", "whd", "key", "prj", "wrk", "req", "aud", "cnt"]
+Prefix = Literal[
+    "ds", "mdl", "job", "evt", "ckpt", "up", "swp", "wh", "whd", "key", "prj", "wrk", "req", "aud", "cnt", "push", "trk"
+]
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80

@@ -15,6 +15,7 @@ _SECRETS = re.compile(
     r"|(?P<scheme>\b(?:bearer|basic)\s+)(?!ps_)(?=\S*[\d+/=])[\w.~+/=-]{8,}"
     r"|(?P<jwt>\beyJ)[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?"
     r"|(?P<webhook>whsec)_[\w+/=-]{16,}"
+    r"|(?P<hub>hf)_[A-Za-z0-9]{16,}"
     r"|(?P<cookie>potstill_session[=:]\s*)[^;,\s'\"]+"
     r"|(?P<url>[a-z][a-z0-9+.-]{0,31}://[^\s:/@'\"]*:)[^\s@/'\"]+(?=@)",
     re.IGNORECASE,
@@ -27,6 +28,7 @@ _MARKERS = (
     "ps_",
     "whsec_",
     "eyJ",
+    "hf_",
     "://",
     "earer",
     "asic",
@@ -83,4 +85,4 @@ def _redact_value(value: Any, depth: int) -> Any:
 
 def _replace(match: re.Match[str]) -> str:
     prefix = next(text for text in match.groups() if text is not None)
-    return f"{prefix}_{_HIDDEN}" if match["key"] or match["webhook"] else f"{prefix}{_HIDDEN}"
+    return f"{prefix}_{_HIDDEN}" if match["key"] or match["webhook"] or match["hub"] else f"{prefix}{_HIDDEN}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 
@@ -32,3 +32,30 @@ Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
 # Signature algorithms with a public key. With a shared secret (HS256), anyone who knows the public key could sign.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA"]
 Algorithms = Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+
+
+class MlflowSettings(BaseModel):
+    """Settings of the MLflow server to which jobs are reported."""
+
+    mlflow_tracking_uri: str = Field(
+        default="",
+        description="Address of an MLflow server, `https://…` or `http://…`, to which the scheduler reports every job "
+        "that starts: parameters, metrics, files and the student as a model version. Empty: none.",
+    )
+    mlflow_experiment: str = Field(
+        default="potstill",
+        min_length=1,
+        description="Experiment of the runs. A job overrides it by `mlflow.experiment` in its metadata.",
+    )
+    mlflow_registered_model: str = Field(
+        default="",
+        description="Registered model to which students are added as versions. A job overrides it by "
+        "`mlflow.registered_model` in its metadata. Empty: the job's name, or else `potstill`.",
+    )
+    mlflow_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Bearer token of the MLflow server, or `user:password` for basic authentication. Empty: none.",
+    )
+    mlflow_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="Longest time for one request to the MLflow server, without files."
+    )

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.fetch.targets import HTTPS_PORT, NetworkPolicy
-from core.setting_types import Algorithms, Names, Origins, Pairs, Ports
+from core.setting_types import Algorithms, MlflowSettings, Names, Origins, Pairs, Ports
 from core.system.memory import total_memory
 from core.system.secret_key import load_secret_key
 
@@ -24,7 +24,7 @@ JOB_MEMORY_FRACTION = 0.8  # of the machine's memory; the service's own processe
 MAX_DEFAULT_INGEST_PROCESSES = 16  # beyond it, the process that reads the archive is the limit
 
 
-class Settings(BaseSettings):
+class Settings(MlflowSettings, BaseSettings):
     """Locations, intervals and limits. Durations are in seconds unless the name says otherwise."""
 
     # Inputs are hidden: one may be a secret, and startup errors are logged.
@@ -278,8 +278,8 @@ class Settings(BaseSettings):
     )
     hub_endpoint: str = Field(
         default="https://huggingface.co",
-        description="Address of the Hugging Face hub, or of a mirror, from which datasets are fetched. "
-        "`FETCH_ALLOW` and `FETCH_PORTS` apply.",
+        description="Address of the Hugging Face hub, or of a mirror, from which datasets are fetched and to which "
+        "students are pushed. `FETCH_ALLOW` and `FETCH_PORTS` apply.",
     )
     s3_sources: Names = Field(
         default=(),

@@ -26,6 +26,7 @@ METHODS = {
     "get_usage_history": "service.usage_history",
     "list_workers": "service.workers",
     "get_image": "datasets.image",
+    "get_push": "jobs.get_push",
     "estimate_job": "jobs.estimate",
     "estimate_sweep_jobs": "sweeps.estimate",
     "predict_image": "jobs.predict",

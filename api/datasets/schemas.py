@@ -34,7 +34,8 @@ class UrlSource(LayoutOptions):
 
     type: Literal["url"]
     url: Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS)] = Field(
-        description="An https URL with a public address; may be a signed URL.",
+        description="An https URL with a public address; may be a signed URL. `{000..003}` in it stands for several "
+        "WebDataset shards.",
         examples=["https://example.com/pets.zip"],
     )
 
@@ -50,7 +51,7 @@ class UploadSource(LayoutOptions):
 
 
 class HuggingFaceSource(LayoutOptions):
-    """The Parquet files of a public dataset of the Hugging Face hub, which the ingest worker downloads."""
+    """The Parquet files or shards of a public dataset of the Hugging Face hub, which the ingest worker downloads."""
 
     type: Literal["huggingface"]
     repo: Annotated[
@@ -74,7 +75,7 @@ class S3Source(LayoutOptions):
     url: Annotated[str, StringConstraints(max_length=2000, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,62}(/[^?#\\]*)?$")] = (
         Field(
             description="`s3://bucket/key` of a file as for uploads. With a final `/`, a folder: its files are read as "
-            "if they were in one archive.",
+            "if they were in one archive. `{000..003}` stands for several WebDataset shards.",
             examples=["s3://shared-data/pets.zip", "s3://shared-data/pets/"],
         )
     )

@@ -21,6 +21,7 @@ from api.references import check_name
 from api.sniffing import require_archive
 from api.uploads.service import find_complete, lock_complete
 from core.fetch.targets import parse_target
+from core.fetch.url_pattern import expand_url
 from core.ids import new_id
 from core.ingest_errors import UrlNotAllowed
 from core.settings import Settings
@@ -45,7 +46,8 @@ def check_source(request: DatasetCreate, settings: Settings) -> Source:
     source = request.source
     if isinstance(source, UrlSource):
         try:
-            parse_target(source.url, settings.network_policy)
+            for url in expand_url(source.url):
+                parse_target(url, settings.network_policy)
         except UrlNotAllowed as error:
             raise UrlNotAllowed.for_field("/source/url", error.detail) from None
     if isinstance(source, S3Source) and not _is_allowed_bucket(source.url, settings.s3_sources):

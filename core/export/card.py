@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from core.export.card_files import files_section
+from core.export.card_metadata import front_matter
 from core.export.compression_card import compression_section
 from core.export.evaluation_card import teacher_effect
 from core.export.licenses import weight_licenses
@@ -41,7 +42,7 @@ def model_card(
     ``evaluation`` is the section of the report.
     """
     parts = [
-        _front_matter(student),
+        front_matter(spec, student, dataset, result),
         f"# {_inline(spec.name or student.architecture)}",
         _summary(spec, student),
         "## Metrics",
@@ -61,17 +62,6 @@ def model_card(
         _LIMITS,
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _front_matter(student: BuiltModel) -> str:
-    return (
-        f"---\nlibrary_name: timm\npipeline_tag: {_task(student)}\n"
-        f"tags:\n- timm\n- {_task(student)}\n- distillation\n- {student.architecture}\n---"
-    )
-
-
-def _task(student: BuiltModel) -> str:
-    return "image-classification" if student.num_classes else "image-feature-extraction"
 
 
 def _summary(spec: JobSpec, student: BuiltModel) -> str:

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub: list the Parquet files of a revision, and download them.
+"""Datasets of the Hugging Face hub: list the Parquet files or WebDataset shards of a revision, and download them.
 
 The hub is one more untrusted host: everything goes through :class:`core.fetch.download.Downloader`, including the
 redirects to its storage. No token is sent, so private and gated datasets are not reachable.
@@ -21,8 +21,10 @@ from core.system.digest import file_digest
 CONVERTED = "refs/convert/parquet"  # branch in which the hub stores datasets of other formats as Parquet
 MAX_LISTING_BYTES = 64 * 1024**2
 MAX_FILES = 10_000
-_PARQUET_MAGIC = b"PAR1"
+_PARQUET_MAGIC, _TAR_MAGIC = b"PAR1", b"ustar"
 _SHARD = re.compile(r"(?P<split>.+?)(?:-\d+-of-\d+)?(?:-[0-9a-f]{16})?")  # train-00000-of-00002-1a2b3c4d5e6f7a8b
+_SHARD_NUMBER = re.compile(r"[-_.]?\d+$")  # of train-000001.tar
+PARQUET, TAR = ".parquet", ".tar"
 _DATA_FOLDERS = frozenset({"", ".", "data", "default"})
 _MAX_PATH_CHARACTERS = 1024
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -30,7 +32,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A Parquet file of a dataset. ``sha256`` is None if the hub does not state it."""
+    """A Parquet file or shard of a dataset. ``sha256`` is None if the hub does not state it."""
 
     path: str
     config: str
@@ -41,10 +43,11 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubListing:
-    """The Parquet files of a dataset at one commit."""
+    """The files of a dataset at one commit: Parquet files, or without them WebDataset shards."""
 
     commit: str
     files: tuple[HubFile, ...]
+    suffix: str = PARQUET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +59,8 @@ class Hub:
     scratch: Path
     on_chunk: Callable[[], None]
 
-    def list_parquet(self, repo: str, revision: str) -> HubListing:
-        """List the Parquet files of a revision, or of the hub's own conversion of the main branch.
+    def list_files(self, repo: str, revision: str) -> HubListing:
+        """List the Parquet files or else the shards of a revision, or of the hub's own conversion of the main branch.
 
         Raises :class:`DownloadFailed`, :class:`UrlNotAllowed`, and :class:`HubDatasetUnclear` without such files.
         """
@@ -66,8 +69,8 @@ class Hub:
             listing = self._list(repo, CONVERTED)
         if not listing.files:
             raise HubDatasetUnclear(
-                f"{repo} has no Parquet files at {revision}. Choose a revision that has them, such as {CONVERTED}, or "
-                "download the dataset and upload it as a zip of images."
+                f"{repo} has no Parquet files and no tar files at {revision}. Choose a revision that has them, such as "
+                f"{CONVERTED}, or download the dataset and upload it as a zip of images."
             )
         return listing
 
@@ -76,7 +79,8 @@ class Hub:
         limits = replace(self.downloader.limits, max_bytes=min(self.downloader.limits.max_bytes, file.size_bytes))
         downloader = replace(self.downloader, limits=limits)
         url = f"{self.endpoint}/datasets/{_quote(repo)}/resolve/{commit}/{_quote(file.path)}"
-        size = downloader.save(url, path, check_head=_require_parquet, on_chunk=self.on_chunk)
+        check_head = _require_parquet if file.path.endswith(PARQUET) else _require_archive
+        size = downloader.save(url, path, check_head=check_head, on_chunk=self.on_chunk)
         if size != file.size_bytes:
             raise DownloadFailed(f"{file.path} has {size:,} bytes, the hub lists {file.size_bytes:,}; try again later")
         if file.sha256 is not None and file_digest(path) != file.sha256:
@@ -134,22 +138,27 @@ def select_files(listing: HubListing, *, config: str | None, split: str | None, 
 def _parse_listing(repo: str, document: Any) -> HubListing:
     try:
         commit, siblings = str(document["sha"]), list(document["siblings"])
-        names = [str(entry["rfilename"]) for entry in siblings]
-        entries = [entry for entry, name in zip(siblings, names, strict=True) if name.endswith(".parquet")]
-        files = tuple(_parse_file(entry) for entry in entries[: MAX_FILES + 1])
+        by_suffix = {
+            suffix: [entry for entry in siblings if str(entry["rfilename"]).endswith(suffix)]
+            for suffix in (PARQUET, TAR)
+        }
+        suffix = TAR if by_suffix[TAR] and not by_suffix[PARQUET] else PARQUET
+        files = tuple(_parse_file(entry, suffix) for entry in by_suffix[suffix][: MAX_FILES + 1])
     except (KeyError, TypeError, ValueError, AttributeError):
-        commit, files = "", ()
+        commit, files, suffix = "", (), PARQUET
     if not _COMMIT.fullmatch(commit):
         raise DownloadFailed(f"the hub's description of {repo} has no usable list of files")
     if len(files) > MAX_FILES:
-        raise HubDatasetUnclear(f"{repo} has more than {MAX_FILES:,} Parquet files; choose a smaller dataset")
-    return HubListing(commit, tuple(sorted(files, key=lambda file: file.path)))
+        raise HubDatasetUnclear(f"{repo} has more than {MAX_FILES:,} {suffix} files; choose a smaller dataset")
+    return HubListing(commit, tuple(sorted(files, key=lambda file: file.path)), suffix)
 
 
-def _parse_file(entry: Any) -> HubFile:
+def _parse_file(entry: Any, suffix: str) -> HubFile:
     path, size = str(entry["rfilename"])[:_MAX_PATH_CHARACTERS], int(entry["size"])
     *folders, name = path.split("/")
-    stem = name.removesuffix(".parquet")
+    stem = name.removesuffix(suffix)
+    if suffix == TAR:
+        stem = _SHARD_NUMBER.sub("", stem) or stem
     if stem.isdecimal() and folders:  # CONFIG/SPLIT/0000.parquet, as in the hub's conversion
         split = folders.pop().removeprefix("partial-")
     else:
@@ -163,6 +172,11 @@ def _parse_file(entry: Any) -> HubFile:
 def _require_parquet(head: bytes) -> None:
     if not head.startswith(_PARQUET_MAGIC):
         raise DownloadFailed("the hub answered with another file than Parquet")
+
+
+def _require_archive(head: bytes) -> None:
+    if not head[257:].startswith(_TAR_MAGIC):
+        raise DownloadFailed("the hub answered with another file than a tar")
 
 
 def _names(names: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Self
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from core.fetch.addresses import Address, Network, embedded_ipv4, is_public
 from core.ingest_errors import UrlNotAllowed
 
 HTTPS_PORT = 443
+_DEFAULT_PORTS = {"https": HTTPS_PORT, "http": 80}
 MAX_URL_CHARACTERS = 4096
 
 # RFC 3986, without characters on which parsers disagree, such as backslashes.
@@ -59,6 +60,7 @@ class Target:
     host: str
     port: int
     path: str
+    scheme: str = "https"
 
     @property
     def address(self) -> Address | None:
@@ -72,12 +74,12 @@ class Target:
     def authority(self) -> str:
         """Host and port in the format of the ``Host`` header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == HTTPS_PORT else f"{host}:{self.port}"
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
         """The full URL. Its query may contain a secret: do not log it."""
-        return f"https://{self.authority}{self.path}"
+        return f"{self.scheme}://{self.authority}{self.path}"
 
 
 def parse_target(url: str, policy: NetworkPolicy) -> Target:
@@ -105,6 +107,30 @@ def parse_target(url: str, policy: NetworkPolicy) -> Target:
     if target.address is not None and not policy.allows(target.host, target.address):
         raise UrlNotAllowed(f"{target.host} is not a public address; {_ALLOW_HINT}")
     return target
+
+
+def parse_service_url(url: str) -> tuple[Target, NetworkPolicy]:
+    """Parse the address of a service from the settings; return it with a policy that allows this host and port only.
+
+    The operator chooses the address, so it may be private and plain http. Raises :class:`UrlNotAllowed`.
+    """
+    parts = urlsplit(url.lower())
+    try:
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        port = None
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or port is None:
+        raise UrlNotAllowed("the address of a service begins with https:// or http:// and has a host name")
+    host = parts.hostname.removesuffix(".")
+    policy = NetworkPolicy(names=frozenset({host}), ports=frozenset({port}))
+    scheme, _, rest = url.partition("://")
+    target = parse_target(f"https://{rest}" if parts.port else f"https://{_with_port(rest, port)}", policy)
+    return replace(target, scheme=scheme.lower()), policy
+
+
+def _with_port(rest: str, port: int) -> str:
+    authority, slash, path = rest.partition("/")
+    return f"{authority}:{port}{slash}{path}"
 
 
 def check_addresses(host: str, addresses: Iterable[Address], policy: NetworkPolicy) -> None:

@@ -4,32 +4,30 @@ Nothing is unpacked to a path from the archive. Images stay in memory. A Parquet
 temporary file, because its reader seeks to the end.
 
 Archives are untrusted. Declared sizes are checked before reading, and actual sizes while reading. Links, devices
-and nested archives are rejected, never followed or opened.
+and nested archives are rejected, never followed or opened; WebDataset shards are the exception (``tar_files``).
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from core.errors import DatasetRejected
-from core.ingest.limits import IngestLimits, UnpackBudget, format_bytes, too_many_files_error
+from core.ingest.limits import IngestLimits, UnpackBudget, too_many_files_error
 from core.ingest.paths import NotAccepted, check_suffix, clean_path, printable_name
 from core.ingest.source_files import Labels, SourceFile, SourceSize
-from core.ingest.tar import TarEntry, looks_like_tar, tar_entries
+from core.ingest.table_reader import TableReader, is_table
+from core.ingest.tar import looks_like_tar
+from core.ingest.tar_files import SPECIAL_FILE_REASON, Readers, check_file_size, is_shard, tar_files
 from core.ingest.zip_names import ZipNames
 from core.ingest_errors import ArchiveBomb, ArchiveUnreadable, TableUnclear
 from core.job_warnings import JobWarning
-
-if TYPE_CHECKING:
-    from core.ingest.parquet import ParquetReader
 
 __all__ = ["SourceFile", "archive_files", "folder_files"]
 
@@ -41,10 +39,8 @@ _MIN_LOCAL_HEADER_BYTES = 30
 _MAX_DIRECTORY_BYTES = 512 * 1024**2  # a million entries with typical names take about 100 MiB
 
 _TOO_SHORT_REASON = "the file is damaged in the archive: it is shorter than declared"
-_SPECIAL_FILE_REASON = "links and special files are not followed; pack the image itself"
 
 _PARQUET_MAGIC = b"PAR1"
-_TABLE_SUFFIXES = (".parquet", ".parq")
 _SINGLE_TABLE_PATH = "data.parquet"  # independent of the upload's name: the same content makes the same dataset
 _CHUNK_BYTES = 1 << 20
 
@@ -82,13 +78,13 @@ def archive_files(
     for magic, description in _UNSUPPORTED_FORMATS.items():
         if head.startswith(magic):
             raise ArchiveUnreadable(f"the file is {description}")
-    tables = _TableReader(limits, packed_bytes=path.stat().st_size, labels=labels, scratch_dir=scratch_dir)
+    readers = Readers.open(limits, packed_bytes=path.stat().st_size, labels=labels, scratch_dir=scratch_dir)
     if head.startswith(_PARQUET_MAGIC):
-        return _single_table_files(path, tables, size or SourceSize())
+        return _single_table_files(path, readers.tables, size or SourceSize())
     if looks_like_tar(head):
-        return _tar_files(path, limits, tables)
+        return tar_files(path, readers)
     if _is_zip(path):
-        return _zip_files(path, limits, tables, size or SourceSize(), warn)
+        return _zip_files(path, readers, size or SourceSize(), warn)
     if head.startswith(b"PK"):
         raise ArchiveUnreadable("the zip archive is truncated: its directory is missing; upload it again")
     raise ArchiveUnreadable(
@@ -101,18 +97,16 @@ def folder_files(folder: Path, limits: IngestLimits, *, labels: Labels = "auto")
     if not folder.is_dir():
         raise DatasetRejected(f"{folder} is not a folder")
     budget = UnpackBudget(limits, packed_bytes=None)
-    tables = _TableReader(limits, packed_bytes=None, labels=labels, scratch_dir=None)
+    readers = Readers.open(limits, packed_bytes=None, labels=labels, scratch_dir=None)
     for parent, folders, names in os.walk(folder):
         folders.sort()
         links = [name for name in folders if Path(parent, name).is_symlink()]
         for name in sorted(names) + links:
             path = Path(parent, name)
-            yield from _folder_file(path, path.relative_to(folder).as_posix(), limits, budget, tables)
+            yield from _folder_file(path, path.relative_to(folder).as_posix(), budget, readers)
 
 
-def _folder_file(
-    source: Path, name: str, limits: IngestLimits, budget: UnpackBudget, tables: _TableReader
-) -> Iterator[SourceFile]:
+def _folder_file(source: Path, name: str, budget: UnpackBudget, readers: Readers) -> Iterator[SourceFile]:
     budget.count_file()
     try:
         path = clean_path(name)
@@ -120,13 +114,17 @@ def _folder_file(
             return
         status = source.stat()
         _check_regular(status.st_mode)
-        if _is_table(path):
-            yield from tables.rows(path, source)
+        if is_table(path):
+            yield from readers.tables.rows(path, source)
             return
-        check_suffix(path)
-        _check_file_size(status.st_size, limits)
+        if readers.shards.opens(path):
+            yield from readers.shards.files(path, source)
+            return
+        check_suffix(path, status.st_size)
+        check_file_size(status.st_size, readers.limits)
         budget.count_bytes(status.st_size)
         file = SourceFile(path, source.read_bytes())
+        readers.shards.note_file(path)
     except NotAccepted as error:
         file = SourceFile(printable_name(name), reason=str(error), code=error.code)
     except OSError as error:  # a broken link or a file without read permission; read the other files
@@ -141,14 +139,6 @@ def _check_regular(mode: int) -> None:
         raise NotAccepted("linked folders are not followed; copy the folder", code="special_file")
     if not stat.S_ISREG(mode):
         raise NotAccepted("not a regular file", code="special_file")
-
-
-def _check_file_size(num_bytes: int, limits: IngestLimits) -> None:
-    if num_bytes > limits.max_file_bytes:
-        limit = format_bytes(limits.max_file_bytes)
-        raise NotAccepted(
-            f"the file has {format_bytes(num_bytes)}, at most {limit} are accepted", code="file_too_large"
-        )
 
 
 # --- zip ----------------------------------------------------------------------------------------
@@ -178,9 +168,8 @@ class _BoundedDirectory(BufferedReader):
         return data
 
 
-def _zip_files(
-    path: Path, limits: IngestLimits, tables: _TableReader, size: SourceSize, warn: Warn
-) -> Generator[SourceFile]:
+def _zip_files(path: Path, readers: Readers, size: SourceSize, warn: Warn) -> Generator[SourceFile]:
+    limits = readers.limits
     budget = UnpackBudget(limits, packed_bytes=path.stat().st_size)
     with _BoundedDirectory(path, limits) as file:
         try:
@@ -199,7 +188,7 @@ def _zip_files(
                 warn(_guessed_names_warning(names, archive.infolist()))
             size.num_files = _count_zip_files(archive)
             for entry in archive.infolist():
-                yield from _zip_file(archive, entry, names.decode(entry), limits, tables)
+                yield from _zip_file(archive, entry, names.decode(entry), readers)
 
 
 def _check_entry_offsets(archive: zipfile.ZipFile) -> None:
@@ -218,25 +207,27 @@ def _check_entry_offsets(archive: zipfile.ZipFile) -> None:
 
 
 def _count_zip_files(archive: zipfile.ZipFile) -> int | None:
-    """Count the entries that are files; None if tables are among them, whose rows are counted instead."""
+    """Count the entries that are files; None if tables or shards are among them."""
     names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
-    return None if any(map(_is_table, names)) else len(names)
+    return None if any(is_table(name) or is_shard(name) for name in names) else len(names)
 
 
-def _zip_file(
-    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, limits: IngestLimits, tables: _TableReader
-) -> Iterator[SourceFile]:
+def _zip_file(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, readers: Readers) -> Iterator[SourceFile]:
     try:
         path = clean_path(name)
         if path is None or name.endswith(("/", "\\")):
             return
         _check_zip_entry(entry)
-        if _is_table(path):
-            yield from tables.spooled_rows(path, lambda file: _zip_copy(archive, entry, file))
+        if is_table(path):
+            yield from readers.tables.spooled_rows(path, lambda file: _zip_copy(archive, entry, file))
             return
-        check_suffix(path)
-        _check_file_size(entry.file_size, limits)
+        if readers.shards.opens(path):
+            yield from readers.shards.spooled_files(path, lambda file: _zip_copy(archive, entry, file))
+            return
+        check_suffix(path, entry.file_size)
+        check_file_size(entry.file_size, readers.limits)
         file = SourceFile(path, _zip_content(archive, entry))
+        readers.shards.note_file(path)
     except NotAccepted as error:
         file = SourceFile(printable_name(name), reason=str(error), code=error.code)
     yield file
@@ -254,7 +245,7 @@ def _guessed_names_warning(names: ZipNames, entries: Iterable[zipfile.ZipInfo]) 
 def _check_zip_entry(entry: zipfile.ZipInfo) -> None:
     mode = entry.external_attr >> 16  # zero unless the archive was made on Unix
     if stat.S_IFMT(mode) not in {0, stat.S_IFREG}:
-        raise NotAccepted(_SPECIAL_FILE_REASON, code="special_file")
+        raise NotAccepted(SPECIAL_FILE_REASON, code="special_file")
     if entry.flag_bits & _ENCRYPTED:
         raise NotAccepted("the file is encrypted; pack without a password", code="archive_encrypted")
     if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
@@ -296,77 +287,10 @@ def _zip_blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> 
         raise NotAccepted(reason, code="file_damaged") from error
 
 
-# --- tar ----------------------------------------------------------------------------------------
-
-
-def _tar_files(path: Path, limits: IngestLimits, tables: _TableReader) -> Generator[SourceFile]:
-    for entry in tar_entries(path, limits):
-        yield from _tar_file(entry, limits, tables)
-
-
-def _tar_file(entry: TarEntry, limits: IngestLimits, tables: _TableReader) -> Iterator[SourceFile]:
-    try:
-        path = clean_path(entry.name)
-        if path is None or entry.is_folder:
-            return
-        _check_regular_entry(entry)
-        if _is_table(path):
-            yield from tables.spooled_rows(path, entry.copy_to)
-            return
-        check_suffix(path)
-        _check_file_size(entry.size, limits)
-        file = SourceFile(path, entry.read())
-    except NotAccepted as error:
-        file = SourceFile(printable_name(entry.name), reason=str(error), code=error.code)
-    yield file
-
-
-def _check_regular_entry(entry: TarEntry) -> None:
-    if not entry.is_regular:
-        raise NotAccepted(_SPECIAL_FILE_REASON, code="special_file")
-
-
 # --- parquet ------------------------------------------------------------------------------------
 
 
-class _TableReader:
-    """Reads the upload's Parquet tables; imports the Parquet reader at the first table."""
-
-    def __init__(
-        self, limits: IngestLimits, *, packed_bytes: int | None, labels: Labels, scratch_dir: Path | None
-    ) -> None:
-        self._limits = limits
-        self._packed_bytes = packed_bytes
-        self._labels: Labels = labels
-        self._scratch_dir = scratch_dir
-        self._tables: ParquetReader | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows of the tables so far."""
-        return 0 if self._tables is None else self._tables.num_rows
-
-    def rows(self, path: str, source: Path | IO[bytes]) -> Iterator[SourceFile]:
-        """Iterate over the rows of a table on disk."""
-        if self._tables is None:
-            from core.ingest.parquet import ParquetReader  # slow import
-
-            self._tables = ParquetReader(self._limits, packed_bytes=self._packed_bytes, labels=self._labels)
-        yield from self._tables.files(path, source)
-
-    def spooled_rows(self, path: str, copy_to: Callable[[IO[bytes]], None]) -> Iterator[SourceFile]:
-        """Iterate over the rows of a packed table. The archive reader counts its unpacked bytes."""
-        with tempfile.TemporaryFile(dir=self._scratch_dir) as file:
-            copy_to(file)
-            file.seek(0)
-            yield from self.rows(path, file)
-
-
-def _is_table(path: str) -> bool:
-    return path.casefold().endswith(_TABLE_SUFFIXES)
-
-
-def _single_table_files(path: Path, tables: _TableReader, size: SourceSize) -> Generator[SourceFile]:
+def _single_table_files(path: Path, tables: TableReader, size: SourceSize) -> Generator[SourceFile]:
     try:
         for file in tables.rows(_SINGLE_TABLE_PATH, path):
             size.num_files = tables.num_rows

@@ -98,7 +98,7 @@ def infer_layout(
     groups.test, renamed = match_class_names(
         groups.train, groups.test, train_name=groups.train_name, test_name=groups.test_name
     )
-    reason = unlabeled_reason if rows else _outside_classes
+    reason = (lambda source: rows[source].reason or unlabeled_reason(source)) if rows else _outside_classes
     train = _label_samples(groups.train, tree.paths, classes, groups.rejected, reason)
     test = _label_samples(groups.test, tree.paths, classes, groups.rejected, reason)
     if not test:

@@ -1,4 +1,4 @@
-"""Labels in files beside the images: ``metadata.csv`` or ``.jsonl`` of the hub, and ``.cls`` files of WebDataset.
+"""Labels in files beside the images: ``metadata.csv`` or ``.jsonl`` of the hub, and the files of WebDataset.
 
 Other label files are not read. They are recognized by their names, so that a warning can name them.
 """
@@ -14,7 +14,15 @@ from contextlib import closing
 from typing import Any
 
 from core.ingest.limits import format_bytes
-from core.ingest.paths import NotAccepted, clean_label, clean_path, is_label_file, printable_name
+from core.ingest.paths import (
+    CLASS_NAMES_FILE,
+    NotAccepted,
+    clean_label,
+    clean_path,
+    is_label_file,
+    printable_name,
+)
+from core.ingest.sidecars import CLS_SUFFIX, Sidecars, is_sidecar
 from core.ingest.source_files import LABEL_NAMES, SourceFile, TableRow
 from core.ingest.split_names import split_name
 from core.job_warnings import JobWarning
@@ -24,6 +32,7 @@ FILE_COLUMN = "file_name"
 _MAX_BYTES = 64 * 1024**2
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")  # 007 is a name
 _WHOLE = re.compile(r"(-?\d+)\.0*")  # pandas writes integers with gaps so
+_NO_CLS = "the image has no label: there is no .cls file with its name"
 _NUM_NAMED = 3  # files that the warning names
 _LISTS = re.compile(r"(.*[_-])?(labels?|annotations?|classes|train|test|val)\.txt")
 _ANNOTATIONS = re.compile(r".*(coco|instances|annotation|label).*")
@@ -35,7 +44,7 @@ class LabelFiles:
     def __init__(self, options: LayoutOptions) -> None:
         self._options = options
         self._labels: dict[str, str] = {}
-        self._labels_by_stem: dict[str, str] = {}
+        self._sidecars = Sidecars()
         self._read: list[str] = []
         self._unread: list[str] = []
         self._text_stems: list[str] = []
@@ -50,6 +59,12 @@ class LabelFiles:
                     continue
                 if file.code == "not_an_image":
                     self._note_unread(file.path)
+                elif file.reason is None and file.row is None:
+                    self._sidecars.note_image(file.path)
+                yield file
+            for file in self._sidecars.rejected():
+                if file.code == "not_an_image":
+                    self._note_unread(file.path)
                 yield file
 
     def rows(self, sources: Sequence[str]) -> dict[str, TableRow]:
@@ -58,14 +73,21 @@ class LabelFiles:
         if not found:
             return {}
         self._is_used = True
+        self._read += self._sidecars.used_paths(found)
         are_integers = all(_INTEGER.fullmatch(text) for text in found.values())
-        rows: dict[tuple[str, int | str | None], TableRow] = {}
+        names = self._sidecars.class_names(map(int, found.values())) if are_integers else None
+        missing = _NO_CLS if self._sidecars.has_cls else None
+        rows: dict[tuple[str, int | str | None, str | None], TableRow] = {}
         result = {}
         for source in sources:
             value = found.get(source)
             label: int | str | None = int(value) if value is not None and are_integers else value
+            reason = missing if label is None else None
+            if names is not None and isinstance(label, int) and not 0 <= label < len(names):
+                origin = f" of {self._sidecars.class_names_path}" if self._sidecars.class_names_path else ""
+                reason, label = f"the label {label} is not one of the {len(names)} classes{origin}", None
             split = self._split(source)
-            result[source] = rows.setdefault((split, label), TableRow(split, label, None))
+            result[source] = rows.setdefault((split, label, reason), TableRow(split, label, names, reason))
         return result
 
     def warnings(self, sources: Iterable[str]) -> list[JobWarning]:
@@ -78,7 +100,7 @@ class LabelFiles:
             fix = None if any(path.endswith(".cls") for path in self._read) else "Remove the file to use folders."
             found.append(JobWarning(code="labels_from_files", message=message, fix=fix))
         else:
-            unread = self._read + unread
+            unread = [*self._read, *filter(None, [self._sidecars.class_names_path]), *unread]
         if unread and self._options.labels == "auto":
             message = f"These files may hold labels, and are not read: {_named(unread)}."
             fix = (
@@ -92,14 +114,21 @@ class LabelFiles:
         if self._options.labels == "none":
             return
         try:
-            if file.path.casefold().endswith(".cls"):
-                self._labels_by_stem[file.path[:-4]] = clean_label(_text(file.content))
-            else:
-                self._labels |= _listed_labels(file.path, _text(file.content))
+            self._read_labels(file.path, file.content)
         except NotAccepted as error:
             yield SourceFile(file.path, reason=str(error), code=error.code)
+
+    def _read_labels(self, path: str, content: bytes) -> None:
+        name = path.rpartition("/")[2].casefold()
+        if is_sidecar(path):
+            self._sidecars.add_json(path, content)
+        elif name.endswith(CLS_SUFFIX):
+            self._sidecars.add_cls(path, _text(content))
+        elif name == CLASS_NAMES_FILE:
+            self._sidecars.add_class_names(path, _text(content))
         else:
-            self._read.append(file.path)
+            self._labels |= _listed_labels(path, _text(content))
+            self._read.append(path)
 
     def _note_unread(self, path: str) -> None:
         *folders, name = path.casefold().split("/")
@@ -110,7 +139,7 @@ class LabelFiles:
             self._text_stems.append(path)  # YOLO has one beside each image
 
     def _label(self, source: str) -> str | None:
-        return self._labels.get(source) or self._labels_by_stem.get(source.rpartition(".")[0])
+        return self._labels.get(source) or self._sidecars.label(source)
 
     def _split(self, source: str) -> str:
         """Name of the innermost folder that is a split; empty without one."""

@@ -12,7 +12,10 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 _ARCHIVE_SUFFIXES = frozenset(
     {".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".jar", ".cab"}
 )
-_LABEL_FILES = frozenset({"metadata.csv", "metadata.jsonl"})
+CLASS_NAMES_FILE = "classes.txt"
+_LABEL_FILES = frozenset({"metadata.csv", "metadata.jsonl", CLASS_NAMES_FILE})
+SIDECAR_SUFFIX = ".json"  # a sample of WebDataset: NAME.jpg and NAME.json
+MAX_SIDECAR_BYTES = 1024**2
 _MAX_PATH_LENGTH = 1024  # characters
 _MAX_LABEL_LENGTH = 200
 _MAX_PRINTED_LENGTH = 300
@@ -48,14 +51,17 @@ def clean_path(name: str) -> str | None:
 
 
 def is_label_file(path: str) -> bool:
-    """Whether a file with this path holds labels of images: the hub's metadata, or a ``.cls`` file of WebDataset."""
+    """Whether a file with this path may hold labels: metadata of the hub, or ``.cls``, ``.json`` and class names."""
     name = path.rpartition("/")[2].casefold()
-    return name in _LABEL_FILES or name.endswith(".cls")
+    return name in _LABEL_FILES or name.endswith((".cls", SIDECAR_SUFFIX))
 
 
-def check_suffix(path: str) -> None:
-    """Raise :class:`NotAccepted` if the file name has no image suffix, and is not that of a label file."""
-    if is_label_file(path):
+def check_suffix(path: str, num_bytes: int) -> None:
+    """Raise :class:`NotAccepted` if the file name has no image suffix, and is not that of a label file.
+
+    A JSON file beside an image is small; a larger one is a list of annotations, which is not read.
+    """
+    if is_label_file(path) and not (path.casefold().endswith(SIDECAR_SUFFIX) and num_bytes > MAX_SIDECAR_BYTES):
         return
     dot = path.rfind(".", path.rfind("/") + 2)
     suffix = path[dot:].lower() if dot >= 0 else ""
@@ -65,7 +71,12 @@ def check_suffix(path: str) -> None:
         raise NotAccepted("nested archives are not opened; unpack it first", code="nested_archive")
     if (name := name_by_suffix(suffix)) is not None:
         raise NotAccepted(f"the file is {name}", code="not_an_image")
-    raise NotAccepted(
+    raise not_an_image()
+
+
+def not_an_image() -> NotAccepted:
+    """Return the error for a file whose name has no image suffix."""
+    return NotAccepted(
         f"the file name has no image suffix; accepted: {', '.join(sorted(SUFFIXES))}", code="not_an_image"
     )
 

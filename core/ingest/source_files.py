@@ -19,11 +19,13 @@ class TableRow:
         split: Lower-case name; empty if the table has none.
         label: Class index, class name, or None if unlabeled.
         class_names: Declared classes in label order, or None; ``label`` is then an index into them.
+        reason: Why there is no label, if the source tells.
     """
 
     split: str
     label: int | str | None
     class_names: tuple[str, ...] | None
+    reason: str | None = None
 
     @property
     def class_name(self) -> str | None:

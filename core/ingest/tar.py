@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn, Protocol, Self, cast
 
-from core.ingest.limits import IngestLimits, UnpackBudget
+from core.ingest.limits import UnpackBudget
 from core.ingest_errors import ArchiveBomb, ArchiveUnreadable
 
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
@@ -55,14 +55,13 @@ def looks_like_tar(head: bytes) -> bool:
     return True
 
 
-def tar_entries(path: Path, limits: IngestLimits) -> Iterator[TarEntry]:
-    """Iterate over the entries of a tar archive in archive order.
+def tar_entries(source: Path | IO[bytes], budget: UnpackBudget) -> Iterator[TarEntry]:
+    """Iterate over the entries of a tar archive in archive order; a file object is read as a plain tar.
 
     Raises :class:`core.errors.DatasetRejected` for a decompression bomb and for a damaged or truncated archive.
     Unlike in a zip, files after the damage cannot be located.
     """
-    budget = UnpackBudget(limits, packed_bytes=path.stat().st_size)
-    with _translate_errors(), closing(_open_decompressed(path)) as stream:
+    with _translate_errors(), closing(_open_decompressed(source)) as stream:
         yield from _entries(_MeteredStream(stream, budget), budget)
 
 
@@ -159,7 +158,9 @@ def _bounded_header_class() -> type[_HeaderClass]:
     return BoundedHeader
 
 
-def _open_decompressed(path: Path) -> IO[bytes]:
+def _open_decompressed(path: Path | IO[bytes]) -> IO[bytes]:
+    if not isinstance(path, Path):
+        return path
     with path.open("rb") as file:
         head = file.read(_BLOCK_BYTES)
     if head.startswith(_GZIP):

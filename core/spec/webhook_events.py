@@ -17,6 +17,8 @@ WebhookEvent = Literal[
     "stage.started",
     "stage.finished",
     "worker.lost",
+    "push.succeeded",
+    "push.failed",
     "dataset.ready",
     "dataset.failed",
     "model.ready",

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.ids import new_id
-from core.store import counters, job_metrics
+from core.store import counters, job_metrics, tracking
 from core.store.db import utc_now
 from core.store.job_leases import LeaseToken, change_where, lock_job
 from core.store.pagination import Page
@@ -65,6 +65,7 @@ def record(
     session.flush()
     outbox.add_event(session, event, job)
     follow_event(session, event, job)
+    tracking.wake(session, event.type, job)
     return event
 
 

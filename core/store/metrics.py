@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, delete, or_, select
@@ -84,6 +84,22 @@ def read_series(
     for key, rollups in long.items():
         result.append(Series(key, downsample(_read_extremes(session, job_id, key, rollups), max_points)))
     return sorted(result, key=lambda series: series.name)
+
+
+def read_after(session: Session, project_id: str, job_id: str, last_steps: Mapping[str, int]) -> list[Series]:
+    """Read the points of each series after its step in ``last_steps``; all points of other series."""
+    found = []
+    for name in sorted(metric_rollups.read_rollups(session, project_id, job_id, None)):
+        statement = select(Metric.step, Metric.value).where(
+            Metric.project_id == project_id,
+            Metric.job_id == job_id,
+            Metric.name == name,
+            Metric.step > last_steps.get(name, -1),
+        )
+        points: list[Point] = [(row[0], row[1]) for row in session.execute(statement.order_by(Metric.step))]
+        if points:
+            found.append(Series(name, points))
+    return found
 
 
 def downsample(points: Sequence[Point], max_points: int) -> Sequence[Point]:

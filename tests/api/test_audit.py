@@ -5,6 +5,8 @@ A new route fails the test until `DRIVES` says how to make it change something, 
 
 import io
 import json
+import tempfile
+from pathlib import Path
 
 import httpx
 import pytest
@@ -41,6 +43,14 @@ def job(tenant, *, status):
     return job_id
 
 
+def succeeded_job(tenant):
+    """Create a job that has artifacts."""
+    lease = tenant.running_job()
+    with tempfile.TemporaryDirectory() as folder:
+        tenant.succeed(lease, Path(folder))
+    return lease.job_id
+
+
 # How to make each unsafe route change something: the request, and the action and object of its audit log entry.
 # None: the object is the response's `id`.
 DRIVES = {
@@ -75,6 +85,11 @@ DRIVES = {
     ("POST", "/v1/sweeps/{sweep_id}/cancel"): lambda t: cancel_sweep(t, "/v1/sweeps"),
     ("DELETE", "/v1/sweeps/{sweep_id}"): lambda t: deletion("sweep", "/v1/sweeps", sweep(t)),
     ("POST", "/sweeps/{sweep_id}/cancel"): lambda t: cancel_sweep(t, "/sweeps"),
+    ("POST", "/v1/jobs/{job_id}/push"): lambda t: (
+        {"url": f"/v1/jobs/{succeeded_job(t)}/push", "json": {"repo": "acme/pets", "token": "hf_0123456789"}},
+        "push.create",
+        None,
+    ),
     ("POST", "/v1/api-keys"): lambda t: ({"url": "/v1/api-keys", "json": {"name": "n"}}, "api_key.create", None),
     ("DELETE", "/v1/api-keys/{key_id}"): lambda t: deletion("api_key", "/v1/api-keys", another_key(t), verb="revoke"),
     ("POST", "/v1/api-keys/{key_id}/rotate"): lambda t: (

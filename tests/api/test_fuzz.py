@@ -31,12 +31,13 @@ from core import ids
 from core.reporting import Progress
 from core.settings import Settings
 from core.spec.info import ModelInfo
-from core.store import checkpoints, datasets, jobs, models, sweeps, webhooks
+from core.store import checkpoints, datasets, jobs, models, pushes, sweeps, webhooks
 from core.store import metrics as series
 from core.store.artifact_store import StoredFile
 from core.store.db import migrate
 from core.store.ingest_leases import IngestLeaseToken
 from core.store.jobs import LeaseToken, NewArtifact
+from core.store.pushes import PushTarget
 
 SEED = 20261125
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -175,7 +176,7 @@ def service(sequential_ids, make_server, tmp_path_factory, request):
     tenant = server.tenant()
     workers = Workers(server.database, server.store, tmp_path_factory.mktemp("files"))
     tenant.extra = {"workers": workers, "dataset": tenant.ready_dataset(), **shared_webhook(tenant)}
-    tenant.extra |= shared_sweep(tenant)
+    tenant.extra |= shared_sweep(tenant) | shared_push(tenant)
     assert tenant.http.get("/v1/architectures?limit=1").status_code == 200  # waits for the inspector's imports
     yield tenant
     tenant.http.close()
@@ -194,6 +195,16 @@ def shared_sweep(tenant):
     options = {"name": "s", "spec": {}, "grid": {}, "points": [], "fields": [], "num_jobs": 0}
     with tenant.database.write() as session:
         return {"sweep": sweeps.create(session, tenant.project_id, **options).id}
+
+
+def shared_push(tenant):
+    """Create a push of a job. No scheduler runs, so the push stays pending."""
+    job_id = tenant.queued_job()
+    target = PushTarget("acme/pets", "main", private=True, files=["config.json"], message="m", license=None)
+    with tenant.database.write() as session:
+        jobs.cancel(session, tenant.project_id, job_id)  # no worker claims it
+        push = pushes.create(session, tenant.project_id, job_id, target, token="hf_0", secret_key="k" * 32)
+        return {"pushed_job": job_id, "push": push.id}
 
 
 def fuzzing_settings():
@@ -263,7 +274,8 @@ class Sender:
     def protect_shared_objects(self, case):
         """Protect the key and the dataset from changes, and the webhook from deletion; later requests need them."""
         fixed = {self.tenant.key_id, self.tenant.extra["dataset"]} if case.method != "GET" else set()
-        fixed |= {self.tenant.extra["webhook"], self.tenant.extra["sweep"]} if case.method == "DELETE" else set()
+        if case.method == "DELETE":
+            fixed |= {self.tenant.extra[name] for name in ("webhook", "sweep", "pushed_job")}
         for name, value in (case.path_parameters or {}).items():
             if value in fixed:
                 case.path_parameters[name] = value[:-1] + ("0" if value[-1] != "0" else "1")
@@ -281,6 +293,8 @@ class Sender:
                 case.body = {"spec": self.spec, "grid": {"training.epochs": [1, 2]}}
             case "retry_job" if "changes" in case.body:
                 case.body["changes"] = {"priority": 3, "training": {"batch_size": 4}}
+            case "push_job":
+                case.body.pop("files", None)
             case "create_dataset" if "file" in case.body:
                 case.body["file"] = self.archive
             case "create_model" if "file" in case.body:
@@ -375,6 +389,8 @@ webhooks.values = ["{service.extra["webhook"]}"]
 sweeps.values = ["{service.extra["sweep"]}"]
 deliveries.values = ["{service.extra["delivery"]}"]
 artifacts.values = ["model.safetensors", "config.json"]
+pushed.values = ["{service.extra["pushed_job"]}"]
+pushes.values = ["{service.extra["push"]}"]
 [parameters]
 "path.job_id" = {{ dictionary = "jobs", probability = 0.6 }}
 "path.dataset_id" = {{ dictionary = "datasets", probability = 0.3 }}
@@ -388,6 +404,13 @@ phases.coverage.enabled = {str(not is_short).lower()}
 include-path-regex = "/(download|artifacts.*)$"
 parameters."path.job_id" = {{ dictionary = "succeeded", probability = 0.6 }}
 parameters."path.name" = {{ dictionary = "artifacts", probability = 0.8 }}
+[[operations]]
+include-path-regex = "/push$"
+parameters."path.job_id" = {{ dictionary = "succeeded", probability = 0.6 }}
+[[operations]]
+include-path-regex = "/pushes/"
+parameters."path.job_id" = {{ dictionary = "pushed", probability = 0.7 }}
+parameters."path.push_id" = {{ dictionary = "pushes", probability = 0.8 }}
 """
     document = json.dumps(service.server.app.openapi()).replace(EXAMPLE_DATASET, service.extra["dataset"])
     return schemathesis.openapi.from_dict(json.loads(document), config=SchemathesisConfig.from_str(config))

@@ -38,6 +38,7 @@ DOCUMENTS = {
     "SweepSummaryOut": {"id": "swp_1", "name": "tune"},
     "WebhookOut": {"id": "wh_1", "name": "hook"},
     "DeliveryOut": {"id": "evt_1"},
+    "PushOut": {"id": "push_1", "status": "succeeded", "error": None},
 }
 # Calls of the SDK; `p` is a client, `f` a folder with `data.zip` and `weights.safetensors`.
 CALLS = {
@@ -74,6 +75,9 @@ CALLS = {
     "GET /v1/jobs/{job_id}/metrics": lambda p, f: p.jobs.metrics("job_1"),
     "POST /v1/jobs/{job_id}/pause": lambda p, f: p.jobs.pause("job_1"),
     "POST /v1/jobs/{job_id}/predictions": lambda p, f: p.jobs.predict("job_1", f / "data.zip"),
+    "POST /v1/jobs/{job_id}/push": lambda p, f: p.jobs.push("job_1", "acme/pets", token="hf_1"),
+    "GET /v1/jobs/{job_id}/pushes": lambda p, f: p.jobs.pushes("job_1"),
+    "GET /v1/jobs/{job_id}/pushes/{push_id}": lambda p, f: p.jobs.wait_for_push("job_1", "push_1"),
     "POST /v1/jobs/{job_id}/resume": lambda p, f: p.jobs.resume("job_1"),
     "POST /v1/jobs/{job_id}/retry": lambda p, f: p.jobs.retry("job_1", apply_fix=True),
     "POST /v1/jobs/{job_id}/stop": lambda p, f: p.jobs.stop("job_1"),
@@ -130,6 +134,8 @@ ARGUMENTS = {
     "GET /v1/jobs/{job_id}/artifact-urls/{name}": "job_1 model.onnx",
     "POST /v1/sweeps": "{f}/spec.json --grid training.epochs=1,2",
     "POST /v1/sweeps/estimate": "{f}/spec.json --grid training.epochs=1,2",
+    "POST /v1/jobs/{job_id}/push": "job_1 acme/pets --token hf_1 --no-wait",
+    "GET /v1/jobs/{job_id}/pushes/{push_id}": "job_1 acme/pets --token hf_1",
     "POST /v1/uploads": "{f}/data.zip",
     "GET /v1/uploads/{upload_id}": "up_1",
     "PATCH /v1/uploads/{upload_id}": "{f}/data.zip",

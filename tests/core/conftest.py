@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,7 @@ from hypothesis import settings
 from PIL import Image
 
 from core.ingest.dataset import ingest_archive
-from tests.support.archives import encode_image, make_zip
+from tests.support.archives import encode_image, make_tar, make_zip
 
 # The duration of an example depends on the load of the machine, not on the code.
 settings.register_profile("core", deadline=None)
@@ -55,17 +54,7 @@ def zipped():
 @pytest.fixture(scope="session")
 def tarred():
     """Make a tar archive of contents by name."""
-
-    def make(files, mode="w"):
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode=mode) as archive:
-            for name, content in files.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-        return out.getvalue()
-
-    return make
+    return make_tar
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""Image files and zip archives as bytes."""
+"""Image files and archives as bytes."""
 
 import io
+import tarfile
 import zipfile
 
 from PIL import Image
@@ -19,6 +20,17 @@ def make_zip(files, compression=zipfile.ZIP_STORED):
     with zipfile.ZipFile(out, "w", compression) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
+    return out.getvalue()
+
+
+def make_tar(files, mode="w"):
+    """Return the bytes of a tar archive with contents by name."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
     return out.getvalue()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import structlog
 from core.errors import DatasetRejected, OutOfMemory, PotstillError, StorageFailed, StoredFileDamaged, Unavailable
 from core.fetch.download import Downloader, DownloadLimits
 from core.fetch.hub import Hub
+from core.fetch.url_pattern import expand_url
 from core.ingest.dataset import IngestLimits, IngestReport, ingest_builtin
 from core.ingest.file_types import UNSUPPORTED_MESSAGE, may_be_archive
 from core.ingest_errors import ArchiveUnreadable, IngestCrashed, IngestTimeout, ModelCheckFailed, ModelCheckTimeout
@@ -35,6 +36,7 @@ from worker.ingest.bucket import fetch_from_bucket
 from worker.ingest.hub import fetch_hub_dataset
 from worker.ingest.progress import ProgressWriter
 from worker.ingest.sandboxed import ProcessLimits, SandboxCrashed, SandboxTimeout, run_sandboxed
+from worker.ingest.shards import fetch_shards
 from worker.ingest.thumbnails import add_thumbnails
 from worker.process.monitor import EXIT_DONE, EXIT_LEASE_LOST, EXIT_TEMPORARY
 from worker.stored_files import publish_folder
@@ -148,13 +150,7 @@ def _ingest(context: Context, dataset: Dataset, folder: Path, scratch: Path, con
         case "url":
             file = _download(context, dataset, scratch, control)
         case "s3":
-            file = fetch_from_bucket(
-                dataset.source["url"],
-                scratch / "upload",
-                max_bytes=context.settings.max_upload_bytes,
-                max_files=context.settings.max_archive_files,
-                on_chunk=lambda: _raise_if_drained(control),
-            )
+            file = _fetch_from_bucket(context, dataset, scratch, control)
         case "huggingface":
             file = _fetch_from_hub(context, dataset, scratch, control)
         case _:
@@ -273,13 +269,37 @@ def _download(context: Context, dataset: Dataset, scratch: Path, control: GetCon
         if not may_be_archive(head):
             raise ArchiveUnreadable(UNSUPPORTED_MESSAGE)
 
-    _downloader(context.settings).save(
-        dataset.source["url"],
-        scratch / "upload",
-        check_head=require_archive,
-        on_chunk=lambda: _raise_if_drained(control),
-    )
-    return scratch / "upload"
+    def save(url: str, path: Path, max_bytes: int) -> None:
+        downloader = _downloader(context.settings)
+        downloader = replace(downloader, limits=replace(downloader.limits, max_bytes=max_bytes))
+        downloader.save(url, path, check_head=require_archive, on_chunk=lambda: _raise_if_drained(control))
+
+    path, max_bytes = scratch / "upload", context.settings.max_upload_bytes
+    urls = expand_url(dataset.source["url"])
+    if len(urls) > 1:
+        return fetch_shards(urls, path, max_bytes=max_bytes, fetch=save)
+    save(urls[0], path, max_bytes)
+    return path
+
+
+def _fetch_from_bucket(context: Context, dataset: Dataset, scratch: Path, control: GetControl) -> Path:
+    """Download the file, folder or shards of the dataset from a bucket to this machine."""
+
+    def save(url: str, path: Path, max_bytes: int) -> None:
+        fetch_from_bucket(
+            url,
+            path,
+            max_bytes=max_bytes,
+            max_files=context.settings.max_archive_files,
+            on_chunk=lambda: _raise_if_drained(control),
+        )
+
+    path, max_bytes = scratch / "upload", context.settings.max_upload_bytes
+    urls = expand_url(dataset.source["url"])
+    if len(urls) > 1:
+        return fetch_shards(urls, path, max_bytes=max_bytes, fetch=save)
+    save(urls[0], path, max_bytes)
+    return path
 
 
 def _fetch_from_hub(context: Context, dataset: Dataset, scratch: Path, control: GetControl) -> Path:

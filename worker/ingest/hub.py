@@ -1,4 +1,4 @@
-"""Fetch a dataset of the Hugging Face hub for its ingestion: its Parquet files, in one tar."""
+"""Fetch a dataset of the Hugging Face hub for its ingestion: its Parquet files or shards, in one tar."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def fetch_hub_dataset(hub: Hub, source: Mapping[str, Any], path: Path, *, on_com
     ``on_commit`` gets the commit that the revision stands for. Files are named by split: ``train-00000.parquet``.
     Raises what :class:`core.fetch.hub.Hub` raises.
     """
-    listing = hub.list_parquet(source["repo"], source["revision"])
+    listing = hub.list_files(source["repo"], source["revision"])
     files = select_files(
         listing, config=source["config"], split=source["split"], max_bytes=hub.downloader.limits.max_bytes
     )
     on_commit(listing.commit)
-    shard = path.with_name("shard.parquet")
+    shard = path.with_name("shard")
     numbers: Counter[str] = Counter()
     with tarfile.open(path, "x") as archive:
         for file in files:
             hub.download(source["repo"], listing.commit, file, shard)
             split = file.split if source["split"] is None else SINGLE_SPLIT
-            archive.add(shard, f"{split}-{numbers[split]:05d}.parquet")
+            archive.add(shard, f"{split}-{numbers[split]:05d}{listing.suffix}")
             numbers[split] += 1
             shard.unlink()
     return path

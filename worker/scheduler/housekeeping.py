@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import select
 
 from core.store.db import Database
+from core.store.outbound_tables import OutboundTask
 from core.store.tables import Dataset, Job, Model, status_is
 from core.system.disk_cache import DiskCache
 
@@ -33,6 +34,7 @@ def prune_scratch(database: Database, home: Path) -> list[str]:
         busy = set(session.scalars(select(Job.id).where(status_is("running"))))
         for table in (Dataset, Model):
             busy |= set(session.scalars(select(table.id).where(table.status == "processing")))
+        busy |= set(session.scalars(select(OutboundTask.id).where(OutboundTask.status == "pending")))
     idle = [name for name in folders if _ATTEMPT_SUFFIX.sub("", name) not in busy]
     for name in idle:
         shutil.rmtree(folders[name], ignore_errors=True)

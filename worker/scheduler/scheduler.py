@@ -34,16 +34,21 @@ from core.store import (
     projects,
     quotas,
     teachers,
+    tracking,
     uploads,
     view_offers,
     webhooks,
     workers,
 )
 from core.store.db import DatabaseUnavailable, open_database, utc_now
+from core.store.outbound import Kind
 from core.store.storage_url import open_store
 from core.store.tables import Job
 from worker.background import BackgroundTask
 from worker.scheduler import housekeeping
+from worker.scheduler.hub_push import HubPush
+from worker.scheduler.mlflow_sync import MlflowSync
+from worker.scheduler.outbound_runner import OutboundRunner, TaskHandler
 from worker.scheduler.webhook_sender import WebhookSender
 
 ROW_SECONDS = 5.0
@@ -95,13 +100,19 @@ class Scheduler:
         self._skew_guard = ClockSkewGuard(settings.heartbeat_seconds + settings.control_poll_seconds)
         self._next: dict[str, float] = {}
         self._slow = BackgroundTask()
+        self._is_tracking: bool | None = None  # None: not written to the database yet
         self._webhooks = WebhookSender(self._database, settings)
+        handlers: dict[Kind, TaskHandler] = {"push": HubPush(self._database, self._store, settings)}
+        if settings.mlflow_tracking_uri:
+            handlers["tracking"] = MlflowSync(self._database, self._store, settings)
+        self._outbound = OutboundRunner(self._database, handlers)
 
     def run_round(self) -> None:
         """Run the steps that are due; slow ones in the background, so that they do not delay the requeue of jobs."""
         self._run_step(self.requeue_expired)
         self._run_step(self.wake_workers)
         self._run_step(self.send_webhooks)
+        self._run_step(self.run_outbound_tasks)
         if self._is_due(self.record_heartbeat, ROW_SECONDS):
             self._run_step(self.record_heartbeat)
         if self._slow.is_running:
@@ -153,6 +164,15 @@ class Scheduler:
     def send_webhooks(self) -> None:
         """Send the due deliveries of webhooks, in threads of their own."""
         self._webhooks.start_due()
+
+    def run_outbound_tasks(self) -> None:
+        """Run the due pushes to hubs and reports to the tracking server, in threads of their own."""
+        if self._is_tracking is None:
+            enabled = bool(self._settings.mlflow_tracking_uri)
+            with self._database.write() as session:
+                tracking.enable(session, enabled=enabled)
+            self._is_tracking = enabled
+        self._outbound.start_due()
 
     def record_heartbeat(self) -> None:
         """Record the heartbeat of this process; delete workers without one, and merge the counts."""
@@ -250,6 +270,7 @@ class Scheduler:
         """Remove this process from the workers. A slow step can be interrupted at any point."""
         self._slow.wait(CLOSE_SECONDS)
         self._webhooks.close(CLOSE_SECONDS)
+        self._outbound.close(CLOSE_SECONDS)
         self._run_step(self._remove)
         self._database.dispose()
         self._broker.close()

@@ -7,7 +7,6 @@ repeated with the same ``webhook-id`` after its lease.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from datetime import datetime
 
@@ -18,8 +17,9 @@ from standardwebhooks.webhooks import Webhook as Signer
 from core.fetch.post import Poster, PostResult
 from core.settings import Settings
 from core.store import webhooks
-from core.store.db import Database, DatabaseUnavailable, utc_now
+from core.store.db import Database, utc_now
 from core.store.webhooks import AttemptResult, ClaimedDelivery, SecretKeyChanged
+from worker.scheduler.due_threads import DueThreads
 
 MAX_THREADS = 16
 _LEASE_MARGIN_SECONDS = 30.0  # beyond the timeout of a request, for the two transactions
@@ -45,18 +45,13 @@ class WebhookSender:
         self._clock = clock
         self._load_secret_key = settings.resolved_secret_key
         self._lease_seconds = settings.webhook_timeout_seconds + _LEASE_MARGIN_SECONDS
-        self._threads: list[threading.Thread] = []
-        self._is_closing = threading.Event()
+        self._threads = DueThreads("webhooks", MAX_THREADS, self.deliver_next)
 
     def start_due(self) -> None:
         """Start a thread for each due delivery, up to ``MAX_THREADS`` in all. Raises ``DatabaseUnavailable``."""
         with self._database.read() as session:
             num_due = webhooks.count_due(session, self._clock(session), limit=MAX_THREADS)
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        for _ in range(min(num_due, MAX_THREADS - len(self._threads))):
-            thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        self._threads.start(num_due)
 
     def deliver_next(self) -> bool:
         """Claim, send and record one delivery; return whether there was one. Raises ``DatabaseUnavailable``."""
@@ -68,18 +63,7 @@ class WebhookSender:
 
     def close(self, seconds: float) -> None:
         """Claim no more deliveries, and wait for those that are being sent, together for at most ``seconds``."""
-        self._is_closing.set()
-        for thread in self._threads:
-            thread.join(seconds / max(1, len(self._threads)))
-
-    def _run(self) -> None:
-        try:
-            while not self._is_closing.is_set() and self.deliver_next():
-                pass
-        except DatabaseUnavailable as error:
-            log.warning("webhook.database_unavailable", error=str(error))
-        except Exception:
-            log.exception("webhook.sender_failed")
+        self._threads.close(seconds)
 
     def _claim(self) -> ClaimedDelivery | None:
         with self._database.write() as session:

@@ -692,6 +692,31 @@ class Event(Document):
     type: str
 
 
+class Push(Document):
+    """A push to a hub, without its token."""
+
+    attempts: int
+    commit: str | None = None
+    """The commit of the hub that has the files."""
+    created_at: datetime
+    error: Failure | None = None
+    """Of the last attempt; a pending push is attempted again."""
+    files: list[str]
+    finished_at: datetime | None = None
+    id: str
+    job: str
+    next_attempt_at: datetime | None = None
+    """Null when the push has ended."""
+    object: Literal["push"] = "push"
+    private: bool
+    repo: str
+    revision: str
+    status: Annotated[Literal["pending", "succeeded", "failed"], ACCEPT_NEW]
+    """`pending` until the hub has the files, or has refused them."""
+    url: str | None = None
+    """Address of the commit."""
+
+
 class Counts(Document):
     """Number of jobs by status."""
 

@@ -23,6 +23,8 @@ def listing(*paths, size=10):
         ("default/train/0000.parquet", "default", "train"),
         ("cifar/partial-train/0003.parquet", "cifar", "train"),
         ("a/b/validation.parquet", "a/b", "validation"),
+        ("data/train-000001.tar", "default", "train"),
+        ("cifar/train/000001.tar", "cifar", "train"),
     ],
 )
 def test_a_path_names_config_and_split(path, config, split):

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import DatasetRejected
 from core.ingest.archives import archive_files
-from core.ingest.limits import IngestLimits
+from core.ingest.limits import IngestLimits, UnpackBudget
 from core.ingest.tar import looks_like_tar, tar_entries
 
 FILES = {"a/1.png": b"one", "a/2.png": b"two" * 1000, "b/empty.png": b""}
@@ -179,4 +179,5 @@ def test_entries_are_listed_in_order(tmp_path, tarred):
     path = tmp_path / "x.tar"
     path.write_bytes(tarred(FILES))
 
-    assert [entry.name for entry in tar_entries(path, IngestLimits())] == list(FILES)
+    budget = UnpackBudget(IngestLimits(), packed_bytes=None)
+    assert [entry.name for entry in tar_entries(path, budget)] == list(FILES)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.settings import Settings
 from core.store import datasets
-from tests.support.archives import encode_image
+from tests.support.archives import encode_image, make_tar
 from tests.worker.conftest import new_service
 from worker.claim_loop import run_next
 from worker.ingest.parent import DATASETS
@@ -132,6 +132,22 @@ def test_the_conversion_of_the_hub_is_used_for_other_formats(ingest, tls_server)
     hub = HubStandIn(tls_server, by_revision={"refs/convert/parquet": converted, "main": {"README.md": b"#"}})
 
     assert num_samples(ingest(hub)) == {"train": 10, "test": 10}
+
+
+def test_shards_of_a_repository_without_parquet_files_are_read(ingest, tls_server):
+    def tar(start, count):
+        files = {f"{index}.png": encode_image(Image.new("L", (8, 8), start + index)) for index in range(count)}
+        return make_tar(files | {f"{index}.cls": b"%d" % (index % 2) for index in range(count)})
+
+    files = {
+        "data/train-000000.tar": tar(0, 6),
+        "data/train-000001.tar": tar(50, 6),
+        "data/test-000000.tar": tar(90, 4),
+    }
+    dataset = ingest(HubStandIn(tls_server, by_revision={"main": files}))
+
+    assert (dataset.status, dataset.error, dataset.classes) == ("ready", None, ["0", "1"])
+    assert num_samples(dataset) == {"train": 12, "test": 4}
 
 
 def test_a_file_with_another_hash_fails_the_dataset(ingest, tls_server):

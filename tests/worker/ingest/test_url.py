@@ -3,11 +3,12 @@
 import socket
 
 import pytest
+from PIL import Image
 
 from core.reporting import Control
 from core.settings import Settings
 from core.store import datasets
-from tests.support.archives import make_color_dataset
+from tests.support.archives import encode_image, make_color_dataset, make_tar
 from tests.worker.conftest import new_service
 from worker.claim_loop import run_next
 from worker.ingest.parent import DATASETS
@@ -52,6 +53,22 @@ def test_an_archive_at_a_url_becomes_a_dataset(fetch_dataset, tls_server):
     assert "signature=geheim" in str(server.requests[0])
     # The signature is not needed any more, and backups would contain it.
     assert dataset.source["url"] == f"https://localhost:{server.port}/pets.zip?[hidden]"
+
+
+def test_a_pattern_fetches_all_shards(fetch_dataset, tls_server):
+    def send_shard(connection, request):
+        number = int(request.split(b".tar")[0][-3:])
+        split, first = ("test", 40) if number == 3 else ("train", 10 * number)
+        files = {f"{split}/{index}.png": encode_image(Image.new("L", (8, 8), first + index)) for index in range(4)}
+        files |= {f"{split}/{index}.cls": b"%d" % (index % 2) for index in range(4)}
+        respond_with(make_tar(files))(connection, request)
+
+    server = tls_server(send_shard)
+    url = f"https://localhost:{server.port}/pets-{{001..003}}.tar"
+    dataset = fetch_dataset(url, fetch_allow="localhost", fetch_ports=str(server.port))
+
+    assert (dataset.status, dataset.error, dataset.classes) == ("ready", None, ["0", "1"])
+    assert dataset.splits == {"train": {"num_samples": 8}, "test": {"num_samples": 4}}
 
 
 def test_a_file_that_is_no_archive_fails_after_its_first_kilobyte(fetch_dataset, tls_server):

@@ -30,7 +30,7 @@ from potstill.calls import (
     retry_delay_seconds,
     validate,
 )
-from potstill.documents import Artifact, Checkpoint, DirectDownload, Estimate, Event, Prediction
+from potstill.documents import Artifact, Checkpoint, DirectDownload, Estimate, Event, Prediction, Push
 from potstill.downloads import StoredFile
 from potstill.errors import ApiError, InvalidArgument, NotReady, ServiceUnreachable
 from potstill.job_files import reason_without_files, select_artifacts
@@ -44,6 +44,7 @@ from potstill.transfers import ProgressOption
 JobAction = Literal["cancel", "pause", "resume", "stop", "retry"]
 
 _STREAM_TIMEOUT_SECONDS = 45.0  # the service pings at least every 15 s
+_PUSH_POLL_SECONDS = 1.0
 _MAX_STREAM_BREAKS = 8  # consecutive breaks without a message
 
 
@@ -233,6 +234,54 @@ class Jobs:
         """
         call = read_call(object_path("jobs", job_id, "artifact-urls", name))
         return self._transport.read(call, DirectDownload)
+
+    def push(
+        self,
+        job_id: str,
+        repo: str,
+        *,
+        token: str,
+        private: bool = True,
+        revision: str | None = None,
+        files: Sequence[str] | None = None,
+        license: str | None = None,  # noqa: A002 - the word of the model card
+        message: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Push:
+        """Push the student to the model repository ``owner/name`` of the Hugging Face hub, and return at once.
+
+        ``token`` is one of the hub. ``private`` is the visibility of a new repository. See :meth:`wait_for_push`.
+        Raises :class:`NoArtifacts` for a job without files.
+        """
+        document = {"revision": revision, "files": files, "license": license, "message": message}
+        sent = {name: value for name, value in document.items() if value is not None}
+        body = json_body({"repo": repo, "token": token, "private": private, **sent})
+        call = create_call(object_path("jobs", job_id, "push"), body, idempotency_key=idempotency_key)
+        return self._transport.read(call, Push)
+
+    def pushes(self, job_id: str, *, limit: int | None = None) -> Iterator[Push]:
+        """Iterate over the pushes of a job, newest first."""
+        return self._transport.pages(object_path("jobs", job_id, "pushes"), Push, limit=limit)
+
+    def get_push(self, job_id: str, push_id: str) -> Push:
+        """Get a push."""
+        return self._transport.read(read_call(object_path("jobs", job_id, "pushes", push_id)), Push)
+
+    def wait_for_push(
+        self,
+        job_id: str,
+        push_id: str,
+        *,
+        timeout_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Push:
+        """Wait until a push has ended, and return it. Raises :class:`NotReady` after the timeout; the push goes on."""
+        deadline = None if timeout_seconds is None else clock() + timeout_seconds
+        while (push := self.get_push(job_id, push_id)).status == "pending":
+            if deadline is not None and clock() >= deadline:
+                raise NotReady(f"the push {push_id} has not ended after {timeout_seconds:g} s")
+            sleep(_PUSH_POLL_SECONDS)
+        return push
 
     def download_zip(self, job_id: str, path: Path | str, *, progress: ProgressOption = False) -> Path:
         """Download all artifacts as one zip to the file ``path``. A broken download starts again."""

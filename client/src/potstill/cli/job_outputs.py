@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from potstill._sync.client import Potstill
+from potstill.cli import pushes
 from potstill.cli.console import out, print_json, print_json_line
 from potstill.cli.job_text import print_log_lines
 from potstill.cli.options import AsJson, JobId, Limit, OutFolder, connect, find_one
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the group ``jobs``."""
     for command in (events, logs, metrics, artifacts, url, checkpoints, download, predict):
         app.command(command.__name__)(command)
+    pushes.register(app)
 
 
 def events(
