@@ -13,10 +13,11 @@ from fastapi import Request
 from api.auth_throttle import AuthThrottle, client_address
 from api.oidc import TokenVerifier, is_token
 from api.session_cookie import COOKIE_NAME, SAFE_METHODS, is_same_origin, read_cookie
-from core.errors import Forbidden, NotAuthenticated, TokenExpired
+from core.errors import Forbidden, NotAuthenticated
 from core.store import keys
 from core.store.db import Database, DatabaseUnavailable
 from core.store.keys import TOUCH_INTERVAL, Caller
+from core.token_errors import TokenExpired
 
 __all__ = ["Authenticator", "Caller"]
 

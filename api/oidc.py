@@ -31,7 +31,6 @@ from joserfc.errors import (
 from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
-from core.errors import IssuerUnavailable, TokenExpired, TokenInvalid, TokenWithoutProject
 from core.fetch.download import Downloader, DownloadLimits
 from core.ids import ALPHABET, ID_CHARACTERS
 from core.ingest_errors import DownloadFailed, DownloadTooLarge, UrlNotAllowed
@@ -39,6 +38,7 @@ from core.settings import Settings
 from core.store import projects
 from core.store.db import Database
 from core.store.keys import SCOPES, Caller
+from core.token_errors import IssuerUnavailable, TokenExpired, TokenInvalid, TokenWithoutProject
 
 MAX_TOKEN_CHARACTERS = 8192
 MAX_AGE_SECONDS = 3600.0

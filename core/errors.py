@@ -151,27 +151,6 @@ class Forbidden(PotstillError):
     status = 403
 
 
-class TokenInvalid(NotAuthenticated):
-    """The token's form, signature, algorithm or a claim is not valid; the detail names which."""
-
-    code = "token_invalid"
-    title = "The token is not valid"
-
-
-class TokenExpired(NotAuthenticated):
-    """The token has expired; get a new one from its issuer."""
-
-    code = "token_expired"
-    title = "The token has expired"
-
-
-class TokenWithoutProject(Forbidden):
-    """The token is valid, but its claims name no project of this service, or several."""
-
-    code = "token_without_project"
-    title = "The token gives no access to a project"
-
-
 class QuotaExceeded(PotstillError):
     """The project has reached a quota; delete or cancel something, waiting does not help."""
 
@@ -251,13 +230,6 @@ class Unavailable(PotstillError):
     code = "unavailable"
     title = "Temporarily unavailable"
     status = 503
-
-
-class IssuerUnavailable(Unavailable):
-    """The keys of the token issuer cannot be fetched; API keys still work."""
-
-    code = "issuer_unavailable"
-    title = "The token issuer is unavailable"
 
 
 # --- failures of a job, a dataset or a model ----------------------------------------------------

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from core.errors import RunError
+from typing import ClassVar
+
+from core.errors import Fault, RunError
 
 
 class OutboundFailed(RunError):
@@ -13,7 +15,7 @@ class OutboundFailed(RunError):
 
     code = "outbound_failed"
     title = "Work on another service failed"
-    fault = "infrastructure"
+    fault: ClassVar[Fault] = "infrastructure"
 
 
 class TrackingUnavailable(OutboundFailed):

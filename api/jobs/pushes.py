@@ -113,7 +113,7 @@ def _push_out(push: OutboundTask) -> PushOut:
         revision=target["revision"],
         private=target["private"],
         files=target["files"],
-        status=push.status,  # type: ignore[arg-type]  # the table's check
+        status=push.status,
         error=None if push.error is None else Failure(**push.error),
         attempts=push.attempt,
         next_attempt_at=push.next_attempt_at,

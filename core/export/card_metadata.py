@@ -52,7 +52,7 @@ def _eval_results(task: str, dataset: Mapping[str, Any], measures: Mapping[str, 
     ]
 
 
-def _license(spec: JobSpec) -> dict[str, str]:
+def _license(spec: JobSpec) -> dict[str, Any]:
     """License of the pretrained weights, if all state the same; several are named in the card's text."""
     found = {terms.lower() for terms in weight_licenses(spec).values()}
     if len(found) != 1:

@@ -107,7 +107,7 @@ class HubUploader:
         """Return the hub's client for one token; the first call imports and configures it."""
         import huggingface_hub
         from huggingface_hub import constants
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         with self._lock:
             if not self._is_configured:
@@ -152,7 +152,7 @@ def _card(text: str, repo: str, license: str | None) -> bytes:  # noqa: A002
 
     card = ModelCard(text.replace(FOLDER_REFERENCE, f"hf-hub:{repo}"), ignore_metadata_errors=True)
     if license is not None:
-        card.data.license = license
+        card.data["license"] = license
     return str(card).encode()
 
 

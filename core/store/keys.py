@@ -17,12 +17,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from core.errors import Conflict, LastAdminKey, NotAuthenticated, TokenExpired
+from core.errors import Conflict, LastAdminKey, NotAuthenticated
 from core.ids import new_id
 from core.store.base import UtcDateTime
 from core.store.db import is_postgresql, utc_now
 from core.store.pagination import Page, not_found, paginate_newest_first, require_id
 from core.store.project_tables import ApiKey
+from core.token_errors import TokenExpired
 
 SCOPES = ("read", "write", "admin")  # each scope includes those before it
 TOUCH_INTERVAL = timedelta(minutes=1)  # precision of "last used"; avoids one write per request

@@ -15,9 +15,9 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 from api import oidc
 from api.oidc import RETRY_SECONDS, IssuerKeys, TokenVerifier, make_downloader
 from core.broker import Broker
-from core.errors import IssuerUnavailable, TokenExpired, TokenInvalid, TokenWithoutProject
 from core.settings import Settings
 from core.store import jobs
+from core.token_errors import IssuerUnavailable, TokenExpired, TokenInvalid, TokenWithoutProject
 
 HOST = "files.example"
 AUDIENCE = "potstill"

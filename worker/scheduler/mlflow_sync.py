@@ -100,8 +100,8 @@ class MlflowSync:
             job = jobs.get(session, task.project_id, task.job_id)
             digest = _digest(job.spec)
             # A retry with another spec is another run: parameters of a run cannot change.
-            state = dict(task.state) if task.state.get("spec") == digest else {"spec": digest}
-            last_steps = state.setdefault("last_steps", {})
+            state: dict[str, Any] = dict(task.state) if task.state.get("spec") == digest else {"spec": digest}
+            last_steps: dict[str, int] = state.setdefault("last_steps", {})
             return _Snapshot(
                 job,
                 session.get(Dataset, job.dataset_id),
