@@ -141,7 +141,7 @@ def _stored_values(state: AppState) -> tuple[dict[str, Values], Totals] | None:
                 "potstill_queue_age_seconds": {(name,): age for name, age in jobs.queue_ages(session).items()},
                 "potstill_webhook_deliveries": {("pending",): backlog.num_pending},
                 "potstill_webhook_due_seconds": {("pending",): backlog.oldest_due_seconds},
-                "potstill_outbound_tasks": {labels: number for labels, number in outbound.count_pending(session).items()},
+                "potstill_outbound_tasks": dict(outbound.count_pending(session)),
                 "potstill_workers": Counter(
                     (worker.role, worker.accelerator or "none", workers.get_state(worker)) for worker in alive
                 ),

@@ -198,7 +198,7 @@ def new_task_id(kind: Kind) -> str:
     return new_id("push" if kind == "push" else "trk")
 
 
-def count_pending(session: Session) -> dict[tuple[str, str], int]:
+def count_pending(session: Session) -> dict[tuple[str, ...], int]:
     """Count the pending tasks of all projects by kind and state: ``waiting``, or ``failing`` after a failed attempt."""
     state = case((OutboundTask.num_failures > 0, "failing"), else_="waiting").label("state")
     statement = select(OutboundTask.kind, state, func.count()).where(_is_pending()).group_by(OutboundTask.kind, state)
