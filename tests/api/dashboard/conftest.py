@@ -11,9 +11,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 SOON = 60_000  # milliseconds
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """A real browser. Without one, tests are skipped, or fail if CI=true."""
+    """A real browser. Without one, tests are skipped, or fail if CI=true.
+
+    Playwright runs an event loop in this thread until it is closed. No test of another module may find that loop.
+    """
     if CHROMIUM is None:
         message = "no Chromium found: install it (apt-get install chromium) to run the browser tests"
         if os.environ.get("CI") == "true":
