@@ -43,7 +43,7 @@ def test_a_job_can_be_watched_and_its_student_downloaded(page, stack, submit, ht
     page.get_by_role("heading", name="Teacher against student").wait_for(timeout=JOB_TIMEOUT_MS)
     page.locator(".badge", has_text="Succeeded").wait_for()
     with page.expect_download() as download:
-        page.get_by_role("link", name="model.safetensors").click()
+        page.get_by_role("region", name="Files", exact=True).get_by_role("link", name="model.safetensors").click()
     download.value.save_as(tmp_path / "student")
 
     assert hashlib.sha256((tmp_path / "student").read_bytes()).hexdigest() == weights_digest(http, job_id)

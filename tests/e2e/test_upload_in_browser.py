@@ -12,8 +12,9 @@ DROP = """async ([zone, content]) => {
   const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
   const transfer = new DataTransfer();
   transfer.items.add(new File([bytes], "shades.zip", { type: "application/zip", lastModified: 1 }));
-  const drop = new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
-  document.querySelector(zone).dispatchEvent(drop);
+  const drag = (type) => new DragEvent(type, { dataTransfer: transfer, bubbles: true, cancelable: true });
+  document.body.dispatchEvent(drag("dragover")); // opens the form
+  document.querySelector(zone).dispatchEvent(drag("drop"));
 }"""
 TUS = {"Tus-Resumable": "1.0.0"}
 
@@ -31,6 +32,7 @@ def archive(tmp_path):
     return make_zip(files)
 
 
+@pytest.mark.usefixtures("digits")  # the form is closed where there is a dataset
 def test_an_interrupted_upload_continues_and_becomes_a_dataset(browser_page, stack, http, archive):
     page, offsets = browser_page, []
     page.set_default_timeout(60_000)
