@@ -9,8 +9,9 @@ import re
 import httpx
 import pytest
 
+from api.dashboard.forms import new_form_token
 from api.session_cookie import COOKIE_NAME, issue_cookie
-from core.store import datasets, sweeps, uploads, webhooks
+from core.store import datasets, pushes, sweeps, uploads, webhooks
 
 PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 # Routes whose parameters name no object of a project.
@@ -27,6 +28,11 @@ BODIES = {
     "POST": {"json": {}},
     "PUT": {"json": {}},
     "PATCH": {"json": {}, "headers": {"Tus-Resumable": "1.0.0", "Upload-Offset": "0"}},
+}
+
+# Of routes that check the body before they look for the object.
+ROUTE_BODIES = {
+    "/v1/jobs/{job_id}/push": {"json": {"repo": "owner/name", "token": "hf_abcdefgh"}},
 }
 
 
@@ -47,6 +53,16 @@ def foreign_ids(server, tmp_path_factory):
         upload = uploads.create(
             session, owner.project_id, size_bytes=4, filename="", tus_metadata="", retention_hours=1.0
         )
+        push = pushes.create(
+            session,
+            owner.project_id,
+            lease.job_id,
+            pushes.PushTarget(
+                "owner/name", "main", private=True, files=("model.safetensors",), license=None, message=""
+            ),
+            token="hf_0",
+            secret_key="k" * 32,
+        )
         sweep = sweeps.create(session, owner.project_id, name="s", spec={}, grid={}, points=[], fields=[], num_jobs=0)
     ids = {
         "job_id": {lease.job_id, owner.queued_job()},
@@ -57,6 +73,7 @@ def foreign_ids(server, tmp_path_factory):
         "sweep_id": {sweep.id},
         "webhook_id": {webhook.id},
         "delivery_id": {delivery.id},
+        "push_id": {push.id},
         "key_id": {owner.key_id},
         "name": {"model.safetensors"},
         "split": {"train"},
@@ -75,6 +92,13 @@ def urls(path, values):
         pattern = re.compile(r"{" + name + r"(?::\w+)?}")
         found = [pattern.sub(value, url) for url in found for value in sorted(values[name])]
     return found
+
+
+def body_of(route):
+    """Return the arguments of a request that the route accepts before it looks for the object."""
+    if route.method == "POST" and not route.path.startswith("/v1/"):
+        return {"data": {"form": new_form_token()}}  # a form of a page
+    return ROUTE_BODIES.get(route.path, BODIES[route.method]) if route.method == "POST" else BODIES[route.method]
 
 
 @pytest.fixture(params=["key", "session"])
@@ -100,7 +124,7 @@ def test_every_route_hides_objects_of_other_projects(app_routes, foreign_ids, ot
         if not PARAMETER.search(route.path) or route.path in WITHOUT_PROJECT_OBJECTS:
             continue
         for address in urls(route.path, foreign_ids):
-            response = other_client.request(route.method, address, **BODIES[route.method])
+            response = other_client.request(route.method, address, **body_of(route))
             message = f"{route.method} {address}: {response.status_code} {response.text[:300]}"
             assert response.status_code == 404, message
             assert not leaks(response, foreign_ids, requested=address), message

@@ -12,7 +12,7 @@ FIRST_CHECKPOINT = 46  # steps, of the student
 BEFORE_FIRST_CHECKPOINT = [("checkpoint.weights", 4), ("store.copied", 5)]
 AFTER_FIRST_CHECKPOINT = [
     ("checkpoint.written", 5),
-    ("store.moved", 7),
+    ("store.moved", 9),
     ("weights.written", 2),
     ("file.written", 4),
     ("store.copied", 9),

@@ -2,6 +2,7 @@
 
 import pytest
 
+import core.outbound_errors  # noqa: F401 - its errors are listed below
 from core import errors
 from core.errors import RunError
 from core.job_failure import WORKER_SILENT, FailureCause, TimeBudget, event_fields
@@ -53,7 +54,7 @@ def test_what_spec_or_data_cause_happens_again():
 
     assert {class_.__name__ for class_ in classes if class_.fault == "spec"} <= final
     assert {class_.__name__ for class_ in classes if class_.fault == "infrastructure"} - final == {
-        "StorageFailed", "WorkerLost", "HubUnreachable",
+        "StorageFailed", "WorkerLost", "HubUnreachable", "OutboundFailed", "TrackingUnavailable", "PushUnavailable",
     }  # fmt: skip
     assert {"WeightsMismatch", "DatasetRejected", "TimeLimitReached", "ExportMismatch", "StoredFileDamaged"} <= final
 

@@ -205,6 +205,12 @@ class DirectTransferUnavailable(InvalidRequest):
     CODE = "direct_transfer_unavailable"
 
 
+class ImageUnreadable(InvalidRequest):
+    """The image cannot be decoded, or has too many pixels."""
+
+    CODE = "image_unreadable"
+
+
 class IdempotencyKeyReused(InvalidRequest):
     """The idempotency key was already used with another body."""
 

@@ -8,12 +8,19 @@ from core.fetch.post import Poster
 from core.fetch.targets import NetworkPolicy
 
 URL = "https://files.example/hook?token=geheim"
+BODY = b'{"a":1}'
 HEADERS = {"Content-Type": "application/json", "webhook-id": "whd_1"}
 
 
 def respond_with(status, *lines):
     head = "\r\n".join([f"HTTP/1.1 {status}", *lines, "Content-Length: 0"])
-    return lambda connection, _: connection.sendall(head.encode() + b"\r\n\r\n")
+
+    def handle(connection, request):
+        while not request.endswith(BODY):  # a server that closes with unread bytes resets the connection
+            request += connection.recv(4096)
+        connection.sendall(head.encode() + b"\r\n\r\n")
+
+    return handle
 
 
 @pytest.fixture
@@ -30,7 +37,7 @@ def send(internet, authority, tls_server):
             connector=internet.connect,
             make_ssl_context=authority.trust,
         )
-        return poster.send(url, b'{"a":1}', HEADERS)
+        return poster.send(url, BODY, HEADERS)
 
     return run
 

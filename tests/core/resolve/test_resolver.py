@@ -74,7 +74,7 @@ def test_the_estimate_has_the_fields_of_the_contract():
 
     assert set(estimate) == {
         "student", "teachers", "epochs", "total_steps", "seconds", "memory_bytes", "teacher_cache", "baseline",
-        "compression", "warnings", "method", "distillations",
+        "compression", "warnings", "method", "distillations", "teacher_trainings",
     }  # fmt: skip
     assert {"parameters", "flops", "size_bytes"} <= set(estimate["student"])
     assert estimate["student"]["parameters"] == 26_538
