@@ -155,11 +155,12 @@ def test_scrolling_loads_further_pages_and_updates_keep_them(sign_in, tenant, se
     assert page.locator(f"#select-{oldest}").is_checked()
 
 
-def test_axe_finds_nothing_serious(chromium, server, tenant, tmp_path):
+def test_axe_finds_nothing_serious(chromium, server, tenant, spec_of, tmp_path):
     leases = [tenant.running_job() for _ in range(2)]
     for lease in leases:
         tenant.succeed(lease, tmp_path)
-    context = chromium.new_context(base_url=server.url, bypass_csp=True, color_scheme="dark")
+    # Without motion: a color in transition may have too little contrast for a moment.
+    context = chromium.new_context(base_url=server.url, bypass_csp=True, color_scheme="dark", reduced_motion="reduce")
     page = context.new_page()
     page.goto("/login")
     page.get_by_label("API key").fill(tenant.token)
@@ -174,6 +175,8 @@ def test_axe_finds_nothing_serious(chromium, server, tenant, tmp_path):
     paths += [f"/jobs/{leases[0].job_id}", f"/datasets/{dataset}", f"/models/{tenant.ready_model()}"]
     webhook = f"/webhooks/{tenant.http.post('/v1/webhooks', json={'url': 'https://example.com/hook'}).json()['id']}"
     delivery = f"{webhook}/deliveries/{tenant.http.post(f'/v1{webhook}/test').json()['id']}"
+    body = {"spec": spec_of(tenant.ready_dataset()), "grid": {"method.temperature": [1.0, 4.0]}}
+    paths += ["/sweeps", f"/sweeps/{tenant.http.post('/v1/sweeps', json=body).json()['id']}"]
     paths += ["/keys", "/webhooks", webhook, delivery, "/usage", "/audit", "/docs"]
     for path in paths:
         page.goto(path)
