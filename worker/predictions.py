@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
+from core.errors import StorageFailed, StoredFileDamaged, WeightsMismatch
 from core.ingest.image_main import pixels_path
 from core.ingest_errors import ImageUnreadable
 from core.models.built import BuiltModel
@@ -39,7 +41,7 @@ def predict(payload: dict[str, Any]) -> dict[str, Any]:
     """Return the most probable classes of each network for an image.
 
     ``payload`` has the ``image`` as base64, and ``student`` and ``teachers`` (by index, as text) as the documents of
-    their stored files. Raises :class:`ImageUnreadable`.
+    their stored files. Raises :class:`ImageUnreadable`, and :class:`StorageFailed` for lost or damaged files.
     """
     context = current_context()
     work = context.settings.home.resolve() / "work"
@@ -72,7 +74,12 @@ def _load(context: Context, documents: Sequence[Mapping[str, Any]], folder: Path
 def _load_files(context: Context, files: Sequence[StoredFile], folder: Path) -> BuiltModel:
     with context.input_cache as cache:
         linked = link_folder(context.store, files, folder)
-        return load_folder(linked or cache.fetch(files, folder, lambda: None))
+        try:
+            return load_folder(linked or cache.fetch(files, folder, lambda: None))
+        except (WeightsMismatch, SafetensorError, KeyError) as error:  # this service wrote or checked these files
+            raise StoredFileDamaged(f"The stored file {files[0].key} or one beside it is damaged: {error!r}") from error
+        except OSError as error:
+            raise StorageFailed(f"The stored file {files[0].key} cannot be read: {error!r}") from error
 
 
 def _num_bytes(network: BuiltModel) -> int:

@@ -1,6 +1,7 @@
 """Predictions for an image: the student and its teachers, as they classify it in this process."""
 
 import io
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from core.broker import InspectorTimeout
 from core.models.weights import load_folder
 from core.store import teachers
+from core.store.weights import weights_files
 from tests.support.students import CLASSES, finish_with_student, noise_png
 
 
@@ -22,6 +24,11 @@ def job_id(tenant, tmp_path):
 
 def predict(http, job_id, content):
     return http.post(f"/v1/jobs/{job_id}/predictions", files={"file": ("image.png", content)})
+
+
+def student_files(tenant, job_id):
+    with tenant.database.read() as session:
+        return weights_files(session, tenant.project_id, job_id)
 
 
 def expected(folder):
@@ -63,6 +70,22 @@ def test_a_job_without_a_student_and_a_teacher_that_is_gone_are_explained(tenant
     (teacher,) = predict(tenant.http, job_id, noise_png()).json()["teachers"]
 
     assert (teacher["classes"], teacher["reason"]) == (None, "its weights are not stored by this service")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.json", b"{"), ("config.json", b"{}"), ("model.safetensors", b"cut off"), ("config.json", None)],
+)
+def test_a_damaged_student_is_503(tenant, job_id, monkeypatch, name, content):
+    monkeypatch.setattr("worker.predictions._loaded", OrderedDict())
+    (path,) = (tenant.server.store.local_path(file.key) for file in student_files(tenant, job_id) if file.name == name)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+
+    response = predict(tenant.http, job_id, noise_png())
+
+    assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
 
 
 def test_a_busy_inspector_is_503(tenant, job_id, monkeypatch):
