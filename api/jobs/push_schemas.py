@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from api.schemas import Failure, Out, Timestamp
 from core.spec.document import StrictModel
 
 PushStatus = Literal["pending", "succeeded", "failed"]
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_VISIBLE = r"[\x21-\x7e]+"  # a token is sent in a header
+
+
+def _visible(token: SecretStr) -> SecretStr:
+    if re.fullmatch(_VISIBLE, token.get_secret_value()) is None:
+        raise ValueError("a token has visible ASCII characters only, without spaces")
+    return token
 
 
 class PushCreate(StrictModel):
@@ -19,10 +27,11 @@ class PushCreate(StrictModel):
     repo: Annotated[str, StringConstraints(max_length=96, pattern=rf"^{_NAME}/{_NAME}$")] = Field(
         description="`owner/name` of the model repository; created if it does not exist.", examples=["acme/deit-pets"]
     )
-    token: Annotated[SecretStr, Field(min_length=8, max_length=1000)] = Field(
+    token: Annotated[SecretStr, Field(min_length=8, max_length=1000), AfterValidator(_visible)] = Field(
         description="Token of the hub that may write to the repository. It is stored encrypted until the push ends, "
         "and never returned.",
-        examples=["hf_…"],
+        examples=["hf_your_token"],
+        json_schema_extra={"pattern": f"^{_VISIBLE}$"},
     )
     private: bool = Field(
         default=True, description="Visibility of a new repository; an existing one keeps its visibility."
@@ -36,9 +45,9 @@ class PushCreate(StrictModel):
     license: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9][a-z0-9.-]*$")] | None = Field(
         default=None, description="License of the model, for the card's metadata. Null: what the card has."
     )
-    message: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)] | None = Field(
-        default=None, description="Message of the commit. Null: one that names the job."
-    )
+    message: (
+        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"\S")] | None
+    ) = Field(default=None, description="Message of the commit. Null: one that names the job.")
 
 
 class PushOut(Out):

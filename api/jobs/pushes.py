@@ -24,7 +24,7 @@ from core.store.pushes import PushTarget
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
-_EXAMPLE = {"repo": "acme/deit-pets", "token": "hf_…"}
+_EXAMPLE = {"repo": "acme/deit-pets", "token": "hf_your_token"}
 _NOT_PUSHED = frozenset({"predictions.npz"})  # predictions on test images, which may be private
 
 

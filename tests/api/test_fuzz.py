@@ -38,6 +38,7 @@ from core.store.db import migrate
 from core.store.ingest_leases import IngestLeaseToken
 from core.store.jobs import LeaseToken, NewArtifact
 from core.store.pushes import PushTarget
+from tests.support.students import CLASSES, save_network
 
 SEED = 20261125
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -54,10 +55,7 @@ NEED_A_BUCKET = {
     "GET /v1/jobs/{job_id}/artifact-urls/{name}",
 }
 # The datasets of these tests have no images; `tests/api/datasets` has some.
-NEED_AN_IMAGE = {
-    "GET /v1/datasets/{dataset_id}/images/{split}/{index}",
-    "POST /v1/jobs/{job_id}/predictions",
-}
+NEED_AN_IMAGE = {"GET /v1/datasets/{dataset_id}/images/{split}/{index}"}
 RANDOM_PHASES = ("fuzzing", "stateful")  # their cases depend on the seed
 
 
@@ -72,14 +70,16 @@ def serialize_bytes(_context, value):
 
 @dataclass
 class Workers:
-    """Simulates workers with the functions of the store, without torch.
+    """Simulates workers with the functions of the store, without training.
 
-    Jobs end in turn with each possible status, so that requests meet jobs in every status.
+    Jobs end in turn with each possible status, so that requests meet jobs in every status. Their students have the
+    content of the files ``student``, because predictions load it.
     """
 
     database: object
     store: object
     scratch: Path
+    student: list[Path]
     num_jobs: int = 0
 
     def finish_dataset(self):
@@ -141,7 +141,9 @@ class Workers:
                     jobs.release(session, lease)
 
     def succeed(self, session, lease):
-        files = [self.stored(lease, "artifacts", name) for name in ("model.safetensors", "config.json")]
+        files = [
+            self.store.put(f"jobs/{lease.job_id}/a{lease.attempt}/artifacts/{path.name}", path) for path in self.student
+        ]
         model_metrics = {"top1": 0.9, "top5": 1.0, "parameters": 10, "flops": 1e6, "size_bytes": 40, "latency_ms": 1.0}
         result = {"student": model_metrics, "teachers": [model_metrics], "compressed": [], "agreement": 0.9}
         info = ModelInfo(architecture="vit", arguments={}, num_classes=3, channels=3, parameters=10, size_bytes=40)
@@ -174,7 +176,9 @@ def service(sequential_ids, make_server, tmp_path_factory, request):
         migrate(settings["database_url"])
     server = make_server(**settings)
     tenant = server.tenant()
-    workers = Workers(server.database, server.store, tmp_path_factory.mktemp("files"))
+    scratch = tmp_path_factory.mktemp("files")
+    student = save_network(scratch / "student", 0, CLASSES)
+    workers = Workers(server.database, server.store, scratch, student)
     tenant.extra = {"workers": workers, "dataset": tenant.ready_dataset(), **shared_webhook(tenant)}
     tenant.extra |= shared_sweep(tenant) | shared_push(tenant)
     assert tenant.http.get("/v1/architectures?limit=1").status_code == 200  # waits for the inspector's imports
@@ -295,6 +299,8 @@ class Sender:
                 case.body["changes"] = {"priority": 3, "training": {"batch_size": 4}}
             case "push_job":
                 case.body.pop("files", None)
+            case "predict_image":
+                case.body["file"] = "P3 2 1 255  255 0 0  0 0 255"  # an image of two pixels
             case "create_dataset" if "file" in case.body:
                 case.body["file"] = self.archive
             case "create_model" if "file" in case.body:
@@ -405,7 +411,7 @@ include-path-regex = "/(download|artifacts.*)$"
 parameters."path.job_id" = {{ dictionary = "succeeded", probability = 0.6 }}
 parameters."path.name" = {{ dictionary = "artifacts", probability = 0.8 }}
 [[operations]]
-include-path-regex = "/push$"
+include-path-regex = "/(push|predictions)$"
 parameters."path.job_id" = {{ dictionary = "succeeded", probability = 0.6 }}
 [[operations]]
 include-path-regex = "/pushes/"
