@@ -23,10 +23,10 @@ from core.ingest_errors import ImageUnreadable
 from core.models.built import BuiltModel
 from core.models.weights import load_folder
 from core.reporting import Control
-from core.store.artifact_store import StoredFile
+from core.store.artifact_store import StoredFile, parse_stored_files
 from worker.context import Context, current_context
 from worker.ingest.sandboxed import ProcessLimits, SandboxCrashed, SandboxTimeout, run_sandboxed
-from worker.stored_files import link_folder, parse_stored_files
+from worker.stored_files import link_folder
 
 NUM_CLASSES = 5  # most probable ones of an answer
 _LOADED_BYTES = 1024**3  # of the networks that stay loaded for the next images

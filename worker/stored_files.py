@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from core.errors import StorageFailed
 from core.store.artifact_store import ArtifactStore, StoredFile
 from core.system.disk import atomic_path
-
-
-def parse_stored_files(documents: Iterable[Mapping[str, Any]]) -> list[StoredFile]:
-    """Parse the ``files`` of a row."""
-    return [StoredFile.from_json(dict(document)) for document in documents]
 
 
 def fetch_folder(store: ArtifactStore, files: Sequence[StoredFile], folder: Path) -> Path:

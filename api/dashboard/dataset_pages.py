@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Form, Path, Query, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from api.dashboard import dataset_views, service
 from api.dashboard.dataset_form import BUILTIN, SOURCES, DatasetForm
 from api.dashboard.endpoints import Operator, PageRoute, Viewer
-from api.dashboard.rendering import page
+from api.dashboard.rendering import page, see_other
 from api.dashboard.uploads import read_uploads
 from api.datasets.endpoints import create_from_source, remove_dataset
 from api.datasets.images import thumbnail_response
@@ -27,7 +27,7 @@ from api.references import DatasetId
 from api.request_body import validate_as
 from core.errors import InUse, PotstillError, StorageFailed
 from core.store import datasets
-from core.store.artifact_store import StoredFile
+from core.store.artifact_store import StoredFile, parse_stored_files
 
 DATASETS_PER_PAGE = 25
 REFRESH_SECONDS = 2  # while a dataset is processing
@@ -59,7 +59,7 @@ async def add_dataset(
         return await to_thread.run_sync(
             lambda: _list_page(state, caller, form=form, problems=problems, status_code=status)
         )
-    return _see_other(f"/datasets/{json.loads(bytes(response.body))['id']}")
+    return see_other(f"/datasets/{json.loads(bytes(response.body))['id']}")
 
 
 @router.get("/datasets/{dataset_id}")
@@ -91,7 +91,7 @@ def thumbnail(
 ) -> Response:
     """Serve a small version of an image."""
     with state.database.read() as session:
-        files = [StoredFile.from_json(file) for file in datasets.get(session, caller.project_id, dataset_id).files]
+        files = parse_stored_files(datasets.get(session, caller.project_id, dataset_id).files)
     return thumbnail_response(request, state.store, files, split, index)
 
 
@@ -119,7 +119,7 @@ def delete_dataset_page(state: State, caller: Operator, dataset_id: DatasetId) -
         remove_dataset(state, caller, dataset_id)
     except InUse as error:
         return _dataset_page(state, caller, dataset_id, problem=error.detail)
-    return _see_other("/datasets")
+    return see_other("/datasets")
 
 
 def _list_page(
@@ -171,7 +171,7 @@ def _dataset_page(
     with state.database.read() as session:
         row = datasets.get(session, caller.project_id, dataset_id)
         document = dataset_out(row).model_dump(mode="json")
-        files = [StoredFile.from_json(file) for file in row.files]
+        files = parse_stored_files(row.files)
     readers = service.read_readers(state.database, caller.project_id, dataset_id, limit=NUM_JOBS + 1)
     profiles, unreadable = _profiles(state, document, files)
     rows = dataset_views.class_rows(document, profiles, order) if profiles else []
@@ -202,7 +202,3 @@ def _profiles(
         return read_profiles(state.store, files, seed=document["id"]), None
     except StorageFailed as error:
         return {}, error.detail
-
-
-def _see_other(path: str) -> RedirectResponse:
-    return RedirectResponse(path, status_code=HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})

@@ -17,7 +17,7 @@ import structlog
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, Form, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
 
 from api import session_cookie
@@ -25,7 +25,7 @@ from api.auth import Caller
 from api.auth_throttle import client_address
 from api.compression import compressed_response
 from api.dashboard import service, views
-from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, page, pages_for
+from api.dashboard.rendering import STATIC_FILES, STATIC_VERSION, page, pages_for, see_other
 from api.deps import AppState, State, get_reader, get_writer, with_request_info
 from api.jobs.actions import apply_action
 from api.jobs.retry import RetryRequest, retry_with_changes
@@ -86,7 +86,7 @@ Operator = Annotated[Caller, Depends(get_writer)]
 @router.get("/")
 def home() -> Response:
     """Redirect to the job list."""
-    return _see_other("/jobs")
+    return see_other("/jobs")
 
 
 @router.get("/dashboard/static/{version}/{name:path}")
@@ -128,7 +128,7 @@ async def login(
         problem = "This key does not exist or was revoked. Check that you copied all of it."
         return page("login.html", status_code=HTTPStatus.UNAUTHORIZED, section="", next=_local(next), problem=problem)
     await _record_session(state, with_request_info(caller, request), "session.sign_in")
-    response = _see_other(_local(next))
+    response = see_other(_local(next))
     response.set_cookie(
         session_cookie.COOKIE_NAME,
         session_cookie.issue_cookie(state.cookie_secret, caller.key_id),
@@ -148,7 +148,7 @@ async def logout(request: Request, state: State) -> Response:
     with suppress(NotAuthenticated):  # the session had already ended
         caller = await to_thread.run_sync(state.authenticator.identify, request)
         await _record_session(state, with_request_info(caller, request), "session.sign_out")
-    response = _see_other("/login")
+    response = see_other("/login")
     response.delete_cookie(session_cookie.COOKIE_NAME, httponly=True, samesite="lax", secure=_is_secure(state, request))
     return response
 
@@ -169,7 +169,7 @@ async def retry_fixed(state: State, caller: Operator, background: BackgroundTask
     except (InvalidState, InvalidRequest) as error:
         problem = error.detail
         return await to_thread.run_sync(lambda: _job_page(state, caller, job_id, problem=problem))
-    return _see_other(f"/jobs/{job.id}")
+    return see_other(f"/jobs/{job.id}")
 
 
 @router.post("/jobs/{job_id}/{action}")
@@ -182,7 +182,7 @@ def post_action(
         job = apply_action(state, caller, job_id, action, background)
     except InvalidState as error:  # the job's state changed after the page was rendered
         return _job_page(state, caller, job_id, problem=error.detail)
-    return _see_other(f"/jobs/{job.id}")
+    return see_other(f"/jobs/{job.id}")
 
 
 async def _record_session(state: AppState, caller: Caller, action: str) -> None:
@@ -249,13 +249,9 @@ def _problem_page(status: int, title: str, detail: str) -> Response:
 
 def _to_sign_in(request: Request) -> Response:
     if request.method != "GET":
-        return _see_other("/login")
+        return see_other("/login")
     here = redact(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
-    return _see_other("/login" if here == "/jobs" else f"/login?next={quote(here, safe='/')}")
-
-
-def _see_other(path: str) -> RedirectResponse:
-    return RedirectResponse(path, status_code=HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})
+    return see_other("/login" if here == "/jobs" else f"/login?next={quote(here, safe='/')}")
 
 
 def _local(path: str) -> str:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, BackgroundTasks, Form, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 
 from api.dashboard import service, views
 from api.dashboard.endpoints import Operator, PageRoute, Viewer
 from api.dashboard.job_columns import COLUMNS, DEFAULT_COLUMNS, chosen_columns
-from api.dashboard.rendering import page
+from api.dashboard.rendering import page, see_other
 from api.deps import AppState, Caller, State
 from api.downloads import discard
 from api.jobs.actions import apply_action
@@ -120,7 +119,7 @@ def change_jobs(
     if action not in get_args(BulkAction):
         raise InvalidRequest("Choose Cancel or Delete.")
     if not selected:
-        return RedirectResponse("/jobs", HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})
+        return see_other("/jobs")
     found = service.read_jobs(state.database, caller.project_id, selected, skip_missing=True)
     rows = [(job, _obstacle(job, action)) for job in found]
     if confirmed == "yes":

@@ -11,11 +11,11 @@ from typing import Annotated, Literal, get_args
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Form
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from api.dashboard.endpoints import PageRoute
 from api.dashboard.forms import FormToken, idempotency_key, problem_texts
-from api.dashboard.rendering import page
+from api.dashboard.rendering import page, see_other
 from api.deps import AppState, Caller, State, get_admin
 from api.keys import endpoints, service
 from api.keys.schemas import OVERLAP_SECONDS, ApiKeyOut, KeyCreate, KeyRotate, Scope
@@ -111,7 +111,7 @@ def revoke_key(state: State, caller: Administrator, key_id: str) -> Response:
         raise
     except PotstillError as error:
         return _page(state, caller, error=error)
-    return RedirectResponse("/keys", HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})
+    return see_other("/keys")
 
 
 def _document(form: KeyForm) -> dict[str, object]:

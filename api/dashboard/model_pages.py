@@ -8,12 +8,12 @@ from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Form, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from api.dashboard import model_registry, model_views
 from api.dashboard.endpoints import Operator, PageRoute, Viewer
 from api.dashboard.model_form import ModelForm
-from api.dashboard.rendering import page
+from api.dashboard.rendering import page, see_other
 from api.dashboard.uploads import read_uploads
 from api.deps import AppState, Caller, State
 from api.downloads import StoredContent, file_response
@@ -53,7 +53,7 @@ async def add_model(
         return await to_thread.run_sync(
             lambda: _list_page(state, caller, form=form, problems=problems, status_code=status)
         )
-    return _see_other(f"/models/{json.loads(bytes(response.body))['id']}")
+    return see_other(f"/models/{json.loads(bytes(response.body))['id']}")
 
 
 @router.get("/models/{model_id}")
@@ -82,7 +82,7 @@ def delete_model_page(state: State, caller: Operator, model_id: ModelId) -> Resp
         remove_model(state, caller, model_id)
     except InUse as error:
         return _model_page(state, caller, model_id, problem=error.detail)
-    return _see_other("/models")
+    return see_other("/models")
 
 
 def _list_page(
@@ -134,7 +134,3 @@ def _model_page(state: AppState, caller: Caller, model_id: str, *, problem: str 
         refresh_seconds=REFRESH_SECONDS if found.entry.model["status"] == "processing" else 0,
         problem=problem,
     )
-
-
-def _see_other(path: str) -> RedirectResponse:
-    return RedirectResponse(path, status_code=HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})

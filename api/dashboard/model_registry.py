@@ -13,7 +13,7 @@ from sqlalchemy import select
 from api.models.service import lineage_out, model_out
 from core.errors import StorageFailed
 from core.store import jobs, models
-from core.store.artifact_store import ArtifactStore, StoredFile
+from core.store.artifact_store import ArtifactStore, StoredFile, parse_stored_files
 from core.store.db import Database, Session
 from core.store.tables import Dataset, Job, Model
 
@@ -73,7 +73,7 @@ def read_model(database: Database, store: ArtifactStore, project_id: str, model_
     with database.read() as session:
         row = models.get(session, project_id, model_id)
         (entry,) = _register(session, project_id, [row])
-        files = [StoredFile.from_json(file) for file in row.files]
+        files = parse_stored_files(row.files)
         document = lineage_out(session, project_id, model_id).model_dump(mode="json")
         report = _report_key(session, project_id, row.job_id) if entry.job_name is not None else None
     return ModelPage(entry, files, document, _licenses(store, report))  # no transaction waits for the store
@@ -82,7 +82,7 @@ def read_model(database: Database, store: ArtifactStore, project_id: str, model_
 def find_file(database: Database, project_id: str, model_id: str, name: str) -> StoredFile | None:
     """Find a file of a model by its name. Raises ``NotFound`` for an unknown model."""
     with database.read() as session:
-        files = [StoredFile.from_json(file) for file in models.get(session, project_id, model_id).files]
+        files = parse_stored_files(models.get(session, project_id, model_id).files)
     return next((file for file in files if file.name == name), None)
 
 

@@ -16,12 +16,12 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Form, Query, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from api.compression import compressed_response
 from api.dashboard import service
 from api.dashboard.endpoints import Operator, PageRoute
-from api.dashboard.rendering import page
+from api.dashboard.rendering import page, see_other
 from api.deps import NO_NUL, AppState, Caller, State
 from api.jobs.endpoints import create_job
 from api.methods import method_out
@@ -118,7 +118,7 @@ async def create_job_from_form(
     except PotstillError as error:
         return await to_thread.run_sync(_form_with_problems, request, state, caller, spec, error)
     job_id = json.loads(bytes(response.body))["id"]
-    return RedirectResponse(f"/jobs/{job_id}", HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})
+    return see_other(f"/jobs/{job_id}")
 
 
 def _form_with_problems(request: Request, state: AppState, caller: Caller, text: str, error: PotstillError) -> Response:

@@ -1,4 +1,4 @@
-"""``/docs/redoc``: the API reference as Redoc renders it in the browser, beside the light one (ADR 0034)."""
+"""``/docs/redoc``: the API reference as Redoc renders it in the browser (ADR 0034)."""
 
 from __future__ import annotations
 

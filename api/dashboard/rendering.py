@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from api.dashboard import evaluation, formats, job_files, views
@@ -77,3 +77,8 @@ def page(template: str, *, status_code: HTTPStatus = HTTPStatus.OK, **context: A
     """Render a page with the security headers of :data:`api.headers.PAGE_HEADERS`."""
     content = _ENVIRONMENT.get_template(template).render(navigation=navigation_for(_request.get()), **context)
     return HTMLResponse(content, status_code=status_code, headers=PAGE_HEADERS)
+
+
+def see_other(path: str) -> RedirectResponse:
+    """Return the answer to a form: the browser gets ``path`` next. No cache stores it."""
+    return RedirectResponse(path, HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})

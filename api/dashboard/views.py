@@ -32,7 +32,7 @@ _STAGE_LABELS = {
 }
 
 
-# Warnings of networks that are poor, and what they mean for the student's accuracy beside its teacher's.
+# Warnings of networks that are poor, and what they mean for the student's accuracy against its teacher's.
 _ACCURACY_PROBLEMS = {
     "student_at_chance": "at chance level",
     "student_constant": "always the same class",

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from anyio import to_thread
 from fastapi import APIRouter, Form, Query
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from api.dashboard.endpoints import Operator, PageRoute, Viewer
 from api.dashboard.forms import FormToken, idempotency_key, problem_texts
-from api.dashboard.rendering import page
+from api.dashboard.rendering import page, see_other
 from api.deps import AppState, Caller, State
 from api.rate_limit import rate_class
 from api.request_body import validate_as
@@ -128,7 +128,7 @@ async def send_test(state: State, caller: Operator, webhook_id: str, token: Form
     """Send a test delivery as ``POST /v1/webhooks/{webhook_id}/test`` does, and show it."""
     response = await endpoints.test_webhook(webhook_id, caller, idempotency_key(token), state)
     delivery_id = json.loads(bytes(response.body))["id"]
-    return _see_other(f"/webhooks/{webhook_id}/deliveries/{delivery_id}")
+    return see_other(f"/webhooks/{webhook_id}/deliveries/{delivery_id}")
 
 
 @router.post("/webhooks/{webhook_id}/rotate")
@@ -150,7 +150,7 @@ async def rotate_webhook(
 def delete_webhook(state: State, caller: Operator, webhook_id: str) -> Response:
     """Delete a webhook as ``DELETE /v1/webhooks/{webhook_id}`` does."""
     endpoints.delete_webhook(webhook_id, caller, state)
-    return _see_other("/webhooks")
+    return see_other("/webhooks")
 
 
 @router.get("/webhooks/{webhook_id}/deliveries/{delivery_id}")
@@ -176,7 +176,7 @@ def delivery_page(state: State, caller: Viewer, webhook_id: str, delivery_id: st
 def redeliver(state: State, caller: Operator, webhook_id: str, delivery_id: str) -> Response:
     """Send a delivery again, as the API's ``redeliver`` does; one that is pending is only sent once."""
     endpoints.redeliver(webhook_id, delivery_id, caller, state)
-    return _see_other(f"/webhooks/{webhook_id}/deliveries/{delivery_id}")
+    return see_other(f"/webhooks/{webhook_id}/deliveries/{delivery_id}")
 
 
 def _change(state: AppState, caller: Caller, webhook_id: str, document: dict[str, Any]) -> Response:
@@ -186,7 +186,7 @@ def _change(state: AppState, caller: Caller, webhook_id: str, document: dict[str
         raise
     except PotstillError as error:
         return _webhook_page(state, caller, webhook_id, error=error)
-    return _see_other(f"/webhooks/{webhook_id}")
+    return see_other(f"/webhooks/{webhook_id}")
 
 
 def _list_page(
@@ -255,7 +255,3 @@ def _webhook_page(
 def _secret_page(response: Response) -> Response:
     """Show the secret of a webhook. A repeated request gets none, because the service stores only its hash."""
     return page("webhook_secret.html", section="webhooks", webhook=json.loads(bytes(response.body)))
-
-
-def _see_other(path: str) -> Response:
-    return RedirectResponse(path, HTTPStatus.SEE_OTHER, headers={"Cache-Control": "no-store"})

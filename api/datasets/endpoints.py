@@ -32,7 +32,7 @@ from core.errors import (
 from core.ingest_errors import UrlNotAllowed
 from core.spec.dataset_layout import LayoutOptions
 from core.store import datasets, quotas
-from core.store.artifact_store import StoredFile
+from core.store.artifact_store import parse_stored_files
 from core.store.db import Session
 from core.store.keys import Caller
 
@@ -200,7 +200,7 @@ def get_image(
     """Get one image of a dataset, as it was uploaded."""
     with state.database.read() as session:
         dataset = datasets.get(session, caller.project_id, dataset_id)
-        files = [StoredFile.from_json(file) for file in dataset.files]
+        files = parse_stored_files(dataset.files)
     return image_response(request, state.store, files, split, index)
 
 

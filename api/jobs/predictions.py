@@ -30,7 +30,7 @@ from core.errors import (
 from core.ingest_errors import ImageUnreadable
 from core.spec import METHODS
 from core.store import jobs, teachers
-from core.store.artifact_store import StoredFile
+from core.store.artifact_store import StoredFile, parse_stored_files
 from core.store.db import Session
 from core.store.tables import Job
 from core.store.weights import weights_files
@@ -151,7 +151,7 @@ def _teachers(session: Session, job: Job) -> tuple[dict[int, Sequence[StoredFile
     trained = teachers.find_of_job(session, job.project_id, job.id)
     for index, spec in enumerate(job.spec.get("teachers") or []):
         if index in trained:
-            files: Sequence[StoredFile] = [StoredFile.from_json(file) for file in trained[index].files]
+            files: Sequence[StoredFile] = parse_stored_files(trained[index].files)
         else:
             try:
                 files = _reference_files(session, job.project_id, spec["weights"])

@@ -1,4 +1,4 @@
-"""Section of the model card on the compression steps: the outcome of each, and its figures beside the student's."""
+"""Section of the model card on the compression steps: the outcome of each, and its figures against the student's."""
 
 from __future__ import annotations
 

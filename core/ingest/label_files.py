@@ -1,4 +1,4 @@
-"""Labels in files beside the images: ``metadata.csv`` or ``.jsonl`` of the hub, and the files of WebDataset.
+"""Labels in files next to the images: ``metadata.csv`` or ``.jsonl`` of the hub, and the files of WebDataset.
 
 Other label files are not read. They are recognized by their names, so that a warning can name them.
 """

@@ -59,7 +59,7 @@ def is_label_file(path: str) -> bool:
 def check_suffix(path: str, num_bytes: int) -> None:
     """Raise :class:`NotAccepted` if the file name has no image suffix, and is not that of a label file.
 
-    A JSON file beside an image is small; a larger one is a list of annotations, which is not read.
+    A JSON file next to an image is small; a larger one is a list of annotations, which is not read.
     """
     if is_label_file(path) and not (path.casefold().endswith(SIDECAR_SUFFIX) and num_bytes > MAX_SIDECAR_BYTES):
         return

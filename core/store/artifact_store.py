@@ -12,7 +12,7 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -49,9 +49,14 @@ class StoredFile:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Self:
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Read the JSON object of a database row."""
         return cls(document["key"], document["size_bytes"], document["sha256"])
+
+
+def parse_stored_files(documents: Iterable[Mapping[str, Any]]) -> list[StoredFile]:
+    """Parse the ``files`` of a database row."""
+    return [StoredFile.from_json(document) for document in documents]
 
 
 @dataclass(frozen=True, slots=True)

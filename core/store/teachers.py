@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from core.reporting import TrainedKind
 from core.store import events
-from core.store.artifact_store import StoredFile
+from core.store.artifact_store import StoredFile, parse_stored_files
 from core.store.db import insert_or_conflict, utc_now
 from core.store.job_leases import LeaseToken, lock_job
 from core.store.job_metrics import CACHE_EVENT
@@ -27,6 +27,12 @@ def find(session: Session, project_id: str, fingerprint: str) -> Teacher | None:
         teacher.last_used_at = utc_now(session)
         session.flush()
     return teacher
+
+
+def find_files(session: Session, project_id: str, fingerprint: str) -> list[StoredFile]:
+    """Return the files of the project's teacher with this fingerprint as :func:`find` does; none without one."""
+    teacher = find(session, project_id, fingerprint)
+    return [] if teacher is None else parse_stored_files(teacher.files)
 
 
 def exists(session: Session, project_id: str, fingerprint: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from core.store import checkpoints, jobs, models
-from core.store.artifact_store import StoredFile
+from core.store.artifact_store import StoredFile, parse_stored_files
 
 WEIGHTS_FILES = ("model.safetensors", "config.json")
 
@@ -16,7 +16,7 @@ def weights_files(session: Session, project_id: str, reference: str) -> list[Sto
     Raises ``NotFound``.
     """
     if reference.startswith("mdl_"):
-        return [StoredFile.from_json(file) for file in models.get(session, project_id, reference).files]
+        return parse_stored_files(models.get(session, project_id, reference).files)
     if reference.startswith("ckpt_"):
         return checkpoints.model_files(checkpoints.find(session, project_id, reference))
     artifacts = [jobs.get_artifact(session, project_id, reference, name) for name in WEIGHTS_FILES]

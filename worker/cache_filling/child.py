@@ -15,7 +15,6 @@ from core.store.view_offers import ClaimedOffer
 from worker.context import Context
 from worker.jobs.inputs import Inputs
 from worker.process.monitor import EXIT_DONE
-from worker.stored_files import parse_stored_files
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +40,7 @@ class FillingReporter(NullReporter):
     def find_teacher(self, fingerprint: str) -> Path | None:
         """Fetch a teacher that a job of the project trained; None if there is none."""
         with self._context.database.write() as session:
-            teacher = teachers.find(session, self._project_id, fingerprint)
-            files = [] if teacher is None else parse_stored_files(teacher.files)
+            files = teachers.find_files(session, self._project_id, fingerprint)
         if not files:
             return None
         return self._context.input_cache.fetch(files, self._scratch / "teachers" / fingerprint, self.poll)

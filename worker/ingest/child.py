@@ -274,12 +274,7 @@ def _download(context: Context, dataset: Dataset, scratch: Path, control: GetCon
         downloader = replace(downloader, limits=replace(downloader.limits, max_bytes=max_bytes))
         downloader.save(url, path, check_head=require_archive, on_chunk=lambda: _raise_if_drained(control))
 
-    path, max_bytes = scratch / "upload", context.settings.max_upload_bytes
-    urls = expand_url(dataset.source["url"])
-    if len(urls) > 1:
-        return fetch_shards(urls, path, max_bytes=max_bytes, fetch=save)
-    save(urls[0], path, max_bytes)
-    return path
+    return _fetch_urls(context, dataset, scratch, save)
 
 
 def _fetch_from_bucket(context: Context, dataset: Dataset, scratch: Path, control: GetControl) -> Path:
@@ -294,11 +289,16 @@ def _fetch_from_bucket(context: Context, dataset: Dataset, scratch: Path, contro
             on_chunk=lambda: _raise_if_drained(control),
         )
 
+    return _fetch_urls(context, dataset, scratch, save)
+
+
+def _fetch_urls(context: Context, dataset: Dataset, scratch: Path, fetch: Callable[[str, Path, int], None]) -> Path:
+    """Fetch the URL of the dataset, or all URLs of its pattern, with ``fetch(url, path, max_bytes)``."""
     path, max_bytes = scratch / "upload", context.settings.max_upload_bytes
     urls = expand_url(dataset.source["url"])
     if len(urls) > 1:
-        return fetch_shards(urls, path, max_bytes=max_bytes, fetch=save)
-    save(urls[0], path, max_bytes)
+        return fetch_shards(urls, path, max_bytes=max_bytes, fetch=fetch)
+    fetch(urls[0], path, max_bytes)
     return path
 
 

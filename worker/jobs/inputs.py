@@ -12,11 +12,11 @@ from core.reporting import Workspace
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
 from core.store import datasets
-from core.store.artifact_store import StoredFile
+from core.store.artifact_store import StoredFile, parse_stored_files
 from core.store.tables import Job
 from core.store.weights import weights_files
 from worker.context import Context
-from worker.stored_files import link_folder, parse_stored_files
+from worker.stored_files import link_folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from core.ids import new_id
 from core.job_warnings import JobWarning
 from core.reporting import Control, Interrupted, Progress, SavedCheckpoint, Stage, TrainedKind, ViewOffer
 from core.store import checkpoints, events, jobs, metrics, teachers, view_offers
-from core.store.artifact_store import StoredFile
+from core.store.artifact_store import StoredFile, parse_stored_files
 from core.store.db import DatabaseUnavailable, Session
 from core.store.job_leases import LeaseToken
 from core.store.retry_commit import IdempotentTransaction
@@ -30,7 +30,7 @@ from core.store.tables import Checkpoint, Job
 from core.system.fault_injection import fault_point
 from worker.background import BackgroundTask
 from worker.context import Context
-from worker.stored_files import fetch_folder, parse_stored_files, publish_folder
+from worker.stored_files import fetch_folder, publish_folder
 
 FLUSH_SECONDS = 1.0
 FLUSH_ROWS = 2_000
@@ -174,12 +174,7 @@ class JobReporter:
 
     def find_teacher(self, fingerprint: str) -> Path | None:
         """Fetch a teacher with this fingerprint that a job of this project trained; None if there is none."""
-
-        def find(session: Session) -> list[StoredFile]:
-            teacher = teachers.find(session, self._project_id, fingerprint)
-            return [] if teacher is None else parse_stored_files(teacher.files)
-
-        files = self.write(find)
+        files = self.write(lambda session: teachers.find_files(session, self._project_id, fingerprint))
         if not files:
             return None
         try:

@@ -46,7 +46,7 @@ function startForm() {
   if (architecture) suggestArchitectures(architecture);
 }
 
-/** A file that is dropped beside the zone opens the form and is sent, instead of replacing the page. */
+/** A file that is dropped outside the zone opens the form and is sent, instead of replacing the page. */
 function acceptDropsAnywhere(upload) {
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
   document.addEventListener("dragover", (event) => {

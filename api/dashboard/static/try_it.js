@@ -1,4 +1,4 @@
-// "Try it" on the page of a finished job: an image is dropped or chosen, and the student's classes are shown beside
+// "Try it" on the page of a finished job: an image is dropped or chosen, and the student's classes are shown next to
 // those of its teachers. The section may appear later than this module, so its events are handled on the document.
 
 const NUM_PREVIEW = 96; // pixels a side

@@ -9,7 +9,7 @@ from tests.api.conftest import VIT
 
 
 def config(**changes):
-    """``config.json`` of a small ViT for the ready dataset, as a training writes it beside the weights."""
+    """``config.json`` of a small ViT for the ready dataset, as a training writes it next to the weights."""
     return {
         "architecture": "vit_tiny_patch16_224",
         "num_classes": 3,
