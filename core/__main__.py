@@ -133,11 +133,11 @@ class _LocalJob:
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
         stored = ingest(dataset, work / "dataset", layout)
-        # In a local spec, the method's additional datasets have the form of --dataset.
+        # In a local spec, further datasets have the form of --dataset.
         unlabeled = LayoutOptions(labels="none")
         others = {
             dataset: ingest(dataset, work / f"pool{index}", unlabeled)
-            for index, dataset in enumerate(dict.fromkeys(spec.method_datasets().values()))
+            for index, dataset in enumerate(dict.fromkeys(spec.further_datasets().values()))
         }
         resolution = resolver.resolve(
             spec,

@@ -8,12 +8,11 @@ so that the whole chain passes its preflight before the first training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.data.stored import StoredDataset
+from core.data.stored import dataset_fingerprints
 from core.distillation import Distillation, PreparedDistillation
 from core.link_reporter import LinkReporter
 from core.models.built import BuiltModel
@@ -190,14 +189,6 @@ def _fingerprint(job: JobSpec, workspace: Workspace, context: RunContext) -> str
     fields = recipe_fields(job) | {
         "format": _FORMAT,
         "dataset": context.stored.fingerprint,
-        "datasets": _dataset_fingerprints(job.method_datasets(), workspace.datasets),
+        "datasets": dataset_fingerprints(job.further_datasets(), workspace.datasets),
     }
     return training_fingerprint(fields, threads=context.threads, compute=context.compute)
-
-
-def _dataset_fingerprints(datasets: Mapping[str, str], folders: Mapping[str, Path]) -> dict[str, str]:
-    fingerprints = {}
-    for at, reference in datasets.items():
-        with StoredDataset.open(folders[reference]) as stored:
-            fingerprints[at] = stored.fingerprint
-    return fingerprints

@@ -227,8 +227,7 @@ class Distillation:
             if trainer.step == 0:
                 estimate_statistics(trainer.train_step.setup, poll=context.poll)
                 if self.has_accuracy:
-                    decode_size = prepared.training_set.decode_size
-                    TeacherChecks(setup, context, self.evaluation_cache, decode_size).run()
+                    TeacherChecks(setup, context, self.evaluation_cache, prepared.training_set).run()
             self.is_complete = trainer.run()
         trainer.train_step.finalize_weights()
         self.loss_ratio = trainer.train_step.state.loss_trend.ratio

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from core.chain import Chain
 from core.compress import Compression, MeasuredStep, StepOutcome, export_steps, measure_steps
+from core.data.stored import dataset_fingerprints
 from core.distillation import Distillation, PreparedDistillation
 from core.export import Exported, export_student
 from core.models.built import BuiltModel
@@ -204,7 +205,13 @@ class _Pipeline:
             reporter=self.reporter,
             failed=self.failed_formats,
             inputs=inputs,
-            sections=evaluated.sections(self.spec, self.context, self.stage_seconds, distillation.cache_stats),
+            sections=evaluated.sections(
+                self.spec,
+                self.context,
+                self.stage_seconds,
+                distillation.cache_stats,
+                dataset_fingerprints(self.spec.further_datasets(), self.distillation.workspace.datasets),
+            ),
             compressed=export_steps(evaluated.folder, self.compressed, self.spec, self.context, inputs),
             poll=self.context.poll,
         )

@@ -20,7 +20,7 @@ SOURCES: Final[tuple[tuple[SourceType, str], ...]] = (
     ("s3", "Bucket"),
     ("builtin", "Built-in"),
 )
-BUILTIN: Final = ("digits", "mnist-5k")
+BUILTIN: Final = ("digits", "mnist-5k", "mnist-300", "mnist-unlabeled")
 _OPTIONS = ("labels", "splits", "class_from")
 # Fields of the form by source and by field of the source.
 _FIELDS: Final[Mapping[str, Mapping[str, str]]] = {

@@ -51,8 +51,12 @@ def _replace(spec: JobSpec, ids: Mapping[str, str]) -> JobSpec:
             update["distillation"] = model.distillation.model_copy(update={"method": method})
         return update
 
-    method = _with_datasets("", spec.method, ids)
-    return map_models(spec.model_copy(update={"dataset": ids["/dataset"], "method": method}), ids_of)
+    update = {
+        "dataset": ids["/dataset"],
+        "unlabeled_dataset": ids.get("/unlabeled_dataset"),
+        "method": _with_datasets("", spec.method, ids),
+    }
+    return map_models(spec.model_copy(update=update), ids_of)
 
 
 def _with_datasets(at: str, method: MethodParams, ids: Mapping[str, str]) -> MethodParams:

@@ -114,11 +114,13 @@ def resolve_payload(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str,
     """Return the payload of the inspector's call ``resolve``."""
     # A format that the client names must be written; a default one is left out where it cannot be.
     default_export = None if "export" in spec.model_fields_set else {"export"}
-    method_datasets = {each: inputs.datasets[each].model_dump(mode="json") for each in spec.method_datasets().values()}
+    further_datasets = {
+        each: inputs.datasets[each].model_dump(mode="json") for each in spec.further_datasets().values()
+    }
     return {
         "spec": spec.model_dump(mode="json", exclude=default_export),
         "dataset": inputs.datasets[spec.dataset].model_dump(mode="json"),
-        "datasets": method_datasets,
+        "datasets": further_datasets,
         "models": {name: info.model_dump(mode="json") for name, info in inputs.models.items()},
         "threads": threads,
         "memory_bytes": inputs.memory_bytes,
@@ -168,7 +170,7 @@ def create(
         spec=document,
         resolved=resolution is not None,
         dataset_id=spec.dataset,
-        references=(*spec.references(), *spec.method_datasets().values()),
+        references=(*spec.references(), *spec.further_datasets().values()),
         name=spec.name,
         priority=spec.priority,
         accelerator=spec.resources.accelerator,

@@ -26,7 +26,7 @@ from core.train.context import RunContext
 from core.train.progress import ProgressRange, Track
 from core.train.schedule import Schedule
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
-from core.train.training_set import TrainingSet
+from core.train.training_set import TrainingSet, labeled_fraction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +103,14 @@ class FineTuning:
         training = fine_tuning_block(self.spec.training, params)
         method_params = params.fine_tuning_method(is_labeled=self.context.is_labeled)
         teachers = [] if method_params.info.needs.max_teachers == 0 else self._teachers()
-        pixels, _ = self.training_set.training_split()
+        pixels, _ = self.training_set.training_split(method_params)
         torch.manual_seed(derive_seed(training.seed, f"compress-{self.index}"))
         method_context = MethodContext(
             student=student,
             teachers=teachers,
             num_classes=student.num_classes,
             num_samples=len(pixels),
+            labeled_fraction=labeled_fraction(pixels),
             label_smoothing=training.label_smoothing,
             batch_size=training.batch_size,
             seed=training.seed,

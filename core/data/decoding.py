@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,18 @@ def decode_image(split: StoredSplit, index: int, image_size: int) -> ImageArray:
     return pixels.reshape(image_size, image_size, -1).transpose(2, 0, 1)
 
 
+class Images(Protocol):
+    """Images (N, C, H, W) uint8: an array, or an object that is indexed like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, C, H, W."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
 class DecodedOnDemandImages:
     """Images that are indexed like an array (N, C, S, S) and decoded on access. No decoded image is retained.
 
@@ -49,6 +61,7 @@ class DecodedOnDemandImages:
     """
 
     dtype = np.dtype(np.uint8)
+    is_decoded_on_demand = True
 
     def __init__(self, decoder: Decoder, indices: Indices) -> None:
         self._decoder = decoder

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from core.data.decoding import DecodedOnDemandImages, center_square, decode_image, decode_on_demand
+from core.data.decoding import DecodedOnDemandImages, Images, center_square, decode_image, decode_on_demand
+from core.data.joined import JoinedImages
 from core.data.stored import UNLABELED, SplitName, StoredDataset, StoredSplit
 from core.reporting import PIXEL_CACHE_BYTES
 from core.system.disk import atomic_path
@@ -31,18 +31,6 @@ __all__ = ["Images", "Pixels", "center_square", "load_pixels"]
 _BLOCK = 32  # images between two calls of ``progress``
 _FILE = "images.npy"
 _FORMAT = 2  # incremented when a change of the decoding changes the pixels
-
-
-class Images(Protocol):
-    """Images (N, C, H, W) uint8: an array, or an object that is indexed like one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """N, C, H, W."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, key: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +55,20 @@ class Pixels:
     @property
     def is_decoded_on_demand(self) -> bool:
         """Whether images are decoded on access, so that :meth:`prefetch` has an effect."""
-        return isinstance(self.images, DecodedOnDemandImages)
+        return isinstance(self.images, DecodedOnDemandImages | JoinedImages) and self.images.is_decoded_on_demand
 
     def prefetch(self, batches: Sequence[Tensor]) -> None:
         """Announce the next batches; replaces the batches announced before."""
-        if isinstance(self.images, DecodedOnDemandImages):
+        if isinstance(self.images, DecodedOnDemandImages | JoinedImages):
             self.images.prefetch([self._rows(indices) for indices in batches])
+
+    def followed_by(self, other: Pixels) -> Pixels:
+        """Return these samples, then those of ``other``, with their labels. Reads no image."""
+        images = JoinedImages(self.images, other.images)
+        rows = np.concatenate(
+            (self._rows(torch.arange(len(self))), other._rows(torch.arange(len(other))) + len(self.images))
+        )
+        return Pixels(images, torch.cat((self.labels, other.labels)), rows)
 
     def without_labels(self) -> Pixels:
         """Return the same images with all labels set to −1."""

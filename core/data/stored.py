@@ -248,3 +248,12 @@ def read_dataset_info(folder: Path) -> DatasetInfo:
             num_train=len(stored.split("train")),
             num_test=len(stored.split("test")),
         )
+
+
+def dataset_fingerprints(datasets: Mapping[str, str], folders: Mapping[str, Path]) -> dict[str, str]:
+    """Return the fingerprint of each of ``datasets``, which names one of ``folders`` for each key."""
+    fingerprints = {}
+    for key, reference in datasets.items():
+        with StoredDataset.open(folders[reference]) as stored:
+            fingerprints[key] = stored.fingerprint
+    return fingerprints

@@ -18,6 +18,7 @@ def digests(
     *,
     spec: Mapping[str, Any],
     dataset: str,
+    further_datasets: Mapping[str, str],
     teachers: Sequence[str],
     baseline: str | None,
     student: Path,
@@ -25,12 +26,13 @@ def digests(
 ) -> dict[str, Any]:
     """Return SHA-256 digests of a job's spec, data, teachers, student, code and environment.
 
-    ``dataset`` is the fingerprint of the decoded images and labels, ``teachers`` are digests of weights and
-    preprocessing, ``student`` is the exported file.
+    ``dataset`` is the fingerprint of the decoded images and labels, ``further_datasets`` those of other datasets by
+    pointer into the spec. ``teachers`` are digests of weights and preprocessing, ``student`` is the exported file.
     """
     return {
         "spec": json_digest(spec),
         "dataset": dataset,
+        "further_datasets": dict(further_datasets),
         "teachers": list(teachers),
         "student": file_digest(student),
         "baseline": baseline,

@@ -149,7 +149,10 @@ def ingest_folder(
 
 
 def ingest_builtin(name: str, out_folder: Path, *, seed: int = 0, progress: Progress | None = None) -> IngestReport:
-    """Ingest ``digits`` or ``mnist-5k``. Raises :class:`core.errors.InvalidRequest` for other names."""
+    """Ingest a dataset of :data:`~core.ingest.builtin.BUILTIN`.
+
+    Raises :class:`core.errors.InvalidRequest` for other names.
+    """
     source = _Source(builtin_files(name), SourceSize(), IngestLimits(), None, progress)
     return _ingest(source, out_folder, seed=seed, name=name, options=LayoutOptions())
 

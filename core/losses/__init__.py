@@ -10,6 +10,7 @@ from core.losses.embeddings import MatchReduction, drop_teachers, embedding_matc
 from core.losses.gradients import GradientRule, gradient_weights
 from core.losses.groups import smallest_groups
 from core.losses.hadamard import hadamard, has_hadamard, phi_s
+from core.losses.labels import labeled_cross_entropies
 from core.losses.logit_relations import batch_correlation, class_correlation, dist, standardize
 from core.losses.maps import (
     attention_transfer,
@@ -64,6 +65,7 @@ __all__ = [
     "hidden_relation",
     "hierarchical_context",
     "kd",
+    "labeled_cross_entropies",
     "manifold",
     "masked_generation",
     "neuron_selectivity",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from core.data.pixels import Pixels
 from core.errors import InvalidSpec
+from core.losses import labeled_cross_entropies
 from core.models.built import BuiltModel
 from core.models.structure import ModelStructure, structure_of
 from core.models.student_variants import StudentVariant
@@ -111,7 +112,8 @@ class MethodContext:
     """Inputs of a method's constructor: the networks before training, and properties of dataset and training.
 
     The modules are on the meta device while a spec is resolved. ``num_samples`` is the size of the training
-    split; ``num_classes`` is None where it has no labels. ``num_pool`` is the size of the unlabeled dataset that
+    split with further images; ``labeled_fraction`` of them have labels, where labels are read. ``num_classes`` is None
+    where none has. ``num_pool`` is the size of the unlabeled dataset that
     the parameters name, if any. ``student_has_weights`` is False where the student starts from random weights.
     """
 
@@ -119,6 +121,7 @@ class MethodContext:
     teachers: Sequence[BuiltModel] = ()
     num_classes: int | None = None
     num_samples: int = 1
+    labeled_fraction: float = 1.0
     num_pool: int | None = None
     student_has_weights: bool = True
     label_smoothing: float = 0.0
@@ -135,6 +138,7 @@ class MethodContext:
         teachers: Sequence[BuiltModel],
         num_classes: int | None,
         num_samples: int,
+        labeled_fraction: float,
         num_pool: int | None,
     ) -> MethodContext:
         """Build the context of the job's method from its networks and data sizes."""
@@ -143,6 +147,7 @@ class MethodContext:
             teachers=teachers,
             num_classes=num_classes,
             num_samples=num_samples,
+            labeled_fraction=labeled_fraction,
             num_pool=num_pool,
             student_has_weights=spec.student.weights != "random",
             label_smoothing=spec.training.label_smoothing,
@@ -189,6 +194,7 @@ class Method(nn.Module, ABC):
     def __init__(self, context: MethodContext) -> None:
         super().__init__()
         self.label_smoothing = context.label_smoothing
+        self.labeled_fraction = context.labeled_fraction
         self.student_taps = FeatureRequest()
         self.teacher_taps = FeatureRequest()
         self.num_images: int | None = None
@@ -284,8 +290,15 @@ class Method(nn.Module, ABC):
         return {"label": weight * self.label_loss(logits, batch)} if weight > 0 else {}
 
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy of ``logits`` (B, C) with the batch's labels, with the spec's label smoothing."""
-        return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+        """Cross-entropy of ``logits`` (B, C) with the batch's labels, with the spec's label smoothing.
+
+        The mean over the images that have a label. It divides by their expected number in a batch, so that every image
+        has the same weight in each batch and on each device.
+        """
+        if self.labeled_fraction == 1:
+            return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+        losses_B = labeled_cross_entropies(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+        return losses_B.mean() / self.labeled_fraction
 
 
 def is_label_term(name: str) -> bool:

@@ -1,10 +1,11 @@
-"""Errors of datasets that a job cannot be run on: the job's own, and those that its method reads."""
+"""Errors of datasets that a job cannot be run on: the job's own, and the further ones that it reads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from core.errors import FieldError
+from core.methods import Method
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo
 
@@ -33,10 +34,15 @@ def _label_fix(spec: JobSpec) -> str:
     )
 
 
-def pool_errors(spec: JobSpec, dataset: DatasetInfo, datasets: Mapping[str, DatasetInfo]) -> list[FieldError]:
-    """Check the unlabeled datasets that the method reads; their labels, if any, are ignored."""
-    errors = []
-    for name, reference in spec.method.datasets().items():
+def further_dataset_errors(
+    spec: JobSpec, dataset: DatasetInfo, datasets: Mapping[str, DatasetInfo]
+) -> list[FieldError]:
+    """Check ``unlabeled_dataset`` and the datasets that the method reads; their labels, if any, are ignored."""
+    errors = _method_errors(spec)
+    further = {f"/method/{name}": reference for name, reference in spec.method.datasets().items()}
+    if spec.unlabeled_dataset is not None:
+        further["/unlabeled_dataset"] = spec.unlabeled_dataset
+    for pointer, reference in further.items():
         pool = datasets.get(reference)
         if pool is None:
             detail = f"there is no dataset {reference} with images to use"
@@ -46,5 +52,30 @@ def pool_errors(spec: JobSpec, dataset: DatasetInfo, datasets: Mapping[str, Data
             detail = f"its images have {pool.channels} channels and those of the job's dataset {dataset.channels}"
         else:
             continue
-        errors.append(FieldError(f"/method/{name}", detail))
+        errors.append(FieldError(pointer, detail))
     return errors
+
+
+def _method_errors(spec: JobSpec) -> list[FieldError]:
+    """Return why the method cannot train on images without labels beside the labeled ones."""
+    if spec.unlabeled_dataset is None:
+        return []
+    if spec.unlabeled_dataset == spec.dataset:
+        return [FieldError("/unlabeled_dataset", "it is the job's own dataset; name another one, or leave it out")]
+    if spec.method.needs_all_labels:
+        return [
+            FieldError(
+                "/unlabeled_dataset",
+                f"{spec.method.name} with these parameters needs the label of every image; use another method, such as "
+                "kd, dist, wttm or manifold, or leave unlabeled_dataset out",
+            )
+        ]
+    return []
+
+
+def prepared_images_errors(spec: JobSpec, method: Method) -> list[FieldError]:
+    """Refuse ``unlabeled_dataset`` where the method itself prepares the images to train on."""
+    if spec.unlabeled_dataset is None or method.num_images is None:
+        return []
+    detail = f"{spec.method.name} chooses or makes the images that it trains on; leave unlabeled_dataset out"
+    return [FieldError("/unlabeled_dataset", detail)]

@@ -27,6 +27,7 @@ from core.spec.training import OptimizerName, TrainingBase
 from core.teacher.cache_key import spec_cache_key
 from core.teacher.layout import layout_for, row_bytes
 from core.teacher.output_cache import is_cacheable, num_cached_views
+from core.train.baseline import baseline_spec
 
 CPU_FLOPS_PER_THREAD = 45e9  # fp32, per second
 CUDA_FLOPS = 15e12  # per second, bf16 training of small models; they do not fill a large GPU
@@ -61,6 +62,7 @@ def estimate_job(
     warnings: Sequence[JobWarning],
     *,
     num_images: int,
+    num_unlabeled: int,
     num_pool: int,
     image_size: int,
     method: Method,
@@ -69,9 +71,10 @@ def estimate_job(
 ) -> dict[str, Any]:
     """Return the response of ``POST /v1/estimates`` for a resolved spec.
 
-    ``num_images`` is the number of training images, ``num_pool`` that of the unlabeled images that the method selects
-    from. ``image_size`` is the size at which the training images are decoded. ``method`` is built for these networks.
-    ``baseline`` is the student that is also trained by labels alone. ``step_costs`` are those of the compression steps.
+    ``num_images`` is the number of training images, of which ``num_unlabeled`` are those of ``unlabeled_dataset``;
+    ``num_pool`` is the number of images that the method selects from. ``image_size`` is the size at which the training
+    images are decoded. ``method`` is built for these networks. ``baseline`` is the student that is also trained by
+    labels alone. ``step_costs`` are those of the compression steps.
     """
     total_steps = spec.training.num_epochs * steps_per_epoch(num_images, spec.training.batch_size)
     cache = _teacher_cache(spec, teachers, method, num_images)
@@ -83,7 +86,7 @@ def estimate_job(
     hardware: dict[str, Any] = {"threads": spec.resources.threads or 1, "accelerator": spec.resources.accelerator}
     num_corrupted = _num_corrupted(spec, dataset)
     evaluation += [_evaluation(model, num_corrupted) for model in (student, *teachers)]
-    own = [] if baseline is None else _baseline(spec, dataset, baseline, num_corrupted)
+    own = [] if baseline is None else _baseline(spec, dataset, baseline, num_unlabeled, num_corrupted)
     seconds = estimate_seconds([training, *inference, *trainings, *own, *selection, *evaluation], **hardware)
     seconds += image_seconds(spec, num_images, dataset.channels, image_size, cached_views=cache["views"])
     steps = [
@@ -242,10 +245,13 @@ def _num_corrupted(spec: JobSpec, dataset: DatasetInfo) -> int:
     return min(MAX_CORRUPTED_IMAGES, dataset.num_test) * (len(CORRUPTIONS) + 1)
 
 
-def _baseline(spec: JobSpec, dataset: DatasetInfo, model: ModelPlan, num_corrupted: int) -> list[Workload]:
+def _baseline(
+    spec: JobSpec, dataset: DatasetInfo, model: ModelPlan, num_unlabeled: int, num_corrupted: int
+) -> list[Workload]:
     """Training and evaluation of the baseline."""
+    own = baseline_spec(spec, num_labeled=dataset.num_train, num_unlabeled=num_unlabeled)
     num_images = dataset.num_train - num_held_out(dataset.num_train, spec.held_out_fraction)
-    return [_training(spec.training, model, num_images), _evaluation(model, dataset.num_test + num_corrupted)]
+    return [_training(own.training, model, num_images), _evaluation(model, dataset.num_test + num_corrupted)]
 
 
 def _teacher_cache(spec: JobSpec, teachers: Sequence[ModelPlan], method: Method, num_images: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from core.resolve.build_errors import at_size_field
 from core.resolve.chain import InnerResolution, resolve_chain
 from core.resolve.class_names import misplaced_class
 from core.resolve.compression_checks import check_steps
-from core.resolve.dataset_checks import dataset_errors, pool_errors
+from core.resolve.dataset_checks import dataset_errors, further_dataset_errors, prepared_images_errors
 from core.resolve.default_epochs import with_epochs
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
 from core.resolve.estimate import estimate_job, job_memory
@@ -99,7 +99,7 @@ def resolve(
     """Fill in the defaults of ``spec`` and check that its parts work together.
 
     ``models`` has the info of every ``mdl_…`` and ``job_…`` that the spec refers to, ``datasets`` that of the
-    unlabeled datasets that its method reads. ``threads`` is the default number of threads of a job,
+    further datasets that it reads. ``threads`` is the default number of threads of a job,
     ``memory_bytes`` the memory of its workers, None if unknown. Resolving a resolved spec changes nothing.
 
     Raises:
@@ -135,14 +135,17 @@ def _resolve_job(
 ) -> Resolution:
     """Resolve a spec without distilled models."""
     collector = _ErrorCollector()
-    collector.errors += [*dataset_errors(spec, dataset), *pool_errors(spec, dataset, datasets)]
+    collector.errors += [*dataset_errors(spec, dataset), *further_dataset_errors(spec, dataset, datasets)]
     student, teachers = _plan_models(spec, dataset, models, collector)
     pools = [datasets[pool] for pool in spec.method.datasets().values()]
-    method = _build_method(spec, dataset, sum(pool.num_train for pool in pools), student, teachers)
+    unlabeled = None if spec.unlabeled_dataset is None else datasets[spec.unlabeled_dataset]
+    num_unlabeled = 0 if unlabeled is None else unlabeled.num_train
+    num_pool = sum(pool.num_train for pool in pools)
+    method = _build_method(spec, dataset, student, teachers, num_unlabeled=num_unlabeled, num_pool=num_pool)
     student_model = _meta_model(student)
     formats, format_errors, format_warnings = check_formats(spec, student_model)
     collector.errors += format_errors
-    num_images = method.num_images or _num_training_images(spec, dataset)
+    num_images = method.num_images or _num_training_images(spec, dataset) + num_unlabeled
     spec = _fill_in_epochs(spec, num_images, num_train=dataset.num_train)
     resolved = _fill_in(spec, student, teachers, threads, formats)
     steps, step_costs = check_steps(resolved, student_model, num_train=dataset.num_train)
@@ -151,7 +154,8 @@ def _resolve_job(
     classified = _classified(spec, dataset, models)
     warnings = spec_warnings(resolved, classified, models, student, teachers, num_images=num_images)
     warnings += [*format_warnings, *device_warnings(resolved, student_model, method), *steps.warnings]
-    decode_size = estimated_decode_size(student, teachers, [dataset, *pools])
+    further = pools if unlabeled is None else [unlabeled, *pools]
+    decode_size = estimated_decode_size(student, teachers, [dataset, *further])
 
     def memory(changed: JobSpec) -> int:
         return job_memory(
@@ -166,7 +170,8 @@ def _resolve_job(
         teachers,
         warnings,
         num_images=num_images,
-        num_pool=sum(pool.num_train for pool in pools),
+        num_unlabeled=num_unlabeled,
+        num_pool=num_pool,
         image_size=decode_size,
         method=method,
         baseline=_plan_student(resolved, dataset, models) if resolved.baseline else None,
@@ -183,6 +188,7 @@ def _setting_errors(spec: JobSpec, dataset: DatasetInfo, method: Method, num_ima
         *accumulation_errors(spec, method),
         *balance_errors(spec, method),
         *evaluation_errors(spec, dataset, method),
+        *prepared_images_errors(spec, method),
     ]
 
 
@@ -312,15 +318,23 @@ def _check_classes(teacher: ModelPlan, dataset: DatasetInfo, *, source: str) -> 
 
 
 def _build_method(
-    spec: JobSpec, dataset: DatasetInfo, num_pool: int, student: ModelPlan, teachers: Sequence[ModelPlan]
+    spec: JobSpec,
+    dataset: DatasetInfo,
+    student: ModelPlan,
+    teachers: Sequence[ModelPlan],
+    *,
+    num_unlabeled: int,
+    num_pool: int,
 ) -> Method:
     """Build the method on the meta device. Raises InvalidSpec if it does not support these networks."""
+    num_labeled = _num_training_images(spec, dataset)
     context = MethodContext.from_spec(
         spec,
         student=_meta_model(student),
         teachers=[_meta_model(teacher) for teacher in teachers],
         num_classes=dataset.num_classes or student.num_classes or None,
-        num_samples=_num_training_images(spec, dataset),
+        num_samples=num_labeled + num_unlabeled,
+        labeled_fraction=num_labeled / (num_labeled + num_unlabeled) if spec.method.reads_labels else 1.0,
         num_pool=num_pool or None,
     )
     with on_meta():

@@ -61,6 +61,7 @@ def inner_job(spec: JobSpec, distilled: DistilledModel, *, image_size: int | Non
     )
     return JobSpec(
         dataset=spec.dataset,
+        unlabeled_dataset=spec.unlabeled_dataset,
         teachers=distilled.distillation.teachers,
         student=student,
         method=distilled.distillation.method,

@@ -246,6 +246,11 @@ class JobSpec(StrictModel):
     dataset: Annotated[str, Field(min_length=1, max_length=200)] = Field(
         description="Id (`ds_…`), unique name or unique id prefix of a dataset."
     )
+    unlabeled_dataset: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None,
+        description="Id, unique name or unique id prefix of a second dataset, whose training images the student also "
+        "trains on, without labels. Teachers with `training` and the baseline train on the labeled dataset alone.",
+    )
     teachers: tuple[TeacherSpec, ...] = Field(default=(), max_length=8)
     student: StudentSpec
     method: MethodSpec = Field(description="One object, discriminated by `name`; `GET /v1/methods` lists all methods.")
@@ -355,13 +360,14 @@ class JobSpec(StrictModel):
 
     def datasets(self) -> dict[str, str]:
         """Ids of all datasets that this spec reads, by pointer; the job's own is the first."""
-        return {"/dataset": self.dataset, **self.method_datasets()}
+        return {"/dataset": self.dataset, **self.further_datasets()}
 
-    def method_datasets(self) -> dict[str, str]:
-        """Ids of the datasets that the methods of the job and of its distillations read, by pointer."""
+    def further_datasets(self) -> dict[str, str]:
+        """Ids of the datasets other than the job's own, by pointer: ``unlabeled_dataset`` and those of the methods."""
+        own = {} if self.unlabeled_dataset is None else {"/unlabeled_dataset": self.unlabeled_dataset}
         inner = {f"{at}/distillation": model.distillation for at, model in self.models().items()}
         methods = {"": self.method} | {at: found.method for at, found in inner.items() if found is not None}
-        return {
+        return own | {
             f"{at}/method/{field}": dataset
             for at, method in methods.items()
             for field, dataset in method.datasets().items()

@@ -93,6 +93,8 @@ def spec_cache_key(spec: JobSpec, method: Method, num_images: int) -> str:
         "torch": str(torch.__version__),
         "timm": timm.__version__,
     }
+    if spec.unlabeled_dataset is not None:
+        fields["unlabeled_dataset"] = spec.unlabeled_dataset
     if spec.resources.devices > 1:  # the ranks share the threads
         fields["devices"] = spec.resources.devices
     return json_digest(fields)

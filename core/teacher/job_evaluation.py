@@ -115,9 +115,17 @@ class JobEvaluation:
             context.reporter.warning(baseline_warning(gain.difference, gain.low, gain.high))
 
     def sections(
-        self, spec: JobSpec, context: RunContext, stages: Mapping[str, float], cache_stats: CacheStats
+        self,
+        spec: JobSpec,
+        context: RunContext,
+        stages: Mapping[str, float],
+        cache_stats: CacheStats,
+        further_datasets: Mapping[str, str],
     ) -> dict[str, Any]:
-        """Return the sections ``evaluation``, ``cost`` and ``digests`` of the report. ``stages``: seconds by stage."""
+        """Return the sections ``evaluation``, ``cost`` and ``digests`` of the report.
+
+        ``stages``: seconds by stage. ``further_datasets``: fingerprints by pointer into the spec.
+        """
         evaluations = sum(teacher.seconds for teacher in self.teachers if teacher.hit)
         return {
             "evaluation": self.report.to_json(),
@@ -130,6 +138,7 @@ class JobEvaluation:
             "digests": digests(
                 spec=spec.model_dump(mode="json"),
                 dataset=context.stored.fingerprint,
+                further_datasets=further_datasets,
                 teachers=self.teacher_digests,
                 baseline=self.baseline_digest,
                 student=self.folder / WEIGHTS,

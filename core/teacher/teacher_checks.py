@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.data.pixels import Pixels
+from core.data.stored import UNLABELED
 from core.evaluate.pixel_baseline import pixel_baseline
 from core.evaluate.quality_warnings import augmented_images_warning, below_baseline_warning, teacher_warning
 from core.methods import Batch
@@ -20,6 +20,7 @@ from core.teacher.evaluation_cache import EvaluationCache
 from core.teacher.frozen import FrozenTeacher
 from core.train.context import RunContext
 from core.train.trainer import TrainingSetup
+from core.train.training_set import TrainingSet
 
 _MAX_AUGMENTED = 1_024
 _AUGMENTED_SHARE = 20  # one in 20 training images, where teachers run for the check alone
@@ -28,12 +29,12 @@ _BLOCK_SIZE = 64
 
 @dataclass(frozen=True, slots=True)
 class TeacherChecks:
-    """Checks of the frozen teachers of a training on a labeled dataset. ``decode_size``: that of its images."""
+    """Checks of the frozen teachers of a training on a labeled dataset, with the images of ``training_set``."""
 
     setup: TrainingSetup
     context: RunContext
     evaluation_cache: EvaluationCache
-    decode_size: int
+    training_set: TrainingSet
 
     @property
     def image_size(self) -> int:
@@ -61,11 +62,11 @@ class TeacherChecks:
     def _baseline(self, num_classes: int) -> float:
         """Return the accuracy of a classifier of pixels; it is cached, as it depends on the dataset alone."""
         context = self.context
-        key_fields = {"dataset": context.stored.fingerprint, "sizes": [self.decode_size, self.image_size]}
+        key_fields = {"dataset": context.stored.fingerprint, "sizes": [self.training_set.decode_size, self.image_size]}
         cached = context.result_cache.get("pixel_baseline", key_fields)
         if cached is not None:
             return float(cached["top1"])
-        train, test = context.pixels("train", self.decode_size), context.validation_subset(self.image_size)
+        train, test = context.pixels("train", self.training_set.decode_size), context.validation_subset(self.image_size)
         top1 = pixel_baseline(train, test, num_classes, poll=context.poll)
         context.result_cache.put("pixel_baseline", key_fields, {"top1": top1})
         return top1
@@ -78,25 +79,26 @@ class TeacherChecks:
         method, loader = self.setup.method, self.setup.loader
         if not method.reads_teacher_logits or method.num_images is not None or loader.mixing is not None:
             return
+        labels_N = self.training_set.known_labels()
+        samples_B = self._samples(torch.nonzero(labels_N != UNLABELED).squeeze(1))
         for index in indices:
-            samples_B = self._samples()
             try:
                 logits_BC = self._logits_of_view(index, samples_B)
             except Interrupted as interruption:
                 if interruption.control is not Control.STOP:
                     raise
                 return  # the trainer ends the training at its first step
-            top1 = float((logits_BC.argmax(dim=1).cpu() == self._labels(loader.pixels)[samples_B]).double().mean())
+            top1 = float((logits_BC.argmax(dim=1).cpu() == labels_N[samples_B]).double().mean())
             self.context.reporter.metrics(0, {f"teacher/{index}/augmented_top1": top1})
             warning = augmented_images_warning(index, top1, len(samples_B))
             if warning is not None:
                 self.context.reporter.warning(warning)
 
-    def _samples(self) -> Tensor:
-        """Return evenly spaced sample indices of the training; few where the teachers run for the check alone."""
-        num_samples = len(self.setup.loader.pixels)
+    def _samples(self, labeled_N: Tensor) -> Tensor:
+        """Return evenly spaced ones of the labeled samples; few where the teachers run for the check alone."""
+        num_samples = len(labeled_N)
         limit = _MAX_AUGMENTED if self.setup.teacher_outputs else max(_BLOCK_SIZE, num_samples // _AUGMENTED_SHARE)
-        return torch.arange(0, num_samples, max(1, -(-num_samples // min(limit, _MAX_AUGMENTED))))
+        return labeled_N[:: max(1, -(-num_samples // min(limit, _MAX_AUGMENTED)))]
 
     def _logits_of_view(self, index: int, samples_B: Tensor) -> Tensor:
         """Return a teacher's logits for samples of the first view, from the teacher cache where one is used."""
@@ -112,8 +114,3 @@ class TeacherChecks:
             self.context.poll()
             found.append(teacher.logits(self.setup.loader.augmented(0, block_b)))
         return torch.cat(found)
-
-    def _labels(self, pixels: Pixels) -> Tensor:
-        """Return the labels of the training samples, which a method without a label term does not get."""
-        labels = torch.from_numpy(self.context.stored.split("train").labels.copy())
-        return labels if pixels.indices is None else labels[torch.from_numpy(pixels.indices)]

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from core.data.holdout import num_held_out
+from core.data.stored import StoredDataset
+from core.data.views import steps_per_epoch
 from core.errors import NonFiniteLoss
 from core.models.weights import save_model
 from core.reporting import BASELINE_TRACK, Control, Workspace
@@ -49,18 +52,29 @@ class Baseline:
         return {"note": self.note, "reused": self.reused, "seconds": round(self.seconds, 3)}
 
 
-def baseline_spec(spec: JobSpec) -> JobSpec:
-    """Return the resolved spec of a job that trains the student by labels alone."""
-    training = spec.training.model_copy(
-        update={
-            "balance": BalanceSpec(),
-            "hold_out": spec.held_out_fraction,
-            "keep_weights_every_epochs": None,
-        }
-    )
+def baseline_spec(spec: JobSpec, *, num_labeled: int, num_unlabeled: int = 0) -> JobSpec:
+    """Return the resolved spec of a job that trains the student by labels alone, in as many steps.
+
+    ``num_labeled`` is the size of the training split, ``num_unlabeled`` that of ``unlabeled_dataset``, on which this
+    training cannot learn. It then has more epochs, each with a new view: it needs no teacher outputs.
+    """
+    update: dict[str, Any] = {
+        "balance": BalanceSpec(),
+        "hold_out": spec.held_out_fraction,
+        "keep_weights_every_epochs": None,
+    }
+    if spec.unlabeled_dataset is not None:
+        training, num_trained = spec.training, num_labeled - num_held_out(num_labeled, spec.held_out_fraction)
+        steps = steps_per_epoch(num_trained + num_unlabeled, training.batch_size) * training.num_epochs
+        epochs = max(1, round(steps / steps_per_epoch(num_trained, training.batch_size)))
+        assert training.warmup_epochs is not None, "a resolved spec has a warm-up"
+        warmup = training.warmup_epochs * epochs / training.num_epochs
+        update |= {"epochs": epochs, "warmup_epochs": warmup, "views": None}
+    training = spec.training.model_copy(update=update)
     return spec.model_copy(
         update={
             "method": ScratchParams(name="scratch"),
+            "unlabeled_dataset": None,
             "teachers": (),
             "training": training,
             "compression": (),
@@ -73,7 +87,12 @@ class BaselineTraining:
     """The baseline of one job. ``workspace`` and ``context`` are those of the job."""
 
     def __init__(self, spec: JobSpec, workspace: Workspace, context: RunContext) -> None:
-        self.spec = baseline_spec(spec)
+        num_labeled = len(context.stored.split("train"))
+        num_unlabeled = 0
+        if spec.unlabeled_dataset is not None:
+            with StoredDataset.open(workspace.datasets[spec.unlabeled_dataset]) as stored:
+                num_unlabeled = len(stored.split("train"))
+        self.spec = baseline_spec(spec, num_labeled=num_labeled, num_unlabeled=num_unlabeled)
         self._workspace = workspace
         self._context = context
         self.fingerprint = baseline_fingerprint(self.spec, context)
@@ -155,7 +174,8 @@ class BaselineTraining:
 def save_as_baseline(spec: JobSpec, context: RunContext, folder: Path) -> None:
     """Save the student of a job with method ``scratch`` that took all steps: it is the baseline of later jobs."""
     if isinstance(spec.method, ScratchParams):
-        fingerprint = baseline_fingerprint(baseline_spec(spec), context)
+        own = baseline_spec(spec, num_labeled=len(context.stored.split("train")))
+        fingerprint = baseline_fingerprint(own, context)
         context.reporter.save_teacher(fingerprint, folder, kind="baseline")
 
 

@@ -39,7 +39,8 @@ class BatchLoader:
     Args:
         views: Number of views per sample, cycled epoch by epoch; None draws a new view every epoch.
         mixing: MixUp and CutMix settings. None leaves images unmixed, with int64 labels (B,). Otherwise all labels are
-            float32 probabilities (B, ``num_classes``); labels of an unlabeled dataset stay −1.
+            float32 probabilities (B, ``num_classes``), all 0 for an image without a label; labels of an unlabeled
+            dataset stay −1.
 
     :meth:`shard` returns the loader of one rank.
     """
@@ -158,7 +159,8 @@ class BatchLoader:
 
     @staticmethod
     def _probabilities(labels_B: Tensor, num_classes: int) -> Tensor:
-        return F.one_hot(labels_B, num_classes).to(torch.float32)
+        one_hot_BC = F.one_hot(labels_B.clamp(min=0), num_classes).to(torch.float32)
+        return one_hot_BC * (labels_B != UNLABELED)[:, None]
 
     def _indices(self, step: int) -> Tensor:
         """Return the sample indices of a step's complete batch."""

@@ -17,7 +17,7 @@ from core.seeds import derive_seed
 from core.spec import JobSpec
 from core.train.context import RunContext
 from core.train.trainer import TrainingSetup
-from core.train.training_set import TrainingSet
+from core.train.training_set import TrainingSet, labeled_fraction
 
 
 def build_job_student(
@@ -57,6 +57,7 @@ def student_training_setup(
         teachers=networks,
         num_classes=context.stored.num_classes or student.num_classes or None,
         num_samples=len(pixels),
+        labeled_fraction=labeled_fraction(pixels),
         num_pool=None if unlabeled_pool is None else len(unlabeled_pool),
     )
     return TrainingSetup(

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from core.data.holdout import hold_out
 from core.data.pixels import Pixels
-from core.data.stored import StoredDataset
+from core.data.stored import UNLABELED, StoredDataset, dataset_fingerprints
 from core.data.views import steps_per_epoch
 from core.methods import ImageSources, Teacher
 from core.models.built import BuiltModel
 from core.models.plan import decode_size
 from core.seeds import derive_seed
-from core.spec import JobSpec
+from core.spec import JobSpec, MethodParams
 from core.train.context import RunContext
 from core.train.schedule import Schedule
 from core.train.trainer import TrainingSetup
@@ -26,7 +27,7 @@ from core.train.trainer import TrainingSetup
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Image sources of a job's method. ``datasets`` are the stored datasets that its parameters name.
+    """Image sources of a job's method. ``datasets`` are the folders of the spec's further datasets, by their names.
 
     Student and teachers see the same augmented images, decoded at ``decode_size`` pixels a side.
     """
@@ -39,7 +40,9 @@ class TrainingSet:
     @property
     def split_id(self) -> str:
         """Identity of the training images in the teacher cache: their content and decode size."""
-        return f"{self.context.stored.fingerprint}-{self.decode_size}-train"
+        unlabeled = {} if self.spec.unlabeled_dataset is None else {"unlabeled": self.spec.unlabeled_dataset}
+        added = "".join(f"+{each}" for each in dataset_fingerprints(unlabeled, self.datasets).values())
+        return f"{self.context.stored.fingerprint}{added}-{self.decode_size}-train"
 
     @classmethod
     def for_networks(
@@ -53,7 +56,9 @@ class TrainingSet:
     ) -> Self:
         """Return the image sources for a student and its teachers, with the decode size that they need."""
         largest_image = context.stored.max_image_size
-        for reference in spec.method.datasets().values():
+        for reference in (spec.unlabeled_dataset, *spec.method.datasets().values()):
+            if reference is None:
+                continue
             with StoredDataset.open(datasets[reference]) as stored:
                 largest_image = max(largest_image, stored.max_image_size)
         size = decode_size(
@@ -69,12 +74,28 @@ class TrainingSet:
             return self.context.unlabeled_pool(self.datasets[reference], self.decode_size)
         return None
 
-    def training_split(self) -> tuple[Pixels, Pixels | None]:
-        """Return the training split without the held-out samples, and those, as method and compression require."""
+    def training_split(self, method: MethodParams | None = None) -> tuple[Pixels, Pixels | None]:
+        """Return the images to train on, and the held-out ones, without labels if the method reads none.
+
+        The first are the training split without the held-out samples, then the images of ``unlabeled_dataset``.
+        ``method`` is by default that of the job.
+        """
         pixels, held_out = self.labeled_split(self.decode_size)
-        if self.spec.method.reads_labels:
-            return pixels, held_out
-        return pixels.without_labels(), None if held_out is None else held_out.without_labels()
+        if not (method or self.spec.method).reads_labels:
+            pixels, held_out = pixels.without_labels(), None if held_out is None else held_out.without_labels()
+        unlabeled = self._unlabeled_images()
+        return pixels if unlabeled is None else pixels.followed_by(unlabeled), held_out
+
+    def known_labels(self) -> Tensor:
+        """Return the labels of the images of :meth:`training_split`, also where the method reads none; −1: unknown."""
+        unlabeled = self._unlabeled_images()
+        labels = self.labeled_split(self.decode_size)[0].labels
+        return labels if unlabeled is None else torch.cat((labels, unlabeled.labels))
+
+    def _unlabeled_images(self) -> Pixels | None:
+        """Load the images of ``unlabeled_dataset``, if there are any."""
+        reference = self.spec.unlabeled_dataset
+        return None if reference is None else self.context.unlabeled_pool(self.datasets[reference], self.decode_size)
 
     def labeled_split(self, image_size: int) -> tuple[Pixels, Pixels | None]:
         """:meth:`training_split` at ``image_size`` pixels a side, with the dataset's labels."""
@@ -119,6 +140,12 @@ class TrainingSet:
         folder = self.context.cache / "prepared" / digest.hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def labeled_fraction(pixels: Pixels) -> float:
+    """Return the fraction of samples with a label; 1 where no sample has one, as labels are then not read."""
+    num_labeled = int((pixels.labels != UNLABELED).sum())
+    return num_labeled / len(pixels) if num_labeled else 1.0
 
 
 def planned_schedule(setup: TrainingSetup) -> Schedule:

@@ -155,10 +155,15 @@ class TestSpecs:
         assert [error["pointer"] for error in ambiguous["errors"]] == ["/dataset"]
         assert len(ambiguous["candidates"]) == 2
 
-    def test_a_dataset_of_a_method_may_be_a_name(self, http, tenant, spec_of):
+    def test_a_further_dataset_may_be_a_name(self, http, tenant, spec_of):
         spec = spec_of(tenant.ready_dataset())
         response = http.post("/v1/jobs", json={**spec, "method": {"name": "attention_probe", "pool": "nothing"}})
 
+        unlabeled = tenant.ready_dataset()
+        name_dataset(tenant, unlabeled, "more-images")
+        stored = http.post("/v1/jobs", json={**spec, "unlabeled_dataset": "more-images"}).json()["spec"]
+
+        assert stored["unlabeled_dataset"] == unlabeled
         assert [error["pointer"] for error in response.json()["errors"]] == ["/method/pool"]
         assert "Did you mean" not in response.json()["detail"]
 

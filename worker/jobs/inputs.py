@@ -25,7 +25,7 @@ class Inputs:
 
     dataset: Path
     models: Mapping[str, Path]
-    datasets: Mapping[str, Path]  # further datasets of the methods, by ID
+    datasets: Mapping[str, Path]  # further datasets, by ID
     dataset_license: str | None = None
 
     @classmethod
@@ -44,7 +44,7 @@ class Inputs:
             model_files = {ref: weights_files(session, job.project_id, ref) for ref in spec.references()}
             other_datasets = {
                 id_: parse_stored_files(datasets.get(session, job.project_id, id_).files)
-                for id_ in spec.method_datasets().values()
+                for id_ in spec.further_datasets().values()
             }
         return cls(
             fetch_dataset(dataset, scratch / "dataset"),
@@ -77,7 +77,7 @@ class Inputs:
         return read_dataset_info(self.dataset)
 
     def other_dataset_info(self) -> dict[str, DatasetInfo]:
-        """Return the same for the further datasets of the method."""
+        """Return the same for the further datasets."""
         return {id_: read_dataset_info(folder) for id_, folder in self.datasets.items()}
 
     def model_info(self) -> dict[str, ModelInfo]:

@@ -181,3 +181,5 @@ class JobSpec(TypedDict, total=False):
     student: Required[StudentSpec]
     teachers: Sequence[TeacherSpec]
     training: TrainingSpec
+    unlabeled_dataset: str | None
+    """Id, unique name or unique id prefix of a second dataset, whose training images the student also trains on, without labels. Teachers with `training` and the baseline train on the labeled dataset alone."""

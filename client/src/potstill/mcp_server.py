@@ -150,7 +150,10 @@ def _writing_tools(client: AsyncPotstill) -> Sequence[Tool]:
         return _job_summary(await client.jobs.retry(job_id, apply_fix=apply_fix, changes=changes))
 
     async def add_dataset(source: str, name: str | None = None) -> dict[str, Any]:
-        """Add a dataset and wait until it is ready: builtin:digits, builtin:mnist-5k, an https URL, or a local path."""
+        """Add a dataset and wait until it is ready: an https URL, a local path, or builtin:NAME.
+
+        Names: digits, mnist-5k, mnist-300 (300 labels), mnist-unlabeled (more images of the same kind).
+        """
         kind, _, builtin = source.partition(":")
         if kind == "builtin":
             dataset = await client.datasets.create({"type": "builtin", "name": builtin}, name=name or builtin)

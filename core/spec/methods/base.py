@@ -12,6 +12,7 @@ from core.spec.document import StrictModel
 
 Family = Literal["transformer", "cnn", "hybrid", "mlp"]
 
+_LABEL_TERM_WEIGHTS = frozenset({"alpha", "label_weight"})  # parameters that weight the term of the labels, and no more
 _READS_DATASET: Final = "reads a dataset"  # metadata of fields that name a dataset
 DatasetReference = Annotated[str, Field(min_length=1, max_length=200), _READS_DATASET]
 
@@ -73,6 +74,15 @@ class MethodParams(StrictModel):
     def label_free_changes(self) -> dict[str, Any]:
         """Parameters to change, with their new values, so that labels are not read; empty if there are none."""
         return {name: values[0] for name, values in self.label_free.items() if getattr(self, name) not in values}
+
+    @property
+    def needs_all_labels(self) -> bool:
+        """Whether the training reads the label of every image. Otherwise images without labels can be added.
+
+        Those then have no part in the term of the labels.
+        """
+        changes = set(self.label_free_changes())
+        return self.reads_labels and not (changes and changes <= _LABEL_TERM_WEIGHTS)
 
     @property
     def held_out_fraction(self) -> float:

@@ -19,7 +19,7 @@ def archive(zip_of):
 
 
 class TestBuiltin:
-    @pytest.mark.parametrize("name", ["digits", "mnist-5k"])
+    @pytest.mark.parametrize("name", ["digits", "mnist-5k", "mnist-300", "mnist-unlabeled"])
     def test_it_is_accepted_and_wakes_the_ingest_worker(self, server, http, name):
         response = http.post("/v1/datasets", json={"name": "mine", "source": {"type": "builtin", "name": name}})
         dataset = response.json()

@@ -129,17 +129,19 @@ class TestCreate:
         assert "processing" in response.json()["errors"][1]["detail"]
         assert "queued" in response.json()["errors"][2]["detail"]
 
-    def test_a_pool_is_checked_and_protected_from_deletion(self, http, tenant, spec):
+    @pytest.mark.parametrize("pointer", ["/method/pool", "/unlabeled_dataset"])
+    def test_a_further_dataset_is_checked_and_protected_from_deletion(self, http, tenant, spec, pointer):
         own = {"architecture": "vit_tiny_patch16_224", "arguments": spec["student"]["arguments"], "weights": "train"}
 
         def response(pool):
             method = {"name": "attention_probe", "pool": pool}
-            return http.post("/v1/jobs", json=spec | {"method": method, "teachers": [own]})
+            changes = {"unlabeled_dataset": pool} if pointer == "/unlabeled_dataset" else {"method": method}
+            return http.post("/v1/jobs", json=spec | changes | {"teachers": [own]})
 
         unlabeled = {"num_classes": None, "classes": None}
         grey, pool = tenant.ready_dataset(channels=1, **unlabeled), tenant.ready_dataset(**unlabeled)
-        assert pointers(response("ds_" + "0" * 26)) == ["/method/pool"]
-        assert pointers(response(grey)) == ["/method/pool"]
+        assert pointers(response("ds_" + "0" * 26)) == [pointer]
+        assert pointers(response(grey)) == [pointer]
         job = response(pool)
         assert job.status_code == 201, job.text
         assert http.delete(f"/v1/datasets/{pool}").status_code == 409

@@ -16,6 +16,8 @@ def test_the_code_has_the_version_of_the_service_and_needs_no_client(tmp_path, m
     monkeypatch.setattr(importlib.metadata, "version", version)
     student = tmp_path / "model.safetensors"
     student.write_bytes(b"weights")
-    found = digests(spec={}, dataset="0", teachers=[], baseline=None, student=student, environment={})
+    found = digests(
+        spec={}, dataset="0", further_datasets={}, teachers=[], baseline=None, student=student, environment={}
+    )
 
     assert found["code"]["version"] == installed("potstill-server")

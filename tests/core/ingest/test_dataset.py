@@ -395,7 +395,7 @@ def test_digits_are_built_in(tmp_path):
 
 
 def test_an_unknown_built_in_dataset_fails_with_the_available_ones(tmp_path):
-    with pytest.raises(InvalidRequest, match="digits, mnist-5k"):
+    with pytest.raises(InvalidRequest, match="digits, mnist-5k, mnist-300"):
         ingest_builtin("imagenet", tmp_path / "x")
 
 

@@ -1,4 +1,4 @@
-"""Inputs of a job, including the further datasets of its method."""
+"""Inputs of a job, including further datasets: of its method, and `unlabeled_dataset`."""
 
 from core.data.stored import StoredDataset
 from core.spec import parse_job_spec
@@ -13,9 +13,10 @@ def no_poll():
 
 
 def test_the_unlabeled_pool_is_fetched_with_the_dataset(service, make_dataset, tmp_path):
-    dataset, pool = make_dataset("own", 10), make_dataset("unlabeled", 20)
+    dataset, pool, more = make_dataset("own", 10), make_dataset("unlabeled", 20), make_dataset("more", 30)
+    method = {"name": "attention_probe", "pool": pool}
     spec = parse_job_spec(
-        {"dataset": dataset, "teachers": [VIT], "student": VIT, "method": {"name": "attention_probe", "pool": pool}}
+        {"dataset": dataset, "unlabeled_dataset": more, "teachers": [VIT], "student": VIT, "method": method}
     )
     job = service.write(
         jobs.create,
@@ -23,7 +24,7 @@ def test_the_unlabeled_pool_is_fetched_with_the_dataset(service, make_dataset, t
         spec=spec.model_dump(mode="json"),
         resolved=False,
         dataset_id=dataset,
-        references=[pool],
+        references=[pool, more],
     )
 
     inputs = Inputs.fetch(service.context, job, spec, tmp_path / "scratch", no_poll)
@@ -32,6 +33,6 @@ def test_the_unlabeled_pool_is_fetched_with_the_dataset(service, make_dataset, t
     with StoredDataset.open(workspace.dataset) as own, StoredDataset.open(workspace.datasets[pool]) as unlabeled:
         assert own.fingerprint != unlabeled.fingerprint
         num_train = len(unlabeled.split("train"))
-    assert list(workspace.datasets) == [pool]
+    assert set(workspace.datasets) == {more, pool}
     assert inputs.other_dataset_info()[pool].num_train == num_train
     assert inputs.dataset_info().num_train != num_train

@@ -33,7 +33,10 @@ _SHOWN_REJECTED = 20
 def add(
     source: Annotated[
         str,
-        typer.Argument(help="A zip, tar or Parquet file, a folder, an https URL, or builtin:digits, builtin:mnist-5k."),
+        typer.Argument(
+            help="A zip, tar or Parquet file, a folder, an https URL, or `builtin:` with digits, mnist-5k, mnist-300 or "
+            "mnist-unlabeled."
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="Name of the dataset. Default: the source's name.")] = None,
     *,
