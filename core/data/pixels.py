@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from core.data.concatenated import ConcatenatedImages
 from core.data.decoding import DecodedOnDemandImages, Images, center_square, decode_image, decode_on_demand
-from core.data.joined import JoinedImages
 from core.data.stored import UNLABELED, SplitName, StoredDataset, StoredSplit
 from core.reporting import PIXEL_CACHE_BYTES
 from core.system.disk import atomic_path
@@ -55,16 +55,16 @@ class Pixels:
     @property
     def is_decoded_on_demand(self) -> bool:
         """Whether images are decoded on access, so that :meth:`prefetch` has an effect."""
-        return isinstance(self.images, DecodedOnDemandImages | JoinedImages) and self.images.is_decoded_on_demand
+        return isinstance(self.images, DecodedOnDemandImages | ConcatenatedImages) and self.images.is_decoded_on_demand
 
     def prefetch(self, batches: Sequence[Tensor]) -> None:
         """Announce the next batches; replaces the batches announced before."""
-        if isinstance(self.images, DecodedOnDemandImages | JoinedImages):
+        if isinstance(self.images, DecodedOnDemandImages | ConcatenatedImages):
             self.images.prefetch([self._rows(indices) for indices in batches])
 
     def followed_by(self, other: Pixels) -> Pixels:
         """Return these samples, then those of ``other``, with their labels. Reads no image."""
-        images = JoinedImages(self.images, other.images)
+        images = ConcatenatedImages(self.images, other.images)
         rows = np.concatenate(
             (self._rows(torch.arange(len(self))), other._rows(torch.arange(len(other))) + len(self.images))
         )

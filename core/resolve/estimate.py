@@ -82,10 +82,10 @@ def estimate_job(
     inference = _teacher_inference(spec, teachers, num_images, num_views=cache["views"])
     trainings = _teacher_trainings(spec, teachers, dataset.num_train)
     selection = [_evaluation(teacher, num_pool) for teacher in teachers if num_pool]
-    evaluation = [_evaluation(model, dataset.num_test) for model in (student, *teachers)]
     hardware: dict[str, Any] = {"threads": spec.resources.threads or 1, "accelerator": spec.resources.accelerator}
     num_corrupted = _num_corrupted(spec, dataset)
-    evaluation += [_evaluation(model, num_corrupted) for model in (student, *teachers)]
+    num_tested = dataset.num_test + num_corrupted
+    evaluation = [_evaluation(model, num_tested) for model in (student, *teachers)]
     own = [] if baseline is None else _baseline(spec, dataset, baseline, num_unlabeled, num_corrupted)
     seconds = estimate_seconds([training, *inference, *trainings, *own, *selection, *evaluation], **hardware)
     seconds += image_seconds(spec, num_images, dataset.channels, image_size, cached_views=cache["views"])
@@ -107,15 +107,17 @@ def estimate_job(
         ),
         "teacher_cache": {**cache, "seconds": round(cache_seconds, 1)},
         "teacher_trainings": [
-            {"teacher": index, "seconds": round(workload_seconds(load, **hardware), 1)}
+            {"teacher": index, **_seconds([load], hardware)}
             for index, load in zip(_trained_teachers(spec), trainings, strict=True)
         ],
-        "baseline": None
-        if baseline is None
-        else {"seconds": round(sum(workload_seconds(load, **hardware) for load in own), 1)},
+        "baseline": None if baseline is None else _seconds(own, hardware),
         "compression": steps,
         "warnings": [warning.model_dump(mode="json") for warning in warnings],
     }
+
+
+def _seconds(workloads: Sequence[Workload], hardware: Mapping[str, Any]) -> dict[str, float]:
+    return {"seconds": round(sum(workload_seconds(load, **hardware) for load in workloads), 1)}
 
 
 def _step_estimate(

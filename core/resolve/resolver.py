@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from core.data.holdout import num_held_out
 from core.errors import FieldError, InvalidSpec
 from core.methods import Method, MethodContext, build_method, plan_student_variant
 from core.models import catalog
@@ -27,13 +26,19 @@ from core.resolve.build_errors import at_size_field
 from core.resolve.chain import InnerResolution, resolve_chain
 from core.resolve.class_names import misplaced_class
 from core.resolve.compression_checks import check_steps
-from core.resolve.dataset_checks import dataset_errors, further_dataset_errors, prepared_images_errors
+from core.resolve.dataset_checks import (
+    dataset_errors,
+    further_dataset_errors,
+    further_datasets,
+    prepared_images_errors,
+)
 from core.resolve.default_epochs import with_epochs
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
 from core.resolve.estimate import estimate_job, job_memory
 from core.resolve.evaluation_checks import evaluation_errors
 from core.resolve.export_checks import check_formats
 from core.resolve.image_costs import estimated_decode_size
+from core.resolve.image_counts import ImageCounts
 from core.resolve.memory_check import fitting_batch_size, memory_warnings
 from core.resolve.model_profile import profile_plan
 from core.resolve.spec_warnings import spec_warnings
@@ -137,15 +142,12 @@ def _resolve_job(
     collector = _ErrorCollector()
     collector.errors += [*dataset_errors(spec, dataset), *further_dataset_errors(spec, dataset, datasets)]
     student, teachers = _plan_models(spec, dataset, models, collector)
-    pools = [datasets[pool] for pool in spec.method.datasets().values()]
-    unlabeled = None if spec.unlabeled_dataset is None else datasets[spec.unlabeled_dataset]
-    num_unlabeled = 0 if unlabeled is None else unlabeled.num_train
-    num_pool = sum(pool.num_train for pool in pools)
-    method = _build_method(spec, dataset, student, teachers, num_unlabeled=num_unlabeled, num_pool=num_pool)
+    counts = ImageCounts.of_job(spec, dataset, datasets)
+    method = _build_method(spec, dataset, counts, student, teachers)
     student_model = _meta_model(student)
     formats, format_errors, format_warnings = check_formats(spec, student_model)
     collector.errors += format_errors
-    num_images = method.num_images or _num_training_images(spec, dataset) + num_unlabeled
+    num_images = method.num_images or counts.training
     spec = _fill_in_epochs(spec, num_images, num_train=dataset.num_train)
     resolved = _fill_in(spec, student, teachers, threads, formats)
     steps, step_costs = check_steps(resolved, student_model, num_train=dataset.num_train)
@@ -154,8 +156,7 @@ def _resolve_job(
     classified = _classified(spec, dataset, models)
     warnings = spec_warnings(resolved, classified, models, student, teachers, num_images=num_images)
     warnings += [*format_warnings, *device_warnings(resolved, student_model, method), *steps.warnings]
-    further = pools if unlabeled is None else [unlabeled, *pools]
-    decode_size = estimated_decode_size(student, teachers, [dataset, *further])
+    decode_size = estimated_decode_size(student, teachers, [dataset, *further_datasets(spec, datasets)])
 
     def memory(changed: JobSpec) -> int:
         return job_memory(
@@ -170,8 +171,8 @@ def _resolve_job(
         teachers,
         warnings,
         num_images=num_images,
-        num_unlabeled=num_unlabeled,
-        num_pool=num_pool,
+        num_unlabeled=counts.unlabeled,
+        num_pool=counts.pool,
         image_size=decode_size,
         method=method,
         baseline=_plan_student(resolved, dataset, models) if resolved.baseline else None,
@@ -318,32 +319,20 @@ def _check_classes(teacher: ModelPlan, dataset: DatasetInfo, *, source: str) -> 
 
 
 def _build_method(
-    spec: JobSpec,
-    dataset: DatasetInfo,
-    student: ModelPlan,
-    teachers: Sequence[ModelPlan],
-    *,
-    num_unlabeled: int,
-    num_pool: int,
+    spec: JobSpec, dataset: DatasetInfo, counts: ImageCounts, student: ModelPlan, teachers: Sequence[ModelPlan]
 ) -> Method:
     """Build the method on the meta device. Raises InvalidSpec if it does not support these networks."""
-    num_labeled = _num_training_images(spec, dataset)
     context = MethodContext.from_spec(
         spec,
         student=_meta_model(student),
         teachers=[_meta_model(teacher) for teacher in teachers],
         num_classes=dataset.num_classes or student.num_classes or None,
-        num_samples=num_labeled + num_unlabeled,
-        labeled_fraction=num_labeled / (num_labeled + num_unlabeled) if spec.method.reads_labels else 1.0,
-        num_pool=num_pool or None,
+        num_samples=counts.training,
+        labeled_fraction=counts.labeled_fraction if spec.method.reads_labels else 1.0,
+        num_pool=counts.pool or None,
     )
     with on_meta():
         return build_method(spec.method, context)
-
-
-def _num_training_images(spec: JobSpec, dataset: DatasetInfo) -> int:
-    """Size of the training split without the part that is held out."""
-    return dataset.num_train - num_held_out(dataset.num_train, spec.held_out_fraction)
 
 
 def _meta_model(plan: ModelPlan) -> BuiltModel:

@@ -154,7 +154,7 @@ def test_methods_that_read_labels_in_one_term_only_accept_images_without_labels(
     assert accepted.isdisjoint({"scratch", "dkd", "nkd", "ofa", "wsld", "crd", "deit", "mutual"})
 
 
-def test_joined_images_are_those_of_both_sources_in_memory_or_decoded_on_demand(folders):
+def test_concatenated_images_are_those_of_both_sources_in_memory_or_decoded_on_demand(folders):
     first = decode_on_demand(folders["ds_bands"], "train", SIZE, threads=1)
     second = np.asarray(decode_on_demand(folders["ds_more"], "train", SIZE, threads=1))
     labels = torch.arange(NUM_LABELED)

@@ -34,7 +34,7 @@ def add(
     source: Annotated[
         str,
         typer.Argument(
-            help="A zip, tar or Parquet file, a folder, an https URL, or `builtin:` with digits, mnist-5k, mnist-300 or "
+            help="A zip, tar or Parquet file, a folder, an https URL, or `builtin:` with digits, mnist-5k, mnist-300, "
             "mnist-unlabeled."
         ),
     ],

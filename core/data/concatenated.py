@@ -11,7 +11,7 @@ import numpy.typing as npt
 from core.data.decoding import DecodedOnDemandImages, Images
 
 
-class JoinedImages:
+class ConcatenatedImages:
     """Images (N + M, C, H, W) uint8 of two sources; those of the second one follow those of the first.
 
     It is indexed by an array of rows, as ``Pixels`` does.
