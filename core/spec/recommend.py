@@ -91,6 +91,10 @@ def advice(situation: Situation) -> list[str]:
             "The backbone has no classifier. Give it to the student as its distillation and fine-tune it on the labels "
             "in the same job, or give the teacher a training, which fine-tunes it on the classes first."
         )
+    if has_classes and situation.labels and situation.num_images < FEW_IMAGES:
+        found.append(
+            "If there are more images without labels, name them as unlabeled_dataset: the student learns from them too."
+        )
     if situation.labels and situation.num_images < FEW_IMAGES and situation.student == "transformer":
         found.append(f"With fewer than {FEW_IMAGES:,} images a transformer needs many epochs: at least 1,000 steps.")
     if situation.teacher == "none" and situation.labels:

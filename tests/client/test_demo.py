@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,11 +66,10 @@ def test_a_stack_that_ignores_sigterm_is_killed(monkeypatch):
     assert process.returncode == -9
 
 
-def test_the_runs_differ_only_in_method_and_teacher():
-    distilled, labels = demo.RUNS["distilled"], demo.RUNS["from-labels"]
+def test_the_demo_runs_the_job_of_the_readme():
+    example = json.loads((Path(demo.__file__).parents[1] / "examples" / "job.json").read_text())
 
-    assert distilled["teachers"] == [demo.TEACHER]
-    assert labels == {"method": {"name": "scratch"}}
+    assert {"name": "distilled", "dataset": "digits", "unlabeled_dataset": "more-digits", **demo.JOB} == example
 
 
 def test_help_names_the_options():

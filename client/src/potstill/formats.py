@@ -76,3 +76,14 @@ def format_age(time: datetime) -> str:
             rounded = int(seconds // length)
             return f"{rounded} {'day' if unit == 'days' and rounded == 1 else unit} ago"
     return f"{int(seconds)} s ago"
+
+
+def format_gain(gain: float | None, interval: tuple[float, float] | None) -> str:
+    """Format a difference of two fractions in points, with its 95 % interval; a dash for None."""
+    if gain is None:
+        return "—"
+    text = f"{100 * gain:+.1f} points"
+    if interval is None:
+        return text
+    low, high = (f"{100 * value:+.1f}" for value in interval)
+    return f"{text} (95 % interval {low} to {high})"

@@ -101,7 +101,10 @@ def test_published_gains_name_methods_and_their_sources():
     assert find_gain("scratch", teacher=None, student="cnn") is None
 
 
-def test_advice_names_the_assistant_and_the_fine_tuning():
+def test_advice_names_more_images_the_assistant_and_the_fine_tuning():
+    few, many = (Situation(teacher="cnn", student="cnn", num_images=count) for count in (100, 10**6))
+    assert "unlabeled_dataset" in " ".join(advice(few))
+    assert advice(many) == []
     assert "assistant" in " ".join(advice(Situation(teacher="cnn", student="transformer", num_images=100)))
     assert "fine-tune" in " ".join(
         advice(Situation(teacher="transformer", student="cnn", num_images=10**6, same_classes=False))

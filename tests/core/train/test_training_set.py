@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from core.data.pixels import Pixels
-from core.data.stored import StoredDataset
+from core.data.stored import UNLABELED, StoredDataset
 from core.ingest.dataset import ingest_folder
 from core.methods.scratch import Scratch
 from core.spec import parse_job_spec
+from core.spec.methods.kd import KdParams
 from core.teacher.frozen import FrozenTeacher
 from core.train.context import RunContext
 from core.train.precision import ComputeConfig
@@ -65,6 +66,15 @@ def make_preparing_setup(make_setup, training):
         return replace(setup, teachers=teachers)
 
     return make
+
+
+def test_a_fine_tuning_reads_labels_that_the_method_of_the_job_does_not(make_training_set):
+    training_set = make_training_set(alpha=1.0)
+    (own, _), (tuned, _) = training_set.training_split(), training_set.training_split(KdParams(name="kd", alpha=0.9))
+
+    assert set(own.labels.tolist()) == {UNLABELED}
+    assert tuned.labels.equal(training_set.known_labels())
+    assert set(tuned.labels.tolist()) == {0, 1}
 
 
 def test_a_setup_without_prepared_images_is_unchanged(make_training_set, make_setup, training):

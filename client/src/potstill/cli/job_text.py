@@ -13,6 +13,7 @@ from potstill.formats import (
     format_age,
     format_bytes,
     format_duration,
+    format_gain,
     format_milliseconds,
     format_percent,
     format_quantity,
@@ -71,6 +72,9 @@ def describe_job(job: JobDocument) -> None:
         if result.baseline is not None:
             rows.append(("baseline, labels only", result.baseline))
         print_models(rows)
+        if result.baseline is not None:
+            gain = format_gain(result.baseline.gain, result.baseline.gain_interval)
+            out.print(f"  gain over the baseline {gain}")
         if result.agreement is not None:
             out.print(f"  agreement with the teacher {result.agreement:.1%}")
     if job.next_actions:
