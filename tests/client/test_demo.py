@@ -69,7 +69,7 @@ def test_a_stack_that_ignores_sigterm_is_killed(monkeypatch):
 def test_the_demo_runs_the_job_of_the_readme():
     example = json.loads((Path(demo.__file__).parents[1] / "examples" / "job.json").read_text())
 
-    assert {"name": "distilled", "dataset": "digits", "unlabeled_dataset": "more-digits", **demo.JOB} == example
+    assert example == {"name": "distilled", "dataset": "digits", "unlabeled_dataset": "more-digits", **demo.JOB}
 
 
 def test_help_names_the_options():
