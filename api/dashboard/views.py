@@ -203,6 +203,7 @@ def settings(job: Document, dataset_name: str | None) -> list[tuple[str, str]]:
     method = spec["method"]
     rows = [
         ("Dataset", dataset_name or spec["dataset"]),
+        ("Unlabeled dataset", spec.get("unlabeled_dataset")),
         ("Method", method["name"]),
         *((_label(key), value) for key, value in method.items() if key != "name"),
         *_teacher_rows(spec.get("teachers") or []),

@@ -12,7 +12,7 @@ const root = document.querySelector("[data-job-form]");
 const { dataUrl, baseUrl } = root.dataset;
 const choices = JSON.parse(root.dataset.choices);
 const firstTraining = ["epochs", "batch_size", "learning_rate", "image_size", "augmentation", "seed"];
-const ownSections = ["name", "dataset", "teachers", "student", "method", "training", "resources", "priority", "metadata"];
+const ownSections = ["name", "dataset", "unlabeled_dataset", "teachers", "student", "method", "training", "resources", "priority", "metadata"];
 
 class App extends Component {
   constructor({ data, spec }) {
@@ -77,7 +77,7 @@ class App extends Component {
       problems,
       set: (pointer, value) => this.#change(set(this.spec, pointer, value)),
       problemAt: (pointer) => problems.find((problem) => problem.pointer === pointer)?.detail,
-      isDataset: (pointer) => pointer === "/dataset" || this.methods.get(spec.method?.name)?.datasets.some((name) => pointer === join("/method", name)),
+      isDataset: (pointer) => ["/dataset", "/unlabeled_dataset"].includes(pointer) || this.methods.get(spec.method?.name)?.datasets.some((name) => pointer === join("/method", name)),
     };
   }
 
@@ -89,7 +89,7 @@ class App extends Component {
     const field = (name) => html`<${Field} key=${name} name=${name} schema=${section(name)} pointer=${join("", name)} form=${form} />`;
     return html`<form class="columns form-columns" onSubmit=${(event) => this.#submit(event)} novalidate>
       <div class="column">
-        <section class="card" aria-labelledby="basics-title"><h2 id="basics-title">Job</h2><div class="field-grid">${field("dataset")}${field("name")}</div></section>
+        <section class="card" aria-labelledby="basics-title"><h2 id="basics-title">Job</h2><div class="field-grid">${field("dataset")}${field("name")}${field("unlabeled_dataset")}</div></section>
         <${MethodSection} form=${form} />
         <${ModelSections} form=${form} student=${section("student")} teachers=${section("teachers")} firstTraining=${firstTraining} />
         <section class="card" aria-labelledby="training-title"><h2 id="training-title">Training of the student</h2>

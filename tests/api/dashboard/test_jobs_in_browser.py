@@ -24,9 +24,15 @@ def read_spec(page):
 
 
 def test_a_job_is_submitted_from_the_form(sign_in, tenant, errors):
-    tenant.ready_dataset()
+    more = tenant.ready_dataset(num_classes=None, classes=None)
+    tenant.ready_dataset()  # the newest one is chosen
     page = sign_in(tenant, "/jobs/new")
     page.get_by_role("heading", name="Estimate").wait_for()
+
+    page.get_by_label("Unlabeled dataset").select_option(more)
+    assert read_spec(page)["unlabeled_dataset"] == more
+    page.get_by_label("Unlabeled dataset").select_option("None")
+    assert "unlabeled_dataset" not in read_spec(page)
 
     page.get_by_label("Name", exact=True).fill("from the form")
     page.locator("#field-method-name").select_option("dkd")

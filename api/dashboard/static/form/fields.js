@@ -232,11 +232,11 @@ export function Problem({ pointer, form }) {
 }
 
 function DatasetField(props) {
-  const { pointer, form } = props;
+  const { pointer, form, schema } = props;
   const value = get(form.spec, pointer) ?? "";
   const isListed = form.choices.datasets.some((each) => each.id === value);
-  return html`<${Labeled} ...${props} schema=${{}} control=${(attributes) => html`<select ...${attributes} value=${value} onChange=${(event) => form.set(pointer, event.target.value)}>
-    ${!value && html`<option value="">Choose a dataset</option>`}
+  return html`<${Labeled} ...${props} schema=${schema.nullable ? { description: schema.description } : {}} control=${(attributes) => html`<select ...${attributes} value=${value} onChange=${(event) => form.set(pointer, event.target.value || undefined)}>
+    ${(schema.nullable || !value) && html`<option value="">${schema.nullable ? "None" : "Choose a dataset"}</option>`}
     ${value && !isListed && html`<option value=${value}>${value}</option>`}
     ${form.choices.datasets.map((each) => html`<option value=${each.id}>${each.name}${each.num_classes ? `, ${each.num_classes} classes` : ", unlabeled"}</option>`)}
   </select>`} />`;
