@@ -1,6 +1,6 @@
 """The lists of methods and architectures."""
 
-import jsonschema
+import jsonschema_rs
 import pytest
 
 from core.spec import METHODS
@@ -15,9 +15,9 @@ def test_the_schema_of_a_method_agrees_with_the_spec(http):
     method = http.get("/v1/methods/deit").json()
     schema = method["parameters"]
 
-    jsonschema.validate({"name": "deit", "distillation_type": "soft"}, schema)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"name": "deit", "alpha": 2}, schema)
+    jsonschema_rs.validate({"name": "deit", "distillation_type": "soft"}, schema)
+    with pytest.raises(jsonschema_rs.ValidationError):
+        jsonschema_rs.validate({"name": "deit", "alpha": 2}, schema)
     assert schema["properties"]["distillation_type"]["default"] == "soft"
     assert method["needs"]["student_families"] == ["transformer"]
     assert method["paper"]
@@ -34,7 +34,7 @@ def test_each_method_is_described_completely(http):
         assert method["caches"] == list(about.caches)
         assert method["cost"] is None or method["cost"] > 0
         assert all(entry.get("description") for entry in properties.values()), method["name"]
-        jsonschema.validate(method["example"]["method"], method["parameters"])
+        jsonschema_rs.validate(method["example"]["method"], method["parameters"])
         assert parse_job_spec(method["example"]).method.name == method["name"]
 
 

@@ -5,7 +5,7 @@ import re
 import tomllib
 from pathlib import Path
 
-import jsonschema
+import jsonschema_rs
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -27,7 +27,7 @@ def test_the_compose_file_follows_the_compose_specification():
     schema = json.loads((ROOT / "tests/deploy/compose-spec.json").read_text())
     fragments = {key for key in COMPOSE if key.startswith("x-")}
 
-    jsonschema.Draft202012Validator(schema).validate({k: v for k, v in COMPOSE.items() if k not in fragments})
+    jsonschema_rs.Draft202012Validator(schema).validate({k: v for k, v in COMPOSE.items() if k not in fragments})
 
 
 def test_every_process_of_the_service_is_in_the_compose_file():

@@ -6,7 +6,6 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import kubernetes_validate
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -54,8 +53,16 @@ def manifests():
     return [path for path in FOLDER.glob("**/*.yaml") if path.name not in {"kustomization.yaml", "process.yaml"}]
 
 
+@pytest.fixture(scope="module")
+def kubernetes_validate():
+    """The package, which imports jsonschema: that builds a grammar of addresses, which takes seconds."""
+    import kubernetes_validate
+
+    return kubernetes_validate
+
+
 @pytest.mark.parametrize("path", manifests(), ids=lambda path: str(path.relative_to(FOLDER)))
-def test_every_manifest_follows_the_schema_of_kubernetes(path):
+def test_every_manifest_follows_the_schema_of_kubernetes(path, kubernetes_validate):
     for document in yaml.safe_load_all(path.read_text()):
         if document["apiVersion"].split("/")[0].endswith((".sh", ".com")):  # a custom resource
             assert {"apiVersion", "kind", "metadata", "spec"} == set(document)
@@ -64,7 +71,7 @@ def test_every_manifest_follows_the_schema_of_kubernetes(path):
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_rendered_objects_follow_the_schema_and_belong_together(example):
+def test_rendered_objects_follow_the_schema_and_belong_together(example, kubernetes_validate):
     objects = rendered(example)
     for item in objects:
         if "." not in item["apiVersion"] or ".k8s.io" in item["apiVersion"]:
