@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -274,9 +275,9 @@ def empty_database(tmp_path_factory) -> Path:
     return folder / "potstill.db"
 
 
-@pytest.fixture(scope="session")
-def make_server(tmp_path_factory, empty_database):
-    """Start a server with its own home, optionally with other settings or another broker."""
+@contextmanager
+def running_servers(tmp_path_factory, empty_database):
+    """Yield a function that starts a server with its own home, optionally with other settings or another broker."""
     servers = []
 
     def make(broker=None, **overrides):
@@ -292,13 +293,23 @@ def make_server(tmp_path_factory, empty_database):
 
     yield make
     for server in servers:
+        server.server.should_exit = True  # all at once: each takes up to a second
+    for server in servers:
         server.stop()
 
 
+@pytest.fixture(scope="module")
+def make_server(tmp_path_factory, empty_database):
+    """Start a server. It stops with the module: an idle server polls, which would slow down all later tests."""
+    with running_servers(tmp_path_factory, empty_database) as make:
+        yield make
+
+
 @pytest.fixture(scope="session")
-def server(make_server) -> Server:
+def server(tmp_path_factory, empty_database) -> Iterator[Server]:
     """One server for all tests; each test has its own tenants."""
-    return make_server()
+    with running_servers(tmp_path_factory, empty_database) as make:
+        yield make()
 
 
 @pytest.fixture
