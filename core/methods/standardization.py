@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from core.losses import has_hadamard, phi_s
 
 _CHANNEL_EPSILON = 1e-6
+_ROUNDING = 4 * torch.finfo(torch.float32).eps  # relative deviations that the arithmetic of a network causes
 
 
 class Standardizer(nn.Module, ABC):
@@ -117,9 +118,12 @@ class PhiStandardizer(Standardizer):
 
     @torch.no_grad()
     def finalize(self) -> None:
-        """Compute scale and rotation. Raises ``ValueError`` if the features do not vary."""
+        """Compute scale and rotation. Raises ``ValueError`` if the features do not vary, but for rounding errors."""
         if self._moments is None:
             return
+        deviation = self._moments.covariance.diagonal().mean().sqrt()
+        if deviation <= _ROUNDING * self._moments.mean.square().mean().sqrt():
+            raise ValueError("the features do not vary: their deviations are rounding errors")
         width = len(self.mean)
         rotation = None if has_hadamard(width) else random_rotation(width)
         scale, matrix_DD = phi_s(self._moments.covariance.cpu(), rotation=rotation)

@@ -139,3 +139,11 @@ def test_without_statistics_features_are_unchanged():
 
     assert torch.equal(PhiStandardizer(4)(features), features)
     torch.testing.assert_close(ChannelStandardizer(4)(features), features)
+
+
+def test_features_that_differ_by_rounding_errors_are_constant():
+    standardizer = PhiStandardizer(8)
+    standardizer.update(3 + 3e-7 * torch.randn(100, 8))
+
+    with pytest.raises(ValueError, match="do not vary"):
+        standardizer.finalize()
