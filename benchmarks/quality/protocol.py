@@ -91,7 +91,7 @@ _CNN_TEACHER = {
     "student": {"architecture": "resnet18", "arguments": {"channels": [32, 64, 128, 256], "output_stride": 16}},
     "method": {"name": "scratch"},
     "training": {
-        "epochs": 10,
+        "epochs": 6,
         "batch_size": 128,
         "learning_rate": 2e-3,
         "image_size": 64,
