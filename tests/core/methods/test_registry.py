@@ -58,17 +58,20 @@ def test_methods_do_not_import_each_other(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_terms_are_finite_and_only_student_and_method_have_gradients(name, make_harness, batch):
+def test_terms_are_finite_and_only_student_and_method_have_gradients(name, make_harness, batch, mixed):
     harness = make_harness(name)
     terms, changes = gradients(harness, batch)
+    parameters = METHODS[name].params.model_validate({"name": name, **METHODS[name].params.info.example})
 
     assert terms
+    assert not parameters.reads_labels or any("label" in term for term in terms)
     assert all(term.ndim == 0 and term.dtype == torch.float32 and term.isfinite() for term in terms.values())
     assert any(g is not None and g.abs().sum() > 0 for n, g in changes.items() if not n.startswith("method."))
     assert not any(p.requires_grad for teacher in harness.teachers for p in teacher.built.module.parameters())
     _, at_first = gradients(harness, batch, FIRST_STEP)  # some learn in a part of the training alone
     unmoved = [n for n, g in changes.items() if n.startswith("method.") and g is None and at_first[n] is None]
     assert not unmoved, "these modules of the method would never learn"
+    assert all(term.isfinite() for term in harness.terms(mixed, LAST_STEP).values())
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -88,13 +91,6 @@ def test_label_terms_are_named_so_that_gradients_can_be_balanced(name, make_harn
         balance = GradientBalance("projected", optimizer, modules, SINGLE_PROCESS)
         balance.backward(other_labels, 1.0)
         assert -1 <= balance.combine()[0][COSINE] <= 1
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_mixed_labels_are_supported(name, make_harness, mixed):
-    terms = make_harness(name).terms(mixed, LAST_STEP)
-
-    assert all(term.isfinite() for term in terms.values())
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +143,6 @@ def test_methods_that_read_no_labels_have_the_same_terms_without_them(name, para
     assert not parameters.reads_labels
     assert "label" not in known
     assert unknown == known
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_that_reads_labels_has_a_term_of_them(name, make_harness, batch):
-    parameters = METHODS[name].params.model_validate({"name": name, **METHODS[name].params.info.example})
-    if not parameters.reads_labels:
-        pytest.skip("reads no labels")
-
-    assert any("label" in term for term in make_harness(name).terms(batch, LAST_STEP))
 
 
 # Their terms draw something for each image, or ask a network that draws; what is drawn differs in a part.
@@ -219,9 +206,20 @@ def test_per_sample_depends_on_the_parameters(name, params, per_sample, make_har
     assert make_harness(name, **params).method.per_sample is per_sample
 
 
+def check_catalog(info, method):
+    stored = bool(method.cacheable and info.needs.max_teachers != 0)
+    tapped = {word for word in ("levels", "last", "embedding", "attentions") if getattr(method.teacher_request, word)}
+    logits = {"sparse logits" if method.top_k else "logits"} if method.teacher_request.logits else set()
+
+    assert set(info.caches) >= (tapped | logits if stored else set())
+    assert bool(info.caches) == stored
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_cacheable_methods_give_the_same_terms_from_cached_outputs_without_teachers(name, make_harness, batch):
+    """The catalog lists what they cache."""
     harness = make_harness(name)
+    check_catalog(METHODS[name].params.info, harness.method)
     if not (harness.method.cacheable and harness.teachers):
         pytest.skip("teachers run in every step")
     online = {name: term.item() for name, term in make_harness(name).terms(batch, FIRST_STEP).items()}
@@ -236,17 +234,6 @@ def test_cacheable_methods_give_the_same_terms_from_cached_outputs_without_teach
     terms = harness.method.terms(batch, replace(harness.step_context(FIRST_STEP), cached_outputs=cached))
 
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(online, rel=0.02, abs=0.02)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_catalog_lists_what_each_method_caches(name, make_harness):
-    method, info = make_harness(name).method, METHODS[name].params.info
-    stored = bool(method.cacheable and info.needs.max_teachers != 0)
-    tapped = {word for word in ("levels", "last", "embedding", "attentions") if getattr(method.teacher_request, word)}
-    logits = {"sparse logits" if method.top_k else "logits"} if method.teacher_request.logits else set()
-
-    assert set(info.caches) >= (tapped | logits if stored else set())
-    assert bool(info.caches) == stored
 
 
 def test_outputs_of_a_model_with_two_heads_keep_the_class_head_apart(logits):
