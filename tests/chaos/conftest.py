@@ -138,7 +138,7 @@ class ThreadedServer:
         self._thread.join(10)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory, valkey):
     home = tmp_path_factory.mktemp("service")
     settings = Settings(home=home, broker_url=valkey, control_poll_seconds=0.05)
@@ -165,7 +165,7 @@ def service(tmp_path_factory, valkey):
     database.dispose()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def reference_job(service) -> str:
     """Id of an undisturbed job."""
     job_id = service.submit()
@@ -175,7 +175,7 @@ def reference_job(service) -> str:
     return job_id
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def reference_digest(service, reference_job) -> str:
     """SHA-256 of the weights of an undisturbed job."""
     return service.weights_digest(reference_job)

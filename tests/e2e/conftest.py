@@ -1,4 +1,4 @@
-"""One real stack per session, and a real browser."""
+"""One real stack for all tests of this folder, and a real browser."""
 
 import contextlib
 import os
@@ -103,7 +103,7 @@ def stop_stack(stack: Stack) -> None:
         stack.process.wait(45)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory):
     stack = start_stack(tmp_path_factory.mktemp("stack"), **SHORT_INTERVALS)
     yield stack
@@ -124,13 +124,13 @@ def start_second_stack():
         stop_stack(stack)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def http(stack):
     with stack.client() as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def digits(http) -> str:
     """ID of the dataset of handwritten digits."""
     return create_digits(http)

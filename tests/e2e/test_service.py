@@ -98,21 +98,6 @@ def test_every_artifact_has_its_listed_digest(http, finished_job):
         assert hashlib.sha256(content).hexdigest() == artifact["sha256"], name
 
 
-def test_a_local_run_gives_the_same_bits_as_the_service(http, finished_job, tmp_path):
-    spec = tmp_path / "spec.json"
-    spec.write_text(json.dumps({**finished_job["spec"], "export": ["safetensors"]}))
-    out = tmp_path / "student"
-    subprocess.run(
-        [sys.executable, "-m", "core", "run", str(spec), "--dataset", "builtin:digits", "--out", str(out)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-
-    local_digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
-    assert local_digest == weights_digest(http, finished_job["id"])
-
-
 def test_a_finished_job_has_a_gapless_log_and_a_metric_point_per_step(http, finished_job):
     events = list_all(http, f"/v1/jobs/{finished_job['id']}/events")
     series = {s["name"]: s["points"] for s in http.get(f"/v1/jobs/{finished_job['id']}/metrics").json()["series"]}
@@ -224,17 +209,40 @@ def test_a_job_is_cancelled_within_ten_seconds_and_can_be_retried(http, digits):
     assert http.post(f"{path}/pause").json()["code"] == "invalid_state"
 
 
-def test_a_job_is_accepted_during_a_broker_outage(http, stack, digits):
+@pytest.fixture(scope="module")
+def accepted_during_an_outage(http, stack, digits):
+    """The response to a request during a broker outage, and the job at its end."""
     broker = next(p for p in stack.processes() if any("valkey" in word for word in p.cmdline()[:1]))
     broker.suspend()
     try:
         response = http.post("/v1/jobs", json=small_job(digits, epochs=1, export=["safetensors"]))
     finally:
         broker.resume()
-
     assert response.status_code == 201, response.text
+    return response, until_resource(http, f"/v1/jobs/{response.json()['id']}", is_terminal)
+
+
+def test_a_job_is_accepted_during_a_broker_outage(accepted_during_an_outage):
+    response, job = accepted_during_an_outage
+
     assert response.elapsed.total_seconds() < 3
-    assert until_resource(http, f"/v1/jobs/{response.json()['id']}", is_terminal)["status"] == "succeeded"
+    assert job["status"] == "succeeded", job["error"]
+
+
+def test_a_local_run_gives_the_same_bits_as_the_service(http, accepted_during_an_outage, tmp_path):
+    _, job = accepted_during_an_outage
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(job["spec"]))
+    out = tmp_path / "student"
+    subprocess.run(
+        [sys.executable, "-m", "core", "run", str(spec), "--dataset", "builtin:digits", "--out", str(out)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+
+    local_digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    assert local_digest == weights_digest(http, job["id"])
 
 
 def test_idle_memory_stays_within_its_limit(stack):

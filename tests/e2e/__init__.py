@@ -1,0 +1,1 @@
+"""Tests of a running stack. As a package, so that the stack stops after its last test."""
