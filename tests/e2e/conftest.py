@@ -81,7 +81,11 @@ def start_stack(home: Path, **environment: str) -> Stack:
             env={**os.environ, **environment},
         )
     stack = Stack(home, port, process)
-    wait_until_ready(stack)
+    try:
+        wait_until_ready(stack)
+    except BaseException:
+        stop_stack(stack)
+        raise
     return stack
 
 
