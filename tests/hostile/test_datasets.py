@@ -1,65 +1,25 @@
 """Every corpus file goes through the real ingestion, with the sandbox and limits of the service."""
 
-import json
-import resource
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from core.data.stored import StoredDataset
-from core.ingest import parquet  # noqa: F401 - imported lazily by the product; once here for all cases
-from core.ingest.sandboxed_main import IngestRequest, Limits, ingest
-from core.system.sandbox import enter_sandbox
+from core.ingest.sandboxed_main import IngestRequest, Limits
 from tests.hostile import images, tables, tars, zips  # noqa: F401 - registers the cases
 from tests.hostile.corpus import CASES, LIMITS, tree
-from worker.process.forked import ForkedProcess, limit_memory
+from tests.hostile.forked_ingest import ForkedIngest
 
-MEMORY_BYTES = 700_000_000  # memory limit of one case, beyond this process
 PEAK_BYTES = 400_000_000  # resident memory limit of one case
-SECONDS = 20.0  # most cases take less than 0.1 s; allows for a loaded machine
-Image.init()  # loads the modules of all formats once, not in the process of each case
 
 
-def peak_bytes():
-    """Peak resident memory of this process since the last reset."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-def data_bytes():
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmData:")[1].split()[0]) * 1024
-
-
-def in_a_limited_process(request, report):
-    """Ingest like the ingest worker's process, without its start-up time."""
-
-    def work():
-        limit_memory(data_bytes() + MEMORY_BYTES)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request.limits.max_unpacked_bytes,) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with report.open("w") as out:
-            before = reset_peak_bytes()
-            enter_sandbox(readable=[request.file], writable=[request.out_folder.parent])
-            started = time.monotonic()
-            document = ingest(request)
-            json.dump({**document, "peak": peak_bytes() - before, "seconds": time.monotonic() - started}, out)
-        return 0
-
-    process = ForkedProcess(work)
-    status = process.wait(SECONDS)
-    process.kill()
-    assert status == 0, "it timed out" if status is None else f"the process ended with {status}"
-    return json.loads(report.read_text())
-
-
-def reset_peak_bytes():
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_bytes()
+@pytest.fixture(scope="module")
+def forked_ingest():
+    process = ForkedIngest()
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +33,7 @@ def outcomes():
 
 
 @pytest.fixture
-def ingest_case(tmp_path):
+def ingest_case(tmp_path, forked_ingest):
     """Ingest a case in a nested folder, so that files written outside are detected."""
     scratch = tmp_path / "a" / "b" / "scratch"
     scratch.mkdir(parents=True)
@@ -84,7 +44,7 @@ def ingest_case(tmp_path):
         request = IngestRequest(
             file=upload, out_folder=scratch / "stored", name=case.name, limits=Limits(**{**LIMITS, **case.limits})
         )
-        return in_a_limited_process(request, tmp_path / "report"), scratch
+        return forked_ingest.run(request, tmp_path / "report"), scratch
 
     return run
 
