@@ -1,13 +1,11 @@
 """Teacher outputs of a running job, computed by another process with the same cache folder.
 
-The process builds the job's networks from its spec, and then fills one view after another. Which views, its caller
-decides; the locks of the cache let one process compute a view. Its outputs have the bits of the job's own, or it
-refuses to compute: :meth:`core.teacher.output_cache.CachedOutputs.views_key` covers all that they depend on.
+The process builds the job's networks from its spec, and then computes one missing shard after another. The claims of
+the cache divide the shards between the processes. Its outputs have the bits of the job's own, or it refuses to compute:
+:meth:`core.teacher.output_cache.CachedOutputs.views_key` covers all that they depend on.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from core.chain import Chain
 from core.distillation import WHOLE, Distillation
@@ -17,11 +15,10 @@ from core.spec import JobSpec
 from core.train.context import open_run
 
 
-def fill_views(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, views_key: str, views: Iterable[int]) -> int:
-    """Compute the teacher outputs of ``views``, and return their number.
+def fill_views(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, views_key: str, next_view: int) -> int:
+    """Compute missing teacher outputs from ``next_view`` on, until other processes compute the rest.
 
-    ``reporter`` finds the teachers that the job trained. ``views`` is read one by one, so that it can be a generator
-    that claims the next view.
+    Returns the number of computed shards. ``reporter`` finds the teachers that the job trained.
 
     Raises:
         Interrupted: The reporter requested an end; the shards that were complete are stored.
@@ -37,8 +34,4 @@ def fill_views(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, views
         _, outputs = distillation.add_teachers(prepared)
         if outputs is None or outputs.views_key() != views_key:
             raise SpecCannotRun("this process would compute other teacher outputs than the job's worker")
-        filled = 0
-        for view in views:
-            outputs.fill_view(view)
-            filled += 1
-        return filled
+        return sum(1 for _ in outputs.compute_missing(next_view))

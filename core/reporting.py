@@ -119,21 +119,23 @@ class SavedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class ViewOffer:
-    """Views whose teacher outputs other processes with the same cache folder may compute ahead of the training.
+    """Views whose teacher outputs other processes with the same cache folder may compute as well.
 
-    The views from ``next_view`` to ``num_views - 1`` are still to be computed. ``views_key`` names the outputs of all
-    views: a process with another key computes other bits. ``view_seconds`` is what the last view took.
+    Of the views from ``next_view`` to ``num_views - 1``, ``num_shards`` shards are missing, which no process computes
+    yet. ``views_key`` names the outputs of all views: a process with another key computes other bits.
+    ``shard_seconds`` is the mean time for a shard so far.
     """
 
     views_key: str
     next_view: int
     num_views: int
-    view_seconds: float
+    num_shards: int
+    shard_seconds: float
 
     @property
     def seconds(self) -> float:
-        """Expected seconds of one process for all views of the offer."""
-        return self.view_seconds * (self.num_views - self.next_view)
+        """Expected seconds of one process for all shards of the offer."""
+        return self.shard_seconds * self.num_shards
 
 
 class Reporter(Protocol):

@@ -21,7 +21,8 @@ class OfferedViews(Base):
     accelerator: Mapped[Keyword]  # cpu, cuda
     cache_id: Mapped[Id]  # of the cache folder that the job's worker reads
     views_key: Mapped[str] = mapped_column(String(64))
-    next_view: Mapped[int]  # the first one that no process has claimed
+    next_view: Mapped[int]  # the first one of which shards may be missing
     num_views: Mapped[int]
+    num_shards: Mapped[int] = mapped_column(server_default="0")  # missing ones for which no worker has come yet
     failures: Mapped[int] = mapped_column(default=0)  # of processes that claimed views in this attempt
     created_at: Mapped[datetime]

@@ -1,7 +1,7 @@
 """Views of running jobs whose teacher outputs idle workers may compute.
 
-A row only distributes the work: the locks and digests of the cache decide whether an output is computed or loaded. So a
-view that a killed worker had claimed is computed by the job's own worker when it gets there.
+A row only announces the work: the claims and digests in the cache folder decide which process computes a shard. The
+kernel ends the claim of a killed worker, and another process computes its shard.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class ClaimedOffer:
     job: Job
     attempt: int
     views_key: str
-    remaining: int  # views that no process had claimed
+    next_view: int
+    num_shards: int  # missing ones for which no worker has come yet
 
     @property
     def lease(self) -> LeaseToken:
@@ -45,7 +46,7 @@ def offer(session: Session, lease: LeaseToken, views: ViewOffer, *, cache_id: st
     row = session.get(OfferedViews, job.id)
     is_same = row is not None and row.attempt == lease.attempt and row.views_key == views.views_key
     if row is not None and is_same:
-        row.next_view = max(row.next_view, views.next_view)
+        row.next_view, row.num_shards = views.next_view, views.num_shards
         return
     new = {
         "project_id": job.project_id,
@@ -55,6 +56,7 @@ def offer(session: Session, lease: LeaseToken, views: ViewOffer, *, cache_id: st
         "views_key": views.views_key,
         "next_view": views.next_view,
         "num_views": views.num_views,
+        "num_shards": views.num_shards,
         "failures": 0,
         "created_at": utc_now(session),
     }
@@ -68,7 +70,7 @@ def offer(session: Session, lease: LeaseToken, views: ViewOffer, *, cache_id: st
 def claim(session: Session, *, worker_id: str, accelerator: str, cache_id: str) -> ClaimedOffer | None:
     """Take the oldest offer to workers of this accelerator and cache folder; None if there is none.
 
-    Takes no view yet: :func:`take_view` does, and any number of workers may take views of an offer.
+    Any number of workers may take an offer, up to one per missing shard.
     """
     found = (
         select(OfferedViews)
@@ -90,28 +92,27 @@ def claim(session: Session, *, worker_id: str, accelerator: str, cache_id: str) 
         job = lock_job(session, LeaseToken(row.job_id, row.attempt))
     except LeaseLost:  # the attempt ended since the read
         return None
-    message = f"Worker {worker_id} computes teacher outputs ahead of the training."
-    data = {"worker": worker_id, "next_view": row.next_view, "views": row.num_views}
+    session.refresh(row)  # another worker may have taken it before the lock
+    if row.num_shards < 1:
+        return None
+    row.num_shards -= 1
+    message = f"Worker {worker_id} computes teacher outputs for the training."
+    data = {"worker": worker_id, "next_view": row.next_view, "views": row.num_views, "shards": row.num_shards + 1}
     events.record(session, job.id, "teacher_cache.worker_joined", message, data=data)
-    return ClaimedOffer(f"{job.id}-{worker_id}", job, row.attempt, row.views_key, row.num_views - row.next_view)
+    return ClaimedOffer(f"{job.id}-{worker_id}", job, row.attempt, row.views_key, row.next_view, row.num_shards)
 
 
-def take_view(session: Session, claimed: ClaimedOffer) -> int | None:
-    """Claim the next view of an offer; None if all are claimed, or if the attempt ended."""
-    statement = (
+def close(session: Session, claimed: ClaimedOffer) -> None:
+    """Withdraw an offer of which a worker has found no more shard to compute."""
+    session.execute(
         update(OfferedViews)
         .where(
             OfferedViews.job_id == claimed.job.id,
             OfferedViews.attempt == claimed.attempt,
             OfferedViews.views_key == claimed.views_key,
-            *_is_open(),
-            exists().where(*lease_filter(claimed.lease)),
         )
-        .values(next_view=OfferedViews.next_view + 1)
-        .returning(OfferedViews.next_view)
+        .values(num_shards=0)
     )
-    next_view = session.execute(statement).scalar_one_or_none()
-    return None if next_view is None else next_view - 1
 
 
 def is_wanted(session: Session, claimed: ClaimedOffer) -> bool:
@@ -139,5 +140,5 @@ def prune(session: Session) -> int:
 
 
 def _is_open() -> Iterator[ColumnElement[bool]]:
-    yield OfferedViews.next_view < OfferedViews.num_views
+    yield OfferedViews.num_shards > 0
     yield OfferedViews.failures < MAX_FAILURES

@@ -1,8 +1,9 @@
 """A size-limited cache of folders on disk, shared by all processes of this machine, with LRU eviction.
 
-``<root>/<key>/`` is an entry. Readers hold a shared ``flock`` on ``<root>/<key>.lock``; writers and evictions hold an
-exclusive one. The modification time of the lock file is the last use of the entry. The least recently used entries
-are evicted when the cache or the disk is full. An entry whose lock is held is never evicted.
+``<root>/<key>/`` is an entry. Processes that use it hold a shared ``flock`` on ``<root>/<key>.lock``, and an eviction
+holds an exclusive one. The modification time of the lock file is the last use of the entry. The least recently used
+entries are evicted when the cache or the disk is full. An entry whose lock is held is never evicted. Which process
+writes a file of an entry is decided by a lock of that file.
 
 Disk errors do not reach the caller: the cache disables itself, stores the reason and has no entries from then on.
 """
@@ -20,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-_POLL_SECONDS = 0.05  # between two attempts at a lock that another process holds
+POLL_SECONDS = 0.05  # between two attempts at a lock that another process holds
 _ID_FILE = "cache_id"  # in the root
 _SPARE_BYTES = 256 * 1024**2  # left free on the disk for other programs
 
@@ -37,51 +38,26 @@ class DiskCache:
         """Disable the cache for this process. The first reason is retained."""
         self.disabled_reason = self.disabled_reason or reason
 
-    @contextmanager
-    def read_lock(self, key: str, poll: Callable[[], None]) -> Iterator[Path | None]:
-        """Lock an entry for reading and yield its folder; yield None if the cache is disabled.
-
-        ``poll`` is called while another process holds the write lock, and may raise.
-        """
-        with self._locked(key, fcntl.LOCK_SH, poll) as folder:
-            yield folder
-
-    @contextmanager
-    def write_lock(self, key: str, num_bytes: int, poll: Callable[[], None]) -> Iterator[Path | None]:
-        """Lock an entry for writing, reserve ``num_bytes``, and yield its folder; None if the cache is disabled."""
-        with self._locked(key, fcntl.LOCK_EX, poll) as folder:
-            self.reserve(num_bytes)
-            yield folder
-
     def pin(self, key: str, poll: Callable[[], None]) -> IO[bytes] | None:
-        """Lock an entry against eviction until the returned file is closed; None if the cache is disabled."""
-        return None if self.disabled_reason is not None else self._lock(key, fcntl.LOCK_SH, poll)
+        """Lock an entry against eviction until the returned file is closed; None if the cache is disabled.
 
-    @contextmanager
-    def _locked(self, key: str, operation: int, poll: Callable[[], None]) -> Iterator[Path | None]:
-        lock = None if self.disabled_reason is not None else self._lock(key, operation, poll)
-        if lock is None:
-            yield None
-            return
-        with lock:
-            yield self.root / key
-
-    def _lock(self, key: str, operation: int, poll: Callable[[], None]) -> IO[bytes] | None:
-        """Open and lock the lock file of an entry; None after a disk error."""
+        ``poll`` is called while another process evicts the entry, and may raise.
+        """
         path = self._lock_path(key)
-        while True:
+        while self.disabled_reason is None:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 lock = path.open("ab")
             except OSError as error:
                 self.disable(describe_os_error(error))
                 return None
-            if _try_lock(lock, operation) and _is_current(lock, path):
+            if _try_lock(lock, fcntl.LOCK_SH) and _is_current(lock, path):
                 os.utime(lock.fileno())
                 return lock
             lock.close()
             poll()
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
+        return None
 
     def _lock_path(self, key: str) -> Path:
         return self.root / f"{key}.lock"
@@ -160,8 +136,25 @@ def exclusive_lock(lock_path: Path, poll: Callable[[], None]) -> Iterator[None]:
     with lock_path.open("w") as lock:
         while not _try_lock(lock, fcntl.LOCK_EX):
             poll()
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         yield
+
+
+@contextmanager
+def claim_lock(lock_path: Path) -> Iterator[bool]:
+    """Yield whether this process holds an exclusive lock; False at once while another process holds it.
+
+    The holder deletes the lock file at the end. The kernel releases the lock of a killed process, whose file remains.
+    Raises ``OSError`` if the file cannot be created.
+    """
+    with lock_path.open("ab") as lock:
+        if not (_try_lock(lock, fcntl.LOCK_EX) and _is_current(lock, lock_path)):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock_path.unlink(missing_ok=True)
 
 
 def describe_os_error(error: OSError) -> str:

@@ -26,8 +26,8 @@ from core.teacher.layout import Layout
 from core.train.loader import BatchLoader
 from core.train.precision import ComputeConfig, device_description
 
-_ENTRY_FORMAT = 3  # incremented when images or outputs change for equal fields
-_SPEC_FORMAT = 2
+_ENTRY_FORMAT = 4  # incremented when images, outputs or the rows of a shard change for equal fields
+_SPEC_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)

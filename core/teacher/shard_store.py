@@ -2,7 +2,8 @@
 
 ``<root>/<key>/<index>.shard`` is a BLAKE2b digest, one line of JSON and float16 rows, which start at a multiple of 64
 bytes. The digest covers key and index as well, so that a damaged, truncated or misplaced shard is detected when it is
-read, and computed again. Locks and eviction are those of :class:`core.system.disk_cache.DiskCache`.
+read, and computed again. ``<root>/<key>/<index>.lock`` is locked by the one process that computes the shard. Eviction
+is that of :class:`core.system.disk_cache.DiskCache`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from core.system.disk import atomic_path
-from core.system.disk_cache import DiskCache, describe_os_error
+from core.system.disk_cache import DiskCache, claim_lock, describe_os_error
 
 _DIGEST_BYTES = 32
 _ALIGNMENT = 64  # bytes; start of the rows in a shard, so that they can be memory-mapped
@@ -38,12 +39,39 @@ class Shard:
 
 
 class Entry:
-    """One locked cache entry: the shards of one teacher and view. Without a ``folder`` it stays empty."""
+    """One cache entry in use: the shards of one teacher and view. Without a ``folder`` it stays empty."""
 
     def __init__(self, store: ShardStore, key: str, folder: Path | None) -> None:
         self._store = store
         self._key = key
         self._folder = folder
+        self.is_reserved = False
+
+    def missing(self, num_shards: int) -> list[int]:
+        """Return the indices of the shards without a file. A stored shard may still be damaged."""
+        names = set() if self._folder is None else _file_names(self._folder)
+        return [index for index in range(num_shards) if _shard_name(index) not in names]
+
+    def reserve(self, num_bytes: int) -> None:
+        """Make room for missing shards of ``num_bytes``; disable the store if there is none."""
+        self.is_reserved = True
+        self._store.reserve(num_bytes)
+
+    @contextmanager
+    def claim(self, index: int) -> Iterator[bool]:
+        """Yield whether this process may compute shard ``index``: one process at a time may.
+
+        True if the store is disabled or has a disk error, because then nothing is shared.
+        """
+        with ExitStack() as stack:
+            is_claimed = True
+            if self._folder is not None and self._store.disabled_reason is None:
+                try:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    is_claimed = stack.enter_context(claim_lock(self._folder / _lock_name(index)))
+                except OSError as error:
+                    self._store.disable(describe_os_error(error))
+            yield is_claimed
 
     def read(self, index: int, *, mapped: bool = False) -> Shard | None:
         """Load shard ``index``; return None if it is missing or corrupt.
@@ -53,7 +81,7 @@ class Entry:
         """
         if self._folder is None:
             return None
-        path = self._path(self._folder, index)
+        path = self._folder / _shard_name(index)
         try:
             content = path.read_bytes()
         except OSError:
@@ -72,7 +100,7 @@ class Entry:
         return Shard(np.asarray(rows).reshape(header["rows"], -1), header["seconds"])
 
     def write(self, index: int, shard: Shard) -> None:
-        """Save a shard, unless the store is disabled. A disk error disables it. Needs the entry's write lock."""
+        """Save a shard, unless the store is disabled. A disk error disables it. Needs :meth:`claim`."""
         if self._folder is None or self._store.disabled_reason is not None:
             return
         header = {"rows": len(shard.rows), "seconds": round(shard.seconds, 6)}
@@ -81,15 +109,11 @@ class Entry:
         body = line + shard.rows.astype("<f2", copy=False).tobytes()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # The digest detects a shard that a power cut truncated, so no fsync. The write lock admits one writer.
-            with atomic_path(self._path(self._folder, index), durable=False, unique=False) as temporary:
+            # The digest detects a shard that a power cut truncated, so no fsync. The claim admits one writer.
+            with atomic_path(self._folder / _shard_name(index), durable=False, unique=False) as temporary:
                 temporary.write_bytes(self._digest(index, body) + body)
         except OSError as error:
             self._store.disable(describe_os_error(error))
-
-    @staticmethod
-    def _path(folder: Path, index: int) -> Path:
-        return folder / f"{index:06d}.shard"
 
     def _digest(self, index: int, body: bytes) -> bytes:
         digest = hashlib.blake2b(f"{self._key}/{index}\n".encode(), digest_size=_DIGEST_BYTES)
@@ -101,16 +125,38 @@ class ShardStore(DiskCache):
     """Entries by key, shared by all runs on this machine."""
 
     @contextmanager
-    def read_entry(self, key: str, poll: Callable[[], None]) -> Iterator[Entry]:
-        """Lock an entry for reading. ``poll`` is called while another process writes it, and may raise."""
-        with self.read_lock(key, poll) as folder:
-            yield Entry(self, key, folder)
+    def open_entry(self, key: str, poll: Callable[[], None]) -> Iterator[Entry]:
+        """Lock an entry against eviction. ``poll`` is called while another process evicts it, and may raise."""
+        lock = self.pin(key, poll)
+        if lock is None:
+            yield Entry(self, key, None)
+            return
+        with lock:
+            yield Entry(self, key, self.root / key)
 
-    @contextmanager
-    def write_entry(self, key: str, num_bytes: int, poll: Callable[[], None]) -> Iterator[Entry]:
-        """Lock an entry for writing, and reserve ``num_bytes`` for new shards."""
-        with self.write_lock(key, num_bytes, poll) as folder:
-            yield Entry(self, key, folder)
+    def num_unclaimed(self, key: str, num_shards: int) -> int:
+        """Number of shards of an entry that are neither stored nor being computed; locks nothing.
+
+        A shard whose process was killed while it computed it is not counted.
+        """
+        names = _file_names(self.root / key)
+        return sum(_shard_name(index) not in names and _lock_name(index) not in names for index in range(num_shards))
+
+
+def _shard_name(index: int) -> str:
+    return f"{index:06d}.shard"
+
+
+def _lock_name(index: int) -> str:
+    return f"{index:06d}.lock"
+
+
+def _file_names(folder: Path) -> set[str]:
+    """Return the names of the files of an entry; none if it does not exist or cannot be read."""
+    try:
+        return {path.name for path in folder.iterdir()}
+    except OSError:
+        return set()
 
 
 class CachedRows(ABC):

@@ -48,9 +48,9 @@ class Job:
         weights = result.artifacts["model.safetensors"].read_bytes()
         return hashlib.sha256(weights).hexdigest(), reporter
 
-    def fill(self, name, views, *, views_key, control=Control.GO, teachers="teachers"):
+    def fill(self, name, next_view, *, views_key, control=Control.GO, teachers="teachers"):
         with RecordingReporter(self.root / name, teachers=self.root / teachers, control=control) as reporter:
-            return fill_views(self.spec, self.workspace(name), reporter, views_key=views_key, views=views)
+            return fill_views(self.spec, self.workspace(name), reporter, views_key=views_key, next_view=next_view)
 
     def delete_outputs(self):
         shutil.rmtree(self.root / "cache" / "teacher_outputs")
@@ -65,16 +65,16 @@ def job(tmp_path_factory):
 def undisturbed(job):
     """The bits of the student, and the key of the offered views."""
     digest, reporter = job.run("undisturbed")
-    (views_key,) = {offer.views_key for offer in reporter.offers}
-    assert [(offer.next_view, offer.num_views) for offer in reporter.offers] == [(1, 3), (2, 3)]
-    return digest, views_key
+    (offer,) = reporter.offers
+    assert (offer.next_view, offer.num_views, offer.num_shards) == (0, 3, 2)
+    return digest, offer.views_key
 
 
 def test_the_student_has_the_same_bits_and_its_process_runs_no_teacher(job, undisturbed):
     digest, views_key = undisturbed
     job.delete_outputs()
 
-    assert job.fill("filling", iter([2, 0, 1]), views_key=views_key) == 3
+    assert job.fill("filling", 0, views_key=views_key) == 3
     filled, reporter = job.run("filled")
 
     assert filled == digest
@@ -86,11 +86,11 @@ def test_a_request_ends_it_before_the_next_block(job, undisturbed):
     job.delete_outputs()
 
     with pytest.raises(Interrupted):
-        job.fill("drained", [0], views_key=undisturbed[1], control=Control.DRAIN)
+        job.fill("drained", 0, views_key=undisturbed[1], control=Control.DRAIN)
 
 
 def test_a_process_with_other_bits_or_without_the_teacher_refuses(job, undisturbed):
     with pytest.raises(SpecCannotRun, match="other teacher outputs"):
-        job.fill("other", [0], views_key="0" * 64)
+        job.fill("other", 0, views_key="0" * 64)
     with pytest.raises(SpecCannotRun, match="not saved"):
-        job.fill("missing", [0], views_key=undisturbed[1], teachers="none")
+        job.fill("missing", 0, views_key=undisturbed[1], teachers="none")

@@ -314,7 +314,7 @@ def test_memory_mapped_rows_give_the_same_bits_as_rows_in_memory(attempt, datase
     in_memory, _ = attempt(spec, "memory")
     monkeypatch.setattr(output_cache, "MAX_IN_MEMORY_BYTES", 0)
     reading, reporter = attempt(spec, "reading")
-    monkeypatch.setattr(output_cache, "SHARD_ROWS", 64)
+    monkeypatch.setattr(output_cache, "CPU_SHARD_ROWS", 64)
     filling, _ = attempt(spec, "filling", cache="other")
     poor, _ = attempt(spec, "poor", cache="another", teacher_cache_bytes=0)
 
@@ -326,7 +326,7 @@ def test_a_job_interrupted_while_teacher_outputs_are_computed_gives_the_same_bit
     attempt, dataset, tmp_path, monkeypatch
 ):
     uninterrupted, _ = attempt(fixed_views(dataset), "uninterrupted", cache="other")
-    monkeypatch.setattr(output_cache, "SHARD_ROWS", 64)
+    monkeypatch.setattr(output_cache, "CPU_SHARD_ROWS", 64)
     shards = []
     for after in (3, 4, 9):
         interrupt(attempt, fixed_views(dataset), (Control.DRAIN, Stage.DISTILL, after))

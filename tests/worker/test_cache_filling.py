@@ -15,12 +15,16 @@ from worker.process.monitor import EXIT_DONE
 from worker.tasks import claim_job
 
 
+def offer_shards(service, job):
+    views = ViewOffer("0" * 64, 1, 3, num_shards=2, shard_seconds=60.0)
+    service.write(view_offers.offer, LeaseToken.from_job(job), views, cache_id=service.context.cache_id)
+
+
 @pytest.fixture
 def running(service):
-    """A job that another worker runs, and that has offered 2 views."""
+    """A job that another worker runs, and that has offered 2 shards."""
     job = service.claim_job()
-    views = ViewOffer("0" * 64, 1, 3, view_seconds=60.0)
-    service.write(view_offers.offer, LeaseToken.from_job(job), views, cache_id=service.context.cache_id)
+    offer_shards(service, job)
     return job
 
 
@@ -62,7 +66,9 @@ def test_it_leaves_for_a_queued_job(service, running, replace_run):
 def test_a_process_that_dies_is_counted_and_the_job_goes_on(service, running, replace_run):
     replace_run(lambda _context, _row, _control: os.kill(os.getpid(), signal.SIGKILL))
     for _ in range(view_offers.MAX_FAILURES):
+        offer_shards(service, running)
         assert run_next(CACHE_FILLING)
+    offer_shards(service, running)
 
     assert not run_next(CACHE_FILLING)
     assert service.reload(running).status == "running"

@@ -1,1 +1,1 @@
-"""Idle job workers compute teacher outputs ahead of a job that another worker runs."""
+"""Idle job workers compute teacher outputs for a job that another worker runs."""

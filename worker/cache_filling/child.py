@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -47,7 +47,7 @@ class FillingReporter(NullReporter):
 
 
 def fill(context: Context, claimed: ClaimedOffer, control: Callable[[], Control]) -> int:
-    """Compute views of an offer until none is left or an end is requested; return the exit status."""
+    """Compute missing shards until none is left or an end is requested; return the exit status."""
     scratch = context.scratch_dir(claimed.id, claimed.attempt)
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     reporter = FillingReporter(context, claimed, scratch, control)
@@ -56,19 +56,11 @@ def fill(context: Context, claimed: ClaimedOffer, control: Callable[[], Control]
         with context.input_cache:
             inputs = Inputs.fetch(context, claimed.job, spec, scratch, reporter.poll)
             workspace = inputs.workspace(context, scratch)
-            filled = fill_views(spec, workspace, reporter, views_key=claimed.views_key, views=_views(context, claimed))
+            num_shards = fill_views(spec, workspace, reporter, views_key=claimed.views_key, next_view=claimed.next_view)
     except Interrupted as interrupted:
         log.info("cache_filling.interrupted", control=interrupted.control)
-    else:
-        log.info("cache_filling.done", views=filled)
+        return EXIT_DONE
+    with context.database.write() as session:
+        view_offers.close(session, claimed)
+    log.info("cache_filling.done", shards=num_shards)
     return EXIT_DONE
-
-
-def _views(context: Context, claimed: ClaimedOffer) -> Iterator[int]:
-    """Claim one view after another."""
-    while True:
-        with context.database.write() as session:
-            view = view_offers.take_view(session, claimed)
-        if view is None:
-            return
-        yield view

@@ -46,13 +46,13 @@ class CacheFillingWorkload(Workload[ClaimedOffer]):
         return Watchdog(stall_seconds=context.settings.stall_timeout_seconds or math.inf)
 
     def on_claim(self, context: Context, row: ClaimedOffer) -> None:
-        """Notify the subscribers of the job; wake another worker if views are left for it."""
+        """Notify the subscribers of the job; wake another worker if shards are left for it."""
         context.broker.publish_job_change(row.job.id)
-        if row.remaining > 1:
+        if row.num_shards:
             context.broker.wake_job_workers(context.accelerator)
 
     def run(self, context: Context, row: ClaimedOffer, control: Callable[[], Control]) -> int:
-        """Compute views under the memory limit of the settings."""
+        """Compute teacher outputs under the memory limit of the settings."""
         if context.settings.job_memory_bytes:
             limit_memory(context.settings.job_memory_bytes)
         # Torch: the pool's process imported it when it started (worker.app.PRELOAD).

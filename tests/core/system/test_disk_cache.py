@@ -1,13 +1,13 @@
 """A shared cache folder: pinned entries stay, and the least recently used entry is evicted first."""
 
+import fcntl
 import os
 import shutil
-import threading
 
 import pytest
 
 from core.system import disk_cache
-from core.system.disk_cache import DiskCache
+from core.system.disk_cache import DiskCache, claim_lock
 
 
 def no_poll():
@@ -15,7 +15,9 @@ def no_poll():
 
 
 def fill(cache, key, num_bytes=100):
-    with cache.write_lock(key, num_bytes, no_poll) as path:
+    with cache.pin(key, no_poll):
+        cache.reserve(num_bytes)
+        path = cache.root / key
         path.mkdir(parents=True, exist_ok=True)
         (path / "content").write_bytes(bytes(num_bytes))
 
@@ -39,8 +41,9 @@ def test_a_pinned_entry_is_not_evicted_until_it_is_released(tmp_path):
 def test_an_entry_can_be_pinned_more_than_once(tmp_path):
     cache = DiskCache(tmp_path, 150)
 
-    with cache.pin("a", no_poll), cache.pin("a", no_poll), cache.read_lock("a", no_poll) as path:
-        assert path == tmp_path / "a"
+    with cache.pin("a", no_poll), cache.pin("a", no_poll):
+        assert not cache.evict("a")
+    assert cache.evict("a")
 
 
 def test_pinning_counts_as_use(tmp_path):
@@ -61,8 +64,6 @@ def test_a_cache_without_space_is_disabled_and_empty(tmp_path):
 
     assert "10 bytes more than the limit of 50" in cache.disabled_reason
     assert cache.pin("a", no_poll) is None
-    with cache.read_lock("a", no_poll) as read_folder, cache.write_lock("a", 1, no_poll) as write_folder:
-        assert (read_folder, write_folder) == (None, None)
 
 
 def test_an_entry_that_never_fits_evicts_nothing(tmp_path):
@@ -97,24 +98,23 @@ def test_a_folder_that_cannot_be_created_disables_the_cache(tmp_path):
     assert cache.disabled_reason
 
 
-def test_waiting_for_a_lock_can_be_interrupted(tmp_path):
+def test_waiting_for_an_eviction_can_be_interrupted(tmp_path):
     cache = DiskCache(tmp_path, 1_000)
-    locked, done = threading.Event(), threading.Event()
-
-    def hold_lock():
-        with DiskCache(tmp_path, 1_000).write_lock("a", 1, no_poll):
-            locked.set()
-            done.wait(30)
 
     def interrupt():
         raise KeyboardInterrupt
 
-    other = threading.Thread(target=hold_lock)
-    other.start()
-    locked.wait(30)
-    try:
+    with cache.pin("a", no_poll), (tmp_path / "b.lock").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(KeyboardInterrupt):
-            cache.pin("a", interrupt)
-    finally:
-        done.set()
-        other.join()
+            cache.pin("b", interrupt)
+
+
+def test_one_process_at_a_time_holds_a_claim(tmp_path):
+    path = tmp_path / "claim"
+    with claim_lock(path) as first, claim_lock(path) as second:
+        assert (first, second) == (True, False)
+        assert path.exists()
+    with claim_lock(path) as third:
+        assert third
+    assert not path.exists()

@@ -1,5 +1,7 @@
 """Teachers run once per view; hits, misses, interruptions and full disks do not change the outputs."""
 
+import multiprocessing
+import signal
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from core.reporting import Control, Interrupted
 from core.spec import parse_job_spec
 from core.teacher import output_cache
 from core.teacher.output_cache import cached_outputs_for, num_cached_views
+from core.teacher.shard_store import ShardStore
 from core.train.loader import BatchLoader
 from core.train.precision import ComputeConfig
 from tests.support.reporter import RecordingReporter
@@ -153,25 +156,77 @@ def test_with_new_views_every_epoch_the_next_job_hits(attempt):
     assert second.num_computed == 0
 
 
-def test_after_each_computed_view_the_rest_is_offered(attempt):
-    job = attempt(views=None, epochs=3, offers_views=True)
+def test_the_missing_shards_are_offered_from_the_first_computed_one_on(attempt, monkeypatch):
+    monkeypatch.setattr(output_cache, "CPU_SHARD_ROWS", 64)  # three shards per view
+    seldom = attempt("seldom", views=None, epochs=2, offers_views=True)
+    seldom.logits(range(4))
+    monkeypatch.setattr(output_cache, "_OFFER_SECONDS", 0.0)
+    job = attempt("job", views=None, epochs=3, offers_views=True)
     job.logits(range(12))
 
+    (first,) = seldom.reporter.offers
+    assert (first.next_view, first.num_views, first.num_shards) == (0, 2, 5)
     offers = job.reporter.offers
-    assert [(offer.next_view, offer.num_views) for offer in offers] == [(1, 3), (2, 3)]
+    assert [(offer.next_view, offer.num_shards) for offer in offers] == [(1, 5), (1, 4), (1, 3), (2, 2), (2, 1)]
     assert {offer.views_key for offer in offers} == {attempt("second", views=None, epochs=3).cached.views_key()}
-    assert offers[0].seconds == 2 * offers[0].view_seconds > 0
+    assert offers[0].seconds == 5 * offers[0].shard_seconds > 0
     assert attempt("other", views=None, epochs=3, teachers=[Teacher(1)]).cached.views_key() != offers[0].views_key
 
 
 def test_a_view_that_another_process_filled_is_a_hit_with_the_same_outputs(attempt, tmp_path):
     expected = attempt("calm", views=None, epochs=3, cache=tmp_path / "other").logits(range(12))
     job, filling = attempt(views=None, epochs=3, offers_views=True), attempt("filling", views=None, epochs=3)
-    filling.cached.fill_view(2)
+    assert list(filling.cached.compute_missing(2)) == [2]
 
     assert job.logits(range(12)).equal(expected)
     assert (filling.num_computed, job.num_computed) == (N, 2 * N)
-    assert [offer.next_view for offer in job.reporter.offers] == [1, 2]
+
+
+def test_two_processes_share_the_shards_of_one_view(attempt, tmp_path, monkeypatch):
+    monkeypatch.setattr(output_cache, "CPU_SHARD_ROWS", 64)
+    expected = attempt("calm", views=1, cache=tmp_path / "other").logits(range(4))
+    job, filling = attempt(views=1), attempt("filling", views=1)
+    computed = filling.cached.compute_missing(0)
+    next(computed)
+
+    assert job.logits(range(4)).equal(expected)
+    assert list(computed) == []
+    assert (filling.num_computed, job.num_computed) == (64, N - 64)
+
+
+def _hold_claim(root, key, is_claimed):
+    with ShardStore(root, PLENTY).open_entry(key, lambda: None) as entry, entry.claim(0):
+        is_claimed.set()
+        signal.pause()
+
+
+def test_while_another_process_computes_a_view_the_training_computes_later_ones(attempt, tmp_path):
+    """The other process computes view 0 until it is killed. Then nothing else is left to compute."""
+    expected = attempt("calm", views=None, epochs=3, cache=tmp_path / "other").logits(range(12))
+    job, root = attempt(views=None, epochs=3), tmp_path / "cache" / "teacher_outputs"
+    context = multiprocessing.get_context("fork")
+    is_claimed = context.Event()
+    keys = [job.cached._requests(view)[0].key for view in range(3)]
+    other = context.Process(target=_hold_claim, args=(root, keys[0], is_claimed))
+    other.start()
+    assert is_claimed.wait(60)
+    computed_before_the_kill = []
+
+    def control():
+        if job.num_computed == 2 * N and not computed_before_the_kill:
+            computed_before_the_kill.extend(path.parent.name for path in root.rglob("*.shard"))
+            other.kill()
+            other.join()
+        return Control.GO
+
+    job.reporter.control = control
+
+    assert job.logits(range(12)).equal(expected)
+    assert sorted(computed_before_the_kill) == sorted(keys[1:])
+    assert job.num_computed == 3 * N
+    stats = job.cached.finish()
+    assert (stats.hits, stats.misses, stats.saved_seconds) == (0, 3, 0)  # views that it computed in advance are misses
+    assert not list(root.glob("*/*.lock"))
 
 
 def test_nothing_is_offered_that_the_cache_cannot_store_or_has(attempt):
@@ -211,7 +266,7 @@ def test_without_space_for_all_views_outputs_are_the_same_and_the_event_has_the_
 
 def test_a_disk_that_fills_up_changes_no_output(attempt, tmp_path, monkeypatch):
     expected = attempt("calm", cache=tmp_path / "other").logits(range(16))
-    monkeypatch.setattr(output_cache, "SHARD_ROWS", 64)
+    monkeypatch.setattr(output_cache, "CPU_SHARD_ROWS", 64)
     full = attempt("full")
     full.cached.load_step(0)
     full.cached._store.disable("the disk is full")
@@ -226,7 +281,7 @@ def test_a_control_request_interrupts_within_a_block_and_the_next_attempt_contin
     attempt, monkeypatch, tmp_path, control
 ):
     expected = attempt("calm", cache=tmp_path / "other").logits(range(8))
-    monkeypatch.setattr(output_cache, "SHARD_ROWS", 64)
+    monkeypatch.setattr(output_cache, "CPU_SHARD_ROWS", 64)
     interrupted = attempt(control=control, after=2)
 
     with pytest.raises(Interrupted) as interruption:
@@ -300,4 +355,5 @@ def test_block_size_follows_device_and_image_size():
 
     blocks = [output_cache._block_size(setup(*case)) for case in ((32, "cpu"), (32, "cuda"), (224, "cuda"))]
     assert blocks == [64, 512, 128]
-    assert all(output_cache.SHARD_ROWS % block == 0 for block in blocks)
+    assert output_cache.CPU_SHARD_ROWS % blocks[0] == 0
+    assert all(output_cache.GPU_SHARD_ROWS % block == 0 for block in blocks[1:])

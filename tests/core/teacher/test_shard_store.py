@@ -29,12 +29,14 @@ def rows(seed=0, count=5):
 
 
 def fill(store, key=A, index=0, seed=0, count=5):
-    with store.write_entry(key, NUM_BYTES, no_poll) as entry:
-        entry.write(index, Shard(rows(seed, count), 1.5))
+    with store.open_entry(key, no_poll) as entry:
+        entry.reserve(NUM_BYTES)
+        with entry.claim(index):
+            entry.write(index, Shard(rows(seed, count), 1.5))
 
 
 def read(store, key=A, index=0):
-    with store.read_entry(key, no_poll) as entry:
+    with store.open_entry(key, no_poll) as entry:
         return entry.read(index)
 
 
@@ -197,27 +199,33 @@ def test_a_folder_that_cannot_be_created_disables_the_store(tmp_path):
 # --- several processes --------------------------------------------------------------------------
 
 
-def test_waiting_for_a_lock_polls_and_can_be_interrupted(store):
+def test_two_processes_use_an_entry_at_once(store):
     fill(store)
-
-    def interrupt():
-        raise KeyboardInterrupt
-
-    with (store.root / f"{A}.lock").open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(KeyboardInterrupt), store.read_entry(A, interrupt):
-            pass
-
-
-def test_two_processes_can_read_at_once(store):
-    fill(store)
-    with store.read_entry(A, no_poll) as one, ShardStore(store.root, 0).read_entry(A, no_poll) as other:
+    with store.open_entry(A, no_poll) as one, ShardStore(store.root, 0).open_entry(A, no_poll) as other:
         assert np.array_equal(one.read(0).rows, other.read(0).rows)
+
+
+def test_one_process_at_a_time_claims_a_shard(store):
+    other = ShardStore(store.root, 1_000_000)
+    with store.open_entry(A, no_poll) as entry, other.open_entry(A, no_poll) as waiting:
+        with entry.claim(0) as first, waiting.claim(0) as second, waiting.claim(1) as third:
+            assert (first, second, third) == (True, False, True)
+            assert store.num_unclaimed(A, 3) == 1
+            entry.write(0, Shard(rows(), 1.5))
+        assert waiting.missing(3) == [1, 2]
+        assert store.num_unclaimed(A, 3) == 2
+
+
+def test_a_disabled_store_claims_everything(store):
+    store.disable("the disk is full")
+    with store.open_entry(A, no_poll) as entry, entry.claim(0) as first, entry.claim(0) as second:
+        assert (first, second, entry.missing(2)) == (True, True, [0, 1])
 
 
 def test_a_deleted_lock_file_locks_nothing(store):
     fill(store)
-    with store.read_entry(A, no_poll):
+    with (store.root / f"{A}.lock").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
         (store.root / f"{A}.lock").unlink()  # by a clean-up that ignores locks
         fill(store)  # creates a new lock file instead of waiting
 
@@ -227,11 +235,12 @@ def test_a_deleted_lock_file_locks_nothing(store):
 def _write_shards(root, worker, barrier, written):
     store = ShardStore(root, 1_000_000)
     barrier.wait()
-    with store.write_entry(A, NUM_BYTES, no_poll) as entry:
-        for shard in range(4):
-            if entry.read(shard) is None:
-                entry.write(shard, Shard(rows(shard), 0.0))
-                written.put((shard, worker))
+    with store.open_entry(A, no_poll) as entry:
+        while missing := entry.missing(4):
+            with entry.claim(missing[0]) as is_claimed:
+                if is_claimed and entry.read(missing[0]) is None:
+                    entry.write(missing[0], Shard(rows(missing[0]), 0.0))
+                    written.put((missing[0], worker))
     written.put(None)
 
 
@@ -250,7 +259,6 @@ def test_concurrent_processes_write_each_shard_once(store):
         worker.join()
 
     assert sorted(shard for shard, _ in filter(None, reports)) == [0, 1, 2, 3]
-    assert len({worker for _, worker in filter(None, reports)}) == 1
     assert all(np.array_equal(read(store, index=shard).rows, rows(shard)) for shard in range(4))
 
 
@@ -260,7 +268,7 @@ SHARDS = [ROWS[:10], ROWS[10:20], ROWS[20:]]
 
 def test_rows_in_memory_and_on_disk_are_indexed_by_sample(tmp_path):
     store = ShardStore(tmp_path, 10**6)
-    with store.write_entry("key", 1_000, lambda: None) as entry:
+    with store.open_entry("key", no_poll) as entry, entry.claim(0):
         for index, rows in enumerate(SHARDS):
             entry.write(index, Shard(rows, 0.5))
         mapped = [entry.read(index, mapped=True).rows for index in range(3)]
@@ -272,7 +280,7 @@ def test_rows_in_memory_and_on_disk_are_indexed_by_sample(tmp_path):
 
 def test_mapped_rows_outlive_their_entry(tmp_path):
     store = ShardStore(tmp_path, 10**6)
-    with store.write_entry("key", 1_000, lambda: None) as entry:
+    with store.open_entry("key", no_poll) as entry, entry.claim(0):
         entry.write(0, Shard(ROWS, 0.5))
         rows = entry.read(0, mapped=True).rows
     for file in (tmp_path / "key").iterdir():
