@@ -1,21 +1,23 @@
-"""The training of a first job with and without an idle worker that computes teacher outputs ahead of it.
+"""The training of a first job with and without idle workers that compute teacher outputs for it.
 
-Every process has one thread. The second process has imported the engine before, as a warm worker has; its time to build
-the job's networks counts. A small student and a large teacher: nearly all of the time is the first pass of the teacher.
+Every process has one thread. The further processes have imported the engine before, as a warm worker has; their time to
+build the job's networks counts. A small student and a large teacher: nearly all of the time is the first pass of the
+teacher. Two jobs: one shows a new view in every epoch, the other one view. The number of shards that each process
+computed does not depend on other load on the machine, as the times do.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.context import SpawnContext
 from multiprocessing.queues import Queue
-from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 
@@ -28,6 +30,15 @@ from core.cache_filling import fill_views
 from core.reporting import Interrupted, NullReporter, ViewOffer
 from core.spec import JobSpec
 
+_JOBS = {
+    "a new view in every epoch": WorkloadSize(num_images=128, epochs=8, views=None),
+    "one view": WorkloadSize(num_images=1024, epochs=1, views=1),
+}
+_TINY = {
+    "a new view in every epoch": WorkloadSize(num_images=40, epochs=3, batch_size=20, views=None, tiny=True),
+    "one view": WorkloadSize(num_images=300, epochs=1, batch_size=100, views=1, tiny=True),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Shared:
@@ -35,16 +46,24 @@ class Shared:
 
     ready: Semaphore
     offers: Queue[ViewOffer]
-    next_view: Synchronized[int]
+    num_shards: Queue[int]  # computed by each further process
 
     @classmethod
     def create(cls, context: SpawnContext) -> Shared:
-        """Create the queue, the counter and the semaphore."""
-        return cls(context.Semaphore(0), context.Queue(), context.Value("i", 0))
+        """Create the queues and the semaphore."""
+        return cls(context.Semaphore(0), context.Queue(), context.Queue())
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Seconds of a training, and the shards that its processes computed; its own process comes first."""
+
+    seconds: float
+    num_shards: tuple[int, ...]
 
 
 class OfferingReporter(TimingReporter):
-    """Passes the first offer of views to the other processes, and keeps their next view ahead of the training."""
+    """Passes the first offer of views to the other processes."""
 
     def __init__(self, root: Path, *, teachers: Path, shared: Shared, num_processes: int) -> None:
         super().__init__(root, teachers=teachers, only_training=True)
@@ -53,34 +72,23 @@ class OfferingReporter(TimingReporter):
 
     def offer_views(self, offer: ViewOffer) -> None:
         """Pass an offer on."""
-        next_view = self._shared.next_view
-        with next_view.get_lock():
-            next_view.value = max(next_view.value, offer.next_view)
         for _ in range(self._waiting):
             self._shared.offers.put(offer)
         self._waiting = 0
 
 
 def fill(inputs: JobInputs, spec: JobSpec, root: Path, shared: Shared) -> None:
-    """Compute views of the first offer, in a process of its own, which has imported the engine."""
+    """Compute missing shards from the first offer on, in a process of its own, which has imported the engine."""
+    torch.set_num_threads(1)
     root.mkdir(exist_ok=True)
     shared.ready.release()
-    offer, next_view = shared.offers.get(), shared.next_view
-
-    def views() -> Iterator[int]:
-        while True:
-            with next_view.get_lock():
-                view = next_view.value
-                next_view.value = view + 1
-            if view >= offer.num_views:
-                return
-            yield view
-
-    fill_views(spec, inputs.workspace(spec, root), NullReporter(), views_key=offer.views_key, views=views())
+    offer, workspace = shared.offers.get(), inputs.workspace(spec, root)
+    num_shards = fill_views(spec, workspace, NullReporter(), views_key=offer.views_key, next_view=offer.next_view)
+    shared.num_shards.put(num_shards)
 
 
-def training_seconds(workload: Workload, spec: JobSpec, num_processes: int) -> float:
-    """Return the seconds of a training with an empty cache and further processes that compute teacher outputs."""
+def measure(workload: Workload, spec: JobSpec, num_processes: int) -> Measured:
+    """Run a training with an empty cache and further processes that compute teacher outputs."""
     workload.clear_teacher_cache()
     spawn = multiprocessing.get_context("spawn")
     shared = Shared.create(spawn)
@@ -97,40 +105,49 @@ def training_seconds(workload: Workload, spec: JobSpec, num_processes: int) -> f
     )
     with suppress(Interrupted):
         run(workload.inputs, spec, root, reporter)
+    others = tuple(shared.num_shards.get() for _ in processes)
     for process in processes:
         process.join()
-    return reporter.stages["distill"]
+    return Measured(reporter.stages["distill"], (workload.num_cached_shards() - sum(others), *others))
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and write."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
-    usual = WorkloadSize(num_images=128, epochs=8, views=None)
-    sizes = WorkloadSize(num_images=40, epochs=3, batch_size=20, views=None, tiny=True) if options.quick else usual
+    measured = {
+        name: measure_job(name, size, repeats=options.repeats)
+        for name, size in (_TINY if options.quick else _JOBS).items()
+    }
+    figures = [
+        ratio(
+            f"training of a first job with {name}: one process against two, of which one only computes teacher outputs",
+            *([each.seconds for each in runs[number]] for number in (0, 1)),
+            goal="≥ 1.6",
+            detail=f"{_JOBS[name].describe()}, teacher deit_small, one thread per process",
+        )
+        for name, runs in measured.items()
+    ]
+    if not options.quick or options.out:
+        raw = {name: {n: [asdict(each) for each in runs[n]] for n in runs} for name, runs in measured.items()}
+        save_figures("cache_filling", (__doc__ or "").strip(), figures, path=options.out, runs=raw)
+    return 0
+
+
+def measure_job(name: str, size: WorkloadSize, *, repeats: int) -> dict[int, list[Measured]]:
+    """Measure a job with 0 and 1 further processes in alternation; return the runs by that number."""
+    runs: dict[int, list[Measured]] = {0: [], 1: []}
     with tempfile.TemporaryDirectory(prefix="potstill-benchmark-") as folder:
-        workload = Workload(Path(folder), sizes, threads=1)
+        workload = Workload(Path(folder), size, threads=1)
         spec = workload.spec("deit_small")
         workload.run(workload.spec(None), only_training=True)  # decodes the images
-        seconds: dict[int, list[float]] = {0: [], 1: []}
-        for repeat in range(options.repeats):
-            for number in sorted(seconds, reverse=repeat % 2 == 1):
-                seconds[number].append(training_seconds(workload, spec, number))
-            print(
-                f"repeat {repeat + 1}:",
-                {number: round(values[-1], 2) for number, values in seconds.items()},
-                flush=True,
-            )
-    figure = ratio(
-        "training of a first job: one process against two, of which one computes teacher outputs ahead",
-        seconds[0],
-        seconds[1],
-        goal="≥ 1.6",
-        detail=f"{sizes.describe()}, a new view in every epoch, teacher deit_small, one thread per process",
-    )
-    if not options.quick or options.out:
-        save_figures("cache_filling", (__doc__ or "").strip(), [figure], path=options.out, seconds=seconds)
-    return 0
+        for repeat in range(repeats):
+            for number in sorted(runs, reverse=repeat % 2 == 1):
+                runs[number].append(measure(workload, spec, number))
+            pair = {n: (round(each[-1].seconds, 2), each[-1].num_shards) for n, each in runs.items()}
+            load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+            print(f"{name}, repeat {repeat + 1}: seconds and shards by further processes {pair}, {load}", flush=True)
+    return runs
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -168,6 +168,10 @@ class Workload:
         """Delete the teacher cache, so that the next job fills it again."""
         shutil.rmtree(self.inputs.work / "cache" / "teacher_outputs", ignore_errors=True)
 
+    def num_cached_shards(self) -> int:
+        """Number of shards in the teacher cache."""
+        return sum(1 for _ in (self.inputs.work / "cache" / "teacher_outputs").glob("*/*.shard"))
+
     def networks(self, spec: JobSpec) -> tuple[BuiltModel, BuiltModel]:
         """Build student and teacher with the initial weights of the engine's job."""
         facts = read_dataset_info(self.folder)

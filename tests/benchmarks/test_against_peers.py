@@ -84,8 +84,9 @@ def test_a_first_job_is_compared_with_one_that_another_process_computes_for(tmp_
     assert cache_filling.main(["--quick", "--repeats", "1", "--out", str(path)]) == 0
 
     document = json.loads(path.read_text())
-    assert [figure["goal"] for figure in document["figures"]] == ["≥ 1.6"]
-    assert set(document["seconds"]) == {"0", "1"}
+    assert [figure["goal"] for figure in document["figures"]] == ["≥ 1.6"] * 2
+    num_shards = {job: [sum(runs[n][0]["num_shards"]) for n in ("0", "1")] for job, runs in document["runs"].items()}
+    assert num_shards == {"a new view in every epoch": [3, 3], "one view": [2, 2]}
 
 
 @pytest.mark.slow
