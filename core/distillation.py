@@ -17,7 +17,7 @@ from core.errors import SpecCannotRun
 from core.models.build import all_stored_models, build_teacher, stored_models
 from core.models.built import BuiltModel
 from core.models.plan import model_inputs, plan_teacher
-from core.reporting import STUDENT_TRACK, Workspace, teacher_track
+from core.reporting import STUDENT_TRACK, Interrupted, Workspace, teacher_track
 from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
 from core.teacher.evaluation_cache import EvaluationCache
@@ -228,7 +228,12 @@ class Distillation:
                 estimate_statistics(trainer.train_step.setup, poll=context.poll)
                 if self.has_accuracy:
                     TeacherChecks(setup, context, self.evaluation_cache, prepared.training_set).run()
-            self.is_complete = trainer.run()
+            try:
+                self.is_complete = trainer.run()
+            except Interrupted:
+                if outputs is not None:
+                    outputs.finish()  # a later attempt counts its own accesses
+                raise
         trainer.train_step.finalize_weights()
         self.loss_ratio = trainer.train_step.state.loss_trend.ratio
         self.batch_norm_update = update = update_batch_norm(setup, steps=trainer.step, poll=context.poll)

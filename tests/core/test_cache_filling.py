@@ -9,7 +9,7 @@ from core import pipeline
 from core.cache_filling import fill_views
 from core.data.stored import read_dataset_info
 from core.errors import SpecCannotRun
-from core.reporting import Control, Interrupted, Workspace
+from core.reporting import Control, Interrupted, Stage, Workspace
 from core.resolve import resolver
 from core.spec import parse_job_spec
 from tests.support.images import store_band_images
@@ -42,8 +42,11 @@ class Job:
     def workspace(self, name):
         return Workspace(root=self.root / name / "run", cache=self.root / "cache", dataset=self.dataset)
 
+    def reporter(self, name, **options):
+        return RecordingReporter(self.root / name, teachers=self.root / "teachers", **options)
+
     def run(self, name):
-        with RecordingReporter(self.root / name, teachers=self.root / "teachers") as reporter:
+        with self.reporter(name) as reporter:
             result = pipeline.run(self.spec, self.workspace(name), reporter)
         weights = result.artifacts["model.safetensors"].read_bytes()
         return hashlib.sha256(weights).hexdigest(), reporter
@@ -80,6 +83,17 @@ def test_the_student_has_the_same_bits_and_its_process_runs_no_teacher(job, undi
     assert filled == digest
     summary = reporter.event_data("teacher_cache.summary")
     assert (summary["hits"], summary["misses"], reporter.offers) == (3, 0, [])
+
+
+def test_an_attempt_that_is_paused_reports_its_cache_accesses(job, undisturbed):
+    job.fill("complete", 0, views_key=undisturbed[1])
+    paused = job.reporter("paused", control=Control.PAUSE, stage=Stage.DISTILL, after=4)
+    with paused as reporter, pytest.raises(Interrupted):
+        pipeline.run(job.spec, job.workspace("paused"), reporter)
+
+    summary = reporter.event_data("teacher_cache.summary")
+    assert summary["hits"] == summary["views"] > 0
+    assert (summary["misses"], summary["saved_seconds"] > 0) == (0, True)
 
 
 def test_a_request_ends_it_before_the_next_block(job, undisturbed):

@@ -344,9 +344,7 @@ write, written = Entry.write, []
 def die_at_second_shard(self, index, shard):
     written.append(index)
     if len(written) == 2:
-        self._folder.mkdir()
-        path = self._path(self._folder, index)
-        path.with_name(f".{path.name}.part").write_bytes(b"half")
+        (self._folder / f".{index:06d}.shard.part").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     write(self, index, shard)
 Entry.write = die_at_second_shard
