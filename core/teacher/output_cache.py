@@ -314,23 +314,24 @@ class CachedOutputs:
             return next(computed, None) is not None
 
     def _claim_shard(self, entry: Entry, index: int, request: _ViewRequest) -> Shard | None:
-        """Compute a missing shard, or load it if it has been stored meanwhile; None while another process computes it.
-
-        Reserves the space of all missing shards of the entry first.
-        """
-        if not entry.is_reserved:
-            num_missing = len(entry.missing(self._num_shards))
-            num_rows = min(num_missing * self._shard_rows, self._num_samples)
-            entry.reserve(num_rows * row_bytes([request.layout]) + _MAX_HEADER_BYTES * num_missing)
+        """Compute a missing shard, or load it if it is stored by now; None while another process computes it."""
         with entry.claim(index) as is_claimed:
             if not is_claimed:
                 return None
             shard = entry.read(index, mapped=request.mapped)
             if shard is not None:
                 return shard
+            self._reserve(entry, request)
             shard = self._compute_shard(entry, index, request)
         self._offer_missing()
         return shard
+
+    def _reserve(self, entry: Entry, request: _ViewRequest) -> None:
+        """Reserve the space of all missing shards of an entry, once while it is open."""
+        if not entry.is_reserved:
+            num_missing = len(entry.missing(self._num_shards))
+            num_rows = min(num_missing * self._shard_rows, self._num_samples)
+            entry.reserve(num_rows * row_bytes([request.layout]) + _MAX_HEADER_BYTES * num_missing)
 
     def _compute_shard(self, entry: Entry, index: int, request: _ViewRequest) -> Shard:
         began = time.monotonic()
