@@ -2,13 +2,13 @@
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 
 import httpx
 import pytest
 
+from tests.support.curl import parse_curl
 from tests.support.openapi_documents import openapi, operations
 
 NEED_OTHER_PROCESSES = {"/readyz", "/v1/architectures"}
@@ -22,40 +22,13 @@ def samples(language):
         yield method, path, next(each["source"] for each in found if each["label"] == language)
 
 
-def parse_curl(command):
-    """Return the request of a curl command, as a shell would pass it."""
-    for name, value in ENVIRONMENT.items():
-        command = command.replace(name, value)
-    words = iter(shlex.split(command.replace("\\\n", "")))
-    assert next(words) == "curl"
-    method, url, headers, data, form = None, None, {}, None, {}
-    for word in words:
-        match word:
-            case "-X":
-                method = next(words)
-            case "-H":
-                name, _, value = next(words).partition(": ")
-                headers[name] = value
-            case "-d" | "--data-binary":
-                data = next(words)
-            case "-F":
-                name, _, value = next(words).partition("=")
-                form[name] = value
-            case "--output":
-                next(words)
-            case _:
-                assert url is None, word
-                url = httpx.URL(word)
-    return method or ("POST" if data or form else "GET"), url, headers, data, form
-
-
 def matches(template, path):
     return re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/{}]+", re.escape(template)), path) is not None
 
 
 def test_each_curl_command_is_a_request_of_its_operation():
     for method, path, command in samples("curl"):
-        sent, url, headers, data, form = parse_curl(command)
+        sent, url, headers, data, form = parse_curl(command, ENVIRONMENT)
         operation = openapi()["paths"][path][method.lower()]
         required = {(each["in"], each["name"]) for each in operation.get("parameters", ()) if each.get("required")}
         content = operation.get("requestBody", {}).get("content", {})
@@ -74,7 +47,7 @@ def test_curl_commands_of_the_service_itself_are_accepted(tenant, server):
     """The requests that need no object of the project succeed as they are written."""
     num_sent = 0
     for method, path, command in samples("curl"):
-        sent, url, headers, _, _ = parse_curl(command)
+        sent, url, headers, _, _ = parse_curl(command, ENVIRONMENT)
         if method != "GET" or "{" in path or path in NEED_OTHER_PROCESSES:
             continue
         headers["Authorization"] = f"Bearer {tenant.token}"

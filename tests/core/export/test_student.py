@@ -1,10 +1,12 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from PIL import Image
+from starlette.testclient import TestClient
 
 from core.errors import StorageFailed, WeightsMismatch
 from core.export import export_student, failure_warning, onnx_file
@@ -12,8 +14,10 @@ from core.export.onnx_graph import CONVERTERS
 from core.job_warnings import JobWarning
 from core.reporting import NullReporter
 from core.spec.exports import export_options
+from tests.core.export.conftest import CLASSES
 
 ONNX = export_options("onnx")
+SERVING = Path(__file__).parents[3] / "docs" / "serving.md"
 
 
 class WarningList(NullReporter):
@@ -62,6 +66,17 @@ def test_every_file_exists_and_the_code_of_the_card_runs(
     with torch.inference_mode():
         expected = student.module.eval()(student.preprocessing(torch.tensor(samples[:1]).float() / 255))
     assert torch.allclose(scope["probabilities"], expected.softmax(1), atol=1e-5)
+
+    # The programs of docs/serving.md, one after the other.
+    Path("student").symlink_to(folder)
+    scope = {}
+    for code in re.findall(r"```python\n(.*?)```", SERVING.read_text(), re.DOTALL):
+        exec(code, scope)
+    with TestClient(scope["app"]) as client:
+        answer = client.post("/classify", files={"file": Path("image.png").read_bytes()})
+    assert answer.json() == {"class": CLASSES[int(expected.argmax())]}
+    pixels = scope["transform"](Image.open("image.png").convert("L"))[None]
+    assert torch.allclose(scope["student"](pixels), expected, atol=1e-4)
 
 
 def test_onnx_is_exported_only_on_request(folder, spec, dataset, result, inputs):
