@@ -32,6 +32,7 @@ __all__ = [
     "Caller",
     "Limit",
     "Reader",
+    "Search",
     "State",
     "Writer",
     "get_app_state",
@@ -140,6 +141,7 @@ Admin = Annotated[Caller, Depends(get_admin)]
 
 NO_NUL = r"^[^\x00]*$"  # pattern of text parameters of a query: databases reject NUL characters
 
+Search = Annotated[str, Query(max_length=200, pattern=NO_NUL)]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of objects.")]
 After = Annotated[
     str | None, Query(max_length=64, description="Id of the last object of the previous page.", examples=[None])

@@ -11,17 +11,17 @@ from fastapi import APIRouter, BackgroundTasks, Form, Path, Query, Request
 from fastapi.responses import Response
 
 from api.dashboard import dataset_views, service
+from api.dashboard.csv_files import csv_response
 from api.dashboard.dataset_form import BUILTIN, SOURCES, DatasetForm
 from api.dashboard.endpoints import Operator, PageRoute, Viewer
-from api.dashboard.rendering import page, see_other
+from api.dashboard.rendering import page, page_url, see_other
 from api.dashboard.uploads import read_uploads
 from api.datasets.endpoints import create_from_source, remove_dataset
 from api.datasets.images import thumbnail_response
 from api.datasets.profile import SplitProfile, read_profiles
 from api.datasets.schemas import DatasetCreate
 from api.datasets.service import dataset_out
-from api.deps import AppState, Caller, State
-from api.downloads import attachment
+from api.deps import AppState, Caller, Search, State
 from api.rate_limit import rate_class
 from api.references import DatasetId
 from api.request_body import validate_as
@@ -38,9 +38,11 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 @router.get("/datasets")
 @rate_class("reads")
-def datasets_page(state: State, caller: Viewer, after: str | None = None, *, add: bool = False) -> Response:
+def datasets_page(
+    state: State, caller: Viewer, after: str | None = None, *, search: Search = "", add: bool = False
+) -> Response:
     """List the datasets, newest first; with ``add`` the form is open."""
-    return _list_page(state, caller, after=after or None, is_form_open=add)
+    return _list_page(state, caller, search=search.strip(), after=after or None, is_form_open=add)
 
 
 @router.post("/datasets")
@@ -101,14 +103,8 @@ def rejected_files(state: State, caller: Viewer, dataset_id: DatasetId) -> Respo
     """Download the list of the files that were left out."""
     with state.database.read() as session:
         dataset = datasets.get(session, caller.project_id, dataset_id)
-        content = dataset_views.rejected_csv(dataset.rejected)
-        filename = f"{dataset.name} rejected.csv"
-    headers = {
-        "Content-Disposition": attachment(filename),
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-    }
-    return Response(content, headers=headers, media_type="text/csv")
+        rows = list(dataset_views.rejected_rows(dataset.rejected))
+    return csv_response(f"{dataset.name} rejected.csv", rows)
 
 
 @router.post("/datasets/{dataset_id}/delete")
@@ -126,6 +122,7 @@ def _list_page(
     state: AppState,
     caller: Caller,
     *,
+    search: str = "",
     after: str | None = None,
     is_form_open: bool = False,
     form: DatasetForm | None = None,
@@ -133,7 +130,7 @@ def _list_page(
     status_code: HTTPStatus = HTTPStatus.OK,
 ) -> Response:
     with state.database.read() as session:
-        rows = datasets.list_datasets(session, caller.project_id, limit=DATASETS_PER_PAGE, after=after)
+        rows = datasets.list_datasets(session, caller.project_id, search=search, limit=DATASETS_PER_PAGE, after=after)
         documents: list[dict[str, Any]] = [dataset_out(row).model_dump(mode="json") for row in rows.items]
     is_processing = any(document["status"] == "processing" for document in documents)
     may_write = caller.has_scope("write")
@@ -145,12 +142,13 @@ def _list_page(
         datasets=documents,
         dataset_views=dataset_views,
         may_write=may_write,
-        older=f"/datasets?after={documents[-1]['id']}" if rows.has_more else None,
-        newest="/datasets" if after else None,
+        search=search,
+        older=page_url("/datasets", search=search, after=documents[-1]["id"]) if rows.has_more else None,
+        newest=page_url("/datasets", search=search) if after else None,
         refresh_seconds=REFRESH_SECONDS if is_processing and not problems else 0,
         form=form or DatasetForm(),
         problems=problems or {},
-        is_form_open=is_form_open or bool(problems or uploads) or (not documents and not after),
+        is_form_open=is_form_open or bool(problems or uploads) or not (documents or after or search),
         sources=SOURCES if state.settings.s3_sources else [each for each in SOURCES if each[0] != "s3"],
         builtin=BUILTIN,
         uploads=uploads,

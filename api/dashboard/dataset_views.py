@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -21,7 +19,6 @@ IMAGES_PER_CLASS = 6  # of a gallery of several classes
 MAX_REJECTED_ROWS = 50
 UNLABELED = -1
 BAR_LENGTH = 100
-_SPREADSHEET_FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # first characters of a cell that a spreadsheet computes
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +226,11 @@ def num_images(dataset: Document) -> int | None:
     return sum(split["num_samples"] for split in dataset["splits"].values()) if dataset["splits"] else None
 
 
-def rejected_csv(rejected: Iterable[Document]) -> str:
-    """Return the rejected files as CSV. A cell that a spreadsheet would compute starts with an apostrophe."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(("path", "reason", "code"))
-    for each in rejected:
-        writer.writerow([_inert(str(each.get(name) or "")) for name in ("path", "reason", "code")])
-    return text.getvalue()
+def rejected_rows(rejected: Iterable[Document]) -> Iterator[tuple[str | None, ...]]:
+    """Yield the header and the rows of the list of rejected files."""
+    names = ("path", "reason", "code")
+    yield names
+    yield from (tuple(each.get(name) for name in names) for each in rejected)
 
 
 def rejected_reasons(rejected: Iterable[Document]) -> list[tuple[str, int]]:
@@ -263,7 +257,3 @@ def _thumbnail(dataset: Document, split: str, label: int, image: SampleImage) ->
 
 def _range_text(limit: int) -> str:
     return f"{limit // 2 + 1}–{limit} px" if limit > 2 else f"up to {limit} px"
-
-
-def _inert(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(_SPREADSHEET_FORMULAS) else cell

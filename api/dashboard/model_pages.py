@@ -13,9 +13,9 @@ from fastapi.responses import Response
 from api.dashboard import model_registry, model_views
 from api.dashboard.endpoints import Operator, PageRoute, Viewer
 from api.dashboard.model_form import ModelForm
-from api.dashboard.rendering import page, see_other
+from api.dashboard.rendering import page, page_url, see_other
 from api.dashboard.uploads import read_uploads
-from api.deps import AppState, Caller, State
+from api.deps import AppState, Caller, Search, State
 from api.downloads import StoredContent, file_response
 from api.models.endpoints import create_from_upload, remove_model
 from api.models.schemas import ModelFromUpload
@@ -32,9 +32,11 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 @router.get("/models")
 @rate_class("reads")
-def models_page(state: State, caller: Viewer, after: str | None = None, *, add: bool = False) -> Response:
+def models_page(
+    state: State, caller: Viewer, after: str | None = None, *, search: Search = "", add: bool = False
+) -> Response:
     """List the models, newest first; with ``add`` the form is open."""
-    return _list_page(state, caller, after=after or None, is_form_open=add)
+    return _list_page(state, caller, search=search.strip(), after=after or None, is_form_open=add)
 
 
 @router.post("/models")
@@ -89,13 +91,16 @@ def _list_page(
     state: AppState,
     caller: Caller,
     *,
+    search: str = "",
     after: str | None = None,
     is_form_open: bool = False,
     form: ModelForm | None = None,
     problems: dict[str, str] | None = None,
     status_code: HTTPStatus = HTTPStatus.OK,
 ) -> Response:
-    listing = model_registry.list_models(state.database, caller.project_id, limit=MODELS_PER_PAGE, after=after)
+    listing = model_registry.list_models(
+        state.database, caller.project_id, search=search, limit=MODELS_PER_PAGE, after=after
+    )
     is_processing = any(entry.model["status"] == "processing" for entry in listing.models)
     may_write = caller.has_scope("write")
     uploads = read_uploads(state.database, caller.project_id, "models") if may_write else []
@@ -106,8 +111,9 @@ def _list_page(
         entries=listing.models,
         model_views=model_views,
         may_write=may_write,
-        older=f"/models?after={listing.models[-1].model['id']}" if listing.has_more else None,
-        newest="/models" if after else None,
+        search=search,
+        older=page_url("/models", search=search, after=listing.models[-1].model["id"]) if listing.has_more else None,
+        newest=page_url("/models", search=search) if after else None,
         refresh_seconds=REFRESH_SECONDS if is_processing and not problems else 0,
         form=form or ModelForm(),
         problems=problems or {},

@@ -61,10 +61,10 @@ class ModelPage:
     licenses: Mapping[str, str]
 
 
-def list_models(database: Database, project_id: str, *, limit: int, after: str | None) -> ModelList:
+def list_models(database: Database, project_id: str, *, search: str = "", limit: int, after: str | None) -> ModelList:
     """Read a page of the models, newest first."""
     with database.read() as session:
-        found = models.list_models(session, project_id, limit=limit, after=after)
+        found = models.list_models(session, project_id, search=search, limit=limit, after=after)
         return ModelList(_register(session, project_id, found.items), found.has_more)
 
 

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -77,6 +78,12 @@ def page(template: str, *, status_code: HTTPStatus = HTTPStatus.OK, **context: A
     """Render a page with the security headers of :data:`api.headers.PAGE_HEADERS`."""
     content = _ENVIRONMENT.get_template(template).render(navigation=navigation_for(_request.get()), **context)
     return HTMLResponse(content, status_code=status_code, headers=PAGE_HEADERS)
+
+
+def page_url(path: str, **params: str) -> str:
+    """Return the address of a page with those parameters that have a value."""
+    given = {name: value for name, value in params.items() if value}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def see_other(path: str) -> RedirectResponse:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
 
 from anyio import to_thread
-from fastapi import APIRouter, BackgroundTasks, Path, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
 
 from api.datasets import service
 from api.datasets.images import image_response
 from api.datasets.schemas import DatasetCreate, DatasetOut, UploadedDataset, UploadSource
-from api.deps import After, AppState, Limit, Reader, State, Writer
+from api.deps import After, AppState, Limit, Reader, Search, State, Writer
 from api.downloads import discard
 from api.idempotency import IdempotencyKey, create_responses, idempotent_create
 from api.multipart import FormRules, admit_upload, is_form, receive_form
@@ -162,10 +162,17 @@ async def _create_from_upload(caller: Caller, key: str | None, request: Request,
 
 @router.get("", response_model=Page[DatasetOut], responses=problems())
 @rate_class("reads")
-def list_datasets(caller: Reader, state: State, limit: Limit = 20, after: After = None) -> Page[DatasetOut]:
+def list_datasets(
+    caller: Reader,
+    state: State,
+    *,
+    search: Annotated[Search, Query(description="Words, each of which the name or id contains, in any case.")] = "",
+    limit: Limit = 20,
+    after: After = None,
+) -> Page[DatasetOut]:
     """List datasets, newest first."""
     with state.database.read() as session:
-        page = datasets.list_datasets(session, caller.project_id, limit=limit, after=after)
+        page = datasets.list_datasets(session, caller.project_id, search=search, limit=limit, after=after)
         return Page(data=[service.dataset_out(dataset) for dataset in page.items], has_more=page.has_more)
 
 

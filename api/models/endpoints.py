@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, BackgroundTasks, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 
-from api.deps import After, AppState, Caller, Limit, Reader, State, Writer
+from api.deps import After, AppState, Caller, Limit, Reader, Search, State, Writer
 from api.downloads import discard
 from api.idempotency import IdempotencyKey, create_responses, idempotent_create
 from api.models import service
@@ -121,10 +121,19 @@ async def create_from_upload(
 
 @router.get("", response_model=Page[ModelOut], responses=problems())
 @rate_class("reads")
-def list_models(caller: Reader, state: State, limit: Limit = 20, after: After = None) -> Page[ModelOut]:
+def list_models(
+    caller: Reader,
+    state: State,
+    *,
+    search: Annotated[
+        Search, Query(description="Words, each of which the name, id or architecture contains, in any case.")
+    ] = "",
+    limit: Limit = 20,
+    after: After = None,
+) -> Page[ModelOut]:
     """List models, newest first: uploads and the students of jobs."""
     with state.database.read() as session:
-        page = models.list_models(session, caller.project_id, limit=limit, after=after)
+        page = models.list_models(session, caller.project_id, search=search, limit=limit, after=after)
         return Page(data=[service.model_out(model) for model in page.items], has_more=page.has_more)
 
 

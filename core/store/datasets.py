@@ -13,11 +13,12 @@ from core.job_warnings import JobWarning, merge_warnings
 from core.redaction import hide_query
 from core.store import ingest_leases
 from core.store.artifact_store import StoredFile
-from core.store.db import utc_now
+from core.store.db import is_postgresql, utc_now
 from core.store.ingest_leases import IngestLeaseToken
 from core.store.pagination import Page, not_found, paginate_newest_first, require_id
 from core.store.quotas import add_stored
 from core.store.references import require_unreferenced
+from core.store.search import word_conditions
 from core.store.tables import Dataset
 
 
@@ -61,9 +62,12 @@ def get(session: Session, project_id: str, dataset_id: str) -> Dataset:
     return _find(session, project_id, dataset_id, lock=False)
 
 
-def list_datasets(session: Session, project_id: str, *, limit: int = 20, after: str | None = None) -> Page[Dataset]:
-    """List the project's datasets, newest first."""
-    statement = select(Dataset).where(Dataset.project_id == project_id)
+def list_datasets(
+    session: Session, project_id: str, *, search: str = "", limit: int = 20, after: str | None = None
+) -> Page[Dataset]:
+    """List the project's datasets, newest first; the name or id of each contains every word of ``search``."""
+    words = word_conditions(search, (Dataset.id, Dataset.name), on_postgresql=is_postgresql(session))
+    statement = select(Dataset).where(Dataset.project_id == project_id, *words)
     return paginate_newest_first(session, statement, Dataset.id, limit=limit, after=after, prefix="ds")
 
 

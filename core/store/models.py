@@ -12,12 +12,13 @@ from core.ids import new_id
 from core.spec.info import ModelInfo
 from core.store import ingest_leases
 from core.store.artifact_store import StoredFile
-from core.store.db import utc_now
+from core.store.db import is_postgresql, utc_now
 from core.store.ingest_leases import IngestLeaseToken
 from core.store.job_leases import LeaseToken, lock_job
 from core.store.pagination import Page, not_found, paginate_newest_first, require_id
 from core.store.quotas import add_stored
 from core.store.references import require_unreferenced
+from core.store.search import word_conditions
 from core.store.tables import Job, Model
 
 
@@ -106,9 +107,15 @@ def get(session: Session, project_id: str, model_id: str) -> Model:
     return _find(session, project_id, model_id, lock=False)
 
 
-def list_models(session: Session, project_id: str, *, limit: int = 20, after: str | None = None) -> Page[Model]:
-    """List the project's models, newest first."""
-    statement = select(Model).where(Model.project_id == project_id)
+def list_models(
+    session: Session, project_id: str, *, search: str = "", limit: int = 20, after: str | None = None
+) -> Page[Model]:
+    """List the project's models, newest first.
+
+    The name, id or architecture of each contains every word of ``search``.
+    """
+    words = word_conditions(search, (Model.id, Model.name, Model.architecture), on_postgresql=is_postgresql(session))
+    statement = select(Model).where(Model.project_id == project_id, *words)
     return paginate_newest_first(session, statement, Model.id, limit=limit, after=after, prefix="mdl")
 
 

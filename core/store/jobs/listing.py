@@ -15,13 +15,12 @@ from core.errors import InvalidRequest
 from core.ids import is_id
 from core.store.db import is_postgresql
 from core.store.pagination import Page, paginate_newest_first
+from core.store.search import word_conditions
 from core.store.tables import Job
 
 SortKey = Literal["created_at", "name", "top1", "gain", "seconds", "parameters", "flops", "size_bytes", "latency_ms"]
 SORT_KEYS: tuple[SortKey, ...] = get_args(SortKey)
 FIGURES = frozenset(SORT_KEYS) - {"created_at", "name"}  # generated columns
-
-_MAX_WORDS = 8  # of a search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +120,8 @@ def _conditions(filters: JobFilter, *, on_postgresql: bool) -> list[ColumnElemen
         conditions.append(Job.created_at < filters.created_before)
     if filters.sweep_id is not None:
         conditions.append(Job.sweep_id == filters.sweep_id)
-    words = filters.search.split()[:_MAX_WORDS]
-    return conditions + [_contains(word, on_postgresql=on_postgresql) for word in words]
+    searched = (Job.id, Job.method, Job.student, Job.teachers, Job.name)
+    return conditions + word_conditions(filters.search, searched, on_postgresql=on_postgresql)
 
 
 _ESCAPED: Any = {"autoescape": True}
@@ -131,17 +130,6 @@ _ESCAPED: Any = {"autoescape": True}
 def _is_one_of(column: InstrumentedAttribute[Any], values: Sequence[str]) -> ColumnElement[bool]:
     """One value is an equality, which uses an index in the order of ids."""
     return column == values[0] if len(values) == 1 else column.in_(values)
-
-
-def _contains(word: str, *, on_postgresql: bool) -> ColumnElement[bool]:
-    """Condition: a column contains the word in any case. LIKE of SQLite ignores the case of ASCII by itself.
-
-    ``icontains`` would call ``lower`` for each value there, which takes longer than the comparison.
-    """
-    columns = (Job.id, Job.method, Job.student, Job.teachers, Job.name)
-    if on_postgresql:
-        return or_(*(column.icontains(word, autoescape=True) for column in columns))
-    return or_(*(column.contains(word, autoescape=True) for column in columns))
 
 
 def _sorted_page(

@@ -6,6 +6,7 @@ import io
 import pytest
 
 from api.dashboard import dataset_views as views
+from api.dashboard.csv_files import csv_lines
 from api.dashboard.dataset_form import DatasetForm
 from api.datasets.profile import ImageSizes, SampleImage, SplitProfile
 from core.errors import FieldError, InvalidRequest, UnsupportedMedia
@@ -97,7 +98,7 @@ class TestSizes:
 
 def test_the_csv_of_rejected_files_runs_no_formula():
     rejected = [{"path": "=cmd()", "reason": 'a "b", c', "code": None}, {"path": "x.png", "reason": "r", "code": "c"}]
-    rows = list(csv.reader(io.StringIO(views.rejected_csv(rejected))))
+    rows = list(csv.reader(io.StringIO("".join(csv_lines(views.rejected_rows(rejected))))))
 
     assert rows == [["path", "reason", "code"], ["'=cmd()", 'a "b", c', ""], ["x.png", "r", "c"]]
     assert views.rejected_reasons([{"code": "a"}, {"code": "b"}, {"code": "b"}]) == [("b", 2), ("a", 1)]

@@ -143,4 +143,10 @@ def test_the_list_has_pages_and_hides_other_projects(browser, tenant, make_tenan
     assert (newer in first, older in first) == (True, False)
     assert older in second
     assert foreign not in first + second
+    found = browser.get(f"/models?search=PATCH16 {older[-8:]}").text
+    assert (older in found, newer in found) == (True, False)
+    assert [each["id"] for each in tenant.http.get("/v1/models?search=vit_tiny&limit=1").json()["data"]] == [newer]
+    link = re.search(r'href="(/models\?search=[^"]+)"', browser.get("/models?search=vit_tiny").text)[1]
+    assert older in browser.get(link.replace("&amp;", "&")).text
+    assert "No models match" in browser.get("/models?search=dogs").text
     assert browser.get(f"/models/{foreign}").status_code == 404

@@ -92,9 +92,9 @@ class World:
     def file(self, key="datasets/x/index.json"):
         return StoredFile(key, 10, DIGEST)
 
-    def ready_dataset(self, project=None):
+    def ready_dataset(self, project=None, name="digits"):
         project = project or self.project
-        dataset = self.write(datasets.create, project, name="digits", source={"type": "builtin", "name": "digits"})
+        dataset = self.write(datasets.create, project, name=name, source={"type": "builtin", "name": "digits"})
         lease = ingest_leases.IngestLeaseToken.from_row(self.write(datasets.claim, worker_id="w", lease_seconds=60))
         self.write(
             datasets.mark_ready,

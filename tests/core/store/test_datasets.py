@@ -50,6 +50,19 @@ def test_pages_are_newest_first(world):
     assert ([dataset.id for dataset in page.items], page.has_more) == (sorted(dataset_ids, reverse=True)[:2], True)
 
 
+def test_datasets_are_found_by_words_of_name_and_id(world):
+    found = [world.ready_dataset(name=name) for name in ("Street signs", "street_scenes", "100% cats")]
+
+    def search(text):
+        return [dataset.id for dataset in world.read(datasets.list_datasets, world.project, search=text).items]
+
+    assert search("SIGNS street") == [found[0]]
+    assert search("100%") == [found[2]]
+    assert search("t_s") == [found[1]]
+    assert search(found[1][-8:]) == [found[1]]
+    assert search("dogs") == []
+
+
 def test_delete_returns_files(world):
     assert world.write(datasets.delete, world.project, world.dataset) == [f"datasets/{world.dataset}/a1/index.json"]
     with pytest.raises(NotFound):

@@ -104,9 +104,12 @@ class AsyncDatasets:
         """Get a dataset."""
         return self._bind(await self._transport.read(read_call(object_path("datasets", dataset_id)), AsyncDataset))
 
-    async def list(self, *, limit: int | None = None) -> AsyncIterator[AsyncDataset]:
-        """Iterate over the datasets, newest first; pages are fetched when they are needed."""
-        async for dataset in self._transport.pages("/v1/datasets", AsyncDataset, limit=limit):
+    async def list(self, *, search: str | None = None, limit: int | None = None) -> AsyncIterator[AsyncDataset]:
+        """Iterate over the datasets, newest first; pages are fetched when they are needed.
+
+        ``search`` is words, each of which the name or id contains, in any case.
+        """
+        async for dataset in self._transport.pages("/v1/datasets", AsyncDataset, limit=limit, search=search):
             yield self._bind(dataset)
 
     async def wait(

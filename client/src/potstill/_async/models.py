@@ -91,9 +91,12 @@ class AsyncModels:
         """Get a model."""
         return self._bind(await self._transport.read(read_call(object_path("models", model_id)), AsyncModel))
 
-    async def list(self, *, limit: int | None = None) -> AsyncIterator[AsyncModel]:
-        """Iterate over the models, newest first; pages are fetched when they are needed."""
-        async for model in self._transport.pages("/v1/models", AsyncModel, limit=limit):
+    async def list(self, *, search: str | None = None, limit: int | None = None) -> AsyncIterator[AsyncModel]:
+        """Iterate over the models, newest first; pages are fetched when they are needed.
+
+        ``search`` is words, each of which the name, id or architecture contains, in any case.
+        """
+        async for model in self._transport.pages("/v1/models", AsyncModel, limit=limit, search=search):
             yield self._bind(model)
 
     async def wait(

@@ -105,9 +105,12 @@ class Datasets:
         """Get a dataset."""
         return self._bind(self._transport.read(read_call(object_path("datasets", dataset_id)), Dataset))
 
-    def list(self, *, limit: int | None = None) -> Iterator[Dataset]:
-        """Iterate over the datasets, newest first; pages are fetched when they are needed."""
-        for dataset in self._transport.pages("/v1/datasets", Dataset, limit=limit):
+    def list(self, *, search: str | None = None, limit: int | None = None) -> Iterator[Dataset]:
+        """Iterate over the datasets, newest first; pages are fetched when they are needed.
+
+        ``search`` is words, each of which the name or id contains, in any case.
+        """
+        for dataset in self._transport.pages("/v1/datasets", Dataset, limit=limit, search=search):
             yield self._bind(dataset)
 
     def wait(self, dataset_id: str, *, timeout_seconds: float = _WAIT_SECONDS, progress: bool = False) -> Dataset:

@@ -92,9 +92,12 @@ class Models:
         """Get a model."""
         return self._bind(self._transport.read(read_call(object_path("models", model_id)), Model))
 
-    def list(self, *, limit: int | None = None) -> Iterator[Model]:
-        """Iterate over the models, newest first; pages are fetched when they are needed."""
-        for model in self._transport.pages("/v1/models", Model, limit=limit):
+    def list(self, *, search: str | None = None, limit: int | None = None) -> Iterator[Model]:
+        """Iterate over the models, newest first; pages are fetched when they are needed.
+
+        ``search`` is words, each of which the name, id or architecture contains, in any case.
+        """
+        for model in self._transport.pages("/v1/models", Model, limit=limit, search=search):
             yield self._bind(model)
 
     def wait(self, model_id: str, *, timeout_seconds: float = _WAIT_SECONDS, progress: bool = False) -> Model:

@@ -63,14 +63,21 @@ def add(
 
 
 @app.command("list")
-def list_datasets(limit: Limit = 20, *, as_json: AsJson = False) -> None:
-    """List the newest datasets."""
+def list_datasets(
+    *,
+    search: Annotated[str | None, typer.Option(help="Words of the name or id.")] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List datasets, newest first."""
     with connect() as client:
-        datasets = list(client.datasets.list(limit=limit))
+        datasets = list(client.datasets.list(search=search, limit=limit))
     if as_json:
         print_json(datasets)
     elif datasets:
         print_datasets(datasets)
+    elif search:
+        out.print("No dataset matches.")
     else:
         out.print("No datasets yet. Add one: [bold]potstill datasets add builtin:digits[/]")
 

@@ -60,10 +60,15 @@ def add(
 
 
 @app.command("list")
-def list_models(limit: Limit = 20, *, as_json: AsJson = False) -> None:
-    """List the newest models."""
+def list_models(
+    *,
+    search: Annotated[str | None, typer.Option(help="Words of the name, id or architecture.")] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List models, newest first."""
     with connect() as client:
-        models = list(client.models.list(limit=limit))
+        models = list(client.models.list(search=search, limit=limit))
     if as_json:
         print_json(models)
     elif models:
@@ -80,6 +85,8 @@ def list_models(limit: Limit = 20, *, as_json: AsJson = False) -> None:
             for model in models
         ]
         print_table(_COLUMNS, rows)
+    elif search:
+        out.print("No model matches.")
     else:
         out.print("No models yet. Each job that succeeds makes one.")
 
