@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
 from api import audit, usage
+from api.dashboard.csv_files import csv_response
 from api.dashboard.endpoints import PageRoute, Viewer
 from api.dashboard.forms import problem_texts
 from api.dashboard.key_pages import Administrator
-from api.dashboard.rendering import page
+from api.dashboard.rendering import page, page_url
 from api.deps import NO_NUL, AppState, Caller, State
 from api.problems import invalid_field
 from api.rate_limit import rate_class
@@ -23,6 +24,8 @@ from core.errors import PotstillError
 from core.store import keys
 
 ENTRIES_PER_PAGE = 50
+ENTRIES_PER_READ = 1000  # of the file
+_CSV_COLUMNS = ("created_at", "action", "object_id", "outcome", "key", "subject", "client_address", "request_id", "id")
 HISTORY_DAYS = 30
 
 _Filter = Annotated[str, Query(max_length=200, pattern=NO_NUL)]
@@ -43,22 +46,26 @@ def usage_page(state: State, caller: Viewer) -> Response:
     )
 
 
-@router.get("/audit")
-@rate_class("reads")
-def audit_page(
-    state: State,
-    caller: Administrator,
+def _audit_filters(
     *,
     action: _Filter = "",
     object_id: Annotated[str, Query(alias="object", max_length=200, pattern=NO_NUL)] = "",
     key: _Filter = "",
     first_day: Annotated[str, Query(alias="from", max_length=40)] = "",
     last_day: Annotated[str, Query(alias="to", max_length=40)] = "",
-    after: str | None = None,
-) -> Response:
-    """List the changes that pass the filters, newest first."""
+) -> dict[str, str]:
+    """Return the filters of the log that have a value."""
     given = {"action": action, "object": object_id, "key": key, "from": first_day, "to": last_day}
-    filters = {name: value.strip() for name, value in given.items() if value.strip()}
+    return {name: value.strip() for name, value in given.items() if value.strip()}
+
+
+AuditFilters = Annotated[dict[str, str], Depends(_audit_filters)]
+
+
+@router.get("/audit")
+@rate_class("reads")
+def audit_page(state: State, caller: Administrator, filters: AuditFilters, after: str | None = None) -> Response:
+    """List the changes that pass the filters, newest first."""
     error: PotstillError | None = None
     try:
         found = _entries(state, caller, filters, after or None)
@@ -66,23 +73,41 @@ def audit_page(
         error, found = problem, Page[audit.AuditEntryOut](data=[], has_more=False)
     with state.database.read() as session:
         key_names = {row.id: row.name for row in keys.list_keys(session, caller.project_id)}
-    address = f"/audit?{urlencode(filters)}" if filters else "/audit"
-    older = f"/audit?{urlencode({**filters, 'after': found.data[-1].id})}" if found.has_more else None
     return page(
         "audit.html",
         status_code=HTTPStatus(error.status) if error else HTTPStatus.OK,
         section="audit",
         entries=found.data,
         key_names=key_names,
-        filters={name: filters.get(name, "") for name in given},
+        filters={name: filters.get(name, "") for name in ("action", "object", "key", "from", "to")},
         is_filtered=bool(filters),
         problems=problem_texts(error),
-        older=older,
-        newest=address if after else None,
+        csv_url=page_url("/audit.csv", **filters),
+        older=page_url("/audit", **filters, after=found.data[-1].id) if found.has_more else None,
+        newest=page_url("/audit", **filters) if after else None,
     )
 
 
-def _entries(state: AppState, caller: Caller, filters: dict[str, str], after: str | None) -> Page[audit.AuditEntryOut]:
+@router.get("/audit.csv")
+@rate_class("reads")
+def audit_csv(state: State, caller: Administrator, filters: AuditFilters) -> Response:
+    """Download all changes that pass the filters, newest first. Raises ``InvalidRequest``."""
+    first = _entries(state, caller, filters, None, limit=ENTRIES_PER_READ)
+
+    def rows() -> Iterator[Sequence[object]]:
+        yield _CSV_COLUMNS
+        found, has_more = first.data, first.has_more
+        while found:
+            yield from (tuple(entry.model_dump(mode="json")[name] for name in _CSV_COLUMNS) for entry in found)
+            following = _entries(state, caller, filters, found[-1].id, limit=ENTRIES_PER_READ) if has_more else None
+            found, has_more = (following.data, following.has_more) if following else ([], False)
+
+    return csv_response("audit-log.csv", rows())
+
+
+def _entries(
+    state: AppState, caller: Caller, filters: dict[str, str], after: str | None, *, limit: int = ENTRIES_PER_PAGE
+) -> Page[audit.AuditEntryOut]:
     """Read a page of the log as ``GET /v1/audit-log`` does. Both days are included."""
     start, end = _midnight(filters, "from"), _midnight(filters, "to")
     return audit.list_audit_log(
@@ -93,7 +118,7 @@ def _entries(state: AppState, caller: Caller, filters: dict[str, str], after: st
         object_id=filters.get("object"),
         created_after=start,
         created_before=None if end is None else end + timedelta(days=1),
-        limit=ENTRIES_PER_PAGE,
+        limit=limit,
         after=after,
     )
 

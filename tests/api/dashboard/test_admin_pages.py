@@ -1,5 +1,7 @@
 """Navigation, keys, webhooks, usage and the audit log, as a browser without JavaScript gets them."""
 
+import csv
+import io
 import re
 
 import httpx
@@ -282,6 +284,13 @@ def test_the_audit_log_is_filtered_and_has_pages(browser, tenant, monkeypatch):
     assert "job.pause" in rows("/audit?action=job.pause")[0]
     assert rows("/audit?to=2020-01-01")[0] == ""
     assert "No change passes all filters" in browser.get("/audit?to=2020-01-01").text
+
+    monkeypatch.setattr(project_pages, "ENTRIES_PER_READ", 1)
+    link = re.search(r'href="(/audit\.csv[^"]*)" download', page)[1].replace("&amp;", "&")
+    lines = list(csv.DictReader(io.StringIO(browser.get(link).text)))
+    assert [line["action"] for line in lines][:2] == ["job.resume", "job.pause"]
+    assert {line["object_id"] for line in lines} == {job}
+    assert len(list(csv.reader(io.StringIO(browser.get("/audit.csv").text)))) > len(lines) + 1
 
 
 def test_an_invalid_date_of_the_audit_log_is_explained(browser):
