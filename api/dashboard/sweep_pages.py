@@ -49,6 +49,7 @@ def sweeps_page(state: State, caller: Viewer, after: After = None) -> Response:
         "sweeps.html",
         section="sweeps",
         sweeps=sweeps,
+        may_write=caller.has_scope("write"),
         older=f"/sweeps?{urlencode({'after': sweeps[-1]['id']})}" if found.has_more else None,
         newest="/sweeps" if after else None,
         refresh_seconds=_IDLE_SECONDS if all(each["terminal"] for each in sweeps) else _BUSY_SECONDS,

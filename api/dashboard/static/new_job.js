@@ -3,10 +3,11 @@
 import { EstimateCard, Estimator, post } from "./form/estimate.js";
 import { Component, html, render } from "./form/library.js";
 import { Field, Fields } from "./form/fields.js";
-import { resolve } from "./form/schema.js";
+import { resolve, variants } from "./form/schema.js";
 import { MethodSection, ModelSections } from "./form/sections.js";
 import { FORMATS, read, write } from "./form/snippets.js";
 import { join, set } from "./form/spec.js";
+import { numJobs, specProblems, SweepCard, toGrid } from "./form/sweep.js";
 
 const root = document.querySelector("[data-job-form]");
 const { dataUrl, baseUrl } = root.dataset;
@@ -21,22 +22,42 @@ class App extends Component {
     this.methods = new Map(data.methods.map((method) => [method.name, method]));
     this.estimator = new Estimator((found) => this.#show(found));
     this.spec = spec; // as the state, which Preact updates later
-    this.state = { spec, format: "json", draft: null, draftProblem: null, estimate: null, problems: [], failure: null, isStale: true, isSending: false };
+    this.rows = location.hash === "#sweep" ? [{ field: "", text: "" }] : []; // fields that vary
+    this.state = { spec, rows: this.rows, format: "json", draft: null, draftProblem: null, estimate: null, problems: [], failure: null, isStale: true, isSending: false };
   }
 
   componentDidMount() {
-    this.estimator.request(this.state.spec);
+    if (this.rows.length) document.getElementById("sweep").scrollIntoView();
+    this.#estimate();
   }
 
   #show({ document, problems, failure }) {
-    this.setState((old) => ({ estimate: document ?? old.estimate, problems: problems ?? [], failure: failure ?? null, isStale: false, isSending: false }));
+    this.setState((old) => ({ estimate: document ?? old.estimate, problems: specProblems(problems ?? []), failure: failure ?? null, isStale: false, isSending: false }));
   }
 
   #change(spec) {
     this.spec = spec;
     this.key = null; // another spec is another request
     this.setState({ spec, draft: null, draftProblem: null, isStale: true });
-    this.estimator.request(spec);
+    this.#estimate();
+  }
+
+  #vary(rows) {
+    this.rows = rows;
+    this.key = null;
+    this.setState({ rows, isStale: true });
+    this.#estimate();
+  }
+
+  #estimate() {
+    const { path, body } = this.#request();
+    this.estimator.request(body, path === "/v1/jobs" ? "/v1/estimates" : "/v1/sweeps/estimate");
+  }
+
+  /** What the form creates: a job, or a sweep if fields vary. */
+  #request() {
+    const grid = toGrid(this.rows);
+    return grid ? { path: "/v1/sweeps", page: "/sweeps", body: { spec: this.spec, grid } } : { path: "/v1/jobs", page: "/jobs", body: this.spec };
   }
 
   #edit(text) {
@@ -53,16 +74,17 @@ class App extends Component {
     event.preventDefault();
     if (this.state.isSending || this.state.draftProblem) return;
     this.setState({ isSending: true });
-    this.key ??= randomKey(); // a second try of the same spec creates no second job
+    this.key ??= randomKey(); // a second try of the same spec creates nothing more
+    const { path, page, body } = this.#request();
     try {
-      const found = await post("/v1/jobs", this.state.spec, { headers: { "Idempotency-Key": this.key } });
-      if (found.document) location.assign(`/jobs/${found.document.id}`);
+      const found = await post(path, body, { headers: { "Idempotency-Key": this.key } });
+      if (found.document) location.assign(`${page}/${found.document.id}`);
       else {
         this.#show(found);
         document.getElementById("estimate-title").scrollIntoView({ block: "center" });
       }
     } catch {
-      this.#show({ failure: "The service does not respond. Try again: a repeated request creates the job only once." });
+      this.#show({ failure: "The service does not respond. Try again: a repeated request creates nothing more." });
     }
   }
 
@@ -75,6 +97,7 @@ class App extends Component {
       methods: this.methods,
       choices,
       problems,
+      methodParameters: (name) => variants(resolve(this.data.schema.properties.method, this.data.schema), this.data.schema).byName.get(name)?.properties ?? {},
       set: (pointer, value) => this.#change(set(this.spec, pointer, value)),
       problemAt: (pointer) => problems.find((problem) => problem.pointer === pointer)?.detail,
       isDataset: (pointer) => ["/dataset", "/unlabeled_dataset"].includes(pointer) || this.methods.get(spec.method?.name)?.datasets.some((name) => pointer === join("/method", name)),
@@ -83,6 +106,8 @@ class App extends Component {
 
   render(_, state) {
     const form = this.#form();
+    const grid = toGrid(state.rows);
+    const action = grid ? `Create sweep of ${numJobs(grid)} ${numJobs(grid) === 1 ? "job" : "jobs"}` : "Create job";
     const { properties } = this.data.schema;
     const section = (name) => resolve(properties[name], this.data.schema);
     const others = Object.keys(properties).filter((name) => !ownSections.includes(name));
@@ -98,11 +123,12 @@ class App extends Component {
         <section class="card" aria-labelledby="resources-title"><h2 id="resources-title">Resources and labels</h2>
           <${Fields} schema=${section("resources")} pointer="/resources" form=${form} />
           <div class="field-grid">${["priority", "metadata"].map(field)}</div></section>
+        <${SweepCard} rows=${state.rows} grid=${grid} form=${form} isOpen=${location.hash === "#sweep"} onChange=${(rows) => this.#vary(rows)} />
       </div>
       <div class="column side sticky-side">
         <${EstimateCard} result=${state.estimate} isStale=${state.isStale} problems=${state.problems} failure=${state.failure} />
-        <button class="button primary block" type="submit" disabled=${state.isSending || Boolean(state.draftProblem)}>${state.isSending ? "Creating…" : "Create job"}</button>
-        <${SpecCard} state=${state} onFormat=${(format) => this.setState({ format, draft: null, draftProblem: null })} onEdit=${(text) => this.#edit(text)} />
+        <button class="button primary block" type="submit" disabled=${state.isSending || Boolean(state.draftProblem)}>${state.isSending ? "Creating…" : action}</button>
+        <${SpecCard} state=${state} grid=${grid} onFormat=${(format) => this.setState({ format, draft: null, draftProblem: null })} onEdit=${(text) => this.#edit(text)} />
       </div>
     </form>`;
   }
@@ -122,9 +148,9 @@ class SpecCard extends Component {
     this.timer = setTimeout(() => this.setState({ isCopied: false }), 2000);
   }
 
-  render({ state, onFormat, onEdit }, { isCopied }) {
+  render({ state, grid, onFormat, onEdit }, { isCopied }) {
     const { format, draft, draftProblem, spec } = state;
-    const text = draft ?? write(format, spec, baseUrl);
+    const text = draft ?? write(format, spec, { baseUrl, grid });
     const { isEditable } = FORMATS[format];
     return html`<section class="card spec-card" aria-labelledby="spec-title">
       <div class="spec-head"><h2 id="spec-title">Spec</h2><button class="button quiet" type="button" onClick=${() => this.#copy(text)}>${isCopied ? "Copied" : "Copy"}</button></div>

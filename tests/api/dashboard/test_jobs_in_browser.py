@@ -55,6 +55,29 @@ def test_a_job_is_submitted_from_the_form(sign_in, tenant, errors):
     assert [error for error in errors if "422" not in error] == []  # the browser reports the refused estimate
 
 
+def test_a_sweep_is_submitted_from_the_form(sign_in, tenant, errors):
+    tenant.ready_dataset()
+    page = sign_in(tenant, "/sweeps")
+    page.get_by_role("link", name="New sweep").click()
+    page.get_by_label("Field").fill("training.epochs")
+    page.get_by_label("Values", exact=True).fill("1, 0")
+    page.locator(".estimate .problem-list", has_text="/grid/training.epochs/1").wait_for()
+    page.get_by_label("Values", exact=True).fill("1, 2")
+    page.get_by_role("button", name="Add a field").click()
+    page.locator("#sweep-field-1").fill("method")
+    page.locator("#sweep-values-1").fill('{"name": "kd"}, {"name": "dkd"}')
+    page.locator(".estimate dd", has_text="one job after another").wait_for()
+    page.get_by_role("button", name="CLI").click()
+    assert "potstill sweeps create - --watch --grid 'training.epochs=[1,2]'" in spec_text(page).input_value()
+
+    page.get_by_role("button", name="Create sweep of 4 jobs").click()
+
+    page.wait_for_url("**/sweeps/swp_*")
+    (sweep,) = tenant.http.get("/v1/sweeps").json()["data"]
+    assert (sweep["num_jobs"], sweep["fields"]) == (4, ["training.epochs", "method"])
+    assert [error for error in errors if "422" not in error] == []
+
+
 def test_text_and_controls_edit_the_same_spec(sign_in, tenant, errors):
     tenant.ready_dataset()
     page = sign_in(tenant, "/jobs/new?method=scratch")

@@ -6,7 +6,7 @@ import { fieldId } from "./spec.js";
 
 const PAUSE = 500; // milliseconds after the last change
 
-/** Estimates a spec after each pause in the changes; `onResult` gets the result of `post`. */
+/** Estimates a job or a sweep after each pause in the changes; `onResult` gets the result of `post`. */
 export class Estimator {
   #onResult;
   #timer = 0;
@@ -16,17 +16,17 @@ export class Estimator {
     this.#onResult = onResult;
   }
 
-  request(spec) {
+  request(body, path) {
     clearTimeout(this.#timer);
     this.#controller?.abort();
-    this.#timer = setTimeout(() => this.#send(spec), PAUSE);
+    this.#timer = setTimeout(() => this.#send(body, path), PAUSE);
   }
 
-  async #send(spec) {
+  async #send(body, path) {
     this.#controller = new AbortController();
     const { signal } = this.#controller;
     try {
-      this.#onResult(await post("/v1/estimates", spec, { signal }));
+      this.#onResult(await post(path, body, { signal }));
     } catch (error) {
       if (!signal.aborted) this.#onResult({ failure: error.message });
     }
@@ -83,18 +83,30 @@ function focus(event, pointer) {
 }
 
 function Figures({ result, isStale }) {
-  const cache = result.teacher_cache;
-  const rows = [
+  const rows = result.object === "sweep_estimate" ? sweepRows(result) : jobRows(result);
+  return html`<dl class=${`properties${isStale ? " stale" : ""}`}>${rows.map(([label, text]) => text && html`<div><dt>${label}</dt><dd>${text}</dd></div>`)}</dl>
+    ${result.warnings.length > 0 && html`<h3 class="warning-title">${result.warnings.length === 1 ? "Warning" : "Warnings"}</h3>
+    <ul class="warning-list small">${result.warnings.map((warning) => html`<li>${warning.field && html`<a href=${`#${anchor(warning.field)}`} onClick=${(event) => focus(event, warning.field)}><code>${warning.field}</code></a>: `}${sentence(warning.message)} ${warning.fix ? sentence(warning.fix) : ""}</li>`)}</ul>`}`;
+}
+
+function jobRows(result) {
+  return [
     ["Time", result.seconds == null ? "unknown" : duration(result.seconds)],
     ["Memory", size(result.memory_bytes)],
     ["Steps", `${result.total_steps.toLocaleString()}${result.epochs ? ` in ${result.epochs} epochs` : ""}`],
     ["Student", model(result.student)],
     ...result.teachers.map((teacher, index) => [result.teachers.length > 1 ? `Teacher ${index}` : "Teacher", model(teacher)]),
-    ["Teacher cache", cacheText(cache)],
+    ["Teacher cache", cacheText(result.teacher_cache)],
   ];
-  return html`<dl class=${`properties${isStale ? " stale" : ""}`}>${rows.map(([label, text]) => text && html`<div><dt>${label}</dt><dd>${text}</dd></div>`)}</dl>
-    ${result.warnings.length > 0 && html`<h3 class="warning-title">${result.warnings.length === 1 ? "Warning" : "Warnings"}</h3>
-    <ul class="warning-list small">${result.warnings.map((warning) => html`<li>${warning.field && html`<a href=${`#${anchor(warning.field)}`} onClick=${(event) => focus(event, warning.field)}><code>${warning.field}</code></a>: `}${sentence(warning.message)} ${warning.fix ? sentence(warning.fix) : ""}</li>`)}</ul>`}`;
+}
+
+function sweepRows(result) {
+  return [
+    ["Jobs", result.num_jobs.toLocaleString()],
+    ["Time", `${duration(result.seconds)}, one job after another`],
+    ["Saved", result.shared_seconds ? `${duration(result.shared_seconds)}, by sharing teachers` : "nothing is shared"],
+    ["Memory", result.memory_bytes == null ? "unknown" : size(result.memory_bytes)],
+  ];
 }
 
 const model = ({ parameters, flops, size_bytes: bytes }) =>

@@ -10,16 +10,22 @@ export const FORMATS = {
   python: { label: "Python" },
 };
 
-export function write(format, spec, baseUrl) {
+/** `grid` has the values of the fields that vary: the commands then create a sweep. */
+export function write(format, spec, { baseUrl, grid }) {
+  const path = grid ? "/v1/sweeps" : "/v1/jobs";
+  const options = grid ? Object.entries(grid).map(([field, found]) => ` --grid ${quoted(`${field}=${JSON.stringify(found)}`)}`) : [];
+  const lines = grid
+    ? `    sweep = client.sweeps.create(spec, json.loads(r"""${inPython(JSON.stringify(grid))}"""))\n    print(sweep.id)`
+    : "    job = client.jobs.create(spec)\n    print(job.id)";
   switch (format) {
     case "yaml":
       return toYaml(spec);
     case "curl":
-      return `curl ${baseUrl}/v1/jobs \\\n  -H "Authorization: Bearer $POTSTILL_API_KEY" \\\n  -H "Content-Type: application/json" \\\n  -d @- <<'SPEC'\n${toJson(spec)}\nSPEC`;
+      return `curl ${baseUrl}${path} \\\n  -H "Authorization: Bearer $POTSTILL_API_KEY" \\\n  -H "Content-Type: application/json" \\\n  -d @- <<'SPEC'\n${toJson(grid ? { spec, grid } : spec)}\nSPEC`;
     case "cli":
-      return `potstill login --url ${baseUrl}\npotstill jobs submit - --watch <<'SPEC'\n${toYaml(spec)}SPEC`;
+      return `potstill login --url ${baseUrl}\npotstill ${grid ? "sweeps create -" : "jobs submit -"} --watch${options.join("")} <<'SPEC'\n${toYaml(spec)}SPEC`;
     case "python":
-      return `import json\nimport os\n\nfrom potstill import Potstill\n\nspec = json.loads(r"""\n${toJson(spec).replaceAll('"""', '\\u0022\\u0022\\u0022')}\n""")\n\nwith Potstill("${baseUrl}", os.environ["POTSTILL_API_KEY"]) as client:\n    job = client.jobs.create(spec)\n    print(job.id)`;
+      return `import json\nimport os\n\nfrom potstill import Potstill\n\nspec = json.loads(r"""\n${inPython(toJson(spec))}\n""")\n\nwith Potstill("${baseUrl}", os.environ["POTSTILL_API_KEY"]) as client:\n${lines}`;
     default:
       return toJson(spec);
   }
@@ -32,5 +38,7 @@ export function read(text) {
   return spec;
 }
 
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+const inPython = (json) => json.replaceAll('"""', "\\u0022\\u0022\\u0022");
 const toJson = (spec) => JSON.stringify(spec, null, 2);
 const toYaml = (spec) => yaml.dump(spec, { schema: yaml.CORE_SCHEMA, lineWidth: 100, noRefs: true });
