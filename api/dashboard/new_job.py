@@ -33,6 +33,7 @@ from core.spec.examples import example_job
 
 DEFAULT_METHOD = "kd"
 MAX_SPEC_CHARACTERS = 200_000
+_FINE_TUNING_RATE = 0.1  # of the learning rate of the training
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE = 8, 224  # of a first spec; its patch size is an eighth
 
@@ -88,13 +89,15 @@ def new_job_page(
     """Show the form with a first spec.
 
     ``from`` is a job whose spec fills the form; with ``start=student``, training starts from that job's student, with
-    ``checkpoint`` from this checkpoint of it.
+    ``checkpoint`` from this checkpoint of it. ``start=compress`` compresses that student after one short epoch.
     ``teacher`` is a model or job that becomes the teacher.
     """
     choices = service.read_choices(state.database, caller.project_id)
     if source is not None:
         (job,) = service.read_jobs(state.database, caller.project_id, [source])
-        spec = _copied_spec(job, weights=checkpoint or (job["id"] if start == "student" else None))
+        spec = _copied_spec(job, weights=checkpoint or (job["id"] if start in ("student", "compress") else None))
+        if start == "compress":
+            spec |= _compression(job)
     else:
         spec = _first_spec(choices, method, dataset)
     if teacher is not None:
@@ -164,6 +167,16 @@ def _image_size(size: int | None) -> int:
     """Return a multiple of 8 near the dataset's image size, so that patches fit."""
     rounded = 8 * round((size or _MAX_IMAGE_SIZE) / 8)
     return min(max(rounded, _MIN_IMAGE_SIZE), _MAX_IMAGE_SIZE)
+
+
+def _compression(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a spec that compresses the job's student: one epoch at a low rate, then int8."""
+    training = {**job["spec"]["training"], "epochs": 1, "warmup_epochs": 0}
+    if training.get("learning_rate"):
+        training["learning_rate"] *= _FINE_TUNING_RATE
+    name = f"{job['spec'].get('name') or job['id']} (compressed)"[:200]
+    steps = [{"name": "quantize", "dtype": "int8"}]
+    return {"name": name, "training": training, "compression": steps, "baseline": False}
 
 
 def _copied_spec(job: Mapping[str, Any], *, weights: str | None) -> dict[str, Any]:

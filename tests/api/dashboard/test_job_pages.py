@@ -10,6 +10,7 @@ from api.dashboard import comparison, plots
 from api.dashboard.comparison import COSTS, Point
 from api.dashboard.job_columns import COLUMNS, chosen_columns
 from api.session_cookie import COOKIE_NAME, issue_cookie
+from core.spec import parse_job_spec
 from core.store import jobs
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
@@ -137,6 +138,9 @@ class TestForm:
         assert (spec["name"], spec["method"]["name"]) == ("small (copy)", "kd")
         spec = self.spec_of(browser.get(f"/jobs/new?from={lease.job_id}&start=student").text)
         assert spec["student"] == {"weights": lease.job_id}
+        spec = self.spec_of(browser.get(f"/jobs/new?from={lease.job_id}&start=compress").text)
+        assert (spec["student"], spec["training"]["epochs"]) == ({"weights": lease.job_id}, 1)
+        assert parse_job_spec(spec).compression[0].name == "quantize"
         assert f'href="/jobs/new?from={lease.job_id}"' in browser.get(f"/jobs/{lease.job_id}").text
 
     def test_the_data_of_the_form_is_cached_and_compressed(self, browser):
