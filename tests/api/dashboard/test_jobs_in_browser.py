@@ -74,7 +74,7 @@ def test_a_sweep_is_submitted_from_the_form(sign_in, tenant, errors):
 
     page.wait_for_url("**/sweeps/swp_*")
     (sweep,) = tenant.http.get("/v1/sweeps").json()["data"]
-    assert (sweep["num_jobs"], sweep["fields"]) == (4, ["training.epochs", "method"])
+    assert (sweep["num_jobs"], sweep["fields"]) == (4, ["training.epochs", "method.name"])
     assert [error for error in errors if "422" not in error] == []
 
 
