@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     num_jobs = options.jobs or (200 if options.screenshots else 10_000)
     with tempfile.TemporaryDirectory(prefix="dashboard-") as folder, _site(Path(folder), num_jobs) as site:
         if options.screenshots:
-            _write_screenshots(_only(site, options.pages), options.screenshots, options.widths)
+            _write_screenshots(_only(site, options.pages), options.screenshots, options.widths, options.schemes)
             return 0
         figures = [*_server_times(site, options.repeats), *_weights(site)]
         problems = _accessibility_problems(site)
@@ -219,10 +219,10 @@ def _accessibility_problems(site: Site) -> dict[str, list[str]]:
     return problems
 
 
-def _write_screenshots(site: Site, folder: Path, widths: Sequence[int]) -> None:
+def _write_screenshots(site: Site, folder: Path, widths: Sequence[int], schemes: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with _browser() as browser:
-        for scheme in SCHEMES:
+        for scheme in schemes:
             for width in widths:
                 page = _signed_in(browser, site, width=width, scheme=scheme)
                 for name, path in site.pages.items():
@@ -233,7 +233,7 @@ def _write_screenshots(site: Site, folder: Path, widths: Sequence[int]) -> None:
                     if wide > width:
                         print(f"{name} is {wide} pixels wide at {width}", flush=True)
                 page.context.close()
-    print(f"{len(widths) * len(SCHEMES) * len(site.pages)} screenshots are in {folder}", flush=True)
+    print(f"{len(widths) * len(schemes) * len(site.pages)} screenshots are in {folder}", flush=True)
 
 
 @contextmanager
@@ -267,6 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="write screenshots instead of measuring")
     parser.add_argument("--pages", nargs="+", metavar="NAME", help="only screenshots of these pages, e.g. jobs compare")
     parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS, metavar="PIXELS", help="of screenshots")
+    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=SCHEMES, help="of screenshots")
     parser.add_argument("--jobs", type=int, help="number of jobs; default 10,000, and 200 for screenshots")
     parser.add_argument("--repeats", type=int, default=15, help="requests of each page")
     parser.add_argument("--out", type=Path, help="write the result here")

@@ -151,7 +151,8 @@ class Worker(threading.Thread):
         if has_datasets:
             with self.server.database.write() as session:
                 while row := datasets.claim(session, worker_id="wrk_test", lease_seconds=600):
-                    datasets.mark_ready(session, IngestLeaseToken.from_row(row), **DIGITS)
+                    labels = {"num_classes": None, "classes": None} if "unlabeled" in row.source.get("name", "") else {}
+                    datasets.mark_ready(session, IngestLeaseToken.from_row(row), **DIGITS | labels)
         while has_jobs and (lease := self.claim_job()):
             self.end_job(lease)
         if has_pushes:
