@@ -68,7 +68,7 @@ def audit_page(state: State, caller: Administrator, filters: AuditFilters, after
     """List the changes that pass the filters, newest first."""
     error: PotstillError | None = None
     try:
-        found = _entries(state, caller, filters, after or None)
+        found = _entries(state, caller, filters, after or None, limit=ENTRIES_PER_PAGE)
     except PotstillError as problem:
         error, found = problem, Page[audit.AuditEntryOut](data=[], has_more=False)
     with state.database.read() as session:
@@ -106,7 +106,7 @@ def audit_csv(state: State, caller: Administrator, filters: AuditFilters) -> Res
 
 
 def _entries(
-    state: AppState, caller: Caller, filters: dict[str, str], after: str | None, *, limit: int = ENTRIES_PER_PAGE
+    state: AppState, caller: Caller, filters: dict[str, str], after: str | None, *, limit: int
 ) -> Page[audit.AuditEntryOut]:
     """Read a page of the log as ``GET /v1/audit-log`` does. Both days are included."""
     start, end = _midnight(filters, "from"), _midnight(filters, "to")
