@@ -1,7 +1,8 @@
-"""Accuracy, bytes and latency of compressed students on CIFAR-10, and a peer on the same networks.
+"""Accuracy, bytes and latency of compressed students on CIFAR-10, and of peers on the same networks.
 
-Parts: ``plan`` (runs and their specs), ``execution`` (a run), ``peers`` (ONNX Runtime's quantizer with its defaults),
-``statistics`` (means and paired intervals), ``report`` and ``scatter_plot`` (the section of ``docs/compression.md``).
+Parts: ``plan`` (runs and their specs), ``execution`` (a run), ``onnxruntime_peer`` and ``torch_pruning_peer`` (other
+libraries), ``statistics`` (means and paired intervals), ``report`` and ``scatter_plot`` (the section of
+``docs/compression.md``).
 """
 
 from collections.abc import Sequence

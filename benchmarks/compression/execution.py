@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.cifar10 import FINAL, NUM_CLASSES, split_images
-from benchmarks.compression import peers
-from benchmarks.compression.plan import FLOAT, IMAGE_SIZE, TEACHER, Protocol, Run
+from benchmarks.compression import onnxruntime_peer, torch_pruning_peer
+from benchmarks.compression.plan import FLOAT, IMAGE_SIZE, PEER_PRUNED, TEACHER, Protocol, Run
 from benchmarks.engine import BenchmarkReporter, JobInputs, run
 from benchmarks.quality.results import Result
 from benchmarks.results import ROOT, machine
@@ -32,6 +32,7 @@ from core.evaluate.latency import measure_latency
 from core.models.preprocessing import Preprocessing, normalized
 from core.models.weights import CONFIG, WEIGHTS, load_folder, save_folder
 from core.reporting import STUDENT_TRACK, RunResult
+from core.spec import JobSpec
 from core.system.disk import atomic_path
 
 TEACHER_WEIGHTS = ROOT.parent / "shared" / "models" / "cifar10-dla34.safetensors"
@@ -65,7 +66,7 @@ class Execution:
         try:
             with BenchmarkReporter(root, teachers=self.work / "teachers", deadline=deadline) as reporter:
                 found = run(inputs, spec, root, reporter)
-            result |= {"status": "succeeded", **self._figures(task, found, inputs)}
+            result |= {"status": "succeeded", **self._figures(task, spec, found, inputs)}
         except PotstillError as error:
             result |= {"status": error.code, "problem": error.detail[:500]}
         if checkpoints.is_dir() and not student.is_dir():
@@ -93,22 +94,29 @@ class Execution:
             save_folder(module, folder, architecture="dla34", arguments=arguments, preprocessing=preprocessing)
         return {TEACHER: folder}
 
-    def _figures(self, task: Run, found: RunResult, inputs: JobInputs) -> Result:
+    def _figures(self, task: Run, spec: JobSpec, found: RunResult, inputs: JobInputs) -> Result:
         """Return the figures of the student, of each step and of the peer's files."""
         weights = found.artifacts[WEIGHTS]
+        training = self._pixels(inputs, "train")
         rows = [_row(FLOAT, "safetensors", found.result["student"])]
         for (arm, step), entry in zip(task.steps.items(), found.result["compressed"], strict=True):
             kind = "onnx" if step["name"] == "quantize" else "safetensors"
             rows.append(_row(arm, kind, entry) | {"status": entry["status"], "held_out": entry["held_out"]})
-        if task.group.with_peers:
-            preprocessing = load_folder(weights.parent).preprocessing
-            files = {FLOAT: found.artifacts["model.onnx"]}
-            train = self._pixels(inputs, "train")
-            files |= peers.quantize(files[FLOAT], train, preprocessing, self.work / "peers", seed=task.seed)
-            rows += [
-                {"arm": arm, "format": "onnx", **self._measure(path, inputs, preprocessing)}
-                for arm, path in files.items()
-            ]
+        match task.group.peer:
+            case "onnxruntime":
+                preprocessing = load_folder(weights.parent).preprocessing
+                files = {FLOAT: found.artifacts["model.onnx"]}
+                files |= onnxruntime_peer.quantize(
+                    files[FLOAT], training, preprocessing, self.work / "peers", seed=task.seed
+                )
+                rows += [
+                    {"arm": arm, "format": "onnx", **self._measure(path, inputs, preprocessing)}
+                    for arm, path in files.items()
+                ]
+            case "torch-pruning":
+                pruned = torch_pruning_peer.prune(load_folder(weights.parent), spec, training)
+                figures = torch_pruning_peer.measure(pruned, self._pixels(inputs, "test"))
+                rows.append({"arm": PEER_PRUNED, "format": "safetensors", **figures})
         return {
             "rows": rows,
             "student_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),

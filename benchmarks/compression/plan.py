@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.cifar10 import FINAL, SplitSizes
 from core.spec import parse_job_spec
@@ -17,6 +17,8 @@ TEACHER = "mdl_dla34"
 FLOAT = "float32"
 INT8, PRUNED, PRUNED_BY_LABELS = "int8 static", "50 % FLOPs", "50 % FLOPs, fine-tuned on labels alone"
 PEER_STATIC, PEER_DYNAMIC = "ONNX Runtime static", "ONNX Runtime dynamic"
+PEER_PRUNED = "50 % FLOPs by Torch-Pruning, fine-tuned on labels alone"
+PRUNED_FLOPS = 0.5
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "vit": {
@@ -37,11 +39,11 @@ def _prune(fraction: float, **parameters: Any) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Steps of one job, by the name of the arm that each gives. ``with_peers``: the peer quantizes the same student."""
+    """Steps of one job, by the name of the arm that each gives. ``peer`` compresses the same student."""
 
     name: str
     steps: Mapping[str, Step]
-    with_peers: bool = False
+    peer: Literal["onnxruntime", "torch-pruning"] | None = None
     only_vit: bool = False
 
 
@@ -55,10 +57,10 @@ GROUPS = (
             "int4 weights": {"name": "quantize", "dtype": "int4"},
             "fp16": {"name": "quantize", "dtype": "fp16"},
         },
-        with_peers=True,
+        peer="onnxruntime",
     ),
-    Group("pruned", {PRUNED: _prune(0.5), "50 % FLOPs, then int8 static": _INT8}),
-    Group("pruned-labels", {PRUNED_BY_LABELS: _prune(0.5, alpha=0.0)}),
+    Group("pruned", {PRUNED: _prune(PRUNED_FLOPS), "50 % FLOPs, then int8 static": _INT8}),
+    Group("pruned-labels", {PRUNED_BY_LABELS: _prune(PRUNED_FLOPS, alpha=0.0)}, peer="torch-pruning"),
     Group("pruned-30", {"30 % FLOPs": _prune(0.3)}),
     Group("shared", {"two blocks share their weights": {"name": "share"}}, only_vit=True),
     Group("merged", {"merged tokens": {"name": "merge", "ratio": 0.25}}, only_vit=True),
@@ -118,7 +120,7 @@ def _run(protocol: Protocol, group: Group, seed: int) -> Run:
         "training": protocol.training(seed),
         # Every output is measured, whatever it loses: a gate of 100 points.
         "compression": [{"max_top1_drop": 1, **step} for step in steps.values()],
-        "export": ["safetensors", "onnx"] if group.with_peers else ["safetensors"],
+        "export": ["safetensors", "onnx"] if group.peer == "onnxruntime" else ["safetensors"],
     }
     spec = parse_job_spec(document).model_dump(mode="json")
     fields = {"spec": spec, "images": str(protocol.sizes)}

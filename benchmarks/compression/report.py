@@ -10,6 +10,7 @@ from benchmarks.compression.plan import (
     FLOAT,
     INT8,
     PEER_DYNAMIC,
+    PEER_PRUNED,
     PEER_STATIC,
     PRUNED,
     PRUNED_BY_LABELS,
@@ -109,6 +110,11 @@ def _reading(found: Sequence[Result], measured: Sequence[Arm]) -> str:
         lines.append(
             f"- {PEER_STATIC} and {PEER_DYNAMIC} are its quantizer with default parameters, on the same `model.onnx`."
         )
+    if find(measured, PEER_PRUNED):
+        lines.append(
+            "- Torch-Pruning 1.6 has the criterion `taylor`, the target, images, epochs and rates of `prune`; every "
+            "layer and head loses the same fraction, which is its default."
+        )
     load, cpus = max(result["load_average"] for result in found), found[0]["machine"]["cpus"]
     busy = f" Other programs ran meanwhile (load average up to {load:g} on {cpus} CPUs)." if load > 1.5 else ""
     lines.append(f"- Latencies are medians of one image, under the runtime of the file.{busy}")
@@ -123,7 +129,7 @@ def _reading(found: Sequence[Result], measured: Sequence[Arm]) -> str:
 def _goals(measured: Sequence[Arm]) -> list[str]:
     """Return a sentence for each goal that has figures."""
     lines = []
-    int8, pruned, by_labels = (find(measured, name) for name in (INT8, PRUNED, PRUNED_BY_LABELS))
+    int8, pruned, by_labels, by_peer = (find(measured, name) for name in (INT8, PRUNED, PRUNED_BY_LABELS, PEER_PRUNED))
     if int8 is not None:
         is_met = int8.mean_difference >= -MAX_INT8_LOSS and int8.times_smaller >= MIN_INT8_RATIO
         lines.append(
@@ -138,17 +144,18 @@ def _goals(measured: Sequence[Arm]) -> list[str]:
             f"{_verdict(is_met=is_met)}: {_difference(pruned.difference, pruned.mean_difference)} points."
             f"{_caution(pruned.difference, MAX_PRUNED_LOSS, is_met=is_met)}"
         )
-    if pruned is not None and by_labels is not None:
-        lines.append(_teacher_sentence(pruned.scores, by_labels.scores))
+    for other, name in ((by_labels, "labels alone"), (by_peer, "Torch-Pruning with labels alone")):
+        if pruned is not None and other is not None:
+            lines.append(_teacher_sentence(pruned.scores, other.scores, name))
     return lines
 
 
-def _teacher_sentence(pruned: Mapping[int, float], by_labels: Mapping[int, float]) -> str:
-    goal = "Goal of the teacher: fine-tuning with its soft labels beats labels alone by more than the interval."
-    comparison = paired(pruned, by_labels)
+def _teacher_sentence(pruned: Mapping[int, float], others: Mapping[int, float], name: str) -> str:
+    goal = f"Goal of the teacher: fine-tuning with its soft labels beats {name} by more than the interval."
+    comparison = paired(pruned, others)
     if comparison is None:
-        shared = sorted(pruned.keys() & by_labels.keys())
-        gains = ", ".join(f"{pruned[seed] - by_labels[seed]:+.2f}" for seed in shared)
+        shared = sorted(pruned.keys() & others.keys())
+        gains = ", ".join(f"{pruned[seed] - others[seed]:+.2f}" for seed in shared)
         return f"{goal} Not shown: {gains} points with one seed."
     is_met = comparison.difference > comparison.half_width
     found = _difference(comparison, comparison.difference)
