@@ -55,8 +55,3 @@ class StrictModel(BaseModel):
         schema = handler(source)
         _keep_json_types(schema)
         return schema
-
-
-def not_available(what: str) -> PydanticCustomError:
-    """Return the error for a field that the contract defines and this version does not offer."""
-    return PydanticCustomError(NOT_AVAILABLE, "{what} is not available in this version", {"what": what})

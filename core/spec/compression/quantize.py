@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.spec.compression.base import FineTuningParams, StepInfo
-from core.spec.document import not_available
+from core.spec.document import NOT_AVAILABLE
 
 Dtype = Literal["int8", "int4", "fp16", "bf16"]
 QuantizationMode = Literal["static", "dynamic", "qat"]
@@ -83,7 +83,11 @@ class QuantizeParams(FineTuningParams):
     @classmethod
     def _refuse_unserved(cls, dtype: Dtype) -> Dtype:
         if dtype == "bf16":
-            raise not_available("bf16, for which ONNX Runtime has no kernels on a CPU (fp16 has), so its accuracy")
+            raise PydanticCustomError(
+                NOT_AVAILABLE,
+                "bf16 is not available: ONNX Runtime has no kernels for it on a CPU, so the file cannot be verified; "
+                "set dtype to fp16",
+            )
         return dtype
 
     @model_validator(mode="after")

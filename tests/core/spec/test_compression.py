@@ -79,7 +79,7 @@ def test_an_unknown_field_lists_those_of_the_step():
 
 
 def test_what_no_runtime_serves_is_not_available():
-    with pytest.raises(NotAvailable, match="bf16"):
+    with pytest.raises(NotAvailable, match="set dtype to fp16"):
         parse_job_spec(spec(quantize(dtype="bf16")))
 
 

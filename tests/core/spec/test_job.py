@@ -194,9 +194,9 @@ def test_all_datasets_are_listed_by_pointer():
     assert plain.datasets() == {"/dataset": "ds_a"}
 
 
-@pytest.mark.parametrize("entry", ["tensorrt", {"format": "coreml"}])
+@pytest.mark.parametrize("entry", ["tensorrt", {"format": "coreml"}, "executorch", "litert"])
 def test_a_format_that_cannot_be_verified_is_not_available(entry):
-    with pytest.raises(NotAvailable, match=r"pip install (tensorrt|coremltools)") as refusal:
+    with pytest.raises(NotAvailable, match=r"pip install (tensorrt|coremltools|executorch|litert-torch)") as refusal:
         parse_job_spec(spec(export=["onnx", entry]))
 
     assert refusal.value.errors[0].pointer == "/export/1"
