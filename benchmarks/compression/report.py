@@ -116,7 +116,11 @@ def _reading(found: Sequence[Result], measured: Sequence[Arm]) -> str:
             "layer and head loses the same fraction, which is its default."
         )
     load, cpus = max(result["load_average"] for result in found), found[0]["machine"]["cpus"]
-    busy = f" Other programs ran meanwhile (load average up to {load:g} on {cpus} CPUs)." if load > 1.5 else ""
+    busy = (
+        f" Other programs ran meanwhile (load average up to {load:g} on {cpus} CPUs), so they cannot be compared."
+        if load > 1.5
+        else ""
+    )
     lines.append(f"- Latencies are medians of one image, under the runtime of the file.{busy}")
     return (
         "Differences are those to the float student of the same seed, in points, with a 95 % interval of a paired "
