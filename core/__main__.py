@@ -38,6 +38,10 @@ from core.spec.dataset_layout import ClassFrom, Labels
 from core.spec.job import WEIGHT_KEYWORDS
 from core.spec.parse import did_you_mean
 from core.spec.spec_text import parse_document
+from core.system.digest import file_digest
+from core.torchrun_job import run_ranks, with_num_ranks
+from core.train.rank_channel import RankChannel
+from core.train.torchrun import TorchrunEnvironment
 
 WORK_DIR = ".work"
 _BUILTIN = "builtin:"
@@ -81,24 +85,47 @@ def run(
 ) -> None:
     """Run one job and write the student to OUT.
 
-    Ctrl-C saves a checkpoint; the same command with `--resume` continues from it.
+    Ctrl-C saves a checkpoint; the same command with `--resume` continues from it. Under torchrun, all processes train
+    the student together, and the command always continues an unfinished run.
     """
     console = Console(stderr=True)
-    try:
+
+    def run_job(channel: RankChannel | None) -> RunResult:
         layout = _layout_options(labels, splits, class_from)
         ingest = partial(_ingest, processes=ingest_processes or _default_ingest_processes(), console=console)
         job = _LocalJob.prepare(
-            spec, dataset, out, cache=cache, resume=resume, layout=layout, ingest=ingest, console=console
+            spec,
+            dataset,
+            out,
+            cache=cache,
+            resume=resume,
+            layout=layout,
+            ingest=ingest,
+            console=console,
+            channel=channel,
         )
-        result = job.run(console)
+        return job.run(console, channel)
+
+    with _exit_status(console):
+        options = {"--dataset": dataset, "--labels": labels, "--splits": splits, "--class-from": class_from}
+        arguments = {"the SHA-256 of the spec": file_digest(spec), "--out": str(out.resolve()), **options}
+        result = run_ranks(TorchrunEnvironment.read(os.environ), arguments, run_job)
+    if result is not None:
+        console.print(_result_table(result))
+        print(out.resolve())
+
+
+@contextmanager
+def _exit_status(console: Console) -> Iterator[None]:
+    """Print an interruption or an error, and exit with its status."""
+    try:
+        yield
     except Interrupted:
         console.print("Interrupted; a checkpoint is saved. Run the same command with --resume to continue.")
         raise typer.Exit(_EXIT_INTERRUPTED) from None
     except PotstillError as error:
         console.print(f"{error.title}: {error.detail}", style="red", markup=False, highlight=False)
         raise typer.Exit(_EXIT_FAILED) from None
-    console.print(_result_table(result))
-    print(out.resolve())
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +149,16 @@ class _LocalJob:
         layout: LayoutOptions,
         ingest: Callable[[str, Path, LayoutOptions], Path],
         console: Console,
+        channel: RankChannel | None,
     ) -> _LocalJob:
         """Read and resolve the spec, and ingest the datasets. Raises ``PotstillError``."""
         document, models = _local_models(_read_spec(spec_path))
+        if channel is not None:
+            document = with_num_ranks(document, channel.environment.place.world_size)
         spec = parse_job_spec({**document, "dataset": dataset[-_MAX_DATASET_CHARS:]})
         _require_local_weights(spec, models)
         work = out / WORK_DIR
-        if work.exists() and not resume:
+        if work.exists() and not resume and channel is None:
             console.print(f"Starting over; the unfinished run in {work} is deleted (--resume would continue it).")
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
@@ -152,17 +182,22 @@ class _LocalJob:
         warnings = [JobWarning.model_validate(entry) for entry in resolution.estimate["warnings"]]
         return cls(resolution.spec, out, workspace, warnings)
 
-    def run(self, console: Console) -> RunResult:
+    def run(self, console: Console, channel: RankChannel | None) -> RunResult:
         """Run the job and move its files to the output folder. Raises ``PotstillError`` or ``Interrupted``."""
         root = self.workspace.root
         root.mkdir(exist_ok=True)
         with (
-            ConsoleReporter(root, teachers=self.workspace.cache / "teachers", console=console) as reporter,
-            _pause_on_signal(reporter),
+            ConsoleReporter(
+                root,
+                teachers=self.workspace.cache / "teachers",
+                console=console,
+                is_pause_requested=(lambda: False) if channel is None else channel.is_pause_requested,
+            ) as reporter,
+            _pause_on_signal(reporter, can_repeat=channel is not None),
         ):
             for warning in self.warnings:
                 reporter.warning(warning)
-            result = pipeline.run(self.spec, self.workspace, reporter)
+            result = pipeline.run(self.spec, self.workspace, reporter, channel=channel)
         for name, path in result.artifacts.items():
             path.replace(self.out / name)
         (root / METRICS_FILE).replace(self.out / METRICS_FILE)
@@ -263,20 +298,26 @@ def _check_same_spec(path: Path, spec: JobSpec) -> None:
     """Write the spec to ``path``. Raises ``InvalidRequest`` if it holds another one."""
     document = spec.model_dump_json(indent=2)
     if path.is_file() and path.read_text(encoding="utf-8") != document:
-        raise InvalidRequest(f"{path.parent} holds an unfinished run of another spec; omit --resume to start over")
+        raise InvalidRequest(
+            f"{path.parent} holds an unfinished run of another spec; delete it, or omit --resume, to start over"
+        )
     path.write_text(document, encoding="utf-8")
 
 
 @contextmanager
-def _pause_on_signal(reporter: ConsoleReporter) -> Iterator[None]:
-    """Pause with a checkpoint on the first Ctrl-C or SIGTERM; end at once on the second."""
+def _pause_on_signal(reporter: ConsoleReporter, *, can_repeat: bool) -> Iterator[None]:
+    """Pause with a checkpoint on the first Ctrl-C or SIGTERM.
+
+    On the second one, end at once; with ``can_repeat``, ignore it: torchrun and a scheduler send one each.
+    """
     signals = (signal.SIGINT, signal.SIGTERM)
     previous: Mapping[signal.Signals, Any] = {number: signal.getsignal(number) for number in signals}
 
     def request_pause(_number: int, _frame: FrameType | None) -> None:
         reporter.control_override = Control.PAUSE
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if not can_repeat:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     for number in signals:
         signal.signal(number, request_pause)

@@ -30,7 +30,8 @@ from core.train.context import RunContext, threads_per_rank
 from core.train.data_parallel import shard_setup
 from core.train.preflight import PreflightResult, cached_preflight, preflight
 from core.train.progress import ProgressRange, Track, plan_ranges
-from core.train.rank_launcher import RankConfig, launch_ranks
+from core.train.rank_config import RankConfig
+from core.train.rank_launcher import launch_ranks
 from core.train.statistics import estimate_statistics, log_method_metrics
 from core.train.student_setup import build_job_student, student_training_setup
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
@@ -211,7 +212,7 @@ class Distillation:
         validation = context.validation_callback(image_size=self.image_size) if self.has_accuracy else None
         teachers = {t.fingerprint: t.folder for t in self.trained_teachers.values() if t.folder is not None}
         config = RankConfig.from_spec(self.spec, self.workspace, teachers=teachers, checkpoint=prepared.checkpoint)
-        with launch_ranks(config, spec=self.spec, device=context.compute.device, poll=context.poll) as ranks:
+        with launch_ranks(config, context, self.spec) as ranks:
             trainer = Trainer(
                 shard_setup(setup, ranks),
                 track=Track(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -142,11 +142,22 @@ class FolderReporter(NullReporter):
 
 
 class ConsoleReporter(FolderReporter):
-    """Folder reporter that also prints events and draws a progress bar."""
+    """Folder reporter that also prints events and draws a progress bar.
 
-    def __init__(self, root: Path, *, teachers: Path, console: Console) -> None:
+    It requests a pause once ``is_pause_requested`` returns True.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        teachers: Path,
+        console: Console,
+        is_pause_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
         super().__init__(root, teachers=teachers)
         self._console = console
+        self._is_pause_requested = is_pause_requested
         self._bar = Bar(
             TextColumn("{task.description:>8}"),
             BarColumn(bar_width=30),
@@ -158,6 +169,12 @@ class ConsoleReporter(FolderReporter):
         self._task = self._bar.add_task("", total=1.0, note="")
         self._loss = ""
         self._bar.start()
+
+    def control(self) -> Control:
+        """Return ``control_override``, or a pause that another process requests."""
+        if self.control_override is Control.GO and self._is_pause_requested():
+            self.control_override = Control.PAUSE
+        return super().control()
 
     def stage_started(self, stage: Stage) -> None:
         """Show the stage's name."""

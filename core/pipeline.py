@@ -27,6 +27,7 @@ from core.train.baseline import NOT_REQUESTED, Baseline, BaselineTraining, save_
 from core.train.context import RunContext, open_run
 from core.train.export_preflight import preflight_formats
 from core.train.progress import ProgressRange
+from core.train.rank_channel import RankChannel
 from core.train.schedule import Schedule
 from core.train.training_lock import training_lock
 from core.train.training_set import planned_schedule
@@ -34,14 +35,14 @@ from core.train.training_set import planned_schedule
 _PREPARED, _TRAINED, _EVALUATED = 0.01, 0.95, 0.97  # a job's progress after these stages
 
 
-def run(spec: JobSpec, workspace: Workspace, reporter: Reporter) -> RunResult:
-    """Run a resolved spec to its end.
+def run(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, channel: RankChannel | None = None) -> RunResult:
+    """Run a resolved spec to its end. ``channel`` leads to ranks that torchrun has started.
 
     Raises:
         Interrupted: The reporter requested a pause, cancel or drain; a checkpoint is saved.
         RunError: The run failed; its ``code`` is the reason.
     """
-    with open_run(spec, workspace, reporter) as context:
+    with open_run(spec, workspace, reporter, channel=channel) as context:
         return _Pipeline(spec, workspace, context).run()
 
 

@@ -1,7 +1,8 @@
 """``python -m core.rank_main CONFIG RANK WORLD_SIZE``: process of rank 1 or above of a data-parallel training.
 
-:mod:`core.train.rank_launcher` starts and ends it. It builds the same training as rank 0 and trains on its part of
-every batch. It reports nothing, saves no checkpoints and receives no control requests.
+:mod:`core.train.rank_launcher` starts and ends it, or :mod:`core.rank_host` under torchrun. It builds the same training
+as rank 0 and trains on its part of every batch. It reports nothing, saves no checkpoints and receives no control
+requests.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # As in core.__main__: before torch is loaded.
@@ -23,9 +24,10 @@ from core.train.checkpoint import read_checkpoint
 from core.train.context import open_run
 from core.train.data_parallel import shard_setup
 from core.train.environment import is_out_of_memory
-from core.train.process_group import init_process_group
-from core.train.rank_launcher import RankConfig, write_failure
+from core.train.process_group import FileRendezvous, Rendezvous, init_process_group
+from core.train.rank_config import RankConfig, require_files, write_failure
 from core.train.statistics import estimate_statistics
+from core.train.torchrun import RankPlace
 from core.train.trainer import TrainStep
 
 
@@ -45,14 +47,14 @@ class RankReporter(NullReporter):
         return None if folder is None else Path(folder)
 
 
-def train_rank(config: RankConfig, rank: int, world_size: int) -> None:
+def train_rank(config: RankConfig, place: RankPlace, rendezvous: Rendezvous) -> None:
     """Train from the configured checkpoint to the last step."""
-    spec, workspace = config.parse_spec(), config.workspace(rank)
-    with open_run(spec, workspace, RankReporter(config), rank=rank) as context:
+    spec, workspace = config.parse_spec(), config.workspace(place.rank)
+    with open_run(spec, workspace, RankReporter(config), place=place) as context:
         setup = build_student_setup(spec, workspace, context)
-        config.ready_path(rank).touch()
+        config.ready_path(place.rank).touch()
         device = context.compute.device
-        with init_process_group(config.store_path, rank=rank, world_size=world_size, device=device) as ranks:
+        with init_process_group(rendezvous, rank=place.rank, world_size=place.world_size, device=device) as ranks:
             setup = shard_setup(setup, ranks)
             train_step = TrainStep(setup, ranks=ranks)
             done = 0 if config.checkpoint is None else read_checkpoint(Path(config.checkpoint), train_step.state)
@@ -66,18 +68,30 @@ def train_rank(config: RankConfig, rank: int, world_size: int) -> None:
             train_step.drain_all()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Train one rank; return the exit status, 0 after the last step."""
-    path, rank, world_size = arguments
-    config = RankConfig.read(Path(path))
+def run_rank(
+    config: RankConfig, place: RankPlace, rendezvous: Rendezvous, *, files: Mapping[str, str] | None = None
+) -> int:
+    """Train one rank, and write the error that ends it; return the exit status, 0 after the last step.
+
+    ``files`` are digests by path, which this machine must have (:meth:`RankConfig.file_digests`).
+    """
     try:
-        train_rank(config, int(rank), int(world_size))
+        require_files(files or {})
+        train_rank(config, place, rendezvous)
     except Exception as error:  # noqa: BLE001 - rank 0 reports every error of this process
         if not isinstance(error, PotstillError):
             traceback.print_exc()
-        write_failure(config, int(rank), _to_run_error(error, int(rank)))
+        write_failure(config, place.rank, _to_run_error(error, place.rank))
         return EXIT_CRASHED
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train one rank that rank 0 has started on its own machine; return the exit status."""
+    path, rank, world_size = arguments
+    config = RankConfig.read(Path(path))
+    place = RankPlace.on_one_machine(int(rank), int(world_size))
+    return run_rank(config, place, FileRendezvous(config.store_path))
 
 
 def _to_run_error(error: Exception, rank: int) -> PotstillError:

@@ -24,7 +24,8 @@ from core.train.context import RunContext
 from core.train.data_parallel import shard_setup
 from core.train.fingerprint import training_fingerprint
 from core.train.progress import ProgressRange, Track
-from core.train.rank_launcher import RankConfig, launch_ranks
+from core.train.rank_config import RankConfig
+from core.train.rank_launcher import launch_ranks
 from core.train.student_setup import build_job_student, student_training_setup
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
 from core.train.training_set import TrainingSet
@@ -129,7 +130,7 @@ class BaselineTraining:
         )
         config = RankConfig.from_spec(self.spec, self._workspace, teachers={}, checkpoint=checkpoint)
         try:
-            with launch_ranks(config, spec=self.spec, device=context.compute.device, poll=context.poll) as ranks:
+            with launch_ranks(config, context, self.spec) as ranks:
                 trainer = Trainer(
                     shard_setup(setup, ranks),
                     track=track,

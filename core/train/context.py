@@ -25,7 +25,9 @@ from core.spec.info import InputInfo
 from core.train.environment import is_out_of_memory, reproducible
 from core.train.loader import BatchLoader
 from core.train.precision import ComputeConfig, choose_compute, choose_device
+from core.train.rank_channel import RankChannel
 from core.train.result_cache import ResultCache
+from core.train.torchrun import RankPlace
 from core.train.validation import ValidationCallback
 
 STUDENT_CURVE = "eval/top1"
@@ -39,7 +41,8 @@ _MAX_VALIDATION_IMAGES = 2_000  # of the test split
 class RunContext:
     """Dataset, device and folders of a run. ``root`` is its scratch folder, ``cache`` is shared by runs.
 
-    ``pixel_cache_bytes`` limits the decoded images in the cache; no result depends on it.
+    ``pixel_cache_bytes`` limits the decoded images in the cache; no result depends on it. ``channel`` leads to the
+    other ranks that torchrun has started; None where this process starts them itself.
     """
 
     stored: StoredDataset
@@ -49,6 +52,7 @@ class RunContext:
     root: Path
     cache: Path
     pixel_cache_bytes: int = PIXEL_CACHE_BYTES
+    channel: RankChannel | None = None
 
     @property
     def input_info(self) -> InputInfo:
@@ -179,19 +183,29 @@ def threads_per_rank(spec: JobSpec) -> int:
 
 
 @contextmanager
-def open_run(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, rank: int = 0) -> Iterator[RunContext]:
+def open_run(
+    spec: JobSpec,
+    workspace: Workspace,
+    reporter: Reporter,
+    *,
+    place: RankPlace | None = None,
+    channel: RankChannel | None = None,
+) -> Iterator[RunContext]:
     """Open the dataset, choose the device and configure torch for one rank of a run; undo it on exit.
 
     Ranks above 0 compute with their share of the threads. ``RunContext.threads`` is always the job's number, because
-    cache keys contain it.
+    cache keys contain it. ``place`` is that of this process, by default rank 0 of one machine. ``channel`` leads from
+    rank 0 to ranks that torchrun has started.
 
     Raises:
         SpecCannotRun: The device is not available.
         OutOfMemory: The block ran out of device or host memory.
     """
     assert spec.resources.threads is not None, "a resolved spec has a number of threads"
-    device = choose_device(spec.resources.accelerator, devices=spec.resources.devices, rank=rank)
-    threads = spec.resources.threads if rank == 0 else threads_per_rank(spec)
+    if place is None:
+        place = RankPlace.on_one_machine(0, spec.resources.devices) if channel is None else channel.environment.place
+    device = choose_device(spec.resources.accelerator, devices=place.local_world_size, rank=place.local_rank)
+    threads = spec.resources.threads if place.rank == 0 else threads_per_rank(spec)
     with StoredDataset.open(workspace.dataset) as stored, reproducible(threads=threads, device=device):
         context = RunContext(
             stored=stored,
@@ -201,6 +215,7 @@ def open_run(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, rank: i
             root=workspace.root,
             cache=workspace.cache,
             pixel_cache_bytes=workspace.pixel_cache_bytes,
+            channel=channel,
         )
         try:
             yield context

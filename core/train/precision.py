@@ -28,14 +28,14 @@ class ComputeConfig:
 
 
 def choose_device(accelerator: Literal["auto", "cpu", "cuda"], *, devices: int = 1, rank: int = 0) -> torch.device:
-    """Return the device of one rank of a run, and make it current.
+    """Return the device of one rank of a run, and make it current. ``devices`` and ``rank`` count on this machine.
 
     Raises ``SpecCannotRun`` if CUDA is requested and unavailable, or if fewer devices are visible than requested.
     """
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         if devices > MAX_CPU_DEVICES:
             raise SpecCannotRun(
-                f"resources.devices is {devices}, but a job on a CPU has at most {MAX_CPU_DEVICES} processes"
+                f"the job needs {devices} devices of this machine, but has at most {MAX_CPU_DEVICES} processes on a CPU"
             )
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -45,8 +45,8 @@ def choose_device(accelerator: Literal["auto", "cpu", "cuda"], *, devices: int =
     visible = torch.cuda.device_count()
     if devices > visible:
         raise SpecCannotRun(
-            f"resources.devices is {devices}, but this worker sees {visible} CUDA device(s); lower it, or start a "
-            "worker whose CUDA_VISIBLE_DEVICES names as many"
+            f"the job needs {devices} CUDA devices of this machine, but this process sees {visible}; lower "
+            "resources.devices, or start a worker whose CUDA_VISIBLE_DEVICES names as many"
         )
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)

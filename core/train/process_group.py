@@ -2,7 +2,8 @@
 
 Every rank holds the complete student and trains on a contiguous part of each batch. The loss of a part is a mean over
 its samples; weighted by the part's size, DDP's average of the gradients is that of the complete batch. The backend is
-gloo on CPUs and NCCL on CUDA. Ranks rendezvous through a file: no port is reachable from other machines.
+gloo on CPUs and NCCL on CUDA. The ranks of one machine rendezvous through a file and connect over the loopback
+interface: no port is reachable from other machines. Ranks that torchrun has started rendezvous through its store.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from torch._C._distributed_c10d import FileStore
+from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 from torch.distributed.distributed_c10d import _abort_process_group
 from torch.nn.parallel import DistributedDataParallel
 
 from core.methods.base import Batch, Method, StepContext
+from core.train.torchrun import TorchrunEnvironment
 
 Terms = Callable[[Batch, StepContext], dict[str, Tensor]]
 
@@ -32,6 +34,7 @@ Terms = Callable[[Batch, StepContext], dict[str, Tensor]]
 # a checkpoint by rank 0, while the others wait.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 LONG_TIMEOUT = timedelta(days=2)  # while rank 0 computes the teacher outputs of a complete view
+_STORE_TIMEOUT = timedelta(minutes=5)
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -138,19 +141,83 @@ def convert_batch_norm(module: nn.Module, ranks: ProcessGroup, device: torch.dev
     return converted
 
 
+class Rendezvous(Protocol):
+    """Place where the ranks of a process group meet."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether one machine has all ranks."""
+
+    def open_store(self, world_size: int) -> Store:
+        """Open the store through which the ranks exchange their addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRendezvous:
+    """Rendezvous file of the ranks of one machine."""
+
+    path: Path
+
+    @property
+    def is_local(self) -> bool:
+        """Return True."""
+        return True
+
+    def open_store(self, world_size: int) -> Store:
+        """Open the file."""
+        return FileStore(str(self.path), world_size)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRendezvous:
+    """Rendezvous in torchrun's store, under a prefix."""
+
+    environment: TorchrunEnvironment
+    prefix: str
+
+    @property
+    def is_local(self) -> bool:
+        """Return False."""
+        return False
+
+    def open_store(self, world_size: int) -> Store:  # noqa: ARG002 - the store has no limit
+        """Connect to the store."""
+        return PrefixStore(self.prefix, connect_store(self.environment))
+
+
+def connect_store(environment: TorchrunEnvironment, *, serve: bool = False) -> Store:
+    """Connect to torchrun's store; ``serve`` it as rank 0, unless the agent does. Raises ``dist.DistError``."""
+    return TCPStore(
+        environment.master_addr,
+        environment.master_port,
+        is_master=serve and not environment.has_agent_store,
+        timeout=_STORE_TIMEOUT,
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+
+
+def is_connection_error(error: RuntimeError) -> bool:
+    """Return whether a collective failed because of another rank. Gloo's errors have no class, but its files' names."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
 @contextmanager
-def init_process_group(store_path: Path, *, rank: int, world_size: int, device: torch.device) -> Iterator[ProcessGroup]:
-    """Join a process group through a file store. Blocks until all ranks have joined."""
-    with _loopback_interface():
+def init_process_group(
+    rendezvous: Rendezvous, *, rank: int, world_size: int, device: torch.device
+) -> Iterator[ProcessGroup]:
+    """Join a process group. Blocks until all ranks have joined."""
+    interface = _loopback_interface if rendezvous.is_local else nullcontext
+    with interface():
         dist.init_process_group(
             _BACKENDS[device.type],
-            store=FileStore(str(store_path), world_size),
+            store=rendezvous.open_store(world_size),
             rank=rank,
             world_size=world_size,
             timeout=COLLECTIVE_TIMEOUT,
         )
     try:
-        with _loopback_interface():
+        with interface():
             long_timeout_group = dist.new_group(backend="gloo", timeout=LONG_TIMEOUT)
         yield ProcessGroup(rank, world_size, long_timeout_group)
     finally:

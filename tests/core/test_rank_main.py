@@ -24,7 +24,7 @@ from core.resolve import resolver
 from core.spec import parse_job_spec
 from core.spec.info import DatasetInfo
 from core.system.parent_death import EXIT_CRASHED
-from core.train.rank_launcher import RankConfig
+from core.train.rank_config import RankConfig
 from tests.support.images import store_band_images
 from tests.support.reporter import RecordingReporter
 

@@ -44,5 +44,5 @@ class TestSeveralDevices:
         monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
 
         assert choose_device("auto", devices=2, rank=1) == torch.device("cuda", 1) == chosen[0]
-        with pytest.raises(SpecCannotRun, match=r"this worker sees 2 CUDA device\(s\).*CUDA_VISIBLE_DEVICES"):
+        with pytest.raises(SpecCannotRun, match=r"this process sees 2; .*CUDA_VISIBLE_DEVICES"):
             choose_device("cuda", devices=3)

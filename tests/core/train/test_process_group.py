@@ -8,7 +8,14 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from core.train import process_group
-from core.train.process_group import SINGLE_PROCESS, ProcessGroup, convert_batch_norm, init_process_group
+from core.train.process_group import (
+    SINGLE_PROCESS,
+    FileRendezvous,
+    ProcessGroup,
+    convert_batch_norm,
+    init_process_group,
+    is_connection_error,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -34,7 +41,7 @@ def test_losses_of_unequal_parts_are_weighted_by_size():
 
 
 def test_a_group_of_one_is_initialized_and_destroyed(tmp_path):
-    with init_process_group(tmp_path / "store", rank=0, world_size=1, device=CPU) as ranks:
+    with init_process_group(FileRendezvous(tmp_path / "store"), rank=0, world_size=1, device=CPU) as ranks:
         assert torch.distributed.get_world_size() == 1
         assert (ranks.rank, ranks.world_size) == (0, 1)
 
@@ -65,3 +72,14 @@ def test_batch_norms_are_synchronized_on_cuda_only_and_keep_names_and_activation
     assert sum(isinstance(part, nn.SyncBatchNorm) for part in converted.modules()) == 2
     assert set(converted.state_dict()) == names
     assert converted.eval()(images).equal(before)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [10.0.0.2]:4: Connection reset", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_lost_connection_is_distinguished_from_an_error_of_the_network(message, expected):
+    assert is_connection_error(RuntimeError(message)) is expected

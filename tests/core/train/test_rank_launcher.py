@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from core.system import oom_kills
 from core.train import rank_launcher
 from core.train.context import threads_per_rank
 from core.train.process_group import SINGLE_PROCESS
-from core.train.rank_launcher import RankConfig, launch_ranks, write_failure
+from core.train.rank_config import RankConfig, write_failure
+from core.train.rank_launcher import launch_ranks
 
 CPU = torch.device("cpu")
 SPEC = parse_job_spec(
@@ -49,23 +51,14 @@ def replace_ranks(tmp_path, monkeypatch):
     return install
 
 
+def context(poll=lambda: None):
+    """The fields of a run's context that the launcher reads."""
+    return SimpleNamespace(channel=None, compute=SimpleNamespace(device=CPU), poll=poll)
+
+
 def launch(config, poll=lambda: None):
-    with launch_ranks(config, spec=SPEC, device=CPU, poll=poll) as ranks:
+    with launch_ranks(config, context(poll), SPEC) as ranks:
         return ranks
-
-
-def test_a_configuration_survives_its_file(config):
-    assert RankConfig.read(config.write()) == config
-    assert config.parse_spec() == SPEC
-    assert config.workspace(1).root.name == "rank-1"
-
-
-def test_files_of_an_earlier_attempt_are_deleted(config):
-    config.write()
-    config.ready_path(1).touch()
-    config.write()
-
-    assert not config.ready_path(1).exists()
 
 
 def test_threads_are_divided_among_ranks():
@@ -74,7 +67,7 @@ def test_threads_are_divided_among_ranks():
 
 def test_one_device_starts_no_process(config):
     spec = SPEC.model_copy(update={"resources": SPEC.resources.model_copy(update={"devices": 1})})
-    with launch_ranks(config, spec=spec, device=CPU, poll=lambda: None) as ranks:
+    with launch_ranks(config, context(), spec) as ranks:
         assert ranks is SINGLE_PROCESS
 
     assert threads_per_rank(spec) == 5
@@ -118,7 +111,7 @@ def test_the_first_failure_is_the_cause_unless_a_rank_was_killed(config, replace
             (ranks_dir / "outcome-new").write_text(outcome)
             (ranks_dir / "outcome-new").replace(ranks_dir / "outcome-3")
 
-        with pytest.raises(PotstillError) as failed, launch_ranks(config, spec=spec, device=CPU, poll=poll):
+        with pytest.raises(PotstillError) as failed, launch_ranks(config, context(poll), spec):
             raise AssertionError("the process group cannot form")
         return failed.value.detail
 
@@ -179,9 +172,9 @@ def test_the_number_of_threads_is_restored(config, replace_ranks):
 def test_rank_zero_exits_if_it_waits_for_a_rank_that_ended(config, replace_ranks, tmp_path):
     replace_ranks("raise SystemExit(1)")
     code = (
-        "import sys, time; from pathlib import Path; from core.train import rank_launcher\n"
-        "rank_launcher.MODULE, rank_launcher._HANG_TIMEOUT_SECONDS = 'fake_rank', 0.2\n"
-        "processes = rank_launcher._RankProcesses(rank_launcher.RankConfig.read(Path(sys.argv[1])), 2)\n"
+        "import sys, time; from pathlib import Path; from core.train import rank_launcher, rank_processes\n"
+        "rank_launcher.MODULE, rank_processes._HANG_TIMEOUT_SECONDS = 'fake_rank', 0.2\n"
+        "processes = rank_launcher.LocalRanks(rank_launcher.RankConfig.read(Path(sys.argv[1])), 2)\n"
         "with processes.watch():\n"
         "    time.sleep(60)  # as in a NCCL collective\n"
     )
