@@ -1,6 +1,7 @@
 """Render and validate the manifests of `deploy/kubernetes` with the Kubernetes schemas and this version's code."""
 
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
 from core.settings import Settings
@@ -128,11 +130,28 @@ def test_every_command_and_setting_exists(example):
         assert run.exit_code == 0, run.output
 
 
-def test_the_slurm_script_is_valid_and_stops_its_worker_in_time():
-    script = ROOT / "deploy" / "slurm" / "worker.sbatch"
+@pytest.mark.parametrize("name", ["worker.sbatch", "several_machines.sbatch"])
+def test_a_slurm_script_is_valid_and_stops_its_processes_in_time(name):
+    script = ROOT / "deploy" / "slurm" / name
     check = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
     text = script.read_text()
 
     assert check.returncode == 0, check.stderr
     assert "#SBATCH --requeue" in text
     assert "#SBATCH --signal=TERM@120" in text
+
+
+def test_torchrun_and_the_engine_accept_the_options_of_the_recipes():
+    job = yaml.safe_load_all((FOLDER / "several-machines" / "job.yaml").read_text())
+    pod = next(item for item in job if item["kind"] == "Job")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    command = [*container["command"][1:], *container["args"]]
+    script = (ROOT / "deploy" / "slurm" / "several_machines.sbatch").read_text()
+    slurm = re.findall(r"(--[a-z0-9-]+)=", script.rpartition("torchrun \\\n")[2])
+
+    parsed = get_args_parser().parse_args(command)
+    assert (parsed.module, parsed.training_script, parsed.training_script_args[0]) == (True, "core", "run")
+    assert pod["terminationGracePeriodSeconds"] > parsed.shutdown_timeout
+    assert {"--nnodes", "--rdzv-endpoint", "--shutdown-timeout"} <= set(slurm)
+    assert set(slurm) <= {option for action in get_args_parser()._actions for option in action.option_strings}
+    assert {option for option in container["args"] if option.startswith("--")} == {"--dataset", "--out"}
