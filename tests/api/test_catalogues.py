@@ -15,9 +15,9 @@ def test_the_schema_of_a_method_agrees_with_the_spec(http):
     method = http.get("/v1/methods/deit").json()
     schema = method["parameters"]
 
-    jsonschema_rs.validate({"name": "deit", "distillation_type": "soft"}, schema)
+    jsonschema_rs.validate(schema, {"name": "deit", "distillation_type": "soft"})
     with pytest.raises(jsonschema_rs.ValidationError):
-        jsonschema_rs.validate({"name": "deit", "alpha": 2}, schema)
+        jsonschema_rs.validate(schema, {"name": "deit", "alpha": 2})
     assert schema["properties"]["distillation_type"]["default"] == "soft"
     assert method["needs"]["student_families"] == ["transformer"]
     assert method["paper"]
@@ -34,7 +34,7 @@ def test_each_method_is_described_completely(http):
         assert method["caches"] == list(about.caches)
         assert method["cost"] is None or method["cost"] > 0
         assert all(entry.get("description") for entry in properties.values()), method["name"]
-        jsonschema_rs.validate(method["example"]["method"], method["parameters"])
+        jsonschema_rs.validate(method["parameters"], method["example"]["method"])
         assert parse_job_spec(method["example"]).method.name == method["name"]
 
 

@@ -59,6 +59,7 @@ INLINE = re.compile(r"`(?:\.venv/bin/)?((?:potstill|potstill-server|make|python 
 NOT_RUN = {
     "kubectl": "needs a cluster; tests/deploy/test_kubernetes.py checks the manifests",
     "sbatch": "needs a Slurm cluster",
+    "torchrun": "needs several machines; tests/core/test_torchrun_job.py runs two agents",
     "createdb": "needs a PostgreSQL server; tests/e2e/test_backup.py restores a dump",
     "pg_restore": "needs a PostgreSQL server; tests/e2e/test_backup.py restores a dump",
     "cp": "copies a backup or manifests to a folder of the reader",

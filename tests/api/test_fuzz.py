@@ -248,6 +248,7 @@ class Sender:
     cases: Counter = field(default_factory=Counter)  # (operation, status) -> number of responses
     phases: Counter = field(default_factory=Counter)  # phase -> number of responses
     replayed: set = field(default_factory=set)  # ids in replayed responses; their objects may be deleted
+    replaced: set = field(default_factory=set)  # ids in place of those of shared objects; no object has them
 
     def before_call(self, case):
         for name, value in (case.path_parameters or {}).items():
@@ -285,6 +286,7 @@ class Sender:
         for name, value in (case.path_parameters or {}).items():
             if value in fixed:
                 case.path_parameters[name] = value[:-1] + ("0" if value[-1] != "0" else "1")
+                self.replaced.add(case.path_parameters[name])
 
     def make_valid(self, case):
         """Replace every second body, and all in sequences, by one that is valid beyond its JSON Schema."""
@@ -327,9 +329,9 @@ class Sender:
             workers.run_job()
 
     def is_failure(self, failure, case):
-        """Ignore replayed responses whose object was deleted; all other failures count."""
+        """Ignore missing objects that no request has created, or that were deleted; all other failures count."""
         ids = isinstance(failure, EnsureResourceAvailability) and set((case.path_parameters or {}).values())
-        return not (ids and ids & self.replayed)
+        return not (ids and ids & (self.replayed | self.replaced))
 
 
 def tar_of(files):

@@ -119,6 +119,7 @@ NOT_OF_A_PAIR = {
     "hadamard",
     "has_hadamard",
     "gradient_weights",
+    "labeled_cross_entropies",
     "noise_matrix",
     "phi_s",
     "smallest_groups",
