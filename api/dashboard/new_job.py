@@ -151,13 +151,16 @@ def _form_page(
 
 
 def _first_spec(choices: service.Choices, method: str | None, dataset: str | None) -> dict[str, Any]:
-    """Return a small job on the dataset, or on the newest one. Raises ``NotFound`` for an unknown method."""
+    """Return a small job on the dataset, or on the newest one with classes, else the newest.
+
+    Raises ``NotFound`` for an unknown method.
+    """
     name = method or DEFAULT_METHOD
     if name not in METHODS:
         raise NotFound(f"There is no method {name[:80]!r}.")
     chosen = next((each for each in choices.datasets if each["id"] == dataset), None)
     if chosen is None and dataset is None and choices.datasets:
-        chosen = choices.datasets[0]
+        chosen = next((each for each in choices.datasets if each["num_classes"]), choices.datasets[0])
     size = 32 if chosen is None else _image_size(chosen["image_size"])
     dataset_id = dataset or (chosen["id"] if chosen else "")
     return example_job(name, dataset=dataset_id, pool="", trained="pretrained", image_size=size)

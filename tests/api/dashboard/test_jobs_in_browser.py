@@ -24,8 +24,8 @@ def read_spec(page):
 
 
 def test_a_job_is_submitted_from_the_form(sign_in, tenant, errors):
-    more = tenant.ready_dataset(num_classes=None, classes=None)
-    tenant.ready_dataset()  # the newest one is chosen
+    tenant.ready_dataset()
+    more = tenant.ready_dataset(num_classes=None, classes=None)  # the newest one with classes is chosen
     page = sign_in(tenant, "/jobs/new")
     page.get_by_role("heading", name="Estimate").wait_for()
 
