@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from api.dashboard.forms import OptionalFormToken, idempotency_key
+from api.datasets.schemas import BuiltinName
 from core.errors import PotstillError
 from core.fetch.targets import MAX_URL_CHARACTERS
 
@@ -20,7 +21,7 @@ SOURCES: Final[tuple[tuple[SourceType, str], ...]] = (
     ("s3", "Bucket"),
     ("builtin", "Built-in"),
 )
-BUILTIN: Final = ("digits", "mnist-5k", "mnist-300", "mnist-unlabeled")
+BUILTIN: Final[tuple[BuiltinName, ...]] = get_args(BuiltinName)
 _OPTIONS = ("labels", "splits", "class_from")
 # Fields of the form by source and by field of the source.
 _FIELDS: Final[Mapping[str, Mapping[str, str]]] = {

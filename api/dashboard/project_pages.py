@@ -92,15 +92,18 @@ def audit_page(state: State, caller: Administrator, filters: AuditFilters, after
 @rate_class("reads")
 def audit_csv(state: State, caller: Administrator, filters: AuditFilters) -> Response:
     """Download all changes that pass the filters, newest first. Raises ``InvalidRequest``."""
-    first = _entries(state, caller, filters, None, limit=ENTRIES_PER_READ)
+    found = _entries(state, caller, filters, None, limit=ENTRIES_PER_READ)  # refused before the file begins
 
     def rows() -> Iterator[Sequence[object]]:
         yield _CSV_COLUMNS
-        found, has_more = first.data, first.has_more
-        while found:
-            yield from (tuple(entry.model_dump(mode="json")[name] for name in _CSV_COLUMNS) for entry in found)
-            following = _entries(state, caller, filters, found[-1].id, limit=ENTRIES_PER_READ) if has_more else None
-            found, has_more = (following.data, following.has_more) if following else ([], False)
+        part = found
+        while True:
+            for entry in part.data:
+                document = entry.model_dump(mode="json")
+                yield tuple(document[name] for name in _CSV_COLUMNS)
+            if not part.has_more:
+                return
+            part = _entries(state, caller, filters, part.data[-1].id, limit=ENTRIES_PER_READ)
 
     return csv_response("audit-log.csv", rows())
 

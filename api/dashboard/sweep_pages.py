@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, BackgroundTasks
 from fastapi.responses import RedirectResponse, Response
@@ -15,7 +14,7 @@ from api.dashboard import formats, plots
 from api.dashboard.compare import MAX_JOBS, MIN_JOBS
 from api.dashboard.comparison import COSTS, Cost, Point
 from api.dashboard.endpoints import Operator, PageRoute, Viewer
-from api.dashboard.rendering import page
+from api.dashboard.rendering import page, page_url
 from api.deps import After, State
 from api.rate_limit import rate_class
 from api.sweeps.endpoints import cancel_sweep, get_sweep, list_sweeps
@@ -50,7 +49,7 @@ def sweeps_page(state: State, caller: Viewer, after: After = None) -> Response:
         section="sweeps",
         sweeps=sweeps,
         may_write=caller.has_scope("write"),
-        older=f"/sweeps?{urlencode({'after': sweeps[-1]['id']})}" if found.has_more else None,
+        older=page_url("/sweeps", after=sweeps[-1]["id"]) if found.has_more else None,
         newest="/sweeps" if after else None,
         refresh_seconds=_IDLE_SECONDS if all(each["terminal"] for each in sweeps) else _BUSY_SECONDS,
     )

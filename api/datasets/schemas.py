@@ -22,11 +22,14 @@ License = Annotated[
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
+BuiltinName = Literal["digits", "mnist-5k", "mnist-300", "mnist-unlabeled"]
+
+
 class BuiltinSource(StrictModel):
     """A dataset that is part of the service."""
 
     type: Literal["builtin"]
-    name: Literal["digits", "mnist-5k", "mnist-300", "mnist-unlabeled"] = Field(
+    name: BuiltinName = Field(
         description="`digits`: 1,797 images of 8 pixels. `mnist-5k`: 5,000 of 28 pixels; of these, `mnist-300` has 300 "
         "labeled ones and 1,000 for the test, and `mnist-unlabeled` the other 3,700 without labels."
     )

@@ -31,11 +31,10 @@ class ConcatenatedImages:
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> Any:
         """Return a copy of the images at ``rows`` (B,)."""
-        is_first = rows < len(self._first)
         images = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
-        for source, selected, start in self._parts(is_first):
-            if selected.any():
-                images[selected] = source[rows[selected] - start]
+        for source, selected, own_rows in self._divide(rows):
+            if len(own_rows):
+                images[selected] = source[own_rows]
         return images
 
     @property
@@ -47,11 +46,11 @@ class ConcatenatedImages:
         """Announce the rows of the next batches to the sources that decode on access."""
         for index, source in enumerate((self._first, self._second)):
             if isinstance(source, DecodedOnDemandImages):
-                parts = [list(self._parts(rows < len(self._first)))[index] for rows in batches]
-                source.prefetch(
-                    [rows[selected] - start for rows, (_, selected, start) in zip(batches, parts, strict=True)]
-                )
+                source.prefetch([self._divide(rows)[index][2] for rows in batches])
 
-    def _parts(self, is_first: npt.NDArray[np.bool_]) -> tuple[tuple[Images, npt.NDArray[np.bool_], int], ...]:
-        """Return for each source its images, the selected rows, and the number of its first row."""
-        return (self._first, is_first, 0), (self._second, ~is_first, len(self._first))
+    def _divide(
+        self, rows: npt.NDArray[np.int64]
+    ) -> tuple[tuple[Images, npt.NDArray[np.bool_], npt.NDArray[np.int64]], ...]:
+        """Return each source, which of ``rows`` it has, and their positions in it."""
+        is_first, start = rows < len(self._first), len(self._first)
+        return (self._first, is_first, rows[is_first]), (self._second, ~is_first, rows[~is_first] - start)

@@ -111,10 +111,10 @@ class ImageSources:
 class MethodContext:
     """Inputs of a method's constructor: the networks before training, and properties of dataset and training.
 
-    The modules are on the meta device while a spec is resolved. ``num_samples`` is the size of the training
-    split with further images; ``labeled_fraction`` of them have labels, where labels are read. ``num_classes`` is None
-    where none has. ``num_pool`` is the size of the unlabeled dataset that
-    the parameters name, if any. ``student_has_weights`` is False where the student starts from random weights.
+    The modules are on the meta device while a spec is resolved. ``num_samples`` is the number of training images;
+    ``labeled_fraction`` of them have labels, where labels are read. ``num_classes`` is None where none has.
+    ``num_pool`` is the size of the unlabeled dataset that the parameters name, if any. ``student_has_weights`` is False
+    where the student starts from random weights.
     """
 
     student: BuiltModel

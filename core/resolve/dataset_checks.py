@@ -39,7 +39,7 @@ def further_dataset_errors(
 ) -> list[FieldError]:
     """Check ``unlabeled_dataset`` and the datasets that the method reads; their labels, if any, are ignored."""
     errors = _method_errors(spec)
-    for pointer, reference in _further(spec).items():
+    for pointer, reference in spec.training_datasets().items():
         pool = datasets.get(reference)
         if pool is None:
             detail = f"there is no dataset {reference} with images to use"
@@ -51,16 +51,6 @@ def further_dataset_errors(
             continue
         errors.append(FieldError(pointer, detail))
     return errors
-
-
-def further_datasets(spec: JobSpec, datasets: Mapping[str, DatasetInfo]) -> list[DatasetInfo]:
-    """Return the infos of the datasets that the job's own training reads in addition to its dataset."""
-    return [datasets[reference] for reference in _further(spec).values()]
-
-
-def _further(spec: JobSpec) -> dict[str, str]:
-    own = {} if spec.unlabeled_dataset is None else {"/unlabeled_dataset": spec.unlabeled_dataset}
-    return own | {f"/method/{name}": reference for name, reference in spec.method.datasets().items()}
 
 
 def _method_errors(spec: JobSpec) -> list[FieldError]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from core.compress import StepCost
-from core.data.holdout import num_held_out
 from core.data.views import steps_per_epoch
 from core.evaluate.corruptions import CORRUPTIONS
 from core.evaluate.corruptions import MAX_IMAGES as MAX_CORRUPTED_IMAGES
@@ -19,6 +18,7 @@ from core.job_warnings import JobWarning
 from core.methods import Method
 from core.models.plan import ModelPlan
 from core.resolve.image_costs import batch_bytes, image_seconds, pass_size
+from core.resolve.image_counts import ImageCounts
 from core.resolve.model_profile import ModelProfile, profile_plan
 from core.spec import JobSpec
 from core.spec.compression import output_names
@@ -62,8 +62,7 @@ def estimate_job(
     warnings: Sequence[JobWarning],
     *,
     num_images: int,
-    num_unlabeled: int,
-    num_pool: int,
+    counts: ImageCounts,
     image_size: int,
     method: Method,
     baseline: ModelPlan | None = None,
@@ -71,22 +70,21 @@ def estimate_job(
 ) -> dict[str, Any]:
     """Return the response of ``POST /v1/estimates`` for a resolved spec.
 
-    ``num_images`` is the number of training images, of which ``num_unlabeled`` are those of ``unlabeled_dataset``;
-    ``num_pool`` is the number of images that the method selects from. ``image_size`` is the size at which the training
-    images are decoded. ``method`` is built for these networks. ``baseline`` is the student that is also trained by
-    labels alone. ``step_costs`` are those of the compression steps.
+    ``num_images`` is the number of images that the student is trained on, and ``counts`` where they come from.
+    ``image_size`` is the size at which the training images are decoded. ``method`` is built for these networks.
+    ``baseline`` is the student that is also trained by labels alone. ``step_costs`` are those of the compression steps.
     """
     total_steps = spec.training.num_epochs * steps_per_epoch(num_images, spec.training.batch_size)
     cache = _teacher_cache(spec, teachers, method, num_images)
     training = _student_training(spec, student, num_images)
     inference = _teacher_inference(spec, teachers, num_images, num_views=cache["views"])
     trainings = _teacher_trainings(spec, teachers, dataset.num_train)
-    selection = [_evaluation(teacher, num_pool) for teacher in teachers if num_pool]
+    selection = [_evaluation(teacher, counts.pool) for teacher in teachers if counts.pool]
     hardware: dict[str, Any] = {"threads": spec.resources.threads or 1, "accelerator": spec.resources.accelerator}
     num_corrupted = _num_corrupted(spec, dataset)
     num_tested = dataset.num_test + num_corrupted
     evaluation = [_evaluation(model, num_tested) for model in (student, *teachers)]
-    own = [] if baseline is None else _baseline(spec, dataset, baseline, num_unlabeled, num_corrupted)
+    own = [] if baseline is None else _baseline(spec, dataset, baseline, counts, num_corrupted)
     seconds = estimate_seconds([training, *inference, *trainings, *own, *selection, *evaluation], **hardware)
     seconds += image_seconds(spec, num_images, dataset.channels, image_size, cached_views=cache["views"])
     steps = [
@@ -248,12 +246,11 @@ def _num_corrupted(spec: JobSpec, dataset: DatasetInfo) -> int:
 
 
 def _baseline(
-    spec: JobSpec, dataset: DatasetInfo, model: ModelPlan, num_unlabeled: int, num_corrupted: int
+    spec: JobSpec, dataset: DatasetInfo, model: ModelPlan, counts: ImageCounts, num_corrupted: int
 ) -> list[Workload]:
     """Training and evaluation of the baseline."""
-    own = baseline_spec(spec, num_labeled=dataset.num_train, num_unlabeled=num_unlabeled)
-    num_images = dataset.num_train - num_held_out(dataset.num_train, spec.held_out_fraction)
-    return [_training(own.training, model, num_images), _evaluation(model, dataset.num_test + num_corrupted)]
+    own = baseline_spec(spec, num_labeled=dataset.num_train, num_unlabeled=counts.unlabeled)
+    return [_training(own.training, model, counts.own), _evaluation(model, dataset.num_test + num_corrupted)]
 
 
 def _teacher_cache(spec: JobSpec, teachers: Sequence[ModelPlan], method: Method, num_images: int) -> dict[str, Any]:

@@ -26,12 +26,7 @@ from core.resolve.build_errors import at_size_field
 from core.resolve.chain import InnerResolution, resolve_chain
 from core.resolve.class_names import misplaced_class
 from core.resolve.compression_checks import check_steps
-from core.resolve.dataset_checks import (
-    dataset_errors,
-    further_dataset_errors,
-    further_datasets,
-    prepared_images_errors,
-)
+from core.resolve.dataset_checks import dataset_errors, further_dataset_errors, prepared_images_errors
 from core.resolve.default_epochs import with_epochs
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
 from core.resolve.estimate import estimate_job, job_memory
@@ -156,7 +151,8 @@ def _resolve_job(
     classified = _classified(spec, dataset, models)
     warnings = spec_warnings(resolved, classified, models, student, teachers, num_images=num_images)
     warnings += [*format_warnings, *device_warnings(resolved, student_model, method), *steps.warnings]
-    decode_size = estimated_decode_size(student, teachers, [dataset, *further_datasets(spec, datasets)])
+    further = [datasets[reference] for reference in spec.training_datasets().values()]
+    decode_size = estimated_decode_size(student, teachers, [dataset, *further])
 
     def memory(changed: JobSpec) -> int:
         return job_memory(
@@ -171,8 +167,7 @@ def _resolve_job(
         teachers,
         warnings,
         num_images=num_images,
-        num_unlabeled=counts.unlabeled,
-        num_pool=counts.pool,
+        counts=counts,
         image_size=decode_size,
         method=method,
         baseline=_plan_student(resolved, dataset, models) if resolved.baseline else None,

@@ -363,15 +363,18 @@ class JobSpec(StrictModel):
         return {"/dataset": self.dataset, **self.further_datasets()}
 
     def further_datasets(self) -> dict[str, str]:
-        """Ids of the datasets other than the job's own, by pointer: ``unlabeled_dataset`` and those of the methods."""
+        """:meth:`training_datasets`, and the datasets that the methods of distillations read."""
+        found = self.training_datasets()
+        for at, model in self.models().items():
+            if model.distillation is not None:
+                read = model.distillation.method.datasets()
+                found |= {f"{at}/distillation/method/{field}": dataset for field, dataset in read.items()}
+        return found
+
+    def training_datasets(self) -> dict[str, str]:
+        """Ids of the datasets that the student trains on besides the job's own, by pointer."""
         own = {} if self.unlabeled_dataset is None else {"/unlabeled_dataset": self.unlabeled_dataset}
-        inner = {f"{at}/distillation": model.distillation for at, model in self.models().items()}
-        methods = {"": self.method} | {at: found.method for at, found in inner.items() if found is not None}
-        return own | {
-            f"{at}/method/{field}": dataset
-            for at, method in methods.items()
-            for field, dataset in method.datasets().items()
-        }
+        return own | {f"/method/{field}": dataset for field, dataset in self.method.datasets().items()}
 
     def references(self) -> tuple[str, ...]:
         """Stored models and jobs that this spec reads weights from."""

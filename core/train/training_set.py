@@ -56,9 +56,7 @@ class TrainingSet:
     ) -> Self:
         """Return the image sources for a student and its teachers, with the decode size that they need."""
         largest_image = context.stored.max_image_size
-        for reference in (spec.unlabeled_dataset, *spec.method.datasets().values()):
-            if reference is None:
-                continue
+        for reference in spec.training_datasets().values():
             with StoredDataset.open(datasets[reference]) as stored:
                 largest_image = max(largest_image, stored.max_image_size)
         size = decode_size(
