@@ -13,6 +13,7 @@ from core.settings import Settings
 from core.store import audit, checkpoints, events, idempotency, job_counts, jobs, metrics, names, quotas, workers
 from core.store.db import Database, make_engine, migrate
 from core.store.jobs import LeaseToken, records
+from tests.support.waiting import until
 
 LARGE_TABLES = (
     "jobs",
@@ -51,9 +52,19 @@ def filled(pg_new):
         growth_rows.fill(connection, SMALL)
     migrate(url)
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM ANALYZE"))
+        until(lambda: vacuum(connection), 60, "a snapshot kept rows from being visible to all")
     yield database
     database.dispose()
+
+
+def vacuum(connection):
+    """Vacuum the database. Return whether index-only scans are possible: most pages of jobs are visible to all.
+
+    They are not while any backend has a snapshot from before the rows were written, even one that is only starting.
+    """
+    connection.execute(text("VACUUM ANALYZE"))
+    pages = "SELECT relallvisible > 0.9 * relpages FROM pg_class WHERE oid = 'jobs'::regclass"
+    return connection.execute(text(pages)).scalar_one()
 
 
 @contextmanager
