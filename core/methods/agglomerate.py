@@ -10,7 +10,7 @@ Deviations: statistics are estimated once, over the first batches, so that targe
 The student's summary is what the exported backbone outputs. Prefix tokens (class, register) are never patches. Grids
 that differ are brought to the smaller one; the resolver avoids that by choosing the teachers' image sizes.
 
-Shapes: B batch, N tokens, D width of a teacher, T teachers, S samples of the training split.
+Shapes: B batch, N tokens, D width of a teacher, T teachers.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.data.transfer import to_device
-from core.errors import SpecCannotRun
+from core.data.views import sample_draws
 from core.losses import drop_teachers, embedding_match
 from core.methods.base import Batch, Method, MethodContext, StepInfo, invalid_architecture, invalid_param
-from core.methods.compatibility import check_batch
-from core.methods.standardization import ChannelStandardizer, PhiStandardizer, Standardizer
+from core.methods.compatibility import check_batch, last_level
+from core.methods.standardization import ChannelStandardizer, PhiStandardizer, Standardizer, finalize_statistics
 from core.models.align import interpolate
 from core.models.built import BuiltModel
 from core.models.projection import Ladder, ProjectionMlp
-from core.models.structure import FeatureLevel, ModelStructure
+from core.models.structure import ModelStructure
 from core.models.taps import Feature, FeatureRequest, Outputs
-from core.seeds import derive_seed, step_seed
+from core.seeds import derive_seed
 from core.spec.methods.agglomerate import AgglomerateParams
 
 Kind = Literal["summary", "patches"]
 Summary = Literal["embedding", "class", "mean"]
 
+_NO_PATCHES = "or set method.patch_weight to 0 and method.summary to auto"
 _LAST_RUNG_FACTOR = 4  # hidden width of the ladder's last MLP, relative to the others (UNIC: 3072 and 768)
 
 
@@ -51,7 +52,6 @@ class Agglomerate(Method):
         super().__init__(context)
         self.params = params
         self.seed = derive_seed(context.seed, "dropped teachers")
-        self.num_samples = context.num_samples
         self.headless = context.student.num_classes == 0
         weights: dict[Kind, float] = {"summary": params.summary_weight, "patches": params.patch_weight}
         self.kinds = {kind: weight for kind, weight in weights.items() if weight > 0}
@@ -73,7 +73,6 @@ class Agglomerate(Method):
         self.drop_probability = _drop_probability(params, context)
         self.per_sample = self.drop_probability == 0
         self.student_taps, self.teacher_taps = self._taps()
-        self._draws: tuple[int, Tensor] | None = None  # the latest epoch and its draws (S, T)
 
     @property
     def reads_teacher_logits(self) -> bool:
@@ -90,14 +89,8 @@ class Agglomerate(Method):
                     if standardizer is not None:
                         standardizer.update(self._target(kind, index, outputs).tokens.flatten(0, 1))
         for name, standardizer in standardizers.items():
-            try:
-                standardizer.finalize()
-            except ValueError as error:
-                _, _, teacher = name.partition("_")
-                raise SpecCannotRun(
-                    f"the statistics of teacher {teacher} cannot be estimated: {error}. Its weights or its "
-                    "normalization of images are probably wrong."
-                ) from error
+            _, _, index_text = name.partition("_")
+            finalize_statistics([standardizer], f"teacher {index_text}")
 
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted; labels are not used."""
@@ -191,19 +184,12 @@ class Agglomerate(Method):
         shares_T1 = self.shares[:, None]
         if self.drop_probability == 0:
             return shares_T1.expand_as(losses_TB) / losses_TB.shape[1]
-        draws_TB = to_device(self._epoch_draws(int(info.epoch))[indices_B], losses_TB.device).T
+        draws_BT = sample_draws(self.seed, int(info.epoch), indices_B, len(losses_TB))
+        draws_TB = to_device(draws_BT, losses_TB.device).T
         # A teacher of weight 0 must not be the only one that stays.
         competing_TB = losses_TB.masked_fill(shares_T1 == 0, -torch.inf)
         weights_TB = drop_teachers(competing_TB, draws_TB, probability=self.drop_probability) * shares_T1
         return weights_TB / weights_TB.sum()
-
-    def _epoch_draws(self, epoch: int) -> Tensor:
-        """Uniform draws (S, T) of an epoch, one for each sample and teacher."""
-        if self._draws is None or self._draws[0] != epoch:
-            generator = torch.Generator().manual_seed(step_seed(self.seed, epoch))
-            shape = (self.num_samples, len(self.teacher_weights))
-            self._draws = epoch, torch.rand(shape, generator=generator, device="cpu")
-        return self._draws[1]
 
     # --- construction -------------------------------------------------------------------------------
 
@@ -211,7 +197,7 @@ class Agglomerate(Method):
         if kind == "summary" and self.summaries[index] == "embedding":
             assert teacher.embedding is not None, "checked with the summaries"
             return teacher.embedding
-        return _require_last(teacher, f"teachers/{index}").width
+        return last_level(teacher, f"teachers/{index}", "agglomerate", fix=_NO_PATCHES).width
 
     def _taps(self) -> tuple[FeatureRequest, FeatureRequest]:
         """Features that are requested of the student, and of every teacher."""
@@ -232,7 +218,9 @@ def _head(kind: Kind, params: AgglomerateParams, student: ModelStructure, width:
             hidden_width=params.head_width,
             last_hidden_width=_LAST_RUNG_FACTOR * params.head_width,
         )
-    own = student.embedding if kind == "summary" else _require_last(student, "student").width
+    own = (
+        student.embedding if kind == "summary" else last_level(student, "student", "agglomerate", fix=_NO_PATCHES).width
+    )
     assert own is not None, "checked with the student"
     return ProjectionMlp(own, width, hidden_width=params.head_width, depth=params.head_depth)
 
@@ -294,7 +282,7 @@ def _check_student(params: AgglomerateParams, context: MethodContext) -> bool:
     if params.ladder is not None:
         _check_ladder(params.ladder, student, pooling)
     elif params.patch_weight > 0:
-        _require_last(student, "student")
+        last_level(student, "student", "agglomerate", fix=_NO_PATCHES)
     wanted = {"class": "token", "mean": "avg"}.get(params.summary, pooling)
     if params.summary_weight > 0 and pooling != wanted:
         raise invalid_param(
@@ -319,16 +307,6 @@ def _check_ladder(ladder: Sequence[int], student: ModelStructure, pooling: str) 
         raise invalid_param("ladder", f"{student.architecture} pools by {pooling}, which levels cannot; leave it out")
 
 
-def _require_last(structure: ModelStructure, model_field: str) -> FeatureLevel:
-    if structure.last is None:
-        raise invalid_architecture(
-            model_field,
-            f"timm's {structure.architecture} does not expose its last features; use another architecture, or set "
-            "method.patch_weight to 0 and method.summary to auto",
-        )
-    return structure.last
-
-
 def _check_samples(params: AgglomerateParams, context: MethodContext) -> None:
     """Raise ``InvalidSpec`` if there are too few images for the statistics."""
     if params.normalization == "channel" and params.summary_weight > 0:
@@ -337,7 +315,7 @@ def _check_samples(params: AgglomerateParams, context: MethodContext) -> None:
         return
     num_images = min(context.num_samples, params.statistics_batches * context.batch_size)
     for index, teacher in enumerate(context.teacher_structures):
-        last = _require_last(teacher, f"teachers/{index}")
+        last = last_level(teacher, f"teachers/{index}", "agglomerate", fix=_NO_PATCHES)
         needed = last.width // last.tokens + 1
         if num_images < needed:
             more = f"raise statistics_batches to {-(-needed // context.batch_size)}"

@@ -81,6 +81,26 @@ def embedding_width(structure: ModelStructure, model_field: str, method: str) ->
     return structure.embedding
 
 
+def last_level(
+    structure: ModelStructure,
+    model_field: str,
+    method: str,
+    *,
+    fix: str = "or a method that needs only logits, such as kd",
+) -> FeatureLevel:
+    """Return the last features of a network, after its final norm. Raises ``InvalidSpec`` if it does not expose them.
+
+    ``fix`` is what a user can do besides using another architecture.
+    """
+    if structure.last is None:
+        raise invalid_architecture(
+            model_field,
+            f"{method} compares the last features, and timm's {structure.architecture} does not expose them; use "
+            f"another architecture, {fix}",
+        )
+    return structure.last
+
+
 def grid_hint(context: MethodContext, grid: tuple[int, int]) -> str:
     """Describe how to change the spec so that the student's patch grid equals the teacher's ``grid``."""
     size = context.student.preprocessing.image_size

@@ -20,13 +20,15 @@ from torch import Tensor, nn
 
 from core.losses import embedding_match
 from core.methods.base import Batch, Method, MethodContext, StepInfo, invalid_architecture
+from core.methods.compatibility import last_level
 from core.models.align import TokenProjector, resample
-from core.models.structure import FeatureLevel, ModelStructure
+from core.models.structure import ModelStructure
 from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.feature import FoundationParams
 
 _MIN_BATCH_SHARE = 0.01  # weight of a batch in the running statistics; the first 100 batches are averaged equally
 _EPSILON = 1e-5
+_NO_PATCHES = "or set method.patch_weight to 0"
 
 
 class FoundationFeatures(Method):
@@ -41,8 +43,8 @@ class FoundationFeatures(Method):
         if reads_embedding:
             self.embed = _projector(_embedding_width(student, "student"), _embedding_width(teacher, "teachers/0"))
         if reads_patches:
-            target = _last(teacher, "teachers/0")
-            self.translate = _projector(_last(student, "student").width, target.width)
+            target = last_level(teacher, "teachers/0", "feature", fix=_NO_PATCHES)
+            self.translate = _projector(last_level(student, "student", "feature", fix=_NO_PATCHES).width, target.width)
             self.statistics = ChannelStatistics(target.width)
             self.per_sample = False  # standardized by statistics of the batch
         self.student_taps = self.teacher_taps = FeatureRequest(last=reads_patches, embedding=reads_embedding)
@@ -114,13 +116,3 @@ def _embedding_width(structure: ModelStructure, model_field: str) -> int:
             "method.embedding_weight to 0",
         )
     return structure.embedding
-
-
-def _last(structure: ModelStructure, model_field: str) -> FeatureLevel:
-    if structure.last is None:
-        raise invalid_architecture(
-            model_field,
-            f"timm's {structure.architecture} does not expose its last features; use another architecture, or set "
-            "method.patch_weight to 0",
-        )
-    return structure.last

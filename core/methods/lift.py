@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.methods.base import Batch, MethodContext, invalid_architecture
+from core.methods.base import Batch, MethodContext
+from core.methods.compatibility import last_level
 from core.methods.feature_base import FeatureMethod
 from core.models.align import coarser_grid, resample
-from core.models.structure import FeatureLevel, ModelStructure
+from core.models.structure import ModelStructure
 from core.models.student_variants import StudentVariant
 from core.models.taps import Feature, FeatureRequest, Outputs
 from core.spec.methods.lift import LiftParams
@@ -32,8 +33,8 @@ class Lift(FeatureMethod):
     def __init__(self, params: LiftParams, context: MethodContext) -> None:
         super().__init__(params, context)
         student, teacher = context.student_structure, context.teacher_structures[0]
-        width = _last(student, "student").width
-        assert width == _last(teacher, "teachers/0").width, "the student is not this method's variant"
+        width = last_level(student, "student", "lift").width
+        assert width == last_level(teacher, "teachers/0", "lift").width, "the student is not this method's variant"
         self.with_class_token = _ends_with_class_token(student) and _ends_with_class_token(teacher)
         self.student_taps = self.teacher_taps = FeatureRequest(last=True)
 
@@ -42,7 +43,7 @@ class Lift(FeatureMethod):
         cls, params: LiftParams, student: ModelStructure, teachers: Sequence[ModelStructure]
     ) -> StudentVariant:
         """A ViT that ends at the teacher's width."""
-        width = _last(teachers[0], "teachers/0").width
+        width = last_level(teachers[0], "teachers/0", "lift").width
         if params.form == "lift":
             return StudentVariant("flexible", {"lift_width": width})
         return StudentVariant("flexible", {"wide_last": width, "wide_last_heads": num_wide_heads(student, width)})
@@ -72,16 +73,6 @@ def num_wide_heads(student: ModelStructure, width: int) -> int | None:
         return None
     head_dim = student.attentions[0].width // student.attentions[0].heads
     return next(heads for heads in range(max(1, width // head_dim), 0, -1) if width % heads == 0)
-
-
-def _last(structure: ModelStructure, model_field: str) -> FeatureLevel:
-    if structure.last is None:
-        raise invalid_architecture(
-            model_field,
-            f"lift compares the last tokens, and timm's {structure.architecture} does not expose them; use another "
-            "architecture, or method kd",
-        )
-    return structure.last
 
 
 def _ends_with_class_token(structure: ModelStructure) -> bool:

@@ -23,11 +23,10 @@ from torch import Tensor, nn
 
 from core.data.transfer import to_device
 from core.data.views import sample_draws
-from core.errors import SpecCannotRun
 from core.losses import three_levels
 from core.methods.base import Batch, Method, MethodContext, StepContext, invalid_architecture, invalid_param
 from core.methods.compatibility import check_batch, grid_hint
-from core.methods.standardization import ChannelStandardizer, PhiStandardizer, Standardizer
+from core.methods.standardization import ChannelStandardizer, PhiStandardizer, Standardizer, finalize_statistics
 from core.models.patch_masking import replace_patches, supports_patch_replacement
 from core.models.structure import FeatureLevel, ModelStructure
 from core.models.taps import Feature, FeatureRequest, Outputs
@@ -91,14 +90,7 @@ class Proteus(Method):
             assert teacher.last is not None
             token.update(_class_token(teacher.last).float())
             patches.update(teacher.last.tokens.float().flatten(0, 1))
-        try:
-            token.finalize()
-            patches.finalize()
-        except ValueError as error:
-            raise SpecCannotRun(
-                f"the statistics of the teacher cannot be estimated: {error}. Its weights or its normalization of "
-                "images are probably wrong."
-            ) from error
+        finalize_statistics((token, patches), "the teacher")
 
     def terms(self, batch: Batch, step: StepContext) -> dict[str, Tensor]:
         """All terms, weighted; labels are not used."""

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from core.losses import unit_difference
 from core.methods.base import Batch, Method, MethodContext, StepContext, invalid_architecture
-from core.methods.compatibility import check_levels
+from core.methods.compatibility import check_levels, last_level
 from core.methods.ema_teacher import precision_of
 from core.methods.logit_base import LogitMethod
 from core.methods.registry import build_method
 from core.models.attention_projector import AttentionProjector
 from core.models.last_stage import last_stage_input, run_last_stage, stage_levels
-from core.models.structure import FeatureLevel, ModelStructure
+from core.models.structure import FeatureLevel
 from core.models.taps import Feature, FeatureRequest
 from core.spec.methods import METHODS
 from core.spec.methods.scalekd import ScalekdParams
@@ -49,7 +49,10 @@ class Scalekd(Method):
         self.params = params
         student, teacher = context.student_structure, context.teacher_structures[0]
         check_levels(student, "student", params.name)
-        student_last, teacher_last = _last(student, "student"), _last(teacher, "teachers/0")
+        student_last, teacher_last = (
+            last_level(structure, model_field, "scalekd")
+            for structure, model_field in ((student, "student"), (teacher, "teachers/0"))
+        )
         self.views = [index for index, weight in enumerate(params.weights) if weight > 0]
         self.projectors = self._projectors(student_last, teacher_last, own_query=not params.through_teacher)
         self.previous_level = stage_levels(student)[0]
@@ -114,16 +117,6 @@ class Scalekd(Method):
                 for view in self.views
             }
         )
-
-
-def _last(structure: ModelStructure, model_field: str) -> FeatureLevel:
-    if structure.last is None:
-        raise invalid_architecture(
-            model_field,
-            f"scalekd compares the last features, and timm's {structure.architecture} does not expose them; use "
-            "another architecture, or method kd",
-        )
-    return structure.last
 
 
 def _stage_input(context: MethodContext) -> FeatureLevel:

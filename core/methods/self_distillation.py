@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from core.losses import cross_entropy_kd, kd
 from core.methods.base import Batch, Method, MethodContext, StepContext, StepInfo, invalid_architecture, invalid_param
-from core.methods.compatibility import check_levels, embedding_width
+from core.methods.compatibility import check_levels, embedding_width, last_level
 from core.methods.ema_teacher import EmaTeacher, precision_of
 from core.methods.random_views import RandomViews
 from core.models.align import TokenProjector, resample
@@ -45,15 +45,11 @@ class SelfDistillation(Method):
             return
         student = context.student_structure
         self.exit_levels = _exit_levels(student, params.exits)
-        if student.last is None:
-            raise invalid_architecture(
-                "student",
-                f"timm's {student.architecture} does not expose its last features; use another architecture",
-            )
+        last = last_level(student, "student", params.name, fix="or set variant to ema_teacher")
         levels = [student.levels[index] for index in self.exit_levels]
-        self.exits = nn.ModuleList(BlockExit(level, student.last.grid, context.student.num_classes) for level in levels)
+        self.exits = nn.ModuleList(BlockExit(level, last.grid, context.student.num_classes) for level in levels)
         has_norms = params.hint == "norm"
-        hint_width = embedding_width(student, "student", params.name) if has_norms else student.last.width
+        hint_width = embedding_width(student, "student", params.name) if has_norms else last.width
         # With norms, the exit next to the last layer has no hint: the official code leaves it out.
         hinted = levels[: max(len(levels) - 1, 1)] if has_norms else levels
         self.adaptations = nn.ModuleList(TokenProjector(level.width, hint_width) for level in hinted)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from core.losses import similarity_preserving
-from core.methods.base import Batch, MethodContext, invalid_architecture
-from core.methods.compatibility import check_batch, embedding_width
+from core.methods.base import Batch, MethodContext
+from core.methods.compatibility import check_batch, embedding_width, last_level
 from core.methods.feature_base import FeatureMethod
 from core.models.taps import FeatureRequest, Outputs
 from core.spec.methods.similarity import SimilarityParams
@@ -34,11 +34,8 @@ class Similarity(FeatureMethod):
         for model_field, structure in structures:
             if uses_embedding:
                 embedding_width(structure, model_field, params.name)
-            elif structure.last is None:
-                raise invalid_architecture(
-                    model_field,
-                    f"timm's {structure.architecture} does not expose its last features; set features to embedding",
-                )
+            else:
+                last_level(structure, model_field, params.name, fix="or set features to embedding")
         self.student_taps = self.teacher_taps = FeatureRequest(embedding=uses_embedding, last=not uses_embedding)
 
     def feature_terms(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs]) -> dict[str, Tensor]:

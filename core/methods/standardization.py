@@ -9,11 +9,13 @@ Shapes: n rows (embeddings or tokens), D width of the teacher.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from core.errors import SpecCannotRun
 from core.losses import has_hadamard, phi_s
 
 _CHANNEL_EPSILON = 1e-6
@@ -50,6 +52,18 @@ class Standardizer(nn.Module, ABC):
         folded.weight.copy_((self.inverse(linear.weight.T) - offset_D).T)
         folded.bias.copy_(offset_D if linear.bias is None else self.inverse(linear.bias))
         return folded
+
+
+def finalize_statistics(standardizers: Iterable[Standardizer], teacher: str) -> None:
+    """Compute the maps of a teacher's features. Raises ``SpecCannotRun`` if its features do not vary."""
+    try:
+        for standardizer in standardizers:
+            standardizer.finalize()
+    except ValueError as error:
+        raise SpecCannotRun(
+            f"the statistics of {teacher} cannot be estimated: {error}. Its weights or its normalization of images are "
+            "probably wrong."
+        ) from error
 
 
 class ChannelStandardizer(Standardizer):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from core.losses import kd, normalized_regression
 from core.methods.base import Batch, Method, MethodContext, StepInfo, invalid_architecture, invalid_param
-from core.methods.compatibility import check_batch, return_all_logits
+from core.methods.compatibility import check_batch, last_level, return_all_logits
 from core.models.align import OrthogonalProjector
 from core.models.structure import ModelStructure
 from core.models.student_variants import StudentVariant
@@ -44,7 +44,9 @@ class Vkd(Method):
             check_batch(context, params.name)
             self.per_sample = False
         student, teacher = context.student_structure, context.teacher_structures[0]
-        self.project = OrthogonalProjector(_last_width(student, "student"), _last_width(teacher, "teachers/0"))
+        self.project = OrthogonalProjector(
+            last_level(student, "student", "vkd").width, last_level(teacher, "teachers/0", "vkd").width
+        )
         self.student_taps = self.teacher_taps = FeatureRequest(last=True)
 
     @classmethod
@@ -100,13 +102,3 @@ class Vkd(Method):
 def _pooled(feature: Feature) -> Tensor:
     """Mean of the patch tokens in float32, (B, width)."""
     return feature.tokens.float().mean(dim=1)
-
-
-def _last_width(structure: ModelStructure, model_field: str) -> int:
-    if structure.last is None:
-        raise invalid_architecture(
-            model_field,
-            f"vkd compares features after the final norm, and timm's {structure.architecture} does not expose them; "
-            "use another architecture or a method that needs only logits, such as kd",
-        )
-    return structure.last.width

@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from core.data.views import sample_draws
 from core.errors import InvalidSpec, SpecCannotRun
 from core.losses import drop_teachers, embedding_match
 from core.methods import Batch, MethodContext, StepInfo, build_method
 from core.models.structure import structure_of
-from core.seeds import derive_seed, step_seed
+from core.seeds import derive_seed
 from core.spec import METHODS, parse_job_spec
 from core.spec.examples import example_job
 from tests.core.methods.conftest import STUDENTS, TEACHERS, model
@@ -173,8 +174,7 @@ def test_teachers_are_dropped_by_seed_epoch_and_sample(make_harness, batch):
     student, teachers = harness.student_outputs(batch.images), [t(batch.images) for t in harness.teachers]
     matches = [method._match(index, student, teacher) for index, teacher in enumerate(teachers)]
     losses_TB = torch.stack([match["summary"] + match["patches"] for match in matches]).detach()
-    generator = torch.Generator().manual_seed(step_seed(derive_seed(0, "dropped teachers"), 1))
-    draws_TB = torch.rand(24, 2, generator=generator)[batch.indices].T
+    draws_TB = sample_draws(derive_seed(0, "dropped teachers"), 1, batch.indices, 2).T
     expected = (drop_teachers(losses_TB, draws_TB, probability=0.5) * losses_TB).sum()
 
     assert sum(harness.terms(batch, info).values()).item() == pytest.approx(expected.item(), rel=1e-5)

@@ -74,5 +74,5 @@ def test_a_teacher_without_last_tokens_is_rejected(make_harness):
     harness = make_harness("kd")
     student, teacher = structure_of(harness.student), structure_of(harness.teachers[0].built)
 
-    with pytest.raises(InvalidSpec, match="/teachers/0/architecture: lift compares the last tokens"):
+    with pytest.raises(InvalidSpec, match="/teachers/0/architecture: lift compares the last features"):
         Lift.student_variant(LiftParams(name="lift"), student, [replace(teacher, last=None)])
