@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.chaos.kills import HIT_TYPES, POSTGRESQL_HIT_TYPES, Attack, Hit
+from tests.chaos.kills import HIT_TYPES, POSTGRESQL_HIT_TYPES, STAGES, Attack, Hit
 from tests.chaos.stack import Stack
 from tests.support.postgres import PostgresServer
 
@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         if problems:
             _save_home(home)
     _print(table(hits))
-    _print(f"{len(hits)} hits in {seconds:.0f} s, on {len({hit.job for hit in hits})} jobs")
+    stages = ", ".join(f"{sum(hit.stage == stage for hit in hits)} in {stage}" for stage in STAGES)
+    _print(f"{len(hits)} hits in {seconds:.0f} s, on {len({hit.job for hit in hits})} jobs: {stages}")
     for problem in problems:
         _print(f"VIOLATED: {problem}")
     if options.json:
@@ -81,7 +82,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=10, help="number of hits")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32))
     parser.add_argument("--seconds", type=float, default=math.inf, help="time limit of the hits")
-    parser.add_argument("--epochs", type=int, default=600, help="epochs of each job")
+    parser.add_argument("--epochs", type=int, default=250, help="epochs of each training of a job")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     targets = sorted({target for target, _ in [*HIT_TYPES, *POSTGRESQL_HIT_TYPES]})
     signals = sorted({name for _, name in HIT_TYPES})

@@ -16,7 +16,7 @@ from pathlib import Path
 from core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN_SECONDS = 60.0
+RUN_SECONDS = 120.0
 NO_FAULT = "-"
 READY = "ready"
 

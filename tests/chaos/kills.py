@@ -1,9 +1,10 @@
 """Random kills and stops of processes of a running stack, and the guarantees that hold after each and at the end.
 
-A hit is one signal to the processes of one target while a job trains. After each hit: the job continues; it has a new
-attempt if and only if the hit ended its worker; its step never falls below the newest checkpoint; the target responds
-again. At the end: every job has succeeded with the weights of an undisturbed run; its log is gapless and each attempt
-starts once; no unreferenced file and no process is left.
+A hit is one signal to the processes of one target while a job trains its student or its baseline, or compresses the
+student. After each hit: the job continues; it has a new attempt if and only if the hit ended its worker; its step never
+falls below the newest checkpoint; the target responds again. At the end: every job has succeeded with the weights and
+the gain of an undisturbed run, those of compressed networks included; its log is gapless and each attempt starts once;
+no unreferenced file and no process is left.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psutil
+from sqlalchemy import delete
 
 from core.settings import Settings
 from core.store import garbage
 from core.store.db import open_database
 from core.store.storage_url import open_store
+from core.store.tables import Teacher
 from tests.chaos.logs import assert_attempts_are_sequential, assert_gapless, assert_resumed_from_checkpoints
-from tests.chaos.specs import STEPS_PER_EPOCH, small_job
+from tests.chaos.specs import PRUNE, QUANTIZE, small_job
 from tests.chaos.stack import GC_MIN_AGE_SECONDS, LEASE_SECONDS, Stack
-from tests.support.api import is_terminal, list_all, weights_digest
+from tests.support.api import artifacts_by_name, is_terminal, list_all
 from tests.support.specs import DIGITS
 from tests.support.waiting import until
 
@@ -38,6 +41,7 @@ DATABASE_RESTART_SECONDS = 2.0  # an operator restarts the database
 RECOVERY_SECONDS = 60.0
 JOB_SECONDS = 300.0
 CHECKPOINT_EPOCHS = 5
+STAGES = ("distill", "baseline", "compress")  # in which a job is hit; their trainings are equally long
 MAX_FRACTION = 0.8  # of a job's progress at a hit, so that the recovered job still trains
 MAX_DELAY_SECONDS = 1.0  # of a hit, random
 
@@ -70,6 +74,7 @@ class Hit:
     target: str
     signal: str
     job: str
+    stage: str  # before the hit
     step: int  # before the hit
     checkpoint: int  # step of the newest one before the hit
     attempt: int  # before the hit
@@ -92,26 +97,36 @@ class Attack:
         self._log = log
         self._epochs = epochs
         self._jobs: list[str] = []  # that were hit
-        self._reference_digest = ""
+        self._reference: dict[str, Any] = {}  # results of the undisturbed job
+        self._num_saved = 0  # checkpoints of the newest job, of any track
+        self._newest_event = ""  # of the newest job
         self._spec: dict[str, Any] = {}
         self._seeds = itertools.count(1)
 
     def prepare(self) -> None:
-        """Run one undisturbed job; all other jobs must have its weights."""
+        """Run one undisturbed job; all other jobs must have its results."""
         dataset_id = self._stack.call("POST", "/v1/datasets", json=DIGITS).json()["id"]
         until(
             lambda: self._stack.get(f"/v1/datasets/{dataset_id}").json()["status"] == "ready",
             60,
             "the dataset did not become ready",
         )
-        self._spec = small_job(dataset_id, epochs=self._epochs, teacher_epochs=1)
+        self._spec = small_job(
+            dataset_id,
+            epochs=self._epochs,
+            teacher_epochs=1,
+            baseline=True,
+            compression=[{**PRUNE, "epochs": self._epochs}, QUANTIZE],
+        )
         self._spec["training"]["checkpoint_every_epochs"] = CHECKPOINT_EPOCHS
         began = time.monotonic()
         job_id = self._submit()
         job = self._finished_job(job_id)
         assert (job["status"], job["attempt"]) == ("succeeded", 1), job
-        self._reference_digest = self._verified_digest(job_id)
-        self._log(f"undisturbed: {time.monotonic() - began:.0f} s, model.safetensors {self._reference_digest[:16]}…")
+        stages = [stage["name"] for stage in job["stages"]]
+        assert set(STAGES) <= set(stages), stages
+        self._reference = self._results(job)
+        self._log(f"undisturbed: {time.monotonic() - began:.0f} s, {self._reference}")
 
     def hits(self, num_hits: int, hit_types: list[HitType], max_seconds: float) -> Iterator[Hit]:
         """Hit up to ``num_hits`` times within ``max_seconds``; each type occurs once before any occurs again."""
@@ -149,7 +164,8 @@ class Attack:
         time.sleep(delay_seconds)
         checkpoint = self._newest_checkpoint_step(job_id)
         before = self._job(job_id)
-        assert (before["status"], before["stage"]) == ("running", "distill"), before
+        assert before["status"] == "running", before
+        assert before["stage"] in STAGES, before
         began, began_at = time.monotonic(), datetime.now(UTC)
         self._send(target, processes, signal_name)
         recovery = _Recovery(before, checkpoint, ends_attempt=(target, signal_name) in ATTEMPT_ENDING_HITS)
@@ -167,8 +183,8 @@ class Attack:
         except TimeoutError as error:
             problem = str(error)
         hit = Hit(
-            target, signal_name, job_id, before["progress"]["step"], checkpoint, before["attempt"], recovery.attempt,
-            recovery.lowest_step, seconds, problem or recovery.problem(),
+            target, signal_name, job_id, before["stage"], before["progress"]["step"], checkpoint, before["attempt"],
+            recovery.attempt, recovery.lowest_step, seconds, problem or recovery.problem(),
         )  # fmt: skip
         self._log(_format_hit(hit))
         return hit
@@ -202,16 +218,19 @@ class Attack:
                         process.send_signal(signal.SIGCONT)
 
     def _job_to_hit(self) -> str:
-        """Return a job that trains, has a checkpoint newer than the last hit, and is not almost done."""
+        """Return a job in one of the stages that has saved a checkpoint since the last hit, and is not almost done."""
         job_id = self._jobs[-1] if self._jobs else self._submit_job_to_hit()
-        checkpoint_at_last_hit = self._newest_checkpoint_step(job_id)
+        num_saved_at_last_hit = self._count_saved_checkpoints(job_id)
         while True:
             job = self._job(job_id)
             if is_terminal(job) or job["progress"]["fraction"] > MAX_FRACTION:
                 self._finished_job(job_id)
-                job_id, checkpoint_at_last_hit = self._submit_job_to_hit(), 0
-            elif (job["status"], job["stage"]) == ("running", "distill") and (
-                self._newest_checkpoint_step(job_id) > checkpoint_at_last_hit
+                job_id, num_saved_at_last_hit = self._submit_job_to_hit(), 0
+            elif (
+                job["status"] == "running"
+                and job["stage"] in STAGES
+                and self._newest_checkpoint_step(job_id) > 0  # the student's, not its teacher's
+                and self._count_saved_checkpoints(job_id) > num_saved_at_last_hit
             ):
                 return job_id
             time.sleep(0.05)
@@ -242,8 +261,18 @@ class Attack:
         return response.json()["id"]
 
     def _submit_job_to_hit(self) -> str:
+        """Create a job that trains its teacher and baseline, as the undisturbed one did."""
+        database = open_database(self._settings)
+        with database.write() as session:
+            session.execute(delete(Teacher))
+        database.dispose()
         self._jobs.append(self._submit())
+        self._num_saved, self._newest_event = 0, ""
         return self._jobs[-1]
+
+    @property
+    def _settings(self) -> Settings:
+        return Settings(home=self._stack.home, database_url=self._stack.database_url)
 
     def _job(self, job_id: str) -> dict[str, Any]:
         return self._stack.get(f"/v1/jobs/{job_id}").json()
@@ -261,18 +290,33 @@ class Attack:
         checkpoints = self._stack.get(f"/v1/jobs/{job_id}/checkpoints", params={"limit": 1}).json()["data"]
         return checkpoints[0]["step"] if checkpoints else 0
 
-    def _verified_digest(self, job_id: str) -> str:
-        """SHA-256 of the downloaded weights, equal to the listed one."""
-        listed = weights_digest(self._stack, job_id)
-        content = self._stack.get(f"/v1/jobs/{job_id}/artifacts/model.safetensors").content
-        assert hashlib.sha256(content).hexdigest() == listed, "the download differs from the listed digest"
-        return listed
+    def _count_saved_checkpoints(self, job_id: str) -> int:
+        """Number of checkpoints that the newest job has saved so far, of all its tracks."""
+        path, has_more = f"/v1/jobs/{job_id}/events", True
+        while has_more:
+            after = {"after": self._newest_event} if self._newest_event else {}
+            page = self._stack.get(path, params={"limit": 100, **after}).json()
+            self._num_saved += sum(event["type"] == "checkpoint.saved" for event in page["data"])
+            self._newest_event, has_more = (page["data"] or [{"id": self._newest_event}])[-1]["id"], page["has_more"]
+        return self._num_saved
+
+    def _results(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Digests of all published networks, accuracy of the baseline and gain over it, steps of the student."""
+        path = f"/v1/jobs/{job['id']}/artifacts"
+        listed = artifacts_by_name(self._stack, job["id"])
+        results = {}
+        for name in sorted(name for name in listed if name.endswith((".safetensors", ".onnx"))):
+            digest = hashlib.sha256(self._stack.get(f"{path}/{name}").content).hexdigest()
+            assert digest == listed[name]["sha256"], f"the download of {name} differs from the listed digest"
+            results[name] = digest[:16]
+        baseline = job["result"]["baseline"]
+        return {**results, "baseline": baseline["top1"], "gain": baseline["gain"], "step": job["progress"]["step"]}
 
     def _check_job(self, job_id: str) -> None:
         job = self._finished_job(job_id)
         assert job["status"] == "succeeded", f"ended as {job['status']}: {job['error']}"
-        assert job["progress"]["step"] >= self._epochs * STEPS_PER_EPOCH, job["progress"]
-        assert self._verified_digest(job_id) == self._reference_digest, "its weights differ from the undisturbed run's"
+        results = self._results(job)
+        assert results == self._reference, f"its results differ from the undisturbed run's: {results}"
         events = list_all(self._stack, f"/v1/jobs/{job_id}/events")
         assert_gapless(events)
         assert_attempts_are_sequential(events)
@@ -281,7 +325,7 @@ class Attack:
     def _leftovers(self) -> list[str]:
         """Scratch folders of attempts, temporary files of interrupted writes, and stored files without a row."""
         home = self._stack.home
-        settings = Settings(home=home, database_url=self._stack.database_url)
+        settings = self._settings
         scratch = [*home.glob("work/*"), *home.rglob(".partial/*"), *home.rglob(".*.part")]
         database = open_database(settings)
         with database.read() as session:
@@ -300,19 +344,22 @@ class _Recovery:
         self._attempt_before = self.attempt
         self._checkpoint = checkpoint
         self._ends_attempt = ends_attempt
-        self._previous: tuple[int, int] | None = None  # attempt, step
+        self._previous: tuple[int, float] | None = None  # attempt, fraction
         self._has_progressed = False
 
     def has_progressed(self, job: dict[str, Any] | None) -> bool:
-        """Record the job's state; return whether its step has grown, in a new attempt if the hit ended the old one."""
+        """Record the job's state; return whether it has progressed, in a new attempt if the hit ended the old one.
+
+        Its fraction grows in all stages, its step in the student's training only.
+        """
         if job is None:
             return False
-        step, attempt = job["progress"]["step"], job["attempt"]
-        self.attempt, self.lowest_step = attempt, min(self.lowest_step, step)
+        fraction, attempt = job["progress"]["fraction"], job["attempt"]
+        self.attempt, self.lowest_step = attempt, min(self.lowest_step, job["progress"]["step"])
         succeeded = job["status"] == "succeeded"
-        if self._previous is not None and attempt == self._previous[0] and (step > self._previous[1] or succeeded):
+        if self._previous is not None and attempt == self._previous[0] and (fraction > self._previous[1] or succeeded):
             self._has_progressed |= not self._ends_attempt or attempt > self._attempt_before
-        self._previous = (attempt, step)
+        self._previous = (attempt, fraction)
         return self._has_progressed
 
     def problem(self) -> str:
@@ -328,4 +375,4 @@ class _Recovery:
 def _format_hit(hit: Hit) -> str:
     seconds = "not recovered" if hit.seconds is None else f"{hit.seconds:5.1f} s"
     state = f"step {hit.step}, checkpoint {hit.checkpoint}, attempt {hit.attempt} → {hit.attempt_after}"
-    return f"{hit.target:<10} {hit.signal:<8} {seconds}  {state}  {hit.problem}"
+    return f"{hit.target:<10} {hit.signal:<8} {hit.stage:<8} {seconds}  {state}  {hit.problem}"

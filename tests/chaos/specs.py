@@ -5,6 +5,9 @@ from __future__ import annotations
 from tests.support.specs import kd_job
 
 STEPS_PER_EPOCH = 23  # the training split of the digits in batches of 64
+# Compression steps that are applied, whatever they lose.
+PRUNE = {"name": "prune", "target": {"flops": 0.6}, "importance_images": 64, "max_top1_drop": 1}
+QUANTIZE = {"name": "quantize", "dtype": "int8", "calibration_images": 64, "max_top1_drop": 1}
 
 
 def small_job(
@@ -15,6 +18,7 @@ def small_job(
     seed: int = 0,
     export=("safetensors",),
     compression=(),
+    baseline: bool = False,
     checkpoint_every_epochs: int = 1,
 ) -> dict:
     return kd_job(
@@ -29,6 +33,7 @@ def small_job(
         name=f"chaos {seed}",
         export=list(export),
         compression=list(compression),
+        baseline=baseline,
         # One thread per job: two workers on two CPU cores then do not wait for each other.
         resources={"threads": 1},
     )

@@ -8,6 +8,7 @@ from tests.chaos.logs import (
     assert_gapless,
     assert_resumed_from_checkpoints,
 )
+from tests.chaos.specs import PRUNE
 from tests.support.api import training_losses
 
 # The visit at which the fault happens. The job trains a teacher (one checkpoint), then a student (two); these numbers
@@ -57,6 +58,31 @@ def test_a_kill_costs_only_time(service, reference_digest, point):
     assert_gapless(events)
     assert_attempts_are_sequential(events)
     assert_resumed_from_checkpoints(events)
+
+
+def test_kills_of_baseline_and_compression_cost_only_time(service):
+    """Kills in the training of the baseline, and after a pruned network is trained, before it is saved."""
+    extra = {"baseline": True, "compression": [{**PRUNE, "epochs": 2}]}
+    undisturbed = service.submit(**extra)
+    expected = service.finish(undisturbed)
+    assert (expected["status"], expected["attempt"]) == ("succeeded", 1), expected["error"]
+    killed = service.submit(**extra)
+    # One checkpoint of the teacher and two of the student precede the baseline's.
+    for stage, point, nth in (("baseline", "checkpoint.uncommitted", 4), ("compress", "compression.written", 1)):
+        service.run_worker(point, nth=nth)
+        assert service.fault_happened(), f"{point} was not reached"
+        assert service.job(killed)["stage"] == stage
+        service.record_losses()
+    job = service.finish(killed)
+
+    assert (job["status"], job["attempt"]) == ("succeeded", 3), job["error"]
+    names = ("model.safetensors", "pruned/model.safetensors", "pruned/config.json")
+    files, others = service.verified_artifacts(killed), service.verified_artifacts(undisturbed)
+    assert {name: files[name]["sha256"] for name in names} == {name: others[name]["sha256"] for name in names}
+    assert job["result"]["baseline"]["gain"] == expected["result"]["baseline"]["gain"]
+    service.assert_nothing_partial(killed, compressed=names[1:])
+    types = [event["type"] for event in service.events(killed)]
+    assert (types.count("baseline.trained"), types.count("compression.applied")) == (1, 1)  # none is repeated
 
 
 @pytest.mark.slow
