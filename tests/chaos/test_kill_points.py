@@ -60,6 +60,7 @@ def test_a_kill_costs_only_time(service, reference_digest, point):
     assert_resumed_from_checkpoints(events)
 
 
+@pytest.mark.slow
 def test_kills_of_baseline_and_compression_cost_only_time(service):
     """Kills in the training of the baseline, and after a pruned network is trained, before it is saved."""
     extra = {"baseline": True, "compression": [{**PRUNE, "epochs": 2}]}
