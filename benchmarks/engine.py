@@ -36,7 +36,7 @@ class JobInputs:
 
     def workspace(self, spec: JobSpec, root: Path) -> Workspace:
         """Return the workspace of a run in ``root``."""
-        others = {name: self.datasets[name] for name in spec.method.datasets().values()}
+        others = {name: self.datasets[name] for name in spec.further_datasets().values()}
         cache = self.work / "cache"
         return Workspace(
             root=root,

@@ -18,7 +18,7 @@ from benchmarks.quality.protocol import Document, Protocol, Track
 from core.spec import METHODS
 from core.spec.methods import Family, Requirements
 
-Kind = Literal["method", "kd", "control", "assistant", "peer"]
+Kind = Literal["method", "kd", "control", "assistant", "unlabeled", "peer"]
 
 SCRATCH, KD = "scratch", "kd"
 PATCH4_METHODS = (SCRATCH, KD, "manifold", "vitkd", "masked_teacher")
@@ -52,7 +52,8 @@ class Arm:
     """One row of the table.
 
     ``name`` is unique in its track. ``baseline`` is the name of the `kd` arm that it is compared with, None for arms
-    without one. ``peer`` names a loss of another package, which replaces the method's.
+    without one. ``unlabeled`` is a dataset whose images are read too, without labels; the number of steps is that of
+    the other arms. ``peer`` names a loss of another package, which replaces the method's.
     """
 
     track: str
@@ -62,6 +63,7 @@ class Arm:
     teachers: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
     dataset: str = STUDENTS
+    unlabeled: str | None = None
     baseline: str | None = None
     peer: str | None = None
 
@@ -94,12 +96,18 @@ class Arm:
         student = dict(track.student)
         if self.needs_trained_student:
             student["weights"] = "job_scratch"
+        training = protocol.training(track, learning_rate=learning_rate, seed=seed)
+        unlabeled = {}
+        if self.unlabeled is not None:
+            unlabeled = {"unlabeled_dataset": self.unlabeled}
+            training["epochs"] = protocol.epochs_with_pool(training["epochs"])
         return {
             "dataset": self.dataset,
+            **unlabeled,
             "teachers": [{"weights": f"mdl_{name}"} for name in self.teachers],
             "student": student,
             "method": method,
-            "training": protocol.training(track, learning_rate=learning_rate, seed=seed),
+            "training": training,
             "export": ["safetensors"],
         }
 
@@ -176,6 +184,7 @@ def _controls() -> Iterator[Arm]:
     yield Arm("vit", "minivit, labels only", "minivit", kind="control", teachers=("vit",), parameters=labels_only)
     yield Arm("vit", "scratch, 90 percent", SCRATCH, kind="control", dataset=STUDENTS_90)
     yield Arm("vit", "kd, assistant", KD, kind="assistant", teachers=("assistant",), baseline=KD)
+    yield Arm("vit", "kd, unlabeled pool", KD, kind="unlabeled", teachers=("cnn",), unlabeled=POOL, baseline=KD)
 
 
 def _peers() -> Iterator[Arm]:

@@ -77,6 +77,6 @@ class Estimate:
 def _part(step: Step) -> str:
     if step.arm is None:
         return "teachers"
-    kind = {"method": "methods", "kd": "methods", "control": "controls", "assistant": "controls", "peer": "peers"}
+    group = {"method": "methods", "kd": "methods", "peer": "peers"}.get(step.arm.kind, "controls")
     role = "tuning" if step.is_tuning else ("seeds 0 to 2" if step.seed < 3 else "seeds 3 and later")
-    return f"track {step.arm.track}, {kind[step.arm.kind]}: {role}"
+    return f"track {step.arm.track}, {group}: {role}"

@@ -94,7 +94,11 @@ class Plan:
         yield from (step for step in teachers if step.name != "teacher-vit4")
         first = [arm for arm in self.arms if arm.name in FIRST_METHODS and arm.track != "patch4"]
         groups = [first]
-        for track, kinds in (("vit", ("kd", "method")), ("vit", ("control", "assistant")), ("cnn", ("kd", "method"))):
+        for track, kinds in (
+            ("vit", ("kd", "method")),
+            ("vit", ("unlabeled", "control", "assistant")),
+            ("cnn", ("kd", "method")),
+        ):
             groups.append([arm for arm in self.arms if arm.track == track and arm.kind in kinds and arm not in first])
         for group in groups:
             yield from (step for arm in group for step in self.tuning(arm))

@@ -53,6 +53,10 @@ class Protocol:
         """Return the epochs of a run of the track; fewer for tuning."""
         return max(1, round(track.epochs * self.tuning_share)) if seed == self.tuning_seed else track.epochs
 
+    def epochs_with_pool(self, epochs: int) -> int:
+        """Return the epochs over students' images and pool that have as many steps as ``epochs`` without the pool."""
+        return max(1, round(epochs * self.sizes.train / (self.sizes.train + self.sizes.pool)))
+
     def training(self, track: Track, *, learning_rate: float, seed: int) -> Document:
         """Return the training block of an arm."""
         return {

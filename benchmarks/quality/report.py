@@ -93,6 +93,8 @@ def _protocol(plan: Plan) -> str:
         "that of teachers included, reads a validation image.\n"
         f"- **`attention_probe`** does not read the training images; it selects as many from a pool of {sizes.pool:,} "
         "others. `uvc` starts from the student of `scratch`, so it trains twice as long, and prunes it.\n"
+        f"- **`kd, unlabeled pool`** trains on the students' images and on the {sizes.pool:,} of the pool, without "
+        "their labels, in as many steps as the other arms; the teacher was trained on both.\n"
         "- **Significance**: arms are compared by their differences within a seed. The variance is pooled over all "
         "arms of a track, after the means of arms and seeds. Intervals are 95 % t intervals of one comparison. A "
         "comparison is significant if its p-value is below 0.05 after Holm's correction for all of this page; "
@@ -221,7 +223,7 @@ def _words(family: Family) -> str:
     if labels:
         text += f"\nAgainst labels alone (`scratch`):\n{_lists(labels)}"
     if others:
-        text += "\nControls, assistant and peers:\n" + "".join(map(_sentence, others))
+        text += "\nControls, assistant, unlabeled images and peers:\n" + "".join(map(_sentence, others))
     return text
 
 

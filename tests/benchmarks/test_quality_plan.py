@@ -67,13 +67,23 @@ def test_requirements_select_the_teachers(needs, families):
 
 def test_all_arms_of_a_track_have_the_same_student_and_training():
     for track in FULL.tracks:
-        documents = [arm.document(FULL, learning_rate=1e-3, seed=3) for arm in arms(FULL) if arm.track == track]
+        of_track = [arm for arm in arms(FULL) if arm.track == track and arm.unlabeled is None]
+        documents = [arm.document(FULL, learning_rate=1e-3, seed=3) for arm in of_track]
         specs = [parse_job_spec(document) for document in documents]
 
         assert {(spec.training.epochs, spec.training.seed) for spec in specs} == {(FULL.tracks[track].epochs, 3)}
         assert len({spec.training.model_dump_json() for spec in specs}) == 1
         assert len({json.dumps(spec.student.arguments) for spec in specs}) == 1
         assert {spec.dataset for spec in specs} <= {STUDENTS, STUDENTS_90}
+
+
+def test_an_arm_with_unlabeled_images_has_as_many_steps(plan):
+    arm = arm_of(plan, "kd, unlabeled pool")
+    spec = parse_job_spec(arm.document(FULL, learning_rate=1e-3, seed=3))
+    num_images = FULL.sizes.train + FULL.sizes.pool
+
+    assert (spec.dataset, spec.unlabeled_dataset) == (STUDENTS, POOL)
+    assert spec.training.epochs * num_images == pytest.approx(80 * FULL.sizes.train, rel=0.03)
 
 
 def test_a_step_comes_after_what_it_needs(plan):
@@ -109,7 +119,7 @@ def test_every_arm_is_tuned_alike(plan):
             (rate, FULL.tuning_seed) for rate in FULL.learning_rates
         ]
         assert {plan.run(step).document["training"]["epochs"] for step in plan.tuning(arm) if plan.run(step)} <= {
-            FULL.tracks[arm.track].epochs // 2
+            FULL.tracks[arm.track].epochs // 2 if arm.unlabeled is None else FULL.epochs_with_pool(40)
         }
     assert FULL.tuning_seed >= max(track.seeds for track in FULL.tracks.values())
 
