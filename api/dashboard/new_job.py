@@ -30,12 +30,19 @@ from api.request_body import parse_json
 from core.errors import FieldError, NotFound, PotstillError
 from core.spec import METHODS, JobSpec, parse_job_spec
 from core.spec.examples import example_job
+from core.spec.methods import Requirements
 
 DEFAULT_METHOD = "kd"
 MAX_SPEC_CHARACTERS = 200_000
 _FINE_TUNING_RATE = 0.1  # of the learning rate of the training
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE = 8, 224  # of a first spec; its patch size is an eighth
+
+_CNN_TEACHER = {
+    "architecture": "resnet18",
+    "arguments": {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]},
+    "weights": "train",
+}
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -163,7 +170,24 @@ def _first_spec(choices: service.Choices, method: str | None, dataset: str | Non
         chosen = next((each for each in choices.datasets if each["num_classes"]), choices.datasets[0])
     size = 32 if chosen is None else _image_size(chosen["image_size"])
     dataset_id = dataset or (chosen["id"] if chosen else "")
-    return example_job(name, dataset=dataset_id, pool="", trained="pretrained", image_size=size)
+    spec = example_job(name, dataset=dataset_id, pool="", trained="pretrained", image_size=size)
+    needs = METHODS[name].params.info.needs
+    _set_defaults(spec, needs)
+    if spec.get("teachers") and not needs.headless and (chosen is None or chosen["num_classes"]):
+        spec["baseline"] = True
+    return spec
+
+
+def _set_defaults(spec: dict[str, Any], needs: Requirements) -> None:
+    """Leave out the epochs, whose default gives random weights enough steps; a CNN is the teacher where any may be.
+
+    A CNN learns more than a ViT from few images.
+    """
+    del spec["training"]["epochs"]
+    for teacher in spec.get("teachers", ()):
+        teacher["training"].pop("epochs", None)
+    if len(spec.get("teachers", ())) == 1 and not needs.teacher_families and needs.teacher == ("logits",):
+        spec["teachers"] = [{**_CNN_TEACHER, "training": spec["teachers"][0]["training"]}]
 
 
 def _image_size(size: int | None) -> int:

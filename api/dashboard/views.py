@@ -220,6 +220,20 @@ def settings(job: Document, dataset_name: str | None) -> list[tuple[str, str]]:
     return [(label, str(value)) for label, value in rows if value is not None]
 
 
+def is_checkpoint(event: Document) -> bool:
+    """Whether an event reports a checkpoint, which a job writes every few seconds."""
+    return bool(event["type"].startswith("checkpoint"))
+
+
+def newest_events(events: Sequence[Document]) -> list[Document]:
+    """Return the events, newest first; of checkpoints in a row only the newest."""
+    newest: list[Document] = []
+    for event in reversed(events):
+        if not (newest and is_checkpoint(event) and is_checkpoint(newest[-1])):
+            newest.append(event)
+    return newest
+
+
 def machine(error: Document) -> list[tuple[str, str]]:
     """Return memory and disk at the time of a failure as (label, value) pairs; unmeasured values are left out."""
     usage = error.get("machine") or {}

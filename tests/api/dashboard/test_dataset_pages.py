@@ -165,7 +165,7 @@ class TestDatasetPage:
         assert len(images) == 18
         assert browser.get(images[0]).headers["content-type"] == "image/png"
         assert "All images have 8 × 8 pixels." in page.text
-        assert "All classes have as many training images." in page.text
+        assert "All classes have the same number of training images." in page.text
 
     def test_one_class_of_a_split_is_shown(self, browser, dataset):
         text = browser.get(f"/datasets/{dataset}?split=test&label=2").text

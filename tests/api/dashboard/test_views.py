@@ -144,3 +144,10 @@ def test_several_teachers_are_numbered_from_zero_as_in_the_spec(make_job):
 def test_the_elapsed_time_is_known_at_the_end(make_job):
     assert views.elapsed_seconds(make_job()) is None
     assert views.elapsed_seconds(make_job(finished_at="2026-11-24T08:00:31.000Z")) == 30.0
+
+
+def test_of_checkpoints_in_a_row_only_the_newest_is_listed():
+    types = ["queued", "checkpoint.saved", "checkpoint.saved", "stage.started", "checkpoint.saved"]
+    events = [{"seq": seq, "type": name} for seq, name in enumerate(types)]
+
+    assert [event["seq"] for event in views.newest_events(events)] == [4, 3, 2, 0]

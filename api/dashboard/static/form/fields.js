@@ -70,8 +70,13 @@ export function Labeled({ name, schema, pointer, form, control, wide = false, te
     <label for=${id}>${text}</label>
     ${control(attributes)}
     ${problem && html`<p class="field-problem small" id=${`${id}-problem`}>${problem}</p>`}
-    <p class="help small muted" id=${`${id}-help`}>${schema.description ? html`<${Marked} text=${schema.description} /> ` : ""}${hint && html`<span class="hint">${hint}</span>`}</p>
+    <p class="help small muted" id=${`${id}-help`}>${schema.description ? html`<${Marked} text=${help(schema)} /> ` : ""}${hint && html`<span class="hint">${hint}</span>`}</p>
   </div>`;
+}
+
+/** The description; where an empty control is null, it has the word that fits a form. */
+function help({ description, default: standard }) {
+  return standard == null ? description.replace(/\bNull:/g, "Empty:") : description;
 }
 
 function defaultText(schema) {

@@ -77,7 +77,7 @@ export function range(schema) {
   return parts.join(" ");
 }
 
-const short = (number) => (Math.abs(number) >= 1e5 ? number.toExponential().replace("+", "") : number.toLocaleString("en"));
+const short = (number) => (Math.abs(number) >= 1e12 ? number.toExponential().replace("+", "") : number.toLocaleString("en"));
 
 /** A field's name as a label: "learning_rate" is "Learning rate". */
 export function label(name) {

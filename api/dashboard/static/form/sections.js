@@ -18,7 +18,7 @@ export function MethodSection({ form }) {
   return html`<section class="card" aria-labelledby="method-title"><h2 id="method-title">Method</h2>
     <div class="field-grid"><${Labeled} name=${union.field} text="Method" wide=${true} schema=${{ description: method?.summary }} pointer=${join("/method", union.field)} form=${form} control=${control} /></div>
     <${Problem} pointer="/method" form=${form} />
-    ${method && html`<p class="small muted method-about">${method.when && html`<${Marked} text=${method.when} /> `}<${Paper} text=${method.paper} /> ${cost(method)} <a href=${`/methods#${method.name}`}>About this method</a></p>`}
+    ${method && html`<p class="small muted method-about">${method.when && html`<${Marked} text=${method.when} /> `}<${Paper} text=${method.paper} /> ${cost(method)} <a href=${`/methods#${method.name}`}>About this method</a> <a href="/methods">Help me choose</a></p>`}
     ${schema && html`<${Fields} schema=${schema} pointer="/method" form=${form} />`}
   </section>`;
 }
