@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from redis.asyncio.client import PubSub
 
 Accelerator = Literal["auto", "cpu", "cuda"]
-InspectorCall = Literal["ping", "resolve", "architectures", "architecture", "predict"]
+InspectorCall = Literal["ping", "resolve", "resolve_many", "architectures", "architecture", "predict"]
 
 JOBS_WAKE = "jobs.wake"
 DATASETS_WAKE = "datasets.wake"
@@ -165,6 +165,9 @@ class Broker:
         ``resolve``               ``spec`` (JSON), ``dataset`` (DatasetInfo),         ``spec`` (resolved),
                                   ``datasets`` (id -> DatasetInfo, others),          ``estimate``
                                   ``models`` (id -> ModelInfo), ``threads``
+        ``resolve_many``          ``requests`` (payloads of ``resolve``)              ``responses`` (``ok`` or
+                                                                                      ``error``), of the first
+                                                                                      requests: at least one
         ``architectures``         ``search`` (text or null), ``limit``                ``data`` (list)
         ``architecture``          ``name``                                            ``name`` (timm's)
         ``predict``               ``image`` (base64), ``student`` and ``teachers``    ``width``, ``height``,

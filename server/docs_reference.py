@@ -1,4 +1,4 @@
-"""Generate ``docs/settings.md``, ``docs/openapi.json``, ``docs/methods`` and modules of the client from the code."""
+"""Generate parts of ``docs`` (settings, OpenAPI document, methods, ``llms.txt``) and modules of the client."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from core.store.db import open_database
 from core.store.storage_url import open_store
 from server.docs_client import PACKAGE, client_modules
 from server.docs_client_sync import TARGET, sync_modules
+from server.docs_llms import llms_text
 from server.docs_methods import method_pages
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -78,6 +79,7 @@ def _format_default(default: Any) -> str:
 
 if __name__ == "__main__":
     (DOCS / "settings.md").write_text(settings_reference())
+    (DOCS / "llms.txt").write_text(llms_text())
     for name, page in method_pages().items():
         (DOCS / "methods" / name).write_text(page)
     for name, module in client_modules(json.loads(openapi_reference(openapi_document()))).items():

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import structlog
@@ -44,8 +46,26 @@ def warm_up() -> None:
     catalog.search("", 1)
 
 
-def handle_call(call: str, payload: dict[str, Any], *, processor_seconds: float | None = None) -> Response:
+def handle_call(
+    call: str,
+    payload: dict[str, Any],
+    *,
+    processor_seconds: float | None = None,
+    start_seconds: float = math.inf,
+) -> Response:
     """Return ``{"ok": …}`` or ``{"error": …}``; repeated calls are served from a cache.
+
+    ``resolve_many`` has a response of ``resolve`` for each of its first requests: no other one starts after
+    ``start_seconds``, and ``processor_seconds`` limit each of them.
+    """
+    if call == "resolve_many":
+        deadline = time.monotonic() + start_seconds
+        return {"ok": {"responses": list(_resolve_until(deadline, payload["requests"], processor_seconds))}}
+    return _respond(call, payload, processor_seconds)
+
+
+def _respond(call: str, payload: dict[str, Any], processor_seconds: float | None) -> Response:
+    """Return the response to a call, from the cache if it is a repeated one.
 
     A spec is at fault only for what it costs itself: more than ``processor_seconds`` of computation, or more than the
     memory limit. What other processes of the machine take is an :class:`InspectorTimeout`.
@@ -73,6 +93,16 @@ def handle_call(call: str, payload: dict[str, Any], *, processor_seconds: float 
     if len(_responses) > _CACHE_SIZE:
         _responses.popitem(last=False)
     return response
+
+
+def _resolve_until(
+    deadline: float, requests: Iterable[dict[str, Any]], processor_seconds: float | None
+) -> Iterator[Response]:
+    """Yield the responses to the first requests: at least one, and those that start before ``deadline``."""
+    for request in requests:
+        yield _respond("resolve", request, processor_seconds)
+        if time.monotonic() >= deadline:
+            return
 
 
 def _too_expensive(call: str, problem: str) -> InvalidRequest:

@@ -44,10 +44,16 @@ def _register_inspector_task(name: str) -> None:
         from worker.inspector import handle_call  # torch: imported by the pool's process when it started
 
         _, wall_seconds = task.request.timelimit or (None, None)
-        processor_seconds = None if wall_seconds is None else _PROCESSOR_FRACTION * wall_seconds
+        limits = {} if wall_seconds is None else _limits(wall_seconds)
         parent = task.request.get(tracing.TRACEPARENT)
         with tracing.span(f"{INSPECT_PREFIX}{name}", parent=parent, kind=tracing.SpanKind.CONSUMER):
-            return handle_call(name, payload, processor_seconds=processor_seconds)
+            return handle_call(name, payload, **limits)
+
+
+def _limits(wall_seconds: float) -> dict[str, float]:
+    """Return the limits of a call: the last of several specs that starts has all its processor time left."""
+    processor_seconds = _PROCESSOR_FRACTION * wall_seconds
+    return {"processor_seconds": processor_seconds, "start_seconds": wall_seconds - processor_seconds}
 
 
 for _name in get_args(InspectorCall):

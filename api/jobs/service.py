@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from api.deps import AppState
@@ -11,7 +11,7 @@ from api.jobs.references import with_full_ids
 from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
 from api.jobs.worker_checks import require_memory, worker_warnings
 from core import tracing
-from core.errors import FieldError, InvalidSpec, NotFound, StoredFileDamaged
+from core.errors import FieldError, InvalidRequest, InvalidSpec, NotFound, StoredFileDamaged
 from core.job_warnings import JobWarning, merge_warnings
 from core.models.safetensors_header import parse_model_info
 from core.spec import JobSpec
@@ -108,6 +108,25 @@ async def resolve(inspector: Inspector, spec: JobSpec, inputs: Inputs, *, thread
     if resolution is not None and inputs.has_workers:
         require_memory(resolution_warnings(resolution, inputs))
     return resolution
+
+
+async def resolve_many(
+    inspector: Inspector, requested: Sequence[tuple[JobSpec, Inputs]], *, threads: int
+) -> list[Resolution | InvalidRequest | None]:
+    """Return for each spec what :func:`resolve` returns, or the error that it raises, with few calls."""
+    payloads = [resolve_payload(spec, inputs, threads=threads) for spec, inputs in requested]
+    responses = await inspector.resolve_many(payloads)
+    return [_checked(response, inputs) for response, (_, inputs) in zip(responses, requested, strict=True)]
+
+
+def _checked(response: Resolution | InvalidRequest | None, inputs: Inputs) -> Resolution | InvalidRequest | None:
+    """Return a response of the inspector, or the error of a job that needs more memory than any live worker has."""
+    if isinstance(response, dict) and inputs.has_workers:
+        try:
+            require_memory(resolution_warnings(response, inputs))
+        except InvalidRequest as error:
+            return error
+    return response
 
 
 def resolve_payload(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str, Any]:

@@ -84,16 +84,12 @@ async def prepare_jobs(state: AppState, project_id: str, request: SweepCreate) -
     found = await to_thread.run_sync(_find_inputs, state, project_id, points)
     errors = _ErrorCollector(len(points))
     prepared = []
-    is_available = True
-    for point, (spec, inputs) in zip(points, found, strict=True):
-        try:
-            resolution = None
-            if is_available:
-                resolution = await jobs.resolve(state.inspector, spec, inputs, threads=state.settings.job_threads)
-            is_available = resolution is not None  # each further call would wait for its timeout
+    resolutions = await jobs.resolve_many(state.inspector, found, threads=state.settings.job_threads)
+    for point, (spec, inputs), resolution in zip(points, found, resolutions, strict=True):
+        if isinstance(resolution, InvalidRequest):
+            errors.add(point, resolution)
+        else:
             prepared.append(PreparedJob(point, spec, inputs, resolution))
-        except InvalidRequest as error:
-            errors.add(point, error)
     errors.raise_if_any()
     return prepared
 

@@ -6,7 +6,7 @@ import difflib
 import re
 import time
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from timm.models import (
@@ -228,6 +228,7 @@ def _module(name: str) -> str:
     return module.rsplit(".", 1)[-1]
 
 
+@lru_cache(maxsize=4096)  # timm copies its table at each call
 def _renamed(name: str) -> str:
     """Return timm's new name of a renamed architecture, and other names as they are."""
     new_name = get_deprecated_models().get(name)

@@ -6,9 +6,11 @@ the rest.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -56,6 +58,15 @@ def build_on_meta(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     with on_meta():
         module: nn.Module = timm.create_model(architecture, pretrained=False, **arguments)
     return module.eval()
+
+
+@lru_cache(maxsize=16)
+def shared_on_meta(architecture: str, arguments: str) -> nn.Module:
+    """Return :func:`build_on_meta` of these arguments, as JSON. Later calls return the same module: do not change it.
+
+    The jobs of a sweep have few networks in common, and building them takes most of the time of their checks.
+    """
+    return build_on_meta(architecture, json.loads(arguments))
 
 
 def count_parameters(module: nn.Module) -> int:

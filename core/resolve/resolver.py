@@ -6,6 +6,7 @@ reported with a pointer into the spec and a fix, before the job is queued.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from core.methods import Method, MethodContext, build_method, plan_student_varia
 from core.models import catalog
 from core.models.built import BuiltModel
 from core.models.matched_size import matched_image_size
-from core.models.meta_device import build_on_meta, on_meta
+from core.models.meta_device import on_meta, shared_on_meta
 from core.models.plan import ModelPlan, class_mismatch, model_inputs, plan_student, plan_teacher
 from core.models.preprocessing import plain_preprocessing
 from core.models.structure import inspect_structure
@@ -331,7 +332,7 @@ def _build_method(
 
 
 def _meta_model(plan: ModelPlan) -> BuiltModel:
-    module = build_on_meta(plan.architecture, plan.arguments)
+    module = shared_on_meta(plan.architecture, json.dumps(plan.arguments, sort_keys=True))
     preprocessing = plain_preprocessing(image_size=plan.image_size, channels=plan.channels)
     return BuiltModel(module, plan.architecture, plan.arguments, preprocessing)
 

@@ -19,6 +19,7 @@ WebhookEvent = Literal[
     "worker.lost",
     "push.succeeded",
     "push.failed",
+    "tracking.finished",
     "dataset.ready",
     "dataset.failed",
     "model.ready",

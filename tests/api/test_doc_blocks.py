@@ -73,7 +73,12 @@ RUN_ELSEWHERE = {
     "docs/webhooks.md": "tests/worker/scheduler/test_webhook_sender.py",
 }
 # What a page expects to exist.
-DATASETS = {"docs/models.md": ["digits"], "docs/platform.md": ["pets"], "docs/tuning.md": ["digits"]}
+DATASETS = {
+    "docs/models.md": ["digits"],
+    "docs/platform.md": ["pets"],
+    "docs/tuning.md": ["digits"],
+    "docs/deploy.md": ["pets", "digits"],
+}
 DATASETS["docs/sdk.md"] = DATASETS["docs/tuning.md"]
 JOBS = {"docs/models.md": "JOB"}
 ADDRESSES = ("http://127.0.0.1:8000", "https://potstill.example")

@@ -1,9 +1,13 @@
 """Compatibility of methods, students and teachers, checked with the inspector's code."""
 
+import json
+
 import pytest
 
 from core.errors import InvalidSpec
 from core.models import structure
+from core.models.meta_device import build_on_meta
+from core.resolve import resolver
 from core.resolve.resolver import resolve
 from core.spec import METHODS, parse_job_spec
 from core.spec.examples import example_job, example_student, example_teacher
@@ -23,6 +27,38 @@ TRAINED = ModelInfo(
     parameters=120_000,
     size_bytes=480_000,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_modules():
+    """No method changes the networks that the checks of several jobs share."""
+    used, build = {}, resolver.shared_on_meta
+
+    def record(architecture, arguments):
+        return used.setdefault((architecture, arguments), build(architecture, arguments))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resolver, "shared_on_meta", record)
+        yield
+    assert used
+    for (architecture, arguments), module in used.items():
+        assert state_of(module) == state_of(build_on_meta(architecture, json.loads(arguments))), architecture
+
+
+def state_of(module):
+    parts = {
+        name: (
+            part.extra_repr(),
+            part.training,
+            len(part._forward_hooks),
+            len(part._forward_pre_hooks),
+            sorted(vars(part)),
+        )
+        for name, part in module.named_modules()
+    }
+    return parts, {
+        name: (tensor.shape, tensor.requires_grad) for name, tensor in module.state_dict(keep_vars=True).items()
+    }
 
 
 def resolved(document):

@@ -53,6 +53,7 @@ def kill_filling_process(stack, own):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_student_has_the_same_bits_when_an_idle_worker_helps_and_is_killed(start):
     alone = start("alone", POTSTILL_TEACHER_CACHE_SHARE_SECONDS="0")
     expected, summary = finish(alone, submit(alone))

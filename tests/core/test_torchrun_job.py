@@ -131,7 +131,8 @@ def test_two_agents_have_the_losses_of_one_process(dataset, tmp_path):
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
 
 
-@pytest.mark.slow  # four starts of the engine
+@pytest.mark.slow  # seven starts of the engine
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_job_that_loses_an_agent_resumes_with_a_new_one_to_the_same_bits(number, dataset, tmp_path):
     spec, logs, out = write_spec(tmp_path / "spec.json", epochs=60), tmp_path / "logs", tmp_path / "two"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from api.code_samples import PYTHON_SAMPLES
+from server.docs_llms import llms_text
 from server.docs_reference import code_samples, openapi_document, openapi_reference, settings_reference
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -17,6 +18,10 @@ def document():
 
 def test_the_settings_reference_is_up_to_date():
     assert settings_reference() == (DOCS / "settings.md").read_text()
+
+
+def test_the_list_of_pages_for_language_models_is_up_to_date():
+    assert llms_text() == (DOCS / "llms.txt").read_text()
 
 
 def test_the_openapi_document_is_up_to_date(document):

@@ -45,6 +45,7 @@ class MlflowStandIn:
     def __init__(self, *, token="", artifact_scheme="mlflow-artifacts:"):
         self.token, self.artifact_scheme = token, artifact_scheme
         self.experiments, self.runs, self.files, self.models, self.versions = {}, {}, {}, {}, []
+        self.aliases = {}
         self.calls, self.break_after, self.status = [], None, None
         outer = self
 
@@ -183,6 +184,13 @@ class MlflowStandIn:
             raise Refused("RESOURCE_ALREADY_EXISTS", name)
         self.models[name] = pairs(request, "tags", 5000, 100)
         return {"registered_model": {"name": name}}
+
+    def _post_registered_models_alias(self, request):
+        name = field(request, "name", str)
+        if name not in self.models:
+            raise Refused("RESOURCE_DOES_NOT_EXIST", name, 404)
+        self.aliases[name, field(request, "alias", str)] = field(request, "version", str)
+        return {}
 
     def _get_model_versions_search(self, request):
         name, run_id = re.fullmatch(r"name = '([^']*)' and run_id = '([^']*)'", field(request, "filter", str)).groups()

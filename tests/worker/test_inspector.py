@@ -89,3 +89,20 @@ def test_architectures_searches_the_catalog():
     entries = inspector.handle_call("architectures", {"search": "deit_tiny", "limit": 2})["ok"]["data"]
 
     assert entries[0]["name"].startswith("deit_tiny")
+
+
+def test_many_specs_are_resolved_in_one_call_until_its_time_is_used_up():
+    requests = [resolve_payload(), resolve_payload(architecture="vit_tyni"), resolve_payload(weights="random")]
+    several = inspector.handle_call("resolve_many", {"requests": requests})["ok"]["responses"]
+    first = inspector.handle_call("resolve_many", {"requests": requests}, start_seconds=0.0)["ok"]["responses"]
+
+    assert several == [inspector.handle_call("resolve", request) for request in requests]
+    assert ["ok" in response for response in several] == [True, False, True]
+    assert first == several[:1]
+
+
+def test_a_busy_machine_ends_no_call_of_many_specs(monkeypatch):
+    answer_with(monkeypatch, SoftTimeLimitExceeded())
+    responses = inspector.handle_call("resolve_many", {"requests": [resolve_payload()]})["ok"]["responses"]
+
+    assert [response["error"]["code"] for response in responses] == ["inspector_busy"]

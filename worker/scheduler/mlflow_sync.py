@@ -28,7 +28,7 @@ from core.fetch.service_client import ServiceClient
 from core.settings import Settings
 from core.store import events, jobs, metrics
 from core.store.artifact_store import ArtifactStore
-from core.store.db import Database
+from core.store.db import Database, Session
 from core.store.tables import Artifact, Dataset, Job, Model
 from worker.scheduler.outbound_runner import Attempt, Outcome
 
@@ -91,8 +91,7 @@ class MlflowSync:
         self._set_status(attempt, run, snapshot)
         if not job.is_terminal:
             return Outcome(again_seconds=INTERVAL_SECONDS)
-        result = {"run_id": run.id, "experiment_id": run.experiment_id, "model_version": state.get("version")}
-        return Outcome(result=result)
+        return Outcome(result=_registration(run, state))
 
     def _read(self, attempt: Attempt) -> _Snapshot:
         task = attempt.task
@@ -173,7 +172,7 @@ class MlflowSync:
         end_ms = None if ended is None else int(1000 * ended.timestamp())
         self._mlflow.update_run(run.id, status=status, end_ms=end_ms)
         state["status"] = status
-        attempt.save(state)
+        attempt.save(state, (lambda session: _record_end(session, job, run, state)) if job.is_terminal else None)
 
     def _send_result(self, attempt: Attempt, run: MlflowRun, snapshot: _Snapshot) -> None:
         state = snapshot.state
@@ -187,7 +186,8 @@ class MlflowSync:
             attempt.save(state)
         self._send_files(attempt, run, snapshot)
         if snapshot.model is not None and "version" not in state:
-            state["version"] = self._register(run, snapshot, snapshot.model)
+            state["model"] = self._registered_name(snapshot.job)
+            state["version"] = self._register(state["model"], run, snapshot, snapshot.model)
             attempt.save(state)
 
     def _send_files(self, attempt: Attempt, run: MlflowRun, snapshot: _Snapshot) -> None:
@@ -209,11 +209,13 @@ class MlflowSync:
                 sent.append(artifact.name)
                 attempt.save(state)
 
-    def _register(self, run: MlflowRun, snapshot: _Snapshot, model: Model) -> str:
+    def _registered_name(self, job: Job) -> str:
+        name = job.metadata_.get(MODEL_KEY) or self._model_name or job.name or DEFAULT_MODEL
+        return _NOT_IN_NAME.sub("-", name).strip()[:MAX_KEY_CHARACTERS] or DEFAULT_MODEL
+
+    def _register(self, name: str, run: MlflowRun, snapshot: _Snapshot, model: Model) -> str:
         """Add the student to its registered model; return the version."""
         job = snapshot.job
-        name = job.metadata_.get(MODEL_KEY) or self._model_name or job.name or DEFAULT_MODEL
-        name = _NOT_IN_NAME.sub("-", name).strip()[:MAX_KEY_CHARACTERS] or DEFAULT_MODEL
         if (version := self._mlflow.find_version(name, run.id)) is not None:
             return version
         self._mlflow.register_model(name, {"potstill": "student"})
@@ -233,6 +235,26 @@ class MlflowSync:
             tags=_shortened(tags),
             description=f"Student of the Potstill job {job.id}.",
         )
+
+
+def _record_end(session: Session, job: Job, run: MlflowRun, state: Mapping[str, Any]) -> None:
+    """Add the job's event that its run is complete; with it, receivers of webhooks need not wait for MLflow."""
+    data = _registration(run, state) | {"status": state["status"]}
+    version = data["model_version"]
+    registered = "" if version is None else f" Its student is version {version} of {data['registered_model']}."
+    events.record(
+        session, job.id, "tracking.finished", f"MLflow run {run.id} is {state['status']}.{registered}", data=data
+    )
+
+
+def _registration(run: MlflowRun, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ids of a run, and the registered model with its version; None without a student."""
+    return {
+        "run_id": run.id,
+        "experiment_id": run.experiment_id,
+        "registered_model": state.get("model"),
+        "model_version": state.get("version"),
+    }
 
 
 def flatten(document: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 from potstill.errors import NotConfigured
 
@@ -51,10 +52,15 @@ def save_connection(connection: Connection) -> Path:
     path = configuration_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with create_private_file(temporary) as file:
         json.dump(asdict(connection), file, indent=2)
     temporary.replace(path)
     return path
+
+
+def create_private_file(path: Path) -> TextIO:
+    """Create a file that only its owner can read, and open it. Raises ``FileExistsError``."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
 
 
 def _read(path: Path) -> Connection:

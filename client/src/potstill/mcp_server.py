@@ -7,23 +7,28 @@ become tool errors with code, detail and fields.
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
 from potstill._async.client import AsyncPotstill
+from potstill.configuration import create_private_file
 from potstill.documents import Measured
-from potstill.errors import ApiError, PotstillError
+from potstill.errors import ApiError, InvalidArgument, NotConfigured, PotstillError
 
 _MAX_WAIT_SECONDS = 50
 _INSTRUCTIONS = """Potstill distills a large vision model (teacher) into a small one (student) on a dataset of images.
 Usual order: list_methods and search_architectures, estimate_job until its warnings are understood, submit_job,
-watch_job until the job is terminal, compare_jobs, download_student. A job spec names dataset, student, method, and
-teachers where the method needs them; get_method has an example. Ids may be unique names or unique id prefixes."""
+watch_job until the job is terminal, compare_jobs, download_student or push_student. With create_webhook before
+submit_job the service calls a URL at the end of a job, so nothing has to wait for it. A job spec names dataset,
+student, method, and teachers where the method needs them; get_method has an example. Ids may be unique names or
+unique id prefixes."""
 
 Tool = Callable[..., Awaitable[Any]]
 
@@ -34,10 +39,11 @@ def build_server(client: AsyncPotstill, *, allow_writes: bool = False) -> MCPSer
 
     server: MCPServer = MCPServer("potstill", instructions=_INSTRUCTIONS, version=__version__)
     get_sweep, submit_sweep = _sweep_tools(client)
-    for tool in (*_reading_tools(client), get_sweep):
+    reading, writing = _webhook_tools(client)
+    for tool in (*_reading_tools(client), get_sweep, *reading):
         _add(server, tool, ToolAnnotations(read_only_hint=True, open_world_hint=False))
     if allow_writes:
-        for tool in (*_writing_tools(client), submit_sweep):
+        for tool in (*_writing_tools(client), submit_sweep, *writing):
             _add(server, tool, ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False))
     return server
 
@@ -129,6 +135,53 @@ def _sweep_tools(client: AsyncPotstill) -> tuple[Tool, Tool]:
     return get_sweep, submit_sweep
 
 
+def _webhook_tools(client: AsyncPotstill) -> tuple[Sequence[Tool], Sequence[Tool]]:
+    """Return the tools that read webhooks and their deliveries, and those that create and test them."""
+
+    async def list_webhooks(limit: int = 20) -> list[dict[str, Any]]:
+        """List the newest webhooks: requests of the service to a URL, one for each event."""
+        return [each.to_dict() async for each in client.webhooks.list(limit=limit)]
+
+    async def list_deliveries(webhook_id: str, status: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """List what a webhook has sent, newest first, with the response to each attempt."""
+        found = client.webhooks.deliveries(webhook_id, status=status, limit=limit)
+        return [each.to_dict() async for each in found]
+
+    async def create_webhook(
+        url: str, secret_file: str, events: list[str] | None = None, job_id: str | None = None, name: str | None = None
+    ) -> dict[str, Any]:
+        """Create a webhook. Its secret is written to a new file, which the receiver reads; it is not returned.
+
+        Events: job.succeeded, job.failed, job.cancelled (the default), tracking.finished (MLflow has the student),
+        sweep.finished, … With job_id only events of that job.
+        """
+        with _new_secret_file(Path(secret_file)) as file:
+            created = await client.webhooks.create(url, events=events, job=job_id, name=name)
+            file.write(created.secret or "")
+        return {**created.to_dict(), "secret": None, "secret_file": secret_file}
+
+    async def test_webhook(webhook_id: str) -> dict[str, Any]:
+        """Send a delivery of the type webhook.test."""
+        return (await client.webhooks.test(webhook_id)).to_dict()
+
+    return (list_webhooks, list_deliveries), (create_webhook, test_webhook)
+
+
+@contextmanager
+def _new_secret_file(path: Path) -> Iterator[TextIO]:
+    """Create a private file; delete it if the block fails. Raises :class:`InvalidArgument` if there is such a file."""
+    try:
+        file = create_private_file(path)
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be created: {error.strerror}") from error
+    with file:
+        try:
+            yield file
+        except BaseException:
+            path.unlink()
+            raise
+
+
 def _writing_tools(client: AsyncPotstill) -> Sequence[Tool]:
     async def submit_job(spec: dict[str, Any]) -> dict[str, Any]:
         """Estimate a job and submit it. Returns the estimate and the job; estimate_job first tells what to expect."""
@@ -167,7 +220,17 @@ def _writing_tools(client: AsyncPotstill) -> Sequence[Tool]:
         """Download the files of a job, or those with these names, to a local folder; their SHA-256 is verified."""
         return [str(path) for path in await client.jobs.download(job_id, Path(folder), names=names)]
 
-    return submit_job, change_job, retry_job, add_dataset, download_student
+    async def push_student(
+        job_id: str, repo: str, *, private: bool = True, license_name: str | None = None
+    ) -> dict[str, Any]:
+        """Push the student to a repository owner/name of the Hugging Face hub. The token is this server's HF_TOKEN."""
+        token = os.environ.get("HF_TOKEN")
+        if not token:
+            raise NotConfigured("set HF_TOKEN in the environment of `potstill mcp`")
+        push = await client.jobs.push(job_id, repo, token=token, private=private, license=license_name)
+        return (await client.jobs.wait_for_push(job_id, push.id)).to_dict()
+
+    return submit_job, change_job, retry_job, add_dataset, download_student, push_student
 
 
 def _job_summary(job: Any) -> dict[str, Any]:

@@ -149,6 +149,30 @@ def test_all_spans_of_a_job_are_in_the_trace_of_its_request(service, labeled, sp
         assert stage["resource"]["attributes"]["process.pid"] != os.getpid()
 
 
+def test_a_forked_job_process_exports_its_stages(service, labeled, collector, monkeypatch):
+    """Its exporter's thread starts after the fork, and it exports the last spans before it exits."""
+    job_id = submit(service, labeled)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    tracing.configure("worker", in_background=False)
+    try:
+        with tracing.span("before the fork"):  # creates a provider, which the process of the job must not use
+            pass
+        run_next(JOBS)
+    finally:
+        tracing.shutdown()
+
+    job = service.read(jobs.get, service.project, job_id)
+    assert job.status == "succeeded", job.error
+    names = {"own": set(), "forked": set()}
+    for _, request in collector.received:
+        for resource in request.resource_spans:
+            pid = next(each.value.int_value for each in resource.resource.attributes if each.key == "process.pid")
+            spans = names["own" if pid == os.getpid() else "forked"]
+            spans |= {span.name for scope in resource.scope_spans for span in scope.spans}
+    assert names["forked"] == {f"job.stage {stage['name']}" for stage in job.stages}
+    assert names["own"] >= {"before the fork", "job.attempt"}
+
+
 def test_without_an_endpoint_traces_are_off(monkeypatch):
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)

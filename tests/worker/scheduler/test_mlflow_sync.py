@@ -42,6 +42,11 @@ def task_of(service):
         return session.query(OutboundTask).one()
 
 
+def tracking_events(service, job):
+    listed = service.read(events.list_events, service.project, job.id).items
+    return [each for each in listed if each.type.startswith("tracking.")]
+
+
 def points(run, key):
     return [step for name, step, _ in run["metrics"] if name == key]
 
@@ -77,10 +82,10 @@ def test_a_job_is_reported_while_it_trains_and_completely_at_its_end(service, sy
     assert mlflow.files == {folder + name: content for name, content in FILES.items()}
     task = task_of(service)
     assert (task.status, task.result["run_id"]) == ("succeeded", run["info"]["run_id"])
-    created = [
-        each for each in service.read(events.list_events, service.project, job.id).items if "tracking" in each.type
-    ]
-    assert [each.data["run_id"] for each in created] == [run["info"]["run_id"]]
+    recorded = tracking_events(service, job)
+    assert [each.type for each in recorded] == ["tracking.run_created", "tracking.finished"]
+    assert {each.data["run_id"] for each in recorded} == {run["info"]["run_id"]}
+    assert (recorded[-1].data["status"], recorded[-1].data["model_version"]) == ("FINISHED", None)
 
 
 def test_the_student_becomes_a_version_of_a_registered_model(service, sync, mlflow, start_job):
@@ -94,6 +99,10 @@ def test_the_student_becomes_a_version_of_a_registered_model(service, sync, mlfl
     assert version["tags"]["potstill.sha256"] == hashlib.sha256(FILES["model.safetensors"]).hexdigest()
     expected = {"potstill.job_id": job.id, "potstill.model": model_id, "potstill.parent": "mdl_parent"}
     assert version["tags"].items() >= expected.items()
+    assert (
+        tracking_events(service, job)[-1].data.items()
+        >= {"registered_model": "deit-pets", "model_version": "1"}.items()
+    )
 
 
 def test_whatever_request_is_lost_nothing_is_doubled(service, sync, mlflow, start_job):
@@ -117,6 +126,7 @@ def test_whatever_request_is_lost_nothing_is_doubled(service, sync, mlflow, star
     assert len(mlflow.files) == len(FILES)
     assert [version["run_id"] for version in mlflow.versions] == [run["info"]["run_id"]]
     assert run["info"]["status"] == "FINISHED"
+    assert [each.type for each in tracking_events(service, job)] == ["tracking.run_created", "tracking.finished"]
 
 
 def test_a_dead_server_delays_no_job_and_loses_nothing(service, sync, mlflow, start_job):

@@ -31,13 +31,16 @@ def submit(
     name: Annotated[str | None, typer.Option(help="Override the spec's name.")] = None,
     set_: Settings = None,
     *,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="A repeated call with this key creates no second job, e.g. the commit.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", "--watch", help="Follow the job until it ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job. With --wait, the exit status is 3 if it does not succeed."""
     document = read_spec(spec, set_ or (), dataset=dataset, name=name)
     with connect() as client:
-        _submit(client, document, wait=wait, as_json=as_json)
+        _submit(client, document, key=idempotency_key, wait=wait, as_json=as_json)
 
 
 @app.command("fork")
@@ -166,8 +169,10 @@ def delete(job_id: JobId) -> None:
     out.print(f"Deleted {job_id}", markup=False)
 
 
-def _submit(client: Potstill, document: Mapping[str, Any], *, wait: bool, as_json: bool) -> None:
-    job = client.jobs.create(document)
+def _submit(
+    client: Potstill, document: Mapping[str, Any], *, key: str | None = None, wait: bool, as_json: bool
+) -> None:
+    job = client.jobs.create(document, idempotency_key=key)
     if not as_json:
         print_warnings(job.warnings)
     if wait:
