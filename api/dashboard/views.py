@@ -220,6 +220,12 @@ def settings(job: Document, dataset_name: str | None) -> list[tuple[str, str]]:
     return [(label, str(value)) for label, value in rows if value is not None]
 
 
+def result_parts(job: Document) -> tuple[str, str]:
+    """Return the parts of a result in their order; the compressed files come first where the job makes some."""
+    has_compression = bool(job["spec"].get("compression"))
+    return ("compression", "evaluation") if has_compression else ("evaluation", "compression")
+
+
 def is_checkpoint(event: Document) -> bool:
     """Whether an event reports a checkpoint, which a job writes every few seconds."""
     return bool(event["type"].startswith("checkpoint"))

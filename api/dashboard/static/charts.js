@@ -15,7 +15,7 @@ const UNPLOTTED = new Set(["train/learning_rate", "train/gradient_norm"]);
 
 // In display order. A series belongs to the first group that accepts it.
 const GROUPS = [
-  { title: "Accuracy on the test split", accepts: (name) => FRACTION.test(name), percent: true },
+  { title: "Accuracy on the test split", accepts: (name) => FRACTION.test(name) && !name.includes("augmented"), percent: true },
   { title: "Student loss", accepts: (name) => name.startsWith("train/") && !UNPLOTTED.has(name) },
   { title: "Teacher loss", accepts: (name) => name.startsWith("teacher/") && name.endsWith("loss") },
 ];
@@ -177,7 +177,7 @@ export function fractionRange(_, min, max) {
   return [low, high > low ? high : 1];
 }
 
-const LABELS = { "eval/top1": "student", "train/loss": "total" };
+const LABELS = { "eval/top1": "student", "train/loss": "total", "baseline/top1": "baseline" };
 
 /** The text of a series in the legend. Only several teachers have numbers, from 0 as in the spec. */
 function label(name, { hasSeveralTeachers }) {

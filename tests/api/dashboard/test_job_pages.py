@@ -115,9 +115,22 @@ class TestForm:
         spec = self.spec_of(browser.get("/jobs/new").text)
 
         assert (spec["dataset"], spec["method"], spec["training"]["image_size"]) == (dataset, {"name": "kd"}, 32)
+        assert spec["baseline"]  # the report tells whether the teacher helped
+        assert [teacher["architecture"] for teacher in spec["teachers"]] == ["resnet18"]
+        assert "epochs" not in {
+            **spec["training"],
+            **spec["teachers"][0]["training"],
+        }  # the default budget
         response = browser.post("/jobs/new", data={"spec": json.dumps(spec)})
         assert response.status_code == 303
         assert tenant.http.get(f"/v1{response.headers['location']}").json()["spec"]["dataset"] == dataset
+
+    @pytest.mark.parametrize(("method", "teacher"), [("scratch", None), ("manifold", "vit_tiny_patch16_224")])
+    def test_the_first_spec_follows_the_method(self, browser, tenant, method, teacher):
+        spec = self.spec_of(browser.get(f"/jobs/new?method={method}&dataset={tenant.ready_dataset()}").text)
+
+        assert [each["architecture"] for each in spec.get("teachers", ())] == ([teacher] if teacher else [])
+        assert spec.get("baseline", False) == (teacher is not None)
 
     def test_problems_are_shown_with_the_text(self, browser, tenant):
         spec = self.spec_of(browser.get(f"/jobs/new?method=deit&dataset={tenant.ready_dataset()}").text)

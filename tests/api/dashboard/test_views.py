@@ -151,3 +151,11 @@ def test_of_checkpoints_in_a_row_only_the_newest_is_listed():
     events = [{"seq": seq, "type": name} for seq, name in enumerate(types)]
 
     assert [event["seq"] for event in views.newest_events(events)] == [4, 3, 2, 0]
+
+
+def test_compressed_files_come_first_where_the_job_makes_some(make_job):
+    job = make_job()
+    compressing = {**job, "spec": {**job["spec"], "compression": [{"name": "quantize"}]}}
+
+    assert views.result_parts(job) == ("evaluation", "compression")
+    assert views.result_parts(compressing) == ("compression", "evaluation")

@@ -93,7 +93,7 @@ function jobRows(result) {
   return [
     ["Time", result.seconds == null ? "unknown" : duration(result.seconds)],
     ["Memory", size(result.memory_bytes)],
-    ["Steps", `${result.total_steps.toLocaleString()}${result.epochs ? ` in ${result.epochs} epochs` : ""}`],
+    ["Steps", `${result.total_steps.toLocaleString()}${result.epochs ? ` in ${result.epochs} ${result.epochs === 1 ? "epoch" : "epochs"}` : ""}`],
     ["Student", model(result.student)],
     ...result.teachers.map((teacher, index) => [result.teachers.length > 1 ? `Teacher ${index}` : "Teacher", model(teacher)]),
     ["Teacher cache", cacheText(result.teacher_cache)],
