@@ -160,19 +160,26 @@ def _form_page(
 def _first_spec(choices: service.Choices, method: str | None, dataset: str | None) -> dict[str, Any]:
     """Return a small job on the dataset, or on the newest one with classes, else the newest.
 
+    A dataset without classes is the job's unlabeled one if another has classes and the method has a teacher of them.
     Raises ``NotFound`` for an unknown method.
     """
     name = method or DEFAULT_METHOD
     if name not in METHODS:
         raise NotFound(f"There is no method {name[:80]!r}.")
-    chosen = next((each for each in choices.datasets if each["id"] == dataset), None)
-    if chosen is None and dataset is None and choices.datasets:
-        chosen = next((each for each in choices.datasets if each["num_classes"]), choices.datasets[0])
-    size = 32 if chosen is None else _image_size(chosen["image_size"])
-    dataset_id = dataset or (chosen["id"] if chosen else "")
-    spec = example_job(name, dataset=dataset_id, pool="", trained="pretrained", image_size=size)
     needs = METHODS[name].params.info.needs
+    chosen = next((each for each in choices.datasets if each["id"] == dataset), None)
+    labeled = next((each for each in choices.datasets if each["num_classes"]), None)
+    unlabeled = None
+    if chosen is None and dataset is None and choices.datasets:
+        chosen = labeled or choices.datasets[0]
+    elif chosen and not chosen["num_classes"] and labeled and needs.teacher and not needs.headless:
+        chosen, unlabeled = labeled, chosen["id"]
+    size = 32 if chosen is None else _image_size(chosen["image_size"])
+    dataset_id = chosen["id"] if chosen else dataset or ""
+    spec = example_job(name, dataset=dataset_id, pool="", trained="pretrained", image_size=size)
     _set_defaults(spec, needs)
+    if unlabeled:
+        spec["unlabeled_dataset"] = unlabeled
     if spec.get("teachers") and not needs.headless and (chosen is None or chosen["num_classes"]):
         spec["baseline"] = True
     return spec

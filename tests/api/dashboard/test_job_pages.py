@@ -132,6 +132,14 @@ class TestForm:
         assert [each["architecture"] for each in spec.get("teachers", ())] == ([teacher] if teacher else [])
         assert spec.get("baseline", False) == (teacher is not None)
 
+    def test_a_dataset_without_classes_is_the_second_one_of_the_first_spec(self, browser, tenant):
+        unlabeled = tenant.ready_dataset(num_classes=None, classes=None)
+        labeled = tenant.ready_dataset()
+        spec = self.spec_of(browser.get(f"/jobs/new?dataset={unlabeled}").text)
+
+        assert (spec["dataset"], spec["unlabeled_dataset"]) == (labeled, unlabeled)
+        assert self.spec_of(browser.get(f"/jobs/new?method=proteus&dataset={unlabeled}").text)["dataset"] == unlabeled
+
     def test_problems_are_shown_with_the_text(self, browser, tenant):
         spec = self.spec_of(browser.get(f"/jobs/new?method=deit&dataset={tenant.ready_dataset()}").text)
         spec["training"]["epochs"] = -1
