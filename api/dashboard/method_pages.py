@@ -1,4 +1,4 @@
-"""The catalogue of methods, with a chooser: the reader says what is at hand, and the list keeps what fits."""
+"""The catalogue of methods, with a chooser: of the teachers, students and labels at hand."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from api.dashboard.rendering import page
 from api.methods import MethodOut, method_out
 from api.rate_limit import rate_class
 from core.spec import METHODS
+from core.spec.gains import Gain, gains_of
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -41,6 +42,7 @@ class MethodView:
     paper: str  # without its arXiv number
     arxiv: str | None
     without_labels: bool
+    gains: tuple[Gain, ...]
 
 
 @router.get("/methods")
@@ -81,7 +83,7 @@ def _view(name: str) -> MethodView:
     match = _ARXIV.search(method.paper)
     paper = method.paper.replace(match[0], "").rstrip(", ") if match else method.paper
     without_labels = not method.needs.labels or bool(params.label_free)
-    return MethodView(method, paper, match[1] if match else None, without_labels)
+    return MethodView(method, paper, match[1] if match else None, without_labels, gains_of(name))
 
 
 def _fits_teachers(method: MethodOut, choice: Teachers) -> bool:

@@ -44,6 +44,11 @@ def find_gain(method: str, *, teacher: str | None, student: str) -> Gain | None:
     return None
 
 
+def gains_of(method: str) -> tuple[Gain, ...]:
+    """Return all gains of a method, the measured ones first."""
+    return tuple(gain for gain in _gains() if gain.method == method)
+
+
 def format_gains(gains: Sequence[Gain]) -> str:
     """Content of the file :data:`MEASURED`."""
     documents = [gain.model_dump(mode="json", exclude={"kind"}) for gain in gains]

@@ -11,6 +11,7 @@ from api.dashboard.comparison import COSTS, Point
 from api.dashboard.job_columns import COLUMNS, chosen_columns
 from api.session_cookie import COOKIE_NAME, issue_cookie
 from core.spec import parse_job_spec
+from core.spec.gains import gains_of
 from core.store import jobs
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
@@ -248,6 +249,14 @@ class TestMethodsAndWorkers:
         assert "kd" in names("?labels=no")
         assert "dkd" not in names("?labels=no")
         assert browser.get("/methods?student=tree").status_code == 422
+
+    def test_methods_have_their_gains_with_the_setting(self, browser):
+        page = browser.get("/methods").text
+
+        for gain in gains_of("kd"):
+            assert f"{gain.points:+.1f}" in page
+            assert gain.setting in page
+        assert "transformer to transformer, published: ImageNet-1k" in page
 
     def test_the_page_of_workers_names_what_is_missing_and_what_waits(self, browser, tenant):
         job = tenant.queued_job()
