@@ -236,7 +236,7 @@ def _job_page(state: AppState, caller: Caller, job_id: str, *, problem: str | No
         checkpoints=content.checkpoints,
         report=content.report,
         lineage=content.lineage,
-        settings=views.settings(content.job, content.dataset_name),
+        settings=views.settings(content.job, content.dataset_names),
         refresh_seconds=views.refresh_seconds(content.job),
         problem=problem,
         spec_json=json.dumps(content.job["spec"], indent=2, ensure_ascii=False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,7 +60,7 @@ class JobPage:
     events: Sequence[Document]
     artifacts: Sequence[Document]
     checkpoints: Sequence[Document]
-    dataset_name: str | None
+    dataset_names: Mapping[str, str]  # by id, of the datasets that still exist
     report: Document | None
     lineage: Sequence[LineageEntry]
 
@@ -163,7 +163,7 @@ def read_job(
             events=[_document(event_out(event)) for event in latest.items],
             artifacts=[_document(artifact_out(artifact)) for artifact in artifacts],
             checkpoints=[_document(checkpoint_out(checkpoint)) for checkpoint in found.items],
-            dataset_name=_dataset_name(session, project_id, job.dataset_id),
+            dataset_names=_dataset_names(session, project_id, (job.dataset_id, job.spec.get("unlabeled_dataset"))),
             report=None,
             lineage=_lineage(session, project_id, job.model_id, job_id),
         )
@@ -212,11 +212,12 @@ def _lineage(session: Session, project_id: str, model_id: str | None, job_id: st
     return entries
 
 
-def _dataset_name(session: Session, project_id: str, dataset_id: str) -> str | None:
-    try:
-        return datasets.get(session, project_id, dataset_id).name
-    except NotFound:
-        return None  # the dataset of a finished job may have been deleted
+def _dataset_names(session: Session, project_id: str, ids: Iterable[str | None]) -> dict[str, str]:
+    names = {}
+    for dataset_id in filter(None, ids):
+        with suppress(NotFound):  # the dataset of a finished job may have been deleted
+            names[dataset_id] = datasets.get(session, project_id, dataset_id).name
+    return names
 
 
 def _document(out: Any) -> Document:

@@ -196,14 +196,14 @@ def _teacher_rows(teachers: Sequence[Document]) -> list[tuple[str, str]]:
     ]
 
 
-def settings(job: Document, dataset_name: str | None) -> list[tuple[str, str]]:
-    """Return the main settings of the job's spec as (label, value) pairs."""
+def settings(job: Document, dataset_names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the main settings of the job's spec as (label, value) pairs. Datasets without a name have their id."""
     spec = job["spec"]
     training = spec.get("training") or {}
     method = spec["method"]
     rows = [
-        ("Dataset", dataset_name or spec["dataset"]),
-        ("Unlabeled dataset", spec.get("unlabeled_dataset")),
+        ("Dataset", dataset_names.get(spec["dataset"], spec["dataset"])),
+        ("Unlabeled dataset", dataset_names.get(spec.get("unlabeled_dataset") or "", spec.get("unlabeled_dataset"))),
         ("Method", method["name"]),
         *((_label(key), value) for key, value in method.items() if key != "name"),
         *_teacher_rows(spec.get("teachers") or []),
@@ -215,6 +215,7 @@ def settings(job: Document, dataset_name: str | None) -> list[tuple[str, str]]:
         ("Augmentation", training.get("augmentation")),
         ("Precision", training.get("precision")),
         ("Seed", training.get("seed")),
+        ("Baseline", "labels alone" if spec.get("baseline") else None),
         ("Attempt", job["attempt"]),
     ]
     return [(label, str(value)) for label, value in rows if value is not None]

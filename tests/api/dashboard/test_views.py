@@ -121,24 +121,24 @@ def test_the_default_title_has_the_method(make_job):
 
 
 def test_the_settings_name_dataset_method_and_size(make_job):
-    settings = dict(views.settings(make_job(), "digits"))
+    settings = dict(views.settings(make_job(), {"ds_1": "digits"}))
 
     assert settings["Dataset"] == "digits"
     assert settings["Method"] == "deit"
     assert settings["Distillation type"] == "hard"
     assert settings["Image size"] == "28 × 28"
-    assert dict(views.settings(make_job(), None))["Dataset"] == "ds_1"
+    assert dict(views.settings(make_job(), {}))["Dataset"] == "ds_1"
 
 
 def test_several_teachers_are_numbered_from_zero_as_in_the_spec(make_job):
     job = make_job()
     [teacher] = job["spec"]["teachers"]
     job["spec"]["teachers"] = [teacher, {**teacher, "architecture": "dla34"}]
-    labels = dict(views.settings(job, None))
+    labels = dict(views.settings(job, {}))
 
     assert labels["Teacher 0"].startswith("resnet18")
     assert labels["Teacher 1"].startswith("dla34")
-    assert "Teacher" in dict(views.settings(make_job(), None))
+    assert "Teacher" in dict(views.settings(make_job(), {}))
 
 
 def test_the_elapsed_time_is_known_at_the_end(make_job):
@@ -159,3 +159,11 @@ def test_compressed_files_come_first_where_the_job_makes_some(make_job):
 
     assert views.result_parts(job) == ("evaluation", "compression")
     assert views.result_parts(compressing) == ("compression", "evaluation")
+
+
+def test_settings_name_the_unlabeled_dataset_and_the_baseline(make_job):
+    job = make_job()
+    spec = {**job["spec"], "unlabeled_dataset": "ds_2", "baseline": True}
+    settings = dict(views.settings({**job, "spec": spec}, {"ds_2": "more"}))
+
+    assert (settings["Unlabeled dataset"], settings["Baseline"]) == ("more", "labels alone")
