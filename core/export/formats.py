@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,6 +81,7 @@ def missing_packages(name: str) -> tuple[str, ...]:
     return tuple(package for package in EXPORT_FORMATS[name].packages if installed_version(package) is None)
 
 
+@cache  # reading its metadata takes longer than the other checks of a format
 def installed_version(package: str) -> str | None:
     """Return the version of a package; None if it is not installed."""
     try:

@@ -1,6 +1,6 @@
 """The pipeline of docs/deploy.md: webhooks that the official library signs, an MLflow stand-in, files of the service.
 
-``tests/e2e/test_pipeline.py`` runs it with a service that trains, and with a real MLflow server.
+``tests/worker/scheduler`` tests what the service sends: the webhooks, and the reports to a real MLflow server.
 """
 
 import importlib.util

@@ -73,7 +73,12 @@ def call(url, path, request=None):
 
 def history(url, run_id, key):
     path = f"mlflow/metrics/get-history?run_id={run_id}&metric_key={key}&max_results=1000"
-    return [(int(point.get("step", 0)), point["value"]) for point in call(url, path)["metrics"]]
+    points, page = [], call(url, path)
+    while True:
+        points += [(int(point.get("step", 0)), point["value"]) for point in page["metrics"]]
+        if not page.get("next_page_token"):
+            return points
+        page = call(url, f"{path}&page_token={page['next_page_token']}")
 
 
 def test_a_real_server_has_the_run_its_files_and_the_model(service, store, make_runner, start_job, mlflow_url):
