@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -26,6 +26,7 @@ from core.store.job_leases import LeaseLost
 from core.store.tables import Dataset, Job, Model
 from core.store.view_offers import ClaimedOffer
 from worker.context import Context, current_context
+from worker.process.log_tail import LogTail
 from worker.process.monitor import ExitReason, MonitorIntervals, ProcessMonitor
 from worker.process.shared_flags import DRAIN
 from worker.process.watchdog import Watchdog
@@ -87,6 +88,9 @@ class Workload(ABC, Generic[Row]):
     def wake_next(self, context: Context) -> None:
         """Wake a worker if more rows wait. Raises ``DatabaseUnavailable``."""
 
+    def save_log(self, session: Session, row: Row, lines: Sequence[str]) -> None:
+        """Save the last log lines of the forked process; by default nowhere."""
+
     def read_control(self, context: Context, row: Row) -> Control:  # noqa: ARG002
         """Return the requested control between two renewals. Raises ``LeaseLost`` or ``DatabaseUnavailable``."""
         return Control.GO
@@ -103,12 +107,17 @@ class Workload(ABC, Generic[Row]):
 
 
 class LeaseRenewer(Generic[Row]):
-    """Renews the lease of a row every ``heartbeat_seconds``; returns the requested control at every call."""
+    """Renews the lease of a row every ``heartbeat_seconds``; returns the requested control at every call.
 
-    def __init__(self, workload: Workload[Row], context: Context, row: Row) -> None:
+    With the lease, it saves the last log lines of the process, if there are new ones.
+    """
+
+    def __init__(self, workload: Workload[Row], context: Context, row: Row, log_tail: LogTail) -> None:
         self._workload = workload
         self._context = context
         self._row = row
+        self._log_tail = log_tail
+        self._saved: Sequence[str] = []
         self._renew_at = time.monotonic() + context.settings.heartbeat_seconds
 
     def __call__(self) -> Control:
@@ -118,8 +127,22 @@ class LeaseRenewer(Generic[Row]):
         settings = self._context.settings
         with self._context.database.write() as session:
             control = self._workload.renew_lease(session, self._row, settings.lease_seconds)
+            self._save(session, self._log_tail.lines())
         self._renew_at = time.monotonic() + settings.heartbeat_seconds
         return control
+
+    def save_last_lines(self, lines: Sequence[str]) -> None:
+        """Save the log lines of the process that has ended."""
+        try:
+            with self._context.database.write() as session:
+                self._save(session, lines)
+        except DatabaseUnavailable as error:
+            log.warning("log.not_saved", error=str(error))
+
+    def _save(self, session: Session, lines: Sequence[str]) -> None:
+        if lines != self._saved:
+            self._workload.save_log(session, self._row, lines)
+            self._saved = lines
 
 
 def run_next(workload: Workload[Row]) -> bool:
@@ -134,9 +157,11 @@ def run_next(workload: Workload[Row]) -> bool:
         log.info(workload.events.claimed)
         workload.on_claim(context, row)
         watchdog = workload.make_watchdog(context, claimed.remaining_seconds)
-        monitor = ProcessMonitor(LeaseRenewer(workload, context, row), monitor_intervals(context.settings), watchdog)
+        renewer = LeaseRenewer(workload, context, row, watchdog.log_tail)
+        monitor = ProcessMonitor(renewer, monitor_intervals(context.settings), watchdog)
         context.database.dispose()  # its connections must not cross the fork
         exit_reason = monitor.run(lambda control: workload.run(context.with_new_connections(), row, control))
+        renewer.save_last_lines(monitor.log_lines)
         if exit_reason not in {ExitReason.DONE, ExitReason.LEASE_LOST}:
             _record_exit(workload, context, row, exit_reason, monitor)
         # After the record: no process renews the lease now, and deleting a large folder can outlast it.

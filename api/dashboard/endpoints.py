@@ -234,6 +234,7 @@ def _job_page(state: AppState, caller: Caller, job_id: str, *, problem: str | No
         earlier_events=content.events[0]["seq"] - 1 if content.events else 0,
         artifacts=content.artifacts,
         checkpoints=content.checkpoints,
+        log=content.log,
         report=content.report,
         lineage=content.lineage,
         settings=views.settings(content.job, content.dataset_names),

@@ -10,10 +10,10 @@ from typing import Any
 
 import structlog
 
-from api.jobs.service import artifact_out, checkpoint_out, event_out, to_job_out
+from api.jobs.service import artifact_out, checkpoint_out, event_out, log_out, to_job_out
 from api.jobs.worker_checks import waiting_reasons
 from core.errors import NotFound, StorageFailed
-from core.store import checkpoints, datasets, events, jobs, lineage, models, references
+from core.store import checkpoints, datasets, events, job_logs, jobs, lineage, models, references
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, Session
 from core.store.jobs import JobFilter, JobOrder
@@ -60,6 +60,7 @@ class JobPage:
     events: Sequence[Document]
     artifacts: Sequence[Document]
     checkpoints: Sequence[Document]
+    log: Document
     dataset_names: Mapping[str, str]  # by id, of the datasets that still exist
     report: Document | None
     lineage: Sequence[LineageEntry]
@@ -163,6 +164,7 @@ def read_job(
             events=[_document(event_out(event)) for event in latest.items],
             artifacts=[_document(artifact_out(artifact)) for artifact in artifacts],
             checkpoints=[_document(checkpoint_out(checkpoint)) for checkpoint in found.items],
+            log=_document(log_out(job_id, job_logs.get(session, project_id, job_id))),
             dataset_names=_dataset_names(session, project_id, (job.dataset_id, job.spec.get("unlabeled_dataset"))),
             report=None,
             lineage=_lineage(session, project_id, job.model_id, job_id),

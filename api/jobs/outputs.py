@@ -19,7 +19,7 @@ from api.downloads import (
     zip_response,
 )
 from api.jobs import service
-from api.jobs.schemas import ArtifactOut, CheckpointOut, DirectDownloadOut, EventOut, MetricsOut
+from api.jobs.schemas import ArtifactOut, CheckpointOut, DirectDownloadOut, EventOut, JobLogOut, MetricsOut
 from api.jobs.stream import HEADERS, event_stream, read_events
 from api.problems import problems
 from api.rate_limit import rate_class
@@ -27,7 +27,7 @@ from api.references import REFERENCE_ERRORS, JobId
 from api.schemas import Page
 from core.errors import Conflict, InvalidRequest
 from core.ids import is_id
-from core.store import checkpoints, events, jobs, metrics
+from core.store import checkpoints, events, job_logs, jobs, metrics
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
@@ -121,6 +121,18 @@ def get_metrics(
     series = [{"name": each.name, "points": each.points} for each in found]
     # Serialized here, in a thread: a hundred thousand points would block the event loop.
     return Response(to_json({"object": "metrics", "series": series}), media_type="application/json")
+
+
+@router.get("/logs", response_model=JobLogOut, responses=problems(*REFERENCE_ERRORS))
+@rate_class("reads")
+def get_log(caller: Reader, job_id: JobId, state: State) -> JobLogOut:
+    """Get the last log lines of the job's process, at most 50; of a running job those of a few seconds ago.
+
+    Keys, passwords and other secrets are hidden. The lines are those of the newest attempt.
+    """
+    with state.database.read() as session:
+        jobs.get(session, caller.project_id, job_id)
+        return service.log_out(job_id, job_logs.get(session, caller.project_id, job_id))
 
 
 def _replace_nul(name: str | None) -> str | None:

@@ -227,6 +227,16 @@ class MetricsOut(Out):
     series: list[SeriesOut]
 
 
+class JobLogOut(Out):
+    """The last log lines of a job's process."""
+
+    object: Literal["job_log"] = "job_log"
+    job: str
+    attempt: int | None = Field(description="The attempt that logged the lines; null: none has logged any yet.")
+    lines: list[str] = Field(description="Oldest first: time (UTC), level, event and fields.")
+    updated_at: Timestamp | None
+
+
 class CheckpointOut(Out):
     """The student's weights at a step."""
 

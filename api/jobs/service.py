@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from api.deps import AppState
 from api.inspector import Inspector
 from api.jobs.references import with_full_ids
-from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobOut
+from api.jobs.schemas import ArtifactOut, CheckpointOut, EventOut, JobLogOut, JobOut
 from api.jobs.worker_checks import require_memory, worker_warnings
 from core import tracing
 from core.errors import FieldError, InvalidRequest, InvalidSpec, NotFound, StoredFileDamaged
@@ -20,6 +20,7 @@ from core.spec.references import complete_references
 from core.store import checkpoints, datasets, jobs, models, teachers, workers
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, Session
+from core.store.job_log_tables import JobLog
 from core.store.keys import Caller
 from core.store.tables import Artifact, Checkpoint, Dataset, Event, Job, Model
 
@@ -371,6 +372,13 @@ def checkpoint_out(checkpoint: Checkpoint) -> CheckpointOut:
         attempt=checkpoint.attempt,
         created_at=checkpoint.created_at,
     )
+
+
+def log_out(job_id: str, found: JobLog | None) -> JobLogOut:
+    """Convert the row of a job's log, if there is one, to its response document."""
+    if found is None:
+        return JobLogOut(job=job_id, attempt=None, lines=[], updated_at=None)
+    return JobLogOut(job=job_id, attempt=found.attempt, lines=found.lines, updated_at=found.updated_at)
 
 
 def artifact_out(artifact: Artifact) -> ArtifactOut:

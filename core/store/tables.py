@@ -19,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 import core.store.counter_tables
+import core.store.job_log_tables
 import core.store.outbound_tables
 import core.store.project_tables
 import core.store.sweep_tables

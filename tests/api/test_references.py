@@ -77,6 +77,7 @@ class TestPaths:
             for path in (
                 "?wait=1",
                 "/events",
+                "/logs",
                 "/metrics",
                 "/checkpoints",
                 f"/checkpoints/{checkpoint.id}/model.safetensors",

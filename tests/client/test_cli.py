@@ -225,7 +225,14 @@ def test_show_prints_error_advice_and_fix(service, respond, run, make_job):
     assert "Halve the batch." in output
     assert '{"training": {"batch_size": 64}}' in output
     assert "[the last line]" in output
-    assert "[the last line]" in run("jobs", "logs", "job_1").stdout
+
+
+def test_logs_prints_events_and_the_lines_of_the_process(service, respond, run):
+    lines = ["09:30:01 info stage.started [bold]stage=distill"]
+    service.on("GET", "/v1/jobs/job_1/events", respond(page()))
+    service.on("GET", "/v1/jobs/job_1/logs", respond(make_document("JobLogOut", job="job_1", attempt=1, lines=lines)))
+
+    assert lines[0] in run("jobs", "logs", "job_1").stdout
 
 
 def test_a_download_of_a_failed_job_exits_with_a_sentence(service, respond, run, make_job):

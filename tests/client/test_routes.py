@@ -72,6 +72,7 @@ CALLS = {
     ),
     "GET /v1/jobs/{job_id}/download": lambda p, f: p.jobs.download_zip("job_1", f / "all.zip"),
     "GET /v1/jobs/{job_id}/events": lambda p, f: p.jobs.past_events("job_1"),
+    "GET /v1/jobs/{job_id}/logs": lambda p, f: p.jobs.logs("job_1"),
     "GET /v1/jobs/{job_id}/metrics": lambda p, f: p.jobs.metrics("job_1"),
     "POST /v1/jobs/{job_id}/pause": lambda p, f: p.jobs.pause("job_1"),
     "POST /v1/jobs/{job_id}/predictions": lambda p, f: p.jobs.predict("job_1", f / "data.zip"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from opentelemetry.trace import Span
@@ -12,7 +12,7 @@ from opentelemetry.trace import Span
 from core import tracing
 from core.reporting import Control
 from core.settings import Settings
-from core.store import jobs, workers
+from core.store import job_logs, jobs, workers
 from core.store.db import Session
 from core.store.job_leases import Flags, LeaseToken
 from core.store.job_metrics import method_name
@@ -95,6 +95,10 @@ class JobWorkload(Workload[Job]):
     def renew_lease(self, session: Session, row: Job, lease_seconds: float) -> Control:
         """Renew the lease and return the requested action."""
         return _requested_control(jobs.renew_lease(session, LeaseToken.from_job(row), lease_seconds))
+
+    def save_log(self, session: Session, row: Job, lines: Sequence[str]) -> None:
+        """Save the lines for the API."""
+        job_logs.save(session, LeaseToken.from_job(row), lines)
 
     def read_control(self, context: Context, row: Job) -> Control:
         """Return the requested action."""

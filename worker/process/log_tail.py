@@ -82,13 +82,24 @@ class LogTail:
         self._memory[0] = slot
 
     def lines(self) -> list[str]:
-        """Return the last lines, oldest first, then the traceback; as many as a job's error holds."""
-        at = 1 + self._memory[0] * _SLOT
-        text = self._memory[at + 4 : at + 4 + int.from_bytes(self._memory[at : at + 4], "big")]
+        """Return the last lines, oldest first, then the traceback; as many as a job's error holds.
+
+        The child may still run.
+        """
+        text = self._read()
         logged = text.decode(errors="replace").splitlines()
         traceback = [self._redact(line) for line in _limit_frames(self.traceback().splitlines())]
         traceback = traceback[-_TRACEBACK_LINES:]  # the main thread comes last
         return _truncate_lines([*logged[len(traceback) - NUM_LINES :], *traceback])
+
+    def _read(self) -> bytes:
+        """Return the valid slot. The child may write meanwhile: a slot stays as it is until the other one is valid."""
+        while True:
+            slot = self._memory[0]
+            at = 1 + slot * _SLOT
+            text = self._memory[at + 4 : at + 4 + int.from_bytes(self._memory[at : at + 4], "big")]
+            if self._memory[0] == slot:
+                return text
 
     def traceback(self) -> str:
         """Return the traceback of the child's threads, if a signal wrote one; otherwise an empty string."""

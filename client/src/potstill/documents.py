@@ -269,6 +269,18 @@ class Health(Document):
     status: Literal["ok"]
 
 
+class JobLog(Document):
+    """The last log lines of a job's process."""
+
+    attempt: int | None = None
+    """The attempt that logged the lines; null: none has logged any yet."""
+    job: str
+    lines: list[str]
+    """Oldest first: time (UTC), level, event and fields."""
+    object: Literal["job_log"] = "job_log"
+    updated_at: datetime | None = None
+
+
 class Device(Document):
     """Memory of the accelerator, measured by the job's process."""
 

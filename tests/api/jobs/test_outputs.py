@@ -7,7 +7,8 @@ import zipfile
 import pytest
 
 from core.errors import StorageFailed, StoredFileDamaged
-from core.store import metrics
+from core.store import job_logs, metrics
+from core.store.job_leases import LeaseToken
 
 
 @pytest.fixture
@@ -65,6 +66,35 @@ class TestMetrics:
 
     def test_an_unknown_series_is_empty(self, http, job):
         assert http.get(job, params={"name": "a\0b"}).json() == {"object": "metrics", "series": []}
+
+
+class TestLog:
+    def test_the_log_has_the_lines_of_the_newest_attempt(self, server, http, tenant):
+        lease = tenant.running_job()
+        path = f"/v1/jobs/{lease.job_id}/logs"
+        nothing = {"object": "job_log", "job": lease.job_id, "attempt": None, "lines": [], "updated_at": None}
+        assert http.get(path).json() == nothing
+
+        for attempt, line in ((lease.attempt, "09:30:01 info a"), (lease.attempt - 1, "of a lost attempt")):
+            with server.app.state.app_state.database.write() as session:
+                job_logs.save(session, LeaseToken(lease.job_id, attempt), [line])
+
+        log = http.get(path).json()
+        assert (log["attempt"], log["lines"]) == (lease.attempt, ["09:30:01 info a"])
+        assert log["updated_at"]
+
+    def test_a_deleted_job_has_no_log(self, server, http, tenant, succeeded):
+        path, _ = succeeded
+        job_id = path.rpartition("/")[2]
+        database = server.app.state.app_state.database
+        with database.write() as session:
+            job_logs.save(session, LeaseToken(job_id, 1), ["a line"])
+        assert http.delete(path).status_code == 204
+        with database.write() as session:
+            job_logs.save(session, LeaseToken(job_id, 1), ["a late line"])
+
+        with database.read() as session:
+            assert job_logs.get(session, tenant.project_id, job_id) is None
 
 
 class TestCheckpoints:

@@ -11,7 +11,7 @@ import pytest
 
 from core.reporting import Control
 from core.settings import Settings
-from core.store import jobs
+from core.store import job_logs, jobs
 from core.system.parent_death import EXIT_OUT_OF_MEMORY
 from tests.support.waiting import until
 from worker import claim_loop
@@ -78,6 +78,29 @@ def test_the_lease_is_renewed_while_the_job_runs(service, replace_run):
     run_next(JOBS)
 
     assert service.reload(job).worker_losses == 0
+
+
+def test_log_lines_are_saved_while_the_job_runs_and_at_its_end(service, replace_run):
+    job = service.create_job()
+    log = logging.getLogger("worker.anything")
+
+    def saved(context, job):
+        with context.database.read() as session:
+            found = job_logs.get(session, job.project_id, job.id)
+        return [] if found is None else [line[9:] for line in found.lines]
+
+    def work(context, job, _control):
+        log.error("the key is ps_%s_%s", "0" * 26, "0" * 8)
+        until(lambda: saved(context, job) == ["error the key is ps_" + "0" * 26 + "_[hidden]"])
+        log.error("done")
+        with context.database.write() as session:
+            jobs.release(session, jobs.LeaseToken.from_job(job))
+        return 0
+
+    replace_run(work)
+    run_next(JOBS)
+
+    assert saved(service.context, job)[1:] == ["error done"]
 
 
 def test_an_unresponsive_job_is_killed_and_cancelled(service, replace_run, monkeypatch):

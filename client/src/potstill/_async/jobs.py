@@ -29,7 +29,7 @@ from potstill.calls import (
     retry_delay_seconds,
     validate,
 )
-from potstill.documents import Artifact, Checkpoint, DirectDownload, Estimate, Event, Prediction, Push
+from potstill.documents import Artifact, Checkpoint, DirectDownload, Estimate, Event, JobLog, Prediction, Push
 from potstill.downloads import StoredFile
 from potstill.errors import ApiError, InvalidArgument, NotReady, ServiceUnreachable
 from potstill.job_files import reason_without_files, select_artifacts
@@ -202,6 +202,10 @@ class AsyncJobs:
         """Get the metric series, each reduced to ``max_points`` points if given."""
         call = read_call(object_path("jobs", job_id, "metrics"), name=name, max_points=max_points)
         return await self._transport.read(call, Metrics)
+
+    async def logs(self, job_id: str) -> JobLog:
+        """Get the last log lines of the job's process; of a running job those of a few seconds ago."""
+        return await self._transport.read(read_call(object_path("jobs", job_id, "logs")), JobLog)
 
     async def artifacts(self, job_id: str) -> Sequence[Artifact]:
         """List the job's output files."""

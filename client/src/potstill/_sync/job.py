@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr
 
-from potstill.documents import Artifact, Checkpoint, Event, JobDocument, Prediction
+from potstill.documents import Artifact, Checkpoint, Event, JobDocument, JobLog, Prediction
 from potstill.job_files import raise_for_status
 from potstill.loading import Format
 from potstill.metrics import Metrics
@@ -63,6 +63,10 @@ class Job(JobDocument):
     def metrics(self, *, name: str | None = None, max_points: int | None = None) -> Metrics:
         """Get the metric series."""
         return self._jobs.metrics(self.id, name=name, max_points=max_points)
+
+    def logs(self) -> JobLog:
+        """Get the last log lines of the process; of a running job those of a few seconds ago."""
+        return self._jobs.logs(self.id)
 
     def artifacts(self) -> Sequence[Artifact]:
         """List the output files."""

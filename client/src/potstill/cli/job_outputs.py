@@ -56,15 +56,18 @@ def logs(
     job_id: JobId,
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new lines until the job ends.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the lines of the process.")] = False,
 ) -> None:
-    """Print the events of a job as log lines and, if it failed, the last lines of its process."""
+    """Print the events of a job as log lines, then the last lines of its process, also of one that runs."""
     show = event_printer(out)
     with connect() as client:
-        for event in _events(client, job_id, 0, follow=follow):
+        for event in () if as_json else _events(client, job_id, 0, follow=follow):
             show(event)
-        job = client.jobs.get(job_id)
-    if job.error is not None:
-        print_log_lines(job.error)
+        found = client.jobs.logs(job_id)
+    if as_json:
+        print_json(found)
+    else:
+        print_log_lines(found.lines)
 
 
 def metrics(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from potstill.cli.console import out, print_warnings
 from potstill.cli.tables import Column, print_table, status_text
@@ -99,9 +99,9 @@ def print_models(rows: Iterable[tuple[str, Measured | Baseline]]) -> None:
     print_table(_MODEL_COLUMNS, cells)
 
 
-def print_log_lines(error: JobFailure, limit: int | None = None) -> None:
-    """Print the last log lines of a failed attempt."""
-    for line in error.log if limit is None else error.log[-limit:]:
+def print_log_lines(lines: Sequence[str]) -> None:
+    """Print log lines of a job's process."""
+    for line in lines:
         out.print(f"  [dim]{escape_text(line)}[/]", soft_wrap=True)
 
 
@@ -112,4 +112,4 @@ def _describe_error(error: JobFailure) -> None:
         out.print(f"  {escape_text(error.advice)}")
     if error.fix:
         out.print(f"  [dim]potstill jobs retry --apply-fix changes: {escape_text(json.dumps(error.fix))}[/]")
-    print_log_lines(error, _SHOWN_LOG_LINES)
+    print_log_lines(error.log[-_SHOWN_LOG_LINES:])

@@ -33,6 +33,7 @@ COMMANDS = {
     "GET /v1/jobs/{job_id}/checkpoints/{checkpoint_id}/model.safetensors": "jobs download --checkpoint",
     "GET /v1/jobs/{job_id}/download": "jobs download --zip",
     "GET /v1/jobs/{job_id}/events": "jobs events",
+    "GET /v1/jobs/{job_id}/logs": "jobs logs",
     "GET /v1/jobs/{job_id}/metrics": "jobs metrics",
     "POST /v1/jobs/{job_id}/pause": "jobs pause",
     "POST /v1/jobs/{job_id}/predictions": "jobs predict",
