@@ -21,6 +21,7 @@ _MIN_LEVELS = {
     "uvicorn.access": "WARNING",
     "uvicorn": "WARNING",
     "alembic": "WARNING",
+    "timm": "WARNING",  # its info lines contain paths of the machine
     "httpcore": "WARNING",  # its info lines contain full URLs with signatures
 }
 

@@ -29,7 +29,10 @@ _TRACEBACK_BYTES = 64_000
 _TRACEBACK_LINES = 35
 _MAX_FRAMES = 12  # of each thread, the most recent call first
 
-_OMITTED_FIELDS = ("role", "logger", "job_id", "attempt", "timestamp", "level", "event", "exception")
+_OMITTED_FIELDS = (
+    "role", "logger", "job_id", "attempt", "timestamp", "level", "event", "exception",
+    "request_id", "trace_id", "span_id",
+)  # fmt: skip
 _HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(SECRET|TOKEN|PASSWORD|CREDENTIAL|API_?KEY|ACCESS_KEY)", re.IGNORECASE)
 _MIN_SECRET_LENGTH = 6  # a shorter secret would match ordinary words
