@@ -4,12 +4,23 @@ import pytest
 
 from core.errors import InvalidSpec
 from core.resolve.resolver import resolve
-from core.spec import parse_job_spec
+from core.spec import gains, parse_job_spec
 from core.spec.examples import example_student, example_teacher
 from core.spec.info import DatasetInfo
 
 LABELED = DatasetInfo(num_classes=3, classes=("a", "b", "c"), image_size=32, num_train=200, num_test=20)
 UNLABELED = LABELED.model_copy(update={"num_classes": None, "classes": None})
+
+
+@pytest.fixture(autouse=True)
+def no_measured_gains(tmp_path, monkeypatch):
+    """Without measured gains, which change with each run of the benchmark, the rules decide."""
+    path = tmp_path / "gains.json"
+    path.write_text("[]")
+    monkeypatch.setattr(gains, "MEASURED", path)
+    gains._gains.cache_clear()
+    yield
+    gains._gains.cache_clear()
 
 
 def chosen(student, *teachers, dataset=LABELED, **parameters):
