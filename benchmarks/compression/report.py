@@ -146,7 +146,8 @@ def _goals(measured: Sequence[Arm]) -> list[str]:
         lines.append(
             f"Goal of pruning to half of the FLOPs: at most {MAX_PRUNED_LOSS:g} points lost. "
             f"{_verdict(is_met=is_met)}: {_difference(pruned.difference, pruned.mean_difference)} points."
-            f"{_caution(pruned.difference, MAX_PRUNED_LOSS, is_met=is_met)}"
+            f"{_caution(pruned.difference, MAX_PRUNED_LOSS, is_met=is_met)} A pruned network is "
+            "trained further and the float student is not, so a gain is not one of pruning."
         )
     for other, name in ((by_labels, "labels alone"), (by_peer, "Torch-Pruning with labels alone")):
         if pruned is not None and other is not None:
