@@ -88,8 +88,8 @@ class Workload(ABC, Generic[Row]):
     def wake_next(self, context: Context) -> None:
         """Wake a worker if more rows wait. Raises ``DatabaseUnavailable``."""
 
-    def save_log(self, session: Session, row: Row, lines: Sequence[str]) -> None:
-        """Save the last log lines of the forked process; by default nowhere."""
+    def save_log(self, context: Context, row: Row, lines: Sequence[str]) -> None:
+        """Save the last log lines of the forked process; by default nowhere. Raises ``DatabaseUnavailable``."""
 
     def read_control(self, context: Context, row: Row) -> Control:  # noqa: ARG002
         """Return the requested control between two renewals. Raises ``LeaseLost`` or ``DatabaseUnavailable``."""
@@ -109,7 +109,7 @@ class Workload(ABC, Generic[Row]):
 class LeaseRenewer(Generic[Row]):
     """Renews the lease of a row every ``heartbeat_seconds``; returns the requested control at every call.
 
-    With the lease, it saves the last log lines of the process, if there are new ones.
+    After a renewal, it saves the last log lines of the process, if there are new ones.
     """
 
     def __init__(self, workload: Workload[Row], context: Context, row: Row, log_tail: LogTail) -> None:
@@ -127,21 +127,20 @@ class LeaseRenewer(Generic[Row]):
         settings = self._context.settings
         with self._context.database.write() as session:
             control = self._workload.renew_lease(session, self._row, settings.lease_seconds)
-            self._save(session, self._log_tail.lines())
         self._renew_at = time.monotonic() + settings.heartbeat_seconds
+        self._save(self._log_tail.lines())
         return control
 
     def save_last_lines(self, lines: Sequence[str]) -> None:
         """Save the log lines of the process that has ended."""
         try:
-            with self._context.database.write() as session:
-                self._save(session, lines)
+            self._save(lines)
         except DatabaseUnavailable as error:
             log.warning("log.not_saved", error=str(error))
 
-    def _save(self, session: Session, lines: Sequence[str]) -> None:
+    def _save(self, lines: Sequence[str]) -> None:
         if lines != self._saved:
-            self._workload.save_log(session, self._row, lines)
+            self._workload.save_log(self._context, self._row, lines)
             self._saved = lines
 
 

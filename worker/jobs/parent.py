@@ -96,9 +96,10 @@ class JobWorkload(Workload[Job]):
         """Renew the lease and return the requested action."""
         return _requested_control(jobs.renew_lease(session, LeaseToken.from_job(row), lease_seconds))
 
-    def save_log(self, session: Session, row: Job, lines: Sequence[str]) -> None:
+    def save_log(self, context: Context, row: Job, lines: Sequence[str]) -> None:
         """Save the lines for the API."""
-        job_logs.save(session, LeaseToken.from_job(row), lines)
+        with context.database.write() as session:
+            job_logs.save(session, LeaseToken.from_job(row), lines)
 
     def read_control(self, context: Context, row: Job) -> Control:
         """Return the requested action."""
