@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from core.errors import StorageFailed, StoredFileDamaged, WeightsMismatch
+from core.broker import InspectorTimeout
+from core.errors import ProcessLost, StorageFailed, StoredFileDamaged, WeightsMismatch
 from core.ingest.image_main import pixels_path
 from core.ingest_errors import ImageUnreadable
 from core.models.built import BuiltModel
@@ -41,7 +42,8 @@ def predict(payload: dict[str, Any]) -> dict[str, Any]:
     """Return the most probable classes of each network for an image.
 
     ``payload`` has the ``image`` as base64, and ``student`` and ``teachers`` (by index, as text) as the documents of
-    their stored files. Raises :class:`ImageUnreadable`, and :class:`StorageFailed` for lost or damaged files.
+    their stored files. Raises :class:`ImageUnreadable`, :class:`StorageFailed` for lost or damaged files, and
+    :class:`InspectorTimeout` if the machine is too busy to decode the image in time.
     """
     context = current_context()
     work = context.settings.home.resolve() / "work"
@@ -103,6 +105,8 @@ def _decode(context: Context, content: bytes, sizes: Sequence[int], scratch: Pat
     )
     try:
         return run_sandboxed("core.ingest.image_main", request, limits, scratch=process, control=lambda: Control.GO)
+    except ProcessLost:
+        raise InspectorTimeout("The machine is too busy to decode the image; try again soon.") from None
     except SandboxTimeout:
         raise ImageUnreadable.for_field("/file", "decoding it takes too long; save it again, or smaller") from None
     except SandboxCrashed:

@@ -98,3 +98,12 @@ def test_a_busy_inspector_is_503(tenant, job_id, monkeypatch):
 
     assert (response.status_code, response.json()["code"]) == (503, "inspector_busy")
     assert int(response.headers["retry-after"]) > 0
+
+
+def test_a_machine_that_is_too_busy_to_decode_is_503(tenant, job_id, monkeypatch):
+    monkeypatch.setattr("worker.predictions._DECODE_WALL_SECONDS", 0.001)
+
+    response = predict(tenant.http, job_id, noise_png())
+
+    assert (response.status_code, response.json()["code"]) == (503, "inspector_busy")
+    assert int(response.headers["retry-after"]) > 0
