@@ -144,5 +144,11 @@ def _unknown(
         newest = select(table.name).where(table.project_id == project_id).order_by(table.id.desc())
         names += [name for name in session.scalars(newest.limit(_NUM_KNOWN_NAMES)) if name]
     hint = did_you_mean(text, dict.fromkeys(names)) if len(text) <= _MAX_TEXT_CHARACTERS else ""
+    if any(text.startswith(f"{_PREFIXES[kind]}_") and not _has_prefix_length(kind, text) for kind in kinds):
+        hint = f" An id prefix has at least {MIN_PREFIX_CHARACTERS} characters after its type."
     error = not_found(" or ".join(kinds), text)
     return NotFound(f"{error.detail}{hint}")
+
+
+def _has_prefix_length(kind: Kind, text: str) -> bool:
+    return len(text.removeprefix(f"{_PREFIXES[kind]}_")) >= MIN_PREFIX_CHARACTERS

@@ -113,6 +113,19 @@ def test_jobs_and_datasets_are_listed(service, respond, run, make_job):
     assert "4,000" in run("datasets", "list").stdout
 
 
+def test_a_sweep_and_a_key_are_filtered_by_name(service, respond, run):
+    service.on("GET", "/v1/sweeps", respond(page(make_document("SweepSummaryOut", id="swp_1", name="lr"))))
+    service.on("GET", "/v1/api-keys", respond(page(make_document("ApiKeyOut", id="key_1", name="laptop"))))
+    for route in ("/v1/jobs", "/v1/audit-log"):
+        service.on("GET", route, respond(page()))
+
+    assert run("jobs", "list", "--sweep", "lr").stdout == "No job matches.\n"
+    assert run("audit-log", "--key", "laptop").returncode == 0
+    assert service.received[1].query["sweep"] == ["swp_1"]
+    assert service.received[3].query["key"] == ["key_1"]
+    assert "there is no sweep 'nix'" in run("jobs", "list", "--sweep", "nix").stderr
+
+
 def test_a_dataset_is_added_from_a_url(service, respond, run):
     service.on("POST", "/v1/datasets", respond(make_document("DatasetOut", id="ds_1"), 202))
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from potstill._sync.datasets import Dataset
 from potstill._sync.job import Job
 from potstill.cli import datasets, job_text, tables
-from potstill.cli.routes import name_commands
+from potstill.cli.routes import name_commands, name_option
 from potstill.cli.tables import Column, make_table
 from potstill.documents import Measured
 from potstill.formats import escape_text, format_age, format_bytes, format_duration, format_quantity
@@ -120,3 +120,8 @@ def test_control_characters_in_names_are_escaped(printed):
 )
 def test_routes_in_errors_become_commands(text, expected):
     assert name_commands(text) == expected
+
+
+def test_query_parameters_in_errors_become_options():
+    assert name_option("/max_points/0", "query parameter: must be 1 or more") == ("--max-points", "must be 1 or more")
+    assert name_option("/student", "is missing") == ("/student", "is missing")

@@ -74,7 +74,7 @@ def test_a_unique_prefix_is_found_and_a_short_one_is_not(add, find):
 
     assert find("ds_zzz") == first
     assert find(first[:-1]) == first
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="at least 3 characters after its type"):
         find("ds_zz")
     for text in ("DS_ZZZ", "ds_zzz%", "ds_zz_", "job_zzz", "zzz", ""):
         with pytest.raises(NotFound):

@@ -37,7 +37,8 @@ async def follow(
         while job is None or not job.terminal:
             if job is not None and deadline is not None and clock() >= deadline:
                 raise NotReady(f"job {job.id} is still {job.status} after {timeout_seconds:g} s; the job goes on")
-            left = view.poll_seconds if deadline is None else max(0, min(view.poll_seconds, round(deadline - clock())))
+            longest = 0 if job is None and view.shows_events else view.poll_seconds  # shows the first state at once
+            left = longest if deadline is None else max(0, min(longest, round(deadline - clock())))
             try:
                 job = await jobs.get(job_id, wait_seconds=left)
                 if view.needs_curves(job) and clock() - curves_at >= _CURVE_SECONDS:

@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 @methods.command("list")
 def list_methods(
-    search: Annotated[str, typer.Argument(help="Only methods whose name or description contains this.")] = "",
+    search: Annotated[
+        str, typer.Argument(metavar="TEXT", help="Only methods whose name or description contains this.")
+    ] = "",
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -42,7 +44,9 @@ def list_methods(
 
 
 @methods.command("show")
-def show_method(name: Annotated[str, typer.Argument(help="Name of the method.")], *, as_json: AsJson = False) -> None:
+def show_method(
+    name: Annotated[str, typer.Argument(metavar="METHOD", help="Name of the method.")], *, as_json: AsJson = False
+) -> None:
     """Show one method: when to choose it, its needs, parameters and an example."""
     with connect() as client:
         method = client.methods.get(name)
@@ -67,9 +71,9 @@ def show_method(name: Annotated[str, typer.Argument(help="Name of the method.")]
 
 @methods.command("recommend")
 def recommend_methods(
-    teacher: Annotated[str, typer.Argument(help="Family: cnn, transformer, hybrid, mlp or none.")],
-    student: Annotated[str, typer.Argument(help="Family: cnn, transformer, hybrid or mlp.")],
-    num_images: Annotated[int, typer.Argument(min=1, help="Number of training images.")],
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="Family: cnn, transformer, hybrid, mlp or none.")],
+    student: Annotated[str, typer.Argument(metavar="STUDENT", help="Family: cnn, transformer, hybrid or mlp.")],
+    num_images: Annotated[int, typer.Argument(metavar="NUM_IMAGES", min=1, help="Number of training images.")],
     *,
     labels: Annotated[bool, typer.Option(help="The images have labels.")] = True,
     compute: Annotated[str, typer.Option(help="Budget for a step: small, medium or large.")] = "medium",
@@ -90,7 +94,7 @@ def recommend_methods(
 
 
 def list_architectures(
-    search: Annotated[str, typer.Argument(help="Text to look for, e.g. vit_tiny.")] = "",
+    search: Annotated[str, typer.Argument(metavar="TEXT", help="Text to look for, e.g. vit_tiny.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of lines.")] = 20,
     *,
     as_json: AsJson = False,

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from potstill.cli.routes import name_commands
+from potstill.cli.routes import name_commands, name_option
 from potstill.document_base import Document
 from potstill.documents import JobWarning
 from potstill.errors import ApiError, PotstillError
@@ -57,7 +57,7 @@ def print_error(error: PotstillError, *, as_json: bool) -> None:
     err.print(f"[bold red]{escape_text(error.code)}[/]  {escape_text(error.title)}", soft_wrap=True)
     if error.errors:
         for field in error.errors:
-            pointer, detail = field.get("pointer") or "/", name_commands(field.get("detail", ""))
+            pointer, detail = name_option(field.get("pointer") or "/", name_commands(field.get("detail", "")))
             err.print(f"  [bold]{escape_text(pointer)}[/]  {escape_text(detail)}", soft_wrap=True)
     else:
         err.print(f"  {escape_text(name_commands(error.detail))}", soft_wrap=True)

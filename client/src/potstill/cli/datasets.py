@@ -34,8 +34,9 @@ def add(
     source: Annotated[
         str,
         typer.Argument(
+            metavar="SOURCE",
             help="A zip, tar or Parquet file, a folder, an https URL, or `builtin:` with digits, mnist-5k, mnist-300, "
-            "mnist-unlabeled."
+            "mnist-unlabeled.",
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Name of the dataset. Default: the source's name.")] = None,
@@ -104,8 +105,10 @@ def delete(dataset_id: DatasetId) -> None:
 @app.command("image")
 def image(
     dataset_id: DatasetId,
-    split: Annotated[Literal["train", "test"], typer.Argument(help="Split of the image.")],
-    index: Annotated[int, typer.Argument(min=0, help="Position in the split, whose images are ordered by path.")],
+    split: Annotated[Literal["train", "test"], typer.Argument(metavar="SPLIT", help="Split of the image.")],
+    index: Annotated[
+        int, typer.Argument(metavar="INDEX", min=0, help="Position in the split, whose images are ordered by path.")
+    ],
     file: Annotated[Path | None, typer.Option("--out", "-o", help="File to write. Default: standard output.")] = None,
 ) -> None:
     """Write one image, as it was uploaded."""

@@ -72,7 +72,9 @@ def logs(
 
 def metrics(
     job_id: JobId,
-    name: Annotated[list[str] | None, typer.Option(help="Only this series, e.g. train/loss; repeatable.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(metavar="SERIES", help="Only this series, e.g. train/loss; repeatable.")
+    ] = None,
     max_points: Annotated[int | None, typer.Option(min=1, help="Reduce each series to this many points.")] = None,
     *,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all points: series, step, value.")] = False,
@@ -115,7 +117,7 @@ def artifacts(job_id: JobId, *, as_json: AsJson = False) -> None:
 
 def url(
     job_id: JobId,
-    name: Annotated[str, typer.Argument(help="Name of the file, e.g. model.onnx.")],
+    name: Annotated[str, typer.Argument(metavar="FILE", help="Name of the file, e.g. model.onnx.")],
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -162,7 +164,7 @@ def checkpoints(job_id: JobId, limit: Limit = 20, *, as_json: AsJson = False) ->
 def download(
     job_id: JobId,
     folder: OutFolder = None,
-    only: Annotated[list[str] | None, typer.Option(help="Download only this file; repeatable.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Download only this file; repeatable.")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="Download the weights of this checkpoint: its id, unique id prefix or step.")
     ] = None,
@@ -192,7 +194,7 @@ def download(
 
 def predict(
     job_id: JobId,
-    image: Annotated[Path, typer.Argument(help="An image file: JPEG, PNG, WebP, …")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file: JPEG, PNG, WebP, …")],
     *,
     as_json: AsJson = False,
 ) -> None:

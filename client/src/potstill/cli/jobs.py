@@ -15,6 +15,7 @@ from potstill.cli.console import err, out, print_json, print_json_line, print_wa
 from potstill.cli.job_text import describe_job, print_jobs
 from potstill.cli.options import AsJson, JobId, Limit, Settings, SpecFile, connect
 from potstill.cli.spec_files import apply_settings, read_changes, read_spec
+from potstill.cli.sweeps import find_sweep_id
 
 app = typer.Typer(no_args_is_help=True, help="Manage distillation jobs.")
 job_outputs.register(app)
@@ -46,7 +47,9 @@ def submit(
 @app.command("fork")
 def fork(
     job_id: JobId,
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint of the job: its id, unique id prefix or step.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="Checkpoint of the job: its id, unique id prefix or step.")
+    ],
     name: Annotated[str | None, typer.Option(help="Name of the new job.")] = None,
     set_: Settings = None,
     *,
@@ -65,12 +68,16 @@ def fork(
 @app.command("list")
 def list_jobs(
     *,
-    status: Annotated[list[str] | None, typer.Option(help="Only jobs with this status; repeatable.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Only jobs with this method; repeatable.")] = None,
+    status: Annotated[
+        list[str] | None, typer.Option(metavar="STATUS", help="Only jobs with this status; repeatable.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(metavar="METHOD", help="Only jobs with this method; repeatable.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Only jobs on this dataset.")] = None,
     student: Annotated[str | None, typer.Option(help="Only jobs with this student architecture.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Only jobs with this teacher architecture.")] = None,
-    sweep: Annotated[str | None, typer.Option(help="Only jobs of this sweep: its id (swp_…).")] = None,
+    sweep: Annotated[str | None, typer.Option(help="Only jobs of this sweep.")] = None,
     search: Annotated[str | None, typer.Option(help="Words of the name, id, method, student or a teacher.")] = None,
     sort: Annotated[
         str | None, typer.Option(help="Value to sort by, e.g. top1 or seconds. Default: created_at.")
@@ -87,7 +94,7 @@ def list_jobs(
             dataset=dataset,
             student=student,
             teacher=teacher,
-            sweep=sweep,
+            sweep=None if sweep is None else find_sweep_id(client, sweep),
             search=search,
             sort=sort,
             order="asc" if ascending else None,
@@ -98,6 +105,8 @@ def list_jobs(
         print_json(jobs)
     elif jobs:
         print_jobs(jobs)
+    elif any((status, method, dataset, student, teacher, sweep, search)):
+        out.print("No job matches.")
     else:
         out.print("No jobs yet. Submit one: [bold]potstill jobs submit spec.yaml[/]")
 

@@ -29,7 +29,7 @@ _COLUMNS = (
 
 @app.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="Name of the key.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key.")],
     scopes: Annotated[str, typer.Option(help="Comma-separated: read, write, admin.")] = "read,write",
     days: Annotated[float | None, typer.Option(help="Days until it expires. Default: never.")] = None,
     *,
@@ -57,7 +57,7 @@ def list_keys(*, as_json: AsJson = False) -> None:
 def show(key_id: KeyId, *, as_json: AsJson = False) -> None:
     """Show one key, without its token."""
     with connect() as client:
-        key = client.keys.get(_find_id(client, key_id))
+        key = client.keys.get(find_key_id(client, key_id))
     if as_json:
         print_json(key)
     else:
@@ -68,7 +68,7 @@ def show(key_id: KeyId, *, as_json: AsJson = False) -> None:
 def revoke(key_id: KeyId) -> None:
     """Revoke a key immediately and permanently."""
     with connect() as client:
-        found = _find_id(client, key_id)
+        found = find_key_id(client, key_id)
         client.keys.revoke(found)
     out.print(f"Revoked {found}")
 
@@ -84,11 +84,12 @@ def rotate(
 ) -> None:
     """Replace a key and print the new token, which is shown only once."""
     with connect() as client:
-        key = client.keys.rotate(_find_id(client, key_id), overlap_seconds=overlap_seconds)
+        key = client.keys.rotate(find_key_id(client, key_id), overlap_seconds=overlap_seconds)
     _show_new(key, as_json=as_json)
 
 
-def _find_id(client: Potstill, text: str) -> str:
+def find_key_id(client: Potstill, text: str) -> str:
+    """Return the id of the key with this id, unique name or unique id prefix."""
     if _FULL_ID.fullmatch(text):
         return text
     return find_one(text, "key", client.keys.list(), lambda key: (key.id, key.name)).id

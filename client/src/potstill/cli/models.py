@@ -29,7 +29,7 @@ _COLUMNS = (
 
 @app.command("add")
 def add(
-    file: Annotated[Path, typer.Argument(help="A safetensors file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file.")],
     *,
     architecture: Annotated[str, typer.Option("--architecture", "-a", help="Its timm architecture.")],
     arguments: Annotated[

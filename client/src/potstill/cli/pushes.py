@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def push(
     job_id: JobId,
-    repo: Annotated[str, typer.Argument(help="Model repository of the Hugging Face hub: owner/name.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Model repository of the Hugging Face hub: owner/name.")],
     *,
     token: Annotated[
         str,
@@ -31,7 +31,9 @@ def push(
     ],
     public: Annotated[bool, typer.Option("--public", help="Create a new repository as a public one.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch. Default: main.")] = None,
-    file: Annotated[list[str] | None, typer.Option(help="Only this file; repeatable. Default: all.")] = None,
+    file: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="Only this file; repeatable. Default: all.")
+    ] = None,
     license_: Annotated[str | None, typer.Option("--license", help="License of the model, for its card.")] = None,
     message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the push has ended.")] = True,

@@ -81,6 +81,7 @@ COMMANDS = {
 }
 
 _ROUTE = re.compile(r"`?(?:\b(GET|POST|PUT|PATCH|DELETE|OPTIONS) )?(/v1/[\w/{}…-]+|/healthz|/readyz|/metrics)`?")
+_QUERY = "query parameter: "
 _PARAMETER = re.compile(r"\{\w+\}")
 
 
@@ -95,6 +96,13 @@ def name_commands(text: str) -> str:
         return f"`potstill {found}`" if found else match[0]
 
     return _ROUTE.sub(command, text)
+
+
+def name_option(pointer: str, detail: str) -> tuple[str, str]:
+    """Replace the pointer of a query parameter by the option that sets it: ``/status/0`` becomes ``--status``."""
+    if not detail.startswith(_QUERY):
+        return pointer, detail
+    return f"--{pointer.split('/')[1].replace('_', '-')}", detail.removeprefix(_QUERY)
 
 
 _BY_SHAPE = {_PARAMETER.sub("…", route): command for route, command in COMMANDS.items()}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from potstill.cli.console import out, print_json
+from potstill.cli.keys import find_key_id
 from potstill.cli.options import AsJson, Limit, connect
 from potstill.cli.tables import Column, print_table
 from potstill.documents import Use, Workers
@@ -71,7 +72,7 @@ def usage(
 
 
 def audit_log(
-    key: Annotated[str | None, typer.Option(help="Only entries of this key (key_…).")] = None,
+    key: Annotated[str | None, typer.Option(help="Only entries of this key.")] = None,
     action: Annotated[str | None, typer.Option(help="Only this action, e.g. job.create.")] = None,
     object_id: Annotated[str | None, typer.Option("--object", help="Only entries of this object.")] = None,
     limit: Limit = 20,
@@ -80,7 +81,8 @@ def audit_log(
 ) -> None:
     """List who did what, newest first. Requires a key with the scope admin."""
     with connect() as client:
-        entries = list(client.service.audit_log(key=key, action=action, object_id=object_id, limit=limit))
+        key_id = None if key is None else find_key_id(client, key)
+        entries = list(client.service.audit_log(key=key_id, action=action, object_id=object_id, limit=limit))
     if as_json:
         print_json(entries)
         return

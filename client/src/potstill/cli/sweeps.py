@@ -128,7 +128,7 @@ def list_sweeps(limit: Limit = 20, *, as_json: AsJson = False) -> None:
 def show(sweep_id: SweepId, *, cost: Cost = "size_bytes", as_json: AsJson = False) -> None:
     """Show one sweep: its jobs by their values, their figures, and which are on the Pareto front."""
     with connect() as client:
-        sweep = client.sweeps.get(_find_id(client, sweep_id))
+        sweep = client.sweeps.get(find_sweep_id(client, sweep_id))
     _show(sweep, cost, as_json=as_json)
 
 
@@ -136,14 +136,14 @@ def show(sweep_id: SweepId, *, cost: Cost = "size_bytes", as_json: AsJson = Fals
 def watch(sweep_id: SweepId, *, as_json: AsJson = False) -> None:
     """Follow a sweep until all jobs have ended; exit with status 3 if one did not succeed."""
     with connect() as client:
-        _watch(client, _find_id(client, sweep_id), as_json=as_json)
+        _watch(client, find_sweep_id(client, sweep_id), as_json=as_json)
 
 
 @app.command("cancel")
 def cancel(sweep_id: SweepId, *, as_json: AsJson = False) -> None:
     """Cancel all jobs of a sweep that have not ended."""
     with connect() as client:
-        sweep = client.sweeps.cancel(_find_id(client, sweep_id))
+        sweep = client.sweeps.cancel(find_sweep_id(client, sweep_id))
     if as_json:
         print_json(sweep)
     else:
@@ -154,12 +154,13 @@ def cancel(sweep_id: SweepId, *, as_json: AsJson = False) -> None:
 def delete(sweep_id: SweepId) -> None:
     """Delete a sweep; its jobs stay."""
     with connect() as client:
-        found = _find_id(client, sweep_id)
+        found = find_sweep_id(client, sweep_id)
         client.sweeps.delete(found)
     out.print(f"Deleted {found}; its jobs stay")
 
 
-def _find_id(client: Potstill, text: str) -> str:
+def find_sweep_id(client: Potstill, text: str) -> str:
+    """Return the id of the sweep with this id, unique name or unique id prefix."""
     if _FULL_ID.fullmatch(text):
         return text
     return find_one(text, "sweep", client.sweeps.list(), lambda each: (each.id, each.name)).id

@@ -32,7 +32,7 @@ _COLUMNS = (
 
 @app.command("send")
 def send(
-    file: Annotated[Path, typer.Argument(help="The file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file.")],
     *,
     direct: Annotated[bool, typer.Option("--direct", help="Send it to the service's bucket with one request.")] = False,
     as_json: AsJson = False,

@@ -45,7 +45,7 @@ _DELIVERY_COLUMNS = (
 
 @app.command("add")
 def add(
-    url: Annotated[str, typer.Argument(help="An https URL with a public address.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="An https URL with a public address.")],
     *,
     events: Events = None,
     name: Annotated[str | None, typer.Option(help="Name of the webhook.")] = None,
