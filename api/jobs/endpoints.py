@@ -15,6 +15,7 @@ from api.jobs import service
 from api.jobs.actions import apply_action
 from api.jobs.filters import JobListQuery
 from api.jobs.retry import RetryRequest, retry_with_changes
+from api.jobs.reuse import add_reuse
 from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut
 from api.jobs.stream import wait_until_terminal
 from api.jobs.worker_checks import waiting_reasons
@@ -100,8 +101,9 @@ async def estimate_job(caller: Reader, spec: Spec, state: State) -> Any:
     """Estimate the cost of a job and the size of its student, without creating the job."""
     spec, inputs = await _inputs(state, caller.project_id, spec)
     payload = service.resolve_payload(spec, inputs, threads=state.settings.job_threads)
-    estimate = service.add_input_warnings((await state.inspector.call("resolve", payload))["estimate"], inputs)
-    return await to_thread.run_sync(service.add_cache_hit, state.database, caller.project_id, spec, estimate)
+    resolution = await state.inspector.call("resolve", payload)
+    estimate = service.add_input_warnings(resolution["estimate"], inputs)
+    return await to_thread.run_sync(add_reuse, state.database, caller.project_id, resolution["spec"], estimate)
 
 
 @router.get("/v1/jobs", response_model=Page[JobOut], responses=problems())

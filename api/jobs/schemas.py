@@ -307,17 +307,25 @@ class TeacherCacheOut(Out):
     )
 
 
-class TeacherTrainingEstimateOut(Out):
-    """Estimated duration of a teacher's training, unless an earlier job has trained it."""
+class ReusableEstimate(Out):
+    """A training that a job needs once: a later job of the project with an equal one takes its result.
+
+    A worker with another device, other threads or other versions of the libraries trains again.
+    """
+
+    seconds: float = Field(description="Estimated duration of the training.")
+    reused: bool = Field(description="Whether an earlier job of the project has trained it, as far as the spec tells.")
+    saved_seconds: float = Field(description="What reuse saves; the job's `seconds` does not include it.")
+
+
+class TeacherTrainingEstimateOut(ReusableEstimate):
+    """Estimated duration of a teacher's training, and whether an earlier job has trained it."""
 
     teacher: int = Field(description="Index in `teachers` of the spec.")
-    seconds: float
 
 
-class BaselineEstimateOut(Out):
-    """Estimated duration of the baseline's training and evaluation, unless an earlier job has trained it."""
-
-    seconds: float
+class BaselineEstimateOut(ReusableEstimate):
+    """Estimated duration of the baseline's training and evaluation, and whether an earlier job has trained it."""
 
 
 class StepEstimateOut(Out):
@@ -328,14 +336,13 @@ class StepEstimateOut(Out):
     seconds: float
 
 
-class DistillationEstimate(Out):
+class DistillationEstimate(ReusableEstimate):
     """A distillation that gives a model of the job its weights first."""
 
     model: str = Field(description="JSON Pointer to the model in the spec.")
     method: str
     epochs: int
     total_steps: int
-    seconds: float
     teachers: list[ModelMeasures]
 
 
@@ -357,13 +364,14 @@ class EstimateOut(Out):
     memory_bytes: int | None
     teacher_cache: TeacherCacheOut
     teacher_trainings: list[TeacherTrainingEstimateOut] = Field(
-        default_factory=list, description="Trainings of teachers with the dataset's labels; `seconds` includes them."
+        default_factory=list,
+        description="Trainings of teachers with the dataset's labels; `seconds` includes those that are not reused.",
     )
     baseline: BaselineEstimateOut | None = Field(default=None, description="Null: the spec asks for no baseline.")
     compression: list[StepEstimateOut] = Field(default_factory=list, description="One entry for each step.")
     distillations: list[DistillationEstimate] = Field(
         default_factory=list,
-        description="Distillations that run before the student's, of models with `weights: distill`. `seconds` and "
-        "`memory_bytes` of the estimate include them.",
+        description="Distillations that run before the student's, of models with `weights: distill`. `seconds` of the "
+        "estimate includes those that are not reused, `memory_bytes` all.",
     )
     warnings: list[JobWarning]

@@ -17,7 +17,7 @@ from core.models.safetensors_header import parse_model_info
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
 from core.spec.references import complete_references
-from core.store import checkpoints, datasets, jobs, models, teachers, workers
+from core.store import checkpoints, datasets, jobs, models, workers
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, Session
 from core.store.job_log_tables import JobLog
@@ -145,20 +145,6 @@ def resolve_payload(spec: JobSpec, inputs: Inputs, *, threads: int) -> dict[str,
         "threads": threads,
         "memory_bytes": inputs.memory_bytes,
     }
-
-
-def add_cache_hit(database: Database, project_id: str, spec: JobSpec, estimate: dict[str, Any]) -> dict[str, Any]:
-    """Add to an estimate whether a job of the project has already cached the teacher outputs."""
-    cache = dict(estimate["teacher_cache"])
-    cache_key, num_views, hit = cache.pop("cache_key"), cache["views"], False
-    if cache_key is not None:
-        with database.read() as session:
-            hit = teachers.has_cached_outputs(
-                session, project_id, spec.dataset, cache_key=cache_key, num_views=num_views
-            )
-    saved = cache["seconds"] if hit else 0.0
-    seconds = round(estimate["seconds"] - saved, 1)
-    return {**estimate, "seconds": seconds, "teacher_cache": {**cache, "hit": hit, "saved_seconds": saved}}
 
 
 def spec_document(spec: JobSpec, inputs: Inputs, resolution: Resolution | None) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.jobs.reuse import trained_entries
 from api.sweeps.schemas import SweepEstimateOut, SweepJobEstimateOut
 from core.job_warnings import JobWarning, merge_warnings
+from core.spec import JobSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +25,16 @@ class JobEstimate:
 
 @dataclass(slots=True)
 class _Shared:
-    """What the jobs so far leave for later ones: cached views by key, and the recipes of trained teachers."""
+    """What the jobs so far leave for later ones: cached views by key, and recipes of teachers and baselines."""
 
     views: dict[str, int] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
 
     def take(self, job: JobEstimate) -> float:
         """Return the seconds that a job saves, and add what it leaves itself."""
+        trained = trained_entries(JobSpec.model_validate(job.spec), job.estimate)
         return self._cached_seconds(job) + sum(
-            seconds for recipe, seconds in _trainings(job) if not self._is_new(recipe)
+            entry["seconds"] for recipe, entry in trained if not entry["reused"] and not self._is_new(recipe)
         )
 
     def _cached_seconds(self, job: JobEstimate) -> float:
@@ -82,12 +84,3 @@ def _row(job: JobEstimate, saved_seconds: float) -> SweepJobEstimateOut:
         total_steps=job.estimate["total_steps"],
         student={name: student[name] for name in ("parameters", "flops", "size_bytes")},
     )
-
-
-def _trainings(job: JobEstimate) -> Iterator[tuple[str, float]]:
-    """Yield the recipe and the seconds of each teacher that the job trains; equal recipes give one teacher."""
-    for training in job.estimate["teacher_trainings"]:
-        teacher = job.spec["teachers"][training["teacher"]]
-        size = (teacher["training"] or {}).get("image_size") or job.spec["training"]["image_size"]
-        recipe = [job.spec["dataset"], teacher, size, job.spec["resources"]]
-        yield json.dumps(recipe, sort_keys=True), training["seconds"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
@@ -17,6 +18,8 @@ from core.store.job_metrics import CACHE_EVENT
 from core.store.tables import Event, Job, Teacher
 
 _TEACHER_EVENTS = ("teacher.trained", "teacher.reused")  # written by the engine, with index and fingerprint
+_DISTILLATION_EVENTS = ("distillation.finished", "distillation.reused")  # with the pointer of the model
+_BASELINE_EVENTS = ("baseline.saved", "baseline.reused")
 _MAX_EVENTS = 1_000  # of the newest jobs of a dataset
 
 
@@ -42,10 +45,63 @@ def exists(session: Session, project_id: str, fingerprint: str) -> bool:
 
 def find_of_job(session: Session, project_id: str, job_id: str) -> dict[int, Teacher]:
     """Return the teachers that a job trained or reused and that are still stored, by their index in its spec."""
-    statement = select(Event.data).where(Event.job_id == job_id, Event.type.in_(_TEACHER_EVENTS)).order_by(Event.seq)
-    fingerprints = {data["teacher"]: data["recipe"] for data in session.scalars(statement) if "recipe" in data}
+    types = (*_DISTILLATION_EVENTS, *_TEACHER_EVENTS)
+    statement = select(Event.type, Event.data).where(Event.job_id == job_id, Event.type.in_(types)).order_by(Event.seq)
+    trainings = dict(filter(None, (_training(row.type, row.data) for row in session.execute(statement))))
+    fingerprints: dict[int, str] = {}
+    for pointer in sorted(trainings):  # a distilled teacher that is then fine-tuned has both: training comes last
+        _, *model, _ = pointer.split("/")
+        if model[0] == "teachers" and len(model) == 2:
+            fingerprints[int(model[1])] = trainings[pointer]
     found = {index: session.get(Teacher, (project_id, fingerprint)) for index, fingerprint in fingerprints.items()}
     return {index: teacher for index, teacher in found.items() if teacher is not None}
+
+
+def find_trained_models(session: Session, project_id: str, dataset_id: str) -> list[tuple[Mapping[str, Any], set[str]]]:
+    """Return the specs of the newest jobs on a dataset, with the pointers of their trainings that are still stored.
+
+    The pointers are those of :func:`core.spec.trained_models.trained_models`.
+    """
+    types = (*_BASELINE_EVENTS, *_DISTILLATION_EVENTS, *_TEACHER_EVENTS)
+    statement = (
+        select(Event.job_id, Event.type, Event.data)
+        .join(Job, Job.id == Event.job_id)
+        .where(Job.project_id == project_id, Job.dataset_id == dataset_id, Event.type.in_(types))
+        .order_by(Job.id.desc())
+        .limit(_MAX_EVENTS)
+    )
+    trainings: dict[str, dict[str, str]] = {}
+    for job_id, type_, data in session.execute(statement):
+        if (training := _training(type_, data)) is not None:
+            trainings.setdefault(job_id, {}).update([training])
+    wanted = {fingerprint for found in trainings.values() for fingerprint in found.values()}
+    stored = set(
+        session.scalars(
+            select(Teacher.fingerprint).where(Teacher.project_id == project_id, Teacher.fingerprint.in_(wanted))
+        )
+    )
+    pointers = {
+        job_id: {pointer for pointer, fingerprint in found.items() if fingerprint in stored}
+        for job_id, found in trainings.items()
+    }
+    specs = session.execute(select(Job.id, Job.spec).where(Job.id.in_([each for each in pointers if pointers[each]])))
+    return [(spec, pointers[job_id]) for job_id, spec in specs]
+
+
+def _training(type_: str, data: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return pointer and fingerprint of the training that an event of a job names; None for another one's.
+
+    Events of a distillation inside the job have its pointer as ``model``.
+    """
+    fingerprint = data.get("recipe") or data.get("fingerprint")
+    if fingerprint is None:
+        return None
+    if type_ in _DISTILLATION_EVENTS:
+        return f"{data['model']}/distillation", fingerprint
+    if "model" in data:
+        return None
+    pointer = "/baseline" if type_ in _BASELINE_EVENTS else f"/teachers/{data['teacher']}/training"
+    return pointer, fingerprint
 
 
 def save(

@@ -186,7 +186,10 @@ class Tenant:
 
     def running_job(self):
         """Create a running job; return its lease."""
-        job_id = self.queued_job(priority=100)
+        return self.claim(self.queued_job(priority=100))
+
+    def claim(self, job_id):
+        """Claim a queued job of high priority as a worker does; return its lease."""
         with self.database.write() as session:
             job = jobs.claim(session, worker_id="wrk_test", accelerator="cpu", lease_seconds=600)
             while job.id != job_id:  # a job of another test

@@ -184,9 +184,14 @@ class DirectUpload(Document):
 
 
 class BaselineEstimate(Document):
-    """Estimated duration of the baseline's training and evaluation, unless an earlier job has trained it."""
+    """Estimated duration of the baseline's training and evaluation, and whether an earlier job has trained it."""
 
+    reused: bool
+    """Whether an earlier job of the project has trained it, as far as the spec tells."""
+    saved_seconds: float
+    """What reuse saves; the job's `seconds` does not include it."""
     seconds: float
+    """Estimated duration of the training."""
 
 
 class StepEstimate(Document):
@@ -213,7 +218,12 @@ class DistillationEstimate(Document):
     method: str
     model: str
     """JSON Pointer to the model in the spec."""
+    reused: bool
+    """Whether an earlier job of the project has trained it, as far as the spec tells."""
+    saved_seconds: float
+    """What reuse saves; the job's `seconds` does not include it."""
     seconds: float
+    """Estimated duration of the training."""
     teachers: list[ModelMeasures]
     total_steps: int
 
@@ -232,9 +242,14 @@ class TeacherCache(Document):
 
 
 class TeacherTrainingEstimate(Document):
-    """Estimated duration of a teacher's training, unless an earlier job has trained it."""
+    """Estimated duration of a teacher's training, and whether an earlier job has trained it."""
 
+    reused: bool
+    """Whether an earlier job of the project has trained it, as far as the spec tells."""
+    saved_seconds: float
+    """What reuse saves; the job's `seconds` does not include it."""
     seconds: float
+    """Estimated duration of the training."""
     teacher: int
     """Index in `teachers` of the spec."""
 
@@ -247,7 +262,7 @@ class Estimate(Document):
     compression: list[StepEstimate] = Field(default_factory=list)
     """One entry for each step."""
     distillations: list[DistillationEstimate] = Field(default_factory=list)
-    """Distillations that run before the student's, of models with `weights: distill`. `seconds` and `memory_bytes` of the estimate include them."""
+    """Distillations that run before the student's, of models with `weights: distill`. `seconds` of the estimate includes those that are not reused, `memory_bytes` all."""
     epochs: int | None = None
     """Epochs of the student's training; their default follows the number of images."""
     memory_bytes: int | None = None
@@ -257,7 +272,7 @@ class Estimate(Document):
     student: ModelMeasures
     teacher_cache: TeacherCache
     teacher_trainings: list[TeacherTrainingEstimate] = Field(default_factory=list)
-    """Trainings of teachers with the dataset's labels; `seconds` includes them."""
+    """Trainings of teachers with the dataset's labels; `seconds` includes those that are not reused."""
     teachers: list[ModelMeasures]
     total_steps: int
     warnings: list[JobWarning]

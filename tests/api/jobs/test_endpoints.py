@@ -10,7 +10,7 @@ import pytest
 from api.jobs import service
 from core.broker import Broker, InspectorTimeout
 from core.spec import parse_job_spec
-from core.store import events, jobs
+from core.store import events, jobs, teachers
 from tests.api.conftest import InProcessBroker
 from worker import inspector
 
@@ -462,6 +462,34 @@ class TestEstimate:
         )
         assert after == {**before, "hit": True, "saved_seconds": before["seconds"]}
         assert not http.post("/v1/estimates", json=other).json()["teacher_cache"]["hit"]
+
+    def test_the_estimate_subtracts_what_earlier_jobs_have_trained(self, http, tenant, spec):
+        spec |= {"baseline": True, "priority": 100, "training": {**spec["training"], "views": 1}}
+        before = http.post("/v1/estimates", json=spec).json()
+        lease = tenant.claim(http.post("/v1/jobs", json=spec).json()["id"])
+        with tenant.server.database.write() as session:
+            teachers.save(session, lease, "t" * 64, [])
+            teachers.save(session, lease, "b" * 64, [], kind="baseline")
+            of_link = {"teacher": 0, "recipe": "x" * 64, "model": "/teachers/0"}
+            events.append(session, lease, "teacher.trained", "Trained.", data={"teacher": 0, "recipe": "t" * 64})
+            events.append(session, lease, "teacher.trained", "Trained for a distillation.", data=of_link)
+        again = http.post("/v1/estimates", json=spec | {"method": {"name": "dkd"}}).json()
+        other = {**spec, "training": {**spec["training"], "learning_rate": 0.5}}
+        partly = http.post("/v1/estimates", json=other).json()
+        teacher, baseline = again["teacher_trainings"][0], again["baseline"]
+
+        assert (before["teacher_trainings"][0]["reused"], before["baseline"]["reused"]) == (False, False)
+        assert (teacher["reused"], baseline["reused"]) == (True, True)
+        assert (teacher["saved_seconds"], baseline["saved_seconds"]) == (teacher["seconds"], baseline["seconds"])
+        saved = teacher["seconds"] + baseline["seconds"]
+        assert again["seconds"] == pytest.approx(before["seconds"] - saved, rel=0.2)
+        assert (partly["teacher_trainings"][0]["reused"], partly["baseline"]["reused"]) == (True, False)
+        sweep = {"spec": spec, "grid": {"training.learning_rate": [0.5, 0.25]}}
+        assert http.post("/v1/sweeps/estimate", json=sweep).json()["shared_seconds"] == pytest.approx(
+            before["teacher_cache"]["seconds"], abs=0.2
+        )
+        with tenant.server.database.read() as session:
+            assert teachers.find_of_job(session, tenant.project_id, lease.job_id)[0].fingerprint == "t" * 64
 
     def test_an_invalid_spec_is_422(self, http, spec):
         response = http.post("/v1/estimates", json=spec | {"student": {"architecture": "vit_tyni"}})

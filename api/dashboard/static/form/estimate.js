@@ -97,14 +97,28 @@ function jobRows(result) {
     ["Student", model(result.student)],
     ...result.teachers.map((teacher, index) => [result.teachers.length > 1 ? `Teacher ${index}` : "Teacher", model(teacher)]),
     ["Teacher cache", cacheText(result.teacher_cache)],
+    ["Reused", reusedText(result)],
   ];
+}
+
+/** What an earlier job has trained, and the time that this saves: "teacher, baseline; saves 41 s". */
+function reusedText({ teachers, teacher_trainings: trained, distillations, baseline }) {
+  const name = (index) => (teachers.length > 1 ? `teacher ${index}` : "teacher");
+  const parts = [
+    ...trained.map((each) => [name(each.teacher), each]),
+    ...distillations.map((each) => [each.model === "/student" ? "first weights" : name(Number(each.model.split("/")[2])), each]),
+    ["baseline", baseline ?? {}],
+  ].filter(([, each]) => each.reused);
+  if (!parts.length) return "";
+  const saved = parts.reduce((sum, [, each]) => sum + each.saved_seconds, 0);
+  return `${[...new Set(parts.map(([label]) => label))].join(", ")} of earlier jobs; saves ${duration(saved)}`;
 }
 
 function sweepRows(result) {
   return [
     ["Jobs", result.num_jobs.toLocaleString()],
     ["Time", `${duration(result.seconds)}, one job after another`],
-    ["Saved", result.shared_seconds ? `${duration(result.shared_seconds)}, by sharing teachers` : "nothing is shared"],
+    ["Saved", result.shared_seconds ? `${duration(result.shared_seconds)}, by sharing teachers and baselines` : "nothing is shared"],
     ["Memory", result.memory_bytes == null ? "unknown" : size(result.memory_bytes)],
   ];
 }

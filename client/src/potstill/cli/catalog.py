@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -152,7 +153,24 @@ def _describe_estimate(found: Estimate) -> None:
     out.print(f"  memory         {format_bytes(found.memory_bytes)}")
     if cache.bytes:
         out.print(f"  teacher cache  {format_bytes(cache.bytes)}, {state}")
+    reused = dict(_reused(found))
+    if reused:
+        saved = format_duration(sum(reused.values()))
+        out.print(f"  reused         {', '.join(reused)} of earlier jobs; saves {saved}")
     print_warnings(found.warnings)
+
+
+def _reused(found: Estimate) -> Iterator[tuple[str, float]]:
+    """Yield name and saved seconds of each model that an earlier job has trained."""
+    several = len(found.teachers) > 1
+    for training in found.teacher_trainings:
+        if training.reused:
+            yield (f"teacher {training.teacher}" if several else "teacher"), training.saved_seconds
+    for distillation in found.distillations:
+        if distillation.reused:
+            yield f"distilled {distillation.model.removeprefix('/').replace('s/', ' ')}", distillation.saved_seconds
+    if found.baseline is not None and found.baseline.reused:
+        yield "baseline", found.baseline.saved_seconds
 
 
 def _format_cost(method: Method) -> str:
