@@ -23,7 +23,7 @@ from worker.process.watchdog import Watchdog
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.1  # delay until a drain is seen
-LEAVE_SECONDS = 1.0  # between a process's last write and its exit
+LEAVE_SECONDS = 10.0  # between a process's last write and its exit: it deletes files, on a machine under load
 DRAIN_SECONDS = 16.0  # to save and release; the supervisor's stop timeout is longer
 
 # Exit statuses of the process. All others mean that it crashed.
@@ -52,6 +52,7 @@ class MonitorIntervals:
     outage_seconds: float  # for which the process continues while the database is unavailable
     cancel_grace_seconds: float  # from a cancel to the kill
     drain_seconds: float = DRAIN_SECONDS  # from a drain to the kill
+    leave_seconds: float = LEAVE_SECONDS  # from a lease without a holder to the kill
 
 
 class ProcessMonitor:
@@ -108,7 +109,8 @@ class ProcessMonitor:
                 next_poll = time.monotonic() + interval
                 if not self._has_lease():
                     # A process that has just released its lease holds none either, and is about to exit.
-                    return ExitReason.DONE if process.wait(LEAVE_SECONDS) == EXIT_DONE else ExitReason.LEASE_LOST
+                    status = process.wait(self._intervals.leave_seconds)
+                    return ExitReason.DONE if status == EXIT_DONE else ExitReason.LEASE_LOST
             self._request(self._strongest_request())
             if self._is_overdue():
                 log.warning("process.killed", control=self.requested, pid=process.pid)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -108,8 +109,19 @@ def test_a_process_whose_lease_is_lost_is_killed_at_once():
 
     began = time.monotonic()
 
-    assert ProcessMonitor(lose_lease, FAST).run(ignore_control) is ExitReason.LEASE_LOST
+    assert ProcessMonitor(lose_lease, replace(FAST, leave_seconds=0.3)).run(ignore_control) is ExitReason.LEASE_LOST
     assert time.monotonic() - began < 20  # `ignore_control` would run for longer
+
+
+def test_a_process_that_has_released_its_lease_gets_time_to_delete_its_files():
+    def find_released():
+        raise LeaseLost
+
+    def delete_files(_control):
+        time.sleep(1.2)
+        return 0
+
+    assert ProcessMonitor(find_released, FAST).run(delete_files) is ExitReason.DONE
 
 
 def test_a_short_database_outage_has_no_effect():
@@ -128,7 +140,8 @@ def test_a_database_outage_beyond_the_limit_ends_the_process():
     def raise_unavailable():
         raise DatabaseUnavailable("unavailable")
 
-    assert ProcessMonitor(raise_unavailable, FAST).run(ignore_control) is ExitReason.LEASE_LOST
+    intervals = replace(FAST, leave_seconds=0.3)
+    assert ProcessMonitor(raise_unavailable, intervals).run(ignore_control) is ExitReason.LEASE_LOST
 
 
 def test_the_process_dies_with_its_monitor(tmp_path):
