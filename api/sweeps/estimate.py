@@ -33,9 +33,10 @@ class _Shared:
     def take(self, job: JobEstimate) -> float:
         """Return the seconds that a job saves, and add what it leaves itself."""
         trained = trained_entries(JobSpec.model_validate(job.spec), job.estimate)
-        return self._cached_seconds(job) + sum(
+        seconds: float = sum(
             entry["seconds"] for recipe, entry in trained if not entry["reused"] and not self._is_new(recipe)
         )
+        return self._cached_seconds(job) + seconds
 
     def _cached_seconds(self, job: JobEstimate) -> float:
         cache = job.estimate["teacher_cache"]
