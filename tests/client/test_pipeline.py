@@ -1,6 +1,7 @@
 """The pipeline of docs/deploy.md: webhooks that the official library signs, an MLflow stand-in, files of the service.
 
-``tests/worker/scheduler`` tests what the service sends: the webhooks, and the reports to a real MLflow server.
+``tests/worker/scheduler`` tests what the service sends; ``tests/e2e/test_pipeline.py`` runs the whole pipeline with a
+real MLflow server.
 """
 
 import importlib.util

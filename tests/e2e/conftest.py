@@ -116,11 +116,11 @@ def stack(tmp_path_factory):
 
 @pytest.fixture
 def start_second_stack():
-    """Start a stack on a folder; it is stopped after the test."""
+    """Start a stack on a folder, with environment variables; it is stopped after the test."""
     stacks = []
 
-    def start(home: Path) -> Stack:
-        stacks.append(start_stack(home))
+    def start(home: Path, **environment: str) -> Stack:
+        stacks.append(start_stack(home, **environment))
         return stacks[-1]
 
     yield start

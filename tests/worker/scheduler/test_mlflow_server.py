@@ -1,84 +1,30 @@
-"""The same reports to a real MLflow server, in an environment of its own: its packages are not the service's."""
-
-import json
-import os
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
+"""The same reports to a real MLflow server."""
 
 import pytest
 
 from core.store import tracking
 from core.store.outbound_tables import OutboundTask
-from tests.support.ports import free_port
+from tests.support.mlflow_process import call_mlflow, run_mlflow
 from tests.worker.scheduler.conftest import FILES
 from worker.scheduler.mlflow_sync import INTERVAL_SECONDS, MlflowSync
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-VERSION = "3.17.2"
-ENVIRONMENT = Path(__file__).parents[3] / "build" / f"mlflow-{VERSION}"
-
 
 @pytest.fixture(scope="module")
 def mlflow_url(tmp_path_factory):
-    """URL of `mlflow server` with SQLite. Without a package index the tests are skipped."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not (ENVIRONMENT / "installed").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", f"mlflow=={VERSION}"]
-        if subprocess.run(install).returncode:
-            pytest.skip(f"mlflow {VERSION} cannot be installed")
-        (ENVIRONMENT / "installed").touch()
-    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    options += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    environment = {**os.environ, "PYTHONPATH": "", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [str(python), "-m", "mlflow", "server", *options], stdout=log, stderr=log, env=environment, cwd=folder
-        )
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 180
-    while not is_up(url):
-        assert process.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline, (folder / "log").read_text()
-        time.sleep(0.5)
-    yield url
-    process.terminate()
-    process.wait(30)
-
-
-def is_up(url):
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
-            return response.status == 200
-    except OSError:
-        return False
-
-
-def call(url, path, request=None):
-    data = None if request is None else json.dumps(request).encode()
-    message = urllib.request.Request(f"{url}/api/2.0/{path}", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(message, timeout=30) as response:
-        return json.loads(response.read())
+    with run_mlflow(tmp_path_factory.mktemp("mlflow")) as url:
+        yield url
 
 
 def history(url, run_id, key):
     path = f"mlflow/metrics/get-history?run_id={run_id}&metric_key={key}&max_results=1000"
-    points, page = [], call(url, path)
+    points, page = [], call_mlflow(url, path)
     while True:
         points += [(int(point.get("step", 0)), point["value"]) for point in page["metrics"]]
         if not page.get("next_page_token"):
             return points
-        page = call(url, f"{path}&page_token={page['next_page_token']}")
+        page = call_mlflow(url, f"{path}&page_token={page['next_page_token']}")
 
 
 def test_a_real_server_has_the_run_its_files_and_the_model(service, store, make_runner, start_job, mlflow_url):
@@ -104,16 +50,16 @@ def test_a_real_server_has_the_run_its_files_and_the_model(service, store, make_
         task = session.query(OutboundTask).one()
     assert (task.status, task.error) == ("succeeded", None)
     run_id = task.result["run_id"]
-    run = call(mlflow_url, f"mlflow/runs/get?run_id={run_id}")["run"]
+    run = call_mlflow(mlflow_url, f"mlflow/runs/get?run_id={run_id}")["run"]
     assert run["info"]["status"] == "FINISHED"
     assert {each["key"]: each["value"] for each in run["data"]["params"]}["method.temperature"] == "4.0"
     assert history(mlflow_url, run_id, "train/loss") == [(step, 1.0 / step) for step in range(1, 1211)]
     assert history(mlflow_url, run_id, "result/student/top1") == [(0, 0.9)]
-    listed = call(mlflow_url, f"mlflow/artifacts/list?run_id={run_id}&path=student")["files"]
+    listed = call_mlflow(mlflow_url, f"mlflow/artifacts/list?run_id={run_id}&path=student")["files"]
     assert {each["path"]: int(each["file_size"]) for each in listed} == {
         f"student/{name}": len(content) for name, content in FILES.items()
     }
-    versions = call(mlflow_url, "mlflow/model-versions/search?filter=name%3D%27deit-pets%27")["model_versions"]
+    versions = call_mlflow(mlflow_url, "mlflow/model-versions/search?filter=name%3D%27deit-pets%27")["model_versions"]
     assert [(each["version"], each["run_id"]) for each in versions] == [("1", run_id)]
     tags = {each["key"]: each["value"] for each in versions[0]["tags"]}
     assert tags["potstill.job_id"] == job.id
