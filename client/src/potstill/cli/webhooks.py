@@ -191,7 +191,7 @@ def _show(webhook: Webhook | NewWebhook, *, as_json: bool) -> None:
     out.print(f"  {escape_text(webhook.url)}", soft_wrap=True)
     out.print(f"  {escape_text(', '.join(webhook.events))} of {webhook.job or 'the project'}")
     if webhook.disabled_reason:
-        out.print(f"  [yellow]disabled: {webhook.disabled_reason}[/]")
+        out.print(f"  [yellow]reason: {webhook.disabled_reason}[/]")
 
 
 def _print_webhooks(webhooks: list[Webhook]) -> None:
