@@ -56,10 +56,9 @@ class Prune(CompressionStep[PruneParams]):
             measure = params.target.measure
             full = _measured(measure, student)
             if smallest > params.target.value * full:
-                detail = (
-                    f"the smallest network that pruning can reach has {smallest / full:.3f} of the {measure}; set "
-                    f"{measure} above that"
-                )
+                detail = f"the smallest network that pruning can reach has {smallest / full:.3f} of the {measure}; "
+                is_reachable = round(smallest / full, 3) < 1
+                detail += f"set {measure} above that" if is_reachable else "prune other parts, or leave out prune"
                 problems.errors.append(FieldError(plan.pointer(f"target/{measure}"), detail))
 
     def _smallest(self, student: BuiltModel) -> float | None:
@@ -73,6 +72,8 @@ class Prune(CompressionStep[PruneParams]):
         if _is_cnn(student):
             if params.criterion == "uvc":
                 raise InvalidSpec.for_field("", "uvc prunes ViTs, and this student is a CNN; set criterion to taylor")
+            if params.parts != type(params).model_fields["parts"].default:
+                raise InvalidSpec.for_field("", "parts are those of a ViT, and this student is a CNN; leave out parts")
             return None if target.measure == "latency_ms" else smallest_channels(student, target)
         flexible = check_prunable(student, params.parts)
         return None if target.measure == "latency_ms" else smallest_measure(flexible, target, params.parts)

@@ -24,7 +24,7 @@ from core.errors import ExportFailed, FieldError
 from core.evaluate.held_out import top1
 from core.export.formats import check_format
 from core.job_warnings import JobWarning
-from core.models import catalog
+from core.models.built import BuiltModel
 from core.spec.compression.quantize import MIN_CALIBRATION_IMAGES, QuantizeParams
 
 FEW_CALIBRATION_IMAGES = 100
@@ -43,12 +43,14 @@ class Quantize(CompressionStep[QuantizeParams]):
         except ExportFailed as error:
             detail = f"it writes an ONNX file, and {error.detail}; leave it out, or take another student"
             problems.errors.append(FieldError(plan.pointer(), detail))
-        if self.params.mode == "dynamic" and catalog.family(plan.student.architecture) == "cnn":
+        field = "dtype" if self.params.dtype == "int4" else "mode"
+        value = getattr(self.params, field)
+        if value in {"dynamic", "int4"} and not _has_matrix_products(plan.student):
             detail = (
-                f"dynamic quantizes matrix products, and {plan.student.architecture} consists of convolutions; set "
-                "mode to static"
+                f"{value} quantizes matrix products, and {plan.student.architecture} consists of convolutions; set "
+                "mode to static, with dtype int8"
             )
-            problems.errors.append(FieldError(plan.pointer("mode"), detail))
+            problems.errors.append(FieldError(plan.pointer(field), detail))
         if self.params.effective_mode == "static":
             self._check_calibration(plan, problems)
 
@@ -128,6 +130,12 @@ class Quantize(CompressionStep[QuantizeParams]):
             "trials": chosen.num_trials,
             "calibration_images": len(images) if ranges is not None else 0,
         }
+
+
+def _has_matrix_products(student: BuiltModel) -> bool:
+    """Whether the network has linear layers besides its classifier."""
+    classifier = set(student.module.get_classifier().modules())  # type: ignore[operator]
+    return any(isinstance(module, torch.nn.Linear) for module in student.module.modules() if module not in classifier)
 
 
 class _Trial:

@@ -69,7 +69,7 @@ class PruneParams(ReshapingParams):
         default=("heads", "hidden", "width"),
         min_length=1,
         description="Parts of a ViT to prune: `heads`, `hidden` (units of the MLPs), `width` (of the embedding) and "
-        "`blocks`. Each loses the same fraction. A CNN loses channels, whatever is given here.",
+        "`blocks`. Each loses the same fraction. A CNN loses channels and has none of these parts.",
     )
     importance_images: int = Field(
         default=512,

@@ -210,7 +210,10 @@ def test_the_estimate_has_the_steps_and_their_warnings(dataset):
 
 def test_steps_that_cannot_work_are_refused(dataset):
     cnn = {"architecture": "resnet10t"}
-    with pytest.raises(InvalidSpec) as caught:
-        resolve(dataset, {"name": "quantize", "mode": "dynamic"}, student=cnn)
+    heads = {"name": "prune", "target": {"flops": 0.5}, "parts": ["heads"]}
+    steps = [{"name": "quantize", "mode": "dynamic"}, {"name": "quantize", "dtype": "int4"}, heads]
+    for step, name in zip(steps, ("/mode", "/dtype", ""), strict=True):
+        with pytest.raises(InvalidSpec) as caught:
+            resolve(dataset, step, student=cnn)
 
-    assert {error.pointer for error in caught.value.errors} == {"/compression/0/mode"}
+        assert {error.pointer for error in caught.value.errors} == {f"/compression/0{name}"}
