@@ -212,7 +212,7 @@ def _table(rows: Sequence[Row]) -> str:
             row.student,
             ", ".join(row.teachers) or "none",
             row.status,
-            number(row.top1, ".1%"),
+            "" if row.top1 is None else f"{100 * row.top1:.1f} %",
             number(None if row.step_seconds is None else 1000 * row.step_seconds, ".1f"),
             number(row.seconds, ".1f"),
             ", ".join(row.terms) or row.problem,

@@ -38,6 +38,7 @@ from core.spec.dataset_layout import ClassFrom, Labels
 from core.spec.job import WEIGHT_KEYWORDS
 from core.spec.parse import did_you_mean
 from core.spec.spec_text import parse_document
+from core.spec.teacher_names import teacher_name
 from core.system.digest import file_digest
 from core.torchrun_job import run_ranks, with_num_ranks
 from core.train.rank_channel import RankChannel
@@ -331,7 +332,8 @@ def _pause_on_signal(reporter: ConsoleReporter, *, can_repeat: bool) -> Iterator
 def _result_table(result: RunResult) -> Table:
     table = Table("", "top-1", "top-5", "parameters", "MB", "ms")
     rows = [("student", result.result["student"])]
-    rows += [(f"teacher {index}", figures) for index, figures in enumerate(result.result["teachers"])]
+    teachers = result.result["teachers"]
+    rows += [(teacher_name(index, len(teachers)), figures) for index, figures in enumerate(teachers)]
     for name, figures in rows:
         table.add_row(
             name,

@@ -21,6 +21,7 @@ from core.models.weights import save_model
 from core.reporting import Workspace
 from core.spec import JobSpec
 from core.spec.chain import DistilledModel, distilled_models, inner_job, recipe_fields, reference_of, with_stored_models
+from core.spec.teacher_names import model_name
 from core.train.context import RunContext
 from core.train.fingerprint import training_fingerprint
 from core.train.precision import choose_compute
@@ -46,7 +47,9 @@ class Chain:
         for distilled in distilled_models(spec):
             job = inner_job(spec, distilled, image_size=spec.training.image_size)
             width = per_epoch * total_epochs(job)
-            self.links.append(Link(distilled, job, workspace, context, progress_range=ProgressRange(start, width)))
+            name = model_name(distilled.pointer, len(spec.teachers))
+            progress = ProgressRange(start, width)
+            self.links.append(Link(distilled, job, workspace, context, progress_range=progress, name=name))
             start += width
         self.rest = ProgressRange(start, progress_range.start + progress_range.width - start)
 
@@ -94,13 +97,14 @@ class Link:
         context: RunContext,
         *,
         progress_range: ProgressRange,
+        name: str,
     ) -> None:
         self.distilled = distilled
         self.reference = reference_of(job)
         self.folder: Path | None = None
         self.untrained_folder = context.root / "links" / distilled.track / "untrained"
         self._job = job
-        self._reporter = LinkReporter(context.reporter, distilled.pointer, distilled.track)
+        self._reporter = LinkReporter(context.reporter, distilled.pointer, distilled.track, label=name)
         self._context = replace(
             context,
             reporter=self._reporter,

@@ -20,6 +20,7 @@ from core.models.plan import model_inputs, plan_teacher
 from core.reporting import STUDENT_TRACK, Interrupted, Workspace, teacher_track
 from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
+from core.spec.teacher_names import teacher_name
 from core.teacher.evaluation_cache import EvaluationCache
 from core.teacher.frozen import FrozenTeacher
 from core.teacher.output_cache import CachedOutputs, CacheStats, cached_outputs_for
@@ -96,7 +97,14 @@ class Distillation:
         self.is_complete = False
         self.evaluation_cache = EvaluationCache.for_job(context, headless=self.headless)
         self.trained_teachers = {
-            index: TrainedTeacher(teacher, index, image_size=self.image_size, context=context, folders=workspace.models)
+            index: TrainedTeacher(
+                teacher,
+                index,
+                name=teacher_name(index, len(spec.teachers)),
+                image_size=self.image_size,
+                context=context,
+                folders=workspace.models,
+            )
             for index, teacher in enumerate(spec.teachers)
             if teacher.is_trained
         }
@@ -139,7 +147,7 @@ class Distillation:
         if built is not None:
             self.reporter.event(
                 "teacher.reused",
-                f"Teacher {teacher.index} ({teacher.spec.architecture_name}) reused from an earlier job.",
+                f"{teacher.name.capitalize()} ({teacher.spec.architecture_name}) reused from an earlier job.",
                 data={"teacher": teacher.index, "recipe": teacher.fingerprint},
             )
         return built

@@ -221,7 +221,7 @@ def _extend_time_limit(budget: TimeBudget, fraction: float) -> Remedy:
             )
             return advice, None
         new_limit = budget.max_seconds
-    advice = f"{fraction:.0%} of the job is done. The fix sets its time limit to {new_limit:g} s."
+    advice = f"{100 * fraction:.0f} % of the job is done. The fix sets its time limit to {new_limit:g} s."
     return advice, {"resources": {"max_seconds": new_limit}}
 
 

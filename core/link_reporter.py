@@ -27,15 +27,17 @@ _MODEL_PREFIXES = ("teacher/", "student/")
 class LinkReporter:
     """Reporter that adds the model of a link to all names, and passes everything else on.
 
-    ``pointer`` (``/teachers/0``) and ``name`` (``teacher-0``) are those of the model in the outer job.
+    ``pointer`` (``/teachers/0``) and ``name`` (``teacher-0``) are those of the model in the outer job,
+    ``label`` is its name in texts: ``teacher``, with others ``teacher 0``.
     ``student_steps`` are the steps of the outer job's student, which alone count as the job's steps.
     """
 
-    def __init__(self, outer: Reporter, pointer: str, name: str) -> None:
+    def __init__(self, outer: Reporter, pointer: str, name: str, *, label: str) -> None:
         self.student_steps = 0
         self._outer = outer
         self._pointer = pointer
         self._name = name
+        self._label = label
 
     def stage_started(self, stage: Stage) -> None:
         """Discard: a link has no stages of its own."""
@@ -62,12 +64,11 @@ class LinkReporter:
         """Add an event that names the model, innermost model last."""
         given = dict(data or {})
         given["model"] = outer_pointer(self._pointer, given["model"]) if "model" in given else self._pointer
-        label = self._name.replace("-", " ").capitalize()
-        self._outer.event(type, f"{label}, distillation: {message}", level=level, data=given)
+        self._outer.event(type, f"{self._label.capitalize()}, distillation: {message}", level=level, data=given)
 
     def warning(self, warning: JobWarning) -> None:
         """Add the warning at the link's field of the outer spec."""
-        self._outer.warning(outer_warning(self._pointer, warning))
+        self._outer.warning(outer_warning(self._pointer, self._label, warning))
 
     def warnings(self) -> list[JobWarning]:
         """Return the job's warnings."""

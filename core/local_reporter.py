@@ -161,7 +161,7 @@ class ConsoleReporter(FolderReporter):
         self._bar = Bar(
             TextColumn("{task.description:>8}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,

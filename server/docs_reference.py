@@ -60,7 +60,7 @@ def code_samples(document: Mapping[str, Any]) -> str:
 
 _COMPUTED_DEFAULTS = {
     "job_threads": "number of CPUs",
-    "job_memory_bytes": "80% of the memory",
+    "job_memory_bytes": "80 % of the memory",
     "ingest_processes": "number of CPUs, 16 at most",
 }
 

@@ -107,3 +107,19 @@ def test_names_use_the_standard_terms():
 )
 def test_a_name_is_split_into_its_words(name, expected):
     assert words(name) == expected
+
+
+def test_a_percent_sign_follows_a_space():
+    """Pages, documents and output write "95 %", as the glossary and most documents do."""
+    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "api").rglob("*.html")]
+    code = [
+        path for package in ("api", "core", "client", "server", "worker") for path in (ROOT / package).rglob("*.py")
+    ]
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for paths, pattern in ((texts, r"\d%(?![\w;\"])|\}\}%"), (code, r":\.\d%\}"))
+        for path in paths
+        for match in re.finditer(pattern, path.read_text(encoding="utf-8"))
+    ]
+
+    assert found == []

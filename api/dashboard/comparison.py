@@ -12,7 +12,7 @@ from api.dashboard import formats, views
 
 Document = Mapping[str, Any]
 
-_Z = 1.959964  # of a 95% interval
+_Z = 1.959964  # of a 95 % interval
 _NOT_COMPARED = frozenset({"name", "metadata"})
 
 
@@ -131,7 +131,7 @@ def seconds_per_step(job: Document) -> float | None:
 
 
 def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
-    """Return the 95% interval of a fraction of ``count`` images (Wilson 1927)."""
+    """Return the 95 % interval of a fraction of ``count`` images (Wilson 1927)."""
     center = fraction + _Z**2 / (2 * count)
     margin = _Z * math.sqrt(fraction * (1 - fraction) / count + _Z**2 / (4 * count**2))
     scale = 1 + _Z**2 / count
@@ -142,7 +142,7 @@ def _with_interval(top1: float | None, count: int | None) -> str:
     if top1 is None or not count:
         return formats.percent(top1)
     low, high = wilson_interval(top1, count)
-    return f"{top1:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{formats.percent(top1)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _gain_text(job: Document) -> str:

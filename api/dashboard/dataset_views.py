@@ -205,7 +205,7 @@ def layout_text(source: Document) -> str | None:
 
 def properties(dataset: Document) -> list[tuple[str, str]]:
     """Return the properties of a dataset as (label, value) pairs; unknown ones are left out."""
-    bits = dataset["value_range"]
+    bits, cropped = dataset["value_range"], dataset["cropped_fraction"]
     rows = [
         ("License", dataset["license"] or "not given"),
         ("Source", source_text(dataset["source"])),
@@ -213,7 +213,7 @@ def properties(dataset: Document) -> list[tuple[str, str]]:
         ("Channels", {1: "1 (grayscale)", 3: "3 (color)"}.get(dataset["channels"])),
         ("Job image size", dataset["image_size"] and f"{dataset['image_size']} × {dataset['image_size']} by default"),
         ("Bit depth", bits and f"{bits['bits']} bits, brightest value {bits['max']:,}"),
-        ("Cropped", dataset["cropped_fraction"] and f"{dataset['cropped_fraction']:.1%} lose over a third of the area"),
+        ("Cropped", cropped and f"{formats.percent(cropped)} lose over a third of the area"),
         ("Stored size", dataset["size_bytes"] and formats.size(dataset["size_bytes"])),
         ("Fingerprint", dataset["fingerprint"]),
         ("Id", dataset["id"]),

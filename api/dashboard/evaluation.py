@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.dashboard import formats
+from core.spec.teacher_names import teacher_name, teacher_subject
 
 Document = Mapping[str, Any]
 
@@ -55,17 +56,24 @@ def figures(evaluation: Document, result: Document) -> list[tuple[str, str, str]
     rows: list[tuple[str, str, str]] = []
     retention = (evaluation["retention"] or {}).get("top1")
     if retention is not None:
-        rows.append(("Retention", formats.percent(retention), "of the teacher's accuracy"))
+        rows.append(("Retention", formats.percent(retention), f"of the accuracy of {reference_teacher(evaluation)}"))
     gain = evaluation["gain"]
     if gain is not None:
         low, high = (formats.points(value) for value in gain["interval"])
-        rows.append(("Gain over baseline", f"{formats.points(gain['top1'])} points", f"95% interval {low} to {high}"))
+        note = f"95\u00a0% interval {low} to {high}"
+        rows.append(("Gain over baseline", f"{formats.points(gain['top1'])} points", note))
     if result.get("agreement") is not None:
         rows.append(("Agreement", formats.percent(result["agreement"]), "equal predictions"))
     own = _calibration(evaluation, "student")
     if own is not None:
         rows.append(("Calibration error", formats.percent(own["ece"]), "confidence against accuracy"))
     return rows
+
+
+def reference_teacher(evaluation: Document) -> str:
+    """Return the name of the most accurate teacher, with which the student is compared: ``the teacher``."""
+    index = (evaluation["retention"] or {"teacher": 0})["teacher"]
+    return teacher_subject(index, len(evaluation["agreement"]))
 
 
 def class_rows(evaluation: Document) -> list[ClassRow]:
@@ -114,7 +122,8 @@ def reliability(evaluation: Document) -> list[PlotBar]:
             y=round(_PLOT_SIZE * (1 - each["accuracy"]), 2),
             width=round(_PLOT_SIZE * (each["upper"] - each["lower"]) - 1, 2),
             height=round(_PLOT_SIZE * each["accuracy"], 2),
-            title=f"{each['count']} images: confidence {each['confidence']:.1%}, accuracy {each['accuracy']:.1%}",
+            title=f"{each['count']} images: confidence {formats.percent(each['confidence'])}, "
+            f"accuracy {formats.percent(each['accuracy'])}",
         )
         for each in own["bins"]
         if each["count"]
@@ -149,7 +158,7 @@ def network_names(evaluation: Document) -> list[str]:
 
 
 def _teacher_names(count: int) -> list[str]:
-    return ["Teacher"] if count == 1 else [f"Teacher {index}" for index in range(count)]
+    return [teacher_name(index, count).capitalize() for index in range(count)]
 
 
 def cost_rows(report: Document) -> list[tuple[str, str]]:

@@ -12,9 +12,9 @@ _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 UNKNOWN = "—"
 
 
-def percent(fraction: float | None) -> str:
-    """Format ``0.9132`` as ``91.3%``."""
-    return UNKNOWN if fraction is None else f"{fraction:.1%}"
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """Format ``0.9132`` as ``91.3 %``, with a space that does not break."""
+    return UNKNOWN if fraction is None else f"{100 * fraction:.{digits}f}\u00a0%"
 
 
 def points(difference: float | None) -> str:

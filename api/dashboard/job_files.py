@@ -84,7 +84,7 @@ def _compression_row(
 
 
 def _smaller(size: float | None, full_size: float | None) -> str:
-    """Describe a size in relation to the student's; a difference below 5% is not worth a word."""
+    """Describe a size in relation to the student's; a difference below 5 % is not worth a word."""
     if not size or not full_size or max(size, full_size) < 1.05 * min(size, full_size):
         return ""
     if size < full_size:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from api.dashboard import formats
 from api.dashboard.comparison import Cost, Point
 from api.pareto import pareto_front
 
@@ -72,21 +73,19 @@ def pareto_plot(found: Sequence[Point], cost: Cost) -> Plot | None:
     y = _Axis(low, high, HEIGHT - BOTTOM, TOP)
     front = pareto_front(found, cost=lambda point: point.cost, value=lambda point: point.top1)
     corners = [f"{x(point.cost)},{y(point.top1)}" for point in front]
-    names = ", ".join(f"{point.label} ({point.top1:.1%}, {cost.form(point.cost)})" for point in front)
+    names = ", ".join(f"{point.label} ({formats.percent(point.top1)}, {cost.form(point.cost)})" for point in front)
     return Plot(
         label=cost.label,
         marks=[_mark(point, x, y, cost) for point in found],
         x_ticks=[Tick(x(value), cost.form(value)) for value in _cost_ticks(x)],
-        y_ticks=[
-            Tick(y(value), f"{value:.0%}" if step >= 0.01 else f"{value:.1%}") for value, step in _steps(low, high)
-        ],
+        y_ticks=[Tick(y(value), formats.percent(value, 0 if step >= 0.01 else 1)) for value, step in _steps(low, high)],
         front=" ".join(corners),
         summary=f"Top-1 against {cost.label.lower()}. Best for their cost: {names}.",
     )
 
 
 def _mark(point: Point, x: _Axis, y: _Axis, cost: Cost) -> Mark:
-    title = f"{point.number}. {point.label}: {point.top1:.1%}, {cost.form(point.cost)}"
+    title = f"{point.number}. {point.label}: {formats.percent(point.top1)}, {cost.form(point.cost)}"
     color = (point.number - 1) % _NUM_COLORS + 1
     return Mark(x(point.cost), y(point.top1), point.number, color, title, point.is_compressed)
 

@@ -10,6 +10,7 @@ from api.dashboard import formats
 from core.reporting import Stage
 from core.spec import METHODS
 from core.spec.revision import trains_models
+from core.spec.teacher_names import teacher_name, teacher_subject
 
 Document = Mapping[str, Any]
 
@@ -179,7 +180,7 @@ def comparison(result: Document, warnings: Sequence[Document] = ()) -> list[Comp
         return _ratio(teacher_value, student_value, words) if teacher_value and student_value else ("", False)
 
     return [
-        row("Top-1 accuracy", "top1", formats.percent, _retention(student, best, problem)),
+        row("Top-1 accuracy", "top1", formats.percent, _retention(student, teachers, best, problem)),
         row("Top-5 accuracy", "top5", formats.percent, ("", False)),
         row("Parameters", "parameters", formats.short, ratio("parameters", ("fewer", "more"))),
         row("FLOPs per image", "flops", formats.short, ratio("flops", ("fewer", "more"))),
@@ -188,10 +189,15 @@ def comparison(result: Document, warnings: Sequence[Document] = ()) -> list[Comp
     ]
 
 
+def teacher_label(index: int, num_teachers: int) -> str:
+    """Return the name of a teacher as a heading: ``Teacher``, or ``Teacher 0`` where the job has several."""
+    return teacher_name(index, num_teachers).capitalize()
+
+
 def _teacher_rows(teachers: Sequence[Document]) -> list[tuple[str, str]]:
     """Return one row per teacher; several teachers are numbered from 0, as in the spec."""
     return [
-        (f"Teacher {index}" if len(teachers) > 1 else "Teacher", f"{teacher['architecture']}, {teacher['weights']}")
+        (teacher_label(index, len(teachers)), f"{teacher['architecture']}, {teacher['weights']}")
         for index, teacher in enumerate(teachers)
     ]
 
@@ -272,12 +278,15 @@ def _stage_state(job: Document, stage: Stage, times: Mapping[str, Document]) -> 
     return "current", "now" if job["status"] == "running" else "waiting"
 
 
-def _retention(student: Document, best: Document | None, problem: str | None) -> tuple[str, bool]:
+def _retention(
+    student: Document, teachers: Sequence[Document], best: Document | None, problem: str | None
+) -> tuple[str, bool]:
     """Describe the student's accuracy; it is a gain near that of a teacher without a ``problem``, or above it."""
     if not best or not best["top1"] or student["top1"] is None:
         return "", False
     retained = student["top1"] / best["top1"]
-    text = f"keeps {retained:.1%} of the teacher" if retained <= 1 else "better than the teacher"
+    name = teacher_subject(teachers.index(best), len(teachers))
+    text = f"keeps {formats.percent(retained)} of {name}" if retained <= 1 else f"better than {name}"
     if problem is not None:
         return f"{text}, {problem}", False
     return text, retained >= _MIN_RETENTION
@@ -291,7 +300,7 @@ def _accuracy_problem(warnings: Sequence[Document], teacher: int) -> str | None:
 
 
 def _ratio(teacher: float, student: float, words: tuple[str, str]) -> tuple[str, bool]:
-    """Describe the ratio, with ``words`` for lower and higher values; a difference below 5% counts as the same."""
+    """Describe the ratio, with ``words`` for lower and higher values; a difference below 5 % counts as the same."""
     factor, is_gain = (teacher / student, True) if teacher >= student else (student / teacher, False)
     if factor < 1.05:
         return "about the same", False

@@ -92,7 +92,7 @@ def _cells(arm: Arm) -> tuple[str, ...]:
         difference,
         f"{arm.size_bytes / 1000:,.0f}",
         f"{arm.times_smaller:.2f}",
-        "" if arm.flops_fraction is None else f"{arm.flops_fraction:.0%}",
+        "" if arm.flops_fraction is None else f"{100 * arm.flops_fraction:.0f} %",
         f"{arm.latency_ms:.2f}",
     )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from core.evaluate.accuracy import Accuracy
 from core.evaluate.chance import Chance, is_below
 from core.job_warnings import JobWarning
+from core.spec.teacher_names import teacher_subject
 
 MIN_RISE_AT_CHANCE = 1.1  # of a loss, relative to its start, that explains an accuracy at chance
 MIN_RISE = 2.0  # of a loss that is a divergence whatever the accuracy
@@ -35,9 +36,15 @@ def quality_warnings(
     at_chance = False
     if num_classes is not None:
         for index, teacher in enumerate(teachers):
-            warning = None if teacher is None else teacher_warning(index, teacher.top1, labels_N, num_classes)
+            warning = (
+                None
+                if teacher is None
+                else teacher_warning(index, teacher.top1, labels_N, num_classes, num_teachers=len(teachers))
+            )
             if warning is None and teacher is not None and student is not None:
-                warning = worse_teacher_warning(index, teacher.top1, student.top1, len(labels_N))
+                warning = worse_teacher_warning(
+                    index, teacher.top1, student.top1, len(labels_N), num_teachers=len(teachers)
+                )
             if warning is not None:
                 yield warning
         if student is not None:
@@ -49,56 +56,66 @@ def quality_warnings(
         yield diverged
 
 
-def teacher_warning(index: int, top1: float, labels_N: Tensor, num_classes: int) -> JobWarning | None:
+def teacher_warning(
+    index: int, top1: float, labels_N: Tensor, num_classes: int, *, num_teachers: int
+) -> JobWarning | None:
     """Warn of a teacher at or below chance, or below 1.5 times chance, on a split with these labels."""
     chance = Chance.from_labels(labels_N, num_classes)
     if num_classes < 2 or not chance.is_poor(top1):
         return None
+    name = teacher_subject(index, num_teachers)
     return JobWarning(
         code="teacher_at_chance",
         field=f"/teachers/{index}",
-        message=f"teacher {index} classifies {_percent(top1)} of {chance.num_images} test images correctly, and "
+        message=f"{name} classifies {_percent(top1)} of {chance.num_images} test images correctly, and "
         f"{_baseline(chance)}: the student learns from outputs that carry almost no information.",
         fix="Compare the order of the teacher's classes and its mean and std with the dataset, or train it longer.",
     )
 
 
-def below_baseline_warning(index: int, top1: float, baseline: float, num_images: int) -> JobWarning | None:
+def below_baseline_warning(
+    index: int, top1: float, baseline: float, num_images: int, *, num_teachers: int
+) -> JobWarning | None:
     """Warn of a teacher that is less accurate than a simple classifier of pixels on the same test images."""
     if num_images < MIN_IMAGES or not is_below(top1, baseline, num_images):
         return None
+    name = teacher_subject(index, num_teachers)
     return JobWarning(
         code="teacher_below_baseline",
         field=f"/teachers/{index}",
-        message=f"teacher {index} classifies {_percent(top1)} of {num_images} test images correctly. A classifier of "
+        message=f"{name} classifies {_percent(top1)} of {num_images} test images correctly. A classifier of "
         f"their pixels, fitted on training images, reaches {_percent(baseline)}: the student probably learns more from "
         "the labels alone.",
         fix=f"{_BETTER_TEACHER}; compare with method scratch.",
     )
 
 
-def augmented_images_warning(index: int, top1: float, num_images: int) -> JobWarning | None:
+def augmented_images_warning(index: int, top1: float, num_images: int, *, num_teachers: int) -> JobWarning | None:
     """Warn of a teacher that is wrong on most of the augmented training images that it is shown."""
     if top1 >= MIN_TOP1_ON_AUGMENTED:
         return None
+    name = teacher_subject(index, num_teachers)
     return JobWarning(
         code="teacher_wrong_on_augmented",
         field=f"/teachers/{index}",
-        message=f"teacher {index} is wrong on {_percent(1 - top1)} of {num_images} training images as the training "
+        message=f"{name} is wrong on {_percent(1 - top1)} of {num_images} training images as the training "
         "augments them: most of its decisions are wrong labels.",
         fix="Use a weaker training.augmentation, soft instead of hard decisions of the teacher, or a teacher that was "
         "trained with this augmentation at this image size.",
     )
 
 
-def worse_teacher_warning(index: int, teacher: float, student: float, num_images: int) -> JobWarning | None:
+def worse_teacher_warning(
+    index: int, teacher: float, student: float, num_images: int, *, num_teachers: int
+) -> JobWarning | None:
     """Warn of a teacher that is less accurate than the student that it taught, on ``num_images`` test images."""
     if num_images < MIN_IMAGES or not is_below(teacher, student, num_images):
         return None
+    name = teacher_subject(index, num_teachers)
     return JobWarning(
         code="teacher_below_student",
         field=f"/teachers/{index}",
-        message=f"teacher {index} classifies {_percent(teacher)} of {num_images} test images correctly, and the "
+        message=f"{name} classifies {_percent(teacher)} of {num_images} test images correctly, and the "
         f"student that it taught {_percent(student)}: the teacher adds little to the labels, or takes away from them.",
         fix=f"{_BETTER_TEACHER}; compare with method scratch.",
     )

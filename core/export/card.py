@@ -14,6 +14,7 @@ from core.export.licenses import weight_licenses
 from core.models.built import BuiltModel
 from core.spec import DistillationSpec, JobSpec, TeacherSpec
 from core.spec.export_options import ExportOptions
+from core.spec.teacher_names import teacher_name
 
 _LIMITS = (
     "The metrics hold for the test split named above and for similar images. Nothing else was measured: not "
@@ -96,7 +97,7 @@ def _distilled(distillation: DistillationSpec) -> str:
 
 def _metrics(result: Mapping[str, Any], dataset: Mapping[str, Any], threads: int, top1_metric: str | None) -> str:
     rows = [("student", result["student"])]
-    rows += [(f"teacher {index}", metrics) for index, metrics in enumerate(result.get("teachers", []))]
+    rows += _teacher_rows(result.get("teachers", []))
     if result.get("baseline") is not None:
         rows.append(("baseline (labels alone)", result["baseline"]))
     lines = [
@@ -115,8 +116,13 @@ def _metrics(result: Mapping[str, Any], dataset: Mapping[str, Any], threads: int
         note += f" Top-1 and top-5 are those of {top1_metric}."
     agreement = result.get("agreement")
     if agreement is not None:
-        note += f" Student and teacher predict the same class for {100 * agreement:.2f} % of the images."
+        teachers = "teacher" if len(result["teachers"]) == 1 else "teachers (on average)"
+        note += f" Student and {teachers} predict the same class for {100 * agreement:.2f} % of the images."
     return "\n".join(lines) + "\n\n" + note
+
+
+def _teacher_rows(teachers: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(teacher_name(index, len(teachers)), metrics) for index, metrics in enumerate(teachers)]
 
 
 def _percent(fraction: float | None) -> str:

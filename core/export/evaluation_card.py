@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from core.spec.teacher_names import teacher_subject
+
 
 def teacher_effect(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     """Return the section's paragraphs, from ``evaluation`` of the report; empty for a job without teachers."""
@@ -13,7 +15,8 @@ def teacher_effect(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> 
     lines = [evaluation["verdict"]["text"]]
     retention, baseline = evaluation["retention"], result.get("baseline")
     if retention is not None and retention["top1"] is not None:
-        lines.append(f"- Retention: {100 * retention['top1']:.1f} % of the accuracy of teacher {retention['teacher']}.")
+        teacher = teacher_subject(retention["teacher"], len(result["teachers"]))
+        lines.append(f"- Retention: {100 * retention['top1']:.1f} % of the accuracy of {teacher}.")
     if baseline is not None and baseline["top1"] is not None:
         lines.append(f"- Baseline, trained by labels alone: {100 * baseline['top1']:.2f} % top-1.")
     calibration = (evaluation["calibration"] or {}).get("student")

@@ -15,8 +15,8 @@ def image_warnings(index: Index) -> list[JobWarning]:
         found.append(
             JobWarning(
                 code="aspect_ratio_cropped",
-                message=f"{index.cropped_fraction:.0%} of the images lose more than a third of their area: training "
-                "uses the square at the center of each image",
+                message=f"{100 * index.cropped_fraction:.0f} % of the images lose more than a third of their area: "
+                "training uses the square at the center of each image",
                 fix="crop or pad the images to squares around what they show, and upload them again",
             )
         )
@@ -24,8 +24,9 @@ def image_warnings(index: Index) -> list[JobWarning]:
         found.append(
             JobWarning(
                 code="mixed_bit_depths",
-                message=f"{index.deep_fraction:.0%} of the images have more than 8 bits per channel and are scaled "
-                f"from 0…{index.value_range.max:,}; the others keep their 8 bits, so equal brightness may differ",
+                message=f"{100 * index.deep_fraction:.0f} % of the images have more than 8 bits per channel and are "
+                f"scaled from 0…{index.value_range.max:,}; the others keep their 8 bits, so equal brightness may "
+                "differ",
                 fix="save all images with the same bit depth",
             )
         )

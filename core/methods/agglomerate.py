@@ -35,6 +35,7 @@ from core.models.structure import ModelStructure
 from core.models.taps import Feature, FeatureRequest, Outputs
 from core.seeds import derive_seed
 from core.spec.methods.agglomerate import AgglomerateParams
+from core.spec.teacher_names import teacher_subject
 
 Kind = Literal["summary", "patches"]
 Summary = Literal["embedding", "class", "mean"]
@@ -90,7 +91,7 @@ class Agglomerate(Method):
                         standardizer.update(self._target(kind, index, outputs).tokens.flatten(0, 1))
         for name, standardizer in standardizers.items():
             _, _, index_text = name.partition("_")
-            finalize_statistics([standardizer], f"teacher {index_text}")
+            finalize_statistics([standardizer], teacher_subject(int(index_text), len(self.teacher_weights)))
 
     def loss(self, batch: Batch, student: Outputs, teachers: Sequence[Outputs], info: StepInfo) -> dict[str, Tensor]:
         """All terms, weighted; labels are not used."""
@@ -314,15 +315,16 @@ def _check_samples(params: AgglomerateParams, context: MethodContext) -> None:
     if params.normalization != "phi_s" or params.patch_weight == 0:
         return
     num_images = min(context.num_samples, params.statistics_batches * context.batch_size)
-    for index, teacher in enumerate(context.teacher_structures):
-        last = last_level(teacher, f"teachers/{index}", "agglomerate", fix=_NO_PATCHES)
+    for index, structure in enumerate(context.teacher_structures):
+        last = last_level(structure, f"teachers/{index}", "agglomerate", fix=_NO_PATCHES)
         needed = last.width // last.tokens + 1
+        teacher = teacher_subject(index, len(context.teacher_structures))
         if num_images < needed:
             more = f"raise statistics_batches to {-(-needed // context.batch_size)}"
             fix = more if context.num_samples >= needed else "use more images, or normalization channel or none"
             raise invalid_param(
                 "statistics_batches",
-                f"phi_s estimates the {last.width} channels of teacher {index} from {num_images} images of "
+                f"phi_s estimates the {last.width} channels of {teacher} from {num_images} images of "
                 f"{last.tokens} patches, and needs {needed} images; {fix}",
             )
 

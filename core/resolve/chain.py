@@ -24,6 +24,7 @@ from core.spec.chain import (
     with_stored_models,
 )
 from core.spec.info import DatasetInfo, ModelInfo, Normalization
+from core.spec.teacher_names import model_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,9 @@ class ResolvedChain:
         ]
         for at, own in inner.items():
             distillations += [{**d, "model": outer_pointer(at, d["model"])} for d in own["distillations"]]
+        names = {at: model_name(at, len(self.spec.teachers)) for at in inner}
         warnings = [
-            outer_warning(at, JobWarning.model_validate(warning)).model_dump(mode="json")
+            outer_warning(at, names[at], JobWarning.model_validate(warning)).model_dump(mode="json")
             for at, own in inner.items()
             for warning in own["warnings"]
         ]

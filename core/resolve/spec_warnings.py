@@ -16,6 +16,7 @@ from core.resolve.default_epochs import MIN_STEPS
 from core.resolve.model_profile import has_drop_path, profile_plan
 from core.spec import JobSpec
 from core.spec.info import DatasetInfo, ModelInfo
+from core.spec.teacher_names import teacher_subject
 
 _MAX_ENLARGEMENT = 2  # image size relative to the dataset's: upscaled pixels cost time and hold no information
 _MIN_TEACHER_SIZE = 0.8  # parameters relative to the student's
@@ -88,7 +89,7 @@ def _step_warnings(spec: JobSpec, num_images: int) -> list[JobWarning]:
 def _teacher_warnings(
     spec: JobSpec, index: int, teacher: ModelPlan, student: ModelPlan, dataset: DatasetInfo
 ) -> list[JobWarning]:
-    base, name = f"/teachers/{index}", f"teacher {index}"
+    base, name = f"/teachers/{index}", teacher_subject(index, len(spec.teachers))
     warnings = []
     if spec.teachers[index].weights == "random":
         message = f"{name} has random weights: its outputs carry no information"

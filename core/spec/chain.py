@@ -143,8 +143,7 @@ def outer_pointer(at: str, pointer: str) -> str:
     return pointer
 
 
-def outer_warning(at: str, warning: JobWarning) -> JobWarning:
-    """Return a warning of an inner job as one of the outer job; ``at`` points to the model there."""
-    name = at.removeprefix("/").replace("teachers/", "teacher ")
+def outer_warning(at: str, name: str, warning: JobWarning) -> JobWarning:
+    """Return a warning of an inner job as one of the outer job; ``at`` points to the model ``name`` there."""
     field = None if warning.field is None else outer_pointer(at, warning.field)
     return warning.model_copy(update={"field": field, "message": f"distillation of {name}: {warning.message}"})

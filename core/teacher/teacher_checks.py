@@ -49,11 +49,18 @@ class TeacherChecks:
         if not accuracies:
             return
         labels_N = self.context.validation_subset(self.image_size).labels
-        warnings = [teacher_warning(index, top1, labels_N, num_classes) for index, top1 in enumerate(accuracies)]
+        num_teachers = len(self.setup.teachers)
+        warnings = [
+            teacher_warning(index, top1, labels_N, num_classes, num_teachers=num_teachers)
+            for index, top1 in enumerate(accuracies)
+        ]
         others = [index for index, warning in enumerate(warnings) if warning is None]
         if others and num_classes > 1:
             baseline = self._baseline(num_classes)
-            warnings += [below_baseline_warning(i, accuracies[i], baseline, len(labels_N)) for i in others]
+            warnings += [
+                below_baseline_warning(i, accuracies[i], baseline, len(labels_N), num_teachers=num_teachers)
+                for i in others
+            ]
         for warning in warnings:
             if warning is not None:
                 reporter.warning(warning)
@@ -90,7 +97,7 @@ class TeacherChecks:
                 return  # the trainer ends the training at its first step
             top1 = float((logits_BC.argmax(dim=1).cpu() == labels_N[samples_B]).double().mean())
             self.context.reporter.metrics(0, {f"teacher/{index}/augmented_top1": top1})
-            warning = augmented_images_warning(index, top1, len(samples_B))
+            warning = augmented_images_warning(index, top1, len(samples_B), num_teachers=len(self.setup.teachers))
             if warning is not None:
                 self.context.reporter.warning(warning)
 

@@ -32,7 +32,8 @@ class TrainedTeacher:
     """One teacher that is trained on the job's dataset.
 
     Its weights depend only on what its fingerprint covers, not on the rest of the job. ``folder`` is None until the
-    teacher is found or trained. ``folders`` has the folder of each stored model that the job names.
+    teacher is found or trained. ``name`` is its name in texts. ``folders`` has the folder of each stored model that the
+    job names.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class TrainedTeacher:
         spec: TeacherSpec,
         index: int,
         *,
+        name: str,
         image_size: int,
         context: RunContext,
         folders: Mapping[str, Path],
@@ -47,6 +49,7 @@ class TrainedTeacher:
         assert spec.training is not None, "a resolved spec has the training of a teacher"
         self.spec = spec
         self.index = index
+        self.name = name
         self.training: TeacherTrainingSpec = spec.training
         self.image_size = spec.training.image_size or image_size
         self.compute = choose_compute(context.compute.device, spec.training.precision)
@@ -102,15 +105,15 @@ class TrainedTeacher:
         updated = update_batch_norm(setup, steps=trainer.step, poll=self._context.poll)
         if updated is not None:
             data = {"teacher": self.index, **updated.to_json()}
-            reporter.event("teacher.batch_norm_updated", f"Teacher {self.index}: {updated.message}", data=data)
+            reporter.event("teacher.batch_norm_updated", f"{self.name.capitalize()}: {updated.message}", data=data)
         self.folder = folder = self._save(setup.student)
         teacher = load_folder(folder)
         if is_complete:
             reporter.save_teacher(self.fingerprint, folder)
             reporter.event(
                 "teacher.trained",
-                f"Teacher {self.index} ({self.spec.architecture_name}) trained for {trainer.step} steps and saved for "
-                "later jobs.",
+                f"{self.name.capitalize()} ({self.spec.architecture_name}) trained for {trainer.step} steps and saved "
+                "for later jobs.",
                 data={"teacher": self.index, "recipe": self.fingerprint, "steps": trainer.step},
             )
         return teacher

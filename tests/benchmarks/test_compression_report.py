@@ -82,7 +82,7 @@ def test_each_arm_is_compared_with_the_float_file_of_its_format(results, tmp_pat
 
     assert "| float32, model.onnx | 51.00 | 3 |  | 2,800 | 1.00 |  | 1.00 |" in text
     assert "| int8 static | 50.70 | 3 | -0.30 ± 0.25 | 700 | 4.00 |" in text
-    assert "| 50 % FLOPs | 50.00 | 3 | -1.00 ± 0.25 | 2,800 | 1.00 | 49% |" in text
+    assert "| 50 % FLOPs | 50.00 | 3 | -1.00 ± 0.25 | 2,800 | 1.00 | 49 % |" in text
     assert "from 9 of 18 runs" in text
 
 

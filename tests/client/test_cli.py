@@ -92,8 +92,8 @@ def test_show_prints_student_and_teacher_metrics(service, respond, run, make_job
 
     result = run("jobs", "show", "job_1")
 
-    assert "91.0%" in result.stdout
-    assert "97.0%" in result.stdout
+    assert "91.0 %" in result.stdout
+    assert "97.0 %" in result.stdout
     assert "834 kB" in result.stdout
 
 

@@ -90,7 +90,7 @@ def event(type_, message, level="info"):
 def test_a_line_has_step_loss_accuracy_speed_and_remaining_time(running):
     text = format_progress(Job.model_validate(running()), Curves(loss=0.8123, top1=0.64))
 
-    assert text == "step 120/480 · loss 0.812 · top-1 64.0% · 310 img/s · 12 s left"
+    assert text == "step 120/480 · loss 0.812 · top-1 64.0 % · 310 img/s · 12 s left"
 
 
 def test_curves_are_those_of_the_training_that_runs():
@@ -109,7 +109,7 @@ def test_without_a_terminal_there_is_a_line_for_each_stage_and_each_minute(watch
     lines, job, jobs = watched(*steps, make_job())
 
     assert [line[9:].partition(":")[0] for line in lines] == ["queued", "prepare", "distill", "distill", "distill"]
-    assert "25% · step 120/480 · loss 0.812 · top-1 64.0% · 310 img/s · 12 s left" in lines[2]
+    assert "25 % · step 120/480 · loss 0.812 · top-1 64.0 % · 310 img/s · 12 s left" in lines[2]
     assert job.status == "succeeded"
     assert jobs.num_metrics_requests == 4, "only for the lines of a running job"
 
@@ -132,7 +132,7 @@ def test_without_a_terminal_events_are_printed_except_those_of_stages_and_checkp
 def test_a_terminal_shows_loss_and_accuracy(watched, running, make_job):
     lines, _, _ = watched(running(), running(), make_job(), terminal=True)
 
-    assert any("loss 0.812 · top-1 64.0%" in line for line in lines)
+    assert any("loss 0.812 · top-1 64.0 %" in line for line in lines)
 
 
 def test_a_bar_and_its_details_fit_into_80_columns(running):
@@ -141,7 +141,7 @@ def test_a_bar_and_its_details_fit_into_80_columns(running):
     with open_view(console) as view:
         view.show(Job.model_validate(running()), Curves(0.8123, 0.64), [])
 
-    assert "  step 120/480 · loss 0.812 · top-1 64.0% · 310 img/s · 12 s left" in console.file.getvalue()
+    assert "  step 120/480 · loss 0.812 · top-1 64.0 % · 310 img/s · 12 s left" in console.file.getvalue()
 
 
 def test_an_outage_is_reported_once_and_the_job_is_followed_again(watched, running, make_job):

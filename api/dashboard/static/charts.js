@@ -9,6 +9,7 @@ const NUM_COLORS = 6;
 
 const FRACTION = /(top1|top5|accuracy|agreement)$/;
 export const isFraction = (name) => FRACTION.test(name);
+export const formatPercent = (fraction, digits = 1) => `${(100 * fraction).toFixed(digits)}\u00a0%`;
 export const formatNumber = (value) => String(Number(value.toPrecision(4)));
 
 const UNPLOTTED = new Set(["train/learning_rate", "train/gradient_norm"]);
@@ -94,7 +95,7 @@ export class Charts {
     const legend = figure.querySelector(".legend");
     legend.replaceChildren(...group.series.map((series, index) => entry(series.name, index, group)));
     const ink = (className) => color(figure, className);
-    const format = group.percent ? (value) => `${Math.round(value * 100)}%` : formatNumber;
+    const format = group.percent ? (value) => formatPercent(value, 0) : formatNumber;
     const axis = { stroke: ink("axis-ink"), grid: { stroke: ink("grid-ink"), width: 1 }, ticks: { show: false } };
     const font = `12px ${getComputedStyle(figure).fontFamily}`;
     const options = {
@@ -221,7 +222,7 @@ function describe(figure, group) {
 /** Format a value. The service sends null for a value that is not finite. */
 function formatValue(value, group) {
   if (value === null) return "not finite";
-  return group.percent ? `${(value * 100).toFixed(1)}%` : formatNumber(value);
+  return group.percent ? formatPercent(value) : formatNumber(value);
 }
 
 export function color(parent, className) {

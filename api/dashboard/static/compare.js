@@ -1,7 +1,7 @@
 // Curves of several jobs on one axis: one line per job, one chart per metric.
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
-import { color, element, formatNumber, fractionRange, isFraction, smoothed } from "./charts.js";
+import { color, element, formatNumber, formatPercent, fractionRange, isFraction, smoothed } from "./charts.js";
 
 const MAX_POINTS = 400;
 const HEIGHT = 260;
@@ -40,7 +40,7 @@ function drawChart(name) {
     return points && scale ? [{ job, index, points: points.map(([step, value]) => [step * scale, value]) }] : [];
   });
   const percent = isFraction(name);
-  const format = (value) => (value == null ? "" : percent ? `${(value * 100).toFixed(1)}%` : formatNumber(value));
+  const format = (value) => (value == null ? "" : percent ? formatPercent(value) : formatNumber(value));
   const figure = element("section", "chart-figure");
   const head = element("div", "chart-head");
   const legend = element("ul", "legend");
@@ -68,7 +68,7 @@ function drawChart(name) {
     scales: { x: { time: false }, y: { range: percent ? fractionRange : undefined } },
     axes: [
       { ...axis, size: 28, grid: { show: false }, values: (_, ticks) => ticks.map(byTime ? seconds : (tick) => tick.toLocaleString()) },
-      { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => (percent ? `${Math.round(tick * 100)}%` : formatNumber(tick))) },
+      { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => (percent ? formatPercent(tick, 0) : formatNumber(tick))) },
     ],
     series: [{}, ...lines.map(({ index, points }) => ({ stroke: color(figure, `series-${(index % NUM_COLORS) + 1}`), width: 2, dash: DASHES[Math.floor(index / NUM_COLORS)], spanGaps: true, points: { show: points.length < 30, size: 5 } }))],
     legend: { show: false },

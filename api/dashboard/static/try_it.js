@@ -77,7 +77,7 @@ function network(name, classes) {
   list.setAttribute("aria-label", `${name}: most probable classes`);
   for (const each of classes) {
     const item = element("li");
-    const percent = `${(100 * each.probability).toFixed(1)}%`;
+    const percent = `${(100 * each.probability).toFixed(1)}\u00a0%`;
     const bar = element("progress");
     Object.assign(bar, { max: 1, value: each.probability });
     bar.setAttribute("aria-hidden", "true");

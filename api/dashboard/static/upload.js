@@ -141,7 +141,7 @@ export class UploadField {
     const details = [this.#sent, speed && `${bytes(speed)}/s`, speed && `${duration((total - sent) / speed)} left`];
     const bar = this.#part("progress");
     bar.value = sent / total;
-    bar.textContent = `${Math.floor((100 * sent) / total)}%`;
+    bar.textContent = `${Math.floor((100 * sent) / total)}\u00a0%`;
     if (this.state === "sending") this.#part("text").textContent = details.filter(Boolean).join(", ");
   }
 

@@ -46,9 +46,9 @@ def format_bytes(num_bytes: float | None) -> str:
     return f"{format_quantity(num_bytes)}B" if num_bytes >= 999.5 else f"{num_bytes:.0f} B"
 
 
-def format_percent(fraction: float | None) -> str:
-    """Format an accuracy; a dash for None (unlabeled dataset)."""
-    return "—" if fraction is None else f"{fraction:.1%}"
+def format_percent(fraction: float | None, digits: int = 1) -> str:
+    """Format an accuracy: ``91.3 %``; a dash for None (unlabeled dataset)."""
+    return "—" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
 def format_milliseconds(milliseconds: float | None) -> str:
@@ -66,6 +66,11 @@ def format_duration(seconds: float | None) -> str:
     if rounded < 3600:
         return f"{rounded // 60} min {rounded % 60:02d} s"
     return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
+
+
+def format_teacher(index: int, num_teachers: int) -> str:
+    """Name a teacher of a job: ``teacher``, or ``teacher 0`` where the job has several."""
+    return "teacher" if num_teachers == 1 else f"teacher {index}"
 
 
 def format_age(time: datetime) -> str:

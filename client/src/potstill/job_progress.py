@@ -43,7 +43,7 @@ class Curves:
 
 
 def format_progress(job: JobDocument, curves: Curves | None = None) -> str:
-    """Format progress as ``step 120/480 · loss 0.812 · top-1 64.0% · 310 img/s · 12 s left``."""
+    """Format progress as ``step 120/480 · loss 0.812 · top-1 64.0 % · 310 img/s · 12 s left``."""
     progress, curves = job.progress, curves or Curves()
     parts = []
     if job.waiting_reason:
@@ -144,7 +144,7 @@ class _Bar:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=20 if console.width < 100 else 40),
-            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
         )
         self._label = label
@@ -207,7 +207,7 @@ class _Lines:
                 self._print_event(event)
         if job.terminal or not self._is_due(job):
             return
-        facts = [f"{job.progress.fraction:.0%}", format_progress(job, curves)]
+        facts = [format_percent(job.progress.fraction, 0), format_progress(job, curves)]
         line = " · ".join(fact for fact in facts if fact)
         text = f"{_time_now()} {job.stage or job.status}: {line}"
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)

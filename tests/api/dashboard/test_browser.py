@@ -43,14 +43,14 @@ def test_a_job_page_updates_live_until_the_result(sign_in, tenant, server, tmp_p
     page.get_by_text("4 / 10").wait_for()
     page.locator("li[aria-current=step]", has_text="Distill").wait_for()
     page.get_by_role("img", name=re.compile(r"Student loss, at step 4: total 0\.5")).wait_for()
-    page.get_by_role("img", name=re.compile(r"Accuracy on the test split, at step 4: student 62\.0%")).wait_for()
+    page.get_by_role("img", name=re.compile(r"Accuracy on the test split, at step 4: student 62\.0\s%")).wait_for()
     assert page.locator(".chart canvas").count() == 2
-    assert page.title().startswith("40% · small")
+    assert page.title().startswith("40\u00a0% · small")
 
     tenant.succeed(lease, tmp_path)
 
     page.get_by_role("heading", name="Teacher against student").wait_for()
-    page.get_by_text("keeps 100.0% of the teacher").wait_for()
+    page.get_by_text("keeps 100.0 % of the teacher").wait_for()
     assert page.locator(".actions [data-action]:visible").count() == 0
     assert errors == []
 
@@ -136,7 +136,7 @@ def test_the_list_updates_live(sign_in, tenant, errors):
 
     tenant.progress(lease, 7)
 
-    page.get_by_text("70%").wait_for()
+    page.get_by_text("70 %").wait_for()
     assert bar.get_attribute("value") == "0.7"
     assert errors == []
 

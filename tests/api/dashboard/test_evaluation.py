@@ -64,10 +64,10 @@ def test_the_page_tells_whether_the_teacher_helped(page, found):
 def test_figures_are_formatted_with_their_intervals(found):
     rows = {label: (value, note) for label, value, note in evaluation.figures(found, {"agreement": 0.95})}
 
-    assert rows["Retention"][0] == "83.3%"
+    assert rows["Retention"][0] == "83.3\u00a0%"
     assert rows["Gain over baseline"][0] == "+16.7 points"
-    assert rows["Gain over baseline"][1].startswith("95% interval −")
-    assert rows["Agreement"][0] == "95.0%"
+    assert rows["Gain over baseline"][1].startswith("95\u00a0% interval −")
+    assert rows["Agreement"][0] == "95.0\u00a0%"
 
 
 def test_the_least_accurate_classes_come_first(found):

@@ -196,7 +196,7 @@ class TestComparison:
 
         page = browser.get(f"/compare?jobs={both}").text
 
-        assert "80.0% (58.4 to 91.9)" in page  # of 20 images
+        assert "80.0\u00a0% (58.4 to 91.9)" in page  # of 20 images
         assert "<code>method.temperature</code>" in page
         assert "method.name" not in page
         assert page.count("<svg") == 3  # size, FLOPs, latency

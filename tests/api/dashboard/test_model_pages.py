@@ -115,7 +115,7 @@ def test_a_student_names_its_job_and_figures(browser, tenant, tmp_path, server):
     text = browser.get("/models").text
 
     assert "Student" in text
-    assert "90.0%" in text
+    assert "90.0\u00a0%" in text
     page = browser.get(f"/models/{model_id}").text
     assert f'<a href="/jobs/{lease.job_id}">' in page
     assert re.search(r'<a href="/datasets/ds_[^"]+">ready</a>', page)

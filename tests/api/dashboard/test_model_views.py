@@ -48,7 +48,7 @@ class TestLineage:
         rows = [(row.depth, row.role, row.details, row.url) for row in views.descendants(lineage)]
 
         assert rows == [
-            (0, "compressed to", "file, 1 kB, top-1 50.0%", "/jobs/job_1"),
+            (0, "compressed to", "file, 1 kB, top-1 50.0\u00a0%", "/jobs/job_1"),
             (0, "teaches", "deleted", None),
         ]
 

@@ -131,7 +131,7 @@ def test_the_list_shows_each_job_with_its_status(browser, tenant, tmp_path):
 
     assert f'href="/jobs/{queued}"' in page
     assert "Queued" in page
-    assert "90.0%" in page
+    assert "90.0\u00a0%" in page
     assert "kd · vit_tiny_patch16_224 → vit_tiny_patch16_224" in page
 
 

@@ -75,7 +75,7 @@ def test_a_job_that_ended_early_shows_the_stopped_stage(make_job, status):
 
 def test_the_student_is_compared_with_its_teacher():
     assert verdicts(STUDENT, TEACHER) == {
-        "Top-1 accuracy": "keeps 93.8% of the teacher",
+        "Top-1 accuracy": "keeps 93.8\u00a0% of the teacher",
         "Top-5 accuracy": "",
         "Parameters": "55× fewer",
         "FLOPs per image": "10× fewer",

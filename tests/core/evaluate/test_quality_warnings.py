@@ -45,8 +45,8 @@ def test_a_teacher_with_a_permuted_head_is_at_chance():
 
 
 def test_a_teacher_below_one_and_a_half_times_chance_gives_the_same_warning():
-    assert teacher_warning(0, 0.37, LABELS, 4).code == "teacher_at_chance"
-    assert teacher_warning(0, 0.38, LABELS, 4) is None
+    assert teacher_warning(0, 0.37, LABELS, 4, num_teachers=1).code == "teacher_at_chance"
+    assert teacher_warning(0, 0.38, LABELS, 4, num_teachers=1) is None
 
 
 def correct_on(count):
@@ -74,19 +74,19 @@ def test_few_images_do_not_compare_teacher_and_student():
 
 
 def test_a_teacher_below_a_classifier_of_pixels_gives_a_warning():
-    warning = below_baseline_warning(1, 0.30, 0.40, 400)
+    warning = below_baseline_warning(1, 0.30, 0.40, 400, num_teachers=2)
 
     assert (warning.code, warning.field) == ("teacher_below_baseline", "/teachers/1")
-    assert below_baseline_warning(1, 0.38, 0.40, 400) is None
-    assert below_baseline_warning(1, 0.30, 0.40, 90) is None
+    assert below_baseline_warning(1, 0.38, 0.40, 400, num_teachers=2) is None
+    assert below_baseline_warning(1, 0.30, 0.40, 90, num_teachers=2) is None
 
 
 def test_a_teacher_that_is_wrong_on_most_augmented_images_gives_a_warning():
-    warning = augmented_images_warning(0, 0.45, 1_000)
+    warning = augmented_images_warning(0, 0.45, 1_000, num_teachers=1)
 
     assert (warning.code, warning.field) == ("teacher_wrong_on_augmented", "/teachers/0")
     assert "55.0 % of 1000 training images" in warning.message
-    assert augmented_images_warning(0, 0.5, 1_000) is None
+    assert augmented_images_warning(0, 0.5, 1_000, num_teachers=1) is None
 
 
 def test_a_student_at_chance_that_predicts_one_class():

@@ -479,7 +479,7 @@ def test_mixed_bit_depths_are_a_warning(ingest, zipped, encoded, tmp_path):
     report = ingest(zipped(files))
 
     (warning,) = [warning for warning in report.warnings if warning.code == "mixed_bit_depths"]
-    assert "60% of the images" in warning.message
+    assert "60 % of the images" in warning.message
     assert "0…4,095" in warning.message
     with StoredDataset.open(tmp_path / "stored") as stored:
         split = stored.split("train")

@@ -292,5 +292,5 @@ def test_a_teacher_whose_features_are_constant_is_named(make_harness, batch):
     harness = make_harness("agglomerate")
     outputs = harness.teachers[0](batch.images)
 
-    with pytest.raises(SpecCannotRun, match="teacher 0"):
+    with pytest.raises(SpecCannotRun, match="the teacher"):
         harness.method.prepare_training([[outputs.map(torch.zeros_like)]])

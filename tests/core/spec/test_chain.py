@@ -8,6 +8,7 @@ from core.spec import parse_job_spec
 from core.spec.chain import distilled_models, inner_job, outer_pointer, outer_warning, reference_of
 from core.spec.references import map_models
 from core.spec.revision import apply_patch, restart_scope, trains_models
+from core.spec.teacher_names import model_name
 
 VIT = {"architecture": "vit_tiny_patch16_224", "arguments": {"patch_size": 4, "depth": 1}}
 TRAINED = {"architecture": "resnet10t", "weights": "train", "training": {"epochs": 2}}
@@ -127,7 +128,8 @@ def test_pointers_and_warnings_of_an_inner_job_are_those_of_the_outer_spec():
         "/teachers/0/distillation/teachers/1/weights",
         "/dataset",
     ]
-    warning = outer_warning("/teachers/0", JobWarning(code="few_steps", field="/training/epochs", message="short"))
+    short = JobWarning(code="few_steps", field="/training/epochs", message="short")
+    warning = outer_warning("/teachers/0", model_name("/teachers/0", 2), short)
     assert (warning.field, warning.message) == (
         "/teachers/0/distillation/training/epochs",
         "distillation of teacher 0: short",

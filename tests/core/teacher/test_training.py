@@ -45,7 +45,7 @@ def make_teacher(stored, tmp_path):
             weights="train",
             training={"epochs": 2, "batch_size": 16, "drop_path": 0.2, **training},
         )
-        return TrainedTeacher(spec, 0, image_size=8, context=context, folders={})
+        return TrainedTeacher(spec, 0, name="teacher", image_size=8, context=context, folders={})
 
     with reporters, reproducible(threads=1, device=CPU):
         yield make

@@ -13,7 +13,7 @@ from potstill.cli.options import AsJson, Settings, SpecFile, connect
 from potstill.cli.spec_files import read_spec
 from potstill.cli.tables import Column, print_table
 from potstill.documents import Estimate, Method, Needs, Recommendation
-from potstill.formats import escape_text, format_bytes, format_count, format_duration, format_quantity
+from potstill.formats import escape_text, format_bytes, format_count, format_duration, format_quantity, format_teacher
 
 methods = typer.Typer(no_args_is_help=True, help="Methods of distillation.")
 
@@ -138,7 +138,8 @@ def estimate(spec: SpecFile, set_: Settings = None, *, as_json: AsJson = False) 
 
 
 def _describe_estimate(found: Estimate) -> None:
-    rows = [("student", found.student), *((f"teacher {i}", each) for i, each in enumerate(found.teachers))]
+    count = len(found.teachers)
+    rows = [("student", found.student), *((format_teacher(i, count), each) for i, each in enumerate(found.teachers))]
     print_table(
         (Column("model"), *(Column(each, justify="right") for each in ("parameters", "FLOPs", "size"))),
         [
@@ -162,13 +163,12 @@ def _describe_estimate(found: Estimate) -> None:
 
 def _reused(found: Estimate) -> Iterator[tuple[str, float]]:
     """Yield name and saved seconds of each model that an earlier job has trained."""
-    several = len(found.teachers) > 1
     for training in found.teacher_trainings:
         if training.reused:
-            yield (f"teacher {training.teacher}" if several else "teacher"), training.saved_seconds
+            yield format_teacher(training.teacher, len(found.teachers)), training.saved_seconds
     for distillation in found.distillations:
         if distillation.reused:
-            yield f"distilled {distillation.model.removeprefix('/').replace('s/', ' ')}", distillation.saved_seconds
+            yield f"distillation of {distillation.model}", distillation.saved_seconds
     if found.baseline is not None and found.baseline.reused:
         yield "baseline", found.baseline.saved_seconds
 

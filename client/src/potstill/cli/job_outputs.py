@@ -18,7 +18,7 @@ from potstill.cli.options import AsJson, JobId, Limit, OutFolder, connect, find_
 from potstill.cli.tables import Column, print_table
 from potstill.documents import Checkpoint, Event
 from potstill.errors import InvalidArgument
-from potstill.formats import format_age, format_bytes, format_percent
+from potstill.formats import format_age, format_bytes, format_percent, format_teacher
 from potstill.job_progress import event_printer
 from potstill.metrics import Metrics
 
@@ -206,7 +206,7 @@ def predict(
         return
     rows = [("student", each.name, format_percent(each.probability)) for each in found.student]
     for teacher in found.teachers:
-        name = f"teacher {teacher.teacher}"
+        name = format_teacher(teacher.teacher, len(found.teachers))
         rows += [(name, each.name, format_percent(each.probability)) for each in teacher.classes or ()]
         if teacher.classes is None:
             rows.append((name, f"not run: {teacher.reason}", "—"))

@@ -17,6 +17,7 @@ from potstill.formats import (
     format_milliseconds,
     format_percent,
     format_quantity,
+    format_teacher,
 )
 from potstill.job_progress import format_progress
 
@@ -45,7 +46,7 @@ def print_jobs(jobs: Iterable[JobDocument]) -> None:
             job.name or "—",
             status_text(job.status),
             job.stage or "—",
-            f"{job.progress.fraction:.0%}",
+            format_percent(job.progress.fraction, 0),
             format_percent(job.result.student.top1) if job.result else "—",
             format_age(job.created_at),
         )
@@ -68,7 +69,7 @@ def describe_job(job: JobDocument) -> None:
     result = job.result
     if result:
         rows: list[tuple[str, Measured | Baseline]] = [("student", result.student)]
-        rows += [(f"teacher {index}", teacher) for index, teacher in enumerate(result.teachers)]
+        rows += [(format_teacher(i, len(result.teachers)), teacher) for i, teacher in enumerate(result.teachers)]
         if result.baseline is not None:
             rows.append(("baseline, labels only", result.baseline))
         print_models(rows)
@@ -76,7 +77,8 @@ def describe_job(job: JobDocument) -> None:
             gain = format_gain(result.baseline.gain, result.baseline.gain_interval)
             out.print(f"  gain over the baseline {gain}")
         if result.agreement is not None:
-            out.print(f"  agreement with the teacher {result.agreement:.1%}")
+            teachers = "teacher" if len(result.teachers) == 1 else "teachers, on average,"
+            out.print(f"  agreement with the {teachers} {format_percent(result.agreement)}")
     if job.next_actions:
         out.print(f"  [dim]available actions: {', '.join(job.next_actions)}[/]")
     if job.status == "succeeded":

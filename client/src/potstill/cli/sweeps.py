@@ -116,7 +116,7 @@ def list_sweeps(limit: Limit = 20, *, as_json: AsJson = False) -> None:
             each.name or "—",
             each.status,
             str(each.num_jobs),
-            f"{each.progress.fraction:.0%}",
+            format_percent(each.progress.fraction, 0),
             format_age(each.created_at),
         )
         for each in found
@@ -174,7 +174,8 @@ def _watch(client: Potstill, sweep_id: str, *, as_json: bool) -> None:
         text = _describe_counts(sweep)
         if text != last[0] or time.monotonic() - last[1] >= _LINE_SECONDS:
             last = (text, time.monotonic())
-            out.print(f"{time.strftime('%H:%M:%S', time.gmtime())} {sweep.progress.fraction:.0%}: {text}")
+            done = format_percent(sweep.progress.fraction, 0)
+            out.print(f"{time.strftime('%H:%M:%S', time.gmtime())} {done}: {text}")
 
     try:
         sweep = client.sweeps.wait(sweep_id, on_change=None if as_json else show_change)
