@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -60,7 +61,9 @@ def compare_page(
 
 
 def _curve_job(job: comparison.Document) -> dict[str, Any]:
-    return {"id": job["id"], "label": views.title(job), "secondsPerStep": comparison.seconds_per_step(job)}
+    method = json.dumps(job["spec"]["method"], sort_keys=True)
+    seconds = comparison.seconds_per_step(job)
+    return {"id": job["id"], "label": views.title(job), "method": method, "secondsPerStep": seconds}
 
 
 def _url(ids: Sequence[str], x: str, metric: str) -> str:

@@ -12,7 +12,7 @@ export const isFraction = (name) => FRACTION.test(name);
 export const formatPercent = (fraction, digits = 1) => `${(100 * fraction).toFixed(digits)}\u00a0%`;
 export const formatNumber = (value) => String(Number(value.toPrecision(4)));
 
-const UNPLOTTED = new Set(["train/learning_rate", "train/gradient_norm"]);
+export const UNPLOTTED = new Set(["train/learning_rate", "train/gradient_norm"]);
 
 // In display order. A series belongs to the first group that accepts it.
 const GROUPS = [

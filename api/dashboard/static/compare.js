@@ -1,7 +1,7 @@
 // Curves of several jobs on one axis: one line per job, one chart per metric.
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
-import { color, element, formatNumber, formatPercent, fractionRange, isFraction, smoothed } from "./charts.js";
+import { color, element, formatNumber, formatPercent, fractionRange, UNPLOTTED, isFraction, smoothed } from "./charts.js";
 
 const MAX_POINTS = 400;
 const HEIGHT = 260;
@@ -10,8 +10,11 @@ const MIN_SMOOTHED_POINTS = 80;
 const FIRST = ["eval/top1", "train/loss"];
 const DASHES = [[], [8, 5], [2, 4], [10, 4, 2, 4]]; // jobs with the same color differ in these
 
+const NOTE = "The methods differ, and each one sums other terms: compare the accuracies, not the heights of these losses.";
+
 const root = document.querySelector("[data-compare]");
 const jobs = JSON.parse(root.dataset.jobs);
+const haveDifferentMethods = new Set(jobs.map((job) => job.method)).size > 1;
 const byTime = root.dataset.x === "time";
 const list = root.querySelector("[data-chart-list]");
 const select = root.querySelector("#metric");
@@ -49,6 +52,7 @@ function drawChart(name) {
   chart.setAttribute("role", "img");
   chart.setAttribute("aria-label", `${title(name)} at the end: ${lines.map(({ job, points }) => `${job.label} ${format(points.at(-1)[1])}`).join(", ")}`);
   figure.append(head, chart);
+  if (haveDifferentMethods && name.startsWith("train/") && !UNPLOTTED.has(name)) figure.append(element("p", "small muted", NOTE));
   list.append(figure);
   for (const { job, index } of lines) {
     const item = element("li");

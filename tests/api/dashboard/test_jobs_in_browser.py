@@ -105,8 +105,10 @@ def test_architectures_are_searched_while_typing(sign_in, tenant, errors):
     page = sign_in(tenant, "/jobs/new?method=scratch")
     field = page.get_by_role("combobox", name="Architecture")
 
-    field.fill("resnet10t")
+    field.fill("")
+    field.press_sequentially("resnet 10t")
     page.get_by_role("option", name="resnet10t").first.wait_for()
+    assert field.input_value() == "resnet 10t"
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
 
@@ -149,8 +151,15 @@ def test_jobs_are_filtered_selected_and_compared(sign_in, tenant, server, tmp_pa
 
     page.get_by_role("heading", name="Compare 2 jobs").wait_for()
     page.get_by_role("img", name="Loss of the student at the end: small 0.25, small 0.25").wait_for()
+    note = page.get_by_text("The methods differ")
+    assert note.count() == 0
     page.get_by_label("Metric").select_option("train/loss")
     assert "metric=train%2Floss" in page.url
+    with tenant.server.database.write() as session:
+        job = jobs.get(session, tenant.project_id, lease.job_id)
+        job.spec = {**job.spec, "method": {"name": "dkd"}}
+    page.reload()
+    note.wait_for()
 
     page.goto("/jobs?status=queued")
     page.locator(f"#select-{waiting}").check()

@@ -8,40 +8,55 @@ const PAUSE = 180; // milliseconds after the last key
 const LIMIT = 12;
 
 export class ArchitectureField extends Component {
-  state = { found: [], isOpen: false, active: -1 };
+  state = { found: [], isOpen: false, active: -1, typed: null };
+  #query = 0; // number of the newest search: an older answer that arrives later is discarded
 
   componentWillUnmount() {
     clearTimeout(this.timer);
   }
 
+  componentDidUpdate() {
+    this.base.querySelector('[role="option"][aria-selected="true"]')?.scrollIntoView({ block: "nearest" });
+  }
+
   #type(text) {
+    this.setState({ typed: text, active: -1 });
     this.props.form.set(this.props.pointer, text.trim() || undefined);
     this.#search(text.trim());
   }
 
   #search(text) {
     clearTimeout(this.timer);
+    const number = ++this.#query;
+    const show = (state) => number === this.#query && this.setState({ isOpen: true, active: -1, ...state });
     this.timer = setTimeout(async () => {
       const query = new URLSearchParams({ search: text, limit: LIMIT });
       try {
         const response = await fetch(`/v1/architectures?${query}`, { credentials: "same-origin" });
         const body = await response.json();
         if (!response.ok) throw new Error(body.detail);
-        this.setState({ found: body.data, isOpen: true, active: -1, failure: null });
+        show({ found: body.data, failure: null });
       } catch (error) {
-        this.setState({ found: [], isOpen: true, failure: error.message });
+        show({ found: [], failure: error.message });
       }
     }, PAUSE);
   }
 
   #choose(name) {
-    this.setState({ isOpen: false, active: -1 });
+    this.#close();
     this.props.form.set(this.props.pointer, name);
+  }
+
+  /** Close the list, and drop an answer that has not arrived. The field then shows the spec's text again. */
+  #close() {
+    clearTimeout(this.timer);
+    this.#query += 1;
+    this.setState({ isOpen: false, active: -1, typed: null });
   }
 
   #key(event) {
     const { found, isOpen, active } = this.state;
-    if (event.key === "Escape") this.setState({ isOpen: false });
+    if (event.key === "Escape") this.#close();
     if (event.key === "Enter" && isOpen && found[active]) {
       event.preventDefault();
       this.#choose(found[active].name);
@@ -53,15 +68,15 @@ export class ArchitectureField extends Component {
     else if (found.length) this.setState({ active: (active + step + found.length) % found.length });
   }
 
-  render(props, { found, isOpen, active, failure }) {
-    const value = get(props.form.spec, props.pointer) ?? "";
+  render(props, { found, isOpen, active, failure, typed }) {
+    const value = typed ?? get(props.form.spec, props.pointer) ?? ""; // typed: with the spaces between words
     const list = `${fieldId(props.pointer)}-options`;
     const option = (index) => `${list}-${index}`;
     const control = (attributes) => html`<div class="combobox">
       <input type="text" role="combobox" spellcheck="false" autocomplete="off" ...${attributes} value=${value} placeholder="Search, e.g. vit tiny"
         aria-expanded=${isOpen ? "true" : "false"} aria-controls=${list} aria-autocomplete="list" aria-activedescendant=${isOpen && active >= 0 ? option(active) : undefined}
         onInput=${(event) => this.#type(event.target.value)} onKeyDown=${(event) => this.#key(event)}
-        onBlur=${() => this.setState({ isOpen: false })} onFocus=${(event) => event.target.select()} />
+        onBlur=${() => this.#close()} onFocus=${(event) => event.target.select()} />
       <ul id=${list} role="listbox" aria-label="Architectures" hidden=${!isOpen}>
         ${found.map((each, index) => html`<li id=${option(index)} role="option" aria-selected=${index === active ? "true" : "false"} onMouseDown=${(event) => (event.preventDefault(), this.#choose(each.name))}>
           <span class="mono">${each.name}</span><span class="small muted">${describe(each)}</span></li>`)}
