@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
+from core.spec.examples import SLIM_RESNET
 from potstill import Job, Potstill, PotstillError
 from potstill.documents import Baseline, Event, Measured, Result
 from potstill.errors import NotReady
@@ -43,13 +44,11 @@ READY_SECONDS = 120
 STOP_SECONDS = 45
 EXIT_VARIABLE = "DEMO_EXIT"
 
-# The job of examples/job.json. A slim ResNet learns from 300 labels what a ViT of this size cannot.
+# The job of examples/job.json.
 JOB: dict[str, Any] = {
     "teachers": [
         {
-            "architecture": "resnet18",
-            "weights": "train",
-            "arguments": {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]},
+            **SLIM_RESNET,
             "training": {"epochs": 40, "batch_size": 64, "learning_rate": 3e-3, "augmentation": "none"},
         }
     ],

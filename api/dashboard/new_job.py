@@ -29,7 +29,7 @@ from api.rate_limit import rate_class
 from api.request_body import parse_json
 from core.errors import FieldError, NotFound, PotstillError
 from core.spec import METHODS, JobSpec, parse_job_spec
-from core.spec.examples import example_job
+from core.spec.examples import SLIM_RESNET, example_job
 from core.spec.methods import Requirements
 
 DEFAULT_METHOD = "kd"
@@ -37,12 +37,6 @@ MAX_SPEC_CHARACTERS = 200_000
 _FINE_TUNING_RATE = 0.1  # of the learning rate of the training
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE = 8, 224  # of a first spec; its patch size is an eighth
-
-_CNN_TEACHER = {
-    "architecture": "resnet18",
-    "arguments": {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]},
-    "weights": "train",
-}
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -194,7 +188,7 @@ def _set_defaults(spec: dict[str, Any], needs: Requirements) -> None:
     for teacher in spec.get("teachers", ()):
         teacher["training"].pop("epochs", None)
     if len(spec.get("teachers", ())) == 1 and not needs.teacher_families and needs.teacher == ("logits",):
-        spec["teachers"] = [{**_CNN_TEACHER, "training": spec["teachers"][0]["training"]}]
+        spec["teachers"] = [{**SLIM_RESNET, "training": spec["teachers"][0]["training"]}]
 
 
 def _image_size(size: int | None) -> int:
