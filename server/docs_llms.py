@@ -18,8 +18,8 @@ _HEAD = """# {name}
 > {description}: a REST API, a Python SDK, a command line and MCP tools make a small model (student) from a large one
 > (teacher) and images.
 
-A running service has its OpenAPI document at `/openapi.json` and these pages at `/guide`. Agents use the tools of
-`potstill mcp`; [SKILL.md](skill/SKILL.html) has the workflow.
+A running service has its OpenAPI document at `/openapi.json` and, if `make docs-site` has built them, these pages at
+`/guide`. Agents use the tools of `potstill mcp`; [SKILL.md](skill/SKILL.html) has the workflow.
 """
 
 
