@@ -197,6 +197,8 @@ def _telemetry() -> TelemetryConfig:
 def _body_limit(scope: Scope, settings: Settings) -> int:
     if scope["path"] in _UPLOAD_PATHS and _is_form(scope):
         return settings.max_upload_bytes + FORM_OVERHEAD_BYTES
+    if scope["path"].endswith("/predictions") and _is_form(scope):
+        return predictions.MAX_IMAGE_BYTES + FORM_OVERHEAD_BYTES
     if scope["path"].startswith(f"{uploads.PREFIX}/"):
         return settings.max_upload_bytes
     return MAX_JSON_BYTES

@@ -57,6 +57,8 @@ _PYDANTIC_SUBJECT = "Input should be "
 def field_message(error: Mapping[str, Any]) -> str:
     """Return the message of one of pydantic's errors: what the field expects, and the JSON type that it got."""
     kind = error["type"]
+    if kind in {"too_short", "too_long"} and isinstance(error.get("input"), str):  # of a secret
+        kind = f"string_{kind}"
     if kind in _EXPECTED_BY_TYPE:
         return f"{_EXPECTED_BY_TYPE[kind]} is expected{_not_input(kind, error)}"
     if kind in _EXPECTED_IN_TEXT:

@@ -162,6 +162,7 @@ def test_a_wrong_key_is_not_saved(service, respond, run, tmp_path):
     result = run("login", "--url", service.url, "--key", "ps_wrong")
 
     assert result.returncode == 1
+    assert "Run `potstill login`" in result.stderr
     assert not (tmp_path / "config").exists()
 
 

@@ -54,6 +54,15 @@ def test_student_and_teacher_classify_an_image(tenant, job_id, tmp_path):
     assert [(each["name"], each["probability"]) for each in teacher["classes"]] == expected(tmp_path / "teacher")
 
 
+def test_a_photo_of_megabytes_is_read_and_a_larger_one_refused(tenant, job_id):
+    padding = bytes(5_000_000)  # after the end of the image, where decoders ignore it
+
+    assert predict(tenant.http, job_id, noise_png() + padding).status_code == 200
+    response = predict(tenant.http, job_id, noise_png() + 2 * padding)
+    assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
+    assert "8,388,608 bytes" in response.json()["detail"]
+
+
 @pytest.mark.parametrize("content", [b"no image", noise_png()[:200]])
 def test_a_broken_image_is_refused(tenant, job_id, content):
     response = predict(tenant.http, job_id, content)

@@ -17,6 +17,8 @@ from potstill.formats import escape_text, format_sentence
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+_UNKNOWN_KEY = "The service does not know this API key, or it has expired. Run `potstill login`."
+
 
 def print_json(document: Document | Sequence[Document] | Any) -> None:
     """Print a document or a list to standard output as indented JSON, without wrapping or colors."""
@@ -59,6 +61,8 @@ def print_error(error: PotstillError, *, as_json: bool) -> None:
         for field in error.errors:
             pointer, detail = name_option(field.get("pointer") or "/", name_commands(field.get("detail", "")))
             err.print(f"  [bold]{escape_text(pointer)}[/]  {escape_text(detail)}", soft_wrap=True)
+    elif error.code == "not_authenticated":
+        err.print(f"  {_UNKNOWN_KEY}", soft_wrap=True)
     else:
         err.print(f"  {escape_text(name_commands(error.detail))}", soft_wrap=True)
     if error.status >= 500 and error.request_id:

@@ -182,7 +182,7 @@ def _submit(
     client: Potstill, document: Mapping[str, Any], *, key: str | None = None, wait: bool, as_json: bool
 ) -> None:
     job = client.jobs.create(document, idempotency_key=key)
-    if not as_json:
+    if not as_json and not wait:  # else they are the first events
         print_warnings(job.warnings)
     if wait:
         _watch(client, job.id, as_json=as_json)
