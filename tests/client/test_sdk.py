@@ -132,6 +132,31 @@ def test_a_stream_closed_by_a_stopping_service_is_reopened(service, potstill, re
     assert [item.seq for item in potstill.jobs.events("job_1")] == [1, 2]
 
 
+def test_events_and_waits_go_on_after_an_outage_longer_than_the_retries(service, potstill, respond, make_job, slept):
+    outage = [respond({"code": "unavailable"}, 503)] * 12
+    service.on(
+        "GET",
+        "/v1/jobs/job_1/events",
+        *(respond(body=stream(event(1))), *outage, respond(body=stream(event(2))), respond(page(event(1), event(2)))),
+    )
+    service.on("GET", "/v1/jobs/job_1", *outage, respond(make_job()))
+    running, ended = (make_document("SweepOut", id="swp_1", terminal=terminal) for terminal in (False, True))
+    service.on("GET", "/v1/sweeps/swp_1", respond(running), *outage, respond(ended))
+
+    assert [item.seq for item in potstill.jobs.events("job_1")] == [1, 2]
+    assert potstill.sweeps.wait("swp_1").terminal
+
+
+def test_an_outage_to_begin_with_is_an_error(service, potstill, respond, slept):
+    for path in ("/v1/jobs/job_1/events", "/v1/sweeps/swp_1"):
+        service.on("GET", path, respond({"code": "unavailable"}, 503))
+
+    with pytest.raises(ApiError, match="unavailable"):
+        list(potstill.jobs.events("job_1"))
+    with pytest.raises(ApiError, match="unavailable"):
+        potstill.sweeps.wait("swp_1")
+
+
 def test_events_of_an_unknown_job_are_an_error(service, potstill, respond):
     service.on("GET", "/v1/jobs/job_1/events", respond({"title": "t", "detail": "d", "code": "not_found"}, 404))
 

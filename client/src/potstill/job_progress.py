@@ -11,13 +11,10 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from potstill.calls import TEMPORARY_STATUS
 from potstill.documents import Event, JobDocument, Series
-from potstill.errors import ApiError
 from potstill.formats import escape_text, format_duration, format_percent
 
 LINE_SECONDS = 60.0  # between two lines of progress without a terminal
-_OUTAGE_SECONDS = 24 * 3600.0  # tolerated without a time limit of the job
 # Events without a line of their own: lines of progress report them.
 _QUIET_EVENTS = ("checkpoint.", "stage.")
 
@@ -219,33 +216,6 @@ class _Lines:
     def _is_due(self, job: JobDocument) -> bool:
         is_new = self._state != (job.status, job.stage)
         return is_new or self._clock() - self._printed_at >= LINE_SECONDS
-
-
-class Outage:
-    """An outage of the service: reported once, tolerated as long as the job may run."""
-
-    def __init__(self, view: JobView, clock: Callable[[], float]) -> None:
-        self._view = view
-        self._clock = clock
-        self._started_at: float | None = None
-        self.attempt = 0
-
-    def accepts(self, job: JobDocument, error: Exception) -> bool:
-        """Report the start of an outage; False if the error is none, or if it lasts longer than the job may."""
-        if isinstance(error, ApiError) and error.status not in TEMPORARY_STATUS:
-            return False
-        if self._started_at is None:
-            self._started_at, self.attempt = self._clock(), 0
-            self._view.say("The service does not respond; the job goes on. Reconnecting…")
-        self.attempt += 1
-        limit = (job.spec.get("resources") or {}).get("max_seconds") or _OUTAGE_SECONDS
-        return self._clock() - self._started_at <= float(limit)
-
-    def end(self) -> None:
-        """Report the end of an outage, if there was one."""
-        if self._started_at is not None:
-            self._started_at = None
-            self._view.say("Connected again.")
 
 
 def event_printer(console: Console) -> HandleEvent:

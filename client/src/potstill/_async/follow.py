@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import httpx
-
 from potstill._async.runtime import sleep
 from potstill.calls import retry_delay_seconds
 from potstill.documents import Event
 from potstill.errors import ApiError, NotReady, ServiceUnreachable
-from potstill.job_progress import Curves, JobView, Outage
+from potstill.job_progress import Curves, JobView
+from potstill.outages import MAX_OUTAGE_SECONDS, OUTAGE_ERRORS, Outage
 
 if TYPE_CHECKING:
     from potstill._async.job import AsyncJob
@@ -32,7 +31,7 @@ async def follow(
     curves, curves_at = Curves(), 0.0
     last_event_id: str | None = None
     deadline = None if timeout_seconds is None else clock() + timeout_seconds
-    outage = Outage(view, clock)
+    outage = Outage(clock, view.say)
     with view:
         while job is None or not job.terminal:
             if job is not None and deadline is not None and clock() >= deadline:
@@ -45,10 +44,11 @@ async def follow(
                     metrics = await jobs.metrics(job.id, max_points=1)
                     curves, curves_at = Curves.from_series(metrics.series, job.stage), clock()
                 events = await _new_events(jobs, job.id, last_event_id) if view.shows_events else []
-            except (ServiceUnreachable, ApiError, httpx.TransportError) as error:
+            except OUTAGE_ERRORS as error:
                 if job is None:
                     raise
-                if not outage.accepts(job, error):
+                limit = (job.spec.get("resources") or {}).get("max_seconds") or MAX_OUTAGE_SECONDS
+                if not outage.accepts(error, limit_seconds=float(limit)):
                     raise _give_up(job, error) from error
                 await sleep(retry_delay_seconds(outage.attempt))
                 continue

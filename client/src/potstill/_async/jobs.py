@@ -15,13 +15,13 @@ from rich.console import Console
 from potstill._async.files import download_file, download_plain
 from potstill._async.follow import follow
 from potstill._async.job import AsyncJob
+from potstill._async.polling import Poll
 from potstill._async.runtime import run_blocking, sleep
 from potstill._async.transport import AsyncTransport
 from potstill.calls import (
     Call,
     create_call,
     file_body,
-    is_temporary,
     json_body,
     object_path,
     query_call,
@@ -31,12 +31,13 @@ from potstill.calls import (
 )
 from potstill.documents import Artifact, Checkpoint, DirectDownload, Estimate, Event, JobLog, Prediction, Push
 from potstill.downloads import StoredFile
-from potstill.errors import ApiError, InvalidArgument, NotReady, ServiceUnreachable
+from potstill.errors import InvalidArgument, NotReady, ServiceUnreachable
 from potstill.job_files import reason_without_files, select_artifacts
 from potstill.job_progress import HandleEvent, HiddenView, JobView, open_view
 from potstill.job_spec import JobSpec
 from potstill.loading import Format, cache_folder, load, required_files
 from potstill.metrics import Metrics
+from potstill.outages import OUTAGE_ERRORS, Outage
 from potstill.streams import MessageParser
 from potstill.transfers import ProgressOption
 
@@ -44,7 +45,7 @@ JobAction = Literal["cancel", "pause", "resume", "stop", "retry"]
 
 _STREAM_TIMEOUT_SECONDS = 45.0  # the service pings at least every 15 s
 _PUSH_POLL_SECONDS = 1.0
-_MAX_STREAM_BREAKS = 8  # consecutive breaks without a message
+_MAX_FIRST_BREAKS = 8  # breaks of a stream before its first message
 
 
 class AsyncJobs:
@@ -170,12 +171,16 @@ class AsyncJobs:
         return job
 
     async def events(self, job_id: str, *, after_seq: int = 0) -> AsyncIterator[Event]:
-        """Stream the job's events after ``after_seq`` until its end; resume broken connections without gaps."""
-        breaks = 0
+        """Stream the job's events after ``after_seq`` until its end; resume broken connections without gaps.
+
+        Goes on after an outage of the service. Raises :class:`ServiceUnreachable` if there is none to begin with.
+        """
+        breaks, outage, has_begun = 0, Outage(), False
         while True:
             try:
                 async for event in self._stream(job_id, after_seq):
-                    breaks, after_seq = 0, event.seq
+                    breaks, after_seq, has_begun = 0, event.seq, True
+                    outage.end()
                     yield event
                 # The stream also ends when the service shuts down, so check the job's status.
                 if (await self.get(job_id)).terminal:
@@ -183,11 +188,11 @@ class AsyncJobs:
                         if event.seq > after_seq:
                             yield event
                     return
-            except httpx.TransportError as error:
-                if breaks >= _MAX_STREAM_BREAKS:
-                    raise ServiceUnreachable(f"the event stream keeps breaking: {error}") from error
-            except ApiError as error:
-                if not is_temporary(error) or breaks >= _MAX_STREAM_BREAKS:
+                outage.end()
+            except OUTAGE_ERRORS as error:
+                if not outage.accepts(error) or (breaks >= _MAX_FIRST_BREAKS and not has_begun):
+                    if isinstance(error, httpx.TransportError):
+                        raise ServiceUnreachable(f"the event stream keeps breaking: {error}") from error
                     raise
             await sleep(retry_delay_seconds(breaks))
             breaks += 1
@@ -283,9 +288,9 @@ class AsyncJobs:
         clock: Callable[[], float] = time.monotonic,
     ) -> Push:
         """Wait until a push has ended, and return it. Raises :class:`NotReady` after the timeout; the push goes on."""
-        deadline = None if timeout_seconds is None else clock() + timeout_seconds
-        while (push := await self.get_push(job_id, push_id)).status == "pending":
-            if deadline is not None and clock() >= deadline:
+        poll = Poll(timeout_seconds=timeout_seconds, clock=clock)
+        while (push := await poll.read(lambda: self.get_push(job_id, push_id))).status == "pending":
+            if poll.is_late:
                 raise NotReady(f"the push {push_id} has not ended after {timeout_seconds:g} s")
             await sleep(_PUSH_POLL_SECONDS)
         return push

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PrivateAttr
 
+from potstill._async.polling import Poll
 from potstill._async.runtime import sleep
 from potstill.calls import Call, create_call, json_body, object_path, query_call, read_call
 from potstill.documents import FrontPoint, SweepDocument, SweepEstimate, SweepSummary
@@ -111,16 +112,16 @@ class AsyncSweeps:
     ) -> AsyncSweep:
         """Wait until all jobs have ended, and return the sweep. ``on_change`` receives each state that is read.
 
-        Raises :class:`NotReady` after the timeout; the jobs go on.
+        Goes on after an outage of the service. Raises :class:`NotReady` after the timeout; the jobs go on.
         """
-        deadline = None if timeout_seconds is None else clock() + timeout_seconds
+        poll = Poll(timeout_seconds=timeout_seconds, clock=clock)
         while True:
-            sweep = await self.get(sweep_id)
+            sweep = await poll.read(lambda: self.get(sweep_id))
             if on_change is not None:
                 on_change(sweep)
             if sweep.terminal:
                 return sweep
-            if deadline is not None and clock() >= deadline:
+            if poll.is_late:
                 raise NotReady(f"sweep {sweep.id} is still {sweep.status} after {timeout_seconds:g} s; its jobs go on")
             await sleep(POLL_SECONDS)
 

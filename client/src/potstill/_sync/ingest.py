@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import Protocol, TypeVar
 
+from potstill._sync.polling import Poll
 from potstill._sync.runtime import sleep
 from potstill.ingest_progress import IngestDocument, IngestView, is_done
 
@@ -23,13 +23,13 @@ def wait_until_ready(
     collection: _Collection[AnyIngest], object_id: str, *, timeout_seconds: float, progress: bool
 ) -> AnyIngest:
     """Read a document until it is ready, and return it. Raises :class:`IngestFailed` or :class:`NotReady`."""
-    deadline = time.monotonic() + timeout_seconds
+    poll = Poll(timeout_seconds=timeout_seconds)
     pause = _FIRST_POLL_SECONDS
     with IngestView(progress=progress) as view:
         while True:
-            document = collection.get(object_id)
+            document = poll.read(lambda: collection.get(object_id))
             view.show(document)
-            if is_done(document, is_late=time.monotonic() >= deadline, timeout_seconds=timeout_seconds):
+            if is_done(document, is_late=poll.is_late, timeout_seconds=timeout_seconds):
                 return document
             sleep(pause)
             pause = min(_MAX_POLL_SECONDS, pause * 1.5)

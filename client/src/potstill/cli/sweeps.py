@@ -72,7 +72,8 @@ def create(
         elif as_json:
             print_json(sweep)
         else:
-            out.print(f"[bold]{sweep.id}[/] has {sweep.num_jobs} jobs. Follow it: potstill sweeps watch {sweep.id}")
+            following = f"potstill sweeps watch {sweep.id}"
+            out.print(f"[bold]{sweep.id}[/] has {sweep.num_jobs} jobs. Follow it: {following}", soft_wrap=True)
 
 
 @app.command("estimate")
