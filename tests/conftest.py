@@ -29,6 +29,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # One thread for the operations of a test: tests run in several processes, on as many cores. Jobs set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Files of tests lie in memory if there is room: on a disk, every transaction and every stored file waits for it.
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES = 4 * 1024**3
+if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _MEMORY_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
 # Child processes import the client of this checkout, as this process does (`pythonpath` in pyproject.toml).
 _CLIENT = str(Path(__file__).parents[1] / "client" / "src")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_CLIENT, os.environ.get("PYTHONPATH"))))

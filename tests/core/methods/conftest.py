@@ -40,20 +40,20 @@ TEACHERS = {
 _built = {}  # plan and network, by the plan's text and the seed
 
 
-def build(plan, *, seed):
-    """Build the network of a plan from a seed. A test gets its own copy of one that was built before."""
+def build(plan, *, seed, is_shared=False):
+    """Build the network of a plan from a seed, or copy one that was built before. Tests may change their copy only."""
     key = (repr(plan), seed)
     if key not in _built:
         torch.manual_seed(seed)
         _built[key] = plan, build_student(plan)
     _, built = _built[key]
-    return replace(built, module=copy.deepcopy(built.module))
+    return built if is_shared else replace(built, module=copy.deepcopy(built.module))
 
 
-def model(architecture, arguments, *, seed=0):
+def model(architecture, arguments, *, seed=0, is_shared=False):
     """Build a model for 4 classes of grayscale images 16 × 16, in training mode."""
     spec = StudentSpec(architecture=architecture, arguments=arguments)
-    return build(plan_student(spec, INPUT_INFO, image_size=SIZE), seed=seed)
+    return build(plan_student(spec, INPUT_INFO, image_size=SIZE), seed=seed, is_shared=is_shared)
 
 
 @dataclass
@@ -100,7 +100,8 @@ def make_harness():
             family = (needs.teacher_families or ("transformer",))[0]
             family = "cnn with a map" if "last map of several positions" in needs.teacher else family
             teachers = (family, "cnn", "transformer")[: max(needs.min_teachers, 1 if needs.max_teachers != 0 else 0)]
-        built = [model(*(TEACHERS[t] if isinstance(t, str) else t), seed=10 + i) for i, t in enumerate(teachers)]
+        networks = [TEACHERS[t] if isinstance(t, str) else t for t in teachers]
+        built = [model(*network, seed=10 + i, is_shared=True) for i, network in enumerate(networks)]
         architecture, arguments = STUDENTS[student] if isinstance(student, str) else student
 
         spec = StudentSpec(architecture=architecture, arguments=arguments)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import time
@@ -21,7 +22,7 @@ from worker.jobs import parent
 from worker.jobs.parent import JOBS
 from worker.process.monitor import POLL_SECONDS, MonitorIntervals
 from worker.process.shared_flags import DRAIN
-from worker.process.watchdog import Watchdog
+from worker.process.watchdog import Watchdog, current_watchdog
 from worker.scheduler.scheduler import Scheduler
 
 
@@ -216,13 +217,24 @@ def test_a_lost_process_leaves_its_last_log_lines_and_its_signal(service, replac
     assert error["machine"]["disk_free_bytes"] > 0
 
 
+class StallsAtWork(Watchdog):
+    """Finds a process stalled after 0.2 seconds without activity, once it has begun to work."""
+
+    def __init__(self, **limits):
+        super().__init__(**{**limits, "stall_seconds": 0.2})
+        self.at_work = multiprocessing.Event()
+
+    def is_stalled(self):
+        return self.at_work.is_set() and super().is_stalled()
+
+
 def test_a_stalled_job_is_requeued_and_finally_fails_with_its_traceback(service, replace_run, monkeypatch):
     job = service.create_job()
-    watchdog_class = Watchdog
-    monkeypatch.setattr(parent, "Watchdog", lambda **limits: watchdog_class(**{**limits, "stall_seconds": 0.2}))
+    monkeypatch.setattr(parent, "Watchdog", StallsAtWork)
 
     def work(_context, _job, control):
         control()
+        current_watchdog().at_work.set()
         time.sleep(60)
 
     replace_run(work)
