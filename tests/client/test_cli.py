@@ -145,6 +145,30 @@ def test_a_dataset_is_added_from_a_url(service, respond, run):
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "source"),
+    [
+        ("builtin:digits", [], {"type": "builtin", "name": "digits"}),
+        ("s3://data/pets/", ["--labels", "none"], {"type": "s3", "url": "s3://data/pets/", "labels": "none"}),
+        ("upload:pets.zip", [], {"type": "upload", "upload": "up_1"}),
+        ("hf:acme/pets", ["--split", "train"], {"type": "huggingface", "repo": "acme/pets", "split": "train"}),
+        ("hf://datasets/acme/pets@v2", [], {"type": "huggingface", "repo": "acme/pets", "revision": "v2"}),
+    ],
+)
+def test_a_dataset_is_added_from_every_source(service, respond, run, text, options, source):
+    service.on("GET", "/v1/uploads", respond(page(make_document("UploadOut", id="up_1", filename="pets.zip"))))
+    service.on("POST", "/v1/datasets", respond(make_document("DatasetOut", id="ds_1"), 202))
+
+    result = run("datasets", "add", text, "--no-wait", "--license", "cc-by-4.0", *options)
+
+    assert result.returncode == 0, result.stderr
+    assert json.loads(service.received[-1].body) == {"source": source, "license": "cc-by-4.0"}
+
+
+def test_a_choice_that_only_the_hub_has_is_refused(run):
+    assert "only a dataset of the hub" in run("datasets", "add", "s3://data/pets/", "--split", "train").stderr
+
+
 def test_login_checks_and_saves_the_key(service, respond, run, tmp_path):
     service.on("GET", "/v1/methods", respond(page()))
 

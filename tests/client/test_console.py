@@ -116,6 +116,7 @@ def test_control_characters_in_names_are_escaped(printed):
         ("no method kdd. GET /v1/methods lists them.", "no method kdd. `potstill methods list` lists them."),
         ("see `GET /v1/methods/{name}`", "see `potstill methods show`"),
         ("DELETE /v1/datasets/…, /v1/jobs/…", "`potstill datasets delete`, `potstill jobs delete`"),
+        ("POST /v1/webhooks/wh_01m8r43r0t1r7gf5ewxhwsmwe7/rotate", "`potstill webhooks rotate`"),
         ("expected /v1/unknown", "expected /v1/unknown"),
     ],
 )

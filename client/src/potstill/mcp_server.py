@@ -19,6 +19,7 @@ from mcp.types import ToolAnnotations
 
 from potstill._async.client import AsyncPotstill
 from potstill.configuration import create_private_file
+from potstill.dataset_source import parse_source
 from potstill.documents import Measured
 from potstill.errors import ApiError, InvalidArgument, NotConfigured, PotstillError
 
@@ -203,17 +204,16 @@ def _writing_tools(client: AsyncPotstill) -> Sequence[Tool]:
         return _job_summary(await client.jobs.retry(job_id, apply_fix=apply_fix, changes=changes))
 
     async def add_dataset(source: str, name: str | None = None) -> dict[str, Any]:
-        """Add a dataset and wait until it is ready: an https URL, a local path, or builtin:NAME.
+        """Add a dataset and wait until it is ready: a local path, or a source as text.
 
-        Names: digits, mnist-5k, mnist-300 (300 labels), mnist-unlabeled (more images of the same kind).
+        Sources: builtin:digits, builtin:mnist-5k, builtin:mnist-300 (300 labels), builtin:mnist-unlabeled, an https
+        URL, s3://BUCKET/KEY, or hf:OWNER/NAME@REVISION of the Hugging Face hub.
         """
-        kind, _, builtin = source.partition(":")
-        if kind == "builtin":
-            dataset = await client.datasets.create({"type": "builtin", "name": builtin}, name=name or builtin)
-        elif "://" in source:
-            dataset = await client.datasets.create_from_url(source, name=name)
-        else:
+        found = parse_source(source)
+        if found is None:
             dataset = await client.datasets.upload(source, name=name)
+        else:
+            dataset = await client.datasets.create(found, name=name)
         return (await dataset.wait()).to_dict()
 
     async def download_student(job_id: str, folder: str, names: list[str] | None = None) -> list[str]:

@@ -44,10 +44,19 @@ class AsyncDatasets:
         self._transport = transport
 
     async def create(
-        self, source: Mapping[str, Any], *, name: str | None = None, idempotency_key: str | None = None
+        self,
+        source: Mapping[str, Any],
+        *,
+        name: str | None = None,
+        license: str | None = None,  # noqa: A002 - the name in the API
+        idempotency_key: str | None = None,
     ) -> AsyncDataset:
-        """Create a dataset from a source that the service reads, e.g. ``{"type": "builtin", "name": "digits"}``."""
-        document = {"source": dict(source)} | ({} if name is None else {"name": name})
+        """Create a dataset from a source that the service reads, e.g. ``{"type": "builtin", "name": "digits"}``.
+
+        Others are ``{"type": "huggingface", "repo": "uoft-cs/cifar10"}``, ``{"type": "s3", "url": "s3://data/pets/"}``
+        and ``{"type": "upload", "upload": upload.id}``. ``license`` is that of the images, such as ``cc-by-4.0``.
+        """
+        document = {"source": dict(source), **_given(name=name, license=license)}
         call = create_call("/v1/datasets", json_body(document), idempotency_key=idempotency_key)
         return self._bind(await self._transport.read(call, AsyncDataset))
 
@@ -59,6 +68,7 @@ class AsyncDatasets:
         labels: Labels = "auto",
         splits: Splits = "auto",
         class_from: ClassFrom = "auto",
+        license: str | None = None,  # noqa: A002 - the name in the API
         idempotency_key: str | None = None,
     ) -> AsyncDataset:
         """Create a dataset from an archive or Parquet file that the service downloads from an https URL.
@@ -66,7 +76,7 @@ class AsyncDatasets:
         ``name`` defaults to the file name. The other arguments are those of :meth:`upload`.
         """
         source = {"type": "url", "url": url, **layout_fields(labels, splits, class_from)}
-        return await self.create(source, name=name, idempotency_key=idempotency_key)
+        return await self.create(source, name=name, license=license, idempotency_key=idempotency_key)
 
     async def upload(
         self,
@@ -76,6 +86,7 @@ class AsyncDatasets:
         labels: Labels = "auto",
         splits: Splits = "auto",
         class_from: ClassFrom = "auto",
+        license: str | None = None,  # noqa: A002 - the name in the API
         progress: ProgressOption = False,
         idempotency_key: str | None = None,
     ) -> AsyncDataset:
@@ -84,17 +95,19 @@ class AsyncDatasets:
         ``labels="none"`` makes an unlabeled dataset and ignores folders and label columns. ``splits`` names the
         folders of the splits, e.g. ``{"train": "seg_train", "test": "seg_test"}``; ``"none"`` if no folder is one.
         ``class_from`` is the folder that names the class: the ``first`` below the split, or the image's ``parent``.
+        ``license`` is that of the images.
         Raises :class:`InvalidArgument` if there is no such file.
         """
         path = Path(path)
         name = name or path.resolve().stem
         layout = layout_fields(labels, splits, class_from)
+        fields = _given(name=name, license=license)
         response = await create_from_file(
             self._transport,
             "/v1/datasets",
             path,
-            {"name": name, **layout},
-            document=lambda upload: {"name": name, "source": {"type": "upload", "upload": upload, **layout}},
+            {**fields, **layout},
+            document=lambda upload: {**fields, "source": {"type": "upload", "upload": upload, **layout}},
             progress=progress,
             idempotency_key=idempotency_key,
         )
@@ -130,3 +143,7 @@ class AsyncDatasets:
     def _bind(self, dataset: AsyncDataset) -> AsyncDataset:
         dataset._datasets = self  # noqa: SLF001 - both classes are one unit
         return dataset
+
+
+def _given(**fields: str | None) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

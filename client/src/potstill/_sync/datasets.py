@@ -45,10 +45,19 @@ class Datasets:
         self._transport = transport
 
     def create(
-        self, source: Mapping[str, Any], *, name: str | None = None, idempotency_key: str | None = None
+        self,
+        source: Mapping[str, Any],
+        *,
+        name: str | None = None,
+        license: str | None = None,  # noqa: A002 - the name in the API
+        idempotency_key: str | None = None,
     ) -> Dataset:
-        """Create a dataset from a source that the service reads, e.g. ``{"type": "builtin", "name": "digits"}``."""
-        document = {"source": dict(source)} | ({} if name is None else {"name": name})
+        """Create a dataset from a source that the service reads, e.g. ``{"type": "builtin", "name": "digits"}``.
+
+        Others are ``{"type": "huggingface", "repo": "uoft-cs/cifar10"}``, ``{"type": "s3", "url": "s3://data/pets/"}``
+        and ``{"type": "upload", "upload": upload.id}``. ``license`` is that of the images, such as ``cc-by-4.0``.
+        """
+        document = {"source": dict(source), **_given(name=name, license=license)}
         call = create_call("/v1/datasets", json_body(document), idempotency_key=idempotency_key)
         return self._bind(self._transport.read(call, Dataset))
 
@@ -60,6 +69,7 @@ class Datasets:
         labels: Labels = "auto",
         splits: Splits = "auto",
         class_from: ClassFrom = "auto",
+        license: str | None = None,  # noqa: A002 - the name in the API
         idempotency_key: str | None = None,
     ) -> Dataset:
         """Create a dataset from an archive or Parquet file that the service downloads from an https URL.
@@ -67,7 +77,7 @@ class Datasets:
         ``name`` defaults to the file name. The other arguments are those of :meth:`upload`.
         """
         source = {"type": "url", "url": url, **layout_fields(labels, splits, class_from)}
-        return self.create(source, name=name, idempotency_key=idempotency_key)
+        return self.create(source, name=name, license=license, idempotency_key=idempotency_key)
 
     def upload(
         self,
@@ -77,6 +87,7 @@ class Datasets:
         labels: Labels = "auto",
         splits: Splits = "auto",
         class_from: ClassFrom = "auto",
+        license: str | None = None,  # noqa: A002 - the name in the API
         progress: ProgressOption = False,
         idempotency_key: str | None = None,
     ) -> Dataset:
@@ -85,17 +96,19 @@ class Datasets:
         ``labels="none"`` makes an unlabeled dataset and ignores folders and label columns. ``splits`` names the
         folders of the splits, e.g. ``{"train": "seg_train", "test": "seg_test"}``; ``"none"`` if no folder is one.
         ``class_from`` is the folder that names the class: the ``first`` below the split, or the image's ``parent``.
+        ``license`` is that of the images.
         Raises :class:`InvalidArgument` if there is no such file.
         """
         path = Path(path)
         name = name or path.resolve().stem
         layout = layout_fields(labels, splits, class_from)
+        fields = _given(name=name, license=license)
         response = create_from_file(
             self._transport,
             "/v1/datasets",
             path,
-            {"name": name, **layout},
-            document=lambda upload: {"name": name, "source": {"type": "upload", "upload": upload, **layout}},
+            {**fields, **layout},
+            document=lambda upload: {**fields, "source": {"type": "upload", "upload": upload, **layout}},
             progress=progress,
             idempotency_key=idempotency_key,
         )
@@ -129,3 +142,7 @@ class Datasets:
     def _bind(self, dataset: Dataset) -> Dataset:
         dataset._datasets = self  # noqa: SLF001 - both classes are one unit
         return dataset
+
+
+def _given(**fields: str | None) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from potstill._sync.client import Potstill
 from potstill._sync.datasets import Dataset
 from potstill.cli.console import out, print_json, print_warnings
 from potstill.cli.options import AsJson, DatasetId, Limit, connect
 from potstill.cli.tables import Column, print_table, status_text
+from potstill.cli.uploads import find_upload_id
+from potstill.dataset_layout import layout_fields
+from potstill.dataset_source import SOURCES, parse_source
 from potstill.formats import escape_text, format_age, format_count
 
 app = typer.Typer(no_args_is_help=True, help="Manage image datasets.")
@@ -35,8 +37,7 @@ def add(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A zip, tar or Parquet file, a folder, an https URL, or `builtin:` with digits, mnist-5k, mnist-300, "
-            "mnist-unlabeled.",
+            help=f"A zip, tar or Parquet file, or a folder, of this machine; {SOURCES}.",
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Name of the dataset. Default: the source's name.")] = None,
@@ -49,12 +50,34 @@ def add(
         Literal["auto", "first", "parent"],
         typer.Option(help="Folder that names the class: the first below the split, or the parent of the image."),
     ] = "auto",
+    split: Annotated[str | None, typer.Option(help="Only this split of a dataset of the hub. Default: all.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Config of a dataset of the hub. Default: the only one, or `default`.")
+    ] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="License of the images, such as cc-by-4.0, for reports.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Add a dataset and wait until it is ready."""
+    layout = layout_fields(labels, splits, class_from)
+    found = parse_source(source, config=config, split=split)
     with connect() as client:
-        dataset = _create(client, source, name=name, labels=labels, splits=splits, class_from=class_from)
+        if found is None:
+            dataset = client.datasets.upload(
+                Path(source),
+                name=name,
+                labels=labels,
+                splits=splits,
+                class_from=class_from,
+                license=license_,
+                progress=True,
+            )
+        else:
+            if found["type"] == "upload":
+                found["upload"] = find_upload_id(client, found["upload"])
+            dataset = client.datasets.create({**found, **layout}, name=name, license=license_)
         if wait:
             dataset = dataset.wait(progress=True)
     if as_json:
@@ -137,25 +160,6 @@ def print_datasets(datasets: list[Dataset]) -> None:
             )
         )
     print_table(DATASET_COLUMNS, rows)
-
-
-def _create(
-    client: Potstill,
-    source: str,
-    *,
-    name: str | None,
-    labels: Literal["auto", "none"],
-    splits: str,
-    class_from: Literal["auto", "first", "parent"],
-) -> Dataset:
-    kind, _, builtin = source.partition(":")
-    if kind == "builtin":
-        return client.datasets.create({"type": "builtin", "name": builtin}, name=name or builtin)
-    if "://" in source:
-        return client.datasets.create_from_url(source, name=name, labels=labels, splits=splits, class_from=class_from)
-    return client.datasets.upload(
-        Path(source), name=name, labels=labels, splits=splits, class_from=class_from, progress=True
-    )
 
 
 def _describe(dataset: Dataset) -> None:

@@ -82,7 +82,7 @@ COMMANDS = {
 
 _ROUTE = re.compile(r"`?(?:\b(GET|POST|PUT|PATCH|DELETE|OPTIONS) )?(/v1/[\w/{}…-]+|/healthz|/readyz|/metrics)`?")
 _QUERY = "query parameter: "
-_PARAMETER = re.compile(r"\{\w+\}")
+_PARAMETER = re.compile(r"\{\w+\}|\b[a-z]+_[0-9a-z]{26}\b")  # also an id in its place
 
 
 def name_commands(text: str) -> str:

@@ -55,7 +55,7 @@ def list_uploads(limit: Limit = 20, *, as_json: AsJson = False) -> None:
 def show(upload_id: UploadId, *, as_json: AsJson = False) -> None:
     """Show one upload."""
     with connect() as client:
-        upload = client.uploads.get(_find_id(client, upload_id))
+        upload = client.uploads.get(find_upload_id(client, upload_id))
     _print([upload], as_json=as_json)
 
 
@@ -63,7 +63,7 @@ def show(upload_id: UploadId, *, as_json: AsJson = False) -> None:
 def delete(upload_id: UploadId) -> None:
     """Delete an upload."""
     with connect() as client:
-        found = _find_id(client, upload_id)
+        found = find_upload_id(client, upload_id)
         client.uploads.delete(found)
     out.print(f"Deleted {found}")
 
@@ -77,7 +77,8 @@ def limits() -> None:
     out.print(f"  protocol      tus {escape_text(found.version)}: {escape_text(', '.join(found.extensions))}")
 
 
-def _find_id(client: Potstill, text: str) -> str:
+def find_upload_id(client: Potstill, text: str) -> str:
+    """Return the id of the upload with this id, unique file name or unique id prefix."""
     return find_one(text, "upload", client.uploads.list(), lambda each: (each.id, each.filename)).id
 
 
