@@ -47,6 +47,10 @@ def test_a_job_is_submitted_from_the_form(sign_in, tenant, errors):
     page.get_by_label("Temperature", exact=True).fill("")
     page.locator(".estimate dt", has_text="Memory").wait_for()
     assert "temperature" not in read_spec(page)["method"]
+    page.get_by_role("button", name="Add a teacher").click()
+    page.get_by_role("button", name="Remove teacher 1").press("Enter")
+    page.wait_for_function("document.activeElement.id === 'add-teacher'")  # not lost with the removed button
+    assert page.get_by_role("button", name="Remove teacher", exact=True).count() == 1
     page.get_by_role("button", name="Create job").click()
 
     page.get_by_role("heading", name="from the form").wait_for()

@@ -3,7 +3,7 @@
 import { ArchitectureField } from "./architecture.js";
 import { Component, html } from "./library.js";
 import { kind, label, range, resolve, variants } from "./schema.js";
-import { fieldId, get, join } from "./spec.js";
+import { fieldId, focusLater, get, join } from "./spec.js";
 
 const isShown = (name, schema) => schema.const === undefined && name !== "name";
 
@@ -223,7 +223,7 @@ function ListField({ name, schema, pointer, form }) {
     ${schema.description && html`<p class="help small muted"><${Marked} text=${schema.description} /></p>`}
     <${Problem} pointer=${pointer} form=${form} />
     ${value.map((_, index) => html`<div class="item" key=${index}>
-      <div class="item-head"><span class="strong small">${label(name)} ${index}</span><button type="button" class="button quiet" onClick=${() => form.set(join(pointer, index), undefined)}>Remove<span class="visually-hidden"> ${label(name)} ${index}</span></button></div>
+      <div class="item-head"><span class="strong small">${label(name)} ${index}</span><button type="button" class="button quiet" onClick=${() => (form.set(join(pointer, index), undefined), focusLater(fieldId(pointer)))}>Remove<span class="visually-hidden"> ${label(name)} ${index}</span></button></div>
       <${Problem} pointer=${join(pointer, index)} form=${form} />
       <${Members} schema=${items} pointer=${join(pointer, index)} form=${form} />
     </div>`)}

@@ -3,7 +3,7 @@
 import { Fields, Labeled, Marked, Problem } from "./fields.js";
 import { html } from "./library.js";
 import { resolve, variants } from "./schema.js";
-import { get, join } from "./spec.js";
+import { fieldId, focusLater, get, join } from "./spec.js";
 
 /** The choice of the method, with its paper and requirements, and its parameters. */
 export function MethodSection({ form }) {
@@ -58,6 +58,14 @@ export function ModelSections({ form, student, teachers, firstTraining }) {
   const value = form.spec.teachers ?? [];
   const max = form.methods.get(form.spec.method?.name)?.needs.max_teachers ?? teachers.maxItems;
   const example = [...form.methods.values()].find((method) => method.name === form.spec.method?.name)?.example.teachers?.[0] ?? { weights: "pretrained" };
+  const add = () => {
+    form.set("/teachers", [...value, example]);
+    focusLater(fieldId(`/teachers/${value.length}/architecture`));
+  };
+  const remove = (index) => {
+    form.set(join("/teachers", index), undefined);
+    focusLater("add-teacher");
+  };
   return html`<section class="card" aria-labelledby="student-title"><h2 id="student-title">Student</h2>
       <${Problem} pointer="/student" form=${form} />
       <${Fields} schema=${student} pointer="/student" form=${form} /></section>
@@ -65,11 +73,11 @@ export function ModelSections({ form, student, teachers, firstTraining }) {
       <${Problem} pointer="/teachers" form=${form} />
       ${!value.length && html`<p class="muted small">${max === 0 ? "This method takes no teacher." : "No teacher yet."}</p>`}
       ${value.map((_, index) => html`<div class="item" key=${index}>
-        <div class="item-head"><span class="strong small">${value.length > 1 ? `Teacher ${index}` : ""}</span><button type="button" class="button quiet" onClick=${() => form.set(join("/teachers", index), undefined)}>Remove<span class="visually-hidden"> teacher ${index}</span></button></div>
+        <div class="item-head"><span class="strong small">${value.length > 1 ? `Teacher ${index}` : ""}</span><button type="button" class="button quiet" onClick=${() => remove(index)}>Remove<span class="visually-hidden"> teacher${value.length > 1 ? ` ${index}` : ""}</span></button></div>
         <${Problem} pointer=${join("/teachers", index)} form=${form} />
         <${Teacher} schema=${teacher} pointer=${join("/teachers", index)} form=${form} firstTraining=${firstTraining} />
       </div>`)}
-      ${value.length < max && html`<button type="button" class="button" onClick=${() => form.set("/teachers", [...value, example])}>Add a teacher</button>`}
+      ${value.length < max && html`<button type="button" id="add-teacher" class="button" onClick=${add}>Add a teacher</button>`}
     </section>`;
 }
 

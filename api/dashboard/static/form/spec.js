@@ -35,3 +35,6 @@ function replace(node, keys, value) {
 
 /** The id of the control at a pointer. */
 export const fieldId = (pointer) => `field${pointer.replaceAll(/[^\w]/g, "-")}`;
+
+/** Focus an element once the form has been drawn again: a removed button would lose the focus. */
+export const focusLater = (id) => setTimeout(() => document.getElementById(id)?.focus(), 50);

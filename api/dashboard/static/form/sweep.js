@@ -2,6 +2,7 @@
 
 import { html } from "./library.js";
 import { resolve } from "./schema.js";
+import { focusLater } from "./spec.js";
 
 /** The grid of the rows that have a field and values, by field; null if there is none. */
 export function toGrid(rows) {
@@ -54,10 +55,10 @@ export function SweepCard({ rows, grid, form, isOpen, onChange }) {
       (row, index) => html`<div class="sweep-row" key=${index}>
         <div class="field"><label for=${`sweep-field-${index}`}>Field</label><input id=${`sweep-field-${index}`} list="sweep-fields" type="text" class="mono small" spellcheck="false" autocomplete="off" placeholder="method.temperature" value=${row.field} onInput=${(event) => change(index, { field: event.target.value })} /></div>
         <div class="field"><label for=${`sweep-values-${index}`}>Values</label><input id=${`sweep-values-${index}`} type="text" class="mono small" spellcheck="false" autocomplete="off" placeholder="1, 2, 4" value=${row.text} onInput=${(event) => change(index, { text: event.target.value })} /></div>
-        <button type="button" class="button quiet" onClick=${() => onChange(rows.filter((_, at) => at !== index))}>Remove<span class="visually-hidden"> ${row.field || "this field"}</span></button>
+        <button type="button" class="button quiet" onClick=${() => (onChange(rows.filter((_, at) => at !== index)), focusLater("add-field"))}>Remove<span class="visually-hidden"> ${row.field || "this field"}</span></button>
       </div>`,
     )}
-    <button type="button" class="button" onClick=${() => onChange([...rows, { field: "", text: "" }])}>Add a field</button>
+    <button type="button" id="add-field" class="button" onClick=${() => (onChange([...rows, { field: "", text: "" }]), focusLater(`sweep-field-${rows.length}`))}>Add a field</button>
     ${total > 0 && html` <span class="small muted" role="status">${total === 1 ? "One job" : `${total} jobs`}</span>`}
   </details>`;
 }
