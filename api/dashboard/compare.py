@@ -40,6 +40,7 @@ def compare_page(
     jobs = service.read_jobs(state.database, caller.project_id, references)
     found = service.read_datasets(state.database, caller.project_id, {job["spec"]["dataset"] for job in jobs})
     ids = [str(job["id"]) for job in jobs]
+    is_mixed = comparison.have_different_datasets(jobs)
     num_images = [(found.get(job["spec"]["dataset"]) or {}).get("num_test") for job in jobs]
     return page(
         "compare.html",
@@ -48,7 +49,7 @@ def compare_page(
         x=x,
         figures=comparison.figures(jobs, num_images),
         differences=comparison.spec_differences(jobs),
-        plots=[plot for cost in comparison.COSTS if (plot := plots.pareto_plot(comparison.points(jobs, cost), cost))],
+        plots=[] if is_mixed else _plots(jobs),
         plot_size=(plots.WIDTH, plots.HEIGHT, plots.LEFT, plots.BOTTOM),
         curve_jobs=[_curve_job(job) for job in jobs],
         metric=metric,
@@ -56,8 +57,13 @@ def compare_page(
         removal_urls=[_url([*ids[:index], *ids[index + 1 :]], x, metric) for index in range(len(ids))],
         may_remove=len(ids) > MIN_JOBS,
         may_add=len(ids) < MAX_JOBS,
-        has_several_datasets=len({job["spec"]["dataset"] for job in jobs}) > 1,
+        has_several_datasets=is_mixed,
     )
+
+
+def _plots(jobs: Sequence[comparison.Document]) -> list[plots.Plot]:
+    found = (plots.pareto_plot(comparison.points(jobs, cost), cost) for cost in comparison.COSTS)
+    return [plot for plot in found if plot is not None]
 
 
 def _curve_job(job: comparison.Document) -> dict[str, Any]:

@@ -78,7 +78,11 @@ def _nested_leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def figures(jobs: Sequence[Document], num_images: Sequence[int | None]) -> list[FigureRow]:
-    """Return the figures of the jobs; ``num_images`` are those of their test splits, for the interval of top-1."""
+    """Return the figures of the jobs; ``num_images`` are those of their test splits, for the interval of top-1.
+
+    No accuracy is the best one of jobs on different datasets.
+    """
+    most = None if have_different_datasets(jobs) else max
     students = [(job["result"] or {}).get("student") or {} for job in jobs]
     teachers = [_best_teacher(job) for job in jobs]
     top1 = [student.get("top1") for student in students]
@@ -89,18 +93,23 @@ def figures(jobs: Sequence[Document], num_images: Sequence[int | None]) -> list[
         FigureRow(
             "Top-1 accuracy",
             tuple(_with_interval(value, count) for value, count in zip(top1, num_images, strict=True)),
-            _best(top1, max),
+            _best(top1, most),
         ),
-        FigureRow("Gain over the baseline, points", tuple(map(_gain_text, jobs)), _best(gains, max)),
-        _row("Top-5 accuracy", [student.get("top5") for student in students], formats.percent, max),
+        FigureRow("Gain over the baseline, points", tuple(map(_gain_text, jobs)), _best(gains, most)),
+        _row("Top-5 accuracy", [student.get("top5") for student in students], formats.percent, most),
         _row("Best teacher's top-1", teacher_top1, formats.percent, None),
-        _row("Student ÷ teacher", retention, formats.percent, max),
+        _row("Student ÷ teacher", retention, formats.percent, most),
         _row("Agreement", [(job["result"] or {}).get("agreement") for job in jobs], formats.percent, None),
         _row("Parameters", [student.get("parameters") for student in students], formats.short, min),
         *(_row(cost.label, [student.get(cost.key) for student in students], cost.form, min) for cost in COSTS),
         _row("Time", [views.elapsed_seconds(job) for job in jobs], formats.duration, min),
     ]
     return [row for row in rows if any(text != formats.UNKNOWN for text in row.texts)]
+
+
+def have_different_datasets(jobs: Sequence[Document]) -> bool:
+    """Whether the accuracies of the jobs cannot be compared."""
+    return len({job["spec"]["dataset"] for job in jobs}) > 1
 
 
 def points(jobs: Sequence[Document], cost: Cost) -> list[Point]:

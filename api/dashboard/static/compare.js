@@ -8,6 +8,7 @@ const HEIGHT = 260;
 const NUM_COLORS = 6;
 const MIN_SMOOTHED_POINTS = 80;
 const FIRST = ["eval/top1", "train/loss"];
+const SECONDS = [1, 2, 5, 10, 30, ...[1, 2, 5, 10, 30, 60, 120, 300, 720, 1440, 2880, 7200].map((minutes) => 60 * minutes)]; // distances of ticks
 const DASHES = [[], [8, 5], [2, 4], [10, 4, 2, 4]]; // jobs with the same color differ in these
 
 const NOTE = "The methods differ, and each one sums other terms: compare the accuracies, not the heights of these losses.";
@@ -71,7 +72,7 @@ function drawChart(name) {
     height: HEIGHT,
     scales: { x: { time: false }, y: { range: percent ? fractionRange : undefined } },
     axes: [
-      { ...axis, size: 28, grid: { show: false }, values: (_, ticks) => ticks.map(byTime ? seconds : (tick) => tick.toLocaleString()) },
+      { ...axis, size: 28, grid: { show: false }, ...(byTime && { incrs: SECONDS, space: 90 }), values: (_, ticks) => ticks.map(byTime ? seconds : (tick) => tick.toLocaleString()) },
       { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => (percent ? formatPercent(tick, 0) : formatNumber(tick))) },
     ],
     series: [{}, ...lines.map(({ index, points }) => ({ stroke: color(figure, `series-${(index % NUM_COLORS) + 1}`), width: 2, dash: DASHES[Math.floor(index / NUM_COLORS)], spanGaps: true, points: { show: points.length < 30, size: 5 } }))],

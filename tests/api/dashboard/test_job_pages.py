@@ -194,14 +194,21 @@ class TestComparison:
                 job.result = {**job.result, "student": student}
         both = ",".join(lease.job_id for lease in leases)
 
+        mixed = browser.get(f"/compare?jobs={both}").text
+        with server.database.write() as session:
+            job, other = (jobs.get(session, tenant.project_id, lease.job_id) for lease in leases)
+            job.spec = {**job.spec, "dataset": other.spec["dataset"]}
         page = browser.get(f"/compare?jobs={both}").text
 
+        assert "different datasets" in mixed
+        assert "<svg" not in mixed
+        assert re.search(r"Top-1 accuracy</th><td>[^<]+</td><td>[^<]+</td>", mixed)  # none is the best
+        assert re.search(r"Top-1 accuracy</th>.*?<td class=\"best\">80", page)
         assert "80.0\u00a0% (58.4 to 91.9)" in page  # of 20 images
         assert "<code>method.temperature</code>" in page
         assert "method.name" not in page
         assert page.count("<svg") == 3  # size, FLOPs, latency
         assert f'href="/compare?jobs={both}&amp;x=time"' in page
-        assert "different datasets" in page
 
     @pytest.mark.parametrize("query", ["", "jobs=job_1", "jobs=" + ",".join(f"job_{k}" for k in range(21))])
     def test_two_to_twenty_jobs_are_compared(self, browser, query):
