@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 
-from api.deps import NO_NUL, Limit, Reader, State
+from api.deps import Limit, Reader, State
 from api.problems import problems
 from api.rate_limit import rate_class
 from api.schemas import Out, Page
 from core.errors import InvalidRequest
+from core.spec.patterns import NO_NUL
 
 router = APIRouter(prefix="/v1/architectures", tags=["models"])
 

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from api.deps import NO_NUL, Admin, After, Limit, State
+from api.deps import Admin, After, Limit, State
 from api.problems import problems
 from api.rate_limit import rate_class
 from api.schemas import Out, Page, Timestamp
 from api.time_params import Time, to_utc
 from core.errors import AmbiguousReference
 from core.ids import has_id_form
+from core.spec.patterns import NO_NUL
 from core.store import audit, names
 from core.store.project_tables import AuditEntry
 

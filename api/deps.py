@@ -20,12 +20,12 @@ from api.telemetry import Telemetry
 from core.broker import Broker
 from core.errors import Forbidden
 from core.settings import Settings
+from core.spec.patterns import NO_NUL
 from core.store import audit
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, Session
 
 __all__ = [
-    "NO_NUL",
     "Admin",
     "After",
     "AppState",
@@ -139,7 +139,6 @@ Reader = Annotated[Caller, Depends(get_reader)]
 Writer = Annotated[Caller, Depends(get_writer)]
 Admin = Annotated[Caller, Depends(get_admin)]
 
-NO_NUL = r"^[^\x00]*$"  # pattern of text parameters of a query: databases reject NUL characters
 
 Search = Annotated[str, Query(max_length=200, pattern=NO_NUL)]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of objects.")]

@@ -13,9 +13,10 @@ from fastapi.responses import Response
 from api.dashboard import comparison, plots, service, views
 from api.dashboard.endpoints import PageRoute, Viewer
 from api.dashboard.rendering import page
-from api.deps import NO_NUL, State
+from api.deps import State
 from api.rate_limit import rate_class
 from core.errors import InvalidRequest
+from core.spec.patterns import NO_NUL
 
 MIN_JOBS, MAX_JOBS = 2, 20
 

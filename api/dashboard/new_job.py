@@ -22,7 +22,7 @@ from api.compression import compressed_response
 from api.dashboard import service
 from api.dashboard.endpoints import Operator, PageRoute
 from api.dashboard.rendering import page, see_other
-from api.deps import NO_NUL, AppState, Caller, State
+from api.deps import AppState, Caller, State
 from api.jobs.endpoints import create_job
 from api.methods import method_out
 from api.rate_limit import rate_class
@@ -31,6 +31,7 @@ from core.errors import FieldError, NotFound, PotstillError
 from core.spec import METHODS, JobSpec, parse_job_spec
 from core.spec.examples import SLIM_RESNET, example_job
 from core.spec.methods import Requirements
+from core.spec.patterns import NO_NUL
 
 DEFAULT_METHOD = "kd"
 MAX_SPEC_CHARACTERS = 200_000

@@ -16,11 +16,12 @@ from api.dashboard.endpoints import PageRoute, Viewer
 from api.dashboard.forms import problem_texts
 from api.dashboard.key_pages import Administrator
 from api.dashboard.rendering import page, page_url
-from api.deps import NO_NUL, AppState, Caller, State
+from api.deps import AppState, Caller, State
 from api.problems import invalid_field
 from api.rate_limit import rate_class
 from api.schemas import Page
 from core.errors import PotstillError
+from core.spec.patterns import NO_NUL
 from core.store import keys
 
 ENTRIES_PER_PAGE = 50

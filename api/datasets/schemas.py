@@ -11,6 +11,7 @@ from core.fetch.targets import MAX_URL_CHARACTERS
 from core.job_warnings import JobWarning
 from core.spec.dataset_layout import LayoutOptions
 from core.spec.document import StrictModel
+from core.spec.patterns import HUB_DATASET, HUB_REVISION, S3_URL
 
 License = Annotated[
     str,
@@ -60,10 +61,10 @@ class HuggingFaceSource(LayoutOptions):
     """The Parquet files or shards of a public dataset of the Hugging Face hub, which the ingest worker downloads."""
 
     type: Literal["huggingface"]
-    repo: Annotated[
-        str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?$")
-    ] = Field(description="Name of the dataset: `owner/name`.", examples=["uoft-cs/cifar10"])
-    revision: Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")] = Field(
+    repo: Annotated[str, StringConstraints(max_length=200, pattern=HUB_DATASET)] = Field(
+        description="Name of the dataset: `owner/name`.", examples=["uoft-cs/cifar10"]
+    )
+    revision: Annotated[str, StringConstraints(max_length=200, pattern=HUB_REVISION)] = Field(
         default="main", description="Branch, tag or commit. The dataset's `source` then also has the `commit`."
     )
     config: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
@@ -78,12 +79,10 @@ class S3Source(LayoutOptions):
     """A file, or a folder, of a bucket that the operator has allowed."""
 
     type: Literal["s3"]
-    url: Annotated[str, StringConstraints(max_length=2000, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,62}(/[^?#\\]*)?$")] = (
-        Field(
-            description="`s3://bucket/key` of a file as for uploads. With a final `/`, a folder: its files are read as "
-            "if they were in one archive. `{000..003}` stands for several WebDataset shards.",
-            examples=["s3://shared-data/pets.zip", "s3://shared-data/pets/"],
-        )
+    url: Annotated[str, StringConstraints(max_length=2000, pattern=S3_URL)] = Field(
+        description="`s3://bucket/key` of a file as for uploads. With a final `/`, a folder: its files are read as "
+        "if they were in one archive. `{000..003}` stands for several WebDataset shards.",
+        examples=["s3://shared-data/pets.zip", "s3://shared-data/pets/"],
     )
 
 

@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.deps import MAX_LIMIT, NO_NUL
+from api.deps import MAX_LIMIT
 from api.jobs.schemas import JobStatus
 from api.problems import invalid_field
 from api.time_params import Time, to_utc
 from core.errors import AmbiguousReference, NotFound
 from core.spec import METHODS
 from core.spec.parse import did_you_mean
+from core.spec.patterns import NO_NUL
 from core.store import names
 from core.store.db import Session
 from core.store.jobs import JobFilter, JobOrder, SortKey

@@ -9,9 +9,9 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from api.schemas import Failure, Out, Timestamp
 from core.spec.document import StrictModel
+from core.spec.patterns import HUB_MODEL, HUB_REVISION, LICENSE_TAG, NOT_BLANK
 
 PushStatus = Literal["pending", "succeeded", "failed"]
-_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _VISIBLE = r"[\x21-\x7e]+"  # a token is sent in a header
 
 
@@ -24,7 +24,7 @@ def _visible(token: SecretStr) -> SecretStr:
 class PushCreate(StrictModel):
     """A push of a job's artifacts to a model repository of the Hugging Face hub."""
 
-    repo: Annotated[str, StringConstraints(max_length=96, pattern=rf"^{_NAME}/{_NAME}$")] = Field(
+    repo: Annotated[str, StringConstraints(max_length=96, pattern=HUB_MODEL)] = Field(
         description="`owner/name` of the model repository; created if it does not exist.", examples=["acme/deit-pets"]
     )
     token: Annotated[SecretStr, Field(min_length=8, max_length=1000), AfterValidator(_visible)] = Field(
@@ -36,17 +36,17 @@ class PushCreate(StrictModel):
     private: bool = Field(
         default=True, description="Visibility of a new repository; an existing one keeps its visibility."
     )
-    revision: Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")] = Field(
+    revision: Annotated[str, StringConstraints(max_length=200, pattern=HUB_REVISION)] = Field(
         default="main", description="Branch; created from `main` if it does not exist."
     )
     files: (
         Annotated[list[Annotated[str, StringConstraints(max_length=200)]], Field(min_length=1, max_length=200)] | None
     ) = Field(default=None, description="Names of artifacts. Null: all, without the predictions on test images.")
-    license: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9][a-z0-9.-]*$")] | None = Field(
+    license: Annotated[str, StringConstraints(max_length=64, pattern=LICENSE_TAG)] | None = Field(
         default=None, description="License of the model, for the card's metadata. Null: what the card has."
     )
     message: (
-        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"\S")] | None
+        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NOT_BLANK)] | None
     ) = Field(default=None, description="Message of the commit. Null: one that names the job.")
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 
 from api.schemas import Out, Timestamp
 from core.spec.document import StrictModel
+from core.spec.patterns import SHA256
 
 
 class DirectUploadOut(Out):
@@ -22,7 +23,7 @@ class DirectUploadOut(Out):
 class DirectUploadDone(StrictModel):
     """The file that was sent to the bucket."""
 
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = Field(
+    sha256: Annotated[str, StringConstraints(pattern=SHA256)] = Field(
         description="Of the file, in lower-case hex. It is verified when a dataset or model is made from the upload."
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from core.spec.patterns import PATTERN_MESSAGES
+
 _INTEGER, _NUMBER, _BOOLEAN, _STRING, _LIST, _OBJECT = (
     "a whole number", "a number", "true or false", "a string", "a list", "an object",
 )  # fmt: skip
@@ -45,6 +47,7 @@ _OTHER_MESSAGES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "string_too_long": lambda ctx: f"at most {_count(ctx['max_length'], 'character')} accepted",
     "too_short": lambda ctx: f"at least {_count(ctx['min_length'], 'entry')} expected",
     "too_long": lambda ctx: f"at most {_count(ctx['max_length'], 'entry')} accepted",
+    "string_pattern_mismatch": lambda ctx: PATTERN_MESSAGES.get(ctx["pattern"], f"must match {ctx['pattern']}"),
     "literal_error": lambda ctx: f"must be {ctx['expected']}",
     "enum": lambda ctx: f"must be {ctx['expected']}",
     "value_error": lambda ctx: _lower_first(str(ctx["error"])),

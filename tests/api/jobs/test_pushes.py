@@ -79,6 +79,7 @@ def test_an_invalid_push_names_the_field_and_no_secret(http, path, changes, poin
     assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
     assert "secret" not in response.text
     assert "entries" not in response.text, "a token has characters"
+    assert "pattern" not in response.text, "a message has words"
 
 
 def test_the_metrics_count_pending_pushes(server, http, path):
