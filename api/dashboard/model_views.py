@@ -7,23 +7,26 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from api.dashboard import formats
+from core.store.lineage import Role
 
 Document = Mapping[str, Any]
 
 KINDS = {"upload": "Upload", "student": "Student", "compressed": "Compressed"}
 MAX_DEPTH = 4  # of a lineage, so that its rows stay readable
 MAX_LINEAGE_ROWS = 60
-_ROLES_BEFORE = {
+_ROLES_BEFORE: Mapping[Role, str] = {
     "teacher": "teacher",
     "initial_weights": "initial weights",
     "student": "made by",
     "compressed": "compressed from",
+    "checkpoint": "checkpoint of",
 }
-_ROLES_AFTER = {
+_ROLES_AFTER: Mapping[Role, str] = {
     "teacher": "teaches",
     "initial_weights": "starts",
     "student": "student",
     "compressed": "compressed to",
+    "checkpoint": "checkpoint",
 }
 _SOURCES = {
     "request": "given with the upload",
@@ -121,6 +124,8 @@ def _row(node: Document, depth: int, role: str) -> LineageRow:
             if details.get("top1") is not None:
                 texts.append(f"top-1 {formats.percent(details['top1'])}")
             url = f"/jobs/{node['id'].partition('/')[0]}"
+        case "checkpoint":
+            texts, url = ["checkpoint"], f"/jobs/{details['job']}" if node["exists"] else ""
         case _:
             texts = ["weights", details.get("weights")]
             url = ""

@@ -201,8 +201,8 @@ def _lineage(session: Session, project_id: str, model_id: str | None, job_id: st
         urls = {"job": f"/jobs/{node.id}", "model": f"/models/{node.id}"}
         if node.kind == "teacher":
             text = f"{node.name}, {node.details['weights']}"
-        if node.kind == "checkpoint" and node.exists:
-            source = nodes[node.details["job"]]
+        source = nodes.get(node.details.get("job", ""))
+        if node.kind == "checkpoint" and source is not None:
             text, urls["checkpoint"] = f"{source.name or source.id}, {node.name}", f"/jobs/{source.id}"
         return LineageEntry(label, text, urls.get(node.kind) if node.exists else None)
 

@@ -1,10 +1,13 @@
 """Presentation of models, without HTTP."""
 
+from typing import get_args
+
 import pytest
 
 from api.dashboard import model_views as views
 from api.dashboard.model_form import ModelForm
 from core.errors import FieldError, InvalidRequest
+from core.store.lineage import Role
 
 
 def node(kind, name, **details):
@@ -20,11 +23,15 @@ def lineage():
         node("teacher", "job_1/teachers/1", weights="pretrained"),
         node("artifact", "job_1/artifacts/int8", top1=0.5, size_bytes=1000),
         {**node("job", "job_2"), "exists": False},
+        node("checkpoint", "step 20", job="job_3"),
+        node("job", "job_3", method="kd", status="succeeded"),
     ]
     edges = [
         ("job_1", "student", "student"),
         ("teacher", "job_1", "teacher"),
         ("job_1/teachers/1", "job_1", "teacher"),
+        ("step 20", "job_1", "initial_weights"),
+        ("job_3", "step 20", "checkpoint"),
         ("student", "job_1/artifacts/int8", "compressed"),
         ("student", "job_2", "teacher"),
         ("job_2", "student", "initial_weights"),  # a circle must not hang the page
@@ -41,6 +48,8 @@ class TestLineage:
             (0, "made by", "job_1", "job, kd, succeeded", "/jobs/job_1"),
             (1, "teacher", "teacher", "model, resnet18, 2 M parameters", "/models/teacher"),
             (1, "teacher", "job_1/teachers/1", "weights, pretrained", None),
+            (1, "initial weights", "step 20", "checkpoint", "/jobs/job_3"),
+            (2, "checkpoint of", "job_3", "job, kd, succeeded", "/jobs/job_3"),
             (0, "initial weights", "job_2", "deleted", None),
         ]
 
@@ -51,6 +60,16 @@ class TestLineage:
             (0, "compressed to", "file, 1 kB, top-1 50.0\u00a0%", "/jobs/job_1"),
             (0, "teaches", "deleted", None),
         ]
+
+
+@pytest.mark.parametrize("role", get_args(Role))
+def test_each_role_has_words_in_both_directions(lineage, role):
+    edges = [{"source": "job_1", "target": "student", "role": role}]
+    edges += [{"source": "student", "target": "job_3", "role": role}]
+    document = {**lineage, "edges": edges}
+
+    assert views.ancestors(document)[0].role
+    assert views.descendants(document)[0].role
 
 
 @pytest.mark.parametrize(
