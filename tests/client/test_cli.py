@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+import typer
 
 from potstill import calls
 from potstill._sync import follow as follow_module
@@ -225,6 +226,7 @@ def test_keys_are_named_rotated_listed_and_revoked(service, respond, run):
     assert json.loads(rotated.stdout)["token"] == "ps_2_x"
     assert json.loads(service.received[1].body) == {"overlap_seconds": 60}
     assert "Revoked key_2" in run("keys", "revoke", "laptop").stdout
+    assert json.loads(run("keys", "revoke", "laptop", "--json").stdout) == {"removed": "key_2"}
     table = run("keys", "list").stdout
     assert "active" in table
     assert "revoked" in table
@@ -341,6 +343,17 @@ def test_metrics_are_shown_filtered_and_written_as_csv(service, respond, run):
     assert chosen.splitlines()[:2] == ["series,step,value", "train/loss,1,2.5"]
     assert "train/kd" not in chosen
     assert "there is no series val/x" in run("jobs", "metrics", "job_1", "--name", "val/x").stderr
+
+
+def test_every_command_that_prints_has_json():
+    commands = {
+        f"{group} {name}": command
+        for group, found in typer.main.get_command(app.app).commands.items()
+        for name, command in getattr(found, "commands", {group: found}).items()
+    }
+
+    without = [name for name, each in commands.items() if not any("--json" in option.opts for option in each.params)]
+    assert without == ["mcp mcp", "datasets image"]
 
 
 def test_version_and_short_help(run):

@@ -30,6 +30,14 @@ def print_json_line(document: Document) -> None:
     print(json.dumps(_plain(document), ensure_ascii=False), flush=True)
 
 
+def print_removed(removed: str, text: str, *, as_json: bool) -> None:
+    """Print that an object is deleted or revoked: the text, or JSON with the argument that named it."""
+    if as_json:
+        print_json({"removed": removed})
+    else:
+        out.print(text, markup=False)
+
+
 def _plain(document: Any) -> Any:
     if isinstance(document, Document):
         return document.to_dict()

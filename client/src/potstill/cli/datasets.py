@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from potstill._sync.datasets import Dataset
-from potstill.cli.console import out, print_json, print_warnings
+from potstill.cli.console import out, print_json, print_removed, print_warnings
 from potstill.cli.options import AsJson, DatasetId, Limit, connect
 from potstill.cli.tables import Column, print_table, status_text
 from potstill.cli.uploads import find_upload_id
@@ -118,11 +118,11 @@ def show(dataset_id: DatasetId, *, as_json: AsJson = False) -> None:
 
 
 @app.command("delete")
-def delete(dataset_id: DatasetId) -> None:
+def delete(dataset_id: DatasetId, *, as_json: AsJson = False) -> None:
     """Delete a dataset that no job uses."""
     with connect() as client:
         client.datasets.delete(dataset_id)
-    out.print(f"Deleted {dataset_id}", markup=False)
+    print_removed(dataset_id, f"Deleted {dataset_id}", as_json=as_json)
 
 
 @app.command("image")

@@ -11,7 +11,7 @@ from potstill._sync.client import Potstill
 from potstill._sync.job import Job
 from potstill._sync.jobs import JobAction
 from potstill.cli import job_outputs
-from potstill.cli.console import err, out, print_json, print_json_line, print_warnings
+from potstill.cli.console import err, out, print_json, print_json_line, print_removed, print_warnings
 from potstill.cli.job_text import describe_job, print_jobs
 from potstill.cli.options import AsJson, JobId, Limit, Settings, SpecFile, connect
 from potstill.cli.spec_files import apply_settings, read_changes, read_spec
@@ -171,11 +171,11 @@ def retry(
 
 
 @app.command("delete")
-def delete(job_id: JobId) -> None:
+def delete(job_id: JobId, *, as_json: AsJson = False) -> None:
     """Delete a finished job and its files."""
     with connect() as client:
         client.jobs.delete(job_id)
-    out.print(f"Deleted {job_id}", markup=False)
+    print_removed(job_id, f"Deleted {job_id}", as_json=as_json)
 
 
 def _submit(

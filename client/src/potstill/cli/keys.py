@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from potstill._sync.client import Potstill
-from potstill.cli.console import out, print_json
+from potstill.cli.console import out, print_json, print_removed
 from potstill.cli.options import AsJson, KeyId, connect, find_one
 from potstill.cli.tables import Column, print_table, status_text
 from potstill.documents import ApiKey, NewApiKey
@@ -65,12 +65,12 @@ def show(key_id: KeyId, *, as_json: AsJson = False) -> None:
 
 
 @app.command("revoke")
-def revoke(key_id: KeyId) -> None:
+def revoke(key_id: KeyId, *, as_json: AsJson = False) -> None:
     """Revoke a key immediately and permanently."""
     with connect() as client:
         found = find_key_id(client, key_id)
         client.keys.revoke(found)
-    out.print(f"Revoked {found}")
+    print_removed(found, f"Revoked {found}", as_json=as_json)
 
 
 @app.command("rotate")

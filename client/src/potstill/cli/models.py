@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from potstill._sync.models import Model
-from potstill.cli.console import out, print_json, print_warnings
+from potstill.cli.console import out, print_json, print_removed, print_warnings
 from potstill.cli.options import AsJson, Limit, ModelId, connect
 from potstill.cli.spec_files import read_json_option
 from potstill.cli.tables import Column, print_table, status_text
@@ -118,11 +118,11 @@ def lineage(model_id: ModelId, *, as_json: AsJson = False) -> None:
 
 
 @app.command("delete")
-def delete(model_id: ModelId) -> None:
+def delete(model_id: ModelId, *, as_json: AsJson = False) -> None:
     """Delete a model that no job uses."""
     with connect() as client:
         client.models.delete(model_id)
-    out.print(f"Deleted {model_id}", markup=False)
+    print_removed(model_id, f"Deleted {model_id}", as_json=as_json)
 
 
 def _show(model: Model, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from potstill._sync.client import Potstill
 from potstill._sync.sweeps import CostName, Sweep
-from potstill.cli.console import err, out, print_json, print_warnings
+from potstill.cli.console import err, out, print_json, print_removed, print_warnings
 from potstill.cli.options import AsJson, Limit, Settings, SpecFile, connect, find_one
 from potstill.cli.spec_files import read_grid, read_points, read_spec
 from potstill.cli.tables import Cell, Column, print_table, status_text
@@ -152,12 +152,12 @@ def cancel(sweep_id: SweepId, *, as_json: AsJson = False) -> None:
 
 
 @app.command("delete")
-def delete(sweep_id: SweepId) -> None:
+def delete(sweep_id: SweepId, *, as_json: AsJson = False) -> None:
     """Delete a sweep; its jobs stay."""
     with connect() as client:
         found = find_sweep_id(client, sweep_id)
         client.sweeps.delete(found)
-    out.print(f"Deleted {found}; its jobs stay")
+    print_removed(found, f"Deleted {found}; its jobs stay", as_json=as_json)
 
 
 def find_sweep_id(client: Potstill, text: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from potstill._sync.client import Potstill
-from potstill.cli.console import out, print_json
+from potstill.cli.console import out, print_json, print_removed
 from potstill.cli.options import AsJson, Limit, connect, find_one
 from potstill.cli.tables import Column, print_table, status_text
 from potstill.documents import Upload
@@ -60,19 +61,22 @@ def show(upload_id: UploadId, *, as_json: AsJson = False) -> None:
 
 
 @app.command("delete")
-def delete(upload_id: UploadId) -> None:
+def delete(upload_id: UploadId, *, as_json: AsJson = False) -> None:
     """Delete an upload."""
     with connect() as client:
         found = find_upload_id(client, upload_id)
         client.uploads.delete(found)
-    out.print(f"Deleted {found}")
+    print_removed(found, f"Deleted {found}", as_json=as_json)
 
 
 @app.command("limits")
-def limits() -> None:
+def limits(*, as_json: AsJson = False) -> None:
     """Show what the service accepts."""
     with connect() as client:
         found = client.uploads.limits()
+    if as_json:
+        print_json(asdict(found))
+        return
     out.print(f"  largest file  {format_bytes(found.max_bytes)}")
     out.print(f"  protocol      tus {escape_text(found.version)}: {escape_text(', '.join(found.extensions))}")
 

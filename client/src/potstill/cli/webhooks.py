@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from potstill._sync.client import Potstill
-from potstill.cli.console import out, print_json
+from potstill.cli.console import out, print_json, print_removed
 from potstill.cli.options import AsJson, Limit, connect, find_one
 from potstill.cli.tables import Column, print_table, status_text
 from potstill.documents import Delivery, NewWebhook, Webhook
@@ -95,12 +95,12 @@ def change(
 
 
 @app.command("delete")
-def delete(webhook_id: WebhookId) -> None:
+def delete(webhook_id: WebhookId, *, as_json: AsJson = False) -> None:
     """Delete a webhook with its deliveries."""
     with connect() as client:
         found = _find_id(client, webhook_id)
         client.webhooks.delete(found)
-    out.print(f"Deleted {found}")
+    print_removed(found, f"Deleted {found}", as_json=as_json)
 
 
 @app.command("rotate")
