@@ -286,6 +286,15 @@ def test_a_download_of_a_failed_job_exits_with_a_sentence(service, respond, run,
     assert "job job_1 failed and has no files to download: train/kd became NaN" in result.stderr
 
 
+def test_a_file_that_cannot_be_written_is_an_error_without_a_traceback(service, respond, run, tmp_path):
+    service.on("GET", "/v1/datasets/digits/images/train/3", respond(body=b"GIF89a"))
+    path = tmp_path / "missing" / "3.gif"
+
+    result = run("datasets", "image", "digits", "train", "3", "--out", str(path))
+
+    assert (result.returncode, result.stderr) == (1, f"error  {path}: No such file or directory\n")
+
+
 def test_warnings_are_printed_with_their_code_field_and_fix(service, respond, run, make_job):
     warning = {"code": "slow", "field": "/training/views", "message": "the cache [is] off", "fix": "set views to 4"}
     job = make_job(status="queued", terminal=False, warnings=[warning])

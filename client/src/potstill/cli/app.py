@@ -70,7 +70,7 @@ def login(
 
 
 def main() -> None:
-    """Run the command; print client errors as one message without a traceback."""
+    """Run the command; print errors as one message without a traceback."""
     try:
         app(prog_name="potstill")
     except PotstillError as error:
@@ -80,3 +80,7 @@ def main() -> None:
         # The reader (`… | head`) has exited. Python must not flush buffered output into the broken pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a local file or folder that cannot be read or written
+        at = f"{error.filename}: " if error.filename else ""
+        print_error(PotstillError(f"{at}{error.strerror or error}"), as_json="--json" in sys.argv)
+        sys.exit(1)
