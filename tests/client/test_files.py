@@ -151,3 +151,13 @@ def test_a_file_is_not_packed(tmp_path):
 def test_a_missing_path_is_reported(tmp_path):
     with pytest.raises(InvalidArgument, match="no file or folder"), packed_archive(tmp_path / "nothing"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"format": "coreml"}, "load opens timm and onnx"), ({"name": "model.int8.onnx"}, "set format='onnx'")],
+)
+def test_a_format_that_load_does_not_open_is_refused_before_the_download(service, potstill, tmp_path, options, message):
+    with pytest.raises(InvalidArgument, match=message):
+        potstill.jobs.load("job_1", folder=tmp_path, **options)
+    assert service.received == []

@@ -6,9 +6,9 @@ import json
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from potstill.errors import PackageMissing
+from potstill.errors import InvalidArgument, PackageMissing
 
 Format = Literal["timm", "onnx"]
 
@@ -24,7 +24,11 @@ def cache_folder(job_id: str) -> Path:
 
 
 def required_files(format_: Format, name: str | None) -> list[str]:
-    """Names of the artifacts that :func:`load` needs."""
+    """Names of the artifacts that :func:`load` needs. Raises :class:`InvalidArgument`."""
+    if format_ not in get_args(Format):
+        raise InvalidArgument(f"there is no format {format_!r}; load opens {' and '.join(get_args(Format))}")
+    if format_ == "timm" and name is not None:
+        raise InvalidArgument(f"name={name!r} selects an ONNX file; set format='onnx'")
     return [WEIGHTS, CONFIG] if format_ == "timm" else [name or ONNX]
 
 
