@@ -306,6 +306,17 @@ def test_warnings_are_printed_with_their_code_field_and_fix(service, respond, ru
         assert "warning slow /training/views: The cache [is] off. Set views to 4." in output
 
 
+def test_a_sweep_prints_each_warning_of_its_jobs_once(service, respond, run, make_job):
+    warnings = [{"code": "slow", "field": "/training/views", "message": "the cache is off", "fix": None}]
+    service.on("POST", "/v1/sweeps", respond(make_document("SweepOut", id="swp_1", num_jobs=2), 201))
+    service.on("GET", "/v1/jobs", respond(page(*[make_job(warnings=warnings)] * 2)))
+
+    result = run("sweeps", "create", "-", "--grid", "training.epochs=1,2", stdin="{}")
+
+    assert result.stdout.count("warning slow") == 1
+    assert service.received[1].query["sweep"] == ["swp_1"]
+
+
 def test_submit_sets_fields_and_waits(service, respond, run, make_job):
     service.on("POST", "/v1/jobs", respond(make_job(status="queued", terminal=False), 201))
     service.on("GET", "/v1/jobs/job_1", respond(make_job()))

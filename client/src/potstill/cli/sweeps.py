@@ -67,6 +67,9 @@ def create(
     document = read_spec(spec, set_ or (), dataset=dataset)
     with connect() as client:
         sweep = client.sweeps.create(document, read_grid(grid or ()), points=read_points(points), name=name)
+        if not as_json:
+            jobs = client.jobs.list(sweep=sweep.id, order="asc")
+            print_warnings({(each.code, each.field): each for job in jobs for each in job.warnings}.values())
         if wait:
             _watch(client, sweep.id, as_json=as_json)
         elif as_json:
