@@ -120,9 +120,11 @@ def test_a_sweep_and_a_key_are_filtered_by_name(service, respond, run):
     for route in ("/v1/jobs", "/v1/audit-log"):
         service.on("GET", route, respond(page()))
 
-    assert run("jobs", "list", "--sweep", "lr").stdout == "No job matches.\n"
+    assert run("jobs", "list", "--sweep", "lr", "--metadata", "team=search=2").stdout == "No job matches.\n"
     assert run("audit-log", "--key", "laptop").returncode == 0
     assert service.received[1].query["sweep"] == ["swp_1"]
+    assert service.received[1].query["metadata"] == ["team:search=2"]
+    assert "expected KEY=VALUE" in run("jobs", "list", "--metadata", "team").stderr
     assert service.received[3].query["key"] == ["key_1"]
     assert "there is no sweep 'nix'" in run("jobs", "list", "--sweep", "nix").stderr
 

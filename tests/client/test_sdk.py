@@ -157,6 +157,13 @@ def test_an_outage_to_begin_with_is_an_error(service, potstill, respond, slept):
         potstill.sweeps.wait("swp_1")
 
 
+@pytest.mark.parametrize("job_id", ["", ".", ".."])
+def test_an_id_that_leads_to_another_path_is_not_sent(service, potstill, job_id):
+    with pytest.raises(InvalidArgument, match="neither an id nor a name"):
+        potstill.jobs.delete(job_id)
+    assert service.received == []
+
+
 def test_events_of_an_unknown_job_are_an_error(service, potstill, respond):
     service.on("GET", "/v1/jobs/job_1/events", respond({"title": "t", "detail": "d", "code": "not_found"}, 404))
 

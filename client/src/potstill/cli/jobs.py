@@ -14,7 +14,7 @@ from potstill.cli import job_outputs
 from potstill.cli.console import err, out, print_json, print_json_line, print_removed, print_warnings
 from potstill.cli.job_text import describe_job, print_jobs
 from potstill.cli.options import AsJson, JobId, Limit, Settings, SpecFile, connect
-from potstill.cli.spec_files import apply_settings, read_changes, read_spec
+from potstill.cli.spec_files import apply_settings, read_changes, read_metadata, read_spec
 from potstill.cli.sweeps import find_sweep_id
 
 app = typer.Typer(no_args_is_help=True, help="Manage distillation jobs.")
@@ -78,6 +78,10 @@ def list_jobs(
     student: Annotated[str | None, typer.Option(help="Only jobs with this student architecture.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Only jobs with this teacher architecture.")] = None,
     sweep: Annotated[str | None, typer.Option(help="Only jobs of this sweep.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only jobs with this entry of their metadata; repeatable."),
+    ] = None,
     search: Annotated[str | None, typer.Option(help="Words of the name, id, method, student or a teacher.")] = None,
     sort: Annotated[
         str | None, typer.Option(help="Value to sort by, e.g. top1 or seconds. Default: created_at.")
@@ -95,6 +99,7 @@ def list_jobs(
             student=student,
             teacher=teacher,
             sweep=None if sweep is None else find_sweep_id(client, sweep),
+            metadata=read_metadata(metadata or ()) or None,
             search=search,
             sort=sort,
             order="asc" if ascending else None,
@@ -105,7 +110,7 @@ def list_jobs(
         print_json(jobs)
     elif jobs:
         print_jobs(jobs)
-    elif any((status, method, dataset, student, teacher, sweep, search)):
+    elif any((status, method, dataset, student, teacher, sweep, metadata, search)):
         out.print("No job matches.")
     else:
         out.print("No jobs yet. Submit one: [bold]potstill jobs submit spec.yaml[/]")

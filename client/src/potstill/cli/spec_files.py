@@ -44,6 +44,14 @@ def read_changes(settings: Iterable[str]) -> dict[str, Any]:
     return patch
 
 
+def read_metadata(entries: Iterable[str]) -> dict[str, str]:
+    """Build metadata from ``KEY=VALUE`` entries. Raises :class:`InvalidArgument`."""
+    for entry in entries:
+        if "=" not in entry:
+            raise InvalidArgument(f"--metadata {entry}: expected KEY=VALUE, for example team=search")
+    return dict(entry.split("=", 1) for entry in entries)
+
+
 def read_grid(settings: Iterable[str]) -> dict[str, list[Any]]:
     """Build a grid from ``FIELD=VALUES`` settings: a JSON list, or values joined by commas.
 
