@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import Scope
 
-from api import architectures, audit, docs_page, health, methods, openapi, problems, usage, workers
+from api import architectures, audit, docs_page, guide, health, methods, openapi, problems, usage, workers
 from api.auth import Authenticator
 from api.cors import CrossOrigin
 from api.dashboard.compare import router as compare_router
@@ -32,8 +32,6 @@ from api.dashboard.webhook_pages import router as webhooks_page_router
 from api.dashboard.worker_pages import router as workers_page_router
 from api.datasets import endpoints as datasets
 from api.deps import AppState
-from api.guide import NAME as GUIDE_NAME
-from api.guide import Guide
 from api.head_requests import HeadRequests
 from api.headers import StrictTransport
 from api.inspector import Inspector
@@ -140,7 +138,7 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, bro
         app.include_router(router)
     check_routes(app.routes)
     if settings.guide_dir.is_dir():
-        app.mount("/guide", Guide(settings.guide_dir), name=GUIDE_NAME)
+        guide.install(app, settings.guide_dir)
     app.add_middleware(HeadRequests, routes=app.router.routes)
     app.add_middleware(
         RequestMiddleware, observe=state.telemetry.observe, body_limit=lambda scope: _body_limit(scope, settings)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from http import HTTPStatus
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.responses import Response
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -32,6 +34,16 @@ class Guide(StaticFiles):
         response = await super().get_response(path, scope)
         response.headers.update(self._headers)
         return response
+
+
+def install(app: Starlette, folder: Path) -> None:
+    """Serve the site at ``/guide/``, and lead ``/guide`` there."""
+    app.add_route("/guide", _to_home)
+    app.mount("/guide", Guide(folder), name=NAME)
+
+
+def _to_home(_: Request) -> Response:
+    return RedirectResponse("/guide/", HTTPStatus.PERMANENT_REDIRECT)
 
 
 def has_guide(app: Starlette) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from api.guide import Guide
+from api import guide
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,9 +37,9 @@ def test_every_page_is_in_the_navigation():
 
 def test_the_api_serves_the_site_and_allows_only_its_own_scripts(site):
     app = Starlette()
-    app.mount("/guide", Guide(site))
+    guide.install(app, site)
     with TestClient(app) as client:
-        home = client.get("/guide/")
+        home = client.get("/guide")
         page = client.get("/guide/start.html")
         missing = client.get("/guide/missing.html")
 

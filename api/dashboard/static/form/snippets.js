@@ -23,7 +23,8 @@ export function write(format, spec, { baseUrl, grid }) {
     case "curl":
       return `curl ${baseUrl}${path} \\\n  -H "Authorization: Bearer $POTSTILL_API_KEY" \\\n  -H "Content-Type: application/json" \\\n  -d @- <<'SPEC'\n${toJson(grid ? { spec, grid } : spec)}\nSPEC`;
     case "cli":
-      return `potstill login --url ${baseUrl}\npotstill ${grid ? "sweeps create -" : "jobs submit -"} --watch${options.join("")} <<'SPEC'\n${toYaml(spec)}SPEC`;
+      // No `potstill login` here: pasted lines would answer its prompt. Without a key, the command says how to log in.
+      return `POTSTILL_URL=${baseUrl} potstill ${grid ? "sweeps create -" : "jobs submit -"} --watch${options.join("")} <<'SPEC'\n${toYaml(spec)}SPEC`;
     case "python":
       return `import json\nimport os\n\nfrom potstill import Potstill\n\nspec = json.loads(r"""\n${inPython(toJson(spec))}\n""")\n\nwith Potstill("${baseUrl}", os.environ["POTSTILL_API_KEY"]) as client:\n${lines}`;
     default:
