@@ -65,17 +65,20 @@ def test_an_agent_estimates_submits_watches_and_compares(use, service, respond, 
 
 def test_errors_of_the_service_reach_the_agent(use, service, respond):
     problem = {"code": "invalid_spec", "detail": "x", "errors": [{"pointer": "/student", "detail": "is missing"}]}
-    service.on("POST", "/v1/estimates", respond(problem, 422))
+    quoted = {**problem, "detail": "/student: is missing"}
+    service.on("POST", "/v1/estimates", respond(problem, 422), respond(quoted, 422))
     service.on("GET", "/v1/methods", respond(page(make_document("MethodOut", name="kd"))))
 
     async def work(client):
         failed = await client.call_tool("estimate_job", {"spec": {}})
-        return failed, await client.call_tool("list_methods", {"search": "k"})
+        repeated = await client.call_tool("estimate_job", {"spec": {}})
+        return failed, repeated, await client.call_tool("list_methods", {"search": "k"})
 
-    failed, methods = use(work)
+    failed, repeated, methods = use(work)
 
     assert failed.is_error
     assert "invalid_spec: x\n/student: is missing" in failed.content[0].text
+    assert repeated.content[0].text.count("/student: is missing") == 1
     assert methods.structured_content["result"][0]["name"] == "kd"
 
 

@@ -259,5 +259,5 @@ def _comparison(job: Any) -> dict[str, Any]:
 def _describe(error: PotstillError) -> str:
     if not isinstance(error, ApiError):
         return str(error)
-    fields = "".join(f"\n{field.get('pointer') or '/'}: {field.get('detail')}" for field in error.errors)
-    return f"{error.code}: {error.detail}{fields}"
+    fields = [f"{field.get('pointer') or '/'}: {field.get('detail')}" for field in error.errors]
+    return "\n".join([f"{error.code}: {error.detail}", *(text for text in fields if text not in error.detail)])
