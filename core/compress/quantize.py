@@ -134,7 +134,9 @@ class Quantize(CompressionStep[QuantizeParams]):
 
 def _has_matrix_products(student: BuiltModel) -> bool:
     """Whether the network has linear layers besides its classifier."""
-    classifier = set(student.module.get_classifier().modules())  # type: ignore[operator]
+    found = student.module.get_classifier()  # type: ignore[operator]
+    heads = found if isinstance(found, tuple) else (found,)  # two with a distillation token
+    classifier = {module for head in heads for module in head.modules()}
     return any(isinstance(module, torch.nn.Linear) for module in student.module.modules() if module not in classifier)
 
 

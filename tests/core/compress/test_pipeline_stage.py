@@ -208,6 +208,12 @@ def test_the_estimate_has_the_steps_and_their_warnings(dataset):
     assert {"calibration_images_few", "held_out_images_few"} <= {each["code"] for each in estimate["warnings"]}
 
 
+def test_a_student_with_two_classifiers_is_quantized(dataset):
+    distilled = {"architecture": "deit_tiny_distilled_patch16_224", "arguments": {"patch_size": 4, "depth": 1}}
+
+    assert resolve(dataset, {"name": "quantize", "dtype": "int4"}, student=distilled).spec.compression
+
+
 def test_steps_that_cannot_work_are_refused(dataset):
     cnn = {"architecture": "resnet10t"}
     heads = {"name": "prune", "target": {"flops": 0.5}, "parts": ["heads"]}
