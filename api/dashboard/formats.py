@@ -17,6 +17,11 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return UNKNOWN if fraction is None else f"{100 * fraction:.{digits}f}\u00a0%"
 
 
+def unbroken(text: str) -> str:
+    """Keep each number and its percent sign on one line."""
+    return text.replace(" %", "\u00a0%")
+
+
 def points(difference: float | None) -> str:
     """Format a difference of accuracies in percentage points, with its sign: ``+1.2``."""
     return UNKNOWN if difference is None else f"{100 * difference:+.1f}".replace("-", "−")
@@ -112,5 +117,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "iso": iso,
     "clock": clock,
     "times": times,
-    "warning_text": lambda warning: JobWarning.model_validate(warning).text,
+    "warning_text": lambda warning: unbroken(JobWarning.model_validate(warning).text),
+    "unbroken": unbroken,
 }

@@ -67,7 +67,7 @@ def teacher_warning(
     return JobWarning(
         code="teacher_at_chance",
         field=f"/teachers/{index}",
-        message=f"{name} classifies {_percent(top1)} of {chance.num_images} test images correctly, and "
+        message=f"{name} classifies {_percent(top1)} of {chance.num_images:,} test images correctly, and "
         f"{_baseline(chance)}: the student learns from outputs that carry almost no information.",
         fix="Compare the order of the teacher's classes and its mean and std with the dataset, or train it longer.",
     )
@@ -83,7 +83,7 @@ def below_baseline_warning(
     return JobWarning(
         code="teacher_below_baseline",
         field=f"/teachers/{index}",
-        message=f"{name} classifies {_percent(top1)} of {num_images} test images correctly. A classifier of "
+        message=f"{name} classifies {_percent(top1)} of {num_images:,} test images correctly. A classifier of "
         f"their pixels, fitted on training images, reaches {_percent(baseline)}: the student probably learns more from "
         "the labels alone.",
         fix=f"{_BETTER_TEACHER}; compare with method scratch.",
@@ -98,7 +98,7 @@ def augmented_images_warning(index: int, top1: float, num_images: int, *, num_te
     return JobWarning(
         code="teacher_wrong_on_augmented",
         field=f"/teachers/{index}",
-        message=f"{name} is wrong on {_percent(1 - top1)} of {num_images} training images as the training "
+        message=f"{name} is wrong on {_percent(1 - top1)} of {num_images:,} training images as the training "
         "augments them: most of its decisions are wrong labels.",
         fix="Use a weaker training.augmentation, soft instead of hard decisions of the teacher, or a teacher that was "
         "trained with this augmentation at this image size.",
@@ -115,7 +115,7 @@ def worse_teacher_warning(
     return JobWarning(
         code="teacher_below_student",
         field=f"/teachers/{index}",
-        message=f"{name} classifies {_percent(teacher)} of {num_images} test images correctly, and the "
+        message=f"{name} classifies {_percent(teacher)} of {num_images:,} test images correctly, and the "
         f"student that it taught {_percent(student)}: the teacher adds little to the labels, or takes away from them.",
         fix=f"{_BETTER_TEACHER}; compare with method scratch.",
     )
@@ -138,7 +138,7 @@ def student_warnings(accuracy: Accuracy, chance: Chance) -> Iterator[JobWarning]
         yield JobWarning(
             code="student_at_chance",
             field="/training",
-            message=f"the student classifies {_percent(accuracy.top1)} of {chance.num_images} test images correctly, "
+            message=f"the student classifies {_percent(accuracy.top1)} of {chance.num_images:,} test images correctly, "
             f"and {_baseline(chance)}.",
             fix="Train for more epochs, lower training.learning_rate, or check the labels and the teacher.",
         )
@@ -146,7 +146,7 @@ def student_warnings(accuracy: Accuracy, chance: Chance) -> Iterator[JobWarning]
         yield JobWarning(
             code="student_constant",
             field="/training",
-            message=f"the student predicts class {int(accuracy.predictions[0])} for all {chance.num_images} test "
+            message=f"the student predicts class {int(accuracy.predictions[0])} for all {chance.num_images:,} test "
             "images.",
             fix=_DIVERGED_FIX,
         )

@@ -85,7 +85,7 @@ def test_a_teacher_that_is_wrong_on_most_augmented_images_gives_a_warning():
     warning = augmented_images_warning(0, 0.45, 1_000, num_teachers=1)
 
     assert (warning.code, warning.field) == ("teacher_wrong_on_augmented", "/teachers/0")
-    assert "55.0 % of 1000 training images" in warning.message
+    assert "55.0 % of 1,000 training images" in warning.message
     assert augmented_images_warning(0, 0.5, 1_000, num_teachers=1) is None
 
 
