@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from core.system.fault_injection import fault_point
 
 _CHUNK_BYTES = 1024 * 1024
 _PART_BYTES = 16 * 1024 * 1024  # part size of multipart uploads; a few parts are in memory at a time
+_URL = re.compile(r"https?://\S+")
 _LIST_PAGE_SIZE = 1000  # objects per request
 
 
@@ -218,5 +220,5 @@ def _ignore_missing() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of a message; obstore appends the complete request and response."""
-    return str(error).strip().partition("\n")[0].rstrip(".")[:300]
+    """Return the first line of a message without addresses, which are internal; obstore appends the whole request."""
+    return _URL.sub("the bucket", str(error).strip().partition("\n")[0]).rstrip(".")[:300]

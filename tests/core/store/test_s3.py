@@ -92,5 +92,6 @@ def test_unreachable_server_times_out(endpoint, source, monkeypatch):
     store = S3ArtifactStore("bucket", retry_seconds=0.1)
 
     for use in (lambda: store.put(KEY, source), lambda: store.size(KEY), lambda: store.delete(KEY)):
-        with pytest.raises(StorageFailed):
+        with pytest.raises(StorageFailed, match="the bucket") as failed:
             use()
+        assert "127.0.0.1" not in failed.value.detail, "the address is internal"
