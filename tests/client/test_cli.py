@@ -98,6 +98,19 @@ def test_show_prints_student_and_teacher_metrics(service, respond, run, make_job
     assert "834 kB" in result.stdout
 
 
+def test_show_prints_each_compression_step(service, respond, run, make_job):
+    job = make_job()
+    applied = make_document("CompressedOut", name="quantize", artifact="model.int8.onnx", top1=0.905)
+    rejected = {"name": "prune", "status": "rejected", "artifact": None, "reason": "it lost 3 points", "step": 1}
+    job["result"]["compressed"] = [applied, applied | rejected]
+    service.on("GET", "/v1/jobs/job_1", respond(job))
+
+    output = run("jobs", "show", "job_1").stdout
+
+    assert "model.int8.onnx  90.5 %" in output
+    assert "compression step 1 (prune) rejected: it lost 3 points" in output
+
+
 def test_an_action_prints_the_pending_action(service, respond, run, make_job):
     running = make_job(status="running", terminal=False, pending_action="pause")
     service.on("POST", "/v1/jobs/job_1/pause", respond(running))

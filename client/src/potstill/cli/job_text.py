@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from potstill.cli.console import out, print_warnings
 from potstill.cli.tables import Column, print_table, status_text
-from potstill.documents import Baseline, JobDocument, JobFailure, Measured
+from potstill.documents import Baseline, Compressed, JobDocument, JobFailure, Measured, Result
 from potstill.formats import (
     escape_text,
     format_age,
@@ -66,26 +66,34 @@ def describe_job(job: JobDocument) -> None:
     print_warnings(job.warnings)
     if job.error:
         _describe_error(job.error)
-    result = job.result
-    if result:
-        rows: list[tuple[str, Measured | Baseline]] = [("student", result.student)]
-        rows += [(format_teacher(i, len(result.teachers)), teacher) for i, teacher in enumerate(result.teachers)]
-        if result.baseline is not None:
-            rows.append(("baseline, labels only", result.baseline))
-        print_models(rows)
-        if result.baseline is not None:
-            gain = format_gain(result.baseline.gain, result.baseline.gain_interval)
-            out.print(f"  gain over the baseline {gain}")
-        if result.agreement is not None:
-            teachers = "teacher" if len(result.teachers) == 1 else "teachers, on average,"
-            out.print(f"  agreement with the {teachers} {format_percent(result.agreement)}")
+    if job.result:
+        _describe_result(job.result)
     if job.next_actions:
         out.print(f"  [dim]available actions: {', '.join(job.next_actions)}[/]")
     if job.status == "succeeded":
         out.print(f"  [dim]download: potstill jobs download {job.id}[/]")
 
 
-def print_models(rows: Iterable[tuple[str, Measured | Baseline]]) -> None:
+def _describe_result(result: Result) -> None:
+    rows: list[tuple[str, Measured | Baseline | Compressed]] = [("student", result.student)]
+    rows += [(each.artifact, each) for each in result.compressed if each.artifact is not None]
+    rows += [(format_teacher(i, len(result.teachers)), teacher) for i, teacher in enumerate(result.teachers)]
+    if result.baseline is not None:
+        rows.append(("baseline, labels only", result.baseline))
+    print_models(rows)
+    for step in result.compressed:
+        if step.status != "applied":
+            text = f"compression step {step.step} ({step.name}) {step.status}: {step.reason or 'no reason is given'}"
+            out.print(f"  [yellow]{escape_text(text)}[/]", soft_wrap=not out.is_terminal)
+    if result.baseline is not None:
+        gain = format_gain(result.baseline.gain, result.baseline.gain_interval)
+        out.print(f"  gain over the baseline {gain}")
+    if result.agreement is not None:
+        teachers = "teacher" if len(result.teachers) == 1 else "teachers, on average,"
+        out.print(f"  agreement with the {teachers} {format_percent(result.agreement)}")
+
+
+def print_models(rows: Iterable[tuple[str, Measured | Baseline | Compressed]]) -> None:
     """Print a table of models with accuracy and cost."""
     cells = [
         (
