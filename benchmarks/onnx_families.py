@@ -205,7 +205,7 @@ def _print(models: dict[str, Any]) -> None:
         }
         seconds = sorted(o["cpu_seconds"] for o in outcomes if o["outcome"] == "exported")
         median = seconds[len(seconds) // 2] if seconds else None
-        rows.append([exporter, len(outcomes), *counts.values(), median])
+        rows.append([exporter, *map(str, (len(outcomes), *counts.values(), "" if median is None else median))])
     print(table(["exporter", "tried", "exported", "mismatch", "failed", "ended", "median CPU s"], rows))
     both = [row["exporters"].values() for row in models.values() if row["exporters"]]
     print(f"{sum(any(o['outcome'] == 'exported' for o in row) for row in both)} of {len(both)} have an ONNX file")
