@@ -96,11 +96,10 @@ def new_idempotency_key() -> str:
 def object_path(collection: str, *segments: str) -> str:
     """Build the path of an object or of its sub-resource; names may contain any characters.
 
-    Raises :class:`InvalidArgument` for texts that would lead to another path.
+    Raises :class:`InvalidArgument` for the name of an object that would lead to another path.
     """
-    for segment in segments:
-        if segment in {"", ".", ".."}:
-            raise InvalidArgument(f"{segment!r} is neither an id nor a name")
+    if segments[0] in {"", ".", ".."}:
+        raise InvalidArgument(f"{segments[0]!r} is neither an id nor a name")
     return "/".join((f"/v1/{collection}", *(quote(segment, safe="") for segment in segments)))
 
 
