@@ -26,6 +26,9 @@ class ArchitectureOut(Out):
     name: str
     family: str = Field(description="`transformer`, `cnn`, `hybrid` or `mlp`.")
     parameters: int | None = Field(description="Number of parameters with ImageNet's classes and image size.")
+    flops: float | None = Field(
+        default=None, description="FLOPs of one image of `input_size`, two for a multiply-add; null: unknown."
+    )
     input_size: list[int] = Field(description="Channels, height, width.")
     pretrained: bool = Field(description="Whether there are pretrained weights that can be loaded.")
     license: str | None = Field(

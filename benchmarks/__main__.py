@@ -14,6 +14,7 @@ from importlib import import_module
 BENCHMARKS = {
     "methods_over_rest": "a small job over HTTP for every method (minutes)",
     "step_costs": "the time of a step of every method, measured in turn with scratch (minutes)",
+    "architecture_costs": "parameters and FLOPs of timm's architectures, for the search (15 minutes)",
     "cached_training": "training with cached teacher outputs against training from labels only (minutes)",
     "cache_filling": "a first job with and without an idle worker that computes teacher outputs (minutes)",
     "against_peers": "job times against packages that run the teacher at every step (20 minutes)",
@@ -33,7 +34,16 @@ BENCHMARKS = {
     "gpu_check": "checks of the CUDA code paths (minutes, skipped without CUDA)",
     "speed_page": "write docs/speed.md from all results (seconds)",
 }
-NOT_IN_ALL = ("quality", "dashboard", "onnx_families", "batch_norm", "compression", "gpu_check", "speed_page")
+NOT_IN_ALL = (
+    "architecture_costs",
+    "quality",
+    "dashboard",
+    "onnx_families",
+    "batch_norm",
+    "compression",
+    "gpu_check",
+    "speed_page",
+)
 COMPARISONS = (
     "cached_training",
     "cache_filling",

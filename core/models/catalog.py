@@ -19,6 +19,7 @@ from timm.models import (
 )
 
 from core.errors import InvalidSpec
+from core.models.architecture_costs import ArchitectureCost, counted_costs
 from core.models.meta_device import parameters_on_meta
 from core.spec.info import InputInfo
 from core.spec.methods import Family
@@ -47,8 +48,9 @@ _HYBRID_NAME = re.compile(r"_hybrid|^mobilenetv4_hybrid")
 
 @dataclass(frozen=True, slots=True)
 class ArchitectureInfo:
-    """One architecture with its default arguments. ``input_size`` is (channels, height, width).
+    """One architecture with its default arguments.
 
+    ``input_size`` is (channels, height, width), and ``flops`` are those of one such image.
     ``license`` is that of the default pretrained weights, ``licenses`` has one entry for each pretrained tag.
     """
 
@@ -57,6 +59,7 @@ class ArchitectureInfo:
     input_size: tuple[int, int, int]
     fixed_input_size: bool
     parameters: int | None
+    flops: int | None
     pretrained: bool
     pretrained_tags: tuple[str, ...]
     license: str | None
@@ -183,17 +186,24 @@ def license(name: str) -> str | None:  # noqa: A001 - timm's name of the field
 
 
 def info(name: str, *, count_parameters: bool = False) -> ArchitectureInfo:
-    """Return the catalog's entry of one architecture. ``count_parameters`` builds it, which takes 10 to 70 ms."""
+    """Return the catalog's entry of one architecture.
+
+    ``count_parameters`` builds one that :func:`counted_costs` does not have, which takes 10 to 70 ms.
+    """
     cfg = get_pretrained_cfg(name)
     channels, height, width = cfg.input_size if cfg is not None else (3, 224, 224)
     architecture = name.partition(".")[0]
     tags = pretrained_tags(architecture)
+    cost = counted_costs().get(architecture)
+    if cost is None:
+        cost = ArchitectureCost(_parameters(architecture) if count_parameters else None, None)
     return ArchitectureInfo(
         name=name,
         family=family(name),
         input_size=(int(channels), int(height), int(width)),
         fixed_input_size=bool(cfg is not None and cfg.fixed_input_size),
-        parameters=_parameters(architecture) if count_parameters else None,
+        parameters=cost.parameters,
+        flops=cost.flops,
         pretrained=has_pretrained(name),
         pretrained_tags=tags,
         license=license(name) if has_pretrained(name) else None,
@@ -205,14 +215,16 @@ def search(text: str = "", limit: int = 20) -> list[ArchitectureInfo]:
     """Return architectures whose name has every word of ``text``, best match first, with their parameters.
 
     Names that start with the text come before names that contain it. Without a match, similar names are returned.
-    Counting parameters stops after two seconds; the remaining entries have None and are counted by a later search.
+    Architectures of a timm that is newer than the counted costs are built, for two seconds at most; the remaining
+    entries have None and are counted by a later search.
     """
     words = text.lower().replace("*", " ").split()
     matches = [name for name in architecture_names() if all(word in name for word in words)]
     if not matches:
         matches = nearest_names(text, count=limit)
     elif words:
-        matches.sort(key=lambda name: (name != words[0], not name.startswith(words[0])))
+        start = "_".join(words)
+        matches.sort(key=lambda name: (name != start, not name.startswith(start), not name.startswith(words[0])))
     deadline = time.monotonic() + _COUNTING_SECONDS
     return [info(name, count_parameters=time.monotonic() < deadline) for name in matches[:limit]]
 

@@ -638,6 +638,8 @@ class Architecture(Document):
 
     family: str
     """`transformer`, `cnn`, `hybrid` or `mlp`."""
+    flops: float | None = None
+    """FLOPs of one image of `input_size`, two for a multiply-add; null: unknown."""
     input_size: list[int]
     """Channels, height, width."""
     license: str | None = None

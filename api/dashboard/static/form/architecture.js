@@ -86,10 +86,10 @@ export class ArchitectureField extends Component {
   }
 }
 
-/** "transformer · 5.7 M parameters · 224 px · pretrained, apache-2.0" */
-function describe({ family, parameters, input_size: size, pretrained, license }) {
+/** "transformer · 5.7 M parameters · 2.5 G FLOPs · 224 px · pretrained, apache-2.0" */
+function describe({ family, parameters, flops, input_size: size, pretrained, license }) {
   const weights = pretrained ? `pretrained${license ? `, ${license}` : ""}` : "no pretrained weights";
-  return [family, parameters && `${short(parameters)} parameters`, size?.length && `${size.at(-1)} px`, weights].filter(Boolean).join(" · ");
+  return [family, parameters && `${short(parameters)} parameters`, flops && `${short(flops)} FLOPs`, size?.length && `${size.at(-1)} px`, weights].filter(Boolean).join(" · ");
 }
 
 export function short(number) {

@@ -110,14 +110,16 @@ def list_architectures(
         Column("architecture"),
         Column("family"),
         Column("parameters", justify="right"),
-        Column("input", optional=1),
-        Column("pretrained", optional=2),
+        Column("FLOPs", justify="right", optional=1),
+        Column("input", optional=2),
+        Column("pretrained", optional=3),
     )
     rows = [
         (
             each.name,
             each.family,
             format_quantity(each.parameters),
+            format_quantity(each.flops),
             " × ".join(map(str, each.input_size)),
             "yes" if each.pretrained else "no",
         )
