@@ -55,12 +55,13 @@ from api.uploads.tus import TusResumable
 from api.webhooks import endpoints as webhooks
 from core import tracing
 from core.broker import Broker
-from core.settings import Settings, load_settings
+from core.settings import Settings
 from core.store.artifact_store import ArtifactStore
 from core.store.db import Database, open_database
 from core.store.storage_url import open_store
 
 _STALE_SECONDS = 24 * 3600  # older uploads were left by a process that died
+STORE_RETRY_SECONDS = 6.0  # a client waits; then it gets 503 with Retry-After
 
 _ROUTERS = (
     jobs.router,  # first: routes are matched in order, and clients poll jobs
@@ -151,13 +152,12 @@ def create_app(settings: Settings, database: Database, store: ArtifactStore, bro
     return app
 
 
-def make_app() -> FastAPI:
-    """Build the application from the environment's settings, for ``uvicorn --factory``."""
-    settings = load_settings()
+def make_app(settings: Settings) -> FastAPI:
+    """Build the application with its own connections, as an API process does."""
     return create_app(
         settings,
         open_database(settings),
-        open_store(settings.resolved_storage_url()),
+        open_store(settings.resolved_storage_url(), retry_seconds=STORE_RETRY_SECONDS),
         Broker(settings.broker_url),
     )
 

@@ -41,17 +41,11 @@ def serve_api(host: str, port: int) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     import uvicorn  # only in the API image
 
-    from api.app import create_app
-    from core.broker import Broker
-    from core.store.db import open_database
-    from core.store.storage_url import open_store
+    from api.app import make_app
     from server.header_limits import HeaderLimitsProtocol
 
-    app = create_app(
-        settings, open_database(settings), open_store(settings.resolved_storage_url()), Broker(settings.broker_url)
-    )
     uvicorn.run(
-        app,
+        make_app(settings),
         host=host,
         port=port,
         log_config=None,

@@ -30,6 +30,7 @@ _CHUNK_BYTES = 1024 * 1024
 _PART_BYTES = 16 * 1024 * 1024  # part size of multipart uploads; a few parts are in memory at a time
 _URL = re.compile(r"https?://\S+")
 _LIST_PAGE_SIZE = 1000  # objects per request
+_MAX_RETRIES = 20  # more than a minute has time for, so that `retry_seconds` decides: pauses grow from 0.1 to 15 s
 
 
 class S3ArtifactStore:
@@ -39,7 +40,7 @@ class S3ArtifactStore:
     (``AbortIncompleteMultipartUpload``).
     """
 
-    def __init__(self, bucket: str, prefix: str = "", *, retry_seconds: float = 30.0) -> None:
+    def __init__(self, bucket: str, prefix: str = "", *, retry_seconds: float = 60.0) -> None:
         self._bucket = bucket
         self._store = _open_bucket(bucket, prefix, retry_seconds)
 
@@ -158,7 +159,7 @@ class S3ArtifactStore:
 class BucketReader:
     """Reads the objects of a bucket that is not the service's own; their keys may have any characters."""
 
-    def __init__(self, bucket: str, *, retry_seconds: float = 30.0) -> None:
+    def __init__(self, bucket: str, *, retry_seconds: float = 60.0) -> None:
         self._store = _open_bucket(bucket, "", retry_seconds)
 
     def size(self, key: str) -> int:
@@ -185,7 +186,7 @@ def _open_bucket(bucket: str, prefix: str, retry_seconds: float) -> S3Store:
         bucket,
         prefix=prefix or None,
         client_options={"timeout": "120s", "connect_timeout": "5s", "allow_http": endpoint.startswith("http://")},
-        retry_config={"retry_timeout": timedelta(seconds=retry_seconds), "max_retries": 6},
+        retry_config={"retry_timeout": timedelta(seconds=retry_seconds), "max_retries": _MAX_RETRIES},
     )
 
 

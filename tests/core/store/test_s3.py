@@ -1,6 +1,7 @@
 """Artifact store in a bucket: the guarantees of the local store, over the S3 protocol."""
 
 import io
+from datetime import timedelta
 
 import obstore
 import pytest
@@ -85,6 +86,14 @@ def test_missing_bucket_is_named_in_one_line(endpoint, source):
     assert "\n" not in failed.value.detail
     with pytest.raises(StorageFailed):
         list(store.list_prefix())
+
+
+def test_an_outage_is_retried_as_long_as_the_time_for_retries(bucket):
+    retries = open_store(f"s3://{bucket}/potstill")._store.retry_config
+    first, longest = (retries["backoff"][name] for name in ("init_backoff", "max_backoff"))
+    pauses = [min(first * retries["backoff"]["base"] ** number, longest) for number in range(retries["max_retries"])]
+
+    assert sum(pauses, timedelta()) > retries["retry_timeout"] == timedelta(minutes=1)
 
 
 def test_unreachable_server_times_out(endpoint, source, monkeypatch):
