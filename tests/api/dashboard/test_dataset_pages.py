@@ -87,7 +87,7 @@ def test_a_second_click_adds_nothing_more(browser, tenant):
         ({"source": "url", "url": ""}, "url", "at least 1 character"),
         ({"source": "url", "url": URL, "labels": "some"}, "labels", "auto"),
         ({"source": "url", "url": URL, "splits": "part1"}, "splits", "train=seg_train,test=seg_test"),
-        ({"source": "huggingface", "repo": "a b"}, "repo", "match pattern"),
+        ({"source": "huggingface", "repo": "a b"}, "repo", "must be owner/name"),
         ({"source": "builtin", "builtin": "imagenet"}, "builtin", "mnist-5k"),
         ({"source": "builtin", "name": "ds_01jd3v5n8e6f7g8h9jkmnpqrst"}, "name", "form of an id"),
     ],

@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -149,6 +149,7 @@ class TestEventStream:
         with broker_tenant.database.write() as session:
             other = keys.create(session, broker_tenant.project_id, name="lost", scopes=["read"])
             key_id, token = other.key.id, other.token
+        a_minute_ago = datetime.now(UTC) - timedelta(minutes=1)  # a read may have looked at the clock before
         headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
         with httpx.Client(base_url=broker_server.url, headers=headers, timeout=20, trust_env=False) as client:
             with client.stream("GET", f"/v1/jobs/{lease.job_id}/events") as response:
@@ -159,7 +160,7 @@ class TestEventStream:
                     if end == "revoked":
                         keys.revoke(session, broker_tenant.project_id, key_id)
                     else:
-                        keys.get(session, broker_tenant.project_id, key_id).expires_at = datetime.now(UTC)
+                        keys.get(session, broker_tenant.project_id, key_id).expires_at = a_minute_ago
                 append_event(broker_tenant, lease, "not for you")
                 rest = "".join(lines)  # the stream ends although the job is running
 

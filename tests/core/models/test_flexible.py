@@ -183,7 +183,7 @@ def test_the_catalog_lists_it_as_a_transformer():
     assert "potstill_vit" in catalog.architecture_names()
     assert entry.to_json() == {
         "name": "potstill_vit", "family": "transformer", "input_size": [3, 224, 224], "fixed_input_size": True,
-        "parameters": 5_717_416, "pretrained": False, "pretrained_tags": [],
+        "parameters": 5_717_416, "flops": 2_507_366_400, "pretrained": False, "pretrained_tags": [],
         "license": None, "licenses": {},
     }  # fmt: skip
     assert catalog.takes_image_size("potstill_vit")

@@ -156,7 +156,7 @@ def test_the_catalog_lists_it_as_a_transformer():
 
     assert entry.to_json() == {
         "name": "potstill_swin", "family": "transformer", "input_size": [3, 224, 224], "fixed_input_size": True,
-        "parameters": 28_288_354, "pretrained": False, "pretrained_tags": [],
+        "parameters": 28_288_354, "flops": 8_981_133_312, "pretrained": False, "pretrained_tags": [],
         "license": None, "licenses": {},
     }  # fmt: skip
     assert catalog.takes_image_size("potstill_swin")
