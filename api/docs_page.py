@@ -19,12 +19,14 @@ from api.code_samples import operations
 from api.compression import compressed_response
 from api.headers import PAGE_HEADERS
 from api.openapi import TAGS
+from core import ingest_errors, outbound_errors
 from core.errors import PotstillError
 
 router = APIRouter(include_in_schema=False)
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE_HEADERS = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
+_ERROR_MODULES = (ingest_errors, outbound_errors)  # their codes are listed, also those that no module of the API raises
 _LINK = re.compile(r"\[([^\]]+)\]\((/[^)\s]*)\)")  # only to pages of this service
 
 

@@ -27,7 +27,7 @@ class FieldError:
 
 
 class PotstillError(Exception):
-    """Base class of all errors that are reported to users."""
+    """An error that is reported to users. Without a code of its own it is a bug of the service: report it."""
 
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
@@ -236,10 +236,7 @@ class Unavailable(PotstillError):
 
 
 class RunError(PotstillError):
-    """The run failed. ``fault`` is its cause, see :data:`Fault`.
-
-    ``retryable`` tells whether a retry of the unchanged spec can succeed.
-    """
+    """The run failed. ``fault`` is its cause, ``retryable`` whether a retry of the unchanged spec can succeed."""
 
     code = "run_failed"
     title = "The run failed"

@@ -1,4 +1,4 @@
-"""Generate parts of ``docs`` (settings, OpenAPI document, methods, ``llms.txt``) and modules of the client."""
+"""Generate parts of ``docs`` (settings, routes, error codes, methods, …) and modules of the client."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from core.broker import Broker
 from core.settings import Settings
 from core.store.db import open_database
 from core.store.storage_url import open_store
+from server.docs_api import api_page, problems_page
 from server.docs_client import PACKAGE, client_modules
 from server.docs_client_sync import TARGET, sync_modules
 from server.docs_llms import llms_text
@@ -79,6 +80,8 @@ def _format_default(default: Any) -> str:
 
 if __name__ == "__main__":
     (DOCS / "settings.md").write_text(settings_reference())
+    (DOCS / "api.md").write_text(api_page(openapi_document()))
+    (DOCS / "problems.md").write_text(problems_page())
     (DOCS / "llms.txt").write_text(llms_text())
     for name, page in method_pages().items():
         (DOCS / "methods" / name).write_text(page)

@@ -63,7 +63,6 @@ NOT_RUN = {
     "createdb": "needs a PostgreSQL server; tests/e2e/test_backup.py restores a dump",
     "pg_restore": "needs a PostgreSQL server; tests/e2e/test_backup.py restores a dump",
     "cp": "copies a backup or manifests to a folder of the reader",
-    "mermaid": "a picture, drawn by the browser",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "a variable of the OpenTelemetry SDK",
 }
 # Programs in Python by page.

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from api.code_samples import PYTHON_SAMPLES
+from server.docs_api import api_page, problems_page
 from server.docs_llms import llms_text
 from server.docs_reference import code_samples, openapi_document, openapi_reference, settings_reference
 
@@ -22,6 +23,11 @@ def test_the_settings_reference_is_up_to_date():
 
 def test_the_list_of_pages_for_language_models_is_up_to_date():
     assert llms_text() == (DOCS / "llms.txt").read_text()
+
+
+def test_the_lists_of_routes_and_error_codes_are_up_to_date(document):
+    assert api_page(document) == (DOCS / "api.md").read_text()
+    assert problems_page() == (DOCS / "problems.md").read_text()
 
 
 def test_the_openapi_document_is_up_to_date(document):
