@@ -58,12 +58,12 @@ def api_page(document: Mapping[str, Any]) -> str:
 def problems_page() -> str:
     """Return the table of all error codes: those of requests, and those of runs."""
     requests, runs = [], []
-    for code, status, title, text in problem_types():
+    for code, status, _, text in problem_types():
         if status == _RUN_STATUS:
             runs.append((f"`{code}`", text))
         else:
-            requests.append((str(status), f"`{code}`", title, text))
-    head = ("status", "code", "title", "meaning")
+            requests.append((str(status), f"`{code}`", text))
+    head = ("status", "code", "meaning")
     return _PROBLEMS_HEAD + _table(head, requests) + _RUN_HEAD + _table(("code", "meaning"), runs)
 
 
