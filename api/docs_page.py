@@ -46,11 +46,11 @@ def reference_style() -> Response:
 
 
 def problem_types() -> list[tuple[str, int, str, str]]:
-    """List code, status, title and description of every problem type, by status."""
+    """List code, status, title and description of every problem type, by status; without those of server commands."""
     errors: list[type[PotstillError]] = [PotstillError]
     for error in errors:  # grows during the iteration
         errors.extend(error.__subclasses__())
-    by_code = {error.code: error for error in reversed(errors)}
+    by_code = {error.code: error for error in reversed(errors) if error.__module__.startswith(("api.", "core."))}
     rows = [
         (error.code, error.status, error.title, " ".join((error.__doc__ or error.title).replace("``", "`").split()))
         for error in by_code.values()
