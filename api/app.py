@@ -61,7 +61,7 @@ from core.store.db import Database, open_database
 from core.store.storage_url import open_store
 
 _STALE_SECONDS = 24 * 3600  # older uploads were left by a process that died
-STORE_RETRY_SECONDS = 6.0  # a client waits; then it gets 503 with Retry-After
+_STORE_RETRY_SECONDS = 6.0  # a client waits; then it gets 503 with Retry-After
 
 _ROUTERS = (
     jobs.router,  # first: routes are matched in order, and clients poll jobs
@@ -157,7 +157,7 @@ def make_app(settings: Settings) -> FastAPI:
     return create_app(
         settings,
         open_database(settings),
-        open_store(settings.resolved_storage_url(), retry_seconds=STORE_RETRY_SECONDS),
+        open_store(settings.resolved_storage_url(), retry_seconds=_STORE_RETRY_SECONDS),
         Broker(settings.broker_url),
     )
 

@@ -15,7 +15,7 @@ from api.jobs import service
 from api.jobs.actions import apply_action
 from api.jobs.filters import JobListQuery
 from api.jobs.retry import RetryRequest, retry_with_changes
-from api.jobs.reuse import add_reuse
+from api.jobs.reuse import EarlierJobs
 from api.jobs.schemas import EXAMPLE_SPEC, EstimateOut, JobOut
 from api.jobs.stream import wait_until_terminal
 from api.jobs.worker_checks import waiting_reasons
@@ -103,7 +103,8 @@ async def estimate_job(caller: Reader, spec: Spec, state: State) -> Any:
     payload = service.resolve_payload(spec, inputs, threads=state.settings.job_threads)
     resolution = await state.inspector.call("resolve", payload)
     estimate = service.add_input_warnings(resolution["estimate"], inputs)
-    return await to_thread.run_sync(add_reuse, state.database, caller.project_id, resolution["spec"], estimate)
+    earlier = EarlierJobs(state.database, caller.project_id)
+    return await to_thread.run_sync(earlier.add_reuse, resolution["spec"], estimate)
 
 
 @router.get("/v1/jobs", response_model=Page[JobOut], responses=problems())

@@ -10,7 +10,7 @@ from fastapi import APIRouter, BackgroundTasks, Request, Response
 from api.deps import After, AppState, Limit, Reader, State, Writer
 from api.idempotency import IdempotencyKey, create_responses, idempotent_create
 from api.jobs import service as jobs
-from api.jobs.reuse import add_reuse
+from api.jobs.reuse import EarlierJobs
 from api.problems import problems
 from api.rate_limit import rate_class
 from api.request_body import json_body, no_body, read_json, validate_as
@@ -78,6 +78,7 @@ async def estimate_sweep_jobs(caller: Reader, request: Request, state: State) ->
     """Estimate the cost of a sweep, without creating its jobs."""
     body = validate_as(SweepCreate, await read_json(request))
     prepared = in_claim_order(await prepare_jobs(state, caller.project_id, body))
+    earlier = EarlierJobs(state.database, caller.project_id)
     found: list[JobEstimate] = []
     for each in prepared:
         resolution = each.resolution
@@ -85,7 +86,7 @@ async def estimate_sweep_jobs(caller: Reader, request: Request, state: State) ->
             payload = jobs.resolve_payload(each.spec, each.inputs, threads=state.settings.job_threads)
             resolution = await state.inspector.call("resolve", payload)
         estimate = jobs.add_input_warnings(resolution["estimate"], each.inputs)
-        estimate = await to_thread.run_sync(add_reuse, state.database, caller.project_id, resolution["spec"], estimate)
+        estimate = await to_thread.run_sync(earlier.add_reuse, resolution["spec"], estimate)
         found.append(service.job_estimate(each, estimate, resolution["spec"]))
     return estimate_sweep(found, list(prepared[0].point.values))
 
