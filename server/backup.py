@@ -6,7 +6,8 @@ change, but a running job replaces its checkpoints, so a file may be deleted bef
 1. Copy all files that the database references now.
 2. Open a read-only transaction (the snapshot) and copy the files that are new since step 1.
 3. Write the database, which may take long.
-4. If a file was deleted between snapshot and copy, repeat with a newer snapshot.
+4. If a file was deleted between snapshot and copy, repeat with a newer snapshot. A job deletes a file after it has
+   removed the reference, so a file that is missing in two snapshots in a row is lost.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,7 @@ from server.home_lock import lock_home
 SQLITE_FILE = "potstill.db"  # the name in a home folder, so that a backup is a home folder
 POSTGRESQL_FILE = "potstill.dump"
 ARTIFACTS = "artifacts"
-MAX_SNAPSHOTS = 10
+MAX_SNAPSHOTS = 100
 
 ReferencedFiles = Mapping[str, StoredFile | None]  # by key
 
@@ -81,20 +83,31 @@ def _back_up(settings: Settings, folder: Path) -> Backup:
     source = open_store(settings.resolved_storage_url())
     target = open_store(f"file://{(folder / ARTIFACTS).resolve()}")
     copied, _ = _copy(source, target, folder, _referenced_files(url))
+    missing: set[str] = set()
     for _ in range(MAX_SNAPSHOTS):
         with snapshot(url) as (referenced, write):
+            _require_present(missing & referenced.keys())
             num_copied, missing = _copy(source, target, folder, referenced)
             copied += num_copied
             if missing:
-                log.info("backup.snapshot_repeated", num_missing=len(missing), first_missing=missing[0])
+                log.info("backup.snapshot_repeated", num_missing=len(missing), first_missing=min(missing))
                 continue
             write(folder)
         num_bytes = _delete_unreferenced(target, folder, referenced)
         return Backup(len(referenced), copied, num_bytes)
     raise BackupFailed(
-        f"{len(missing)} files that the database references are not in the store, first {missing[0]}. A running job "
-        "may have replaced them: try again. If the same file is missing again, the store has lost it."
+        f"Running jobs replaced files in each of {MAX_SNAPSHOTS} attempts before they were copied. Try again when "
+        "fewer jobs run."
     )
+
+
+def _require_present(lost: AbstractSet[str]) -> None:
+    """Raise if files were missing before this snapshot, which still references them."""
+    if lost:
+        raise BackupFailed(
+            f"The store has lost {len(lost)} files that the database references, first {min(lost)}. Restore them from "
+            "an earlier backup, or delete the job or dataset they belong to."
+        )
 
 
 def _require_database(url: str) -> None:
@@ -115,9 +128,9 @@ def _referenced_files(url: str) -> ReferencedFiles:
 
 def _copy(
     source: ArtifactStore, target: ArtifactStore, folder: Path, referenced: ReferencedFiles
-) -> tuple[int, list[str]]:
+) -> tuple[int, set[str]]:
     """Copy files that the target does not have. Returns the number of copied files and the missing keys."""
-    copied, missing = 0, []
+    copied, missing = 0, set[str]()
     for key, file in sorted(referenced.items()):
         size_bytes = target.size(key)
         if size_bytes is not None and (file is None or size_bytes == file.size_bytes):
@@ -127,7 +140,7 @@ def _copy(
         except StorageFailed as error:
             if source.size(key) is not None:
                 raise BackupFailed(f"{error.detail} The previous backup is unchanged.") from error
-            missing.append(key)
+            missing.add(key)
         else:
             copied += 1
     return copied, missing
