@@ -19,7 +19,7 @@ from core.models import catalog
 from core.models.architecture_costs import COSTS, ArchitectureCost
 from core.models.meta_device import build_on_meta, count_parameters
 
-MAX_SECONDS = 20  # for one architecture; some search for a plan of their blocks
+MAX_SECONDS = 120  # for one architecture; some search for a plan of their blocks
 
 
 def main(_arguments: Sequence[str]) -> int:
