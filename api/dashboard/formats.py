@@ -17,6 +17,11 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return UNKNOWN if fraction is None else f"{100 * fraction:.{digits}f}\u00a0%"
 
 
+def completed(fraction: float) -> str:
+    """Format a share of work as ``99 %``: rounded down, so that 100 % means all of it."""
+    return f"{int(100 * fraction + 1e-9)}\u00a0%"
+
+
 def unbroken(text: str) -> str:
     """Keep each number and its percent sign on one line."""
     return text.replace(" %", "\u00a0%")
@@ -107,6 +112,7 @@ def times(factor: float | None) -> str:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "percent": percent,
+    "completed": completed,
     "points": points,
     "short": short,
     "size": size,

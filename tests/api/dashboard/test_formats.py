@@ -13,6 +13,11 @@ def test_unknown_values_are_a_dash():
     assert [*unknown, formats.duration(None)] == ["—"] * 5
 
 
+@pytest.mark.parametrize(("fraction", "text"), [(0.0, "0"), (0.29, "29"), (0.999, "99"), (1.0, "100")])
+def test_only_completed_work_is_100_percent(fraction, text):
+    assert formats.completed(fraction) == f"{text}\u00a0%"
+
+
 @pytest.mark.parametrize(
     ("number", "text"), [(205_130, "205 k"), (999_600, "1 M"), (1.39e8, "139 M"), (12, "12"), (2.5e12, "2.5 T")]
 )
