@@ -1,4 +1,6 @@
-"""Server time and weight of each page of the dashboard with 10,000 jobs, problems that axe-core finds, and screenshots.
+"""Server time and weight of each page of the dashboard with 10,000 jobs, and problems that axe-core finds.
+
+Also the time of the curves of a job with 100,000 steps, and of the frames while the pointer moves over them.
 
 ``--screenshots FOLDER`` writes each page at three widths, light and dark. Nothing is trained: the rows are inserted.
 The API and the inspector are real processes.
@@ -16,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,8 @@ AXE = Path(__file__).resolve().parent.parent / "tests" / "support" / "axe" / "ax
 MAX_MILLISECONDS, MAX_KILOBYTES = 100, 200
 _SERIOUS = ("serious", "critical")
 _NUM_DETAILED = 6
+_LONG_STEPS = 100_000
+_MAX_FRAME_MILLISECONDS = 34  # two frames of a screen with 60 Hz
 _START_SECONDS = 300.0
 _BROWSER_MILLISECONDS = 120_000
 _SETTLE_SECONDS = 1.5  # for charts, and for the estimate of the form
@@ -58,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.screenshots:
             _write_screenshots(_only(site, options.pages), options.screenshots, options.widths, options.schemes)
             return 0
-        figures = [*_server_times(site, options.repeats), *_weights(site)]
+        figures = [*_server_times(site, options.repeats), *_weights(site), *_long_curves(site, options.repeats)]
         problems = _accessibility_problems(site)
     save_figures("dashboard", (__doc__ or "").strip(), figures, path=options.out, jobs=num_jobs, axe=problems)
     for page, found in problems.items():
@@ -82,6 +87,7 @@ def _site(folder: Path, num_jobs: int) -> Iterator[Site]:
             project.add_model()
             finished = [project.add_finished_job(index, folder) for index in range(_NUM_DETAILED)]
             failed, running = project.add_failed_job(), project.add_running_job()
+            long = project.add_long_job(_LONG_STEPS)
             project.add_processes(running)
             sweep = project.add_sweep(folder)
             administration = Administration(database, service.project_id)
@@ -93,7 +99,7 @@ def _site(folder: Path, num_jobs: int) -> Iterator[Site]:
             database.dispose()
             _wait_for_inspector(service.url, service.token)
             pages = {
-                **_pages(finished, failed, running, sweep),
+                **_pages(finished, failed, running, sweep, long),
                 **_admin_pages(webhook, delivery),
                 **_data_pages(shapes, student),
             }
@@ -110,7 +116,7 @@ def _wait_for_inspector(url: str, token: str) -> None:
             time.sleep(0.5)
 
 
-def _pages(finished: Sequence[str], failed: str, running: str, sweep: str) -> dict[str, str]:
+def _pages(finished: Sequence[str], failed: str, running: str, sweep: str, long: str) -> dict[str, str]:
     return {
         "login": "/login",
         "jobs": "/jobs",
@@ -119,6 +125,7 @@ def _pages(finished: Sequence[str], failed: str, running: str, sweep: str) -> di
         "job-running": f"/jobs/{running}",
         "job-finished": f"/jobs/{finished[0]}",
         "job-failed": f"/jobs/{failed}",
+        "job-long": f"/jobs/{long}",
         "compare": f"/compare?jobs={','.join(finished)}",
         "sweeps": "/sweeps",
         "sweep": f"/sweeps/{sweep}",
@@ -193,6 +200,40 @@ def _weights(site: Site) -> Iterator[Figure]:
 
 
 _imports: dict[str, set[str]] = {}
+
+_FRAME_TIMES = """() => new Promise((resolve) => {
+  const times = [];
+  const next = (now) => { times.push(now); times.length <= 120 ? requestAnimationFrame(next) : resolve(times); };
+  requestAnimationFrame(next);
+})"""
+
+
+def _long_curves(site: Site, repeats: int) -> Iterator[Figure]:
+    """Yield the time of the request for the curves of the long job, and of the frames while the pointer moves."""
+    path = site.pages["job-long"]
+    with _browser() as browser:
+        page = _signed_in(browser, site, width=1280, scheme="light")
+        with page.expect_response(re.compile("max_points=")) as response:
+            page.goto(path)
+        url = response.value.url
+        page.wait_for_selector(".chart canvas, .uplot canvas")
+        box = page.locator(".uplot .u-over").first.bounding_box()
+        page.evaluate(f"globalThis.frames = ({_FRAME_TIMES})().then((times) => {{ globalThis.frameTimes = times }})")
+        while page.evaluate("globalThis.frameTimes === undefined"):
+            for share in range(0, 100, 5):
+                page.mouse.move(box["x"] + box["width"] * share / 100, box["y"] + box["height"] / 2)
+        moments = page.evaluate("globalThis.frameTimes")
+    with _client(site) as client:
+        times = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            size = len(client.get(url).content)
+            times.append(1000 * (time.perf_counter() - began))
+    question = f"server time of the curves of {_LONG_STEPS:,} steps"
+    yield figure(question, times, "ms", goal=f"≤ {MAX_MILLISECONDS}", detail=f"{size / 1000:.0f} kB")
+    frames = [after - before for before, after in pairwise(moments)]
+    question = f"frame time over the curves of {_LONG_STEPS:,} steps, 95th percentile"
+    yield figure(question, frames, "ms", goal=f"≤ {_MAX_FRAME_MILLISECONDS}", percentile=95)
 
 
 @contextmanager

@@ -123,6 +123,17 @@ class Project:
             jobs.record_progress(session, lease, progress)
         return lease.job_id
 
+    def add_long_job(self, num_steps: int) -> str:
+        """Create a running job with a point of each curve at every step; return its id."""
+        lease = self._start(self._spec(1), priority=60)
+        with self.database.write() as session:
+            jobs.start_stage(session, lease, Stage.DISTILL)
+        for start in range(0, num_steps, _STEPS):
+            points = [(name, start + step, value) for name, step, value in _curves(start, 0.7) if step]
+            with self.database.write() as session:
+                metrics.insert(session, lease, points)
+        return lease.job_id
+
     def add_failed_job(self, **membership: Any) -> str:
         """Create a job that ran out of memory; return its id."""
         lease = self._start(self._spec(2), priority=55, **membership)
