@@ -170,6 +170,15 @@ def test_jobs_are_filtered_selected_and_compared(sign_in, tenant, server, tmp_pa
     page.get_by_role("button", name="Cancel…").click()
     page.get_by_role("button", name="Cancel 1 job").click()
     page.get_by_role("heading", name="1 job cancelled").wait_for()
+
+    page.goto("/jobs")
+    page.locator("summary", has_text="Columns").click()
+    for column in page.locator(".column-panel input").all():
+        column.check()
+    page.get_by_role("button", name="Show columns").click()
+    page.get_by_role("columnheader", name="Metadata").wait_for()
+    heights = page.locator("tbody tr").evaluate_all("rows => rows.map(row => row.offsetHeight)")
+    assert max(heights) < 130, "with all columns no cell is too narrow for its text"
     assert errors == []
 
 
