@@ -34,7 +34,7 @@ def ingested(tmp_path):
                 "core.ingest.sandboxed_main", request, process, scratch=scratch, control=lambda: Control.GO
             )
         finally:
-            assert time.monotonic() - before < seconds + 5
+            assert time.monotonic() - before < seconds + 30  # without a limit they take minutes on a loaded machine
 
     return run
 
