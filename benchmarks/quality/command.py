@@ -23,7 +23,7 @@ from benchmarks.quality.plan import Plan
 from benchmarks.quality.protocol import FULL, QUICK
 from benchmarks.quality.report import write_report
 from benchmarks.quality.results import Results
-from benchmarks.quality.schedule import Scheduler
+from benchmarks.quality.schedule import OtherWeights, Scheduler
 from benchmarks.results import DOCS, RESULTS, ROOT
 from core.spec.gains import MEASURED, format_gains
 from core.system.disk_cache import exclusive_lock
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     if not options.report:
         try:
             status = _run(plan, only, options)
-        except (ArchiveMissing, AlreadyRunning) as error:
+        except (ArchiveMissing, AlreadyRunning, OtherWeights) as error:
             print(error, file=sys.stderr)
             return 1
     if len(plan.results) or options.report:

@@ -13,6 +13,13 @@ _POLL_SECONDS = 0.5
 _MAX_CRASHES = 3  # of worker processes in sequence, without a finished run between them
 
 
+class OtherWeights(Exception):
+    """A teacher that was trained again has other weights than the one of the results, as on another processor.
+
+    Students of both are not comparable: their differences include that of the teachers.
+    """
+
+
 class StopFlag(Protocol):
     """An event of threads or processes."""
 
@@ -52,6 +59,7 @@ class Scheduler:
 
         Raises:
             BrokenExecutor: Worker processes end again and again.
+            OtherWeights: A teacher that was trained again is not that of the results.
         """
         crashes = 0
         while True:
@@ -90,8 +98,14 @@ class Scheduler:
             self._report(f"{step.name} interrupted")
             return
         self._progressed = True
-        if self._plan.result(step) is None:
+        known = self._plan.result(step)
+        if known is None:
             self._plan.results.add(result)
+        elif known.get("saved_weights") != result.get("saved_weights"):
+            raise OtherWeights(
+                f"{step.name} was trained again, and its weights are not those that the results belong to: processor "
+                "or versions differ. Give another folder with --results to start anew."
+            )
         self._discard(step.name)
         self._restored.add(step.name)
         top1 = result.get("validation_top1")

@@ -139,6 +139,7 @@ class Worker:
             "terms": _loss_terms(root / METRICS_FILE),
             "images": split_digest(datasets),
             "weights": {reference: _sha256(folder / WEIGHTS) for reference, folder in models.items()},
+            **({"saved_weights": _sha256(exported / WEIGHTS)} if task.saves_weights else {}),
             "spec": spec.model_dump(mode="json"),
         }
 

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.protocol import QUICK
 from benchmarks.quality.results import CRASHED, Results
-from benchmarks.quality.schedule import Scheduler
+from benchmarks.quality.schedule import OtherWeights, Scheduler
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ["scratch", "kd", "deit", "uvc", "manifold"]
@@ -110,6 +110,18 @@ def test_lost_weights_are_trained_again_without_a_second_result(tmp_path):
     assert bench.started[:2] == ["teacher-cnn", "teacher-vit"]
     assert set(bench.started[2:]) == {"vit-manifold-seed-0", "vit-manifold-seed-1"}
     assert (tmp_path / "teacher-vit.json").read_bytes() == before
+
+
+def test_a_teacher_with_other_bits_ends_the_benchmark(tmp_path):
+    Bench(tmp_path).run()
+    (tmp_path / "vit-manifold-seed-0.json").unlink()
+    bench = Bench(tmp_path, weights=False)
+    execute = bench.execute
+    bench.scheduler._execute = lambda run: {**execute(run), "saved_weights": "0" * 64}
+
+    with pytest.raises(OtherWeights, match=r"teacher-cnn.*--results"):
+        bench.run()
+    assert not (tmp_path / "vit-manifold-seed-0.json").exists()
 
 
 def test_a_killed_worker_does_not_end_the_benchmark(tmp_path):

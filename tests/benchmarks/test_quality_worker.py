@@ -93,6 +93,7 @@ def test_a_result_records_what_the_run_was(home):
     assert len(result["images"]) == len(result["weights"]["mdl_cnn"]) == 64
     assert result["machine"]["torch"] == str(torch.__version__)
     assert result["seconds"] > 0
+    assert len(result["saved_weights"]) == 64
     assert {"validation_top1", "test_top1", "test_neighbors_top1", "parameters"} <= set(result)
 
 
