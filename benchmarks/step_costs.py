@@ -2,8 +2,9 @@
 
 Both trainings run in this process, on the same images. After warm-up steps, single steps of the method and of
 ``scratch`` alternate, so that both meet the same load and clock of the machine. The cost is the ratio of the two
-medians. Teachers have random weights, which cost the same as trained ones, and run in every step: a job whose teacher
-outputs are cached does not pay for them.
+medians. Steps are those of a job after its first epoch: teacher outputs are read from the cache if the method allows
+it. The teachers of other methods run in every step; they have the student's size, and random weights, which cost the
+same as trained ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +115,16 @@ def summarize(name: str, method_seconds: Sequence[float], scratch_seconds: Seque
 
 
 def _train_step(inputs: JobInputs, document: dict[str, Any], runs: ExitStack, *, threads: int) -> TrainStep:
-    """Build a job's training as a worker does, with teachers that run in every step."""
+    """Build a job's training as a worker does, and compute the teacher outputs that it caches."""
     spec = inputs.resolve(document, threads=threads)
     root = inputs.work / "runs" / spec.method.name
     root.mkdir(parents=True, exist_ok=True)
     workspace = inputs.workspace(spec, root)
     context = runs.enter_context(open_run(spec, workspace, NullReporter()))
-    return TrainStep(replace(build_student_setup(spec, workspace, context), teacher_outputs=None))
+    setup = build_student_setup(spec, workspace, context)
+    if setup.teacher_outputs is not None:
+        setup.teacher_outputs.load_step(0)  # without augmentation all epochs have the same view
+    return TrainStep(setup)
 
 
 def _document(name: str) -> dict[str, Any]:

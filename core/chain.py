@@ -160,7 +160,7 @@ class Link:
             self._reporter.save_teacher(self.fingerprint, self.folder)
             self._reporter.event(
                 "distillation.finished",
-                f"{self._job.student.architecture_name} trained with {self._job.method.name} and saved for later jobs.",
+                f"{self._job.student.architecture_name} trained with {self._job.method.name}.",
                 data={"recipe": self.fingerprint},
             )
 

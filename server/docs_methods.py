@@ -18,8 +18,9 @@ _GENERATED = "Generated from `core/spec/methods` by `make docs`.\n"
 _OVERVIEW = f"""# Methods
 All distillation methods of this version, as in `GET /v1/methods`. {_GENERATED}
 A job spec selects the method with `method.name`; the parameters are in the same object. [Recipes](recipes.md) combine
-methods with views, mixing and several teachers. Cost is the time of a training step, teachers included, relative to
-`scratch` with the same student, measured in turn with it, with a small teacher and student on a CPU.
+methods with views, mixing and several teachers. Cost is the time of a training step relative to `scratch` with the same
+student, measured in turn with it on a CPU. Teacher outputs are read from the cache; where a method caches none, its
+teachers, of the student's size, run in each step.
 
 | method | description | teachers | student | cost | paper |
 | --- | --- | --- | --- | ---: | --- |

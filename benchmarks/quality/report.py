@@ -133,7 +133,9 @@ def _teachers(plan: Plan) -> str:
     sizes = plan.protocol.sizes
     return (
         f"\n## Teachers\nTeachers are trained once, on all training images but those for validation; `assistant` on "
-        f"{sizes.assistant:,} others than the students'.\n\n" + table(headings, rows, right=headings[3:])
+        f"{sizes.assistant:,} others than the students'. All students of a teacher learn from the same weights: a "
+        "processor that gives other bits needs results of its own (`--results`).\n\n"
+        + table(headings, rows, right=headings[3:])
     )
 
 

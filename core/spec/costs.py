@@ -1,8 +1,8 @@
 """Relative cost of a training step of each method, as measured and saved in ``costs.json``.
 
-``python -m benchmarks step_costs --write`` measures them: seconds of a training step, with the teachers' forward
-passes, divided by those of ``scratch`` with the same student, whose steps alternate with it. One small pair on a CPU is
-measured.
+``python -m benchmarks step_costs --write`` measures them: seconds of a training step, divided by those of ``scratch``
+with the same student, whose steps alternate with it. Cached teacher outputs are read; the teachers of methods that
+cache none run in every step, and have the student's size. One small pair on a CPU is measured.
 """
 
 from __future__ import annotations

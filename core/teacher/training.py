@@ -112,8 +112,7 @@ class TrainedTeacher:
             reporter.save_teacher(self.fingerprint, folder)
             reporter.event(
                 "teacher.trained",
-                f"{self.name.capitalize()} ({self.spec.architecture_name}) trained for {trainer.step} steps and saved "
-                "for later jobs.",
+                f"{self.name.capitalize()} ({self.spec.architecture_name}) trained for {trainer.step} steps.",
                 data={"teacher": self.index, "recipe": self.fingerprint, "steps": trainer.step},
             )
         return teacher

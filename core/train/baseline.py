@@ -155,7 +155,7 @@ class BaselineTraining:
         reporter.save_teacher(self.fingerprint, folder, kind="baseline")
         reporter.event(
             "baseline.trained",
-            f"Baseline trained by labels alone for {trainer.step} steps, and saved for later jobs.",
+            f"Baseline trained by labels alone for {trainer.step} steps.",
             data={"recipe": self.fingerprint, "steps": trainer.step},
         )
         note = f"the same student, trained by labels alone for {trainer.step:,} steps with the same seed."

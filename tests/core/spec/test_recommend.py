@@ -6,11 +6,12 @@ from itertools import product
 import pytest
 
 from core.spec import METHODS, gains
+from core.spec.costs import relative_cost
 from core.spec.examples import example_student, example_teacher
 from core.spec.gains import Gain, find_gain, format_gains
 from core.spec.methods.auto import AutoParams
 from core.spec.parse import parse_job_spec
-from core.spec.recommend import Situation, advice, recommend
+from core.spec.recommend import MAX_COST, Situation, advice, recommend
 
 FAMILIES = ("cnn", "transformer", "hybrid", "mlp")
 
@@ -48,10 +49,12 @@ def test_the_first_choice_follows_the_rules():
 
 
 def test_expensive_methods_move_behind_the_budget():
-    large, medium = (names(teacher="transformer", compute=compute) for compute in ("large", "medium"))
+    large, small = (names(teacher="transformer", compute=compute) for compute in ("large", "small"))
+    expensive = [name for name in large if relative_cost(name) > MAX_COST["small"]]
 
     assert large.index("manifold") < large.index("kd")
-    assert medium[-1] == "manifold"  # three times the step of labels alone
+    assert "manifold" in expensive
+    assert small == [name for name in large if name not in expensive] + expensive
 
 
 @pytest.fixture
