@@ -23,7 +23,7 @@ from core.reporting import BASELINE_TRACK, Progress, Reporter, RunResult, Stage,
 from core.spec import ExportOptions, JobSpec
 from core.teacher.job_evaluation import JobEvaluation
 from core.teacher.job_evaluator import JobEvaluator
-from core.train.baseline import NOT_REQUESTED, Baseline, BaselineTraining, save_as_baseline
+from core.train.baseline import NOT_REQUESTED, NOT_TRAINED, Baseline, BaselineTraining, save_as_baseline
 from core.train.context import RunContext, open_run
 from core.train.export_preflight import preflight_formats
 from core.train.progress import ProgressRange
@@ -126,7 +126,7 @@ class _Pipeline:
     def _train_baseline(self, step: int, schedule: Schedule) -> Baseline:
         """Find or train the same student by labels alone, if the spec asks for it."""
         if not self.spec.baseline:
-            return Baseline(None, NOT_REQUESTED)
+            return Baseline(None, NOT_REQUESTED if self.spec.training.epochs else NOT_TRAINED)
         if not self.distillation.is_complete:
             return Baseline(None, "the student's training was stopped early, and a baseline takes all steps.")
         training = BaselineTraining(self.distillation.spec, self.distillation.workspace, self.context)

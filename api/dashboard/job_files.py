@@ -9,6 +9,7 @@ from typing import Any, Literal
 from api.dashboard import formats
 
 Document = Mapping[str, Any]
+ONNX_FILE = "model.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,10 @@ class ReceiptRow:
 
 
 def compression_rows(result: Document, artifacts: Sequence[Document]) -> list[CompressionRow]:
-    """Return the student and a row for each compression step; empty for a job without steps."""
+    """Return the student and a row for each compression step; empty for a job without steps.
+
+    If a step has an ONNX file, the student's ONNX file has a row too: only times of the same runtime are comparable.
+    """
     entries = result.get("compressed") or []
     if not entries:
         return []
@@ -54,6 +58,10 @@ def compression_rows(result: Document, artifacts: Sequence[Document]) -> list[Co
     student = result["student"]
     own = {**student, "artifact": "model.safetensors"}
     rows = [_compression_row("Student", "student", own, student, receipts)]
+    exported = receipts.get(ONNX_FILE)
+    if exported is not None and any((entry.get("artifact") or "").endswith(".onnx") for entry in entries):
+        own = {**exported, "artifact": ONNX_FILE, "latency_ms": exported["latency_ms"]["1"]}
+        rows.append(_compression_row("Student in ONNX", "student", own, student, receipts))
     for index, entry in enumerate(entries):
         # Results of earlier versions have no step, name or outcome.
         label = f"{entry.get('step', index)} {entry.get('name', '')}".strip()

@@ -35,7 +35,6 @@ from core.spec.patterns import NO_NUL
 
 DEFAULT_METHOD = "kd"
 MAX_SPEC_CHARACTERS = 200_000
-_FINE_TUNING_RATE = 0.1  # of the learning rate of the training
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE = 8, 224  # of a first spec; its patch size is an eighth
 
@@ -91,7 +90,7 @@ def new_job_page(
     """Show the form with a first spec.
 
     ``from`` is a job whose spec fills the form; with ``start=student``, training starts from that job's student, with
-    ``checkpoint`` from this checkpoint of it. ``start=compress`` compresses that student after one short epoch.
+    ``checkpoint`` from this checkpoint of it. ``start=compress`` compresses that student without further training.
     ``teacher`` is a model or job that becomes the teacher.
     """
     choices = service.read_choices(state.database, caller.project_id)
@@ -199,10 +198,8 @@ def _image_size(size: int | None) -> int:
 
 
 def _compression(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a spec that compresses the job's student: one epoch at a low rate, then int8."""
-    training = {**job["spec"]["training"], "epochs": 1, "warmup_epochs": 0}
-    if training.get("learning_rate"):
-        training["learning_rate"] *= _FINE_TUNING_RATE
+    """Return the fields of a spec that compresses the job's student as it is to int8."""
+    training = {**job["spec"]["training"], "epochs": 0}
     name = f"{job['spec'].get('name') or job['id']} (compressed)"[:200]
     steps = [{"name": "quantize", "dtype": "int8"}]
     return {"name": name, "training": training, "compression": steps, "baseline": False}

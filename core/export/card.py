@@ -163,6 +163,8 @@ def _preprocessing(student: BuiltModel) -> str:
 
 def _training(spec: JobSpec, dataset: Mapping[str, Any]) -> str:
     training = spec.training
+    if training.num_epochs == 0:
+        return f"The weights are those of `{spec.student.weights}`, without further training."
     parameters = spec.method.model_dump(mode="json", exclude={"name"})
     method = f"`{spec.method.name}`" + (f" ({_pairs(parameters)})" if parameters else "")
     return (

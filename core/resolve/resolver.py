@@ -30,6 +30,7 @@ from core.resolve.compression_checks import check_steps
 from core.resolve.dataset_checks import dataset_errors, further_dataset_errors, prepared_images_errors
 from core.resolve.default_epochs import with_epochs
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
+from core.resolve.epoch_checks import epoch_errors
 from core.resolve.estimate import estimate_job, job_memory
 from core.resolve.evaluation_checks import evaluation_errors
 from core.resolve.export_checks import check_formats
@@ -181,6 +182,7 @@ def _resolve_job(
 def _setting_errors(spec: JobSpec, dataset: DatasetInfo, method: Method, num_images: int) -> list[FieldError]:
     """Return the errors of settings that do not fit the method, the data or each other."""
     return [
+        *epoch_errors(spec),
         *device_errors(spec, method, num_images),
         *accumulation_errors(spec, method),
         *balance_errors(spec, method),

@@ -162,6 +162,14 @@ class TrainingBase(StrictModel):
 class TrainingSpec(TrainingBase):
     """Training of the student."""
 
+    epochs: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="Passes over the training images. Null: 20; from random weights as many as make 1,000 steps, at "
+        "least 20 and at most 200. 0: a student that was trained before is compressed, evaluated and exported as it "
+        "is.",
+    )
     views: int | None = Field(
         default=None,
         ge=1,

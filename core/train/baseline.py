@@ -34,6 +34,7 @@ BASELINE_CURVE = "baseline/top1"
 _FORMAT = 1  # incremented when a change of the training changes the weights of equal fields
 _FREE_TRAINING_FIELDS = ("checkpoint_every_epochs", "keep_weights_every_epochs", "image_size")
 NOT_REQUESTED = "no baseline was requested; set baseline to true."
+NOT_TRAINED = "this job did not train the student; see the job that did."
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def plan_ranges(spec: JobSpec, total: ProgressRange) -> dict[str, ProgressRange]
     epochs |= {compression_track(index): step.training_epochs + 1 for index, step in enumerate(spec.compression)}
     ranges, start = {}, total.start
     for track, num_epochs in epochs.items():
-        width = total.width * num_epochs / sum(epochs.values())
+        width = total.width * num_epochs / max(1, sum(epochs.values()))
         ranges[track] = ProgressRange(start, width)
         start += width
     return ranges
@@ -119,7 +119,7 @@ class ProgressLogger:
 
     def _report(self, step: int) -> None:
         total, progress_range, rate = self._schedule.total_steps, self._track.progress_range, self._rate
-        fraction = progress_range.fraction(step / total)
+        fraction = progress_range.fraction(step / total if total else 1.0)
         width = progress_range.width
         eta = None if rate is None or width == 0 else (1 - fraction) / width * total / rate
         student_steps = self._track.student_steps

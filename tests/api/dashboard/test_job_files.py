@@ -63,6 +63,16 @@ def test_each_step_is_compared_with_the_uncompressed_student():
     assert job_files.compression_rows({**RESULT, "compressed": []}, ARTIFACTS) == []
 
 
+def test_times_of_an_onnx_file_stand_beside_those_of_the_uncompressed_one():
+    step = {**STUDENT, "artifact": "model.int8.onnx", "latency_ms": 0.6, "step": 0, "name": "quantize"}
+    files = [{"name": name, "receipt": receipt(name)} for name in ("model.int8.onnx", "model.onnx")]
+    rows = job_files.compression_rows({**RESULT, "compressed": [step]}, files)
+
+    assert [(row.label, row.latency) for row in rows] == [
+        ("Student", "2 ms"), ("Student in ONNX", "1 ms"), ("0 quantize", "0.6 ms"),
+    ]  # fmt: skip
+
+
 def test_a_format_of_several_files_has_one_receipt():
     assert [row.artifact for row in job_files.receipt_rows(ARTIFACTS)] == [
         "pruned/model.safetensors",

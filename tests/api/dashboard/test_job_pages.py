@@ -161,7 +161,7 @@ class TestForm:
         spec = self.spec_of(browser.get(f"/jobs/new?from={lease.job_id}&start=student").text)
         assert spec["student"] == {"weights": lease.job_id}
         spec = self.spec_of(browser.get(f"/jobs/new?from={lease.job_id}&start=compress").text)
-        assert (spec["student"], spec["training"]["epochs"]) == ({"weights": lease.job_id}, 1)
+        assert (spec["student"], spec["training"]["epochs"]) == ({"weights": lease.job_id}, 0)
         assert parse_job_spec(spec).compression[0].name == "quantize"
         assert f'href="/jobs/new?from={lease.job_id}"' in browser.get(f"/jobs/{lease.job_id}").text
 

@@ -6,12 +6,14 @@ import json
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 from core import pipeline
 from core.data.stored import read_dataset_info
 from core.errors import InvalidSpec
 from core.ingest.dataset import ingest_builtin
 from core.models.meta_device import count_parameters
+from core.models.safetensors_header import read_model_info
 from core.models.weights import load_folder
 from core.reporting import Control, Interrupted, Stage, Workspace
 from core.resolve import resolver
@@ -38,35 +40,62 @@ def digits(tmp_path_factory):
     return folder
 
 
-def resolve(dataset, *steps, **changes):
+TRAINING = {"epochs": 2, "batch_size": 128, "learning_rate": 3e-3, "image_size": 8, "augmentation": "none"}
+
+
+def resolve(dataset, *steps, models=None, **changes):
     student = {"architecture": "vit_tiny_patch16_224", "arguments": SIZES}
-    training = {"epochs": 2, "batch_size": 128, "learning_rate": 3e-3, "image_size": 8, "augmentation": "none"}
     document = {
         "dataset": "ds_images",
         "student": student,
-        "teachers": [{**student, "weights": "train", "training": {**training, "epochs": 1}}],
+        "teachers": [{**student, "weights": "train", "training": {**TRAINING, "epochs": 1}}],
         "method": {"name": "kd"},
-        "training": training,
+        "training": TRAINING,
         "export": ["safetensors"],
         "resources": {"threads": 1},
         "compression": list(steps),
         **changes,
     }
-    return resolver.resolve(parse_job_spec(document), read_dataset_info(dataset), {}, threads=1).spec
+    infos = {name: read_model_info(folder) for name, folder in (models or {}).items()}
+    return resolver.resolve(parse_job_spec(document), read_dataset_info(dataset), infos, threads=1).spec
 
 
 @pytest.fixture
 def attempt(tmp_path):
     """Run a spec as one attempt of a job. Attempts of one name share a folder."""
 
-    def make(spec, dataset, name="job", **options):
+    def make(spec, dataset, name="job", *, models=None, **options):
         root = tmp_path / name
         root.mkdir(exist_ok=True)
-        workspace = Workspace(root=root / "run", cache=tmp_path / "cache", dataset=dataset)
+        workspace = Workspace(root=root / "run", cache=tmp_path / "cache", dataset=dataset, models=models or {})
         with RecordingReporter(root, **options) as reporter:
             return pipeline.run(spec, workspace, reporter), reporter
 
     return make
+
+
+def test_a_student_is_compressed_without_further_training(attempt, digits, tmp_path):
+    trained, _ = attempt(resolve(digits, training={**TRAINING, "epochs": 1}), digits, "trained")
+    models = {"job_trained": trained.artifacts["config.json"].parent}
+    untouched = {"student": {"weights": "job_trained"}, "training": {**TRAINING, "epochs": 0}, "models": models}
+    with pytest.raises(InvalidSpec, match="trained before"):
+        resolve(digits, training={**TRAINING, "epochs": 0})
+    with pytest.raises(InvalidSpec, match="leave baseline out"):
+        resolve(digits, **untouched, baseline=True)
+
+    spec = resolve(digits, {**PRUNE, "epochs": 1}, **untouched)
+    result, reporter = attempt(spec, digits, models=models)
+
+    before, after = (load_file(each.artifacts["model.safetensors"]) for each in (trained, result))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert result.result["student"]["top1"] == trained.result["student"]["top1"]
+    assert reporter.fractions == sorted(reporter.fractions)
+    assert "without further training" in result.artifacts["README.md"].read_text()
+    with pytest.raises(Interrupted):
+        attempt(spec, digits, "interrupted", models=models, control=Control.PAUSE, stage=Stage.COMPRESS, after=12)
+    again, second = attempt(spec, digits, "interrupted", models=models)
+    assert "training.resumed" in second.event_types
+    assert weights_digest(again, "pruned") == weights_digest(result, "pruned")
 
 
 def weights_digest(result, folder):

@@ -143,7 +143,7 @@ def test_the_default_of_the_lowest_rate_follows_the_learning_rate(training):
 
 
 def test_all_errors_are_reported_together():
-    assert set(errors_of(training={"epochs": 0, "batch_size": -4}, nonsense=1)) == {
+    assert set(errors_of(training={"epochs": -1, "batch_size": -4}, nonsense=1)) == {
         "/training/epochs",
         "/training/batch_size",
         "/nonsense",
