@@ -1,10 +1,10 @@
 """Cost of a training step of every method, relative to ``scratch`` with the same student.
 
 Both trainings run in this process, on the same images. After warm-up steps, single steps of the method and of
-``scratch`` alternate, so that both meet the same load and clock of the machine. The cost is the ratio of the two
-medians. Steps are those of a job after its first epoch: teacher outputs are read from the cache if the method allows
-it. The teachers of other methods run in every step; they have the student's size, and random weights, which cost the
-same as trained ones.
+``scratch`` alternate, so that both meet the same load and clock of the machine. The cost is the median of the ratios
+of neighboring steps. Steps are those of a job after its first epoch: teacher outputs are read from the cache if the
+method allows it. The teachers of other methods run in every step; they have the student's size, and random weights,
+which cost the same as trained ones.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _DATASET, _STUDENT = "ds_digits", "mdl_student"
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Median seconds of both steps, their ratio, and the middle half of the ratios of neighboring steps."""
+    """Median seconds of both steps, and median and middle half of the ratios of neighboring steps."""
 
     method: str
     seconds: float
@@ -107,11 +107,11 @@ def alternate(
 
 
 def summarize(name: str, method_seconds: Sequence[float], scratch_seconds: Sequence[float]) -> StepCost:
-    """Return the ratio of the medians, and the quartiles of the ratios of neighboring steps."""
+    """Return the quartiles of the ratios of neighboring steps; the cost is their median."""
     method, scratch = statistics.median(method_seconds), statistics.median(scratch_seconds)
     ratios = [own / other for own, other in zip(method_seconds, scratch_seconds, strict=True)]
-    lower, _, upper = statistics.quantiles(ratios, n=4)
-    return StepCost(name, method, scratch, method / scratch, lower, upper, len(ratios))
+    lower, cost, upper = statistics.quantiles(ratios, n=4)
+    return StepCost(name, method, scratch, cost, lower, upper, len(ratios))
 
 
 def _train_step(inputs: JobInputs, document: dict[str, Any], runs: ExitStack, *, threads: int) -> TrainStep:

@@ -42,7 +42,8 @@ def test_the_first_choice_follows_the_rules():
     assert names(teacher="transformer")[:2] == ["vitkd", "wttm"]
     assert names(teacher="transformer", compute="small")[0] == "wttm"
     assert names(student="cnn")[0] == "dist"
-    assert names(same_classes=False)[0] == "agglomerate"
+    assert names(same_classes=False) == ["feature", "agglomerate"]  # four times the step of labels alone
+    assert names(same_classes=False, compute="large")[0] == "agglomerate"
     assert set(names(same_classes=False, num_teachers=3)) == {"agglomerate"}
     assert names(labels=False)[0] == "kd"
     assert names(teacher="none")[-1] == "scratch"
