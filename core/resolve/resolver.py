@@ -32,7 +32,7 @@ from core.resolve.default_epochs import with_epochs
 from core.resolve.device_checks import accumulation_errors, device_errors, device_warnings
 from core.resolve.epoch_checks import epoch_errors
 from core.resolve.estimate import estimate_job, job_memory
-from core.resolve.evaluation_checks import evaluation_errors
+from core.resolve.evaluation_checks import evaluation_errors, evaluation_warnings
 from core.resolve.export_checks import check_formats
 from core.resolve.image_costs import estimated_decode_size
 from core.resolve.image_counts import ImageCounts
@@ -152,7 +152,8 @@ def _resolve_job(
     collector.raise_if_any()
     classified = _classified(spec, dataset, models)
     warnings = spec_warnings(resolved, classified, models, student, teachers, num_images=num_images)
-    warnings += [*format_warnings, *device_warnings(resolved, student_model, method), *steps.warnings]
+    warnings += [*evaluation_warnings(resolved, dataset), *format_warnings]
+    warnings += [*device_warnings(resolved, student_model, method), *steps.warnings]
     further = [datasets[reference] for reference in spec.training_datasets().values()]
     decode_size = estimated_decode_size(student, teachers, [dataset, *further])
 

@@ -5,6 +5,7 @@ import pytest
 from core.errors import InvalidSpec
 from core.models.plan import plan_student, plan_teacher
 from core.resolve.class_names import misplaced_class
+from core.resolve.evaluation_checks import evaluation_warnings
 from core.resolve.resolver import resolve
 from core.resolve.spec_warnings import _license_warnings
 from core.spec import StudentSpec, TeacherSpec, parse_job_spec
@@ -72,6 +73,7 @@ def test_a_fitting_stored_teacher_has_no_warning():
             {"student": {"architecture": VIT, "arguments": {**SMALL, "embed_dim": 192}}},
             ("teacher_smaller", "/teachers/0/architecture"),
         ),
+        ({"baseline": True}, ("few_test_images", "/baseline")),
         ({"dataset_": {"channels": 1}}, ("gray_images", "/teachers/0/weights")),
         ({"dataset_": {"classes": tuple("wxyz")}}, ("class_names_differ", "/teachers/0/weights")),
         (
@@ -93,6 +95,20 @@ def test_a_doubtful_setting_has_one_warning(change, expected):
     models = {"mdl_a": stored(**change.pop("stored", {})), "mdl_b": stored(**change.pop("other", {}))}
 
     assert codes(dataset, models, **change) == {expected}
+
+
+def test_a_test_split_too_small_for_the_gain_has_a_warning_with_the_interval_to_expect():
+    spec = parse_job_spec({"dataset": "ds_x", "student": {"architecture": VIT}, "method": {"name": "scratch"}})
+    with_baseline = spec.model_copy(update={"baseline": True})
+    small = CIFAR.model_copy(update={"num_test": 500})
+
+    (warning,) = evaluation_warnings(with_baseline, small)
+
+    assert (warning.code, warning.field) == ("few_test_images", "/baseline")
+    assert "500 images" in warning.message
+    assert "±4.4 points" in warning.message
+    assert evaluation_warnings(with_baseline, small.model_copy(update={"num_test": 1_000})) == []
+    assert evaluation_warnings(spec, small) == []
 
 
 def test_few_steps_are_no_warning_for_weights_that_are_trained_on():
