@@ -61,6 +61,8 @@ def figures(evaluation: Document, result: Document) -> list[tuple[str, str, str]
     if gain is not None:
         low, high = (formats.points(value) for value in gain["interval"])
         note = f"95\u00a0% interval {low} to {high}"
+        if result.get("baseline"):
+            note += f"; {_against(result['student'], result['baseline'])}"
         rows.append(("Gain over baseline", f"{formats.points(gain['top1'])} points", note))
     if result.get("agreement") is not None:
         rows.append(("Agreement", formats.percent(result["agreement"]), "equal predictions"))
@@ -68,6 +70,10 @@ def figures(evaluation: Document, result: Document) -> list[tuple[str, str, str]
     if own is not None:
         rows.append(("Calibration error", formats.percent(own["ece"]), "confidence against accuracy"))
     return rows
+
+
+def _against(student: Document, baseline: Document) -> str:
+    return f"student {formats.percent(student['top1'])}, baseline {formats.percent(baseline['top1'])}"
 
 
 def reference_teacher(evaluation: Document) -> str:

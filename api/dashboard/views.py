@@ -81,13 +81,14 @@ class StageView:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
-    """One metric of the student and of the teachers. ``verdict`` describes the difference."""
+    """One metric of the student, the teachers and the baseline. ``verdict`` describes the difference to the teacher."""
 
     label: str
     student: str
     teachers: tuple[str, ...]
     verdict: str
     is_gain: bool
+    baseline: str | None = None  # None: the job has no baseline
 
 
 def actions(job: Document) -> list[ActionButton]:
@@ -163,17 +164,18 @@ def is_classifier(job: Document) -> bool:
 
 
 def comparison(result: Document, warnings: Sequence[Document] = ()) -> list[ComparisonRow]:
-    """Compare the student with its teachers, one row per metric; verdicts refer to the best teacher.
+    """Compare the student with its teachers and baseline, one row per metric; verdicts refer to the best teacher.
 
     ``warnings`` are the job's: they tell which networks are poor.
     """
-    student, teachers = result["student"], result["teachers"]
+    student, teachers, baseline = result["student"], result["teachers"], result.get("baseline")
     best = max(teachers, key=lambda teacher: teacher["top1"] or 0.0, default=None)
     problem = None if best is None else _accuracy_problem(warnings, teachers.index(best))
 
     def row(label: str, key: str, form: Callable[[float | None], str], verdict: tuple[str, bool]) -> ComparisonRow:
         teacher_texts = tuple(form(teacher.get(key)) for teacher in teachers)
-        return ComparisonRow(label, form(student.get(key)), teacher_texts, *verdict)
+        baseline_text = form(baseline.get(key)) if baseline else None
+        return ComparisonRow(label, form(student.get(key)), teacher_texts, *verdict, baseline=baseline_text)
 
     def ratio(key: str, words: tuple[str, str]) -> tuple[str, bool]:
         teacher_value, student_value = (best or {}).get(key), student.get(key)

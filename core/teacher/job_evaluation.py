@@ -24,7 +24,7 @@ from core.system.disk import write_atomic
 from core.teacher.evaluation_cache import Evaluation, validation_top1
 from core.teacher.output_cache import CacheStats
 from core.train.baseline import Baseline
-from core.train.context import STUDENT_CURVE, RunContext
+from core.train.context import BASELINE_CURVE, STUDENT_CURVE, RunContext
 from core.train.export_preflight import NUM_PARITY_IMAGES
 
 PREDICTIONS = "predictions.npz"
@@ -75,6 +75,13 @@ class JobEvaluation:
             "baseline": baseline,
         }
 
+    def _log_baseline(self, context: RunContext, labels: torch.Tensor, *, step: int) -> None:
+        """Log the measured baseline at its own last step, or at ``step`` if it was not trained in this attempt."""
+        network = self.report.baseline
+        if network is not None and network.metrics.accuracy is not None:
+            top1 = validation_top1(network.metrics.accuracy, labels)
+            context.reporter.metrics(self.baseline.steps or step, {BASELINE_CURVE: top1})
+
     def export_inputs(self, context: RunContext, *, image_size: int, headless: bool) -> ExportInputs:
         """Return what the exported files are compared with: real images, and the student's predictions."""
         pixels = context.pixels("test", image_size)
@@ -90,7 +97,7 @@ class JobEvaluation:
     def log(
         self, context: RunContext, *, step: int, headless: bool, loss_ratio: float | None, has_weights: bool
     ) -> None:
-        """Log the exported student as the last point of its curve, and warn of networks that guess.
+        """Log the exported student and the baseline as last points of their curves, and warn of networks that guess.
 
         A student without a classifier has the accuracies of its embeddings instead.
 
@@ -102,6 +109,7 @@ class JobEvaluation:
         student = self.student.accuracy
         if student is not None and num_classes is not None:
             context.reporter.metrics(step, {STUDENT_CURVE: validation_top1(student, labels)})
+            self._log_baseline(context, labels, step=step)
         if student is not None and headless:
             probe_top1 = self.student.evaluation_details["linear_probe_top1"]
             context.reporter.metrics(step, {"eval/knn_top1": student.top1, "eval/linear_probe_top1": probe_top1})

@@ -20,7 +20,7 @@ from core.reporting import BASELINE_TRACK, Control, Workspace
 from core.spec import BalanceSpec, JobSpec
 from core.spec.methods.scratch import ScratchParams
 from core.train.batch_norm import update_batch_norm
-from core.train.context import RunContext
+from core.train.context import BASELINE_CURVE, RunContext
 from core.train.data_parallel import shard_setup
 from core.train.fingerprint import training_fingerprint
 from core.train.progress import ProgressRange, Track
@@ -30,7 +30,6 @@ from core.train.student_setup import build_job_student, student_training_setup
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
 from core.train.training_set import TrainingSet
 
-BASELINE_CURVE = "baseline/top1"
 _FORMAT = 1  # incremented when a change of the training changes the weights of equal fields
 _FREE_TRAINING_FIELDS = ("checkpoint_every_epochs", "keep_weights_every_epochs", "image_size")
 NOT_REQUESTED = "no baseline was requested; set baseline to true."
@@ -41,13 +40,15 @@ NOT_TRAINED = "this job did not train the student; see the job that did."
 class Baseline:
     """Result of a baseline: the folder of its weights, or None and the reason in ``note``, a sentence.
 
-    ``seconds`` is the time of its training in this attempt. ``reused`` tells that an earlier job trained it.
+    ``seconds`` is the time of its training in this attempt, ``steps`` the last step of it. ``reused`` tells that an
+    earlier job trained it.
     """
 
     folder: Path | None
     note: str
     reused: bool = False
     seconds: float = 0.0
+    steps: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the report's details."""
@@ -160,7 +161,7 @@ class BaselineTraining:
             data={"recipe": self.fingerprint, "steps": trainer.step},
         )
         note = f"the same student, trained by labels alone for {trainer.step:,} steps with the same seed."
-        return Baseline(folder, note, seconds=time.monotonic() - began)
+        return Baseline(folder, note, seconds=time.monotonic() - began, steps=trainer.step)
 
     def _build_setup(self) -> TrainingSetup:
         student = build_job_student(self.spec, self._context, self._workspace.models, ())

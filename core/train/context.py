@@ -32,6 +32,8 @@ from core.train.validation import ValidationCallback
 
 STUDENT_CURVE = "eval/top1"
 """Metric series of the student's accuracy during the training."""
+BASELINE_CURVE = "baseline/top1"
+"""Metric series of the baseline's accuracy during its training."""
 
 _INTERRUPTING = (Control.PAUSE, Control.CANCEL, Control.DRAIN)
 _MAX_VALIDATION_IMAGES = 2_000  # of the test split

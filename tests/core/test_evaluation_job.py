@@ -79,6 +79,7 @@ def test_a_job_with_a_baseline_reports_whether_the_teacher_helped(finished):
 
     assert reporter.stages == ["prepare", "distill", "baseline", "evaluate", "export"]
     assert reporter.fractions == sorted(reporter.fractions)
+    assert reporter.series["baseline/top1"][-1] == (reporter.series["eval/top1"][-1][0], pytest.approx(own["top1"]))
     assert own["gain"] == pytest.approx(result.result["student"]["top1"] - own["top1"])
     assert own["gain_interval"][0] <= own["gain"] <= own["gain_interval"][1]
     assert found["verdict"]["code"] in {"helped", "harmed", "not_shown"}
@@ -121,6 +122,7 @@ def test_the_baseline_is_the_student_of_a_scratch_job_bit_for_bit_and_is_found_b
     trained = load_folder(reporter.find_teacher(reporter.event_data("baseline.reused")["recipe"])).module.state_dict()
     assert all(torch.equal(student[name], trained[name]) for name in student | trained)
     assert "baseline" not in reporter.stages
+    assert reporter.series["baseline/top1"] == [(reporter.series["eval/top1"][-1][0], again.result["baseline"]["top1"])]
     assert again.result["baseline"]["top1"] == result.result["student"]["top1"]
 
 

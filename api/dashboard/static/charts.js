@@ -16,7 +16,12 @@ export const UNPLOTTED = new Set(["train/learning_rate", "train/gradient_norm"])
 
 // In display order. A series belongs to the first group that accepts it.
 const GROUPS = [
-  { title: "Accuracy on the test split", accepts: (name) => FRACTION.test(name) && !name.includes("augmented"), percent: true },
+  {
+    title: "Accuracy on the test split",
+    accepts: (name) => FRACTION.test(name) && !name.includes("augmented"),
+    percent: true,
+    note: "Measured during the training, on at most 2,000 of the test images. When the job ends, the last points are those of the final networks.",
+  },
   { title: "Student loss", accepts: (name) => name.startsWith("train/") && !UNPLOTTED.has(name) },
   { title: "Teacher loss", accepts: (name) => name.startsWith("teacher/") && name.endsWith("loss") },
 ];
@@ -62,7 +67,7 @@ export class Charts {
         drawn.plot.setData(data);
       } else {
         drawn?.plot.destroy();
-        const figure = drawn?.figure ?? this.#figure(group.title);
+        const figure = drawn?.figure ?? this.#figure(group);
         this.#drawn.set(group.title, { figure, names, plot: this.#plot(figure, group, data) });
       }
       describe(this.#drawn.get(group.title).figure, group);
@@ -75,13 +80,14 @@ export class Charts {
     this.#draw();
   }
 
-  #figure(title) {
+  #figure({ title, note }) {
     const figure = element("section", "chart-figure");
     const head = element("div", "chart-head");
     head.append(element("h3", "", title), element("ul", "legend"));
     const chart = element("div", "chart");
     chart.setAttribute("role", "img");
     figure.append(head, chart);
+    if (note) figure.append(element("p", "small muted", note));
     const list = this.#root.querySelector("[data-chart-list]");
     const position = GROUPS.findIndex((group) => group.title === title);
     const next = [...list.children].find(

@@ -88,7 +88,7 @@ function drawChart(name) {
 }
 
 function title(name) {
-  const known = { "eval/top1": "Accuracy of the student on the test split", "train/loss": "Loss of the student" };
+  const known = { "eval/top1": "Accuracy of the student on the test split, during training", "train/loss": "Loss of the student" };
   return known[name] ?? name.replaceAll("/", " ").replaceAll("_", " ");
 }
 

@@ -57,6 +57,8 @@ def test_the_page_tells_whether_the_teacher_helped(page, found):
     assert page.count('loading="lazy"') == 6
     assert 'src="/v1/datasets/ds_1/images/test/5"' in page
     assert "held-out training images" in page
+    assert re.search(r'class="number">Baseline</th>', page)
+    assert "The baseline is the same student, trained by labels alone." in page
     assert "vit_tiny_patch16_224, train" in page  # the teacher, in the lineage
     assert re.search(r"/v1/models/mdl_\w{26}/lineage", page)
     assert not re.search(r' style="|<script>| on\w+="', page)  # the content security policy forbids them
@@ -69,6 +71,14 @@ def test_figures_are_formatted_with_their_intervals(found):
     assert rows["Gain over baseline"][0] == "+16.7 points"
     assert rows["Gain over baseline"][1].startswith("95\u00a0% interval −")
     assert rows["Agreement"][0] == "95.0\u00a0%"
+
+
+def test_the_gain_names_the_two_accuracies_of_its_difference(found):
+    result = {"student": {"top1": 0.46}, "baseline": {"top1": 0.474}}
+
+    note = next(note for label, _, note in evaluation.figures(found, result) if label == "Gain over baseline")
+
+    assert note.endswith("; student 46.0\u00a0%, baseline 47.4\u00a0%")
 
 
 def test_the_least_accurate_classes_come_first(found):

@@ -93,6 +93,13 @@ def test_a_worse_value_is_no_gain_and_five_percent_are_the_same():
     assert same["Latency, one image"] == "about the same"
 
 
+def test_the_baseline_is_next_to_student_and_teacher():
+    result = {"student": STUDENT, "teachers": [TEACHER], "baseline": {**STUDENT, "top1": 0.474}}
+
+    assert views.comparison(result)[0].baseline == "47.4\u00a0%"
+    assert views.comparison({**result, "baseline": None})[0].baseline is None
+
+
 def test_the_student_is_compared_with_the_best_teacher():
     weak = {**TEACHER, "top1": 0.5, "parameters": 100}
 
