@@ -13,6 +13,7 @@ from api.dashboard import formats, views
 Document = Mapping[str, Any]
 
 _Z = 1.959964  # of a 95 % interval
+_MIN_LATENCY_DIFFERENCE = 0.05  # of the lowest latency; measurements of equal files differ by as much
 _NOT_COMPARED = frozenset({"name", "metadata"})
 
 
@@ -80,7 +81,8 @@ def _nested_leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
 def figures(jobs: Sequence[Document], num_images: Sequence[int | None]) -> list[FigureRow]:
     """Return the figures of the jobs; ``num_images`` are those of their test splits, for the interval of top-1.
 
-    No accuracy is the best one of jobs on different datasets.
+    No accuracy is the best one of jobs on different datasets. Latencies of equal networks differ by chance, and so do
+    those within 5 %. No time is the best one where a job reused the training of a network.
     """
     most = None if have_different_datasets(jobs) else max
     students = [(job["result"] or {}).get("student") or {} for job in jobs]
@@ -101,8 +103,8 @@ def figures(jobs: Sequence[Document], num_images: Sequence[int | None]) -> list[
         _row("Student ÷ teacher", retention, formats.percent, most),
         _row("Agreement", [(job["result"] or {}).get("agreement") for job in jobs], formats.percent, None),
         _row("Parameters", [student.get("parameters") for student in students], formats.short, min),
-        *(_row(cost.label, [student.get(cost.key) for student in students], cost.form, min) for cost in COSTS),
-        _row("Time", [views.elapsed_seconds(job) for job in jobs], formats.duration, min),
+        *(_cost_row(cost, students) for cost in COSTS),
+        _time_row(jobs),
     ]
     return [row for row in rows if any(text != formats.UNKNOWN for text in row.texts)]
 
@@ -161,6 +163,37 @@ def _gain_text(job: Document) -> str:
         return text
     low, high = map(formats.points, baseline["gain_interval"])
     return f"{text} ({low} to {high})"
+
+
+def _cost_row(cost: Cost, students: Sequence[Document]) -> FigureRow:
+    values = [student.get(cost.key) for student in students]
+    if cost.key != "latency_ms":
+        return _row(cost.label, values, cost.form, min)
+    known = [index for index, value in enumerate(values) if value]
+    fastest = min(known, key=lambda index: values[index] or 0.0, default=None)
+    best: frozenset[int] = frozenset()
+    if fastest is not None:
+        limit = (1 + _MIN_LATENCY_DIFFERENCE) * (values[fastest] or 0.0)
+        size = _network_size(students[fastest])
+        best = frozenset(
+            index for index in known if (values[index] or 0.0) < limit or _network_size(students[index]) == size
+        )
+    return FigureRow(cost.label, tuple(map(cost.form, values)), best if len(best) < len(known) else frozenset())
+
+
+def _network_size(student: Document) -> tuple[float | None, float | None]:
+    return student.get("parameters"), student.get("flops")
+
+
+def _time_row(jobs: Sequence[Document]) -> FigureRow:
+    times = [views.elapsed_seconds(job) for job in jobs]
+    reused = [views.reused_stages(job) for job in jobs]
+    texts = [
+        formats.duration(seconds) + (f" ({' and '.join(names)} reused)" if names and seconds is not None else "")
+        for seconds, names in zip(times, reused, strict=True)
+    ]
+    complete = [seconds if job["status"] == "succeeded" else None for job, seconds in zip(jobs, times, strict=True)]
+    return FigureRow("Time", tuple(texts), _best(complete, None if any(reused) else min))
 
 
 def _row(

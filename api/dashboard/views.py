@@ -43,6 +43,7 @@ _ACCURACY_PROBLEMS = {
     "teacher_below_baseline": "which is below a plain baseline",
     "teacher_below_student": "which is worse than its student",
 }
+_REUSED = "reused"  # note of a stage
 _MIN_RETENTION = 0.95  # of the teacher's accuracy, for a success
 
 
@@ -117,6 +118,11 @@ def stages(job: Document) -> list[StageView]:
         for stage in Stage
         if stage.value in times or stage in planned
     ]
+
+
+def reused_stages(job: Document) -> list[str]:
+    """Return the stages that the job did not need because an earlier job had trained their network: ``baseline``."""
+    return [stage.name for stage in stages(job) if stage.note == _REUSED]
 
 
 def refresh_seconds(job: Document) -> float:
@@ -271,7 +277,7 @@ def _stage_state(job: Document, stage: Stage, times: Mapping[str, Document]) -> 
     if own is None:
         order = list(Stage)
         if any(order.index(Stage(name)) > order.index(stage) for name in times):
-            return "done", "reused"  # a teacher with the same fingerprint, trained by an earlier job
+            return "done", _REUSED  # a teacher with the same fingerprint, trained by an earlier job
         return ("skipped" if job["terminal"] else "upcoming"), ""
     if own["finished_at"] is not None:
         return "done", formats.duration(own["seconds"])

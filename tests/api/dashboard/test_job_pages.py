@@ -224,6 +224,39 @@ class TestComparison:
 
         assert comparison.spec_differences([first, second]) == [("teachers.0.training.epochs", ["—", "3"])]
 
+    @pytest.mark.parametrize(
+        ("latencies", "parameters", "best"),
+        [((1.0, 1.04), (5, 9), set()), ((1.0, 1.2), (5, 9), {0}), ((1.0, 1.2), (5, 5), set()),
+         ((1.0, 1.04, 2.0), (5, 9, 9), {0, 1}), ((1.0, 1.2, 2.0), (5, 5, 9), {0, 1}), ((1.0,), (5,), set())],
+    )  # fmt: skip
+    def test_a_latency_is_the_best_only_where_networks_differ_by_more_than_noise(
+        self, make_job, latencies, parameters, best
+    ):
+        pairs = zip(latencies, parameters, strict=True)
+        students = [{"top1": 0.5, "latency_ms": latency, "parameters": count} for latency, count in pairs]
+        found = [make_job(result={"student": student, "teachers": []}) for student in students]
+
+        rows = {row.label: row for row in comparison.figures(found, [None] * len(found))}
+
+        assert rows["Latency, one image"].best == best
+
+    def test_a_time_is_the_best_only_of_jobs_that_trained_all_their_networks(self, make_job):
+        def job(seconds, *stages, **changes):
+            found = make_job(status="succeeded", terminal=True, **changes)
+            times = [{"name": name, "started_at": "t", "finished_at": "t", "seconds": 1.0} for name in stages]
+            ended = f"2026-11-24T08:00:{1 + seconds:02}.000Z"
+            return {**found, "spec": {**found["spec"], "baseline": True}, "stages": times, "finished_at": ended}
+
+        def row(*found):
+            return next(row for row in comparison.figures(found, [None] * len(found)) if row.label == "Time")
+
+        trained = job(30, "prepare", "teacher", "distill", "baseline", "evaluate")
+        reusing = job(10, "prepare", "distill", "evaluate")
+        cancelled = {**job(5, "prepare"), "status": "cancelled"}
+        assert row(trained, reusing).best == set()
+        assert row(trained, reusing).texts == ("30 s", "10 s (teacher and baseline reused)")
+        assert row(trained, job(20, "prepare", "teacher", "distill", "baseline", "evaluate"), cancelled).best == {1}
+
     def test_a_plot_has_all_points_and_the_line_of_its_front(self):
         found = [
             Point(n, str(n), cost, top1, False)
