@@ -16,13 +16,13 @@ const firstTraining = ["epochs", "batch_size", "learning_rate", "image_size", "a
 const ownSections = ["name", "dataset", "unlabeled_dataset", "teachers", "student", "method", "training", "resources", "priority", "metadata"];
 
 class App extends Component {
-  constructor({ data, spec }) {
+  constructor({ data, spec, rows }) {
     super();
     this.data = data;
     this.methods = new Map(data.methods.map((method) => [method.name, method]));
     this.estimator = new Estimator((found) => this.#show(found));
     this.spec = spec; // as the state, which Preact updates later
-    this.rows = location.hash === "#sweep" ? [{ field: "", text: "" }] : []; // fields that vary
+    this.rows = rows ?? (location.hash === "#sweep" ? [{ field: "", text: "" }] : []); // fields that vary
     this.state = { spec, rows: this.rows, format: "json", draft: null, draftProblem: null, estimate: null, problems: [], failure: null, isStale: true, isSending: false };
   }
 
@@ -38,6 +38,7 @@ class App extends Component {
   #change(spec) {
     this.spec = spec;
     this.key = null; // another spec is another request
+    remember({ spec, rows: this.rows });
     this.setState({ spec, draft: null, draftProblem: null, isStale: true });
     this.#estimate();
   }
@@ -45,6 +46,7 @@ class App extends Component {
   #vary(rows) {
     this.rows = rows;
     this.key = null;
+    remember({ spec: this.spec, rows });
     this.setState({ rows, isStale: true });
     this.#estimate();
   }
@@ -164,6 +166,15 @@ class SpecCard extends Component {
   }
 }
 
+/** Keep what was typed in the history's entry, so that it is there again after Back or a reload. */
+function remember(draft) {
+  try {
+    history.replaceState(draft, "");
+  } catch {
+    // Browsers limit the number of changes in a time; a later one is kept.
+  }
+}
+
 function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -180,7 +191,8 @@ async function start() {
   if (!response.ok) throw new Error(`HTTP ${response.status}`);
   const data = await response.json();
   root.replaceChildren();
-  render(html`<${App} data=${data} spec=${spec} />`, root);
+  const { spec: typed, rows } = history.state ?? {};
+  render(html`<${App} data=${data} spec=${typed ?? spec} rows=${rows} />`, root);
 }
 
 start().catch((error) => console.warn("The form could not be loaded; the text field submits the spec.", error));

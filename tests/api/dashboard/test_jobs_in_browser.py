@@ -104,6 +104,25 @@ def test_text_and_controls_edit_the_same_spec(sign_in, tenant, errors):
     assert errors == []
 
 
+def test_help_opens_beside_the_form_and_back_keeps_what_was_typed(sign_in, tenant, errors):
+    tenant.ready_dataset()
+    page = sign_in(tenant, "/jobs/new")
+    page.get_by_label("Name", exact=True).fill("typed")
+    for name in ("Help me choose", "About this method"):
+        with page.context.expect_page() as opened:
+            page.get_by_role("link", name=name).click()
+        assert "/methods" in opened.value.url
+        opened.value.close()
+
+    page.get_by_role("link", name="Datasets", exact=True).click()
+    page.wait_for_url("**/datasets")
+    page.go_back()
+
+    page.get_by_role("heading", name="Estimate").wait_for()
+    assert read_spec(page)["name"] == "typed"
+    assert errors == []
+
+
 def test_architectures_are_searched_while_typing(sign_in, tenant, errors):
     tenant.ready_dataset()
     page = sign_in(tenant, "/jobs/new?method=scratch")

@@ -18,7 +18,7 @@ export function MethodSection({ form }) {
   return html`<section class="card" aria-labelledby="method-title"><h2 id="method-title">Method</h2>
     <div class="field-grid"><${Labeled} name=${union.field} text="Method" wide=${true} schema=${{ description: method?.summary }} pointer=${join("/method", union.field)} form=${form} control=${control} /></div>
     <${Problem} pointer="/method" form=${form} />
-    ${method && html`<p class="small muted method-about">${method.when && html`<${Marked} text=${method.when} /> `}<${Paper} text=${method.paper} /> ${cost(method)} <a href=${`/methods#${method.name}`}>About this method</a> <a href="/methods">Help me choose</a></p>`}
+    ${method && html`<p class="small muted method-about">${method.when && html`<${Marked} text=${method.when} /> `}<${Paper} text=${method.paper} /> ${cost(method)} <a href=${`/methods#${method.name}`} target="_blank" rel="noopener">About this method</a> <a href="/methods" target="_blank" rel="noopener">Help me choose</a></p>`}
     ${schema && html`<${Fields} schema=${schema} pointer="/method" form=${form} />`}
   </section>`;
 }
@@ -32,7 +32,7 @@ export function Paper({ text }) {
   const number = /arXiv:(\d{4}\.\d{4,5})/.exec(text ?? "")?.[1];
   if (!number) return text ?? "";
   const [before, after] = text.split(`arXiv:${number}`);
-  return html`${before}<a href=${`https://arxiv.org/abs/${number}`} rel="noreferrer">arXiv:${number}</a>${after}${after.endsWith(".") ? "" : "."}`;
+  return html`${before}<a href=${`https://arxiv.org/abs/${number}`} target="_blank" rel="noopener noreferrer">arXiv:${number}</a>${after}${after.endsWith(".") ? "" : "."}`;
 }
 
 /** Change the method; parameters without a default, and teachers that it needs, come from its example. */
