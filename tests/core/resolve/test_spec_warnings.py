@@ -117,6 +117,22 @@ def test_few_steps_are_no_warning_for_weights_that_are_trained_on():
     assert codes(**change) == set()
 
 
+def test_a_compression_that_is_checked_with_images_of_the_training_says_where_to_look():
+    document = {
+        "dataset": "ds_x",
+        "student": {"weights": "mdl_a"},
+        "method": {"name": "scratch"},
+        "compression": [{"name": "quantize"}],
+    }
+    warnings = resolve(parse_job_spec(document), CIFAR, {"mdl_a": stored()}, threads=2).estimate["warnings"]
+
+    (warning,) = [each for each in warnings if each["code"] == "held_out_images_seen"]
+    assert warning["field"] == "/student/weights"
+    assert "max_top1_drop" not in warning["message"]
+    assert "change of top-1 on the test images" in warning["fix"]
+    assert "set compression in the job that trains the student" in warning["fix"]
+
+
 def test_a_license_that_forbids_commercial_use_is_named():
     change = {
         "teachers": [],
