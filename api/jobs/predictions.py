@@ -78,7 +78,7 @@ class PredictionOut(Out):
     job: str
     width: int = Field(description="Of the upright image in pixels; its center square is classified.")
     height: int
-    student: list[ClassOut]
+    student: list[ClassOut] = Field(description="Of `model.safetensors`, in float; compressed files are not run.")
     teachers: list[TeacherPredictionOut]
 
 

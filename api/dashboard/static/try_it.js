@@ -61,7 +61,7 @@ function show(result, file, preview, answer) {
   if (preview) image.append(preview);
   image.append(element("figcaption", "small muted", `${file.name}, ${answer.width} × ${answer.height} pixels`));
   const networks = element("div", "try-networks");
-  networks.append(network("Student", answer.student));
+  networks.append(network("Student", answer.student, "model.safetensors, in float"));
   const hasSeveral = answer.teachers.length > 1;
   for (const each of answer.teachers) {
     const name = hasSeveral ? `Teacher ${each.teacher}` : "Teacher";
@@ -70,9 +70,10 @@ function show(result, file, preview, answer) {
   result.replaceChildren(image, networks);
 }
 
-function network(name, classes) {
+function network(name, classes, file = "") {
   const section = element("div", "try-network");
   section.append(element("h3", "", name));
+  if (file) section.append(element("p", "small muted", file));
   const list = element("ol", "try-classes");
   list.setAttribute("aria-label", `${name}: most probable classes`);
   for (const each of classes) {

@@ -848,6 +848,7 @@ class Prediction(Document):
     job: str
     object: Literal["prediction"] = "prediction"
     student: list[Class]
+    """Of `model.safetensors`, in float; compressed files are not run."""
     teachers: list[TeacherPrediction]
     width: int
     """Of the upright image in pixels; its center square is classified."""

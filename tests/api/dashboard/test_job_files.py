@@ -116,5 +116,8 @@ def test_the_page_has_steps_receipts_and_checkpoints(tenant, tmp_path):
     assert f'href="/v1/jobs/{lease.job_id}/artifacts/pruned/model.safetensors"' in page
     assert f'href="/jobs/new?from={lease.job_id}&amp;checkpoint={checkpoint}"' in page
     assert "data-try " in page
+    assert (
+        "<code>model.safetensors</code>, the student in float and not one of its compressed files, classifies" in page
+    )
     assert not re.search(r' style="|<script>| on\w+="', page)  # the content security policy forbids them
     assert f"&#34;weights&#34;: &#34;{checkpoint}&#34;" in form

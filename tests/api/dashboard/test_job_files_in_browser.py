@@ -21,6 +21,7 @@ def test_an_image_is_tried_and_a_job_is_forked(sign_in, tenant, tmp_path, errors
     page.get_by_text("noise.png, 30 × 20 pixels").wait_for()
     assert page.locator("[data-try] canvas").count() == 1
     assert page.locator("[data-try] h3").all_inner_texts() == ["Student", "Teacher"]
+    assert page.get_by_text("model.safetensors, in float", exact=True).count() == 1
     for name in ("Student", "Teacher"):
         classes = page.get_by_role("list", name=f"{name}: most probable classes")
         assert sorted(classes.locator(".try-class").all_inner_texts()) == sorted(CLASSES)
