@@ -182,10 +182,8 @@ def source_text(source: Document) -> str:
             return ", ".join([f"Hugging Face {source['repo']}", *(str(part) for part in parts if part)])
         case "url" | "s3":
             return str(source["url"])
-        case "file":
-            return f"File {source.get('filename') or 'without a name'}"
-        case _:
-            return "Resumable upload"
+        case _:  # sent in one request, or in parts
+            return f"File {source['filename']}" if source.get("filename") else "Uploaded file"
 
 
 def layout_text(source: Document) -> str | None:

@@ -132,7 +132,10 @@ class DatasetOut(Out):
     object: Literal["dataset"] = "dataset"
     name: str
     status: Literal["processing", "ready", "failed"]
-    source: dict[str, Any] = Field(description="The requested source; a URL without its query, which may be a secret.")
+    source: dict[str, Any] = Field(
+        description="The requested source; a URL without its query, which may be a secret, and an upload with the "
+        "`filename` of its file."
+    )
     license: str | None = Field(description="License of the images, as given; null if none was.")
     splits: dict[str, SplitOut] | None
     num_classes: int | None = Field(description="Null while processing, and for an unlabeled dataset.")

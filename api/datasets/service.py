@@ -78,7 +78,7 @@ def create_from_source(
     Raises ``QuotaExceeded`` for a full project, and ``InvalidRequest`` for an upload that is unknown or incomplete.
     """
     quotas.require_storage(session, project_id, settings)
-    upload_id = None
+    upload_id, document = None, source.model_dump(mode="json")
     match source:
         case BuiltinSource():
             default_name: str = source.name
@@ -89,12 +89,13 @@ def create_from_source(
         case UploadSource():
             upload = lock_complete(session, project_id, source.upload, _UPLOAD_POINTER)
             upload_id, default_name = upload.id, name_from_filename(upload.filename)
+            document["filename"] = upload.filename[:_NAME_CHARACTERS]
     check_name(name or default_name, is_keyword_reserved=False)
     return datasets.create(
         session,
         project_id,
         name=name or default_name,
-        source=source.model_dump(mode="json"),
+        source=document,
         upload_id=upload_id,
         license=license,
     )

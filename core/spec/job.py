@@ -103,9 +103,9 @@ class StudentSpec(ModelSpec):
 
     weights: Weights = Field(
         default="random",
-        description="`random`, `pretrained`, `distill` (see `distillation`), or a model or job whose weights to start "
-        "from: its id (`mdl_…`, `job_…`), unique name or unique id prefix; or the id of a checkpoint (`ckpt_…`) of a "
-        "job, which then retains it.",
+        description="`random`, `pretrained` (public weights of timm), `distill` (this job first distills it, as "
+        "`distillation` says), or a model or job whose weights to start from: its id (`mdl_…`, `job_…`), unique name "
+        "or unique id prefix; or the id of a checkpoint (`ckpt_…`) of a job, which then retains it.",
     )
 
     @field_validator("weights")
@@ -121,7 +121,8 @@ class TeacherSpec(ModelSpec):
 
     weights: Weights = Field(
         default="pretrained",
-        description="`pretrained`, `train`, `distill` (see `distillation`), `random`, or a model or job: its id "
+        description="`pretrained` (public weights of timm), `train` (this job first trains it with the labels), "
+        "`distill` (this job first distills it, as `distillation` says), `random`, or a model or job: its id "
         "(`mdl_…`, `job_…`), unique name or unique id prefix; or the id of a checkpoint (`ckpt_…`).",
     )
     training: TeacherTrainingSpec | None = Field(

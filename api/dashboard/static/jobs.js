@@ -32,6 +32,7 @@ function mergeRows(region, next) {
     if (body.rows[index] !== current) body.insertBefore(current, body.rows[index] ?? null);
   });
   if (!hasMore) replacePager(region, next);
+  countSelected(); // a selected job may have ended
 }
 
 function replacePager(region, next) {
@@ -77,8 +78,12 @@ async function loadMore() {
 }
 
 function countSelected() {
-  const count = main.querySelectorAll('input[name="jobs"]:checked').length;
-  main.querySelector("[data-selected]").textContent = `${count} selected`;
+  const rows = [...main.querySelectorAll('input[name="jobs"]:checked')].map((box) => box.closest("tr"));
+  const numEnded = rows.filter((row) => row.dataset.terminal === "yes").length;
+  const hasNone = { cancel: numEnded === rows.length, delete: numEnded === 0 };
+  for (const button of main.querySelectorAll("#bulk button[name=action]")) button.disabled = rows.length > 0 && hasNone[button.value];
+  const note = !rows.length ? "" : hasNone.cancel ? (rows.length > 1 ? ", all have ended" : ", has ended") : hasNone.delete ? ", cancel first to delete" : "";
+  main.querySelector("[data-selected]").textContent = `${rows.length} selected${note}`;
 }
 
 /** Add a checkbox that selects all jobs of the list. */

@@ -117,7 +117,7 @@ class DatasetDocument(Document):
     size_bytes: int | None = None
     """Stored size; while processing, the size of the uploaded file."""
     source: dict[str, Any]
-    """The requested source; a URL without its query, which may be a secret."""
+    """The requested source; a URL without its query, which may be a secret, and an upload with the `filename` of its file."""
     splits: dict[str, Split] | None = None
     status: Annotated[Literal["processing", "ready", "failed"], ACCEPT_NEW]
     value_range: ValueRange | None = None

@@ -74,7 +74,7 @@ class TeacherSpec(TypedDict, total=False):
     training: TeacherTrainingSpec | None
     """Training with the dataset's labels: of a teacher with `weights: train`, or of one with given or distilled weights, which is fine-tuned with a new classifier for the dataset's classes."""
     weights: str
-    """`pretrained`, `train`, `distill` (see `distillation`), `random`, or a model or job: its id (`mdl_…`, `job_…`), unique name or unique id prefix; or the id of a checkpoint (`ckpt_…`)."""
+    """`pretrained` (public weights of timm), `train` (this job first trains it with the labels), `distill` (this job first distills it, as `distillation` says), `random`, or a model or job: its id (`mdl_…`, `job_…`), unique name or unique id prefix; or the id of a checkpoint (`ckpt_…`)."""
 
 
 class BalanceSpec(TypedDict, total=False):
@@ -157,7 +157,7 @@ class StudentSpec(TypedDict, total=False):
     distillation: DistillationSpec | None
     """With `weights: distill`: the distillation, on the job's dataset, that gives this model its weights before it is used. It starts from random weights."""
     weights: str
-    """`random`, `pretrained`, `distill` (see `distillation`), or a model or job whose weights to start from: its id (`mdl_…`, `job_…`), unique name or unique id prefix; or the id of a checkpoint (`ckpt_…`) of a job, which then retains it."""
+    """`random`, `pretrained` (public weights of timm), `distill` (this job first distills it, as `distillation` says), or a model or job whose weights to start from: its id (`mdl_…`, `job_…`), unique name or unique id prefix; or the id of a checkpoint (`ckpt_…`) of a job, which then retains it."""
 
 
 class JobSpec(TypedDict, total=False):

@@ -111,7 +111,8 @@ def test_the_csv_of_rejected_files_runs_no_formula():
         ({"type": "huggingface", "repo": "o/n", "revision": "main", "commit": "abc"}, "Hugging Face o/n, abc"),
         ({"type": "url", "url": "https://x/y.zip"}, "https://x/y.zip"),
         ({"type": "file", "filename": "y.zip"}, "File y.zip"),
-        ({"type": "upload", "upload": "up_1"}, "Resumable upload"),
+        ({"type": "upload", "upload": "up_1", "filename": "z.zip"}, "File z.zip"),
+        ({"type": "upload", "upload": "up_1"}, "Uploaded file"),
     ],
 )
 def test_each_source_is_described(source, text):

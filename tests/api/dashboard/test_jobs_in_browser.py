@@ -101,6 +101,10 @@ def test_text_and_controls_edit_the_same_spec(sign_in, tenant, errors):
     assert "potstill jobs submit - --watch" in spec_text(page).input_value()
     page.get_by_role("button", name="curl").click()
     assert '/v1/jobs \\\n  -H "Authorization: Bearer $POTSTILL_API_KEY"' in spec_text(page).input_value()
+    options = page.locator("#field-student-weights-list option").evaluate_all("all => all.map(each => each.value)")
+    assert options[:3] == ["random", "pretrained", "distill"]
+    assert "distillation" not in options
+    assert page.locator("#field-baseline-help").inner_text().endswith("default no")
     assert errors == []
 
 
@@ -169,7 +173,9 @@ def test_jobs_are_filtered_selected_and_compared(sign_in, tenant, server, tmp_pa
     assert page.locator("tbody tr").count() == 2
 
     page.get_by_role("checkbox", name="Select all jobs shown").check()
-    page.get_by_text("2 selected").wait_for()
+    page.get_by_text("2 selected, all have ended").wait_for()
+    assert page.get_by_role("button", name="Cancel…").is_disabled()
+    assert page.get_by_role("button", name="Delete…").is_enabled()
     page.get_by_role("button", name="Compare").click()
 
     page.get_by_role("heading", name="Compare 2 jobs").wait_for()
@@ -186,6 +192,7 @@ def test_jobs_are_filtered_selected_and_compared(sign_in, tenant, server, tmp_pa
 
     page.goto("/jobs?status=queued")
     page.locator(f"#select-{waiting}").check()
+    assert page.get_by_role("button", name="Delete…").is_disabled()
     page.get_by_role("button", name="Cancel…").click()
     page.get_by_role("button", name="Cancel 1 job").click()
     page.get_by_role("heading", name="1 job cancelled").wait_for()

@@ -199,6 +199,7 @@ def test_a_dataset_is_made_from_a_complete_upload(tenant, http):
     dataset = response.json()
     assert (response.status_code, dataset["name"], dataset["status"]) == (202, "colors", "processing")
     assert {name: dataset["source"][name] for name in source} == source
+    assert dataset["source"]["filename"] == "colors.zip"
     in_use = http.delete(f"/v1/uploads/{upload_id}", headers=VERSION)
     assert (in_use.status_code, in_use.json()["code"]) == (409, "in_use")
     with tenant.database.write() as session:

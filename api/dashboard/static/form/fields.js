@@ -81,7 +81,8 @@ function help({ description, default: standard }) {
 
 function defaultText(schema) {
   if (schema.default === undefined || schema.default === null || typeof schema.default === "object") return "";
-  return `default ${schema.default}`;
+  const yesNo = { true: "yes", false: "no" };
+  return `default ${yesNo[schema.default] ?? schema.default}`;
 }
 
 /** Text with `code`. */
@@ -249,7 +250,8 @@ function DatasetField(props) {
 
 function WeightsField(props) {
   const { pointer, form, schema } = props;
-  const keywords = [...(schema.description?.split(", or")[0].matchAll(/`(\w+)`/g) ?? [])].map((match) => match[1]);
+  const [listed] = (schema.description ?? "").replace(/ \([^)]*\)/g, "").split(", or"); // without what is in brackets
+  const keywords = [...listed.matchAll(/`(\w+)`/g)].map((match) => match[1]);
   const id = `${fieldId(pointer)}-list`;
   return html`<${Labeled} ...${props} control=${(attributes) => html`<${Draft} attributes=${attributes} list=${id} placeholder=${schema.default ?? ""} value=${get(form.spec, pointer)} parse=${(text) => text || undefined} onValue=${(value) => form.set(pointer, value)} />
     <datalist id=${id}>
