@@ -25,7 +25,8 @@ from core.spec.teacher_names import model_name
 from core.train.context import RunContext
 from core.train.fingerprint import training_fingerprint
 from core.train.precision import choose_compute
-from core.train.progress import ProgressRange, total_epochs
+from core.train.progress import total_epochs
+from core.train.time_plan import ProgressRange
 from core.train.training_lock import training_lock
 
 _FORMAT = 1  # incremented when a change of a distillation changes the weights of equal fields

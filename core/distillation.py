@@ -17,7 +17,7 @@ from core.errors import SpecCannotRun
 from core.models.build import all_stored_models, build_teacher, stored_models
 from core.models.built import BuiltModel
 from core.models.plan import model_inputs, plan_teacher
-from core.reporting import STUDENT_TRACK, Interrupted, Workspace, teacher_track
+from core.reporting import STUDENT_TRACK, Interrupted, Workspace, compression_track, teacher_track
 from core.seeds import derive_seed
 from core.spec import JobSpec, TeacherSpec
 from core.spec.teacher_names import teacher_name
@@ -29,12 +29,13 @@ from core.teacher.training import TrainedTeacher
 from core.train.batch_norm import BatchNormUpdate, update_batch_norm
 from core.train.context import RunContext, threads_per_rank
 from core.train.data_parallel import shard_setup
-from core.train.preflight import PreflightResult, cached_preflight, preflight
-from core.train.progress import ProgressRange, Track, plan_ranges
+from core.train.preflight import PreflightResult, cached_preflight, find_preflight, preflight
+from core.train.progress import Track, plan_ranges, planned_epochs
 from core.train.rank_config import RankConfig
 from core.train.rank_launcher import launch_ranks
 from core.train.statistics import estimate_statistics, log_method_metrics
 from core.train.student_setup import build_job_student, student_training_setup
+from core.train.time_plan import ProgressRange
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
 from core.train.training_lock import training_lock
 from core.train.training_set import TrainingSet, planned_schedule
@@ -90,6 +91,8 @@ class Distillation:
         self.headless = spec.method.info.needs.headless
         self.has_accuracy = context.is_labeled and not self.headless
         self.progress_ranges = plan_ranges(spec, progress_range)
+        for part in self.progress_ranges.values():
+            context.time_plan.add(part)
         self.cache_stats = CacheStats()
         self.batch_norm_update: BatchNormUpdate | None = None
         self.loss_ratio: float | None = None
@@ -121,6 +124,8 @@ class Distillation:
                 pending[index] = self.trained_teachers[index].build_setup()
             else:
                 teachers[index] = built
+                if index in self.trained_teachers:
+                    self.context.time_plan.expect(self.progress_ranges[teacher_track(index)], 0.0)
         networks = [teachers[i] if i in teachers else pending[i].student for i in range(len(self.spec.teachers))]
         student = build_job_student(self.spec, self.context, self.workspace.models, networks)
         training_set = TrainingSet.for_networks(
@@ -163,13 +168,30 @@ class Distillation:
             decode_size=decode_size,
             refresh=bool(prepared.pending_trainings),
         )
-        for setup in prepared.pending_trainings.values():
+        self._expect_trainings(prepared, result)
+        for index, setup in prepared.pending_trainings.items():
             self.context.poll()
-            preflight(setup, self.context.root)
+            seconds = preflight(setup, self.context.root).step_seconds * planned_schedule(setup).total_steps
+            self.context.time_plan.expect(self.progress_ranges[teacher_track(index)], seconds)
         message = f"Preflight passed: a training step takes {1000 * result.step_seconds:.1f} ms."
         details = result.details(self.context) | {"decode_size": decode_size}
         self.reporter.event("preflight.passed", message, data=details)
         return result
+
+    def find_preflight(self, prepared: PreparedDistillation) -> PreflightResult | None:
+        """Return the cached preflight of an earlier attempt or job, for the remaining time of a resumed training."""
+        result = find_preflight(self.spec, self.context, decode_size=prepared.training_set.decode_size)
+        if result is not None:
+            self._expect_trainings(prepared, result)
+        return result
+
+    def _expect_trainings(self, prepared: PreparedDistillation, result: PreflightResult) -> None:
+        """Set the expected seconds of the student's training and of the compression steps, as many epochs of it."""
+        schedule, plan = planned_schedule(prepared.setup), self.context.time_plan
+        plan.expect(self.progress_ranges[STUDENT_TRACK], result.step_seconds * schedule.total_steps)
+        epoch_seconds = result.step_seconds * schedule.steps_per_epoch
+        for index, step in enumerate(self.spec.compression):
+            plan.expect(self.progress_ranges[compression_track(index)], epoch_seconds * planned_epochs(step))
 
     def _preflight_student(self, prepared: PreparedDistillation) -> PreflightResult:
         networks = prepared.teachers | {index: setup.student for index, setup in prepared.pending_trainings.items()}
@@ -224,7 +246,10 @@ class Distillation:
             trainer = Trainer(
                 shard_setup(setup, ranks),
                 track=Track(
-                    name=STUDENT_TRACK, metric_prefix="train", progress_range=self.progress_ranges[STUDENT_TRACK]
+                    name=STUDENT_TRACK,
+                    metric_prefix="train",
+                    progress_range=self.progress_ranges[STUDENT_TRACK],
+                    time_plan=context.time_plan,
                 ),
                 reporter=self.reporter,
                 scratch_dir=context.root / "checkpoints",

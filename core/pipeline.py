@@ -16,6 +16,7 @@ from core.chain import Chain
 from core.compress import Compression, MeasuredStep, StepOutcome, export_steps, measure_steps
 from core.data.stored import dataset_fingerprints
 from core.distillation import Distillation, PreparedDistillation
+from core.evaluate.corruptions import num_corrupted
 from core.export import Exported, export_student
 from core.models.built import BuiltModel
 from core.models.weights import save_model
@@ -26,13 +27,16 @@ from core.teacher.job_evaluator import JobEvaluator
 from core.train.baseline import NOT_REQUESTED, NOT_TRAINED, Baseline, BaselineTraining, save_as_baseline
 from core.train.context import RunContext, open_run
 from core.train.export_preflight import preflight_formats
-from core.train.progress import ProgressRange
+from core.train.preflight import PreflightResult
 from core.train.rank_channel import RankChannel
 from core.train.schedule import Schedule
+from core.train.time_plan import ProgressRange
 from core.train.training_lock import training_lock
 from core.train.training_set import planned_schedule
 
 _PREPARED, _TRAINED, _EVALUATED = 0.01, 0.95, 0.97  # a job's progress after these stages
+_REST = ProgressRange(_TRAINED, 1 - _TRAINED)  # evaluation and export
+_EXPORT_SECONDS = 5.0
 
 
 def run(spec: JobSpec, workspace: Workspace, reporter: Reporter, *, channel: RankChannel | None = None) -> RunResult:
@@ -62,14 +66,16 @@ class _Pipeline:
         self.failed_formats: dict[ExportOptions, str] = {}  # reason by format, known before the training
         self.compressed: tuple[MeasuredStep, ...] = ()
         self.chain = Chain(spec, workspace, context, progress_range=ProgressRange(_PREPARED, _TRAINED - _PREPARED))
+        context.time_plan.add(_REST)
 
     def run(self) -> RunResult:
         """Run all stages in order."""
         with self._stage(Stage.PREPARE):
             self.chain.prepare()
             prepared = self._prepare()
-            if prepared.checkpoint is None:
-                self._preflight(prepared)
+            is_resumed = prepared.checkpoint is not None
+            result = self.distillation.find_preflight(prepared) if is_resumed else self._preflight(prepared)
+            self._plan_rest(prepared, result)
         schedule = planned_schedule(prepared.setup)
         if self.chain.is_pending or prepared.pending_trainings:
             with self._stage(Stage.TEACHER):
@@ -115,11 +121,23 @@ class _Pipeline:
         self.distillation = Distillation(chain.spec(), chain.workspace(), self.context, progress_range=chain.rest)
         return self.distillation.prepare()
 
-    def _preflight(self, prepared: PreparedDistillation) -> None:
+    def _preflight(self, prepared: PreparedDistillation) -> PreflightResult:
         """Run the preflight of the trainings, and try the export formats."""
         result = self.distillation.preflight(prepared)
         seconds = result.step_seconds * planned_schedule(prepared.setup).total_steps
         self.failed_formats = preflight_formats(prepared.setup, self.spec, self.context, training_seconds=seconds)
+        return result
+
+    def _plan_rest(self, prepared: PreparedDistillation, result: PreflightResult | None) -> None:
+        """Set the expected seconds of baseline, evaluation and export. A training step runs all evaluated networks."""
+        if self.spec.baseline:
+            training = BaselineTraining(self.distillation.spec, self.distillation.workspace, self.context)
+            training.plan(self.distillation.progress_ranges[BASELINE_TRACK])
+        if result is not None:
+            num_test = len(self.context.stored.split("test"))
+            num_images = num_test + (num_corrupted(num_test) if self.distillation.has_accuracy else 0)
+            num_batches = -(-num_images // prepared.setup.loader.batch_size)
+            self.context.time_plan.expect(_REST, _EXPORT_SECONDS + num_batches * result.step_seconds)
 
     # --- further trainings --------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ from core.reporting import STUDENT_TRACK, Reporter, Workspace
 from core.seeds import derive_seed
 from core.spec import JobSpec
 from core.train.context import RunContext, open_run
-from core.train.progress import ProgressRange, Track
+from core.train.progress import Track
+from core.train.time_plan import ProgressRange
 from core.train.trainer import Trainer, TrainingSetup
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -35,8 +35,8 @@ from core.spec.compression import StepParams, output_names
 from core.system.fault_injection import fault_point
 from core.teacher.cache_key import teacher_digest
 from core.train.context import RunContext
-from core.train.progress import ProgressRange
 from core.train.schedule import Schedule
+from core.train.time_plan import ProgressRange
 from core.train.training_set import TrainingSet
 
 Value = TypeVar("Value")

@@ -23,8 +23,9 @@ from core.teacher.frozen import FrozenTeacher
 from core.teacher.output_cache import CachedOutputs, cached_outputs_for
 from core.train.batch_norm import update_batch_norm
 from core.train.context import RunContext
-from core.train.progress import ProgressRange, Track
+from core.train.progress import Track
 from core.train.schedule import Schedule
+from core.train.time_plan import ProgressRange
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
 from core.train.training_set import TrainingSet, labeled_fraction
 
@@ -74,6 +75,7 @@ class FineTuning:
             student_steps=self.schedule.total_steps,
             completed_steps=self.student_step,
             completed_epochs=self.schedule.epoch(self.student_step),
+            time_plan=self.context.time_plan,
         )
         trainer = Trainer(
             setup,

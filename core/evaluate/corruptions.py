@@ -121,6 +121,11 @@ def corrupted_top1(
     return accuracies
 
 
+def num_corrupted(num_images: int) -> int:
+    """Return the number of images that a classifier is evaluated on: the subset with each corruption, and without."""
+    return min(MAX_IMAGES, num_images) * (len(CORRUPTIONS) + 1)
+
+
 def subset_indices(num_images: int) -> npt.NDArray[np.int64]:
     """Return the indices of the test images that are corrupted: evenly spaced, at most ``MAX_IMAGES``."""
     return np.unique(np.linspace(0, num_images - 1, min(MAX_IMAGES, num_images)).round().astype(np.int64))

@@ -12,8 +12,7 @@ from typing import Any
 
 from core.compress import StepCost
 from core.data.views import steps_per_epoch
-from core.evaluate.corruptions import CORRUPTIONS
-from core.evaluate.corruptions import MAX_IMAGES as MAX_CORRUPTED_IMAGES
+from core.evaluate.corruptions import num_corrupted
 from core.job_warnings import JobWarning
 from core.methods import Method
 from core.models.plan import ModelPlan
@@ -81,10 +80,10 @@ def estimate_job(
     trainings = _teacher_trainings(spec, teachers, dataset.num_train)
     selection = [_evaluation(teacher, counts.pool) for teacher in teachers if counts.pool]
     hardware: dict[str, Any] = {"threads": spec.resources.threads or 1, "accelerator": spec.resources.accelerator}
-    num_corrupted = _num_corrupted(spec, dataset)
-    num_tested = dataset.num_test + num_corrupted
+    corrupted = _num_corrupted(spec, dataset)
+    num_tested = dataset.num_test + corrupted
     evaluation = [_evaluation(model, num_tested) for model in (student, *teachers)]
-    own = [] if baseline is None else _baseline(spec, dataset, baseline, counts, num_corrupted)
+    own = [] if baseline is None else _baseline(spec, dataset, baseline, counts, corrupted)
     seconds = estimate_seconds([training, *inference, *trainings, *own, *selection, *evaluation], **hardware)
     seconds += image_seconds(spec, num_images, dataset.channels, image_size, cached_views=cache["views"])
     steps = [
@@ -242,15 +241,15 @@ def _num_corrupted(spec: JobSpec, dataset: DatasetInfo) -> int:
     """Number of corrupted images that each classifier is evaluated on, and of the same images without corruption."""
     if spec.method.info.needs.headless or dataset.num_classes is None:
         return 0
-    return min(MAX_CORRUPTED_IMAGES, dataset.num_test) * (len(CORRUPTIONS) + 1)
+    return num_corrupted(dataset.num_test)
 
 
 def _baseline(
-    spec: JobSpec, dataset: DatasetInfo, model: ModelPlan, counts: ImageCounts, num_corrupted: int
+    spec: JobSpec, dataset: DatasetInfo, model: ModelPlan, counts: ImageCounts, corrupted: int
 ) -> list[Workload]:
     """Training and evaluation of the baseline."""
     own = baseline_spec(spec, num_labeled=dataset.num_train, num_unlabeled=counts.unlabeled)
-    return [_training(own.training, model, counts.own), _evaluation(model, dataset.num_test + num_corrupted)]
+    return [_training(own.training, model, counts.own), _evaluation(model, dataset.num_test + corrupted)]
 
 
 def _teacher_cache(spec: JobSpec, teachers: Sequence[ModelPlan], method: Method, num_images: int) -> dict[str, Any]:

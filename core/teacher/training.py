@@ -22,7 +22,8 @@ from core.train.batch_norm import update_batch_norm
 from core.train.context import RunContext
 from core.train.fingerprint import training_fingerprint
 from core.train.precision import ComputeConfig, choose_compute
-from core.train.progress import ProgressRange, Track
+from core.train.progress import Track
+from core.train.time_plan import ProgressRange
 from core.train.trainer import Trainer, TrainingSetup
 
 _TEACHER_METHOD = ScratchParams(name="scratch")
@@ -98,6 +99,7 @@ class TrainedTeacher:
             metric_prefix=f"teacher/{self.index}",
             progress_range=progress_range,
             student_steps=student_steps,
+            time_plan=self._context.time_plan,
         )
         trainer = Trainer(setup, track=track, reporter=reporter, scratch_dir=self._context.root / "checkpoints")
         trainer.resume(reporter.newest_checkpoint(track.name))

@@ -7,6 +7,7 @@ order and augmentation of the images are those of the distilled student. It is f
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from core.train.batch_norm import update_batch_norm
 from core.train.context import BASELINE_CURVE, RunContext
 from core.train.data_parallel import shard_setup
 from core.train.fingerprint import training_fingerprint
-from core.train.progress import ProgressRange, Track
+from core.train.preflight import PreflightResult, cached_preflight, preflight
+from core.train.progress import Track
 from core.train.rank_config import RankConfig
 from core.train.rank_launcher import launch_ranks
 from core.train.student_setup import build_job_student, student_training_setup
+from core.train.time_plan import ProgressRange
 from core.train.trainer import CheckpointPolicy, Trainer, TrainingSetup
-from core.train.training_set import TrainingSet
+from core.train.training_set import TrainingSet, planned_schedule
 
 _FORMAT = 1  # incremented when a change of the training changes the weights of equal fields
 _FREE_TRAINING_FIELDS = ("checkpoint_every_epochs", "keep_weights_every_epochs", "image_size")
@@ -110,6 +113,27 @@ class BaselineTraining:
         )
         return Baseline(folder, "trained by an earlier job with the same student, data and budget.", reused=True)
 
+    def plan(self, progress_range: ProgressRange) -> None:
+        """Set the expected seconds of the training: none if it is saved; else timed steps, unless it has begun."""
+        context = self._context
+        if context.reporter.find_teacher(self.fingerprint) is not None:
+            context.time_plan.expect(progress_range, 0.0)
+        elif context.reporter.newest_checkpoint(BASELINE_TRACK) is None:
+            with suppress(NonFiniteLoss):  # a baseline that diverges does not fail the job
+                setup = self._build_setup()
+                result = cached_preflight(
+                    self.spec,
+                    context,
+                    lambda: self._preflight(setup),
+                    decode_size=setup.student.preprocessing.image_size,
+                    refresh=False,
+                )
+                context.time_plan.expect(progress_range, result.step_seconds * planned_schedule(setup).total_steps)
+
+    def _preflight(self, setup: TrainingSetup) -> PreflightResult:
+        loader = setup.loader.shard(0, self.spec.resources.devices)
+        return preflight(replace(setup, loader=loader), self._context.root)
+
     def train(self, *, progress_range: ProgressRange, student_steps: int, student_epochs: int) -> Baseline:
         """Train the baseline from its newest checkpoint, and save it for later jobs.
 
@@ -129,6 +153,7 @@ class BaselineTraining:
             student_steps=student_steps,
             completed_steps=student_steps,
             completed_epochs=student_epochs,
+            time_plan=context.time_plan,
         )
         config = RankConfig.from_spec(self.spec, self._workspace, teachers={}, checkpoint=checkpoint)
         try:

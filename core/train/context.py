@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from core.train.loader import BatchLoader
 from core.train.precision import ComputeConfig, choose_compute, choose_device
 from core.train.rank_channel import RankChannel
 from core.train.result_cache import ResultCache
+from core.train.time_plan import TimePlan
 from core.train.torchrun import RankPlace
 from core.train.validation import ValidationCallback
 
@@ -44,7 +45,8 @@ class RunContext:
     """Dataset, device and folders of a run. ``root`` is its scratch folder, ``cache`` is shared by runs.
 
     ``pixel_cache_bytes`` limits the decoded images in the cache; no result depends on it. ``channel`` leads to the
-    other ranks that torchrun has started; None where this process starts them itself.
+    other ranks that torchrun has started; None where this process starts them itself. ``time_plan`` is shared with the
+    links of a chain.
     """
 
     stored: StoredDataset
@@ -55,6 +57,7 @@ class RunContext:
     cache: Path
     pixel_cache_bytes: int = PIXEL_CACHE_BYTES
     channel: RankChannel | None = None
+    time_plan: TimePlan = field(default_factory=TimePlan)
 
     @property
     def input_info(self) -> InputInfo:

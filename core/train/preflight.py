@@ -24,6 +24,7 @@ from core.train.trainer import TrainingSetup, TrainStep
 
 _TIMED_SECONDS = 0.5  # of steps after the first; then no further one is timed
 _MAX_STEPS = 4
+_KIND = "preflight"
 
 # Spec fields that cannot make a step fail. The training itself detects a non-finite loss.
 _IGNORED_FIELDS = ("name", "metadata", "priority", "baseline", "export", "compression")
@@ -53,19 +54,28 @@ def cached_preflight(
     spec: JobSpec, context: RunContext, run: Callable[[], PreflightResult], *, decode_size: int, refresh: bool
 ) -> PreflightResult:
     """Return the cached result of an equivalent earlier job; call ``run`` if there is none, or on ``refresh``."""
-    key_fields = {
+    cached = None if refresh else find_preflight(spec, context, decode_size=decode_size)
+    if cached is not None:
+        return cached
+    result = run()
+    context.result_cache.put(_KIND, _key_fields(spec, context, decode_size), asdict(result))
+    return result
+
+
+def find_preflight(spec: JobSpec, context: RunContext, *, decode_size: int) -> PreflightResult | None:
+    """Return the cached result of an equivalent earlier job or attempt; None if there is none."""
+    cached = context.result_cache.get(_KIND, _key_fields(spec, context, decode_size))
+    return None if cached is None else PreflightResult(**cached)
+
+
+def _key_fields(spec: JobSpec, context: RunContext, decode_size: int) -> dict[str, Any]:
+    return {
         "spec": preflight_fields(spec),
         "dataset": context.stored.fingerprint,
         "decode_size": decode_size,
         "precision": context.compute.precision,
         "timed": "after the first step",
     }
-    cached = None if refresh else context.result_cache.get("preflight", key_fields)
-    if cached is not None:
-        return PreflightResult(**cached)
-    result = run()
-    context.result_cache.put("preflight", key_fields, asdict(result))
-    return result
 
 
 def preflight_fields(spec: JobSpec) -> dict[str, Any]:

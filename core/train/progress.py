@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core.reporting import BASELINE_TRACK, STUDENT_TRACK, Progress, Reporter, compression_track, teacher_track
 from core.spec import DistillationSpec, JobSpec
+from core.spec.compression import StepParams
 from core.train.schedule import Schedule
+from core.train.time_plan import ProgressRange, TimePlan
 
 _DENSE_STEPS = 1_000  # logged one by one at the start; of the rest, about as many are logged
 _PROGRESS_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class ProgressRange:
-    """Part of a job's progress (0…1) that one training covers."""
-
-    start: float
-    width: float
-
-    def fraction(self, training_fraction: float) -> float:
-        """Convert the completed fraction of the training (0…1) to that of the job."""
-        return self.start + self.width * min(training_fraction, 1.0)
-
-
 def plan_ranges(spec: JobSpec, total: ProgressRange) -> dict[str, ProgressRange]:
-    """Divide ``total`` among the tracks by their numbers of epochs, as all train on the same data.
-
-    The work of a compression step besides its training counts as one epoch.
-    """
+    """Divide ``total`` among the tracks by their numbers of epochs, as all train on the same data."""
     epochs = {
         teacher_track(index): teacher.training.num_epochs
         for index, teacher in enumerate(spec.teachers)
@@ -39,13 +26,18 @@ def plan_ranges(spec: JobSpec, total: ProgressRange) -> dict[str, ProgressRange]
     epochs[STUDENT_TRACK] = spec.training.num_epochs
     if spec.baseline:
         epochs[BASELINE_TRACK] = spec.training.num_epochs
-    epochs |= {compression_track(index): step.training_epochs + 1 for index, step in enumerate(spec.compression)}
+    epochs |= {compression_track(index): planned_epochs(step) for index, step in enumerate(spec.compression)}
     ranges, start = {}, total.start
     for track, num_epochs in epochs.items():
         width = total.width * num_epochs / max(1, sum(epochs.values()))
         ranges[track] = ProgressRange(start, width)
         start += width
     return ranges
+
+
+def planned_epochs(step: StepParams) -> int:
+    """Return the epochs of a compression step. Its work besides the training counts as one epoch."""
+    return step.training_epochs + 1
 
 
 def total_epochs(spec: JobSpec | DistillationSpec) -> int:
@@ -64,7 +56,8 @@ class Track:
 
     ``name`` names its checkpoints, ``metric_prefix`` starts the names of its metric series. ``student_steps`` is None
     for the student. For others it is the number of steps of the student's training, because a job's progress counts
-    only those; ``completed_steps`` and ``completed_epochs`` are those that the student has taken.
+    only those; ``completed_steps`` and ``completed_epochs`` are those that the student has taken. ``time_plan`` is the
+    job's.
     """
 
     name: str
@@ -73,6 +66,7 @@ class Track:
     student_steps: int | None = None
     completed_steps: int = 0
     completed_epochs: int = 0
+    time_plan: TimePlan = field(default_factory=TimePlan)
 
 
 class ProgressLogger:
@@ -103,13 +97,17 @@ class ProgressLogger:
         self._report(step)
 
     def progress(self, step: int, *, force: bool = False) -> None:
-        """Report progress: after the first step, then at most every 0.1 s unless forced."""
+        """Report progress: after the first step, then at most every 0.1 s unless forced.
+
+        The first step includes one-time initialization, so the speed is that of the steps after it.
+        """
         now = time.monotonic()
         elapsed = now - self._reported_at
         is_first = step == self._started_step + 1
         if elapsed < _PROGRESS_SECONDS and not (force or is_first):
             return
-        if elapsed > 0 and step > self._reported_step:
+        is_measured = step > self._reported_step and (not is_first or step == self._schedule.total_steps)
+        if elapsed > 0 and is_measured:
             rate = (step - self._reported_step) / elapsed
             # Exponential average over about 3 s, independent of the interval between reports.
             weight = elapsed / (elapsed + 3.0)
@@ -118,20 +116,30 @@ class ProgressLogger:
         self._report(step)
 
     def _report(self, step: int) -> None:
-        total, progress_range, rate = self._schedule.total_steps, self._track.progress_range, self._rate
-        fraction = progress_range.fraction(step / total if total else 1.0)
-        width = progress_range.width
-        eta = None if rate is None or width == 0 else (1 - fraction) / width * total / rate
+        total, rate = self._schedule.total_steps, self._rate
         student_steps = self._track.student_steps
         self._reporter.progress(
             Progress(
-                fraction=fraction,
+                fraction=self._track.progress_range.fraction(step / total if total else 1.0),
                 step=step if student_steps is None else self._track.completed_steps,
                 total_steps=total if student_steps is None else student_steps,
                 epoch=self._schedule.epoch(step) if student_steps is None else self._track.completed_epochs,
                 images_per_second=None if rate is None else rate * self._batch_size,
-                eta_seconds=eta,
+                eta_seconds=self._remaining_seconds(step),
                 stage_step=step,
                 stage_total_steps=total,
             )
         )
+
+    def _remaining_seconds(self, step: int) -> float | None:
+        """Return the expected seconds of the rest of this training and of the parts of the job after it.
+
+        Until the speed is measured, the expected seconds of this training replace it. None if both are unknown.
+        """
+        total, plan, part = self._schedule.total_steps, self._track.time_plan, self._track.progress_range
+        seconds = plan.expected_seconds(part) if self._rate is None else total / self._rate
+        if seconds is None:
+            return None
+        remaining = seconds * (1 - step / total) if total else 0.0
+        seconds_per_progress = seconds / part.width if part.width else 0.0
+        return remaining + plan.seconds_after(part, seconds_per_progress=seconds_per_progress)

@@ -9,6 +9,7 @@ import torch
 from core import pipeline
 from core.data.stored import read_dataset_info
 from core.errors import InvalidSpec
+from core.evaluate.corruptions import num_corrupted
 from core.models.safetensors_header import read_model_info
 from core.models.weights import load_folder
 from core.reporting import Control, Interrupted, Stage, Workspace
@@ -124,6 +125,9 @@ def test_the_baseline_is_the_student_of_a_scratch_job_bit_for_bit_and_is_found_b
     assert "baseline" not in reporter.stages
     assert reporter.series["baseline/top1"] == [(reporter.series["eval/top1"][-1][0], again.result["baseline"]["top1"])]
     assert again.result["baseline"]["top1"] == result.result["student"]["top1"]
+    # The reused baseline takes no time: after the student's last step, evaluation and export remain.
+    trained = [report for report in reporter.progress_reports if report.stage_step == report.total_steps]
+    assert trained[-1].eta_seconds == pytest.approx(evaluation_and_export_seconds(reporter))
 
 
 def test_a_scratch_job_saves_the_baseline_of_later_jobs(attempt, dataset):
@@ -144,10 +148,20 @@ def test_a_student_that_was_stopped_early_has_no_baseline(attempt, dataset):
     assert "stopped early" in report["evaluation"]["verdict"]["text"]
 
 
+def evaluation_and_export_seconds(reporter):
+    """The expected seconds of the stages after the trainings of a job with 60 test images."""
+    num_batches = -(-(60 + num_corrupted(60)) // 16)
+    return 5 + num_batches * reporter.event_data("preflight.passed")["step_seconds"]
+
+
 def test_a_baseline_that_is_stopped_or_diverges_does_not_fail_the_job(attempt, dataset, monkeypatch):
     spec = resolution(dataset, training={"seed": 7}).spec
-    stopped, _ = attempt(spec, "stopped baseline", control=Control.STOP, stage=Stage.BASELINE, after=6)
+    stopped, planned = attempt(spec, "stopped baseline", control=Control.STOP, stage=Stage.BASELINE, after=6)
     assert "stopped early" in json.loads(stopped.artifacts["report.json"].read_text())["evaluation"]["baseline_note"]
+    first = next(report for report in planned.progress_reports if report.epoch == 0 and report.total_steps)
+    student = first.total_steps * planned.event_data("preflight.passed")["step_seconds"]
+    rest = evaluation_and_export_seconds(planned)
+    assert first.eta_seconds > rest + 1.1 * student  # the baseline is included
 
     class Diverging(baseline.Trainer):
         def run(self):

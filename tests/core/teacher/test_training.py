@@ -16,7 +16,7 @@ from core.teacher.training import TrainedTeacher, teacher_fingerprint
 from core.train.context import RunContext
 from core.train.environment import reproducible
 from core.train.precision import ComputeConfig
-from core.train.progress import ProgressRange
+from core.train.time_plan import ProgressRange
 from tests.support.images import write_gray_images
 
 CPU = torch.device("cpu")

@@ -11,7 +11,8 @@ from core.reporting import Control, Interrupted
 from core.spec import METHODS
 from core.train.balance import COSINE
 from core.train.dot import DotSgd
-from core.train.progress import ProgressRange, Track
+from core.train.progress import Track
+from core.train.time_plan import ProgressRange
 from core.train.trainer import Trainer, TrainStep
 
 TRACK = Track(name="distill", metric_prefix="train", progress_range=ProgressRange(0.0, 1.0))

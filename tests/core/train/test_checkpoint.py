@@ -9,7 +9,8 @@ from core.methods import Outputs
 from core.models.weights import load_folder
 from core.reporting import Control, Interrupted
 from core.train.checkpoint import read_checkpoint, write_checkpoint
-from core.train.progress import ProgressRange, Track
+from core.train.progress import Track
+from core.train.time_plan import ProgressRange
 from core.train.trainer import Trainer, TrainStep
 
 TRACK = Track(name="distill", metric_prefix="train", progress_range=ProgressRange(0.0, 1.0))

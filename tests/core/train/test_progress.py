@@ -3,8 +3,10 @@
 import pytest
 
 from core.spec import TrainingSpec, parse_job_spec
-from core.train.progress import ProgressLogger, ProgressRange, Track, plan_ranges
+from core.train import progress
+from core.train.progress import ProgressLogger, Track, plan_ranges
 from core.train.schedule import Schedule
+from core.train.time_plan import ProgressRange, TimePlan
 
 TRACK = Track(name="distill", metric_prefix="train", progress_range=ProgressRange(0.1, 0.8))
 
@@ -42,9 +44,9 @@ def test_a_training_after_the_students_reports_the_students_steps(make_reporter)
 
     logger.begin(5)
 
-    progress = reporter.progress_reports[-1]
-    assert (progress.step, progress.total_steps, progress.epoch) == (40, 40, 4)
-    assert (progress.stage_step, progress.stage_total_steps, progress.fraction) == (5, 10, pytest.approx(0.7))
+    last = reporter.progress_reports[-1]
+    assert (last.step, last.total_steps, last.epoch) == (40, 40, 4)
+    assert (last.stage_step, last.stage_total_steps, last.fraction) == (5, 10, pytest.approx(0.7))
 
 
 def test_progress_is_that_of_the_complete_job(make_reporter):
@@ -59,7 +61,51 @@ def test_progress_is_that_of_the_complete_job(make_reporter):
     last = reporter.latest
     assert last.fraction == pytest.approx(0.7)
     assert last.images_per_second > 0
-    assert last.eta_seconds == pytest.approx(0.3 / 0.8 * 100 * 8 / last.images_per_second)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Replace the clock by one that the test advances: `clock[0] += seconds`."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_the_remaining_time_has_the_expected_seconds_of_each_later_part(make_reporter, clock):
+    plan, reporter = TimePlan(), make_reporter()
+    track = Track("distill", "train", ProgressRange(0.1, 0.4), time_plan=plan)
+    plan.expect(ProgressRange(0.0, 0.1), 99.0)  # a teacher, trained before
+    plan.expect(ProgressRange(0.5, 0.3), 0.0)  # a reused baseline
+    plan.expect(ProgressRange(0.8, 0.1), 7.0)
+    plan.add(ProgressRange(0.9, 0.1))  # unknown: as long as a quarter of this training
+    schedule = Schedule.from_spec(TrainingSpec(epochs=10), steps_per_epoch=1)
+    logger = ProgressLogger(reporter, track, schedule, batch_size=8)
+
+    logger.begin(0)
+    assert reporter.latest.eta_seconds is None
+    plan.expect(ProgressRange(0.1, 0.4), 20.0)
+    logger.begin(0)
+    assert reporter.latest.eta_seconds == pytest.approx(20 + 7 + 5)
+    clock[0] += 60  # initialization
+    logger.progress(1)
+    assert reporter.latest.images_per_second is None
+    assert reporter.latest.eta_seconds == pytest.approx(18 + 7 + 5)
+    for step in range(2, 11):
+        clock[0] += 4
+        logger.progress(step)
+        assert reporter.latest.eta_seconds == pytest.approx(4 * (10 - step) + 7 + 10)
+    assert reporter.latest.images_per_second == pytest.approx(2)
+
+
+def test_a_training_of_one_step_has_a_speed(make_reporter, clock):
+    reporter = make_reporter()
+    logger = make_logger(reporter, 1)
+
+    logger.begin(0)
+    clock[0] += 2
+    logger.progress(1)
+
+    assert reporter.latest.images_per_second == pytest.approx(4)
 
 
 def test_progress_is_not_reported_at_every_step(make_reporter):

@@ -10,7 +10,8 @@ from core.errors import NonFiniteLoss
 from core.methods import Outputs
 from core.reporting import Control, Interrupted
 from core.train.async_metrics import StepMetrics
-from core.train.progress import ProgressRange, Track
+from core.train.progress import Track
+from core.train.time_plan import ProgressRange
 from core.train.trainer import CheckpointPolicy, Trainer, TrainStep
 from core.train.validation import ValidationCallback, ValidationSchedule
 
