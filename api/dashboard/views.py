@@ -32,6 +32,7 @@ _STAGE_LABELS = {
     Stage.EXPORT: "Export",
 }
 
+_STEP_LABELS = {Stage.TEACHER: "Teacher step", Stage.BASELINE: "Baseline step", Stage.COMPRESS: "Fine-tuning step"}
 
 # Warnings of networks that are poor, and what they mean for the student's accuracy against its teacher's.
 _ACCURACY_PROBLEMS = {
@@ -81,6 +82,16 @@ class StageView:
 
 
 @dataclass(frozen=True, slots=True)
+class StepCounter:
+    """Completed and total steps of one training of the job."""
+
+    label: str
+    step: int
+    total: int
+    is_students: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ComparisonRow:
     """One metric of the student, the teachers and the baseline. ``verdict`` describes the difference to the teacher."""
 
@@ -123,6 +134,18 @@ def stages(job: Document) -> list[StageView]:
 def reused_stages(job: Document) -> list[str]:
     """Return the stages that the job did not need because an earlier job had trained their network: ``baseline``."""
     return [stage.name for stage in stages(job) if stage.note == _REUSED]
+
+
+def step_counter(job: Document) -> StepCounter | None:
+    """Return the step of the network that trains now, else the student's; None before the first training starts."""
+    progress, stage = job["progress"], job["stage"]
+    step, total = progress.get("stage_step"), progress.get("stage_total_steps")
+    if stage in _STEP_LABELS and step is not None and total and not job["terminal"]:
+        return StepCounter(_STEP_LABELS[stage], step, total)
+    has_started = progress["step"] > 0 or stage == Stage.DISTILL
+    if not has_started or not progress["total_steps"]:
+        return None
+    return StepCounter("Student step", progress["step"], progress["total_steps"], is_students=True)
 
 
 def refresh_seconds(job: Document) -> float:

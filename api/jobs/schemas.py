@@ -50,7 +50,11 @@ class ProgressOut(Out):
     total_steps: int | None
     epoch: int
     images_per_second: float | None
-    eta_seconds: float | None
+    eta_seconds: float | None = Field(description="Expected seconds until the end of the job.")
+    stage_step: int | None = Field(
+        None, description="Completed steps of the training in the current stage, such as a teacher's."
+    )
+    stage_total_steps: int | None = Field(None, description="Number of steps of that training.")
 
 
 class Measured(Out):

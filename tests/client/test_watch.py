@@ -93,6 +93,18 @@ def test_a_line_has_step_loss_accuracy_speed_and_remaining_time(running):
     assert text == "step 120/480 · loss 0.812 · top-1 64.0 % · 310 img/s · 12 s left"
 
 
+def test_a_line_has_the_step_of_the_network_that_trains(running):
+    progress = {**PROGRESS, "step": 0, "stage_step": 320, "stage_total_steps": 1024}
+
+    def step(stage, **changes):
+        return format_progress(Job.model_validate(running(stage, progress=progress | changes))).split(" · ")[0]
+
+    assert step("teacher") == "teacher step 320/1024"
+    assert step("baseline") == "baseline step 320/1024"
+    assert step("distill") == "step 0/480"
+    assert step("teacher", stage_step=None) == "310 img/s"
+
+
 def test_curves_are_those_of_the_training_that_runs():
     series = [
         Series(name=name, points=[(1, value)])

@@ -347,8 +347,13 @@ class Progress(Document):
 
     epoch: int
     eta_seconds: float | None = None
+    """Expected seconds until the end of the job."""
     fraction: float
     images_per_second: float | None = None
+    stage_step: int | None = None
+    """Completed steps of the training in the current stage, such as a teacher's."""
+    stage_total_steps: int | None = None
+    """Number of steps of that training."""
     step: int
     total_steps: int | None = None
 

@@ -39,6 +39,10 @@ class Curves:
         return cls(last.get(f"{newest}/loss"), last.get(f"{newest}/top1"))
 
 
+_STAGE_TRAININGS = {"teacher": "teacher", "baseline": "baseline", "compress": "fine-tuning"}
+"""Names of the trainings other than the student's, by stage."""
+
+
 def format_progress(job: JobDocument, curves: Curves | None = None) -> str:
     """Format progress as ``step 120/480 · loss 0.812 · top-1 64.0 % · 310 img/s · 12 s left``."""
     progress, curves = job.progress, curves or Curves()
@@ -49,6 +53,8 @@ def format_progress(job: JobDocument, curves: Curves | None = None) -> str:
         parts.append(f"{job.pending_action} requested")
     if progress.total_steps and job.stage == "distill":
         parts.append(f"step {progress.step}/{progress.total_steps}")
+    elif job.stage in _STAGE_TRAININGS and progress.stage_step is not None and not job.terminal:
+        parts.append(f"{_STAGE_TRAININGS[job.stage]} step {progress.stage_step}/{progress.stage_total_steps}")
     if curves.loss is not None:
         parts.append(f"loss {curves.loss:.3g}")
     if curves.top1 is not None:

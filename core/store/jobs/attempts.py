@@ -89,7 +89,14 @@ def start_stage(session: Session, lease: LeaseToken, stage: str) -> Job:
     """Start a stage, or start it again."""
     job = lock_job(session, lease)
     now = utc_now(session)
-    changed = change(session, lease, stage=stage, stage_entered_at=now, stages=stages_after_entering(job, stage, now))
+    changed = change(
+        session,
+        lease,
+        stage=stage,
+        stage_entered_at=now,
+        stages=stages_after_entering(job, stage, now),
+        progress={**job.progress, "stage_step": None, "stage_total_steps": None},  # those of the stage before
+    )
     events.record(session, job.id, "stage.started", f"Stage {stage} started.", data={"stage": stage})
     return changed
 

@@ -32,6 +32,15 @@ def test_a_job_page_updates_live_until_the_result(sign_in, tenant, server, tmp_p
     page = sign_in(tenant, f"/jobs/{lease.job_id}")
     page.locator(".badge", has_text="Running").wait_for()
     page.get_by_text("Curves appear with the first training step").wait_for()
+    assert page.get_by_text("Student step").count() == 0
+
+    with server.database.write() as session:
+        jobs.start_stage(session, lease, Stage.TEACHER)
+        progress = Progress(fraction=0.2, step=0, total_steps=10, epoch=0, stage_step=320, stage_total_steps=1_024)
+        jobs.record_progress(session, lease, progress)
+    page.get_by_text("Teacher step").wait_for()
+    page.get_by_text("320 / 1,024").wait_for()
+    assert page.get_by_text("Student step").count() == page.get_by_text("Epoch", exact=True).count() == 0
 
     with server.database.write() as session:
         jobs.start_stage(session, lease, Stage.DISTILL)

@@ -36,6 +36,28 @@ def test_only_cancel_needs_confirmation():
     assert [button.name for button in views.ACTIONS.values() if button.confirm] == ["cancel"]
 
 
+@pytest.mark.parametrize(
+    ("stage", "step", "stage_step", "shown"),
+    [
+        ("prepare", 0, None, None),
+        ("teacher", 0, None, None),
+        ("teacher", 0, 320, ("Teacher step", 320, 1_024)),
+        ("distill", 0, None, ("Student step", 0, 20)),
+        ("distill", 10, 10, ("Student step", 10, 20)),
+        ("baseline", 20, None, ("Student step", 20, 20)),
+        ("baseline", 20, 5, ("Baseline step", 5, 1_024)),
+        ("compress", 20, 5, ("Fine-tuning step", 5, 1_024)),
+        ("evaluate", 20, None, ("Student step", 20, 20)),
+    ],
+)
+def test_the_counter_is_that_of_the_network_that_trains(make_job, stage, step, stage_step, shown):
+    progress = make_job()["progress"] | {"step": step, "stage_step": stage_step, "stage_total_steps": 1_024}
+
+    counter = views.step_counter(make_job(stage=stage, progress=progress))
+
+    assert (counter and (counter.label, counter.step, counter.total)) == shown
+
+
 def test_stages_are_past_and_upcoming(make_job):
     states = {stage.name: stage.state for stage in views.stages(make_job())}
 

@@ -231,6 +231,16 @@ def test_progress_never_falls_below_the_newest_checkpoint(world):
     assert world.write(jobs.record_progress, again, Progress(0.51, 51, 100, 5)).progress["step"] == 51
 
 
+def test_a_new_stage_has_no_steps_of_the_stage_before(world):
+    lease = world.start_job()
+    world.write(jobs.start_stage, lease, "teacher")
+    world.write(jobs.record_progress, lease, Progress(0.4, 0, 100, 0, stage_step=32, stage_total_steps=32))
+
+    progress = world.write(jobs.start_stage, lease, "distill").progress
+
+    assert (progress["fraction"], progress["stage_step"], progress["stage_total_steps"]) == (0.4, None, None)
+
+
 def test_fraction_is_clamped_to_one(world):
     lease = world.start_job()
 
