@@ -17,6 +17,7 @@ Document = Mapping[str, Any]
 MAX_CLASS_ROWS = 20  # of the table of classes: those where the student is worst
 MAX_MATRIX_CLASSES = 20  # more do not fit on a page; the largest confusions are listed
 NUM_HEATS = 8  # shades of the confusion matrix
+_FREE_COLORS = (4, 5, 6)  # of the palette, after those of student, first teacher and baseline
 _PLOT_SIZE = 240.0  # of the reliability diagram, without labels
 
 
@@ -80,6 +81,12 @@ def reference_teacher(evaluation: Document) -> str:
     """Return the name of the most accurate teacher, with which the student is compared: ``the teacher``."""
     index = (evaluation["retention"] or {"teacher": 0})["teacher"]
     return teacher_subject(index, len(evaluation["agreement"]))
+
+
+def reference_color(evaluation: Document) -> int:
+    """Return the number of the color of the most accurate teacher, as in ``charts.js``."""
+    index: int = (evaluation["retention"] or {"teacher": 0})["teacher"]
+    return 2 if index == 0 else _FREE_COLORS[(index - 1) % len(_FREE_COLORS)]
 
 
 def class_rows(evaluation: Document) -> list[ClassRow]:

@@ -5,7 +5,8 @@ import uPlot from "./vendor/uplot/uPlot.esm.js";
 const HEIGHT = 210;
 const MAX_POINTS = 600;
 const MIN_SMOOTHED_POINTS = 80; // shorter series are not smoothed
-const NUM_COLORS = 6;
+const MAX_MARKED_POINTS = 29; // longer series have no markers
+const FREE_COLORS = [4, 5, 6]; // of series that belong to neither student, teacher nor baseline
 
 const FRACTION = /(top1|top5|accuracy|agreement)$/;
 export const isFraction = (name) => FRACTION.test(name);
@@ -30,7 +31,7 @@ const GROUPS = [
 export class Charts {
   #root;
   #url;
-  #drawn = new Map(); // title -> {plot, figure, names}
+  #drawn = new Map(); // title -> {plot, figure, shape}
   #groups = [];
   #busy = false;
 
@@ -60,15 +61,15 @@ export class Charts {
   #draw() {
     this.#root.querySelector("[data-charts-empty]").hidden = this.#groups.length > 0;
     for (const group of this.#groups) {
-      const names = group.series.map((series) => series.name).join();
+      const shape = group.series.map(shapeOf).join();
       const drawn = this.#drawn.get(group.title);
       const data = aligned(group);
-      if (drawn && drawn.names === names) {
+      if (drawn && drawn.shape === shape) {
         drawn.plot.setData(data);
       } else {
         drawn?.plot.destroy();
         const figure = drawn?.figure ?? this.#figure(group);
-        this.#drawn.set(group.title, { figure, names, plot: this.#plot(figure, group, data) });
+        this.#drawn.set(group.title, { figure, shape, plot: this.#plot(figure, group, data) });
       }
       describe(this.#drawn.get(group.title).figure, group);
     }
@@ -76,7 +77,7 @@ export class Charts {
 
   #redraw() {
     for (const { plot } of this.#drawn.values()) plot.destroy();
-    for (const drawn of this.#drawn.values()) drawn.names = null;
+    for (const drawn of this.#drawn.values()) drawn.shape = null;
     this.#draw();
   }
 
@@ -99,7 +100,7 @@ export class Charts {
 
   #plot(figure, group, data) {
     const legend = figure.querySelector(".legend");
-    legend.replaceChildren(...group.series.map((series, index) => entry(series.name, index, group)));
+    legend.replaceChildren(...group.series.map((series) => entry(series, group)));
     const ink = (className) => color(figure, className);
     const format = group.percent ? (value) => formatPercent(value, 0) : formatNumber;
     const axis = { stroke: ink("axis-ink"), grid: { stroke: ink("grid-ink"), width: 1 }, ticks: { show: false } };
@@ -112,7 +113,7 @@ export class Charts {
         { ...axis, font, size: 28, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString()) },
         { ...axis, font, size: 56, values: (_, ticks) => ticks.map(format) },
       ],
-      series: [{}, ...group.series.flatMap((series, index) => lines(series, ink(`series-${(index % NUM_COLORS) + 1}`)))],
+      series: [{}, ...group.series.flatMap((series) => lines(series, ink(`series-${series.color}`)))],
       legend: { show: false },
       cursor: { y: false, points: { size: 7 } },
       hooks: { setCursor: [(plot) => showValues(legend, plot, group)] },
@@ -133,11 +134,35 @@ function grouped(series) {
   for (const item of series) {
     if (item.points.length) groups.find((group) => group.accepts(item.name))?.series.push(item);
   }
-  for (const group of groups) group.series.sort((a, b) => rank(a.name) - rank(b.name) || a.name.localeCompare(b.name));
+  const lastStep = Math.max(1, ...series.filter(({ name }) => name.startsWith("train/")).map(({ points }) => points.at(-1)?.[0] ?? 0));
+  for (const group of groups) {
+    group.lastStep = lastStep;
+    group.series.sort((a, b) => rank(a.name) - rank(b.name) || a.name.localeCompare(b.name));
+    setColors(group.series);
+  }
   return groups.filter((group) => group.series.length > 0);
 }
 
-// The most important series gets the first color.
+/** Give each series of a chart its color. Student, teacher and baseline have the same one in all charts and tables. */
+function setColors(series) {
+  const taken = new Set();
+  for (const item of series) {
+    item.color = roleColor(item.name);
+    if (!item.color || taken.has(item.color)) item.color = FREE_COLORS.find((number) => !taken.has(number)) ?? FREE_COLORS[0];
+    taken.add(item.color);
+  }
+}
+
+function roleColor(name) {
+  if (name === "eval/top1" || name === "train/loss") return 1;
+  if (name.startsWith("baseline/")) return 3;
+  const teacher = /^teacher\/(\d+)\/(top1|loss)$/.exec(name);
+  if (!teacher) return null;
+  const index = Number(teacher[1]);
+  return index === 0 ? 2 : FREE_COLORS[(index - 1) % FREE_COLORS.length];
+}
+
+// Student first, then baseline and teachers.
 function rank(name) {
   const first = ["eval/top1", "train/loss"].indexOf(name);
   return first >= 0 ? first - 10 : name.startsWith("teacher/") ? 1 : 0;
@@ -150,9 +175,9 @@ function aligned(group) {
     const raw = series.points.map(([, value]) => value);
     return isLong(series) ? [steps, raw, smoothed(raw)] : [steps, raw];
   });
-  // A series of one point (a teacher evaluated once) becomes a horizontal line over the full width.
+  // A series of one point (a teacher evaluated once) becomes a horizontal line from step 0 to the student's last step.
   const ends = tables.flatMap(([steps]) => [steps[0], steps.at(-1)]);
-  const range = [Math.min(0, ...ends), Math.max(...ends)];
+  const range = [Math.min(0, ...ends), Math.max(group.lastStep, ...ends)];
   for (const [index, table] of tables.entries()) {
     if (isLevel(group.series[index])) tables[index] = [range, [table[1][0], table[1][0]]];
   }
@@ -162,12 +187,16 @@ function aligned(group) {
 function lines(series, stroke) {
   const line = { stroke, width: 2, points: { show: false }, spanGaps: true };
   if (isLevel(series)) return [{ ...line, dash: [6, 5], width: 1.5 }];
-  if (!isLong(series)) return [{ ...line, points: { show: series.points.length < 30, size: 5, fill: stroke } }];
+  if (!isLong(series)) return [{ ...line, points: { show: hasMarkers(series), size: 5, fill: stroke } }];
   return [{ ...line, width: 1, alpha: 0.28 }, line];
 }
 
 const isLong = (series) => series.points.length >= MIN_SMOOTHED_POINTS;
-const isLevel = (series) => series.points.length === 1 && series.name.startsWith("teacher/");
+const isLevel = (series) => series.points.length === 1 && series.name.startsWith("teacher/") && isFraction(series.name);
+const hasMarkers = (series) => series.points.length <= MAX_MARKED_POINTS;
+
+/** What the lines of a series depend on besides its values. A plot is built again where it changes. */
+const shapeOf = (series) => [series.name, series.color, isLevel(series), isLong(series), hasMarkers(series)].join();
 
 /** Centered moving average; unlike an exponential average it does not lag behind a steep start. */
 export function smoothed(values) {
@@ -196,10 +225,9 @@ function label(name, { hasSeveralTeachers }) {
 
 const words = (name) => name.replaceAll("/", " ").replaceAll("_", " ");
 
-function entry(name, index, group) {
+function entry(series, group) {
   const item = element("li");
-  const swatch = element("span", `swatch series-${(index % NUM_COLORS) + 1}`);
-  item.append(swatch, element("span", "", label(name, group)), element("b"));
+  item.append(element("span", `swatch series-${series.color}`), element("span", "", label(series.name, group)), element("b"));
   return item;
 }
 

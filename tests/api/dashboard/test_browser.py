@@ -235,3 +235,57 @@ def test_elements_that_scroll_are_reached_by_keyboard(sign_in, tenant, errors):
     page.keyboard.press("End")
     until(lambda: page.evaluate("document.querySelector('ol.events').scrollTop > 0"), 10, "the list did not scroll")
     assert errors == []
+
+
+def test_charts_that_grow_live_equal_new_ones(sign_in, tenant, server):
+    lease = tenant.running_job()
+
+    def add(*steps):
+        with server.database.write() as session:
+            values = [(name, step, 2.0 / step) for step in steps for name in ("train/loss", "train/label")]
+            metrics.insert(session, lease, [*values, *[("teacher/0/loss", step, 1.0 / step) for step in steps]])
+
+    def wait_for(step):
+        page.get_by_role("img", name=re.compile(rf"Student loss, at step {step}:")).wait_for()
+        return page.evaluate("[...document.querySelectorAll('.chart canvas')].map((canvas) => canvas.toDataURL())")
+
+    add(1)
+    page = sign_in(tenant, f"/jobs/{lease.job_id}")
+    wait_for(1)
+    add(*range(2, 20))
+    wait_for(19)
+    add(*range(20, 101))  # so long that each line gets a smoothed one, and no markers
+    live = wait_for(100)
+    page.reload()
+
+    assert wait_for(100) == live
+
+
+def test_a_reused_teacher_has_its_line_and_colors_before_the_student_is_evaluated(sign_in, tenant, server):
+    lease = tenant.running_job()
+    with server.database.write() as session:
+        metrics.insert(session, lease, [("teacher/0/top1", 0, 0.5), ("teacher/0/loss", 1, 1.0), ("train/loss", 1, 2.0)])
+        metrics.insert(session, lease, [("train/label", 1, 1.0), ("baseline/top1", 1, 0.4)])
+    page = sign_in(tenant, f"/jobs/{lease.job_id}")
+    page.locator(".chart canvas").nth(2).wait_for()
+
+    colors = {
+        item.inner_text().split("\n")[0]: item.locator(".swatch").get_attribute("class").split("-")[1]
+        for item in page.locator(".legend li").all()
+    }
+    line = page.evaluate(
+        """() => {
+          const canvas = document.querySelector(".chart canvas");
+          const swatch = document.querySelector(".legend .series-2");
+          const color = getComputedStyle(swatch).color.match(/\\d+/g).map(Number);
+          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          let count = 0;
+          for (let at = 0; at < data.length; at += 4) {
+            count += color.every((value, k) => Math.abs(data[at + k] - value) < 40);
+          }
+          return count / canvas.width;
+        }"""
+    )
+
+    assert line > 0.3  # a dashed line over the width
+    assert colors == {"baseline": "3", "teacher": "2", "total": "1", "label": "4", "loss": "2"}

@@ -81,6 +81,13 @@ def test_the_gain_names_the_two_accuracies_of_its_difference(found):
     assert note.endswith("; student 46.0\u00a0%, baseline 47.4\u00a0%")
 
 
+def test_each_teacher_has_its_own_color(found):
+    colors = [evaluation.reference_color(found | {"retention": {"teacher": index}}) for index in range(5)]
+
+    assert colors == [2, 4, 5, 6, 4]
+    assert evaluation.reference_color(found | {"retention": None}) == 2
+
+
 def test_the_least_accurate_classes_come_first(found):
     rows = evaluation.class_rows(found)
 
