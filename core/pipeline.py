@@ -20,7 +20,7 @@ from core.evaluate.corruptions import num_corrupted
 from core.export import Exported, export_student
 from core.models.built import BuiltModel
 from core.models.weights import save_model
-from core.reporting import BASELINE_TRACK, Progress, Reporter, RunResult, Stage, Workspace
+from core.reporting import BASELINE_TRACK, STUDENT_TRACK, Progress, Reporter, RunResult, Stage, Workspace
 from core.spec import ExportOptions, JobSpec
 from core.teacher.job_evaluation import JobEvaluation
 from core.teacher.job_evaluator import JobEvaluator
@@ -132,7 +132,8 @@ class _Pipeline:
         """Set the expected seconds of baseline, evaluation and export. A training step runs all evaluated networks."""
         if self.spec.baseline:
             training = BaselineTraining(self.distillation.spec, self.distillation.workspace, self.context)
-            training.plan(self.distillation.progress_ranges[BASELINE_TRACK])
+            ranges = self.distillation.progress_ranges
+            training.plan(ranges[BASELINE_TRACK], student=ranges[STUDENT_TRACK])
         if result is not None:
             num_test = len(self.context.stored.split("test"))
             num_images = num_test + (num_corrupted(num_test) if self.distillation.has_accuracy else 0)

@@ -113,8 +113,11 @@ class BaselineTraining:
         )
         return Baseline(folder, "trained by an earlier job with the same student, data and budget.", reused=True)
 
-    def plan(self, progress_range: ProgressRange) -> None:
-        """Set the expected seconds of the training: none if it is saved; else timed steps, unless it has begun."""
+    def plan(self, progress_range: ProgressRange, *, student: ProgressRange) -> None:
+        """Set the expected seconds of the training: none if it is saved; else timed steps, unless it has begun.
+
+        ``student`` is the range of the student's training, whose steps contain those of the baseline.
+        """
         context = self._context
         if context.reporter.find_teacher(self.fingerprint) is not None:
             context.time_plan.expect(progress_range, 0.0)
@@ -128,7 +131,8 @@ class BaselineTraining:
                     decode_size=setup.student.preprocessing.image_size,
                     refresh=False,
                 )
-                context.time_plan.expect(progress_range, result.step_seconds * planned_schedule(setup).total_steps)
+                seconds = result.step_seconds * planned_schedule(setup).total_steps
+                context.time_plan.expect(progress_range, seconds, slower=student)
 
     def _preflight(self, setup: TrainingSetup) -> PreflightResult:
         loader = setup.loader.shard(0, self.spec.resources.devices)

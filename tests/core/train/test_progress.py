@@ -97,6 +97,24 @@ def test_the_remaining_time_has_the_expected_seconds_of_each_later_part(make_rep
     assert reporter.latest.images_per_second == pytest.approx(2)
 
 
+def test_the_speed_of_the_student_limits_the_expected_seconds_of_its_baseline():
+    student, baseline, plan = ProgressRange(0.2, 0.4), ProgressRange(0.6, 0.4), TimePlan()
+    plan.expect(baseline, 30.0, slower=student)
+
+    assert plan.seconds_after(student, seconds_per_progress=50.0) == pytest.approx(20)
+    assert plan.seconds_after(student, seconds_per_progress=500.0) == pytest.approx(30)
+    assert plan.seconds_after(ProgressRange(0.0, 0.2), seconds_per_progress=50.0) == pytest.approx(30)  # a teacher
+
+
+def test_a_training_without_steps_precedes_the_part_at_its_place():
+    empty, later, plan = ProgressRange(0.2, 0.0), ProgressRange(0.2, 0.8), TimePlan()
+    plan.expect(empty, 1.0)
+    plan.expect(later, 9.0)
+
+    assert plan.seconds_after(empty, seconds_per_progress=0.0) == 9
+    assert plan.seconds_after(later, seconds_per_progress=1.0) == 0
+
+
 def test_a_training_of_one_step_has_a_speed(make_reporter, clock):
     reporter = make_reporter()
     logger = make_logger(reporter, 1)
