@@ -63,7 +63,7 @@ def test_each_step_is_compared_with_the_uncompressed_student():
     assert job_files.compression_rows({**RESULT, "compressed": []}, ARTIFACTS) == []
 
 
-def test_times_of_an_onnx_file_stand_beside_those_of_the_uncompressed_one():
+def test_an_onnx_file_is_compared_with_the_uncompressed_one():
     step = {**STUDENT, "artifact": "model.int8.onnx", "latency_ms": 0.6, "step": 0, "name": "quantize"}
     files = [{"name": name, "receipt": receipt(name)} for name in ("model.int8.onnx", "model.onnx")]
     rows = job_files.compression_rows({**RESULT, "compressed": [step]}, files)

@@ -108,7 +108,7 @@ def test_text_and_controls_edit_the_same_spec(sign_in, tenant, errors):
     assert errors == []
 
 
-def test_help_opens_beside_the_form_and_back_keeps_what_was_typed(sign_in, tenant, errors):
+def test_help_opens_a_new_tab_and_back_keeps_what_was_typed(sign_in, tenant, errors):
     tenant.ready_dataset()
     page = sign_in(tenant, "/jobs/new")
     page.get_by_label("Name", exact=True).fill("typed")

@@ -117,7 +117,7 @@ def test_few_steps_are_no_warning_for_weights_that_are_trained_on():
     assert codes(**change) == set()
 
 
-def test_a_compression_that_is_checked_with_images_of_the_training_says_where_to_look():
+def test_a_compression_that_is_checked_with_images_of_the_training_has_a_warning():
     document = {
         "dataset": "ds_x",
         "student": {"weights": "mdl_a"},
