@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.archives import make_zip
 from tests.support.images import write_gray_images
+from tests.support.waiting import until
 
 DROP = """async ([zone, content]) => {
   const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
@@ -70,4 +71,5 @@ def test_an_interrupted_upload_continues_and_becomes_a_dataset(browser_page, sta
     assert (dataset["classes"], dataset["license"]) == (["dark", "light"], "cc0-1.0")
     assert dataset["source"]["type"] == "upload"
     page.get_by_role("img", name="dark, image").first.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('.thumbnails img').naturalWidth === 8")
+    thumbnail = page.locator(".thumbnails img").first
+    until(lambda: thumbnail.evaluate("image => image.naturalWidth") == 8, message="the thumbnail is not loaded")
