@@ -44,7 +44,7 @@ class Chain:
         self._spec = spec
         self._workspace = workspace
         self.links: list[Link] = []
-        start, per_epoch = progress_range.start, progress_range.width / total_epochs(spec)
+        start, per_epoch = progress_range.start, progress_range.width / max(1, total_epochs(spec))
         for distilled in distilled_models(spec):
             job = inner_job(spec, distilled, image_size=spec.training.image_size)
             width = per_epoch * total_epochs(job)

@@ -56,7 +56,7 @@ class StepInfo:
     @property
     def fraction(self) -> float:
         """Completed fraction of the training, 0…1."""
-        return self.step / max(1, self.total_steps)
+        return self.step / self.total_steps
 
 
 class Teacher(Protocol):
@@ -310,7 +310,7 @@ def warmup_factor(info: StepInfo, epochs: float) -> float:
     """Factor that grows linearly from 0 to 1 over ``epochs`` epochs; the first step counts as completed."""
     if epochs <= 0:
         return 1.0
-    epochs_per_step = info.epochs / max(1, info.total_steps)
+    epochs_per_step = info.epochs / info.total_steps
     return min(1.0, (info.epoch + epochs_per_step) / epochs)
 
 

@@ -209,10 +209,10 @@ class TrainStep:
         self.state.optimizer.step()
 
     def step_info(self, step: int) -> StepInfo:
-        """Return the position of a step in the training."""
+        """Return the position of a step in the training. A training of 0 epochs has one step, the preflight's."""
         return StepInfo(
             step=step,
-            total_steps=self.schedule.total_steps,
+            total_steps=max(1, self.schedule.total_steps),
             epoch=step / self.schedule.steps_per_epoch,
             epochs=self.setup.training.num_epochs,
         )

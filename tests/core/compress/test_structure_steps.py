@@ -98,6 +98,18 @@ def test_a_student_is_compressed_without_further_training(attempt, digits, tmp_p
     assert weights_digest(again, "pruned") == weights_digest(result, "pruned")
 
 
+def test_a_job_without_epochs_and_teachers_exports_the_same_student(attempt, digits):
+    trained, _ = attempt(resolve(digits, training={**TRAINING, "epochs": 1}), digits, "trained")
+    models = {"job_trained": trained.artifacts["config.json"].parent}
+    untouched = {"student": {"weights": "job_trained"}, "training": {**TRAINING, "epochs": 0}, "models": models}
+
+    for method in ("scratch", "self_distillation"):  # the second one divides by the number of steps
+        spec = resolve(digits, **untouched, teachers=[], method={"name": method})
+        result, reporter = attempt(spec, digits, method, models=models)
+        assert result.result["student"]["top1"] == trained.result["student"]["top1"]
+        assert reporter.fractions[-1] == 1.0
+
+
 def weights_digest(result, folder):
     return hashlib.sha256(result.artifacts[f"{folder}/model.safetensors"].read_bytes()).hexdigest()
 
