@@ -218,7 +218,8 @@ def _long_curves(site: Site, repeats: int) -> Iterator[Figure]:
         url = response.value.url
         page.wait_for_selector(".chart canvas, .uplot canvas")
         box = page.locator(".uplot .u-over").first.bounding_box()
-        page.evaluate(f"globalThis.frames = ({_FRAME_TIMES})().then((times) => {{ globalThis.frameTimes = times }})")
+        # In braces, because `evaluate` waits for a promise that it returns, and the pointer moves meanwhile.
+        page.evaluate(f"() => {{ ({_FRAME_TIMES})().then((times) => {{ globalThis.frameTimes = times; }}); }}")
         while page.evaluate("globalThis.frameTimes === undefined"):
             for share in range(0, 100, 5):
                 page.mouse.move(box["x"] + box["width"] * share / 100, box["y"] + box["height"] / 2)
