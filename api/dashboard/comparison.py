@@ -169,15 +169,12 @@ def _cost_row(cost: Cost, students: Sequence[Document]) -> FigureRow:
     values = [student.get(cost.key) for student in students]
     if cost.key != "latency_ms":
         return _row(cost.label, values, cost.form, min)
-    known = [index for index, value in enumerate(values) if value]
-    fastest = min(known, key=lambda index: values[index] or 0.0, default=None)
+    known: dict[int, float] = {index: value for index, value in enumerate(values) if value}
     best: frozenset[int] = frozenset()
-    if fastest is not None:
-        limit = (1 + _MIN_LATENCY_DIFFERENCE) * (values[fastest] or 0.0)
-        size = _network_size(students[fastest])
-        best = frozenset(
-            index for index in known if (values[index] or 0.0) < limit or _network_size(students[index]) == size
-        )
+    if known:
+        fastest = min(known, key=known.__getitem__)
+        limit, size = (1 + _MIN_LATENCY_DIFFERENCE) * known[fastest], _network_size(students[fastest])
+        best = frozenset(i for i, value in known.items() if value < limit or _network_size(students[i]) == size)
     return FigureRow(cost.label, tuple(map(cost.form, values)), best if len(best) < len(known) else frozenset())
 
 

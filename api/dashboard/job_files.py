@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from api.dashboard import formats
+from core.spec.exports import EXPORT_FORMATS
 
 Document = Mapping[str, Any]
-ONNX_FILE = "model.onnx"
+_ONNX_FILE = EXPORT_FORMATS["onnx"].file_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,9 @@ def compression_rows(result: Document, artifacts: Sequence[Document]) -> list[Co
     student = result["student"]
     own = {**student, "artifact": "model.safetensors"}
     rows = [_compression_row("Student", "student", own, student, receipts)]
-    exported = receipts.get(ONNX_FILE)
+    exported = receipts.get(_ONNX_FILE)
     if exported is not None and any((entry.get("artifact") or "").endswith(".onnx") for entry in entries):
-        own = {**exported, "artifact": ONNX_FILE, "latency_ms": exported["latency_ms"]["1"]}
+        own = {**exported, "artifact": _ONNX_FILE, "latency_ms": exported["latency_ms"]["1"]}
         rows.append(_compression_row("Student in ONNX", "student", own, student, receipts))
     for index, entry in enumerate(entries):
         # Results of earlier versions have no step, name or outcome.

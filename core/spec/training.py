@@ -37,16 +37,17 @@ def default_min_learning_rate(learning_rate: float) -> float:
     return min(MIN_LEARNING_RATE, learning_rate)
 
 
+_EPOCHS = (
+    "Passes over the training split. Null: 20; from random weights as many as make 1,000 steps, at least 20 and at "
+    "most 200."
+)
+_MAX_EPOCHS = 10_000
+
+
 class TrainingBase(StrictModel):
     """Settings shared by the training of students and of teachers."""
 
-    epochs: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        description="Passes over the training split. Null: 20; from random weights as many as make 1,000 steps, at "
-        "least 20 and at most 200.",
-    )
+    epochs: int | None = Field(default=None, ge=1, le=_MAX_EPOCHS, description=_EPOCHS)
     batch_size: int = Field(default=128, ge=1, le=65_536, description="Images of one optimizer step.")
     gradient_accumulation: int = Field(
         default=1,
@@ -165,10 +166,8 @@ class TrainingSpec(TrainingBase):
     epochs: int | None = Field(
         default=None,
         ge=0,
-        le=10_000,
-        description="Passes over the training images. Null: 20; from random weights as many as make 1,000 steps, at "
-        "least 20 and at most 200. 0: a student that was trained before is compressed, evaluated and exported as it "
-        "is.",
+        le=_MAX_EPOCHS,
+        description=f"{_EPOCHS} 0: a student that was trained before is compressed, evaluated and exported as it is.",
     )
     views: int | None = Field(
         default=None,

@@ -104,7 +104,7 @@ class TrainingSpec(TypedDict, total=False):
     ema: float | None
     """Decay of an exponential moving average of the weights; the average is then exported."""
     epochs: int | None
-    """Passes over the training images. Null: 20; from random weights as many as make 1,000 steps, at least 20 and at most 200. 0: a student that was trained before is compressed, evaluated and exported as it is."""
+    """Passes over the training split. Null: 20; from random weights as many as make 1,000 steps, at least 20 and at most 200. 0: a student that was trained before is compressed, evaluated and exported as it is."""
     gradient_accumulation: int
     """Number of parts of a batch that are computed one after another to save memory. Steps, learning rate and `batch_size` keep their meaning; batch norms see one part at a time."""
     gradient_clip: float | None
